@@ -1,0 +1,43 @@
+# The same few commands everywhere; CI calls only these.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA_DIR ?= .ptn
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup serve test lint bench clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed; say which with: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "Python's venv module is missing; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server,dev]'
+	@touch $(STAMP)
+
+setup: $(STAMP)  ## make the virtual environment
+
+serve: $(STAMP)  ## run the API; a simulated validator unless VALIDATOR_DIR is given
+ifdef VALIDATOR_DIR
+	@$(BIN)/ptn serve --validator-dir '$(VALIDATOR_DIR)' --data-dir '$(DATA_DIR)' $(ARGS)
+else
+	@$(BIN)/ptn serve --demo --data-dir '$(DATA_DIR)' $(ARGS)
+endif
+
+test: $(STAMP)  ## run every test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## measure; ratios side by side
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:  ## remove the virtual environment, the demo's data and caches
+	rm -rf $(VENV) $(DATA_DIR) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,102 @@
+"""Everything that this package raises, in one tree.
+
+    PTNError
+    ├── SettingsError         a setting that cannot be used
+    ├── InvalidInputError     a position, document or frame that is not what it should be
+    ├── KeyFileError          an API key file that cannot be used
+    ├── LogError              the event log cannot do what was asked
+    │   ├── LogLockedError        another process writes this log
+    │   └── LogUnwritableError    disk full, read-only, no permission; try again later
+    └── ClientError           what a consumer meets
+        ├── ServerUnreachableError   no connection, or it broke
+        ├── AuthenticationError      the key is unknown, or its tier is too low
+        ├── ResumeFailedError        the server no longer has what was missed
+        └── APIStatusError           an HTTP answer of 400 or above
+
+Each carries a `code`, a short word that programs can match on; messages are for people and may change.
+HTTP statuses and close codes are looked up from codes and types, never from messages.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "APIStatusError",
+    "AuthenticationError",
+    "ClientError",
+    "InvalidInputError",
+    "KeyFileError",
+    "LogError",
+    "LogLockedError",
+    "LogUnwritableError",
+    "PTNError",
+    "ResumeFailedError",
+    "ServerUnreachableError",
+    "SettingsError",
+]
+
+
+class PTNError(Exception):
+    """The root; `code` is a word for programs, the message a sentence for people."""
+
+    code = "error"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+
+
+class SettingsError(PTNError):
+    code = "bad_setting"
+
+
+class InvalidInputError(PTNError):
+    """Input that was refused; `code` says why, `field` names the part where one is to blame."""
+
+    code = "invalid"
+
+    def __init__(self, message: str, *, code: str | None = None, field: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.field = field
+
+
+class KeyFileError(PTNError):
+    code = "bad_key_file"
+
+
+class LogError(PTNError):
+    code = "log_error"
+
+
+class LogLockedError(LogError):
+    code = "log_locked"
+
+
+class LogUnwritableError(LogError):
+    code = "log_unwritable"
+
+
+class ClientError(PTNError):
+    code = "client_error"
+
+
+class ServerUnreachableError(ClientError):
+    code = "unreachable"
+
+
+class AuthenticationError(ClientError):
+    code = "authentication"
+
+
+class ResumeFailedError(ClientError):
+    code = "resume_failed"
+
+
+class APIStatusError(ClientError):
+    """An HTTP answer of 400 or above: `status`, and the body's `error` as the message."""
+
+    code = "http_status"
+
+    def __init__(self, message: str, *, status: int, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.status = status

@@ -1,0 +1,109 @@
+"""A position: a miner's stake in one trade pair, from its first order to its close."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ptn_api.errors import InvalidInputError
+from ptn_api.model.order import Order, OrderType
+
+__all__ = ["Position", "PositionState", "PositionText", "parse_position"]
+
+
+class PositionState(msgspec.Struct, kw_only=True):
+    """What follows from a position's orders (ACCOUNTING 2): factors for returns, quote currency for values.
+
+    `close_ms` is None while open. `current_return` and `return_at_close` are factors, 1.0 = unchanged.
+    """
+
+    position_type: OrderType | None = None
+    is_closed_position: bool = False
+    open_ms: int = 0
+    close_ms: int | None = None
+    net_leverage: float = 0.0
+    average_entry_price: float = 0.0
+    cumulative_entry_value: float | None = 0.0
+    realized_pnl: float | None = 0.0
+    current_return: float = 1.0
+    return_at_close: float = 1.0
+
+
+class Position(PositionState, kw_only=True):
+    """A position as the validator's file, the REST answers and the stream's messages hold it.
+
+    `trade_pair` is [id, display, fee, min leverage, max leverage]. Unknown keys are ignored here; the text
+    that is served keeps them (`PositionText`). In REST answers `close_ms` is 0 while the position is open.
+    """
+
+    miner_hotkey: str
+    position_uuid: str
+    trade_pair: Any
+    orders: list[Order] = msgspec.field(default_factory=list)
+    initial_entry_price: float | None = None
+
+
+class PositionText(msgspec.Struct, frozen=True, kw_only=True):
+    """A position's JSON, cut where its orders go, so that a change of one costs nothing of the other.
+
+    `shell` is the compact JSON object in the file's key order with an empty order list, `orders_at` the
+    offset in it at which orders belong, `orders` each order's compact JSON.
+    """
+
+    shell: bytes
+    orders_at: int
+    orders: tuple[bytes, ...]
+
+    def json(self) -> bytes:
+        """The whole position as one JSON object."""
+        return self.shell[: self.orders_at] + b",".join(self.orders) + self.shell[self.orders_at :]
+
+
+_raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_raw_list = msgspec.json.Decoder(list[msgspec.Raw])
+_position = msgspec.json.Decoder(Position)
+_EMPTY_ORDERS = b'"orders":[]'
+
+
+def parse_position(body: bytes) -> tuple[Position, PositionText]:
+    """Reads one position as the validator writes it.
+
+    Raises InvalidInputError with code `not_json`, `not_a_position` or `bad_value` (NaN is no JSON; a time
+    below 0, a missing or mistyped field). Unknown trade pairs and unknown keys are kept as they came.
+    """
+    try:
+        position = _position.decode(body)
+        text = _cut(body)
+    except msgspec.ValidationError as error:
+        raise InvalidInputError(str(error), code="not_a_position") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInputError(f"no JSON: {error}", code="not_json") from None
+    except KeyError:
+        raise InvalidInputError("no list of orders", code="not_a_position", field="orders") from None
+    _check(position)
+    return position, text
+
+
+def _check(position: Position) -> None:
+    times = [position.open_ms, position.close_ms or 0, *(o.processed_ms for o in position.orders)]
+    if any(not 0 <= t < 1 << 53 for t in times):
+        raise InvalidInputError("a time that is negative or absurd", code="bad_value", field="processed_ms")
+    if not all(o.order_uuid for o in position.orders) or not position.position_uuid:
+        raise InvalidInputError("an empty uuid", code="bad_value", field="order_uuid")
+
+
+def _cut(body: bytes) -> PositionText:
+    keys = _raw_object.decode(msgspec.json.format(body, indent=-1))
+    orders = tuple(bytes(order) for order in _raw_list.decode(keys["orders"]))
+    head = bytearray(b"{")
+    orders_at = 0
+    for key, value in keys.items():
+        if len(head) > 1:
+            head += b","
+        if key == "orders":
+            head += _EMPTY_ORDERS
+            orders_at = len(head) - 1
+        else:
+            head += msgspec.json.encode(key) + b":" + bytes(value)
+    return PositionText(shell=bytes(head + b"}"), orders_at=orders_at, orders=orders)

@@ -1,0 +1,56 @@
+"""Why a WebSocket connection was closed, and whether to come back. The one table, for server and client.
+
+    4000-4099   come back, with backoff
+    4100-4199   do not come back: the same login would be refused again
+
+Any other code, or none at all, means come back.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["CLOSE_CODES", "CloseCode", "should_return"]
+
+
+class CloseCode(NamedTuple):
+    code: int
+    reason: str
+    """A short sentence, sent in the close frame."""
+
+
+SHUTTING_DOWN = CloseCode(4000, "server is shutting down")
+SLOW_CONSUMER = CloseCode(4001, "too slow: resume from your last sequence")
+INTERNAL_ERROR = CloseCode(4002, "internal error")
+AUTH_TIMEOUT = CloseCode(4003, "no login in time")
+REPLACED = CloseCode(4004, "replaced by a newer connection of the same key")
+REPLAY_OVERTAKEN = CloseCode(4005, "the log was pruned below the replay")
+TOO_MANY_REQUESTS = CloseCode(4006, "too many requests")
+NOT_READY = CloseCode(4007, "server is starting")
+BAD_FIRST_FRAME = CloseCode(4100, "the first frame must be the login")
+INVALID_KEY = CloseCode(4101, "invalid API key")
+INSUFFICIENT_TIER = CloseCode(4102, "insufficient tier")
+KEY_REVOKED = CloseCode(4103, "key revoked or downgraded")
+
+CLOSE_CODES: dict[int, CloseCode] = {
+    row.code: row
+    for row in (
+        SHUTTING_DOWN,
+        SLOW_CONSUMER,
+        INTERNAL_ERROR,
+        AUTH_TIMEOUT,
+        REPLACED,
+        REPLAY_OVERTAKEN,
+        TOO_MANY_REQUESTS,
+        NOT_READY,
+        BAD_FIRST_FRAME,
+        INVALID_KEY,
+        INSUFFICIENT_TIER,
+        KEY_REVOKED,
+    )
+}
+
+
+def should_return(code: int | None) -> bool:
+    """Whether a client that was closed with this code should connect again with the same login."""
+    return code is None or not 4100 <= code <= 4199
