@@ -86,7 +86,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     eviction_delay_ms: Annotated[
         Count,
         _m(
-            "WebSocket: first delay of a key whose connections chase each other; doubles, at most 12 times this"
+            "WebSocket: first login delay of a key whose connections chase each other; doubles 12-fold at most"
         ),
     ] = 5_000
     accepts_per_second: Annotated[Period, _m("WebSocket: logins taken per second")] = 500

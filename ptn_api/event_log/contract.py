@@ -23,6 +23,7 @@ import msgspec
 from ptn_api.model.position import Position, PositionText
 
 __all__ = [
+    "Bell",
     "Change",
     "Document",
     "DocumentWritten",
@@ -155,6 +156,16 @@ class RemovedPosition(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
 
 
+class Bell(Protocol):
+    """Rings after commits. A ring may be lost, which costs a second, never an event."""
+
+    async def wait(self, timeout_ms: int = 1_000) -> None:
+        """Returns after the next ring (at once if one is pending), or after the timeout."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class EventLog(Protocol):
     """Reading. Every call is short and holds no transaction open afterwards.
 
@@ -223,6 +234,10 @@ class EventLog(Protocol):
 
     def counters(self) -> dict[str, int]:
         """Counts since creation: `events`, `conflicts` (a seen uuid with another time or leverage), ..."""
+        ...
+
+    def bell(self) -> Bell:
+        """A bell of its own for this reader, bound to the running asyncio loop."""
         ...
 
     def close(self) -> None: ...

@@ -59,6 +59,11 @@ class PositionText(msgspec.Struct, frozen=True, kw_only=True):
         """The whole position as one JSON object."""
         return self.shell[: self.orders_at] + b",".join(self.orders) + self.shell[self.orders_at :]
 
+    def summary(self) -> bytes:
+        """The position as a JSON object without the key `orders`."""
+        head, tail = self.shell[: self.orders_at - len(_EMPTY_ORDERS) + 1], self.shell[self.orders_at + 1 :]
+        return head.removesuffix(b",") + tail if tail != b"}" else head.removesuffix(b",") + b"}"
+
 
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw])

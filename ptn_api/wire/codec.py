@@ -1,0 +1,100 @@
+"""Frames to bytes and back: the one home of the stream's JSON.
+
+Orders and positions travel as the text that the validator wrote, so messages are joined, not encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import msgspec
+
+from ptn_api.errors import InvalidInputError
+from ptn_api.model.position import PositionText
+from ptn_api.wire.frames import (
+    AuthFailure,
+    AuthSuccess,
+    Format,
+    Message,
+    ServerFrame,
+    TaggedServerFrame,
+)
+
+__all__ = ["decode", "decode_server_frame", "encode", "encode_batch", "encode_message"]
+
+T = TypeVar("T")
+
+_tagged = msgspec.json.Decoder(TaggedServerFrame)
+_message = msgspec.json.Decoder(Message)
+_success = msgspec.json.Decoder(AuthSuccess)
+_failure = msgspec.json.Decoder(AuthFailure)
+
+
+def encode(frame: msgspec.Struct) -> bytes:
+    return msgspec.json.encode(frame)
+
+
+def encode_message(
+    *,
+    sequence: int,
+    timestamp_ms: int,
+    text: PositionText,
+    order: bytes,
+    n_orders: int,
+    format: Format = "full",  # noqa: A002 - the protocol's word
+    late: bool = False,
+    replay: bool = False,
+    extra: bytes = b"",
+) -> bytes:
+    """One order's message. `text` is the position after the order, with its orders up to this one.
+
+    In format `delta` the position goes without orders and the order beside it: constant size however old
+    the position is. `extra` (a JSON object) is what else came beside `position`. Version 1 knows neither
+    `late` nor `replay`: leave them False for it.
+    """
+    if format == "delta":
+        data = b'{"order":%b,"position":%b,"n_orders":%d' % (order, text.summary(), n_orders)
+    else:
+        data = b'{"position":' + text.json()
+    if len(extra) > 2:
+        data += b"," + extra[1:-1]
+    marks = (b',"late":true' if late else b"") + (b',"replay":true' if replay else b"")
+    return b'{"sequence":%d,"timestamp":%d,"data":%b}%b}' % (sequence, timestamp_ms, data, marks)
+
+
+def encode_batch(messages: list[bytes]) -> bytes:
+    """Several encoded messages as one frame."""
+    return b'{"type":"batch","messages":[%b],"count":%d}' % (b",".join(messages), len(messages))
+
+
+def decode(data: bytes | str, kind: type[T]) -> T:
+    """A frame of a known kind (or union). Raises InvalidInputError, code `not_json` or `bad_frame`."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise InvalidInputError(str(error), code="bad_frame") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInputError(f"no JSON: {error}", code="not_json") from None
+
+
+def decode_server_frame(data: bytes | str) -> ServerFrame:
+    """Any frame that a server sends. Frames are told apart by `type`, or without one by `sequence`/`status`.
+
+    Raises InvalidInputError, code `not_json` or `bad_frame`.
+    """
+    start = data[:32].encode() if isinstance(data, str) else bytes(data[:32])
+    decoders: Iterable[msgspec.json.Decoder[ServerFrame]]
+    if start.startswith(b'{"sequence"'):
+        decoders = (_message,)
+    else:
+        decoders = (_tagged, _message, _success, _failure)
+    problem: Exception | None = None
+    for decoder in decoders:
+        try:
+            return decoder.decode(data)
+        except msgspec.ValidationError as error:
+            problem = problem or error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidInputError(f"no JSON: {error}", code="not_json") from None
+    raise InvalidInputError(str(problem), code="bad_frame")
