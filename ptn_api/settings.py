@@ -85,9 +85,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     unread_close_ms: Annotated[Period, _m("WebSocket: an unread close is aborted after this")] = 2_000
     eviction_delay_ms: Annotated[
         Count,
-        _m(
-            "WebSocket: first login delay of a key whose connections chase each other; doubles 12-fold at most"
-        ),
+        _m("WebSocket: login delay of a key whose connections chase each other; doubles, at most 12-fold"),
     ] = 5_000
     accepts_per_second: Annotated[Period, _m("WebSocket: logins taken per second")] = 500
     message_limit_bytes: Annotated[Period, _m("WebSocket: largest message a client may send")] = 1 << 20

@@ -61,8 +61,9 @@ class PositionText(msgspec.Struct, frozen=True, kw_only=True):
 
     def summary(self) -> bytes:
         """The position as a JSON object without the key `orders`."""
-        head, tail = self.shell[: self.orders_at - len(_EMPTY_ORDERS) + 1], self.shell[self.orders_at + 1 :]
-        return head.removesuffix(b",") + tail if tail != b"}" else head.removesuffix(b",") + b"}"
+        head = self.shell[: self.orders_at + 1 - len(_EMPTY_ORDERS)]
+        tail = self.shell[self.orders_at + 1 :]
+        return head + tail.removeprefix(b",") if head == b"{" else head.removesuffix(b",") + tail
 
 
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])

@@ -5,7 +5,6 @@ Orders and positions travel as the text that the validator wrote, so messages ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TypeVar
 
 import msgspec
@@ -84,11 +83,9 @@ def decode_server_frame(data: bytes | str) -> ServerFrame:
     Raises InvalidInputError, code `not_json` or `bad_frame`.
     """
     start = data[:32].encode() if isinstance(data, str) else bytes(data[:32])
-    decoders: Iterable[msgspec.json.Decoder[ServerFrame]]
+    decoders: tuple[msgspec.json.Decoder[ServerFrame], ...] = (_tagged, _message, _success, _failure)
     if start.startswith(b'{"sequence"'):
         decoders = (_message,)
-    else:
-        decoders = (_tagged, _message, _success, _failure)
     problem: Exception | None = None
     for decoder in decoders:
         try:
