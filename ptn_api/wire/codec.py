@@ -5,7 +5,7 @@ Orders and positions travel as the text that the validator wrote, so messages ar
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -83,13 +83,14 @@ def decode_server_frame(data: bytes | str) -> ServerFrame:
     Raises InvalidInputError, code `not_json` or `bad_frame`.
     """
     start = data[:32].encode() if isinstance(data, str) else bytes(data[:32])
-    decoders: tuple[msgspec.json.Decoder[ServerFrame], ...] = (_tagged, _message, _success, _failure)
+    decoders: tuple[msgspec.json.Decoder[Any], ...] = (_tagged, _message, _success, _failure)
     if start.startswith(b'{"sequence"'):
         decoders = (_message,)
     problem: Exception | None = None
     for decoder in decoders:
         try:
-            return decoder.decode(data)
+            frame: ServerFrame = decoder.decode(data)
+            return frame
         except msgspec.ValidationError as error:
             problem = problem or error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
