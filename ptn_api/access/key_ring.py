@@ -41,11 +41,14 @@ class KeyRing:
     def __init__(self) -> None:
         self._holders: dict[bytes, KeyHolder] = {}
 
-    def swap(self, holders: Iterable[tuple[str, str, Tier]]) -> None:
-        """Replaces all keys by these (alias, key, tier)."""
+    def swap(self, holders: Iterable[tuple[str, str | bytes, Tier]]) -> None:
+        """Replaces all keys by these (alias, key or its SHA-256, tier)."""
+        digests = (
+            (alias, key if isinstance(key, bytes) else _digest(key), tier) for alias, key, tier in holders
+        )
         self._holders = {
-            _digest(key): KeyHolder(alias=alias, tier=tier, fingerprint=fingerprint(key))
-            for alias, key, tier in holders
+            digest: KeyHolder(alias=alias, tier=tier, fingerprint=digest.hex()[:8])
+            for alias, digest, tier in digests
         }
 
     def who(self, api_key: str) -> KeyHolder | None:

@@ -1,0 +1,173 @@
+"""The key file: both forms, live reload, and no way to lose the last good keys by accident."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptn_api.access import KeyFile, KeyRing, add_key, make_demo_keys, parse_keys
+from ptn_api.errors import KeyFileError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "api_keys.json"
+
+
+@pytest.fixture
+def ring() -> KeyRing:
+    return KeyRing()
+
+
+def test_both_forms_and_the_hashed_one_are_read(path: Path, ring: KeyRing) -> None:
+    """A plain string means tier 100, an object says its tier, a hash stands for its key."""
+    digest = hashlib.sha256(b"carol-key").hexdigest()
+    entries = {
+        "alice": "alice-key",
+        "bob": {"key": "bob-key", "tier": 30},
+        "carol": {"key_sha256": digest, "tier": 0},
+    }
+    path.write_text(json.dumps(entries))
+    assert KeyFile(path, ring).refresh()
+    found = {key: ring.who(key) for key in ("alice-key", "bob-key", "carol-key", "nobody")}
+    assert [(h.alias, h.tier) if h else None for h in found.values()] == [
+        ("alice", 100),
+        ("bob", 30),
+        ("carol", 0),
+        None,
+    ]
+
+
+def test_a_change_of_tier_alone_takes_effect(path: Path, ring: KeyRing) -> None:
+    """The size of the file and the key stay; only the tier differs."""
+    file = KeyFile(path, ring)
+    path.write_text('{"bob": {"key": "k", "tier": 30}}')
+    file.refresh()
+    path.write_text('{"bob": {"key": "k", "tier": 50}}')
+    assert file.refresh()
+    holder = ring.who("k")
+    assert holder is not None
+    assert holder.tier == 50
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"bob": {"key": "k", "ti',
+        b"[]",
+        b"\xff\xfe",
+        b'{"bob": {"key": "k", "tier": 31}}',
+        b'{"bob": {"key": "k"}}',
+        b'{"bob": {"tier": 30}}',
+        b'{"bob": {"key": "", "tier": 30}}',
+        b'{"bob": 7}',
+        b'{"bob": {"key_sha256": "zz", "tier": 30}}',
+        b'{"a": {"key": "s3cret", "tier": 30}, "b": {"key": "s3cret", "tier": 100}}',
+        b'{"a\\nb": "k"}',
+    ],
+)
+def test_a_broken_file_keeps_the_last_good_keys(path: Path, ring: KeyRing, content: bytes) -> None:
+    """It is reported once, read again when it changes, and no key is in the report."""
+    file = KeyFile(path, ring)
+    path.write_text('{"bob": "good-key"}')
+    file.refresh()
+    path.write_bytes(content)
+    with pytest.raises(KeyFileError) as caught:
+        file.refresh()
+    assert "s3cret" not in str(caught.value)
+    assert file.refresh() is False
+    assert ring.who("good-key") is not None
+    path.write_text('{"bob": "new-key"}')
+    assert file.refresh()
+    assert ring.who("good-key") is None
+    assert ring.who("new-key") is not None
+    assert file.problem is None
+
+
+def test_a_missing_file_locks_everybody_out_at_the_second_look(path: Path, ring: KeyRing) -> None:
+    """An editor that deletes before it writes revokes nothing; an operator who deletes the file does."""
+    file = KeyFile(path, ring)
+    path.write_text('{"bob": "k"}')
+    file.refresh()
+    path.unlink()
+    with pytest.raises(KeyFileError, match="ptn keys add"):
+        file.refresh()
+    assert ring.who("k") is not None
+    assert file.refresh() is True
+    assert ring.who("k") is None
+    path.write_text('{"bob": "k"}')
+    assert file.refresh()
+    assert ring.who("k") is not None
+
+
+def test_an_added_key_works_and_is_not_stored(path: Path, ring: KeyRing) -> None:
+    """Only the hash is in the file, the other entries stand, and a new file is the owner's alone."""
+    first = add_key(path, "alice", 100)
+    second = add_key(path, "bob", 30)
+    assert first not in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    KeyFile(path, ring).refresh()
+    assert [h.alias for key in (first, second) if (h := ring.who(key))] == ["alice", "bob"]
+    with pytest.raises(KeyFileError, match="already"):
+        add_key(path, "alice", 50)
+
+
+def test_adding_keeps_the_mode_and_refuses_a_broken_file(path: Path) -> None:
+    """A file that cannot be read is never overwritten."""
+    path.write_text('{"old": "legacy"}')
+    os.chmod(path, 0o640)
+    add_key(path, "alice", 100)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert json.loads(path.read_text())["old"] == "legacy"
+    path.write_text('{"old": ')
+    with pytest.raises(KeyFileError):
+        add_key(path, "bob", 100)
+    assert path.read_text() == '{"old": '
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_two_editors_at_once_lose_nothing(path: Path) -> None:
+    """Each adds ten users; twenty are there."""
+    threads = [
+        threading.Thread(target=lambda who=who: [add_key(path, f"{who}{i}", 30) for i in range(10)])
+        for who in "ab"
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(json.loads(path.read_text())) == 20
+
+
+def test_demo_keys_are_random_private_and_kept(path: Path) -> None:
+    """One for every tier, and the same ones at the next start."""
+    make_demo_keys(path)
+    content = path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [tier for _, _, tier in parse_keys(content.encode())] == [0, 30, 50, 100]
+    make_demo_keys(path)
+    assert path.read_text() == content
+
+
+@given(
+    st.binary(max_size=200)
+    | st.recursive(st.none() | st.text() | st.integers(), lambda c: st.dictionaries(st.text(), c)).map(
+        lambda v: json.dumps(v).encode()
+    )
+)
+def test_no_content_raises_anything_but_a_key_file_error(content: bytes) -> None:
+    """Whatever the bytes are, the answer is keys or a KeyFileError."""
+    try:
+        keys = parse_keys(content)
+    except KeyFileError:
+        return
+    assert all(tier in (0, 30, 50, 100) for _, _, tier in keys)
