@@ -1,0 +1,39 @@
+"""The one ordered history: every order gets its number here, once, for ever, before anybody hears of it.
+
+`contract` says what a log promises, `MemoryLog` keeps it in memory.
+Intake is the only writer; REST and stream read.
+"""
+
+from ptn_api.event_log.contract import (
+    Bell,
+    Change,
+    Document,
+    DocumentWritten,
+    Event,
+    EventLog,
+    EventLogWriter,
+    Head,
+    LoggedPosition,
+    PositionRemoved,
+    PositionWritten,
+    RemovedPosition,
+    SourceStatus,
+)
+from ptn_api.event_log.memory_log import MemoryLog
+
+__all__ = [
+    "Bell",
+    "Change",
+    "Document",
+    "DocumentWritten",
+    "Event",
+    "EventLog",
+    "EventLogWriter",
+    "Head",
+    "LoggedPosition",
+    "MemoryLog",
+    "PositionRemoved",
+    "PositionWritten",
+    "RemovedPosition",
+    "SourceStatus",
+]

@@ -204,7 +204,11 @@ class EventLog(Protocol):
         ...
 
     def positions(self, *, miner: str | None = None, since_revision: int = 0) -> Iterator[LoggedPosition]:
-        """Positions changed after `since_revision`, all or one miner's, in the order of their revisions."""
+        """Positions changed after `since_revision`, all or one miner's, in the order of their revisions.
+
+        Read in parts: a position that changes meanwhile comes (again) with its newer revision, and one that
+        is removed meanwhile may have come. Take the head first, and what changed since then afterwards.
+        """
         ...
 
     def positions_of(self, miner: str, *, open_or_closed_since_ms: int) -> list[LoggedPosition]:
@@ -222,6 +226,14 @@ class EventLog(Protocol):
 
     def oldest_revision(self) -> int:
         """The oldest `since_revision` for which `removed` still answers."""
+        ...
+
+    def snapshot(self, since_revision: int = 0) -> tuple[Head, list[LoggedPosition], list[RemovedPosition]]:
+        """The head, the positions changed and those removed after `since_revision`, of one instant.
+
+        From 0 it is the whole state, and nothing was removed from it. Otherwise raises LogError with code
+        `pruned` as `removed` does.
+        """
         ...
 
     def document(self, document: Document) -> bytes | None: ...

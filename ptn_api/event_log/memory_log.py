@@ -1,0 +1,384 @@
+"""The event log in plain Python: for tests, and the model that other implementations are compared with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+import structlog
+
+from ptn_api.clock import Clock, wall_ms
+from ptn_api.errors import LogError
+from ptn_api.event_log.announce import (
+    Moment,
+    announcements,
+    conflicts,
+    event_bytes,
+    pair_id,
+    unseen,
+)
+from ptn_api.event_log.contract import (
+    Change,
+    Document,
+    DocumentWritten,
+    Event,
+    Head,
+    LoggedPosition,
+    PositionRemoved,
+    PositionWritten,
+    RemovedPosition,
+    SourceStatus,
+)
+from ptn_api.event_log.order_list import OrderList, departures, rewritten, touched, up_to
+from ptn_api.model.position import PositionText
+
+__all__ = ["MemoryLog"]
+
+_log = structlog.get_logger()
+
+
+@dataclass
+class _Entry:
+    """A position, present or removed (then `removed_ms` says when)."""
+
+    close_ms: int | None = None
+    revision: int = 0
+    shell: bytes = b""
+    orders_at: int = 0
+    orders: OrderList = field(default_factory=OrderList)
+    fingerprint: str = ""
+    removed_ms: int | None = None
+    departed: dict[str, str | None] = field(default_factory=dict)
+
+
+@dataclass
+class _StoredDocument:
+    content: bytes | None
+    fingerprint: str
+    revision: int
+
+
+class _Staged(NamedTuple):
+    sort_key: tuple[int, str, str, int, int]
+    event: Event
+
+
+class MemoryLog:
+    """Reader and writer in one; `contract.EventLogWriter` says what the methods promise. For one thread."""
+
+    def __init__(
+        self,
+        *,
+        created_ms: int | None = None,
+        epoch: str | None = None,
+        late_ms: int = 60_000,
+        retention_ms: int = 7 * 86_400_000,
+        retention_bytes: int = 1 << 30,
+        clock: Clock = wall_ms,
+    ) -> None:
+        self.created_ms = clock() if created_ms is None else created_ms
+        self.epoch = epoch or secrets.token_hex(16)
+        self._late_ms = late_ms
+        self._retention_ms = retention_ms
+        self._retention_bytes = retention_bytes
+        self._ready = False
+        self._head = Head(sequence=self.created_ms // 1000, revision=0)
+        self._tombstone_floor = 0
+        self._events: list[Event] = []
+        self._positions: dict[tuple[str, str], _Entry] = {}
+        self._seen: dict[tuple[str, str], tuple[int, float]] = {}
+        self._documents: dict[Document, _StoredDocument] = {}
+        self._source = SourceStatus()
+        self._counters = {"events": 0, "late": 0, "conflicts": 0, "pruned": 0}
+        self._bells: set[_MemoryBell] = set()
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    def ready(self) -> bool:
+        return self._ready
+
+    def head(self) -> Head:
+        return self._head
+
+    def floor(self) -> int:
+        return self._events[0].sequence if self._events else self._head.sequence + 1
+
+    def read(self, after: int, limit: int, *, orders: bool = True) -> list[Event]:
+        floor = self.floor()
+        if after + 1 < floor:
+            raise LogError(f"events after {after} are gone, the oldest is {floor}", code="pruned")
+        start = after + 1 - floor
+        events = self._events[start : start + limit]
+        return [self._with_orders(event) for event in events] if orders else events
+
+    def first_timestamp_after(self, sequence: int) -> int | None:
+        return next((e.timestamp_ms for e in self._events if e.sequence > sequence), None)
+
+    def hotkeys(self) -> list[str]:
+        return sorted({key[0] for key, _ in self._present()})
+
+    def positions(self, *, miner: str | None = None, since_revision: int = 0) -> Iterator[LoggedPosition]:
+        found = [
+            _logged(key, entry)
+            for key, entry in self._present()
+            if entry.revision > since_revision and miner in (None, key[0])
+        ]
+        return iter(sorted(found, key=lambda position: position.revision))
+
+    def positions_of(self, miner: str, *, open_or_closed_since_ms: int) -> list[LoggedPosition]:
+        return [
+            position
+            for position in self.positions(miner=miner)
+            if position.close_ms is None or position.close_ms >= open_or_closed_since_ms
+        ]
+
+    def position(self, miner: str, position_uuid: str) -> LoggedPosition | None:
+        entry = self._positions.get((miner, position_uuid))
+        if entry is None or entry.removed_ms is not None:
+            return None
+        return _logged((miner, position_uuid), entry)
+
+    def removed(self, since_revision: int) -> list[RemovedPosition]:
+        if since_revision < self._tombstone_floor:
+            raise LogError(f"removals after revision {since_revision} are gone", code="pruned")
+        found = [
+            RemovedPosition(miner_hotkey=miner, position_uuid=uuid, revision=entry.revision)
+            for (miner, uuid), entry in self._positions.items()
+            if entry.removed_ms is not None and entry.revision > since_revision
+        ]
+        return sorted(found, key=lambda removal: removal.revision)
+
+    def oldest_revision(self) -> int:
+        return self._tombstone_floor
+
+    def snapshot(self, since_revision: int = 0) -> tuple[Head, list[LoggedPosition], list[RemovedPosition]]:
+        removed = self.removed(since_revision) if since_revision else []
+        return self._head, list(self.positions(since_revision=since_revision)), removed
+
+    def document(self, document: Document) -> bytes | None:
+        stored = self._documents.get(document)
+        return stored.content if stored else None
+
+    def document_revision(self, document: Document) -> int:
+        stored = self._documents.get(document)
+        return stored.revision if stored else 0
+
+    def source(self) -> SourceStatus:
+        return self._source
+
+    def counters(self) -> dict[str, int]:
+        return dict(self._counters)
+
+    def bell(self) -> _MemoryBell:
+        bell = _MemoryBell(self._bells)
+        self._bells.add(bell)
+        return bell
+
+    def close(self) -> None:
+        for bell in list(self._bells):
+            bell.close()
+
+    # --- writing ------------------------------------------------------------------------------------------
+
+    def baseline(self, changes: Iterable[Change], now_ms: int) -> Head:
+        head = self._apply(list(changes), now_ms)
+        self._ready = True
+        self._ring()
+        return head
+
+    def append(self, changes: Iterable[Change], now_ms: int) -> Head:
+        return self._apply(list(changes), now_ms)
+
+    def fingerprints(self) -> dict[tuple[str, str], str]:
+        found = {key: entry.fingerprint for key, entry in self._present()}
+        for document, stored in self._documents.items():
+            if stored.content is not None:
+                found["", document.value] = stored.fingerprint
+        return found
+
+    def seen(self, miner: str, order_uuids: Iterable[str]) -> set[str]:
+        return {uuid for uuid in order_uuids if (miner, uuid) in self._seen}
+
+    def set_source(self, status: SourceStatus) -> None:
+        self._source = status
+        self._ring()
+
+    def prune(self, now_ms: int) -> int:
+        oldest_ms = now_ms - self._retention_ms
+        size = sum(event_bytes(event) for event in self._events)
+        while self._events and (size > self._retention_bytes or self._events[0].timestamp_ms < oldest_ms):
+            self._counters["pruned"] += 1
+            size -= event_bytes(self._events.pop(0))
+        for key, entry in list(self._positions.items()):
+            if entry.removed_ms is not None and entry.removed_ms < oldest_ms:
+                self._tombstone_floor = max(self._tombstone_floor, entry.revision)
+                del self._positions[key]
+        return self.floor()
+
+    # --- the parts of an append ---------------------------------------------------------------------------
+
+    def _apply(self, changes: list[Change], now_ms: int) -> Head:
+        moment = Moment(
+            now_ms=now_ms,
+            late_ms=self._late_ms,
+            silent_until_ms=None if self._ready else self.created_ms,
+        )
+        before = self._head
+        staged: list[_Staged] = []
+        for turn, change in enumerate(changes):
+            match change:
+                case PositionWritten():
+                    staged += self._write(change, turn, moment, staged)
+                case PositionRemoved():
+                    self._remove(change, now_ms)
+                case DocumentWritten():
+                    self._write_document(change)
+        self._announce(staged)
+        if self._head != before:
+            self._ring()
+        return self._head
+
+    def _announce(self, staged: list[_Staged]) -> None:
+        for _, event in sorted(staged, key=lambda row: row.sort_key):
+            sequence = self._head.sequence + 1
+            self._head = Head(sequence=sequence, revision=self._head.revision)
+            self._events.append(msgspec.structs.replace(event, sequence=sequence))
+            self._counters["events"] += 1
+            self._counters["late"] += event.late
+
+    def _write(
+        self, change: PositionWritten, turn: int, moment: Moment, staged: list[_Staged]
+    ) -> list[_Staged]:
+        position, text = change.position, change.text
+        miner = position.miner_hotkey
+        entry = self._positions.get((miner, position.position_uuid))
+        if entry and entry.removed_ms is None and _same(entry, text):
+            entry.fingerprint = change.fingerprint
+            return []
+        entry = self._positions.setdefault((miner, position.position_uuid), _Entry())
+        returned = entry.removed_ms is not None
+        uuids = [order.order_uuid for order in position.orders]
+        entry.departed.update(departures(entry.orders, uuids))
+        old = OrderList() if returned else entry.orders
+        entry.revision = self._next_revision()
+        entry.orders = rewritten(entry.orders, uuids, text.orders, entry.revision, returned=returned)
+        entry.shell, entry.orders_at = text.shell, text.orders_at
+        entry.close_ms = position.close_ms or None if position.is_closed_position else None
+        entry.fingerprint, entry.removed_ms = change.fingerprint, None
+        seen = {uuid: self._seen[miner, uuid] for uuid in uuids if (miner, uuid) in self._seen}
+        fresh = unseen(position.orders, seen)
+        for order in (position.orders[place] for place in fresh):
+            self._seen[miner, order.order_uuid] = (order.processed_ms, order.leverage)
+        first = seen | {uuids[place]: self._seen[miner, uuids[place]] for place in fresh}
+        for uuid, processed_ms, leverage in conflicts(position.orders, touched(old, entry.orders), first):
+            self._counters["conflicts"] += 1
+            _log.warning(
+                "order_conflict", miner=miner, order=uuid, processed_ms=processed_ms, leverage=leverage
+            )
+        return list(self._stage(change, turn, fresh, seen, moment, staged))
+
+    def _stage(
+        self,
+        change: PositionWritten,
+        turn: int,
+        fresh: list[int],
+        seen: dict[str, tuple[int, float]],
+        moment: Moment,
+        staged: list[_Staged],
+    ) -> Iterator[_Staged]:
+        miner, uuid = change.position.miner_hotkey, change.position.position_uuid
+        earlier = [row.sort_key[0] for row in staged if row.sort_key[1:3] == (uuid, miner)]
+        for made in announcements(change, fresh, seen, moment):
+            event = Event(
+                sequence=0,
+                revision=self._head.revision,
+                timestamp_ms=moment.now_ms,
+                miner_hotkey=miner,
+                position_uuid=uuid,
+                trade_pair=pair_id(change.position.trade_pair),
+                order_uuid=made.order_uuid,
+                processed_ms=made.processed_ms,
+                order=made.order,
+                shell=made.shell,
+                orders_at=made.orders_at,
+                n_orders=made.place + 1,
+                late=made.late,
+                extra=change.extra,
+            )
+            yield _Staged((max([made.largest_ms, *earlier]), uuid, miner, turn, made.place), event)
+
+    def _remove(self, change: PositionRemoved, now_ms: int) -> None:
+        entry = self._positions.get((change.miner_hotkey, change.position_uuid))
+        if entry is not None and entry.removed_ms is None:
+            entry.removed_ms, entry.revision, entry.fingerprint = now_ms, self._next_revision(), ""
+
+    def _write_document(self, change: DocumentWritten) -> None:
+        stored = self._documents.get(change.document)
+        if change.content == (stored.content if stored else None):
+            if stored:
+                stored.fingerprint = change.fingerprint
+            return
+        self._documents[change.document] = _StoredDocument(
+            change.content, change.fingerprint, self._next_revision()
+        )
+
+    def _next_revision(self) -> int:
+        self._head = Head(sequence=self._head.sequence, revision=self._head.revision + 1)
+        return self._head.revision
+
+    def _present(self) -> Iterator[tuple[tuple[str, str], _Entry]]:
+        return (item for item in self._positions.items() if item[1].removed_ms is None)
+
+    def _with_orders(self, event: Event) -> Event:
+        entry = self._positions.get((event.miner_hotkey, event.position_uuid), _Entry())
+        places = {uuid: place for place, uuid in reversed(list(enumerate(entry.orders.uuids)))}
+        orders = up_to(places, entry.orders.texts, entry.departed, event.order_uuid, event.order)
+        return msgspec.structs.replace(event, orders=orders)
+
+    def _ring(self) -> None:
+        for bell in list(self._bells):
+            bell.ring()
+
+
+class _MemoryBell:
+    """Rings for the asyncio loop that it was made in, from whatever thread."""
+
+    def __init__(self, bells: set[_MemoryBell]) -> None:
+        self._bells = bells
+        self._loop = asyncio.get_running_loop()
+        self._rung = asyncio.Event()
+
+    def ring(self) -> None:
+        if self._loop.is_closed():
+            self.close()
+        else:
+            self._loop.call_soon_threadsafe(self._rung.set)
+
+    async def wait(self, timeout_ms: int = 1_000) -> None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._rung.wait(), timeout_ms / 1000)
+        self._rung.clear()
+
+    def close(self) -> None:
+        self._bells.discard(self)
+
+
+def _same(entry: _Entry, text: PositionText) -> bool:
+    return entry.shell == text.shell and entry.orders.texts == text.orders
+
+
+def _logged(key: tuple[str, str], entry: _Entry) -> LoggedPosition:
+    return LoggedPosition(
+        miner_hotkey=key[0],
+        position_uuid=key[1],
+        revision=entry.revision,
+        close_ms=entry.close_ms,
+        text=PositionText(shell=entry.shell, orders_at=entry.orders_at, orders=entry.orders.texts),
+        order_revisions=entry.orders.revisions,
+        layout_revision=entry.orders.layout_revision,
+    )
