@@ -10,8 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -46,7 +45,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Annotated[str, _m("where the event log is kept")] = ".ptn"
     api_keys_file: Annotated[str, _m("the API keys; re-read when it changes")] = "ptn_api/api_keys.json"
     demo: Annotated[bool, _m("serve a simulated validator, kept in the data directory")] = False
-    log_level: Annotated[str, _m("debug, info, warning or error")] = "info"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], _m("debug, info, warning or error")
+    ] = "info"
+    api_ws_host: Annotated[str, _m("address of the WebSocket server, if not that of --api-host")] = ""
 
     sweep_ms: Annotated[Period, _m("how often directory times are compared, for what the watch missed")] = (
         5_000
@@ -168,13 +170,6 @@ def _description(name: str) -> str:
         for meta in reversed(_hints()[name].__metadata__)
         if isinstance(meta, Meta) and meta.description
     )
-
-
-def paths(settings: Settings) -> tuple[Path, Path]:
-    """The data directory and the key file, absolute."""
-    return Path(settings.data_dir).expanduser().absolute(), Path(
-        settings.api_keys_file
-    ).expanduser().absolute()
 
 
 def describe() -> Sequence[tuple[str, str, str, Any, str]]:

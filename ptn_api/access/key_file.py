@@ -170,12 +170,17 @@ def add_key(path: Path, alias: str, tier: Tier) -> str:
 
 
 def make_demo_keys(path: Path) -> None:
-    """Writes random keys for every tier, readable by the owner only; an existing file is kept."""
-    if path.exists():
-        return
-    with _edit(path) as entries:
-        for tier in TIERS:
-            entries[f"demo-{tier}"] = KeyEntry(key=secrets.token_urlsafe(32), tier=tier)
+    """Writes random keys for every tier, readable by the owner only; an existing file is kept.
+
+    Beside it, `demo-100.header` holds tier 100's key as the header line that `curl -H @FILE` reads, so that
+    the key need not stand on a command line.
+    """
+    if not path.exists():
+        with _edit(path) as entries:
+            for tier in TIERS:
+                entries[f"demo-{tier}"] = KeyEntry(key=secrets.token_urlsafe(32), tier=tier)
+    best = next(key for _, key, tier in parse_keys(_read(path)) if tier == 100 and isinstance(key, str))
+    _replace(path.with_name("demo-100.header"), f"Authorization: Bearer {best}\n".encode())
 
 
 @contextmanager

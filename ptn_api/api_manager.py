@@ -1,0 +1,173 @@
+"""The door for a validator that embeds the API.
+
+    from ptn_api.api_manager import APIManager
+    manager = APIManager(shared_queue=queue, ws_host="127.0.0.1", ws_port=8765,
+                         rest_host="127.0.0.1", rest_port=48888)
+    threading.Thread(target=manager.run, daemon=True).start()
+
+The API runs in processes of its own: a thread of the validator starts them and pumps its queue to them. It
+installs no signal handler in the validator, and when the validator ends, however it ends, they end too.
+
+The queue makes an order visible sooner; the validator's directory remains the truth. Without a directory
+(`validator_dir=""` in a folder that holds none), what was taken from the queue and not yet appended is lost
+with a killed intake.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import queue
+import select
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ptn_api.errors import InvalidInputError
+from ptn_api.settings import Settings, from_arguments
+
+__all__ = ["APIManager"]
+
+logger = logging.getLogger("ptn_api.api_manager")
+_PIPE_BYTES = 1 << 20
+
+
+class APIManager:
+    """Runs the API for a validator process; `run()` blocks and belongs into a thread.
+
+    `shared_queue` is anything with `get(timeout=seconds)` that raises `queue.Empty`; its items are
+    `{"position": {...}}`. Keywords that are settings (`data_dir`, `api_keys_file`, ...) are taken as such;
+    others are accepted, logged and ignored. `refresh_interval` is one of those: nothing here is polled.
+    Raises SettingsError for a setting that cannot be used.
+    """
+
+    def __init__(
+        self,
+        shared_queue: Any = None,
+        *,
+        ws_host: str | None = None,
+        ws_port: int | None = None,
+        rest_host: str | None = None,
+        rest_port: int | None = None,
+        refresh_interval: float | None = None,
+        **keywords: Any,
+    ) -> None:
+        known = set(Settings.__struct_fields__)
+        ignored = sorted(set(keywords) - known)
+        if ignored:
+            logger.warning("unknown keywords are ignored: %s", ", ".join(ignored))
+        values = {name: value for name, value in keywords.items() if name in known}
+        values.setdefault("validator_dir", str(Path.cwd()))
+        names = {
+            "api_ws_host": ws_host,
+            "api_ws_port": ws_port,
+            "api_host": rest_host,
+            "api_rest_port": rest_port,
+        }
+        values.update({name: value for name, value in names.items() if value is not None})
+        settings = from_arguments(values)
+        if not (Path(settings.validator_dir) / "validation").is_dir():
+            logger.warning("no validator directory: serving what comes on the queue only")
+            settings = msgspec.structs.replace(settings, validator_dir="")
+        self._settings = settings
+        self._queue = shared_queue
+        self._stopping = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> None:
+        """Starts the API and feeds it until `stop()`; starts it again should its supervisor be killed."""
+        with _Pipe() as pipe:
+            pause = self._settings.restart_backoff_ms / 1000
+            while not self._stopping.is_set():
+                self._process = self._start(pipe.reading)
+                self._pump(pipe, self._process)
+                status = self._process.wait()
+                if status in (0, 1):  # stopped as told, or it has said why it cannot run
+                    return
+                logger.error("the API's supervisor ended with status %s, starting it again", status)
+                self._stopping.wait(pause)
+                pause = min(2 * pause, self._settings.restart_backoff_max_ms / 1000)
+
+    def stop(self) -> None:
+        """Stops the API in order; `run()` returns when it is done."""
+        self._stopping.set()
+        if self._process is not None:
+            self._process.terminate()
+
+    def _start(self, queue_fd: int) -> subprocess.Popen[bytes]:
+        from ptn_api.cli.serve import Embedding
+        from ptn_api.supervisor import python_command
+
+        orders = Embedding(settings=self._settings, parent=os.getpid(), queue=queue_fd)
+        process = subprocess.Popen(  # noqa: S603 - this interpreter, this package
+            python_command("ptn_api.cli.serve:embedded", "ptn-api-supervisor"),
+            stdin=subprocess.PIPE,
+            pass_fds=[queue_fd],
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
+            stdin.write(msgspec.json.encode(orders))
+        return process
+
+    def _pump(self, pipe: _Pipe, process: subprocess.Popen[bytes]) -> None:
+        """Empties the queue into the pipe as long as the process lives."""
+        from ptn_api.intake.queue import plain_json
+
+        while process.poll() is None:
+            item = self._next_item()
+            if item is None:
+                continue
+            try:
+                pipe.write(plain_json(item), lambda: process.poll() is None)
+            except InvalidInputError as error:
+                logger.warning("an item on the queue is no position: %s", error)
+
+    def _next_item(self) -> Any:
+        """The queue's next item; None when there was none for a second, or no queue."""
+        if self._queue is None:
+            self._stopping.wait(1)
+            return None
+        try:
+            return self._queue.get(timeout=1)
+        except queue.Empty:
+            return None
+        except (EOFError, OSError) as error:  # a manager's queue whose manager is gone
+            logger.warning("the queue is gone (%s); the validator's directory goes on being read", error)
+            self._queue = None
+            return None
+
+
+class _Pipe:
+    """A pipe that outlives a restarted reader; lines are written whole, or as far as the reader lived."""
+
+    def __init__(self) -> None:
+        self.reading, self._writing = os.pipe()
+        self._cut = False
+        with contextlib.suppress(OSError):  # over the user's pipe quota: the default size does as well
+            fcntl.fcntl(self._writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        os.set_blocking(self._writing, False)
+
+    def __enter__(self) -> _Pipe:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.reading)
+        os.close(self._writing)
+
+    def write(self, line: bytes, wanted: Callable[[], bool]) -> None:
+        """Writes the line, waiting for room as long as `wanted()`; a line cut short is ended by the next."""
+        rest = memoryview(b"\n" + line if self._cut else line)
+        whole = len(rest)
+        while rest and wanted():
+            _, ready, _ = select.select([], [self._writing], [], 1)
+            if ready:
+                with contextlib.suppress(BlockingIOError):
+                    rest = rest[os.write(self._writing, rest) :]
+        self._cut = 0 < len(rest) < whole

@@ -1,0 +1,105 @@
+"""`ptn serve` and the doors `api_manager.py` and `main.py`: one parser, one way to start."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from ptn_api.errors import SettingsError
+from ptn_api.settings import Settings, add_arguments, from_arguments
+
+__all__ = ["door", "embedded", "serve"]
+
+
+class Embedding(msgspec.Struct, frozen=True, kw_only=True):
+    """What a validator that embeds the API tells the supervisor on its standard input."""
+
+    settings: Settings
+    parent: int
+    queue: int
+
+
+def door(argv: Sequence[str] | None = None) -> int:
+    """`python api_manager.py ...`: serves with `--serve`, prints its help without."""
+    parser = _parser("api_manager.py")
+    parser.add_argument("--serve", action="store_true", help="start the API (without it: this help)")
+    arguments = parser.parse_args(argv)
+    if not arguments.serve:
+        parser.print_help()
+        return 0
+    return _serve(parser, arguments)
+
+
+def serve(argv: Sequence[str]) -> int:
+    """`ptn serve ...`: the same options; `--serve` is accepted and needs not be said."""
+    parser = _parser("ptn serve")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    return _serve(parser, parser.parse_args(argv))
+
+
+def embedded() -> int:
+    """The supervisor's main function when a validator embeds the API."""
+    from ptn_api import service
+
+    orders = msgspec.json.decode(sys.stdin.buffer.read(), type=Embedding)
+    return service.serve(orders.settings, announce=_say, queue_fd=orders.queue, parent=orders.parent)
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Serves a validator's positions and orders over REST and WebSocket.",
+        epilog="Every option is also an environment variable: --api-host is PTN_API_HOST.",
+    )
+    add_arguments(parser)
+    return parser
+
+
+def _serve(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    try:
+        settings = from_arguments(arguments)
+    except SettingsError as error:
+        parser.error(str(error))
+    if not (settings.demo or settings.validator_dir or settings.checkpoint):
+        settings = msgspec.structs.replace(settings, validator_dir=str(Path.cwd()))
+        if not Path("validation").is_dir():
+            parser.error(
+                "no validator here: give --validator-dir DIR (the one that holds validation/), or --demo"
+            )
+    try:
+        from ptn_api import service
+    except ImportError as error:
+        parser.error(f"the server's dependencies are missing ({error.name}): pip install 'ptn-api[server]'")
+    return service.serve(settings, announce=_say, hint=_hint)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _hint(settings: Settings, rest: str, stream: str) -> None:
+    """What to try next, on standard error: standard output is for programs."""
+    keys = Path(settings.api_keys_file)
+    lines = [f"  docs      {rest}/docs"]
+    if settings.demo and keys.name == "demo_api_keys.json":
+        header = Path(settings.data_dir) / "demo-100.header"
+        lines += [
+            f"  keys      {keys}" + (_demo_keys(keys) if sys.stderr.isatty() else ""),
+            f"  curl      curl --compressed -H @{header} {rest}/miner-positions",
+            f"  stream    ptn stream --url {stream} --api-key-file {keys}",
+        ]
+    elif keys.exists():
+        lines.append(f"  keys      {keys}")
+    else:
+        lines.append(f"  keys      none yet; add one: ptn keys add USER --tier 100 --api-keys-file {keys}")
+    print("\nTry:", *lines, "", sep="\n", file=sys.stderr, flush=True)
+
+
+def _demo_keys(keys: Path) -> str:
+    from ptn_api.access import parse_keys
+
+    return "".join(f"\n            tier {tier:<3}  {key!s}" for _, key, tier in parse_keys(keys.read_bytes()))

@@ -1,0 +1,369 @@
+"""The wiring: which process runs what, and in which order they start and stop. Only this imports every room.
+
+Three processes: intake (the only writer of the event log), rest and stream (readers). With `--demo` a fourth
+one is the simulated validator. The supervisor opens both listening sockets and hands them on, so a restarted
+process keeps its port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+
+from ptn_api.access import KeyFile, KeyRing, make_demo_keys
+from ptn_api.errors import KeyFileError, LogError, LogLockedError, PTNError, SettingsError
+from ptn_api.event_log.contract import EventLog
+from ptn_api.settings import Settings
+from ptn_api.supervisor import FATAL, Backoff, Child, listen, python_command, stop_when_orphaned
+
+__all__ = ["configure_logging", "run_child", "serve"]
+
+log = structlog.get_logger()
+Options = TypeVar("Options", bound=msgspec.Struct)
+
+
+class Orders(msgspec.Struct, frozen=True, kw_only=True):
+    """What a child is told on its standard input."""
+
+    room: str
+    settings: Settings
+    parent: int
+    listener: int = -1
+    queue: int = -1
+
+
+# --- the supervisor ---------------------------------------------------------------------------------------
+
+
+def serve(
+    settings: Settings,
+    *,
+    announce: Callable[[str], None],
+    hint: Callable[[Settings, str, str], None] | None = None,
+    queue_fd: int = -1,
+    parent: int | None = None,
+) -> int:
+    """Runs everything until SIGTERM or SIGINT (or the end of process `parent`); returns the exit status.
+
+    `announce` gets the one line that says all is ready, `hint` the settings and both addresses after it.
+    """
+    configure_logging(settings.log_level)
+    try:
+        settings = _prepare(settings)
+        with contextlib.ExitStack() as stack:
+            ws_host = settings.api_ws_host or settings.api_host
+            rest = stack.enter_context(listen(settings.api_host, settings.api_rest_port, "--api-rest-port"))
+            stream = stack.enter_context(listen(ws_host, settings.api_ws_port, "--api-ws-port"))
+            supervisor = _Supervisor(settings, rest, stream, queue_fd)
+            return asyncio.run(supervisor.run(announce, hint, parent))
+    except PTNError as error:
+        log.error("cannot start", reason=str(error))
+        return 1
+
+
+def _prepare(settings: Settings) -> Settings:
+    """Makes the data directory and says what the defaults stand for. Raises SettingsError."""
+    data_dir = Path(settings.data_dir).expanduser().absolute()
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = data_dir / f".writable-{os.getpid()}"
+        probe.touch(0o600)
+        probe.unlink()
+    except OSError as error:
+        raise SettingsError(f"--data-dir cannot be written: {error.strerror}", code="data_dir") from None
+    keys = Path(settings.api_keys_file).expanduser().absolute()
+    changes: dict[str, Any] = {"data_dir": str(data_dir), "api_keys_file": str(keys)}
+    if settings.demo:
+        if settings.validator_dir or settings.checkpoint:
+            raise SettingsError(
+                "--demo simulates a validator: give no --validator-dir or --checkpoint with it"
+            )
+        changes["validator_dir"] = str(data_dir / "demo-validator")
+        if not keys.exists():
+            changes["api_keys_file"] = str(data_dir / "demo_api_keys.json")
+            make_demo_keys(Path(changes["api_keys_file"]))
+    elif settings.validator_dir:
+        changes["validator_dir"] = str(Path(settings.validator_dir).expanduser().absolute())
+    return msgspec.structs.replace(settings, **changes)
+
+
+class _Supervisor:
+    def __init__(self, settings: Settings, rest: socket.socket, stream: socket.socket, queue_fd: int) -> None:
+        self._settings = settings
+        self._rest = rest
+        self._stream = stream
+        self._queue_fd = queue_fd
+        self._stop = asyncio.Event()
+        self._children: list[Child] = []
+        self._running: list[asyncio.Task[None]] = []
+
+    async def run(
+        self,
+        announce: Callable[[str], None],
+        hint: Callable[[Settings, str, str], None] | None,
+        parent: int | None,
+    ) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        watch = None
+        if parent is not None:
+            watch = asyncio.create_task(
+                stop_when_orphaned(self._stop, parent, self._settings.parent_check_ms, grace_s=15)
+            )
+        try:
+            if await self._start():
+                rest, stream = _url("http", self._rest), _url("ws", self._stream)
+                announce(f"PTN API ready: REST {rest} WebSocket {stream}")
+                if hint is not None:
+                    hint(self._settings, rest, stream)
+                await self._stop_or_fatal()
+        finally:
+            await self._stop_in_order()
+            if watch is not None:
+                watch.cancel()
+        return 1 if any(child.fatal for child in self._children) else 0
+
+    async def _start(self) -> bool:
+        """Starts all processes; True when all are ready, False when they never will be or are to stop."""
+        if self._settings.demo and not await self._until_ready(self._spawn("simulator")):
+            return False
+        children = [
+            self._spawn("intake", queue=self._queue_fd),
+            self._spawn("rest", listener=self._rest.fileno()),
+            self._spawn("stream", listener=self._stream.fileno()),
+        ]
+        return await self._until_ready(*children)
+
+    def _spawn(self, room: str, *, listener: int = -1, queue: int = -1) -> Child:
+        orders = Orders(
+            room=room, settings=self._settings, parent=os.getpid(), listener=listener, queue=queue
+        )
+        child = Child(
+            room,
+            python_command("ptn_api.service:run_child", f"ptn-api-{room}"),
+            stdin=msgspec.json.encode(orders),
+            fds=[fd for fd in (listener, queue) if fd >= 0],
+            backoff=Backoff(
+                first_ms=self._settings.restart_backoff_ms, max_ms=self._settings.restart_backoff_max_ms
+            ),
+            stop_timeout_ms=self._settings.stop_timeout_ms,
+        )
+        self._children.append(child)
+        self._running.append(asyncio.create_task(child.run()))
+        return child
+
+    async def _until_ready(self, *children: Child) -> bool:
+        ready = asyncio.gather(*(child.ready.wait() for child in children))
+        ended = asyncio.create_task(self._stop_or_fatal())
+        await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        return not ready.cancel()
+
+    async def _stop_or_fatal(self) -> None:
+        """Returns when everything is to stop, or when a child has ended for good."""
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({stopping, *self._running}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+
+    async def _stop_in_order(self) -> None:
+        """Intake first (it takes no more and flushes), then stream and rest say goodbye together."""
+        order = [{"simulator"}, {"intake"}, {"stream", "rest"}]
+        for names in order:
+            await asyncio.gather(*(child.stop() for child in self._children if child.name in names))
+        await asyncio.gather(*self._running)
+
+
+def _url(scheme: str, listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+# --- the children -----------------------------------------------------------------------------------------
+
+
+def run_child() -> int:
+    """The main function of a child process: reads its orders from standard input and runs its room."""
+    orders = msgspec.json.decode(sys.stdin.buffer.read(), type=Orders)
+    ready_fd = int(sys.argv[-1])
+    configure_logging(orders.settings.log_level)
+    structlog.contextvars.bind_contextvars(process=orders.room)
+
+    def ready() -> None:
+        with contextlib.suppress(OSError):  # said before, or the supervisor is gone
+            os.write(ready_fd, b"1")
+
+    try:
+        if orders.room == "simulator":
+            return _run_simulator(orders, ready)
+        _new_event_loop(orders.room)(_run_room(orders, ready))
+    except LogLockedError as error:
+        log.error("cannot start", reason=str(error))
+        return FATAL
+    except PTNError as error:
+        log.error("stopped by an error", code=error.code, reason=str(error))
+        return 1
+    return 0
+
+
+def _new_event_loop(room: str) -> Callable[[Coroutine[Any, Any, None]], None]:
+    """uvloop where sockets are served; plain asyncio for intake, which serves none."""
+    if room == "intake":
+        return asyncio.run
+    import uvloop
+
+    return uvloop.run
+
+
+async def _run_room(orders: Orders, ready: Callable[[], None]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    settings = orders.settings
+    orphaned = asyncio.create_task(stop_when_orphaned(stop, orders.parent, settings.parent_check_ms))
+    try:
+        if orders.room == "intake":
+            await _run_intake(orders, stop, ready)
+        else:
+            await _run_reader(orders, stop, ready)
+    finally:
+        orphaned.cancel()
+
+
+async def _run_intake(orders: Orders, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+    from ptn_api.event_log import open_writer
+    from ptn_api.intake.run import IntakeOptions, run_intake
+
+    settings = orders.settings
+    event_log = open_writer(
+        Path(settings.data_dir),
+        late_ms=settings.late_ms,
+        retention_ms=settings.retention_ms,
+        retention_bytes=settings.retention_bytes,
+    )
+    try:
+        await run_intake(
+            log=event_log,
+            options=_options(IntakeOptions, settings),
+            queue_fd=orders.queue if orders.queue >= 0 else None,
+            stop=stop,
+            ready=ready,
+        )
+    finally:
+        event_log.close()
+
+
+async def _run_reader(orders: Orders, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+    from ptn_api.event_log import open_reader
+
+    settings = orders.settings
+    keys = KeyRing()
+    key_file = KeyFile(Path(settings.api_keys_file), keys)
+    _refresh(key_file)
+    event_log = await _when_there(lambda: open_reader(Path(settings.data_dir)), stop)
+    if event_log is None:
+        return
+    run: Callable[..., Awaitable[None]]
+    if orders.room == "rest":
+        from ptn_api.rest.run import RestOptions, run_rest
+
+        run, options = run_rest, _options(RestOptions, settings)
+    else:
+        from ptn_api.stream.run import StreamOptions, run_stream
+
+        run, options = run_stream, _options(StreamOptions, settings)  # type: ignore[assignment]
+    reload = asyncio.create_task(_reload_keys(key_file, settings.key_check_ms))
+    try:
+        with socket.socket(fileno=os.dup(orders.listener)) as listener:
+            await run(log=event_log, keys=keys, sock=listener, options=options, stop=stop, ready=ready)
+    finally:
+        reload.cancel()
+        event_log.close()
+
+
+def _options(kind: type[Options], settings: Settings) -> Options:
+    """A room's options: the settings of the same names."""
+    names = {field.name for field in msgspec.structs.fields(kind)} & set(settings.__struct_fields__)
+    return kind(**{name: getattr(settings, name) for name in names})
+
+
+def _refresh(key_file: KeyFile) -> None:
+    try:
+        if key_file.refresh():
+            log.info("API keys read")
+    except KeyFileError as error:
+        log.warning("API keys not read", code=error.code, reason=str(error))
+
+
+async def _when_there(open_log: Callable[[], EventLog], stop: asyncio.Event) -> EventLog | None:
+    """Opens the log as soon as intake has made it; None when told to stop before."""
+    while not stop.is_set():
+        try:
+            return open_log()
+        except LogError as error:
+            if error.code != "no_log":
+                raise
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(stop.wait(), 0.05)
+    return None
+
+
+async def _reload_keys(key_file: KeyFile, check_ms: int) -> None:
+    while True:
+        await asyncio.sleep(check_ms / 1000)
+        _refresh(key_file)
+
+
+def _run_simulator(orders: Orders, ready: Callable[[], None]) -> int:
+    from ptn_api.intake.simulator import SimulatorOptions, run_simulator
+
+    settings = orders.settings
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    watch = threading.Thread(target=_watch_parent, args=(stop, orders.parent, settings), daemon=True)
+    watch.start()
+    options = SimulatorOptions(
+        seed=settings.demo_seed,
+        miners=settings.demo_miners,
+        positions=settings.demo_positions,
+        orders_per_minute=settings.demo_orders_per_minute,
+    )
+    run_simulator(options, Path(settings.validator_dir), stop=stop, ready=ready)
+    return 0
+
+
+def _watch_parent(stop: threading.Event, parent: int, settings: Settings) -> None:
+    while not stop.wait(settings.parent_check_ms / 1000):
+        if os.getppid() != parent:
+            stop.set()
+
+
+def configure_logging(level: str) -> None:
+    """structlog to standard error: for people on a terminal, JSON otherwise."""
+    renderer: Any = structlog.processors.JSONRenderer()
+    if sys.stderr.isatty():
+        renderer = structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

@@ -1,0 +1,104 @@
+"""The rooms and who may import whom (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import ptn_api
+
+PACKAGE = Path(ptn_api.__file__).parent
+LEAVES = {"errors", "settings", "clock"}
+ROOMS = ["model", "wire", "access", "event_log", "intake", "rest", "stream"]
+SIDE_BY_SIDE = {"intake", "rest", "stream"}
+DOORS = {"api_manager", "websocket_client", "__init__"}
+WIRING = {"service", "supervisor", "cli"}
+
+
+def room_of(module: str) -> str:
+    """`ptn_api.rest.views` -> `rest`; the package itself -> `__init__`."""
+    return [*module.split("."), "__init__"][1]
+
+
+def imports() -> Iterator[tuple[str, str]]:
+    """(module, imported module) for every import of the package within the package."""
+    for path in PACKAGE.rglob("*.py"):
+        relative = path.relative_to(PACKAGE.parent).with_suffix("")
+        module = ".".join(part for part in relative.parts if part != "__init__")
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [str(node.module)]
+            for name in names:
+                if name.split(".")[0] == "ptn_api":
+                    yield module, name
+
+
+def may_import(importer: str, imported: str) -> bool:
+    if importer == imported or imported in LEAVES or imported == "__init__":
+        return True
+    if importer in DOORS | WIRING:
+        return True
+    if importer == "client":
+        return imported in {"wire", "model"}
+    if importer in LEAVES or imported not in ROOMS:
+        return importer in LEAVES and imported in LEAVES
+    if {importer, imported} <= SIDE_BY_SIDE:
+        return False
+    return ROOMS.index(imported) < ROOMS.index(importer)
+
+
+def test_imports_go_up_the_list_only() -> None:
+    """A room knows only the rooms before it; client sees wire, model and the leaves."""
+    wrong = {
+        f"{importer} imports {imported}"
+        for importer, imported in imports()
+        if not may_import(room_of(importer), room_of(imported))
+    }
+    assert wrong == set()
+
+
+def test_every_folder_is_a_known_room() -> None:
+    """The folder list is the architecture; one level, no cupboards."""
+    folders = {p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob("*/") if p.name != "__pycache__"}
+    assert {f for f in folders if f != "."} == {*ROOMS, "client", "cli"}
+
+
+def test_there_are_no_import_cycles() -> None:
+    """Between modules, counting imports inside functions as well."""
+    graph: dict[str, set[str]] = {}
+    modules = {m.name for m in pkgutil.walk_packages(ptn_api.__path__, "ptn_api.")}
+    for importer, imported in imports():
+        if imported in modules and importer.count(".") > 1:
+            graph.setdefault(importer, set()).add(imported)
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path, module))
+        if module not in done:
+            for other in graph.get(module, ()):
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in list(graph):
+        visit(module, ())
+
+
+def test_only_the_cli_prints() -> None:
+    """Everything else logs, or returns what it has to say."""
+    printing = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
+    ]
+    assert {name for name in printing if not name.startswith("cli/")} == set()
+
+
+def test_every_module_imports() -> None:
+    """On its own, with warnings as errors."""
+    for module in pkgutil.walk_packages(ptn_api.__path__, "ptn_api."):
+        assert importlib.import_module(module.name)

@@ -1,0 +1,54 @@
+"""What is built carries no key file, and the client's install needs no server."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel and an sdist made from a tree that has a key file where the server looks for one."""
+    tree = tmp_path_factory.mktemp("tree")
+    shutil.copytree(ROOT / "ptn_api", tree / "ptn_api", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy(ROOT / name, tree)
+    (tree / "ptn_api" / "api_keys.json").write_text('{"alice": "secret"}')
+    (tree / "ptn_api" / "api_keys.json.bak").write_text('{"alice": "secret"}')
+    subprocess.run(
+        [sys.executable, "-m", "build", "--outdir", "dist", "."],
+        cwd=tree,
+        check=True,
+        capture_output=True,
+        timeout=110,
+    )
+    return tree / "dist"
+
+
+def test_no_key_file_in_wheel_or_sdist(built: Path) -> None:
+    """Not even when the operator builds where the server runs."""
+    wheel = zipfile.ZipFile(next(built.glob("*.whl"))).namelist()
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        sdist = archive.getnames()
+    assert "ptn_api/websocket_client.py" in wheel
+    assert any(name.endswith("ptn_api/py.typed") for name in wheel)
+    assert [name for name in wheel + sdist if "api_keys" in name] == []
+
+
+def test_git_ignores_the_key_file() -> None:
+    """Where there is a checkout to ask."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("no git checkout here")
+    names = ["ptn_api/api_keys.json", "ptn_api/api_keys.json.bak", "api_keys.json"]
+    result = subprocess.run(
+        ["git", "check-ignore", *names], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.stdout.split() == names

@@ -1,0 +1,60 @@
+"""One table of settings: flags, environment, defaults, in that order."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from ptn_api.errors import SettingsError
+from ptn_api.settings import Settings, add_arguments, describe, from_arguments
+
+
+def parse(*argv: str, environ: dict[str, str] | None = None) -> Settings:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return from_arguments(parser.parse_args(argv), environ or {})
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    """What nobody says is what the documentation says."""
+    settings = parse()
+    assert settings == Settings()
+    assert (settings.api_host, settings.api_rest_port, settings.api_ws_port) == ("127.0.0.1", 48888, 8765)
+
+
+def test_a_flag_wins_over_the_environment() -> None:
+    """And the environment over the default."""
+    environ = {"PTN_API_REST_PORT": "1", "PTN_API_WS_PORT": "2", "PTN_DEMO": "true"}
+    settings = parse("--api-rest-port", "3", environ=environ)
+    assert (settings.api_rest_port, settings.api_ws_port, settings.demo) == (3, 2, True)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--api-rest-port", "x"),
+        ("--api-rest-port", "65536"),
+        ("--api-ws-port", "-1"),
+        ("--sweep-ms", "0"),
+        ("--log-level", "loud"),
+    ],
+)
+def test_a_bad_value_names_its_flag(flag: str, value: str) -> None:
+    """The message is a sentence that says what to change."""
+    with pytest.raises(SettingsError, match=flag):
+        parse(f"{flag}={value}")
+
+
+def test_settings_are_frozen() -> None:
+    """Nobody changes them after loading."""
+    with pytest.raises(AttributeError):
+        parse().demo = True  # type: ignore[misc]
+
+
+def test_every_setting_says_what_it_means() -> None:
+    """The documentation's table is made of this."""
+    for name, flag, variable, _, meaning in describe():
+        assert flag == "--" + name.replace("_", "-")
+        assert variable == "PTN_" + name.upper()
+        assert len(meaning) > 10
