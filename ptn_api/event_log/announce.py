@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
-from ptn_api.event_log.contract import Event, PositionWritten
+from ptn_api.event_log.contract import PositionWritten
 from ptn_api.model.order import Order
-from ptn_api.model.position import PositionState
+from ptn_api.model.position import Position, PositionState
 
-__all__ = ["Announcement", "Moment", "announcements", "conflicts", "event_bytes", "pair_id", "unseen"]
+__all__ = ["Announcement", "Moment", "announcements", "closed_at", "conflicts", "pair_id", "unseen"]
 
 _shell = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _STATE_KEYS = tuple(field.name for field in msgspec.structs.fields(PositionState))
@@ -47,12 +47,18 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     late: bool
 
 
-def unseen(orders: list[Order], seen: Container[str]) -> list[int]:
-    """Places of the orders never seen before. Of a uuid that stands twice in the list the first counts."""
+def unseen(orders: list[Order], touched: list[int], seen: Container[str]) -> list[int]:
+    """Places of the orders never seen before, among those at `touched` (the others were seen before).
+
+    Of a uuid that stands twice in the list the first counts.
+    """
+    untouched = set(range(len(orders))).difference(touched)
+    known = {orders[place].order_uuid for place in untouched}
     found: dict[str, int] = {}
-    for place, order in enumerate(orders):
-        if order.order_uuid not in seen:
-            found.setdefault(order.order_uuid, place)
+    for place in touched:
+        uuid = orders[place].order_uuid
+        if uuid not in seen and uuid not in known:
+            found.setdefault(uuid, place)
     return list(found.values())
 
 
@@ -68,22 +74,17 @@ def conflicts(
     ]
 
 
-def announcements(
-    change: PositionWritten, places: list[int], seen: Container[str], moment: Moment
-) -> Iterator[Announcement]:
-    """The events-to-be of the unseen orders at `places`, in list order.
+def announcements(change: PositionWritten, fresh: list[int], moment: Moment) -> Iterator[Announcement]:
+    """The events-to-be of the unseen orders, whose places are `fresh`, in list order.
 
-    `seen` are the uuids seen before this text. Each event shows the position as it stood after that order;
-    the file's own summary goes with the last order of the list, with one that stands before an order
-    already seen, and where nothing can be replayed.
+    Each shows the position as it stood after that order; the file's own summary goes with the last order
+    of the list, with one that stands before an order already seen, and where nothing can be replayed.
     """
     orders = change.position.orders
-    silent = {place for place in places if _is_silent(orders[place], moment)}
-    last_seen = _last_seen(orders, seen, silent)
+    loud = [place for place in fresh if not _is_silent(orders[place], moment)]
+    last_seen = _last_seen(orders, loud) if loud else -1
     largest = _running_maxima(orders)
-    for place in places:
-        if place in silent:
-            continue
+    for place in loud:
         order = orders[place]
         inserted = place < last_seen
         shell, orders_at = change.text.shell, change.text.orders_at
@@ -101,30 +102,28 @@ def announcements(
         )
 
 
+def closed_at(position: Position) -> int | None:
+    """When a position closed, in ms; None while it is open (files say null then, REST answers 0)."""
+    return position.close_ms or None if position.is_closed_position else None
+
+
 def pair_id(trade_pair: Any) -> str:
     """The id of a position's trade pair, "" where it has none that could be named."""
     name = trade_pair[0] if isinstance(trade_pair, list) and trade_pair else trade_pair
     return name if isinstance(name, str) else ""
 
 
-def event_bytes(event: Event) -> int:
-    """What an event counts towards the retention's size: its texts, and a round sum for the rest."""
-    return len(event.order) + len(event.shell) + len(event.extra) + 256
-
-
 def _is_silent(order: Order, moment: Moment) -> bool:
     return moment.silent_until_ms is not None and order.processed_ms <= moment.silent_until_ms
 
 
-def _last_seen(orders: list[Order], seen: Container[str], silent: set[int]) -> int:
-    """The place of the last order already seen, -1 if there is none. Repetitions in the list don't count."""
-    met: set[str] = set()
-    last = -1
+def _last_seen(orders: list[Order], loud: list[int]) -> int:
+    """The place of the last order seen before, in silence too; -1 if none. Repetitions don't count."""
+    announced = {orders[place].order_uuid for place in loud}
+    first: dict[str, int] = {}
     for place, order in enumerate(orders):
-        if order.order_uuid not in met and (order.order_uuid in seen or place in silent):
-            last = place
-        met.add(order.order_uuid)
-    return last
+        first.setdefault(order.order_uuid, place)
+    return max((place for uuid, place in first.items() if uuid not in announced), default=-1)
 
 
 def _running_maxima(orders: list[Order]) -> list[int]:

@@ -7,21 +7,12 @@ import contextlib
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import msgspec
-import structlog
 
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import LogError
-from ptn_api.event_log.announce import (
-    Moment,
-    announcements,
-    conflicts,
-    event_bytes,
-    pair_id,
-    unseen,
-)
+from ptn_api.event_log.announce import Moment, closed_at
 from ptn_api.event_log.contract import (
     Change,
     Document,
@@ -35,11 +26,10 @@ from ptn_api.event_log.contract import (
     SourceStatus,
 )
 from ptn_api.event_log.order_list import OrderList, departures, rewritten, touched, up_to
+from ptn_api.event_log.scan import Scan, event_bytes
 from ptn_api.model.position import PositionText
 
 __all__ = ["MemoryLog"]
-
-_log = structlog.get_logger()
 
 
 @dataclass
@@ -55,17 +45,16 @@ class _Entry:
     removed_ms: int | None = None
     departed: dict[str, str | None] = field(default_factory=dict)
 
+    @property
+    def present(self) -> bool:
+        return self.revision > 0 and self.removed_ms is None
+
 
 @dataclass
 class _StoredDocument:
     content: bytes | None
     fingerprint: str
     revision: int
-
-
-class _Staged(NamedTuple):
-    sort_key: tuple[int, str, str, int, int]
-    event: Event
 
 
 class MemoryLog:
@@ -214,8 +203,9 @@ class MemoryLog:
         while self._events and (size > self._retention_bytes or self._events[0].timestamp_ms < oldest_ms):
             self._counters["pruned"] += 1
             size -= event_bytes(self._events.pop(0))
+        needed = {(event.miner_hotkey, event.position_uuid) for event in self._events}
         for key, entry in list(self._positions.items()):
-            if entry.removed_ms is not None and entry.removed_ms < oldest_ms:
+            if entry.removed_ms is not None and entry.removed_ms < oldest_ms and key not in needed:
                 self._tombstone_floor = max(self._tombstone_floor, entry.revision)
                 del self._positions[key]
         return self.floor()
@@ -223,94 +213,55 @@ class MemoryLog:
     # --- the parts of an append ---------------------------------------------------------------------------
 
     def _apply(self, changes: list[Change], now_ms: int) -> Head:
-        moment = Moment(
-            now_ms=now_ms,
-            late_ms=self._late_ms,
-            silent_until_ms=None if self._ready else self.created_ms,
-        )
         before = self._head
-        staged: list[_Staged] = []
-        for turn, change in enumerate(changes):
+        scan = Scan(
+            Moment(
+                now_ms=now_ms,
+                late_ms=self._late_ms,
+                silent_until_ms=None if self._ready else self.created_ms,
+            )
+        )
+        for change in changes:
             match change:
                 case PositionWritten():
-                    staged += self._write(change, turn, moment, staged)
+                    self._write(change, scan)
                 case PositionRemoved():
                     self._remove(change, now_ms)
                 case DocumentWritten():
                     self._write_document(change)
-        self._announce(staged)
+        self._announce(scan)
         if self._head != before:
             self._ring()
         return self._head
 
-    def _announce(self, staged: list[_Staged]) -> None:
-        for _, event in sorted(staged, key=lambda row: row.sort_key):
-            sequence = self._head.sequence + 1
-            self._head = Head(sequence=sequence, revision=self._head.revision)
-            self._events.append(msgspec.structs.replace(event, sequence=sequence))
-            self._counters["events"] += 1
-            self._counters["late"] += event.late
+    def _announce(self, scan: Scan) -> None:
+        events = scan.events(self._head.sequence)
+        self._events += events
+        self._head = Head(sequence=self._head.sequence + len(events), revision=self._head.revision)
+        self._counters["events"] += len(events)
+        self._counters["late"] += sum(event.late for event in events)
+        self._counters["conflicts"] += len(scan.conflicts)
 
-    def _write(
-        self, change: PositionWritten, turn: int, moment: Moment, staged: list[_Staged]
-    ) -> list[_Staged]:
+    def _write(self, change: PositionWritten, scan: Scan) -> None:
         position, text = change.position, change.text
-        miner = position.miner_hotkey
-        entry = self._positions.get((miner, position.position_uuid))
-        if entry and entry.removed_ms is None and _same(entry, text):
+        key = (position.miner_hotkey, position.position_uuid)
+        entry = self._positions.get(key, _Entry())
+        if entry.present and _same(entry, text):
             entry.fingerprint = change.fingerprint
-            return []
-        entry = self._positions.setdefault((miner, position.position_uuid), _Entry())
-        returned = entry.removed_ms is not None
+            return
+        self._positions[key] = entry
         uuids = [order.order_uuid for order in position.orders]
         entry.departed.update(departures(entry.orders, uuids))
-        old = OrderList() if returned else entry.orders
+        old, returned = entry.orders, entry.removed_ms is not None
         entry.revision = self._next_revision()
-        entry.orders = rewritten(entry.orders, uuids, text.orders, entry.revision, returned=returned)
+        entry.orders = rewritten(old, uuids, text.orders, entry.revision, returned=returned)
         entry.shell, entry.orders_at = text.shell, text.orders_at
-        entry.close_ms = position.close_ms or None if position.is_closed_position else None
+        entry.close_ms = closed_at(position)
         entry.fingerprint, entry.removed_ms = change.fingerprint, None
-        seen = {uuid: self._seen[miner, uuid] for uuid in uuids if (miner, uuid) in self._seen}
-        fresh = unseen(position.orders, seen)
-        for order in (position.orders[place] for place in fresh):
-            self._seen[miner, order.order_uuid] = (order.processed_ms, order.leverage)
-        first = seen | {uuids[place]: self._seen[miner, uuids[place]] for place in fresh}
-        for uuid, processed_ms, leverage in conflicts(position.orders, touched(old, entry.orders), first):
-            self._counters["conflicts"] += 1
-            _log.warning(
-                "order_conflict", miner=miner, order=uuid, processed_ms=processed_ms, leverage=leverage
-            )
-        return list(self._stage(change, turn, fresh, seen, moment, staged))
-
-    def _stage(
-        self,
-        change: PositionWritten,
-        turn: int,
-        fresh: list[int],
-        seen: dict[str, tuple[int, float]],
-        moment: Moment,
-        staged: list[_Staged],
-    ) -> Iterator[_Staged]:
-        miner, uuid = change.position.miner_hotkey, change.position.position_uuid
-        earlier = [row.sort_key[0] for row in staged if row.sort_key[1:3] == (uuid, miner)]
-        for made in announcements(change, fresh, seen, moment):
-            event = Event(
-                sequence=0,
-                revision=self._head.revision,
-                timestamp_ms=moment.now_ms,
-                miner_hotkey=miner,
-                position_uuid=uuid,
-                trade_pair=pair_id(change.position.trade_pair),
-                order_uuid=made.order_uuid,
-                processed_ms=made.processed_ms,
-                order=made.order,
-                shell=made.shell,
-                orders_at=made.orders_at,
-                n_orders=made.place + 1,
-                late=made.late,
-                extra=change.extra,
-            )
-            yield _Staged((max([made.largest_ms, *earlier]), uuid, miner, turn, made.place), event)
+        places = touched(OrderList() if returned else old, entry.orders)
+        known = {uuid: first for uuid in uuids if (first := self._seen.get((key[0], uuid)))}
+        for uuid, first in scan.take(change, places, known, entry.revision).items():
+            self._seen[key[0], uuid] = first
 
     def _remove(self, change: PositionRemoved, now_ms: int) -> None:
         entry = self._positions.get((change.miner_hotkey, change.position_uuid))
