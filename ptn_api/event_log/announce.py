@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from ptn_api.event_log.contract import PositionWritten
+from ptn_api.model.accounting import replay_each
 from ptn_api.model.order import Order
 from ptn_api.model.position import Position, PositionState
 
@@ -84,12 +85,11 @@ def announcements(change: PositionWritten, fresh: list[int], moment: Moment) -> 
     loud = [place for place in fresh if not _is_silent(orders[place], moment)]
     last_seen = _last_seen(orders, loud) if loud else -1
     largest = _running_maxima(orders)
+    between = [place for place in loud if last_seen < place < len(orders) - 1]
+    shells = dict(zip(between, _shells(change, between), strict=True))
     for place in loud:
         order = orders[place]
-        inserted = place < last_seen
-        shell, orders_at = change.text.shell, change.text.orders_at
-        if not inserted and place != len(orders) - 1:
-            shell, orders_at = _as_of(change, place)
+        shell, orders_at = shells.get(place, (change.text.shell, change.text.orders_at))
         yield Announcement(
             largest_ms=largest[place],
             place=place,
@@ -98,7 +98,7 @@ def announcements(change: PositionWritten, fresh: list[int], moment: Moment) -> 
             order=change.text.orders[place],
             shell=shell,
             orders_at=orders_at,
-            late=inserted or moment.now_ms - order.processed_ms > moment.late_ms,
+            late=place < last_seen or moment.now_ms - order.processed_ms > moment.late_ms,
         )
 
 
@@ -133,17 +133,15 @@ def _running_maxima(orders: list[Order]) -> list[int]:
     return maxima
 
 
-def _as_of(change: PositionWritten, place: int) -> tuple[bytes, int]:
-    """The position's shell with the state that follows from the orders up to `place`."""
-    try:
-        from ptn_api.model.accounting import replay
-    except ImportError:  # until the accounting lands
-        return change.text.shell, change.text.orders_at
-    position = change.position
-    replayed = replay(position.orders[: place + 1], position.trade_pair, position.position_uuid)
-    if replayed is None:
-        return change.text.shell, change.text.orders_at
-    return _with_state(change.text.shell, replayed.state)
+def _shells(change: PositionWritten, places: list[int]) -> Iterator[tuple[bytes, int]]:
+    """The position's shell as it was after the order at each of the places, and its orders_at."""
+    position, text = change.position, change.text
+    lengths = [place + 1 for place in places]
+    for replayed in replay_each(position.orders, position.trade_pair, position.position_uuid, lengths):
+        if replayed is None:
+            yield text.shell, text.orders_at
+        else:
+            yield _with_state(text.shell, replayed.state)
 
 
 def _with_state(shell: bytes, state: PositionState) -> tuple[bytes, int]:
