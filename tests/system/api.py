@@ -1,0 +1,147 @@
+"""The API as an operator runs it: a real server process, its real children, real clients."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from tests.waiting import until
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+READY = re.compile(r"PTN API ready: REST (http://127\.0\.0\.1:\d+) WebSocket (ws://127\.0\.0\.1:\d+)")
+SHORT_PERIODS = {
+    "sweep_ms": 200,
+    "full_sweep_ms": 1_000,
+    "removal_confirm_ms": 300,
+    "queue_hold_ms": 1_000,
+    "refresh_coalesce_ms": 50,
+    "heartbeat_ms": 200,
+    "key_check_ms": 100,
+    "parent_check_ms": 100,
+    "restart_backoff_ms": 20,
+    "stop_timeout_ms": 5_000,
+}
+ROOMS = ("intake", "rest", "stream")
+
+
+class Api:
+    """A running `python api_manager.py --serve`."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self.process = process
+        self.log = log
+        self.stdout: list[str] = []
+        threading.Thread(target=self._read_stdout, daemon=True).start()
+
+    def _read_stdout(self) -> None:
+        assert self.process.stdout is not None
+        self.stdout.extend(iter(self.process.stdout.readline, ""))
+
+    def wait_ready(self, seconds: float = 60) -> Api:
+        until(lambda: self.stdout or self.process.poll() is not None, seconds=seconds, what="ready")
+        assert self.stdout, f"the server ended: {self.log.read_text()}"
+        return self
+
+    @property
+    def rest(self) -> str:
+        return self._address(1)
+
+    @property
+    def stream(self) -> str:
+        return self._address(2)
+
+    @property
+    def ws_port(self) -> int:
+        return int(self.stream.rpartition(":")[2])
+
+    def _address(self, group: int) -> str:
+        match = READY.fullmatch(self.stdout[0].strip())
+        assert match, self.stdout
+        return match[group]
+
+    def children(self) -> dict[str, psutil.Process]:
+        """Room -> its process, by the name on its command line."""
+        found = {}
+        for process in psutil.Process(self.process.pid).children():
+            try:
+                found[process.cmdline()[4].removeprefix("ptn-api-")] = process
+            except (psutil.NoSuchProcess, IndexError):
+                continue  # ended, or not yet started for good
+        return found
+
+    def kill(self, room: str) -> int:
+        """kill -9 of one process; returns the pid that is gone."""
+        process = until(lambda: self.children().get(room), what=f"a process for {room}")
+        process.send_signal(signal.SIGKILL)
+        return process.pid
+
+    def wait_restarted(self, room: str, old_pid: int) -> None:
+        until(lambda: room in (c := self.children()) and c[room].pid != old_pid, what=f"{room} is back")
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status."""
+        self.process.terminate()
+        return self.process.wait(timeout=30)
+
+
+@contextmanager
+def api(
+    data_dir: Path,
+    *,
+    validator_dir: Path | None = None,
+    keys: Path | None = None,
+    wait: bool = True,
+    door: str = "api_manager.py",
+    **settings: object,
+) -> Iterator[Api]:
+    """Starts the API on free ports with short periods, and ends all of it afterwards."""
+    values: dict[str, object] = {"api_rest_port": 0, "api_ws_port": 0, "data_dir": data_dir}
+    values |= SHORT_PERIODS | settings
+    values |= {"validator_dir": validator_dir} if validator_dir else {}
+    values |= {"api_keys_file": keys or data_dir.parent / "api_keys.json"}
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value is not True]
+    arguments += [f"--{name.replace('_', '-')}" for name, value in values.items() if value is True]
+    log = data_dir.parent / "server.log"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PTN_")}
+    with log.open("a") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / door), "--serve", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=environment,
+            cwd=data_dir.parent,
+        )
+    running = Api(process, log)
+    try:
+        yield running.wait_ready() if wait else running
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    family = [process.pid]
+    with suppress(psutil.NoSuchProcess):
+        family += [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    for pid in family[1:]:
+        try:
+            until(lambda pid=pid: not psutil.pid_exists(pid), seconds=5)  # type: ignore[misc]
+        except AssertionError:
+            os.kill(pid, signal.SIGKILL)
+            raise

@@ -1,0 +1,108 @@
+"""What stops a server from starting is said in one clear line, with exit status 1 or 2."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.system.api import ROOT, api
+from tests.system.validator import Validator
+from tests.waiting import until
+
+
+def run(*arguments: str, door: str = "api_manager.py", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PTN_")}
+    return subprocess.run(
+        [sys.executable, str(ROOT / door), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+        cwd=cwd,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("door", ["api_manager.py", "main.py"])
+def test_without_serve_it_prints_its_help(door: str) -> None:
+    """Both doors, with the documented options in it."""
+    result = run(door=door)
+    assert result.returncode == 0
+    for option in ("--serve", "--api-host", "--api-rest-port", "--api-ws-port", "--netuid", "--demo"):
+        assert option in result.stdout
+
+
+def test_a_port_in_use(validator: Validator, data_dir: Path) -> None:
+    """The message names the port and the option that changes it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run(
+            "--serve",
+            f"--validator-dir={validator.root}",
+            f"--data-dir={data_dir}",
+            "--api-rest-port=0",
+            f"--api-ws-port={port}",
+        )
+    assert result.returncode == 1
+    assert str(port) in result.stderr
+    assert "--api-ws-port" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_data_directory_that_cannot_be_written(validator: Validator, tmp_path: Path) -> None:
+    """A file stands where it should be."""
+    (tmp_path / "data").write_text("in the way")
+    result = run("--serve", f"--validator-dir={validator.root}", f"--data-dir={tmp_path / 'data'}")
+    assert result.returncode == 1
+    assert "--data-dir" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_no_validator_here(tmp_path: Path) -> None:
+    """The usage error says what to give."""
+    result = run("--serve", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "--validator-dir" in result.stderr
+    assert "--demo" in result.stderr
+
+
+def test_a_second_server_on_the_same_data(validator: Validator, data_dir: Path) -> None:
+    """One process writes; the second is told so and ends, the first does not notice."""
+    validator.place()
+    with api(data_dir, validator_dir=validator.root) as server:
+        pids = {room: process.pid for room, process in server.children().items()}
+        result = run(
+            "--serve",
+            f"--validator-dir={validator.root}",
+            f"--data-dir={data_dir}",
+            "--api-rest-port=0",
+            "--api-ws-port=0",
+        )
+        assert result.returncode == 1
+        assert result.stdout == ""
+        assert "Traceback" not in result.stderr
+        assert {room: process.pid for room, process in server.children().items()} == pids
+
+
+def test_the_demo_runs_on_nothing_and_keeps_to_its_directory(tmp_path: Path) -> None:
+    """It makes its own keys, 0600, prints none when nobody looks, and writes nowhere else."""
+    data_dir = tmp_path / "data"
+    with api(data_dir, demo=True, demo_miners=3, demo_positions=3, demo_orders_per_minute=600) as server:
+        keys = data_dir / "demo_api_keys.json"
+        assert keys.stat().st_mode & 0o777 == 0o600
+        until(lambda: "curl" in server.log.read_text())
+        header = (data_dir / "demo-100.header").read_text().strip()
+        assert header.split()[-1] not in server.log.read_text()
+        result = subprocess.run(
+            ["curl", "-sf", "--compressed", "-H", f"@{data_dir / 'demo-100.header'}", server.rest + "/me"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert '"tier":100' in result.stdout.replace(" ", "")
+    assert {p.name for p in tmp_path.iterdir()} == {"data", "server.log"}
