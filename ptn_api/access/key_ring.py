@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import msgspec
@@ -40,6 +40,12 @@ class KeyRing:
 
     def __init__(self) -> None:
         self._holders: dict[bytes, KeyHolder] = {}
+        self._listeners: list[Callable[[], None]] = []
+
+    def on_swap(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Calls `listener` after every swap, until the function that is returned is called."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     def swap(self, holders: Iterable[tuple[str, str | bytes, Tier]]) -> None:
         """Replaces all keys by these (alias, key or its SHA-256, tier)."""
@@ -50,6 +56,8 @@ class KeyRing:
             digest: KeyHolder(alias=alias, tier=tier, fingerprint=digest.hex()[:8])
             for alias, digest, tier in digests
         }
+        for listener in list(self._listeners):
+            listener()
 
     def who(self, api_key: str) -> KeyHolder | None:
         """The holder of this key; None if it is not (or no longer) valid. Ask again before every use."""
