@@ -20,7 +20,14 @@ from ptn_api.wire.frames import (
     TaggedServerFrame,
 )
 
-__all__ = ["decode", "decode_server_frame", "encode", "encode_batch", "encode_message"]
+__all__ = [
+    "decode",
+    "decode_server_frame",
+    "encode",
+    "encode_batch",
+    "encode_message",
+    "encode_position_changed",
+]
 
 T = TypeVar("T")
 
@@ -65,6 +72,25 @@ def encode_message(
 def encode_batch(messages: list[bytes]) -> bytes:
     """Several encoded messages as one frame."""
     return b'{"type":"batch","messages":[%b],"count":%d}' % (b",".join(messages), len(messages))
+
+
+def encode_position_changed(
+    *,
+    revision: int,
+    after: int,
+    text: PositionText,
+    orders: list[bytes],
+    order_uuids: list[str] | None = None,
+) -> bytes:
+    """A position whose state changed, with the orders that did; `order_uuids` where the list's layout did."""
+    layout = b"" if order_uuids is None else b',"order_uuids":' + msgspec.json.encode(order_uuids)
+    return b'{"type":"position","revision":%d,"after":%d,"position":%b,"orders":[%b]%b}' % (
+        revision,
+        after,
+        text.summary(),
+        b",".join(orders),
+        layout,
+    )
 
 
 def decode(data: bytes | str, kind: type[T]) -> T:
