@@ -65,6 +65,10 @@ class PositionText(msgspec.Struct, frozen=True, kw_only=True):
         tail = self.shell[self.orders_at + 1 :]
         return head + tail.removeprefix(b",") if head == b"{" else head.removesuffix(b",") + tail
 
+    def position(self) -> Position:
+        """What the text says; quick, since it was checked when it was cut."""
+        return _position.decode(self.json())
+
 
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
