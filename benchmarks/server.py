@@ -1,0 +1,113 @@
+"""A server on a simulated validator's directory, with one client that follows it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ptn_api.intake.simulator import SimulatorOptions, run_simulator
+
+from ptn_api.access import add_key
+from tests import factories
+from tests.system.api import Api, api
+from tests.system.follower import Follower
+from tests.system.validator import Validator
+
+__all__ = ["BenchValidator", "Refreshes", "build", "running"]
+
+DEFAULT_PERIODS = {
+    "sweep_ms": 5_000,
+    "full_sweep_ms": 60_000,
+    "removal_confirm_ms": 10_000,
+    "refresh_coalesce_ms": 1_000,
+    "heartbeat_ms": 15_000,
+    "key_check_ms": 900,
+    "parent_check_ms": 1_000,
+    "restart_backoff_ms": 100,
+}
+"""The periods that operators run with, not those that tests shorten."""
+
+
+class BenchValidator(Validator):
+    """Knows when its last file was moved into place."""
+
+    def __init__(self, root: Path) -> None:
+        (root / "validation" / "tmp").mkdir(parents=True, exist_ok=True)
+        if not (root / "validation" / "miners").exists():
+            super().__init__(root)
+        self.root = root
+        self.placed = []
+        self.miner = factories.MINER
+        self.moved_ns = 0
+        self._count = 0
+
+    def place(
+        self, n_orders: int = 1, *, miner: str = factories.MINER, closed: bool = False
+    ) -> dict[str, Any]:
+        self._count += 1
+        number = 10**7 + self._count
+        now = time.time_ns() // 1_000_000
+        order = factories.order(number, 0.1, at=now)
+        position = factories.position(number, [order], miner=miner)
+        self.placed.append(order["order_uuid"])
+        self.write(position)
+        self.moved_ns = time.time_ns()
+        return position
+
+
+def build(folder: Path, arguments: argparse.Namespace) -> BenchValidator:
+    """A validator's directory of the wanted size."""
+    stop = threading.Event()
+    options = SimulatorOptions(
+        seed=arguments.seed, miners=arguments.miners, positions=arguments.positions, orders_per_minute=0
+    )
+    run_simulator(options, folder / "validator", stop=stop, ready=stop.set)
+    return BenchValidator(folder / "validator")
+
+
+@contextmanager
+def running(
+    folder: Path, arguments: argparse.Namespace
+) -> Iterator[tuple[Api, BenchValidator, Follower, str]]:
+    validator = build(folder, arguments)
+    key = add_key(folder / "api_keys.json", "bench", 100)
+    with (
+        api(folder / "data", validator_dir=validator.root, **DEFAULT_PERIODS) as server,
+        Follower(server.stream, key) as follower,
+    ):
+        yield server, validator, follower, key
+
+
+class Refreshes:
+    """Rewrites every open position with a moved return, as a validator does once a minute, in a thread."""
+
+    def __init__(self, validator: BenchValidator, *, every_s: float) -> None:
+        self.written = 0
+        self._validator = validator
+        self._every_s = every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Refreshes:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        files = list(self._validator.root.glob("validation/miners/*/positions/*/open/*"))[:500]
+        while not self._stop.is_set():
+            for path in files:
+                position = json.loads(path.read_text())
+                position["current_return"] *= 1.0001
+                self._validator.write(position)
+                self.written += 1
+            self._stop.wait(self._every_s)
