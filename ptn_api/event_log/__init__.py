@@ -1,6 +1,6 @@
 """The one ordered history: every order gets its number here, once, for ever, before anybody hears of it.
 
-`contract` says what a log promises, `MemoryLog` keeps it in memory.
+`contract` says what a log promises; `open_writer` and `open_reader` keep it in SQLite, `MemoryLog` in memory.
 Intake is the only writer; REST and stream read.
 """
 
@@ -20,6 +20,7 @@ from ptn_api.event_log.contract import (
     SourceStatus,
 )
 from ptn_api.event_log.memory_log import MemoryLog
+from ptn_api.event_log.sqlite_log import open_reader, open_writer
 
 __all__ = [
     "Bell",
@@ -36,4 +37,6 @@ __all__ = [
     "PositionWritten",
     "RemovedPosition",
     "SourceStatus",
+    "open_reader",
+    "open_writer",
 ]

@@ -252,13 +252,13 @@ class MemoryLog:
         self._positions[key] = entry
         uuids = [order.order_uuid for order in position.orders]
         entry.departed.update(departures(entry.orders, uuids))
-        old, returned = entry.orders, entry.removed_ms is not None
+        returned = entry.removed_ms is not None
         entry.revision = self._next_revision()
-        entry.orders = rewritten(old, uuids, text.orders, entry.revision, returned=returned)
+        entry.orders = rewritten(entry.orders, uuids, text.orders, entry.revision, returned=returned)
         entry.shell, entry.orders_at = text.shell, text.orders_at
         entry.close_ms = closed_at(position)
         entry.fingerprint, entry.removed_ms = change.fingerprint, None
-        places = touched(OrderList() if returned else old, entry.orders)
+        places = touched(entry.orders, entry.revision)
         known = {uuid: first for uuid in uuids if (first := self._seen.get((key[0], uuid)))}
         for uuid, first in scan.take(change, places, known, entry.revision).items():
             self._seen[key[0], uuid] = first

@@ -46,14 +46,9 @@ def rewritten(
     )
 
 
-def touched(old: OrderList, new: OrderList) -> list[int]:
-    """Places in `new`, from 0, of the orders that `old` lacks or holds with another text."""
-    known = dict(zip(_keys(old.uuids), old.texts, strict=True))
-    return [
-        place
-        for place, (key, text) in enumerate(zip(_keys(new.uuids), new.texts, strict=True))
-        if known.get(key) != text
-    ]
+def touched(orders: OrderList, revision: int) -> list[int]:
+    """Places, from 0, of the orders that came or changed at `revision`."""
+    return [place for place, changed in enumerate(orders.revisions) if changed == revision]
 
 
 def departures(old: OrderList, uuids: Sequence[str]) -> dict[str, str | None]:

@@ -1,0 +1,258 @@
+"""The log's SQLite file: its schema, its connections, and what SQLite's errors mean here.
+
+The file is in WAL mode with synchronous=FULL: a commit that returned survives kill -9 and power loss, and
+readers never block the writer. Readers connect read-write but with query_only: a strictly read-only
+connection could not tidy up after a killed writer (fold the WAL in, remove it) when it is the only one left.
+
+No descriptor of the file is ever opened beside SQLite's own: closing one would drop this process's locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from ptn_api.errors import LogError, LogUnwritableError
+
+__all__ = [
+    "FileIdentity",
+    "connect_reader",
+    "connect_writer",
+    "create",
+    "log_path",
+    "make_file",
+    "reading",
+    "wal_path",
+    "writing",
+]
+
+SCHEMA_VERSION = 1
+_APPLICATION_ID = 0x50544E31  # "PTN1"
+_BUSY_S = 10.0
+
+_SCHEMA = """
+CREATE TABLE log (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    epoch TEXT NOT NULL,
+    created_ms INTEGER NOT NULL,
+    ready INTEGER NOT NULL DEFAULT 0,
+    sequence INTEGER NOT NULL,
+    revision INTEGER NOT NULL DEFAULT 0,
+    tombstone_floor INTEGER NOT NULL DEFAULT 0,
+    event_bytes INTEGER NOT NULL DEFAULT 0,
+    events INTEGER NOT NULL DEFAULT 0,
+    late INTEGER NOT NULL DEFAULT 0,
+    conflicts INTEGER NOT NULL DEFAULT 0,
+    pruned INTEGER NOT NULL DEFAULT 0,
+    source BLOB NOT NULL DEFAULT x'7b7d'
+);
+CREATE TABLE positions (
+    id INTEGER PRIMARY KEY,
+    miner TEXT NOT NULL,
+    uuid TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    layout_revision INTEGER NOT NULL,
+    close_ms INTEGER,
+    removed_ms INTEGER,
+    last_sequence INTEGER NOT NULL,
+    orders_at INTEGER NOT NULL,
+    shell BLOB NOT NULL,
+    UNIQUE (miner, uuid)
+);
+CREATE INDEX positions_by_revision ON positions (revision);
+CREATE INDEX tombstones ON positions (removed_ms) WHERE removed_ms IS NOT NULL;
+-- id = position << 32 | place: a position's orders lie side by side, in the list's order.
+CREATE TABLE orders (
+    id INTEGER PRIMARY KEY,
+    uuid TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    text BLOB NOT NULL
+);
+CREATE TABLE departed (
+    position INTEGER NOT NULL,
+    uuid TEXT NOT NULL,
+    before TEXT,
+    departed_ms INTEGER NOT NULL,
+    PRIMARY KEY (position, uuid)
+) WITHOUT ROWID;
+CREATE TABLE seen (
+    miner TEXT NOT NULL,
+    uuid TEXT NOT NULL,
+    processed_ms INTEGER NOT NULL,
+    leverage REAL NOT NULL,
+    PRIMARY KEY (miner, uuid)
+) WITHOUT ROWID;
+CREATE TABLE events (
+    sequence INTEGER PRIMARY KEY,
+    revision INTEGER NOT NULL,
+    timestamp_ms INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    miner TEXT NOT NULL,
+    position_uuid TEXT NOT NULL,
+    trade_pair TEXT NOT NULL,
+    order_uuid TEXT NOT NULL,
+    processed_ms INTEGER NOT NULL,
+    n_orders INTEGER NOT NULL,
+    late INTEGER NOT NULL,
+    orders_at INTEGER NOT NULL,
+    order_text BLOB NOT NULL,
+    shell BLOB NOT NULL,
+    extra BLOB NOT NULL
+);
+-- version NULL: the validator no longer has the document.
+CREATE TABLE documents (
+    name TEXT PRIMARY KEY,
+    revision INTEGER NOT NULL,
+    fingerprint TEXT NOT NULL,
+    digest BLOB,
+    version INTEGER
+) WITHOUT ROWID;
+CREATE TABLE pieces (
+    version INTEGER NOT NULL,
+    place INTEGER NOT NULL,
+    content BLOB NOT NULL,
+    PRIMARY KEY (version, place)
+);
+"""
+
+
+def log_path(data_dir: Path) -> Path:
+    return data_dir / "log.sqlite3"
+
+
+def wal_path(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
+
+
+class FileIdentity:
+    """Tells whether the path still leads to the file that was opened.
+
+    The inode cannot be given to another file while a connection holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._opened = self._now()
+
+    def check(self) -> None:
+        """Raises LogError with code `replaced` if the log was deleted or put in place anew."""
+        if self._now() != self._opened:
+            raise LogError(f"the log {self._path} was deleted or replaced while in use", code="replaced")
+
+    def _now(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+
+def make_file(path: Path) -> None:
+    """An empty file that only its owner may read, where there is none. Raises OSError."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+def connect_writer(path: Path) -> sqlite3.Connection:
+    """The one connection that writes."""
+    db = _connect(path)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA wal_autocheckpoint = 2000")
+    db.execute(f"PRAGMA journal_size_limit = {32 << 20}")
+    db.execute(f"PRAGMA cache_size = -{64 << 10}")
+    return db
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """A connection that only reads. Raises LogError, code `no_log`, while there is no log yet."""
+    if not path.exists():
+        raise LogError(f"there is no log at {path} yet", code="no_log")
+    with reading():
+        db = _connect(path)
+        try:
+            db.execute("PRAGMA query_only = ON")
+            if not _has_schema(db, path):
+                raise LogError(f"there is no log in {path} yet", code="no_log")
+        except BaseException:
+            db.close()
+            raise
+    return db
+
+
+def create(db: sqlite3.Connection, path: Path, created_ms: int) -> None:
+    """Makes the schema in a new file, whole or not at all; leaves an existing log as it is."""
+    if _has_schema(db, path):
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in _SCHEMA.split(";\n"):
+            db.execute(statement)
+        db.execute(
+            "INSERT INTO log (id, epoch, created_ms, sequence) VALUES (1, ?, ?, ?)",
+            (secrets.token_hex(16), created_ms, created_ms // 1000),
+        )
+        db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        db.rollback()
+        raise
+
+
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Turns SQLite's errors into LogError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise LogError(f"the log cannot be read: {error}", code=_code(error)) from error
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Turns SQLite's errors into LogUnwritableError, those of a damaged file into LogError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if _code(error) == "corrupt":
+            raise LogError(f"the log is damaged: {error}", code="corrupt") from error
+        raise LogUnwritableError(f"the log cannot be written: {error}") from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"file:{quote(str(path))}?mode=rw",
+        uri=True,
+        timeout=_BUSY_S,
+        isolation_level=None,  # transactions are begun and ended by hand
+        check_same_thread=False,  # each connection has a lock of its own
+    )
+
+
+def _has_schema(db: sqlite3.Connection, path: Path) -> bool:
+    """Raises LogError for a file that is no log, or one that a newer version has written."""
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if not tables:
+        return False
+    if application != _APPLICATION_ID:
+        raise LogError(f"{path} is not an event log", code="not_a_log")
+    if version > SCHEMA_VERSION:
+        raise LogError(
+            f"{path} was written by a newer version (schema {version}, known {SCHEMA_VERSION}): update",
+            code="newer_schema",
+        )
+    return True
+
+
+def _code(error: sqlite3.Error) -> str:
+    """`corrupt` for a file that is damaged or no database; such errors have no class of their own."""
+    return "corrupt" if type(error) is sqlite3.DatabaseError else "log_error"

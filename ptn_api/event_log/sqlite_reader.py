@@ -1,0 +1,197 @@
+"""Reading the SQLite log, from any number of processes, whether its writer runs or not."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from ptn_api.errors import LogError
+from ptn_api.event_log.bell import SocketBell, bell_folder
+from ptn_api.event_log.contract import (
+    Document,
+    Event,
+    Head,
+    LoggedPosition,
+    RemovedPosition,
+    SourceStatus,
+)
+from ptn_api.event_log.database import FileIdentity, connect_reader, log_path, reading
+from ptn_api.event_log.documents import read_document
+from ptn_api.event_log.rows import POSITION_COLUMNS, Header, events_after, logged_position
+
+__all__ = ["SqliteReader"]
+
+_PART = 1_000
+"""Positions read in one transaction, when many are."""
+
+_source = msgspec.json.Decoder(SourceStatus)
+
+
+class SqliteReader:
+    """`contract.EventLog` says what the methods promise. May be shared by threads.
+
+    Any call raises LogError with code `replaced` once the log was deleted or put in place anew: this
+    process's knowledge of it is void then, and it should start again.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._path = log_path(data_dir)
+        self._lock = threading.Lock()
+        self._identity = FileIdentity(self._path)
+        self._db = connect_reader(self._path)
+        try:
+            with self._snapshot() as db:
+                header = Header(db)
+        except BaseException:
+            self._db.close()
+            raise
+        self.epoch: str = header.epoch
+        self.created_ms: int = header.created_ms
+
+    def ready(self) -> bool:
+        return self._header().ready
+
+    def head(self) -> Head:
+        header = self._header()
+        return Head(sequence=header.sequence, revision=header.revision)
+
+    def floor(self) -> int:
+        with self._snapshot() as db:
+            return _floor(db)
+
+    def read(self, after: int, limit: int, *, orders: bool = True) -> list[Event]:
+        with self._snapshot() as db:
+            floor = _floor(db)
+            if after + 1 < floor:
+                raise LogError(f"events after {after} are gone, the oldest is {floor}", code="pruned")
+            return events_after(db, after, limit, orders=orders)
+
+    def first_timestamp_after(self, sequence: int) -> int | None:
+        with self._snapshot() as db:
+            row = db.execute(
+                "SELECT timestamp_ms FROM events WHERE sequence > ? ORDER BY sequence LIMIT 1", (sequence,)
+            ).fetchone()
+        return row[0] if row else None
+
+    def hotkeys(self) -> list[str]:
+        with self._snapshot() as db:
+            rows = db.execute(
+                "SELECT DISTINCT miner FROM positions WHERE removed_ms IS NULL ORDER BY miner"
+            ).fetchall()
+        return [row[0] for row in rows]
+
+    def positions(self, *, miner: str | None = None, since_revision: int = 0) -> Iterator[LoggedPosition]:
+        while True:
+            with self._snapshot() as db:
+                part = _positions(db, since_revision, miner=miner, limit=_PART)
+            yield from part
+            if len(part) < _PART:
+                return
+            since_revision = part[-1].revision
+
+    def positions_of(self, miner: str, *, open_or_closed_since_ms: int) -> list[LoggedPosition]:
+        with self._snapshot() as db:
+            rows = db.execute(
+                f"SELECT {POSITION_COLUMNS} FROM positions WHERE miner = ? AND removed_ms IS NULL"  # noqa: S608
+                " AND (close_ms IS NULL OR close_ms >= ?) ORDER BY revision",
+                (miner, open_or_closed_since_ms),
+            ).fetchall()
+            return [logged_position(db, row) for row in rows]
+
+    def position(self, miner: str, position_uuid: str) -> LoggedPosition | None:
+        with self._snapshot() as db:
+            row = db.execute(
+                f"SELECT {POSITION_COLUMNS} FROM positions"  # noqa: S608 - a constant
+                " WHERE miner = ? AND uuid = ? AND removed_ms IS NULL",
+                (miner, position_uuid),
+            ).fetchone()
+            return logged_position(db, row) if row else None
+
+    def removed(self, since_revision: int) -> list[RemovedPosition]:
+        with self._snapshot() as db:
+            return _removed(db, since_revision)
+
+    def oldest_revision(self) -> int:
+        return self._header().tombstone_floor
+
+    def snapshot(self, since_revision: int = 0) -> tuple[Head, list[LoggedPosition], list[RemovedPosition]]:
+        with self._snapshot() as db:
+            header = Header(db)
+            removed = _removed(db, since_revision) if since_revision else []
+            changed = _positions(db, since_revision)
+        return Head(sequence=header.sequence, revision=header.revision), changed, removed
+
+    def document(self, document: Document) -> bytes | None:
+        with self._snapshot() as db:
+            return read_document(db, document.value)
+
+    def document_revision(self, document: Document) -> int:
+        with self._snapshot() as db:
+            row = db.execute("SELECT revision FROM documents WHERE name = ?", (document.value,)).fetchone()
+        return row[0] if row else 0
+
+    def source(self) -> SourceStatus:
+        with self._snapshot() as db:
+            (status,) = db.execute("SELECT source FROM log").fetchone()
+        return _source.decode(status)
+
+    def counters(self) -> dict[str, int]:
+        header = self._header()
+        return {name: getattr(header, name) for name in ("events", "late", "conflicts", "pruned")}
+
+    def bell(self) -> SocketBell:
+        return SocketBell(bell_folder(self._data_dir))
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def _header(self) -> Header:
+        with self._snapshot() as db:
+            return Header(db)
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection]:
+        """One state of the log, for as long as the block runs. Keep it short: the write-ahead log cannot
+        be folded in beyond what the oldest transaction sees."""
+        with self._lock, reading():
+            self._identity.check()
+            self._db.execute("BEGIN")
+            try:
+                yield self._db
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+
+def _floor(db: sqlite3.Connection) -> int:
+    row = db.execute("SELECT coalesce((SELECT min(sequence) FROM events), sequence + 1) FROM log").fetchone()
+    return int(row[0])
+
+
+def _positions(
+    db: sqlite3.Connection, since_revision: int, *, miner: str | None = None, limit: int = -1
+) -> list[LoggedPosition]:
+    rows = db.execute(
+        f"SELECT {POSITION_COLUMNS} FROM positions WHERE revision > ? AND removed_ms IS NULL"  # noqa: S608
+        " AND (?2 IS NULL OR miner = ?2) ORDER BY revision LIMIT ?3",
+        (since_revision, miner, limit),
+    ).fetchall()
+    return [logged_position(db, row) for row in rows]
+
+
+def _removed(db: sqlite3.Connection, since_revision: int) -> list[RemovedPosition]:
+    if since_revision < Header(db).tombstone_floor:
+        raise LogError(f"removals after revision {since_revision} are gone", code="pruned")
+    rows = db.execute(
+        "SELECT miner, uuid, revision FROM positions WHERE revision > ? AND removed_ms IS NOT NULL"
+        " ORDER BY revision",
+        (since_revision,),
+    ).fetchall()
+    return [RemovedPosition(miner_hotkey=row[0], position_uuid=row[1], revision=row[2]) for row in rows]
