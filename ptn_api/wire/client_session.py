@@ -65,10 +65,13 @@ State = Literal["connecting", "replaying", "live", "stale", "resync", "stopped"]
 """What a follower is doing. `stale`: connected, but the server's source has gone quiet or the heartbeats
 are missing. `resync`: something was missed for good, a snapshot is wanted."""
 
-GapReason = Literal["epoch", "too_old", "future", "not_replayed", "restarted", "hole", "handler"]
+GapReason = Literal[
+    "epoch", "too_old", "future", "not_replayed", "restarted", "hole", "unreadable", "handler"
+]
 """Why messages are missing. `epoch`, `too_old`, `future`: the server cannot resume from our cursor.
 `not_replayed`: an old server went on without what was missed; `restarted`: it counts anew.
-`hole`: the server's own numbering has one. `handler`: the consumer's handler failed and was given up on."""
+`hole`: the server's own numbering has one. `unreadable`: a message came that makes no sense.
+`handler`: the consumer's handler failed and was given up on."""
 
 
 class Cursor(NamedTuple):

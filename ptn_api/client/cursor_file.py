@@ -1,0 +1,153 @@
+"""Where a client left off, kept over restarts in a file of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import platformdirs
+
+from ptn_api.wire.client_session import Cursor
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["CursorFile", "CursorStore", "NoCursorFile", "cursor_path"]
+
+logger = logging.getLogger("ptn_api.client")
+
+
+class CursorStore(Protocol):
+    """Remembers a cursor."""
+
+    def load(self) -> Cursor: ...
+
+    def save(self, cursor: Cursor) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class NoCursorFile:
+    """Remembers nothing beyond this run."""
+
+    def __init__(self, cursor: Cursor | None = None) -> None:
+        self._cursor = cursor or Cursor()
+
+    def load(self) -> Cursor:
+        return self._cursor
+
+    def save(self, cursor: Cursor) -> None:
+        self._cursor = cursor
+
+    def close(self) -> None:
+        pass
+
+
+def cursor_path(state_dir: str | os.PathLike[str] | None, server: str, api_key: str, name: str = "") -> Path:
+    """The file for this server ("host:port"), key and name; neither of them can be read off it."""
+    folder = Path(state_dir) if state_dir is not None else platformdirs.user_state_path("ptn-api")
+    key = hashlib.sha256(api_key.encode("utf-8", "surrogatepass")).hexdigest()
+    who = "\n".join((server, key, name))
+    return folder / f"cursor-{hashlib.sha256(who.encode()).hexdigest()[:24]}.json"
+
+
+class _Content(msgspec.Struct, kw_only=True):
+    server: str
+    epoch: str | None
+    sequence: int
+
+
+class CursorFile:
+    """A cursor in a small JSON file, mode 0600, replaced whole with each save.
+
+    A file that cannot be read counts as none and is reported. A folder that cannot be written, or a cursor
+    that another running client uses, is reported once; from then on the cursor lives in memory only.
+    (Where the system has no file locks, two clients of one name are not told apart.)
+    """
+
+    def __init__(self, path: Path, server: str) -> None:
+        self.path = path
+        self._server = server
+        self._saved: Cursor | None = None
+        self._writable = True
+        self._lock: int | None = None
+
+    def load(self) -> Cursor:
+        """What was last saved; `Cursor()` if nothing was, or nothing that can be read."""
+        self._open()
+        if not self._writable:
+            return Cursor()
+        try:
+            content = msgspec.json.decode(self.path.read_bytes(), type=_Content)
+        except FileNotFoundError:
+            return Cursor()
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            logger.warning("the cursor %s cannot be read and is not used: %s", self.path, error)
+            return Cursor()
+        if content.server != self._server or content.sequence < -1:
+            logger.warning("the cursor %s is not one of %s and is not used", self.path, self._server)
+            return Cursor()
+        self._saved = Cursor(content.sequence, content.epoch)
+        return self._saved
+
+    def save(self, cursor: Cursor) -> None:
+        """Returns when the cursor is on the disk, or has been reported as not to be kept."""
+        if cursor == self._saved or not self._writable:
+            return
+        content = _Content(server=self._server, epoch=cursor.epoch, sequence=cursor.sequence)
+        try:
+            self._replace(msgspec.json.encode(content))
+        except OSError as error:
+            self._give_up(f"the cursor {self.path} cannot be written: {error.strerror}")
+        else:
+            self._saved = cursor
+
+    def close(self) -> None:
+        """Lets another client use the cursor."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _open(self) -> None:
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            self._give_up(f"the cursor {self.path} cannot be kept: {error.strerror}")
+            return
+        self._lock = lock
+        if not _locked(lock):
+            self.close()
+            self._give_up("another client with this server, key and name is running: give this one a name=")
+
+    def _replace(self, content: bytes) -> None:
+        new = self.path.with_suffix(".new")
+        with contextlib.suppress(FileNotFoundError):
+            new.unlink()  # left by a crash, perhaps with another owner's mode
+        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(file, content)
+            os.fsync(file)
+        finally:
+            os.close(file)
+        os.replace(new, self.path)
+
+    def _give_up(self, problem: str) -> None:
+        self._writable = False
+        logger.warning("%s; a restart will not know where it left off", problem)
+
+
+def _locked(file: int) -> bool:
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,60 @@
+"""What has come and is not handled yet, in order and bounded: the connection waits when it is full."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from ptn_api.wire.client_session import Step
+
+__all__ = ["Inbox"]
+
+
+class Inbox:
+    """One producer, one consumer, one event loop."""
+
+    def __init__(self, limit: int = 1_000) -> None:
+        self._steps: deque[Step] = deque()
+        self._limit = limit
+        self._filled = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._closed = False
+        self._error: BaseException | None = None
+
+    async def put(self, step: Step) -> None:
+        """Waits while the inbox is full."""
+        while len(self._steps) >= self._limit:
+            self._drained.clear()
+            await self._drained.wait()
+        self._steps.append(step)
+        self._filled.set()
+
+    async def get(self) -> Step | None:
+        """The next step; None at the end. Raises the error that the inbox was closed with."""
+        while not self._steps and not self._closed:
+            self._filled.clear()
+            await self._filled.wait()
+        if self._steps:
+            return self._pop()
+        if self._error is not None:
+            raise self._error
+        return None
+
+    def peek(self) -> Step | None:
+        """The next step, left where it is; None if there is none yet."""
+        return self._steps[0] if self._steps else None
+
+    def close(self, error: BaseException | None = None) -> None:
+        """The end: what has come is forgotten after a plain one, and still handed out before an error."""
+        if self._closed:
+            return
+        self._closed = True
+        self._error = error
+        if error is None:
+            self._steps.clear()
+        self._filled.set()
+
+    def _pop(self) -> Step:
+        step = self._steps.popleft()
+        self._drained.set()
+        return step
