@@ -1,0 +1,114 @@
+"""What a simulated miner did before the simulation began."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from random import Random
+
+import msgspec
+
+from ptn_api.intake.market import Instrument, Market, seeded
+from ptn_api.intake.simulated_miner import Miner, Trade
+from ptn_api.intake.simulated_position import SimulatedPosition
+from ptn_api.model.order import Order
+
+__all__ = ["Period", "make_history"]
+
+_MINUTE_MS = 60_000
+_HOUR_MS = 60 * _MINUTE_MS
+
+
+class Period(msgspec.Struct, frozen=True, kw_only=True):
+    """The time to fill, epoch ms. Orders before `sources_from_ms` have lost their price sources, as those
+    of a validator that was once restored from a checkpoint have."""
+
+    from_ms: int
+    until_ms: int
+    sources_from_ms: int
+
+
+def make_history(
+    miner: Miner, market: Market, count: int, period: Period, seed: int
+) -> Iterator[SimulatedPosition]:
+    """That many positions, always the same ones. On each pair they follow each other; the last on a pair
+    may still be open, and its latest order is between a minute and 60 hours old."""
+    rng = seeded(f"{seed}/history/{miner.hotkey}")
+    for number, instrument in enumerate(miner.pairs):
+        share = count // len(miner.pairs) + (number < count % len(miner.pairs))
+        slot = (period.until_ms - period.from_ms) / max(share, 1)
+        for place in range(share):
+            begin = period.from_ms + int(slot * (place + rng.uniform(0, 0.4)))
+            end = begin + _holding_ms(slot, rng)
+            still_open = False
+            if place == share - 1:
+                age = int(_MINUTE_MS * math.exp(rng.uniform(0, math.log(3_600))))
+                begin, end = min(begin, period.until_ms - age - 1), period.until_ms - age
+                begin = max(begin, end - _holding_ms(slot, rng))
+                still_open = rng.random() < 0.6
+            yield _position(miner, market, instrument, (begin, end), still_open, period, rng)
+
+
+def _holding_ms(slot: float, rng: Random) -> int:
+    """Median 3 hours, at times a week; never longer than the slot has room for."""
+    return int(max(_MINUTE_MS, min(slot * 0.55, 3 * _HOUR_MS * rng.lognormvariate(0, 1.5))))
+
+
+def _position(
+    miner: Miner,
+    market: Market,
+    instrument: Instrument,
+    span: tuple[int, int],
+    still_open: bool,
+    period: Period,
+    rng: Random,
+) -> SimulatedPosition:
+    trades = _trades(miner, instrument, _n_orders(miner, still_open, rng), still_open, rng)
+    orders: list[Order] = []
+    for trade, at_ms in zip(trades, _times(span, len(trades), rng), strict=True):
+        with_sources = at_ms >= period.sources_from_ms
+        orders.append(
+            market.fill(instrument, trade.order_type, trade.leverage, at_ms, rng, sources=with_sources)
+        )
+    position = SimulatedPosition(miner.hotkey, orders[0].order_uuid, list(instrument.trade_pair), orders)
+    if not position.replay():
+        raise AssertionError("a simulated history can be replayed")
+    return position
+
+
+def _n_orders(miner: Miner, still_open: bool, rng: Random) -> int:
+    """Mostly two to ten; now and then a position of hundreds."""
+    count = rng.randint(50, 300) if rng.random() < 0.008 else 2 + int(rng.expovariate(1 / (miner.orders - 1)))
+    return max(1, count - rng.randint(1, 3)) if still_open else count
+
+
+def _trades(miner: Miner, instrument: Instrument, count: int, still_open: bool, rng: Random) -> list[Trade]:
+    """The opening, adjustments, and the close. Some cross zero midway by an order that is no FLAT: what
+    follows is kept and ignored, until a synchronisation splits the position in two."""
+    crossing = rng.randint(1, count - 3) if count >= 4 and not still_open and rng.random() < 0.1 else -1
+    trades: list[Trade] = []
+    net = 0.0
+    for place in range(count):
+        if net == 0:
+            trade = miner.opening(instrument, rng)
+        elif place == count - 1 and not still_open:
+            trade = miner.closing(net)
+        elif place == crossing:
+            trade = Trade("SHORT" if net > 0 else "LONG", -net)
+        else:
+            trade = miner.adjustment(instrument, net, rng)
+        trades.append(trade)
+        net += trade.leverage
+    return trades
+
+
+def _times(span: tuple[int, int], count: int, rng: Random) -> list[int]:
+    """The first order at the beginning, the last at the end, the others between, each later than the one
+    before."""
+    begin, end = span
+    if count == 1:
+        return [end]
+    times = [begin, *sorted(rng.randint(begin, end) for _ in range(count - 2)), end]
+    for place in range(1, count):
+        times[place] = max(times[place], times[place - 1] + 1)
+    return times

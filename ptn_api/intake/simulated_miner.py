@@ -1,0 +1,102 @@
+"""Simulated miners: addresses that look like the network's, and habits that differ."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from random import Random
+
+import msgspec
+
+from ptn_api.intake.market import Instrument, seeded
+from ptn_api.model.order import OrderType
+
+__all__ = ["Miner", "Trade", "make_hotkey", "make_miner"]
+
+_BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+
+
+class Trade(msgspec.Struct, frozen=True):
+    """What a miner wants done: `leverage` is the signed change of the position's leverage."""
+
+    order_type: OrderType
+    leverage: float
+
+
+class Miner(msgspec.Struct, frozen=True, kw_only=True):
+    """A miner's habits, which follow from the hotkey alone.
+
+    `activity` weighs how often it trades, `orders` is how many orders a position of its usually takes,
+    `size` an order's share of the largest leverage, `bias` the share of its positions that are long.
+    """
+
+    hotkey: str
+    pairs: tuple[Instrument, ...]
+    activity: float
+    orders: float
+    size: float
+    bias: float
+
+    def opening(self, instrument: Instrument, rng: Random) -> Trade:
+        return self._trade(self._size(instrument, rng) * (1 if rng.random() < self.bias else -1))
+
+    def next_trade(self, instrument: Instrument, net: float, rng: Random) -> Trade:
+        """Closes, increases or reduces a position of that net leverage; never turns it around."""
+        if rng.random() < 1 / self.orders:
+            return self.closing(net)
+        return self.adjustment(instrument, net, rng)
+
+    def adjustment(self, instrument: Instrument, net: float, rng: Random) -> Trade:
+        """Increases or reduces a position, within the pair's limits."""
+        smallest, largest = instrument.limits
+        side = 1 if net > 0 else -1
+        change = self._size(instrument, rng)
+        if rng.random() < 0.55 and abs(net) + change <= largest:
+            return self._trade(side * change)
+        reduced = round(abs(net) * rng.uniform(0.2, 0.7), 5)
+        if abs(net) - reduced >= smallest and reduced > 0:
+            return self._trade(-side * reduced)
+        return self._trade(side * smallest)
+
+    def closing(self, net: float) -> Trade:
+        return Trade("FLAT", -net)
+
+    def _size(self, instrument: Instrument, rng: Random) -> float:
+        smallest, largest = instrument.limits
+        return round(max(smallest, largest * self.size * rng.uniform(0.5, 1.5)), 5)
+
+    @staticmethod
+    def _trade(leverage: float) -> Trade:
+        return Trade("LONG" if leverage > 0 else "SHORT", leverage)
+
+
+def make_hotkey(seed: int, number: int) -> str:
+    """A well-formed ss58 address (prefix 42, 48 characters) with no known private key."""
+    public = hashlib.blake2b(f"{seed}/miner/{number}".encode(), digest_size=32).digest()
+    body = b"\x2a" + public
+    checksum = hashlib.blake2b(b"SS58PRE" + body).digest()[:2]
+    return _base58(body + checksum)
+
+
+def make_miner(hotkey: str, instruments: Sequence[Instrument]) -> Miner:
+    """The miner of that hotkey, always with the same habits."""
+    rng = seeded(f"habits/{hotkey}")
+    specialist = rng.random() < 0.3
+    count = min(len(instruments), rng.randint(1, 2) if specialist else rng.randint(3, 8))
+    return Miner(
+        hotkey=hotkey,
+        pairs=tuple(rng.sample(list(instruments), count)),
+        activity=rng.paretovariate(1.5),
+        orders=rng.choice([2.5, 3.5, 4.5, 7.0]),
+        size=rng.choice([0.03, 0.08, 0.2, 0.4]),
+        bias=rng.uniform(0.35, 0.75),
+    )
+
+
+def _base58(data: bytes) -> str:
+    number = int.from_bytes(data, "big")
+    digits = ""
+    while number:
+        number, rest = divmod(number, 58)
+        digits = _BASE58[rest] + digits
+    return digits

@@ -1,0 +1,106 @@
+"""The files of a simulated validator, written the way the real one writes them (DESIGN 3.1)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+__all__ = ["PositionFile", "ValidatorFiles"]
+
+
+class PositionFile(NamedTuple):
+    """Where a position lies: one file, named by its uuid, below its miner, pair and status."""
+
+    miner_hotkey: str
+    pair: str
+    closed: bool
+    position_uuid: str
+
+
+class ValidatorFiles:
+    """A validator's directory. Every file is written to `validation/tmp/<uuid>` and moved, without fsync."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.miners = root / "validation" / "miners"
+        self._tmp = root / "validation" / "tmp"
+
+    def clear(self) -> None:
+        """Leaves the folders that a validator has before its first miner."""
+        shutil.rmtree(self.miners, ignore_errors=True)
+        for folder in (self.miners, self._tmp, self.root / "runnable"):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, file: PositionFile) -> str:
+        status = "closed" if file.closed else "open"
+        return f"{self.miners}/{file.miner_hotkey}/positions/{file.pair}/{status}/{file.position_uuid}"
+
+    def write(self, path: str | Path, body: bytes) -> None:
+        """Replaces a file whole; makes its folder where that is new."""
+        scratch = self._scratch()
+        with open(scratch, "wb") as file:
+            file.write(body)
+        try:
+            os.replace(scratch, path)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.replace(scratch, path)
+
+    def write_document(self, name: str, body: bytes) -> None:
+        """Replaces a document, named relative to the root (`validation/eliminations.json`)."""
+        self.write(self.root / name, body)
+
+    def read(self, file: PositionFile) -> bytes | None:
+        try:
+            return Path(self.path(file)).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def read_document(self, name: str) -> bytes | None:
+        try:
+            return (self.root / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def delete(self, file: PositionFile) -> bool:
+        """Deletes a position's file; False where there was none."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path(file))
+            return True
+        return False
+
+    def appear(self, hotkey: str, bodies: dict[PositionFile, bytes]) -> None:
+        """Makes a miner's directory with all its files appear at once, as a restore or a copy does."""
+        scratch = self._scratch()
+        os.makedirs(f"{scratch}/positions")
+        for file, body in bodies.items():
+            path = self.path(file).replace(f"{self.miners}/{hotkey}", scratch, 1)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            Path(path).write_bytes(body)
+        os.rename(scratch, self.miners / hotkey)
+
+    def add_miner(self, hotkey: str) -> None:
+        (self.miners / hotkey / "positions").mkdir(parents=True, exist_ok=True)
+
+    def remove_miner(self, hotkey: str) -> None:
+        shutil.rmtree(self.miners / hotkey, ignore_errors=True)
+
+    def is_empty(self) -> bool:
+        """Whether there is no miner."""
+        return not self.miners.exists() or not any(self.miners.iterdir())
+
+    def hotkeys(self) -> list[str]:
+        return sorted(entry.name for entry in os.scandir(self.miners) if entry.is_dir())
+
+    def positions(self, hotkey: str) -> Iterator[PositionFile]:
+        """A miner's position files, sorted by pair, status and uuid."""
+        for path in sorted((self.miners / hotkey / "positions").glob("*/*/*")):
+            yield PositionFile(hotkey, path.parts[-3], path.parts[-2] == "closed", path.name)
+
+    def _scratch(self) -> str:
+        return f"{self._tmp}/{uuid4()}"
