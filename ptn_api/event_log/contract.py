@@ -245,7 +245,8 @@ class EventLog(Protocol):
     def source(self) -> SourceStatus: ...
 
     def counters(self) -> dict[str, int]:
-        """Counts since creation: `events`, `conflicts` (a seen uuid with another time or leverage), ..."""
+        """Counts since creation: `events`, how many of them `late`, `conflicts` (a seen uuid with another
+        time or leverage; the first stands), `pruned` events."""
         ...
 
     def bell(self) -> Bell:
@@ -262,7 +263,8 @@ class EventLogWriter(EventLog, Protocol):
         """The first scan of a new log, all of it in one transaction: begun again if its
         end was not committed.
 
-        State and seen orders; events only for orders with processed_ms after the log's creation.
+        State and seen orders; events only for orders with processed_ms after the log's creation (that holds
+        for an append before the baseline too). On a log whose baseline is complete it is an append.
         """
         ...
 
@@ -271,7 +273,10 @@ class EventLogWriter(EventLog, Protocol):
 
         Idempotent: a change that changes nothing makes no revision. The events of one call are ordered by
         (largest processed_ms so far in the position's list, position_uuid, place in the list).
-        Raises LogUnwritableError, having changed nothing.
+        Raises LogUnwritableError, having changed nothing; the log is usable afterwards.
+
+        Several threads may append to the SQLite log. A large document takes a second to be packed and
+        written: appended on its own, from a thread of its own, it lets orders in between its pieces.
         """
         ...
 

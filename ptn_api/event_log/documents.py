@@ -90,4 +90,9 @@ def unused_pieces(db: sqlite3.Connection) -> list[tuple[int, int]]:
 
 
 def drop_piece(db: sqlite3.Connection, version: int, place: int) -> None:
-    db.execute("DELETE FROM pieces WHERE version = ? AND place = ?", (version, place))
+    """Drops a piece, unless its version became a document's meanwhile."""
+    db.execute(
+        "DELETE FROM pieces WHERE version = ?1 AND place = ?2"
+        " AND NOT EXISTS (SELECT 1 FROM documents WHERE version = ?1)",
+        (version, place),
+    )

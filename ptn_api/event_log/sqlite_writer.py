@@ -231,8 +231,8 @@ class SqliteWriter(SqliteReader):
             with self._snapshot() as db:
                 unused = unused_pieces(db)
             for version, place in unused:
-                if version not in self._staging:
-                    with self._transaction() as (db, _):
+                with self._transaction() as (db, _):
+                    if version not in self._staging:
                         drop_piece(db, version, place)
         except LogUnwritableError as error:
             _log.warning("documents_not_tidied", error=str(error))

@@ -1,0 +1,693 @@
+"""What DESIGN 3.2 promises, held against every implementation."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from ptn_api.errors import LogError
+from ptn_api.event_log import (
+    Change,
+    Document,
+    DocumentWritten,
+    Event,
+    EventLog,
+    EventLogWriter,
+    Head,
+    LoggedPosition,
+    PositionRemoved,
+    SourceStatus,
+)
+from tests.event_log.conftest import MakeLog
+from tests.factories import MINER, OTHER_MINER, T0, order, position, uuid, written
+
+FIRST = T0 // 1000 + 1
+"""The first sequence of a log created at T0."""
+NOW = T0 + 30_000
+DAY = 86_400_000
+
+
+def announced(log: EventLog) -> list[Event]:
+    return log.read(log.floor() - 1, 10_000)
+
+
+def numbers(log: EventLog) -> list[int]:
+    """The announced orders' numbers, as `factories.order` counts them."""
+    return [int(event.order_uuid[-4:], 16) - 1000 for event in announced(log)]
+
+
+def order_numbers(orders: tuple[bytes, ...]) -> list[int]:
+    return [int(json.loads(text)["order_uuid"][-4:], 16) - 1000 for text in orders]
+
+
+def the_position(log: EventLog, n: int = 1, miner: str = MINER) -> LoggedPosition:
+    found = log.position(miner, uuid(n))
+    assert found is not None
+    return found
+
+
+def removal(n: int, miner: str = MINER) -> PositionRemoved:
+    return PositionRemoved(miner_hotkey=miner, position_uuid=uuid(n))
+
+
+# --- a new log --------------------------------------------------------------------------------------------
+
+
+def test_a_new_log_counts_from_its_creation_second(make_log: MakeLog) -> None:
+    """Head is the creation time in seconds, the floor one above, and there is nothing to read."""
+    log = make_log()
+    assert log.created_ms == T0
+    assert log.head() == Head(sequence=T0 // 1000, revision=0)
+    assert log.floor() == T0 // 1000 + 1
+    assert log.read(log.head().sequence, 10) == []
+    assert not log.ready()
+    assert log.source() == SourceStatus()
+    assert log.oldest_revision() == 0
+
+
+def test_every_new_log_has_an_epoch_of_its_own(make_log: MakeLog) -> None:
+    """Two logs never share an epoch: a cursor of the one is not the other's."""
+    first, second = make_log(), make_log()
+    assert first.epoch != second.epoch
+    assert len(first.epoch) == 32
+
+
+def test_baseline_makes_state_without_events(make_log: MakeLog) -> None:
+    """What stood before the log was created is served, and announced to nobody."""
+    log = make_log()
+    head = log.baseline([written(position(1, [order(-2), order(-1)])), written(position(2, [order(0)]))], NOW)
+    assert head == Head(sequence=FIRST - 1, revision=2)
+    assert log.ready()
+    assert announced(log) == []
+    assert [p.position_uuid for p in log.positions()] == [uuid(1), uuid(2)]
+    assert log.seen(MINER, [uuid(998), uuid(999), uuid(1000), uuid(1001)]) == {
+        uuid(998),
+        uuid(999),
+        uuid(1000),
+    }
+
+
+def test_baseline_announces_orders_processed_after_the_creation(make_log: MakeLog) -> None:
+    """An order that came while the first scan ran is new, and is announced by it."""
+    log = make_log()
+    log.baseline([written(position(1, [order(-1), order(1), order(2)]))], NOW)
+    assert numbers(log) == [1, 2]
+    assert [event.sequence for event in announced(log)] == [FIRST, FIRST + 1]
+    assert [event.late for event in announced(log)] == [False, False]
+
+
+def test_baseline_order_before_an_old_one_is_late(make_log: MakeLog) -> None:
+    """Orders taken in silently count as seen: a new one that stands before one of them is late."""
+    log = make_log()
+    log.baseline([written(position(1, [order(-2), order(2), order(-1), order(3)]))], NOW)
+    assert numbers(log) == [2, 3]
+    assert [event.late for event in announced(log)] == [True, False]
+
+
+def test_baseline_that_broke_off_is_begun_again(make_log: MakeLog) -> None:
+    """If the end of the first scan was not committed, nothing of it was: the next one starts anew."""
+    log = make_log()
+
+    def broken() -> Iterator[Change]:
+        yield written(position(1, [order(0)]))
+        raise InterruptedError("killed in the middle")
+
+    with pytest.raises(InterruptedError):
+        log.baseline(broken(), NOW)
+    assert not log.ready()
+    assert log.head() == Head(sequence=FIRST - 1, revision=0)
+    assert list(log.positions()) == []
+    log.baseline([written(position(1, [order(0)]))], NOW)
+    assert log.ready()
+    assert log.head().revision == 1
+    assert announced(log) == []
+
+
+def test_only_what_is_new_after_the_baseline_is_announced(make_log: MakeLog) -> None:
+    """A file of the baseline that gains an order announces that one."""
+    log = make_log()
+    log.baseline([written(position(1, [order(-1)]))], NOW)
+    log.append([written(position(1, [order(-1), order(1)]))], NOW)
+    assert numbers(log) == [1]
+
+
+def test_old_orders_first_seen_after_the_baseline_are_announced(log: EventLogWriter) -> None:
+    """What happened while the API was down is announced when it is back, marked late."""
+    log.append([written(position(1, [order(0, at=T0 - DAY)]))], NOW)
+    (event,) = announced(log)
+    assert event.late
+
+
+def test_a_second_baseline_is_an_append(log: EventLogWriter) -> None:
+    """A complete log takes another first scan as news, so that nothing is swallowed."""
+    log.baseline([written(position(1, [order(0, at=T0 - DAY)]))], NOW)
+    assert numbers(log) == [0]
+
+
+def test_append_before_the_baseline_keeps_history_silent(make_log: MakeLog) -> None:
+    """An order that beats the first scan is announced, the orders before it are not."""
+    log = make_log()
+    log.append([written(position(1, [order(-1), order(1)]))], NOW)
+    assert numbers(log) == [1]
+    assert not log.ready()
+
+
+# --- announcing -------------------------------------------------------------------------------------------
+
+
+def test_an_event_is_one_order(log: EventLogWriter) -> None:
+    """The event of a position's newest order holds all that a message needs."""
+    body = position(1, [order(1), order(2)])
+    log.append([written(body, extra=b'{"ticket":7}')], NOW)
+    first, second = announced(log)
+    assert second == Event(
+        sequence=FIRST + 1,
+        revision=1,
+        timestamp_ms=NOW,
+        miner_hotkey=MINER,
+        position_uuid=uuid(1),
+        trade_pair="BTCUSD",
+        order_uuid=uuid(1002),
+        processed_ms=T0 + 2000,
+        order=json.dumps(order(2), separators=(",", ":")).encode(),
+        shell=written(body).text.shell,
+        orders_at=written(body).text.orders_at,
+        n_orders=2,
+        extra=b'{"ticket":7}',
+        orders=written(body).text.orders,
+    )
+    assert (first.sequence, first.n_orders, len(first.orders)) == (FIRST, 1, 1)
+
+
+def test_events_without_orders_are_the_same_but_for_them(log: EventLogWriter) -> None:
+    """Whoever needs no orders does not pay for them."""
+    log.append([written(position(1, [order(1), order(2)]))], NOW)
+    (event, _) = log.read(FIRST - 1, 10, orders=False)
+    assert event.orders == ()
+    assert event.order_uuid == uuid(1001)
+
+
+def test_k_unseen_orders_make_k_events_that_show_the_position_as_it_was(log: EventLogWriter) -> None:
+    """Event i shows the state replayed to order i; the last one the file's own summary."""
+    body = position(1, [order(1, 0.1), order(2, 0.2), order(3, -0.1)], current_return=1.5)
+    log.append([written(body)], NOW)
+    shells = [json.loads(event.shell) for event in announced(log)]
+    assert [round(shell["net_leverage"], 9) for shell in shells] == [0.1, 0.3, 0.2]
+    assert [shell["current_return"] == 1.5 for shell in shells] == [False, False, True]
+    assert [list(shell) for shell in shells] == [list(body)] * 3
+    assert [order_numbers(event.orders) for event in announced(log)] == [[1], [1, 2], [1, 2, 3]]
+
+
+def test_order_inserted_before_a_seen_one_is_late_with_the_files_summary(log: EventLogWriter) -> None:
+    """A synchronisation may insert an order in the middle: it is announced once, marked late."""
+    log.append([written(position(1, [order(1), order(3)]))], NOW)
+    log.append([written(position(1, [order(1), order(2), order(3)], current_return=1.25))], NOW)
+    event = announced(log)[-1]
+    assert event.late
+    assert json.loads(event.shell)["current_return"] == 1.25
+    assert order_numbers(event.orders) == [1, 2]
+    assert event.n_orders == 2
+
+
+def test_order_processed_long_ago_is_late(make_log: MakeLog) -> None:
+    """An order older than late_ms when it is first seen is marked, one that is exactly so old is not."""
+    log = make_log(late_ms=10_000)
+    log.baseline([], T0)
+    log.append([written(position(1, [order(1, at=NOW - 10_001)]))], NOW)
+    log.append([written(position(2, [order(2, at=NOW - 10_000)]))], NOW)
+    assert [event.late for event in announced(log)] == [True, False]
+
+
+def test_events_of_one_scan_stand_in_the_documented_order(log: EventLogWriter) -> None:
+    """By largest processed_ms so far in the list, then position_uuid, then place in the list."""
+    log.append(
+        [
+            written(position(3, [order(7, at=T0 + 500)])),
+            written(position(2, [order(1, at=T0 + 900), order(2, at=T0 + 100), order(3, at=T0 + 950)])),
+            written(position(1, [order(4, at=T0 + 900)], miner=OTHER_MINER)),
+        ],
+        NOW,
+    )
+    assert numbers(log) == [7, 4, 1, 2, 3]
+
+
+def test_a_position_written_twice_in_one_append_keeps_its_order(log: EventLogWriter) -> None:
+    """Two orders faster than the writer: the later text's event follows the earlier one's, with its text."""
+    log.append(
+        [
+            written(position(1, [order(1, at=T0 + 900)], current_return=1.1)),
+            written(position(1, [order(1, at=T0 + 900), order(2, at=T0 + 100)], current_return=1.2)),
+        ],
+        NOW,
+    )
+    first, second = announced(log)
+    assert [json.loads(event.shell)["current_return"] for event in (first, second)] == [1.1, 1.2]
+    assert [first.revision, second.revision] == [1, 2]
+    assert numbers(log) == [1, 2]
+
+
+def test_an_order_corrected_within_one_append_is_announced_once(log: EventLogWriter) -> None:
+    """The same order in two texts of one append is one event."""
+    log.append(
+        [written(position(1, [order(1)])), written(position(1, [order(1, price=99.0)]))],
+        NOW,
+    )
+    assert numbers(log) == [1]
+
+
+def test_append_is_idempotent(log: EventLogWriter) -> None:
+    """The same text again changes nothing at all."""
+    change = written(position(1, [order(1)]))
+    head = log.append([change], NOW)
+    assert log.append([change], NOW + 5) == head
+    assert log.append([], NOW) == head
+    assert numbers(log) == [1]
+
+
+def test_a_refresh_makes_a_revision_and_announces_nothing(log: EventLogWriter) -> None:
+    """Every minute the validator rewrites returns: that is a change of the state, not an order."""
+    log.append([written(position(1, [order(1)]))], NOW)
+    head = log.append([written(position(1, [order(1)], current_return=1.3))], NOW)
+    assert head == Head(sequence=FIRST, revision=2)
+    assert numbers(log) == [1]
+
+
+def test_uuid_twice_in_one_list_is_one_event(log: EventLogWriter) -> None:
+    """Of a repeated uuid the first stands."""
+    log.append([written(position(1, [order(1), order(1, 0.3), order(2)]))], NOW)
+    assert numbers(log) == [1, 2]
+    assert log.counters()["conflicts"] == 1
+
+
+def test_same_uuid_of_another_miner_is_another_order(log: EventLogWriter) -> None:
+    """An order's identity is (miner_hotkey, order_uuid)."""
+    log.append([written(position(1, [order(1)]))], NOW)
+    log.append([written(position(2, [order(1)], miner=OTHER_MINER))], NOW)
+    assert numbers(log) == [1, 1]
+
+
+def test_seen_orders_outlive_removal_split_and_restored_backup(log: EventLogWriter) -> None:
+    """No order is announced twice, whatever a synchronisation or an operator does to the files."""
+    log.append([written(position(1, [order(1), order(2), order(3)]))], NOW)
+    log.append([removal(1)], NOW)
+    log.append([written(position(1, [order(1), order(2), order(3)]))], NOW)  # back
+    log.append([written(position(1, [order(1)])), written(position(2, [order(2), order(3)]))], NOW)  # split
+    log.append([written(position(1, [])), removal(2)], NOW)
+    log.append([written(position(1, [order(1), order(2)]))], NOW)  # an older backup
+    assert numbers(log) == [1, 2, 3]
+
+
+def test_seen_orders_outlive_pruning(make_log: MakeLog) -> None:
+    """What was announced stays announced when events and tombstones are gone."""
+    log = make_log(retention_ms=DAY)
+    log.baseline([], T0)
+    log.append([written(position(1, [order(1)]))], NOW)
+    log.append([removal(1)], NOW)
+    log.prune(NOW + 3 * DAY)
+    log.append([written(position(1, [order(1)]))], NOW + 3 * DAY)
+    assert announced(log) == []
+    assert log.counters()["events"] == 1
+
+
+def test_same_uuid_with_another_time_or_leverage_is_counted(log: EventLogWriter) -> None:
+    """The first stands in the stream; the conflict is counted once, not at every refresh."""
+    log.append([written(position(1, [order(1)]))], NOW)
+    log.append([written(position(1, [order(1, 0.7)]))], NOW)
+    log.append([written(position(1, [order(1, 0.7)], current_return=1.2))], NOW)
+    assert log.counters()["conflicts"] == 1
+    assert numbers(log) == [1]
+    log.append([written(position(1, [order(1, 0.1, at=T0)]))], NOW)
+    assert log.counters()["conflicts"] == 2
+    (event,) = announced(log)
+    assert json.loads(event.order)["leverage"] == 0.1
+    assert event.processed_ms == T0 + 1000
+
+
+def test_a_corrected_price_is_no_conflict(log: EventLogWriter) -> None:
+    """Corrections of price and quotes are the validator's daily work."""
+    log.append([written(position(1, [order(1)]))], NOW)
+    log.append([written(position(1, [order(1, price=101.5, bid=1.0)]))], NOW)
+    assert log.counters() == {"events": 1, "late": 0, "conflicts": 0, "pruned": 0}
+
+
+def test_a_position_that_cannot_be_replayed_goes_with_the_files_summary(log: EventLogWriter) -> None:
+    """Where nothing can be replayed every event shows what the file says."""
+    body = position(1, [order(1), order(2)], trade_pair="WHATEVER", current_return=1.7)
+    log.append([written(body)], NOW)
+    assert [json.loads(event.shell)["current_return"] for event in announced(log)] == [1.7, 1.7]
+    assert [event.trade_pair for event in announced(log)] == ["WHATEVER", "WHATEVER"]
+
+
+def test_a_flat_that_the_replay_appends_is_left_out(log: EventLogWriter) -> None:
+    """A liquidation's own FLAT is announced when the file holds it, not before."""
+    fatal = order(2, 0.1, price=0.0001)
+    flat = order(3, 0.0, order_uuid=uuid(1)[::-1], src=1, price=0, processed_ms=fatal["processed_ms"])
+    log.append([written(position(1, [order(1, 5.0), fatal, flat], closed=True))], NOW)
+    events = announced(log)
+    assert [len(event.orders) for event in events] == [1, 2, 3]
+    liquidated = json.loads(events[1].shell)
+    assert liquidated["is_closed_position"]
+    assert liquidated["current_return"] == 0
+    assert events[2].order_uuid == uuid(1)[::-1]
+
+
+# --- sequences and pages ----------------------------------------------------------------------------------
+
+
+def test_sequences_grow_by_one(log: EventLogWriter) -> None:
+    """Over many appends there is no hole and no repeat."""
+    for n in range(1, 30):
+        log.append([written(position(p, [order(100 * p + k) for k in range(n)])) for p in (1, 2)], NOW)
+    assert [event.sequence for event in announced(log)] == list(range(FIRST, FIRST + 58))
+    assert log.head().sequence == FIRST + 57
+
+
+def test_read_answers_in_pages(log: EventLogWriter) -> None:
+    """`limit` events after `after`, none beyond the head."""
+    log.append([written(position(1, [order(n) for n in range(1, 8)]))], NOW)
+    assert [e.sequence for e in log.read(FIRST + 1, 3)] == [FIRST + 2, FIRST + 3, FIRST + 4]
+    assert log.read(FIRST + 6, 3) == []
+    assert log.read(FIRST + 100, 3) == []
+    assert log.first_timestamp_after(FIRST + 5) == NOW
+    assert log.first_timestamp_after(FIRST + 6) is None
+
+
+def test_pruning_by_age_moves_the_floor(make_log: MakeLog) -> None:
+    """Events older than the retention go; asking for them is an error, never a partial answer."""
+    log = make_log(retention_ms=DAY)
+    log.baseline([], T0)
+    log.append([written(position(1, [order(1)]))], NOW)
+    log.append([written(position(2, [order(2), order(3)]))], NOW + DAY)
+    assert log.prune(NOW + DAY) == FIRST
+    assert log.prune(NOW + DAY + 1) == FIRST + 1
+    assert log.floor() == FIRST + 1
+    with pytest.raises(LogError) as caught:
+        log.read(FIRST - 1, 10)
+    assert caught.value.code == "pruned"
+    assert [event.sequence for event in log.read(FIRST, 10)] == [FIRST + 1, FIRST + 2]
+    assert log.prune(NOW + 9 * DAY) == FIRST + 3
+    assert log.read(FIRST + 2, 10) == []
+    assert log.counters()["pruned"] == 3
+    assert len(list(log.positions())) == 2
+
+
+def test_sequences_go_on_after_everything_was_pruned(make_log: MakeLog) -> None:
+    """A number is never given twice, not even when no event with it is left."""
+    log = make_log(retention_ms=DAY)
+    log.baseline([], T0)
+    log.append([written(position(1, [order(1)]))], NOW)
+    log.prune(NOW + 2 * DAY)
+    log.append([written(position(1, [order(1), order(2)]))], NOW + 2 * DAY)
+    assert [event.sequence for event in announced(log)] == [FIRST + 1]
+
+
+def test_pruning_by_size_keeps_the_newest(make_log: MakeLog) -> None:
+    """The oldest go until the rest fits."""
+    log = make_log(retention_bytes=10_000)
+    log.baseline([], T0)
+    for n in range(1, 3001, 500):
+        orders = [order(k, bid=None, ask=None) for k in range(n, n + 500)]
+        log.append([written(position(n, orders))], NOW)
+    floor = log.prune(NOW)
+    kept = announced(log)
+    assert FIRST + 2980 < floor <= FIRST + 2999
+    assert [event.sequence for event in kept] == list(range(floor, FIRST + 3000))
+    assert sum(len(e.order) + len(e.shell) for e in kept) < 10_000
+
+
+# --- the positions of an event ----------------------------------------------------------------------------
+
+
+def test_an_events_orders_are_as_corrected_since(log: EventLogWriter) -> None:
+    """A full message of a replay shows the orders as the log knows them now; the order itself stands."""
+    log.append([written(position(1, [order(1), order(2)]))], NOW)
+    log.append([written(position(1, [order(1, price=55.5), order(2)]))], NOW)
+    second = announced(log)[1]
+    assert json.loads(second.orders[0])["price"] == 55.5
+    assert json.loads(announced(log)[0].order)["price"] == 101.0
+
+
+def test_a_removed_positions_events_can_be_read(log: EventLogWriter) -> None:
+    """The body is kept as long as an event needs it."""
+    log.append([written(position(1, [order(1), order(2)]))], NOW)
+    log.append([removal(1)], NOW)
+    assert [order_numbers(event.orders) for event in announced(log)] == [[1], [1, 2]]
+
+
+def test_an_order_that_left_its_list_comes_last_after_what_remains(log: EventLogWriter) -> None:
+    """The remaining predecessors, then the order as it was announced."""
+    log.append([written(position(1, [order(n) for n in (1, 2, 3, 4)]))], NOW)
+    log.append([written(position(1, [order(1), order(2)]))], NOW)
+    assert [order_numbers(e.orders) for e in announced(log)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4]]
+    log.append([written(position(1, [order(1), order(5)]))], NOW)
+    assert [order_numbers(e.orders) for e in announced(log)] == [[1], [1, 2], [1, 3], [1, 4], [1, 5]]
+    log.append([written(position(1, [order(5)]))], NOW)
+    assert [order_numbers(e.orders) for e in announced(log)] == [[1], [2], [3], [4], [5]]
+
+
+def test_an_order_that_came_back_stands_in_its_list_again(log: EventLogWriter) -> None:
+    """Departed and returned orders are shown where they stand now."""
+    log.append([written(position(1, [order(1), order(2), order(3)]))], NOW)
+    log.append([written(position(1, [order(1)]))], NOW)
+    log.append([written(position(1, [order(1), order(2)]))], NOW)
+    assert [order_numbers(e.orders) for e in announced(log)] == [[1], [1, 2], [1, 3]]
+
+
+# --- the state --------------------------------------------------------------------------------------------
+
+
+def test_positions_come_in_the_order_of_their_revisions(log: EventLogWriter) -> None:
+    """All, one miner's, or those changed after a revision."""
+    log.append([written(position(n, [order(n)])) for n in (1, 2, 3)], NOW)
+    log.append([written(position(4, [order(4)], miner=OTHER_MINER))], NOW)
+    log.append([written(position(1, [order(1)], current_return=1.2))], NOW)
+    assert [p.position_uuid for p in log.positions()] == [uuid(n) for n in (2, 3, 4, 1)]
+    assert [p.revision for p in log.positions(since_revision=3)] == [4, 5]
+    assert [p.position_uuid for p in log.positions(miner=OTHER_MINER)] == [uuid(4)]
+    assert list(log.positions(miner="5nobody")) == []
+    assert log.hotkeys() == sorted([MINER, OTHER_MINER])
+
+
+def test_a_position_is_kept_as_its_text(log: EventLogWriter) -> None:
+    """Unknown keys, their order and the orders' own text come back as they went in."""
+    body = position(1, [order(1, mystery={"a": [1, 2]})], closed=True, novelty="yes")
+    log.append([written(body)], NOW)
+    found = the_position(log)
+    assert json.loads(found.text.json()) == body
+    assert list(json.loads(found.text.json())) == list(body)
+    assert found.close_ms == body["close_ms"]
+    assert log.position(MINER, uuid(2)) is None
+
+
+def test_more_positions_than_one_read_holds(log: EventLogWriter) -> None:
+    """Many positions are read in parts; all come, once, in order."""
+    log.append([written(position(n, [order(n)])) for n in range(1, 2502)], NOW)
+    assert [p.revision for p in log.positions()] == list(range(1, 2502))
+
+
+def test_positions_that_are_open_or_closed_lately(log: EventLogWriter) -> None:
+    """A close time at the limit counts; 0 means open, as null does."""
+    log.append(
+        [
+            written(position(1, [order(1)], closed=True)),
+            written(position(2, [order(2)], closed=True)),
+            written(position(3, [order(3)])),
+            written(position(4, [order(4)], close_ms=0)),
+        ],
+        NOW,
+    )
+    found = log.positions_of(MINER, open_or_closed_since_ms=T0 + 2000)
+    assert [p.position_uuid for p in found] == [uuid(2), uuid(3), uuid(4)]
+    assert [p.close_ms for p in found] == [T0 + 2000, None, None]
+    assert log.positions_of(OTHER_MINER, open_or_closed_since_ms=0) == []
+
+
+def test_order_revisions_tell_which_orders_changed(log: EventLogWriter) -> None:
+    """Each order bears the revision at which it last changed or came; an append keeps the layout."""
+    log.append([written(position(1, [order(1), order(2)]))], NOW)
+    assert (the_position(log).order_revisions, the_position(log).layout_revision) == ((1, 1), 0)
+    log.append([written(position(1, [order(1), order(2, price=5.0), order(3)]))], NOW)
+    assert (the_position(log).order_revisions, the_position(log).layout_revision) == ((1, 2, 2), 0)
+    log.append([written(position(1, [order(1), order(2, price=5.0), order(3)], realized_pnl=1.0))], NOW)
+    assert (the_position(log).order_revisions, the_position(log).layout_revision) == ((1, 2, 2), 0)
+
+
+@pytest.mark.parametrize(
+    ("after", "revisions"),
+    [
+        ([1, 3], (1, 1)),
+        ([2, 1, 3], (1, 1, 1)),
+        ([1, 4, 2, 3], (1, 2, 1, 1)),
+        ([], ()),
+    ],
+    ids=["dropped", "moved", "inserted", "emptied"],
+)
+def test_layout_revision_tells_when_the_list_was_rearranged(
+    log: EventLogWriter, after: list[int], revisions: tuple[int, ...]
+) -> None:
+    """Dropped, moved or inserted orders change the layout; the orders that stayed have not changed."""
+    log.append([written(position(1, [order(n) for n in (1, 2, 3)]))], NOW)
+    log.append([written(position(1, [order(n) for n in after]))], NOW)
+    assert the_position(log).layout_revision == 2
+    assert the_position(log).order_revisions == revisions
+
+
+def test_a_position_that_came_back_has_changed_wholly(log: EventLogWriter) -> None:
+    """Whoever saw the removal has forgotten the orders, whoever did not must learn of a new layout."""
+    log.append([written(position(1, [order(1), order(2)]))], NOW)
+    log.append([removal(1)], NOW)
+    log.append([written(position(1, [order(1)]))], NOW)
+    assert log.removed(0) == []
+    assert the_position(log).order_revisions == (3,)
+    assert the_position(log).layout_revision == 3
+
+
+def test_removed_positions_leave_tombstones(log: EventLogWriter) -> None:
+    """A removal is a revision, and is told to whoever asks since an older one."""
+    log.append([written(position(n, [order(n)])) for n in (1, 2)], NOW)
+    head = log.append([removal(1), removal(1), removal(9)], NOW)
+    assert head.revision == 3
+    assert [(r.position_uuid, r.revision) for r in log.removed(2)] == [(uuid(1), 3)]
+    assert log.removed(3) == []
+    assert log.position(MINER, uuid(1)) is None
+    assert [p.position_uuid for p in log.positions()] == [uuid(2)]
+    assert [p.position_uuid for p in log.positions_of(MINER, open_or_closed_since_ms=0)] == [uuid(2)]
+    assert (MINER, uuid(1)) not in log.fingerprints()
+
+
+def test_a_miner_without_positions_is_gone(log: EventLogWriter) -> None:
+    """`hotkeys` names those that have a position now."""
+    log.append([written(position(1, [order(1)]))], NOW)
+    log.append([removal(1)], NOW)
+    assert log.hotkeys() == []
+
+
+def test_old_tombstones_are_pruned_and_missed(make_log: MakeLog) -> None:
+    """Whoever asks since a revision whose removals may be gone is told so."""
+    log = make_log(retention_ms=DAY)
+    log.baseline([], T0)
+    log.append([written(position(n, [order(n)])) for n in (1, 2)], NOW)
+    log.append([removal(1)], NOW)
+    log.append([removal(2)], NOW + DAY)
+    log.prune(NOW + DAY + 1)
+    assert log.oldest_revision() == 3
+    with pytest.raises(LogError) as caught:
+        log.removed(2)
+    assert caught.value.code == "pruned"
+    with pytest.raises(LogError):
+        log.snapshot(2)
+    assert [r.position_uuid for r in log.removed(3)] == [uuid(2)]
+
+
+def test_snapshot_is_of_one_instant(log: EventLogWriter) -> None:
+    """Head, changed and removed positions belong together."""
+    log.append([written(position(n, [order(n)])) for n in (1, 2, 3)], NOW)
+    log.append([removal(1), written(position(2, [order(2)], current_return=2.0))], NOW)
+    head, changed, removed = log.snapshot(3)
+    assert head == log.head()
+    assert [p.position_uuid for p in changed] == [uuid(2)]
+    assert [r.position_uuid for r in removed] == [uuid(1)]
+    _, whole, none = log.snapshot()
+    assert [p.position_uuid for p in whole] == [uuid(3), uuid(2)]
+    assert none == []
+
+
+def test_fingerprints_are_remembered_without_a_revision(log: EventLogWriter) -> None:
+    """A file written anew with the same content is recognised the next time, and changes nothing."""
+    log.append([written(position(1, [order(1)]), fingerprint="a")], NOW)
+    log.append([DocumentWritten(document=Document.STATISTICS, content=b"{}", fingerprint="s")], NOW)
+    assert log.fingerprints() == {(MINER, uuid(1)): "a", ("", "statistics"): "s"}
+    head = log.append([written(position(1, [order(1)]), fingerprint="b")], NOW)
+    log.append([DocumentWritten(document=Document.STATISTICS, content=b"{}", fingerprint="t")], NOW)
+    assert log.head() == head == Head(sequence=FIRST, revision=2)
+    assert log.fingerprints() == {(MINER, uuid(1)): "b", ("", "statistics"): "t"}
+
+
+# --- documents, source ------------------------------------------------------------------------------------
+
+
+def test_documents_have_revisions_of_their_own(log: EventLogWriter) -> None:
+    """A document's revision moves with its content only; a vanished one is None."""
+    assert log.document(Document.ELIMINATIONS) is None
+    assert log.document_revision(Document.ELIMINATIONS) == 0
+    log.append([DocumentWritten(document=Document.ELIMINATIONS, content=b'{"eliminations":[]}')], NOW)
+    log.append([DocumentWritten(document=Document.MINERS, content=b"[]")], NOW)
+    assert log.document(Document.ELIMINATIONS) == b'{"eliminations":[]}'
+    assert log.document_revision(Document.ELIMINATIONS) == 1
+    assert log.document_revision(Document.MINERS) == 2
+    gone = DocumentWritten(document=Document.ELIMINATIONS, content=None)
+    log.append([gone, gone], NOW)
+    assert log.document(Document.ELIMINATIONS) is None
+    assert log.document_revision(Document.ELIMINATIONS) == 3
+    assert log.head().revision == 3
+    assert ("", "eliminations") not in log.fingerprints()
+
+
+def test_large_documents_come_back_whole(log: EventLogWriter) -> None:
+    """A document of many pieces, replaced and replaced again, is the one that was written last."""
+    contents = [json.dumps([i * 7919 % k for i in range(700_000)]).encode() for k in (99991, 99989)]
+    for content in contents:
+        log.append([DocumentWritten(document=Document.PERF_LEDGERS, content=content)], NOW)
+        assert log.document(Document.PERF_LEDGERS) == content
+    log.append([DocumentWritten(document=Document.PERF_LEDGERS, content=contents[1])], NOW)
+    assert log.document_revision(Document.PERF_LEDGERS) == 2
+
+
+def test_documents_belong_to_the_baseline(make_log: MakeLog) -> None:
+    """The first scan takes in documents of any size along with the positions."""
+    log = make_log()
+    content = json.dumps(list(range(400_000))).encode()
+    log.baseline([DocumentWritten(document=Document.STATISTICS, content=content)], NOW)
+    assert log.document(Document.STATISTICS) == content
+
+
+def test_source_status_makes_no_revision(log: EventLogWriter) -> None:
+    """How fresh the source is is told beside the state."""
+    status = SourceStatus(swept_ms=NOW, stale=True, reason="mass_removal", invalid=3, watching=False)
+    log.set_source(status)
+    assert log.source() == status
+    assert log.head().revision == 0
+
+
+# --- bells ------------------------------------------------------------------------------------------------
+
+
+async def test_a_commit_rings_the_bells(log: EventLogWriter) -> None:
+    """Every reader's bell rings after an append, also one from another thread."""
+    bells = [log.bell(), log.bell()]
+    begun = time.monotonic()
+    thread = threading.Thread(target=lambda: log.append([written(position(1, [order(1)]))], NOW))
+    thread.start()
+    for bell in bells:
+        await bell.wait(20_000)
+        bell.close()
+    thread.join()
+    assert time.monotonic() - begun < 15
+    assert numbers(log) == [1]
+
+
+async def test_a_pending_ring_is_not_missed(log: EventLogWriter) -> None:
+    """A ring that came before the wait ends the wait at once; then it is used up."""
+    bell = log.bell()
+    log.set_source(SourceStatus(stale=True))
+    begun = time.monotonic()
+    await bell.wait(20_000)
+    assert time.monotonic() - begun < 15
+    await bell.wait(30)  # nothing rings: the timeout ends it
+    bell.close()
+
+
+async def test_an_append_that_changes_nothing_does_not_ring(log: EventLogWriter) -> None:
+    """Nobody is woken for nothing."""
+    change = written(position(1, [order(1)]))
+    log.append([change], NOW)
+    bell = log.bell()
+    log.append([change], NOW)
+    begun = time.monotonic()
+    await bell.wait(60)
+    assert time.monotonic() - begun >= 0.05
+    bell.close()
