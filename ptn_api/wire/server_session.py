@@ -368,7 +368,7 @@ class ServerSession:
         return [Send(Resumed(after=self._after, head=head.sequence)), catch_up]
 
     def _fail_resume(self, reason: ResumeFailure) -> list[Effect]:
-        """`head` is the number after which messages follow, so that the client can check for gaps from there."""
+        """`head` is the number after which messages follow: the client checks for gaps from there."""
         epoch, floor = self._log.epoch, self._log.floor()
         frame = ResumeFailed(reason=reason, epoch=epoch, oldest_sequence=floor, head=self._after)
         return [Send(frame), CatchUp(after=self._after, replay_until=0)]
@@ -412,6 +412,11 @@ class ServerSession:
             return []
         self._move(Input.CLOSE)
         return [Close(reason)]
+
+    def lost(self) -> None:
+        """The connection is gone; nothing can be sent any more."""
+        if self.state is not State.CLOSED:
+            self._move(Input.CLOSE)
 
     def evict(self) -> list[Effect]:
         """A newer connection of the same key takes this one's place."""

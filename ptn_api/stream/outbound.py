@@ -1,0 +1,164 @@
+"""Orders and changes as the frames that subscribers are sent, each made once however many they go to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from ptn_api.event_log.announce import pair_id
+from ptn_api.event_log.contract import Event, LoggedPosition, RemovedPosition
+from ptn_api.model.position import PositionText
+from ptn_api.stream.deflate import compress
+from ptn_api.stream.framing import frame
+from ptn_api.wire import codec
+from ptn_api.wire.frames import PositionsRemoved
+from ptn_api.wire.subscription import Subscription
+
+__all__ = ["FrameMaker", "MessageMaker", "PositionUpdates", "Update", "pack"]
+
+BATCH_MESSAGES = 50
+BATCH_BYTES = 512 * 1024
+_ENVELOPE_BYTES = 64
+"""More than what a batch adds around its messages."""
+COMPRESS_FROM_BYTES = 256
+"""Below this, deflate costs more than it saves."""
+
+
+class FrameMaker:
+    """Payloads to WebSocket frames; equal payloads become one and the same bytes object."""
+
+    def __init__(self) -> None:
+        self._frames: dict[tuple[bytes, bool], bytes] = {}
+
+    def __call__(self, payload: bytes, *, deflate: bool) -> bytes:
+        deflate = deflate and len(payload) >= COMPRESS_FROM_BYTES
+        made = self._frames.get((payload, deflate))
+        if made is None:
+            made = frame(compress(payload), compressed=True) if deflate else frame(payload)
+            self._frames[payload, deflate] = made
+        return made
+
+
+class MessageMaker:
+    """Some orders in a row as messages, each encoded once per form."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self._events = events
+        self._messages: dict[tuple[int, str, bool, bool], bytes] = {}
+
+    def matching(self, subscription: Subscription, *, replay_until: int = 0) -> list[bytes]:
+        """The messages that this subscriber is sent; those up to `replay_until` marked as replayed."""
+        return [
+            self._message(event, subscription, event.sequence <= replay_until)
+            for event in self._events
+            if subscription.matches(event.miner_hotkey, event.trade_pair)
+        ]
+
+    def _message(self, event: Event, subscription: Subscription, replay: bool) -> bytes:
+        late = event.late and subscription.version == 2
+        key = (event.sequence, subscription.format, late, replay)
+        message = self._messages.get(key)
+        if message is None:
+            message = self._messages[key] = codec.encode_message(
+                sequence=event.sequence,
+                timestamp_ms=event.timestamp_ms,
+                text=PositionText(shell=event.shell, orders_at=event.orders_at, orders=event.orders),
+                order=event.order,
+                n_orders=event.n_orders,
+                format=subscription.format,
+                late=late,
+                replay=replay,
+                extra=event.extra,
+            )
+        return message
+
+
+def pack(messages: Iterable[bytes]) -> Iterator[bytes]:
+    """Messages as payloads: alone, or in batches of bounded number and size."""
+    batch: list[bytes] = []
+    size = _ENVELOPE_BYTES
+    for message in messages:
+        if batch and (len(batch) == BATCH_MESSAGES or size + len(message) >= BATCH_BYTES):
+            yield _joined(batch)
+            batch, size = [], _ENVELOPE_BYTES
+        batch.append(message)
+        size += len(message) + 1
+    if batch:
+        yield _joined(batch)
+
+
+def _joined(batch: list[bytes]) -> bytes:
+    return batch[0] if len(batch) == 1 else codec.encode_batch(batch)
+
+
+# --- what is no order -------------------------------------------------------------------------------------
+
+
+class Update(msgspec.Struct, frozen=True):
+    """A position's frame, and what filters look at."""
+
+    miner_hotkey: str
+    trade_pair: str
+    payload: bytes
+
+
+class _Pair(msgspec.Struct):
+    trade_pair: Any = None
+
+
+class _Uuid(msgspec.Struct):
+    order_uuid: str
+
+
+_pair = msgspec.json.Decoder(_Pair)
+_uuid = msgspec.json.Decoder(_Uuid)
+
+
+class PositionUpdates:
+    """Changes of positions since a revision, as frames for subscribers with `updates`.
+
+    `announced` are the orders that the same subscribers were just sent: what their messages said already is
+    not said again.
+    """
+
+    def __init__(self, *, since_revision: int, after: int, announced: Sequence[Event] = ()) -> None:
+        self._since = since_revision
+        self._after = after
+        self._orders = {(e.miner_hotkey, e.position_uuid, e.order) for e in announced}
+        self._shells = {(e.miner_hotkey, e.position_uuid): e.shell for e in announced}
+
+    def changed(self, position: LoggedPosition) -> Update | None:
+        """The frame for a position; None where its orders' messages already left nothing to say."""
+        key = (position.miner_hotkey, position.position_uuid)
+        text = position.text
+        orders = [
+            order
+            for order, revision in zip(text.orders, position.order_revisions, strict=True)
+            if revision > self._since and (*key, order) not in self._orders
+        ]
+        moved = position.layout_revision > self._since
+        if not orders and not moved and self._shells.get(key) == text.shell:
+            return None
+        payload = codec.encode_position_changed(
+            revision=position.revision,
+            after=self._after,
+            text=text,
+            orders=orders,
+            order_uuids=[_uuid.decode(order).order_uuid for order in text.orders] if moved else None,
+        )
+        return Update(position.miner_hotkey, pair_id(_pair.decode(text.shell).trade_pair), payload)
+
+    def removed(self, positions: Sequence[RemovedPosition], subscription: Subscription) -> bytes | None:
+        """One frame for the removals that match; the pair of a removed position is not known any more."""
+        gone = [p for p in positions if subscription.matches(p.miner_hotkey, None)]
+        if not gone:
+            return None
+        return codec.encode(
+            PositionsRemoved(
+                revision=max(p.revision for p in gone),
+                after=self._after,
+                positions=[(p.miner_hotkey, p.position_uuid) for p in gone],
+            )
+        )

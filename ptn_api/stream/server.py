@@ -1,0 +1,239 @@
+"""The WebSocket server: the one home of picows.
+
+Frames go straight to the connection's transport, made before, since picows would frame each copy anew. What
+picows is left to do: the handshake, parsing what clients send, closing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket as sockets
+from typing import cast
+
+import picows
+import structlog
+from picows import WSCloseCode, WSMsgType
+
+from ptn_api.errors import InvalidInputError
+from ptn_api.stream.connection import Connection
+from ptn_api.stream.deflate import negotiate
+from ptn_api.stream.framing import PONG, frame
+from ptn_api.stream.hub import Hub
+from ptn_api.stream.inbound import MessageReader
+from ptn_api.stream.options import StreamOptions
+from ptn_api.wire.close_codes import INTERNAL_ERROR, CloseCode
+
+__all__ = ["StreamServer"]
+
+HIGH_WATER_BYTES = 256 * 1024
+"""A connection that keeps more unsent is congested: its replay waits, its buffer is watched."""
+
+PROTOCOL_ERROR = CloseCode(1002, "not a WebSocket frame")
+BAD_PAYLOAD = CloseCode(1007, "not deflated")
+MESSAGE_TOO_BIG = CloseCode(1009, "message too big")
+_UNREADABLE = {"too_big": MESSAGE_TOO_BIG, "bad_fragment": PROTOCOL_ERROR, "not_deflated": BAD_PAYLOAD}
+
+_log = structlog.get_logger()
+
+# Strangers' broken frames are no errors of this program: picows' own lines go nowhere.
+_silence = logging.Logger("picows", logging.CRITICAL)
+
+
+class StreamServer:
+    """Listens on a socket that the caller owns and hands connections to the hub."""
+
+    def __init__(self, hub: Hub, options: StreamOptions) -> None:
+        self._hub = hub
+        self._options = options
+        self._server: asyncio.Server | None = None
+        self._clients = _Clients()
+
+    async def start(self, sock: sockets.socket) -> None:
+        sock.setblocking(False)
+        self._server = await picows.ws_create_server(
+            self._accept,
+            sock=sock,
+            enable_auto_pong=False,  # a flood of unread pongs must count as unsent
+            max_frame_size=self._options.message_limit_bytes,
+            websocket_handshake_timeout=self._options.auth_timeout_ms / 1000,
+            read_buffer_init_size=4 * 1024,
+            logger_name=_silence,
+        )
+
+    async def stop(self) -> None:
+        """Takes no more connections; waits until those that are closing are gone, and aborts what stays."""
+        if self._server is not None:
+            self._server.close()
+        if not await self._clients.gone(self._options.unread_close_ms):
+            for client in self._clients.all():
+                client.abort()
+            await self._clients.gone(self._options.unread_close_ms)
+
+    def _accept(self, request: picows.WSUpgradeRequest) -> picows.WSUpgradeResponseWithListener:
+        """Any path and any origin will do: the key decides."""
+        headers = request.headers
+        if headers.get("Upgrade", "").lower() != "websocket":
+            return _refusal()
+        if "upgrade" in (token.strip() for token in headers.get("Connection", "").lower().split(",")):
+            headers["Connection"] = "upgrade"  # browsers say "keep-alive, Upgrade", which picows refuses
+        extension = negotiate(",".join(headers.getall("Sec-WebSocket-Extensions", [])))
+        answer = {"Sec-WebSocket-Extensions": extension} if extension else {}
+        client = _Client(self._hub, self._clients, self._options, deflate=extension is not None)
+        response = picows.WSUpgradeResponse.create_101_response(answer)
+        return picows.WSUpgradeResponseWithListener(response, client)
+
+
+def _refusal() -> picows.WSUpgradeResponseWithListener:
+    response = picows.WSUpgradeResponse.create_error_response(
+        426,
+        b'{"error": "This port speaks WebSocket only"}',
+        {"Content-Type": "application/json", "Upgrade": "websocket"},
+    )
+    return picows.WSUpgradeResponseWithListener(response, None)
+
+
+class _Clients:
+    """The connections that are open, be they closing."""
+
+    def __init__(self) -> None:
+        self._all: set[_Client] = set()
+        self._none = asyncio.Event()
+        self._none.set()
+
+    def all(self) -> list[_Client]:
+        return list(self._all)
+
+    def add(self, client: _Client) -> None:
+        self._all.add(client)
+        self._none.clear()
+
+    def discard(self, client: _Client) -> None:
+        self._all.discard(client)
+        if not self._all:
+            self._none.set()
+
+    async def gone(self, timeout_ms: int) -> bool:
+        """Waits until there are none, at most so long; whether there are none."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._none.wait(), timeout_ms / 1000)
+        return not self._all
+
+
+class _Client(picows.WSListener):
+    """picows' side of one connection; the `Socket` of a `Connection`."""
+
+    def __init__(self, hub: Hub, clients: _Clients, options: StreamOptions, *, deflate: bool) -> None:
+        self.address = ""
+        self.deflate = deflate
+        self._hub = hub
+        self._clients = clients
+        self._options = options
+        self._reader = MessageReader(limit=options.message_limit_bytes, deflate=deflate)
+        self._connection: Connection | None = None
+        self._closing = False
+        self._aborting = False
+        self._client_code = 0
+
+    # --- Socket ---
+
+    def unsent(self) -> int:
+        size: int = self._transport.underlying_transport.get_write_buffer_size()
+        return size
+
+    def close(self, reason: CloseCode) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        self._transport.send_close(cast(WSCloseCode, reason.code), reason.reason)
+        self._abort_later()
+
+    def tidy(self) -> None:
+        if self._transport.is_close_frame_sent:
+            self._abort_later()
+
+    def abort(self) -> None:
+        self._transport.underlying_transport.abort()
+
+    def _abort_later(self) -> None:
+        if self._aborting:
+            return
+        self._aborting = True
+        asyncio.get_running_loop().call_later(self._options.unread_close_ms / 1000, self.abort)
+
+    # --- WSListener ---
+
+    def on_ws_connected(self, transport: picows.WSTransport) -> None:
+        underlying = transport.underlying_transport
+        self._transport = transport
+        self.write = underlying.write
+        self.address = _address(underlying.get_extra_info("peername"))
+        high = min(HIGH_WATER_BYTES, self._options.send_buffer_bytes // 2)
+        underlying.set_write_buffer_limits(high=high, low=high // 4)
+        self._clients.add(self)
+        self._connection = self._hub.connect(self)
+
+    def on_ws_frame(self, transport: picows.WSTransport, ws_frame: picows.WSFrame) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            self._frame(connection, ws_frame)
+        except InvalidInputError as error:
+            connection.close(_UNREADABLE[error.code])
+        except Exception:  # noqa: BLE001 - protects the server from a frame that meets a fault: only its sender is closed
+            _log.exception("frame_failed", address=self.address)
+            connection.close(INTERNAL_ERROR)
+
+    def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
+        self._clients.discard(self)
+        if self._connection is not None:
+            self._hub.disconnected(self._connection, self._why(transport))
+            self._connection = None
+
+    def _why(self, transport: picows.WSTransport) -> CloseCode:
+        """Who ended this: picows, over a frame that it could not parse, or the client."""
+        handshake = transport.close_handshake
+        if handshake is not None and handshake.sent is not None and not self._closing:
+            return CloseCode(cast(int, handshake.sent.code), handshake.sent.reason)
+        return CloseCode(self._client_code, "closed by the client")
+
+    def pause_writing(self) -> None:
+        if self._connection is not None:
+            self._connection.congested()
+
+    def resume_writing(self) -> None:
+        if self._connection is not None:
+            self._connection.flowing()
+
+    # --- frames ---
+
+    def _frame(self, connection: Connection, ws_frame: picows.WSFrame) -> None:
+        kind = ws_frame.msg_type
+        if kind == WSMsgType.CLOSE:
+            self._closed_by_client(ws_frame)
+        elif self._closing:
+            return
+        elif kind == WSMsgType.PING:
+            connection.pong(frame(ws_frame.get_payload_as_bytes(), opcode=PONG))
+        elif kind != WSMsgType.PONG:
+            message = self._reader.feed(
+                cast(int, kind), ws_frame.get_payload_as_bytes(), fin=ws_frame.fin, compressed=ws_frame.rsv1
+            )
+            if message is not None:
+                connection.received(message)
+
+    def _closed_by_client(self, ws_frame: picows.WSFrame) -> None:
+        """Either the answer to our close, or the client's own, which is answered."""
+        code = ws_frame.get_close_code()
+        self._client_code = cast(int, code)
+        if not self._closing:
+            self._closing = True
+            self._transport.send_close(code if self._client_code else WSCloseCode.OK)
+            self._abort_later()
+        self._transport.disconnect()
+
+
+def _address(peer: object) -> str:
+    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) and len(peer) >= 2 else ""
