@@ -1,0 +1,13 @@
+"""Where orders come from: the validator's directory, the embedded queue, a checkpoint file, the simulator.
+
+Intake is the only writer of the event log. `run.run_intake` wires it; `merge` is the one place where the
+sources meet; nothing here ever writes to the validator's files.
+
+    watch, directory, sweep, position_files, removal      what the validator's directory holds, and when
+    document_files                                        the files that are served whole
+    queue, plain                                          orders that an embedding validator puts on a queue
+    checkpoint                                            a one-off import
+    merge, hold                                           all of it into one writer
+"""
+
+__all__: list[str] = []

@@ -1,0 +1,240 @@
+"""Where directory, queue and checkpoint meet: one writer, which loses nothing that was handed to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from ptn_api.clock import Clock
+from ptn_api.errors import LogUnwritableError
+from ptn_api.event_log.contract import (
+    Change,
+    DocumentWritten,
+    EventLogWriter,
+    PositionRemoved,
+    PositionWritten,
+    SourceStatus,
+)
+from ptn_api.intake.hold import Holds
+from ptn_api.intake.position_files import Key
+from ptn_api.intake.waiting import Waiting, WaitingChanges, key_of
+from ptn_api.model.position import PositionText, parse_position
+
+__all__ = ["Merge"]
+
+logger = structlog.get_logger()
+
+T = TypeVar("T")
+
+_ROUNDS_PER_DOCUMENT = 100
+_MOST_WAITING = 20_000
+
+
+class Merge:
+    """Hands changes to the log from one thread: whatever waits while one append runs goes into the next.
+
+    `executor` must have a single thread; every call of the log goes through it. Orders go before
+    documents. While the log cannot be written, what is known to be dirty is kept and tried again.
+    `hold_ms` None: there is no directory, and the queue's word is final. `recheck` is called with positions
+    whose file is to be looked at again.
+    """
+
+    def __init__(
+        self,
+        log: EventLogWriter,
+        executor: Executor,
+        *,
+        clock: Clock,
+        hold_ms: int | None = None,
+        recheck: Callable[[Key], None] = lambda key: None,
+        retry_ms: int = 100,
+        retry_max_ms: int = 5_000,
+    ) -> None:
+        self._log = log
+        self._executor = executor
+        self._clock = clock
+        self._hold_ms = hold_ms
+        self._recheck = recheck
+        self._retry_ms = retry_ms
+        self._retry_max_ms = retry_max_ms
+        self._waiting = WaitingChanges()
+        self._status: SourceStatus | None = None
+        self._holds = Holds()
+        self._rounds = 0
+        self._work = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closing = asyncio.Event()
+        self._written = asyncio.Event()
+
+    # --- handing over -------------------------------------------------------------------------------------
+
+    def put(self, changes: Iterable[Change]) -> None:
+        """Takes what was found in the directory; one scan's changes together."""
+        arrived = self._clock()
+        for change in changes:
+            if isinstance(change, DocumentWritten):
+                self._waiting.add_document(change)
+            elif isinstance(change, PositionRemoved):
+                self._holds.release(key_of(change))
+                self._waiting.add(Waiting(change, arrived, frozenset()))
+            else:
+                orders = _order_uuids(change)
+                if self._holds.admits(key_of(change), orders):
+                    self._waiting.add(Waiting(change, arrived, orders))
+        self._wake()
+
+    def offer(self, change: PositionWritten) -> None:
+        """Takes a position from the queue, which counts only for orders that were never seen."""
+        item = Waiting(change, self._clock(), _order_uuids(change), from_queue=True)
+        if self._hold_ms is not None:
+            hold = self._holds.start(item.key, item.orders)
+            asyncio.get_running_loop().call_later(self._hold_ms / 1000, self._expire, item.key, hold)
+        self._waiting.add(item)
+        self._wake()
+
+    def set_source(self, status: SourceStatus) -> None:
+        """Tells the readers how fresh the source is, once everything handed over before is in the log."""
+        self._status = status
+        self._wake()
+
+    async def room(self) -> None:
+        """Returns when little enough waits that more may be taken from the queue."""
+        while len(self._waiting) > _MOST_WAITING:
+            self._written.clear()
+            await self._written.wait()
+
+    async def flush(self) -> None:
+        """Returns when all that was handed over is durable."""
+        await self._idle.wait()
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Runs a call of the log in the log's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function)
+
+    def close(self) -> None:
+        """Lets `run` return once everything is in the log, or at once where the log cannot be written."""
+        self._closing.set()
+        self._work.set()
+
+    def _wake(self) -> None:
+        self._idle.clear()
+        self._work.set()
+
+    def _expire(self, key: Key, hold: object) -> None:
+        if self._holds.expire(key, hold):
+            self._recheck(key)
+
+    # --- writing ------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Writes until closed. Raises LogError for anything but a log that is not writable now."""
+        failures = 0
+        while True:
+            await self._work.wait()
+            if not self._waiting and self._status is None:
+                self._idle.set()
+                self._work.clear()
+                if self._closing.is_set():
+                    return
+                continue
+            try:
+                await self._write_next()
+            except LogUnwritableError as error:
+                failures += 1
+                if not await self._outlast(error, failures):
+                    return
+            else:
+                if failures:
+                    logger.info("log_writable_again", waiting=len(self._waiting))
+                failures = 0
+
+    async def _write_next(self) -> None:
+        """Positions first: a document of many MB must not hold up an order, nor wait for ever."""
+        items, status = self._waiting.next_positions(), self._status
+        document = self._waiting.next_document()
+        if items and not (document and self._rounds >= _ROUNDS_PER_DOCUMENT):
+            told_by_then = self._waiting.all_are_next
+            await self._write_positions(items)
+            self._rounds += 1
+            if not told_by_then:
+                return
+        elif document:
+            now = self._clock()
+            await self.call(lambda: self._log.append([document], now))
+            self._waiting.document_done(document)
+            self._rounds = 0
+        if status is not None:
+            await self.call(lambda: self._log.set_source(status))
+            if self._status is status:
+                self._status = None
+
+    async def _write_positions(self, items: list[Waiting]) -> None:
+        ignored = await self.call(lambda: self._append(items))
+        self._waiting.done(items)
+        self._written.set()
+        for item in ignored:
+            if self._holds.needless(item.key, item.orders):
+                self._recheck(item.key)
+
+    async def _outlast(self, error: LogUnwritableError, failures: int) -> bool:
+        """Waits before the next attempt; False where there is to be none."""
+        if self._closing.is_set():
+            logger.error("log_unwritable_at_stop", lost=len(self._waiting), reason=str(error))
+            return False
+        if failures == 1:
+            logger.error("log_unwritable", waiting=len(self._waiting), reason=str(error))
+        pause_ms = min(self._retry_ms << min(failures - 1, 20), self._retry_max_ms)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), pause_ms / 1000)
+        return True
+
+    def _append(self, items: list[Waiting]) -> list[Waiting]:
+        """In the log's thread. Returns the queue's items that brought nothing new."""
+        changes: list[Change] = []
+        ignored: list[Waiting] = []
+        for item in items:
+            change = self._unseen(item) if item.from_queue else item.change
+            if change is None:
+                ignored.append(item)
+            else:
+                changes.append(change)
+        if changes:
+            self._log.append(changes, max(item.arrived_ms for item in items))
+        return ignored
+
+    def _unseen(self, item: Waiting) -> Change | None:
+        hotkey, uuid = item.key
+        unseen = item.orders - self._log.seen(hotkey, item.orders)
+        if not unseen or not isinstance(item.change, PositionWritten):
+            return None
+        present = self._log.position(hotkey, uuid) if self._hold_ms is not None else None
+        return item.change if present is None else _added(item.change, present.text, unseen)
+
+
+def _order_uuids(change: PositionWritten) -> frozenset[str]:
+    return frozenset(order.order_uuid for order in change.position.orders)
+
+
+def _added(change: PositionWritten, present: PositionText, unseen: frozenset[str]) -> PositionWritten:
+    """The queue's text, unless that would take away orders which the present one has.
+
+    The queue only adds: then its unseen orders go to the end of the present list.
+    """
+    position, _ = parse_position(present.json())
+    if {order.order_uuid for order in position.orders} <= _order_uuids(change):
+        return change
+    new = [i for i, order in enumerate(change.position.orders) if order.order_uuid in unseen]
+    orders = [*position.orders, *(change.position.orders[i] for i in new)]
+    texts = (*present.orders, *(change.text.orders[i] for i in new))
+    return PositionWritten(
+        position=msgspec.structs.replace(change.position, orders=orders),
+        text=msgspec.structs.replace(change.text, orders=texts),
+        extra=change.extra,
+    )

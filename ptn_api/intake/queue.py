@@ -1,0 +1,136 @@
+"""The embedded queue: positions that an embedding validator announces, one JSON object per line of a pipe.
+
+A hint where there is a directory, the truth where there is none: then what was taken from the queue and not
+yet appended is lost with a killed intake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+
+import msgspec
+import structlog
+
+from ptn_api.errors import InvalidInputError
+from ptn_api.event_log.contract import PositionWritten
+from ptn_api.intake.file import check_utf8
+from ptn_api.intake.names import check_name
+from ptn_api.model.position import parse_position
+
+__all__ = ["Lines", "QueueReader", "parse_item"]
+
+logger = structlog.get_logger()
+
+_CHUNK = 1 << 18
+_item = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class Lines:
+    """Cuts a stream of bytes into lines. A line of more than `limit` bytes is dropped, up to its newline."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._buffer = bytearray()
+        self._searched = 0
+        self._skipping = False
+        self.dropped = 0
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """The lines that this chunk completes, without their newlines."""
+        self._buffer += chunk
+        while (end := self._buffer.find(b"\n", self._searched)) >= 0:
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            self._searched = 0
+            if self._skipping or len(line) > self._limit:
+                self.dropped += 1
+                self._skipping = False
+            elif line.strip():
+                yield line
+        self._searched = len(self._buffer)
+        if self._searched > self._limit:
+            self._skipping = True
+            self._buffer.clear()
+            self._searched = 0
+
+
+def parse_item(line: bytes) -> PositionWritten:
+    """One item of the queue. Raises InvalidInputError if it holds no position."""
+    check_utf8(line)
+    try:
+        keys = _item.decode(line)
+        body = bytes(keys.pop("position"))
+    except (msgspec.DecodeError, RecursionError, KeyError):
+        raise InvalidInputError("no position in it", code="not_a_position", field="position") from None
+    position, text = parse_position(body)
+    check_name(position.miner_hotkey)
+    check_name(position.position_uuid)
+    extra = msgspec.json.encode(keys) if keys else b""
+    return PositionWritten(position=position, text=text, extra=extra)
+
+
+class QueueReader:
+    """Reads items from a pipe or socket until its other end closes. Takes over the descriptor.
+
+    An intake that was restarted may begin in the middle of a line: that one is refused like any other that
+    is no position, and the next newline puts it right. `room` returns when more may be taken, so that what
+    waits for the log stays bounded.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        offer: Callable[[PositionWritten], None],
+        *,
+        line_limit: int,
+        room: Callable[[], Awaitable[None]],
+        on_refused: Callable[[int], None] = lambda refused: None,
+    ) -> None:
+        self._descriptor = descriptor
+        self._offer = offer
+        self._lines = Lines(line_limit)
+        self._room = room
+        self._on_refused = on_refused
+        self.refused = 0
+        """Number of items that were no positions."""
+
+    async def run(self) -> None:
+        """Returns at the end of the queue; cancel it to stop earlier."""
+        reader, transport = await _open(self._descriptor)
+        try:
+            while chunk := await reader.read(_CHUNK):
+                for line in self._lines.feed(chunk):
+                    self._take(line)
+                self._count_dropped()
+                await self._room()
+        finally:
+            transport.close()
+        logger.info("queue_ended")
+
+    def _take(self, line: bytes) -> None:
+        try:
+            change = parse_item(line)
+        except InvalidInputError as error:
+            self._refuse(error)
+        else:
+            self._offer(change)
+
+    def _count_dropped(self) -> None:
+        if self._lines.dropped:
+            self._lines.dropped = 0
+            self._refuse(InvalidInputError("too long a line", code="too_large"))
+
+    def _refuse(self, error: InvalidInputError) -> None:
+        self.refused += 1
+        logger.warning("queue_item_skipped", code=error.code, reason=str(error), refused=self.refused)
+        self._on_refused(self.refused)
+
+
+async def _open(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:
+    reader = asyncio.StreamReader(limit=_CHUNK)
+    protocol = asyncio.StreamReaderProtocol(reader)
+    pipe = os.fdopen(descriptor, "rb", buffering=0)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, pipe)
+    return reader, transport

@@ -1,0 +1,262 @@
+"""Runs intake: baseline first, then whatever happens, until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+
+from ptn_api.clock import Clock, wall_ms
+from ptn_api.errors import LogUnwritableError
+from ptn_api.event_log.contract import (
+    Change,
+    Document,
+    DocumentWritten,
+    EventLogWriter,
+    PositionWritten,
+    SourceStatus,
+)
+from ptn_api.intake.checkpoint import read_checkpoint
+from ptn_api.intake.document_files import DocumentFiles
+from ptn_api.intake.documents import DocumentFollower
+from ptn_api.intake.follow import DirectoryFollower
+from ptn_api.intake.merge import Merge
+from ptn_api.intake.options import IntakeOptions
+from ptn_api.intake.position_files import Key
+from ptn_api.intake.queue import QueueReader
+from ptn_api.intake.watch import Watch, open_watch
+
+__all__ = ["run_intake"]
+
+logger = structlog.get_logger()
+
+T = TypeVar("T")
+
+
+def _monotonic_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+async def run_intake(
+    *,
+    log: EventLogWriter,
+    options: IntakeOptions,
+    queue_fd: int | None,
+    stop: asyncio.Event,
+    ready: Callable[[], None],
+    watch: Watch | None = None,
+    clock: Clock = wall_ms,
+    monotonic: Clock = _monotonic_ms,
+) -> None:
+    """Feeds the log from the validator's directory, the queue or a checkpoint until `stop` is set.
+
+    Calls `ready` once the log holds a baseline. Takes over `queue_fd` and `watch`; the log stays open. On
+    `stop` nothing more is taken, and what was taken is written before this returns.
+    Raises LogError where the log fails for good, InvalidInputError for a checkpoint that cannot be used.
+    """
+    intake = Intake(log, options, clock=clock, monotonic=monotonic)
+    try:
+        if options.validator_dir is not None:
+            await intake.open_directory(options.validator_dir, watch or open_watch())
+        if await intake.baseline(stop):
+            ready()
+            await intake.run(queue_fd, stop)
+    finally:
+        await intake.close()
+
+
+class Interrupted(Exception):  # noqa: N818 - nothing went wrong
+    """The baseline was given up because intake is to stop; none of it may be committed."""
+
+
+class Intake:
+    """The parts of a running intake, and the order in which they start and stop."""
+
+    def __init__(
+        self, log: EventLogWriter, options: IntakeOptions, *, clock: Clock, monotonic: Clock
+    ) -> None:
+        self._log = log
+        self._options = options
+        self._clock = clock
+        self._monotonic = monotonic
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake-log")
+        self._merge = Merge(
+            log,
+            self._thread,
+            clock=clock,
+            hold_ms=None if options.validator_dir is None else options.queue_hold_ms,
+            recheck=self._recheck,
+            retry_ms=options.retry_ms,
+            retry_max_ms=options.retry_max_ms,
+        )
+        self._directory: DirectoryFollower | None = None
+        self._documents: DocumentFollower | None = None
+        self._watch: Watch | None = None
+        self._miners: set[str] = set()
+        self._sources: list[asyncio.Task[None]] = []
+        self._following: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[None] | None = None
+
+    async def open_directory(self, validator_dir: Path, watch: Watch) -> None:
+        """Begins to watch; nothing is looked at yet."""
+        known = await self._merge.call(self._log.fingerprints)
+        options = self._options
+        files = DocumentFiles(
+            validator_dir,
+            {document: known[key] for document in Document if (key := ("", document.value)) in known},
+            limit=options.document_limit_bytes,
+            confirm_ms=options.removal_confirm_ms,
+        )
+        self._documents = DocumentFollower(files, self._merge, monotonic=self._monotonic)
+        self._watch = watch
+        self._directory = DirectoryFollower(
+            validator_dir,
+            {key: fingerprint for key, fingerprint in known.items() if key[0]},
+            self._merge,
+            watch,
+            options,
+            clock=self._clock,
+            monotonic=self._monotonic,
+            on_documents=self._documents.due,
+            documents_refused=self._documents.refused,
+        )
+        self._sources.append(asyncio.create_task(self._directory.watch()))
+
+    async def baseline(self, stop: asyncio.Event) -> bool:
+        """Gives a new log its first state; False if stopped before the log has one."""
+        if await self._merge.call(self._log.ready):
+            return True
+        if self._directory is not None:
+            while not stop.is_set() and not await self._directory.root_is_there():
+                await _wait(stop, min(self._options.sweep_ms, 1_000))
+        pause_ms = self._options.retry_ms
+        while not stop.is_set():
+            try:
+                await self._merge.call(lambda: self._take_baseline(stop))
+                return True
+            except Interrupted:
+                return False
+            except LogUnwritableError as error:
+                logger.error("log_unwritable", reason=str(error))
+                await _wait(stop, pause_ms)
+                pause_ms = min(pause_ms * 2, self._options.retry_max_ms)
+        return False
+
+    async def run(self, queue_fd: int | None, stop: asyncio.Event) -> None:
+        """Takes what comes until `stop`. Raises what a part of it failed with."""
+        self._writing = asyncio.create_task(self._merge.run())
+        tasks = [self._writing]
+        self._sources.append(asyncio.create_task(self._prune()))
+        if self._directory is not None and self._documents is not None:
+            self._sources.append(asyncio.create_task(self._documents.run()))
+            self._following = asyncio.create_task(self._directory.run())
+            tasks.append(self._following)
+        else:
+            self._miners.update(await self._merge.call(self._log.hotkeys))
+            self._merge.set_source(SourceStatus())
+        if queue_fd is not None:
+            self._sources.append(asyncio.create_task(self._reader(queue_fd).run()))
+        await _until(stop, [*tasks, *self._sources])
+
+    async def close(self) -> None:
+        """Takes no more, writes what was taken, ends threads and watch. Raises LogError."""
+        await _cancel(self._sources)
+        if self._directory is not None and self._following is not None:
+            self._directory.stop()
+            await asyncio.wait([self._following])
+        self._merge.close()
+        try:
+            if self._writing is not None:
+                await self._writing
+        finally:
+            for part in (self._directory, self._documents, self._watch):
+                if part is not None:
+                    part.close()
+            self._thread.shutdown()
+
+    # --- baseline -----------------------------------------------------------------------------------------
+
+    def _take_baseline(self, stop: asyncio.Event) -> None:
+        """In the log's thread: all of it in one transaction."""
+        started = self._monotonic()
+        head = self._log.baseline(_until_stopped(self._everything(), stop), self._clock())
+        logger.info("baseline_taken", revision=head.revision, ms=self._monotonic() - started)
+
+    def _everything(self) -> Iterator[Change]:
+        if self._directory is not None and self._documents is not None:
+            yield from self._directory.baseline()
+            yield from self._documents.baseline()
+        elif self._options.checkpoint is not None:
+            yield from read_checkpoint(self._options.checkpoint)
+
+    # --- the other sources --------------------------------------------------------------------------------
+
+    def _recheck(self, key: Key) -> None:
+        if self._directory is not None:
+            self._directory.recheck(key)
+
+    def _reader(self, queue_fd: int) -> QueueReader:
+        return QueueReader(
+            queue_fd,
+            self._offer,
+            line_limit=self._options.queue_line_limit_bytes,
+            room=self._merge.room,
+            on_refused=self._tell_refused,
+        )
+
+    def _offer(self, change: PositionWritten) -> None:
+        self._merge.offer(change)
+        hotkey = change.position.miner_hotkey
+        if self._directory is None and hotkey not in self._miners:
+            self._miners.add(hotkey)
+            content = msgspec.json.encode(sorted(self._miners))
+            self._merge.put([DocumentWritten(document=Document.MINERS, content=content)])
+
+    def _tell_refused(self, refused: int) -> None:
+        """Without a directory nobody else says how much was skipped."""
+        if self._directory is None:
+            self._merge.set_source(SourceStatus(invalid=refused))
+
+    async def _prune(self) -> None:
+        while True:
+            await asyncio.sleep(self._options.prune_ms / 1000)
+            with contextlib.suppress(LogUnwritableError):  # the merge reports it; the next round will do
+                await self._merge.call(lambda: self._log.prune(self._clock()))
+
+
+def _until_stopped(changes: Iterator[T], stop: asyncio.Event) -> Iterator[T]:
+    for change in changes:
+        if stop.is_set():
+            raise Interrupted
+        yield change
+
+
+async def _wait(event: asyncio.Event, timeout_ms: float) -> None:
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(event.wait(), timeout_ms / 1000)
+
+
+async def _until(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+    """Waits for `stop`; raises what a task fails with before."""
+    stopping = asyncio.create_task(stop.wait())
+    pending: set[asyncio.Task[Any]] = {stopping, *tasks}
+    try:
+        while stopping in pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+    finally:
+        stopping.cancel()
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,39 @@
+"""One pass over the validator's directory, in slices, so that an order need not wait for its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from ptn_api.event_log.contract import PositionWritten
+from ptn_api.intake.directory import Directory
+from ptn_api.intake.position_files import Key, PositionFiles, Touched
+from ptn_api.intake.waiting import key_of
+
+__all__ = ["Sweep"]
+
+
+class Sweep:
+    """Looks through folders, then reads what was touched. `found` is what is to be handed on together.
+
+    `full` compares every file, otherwise only folders whose times say that something changed.
+    """
+
+    def __init__(self, directory: Directory, files: PositionFiles, *, full: bool) -> None:
+        self.full = full
+        self.found: dict[Key, PositionWritten] = {}
+        self._steps = self._pass(directory, files)
+
+    def advance(self, slice_ms: float) -> bool:
+        """Works for about that long; whether the pass is at its end."""
+        end = time.monotonic() + slice_ms / 1000
+        return all(time.monotonic() < end for _ in self._steps)
+
+    def _pass(self, directory: Directory, files: PositionFiles) -> Iterator[None]:
+        touched: Touched = {}
+        for _ in directory.sweep(touched, full=self.full):
+            yield
+        for change in files.settle(touched):
+            if change is not None:
+                self.found[key_of(change)] = change
+            yield
