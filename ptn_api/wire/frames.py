@@ -85,7 +85,7 @@ class AuthSuccess(msgspec.Struct, kw_only=True):
 
 
 class AuthFailure(msgspec.Struct, kw_only=True, omit_defaults=True):
-    status: Literal["error"] = "error"
+    status: Literal["error"]  # no default: a default would be left out
     message: str
     code: str = ""
 
