@@ -69,6 +69,10 @@ class Desk(Protocol):
 
     def join(self, connection: Connection) -> None: ...
 
+    def rejoin(self, connection: Connection) -> None:
+        """From the next order on."""
+        ...
+
     def leave(self, connection: Connection) -> None:
         """No orders any more."""
         ...
@@ -237,7 +241,7 @@ class Connection:
 
     def _resubscribed(self) -> None:
         if self.session.state is State.LIVE:
-            self._desk.join(self)
+            self._desk.rejoin(self)
 
     def _check_buffer(self) -> None:
         if self._reason is None and self._socket.unsent() > self._options.send_buffer_bytes:

@@ -112,6 +112,10 @@ class Hub:
     def join(self, connection: Connection) -> None:
         self._audience.join(connection)
 
+    def rejoin(self, connection: Connection) -> None:
+        self._feed.step()  # what is in the log by now is not the next order any more
+        self._audience.join(connection)
+
     def leave(self, connection: Connection) -> None:
         self._audience.leave(connection)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.clock import Clock, wall_ms
@@ -46,7 +47,14 @@ async def run_stream(
             task.result()
     finally:
         hub.close_all(SHUTTING_DOWN)
-        for task in (stopping, *tasks):
-            task.cancel()
-        await asyncio.gather(stopping, *tasks, return_exceptions=True)
+        await _end([stopping, *tasks])
         await server.stop()
+
+
+async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancels until it has been heard: before Python 3.12 a `wait_for` that just finished swallows one."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.05)

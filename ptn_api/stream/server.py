@@ -196,7 +196,7 @@ class _Client(picows.WSListener):
         """Who ended this: picows, over a frame that it could not parse, or the client."""
         handshake = transport.close_handshake
         if handshake is not None and handshake.sent is not None and not self._closing:
-            return CloseCode(cast(int, handshake.sent.code), handshake.sent.reason)
+            return CloseCode(int(cast(int, handshake.sent.code)), handshake.sent.reason)
         return CloseCode(self._client_code, "closed by the client")
 
     def pause_writing(self) -> None:
@@ -227,7 +227,7 @@ class _Client(picows.WSListener):
     def _closed_by_client(self, ws_frame: picows.WSFrame) -> None:
         """Either the answer to our close, or the client's own, which is answered."""
         code = ws_frame.get_close_code()
-        self._client_code = cast(int, code)
+        self._client_code = int(cast(int, code))  # an enum only where picows knows it
         if not self._closing:
             self._closing = True
             self._transport.send_close(code if self._client_code else WSCloseCode.OK)

@@ -176,20 +176,27 @@ Effect = Send | CheckKey | CatchUp | Resubscribed | Stop | Close
 
 
 class _Login(msgspec.Struct):
-    """The first frame, whatever the kinds of its values; a field of the wrong kind counts as absent."""
+    """The first frame, whatever the kinds of its values."""
 
     api_key: Any = None
     last_sequence: Any = None
     version: Any = None
     epoch: Any = None
 
-    def typed(self) -> Auth:
-        return Auth(
-            api_key=self.api_key if isinstance(self.api_key, str) else "",
-            last_sequence=self.last_sequence if type(self.last_sequence) is int else -1,
-            version=self.version if type(self.version) is int else 1,
-            epoch=self.epoch if isinstance(self.epoch, str) else None,
-        )
+
+def _read_login(data: bytes | str) -> Auth:
+    """The login; what is missing or of the wrong kind counts as absent, as existing servers have it.
+
+    Raises InvalidInputError if the frame is no JSON.
+    """
+    value = codec.decode(data, object)
+    login = msgspec.convert(value, _Login) if isinstance(value, dict) else _Login()
+    return Auth(
+        api_key=login.api_key if isinstance(login.api_key, str) else "",
+        last_sequence=login.last_sequence if type(login.last_sequence) is int else -1,
+        version=login.version if type(login.version) is int else 1,
+        epoch=login.epoch if isinstance(login.epoch, str) else None,
+    )
 
 
 class ServerSession:
@@ -245,12 +252,11 @@ class ServerSession:
 
     def _first_frame(self, data: bytes | str) -> list[Effect]:
         try:
-            self._auth = codec.decode(data, _Login).typed()
-        except InvalidInputError as error:
-            if error.code == "not_json":
-                return self.close(BAD_FIRST_FRAME)
+            self._auth = _read_login(data)
+        except InvalidInputError:
+            return self.close(BAD_FIRST_FRAME)
         if not self._auth.api_key:
-            return self._refuse("Authentication required. Please provide an API key.", "", BAD_FIRST_FRAME)
+            return self._refuse("Authentication required. Please provide an API key.", BAD_FIRST_FRAME)
         self._move(Input.LOGIN)
         return [CheckKey(self._auth.api_key)]
 
@@ -282,10 +288,10 @@ class ServerSession:
         if self.state is not State.CHECKING:
             return []
         if tier is None:
-            return self._refuse("Invalid API key. Authentication failed.", "", INVALID_KEY)
+            return self._refuse("Invalid API key. Authentication failed.", INVALID_KEY)
         if tier < STREAM_TIER:
             message = "WebSocket connections require tier 100 access. Please upgrade your API key."
-            return self._refuse(message, "INSUFFICIENT_TIER", INSUFFICIENT_TIER)
+            return self._refuse(message, INSUFFICIENT_TIER, code="INSUFFICIENT_TIER")
         head, floor = self._log.head().sequence, self._log.floor()
         self._after = self._starting_point(head, floor, now_ms)
         self._move(Input.ACCEPT)
@@ -303,8 +309,8 @@ class ServerSession:
             effects += self.receive(data, now_ms)
         return effects
 
-    def _refuse(self, message: str, code: str, reason: CloseCode) -> list[Effect]:
-        return [Send(AuthFailure(message=message, code=code)), *self.close(reason)]
+    def _refuse(self, message: str, reason: CloseCode, *, code: str = "") -> list[Effect]:
+        return [Send(AuthFailure(status="error", message=message, code=code)), *self.close(reason)]
 
     def _starting_point(self, head: int, floor: int, now_ms: int) -> int:
         if self.version == 1:
@@ -423,7 +429,7 @@ class ServerSession:
         if self.state is State.CLOSED:
             return []
         message = "Disconnected due to too many connections for this API key"
-        frame = AuthFailure(message=message, code="MAX_CONNECTIONS_EXCEEDED")
+        frame = AuthFailure(status="error", message=message, code="MAX_CONNECTIONS_EXCEEDED")
         return [Send(frame), *self.close(REPLACED)]
 
     def _move(self, happened: Input) -> None:

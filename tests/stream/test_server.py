@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from tests.stream.live import running
+import asyncio
+import json
+
+import pytest
+import uvloop
+from websockets.exceptions import ConnectionClosed
+
+from ptn_api.event_log import MemoryLog
+from ptn_api.wire import close_codes
+from tests.factories import T0, order, position, written
+from tests.stream.live import SOON_S, LiveStream, running
 
 
 async def test_login_subscribe_and_orders_as_existing_clients_know_them() -> None:
@@ -27,3 +37,267 @@ async def test_login_subscribe_and_orders_as_existing_clients_know_them() -> Non
         assert list(message) == ["sequence", "timestamp", "data"]
         assert (message["sequence"], message["timestamp"]) == (head + 1, live.now_ms)
         assert message["data"]["position"]["orders"][-1]["order_uuid"]
+
+
+async def test_a_message_holds_the_orders_up_to_the_announced_one_and_other_keys() -> None:
+    """Two orders in one file are two messages; the announced order is the last of each."""
+    async with running() as live, live.client() as client:
+        await client.login()
+        await client.subscribe()
+        live.append(written(position(1, [order(1), order(2)]), extra=b'{"note": "kept"}'))
+        first, second = await client.messages(2)
+        assert [len(m["data"]["position"]["orders"]) for m in (first, second)] == [1, 2]
+        assert second["data"]["position"]["orders"][-1]["order_uuid"] == order(2)["order_uuid"]
+        assert [m["data"]["note"] for m in (first, second)] == ["kept", "kept"]
+
+
+async def test_nothing_is_delivered_before_a_subscribe_and_everything_after_the_login_is() -> None:
+    """What comes between login and subscribe follows the subscribe."""
+    async with running() as live, live.client() as client:
+        success = await client.login()
+        live.trade(3)
+        await client.send(type="ping", timestamp=9)
+        assert (await client.receive())["type"] == "pong"
+        await client.subscribe()
+        live.trade(2)
+        sequences = [m["sequence"] for m in await client.messages(5)]
+        first = success["current_sequence"] + 1
+        assert sequences == list(range(first, first + 5))
+
+
+async def test_ping_is_answered_with_the_clients_time_and_the_servers() -> None:
+    """client_timestamp is an echo, or 0."""
+    async with running() as live, live.client() as client:
+        await client.login()
+        await client.send(type="ping", timestamp=123)
+        now = live.now_ms
+        assert await client.receive() == {
+            "type": "pong",
+            "client_timestamp": 123,
+            "server_timestamp": now,
+            "timestamp": now,
+        }
+        await client.send(type="ping")
+        assert (await client.receive())["client_timestamp"] == 0
+
+
+async def test_unsubscribe_stops_the_orders_and_a_new_subscribe_starts_with_the_next() -> None:
+    """What happened in between is not replayed."""
+    async with running() as live, live.client() as client:
+        await client.login()
+        await client.subscribe()
+        live.trade()
+        await client.messages(1)
+        await client.send(type="unsubscribe", all=True, sender_timestamp=1)
+        assert (await client.receive())["action"] == "unsubscribe"
+        missed = live.trade().sequence
+        await client.subscribe()
+        live.trade()
+        assert (await client.messages(1))[0]["sequence"] == missed + 1
+
+
+@pytest.mark.parametrize(
+    ("frame", "message", "code", "close"),
+    [
+        ({}, "Authentication required. Please provide an API key.", None, close_codes.BAD_FIRST_FRAME),
+        ({"api_key": ""}, "Authentication required. Please provide an API key.", None, None),
+        ({"api_key": 5}, "Authentication required. Please provide an API key.", None, None),
+        (
+            {"api_key": "nobody's"},
+            "Invalid API key. Authentication failed.",
+            None,
+            close_codes.INVALID_KEY,
+        ),
+        (
+            {"api_key": "key-of-carl"},
+            "WebSocket connections require tier 100 access. Please upgrade your API key.",
+            "INSUFFICIENT_TIER",
+            close_codes.INSUFFICIENT_TIER,
+        ),
+    ],
+)
+async def test_a_refused_login_gets_its_text_then_a_close(
+    frame: dict[str, object], message: str, code: str | None, close: close_codes.CloseCode | None
+) -> None:
+    """Existing clients show these texts; the close code says not to come back."""
+    async with running() as live, live.client() as client:
+        await client.send(**frame)
+        answer = await client.receive()
+        assert (answer["status"], answer["message"], answer.get("code")) == ("error", message, code)
+        assert await client.close_code() == (close or close_codes.BAD_FIRST_FRAME).code
+
+
+@pytest.mark.parametrize("garbage", ["no json", "", b"\xff\xfe\x00", "[" * 5000, '{"api_key": "x"'])
+async def test_a_first_frame_that_is_no_json_closes_without_a_message(garbage: str | bytes) -> None:
+    """Nothing but the close frame comes."""
+    async with running() as live, live.client() as client:
+        await client.connection.send(garbage)
+        with pytest.raises(ConnectionClosed):
+            await asyncio.wait_for(client.connection.recv(), SOON_S)
+        assert client.connection.close_code == close_codes.BAD_FIRST_FRAME.code
+
+
+async def test_binary_frames_are_taken_like_text() -> None:
+    """Login, subscribe and ping as binary frames; the answers are text."""
+    async with running() as live, live.client() as client:
+        await client.connection.send(json.dumps({"api_key": "key-of-alice"}).encode())
+        assert (await client.receive())["status"] == "success"
+        await client.connection.send(b'{"type": "subscribe", "all": true}')
+        assert (await client.receive())["status"] == "success"
+
+
+async def test_version_1_is_spared_every_frame_it_does_not_know() -> None:
+    """No heartbeat, error, resumed or update frame: a ping's answer is the next frame after any of them."""
+    async with running(heartbeat_ms=20) as live, live.client() as client:
+        await client.login(last_sequence=5)
+        await client.subscribe(updates=True, miners=["nobody"], unknown=1)
+        await client.connection.send("no json")
+        await client.connection.send('{"type": "what"}')
+        live.append(written(position(1, [order(1)])))
+        live.append(written(position(1, [order(1)], current_return=1.5)))
+        await asyncio.sleep(0.1)
+        await client.send(type="ping", timestamp=1)
+        frames = [await client.receive(), await client.receive()]
+        assert [list(frame)[0] for frame in frames] == ["sequence", "type"]
+        assert frames[1]["type"] == "pong"
+
+
+async def test_a_version_1_client_is_replayed_what_it_missed_before_live_orders() -> None:
+    """current_sequence is where its cursor stands, and orders follow by exactly one."""
+    async with running() as live:
+        seen = live.trade(3).sequence
+        live.trade(70)
+        async with live.client() as client:
+            success = await client.login(last_sequence=seen)
+            assert success["current_sequence"] == seen
+            await client.subscribe()
+            live.trade(2)
+            messages = await client.messages(72)
+            assert [m["sequence"] for m in messages] == list(range(seen + 1, seen + 73))
+            assert all("replay" not in m for m in messages)
+
+
+async def test_a_cursor_that_cannot_be_right_counts_as_none_in_version_1() -> None:
+    """Below the floor, beyond the head, or too long ago: from now on."""
+    async with running(replay_window_ms=1_000) as live:
+        old = live.trade(3).sequence - 2
+        live.now_ms += 5_000
+        head = live.trade().sequence
+        for cursor in (1, old, head + 1, 10**30, "5", None, 1.5):
+            async with live.client() as client:
+                assert (await client.login(last_sequence=cursor))["current_sequence"] == head
+        async with live.client() as client:
+            assert (await client.login(last_sequence=head - 1))["current_sequence"] == head - 1
+
+
+async def test_a_message_that_is_too_big_closes_with_1009_however_it_comes() -> None:
+    """One frame, fragments, or small until inflated."""
+
+    async def fragments(size: int, count: int) -> object:
+        for _ in range(count):
+            yield "x" * size
+
+    async with running(message_limit_bytes=1 << 16) as live:
+        for compression in (None, "deflate"):
+            async with live.client(compression=compression) as client:
+                await client.login()
+                await client.connection.send("x" * (1 << 17))
+                assert await client.close_code() == 1009
+            async with live.client(compression=compression) as client:
+                await client.login()
+                with pytest.raises(ConnectionClosed):
+                    await client.connection.send(fragments(1 << 14, 8))  # type: ignore[arg-type]
+                    await client.connection.wait_closed()
+                    await client.connection.send("")
+                assert client.connection.close_code == 1009
+
+
+async def test_fragments_are_put_together() -> None:
+    """A login in three fragments is a login."""
+    async with running() as live, live.client() as client:
+        await client.connection.send(iter(['{"api_', 'key": "key-of', '-alice"}']))
+        assert (await client.receive())["status"] == "success"
+
+
+async def test_compressed_and_plain_clients_get_the_same() -> None:
+    """permessage-deflate where it was offered; the orders are equal."""
+    async with (
+        running() as live,
+        live.client(compression="deflate") as deflating,
+        live.client(compression=None) as plain,
+    ):
+        for client in (deflating, plain):
+            await client.login()
+            await client.subscribe()
+        assert deflating.connection.protocol.extensions
+        assert not plain.connection.protocol.extensions
+        live.trade(60)
+        assert await deflating.messages(60) == await plain.messages(60)
+
+
+async def test_the_protocols_own_ping_is_answered() -> None:
+    """A pong with the same payload, before and after login."""
+    async with running() as live, live.client() as client:
+        await asyncio.wait_for(await client.connection.ping(b"abc"), SOON_S)
+        await client.login()
+        await asyncio.wait_for(await client.connection.ping(b"def"), SOON_S)
+
+
+async def test_who_does_not_log_in_is_closed_with_a_code_that_means_come_back() -> None:
+    """Without an error frame, which existing clients take as final."""
+    async with running(auth_timeout_ms=50) as live, live.client() as client:
+        with pytest.raises(ConnectionClosed):
+            await asyncio.wait_for(client.connection.recv(), SOON_S)
+        assert client.connection.close_code == close_codes.AUTH_TIMEOUT.code
+
+
+async def test_before_the_log_is_ready_logins_are_told_to_come_back() -> None:
+    """No error frame; once the baseline is there, they are let in."""
+    async with running(LiveStream(ready=False)) as live:
+        async with live.client() as client:
+            await client.send(api_key="key-of-alice")
+            with pytest.raises(ConnectionClosed):
+                await asyncio.wait_for(client.connection.recv(), SOON_S)
+            assert client.connection.close_code == close_codes.NOT_READY.code
+        live.log.baseline([], T0)
+        async with live.client() as client:
+            await client.connection.ping()
+            assert (await client.login())["status"] == "success"
+
+
+async def test_stopping_tells_everybody_to_come_back() -> None:
+    """The close code of a shutdown, to those who logged in and those who did not."""
+    async with running() as live:
+        one, other = live.client(), live.client()
+        client, stranger = await one.__aenter__(), await other.__aenter__()
+        await client.login()
+    assert await client.close_code() == close_codes.SHUTTING_DOWN.code
+    assert await stranger.close_code() == close_codes.SHUTTING_DOWN.code
+    await one.__aexit__(None, None, None)
+    await other.__aexit__(None, None, None)
+
+
+async def test_an_order_that_comes_while_the_stream_is_down_is_replayed_by_the_next_one() -> None:
+    """A restarted stream starts at the log's head and serves the rest from the log."""
+    log = MemoryLog(created_ms=T0, epoch="epoch-1")
+    first = LiveStream(log=log)
+    async with running(first) as live:
+        seen = live.trade(2).sequence
+    missed = first.trade(2).sequence
+    async with running(first) as live, live.client() as client:
+        await client.login(last_sequence=seen)
+        await client.subscribe()
+        assert [m["sequence"] for m in await client.messages(2)] == [missed - 1, missed]
+
+
+def test_it_runs_on_uvloop_too() -> None:
+    """The loop that the service uses."""
+
+    async def main() -> list[int]:
+        async with running() as live, live.client() as client:
+            await client.login()
+            await client.subscribe()
+            live.trade(10)
+            return [m["sequence"] - live.log.created_ms // 1000 for m in await client.messages(10)]
+
+    assert uvloop.run(main()) == list(range(1, 11))
