@@ -1,0 +1,46 @@
+"""Where the tests of this room find expected values, and how they compare."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+SHARED = CHECKOUT.parent / "shared" / "data"
+"""Published cases and real positions, beside the checkout; not part of the project."""
+
+
+def own(name: str) -> list[dict[str, Any]]:
+    """The cases of data/<name>.json (see make_data)."""
+    cases: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / f"{name}.json").read_text())[
+        "cases"
+    ]
+    return cases
+
+
+def shared(name: str) -> Any:
+    """A document of the shared data; the test is skipped where it is absent."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"no ../shared/data/{name} beside the checkout")
+    return json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
+
+
+def same(value: Any, wanted: Any) -> bool:
+    """Equal, floats to 1e-9 relative; what should be 0 may be a residue below 1e-12."""
+    if isinstance(wanted, dict):
+        return (
+            isinstance(value, dict)
+            and value.keys() == wanted.keys()
+            and all(same(value[k], wanted[k]) for k in wanted)
+        )
+    if isinstance(wanted, list):
+        return len(value) == len(wanted) and all(map(same, value, wanted))
+    if isinstance(wanted, float) and isinstance(value, int | float):
+        return math.isclose(value, wanted, rel_tol=1e-9, abs_tol=1e-12)
+    return bool(value == wanted)

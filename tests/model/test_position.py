@@ -1,0 +1,103 @@
+"""Reading positions, and their text cut at the orders."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptn_api.errors import InvalidInputError
+from ptn_api.model.position import parse_position
+from tests.factories import T0, order, position
+from tests.model.expected import shared
+from tests.model.histories import patient
+
+floats = st.floats(allow_nan=False, allow_infinity=False)
+scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | floats | st.text()
+json_values = st.recursive(
+    scalars,
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(), children, max_size=3),
+    max_leaves=6,
+)
+
+
+def encoded(body: Any) -> bytes:
+    return json.dumps(body).encode()
+
+
+@patient
+@given(st.dictionaries(st.text(), json_values, max_size=3), st.integers(0, 3), st.permutations(range(17)))
+def test_the_text_is_the_file(extra: dict[str, Any], n_orders: int, layout: list[int]) -> None:
+    """Whatever else a file holds, and in whatever order: joined again, the text says exactly that."""
+    body = extra | position(1, [order(i, note='"orders":[]') for i in range(n_orders)])
+    items = list(body.items())
+    body = dict(items[i] for i in [*(i for i in layout if i < len(items)), *range(17, len(items))])
+    _, text = parse_position(encoded(body))
+    assert list(json.loads(text.json()).items()) == list(body.items())
+    assert [json.loads(o) for o in text.orders] == body["orders"]
+    summary = {key: value for key, value in body.items() if key != "orders"}
+    assert list(json.loads(text.summary()).items()) == list(summary.items())
+
+
+def test_a_text_says_what_was_parsed() -> None:
+    """The position read from the text is the one read from the file."""
+    parsed, text = parse_position(encoded(position(1, [order(0), order(1)], closed=True, remark={"a": []})))
+    assert text.position() == parsed
+
+
+def test_an_older_position_is_read() -> None:
+    """initial_entry_price there, cumulative_entry_value and realized_pnl not."""
+    body = position(1, [order(0)], initial_entry_price=0.9773)
+    del body["cumulative_entry_value"], body["realized_pnl"]
+    parsed, text = parse_position(encoded(body))
+    assert parsed.initial_entry_price == 0.9773
+    assert b"realized_pnl" not in text.json()
+
+
+@pytest.mark.parametrize("trade_pair", ["NEWUSD", ["NEWUSD", "NEW/USD", 1, 2, 3, 4], None, {"id": 1}])
+def test_any_trade_pair_is_kept(trade_pair: Any) -> None:
+    """An unknown pair is never an error."""
+    parsed, text = parse_position(encoded(position(1, [order(0)], trade_pair=trade_pair)))
+    assert parsed.trade_pair == trade_pair
+    assert json.loads(text.summary())["trade_pair"] == trade_pair
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "not_json"),
+        (b'{"miner_hotkey":', "not_json"),
+        (b"\xff\xfe", "not_json"),
+        (encoded(position(1, [order(0)]))[:-40], "not_json"),
+        (encoded(position(1, [order(0)], current_return=float("nan"))), "not_json"),
+        (b'{"deep":' + b"[" * 100_000, "not_json"),
+        (b"[]", "not_a_position"),
+        (b"{}", "not_a_position"),
+        (encoded({k: v for k, v in position(1, []).items() if k != "orders"}), "not_a_position"),
+        (encoded(position(1, []) | {"orders": {}}), "not_a_position"),
+        (encoded(position(1, [order(0, order_type="BUY")])), "not_a_position"),
+        (encoded(position(1, [order(0, at=-1)])), "bad_value"),
+        (encoded(position(1, [order(0, at=1 << 53)])), "bad_value"),
+        (encoded(position(1, [order(0)], open_ms=-T0)), "bad_value"),
+        (encoded(position(1, [order(0, order_uuid="")])), "bad_value"),
+        (encoded(position(1, [order(0)], position_uuid="")), "bad_value"),
+    ],
+)
+def test_what_is_no_position_is_refused(body: bytes, code: str) -> None:
+    """With a word that says why."""
+    with pytest.raises(InvalidInputError) as refused:
+        parse_position(body)
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize("name", ["positions_2024", "miner_2025_ck", "miner_2025_tm"])
+def test_positions_of_the_live_network(name: str) -> None:
+    """Both schemas are read, and their texts are what was read."""
+    document = shared(f"real/{name}.json.gz")
+    for body in document if isinstance(document, list) else document["positions"]:
+        parsed, text = parse_position(encoded(body))
+        assert json.loads(text.json()) == body
+        assert len(parsed.orders) == len(text.orders) == len(body["orders"])
