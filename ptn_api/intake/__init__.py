@@ -10,4 +10,6 @@ sources meet; nothing here ever writes to the validator's files.
     merge, hold                                           all of it into one writer
 """
 
-__all__: list[str] = []
+from ptn_api.intake.resync import request_resync
+
+__all__ = ["request_resync"]

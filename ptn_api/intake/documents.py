@@ -1,28 +1,53 @@
-"""Follows the documents, beside the positions: reading 60 MB must not hold up an order."""
+"""Follows the documents beside the positions: reading and writing 60 MB must not hold up an order."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from functools import partial
+from typing import TypeVar
+
+import structlog
 
 from ptn_api.clock import Clock
-from ptn_api.event_log.contract import Document, DocumentWritten
+from ptn_api.errors import LogUnwritableError
+from ptn_api.event_log.contract import DocumentWritten, EventLogWriter
 from ptn_api.intake.document_files import DOCUMENT_FILES, DocumentFiles
-from ptn_api.intake.merge import Merge
 
 __all__ = ["DocumentFollower"]
 
+logger = structlog.get_logger()
+
+T = TypeVar("T")
+
 
 class DocumentFollower:
-    """Looks at every document whenever it is `due`, in a thread of its own. `monotonic` gives ms."""
+    """Looks at every document whenever it is `due` and appends what changed, all in `executor`.
 
-    def __init__(self, files: DocumentFiles, merge: Merge, *, monotonic: Clock) -> None:
+    One at a time, so that one document is what memory holds of them. `clock` gives epoch ms, `monotonic`
+    ms that only grow.
+    """
+
+    def __init__(
+        self,
+        files: DocumentFiles,
+        log: EventLogWriter,
+        executor: Executor,
+        *,
+        clock: Clock,
+        monotonic: Clock,
+        retry_ms: int = 100,
+        retry_max_ms: int = 5_000,
+    ) -> None:
         self._files = files
-        self._merge = merge
+        self._log = log
+        self._executor = executor
+        self._clock = clock
         self._monotonic = monotonic
+        self._retry_ms = retry_ms
+        self._retry_max_ms = retry_max_ms
         self._due = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake-documents")
 
     def due(self) -> None:
         """Something may have happened to a document."""
@@ -40,18 +65,25 @@ class DocumentFollower:
                 yield change
 
     async def run(self) -> None:
-        """Hands on what changes, until cancelled."""
+        """Follows until cancelled. Raises LogError for anything but a log that is not writable now."""
         while True:
             await self._due.wait()
             self._due.clear()
             for document in DOCUMENT_FILES:
-                change = await self._check(document)
+                change = await self._in_thread(partial(self._files.check, document, self._monotonic()))
                 if change is not None:
-                    self._merge.put([change])
+                    await self._append(change)
 
-    async def _check(self, document: Document) -> DocumentWritten | None:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._files.check, document, self._monotonic())
+    async def _append(self, change: DocumentWritten) -> None:
+        pause_ms = self._retry_ms
+        while True:
+            try:
+                await self._in_thread(lambda: self._log.append([change], self._clock()))
+                return
+            except LogUnwritableError as error:
+                logger.warning("document_waits", document=change.document.value, reason=str(error))
+            await asyncio.sleep(pause_ms / 1000)
+            pause_ms = min(pause_ms * 2, self._retry_max_ms)
 
-    def close(self) -> None:
-        self._thread.shutdown()
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function)

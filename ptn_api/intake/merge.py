@@ -32,15 +32,14 @@ logger = structlog.get_logger()
 
 T = TypeVar("T")
 
-_ROUNDS_PER_DOCUMENT = 100
 _MOST_WAITING = 20_000
 
 
 class Merge:
     """Hands changes to the log from one thread: whatever waits while one append runs goes into the next.
 
-    `executor` must have a single thread; every call of the log goes through it. Orders go before
-    documents. While the log cannot be written, what is known to be dirty is kept and tried again.
+    `executor` must have a single thread. While the log cannot be written, what is known to be dirty is kept
+    and tried again. Documents given to `put` are small ones; large ones go to the log beside (`documents`).
     `hold_ms` None: there is no directory, and the queue's word is final. `recheck` is called with positions
     whose file is to be looked at again.
     """
@@ -66,7 +65,6 @@ class Merge:
         self._waiting = WaitingChanges()
         self._status: SourceStatus | None = None
         self._holds = Holds()
-        self._rounds = 0
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -156,29 +154,23 @@ class Merge:
                 failures = 0
 
     async def _write_next(self) -> None:
-        """Positions first: a document of many MB must not hold up an order, nor wait for ever."""
-        items, status = self._waiting.next_positions(), self._status
-        document = self._waiting.next_document()
-        if items and not (document and self._rounds >= _ROUNDS_PER_DOCUMENT):
-            told_by_then = self._waiting.all_are_next
-            await self._write_positions(items)
-            self._rounds += 1
-            if not told_by_then:
-                return
-        elif document:
-            now = self._clock()
-            await self.call(lambda: self._log.append([document], now))
-            self._waiting.document_done(document)
-            self._rounds = 0
-        if status is not None:
+        items, documents, status = (
+            self._waiting.next_positions(),
+            self._waiting.documents(),
+            self._status,
+        )
+        is_all = self._waiting.all_are_next
+        if items or documents:
+            ignored = await self.call(lambda: self._append(items, documents))
+            self._waiting.done(items, documents)
+            self._written.set()
+            self._end_holds(ignored)
+        if is_all and status is not None:
             await self.call(lambda: self._log.set_source(status))
             if self._status is status:
                 self._status = None
 
-    async def _write_positions(self, items: list[Waiting]) -> None:
-        ignored = await self.call(lambda: self._append(items))
-        self._waiting.done(items)
-        self._written.set()
+    def _end_holds(self, ignored: Iterable[Waiting]) -> None:
         for item in ignored:
             if self._holds.needless(item.key, item.orders):
                 self._recheck(item.key)
@@ -195,7 +187,7 @@ class Merge:
             await asyncio.wait_for(self._closing.wait(), pause_ms / 1000)
         return True
 
-    def _append(self, items: list[Waiting]) -> list[Waiting]:
+    def _append(self, items: list[Waiting], documents: list[DocumentWritten]) -> list[Waiting]:
         """In the log's thread. Returns the queue's items that brought nothing new."""
         changes: list[Change] = []
         ignored: list[Waiting] = []
@@ -205,8 +197,9 @@ class Merge:
                 ignored.append(item)
             else:
                 changes.append(change)
-        if changes:
-            self._log.append(changes, max(item.arrived_ms for item in items))
+        if changes or documents:
+            now = max((item.arrived_ms for item in items), default=self._clock())
+            self._log.append([*changes, *documents], now)
         return ignored
 
     def _unseen(self, item: Waiting) -> Change | None:

@@ -12,13 +12,13 @@ __all__ = ["IntakeOptions"]
 class IntakeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Times in ms, sizes in bytes; the names and defaults of `ptn_api.settings` where it has them.
 
-    Without `validator_dir` and `checkpoint` intake lives by the queue alone. A checkpoint is read into a
-    new log only; with a directory, which is the truth, it is not read at all.
+    Without `validator_dir` and `checkpoint` (None or an empty string) intake lives by the queue alone. A
+    checkpoint is read into a new log only; with a directory, which is the truth, it is not read at all.
     """
 
-    data_dir: Path
-    validator_dir: Path | None = None
-    checkpoint: Path | None = None
+    data_dir: str | Path
+    validator_dir: str | Path | None = None
+    checkpoint: str | Path | None = None
 
     sweep_ms: int = 5_000
     full_sweep_ms: int = 60_000

@@ -14,20 +14,20 @@ __all__ = ["request_resync", "resync_done", "resync_requested"]
 _NAME = "accept-removals"
 
 
-def request_resync(data_dir: Path) -> None:
+def request_resync(data_dir: str | Path) -> None:
     """Asks the running intake to apply what it holds back. It does so at its next sweep.
 
     Raises SettingsError where the data directory is missing or not writable.
     """
     try:
-        (data_dir / _NAME).touch(mode=0o600)
+        (Path(data_dir) / _NAME).touch(mode=0o600)
     except OSError as error:
         raise SettingsError(f"data directory: {error.strerror}", code="bad_data_dir") from None
 
 
-def resync_requested(data_dir: Path) -> bool:
-    return (data_dir / _NAME).exists()
+def resync_requested(data_dir: str | Path) -> bool:
+    return (Path(data_dir) / _NAME).exists()
 
 
-def resync_done(data_dir: Path) -> None:
-    (data_dir / _NAME).unlink(missing_ok=True)
+def resync_done(data_dir: str | Path) -> None:
+    (Path(data_dir) / _NAME).unlink(missing_ok=True)

@@ -33,7 +33,7 @@ from ptn_api.intake.position_files import Key
 from ptn_api.intake.queue import QueueReader
 from ptn_api.intake.watch import Watch, open_watch
 
-__all__ = ["run_intake"]
+__all__ = ["IntakeOptions", "run_intake"]
 
 logger = structlog.get_logger()
 
@@ -57,14 +57,15 @@ async def run_intake(
 ) -> None:
     """Feeds the log from the validator's directory, the queue or a checkpoint until `stop` is set.
 
-    Calls `ready` once the log holds a baseline. Takes over `queue_fd` and `watch`; the log stays open. On
-    `stop` nothing more is taken, and what was taken is written before this returns.
+    Calls `ready` once the log holds a baseline. Takes over `queue_fd` and `watch`; the log, which is used
+    from two threads (positions in one, documents and pruning in the other), stays open. On `stop` nothing
+    more is taken, and what was taken is written before this returns.
     Raises LogError where the log fails for good, InvalidInputError for a checkpoint that cannot be used.
     """
     intake = Intake(log, options, clock=clock, monotonic=monotonic)
     try:
-        if options.validator_dir is not None:
-            await intake.open_directory(options.validator_dir, watch or open_watch())
+        if options.validator_dir:
+            await intake.open_directory(Path(options.validator_dir), watch or open_watch())
         if await intake.baseline(stop):
             ready()
             await intake.run(queue_fd, stop)
@@ -87,11 +88,12 @@ class Intake:
         self._clock = clock
         self._monotonic = monotonic
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake-log")
+        self._chores = ThreadPoolExecutor(1, thread_name_prefix="intake-chores")
         self._merge = Merge(
             log,
             self._thread,
             clock=clock,
-            hold_ms=None if options.validator_dir is None else options.queue_hold_ms,
+            hold_ms=options.queue_hold_ms if options.validator_dir else None,
             recheck=self._recheck,
             retry_ms=options.retry_ms,
             retry_max_ms=options.retry_max_ms,
@@ -114,7 +116,15 @@ class Intake:
             limit=options.document_limit_bytes,
             confirm_ms=options.removal_confirm_ms,
         )
-        self._documents = DocumentFollower(files, self._merge, monotonic=self._monotonic)
+        self._documents = DocumentFollower(
+            files,
+            self._log,
+            self._chores,
+            clock=self._clock,
+            monotonic=self._monotonic,
+            retry_ms=options.retry_ms,
+            retry_max_ms=options.retry_max_ms,
+        )
         self._watch = watch
         self._directory = DirectoryFollower(
             validator_dir,
@@ -176,9 +186,10 @@ class Intake:
             if self._writing is not None:
                 await self._writing
         finally:
-            for part in (self._directory, self._documents, self._watch):
+            for part in (self._directory, self._watch):
                 if part is not None:
                     part.close()
+            self._chores.shutdown()
             self._thread.shutdown()
 
     # --- baseline -----------------------------------------------------------------------------------------
@@ -193,8 +204,8 @@ class Intake:
         if self._directory is not None and self._documents is not None:
             yield from self._directory.baseline()
             yield from self._documents.baseline()
-        elif self._options.checkpoint is not None:
-            yield from read_checkpoint(self._options.checkpoint)
+        elif self._options.checkpoint:
+            yield from read_checkpoint(Path(self._options.checkpoint))
 
     # --- the other sources --------------------------------------------------------------------------------
 
@@ -225,10 +236,12 @@ class Intake:
             self._merge.set_source(SourceStatus(invalid=refused))
 
     async def _prune(self) -> None:
+        """Beside the orders, which the log lets in between."""
+        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._options.prune_ms / 1000)
             with contextlib.suppress(LogUnwritableError):  # the merge reports it; the next round will do
-                await self._merge.call(lambda: self._log.prune(self._clock()))
+                await loop.run_in_executor(self._chores, lambda: self._log.prune(self._clock()))
 
 
 def _until_stopped(changes: Iterator[T], stop: asyncio.Event) -> Iterator[T]:

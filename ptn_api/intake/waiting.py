@@ -50,7 +50,7 @@ class WaitingChanges:
         line.append(new)
 
     def add_document(self, change: DocumentWritten) -> None:
-        """The newest version stands; its turn comes where the older one's was."""
+        """The newest version stands."""
         self._documents[change.document] = change
 
     def next_positions(self) -> list[Waiting]:
@@ -62,20 +62,19 @@ class WaitingChanges:
         """Whether `next_positions` is all that waits of positions."""
         return all(len(line) == 1 for line in self._positions.values())
 
-    def next_document(self) -> DocumentWritten | None:
-        return next(iter(self._documents.values()), None)
+    def documents(self) -> list[DocumentWritten]:
+        return list(self._documents.values())
 
-    def done(self, written: Iterable[Waiting]) -> None:
+    def done(self, positions: Iterable[Waiting], documents: Iterable[DocumentWritten]) -> None:
         """These are in the log (or need not be)."""
-        for item in written:
+        for item in positions:
             line = self._positions.get(item.key, [])
             line[:] = [other for other in line if other is not item]
             if not line:
                 self._positions.pop(item.key, None)
-
-    def document_done(self, written: DocumentWritten) -> None:
-        if self._documents.get(written.document) is written:
-            del self._documents[written.document]
+        for change in documents:
+            if self._documents.get(change.document) is change:
+                del self._documents[change.document]
 
 
 def _makes_up_for(new: Waiting, old: Waiting) -> bool:
