@@ -1,0 +1,105 @@
+"""The ASGI application: from a request to the handler that answers it, the least work first."""
+
+from __future__ import annotations
+
+from typing import Any, get_args, get_origin
+
+import msgspec
+import structlog
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from ptn_api.access.key_ring import KeyRing
+from ptn_api.errors import LogError
+from ptn_api.rest.answer import Answer, send_answer, send_refusal
+from ptn_api.rest.authentication import Caller, authenticate
+from ptn_api.rest.refusal import Refusal
+from ptn_api.rest.room import Ask, Room
+from ptn_api.rest.routes import Route, find
+
+__all__ = ["App"]
+
+log = structlog.get_logger()
+
+_BAD_TIER = "Invalid tier value. Allowed values are 0, 30, 50, or 100"
+_RETRY_AFTER = {"retry-after": "2"}
+
+
+class App:
+    """Every refusal is JSON; whatever goes wrong inside is logged and told as a plain 500."""
+
+    def __init__(self, room: Room, keys: KeyRing) -> None:
+        self._room = room
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        head = request.method == "HEAD"
+        try:
+            route, answer, caller = await self._answered(request, head)
+        except Refusal as refusal:
+            await send_refusal(refusal, send, head=head)
+        except LogError as error:
+            log.error("event log not readable", code=error.code, reason=str(error))
+            sentence = "The data cannot be read at the moment"
+            await send_refusal(Refusal("log_unreadable", sentence, headers=_RETRY_AFTER), send, head=head)
+        except Exception:
+            log.exception("request failed", route=_template(request))
+            await send_refusal(Refusal("internal", "Internal server error"), send, head=head)
+        else:
+            store = route.path != "/health" and not (caller and caller.key_in_body)
+            await send_answer(answer, request, send, private=caller is not None, store=store)
+
+    async def _answered(self, request: Request, head: bool) -> tuple[Route, Answer, Caller | None]:
+        found = find(request.scope["path"])
+        if found is None:
+            raise Refusal("not_found", "Not found")
+        route, hotkey = found
+        if request.method not in ("GET", "HEAD"):
+            raise Refusal("method_not_allowed", "Method not allowed", headers={"allow": "GET, HEAD"})
+        caller = await authenticate(request, self._keys) if route.access != "anyone" else None
+        if caller is not None:
+            self._check(route, caller)
+        ask = Ask(
+            holder=caller and caller.holder,
+            query=_query(route, request),
+            hotkey=hotkey,
+            head=head,
+            accept=request.headers.get("accept"),
+        )
+        return route, await route.handler(self._room, ask), caller
+
+    def _check(self, route: Route, caller: Caller) -> None:
+        if route.access == "tier 100" and caller.holder.tier < 100:
+            raise Refusal("insufficient_tier", route.refused)
+        if not self._room.ready:
+            raise Refusal("starting", "The service is starting", headers=_RETRY_AFTER)
+
+
+def _template(request: Request) -> str:
+    """The path without what stands in it, for the log."""
+    found = find(request.scope["path"])
+    return found[0].path if found else "unknown"
+
+
+def _query(route: Route, request: Request) -> msgspec.Struct:
+    """The query string as the route's type. Raises Refusal `bad_parameter`; unknown names are ignored."""
+    fields = msgspec.structs.fields(route.query)
+    if not fields or not request.scope["query_string"]:
+        return route.query()
+    given = request.query_params
+    values: dict[str, Any] = {
+        field.name: given.getlist(field.name) if _repeatable(field.type) else given[field.name]
+        for field in fields
+        if field.name in given
+    }
+    try:
+        return msgspec.convert(values, route.query, strict=False)
+    except msgspec.ValidationError as error:
+        name = str(error).rpartition("$.")[2].split("[")[0].rstrip("`")
+        sentence = _BAD_TIER if name == "tier" else f"Invalid value of the parameter {name}"
+        raise Refusal("bad_parameter", sentence, parameter=name) from None
+
+
+def _repeatable(kind: Any) -> bool:
+    return get_origin(get_args(kind)[0] if get_args(kind) else kind) is list or get_origin(kind) is list

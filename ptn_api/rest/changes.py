@@ -1,0 +1,79 @@
+"""What changed in tier 100 since a cursor, for mirrors that were away for a while."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ptn_api.errors import LogError
+from ptn_api.event_log.contract import LoggedPosition
+from ptn_api.model.position import Position
+from ptn_api.model.shown import shown_text
+from ptn_api.model.tiers import AS_IS
+from ptn_api.rest.refusal import Refusal
+from ptn_api.rest.room import Room
+from ptn_api.rest.snapshot import Snapshot, pause_after, snapshot_of
+
+__all__ = ["changes_since"]
+
+_SLICE_S = 0.005
+_position = msgspec.json.Decoder(Position)
+
+
+async def changes_since(room: Room, cursor: str, head_only: bool) -> Snapshot | None:
+    """`{cursor, sequence, removed: [[hotkey, uuid], ...], positions: {hotkey: [...]}, miners: {...}}`.
+
+    To be applied in that order. Everything up to the new cursor is in, later things may be. `miners` are all
+    miners' aggregates, since they change with time. Nothing is built for a HEAD.
+    Raises Refusal `bad_parameter`, or `gone` with `oldest_cursor` where only a whole snapshot helps.
+    """
+    since = _revision(room, cursor)
+    if head_only:
+        return None
+    head = room.log.head()
+    try:
+        removed = room.log.removed(since)
+    except LogError as error:
+        if error.code != "pruned":
+            raise
+        raise _gone(room, "That cursor is too old") from None
+    positions = await _positions(room, since)
+    changes = {
+        "cursor": f"{room.log.epoch}:{head.revision}",
+        "sequence": head.sequence,
+        "removed": [(gone.miner_hotkey, gone.position_uuid) for gone in removed],
+        "positions": positions,
+        "miners": {piece.hotkey: piece.rests[100].aggregates for piece in room.views.in_order(100)},
+    }
+    return snapshot_of(msgspec.json.encode(changes))
+
+
+async def _positions(room: Room, since: int) -> dict[str, list[msgspec.Raw]]:
+    now = room.clock()
+    pause = pause_after(_SLICE_S)
+    positions: dict[str, list[msgspec.Raw]] = {}
+    for logged in room.log.positions(since_revision=since):
+        positions.setdefault(logged.miner_hotkey, []).append(msgspec.Raw(_shown(logged, now)))
+        await pause()
+    return positions
+
+
+def _revision(room: Room, cursor: str) -> int:
+    epoch, colon, number = cursor.rpartition(":")
+    if not (colon and number.isascii() and number.isdigit() and len(number) < 19):
+        raise Refusal("bad_parameter", "A cursor is <epoch>:<revision>", parameter="since")
+    if epoch != room.log.epoch:
+        raise _gone(room, "That cursor is of another log")
+    if int(number) > room.log.head().revision:
+        raise _gone(room, "That cursor lies beyond the head")
+    if int(number) < room.log.oldest_revision():
+        raise _gone(room, "That cursor is too old")
+    return int(number)
+
+
+def _gone(room: Room, sentence: str) -> Refusal:
+    oldest = f"{room.log.epoch}:{room.log.oldest_revision()}"
+    return Refusal("gone", sentence, oldest_cursor=oldest)
+
+
+def _shown(logged: LoggedPosition, now_ms: int) -> bytes:
+    return shown_text(logged.text, _position.decode(logged.text.json()), AS_IS, now_ms)

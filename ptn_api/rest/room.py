@@ -1,0 +1,85 @@
+"""What every handler has at hand, and what it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ptn_api.access.key_ring import KeyHolder, Tier
+from ptn_api.clock import Clock
+from ptn_api.event_log.contract import EventLog
+from ptn_api.rest.answer import Answer
+from ptn_api.rest.checkpoint import Checkpoint
+from ptn_api.rest.documents import Documents
+from ptn_api.rest.follower import Follower
+from ptn_api.rest.options import RestOptions
+from ptn_api.rest.views import Views
+
+__all__ = ["Ask", "Handler", "NoQuery", "Room", "standing"]
+
+
+class NoQuery(msgspec.Struct):
+    """A route without parameters."""
+
+
+@dataclass(frozen=True)
+class Room:
+    log: EventLog
+    clock: Clock
+    options: RestOptions
+    documents: Documents
+    views: Views
+    follower: Follower
+    checkpoint: Checkpoint
+
+    @classmethod
+    def over(cls, log: EventLog, clock: Clock, options: RestOptions) -> Room:
+        views, documents = Views(log, clock), Documents(log)
+        follower = Follower(log, views, documents, clock, coalesce_ms=options.refresh_coalesce_ms)
+        return cls(log, clock, options, documents, views, follower, Checkpoint(views, documents))
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to serve: the baseline is complete and the views are built."""
+        return self.views.built
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request that is understood: `query` is of the route's type, `hotkey` the path's last part.
+
+    `head`: only the headers will be sent.
+    """
+
+    holder: KeyHolder | None
+    query: Any
+    hotkey: str = ""
+    head: bool = False
+    accept: str | None = None
+
+    @property
+    def tier(self) -> Tier:
+        """The tier of the key that asks."""
+        assert self.holder is not None
+        return self.holder.tier
+
+
+Handler = Callable[[Room, Ask], Awaitable[Answer]]
+
+
+def standing(room: Room, tier: Tier) -> dict[str, str]:
+    """Headers that say how current an answer is. To be taken before the answer: they are lower bounds.
+
+    A lower tier learns the cutoff of what it is shown late, and nothing that moves with live orders.
+    """
+    if tier < 100:
+        return {"x-ptn-as-of": str(room.views.as_of_ms())}
+    head = room.views.head
+    return {
+        "x-ptn-epoch": room.log.epoch,
+        "x-ptn-sequence": str(head.sequence),
+        "x-ptn-revision": str(head.revision),
+    }

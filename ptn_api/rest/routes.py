@@ -1,0 +1,145 @@
+"""The one table of routes: what each path is, what it takes, who may ask, what it answers.
+
+Requests are routed by it, and the OpenAPI document is made from it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from ptn_api.model.miner import MinerEntry
+from ptn_api.model.statistics import Eliminations, MinerStatistics, Statistics
+from ptn_api.model.trade_pair import TradePair
+from ptn_api.rest import about, messages, positions, validator_files
+from ptn_api.rest.pages import docs, openapi
+from ptn_api.rest.room import Handler, NoQuery
+
+__all__ = ["ROUTES", "Route", "find"]
+
+Access = Literal["anyone", "key", "tier 100"]
+
+
+class Route(NamedTuple):
+    """`path` may end in `{hotkey}`. `answer` is the type of the 200 answer's JSON; `refused` the sentence
+    for keys below tier 100 where those may not ask; `refusals` codes of the refusals (`refusal.STATUS`)
+    besides those that every route with its access has."""
+
+    path: str
+    handler: Handler
+    summary: str
+    answer: Any
+    access: Access = "key"
+    query: type[msgspec.Struct] = NoQuery
+    refusals: tuple[str, ...] = ()
+    refused: str = "This data requires tier 100 access"
+    description: str = ""
+
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        "/miner-positions",
+        positions.positions,
+        "Every miner's positions, as a tier shows them",
+        dict[str, MinerEntry],
+        query=positions.PositionsQuery,
+        refusals=("bad_parameter", "insufficient_tier", "gone"),
+        description="Best miner first, by `thirty_day_returns`. Without `tier` what tier 100 shows. An open "
+        "position's `close_ms` is 0. `since` answers with changes instead: `{cursor, sequence, removed, "
+        "positions, miners}`.",
+    ),
+    Route(
+        "/miner-positions/{hotkey}",
+        positions.positions_of,
+        "One miner's positions, as the key's tier shows them",
+        MinerEntry,
+        refusals=("not_found",),
+    ),
+    Route(
+        "/miner-hotkeys",
+        validator_files.hotkeys,
+        "The miners that the validator has a directory for",
+        list[str],
+    ),
+    Route(
+        "/statistics",
+        validator_files.statistics,
+        "The validator's statistics of all miners",
+        Statistics,
+        query=validator_files.StatisticsQuery,
+        refusals=("bad_parameter", "not_found"),
+        description="For every valid key, and not delayed.",
+    ),
+    Route(
+        "/statistics/{hotkey}",
+        validator_files.statistics_of,
+        "The validator's statistics of one miner",
+        MinerStatistics,
+        query=validator_files.StatisticsQuery,
+        refusals=("bad_parameter", "not_found"),
+        description="For every valid key, and not delayed. The path may end in a slash.",
+    ),
+    Route(
+        "/eliminations",
+        validator_files.eliminations,
+        "Which miners were eliminated, and why",
+        Eliminations,
+        refusals=("not_found",),
+        description="For every valid key, and not delayed.",
+    ),
+    Route(
+        "/validator-checkpoint",
+        validator_files.checkpoint,
+        "Everything a validator restores from",
+        dict[str, Any],
+        access="tier 100",
+        refusals=("not_found",),
+        refused="Validator checkpoint data requires tier 100 access",
+    ),
+    Route(
+        "/perf-ledger/{hotkey}",
+        validator_files.perf_ledger,
+        "One miner's perf ledgers, by trade pair and `portfolio`",
+        dict[str, Any],
+        access="tier 100",
+        refusals=("not_found",),
+    ),
+    Route(
+        "/messages",
+        messages.messages,
+        "The stream's messages after a sequence",
+        dict[str, Any],
+        access="tier 100",
+        query=messages.MessagesQuery,
+        refusals=("bad_parameter", "gone"),
+        description="`{messages, next, head, epoch}`; ask again with `after=<next>`. `Accept: "
+        "application/x-ndjson` gives one message per line, `X-PTN-Next` and `X-PTN-Head` as headers.",
+    ),
+    Route("/trade-pairs", about.trade_pairs, "The trade pairs that the network knows", list[TradePair]),
+    Route("/me", about.me, "The asking key: alias, tier and limits", about.Me),
+    Route(
+        "/health",
+        about.health,
+        "Whether all is well; 503 while starting or failing",
+        about.Health,
+        access="anyone",
+    ),
+    Route("/openapi.json", openapi, "This description", dict[str, Any], access="anyone"),
+    Route("/docs", docs, "This description, for people", str, access="anyone"),
+)
+
+_EXACT = {route.path: route for route in ROUTES if not route.path.endswith("/{hotkey}")}
+_BY_PREFIX = {
+    route.path.removesuffix("{hotkey}"): route for route in ROUTES if route.path.endswith("/{hotkey}")
+}
+
+
+def find(path: str) -> tuple[Route, str] | None:
+    """The route of a path and the hotkey in it; a slash at the end is tolerated."""
+    path = path[:-1] if path.endswith("/") else path
+    if path in _EXACT:
+        return _EXACT[path], ""
+    prefix, slash, hotkey = path.rpartition("/")
+    route = _BY_PREFIX.get(prefix + slash)
+    return (route, hotkey) if route is not None and hotkey else None

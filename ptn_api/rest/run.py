@@ -1,0 +1,76 @@
+"""Running the REST room: the views are kept up with the log, and served."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+import structlog
+
+from ptn_api.access.key_ring import KeyRing
+from ptn_api.clock import Clock, SteadyClock
+from ptn_api.event_log.contract import EventLog
+from ptn_api.rest.app import App
+from ptn_api.rest.connection import Limits
+from ptn_api.rest.options import RestOptions
+from ptn_api.rest.room import Room
+from ptn_api.rest.server import Server
+
+__all__ = ["RestOptions", "run_rest"]
+
+_DRAIN_SHARE = 0.8
+"""Of the time a process may take to stop, so that it stops by itself."""
+
+
+async def run_rest(
+    *,
+    log: EventLog,
+    keys: KeyRing,
+    sock: socket.socket,
+    options: RestOptions,
+    stop: asyncio.Event,
+    ready: Callable[[], None],
+    clock: Clock | None = None,
+) -> None:
+    """Serves on the listening socket until `stop`, then lets answers that were begun end, for a while.
+
+    `ready` is called once requests are answered; if the log is ready, not before the views are built. Until
+    then answers are 503. Raises LogError with code `replaced` if the log was put in place anew: begin again.
+    """
+    room = Room.over(log, clock or _steady_clock(options), options)
+    limits = Limits(
+        request_ms=options.header_timeout_ms,
+        minimum_rate=options.minimum_rate,
+        rate_window_ms=options.rate_window_ms,
+    )
+    drain_ms = int(options.stop_timeout_ms * _DRAIN_SHARE)
+    async with Server(App(room, keys), sock, limits, drain_ms=drain_ms):
+        following = asyncio.create_task(room.follower.run())
+        stopping = asyncio.create_task(stop.wait())
+        built = asyncio.create_task(room.follower.built.wait())
+        try:
+            if log.ready():
+                await asyncio.wait({following, stopping, built}, return_when=asyncio.FIRST_COMPLETED)
+            ready()
+            await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                following.result()  # it ends only by an error
+        finally:
+            await _cancelled(following, stopping, built)
+
+
+def _steady_clock(options: RestOptions) -> SteadyClock:
+    return SteadyClock(
+        jump_ms=options.clock_jump_ms,
+        settle_ms=options.clock_settle_ms,
+        on_jump=lambda ms: structlog.get_logger().warning(
+            "the clock jumped and is not followed yet", by_ms=ms
+        ),
+    )
+
+
+async def _cancelled(*tasks: asyncio.Task[object]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

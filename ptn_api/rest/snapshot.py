@@ -1,0 +1,104 @@
+"""A document at one moment: references to blocks, never a joined copy."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from time import monotonic
+
+from ptn_api.rest.block import Block, Coding, gzip_parts
+
+__all__ = ["Body", "Snapshot", "pause_after", "snapshot_of", "tag_of"]
+
+_SLICE_S = 0.005
+_JOIN = 65_536
+_BLOCK = 1 << 20
+"""Large documents are compressed in pieces of this size, so that none holds up the loop."""
+
+
+class Body:
+    """A document in one coding: parts to be sent one after the other, and their length together."""
+
+    __slots__ = ("length", "parts")
+
+    def __init__(self, parts: Sequence[bytes]) -> None:
+        self.parts = parts
+        self.length = sum(map(len, parts))
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """What to hand to the socket at a time: small parts joined, large ones cut, none copied before."""
+        small: list[bytes] = []
+        size = 0
+        for part in self.parts:
+            if size and size + len(part) > _JOIN:
+                yield b"".join(small)
+                small, size = [], 0
+            if len(part) < _JOIN:
+                small.append(part)
+                size += len(part)
+            else:
+                yield from _cut(part)
+        if small:
+            yield b"".join(small)
+
+
+def _cut(part: bytes) -> Iterator[memoryview]:
+    view = memoryview(part)
+    for start in range(0, len(view), 4 * _JOIN):
+        yield view[start : start + 4 * _JOIN]
+
+
+class Snapshot:
+    """Blocks in their order, and `tag`: a hash of what they say, however it is cut into blocks."""
+
+    __slots__ = ("_bodies", "blocks", "tag")
+
+    def __init__(self, blocks: list[Block], tag: str) -> None:
+        self.blocks = blocks
+        self.tag = tag
+        self._bodies: dict[Coding, Body] = {}
+
+    async def body(self, coding: Coding) -> Body:
+        """The document in that coding. What was not yet compressed is, in slices: the loop stays free."""
+        body = self._bodies.get(coding)
+        if body is None:
+            pause = pause_after(_SLICE_S)
+            for block in self.blocks:
+                if not block.has(coding):
+                    block.encoded(coding)
+                    await pause()
+            body = self._bodies[coding] = Body(self._parts(coding))
+        return body
+
+    def _parts(self, coding: Coding) -> list[bytes]:
+        if coding == "gzip":
+            return gzip_parts(self.blocks)
+        return [block.encoded(coding) for block in self.blocks]
+
+
+def snapshot_of(content: bytes) -> Snapshot:
+    """A document that is there as a whole."""
+    blocks = [Block(content[at : at + _BLOCK]) for at in range(0, len(content), _BLOCK)]
+    return Snapshot(blocks, tag_of([content]))
+
+
+class pause_after:  # noqa: N801 - used like a function
+    """`await pause()` lets other tasks run, if this one has run for `seconds` since it last did."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since = monotonic()
+
+    async def __call__(self) -> None:
+        if monotonic() - self._since >= self._seconds:
+            await asyncio.sleep(0)
+            self._since = monotonic()
+
+
+def tag_of(parts: Iterable[bytes]) -> str:
+    """32 hex digits that say whether two documents are the same."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:32]

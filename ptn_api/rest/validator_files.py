@@ -1,0 +1,79 @@
+"""What is served of the validator's files: statistics, eliminations, perf ledgers, hotkeys, checkpoint."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from ptn_api.event_log.contract import Document
+from ptn_api.rest.answer import Answer
+from ptn_api.rest.refusal import Refusal
+from ptn_api.rest.room import Ask, Room, standing
+from ptn_api.rest.snapshot import Snapshot, snapshot_of
+
+__all__ = [
+    "StatisticsQuery",
+    "checkpoint",
+    "eliminations",
+    "hotkeys",
+    "perf_ledger",
+    "statistics",
+    "statistics_of",
+]
+
+
+class StatisticsQuery(msgspec.Struct, kw_only=True):
+    checkpoints: Annotated[bool, Meta(description="false leaves out each miner's `checkpoints`")] = True
+
+
+async def statistics(room: Room, ask: Ask) -> Answer:
+    headers = standing(room, ask.tier)
+    query: StatisticsQuery = ask.query
+    return _found(room.documents.statistics(checkpoints=query.checkpoints), "Statistics", headers)
+
+
+async def statistics_of(room: Room, ask: Ask) -> Answer:
+    headers = standing(room, ask.tier)
+    _found(room.documents.whole(Document.STATISTICS), "Statistics", headers)
+    query: StatisticsQuery = ask.query
+    return _of_miner(room.documents.statistics_of(ask.hotkey, checkpoints=query.checkpoints), headers)
+
+
+async def eliminations(room: Room, ask: Ask) -> Answer:
+    headers = standing(room, ask.tier)
+    return _found(room.documents.whole(Document.ELIMINATIONS), "Eliminations", headers)
+
+
+async def perf_ledger(room: Room, ask: Ask) -> Answer:
+    headers = standing(room, ask.tier)
+    return _of_miner(room.documents.perf_ledger_of(ask.hotkey), headers)
+
+
+async def hotkeys(room: Room, ask: Ask) -> Answer:
+    """The miners that have a directory; without a directory to read, those that have positions."""
+    headers = standing(room, ask.tier)
+    snapshot = room.documents.whole(Document.MINERS)
+    return Answer(snapshot=snapshot or _encoded(room.views.hotkeys()), headers=headers)
+
+
+async def checkpoint(room: Room, ask: Ask) -> Answer:
+    headers = standing(room, ask.tier)
+    return _found(room.checkpoint.snapshot(), "Checkpoint", headers)
+
+
+def _found(snapshot: Snapshot | None, name: str, headers: dict[str, str]) -> Answer:
+    if snapshot is None:
+        raise Refusal("not_found", f"{name} data not found")
+    return Answer(snapshot=snapshot, headers=headers)
+
+
+def _of_miner(element: bytes | None, headers: dict[str, str]) -> Answer:
+    if element is None:
+        raise Refusal("not_found", "Miner ID not found")
+    return Answer(snapshot=snapshot_of(element), headers=headers)
+
+
+def _encoded(value: object) -> Snapshot:
+    return snapshot_of(msgspec.json.encode(value))
