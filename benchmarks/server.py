@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ptn_api.intake.simulator import SimulatorOptions, run_simulator
+from ptn_api.intake.simulator import run_simulator
+from ptn_api.intake.simulator_options import SimulatorOptions
 
 from ptn_api.access import add_key
 from tests import factories

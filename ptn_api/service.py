@@ -15,7 +15,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,7 +60,7 @@ def serve(
 
     `announce` gets the one line that says all is ready, `hint` the settings and both addresses after it.
     """
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, process="supervisor")
     try:
         settings = _prepare(settings)
         with contextlib.ExitStack() as stack:
@@ -166,8 +167,8 @@ class _Supervisor:
         return child
 
     async def _until_ready(self, *children: Child) -> bool:
-        ready = asyncio.gather(*(child.ready.wait() for child in children))
-        ended = asyncio.create_task(self._stop_or_fatal())
+        ready: asyncio.Future[Any] = asyncio.gather(*(child.ready.wait() for child in children))
+        ended: asyncio.Future[Any] = asyncio.ensure_future(self._stop_or_fatal())
         await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
         return not ready.cancel()
@@ -200,8 +201,7 @@ def run_child() -> int:
     """The main function of a child process: reads its orders from standard input and runs its room."""
     orders = msgspec.json.decode(sys.stdin.buffer.read(), type=Orders)
     ready_fd = int(sys.argv[-1])
-    configure_logging(orders.settings.log_level)
-    structlog.contextvars.bind_contextvars(process=orders.room)
+    configure_logging(orders.settings.log_level, process=orders.room)
 
     def ready() -> None:
         with contextlib.suppress(OSError):  # said before, or the supervisor is gone
@@ -246,7 +246,8 @@ async def _run_room(orders: Orders, ready: Callable[[], None]) -> None:
 
 async def _run_intake(orders: Orders, stop: asyncio.Event, ready: Callable[[], None]) -> None:
     from ptn_api.event_log import open_writer
-    from ptn_api.intake.run import IntakeOptions, run_intake
+    from ptn_api.intake.options import IntakeOptions
+    from ptn_api.intake.run import run_intake
 
     settings = orders.settings
     event_log = open_writer(
@@ -258,7 +259,13 @@ async def _run_intake(orders: Orders, stop: asyncio.Event, ready: Callable[[], N
     try:
         await run_intake(
             log=event_log,
-            options=_options(IntakeOptions, settings),
+            options=_options(
+                IntakeOptions,
+                settings,
+                data_dir=Path(settings.data_dir),
+                validator_dir=Path(settings.validator_dir) if settings.validator_dir else None,
+                checkpoint=Path(settings.checkpoint) if settings.checkpoint else None,
+            ),
             queue_fd=orders.queue if orders.queue >= 0 else None,
             stop=stop,
             ready=ready,
@@ -281,24 +288,24 @@ async def _run_reader(orders: Orders, stop: asyncio.Event, ready: Callable[[], N
     if orders.room == "rest":
         from ptn_api.rest.run import RestOptions, run_rest
 
-        run, options = run_rest, _options(RestOptions, settings)
+        run = partial(run_rest, options=_options(RestOptions, settings))
     else:
         from ptn_api.stream.run import StreamOptions, run_stream
 
-        run, options = run_stream, _options(StreamOptions, settings)  # type: ignore[assignment]
+        run = partial(run_stream, options=_options(StreamOptions, settings))
     reload = asyncio.create_task(_reload_keys(key_file, settings.key_check_ms))
     try:
         with socket.socket(fileno=os.dup(orders.listener)) as listener:
-            await run(log=event_log, keys=keys, sock=listener, options=options, stop=stop, ready=ready)
+            await run(log=event_log, keys=keys, sock=listener, stop=stop, ready=ready)
     finally:
         reload.cancel()
         event_log.close()
 
 
-def _options(kind: type[Options], settings: Settings) -> Options:
-    """A room's options: the settings of the same names."""
+def _options(kind: type[Options], settings: Settings, **others: Any) -> Options:
+    """A room's options: the settings of the same names, and `others`."""
     names = {field.name for field in msgspec.structs.fields(kind)} & set(settings.__struct_fields__)
-    return kind(**{name: getattr(settings, name) for name in names})
+    return kind(**{name: getattr(settings, name) for name in names} | others)
 
 
 def _refresh(key_file: KeyFile) -> None:
@@ -329,7 +336,8 @@ async def _reload_keys(key_file: KeyFile, check_ms: int) -> None:
 
 
 def _run_simulator(orders: Orders, ready: Callable[[], None]) -> int:
-    from ptn_api.intake.simulator import SimulatorOptions, run_simulator
+    from ptn_api.intake.simulator import run_simulator
+    from ptn_api.intake.simulator_options import SimulatorOptions
 
     settings = orders.settings
     stop = threading.Event()
@@ -352,14 +360,18 @@ def _watch_parent(stop: threading.Event, parent: int, settings: Settings) -> Non
             stop.set()
 
 
-def configure_logging(level: str) -> None:
+def configure_logging(level: str, *, process: str) -> None:
     """structlog to standard error: for people on a terminal, JSON otherwise."""
+
+    def add_process(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        return {"process": process} | dict(event)
+
     renderer: Any = structlog.processors.JSONRenderer()
     if sys.stderr.isatty():
         renderer = structlog.dev.ConsoleRenderer()
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            add_process,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             renderer,

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import typer
 
-from ptn_api.intake.simulator import SimulatorOptions, run_simulator
+from ptn_api.intake.simulator import run_simulator
+from ptn_api.intake.simulator_options import SimulatorOptions
 
 __all__ = ["run"]
 
