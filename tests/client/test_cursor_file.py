@@ -1,0 +1,170 @@
+"""Where a client left off, on the disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from ptn_api.client.cursor_file import CursorFile, NoCursorFile, cursor_path
+from ptn_api.wire.client_session import Cursor
+
+SERVER = "localhost:8765"
+
+
+def made(tmp_path: Path, server: str = SERVER) -> CursorFile:
+    return CursorFile(cursor_path(tmp_path, SERVER, "secret-key"), server)
+
+
+def reloaded(tmp_path: Path) -> Cursor:
+    file = made(tmp_path)
+    try:
+        return file.load()
+    finally:
+        file.close()
+
+
+def test_what_was_saved_is_there_again(tmp_path: Path) -> None:
+    """Sequence and epoch; nothing before the first save."""
+    file = made(tmp_path)
+    assert file.load() == Cursor()
+    file.save(Cursor(5, "e"))
+    file.save(Cursor(6, "e"))
+    file.close()
+    assert reloaded(tmp_path) == Cursor(6, "e")
+
+
+def test_an_old_servers_cursor_has_no_epoch(tmp_path: Path) -> None:
+    """And is kept all the same."""
+    file = made(tmp_path)
+    file.load()
+    file.save(Cursor(5))
+    file.close()
+    assert reloaded(tmp_path) == Cursor(5)
+
+
+def test_the_key_is_neither_in_the_name_nor_in_the_file(tmp_path: Path) -> None:
+    """The name is a hash of server, key and name."""
+    file = made(tmp_path)
+    file.load()
+    file.save(Cursor(5, "e"))
+    file.close()
+    everything = "".join(p.name + p.read_text() for p in tmp_path.iterdir())
+    assert "secret" not in everything
+
+
+def test_server_key_and_name_each_have_a_cursor_of_their_own(tmp_path: Path) -> None:
+    """A cursor of one is nothing to the others."""
+    paths = {
+        cursor_path(tmp_path, *who)
+        for who in [("a:1", "k", ""), ("b:1", "k", ""), ("a:1", "l", ""), ("a:1", "k", "n")]
+    }
+    assert len(paths) == 4
+
+
+def test_the_default_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By the platform's rules."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert cursor_path(None, SERVER, "k").parent == tmp_path / "ptn-api"
+
+
+def test_the_files_are_for_the_user_alone(tmp_path: Path) -> None:
+    """Whatever the umask says."""
+    before = os.umask(0)
+    try:
+        file = made(tmp_path)
+        file.load()
+        file.save(Cursor(5, "e"))
+        file.close()
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()} == {0o600}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"server":"localhost:8765","epo',
+        b"17",
+        b"\xff\xfe",
+        b'{"server":"localhost:8765","epoch":"e","sequence":"x"}',
+        b'{"server":"localhost:8765","epoch":"e","sequence":-7}',
+        b'{"server":"elsewhere:1","epoch":"e","sequence":7}',
+    ],
+)
+def test_a_broken_file_counts_as_none_and_is_reported(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And is replaced by the next save."""
+    file = made(tmp_path)
+    file.path.write_bytes(content)
+    assert file.load() == Cursor()
+    assert "is not used" in caplog.text
+    file.save(Cursor(8, "e"))
+    file.close()
+    assert reloaded(tmp_path) == Cursor(8, "e")
+
+
+def test_a_crash_while_saving_leaves_the_old_cursor(tmp_path: Path) -> None:
+    """The new content is written beside, then moved; a leftover does no harm."""
+    file = made(tmp_path)
+    file.load()
+    file.save(Cursor(5, "e"))
+    file.close()
+    file.path.with_suffix(".new").write_bytes(b'{"ser')
+    again = made(tmp_path)
+    assert again.load() == Cursor(5, "e")
+    again.save(Cursor(6, "e"))
+    again.close()
+    assert reloaded(tmp_path) == Cursor(6, "e")
+
+
+def test_two_running_clients_do_not_share_a_cursor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The second is told to take a name, and changes nothing of the first's."""
+    first, second = made(tmp_path), made(tmp_path)
+    first.load()
+    first.save(Cursor(5, "e"))
+    assert second.load() == Cursor()
+    assert "name=" in caplog.text
+    second.save(Cursor(99, "e"))
+    first.close()
+    second.close()
+    assert reloaded(tmp_path) == Cursor(5, "e")
+
+
+def test_a_folder_that_cannot_be_used_is_reported_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client runs all the same."""
+    (tmp_path / "file").write_text("")
+    file = CursorFile(cursor_path(tmp_path / "file" / "state", SERVER, "k"), SERVER)
+    assert file.load() == Cursor()
+    file.save(Cursor(1, "e"))
+    file.save(Cursor(2, "e"))
+    file.close()
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_a_disk_that_is_full_is_reported_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From then on the cursor lives in memory."""
+    file = made(tmp_path)
+    file.load()
+    file.path.with_suffix(".new").mkdir()  # nothing can be written there
+    file.save(Cursor(1, "e"))
+    file.save(Cursor(2, "e"))
+    file.close()
+    assert len(caplog.records) == 1
+
+
+def test_without_a_file_a_cursor_lasts_as_long_as_the_run() -> None:
+    """For mirrors, which begin with a snapshot."""
+    store = NoCursorFile(Cursor(3, "e"))
+    store.save(Cursor(4, "e"))
+    store.close()
+    assert store.load() == Cursor(4, "e")

@@ -1,0 +1,169 @@
+"""What a bot is given."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ptn_api.client.message import PTNWebSocketMessage
+from ptn_api.errors import InvalidInputError
+from tests.factories import T0, order, position
+
+DOCUMENTED = """\
+PTNWebSocketMessage(seq=237)
+Position Summary:
+{
+  "miner_hotkey": "5CUUWxGzf4qU5DCgLcL65qAKsQF1ezUTvBzfD548zPEDzxmR",
+  "position_uuid": "0c2aa350-2bea-4ccd-8cce-6da220d5bae6",
+  "open_ms": 1745897174103,
+  "trade_pair": [
+    "USDJPY",
+    "USD/JPY",
+    7e-05,
+    0.1,
+    5
+  ],
+  "current_return": 1.0,
+  "close_ms": null,
+  "net_leverage": -0.3000000000000007,
+  "return_at_close": 1.0,
+  "average_entry_price": 142.37951594322527,
+  "cumulative_entry_value": -42.71385478296768,
+  "realized_pnl": 0.0,
+  "position_type": "SHORT",
+  "is_closed_position": false
+}
+New Order:
+{
+  "trade_pair_id": "USDJPY",
+  "order_type": "SHORT",
+  "leverage": -0.3000000000000007,
+  "price": 142.386,
+  "bid": 142.386,
+  "ask": 142.399,
+  "slippage": 4.553858367205138e-05,
+  "processed_ms": 1745897174103,
+  "price_sources": [
+    {
+      "source": "Polygon_rest",
+      "timespan_ms": 1000,
+      "open": 142.39249999999998,
+      "close": 142.39249999999998,
+      "vwap": null,
+      "high": 142.39249999999998,
+      "low": 142.39249999999998,
+      "start_ms": 1745897173000,
+      "websocket": false,
+      "lag_ms": 104,
+      "bid": 142.386,
+      "ask": 142.399
+    }
+  ],
+  "order_uuid": "0c2aa350-2bea-4ccd-8cce-6da220d5bae6",
+  "src": 0
+}
+Approx Timelag (ms): from_queue=49, from_order=1111"""
+"""The network's documentation shows a message like this."""
+
+
+def documented() -> dict[str, Any]:
+    """The documented message as it travels: the order in the position, without a trade pair."""
+    parts = DOCUMENTED.split("\n{")
+    summary = json.loads("{" + parts[1].partition("\n}")[0] + "}")
+    new_order = json.loads("{" + parts[2].partition("\n}")[0] + "}")
+    del new_order["trade_pair_id"]
+    shuffled = dict(sorted(new_order.items()))
+    return {
+        "sequence": 237,
+        "timestamp": 1745897174103 + 1062,
+        "data": {"position": summary | {"orders": [shuffled]}},
+    }
+
+
+def message(*, offset_ms: int = 0, now: int = T0, **fields: Any) -> PTNWebSocketMessage:
+    raw = {
+        "sequence": 1,
+        "timestamp": T0 + 400,
+        "data": {"position": position(1, [order(0), order(1, -0.2, at=T0)])},
+    }
+    return PTNWebSocketMessage(raw | fields, offset_ms, clock=lambda: now)
+
+
+def test_it_prints_as_documented() -> None:
+    """To the letter, whatever order the fields of an order came in."""
+    made = PTNWebSocketMessage(documented(), clock=lambda: 1745897174103 + 1111)
+    assert str(made) == DOCUMENTED
+    assert f"Received message {made}" == f"Received message {DOCUMENTED}"
+
+
+def test_the_documented_example_works_as_written() -> None:
+    """The order knows its trade pair, and both print as words."""
+    msg = message()
+    assert msg.new_order.trade_pair == "BTCUSD"
+    assert f"{msg.new_order.trade_pair}: Spread" == "BTCUSD: Spread"
+    assert f"BTC: ${msg.new_order.price:.2f} ({msg.new_order.order_type})" == "BTC: $101.00 (SHORT)"
+    assert msg.new_order.bid
+    assert msg.new_order.ask
+    assert msg.new_order.trade_pair.definition == msg.position.trade_pair
+
+
+def test_the_new_order_is_the_last_one() -> None:
+    """With the whole position beside it."""
+    msg = message()
+    assert msg.new_order.order_uuid == msg.position.orders[-1].order_uuid
+    assert len(msg.position.orders) == 2
+
+
+@pytest.mark.parametrize("offset", [-5_000, 0, 5_000])
+def test_lags_are_by_the_servers_clock(offset: int) -> None:
+    """The offset (server minus ours) has a sign: a bot whose clock is 5 s ahead sees no 5 s of lag."""
+    msg = message(offset_ms=offset, now=T0 + 1_000 - offset)
+    assert (msg.timelag_from_order, msg.timelag_from_queue) == (1_000, 600)
+    assert msg.age_ms == 1_000
+
+
+def test_the_format_delta_gives_the_same_order() -> None:
+    """The order travels beside the position's summary."""
+    body = position(1, [order(0), order(1)])
+    summary = {key: value for key, value in body.items() if key != "orders"}
+    msg = message(data={"order": order(1), "position": summary, "n_orders": 2})
+    assert msg.new_order.order_uuid == order(1)["order_uuid"]
+    assert msg.new_order.trade_pair == "BTCUSD"
+    assert msg.position.orders == []
+    assert '"order_uuid"' in str(msg)
+
+
+def test_what_came_beside_the_position_is_there() -> None:
+    """And unknown keys of it."""
+    msg = message(data={"position": position(1, [order(0)], strange=[1, 2.0]), "source": "x"})
+    assert msg.data["source"] == "x"
+    assert msg.data["position"]["strange"] == [1, 2.0]
+
+
+def test_marks_of_version_2_default_to_no() -> None:
+    """An old server knows neither."""
+    assert (message().late, message().replay) == (False, False)
+    assert (message(late=True).late, message(replay=True).replay) == (True, True)
+
+
+def test_it_can_be_made_from_text() -> None:
+    """As from the decoded message."""
+    text = json.dumps(documented())
+    assert PTNWebSocketMessage(text).sequence == PTNWebSocketMessage(text.encode()).sequence == 237
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "nonsense",
+        {"sequence": 1},
+        {"sequence": 1, "timestamp": 1, "data": {"position": position(1, [])}},
+        {"sequence": 1, "timestamp": 1, "data": {"position": position(1, [order(0, price="?")])}},
+    ],
+)
+def test_what_is_no_message_is_refused(raw: Any) -> None:
+    """With an error of this package."""
+    with pytest.raises(InvalidInputError):
+        PTNWebSocketMessage(raw)

@@ -1,0 +1,427 @@
+"""The client's side of a connection, without a connection."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptn_api.wire.client_session import (
+    Broken,
+    ClientSession,
+    Complaint,
+    Cursor,
+    Event,
+    Evicted,
+    Gap,
+    Refused,
+    StateChanged,
+    Step,
+)
+from ptn_api.wire.frames import Subscribe
+from ptn_api.wire.received import OrderMessage
+
+NOW = 1_760_000_000_000
+ALL = Subscribe(all=True)
+NEW = Cursor()
+E = "epoch-1"
+
+
+def session(cursor: Cursor = NEW, subscription: Subscribe | None = ALL, **options: Any) -> ClientSession:
+    made = ClientSession(api_key="secret", cursor=cursor, subscription=subscription, **options)
+    made.start()
+    return made
+
+
+def feed(subject: ClientSession, *frames: dict[str, Any] | str, at: int = NOW) -> list[Event]:
+    """Everything that comes of these frames."""
+    texts = [f if isinstance(f, str) else json.dumps(f) for f in frames]
+    return [event for text in texts for event in subject.receive(text, at)]
+
+
+def sent(subject: ClientSession) -> list[dict[str, Any]]:
+    return [json.loads(frame) for frame in subject.to_send()]
+
+
+def success(current: int, *, epoch: str | None = E, heartbeat_ms: int = 1_000) -> dict[str, Any]:
+    old = {"status": "success", "message": "ok", "current_sequence": current, "tier": 100}
+    if epoch is None:
+        return old
+    return old | {"epoch": epoch, "oldest_sequence": 1, "version": 2, "heartbeat_ms": heartbeat_ms}
+
+
+def status(action: str = "subscribe", *, asked: int = NOW, received: int = NOW) -> dict[str, Any]:
+    return {
+        "type": "subscription_status",
+        "status": "success",
+        "all": True,
+        "action": action,
+        "sender_timestamp": asked,
+        "received_timestamp": received,
+    }
+
+
+def order(sequence: int, **marks: Any) -> dict[str, Any]:
+    return {"sequence": sequence, "timestamp": NOW, "data": {"position": {}}} | marks
+
+
+def heartbeat(head: int, *, stale: bool = False) -> dict[str, Any]:
+    return {
+        "type": "heartbeat",
+        "head": head,
+        "revision": 1,
+        "timestamp": NOW,
+        "source_ms": None,
+        "stale": stale,
+    }
+
+
+def resumed(after: int, head: int) -> dict[str, Any]:
+    return {"type": "resumed", "after": after, "head": head}
+
+
+def live(**options: Any) -> ClientSession:
+    """A session that stands at 10 and is live."""
+    subject = session(**options)
+    feed(subject, success(10), status())
+    sent(subject)
+    return subject
+
+
+def numbers(events: list[Event]) -> list[int]:
+    """The sequences of the messages among these events."""
+    return [e.what.sequence for e in events if isinstance(e, Step) and isinstance(e.what, OrderMessage)]
+
+
+def gaps(events: list[Event]) -> list[Gap]:
+    return [e.what for e in events if isinstance(e, Step) and isinstance(e.what, Gap)]
+
+
+def states(events: list[Event]) -> list[str]:
+    return [e.state for e in events if isinstance(e, StateChanged)]
+
+
+# --- login and subscribe ----------------------------------------------------------------------------------
+
+
+def test_a_first_login_asks_for_version_2_and_no_replay() -> None:
+    """Nothing is known yet, so neither last_sequence nor epoch is sent."""
+    assert sent(session()) == [{"api_key": "secret", "version": 2}]
+
+
+def test_a_later_login_says_where_it_left_off() -> None:
+    """Sequence and epoch together."""
+    [login] = sent(session(Cursor(7, E)))
+    assert (login["last_sequence"], login["epoch"]) == (7, E)
+
+
+def test_it_subscribes_and_measures_the_clock_once_logged_in() -> None:
+    """With the filters it was made with, and the time for the server to echo."""
+    subject = session(subscription=Subscribe(miners=["5A"], format="delta"))
+    sent(subject)
+    feed(subject, success(10))
+    subscribe, ping = sent(subject)
+    assert subscribe == {"type": "subscribe", "sender_timestamp": NOW, "miners": ["5A"], "format": "delta"}
+    assert ping == {"type": "ping", "timestamp": NOW}
+
+
+def test_without_a_subscription_it_only_logs_in() -> None:
+    """And asks for no replay that would never be fetched."""
+    subject = session(Cursor(7, E), None)
+    assert "last_sequence" not in sent(subject)[0]
+    feed(subject, success(10))
+    assert [frame["type"] for frame in sent(subject)] == ["ping"]
+
+
+def test_a_new_client_starts_at_the_head() -> None:
+    """The success frame's number can be committed before any order has come."""
+    assert feed(session(), success(10)) == [Step(None, Cursor(10, E))]
+
+
+def test_a_refused_login_is_told() -> None:
+    """With the server's sentence and code."""
+    events = feed(session(), {"status": "error", "message": "no", "code": "INSUFFICIENT_TIER"})
+    assert events == [Refused("no", "INSUFFICIENT_TIER")]
+
+
+def test_an_eviction_is_told_apart_from_a_refusal() -> None:
+    """It comes after the login, as an error frame with a code."""
+    frame = {"status": "error", "message": "too many", "code": "MAX_CONNECTIONS_EXCEEDED"}
+    assert feed(live(), frame) == [Evicted("too many")]
+
+
+# --- sequences --------------------------------------------------------------------------------------------
+
+
+def test_messages_in_sequence_are_handed_on_with_their_cursor() -> None:
+    """Singly or in a batch."""
+    batch = {"type": "batch", "messages": [order(12), order(13)], "count": 2}
+    events = feed(live(), order(11), batch)
+    assert numbers(events) == [11, 12, 13]
+    assert [e.cursor for e in events if isinstance(e, Step)] == [Cursor(n, E) for n in (11, 12, 13)]
+
+
+def test_repeats_are_dropped() -> None:
+    """And counted."""
+    subject = live()
+    assert numbers(feed(subject, order(11), order(11), order(10), order(12))) == [11, 12]
+    assert subject.repeats == 2
+
+
+def test_a_hole_is_first_filled_by_coming_back() -> None:
+    """Nothing after the hole is handed on, so the cursor stays where the resume must begin."""
+    subject = live()
+    events = feed(subject, order(11), order(14), order(15))
+    assert numbers(events) == [11]
+    assert isinstance(events[-1], Broken)
+    assert subject.cursor == Cursor(11, E)
+
+
+def test_a_hole_that_is_there_again_is_a_gap() -> None:
+    """The client goes on after it instead of coming back for ever."""
+    events = feed(live(known_hole=10), order(13))
+    assert gaps(events) == [Gap(10, 13, "hole")]
+    assert numbers(events) == [13]
+    assert [e.cursor.sequence for e in events if isinstance(e, Step)] == [12, 13]
+
+
+def test_a_heartbeat_beyond_the_last_message_shows_a_hole() -> None:
+    """Everything up to its head was sent, says the server, and it did not come."""
+    assert isinstance(feed(live(), heartbeat(12))[-1], Broken)
+    assert gaps(feed(live(known_hole=10), heartbeat(12))) == [Gap(10, 13, "hole")]
+
+
+def test_a_heartbeat_before_the_subscription_holds_shows_nothing() -> None:
+    """Orders after the success frame's number come with the subscription."""
+    subject = session()
+    events = feed(subject, success(10), heartbeat(12), status(), order(11), order(12))
+    assert numbers(events) == [11, 12]
+    assert gaps(events) == []
+
+
+def test_a_filtered_stream_has_holes_by_design_and_goes_by_heartbeats() -> None:
+    """Its cursor is the heartbeat's head."""
+    subject = live(subscription=Subscribe(trade_pairs=["BTCUSD"]))
+    events = feed(subject, order(15), heartbeat(20), order(25))
+    assert numbers(events) == [15, 25]
+    assert gaps(events) == []
+    assert Cursor(20, E) in [e.cursor for e in events if isinstance(e, Step)]
+
+
+def test_a_changed_subscription_starts_at_the_next_order() -> None:
+    """What went by between two subscriptions is no gap."""
+    subject = live()
+    subject.unsubscribe(NOW)
+    feed(subject, status("unsubscribe"))
+    subject.subscribe(ALL, NOW)
+    assert [f["type"] for f in sent(subject)] == ["unsubscribe", "subscribe"]
+    assert numbers(feed(subject, status(), order(17), order(18))) == [17, 18]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 4), st.booleans(), st.booleans()),  # step, lost, sent twice
+        max_size=60,
+    )
+)
+def test_nothing_is_repeated_and_no_hole_goes_untold(script: list[tuple[int, bool, bool]]) -> None:
+    """Whatever a version 1 server loses or repeats: delivered plus gaps are exactly what there was."""
+    subject = session()
+    feed(subject, success(0, epoch=None), status())
+    told: list[int] = []
+    sequence = 0
+    for step, lost, twice in script:
+        sequence += step
+        if lost:
+            continue
+        for event in feed(subject, *[order(sequence)] * (1 + twice)):
+            if isinstance(event, Step) and isinstance(event.what, Gap):
+                told += range(event.what.after + 1, event.what.next)
+            elif isinstance(event, Step) and isinstance(event.what, OrderMessage):
+                told.append(event.what.sequence)
+    assert told == list(range(1, subject.cursor.sequence + 1))
+
+
+@given(st.lists(st.binary(max_size=40) | st.text(max_size=40), max_size=10))
+def test_nonsense_is_complained_about_and_survived(frames: list[bytes | str]) -> None:
+    """Afterwards orders come as before."""
+    subject = live()
+    for frame in frames:
+        assert all(isinstance(event, Complaint) for event in subject.receive(frame, NOW))
+    assert numbers(feed(subject, order(11))) == [11]
+
+
+def test_frames_of_an_unknown_kind_are_ignored() -> None:
+    """A later server may say things that this client has not heard of."""
+    assert feed(live(), {"type": "weather", "sequence": 99}, {"what": 1}) == []
+
+
+# --- resuming ---------------------------------------------------------------------------------------------
+
+
+def test_a_resume_replays_and_then_goes_live() -> None:
+    """`replaying` lasts until the head of the moment of the resume."""
+    subject = session(Cursor(10, E))
+    events = feed(subject, success(10), status(), resumed(10, 12), order(11, replay=True))
+    assert states(events) == ["replaying"]
+    assert states(feed(subject, order(12, replay=True))) == ["live"]
+
+
+def test_a_resume_with_nothing_missed_is_live_at_once() -> None:
+    """There is nothing to replay."""
+    events = feed(session(Cursor(10, E)), success(10), status(), resumed(10, 10))
+    assert states(events) == ["live"]
+
+
+def test_a_filtered_replay_ends_with_the_heartbeat() -> None:
+    """The last replayed number may not match the filter."""
+    subject = session(Cursor(10, E), Subscribe(miners=["5A"]))
+    feed(subject, success(10), status(), resumed(10, 30))
+    assert subject.state == "replaying"
+    assert states(feed(subject, heartbeat(30))) == ["live"]
+
+
+@pytest.mark.parametrize("reason", ["epoch", "too_old", "future"])
+def test_a_failed_resume_is_a_gap_and_goes_on_live(reason: str) -> None:
+    """The cursor is the new epoch's head; the consumer is to take a snapshot."""
+    subject = session(Cursor(10, E))
+    failed = {
+        "type": "resume_failed",
+        "reason": reason,
+        "epoch": "epoch-2",
+        "oldest_sequence": 50,
+        "head": 60,
+    }
+    events = feed(subject, success(60, epoch="epoch-2"), status(), failed, order(61))
+    assert states(events) == ["resync", "live"]
+    assert gaps(events) == [Gap(10, 61, reason)]  # type: ignore[arg-type]
+    assert numbers(events) == [61]
+    assert subject.cursor == Cursor(61, "epoch-2")
+
+
+# --- an old server ----------------------------------------------------------------------------------------
+
+
+def test_an_old_server_that_goes_on_where_we_are_leaves_no_gap() -> None:
+    """No epoch on either side, the same number."""
+    events = feed(session(Cursor(10)), success(10, epoch=None), status(), order(11))
+    assert gaps(events) == []
+    assert numbers(events) == [11]
+
+
+def test_an_old_server_that_jumps_ahead_has_lost_what_was_missed() -> None:
+    """It ignores last_sequence; the known client followed it and the gap was erased."""
+    events = feed(session(Cursor(10)), success(15, epoch=None), status(), order(16))
+    assert gaps(events) == [Gap(10, 16, "not_replayed")]
+    assert numbers(events) == [16]
+
+
+def test_an_old_server_that_counts_anew_is_followed() -> None:
+    """Its numbers mean something else now, so they are no repeats."""
+    events = feed(session(Cursor(10)), success(3, epoch=None), status(), order(4))
+    assert gaps(events) == [Gap(10, 4, "restarted")]
+    assert numbers(events) == [4]
+
+
+def test_a_gap_of_an_old_server_is_told_at_once() -> None:
+    """Coming back would fill nothing."""
+    subject = session()
+    events = feed(subject, success(10, epoch=None), status(), order(13))
+    assert gaps(events) == [Gap(10, 13, "hole")]
+    assert numbers(events) == [13]
+
+
+def test_numbers_of_another_epoch_are_not_compared() -> None:
+    """A server that lost its epoch (an older one took its place) is a gap, whatever the numbers."""
+    assert gaps(feed(session(Cursor(10, E)), success(10, epoch=None))) == [Gap(10, 11, "epoch")]
+
+
+# --- silence ----------------------------------------------------------------------------------------------
+
+
+def test_two_missing_heartbeats_break_the_connection() -> None:
+    """Even while orders come: it is heartbeats that say that nothing is missing."""
+    subject = live()
+    assert subject.tick(1_900, NOW) == []
+    feed(subject, order(11))
+    events = subject.tick(200, NOW)
+    assert states(events) == ["stale"]
+    assert isinstance(events[-1], Broken)
+
+
+def test_heartbeats_keep_it_alive() -> None:
+    """However long it lasts."""
+    subject = live()
+    for _ in range(10):
+        assert subject.tick(1_500, NOW) == []
+        feed(subject, heartbeat(10))
+
+
+def test_while_replaying_any_frame_is_a_sign_of_life() -> None:
+    """Heartbeats wait behind a long replay."""
+    subject = session(Cursor(10, E))
+    feed(subject, success(10), status(), resumed(10, 99))
+    for n in range(11, 20):
+        assert subject.tick(1_500, NOW) == []
+        feed(subject, order(n, replay=True))
+
+
+def test_an_old_server_must_answer_pings() -> None:
+    """It knows no heartbeats; any frame will do."""
+    subject = session(ping_ms=1_000)
+    feed(subject, success(10, epoch=None), status())
+    for _ in range(5):
+        assert subject.tick(1_500, NOW) == []
+        feed(subject, {"type": "pong", "client_timestamp": NOW, "server_timestamp": NOW, "timestamp": NOW})
+    assert isinstance(subject.tick(2_100, NOW)[-1], Broken)
+
+
+def test_a_login_that_is_not_answered_breaks_the_connection() -> None:
+    """Within the patience given for it."""
+    subject = session(login_ms=500)
+    assert subject.tick(400, NOW) == []
+    assert isinstance(subject.tick(200, NOW)[-1], Broken)
+
+
+def test_it_pings_regularly() -> None:
+    """For the clock offset, and for old servers' sign of life."""
+    subject = live(ping_ms=300)
+    subject.tick(200, NOW)
+    assert sent(subject) == []
+    subject.tick(200, NOW + 5)
+    assert sent(subject) == [{"type": "ping", "timestamp": NOW + 5}]
+
+
+def test_a_source_gone_quiet_is_stale_until_it_is_back() -> None:
+    """The heartbeat's word, with the connection in order."""
+    subject = live()
+    assert states(feed(subject, heartbeat(10, stale=True), heartbeat(10, stale=True))) == ["stale"]
+    assert numbers(feed(subject, order(11))) == [11]
+    assert states(feed(subject, heartbeat(11))) == ["live"]
+
+
+# --- clocks -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ahead", [5_000, -5_000])
+def test_the_clock_offset_keeps_its_sign(ahead: int) -> None:
+    """Positive where the server's clock is ahead; half the round trip is taken off."""
+    subject = live()
+    pong = {
+        "type": "pong",
+        "client_timestamp": NOW,
+        "server_timestamp": NOW + 50 + ahead,
+        "timestamp": NOW + 50 + ahead,
+    }
+    feed(subject, pong, at=NOW + 100)
+    assert subject.clock_offset.ms == ahead
+
+
+def test_the_offset_is_known_before_the_first_order() -> None:
+    """The subscription's status carries an echo as well."""
+    subject = session()
+    feed(subject, success(10), status(asked=NOW, received=NOW + 2_000), at=NOW)
+    assert subject.clock_offset.ms == 2_000
