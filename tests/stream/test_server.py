@@ -148,17 +148,18 @@ async def test_binary_frames_are_taken_like_text() -> None:
 
 async def test_version_1_is_spared_every_frame_it_does_not_know() -> None:
     """No heartbeat, error, resumed or update frame: a ping's answer is the next frame after any of them."""
-    async with running(heartbeat_ms=20) as live, live.client() as client:
+    async with running(heartbeat_ms=20) as live, live.client() as client, live.client() as newer:
+        await newer.login(version=2)
         await client.login(last_sequence=5)
         await client.subscribe(updates=True, miners=["nobody"], unknown=1)
         await client.connection.send("no json")
         await client.connection.send('{"type": "what"}')
         live.append(written(position(1, [order(1)])))
         live.append(written(position(1, [order(1)], current_return=1.5)))
-        await asyncio.sleep(0.1)
+        assert [(await newer.receive())["type"] for _ in range(3)] == ["heartbeat"] * 3
         await client.send(type="ping", timestamp=1)
         frames = [await client.receive(), await client.receive()]
-        assert [list(frame)[0] for frame in frames] == ["sequence", "type"]
+        assert [next(iter(frame)) for frame in frames] == ["sequence", "type"]
         assert frames[1]["type"] == "pong"
 
 
