@@ -1,0 +1,152 @@
+"""Seats, chases, pace and keys."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptn_api.stream.logins import Chase, Pace
+from ptn_api.wire import close_codes
+from tests.stream.live import KEY, running, until
+
+
+def test_the_pace_lets_a_burst_through_and_then_so_many_per_second() -> None:
+    """The excess waits, each a little longer than the one before: in order."""
+    pace = Pace(10)
+    waits = [pace.wait_ms(5_000) for _ in range(30)]
+    assert waits[:10] == [0.0] * 10
+    assert waits[10:] == sorted(waits[10:])
+    assert waits[-1] == 2_000
+
+
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=200), st.integers(1, 50))
+def test_no_second_takes_more_than_twice_the_rate(gaps: list[int], rate: int) -> None:
+    """A full burst and a second's worth may fall into one second, never more."""
+    pace, now, starts = Pace(rate), 1_000, []
+    for gap in gaps:
+        now += gap
+        starts.append(now + pace.wait_ms(now))
+    assert starts == sorted(starts)
+    assert all(sum(start <= other < start + 1_000 for other in starts) <= 2 * rate + 1 for start in starts)
+
+
+def test_connections_that_chase_each_other_wait_longer_and_longer_and_are_forgiven() -> None:
+    """After 3 evictions within a minute 5 s, doubling to 60 s; a quiet minute ends it (PROTOCOL 1.6)."""
+    chase, now = Chase(5_000), 0
+    delays = []
+    for _ in range(9):
+        chase.evicted(now)
+        delay = chase.delay_ms(now)
+        delays.append(delay)
+        now += delay + 10
+    assert delays == [0, 0, 5_000, 10_000, 20_000, 40_000, 60_000, 60_000, 60_000]
+    assert chase.delay_ms(now + 200_000) == 0
+
+
+def test_evictions_far_apart_are_no_chase() -> None:
+    """Three in more than a minute delay nobody."""
+    chase = Chase(5_000)
+    for now in (0, 31_000, 62_000, 93_000):
+        chase.evicted(now)
+        assert chase.delay_ms(now) == 0
+
+
+async def test_the_sixth_connection_of_a_key_disconnects_the_oldest() -> None:
+    """It is told why, in a frame that existing clients know, then closed with a come-back code."""
+    async with running() as live, contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(live.client()) for _ in range(6)]
+        other = await stack.enter_async_context(live.client())
+        await other.login("key-of-bob")
+        for client in clients:
+            await client.login()
+        assert await clients[0].receive() == {
+            "status": "error",
+            "message": "Disconnected due to too many connections for this API key",
+            "code": "MAX_CONNECTIONS_EXCEEDED",
+        }
+        assert await clients[0].close_code() == close_codes.REPLACED.code
+        for client in (*clients[1:], other):
+            await client.send(type="ping", timestamp=1)
+            assert (await client.receive())["type"] == "pong"
+        assert live.counters.clients == 6
+
+
+async def test_a_key_whose_connections_chase_each_other_logs_in_later_but_does() -> None:
+    """After three evictions the next login waits; frames sent meanwhile are answered after it."""
+    async with (
+        running(eviction_delay_ms=150, max_connections_per_key=1) as live,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        loop = asyncio.get_running_loop()
+        clients = [await stack.enter_async_context(live.client()) for _ in range(5)]
+        for client in clients[:4]:
+            await client.login()
+        assert live.counters.evictions == 3
+        started = loop.time()
+        await clients[4].send(api_key=KEY)
+        await clients[4].send(type="subscribe", all=True)
+        assert (await clients[4].receive())["status"] == "success"
+        assert (await clients[4].receive())["type"] == "subscription_status"
+        assert loop.time() - started >= 0.15
+
+
+async def test_a_flood_of_frames_before_the_verdict_is_cut_off() -> None:
+    """What waits for a login is bounded."""
+    async with (
+        running(eviction_delay_ms=60_000, max_connections_per_key=1) as live,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        clients = [await stack.enter_async_context(live.client()) for _ in range(5)]
+        for client in clients[:4]:
+            await client.login()
+        await clients[4].send(api_key=KEY)
+        for _ in range(20):
+            with contextlib.suppress(Exception):
+                await clients[4].send(type="ping", timestamp=1)
+        assert await clients[4].close_code() == close_codes.TOO_MANY_REQUESTS.code
+
+
+async def test_more_logins_than_the_pace_wait_their_turn_and_all_get_in() -> None:
+    """Nobody is refused."""
+    async with (
+        running(accepts_per_second=10, max_connections_per_key=50) as live,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        clients = [await stack.enter_async_context(live.client()) for _ in range(14)]
+        answers = await asyncio.gather(*(client.login() for client in clients))
+        assert [a["status"] for a in answers] == ["success"] * 14
+
+
+async def test_a_revoked_or_downgraded_key_loses_its_sockets() -> None:
+    """Those of other keys stay; who went frees the seat."""
+    async with running() as live, live.client() as alice, live.client() as bob, live.client() as late:
+        await alice.login()
+        await bob.login("key-of-bob")
+        live.keys.swap([("alice", KEY, 50), ("bob", "key-of-bob", 100)])
+        assert await alice.close_code() == close_codes.KEY_REVOKED.code
+        live.trade()
+        await bob.subscribe()
+        assert len(await bob.messages(1)) == 1
+        live.keys.swap([])
+        assert await bob.close_code() == close_codes.KEY_REVOKED.code
+        assert (await late.login())["message"] == "Invalid API key. Authentication failed."
+        await until(lambda: live.counters.clients == 0)
+
+
+async def test_a_key_that_is_revoked_while_its_login_waits_does_not_get_in() -> None:
+    """The verdict is given when the wait is over."""
+    async with (
+        running(eviction_delay_ms=200, max_connections_per_key=1) as live,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        clients = [await stack.enter_async_context(live.client()) for _ in range(5)]
+        for client in clients[:4]:
+            await client.login()
+        await clients[4].send(api_key=KEY)
+        await until(lambda: live.counters.logins == 4)
+        live.keys.swap([])
+        assert (await clients[4].receive())["status"] == "error"
+        assert await clients[4].close_code() == close_codes.INVALID_KEY.code
