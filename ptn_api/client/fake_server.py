@@ -84,7 +84,9 @@ class _Client:
 
 
 class FakeServer:
-    """Listens on a free port of localhost, in a thread of its own. Methods are for any other thread.
+    """Listens on localhost, on a free port unless one is given, in a thread of its own.
+
+    Methods are for any other thread.
 
     Attributes to set at will: `keys` (those that are good), `mute` (say nothing more after the login, but
     stay connected), `deaf` (take connections, answer nothing), `stale`, `clock_ahead_ms`. `version` 1 makes
@@ -92,11 +94,16 @@ class FakeServer:
     attempts.
     """
 
-    host = "localhost"
+    host = "127.0.0.1"
     api_key = "fake-key"
 
     def __init__(
-        self, *, version: Literal[1, 2] = 2, heartbeat_ms: int = 15_000, first_sequence: int = 1
+        self,
+        *,
+        version: Literal[1, 2] = 2,
+        heartbeat_ms: int = 15_000,
+        first_sequence: int = 1,
+        port: int = 0,
     ) -> None:
         self.keys = {self.api_key}
         self.mute = False
@@ -104,7 +111,7 @@ class FakeServer:
         self.stale = False
         self.clock_ahead_ms = 0
         self.version = version
-        self.port = 0
+        self.port = port
         self.logins = 0
         self.clients: list[_Client] = []
         self._heartbeat_ms = heartbeat_ms
@@ -206,7 +213,7 @@ class FakeServer:
     # --- inside: everything below runs in the server's own loop -------------------------------------------
 
     async def _start(self) -> None:
-        self._server = await serve(self._serve, self.host, 0, ping_interval=None, close_timeout=0.2)
+        self._server = await serve(self._serve, self.host, self.port, ping_interval=None, close_timeout=0.2)
         self.port = next(iter(self._server.sockets)).getsockname()[1]
         task = asyncio.create_task(self._beat_for_ever())
         self._tasks.add(task)

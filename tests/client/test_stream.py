@@ -1,0 +1,520 @@
+"""Following orders over real sockets, against a server that misbehaves on command."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptn_api.client.fake_server import FakeServer
+from ptn_api.client.message import PTNWebSocketMessage
+from ptn_api.client.pace import Pace
+from ptn_api.client.stream import Stream, connect
+from ptn_api.errors import AuthenticationError, SettingsError
+from ptn_api.wire.client_session import Gap
+from ptn_api.wire.close_codes import INSUFFICIENT_TIER, SHUTTING_DOWN
+from tests.factories import OTHER_MINER, order, position
+from tests.waiting import until_async
+
+
+class Follower:
+    """A stream read to the end in a task; what it was told, in lists."""
+
+    def __init__(self, server: FakeServer, pace: Pace, state_dir: Path, **options: Any) -> None:
+        self.messages: list[PTNWebSocketMessage] = []
+        self.gaps: list[Gap] = []
+        self.states: list[str] = []
+        self.stale: list[PTNWebSocketMessage] = []
+        self.stream: Stream = connect(
+            server.url,
+            options.pop("api_key", server.api_key),
+            pace=pace,
+            state_dir=state_dir,
+            on_gap=self.gaps.append,
+            on_state=self.states.append,
+            on_stale=self.stale.append,
+            **options,
+        )
+
+    @property
+    def numbers(self) -> list[int]:
+        return [message.sequence for message in self.messages]
+
+    async def __aenter__(self) -> Follower:
+        self._task = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.stream.stop()
+        await asyncio.wait_for(self._task, 10)
+
+    async def live(self) -> Follower:
+        await until_async(lambda: self.stream.state == "live", what="live")
+        return self
+
+    async def got(self, count: int) -> list[int]:
+        await until_async(lambda: len(self.messages) >= count, what=f"{count} messages, have {self.numbers}")
+        return self.numbers
+
+    async def _read(self) -> None:
+        async with self.stream as stream:
+            async for message in stream:
+                self.messages.append(message)
+
+
+@pytest.fixture
+def follow(server: FakeServer, pace: Pace, tmp_path: Path) -> Any:
+    """Makes a follower of the server."""
+
+    def make(at: FakeServer = server, **options: Any) -> Follower:
+        return Follower(at, options.pop("pace", pace), tmp_path, **options)
+
+    return make
+
+
+# --- orders -----------------------------------------------------------------------------------------------
+
+
+async def test_orders_arrive_in_sequence(server: FakeServer, follow: Any) -> None:
+    """Singly and in batches, as they happen."""
+    async with follow() as follower:
+        await follower.live()
+        server.order("BTCUSD")
+        server.publish(position(1, [order(1)]), position(2, [order(2)]))
+        assert await follower.got(3) == [101, 102, 103]
+    assert follower.messages[0].new_order.trade_pair == "BTCUSD"
+    assert follower.gaps == []
+
+
+async def test_filters_and_format_are_asked_for(server: FakeServer, follow: Any) -> None:
+    """Only the miners and pairs wanted come, as deltas; the holes are no gaps."""
+    async with follow(miners=[OTHER_MINER], trade_pairs=["BTCUSD"], format="delta") as follower:
+        await follower.live()
+        server.order("BTCUSD")
+        server.order("EURUSD", miner=OTHER_MINER)
+        server.order("BTCUSD", miner=OTHER_MINER)
+        assert await follower.got(1) == [103]
+    assert follower.messages[0].position.orders == []
+    assert follower.gaps == []
+
+
+async def test_a_filtered_client_goes_on_after_the_last_heartbeat(server: FakeServer, follow: Any) -> None:
+    """Not after the last message that matched, which may be days back."""
+    async with follow(miners=[OTHER_MINER]) as follower:
+        await follower.live()
+        server.order("BTCUSD")
+        server.heartbeat()
+        await until_async(lambda: follower.stream._connection.cursor.sequence == 101)
+        await asyncio.sleep(0)
+    async with follow(miners=[OTHER_MINER]) as follower:
+        await follower.live()
+        assert server.clients[0].frames[0]["last_sequence"] == 101
+
+
+# --- coming back ------------------------------------------------------------------------------------------
+
+
+async def test_a_cut_loses_and_repeats_nothing(server: FakeServer, follow: Any) -> None:
+    """What happened meanwhile is replayed, marked, and the state says so."""
+    async with follow() as follower:
+        await follower.live()
+        server.order()
+        await follower.got(1)
+        server.cut()
+        server.order()
+        server.order()
+        assert await follower.got(3) == [101, 102, 103]
+        server.order()
+        assert await follower.got(4) == [101, 102, 103, 104]
+    assert follower.gaps == []
+    assert [s for s in follower.states if s != "replaying"] == [
+        "connecting",
+        "live",
+        "connecting",
+        "live",
+        "stopped",
+    ]
+
+
+async def test_a_server_that_is_away_is_waited_for(follow: Any) -> None:
+    """There is no last attempt."""
+    with FakeServer() as server:
+        port = server.port
+    async with follow(server) as follower:
+        await until_async(lambda: follower.stream._connection._backoff._failures >= 5)
+        assert follower.states == ["connecting"]
+        with FakeServer(port=port):
+            await follower.live()
+
+
+async def test_a_close_that_means_come_back_is_followed(server: FakeServer, follow: Any) -> None:
+    """As when the server restarts."""
+    async with follow() as follower:
+        await follower.live()
+        server.close_all(SHUTTING_DOWN)
+        await until_async(lambda: server.logins == 2)
+        await follower.live()
+        server.order()
+        assert await follower.got(1) == [101]
+
+
+async def test_a_lost_message_is_fetched_again(server: FakeServer, follow: Any) -> None:
+    """A hole in the numbering makes the client come back and resume."""
+    async with follow() as follower:
+        await follower.live()
+        server.publish(position(1, [order(1)]), lost=True)
+        server.publish(position(2, [order(2)]))
+        assert await follower.got(2) == [101, 102]
+    assert follower.gaps == []
+
+
+async def test_a_lost_last_message_shows_with_the_heartbeat(server: FakeServer, follow: Any) -> None:
+    """Without waiting for the next order."""
+    async with follow() as follower:
+        await follower.live()
+        server.publish(position(1, [order(1)]), lost=True)
+        server.heartbeat()
+        assert await follower.got(1) == [101]
+    assert follower.gaps == []
+
+
+async def test_a_hole_that_cannot_be_filled_is_told_once(server: FakeServer, follow: Any) -> None:
+    """And the stream goes on after it."""
+    async with follow() as follower:
+        await follower.live()
+        server.order()
+        server.skip(3)
+        server.order()
+        assert await follower.got(2) == [101, 105]
+        server.order()
+        await follower.got(3)
+    assert follower.gaps == [Gap(101, 105, "hole")]
+
+
+async def test_a_mute_server_is_noticed(pace: Pace, follow: Any) -> None:
+    """Within two heartbeat periods; the client says `stale`, and comes back."""
+    with FakeServer(heartbeat_ms=200) as server:
+        async with follow(server) as follower:
+            await follower.live()
+            server.mute = True
+            await until_async(lambda: "stale" in follower.states)
+            server.mute = False
+            server.order()
+            await follower.got(1)
+            await follower.live()
+        assert server.logins >= 2
+
+
+async def test_a_server_that_never_answers_the_login_is_left(pace: Pace, follow: Any) -> None:
+    """After the patience for a login."""
+    with FakeServer() as server:
+        server.deaf = True
+        hasty = Pace(connect=0.2, close=0.1, tick=0.02, backoff=0.02, backoff_max=0.05)
+        async with follow(server, pace=hasty) as follower:
+            await until_async(lambda: "stale" in follower.states)
+            server.deaf = False
+            await follower.live()
+
+
+async def test_a_slow_consumer_is_not_taken_for_a_mute_server(pace: Pace, tmp_path: Path) -> None:
+    """Even one that blocks the event loop far beyond the patience; time is counted while waiting only."""
+    import time
+
+    with FakeServer(heartbeat_ms=150) as server:
+        states: list[str] = []
+        async with connect(
+            server.url, server.api_key, pace=pace, state_dir=tmp_path, on_state=states.append
+        ) as stream:
+            await until_async(lambda: stream.state == "live")
+            server.order()
+            await anext(stream)
+            time.sleep(0.6)
+            server.order()
+            assert (await anext(stream)).sequence == 2
+        assert states == ["connecting", "live", "stopped"]
+
+
+async def test_a_stale_source_is_told(server: FakeServer, follow: Any) -> None:
+    """By the heartbeat's word, and over when it is over."""
+    async with follow() as follower:
+        await follower.live()
+        server.stale = True
+        server.heartbeat()
+        await until_async(lambda: follower.stream.state == "stale")
+        server.stale = False
+        server.heartbeat()
+        await follower.live()
+
+
+async def test_an_evicted_client_backs_off(server: FakeServer, follow: Any) -> None:
+    """At least the eviction's pause, which doubles."""
+    async with follow() as follower:
+        await follower.live()
+        server.evict_all()
+        await until_async(lambda: follower.stream._connection._backoff._evictions == 1)
+        await until_async(lambda: server.logins == 2)
+
+
+# --- keys -------------------------------------------------------------------------------------------------
+
+
+async def test_a_rejected_key_is_tried_again(
+    server: FakeServer, follow: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may be added later; the log says clearly what is wrong, and never the key."""
+    server.keys.clear()
+    with caplog.at_level(logging.DEBUG, "ptn_api.client"):
+        async with follow() as follower:
+            await until_async(lambda: server.logins >= 2)
+            server.keys.add(server.api_key)
+            await follower.live()
+    assert "login refused: Invalid API key" in caplog.text
+    assert server.api_key not in caplog.text
+
+
+async def test_a_rejected_key_can_end_it(server: FakeServer, pace: Pace, tmp_path: Path) -> None:
+    """Where that is asked for."""
+    server.keys.clear()
+    options: Any = {"pace": pace, "state_dir": tmp_path, "stop_on_auth_error": True}
+    async with connect(server.url, server.api_key, **options) as stream:
+        with pytest.raises(AuthenticationError, match="Invalid API key"):
+            await anext(stream)
+
+
+async def test_a_key_that_loses_its_tier_ends_it_too(server: FakeServer, pace: Pace, tmp_path: Path) -> None:
+    """By the close code alone, in the middle of a connection."""
+    options: Any = {"pace": pace, "state_dir": tmp_path, "stop_on_auth_error": True}
+    async with connect(server.url, server.api_key, **options) as stream:
+        await until_async(lambda: stream.state == "live")
+        server.close_all(INSUFFICIENT_TIER)
+        with pytest.raises(AuthenticationError):
+            await anext(stream)
+
+
+def test_the_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """PTN_API_KEY; without either there is nothing to begin with."""
+    monkeypatch.delenv("PTN_API_KEY", raising=False)
+    with pytest.raises(AuthenticationError):
+        connect("ws://localhost:1", state_dir=tmp_path)
+    monkeypatch.setenv("PTN_API_KEY", "k")
+    assert connect("ws://localhost:1", state_dir=tmp_path).state == "stopped"
+
+
+def test_an_address_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
+    """Instead of being tried for ever."""
+    with pytest.raises(SettingsError):
+        connect("http://localhost:1", "k", state_dir=tmp_path)
+
+
+# --- the cursor -------------------------------------------------------------------------------------------
+
+
+async def test_the_next_run_goes_on_where_the_last_left_off(server: FakeServer, follow: Any) -> None:
+    """What happened in between comes first; nothing that was acknowledged comes again."""
+    async with follow() as follower:
+        await follower.live()
+        server.order()
+        await follower.got(1)
+    server.order()
+    async with follow() as follower:
+        assert await follower.got(1) == [102]
+        assert follower.messages[0].replay
+
+
+async def test_a_message_is_acknowledged_by_asking_for_the_next(
+    server: FakeServer, pace: Pace, tmp_path: Path
+) -> None:
+    """One that was only handed out comes again; `commit` says so earlier."""
+    options: Any = {"pace": pace, "state_dir": tmp_path}
+    async with connect(server.url, server.api_key, **options) as stream:
+        await until_async(lambda: stream.state == "live")
+        server.order()
+        server.order()
+        assert (await anext(stream)).sequence == 101
+        assert (await anext(stream)).sequence == 102
+    async with connect(server.url, server.api_key, **options) as stream:
+        assert (await anext(stream)).sequence == 102
+        stream.commit()
+    server.order()
+    async with connect(server.url, server.api_key, **options) as stream:
+        assert (await anext(stream)).sequence == 103
+
+
+async def test_a_new_client_does_not_miss_what_came_before_its_first_message(
+    server: FakeServer, follow: Any
+) -> None:
+    """Its cursor is kept from the login on."""
+    async with follow() as follower:
+        await follower.live()
+    server.order()
+    async with follow() as follower:
+        assert await follower.got(1) == [101]
+
+
+async def test_a_client_may_begin_with_now(server: FakeServer, follow: Any) -> None:
+    """Whatever the last run left."""
+    async with follow() as follower:
+        await follower.live()
+    server.order()
+    async with follow(resume=False) as follower:
+        await follower.live()
+        server.order()
+        assert await follower.got(1) == [102]
+
+
+# --- gaps -------------------------------------------------------------------------------------------------
+
+
+async def test_a_resume_that_fails_is_a_gap(server: FakeServer, follow: Any) -> None:
+    """The log was pruned: `resync`, the gap, then live; the next run does not ask again."""
+    async with follow() as follower:
+        await follower.live()
+    server.order()
+    server.order()
+    server.prune()
+    async with follow() as follower:
+        await follower.live()
+        server.order()
+        assert await follower.got(1) == [103]
+        assert follower.gaps == [Gap(100, 103, "too_old")]
+        assert follower.states[-2:] == ["resync", "live"]
+    async with follow() as follower:
+        await follower.live()
+        assert follower.gaps == []
+
+
+async def test_another_log_is_a_gap(server: FakeServer, follow: Any) -> None:
+    """Same numbers, other epoch: they mean something else, and are no repeats."""
+    async with follow() as follower:
+        await follower.live()
+        server.order()
+        await follower.got(1)
+        server.begin_anew()
+        await until_async(lambda: len(follower.gaps) == 1)
+        await follower.live()
+        server.order()
+        assert await follower.got(2) == [101, 101]
+    assert follower.gaps == [Gap(101, 101, "epoch")]
+
+
+async def test_an_old_server_is_understood(pace: Pace, follow: Any) -> None:
+    """No epoch, no replay: what was missed is told as a gap, and the stream goes on."""
+    with FakeServer(version=1, first_sequence=101) as server:
+        async with follow(server) as follower:
+            await follower.live()
+            server.order()
+            assert await follower.got(1) == [101]
+            server.cut()
+            server.publish(position(1, [order(1)]), lost=True)
+            server.publish(position(2, [order(2)]), lost=True)
+            await until_async(lambda: server.logins == 2)
+            await follower.live()
+            server.order()
+            assert await follower.got(2) == [101, 104]
+        assert {n for gap in follower.gaps for n in range(gap.after + 1, gap.next)} == {102, 103}
+        async with follow(server) as follower:
+            await follower.live()
+            assert follower.gaps == []
+
+
+async def test_a_mute_old_server_is_noticed(pace: Pace, follow: Any) -> None:
+    """It knows no heartbeats, but answers pings."""
+    hasty = Pace(connect=5, close=0.1, ping=0.1, tick=0.02, backoff=0.02, backoff_max=0.05)
+    with FakeServer(version=1) as server:
+        async with follow(server, pace=hasty) as follower:
+            await follower.live()
+            server.mute = True
+            await until_async(lambda: "stale" in follower.states)
+
+
+async def test_a_message_that_makes_no_sense_costs_itself_only(
+    server: FakeServer, follow: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told as a gap."""
+    async with follow() as follower:
+        await follower.live()
+        server.skip(1)
+        server.send_all('{"sequence":101,"timestamp":1,"data":{"position":{"orders":17}}}')
+        server.order()
+        assert await follower.got(1) == [102]
+    assert follower.gaps == [Gap(100, 102, "unreadable")]
+
+
+async def test_a_listener_that_fails_does_not_stop_the_orders(
+    server: FakeServer, pace: Pace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged."""
+
+    def broken(value: object) -> None:
+        raise RuntimeError("listener")
+
+    options: Any = {"on_state": broken, "on_gap": broken, "pace": pace, "state_dir": tmp_path}
+    async with connect(server.url, server.api_key, **options) as stream:
+        await until_async(lambda: stream.state == "live")
+        server.order()
+        assert (await anext(stream)).sequence == 101
+    assert "a listener failed" in caplog.text
+
+
+# --- age --------------------------------------------------------------------------------------------------
+
+
+async def test_old_orders_go_to_on_stale_only(server: FakeServer, follow: Any) -> None:
+    """By the order's time; they count as handled."""
+    async with follow(max_age_ms=60_000) as follower:
+        await follower.live()
+        server.publish(position(1, [order(1)]), late=True)  # filled long ago
+        server.order()
+        assert await follower.got(1) == [102]
+        assert [(m.sequence, m.late) for m in follower.stale] == [(101, True)]
+    async with follow(max_age_ms=60_000) as follower:
+        await follower.live()
+        assert follower.stale == []
+
+
+@pytest.mark.parametrize("ahead", [3_600_000, -3_600_000])
+async def test_a_clock_that_is_off_makes_no_order_old(server: FakeServer, follow: Any, ahead: int) -> None:
+    """An hour either way: the offset is measured with its sign before the first order comes."""
+    server.clock_ahead_ms = ahead
+    async with follow(max_age_ms=60_000) as follower:
+        await follower.live()
+        server.order()
+        assert await follower.got(1) == [101]
+        assert abs(follower.stream.clock_offset_ms - ahead) < 5_000
+        assert 0 <= follower.messages[0].timelag_from_order + 5_000 < 30_000
+
+
+# --- subscribing ------------------------------------------------------------------------------------------
+
+
+async def test_unsubscribing_pauses_the_orders(server: FakeServer, follow: Any) -> None:
+    """The connection stays; subscribing again begins with the next order, and nothing is called a gap."""
+    async with follow() as follower:
+        await follower.live()
+        follower.stream.unsubscribe()
+        await until_async(lambda: server.clients[0].session.state.value == "idle")
+        server.order()
+        follower.stream.subscribe()
+        await until_async(lambda: server.clients[0].session.state.value == "live")
+        server.order()
+        assert await follower.got(1) == [102]
+    assert follower.gaps == []
+
+
+async def test_what_was_handed_out_in_a_batch_is_committed_together(
+    server: FakeServer, pace: Pace, tmp_path: Path
+) -> None:
+    """Whatever has come meanwhile is one list; asking for the next one commits it."""
+    options: Any = {"pace": pace, "state_dir": tmp_path}
+    async with connect(server.url, server.api_key, **options) as stream:
+        await until_async(lambda: stream.state == "live")
+        server.publish(*(position(n, [order(n)]) for n in range(5)))
+        async for batch in stream.batches(limit=3):
+            if [m.sequence for m in batch][-1] == 105:
+                break
+            assert [m.sequence for m in batch] == [101, 102, 103]
+    async with connect(server.url, server.api_key, **options) as stream:
+        assert (await anext(stream)).sequence == 104

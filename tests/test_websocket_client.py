@@ -1,0 +1,433 @@
+"""The door for bots, as bots use it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptn_api.client.fake_server import FakeServer
+from ptn_api.client.pace import Pace
+from ptn_api.errors import AuthenticationError
+from ptn_api.websocket_client import PTNWebSocketClient, PTNWebSocketMessage
+from ptn_api.wire.client_session import Gap
+from tests.factories import order, position
+from tests.waiting import until
+
+PACE = Pace(connect=5, close=0.2, tick=0.02, backoff=0.02, backoff_max=0.1, refused=0.05, retry=0.01)
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer(first_sequence=101) as server:
+        yield server
+
+
+class Bot:
+    """A client run in a thread; `seen` are the lists its handler was called with."""
+
+    def __init__(self, server: FakeServer, state_dir: Path, **options: Any) -> None:
+        self.seen: list[list[int]] = []
+        self.gaps: list[Gap] = []
+        self.error: Exception | None = None
+        self.handler: Callable[[list[PTNWebSocketMessage]], Any] = options.pop(
+            "handler", lambda messages: None
+        )
+        self.client = PTNWebSocketClient(
+            server.api_key,
+            server.host,
+            server.port,
+            state_dir=state_dir,
+            pace=PACE,
+            on_gap=self.gaps.append,
+            **options,
+        )
+        self._thread = threading.Thread(target=self._run)
+
+    @property
+    def numbers(self) -> list[int]:
+        return [n for numbers in self.seen for n in numbers]
+
+    def __enter__(self) -> Bot:
+        self._thread.start()
+        until(lambda: self.client.state == "live" or self.error, what="live")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.client.stop()
+        self.ended()
+
+    def ended(self) -> None:
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+    def got(self, count: int) -> list[int]:
+        until(lambda: len(self.numbers) >= count, what=f"{count} messages, have {self.numbers}")
+        return self.numbers
+
+    def _run(self) -> None:
+        try:
+            self.client.run(self._handle)
+        except Exception as error:  # noqa: BLE001 - told to the test
+            self.error = error
+
+    def _handle(self, messages: list[PTNWebSocketMessage]) -> Any:
+        self.seen.append([message.sequence for message in messages])
+        return self.handler(messages)
+
+
+# --- what existing users rely on --------------------------------------------------------------------------
+
+
+def test_the_signature_is_the_known_one() -> None:
+    """Additions are keyword-only, so that no call of an existing bot changes its meaning."""
+    parameters = inspect.signature(PTNWebSocketClient).parameters.values()
+    known = [(p.name, p.default) for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    assert known == [("api_key", None), ("host", "localhost"), ("port", 8765), ("secure", False)]
+    assert list(inspect.signature(PTNWebSocketClient.run).parameters) == ["self", "handler"]
+
+
+def test_secure_is_wss() -> None:
+    """And an IPv6 address is put in brackets."""
+    assert PTNWebSocketClient("k", "h", 1, True).uri == "wss://h:1"
+    assert PTNWebSocketClient("k", "::1", 1).uri == "ws://[::1]:1"
+
+
+def test_a_plain_handler_is_called_with_a_list_in_the_calling_thread(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    """Batches are one list; objects bound to a thread, as SQLite's, may be used in it."""
+    threads: list[threading.Thread] = []
+    with Bot(server, tmp_path, handler=lambda _: threads.append(threading.current_thread())) as bot:
+        server.order()
+        bot.got(1)
+        server.publish(position(1, [order(1)]), position(2, [order(2)]))
+        assert bot.got(3) == [101, 102, 103]
+    assert set(threads) == {bot._thread}
+
+
+def test_the_documented_async_example_works(
+    server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As written in the network's documentation, state folder and stopping aside."""
+
+    async def process_message(msg: PTNWebSocketMessage) -> str | None:
+        if msg.new_order.bid and msg.new_order.ask:
+            spread = msg.new_order.ask - msg.new_order.bid
+            spread_bps = (spread / msg.new_order.price) * 10000
+            if spread_bps > 10:
+                return f"{msg.new_order.trade_pair}: Spread {spread_bps:.1f} bps"
+        if msg.new_order.trade_pair == "BTCUSD":
+            return f"BTC: ${msg.new_order.price:.2f} ({msg.new_order.order_type})"
+        return None
+
+    async def async_handler(messages: list[PTNWebSocketMessage]) -> None:
+        results = await asyncio.gather(*[process_message(msg) for msg in messages])
+        for result in filter(None, results):
+            print(result)
+        if messages[-1].new_order.trade_pair == "EURUSD":
+            client.stop()
+
+    client = PTNWebSocketClient(server.api_key, server.host, server.port, state_dir=tmp_path, pace=PACE)
+    client.subscribe()
+    runner = threading.Thread(target=client.run, args=(async_handler,))
+    runner.start()
+    until(lambda: client.state == "live")
+    server.publish(position(1, [order(0, price=100.0, bid=99.0, ask=101.0)]))
+    server.order("BTCUSD", leverage=-0.1, price=64_000.5)
+    server.order("EURUSD")
+    runner.join(10)
+    assert capsys.readouterr().out == "BTCUSD: Spread 200.0 bps\nBTC: $64000.50 (SHORT)\n"
+
+
+def test_unsubscribe_and_subscribe_hold_while_running(server: FakeServer, tmp_path: Path) -> None:
+    """Nothing comes in between."""
+    with Bot(server, tmp_path) as bot:
+        bot.client.unsubscribe()
+        until(lambda: server.clients[0].session.state.value == "idle")
+        server.order()
+        bot.client.subscribe()
+        until(lambda: server.clients[0].session.state.value == "live")
+        server.order()
+        assert bot.got(1) == [102]
+
+
+# --- stopping ---------------------------------------------------------------------------------------------
+
+
+def test_a_stop_from_the_handler_ends_the_run(server: FakeServer, tmp_path: Path) -> None:
+    """What had come besides is left for the next run, and nothing is repeated."""
+    first = Bot(server, tmp_path)
+    first.handler = lambda messages: first.client.stop()
+    with first:
+        server.order()
+        server.order()
+        first.ended()
+        assert first.error is None
+    with Bot(server, tmp_path) as second:
+        server.order()
+        second.got(3 - len(first.numbers))
+    assert first.numbers + second.numbers == [101, 102, 103]
+
+
+def test_a_stop_that_comes_first_makes_run_return(server: FakeServer, tmp_path: Path) -> None:
+    """A thread that stops the client need not know whether it runs yet."""
+    client = PTNWebSocketClient(server.api_key, server.host, server.port, state_dir=tmp_path, pace=PACE)
+    client.stop()
+    client.run(lambda messages: None)
+    assert client.state == "stopped"
+
+
+def test_a_stop_ends_the_waiting_for_a_server_too(tmp_path: Path) -> None:
+    """In the middle of a long pause."""
+    with FakeServer() as server:
+        pass
+    slow = Pace(backoff=1_000, backoff_max=1_000)
+    client = PTNWebSocketClient("k", server.host, server.port, state_dir=tmp_path, pace=slow)
+    runner = threading.Thread(target=client.run)
+    runner.start()
+    until(lambda: client.state == "connecting")
+    client.stop()
+    runner.join(10)
+    assert not runner.is_alive()
+
+
+async def test_it_runs_within_a_running_event_loop(server: FakeServer, tmp_path: Path) -> None:
+    """As in a notebook: in a thread of its own, blocking all the same."""
+    client = PTNWebSocketClient(server.api_key, server.host, server.port, state_dir=tmp_path, pace=PACE)
+    seen: list[int] = []
+
+    def handler(messages: list[PTNWebSocketMessage]) -> None:
+        seen.extend(m.sequence for m in messages)
+        client.stop()
+
+    def trade() -> None:
+        until(lambda: client.state == "live")
+        server.order()
+
+    trader = threading.Thread(target=trade)
+    trader.start()
+    client.run(handler)
+    trader.join()
+    assert seen == [101]
+
+
+# --- a handler that fails ---------------------------------------------------------------------------------
+
+
+def failing(*bad: int, times: int = 1_000_000) -> Callable[[list[PTNWebSocketMessage]], None]:
+    """A handler that raises, so many times, for lists with these numbers in it."""
+    left = [times]
+
+    def handler(messages: list[PTNWebSocketMessage]) -> None:
+        if {m.sequence for m in messages} & set(bad) and left[0]:
+            left[0] -= 1
+            raise ValueError("cannot bear it")
+
+    return handler
+
+
+def batch_of(server: FakeServer, count: int) -> None:
+    server.publish(*(position(n, [order(n)]) for n in range(1, count + 1)))
+
+
+def test_a_handler_that_failed_is_called_again(server: FakeServer, tmp_path: Path) -> None:
+    """By default; nothing is lost, and nothing told."""
+    with Bot(server, tmp_path, handler=failing(101, times=2)) as bot:
+        server.order()
+        assert bot.got(3) == [101, 101, 101]
+        server.order()
+        assert bot.got(4)[-1] == 102
+    assert bot.gaps == []
+
+
+def test_a_failed_list_is_retried_one_by_one(server: FakeServer, tmp_path: Path) -> None:
+    """The one message that the handler cannot bear is given up on, and told as a gap."""
+    with Bot(server, tmp_path, handler=failing(102), retries=2) as bot:
+        batch_of(server, 3)
+        bot.got(7)
+        assert bot.seen == [[101, 102, 103], [101], [102], [102], [103]]
+        until(lambda: bot.gaps)
+        server.order()
+        bot.got(8)
+    assert bot.gaps == [Gap(101, 103, "handler")]
+
+
+def test_skipping_repeats_nothing(server: FakeServer, tmp_path: Path) -> None:
+    """The list is passed over at once, and told as a gap."""
+    with Bot(server, tmp_path, handler=failing(102), on_error="skip") as bot:
+        batch_of(server, 3)
+        bot.got(3)
+        server.order()
+        bot.got(4)
+        assert bot.numbers == [101, 102, 103, 104]
+    assert bot.gaps == [Gap(100, 104, "handler")]
+
+
+def test_stopping_raises_and_keeps_the_message_for_the_next_run(server: FakeServer, tmp_path: Path) -> None:
+    """Nothing that was not handled is committed."""
+    with Bot(server, tmp_path, handler=failing(101), on_error="stop") as first:
+        server.order()
+        first.ended()
+        assert isinstance(first.error, ValueError)
+    with Bot(server, tmp_path) as second:
+        assert second.got(1) == [101]
+
+
+def test_a_stop_during_retries_keeps_the_message(server: FakeServer, tmp_path: Path) -> None:
+    """And does not wait for the pauses."""
+    with Bot(server, tmp_path, handler=failing(101), retries=1_000_000) as first:
+        server.order()
+        first.got(3)
+    with Bot(server, tmp_path) as second:
+        assert second.got(1) == [101]
+
+
+# --- keys -------------------------------------------------------------------------------------------------
+
+
+def test_a_key_that_is_added_later_is_found(server: FakeServer, tmp_path: Path) -> None:
+    """The client was never given up."""
+    server.keys.clear()
+    bot = Bot(server, tmp_path)
+    threading.Thread(
+        target=lambda: (until(lambda: server.logins >= 2), server.keys.add(server.api_key))
+    ).start()
+    with bot:
+        server.order()
+        assert bot.got(1) == [101]
+
+
+def test_an_auth_error_can_stop_it(server: FakeServer, tmp_path: Path) -> None:
+    """`run` raises it."""
+    server.keys.clear()
+    with Bot(server, tmp_path, stop_on_auth_error=True) as bot:
+        bot.ended()
+    assert isinstance(bot.error, AuthenticationError)
+
+
+def test_without_a_key_nothing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither argument nor PTN_API_KEY."""
+    monkeypatch.delenv("PTN_API_KEY", raising=False)
+    with pytest.raises(AuthenticationError):
+        PTNWebSocketClient().run()
+
+
+# --- processes --------------------------------------------------------------------------------------------
+
+BOT = """
+import os, signal, sys
+from ptn_api.websocket_client import PTNWebSocketClient
+
+port, state_dir, seen, die_at = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+
+def handler(messages):
+    for message in messages:
+        with open(seen, "a") as file:
+            file.write(f"{message.sequence}\\n")
+        if message.sequence == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+client = PTNWebSocketClient(host="127.0.0.1", port=port, state_dir=state_dir,
+                            on_state=lambda state: print(state, flush=True))
+client.run(handler)
+print("returned", flush=True)
+"""
+
+
+class Process:
+    """A bot in a process of its own; it writes the numbers it was given to a file."""
+
+    def __init__(self, server: FakeServer, tmp_path: Path, die_at: int = -1) -> None:
+        self.file = tmp_path / "seen"
+        self.file.touch()
+        arguments = [str(server.port), str(tmp_path / "state"), str(self.file), str(die_at)]
+        self.popen = subprocess.Popen(
+            [sys.executable, "-c", BOT, *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PTN_API_KEY": server.api_key},
+        )
+
+    def __enter__(self) -> Process:
+        assert self.popen.stdout is not None
+        while self.popen.stdout.readline().strip() not in ("live", "replaying", ""):
+            pass
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.popen.kill()
+        self.popen.communicate()
+
+    def got(self, *numbers: int) -> None:
+        expected = [str(n) for n in numbers]
+        until(lambda: self.file.read_text().split() == expected, what=f"{expected}: {self.file.read_text()}")
+
+
+def test_a_bot_killed_in_its_handler_sees_the_message_again(server: FakeServer, tmp_path: Path) -> None:
+    """At least once across a crash: the cursor moves only after the handler returned."""
+    with Process(server, tmp_path, die_at=102) as bot:
+        server.order()
+        bot.got(101)
+        server.order()
+        assert bot.popen.wait(20) == -signal.SIGKILL
+    server.order()
+    with Process(server, tmp_path) as bot:
+        bot.got(101, 102, 102, 103)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_in_order(server: FakeServer, tmp_path: Path, number: int) -> None:
+    """`run` returns, and the next run repeats nothing."""
+    with Process(server, tmp_path) as bot:
+        server.order()
+        bot.got(101)
+        bot.popen.send_signal(number)
+        out, _ = bot.popen.communicate(timeout=20)
+        assert out.split()[-2:] == ["stopped", "returned"]
+        assert bot.popen.returncode == 0
+    with Process(server, tmp_path) as bot:
+        server.order()
+        bot.got(101, 102)
+
+
+def test_two_keys_never_meet(server: FakeServer, tmp_path: Path) -> None:
+    """No file of the client's holds or is named after a key."""
+    with Bot(server, tmp_path) as bot:
+        server.order()
+        bot.got(1)
+    everything = "".join(p.name + p.read_text() for p in tmp_path.rglob("*") if p.is_file())
+    assert server.api_key not in everything
+    assert everything
+
+
+def test_importing_it_loads_no_server_and_does_nothing() -> None:
+    """A consumer's import stays light: no server library, no logging handler, no thread."""
+    program = """
+        import json, logging, sys, threading
+        import ptn_api.websocket_client
+        print(json.dumps({
+            "modules": [name for name in sys.modules],
+            "handlers": len(logging.root.handlers) + len(logging.getLogger("ptn_api.client").handlers),
+            "level": logging.getLogger("ptn_api.client").level,
+            "threads": threading.active_count(),
+        }))
+    """
+    run = [sys.executable, "-c", textwrap.dedent(program)]
+    result = json.loads(subprocess.run(run, capture_output=True, check=True, text=True).stdout)
+    servers = {"starlette", "uvicorn", "picows", "structlog", "asyncinotify", "isal", "zstandard", "sqlite3"}
+    rooms = {f"ptn_api.{room}" for room in ("access", "event_log", "intake", "rest", "stream", "service")}
+    assert {name for name in result["modules"] if name.split(".")[0] in servers} == set()
+    assert rooms.isdisjoint(result["modules"])
+    assert (result["handlers"], result["level"], result["threads"]) == (0, 0, 1)
