@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -167,8 +167,8 @@ class _Supervisor:
         return child
 
     async def _until_ready(self, *children: Child) -> bool:
-        ready: asyncio.Future[Any] = asyncio.gather(*(child.ready.wait() for child in children))
-        ended: asyncio.Future[Any] = asyncio.ensure_future(self._stop_or_fatal())
+        ready = asyncio.create_task(_all_ready(children))
+        ended = asyncio.create_task(self._stop_or_fatal())
         await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
         return not ready.cancel()
@@ -187,6 +187,11 @@ class _Supervisor:
         for names in order:
             await asyncio.gather(*(child.stop() for child in self._children if child.name in names))
         await asyncio.gather(*self._running)
+
+
+async def _all_ready(children: Iterable[Child]) -> None:
+    for child in children:
+        await child.ready.wait()
 
 
 def _url(scheme: str, listener: socket.socket) -> str:

@@ -180,7 +180,7 @@ async def stop_when_orphaned(stop: asyncio.Event, parent: int, check_ms: int, gr
     """
     while not stop.is_set():
         if os.getppid() != parent:
-            log.error("the supervisor is gone, stopping")
+            log.error("the parent process is gone, stopping")
             stop.set()
             await asyncio.sleep(grace_s)
             os.kill(os.getpid(), signal.SIGKILL)

@@ -40,11 +40,18 @@ class Api:
         self.process = process
         self.log = log
         self.stdout: list[str] = []
-        threading.Thread(target=self._read_stdout, daemon=True).start()
+        self._reader = threading.Thread(target=self._read_stdout, daemon=True)
+        self._reader.start()
 
     def _read_stdout(self) -> None:
         assert self.process.stdout is not None
         self.stdout.extend(iter(self.process.stdout.readline, ""))
+
+    def close(self) -> None:
+        """To be called when every process has ended."""
+        self._reader.join(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
     def wait_ready(self, seconds: float = 60) -> Api:
         until(lambda: self.stdout or self.process.poll() is not None, seconds=seconds, what="ready")
@@ -126,6 +133,7 @@ def api(
         yield running.wait_ready() if wait else running
     finally:
         _end(process)
+        running.close()
 
 
 def _end(process: subprocess.Popen[str]) -> None:
