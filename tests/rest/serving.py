@@ -1,0 +1,152 @@
+"""A real server over a memory log, and documents to fill it with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any
+
+import httpx
+
+from ptn_api.access.key_ring import KeyRing
+from ptn_api.event_log import Change, Document, DocumentWritten, MemoryLog
+from ptn_api.rest import RestOptions, run_rest
+from ptn_api.rest.room import Room
+from tests.factories import MINER, OTHER_MINER, order, position, written
+
+DAY = 86_400_000
+HOUR = 3_600_000
+NOW = 1_760_400_000_000
+"""The fake clock's time at the start of a test; a full hour."""
+
+KEYS = {"k0": 0, "k30": 30, "k50": 50, "k100": 100}
+
+
+class FakeClock:
+    """Says what it is told to."""
+
+    def __init__(self, now_ms: int = NOW) -> None:
+        self.now_ms = now_ms
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+def key_ring() -> KeyRing:
+    ring = KeyRing()
+    ring.swap([(f"user{tier}", key, tier) for key, tier in KEYS.items()])  # type: ignore[misc]
+    return ring
+
+
+def document(kind: Document, value: Any) -> DocumentWritten:
+    return DocumentWritten(document=kind, content=None if value is None else json.dumps(value).encode())
+
+
+def filled_log(changes: Iterable[Change] = (), *, now_ms: int = NOW) -> MemoryLog:
+    """A log whose baseline holds these changes."""
+    log = MemoryLog(created_ms=now_ms, epoch="e" * 32)
+    log.baseline(list(changes), now_ms)
+    return log
+
+
+def some_changes() -> list[Change]:
+    """Two miners: closed, open and fresh positions, and every document."""
+    ledger = {"initialization_time_ms": 1, "cps": [{"last_update_ms": 5}]}
+    return [
+        written(position(1, [order(1, at=NOW - 9 * DAY), order(2, -0.1, at=NOW - 8 * DAY)], closed=True)),
+        written(position(2, [order(3, at=NOW - 30 * HOUR), order(4, at=NOW - HOUR)])),
+        written(position(3, [order(5, at=NOW - 2 * HOUR)], miner=OTHER_MINER)),
+        document(Document.MINERS, [MINER, OTHER_MINER, "5Nobody"]),
+        document(Document.ELIMINATIONS, {"eliminations": [{"hotkey": OTHER_MINER, "dd": 0.9}]}),
+        document(
+            Document.STATISTICS,
+            {
+                "version": "9.1.0",
+                "data": [
+                    {"hotkey": MINER, "weight": 1.0, "checkpoints": [1, 2]},
+                    {"hotkey": OTHER_MINER, "checkpoints": []},
+                ],
+                "constants": {},
+            },
+        ),
+        document(Document.PERF_LEDGERS, {MINER: {"portfolio": ledger, "BTCUSD": ledger}, "older": ledger}),
+        document(Document.CHALLENGEPERIOD, {"testing": {MINER: 7}, "success": {}}),
+    ]
+
+
+async def room_over(log: MemoryLog, clock: FakeClock, **options: Any) -> Room:
+    """A room whose views are built, without a server; changes are taken by `follower.catch_up()`."""
+    room = Room.over(log, clock, RestOptions(**{"refresh_coalesce_ms": 0, **options}))
+    await room.follower.catch_up()
+    return room
+
+
+async def body_of(room: Room, tier: Any) -> Any:
+    """A tier's document, parsed."""
+    return json.loads(b"".join((await room.views.snapshot(tier).body("identity")).parts))
+
+
+class Served:
+    """A running server. `get` asks with the key of tier 100 unless told otherwise."""
+
+    def __init__(self, log: MemoryLog, clock: FakeClock, port: int, client: httpx.AsyncClient) -> None:
+        self.log = log
+        self.clock = clock
+        self.port = port
+        self.client = client
+        self.url = f"http://127.0.0.1:{port}"
+
+    async def get(self, path: str, key: str | None = "k100", **headers: str) -> httpx.Response:
+        return await self.ask("GET", path, key, **headers)
+
+    async def ask(
+        self, method: str, path: str, key: str | None = "k100", content: bytes | None = None, **headers: str
+    ) -> httpx.Response:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if key is not None:
+            sent["authorization"] = f"Bearer {key}"
+        return await self.client.request(method, path, headers=sent, content=content)
+
+    async def until(self, holds: Callable[[], Awaitable[bool]], timeout_s: float = 10) -> None:
+        """Waits for a condition, at most so long."""
+
+        async def poll() -> None:
+            while not await holds():
+                await asyncio.sleep(0.01)
+
+        await asyncio.wait_for(poll(), timeout_s)
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    log: MemoryLog | None = None, *, clock: FakeClock | None = None, **options: Any
+) -> AsyncIterator[Served]:
+    """Serves the log (by default `some_changes()`) on a free port."""
+    log = filled_log(some_changes()) if log is None else log
+    clock = clock or FakeClock()
+    stop, ready = asyncio.Event(), asyncio.Event()
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        port = sock.getsockname()[1]
+        running = asyncio.create_task(
+            run_rest(
+                log=log,
+                keys=key_ring(),
+                sock=sock,
+                options=RestOptions(**{"refresh_coalesce_ms": 0, "stop_timeout_ms": 1_000, **options}),
+                stop=stop,
+                ready=ready.set,
+                clock=clock,
+            )
+        )
+        await asyncio.wait_for(ready.wait(), 10)
+        url = f"http://127.0.0.1:{port}"
+        # Plain headers: what httpx would accept by itself is not the test's choice.
+        async with httpx.AsyncClient(base_url=url, headers={"accept-encoding": "identity"}) as client:
+            yield Served(log, clock, port, client)
+        stop.set()
+        await asyncio.wait_for(running, 10)

@@ -1,0 +1,45 @@
+"""Blocks join to valid streams, whatever they hold."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptn_api.rest.block import Block, gzip_parts
+
+contents = st.lists(st.one_of(st.binary(max_size=200), st.binary(min_size=1).map(lambda b: b * 99)))
+
+
+@given(contents)
+def test_joined_deflate_blocks_are_one_gzip_stream(parts: list[bytes]) -> None:
+    """Decoders that know nothing of members after the first read everything, and the checksum holds."""
+    stream = b"".join(gzip_parts([Block(part) for part in parts]))
+    decoder = zlib.decompressobj(31)
+    assert decoder.decompress(stream) == b"".join(parts)
+    assert decoder.eof
+    assert decoder.unused_data == b""
+    assert gzip.decompress(stream) == b"".join(parts)
+
+
+@given(contents)
+def test_joined_zstd_frames_are_a_zstd_stream(parts: list[bytes]) -> None:
+    """Frames may follow each other; empty blocks leave no trace."""
+    stream = b"".join(Block(part).encoded("zstd") for part in parts)
+    reader = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(stream), read_across_frames=True)
+    assert reader.read() == b"".join(parts)
+
+
+def test_a_form_is_made_once() -> None:
+    """Asking again costs nothing: the very same bytes come back."""
+    block = Block(b"positions" * 100)
+    assert not block.has("gzip")
+    assert not block.has("zstd")
+    assert block.has("identity")
+    for coding in ("gzip", "zstd"):
+        assert block.encoded(coding) is block.encoded(coding)
+        assert block.has(coding)
