@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ptn_api.model.order import Order
 from ptn_api.model.position import Position, PositionText, parse_position
 from tests.model import literal
+from tests.model.literal import HOUR
 from tests.model.make_data import DAY, ERAS, PAIRS
 
 
@@ -28,7 +29,9 @@ def orders(
     """A list of orders within [earliest, latest] (any era by default), mostly in time order."""
     start = draw(st.sampled_from(list(ERAS.values()))) if earliest is None else earliest
     end = start + 45 * DAY if latest is None else latest
-    times = draw(st.lists(st.integers(start, end), min_size=min_size, max_size=6))
+    # Full hours meet the boundaries of fee intervals and each other.
+    moments = st.integers(start, end) | st.integers(0, (end - start) // HOUR).map(lambda h: start + h * HOUR)
+    times = draw(st.lists(moments, min_size=min_size, max_size=6))
     if draw(st.integers(0, 3)):
         times.sort()
     return [draw(one_order(t, str(UUID(int=first_id + place)))) for place, t in enumerate(times)]

@@ -81,6 +81,12 @@ def test_prefixes_in_one_pass_are_prefixes_one_by_one(bodies: list[dict[str, Any
     assert [*replay_each(orders, pair, UUID, lengths)] == [replay(orders[:n], pair, UUID) for n in lengths]
 
 
+def test_no_orders_are_no_state() -> None:
+    """A prefix of length 0 cannot be replayed, the ones after it can."""
+    orders = rows((NOW, "LONG", 0.1, 100.0, 0.0, 0))
+    assert [*replay_each(orders, "BTCUSD", UUID, [0, 1])] == [None, replay(orders, "BTCUSD", UUID)]
+
+
 def test_growing_at_a_higher_price() -> None:
     """Long 0.1 at 100, again 0.1 at 110: 10 % gained on the first tenth, and no fees within the hour."""
     replayed = replay(
@@ -119,6 +125,13 @@ def test_slippage_counts_from_its_first_millisecond() -> None:
     after = replay(rows((SLIPPAGE_STARTS_MS, "LONG", 0.1, 100.0, 0.01, 0)), "BTCUSD", UUID)
     assert values(before)["initial_entry_price"] == 100.0
     assert values(after)["initial_entry_price"] == 101.0
+
+
+@pytest.mark.parametrize(("at", "realized"), [(SLIPPAGE_STARTS_MS - 1, 0.0), (SLIPPAGE_STARTS_MS, 0.5)])
+def test_gains_are_realized_from_the_first_millisecond_of_slippage(at: int, realized: float) -> None:
+    """Half of 0.1 sold 10 higher; before, nothing was ever realized."""
+    orders = rows((at - 60_000, "LONG", 0.1, 100.0, 0.0, 0), (at, "SHORT", -0.05, 110.0, 0.0, 0))
+    assert same(values(replay(orders, "BTCUSD", UUID))["realized_pnl"], realized)
 
 
 def test_the_list_decides_not_the_time() -> None:
@@ -180,6 +193,17 @@ def test_another_order_is_not_taken_for_the_flat(change: dict[str, Any]) -> None
     replayed = replay([*orders, *typed([flat])], "BTCUSD", UUID)
     assert replayed is not None
     assert replayed.appended is not None
+
+
+@pytest.mark.parametrize(("price", "left"), [(50.0, 0.0), (50.5, 0.01)])
+def test_a_position_is_liquidated_when_all_is_lost(price: float, left: float) -> None:
+    """Twice long at 100: at 50 nothing is left, just above it goes on."""
+    replayed = replay(
+        rows((NOW, "LONG", 2.0, 100.0, 0.0, 0), (NOW + 1, "LONG", 1.0, price, 0.0, 0)), "BTCUSD", UUID
+    )
+    assert replayed is not None
+    assert replayed.state.current_return == pytest.approx(left)
+    assert replayed.state.is_closed_position is (left == 0.0)
 
 
 def test_one_closed_at_a_total_loss_is_closed_by_its_own_order() -> None:

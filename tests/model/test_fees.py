@@ -61,7 +61,11 @@ def test_own_tables(case: dict[str, Any]) -> None:
 
 
 @histories.patient
-@given(histories.orders(), st.integers(0, 100 * DAY), st.sampled_from(sorted(PAIRS)))
+@given(
+    histories.orders(),
+    st.integers(0, 100 * DAY) | st.integers(0, 2400).map(lambda h: h * HOUR),
+    st.sampled_from(sorted(PAIRS)),
+)
 def test_counting_intervals_is_walking_them(bodies: list[dict[str, Any]], later: int, pair: str) -> None:
     """Whatever the orders, also out of time order: the factor is that of every interval walked."""
     category, rate = PAIRS[pair]
@@ -137,8 +141,10 @@ def test_the_oldest_fee_is_the_rate_times_the_largest_leverage() -> None:
     """Before the cumulative fee; the order that closes does not count, even beyond zero."""
     opened = CUMULATIVE_STARTS_MS - DAY
     orders = rows(long(opened, 1.0), long(opened + 1, 2.0), [opened + 2, "SHORT", -9.0, 100.0, 0.0, 0])
-    assert fee(opened + 2, orders, "crypto", 0.001, opened) == 1 - 0.001 * 3.0
-    assert fee(CUMULATIVE_STARTS_MS, orders, "crypto", 0.001, opened) == 1 - (1 + 2 + 3) * 0.001 / 2
+    assert fee(CUMULATIVE_STARTS_MS - 1, orders, "crypto", 0.001, opened) == 1 - 0.001 * 3.0
+    grown = orders[:2]
+    assert fee(CUMULATIVE_STARTS_MS - 1, grown, "crypto", 0.001, opened) == 1 - 0.001 * 3.0
+    assert fee(CUMULATIVE_STARTS_MS, grown, "crypto", 0.001, opened) == 1 - (1.0 + 2.0) * 0.001 / 2
 
 
 def test_an_absurdly_late_time_is_answered() -> None:

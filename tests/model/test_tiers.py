@@ -89,6 +89,11 @@ def test_a_close_without_a_time_is_not_before_the_cutoff(close_ms: int | None) -
     assert isinstance(view(seen(NOW, is_closed_position=True, close_ms=close_ms), 0, NOW + 1), Replayed)
 
 
+def test_an_open_position_with_a_time_of_close_is_open() -> None:
+    """is_closed_position decides; some files say close_ms 0 or more while open."""
+    assert isinstance(view(seen(NOW, is_closed_position=False, close_ms=NOW), 0, NOW + 1), Replayed)
+
+
 def test_what_cannot_be_replayed_is_hidden_with_that_reason() -> None:
     """An unknown pair without a fee that tells, or no orders at all; tier 100 shows it as it came."""
     unknown = seen(NOW, trade_pair=["NEW", "NEW", 0.5e-3, 0.1, 5])
