@@ -6,9 +6,8 @@ no memory for its history.
 
 from __future__ import annotations
 
-import zlib
-
 from isal import isal_zlib
+from isal.igzip_lib import IsalError
 
 from ptn_api.errors import InvalidInputError
 
@@ -71,7 +70,7 @@ def inflate(payload: bytes, limit: int) -> bytes:
     decompressor = isal_zlib.decompressobj(_RAW)
     try:
         inflated: bytes = decompressor.decompress(payload + _TAIL, limit + 1)
-    except zlib.error as error:
+    except IsalError as error:  # type: ignore[misc]  # a class, whatever its stub says
         raise InvalidInputError(f"not deflated: {error}", code="not_deflated") from None
     if len(inflated) > limit:
         raise InvalidInputError("inflated message too big", code="too_big")

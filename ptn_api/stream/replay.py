@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
@@ -98,7 +99,7 @@ class Replayer:
                 _log.warning("replay_failed", code=error.code, detail=str(error))
             connection.close(REPLAY_OVERTAKEN if error.code == "pruned" else INTERNAL_ERROR)
         except Exception:  # noqa: BLE001 - protects the other replays from one that meets a fault
-            _log.exception("replay_failed")
+            _log.error("replay_failed", traceback=traceback.format_exc())
             connection.close(INTERNAL_ERROR)
         else:
             self.add(connection)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import socket as sockets
+import traceback
 from typing import cast
 
 import picows
@@ -183,7 +184,8 @@ class _Client(picows.WSListener):
         except InvalidInputError as error:
             connection.close(_UNREADABLE[error.code])
         except Exception:  # noqa: BLE001 - protects the server from a frame that meets a fault: only its sender is closed
-            _log.exception("frame_failed", address=self.address)
+            # No frame locals in the log: one of them may be a login.
+            _log.error("frame_failed", address=self.address, traceback=traceback.format_exc())
             connection.close(INTERNAL_ERROR)
 
     def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
