@@ -14,6 +14,7 @@ from ptn_api.intake.simulated_position import SimulatedPosition
 from ptn_api.intake.simulated_validator import PositionFile, ValidatorFiles
 from ptn_api.intake.simulator_journal import (
     BackupRestored,
+    Dropped,
     Journal,
     OpenFileDeleted,
     Placed,
@@ -245,16 +246,33 @@ class Book:
         if backup is None:
             return 0
         self.finish_closes()
+        changed = {file: SimulatedPosition.parse(body) for file, body in backup.changed().items()}
+        for position in changed.values():
+            self._announce_lost(position)
         for file in self._all_files():
             if file not in backup:
                 self._drop(file, for_good=not backup.knows(file.miner_hotkey, file.position_uuid))
-        changed = backup.changed()
-        for file, body in changed.items():
+        for file, body in backup.changed().items():
             self.files.write(self.files.path(file), body)
-            self.enter(SimulatedPosition.parse(body))
+            self.enter(changed[file])
+            self.written(changed[file], (), "backup")
         self.journal.add(BackupRestored(at_ms=self.now_ms, backup_ms=backup.taken_ms, positions=len(changed)))
         self.take_backup()
         return len(changed)
+
+    def _announce_lost(self, restored: SimulatedPosition) -> None:
+        """Journals the orders that a position has now and will not have once it is restored."""
+        hotkey, uuid = restored.miner_hotkey, restored.position_uuid
+        now = self.find(hotkey, uuid)
+        kept = {order.order_uuid for order in restored.orders}
+        for order in [] if now is None else now.orders:
+            if order.order_uuid not in kept:
+                self.drop_order(hotkey, uuid, order)
+
+    def drop_order(self, hotkey: str, position_uuid: str, order: Order) -> None:
+        """Journals that an order is about to leave a position's list."""
+        lost = {"position_uuid": position_uuid, "order_uuid": order.order_uuid}
+        self.journal.add(Dropped(at_ms=self.now_ms, miner_hotkey=hotkey, **lost))
 
     def _all_files(self) -> list[PositionFile]:
         files = [self._file(position) for position in self.open.values()]

@@ -11,7 +11,7 @@ from ptn_api.intake.simulated_book import Book
 from ptn_api.intake.simulated_miner import Trade
 from ptn_api.intake.simulated_position import SimulatedPosition
 from ptn_api.intake.simulated_roster import Roster
-from ptn_api.intake.simulator_journal import Dropped, MinerRemoved, Split
+from ptn_api.intake.simulator_journal import MinerRemoved, Split
 from ptn_api.model.order import Order, OrderSource
 
 __all__ = ["Upheaval"]
@@ -152,14 +152,7 @@ class Upheaval:
             return False
         hotkey, uuid = position.miner_hotkey, position.position_uuid
         if dropped is not None:
-            self._book.journal.add(
-                Dropped(
-                    at_ms=self._book.now_ms,
-                    miner_hotkey=hotkey,
-                    position_uuid=uuid,
-                    order_uuid=dropped.order_uuid,
-                )
-            )
+            self._book.drop_order(hotkey, uuid, dropped)
         self._book.remove(hotkey, uuid, "sync")
         self._book.save(edited, new or [], cause="sync")
         return True

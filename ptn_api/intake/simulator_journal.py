@@ -41,6 +41,7 @@ class _Action(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 class Placed(_Action, frozen=True, kw_only=True, tag="placed"):
     """An order is about to stand in a file for the first time; it must be announced once.
 
+    (An elimination whose position a backup brought back may place its FLAT, with the same uuid, once more.)
     `place` is its place in the position's list of `n_orders`, from 1. `cause` says who placed it: miner,
     liquidation, elimination, or sync (which may put it before orders that are already there).
     """
@@ -84,7 +85,7 @@ class Corrected(_Action, frozen=True, kw_only=True, tag="corrected"):
 
 
 class Dropped(_Action, frozen=True, kw_only=True, tag="dropped"):
-    """A synchronisation is about to take an order out of a position's list."""
+    """A synchronisation or a restored backup is about to take an order out of a position's list."""
 
     miner_hotkey: str
     position_uuid: str

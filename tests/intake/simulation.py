@@ -1,0 +1,70 @@
+"""Small simulated validators for tests, and reading their files as a stranger would."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ptn_api.intake.simulator import Simulator, SimulatorOptions
+from tests.factories import T0
+
+SMALL = SimulatorOptions(seed=3, miners=6, positions=15, ledger_checkpoints=4)
+CALM = SimulatorOptions(
+    seed=3,
+    miners=5,
+    positions=12,
+    ledger_checkpoints=4,
+    orders_per_minute=0.5,
+    refresh_ms=3_600_000,
+    corrections_per_minute=0.3,
+    bursts_per_hour=1,
+    documents_ms=6 * 3_600_000,
+    restores_per_day=2,
+)
+"""Everything happens, in a day that costs a thousand files."""
+QUIET = SimulatorOptions(
+    seed=3,
+    miners=5,
+    positions=12,
+    ledger_checkpoints=4,
+    orders_per_minute=0,
+    refresh_ms=0,
+    corrections_per_minute=0,
+    bursts_per_hour=0,
+    close_gap_ms=0,
+    liquidations_per_day=0,
+    eliminations_per_day=0,
+    new_miners_per_day=0,
+    miners_removed_per_day=0,
+    synchronise_ms=0,
+    documents_ms=0,
+)
+"""Nothing happens by itself."""
+
+
+def built(directory: Path, options: SimulatorOptions = QUIET, **more: Any) -> Simulator:
+    simulator = Simulator(directory, options, **more)
+    simulator.prepare(T0)
+    return simulator
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    """Every file that a reader of the validator may see, by its path."""
+    found = sorted(p for p in directory.rglob("*") if p.is_file() and "tmp" not in p.parts[-2:])
+    return {str(p.relative_to(directory)): p.read_bytes() for p in found}
+
+
+def position_files(directory: Path) -> dict[str, dict[str, Any]]:
+    """Path -> position, for every position's file."""
+    found = sorted((directory / "validation/miners").glob("*/positions/*/*/*"))
+    return {str(p.relative_to(directory / "validation/miners")): json.loads(p.read_bytes()) for p in found}
+
+
+def order_uuids(directory: Path) -> set[tuple[str, str]]:
+    """(hotkey, order uuid) of every order in the files."""
+    return {
+        (position["miner_hotkey"], order["order_uuid"])
+        for position in position_files(directory).values()
+        for order in position["orders"]
+    }

@@ -1,0 +1,106 @@
+"""The simulated market and the miners' habits."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import statistics
+from random import Random
+from uuid import UUID
+
+import pytest
+
+from ptn_api.intake.market import INSTRUMENTS, Instrument, Market, new_uuid
+from ptn_api.intake.simulated_miner import make_hotkey, make_miner
+from ptn_api.model.trade_pair import category_and_rate
+from tests.factories import T0
+
+DAY_MS = 86_400_000
+ids = [instrument.id for instrument in INSTRUMENTS]
+
+
+def test_the_same_seed_pair_and_time_give_the_same_quote_in_any_order() -> None:
+    """A price is a function of its arguments alone, so a resumed simulation continues the same market."""
+    times = [T0 + k * 3_600_000 for k in range(50)]
+    forwards = [Market(5).quote(INSTRUMENTS[0], at) for at in times]
+    market = Market(5)
+    assert [market.quote(INSTRUMENTS[0], at) for at in reversed(times)] == forwards[::-1]
+    assert Market(6).quote(INSTRUMENTS[0], T0) != forwards[0]
+
+
+@pytest.mark.parametrize("instrument", INSTRUMENTS, ids=ids)
+def test_prices_move_as_much_as_the_instrument_usually_does(instrument: Instrument) -> None:
+    """Daily and five-minute moves both fit the daily volatility: a random walk, neither a wave nor noise."""
+    market = Market(1)
+    for step_ms, per_day in ((DAY_MS, 1), (300_000, 288)):
+        prices = [market.quote(instrument, T0 + k * step_ms).price for k in range(300)]
+        moves = [math.log(b / a) for a, b in itertools.pairwise(prices)]
+        volatility = statistics.stdev(moves) * math.sqrt(per_day)
+        assert 0.5 < volatility / instrument.daily_volatility < 2
+        assert all(0.25 < price / instrument.price < 4 for price in prices)
+
+
+@pytest.mark.parametrize("instrument", INSTRUMENTS, ids=ids)
+def test_bid_and_ask_enclose_the_price_of_a_known_pair(instrument: Instrument) -> None:
+    quote = Market(1).quote(instrument, T0)
+    assert quote.bid <= quote.price <= quote.ask
+    assert quote.bid < quote.ask
+    assert category_and_rate(list(instrument.trade_pair)) is not None
+
+
+def test_a_fill_carries_the_quotes_that_were_looked_at() -> None:
+    """As the validator's orders do: two sources, started before the order, prices close to its own."""
+    order = Market(1).fill(INSTRUMENTS[5], "LONG", 0.5, T0, Random(1))
+    assert order.price_sources is not None
+    assert [s.source for s in order.price_sources] == list(INSTRUMENTS[5].sources)
+    for source in order.price_sources:
+        assert source.close == pytest.approx(order.price, rel=1e-3)
+        assert source.start_ms is not None
+        assert source.start_ms < T0
+    assert 0 < (order.slippage or 0) < 1e-3
+
+
+def test_uuids_are_well_formed() -> None:
+    """Version 4, variant RFC 4122, whatever the generator's bits."""
+    rng = Random(2)
+    made = [UUID(new_uuid(rng)) for _ in range(200)]
+    assert {u.version for u in made} == {4}
+    assert len(set(made)) == 200
+
+
+def test_hotkeys_are_ss58_addresses() -> None:
+    """48 characters, prefix 42, the right checksum: any tool of the network accepts them."""
+    alphabet = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+    for number in range(50):
+        hotkey = make_hotkey(1, number)
+        value = 0
+        for letter in hotkey:
+            value = value * 58 + alphabet.index(letter)
+        raw = value.to_bytes(35, "big")
+        assert len(hotkey) == 48
+        assert raw[0] == 42
+        assert raw[33:] == hashlib.blake2b(b"SS58PRE" + raw[:33]).digest()[:2]
+
+
+def test_miners_differ_and_keep_their_habits() -> None:
+    """Habits follow from the hotkey alone."""
+    hotkeys = [make_hotkey(1, n) for n in range(30)]
+    miners = [make_miner(hotkey, INSTRUMENTS) for hotkey in hotkeys]
+    assert miners == [make_miner(hotkey, INSTRUMENTS) for hotkey in hotkeys]
+    assert len({(m.orders, m.size, m.pairs) for m in miners}) > 20
+
+
+def test_a_miner_never_turns_a_position_around() -> None:
+    """Adjustments keep the side and the pair's limits; the close takes it to exactly zero."""
+    rng = Random(4)
+    for number in range(20):
+        miner = make_miner(make_hotkey(2, number), INSTRUMENTS)
+        instrument = miner.pairs[0]
+        net = miner.opening(instrument, rng).leverage
+        for _ in range(200):
+            changed = net + miner.adjustment(instrument, net, rng).leverage
+            assert changed * net > 0
+            assert abs(changed) <= instrument.limits[1] + instrument.limits[0]
+            net = changed
+        assert net + miner.closing(net).leverage == 0
