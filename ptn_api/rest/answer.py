@@ -12,13 +12,13 @@ from starlette.requests import Request
 from starlette.types import Send
 
 from ptn_api.rest.accept import has_already, negotiate
+from ptn_api.rest.breather import Breather
 from ptn_api.rest.refusal import Refusal
-from ptn_api.rest.snapshot import Snapshot, pause_after
+from ptn_api.rest.snapshot import Snapshot
 
 __all__ = ["JSON", "Answer", "send_answer", "send_refusal"]
 
 JSON = "application/json"
-_SLICE_S = 0.005
 RawHeaders = list[tuple[bytes, bytes]]
 
 
@@ -67,10 +67,10 @@ async def _send(
     """Chunk by chunk: `send` waits while the client is behind, so that no more than one waits in memory."""
     headers.append((b"date", _date(int(time.time()))))
     await send({"type": "http.response.start", "status": int(status), "headers": headers})
-    pause = pause_after(_SLICE_S)
+    breather = Breather()
     for chunk in chunks:
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await pause()
+        await breather()
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

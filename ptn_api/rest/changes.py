@@ -9,13 +9,13 @@ from ptn_api.event_log.contract import LoggedPosition
 from ptn_api.model.position import Position
 from ptn_api.model.shown import shown_text
 from ptn_api.model.tiers import AS_IS
+from ptn_api.rest.breather import Breather
 from ptn_api.rest.refusal import Refusal
 from ptn_api.rest.room import Room
-from ptn_api.rest.snapshot import Snapshot, pause_after, snapshot_of
+from ptn_api.rest.snapshot import Snapshot, snapshot_of
 
 __all__ = ["changes_since"]
 
-_SLICE_S = 0.005
 _position = msgspec.json.Decoder(Position)
 
 
@@ -49,11 +49,11 @@ async def changes_since(room: Room, cursor: str, head_only: bool) -> Snapshot | 
 
 async def _positions(room: Room, since: int) -> dict[str, list[msgspec.Raw]]:
     now = room.clock()
-    pause = pause_after(_SLICE_S)
+    breather = Breather()
     positions: dict[str, list[msgspec.Raw]] = {}
     for logged in room.log.positions(since_revision=since):
         positions.setdefault(logged.miner_hotkey, []).append(msgspec.Raw(_shown(logged, now)))
-        await pause()
+        await breather()
     return positions
 
 

@@ -7,13 +7,12 @@ import msgspec
 from ptn_api.access.key_ring import Tier
 from ptn_api.model.trade_pair import pair_id
 from ptn_api.rest.block import Block
+from ptn_api.rest.breather import Breather
 from ptn_api.rest.piece import TAILS, Piece
-from ptn_api.rest.snapshot import Snapshot, pause_after, tag_of
+from ptn_api.rest.snapshot import Snapshot, tag_of
 from ptn_api.rest.views import Views
 
 __all__ = ["filtered"]
-
-_SLICE_S = 0.005
 
 
 class _Entry(msgspec.Struct):
@@ -46,13 +45,13 @@ async def filtered(
     pieces = [piece for piece in views.in_order(tier) if not miners or piece.hotkey in miners]
     if not trade_pairs and not statuses:
         return views.joined(tier, pieces)
-    pause = pause_after(_SLICE_S)
+    breather = Breather()
     blocks: list[Block] = []
     for piece in pieces:
         entry = _filtered_entry(piece, tier, trade_pairs, statuses)
         if entry:
             blocks += (piece.names[bool(blocks)], Block(entry))
-        await pause()
+        await breather()
     blocks.append(Block(b"}" if blocks else b"{}"))
     return Snapshot(blocks, tag_of(block.identity for block in blocks))
 

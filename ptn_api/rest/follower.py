@@ -15,8 +15,8 @@ import structlog
 from ptn_api.clock import Clock
 from ptn_api.errors import LogError
 from ptn_api.event_log.contract import Document, EventLog, Head, LoggedPosition
+from ptn_api.rest.breather import Breather
 from ptn_api.rest.documents import Documents
-from ptn_api.rest.snapshot import pause_after
 from ptn_api.rest.views import Views
 
 __all__ = ["Follower"]
@@ -24,7 +24,6 @@ __all__ = ["Follower"]
 log = structlog.get_logger()
 
 _LOOK_MS = 1_000
-_SLICE_S = 0.005
 _BACKWARDS_MS = 60_000
 
 
@@ -74,7 +73,7 @@ class Follower:
             if not self._log.ready():
                 return
             self._begin()
-        pause = pause_after(_SLICE_S)
+        breather = Breather()
         while True:
             await self._take_changes()
             self._take_aged()
@@ -83,7 +82,7 @@ class Follower:
                 break
             self._build(hotkey)
             self._state_head()
-            await pause()
+            await breather()
         self._views.aged()
         self._state_head()
         if not self._views.built and not self._urgent:
@@ -145,10 +144,10 @@ class Follower:
             return
         for removal in removed:
             self._mark_urgent(removal.miner_hotkey, whole=True)
-        pause = pause_after(_SLICE_S)
+        breather = Breather()
         for position in self._log.positions(since_revision=since):
             self._mark(position, since)
-            await pause()
+            await breather()
         self._take_documents()
         self._taken = head
 

@@ -12,9 +12,10 @@ from ptn_api.event_log.contract import Event
 from ptn_api.model.position import PositionText
 from ptn_api.rest.accept import prefers
 from ptn_api.rest.answer import JSON, Answer
+from ptn_api.rest.breather import Breather
 from ptn_api.rest.refusal import Refusal
 from ptn_api.rest.room import Ask, Room, standing
-from ptn_api.rest.snapshot import pause_after, snapshot_of
+from ptn_api.rest.snapshot import snapshot_of
 from ptn_api.wire.codec import encode_message
 from ptn_api.wire.frames import Format
 
@@ -25,7 +26,6 @@ _MOST = 10_000
 _PAGE = 100
 _BODY_BYTES = 16 << 20
 """An answer that grows beyond this ends early; `next` says where to go on."""
-_SLICE_S = 0.005
 
 
 class MessagesQuery(msgspec.Struct, kw_only=True):
@@ -86,7 +86,7 @@ def _gone(room: Room, sentence: str, floor: int, head: int) -> Refusal:
 
 async def _page(room: Room, query: MessagesQuery, after: int, head: int) -> _Page:
     page = _Page([], after, head)
-    pause = pause_after(_SLICE_S)
+    breather = Breather()
     scanned = size = 0
     while page.next < head and len(page.messages) < query.limit and scanned < _MOST and size < _BODY_BYTES:
         for event in _read(room, query, page.next, min(_PAGE, head - page.next)):
@@ -97,7 +97,7 @@ async def _page(room: Room, query: MessagesQuery, after: int, head: int) -> _Pag
                 size += len(page.messages[-1])
             if len(page.messages) >= query.limit or size >= _BODY_BYTES:
                 break
-        await pause()
+        await breather()
     return page
 
 

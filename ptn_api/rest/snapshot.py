@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from time import monotonic
 
 from ptn_api.rest.block import Block, Coding, gzip_parts
+from ptn_api.rest.breather import Breather
 
-__all__ = ["Body", "Snapshot", "pause_after", "snapshot_of", "tag_of"]
+__all__ = ["Body", "Snapshot", "snapshot_of", "tag_of"]
 
-_SLICE_S = 0.005
 _JOIN = 65_536
 _BLOCK = 1 << 20
 """Large documents are compressed in pieces of this size, so that none holds up the loop."""
@@ -63,11 +61,11 @@ class Snapshot:
         """The document in that coding. What was not yet compressed is, in slices: the loop stays free."""
         body = self._bodies.get(coding)
         if body is None:
-            pause = pause_after(_SLICE_S)
+            breather = Breather()
             for block in self.blocks:
                 if not block.has(coding):
                     block.encoded(coding)
-                    await pause()
+                    await breather()
             body = self._bodies[coding] = Body(self._parts(coding))
         return body
 
@@ -81,19 +79,6 @@ def snapshot_of(content: bytes) -> Snapshot:
     """A document that is there as a whole."""
     blocks = [Block(content[at : at + _BLOCK]) for at in range(0, len(content), _BLOCK)]
     return Snapshot(blocks, tag_of([content]))
-
-
-class pause_after:  # noqa: N801 - used like a function
-    """`await pause()` lets other tasks run, if this one has run for `seconds` since it last did."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._since = monotonic()
-
-    async def __call__(self) -> None:
-        if monotonic() - self._since >= self._seconds:
-            await asyncio.sleep(0)
-            self._since = monotonic()
 
 
 def tag_of(parts: Iterable[bytes]) -> str:
