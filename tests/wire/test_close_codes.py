@@ -1,0 +1,29 @@
+"""The one table of close codes."""
+
+from __future__ import annotations
+
+import pytest
+
+from ptn_api.wire import close_codes
+from ptn_api.wire.close_codes import CLOSE_CODES, CloseCode, should_return
+
+
+def test_every_close_code_is_in_the_table_once() -> None:
+    """No constant is left out, no number given twice."""
+    named = [value for value in vars(close_codes).values() if isinstance(value, CloseCode)]
+    assert sorted(CLOSE_CODES.values()) == sorted(named)
+    assert all(code == row.code for code, row in CLOSE_CODES.items())
+
+
+@pytest.mark.parametrize("row", CLOSE_CODES.values(), ids=lambda row: row.reason)
+def test_a_reason_fits_into_a_close_frame_and_the_number_says_whether_to_return(row: CloseCode) -> None:
+    """A control frame holds 125 bytes, two of them the code; 41xx means: do not come back."""
+    assert 4000 <= row.code <= 4199
+    assert 0 < len(row.reason.encode()) <= 123
+    assert should_return(row.code) == (row.code < 4100)
+
+
+@pytest.mark.parametrize("code", [None, 1000, 1001, 1006, 1009, 1011, 3000, 4200, 4999])
+def test_any_other_code_or_none_means_come_back(code: int | None) -> None:
+    """A proxy's close, a crash, a future code."""
+    assert should_return(code)

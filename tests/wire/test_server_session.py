@@ -1,0 +1,479 @@
+"""The server's side as a state machine: what it decides of PROTOCOL 1.4 and 2.1, without socket or clock."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from ptn_api.wire import close_codes, frames
+from ptn_api.wire.server_session import (
+    MAX_WAITING_FRAMES,
+    TRANSITIONS,
+    CatchUp,
+    CheckKey,
+    Close,
+    Effect,
+    Input,
+    Resubscribed,
+    Send,
+    ServerSession,
+    State,
+    Stop,
+)
+from ptn_api.wire.subscription import Subscription
+
+NOW = 1_000_000
+WINDOW = 1_000
+
+
+class Head(msgspec.Struct):
+    sequence: int
+    revision: int
+
+
+@dataclass
+class Log:
+    """As much of a log as a session asks for: orders `first`..`last`, each with its time."""
+
+    first: int = 101
+    last: int = 110
+    revision: int = 50
+    oldest: int = 10
+    epoch: str = "e1"
+    times: dict[int, int] = field(default_factory=dict)
+
+    def head(self) -> Head:
+        return Head(self.last, self.revision)
+
+    def floor(self) -> int:
+        return self.first
+
+    def first_timestamp_after(self, sequence: int) -> int | None:
+        return self.times.get(sequence + 1, NOW) if sequence < self.last else None
+
+    def oldest_revision(self) -> int:
+        return self.oldest
+
+
+def _session(log: Log | None = None) -> ServerSession:
+    return ServerSession(log or Log(), heartbeat_ms=15_000, replay_window_ms=WINDOW)
+
+
+def _tell(session: ServerSession, **frame: Any) -> list[Effect]:
+    return session.receive(json.dumps(frame).encode(), NOW)
+
+
+def _sent(effects: list[Effect]) -> list[msgspec.Struct]:
+    return [effect.frame for effect in effects if isinstance(effect, Send)]
+
+
+def _logged_in(log: Log | None = None, **login: Any) -> tuple[ServerSession, frames.AuthSuccess]:
+    session = _session(log)
+    assert _tell(session, api_key="k", **login) == [CheckKey("k")]
+    (success,) = _sent(session.verdict(100, NOW))
+    assert isinstance(success, frames.AuthSuccess)
+    return session, success
+
+
+# --- login ------------------------------------------------------------------------------------------------
+
+
+def test_a_login_is_checked_and_answered_with_where_the_stream_stands() -> None:
+    """current_sequence is the head where nothing is replayed."""
+    session, success = _logged_in()
+    assert success == frames.AuthSuccess(
+        current_sequence=110, tier=100, epoch="e1", oldest_sequence=101, version=1, heartbeat_ms=15_000
+    )
+    assert session.state is State.IDLE
+
+
+@pytest.mark.parametrize("tier", [0, 30, 50])
+def test_a_lower_tier_is_refused_with_its_code(tier: int) -> None:
+    """The text and code that existing clients know, then a close that says not to come back."""
+    session = _session()
+    _tell(session, api_key="k")
+    text = "WebSocket connections require tier 100 access. Please upgrade your API key."
+    assert session.verdict(tier, NOW) == [
+        Send(frames.AuthFailure(status="error", message=text, code="INSUFFICIENT_TIER")),
+        Close(close_codes.INSUFFICIENT_TIER),
+    ]
+
+
+def test_an_unknown_key_is_refused() -> None:
+    """Without a code, as it always was."""
+    session = _session()
+    _tell(session, api_key="k")
+    text = "Invalid API key. Authentication failed."
+    assert session.verdict(None, NOW) == [
+        Send(frames.AuthFailure(status="error", message=text)),
+        Close(close_codes.INVALID_KEY),
+    ]
+
+
+@pytest.mark.parametrize("frame", [b"{}", b"[]", b"5", b"null", b'{"api_key": null}', b'{"type": "ping"}'])
+def test_a_first_frame_without_a_key_is_told_so(frame: bytes) -> None:
+    """JSON, but no login."""
+    error, close = _session().receive(frame, NOW)
+    assert isinstance(error, Send)
+    assert error.frame.message == "Authentication required. Please provide an API key."  # type: ignore[attr-defined]
+    assert close == Close(close_codes.BAD_FIRST_FRAME)
+
+
+def test_a_first_frame_that_is_no_json_closes_silently() -> None:
+    """Nothing is sent."""
+    assert _session().receive(b"hello", NOW) == [Close(close_codes.BAD_FIRST_FRAME)]
+
+
+@pytest.mark.parametrize(
+    ("version", "spoken"), [(1, 1), (2, 2), (3, 2), (0, 1), (-5, 1), ("2", 1), (2.0, 1), (True, 1)]
+)
+def test_the_version_spoken_is_the_highest_that_both_know(version: Any, spoken: int) -> None:
+    """A newer client gets 2; nonsense counts as absent."""
+    session, success = _logged_in(version=version)
+    assert session.version == success.version == spoken
+
+
+def test_frames_wait_for_the_verdict_and_are_answered_in_order() -> None:
+    """A client may send login and subscribe at once."""
+    session = _session()
+    _tell(session, api_key="k")
+    assert _tell(session, type="ping", timestamp=4) == []
+    assert _tell(session, type="subscribe", all=True) == []
+    effects = session.verdict(100, NOW)
+    kinds = [type(frame) for frame in _sent(effects)]
+    assert kinds == [frames.AuthSuccess, frames.Pong, frames.SubscriptionStatus]
+    assert effects[-1] == CatchUp(after=110, replay_until=0)
+
+
+def test_what_waits_for_the_verdict_is_bounded() -> None:
+    """One frame too many ends it; a verdict that comes later changes nothing."""
+    session = _session()
+    _tell(session, api_key="k")
+    for _ in range(MAX_WAITING_FRAMES):
+        assert _tell(session, type="ping") == []
+    assert _tell(session, type="ping") == [Close(close_codes.TOO_MANY_REQUESTS)]
+    assert session.verdict(100, NOW) == []
+
+
+# --- version 1's replay -----------------------------------------------------------------------------------
+
+
+@given(st.integers(-3, 230), st.integers(0, 100), st.integers(0, 20), st.integers(0, 2 * WINDOW))
+def test_version_1_is_replayed_exactly_what_is_there_and_recent(
+    cursor: int, first: int, count: int, age: int
+) -> None:
+    """If floor-1 <= last_sequence <= head and the first missed order is younger than the window."""
+    log = Log(first=first + 1, last=first + count, times={cursor + 1: NOW - age})
+    session, success = _logged_in(log, last_sequence=cursor)
+    inside = cursor >= 0 and first <= cursor <= first + count
+    expected = cursor if inside and (cursor == log.last or age < WINDOW) else log.last
+    assert success.current_sequence == expected
+    effects = _tell(session, type="subscribe", all=True)
+    assert effects[1:] == [CatchUp(after=expected, replay_until=0)]
+
+
+def test_what_comes_between_login_and_subscribe_follows_the_subscribe() -> None:
+    """The catch-up starts at the number that the success frame gave, not at the head of then."""
+    log = Log()
+    session, success = _logged_in(log)
+    log.last += 7
+    assert _tell(session, type="subscribe")[-1] == CatchUp(after=success.current_sequence, replay_until=0)
+
+
+# --- version 2's resume -----------------------------------------------------------------------------------
+
+
+@given(st.integers(-2, 130), st.sampled_from(["e1", "e2", None]))
+def test_a_resume_is_whole_or_fails_with_its_reason(cursor: int, epoch: str | None) -> None:
+    """-1 is no resume; epoch before future before too_old."""
+    login: dict[str, Any] = {} if epoch is None else {"epoch": epoch}
+    session, success = _logged_in(version=2, last_sequence=cursor, **login)
+    effects = _tell(session, type="subscribe")[1:]
+    if cursor == -1:
+        assert effects == [CatchUp(after=110, replay_until=0)]
+        return
+    reason = "epoch" if epoch != "e1" else "future" if cursor > 110 else "too_old" if cursor < 100 else None
+    if reason is None:
+        assert success.current_sequence == cursor
+        assert effects == [
+            Send(frames.Resumed(after=cursor, head=110)),
+            CatchUp(after=cursor, replay_until=110),
+        ]
+    else:
+        assert success.current_sequence == 110
+        failed = frames.ResumeFailed(reason=reason, epoch="e1", oldest_sequence=101, head=110)  # type: ignore[arg-type]
+        assert effects == [Send(failed), CatchUp(after=110, replay_until=0)]
+
+
+@pytest.mark.parametrize(
+    ("revision", "epoch", "reason"),
+    [(10, "e1", None), (50, "e1", None), (9, "e1", "too_old"), (51, "e1", "future"), (20, "e2", "epoch")],
+)
+def test_a_revision_is_resumed_if_the_log_still_knows_all_changes_since(
+    revision: int, epoch: str, reason: str | None
+) -> None:
+    """Otherwise the whole resume fails and live messages follow from the head of then."""
+    session, _ = _logged_in(version=2, last_sequence=105, epoch=epoch)
+    effects = _tell(session, type="subscribe", updates=True, revision=revision)
+    if reason is None:
+        assert effects[-1] == CatchUp(after=105, replay_until=110, revision=revision)
+    else:
+        assert effects[-1] == CatchUp(after=110, replay_until=0)
+        assert effects[-2].frame.reason == reason  # type: ignore[union-attr]
+
+
+# --- subscriptions ----------------------------------------------------------------------------------------
+
+
+def test_the_status_echoes_what_version_2_asked_for() -> None:
+    """miners, trade_pairs, format, updates and the client's time."""
+    session, _ = _logged_in(version=2)
+    effects = _tell(
+        session,
+        type="subscribe",
+        miners=["m"],
+        trade_pairs=[],
+        format="delta",
+        updates=True,
+        sender_timestamp=8,
+    )
+    assert effects[0] == Send(
+        frames.SubscriptionStatus(
+            status="success",
+            all=False,
+            action="subscribe",
+            sender_timestamp=8,
+            received_timestamp=NOW,
+            miners=["m"],
+            trade_pairs=[],
+            format="delta",
+            updates=True,
+        )
+    )
+    assert session.subscription == Subscription(
+        version=2, miners=frozenset("m"), trade_pairs=frozenset(), format="delta", updates=True
+    )
+
+
+def test_subscribe_unsubscribe_subscribe_is_no_second_catch_up() -> None:
+    """Once live, once stopped, then from the next order on."""
+    session, _ = _logged_in()
+    _tell(session, type="subscribe")
+    session.caught_up()
+    assert session.state is State.LIVE
+    stop, status = _tell(session, type="unsubscribe", all=True, sender_timestamp=3)
+    assert stop == Stop()
+    assert isinstance(status, Send)
+    assert status.frame.action == "unsubscribe"  # type: ignore[attr-defined]
+    assert _tell(session, type="subscribe")[1:] == [Resubscribed()]
+    assert session.state is State.LIVE
+
+
+def test_a_subscribe_during_the_catch_up_goes_on_with_it() -> None:
+    """The new subscription holds for what is not sent yet."""
+    session, _ = _logged_in(version=2)
+    _tell(session, type="subscribe")
+    assert _tell(session, type="subscribe", format="delta")[1:] == [Resubscribed()]
+    assert session.state is State.CATCHING
+    assert session.subscription.format == "delta"
+
+
+def test_a_refused_subscribe_changes_nothing() -> None:
+    """The error names the field; the old subscription stands, and the first one may still come."""
+    session, _ = _logged_in(version=2)
+    (error,) = _tell(session, type="subscribe", miner=["m"])
+    assert "`miner`" in error.frame.message  # type: ignore[union-attr]
+    assert session.state is State.IDLE
+    assert isinstance(_tell(session, type="subscribe", miners=["m"])[-1], CatchUp)
+    (error,) = _tell(session, type="subscribe", updates=True, revision=20)
+    assert "revision" in error.frame.message  # type: ignore[union-attr]
+    assert session.subscription.miners == {"m"}
+
+
+def test_version_1_reads_past_what_it_does_not_know() -> None:
+    """No filter, no error frame: everything, as ever."""
+    session, _ = _logged_in()
+    effects = _tell(session, type="subscribe", miners=["m"], format=5, extra={})
+    assert effects[0].frame.all is True  # type: ignore[union-attr]
+    assert session.subscription == Subscription()
+    for nonsense in (b"", b"x", b"[]", b'{"type": "dance"}', b'{"no": "type"}'):
+        assert session.receive(nonsense, NOW) == []
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "echo"),
+    [
+        (5, 5),
+        (1.5, 1.5),
+        ("t", "t"),
+        (None, 0),
+        (0, 0),
+        ({"a": 1}, 0),
+        ([[]], 0),
+        ("x" * 65, 0),
+        (10**30, 10**30),
+    ],
+)
+def test_a_ping_is_answered_with_its_time_or_0(timestamp: Any, echo: Any) -> None:
+    """Only what can be a time comes back."""
+    session, _ = _logged_in()
+    expected = frames.Pong(client_timestamp=echo, server_timestamp=NOW, timestamp=NOW)
+    assert _tell(session, type="ping", timestamp=timestamp) == [Send(expected)]
+
+
+def test_a_subscription_matches_by_miner_and_pair() -> None:
+    """AND-ed; a pair that is not known any more decides nothing."""
+    both = Subscription(version=2, miners=frozenset("ab"), trade_pairs=frozenset(["X"]))
+    assert both.matches("a", "X")
+    assert not both.matches("c", "X")
+    assert not both.matches("a", "Y")
+    assert both.matches("a", None)
+    assert not Subscription(miners=frozenset()).matches("a", "X")
+    assert Subscription().matches("a", "X")
+
+
+# --- the end ----------------------------------------------------------------------------------------------
+
+
+def test_the_evicted_connection_is_told_in_the_words_existing_clients_know() -> None:
+    """A frame, then a close that says come back."""
+    session, _ = _logged_in()
+    message = "Disconnected due to too many connections for this API key"
+    assert session.evict() == [
+        Send(frames.AuthFailure(status="error", message=message, code="MAX_CONNECTIONS_EXCEEDED")),
+        Close(close_codes.REPLACED),
+    ]
+    assert session.evict() == []
+
+
+def test_the_first_reason_to_close_stands() -> None:
+    """What is decided later, or arrives later, is not answered."""
+    session, _ = _logged_in()
+    assert session.close(close_codes.KEY_REVOKED) == [Close(close_codes.KEY_REVOKED)]
+    assert session.close(close_codes.SLOW_CONSUMER) == []
+    assert _tell(session, type="ping") == []
+    session.lost()
+    assert session.state is State.CLOSED
+
+
+def test_the_table_lets_every_state_close_and_nothing_leave_the_end() -> None:
+    """Every state but the last has a way to CLOSED."""
+    assert set(TRANSITIONS) == set(State)
+    assert TRANSITIONS[State.CLOSED] == {}
+    assert all(t[Input.CLOSE] is State.CLOSED for s, t in TRANSITIONS.items() if s is not State.CLOSED)
+
+
+VERSION_1_FRAMES = (frames.AuthSuccess, frames.AuthFailure, frames.SubscriptionStatus, frames.Pong)
+_timestamps = st.none() | st.integers() | st.text(max_size=5)
+_requests = st.one_of(
+    st.fixed_dictionaries({"type": st.just("ping")}, optional={"timestamp": _timestamps}),
+    st.fixed_dictionaries({"type": st.just("unsubscribe")}, optional={"sender_timestamp": _timestamps}),
+    st.fixed_dictionaries(
+        {"type": st.just("subscribe")},
+        optional={
+            "all": st.booleans(),
+            "miners": st.lists(st.text(max_size=2), max_size=2) | st.integers(),
+            "format": st.sampled_from(["full", "delta", "tiny"]),
+            "updates": st.booleans(),
+            "revision": st.integers(-1, 60),
+            "unknown": st.none(),
+        },
+    ),
+    st.dictionaries(st.text(max_size=4), st.integers(), max_size=2),
+)
+
+
+class Conversation(RuleBasedStateMachine):
+    """Whatever clients, keys and the server do, in whatever order."""
+
+    @initialize(version=st.sampled_from([1, 2]))
+    def connect(self, version: int) -> None:
+        self.log = Log()
+        self.session = _session(self.log)
+        self.version = version
+        self.checks = self.successes = self.catch_ups = self.closes = 0
+        self.start = -1
+
+    @rule(last=st.integers(-2, 120), epoch=st.sampled_from(["e1", "e2", None]))
+    def login(self, last: int, epoch: str | None) -> None:
+        self.take(_tell(self.session, api_key="k", last_sequence=last, version=self.version, epoch=epoch))
+
+    @precondition(lambda self: self.checks > 0)
+    @rule(frame=_requests)
+    def request(self, frame: dict[str, Any]) -> None:
+        self.take(_tell(self.session, **frame))
+
+    @precondition(lambda self: self.checks > 0)
+    @rule(data=st.binary(max_size=30))
+    def noise(self, data: bytes) -> None:
+        self.take(self.session.receive(data, NOW))
+
+    @rule(tier=st.sampled_from([None, 0, 50, 100, 100, 100]))
+    def verdict(self, tier: int | None) -> None:
+        self.take(self.session.verdict(tier, NOW))
+
+    @precondition(lambda self: self.session.state is State.CATCHING)
+    @rule()
+    def catch_up_ends(self) -> None:
+        self.session.caught_up()
+
+    @rule(count=st.integers(1, 3))
+    def orders(self, count: int) -> None:
+        self.log.last += count
+        self.log.revision += count
+
+    @rule(code=st.sampled_from(list(close_codes.CLOSE_CODES.values())))
+    def close(self, code: close_codes.CloseCode) -> None:
+        self.take(self.session.close(code))
+
+    @precondition(lambda self: self.session.logged_in)
+    @rule()
+    def evict(self) -> None:
+        self.take(self.session.evict())
+
+    def take(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            assert self.closes == 0, "nothing comes after a close"
+            match effect:
+                case CheckKey():
+                    self.checks += 1
+                case Close():
+                    self.closes += 1
+                case CatchUp():
+                    self.catch_ups += 1
+                    assert 100 <= effect.after <= self.log.last
+                    assert effect.after == self.start
+                case Send(frame=frame):
+                    self.sent(frame)
+
+    def sent(self, frame: msgspec.Struct) -> None:
+        if self.session.version == 1:
+            assert isinstance(frame, VERSION_1_FRAMES)
+        if isinstance(frame, frames.AuthSuccess):
+            self.successes += 1
+            self.start = frame.current_sequence
+        elif not isinstance(frame, frames.AuthFailure):
+            assert self.successes == 1, "nothing but a refusal comes before the login's success"
+        if isinstance(frame, frames.ResumeFailed):
+            self.start = frame.head
+
+    @invariant()
+    def each_once(self) -> None:
+        if not hasattr(self, "session"):
+            return
+        assert max(self.checks, self.successes, self.catch_ups, self.closes) <= 1
+        assert (self.closes == 1) == (self.session.state is State.CLOSED)
+        assert (
+            self.session.state in (State.CATCHING, State.LIVE, State.IDLE, State.CLOSED) or not self.catch_ups
+        )
+
+
+TestConversation = Conversation.TestCase
+TestConversation.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
