@@ -28,9 +28,24 @@ _FIXED_NAMES = {_POSITIONS: ("positions",), _FILES: ("open", "closed")}
 
 
 class Folder:
-    """One folder as it was when last listed. `mtime_ns` is 0 where a change since might not show in it."""
+    """One folder as it was when last listed; `inode` is 0 where it was not, or is no longer the same one.
 
-    __slots__ = ("depth", "files", "folders", "inode", "mtime_ns", "name", "parent", "path", "place", "wd")
+    `mtime_ns` is 0 where a change since might not show in it.
+    """
+
+    __slots__ = (
+        "depth",
+        "files",
+        "folders",
+        "inode",
+        "listed_in",
+        "mtime_ns",
+        "name",
+        "parent",
+        "path",
+        "place",
+        "wd",
+    )
 
     def __init__(self, parent: Folder | None, name: str, path: str) -> None:
         self.parent = parent
@@ -42,6 +57,7 @@ class Folder:
         self.place: Place | None = None
         self.inode = 0
         self.mtime_ns = 0
+        self.listed_in = 0
         self.wd: int | None = None
         if parent is not None and self.depth == _FILES:
             self.place = Place(hotkey=self.hotkey, pair=parent.name, closed=name == "closed", path=path)
@@ -69,6 +85,8 @@ class Directory:
         self._by_wd: dict[int, Folder] = {}
         self._unreadable: set[Folder] = set()
         self._strange: set[str] = set()
+        self._pass = 0
+        self._rewatching = False
         self.root_missing = False
         self.watching = True
         """False once inotify watches have run out; tried again by every full sweep."""
@@ -92,11 +110,16 @@ class Directory:
         self.root_missing = not os.path.isdir(self._root.path)
         return not self.root_missing
 
-    def sweep(self, touched: Touched, *, full: bool) -> Iterator[None]:
-        """Looks for what the watch missed, one folder per step: all files, or the folders that changed."""
+    def sweep(self, touched: Touched, *, full: bool, rewatch: bool = False) -> Iterator[None]:
+        """Looks for what the watch missed, one folder per step: all files, or the folders that changed.
+
+        `rewatch` after an overflow: what was missed may be the end of a watch.
+        """
         if not self.check_root():
             return
-        if full:
+        self._pass += 1
+        self._rewatching = rewatch
+        if full and not self.watching:
             self.watching = True
         pending = [self._root]
         while pending:
@@ -104,7 +127,7 @@ class Directory:
             if not _attached(folder):
                 continue  # dropped by an event between two steps
             unwatched = folder.wd is None and self.watching
-            if full or unwatched or self._changed(folder):
+            if folder.listed_in != self._pass and (full or unwatched or self._changed(folder)):
                 self._list(folder, touched)
             pending.extend(folder.folders.values())
             yield
@@ -116,17 +139,19 @@ class Directory:
             folder = self._by_wd.get(wd)
             if folder is None:
                 continue
+            if not name:  # the directory that was watched is gone
+                self._unwatch(folder)
             if folder.place is not None and name:
                 self._look_at_file(folder, folder.place, name, touched)
             else:
                 folders[folder] = None
         for folder in folders:
-            self._list(folder, touched)
+            self._list_with_new(folder, touched)
 
     def look_at_root(self, touched: Touched) -> None:
         """Lists the folder of miners, which may have come, gone or been replaced."""
         if self.check_root():
-            self._list(self._root, touched)
+            self._list_with_new(self._root, touched)
 
     # --- one folder ---------------------------------------------------------------------------------------
 
@@ -137,27 +162,38 @@ class Directory:
             return True
         return (status.st_ino, status.st_mtime_ns) != (folder.inode, folder.mtime_ns)
 
+    def _list_with_new(self, folder: Folder, touched: Touched) -> None:
+        pending = [folder]
+        while pending:
+            folder = pending.pop()
+            self._list(folder, touched)
+            pending += [child for child in folder.folders.values() if not child.inode]
+
     def _list(self, folder: Folder, touched: Touched) -> None:
         try:
-            self._add_watch(folder)
             status = os.stat(folder.path)
+            if status.st_ino != folder.inode:
+                self._unwatch(folder)
+            self._add_watch(folder)
             with os.scandir(folder.path) as listing:
-                entries = list(listing)
+                self._compare(folder, list(listing), touched)
         except (FileNotFoundError, NotADirectoryError):
             self._drop(folder, touched)
-            return
         except OSError as error:
             self._skip(folder, error)
-            return
-        self._unreadable.discard(folder)
-        folder.inode = status.st_ino
-        folder.mtime_ns = status.st_mtime_ns if settled(status.st_mtime_ns) else 0
-        if folder.place is not None:
-            self._list_files(folder, folder.place, entries, touched)
         else:
-            self._list_folders(folder, entries, touched)
+            self._unreadable.discard(folder)
+            folder.listed_in = self._pass
+            folder.inode = status.st_ino
+            folder.mtime_ns = status.st_mtime_ns if settled(status.st_mtime_ns) else 0
 
-    def _list_folders(self, folder: Folder, entries: list[os.DirEntry[str]], touched: Touched) -> None:
+    def _compare(self, folder: Folder, entries: list[os.DirEntry[str]], touched: Touched) -> None:
+        if folder.place is not None:
+            self._compare_files(folder, folder.place, entries, touched)
+        else:
+            self._compare_folders(folder, entries, touched)
+
+    def _compare_folders(self, folder: Folder, entries: list[os.DirEntry[str]], touched: Touched) -> None:
         there = {entry.name: entry for entry in entries if self._is_wanted(folder, entry)}
         for name in folder.folders.keys() - there.keys():
             self._drop(folder.folders[name], touched)
@@ -167,19 +203,18 @@ class Directory:
         for name, entry in there.items():
             child = folder.folders.get(name)
             if child is None:
-                child = folder.folders[name] = Folder(folder, name, entry.path)
-                self._list(child, touched)
+                folder.folders[name] = Folder(folder, name, entry.path)
             elif not entry.is_symlink() and entry.inode() != child.inode:
-                self._list(child, touched)
+                child.inode = 0
 
-    def _list_files(
+    def _compare_files(
         self, folder: Folder, place: Place, entries: list[os.DirEntry[str]], touched: Touched
     ) -> None:
         there: set[str] = set()
         for entry in entries:
             try:
                 status = entry.stat()
-            except OSError:
+            except FileNotFoundError:
                 continue  # gone since the listing, or a link that leads nowhere
             if not stat.S_ISDIR(status.st_mode):
                 there.add(entry.name)
@@ -191,11 +226,14 @@ class Directory:
     def _look_at_file(self, folder: Folder, place: Place, name: str, touched: Touched) -> None:
         try:
             version = stamp(os.stat(f"{folder.path}/{name}"))
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             # Seen from a root that has been moved away every file is gone; then nothing is believed.
             if self.check_root():
                 folder.files.discard(name)
                 self._files.gone(place, name, touched)
+            return
+        except OSError as error:
+            self._skip(folder, error)
             return
         folder.files.add(name)
         # Forced: the kernel says that it was written, whatever its times look like.
@@ -235,10 +273,7 @@ class Directory:
 
     def _forget(self, folder: Folder, touched: Touched) -> None:
         self._unreadable.discard(folder)
-        # A folder that was moved within the tree keeps its watch, which may be its new self's by now.
-        if folder.wd is not None and self._by_wd.get(folder.wd) is folder:
-            del self._by_wd[folder.wd]
-            self._watch.remove(folder.wd)
+        self._unwatch(folder)
         if folder.place is not None:
             for name in folder.files:
                 self._files.gone(folder.place, name, touched)
@@ -249,7 +284,7 @@ class Directory:
 
     def _add_watch(self, folder: Folder) -> None:
         """Raises FileNotFoundError or NotADirectoryError; where watches have run out, says so once."""
-        if not self.watching:
+        if not self.watching or (folder.wd is not None and not self._rewatching):
             return
         try:
             is_leaf = folder.place is not None
@@ -260,10 +295,17 @@ class Directory:
             self.watching = False
             logger.warning("watches_exhausted", reason=error.strerror)
             return
-        if folder.wd is not None and folder.wd != wd and self._by_wd.get(folder.wd) is folder:
-            del self._by_wd[folder.wd]
+        if folder.wd != wd:
+            self._unwatch(folder)
         folder.wd = wd
         self._by_wd[wd] = folder
+
+    def _unwatch(self, folder: Folder) -> None:
+        # A folder that was moved within the tree keeps its watch, which may be its new self's by now.
+        if folder.wd is not None and self._by_wd.get(folder.wd) is folder:
+            del self._by_wd[folder.wd]
+            self._watch.remove(folder.wd)
+        folder.wd = None
 
 
 def _attached(folder: Folder) -> bool:

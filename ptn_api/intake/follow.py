@@ -204,11 +204,11 @@ class DirectoryFollower:
 
     def _new_sweep(self) -> Sweep:
         now = self._monotonic()
-        full = self._missed_some or now >= self._next_full_sweep_ms
-        self._missed_some = False
+        rewatch, self._missed_some = self._missed_some, False
+        full = rewatch or now >= self._next_full_sweep_ms
         if full:
             self._next_full_sweep_ms = now + self._options.full_sweep_ms
-        return Sweep(self._directory, self._files, full=full)
+        return Sweep(self._directory, self._files, full=full, rewatch=rewatch)
 
     def _advance(self) -> bool:
         """In the thread: a slice of the sweep; whether it is at its end."""

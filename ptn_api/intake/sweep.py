@@ -16,23 +16,26 @@ __all__ = ["Sweep"]
 class Sweep:
     """Looks through folders, then reads what was touched. `found` is what is to be handed on together.
 
-    `full` compares every file, otherwise only folders whose times say that something changed.
+    `full` compares every file, otherwise only folders whose times say that something changed; `rewatch`
+    watches every folder anew.
     """
 
-    def __init__(self, directory: Directory, files: PositionFiles, *, full: bool) -> None:
-        self.full = full
+    def __init__(
+        self, directory: Directory, files: PositionFiles, *, full: bool, rewatch: bool = False
+    ) -> None:
         self.found: dict[Key, PositionWritten] = {}
-        self._steps = self._pass(directory, files)
+        self._steps = self._pass(directory, files, full=full, rewatch=rewatch)
 
     def advance(self, slice_ms: float) -> bool:
         """Works for about that long; whether the pass is at its end."""
         end = time.monotonic() + slice_ms / 1000
         return all(time.monotonic() < end for _ in self._steps)
 
-    def _pass(self, directory: Directory, files: PositionFiles) -> Iterator[None]:
+    def _pass(
+        self, directory: Directory, files: PositionFiles, *, full: bool, rewatch: bool
+    ) -> Iterator[None]:
         touched: Touched = {}
-        for _ in directory.sweep(touched, full=self.full):
-            yield
+        yield from directory.sweep(touched, full=full, rewatch=rewatch)
         for change in files.settle(touched):
             if change is not None:
                 self.found[key_of(change)] = change

@@ -14,9 +14,12 @@ from asyncinotify import Mask
 __all__ = ["Blind", "InotifyWatch", "Sighting", "Watch", "open_watch"]
 
 _ANY = Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE | Mask.ONLYDIR
-# No CREATE of files: one that was only just created is not written yet; its CLOSE_WRITE follows.
-_OF_FILES = Mask.CLOSE_WRITE
-_OF_FOLDERS = Mask.CREATE
+# Of files and of folders. No CREATE of files: what was only just created is not written yet.
+_MASKS = {
+    (True, False): _ANY | Mask.CLOSE_WRITE,
+    (False, True): _ANY | Mask.CREATE,
+    (True, True): _ANY | Mask.CLOSE_WRITE | Mask.CREATE,
+}
 # Events taken from the kernel at a time (of the longest name; some 300 of uuids): a few ms of work.
 _EVENTS_PER_READ = 64
 
@@ -62,8 +65,7 @@ class InotifyWatch:
         self._watches: dict[int, asyncinotify.Watch] = {}
 
     def add(self, path: str, *, files: bool = False, folders: bool = False) -> int:
-        mask = _ANY | (_OF_FILES if files else 0) | (_OF_FOLDERS if folders else 0)
-        watch = self._inotify.add_watch(path, mask)
+        watch = self._inotify.add_watch(path, _MASKS[files, folders])
         self._watches[watch.wd] = watch
         return watch.wd
 
