@@ -130,7 +130,7 @@ class SameHistories(RuleBasedStateMachine):
 
 
 SameHistories.TestCase.settings = settings(
-    max_examples=40,
+    max_examples=60,
     stateful_step_count=30,
     deadline=None,
     database=None,

@@ -1,0 +1,78 @@
+"""Which orders are announced, and how the position looks at each of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ptn_api.event_log.announce import Announcement, Moment, announcements, closed_at, pair_id
+from tests.factories import BTCUSD, T0, order, position, written
+
+NOW = Moment(now_ms=T0 + 10_000, late_ms=60_000)
+
+
+def announce(body: dict[str, Any], fresh: list[int], moment: Moment = NOW) -> list[Announcement]:
+    return list(announcements(written(body), fresh, moment))
+
+
+def test_state_keys_are_replaced_and_others_pass_through() -> None:
+    """An intermediate event's shell has the file's keys in their order, with the state as it was then."""
+    body = position(1, [order(1, 0.1), order(2, 0.1)], novelty={"a": 1}, initial_entry_price=101.0)
+    del body["realized_pnl"]
+    made, _ = announce(body, [0, 1])
+    shell = json.loads(made.shell)
+    assert list(shell) == list(body)
+    assert shell["novelty"] == {"a": 1}
+    assert shell["initial_entry_price"] == 101.0
+    assert shell["net_leverage"] == 0.1
+    assert made.shell[made.orders_at - 1 : made.orders_at + 1] == b"[]"
+
+
+def test_an_intermediate_event_of_a_closed_position_is_open() -> None:
+    """The position was not closed yet when the order came: close_ms is null."""
+    body = position(1, [order(1, 0.1), order(2, 0.0)], closed=True)
+    opened, closed = (json.loads(made.shell) for made in announce(body, [0, 1]))
+    assert (opened["is_closed_position"], opened["close_ms"]) == (False, None)
+    assert (closed["is_closed_position"], closed["close_ms"]) == (True, T0 + 2_000)
+
+
+def test_largest_ms_runs_through_the_list() -> None:
+    """Sorting goes by the largest time so far, also where seen orders stand between."""
+    body = position(1, [order(n, at=T0 + at) for n, at in enumerate((100, 900, 300, 950))])
+    assert [made.largest_ms - T0 for made in announce(body, [0, 2, 3])] == [100, 900, 950]
+
+
+def test_late_means_before_a_seen_order() -> None:
+    """Repetitions of a uuid do not count as orders that were seen."""
+    body = position(1, [order(1), order(2), order(3)])
+    assert [made.late for made in announce(body, [0, 2])] == [True, False]
+    repeated = position(1, [order(1), order(2), order(1)])
+    assert [made.late for made in announce(repeated, [1])] == [False]
+
+
+def test_silent_orders_are_not_announced() -> None:
+    """During the baseline only orders after the log's creation are."""
+    moment = Moment(now_ms=T0 + 10_000, late_ms=60_000, silent_until_ms=T0 + 2_000)
+    made = announce(position(1, [order(n) for n in (1, 2, 3)]), [0, 1, 2], moment)
+    assert [it.place for it in made] == [2]
+
+
+@pytest.mark.parametrize(
+    ("trade_pair", "name"),
+    [(BTCUSD, "BTCUSD"), ("X", "X"), ([], ""), (None, ""), ([None, 1], ""), ({"id": 1}, "")],
+)
+def test_pair_id_of_whatever_the_file_holds(trade_pair: object, name: str) -> None:
+    """An odd trade pair is never an error."""
+    assert pair_id(trade_pair) == name
+
+
+@pytest.mark.parametrize(
+    ("close_ms", "closed", "expected"),
+    [(5, True, 5), (None, False, None), (0, False, None), (5, False, None)],
+)
+def test_closed_at(close_ms: int | None, closed: bool, expected: int | None) -> None:
+    """None while open, however the file says so."""
+    body = position(1, [order(1)], close_ms=close_ms, is_closed_position=closed)
+    assert closed_at(written(body).position) == expected

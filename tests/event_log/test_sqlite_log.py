@@ -1,0 +1,302 @@
+"""Opening the SQLite log, and what kills, limits and neighbours may do to it."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ptn_api.errors import LogError, LogLockedError, LogUnwritableError
+from ptn_api.event_log import EventLog, EventLogWriter, open_reader, open_writer
+from ptn_api.event_log.database import log_path
+from tests.event_log.writer_process import text_with
+from tests.factories import T0, order, position, written
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[EventLogWriter]:
+    log = open_writer(tmp_path / "data", clock=lambda: T0)
+    log.baseline([], T0)
+    yield log
+    log.close()
+
+
+def code_of(error: pytest.ExceptionInfo[LogError]) -> str:
+    return error.value.code
+
+
+def integrity(data_dir: Path) -> str:
+    db = sqlite3.connect(log_path(data_dir))
+    try:
+        return str(db.execute("PRAGMA integrity_check").fetchone()[0])
+    finally:
+        db.close()
+
+
+# --- opening ----------------------------------------------------------------------------------------------
+
+
+def test_reader_without_a_log_says_so(tmp_path: Path) -> None:
+    """Before a writer made the log a reader is told `no_log`, with and without a directory."""
+    with pytest.raises(LogError) as caught:
+        open_reader(tmp_path / "nowhere")
+    assert code_of(caught) == "no_log"
+    with pytest.raises(LogError) as caught:
+        open_reader(tmp_path, wait_ms=30)
+    assert code_of(caught) == "no_log"
+
+
+def test_reader_of_an_unfinished_file_waits(tmp_path: Path) -> None:
+    """A file that has no schema yet (the writer was killed while making it) is no log yet."""
+    log_path(tmp_path).touch()
+    with pytest.raises(LogError) as caught:
+        open_reader(tmp_path)
+    assert code_of(caught) == "no_log"
+    open_writer(tmp_path).close()
+    open_reader(tmp_path).close()
+
+
+def test_reader_waits_for_the_writer(tmp_path: Path) -> None:
+    """Processes start at the same time: a reader may be first."""
+    readers: list[EventLog] = []
+    thread = threading.Thread(target=lambda: readers.append(open_reader(tmp_path / "d", wait_ms=30_000)))
+    thread.start()
+    writer = open_writer(tmp_path / "d")
+    thread.join()
+    assert readers[0].epoch == writer.epoch
+    readers[0].close()
+    writer.close()
+
+
+def test_second_writer_is_locked_out(log: EventLogWriter, tmp_path: Path) -> None:
+    """One process writes; the second is told which directory, and the first goes on."""
+    with pytest.raises(LogLockedError, match="data"):
+        open_writer(tmp_path / "data")
+    log.append([text_with(1)], T0)
+    log.close()
+    open_writer(tmp_path / "data").close()
+
+
+def test_everything_is_for_the_owner_only(log: EventLogWriter, tmp_path: Path) -> None:
+    """Files are 0600 in a 0700 directory, whatever the umask."""
+    log.append([text_with(1)], T0)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "data").iterdir()}
+    assert set(modes) == {"log.sqlite3", "log.sqlite3-wal", "log.sqlite3-shm"}
+    assert set(modes.values()) == {0o600}
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
+
+
+def test_a_log_goes_on_where_it_stood(log: EventLogWriter, tmp_path: Path) -> None:
+    """Epoch, creation, head and state outlive the process."""
+    head = log.append([text_with(1)], T0)
+    log.close()
+    again = open_writer(tmp_path / "data", clock=lambda: T0 + 999_999)
+    assert (again.epoch, again.created_ms, again.head(), again.ready()) == (log.epoch, T0, head, True)
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "code"),
+    [("PRAGMA user_version = 2", "newer_schema"), ("PRAGMA application_id = 7", "not_a_log")],
+)
+def test_files_of_others_are_refused(log: EventLogWriter, tmp_path: Path, statement: str, code: str) -> None:
+    """A log of a newer version, or somebody else's database, is left alone."""
+    log.close()
+    db = sqlite3.connect(log_path(tmp_path / "data"))
+    db.execute(statement)
+    db.close()
+    for open_it in (open_writer, open_reader):
+        with pytest.raises(LogError) as caught:
+            open_it(tmp_path / "data")
+        assert code_of(caught) == code
+
+
+def test_a_damaged_file_is_refused(log: EventLogWriter, tmp_path: Path) -> None:
+    """What is no database is called `corrupt`, not something to try again."""
+    log.close()
+    log_path(tmp_path / "data").write_bytes(b"\0garbage" * 1_000)
+    for open_it in (open_writer, open_reader):
+        with pytest.raises(LogError) as caught:
+            open_it(tmp_path / "data")
+        assert code_of(caught) == "corrupt"
+
+
+def test_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    """A path that leads through a file is unwritable, in words."""
+    (tmp_path / "file").touch()
+    with pytest.raises(LogUnwritableError, match="cannot be written"):
+        open_writer(tmp_path / "file" / "data")
+
+
+def test_directory_without_permission(tmp_path: Path) -> None:
+    """Somebody else's directory is unwritable; nothing is left in it."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data").chmod(0o500)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65_534)
+    try:
+        with pytest.raises(LogUnwritableError):
+            open_writer(tmp_path / "data")
+    finally:
+        os.seteuid(user)
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+# --- readers beside the writer ----------------------------------------------------------------------------
+
+
+def test_reader_follows_the_writer(log: EventLogWriter, tmp_path: Path) -> None:
+    """What is committed is seen at once, through a connection of its own."""
+    reader = open_reader(tmp_path / "data")
+    for number in range(5):
+        head = log.append([text_with(number)], T0)
+        assert reader.head() == head
+        assert len(reader.read(reader.floor() - 1, 100)) == number + 1
+    reader.close()
+
+
+def test_reader_outlives_the_writer(log: EventLogWriter, tmp_path: Path) -> None:
+    """Readers answer while no writer runs, those that were open and new ones."""
+    head = log.append([text_with(1)], T0)
+    reader = open_reader(tmp_path / "data")
+    log.close()
+    assert reader.head() == head
+    reader.close()
+    late = open_reader(tmp_path / "data")
+    assert late.head() == head
+    late.close()
+
+
+def test_a_replaced_log_is_noticed(log: EventLogWriter, tmp_path: Path) -> None:
+    """Deleted and made anew, or only deleted: whoever has it open is told `replaced` and starts again."""
+    reader = open_reader(tmp_path / "data")
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(LogError) as caught:
+        reader.head()
+    assert code_of(caught) == "replaced"
+    other = open_writer(tmp_path / "data")
+    assert other.epoch != log.epoch
+    for call in (reader.floor, lambda: log.append([text_with(1)], T0), lambda: log.read(0, 1)):
+        with pytest.raises(LogError) as caught:
+            call()
+        assert code_of(caught) == "replaced"
+    reader.close()
+    other.close()
+
+
+def test_reading_after_close_is_an_error(log: EventLogWriter, tmp_path: Path) -> None:
+    """SQLite's errors come out as LogError."""
+    reader = open_reader(tmp_path / "data")
+    reader.close()
+    with pytest.raises(LogError):
+        reader.head()
+
+
+def test_readers_never_see_part_of_a_transaction(log: EventLogWriter, tmp_path: Path) -> None:
+    """Positions written together are read together, with the events that belong to them."""
+    rounds = 60
+    problems: list[str] = []
+
+    def look(reader: EventLog) -> None:
+        while True:
+            head, positions, _ = reader.snapshot()
+            stamps = {len(p.text.orders) for p in positions}
+            if len(stamps) > 1 or len(positions) not in (0, 10):
+                problems.append(f"{len(positions)} positions with {stamps} orders")
+            events = head.sequence - reader.created_ms // 1000
+            if events != sum(len(p.text.orders) for p in positions):
+                problems.append(f"{events} events")
+            if stamps == {rounds} or problems:
+                return
+
+    readers = [open_reader(tmp_path / "data") for _ in range(2)]
+    threads = [threading.Thread(target=look, args=(reader,)) for reader in readers]
+    for thread in threads:
+        thread.start()
+    for n in range(1, rounds + 1):
+        log.append([written(position(p, [order(p * 100 + k) for k in range(n)])) for p in range(10)], T0)
+    for thread, reader in zip(threads, readers, strict=True):
+        thread.join()
+        reader.close()
+    assert problems == []
+
+
+# --- kill -9 ----------------------------------------------------------------------------------------------
+
+
+class Killed:
+    """Runs writers in processes of their own and kills them, remembering what they acknowledged."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.acknowledged: dict[int, int] = {}
+        """Order number -> sequence."""
+
+    def run_and_kill(self, after_s: float, *, at_least: int) -> None:
+        first = max(self.acknowledged, default=-1) + 1
+        command = [sys.executable, "-m", "tests.event_log.writer_process", str(self.data_dir), str(first)]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(at_least)]
+        time.sleep(after_s)  # not to wait for anything: the moment of death is to be random
+        process.kill()
+        lines += process.stdout.readlines()
+        process.stdout.close()
+        assert process.wait() == -9
+        for line in lines:
+            if line.endswith(b"\n"):
+                number, sequence = map(int, line.split())
+                self.acknowledged[number] = sequence
+
+    def check(self, log: EventLog) -> None:
+        """Nothing acknowledged is lost, repeated or renumbered; at most one order more was committed."""
+        events = log.read(log.floor() - 1, 1_000_000)
+        sequences = [event.sequence for event in events]
+        assert sequences == list(range(log.created_ms // 1000 + 1, log.head().sequence + 1))
+        found = {int(e.order_uuid[-6:], 16) - 1000: e.sequence for e in events}
+        assert len(found) == len(events)
+        assert {n: found.get(n) for n in self.acknowledged} == self.acknowledged
+        assert len(found) <= len(self.acknowledged) + 1
+
+
+def test_kill_9_loses_repeats_and_renumbers_nothing(tmp_path: Path) -> None:
+    """25 writers are killed at random moments; every acknowledged append is there, once, for good."""
+    killed = Killed(tmp_path / "data")
+    moments = random.Random(8)
+    killed.run_and_kill(0, at_least=1)
+    watcher = open_reader(tmp_path / "data")
+    for n in range(24):
+        killed.run_and_kill(moments.uniform(0, 0.12), at_least=n % 4)
+        killed.check(watcher)
+        fresh = open_reader(tmp_path / "data")
+        killed.check(fresh)
+        fresh.close()
+    watcher.close()
+    assert integrity(tmp_path / "data") == "ok"
+    assert len(killed.acknowledged) > 24
+    log = open_writer(tmp_path / "data")
+    killed.check(log)
+    log.close()
+
+
+def test_a_killed_writers_log_is_read_without_a_writer(tmp_path: Path) -> None:
+    """The write-ahead log that a kill left behind is recovered by the first reader that comes."""
+    killed = Killed(tmp_path / "data")
+    killed.run_and_kill(0, at_least=5)
+    assert (tmp_path / "data" / "log.sqlite3-wal").stat().st_size > 0
+    reader = open_reader(tmp_path / "data")
+    killed.check(reader)
+    reader.close()
