@@ -8,7 +8,6 @@ from ptn_api.event_log.announce import Moment
 from ptn_api.event_log.contract import Change, DocumentWritten, Event, PositionRemoved, PositionWritten
 from ptn_api.event_log.documents import (
     PackedDocument,
-    digest_of,
     pack,
     put_document,
     put_piece,
@@ -41,7 +40,7 @@ class Append:
         self._ids: dict[tuple[str, str], int] = {}
 
     def apply(self, change: Change, packed: PackedDocument | None = None) -> None:
-        """`packed`: the document's content, its pieces already written; without it they are written now."""
+        """`packed`: a document's content, its pieces already written; without it they are written now."""
         match change:
             case PositionWritten():
                 self._write(change)
@@ -113,16 +112,16 @@ class Append:
             )
 
     def _write_document(self, change: DocumentWritten, packed: PackedDocument | None) -> None:
-        name = change.document.value
+        name, content = change.document.value, change.content
         known = stored_digest(self._db, name)
-        digest = None if change.content is None else digest_of(change.content)
-        if digest == known:
-            refresh_fingerprint(self._db, name, change.fingerprint)
-            return
-        if change.content is not None and packed is None:
-            packed = pack(change.content)
+        # Without pieces it was recognised before the transaction; another thread may have replaced it since.
+        if content is not None and (packed is None or not (packed.pieces or packed.digest == known)):
+            packed = pack(content, unless=known)
             for place in range(len(packed.pieces)):
                 put_piece(self._db, packed, place)
+        if known == (packed and packed.digest):
+            refresh_fingerprint(self._db, name, change.fingerprint)
+            return
         put_document(self._db, name, self._header.next_revision(), change.fingerprint, packed)
 
 

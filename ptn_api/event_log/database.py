@@ -34,6 +34,13 @@ __all__ = [
 SCHEMA_VERSION = 1
 _APPLICATION_ID = 0x50544E31  # "PTN1"
 _BUSY_S = 10.0
+_WRITER_PRAGMAS = (
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "wal_autocheckpoint = 2000",  # pages: it is folded in every 8 MB, which takes a commit some ms
+    f"journal_size_limit = {32 << 20}",
+    f"cache_size = -{64 << 10}",  # KiB
+)
 
 _SCHEMA = """
 CREATE TABLE log (
@@ -162,11 +169,12 @@ def make_file(path: Path) -> None:
 def connect_writer(path: Path) -> sqlite3.Connection:
     """The one connection that writes."""
     db = _connect(path)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA wal_autocheckpoint = 2000")
-    db.execute(f"PRAGMA journal_size_limit = {32 << 20}")
-    db.execute(f"PRAGMA cache_size = -{64 << 10}")
+    try:
+        for pragma in _WRITER_PRAGMAS:
+            db.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        db.close()
+        raise
     return db
 
 

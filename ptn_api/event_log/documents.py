@@ -12,7 +12,6 @@ import zstandard
 __all__ = [
     "LARGE_BYTES",
     "PackedDocument",
-    "digest_of",
     "drop_piece",
     "pack",
     "put_document",
@@ -29,20 +28,27 @@ _PIECE_BYTES = 512 << 10
 
 
 class PackedDocument(NamedTuple):
-    """A document ready to be stored under a random `version`, which is not yet anybody's."""
+    """A document ready to be stored under a random `version`, which is not yet anybody's.
+
+    Without pieces it was recognised by its digest, and nothing was packed.
+    """
 
     version: int
     digest: bytes
     pieces: list[bytes]
 
 
-def pack(content: bytes) -> PackedDocument:
+def pack(content: bytes, *, unless: bytes | None = None) -> PackedDocument:
+    """Compresses the document, unless that is its digest."""
+    digest = _digest_of(content)
+    if digest == unless:
+        return PackedDocument(0, digest, [])
     packed = zstandard.ZstdCompressor(level=3).compress(content)
     pieces = [packed[at : at + _PIECE_BYTES] for at in range(0, len(packed), _PIECE_BYTES)]
-    return PackedDocument(secrets.randbits(62), digest_of(content), pieces)
+    return PackedDocument(secrets.randbits(62), digest, pieces)
 
 
-def digest_of(content: bytes) -> bytes:
+def _digest_of(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
@@ -92,7 +98,7 @@ def unused_pieces(db: sqlite3.Connection) -> list[tuple[int, int]]:
 def drop_piece(db: sqlite3.Connection, version: int, place: int) -> None:
     """Drops a piece, unless its version became a document's meanwhile."""
     db.execute(
-        "DELETE FROM pieces WHERE version = ?1 AND place = ?2"
-        " AND NOT EXISTS (SELECT 1 FROM documents WHERE version = ?1)",
+        "DELETE FROM pieces WHERE version = ? AND place = ?"
+        " AND NOT EXISTS (SELECT 1 FROM documents WHERE documents.version = pieces.version)",
         (version, place),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from ptn_api.event_log.announce import closed_at
@@ -25,47 +26,38 @@ __all__ = [
 ]
 
 
+@dataclass
 class Header:
     """The log's single row: where it stands, and its counters. Loaded and saved within a transaction."""
 
-    COLUMNS = (
-        "epoch",
-        "created_ms",
-        "ready",
-        "sequence",
-        "revision",
-        "tombstone_floor",
-        "event_bytes",
-        "events",
-        "late",
-        "conflicts",
-        "pruned",
-    )
-    _SELECT = f"SELECT {', '.join(COLUMNS)} FROM log"  # noqa: S608 - the names above
-    _UPDATE = f"UPDATE log SET {', '.join(f'{name} = ?' for name in COLUMNS[2:])}"  # noqa: S608
+    epoch: str
+    created_ms: int
+    ready: bool
+    sequence: int
+    revision: int
+    tombstone_floor: int
+    event_bytes: int
+    events: int
+    late: int
+    conflicts: int
+    pruned: int
 
-    def __init__(self, db: sqlite3.Connection) -> None:
-        row = db.execute(self._SELECT).fetchone()
-        self.epoch: str = row[0]
-        self.created_ms: int = row[1]
-        self.ready = bool(row[2])
-        self.sequence: int
-        self.revision: int
-        self.tombstone_floor: int
-        self.event_bytes: int
-        self.events: int
-        self.late: int
-        self.conflicts: int
-        self.pruned: int
-        for name, value in zip(self.COLUMNS[3:], row[3:], strict=True):
-            setattr(self, name, value)
+    @classmethod
+    def load(cls, db: sqlite3.Connection) -> Header:
+        return cls(*db.execute(_LOAD_HEADER).fetchone())
 
     def save(self, db: sqlite3.Connection) -> None:
-        db.execute(self._UPDATE, [getattr(self, name) for name in self.COLUMNS[2:]])
+        db.execute(_SAVE_HEADER, [getattr(self, name) for name in _CHANGING])
 
     def next_revision(self) -> int:
         self.revision += 1
         return self.revision
+
+
+_COLUMNS = tuple(field.name for field in fields(Header))
+_CHANGING = _COLUMNS[2:]
+_LOAD_HEADER = f"SELECT {', '.join(_COLUMNS)} FROM log"  # noqa: S608 - the names above
+_SAVE_HEADER = f"UPDATE log SET {', '.join(f'{name} = ?' for name in _CHANGING)}"  # noqa: S608
 
 
 # --- positions --------------------------------------------------------------------------------------------

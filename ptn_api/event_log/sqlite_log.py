@@ -31,6 +31,7 @@ def open_writer(
     LogUnwritableError if the directory or the file cannot be written, LogError with code `not_a_log`,
     `newer_schema` or `corrupt` for a file that cannot be used.
     """
+    data_dir = data_dir.absolute()
     try:
         lock = lock_directory(data_dir)
         try:
@@ -58,7 +59,7 @@ def open_reader(data_dir: Path, *, wait_ms: int = 0) -> EventLog:
     deadline = time.monotonic() + wait_ms / 1000
     while True:
         try:
-            return SqliteReader(data_dir)
+            return SqliteReader(data_dir.absolute())
         except LogError as error:
             if error.code != "no_log" or time.monotonic() >= deadline:
                 raise

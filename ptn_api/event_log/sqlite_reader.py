@@ -47,7 +47,7 @@ class SqliteReader:
         self._db = connect_reader(self._path)
         try:
             with self._snapshot() as db:
-                header = Header(db)
+                header = Header.load(db)
         except BaseException:
             self._db.close()
             raise
@@ -55,7 +55,7 @@ class SqliteReader:
         self.created_ms: int = header.created_ms
 
     def ready(self) -> bool:
-        return self._header().ready
+        return bool(self._header().ready)
 
     def head(self) -> Head:
         header = self._header()
@@ -122,7 +122,7 @@ class SqliteReader:
 
     def snapshot(self, since_revision: int = 0) -> tuple[Head, list[LoggedPosition], list[RemovedPosition]]:
         with self._snapshot() as db:
-            header = Header(db)
+            header = Header.load(db)
             removed = _removed(db, since_revision) if since_revision else []
             changed = _positions(db, since_revision)
         return Head(sequence=header.sequence, revision=header.revision), changed, removed
@@ -154,7 +154,7 @@ class SqliteReader:
 
     def _header(self) -> Header:
         with self._snapshot() as db:
-            return Header(db)
+            return Header.load(db)
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
@@ -178,16 +178,17 @@ def _floor(db: sqlite3.Connection) -> int:
 def _positions(
     db: sqlite3.Connection, since_revision: int, *, miner: str | None = None, limit: int = -1
 ) -> list[LoggedPosition]:
+    of_miner = " AND miner = ?" if miner is not None else ""
     rows = db.execute(
         f"SELECT {POSITION_COLUMNS} FROM positions WHERE revision > ? AND removed_ms IS NULL"  # noqa: S608
-        " AND (?2 IS NULL OR miner = ?2) ORDER BY revision LIMIT ?3",
-        (since_revision, miner, limit),
+        f"{of_miner} ORDER BY revision LIMIT ?",
+        (since_revision, limit) if miner is None else (since_revision, miner, limit),
     ).fetchall()
     return [logged_position(db, row) for row in rows]
 
 
 def _removed(db: sqlite3.Connection, since_revision: int) -> list[RemovedPosition]:
-    if since_revision < Header(db).tombstone_floor:
+    if since_revision < Header.load(db).tombstone_floor:
         raise LogError(f"removals after revision {since_revision} are gone", code="pruned")
     rows = db.execute(
         "SELECT miner, uuid, revision FROM positions WHERE revision > ? AND removed_ms IS NOT NULL"

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -19,12 +20,11 @@ from ptn_api.errors import LogLockedError, LogUnwritableError
 from ptn_api.event_log.announce import Moment
 from ptn_api.event_log.append import Append
 from ptn_api.event_log.bell import Ringer, bell_folder
-from ptn_api.event_log.contract import Change, DocumentWritten, Head, SourceStatus
+from ptn_api.event_log.contract import Change, Document, DocumentWritten, Head, SourceStatus
 from ptn_api.event_log.database import connect_writer, create, log_path, make_file, wal_path, writing
 from ptn_api.event_log.documents import (
     LARGE_BYTES,
     PackedDocument,
-    digest_of,
     drop_piece,
     pack,
     put_piece,
@@ -72,9 +72,14 @@ class SqliteWriter(SqliteReader):
         make_file(path)
         with writing():
             self._writer: sqlite3.Connection | None = connect_writer(path)
-            create(self._writer, path, clock())
-        os.fsync(lock)  # the new file's name
-        super().__init__(data_dir)
+        try:
+            with writing():
+                create(self._writer, path, clock())
+            os.fsync(lock)  # the new file's name
+            super().__init__(data_dir)
+        except BaseException:
+            self._writer.close()
+            raise
         self._ringer = Ringer(bell_folder(data_dir))
         self._drop_unused_pieces()
 
@@ -167,9 +172,11 @@ class SqliteWriter(SqliteReader):
             db = self._writer
             try:
                 db.execute("BEGIN IMMEDIATE")
-                header = Header(db)
+                header = Header.load(db)
+                before = replace(header)
                 yield db, header
-                header.save(db)
+                if header != before:
+                    header.save(db)
                 db.execute("COMMIT")
             except BaseException:
                 self._undo(db)
@@ -208,22 +215,17 @@ class SqliteWriter(SqliteReader):
     def _write_ahead(self, changes: Sequence[Change], ahead: dict[int, PackedDocument]) -> None:
         """Writes the pieces of large documents, each in a transaction of its own; nobody reads them yet."""
         for place, change in enumerate(changes):
-            if (
-                isinstance(change, DocumentWritten)
-                and change.content is not None
-                and len(change.content) >= LARGE_BYTES
-                and not self._holds(change.document.value, change.content)
-            ):
-                ahead[place] = packed = pack(change.content)
+            if isinstance(change, DocumentWritten) and len(change.content or b"") >= LARGE_BYTES:
+                ahead[place] = packed = pack(change.content or b"", unless=self._digest(change.document))
                 self._staging.add(packed.version)
                 for piece in range(len(packed.pieces)):
                     with self._transaction() as (db, _):
                         put_piece(db, packed, piece)
                     time.sleep(_LET_OTHERS_IN_S)
 
-    def _holds(self, document: str, content: bytes) -> bool:
+    def _digest(self, document: Document) -> bytes | None:
         with self._snapshot() as db:
-            return stored_digest(db, document) == digest_of(content)
+            return stored_digest(db, document.value)
 
     def _drop_unused_pieces(self) -> None:
         """Tidies up after replaced documents and crashes; what it cannot drop now it drops another time."""
