@@ -92,8 +92,17 @@ async def body_of(room: Room, tier: Any) -> Any:
 class Served:
     """A running server. `get` asks with the key of tier 100 unless told otherwise."""
 
-    def __init__(self, log: MemoryLog, clock: FakeClock, port: int, client: httpx.AsyncClient) -> None:
+    def __init__(
+        self,
+        log: MemoryLog,
+        clock: FakeClock,
+        port: int,
+        client: httpx.AsyncClient,
+        stopped: Callable[[], Awaitable[None]],
+    ) -> None:
         self.log = log
+        self.stopped = stopped
+        """Stops the server and waits until it has."""
         self.clock = clock
         self.port = port
         self.client = client
@@ -143,10 +152,17 @@ async def serving(
                 clock=clock,
             )
         )
-        await asyncio.wait_for(ready.wait(), 10)
-        url = f"http://127.0.0.1:{port}"
-        # Plain headers: what httpx would accept by itself is not the test's choice.
-        async with httpx.AsyncClient(base_url=url, headers={"accept-encoding": "identity"}) as client:
-            yield Served(log, clock, port, client)
-        stop.set()
-        await asyncio.wait_for(running, 10)
+
+        async def stopped() -> None:
+            stop.set()
+            await asyncio.wait_for(asyncio.shield(running), 10)
+
+        try:
+            await asyncio.wait_for(ready.wait(), 10)
+            # Plain headers: what httpx would accept by itself is not the test's choice.
+            async with httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{port}", headers={"accept-encoding": "identity"}
+            ) as client:
+                yield Served(log, clock, port, client, stopped)
+        finally:
+            await stopped()
