@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import structlog
 
@@ -16,8 +16,11 @@ from ptn_api.stream.state_sum import StateSum
 
 __all__ = ["Feed"]
 
-STEP_EVENTS = 500
-"""How many orders one step reads at most; further behind, a step per turn of the loop."""
+STEP_EVENTS = 100
+"""How many orders one step sends at most; further behind, a step per turn of the loop.
+
+A burst must not fill the buffer of a client that reads in time.
+"""
 
 _log = structlog.get_logger()
 
@@ -34,6 +37,7 @@ class Feed:
         self._events_log = log
         self._audience = audience
         self._on_overtaken = on_overtaken
+        self._announced: list[Event] = []  # since `revision`, for those who take changes as well
         self._sum: StateSum | None = None
         self._summing: asyncio.Task[None] | None = None
         self.started = False
@@ -85,28 +89,31 @@ class Feed:
             self._step_with_updates()
         else:
             self._send_orders(head.sequence - self.last)
+            self._announced.clear()
             self.revision = head.revision
         return False
 
     def _step_with_updates(self) -> None:
         """Orders first, then what else changed, all of one instant of the log."""
         head, changed, removed = changes_since(self._events_log, self.revision)
-        events = self._send_orders(head.sequence - self.last)
-        made = PositionUpdates(since_revision=self.revision, after=head.sequence, announced=events)
+        self._send_orders(head.sequence - self.last)
+        made = PositionUpdates(since_revision=self.revision, after=self.last, announced=self._announced)
         if self._audience.wants_updates:
             updates = [update for position in changed if (update := made.changed(position))]
             self._audience.send_updates(made, updates, removed)
         if self._sum is not None:
             self._sum.keep_up(head.revision, changed, removed)
+        self._announced.clear()
         self.revision = head.revision
 
-    def _send_orders(self, limit: int) -> Sequence[Event]:
+    def _send_orders(self, limit: int) -> None:
         if limit <= 0:
-            return ()
+            return
         events = self._events_log.read(self.last, limit, orders=self._audience.wants_orders_of_positions)
         self._audience.send_orders(events)
-        self.last = events[-1].sequence if events else self.last
-        return events
+        self.last = events[-1].sequence
+        if self._audience.wants_updates:
+            self._announced += events
 
     # --- the checksum ---
 

@@ -8,11 +8,12 @@ import structlog
 
 from ptn_api.access.key_ring import KeyRing, fingerprint
 from ptn_api.clock import Clock
+from ptn_api.errors import LogError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.stream.connection import Connection
 from ptn_api.stream.feed import Feed
 from ptn_api.stream.options import StreamCounters, StreamOptions
-from ptn_api.wire.close_codes import KEY_REVOKED, NOT_READY
+from ptn_api.wire.close_codes import INTERNAL_ERROR, KEY_REVOKED, NOT_READY
 from ptn_api.wire.server_session import STREAM_TIER, State
 
 __all__ = ["Chase", "Logins", "Pace"]
@@ -116,7 +117,12 @@ class Logins:
     def _decide(self, connection: Connection) -> None:
         if connection.session.state is not State.CHECKING:
             return
-        connection.verdict(self._keys.who(connection.api_key))
+        try:
+            connection.verdict(self._keys.who(connection.api_key))
+        except LogError as error:
+            _log.warning("login_failed", code=error.code, detail=str(error))
+            connection.close(INTERNAL_ERROR)
+            return
         if connection.holder is None:
             self._counters.refused_logins += 1
             _log.info("login_refused", fingerprint=fingerprint(connection.api_key))
