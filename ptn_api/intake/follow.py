@@ -37,6 +37,7 @@ logger = structlog.get_logger()
 T = TypeVar("T")
 
 _SLICE_MS = 10.0
+_ROOT_MISSING = "root_missing"
 _ROOT_NAMES = ("miners", "")
 
 
@@ -196,6 +197,8 @@ class DirectoryFollower:
         self._merge.put(together)
         if self._directory.root_missing and not self._status.stale:
             self._tell_status(self._status.swept_ms)
+        elif not self._directory.root_missing and self._status.reason == _ROOT_MISSING:
+            self._missed_some = True  # what happened below it while it was away
 
     # --- sweeps -------------------------------------------------------------------------------------------
 
@@ -204,7 +207,8 @@ class DirectoryFollower:
 
     def _new_sweep(self) -> Sweep:
         now = self._monotonic()
-        rewatch, self._missed_some = self._missed_some, False
+        rewatch = self._missed_some or self._status.reason == _ROOT_MISSING
+        self._missed_some = False
         full = rewatch or now >= self._next_full_sweep_ms
         if full:
             self._next_full_sweep_ms = now + self._options.full_sweep_ms
@@ -274,7 +278,7 @@ class DirectoryFollower:
     # --- status -------------------------------------------------------------------------------------------
 
     def _tell_status(self, swept_ms: int | None) -> None:
-        reason = "root_missing" if self._directory.root_missing else ""
+        reason = _ROOT_MISSING if self._directory.root_missing else ""
         if not reason and self._guard.holding:
             reason = "mass_removal"
         if reason != self._status.reason:

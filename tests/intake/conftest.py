@@ -1,0 +1,19 @@
+"""What every test of a running intake needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.intake.validator_dir import ValidatorDir
+
+
+@pytest.fixture
+def validator(tmp_path: Path) -> ValidatorDir:
+    return ValidatorDir(tmp_path / "validator")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"

@@ -1,0 +1,141 @@
+"""An intake at work on a real log, with short periods."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ptn_api.errors import LogUnwritableError
+from ptn_api.event_log import open_writer
+from ptn_api.event_log.contract import Change, Event, EventLogWriter, Head
+from ptn_api.intake.run import IntakeOptions, run_intake
+from ptn_api.intake.watch import Watch
+from tests.intake.validator_dir import ValidatorDir
+from tests.waiting import until_async
+
+NEVER_MS = 3_600_000
+WATCH_ALONE: dict[str, Any] = {"sweep_ms": NEVER_MS, "full_sweep_ms": NEVER_MS}
+"""One sweep at the start; after that the watch must see everything."""
+
+PERIODS: dict[str, Any] = {
+    "sweep_ms": 30,
+    "full_sweep_ms": 150,
+    "blind_sweep_ms": 30,
+    "removal_confirm_ms": 60,
+    "mass_removal_window_ms": NEVER_MS,
+    "queue_hold_ms": 200,
+    "prune_ms": NEVER_MS,
+    "retry_ms": 5,
+    "retry_max_ms": 20,
+}
+
+
+class Intake:
+    """What a test sees of a running intake: its log, and the write end of its queue."""
+
+    def __init__(self, log: EventLogWriter, queue: int) -> None:
+        self.log = log
+        self._queue = queue
+        self._first = log.head().sequence
+
+    def events(self) -> list[Event]:
+        """Everything announced in the log's life."""
+        return self.log.read(self.log.floor() - 1, 1_000_000)
+
+    def announced(self) -> list[str]:
+        """The announced orders' uuids, in order."""
+        return [event.order_uuid for event in self.events()]
+
+    def state(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """(hotkey, uuid) -> the position as the log has it."""
+        return {
+            (position.miner_hotkey, position.position_uuid): json.loads(position.text.json())
+            for position in self.log.positions()
+        }
+
+    def enqueue(self, item: dict[str, Any] | bytes) -> None:
+        os.write(self._queue, item if isinstance(item, bytes) else json.dumps(item).encode() + b"\n")
+
+    async def until(self, condition: Callable[[], Any], what: str = "") -> None:
+        await until_async(condition, what=what, seconds=10)
+
+    async def swept(self, times: int = 2) -> None:
+        """Waits until that many sweeps have begun and ended from now on."""
+        for _ in range(times):
+            before = self.log.source().swept_ms or 0
+            await self.until(lambda before=before: (self.log.source().swept_ms or 0) > before, "a sweep")
+
+
+@contextlib.asynccontextmanager
+async def running(
+    data_dir: Path,
+    validator: ValidatorDir | None = None,
+    *,
+    watch: Watch | None = None,
+    wrap: Callable[[EventLogWriter], EventLogWriter] = lambda log: log,
+    **options: Any,
+) -> AsyncIterator[Intake]:
+    """Starts on entering, when the baseline is in and the first sweep done; stops in order on leaving."""
+    log = open_writer(data_dir)
+    stop, ready = asyncio.Event(), asyncio.Event()
+    reading, writing = os.pipe()
+    started_ms = log.source().swept_ms
+    task = asyncio.create_task(
+        run_intake(
+            log=wrap(log),
+            options=IntakeOptions(
+                **PERIODS | {"data_dir": data_dir, "validator_dir": validator and validator.path} | options
+            ),
+            queue_fd=reading,
+            stop=stop,
+            ready=ready.set,
+            watch=watch,
+        )
+    )
+    try:
+        await until_async(lambda: ready.is_set() or task.done(), what="readiness")
+        if validator is not None:
+            await until_async(lambda: log.source().swept_ms != started_ms or task.done(), what="a sweep")
+        yield Intake(log, writing)
+    finally:
+        stop.set()
+        os.close(writing)
+        try:
+            await asyncio.wait_for(task, 20)
+        finally:
+            log.close()
+
+
+class FullDisk:
+    """A log on a disk that is full for as long as `full` is set."""
+
+    def __init__(self, log: EventLogWriter) -> None:
+        self._log = log
+        self.full = False
+        self.refused = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def baseline(self, changes: Iterable[Change], now_ms: int) -> Head:
+        list(changes)
+        self._check()
+        return self._log.baseline(changes, now_ms)
+
+    def append(self, changes: Iterable[Change], now_ms: int) -> Head:
+        self._check()
+        return self._log.append(changes, now_ms)
+
+    def set_source(self, status: Any) -> None:
+        self._check()
+        self._log.set_source(status)
+
+    def _check(self) -> None:
+        if self.full:
+            self.refused += 1
+            raise LogUnwritableError("disk full")

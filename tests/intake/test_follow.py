@@ -1,0 +1,339 @@
+"""What happens in the validator's directory reaches the log: by the watch at once, by the sweep at last."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptn_api.event_log.contract import Document
+from ptn_api.intake import position_files
+from ptn_api.intake.watch import Blind, InotifyWatch, Sighting
+from tests.factories import EURUSD, MINER, OTHER_MINER, T0, order, position, uuid
+from tests.intake.running import WATCH_ALONE, running
+from tests.intake.validator_dir import ValidatorDir
+
+
+async def test_what_is_there_first_is_a_baseline(validator: ValidatorDir, data: Path) -> None:
+    """Old orders become state and are not announced; the list of miners is there at once."""
+    body = position(1, [order(1), order(2)])
+    validator.write(body)
+    (validator.miners / OTHER_MINER).mkdir()
+    async with running(data, validator) as intake:
+        assert intake.state() == {(MINER, uuid(1)): body}
+        assert intake.events() == []
+        assert json.loads(intake.log.document(Document.MINERS) or b"") == sorted([MINER, OTHER_MINER])
+
+
+async def test_an_order_younger_than_the_log_is_announced_from_the_baseline(
+    validator: ValidatorDir, data: Path
+) -> None:
+    """What happens while the first scan runs is news."""
+    validator.write(position(1, [order(1), order(2, at=2**50)]))
+    async with running(data, validator) as intake:
+        assert intake.announced() == [order(2)["order_uuid"]]
+
+
+async def test_the_watch_alone_sees_a_new_order(validator: ValidatorDir, data: Path) -> None:
+    """No sweep is needed for an order in a file that is replaced."""
+    validator.write(position(1, [order(1)]))
+    async with running(data, validator, **WATCH_ALONE) as intake:
+        validator.write(position(1, [order(1), order(2)]))
+        await intake.until(lambda: intake.announced() == [order(2)["order_uuid"]])
+
+
+async def test_first_orders_in_fresh_directories_are_seen(validator: ValidatorDir, data: Path) -> None:
+    """Directories and their first files that come at once are all announced, by the watch alone."""
+    async with running(data, validator, **WATCH_ALONE) as intake:
+        for n in range(100):
+            validator.write(position(n, [order(n)], miner=f"miner{n}"))
+            if n % 7 == 0:
+                await asyncio.sleep(0)
+        await intake.until(lambda: len(intake.events()) == 100)
+        assert json.loads(intake.log.document(Document.MINERS) or b"") == sorted(
+            f"miner{n}" for n in range(100)
+        )
+
+
+async def test_a_whole_tree_moved_into_place_is_seen(
+    validator: ValidatorDir, data: Path, tmp_path: Path
+) -> None:
+    """One rename brings a miner with all positions."""
+    other = ValidatorDir(tmp_path / "elsewhere")
+    for n in range(20):
+        other.write(position(n, [order(n)], trade_pair=EURUSD if n % 2 else ["X", "X/Y", 1, 1, 1]))
+    async with running(data, validator, **WATCH_ALONE) as intake:
+        os.rename(other.miners / MINER, validator.miners / MINER)
+        await intake.until(lambda: len(intake.events()) == 20)
+
+
+async def test_orders_that_follow_each_other_at_once_are_all_announced(
+    validator: ValidatorDir, data: Path
+) -> None:
+    """Two versions written before the watcher reads: every order once, in the list's order."""
+    async with running(data, validator, **WATCH_ALONE) as intake:
+        for n in range(1, 6):
+            validator.write(position(1, [order(k) for k in range(1, n + 1)]))
+        await intake.until(lambda: len(intake.events()) == 5)
+        assert intake.announced() == [order(n)["order_uuid"] for n in range(1, 6)]
+
+
+async def test_refreshes_and_corrections_change_the_state_only(validator: ValidatorDir, data: Path) -> None:
+    """New returns, or a corrected price, are a revision and no event."""
+    validator.write(position(1, [order(1)]))
+    async with running(data, validator, **WATCH_ALONE) as intake:
+        before = intake.log.head()
+        corrected = position(1, [order(1, price=99.5)], current_return=1.02)
+        validator.write(corrected)
+        await intake.until(lambda: intake.state()[MINER, uuid(1)] == corrected)
+        assert intake.log.head().revision > before.revision
+        assert intake.events() == []
+
+
+async def test_an_unchanged_rewrite_changes_nothing(validator: ValidatorDir, data: Path) -> None:
+    """The same text in a new file makes no revision."""
+    body = position(1, [order(1)])
+    validator.write(body)
+    async with running(data, validator) as intake:
+        before = intake.log.head()
+        validator.write(body)
+        await intake.swept(4)
+        assert intake.log.head() == before
+
+
+async def test_closing_is_no_removal(validator: ValidatorDir, data: Path) -> None:
+    """open/ is deleted first and closed/ written afterwards: one event, no removal in between."""
+    validator.write(position(1, [order(1)]))
+    async with running(data, validator, removal_confirm_ms=60_000) as intake:
+        closed = position(1, [order(1), order(2, -0.1, order_type="FLAT")], closed=True)
+        validator.delete(position(1, []), folder="open")
+        await intake.swept()
+        assert (MINER, uuid(1)) in intake.state()
+        validator.write(closed)
+        await intake.until(lambda: intake.state()[MINER, uuid(1)] == closed)
+        assert intake.announced() == [order(2)["order_uuid"]]
+        assert intake.log.removed(0) == []
+
+
+async def test_closed_wins_over_open(validator: ValidatorDir, data: Path) -> None:
+    """In both folders: the closed one is served; what an older open file says does not matter."""
+    closed = position(1, [order(1), order(2, -0.1)], closed=True)
+    validator.write(closed)
+    validator.write(position(1, [order(1)]))
+    async with running(data, validator) as intake:
+        assert intake.state()[MINER, uuid(1)] == closed
+        validator.write(position(1, [order(1)], current_return=1.5))
+        await intake.swept(3)
+        assert intake.state()[MINER, uuid(1)] == closed
+
+
+async def test_the_open_one_stands_when_closed_is_gone(validator: ValidatorDir, data: Path) -> None:
+    """A synchronisation may take a closed position back."""
+    validator.write(position(1, [order(1), order(2, -0.1)], closed=True))
+    reopened = position(1, [order(1)])
+    validator.write(reopened)
+    async with running(data, validator, **WATCH_ALONE) as intake:
+        validator.delete(reopened, folder="closed")
+        await intake.until(lambda: intake.state()[MINER, uuid(1)] == reopened)
+
+
+async def test_without_watches_the_sweep_finds_everything(validator: ValidatorDir, data: Path) -> None:
+    """Blind from the start: orders come with the next sweep, and the source says that nobody watches."""
+    validator.write(position(1, [order(1)]))
+    async with running(data, validator, watch=Blind(), sweep_ms=60_000) as intake:
+        assert not intake.log.source().watching
+        validator.write(position(1, [order(1), order(2)]))
+        validator.write(position(2, [order(3)], miner=OTHER_MINER))
+        await intake.until(lambda: len(intake.events()) == 2)
+
+
+class FewWatches(InotifyWatch):
+    """inotify with only so many watches to give."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__()
+        self.left = left
+
+    def add(self, path: str, *, files: bool = False, folders: bool = False) -> int:
+        if self.left <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        self.left -= 1
+        return super().add(path, files=files, folders=folders)
+
+
+async def test_running_out_of_watches_is_said_and_survived(validator: ValidatorDir, data: Path) -> None:
+    """Watches run out in the middle of the tree; the sweep does their work; more watches are taken up."""
+    for n in range(10):
+        validator.write(position(n, [order(n)], miner=f"miner{n}"))
+    watch = FewWatches(13)
+    async with running(data, validator, watch=watch) as intake:
+        assert not intake.log.source().watching
+        for n in range(10):
+            validator.write(position(n, [order(n), order(100 + n)], miner=f"miner{n}"))
+        await intake.until(lambda: len(intake.events()) == 10)
+        watch.left = 1_000
+        await intake.until(lambda: intake.log.source().watching)
+
+
+async def test_an_overflow_is_followed_by_a_full_sweep(
+    validator: ValidatorDir, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """More events at once than the kernel's queue holds: what was dropped is found all the same."""
+    with open("/proc/sys/fs/inotify/max_queued_events") as file:
+        limit = int(file.read())
+    if limit > 100_000:
+        pytest.skip("the kernel's queue is too long to be filled in a test")
+    validator.write(position(1, [order(1)]))
+    async with running(data, validator, **WATCH_ALONE) as intake:
+        noise = validator.file(position(1, [])).with_name("noise")
+        for n in range(limit // 2 + 100):  # two events each, and nobody reads meanwhile
+            noise.with_name(f"noise{n % 2}").touch()
+            noise.with_name(f"noise{n % 2}").unlink()
+        validator.write(position(2, [order(2)], miner=OTHER_MINER))
+        await intake.until(lambda: intake.announced() == [order(2)["order_uuid"]])
+    assert "watch_overflowed" in capsys.readouterr().out
+
+
+class Forgetful(InotifyWatch):
+    """inotify whose every sighting is lost, and an overflow reported instead."""
+
+    async def sightings(self) -> AsyncIterator[Sighting | None]:
+        async for _ in super().sightings():
+            yield None
+
+
+async def test_lost_sightings_are_made_up_for(validator: ValidatorDir, data: Path) -> None:
+    """Directories deleted and made anew while events are lost are watched and listed again."""
+    validator.write(position(1, [order(1)]))
+    async with running(data, validator, watch=Forgetful(), **WATCH_ALONE) as intake:
+        for n in range(2, 6):
+            validator.delete_miner(MINER)
+            validator.write(position(1, [order(k) for k in range(1, n)]))
+            validator.write(position(1, [order(k) for k in range(1, n + 1)]))
+            await intake.until(lambda n=n: len(intake.events()) == n - 1)
+
+
+async def test_a_restart_announces_what_happened_meanwhile_and_nothing_twice(
+    validator: ValidatorDir, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only files that changed while intake was down are read."""
+    for n in range(30):
+        validator.write(position(n, [order(n)]))
+    async with running(data, validator) as intake:
+        validator.write(position(1, [order(1), order(101)]))
+        await intake.until(lambda: len(intake.events()) == 1)
+        await intake.swept(3)
+    validator.write(position(2, [order(2), order(102)]))
+    validator.write(position(50, [order(103)], miner=OTHER_MINER))
+    validator.delete(position(3, []), folder="open")
+    read: list[str] = []
+    real = position_files.read_whole
+
+    def counting(path: str, limit: int) -> Any:
+        read.append(Path(path).name)
+        return real(path, limit)
+
+    monkeypatch.setattr(position_files, "read_whole", counting)
+    async with running(data, validator) as intake:
+        await intake.until(lambda: (MINER, uuid(3)) not in intake.state())
+        assert intake.announced() == [order(n)["order_uuid"] for n in (101, 102, 103)]
+    assert set(read) == {uuid(2), uuid(50)}
+
+
+async def test_unknown_pairs_and_unordered_lists_are_taken_as_they_come(
+    validator: ValidatorDir, data: Path
+) -> None:
+    """Nothing about them is an error."""
+    strange = position(1, [order(5), order(1)], trade_pair=["NEWUSD", "NEW/USD", 0.5, 1, 2], extra="kept")
+    validator.write(strange)
+    async with running(data, validator) as intake:
+        assert intake.state()[MINER, uuid(1)] == strange
+        assert intake.log.source().invalid == 0
+
+
+def _bad_files() -> dict[str, bytes]:
+    good = position(1, [order(1), order(2)])
+    text = json.dumps(good).encode()
+    return {
+        "empty": b"",
+        "truncated": text[: len(text) // 2],
+        "no JSON": b"Traceback (most recent call last):",
+        "NaN": text.replace(b"1.01", b"NaN"),
+        "negative time": json.dumps(position(1, [order(1, at=-5)])).encode(),
+        "no orders": json.dumps({k: v for k, v in good.items() if k != "orders"}).encode(),
+        "a list": b"[]",
+        "no UTF-8": text.replace(b"BTC/USD", b"\xff\xfe"),
+        "another miner's": json.dumps(position(1, [order(1)], miner=OTHER_MINER)).encode(),
+        "another uuid": json.dumps(position(2, [order(1)])).encode(),
+    }
+
+
+@pytest.mark.parametrize("kind", _bad_files())
+async def test_a_bad_file_is_skipped_and_retried_when_it_changes(
+    validator: ValidatorDir, data: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reported once, counted, the last good state stands; a good version is taken up."""
+    good = position(1, [order(1)])
+    path = validator.write(good)
+    async with running(data, validator) as intake:
+        validator.put(path, _bad_files()[kind])
+        await intake.until(lambda: intake.log.source().invalid == 1)
+        await intake.swept(12)
+        assert intake.state() == {(MINER, uuid(1)): good}
+        validator.write(position(1, [order(1), order(2)]))
+        await intake.until(lambda: intake.announced() == [order(2)["order_uuid"]])
+        await intake.until(lambda: intake.log.source().invalid == 0)
+    assert capsys.readouterr().out.count("position_file_skipped") == 1
+
+
+async def test_a_pipe_among_the_files_holds_nobody_up(validator: ValidatorDir, data: Path) -> None:
+    """What is no regular file is not read."""
+    path = validator.write(position(1, [order(1)]))
+    os.mkfifo(path.with_name("fifo"))
+    async with running(data, validator) as intake:
+        assert intake.log.source().invalid == 1
+        assert len(intake.state()) == 1
+
+
+async def test_a_file_over_the_limit_is_skipped(validator: ValidatorDir, data: Path) -> None:
+    """Nothing is read into memory that no position can be."""
+    validator.write(position(1, [order(1)]))
+    validator.write(position(2, [order(n) for n in range(100)]))
+    async with running(data, validator, position_limit_bytes=5_000) as intake:
+        assert set(intake.state()) == {(MINER, uuid(1))}
+        assert intake.log.source().invalid == 1
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"a\nb", b'q"q', b"it's", b"x" * 129, b".hidden"])
+async def test_a_strange_hotkey_is_reported_once_and_skipped(
+    validator: ValidatorDir, data: Path, name: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its positions are not served, the others are; nothing breaks on the name."""
+    validator.write(position(1, [order(1)]))
+    leaf = os.fsencode(validator.miners) + b"/" + name + b"/positions/BTCUSD/open"
+    os.makedirs(leaf)
+    with open(leaf + b"/" + uuid(9).encode(), "w") as file:
+        file.write(json.dumps(position(9, [order(9)])))
+    async with running(data, validator) as intake:
+        await intake.swept(8)
+        assert set(intake.state()) == {(MINER, uuid(1))}
+        assert intake.log.source().invalid == 1
+    assert capsys.readouterr().out.count("folder_skipped") == 1
+
+
+async def test_a_late_root_is_waited_for(validator: ValidatorDir, data: Path) -> None:
+    """A new log gets its baseline from a directory of miners, not from its absence."""
+    validator.write(position(1, [order(1, at=T0)]))
+    hidden = validator.miners.with_name("elsewhere")
+    os.rename(validator.miners, hidden)
+    appears = asyncio.get_running_loop().call_later(0.1, os.rename, hidden, validator.miners)
+    async with running(data, validator) as intake:
+        assert set(intake.state()) == {(MINER, uuid(1))}
+        assert intake.events() == []
+    assert appears.when() > 0
