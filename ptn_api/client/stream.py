@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
+import msgspec
 from websockets.exceptions import InvalidURI
 from websockets.uri import parse_uri
 
+from ptn_api.client.api_key import api_key_from
 from ptn_api.client.connection import Connection
 from ptn_api.client.cursor_file import CursorFile, CursorStore, cursor_path
 from ptn_api.client.inbox import Inbox
+from ptn_api.client.listener import tell
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.pace import Pace
 from ptn_api.clock import Clock, wall_ms
-from ptn_api.errors import AuthenticationError, InvalidInputError, SettingsError
+from ptn_api.errors import InvalidInputError, SettingsError
 from ptn_api.wire.client_session import Cursor, Gap, State, Step
 from ptn_api.wire.frames import Format, Subscribe
 from ptn_api.wire.received import OrderMessage
@@ -33,16 +35,6 @@ from ptn_api.wire.received import OrderMessage
 __all__ = ["Stream", "api_key_from", "connect"]
 
 logger = logging.getLogger("ptn_api.client")
-
-T = TypeVar("T")
-
-
-def api_key_from(api_key: str | None) -> str:
-    """The key given, else the environment's PTN_API_KEY. Raises AuthenticationError without one."""
-    key = api_key or os.environ.get("PTN_API_KEY", "")
-    if not key:
-        raise AuthenticationError("no API key: give api_key= or set PTN_API_KEY", code="no_key")
-    return key
 
 
 class Stream:
@@ -236,11 +228,11 @@ class Stream:
         """Gives the message to `on_stale` instead of the handler."""
         if self._on_stale is None:
             logger.warning("order %d is %d ms old and passed over", message.sequence, message.age_ms)
-        await _tell(self._on_stale, message)
+        await tell(self._on_stale, message)
 
     async def tell_gap(self, gap: Gap) -> None:
         logger.warning("messages between %d and %d are missing: %s", *gap)
-        await _tell(self._on_gap, gap)
+        await tell(self._on_gap, gap)
 
     async def pause(self, seconds: float) -> bool:
         """Sleeps; True if the stream was stopped meanwhile."""
@@ -274,6 +266,12 @@ class Stream:
 
     # --- subscription -------------------------------------------------------------------------------------
 
+    def resume_from(self, revision: int) -> None:
+        """From which revision on the next connection is to be sent the updates; for a mirror."""
+        subscription = self._connection.subscription
+        if subscription is not None:
+            self._connection.subscription = msgspec.structs.replace(subscription, revision=revision)
+
     def subscribe(self) -> None:
         """Asks for orders (again), from the next one on. From any thread."""
         self._call(self._connection.subscribe, self._subscription)
@@ -283,22 +281,11 @@ class Stream:
         self._call(self._connection.unsubscribe)
 
     async def _tell_state(self, state: State) -> None:
-        await _tell(self._on_state, state)
+        await tell(self._on_state, state)
 
 
 connect = Stream
 """`async with connect(url, api_key) as stream: ...`"""
-
-
-async def _tell(listener: Callable[[T], Any] | None, value: T) -> None:
-    if listener is None:
-        return
-    try:
-        result = listener(value)
-        if inspect.isawaitable(result):
-            await result
-    except Exception:  # a listener's fault must not stop the orders
-        logger.exception("a listener failed")
 
 
 def _server(url: str) -> str:

@@ -1,0 +1,214 @@
+"""One question to the REST server, without a server: retries, errors, decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from ptn_api.client.exchange import Call, Retries
+from ptn_api.client.rest import AsyncPTNClient, PTNClient
+from ptn_api.errors import (
+    APIStatusError,
+    AuthenticationError,
+    ClientError,
+    ServerUnreachableError,
+    SettingsError,
+)
+
+QUICK = Retries(times=2, first=0.001, longest=0.01)
+URL = "http://server"
+
+
+class Script:
+    """Answers in turn; the last one for ever. `requests` is what was asked."""
+
+    def __init__(self, *answers: httpx.Response | Exception) -> None:
+        self._answers = list(answers)
+        self.requests: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
+
+
+def answer(status: int = 200, body: Any = None, **headers: str) -> httpx.Response:
+    return httpx.Response(status, json=body, headers=headers)
+
+
+def client(script: Script, retries: Retries = QUICK) -> PTNClient:
+    return PTNClient(URL, "the-key", retries=retries, transport=httpx.MockTransport(script))
+
+
+def raised(script: Script, act: Callable[[PTNClient], object] = lambda api: api.hotkeys()) -> ClientError:
+    with client(script) as api, pytest.raises(ClientError) as caught:
+        act(api)
+    return caught.value
+
+
+def test_the_key_travels_in_the_header_only() -> None:
+    """Never in the URL, where proxies would log it."""
+    script = Script(answer(body=["5A"]))
+    with client(script) as api:
+        assert api.hotkeys() == ["5A"]
+    [request] = script.requests
+    assert request.headers["authorization"] == "Bearer the-key"
+    assert "the-key" not in str(request.url)
+    assert "gzip" in request.headers["accept-encoding"]
+
+
+def test_the_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any, none is sent: `/health` needs none."""
+    monkeypatch.delenv("PTN_API_KEY", raising=False)
+    script = Script(answer(body={"status": "ok"}))
+    with PTNClient(URL, transport=httpx.MockTransport(script)) as api:
+        api.health()
+    monkeypatch.setenv("PTN_API_KEY", "from-environment")
+    with PTNClient(URL, transport=httpx.MockTransport(script)) as api:
+        api.health()
+    assert [r.headers.get("authorization") for r in script.requests] == [None, "Bearer from-environment"]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_will_not_do_is_an_authentication_error(status: int) -> None:
+    """With the server's sentence, and asked only once."""
+    script = Script(answer(status, {"error": "Unauthorized access", "code": "unauthorized"}))
+    error = raised(script)
+    assert isinstance(error, AuthenticationError)
+    assert (str(error), error.code) == ("Unauthorized access", "unauthorized")
+    assert len(script.requests) == 1
+
+
+def test_an_error_carries_status_and_sentence() -> None:
+    """As the body says."""
+    error = raised(Script(answer(404, {"error": "Miner ID not found"})), lambda api: api.miner("5A"))
+    assert isinstance(error, APIStatusError)
+    assert (error.status, str(error)) == (404, "Miner ID not found")
+
+
+def test_a_proxys_error_page_is_no_fault_of_ours() -> None:
+    """The status says it all."""
+    error = raised(Script(httpx.Response(502, content=b"<html>")))
+    assert isinstance(error, APIStatusError)
+    assert str(error) == "status 502"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_server_is_asked_again(status: int) -> None:
+    """After the pause that it asks for."""
+    script = Script(answer(status, {"error": "later"}, **{"retry-after": "0"}), answer(body=[]))
+    with client(script) as api:
+        assert api.hotkeys() == []
+    assert len(script.requests) == 2
+
+
+def test_it_is_not_asked_for_ever() -> None:
+    """The last answer is raised."""
+    script = Script(answer(503, {"error": "starting"}))
+    error = raised(script)
+    assert isinstance(error, APIStatusError)
+    assert (error.status, len(script.requests)) == (503, 3)
+
+
+def test_a_pause_that_is_too_long_is_not_waited_for() -> None:
+    """The caller decides."""
+    script = Script(answer(429, {"error": "later"}, **{"retry-after": "3600"}))
+    raised(script)
+    assert len(script.requests) == 1
+
+
+def test_a_lost_connection_is_tried_again() -> None:
+    """Then told as such."""
+    script = Script(httpx.ConnectError("refused"), answer(body=["5A"]))
+    with client(script) as api:
+        assert api.hotkeys() == ["5A"]
+    error = raised(Script(httpx.ReadTimeout("slow")))
+    assert isinstance(error, ServerUnreachableError)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1}', b"\xff"])
+def test_an_answer_that_makes_no_sense_is_told(content: bytes) -> None:
+    """Not as some library's error."""
+    assert raised(Script(httpx.Response(200, content=content))).code == "bad_answer"
+
+
+def test_a_snapshot_without_its_headers_makes_no_sense() -> None:
+    """As from a lower tier's key."""
+    from ptn_api.client import calls
+
+    error = raised(Script(answer(body={})), lambda api: api.call(calls.snapshot()))
+    assert error.code == "bad_answer"
+
+
+def test_only_what_was_given_is_asked() -> None:
+    """Parameters are repeated for several values; a hotkey is quoted."""
+    script = Script(answer(body={}))
+    with client(script) as api:
+        api.miner_positions()
+        api.miner_positions(tier=0, miners=["a", "b"], trade_pairs=["BTCUSD"], status="open")
+        api.call(Call("/x", lambda body, headers: None))
+        api.statistics(checkpoints=False)
+        api.perf_ledger("a/b")
+    assert [r.url.raw_path.decode() for r in script.requests] == [
+        "/miner-positions",
+        "/miner-positions?tier=0&miner=a&miner=b&trade_pair=BTCUSD&status=open",
+        "/x",
+        "/statistics?checkpoints=false",
+        "/perf-ledger/a%2Fb",
+    ]
+
+
+def test_a_server_that_is_not_well_can_still_say_so() -> None:
+    """`/health` answers 503 with a body."""
+    script = Script(answer(503, {"status": "starting"}))
+    with client(script) as api:
+        assert api.health() == {"status": "starting"}
+    assert len(script.requests) == 1
+
+
+@pytest.mark.parametrize("url", ["", "server:1", "ws://server", "ftp://server"])
+def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
+    """Before anything is sent."""
+    with pytest.raises(SettingsError):
+        PTNClient(url, "k")
+
+
+async def test_the_asynchronous_client_does_the_same() -> None:
+    """One core: retries and errors alike."""
+    script = Script(answer(503), httpx.ConnectError("refused"), answer(404, {"error": "no"}))
+    transport = httpx.MockTransport(script)
+    async with AsyncPTNClient(URL, "k", retries=QUICK, transport=transport) as api:
+        with pytest.raises(APIStatusError, match="no"):
+            await api.eliminations()
+    assert len(script.requests) == 3
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    """With the same parameters."""
+    import inspect
+
+    def methods(cls: type) -> dict[str, list[str]]:
+        return {
+            name: list(inspect.signature(member).parameters)
+            for name, member in vars(cls).items()
+            if inspect.isfunction(member) and not name.startswith("_")
+        }
+
+    assert methods(PTNClient) == methods(AsyncPTNClient)
+
+
+def test_pauses_double_with_full_jitter() -> None:
+    """Up to the longest; what the server asks for is the least."""
+    retries = Retries(times=9, first=1, longest=4)
+    for attempt, longest in enumerate([1, 2, 4, 4, 4]):
+        pauses = [retries.pause(attempt, None) for _ in range(200)]
+        assert all(p is not None and 0 <= p <= longest for p in pauses)
+    asked = retries.pause(0, 3)
+    assert asked is not None
+    assert 3 <= asked <= 3.25
+    assert retries.pause(9, None) is None

@@ -1,0 +1,357 @@
+"""The client against the real stream and REST servers, over one log in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ptn_api.client.book import Book
+from ptn_api.client.pace import Pace
+from ptn_api.client.rest import AsyncPTNClient, PTNClient
+from ptn_api.client.stream import connect
+from ptn_api.errors import APIStatusError, AuthenticationError
+from ptn_api.event_log import MemoryLog
+from ptn_api.event_log.contract import PositionRemoved
+from ptn_api.model.checksum import position_checksum
+from ptn_api.wire.client_session import Gap
+from tests.factories import MINER, OTHER_MINER, T0, order, position, uuid, written
+from tests.rest.serving import FakeClock, filled_log, serving
+from tests.stream.live import KEY, LiveStream, running
+from tests.waiting import until_async
+
+REST_KEY = "k100"
+
+
+@pytest.fixture
+async def live() -> AsyncIterator[LiveStream]:
+    async with running(heartbeat_ms=100) as live:
+        yield live
+
+
+def url(live: LiveStream) -> str:
+    return f"ws://127.0.0.1:{live.port}"
+
+
+# --- the stream -------------------------------------------------------------------------------------------
+
+
+async def test_orders_arrive_and_a_restart_repeats_none(live: LiveStream, pace: Pace, tmp_path: Path) -> None:
+    """What happened while the client was away is replayed."""
+    options: Any = {"pace": pace, "state_dir": tmp_path}
+    first = live.log.head().sequence + 1
+    async with connect(url(live), KEY, **options) as stream:
+        await until_async(lambda: stream.state == "live")
+        live.trade(3)
+        assert [(await anext(stream)).sequence for _ in range(3)] == [first, first + 1, first + 2]
+        stream.commit()
+    live.trade(2)
+    async with connect(url(live), KEY, **options) as stream:
+        replayed = [await anext(stream) for _ in range(2)]
+    assert [(m.sequence, m.replay) for m in replayed] == [(first + 3, True), (first + 4, True)]
+
+
+async def test_a_server_that_restarts_loses_nothing(pace: Pace, tmp_path: Path) -> None:
+    """Connections are cut off any number of times; every order comes once, in order, without a gap."""
+    gaps: list[Gap] = []
+    async with running(heartbeat_ms=100) as live:
+        options: Any = {"pace": pace, "state_dir": tmp_path, "on_gap": gaps.append}
+        async with connect(url(live), KEY, **options) as stream:
+            await until_async(lambda: stream.state == "live")
+            first = live.log.head().sequence + 1
+            seen = []
+            for round_ in range(5):
+                live.trade(4)
+                live.keys.swap([] if round_ % 2 else [("alice", KEY, 100)])
+                live.trade(4)
+                live.keys.swap([("alice", KEY, 100)])
+                seen += [(await anext(stream)).sequence for _ in range(8)]
+    assert seen == list(range(first, first + 40))
+    assert gaps == []
+
+
+async def test_a_filtered_delta_stream(live: LiveStream, pace: Pace, tmp_path: Path) -> None:
+    """As the real server understands it."""
+    options: Any = {"pace": pace, "state_dir": tmp_path, "miners": [OTHER_MINER], "format": "delta"}
+    async with connect(url(live), KEY, **options) as stream:
+        await until_async(lambda: stream.state == "live")
+        live.trade()
+        live.trade(miner=OTHER_MINER)
+        message = await anext(stream)
+    assert message.position.miner_hotkey == OTHER_MINER
+    assert message.position.orders == []
+    assert message.new_order.trade_pair == "BTCUSD"
+
+
+async def test_a_foreign_cursor_is_a_gap(live: LiveStream, pace: Pace, tmp_path: Path) -> None:
+    """Of another epoch."""
+    from ptn_api.client.cursor_file import NoCursorFile
+    from ptn_api.wire.client_session import Cursor
+
+    gaps: list[Gap] = []
+    head = live.log.head().sequence
+    store = NoCursorFile(Cursor(7, "another"))
+    async with connect(url(live), KEY, cursor_store=store, pace=pace, on_gap=gaps.append) as stream:
+        await until_async(lambda: stream.state == "live")
+        live.trade()
+        assert (await anext(stream)).sequence == head + 1
+    assert gaps == [Gap(7, head + 1, "epoch")]
+
+
+async def test_an_unknown_key_and_a_low_tier_are_refused(
+    live: LiveStream, pace: Pace, tmp_path: Path
+) -> None:
+    """By the real server's close codes."""
+    for key in ("nobody", "key-of-carl"):
+        options: Any = {"pace": pace, "state_dir": tmp_path, "stop_on_auth_error": True}
+        async with connect(url(live), key, **options) as stream:
+            with pytest.raises(AuthenticationError):
+                await anext(stream)
+
+
+# --- REST -------------------------------------------------------------------------------------------------
+
+
+async def test_every_route_is_understood() -> None:
+    """Typed where simple."""
+    async with serving() as served, AsyncPTNClient(served.url, REST_KEY) as api:
+        entries = await api.miner_positions(tier=100, status="open")
+        assert set(entries) == {MINER, OTHER_MINER}
+        assert entries[OTHER_MINER].positions[0].orders[0].order_type == "LONG"
+        assert (await api.miner(MINER)).n_positions == 1
+        assert MINER in await api.hotkeys()
+        assert "checkpoints" not in (await api.statistics(checkpoints=False))["data"][0]
+        assert (await api.miner_statistics(MINER))["hotkey"] == MINER
+        assert (await api.eliminations())[0]["hotkey"] == OTHER_MINER
+        assert "positions" in await api.validator_checkpoint()
+        assert "portfolio" in await api.perf_ledger(MINER)
+        assert (await api.me())["tier"] == 100
+        assert "status" in await api.health()
+        with pytest.raises(APIStatusError, match="Miner ID not found"):
+            await api.miner("nobody")
+
+
+async def test_messages_can_be_fetched_by_rest() -> None:
+    """Page by page; 410 for what is no longer there."""
+    log = filled_log()
+    start = log.head().sequence
+    log.append([written(position(n, [order(n, at=T0 + n)])) for n in range(1, 6)], T0 + 10)
+    async with serving(log) as served, AsyncPTNClient(served.url, REST_KEY) as api:
+        page = await api.messages(start, epoch=log.epoch, limit=3)
+        assert [m.sequence for m in page.messages] == [start + 1, start + 2, start + 3]
+        rest = await api.messages(page.next, epoch=page.epoch, format="delta")
+        assert [m.sequence for m in rest.messages] == [start + 4, start + 5]
+        assert rest.next == rest.head
+        with pytest.raises(APIStatusError) as caught:
+            await api.messages(start, epoch="another")
+        assert caught.value.status == 410
+
+
+async def test_the_blocking_client_speaks_to_the_real_server() -> None:
+    """From a thread, as it blocks."""
+    async with serving() as served:
+
+        def ask() -> int:
+            with PTNClient(served.url, REST_KEY) as api:
+                return len(api.miner_positions(miners=[MINER]))
+
+        assert await asyncio.to_thread(ask) == 1
+        with PTNClient(served.url, "k0") as api, pytest.raises(AuthenticationError, match="tier 100"):
+            await asyncio.to_thread(api.validator_checkpoint)
+
+
+# --- the mirror -------------------------------------------------------------------------------------------
+
+
+class Both:
+    """The stream and REST servers over one log, and a book that mirrors them."""
+
+    def __init__(self, log: MemoryLog, live: LiveStream, clock: FakeClock, book: Book) -> None:
+        self.log = log
+        self.live = live
+        self.clock = clock
+        self.book = book
+        self.states: list[str] = []
+        self.changed: set[tuple[str, str]] = set()
+
+    def append(self, *changes: Any) -> None:
+        self.clock.now_ms += 1
+        self.log.append(list(changes), self.clock.now_ms)
+
+    def true_sum(self) -> str:
+        total = sum(position_checksum(p.text) for p in self.log.positions())
+        return f"{total % (1 << 64):016x}"
+
+    async def agreed(self) -> None:
+        """Waits until the book is what the log is."""
+        await until_async(
+            lambda: self.book.verified and self.book.checksum == self.true_sum(),
+            what=f"{self.book.checksum} {self.true_sum()} {self.book.verified}",
+        )
+
+
+@contextlib.asynccontextmanager
+async def mirrored(pace: Pace, *changes: Any, mend_within: float = 0.0) -> AsyncIterator[Both]:
+    clock = FakeClock(T0)
+    log = filled_log(changes, now_ms=T0)
+    live = LiveStream(log=log, ready=False)
+    live.keys.swap([("alice", REST_KEY, 100)])
+    async with (
+        running(live, heartbeat_ms=100, clock=clock) as live,
+        serving(log, clock=clock) as served,
+        Book(url(live), served.url, REST_KEY, pace=pace, mend_within=mend_within) as book,
+    ):
+        both = Both(log, live, clock, book)
+        book._on_change = lambda *key: both.changed.add(key)
+        await book.loaded()
+        await book.until_verified()
+        yield both
+
+
+def some(n: int, *orders: int, **fields: Any) -> Any:
+    return written(position(n, [order(o, at=T0 - 1_000_000 + o) for o in orders], **fields))
+
+
+async def test_a_book_holds_what_the_validator_holds(pace: Pace) -> None:
+    """From the snapshot on, confirmed by the heartbeat; positions can be read as objects or as text."""
+    async with mirrored(pace, some(1, 1, 2), some(2, 3, miner=OTHER_MINER, odd=1.0)) as both:
+        book = both.book
+        assert len(book) == 2
+        held = book.position(MINER, uuid(1))
+        assert held is not None
+        assert [o.price for o in held.orders] == [101.0, 102.0]
+        assert held.close_ms is None
+        assert b'"odd":1.0' in (book.text(OTHER_MINER, uuid(2)) or b"")
+        assert [p.position_uuid for p in book.positions(OTHER_MINER, status="open")] == [uuid(2)]
+        assert list(book.positions(status="closed")) == []
+        assert book.position(MINER, "none") is None
+
+
+async def test_a_book_follows_every_kind_of_change(pace: Pace) -> None:
+    """New orders, refreshes, corrections, orders inserted and dropped, closing, removal."""
+    async with mirrored(pace, some(1, 1, 2), some(2, 3)) as both:
+        for step in (
+            some(1, 1, 2, 4),
+            some(2, 3, current_return=1.07),
+            written(position(2, [order(3, price=9.5, at=T0 - 1)])),
+            some(1, 1, 9, 2, 4),
+            some(1, 2, 4),
+            some(1, 2, 4, closed=True),
+            some(5, 11, 12, 13),
+            PositionRemoved(miner_hotkey=MINER, position_uuid=uuid(2)),
+        ):
+            both.append(step)
+            await both.agreed()
+        assert both.book.position(MINER, uuid(2)) is None
+        assert both.changed >= {(MINER, uuid(1)), (MINER, uuid(2)), (MINER, uuid(5))}
+
+
+async def test_a_book_catches_up_after_a_disconnection(pace: Pace) -> None:
+    """Orders, changes and removals that happened meanwhile."""
+    async with mirrored(pace, some(1, 1), some(2, 2), some(3, 3)) as both:
+        both.live.keys.swap([])
+        await until_async(lambda: both.live.counters.clients == 0)
+        both.append(some(1, 1, 7), some(2, 2, current_return=2.0))
+        both.append(PositionRemoved(miner_hotkey=MINER, position_uuid=uuid(3)))
+        both.live.keys.swap([("alice", REST_KEY, 100)])
+        await both.agreed()
+
+
+async def test_random_histories_are_mirrored(pace: Pace) -> None:
+    """Whatever the validator does, in whatever order, with cuts in between."""
+    dice = random.Random(7)
+    async with mirrored(pace, *(some(n, n) for n in range(1, 6))) as both:
+        lists = {n: [n] for n in range(1, 6)}
+        for step in range(80):
+            n = dice.choice(list(lists))
+            match dice.randrange(6):
+                case 0 | 1:
+                    lists[n].append(100 + step)
+                case 2:
+                    lists[n].insert(0, 100 + step)
+                case 3 if len(lists[n]) > 1:
+                    lists[n].pop(dice.randrange(len(lists[n])))
+                case 4:
+                    both.append(PositionRemoved(miner_hotkey=MINER, position_uuid=uuid(n)))
+                case 5 if step % 4 == 0:
+                    both.live.keys.swap([])
+                    both.live.keys.swap([("alice", REST_KEY, 100)])
+            both.append(some(n, *lists[n], current_return=dice.random()))
+            if step % 20 == 0:
+                await both.agreed()
+        await both.agreed()
+
+
+@pytest.mark.parametrize("fault", ["changed", "missing", "extra"])
+async def test_a_book_that_went_wrong_mends_itself(pace: Pace, fault: str) -> None:
+    """Found by the checksum; at the latest by a whole snapshot."""
+    async with mirrored(pace, some(1, 1), some(2, 2)) as both:
+        mirror = both.book._mirror
+        if fault == "changed":
+            mirror.order(
+                msgspec.json.encode(
+                    {
+                        "order": order(1, price=1.0),
+                        "position": {"miner_hotkey": MINER, "position_uuid": uuid(1)},
+                        "n_orders": 1,
+                    }
+                )
+            )
+        elif fault == "missing":
+            mirror.remove([(MINER, uuid(1))])
+        else:
+            list(mirror.load([msgspec.json.encode(position(9, [order(9)]))]))
+        await until_async(lambda: not both.book.verified)
+        await both.agreed()
+        assert len(both.book) == 2
+
+
+async def test_what_was_just_missed_is_mended_by_the_changes_alone(
+    pace: Pace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole snapshot is the last resort."""
+    async with mirrored(pace, some(1, 1), some(2, 2)) as both:
+        asked: list[dict[str, Any]] = []
+        real = both.book._rest.call
+
+        async def call(call: Any) -> Any:
+            asked.append(call.parameters)
+            return await real(call)
+
+        monkeypatch.setattr(both.book._rest, "call", call)
+        monkeypatch.setattr(both.book._mirror, "change", lambda frame: (MINER, uuid(2)))
+        both.append(some(2, 2, current_return=3.0))
+        await until_async(lambda: not both.book.verified)
+        monkeypatch.undo()
+        monkeypatch.setattr(both.book._rest, "call", call)
+        await both.agreed()
+        assert [set(parameters) for parameters in asked] == [{"since"}]
+
+
+async def test_a_book_waits_before_it_mends(pace: Pace) -> None:
+    """A random time, so that not all mirrors ask at once."""
+    async with mirrored(pace, some(1, 1), mend_within=1_000) as both:
+        both.book._mirror.remove([(MINER, uuid(1))])
+        await until_async(lambda: not both.book.verified)
+        assert both.book._mend_at is not None
+        assert both.book._mend_at > asyncio.get_running_loop().time()
+        assert len(both.book) == 0
+
+
+async def test_a_book_waits_for_its_server(pace: Pace) -> None:
+    """It is loaded as soon as there is something to load."""
+    clock = FakeClock(T0)
+    async with serving(filled_log([some(1, 1)], now_ms=T0), clock=clock) as served:
+        from ptn_api.client.exchange import Retries
+
+        dead = Book("ws://127.0.0.1:1", served.url, "unknown", pace=pace, retries=Retries(times=0))
+        async with dead as book:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(book.loaded(), 0.3)
+            assert len(book) == 0
