@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.event_log import MemoryLog
-from ptn_api.event_log.contract import Change, Head, PositionRemoved
+from ptn_api.event_log.contract import Change, EventLog, EventLogWriter, Head, PositionRemoved
 from ptn_api.stream import StreamCounters, StreamOptions, run_stream
 from tests.factories import T0, order, position, written
 
@@ -23,10 +23,16 @@ SOON_S = 5.0
 
 
 class LiveStream:
-    """A log that the test writes, and the stream that serves it. `now_ms` moves with every append."""
+    """A log that the test writes, and the stream that serves it. `now_ms` moves with every append.
 
-    def __init__(self, *, log: MemoryLog | None = None, ready: bool = True) -> None:
+    `reader` is what the stream reads, if that is not the writer itself.
+    """
+
+    def __init__(
+        self, *, log: EventLogWriter | None = None, reader: EventLog | None = None, ready: bool = True
+    ) -> None:
         self.log = log or MemoryLog(created_ms=T0, epoch="epoch-1")
+        self.reader = reader or self.log
         self.keys = KeyRing()
         self.keys.swap([("alice", KEY, 100), ("bob", "key-of-bob", 100), ("carl", "key-of-carl", 50)])
         self.counters = StreamCounters()
@@ -118,7 +124,7 @@ async def running(
         live.port = sock.getsockname()[1]
         task = asyncio.create_task(
             run_stream(
-                log=live.log,
+                log=live.reader,
                 keys=live.keys,
                 sock=sock,
                 options=StreamOptions(**{"unread_close_ms": 300} | options),

@@ -14,7 +14,7 @@ from tests.factories import order, position, written
 from tests.stream.live import SOON_S, Client, LiveStream, running, until
 
 
-async def _follow(live: LiveStream, dice: random.Random, cursor: int, until_sequence: int) -> list[int]:
+async def follow(live: LiveStream, dice: random.Random, cursor: int, until_sequence: int) -> list[int]:
     """A client that comes and goes at random and resumes each time; what it was sent, in order."""
     got: list[int] = []
     version = dice.choice([1, 2])
@@ -22,7 +22,9 @@ async def _follow(live: LiveStream, dice: random.Random, cursor: int, until_sequ
     while (got[-1] if got else cursor) < until_sequence:
         async with live.client(compression=compression) as client:
             last = got[-1] if got else cursor
-            await client.login(dice.choice(["key-of-alice", "key-of-bob"]), **_resume(version, last))
+            await client.login(
+                dice.choice(["key-of-alice", "key-of-bob"]), **_resume(version, last, live.log.epoch)
+            )
             await client.send(type="subscribe", format="delta" if version == 2 else "full")
             leaving_at = last + dice.randrange(1, 120)
             with contextlib.suppress(ConnectionClosed):
@@ -33,8 +35,8 @@ async def _follow(live: LiveStream, dice: random.Random, cursor: int, until_sequ
     return got
 
 
-def _resume(version: int, last: int) -> dict[str, object]:
-    return {"version": version, "last_sequence": last} | ({"epoch": "epoch-1"} if version == 2 else {})
+def _resume(version: int, last: int, epoch: str) -> dict[str, object]:
+    return {"version": version, "last_sequence": last} | ({"epoch": epoch} if version == 2 else {})
 
 
 async def test_clients_that_come_and_go_under_load_have_neither_gap_nor_repeat() -> None:
@@ -44,7 +46,7 @@ async def test_clients_that_come_and_go_under_load_have_neither_gap_nor_repeat()
         start = live.log.head().sequence
         dice = random.Random(7)
         followers = [
-            asyncio.create_task(_follow(live, random.Random(dice.random()), start, start + total))
+            asyncio.create_task(follow(live, random.Random(dice.random()), start, start + total))
             for _ in range(12)
         ]
         while live.log.head().sequence < start + total:

@@ -9,6 +9,7 @@ import pytest
 
 from ptn_api.event_log.contract import SourceStatus
 from ptn_api.model.checksum import CHECKSUM_MODULUS, position_checksum
+from ptn_api.model.position import PositionText
 from tests.factories import EURUSD, MINER, OTHER_MINER, T0, order, position, uuid, written
 from tests.stream.live import Client, LiveStream, running, until
 
@@ -286,6 +287,10 @@ class Mirror:
             for miner, position_uuid in frame["positions"]:
                 self.positions.pop((miner, position_uuid), None)
 
+    def load(self, text: PositionText) -> None:
+        """A position of a snapshot."""
+        self._put(json.loads(text.json()))
+
     def checksum(self) -> str:
         total = sum(position_checksum(json.dumps(p).encode()) for p in self.positions.values())
         return f"{total % CHECKSUM_MODULUS:016x}"
@@ -298,7 +303,7 @@ class Mirror:
         self.positions[shown["miner_hotkey"], shown["position_uuid"]] = shown
 
 
-def _churn(live: LiveStream, seed: int) -> None:
+def churn(live: LiveStream, seed: int) -> None:
     """Some of everything that a validator does to its files."""
     first = 100 * seed
     for n in range(first, first + 4):
@@ -318,11 +323,11 @@ async def test_a_mirror_that_follows_updates_agrees_with_the_checksum() -> None:
         await client.send(type="subscribe", updates=True)
         await client.next("subscription_status")
         for seed in (1, 2, 3):
-            _churn(live, seed)
-            await _take_until_summed(client, mirror, live)
+            churn(live, seed)
+            await take_until_summed(client, mirror, live)
 
 
-async def _take_until_summed(client: Client, mirror: Mirror, live: LiveStream) -> None:
+async def take_until_summed(client: Client, mirror: Mirror, live: LiveStream) -> None:
     while True:
         frame = await client.receive()
         if frame.get("type") != "heartbeat":
@@ -336,23 +341,23 @@ async def _take_until_summed(client: Client, mirror: Mirror, live: LiveStream) -
 async def test_a_mirror_joins_a_snapshot_to_the_stream() -> None:
     """PROTOCOL 2.4: the orders after S, then one frame per position changed or removed after R, then live."""
     async with running(heartbeat_ms=20) as live, live.client() as client:
-        _churn(live, 1)
+        churn(live, 1)
         head = live.log.head()
         mirror = Mirror()
         for logged in live.log.positions():
-            mirror._put(json.loads(logged.text.json()))
+            mirror.load(logged.text)
         live.remove(MINER, uuid(103))
         live.append(written(position(101, [order(101, price=9.0)], current_return=1.4)))
-        _churn(live, 2)
+        churn(live, 2)
         await client.login(version=2, last_sequence=head.sequence, epoch="epoch-1")
         await client.send(type="subscribe", updates=True, revision=head.revision)
         await client.next("subscription_status")
         resumed = await client.next("resumed")
         assert resumed["after"] == head.sequence
-        _churn(live, 3)
-        await _take_until_summed(client, mirror, live)
-        _churn(live, 4)
-        await _take_until_summed(client, mirror, live)
+        churn(live, 3)
+        await take_until_summed(client, mirror, live)
+        churn(live, 4)
+        await take_until_summed(client, mirror, live)
 
 
 async def test_a_revision_of_the_future_or_older_than_the_tombstones_cannot_be_resumed() -> None:
