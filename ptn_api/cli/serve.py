@@ -72,7 +72,9 @@ def _serve(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> in
             )
     try:
         from ptn_api import service
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("ptn_api"):
+            raise
         parser.error(f"the server's dependencies are missing ({error.name}): pip install 'ptn-api[server]'")
     return service.serve(settings, announce=_say, hint=_hint)
 

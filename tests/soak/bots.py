@@ -1,0 +1,138 @@
+"""Many bots in one process: each follows the stream and remembers what it received.
+
+python -m tests.soak.bots ORDERS.json     until SIGTERM; then writes what was received
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from ptn_api.client.message import PTNWebSocketMessage
+from ptn_api.client.pace import Pace
+from ptn_api.client.stream import Stream
+from ptn_api.wire.client_session import Gap, State
+
+__all__ = ["BotOrders", "BotReport", "Received"]
+
+PACE = Pace(
+    connect=2.0, backoff=0.2, backoff_max=2.0, settled=2.0, refused=1.0, eviction=1.0, ping=1.0, tick=0.1
+)
+
+
+class BotOrders(msgspec.Struct):
+    """What the process is told."""
+
+    stream_url: str
+    api_keys: list[str]
+    """One bot each."""
+    state_dir: str
+    report: str
+    ready: str
+    """A file that is made when every bot has been live once."""
+    head: str
+    """A file that says, when the process is told to end, up to which sequence every bot has to get first."""
+
+
+class Received(msgspec.Struct, array_like=True):
+    """One message as a bot got it; times in epoch ms."""
+
+    sequence: int
+    order_uuid: str
+    position_uuid: str
+    n_orders: int
+    timestamp: int
+    received: int
+    late: bool
+    replay: bool
+    processed_ms: int
+
+
+class BotReport(msgspec.Struct):
+    """What one bot has to say. `connected`: when connections were made, in epoch ms."""
+
+    kind: str
+    received: list[Received] = []
+    gaps: list[str] = []
+    connected: list[int] = []
+    live: bool = False
+
+
+class Bot:
+    """One follower; every second one asks for delta messages."""
+
+    def __init__(self, number: int, orders: BotOrders) -> None:
+        self.report = BotReport(kind="delta" if number % 2 else "full")
+        self.live = asyncio.Event()
+        self.stream = Stream(
+            orders.stream_url,
+            orders.api_keys[number],
+            state_dir=orders.state_dir,
+            format="delta" if number % 2 else "full",
+            on_gap=self._gap,
+            on_state=self._state,
+            pace=PACE,
+        )
+
+    async def run(self) -> None:
+        async with self.stream:
+            async for message in self.stream:
+                self.report.received.append(self._noted(message))
+
+    def _noted(self, message: PTNWebSocketMessage) -> Received:
+        order = message.new_order
+        return Received(
+            message.sequence,
+            order.order_uuid,
+            message.position.position_uuid,
+            len(message.position.orders) or message.data["n_orders"],
+            message.timestamp,
+            time.time_ns() // 1_000_000,
+            message.late,
+            message.replay,
+            order.processed_ms,
+        )
+
+    def _gap(self, gap: Gap) -> None:
+        self.report.gaps.append(f"{gap.reason} {gap.after}-{gap.next}")
+
+    def _state(self, state: State) -> None:
+        if state == "connecting":
+            self.report.connected.append(time.time_ns() // 1_000_000)
+        if state == "live":
+            self.live.set()
+            self.report.live = True
+
+
+async def main(orders: BotOrders) -> None:
+    bots = [Bot(number, orders) for number in range(len(orders.api_keys))]
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    tasks = [asyncio.create_task(bot.run()) for bot in bots]
+    for bot in bots:
+        await bot.live.wait()
+    Path(orders.ready).touch()
+    await stop.wait()
+    await _caught_up(bots, int(Path(orders.head).read_text()))
+    for bot in bots:
+        bot.stream.stop()
+    await asyncio.gather(*tasks)
+    Path(orders.report).write_bytes(msgspec.json.encode([bot.report for bot in bots]))
+
+
+async def _caught_up(bots: list[Bot], head: int) -> None:
+    """All bots have everything, or will not have it within a minute."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if all(bot.report.received and bot.report.received[-1].sequence >= head for bot in bots):
+            return
+        await asyncio.sleep(0.05)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=BotOrders)))

@@ -1,0 +1,101 @@
+"""What goes wrong during a soak, and when: drawn at random from a seed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from tests.chaos import ChaosProxy
+from tests.system.api import ROOMS, Api
+
+__all__ = ["Trouble"]
+
+
+class Trouble:
+    """Kills, cuts, stalls and spoils, one thing at a time; `counts` says how often each was done."""
+
+    def __init__(self, seed: int, server: Api, proxy: ChaosProxy, keys: Path, validator: Path) -> None:
+        self.counts: Counter[str] = Counter()
+        self._random = random.Random(seed)
+        self._server = server
+        self._proxy = proxy
+        self._keys = keys
+        self._validator = validator
+        self._kinds: dict[str, tuple[int, Callable[[], None]]] = {
+            "cuts": (6, lambda: self._cut(self._random.uniform(0.1, 0.9))),
+            "cuts of all": (2, lambda: self._cut(1.0)),
+            "stalls": (2, self._stall),
+            "truncations": (2, self._proxy.truncate),
+            "duplications": (2, self._duplicate),
+            "delays": (2, self._delay),
+            "kills": (6, self._kill),
+            "freezes": (1, self._freeze),
+            "broken key files": (1, self._break_keys),
+            "vanished directories": (1, self._vanish),
+        }
+
+    def once(self) -> None:
+        """One thing goes wrong, and is over when this returns (but for what it set off)."""
+        names = list(self._kinds)
+        weights = [weight for weight, _ in self._kinds.values()]
+        name = self._random.choices(names, weights)[0]
+        self.counts[name] += 1
+        self._kinds[name][1]()
+
+    def pause_s(self, mean: float) -> float:
+        return min(self._random.expovariate(1 / mean), 5 * mean)
+
+    def _cut(self, share: float) -> None:
+        self.counts["connections cut"] += self._proxy.cut(share)
+
+    def _stall(self) -> None:
+        self._proxy.stall()
+        time.sleep(self._random.uniform(0.2, 2.0))
+        self._proxy.flow()
+
+    def _duplicate(self) -> None:
+        self._proxy.duplicate_next = True
+
+    def _delay(self) -> None:
+        self._proxy.delay_s = self._random.uniform(0.001, 0.05)
+        time.sleep(self._random.uniform(0.2, 1.0))
+        self._proxy.delay_s = 0.0
+
+    def _kill(self) -> None:
+        room = self._random.choice(ROOMS)
+        self.counts[f"kills of {room}"] += 1
+        self._server.wait_restarted(room, self._server.kill(room))
+
+    def _freeze(self) -> None:
+        """A process gets no time at all for a while, as on a machine that swaps."""
+        process = self._server.children().get(self._random.choice(ROOMS))
+        if process is None:
+            return
+        try:
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(self._random.uniform(0.1, 1.0))
+            process.send_signal(signal.SIGCONT)
+        except psutil.NoSuchProcess:
+            return
+
+    def _break_keys(self) -> None:
+        good = self._keys.read_bytes()
+        self._keys.write_bytes(good[: len(good) // 2])
+        time.sleep(self._random.uniform(0.2, 0.6))
+        self._keys.write_bytes(good)
+
+    def _vanish(self) -> None:
+        """The validator's positions are unmounted for a moment."""
+        miners = self._validator / "validation" / "miners"
+        away = miners.with_name("miners-away")
+        os.rename(miners, away)
+        time.sleep(self._random.uniform(0.1, 0.4))
+        if not miners.exists():
+            os.rename(away, miners)
