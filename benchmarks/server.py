@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ptn_api.intake.simulator import run_simulator
-from ptn_api.intake.simulator_options import SimulatorOptions
-
 from ptn_api.access import add_key
+from ptn_api.simulator.options import SimulatorOptions
+from ptn_api.simulator.simulator import run_simulator
 from tests import factories
 from tests.system.api import Api, api
 from tests.system.follower import Follower

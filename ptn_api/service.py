@@ -341,8 +341,8 @@ async def _reload_keys(key_file: KeyFile, check_ms: int) -> None:
 
 
 def _run_simulator(orders: Orders, ready: Callable[[], None]) -> int:
-    from ptn_api.intake.simulator import run_simulator
-    from ptn_api.intake.simulator_options import SimulatorOptions
+    from ptn_api.simulator.options import SimulatorOptions
+    from ptn_api.simulator.simulator import run_simulator
 
     settings = orders.settings
     stop = threading.Event()

@@ -12,8 +12,8 @@ import ptn_api
 
 PACKAGE = Path(ptn_api.__file__).parent
 LEAVES = {"errors", "settings", "clock"}
-ROOMS = ["model", "wire", "access", "event_log", "intake", "rest", "stream"]
-SIDE_BY_SIDE = {"intake", "rest", "stream"}
+ROOMS = ["model", "wire", "access", "event_log", "intake", "rest", "stream", "simulator"]
+SIDE_BY_SIDE = {"intake", "rest", "stream", "simulator"}
 DOORS = {"api_manager", "websocket_client", "__init__"}
 WIRING = {"service", "supervisor", "cli"}
 

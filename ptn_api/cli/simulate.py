@@ -8,8 +8,8 @@ from pathlib import Path
 
 import typer
 
-from ptn_api.intake.simulator import run_simulator
-from ptn_api.intake.simulator_options import SimulatorOptions
+from ptn_api.simulator.options import SimulatorOptions
+from ptn_api.simulator.simulator import run_simulator
 
 __all__ = ["run"]
 

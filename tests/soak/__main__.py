@@ -30,8 +30,8 @@ from tests.waiting import until
 _VALIDATOR = """
 import json, signal, sys, threading
 from pathlib import Path
-from ptn_api.intake.simulator import run_simulator
-from ptn_api.intake.simulator_options import SimulatorOptions
+from ptn_api.simulator.simulator import run_simulator
+from ptn_api.simulator.options import SimulatorOptions
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
 arguments = json.loads(sys.argv[1])

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from ptn_api.intake.simulator_journal import (
+from ptn_api.simulator.journal import (
     Dropped,
     MinerRemoved,
     Placed,

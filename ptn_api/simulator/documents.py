@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from ptn_api.intake.market import seeded
-from ptn_api.intake.simulated_miner import Miner
-from ptn_api.intake.simulated_validator import ValidatorFiles
-from ptn_api.intake.simulator_journal import DocumentRewritten, Journal
+from ptn_api.simulator.journal import DocumentRewritten, Journal
+from ptn_api.simulator.market import seeded
+from ptn_api.simulator.miner import Miner
+from ptn_api.simulator.validator import ValidatorFiles
 
 __all__ = ["Documents"]
 

@@ -8,10 +8,10 @@ from random import Random
 
 import msgspec
 
-from ptn_api.intake.market import Instrument, Market, seeded
-from ptn_api.intake.simulated_miner import Miner, Trade
-from ptn_api.intake.simulated_position import SimulatedPosition
 from ptn_api.model.order import Order
+from ptn_api.simulator.market import Instrument, Market, seeded
+from ptn_api.simulator.miner import Miner, Trade
+from ptn_api.simulator.position import SimulatedPosition
 
 __all__ = ["Period", "make_history"]
 

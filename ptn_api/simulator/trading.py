@@ -7,15 +7,15 @@ from random import Random
 
 import msgspec
 
-from ptn_api.intake.market import Instrument, Market, Quote
-from ptn_api.intake.simulated_book import Book
-from ptn_api.intake.simulated_miner import Miner, Trade
-from ptn_api.intake.simulated_position import SimulatedPosition, elimination_flat
-from ptn_api.intake.simulated_roster import Roster
-from ptn_api.intake.simulator_journal import Corrected, Refreshed
 from ptn_api.model.fees import fee
 from ptn_api.model.order import Order
 from ptn_api.model.trade_pair import category_and_rate
+from ptn_api.simulator.book import Book
+from ptn_api.simulator.journal import Corrected, Refreshed
+from ptn_api.simulator.market import Instrument, Market, Quote
+from ptn_api.simulator.miner import Miner, Trade
+from ptn_api.simulator.position import SimulatedPosition, elimination_flat
+from ptn_api.simulator.roster import Roster
 
 __all__ = ["Trading"]
 

@@ -11,9 +11,9 @@ from uuid import UUID
 
 import pytest
 
-from ptn_api.intake.market import INSTRUMENTS, Instrument, Market, new_uuid
-from ptn_api.intake.simulated_miner import make_hotkey, make_miner
 from ptn_api.model.trade_pair import category_and_rate
+from ptn_api.simulator.market import INSTRUMENTS, Instrument, Market, new_uuid
+from ptn_api.simulator.miner import make_hotkey, make_miner
 from tests.factories import T0
 
 DAY_MS = 86_400_000

@@ -9,10 +9,9 @@ from typing import Any
 import msgspec
 
 from ptn_api.errors import InvalidInputError
-from ptn_api.intake.simulated_backup import Backup
-from ptn_api.intake.simulated_position import SimulatedPosition
-from ptn_api.intake.simulated_validator import PositionFile, ValidatorFiles
-from ptn_api.intake.simulator_journal import (
+from ptn_api.model.order import Order, OrderSource
+from ptn_api.simulator.backup import Backup
+from ptn_api.simulator.journal import (
     BackupRestored,
     Dropped,
     Journal,
@@ -21,7 +20,8 @@ from ptn_api.intake.simulator_journal import (
     Removed,
     Written,
 )
-from ptn_api.model.order import Order, OrderSource
+from ptn_api.simulator.position import SimulatedPosition
+from ptn_api.simulator.validator import PositionFile, ValidatorFiles
 
 __all__ = ["Book"]
 

@@ -8,8 +8,8 @@ from random import Random
 
 import msgspec
 
-from ptn_api.intake.market import Instrument, seeded
 from ptn_api.model.order import OrderType
+from ptn_api.simulator.market import Instrument, seeded
 
 __all__ = ["Miner", "Trade", "make_hotkey", "make_miner"]
 

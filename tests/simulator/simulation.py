@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ptn_api.intake.simulator import Simulator, SimulatorOptions
+from ptn_api.simulator.simulator import Simulator, SimulatorOptions
 from tests.factories import T0
 
 SMALL = SimulatorOptions(seed=3, miners=6, positions=15, ledger_checkpoints=4)

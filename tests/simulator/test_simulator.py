@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from ptn_api.errors import SettingsError
-from ptn_api.intake.simulator import Simulator, SimulatorOptions, run_simulator
-from ptn_api.intake.simulator_journal import DocumentRewritten, Placed, Refreshed, read_journal
 from ptn_api.model.accounting import replay
 from ptn_api.model.position import Position, PositionState, parse_position
+from ptn_api.simulator.journal import DocumentRewritten, Placed, Refreshed, read_journal
+from ptn_api.simulator.simulator import Simulator, SimulatorOptions, run_simulator
 from tests.factories import T0
-from tests.intake.simulation import CALM, QUIET, SMALL, built, files, order_uuids, position_files
+from tests.simulator.simulation import CALM, QUIET, SMALL, built, files, order_uuids, position_files
 from tests.waiting import until
 
 DAY_MS = 86_400_000
@@ -349,7 +349,7 @@ def child(directory: Path, journal: Path, options: str) -> subprocess.Popen[byte
     """A simulator in a process of its own, to be killed."""
     code = (
         "import sys, threading; from pathlib import Path\n"
-        "from ptn_api.intake.simulator import SimulatorOptions, run_simulator\n"
+        "from ptn_api.simulator.simulator import SimulatorOptions, run_simulator\n"
         f"run_simulator(SimulatorOptions({options}), Path(sys.argv[1]), stop=threading.Event(), "
         "journal=Path(sys.argv[2]))"
     )

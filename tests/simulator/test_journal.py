@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from ptn_api.intake.simulator_journal import (
+from ptn_api.simulator.journal import (
     Action,
     Dropped,
     Journal,
@@ -18,7 +18,7 @@ from ptn_api.intake.simulator_journal import (
     read_journal,
 )
 from tests.factories import T0
-from tests.intake.simulation import CALM, QUIET, built, order_uuids, position_files
+from tests.simulator.simulation import CALM, QUIET, built, order_uuids, position_files
 
 KEEPING = msgspec.structs.replace(CALM, synchronise_ms=0, restores_per_day=0, miners_removed_per_day=0)
 """Orders come and none goes."""

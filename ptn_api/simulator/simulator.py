@@ -14,16 +14,16 @@ import msgspec
 
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import SettingsError
-from ptn_api.intake.market import Market, seeded
-from ptn_api.intake.simulated_book import Book
-from ptn_api.intake.simulated_documents import Documents
-from ptn_api.intake.simulated_miner import Trade, make_hotkey
-from ptn_api.intake.simulated_population import Population
-from ptn_api.intake.simulated_trading import Trading
-from ptn_api.intake.simulated_upheaval import Upheaval
-from ptn_api.intake.simulated_validator import ValidatorFiles
-from ptn_api.intake.simulator_journal import Action, Journal
-from ptn_api.intake.simulator_options import SimulatorOptions
+from ptn_api.simulator.book import Book
+from ptn_api.simulator.documents import Documents
+from ptn_api.simulator.journal import Action, Journal
+from ptn_api.simulator.market import Market, seeded
+from ptn_api.simulator.miner import Trade, make_hotkey
+from ptn_api.simulator.options import SimulatorOptions
+from ptn_api.simulator.population import Population
+from ptn_api.simulator.trading import Trading
+from ptn_api.simulator.upheaval import Upheaval
+from ptn_api.simulator.validator import ValidatorFiles
 
 __all__ = ["Simulator", "SimulatorOptions", "StopSignal", "run_simulator"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ptn_api.intake.simulated_validator import PositionFile, ValidatorFiles
+from ptn_api.simulator.validator import PositionFile, ValidatorFiles
 
 __all__ = ["Backup"]
 

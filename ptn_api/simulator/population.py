@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from ptn_api.intake.market import Market, seeded
-from ptn_api.intake.simulated_book import Book
-from ptn_api.intake.simulated_documents import Documents
-from ptn_api.intake.simulated_history import Period, make_history
-from ptn_api.intake.simulated_miner import Miner
-from ptn_api.intake.simulated_position import SimulatedPosition
-from ptn_api.intake.simulated_roster import Roster
-from ptn_api.intake.simulated_trading import Trading
-from ptn_api.intake.simulated_upheaval import Upheaval
-from ptn_api.intake.simulator_journal import Eliminated, MinerAdded
-from ptn_api.intake.simulator_options import SimulatorOptions
+from ptn_api.simulator.book import Book
+from ptn_api.simulator.documents import Documents
+from ptn_api.simulator.history import Period, make_history
+from ptn_api.simulator.journal import Eliminated, MinerAdded
+from ptn_api.simulator.market import Market, seeded
+from ptn_api.simulator.miner import Miner
+from ptn_api.simulator.options import SimulatorOptions
+from ptn_api.simulator.position import SimulatedPosition
+from ptn_api.simulator.roster import Roster
+from ptn_api.simulator.trading import Trading
+from ptn_api.simulator.upheaval import Upheaval
 
 __all__ = ["Population"]
 

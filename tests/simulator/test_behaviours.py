@@ -11,9 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ptn_api.intake.simulated_miner import Trade
-from ptn_api.intake.simulator import Simulator
-from ptn_api.intake.simulator_journal import (
+from ptn_api.simulator.journal import (
     Action,
     BackupRestored,
     Corrected,
@@ -28,8 +26,10 @@ from ptn_api.intake.simulator_journal import (
     Split,
     Written,
 )
+from ptn_api.simulator.miner import Trade
+from ptn_api.simulator.simulator import Simulator
 from tests.factories import T0
-from tests.intake.simulation import QUIET, built, files, position_files
+from tests.simulator.simulation import QUIET, built, files, position_files
 
 Positions = dict[str, dict[str, Any]]
 

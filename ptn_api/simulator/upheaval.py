@@ -6,13 +6,13 @@ import math
 from itertools import pairwise
 from random import Random
 
-from ptn_api.intake.market import Market, new_uuid
-from ptn_api.intake.simulated_book import Book
-from ptn_api.intake.simulated_miner import Trade
-from ptn_api.intake.simulated_position import SimulatedPosition
-from ptn_api.intake.simulated_roster import Roster
-from ptn_api.intake.simulator_journal import MinerRemoved, Split
 from ptn_api.model.order import Order, OrderSource
+from ptn_api.simulator.book import Book
+from ptn_api.simulator.journal import MinerRemoved, Split
+from ptn_api.simulator.market import Market, new_uuid
+from ptn_api.simulator.miner import Trade
+from ptn_api.simulator.position import SimulatedPosition
+from ptn_api.simulator.roster import Roster
 
 __all__ = ["Upheaval"]
 

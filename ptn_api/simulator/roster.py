@@ -6,8 +6,8 @@ from bisect import bisect
 from itertools import accumulate
 from random import Random
 
-from ptn_api.intake.market import Market
-from ptn_api.intake.simulated_miner import Miner, make_miner
+from ptn_api.simulator.market import Market
+from ptn_api.simulator.miner import Miner, make_miner
 
 __all__ = ["Roster"]
 
