@@ -426,7 +426,17 @@ def test_importing_it_loads_no_server_and_does_nothing() -> None:
     """
     run = [sys.executable, "-c", textwrap.dedent(program)]
     result = json.loads(subprocess.run(run, capture_output=True, check=True, text=True).stdout)
-    servers = {"starlette", "uvicorn", "picows", "structlog", "asyncinotify", "isal", "zstandard", "sqlite3"}
+    servers = {
+        "starlette",
+        "uvicorn",
+        "picows",
+        "structlog",
+        "asyncinotify",
+        "isal",
+        "zstandard",
+        "sqlite3",
+        "httpx",
+    }
     rooms = {f"ptn_api.{room}" for room in ("access", "event_log", "intake", "rest", "stream", "service")}
     assert {name for name in result["modules"] if name.split(".")[0] in servers} == set()
     assert rooms.isdisjoint(result["modules"])

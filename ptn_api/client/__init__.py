@@ -5,17 +5,26 @@
 - `Book`: every position as of now.
 - `FakeServer`: a server to test a bot against, which also misbehaves on command.
 
-Light: no server is installed or imported with it. It logs to `ptn_api.client` and configures nothing.
+Light: no server is installed or imported with it, and names are imported when they are first used (a bot
+that only follows the stream does without the HTTP library). It logs to `ptn_api.client` and configures
+nothing.
 """
 
-from ptn_api.client.book import Book
-from ptn_api.client.calls import MessagePage
-from ptn_api.client.fake_server import FakeServer
-from ptn_api.client.message import NewOrder, PTNWebSocketMessage, TradePairId
-from ptn_api.client.pace import Pace
-from ptn_api.client.rest import AsyncPTNClient, PTNClient, Retries
-from ptn_api.client.stream import Stream, connect
-from ptn_api.wire.client_session import Cursor, Gap, State
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ptn_api.client.book import Book
+    from ptn_api.client.calls import MessagePage
+    from ptn_api.client.exchange import Retries
+    from ptn_api.client.fake_server import FakeServer
+    from ptn_api.client.message import NewOrder, PTNWebSocketMessage, TradePairId
+    from ptn_api.client.pace import Pace
+    from ptn_api.client.rest import AsyncPTNClient, PTNClient
+    from ptn_api.client.stream import Stream, connect
+    from ptn_api.wire.client_session import Cursor, Gap, State
 
 __all__ = [
     "AsyncPTNClient",
@@ -34,3 +43,22 @@ __all__ = [
     "TradePairId",
     "connect",
 ]
+
+_HOMES = {
+    "client.book": ("Book",),
+    "client.calls": ("MessagePage",),
+    "client.exchange": ("Retries",),
+    "client.fake_server": ("FakeServer",),
+    "client.message": ("NewOrder", "PTNWebSocketMessage", "TradePairId"),
+    "client.pace": ("Pace",),
+    "client.rest": ("AsyncPTNClient", "PTNClient"),
+    "client.stream": ("Stream", "connect"),
+    "wire.client_session": ("Cursor", "Gap", "State"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"ptn_api.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from ptn_api.client.book import Book
+from ptn_api.client.exchange import Retries
 from ptn_api.client.pace import Pace
 from ptn_api.client.rest import AsyncPTNClient, PTNClient
 from ptn_api.client.stream import connect
@@ -57,8 +58,8 @@ async def test_orders_arrive_and_a_restart_repeats_none(live: LiveStream, pace: 
     assert [(m.sequence, m.replay) for m in replayed] == [(first + 3, True), (first + 4, True)]
 
 
-async def test_a_server_that_restarts_loses_nothing(pace: Pace, tmp_path: Path) -> None:
-    """Connections are cut off any number of times; every order comes once, in order, without a gap."""
+async def test_being_cut_off_loses_nothing(pace: Pace, tmp_path: Path) -> None:
+    """However often: every order comes once, in order, without a gap."""
     gaps: list[Gap] = []
     async with running(heartbeat_ms=100) as live:
         options: Any = {"pace": pace, "state_dir": tmp_path, "on_gap": gaps.append}
@@ -68,7 +69,9 @@ async def test_a_server_that_restarts_loses_nothing(pace: Pace, tmp_path: Path) 
             seen = []
             for round_ in range(5):
                 live.trade(4)
-                live.keys.swap([] if round_ % 2 else [("alice", KEY, 100)])
+                if round_ % 2:
+                    live.keys.swap([])
+                    await until_async(lambda: live.counters.clients == 0)
                 live.trade(4)
                 live.keys.swap([("alice", KEY, 100)])
                 seen += [(await anext(stream)).sequence for _ in range(8)]
@@ -172,12 +175,14 @@ async def test_the_blocking_client_speaks_to_the_real_server() -> None:
 class Both:
     """The stream and REST servers over one log, and a book that mirrors them."""
 
-    def __init__(self, log: MemoryLog, live: LiveStream, clock: FakeClock, book: Book) -> None:
+    def __init__(
+        self, log: MemoryLog, live: LiveStream, clock: FakeClock, book: Book, states: list[str]
+    ) -> None:
         self.log = log
         self.live = live
         self.clock = clock
         self.book = book
-        self.states: list[str] = []
+        self.states = states
         self.changed: set[tuple[str, str]] = set()
 
     def append(self, *changes: Any) -> None:
@@ -187,6 +192,13 @@ class Both:
     def true_sum(self) -> str:
         total = sum(position_checksum(p.text) for p in self.log.positions())
         return f"{total % (1 << 64):016x}"
+
+    async def cut_off(self) -> None:
+        self.live.keys.swap([])
+        await until_async(lambda: self.live.counters.clients == 0)
+
+    def let_in(self) -> None:
+        self.live.keys.swap([("alice", REST_KEY, 100)])
 
     async def agreed(self) -> None:
         """Waits until the book is what the log is."""
@@ -202,12 +214,14 @@ async def mirrored(pace: Pace, *changes: Any, mend_within: float = 0.0) -> Async
     log = filled_log(changes, now_ms=T0)
     live = LiveStream(log=log, ready=False)
     live.keys.swap([("alice", REST_KEY, 100)])
+    states: list[str] = []
+    options: Any = {"pace": pace, "mend_within": mend_within, "on_state": states.append}
     async with (
         running(live, heartbeat_ms=100, clock=clock) as live,
         serving(log, clock=clock) as served,
-        Book(url(live), served.url, REST_KEY, pace=pace, mend_within=mend_within) as book,
+        Book(url(live), served.url, REST_KEY, **options) as book,
     ):
-        both = Both(log, live, clock, book)
+        both = Both(log, live, clock, book, states)
         book._on_change = lambda *key: both.changed.add(key)
         await book.loaded()
         await book.until_verified()
@@ -249,18 +263,19 @@ async def test_a_book_follows_every_kind_of_change(pace: Pace) -> None:
             both.append(step)
             await both.agreed()
         assert both.book.position(MINER, uuid(2)) is None
+        assert "resync" not in both.states
         assert both.changed >= {(MINER, uuid(1)), (MINER, uuid(2)), (MINER, uuid(5))}
 
 
 async def test_a_book_catches_up_after_a_disconnection(pace: Pace) -> None:
     """Orders, changes and removals that happened meanwhile."""
     async with mirrored(pace, some(1, 1), some(2, 2), some(3, 3)) as both:
-        both.live.keys.swap([])
-        await until_async(lambda: both.live.counters.clients == 0)
+        await both.cut_off()
         both.append(some(1, 1, 7), some(2, 2, current_return=2.0))
         both.append(PositionRemoved(miner_hotkey=MINER, position_uuid=uuid(3)))
-        both.live.keys.swap([("alice", REST_KEY, 100)])
+        both.let_in()
         await both.agreed()
+        assert "resync" not in both.states
 
 
 async def test_random_histories_are_mirrored(pace: Pace) -> None:
@@ -280,12 +295,14 @@ async def test_random_histories_are_mirrored(pace: Pace) -> None:
                 case 4:
                     both.append(PositionRemoved(miner_hotkey=MINER, position_uuid=uuid(n)))
                 case 5 if step % 4 == 0:
-                    both.live.keys.swap([])
-                    both.live.keys.swap([("alice", REST_KEY, 100)])
+                    await both.cut_off()
             both.append(some(n, *lists[n], current_return=dice.random()))
+            both.let_in()
             if step % 20 == 0:
                 await both.agreed()
         await both.agreed()
+        assert "resync" not in both.states
+        assert both.states.count("connecting") > 2
 
 
 @pytest.mark.parametrize("fault", ["changed", "missing", "extra"])
@@ -344,14 +361,16 @@ async def test_a_book_waits_before_it_mends(pace: Pace) -> None:
         assert len(both.book) == 0
 
 
-async def test_a_book_waits_for_its_server(pace: Pace) -> None:
+async def test_a_book_waits_for_a_server_that_is_starting(pace: Pace) -> None:
     """It is loaded as soon as there is something to load."""
-    clock = FakeClock(T0)
-    async with serving(filled_log([some(1, 1)], now_ms=T0), clock=clock) as served:
-        from ptn_api.client.exchange import Retries
-
-        dead = Book("ws://127.0.0.1:1", served.url, "unknown", pace=pace, retries=Retries(times=0))
-        async with dead as book:
-            with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(book.loaded(), 0.3)
-            assert len(book) == 0
+    log = MemoryLog(created_ms=T0, epoch="e" * 32)
+    options: Any = {"pace": pace, "retries": Retries(times=0)}
+    async with (
+        serving(log, clock=FakeClock(T0)) as served,
+        Book("ws://127.0.0.1:1", served.url, REST_KEY, **options) as book,
+    ):
+        await until_async(lambda: book._backoff._failures >= 3)
+        assert len(book) == 0
+        log.baseline([some(1, 1)], T0)
+        await asyncio.wait_for(book.loaded(), 10)
+        assert len(book) == 1

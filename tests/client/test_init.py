@@ -1,0 +1,21 @@
+"""The room's public names."""
+
+from __future__ import annotations
+
+import pytest
+
+import ptn_api.client
+
+
+def test_every_public_name_is_there() -> None:
+    """Though it is imported only when it is used."""
+    for name in ptn_api.client.__all__:
+        assert getattr(ptn_api.client, name) is not None
+    homes = {name for names in ptn_api.client._HOMES.values() for name in names}
+    assert homes == set(ptn_api.client.__all__)
+
+
+def test_other_names_are_none_of_it() -> None:
+    """With Python's own error."""
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = ptn_api.client.nonsense
