@@ -45,9 +45,9 @@ def document(kind: Document, value: Any) -> DocumentWritten:
     return DocumentWritten(document=kind, content=None if value is None else json.dumps(value).encode())
 
 
-def filled_log(changes: Iterable[Change] = (), *, now_ms: int = NOW) -> MemoryLog:
+def filled_log(changes: Iterable[Change] = (), *, now_ms: int = NOW, epoch: str = "e" * 32) -> MemoryLog:
     """A log whose baseline holds these changes."""
-    log = MemoryLog(created_ms=now_ms, epoch="e" * 32)
+    log = MemoryLog(created_ms=now_ms, epoch=epoch)
     log.baseline(list(changes), now_ms)
     return log
 
