@@ -107,6 +107,7 @@ class Hub:
         self._logins.check(connection)
 
     def catch_up(self, connection: Connection) -> None:
+        self._feed.step()  # what is in the log by now is part of a replay, and marked so
         self._replayer.add(connection)
 
     def join(self, connection: Connection) -> None:

@@ -313,6 +313,7 @@ def churn(live: LiveStream, seed: int) -> None:
     live.append(written(position(first, [order(first, price=3.0), order(first + 50), order(first + 51)])))
     live.append(written(position(first, [order(first + 50), order(first + 51)])))
     live.remove(MINER, uuid(first + 2))
+    live.remove(MINER, uuid(first - 100))
 
 
 async def test_a_mirror_that_follows_updates_agrees_with_the_checksum() -> None:

@@ -1,0 +1,88 @@
+"""The step from replay to live where the feed lags behind the log, or stands one order away."""
+
+from __future__ import annotations
+
+import pytest
+
+from ptn_api.event_log import MemoryLog
+from tests.factories import T0, order, position, written
+from tests.stream.live import LiveStream, running
+
+
+class SilentLog(MemoryLog):
+    """A log whose bell rings only when the test says so: the feed lags as long as it likes."""
+
+    def _ring(self) -> None:
+        pass
+
+    def ring(self) -> None:
+        super()._ring()
+
+
+def _silent() -> tuple[SilentLog, LiveStream]:
+    log = SilentLog(created_ms=T0, epoch="epoch-1")
+    return log, LiveStream(log=log)
+
+
+@pytest.mark.parametrize("missed", [0, 1, 2])
+async def test_what_was_missed_comes_once_however_little_it_is(missed: int) -> None:
+    """Nothing, one order, two orders."""
+    async with running() as live, live.client() as client:
+        head = live.trade(5).sequence
+        await client.login(last_sequence=head - missed)
+        await client.subscribe()
+        live.trade()
+        got = [m["sequence"] for m in await client.messages(missed + 1)]
+        assert got == list(range(head - missed + 1, head + 2))
+
+
+async def test_a_client_ahead_of_the_feed_waits_for_it_and_gets_nothing_twice() -> None:
+    """The log's head at the login may be far newer than what the feed has sent."""
+    log, stream = _silent()
+    async with running(stream) as live, live.client() as early, live.client() as late:
+        start = log.head().sequence
+        await early.login()
+        await early.subscribe()
+        live.trade(350)
+        assert (await late.login())["current_sequence"] == start + 350
+        await late.subscribe()
+        live.trade()
+        log.ring()
+        assert [m["sequence"] for m in await late.messages(1)] == [start + 351]
+        assert [m["sequence"] - start for m in await early.messages(351)] == list(range(1, 352))
+
+
+async def test_a_change_that_the_feed_has_not_sent_yet_takes_the_older_one_along() -> None:
+    """A correction before the join and a refresh after it: the frame holds the corrected order."""
+    log, stream = _silent()
+    async with running(stream) as live, live.client() as client:
+        live.append(written(position(1, [order(1), order(2)])))
+        snapshot = log.head()
+        live.append(written(position(1, [order(1, price=7.0), order(2)])))
+        log.ring()
+        live.append(written(position(1, [order(1, price=7.0), order(2)], current_return=3.0)))
+        await client.login(version=2, last_sequence=snapshot.sequence, epoch="epoch-1")
+        await client.subscribe(updates=True, revision=snapshot.revision)
+        assert (await client.receive())["type"] == "resumed"
+        frame = await client.receive()
+        assert frame["position"]["current_return"] == 3.0
+        assert [o["price"] for o in frame["orders"]] == [7.0]
+        assert frame["revision"] == log.head().revision
+
+
+async def test_orders_come_before_changes_also_while_catching_up() -> None:
+    """An order that the feed has not sent yet is announced before a position frame shows it."""
+    log, stream = _silent()
+    async with running(stream) as live, live.client() as client:
+        live.append(written(position(1, [order(1)])))
+        snapshot = log.head()
+        log.ring()
+        await client.login(version=2, last_sequence=snapshot.sequence, epoch="epoch-1")
+        live.append(written(position(1, [order(1, price=7.0), order(2)])))
+        await client.subscribe(updates=True, revision=snapshot.revision)
+        assert (await client.receive())["type"] == "resumed"
+        (message,) = await client.messages(1)
+        assert message["replay"] is True
+        assert message["data"]["position"]["orders"][-1]["order_uuid"] == order(2)["order_uuid"]
+        frame = await client.receive()
+        assert (frame["type"], frame["after"]) == ("position", message["sequence"])
