@@ -30,10 +30,6 @@ ApiKeyFile = Annotated[
 
 def main() -> None:
     """The console script. Exit status: 0 fine, 1 an error that is told in one line, 2 wrong usage."""
-    if sys.argv[1:2] == ["serve"]:
-        from ptn_api.cli.serve import serve
-
-        sys.exit(serve(sys.argv[2:]))
     try:
         app()
     except PTNError as error:
@@ -51,7 +47,10 @@ def _root(
         raise typer.Exit
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
 def serve(context: typer.Context) -> None:
     """Run the API; `ptn serve --help` lists its options."""
     from ptn_api.cli.serve import serve as run

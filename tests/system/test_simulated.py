@@ -1,0 +1,60 @@
+"""An hour of everything that a validator does to its files, compressed: each order once, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ptn_api.clock import wall_ms
+from ptn_api.simulator.journal import Dropped, Placed, Removed
+from ptn_api.simulator.options import SimulatorOptions
+from ptn_api.simulator.simulator import Simulator
+from tests.system.api import api
+from tests.system.follower import Follower
+from tests.waiting import until
+
+OPTIONS = SimulatorOptions(
+    seed=7,
+    miners=12,
+    positions=10,
+    orders_per_minute=20,
+    corrections_per_minute=6,
+    bursts_per_hour=30,
+    liquidations_per_day=100,
+    eliminations_per_day=50,
+    new_miners_per_day=100,
+    synchronise_ms=600_000,
+)
+HOUR_MS = 3_600_000
+
+
+def test_an_hour_announces_every_order_exactly_once(tmp_path: Path, keys: dict[int, str]) -> None:
+    """Refreshes, corrections, closes, synchronisations, splits and liquidations announce nothing."""
+    now = wall_ms()
+    simulator = Simulator(tmp_path / "validator", OPTIONS)
+    simulator.prepare(now - HOUR_MS)
+    must: list[str] = []
+    may: set[str] = set()
+    with (
+        api(tmp_path / "data", validator_dir=tmp_path / "validator") as server,
+        Follower(server.stream, keys[100]) as follower,
+    ):
+        for minute in range(60):
+            placed: dict[str, list[str]] = {}
+            for action in simulator.step(now - HOUR_MS + (minute + 1) * 60_000):
+                match action:
+                    case Placed():
+                        must.append(action.order_uuid)
+                        placed.setdefault(action.position_uuid, []).append(action.order_uuid)
+                    case Dropped():
+                        may.add(action.order_uuid)
+                    case Removed():  # placed and gone within one step: it may not have been looked at
+                        may.update(placed.get(action.position_uuid, ()))
+            until(lambda: set(must) - may <= set(follower.order_uuids), seconds=30)
+        simulator.close()
+        assert len(must) > 1_000
+        assert set(follower.order_uuids) - may == set(must) - may
+        assert set(follower.order_uuids) <= set(must) | may
+        assert len(follower.order_uuids) == len(set(follower.order_uuids))
+        assert follower.sequences == list(
+            range(follower.sequences[0], follower.sequences[0] + len(follower.sequences))
+        )
