@@ -37,7 +37,7 @@ def _section(path: str, operation: dict[str, Any]) -> str:
     text = _text(operation.get("description", ""))
     return (
         f'<h2 id="{anchor}"><code>GET {escape(path)}</code></h2>'
-        f"<p>{escape(operation['summary'])}{key}. {text}</p>"
+        f"<p>{_text(operation['summary'])}{key}. {text}</p>"
         + _table([(p["name"], _parameter(p)) for p in operation["parameters"]])
         + _table([(status, answer["description"]) for status, answer in operation["responses"].items()])
     )
