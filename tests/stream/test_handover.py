@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+
 import pytest
 
 from ptn_api.event_log import MemoryLog
-from tests.factories import T0, order, position, written
-from tests.stream.live import LiveStream, running
+from ptn_api.event_log.contract import LoggedPosition, RemovedPosition
+from tests.factories import MINER, T0, order, position, uuid, written
+from tests.stream.live import Client, LiveStream, running
 
 
 class SilentLog(MemoryLog):
@@ -86,3 +90,55 @@ async def test_orders_come_before_changes_also_while_catching_up() -> None:
         assert message["data"]["position"]["orders"][-1]["order_uuid"] == order(2)["order_uuid"]
         frame = await client.receive()
         assert (frame["type"], frame["after"]) == ("position", message["sequence"])
+
+
+class MeddledLog(MemoryLog):
+    """A log that is written once while a catch-up reads it: before it tells changes, or removals."""
+
+    before_positions: Callable[[], object] | None = None
+    before_removed: Callable[[], object] | None = None
+
+    def positions(self, *, miner: str | None = None, since_revision: int = 0) -> Iterator[LoggedPosition]:
+        meddle, self.before_positions = self.before_positions, None
+        if meddle is not None:
+            meddle()
+        return super().positions(miner=miner, since_revision=since_revision)
+
+    def removed(self, since_revision: int) -> list[RemovedPosition]:
+        meddle, self.before_removed = self.before_removed, None
+        if meddle is not None:
+            meddle()
+        return super().removed(since_revision)
+
+
+@asynccontextmanager
+async def _meddled() -> AsyncIterator[tuple[MeddledLog, LiveStream, Client]]:
+    """A client about to subscribe with the revision at which position 1 came; order 1 was corrected since."""
+    log = MeddledLog(created_ms=T0, epoch="epoch-1")
+    async with running(LiveStream(log=log)) as live, live.client() as client:
+        snapshot = live.append(written(position(1, [order(1), order(2)])))
+        live.append(written(position(1, [order(1, price=7.0), order(2)])))
+        await client.login(version=2, last_sequence=snapshot.sequence, epoch="epoch-1")
+        yield log, live, client
+
+
+async def test_a_refresh_in_the_middle_of_a_catch_up_does_not_hide_the_correction_before_it() -> None:
+    """The difference is told from the client's revision until it is live."""
+    async with _meddled() as (log, live, client):
+        refreshed = position(1, [order(1, price=7.0), order(2)], current_return=3.0)
+        log.before_positions = lambda: live.append(written(refreshed))
+        await client.subscribe(updates=True, revision=1)
+        assert (await client.receive())["type"] == "resumed"
+        frame = await client.receive()
+        assert frame["position"]["current_return"] == 3.0
+        assert [o["price"] for o in frame["orders"]] == [7.0]
+
+
+async def test_a_removal_in_the_middle_of_a_catch_up_is_said_once() -> None:
+    """Not by the catch-up and again live."""
+    async with _meddled() as (log, live, client):
+        log.before_removed = lambda: live.remove(MINER, uuid(1))
+        await client.subscribe(updates=True, revision=1)
+        assert [(await client.receive())["type"] for _ in range(3)] == ["resumed", "position", "removed"]
+        live.append(written(position(9, [order(9)])))
+        assert len(await client.messages(1)) == 1
