@@ -22,10 +22,7 @@ from __future__ import annotations
 import enum
 from typing import Any, Protocol
 
-import msgspec
-
 from ptn_api.errors import InvalidInputError
-from ptn_api.wire import codec
 from ptn_api.wire.close_codes import (
     BAD_FIRST_FRAME,
     INSUFFICIENT_TIER,
@@ -34,6 +31,7 @@ from ptn_api.wire.close_codes import (
     TOO_MANY_REQUESTS,
     CloseCode,
 )
+from ptn_api.wire.effects import CatchUp, CheckKey, Close, Effect, Resubscribed, Send, Stop
 from ptn_api.wire.frames import (
     Auth,
     AuthFailure,
@@ -48,6 +46,7 @@ from ptn_api.wire.frames import (
     SubscriptionStatus,
     Unsubscribe,
 )
+from ptn_api.wire.login import read_login
 from ptn_api.wire.subscription import Subscription, read_request
 
 __all__ = [
@@ -136,69 +135,6 @@ class LogView(Protocol):
     def oldest_revision(self) -> int: ...
 
 
-# --- what the session asks to be done ---------------------------------------------------------------------
-
-
-class Send(msgspec.Struct, frozen=True):
-    frame: msgspec.Struct
-
-
-class CheckKey(msgspec.Struct, frozen=True):
-    """Find out who this is, then call `verdict`."""
-
-    api_key: str
-
-
-class CatchUp(msgspec.Struct, frozen=True, kw_only=True):
-    """Send every order after `after` that matches, those up to `replay_until` marked as replayed.
-
-    Then, unless `revision` is None, one frame per position changed or removed after it. Then `caught_up`.
-    """
-
-    after: int
-    replay_until: int
-    revision: int | None = None
-
-
-class Resubscribed(msgspec.Struct, frozen=True):
-    """The subscription was replaced; it holds from the next order on."""
-
-
-class Stop(msgspec.Struct, frozen=True):
-    """Send no orders any more."""
-
-
-class Close(msgspec.Struct, frozen=True):
-    reason: CloseCode
-
-
-Effect = Send | CheckKey | CatchUp | Resubscribed | Stop | Close
-
-
-class _Login(msgspec.Struct):
-    """The first frame, whatever the kinds of its values."""
-
-    api_key: Any = None
-    last_sequence: Any = None
-    version: Any = None
-    epoch: Any = None
-
-
-def _read_login(data: bytes | str) -> Auth:
-    """The login; what is missing or of the wrong kind counts as absent, as existing servers have it.
-
-    Raises InvalidInputError if the frame is no JSON.
-    """
-    value = codec.decode(data, object)
-    login = msgspec.convert(value, _Login) if isinstance(value, dict) else _Login()
-    return Auth(
-        api_key=login.api_key if isinstance(login.api_key, str) else "",
-        last_sequence=login.last_sequence if type(login.last_sequence) is int else -1,
-        version=login.version if type(login.version) is int else 1,
-        epoch=login.epoch if isinstance(login.epoch, str) else None,
-    )
-
-
 class ServerSession:
     """One connection. `heartbeat_ms` is only announced here.
 
@@ -252,7 +188,7 @@ class ServerSession:
 
     def _first_frame(self, data: bytes | str) -> list[Effect]:
         try:
-            self._auth = _read_login(data)
+            self._auth = read_login(data)
         except InvalidInputError:
             return self.close(BAD_FIRST_FRAME)
         if not self._auth.api_key:
