@@ -52,9 +52,6 @@ class Audience:
         if not members:
             del self._groups[variant]
 
-    def __len__(self) -> int:
-        return len(self._variants)
-
     @property
     def wants_orders_of_positions(self) -> bool:
         """Whether anybody takes whole positions, so that the log must put their orders together."""

@@ -90,16 +90,10 @@ class Hub:
         self._connections.pop(connection, None)
         connection.lost(why)
 
-    def __len__(self) -> int:
-        return len(self._connections)
-
     def close_all(self, reason: CloseCode) -> None:
         self._forget_keys()
         for connection in list(self._connections):
             connection.close(reason)
-
-    def check_keys(self) -> None:
-        self._logins.check_keys()
 
     # --- what a connection asks (`Desk`) ---
 
