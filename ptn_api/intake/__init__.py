@@ -1,4 +1,4 @@
-"""Where orders come from: the validator's directory, the embedded queue, a checkpoint file, the simulator.
+"""Where orders come from: the validator's directory, the embedded queue, a checkpoint file.
 
 Intake is the only writer of the event log. `run.run_intake` wires it; `merge` is the one place where the
 sources meet; nothing here ever writes to the validator's files.

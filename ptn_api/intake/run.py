@@ -154,7 +154,8 @@ class Intake:
             except Interrupted:
                 return False
             except LogUnwritableError as error:
-                logger.error("log_unwritable", reason=str(error))
+                if pause_ms == self._options.retry_ms:
+                    logger.error("log_unwritable", reason=str(error))
                 await _wait(stop, pause_ms)
                 pause_ms = min(pause_ms * 2, self._options.retry_max_ms)
         return False

@@ -38,10 +38,10 @@ PERIODS: dict[str, Any] = {
 class Intake:
     """What a test sees of a running intake: its log, and the write end of its queue."""
 
-    def __init__(self, log: EventLogWriter, queue: int) -> None:
+    def __init__(self, log: EventLogWriter, queue: int, task: asyncio.Task[None]) -> None:
         self.log = log
-        self._queue = queue
-        self._first = log.head().sequence
+        self._task = task
+        self._queue: int | None = queue
 
     def events(self) -> list[Event]:
         """Everything announced in the log's life."""
@@ -59,7 +59,17 @@ class Intake:
         }
 
     def enqueue(self, item: dict[str, Any] | bytes) -> None:
+        assert self._queue is not None
         os.write(self._queue, item if isinstance(item, bytes) else json.dumps(item).encode() + b"\n")
+
+    def close_queue(self) -> None:
+        if self._queue is not None:
+            os.close(self._queue)
+            self._queue = None
+
+    async def ended(self) -> None:
+        """Waits for intake to end by itself; raises what it failed with."""
+        await asyncio.wait_for(asyncio.shield(self._task), 10)
 
     async def until(self, condition: Callable[[], Any], what: str = "") -> None:
         await until_async(condition, what=what, seconds=10)
@@ -97,14 +107,15 @@ async def running(
             watch=watch,
         )
     )
+    intake = Intake(log, writing, task)
     try:
         await until_async(lambda: ready.is_set() or task.done(), what="readiness")
         if validator is not None:
             await until_async(lambda: log.source().swept_ms != started_ms or task.done(), what="a sweep")
-        yield Intake(log, writing)
+        yield intake
     finally:
         stop.set()
-        os.close(writing)
+        intake.close_queue()
         try:
             await asyncio.wait_for(task, 20)
         finally:
@@ -123,7 +134,8 @@ class FullDisk:
         return getattr(self._log, name)
 
     def baseline(self, changes: Iterable[Change], now_ms: int) -> Head:
-        list(changes)
+        if self.full:
+            list(changes)
         self._check()
         return self._log.baseline(changes, now_ms)
 

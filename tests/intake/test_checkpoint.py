@@ -1,0 +1,169 @@
+"""A checkpoint file is a baseline, read once."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptn_api.errors import InvalidInputError
+from ptn_api.event_log.contract import Document, DocumentWritten, PositionWritten
+from ptn_api.intake.checkpoint import read_checkpoint
+from tests.factories import MINER, OTHER_MINER, order, position, uuid
+from tests.intake.running import running
+
+REAL = Path(__file__).parents[3] / "shared/data/real"
+
+
+def checkpoint(**fields: Any) -> dict[str, Any]:
+    return {
+        "version": "6.0.0",
+        "created_timestamp_ms": 1,
+        "challengeperiod": {"testing": {MINER: 1}, "success": {}},
+        "eliminations": [{"hotkey": OTHER_MINER, "dd": None, "reason": "ZOMBIE"}],
+        "positions": {
+            MINER: {"positions": [position(1, [order(1)]), position(2, [order(2)], closed=True)]},
+            OTHER_MINER: {"positions": [position(3, [order(3)], miner=OTHER_MINER)], "tier": 100},
+        },
+        "perf_ledgers": {MINER: {"cps": []}},
+    } | fields
+
+
+def plain(path: Path, content: dict[str, Any]) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+def zipped(path: Path, content: dict[str, Any]) -> Path:
+    path.write_bytes(gzip.compress(json.dumps(content).encode()))
+    return path
+
+
+Write = Callable[[Path, dict[str, Any]], Path]
+
+
+@pytest.mark.parametrize("write", [plain, zipped])
+def test_everything_in_it_becomes_state(tmp_path: Path, write: Write) -> None:
+    """Positions first, then the documents in the shape of their files, then the miners."""
+    changes = list(read_checkpoint(write(tmp_path / "checkpoint", checkpoint())))
+    positions = [c for c in changes if isinstance(c, PositionWritten)]
+    documents = {
+        c.document: json.loads(c.content or b"") for c in changes[3:] if isinstance(c, DocumentWritten)
+    }
+    assert [c.position.position_uuid for c in positions] == [uuid(1), uuid(2), uuid(3)]
+    assert json.loads(positions[0].text.json()) == position(1, [order(1)])
+    assert documents == {
+        Document.ELIMINATIONS: {"eliminations": checkpoint()["eliminations"]},
+        Document.CHALLENGEPERIOD: checkpoint()["challengeperiod"],
+        Document.PERF_LEDGERS: checkpoint()["perf_ledgers"],
+        Document.MINERS: sorted([MINER, OTHER_MINER]),
+    }
+
+
+def test_entries_that_are_no_positions_are_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each is reported; the rest is read."""
+    entries: list[Any] = [position(1, [order(1)]), {}, 5, position(2, [order(2, at=-1)])]
+    entries.append(position(3, [order(3)], miner=OTHER_MINER))
+    positions = {MINER: {"positions": entries}, "../x": {"positions": []}, "odd": 7, "none": {}}
+    changes = list(read_checkpoint(plain(tmp_path / "c", {"positions": positions})))
+    kept = [c.position.position_uuid for c in changes if isinstance(c, PositionWritten)]
+    assert kept == [uuid(1)]
+    assert capsys.readouterr().out.count("checkpoint_entry_skipped") == 7
+
+
+def test_the_older_schema_is_accepted(tmp_path: Path) -> None:
+    """No bid, ask, slippage, src; initial_entry_price instead of newer sums; no documents; plain lists."""
+    old = position(1, [order(1)], initial_entry_price=5.0)
+    for key in ("cumulative_entry_value", "realized_pnl"):
+        del old[key]
+    for key in ("bid", "ask", "slippage", "src"):
+        del old["orders"][0][key]
+    changes = list(read_checkpoint(plain(tmp_path / "c", {"positions": {MINER: [old]}})))
+    assert isinstance(changes[0], PositionWritten)
+    assert json.loads(changes[0].text.json()) == old
+    assert len(changes) == 2
+
+
+def test_an_open_position_taken_from_rest_is_open(tmp_path: Path) -> None:
+    """There its close_ms is 0; in the log it is null like in the validator's files."""
+    content = {"positions": {MINER: {"positions": [position(1, [order(1)], close_ms=0)]}}}
+    change = next(read_checkpoint(plain(tmp_path / "c", content)))
+    assert isinstance(change, PositionWritten)
+    assert change.position.close_ms is None
+    assert json.loads(change.text.json()) == position(1, [order(1)])
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "not_json"),
+        (json.dumps(checkpoint()).encode()[:-20], "not_json"),
+        (gzip.compress(json.dumps(checkpoint()).encode())[:-20], "truncated"),
+        (b"\x1f\x8bnonsense", "truncated"),
+        (b"{}", "not_a_checkpoint"),
+        (b'{"positions": []}', "not_a_checkpoint"),
+        (b'{"positions": {"a": {"positions": [NaN]}}}', "not_json"),
+        (b'{"positions": {}, "x": "\xff"}', "not_utf8"),
+    ],
+)
+def test_an_unusable_file_is_refused_whole(tmp_path: Path, body: bytes, code: str) -> None:
+    """Before anything of it is used."""
+    path = tmp_path / "checkpoint"
+    path.write_bytes(body)
+    with pytest.raises(InvalidInputError) as refused:
+        next(read_checkpoint(path))
+    assert refused.value.code == code
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
+    """Without its path, which is the operator's business."""
+    with pytest.raises(InvalidInputError, match="No such file") as refused:
+        next(read_checkpoint(tmp_path / "nowhere"))
+    assert str(tmp_path) not in str(refused.value)
+
+
+async def test_a_new_log_is_given_the_checkpoint_and_an_old_one_is_not(tmp_path: Path, data: Path) -> None:
+    """A baseline: no events; read into a new log only; the queue goes on from there."""
+    path = zipped(tmp_path / "c.json.gz", checkpoint())
+    async with running(data, checkpoint=str(path)) as intake:
+        assert len(intake.state()) == 3
+        assert intake.events() == []
+        intake.enqueue({"position": position(1, [order(1), order(9)])})
+        intake.enqueue({"position": position(7, [order(10)], miner="newcomer")})
+        await intake.until(lambda: len(intake.events()) == 2)
+        await intake.until(
+            lambda: (
+                json.loads(intake.log.document(Document.MINERS) or b"")
+                == sorted([MINER, OTHER_MINER, "newcomer"])
+            )
+        )
+    path.unlink()
+    async with running(data, checkpoint=str(path)) as intake:
+        assert len(intake.state()) == 4
+
+
+async def test_an_unusable_checkpoint_ends_intake(tmp_path: Path, data: Path) -> None:
+    """With the reason, and with a log that is not ready."""
+    with pytest.raises(InvalidInputError):
+        async with running(data, checkpoint=plain(tmp_path / "c", {})) as intake:
+            assert not intake.log.ready()
+            await intake.ended()
+
+
+def test_real_positions_pass_through_unchanged(tmp_path: Path) -> None:
+    """Positions of the live network, in the older and the newer schema."""
+    if not REAL.exists():
+        pytest.skip("real data is not part of the project")
+    old = json.loads(gzip.decompress((REAL / "positions_2024.json.gz").read_bytes()))
+    content = {"positions": {old[0]["miner_hotkey"]: {"positions": old}}}
+    changes = list(read_checkpoint(zipped(tmp_path / "c", content)))
+    texts = [json.loads(c.text.json()) for c in changes if isinstance(c, PositionWritten)]
+    assert [text | {"close_ms": text["close_ms"] or 0} for text in texts] == [
+        body | {"close_ms": body["close_ms"] or 0} for body in old
+    ]

@@ -1,0 +1,235 @@
+"""One writer that forgets nothing, however long the log cannot be written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptn_api.errors import LogError
+from ptn_api.event_log.contract import (
+    Change,
+    Document,
+    DocumentWritten,
+    EventLogWriter,
+    Head,
+    PositionRemoved,
+)
+from ptn_api.intake.hold import Holds
+from ptn_api.intake.waiting import Waiting, WaitingChanges
+from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
+from tests.intake.running import WATCH_ALONE, FullDisk, running
+from tests.intake.validator_dir import ValidatorDir
+
+KEY = (MINER, uuid(1))
+
+# --- what waits -------------------------------------------------------------------------------------------
+
+
+def waiting(*orders: int, queue: bool = False, extra: bytes = b"") -> Waiting:
+    change = written(position(1, [order(n) for n in orders]), extra=extra)
+    return Waiting(change, 0, frozenset(order(n)["order_uuid"] for n in orders), from_queue=queue)
+
+
+def removed() -> Waiting:
+    return Waiting(PositionRemoved(miner_hotkey=MINER, position_uuid=uuid(1)), 0, frozenset())
+
+
+def test_a_newer_text_with_all_orders_takes_the_olders_place() -> None:
+    """So memory holds one text per position, however often it is refreshed."""
+    changes = WaitingChanges()
+    for n in range(1, 50):
+        changes.add(waiting(*range(1, n + 1)))
+        changes.add(waiting(*range(1, n + 1)))
+    assert len(changes) == 1
+
+
+def test_a_text_whose_orders_were_dropped_later_is_kept() -> None:
+    """An order that stood in a file must be announced even if it is gone before the log can be written."""
+    changes = WaitingChanges()
+    first, second = waiting(1, 2), waiting(1)
+    changes.add(first)
+    changes.add(second)
+    assert changes.next_positions() == [first]
+    changes.done([first], [])
+    assert changes.next_positions() == [second]
+    changes.done([second], [])
+    assert len(changes) == 0
+
+
+def test_a_removal_waits_for_the_text_before_it() -> None:
+    """And a text after it makes it needless."""
+    changes = WaitingChanges()
+    changes.add(waiting(1))
+    changes.add(removed())
+    changes.add(removed())
+    assert len(changes) == 2
+    changes.add(waiting(1, 2))
+    assert len(changes) == 1
+
+
+def test_the_queue_never_takes_a_files_place() -> None:
+    """It only adds orders; what stood beside a position on the queue is not lost to a later text either."""
+    changes = WaitingChanges()
+    changes.add(waiting(1))
+    changes.add(waiting(1, 2, queue=True, extra=b'{"a":1}'))
+    changes.add(waiting(1, 2, 3))
+    assert len(changes) == 2
+    assert [item.from_queue for item in changes.next_positions()] == [True]
+
+
+def test_what_changed_while_it_was_written_still_waits() -> None:
+    """Only the very change that was written is done."""
+    changes = WaitingChanges()
+    first, second = waiting(1), waiting(1)
+    changes.add(first)
+    in_flight = changes.next_positions()
+    changes.add(second)
+    old = DocumentWritten(document=Document.MINERS, content=b"[]")
+    new = DocumentWritten(document=Document.MINERS, content=b'["a"]')
+    changes.add_document(old)
+    changes.add_document(new)
+    changes.done(in_flight, [old])
+    assert changes.next_positions() == [second]
+    assert changes.documents() == [new]
+
+
+# --- holds ------------------------------------------------------------------------------------------------
+
+
+def test_a_hold_keeps_older_files_back_until_the_file_holds_the_orders() -> None:
+    """Fewer orders: held back; the same or more: the hold is over."""
+    holds = Holds()
+    holds.start(KEY, {"a", "b"})
+    assert not holds.admits(KEY, {"a"})
+    assert holds.admits(KEY, {"a", "b", "c"})
+    assert holds.admits(KEY, {"a"})
+
+
+def test_an_expired_hold_asks_for_the_file_once() -> None:
+    """A newer hold is not ended by the timer of an older one."""
+    holds = Holds()
+    old = holds.start(KEY, {"a"})
+    new = holds.start(KEY, {"a", "b"})
+    assert not holds.expire(KEY, old)
+    assert holds.expire(KEY, new)
+    assert not holds.expire(KEY, new)
+
+
+def test_a_needless_hold_says_whether_a_file_was_held_back() -> None:
+    """Only then the file must be looked at again; a hold for other orders is left alone."""
+    holds = Holds()
+    holds.start(KEY, {"a", "b"})
+    assert not holds.needless(KEY, {"a"})
+    assert not holds.admits(KEY, {"a"})
+    assert holds.needless(KEY, {"a", "b"})
+    assert not holds.needless(KEY, {"a", "b"})
+
+
+# --- a disk that is full ----------------------------------------------------------------------------------
+
+
+async def test_nothing_is_lost_while_the_disk_is_full(validator: ValidatorDir, data: Path) -> None:
+    """Orders from file and queue, one that was dropped again, removals, documents: all there afterwards."""
+    disk: list[FullDisk] = []
+
+    def wrap(log: EventLogWriter) -> Any:
+        disk.append(FullDisk(log))
+        return disk[0]
+
+    validator.write(position(1, [order(1)]))
+    validator.write(position(2, [order(2)]))
+    async with running(data, validator, wrap=wrap, queue_hold_ms=60_000) as intake:
+        disk[0].full = True
+        validator.write(position(1, [order(1), order(11)]))
+        await intake.until(lambda: disk[0].refused > 1)
+        for n in range(20):
+            validator.write(position(3, [order(30 + k) for k in range(n + 1)], miner=OTHER_MINER))
+            await asyncio.sleep(0)
+        before = disk[0].refused
+        await intake.until(lambda: disk[0].refused > before + 2)
+        validator.write(position(1, [order(1)]))
+        intake.enqueue({"position": position(4, [order(40)])})
+        validator.delete(position(2, []), folder="open")
+        validator.document("validation/eliminations.json", b'{"eliminations": []}')
+        before = disk[0].refused
+        await intake.until(lambda: disk[0].refused > before + 20)
+        assert intake.events() == []
+        disk[0].full = False
+        await intake.until(lambda: len(intake.events()) == 22)
+        await intake.until(lambda: set(intake.state()) == {KEY, (OTHER_MINER, uuid(3)), (MINER, uuid(4))})
+        assert set(intake.announced()) == {order(n)["order_uuid"] for n in [11, *range(30, 50), 40]}
+        assert len(intake.state()[KEY]["orders"]) == 1
+        await intake.until(lambda: intake.log.document(Document.ELIMINATIONS) is not None)
+
+
+async def test_a_baseline_is_begun_again_until_the_disk_has_room(validator: ValidatorDir, data: Path) -> None:
+    """Not ready before, and complete then."""
+    validator.write(position(1, [order(1)]))
+
+    def wrap(log: EventLogWriter) -> Any:
+        disk = FullDisk(log)
+        disk.full = True
+        asyncio.get_running_loop().call_later(0.1, setattr, disk, "full", False)
+        return disk
+
+    async with running(data, validator, wrap=wrap) as intake:
+        assert set(intake.state()) == {KEY}
+        assert intake.log.ready()
+        assert intake.events() == []
+
+
+async def test_stopping_on_a_full_disk_does_not_hang_and_the_files_are_read_again(
+    validator: ValidatorDir, data: Path
+) -> None:
+    """What could not be written is found by the next start."""
+    disk: list[FullDisk] = []
+
+    def wrap(log: EventLogWriter) -> Any:
+        disk.append(FullDisk(log))
+        return disk[0]
+
+    async with running(data, validator, wrap=wrap) as intake:
+        disk[0].full = True
+        validator.write(position(1, [order(1)]))
+        await intake.until(lambda: disk[0].refused > 1)
+    async with running(data, validator) as intake:
+        await intake.until(lambda: intake.announced() == [order(1)["order_uuid"]])
+
+
+class Broken:
+    """A log that fails for good at the first append."""
+
+    def __init__(self, log: EventLogWriter) -> None:
+        self._log = log
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def append(self, changes: Iterable[Change], now_ms: int) -> Head:
+        raise LogError("malformed", code="corrupt")
+
+
+async def test_a_log_that_fails_for_good_ends_intake(validator: ValidatorDir, data: Path) -> None:
+    """The error comes out, so that the supervisor hears of it."""
+    with pytest.raises(LogError, match="malformed"):
+        async with running(data, validator, wrap=lambda log: Broken(log), **WATCH_ALONE) as intake:  # type: ignore[arg-type,return-value]
+            validator.write(position(1, [order(1)]))
+            await intake.ended()
+
+
+async def test_what_was_taken_is_written_before_intake_ends(data: Path) -> None:
+    """Stop flushes."""
+    async with running(data) as intake:
+        for n in range(50):
+            intake.enqueue({"position": position(n, [order(n)])})
+            await asyncio.sleep(0)
+        await intake.until(lambda: intake.events())
+        taken = intake
+    async with running(data) as intake:
+        assert 1 <= len(intake.events()) <= 50
+        assert len(intake.state()) == len(intake.events())
+    assert taken is not intake
