@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -206,6 +207,7 @@ def run_child() -> int:
     """The main function of a child process: reads its orders from standard input and runs its room."""
     orders = msgspec.json.decode(sys.stdin.buffer.read(), type=Orders)
     ready_fd = int(sys.argv[-1])
+    _raise_file_limit()
     configure_logging(orders.settings.log_level, process=orders.room)
 
     def ready() -> None:
@@ -232,6 +234,13 @@ def _new_event_loop(room: str) -> Callable[[Coroutine[Any, Any, None]], None]:
     import uvloop
 
     return uvloop.run
+
+
+def _raise_file_limit() -> None:
+    """Every client is an open file: as many as the system allows, not the shell's default."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # some systems allow less than they say
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _run_room(orders: Orders, ready: Callable[[], None]) -> None:

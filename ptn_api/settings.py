@@ -130,7 +130,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if isinstance(field.default, bool):
             group.add_argument(flag, action="store_true", default=None, help=text)
         else:
-            group.add_argument(flag, default=None, metavar=field.name.rpartition("_")[2].upper(), help=text)
+            group.add_argument(flag, default=None, metavar=_metavar(field.name, field.default), help=text)
+
+
+def _metavar(name: str, default: Any) -> str:
+    """MS, BYTES, PORT, DIR, FILE, HOST; N for other numbers."""
+    last = name.rpartition("_")[2].upper()
+    return last if not isinstance(default, int) or last in {"MS", "BYTES", "PORT"} else "N"
 
 
 def from_arguments(

@@ -25,7 +25,7 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True):
 
 def door(argv: Sequence[str] | None = None) -> int:
     """`python api_manager.py ...`: serves with `--serve`, prints its help without."""
-    parser = _parser("api_manager.py")
+    parser = _parser("api_manager.py --serve")
     parser.add_argument("--serve", action="store_true", help="start the API (without it: this help)")
     arguments = parser.parse_args(argv)
     if not arguments.serve:
@@ -51,7 +51,7 @@ def embedded() -> int:
 
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=program,
+        usage=f"{program} [options]",
         description="Serves a validator's positions and orders over REST and WebSocket.",
         epilog="Every option is also an environment variable: --api-host is PTN_API_HOST.",
     )

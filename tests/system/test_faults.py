@@ -1,0 +1,337 @@
+"""What goes wrong in production, done to real processes; tests/soak does the rest of it at random."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import resource
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from ptn_api.client import Gap, Pace, Stream
+from ptn_api.client.message import PTNWebSocketMessage
+from ptn_api.intake.resync import request_resync
+from tests import factories
+from tests.chaos import ChaosProxy
+from tests.system.api import Api, api
+from tests.system.follower import Follower
+from tests.system.validator import Validator
+from tests.waiting import until, until_async
+
+QUICK = Pace(connect=2, backoff=0.05, backoff_max=0.3, settled=1, refused=0.2, eviction=0.2, tick=0.02)
+
+
+class Bot:
+    """Our own client, and what it was told."""
+
+    def __init__(self, url: str, key: str, state_dir: Path) -> None:
+        self.messages: list[PTNWebSocketMessage] = []
+        self.gaps: list[Gap] = []
+        self.states: list[str] = []
+        self.stream = Stream(
+            url, key, state_dir=state_dir, pace=QUICK, on_gap=self.gaps.append, on_state=self.states.append
+        )
+
+    @property
+    def order_uuids(self) -> list[str]:
+        return [message.new_order.order_uuid for message in self.messages]
+
+    async def run(self) -> None:
+        async with self.stream:
+            async for message in self.stream:
+                self.messages.append(message)
+
+
+@asynccontextmanager
+async def following(url: str, key: str, tmp_path: Path) -> AsyncIterator[Bot]:
+    bot = Bot(url, key, tmp_path / "cursors")
+    task = asyncio.create_task(bot.run())
+    await until_async(lambda: "live" in bot.states, what="live")
+    try:
+        yield bot
+    finally:
+        bot.stream.stop()
+        await task
+
+
+def health(server: Api) -> dict[str, Any]:
+    answer: dict[str, Any] = requests.get(server.rest + "/health", timeout=5).json()
+    return answer
+
+
+def problems(server: Api) -> list[str]:
+    found: list[str] = health(server)["problems"]
+    return found
+
+
+def limit_files(process: psutil.Process, size: int) -> None:
+    """The kernel lets this process write no file beyond this size: a full disk, for real."""
+    hard = process.rlimit(psutil.RLIMIT_FSIZE)[1]  # type: ignore[attr-defined]
+    process.rlimit(psutil.RLIMIT_FSIZE, (size, hard))  # type: ignore[attr-defined]
+
+
+def test_a_full_disk_delays_orders_and_loses_none(
+    validator: Validator, data_dir: Path, keys: dict[int, str]
+) -> None:
+    """Intake keeps what it could not write; readers go on serving what is there."""
+    validator.place()
+    with (
+        api(data_dir, validator_dir=validator.root) as server,
+        Follower(server.stream, keys[100]) as follower,
+    ):
+        validator.place()
+        follower.wait_for(1)
+        intake = server.children()["intake"]
+        limit_files(intake, 4096)
+        for _ in range(20):
+            validator.place(3)
+        until(lambda: "log_unwritable" in server.log.read_text())
+        headers = {"Authorization": f"Bearer {keys[100]}"}
+        assert requests.get(server.rest + "/miner-positions", headers=headers, timeout=5).ok
+        assert len(follower.messages) == 1
+        limit_files(intake, resource.RLIM_INFINITY)
+        follower.wait_for(61)
+        assert sorted(follower.order_uuids) == sorted(validator.placed[1:])
+        assert server.children()["intake"].pid == intake.pid
+
+
+async def test_a_log_pruned_below_the_cursor_is_a_gap_that_is_told(
+    validator: Validator, data_dir: Path, keys: dict[int, str], tmp_path: Path
+) -> None:
+    """All or nothing: `too_old`, then live orders only."""
+    validator.place()
+    with api(data_dir, validator_dir=validator.root, retention_ms=500, prune_ms=100) as server:
+        async with following(server.stream, keys[100], tmp_path) as bot:
+            validator.place()
+            await until_async(lambda: len(bot.messages) == 1)
+        validator.place()
+        url = f"{server.rest}/messages?after={bot.messages[-1].sequence}&epoch={bot_epoch(tmp_path)}"
+        headers = {"Authorization": f"Bearer {keys[100]}"}
+        await until_async(lambda: requests.get(url, headers=headers, timeout=5).status_code == 410)
+        async with following(server.stream, keys[100], tmp_path) as bot:
+            await until_async(lambda: bot.gaps)
+            validator.place()
+            await until_async(lambda: bot.messages)
+            assert [gap.reason for gap in bot.gaps] == ["too_old"]
+            assert bot.order_uuids == validator.placed[-1:]
+
+
+def bot_epoch(tmp_path: Path) -> str:
+    cursor = next((tmp_path / "cursors").rglob("*.json"))
+    epoch: str = json.loads(cursor.read_text())["epoch"]
+    return epoch
+
+
+async def test_a_log_deleted_under_a_running_server_begins_anew(
+    validator: Validator, data_dir: Path, keys: dict[int, str], tmp_path: Path
+) -> None:
+    """The processes notice, start again with a new epoch, and clients are told of the gap."""
+    validator.place()
+    with api(data_dir, validator_dir=validator.root) as server:
+        async with following(server.stream, keys[100], tmp_path) as bot:
+            validator.place()
+            await until_async(lambda: len(bot.messages) == 1)
+            for path in data_dir.glob("log.sqlite3*"):
+                path.unlink()
+            await until_async(lambda: bot.gaps, seconds=30)
+            await until_async(lambda: bot.states[-1] == "live")
+            validator.place()
+            await until_async(lambda: validator.placed[-1] in bot.order_uuids)
+            assert [gap.reason for gap in bot.gaps] == ["epoch"]
+            assert len(bot.order_uuids) == len(set(bot.order_uuids))
+
+
+async def test_an_unmounted_directory_is_stale_and_loses_nothing(
+    validator: Validator, data_dir: Path, keys: dict[int, str], tmp_path: Path
+) -> None:
+    """The last state stands, /health and heartbeats say stale; when it is back nothing is announced again."""
+    validator.place(3)
+    miners = validator.root / "validation" / "miners"
+    with api(data_dir, validator_dir=validator.root) as server:
+        async with following(server.stream, keys[100], tmp_path) as bot:
+            miners.rename(tmp_path / "unmounted")
+            await until_async(lambda: health(server)["source"]["stale"])
+            await until_async(lambda: bot.states[-1] == "stale")
+            headers = {"Authorization": f"Bearer {keys[100]}"}
+            answer = requests.get(server.rest + "/miner-positions", headers=headers, timeout=5)
+            assert len(answer.json()[factories.MINER]["positions"]) == 1
+            (tmp_path / "unmounted").rename(miners)
+            await until_async(lambda: not health(server)["source"]["stale"])
+            await until_async(lambda: bot.states[-1] == "live")
+            validator.place()
+            await until_async(lambda: bot.messages)
+            assert bot.order_uuids == validator.placed[-1:]
+
+
+def test_a_half_restored_directory_is_held_back_until_accepted(
+    validator: Validator, data_dir: Path, keys: dict[int, str]
+) -> None:
+    """Orders go on meanwhile; `ptn resync --accept-removals` applies what is there."""
+    for _ in range(60):
+        validator.place()
+    headers = {"Authorization": f"Bearer {keys[100]}"}
+    with (
+        api(data_dir, validator_dir=validator.root) as server,
+        Follower(server.stream, keys[100]) as follower,
+    ):
+
+        def served() -> int:
+            answer = requests.get(server.rest + "/miner-positions", headers=headers, timeout=5).json()
+            return len(answer[factories.MINER]["positions"])
+
+        files = sorted(validator.root.glob("validation/miners/*/positions/*/open/*"))
+        for path in files[:40]:
+            path.unlink()
+        until(lambda: health(server)["source"]["stale"])
+        validator.place()
+        follower.wait_for(1)
+        assert served() == 61
+        assert problems(server) != []
+        request_resync(data_dir)
+        until(lambda: served() == 21)
+        until(lambda: problems(server) == [])
+
+
+def test_fresh_directories_in_a_burst_miss_no_first_order(
+    validator: Validator, data_dir: Path, keys: dict[int, str]
+) -> None:
+    """200 miners appear at once, each with its first position; the sweep is too slow to help."""
+    validator.place()
+    periods = {"sweep_ms": 60_000, "full_sweep_ms": 60_000}
+    with (
+        api(data_dir, validator_dir=validator.root, **periods) as server,
+        Follower(server.stream, keys[100]) as follower,
+    ):
+        for n in range(200):
+            validator.place(miner=f"{factories.MINER[:40]}{n:08}")
+        follower.wait_for(200)
+        assert sorted(follower.order_uuids) == sorted(validator.placed[1:])
+
+
+async def test_a_mute_connection_is_noticed(
+    validator: Validator, data_dir: Path, keys: dict[int, str], tmp_path: Path
+) -> None:
+    """A stalled network: the client says stale within two heartbeats, and misses nothing in the end."""
+    validator.place()
+    with (
+        api(data_dir, validator_dir=validator.root) as server,
+        ChaosProxy(server.ws_port) as proxy,
+    ):
+        async with following(proxy.url, keys[100], tmp_path) as bot:
+            await asyncio.to_thread(proxy.stall)
+            validator.place()
+            await until_async(lambda: "stale" in bot.states or bot.states.count("connecting") > 1)
+            assert bot.messages == []
+            await asyncio.to_thread(proxy.flow)
+            await until_async(lambda: bot.order_uuids == validator.placed[1:])
+
+
+@pytest.mark.parametrize("misbehave", ["cut", "truncate", "duplicate"])
+async def test_broken_connections_lose_nothing(
+    misbehave: str, validator: Validator, data_dir: Path, keys: dict[int, str], tmp_path: Path
+) -> None:
+    """Resets, ends in the middle of a frame and bytes that come twice: every order once, in order."""
+    validator.place()
+    with (
+        api(data_dir, validator_dir=validator.root) as server,
+        ChaosProxy(server.ws_port) as proxy,
+    ):
+        trouble: dict[str, Callable[[], object]] = {
+            "cut": proxy.cut,
+            "truncate": proxy.truncate,
+            "duplicate": lambda: setattr(proxy, "duplicate_next", True),
+        }
+        async with following(proxy.url, keys[100], tmp_path) as bot:
+            for n in range(30):
+                validator.place()
+                if n % 5 == 0:
+                    await asyncio.to_thread(trouble[misbehave])
+                await until_async(lambda: bot.order_uuids == validator.placed[1:])
+            assert bot.gaps == []
+            assert bot.states.count("connecting") > 1 or misbehave == "duplicate"
+
+
+def test_six_old_clients_on_one_key_do_not_starve_each_other(
+    validator: Validator, data_dir: Path, keys: dict[int, str]
+) -> None:
+    """They reconnect at once, for ever; each still receives every order exactly once."""
+    validator.place()
+    with api(data_dir, validator_dir=validator.root, eviction_delay_ms=100) as server:
+        followers = [Follower(server.stream, keys[100]) for _ in range(6)]
+        try:
+            for follower in followers:
+                until(follower.subscribed.is_set)
+            for _ in range(20):
+                validator.place()
+            for follower in followers:
+                follower.wait_for(20, seconds=60)
+                assert follower.order_uuids == validator.placed[1:]
+        finally:
+            for follower in followers:
+                follower.__exit__()
+
+
+async def test_a_thousand_clients_come_back_at_once(
+    validator: Validator, data_dir: Path, tmp_path: Path
+) -> None:
+    """After a crash of the stream all are served, at a bounded rate of logins, and nobody missed an order."""
+    n_clients = 1_000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2_500:
+        pytest.skip(f"this system allows {hard} open files only")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2_500), hard))
+    path = tmp_path / "many_keys.json"
+    path.write_text(json.dumps({f"bot-{n}": f"key-{n}" for n in range(n_clients)}))
+    validator.place()
+    clients = [ManyClient(f"key-{n}") for n in range(n_clients)]
+    with api(data_dir, validator_dir=validator.root, keys=path, accepts_per_second=400) as server:
+        tasks = [asyncio.create_task(client.run(server.stream)) for client in clients]
+        try:
+            await until_async(lambda: all(client.subscribed for client in clients), seconds=60)
+            validator.place()
+            await until_async(lambda: all(client.got for client in clients))
+            server.kill("stream")
+            for _ in range(5):
+                validator.place()
+            await until_async(lambda: all(len(client.got) >= 6 for client in clients), seconds=60)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    first = clients[0].got[0]
+    assert all(client.got == list(range(first, first + 6)) for client in clients)
+
+
+class ManyClient:
+    """An old client that reconnects with its last sequence, and remembers the numbers it got."""
+
+    def __init__(self, key: str) -> None:
+        self.got: list[int] = []
+        self.subscribed = False
+        self._key = key
+
+    async def run(self, url: str) -> None:
+        while True:
+            with contextlib.suppress(WebSocketException, OSError, EOFError, asyncio.TimeoutError):
+                await self._follow(url)
+            await asyncio.sleep(0.1)
+
+    async def _follow(self, url: str) -> None:
+        async with connect(url, compression=None, open_timeout=60) as connection:
+            last = self.got[-1] if self.got else -1
+            await connection.send(json.dumps({"api_key": self._key, "last_sequence": last}))
+            await connection.recv()
+            await connection.send('{"type": "subscribe", "all": true}')
+            async for data in connection:
+                frame = json.loads(data)
+                self.subscribed |= frame.get("type") == "subscription_status"
+                self.got += [m["sequence"] for m in frame.get("messages", [frame]) if "sequence" in m]
