@@ -36,10 +36,13 @@ def read_whole(path: str, limit: int) -> tuple[bytes, os.stat_result]:
     try:
         # O_NONBLOCK: a FIFO put among the files must not hang the reader.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(descriptor, "rb", buffering=0) as file:
+        try:
             status = os.fstat(descriptor)
             _check(status, limit)
-            body = file.readall() or b""
+            with open(descriptor, "rb", buffering=0, closefd=False) as file:
+                body = file.readall() or b""
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         raise
     except OSError as error:
