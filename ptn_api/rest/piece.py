@@ -74,8 +74,11 @@ class Settled:
 
     __slots__ = ("before_ms", "block", "digest", "keys", "next_ms", "outcomes", "times", "uuids")
 
-    def __init__(self, positions: Iterable[LoggedPosition], moment: Moment) -> None:
-        """`positions` are those that closed before `settled_before(now)`."""
+    def __init__(
+        self, positions: Iterable[LoggedPosition], moment: Moment, before: Block | None = None
+    ) -> None:
+        """`positions` are those that closed before `settled_before(now)`. A block `before` that says the
+        same is kept: it is compressed already."""
         self.before_ms = settled_before(moment.now_ms)
         self.next_ms: int | None = None
         self.times: tuple[int, int] | None = None
@@ -84,7 +87,8 @@ class Settled:
         self.keys = [one.key for one in shown]
         self.uuids = frozenset(one.key[2] for one in shown)
         self.outcomes = [one.outcome for one in shown]
-        self.block = Block(_OPENING + b",".join(one.text for one in shown))
+        identity = _OPENING + b",".join(one.text for one in shown)
+        self.block = before if before is not None and before.identity == identity else Block(identity)
         self.digest: _Hash = hashlib.sha256(self.block.identity)
 
     def _show(self, logged: LoggedPosition, now_ms: int) -> _Shown:
@@ -113,6 +117,10 @@ class Rest(NamedTuple):
     blocks: tuple[Block, Block]
     digest: bytes
     aggregates: Aggregates
+
+    def same_as(self, other: Rest) -> bool:
+        """Whether both say the same, cut at the same place: then their compressed forms are equal too."""
+        return self.digest == other.digest and len(self.blocks[0]) == len(other.blocks[0])
 
 
 class Piece:

@@ -111,7 +111,9 @@ class Views:
         for logged in self._log.positions(miner=hotkey):
             early = logged.close_ms is not None and logged.close_ms < before_ms
             (settled if early else others).append(logged)
-        self._keep(Piece(hotkey, Settled(settled, moment), others, moment, self._pieces.get(hotkey)))
+        before = self._pieces.get(hotkey)
+        block = before.settled.block if before is not None else None
+        self._keep(Piece(hotkey, Settled(settled, moment, block), others, moment, before))
 
     def refresh(self, hotkey: str) -> None:
         """Builds the part of a miner's piece that changes often; all of it where that does not do."""
@@ -136,8 +138,7 @@ class Views:
         before = self._pieces.get(piece.hotkey)
         self._pieces[piece.hotkey] = piece
         self._schedule(piece)
-        old = before.rests if before is not None else {}
-        self._changed([t for t in TIERS if t not in old or old[t].digest != piece.rests[t].digest])
+        self._changed([t for t in TIERS if before is None or not before.rests[t].same_as(piece.rests[t])])
 
     def _schedule(self, piece: Piece) -> None:
         if piece.next_ms is None:

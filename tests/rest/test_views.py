@@ -241,3 +241,18 @@ async def test_keys_of_an_entry_stand_in_the_documented_order() -> None:
         "tier",
     ]
     assert [list(entry) for entry in json.loads(text).values()] == [keys, keys]
+
+
+async def test_moving_a_position_to_the_first_block_changes_nothing_that_is_said() -> None:
+    """The tag stays; the compressed forms are those of a server that starts at that moment."""
+    orders = [order(1, at=NOW - 3 * DAY), order(2, -0.1, at=NOW - HOUR)]
+    log, clock = filled_log([written(position(1, orders, closed=True))]), FakeClock()
+    room = await room_over(log, clock)
+    before = await served(room)
+    clock.now_ms += DAY
+    await room.follower.catch_up()
+    after = await served(room)
+    assert after[100] == before[100]
+    assert after[100, "identity"] == before[100, "identity"]
+    assert after[100, "gzip"] != before[100, "gzip"]
+    assert after == await served(await room_over(log, clock))
