@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from ptn_api.rest.block import CODINGS, Coding
 
 __all__ = ["has_already", "negotiate", "prefers"]
 
 
+@lru_cache(maxsize=256)
 def negotiate(accept_encoding: str | None) -> Coding:
     """The coding to answer in (RFC 9110, 12.5.3); none asked for, or none acceptable: identity."""
     if not accept_encoding:

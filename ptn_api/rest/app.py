@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, get_args, get_origin
 
 import msgspec
@@ -84,14 +85,13 @@ def _template(request: Request) -> str:
 
 def _query(route: Route, request: Request) -> msgspec.Struct:
     """The query string as the route's type. Raises Refusal `bad_parameter`; unknown names are ignored."""
-    fields = msgspec.structs.fields(route.query)
-    if not fields or not request.scope["query_string"]:
+    if not request.scope["query_string"]:
         return route.query()
     given = request.query_params
     values: dict[str, Any] = {
-        field.name: given.getlist(field.name) if _repeatable(field.type) else given[field.name]
-        for field in fields
-        if field.name in given
+        name: given.getlist(name) if repeatable else given[name]
+        for name, repeatable in _parameters(route.query)
+        if name in given
     }
     try:
         return msgspec.convert(values, route.query, strict=False)
@@ -101,5 +101,12 @@ def _query(route: Route, request: Request) -> msgspec.Struct:
         raise Refusal("bad_parameter", sentence, parameter=name) from None
 
 
-def _repeatable(kind: Any) -> bool:
-    return get_origin(get_args(kind)[0] if get_args(kind) else kind) is list or get_origin(kind) is list
+@lru_cache
+def _parameters(query: type[msgspec.Struct]) -> list[tuple[str, bool]]:
+    """(name, whether it may be repeated) of each parameter."""
+    return [(field.name, _is_list(field.type)) for field in msgspec.structs.fields(query)]
+
+
+def _is_list(kind: Any) -> bool:
+    """Whether the type is a list, plain or annotated."""
+    return list in (get_origin(kind), *map(get_origin, get_args(kind)[:1]))
