@@ -166,7 +166,7 @@ class Connection:
                 task.cancel()
             results = await asyncio.gather(read, watch, write, return_exceptions=True)
         _raise_bugs(results)
-        return _ending(self._ending, socket.close_code, socket.close_reason)
+        return _ending(self._ending, socket.protocol.close_code, socket.protocol.close_reason)
 
     async def _read(self, socket: ClientConnection, session: ClientSession) -> None:
         while not self._broken:

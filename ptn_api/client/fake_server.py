@@ -81,6 +81,8 @@ class _Client:
         self.socket = socket
         self.session = session
         self.frames: list[dict[str, Any]] = []
+        self.replayed: int | None = None
+        """How far a replay has come, while there is one."""
 
 
 class FakeServer:
@@ -269,9 +271,13 @@ class FakeServer:
             await client.socket.send(encode(frame).decode())
 
     async def _catch_up(self, client: _Client, effect: CatchUp) -> None:
-        for sequence in sorted(self._log.entries):
-            if sequence > effect.after:
+        for sequence in itertools.count(effect.after + 1):
+            if sequence > self._log.last:
+                break
+            client.replayed = sequence - 1
+            if sequence in self._log.entries:
                 await self._deliver(client, [sequence], replay=sequence <= effect.replay_until)
+        client.replayed = None
         client.session.caught_up()
 
     async def _publish(self, entries: list[_Entry], lost: bool) -> int:
@@ -303,11 +309,12 @@ class FakeServer:
                 await self._beat()
 
     async def _beat(self) -> None:
-        beat = Heartbeat(
-            head=self._log.last, revision=0, timestamp=self._now(), source_ms=None, stale=self.stale
-        )
         for client in list(self.clients):
             if client.session.logged_in and client.session.version == 2:
+                head = self._log.last if client.replayed is None else client.replayed
+                beat = Heartbeat(
+                    head=head, revision=0, timestamp=self._now(), source_ms=None, stale=self.stale
+                )
                 await self._say(client, encode(beat).decode())
 
     async def _send_all(self, frame: str) -> None:
