@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA_DIR ?= .ptn
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup serve test lint bench clean
+.PHONY: help setup serve test lint bench soak clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,6 +38,9 @@ lint: $(STAMP)  ## ruff and mypy
 
 bench: $(STAMP)  ## measure; ratios side by side
 	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(STAMP)  ## everything that can go wrong, at random; MINUTES=10
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(ARGS)
 
 clean:  ## remove the virtual environment, the demo's data and caches
 	rm -rf $(VENV) $(DATA_DIR) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -21,8 +21,16 @@ import requests
 
 from ptn_api.intake.resync import request_resync
 from tests.chaos import ChaosProxy
-from tests.soak.bots import BotOrders, BotReport
-from tests.soak.checker import Verdict, check_bots, check_state, files_of, orders_placed
+from tests.soak.bots import BotOrders, BotReport, End
+from tests.soak.checker import (
+    Verdict,
+    check_bots,
+    check_mirrors,
+    check_state,
+    checksum_of,
+    files_of,
+    orders_placed,
+)
 from tests.soak.trouble import Trouble
 from tests.system.api import ROOT, Api, api
 from tests.waiting import until
@@ -74,7 +82,7 @@ def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str
         api(folder / "data", validator_dir=directory, keys=folder / "api_keys.json") as server,
         ChaosProxy(server.ws_port, seed=arguments.seed) as proxy,
     ):
-        with _bots(folder, proxy.url, keys) as bots:
+        with _bots(folder, proxy.url, server.rest, keys) as bots:
             since_ns = time.time_ns()
             trouble = Trouble(arguments.seed, server, proxy, folder / "api_keys.json", directory)
             _go_wrong(trouble, arguments)
@@ -82,12 +90,14 @@ def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str
             simulator.wait()
             request_resync(folder / "data")  # restored backups remove more than is believed at once
             head = _settled_head(server, keys[0], directory)
-            (folder / "head").write_text(str(head))
+            end = End(head=head, checksum=checksum_of(files_of(directory)))
+            (folder / "end.json").write_bytes(msgspec.json.encode(end))
             bots.terminate()
             bots.wait(timeout=90)
         reports = msgspec.json.decode((folder / "report.json").read_bytes(), type=list[BotReport])
         verdict = check_bots(reports, orders_placed(directory / "journal.ndjson", since_ns), stale_ms=60_000)
         check_state("REST", _positions(server, keys[0])[1], files_of(directory), verdict)
+        check_mirrors(reports, files_of(directory), verdict)
         return verdict, _figures(reports, trouble, since_ns)
 
 
@@ -96,6 +106,7 @@ def _figures(reports: list[BotReport], trouble: Trouble, since_ns: int) -> dict[
         "orders": max(len(bot.received) for bot in reports),
         "deliveries": sum(len(bot.received) for bot in reports),
         "replayed": sum(message.replay for bot in reports for message in bot.received),
+        "mirrors": sum(bot.kind == "mirror" for bot in reports),
         "late": sum(message.late for message in reports[0].received),
         "connections": sum(len(bot.connected) for bot in reports),
         "minutes": round((time.time_ns() - since_ns) / 60e9, 1),
@@ -172,14 +183,15 @@ def _validator(directory: Path, arguments: argparse.Namespace) -> Iterator[subpr
 
 
 @contextmanager
-def _bots(folder: Path, url: str, keys: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+def _bots(folder: Path, url: str, rest: str, keys: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     orders = BotOrders(
         stream_url=url,
+        rest_url=rest,
         api_keys=keys,
         state_dir=str(folder / "cursors"),
         report=str(folder / "report.json"),
         ready=str(folder / "bots-ready"),
-        head=str(folder / "head"),
+        end=str(folder / "end.json"),
     )
     (folder / "bots.json").write_bytes(msgspec.json.encode(orders))
     with (folder / "bots.log").open("w") as log:

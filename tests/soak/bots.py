@@ -10,15 +10,18 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
+from ptn_api.client.book import Book
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.pace import Pace
 from ptn_api.client.stream import Stream
+from ptn_api.model.checksum import position_checksum
 from ptn_api.wire.client_session import Gap, State
 
-__all__ = ["BotOrders", "BotReport", "Received"]
+__all__ = ["BotOrders", "BotReport", "End", "Received"]
 
 PACE = Pace(
     connect=2.0, backoff=0.2, backoff_max=2.0, settled=2.0, refused=1.0, eviction=1.0, ping=1.0, tick=0.1
@@ -29,14 +32,22 @@ class BotOrders(msgspec.Struct):
     """What the process is told."""
 
     stream_url: str
+    rest_url: str
     api_keys: list[str]
-    """One bot each."""
+    """One bot each; every tenth is a mirror."""
     state_dir: str
     report: str
     ready: str
     """A file that is made when every bot has been live once."""
-    head: str
-    """A file that says, when the process is told to end, up to which sequence every bot has to get first."""
+    end: str
+    """A file that says, when the process is told to end, what every bot has to reach first (`End`)."""
+
+
+class End(msgspec.Struct):
+    """`head`: the last sequence; `checksum`: of all positions, as heartbeats say it."""
+
+    head: int
+    checksum: str
 
 
 class Received(msgspec.Struct, array_like=True):
@@ -54,13 +65,20 @@ class Received(msgspec.Struct, array_like=True):
 
 
 class BotReport(msgspec.Struct):
-    """What one bot has to say. `connected`: when connections were made, in epoch ms."""
+    """What one bot has to say. `connected`: when connections were made, in epoch ms.
 
-    kind: str
+    `positions`, of a mirror: position uuid -> checksum of its text.
+    """
+
+    kind: Literal["full", "delta", "mirror"]
     received: list[Received] = []
     gaps: list[str] = []
     connected: list[int] = []
-    live: bool = False
+    positions: dict[str, int] = {}
+
+    def note_state(self, state: State) -> None:
+        if state == "connecting":
+            self.connected.append(time.time_ns() // 1_000_000)
 
 
 class Bot:
@@ -102,34 +120,77 @@ class Bot:
         self.report.gaps.append(f"{gap.reason} {gap.after}-{gap.next}")
 
     def _state(self, state: State) -> None:
-        if state == "connecting":
-            self.report.connected.append(time.time_ns() // 1_000_000)
+        self.report.note_state(state)
         if state == "live":
             self.live.set()
-            self.report.live = True
+
+    async def ready(self) -> None:
+        await self.live.wait()
+
+    def has_reached(self, end: End) -> bool:
+        return bool(self.report.received) and self.report.received[-1].sequence >= end.head
+
+    def stop(self) -> None:
+        self.stream.stop()
+
+
+class MirrorBot:
+    """A live mirror of every position."""
+
+    def __init__(self, number: int, orders: BotOrders) -> None:
+        self.report = BotReport(kind="mirror")
+        self._stop = asyncio.Event()
+        self._book = Book(
+            orders.stream_url,
+            orders.rest_url,
+            orders.api_keys[number],
+            on_state=self.report.note_state,
+            mend_within=1.0,
+            pace=PACE,
+        )
+
+    async def run(self) -> None:
+        async with self._book as book:
+            await self._stop.wait()
+            for position in book.positions():
+                text = book.text(position.miner_hotkey, position.position_uuid)
+                assert text is not None
+                self.report.positions[position.position_uuid] = position_checksum(text)
+
+    async def ready(self) -> None:
+        while len(self._book) == 0:
+            await asyncio.sleep(0.05)
+
+    def has_reached(self, end: End) -> bool:
+        return self._book.checksum == end.checksum
+
+    def stop(self) -> None:
+        self._stop.set()
 
 
 async def main(orders: BotOrders) -> None:
-    bots = [Bot(number, orders) for number in range(len(orders.api_keys))]
+    bots = [
+        (MirrorBot if number % 10 == 9 else Bot)(number, orders) for number in range(len(orders.api_keys))
+    ]
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     tasks = [asyncio.create_task(bot.run()) for bot in bots]
     for bot in bots:
-        await bot.live.wait()
+        await bot.ready()
     Path(orders.ready).touch()
     await stop.wait()
-    await _caught_up(bots, int(Path(orders.head).read_text()))
+    await _reached(bots, msgspec.json.decode(Path(orders.end).read_bytes(), type=End))
     for bot in bots:
-        bot.stream.stop()
+        bot.stop()
     await asyncio.gather(*tasks)
     Path(orders.report).write_bytes(msgspec.json.encode([bot.report for bot in bots]))
 
 
-async def _caught_up(bots: list[Bot], head: int) -> None:
+async def _reached(bots: list[Bot | MirrorBot], end: End) -> None:
     """All bots have everything, or will not have it within a minute."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if all(bot.report.received and bot.report.received[-1].sequence >= head for bot in bots):
+        if all(bot.has_reached(end) for bot in bots):
             return
         await asyncio.sleep(0.05)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from ptn_api.model.checksum import CHECKSUM_MODULUS, position_checksum
 from ptn_api.simulator.journal import (
     Dropped,
     MinerRemoved,
@@ -19,7 +20,15 @@ from ptn_api.simulator.journal import (
 )
 from tests.soak.bots import BotReport
 
-__all__ = ["Verdict", "check_bots", "check_state", "files_of", "orders_placed"]
+__all__ = [
+    "Verdict",
+    "check_bots",
+    "check_mirrors",
+    "check_state",
+    "checksum_of",
+    "files_of",
+    "orders_placed",
+]
 
 
 class Verdict(msgspec.Struct):
@@ -32,6 +41,7 @@ class Verdict(msgspec.Struct):
     unmarked_stale: int = 0
     unexplained_gaps: int = 0
     state_differences: int = 0
+    mirror_differences: int = 0
     problems: list[str] = []
 
     def add(self, kind: str, problem: str) -> None:
@@ -95,6 +105,8 @@ def check_bots(reports: list[BotReport], placed: OrdersPlaced, *, stale_ms: int)
     verdict = Verdict()
     numbers: dict[int, str] = {}
     for number, bot in enumerate(reports):
+        if bot.kind == "mirror":
+            continue
         _check_bot(f"bot {number}", bot, placed, numbers, verdict, stale_ms)
     return verdict
 
@@ -130,6 +142,21 @@ def _check_bot(
         verdict.add("lost", f"{name}: order {uuid} of position {placed.must[uuid]}")
     for gap in bot.gaps:
         verdict.add("unexplained_gaps", f"{name}: {gap}")
+
+
+def check_mirrors(reports: list[BotReport], files: dict[str, Any], verdict: Verdict) -> None:
+    """Every mirror holds what the validator's files hold."""
+    expected = {uuid: position_checksum(json.dumps(file).encode()) for uuid, file in files.items()}
+    for number, bot in enumerate(reports):
+        if bot.kind == "mirror" and bot.positions != expected:
+            wrong = {u for u in expected.keys() | bot.positions if expected.get(u) != bot.positions.get(u)}
+            verdict.add("mirror_differences", f"bot {number}: {len(wrong)} positions, one is {min(wrong)}")
+
+
+def checksum_of(files: dict[str, Any]) -> str:
+    """As heartbeats say it."""
+    total = sum(position_checksum(json.dumps(file).encode()) for file in files.values())
+    return f"{total % CHECKSUM_MODULUS:016x}"
 
 
 def files_of(validator: Path) -> dict[str, Any]:

@@ -1,0 +1,26 @@
+"""A minute of the soak, as part of every test run: `make soak` is the long one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.system.api import ROOT
+
+
+@pytest.mark.timeout(300)
+def test_a_minute_of_everything_at_random_ends_with_zeros() -> None:
+    """0 lost, 0 repeated, 0 out of order, 0 unmarked stale, every mirror equal to the validator's files."""
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "tests.soak", "--minutes", "1"),
+            *("--clients", "30", "--orders-per-second", "20", "--trouble-every", "2"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
