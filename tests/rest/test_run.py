@@ -1,0 +1,120 @@
+"""The room as the service runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ptn_api.clock import wall_ms
+from ptn_api.errors import LogError
+from ptn_api.event_log import EventLog, MemoryLog, open_reader, open_writer
+from ptn_api.rest import RestOptions, run_rest
+from tests.factories import MINER, order, position, written
+from tests.rest.serving import NOW, key_ring
+
+
+def listening() -> socket.socket:
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen()
+    return sock
+
+
+def start(
+    log: EventLog, sock: socket.socket, stop: asyncio.Event, ready: asyncio.Event
+) -> asyncio.Task[None]:
+    return asyncio.create_task(
+        run_rest(log=log, keys=key_ring(), sock=sock, options=RestOptions(), stop=stop, ready=ready.set)
+    )
+
+
+async def test_over_the_log_on_disk(tmp_path: Path) -> None:
+    """A reader's own log: what the writer appends is seen, rung by its bell, and a stop ends it."""
+    writer = open_writer(tmp_path)
+    now = wall_ms()
+    writer.baseline([written(position(1, [order(1, at=now - 5000)]))], now)
+    reader = open_reader(tmp_path)
+    stop, ready = asyncio.Event(), asyncio.Event()
+    with listening() as sock:
+        url = "http://{}:{}".format(*sock.getsockname())
+        running = start(reader, sock, stop, ready)
+        await asyncio.wait_for(ready.wait(), 10)
+        headers = {"authorization": "Bearer k100"}
+        async with httpx.AsyncClient(base_url=url, headers=headers) as client:
+            assert len((await client.get(f"/miner-positions/{MINER}")).json()["positions"]) == 1
+            writer.append([written(position(2, [order(2, at=now)]))], now)
+            deadline = time.monotonic() + 10
+            while len((await client.get(f"/miner-positions/{MINER}")).json()["positions"]) < 2:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.01)
+        stop.set()
+        await asyncio.wait_for(running, 10)
+    reader.close()
+    writer.close()
+
+
+async def test_ready_is_said_before_the_baseline_is_complete() -> None:
+    """Then there is a server to answer 503; with a complete one the views are built first."""
+    log = MemoryLog(created_ms=NOW)
+    stop, ready = asyncio.Event(), asyncio.Event()
+    with listening() as sock:
+        running = start(log, sock, stop, ready)
+        await asyncio.wait_for(ready.wait(), 10)
+        stop.set()
+        await asyncio.wait_for(running, 10)
+
+
+async def test_a_stop_before_it_is_ready_is_heard() -> None:
+    """Whoever is told to stop while starting stops."""
+    stop, ready = asyncio.Event(), asyncio.Event()
+    stop.set()
+    with listening() as sock:
+        await asyncio.wait_for(start(MemoryLog(created_ms=NOW), sock, stop, ready), 10)
+
+
+class Replaced(MemoryLog):
+    """A log whose file was put in place anew."""
+
+    def hotkeys(self) -> list[str]:
+        raise LogError("another log", code="replaced")
+
+
+async def test_a_replaced_log_ends_the_room() -> None:
+    """With the error, so that the supervisor starts it again."""
+    log = Replaced(created_ms=NOW)
+    log.baseline([], NOW)
+    with listening() as sock, pytest.raises(LogError, match="another log"):
+        await asyncio.wait_for(start(log, sock, asyncio.Event(), asyncio.Event()), 10)
+
+
+async def test_the_clocks_options_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A jump of the wall clock does not move what lower tiers see before it has lasted."""
+    from ptn_api.rest import run as module
+
+    made: list[Any] = []
+
+    class Spy(module.SteadyClock):
+        def __init__(self, **options: Any) -> None:
+            made.append(options)
+            super().__init__(**options)
+
+    monkeypatch.setattr(module, "SteadyClock", Spy)
+    stop = asyncio.Event()
+    stop.set()
+    with listening() as sock:
+        options = RestOptions(clock_jump_ms=5, clock_settle_ms=7)
+        await run_rest(
+            log=MemoryLog(created_ms=NOW),
+            keys=key_ring(),
+            sock=sock,
+            options=options,
+            stop=stop,
+            ready=lambda: None,
+        )
+    assert (made[0]["jump_ms"], made[0]["settle_ms"]) == (5, 7)
