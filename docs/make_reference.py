@@ -1,0 +1,138 @@
+"""Writes docs/reference.md from the tables that the program itself uses: `python docs/make_reference.py`.
+
+A test compares the file with what this makes, so it cannot fall behind.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import typer.main
+from msgspec import UnsetType
+
+from ptn_api.cli.app import app
+from ptn_api.rest.routes import ROUTES
+from ptn_api.settings import describe
+from ptn_api.wire import frames
+from ptn_api.wire.close_codes import CLOSE_CODES, should_return
+
+__all__ = ["reference"]
+
+
+def reference() -> str:
+    """The whole page."""
+    return "\n".join([*_head(), *_settings(), *_routes(), *_frames(), *_close_codes(), *_commands()]) + "\n"
+
+
+def _head() -> Iterator[str]:
+    yield "# Reference"
+    yield "\nMade from the program's own tables by `python docs/make_reference.py`; do not edit.\n"
+
+
+def _settings() -> Iterator[str]:
+    yield "## Settings\n"
+    yield "For `ptn serve`, `python api_manager.py --serve` and (as keywords, by name) `APIManager`."
+    yield "A flag wins over the environment variable, that over the default. Times are ms, sizes bytes.\n"
+    for name, flag, variable, default, meaning in describe():
+        yield f"### {name}\n"
+        shown = "off" if default is False else f"`{default}`" if default != "" else "none"
+        yield f"`{flag}`, `{variable}`, default {shown}: {meaning}.\n"
+
+
+def _routes() -> Iterator[str]:
+    yield "## Routes\n"
+    yield '`GET` and `HEAD`. Errors are `{"error": "<sentence>"}`; `/openapi.json` has every detail.\n'
+    for route in ROUTES:
+        yield f"### {route.path}\n"
+        yield f"{route.summary}. For: {route.access}.\n"
+        if route.description:
+            yield f"{route.description}\n"
+        for field in msgspec.structs.fields(route.query):
+            yield f"- `{field.encode_name}`: {_described(field.type)}"
+        if msgspec.structs.fields(route.query):
+            yield ""
+
+
+def _frames() -> Iterator[str]:
+    yield "## Frames\n"
+    yield "JSON text frames; [consumers.md](consumers.md#websocket) says when each is sent.\n"
+    for name in frames.__all__:
+        kind: type[msgspec.Struct] = getattr(frames, name)
+        yield f"### {name}\n"
+        tag = kind.__struct_config__.tag
+        if tag:
+            yield f'`"type": "{tag}"`\n'
+        if vars(kind).get("__doc__"):
+            yield f"{inspect.cleandoc(str(kind.__doc__))}\n"
+        for field in msgspec.structs.fields(kind):
+            yield f"- `{field.encode_name}`: {_type(field.type)}"
+        yield ""
+
+
+def _close_codes() -> Iterator[str]:
+    yield "## Close codes\n"
+    yield "| code | reason | come back? |\n|---|---|---|"
+    for code in CLOSE_CODES.values():
+        back = "yes, with backoff" if should_return(code.code) else "no"
+        yield f"| {code.code} | {code.reason} | {back} |"
+    yield "| any other, or none | | yes, with backoff |\n"
+
+
+def _commands() -> Iterator[str]:
+    yield "## Commands\n"
+    yield from _commands_of(typer.main.get_command(app), "ptn")
+    yield "Exit status: 0 fine, 1 an error that is told in one line, 2 wrong usage."
+
+
+def _commands_of(group: Any, prefix: str) -> Iterator[str]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands_of(command, f"{prefix} {name}")
+        else:
+            yield from _command(command, f"{prefix} {name}")
+
+
+def _command(command: Any, name: str) -> Iterator[str]:
+    yield f"### {name}\n"
+    yield f"{(command.help or '').strip()}\n"
+    for parameter in command.params:
+        names = ", ".join(f"`{option}`" for option in parameter.opts)
+        yield f"- {names}{_help(parameter)}"
+    if command.params:
+        yield ""
+
+
+def _help(parameter: Any) -> str:
+    text = getattr(parameter, "help", None)
+    return f": {text}" if text else ""
+
+
+def _described(kind: Any) -> str:
+    """A parameter's meaning, and its type."""
+    meanings = [meta.description for meta in getattr(kind, "__metadata__", ()) if meta.description]
+    return f"{meanings[-1]} ({_type(get_args(kind)[0])})" if meanings else _type(kind)
+
+
+def _type(kind: Any) -> str:
+    """A type in the reader's words, not Python's."""
+    if kind is Any:
+        return "anything"
+    if isinstance(kind, type):
+        return {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}.get(
+            kind.__name__, kind.__name__
+        )
+    parts = [part for part in get_args(kind) if part is not UnsetType]
+    origin = getattr(kind, "__origin__", None)
+    if origin in (list, tuple):
+        return f"list of {' and '.join(_type(part) for part in parts if part is not ...)}"
+    if all(not isinstance(part, type) and not getattr(part, "__origin__", None) for part in parts):
+        return " or ".join("null" if part is type(None) else f"`{part}`" for part in parts)
+    return " or ".join("null" if part is type(None) else _type(part) for part in parts)
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("reference.md").write_text(reference())
