@@ -88,7 +88,8 @@ class Follower:
         if not self._views.built and not self._urgent:
             self._views.built = True
             self.built.set()
-            log.info("views built", miners=len(self._views.hotkeys()))
+            miners, left_out = len(self._views.hotkeys()), self._views.unreplayable()
+            log.info("views built", miners=miners, not_replayable=left_out)
 
     async def _try_to_catch_up(self) -> None:
         try:
@@ -169,9 +170,6 @@ class Follower:
     def _take_documents(self) -> None:
         revisions = {document: self._log.document_revision(document) for document in Document}
         changed = {d for d, revision in revisions.items() if self._document_revisions.get(d) != revision}
-        self._document_revisions = revisions
-        if changed:
-            self._views.changed_ms = self._clock()
         if Document.ELIMINATIONS in changed:
             eliminated = self._documents.eliminated()
             for hotkey in eliminated ^ self._views.eliminated:
@@ -182,6 +180,9 @@ class Follower:
             listed = set(self._documents.miners() or ())
             for hotkey in listed ^ set(self._views.hotkeys()):
                 self._mark_urgent(hotkey)
+        if changed:
+            self._views.changed_ms = self._clock()
+        self._document_revisions = revisions  # last: what could not be read is taken again
 
     def _take_aged(self) -> None:
         now = self._clock()

@@ -158,6 +158,7 @@ class Piece:
         self.next_ms: int | None = None
         self.times = settled.times
         self.unreplayable = 0
+        """Positions that the lagging tiers leave out because they cannot be replayed."""
         live: list[_Shown] = []
         lagged: list[_Shown | None] = []
         for logged in others:

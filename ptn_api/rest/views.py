@@ -21,7 +21,7 @@ from ptn_api.rest.snapshot import Snapshot
 
 __all__ = ["Views"]
 
-_OPEN, _CLOSE, _NOTHING = Block(b"{"), Block(b"}"), Block(b"{}")
+_CLOSE, _NOTHING = Block(b"}"), Block(b"{}")
 
 
 class Views:
@@ -90,6 +90,10 @@ class Views:
 
     def hotkeys(self) -> list[str]:
         return sorted(self._pieces)
+
+    def unreplayable(self) -> int:
+        """How many positions the lagging tiers leave out because they cannot be replayed."""
+        return sum(piece.unreplayable for piece in self._pieces.values())
 
     def as_of_ms(self) -> int:
         """The cutoff up to which the lagging tiers are complete.

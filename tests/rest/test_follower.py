@@ -138,6 +138,43 @@ async def test_a_log_that_was_put_in_place_anew_ends_the_follower() -> None:
     assert ended.code == "replaced"
 
 
+class BadDocuments(MemoryLog):
+    """A log whose documents cannot be read for a while."""
+
+    broken = False
+
+    def document(self, document: Document) -> bytes | None:
+        if self.broken:
+            raise LogError("disk trouble", code="corrupt")
+        return super().document(document)
+
+
+async def test_an_elimination_that_could_not_be_read_is_taken_later() -> None:
+    """Its revision counts as taken only when its content is."""
+    closed = [order(1, at=NOW - 3 * DAY), order(2, -0.1, at=NOW - 2 * DAY)]
+    log = BadDocuments(created_ms=NOW)
+    log.baseline([written(position(1, closed, closed=True, return_at_close=1.5))], NOW)
+    room = await room_over(log, FakeClock())
+    log.broken = True
+    log.append([document(Document.ELIMINATIONS, {"eliminations": [{"hotkey": MINER}]})], NOW)
+    with pytest.raises(LogError):
+        await room.follower.catch_up()
+    assert (await body_of(room, 0))[MINER]["all_time_returns"] == 1.5
+    log.broken = False
+    await room.follower.catch_up()
+    assert (await body_of(room, 0))[MINER]["all_time_returns"] == 1.0
+    assert room.views.head == log.head()
+
+
+async def test_positions_that_cannot_be_replayed_are_counted() -> None:
+    """Tier 100 serves them as they came, the lagging tiers leave them out."""
+    odd = position(4, [order(1, 0.0, at=NOW - 2 * DAY)])
+    room = await room_over(filled_log([written(odd)]), FakeClock())
+    assert room.views.unreplayable() == 1
+    assert (await body_of(room, 0))[MINER]["positions"] == []
+    assert len((await body_of(room, 100))[MINER]["positions"]) == 1
+
+
 class Forgetful(MemoryLog):
     """A log whose removals are pruned before anybody saw them."""
 
