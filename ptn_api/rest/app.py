@@ -16,7 +16,8 @@ from ptn_api.rest.answer import Answer, send_answer, send_refusal
 from ptn_api.rest.authentication import Caller, authenticate
 from ptn_api.rest.refusal import Refusal
 from ptn_api.rest.room import Ask, Room
-from ptn_api.rest.routes import Route, find
+from ptn_api.rest.route import Route
+from ptn_api.rest.routes import find
 
 __all__ = ["App"]
 

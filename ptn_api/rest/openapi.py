@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgspec
 from ptn_api import __version__
 from ptn_api.rest.answer import JSON
 from ptn_api.rest.refusal import STATUS
-from ptn_api.rest.routes import ROUTES, Route
+from ptn_api.rest.route import Route
 
 __all__ = ["description"]
 
@@ -30,13 +31,13 @@ _SECURITY = {
 }
 
 
-def description() -> dict[str, Any]:
-    """The whole document, as plain JSON values."""
+def description(routes: Sequence[Route]) -> dict[str, Any]:
+    """The whole document about these routes, as plain JSON values."""
     schemas, components = msgspec.json.schema_components(
-        [route.answer for route in ROUTES], ref_template=_REF
+        [route.answer for route in routes], ref_template=_REF
     )
     paths = {
-        route.path: {"get": _operation(route, schema)} for route, schema in zip(ROUTES, schemas, strict=True)
+        route.path: {"get": _operation(route, schema)} for route, schema in zip(routes, schemas, strict=True)
     }
     return {
         "openapi": "3.1.0",

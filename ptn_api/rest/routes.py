@@ -5,39 +5,18 @@ Requests are routed by it, and the OpenAPI document is made from it.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
-
-import msgspec
+from typing import Any
 
 from ptn_api.model.miner import MinerEntry
 from ptn_api.model.statistics import Eliminations, MinerStatistics, Statistics
 from ptn_api.model.trade_pair import TradePair
 from ptn_api.rest import about, messages, positions, validator_files
-from ptn_api.rest.pages import docs, openapi
-from ptn_api.rest.room import Handler, NoQuery
+from ptn_api.rest.pages import page_routes
+from ptn_api.rest.route import Route
 
-__all__ = ["ROUTES", "Route", "find"]
+__all__ = ["ROUTES", "find"]
 
-Access = Literal["anyone", "key", "tier 100"]
-
-
-class Route(NamedTuple):
-    """`path` may end in `{hotkey}`. `answer` is the type of the 200 answer's JSON; `refused` the sentence
-    for keys below tier 100 where those may not ask; `refusals` codes of the refusals (`refusal.STATUS`)
-    besides those that every route with its access has."""
-
-    path: str
-    handler: Handler
-    summary: str
-    answer: Any
-    access: Access = "key"
-    query: type[msgspec.Struct] = NoQuery
-    refusals: tuple[str, ...] = ()
-    refused: str = "This data requires tier 100 access"
-    description: str = ""
-
-
-ROUTES: tuple[Route, ...] = (
+_DATA: tuple[Route, ...] = (
     Route(
         "/miner-positions",
         positions.positions,
@@ -125,9 +104,10 @@ ROUTES: tuple[Route, ...] = (
         about.Health,
         access="anyone",
     ),
-    Route("/openapi.json", openapi, "This description", dict[str, Any], access="anyone"),
-    Route("/docs", docs, "This description, for people", str, access="anyone"),
 )
+
+ROUTES: tuple[Route, ...] = (*_DATA, *page_routes(_DATA))
+"""The table: the data, and the pages that describe it."""
 
 _EXACT = {route.path: route for route in ROUTES if not route.path.endswith("/{hotkey}")}
 _BY_PREFIX = {

@@ -39,10 +39,12 @@ async def connected(
 
 
 async def everything(reader: asyncio.StreamReader) -> bytes:
-    """What comes until the server closes."""
+    """What comes until the server closes, or resets the connection because more was sent to it."""
+    came = []
     with contextlib.suppress(ConnectionError):
-        return await asyncio.wait_for(reader.read(), 10)
-    return b""
+        while chunk := await asyncio.wait_for(reader.read(1 << 20), 10):
+            came.append(chunk)
+    return b"".join(came)
 
 
 def refusal(answer: bytes) -> tuple[int, str]:
