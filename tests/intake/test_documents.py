@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ptn_api.event_log.contract import Document
-from ptn_api.intake.document_files import DOCUMENT_FILES
+from ptn_api.intake.document_files import DOCUMENT_FILES, DocumentFiles
 from tests.factories import MINER, order, position, uuid
 from tests.intake.running import WATCH_ALONE, running
 from tests.intake.validator_dir import ValidatorDir
@@ -76,6 +76,27 @@ async def test_a_removed_document_goes_when_it_stays_away(validator: ValidatorDi
         await intake.until(lambda: intake.log.document(Document.ELIMINATIONS) is None)
         validator.document("validation/eliminations.json", b"{}")
         await intake.until(lambda: intake.log.document(Document.ELIMINATIONS) == b"{}")
+
+
+def test_one_look_is_no_proof_of_a_removal(validator: ValidatorDir) -> None:
+    """Missing twice, long enough apart, in a folder that is there; then once, not at every look."""
+    path = validator.document("validation/eliminations.json", b"{}")
+    files = DocumentFiles(validator.path, {}, limit=100, confirm_ms=10)
+    assert files.check(Document.ELIMINATIONS, 0) is not None
+    path.unlink()
+    assert files.check(Document.ELIMINATIONS, 1) is None
+    assert files.check(Document.ELIMINATIONS, 10) is None
+    validator.document("validation/eliminations.json", b"{}")
+    files.check(Document.ELIMINATIONS, 10)
+    path.unlink()
+    assert files.check(Document.ELIMINATIONS, 11) is None
+    away = path.parent.rename(path.parent.with_name("away"))
+    assert files.check(Document.ELIMINATIONS, 50) is None
+    away.rename(path.parent)
+    removal = files.check(Document.ELIMINATIONS, 51)
+    assert removal is not None
+    assert removal.content is None
+    assert files.check(Document.ELIMINATIONS, 100) is None
 
 
 async def test_documents_of_a_vanished_directory_stay(validator: ValidatorDir, data: Path) -> None:

@@ -142,10 +142,12 @@ async def test_a_mass_removal_is_held_back_while_orders_go_on(
     """Stale, the last state kept; new orders are announced; the files back, the flag clears by itself."""
     _many(validator)
     async with running(data, validator) as intake:
+        miners = intake.log.document_revision(Document.MINERS)
         for n in range(3):
             os.rename(validator.miners / f"miner{n}", tmp_path / f"miner{n}")
         await intake.until(lambda: _is_stale(intake, "mass_removal"))
         assert len(intake.state()) == 60
+        assert intake.log.document_revision(Document.MINERS) == miners
         validator.write(position(3, [order(3), order(300)], miner="miner3"))
         await intake.until(lambda: intake.announced() == [order(300)["order_uuid"]])
         for n in range(3):

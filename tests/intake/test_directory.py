@@ -1,0 +1,237 @@
+"""What the directory makes of sightings and sweeps, step by step."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptn_api.intake import position_files
+from ptn_api.intake.directory import Directory
+from ptn_api.intake.position_files import PositionFiles, Touched
+from ptn_api.intake.watch import Sighting
+from tests.factories import EURUSD, MINER, OTHER_MINER, order, position, uuid
+from tests.intake.running import WATCH_ALONE, running
+from tests.intake.validator_dir import ValidatorDir
+
+KEY = (MINER, uuid(1))
+
+
+class Notebook:
+    """A watch that sees nothing and keeps a list of what it was asked to watch."""
+
+    def __init__(self) -> None:
+        self.added: list[str] = []
+        self.by_path: dict[str, int] = {}
+
+    def add(self, path: str, *, files: bool = False, folders: bool = False) -> int:
+        os.listdir(path)
+        self.added.append(path)
+        return self.by_path.setdefault(path, len(self.by_path) + 1)
+
+    def remove(self, wd: int) -> None:
+        """Numbers are not used again."""
+
+    async def sightings(self) -> AsyncIterator[Sighting | None]:
+        nothing: tuple[Sighting, ...] = ()
+        for sighting in nothing:
+            yield sighting
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Tree:
+    """A directory under test, its files and its watch."""
+
+    def __init__(self, validator: ValidatorDir) -> None:
+        self.watch = Notebook()
+        self.files = PositionFiles({}, limit=1 << 20)
+        self.directory = Directory(validator.miners, self.files, self.watch)
+
+    def sweep(self, **how: bool) -> list[tuple[str, str]]:
+        """The positions that a sweep hands on."""
+        touched: Touched = {}
+        for _ in self.directory.sweep(touched, **{"full": False} | how):
+            continue
+        return self._settle(touched)
+
+    def look(self, path: Path, name: str = "") -> list[tuple[str, str]]:
+        touched: Touched = {}
+        self.directory.look([Sighting(self.watch.by_path[str(path)], name)], touched)
+        return self._settle(touched)
+
+    def _settle(self, touched: Touched) -> list[tuple[str, str]]:
+        changes = [change for change in self.files.settle(touched) if change is not None]
+        return [(change.position.miner_hotkey, change.position.position_uuid) for change in changes]
+
+
+@pytest.fixture
+def tree(validator: ValidatorDir) -> Tree:
+    validator.write(position(1, [order(1)]))
+    tree = Tree(validator)
+    assert tree.sweep(full=True) == [KEY]
+    return tree
+
+
+def _age(path: Path) -> None:
+    """As if it had been written a minute ago, so that its times count as settled."""
+    past = time.time_ns() - 60 * 10**9
+    os.utime(path, ns=(past, past))
+
+
+def test_a_sweep_finds_what_nobody_saw(tree: Tree, validator: ValidatorDir) -> None:
+    """A replaced file, a new one, a new folder; and nothing where nothing happened."""
+    validator.write(position(1, [order(1), order(2)]))
+    validator.write(position(2, [order(3)]))
+    validator.write(position(3, [order(4)], miner=OTHER_MINER, trade_pair=EURUSD))
+    assert set(tree.sweep()) == {KEY, (MINER, uuid(2)), (OTHER_MINER, uuid(3))}
+    for path in validator.miners.rglob("*"):
+        _age(path)
+    time.sleep(0.06)  # file times below 50 ms are not trusted, whatever is done to them
+    tree.sweep(full=True)
+    assert tree.sweep() == []
+    assert tree.sweep(full=True) == []
+
+
+def test_a_full_sweep_finds_what_was_written_in_place(tree: Tree, validator: ValidatorDir) -> None:
+    """The folder's time says nothing then; inode, ctime and size of the file do."""
+    path = validator.file(position(1, []))
+    for folder in path.parents:
+        _age(folder)
+        if folder == validator.miners:
+            break
+    tree.sweep()
+    body = path.read_bytes().replace(b"1.01", b"1.02345")
+    path.write_bytes(body)
+    assert tree.sweep() == []
+    assert tree.sweep(full=True) == [KEY]
+
+
+def test_after_an_overflow_every_watch_is_made_sure_of(tree: Tree) -> None:
+    """What was missed may be the end of a watch; otherwise nothing is watched twice."""
+    folders = list(tree.watch.added)
+    tree.sweep(full=True)
+    assert tree.watch.added == folders
+    tree.sweep(full=True, rewatch=True)
+    assert sorted(tree.watch.added) == sorted(folders * 2)
+
+
+def test_what_is_seen_from_a_root_that_is_gone_is_not_believed(tree: Tree, validator: ValidatorDir) -> None:
+    """Every file looks deleted then; nothing is missing until the root is back."""
+    leaf = validator.file(position(1, [])).parent
+    away = validator.miners.with_name("away")
+    os.rename(validator.miners, away)
+    tree.look(leaf, uuid(1))
+    assert tree.directory.root_missing
+    assert tree.files.absent == set()
+    assert tree.sweep(full=True) == []
+    assert tree.files.absent == set()
+    os.rename(away, validator.miners)
+    (leaf / uuid(1)).unlink()
+    tree.look(leaf, uuid(1))
+    assert tree.files.absent == {KEY}
+
+
+def test_an_unreadable_folder_says_nothing_about_its_positions(
+    tree: Tree, validator: ValidatorDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No permission, a failing disk: its files are not missing, and the miner is named."""
+    leaf = str(validator.file(position(1, [])).parent)
+    real = os.scandir
+
+    def refusing(path: str) -> Any:
+        if path == leaf:
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert tree.sweep(full=True) == []
+    assert tree.files.absent == set()
+    assert tree.directory.unreadable_hotkeys() == {MINER}
+    assert tree.directory.refused == 1
+    monkeypatch.undo()
+    tree.sweep(full=True)
+    assert tree.directory.refused == 0
+
+
+def test_a_bad_file_is_not_read_again_while_it_stays_as_it_is(
+    tree: Tree, validator: ValidatorDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is swept."""
+    validator.put(validator.file(position(1, [])), b"{")
+    tree.sweep(full=True)
+    reads: list[str] = []
+    monkeypatch.setattr(position_files, "read_whole", lambda path, limit: reads.append(path))
+    tree.sweep(full=True)
+    tree.sweep(full=True)
+    assert reads == []
+    assert tree.files.refused == 1
+
+
+async def test_a_folder_that_is_exchanged_is_watched_anew(
+    validator: ValidatorDir, data: Path, tmp_path: Path
+) -> None:
+    """A miner's folder replaced by another of the same name: later orders in it are seen by the watch."""
+    validator.write(position(1, [order(1)]))
+    other = ValidatorDir(tmp_path / "other")
+    other.write(position(1, [order(1)]))
+    async with running(data, validator, **WATCH_ALONE) as intake:
+        os.rename(validator.miners / MINER, tmp_path / "away")
+        os.rename(other.miners / MINER, validator.miners / MINER)
+        validator.write(position(2, [order(2)], miner=OTHER_MINER))
+        await intake.until(lambda: len(intake.events()) == 1)
+        validator.write(position(1, [order(1), order(3)]))
+        await intake.until(lambda: len(intake.events()) == 2)
+
+
+async def test_a_folder_made_anew_at_once_is_watched_anew(validator: ValidatorDir, data: Path) -> None:
+    """Even where it gets the same inode, and its parent's listing looks the same."""
+    path = validator.write(position(1, [order(1)]))
+    async with running(data, validator, **WATCH_ALONE) as intake:
+        for n in range(2, 8):
+            path.unlink()
+            path.parent.rmdir()
+            path.parent.mkdir()
+            validator.write(position(100 + n, [order(100 + n)], miner=OTHER_MINER))
+            await intake.until(lambda n=n: order(100 + n)["order_uuid"] in intake.announced())
+            validator.write(position(1, [order(k) for k in range(1, n + 1)]))
+            await intake.until(lambda n=n: order(n)["order_uuid"] in intake.announced())
+
+
+async def test_what_a_sweep_has_read_goes_before_what_the_watch_sees_later(
+    validator: ValidatorDir, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep hands on at its end; a newer version that came meanwhile must not be undone by it."""
+    for n in (1, 2):
+        validator.write(position(n, [order(10 * n)]))
+    async with running(data, validator):
+        pass
+    for n in (1, 2):
+        validator.write(position(n, [order(10 * n), order(10 * n + 1)]))
+    reads: list[int] = []
+    real = position_files.read_whole
+
+    def hindering(path: str, limit: int) -> Any:
+        """The first file is replaced when it has been read; the second takes its time."""
+        content = real(path, limit)
+        n = 1 if path.endswith(uuid(1)) else 2
+        reads.append(n)
+        if len(reads) == 1:
+            validator.write(position(n, [order(10 * n + k) for k in range(3)]))
+        elif len(reads) == 2:
+            time.sleep(0.1)
+        return content
+
+    monkeypatch.setattr(position_files, "read_whole", hindering)
+    async with running(data, validator, **WATCH_ALONE) as intake:
+        await intake.until(lambda: len(intake.events()) == 3)
+        first, second = reads[0], reads[1]
+        assert len(intake.state()[MINER, uuid(first)]["orders"]) == 3
+        assert sorted(intake.announced()) == sorted(
+            order(n)["order_uuid"] for n in (10 * first + 1, 10 * first + 2, 10 * second + 1)
+        )
