@@ -24,16 +24,19 @@ from ptn_api.stream.framing import PONG, frame
 from ptn_api.stream.hub import Hub
 from ptn_api.stream.inbound import MessageReader
 from ptn_api.stream.options import StreamOptions
-from ptn_api.wire.close_codes import INTERNAL_ERROR, CloseCode
+from ptn_api.wire.close_codes import (
+    BAD_PAYLOAD,
+    INTERNAL_ERROR,
+    MESSAGE_TOO_BIG,
+    PROTOCOL_ERROR,
+    CloseCode,
+)
 
 __all__ = ["StreamServer"]
 
 HIGH_WATER_BYTES = 256 * 1024
 """A connection that keeps more unsent is congested: its replay waits, its buffer is watched."""
 
-PROTOCOL_ERROR = CloseCode(1002, "not a WebSocket frame")
-BAD_PAYLOAD = CloseCode(1007, "not deflated")
-MESSAGE_TOO_BIG = CloseCode(1009, "message too big")
 _UNREADABLE = {"too_big": MESSAGE_TOO_BIG, "bad_fragment": PROTOCOL_ERROR, "not_deflated": BAD_PAYLOAD}
 
 _log = structlog.get_logger()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["CLOSE_CODES", "CloseCode", "should_return"]
+__all__ = ["CLOSE_CODES", "STANDARD_CODES", "CloseCode", "should_return"]
 
 
 class CloseCode(NamedTuple):
@@ -48,6 +48,15 @@ CLOSE_CODES: dict[int, CloseCode] = {
         INSUFFICIENT_TIER,
         KEY_REVOKED,
     )
+}
+
+# What RFC 6455 has a number for: the client's frames broke a rule of WebSocket itself.
+PROTOCOL_ERROR = CloseCode(1002, "not a WebSocket frame")
+BAD_PAYLOAD = CloseCode(1007, "not deflated")
+MESSAGE_TOO_BIG = CloseCode(1009, "message too big")
+
+STANDARD_CODES: dict[int, CloseCode] = {
+    row.code: row for row in (PROTOCOL_ERROR, BAD_PAYLOAD, MESSAGE_TOO_BIG)
 }
 
 
