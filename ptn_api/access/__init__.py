@@ -1,16 +1,25 @@
-"""Who may see what: the key ring and the key file it is filled from."""
+"""Who may see what: the key ring, the key file it is filled from, limits, and who used how much."""
 
-from ptn_api.access.key_file import KeyFile, add_key, make_demo_keys, parse_keys
-from ptn_api.access.key_ring import TIERS, KeyHolder, KeyRing, Tier, fingerprint
+from ptn_api.access.key_check import KeyFileProblem, check_keys
+from ptn_api.access.key_edit import add_key, make_demo_keys, revoke_key, rotate_key
+from ptn_api.access.key_file import KeyFile, exposed_to, parse_keys, read_key_file
+from ptn_api.access.key_ring import TIERS, Grant, KeyHolder, KeyRing, Tier, fingerprint
 
 __all__ = [
     "TIERS",
+    "Grant",
     "KeyFile",
+    "KeyFileProblem",
     "KeyHolder",
     "KeyRing",
     "Tier",
     "add_key",
+    "check_keys",
+    "exposed_to",
     "fingerprint",
     "make_demo_keys",
     "parse_keys",
+    "read_key_file",
+    "revoke_key",
+    "rotate_key",
 ]

@@ -2,91 +2,50 @@
 
     {"alice": {"key": "...", "tier": 100},
      "bob": "...",
-     "carol": {"key_sha256": "<64 hex digits>", "tier": 30}}
+     "carol": {"key_sha256": "<64 hex digits>", "tier": 30, "expires": "2027-01-01T00:00:00Z",
+               "max_connections": 5, "requests_per_minute": 600, "note": "..."}}
 
-A plain string is the legacy form and means tier 100. `ptn keys add` stores only the hash.
+A plain string is the legacy form and means tier 100. `ptn keys` writes only hashes (key_edit.py).
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import os
-import secrets
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ptn_api.access.key_ring import TIERS, KeyRing, Tier
+from ptn_api.access.key_entry import grants_of
+from ptn_api.access.key_ring import Grant, KeyRing
 from ptn_api.errors import KeyFileError
 
-__all__ = ["KeyFile", "add_key", "make_demo_keys", "parse_keys"]
+__all__ = ["KeyFile", "exposed_to", "parse_keys", "read_key_file"]
 
 MAX_BYTES = 16 << 20
 
 
-class KeyEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One user's entry; `key` or `key_sha256` must be there."""
-
-    tier: int
-    key: str | None = None
-    key_sha256: str | None = None
-
-
-def parse_keys(content: bytes) -> list[tuple[str, str | bytes, Tier]]:
-    """(alias, key or its SHA-256, tier) of every entry.
+def parse_keys(content: bytes) -> list[Grant]:
+    """What every entry grants.
 
     Raises KeyFileError with a sentence that names the user at fault and never a key.
     """
     try:
-        entries = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        entries = msgspec.json.decode(content, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise KeyFileError("the key file is not a JSON object (half written?)", code="not_json") from None
-    keys = [_parse_entry(alias, raw) for alias, raw in entries.items()]
-    _refuse_ambiguous(keys)
-    return keys
+    grants = [grant for alias, entry in entries.items() for grant in grants_of(alias, entry)]
+    _refuse_ambiguous(grants)
+    return grants
 
 
-def _parse_entry(alias: str, raw: msgspec.Raw) -> tuple[str, str | bytes, Tier]:
-    try:
-        entry = msgspec.json.decode(raw, type=str | KeyEntry)
-    except msgspec.ValidationError:
-        raise KeyFileError(f'user "{alias}": expected a key, or an object with key and tier') from None
-    if isinstance(entry, str):
-        entry = KeyEntry(key=entry, tier=100)
-    tier = next((t for t in TIERS if t == entry.tier), None)
-    if tier is None:
-        raise KeyFileError(f'user "{alias}": tier must be 0, 30, 50 or 100')
-    if not alias.isprintable() or not alias:
-        raise KeyFileError("a user's name is empty or has characters that cannot be printed")
-    return alias, _key_of(alias, entry), tier
-
-
-def _key_of(alias: str, entry: KeyEntry) -> str | bytes:
-    if entry.key_sha256 is not None:
-        try:
-            digest = bytes.fromhex(entry.key_sha256)
-        except ValueError:
-            digest = b""
-        if len(digest) != 32 or entry.key is not None:
-            raise KeyFileError(f'user "{alias}": key_sha256 must be 64 hex digits, and stand without key')
-        return digest
-    if not entry.key or entry.key != entry.key.strip():
-        raise KeyFileError(f'user "{alias}": the key is empty or has spaces around it')
-    return entry.key
-
-
-def _refuse_ambiguous(keys: list[tuple[str, str | bytes, Tier]]) -> None:
-    first: dict[bytes, tuple[str, Tier]] = {}
-    for alias, key, tier in keys:
-        digest = key if isinstance(key, bytes) else hashlib.sha256(key.encode()).digest()
-        other, other_tier = first.setdefault(digest, (alias, tier))
-        if other_tier != tier:
-            raise KeyFileError(f'users "{other}" and "{alias}" have the same key with different tiers')
+def _refuse_ambiguous(grants: Iterable[Grant]) -> None:
+    first: dict[bytes, Grant] = {}
+    for grant in grants:
+        other = first.setdefault(grant.digest, grant)
+        if other.tier != grant.tier:
+            names = f'users "{other.alias}" and "{grant.alias}"'
+            raise KeyFileError(f"{names} have the same key with different tiers")
 
 
 class KeyFile:
@@ -112,7 +71,7 @@ class KeyFile:
             stamp = _stamp(self._path)
             if stamp == self._stamp:
                 return False
-            keys = parse_keys(_read(self._path))
+            grants = parse_keys(read_key_file(self._path))
         except FileNotFoundError:
             return self._gone()
         except OSError as error:
@@ -120,7 +79,7 @@ class KeyFile:
         except KeyFileError as error:
             return self._report(error)
         self._stamp, self._missing, self.problem = stamp, 0, None
-        self._ring.swap(keys)
+        self._ring.swap(grants)
         return True
 
     def _gone(self) -> bool:
@@ -144,7 +103,8 @@ def _stamp(path: Path) -> tuple[int, ...]:
     return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
-def _read(path: Path) -> bytes:
+def read_key_file(path: Path) -> bytes:
+    """The file's bytes. Raises OSError; KeyFileError if it is far too large."""
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
@@ -152,68 +112,11 @@ def _read(path: Path) -> bytes:
     return content
 
 
-# --- writing, for the command line only -------------------------------------------------------------------
-
-
-def add_key(path: Path, alias: str, tier: Tier) -> str:
-    """Adds a user and returns the new key, which is stored as its SHA-256 only.
-
-    The file is replaced as a whole and keeps its mode; a new one is 0600. Raises KeyFileError if the user
-    exists or the file cannot be used.
-    """
-    key = secrets.token_urlsafe(32)
-    with _edit(path) as entries:
-        if alias in entries:
-            raise KeyFileError(f'there is already a user "{alias}"', code="exists")
-        entries[alias] = KeyEntry(key_sha256=hashlib.sha256(key.encode()).hexdigest(), tier=tier)
-    return key
-
-
-def make_demo_keys(path: Path) -> None:
-    """Writes random keys for every tier, readable by the owner only; an existing file is kept.
-
-    Beside it, `demo-100.header` holds tier 100's key as the header line that `curl -H @FILE` reads, so that
-    the key need not stand on a command line.
-    """
-    if not path.exists():
-        with _edit(path) as entries:
-            for tier in TIERS:
-                entries[f"demo-{tier}"] = KeyEntry(key=secrets.token_urlsafe(32), tier=tier)
-    best = next(key for _, key, tier in parse_keys(_read(path)) if tier == 100 and isinstance(key, str))
-    _replace(path.with_name("demo-100.header"), f"Authorization: Bearer {best}\n".encode())
-
-
-@contextmanager
-def _edit(path: Path) -> Iterator[dict[str, Any]]:
-    """The file's entries, written back as a whole on success; one editor at a time."""
+def exposed_to(path: Path) -> str:
+    """Who can read or write the file besides its owner and group; empty: nobody, as it should be."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX)
-            content = _read(path) if path.exists() else b"{}"
-            parse_keys(content)
-            entries = msgspec.json.decode(content, type=dict[str, Any])
-            yield entries
-            new = msgspec.json.format(msgspec.json.encode(entries), indent=2) + b"\n"
-            parse_keys(new)
-            _replace(path, new)
-        finally:
-            os.close(directory)
-    except OSError as error:
-        raise KeyFileError(f"the key file cannot be written: {error.strerror}") from None
-
-
-def _replace(path: Path, content: bytes) -> None:
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".keys-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    except BaseException:  # whatever happened, no copy of the keys is left behind
-        os.unlink(temporary)
-        raise
+        mode = path.stat().st_mode
+    except OSError:
+        return ""
+    verbs = [verb for bit, verb in ((0o004, "read"), (0o002, "written")) if mode & bit]
+    return f"the key file can be {' and '.join(verbs)} by every user of this system" if verbs else ""

@@ -104,4 +104,5 @@ def _hint(settings: Settings, rest: str, stream: str) -> None:
 def _demo_keys(keys: Path) -> str:
     from ptn_api.access import parse_keys
 
-    return "".join(f"\n            tier {tier:<3}  {key!s}" for _, key, tier in parse_keys(keys.read_bytes()))
+    grants = parse_keys(keys.read_bytes())
+    return "".join(f"\n            tier {grant.tier:<3}  {grant.key!s}" for grant in grants)

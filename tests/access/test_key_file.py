@@ -153,7 +153,7 @@ def test_demo_keys_are_random_private_and_kept(path: Path) -> None:
     make_demo_keys(path)
     content = path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert [tier for _, _, tier in parse_keys(content.encode())] == [0, 30, 50, 100]
+    assert [grant.tier for grant in parse_keys(content.encode())] == [0, 30, 50, 100]
     make_demo_keys(path)
     assert path.read_text() == content
 
@@ -170,4 +170,4 @@ def test_no_content_raises_anything_but_a_key_file_error(content: bytes) -> None
         keys = parse_keys(content)
     except KeyFileError:
         return
-    assert all(tier in (0, 30, 50, 100) for _, _, tier in keys)
+    assert all(grant.tier in (0, 30, 50, 100) for grant in keys)

@@ -1,0 +1,133 @@
+"""Editing the key file, for the command line only: whole, atomically, keeping its mode."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ptn_api.access.key_entry import grants_of, time_text
+from ptn_api.access.key_file import parse_keys, read_key_file
+from ptn_api.access.key_ring import TIERS, Tier, digest_of
+from ptn_api.errors import KeyFileError
+
+__all__ = ["add_key", "make_demo_keys", "revoke_key", "rotate_key"]
+
+
+def add_key(path: Path, alias: str, tier: Tier, *, expires_ms: int | None = None, **others: Any) -> str:
+    """Adds a user and returns the new key, which is stored as its SHA-256 only.
+
+    `others` are more fields of the entry. The file is replaced as a whole and keeps its mode; a new one is
+    0600. Raises KeyFileError if the user exists or the file cannot be used.
+    """
+    key = _new_key()
+    with _edit(path) as entries:
+        if alias in entries:
+            raise KeyFileError(f'there is already a user "{alias}"', code="exists")
+        entry = {"key_sha256": digest_of(key).hex(), "tier": tier}
+        if expires_ms is not None:
+            entry["expires"] = time_text(expires_ms)
+        entries[alias] = entry | {name: value for name, value in others.items() if value is not None}
+    return key
+
+
+def rotate_key(path: Path, alias: str, *, grace_ms: int, now_ms: int, expires_ms: int | None = None) -> str:
+    """Gives a user a new key and returns it; the old one is good for `grace_ms` yet.
+
+    `expires_ms`: the new key's end, if it is to have another one. Raises KeyFileError.
+    """
+    key = _new_key()
+    with _edit(path) as entries:
+        entry = _entry_of(entries, alias)
+        valid = [old for old in grants_of(alias, entry)[1:] if (old.expires_ms or 0) > now_ms]
+        replaced = grants_of(alias, entry)[0]
+        if grace_ms > 0:
+            until_ms = min(now_ms + grace_ms, replaced.expires_ms or now_ms + grace_ms)
+            valid.append(replaced._replace(expires_ms=until_ms))
+        previous = [
+            {"key_sha256": old.digest.hex(), "expires": time_text(old.expires_ms or 0)} for old in valid
+        ]
+        kept = {name: entry[name] for name in entry if name not in ("key", "key_sha256", "previous")}
+        entries[alias] = {"key_sha256": digest_of(key).hex(), **kept}
+        if previous:
+            entries[alias]["previous"] = previous
+        if expires_ms is not None:
+            entries[alias]["expires"] = time_text(expires_ms)
+    return key
+
+
+def revoke_key(path: Path, alias: str) -> None:
+    """Removes a user with all keys. Raises KeyFileError."""
+    with _edit(path) as entries:
+        _entry_of(entries, alias)
+        del entries[alias]
+
+
+def make_demo_keys(path: Path) -> None:
+    """Writes random keys for every tier, readable by the owner only; an existing file is kept.
+
+    Beside it, `demo-100.header` holds tier 100's key as the header line that `curl -H @FILE` reads, so that
+    the key need not stand on a command line.
+    """
+    if not path.exists():
+        with _edit(path) as entries:
+            for tier in TIERS:
+                entries[f"demo-{tier}"] = {"key": _new_key(), "tier": tier}
+    grants = parse_keys(read_key_file(path))
+    best = next(grant.key for grant in grants if grant.tier == 100 and isinstance(grant.key, str))
+    _replace(path.with_name("demo-100.header"), f"Authorization: Bearer {best}\n".encode())
+
+
+def _new_key() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def _entry_of(entries: dict[str, Any], alias: str) -> dict[str, Any]:
+    """The user's entry, in its long form."""
+    if alias not in entries:
+        raise KeyFileError(f'there is no user "{alias}"', code="no_user")
+    entry = entries[alias]
+    return {"key": entry, "tier": 100} if isinstance(entry, str) else entry
+
+
+@contextmanager
+def _edit(path: Path) -> Iterator[dict[str, Any]]:
+    """The file's entries, written back as a whole on success; one editor at a time."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            content = read_key_file(path) if path.exists() else b"{}"
+            parse_keys(content)
+            entries = msgspec.json.decode(content, type=dict[str, Any])
+            yield entries
+            new = msgspec.json.format(msgspec.json.encode(entries), indent=2) + b"\n"
+            parse_keys(new)
+            _replace(path, new)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise KeyFileError(f"the key file cannot be written: {error.strerror}") from None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".keys-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:  # whatever happened, no copy of the keys is left behind
+        os.unlink(temporary)
+        raise
