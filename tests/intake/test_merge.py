@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ptn_api.clock import wall_ms
 from ptn_api.errors import LogError
+from ptn_api.event_log import MemoryLog
 from ptn_api.event_log.contract import (
     Change,
     Document,
@@ -19,10 +23,12 @@ from ptn_api.event_log.contract import (
     PositionRemoved,
 )
 from ptn_api.intake.hold import Holds
+from ptn_api.intake.merge import Merge
 from ptn_api.intake.waiting import Waiting, WaitingChanges
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
 from tests.intake.running import WATCH_ALONE, FullDisk, running
 from tests.intake.validator_dir import ValidatorDir
+from tests.waiting import until_async
 
 KEY = (MINER, uuid(1))
 
@@ -127,6 +133,48 @@ def test_a_needless_hold_says_whether_a_file_was_held_back() -> None:
     assert not holds.admits(KEY, {"a"})
     assert holds.needless(KEY, {"a", "b"})
     assert not holds.needless(KEY, {"a", "b"})
+
+
+class SlowToAnswer:
+    """A log that says what it has seen when it is allowed to."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+        self.asked = threading.Event()
+        self.allowed = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def seen(self, miner: str, order_uuids: Iterable[str]) -> set[str]:
+        self.asked.set()
+        assert self.allowed.wait(10)
+        return self._log.seen(miner, order_uuids)
+
+
+async def test_a_file_held_back_for_nothing_is_looked_at_again() -> None:
+    """The queue's item turned out to hold no news; the file that waited for it must not be forgotten."""
+    log = MemoryLog()
+    log.baseline([written(position(1, [order(1), order(2)]))], 0)
+    slow = SlowToAnswer(log)
+    rechecked: list[tuple[str, str]] = []
+    with ThreadPoolExecutor(1) as thread:
+        merge = Merge(
+            slow,  # type: ignore[arg-type]
+            thread,
+            clock=wall_ms,
+            hold_ms=60_000,
+            recheck=rechecked.append,
+        )
+        writing = asyncio.create_task(merge.run())
+        merge.offer(written(position(1, [order(1), order(2)])))
+        await until_async(slow.asked.is_set)
+        merge.put([written(position(1, [order(1)]))])
+        slow.allowed.set()
+        await merge.flush()
+        assert rechecked == [KEY]
+        merge.close()
+        await writing
 
 
 # --- a disk that is full ----------------------------------------------------------------------------------

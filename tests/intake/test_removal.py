@@ -193,6 +193,9 @@ async def test_a_vanished_root_removes_nothing(validator: ValidatorDir, data: Pa
         await intake.until(lambda: _is_stale(intake, "root_missing"))
         validator_away = hidden / validator.file(position(1, [])).relative_to(validator.miners)
         validator_away.write_text(json.dumps(position(1, [order(1), order(2)])))
+        validator.document("validation/eliminations.json", b"{}")  # seen after the file
+        await intake.until(lambda: intake.log.document(Document.ELIMINATIONS))
+        assert intake.events() == []
         os.rename(hidden, validator.miners)
         await intake.until(lambda: intake.announced() == [order(2)["order_uuid"]])
         assert set(intake.state()) == {(MINER, uuid(1))}

@@ -1,0 +1,96 @@
+"""Starting and stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ptn_api.event_log import open_writer
+from ptn_api.event_log.contract import Change, EventLogWriter, Head
+from ptn_api.intake.run import IntakeOptions, run_intake
+from tests.factories import order, position
+from tests.intake.running import running
+from tests.intake.validator_dir import ValidatorDir
+
+
+class StopsMidway:
+    """A log that sets `stop` when it has been given three changes of the baseline."""
+
+    def __init__(self, log: EventLogWriter, stop: asyncio.Event) -> None:
+        self._log = log
+        self._stop = stop
+        self._loop = asyncio.get_running_loop()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def baseline(self, changes: Iterable[Change], now_ms: int) -> Head:
+        return self._log.baseline(self._midway(changes), now_ms)
+
+    def _midway(self, changes: Iterable[Change]) -> Iterator[Change]:
+        for n, change in enumerate(changes):
+            if n == 3:
+                self._loop.call_soon_threadsafe(self._stop.set)
+                while not self._stop.is_set():
+                    time.sleep(0.001)
+            yield change
+
+
+async def test_a_baseline_that_is_stopped_is_begun_again(validator: ValidatorDir, data: Path) -> None:
+    """Half of it is never committed: the next start would announce the other half."""
+    for n in range(20):
+        validator.write(position(n, [order(n)]))
+    log = open_writer(data)
+    stop, ready = asyncio.Event(), asyncio.Event()
+    await run_intake(
+        log=StopsMidway(log, stop),  # type: ignore[arg-type]
+        options=IntakeOptions(data_dir=data, validator_dir=validator.path),
+        queue_fd=None,
+        stop=stop,
+        ready=ready.set,
+    )
+    assert not ready.is_set()
+    assert not log.ready()
+    log.close()
+    async with running(data, validator) as intake:
+        assert len(intake.state()) == 20
+        assert intake.events() == []
+
+
+async def test_a_stop_before_there_is_a_directory_is_heeded(validator: ValidatorDir, data: Path) -> None:
+    """Waiting for the directory of miners does not keep anybody waiting."""
+    validator.miners.rmdir()
+    log = open_writer(data)
+    stop, ready = asyncio.Event(), asyncio.Event()
+    asyncio.get_running_loop().call_later(0.05, stop.set)
+    await run_intake(
+        log=log,
+        options=IntakeOptions(data_dir=data, validator_dir=validator.path),
+        queue_fd=None,
+        stop=stop,
+        ready=ready.set,
+    )
+    assert not ready.is_set()
+    log.close()
+
+
+async def test_the_log_is_pruned_in_time(data: Path) -> None:
+    """Every prune_ms."""
+    pruned: list[int] = []
+
+    class Pruned:
+        def __init__(self, log: EventLogWriter) -> None:
+            self._log = log
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._log, name)
+
+        def prune(self, now_ms: int) -> int:
+            pruned.append(now_ms)
+            return self._log.prune(now_ms)
+
+    async with running(data, wrap=lambda log: Pruned(log), prune_ms=10) as intake:  # type: ignore[arg-type,return-value]
+        await intake.until(lambda: len(pruned) > 2)
