@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -13,8 +14,7 @@ from ptn_api.errors import InvalidInputError
 from ptn_api.model.order import Order
 from ptn_api.model.position import Position
 from ptn_api.wire import codec
-from ptn_api.wire.frames import MessageData
-from ptn_api.wire.received import OrderMessage
+from ptn_api.wire.received import OrderMessage, read_message_data
 
 __all__ = ["NewOrder", "PTNWebSocketMessage", "TradePairId"]
 
@@ -31,6 +31,9 @@ _ORDER_KEYS = (
     "src",
 )
 """The order in which an order's fields are documented to be printed."""
+
+
+_values = attrgetter(*Order.__struct_fields__)
 
 
 class TradePairId(str):
@@ -75,8 +78,10 @@ class PTNWebSocketMessage:
         clock: Clock = wall_ms,
     ) -> None:
         message = raw_message if isinstance(raw_message, OrderMessage) else _decode(raw_message)
-        data = codec.decode(bytes(message.data), MessageData)
-        self._data = bytes(message.data)
+        data = read_message_data(message.data)
+        self._order = data.order or _last(data.position.orders)
+        self._new_order: NewOrder | None = None
+        self._data = bytes(message.data)  # a copy: the text it came in may be a batch of hundreds
         self._clock = clock
         self.sequence: int = message.sequence
         self.timestamp: int = message.timestamp
@@ -85,12 +90,18 @@ class PTNWebSocketMessage:
         self.clock_offset_ms = clock_offset_ms
         """The server's clock minus ours."""
         self.position: Position = data.position
-        self.new_order: NewOrder = _new_order(data)
+
+    @property
+    def new_order(self) -> NewOrder:
+        """The order that is announced."""
+        if self._new_order is None:
+            self._new_order = _with_pair(self._order, self.position.trade_pair)
+        return self._new_order
 
     @property
     def timelag_from_order(self) -> int:
         """How long ago the order was filled, in ms by the server's clock."""
-        return self._server_ms() - self.new_order.processed_ms
+        return self._server_ms() - self._order.processed_ms
 
     @property
     def timelag_from_queue(self) -> int:
@@ -100,7 +111,7 @@ class PTNWebSocketMessage:
     @property
     def age_ms(self) -> int:
         """How old the news is: the longer of the two time lags."""
-        return self._server_ms() - min(self.new_order.processed_ms, self.timestamp)
+        return self._server_ms() - min(self._order.processed_ms, self.timestamp)
 
     @property
     def data(self) -> dict[str, Any]:
@@ -131,12 +142,15 @@ def _decode(raw: Mapping[str, Any] | str | bytes) -> OrderMessage:
     return codec.decode(text, OrderMessage)
 
 
-def _new_order(data: MessageData) -> NewOrder:
-    order = data.order or (data.position.orders[-1] if data.position.orders else None)
-    if order is None:
+def _last(orders: list[Order]) -> Order:
+    if not orders:
         raise InvalidInputError("a message without an order", code="bad_frame", field="orders")
-    pair = TradePairId(data.position.trade_pair)
-    return NewOrder(**{name: getattr(order, name) for name in Order.__struct_fields__}, trade_pair=pair)
+    return orders[-1]
+
+
+def _with_pair(order: Order, pair: Any) -> NewOrder:
+    fields = dict(zip(Order.__struct_fields__, _values(order), strict=True))
+    return NewOrder(**fields, trade_pair=TradePairId(pair))
 
 
 def _documented(order: dict[str, Any], pair: TradePairId) -> dict[str, Any]:

@@ -19,7 +19,8 @@ class OrderSource:
     DEPRECATED_PAIR = 2
 
 
-class PriceSource(msgspec.Struct, kw_only=True):
+# gc=False: orders come by the hundred thousand and hold nothing that could lead back to them.
+class PriceSource(msgspec.Struct, kw_only=True, gc=False):
     """A quote that the validator looked at when it filled an order; times in ms."""
 
     source: str | None = None
@@ -36,7 +37,7 @@ class PriceSource(msgspec.Struct, kw_only=True):
     ask: float | None = None
 
 
-class Order(msgspec.Struct, kw_only=True):
+class Order(msgspec.Struct, kw_only=True, gc=False):
     """One order.
 
     `leverage` is signed (LONG > 0, SHORT < 0) and a change of the position's leverage, `price`, `bid`, `ask`

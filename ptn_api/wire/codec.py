@@ -23,6 +23,7 @@ from ptn_api.wire.frames import (
 __all__ = [
     "decode",
     "decode_server_frame",
+    "decoded",
     "encode",
     "encode_batch",
     "encode_message",
@@ -95,8 +96,13 @@ def encode_position_changed(
 
 def decode(data: bytes | str, kind: type[T]) -> T:
     """A frame of a known kind (or union). Raises InvalidInputError, code `not_json` or `bad_frame`."""
+    return decoded(msgspec.json.Decoder(kind), data)
+
+
+def decoded(decoder: msgspec.json.Decoder[T], data: bytes | str | msgspec.Raw) -> T:
+    """`decode` with a decoder that is kept, for what comes often."""
     try:
-        return msgspec.json.decode(data, type=kind)
+        return decoder.decode(data)
     except msgspec.ValidationError as error:
         raise InvalidInputError(str(error), code="bad_frame") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -7,6 +7,7 @@ import os
 import stat
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ptn_api.client.cursor_file import CursorFile, NoCursorFile, cursor_path
@@ -168,3 +169,76 @@ def test_without_a_file_a_cursor_lasts_as_long_as_the_run() -> None:
     store.save(Cursor(4, "e"))
     store.close()
     assert store.load() == Cursor(4, "e")
+
+
+class Disk:
+    """Counts what is asked of the disk; `seconds` is the time by the cursor file's clock."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.syncs = 0
+        self.seconds = 100.0
+        real = os.fsync
+        monkeypatch.setattr(os, "fsync", lambda file: (self._count(), real(file)))
+
+    def _count(self) -> None:
+        self.syncs += 1
+
+    def file(self, tmp_path: Path) -> CursorFile:
+        path = cursor_path(tmp_path, SERVER, "secret-key")
+        return CursorFile(path, SERVER, monotonic=lambda: self.seconds)
+
+
+def test_a_burst_of_saves_waits_for_the_disk_once_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a killed process saved is there all the same: the kernel has it."""
+    disk = Disk(monkeypatch)
+    file = disk.file(tmp_path)
+    file.load()
+    for n in range(1, 1_001):
+        file.save(Cursor(n, "e"))
+    assert disk.syncs == 1
+    assert b'"sequence":1000}' in file.path.read_bytes()
+    disk.seconds += 1.0
+    file.save(Cursor(1_001, "e"))
+    assert disk.syncs == 2
+    file.save(Cursor(1_002, "e"))
+    file.close()
+    assert disk.syncs == 3
+    assert reloaded(tmp_path) == Cursor(1_002, "e")
+
+
+def test_at_an_orders_pace_every_save_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only bursts can be repeated after a machine's death."""
+    disk = Disk(monkeypatch)
+    file = disk.file(tmp_path)
+    file.load()
+    for n in range(1, 6):
+        disk.seconds += 2.0
+        file.save(Cursor(n, "e"))
+    assert disk.syncs == 5
+    file.close()
+    assert disk.syncs == 5
+
+
+def test_a_shorter_cursor_leaves_nothing_of_a_longer_one(tmp_path: Path) -> None:
+    """The file is overwritten in place, and always of one size."""
+    file = made(tmp_path)
+    file.load()
+    file.save(Cursor(1_760_000_000_000, "a-long-epoch"))
+    size = file.path.stat().st_size
+    file.save(Cursor(7, None))
+    assert file.path.stat().st_size == size
+    file.close()
+    assert reloaded(tmp_path) == Cursor(7, None)
+
+
+def test_a_cursor_longer_than_a_sector_is_replaced_whole(tmp_path: Path) -> None:
+    """A server may call its epoch anything."""
+    file = made(tmp_path)
+    file.load()
+    for n, epoch in enumerate(["e", "e" * 2_000, "f" * 3_000, "g"]):
+        file.save(Cursor(n, epoch))
+        assert msgspec.json.decode(file.path.read_bytes())["epoch"] == epoch
+    file.close()
+    assert reloaded(tmp_path) == Cursor(3, "g")

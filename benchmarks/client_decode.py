@@ -1,0 +1,225 @@
+"""What a client costs: reading messages, keeping the cursor, and the import.
+
+python -m benchmarks.client_decode
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.figures import Figures
+from ptn_api.client.book import _load
+from ptn_api.client.connection import Connection
+from ptn_api.client.cursor_file import CursorFile, CursorStore, NoCursorFile, cursor_path
+from ptn_api.client.message import PTNWebSocketMessage
+from ptn_api.client.mirror import Mirror
+from ptn_api.client.pace import Pace
+from ptn_api.client.stream import Stream
+from ptn_api.model.position import PositionText, parse_position
+from ptn_api.wire.client_session import ClientSession, Cursor
+from ptn_api.wire.codec import encode, encode_batch, encode_message
+from ptn_api.wire.frames import AuthSuccess, Subscribe, SubscriptionStatus
+from tests.factories import T0, order, position
+
+__all__ = ["run"]
+
+_BATCH = 100
+
+
+def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
+    """Frames of 100 messages each, of 6 orders (no price sources), as a busy server batches them."""
+    frames = _frames(orders=6, count=max(20_000, _BATCH))
+    for what, read in (("session", _session), ("message", _message), ("message, all read", _read_all)):
+        figures.add(
+            f"client decode, full messages of 6 orders: {what}", **_rate(partial(read, frames), frames)
+        )
+    for what, store in (("no file", NoCursorFile()), ("cursor file", _cursor_file(folder))):
+        rate = _rate(partial(_run, _stream, frames, store), frames)
+        figures.add(f"client, frames -> `async for`: {what}", **rate)
+        rate = _rate(partial(_run, _stream_batches, frames, store), frames)
+        figures.add(f"client, frames -> `batches()`: {what}", **rate)
+    figures.add("book of 50,000 positions, 6 orders each", **asyncio.run(_book()))
+    for module in ("websockets.asyncio.client", "ptn_api.websocket_client"):
+        figures.add(f"import {module}", ms=_import_ms(module))
+
+
+def _frames(*, orders: int, count: int) -> list[bytes]:
+    text = _text(orders)
+    messages = [
+        encode_message(sequence=n, timestamp_ms=T0, text=text, order=text.orders[-1], n_orders=orders)
+        for n in range(1, count + 1)
+    ]
+    return [encode_batch(messages[at : at + _BATCH]) for at in range(0, count, _BATCH)]
+
+
+def _text(orders: int) -> PositionText:
+    body = msgspec.json.encode(position(1, [order(n) for n in range(orders)]))
+    return parse_position(body)[1]
+
+
+def _rate(work: Callable[[], object], frames: list[bytes]) -> dict[str, float]:
+    best = min(_seconds(work) for _ in range(3))
+    size = sum(map(len, frames))
+    return {"messages_per_s": round(_BATCH * len(frames) / best), "mb_per_s": round(size / best / 1e6)}
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+# --- layer by layer ---------------------------------------------------------------------------------------
+
+
+def _live_session() -> ClientSession:
+    session = ClientSession(api_key="k", cursor=Cursor(0, "e"), subscription=Subscribe(all=True))
+    session.start()
+    for frame in _greeting():
+        session.receive(frame, 0)
+    return session
+
+
+def _greeting() -> list[bytes]:
+    accepted = AuthSuccess(
+        current_sequence=0, tier=100, epoch="e", oldest_sequence=1, version=2, heartbeat_ms=15_000
+    )
+    subscribed = SubscriptionStatus(status="success", all=True, action="subscribe", received_timestamp=0)
+    return [encode(accepted), encode(subscribed), b'{"type":"resumed","after":0,"head":0}']
+
+
+def _steps(frames: list[bytes]) -> list[object]:
+    session = _live_session()
+    return [event for frame in frames for event in session.receive(frame, 0)]
+
+
+def _session(frames: list[bytes]) -> None:
+    assert len(_steps(frames)) >= _BATCH * len(frames)
+
+
+def _message(frames: list[bytes]) -> None:
+    for step in _steps(frames):
+        PTNWebSocketMessage(step.what)  # type: ignore[attr-defined]
+
+
+def _read_all(frames: list[bytes]) -> None:
+    for step in _steps(frames):
+        message = PTNWebSocketMessage(step.what)  # type: ignore[attr-defined]
+        assert message.new_order.trade_pair == "BTCUSD"
+        assert len(message.position.orders) == 6
+
+
+# --- the whole client, the socket aside -------------------------------------------------------------------
+
+
+_Follow = Callable[[list[bytes], CursorStore], Coroutine[Any, Any, None]]
+
+
+class _Canned(Connection):
+    """Reads its frames instead of a socket's."""
+
+    frames: list[bytes]
+
+    async def run(self) -> None:
+        session = _live_session()
+        for frame in self.frames:
+            await self._carry_out(session, session.receive(frame, 0))
+            await asyncio.sleep(0)
+        await asyncio.Event().wait()
+
+
+def _canned(frames: list[bytes], store: CursorStore) -> Stream:
+    stream = Stream("ws://localhost:1", "k", cursor_store=store)
+    connection = _Canned(
+        "ws://localhost:1",
+        "k",
+        stream._inbox,
+        cursor=Cursor(),
+        subscription=None,
+        pace=Pace(),
+        on_state=stream._tell_state,
+    )
+    connection.frames = frames
+    stream._connection = connection
+    return stream
+
+
+def _run(follow: _Follow, frames: list[bytes], store: CursorStore) -> None:
+    asyncio.run(follow(frames, store))
+
+
+async def _stream(frames: list[bytes], store: CursorStore) -> None:
+    left = _BATCH * len(frames)
+    async with _canned(frames, store) as stream:
+        async for _ in stream:
+            left -= 1
+            if not left:
+                break
+
+
+async def _stream_batches(frames: list[bytes], store: CursorStore) -> None:
+    left = _BATCH * len(frames)
+    async with _canned(frames, store) as stream:
+        async for messages in stream.batches():
+            left -= len(messages)
+            if not left:
+                break
+
+
+def _cursor_file(folder: Path) -> CursorFile:
+    return CursorFile(cursor_path(folder, "localhost:1", "k"), "localhost:1")
+
+
+# --- the rest ---------------------------------------------------------------------------------------------
+
+
+async def _book() -> dict[str, float]:
+    texts = [
+        msgspec.Raw(msgspec.json.encode(position(n, [order(6 * n + i) for i in range(6)])))
+        for n in range(50_000)
+    ]
+    longest, stop = 0.0, False
+
+    async def watch() -> None:
+        nonlocal longest
+        while not stop:
+            begun = time.perf_counter()
+            await asyncio.sleep(0)
+            longest = max(longest, time.perf_counter() - begun)
+
+    watching = asyncio.create_task(watch())
+    mirror = Mirror()
+    begun = time.perf_counter()
+    await _load(mirror, texts)
+    seconds = time.perf_counter() - begun
+    stop = True
+    await watching
+    return {"load_s": round(seconds, 2), "longest_pause_ms": round(1000 * longest, 1)}
+
+
+def _import_ms(module: str) -> float:
+    """The fastest of five interpreters, less an interpreter that imports nothing."""
+
+    def seconds(program: str) -> float:
+        return min(
+            _seconds(lambda: subprocess.run([sys.executable, "-c", program], check=True)) for _ in range(5)
+        )
+
+    return round(1000 * (seconds(f"import {module}") - seconds("pass")), 1)
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        run(Path(name), argparse.Namespace(), Figures())
