@@ -25,6 +25,7 @@ import msgspec
 import structlog
 
 from ptn_api.access import KeyFile, KeyRing, make_demo_keys
+from ptn_api.certificate import Certificate
 from ptn_api.errors import KeyFileError, LogError, LogLockedError, PTNError, SettingsError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.settings import Settings
@@ -98,7 +99,18 @@ def _prepare(settings: Settings) -> Settings:
             make_demo_keys(Path(changes["api_keys_file"]))
     elif settings.validator_dir:
         changes["validator_dir"] = str(Path(settings.validator_dir).expanduser().absolute())
-    return msgspec.structs.replace(settings, **changes)
+    return _prepare_tls(msgspec.structs.replace(settings, **changes))
+
+
+def _prepare_tls(settings: Settings) -> Settings:
+    """Makes the paths absolute; raises SettingsError for a certificate or key that cannot be used."""
+    if not settings.tls_cert and not settings.tls_key:
+        return settings
+    if not settings.tls_cert or not settings.tls_key:
+        raise SettingsError("--tls-cert and --tls-key go together: give both")
+    certificate, key = (Path(p).expanduser().absolute() for p in (settings.tls_cert, settings.tls_key))
+    Certificate(certificate, key)
+    return msgspec.structs.replace(settings, tls_cert=str(certificate), tls_key=str(key))
 
 
 class _Supervisor:
@@ -127,7 +139,8 @@ class _Supervisor:
             )
         try:
             if await self._start():
-                rest, stream = _url("http", self._rest), _url("ws", self._stream)
+                s = "s" if self._settings.tls_cert else ""
+                rest, stream = _url("http" + s, self._rest), _url("ws" + s, self._stream)
                 announce(f"PTN API ready: REST {rest} WebSocket {stream}")
                 if hint is not None:
                     hint(self._settings, rest, stream)
@@ -292,6 +305,7 @@ async def _run_reader(orders: Orders, stop: asyncio.Event, ready: Callable[[], N
     from ptn_api.event_log import open_reader
 
     settings = orders.settings
+    certificate = Certificate(Path(settings.tls_cert), Path(settings.tls_key)) if settings.tls_cert else None
     keys = KeyRing()
     key_file = KeyFile(Path(settings.api_keys_file), keys)
     _refresh(key_file)
@@ -307,12 +321,16 @@ async def _run_reader(orders: Orders, stop: asyncio.Event, ready: Callable[[], N
         from ptn_api.stream.run import StreamOptions, run_stream
 
         run = partial(run_stream, options=_options(StreamOptions, settings))
-    reload = asyncio.create_task(_reload_keys(key_file, settings.key_check_ms))
+    reloads = [asyncio.create_task(_reload_keys(key_file, settings.key_check_ms))]
+    if certificate is not None:
+        run = partial(run, tls=certificate.context)
+        reloads.append(asyncio.create_task(certificate.keep_fresh(settings.key_check_ms)))
     try:
         with socket.socket(fileno=os.dup(orders.listener)) as listener:
             await run(log=event_log, keys=keys, sock=listener, stop=stop, ready=ready)
     finally:
-        reload.cancel()
+        for reload in reloads:
+            reload.cancel()
         event_log.close()
 
 

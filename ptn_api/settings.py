@@ -49,6 +49,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["debug", "info", "warning", "error"], _m("debug, info, warning or error")
     ] = "info"
     api_ws_host: Annotated[str, _m("address of the WebSocket server, if not that of --api-host")] = ""
+    tls_cert: Annotated[
+        str, _m("certificate chain (PEM): both servers speak TLS; read again when it changes")
+    ] = ""
+    tls_key: Annotated[str, _m("the certificate's private key (PEM, no passphrase)")] = ""
 
     sweep_ms: Annotated[Period, _m("how often directory times are compared, for what the watch missed")] = (
         5_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 
 import structlog
@@ -32,6 +33,7 @@ async def run_rest(
     stop: asyncio.Event,
     ready: Callable[[], None],
     clock: Clock | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serves on the listening socket until `stop`, then lets answers that were begun end, for a while.
 
@@ -45,7 +47,7 @@ async def run_rest(
         rate_window_ms=options.rate_window_ms,
     )
     drain_ms = int(options.stop_timeout_ms * _DRAIN_SHARE)
-    async with Server(App(room, keys), sock, limits, drain_ms=drain_ms):
+    async with Server(App(room, keys), sock, limits, drain_ms=drain_ms, tls=tls):
         following = asyncio.create_task(room.follower.run())
         stopping = asyncio.create_task(stop.wait())
         built = asyncio.create_task(room.follower.built.wait())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from typing import Any
 
 import uvicorn
@@ -25,10 +26,19 @@ _BACKLOG = 1024
 class Server:
     """`async with Server(app, sock, limits): ...` serves meanwhile; leaving it drains, at most `drain_ms`."""
 
-    def __init__(self, app: Any, sock: socket.socket, limits: Limits, *, drain_ms: int) -> None:
+    def __init__(
+        self,
+        app: Any,
+        sock: socket.socket,
+        limits: Limits,
+        *,
+        drain_ms: int,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._sock = sock
         self._limits = limits
         self._drain_s = drain_ms / 1000
+        self._tls = tls
         self._state = ServerState()
         self._config = uvicorn.Config(
             app,
@@ -46,7 +56,13 @@ class Server:
     async def __aenter__(self) -> None:
         self._config.load()
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._connection, sock=self._sock, backlog=_BACKLOG)
+        self._server = await loop.create_server(
+            self._connection,
+            sock=self._sock,
+            backlog=_BACKLOG,
+            ssl=self._tls,
+            ssl_handshake_timeout=None if self._tls is None else self._limits.request_ms / 1000,
+        )
 
     def _connection(self) -> Connection:
         return Connection(self._config, self._state, limits=self._limits)

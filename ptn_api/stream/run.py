@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -28,6 +29,7 @@ async def run_stream(
     ready: Callable[[], None],
     counters: StreamCounters | None = None,
     clock: Clock = wall_ms,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serves the log's orders on `sock`, a bound socket, until `stop` is set.
 
@@ -40,7 +42,7 @@ async def run_stream(
     tasks = hub.tasks()
     stopping = asyncio.create_task(stop.wait())
     try:
-        await server.start(sock)
+        await server.start(sock, tls)
         ready()
         done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in done - {stopping}:

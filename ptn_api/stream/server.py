@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import socket as sockets
+import ssl
 import traceback
 from typing import cast
 
@@ -54,7 +55,7 @@ class StreamServer:
         self._server: asyncio.Server | None = None
         self._clients = _Clients()
 
-    async def start(self, sock: sockets.socket) -> None:
+    async def start(self, sock: sockets.socket, tls: ssl.SSLContext | None = None) -> None:
         sock.setblocking(False)
         self._server = await picows.ws_create_server(
             self._accept,
@@ -64,6 +65,9 @@ class StreamServer:
             websocket_handshake_timeout=self._options.auth_timeout_ms / 1000,
             read_buffer_init_size=4 * 1024,
             logger_name=_silence,
+            ssl=tls,
+            use_aiofastnet=None if tls is None else False,  # its TLS dies of a context's sni_callback
+            ssl_handshake_timeout=None if tls is None else self._options.auth_timeout_ms / 1000,
         )
 
     async def stop(self) -> None:

@@ -17,7 +17,7 @@ import psutil
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-READY = re.compile(r"PTN API ready: REST (http://127\.0\.0\.1:\d+) WebSocket (ws://127\.0\.0\.1:\d+)")
+READY = re.compile(r"PTN API ready: REST (https?://127\.0\.0\.1:\d+) WebSocket (wss?://127\.0\.0\.1:\d+)")
 SHORT_PERIODS = {
     "sweep_ms": 200,
     "full_sweep_ms": 1_000,

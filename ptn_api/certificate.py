@@ -1,0 +1,87 @@
+"""The servers' TLS certificate: loaded, checked, and renewed without a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+
+import structlog
+
+from ptn_api.errors import SettingsError
+
+__all__ = ["Certificate"]
+
+log = structlog.get_logger()
+
+
+class Certificate:
+    """A certificate chain and its key, as PEM files. Raises SettingsError if they cannot be used.
+
+    `context` is for listening sockets and stays the same; new connections get what was loaded last.
+    """
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        self._files = (certificate, key)
+        self._stamp = self._look()
+        self.context = self._current = _load(certificate, key)
+        # OpenSSL asks at every handshake, also of clients that name no server.
+        self.context.sni_callback = self._choose
+
+    def refresh(self) -> bool:
+        """Loads the files again if they changed; whether they did.
+
+        Raises SettingsError for what cannot be used, once per change; what was loaded before stands.
+        """
+        stamp = self._look()
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        self._current = _load(*self._files)
+        return True
+
+    async def keep_fresh(self, check_ms: int) -> None:
+        """Looks at the files again and again; a renewed certificate needs no restart."""
+        while True:
+            await asyncio.sleep(check_ms / 1000)
+            try:
+                if self.refresh():
+                    log.info("TLS certificate read")
+            except SettingsError as error:
+                log.error("TLS certificate not read, the last one stands", reason=str(error))
+
+    def _choose(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = self._current
+
+    def _look(self) -> list[tuple[int, int, int] | None]:
+        return [_stamp(file) for file in self._files]
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_ctime_ns, status.st_size
+
+
+def _load(certificate: Path, key: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["http/1.1"])
+    for flag, file in (("--tls-cert", certificate), ("--tls-key", key)):
+        try:
+            file.open("rb").close()
+        except OSError as error:
+            raise SettingsError(f"{flag} {str(file)!r} cannot be read: {error.strerror}") from None
+    try:
+        context.load_cert_chain(certificate, key, password=_no_password)
+    except ssl.SSLError as error:
+        reason = (error.reason or str(error)).lower().replace("_", " ")
+        raise SettingsError(
+            f"--tls-cert and --tls-key are no PEM certificate chain with its key: {reason}"
+        ) from None
+    return context
+
+
+def _no_password() -> str:
+    raise SettingsError("--tls-key is encrypted; give a key without a passphrase")

@@ -1,0 +1,29 @@
+"""An authority for tests, and the files that servers and clients want from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import trustme
+
+
+class Files(NamedTuple):
+    """PEM files: whom to trust, the server's chain, its key."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+
+def certificates(folder: Path) -> Files:
+    """A new authority and its certificate for localhost and 127.0.0.1; replaces what is there."""
+    folder.mkdir(exist_ok=True)
+    files = Files(folder / "ca.pem", folder / "fullchain.pem", folder / "privkey.pem")
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    authority.cert_pem.write_to_path(files.authority)
+    files.certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    files.key.touch(0o600)
+    issued.private_key_pem.write_to_path(files.key)
+    return files
