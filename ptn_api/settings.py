@@ -97,6 +97,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     message_limit_bytes: Annotated[Period, _m("WebSocket: largest message a client may send")] = 1 << 20
     header_timeout_ms: Annotated[Period, _m("REST: time for a request's headers")] = 10_000
     minimum_rate: Annotated[Count, _m("REST: bytes per second a download must keep up; 0 = none")] = 1_024
+    requests_per_minute: Annotated[
+        Count, _m("REST: requests of a key per minute, where the key file says nothing else; 0 = no limit")
+    ] = 600
+    failed_logins_per_minute: Annotated[
+        Count, _m("failed authentications of an address per minute; 0 = no limit")
+    ] = 30
+    connects_per_minute: Annotated[
+        Count, _m("connections of an address per minute, each server; 0 = no limit")
+    ] = 600
+    frames_per_minute: Annotated[
+        Count, _m("WebSocket: frames that a client may send per minute; 0 = no limit")
+    ] = 600
+    trusted_proxies: Annotated[
+        str, _m("addresses or networks of proxies whose X-Forwarded-For is believed, with commas between")
+    ] = ""
+    usage_flush_ms: Annotated[Period, _m("how often the use of each key is written down")] = 5_000
+    metrics_port: Annotated[
+        int, _m("Prometheus metrics on this port of 127.0.0.1; 0 = any free one, -1 = off", ge=-1, le=65_535)
+    ] = -1
     key_check_ms: Annotated[Period, _m("how often the key file is looked at")] = 900
     parent_check_ms: Annotated[Period, _m("how often a child looks whether its supervisor lives")] = 1_000
     restart_backoff_ms: Annotated[

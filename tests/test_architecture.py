@@ -11,11 +11,11 @@ from pathlib import Path
 import ptn_api
 
 PACKAGE = Path(ptn_api.__file__).parent
-LEAVES = {"errors", "settings", "clock"}
+LEAVES = {"errors", "settings", "clock", "histogram"}
 ROOMS = ["model", "wire", "access", "event_log", "intake", "rest", "stream", "simulator"]
 SIDE_BY_SIDE = {"intake", "rest", "stream", "simulator"}
 DOORS = {"api_manager", "websocket_client", "__init__"}
-WIRING = {"service", "supervisor", "cli"}
+WIRING = {"service", "supervisor", "certificate", "cli"}
 
 
 def room_of(module: str) -> str:

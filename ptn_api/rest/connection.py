@@ -18,6 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from ptn_api.rest.gate import Door, Visit
 from ptn_api.rest.refusal import Refusal
 
 __all__ = ["Connection", "Limits"]
@@ -38,9 +39,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Connection(HttpToolsProtocol):
     """The protocol of one connection; made by the server for each."""
 
-    def __init__(self, config: Config, server_state: ServerState, *, limits: Limits) -> None:
-        super().__init__(config=config, server_state=server_state, app_state={})
+    def __init__(self, config: Config, server_state: ServerState, *, limits: Limits, door: Door) -> None:
+        self._visit = Visit()
+        super().__init__(config=config, server_state=server_state, app_state={"visit": self._visit})
         self._limits = limits
+        self._door = door
+        self._retry_s = 0
         self._head_bytes = 0
         self._in_head = True
         self._refusal: Refusal | None = None
@@ -50,13 +54,31 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._meter = _Meter(transport, self._limits)
         super().connection_made(cast(asyncio.Transport, self._meter))
+        peer = self.client[0] if self.client else ""
+        self._visit.address = peer
+        self._retry_s = self._door.opened(peer)
+        log.debug("connection_opened", address=peer)
         self._expect_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._request_came()
         if self._meter is not None:
             self._meter.stop()
+            self._door.closed()
+            self._say_goodbye(exc)
         super().connection_lost(exc)
+
+    def _say_goodbye(self, exc: Exception | None) -> None:
+        """Many clients connect anew for each request: too much for any level but debug."""
+        holder = self._visit.holder
+        log.debug(
+            "connection_closed",
+            alias=holder.alias if holder else "",
+            fingerprint=holder.fingerprint if holder else "",
+            address=self._visit.address,
+            reason=str(exc or self._refusal or "closed"),
+            requests=self._visit.requests,
+        )
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
@@ -75,7 +97,11 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_bytes = 0
-        if len(self.url) > self._limits.target_bytes:
+        if self._retry_s:
+            after = {"retry-after": str(self._retry_s)}
+            sentence = "Too many connections from this address"
+            self._refusal = Refusal("too_many_connections", sentence, headers=after)
+        elif len(self.url) > self._limits.target_bytes:
             self._refusal = Refusal("uri_too_long", "Request target too long")
         elif sum(len(name) + len(value) for name, value in self.headers) > self._limits.head_bytes:
             self._refusal = Refusal("headers_too_large", "Request headers too large")
@@ -91,7 +117,7 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Called for whatever the parser does not understand, and for what was refused above."""
         refusal = self._refusal or Refusal("bad_request", "Invalid HTTP request")
-        self._refuse(refusal.code, str(refusal))
+        self._refuse(refusal.code, str(refusal), **refusal.headers)
 
     # --- time ---------------------------------------------------------------------------------------------
 
@@ -114,14 +140,16 @@ class Connection(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _refuse(self, code: str, sentence: str) -> None:
+    def _refuse(self, code: str, sentence: str, **headers: str) -> None:
         if self.transport.is_closing():
             return
         refusal = Refusal(code, sentence)
         body = msgspec.json.encode(refusal.body())
         head = (
             f"HTTP/1.1 {refusal.status.value} {refusal.status.phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
+            f"content-length: {len(body)}\r\ncache-control: no-store\r\nconnection: close\r\n"
+            + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            + "\r\n"
         )
         self.transport.write(head.encode() + body)
         self.transport.close()

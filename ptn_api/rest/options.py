@@ -22,4 +22,8 @@ class RestOptions(msgspec.Struct, frozen=True, kw_only=True):
     rate_window_ms: int = 10_000
     stop_timeout_ms: int = 10_000
     max_connections_per_key: int = 5
+    requests_per_minute: int = 600
+    failed_logins_per_minute: int = 30
+    connects_per_minute: int = 600
+    trusted_proxies: str = ""
     silent_ms: int = 300_000

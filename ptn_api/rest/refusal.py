@@ -18,6 +18,8 @@ STATUS: dict[str, HTTPStatus] = {
     "method_not_allowed": HTTPStatus.METHOD_NOT_ALLOWED,
     "request_timeout": HTTPStatus.REQUEST_TIMEOUT,
     "gone": HTTPStatus.GONE,
+    "too_many_requests": HTTPStatus.TOO_MANY_REQUESTS,
+    "too_many_connections": HTTPStatus.TOO_MANY_REQUESTS,
     "uri_too_long": HTTPStatus.REQUEST_URI_TOO_LONG,
     "headers_too_large": HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     "internal": HTTPStatus.INTERNAL_SERVER_ERROR,

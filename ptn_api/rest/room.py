@@ -13,6 +13,7 @@ from ptn_api.clock import Clock
 from ptn_api.event_log.contract import EventLog
 from ptn_api.rest.answer import Answer
 from ptn_api.rest.checkpoint import Checkpoint
+from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.documents import Documents
 from ptn_api.rest.follower import Follower
 from ptn_api.rest.options import RestOptions
@@ -36,8 +37,10 @@ class Room:
     checkpoint: Checkpoint
 
     @classmethod
-    def over(cls, log: EventLog, clock: Clock, options: RestOptions) -> Room:
-        views, documents = Views(log, clock), Documents(log)
+    def over(
+        cls, log: EventLog, clock: Clock, options: RestOptions, counters: RestCounters | None = None
+    ) -> Room:
+        views, documents = Views(log, clock, counters), Documents(log)
         follower = Follower(log, views, documents, clock, coalesce_ms=options.refresh_coalesce_ms)
         return cls(log, clock, options, documents, views, follower, Checkpoint(views, documents))
 

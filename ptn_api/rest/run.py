@@ -10,10 +10,13 @@ from collections.abc import Callable
 import structlog
 
 from ptn_api.access.key_ring import KeyRing
+from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, SteadyClock
 from ptn_api.event_log.contract import EventLog
 from ptn_api.rest.app import App
 from ptn_api.rest.connection import Limits
+from ptn_api.rest.counters import RestCounters
+from ptn_api.rest.gate import Door
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.room import Room
 from ptn_api.rest.server import Server
@@ -34,20 +37,24 @@ async def run_rest(
     ready: Callable[[], None],
     clock: Clock | None = None,
     tls: ssl.SSLContext | None = None,
+    counters: RestCounters | None = None,
+    usage: Usage | None = None,
 ) -> None:
     """Serves on the listening socket until `stop`, then lets answers that were begun end, for a while.
 
     `ready` is called once requests are answered; if the log is ready, not before the views are built. Until
     then answers are 503. Raises LogError with code `replaced` if the log was put in place anew: begin again.
     """
-    room = Room.over(log, clock or _steady_clock(options), options)
+    counters = counters or RestCounters()
+    room = Room.over(log, clock or _steady_clock(options), options, counters)
     limits = Limits(
         request_ms=options.header_timeout_ms,
         minimum_rate=options.minimum_rate,
         rate_window_ms=options.rate_window_ms,
     )
     drain_ms = int(options.stop_timeout_ms * _DRAIN_SHARE)
-    async with Server(App(room, keys), sock, limits, drain_ms=drain_ms, tls=tls):
+    door, app = Door(options, room.clock, counters), App(room, keys, counters=counters, usage=usage)
+    async with Server(app, sock, limits, door=door, drain_ms=drain_ms, tls=tls):
         following = asyncio.create_task(room.follower.run())
         stopping = asyncio.create_task(stop.wait())
         built = asyncio.create_task(room.follower.built.wait())

@@ -16,6 +16,7 @@ from ptn_api.event_log.contract import EventLog, Head, LoggedPosition
 from ptn_api.model.miner import miner_order
 from ptn_api.model.tiers import TIER_LAG_MS
 from ptn_api.rest.block import Block
+from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.piece import TAILS, Moment, Piece, Settled, settled_before
 from ptn_api.rest.snapshot import Snapshot
 
@@ -27,9 +28,10 @@ _CLOSE, _NOTHING = Block(b"}"), Block(b"{}")
 class Views:
     """What is served of positions. `head` is a lower bound: everything up to it is in."""
 
-    def __init__(self, log: EventLog, clock: Clock) -> None:
+    def __init__(self, log: EventLog, clock: Clock, counters: RestCounters | None = None) -> None:
         self._log = log
         self._clock = clock
+        self._counters = counters or RestCounters()
         self._pieces: dict[str, Piece] = {}
         self._snapshots: dict[Tier | None, Snapshot] = {}
         self._moments: list[tuple[int, str]] = []
@@ -49,7 +51,8 @@ class Views:
         """All miners as the tier shows them."""
         snapshot = self._snapshots.get(tier)
         if snapshot is None:
-            snapshot = self._snapshots[tier] = self.joined(tier, self.in_order(tier))
+            with self._counters.assembly_seconds.time():
+                snapshot = self._snapshots[tier] = self.joined(tier, self.in_order(tier))
         return snapshot
 
     def for_checkpoint(self) -> Snapshot:
@@ -108,6 +111,10 @@ class Views:
 
     def build(self, hotkey: str) -> None:
         """Builds a miner's piece from all its positions in the log."""
+        with self._counters.piece_seconds.time():
+            self._build(hotkey)
+
+    def _build(self, hotkey: str) -> None:
         moment = self._moment(hotkey)
         before_ms = settled_before(moment.now_ms)
         settled: list[LoggedPosition] = []
@@ -126,8 +133,9 @@ class Views:
         if piece is None or (piece.settled_next_ms or moment.now_ms + 1) <= moment.now_ms:
             self.build(hotkey)
             return
-        others = self._log.positions_of(hotkey, open_or_closed_since_ms=piece.settled.before_ms)
-        self._keep(Piece(hotkey, piece.settled, others, moment, piece))
+        with self._counters.piece_seconds.time():
+            others = self._log.positions_of(hotkey, open_or_closed_since_ms=piece.settled.before_ms)
+            self._keep(Piece(hotkey, piece.settled, others, moment, piece))
 
     def drop(self, hotkey: str) -> None:
         """Forgets a miner."""

@@ -1,0 +1,163 @@
+"""Who used how much, by key and day: counted in memory, added to a small database now and then.
+
+Both server processes add to the same file; a process that is killed loses what it counted since the last
+time, a few seconds' worth. Days are UTC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from ptn_api.access.key_ring import KeyHolder
+from ptn_api.clock import Clock, wall_ms
+
+__all__ = ["Usage", "UsageFile", "UsageRow", "day_of", "keep_usage"]
+
+KEPT_DAYS = 800
+"""Two years and a bit, for last year's bill."""
+_BUSY_S = 2.0
+
+log = structlog.get_logger()
+
+
+class UsageRow(NamedTuple):
+    """One key's use on one day. `messages` are orders on the stream; `sent_bytes` as sent, compressed."""
+
+    alias: str
+    fingerprint: str
+    day: str
+    requests: int
+    sent_bytes: int
+    messages: int
+    seen_ms: int
+
+
+def day_of(ms: int) -> str:
+    """`2026-12-31`."""
+    return datetime.fromtimestamp(ms / 1000, timezone.utc).strftime("%Y-%m-%d")
+
+
+class Usage:
+    """What was used since it was last taken."""
+
+    def __init__(self, clock: Clock = wall_ms) -> None:
+        self._clock = clock
+        self._rows: dict[tuple[str, str, str], UsageRow] = {}
+
+    def add(self, holder: KeyHolder, *, requests: int = 0, sent_bytes: int = 0, messages: int = 0) -> None:
+        """Counts; with nothing but a holder it says that the key is in use."""
+        now = self._clock()
+        row = UsageRow(holder.alias, holder.fingerprint, day_of(now), requests, sent_bytes, messages, now)
+        self._merge(row)
+
+    def take(self) -> list[UsageRow]:
+        """What was counted, and begins anew."""
+        rows, self._rows = list(self._rows.values()), {}
+        return rows
+
+    def put_back(self, rows: Iterable[UsageRow]) -> None:
+        """What was taken and could not be kept."""
+        for row in rows:
+            self._merge(row)
+
+    def _merge(self, row: UsageRow) -> None:
+        key = row[:3]
+        known = self._rows.get(key)
+        self._rows[key] = row if known is None else _sum(known, row)
+
+
+def _sum(one: UsageRow, other: UsageRow) -> UsageRow:
+    return UsageRow(
+        *one[:3],
+        one.requests + other.requests,
+        one.sent_bytes + other.sent_bytes,
+        one.messages + other.messages,
+        max(one.seen_ms, other.seen_ms),
+    )
+
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS usage (
+    alias TEXT NOT NULL, fingerprint TEXT NOT NULL, day TEXT NOT NULL,
+    requests INTEGER NOT NULL, sent_bytes INTEGER NOT NULL, messages INTEGER NOT NULL,
+    seen_ms INTEGER NOT NULL,
+    PRIMARY KEY (alias, fingerprint, day)
+) WITHOUT ROWID
+"""
+_ADD = """
+INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,
+    sent_bytes = sent_bytes + excluded.sent_bytes, messages = messages + excluded.messages,
+    seen_ms = max(seen_ms, excluded.seen_ms)
+"""
+
+
+class UsageFile:
+    """`usage.db` in the data directory, 0600. Every call opens it anew: seconds lie between them."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / "usage.db"
+
+    def add(self, rows: Iterable[UsageRow]) -> None:
+        """All of the rows or none. Raises sqlite3.Error or OSError."""
+        rows = list(rows)
+        if not rows:
+            return
+        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+        oldest_ms = max(row.seen_ms for row in rows) - KEPT_DAYS * 86_400_000
+        with self._open("rw") as db:
+            db.execute(_TABLE)
+            with db:
+                db.executemany(_ADD, rows)
+                db.execute("DELETE FROM usage WHERE day < ?", (day_of(oldest_ms),))
+
+    def read(self, *, since_day: str = "") -> list[UsageRow]:
+        """Every key's days from that one on, by user and day. Raises sqlite3.Error."""
+        if not self._path.exists():
+            return []
+        with self._open("ro") as db:
+            rows = db.execute(
+                "SELECT * FROM usage WHERE day >= ? ORDER BY alias, day, fingerprint", (since_day,)
+            )
+            return [UsageRow(*row) for row in rows]
+
+    def last_seen(self) -> dict[tuple[str, str], int]:
+        """(alias, fingerprint) -> when the key was last used. Raises sqlite3.Error."""
+        return {(row.alias, row.fingerprint): row.seen_ms for row in self.read()}
+
+    @contextlib.contextmanager
+    def _open(self, mode: str) -> Iterator[sqlite3.Connection]:
+        db = sqlite3.connect(f"{self._path.absolute().as_uri()}?mode={mode}", uri=True, timeout=_BUSY_S)
+        try:
+            yield db
+        finally:
+            db.close()
+
+
+async def keep_usage(usage: Usage, file: UsageFile, *, every_ms: int) -> None:
+    """Adds what was used to the file until cancelled, and once more then. What cannot be written waits."""
+    failing = False
+    try:
+        while True:
+            await asyncio.sleep(every_ms / 1000)
+            rows = usage.take()
+            try:
+                await asyncio.to_thread(file.add, rows)
+                failing = False
+            except (sqlite3.Error, OSError) as error:
+                usage.put_back(rows)
+                if not failing:
+                    log.warning("usage not written, trying again", reason=str(error))
+                failing = True
+    finally:
+        with contextlib.suppress(sqlite3.Error, OSError):  # told above; there is no other time
+            file.add(usage.take())
