@@ -1,0 +1,72 @@
+"""A real nginx with the project's own configuration: only addresses and files are other ones."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.system.api import ROOT
+from tests.system.certificates import Files
+from tests.waiting import until
+
+CONFIGURATION = ROOT / "deploy" / "nginx" / "ptn-api.conf"
+NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin")
+
+
+def configuration(http: int, https: int, files: Files, rest: str, stream: str) -> str:
+    """What an operator edits, edited: ports, certificate and where the API listens."""
+    text = CONFIGURATION.read_text()
+    for before, after in (
+        (r"listen 80;", f"listen 127.0.0.1:{http};"),
+        (r"listen 443 ssl;", f"listen 127.0.0.1:{https} ssl;"),
+        (r"/etc/letsencrypt/live/api\.example\.com/fullchain\.pem", str(files.certificate)),
+        (r"/etc/letsencrypt/live/api\.example\.com/privkey\.pem", str(files.key)),
+        (r"server 127\.0\.0\.1:48888;", f"server {rest.rpartition('/')[2]};"),
+        (r"server 127\.0\.0\.1:8765;", f"server {stream.rpartition('/')[2]};"),
+        (r"server_name api\.example\.com;", "server_name localhost;"),
+    ):
+        text, n = re.subn(before, after, text)
+        assert n, before
+    return text
+
+
+@contextmanager
+def nginx(folder: Path, files: Files, rest: str, stream: str) -> Iterator[tuple[int, int]]:
+    """Runs in the foreground in a folder of its own; yields its plain and its TLS port."""
+    assert NGINX is not None
+    folder.mkdir()
+    ports = _free_ports()
+    (folder / "ptn-api.conf").write_text(configuration(*ports, files, rest, stream))
+    temporary = "\n".join(
+        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "nginx.conf").write_text(
+        f"daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;\n"
+        f"events {{ }}\nhttp {{ access_log {folder}/access.log; {temporary}\n"
+        f"include {folder}/ptn-api.conf; }}\n"
+    )
+    command = [NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: _listens(ports[1]) or process.poll() is not None, what="nginx listens")
+        assert process.poll() is None, (folder / "error.log").read_text()
+        yield ports
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _free_ports() -> tuple[int, int]:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        return one.getsockname()[1], two.getsockname()[1]
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
