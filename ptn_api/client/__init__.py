@@ -1,6 +1,7 @@
 """What a consumer uses: follow the orders as they happen, ask for documents, keep a mirror of all positions.
 
-- `connect` (`Stream`): every order, asynchronously; `ptn_api.websocket_client` is its blocking door.
+- `connect` (`Stream`): every order, asynchronously; `follow`: the same for a plain `for`;
+  `ptn_api.websocket_client`: the same for a handler.
 - `PTNClient`, `AsyncPTNClient`: the REST routes.
 - `Book`: every position as of now.
 - `FakeServer`: a server to test a bot against, which also misbehaves on command.
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ptn_api.client.calls import MessagePage
     from ptn_api.client.exchange import Retries
     from ptn_api.client.fake_server import FakeServer
+    from ptn_api.client.following import Following, follow
     from ptn_api.client.message import NewOrder, PTNWebSocketMessage, TradePairId
     from ptn_api.client.pace import Pace
     from ptn_api.client.rest import AsyncPTNClient, PTNClient
@@ -31,6 +33,7 @@ __all__ = [
     "Book",
     "Cursor",
     "FakeServer",
+    "Following",
     "Gap",
     "MessagePage",
     "NewOrder",
@@ -42,6 +45,7 @@ __all__ = [
     "Stream",
     "TradePairId",
     "connect",
+    "follow",
 ]
 
 _HOMES = {
@@ -49,6 +53,7 @@ _HOMES = {
     "client.calls": ("MessagePage",),
     "client.exchange": ("Retries",),
     "client.fake_server": ("FakeServer",),
+    "client.following": ("Following", "follow"),
     "client.message": ("NewOrder", "PTNWebSocketMessage", "TradePairId"),
     "client.pace": ("Pace",),
     "client.rest": ("AsyncPTNClient", "PTNClient"),

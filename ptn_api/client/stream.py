@@ -142,6 +142,10 @@ class Stream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """What leaving `async with` does: nothing more is received, and another client may use the cursor."""
         self._end()
         if self._task is not None:
             self._task.cancel()

@@ -1,0 +1,207 @@
+"""Following orders with a plain `for`."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptn_api.client.fake_server import FakeServer
+from ptn_api.client.following import Following, follow
+from ptn_api.client.message import PTNWebSocketMessage
+from ptn_api.client.pace import Pace
+from ptn_api.client.stream import Stream
+from ptn_api.errors import AuthenticationError
+from ptn_api.wire.client_session import Gap
+from tests.factories import order, position
+from tests.waiting import until
+
+
+@pytest.fixture
+def orders(server: FakeServer, pace: Pace, tmp_path: Path) -> Callable[..., Following]:
+    """Makes a follower of the server that begins at the server's first number."""
+
+    def make(**options: Any) -> Following:
+        return follow(server.url, server.api_key, pace=pace, state_dir=tmp_path, **options)
+
+    return make
+
+
+@pytest.fixture
+def known(orders: Callable[..., Following], server: FakeServer) -> None:
+    """The cursor stands at the server's first number, so that nothing depends on who is quicker."""
+    with orders(on_state=lambda state: state == "live" and following.stop()) as following:
+        assert list(following) == []
+
+
+def batch_of(server: FakeServer, count: int) -> None:
+    server.publish(*(position(n, [order(n)]) for n in range(1, count + 1)))
+
+
+def taken(following: Following, count: int) -> list[int]:
+    return [next(following).sequence for _ in range(count)]
+
+
+pytestmark = pytest.mark.usefixtures("known")
+
+
+def test_orders_come_one_by_one(server: FakeServer, orders: Callable[..., Following]) -> None:
+    """However they were sent."""
+    with orders() as following:
+        batch_of(server, 3)
+        server.order("EURUSD")
+        assert taken(following, 4) == [101, 102, 103, 104]
+
+
+def test_it_takes_what_the_stream_takes() -> None:
+    """Said in one place."""
+    assert inspect.signature(follow) == inspect.signature(Stream)
+
+
+def test_asking_for_the_next_one_commits_the_last(
+    server: FakeServer, orders: Callable[..., Following]
+) -> None:
+    """Message by message, also within a batch; `commit` says so earlier."""
+    batch_of(server, 4)
+    with orders() as following:
+        assert taken(following, 2) == [101, 102]
+    with orders() as following:
+        assert taken(following, 1) == [102]
+        following.commit()
+    with orders() as following:
+        assert taken(following, 2) == [103, 104]
+
+
+def test_leaving_the_loop_without_with_ends_it_too(
+    server: FakeServer, orders: Callable[..., Following]
+) -> None:
+    """Its connection goes, and another may use the cursor."""
+    server.order()
+    for message in orders():
+        assert message.sequence == 101
+        break
+    gc.collect()
+    until(lambda: not server.clients)
+    until(lambda: not any(thread.name == "ptn-client" for thread in threading.enumerate()))
+    assert taken(orders(), 1) == [101]
+    until(lambda: not server.clients)
+
+
+async def test_it_works_where_an_event_loop_runs(
+    server: FakeServer, orders: Callable[..., Following]
+) -> None:
+    """As in a notebook."""
+    with orders() as following:
+        server.order()
+        assert taken(following, 1) == [101]
+
+
+def test_a_stop_from_another_thread_ends_the_waiting(
+    server: FakeServer, orders: Callable[..., Following]
+) -> None:
+    """The loop ends; what was done with does not come again."""
+    server.order()
+    following = orders()
+    assert taken(following, 1) == [101]
+    stopper = threading.Thread(target=following.stop)
+    stopper.start()
+    assert list(following) == []
+    stopper.join()
+    assert following.state == "stopped"
+    assert list(following) == []
+    server.order()
+    with orders() as again:
+        assert taken(again, 1) == [102]
+
+
+def test_a_stop_that_comes_first_makes_it_empty(orders: Callable[..., Following]) -> None:
+    """Nothing is even connected."""
+    following = orders()
+    following.stop()
+    assert list(following) == []
+
+
+def test_closing_twice_or_unbegun_does_no_harm(orders: Callable[..., Following]) -> None:
+    """As `with` after `close` would."""
+    with orders() as following:
+        following.close()
+    assert following.state == "stopped"
+
+
+def test_gaps_are_told_between_the_messages(server: FakeServer, orders: Callable[..., Following]) -> None:
+    """After the message before it was dealt with."""
+    told: list[Any] = []
+    with orders(on_gap=told.append) as following:
+        server.order()
+        told.append(next(following).sequence)
+        server.skip(3)
+        server.order()
+        told.append(next(following).sequence)
+    assert told == [101, Gap(101, 105, "hole"), 105]
+
+
+def test_what_grows_old_while_others_are_dealt_with_is_stale(
+    server: FakeServer, orders: Callable[..., Following]
+) -> None:
+    """A message's age is that of the moment in which it is handed out."""
+    now = [1_800_000_000_000]
+    stale: list[PTNWebSocketMessage] = []
+    batch = [position(n, [order(n, at=now[0])]) for n in range(3)]
+    server.publish(*batch, timestamp_ms=now[0])
+    with orders(max_age_ms=1_000, on_stale=stale.append, clock=lambda: now[0]) as following:
+        following._stream._connection.clock_offset.learn = lambda *_: None  # type: ignore[method-assign]
+        assert taken(following, 1) == [101]
+        now[0] += 2_000
+        server.publish(position(9, [order(9, at=now[0])]), timestamp_ms=now[0])
+        assert taken(following, 1) == [104]
+    assert [m.sequence for m in stale] == [102, 103]
+
+
+def test_a_rejected_key_is_raised(server: FakeServer, orders: Callable[..., Following]) -> None:
+    """Where that is asked for."""
+    server.keys.clear()
+    with orders(stop_on_auth_error=True) as following, pytest.raises(AuthenticationError):
+        next(following)
+
+
+SCRIPT = """
+import signal, sys
+from ptn_api.client import follow
+
+orders = follow(sys.argv[1], "fake-key", state_dir=sys.argv[2])
+if sys.argv[3] == "handler":
+    signal.signal(signal.SIGTERM, lambda *_: orders.stop())
+try:
+    for message in orders:
+        print(message.sequence, flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+print("after", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "how", "last"), [(signal.SIGTERM, "handler", "101"), (signal.SIGINT, "", "interrupted")]
+)
+def test_a_signal_ends_the_waiting(
+    server: FakeServer, tmp_path: Path, number: int, how: str, last: str
+) -> None:
+    """By the program's own handler, or as Ctrl-C does; the process ends by itself, whoever holds what."""
+    server.order()
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, server.url, str(tmp_path), how], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "101\n"
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=20)
+    assert ("101\n" + out).split()[-2:] == [last, "after"]
+    assert process.returncode == 0
