@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from ptn_api.client.handling import Handler, Handling, OnError
 from ptn_api.client.message import PTNWebSocketMessage
@@ -26,6 +26,9 @@ from ptn_api.wire.client_session import Gap, State
 from ptn_api.wire.frames import Format
 
 __all__ = ["PTNWebSocketClient", "PTNWebSocketMessage"]
+
+
+H = TypeVar("H", bound=Handler)
 
 
 class PTNWebSocketClient:
@@ -85,6 +88,7 @@ class PTNWebSocketClient:
             "pace": self._pace,
             "ssl": ssl,
         }
+        self._handlers: list[Handler] = []
         self._stream: Stream | None = None
         self._stopping = False
 
@@ -102,6 +106,15 @@ class PTNWebSocketClient:
         """Asks for no more orders; the client stays connected."""
         if self._stream is not None:
             self._stream.unsubscribe()
+
+    def add_handler(self, handler: H) -> H:
+        """A further handler for `run`; can be used as a decorator.
+
+        Handlers are called one after the other, in the order in which they were added, `run`'s own last; each
+        gets every message, and one that fails is called again without the others.
+        """
+        self._handlers.append(handler)
+        return handler
 
     def run(self, handler: Handler | None = None) -> None:
         """Calls `handler` (plain or async) with lists of messages until `stop()`, SIGINT or SIGTERM.
@@ -128,7 +141,7 @@ class PTNWebSocketClient:
         stream = Stream(self.uri, self._api_key, **self._options)
         handling = Handling(
             stream,
-            handler or _ignore,
+            [*self._handlers, *([] if handler is None else [handler])],
             on_error=self._on_error,
             retries=self._retries,
             pace=self._pace,
@@ -165,10 +178,6 @@ class PTNWebSocketClient:
         if self._stopping:  # asked twice: the handler does not return
             raise KeyboardInterrupt
         self.stop()
-
-
-def _ignore(messages: list[PTNWebSocketMessage]) -> None:
-    """Without a handler the messages go nowhere."""
 
 
 def _in_event_loop() -> bool:

@@ -294,6 +294,60 @@ def test_a_stop_during_retries_keeps_the_message(server: FakeServer, tmp_path: P
         assert second.got(1) == [101]
 
 
+# --- several handlers -------------------------------------------------------------------------------------
+
+
+def test_several_handlers_each_get_every_message(server: FakeServer, tmp_path: Path) -> None:
+    """Plain and async ones, in the order in which they were added."""
+    calls: list[tuple[str, list[int]]] = []
+    bot = Bot(server, tmp_path, handler=lambda ms: calls.append(("run", [m.sequence for m in ms])))
+
+    @bot.client.add_handler
+    def first(messages: list[PTNWebSocketMessage]) -> None:
+        calls.append(("first", [m.sequence for m in messages]))
+
+    async def second(messages: list[PTNWebSocketMessage]) -> None:
+        calls.append(("second", [m.sequence for m in messages]))
+
+    assert bot.client.add_handler(second) is second
+    with bot:
+        batch_of(server, 2)
+        bot.got(2)
+    assert calls == [("first", [101, 102]), ("second", [101, 102]), ("run", [101, 102])]
+
+
+def test_a_handler_that_failed_is_called_again_without_the_others(server: FakeServer, tmp_path: Path) -> None:
+    """None of them sees a message twice that it returned from."""
+    seen: list[list[int]] = []
+    bot = Bot(server, tmp_path)
+    bot.client.add_handler(lambda messages: seen.append([m.sequence for m in messages]))
+    bot.client.add_handler(failing(102, times=2))
+    with bot:
+        batch_of(server, 3)
+        bot.got(3)
+    assert seen == bot.seen == [[101, 102, 103]]
+    assert bot.gaps == []
+
+
+def test_nothing_is_committed_before_every_handler_returned(server: FakeServer, tmp_path: Path) -> None:
+    """Though the first one is done with a part of the list, the others have not even seen it."""
+    attempts: list[int] = []
+    fail = failing(102)
+
+    def stuck(messages: list[PTNWebSocketMessage]) -> None:
+        attempts.append(messages[0].sequence)
+        fail(messages)
+
+    first = Bot(server, tmp_path, retries=1_000_000)
+    first.client.add_handler(stuck)
+    with first:
+        batch_of(server, 3)
+        until(lambda: attempts.count(102) > 1)
+    assert first.seen == []
+    with Bot(server, tmp_path) as second:
+        assert second.got(3) == [101, 102, 103]
+
+
 # --- keys -------------------------------------------------------------------------------------------------
 
 

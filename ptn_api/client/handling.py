@@ -1,10 +1,10 @@
-"""Calling a consumer's handler, and what happens when it fails."""
+"""Calling a consumer's handlers, and what happens when one fails."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from ptn_api.client.message import PTNWebSocketMessage
@@ -23,44 +23,48 @@ OnError = Literal["retry", "skip", "stop"]
 
 
 class Handling:
-    """Hands lists of messages to a handler, and commits what it returned from.
+    """Hands lists of messages to handlers, one after the other, and commits what all of them returned from.
 
     A handler that raises, by `on_error`:
 
     - "retry": its messages are given to it again, now one at a time, so that one that it cannot bear holds
       up nothing but itself; `retries` times with doubling pauses, then the message is given up on, logged
-      and told as a gap. The handler may see a message again that it had dealt with before it raised.
+      and told as a gap. The handler may see a message again that it had dealt with before it raised; others
+      don't.
     - "skip": the messages are given up on at once, likewise logged and told. None is seen twice.
     - "stop": the error is raised, nothing is committed, and the next run begins with these messages.
     """
 
     def __init__(
-        self, stream: Stream, handler: Handler, *, on_error: OnError, retries: int, pace: Pace
+        self, stream: Stream, handlers: Sequence[Handler], *, on_error: OnError, retries: int, pace: Pace
     ) -> None:
         self._stream = stream
-        self._handler = handler
+        self._handlers = handlers
         self._on_error = on_error
         self._retries = retries
         self._pace = pace
 
     async def handle(self, messages: list[PTNWebSocketMessage]) -> bool:
         """True when the messages are done with; False if the stream was stopped first."""
-        if await self._call(messages) is not None:
+        for handler in self._handlers:
+            if await self._call(handler, messages) is None:
+                continue
             if self._on_error == "skip":
                 await self._give_up(messages)
-            elif not await self._one_by_one(messages):
+            elif not await self._one_by_one(handler, messages):
                 return False
         self._stream.commit()
         return True
 
-    async def _one_by_one(self, messages: list[PTNWebSocketMessage]) -> bool:
+    async def _one_by_one(self, handler: Handler, messages: list[PTNWebSocketMessage]) -> bool:
         for message in messages:
-            if not await self._retry(message):
+            if not await self._retry(handler, message):
                 return False
-            self._stream.commit(message)
+            if handler is self._handlers[-1]:  # the others are done with all of them
+                self._stream.commit(message)
         return True
 
-    async def _retry(self, message: PTNWebSocketMessage) -> bool:
+    async def _retry(self, handler: Handler, message: PTNWebSocketMessage) -> bool:
         """False if the stream was stopped before the message was done with."""
         for attempt in range(self._retries):
             pause = min(self._pace.retry * 2.0**attempt, self._pace.backoff_max)
@@ -69,7 +73,7 @@ class Handling:
             if self._stream.is_stale(message):
                 await self._stream.hand_over_stale(message)
                 return True
-            if await self._call([message]) is None:
+            if await self._call(handler, [message]) is None:
                 return True
         await self._give_up([message])
         return True
@@ -78,9 +82,9 @@ class Handling:
         first, last = messages[0].sequence, messages[-1].sequence
         await self._stream.tell_gap(Gap(first - 1, last + 1, "handler"))
 
-    async def _call(self, messages: list[PTNWebSocketMessage]) -> Exception | None:
+    async def _call(self, handler: Handler, messages: list[PTNWebSocketMessage]) -> Exception | None:
         try:
-            result = self._handler(messages)
+            result = handler(messages)
             if inspect.isawaitable(result):
                 await result
         except Exception as error:  # the handler is somebody else's; what to do about it is their choice
