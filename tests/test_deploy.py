@@ -1,0 +1,162 @@
+"""deploy/: what can be said about a unit, an image and a composition without running them."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ptn_api.settings import Settings, from_arguments
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "deploy"
+UNIT = DEPLOY / "systemd" / "ptn-api.service"
+DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
+COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "docker" / "compose.yaml").read_text())["services"]
+
+needs_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
+)
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def settings_in(text: str) -> dict[str, str]:
+    """PTN_... assignments, those that are commented out included."""
+    found = re.findall(r"^\s*#?\s*PTN_([A-Z_]+)(?:=|: )(\S+?)(?: \\)?$", text, re.MULTILINE)
+    return {name.lower(): value for name, value in found}
+
+
+# --- systemd ----------------------------------------------------------------------------------------------
+
+
+@needs_systemd
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    """No unknown directive, no bad value (with a program that exists here in the program's place)."""
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace("/opt/ptn-api/bin/ptn", sys.executable))
+    result = run("systemd-analyze", "verify", str(unit))
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@needs_systemd
+def test_the_unit_may_do_little() -> None:
+    """By systemd's own measure (0 to 10, less is better); it offers no way to become root."""
+    if run("systemd-analyze", "security", "--offline=true", "--threshold=100", str(UNIT)).returncode:
+        pytest.skip("this systemd-analyze measures no unit files")
+    result = run("systemd-analyze", "security", "--offline=true", "--threshold=20", str(UNIT))
+    assert result.returncode == 0, result.stdout
+    assert "NoNewPrivileges=yes" in UNIT.read_text()
+    assert "User=ptn-api" in UNIT.read_text()
+
+
+def test_the_unit_leaves_time_to_stop_in_order() -> None:
+    """Three steps of at most `stop_timeout_ms`, and no signal to the children past the supervisor."""
+    text = UNIT.read_text()
+    timeout = int(re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)[0])
+    assert timeout * 1000 > 3 * Settings().stop_timeout_ms
+    assert "KillMode=mixed" in text
+
+
+# --- Docker -----------------------------------------------------------------------------------------------
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    """About the Dockerfile."""
+    hadolint = shutil.which("hadolint", path=os.pathsep.join([str(Path(sys.executable).parent), os.defpath]))
+    if hadolint is None:
+        pytest.skip("hadolint is not installed")
+    result = run(hadolint, str(DOCKERFILE))
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+def test_the_image_runs_as_nobody_and_stops_by_sigterm() -> None:
+    """Its user is a number, so that Kubernetes can see it is not root; it has a health check."""
+    last_stage = DOCKERFILE.read_text().rpartition("\nFROM ")[2]
+    assert re.search(r"^USER [1-9]\d+:[1-9]\d+$", last_stage, re.MULTILINE)
+    assert "STOPSIGNAL SIGTERM" in last_stage
+    assert "/health" in last_stage.partition("HEALTHCHECK")[2]
+    assert 'ENTRYPOINT ["ptn"]' in last_stage  # no shell between: the signal arrives
+
+
+def test_no_key_and_no_data_reach_the_image() -> None:
+    """Only what is listed is sent to the builder, and of that no key file."""
+    rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+
+    def sent(path: str) -> bool:
+        names = Path(path).parts
+        prefixes = ["/".join(names[: n + 1]) for n in range(len(names))]
+        included = True
+        for rule in rules:
+            pattern = rule.removeprefix("!")
+            candidates = names if pattern.startswith("**/") else prefixes
+            if any(fnmatch.fnmatchcase(name, pattern.removeprefix("**/")) for name in candidates):
+                included = rule.startswith("!")
+        return included
+
+    for path in ("ptn_api/service.py", "pyproject.toml", "README.md", "LICENSE"):
+        assert sent(path), path
+        assert (ROOT / path).exists()
+    secrets = (
+        "ptn_api/api_keys.json",
+        "ptn_api/api_keys.json.bak",
+        "api_keys.json",
+        "ptn_api/demo.keys.json",
+    )
+    for path in (*secrets, ".ptn/demo_api_keys.json", ".git/config", "deploy/docker/.env", ".venv/x"):
+        assert not sent(path), path
+
+
+def test_the_composition_is_hardened() -> None:
+    """Nothing is writable but what must be; no capability; the validator's files are mounted read-only."""
+    for service in COMPOSE.values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+    api = COMPOSE["api"]
+    assert "cap_add" not in api
+    assert next(v for v in api["volumes"] if ":/validator" in v).endswith(":ro")
+    assert api["init"] is True
+    assert int(api["stop_grace_period"].removesuffix("s")) * 1000 > 3 * Settings().stop_timeout_ms
+
+
+def test_the_composition_publishes_only_the_proxy() -> None:
+    """nginx shares the API's network namespace, where the API listens on loopback."""
+    assert COMPOSE["nginx"]["network_mode"] == "service:api"
+    assert COMPOSE["api"]["ports"] == ["80:80", "443:443"]
+    assert "api_host" not in settings_in(DOCKERFILE.read_text())
+
+
+def test_files_that_the_composition_names_exist() -> None:
+    """The build's context and file, and nginx's configuration."""
+    folder = DEPLOY / "docker"
+    build = COMPOSE["api"]["build"]
+    context = (folder / build["context"]).resolve()
+    assert context == ROOT
+    assert context / build["dockerfile"] == DOCKERFILE
+    mounted = [v.split(":")[0] for v in COMPOSE["nginx"]["volumes"] if v.startswith("..")]
+    assert mounted
+    assert all((folder / source).is_file() for source in mounted)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [DOCKERFILE, DEPLOY / "docker" / "compose.yaml", DEPLOY / "systemd" / "ptn-api.env"],
+    ids=lambda path: path.name,
+)
+def test_settings_exist_under_these_names(path: Path) -> None:
+    """Every PTN_... that is set is a setting, and its value is one that it can have."""
+    found = settings_in(path.read_text())
+    assert found
+    from_arguments({name: value for name, value in found.items() if not value.startswith("$")})
+    assert set(found) - set(Settings.__struct_fields__) == set()
