@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from ptn_api.clock import Clock, wall_ms
 from ptn_api.event_log.contract import Event, RemovedPosition
 from ptn_api.stream.options import StreamCounters
 from ptn_api.stream.outbound import FrameMaker, MessageMaker, PositionUpdates, Update, pack
@@ -31,8 +32,9 @@ class _Variant(NamedTuple):
 
 
 class Audience:
-    def __init__(self, counters: StreamCounters) -> None:
+    def __init__(self, counters: StreamCounters, clock: Clock = wall_ms) -> None:
         self._counters = counters
+        self._clock = clock
         self._groups: dict[_Variant, dict[Subscriber, None]] = {}
         self._variants: dict[Subscriber, _Variant] = {}
 
@@ -72,6 +74,15 @@ class Audience:
             messages = made.matching(variant.subscription)
             frames = [framed(payload, deflate=variant.deflate) for payload in pack(messages)]
             self._send(members, frames, len(messages))
+        if self._groups:
+            self._observe_lag(events)
+
+    def _observe_lag(self, events: Sequence[Event]) -> None:
+        now = self._clock()
+        for event in events:
+            self._counters.lag_seen.observe(max(0, now - event.timestamp_ms) / 1000)
+            if not event.late:
+                self._counters.lag_processed.observe(max(0, now - event.processed_ms) / 1000)
 
     def send_updates(
         self, made: PositionUpdates, updates: Sequence[Update], removed: Sequence[RemovedPosition]

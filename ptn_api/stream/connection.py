@@ -10,11 +10,12 @@ import msgspec
 import structlog
 
 from ptn_api.access.key_ring import KeyHolder
+from ptn_api.access.limits import RateLimit
 from ptn_api.clock import Clock
 from ptn_api.stream.framing import frame
 from ptn_api.stream.options import StreamCounters, StreamOptions
 from ptn_api.wire import codec
-from ptn_api.wire.close_codes import AUTH_TIMEOUT, SLOW_CONSUMER, CloseCode
+from ptn_api.wire.close_codes import AUTH_TIMEOUT, SLOW_CONSUMER, TOO_MANY_REQUESTS, CloseCode
 from ptn_api.wire.frames import Heartbeat
 from ptn_api.wire.server_session import (
     CatchUp,
@@ -39,6 +40,11 @@ class Socket(Protocol):
 
     @property
     def address(self) -> str: ...
+
+    @property
+    def group(self) -> str | None:
+        """The name under which limits count the address; None: they do not."""
+        ...
 
     @property
     def deflate(self) -> bool: ...
@@ -123,6 +129,9 @@ class Connection:
         self._clock = clock
         self._steady = steady
         self._messages = 0
+        self._sent_bytes = 0
+        self._accounted = (0, 0)
+        self._frames = RateLimit(options.frames_per_minute, most_names=1)
         self._reason: CloseCode | None = None
         self._gone = False
         self._auth_timer: asyncio.TimerHandle | None = self.later(
@@ -137,10 +146,27 @@ class Connection:
     def deflate(self) -> bool:
         return self._socket.deflate
 
+    @property
+    def address(self) -> str:
+        return self._socket.address
+
+    @property
+    def group(self) -> str | None:
+        return self._socket.group
+
     def later(self, delay_ms: float, call: Callable[[], None]) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_later(delay_ms / 1000, call)
 
     # --- what the socket says ---
+
+    def admits_frame(self) -> bool:
+        """Asked for every frame that comes; closes the connection when there are too many."""
+        allowance = self._frames.take("", self._steady())
+        if allowance is None or allowance.allowed:
+            return True
+        self._counters.limited["frames"] += 1
+        self.close(TOO_MANY_REQUESTS)
+        return False
 
     def received(self, message: bytes) -> None:
         self._perform(self.session.receive(message, self._clock()))
@@ -160,6 +186,7 @@ class Connection:
         self._gone = True
         self._end(None)
         code, reason = self._reason or why
+        self._counters.closed[code] += 1
         say = _log.debug if self.holder is None else _log.info
         say("connection_closed", **self._who(), reason=reason, code=code, messages=self._messages)
 
@@ -195,7 +222,13 @@ class Connection:
         write = self._socket.write
         for data in frames:
             write(data)
+            self._sent_bytes += len(data)
         self._messages += messages
+
+    def account(self) -> tuple[int, int]:
+        """(messages, bytes) sent since this was last asked."""
+        before, self._accounted = self._accounted, (self._messages, self._sent_bytes)
+        return self._messages - before[0], self._sent_bytes - before[1]
 
     def pong(self, data: bytes) -> None:
         if self.session.state is not State.CLOSED:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from ptn_api.access.key_ring import KeyRing
+from ptn_api.access.limits import RateLimit
+from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock
 from ptn_api.event_log.contract import EventLog
 from ptn_api.stream.audience import Audience
@@ -14,7 +16,7 @@ from ptn_api.stream.feed import Feed
 from ptn_api.stream.logins import Logins
 from ptn_api.stream.options import StreamCounters, StreamOptions
 from ptn_api.stream.replay import Replayer
-from ptn_api.wire.close_codes import REPLAY_OVERTAKEN, CloseCode
+from ptn_api.wire.close_codes import REPLAY_OVERTAKEN, TOO_MANY_REQUESTS, CloseCode
 from ptn_api.wire.frames import Heartbeat
 from ptn_api.wire.server_session import ServerSession, State
 
@@ -38,6 +40,7 @@ class Hub:
         options: StreamOptions,
         counters: StreamCounters,
         clock: Clock,
+        usage: Usage | None = None,
     ) -> None:
         self._events_log = log
         self._options = options
@@ -45,7 +48,9 @@ class Hub:
         self._clock = clock
         self._stale = False
         self._connections: dict[Connection, Socket] = {}
-        self._audience = Audience(counters)
+        self._usage = usage
+        self._connects = RateLimit(options.connects_per_minute)
+        self._audience = Audience(counters, clock)
         self._feed = Feed(log, self._audience, self._overtaken)
         self._logins = Logins(log, self._feed, keys, options=options, counters=counters, steady=_steady)
         self._replayer = Replayer(
@@ -84,11 +89,27 @@ class Hub:
             steady=_steady,
         )
         self._connections[connection] = socket
+        self._check_connects(connection)
         return connection
+
+    def _check_connects(self, connection: Connection) -> None:
+        if connection.group is None:
+            return
+        allowance = self._connects.take(connection.group, _steady())
+        if allowance is not None and not allowance.allowed:
+            self._counters.limited["connects"] += 1
+            connection.close(TOO_MANY_REQUESTS)
 
     def disconnected(self, connection: Connection, why: CloseCode) -> None:
         self._connections.pop(connection, None)
+        self._account(connection)
         connection.lost(why)
+
+    def _account(self, connection: Connection) -> None:
+        """Puts what was sent since the last time on the user's account."""
+        if self._usage is not None and connection.holder is not None:
+            messages, sent_bytes = connection.account()
+            self._usage.add(connection.holder, messages=messages, sent_bytes=sent_bytes)
 
     def close_all(self, reason: CloseCode) -> None:
         self._forget_keys()
@@ -162,6 +183,7 @@ class Hub:
     def _tick(self) -> None:
         now = _steady()
         for connection, socket in list(self._connections.items()):
+            self._account(connection)
             self._replayer.close_stalled(connection, now)
             socket.tidy()
 

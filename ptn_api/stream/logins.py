@@ -6,14 +6,15 @@ from collections import deque
 
 import structlog
 
-from ptn_api.access.key_ring import KeyRing, fingerprint
+from ptn_api.access.key_ring import KeyHolder, KeyRing, fingerprint
+from ptn_api.access.limits import LoginGuard
 from ptn_api.clock import Clock
 from ptn_api.errors import LogError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.stream.connection import Connection
 from ptn_api.stream.feed import Feed
 from ptn_api.stream.options import StreamCounters, StreamOptions
-from ptn_api.wire.close_codes import INTERNAL_ERROR, KEY_REVOKED, NOT_READY
+from ptn_api.wire.close_codes import INTERNAL_ERROR, KEY_REVOKED, NOT_READY, TOO_MANY_REQUESTS
 from ptn_api.wire.server_session import STREAM_TIER, State
 
 __all__ = ["Chase", "Logins", "Pace"]
@@ -92,6 +93,7 @@ class Logins:
         self._options = options
         self._counters = counters
         self._steady = steady
+        self._guard = LoginGuard(options.failed_logins_per_minute)
         self._pace = Pace(options.accepts_per_second)
         self._seats: dict[str, deque[Connection]] = {}
         self._chases: dict[str, Chase] = {}
@@ -109,46 +111,60 @@ class Logins:
             self._decide(connection)
 
     def _chase_ms(self, connection: Connection, now_ms: int) -> int:
-        if self._keys.who(connection.api_key) is None:
-            return 0
-        chase = self._chases.get(connection.api_key)
+        holder = self._keys.who(connection.api_key)
+        chase = None if holder is None else self._chases.get(holder.alias)
         return chase.delay_ms(now_ms) if chase else 0
 
     def _decide(self, connection: Connection) -> None:
         if connection.session.state is not State.CHECKING:
             return
+        holder = self._keys.who(connection.api_key)
+        if self._guard.retry_s(connection.group, holder, self._steady()):
+            self._counters.limited["failed_logins"] += 1
+            connection.close(TOO_MANY_REQUESTS)
+            return
         try:
-            connection.verdict(self._keys.who(connection.api_key))
+            connection.verdict(holder)
         except LogError as error:
             _log.warning("login_failed", code=error.code, detail=str(error))
             connection.close(INTERNAL_ERROR)
             return
         if connection.holder is None:
             self._counters.refused_logins += 1
-            _log.info("login_refused", fingerprint=fingerprint(connection.api_key))
+            _log.info(
+                "login_refused", fingerprint=fingerprint(connection.api_key), address=connection.address
+            )
         elif connection.session.logged_in:
             self._counters.logins += 1
             self._counters.clients += 1
-            self._sit(connection)
+            self._sit(connection, connection.holder)
 
-    def _sit(self, connection: Connection) -> None:
-        seats = self._seats.setdefault(connection.api_key, deque())
+    def _sit(self, connection: Connection, holder: KeyHolder) -> None:
+        """All keys of a user share the user's seats."""
+        seats = self._seats.setdefault(holder.alias, deque())
         seats.append(connection)
-        while len(seats) > self._options.max_connections_per_key:
-            self._counters.evictions += 1
-            chase = self._chases.setdefault(connection.api_key, Chase(self._options.eviction_delay_ms))
+        while len(seats) > self._most(holder):
+            chase = self._chases.setdefault(holder.alias, Chase(self._options.eviction_delay_ms))
             chase.evicted(self._steady())
-            seats[0].evict()  # leaves its seat
+            self._evict(seats)
+
+    def _evict(self, seats: deque[Connection]) -> None:
+        self._counters.evictions += 1
+        seats[0].evict()  # leaves its seat
+
+    def _most(self, holder: KeyHolder) -> int:
+        return holder.max_connections or self._options.max_connections_per_key
 
     def leave(self, connection: Connection) -> None:
         """Frees the connection's seat, if it has one."""
-        seats = self._seats.get(connection.api_key)
+        alias = connection.holder.alias if connection.holder else ""
+        seats = self._seats.get(alias)
         if seats is None or connection not in seats:
             return
         seats.remove(connection)
         self._counters.clients -= 1
         if not seats:
-            del self._seats[connection.api_key]
+            del self._seats[alias]
 
     def key_holds(self, connection: Connection) -> bool:
         """Whether the key that this connection logged in with is still good for the stream."""
@@ -156,7 +172,11 @@ class Logins:
         return holder is not None and holder.tier >= STREAM_TIER
 
     def check_keys(self) -> None:
-        """Closes the connections whose key was revoked or downgraded."""
-        for connection in [c for seats in self._seats.values() for c in seats]:
-            if not self.key_holds(connection):
-                connection.close(KEY_REVOKED)
+        """Closes the connections whose key was revoked, downgraded or expired, or may have fewer now."""
+        for alias, seats in list(self._seats.items()):
+            for connection in list(seats):
+                if not self.key_holds(connection):
+                    connection.close(KEY_REVOKED)
+            holder = self._keys.who(seats[-1].api_key) if seats else None
+            while holder is not None and holder.alias == alias and len(seats) > self._most(holder):
+                self._evict(seats)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
+
+from ptn_api.histogram import Histogram
 
 __all__ = ["StreamCounters", "StreamOptions"]
 
@@ -19,6 +23,10 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     eviction_delay_ms: int = 5_000
     accepts_per_second: int = 500
     message_limit_bytes: int = 1 << 20
+    frames_per_minute: int = 600
+    connects_per_minute: int = 600
+    failed_logins_per_minute: int = 30
+    trusted_proxies: str = ""
     replay_stall_ms: int = 60_000
     """A replay that is not read for this long is given up."""
 
@@ -27,6 +35,9 @@ class StreamCounters(msgspec.Struct, kw_only=True):
     """`clients` is how many are logged in now; the rest are totals since the start.
 
     `deliveries` counts messages times subscribers, `sent_bytes` their frames with headers, before TCP.
+    `closed` goes by close code, `limited` by what was too much. `lag_seen` and `lag_processed` are seconds
+    from when intake saw an order, and from when the validator filled it, until it was handed to the sockets;
+    replays and late orders are not among them.
     """
 
     clients: int = 0
@@ -37,3 +48,7 @@ class StreamCounters(msgspec.Struct, kw_only=True):
     replays: int = 0
     slow_closes: int = 0
     evictions: int = 0
+    closed: Counter[int] = msgspec.field(default_factory=Counter)
+    limited: Counter[str] = msgspec.field(default_factory=Counter)
+    lag_seen: Histogram = msgspec.field(default_factory=Histogram)
+    lag_processed: Histogram = msgspec.field(default_factory=Histogram)

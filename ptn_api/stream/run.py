@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ptn_api.access.key_ring import KeyRing
+from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.event_log.contract import EventLog
 from ptn_api.stream.hub import Hub
@@ -30,6 +31,7 @@ async def run_stream(
     counters: StreamCounters | None = None,
     clock: Clock = wall_ms,
     tls: ssl.SSLContext | None = None,
+    usage: Usage | None = None,
 ) -> None:
     """Serves the log's orders on `sock`, a bound socket, until `stop` is set.
 
@@ -37,7 +39,8 @@ async def run_stream(
     everybody is told so with a code that means "come back". `keys` may be swapped at any time: connections
     of keys that are no longer good are closed at once. Raises what a task of its own died of.
     """
-    hub = Hub(log, keys, options=options, counters=counters or StreamCounters(), clock=clock)
+    counters = counters or StreamCounters()
+    hub = Hub(log, keys, options=options, counters=counters, clock=clock, usage=usage)
     server = StreamServer(hub, options)
     tasks = hub.tasks()
     stopping = asyncio.create_task(stop.wait())

@@ -12,12 +12,14 @@ import logging
 import socket as sockets
 import ssl
 import traceback
+from collections.abc import Callable
 from typing import cast
 
 import picows
 import structlog
 from picows import WSCloseCode, WSMsgType
 
+from ptn_api.access.address import ClientAddress, Proxies
 from ptn_api.errors import InvalidInputError
 from ptn_api.stream.connection import Connection
 from ptn_api.stream.deflate import negotiate
@@ -54,6 +56,7 @@ class StreamServer:
         self._options = options
         self._server: asyncio.Server | None = None
         self._clients = _Clients()
+        self._proxies = Proxies(options.trusted_proxies)
 
     async def start(self, sock: sockets.socket, tls: ssl.SSLContext | None = None) -> None:
         sock.setblocking(False)
@@ -89,6 +92,8 @@ class StreamServer:
         extension = negotiate(",".join(headers.getall("Sec-WebSocket-Extensions", [])))
         answer = {"Sec-WebSocket-Extensions": extension} if extension else {}
         client = _Client(self._hub, self._clients, self._options, deflate=extension is not None)
+        forwarded = headers.getall("X-Forwarded-For", [])
+        client.located = lambda peer: self._proxies.client(peer, forwarded)
         response = picows.WSUpgradeResponse.create_101_response(answer)
         return picows.WSUpgradeResponseWithListener(response, client)
 
@@ -134,6 +139,9 @@ class _Client(picows.WSListener):
 
     def __init__(self, hub: Hub, clients: _Clients, options: StreamOptions, *, deflate: bool) -> None:
         self.address = ""
+        self.group: str | None = None
+        self.located: Callable[[str], ClientAddress] = Proxies().client
+        """Where the client is, by its peer."""
         self.deflate = deflate
         self._hub = hub
         self._clients = clients
@@ -176,11 +184,16 @@ class _Client(picows.WSListener):
         underlying = transport.underlying_transport
         self._transport = transport
         self.write = underlying.write
-        self.address = _address(underlying.get_extra_info("peername"))
+        self._locate(underlying.get_extra_info("peername"))
         high = min(HIGH_WATER_BYTES, self._options.send_buffer_bytes // 2)
         underlying.set_write_buffer_limits(high=high, low=high // 4)
         self._clients.add(self)
         self._connection = self._hub.connect(self)
+
+    def _locate(self, peer: object) -> None:
+        if isinstance(peer, tuple) and len(peer) >= 2:
+            text, self.group = self.located(peer[0])
+            self.address = f"{text}:{peer[1]}" if text == peer[0] else text
 
     def on_ws_frame(self, transport: picows.WSTransport, ws_frame: picows.WSFrame) -> None:
         connection = self._connection
@@ -222,7 +235,7 @@ class _Client(picows.WSListener):
         kind = ws_frame.msg_type
         if kind == WSMsgType.CLOSE:
             self._closed_by_client(ws_frame)
-        elif self._closing:
+        elif self._closing or not connection.admits_frame():
             return
         elif kind == WSMsgType.PING:
             connection.pong(frame(ws_frame.get_payload_as_bytes(), opcode=PONG))
@@ -242,7 +255,3 @@ class _Client(picows.WSListener):
             self._transport.send_close(code if self._client_code else WSCloseCode.OK)
             self._abort_later()
         self._transport.disconnect()
-
-
-def _address(peer: object) -> str:
-    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) and len(peer) >= 2 else ""

@@ -185,7 +185,7 @@ async def test_a_small_window_is_not_agreed_to(live: LiveStream) -> None:
 
 async def test_pings_whose_pongs_are_not_read_end_the_connection() -> None:
     """Unread pongs count as unsent, before the login too."""
-    async with running(send_buffer_bytes=100_000, unread_close_ms=100) as live:
+    async with running(send_buffer_bytes=100_000, unread_close_ms=100, frames_per_minute=0) as live:
         raw, _ = await _connect(live)
         raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
         frame = bytes([0x89, 0x80 | 125, 0, 0, 0, 0]) + bytes(125)

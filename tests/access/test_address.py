@@ -1,0 +1,47 @@
+"""Whose address counts: a proxy's word is believed only if the proxy is trusted."""
+
+from __future__ import annotations
+
+import pytest
+
+from ptn_api.access.address import ClientAddress, Proxies
+from ptn_api.errors import SettingsError
+
+
+@pytest.mark.parametrize(
+    ("trusted", "peer", "forwarded", "expected"),
+    [
+        ("", "9.9.9.9", [], ClientAddress("9.9.9.9", "9.9.9.9")),
+        ("", "9.9.9.9", ["1.1.1.1"], ClientAddress("9.9.9.9", "9.9.9.9")),
+        ("", "127.0.0.1", ["1.1.1.1"], ClientAddress("127.0.0.1", None)),
+        ("", "::1", [], ClientAddress("::1", None)),
+        ("127.0.0.1", "127.0.0.1", ["1.1.1.1"], ClientAddress("1.1.1.1", "1.1.1.1")),
+        ("127.0.0.1", "127.0.0.1", [], ClientAddress("127.0.0.1", None)),
+        ("127.0.0.1", "127.0.0.1", ["not an address"], ClientAddress("127.0.0.1", None)),
+        ("127.0.0.1", "127.0.0.1", ["6.6.6.6, 1.1.1.1"], ClientAddress("1.1.1.1", "1.1.1.1")),
+        ("127.0.0.1,10.0.0.0/8", "127.0.0.1", ["1.1.1.1, 10.2.3.4"], ClientAddress("1.1.1.1", "1.1.1.1")),
+        ("127.0.0.1 10.0.0.0/8", "127.0.0.1", ["1.1.1.1", "10.9.9.9"], ClientAddress("1.1.1.1", "1.1.1.1")),
+        ("127.0.0.1", "127.0.0.1", ["1.1.1.1:4711"], ClientAddress("1.1.1.1", "1.1.1.1")),
+        ("127.0.0.1", "127.0.0.1", ["[2001:db8::7]:80"], ClientAddress("2001:db8::7", "2001:db8::/64")),
+        ("", "::ffff:9.9.9.9", [], ClientAddress("::ffff:9.9.9.9", "9.9.9.9")),
+        ("", "fe80::1%eth0", [], ClientAddress("fe80::1%eth0", "fe80::/64")),
+        ("", "", [], ClientAddress("", None)),
+    ],
+)
+def test_the_client_is_who_a_trusted_proxy_says(
+    trusted: str, peer: str, forwarded: list[str], expected: ClientAddress
+) -> None:
+    """The last hop that is no proxy of ours; a loopback peer that is no proxy is exempt from limits."""
+    assert Proxies(trusted).client(peer, forwarded) == expected
+
+
+def test_addresses_of_one_ipv6_site_are_one() -> None:
+    """A client may choose its last 64 bits anew each time."""
+    proxies = Proxies()
+    assert proxies.client("2001:db8::1").group == proxies.client("2001:db8::2").group
+    assert proxies.client("2001:db8::1").group != proxies.client("2001:db8:0:1::1").group
+
+
+def test_what_is_no_address_is_an_error_that_names_the_flag() -> None:
+    with pytest.raises(SettingsError, match=r"--trusted-proxies.*nonsense"):
+        Proxies("127.0.0.1, nonsense")

@@ -1,0 +1,145 @@
+"""Rotating, revoking, expiring: what edits leave in the file, and whom it lets in afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from ptn_api.access import Grant, KeyFile, KeyRing, add_key, exposed_to, parse_keys, revoke_key, rotate_key
+from ptn_api.access.key_ring import fingerprint
+from ptn_api.errors import KeyFileError
+
+NOW = 1_760_400_000_000
+HOUR = 3_600_000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "api_keys.json"
+
+
+def ring_of(path: Path, now: list[int]) -> KeyRing:
+    ring = KeyRing(lambda: now[0])
+    KeyFile(path, ring).refresh()
+    return ring
+
+
+def test_limits_and_expiry_are_the_holders(path: Path) -> None:
+    """What the entry says, `who` says; a key ends to the millisecond, and those who listen hear of it."""
+    now = [NOW]
+    key = add_key(path, "alice", 100, expires_ms=NOW + HOUR, max_connections=2, requests_per_minute=9)
+    ring = ring_of(path, now)
+    holder = ring.who(key)
+    assert holder is not None
+    assert (holder.max_connections, holder.requests_per_minute, holder.expires_ms) == (2, 9, NOW + HOUR)
+    rings: list[int] = []
+    ring.on_swap(lambda: rings.append(1))
+    now[0] = NOW + HOUR - 1
+    assert ring.expire() is False
+    assert ring.who(key) is not None
+    now[0] = NOW + HOUR
+    assert ring.who(key) is None
+    assert rings == []
+    assert ring.expire() is True
+    assert ring.expire() is False
+    assert (rings, len(ring)) == ([1], 0)
+
+
+def test_a_rotated_key_works_until_its_grace_is_over(path: Path) -> None:
+    """Old and new are the same user's, with the same tier and limits; the rest of the entry stays."""
+    now = [NOW]
+    old = add_key(path, "alice", 50, requests_per_minute=9, note="pays monthly")
+    new = rotate_key(path, "alice", grace_ms=HOUR, now_ms=NOW)
+    ring = ring_of(path, now)
+    assert [(h.alias, h.tier, h.requests_per_minute) for k in (old, new) if (h := ring.who(k))] == [
+        ("alice", 50, 9)
+    ] * 2
+    assert json.loads(path.read_text())["alice"]["note"] == "pays monthly"
+    assert not any(key in path.read_text() for key in (old, new))
+    now[0] = NOW + HOUR
+    assert ring.who(old) is None
+    assert ring.who(new) is not None
+
+
+def test_rotating_again_keeps_what_is_still_good_and_forgets_the_rest(path: Path) -> None:
+    """Also from the plain forms; without grace the old key ends at once."""
+    path.write_text('{"alice": "legacy-key", "bob": {"key": "bobs-key", "tier": 30}}')
+    second = rotate_key(path, "alice", grace_ms=HOUR, now_ms=NOW)
+    third = rotate_key(path, "alice", grace_ms=HOUR, now_ms=NOW + HOUR // 2)
+    ring = ring_of(path, [NOW + HOUR // 2])
+    assert all(ring.who(key) for key in ("legacy-key", second, third))
+    fourth = rotate_key(path, "alice", grace_ms=0, now_ms=NOW + HOUR)
+    ring = ring_of(path, [NOW + HOUR])
+    assert [bool(ring.who(key)) for key in ("legacy-key", second, third, fourth)] == [
+        False,
+        True,
+        False,
+        True,
+    ]
+    assert "legacy-key" not in path.read_text()
+    assert json.loads(path.read_text())["bob"] == {"key": "bobs-key", "tier": 30}
+
+
+def test_an_old_key_does_not_outlive_its_user(path: Path) -> None:
+    """The entry's own end holds for the replaced key too."""
+    old = add_key(path, "alice", 100, expires_ms=NOW + HOUR)
+    rotate_key(path, "alice", grace_ms=10 * HOUR, now_ms=NOW)
+    assert {grant.expires_ms for grant in parse_keys(path.read_bytes())} == {NOW + HOUR}
+    assert ring_of(path, [NOW + HOUR]).who(old) is None
+
+
+def test_revoking_takes_the_user_with_all_keys(path: Path) -> None:
+    """The others and the file's mode stay; a user who is not there is an error."""
+    first, other = add_key(path, "alice", 100), add_key(path, "bob", 30)
+    second = rotate_key(path, "alice", grace_ms=HOUR, now_ms=NOW)
+    os.chmod(path, 0o640)
+    revoke_key(path, "alice")
+    ring = ring_of(path, [NOW])
+    assert [ring.who(key) is None for key in (first, second, other)] == [True, True, False]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    for edit in (lambda: revoke_key(path, "alice"), lambda: rotate_key(path, "x", grace_ms=0, now_ms=NOW)):
+        with pytest.raises(KeyFileError, match="no user"):
+            edit()
+
+
+def test_a_file_that_others_can_read_is_told(path: Path) -> None:
+    """Owner and group are the operator's business."""
+    add_key(path, "alice", 100)
+    assert exposed_to(path) == ""
+    os.chmod(path, 0o640)
+    assert exposed_to(path) == ""
+    os.chmod(path, 0o644)
+    assert "read by every user" in exposed_to(path)
+    os.chmod(path, 0o646)
+    assert "read and written" in exposed_to(path)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '{"key": "k", "tier": 30, "expires": "2027-01-01"}',
+        '{"key": "k", "tier": 30, "expires": "2027-01-01T00:00:00"}',
+        '{"key": "k", "tier": 30, "expires": 7}',
+        '{"key": "k", "tier": 30, "max_connections": 0}',
+        '{"key": "k", "tier": 30, "requests_per_minute": "9"}',
+        '{"key": "k", "tier": 30, "note": {}}',
+        '{"key": "k", "tier": 30, "previous": [{"key_sha256": "x", "expires": "2027-01-01T00:00:00Z"}]}',
+        '{"key": "k", "tier": true}',
+        '{"key": 7, "tier": 30}',
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused(entry: str) -> None:
+    """Above all an end that would not be one."""
+    with pytest.raises(KeyFileError, match='user "bob"'):
+        parse_keys(b'{"bob": %s}' % entry.encode())
+
+
+def test_null_means_not_said() -> None:
+    """For the optional fields."""
+    grants = parse_keys(b'{"bob": {"key": "k", "tier": 30, "expires": null, "max_connections": null}}')
+    assert grants == [Grant("bob", "k", 30)]
+    assert len(fingerprint("k")) == 8

@@ -1,0 +1,95 @@
+"""Quotas: what comes at once, how they refill, and who is told to wait."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptn_api.access.key_ring import KeyHolder
+from ptn_api.access.limits import LoginGuard, RateLimit
+
+ALICE = KeyHolder(alias="alice", tier=100, fingerprint="aaaaaaaa")
+NOW = 1_700_000_000_000
+
+
+def test_a_minutes_worth_may_come_at_once_and_no_more() -> None:
+    """Then one may come whenever its share of the minute is over."""
+    limit = RateLimit(60)
+    taken = [limit.take("a", NOW) for _ in range(61)]
+    assert [t.remaining for t in taken if t] == [*range(59, -1, -1), 0]
+    assert [t.allowed for t in taken if t] == [True] * 60 + [False]
+    assert taken[0] is not None
+    assert taken[0].headers() == {"ratelimit-policy": '"key";q=60;w=60', "ratelimit": '"key";r=59;t=1'}
+    assert taken[-1] is not None
+    assert taken[-1].headers()["retry-after"] == "1"
+    assert limit.retry_s("a", NOW) == 1
+    assert limit.retry_s("a", NOW + 1_000) == 0
+    later = limit.take("a", NOW + 1_000)
+    assert later is not None
+    assert later.allowed
+
+
+@given(st.lists(st.integers(0, 20_000), min_size=1, max_size=300), st.integers(1, 100))
+def test_no_minute_takes_more_than_twice_the_limit(gaps: list[int], per_minute: int) -> None:
+    """A full quota and what refills meanwhile; and who waits as long as told is let in."""
+    limit, now, taken = RateLimit(per_minute), NOW, []
+    for gap in gaps:
+        now += gap
+        allowance = limit.take("a", now)
+        assert allowance is not None
+        if allowance.allowed:
+            taken.append(now)
+        else:
+            assert limit.retry_s("a", now) == allowance.retry_s
+            assert limit.retry_s("a", now + 1000 * allowance.retry_s) == 0
+    assert all(sum(start <= other < start + 60_000 for other in taken) <= 2 * per_minute for start in taken)
+
+
+def test_names_do_not_share_and_zero_is_no_limit() -> None:
+    """One that is over its limit takes nothing from another."""
+    limit = RateLimit(1)
+    assert [bool(t and t.allowed) for t in (limit.take("a", NOW), limit.take("a", NOW))] == [True, False]
+    other = limit.take("b", NOW)
+    assert other is not None
+    assert other.allowed
+    assert RateLimit(0).take("a", NOW) is None
+    assert RateLimit(0).retry_s("a", NOW) == 0
+
+
+def test_a_clock_that_goes_back_locks_nobody_out_for_longer_than_a_minute() -> None:
+    """What was remembered of a wrong future counts as a used-up quota, which refills."""
+    limit = RateLimit(60)
+    for _ in range(60):
+        limit.take("a", NOW + 86_400_000)
+    refused = limit.take("a", NOW)
+    assert refused is not None
+    assert not refused.allowed
+    assert refused.retry_s <= 60
+
+
+def test_memory_is_bounded() -> None:
+    """However many addresses ask, the one that asked longest ago is forgotten first."""
+    limit = RateLimit(1, most_names=2)
+    for name in "abc":
+        limit.take(name, NOW)
+    assert limit.retry_s("a", NOW) == 0
+    assert limit.retry_s("b", NOW) > 0
+
+
+def test_an_address_that_fails_too_often_waits_whatever_key_comes_next() -> None:
+    """A right key too: otherwise guessing on would find it. Except one that was good from there before."""
+    guard = LoginGuard(3)
+    bob = KeyHolder(alias="bob", tier=100, fingerprint="bbbbbbbb")
+    assert guard.retry_s("1.2.3.4", ALICE, NOW) == 0
+    assert [guard.retry_s("1.2.3.4", None, NOW) for _ in range(3)] == [0, 0, 0]
+    assert guard.retry_s("1.2.3.4", None, NOW) > 0
+    assert guard.retry_s("1.2.3.4", bob, NOW) > 0
+    assert guard.retry_s("1.2.3.4", ALICE, NOW) == 0
+    assert guard.retry_s("5.6.7.8", bob, NOW) == 0
+    assert guard.retry_s("1.2.3.4", bob, NOW + 20_000) == 0
+
+
+def test_an_exempt_address_never_waits() -> None:
+    """Loopback peers have no name."""
+    guard = LoginGuard(1)
+    assert [guard.retry_s(None, None, NOW) for _ in range(10)] == [0] * 10
