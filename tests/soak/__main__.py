@@ -84,7 +84,7 @@ def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str
     ):
         with _bots(folder, proxy.url, server.rest, keys) as bots:
             since_ns = time.time_ns()
-            trouble = Trouble(arguments.seed, server, proxy, folder / "api_keys.json", directory)
+            trouble = Trouble(arguments.seed, server, proxy, folder / "api_keys.json", directory, simulator)
             _go_wrong(trouble, arguments)
             simulator.terminate()
             simulator.wait()

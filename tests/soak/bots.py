@@ -55,8 +55,6 @@ class Received(msgspec.Struct, array_like=True):
 
     sequence: int
     order_uuid: str
-    position_uuid: str
-    n_orders: int
     timestamp: int
     received: int
     late: bool
@@ -107,8 +105,6 @@ class Bot:
         return Received(
             message.sequence,
             order.order_uuid,
-            message.position.position_uuid,
-            len(message.position.orders) or message.data["n_orders"],
             message.timestamp,
             time.time_ns() // 1_000_000,
             message.late,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,12 +22,21 @@ __all__ = ["Trouble"]
 class Trouble:
     """Kills, cuts, stalls and spoils, one thing at a time; `counts` says how often each was done."""
 
-    def __init__(self, seed: int, server: Api, proxy: ChaosProxy, keys: Path, validator: Path) -> None:
+    def __init__(
+        self,
+        seed: int,
+        server: Api,
+        proxy: ChaosProxy,
+        keys: Path,
+        directory: Path,
+        validator: subprocess.Popen[bytes],
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self._random = random.Random(seed)
         self._server = server
         self._proxy = proxy
         self._keys = keys
+        self._directory = directory
         self._validator = validator
         self._kinds: dict[str, tuple[int, Callable[[], None]]] = {
             "cuts": (6, lambda: self._cut(self._random.uniform(0.1, 0.9))),
@@ -92,10 +102,11 @@ class Trouble:
         self._keys.write_bytes(good)
 
     def _vanish(self) -> None:
-        """The validator's positions are unmounted for a moment."""
-        miners = self._validator / "validation" / "miners"
+        """The validator's positions are unmounted for a moment; the validator itself is stuck meanwhile."""
+        miners = self._directory / "validation" / "miners"
         away = miners.with_name("miners-away")
+        self._validator.send_signal(signal.SIGSTOP)
         os.rename(miners, away)
         time.sleep(self._random.uniform(0.1, 0.4))
-        if not miners.exists():
-            os.rename(away, miners)
+        os.rename(away, miners)
+        self._validator.send_signal(signal.SIGCONT)
