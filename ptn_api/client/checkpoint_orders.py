@@ -1,0 +1,104 @@
+"""A validator's checkpoint as the stream that could have been: its orders, in the order of their time."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from ptn_api.errors import InvalidInputError
+from ptn_api.model.accounting import replay_each
+from ptn_api.model.position import Position, PositionState, PositionText, parse_position
+from ptn_api.wire.codec import encode_message
+from ptn_api.wire.received import OrderMessage
+
+__all__ = ["checkpoint_orders"]
+
+
+class _Entry(msgspec.Struct):
+    positions: list[msgspec.Raw]
+
+
+class _Checkpoint(msgspec.Struct):
+    positions: dict[str, _Entry]
+
+
+_raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_message = msgspec.json.Decoder(OrderMessage)
+
+
+def checkpoint_orders(path: str | os.PathLike[str]) -> Iterator[OrderMessage]:
+    """One message per order, numbered from 1; its `timestamp` is when it was processed.
+
+    Each comes with its position as it was then: the orders up to it, and what follows from them
+    (ACCOUNTING 2); with the position's last order, and where that cannot be told, as the checkpoint has it.
+    Gzipped or not. Raises InvalidInputError, code `unreadable` or `not_a_checkpoint`.
+    """
+    positions = [parse_position(bytes(body)) for body in _bodies(Path(path))]
+    turns = sorted(
+        (order.processed_ms, order.order_uuid, which, place)
+        for which, (position, _) in enumerate(positions)
+        for place, order in enumerate(position.orders)
+    )
+    shells = [_shells(*pair) for pair in positions]
+    for sequence, (at_ms, _, which, place) in enumerate(turns, 1):
+        text = PositionText(
+            shell=(shell := shells[which][place]),
+            orders_at=shell.rindex(_ORDERS) + len(_ORDERS) - 1,
+            orders=positions[which][1].orders[: place + 1],
+        )
+        yield _said(sequence, at_ms, text)
+
+
+_ORDERS = b'"orders":[]'
+
+
+def _bodies(path: Path) -> Iterator[msgspec.Raw]:
+    try:
+        content = path.read_bytes()
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+    except (OSError, EOFError) as error:
+        raise InvalidInputError(f"{path} cannot be read: {error}", code="unreadable") from None
+    try:
+        entries = msgspec.json.decode(content, type=_Checkpoint).positions.values()
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        problem = f"{path} is neither a recording nor a checkpoint: {error}"
+        raise InvalidInputError(problem, code="not_a_checkpoint") from None
+    return (body for entry in entries for body in entry.positions)
+
+
+def _shells(position: Position, text: PositionText) -> list[bytes]:
+    """The position without orders, as of each of its orders; `orders` stands last."""
+    fields = _raw_object.decode(text.shell)
+    fields["orders"] = msgspec.Raw(b"[]")  # moves to the end below
+    if not position.is_closed_position:
+        fields["close_ms"] = msgspec.Raw(b"null")
+    now = _shell(fields)
+    lengths = range(1, len(position.orders))
+    before = replay_each(position.orders, position.trade_pair, position.position_uuid, lengths)
+    return [*(now if then is None else _shell(fields | _raw(then.state)) for then in before), now]
+
+
+def _raw(state: PositionState) -> dict[str, msgspec.Raw]:
+    return _raw_object.decode(msgspec.json.encode(state))
+
+
+def _shell(fields: dict[str, msgspec.Raw]) -> bytes:
+    rest = {key: value for key, value in fields.items() if key != "orders"}
+    return msgspec.json.encode(rest | {"orders": fields["orders"]})
+
+
+def _said(sequence: int, at_ms: int, text: PositionText) -> OrderMessage:
+    return _message.decode(
+        encode_message(
+            sequence=sequence,
+            timestamp_ms=at_ms,
+            text=text,
+            order=text.orders[-1],
+            n_orders=len(text.orders),
+        )
+    )

@@ -1,0 +1,236 @@
+"""Recordings: what a stream said, in a file that survives whoever wrote it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ptn_api.client.fake_server import FakeServer
+from ptn_api.client.recording import Recording, is_recording, read_recording
+from ptn_api.client.stream import Stream
+from ptn_api.errors import ClientError, InvalidInputError
+from ptn_api.wire.client_session import Cursor, Gap, Step
+from ptn_api.wire.received import OrderMessage
+from tests.waiting import until
+
+NAMES = ["orders.ndjson", "orders.ndjson.zst"]
+EPOCH = "e1"
+
+
+@pytest.fixture(params=NAMES)
+def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Both ways of keeping it."""
+    return tmp_path / str(request.param)
+
+
+def step(sequence: int, *, epoch: str = EPOCH, **marks: bool) -> Step:
+    data = msgspec.Raw(b'{"position":{"n":%d}}' % sequence)
+    message = OrderMessage(sequence=sequence, timestamp=1_000 + sequence, data=data, **marks)
+    return Step(message, Cursor(sequence, epoch))
+
+
+def write(path: Path, *steps: Step) -> None:
+    recording = Recording(path)
+    for one in steps:
+        recording.take(one)
+    recording.close()
+
+
+def place(path: Path) -> Cursor:
+    recording = Recording(path)
+    recording.close()
+    return recording.load()
+
+
+def sequences(path: Path) -> list[int]:
+    return [what.sequence for what in read_recording(path) if isinstance(what, OrderMessage)]
+
+
+def test_what_is_written_is_read(path: Path) -> None:
+    """Messages with their marks, and gaps, in their order."""
+    gap = Gap(2, 9, "too_old")
+    write(path, step(1), step(2, late=True), Step(gap, Cursor(8, EPOCH)), step(9, replay=True))
+    first, second, third, fourth = read_recording(path)
+    assert first == step(1).what
+    assert second == step(2, late=True).what
+    assert third == gap
+    assert fourth == step(9, replay=True).what
+    assert is_recording(path)
+
+
+def test_it_knows_where_to_go_on(path: Path) -> None:
+    """The file is the cursor, over any number of runs."""
+    assert place(path) == Cursor()
+    write(path, Step(None, Cursor(41, EPOCH)))
+    recording = Recording(path)
+    assert recording.load() == Cursor(41, EPOCH)
+    recording.take(step(42))
+    recording.close()
+    recording = Recording(path)
+    assert recording.load() == Cursor(42, EPOCH)
+    recording.save(Cursor(50, EPOCH))  # a filtered stream moves on without a message
+    recording.close()
+    assert place(path) == Cursor(50, EPOCH)
+    assert sequences(path) == [42]
+
+
+def test_another_log_is_told_apart(path: Path) -> None:
+    """Numbers mean nothing without their epoch."""
+    write(path, step(7), Step(Gap(7, 101, "epoch"), Cursor(100, "e2")), step(101, epoch="e2"))
+    assert place(path) == Cursor(101, "e2")
+
+
+@pytest.mark.parametrize("cut", [1, 5, 20])
+def test_a_half_end_is_dropped(path: Path, cut: int) -> None:
+    """By readers, and by whoever appends: what follows is whole."""
+    write(path, step(1), step(2))
+    write(path, step(3))
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert sequences(path) in ([1, 2], [1, 2, 3])
+    recording = Recording(path)
+    assert recording.load() == Cursor(2, EPOCH)
+    recording.take(step(3))
+    recording.take(step(4))
+    recording.close()
+    assert sequences(path) == [1, 2, 3, 4]
+
+
+def test_one_writer_at_a_time(path: Path) -> None:
+    """A second process is refused, until the first has closed it."""
+    first = Recording(path)
+    with pytest.raises(ClientError) as refused:
+        Recording(path)
+    assert refused.value.code == "in_use"
+    first.close()
+    Recording(path).close()
+
+
+def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
+    """With the line that is to blame, and without a change to the file."""
+    path = tmp_path / "notes.txt"
+    path.write_text('{"sequence": 1, "timestamp": 2, "data": {}}\n\nsome notes\n')
+    with pytest.raises(InvalidInputError, match="line 3"):
+        list(read_recording(path))
+    with pytest.raises(InvalidInputError, match="line 3"):
+        Recording(path)
+    assert path.read_text().endswith("some notes\n")
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        list(read_recording(tmp_path / "nowhere"))
+
+
+def test_a_message_without_data_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "orders.ndjson"
+    path.write_text('{"sequence": 1}\n')
+    with pytest.raises(InvalidInputError, match="line 1"):
+        list(read_recording(path))
+
+
+def test_unknown_lines_are_passed_over(tmp_path: Path) -> None:
+    """A later version may have more to say."""
+    path = tmp_path / "orders.ndjson"
+    write(path, step(1))
+    with path.open("a") as file:
+        file.write('{"type": "weather", "sequence": [1]}\n'.replace("[1]", "7"))
+    assert sequences(path) == [1]
+
+
+def test_a_damaged_file_is_said_to_be_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "orders.ndjson.zst"
+    write(path, step(1), step(2))
+    content = bytearray(path.read_bytes())
+    content[4] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(InvalidInputError):
+        list(read_recording(path))
+
+
+def test_a_full_disk_costs_no_line(tmp_path: Path) -> None:
+    """What was half written is taken back, and told."""
+    import resource
+    import signal
+
+    path = tmp_path / "orders.ndjson"
+    write(path, step(1))
+    recording = Recording(path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, before[1]))
+    try:
+        with pytest.raises(ClientError) as refused:
+            recording.take(step(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert refused.value.code == "unwritable"
+    recording.save(Cursor())
+    recording.close()
+    assert path.read_bytes().endswith(b"\n")
+    assert sequences(path) == [1]
+
+
+def test_without_zstandard_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The light install has no compression; what is missing is told in words."""
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(ClientError, match="pip install zstandard"):
+        Recording(tmp_path / "orders.ndjson.zst")
+
+
+async def test_a_stream_is_recorded_without_a_gap_over_runs(path: Path) -> None:
+    """What happened between two runs is in the file, each order once."""
+    with FakeServer() as server:
+        server.order()
+        for run in range(3):
+            recording = Recording(path)
+            async with Stream(server.url, server.api_key, cursor_store=recording) as stream:
+                if run == 0:
+                    await _connected(stream, recording)
+                server.order()
+                async for one in stream.steps():
+                    recording.take(one)
+                    if one.cursor.sequence == server.head:
+                        break
+            server.order()
+        assert sequences(path) == list(range(2, server.head))
+
+
+async def _connected(stream: Stream, recording: Recording) -> None:
+    async for one in stream.steps():
+        recording.take(one)
+        return
+
+
+WRITER = """
+import sys, itertools, msgspec
+from ptn_api.client.recording import Recording
+from tests.client.test_recording import step
+recording = Recording(sys.argv[1])
+for n in itertools.count(recording.load().sequence + 1 or 1):
+    recording.take(step(n))
+"""
+
+
+@pytest.fixture
+def writers(path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_it_survives_kill_9(path: Path, writers: list[subprocess.Popen[bytes]]) -> None:
+    """However often the writer is killed: every number once, in order."""
+    path.touch()
+    for _ in range(4):
+        size = path.stat().st_size
+        writers.append(subprocess.Popen([sys.executable, "-c", WRITER, str(path)]))
+        until(lambda size=size: path.stat().st_size > size + 20_000, what="lines are written")  # type: ignore[misc]
+        writers[-1].kill()
+        writers[-1].wait()
+    found = sequences(path)
+    assert found == list(range(found[0], found[0] + len(found)))
