@@ -6,6 +6,7 @@ import msgspec
 
 from ptn_api.errors import LogError
 from ptn_api.event_log.contract import LoggedPosition
+from ptn_api.model.miner import Aggregates
 from ptn_api.model.position import Position
 from ptn_api.model.shown import shown_text
 from ptn_api.model.tiers import AS_IS
@@ -14,16 +15,28 @@ from ptn_api.rest.refusal import Refusal
 from ptn_api.rest.room import Room
 from ptn_api.rest.snapshot import Snapshot, snapshot_of
 
-__all__ = ["changes_since"]
+__all__ = ["Changes", "changes_since"]
 
 _position = msgspec.json.Decoder(Position)
 
 
-async def changes_since(room: Room, cursor: str, head_only: bool) -> Snapshot | None:
-    """`{cursor, sequence, removed: [[hotkey, uuid], ...], positions: {hotkey: [...]}, miners: {...}}`.
+class Changes(msgspec.Struct, kw_only=True):
+    """What changed since a cursor, to be applied in this order: everything up to `cursor`, maybe more.
 
-    To be applied in that order. Everything up to the new cursor is in, later things may be. `miners` are all
-    miners' aggregates, since they change with time. Nothing is built for a HEAD.
+    `removed` are [hotkey, position uuid], `positions` by hotkey, `miners` all miners' aggregates, since they
+    change with time.
+    """
+
+    cursor: str
+    sequence: int
+    removed: list[tuple[str, str]]
+    positions: dict[str, list[Position]]
+    miners: dict[str, Aggregates]
+
+
+async def changes_since(room: Room, cursor: str, head_only: bool) -> Snapshot | None:
+    """A document of type `Changes`. Nothing is built for a HEAD.
+
     Raises Refusal `bad_parameter`, or `gone` with `oldest_cursor` where only a whole snapshot helps.
     """
     since = _revision(room, cursor)
@@ -37,13 +50,13 @@ async def changes_since(room: Room, cursor: str, head_only: bool) -> Snapshot | 
             raise
         raise _gone(room, "That cursor is too old") from None
     positions = await _positions(room, since)
-    changes = {
-        "cursor": f"{room.log.epoch}:{head.revision}",
-        "sequence": head.sequence,
-        "removed": [(gone.miner_hotkey, gone.position_uuid) for gone in removed],
-        "positions": positions,
-        "miners": {piece.hotkey: piece.rests[100].aggregates for piece in room.views.in_order(100)},
-    }
+    changes = Changes(
+        cursor=f"{room.log.epoch}:{head.revision}",
+        sequence=head.sequence,
+        removed=[(gone.miner_hotkey, gone.position_uuid) for gone in removed],
+        positions=positions,  # type: ignore[arg-type]  # texts, that need not be decoded to be sent
+        miners={piece.hotkey: piece.rests[100].aggregates for piece in room.views.in_order(100)},
+    )
     return snapshot_of(msgspec.json.encode(changes))
 
 

@@ -7,17 +7,36 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from functools import reduce
+from typing import Any
+
+import msgspec
 
 from ptn_api.event_log.contract import Document
+from ptn_api.model.miner import MinerEntry
+from ptn_api.model.statistics import Elimination, PerfLedger
 from ptn_api.rest.block import Block
 from ptn_api.rest.documents import Documents
 from ptn_api.rest.snapshot import Snapshot, tag_of
 from ptn_api.rest.views import Views
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "CheckpointDocument"]
 
 _PARTS = (Document.CHALLENGEPERIOD, Document.ELIMINATIONS, Document.PERF_LEDGERS, Document.STATISTICS)
 _UNKNOWN_VERSION = b'"0.0.0"'
+
+
+class CheckpointDocument(msgspec.Struct, kw_only=True):
+    """What the validator wrote stands as it wrote it; times in epoch ms."""
+
+    version: Any
+    created_timestamp_ms: int
+    created_date: str
+    challengeperiod: Any
+    eliminations: list[Elimination]
+    youngest_order_processed_ms: int
+    oldest_order_processed_ms: int
+    positions: dict[str, MinerEntry]
+    perf_ledgers: dict[str, PerfLedger]
 
 
 class Checkpoint:

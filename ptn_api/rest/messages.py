@@ -17,9 +17,9 @@ from ptn_api.rest.refusal import Refusal
 from ptn_api.rest.room import Ask, Room, standing
 from ptn_api.rest.snapshot import snapshot_of
 from ptn_api.wire.codec import encode_message
-from ptn_api.wire.frames import Format
+from ptn_api.wire.frames import Format, Message
 
-__all__ = ["NDJSON", "MessagesQuery", "messages"]
+__all__ = ["NDJSON", "Messages", "MessagesQuery", "messages"]
 
 NDJSON = "application/x-ndjson"
 _MOST = 10_000
@@ -35,6 +35,15 @@ class MessagesQuery(msgspec.Struct, kw_only=True):
     miner: Annotated[list[str], Meta(description="only these hotkeys (repeatable)")] = []
     trade_pair: Annotated[list[str], Meta(description="only these trade pairs, by id (repeatable)")] = []
     format: Annotated[Format, Meta(description="`delta`: the order without its position's others")] = "full"
+
+
+class Messages(msgspec.Struct, kw_only=True):
+    """The stream's messages; ask again with `after=<next>` until that is `head`."""
+
+    messages: list[Message]
+    next: int
+    head: int
+    epoch: str
 
 
 class _Page(msgspec.Struct):

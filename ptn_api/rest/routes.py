@@ -5,14 +5,16 @@ Requests are routed by it, and the OpenAPI document is made from it.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ptn_api.model.miner import MinerEntry
-from ptn_api.model.statistics import Eliminations, MinerStatistics, Statistics
+from ptn_api.model.statistics import Eliminations, MinerStatistics, PerfLedger, Statistics
 from ptn_api.model.trade_pair import TradePair
 from ptn_api.rest import about, messages, positions, validator_files
+from ptn_api.rest.changes import Changes
+from ptn_api.rest.checkpoint import CheckpointDocument
+from ptn_api.rest.messages import Messages
 from ptn_api.rest.pages import page_routes
 from ptn_api.rest.route import Route
+from ptn_api.wire.frames import Message
 
 __all__ = ["ROUTES", "find"]
 
@@ -27,6 +29,8 @@ _DATA: tuple[Route, ...] = (
         description="Best miner first, by `thirty_day_returns`. Without `tier` what tier 100 shows. An open "
         "position's `close_ms` is 0. `since` answers with changes instead: `{cursor, sequence, removed, "
         "positions, miners}`.",
+        variant=Changes,
+        standing=True,
     ),
     Route(
         "/miner-positions/{hotkey}",
@@ -34,12 +38,14 @@ _DATA: tuple[Route, ...] = (
         "One miner's positions, as the key's tier shows them",
         MinerEntry,
         refusals=("not_found",),
+        standing=True,
     ),
     Route(
         "/miner-hotkeys",
         validator_files.hotkeys,
         "The miners that the validator has a directory for",
         list[str],
+        standing=True,
     ),
     Route(
         "/statistics",
@@ -49,6 +55,7 @@ _DATA: tuple[Route, ...] = (
         query=validator_files.StatisticsQuery,
         refusals=("bad_parameter", "not_found"),
         description="For every valid key, and not delayed.",
+        standing=True,
     ),
     Route(
         "/statistics/{hotkey}",
@@ -58,6 +65,7 @@ _DATA: tuple[Route, ...] = (
         query=validator_files.StatisticsQuery,
         refusals=("bad_parameter", "not_found"),
         description="For every valid key, and not delayed. The path may end in a slash.",
+        standing=True,
     ),
     Route(
         "/eliminations",
@@ -66,34 +74,40 @@ _DATA: tuple[Route, ...] = (
         Eliminations,
         refusals=("not_found",),
         description="For every valid key, and not delayed.",
+        standing=True,
     ),
     Route(
         "/validator-checkpoint",
         validator_files.checkpoint,
         "Everything a validator restores from",
-        dict[str, Any],
+        CheckpointDocument,
         access="tier 100",
         refusals=("not_found",),
         refused="Validator checkpoint data requires tier 100 access",
+        standing=True,
     ),
     Route(
         "/perf-ledger/{hotkey}",
         validator_files.perf_ledger,
         "One miner's perf ledgers, by trade pair and `portfolio`",
-        dict[str, Any],
+        dict[str, PerfLedger],
+        variant=PerfLedger,
         access="tier 100",
         refusals=("not_found",),
+        standing=True,
     ),
     Route(
         "/messages",
         messages.messages,
         "The stream's messages after a sequence",
-        dict[str, Any],
+        Messages,
+        line=Message,
         access="tier 100",
         query=messages.MessagesQuery,
         refusals=("bad_parameter", "gone"),
         description="`{messages, next, head, epoch}`; ask again with `after=<next>`. `Accept: "
         "application/x-ndjson` gives one message per line, `X-PTN-Next` and `X-PTN-Head` as headers.",
+        standing=True,
     ),
     Route("/trade-pairs", about.trade_pairs, "The trade pairs that the network knows", list[TradePair]),
     Route("/me", about.me, "The asking key: alias, tier and limits", about.Me),
@@ -103,6 +117,7 @@ _DATA: tuple[Route, ...] = (
         "Whether all is well; 503 while starting or failing",
         about.Health,
         access="anyone",
+        failing=True,
     ),
 )
 

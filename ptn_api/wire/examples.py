@@ -133,7 +133,7 @@ def examples_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """A typed example as it looks on the wire: of what is not there, only an open position's `close_ms`."""
-    return _written(msgspec.to_builtins(value))
+    return _written(msgspec.json.decode(msgspec.json.encode(value)))
 
 
 def _written(value: Any) -> Any:

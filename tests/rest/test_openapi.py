@@ -1,17 +1,25 @@
-"""The description is complete, and true of what is answered."""
+"""The description is complete and valid; tests/system/test_contracts.py: true of what is answered."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+import jsonschema
 import pytest
+from openapi_spec_validator import validate
 
 from ptn_api.model.miner import MinerEntry
 from ptn_api.rest.docs_page import page
-from ptn_api.rest.openapi import description
+from ptn_api.rest.openapi import description, refusals_of
 from ptn_api.rest.refusal import STATUS
 from ptn_api.rest.routes import ROUTES, find
+from tests.contract import schema_of
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return description(ROUTES)
 
 
 def references(value: Any) -> set[str]:
@@ -22,38 +30,82 @@ def references(value: Any) -> set[str]:
     return set().union(*(references(v) for v in value)) if isinstance(value, list) else set()
 
 
-def test_every_route_is_described() -> None:
-    """Summary, parameters with descriptions, the answer's type, refusals; no reference leads nowhere."""
-    document = description(ROUTES)
-    for route in ROUTES:
-        operation = document["paths"][route.path]["get"]
-        assert operation["summary"]
-        assert all(p["schema"] and p.get("description", "x") for p in operation["parameters"])
-        statuses = set(operation["responses"])
-        assert {str(STATUS[code].value) for code in route.refusals} <= statuses
-        assert ("401" in statuses) == (route.access != "anyone")
-    ids = [item["get"]["operationId"] for item in document["paths"].values()]
-    assert len(ids) == len(set(ids))
-    for reference in references(document):
-        assert reference.rpartition("/")[2] in document["components"]["schemas"]
+def test_the_document_is_valid(document: dict[str, Any]) -> None:
+    """As OpenAPI 3.1 has it; and plain JSON."""
+    validate(document)
     assert json.loads(json.dumps(document)) == document
 
 
-def test_an_entry_is_described_as_it_is() -> None:
+def test_every_route_is_described(document: dict[str, Any]) -> None:
+    """Both methods; parameters with descriptions, headers, refusals; no reference leads nowhere."""
+    for route in ROUTES:
+        for operation in document["paths"][route.path].values():
+            assert operation["summary"]
+            own = [p for p in operation["parameters"] if "$ref" not in p]
+            assert all(p["schema"] and p["description"] for p in own)
+            assert {"200", "304", "400", "429", "500"} <= set(operation["responses"])
+            assert ("401" in operation["responses"]) == (route.access != "anyone")
+    operations = [operation for item in document["paths"].values() for operation in item.values()]
+    ids = {operation["operationId"] for operation in operations}
+    assert len(ids) == len(operations)
+    for reference in references(document):
+        _, kind, section, name = reference.split("/")
+        assert name in document[kind][section]
+
+
+def test_every_refusal_has_its_example(document: dict[str, Any]) -> None:
+    """By its code, below its status; a refusal that no route lists is that of another method."""
+    listed = set()
+    for route in ROUTES:
+        responses = document["paths"][route.path]["get"]["responses"]
+        for code in refusals_of(route):
+            content = responses[str(STATUS[code].value)]["content"]["application/json"]
+            assert content["examples"][code]["value"]["code"] == code
+            listed.add(code)
+    assert set(STATUS) - listed == {"method_not_allowed"}
+
+
+def test_every_example_is_as_described(document: dict[str, Any]) -> None:
+    """Each example of each answer, by the schema beside it."""
+    seen = 0
+    for item in document["paths"].values():
+        for response in item["get"]["responses"].values():
+            for content in response.get("content", {}).values():
+                examples = [e["value"] for e in content.get("examples", {}).values()]
+                examples += [content["example"]] if "example" in content else []
+                for example in examples:
+                    jsonschema.validate(example, schema_of(document, content["schema"]))
+                    seen += 1
+    for named in (document["components"]["headers"], document["components"]["parameters"]):
+        for part in named.values():
+            jsonschema.validate(part["example"], part["schema"])
+    assert seen > len(ROUTES)
+
+
+def test_every_answer_with_data_has_an_example(document: dict[str, Any]) -> None:
+    """All but the descriptions themselves."""
+    for path, item in document["paths"].items():
+        content = item["get"]["responses"]["200"]["content"]
+        if "json" not in path and "docs" not in path:
+            assert all(part.get("examples") or part.get("example") for part in content.values()), path
+
+
+def test_an_entry_is_described_as_it_is(document: dict[str, Any]) -> None:
     """The type in the table is the model's."""
-    schema = description(ROUTES)["components"]["schemas"]["MinerEntry"]
+    schema = document["components"]["schemas"]["MinerEntry"]
     assert set(schema["properties"]) == set(MinerEntry.__struct_fields__)
 
 
-def test_the_page_shows_every_route_and_loads_nothing() -> None:
+def test_the_page_shows_every_route_and_loads_nothing(document: dict[str, Any]) -> None:
     """Self-contained: no script, no reference to another place; text is escaped."""
-    html = page(description(ROUTES))
+    html = page(document)
     for route in ROUTES:
         assert f"<code>GET {route.path}</code>" in html
     assert "<script" not in html
     assert "src=" not in html
     assert "`" not in html
     assert "&lt;epoch&gt;" in html
+    assert '<a href="/docs/stream">' in html
 
 
 @pytest.mark.parametrize(
@@ -66,6 +118,7 @@ def test_the_page_shows_every_route_and_loads_nothing() -> None:
         ("/statistics/5A/x", None),
         ("/miner-positions//", None),
         ("/perf-ledger", None),
+        ("/docs/stream", ("/docs/stream", "")),
         ("/eliminations/5A", None),
         ("/{hotkey}", None),
         ("/", None),
