@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ptn_api.client.following import Following, follow
     from ptn_api.client.message import NewOrder, PTNWebSocketMessage, TradePairId
     from ptn_api.client.pace import Pace
+    from ptn_api.client.recording import Recording, read_recording
+    from ptn_api.client.replaying import Replay, ReplayClock, replay
     from ptn_api.client.rest import AsyncPTNClient, PTNClient
     from ptn_api.client.stream import Stream, connect
     from ptn_api.wire.client_session import Cursor, Gap, State
@@ -40,12 +42,17 @@ __all__ = [
     "PTNClient",
     "PTNWebSocketMessage",
     "Pace",
+    "Recording",
+    "Replay",
+    "ReplayClock",
     "Retries",
     "State",
     "Stream",
     "TradePairId",
     "connect",
     "follow",
+    "read_recording",
+    "replay",
 ]
 
 _HOMES = {
@@ -56,6 +63,8 @@ _HOMES = {
     "client.following": ("Following", "follow"),
     "client.message": ("NewOrder", "PTNWebSocketMessage", "TradePairId"),
     "client.pace": ("Pace",),
+    "client.recording": ("Recording", "read_recording"),
+    "client.replaying": ("Replay", "ReplayClock", "replay"),
     "client.rest": ("AsyncPTNClient", "PTNClient"),
     "client.stream": ("Stream", "connect"),
     "wire.client_session": ("Cursor", "Gap", "State"),

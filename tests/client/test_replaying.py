@@ -13,7 +13,7 @@ import pytest
 
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.recording import Recording
-from ptn_api.client.replay import Replay, ReplayClock, replay
+from ptn_api.client.replaying import Replay, ReplayClock, replay
 from ptn_api.client.rest import PTNClient
 from ptn_api.errors import InvalidInputError, SettingsError
 from ptn_api.model.accounting import replay as account
