@@ -30,6 +30,8 @@ class IntakeOptions(msgspec.Struct, frozen=True, kw_only=True):
     mass_removal_count: int = 20
     queue_hold_ms: int = 10_000
     prune_ms: int = 60_000
+    clock_jump_ms: int = 60_000
+    clock_settle_ms: int = 600_000
     retry_ms: int = 100
     """First pause after the log could not be written; doubles up to `retry_max_ms`."""
     retry_max_ms: int = 5_000

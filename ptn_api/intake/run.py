@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from ptn_api.clock import Clock, wall_ms
+from ptn_api.clock import Clock, SteadyClock, wall_ms
 from ptn_api.errors import LogUnwritableError
 from ptn_api.event_log.contract import (
     Change,
@@ -87,6 +87,9 @@ class Intake:
         self._options = options
         self._clock = clock
         self._monotonic = monotonic
+        self._steady = SteadyClock(
+            jump_ms=options.clock_jump_ms, settle_ms=options.clock_settle_ms, wall=clock, monotonic=monotonic
+        )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake-log")
         self._chores = ThreadPoolExecutor(1, thread_name_prefix="intake-chores")
         self._merge = Merge(
@@ -237,12 +240,12 @@ class Intake:
             self._merge.set_source(SourceStatus(invalid=refused))
 
     async def _prune(self) -> None:
-        """Beside the orders, which the log lets in between."""
+        """Beside the orders, which the log lets in between; a clock set wrongly for a while prunes nothing."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._options.prune_ms / 1000)
             with contextlib.suppress(LogUnwritableError):  # the merge reports it; the next round will do
-                await loop.run_in_executor(self._chores, lambda: self._log.prune(self._clock()))
+                await loop.run_in_executor(self._chores, lambda: self._log.prune(self._steady()))
 
 
 def _until_stopped(changes: Iterator[T], stop: asyncio.Event) -> Iterator[T]:

@@ -1,0 +1,176 @@
+"""A clock that is set forwards and backwards under the running rooms: real log, real files, real sockets.
+
+The rooms run in this process because only a process of one's own can be told another time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect
+
+from ptn_api.access import KeyRing
+from ptn_api.clock import SteadyClock, wall_ms
+from ptn_api.event_log import open_reader, open_writer
+from ptn_api.intake.run import IntakeOptions, run_intake
+from ptn_api.rest.run import RestOptions, run_rest
+from ptn_api.stream.run import StreamOptions, run_stream
+from tests import factories
+from tests.system.validator import Validator
+from tests.waiting import until_async
+
+DAY_MS = 86_400_000
+
+
+class WrongClock:
+    """The wall clock, off by what the test says."""
+
+    def __init__(self) -> None:
+        self.off_ms = 0
+
+    def __call__(self) -> int:
+        return wall_ms() + self.off_ms
+
+
+class Rooms:
+    def __init__(self, clock: WrongClock, rest: socket.socket, stream: socket.socket) -> None:
+        self.clock = clock
+        self.prunes = 0
+        self.rest = f"http://127.0.0.1:{rest.getsockname()[1]}"
+        self.stream = f"ws://127.0.0.1:{stream.getsockname()[1]}"
+
+    async def positions(self, tier: int) -> list[str]:
+        """The uuids that a tier shows."""
+        async with httpx.AsyncClient(headers={"authorization": f"Bearer key-{tier}"}) as client:
+            answer = await client.get(f"{self.rest}/miner-positions?tier={tier}")
+        entries: dict[str, Any] = answer.json()
+        return [p["position_uuid"] for entry in entries.values() for p in entry["positions"]]
+
+
+@asynccontextmanager
+async def rooms(data_dir: Path, validator: Validator) -> AsyncIterator[Rooms]:
+    """Intake, rest and stream, all by one clock that can be set; events are kept for an hour."""
+    clock, stop, keys = WrongClock(), asyncio.Event(), KeyRing()
+    keys.swap([(f"user-{tier}", f"key-{tier}", tier) for tier in (0, 100)])  # type: ignore[misc]
+    rest, stream = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
+    rest.setblocking(False)
+    stream.setblocking(False)
+    writer = open_writer(data_dir, retention_ms=3_600_000, clock=clock)
+    running_rooms = Rooms(clock, rest, stream)
+    prune = writer.prune
+
+    def counted(now_ms: int) -> int:
+        floor = prune(now_ms)
+        running_rooms.prunes += 1
+        return floor
+
+    writer.prune = counted  # type: ignore[method-assign]
+    readers = [open_reader(data_dir), open_reader(data_dir)]
+    ready = [asyncio.Event() for _ in range(3)]
+    common: dict[str, Any] = {"keys": keys, "stop": stop}
+    tasks = [
+        asyncio.create_task(running)
+        for running in (
+            run_intake(
+                log=writer,
+                options=IntakeOptions(
+                    data_dir=data_dir, validator_dir=validator.root, sweep_ms=50, prune_ms=20
+                ),
+                queue_fd=None,
+                stop=stop,
+                ready=ready[0].set,
+                clock=clock,
+            ),
+            run_rest(
+                log=readers[0],
+                sock=rest,
+                options=RestOptions(),
+                ready=ready[1].set,
+                clock=SteadyClock(wall=clock),
+                **common,
+            ),
+            run_stream(
+                log=readers[1],
+                sock=stream,
+                options=StreamOptions(heartbeat_ms=50),
+                ready=ready[2].set,
+                clock=clock,
+                **common,
+            ),
+        )
+    ]
+    try:
+        await asyncio.gather(*(event.wait() for event in ready))
+        yield running_rooms
+    finally:
+        stop.set()
+        await asyncio.gather(*tasks)
+        for log in (*readers, writer):
+            log.close()
+        for listener in (rest, stream):
+            listener.close()
+
+
+@pytest.mark.parametrize("jump_ms", [3 * DAY_MS, -3 * DAY_MS], ids=["forwards", "backwards"])
+async def test_a_jump_loses_repeats_and_reveals_nothing(
+    jump_ms: int, validator: Validator, data_dir: Path
+) -> None:
+    """Orders go on, once each and numbered by one; nothing is pruned; the late tier shows nothing early."""
+    validator.place()
+    async with rooms(data_dir, validator) as running, connect(running.stream) as connection:
+        await connection.send(json.dumps({"api_key": "key-100", "version": 2}))
+        success = json.loads(await connection.recv())
+        await connection.send(json.dumps({"type": "subscribe", "all": True}))
+        got: list[dict[str, Any]] = []
+
+        async def collect() -> None:
+            async for data in connection:
+                frame = json.loads(data)
+                got.extend(m for m in frame.get("messages", [frame]) if "sequence" in m)
+
+        collecting = asyncio.create_task(collect())
+        validator.place()
+        await until_async(lambda: len(got) == 1)
+        running.clock.off_ms = jump_ms
+        before = running.prunes
+        await until_async(lambda: running.prunes > before + 2)
+        for _ in range(5):
+            validator.place()
+        await until_async(lambda: len(got) == 6)
+        running.clock.off_ms = 0
+        validator.place()
+        await until_async(lambda: len(got) == 7)
+        collecting.cancel()
+        first = success["current_sequence"] + 1
+        assert [m["sequence"] for m in got] == list(range(first, first + 7))
+        uuids = [m["data"]["position"]["orders"][-1]["order_uuid"] for m in got]
+        assert sorted(uuids) == sorted(validator.placed[1:])
+        assert len(await running.positions(100)) == 8
+        assert await running.positions(0) == []
+        log = open_reader(data_dir)
+        assert log.floor() == first, "nothing was pruned"
+        log.close()
+
+
+async def test_what_is_old_is_late_even_if_the_clock_was_behind(validator: Validator, data_dir: Path) -> None:
+    """An order that claims to be days old is marked, whoever's clock is wrong."""
+    validator.place()
+    async with rooms(data_dir, validator) as running, connect(running.stream) as connection:
+        await connection.send(json.dumps({"api_key": "key-100", "version": 2}))
+        await connection.recv()
+        await connection.send(json.dumps({"type": "subscribe", "all": True}))
+        old = factories.order(77, at=wall_ms() - DAY_MS)
+        validator.write(factories.position(77, [old]))
+        async for data in connection:
+            frame = json.loads(data)
+            if "sequence" in frame:
+                assert frame["late"] is True
+                break
