@@ -63,6 +63,32 @@ def test_a_data_directory_that_cannot_be_written(validator: Validator, tmp_path:
     assert "Traceback" not in result.stderr
 
 
+def test_a_read_only_disk(validator: Validator, data_dir: Path) -> None:
+    """A data directory on a file system that is mounted read-only."""
+    data_dir.mkdir()
+    mounts = f"mount --bind {data_dir} {data_dir} && mount -o remount,ro,bind {data_dir}"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mounts], capture_output=True, check=False).returncode:
+        pytest.skip("this system does not let us mount anything")
+    server = f"{sys.executable} {ROOT / 'api_manager.py'} --serve --api-rest-port 0 --api-ws-port 0"
+    where = f"--validator-dir {validator.root} --data-dir {data_dir}"
+    result = subprocess.run(
+        [
+            "unshare",
+            "-m",
+            "sh",
+            "-c",
+            f"{mounts} && {server} --validator-dir {validator.root} --data-dir {data_dir}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "Read-only file system" in result.stderr
+    assert "--data-dir" in result.stderr
+
+
 def test_no_validator_here(tmp_path: Path) -> None:
     """The usage error says what to give."""
     result = run("--serve", cwd=tmp_path)
