@@ -24,16 +24,22 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from ptn_api.access import KeyFile, KeyRing, make_demo_keys
+from ptn_api.access import KeyFile, KeyRing, exposed_to, make_demo_keys
+from ptn_api.access.address import Proxies
+from ptn_api.access.usage import Usage, UsageFile, keep_usage
+from ptn_api.board import PROCESSES, Board
 from ptn_api.certificate import Certificate
 from ptn_api.errors import KeyFileError, LogError, LogLockedError, PTNError, SettingsError
 from ptn_api.event_log.contract import EventLog
+from ptn_api.metrics import Sources, answer_questions
+from ptn_api.metrics_server import MetricsServer, Watched
 from ptn_api.settings import Settings
 from ptn_api.supervisor import FATAL, Backoff, Child, listen, python_command, stop_when_orphaned
 
 __all__ = ["configure_logging", "run_child", "serve"]
 
 log = structlog.get_logger()
+Tasks = list[asyncio.Task[Any]]
 Options = TypeVar("Options", bound=msgspec.Struct)
 
 
@@ -45,6 +51,8 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     parent: int
     listener: int = -1
     queue: int = -1
+    board: int = -1
+    metrics: int = -1
 
 
 # --- the supervisor ---------------------------------------------------------------------------------------
@@ -69,7 +77,10 @@ def serve(
             ws_host = settings.api_ws_host or settings.api_host
             rest = stack.enter_context(listen(settings.api_host, settings.api_rest_port, "--api-rest-port"))
             stream = stack.enter_context(listen(ws_host, settings.api_ws_port, "--api-ws-port"))
-            supervisor = _Supervisor(settings, rest, stream, queue_fd)
+            metrics = None
+            if settings.metrics_port >= 0:
+                metrics = stack.enter_context(contextlib.closing(MetricsServer(settings.metrics_port)))
+            supervisor = _Supervisor(settings, rest, stream, queue_fd, metrics)
             return asyncio.run(supervisor.run(announce, hint, parent))
     except PTNError as error:
         log.error("cannot start", reason=str(error))
@@ -86,6 +97,7 @@ def _prepare(settings: Settings) -> Settings:
         probe.unlink()
     except OSError as error:
         raise SettingsError(f"--data-dir cannot be written: {error.strerror}", code="data_dir") from None
+    Proxies(settings.trusted_proxies)
     keys = Path(settings.api_keys_file).expanduser().absolute()
     changes: dict[str, Any] = {"data_dir": str(data_dir), "api_keys_file": str(keys)}
     if settings.demo:
@@ -114,8 +126,17 @@ def _prepare_tls(settings: Settings) -> Settings:
 
 
 class _Supervisor:
-    def __init__(self, settings: Settings, rest: socket.socket, stream: socket.socket, queue_fd: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        rest: socket.socket,
+        stream: socket.socket,
+        queue_fd: int,
+        metrics: MetricsServer | None,
+    ) -> None:
         self._settings = settings
+        self._metrics = metrics
+        self._board = Board.make()
         self._rest = rest
         self._stream = stream
         self._queue_fd = queue_fd
@@ -142,6 +163,8 @@ class _Supervisor:
                 s = "s" if self._settings.tls_cert else ""
                 rest, stream = _url("http" + s, self._rest), _url("ws" + s, self._stream)
                 announce(f"PTN API ready: REST {rest} WebSocket {stream}")
+                if self._metrics is not None:
+                    announce(f"PTN API metrics: {self._metrics.url}")
                 if hint is not None:
                     hint(self._settings, rest, stream)
                 await self._stop_or_fatal()
@@ -163,19 +186,29 @@ class _Supervisor:
         return await self._until_ready(*children)
 
     def _spawn(self, room: str, *, listener: int = -1, queue: int = -1) -> Child:
+        asked = self._metrics and room in PROCESSES and self._metrics.listener(room)
+        metrics = asked.detach() if asked else -1
         orders = Orders(
-            room=room, settings=self._settings, parent=os.getpid(), listener=listener, queue=queue
+            room=room,
+            settings=self._settings,
+            parent=os.getpid(),
+            listener=listener,
+            queue=queue,
+            board=self._board,
+            metrics=metrics,
         )
         child = Child(
             room,
             python_command("ptn_api.service:run_child", f"ptn-api-{room}"),
             stdin=msgspec.json.encode(orders),
-            fds=[fd for fd in (listener, queue) if fd >= 0],
+            fds=[fd for fd in (listener, queue, self._board, metrics) if fd >= 0],
             backoff=Backoff(
                 first_ms=self._settings.restart_backoff_ms, max_ms=self._settings.restart_backoff_max_ms
             ),
             stop_timeout_ms=self._settings.stop_timeout_ms,
         )
+        if self._metrics is not None and metrics >= 0:
+            self._metrics.watch(room, Watched(lambda: child.pid, lambda: child.restarts))
         self._children.append(child)
         self._running.append(asyncio.create_task(child.run()))
         return child
@@ -271,8 +304,25 @@ async def _run_room(orders: Orders, ready: Callable[[], None]) -> None:
         orphaned.cancel()
 
 
+def _chores(orders: Orders, sources: Sources, log_unwritable: Callable[[], bool] = lambda: False) -> Tasks:
+    """What every room does beside its work: it says that it lives, and what it has counted."""
+    board = Board(orders.board, silent_ms=orders.settings.process_silent_ms)
+    tasks = [asyncio.create_task(board.keep_beating(orders.room, log_unwritable))]
+    if orders.metrics >= 0:
+        listener = socket.socket(fileno=os.dup(orders.metrics))
+        tasks.append(asyncio.create_task(answer_questions(listener, orders.room, sources)))
+    return tasks
+
+
+async def _ended(tasks: Tasks) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def _run_intake(orders: Orders, stop: asyncio.Event, ready: Callable[[], None]) -> None:
     from ptn_api.event_log import open_writer
+    from ptn_api.intake.counters import IntakeCounters
     from ptn_api.intake.options import IntakeOptions
     from ptn_api.intake.run import run_intake
 
@@ -283,6 +333,8 @@ async def _run_intake(orders: Orders, stop: asyncio.Event, ready: Callable[[], N
         retention_ms=settings.retention_ms,
         retention_bytes=settings.retention_bytes,
     )
+    counters = IntakeCounters()
+    chores = _chores(orders, Sources(counters), lambda: counters.unwritable)
     try:
         await run_intake(
             log=event_log,
@@ -296,8 +348,10 @@ async def _run_intake(orders: Orders, stop: asyncio.Event, ready: Callable[[], N
             queue_fd=orders.queue if orders.queue >= 0 else None,
             stop=stop,
             ready=ready,
+            counters=counters,
         )
     finally:
+        await _ended(chores)
         event_log.close()
 
 
@@ -308,29 +362,39 @@ async def _run_reader(orders: Orders, stop: asyncio.Event, ready: Callable[[], N
     certificate = Certificate(Path(settings.tls_cert), Path(settings.tls_key)) if settings.tls_cert else None
     keys = KeyRing()
     key_file = KeyFile(Path(settings.api_keys_file), keys)
-    _refresh(key_file)
+    _refresh(key_file, Path(settings.api_keys_file))
     event_log = await _when_there(lambda: open_reader(Path(settings.data_dir)), stop)
     if event_log is None:
         return
     run: Callable[..., Awaitable[None]]
+    counters: Any
     if orders.room == "rest":
+        from ptn_api.rest.counters import RestCounters
         from ptn_api.rest.run import RestOptions, run_rest
 
-        run = partial(run_rest, options=_options(RestOptions, settings))
+        counters = RestCounters()
+        board = Board(orders.board, silent_ms=settings.process_silent_ms)
+        run = partial(run_rest, options=_options(RestOptions, settings), surroundings=board)
     else:
-        from ptn_api.stream.run import StreamOptions, run_stream
+        from ptn_api.stream.run import StreamCounters, StreamOptions, run_stream
 
+        counters = StreamCounters()
         run = partial(run_stream, options=_options(StreamOptions, settings))
-    reloads = [asyncio.create_task(_reload_keys(key_file, settings.key_check_ms))]
+    data_dir, usage = Path(settings.data_dir), Usage()
+    run = partial(run, counters=counters, usage=usage)
+    chores = [
+        *_chores(orders, Sources(counters, event_log, keys, key_file, data_dir)),
+        asyncio.create_task(_reload_keys(key_file, keys, settings)),
+        asyncio.create_task(keep_usage(usage, UsageFile(data_dir), every_ms=settings.usage_flush_ms)),
+    ]
     if certificate is not None:
         run = partial(run, tls=certificate.context)
-        reloads.append(asyncio.create_task(certificate.keep_fresh(settings.key_check_ms)))
+        chores.append(asyncio.create_task(certificate.keep_fresh(settings.key_check_ms)))
     try:
         with socket.socket(fileno=os.dup(orders.listener)) as listener:
             await run(log=event_log, keys=keys, sock=listener, stop=stop, ready=ready)
     finally:
-        for reload in reloads:
-            reload.cancel()
+        await _ended(chores)
         event_log.close()
 
 
@@ -340,10 +404,12 @@ def _options(kind: type[Options], settings: Settings, **others: Any) -> Options:
     return kind(**{name: getattr(settings, name) for name in names} | others)
 
 
-def _refresh(key_file: KeyFile) -> None:
+def _refresh(key_file: KeyFile, path: Path) -> None:
     try:
         if key_file.refresh():
             log.info("API keys read")
+            if danger := exposed_to(path):
+                log.warning("API keys exposed", reason=danger)
     except KeyFileError as error:
         log.warning("API keys not read", code=error.code, reason=str(error))
 
@@ -361,10 +427,12 @@ async def _when_there(open_log: Callable[[], EventLog], stop: asyncio.Event) -> 
     return None
 
 
-async def _reload_keys(key_file: KeyFile, check_ms: int) -> None:
+async def _reload_keys(key_file: KeyFile, keys: KeyRing, settings: Settings) -> None:
     while True:
-        await asyncio.sleep(check_ms / 1000)
-        _refresh(key_file)
+        await asyncio.sleep(settings.key_check_ms / 1000)
+        _refresh(key_file, Path(settings.api_keys_file))
+        if keys.expire():
+            log.info("API keys expired")
 
 
 def _run_simulator(orders: Orders, ready: Callable[[], None]) -> int:

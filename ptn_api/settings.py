@@ -118,6 +118,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = -1
     key_check_ms: Annotated[Period, _m("how often the key file is looked at")] = 900
     parent_check_ms: Annotated[Period, _m("how often a child looks whether its supervisor lives")] = 1_000
+    process_silent_ms: Annotated[
+        Period, _m("/health: a process that has said nothing for so long is down")
+    ] = 5_000
     restart_backoff_ms: Annotated[
         Period, _m("first pause before a crashed process is restarted; doubles")
     ] = 100

@@ -104,6 +104,12 @@ class Child:
         self._stopping = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
 
+    @property
+    def pid(self) -> int | None:
+        """None while it does not run."""
+        process = self._process
+        return None if process is None else process.pid
+
     async def run(self) -> None:
         """Starts the process and starts it again when it ends, until `stop()` or a fatal exit."""
         loop = asyncio.get_running_loop()

@@ -10,6 +10,7 @@ A plain string is the legacy form and means tier 100. `ptn keys` writes only has
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ class KeyFile:
         self._stamp: tuple[int, ...] | None = None
         self._missing = 0
         self.problem: KeyFileError | None = None
+        self.reloads: Counter[str] = Counter()
+        """How often it was `read`, and how often that `failed`."""
 
     def refresh(self) -> bool:
         """Reads the file if it changed. True if the keys were swapped.
@@ -80,6 +83,7 @@ class KeyFile:
             return self._report(error)
         self._stamp, self._missing, self.problem = stamp, 0, None
         self._ring.swap(grants)
+        self.reloads["read"] += 1
         return True
 
     def _gone(self) -> bool:
@@ -94,6 +98,7 @@ class KeyFile:
     def _report(self, problem: KeyFileError) -> bool:
         if self.problem is None or str(self.problem) != str(problem):
             self.problem = problem
+            self.reloads["failed"] += 1
             raise problem
         return False
 

@@ -21,6 +21,7 @@ from ptn_api.event_log.contract import (
     PositionWritten,
     SourceStatus,
 )
+from ptn_api.intake.counters import IntakeCounters
 from ptn_api.intake.hold import Holds
 from ptn_api.intake.position_files import Key
 from ptn_api.intake.waiting import Waiting, WaitingChanges, key_of
@@ -54,6 +55,7 @@ class Merge:
         recheck: Callable[[Key], None] = lambda key: None,
         retry_ms: int = 100,
         retry_max_ms: int = 5_000,
+        counters: IntakeCounters | None = None,
     ) -> None:
         self._log = log
         self._executor = executor
@@ -62,6 +64,7 @@ class Merge:
         self._recheck = recheck
         self._retry_ms = retry_ms
         self._retry_max_ms = retry_max_ms
+        self._counters = counters or IntakeCounters()
         self._waiting = WaitingChanges()
         self._status: SourceStatus | None = None
         self._holds = Holds()
@@ -146,12 +149,15 @@ class Merge:
                 await self._write_next()
             except LogUnwritableError as error:
                 failures += 1
+                self._counters.append_failures += 1
+                self._counters.unwritable = True
                 if not await self._outlast(error, failures):
                     return
             else:
                 if failures:
                     logger.info("log_writable_again", waiting=len(self._waiting))
                 failures = 0
+                self._counters.unwritable = False
 
     async def _write_next(self) -> None:
         items, documents, status = (
@@ -161,7 +167,8 @@ class Merge:
         )
         is_all = self._waiting.all_are_next
         if items or documents:
-            ignored = await self.call(lambda: self._append(items, documents))
+            with self._counters.append_seconds.time():
+                ignored = await self.call(lambda: self._append(items, documents))
             self._waiting.done(items, documents)
             self._written.set()
             self._end_holds(ignored)

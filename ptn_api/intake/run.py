@@ -24,6 +24,7 @@ from ptn_api.event_log.contract import (
     SourceStatus,
 )
 from ptn_api.intake.checkpoint import read_checkpoint
+from ptn_api.intake.counters import IntakeCounters
 from ptn_api.intake.document_files import DocumentFiles
 from ptn_api.intake.documents import DocumentFollower
 from ptn_api.intake.follow import DirectoryFollower
@@ -54,6 +55,7 @@ async def run_intake(
     watch: Watch | None = None,
     clock: Clock = wall_ms,
     monotonic: Clock = _monotonic_ms,
+    counters: IntakeCounters | None = None,
 ) -> None:
     """Feeds the log from the validator's directory, the queue or a checkpoint until `stop` is set.
 
@@ -62,7 +64,8 @@ async def run_intake(
     more is taken, and what was taken is written before this returns.
     Raises LogError where the log fails for good, InvalidInputError for a checkpoint that cannot be used.
     """
-    intake = Intake(log, options, clock=clock, monotonic=monotonic)
+    counters = counters or IntakeCounters()
+    intake = Intake(log, options, clock=clock, monotonic=monotonic, counters=counters)
     try:
         if options.validator_dir:
             await intake.open_directory(Path(options.validator_dir), watch or open_watch())
@@ -81,7 +84,13 @@ class Intake:
     """The parts of a running intake, and the order in which they start and stop."""
 
     def __init__(
-        self, log: EventLogWriter, options: IntakeOptions, *, clock: Clock, monotonic: Clock
+        self,
+        log: EventLogWriter,
+        options: IntakeOptions,
+        *,
+        clock: Clock,
+        monotonic: Clock,
+        counters: IntakeCounters,
     ) -> None:
         self._log = log
         self._options = options
@@ -90,6 +99,7 @@ class Intake:
         self._steady = SteadyClock(
             jump_ms=options.clock_jump_ms, settle_ms=options.clock_settle_ms, wall=clock, monotonic=monotonic
         )
+        self._counters = counters
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake-log")
         self._chores = ThreadPoolExecutor(1, thread_name_prefix="intake-chores")
         self._merge = Merge(
@@ -100,6 +110,7 @@ class Intake:
             recheck=self._recheck,
             retry_ms=options.retry_ms,
             retry_max_ms=options.retry_max_ms,
+            counters=counters,
         )
         self._directory: DirectoryFollower | None = None
         self._documents: DocumentFollower | None = None
@@ -153,10 +164,12 @@ class Intake:
         while not stop.is_set():
             try:
                 await self._merge.call(lambda: self._take_baseline(stop))
+                self._counters.unwritable = False
                 return True
             except Interrupted:
                 return False
             except LogUnwritableError as error:
+                self._counters.unwritable = True
                 if pause_ms == self._options.retry_ms:
                     logger.error("log_unwritable", reason=str(error))
                 await _wait(stop, pause_ms)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -19,7 +19,7 @@ from ptn_api.rest.follower import Follower
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.views import Views
 
-__all__ = ["Ask", "Handler", "NoQuery", "Room", "standing"]
+__all__ = ["Ask", "Handler", "NoQuery", "Room", "Surroundings", "standing"]
 
 
 class NoQuery(msgspec.Struct):
@@ -35,14 +35,21 @@ class Room:
     views: Views
     follower: Follower
     checkpoint: Checkpoint
+    surroundings: Surroundings
 
     @classmethod
     def over(
-        cls, log: EventLog, clock: Clock, options: RestOptions, counters: RestCounters | None = None
+        cls,
+        log: EventLog,
+        clock: Clock,
+        options: RestOptions,
+        counters: RestCounters | None = None,
+        surroundings: Surroundings | None = None,
     ) -> Room:
         views, documents = Views(log, clock, counters), Documents(log)
         follower = Follower(log, views, documents, clock, coalesce_ms=options.refresh_coalesce_ms)
-        return cls(log, clock, options, documents, views, follower, Checkpoint(views, documents))
+        checkpoint = Checkpoint(views, documents)
+        return cls(log, clock, options, documents, views, follower, checkpoint, surroundings or Alone())
 
     @property
     def ready(self) -> bool:
@@ -68,6 +75,28 @@ class Ask:
         """The tier of the key that asks."""
         assert self.holder is not None
         return self.holder.tier
+
+
+class Surroundings(Protocol):
+    """What is known of the other processes."""
+
+    def processes(self) -> dict[str, bool]:
+        """Process -> whether it lives."""
+        ...
+
+    def log_writable(self) -> bool:
+        """Whether intake can write the log."""
+        ...
+
+
+class Alone:
+    """Nobody else is known of."""
+
+    def processes(self) -> dict[str, bool]:
+        return {}
+
+    def log_writable(self) -> bool:
+        return True
 
 
 Handler = Callable[[Room, Ask], Awaitable[Answer]]

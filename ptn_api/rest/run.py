@@ -18,7 +18,7 @@ from ptn_api.rest.connection import Limits
 from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.gate import Door
 from ptn_api.rest.options import RestOptions
-from ptn_api.rest.room import Room
+from ptn_api.rest.room import Room, Surroundings
 from ptn_api.rest.server import Server
 
 __all__ = ["RestOptions", "run_rest"]
@@ -39,6 +39,7 @@ async def run_rest(
     tls: ssl.SSLContext | None = None,
     counters: RestCounters | None = None,
     usage: Usage | None = None,
+    surroundings: Surroundings | None = None,
 ) -> None:
     """Serves on the listening socket until `stop`, then lets answers that were begun end, for a while.
 
@@ -46,7 +47,7 @@ async def run_rest(
     then answers are 503. Raises LogError with code `replaced` if the log was put in place anew: begin again.
     """
     counters = counters or RestCounters()
-    room = Room.over(log, clock or _steady_clock(options), options, counters)
+    room = Room.over(log, clock or _steady_clock(options), options, counters, surroundings)
     limits = Limits(
         request_ms=options.header_timeout_ms,
         minimum_rate=options.minimum_rate,

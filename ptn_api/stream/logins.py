@@ -130,7 +130,7 @@ class Logins:
             connection.close(INTERNAL_ERROR)
             return
         if connection.holder is None:
-            self._counters.refused_logins += 1
+            self._counters.auth_failures += 1
             _log.info(
                 "login_refused", fingerprint=fingerprint(connection.api_key), address=connection.address
             )

@@ -42,7 +42,7 @@ class StreamCounters(msgspec.Struct, kw_only=True):
 
     clients: int = 0
     logins: int = 0
-    refused_logins: int = 0
+    auth_failures: int = 0
     deliveries: int = 0
     sent_bytes: int = 0
     replays: int = 0

@@ -131,7 +131,8 @@ async def test_about() -> None:
         assert (await served.get("/me", "k30")).json() == {
             "alias": "user30",
             "tier": 30,
-            "limits": {"websocket_connections": 0},
+            "expires_ms": None,
+            "limits": {"websocket_connections": 0, "requests_per_minute": 600},
         }
         assert (await served.get("/me")).json()["limits"] == {"websocket_connections": 5}
         assert len((await served.get("/trade-pairs", "k0")).json()) == 49
