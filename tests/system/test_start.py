@@ -72,13 +72,7 @@ def test_a_read_only_disk(validator: Validator, data_dir: Path) -> None:
     server = f"{sys.executable} {ROOT / 'api_manager.py'} --serve --api-rest-port 0 --api-ws-port 0"
     where = f"--validator-dir {validator.root} --data-dir {data_dir}"
     result = subprocess.run(
-        [
-            "unshare",
-            "-m",
-            "sh",
-            "-c",
-            f"{mounts} && {server} --validator-dir {validator.root} --data-dir {data_dir}",
-        ],
+        ["unshare", "-m", "sh", "-c", f"{mounts} && {server} {where}"],
         capture_output=True,
         text=True,
         timeout=60,
