@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA_DIR ?= .ptn
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup serve test lint bench soak clean
+.PHONY: help setup serve test lint docs bench soak clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -36,6 +36,10 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(STAMP)  ## build the documentation into site/, strictly
+	@test -x $(BIN)/zensical || { echo "The documentation tool needs Python 3.11 or newer."; exit 1; }
+	$(BIN)/zensical build --strict --clean
+
 bench: $(STAMP)  ## measure; ratios side by side
 	$(BIN)/python -m benchmarks $(ARGS)
 
@@ -43,4 +47,4 @@ soak: $(STAMP)  ## everything that can go wrong, at random; MINUTES=10
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(ARGS)
 
 clean:  ## remove the virtual environment, the demo's data and caches
-	rm -rf $(VENV) $(DATA_DIR) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DATA_DIR) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache site

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +60,42 @@ def test_commands_in_the_documentation_exist() -> None:
                     assert words[1] in targets, f"{page.name}: {line}"
                 if words[:1] == ["ptn"]:
                     assert re.search(rf"\b{words[1]}\b", ptn), f"{page.name}: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    """What stands in deploy/, tests/ and benchmarks/ and is told by its path."""
+    for path in re.findall(r"(?<![\w./-])((?:deploy|tests|benchmarks)/[\w./-]*\w)", page.read_text()):
+        assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_examples_can_be_imported(page: Path) -> None:
+    """They are Python, and every name that they import from here is one."""
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("ptn_api"):
+                module = importlib.import_module(str(node.module))
+                missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
+                assert missing == [], f"{page.name}: {node.module}"
+
+
+def test_the_documentation_builds(tmp_path: Path) -> None:
+    """`make docs`, which fails over a link or a heading that is not there; done on a copy."""
+    zensical = Path(sys.executable).parent / "zensical"
+    if not zensical.exists():
+        pytest.skip("zensical is not installed (it needs Python 3.11)")
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    shutil.copy(ROOT / "zensical.toml", tmp_path)
+    result = subprocess.run(
+        [zensical, "build", "--strict"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        env=os.environ | {"NO_COLOR": "1"},
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    built = {path.parent.name for path in (tmp_path / "site").glob("*/index.html")}
+    assert built >= {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
