@@ -85,7 +85,13 @@ class ServerUnreachableError(ClientError):
 
 
 class AuthenticationError(ClientError):
+    """`status` is the HTTP answer's, 401 or 403; None where the stream was refused, or there is no key."""
+
     code = "authentication"
+
+    def __init__(self, message: str, *, code: str | None = None, status: int | None = None) -> None:
+        super().__init__(message, code=code)
+        self.status = status
 
 
 class ResumeFailedError(ClientError):

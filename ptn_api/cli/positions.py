@@ -1,78 +1,94 @@
-"""`ptn positions`: every miner's positions, as a table on a terminal, plain when piped, JSON when asked."""
+"""`ptn positions` and `ptn miner`: positions, best miner first."""
 
 from __future__ import annotations
 
-import sys
-from datetime import datetime, timezone
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import msgspec
-import typer
-from rich.console import Console
-from rich.table import Table
-
-from ptn_api.cli.api_key import read_api_key
-from ptn_api.client.calls import Tier
+from ptn_api.cli.server import answer, asking
+from ptn_api.cli.table import factor, print_document, print_rows, utc
+from ptn_api.client import calls
+from ptn_api.client.exchange import Call
 from ptn_api.client.rest import PTNClient
+from ptn_api.errors import SettingsError
 from ptn_api.model.miner import MinerEntry
 from ptn_api.model.position import Position
 from ptn_api.model.trade_pair import pair_id
 
-__all__ = ["run"]
+__all__ = ["all_positions", "run", "run_miner"]
 
-_TIERS: tuple[Tier, ...] = (0, 30, 50, 100)
-_COLUMNS = ("miner", "pair", "type", "leverage", "entry price", "return", "orders", "opened")
+_TIERS: tuple[calls.Tier, ...] = (0, 30, 50, 100)
+_COLUMNS = ("miner", "pair", "type", "leverage", "entry price", "return", "orders", "opened", "closed")
 
 
-def run(url: str, api_key_file: Path | None, *, tier: int | None, miner: str | None, as_json: bool) -> None:
+def run(
+    url: str | None,
+    api_key_file: Path | None,
+    *,
+    tier: int | None,
+    miners: Sequence[str],
+    trade_pairs: Sequence[str],
+    status: str,
+    as_json: bool,
+) -> None:
     """Without a tier: the key's own."""
-    with PTNClient(url, read_api_key(api_key_file)) as client:
-        asked = client.me()["tier"] if tier is None else tier
-        shown: Tier | None = next((t for t in _TIERS if t == asked), None)
-        if shown is None:
-            raise typer.BadParameter("must be 0, 30, 50 or 100", param_hint="--tier")
-        entries = client.miner_positions(tier=shown, miners=[miner] if miner else [])
+    with asking(url, api_key_file) as client:
+        body, entries = answer(client, all_positions(client, tier, miners, trade_pairs, status))
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.encode(entries) + b"\n")
-    elif sys.stdout.isatty():
-        _print_table(entries)
+        print_document(body)
     else:
-        _print_lines(entries)
+        held = ((hotkey, position) for hotkey, entry in entries.items() for position in entry.positions)
+        print_rows(_COLUMNS, _rows(held), title=f"{len(entries)} miners, best first; {status} positions")
 
 
-def _rows(entries: dict[str, MinerEntry]) -> list[tuple[str, ...]]:
-    return [
-        (hotkey, *_row(position))
-        for hotkey, entry in entries.items()
-        for position in entry.positions
-        if not position.is_closed_position
-    ]
+def run_miner(url: str | None, api_key_file: Path | None, hotkey: str, *, as_json: bool) -> None:
+    """One miner, with all positions; piped, the summary goes first, as lines that begin with #."""
+    with asking(url, api_key_file) as client:
+        body, entry = answer(client, calls.miner(hotkey))
+    if as_json:
+        print_document(body)
+        return
+    for name, value in _summary(hotkey, entry):
+        print(f"# {name}: {value}")
+    print_rows(_COLUMNS, _rows((hotkey, position) for position in entry.positions))
 
 
-def _row(position: Position) -> tuple[str, ...]:
-    return (
-        pair_id(position.trade_pair),
-        position.position_type or "",
-        f"{position.net_leverage:+.4f}",
-        f"{position.average_entry_price:g}",
-        f"{position.current_return:.5f}",
-        str(len(position.orders)),
-        _utc(position.open_ms / 1000),
-    )
+def all_positions(
+    client: PTNClient,
+    tier: int | None,
+    miners: Sequence[str],
+    trade_pairs: Sequence[str],
+    status: str = "all",
+) -> Call[Any]:
+    """The call for all miners' positions, at that tier or the key's own."""
+    asked = client.me()["tier"] if tier is None else tier
+    shown = next((t for t in _TIERS if t == asked), None)
+    if shown is None:
+        raise SettingsError("--tier must be 0, 30, 50 or 100")
+    only: Any = None if status == "all" else status
+    return calls.miner_positions(shown, list(miners), list(trade_pairs), only)
 
 
-def _utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+def _rows(held: Iterable[tuple[str, Position]]) -> Iterator[tuple[str, ...]]:
+    for hotkey, position in held:
+        yield (
+            hotkey,
+            pair_id(position.trade_pair),
+            position.position_type or "",
+            f"{position.net_leverage:+.4f}",
+            f"{position.average_entry_price:g}",
+            factor(position.current_return),
+            str(len(position.orders)),
+            utc(position.open_ms),
+            utc(position.close_ms),
+        )
 
 
-def _print_table(entries: dict[str, MinerEntry]) -> None:
-    table = Table(*_COLUMNS, title=f"{len(entries)} miners, best first; open positions")
-    for row in _rows(entries):
-        table.add_row(f"{row[0][:8]}…", *row[1:])
-    Console().print(table)
-
-
-def _print_lines(entries: dict[str, MinerEntry]) -> None:
-    """Tab-separated, whole hotkeys, with a header."""
-    for row in [_COLUMNS, *_rows(entries)]:
-        print("\t".join(row))
+def _summary(hotkey: str, entry: MinerEntry) -> Iterator[tuple[str, object]]:
+    yield "miner", hotkey
+    yield "return over 90 days", factor(entry.thirty_day_returns)
+    yield "return over all time", factor(entry.all_time_returns)
+    yield "counted positions", entry.n_positions
+    yield "profitable", f"{entry.percentage_profitable:.1%}"
+    yield "tier", entry.tier

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
+from ptn_api.client import tables
+from ptn_api.client.documents import (
+    Checkpoint,
+    Ledgers,
+    Miner,
+    MinerPositions,
+    PositionChanges,
+    StatisticsDocument,
+)
+from ptn_api.client.download import Download, Progress
 from ptn_api.client.exchange import Call
 from ptn_api.client.message import PTNWebSocketMessage
-from ptn_api.model.miner import MinerEntry
+from ptn_api.model.statistics import Elimination, Eliminations, MinerStatistics
 from ptn_api.wire.frames import Format
 from ptn_api.wire.received import OrderMessage
 
-__all__ = ["Changes", "MessagePage", "Snapshot", "Tier"]
+if TYPE_CHECKING:
+    import polars
+
+__all__ = ["Changes", "Choice", "MessagePage", "Snapshot", "Status", "Tier"]
 
 T = TypeVar("T")
 
 Tier = Literal[0, 30, 50, 100]
+Status = Literal["open", "closed"]
+Choice = str | Sequence[str]
+"""One, or several of which each will do; none: all."""
 
 
 class MessagePage(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +46,10 @@ class MessagePage(msgspec.Struct, frozen=True, kw_only=True):
     next: int
     head: int
     epoch: str
+
+    def to_polars(self) -> polars.DataFrame:
+        """One row per order."""
+        return tables.messages(self.messages)
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,45 +72,57 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def miner_positions(
-    tier: Tier | None, miners: Sequence[str], trade_pairs: Sequence[str], status: str | None
-) -> Call[dict[str, MinerEntry]]:
+    tier: Tier | None, miner: Choice, trade_pair: Choice, status: Status | None
+) -> Call[MinerPositions]:
     return Call(
         "/miner-positions",
-        _typed(dict[str, MinerEntry]),
+        MinerPositions.read,
         tier=tier,
-        miner=list(miners),
-        trade_pair=list(trade_pairs),
+        miner=_several(miner),
+        trade_pair=_several(trade_pair),
         status=status,
     )
 
 
-def miner(hotkey: str) -> Call[MinerEntry]:
-    return Call(f"/miner-positions/{quote(hotkey, safe='')}", _typed(MinerEntry))
+def position_changes(since: str) -> Call[PositionChanges]:
+    return Call("/miner-positions", _typed(PositionChanges), kept=False, since=since)
+
+
+def miner(hotkey: str) -> Call[Miner]:
+    return Call(f"/miner-positions/{quote(hotkey, safe='')}", _typed(Miner))
 
 
 def hotkeys() -> Call[list[str]]:
     return Call("/miner-hotkeys", _typed(list[str]))
 
 
-def statistics(checkpoints: bool) -> Call[dict[str, Any]]:
-    return Call("/statistics", _plain, checkpoints=None if checkpoints else "false")
+def statistics(checkpoints: bool) -> Call[StatisticsDocument]:
+    return Call("/statistics", _typed(StatisticsDocument), checkpoints=None if checkpoints else "false")
 
 
-def miner_statistics(hotkey: str, checkpoints: bool) -> Call[dict[str, Any]]:
+def miner_statistics(hotkey: str, checkpoints: bool) -> Call[MinerStatistics]:
     path = f"/statistics/{quote(hotkey, safe='')}"
-    return Call(path, _plain, checkpoints=None if checkpoints else "false")
+    return Call(path, _typed(MinerStatistics), checkpoints=None if checkpoints else "false")
 
 
-def eliminations() -> Call[list[dict[str, Any]]]:
-    return Call("/eliminations", lambda body, _: list(msgspec.json.decode(body)["eliminations"]))
+def eliminations() -> Call[list[Elimination]]:
+    return Call("/eliminations", _eliminations)
+
+
+def checkpoint() -> Call[Checkpoint]:
+    return Call("/validator-checkpoint", _typed(Checkpoint))
+
+
+def checkpoint_file(to_file: str | os.PathLike[str], progress: Progress | None) -> Download:
+    return Download("/validator-checkpoint", to_file, progress)
 
 
 def document(path: str) -> Call[dict[str, Any]]:
     return Call(path, _plain)
 
 
-def perf_ledger(hotkey: str) -> Call[dict[str, Any]]:
-    return Call(f"/perf-ledger/{quote(hotkey, safe='')}", _plain)
+def perf_ledger(hotkey: str) -> Call[Ledgers]:
+    return Call(f"/perf-ledger/{quote(hotkey, safe='')}", _ledgers(hotkey))
 
 
 def health() -> Call[dict[str, Any]]:
@@ -100,35 +134,51 @@ def messages(
     after: int,
     epoch: str | None,
     limit: int,
-    miners: Sequence[str],
-    trade_pairs: Sequence[str],
+    miner: Choice,
+    trade_pair: Choice,
     format: Format,  # noqa: A002 - the protocol's word
 ) -> Call[MessagePage]:
     return Call(
         "/messages",
         _message_page,
+        kept=False,
         after=after,
         epoch=epoch,
         limit=limit,
-        miner=list(miners),
-        trade_pair=list(trade_pairs),
+        miner=_several(miner),
+        trade_pair=_several(trade_pair),
         format=format,
     )
 
 
 def snapshot() -> Call[Snapshot]:
-    return Call("/miner-positions", _snapshot)
+    return Call("/miner-positions", _snapshot, kept=False)
 
 
 def changes(epoch: str, revision: int) -> Call[Changes]:
-    return Call("/miner-positions", _changes, since=f"{epoch}:{revision}")
+    return Call("/miner-positions", _changes, kept=False, since=f"{epoch}:{revision}")
 
 
 # --- reading answers --------------------------------------------------------------------------------------
 
 
+def _several(choice: Choice) -> list[str]:
+    return [choice] if isinstance(choice, str) else list(choice)
+
+
+@cache  # the same function each time, by which the same question is known
 def _typed(kind: type[T]) -> Callable[[bytes, Mapping[str, str]], T]:
-    return lambda body, _: msgspec.json.decode(body, type=kind)
+    decoder = msgspec.json.Decoder(kind)
+    return lambda body, _: decoder.decode(body)
+
+
+@cache
+def _ledgers(hotkey: str) -> Callable[[bytes, Mapping[str, str]], Ledgers]:
+    return lambda body, _: Ledgers.read(hotkey, body)
+
+
+def _eliminations(body: bytes, headers: Mapping[str, str]) -> list[Elimination]:
+    return msgspec.json.decode(body, type=Eliminations).eliminations
 
 
 def _plain(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:

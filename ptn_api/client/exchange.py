@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 import httpx
 import msgspec
 
+from ptn_api.client.answer_cache import AnswerCache
 from ptn_api.errors import APIStatusError, AuthenticationError, ClientError, ServerUnreachableError
 
 __all__ = ["SEND", "Call", "Outcome", "Retries", "exchange"]
@@ -21,7 +22,10 @@ T = TypeVar("T")
 
 
 class Call(Generic[T]):
-    """A GET: `read` makes the result of the answer's body and headers; `accept` are statuses it reads."""
+    """A GET: `read` makes the result of the answer's body and headers; `accept` are statuses it reads.
+
+    `kept`: whether the result is worth keeping for the next time.
+    """
 
     def __init__(
         self,
@@ -29,12 +33,19 @@ class Call(Generic[T]):
         read: Callable[[bytes, Mapping[str, str]], T],
         *,
         accept: Sequence[int] = (200,),
+        kept: bool = True,
         **parameters: Any,
     ) -> None:
         self.path = path
         self.read = read
         self.accept = accept
+        self.kept = kept
         self.parameters = {name: value for name, value in parameters.items() if value not in (None, [], "")}
+        self.key = (path, read, msgspec.json.encode(self.parameters))
+        """What makes two questions the same."""
+
+    def result(self, response: httpx.Response) -> T:
+        return self.read(response.content, response.headers)
 
 
 class Retries(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,8 +72,10 @@ Outcome = httpx.Response | httpx.RequestError | None
 _AGAIN = {429, 503}
 
 
-def exchange(call: Call[T], retries: Retries) -> Generator[float | None, Outcome, T]:
+def exchange(call: Call[T], retries: Retries, cache: AnswerCache) -> Generator[float | None, Outcome, T]:
     """Yields SEND, and is sent the response or the error; or yields a pause in s. Returns the result.
+
+    A document that the server says is unchanged (304) is the one in the cache.
 
     Raises AuthenticationError (401, 403), APIStatusError, ServerUnreachableError, or ClientError with code
     `bad_answer` for an answer that makes no sense.
@@ -73,7 +86,7 @@ def exchange(call: Call[T], retries: Retries) -> Generator[float | None, Outcome
         if isinstance(outcome, httpx.Response) and (
             outcome.status_code in call.accept or outcome.status_code not in _AGAIN
         ):
-            return _result(call, outcome)
+            return _result(call, outcome, cache)
         asked = _retry_after(outcome) if isinstance(outcome, httpx.Response) else None
         pause = retries.pause(attempt, asked)
         if pause is None:
@@ -82,13 +95,19 @@ def exchange(call: Call[T], retries: Retries) -> Generator[float | None, Outcome
         attempt += 1
 
 
-def _result(call: Call[T], response: httpx.Response) -> T:
+def _result(call: Call[T], response: httpx.Response, cache: AnswerCache) -> T:
+    if response.status_code == 304 and (kept := cache.get(call.key)) is not None:
+        unchanged: T = kept
+        return unchanged
     if response.status_code not in call.accept:
         raise _failure(response)
     try:
-        return call.read(response.content, response.headers)
+        result = call.result(response)
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, ValueError) as error:
         raise ClientError(f"{call.path} makes no sense: {error}", code="bad_answer") from None
+    if call.kept:
+        cache.keep(call.key, response.headers.get("etag"), result)
+    return result
 
 
 def _failure(outcome: Outcome) -> ClientError:
@@ -97,7 +116,7 @@ def _failure(outcome: Outcome) -> ClientError:
     body = _error_body(outcome)
     message = body.error or f"status {outcome.status_code}"
     if outcome.status_code in (401, 403):
-        return AuthenticationError(message, code=body.code)
+        return AuthenticationError(message, code=body.code, status=outcome.status_code)
     return APIStatusError(message, status=outcome.status_code, code=body.code)
 
 

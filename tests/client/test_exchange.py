@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -80,7 +81,7 @@ def test_a_key_that_will_not_do_is_an_authentication_error(status: int) -> None:
     script = Script(answer(status, {"error": "Unauthorized access", "code": "unauthorized"}))
     error = raised(script)
     assert isinstance(error, AuthenticationError)
-    assert (str(error), error.code) == ("Unauthorized access", "unauthorized")
+    assert (str(error), error.code, error.status) == ("Unauthorized access", "unauthorized", status)
     assert len(script.requests) == 1
 
 
@@ -150,7 +151,7 @@ def test_only_what_was_given_is_asked() -> None:
     script = Script(answer(body={}))
     with client(script) as api:
         api.miner_positions()
-        api.miner_positions(tier=0, miners=["a", "b"], trade_pairs=["BTCUSD"], status="open")
+        api.miner_positions(tier=0, miner=["a", "b"], trade_pair="BTCUSD", status="open")
         api.call(Call("/x", lambda body, headers: None))
         api.statistics(checkpoints=False)
         api.perf_ledger("a/b")
@@ -176,6 +177,118 @@ def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
     """Before anything is sent."""
     with pytest.raises(SettingsError):
         PTNClient(url, "k")
+
+
+# --- unchanged documents ----------------------------------------------------------------------------------
+
+
+def unchanged() -> httpx.Response:
+    return httpx.Response(304)
+
+
+def test_an_unchanged_document_is_the_same_object() -> None:
+    """It is asked for by its ETag, and neither sent nor read again."""
+    script = Script(
+        answer(body=["5A"], etag='"1"'), unchanged(), answer(body=["5B"], etag='"2"'), unchanged()
+    )
+    with client(script) as api:
+        first, second, third, fourth = (api.hotkeys() for _ in range(4))
+    assert first is second
+    assert third is fourth
+    assert (first, third) == (["5A"], ["5B"])
+    asked = [r.headers.get("if-none-match") for r in script.requests]
+    assert asked == [None, '"1"', '"1"', '"2"']
+
+
+def test_questions_are_told_apart_by_path_and_parameters() -> None:
+    """And by what is made of the answer."""
+    script = Script(answer(body={}, etag='"1"'))
+    with client(script) as api:
+        api.miner_positions(status="open")
+        api.miner_positions(status="closed")
+        api.statistics()
+        api.perf_ledger("a")
+        api.perf_ledger("b")
+        api.miner_positions(status="open")
+        api.perf_ledger("a")
+    asked = [r.headers.get("if-none-match") for r in script.requests]
+    assert asked == [None] * 5 + ['"1"', '"1"']
+
+
+def test_only_so_many_answers_are_kept() -> None:
+    """Those used last; none if so asked."""
+    for size, expected in ((0, [None] * 5), (2, [None, None, '"1"', None, None])):
+        script = Script(answer(body={}, etag='"1"'))
+        with PTNClient(URL, "k", cache=size, transport=httpx.MockTransport(script)) as api:
+            for hotkey in ("a", "b", "a", "c", "b"):
+                api.perf_ledger(hotkey)
+        assert [r.headers.get("if-none-match") for r in script.requests] == expected
+
+
+def test_a_304_that_nobody_asked_for_is_told() -> None:
+    """By a proxy, perhaps."""
+    error = raised(Script(unchanged()))
+    assert isinstance(error, APIStatusError)
+    assert error.status == 304
+
+
+# --- downloads --------------------------------------------------------------------------------------------
+
+
+def test_a_download_is_written_as_it_comes(tmp_path: Path) -> None:
+    """The file is there when it is whole; the progress is told in bytes as they travel."""
+    told: list[tuple[int, int | None]] = []
+    body = b'{"positions":{}}'
+    stream = httpx.Response(200, stream=httpx.ByteStream(body), headers={"content-length": "16"})
+    target = tmp_path / "checkpoint.json"
+    with PTNClient(URL, "k", transport=httpx.MockTransport(lambda request: stream)) as api:
+        assert api.validator_checkpoint(target, lambda *now: told.append(now)) == target
+    assert target.read_bytes() == body
+    assert told == [(16, 16)]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+class Torn(httpx.SyncByteStream):
+    """A body whose connection breaks."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b'{"posi'
+        raise httpx.ReadError("broken")
+
+
+def test_a_broken_download_leaves_nothing_and_is_tried_again(tmp_path: Path) -> None:
+    """An older file stands until a new one is whole."""
+    target = tmp_path / "checkpoint.json"
+    target.write_text("before")
+    bodies: list[httpx.Response] = [httpx.Response(200, stream=Torn()) for _ in range(4)]
+    transport = httpx.MockTransport(lambda request: bodies.pop(0))
+    with PTNClient(URL, "k", retries=QUICK, transport=transport) as api:
+        with pytest.raises(ServerUnreachableError):
+            api.validator_checkpoint(target)
+        assert target.read_text() == "before"
+        assert list(tmp_path.iterdir()) == [target]
+        bodies.append(httpx.Response(200, content=b"{}"))
+        api.validator_checkpoint(target)
+    assert target.read_text() == "{}"
+
+
+def test_a_refused_download_is_an_error_as_any(tmp_path: Path) -> None:
+    """With the server's sentence, and no file."""
+    script = Script(answer(403, {"error": "Validator checkpoint data requires tier 100 access"}))
+    error = raised(script, lambda api: api.validator_checkpoint(tmp_path / "file"))
+    assert isinstance(error, AuthenticationError)
+    assert "tier 100" in str(error)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_the_asynchronous_client_downloads_too(tmp_path: Path) -> None:
+    """The same way."""
+    transport = httpx.MockTransport(Script(answer(body={})))
+    async with AsyncPTNClient(URL, "k", transport=transport) as api:
+        assert (await api.validator_checkpoint(tmp_path / "file")).read_text() == "{}"
+
+
+# --- both clients -----------------------------------------------------------------------------------------
 
 
 async def test_the_asynchronous_client_does_the_same() -> None:

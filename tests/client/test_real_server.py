@@ -129,15 +129,60 @@ async def test_every_route_is_understood() -> None:
         assert entries[OTHER_MINER].positions[0].orders[0].order_type == "LONG"
         assert (await api.miner(MINER)).n_positions == 1
         assert MINER in await api.hotkeys()
-        assert "checkpoints" not in (await api.statistics(checkpoints=False))["data"][0]
-        assert (await api.miner_statistics(MINER))["hotkey"] == MINER
-        assert (await api.eliminations())[0]["hotkey"] == OTHER_MINER
-        assert "positions" in await api.validator_checkpoint()
-        assert "portfolio" in await api.perf_ledger(MINER)
+        assert [m.checkpoints for m in (await api.statistics(checkpoints=False)).data] == [None, None]
+        assert (await api.miner_statistics(MINER, checkpoints=False)).weight == 1.0
+        assert [(e.hotkey, e.dd) for e in await api.eliminations()] == [(OTHER_MINER, 0.9)]
+        assert set((await api.validator_checkpoint()).positions) >= {MINER, OTHER_MINER}
+        assert set(await api.perf_ledger(MINER)) == {"portfolio", "BTCUSD"}
+        assert (await api.perf_ledger("older"))["portfolio"].initialization_time_ms == 1
         assert (await api.me())["tier"] == 100
         assert "status" in await api.health()
         with pytest.raises(APIStatusError, match="Miner ID not found"):
             await api.miner("nobody")
+
+
+async def test_an_unchanged_document_is_not_sent_again() -> None:
+    """In whatever coding it came; a change is seen at once."""
+    async with serving() as served, AsyncPTNClient(served.url, REST_KEY) as api:
+        before = await api.miner_positions()
+        assert await api.miner_positions() is before
+        served.log.append([written(position(9, [order(9)]))], served.clock.now_ms)
+        await served.until(lambda: _holds(api, uuid(9)))
+        assert before.epoch == served.log.epoch
+
+
+async def _holds(api: AsyncPTNClient, position_uuid: str) -> bool:
+    return any(p.position_uuid == position_uuid for p in (await api.miner_positions()).positions())
+
+
+async def test_what_changed_can_be_asked_for_alone() -> None:
+    """From an answer's cursor to the next; lower tiers have none."""
+    log = filled_log([written(position(1, [order(1)])), written(position(2, [order(2)]))])
+    async with serving(log) as served, AsyncPTNClient(served.url, REST_KEY) as api:
+        whole = await api.miner_positions()
+        log.append(
+            [written(position(3, [order(3)])), PositionRemoved(miner_hotkey=MINER, position_uuid=uuid(1))], T0
+        )
+        assert whole.cursor is not None
+        changes = await api.miner_positions(since=whole.cursor)
+        assert [p.position_uuid for p in changes.positions[MINER]] == [uuid(3)]
+        assert changes.removed == [(MINER, uuid(1))]
+        assert (await api.miner_positions(since=changes.cursor)).positions == {}
+        lower = await api.miner_positions(tier=50)
+        assert (lower.cursor, lower.as_of_ms) == (None, served.clock.now_ms - 86_400_000)
+        with pytest.raises(APIStatusError) as caught:
+            await api.miner_positions(since="another:1")
+        assert caught.value.status == 410
+
+
+async def test_the_checkpoint_goes_to_a_file(tmp_path: Path) -> None:
+    """As a validator would restore from it."""
+    told: list[tuple[int, int | None]] = []
+    async with serving() as served, AsyncPTNClient(served.url, REST_KEY) as api:
+        file = await api.validator_checkpoint(tmp_path / "checkpoint.json", lambda *now: told.append(now))
+        whole = await api.validator_checkpoint()
+    assert msgspec.json.decode(file.read_bytes(), type=type(whole)) == whole
+    assert told[-1][0] == told[-1][1]
 
 
 async def test_messages_can_be_fetched_by_rest() -> None:
@@ -162,7 +207,7 @@ async def test_the_blocking_client_speaks_to_the_real_server() -> None:
 
         def ask() -> int:
             with PTNClient(served.url, REST_KEY) as api:
-                return len(api.miner_positions(miners=[MINER]))
+                return len(api.miner_positions(miner=MINER))
 
         assert await asyncio.to_thread(ask) == 1
         with PTNClient(served.url, "k0") as api, pytest.raises(AuthenticationError, match="tier 100"):

@@ -1,0 +1,185 @@
+"""Positions, orders, statistics and ledgers as Polars data frames; `pip install 'ptn-api[dataframe]'`.
+
+One row per position, order, miner or ledger checkpoint; flat columns, made straight from the structs; times
+are UTC datetimes (`opened_at` of `open_ms`), what is absent is null. Polars is imported when a table is made.
+Every function raises ClientError with code `no_polars` where it is not installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from ptn_api.client.message import PTNWebSocketMessage
+from ptn_api.errors import ClientError
+from ptn_api.model.order import Order
+from ptn_api.model.position import Position
+from ptn_api.model.statistics import MinerStatistics, PerfCheckpoint, PerfLedger
+from ptn_api.model.trade_pair import pair_id
+
+if TYPE_CHECKING:
+    import polars
+
+__all__ = ["Rows", "ledgers", "messages", "orders", "positions", "positions_or_orders", "statistics"]
+
+Rows = Literal["positions", "orders"]
+"""What a table of positions has a row for."""
+
+_Kind = Literal["text", "side", "float", "int", "bool", "time"]
+_Columns = dict[str, tuple[_Kind, Sequence[Any]]]
+
+
+def positions(found: Iterable[Position]) -> polars.DataFrame:
+    """One row per position."""
+    rows = list(found)
+    return _frame(_position_columns(rows) | {"n_orders": ("int", [len(p.orders) for p in rows])})
+
+
+def orders(found: Iterable[Position]) -> polars.DataFrame:
+    """One row per order, with what it belongs to; `place` is its place in the position's list, from 1."""
+    rows = [(p, place, o) for p in found for place, o in enumerate(p.orders, 1)]
+    belongs: _Columns = {
+        "miner_hotkey": ("text", [p.miner_hotkey for p, _, _ in rows]),
+        "position_uuid": ("text", [p.position_uuid for p, _, _ in rows]),
+        "trade_pair": ("text", [pair_id(p.trade_pair) for p, _, _ in rows]),
+        "place": ("int", [place for _, place, _ in rows]),
+    }
+    return _frame(belongs | _order_columns([o for _, _, o in rows]))
+
+
+def messages(found: Iterable[PTNWebSocketMessage]) -> polars.DataFrame:
+    """One row per message of the stream: the new order, and its position's leverage and returns after it."""
+    rows = list(found)
+    told: _Columns = {
+        "sequence": ("int", [m.sequence for m in rows]),
+        "seen_at": ("time", [m.timestamp for m in rows]),
+        "late": ("bool", [m.late for m in rows]),
+        "replay": ("bool", [m.replay for m in rows]),
+        "miner_hotkey": ("text", [m.position.miner_hotkey for m in rows]),
+        "position_uuid": ("text", [m.position.position_uuid for m in rows]),
+        "trade_pair": ("text", [str(m.new_order.trade_pair) for m in rows]),
+    }
+    after: _Columns = {
+        "net_leverage": ("float", [m.position.net_leverage for m in rows]),
+        "current_return": ("float", [m.position.current_return for m in rows]),
+        "return_at_close": ("float", [m.position.return_at_close for m in rows]),
+    }
+    return _frame(told | _order_columns([m.new_order for m in rows]) | after)
+
+
+def statistics(found: Iterable[MinerStatistics]) -> polars.DataFrame:
+    """One row per miner; what is nested has a column per value (`scores.omega.value`), lists are left out."""
+    flat = [_flat(miner) for miner in found]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    return _frame({name: _guessed([row.get(name) for row in flat]) for name in names})
+
+
+def ledgers(found: Mapping[str, Mapping[str, PerfLedger]]) -> polars.DataFrame:
+    """One row per checkpoint of `{hotkey: {"portfolio" or trade pair: ledger}}`."""
+    rows = [
+        (hotkey, pair, checkpoint)
+        for hotkey, by_pair in found.items()
+        for pair, ledger in by_pair.items()
+        for checkpoint in ledger.cps
+    ]
+    columns: _Columns = {
+        "hotkey": ("text", [hotkey for hotkey, _, _ in rows]),
+        "trade_pair": ("text", [pair for _, pair, _ in rows]),
+        "updated_at": ("time", [c.last_update_ms for _, _, c in rows]),
+    }
+    for name in PerfCheckpoint.__struct_fields__[1:]:
+        kind: _Kind = "int" if name in ("accum_ms", "open_ms", "n_updates") else "float"
+        columns[name] = (kind, [getattr(c, name) for _, _, c in rows])
+    return _frame(columns)
+
+
+def positions_or_orders(found: Iterable[Position], rows: Rows) -> polars.DataFrame:
+    """What `rows` asks for."""
+    return positions(found) if rows == "positions" else orders(found)
+
+
+# --- columns ----------------------------------------------------------------------------------------------
+
+
+def _position_columns(rows: Sequence[Position]) -> _Columns:
+    columns: _Columns = {
+        "miner_hotkey": ("text", [p.miner_hotkey for p in rows]),
+        "position_uuid": ("text", [p.position_uuid for p in rows]),
+        "trade_pair": ("text", [pair_id(p.trade_pair) for p in rows]),
+        "position_type": ("side", [p.position_type for p in rows]),
+        "is_closed_position": ("bool", [p.is_closed_position for p in rows]),
+        "opened_at": ("time", [p.open_ms for p in rows]),
+        "closed_at": ("time", [p.close_ms if p.is_closed_position else None for p in rows]),
+    }
+    for name in (
+        "net_leverage",
+        "average_entry_price",
+        "cumulative_entry_value",
+        "realized_pnl",
+        "current_return",
+        "return_at_close",
+    ):
+        columns[name] = ("float", [getattr(p, name) for p in rows])
+    return columns
+
+
+def _order_columns(rows: Sequence[Order]) -> _Columns:
+    columns: _Columns = {
+        "order_uuid": ("text", [o.order_uuid for o in rows]),
+        "processed_at": ("time", [o.processed_ms for o in rows]),
+        "order_type": ("side", [o.order_type for o in rows]),
+    }
+    for name in ("leverage", "price", "bid", "ask", "slippage"):
+        columns[name] = ("float", [getattr(o, name) for o in rows])
+    return columns | {"src": ("int", [o.src for o in rows])}
+
+
+def _flat(miner: MinerStatistics) -> dict[str, Any]:
+    """By dotted name, with the values that are no lists."""
+    found: dict[str, Any] = {}
+
+    def take(name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                take(f"{name}.{key}", inner)
+        elif value is not None and not isinstance(value, list):
+            found[name] = value
+
+    for name in miner.__struct_fields__:
+        take(name, getattr(miner, name))
+    return found
+
+
+def _guessed(values: list[Any]) -> tuple[_Kind, list[Any]]:
+    """For values that nobody promised a type of."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {bool} and kinds:
+        return "bool", values
+    if kinds <= {int} and kinds:
+        return "int", values
+    if kinds <= {int, float}:
+        return "float", values
+    return "text", [value if value is None or isinstance(value, str) else _text(value) for value in values]
+
+
+def _text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _frame(columns: _Columns) -> polars.DataFrame:
+    try:
+        import polars as pl
+    except ImportError:
+        raise ClientError("tables need Polars: pip install 'ptn-api[dataframe]'", code="no_polars") from None
+    side = pl.Enum(["LONG", "SHORT", "FLAT"])
+    made: dict[_Kind, Callable[[str, Sequence[Any]], polars.Series]] = {
+        "text": lambda name, values: pl.Series(name, values, pl.String),
+        "side": lambda name, values: pl.Series(name, values, side),
+        "float": lambda name, values: pl.Series(name, values, pl.Float64, strict=False),
+        "int": lambda name, values: pl.Series(name, values, pl.Int64),
+        "bool": lambda name, values: pl.Series(name, values, pl.Boolean),
+        "time": lambda name, values: pl.Series(name, values, pl.Int64).cast(pl.Datetime("ms", "UTC")),
+    }
+    return pl.DataFrame([made[kind](name, values) for name, (kind, values) in columns.items()])
