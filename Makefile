@@ -40,7 +40,9 @@ docs: $(STAMP)  ## build the documentation into site/, strictly
 	@test -x $(BIN)/zensical || { echo "The documentation tool needs Python 3.11 or newer."; exit 1; }
 	$(BIN)/zensical build --strict --clean
 
-bench: $(STAMP)  ## measure; ratios side by side
+bench: $(STAMP)  ## measure; ratios side by side, some 15 minutes; ARGS="--help"
+	@$(BIN)/python -c 'import flask, waitress' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m benchmarks $(ARGS)
 
 soak: $(STAMP)  ## everything that can go wrong, at random; MINUTES=10

@@ -1,4 +1,4 @@
-"""The table that a run of the benchmarks fills."""
+"""The table that a run of the benchmarks fills, and the ratios that are compared with targets."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 class Figures:
-    """Rows of (what, figures by name), printed as they come and together at the end."""
+    """Rows of (what, figures by name), printed as they come; and the targets, printed together at the end."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
+        self.targets: list[dict[str, Any]] = []
 
     def add(self, what: str, **figures: float | str) -> None:
         self.rows.append({"what": what} | figures)
-        print(self._line(self.rows[-1]), flush=True)
+        print(_line(self.rows[-1]), flush=True)
 
     def add_times(self, what: str, milliseconds: Sequence[float]) -> None:
         self.add(
@@ -34,9 +35,40 @@ class Figures:
             max_ms=round(max(milliseconds), 2),
         )
 
-    def print(self) -> None:
-        print("\n" + "\n".join(self._line(row) for row in self.rows))
+    def target(
+        self, what: str, value: float, *, at_least: float | None = None, at_most: float | None = None
+    ) -> None:
+        """A row of the table of targets."""
+        met = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
+        wanted = f">= {at_least:,}" if at_least is not None else f"<= {at_most:,}"
+        self.targets.append({"what": what, "measured": _short(value), "target": wanted, "met": met})
 
-    def _line(self, row: dict[str, Any]) -> str:
-        figures = "  ".join(f"{name}={value}" for name, value in row.items() if name != "what")
-        return f"{row['what']:<58} {figures}"
+    def skip(self, what: str, why: str) -> None:
+        """Something that cannot be measured here; it says so, here and in the table."""
+        self.add(f"SKIPPED: {what}", why=why)
+        self.targets.append({"what": what, "measured": None, "target": f"skipped: {why}", "met": None})
+
+    def print(self) -> None:
+        print("\n" + "\n".join(_line(row) for row in self.rows))
+        if self.targets:
+            print("\n" + self.table())
+
+    def table(self) -> str:
+        """The targets as a Markdown table."""
+        words = {True: "yes", False: "**no**", None: "-"}
+        rows = [
+            f"| {one['what']} | {one['measured'] if one['measured'] is not None else '-'} "
+            f"| {one['target']} | {words[one['met']]} |"
+            for one in self.targets
+        ]
+        return "\n".join(["| what | measured | target | met |", "|---|---|---|---|", *rows])
+
+
+def _short(value: float) -> float | int:
+    """Three digits that mean something."""
+    return round(value) if abs(value) >= 100 else float(f"{value:.3g}")
+
+
+def _line(row: dict[str, Any]) -> str:
+    figures = "  ".join(f"{name}={value}" for name, value in row.items() if name != "what")
+    return f"{row['what']:<66} {figures}"

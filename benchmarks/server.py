@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from tests.system.api import Api, api
 from tests.system.follower import Follower
 from tests.system.validator import Validator
 
-__all__ = ["BenchValidator", "Refreshes", "build", "running"]
+__all__ = ["BenchValidator", "Refreshes", "build", "prepared", "running"]
 
 DEFAULT_PERIODS = {
     "sweep_ms": 5_000,
@@ -45,7 +47,8 @@ class BenchValidator(Validator):
         self.placed = []
         self.miner = factories.MINER
         self.moved_ns = 0
-        self._count = 0
+        self._count = int(time.time()) % 10**8 * 1_000
+        """Numbers that no earlier run gave to an order in the same directory."""
 
     def place(
         self, n_orders: int = 1, *, miner: str = factories.MINER, closed: bool = False
@@ -71,11 +74,24 @@ def build(folder: Path, arguments: argparse.Namespace) -> BenchValidator:
     return BenchValidator(folder / "validator")
 
 
+def prepared(folder: Path, arguments: argparse.Namespace) -> BenchValidator:
+    """The same with a log that knows it: made once per run of the benchmarks, then copied."""
+    size = f"{arguments.miners}x{arguments.positions}-{arguments.seed}"
+    made = Path(arguments.keep) / size
+    if not (made / "data").exists():
+        build(made, arguments)
+        with api(made / "data", validator_dir=made / "validator", wait=False, **DEFAULT_PERIODS) as server:
+            server.wait_ready(600)
+    # The validator's files stay where they are: the log knows them by their inodes.
+    shutil.copytree(made / "data", folder / "data", ignore=shutil.ignore_patterns("bells"))
+    return BenchValidator(made / "validator")
+
+
 @contextmanager
 def running(
     folder: Path, arguments: argparse.Namespace
 ) -> Iterator[tuple[Api, BenchValidator, Follower, str]]:
-    validator = build(folder, arguments)
+    validator = prepared(folder, arguments)
     key = add_key(folder / "api_keys.json", "bench", 100)
     with (
         api(folder / "data", validator_dir=validator.root, **DEFAULT_PERIODS) as server,
@@ -85,12 +101,13 @@ def running(
 
 
 class Refreshes:
-    """Rewrites every open position with a moved return, as a validator does once a minute, in a thread."""
+    """Rewrites open positions with a moved return, evenly over each period, in a thread."""
 
-    def __init__(self, validator: BenchValidator, *, every_s: float) -> None:
+    def __init__(self, validator: BenchValidator, *, every_s: float, positions: int = 500) -> None:
         self.written = 0
         self._validator = validator
-        self._every_s = every_s
+        self._pause_s = every_s / positions
+        self._files = list(validator.root.glob("validation/miners/*/positions/*/open/*"))[:positions]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -103,11 +120,10 @@ class Refreshes:
         self._thread.join()
 
     def _run(self) -> None:
-        files = list(self._validator.root.glob("validation/miners/*/positions/*/open/*"))[:500]
-        while not self._stop.is_set():
-            for path in files:
-                position = json.loads(path.read_text())
-                position["current_return"] *= 1.0001
-                self._validator.write(position)
-                self.written += 1
-            self._stop.wait(self._every_s)
+        for path in itertools.cycle(self._files):
+            if self._stop.wait(self._pause_s):
+                return
+            position = json.loads(path.read_text())
+            position["current_return"] *= 1.0001
+            self._validator.write(position)
+            self.written += 1

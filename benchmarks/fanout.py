@@ -1,0 +1,224 @@
+"""Fan-out: the same kilobyte to every client, beside what else could do it.
+
+All of them send from one core, and the same sink reads on the other. Rounds alternate, and the best of
+each counts: what disturbs a machine makes every contestant slower, never faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import native
+from benchmarks.figures import Figures
+from benchmarks.machine import LOAD, SERVER, cpu_seconds, start
+from benchmarks.orders import END, client, filled_log, message, written
+from benchmarks.peers import Nchan, nchan_installed
+from benchmarks.stream_process import KEY
+from ptn_api.event_log.contract import PositionWritten
+
+__all__ = ["Round", "run", "sink"]
+
+ROUNDS = 3
+_PYTHON = sys.executable
+
+
+class Round(NamedTuple):
+    """One contestant's round: messages x clients, seconds until the last came, CPU seconds."""
+
+    deliveries: int
+    seconds: float
+    cpu: float
+
+    @property
+    def rate(self) -> float:
+        return self.deliveries / self.seconds
+
+
+def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
+    clients, messages = arguments.clients, arguments.messages
+    contestants: dict[str, Callable[[], Round]] = {
+        "plain send() loop, C": lambda: _plain(clients, messages, in_c=True),
+        "plain send() loop, Python": lambda: _plain(clients, messages, in_c=False),
+        "this stream": lambda: _ours(clients, messages),
+        "nchan": lambda: _nchan(clients, messages),
+        "await send() client by client": lambda: _awaiting(clients, messages // 4),
+    }
+    if native.compiler() is None:
+        del contestants["plain send() loop, C"]
+        figures.skip("plain send() loop in C", "no compiler")
+    if not nchan_installed():
+        del contestants["nchan"]
+        figures.skip("nchan", "apt-get install nginx libnginx-mod-nchan")
+    rounds: dict[str, list[Round]] = {name: [] for name in contestants}
+    for _ in range(ROUNDS):
+        for name, contestant in contestants.items():
+            rounds[name].append(contestant())
+    best = {name: max(them, key=lambda one: one.rate) for name, them in rounds.items()}
+    cpu = {name: min(one.cpu / one.deliveries for one in them) * 1e6 for name, them in rounds.items()}
+    for name, one in best.items():
+        figures.add(
+            f"fan-out, {clients} clients, 1 KB, one by one: {name}",
+            per_s=round(one.rate),
+            us_cpu=round(cpu[name], 2),
+        )
+    ours = best["this stream"].rate
+    for name, wanted in (
+        ("plain send() loop, C", 0.85),
+        ("plain send() loop, Python", 0.85),
+        ("nchan", 1.0),
+        ("await send() client by client", 5.0),
+    ):
+        if name in best:
+            figures.target(f"fan-out one by one / {name}", ours / best[name].rate, at_least=wanted)
+    _burst(folder, arguments, figures)
+
+
+# --- the receiving end ------------------------------------------------------------------------------------
+
+
+def sink(sockets: Sequence[socket.socket]) -> subprocess.Popen[str]:
+    """Reads from all of them on the load's core."""
+    process = start([*native.command("sink"), str(len(sockets)), END], LOAD, sockets)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[float, int]:
+    """The monotonic time at which the last client had everything, and the bytes that came."""
+    out, _ = process.communicate(timeout=300)
+    at, size, _ = out.split()
+    return float(at), int(size)
+
+
+def _closed(sockets: Sequence[socket.socket]) -> None:
+    for one in sockets:
+        one.close()
+
+
+# --- contestants ------------------------------------------------------------------------------------------
+
+
+def _plain(clients: int, messages: int, *, in_c: bool) -> Round:
+    size = len(message()) + 4
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
+        here, there = [], []
+        for _ in range(clients):
+            there.append(socket.create_connection(listener.getsockname()))
+            here.append(listener.accept()[0])
+    command = native.command("sendloop", native=in_c)
+    sender = start([*command, str(clients), str(messages), str(size), END], SERVER, here)
+    receiver = sink(there)
+    began = time.monotonic()
+    assert sender.stdin is not None
+    sender.stdin.write("\n")
+    sender.stdin.flush()
+    ended, _ = finished(receiver)
+    cpu = float(sender.communicate()[0])
+    _closed(here + there)
+    return Round(clients * messages, ended - began, cpu)
+
+
+def _ours(clients: int, messages: int) -> Round:
+    with tempfile.TemporaryDirectory(prefix="ptn-bench-") as folder:
+        with filled_log(Path(folder)) as log:
+            server = start([_PYTHON, "-m", "benchmarks.stream_process", folder, "one"], SERVER)
+            assert server.stdin is not None
+            assert server.stdout is not None
+            port = int(server.stdout.readline())
+            sockets = [client(port, KEY) for _ in range(clients)]
+            now = time.time_ns() // 1_000_000
+            for number in range(0, messages, 500):
+                some = [written(n) for n in range(number, min(number + 500, messages - 1))]
+                log.append(some, now)
+            log.append([_last(messages)], now)
+        receiver = sink(sockets)
+        began = time.monotonic()
+        server.stdin.write("\n")
+        server.stdin.flush()
+        ended, _ = finished(receiver)
+        cpu = float(server.stdout.readline())
+        _closed(sockets)
+        server.communicate()
+    return Round(clients * messages, ended - began, cpu)
+
+
+def _last(number: int) -> PositionWritten:
+    return written(number, comment=END)
+
+
+def _nchan(clients: int, messages: int) -> Round:
+    with Nchan() as nchan:
+        sockets = [nchan.subscriber() for _ in range(clients)]
+        receiver = sink(sockets)
+        cpu, began = nchan.cpu(), time.monotonic()
+        body = message()
+        nchan.publish(body for _ in range(messages - 1))
+        nchan.publish([body[: -len(END)] + END.encode()])
+        ended, _ = finished(receiver)
+        _closed(sockets)
+        return Round(clients * messages, ended - began, nchan.cpu() - cpu)
+
+
+def _awaiting(clients: int, messages: int) -> Round:
+    server = start([_PYTHON, "-m", "benchmarks.awaiting", str(clients), str(messages)], SERVER)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    port = int(server.stdout.readline())
+    sockets = [client(port, KEY) for _ in range(clients)]
+    receiver = sink(sockets)
+    began, cpu = time.monotonic(), cpu_seconds(server.pid)
+    server.stdin.write("\n")
+    server.stdin.flush()
+    ended, _ = finished(receiver)
+    cpu = cpu_seconds(server.pid) - cpu
+    _closed(sockets)
+    server.kill()
+    server.communicate()
+    return Round(clients * messages, ended - began, cpu)
+
+
+# --- bursts -----------------------------------------------------------------------------------------------
+
+
+def _burst(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
+    """Orders as fast as a log takes them, from appending the first to the last client's last message."""
+    orders, clients = arguments.burst, arguments.clients
+    changes = [written(n) for n in range(orders - 1)] + [_last(orders)]
+    rounds = []
+    for number in range(ROUNDS):
+        data = folder / f"burst-{number}"
+        with filled_log(data) as log:
+            server = start([_PYTHON, "-m", "benchmarks.stream_process", str(data), "log"], SERVER)
+            assert server.stdout is not None
+            sockets = [client(int(server.stdout.readline()), KEY) for _ in range(1)]
+            port = sockets[0].getpeername()[1]
+            sockets += [client(port, KEY) for _ in range(clients - 1)]
+            receiver = sink(sockets)
+            began, cpu = time.monotonic(), cpu_seconds(server.pid)
+            for at in range(0, orders, 250):  # what gathers while one append runs goes into the next
+                log.append(changes[at : at + 250], time.time_ns() // 1_000_000)
+            appended = time.monotonic()
+            ended, size = finished(receiver)
+            cpu = cpu_seconds(server.pid) - cpu
+            _closed(sockets)
+            server.communicate()
+        rounds.append(Round(clients * orders, ended - began, cpu))
+        took = round((appended - began) * 1000)
+    best = max(rounds, key=lambda one: one.rate)
+    figures.add(
+        f"fan-out, {clients} clients, burst of {orders} orders",
+        per_s=round(best.rate),
+        us_cpu=round(best.cpu / best.deliveries * 1e6, 2),
+        MB_per_s=round(size / best.seconds / 1e6),
+        appended_ms=took,
+    )
+    figures.target("fan-out in bursts, deliveries/s", best.rate, at_least=1_000_000)

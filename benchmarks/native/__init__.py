@@ -1,0 +1,29 @@
+"""The load generators: in C where there is a compiler, else the same in Python (slower, and said so)."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+__all__ = ["command", "compiler"]
+
+_HERE = Path(__file__).parent
+
+
+def compiler() -> str | None:
+    return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+
+
+@cache
+def command(name: str, *, native: bool = True) -> tuple[str, ...]:
+    """The command that runs `sink` or `sendloop`."""
+    found = compiler() if native else None
+    if found is None:
+        return (sys.executable, str(_HERE / f"{name}.py"))
+    program = Path(tempfile.mkdtemp(prefix="ptn-bench-native-")) / name
+    subprocess.run([found, "-O2", "-o", str(program), str(_HERE / f"{name}.c")], check=True)
+    return (str(program),)

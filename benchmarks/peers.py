@@ -1,0 +1,149 @@
+"""Peers that are measured in the same run where they are installed: nginx, nchan, wrk."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks.machine import SERVER, cpu_seconds, installed, start
+
+__all__ = ["INSTALL", "Nchan", "Nginx", "nchan_installed"]
+
+INSTALL = "apt-get install nginx libnginx-mod-nchan wrk"
+
+_NCHAN_MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
+_CONFIG = """
+{modules}
+daemon off;
+worker_processes 1;
+user root;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log;
+events {{ worker_connections 10000; }}
+http {{
+    access_log off;
+    sendfile on;
+    tcp_nopush on;
+    keepalive_requests 100000000;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    types {{ application/json json; }}
+    {extra_http}
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        root {folder}/files;
+        {locations}
+    }}
+}}
+"""
+
+
+def nchan_installed() -> bool:
+    return installed("nginx") and _NCHAN_MODULE.exists()
+
+
+class Nginx:
+    """One worker on the server's core. Files put into `files` are served as they are."""
+
+    modules = ""
+    extra_http = ""
+    locations = (
+        "location /gzip/ { types {} default_type application/json; add_header Content-Encoding gzip; }"
+    )
+
+    def __enter__(self) -> Nginx:
+        self._folder = Path(tempfile.mkdtemp(prefix="ptn-bench-nginx-"))
+        self.files = self._folder / "files"
+        (self.files / "gzip").mkdir(parents=True)
+        self._folder.chmod(0o755)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        config = self._folder / "nginx.conf"
+        config.write_text(
+            _CONFIG.format(
+                folder=self._folder,
+                port=self.port,
+                modules=self.modules,
+                locations=self.locations,
+                extra_http=self.extra_http,
+            )
+        )
+        program = shutil.which("nginx") or "/usr/sbin/nginx"
+        self._process = start([program, "-c", str(config), "-p", str(self._folder)], SERVER, stderr=None)
+        self._wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.communicate()
+        shutil.rmtree(self._folder)
+
+    def cpu(self) -> float:
+        """CPU seconds of the worker so far."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return sum(cpu_seconds(int(pid)) for pid in children)
+
+    def _wait(self) -> None:
+        for _ in range(200):
+            try:
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        raise RuntimeError(f"nginx does not start: {(self._folder / 'error.log').read_text()}")
+
+
+class Nchan(Nginx):
+    """A WebSocket channel."""
+
+    modules = f"load_module {_NCHAN_MODULE};"
+    extra_http = "nchan_max_reserved_memory 256M;"
+    locations = """
+        location = /sub { nchan_subscriber websocket; nchan_channel_id one;
+                          nchan_subscriber_first_message newest; nchan_websocket_ping_interval 0; }
+        location = /pub { nchan_publisher; nchan_channel_id one; nchan_message_buffer_length 10000; }
+    """
+
+    def __enter__(self) -> Nchan:
+        super().__enter__()
+        return self
+
+    def subscriber(self) -> socket.socket:
+        one = socket.create_connection(("127.0.0.1", self.port))
+        one.sendall(
+            b"GET /sub HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += one.recv(1)
+        assert b" 101 " in answer, answer
+        return one
+
+    def publish(self, messages: Iterable[bytes]) -> None:
+        """One after the other, while one is sent out the next one waits."""
+        with socket.create_connection(("127.0.0.1", self.port)) as one:
+            on_their_way = 0
+            for body in messages:
+                one.sendall(
+                    b"POST /pub HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: %d\r\n\r\n" % len(body) + body
+                )
+                on_their_way += 1
+                if on_their_way == 2:
+                    on_their_way -= _answers(one)
+            while on_their_way > 0:
+                on_their_way -= _answers(one)
+
+
+def _answers(one: socket.socket) -> int:
+    data = one.recv(1 << 16)
+    assert data, "nchan closed the publisher's connection"
+    return data.count(b"HTTP/1.1 20")
