@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ptn_api import __version__
+from ptn_api.cli.keys import keys_app
 from ptn_api.errors import PTNError
 
 __all__ = ["app", "main"]
@@ -19,7 +20,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-keys_app = typer.Typer(help="API keys of a server.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 
 ApiKeyFile = Annotated[
@@ -88,20 +88,6 @@ def positions(
     from ptn_api.cli.positions import run
 
     run(url, api_key_file, tier=tier, miner=miner, as_json=json)
-
-
-@keys_app.command("add")
-def keys_add(
-    user: str,
-    tier: Annotated[int, typer.Option(help="0, 30, 50 or 100.")],
-    api_keys_file: Annotated[
-        Path, typer.Option(help="The server's key file.", envvar="PTN_API_KEYS_FILE")
-    ] = Path("ptn_api/api_keys.json"),
-) -> None:
-    """Add a user; the key is printed once and stored only as its hash."""
-    from ptn_api.cli.keys import add
-
-    add(user, tier, api_keys_file)
 
 
 @app.command()
