@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA_DIR ?= .ptn
+SERVER := $(VENV)/.server
 STAMP := $(VENV)/.installed
 
 .PHONY: help setup serve test lint docs bench soak clean
@@ -10,18 +11,23 @@ STAMP := $(VENV)/.installed
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-$(STAMP): pyproject.toml
+# Serving needs less than developing, and is what a newcomer waits for first.
+$(SERVER): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed; say which with: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "Python's venv module is missing; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server]'
+	@touch $(SERVER)
+
+$(STAMP): $(SERVER)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server,dev]'
 	@touch $(STAMP)
 
 setup: $(STAMP)  ## make the virtual environment
 
-serve: $(STAMP)  ## run the API; a simulated validator unless VALIDATOR_DIR is given
+serve: $(SERVER)  ## run the API; a simulated validator unless VALIDATOR_DIR is given
 ifdef VALIDATOR_DIR
 	@$(BIN)/ptn serve --validator-dir '$(VALIDATOR_DIR)' --data-dir '$(DATA_DIR)' $(ARGS)
 else
