@@ -12,6 +12,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 
 from ptn_api.access.key_ring import KeyRing
+from ptn_api.access.usage import Usage
 from ptn_api.event_log import MemoryLog
 from ptn_api.event_log.contract import Change, EventLog, EventLogWriter, Head, PositionRemoved
 from ptn_api.stream import StreamCounters, StreamOptions, run_stream
@@ -115,7 +116,11 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def running(
-    live: LiveStream | None = None, *, clock: Callable[[], int] | None = None, **options: Any
+    live: LiveStream | None = None,
+    *,
+    clock: Callable[[], int] | None = None,
+    usage: Usage | None = None,
+    **options: Any,
 ) -> AsyncIterator[LiveStream]:
     """Runs the stream of `live` on a free port until the block ends."""
     live = live or LiveStream()
@@ -132,6 +137,7 @@ async def running(
                 ready=is_ready.set,
                 counters=live.counters,
                 clock=clock or (lambda: live.now_ms),
+                usage=usage,
             )
         )
         waiting = asyncio.create_task(is_ready.wait())

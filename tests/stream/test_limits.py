@@ -1,0 +1,134 @@
+"""What is too much on the stream, and how changes of a key reach open sockets."""
+
+from __future__ import annotations
+
+import contextlib
+
+from ptn_api.access import Grant, KeyRing
+from ptn_api.access.usage import Usage
+from ptn_api.wire import close_codes
+from tests.stream.live import KEY, LiveStream, running, until
+
+FORWARDED = {"X-Forwarded-For": "1.1.1.1"}
+
+
+async def test_too_many_frames_of_a_client_end_its_connection_only() -> None:
+    """With a come-back code; pings count, and so does what comes before the login."""
+    async with running(frames_per_minute=10) as live, live.client() as client, live.client() as calm:
+        await client.login()
+        await calm.login()
+        for _ in range(10):
+            await client.send(type="ping", timestamp=1)
+        assert await client.close_code() == close_codes.TOO_MANY_REQUESTS.code
+        assert close_codes.should_return(close_codes.TOO_MANY_REQUESTS.code)
+        await calm.send(type="ping", timestamp=1)
+        assert (await calm.receive())["type"] == "pong"
+        assert live.counters.limited == {"frames": 1}
+        assert live.counters.closed[close_codes.TOO_MANY_REQUESTS.code] == 1
+
+
+async def test_too_many_connects_of_an_address_are_told_to_come_back() -> None:
+    """Behind a trusted proxy every client is its own address."""
+    async with (
+        running(connects_per_minute=2, trusted_proxies="127.0.0.1") as live,
+        live.client(additional_headers=FORWARDED) as first,
+        live.client(additional_headers=FORWARDED) as second,
+        live.client() as unsaid,
+        live.client(additional_headers={"X-Forwarded-For": "2.2.2.2"}) as other,
+        live.client(additional_headers=FORWARDED) as third,
+    ):
+        assert await third.close_code() == close_codes.TOO_MANY_REQUESTS.code
+        for client in (first, second, unsaid, other):
+            assert (await client.login())["status"] == "success"
+
+
+async def test_an_address_that_guesses_keys_has_to_wait_and_is_told_no_more() -> None:
+    """Without an error frame, after which existing clients would stop for good."""
+    async with running(failed_logins_per_minute=2, trusted_proxies="127.0.0.1") as live:
+        codes = []
+        for key in ("wrong", "wrong", "wrong", KEY):
+            async with live.client(additional_headers=FORWARDED) as client:
+                await client.send(api_key=key)
+                codes.append(await client.close_code())
+        assert codes == [close_codes.INVALID_KEY.code] * 2 + [close_codes.TOO_MANY_REQUESTS.code] * 2
+        async with live.client() as client:
+            assert (await client.login())["status"] == "success"
+        assert live.counters.limited == {"failed_logins": 2}
+        assert live.counters.auth_failures == 2
+
+
+async def test_a_loopback_peer_is_limited_in_frames_only() -> None:
+    """Whatever it says of itself: it is no proxy that anybody trusts."""
+    async with running(failed_logins_per_minute=1, connects_per_minute=1) as live:
+        for _ in range(3):
+            async with live.client(additional_headers=FORWARDED) as client:
+                assert (await client.login("wrong"))["status"] == "error"
+        async with live.client(additional_headers=FORWARDED) as client:
+            assert (await client.login())["status"] == "success"
+
+
+async def test_an_expired_keys_sockets_are_closed_with_their_code() -> None:
+    """At the next look at the clock, though the file did not change."""
+    now = [1_000]
+    live = LiveStream()
+    live.keys = KeyRing(lambda: now[0])
+    live.keys.swap([Grant("alice", KEY, 100, expires_ms=2_000), Grant("bob", "key-of-bob", 100)])
+    async with running(live), live.client() as alice, live.client() as bob:
+        await alice.login()
+        await bob.login("key-of-bob")
+        now[0] = 2_000
+        assert live.keys.expire()
+        assert await alice.close_code() == close_codes.KEY_REVOKED.code
+        await bob.send(type="ping", timestamp=1)
+        assert (await bob.receive())["type"] == "pong"
+        async with live.client() as again:
+            assert (await again.login())["status"] == "error"
+
+
+async def test_a_keys_own_number_of_connections_counts_and_changes_without_a_reconnect() -> None:
+    """More may come at once when it grows; the oldest go when it shrinks; old and new key share seats."""
+    live = LiveStream()
+
+    def allow(connections: int) -> None:
+        keys = (KEY, "next-key-of-alice")
+        live.keys.swap([Grant("alice", key, 100, max_connections=connections) for key in keys])
+
+    allow(1)
+    async with running(live), contextlib.AsyncExitStack() as stack:
+        first = await stack.enter_async_context(live.client())
+        await first.login()
+        allow(3)
+        second = await stack.enter_async_context(live.client())
+        third = await stack.enter_async_context(live.client())
+        await second.login()
+        await third.login("next-key-of-alice")
+        await first.send(type="ping", timestamp=1)
+        assert (await first.receive())["type"] == "pong"
+        allow(2)
+        assert (await first.receive())["code"] == "MAX_CONNECTIONS_EXCEEDED"
+        assert await first.close_code() == close_codes.REPLACED.code
+        assert live.counters.clients == 2
+        live.keys.swap([Grant("alice", "next-key-of-alice", 100)])
+        assert await second.close_code() == close_codes.KEY_REVOKED.code
+        await third.send(type="ping", timestamp=1)
+        assert (await third.receive())["type"] == "pong"
+
+
+async def test_what_is_sent_is_on_the_users_account_and_orders_are_timed() -> None:
+    """Messages and bytes of every connection; a connection that is idle counts as seen."""
+    usage = Usage()
+    live = LiveStream()
+    async with running(live, usage=usage), live.client() as client, live.client() as idle:
+        await idle.login("key-of-bob")
+        await client.login()
+        await client.subscribe()
+        live.trade(3)
+        await client.messages(3)
+        await client.connection.close()
+        await until(lambda: live.counters.clients == 1)
+        await idle.connection.close()
+        await until(lambda: live.counters.clients == 0)
+    rows = {row.alias: row for row in usage.take()}
+    assert (rows["alice"].messages, rows["bob"].messages) == (3, 0)
+    assert rows["alice"].sent_bytes > live.counters.sent_bytes > 0
+    assert sum(live.counters.lag_seen.counts) == 3
