@@ -4,7 +4,7 @@
   `ptn_api.websocket_client`: the same for a handler.
 - `PTNClient`, `AsyncPTNClient`: the REST routes.
 - `Book`: every position as of now.
-- `FakeServer`: a server to test a bot against, which also misbehaves on command.
+- `ptn_api.client.testing`: a server to test a bot against, which also misbehaves on command.
 
 Light: no server is installed or imported with it, and names are imported when they are first used (a bot
 that only follows the stream does without the HTTP library). It logs to `ptn_api.client` and configures
@@ -19,8 +19,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ptn_api.client.book import Book
     from ptn_api.client.calls import MessagePage
+    from ptn_api.client.documents import (
+        Checkpoint,
+        Ledgers,
+        Miner,
+        MinerPositions,
+        PositionChanges,
+        StatisticsDocument,
+    )
     from ptn_api.client.exchange import Retries
-    from ptn_api.client.fake_server import FakeServer
     from ptn_api.client.following import Following, follow
     from ptn_api.client.message import NewOrder, PTNWebSocketMessage, TradePairId
     from ptn_api.client.pace import Pace
@@ -33,20 +40,25 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncPTNClient",
     "Book",
+    "Checkpoint",
     "Cursor",
-    "FakeServer",
     "Following",
     "Gap",
+    "Ledgers",
     "MessagePage",
+    "Miner",
+    "MinerPositions",
     "NewOrder",
     "PTNClient",
     "PTNWebSocketMessage",
     "Pace",
+    "PositionChanges",
     "Recording",
     "Replay",
     "ReplayClock",
     "Retries",
     "State",
+    "StatisticsDocument",
     "Stream",
     "TradePairId",
     "connect",
@@ -59,7 +71,14 @@ _HOMES = {
     "client.book": ("Book",),
     "client.calls": ("MessagePage",),
     "client.exchange": ("Retries",),
-    "client.fake_server": ("FakeServer",),
+    "client.documents": (
+        "Checkpoint",
+        "Ledgers",
+        "Miner",
+        "MinerPositions",
+        "PositionChanges",
+        "StatisticsDocument",
+    ),
     "client.following": ("Following", "follow"),
     "client.message": ("NewOrder", "PTNWebSocketMessage", "TradePairId"),
     "client.pace": ("Pace",),

@@ -17,12 +17,14 @@ import json
 import threading
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from ptn_api.client.fake_positions import MINER, fake_order, fake_position
 from ptn_api.clock import wall_ms
 from ptn_api.model.position import PositionText, parse_position
 from ptn_api.wire.close_codes import CloseCode
@@ -33,8 +35,6 @@ from ptn_api.wire.server_session import CatchUp, CheckKey, Close, Effect, Send, 
 __all__ = ["FakeServer"]
 
 T = TypeVar("T")
-
-_MINER = "5GhCxfBcA7Ur5iiAS343xwvrYHTUfBjBi4JimiL5LhujRT9t"
 
 
 class _Head(NamedTuple):
@@ -81,6 +81,7 @@ class _Client:
         self.socket = socket
         self.session = session
         self.frames: list[dict[str, Any]] = []
+        self.gone = asyncio.Event()
         self.replayed: int | None = None
         """How far a replay has come, while there is one."""
 
@@ -90,10 +91,13 @@ class FakeServer:
 
     Methods are for any other thread.
 
-    Attributes to set at will: `keys` (those that are good), `mute` (say nothing more after the login, but
-    stay connected), `deaf` (take connections, answer nothing), `stale`, `clock_ahead_ms`. `version` 1 makes
-    it an old server: no epoch, no replay, no heartbeats. `clients` are the connections, `logins` counts
-    attempts.
+    `script(server)` runs in a thread once a client follows; what it raises is raised at the end of `with`.
+    `version` 1 makes it an old server: no epoch, no replay, no heartbeats.
+
+    Attributes to set at will: `keys` (those that are good), `low_keys` (good, but of tier 50), `mute` (say
+    nothing more after the login, but stay connected), `deaf` (take connections, answer nothing), `slow` (s,
+    waited before each frame that holds orders), `stale`, `clock_ahead_ms`. `clients` are the connections,
+    `logins` counts attempts.
     """
 
     host = "127.0.0.1"
@@ -106,10 +110,13 @@ class FakeServer:
         heartbeat_ms: int = 15_000,
         first_sequence: int = 1,
         port: int = 0,
+        script: Callable[[FakeServer], object] | None = None,
     ) -> None:
         self.keys = {self.api_key}
+        self.low_keys: set[str] = set()
         self.mute = False
         self.deaf = False
+        self.slow = 0.0
         self.stale = False
         self.clock_ahead_ms = 0
         self.version = version
@@ -119,9 +126,13 @@ class FakeServer:
         self._heartbeat_ms = heartbeat_ms
         self._first = first_sequence
         self._log = _Log(first_sequence)
-        self._numbers = itertools.count(1)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fake-ptn-server", daemon=True)
+        self._script = script
+        self._scripts: ThreadPoolExecutor | None = None
+        self._played: Future[None] | None = None
+        self._changed = threading.Condition()
+        self._ending = False
         self._server: Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -130,13 +141,28 @@ class FakeServer:
     def __enter__(self) -> FakeServer:
         self._thread.start()
         self._run(self._start())
+        if self._script is not None:
+            self._scripts = ThreadPoolExecutor(1, thread_name_prefix="fake-ptn-script")
+            self._played = self._scripts.submit(self._play, self._script)
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._ending = True
+        self._tell_waiters()
+        if self._scripts is not None:
+            self._scripts.shutdown()
         self._run(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        if self._played is not None and exception[0] is None:
+            self._played.result()
+
+    def wait_until_live(self, clients: int = 1, seconds: float = 10.0) -> None:
+        """Waits until so many clients are sent every order as it happens. Raises TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._ending or self._live() >= clients, seconds):
+                raise TimeoutError(f"{self._live()} of {clients} clients follow after {seconds} s")
 
     @property
     def url(self) -> str:
@@ -154,11 +180,12 @@ class FakeServer:
         trade_pair: str = "BTCUSD",
         leverage: float = 0.1,
         price: float = 100.0,
-        miner: str = _MINER,
+        miner: str = MINER,
         **fields: Any,
     ) -> int:
         """Publishes a new position with one order; returns its sequence."""
-        return self.publish(self._position(trade_pair, leverage, price, miner), **fields)
+        order = fake_order(leverage, price, processed_ms=self._now())
+        return self.publish(fake_position(trade_pair, [order], miner=miner), **fields)
 
     def publish(
         self,
@@ -184,7 +211,7 @@ class FakeServer:
     # --- misbehaviour -------------------------------------------------------------------------------------
 
     def cut(self) -> None:
-        """Breaks every connection without a goodbye."""
+        """Breaks every connection without a goodbye; returns when they are gone."""
         self._run(self._abort_all())
 
     def close_all(self, reason: CloseCode) -> None:
@@ -234,18 +261,27 @@ class FakeServer:
         self.clients.append(client)
         try:
             async for data in socket:
-                client.frames.append(json.loads(data))
+                with contextlib.suppress(ValueError):
+                    client.frames.append(json.loads(data))
                 if not self.deaf and not (self.mute and session.logged_in):
                     await self._carry_out(client, session.receive(self._as_understood(data), self._now()))
+                self._tell_waiters()
         except ConnectionClosed:
             pass
         finally:
             self.clients.remove(client)
+            client.gone.set()
+            self._tell_waiters()
 
     def _as_understood(self, data: str | bytes) -> str | bytes:
         """An old server takes no notice of a version, nor of where a client left off."""
-        frame = json.loads(data)
-        if self.version == 2 or "api_key" not in frame:
+        if self.version == 2:
+            return data
+        try:
+            frame = json.loads(data)
+        except ValueError:
+            return data
+        if "api_key" not in frame:
             return data
         return json.dumps({"api_key": frame["api_key"]})
 
@@ -256,8 +292,8 @@ class FakeServer:
                     await self._send(client, effect.frame)
                 case CheckKey():
                     self.logins += 1
-                    tier = 100 if effect.api_key in self.keys else None
-                    await self._carry_out(client, client.session.verdict(tier, self._now()))
+                    verdict = client.session.verdict(self._tier(effect.api_key), self._now())
+                    await self._carry_out(client, verdict)
                 case CatchUp():
                     await self._catch_up(client, effect)
                 case Close():
@@ -300,6 +336,7 @@ class FakeServer:
         ]
         if frames:
             frame = frames[0] if len(frames) == 1 else encode_batch(frames)
+            await asyncio.sleep(self.slow)
             await self._say(client, frame.decode())
 
     async def _beat_for_ever(self) -> None:
@@ -326,8 +363,11 @@ class FakeServer:
             await client.socket.send(frame)
 
     async def _abort_all(self) -> None:
-        for client in list(self.clients):
+        cut = list(self.clients)
+        for client in cut:
             client.socket.transport.abort()
+        for client in cut:
+            await client.gone.wait()
 
     async def _apply_all(self, what: Callable[[ServerSession], list[Effect]]) -> None:
         for client in list(self.clients):
@@ -335,44 +375,26 @@ class FakeServer:
 
     # --- small parts --------------------------------------------------------------------------------------
 
+    def _tier(self, api_key: str) -> int | None:
+        return 100 if api_key in self.keys else 50 if api_key in self.low_keys else None
+
+    def _live(self) -> int:
+        return sum(client.session.state.value == "live" for client in self.clients)
+
+    def _tell_waiters(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _play(self, script: Callable[[FakeServer], object]) -> None:
+        self.wait_until_live(seconds=60.0)
+        if not self._ending:
+            script(self)
+
     def _now(self) -> int:
         return wall_ms() + self.clock_ahead_ms
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
-
-    def _position(self, trade_pair: str, leverage: float, price: float, miner: str) -> dict[str, Any]:
-        n = next(self._numbers)
-        now = self._now()
-        kind = "LONG" if leverage > 0 else "SHORT"
-        order = {
-            "order_type": kind,
-            "leverage": leverage,
-            "price": price,
-            "bid": price,
-            "ask": price,
-            "slippage": 0.0,
-            "processed_ms": now,
-            "price_sources": [],
-            "order_uuid": str(uuid.UUID(int=1_000_000 + n)),
-            "src": 0,
-        }
-        return {
-            "miner_hotkey": miner,
-            "position_uuid": str(uuid.UUID(int=n)),
-            "open_ms": now,
-            "trade_pair": [trade_pair, trade_pair, 0.001, 0.01, 0.5],
-            "orders": [order],
-            "current_return": 1.0,
-            "close_ms": None,
-            "net_leverage": leverage,
-            "return_at_close": 1.0,
-            "average_entry_price": price,
-            "cumulative_entry_value": price * leverage,
-            "realized_pnl": 0.0,
-            "position_type": kind,
-            "is_closed_position": False,
-        }
 
 
 def _entry(position: Mapping[str, Any], timestamp_ms: int, late: bool, extra: bytes) -> _Entry:

@@ -1,0 +1,417 @@
+"""The fake server and the real one, held to the same cases; and what only the fake one does."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from websockets.asyncio.client import connect as open_socket
+
+from ptn_api.client.following import follow
+from ptn_api.client.stream import connect
+from ptn_api.client.testing import FakeServer, fake_order, fake_position, quick_pace
+from ptn_api.errors import AuthenticationError
+from ptn_api.wire.client_session import Gap
+from tests.factories import MINER, OTHER_MINER, T0, order, position
+from tests.stream.live import KEY, Client, LiveStream, running
+from tests.waiting import until_async
+
+LOW_KEY = "key-of-carl"
+
+
+class Server(Protocol):
+    """What the cases need of a server; its log begins empty, its clock stands near T0."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def epoch(self) -> str: ...
+
+    def trade(self, count: int = 1, *, late: bool = False, **fields: Any) -> int:
+        """That many positions with one order each; the last sequence."""
+        ...
+
+    @property
+    def head(self) -> int: ...
+
+    @property
+    def floor(self) -> int: ...
+
+    def set_stale(self) -> None: ...
+
+
+class Real:
+    def __init__(self, live: LiveStream) -> None:
+        self._live = live
+        self.url = f"ws://127.0.0.1:{live.port}"
+        self.epoch = live.log.epoch
+
+    @property
+    def head(self) -> int:
+        return self._live.log.head().sequence
+
+    @property
+    def floor(self) -> int:
+        return self._live.log.floor()
+
+    def trade(self, count: int = 1, *, late: bool = False, **fields: Any) -> int:
+        if late:
+            self._live.now_ms += 3_600_000
+        return self._live.trade(count, **fields).sequence
+
+    def set_stale(self) -> None:
+        from ptn_api.event_log.contract import SourceStatus
+
+        self._live.log.set_source(SourceStatus(swept_ms=T0, stale=True))
+
+
+class Fake:
+    def __init__(self, server: FakeServer) -> None:
+        self._server = server
+        self._count = 0
+        self.url = server.url
+
+    @property
+    def epoch(self) -> str:
+        return self._server._log.epoch
+
+    @property
+    def head(self) -> int:
+        return self._server.head
+
+    @property
+    def floor(self) -> int:
+        return self._server._log.oldest
+
+    def trade(self, count: int = 1, *, late: bool = False, **fields: Any) -> int:
+        for _ in range(count):
+            self._count += 1
+            self._server.publish(position(self._count, [order(self._count)], **fields), late=late)
+        return self._server.head
+
+    def set_stale(self) -> None:
+        self._server.stale = True
+
+
+@contextlib.asynccontextmanager
+async def _real() -> AsyncIterator[Server]:
+    async with running(heartbeat_ms=100) as live:
+        yield Real(live)
+
+
+@contextlib.asynccontextmanager
+async def _fake() -> AsyncIterator[Server]:
+    with FakeServer(heartbeat_ms=100, first_sequence=1_760_000_001) as server:
+        server.keys = {KEY}
+        server.low_keys = {LOW_KEY}
+        yield Fake(server)
+
+
+@pytest.fixture(params=["real", "fake"])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    async with {"real": _real, "fake": _fake}[request.param]() as server:
+        yield server
+
+
+@pytest.fixture
+async def client(server: Server) -> AsyncIterator[Client]:
+    async with open_socket(server.url) as socket:
+        yield Client(socket)
+
+
+async def no_order_comes(client: Client) -> None:
+    """Within three heartbeats, or as many pongs of a server that sends none."""
+    for _ in range(3):
+        await client.send(type="ping", timestamp=1)
+        while (frame := await client.receive())["type"] != "pong":
+            assert frame["type"] == "heartbeat", frame
+
+
+# --- login ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected", "code"),
+    [
+        ({"api_key": "nobody"}, "Invalid API key. Authentication failed.", 4101),
+        ({}, "Authentication required. Please provide an API key.", 4100),
+        (
+            {"api_key": LOW_KEY},
+            "WebSocket connections require tier 100 access. Please upgrade your API key.",
+            4102,
+        ),
+    ],
+)
+async def test_a_bad_key_is_told_and_closed(
+    client: Client, frame: dict[str, Any], expected: str, code: int
+) -> None:
+    """In the known words, with a code that means don't come back."""
+    await client.send(**frame)
+    answer = await client.receive()
+    assert (answer["status"], answer["message"]) == ("error", expected)
+    assert await client.close_code() == code
+
+
+async def test_a_first_frame_that_is_no_json_closes_without_a_word(client: Client) -> None:
+    """As existing servers do."""
+    await client.connection.send("nonsense")
+    assert await client.close_code() == 4100
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_the_success_frame(server: Server, client: Client, version: int) -> None:
+    """The same keys from both."""
+    server.trade(2)
+    success = await client.login(version=version)
+    assert success == {
+        "status": "success",
+        "message": "Authentication successful.",
+        "current_sequence": server.head,
+        "tier": 100,
+        "epoch": server.epoch,
+        "oldest_sequence": server.floor,
+        "version": version,
+        "heartbeat_ms": 100,
+    }
+
+
+# --- orders -----------------------------------------------------------------------------------------------
+
+
+async def test_nothing_comes_before_a_subscribe_nor_after_an_unsubscribe(
+    server: Server, client: Client
+) -> None:
+    """Heartbeats and pongs aside."""
+    await client.login()
+    server.trade()
+    await no_order_comes(client)
+    status = await client.subscribe()
+    assert status["received_timestamp"] > 0
+    assert {k: v for k, v in status.items() if k != "received_timestamp"} == {
+        "type": "subscription_status",
+        "status": "success",
+        "all": True,
+        "action": "subscribe",
+        "sender_timestamp": 5,
+    }
+    await client.messages(1)  # what came since the login
+    await client.send(type="unsubscribe", all=True, sender_timestamp=6)
+    assert (await client.next("subscription_status"))["action"] == "unsubscribe"
+    server.trade()
+    await no_order_comes(client)
+
+
+async def test_a_message_is_the_whole_position_with_the_new_order_last(
+    server: Server, client: Client
+) -> None:
+    """Numbered without holes."""
+    await client.login()
+    await client.subscribe()
+    head = server.head
+    server.trade(3)
+    messages = await client.messages(3)
+    assert [m["sequence"] for m in messages] == [head + 1, head + 2, head + 3]
+    assert set(messages[0]) == {"sequence", "timestamp", "data"}
+    assert messages[0]["data"] == {"position": position(1, [order(1)])}
+
+
+async def test_delta_filters_and_marks(server: Server, client: Client) -> None:
+    """As version 2 asks for them."""
+    await client.login(version=2)
+    status = await client.subscribe(miners=[OTHER_MINER], trade_pairs=["BTCUSD"], format="delta")
+    assert (status["miners"], status["trade_pairs"], status["format"]) == ([OTHER_MINER], ["BTCUSD"], "delta")
+    server.trade()
+    last = server.trade(miner=OTHER_MINER, late=True)
+    [message] = await client.messages(1)
+    assert (message["sequence"], message["late"]) == (last, True)
+    assert set(message["data"]) == {"order", "position", "n_orders"}
+    assert message["data"]["n_orders"] == 1
+    assert "orders" not in message["data"]["position"]
+
+
+# --- resuming ---------------------------------------------------------------------------------------------
+
+
+async def test_version_1_is_sent_what_it_missed_as_ordinary_messages(server: Server, client: Client) -> None:
+    """It cannot tell a replay from live."""
+    seen = server.trade()
+    server.trade(2)
+    success = await client.login(last_sequence=seen)
+    assert success["current_sequence"] == seen
+    await client.subscribe()
+    server.trade()
+    messages = await client.messages(3)
+    assert [m["sequence"] for m in messages] == [seen + 1, seen + 2, seen + 3]
+    assert not any("replay" in m for m in messages)
+
+
+async def test_version_2_resumes_with_marks(server: Server, client: Client) -> None:
+    """`resumed`, what was missed, then what is live."""
+    seen = server.trade()
+    head = server.trade(2)
+    await client.login(version=2, last_sequence=seen, epoch=server.epoch)
+    await client.subscribe()
+    assert await client.next("resumed") == {"type": "resumed", "after": seen, "head": head}
+    await client.messages(2)
+    server.trade()
+    [live] = await client.messages(1)
+    assert "replay" not in live
+
+
+@pytest.mark.parametrize("reason", ["epoch", "too_old", "future"])
+async def test_a_resume_that_cannot_be_whole_fails(server: Server, client: Client, reason: str) -> None:
+    """And only live orders follow."""
+    head = server.trade(2)
+    last = {"epoch": head, "too_old": 5, "future": head + 1}[reason]
+    epoch = "another" if reason == "epoch" else server.epoch
+    await client.login(version=2, last_sequence=last, epoch=epoch)
+    await client.subscribe()
+    assert await client.next("resume_failed") == {
+        "type": "resume_failed",
+        "reason": reason,
+        "epoch": server.epoch,
+        "oldest_sequence": server.floor,
+        "head": head,
+    }
+    server.trade()
+    assert [m["sequence"] for m in await client.messages(1)] == [head + 1]
+
+
+# --- everything else --------------------------------------------------------------------------------------
+
+
+async def test_heartbeats_say_how_far_everything_was_sent(server: Server, client: Client) -> None:
+    """And whether the source is well."""
+    await client.login(version=2)
+    await client.subscribe()
+    head = server.trade()
+    await client.messages(1)
+    beat = await client.next("heartbeat")
+    assert beat["head"] == head
+    assert {"type", "head", "revision", "timestamp", "source_ms", "stale"} <= set(beat)
+    server.set_stale()
+    while not (await client.next("heartbeat"))["stale"]:
+        pass
+
+
+async def test_a_ping_is_answered(client: Client) -> None:
+    """With what was asked, and the server's clock."""
+    await client.login()
+    await client.send(type="ping", timestamp=17)
+    pong = await client.next("pong")
+    assert set(pong) == {"type", "client_timestamp", "server_timestamp", "timestamp"}
+    assert pong["client_timestamp"] == 17
+
+
+async def test_a_bad_frame_is_told_and_costs_nothing_else(server: Server, client: Client) -> None:
+    """The connection lives."""
+    await client.login(version=2)
+    await client.send(type="subscribe", minors=["5A"])
+    error = await client.next("error")
+    assert error["code"] == "bad_frame"
+    await client.subscribe()
+    server.trade()
+    await client.messages(1)
+
+
+async def test_a_bot_follows_either_alike(server: Server, tmp_path: Path) -> None:
+    """Live, over a restart, and refused."""
+    options: Any = {"pace": quick_pace(), "state_dir": tmp_path}
+    first = server.head + 1
+    async with connect(server.url, KEY, **options) as stream:
+        await until_async(lambda: stream.state == "live")
+        server.trade(2)
+        assert [(await anext(stream)).sequence for _ in range(2)] == [first, first + 1]
+        stream.commit()
+    server.trade()
+    async with connect(server.url, KEY, **options) as stream:
+        message = await anext(stream)
+        assert (message.sequence, message.replay) == (first + 2, True)
+    for key in ("nobody", LOW_KEY):
+        async with connect(server.url, key, stop_on_auth_error=True, **options) as stream:
+            with pytest.raises(AuthenticationError):
+                await anext(stream)
+
+
+# --- what only the fake one does --------------------------------------------------------------------------
+
+
+def test_a_script_runs_once_a_client_follows(tmp_path: Path) -> None:
+    """Orders, a cut, a gap, in the order of the script."""
+
+    def script(server: FakeServer) -> None:
+        server.order("BTCUSD")
+        server.cut()
+        server.order("ETHUSD")
+        server.wait_until_live()
+        server.skip(2)
+        server.order("EURUSD")
+
+    gaps: list[Gap] = []
+    with FakeServer(script=script) as server:
+        options: Any = {"state_dir": tmp_path, "pace": quick_pace(), "on_gap": gaps.append}
+        with follow(server.url, server.api_key, **options) as orders:
+            seen = [next(orders) for _ in range(3)]
+    assert [m.new_order.trade_pair for m in seen] == ["BTCUSD", "ETHUSD", "EURUSD"]
+    assert gaps == [Gap(2, 5, "hole")]
+
+
+def test_what_a_script_raises_is_raised_at_the_end(tmp_path: Path) -> None:
+    """So that a test with a broken script fails."""
+
+    def script(server: FakeServer) -> None:
+        raise ValueError("broken script")
+
+    with pytest.raises(ValueError, match="broken script"), FakeServer(script=script) as server:
+        options: Any = {"state_dir": tmp_path, "on_state": lambda state: state == "live" and orders.stop()}
+        with follow(server.url, server.api_key, **options) as orders:
+            assert list(orders) == []
+
+
+def test_a_script_that_nobody_came_for_is_forgotten() -> None:
+    """The server ends without waiting for a client."""
+    played: list[FakeServer] = []
+    with FakeServer(script=played.append):
+        pass
+    assert played == []
+
+
+def test_waiting_for_clients_ends(tmp_path: Path) -> None:
+    """With Python's own error."""
+    with FakeServer() as server, pytest.raises(TimeoutError, match="0 of 2 clients"):
+        server.wait_until_live(clients=2, seconds=0.01)
+
+
+def test_a_slow_server_loses_and_reorders_nothing(tmp_path: Path) -> None:
+    """Each frame waits for so long before it is sent."""
+
+    def script(server: FakeServer) -> None:
+        server.slow = 0.05
+        for _ in range(4):
+            server.order()
+        sent_after.append(time.monotonic() - begun)
+
+    sent_after: list[float] = []
+    begun = time.monotonic()
+    with (
+        FakeServer(script=script) as server,
+        follow(server.url, server.api_key, state_dir=tmp_path, pace=quick_pace()) as orders,
+    ):
+        assert [next(orders).sequence for _ in range(4)] == [1, 2, 3, 4]
+    assert sent_after[0] >= 0.2
+
+
+def test_positions_of_a_test_are_what_a_validator_would_write() -> None:
+    """With whatever a test wants to be different; each with a uuid of its own."""
+    grown = fake_position("EURUSD", [fake_order(0.1), fake_order(-0.3, price=2.0)], realized_pnl=1.5)
+    assert (grown["position_type"], grown["realized_pnl"]) == ("SHORT", 1.5)
+    assert grown["trade_pair"][0] == "EURUSD"
+    assert fake_order(0.0)["order_type"] == "FLAT"
+    assert fake_position()["position_uuid"] != fake_position()["position_uuid"]
+    with FakeServer() as server:
+        assert server.publish(grown, fake_position(miner=MINER)) == 2
