@@ -66,7 +66,7 @@ def departures(old: OrderList, uuids: Sequence[str]) -> dict[str, str | None]:
 
 def up_to(
     places: Mapping[str, int],
-    texts: tuple[bytes, ...],
+    texts: Sequence[bytes],
     departed: Mapping[str, str | None],
     order_uuid: str,
     order: bytes,
@@ -78,7 +78,7 @@ def up_to(
     holds no cycle, because each entry points to an order that left later, if at all.
     """
     if order_uuid in places:
-        return texts[: places[order_uuid] + 1]
+        return tuple(texts[: places[order_uuid] + 1])
     before = departed.get(order_uuid)
     while before is not None and before not in places:
         before = departed.get(before)

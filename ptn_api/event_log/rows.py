@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import defaultdict
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -212,8 +213,8 @@ def events_after(db: sqlite3.Connection, after: int, limit: int, *, orders: bool
         " FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?",
         (after, limit),
     ).fetchall()
-    lists: dict[int, _Predecessors] = {}
-    return [_event(row, _orders_up_to(db, lists, row) if orders else ()) for row in rows]
+    lists = _predecessors(db, rows[0][0], rows[-1][0]) if orders and rows else {}
+    return [_event(row, _orders_up_to(lists[row[3]], row) if orders else ()) for row in rows]
 
 
 def _last_sequences(events: list[tuple[int, Event]]) -> dict[int, int]:
@@ -224,27 +225,34 @@ class _Predecessors(NamedTuple):
     """What the orders of a position's events are put together from; read once per page of events."""
 
     places: dict[str, int]
-    texts: tuple[bytes, ...]
+    texts: list[bytes]
     departed: dict[str, str | None]
 
 
-def _orders_up_to(
-    db: sqlite3.Connection, lists: dict[int, _Predecessors], row: tuple[Any, ...]
-) -> tuple[bytes, ...]:
-    position_id, order_uuid, order = row[3], row[7], row[12]
-    known = lists.get(position_id)
-    if known is None:
-        known = lists[position_id] = _predecessors(db, position_id)
-    return up_to(known.places, known.texts, known.departed, order_uuid, order)
+def _orders_up_to(known: _Predecessors, row: tuple[Any, ...]) -> tuple[bytes, ...]:
+    return up_to(known.places, known.texts, known.departed, row[7], row[12])
 
 
-def _predecessors(db: sqlite3.Connection, position_id: int) -> _Predecessors:
-    listed = orders_of(db, position_id)
-    places: dict[str, int] = {}
-    for place, uuid in enumerate(listed.uuids):
-        places.setdefault(uuid, place)
-    departed = db.execute("SELECT uuid, before FROM departed WHERE position = ?", (position_id,)).fetchall()
-    return _Predecessors(places, listed.texts, dict(departed))
+def _predecessors(db: sqlite3.Connection, first: int, last: int) -> dict[int, _Predecessors]:
+    """Of the positions that these events are of, by id: all in two queries, however many they are."""
+    found: dict[int, _Predecessors] = defaultdict(lambda: _Predecessors({}, [], {}))
+    for position_id, uuid, text in db.execute(_ORDERS_OF_EVENTS, (first, last)):
+        known = found[position_id]
+        known.places.setdefault(uuid, len(known.texts))
+        known.texts.append(text)
+    for position_id, uuid, before in db.execute(_DEPARTED_OF_EVENTS, (first, last)):
+        found[position_id].departed[uuid] = before
+    return found
+
+
+_POSITIONS_OF_EVENTS = "SELECT DISTINCT position FROM events WHERE sequence BETWEEN ? AND ?"
+_ORDERS_OF_EVENTS = (  # CROSS: in this order, or all orders there are would be gone through
+    f"SELECT orders.id >> 32, uuid, text FROM ({_POSITIONS_OF_EVENTS}) CROSS JOIN orders"  # noqa: S608
+    " ON orders.id BETWEEN position << 32 AND (position + 1 << 32) - 1 ORDER BY orders.id"
+)
+_DEPARTED_OF_EVENTS = (
+    f"SELECT position, uuid, before FROM departed WHERE position IN ({_POSITIONS_OF_EVENTS})"  # noqa: S608
+)
 
 
 def _event(row: tuple[Any, ...], orders: tuple[bytes, ...]) -> Event:

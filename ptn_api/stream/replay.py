@@ -23,7 +23,7 @@ __all__ = ["Replayer"]
 
 PIECE_BYTES = 128 * 1024
 """About how much one piece of a replay holds, so that it delays the live ones by a few ms at most."""
-MAX_PIECE_EVENTS = 64
+MAX_PIECE_EVENTS = 128
 PIECE_POSITIONS = 25
 
 _log = structlog.get_logger()
