@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ptn_api import __version__
+from ptn_api.cli import consumer
+from ptn_api.cli.exit_status import exit_status
 from ptn_api.cli.keys import keys_app
 from ptn_api.errors import PTNError
 
@@ -22,20 +27,16 @@ app = typer.Typer(
 )
 app.add_typer(keys_app, name="keys")
 
-ApiKeyFile = Annotated[
-    Path | None,
-    typer.Option(help="File with your API key, or - for standard input. Otherwise PTN_API_KEY is used."),
-]
-
 
 def main() -> None:
-    """The console script. Exit status: 0 fine, 1 an error that is told in one line, 2 wrong usage."""
+    """The console script; `cli/exit_status.py` has the table of exit statuses."""
     try:
         app()
     except PTNError as error:
-        sys.exit(f"ptn: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+        print(f"ptn: {error}", file=sys.stderr)
+        sys.exit(exit_status(error))
+    except OSError as error:
+        sys.exit(f"ptn: {error.filename or 'the system'}: {error.strerror}")
 
 
 @app.callback(invoke_without_command=True)
@@ -69,36 +70,22 @@ def doctor(context: typer.Context) -> None:
     raise typer.Exit(run(context.args))
 
 
-@app.command()
-def stream(
-    url: Annotated[str, typer.Option(help="The WebSocket server.", envvar="PTN_WS_URL")] = (
-        "ws://127.0.0.1:8765"
-    ),
-    api_key_file: ApiKeyFile = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object per order.")] = False,
-    count: Annotated[int, typer.Option(help="Stop after so many orders; 0 = never.", min=0)] = 0,
-    resume: Annotated[bool, typer.Option(help="Go on after the last order that was printed.")] = False,
-) -> None:
-    """Follow every order as it happens."""
-    from ptn_api.cli.stream import run
+def _while_read(command: Callable[..., None]) -> Callable[..., None]:
+    """`ptn ... | head` has seen enough: no error, and nothing more to be written at the end."""
 
-    run(url, api_key_file, as_json=json, count=count, resume=resume)
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return run
 
 
-@app.command()
-def positions(
-    url: Annotated[str, typer.Option(help="The REST server.", envvar="PTN_REST_URL")] = (
-        "http://127.0.0.1:48888"
-    ),
-    api_key_file: ApiKeyFile = None,
-    tier: Annotated[int | None, typer.Option(help="0, 30, 50 or 100; your key's if not given.")] = None,
-    miner: Annotated[str | None, typer.Option(help="Only this miner's hotkey.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="The answer as it came.")] = False,
-) -> None:
-    """Every miner's positions, best first."""
-    from ptn_api.cli.positions import run
-
-    run(url, api_key_file, tier=tier, miner=miner, as_json=json)
+for _command in consumer.COMMANDS:
+    app.command()(_while_read(_command))
 
 
 @app.command()
@@ -109,11 +96,15 @@ def simulate(
     seed: int = 1,
     orders_per_minute: Annotated[float, typer.Option(min=0)] = 60,
     live: Annotated[bool, typer.Option(help="Go on trading until interrupted.")] = False,
+    speed: Annotated[str, typer.Option(help="How much faster than the clock.", metavar="10x")] = "1x",
+    journal: Annotated[Path | None, typer.Option(help="Append the truth about what was done here.")] = None,
 ) -> None:
     """Write a validator directory as a validator would."""
+    from ptn_api.cli.moment import speed_of
     from ptn_api.cli.simulate import run
 
-    run(directory, miners, positions, seed, orders_per_minute, live=live)
+    options = {"miners": miners, "positions": positions, "seed": seed, "orders_per_minute": orders_per_minute}
+    run(directory, options, live=live, speed=speed_of(speed) or 1.0, journal=journal)
 
 
 @app.command()

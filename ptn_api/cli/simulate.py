@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -14,19 +15,17 @@ from ptn_api.simulator.simulator import run_simulator
 __all__ = ["run"]
 
 
-def run(
-    directory: Path, miners: int, positions: int, seed: int, orders_per_minute: float, *, live: bool
-) -> None:
+def run(directory: Path, options: dict[str, Any], *, live: bool, speed: float, journal: Path | None) -> None:
+    """`options` are SimulatorOptions' fields."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    options = SimulatorOptions(
-        seed=seed, miners=miners, positions=positions, orders_per_minute=orders_per_minute
-    )
+    chosen = SimulatorOptions(**options)
 
     def built() -> None:
-        typer.echo(f"{directory} holds {miners} miners x {positions} positions, seed {seed}", err=True)
+        size = f"{chosen.miners} miners x {chosen.positions} positions, seed {chosen.seed}"
+        typer.echo(f"{directory} holds {size}", err=True)
         if not live:
             stop.set()
 
-    run_simulator(options, directory, stop=stop, ready=built)
+    run_simulator(chosen, directory, stop=stop, ready=built, speed=speed, journal=journal)

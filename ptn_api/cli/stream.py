@@ -3,70 +3,105 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-
-import typer
+from typing import Any
 
 from ptn_api.cli.api_key import read_api_key
-from ptn_api.client.message import PTNWebSocketMessage
+from ptn_api.cli.server import try_stream, ws_url
+from ptn_api.cli.sink import Output, Sink, sink
+from ptn_api.client.handling import Handling, OnError
+from ptn_api.client.pace import Pace
 from ptn_api.client.stream import Stream
 from ptn_api.wire.client_session import Gap, State
 
-__all__ = ["run"]
+__all__ = ["hear_the_client", "run", "stop_on_signals", "tell_gap", "tell_state"]
 
 
-def run(url: str, api_key_file: Path | None, *, as_json: bool, count: int, resume: bool) -> None:
-    """Prints orders on standard output, and what happens to the connection on standard error."""
+def run(
+    url: str | None,
+    api_key_file: Path | None,
+    *,
+    output: Output,
+    command: str | None,
+    on_error: OnError,
+    miners: Sequence[str],
+    trade_pairs: Sequence[str],
+    delta: bool,
+    count: int,
+    resume: bool,
+    name: str,
+    wait: bool,
+) -> None:
+    """Orders go to the sink, what happens to the connection to standard error.
+
+    What is done with is remembered under the name: with a command, which decides, or if asked for.
+    """
+    hear_the_client()
+    address = ws_url(url)
     stream = Stream(
-        url,
+        address,
         read_api_key(api_key_file),
-        name="ptn-stream",
-        resume=resume,
-        on_gap=_tell_gap,
-        on_state=_tell_state,
+        name=f"ptn-stream-{name}" if name else "ptn-stream",
+        resume=resume or command is not None,
+        miners=list(miners) or None,
+        trade_pairs=list(trade_pairs) or None,
+        format="delta" if delta else "full",
+        on_state=tell_state,
         stop_on_auth_error=True,
     )
-    asyncio.run(_print_orders(stream, as_json=as_json, count=count))
+    handle = sink(output, command)
+    asyncio.run(_follow(stream, handle, on_error if command else "stop", count, None if wait else address))
 
 
-async def _print_orders(stream: Stream, *, as_json: bool, count: int) -> None:
+async def _follow(stream: Stream, handle: Sink, on_error: OnError, count: int, address: str | None) -> None:
+    stop_on_signals(stream)
+    if address is not None:
+        await try_stream(address)
+    handling = Handling(stream, [handle], on_error=on_error, retries=5, pace=Pace())
+    done = 0
+    async with stream:
+        async for message in stream:
+            if not await handling.handle([message]):
+                break
+            done += 1
+            if done == count:
+                break
+
+
+def stop_on_signals(stream: Stream) -> None:
+    """The first asks it to stop in order, the second ends the program."""
     loop = asyncio.get_running_loop()
+
+    def stop(number: int) -> None:
+        loop.remove_signal_handler(number)
+        stream.stop()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stream.stop)
-    printed = 0
-    with contextlib.suppress(BrokenPipeError):  # `ptn stream | head` has seen enough
-        async with stream:
-            async for message in stream:
-                print(_json(message) if as_json else _line(message), flush=True)
-                printed += 1
-                if printed == count:
-                    stream.stop()
+        loop.add_signal_handler(number, stop, number)
 
 
-def _line(message: PTNWebSocketMessage) -> str:
-    order, position = message.new_order, message.position
-    marks = " late" * message.late + " replay" * message.replay
-    return (
-        f"{message.sequence}  {position.miner_hotkey[:8]}  {order.trade_pair:<7} {order.order_type:<5} "
-        f"{order.leverage:+.4f} @ {order.price:<12g} net {position.net_leverage:+.4f}  "
-        f"return {position.current_return:.5f}  {message.timelag_from_order} ms{marks}"
-    )
+def tell_state(state: State) -> None:
+    print(f"ptn: {state}", file=sys.stderr)
 
 
-def _json(message: PTNWebSocketMessage) -> str:
-    import msgspec
-
-    fields = {"sequence": message.sequence, "timestamp": message.timestamp, "data": message.data}
-    marks = {"late": message.late, "replay": message.replay}
-    return msgspec.json.encode(fields | {k: v for k, v in marks.items() if v}).decode()
+def tell_gap(gap: Gap) -> None:
+    print(f"ptn: messages between {gap.after} and {gap.next} are missing: {gap.reason}", file=sys.stderr)
 
 
-def _tell_state(state: State) -> None:
-    typer.echo(f"ptn: {state}", err=True)
+class _Heard(logging.Handler):
+    """One line each, whatever else hangs on it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        detail: Any = record.exc_info and record.exc_info[1]
+        print(f"ptn: {record.getMessage()}" + (f": {detail}" if detail else ""), file=sys.stderr)
 
 
-def _tell_gap(gap: Gap) -> None:
-    print(f"ptn: {gap.reason}: orders between {gap.after} and {gap.next} will not come", file=sys.stderr)
+def hear_the_client() -> None:
+    """What the library logs, gaps among it, on standard error."""
+    logger = logging.getLogger("ptn_api.client")
+    logger.handlers[:] = [_Heard(logging.WARNING)]
+    logger.propagate = False

@@ -71,7 +71,8 @@ def is_recording(path: str | os.PathLike[str]) -> bool:
     """By how it begins; an empty file is one. Raises InvalidInputError, code `unreadable`."""
     with _opened(Path(path)) as file:
         start = next(_pieces(file), (b"", 0))[0] if is_compressed(Path(path), file) else file.read(64)
-    return not start or bytes(start[:64]).replace(b" ", b"").startswith(_STARTS)
+    text = bytes(start[:64]).replace(b" ", b"")
+    return any(text.startswith(known) or known.startswith(text) for known in _STARTS)
 
 
 def _read(text: bytes, where: str) -> OrderMessage | Gap | None:
@@ -244,6 +245,8 @@ class Recording:
             raise ClientError(f"{self.path} cannot be written: {error.strerror}", code="unwritable") from None
         try:
             self._lock()
+            if not is_recording(self.path):  # to be left alone: it may well be one long line
+                raise InvalidInputError(f"{self.path} is no recording", code="not_a_recording")
             self._file.truncate(self._scan())
             compressed = is_compressed(self.path, self._file)
             return zstandard_or_explain().ZstdCompressor(level=6).compress if compressed else bytes

@@ -16,7 +16,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +30,11 @@ from ptn_api.wire.client_session import Gap
 from ptn_api.wire.received import OrderMessage
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from ptn_api.client.rest import PTNClient
 
-    Source = str | os.PathLike[str] | PTNClient | Iterable[OrderMessage | Gap]
+    Source: TypeAlias = str | os.PathLike[str] | PTNClient | Iterable[OrderMessage | Gap]
     """A recording or a checkpoint, a server that is asked for what it still has, or messages at hand."""
 
 __all__ = ["Replay", "ReplayClock", "replay"]
@@ -161,16 +163,16 @@ class Moment:
         self.due = due
         self._past = past
         self._at_ms = at_ms
-        self._what = what
+        self.what = what
 
     def begin(self) -> list[PTNWebSocketMessage]:
         """Now it is that moment: the messages; gaps are told."""
         if self._at_ms is not None:
             self._past.clock.forward_to(self._at_ms)
-        for what in self._what:
+        for what in self.what:
             if isinstance(what, Gap) and self._past.on_gap is not None:
                 self._past.on_gap(what)
-        return [what for what in self._what if isinstance(what, PTNWebSocketMessage)]
+        return [what for what in self.what if isinstance(what, PTNWebSocketMessage)]
 
 
 def replay(
@@ -243,7 +245,8 @@ def _kept_by(server: PTNClient) -> Iterator[OrderMessage]:
 def _ask(server: PTNClient, after: int, epoch: str) -> _Page:
     from ptn_api.client.exchange import Call
 
-    def read(body: bytes, headers: Any) -> _Page:
-        return msgspec.json.decode(body, type=_Page)
+    return server.call(Call("/messages", _page, accept=(200, _GONE), after=after, epoch=epoch, limit=_PAGE))
 
-    return server.call(Call("/messages", read, accept=(200, _GONE), after=after, epoch=epoch, limit=_PAGE))
+
+def _page(body: bytes, headers: Mapping[str, str]) -> _Page:
+    return msgspec.json.decode(body, type=_Page)

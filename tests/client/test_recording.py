@@ -123,6 +123,25 @@ def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
         list(read_recording(tmp_path / "nowhere"))
 
 
+@pytest.mark.parametrize("content", ['{"version": 1, "positions": {}}', "notes", "\n"])
+def test_another_file_is_left_alone(tmp_path: Path, content: str) -> None:
+    """Also one without an end of line, which could pass for a half written one."""
+    path = tmp_path / "validator_checkpoint.json"
+    path.write_text(content)
+    with pytest.raises(InvalidInputError, match="no recording"):
+        Recording(path)
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("content", ["{", '{"ty', '{"type":"recording"', '{"sequence": 7, '])
+def test_half_a_first_line_is_a_recording(tmp_path: Path, content: str) -> None:
+    """Killed in its first moment."""
+    path = tmp_path / "orders.ndjson"
+    path.write_text(content)
+    write(path, step(1))
+    assert sequences(path) == [1]
+
+
 def test_a_message_without_data_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "orders.ndjson"
     path.write_text('{"sequence": 1}\n')

@@ -1,0 +1,108 @@
+"""`ptn stats`, `ptn eliminations`, `ptn me`, `ptn checkpoint`: documents, and the key's own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from ptn_api.cli.server import answer, asking
+from ptn_api.cli.table import print_document, print_rows, utc
+from ptn_api.client import calls
+
+__all__ = ["run_checkpoint", "run_eliminations", "run_me", "run_statistics"]
+
+
+def run_statistics(
+    url: str | None, api_key_file: Path | None, *, hotkey: str | None, checkpoints: bool, as_json: bool
+) -> None:
+    """Every miner's scores, or one miner's whole element (which is JSON either way)."""
+    with asking(url, api_key_file) as client:
+        if hotkey is not None:
+            body, _ = answer(client, calls.miner_statistics(hotkey, checkpoints))
+            print_document(body if as_json else msgspec.json.format(body))
+            return
+        body, document = answer(client, calls.statistics(checkpoints))
+    if as_json:
+        print_document(body)
+        return
+    rows = [
+        (miner.hotkey, *(_number(miner, path) for path in _SCORES.values()), _phase(miner.challengeperiod))
+        for miner in document.data
+    ]
+    title = f"statistics of {document.created_date or utc(document.created_timestamp_ms)}"
+    print_rows(("miner", *_SCORES, "phase"), rows, title=title)
+
+
+_SCORES = {
+    "weight": ("weight",),
+    "omega": ("scores", "omega"),
+    "sharpe": ("scores", "sharpe"),
+    "sortino": ("scores", "sortino"),
+    "volatility": ("volatility", "annual"),
+    "drawdown": ("drawdowns", "ledger_max_drawdown"),
+}
+
+
+def _number(miner: Any, path: tuple[str, ...]) -> str:
+    """A score may be a number or an object with a `value`; validators of different versions differ."""
+    value: Any = getattr(miner, path[0])
+    for key in (*path[1:], "value"):
+        value = value.get(key) if isinstance(value, Mapping) else value
+    return f"{value:.6g}" if isinstance(value, (int, float)) else ""
+
+
+def _phase(challengeperiod: Any) -> str:
+    return str(challengeperiod.get("status", "")) if isinstance(challengeperiod, Mapping) else ""
+
+
+def run_eliminations(url: str | None, api_key_file: Path | None, *, as_json: bool) -> None:
+    with asking(url, api_key_file) as client:
+        body, eliminations = answer(client, calls.eliminations())
+    if as_json:
+        print_document(body)
+        return
+    rows = [
+        (e.hotkey, utc(e.elimination_initiated_time_ms), "" if e.dd is None else f"{e.dd:g}", e.reason or "")
+        for e in eliminations
+    ]
+    print_rows(("miner", "eliminated", "drawdown", "reason"), rows, title=f"{len(rows)} eliminations")
+
+
+def run_me(url: str | None, api_key_file: Path | None, *, as_json: bool) -> None:
+    """What the server knows about the key: never the key."""
+    with asking(url, api_key_file) as client:
+        body, me = answer(client, calls.document("/me"))
+    if as_json:
+        print_document(body)
+    else:
+        print_rows(("what", "is"), [(name, "" if value is None else str(value)) for name, value in _flat(me)])
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        found += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
+    return found
+
+
+def run_checkpoint(url: str | None, api_key_file: Path | None, *, output: Path, as_json: bool) -> None:
+    """The file is written beside and moved: what is there is whole. The bar is for people only."""
+    columns = (TextColumn("checkpoint"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console = Console(stderr=True)
+    with (
+        asking(url, api_key_file) as client,
+        Progress(*columns, console=console, disable=not console.is_terminal) as bar,
+    ):
+        task = bar.add_task("", total=None)
+        client.validator_checkpoint(output, lambda done, total: bar.update(task, completed=done, total=total))
+    size = output.stat().st_size
+    if as_json:
+        print_document(msgspec.json.encode({"file": str(output), "bytes": size}))
+    else:
+        print(f"ptn: {output}: {size} bytes", file=sys.stderr)

@@ -1,0 +1,116 @@
+"""The server that a command talks to, and words for what may be wrong with it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus, WebSocketException
+
+from ptn_api.cli.api_key import read_api_key
+from ptn_api.cli.config import read_config
+from ptn_api.client.exchange import Call
+from ptn_api.client.rest import PTNClient, Retries
+from ptn_api.errors import (
+    APIStatusError,
+    AuthenticationError,
+    ClientError,
+    ServerUnreachableError,
+    SettingsError,
+)
+
+__all__ = ["REST_URL", "WS_URL", "answer", "asking", "rest_url", "try_stream", "ws_url"]
+
+T = TypeVar("T")
+
+REST_URL = "http://127.0.0.1:48888"
+WS_URL = "ws://127.0.0.1:8765"
+
+
+def rest_url(given: str | None) -> str:
+    """The option or PTN_REST_URL, the config file's, or this machine. Raises SettingsError."""
+    return _checked(given or read_config().rest_url or REST_URL, ("http", "https"))
+
+
+def ws_url(given: str | None) -> str:
+    """The option or PTN_WS_URL, the config file's, or this machine. Raises SettingsError."""
+    return _checked(given or read_config().ws_url or WS_URL, ("ws", "wss"))
+
+
+def _checked(url: str, schemes: tuple[str, str]) -> str:
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in schemes and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port that is no number
+        known = False
+    if not known:
+        example = REST_URL if "http" in schemes else WS_URL
+        raise SettingsError(f"{url!r} is not an address like {example}")
+    return url
+
+
+@contextmanager
+def asking(url: str | None, api_key_file: Path | None) -> Iterator[PTNClient]:
+    """A client, and its errors with the address they are about."""
+    address = rest_url(url)
+    with PTNClient(address, read_api_key(api_key_file), retries=Retries(times=2, first=0.2)) as client:
+        try:
+            yield client
+        except ServerUnreachableError as error:
+            raise ServerUnreachableError(f"{address} does not answer: {_bare(str(error))}") from None
+        except AuthenticationError as error:
+            raise AuthenticationError(f"{address}: {error}", code=error.code) from None
+        except APIStatusError as error:
+            if str(error) != f"status {error.status}":
+                raise
+            problem = f"{address} answers {error.status}; is that the REST address?"
+            raise APIStatusError(problem, status=error.status) from None
+        except ClientError as error:
+            if error.code != "bad_answer":
+                raise
+            raise ClientError(f"{address} is no PTN API: {error}", code="bad_answer") from None
+
+
+def answer(client: PTNClient, call: Call[T]) -> tuple[bytes, T]:
+    """The answer as it came, and what it says."""
+    body = client.call(Call(call.path, _whole, **call.parameters))
+    try:
+        return body, call.read(body, {})
+    except msgspec.MsgspecError as error:
+        raise ClientError(str(error), code="bad_answer") from None
+
+
+def _whole(body: bytes, headers: Mapping[str, str]) -> bytes:
+    return body
+
+
+async def try_stream(url: str) -> None:
+    """Whether a WebSocket server is there. Raises ServerUnreachableError, and says what is there instead."""
+    try:
+        async with connect(url, open_timeout=10, close_timeout=1):
+            return
+    except InvalidStatus as error:
+        problem = f"answers HTTP {error.response.status_code}; is that the WebSocket address?"
+    except (TimeoutError, asyncio.TimeoutError):
+        problem = "does not answer"
+    except (OSError, EOFError, WebSocketException) as error:
+        problem = f"does not answer: {_reason(error)}"
+    raise ServerUnreachableError(f"{url} {problem}")
+
+
+def _reason(error: BaseException) -> str:
+    """The system's words, without Python's decoration."""
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number and number > 0 else _bare(str(error)) or type(error).__name__
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"^no answer: |\[Errno -?\d+\] ", "", text)
