@@ -1,0 +1,373 @@
+"""What the service really says is what its descriptions say: every route, every frame of both versions."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from ptn_api.access import add_key
+from ptn_api.clock import wall_ms
+from ptn_api.simulator.options import SimulatorOptions
+from ptn_api.simulator.simulator import Simulator
+from tests.contract import answer_problems, frame_kinds, problems
+from tests.system.api import Api, api
+from tests.waiting import until
+
+TIERS = (0, 30, 50, 100)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("contracts")
+
+
+@pytest.fixture(scope="module")
+def keys(home: Path) -> dict[int, str]:
+    return {tier: add_key(home / "api_keys.json", f"user-{tier}", tier) for tier in TIERS}  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def simulator(home: Path) -> Iterator[Simulator]:
+    """A validator with history and documents, which acts when it is told to."""
+    options = SimulatorOptions(seed=5, miners=4, positions=6, history_ms=20 * 86_400_000)
+    simulated = Simulator(home / "validator", options)
+    simulated.prepare(wall_ms())
+    yield simulated
+    simulated.close()
+
+
+@pytest.fixture(scope="module")
+def server(home: Path, keys: dict[int, str], simulator: Simulator) -> Iterator[Api]:
+    with api(home / "data", validator_dir=home / "validator", header_timeout_ms=1_000) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def openapi(server: Api) -> dict[str, Any]:
+    document: dict[str, Any] = httpx.get(server.rest + "/openapi.json", timeout=10).json()
+    return document
+
+
+@pytest.fixture(scope="module")
+def asyncapi(server: Api) -> dict[str, Any]:
+    document: dict[str, Any] = httpx.get(server.rest + "/asyncapi.json", timeout=10).json()
+    return document
+
+
+# --- REST -------------------------------------------------------------------------------------------------
+
+
+class Asker:
+    """Asks, and holds every answer against the document; remembers which statuses it has seen."""
+
+    def __init__(self, server: Api, document: dict[str, Any], client: httpx.Client) -> None:
+        self.seen: set[tuple[str, int]] = set()
+        self._server = server
+        self._document = document
+        self._client = client
+
+    def __call__(
+        self,
+        template: str,
+        query: str = "",
+        *,
+        key: str = "",
+        hotkey: str = "",
+        method: str = "GET",
+        **headers: str,
+    ) -> httpx.Response:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if key:
+            sent["Authorization"] = f"Bearer {key}"
+        url = self._server.rest + template.replace("{hotkey}", hotkey) + query
+        response = self._client.request(method, url, headers=sent)
+        assert answer_problems(self._document, template, method, response) == [], (method, url, response.text)
+        self.seen.add((template, response.status_code))
+        return response
+
+
+@pytest.fixture
+def ask(server: Api, openapi: dict[str, Any]) -> Iterator[Asker]:
+    with httpx.Client(timeout=20) as client:
+        yield Asker(server, openapi, client)
+
+
+def test_every_route_answers_as_described(ask: Asker, openapi: dict[str, Any], keys: dict[int, str]) -> None:
+    """Every tier, coding and method: statuses, headers and bodies are those of the document."""
+    miner = ask("/miner-hotkeys", key=keys[100]).json()[0]
+    for template, tier, coding in itertools.product(openapi["paths"], TIERS, ("identity", "gzip", "zstd")):
+        tiered = f"?tier={tier}" if template == "/miner-positions" else ""
+        ways: dict[str, Any] = {"key": keys[tier], "hotkey": miner, "Accept_Encoding": coding}
+        answer = ask(template, tiered, **ways)
+        assert answer.status_code in (200, 403)
+        head = ask(template, tiered, method="HEAD", **ways)
+        assert head.status_code == answer.status_code
+        assert not head.content
+        if answer.status_code == 200:
+            assert {"etag", "vary", "cache-control"} <= set(answer.headers)
+            unchanged = ask(template, tiered, If_None_Match=answer.headers["ETag"], **ways)
+            assert unchanged.status_code == 304 or template in ("/health", "/validator-checkpoint", "/me")
+        assert ask(template, hotkey=miner).status_code == (401 if _keyed(openapi, template) else 200)
+    assert {template for template, status in ask.seen if status == 200} == set(openapi["paths"])
+
+
+def _keyed(document: dict[str, Any], template: str) -> bool:
+    return bool(document["paths"][template]["get"]["security"])
+
+
+def test_what_is_refused_is_refused_as_described(ask: Asker, server: Api, keys: dict[int, str]) -> None:
+    """Parameters, cursors, miners that there are not, targets and headers that are too long."""
+    everything = ask("/miner-positions", key=keys[100])
+    cursor = f"{everything.headers['X-PTN-Epoch']}:{everything.headers['X-PTN-Revision']}"
+    best = {"key": keys[100]}
+    assert ask("/miner-positions", f"?since={cursor}", **best).status_code == 200
+    assert ask("/miner-positions", "?miner=5x&status=open&trade_pair=BTCUSD", **best).status_code == 200
+    assert ask("/miner-positions", "?tier=7", **best).status_code == 400
+    assert ask("/miner-positions", "?since=elsewhere:1", **best).status_code == 410
+    assert ask("/miner-positions", key=keys[30]).status_code == 403
+    assert ask("/miner-positions/{hotkey}", hotkey="5nobody", **best).status_code == 404
+    assert ask("/me", "?" + "x" * 9_000, **best).status_code == 414
+    assert ask("/me", X_Long="x" * 40_000, **best).status_code == 431
+    for template in ("/statistics/{hotkey}", "/perf-ledger/{hotkey}"):
+        assert ask(template, hotkey="5nobody", **best).status_code == 404
+    for query in ("?limit=0", "?limit=x", "?format=none", "?after=-2"):
+        assert ask("/messages", query, **best).status_code == 400
+    assert ask("/messages", "?after=1", **best).status_code == 410
+    assert ask("/statistics", "?checkpoints=perhaps", **best).status_code == 400
+    other_method = httpx.post(server.rest + "/me", timeout=10)
+    assert (other_method.status_code, other_method.headers["Allow"]) == (405, "GET, HEAD")
+
+
+def test_messages_are_those_of_the_stream(
+    ask: Asker, asyncapi: dict[str, Any], keys: dict[int, str], simulator: Simulator
+) -> None:
+    """As one document and as lines, in both formats, each message as the stream's document has it."""
+    before = int(ask("/messages", key=keys[100]).json()["head"])
+    simulator.burst(3)
+    until(lambda: ask("/messages", key=keys[100]).json()["head"] >= before + 3, what="three orders")
+    order = asyncapi["components"]["messages"]["order"]["payload"]["schema"]
+    for form in ("full", "delta"):
+        query = f"?after={before}&format={form}"
+        assert len(ask("/messages", query, key=keys[100]).json()["messages"]) >= 3
+        lines = ask("/messages", query, key=keys[100], Accept="application/x-ndjson")
+        assert int(lines.headers["X-PTN-Next"]) <= int(lines.headers["X-PTN-Head"])
+        for line in lines.text.splitlines():
+            assert problems(asyncapi, order, json.loads(line)) == []
+
+
+def test_what_has_to_wait_is_refused_as_described(ask: Asker, home: Path, keys: dict[int, str]) -> None:
+    """A key beyond its own limit: 429, with when to come back."""
+    path = home / "api_keys.json"
+    content = json.loads(path.read_text())
+    path.write_text(
+        json.dumps(content | {"busy": {"key": "key-of-busy", "tier": 0, "requests_per_minute": 2}})
+    )
+    until(lambda: ask("/trade-pairs", key="key-of-busy").status_code == 200, what="the new key")
+    until(lambda: ask("/me", key="key-of-busy").status_code == 429, what="the limit")
+    assert int(ask("/me", key="key-of-busy").headers["Retry-After"]) > 0
+
+
+def test_a_request_that_does_not_come_is_refused_as_described(server: Api, openapi: dict[str, Any]) -> None:
+    """408 after the header timeout, in the shape of every refusal."""
+    with socket.create_connection(("127.0.0.1", int(server.rest.rpartition(":")[2]))) as raw:
+        raw.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n")
+        raw.settimeout(20)
+        answer = b"".join(iter(lambda: raw.recv(65_536), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    content = openapi["paths"]["/health"]["get"]["responses"]["408"]["content"]["application/json"]
+    assert problems(openapi, content["schema"], json.loads(body)) == []
+
+
+# --- the stream -------------------------------------------------------------------------------------------
+
+
+class Talk:
+    """A connection whose frames, both ways, are held against the document of its version."""
+
+    seen: set[tuple[int, str]]
+
+    def __init__(self, url: str, document: dict[str, Any], version: int, seen: set[tuple[int, str]]) -> None:
+        self.version = version
+        self.seen = seen
+        self._document = document
+        self._url = url
+        self._connection: ClientConnection
+
+    def __enter__(self) -> Talk:
+        self._connecting = connect(self._url, max_size=None)
+        self._connection = self._connecting.__enter__()
+        return self
+
+    def __exit__(self, *why: Any) -> None:
+        self._connecting.__exit__(*why)
+
+    def send(self, **frame: Any) -> None:
+        kinds = frame_kinds(self._document, self.version, "receive", frame)
+        assert len(kinds) == 1, frame
+        self.seen.add((self.version, kinds[0]))
+        self._connection.send(json.dumps(frame))
+
+    def send_badly(self, text: str) -> None:
+        self._connection.send(text)
+
+    def receive(self) -> tuple[str, dict[str, Any]]:
+        """The next frame, and what it is: exactly one of what this version may be sent."""
+        frame = json.loads(self._connection.recv(timeout=20))
+        kinds = frame_kinds(self._document, self.version, "send", frame)
+        assert len(kinds) == 1, (kinds, json.dumps(frame)[:500])
+        messages = frame["messages"] if kinds[0] == "batch" else [frame]
+        assert self.version == 2 or not any({"late", "replay"} & set(message) for message in messages)
+        self.seen.add((self.version, kinds[0]))
+        return kinds[0], frame
+
+    def wait_for(self, *kinds: str) -> dict[str, Any]:
+        """The next frame of one of these kinds."""
+        while True:
+            kind, frame = self.receive()
+            if kind in kinds:
+                return frame
+
+    def login(self, key: str, **fields: Any) -> dict[str, Any]:
+        self.send(api_key=key, **fields)
+        return self.wait_for("loginAccepted", "loginRefused")
+
+    def orders(self, count: int) -> list[dict[str, Any]]:
+        """The next so many orders, alone or in batches."""
+        found: list[dict[str, Any]] = []
+        while len(found) < count:
+            frame = self.wait_for("order", "batch")
+            found += frame.get("messages", [frame])
+        return found
+
+    def subscribe(self, **fields: Any) -> dict[str, Any]:
+        self.send(type="subscribe", **fields)
+        return self.wait_for("subscriptionStatus")
+
+    def close_code(self) -> int:
+        with pytest.raises(ConnectionClosed) as closed:
+            while True:
+                self.receive()
+        assert closed.value.rcvd is not None
+        return closed.value.rcvd.code
+
+
+def test_every_frame_is_as_described(
+    server: Api, asyncapi: dict[str, Any], keys: dict[int, str], simulator: Simulator
+) -> None:
+    """Both versions: logins, orders, batches, replays, resumes, updates, heartbeats, errors, refusals.
+
+    Every message that the document names is seen.
+    """
+    seen: set[tuple[int, str]] = set()
+    codes = {row["code"] for row in asyncapi["channels"]["version1"]["x-close-codes"]}
+
+    def talk(version: int) -> Talk:
+        return Talk(server.stream, asyncapi, version, seen)
+
+    for version in (1, 2):
+        _refusals(talk, version, keys, codes)
+    _old_client(talk, keys, simulator)
+    _mirror(talk, keys, simulator)
+    _resumes(talk, keys, simulator)
+    described = {
+        (version, message)
+        for version in (1, 2)
+        for message in asyncapi["channels"][f"version{version}"]["messages"]
+    }
+    assert seen == described
+
+
+def _refusals(talk: Any, version: int, keys: dict[int, str], codes: set[int]) -> None:
+    """No JSON, a wrong key, a low tier, one connection too many."""
+    fields = {"version": 2} if version == 2 else {}
+    with talk(version) as one:
+        one.send_badly("no JSON")
+        assert one.close_code() in codes
+    for key, code in (("wrong", 4101), (keys[50], 4102)):
+        with talk(version) as one:
+            assert one.login(key, **fields)["status"] == "error"
+            assert one.close_code() == code
+            assert code in codes
+    with contextlib.ExitStack() as stack:
+        six = [stack.enter_context(talk(version)) for _ in range(6)]
+        for one in six:
+            one.login(keys[100], **fields)
+        assert six[0].wait_for("loginRefused")["code"] == "MAX_CONNECTIONS_EXCEEDED"
+        assert six[0].close_code() == 4004
+
+
+def _old_client(talk: Any, keys: dict[int, str], simulator: Simulator) -> None:
+    """Version 1: orders, a batch, a ping, and a replay after the last sequence."""
+    with talk(1) as one:
+        last = one.login(keys[100], last_sequence=-1)["current_sequence"]
+        one.subscribe(all=True, sender_timestamp=1)
+        simulator.place_order()
+        one.wait_for("order")
+        simulator.burst(5)
+        one.orders(5)
+        one.send(type="ping", timestamp=1)
+        one.wait_for("pong")
+        one.send(type="unsubscribe", all=True, sender_timestamp=1)
+        one.wait_for("subscriptionStatus")
+    with talk(1) as one:
+        assert one.login(keys[100], last_sequence=last)["current_sequence"] == last
+        one.subscribe(all=True, sender_timestamp=1)
+        assert one.wait_for("batch")["messages"][0]["sequence"] == last + 1  # in one piece
+
+
+def _mirror(talk: Any, keys: dict[int, str], simulator: Simulator) -> None:
+    """Version 2 with everything that is no order; and what is not understood."""
+    with talk(2) as one:
+        one.login(keys[100], version=2)
+        one.subscribe(updates=True)
+        simulator.refresh_all()
+        assert one.wait_for("positionChanged")["position"]
+        simulator.remove_one()
+        assert one.wait_for("positionsRemoved")["positions"]
+        simulator.place_order()
+        one.wait_for("order")
+        assert one.wait_for("heartbeat")["checksum"]
+        one.send(type="ping", timestamp="now")
+        one.wait_for("pong")
+        for text in ("{", '{"type": "subscribe", "miner": []}', '{"type": "dance"}', "[1]"):
+            one.send_badly(text)
+            assert one.wait_for("error")["code"] in ("not_json", "bad_frame")
+        one.send(type="unsubscribe")
+        one.wait_for("subscriptionStatus")
+
+
+def _resumes(talk: Any, keys: dict[int, str], simulator: Simulator) -> None:
+    """What was missed, as deltas and marked; and why it cannot be had."""
+    with talk(2) as one:
+        success = one.login(keys[100], version=2)
+    now, epoch = success["current_sequence"], success["epoch"]
+    simulator.burst(4)
+    with talk(2) as one:
+        one.login(keys[100], version=2, last_sequence=now, epoch=epoch)
+        one.subscribe(format="delta", trade_pairs=["BTCUSD"])
+        assert one.wait_for("resumed")["after"] == now
+    with talk(2) as one:
+        one.login(keys[100], version=2, last_sequence=now, epoch=epoch)
+        one.subscribe(format="delta")
+        one.wait_for("resumed")
+        assert one.orders(4)[0]["sequence"] == now + 1
+    for last, of, reason in (
+        (now, "elsewhere", "epoch"),
+        (now + 10**6, epoch, "future"),
+        (1, epoch, "too_old"),
+    ):
+        with talk(2) as one:
+            one.login(keys[100], version=2, last_sequence=last, epoch=of)
+            one.subscribe()
+            assert one.wait_for("resumeFailed")["reason"] == reason
