@@ -15,7 +15,17 @@ LEAVES = {"errors", "settings", "clock", "histogram"}
 ROOMS = ["model", "wire", "access", "event_log", "intake", "rest", "stream", "simulator"]
 SIDE_BY_SIDE = {"intake", "rest", "stream", "simulator"}
 DOORS = {"api_manager", "websocket_client", "__init__"}
-WIRING = {"service", "supervisor", "certificate", "board", "metrics", "metrics_server", "cli"}
+WIRING = {
+    "service",
+    "supervisor",
+    "certificate",
+    "board",
+    "metrics",
+    "metrics_server",
+    "room_process",
+    "log_output",
+    "cli",
+}
 
 
 def room_of(module: str) -> str:
