@@ -1,0 +1,204 @@
+"""Every public name of the client, used as a consumer would; mypy --strict has nothing to say about it.
+
+Never run: `test_typing.py` has it checked, and checks that no name is missing.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ptn_api.client import (
+    AsyncPTNClient,
+    Book,
+    Checkpoint,
+    Cursor,
+    Following,
+    Gap,
+    Ledgers,
+    MessagePage,
+    Miner,
+    MinerPositions,
+    NewOrder,
+    Pace,
+    PositionChanges,
+    PTNClient,
+    Recording,
+    Replay,
+    ReplayClock,
+    Retries,
+    State,
+    StatisticsDocument,
+    Stream,
+    TradePairId,
+    connect,
+    follow,
+    read_recording,
+    replay,
+    tables,
+    testing,
+)
+from ptn_api.errors import APIStatusError, AuthenticationError, ClientError, ServerUnreachableError
+from ptn_api.websocket_client import PTNWebSocketClient, PTNWebSocketMessage
+
+if TYPE_CHECKING:
+    import polars
+
+WS = "ws://localhost:8765"
+REST = "http://localhost:48888"
+
+
+def on_gap(gap: Gap) -> None:
+    missing: tuple[int, int, str] = gap.after, gap.next, gap.reason
+    assert missing
+
+
+async def on_state(state: State) -> None:
+    assert state in ("live", "stale")
+
+
+def on_stale(message: PTNWebSocketMessage) -> None:
+    age: int = message.age_ms
+    assert age
+
+
+def handler(messages: list[PTNWebSocketMessage]) -> None:
+    for message in messages:
+        order: NewOrder = message.new_order
+        pair: TradePairId = order.trade_pair
+        text: str = f"{pair}: {order.order_type} {order.leverage:+.2f} @ {order.price}"
+        marks: tuple[bool, bool] = message.late, message.replay
+        lags: int = message.timelag_from_order + message.timelag_from_queue
+        numbers: int = message.sequence + message.timestamp
+        net: float = message.position.net_leverage
+        print(text, marks, lags, numbers, net, message.data)
+
+
+def bot() -> None:
+    client = PTNWebSocketClient(
+        api_key="k",
+        host="localhost",
+        port=8765,
+        secure=True,
+        name="second",
+        state_dir=Path("state"),
+        miners=["5A"],
+        trade_pairs=["BTCUSD"],
+        format="delta",
+        on_gap=on_gap,
+        on_state=on_state,
+        on_stale=on_stale,
+        max_age_ms=5_000,
+        on_error="skip",
+        retries=3,
+        stop_on_auth_error=True,
+        pace=Pace(backoff=0.5),
+    )
+
+    @client.add_handler
+    async def second(messages: list[PTNWebSocketMessage]) -> None:
+        assert messages
+
+    client.subscribe()
+    client.unsubscribe()
+    client.run(handler)
+    client.stop()
+    state: State = client.state
+    assert state
+
+
+def loop() -> None:
+    with follow(WS, "k", resume=False, on_gap=on_gap) as orders:
+        following: Following = orders
+        signal.signal(signal.SIGTERM, lambda *_: orders.stop())
+        for message in following:
+            handler([message])
+            orders.commit()
+
+
+async def stream() -> AsyncIterator[int]:
+    async with connect(WS, "k", max_age_ms=1_000, pace=testing.quick_pace()) as orders:
+        core: Stream = orders
+        async for message in core:
+            yield message.sequence
+        async for batch in core.batches(limit=100):
+            core.commit(batch[-1])
+        core.stop()
+
+
+def rest(target: Path) -> polars.DataFrame:
+    with PTNClient(REST, "k", timeout=5.0, retries=Retries(times=1), cache=2) as api:
+        entries: MinerPositions = api.miner_positions(
+            tier=100, miner="5A", trade_pair=["BTCUSD"], status="open"
+        )
+        entry: Miner = api.miner("5A")
+        hotkeys: list[str] = api.hotkeys()
+        if entries.cursor is not None:
+            changes: PositionChanges = api.miner_positions(since=entries.cursor)
+            assert changes.removed
+        statistics: StatisticsDocument = api.statistics(checkpoints=False)
+        element = api.miner_statistics("5A")
+        ledgers: Ledgers = api.perf_ledger("5A")
+        checkpoint: Checkpoint = api.validator_checkpoint()
+        file: Path = api.validator_checkpoint(target, lambda done, total: print(done, total))
+        page: MessagePage = api.messages(-1, limit=10, miner="5A", trade_pair=(), format="delta")
+        reasons = [elimination.reason for elimination in api.eliminations()]
+        print(hotkeys, element.weight, file, reasons, api.me(), api.health())
+        frames = [
+            entries.to_polars(),
+            entries.to_polars("orders"),
+            entry.to_polars(),
+            statistics.to_polars(),
+            ledgers.to_polars(),
+            checkpoint.to_polars("orders"),
+            checkpoint.ledgers_to_polars(),
+            page.to_polars(),
+            tables.messages(page.messages),
+            tables.orders(entries.positions()),
+        ]
+        return frames[0].filter(frames[0]["is_closed_position"])
+
+
+async def mirror() -> None:
+    async with (
+        AsyncPTNClient(REST, "k") as api,
+        Book(WS, REST, "k", on_change=lambda hotkey, position_uuid: None) as book,
+    ):
+        await book.until_verified()
+        cursor: Cursor = book.cursor
+        positions = [p.net_leverage for p in book.positions("5A", status="open")]
+        print(cursor, positions, len(book), await api.miner_positions(tier=0))
+
+
+def past(file: Path) -> None:
+    replay(file, handler, speed=10.0)
+    recorded: list[object] = list(read_recording(file))
+    print(recorded, Recording, Replay, ReplayClock)
+
+
+def errors() -> str:
+    try:
+        bot()
+    except AuthenticationError as error:
+        return f"{error.status} {error.code}"
+    except APIStatusError as error:
+        return f"{error.status} {error}"
+    except (ServerUnreachableError, ClientError) as error:
+        return error.code
+    return ""
+
+
+def own_tests() -> None:
+    def script(server: testing.FakeServer) -> None:
+        server.order("BTCUSD", leverage=0.1, price=100.0)
+        server.publish(testing.fake_position("EURUSD", [testing.fake_order(-0.2)]))
+        server.skip(1)
+        server.slow = 0.1
+        server.cut()
+        server.wait_until_live()
+
+    with testing.FakeServer(script=script) as server:
+        server.keys.clear()
+        assert server.url
