@@ -3,7 +3,7 @@
 - `connect` (`Stream`): every order, asynchronously; `follow`: the same for a plain `for`;
   `ptn_api.websocket_client`: the same for a handler.
 - `PTNClient`, `AsyncPTNClient`: the REST routes.
-- `Book`: every position as of now.
+- `Book`: every position as of now; `open_book`: the same for programs that block.
 - `ptn_api.client.testing`: a server to test a bot against, which also misbehaves on command.
 
 Light: no server is installed or imported with it, and names are imported when they are first used (a bot
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ptn_api.client.exchange import Retries
     from ptn_api.client.following import Following, follow
     from ptn_api.client.message import NewOrder, PTNWebSocketMessage, TradePairId
+    from ptn_api.client.open_book import OpenBook, open_book
     from ptn_api.client.pace import Pace
     from ptn_api.client.recording import Recording, read_recording
     from ptn_api.client.replaying import Replay, ReplayClock, replay
@@ -49,6 +50,7 @@ __all__ = [
     "Miner",
     "MinerPositions",
     "NewOrder",
+    "OpenBook",
     "PTNClient",
     "PTNWebSocketMessage",
     "Pace",
@@ -63,6 +65,7 @@ __all__ = [
     "TradePairId",
     "connect",
     "follow",
+    "open_book",
     "read_recording",
     "replay",
 ]
@@ -81,6 +84,7 @@ _HOMES = {
     ),
     "client.following": ("Following", "follow"),
     "client.message": ("NewOrder", "PTNWebSocketMessage", "TradePairId"),
+    "client.open_book": ("OpenBook", "open_book"),
     "client.pace": ("Pace",),
     "client.recording": ("Recording", "read_recording"),
     "client.replaying": ("Replay", "ReplayClock", "replay"),

@@ -22,6 +22,7 @@ from ptn_api.client import (
     Miner,
     MinerPositions,
     NewOrder,
+    OpenBook,
     Pace,
     PositionChanges,
     PTNClient,
@@ -35,6 +36,7 @@ from ptn_api.client import (
     TradePairId,
     connect,
     follow,
+    open_book,
     read_recording,
     replay,
     tables,
@@ -170,6 +172,13 @@ async def mirror() -> None:
         cursor: Cursor = book.cursor
         positions = [p.net_leverage for p in book.positions("5A", status="open")]
         print(cursor, positions, len(book), await api.miner_positions(tier=0))
+
+
+def blocking_mirror() -> None:
+    with open_book(WS, REST, "k", mend_within=5.0) as book:
+        mirror: OpenBook = book
+        mirror.until_verified()
+        print(len(mirror), mirror.verified, tables.positions(mirror.positions(status="closed")))
 
 
 def past(file: Path) -> None:
