@@ -1,0 +1,204 @@
+"""Keys of a running server: changes bite on open sockets, and what was used is told; no log holds a key."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from ptn_api.access import add_key, revoke_key
+from ptn_api.wire import close_codes
+from tests.system.api import ROOT, Api, api
+from tests.system.follower import Follower
+from tests.system.validator import Validator
+from tests.waiting import until
+
+SHIPPED_CHECK_MS = 900
+"""The default: a change must bite within a second of it."""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "api_keys.json"
+
+
+@pytest.fixture
+def server(validator: Validator, data_dir: Path, path: Path) -> Iterator[Api]:
+    path.write_text("{}")
+    validator.place()
+    with api(data_dir, validator_dir=validator.root, keys=path, key_check_ms=SHIPPED_CHECK_MS) as running:
+        yield running
+
+
+def ptn(*arguments: str, status: int = 0) -> str:
+    """The command's standard output."""
+    command = [sys.executable, "-c", "from ptn_api.cli.app import main; main()", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == status, done.stderr
+    return done.stdout
+
+
+def rest_status(server: Api, key: str, session: Any = requests, path: str = "/miner-hotkeys") -> int:
+    headers = {"Authorization": f"Bearer {key}"}
+    return int(session.get(server.rest + path, headers=headers, timeout=5).status_code)
+
+
+@contextlib.contextmanager
+def logged_in(server: Api, key: str) -> Iterator[ClientConnection]:
+    """A connection whose key the server knows, as soon as it does."""
+    until(lambda: rest_status(server, key) == 200)
+    with contextlib.ExitStack() as stack:
+
+        def try_once() -> ClientConnection | None:
+            connection = stack.enter_context(connect(server.stream))
+            connection.send(json.dumps({"api_key": key}))
+            return connection if json.loads(connection.recv())["status"] == "success" else None
+
+        connection = until(try_once)
+        assert connection is not None
+        yield connection
+
+
+def close_code(connection: ClientConnection) -> int:
+    with pytest.raises(ConnectionClosed) as closed:
+        connection.recv(timeout=10)
+    assert closed.value.rcvd is not None
+    return closed.value.rcvd.code
+
+
+def edited(path: Path, **changes: Any) -> Callable[[], None]:
+    def edit() -> None:
+        entries = json.loads(path.read_text())
+        entries["alice"] |= changes
+        path.write_text(json.dumps(entries))
+
+    return edit
+
+
+@pytest.mark.parametrize("how", ["revoked", "downgraded", "expired", "rotated"])
+def test_a_key_that_ends_is_out_at_once(server: Api, path: Path, how: str) -> None:
+    """Its open socket is closed with the code that says so, its REST requests are refused; others go on."""
+    expires = int(time.time() * 1000) + 4_000
+    key = add_key(path, "alice", 100, expires_ms=expires if how == "expired" else None)
+    other = add_key(path, "bob", 100)
+    with logged_in(server, key) as connection, logged_in(server, other) as bystander:
+        {
+            "revoked": lambda: revoke_key(path, "alice"),
+            "downgraded": edited(path, tier=50),
+            "expired": lambda: None,
+            "rotated": lambda: ptn("keys", "rotate", "alice", "--grace", "0", "--api-keys-file", str(path)),
+        }[how]()
+        assert close_code(connection) == close_codes.KEY_REVOKED.code
+        refused = 403 if how == "downgraded" else 401
+        until(lambda: rest_status(server, key, path="/messages") == refused)
+        bystander.send(json.dumps({"type": "ping", "timestamp": 1}))
+        assert json.loads(bystander.recv())["type"] == "pong"
+        assert rest_status(server, other) == 200
+
+
+def test_an_upgraded_key_sees_more_without_a_reconnect(server: Api, path: Path) -> None:
+    """On the same kept-alive connection; and then it may log in to the stream."""
+    key = add_key(path, "alice", 30)
+    with requests.Session() as session:
+        until(lambda: rest_status(server, key, session) == 200)
+        assert rest_status(server, key, session, "/miner-positions") == 403
+        edited(path, tier=100)()
+        until(lambda: rest_status(server, key, session, "/miner-positions") == 200)
+    with logged_in(server, key):
+        pass
+
+
+def test_a_key_that_is_used_is_listed_and_accounted(server: Api, path: Path, data_dir: Path) -> None:
+    """By user and day, over both servers; `ptn keys list` says when it was last seen."""
+    files = ["--api-keys-file", str(path)]
+    key = ptn("keys", "add", "alice", "--tier", "100", "--expires", "90d", "--note", "pays", *files).strip()
+    ptn("keys", "add", "bob", "--tier", "30", *files)
+    with logged_in(server, key):
+        pass
+    until(lambda: "alice" in ptn("keys", "usage", "--data-dir", str(data_dir)))
+    (usage,) = (
+        line.split("\t") for line in ptn("keys", "usage", "--data-dir", str(data_dir)).splitlines()[1:]
+    )
+    assert usage[0] == "alice"
+    assert int(usage[2]) >= 1
+    assert int(usage[3]) > 0
+    listed = [
+        line.split("\t") for line in ptn("keys", "list", *files, "--data-dir", str(data_dir)).splitlines()
+    ]
+    assert listed[0] == ["user", "tier", "fingerprint", "expires", "last seen"]
+    assert [(row[0], row[1], row[3] != "never", row[4] != "never") for row in listed[1:]] == [
+        ("alice", "100", True, True),
+        ("bob", "30", False, False),
+    ]
+
+
+def test_the_command_line_says_what_is_wrong_with_a_file(path: Path) -> None:
+    """Every problem with its line, status 1; a file that others can read is one."""
+    path.write_text('{\n"a": 7,\n"b": {"key": "s3cret", "tier": 31}\n}')
+    path.chmod(0o644)
+    told = ptn("keys", "check", "--api-keys-file", str(path), status=1)
+    assert [line.removeprefix(str(path))[:3] for line in told.splitlines()] == [":2:", ":3:", ": t"]
+    assert "s3cret" not in told
+    path.write_text("{}")
+    path.chmod(0o600)
+    assert "no problem" in ptn("keys", "check", "--api-keys-file", str(path))
+
+
+def test_no_key_is_in_any_log(validator: Validator, data_dir: Path, path: Path) -> None:
+    """Whatever is done with it: good, wrong, misplaced, in half a frame, at the most talkative level."""
+    secrets = {name: f"{name}-S3CRET-{'x' * 20}" for name in ("plain", "legacy", "wrong", "lower")}
+    path.write_text(
+        json.dumps(
+            {
+                "plain": {"key": secrets["plain"], "tier": 100},
+                "old": secrets["legacy"],
+                "lower": {"key": secrets["lower"], "tier": 30},
+            }
+        )
+    )
+    validator.place()
+    with api(data_dir, validator_dir=validator.root, keys=path, log_level="debug") as server:
+        with Follower(server.stream, secrets["plain"]) as follower:
+            validator.place()
+            follower.wait_for(1)
+        for secret in secrets.values():
+            rest_status(server, secret)
+            requests.get(f"{server.rest}/nope/{secret}?api_key={secret}", timeout=5)
+            requests.get(
+                f"{server.rest}/miner-positions?tier={secret}", headers={"Authorization": secret}, timeout=5
+            )
+            requests.get(server.rest + "/me", json={"api_key": secret, "more": [secret]}, timeout=5)
+            misuse(server, secret)
+        path.write_text(json.dumps({"plain": {"key": secrets["plain"], "tier": 99, secrets["wrong"]: 1}}))
+        until(lambda: "not read" in server.log.read_text())
+        until(lambda: server.log.read_text().count('"login_refused"') >= 2)
+        server.stop()
+        log = server.log.read_text()
+    assert "S3CRET" not in log
+    events = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    closed = [e for e in events if e["event"] == "connection_closed" and e.get("alias") == "plain"]
+    assert {"alias", "fingerprint", "address", "reason"} <= set(closed[0])
+    assert {e["process"] for e in events if e["event"] == "connection_closed"} == {"rest", "stream"}
+
+
+def misuse(server: Api, secret: str) -> None:
+    """Logins as they should be and should not, each followed by a frame that is none."""
+    for payload in (
+        json.dumps({"api_key": secret}),
+        json.dumps({"api_key": [secret]}),
+        f'{{"api_key": "{secret}',
+    ):
+        with connect(server.stream) as connection, contextlib.suppress(ConnectionClosed):
+            connection.send(payload)
+            connection.recv(timeout=5)
+            connection.send(f'{{"type": "subscribe", "{secret}": "{secret}"')
