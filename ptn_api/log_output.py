@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
 __all__ = ["configure_logging"]
+
+
+class _StandardError:
+    """Each line in one piece. What cannot be written, on a full disk, is lost; nothing else is."""
+
+    def write(self, line: str) -> None:
+        with contextlib.suppress(OSError):
+            os.write(2, line.encode("utf-8", "backslashreplace"))
+
+    def flush(self) -> None:
+        pass
 
 
 def configure_logging(level: str, *, process: str) -> None:
@@ -29,5 +42,5 @@ def configure_logging(level: str, *, process: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _StandardError())),
     )

@@ -26,7 +26,7 @@ FEW_BYTES = 1 << 30
 FEW_FILES = 4_096
 SOON_MS = 7 * 86_400_000
 AHEAD_MS = 60_000
-_TIMEOUT_S = 5
+_TIMEOUT_S = 2
 
 
 class Finding(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,10 @@ def data_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> dict[int, str]:
-    """Tier -> a key of that tier, in the key file that the server is given."""
-    return {tier: add_key(tmp_path / "api_keys.json", f"user-{tier}", tier) for tier in (0, 30, 50, 100)}  # type: ignore[arg-type]
+def keys(tmp_path: Path) -> Iterator[dict[int, str]]:
+    """Tier -> a key of that tier, in the key file that the server is given; no server may log one."""
+    made = {tier: add_key(tmp_path / "api_keys.json", f"user-{tier}", tier) for tier in (0, 30, 50, 100)}  # type: ignore[arg-type]
+    yield made
+    for log in tmp_path.rglob("*.log"):
+        logged = log.read_text(errors="replace")
+        assert not [tier for tier, key in made.items() if key in logged], f"a key is in {log.name}"

@@ -1,0 +1,206 @@
+"""What an operator can watch: metrics, /health, `ptn doctor`, all of a running server's real processes."""
+
+from __future__ import annotations
+
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+from ptn_api.metrics import METRICS
+from tests.system.api import ROOMS, ROOT, Api, api
+from tests.system.follower import Follower
+from tests.system.validator import Validator
+from tests.waiting import until
+
+ANNOUNCED = re.compile(r"PTN API metrics: (http://127\.0\.0\.1:\d+/metrics)\n")
+Found = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@pytest.fixture
+def server(validator: Validator, data_dir: Path, keys: dict[int, str]) -> Iterator[Api]:
+    validator.place()
+    settings = {"metrics_port": 0, "process_silent_ms": 1_000}
+    with api(data_dir, validator_dir=validator.root, **settings) as running:
+        until(lambda: len(running.stdout) == 2, what="the line about metrics")
+        yield running
+
+
+def scrape(server: Api) -> Found:
+    """(sample's name, labels) -> value, as Prometheus reads them."""
+    match = ANNOUNCED.fullmatch(server.stdout[1])
+    assert match
+    text = requests.get(match[1], timeout=10).text
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def value(found: Found, name: str, **labels: str) -> float:
+    return found.get((name, frozenset(labels.items())), 0.0)
+
+
+def ptn_doctor(*arguments: str) -> tuple[int, str]:
+    command = [sys.executable, "-c", "from ptn_api.cli.app import main; main()", "doctor", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def health(server: Api) -> tuple[int, dict[str, Any]]:
+    answer = requests.get(server.rest + "/health", timeout=5)
+    return answer.status_code, answer.json()
+
+
+def test_metrics_tell_what_happened(server: Api, validator: Validator, keys: dict[int, str]) -> None:
+    """Of all three processes, under the names of the table, in the format that Prometheus reads."""
+    with Follower(server.stream, keys[100]) as follower:
+        validator.place(3)
+        follower.wait_for(3)
+        headers = {"Authorization": f"Bearer {keys[100]}", "Accept-Encoding": "gzip"}
+        requests.get(server.rest + "/miner-positions", headers=headers, timeout=5)
+        requests.get(server.rest + "/miner-positions", timeout=5)
+        found = scrape(server)
+        assert value(found, "ptn_stream_clients") == 1
+    assert [value(found, "ptn_process_up", process=room) for room in ROOMS] == [1, 1, 1]
+    assert value(found, "ptn_log_head_sequence") == follower.sequences[-1]
+    assert value(found, "ptn_log_head_sequence") - value(found, "ptn_log_floor_sequence") == 2
+    assert value(found, "ptn_log_events_total") == value(found, "ptn_stream_deliveries_total") == 3
+    assert value(found, "ptn_log_append_seconds_count") >= 1
+    assert value(found, "ptn_stream_seen_lag_seconds_count") == 3
+    assert value(found, "ptn_stream_order_lag_seconds_bucket", le="+Inf") == 3
+    asked = {"route": "/miner-positions", "status": "200", "encoding": "gzip"}
+    assert value(found, "ptn_rest_requests_total", **asked) == 1
+    assert value(found, "ptn_rest_sent_bytes_total", **asked) > 0
+    assert value(found, "ptn_rest_view_assembly_seconds_count") >= 1
+    assert value(found, "ptn_auth_failures_total", process="rest") == 1
+    assert value(found, "ptn_keys", process="stream") == 4
+    assert value(found, "ptn_key_reloads_total", process="rest", result="read") == 1
+    assert value(found, "ptn_log_size_bytes") > 0
+    assert value(found, "ptn_source_swept_timestamp_seconds") > 1.7e9
+    assert value(found, "process_resident_memory_bytes", process="intake") > 1e6
+    suffixes = {"histogram": "_count", "counter": "", "gauge": ""}
+    unlabelled = {metric.name + suffixes[metric.kind] for metric in METRICS if not metric.labels}
+    assert unlabelled <= {name for name, _ in found}
+
+
+def test_metrics_outlive_a_process(server: Api) -> None:
+    """One that hangs or is gone is not up, the others are told of; after the restart it is back."""
+    intake = server.children()["intake"]
+    intake.suspend()
+    try:
+        found = scrape(server)
+        assert [value(found, "ptn_process_up", process=room) for room in ROOMS] == [0, 1, 1]
+        assert value(found, "ptn_log_head_sequence") > 0
+    finally:
+        intake.resume()
+    server.wait_restarted("rest", server.kill("rest"))
+    until(lambda: value(scrape(server), "ptn_process_up", process="rest") == 1)
+    assert value(scrape(server), "ptn_process_restarts_total", process="rest") == 1
+
+
+def test_health_says_which_process_is_down(server: Api) -> None:
+    """503 in fields that a machine can read, and doctor says it to a person; then all is well again."""
+    assert health(server)[0] == 200
+    stream = server.children()["stream"]
+    stream.send_signal(signal.SIGSTOP)
+    try:
+        until(lambda: health(server)[0] == 503)
+        status, told = health(server)
+        assert (status, told["status"], told["problems"]) == (503, "failing", ["process_down"])
+        assert told["processes"] == {"intake": "up", "rest": "up", "stream": "down"}
+        port = server.rest.rpartition(":")[2]
+        code, said = ptn_doctor("--api-rest-port", port, "--demo")
+        assert code == 1
+        assert "down: stream" in said
+    finally:
+        stream.send_signal(signal.SIGCONT)
+    until(lambda: health(server)[0] == 200)
+
+
+def test_health_says_that_the_log_cannot_be_written(server: Api) -> None:
+    """As on a full disk: here no file may grow. What can be read is served meanwhile."""
+    intake = server.children()["intake"].pid
+    before = resource.prlimit(intake, resource.RLIMIT_FSIZE, (0, -1))
+    until(lambda: health(server)[0] == 503)
+    status, told = health(server)
+    assert (status, told["problems"], told["log"]["writable"]) == (503, ["log_unwritable"], False)
+    found = scrape(server)
+    assert value(found, "ptn_log_writable") == 0
+    assert value(found, "ptn_log_append_failures_total") > 0
+    resource.prlimit(intake, resource.RLIMIT_FSIZE, before)
+    until(lambda: health(server)[0] == 200)
+
+
+def test_doctor_is_content_with_what_is_well(server: Api, validator: Validator, data_dir: Path) -> None:
+    """Nothing bad about a running server, its keys and its directories."""
+    code, said = ptn_doctor(
+        f"--api-rest-port={server.rest.rpartition(':')[2]}",
+        f"--validator-dir={validator.root}",
+        f"--data-dir={data_dir}",
+        f"--api-keys-file={data_dir.parent / 'api_keys.json'}",
+    )
+    assert code == 0, said
+    for words in (
+        "says that all is well",
+        "4 keys are valid",
+        "is writable",
+        "1 miners",
+        "watches are needed",
+    ):
+        assert words in said
+
+
+def test_doctor_finds_what_would_not_work(tmp_path: Path) -> None:
+    """Each with what to do about it; and it changes nothing."""
+    keys = tmp_path / "keys.json"
+    keys.write_text(
+        '{"old": {"key": "s3cret", "tier": 30, "expires": "2020-01-01T00:00:00Z"},\n"bad": {"tier": 30}}'
+    )
+    keys.chmod(0o644)
+    (tmp_path / "data").write_text("a file")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, said = ptn_doctor(
+            f"--api-rest-port={port}",
+            "--api-ws-port=0",
+            f"--validator-dir={tmp_path}",
+            f"--data-dir={tmp_path / 'data'}",
+            f"--api-keys-file={keys}",
+        )
+    assert code == 1
+    for words in (
+        f"port {port}: Address already in use; choose another with --api-rest-port",
+        f"{keys}:2:",
+        "chmod o-rw",
+        "no directory that this user can write",
+        "see --validator-dir",
+    ):
+        assert words in said, said
+    assert "s3cret" not in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "keys.json"]
+
+
+def test_a_taken_metrics_port_ends_the_start_with_one_line(
+    validator: Validator, data_dir: Path, keys: dict[int, str]
+) -> None:
+    """As for the other ports: exit status 1, and the flag to change."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        api(
+            data_dir, validator_dir=validator.root, wait=False, metrics_port=taken.getsockname()[1]
+        ) as server,
+    ):
+        assert server.process.wait(timeout=30) == 1
+        assert "--metrics-port" in server.log.read_text()
+        assert server.stdout == []
