@@ -85,6 +85,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Count, _m("WebSocket: a version 1 client is replayed what it missed if that began within this time")
     ] = 86_400_000
     max_connections_per_key: Annotated[Period, _m("WebSocket: the next one disconnects the oldest")] = 5
+    max_waiting_connections: Annotated[
+        Period, _m("WebSocket: connections that have not logged in; the next one ends the oldest")
+    ] = 4_096
     send_buffer_bytes: Annotated[Period, _m("WebSocket: a client further behind is told to come back")] = (
         8 << 20
     )

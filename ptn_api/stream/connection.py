@@ -61,6 +61,10 @@ class Socket(Protocol):
         """Sends the close frame; the connection is aborted if it is not read in time."""
         ...
 
+    def settle(self) -> None:
+        """The client has shown a good key: it counts as a stranger no more."""
+        ...
+
     def tidy(self) -> None:
         """Aborts what the library closed by itself, after a broken frame, if that is not read."""
         ...
@@ -191,6 +195,10 @@ class Connection:
         say("connection_closed", **self._who(), reason=reason, code=code, messages=self._messages)
 
     # --- what the desk says ---
+
+    def settle(self) -> None:
+        """The key is good, whenever the login's turn comes."""
+        self._socket.settle()
 
     def verdict(self, holder: KeyHolder | None) -> None:
         """Who the key's holder is; None: nobody."""

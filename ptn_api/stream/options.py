@@ -23,6 +23,7 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     eviction_delay_ms: int = 5_000
     accepts_per_second: int = 500
     message_limit_bytes: int = 1 << 20
+    max_waiting_connections: int = 4_096
     frames_per_minute: int = 600
     connects_per_minute: int = 600
     failed_logins_per_minute: int = 30

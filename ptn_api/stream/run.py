@@ -41,7 +41,7 @@ async def run_stream(
     """
     counters = counters or StreamCounters()
     hub = Hub(log, keys, options=options, counters=counters, clock=clock, usage=usage)
-    server = StreamServer(hub, options)
+    server = StreamServer(hub, options, counters)
     tasks = hub.tasks()
     stopping = asyncio.create_task(stop.wait())
     try:

@@ -26,7 +26,8 @@ from ptn_api.stream.deflate import negotiate
 from ptn_api.stream.framing import PONG, frame
 from ptn_api.stream.hub import Hub
 from ptn_api.stream.inbound import MessageReader
-from ptn_api.stream.options import StreamOptions
+from ptn_api.stream.newcomers import Newcomers
+from ptn_api.stream.options import StreamCounters, StreamOptions
 from ptn_api.wire.close_codes import (
     BAD_PAYLOAD,
     INTERNAL_ERROR,
@@ -44,6 +45,8 @@ _UNREADABLE = {"too_big": MESSAGE_TOO_BIG, "bad_fragment": PROTOCOL_ERROR, "not_
 
 _log = structlog.get_logger()
 
+Accept = Callable[[picows.WSUpgradeRequest], picows.WSUpgradeResponseWithListener]
+
 # Strangers' broken frames are no errors of this program: picows' own lines go nowhere.
 _silence = logging.Logger("picows", logging.CRITICAL)
 
@@ -51,17 +54,20 @@ _silence = logging.Logger("picows", logging.CRITICAL)
 class StreamServer:
     """Listens on a socket that the caller owns and hands connections to the hub."""
 
-    def __init__(self, hub: Hub, options: StreamOptions) -> None:
+    def __init__(self, hub: Hub, options: StreamOptions, counters: StreamCounters) -> None:
         self._hub = hub
         self._options = options
         self._server: asyncio.Server | None = None
         self._clients = _Clients()
+        self._newcomers = Newcomers(options.max_waiting_connections, counters)
         self._proxies = Proxies(options.trusted_proxies)
 
     async def start(self, sock: sockets.socket, tls: ssl.SSLContext | None = None) -> None:
         sock.setblocking(False)
+        # What picows makes for each connection: it offers no other way in.
+        picows.api.WSProtocol = _Protocol  # type: ignore[attr-defined]
         self._server = await picows.ws_create_server(
-            self._accept,
+            _Reception(self._accept, self._newcomers),
             sock=sock,
             enable_auto_pong=False,  # a flood of unread pongs must count as unsent
             max_frame_size=self._options.message_limit_bytes,
@@ -91,7 +97,9 @@ class StreamServer:
             headers["Connection"] = "upgrade"  # browsers say "keep-alive, Upgrade", which picows refuses
         extension = negotiate(",".join(headers.getall("Sec-WebSocket-Extensions", [])))
         answer = {"Sec-WebSocket-Extensions": extension} if extension else {}
-        client = _Client(self._hub, self._clients, self._options, deflate=extension is not None)
+        client = _Client(
+            self._hub, self._clients, self._newcomers, self._options, deflate=extension is not None
+        )
         forwarded = headers.getall("X-Forwarded-For", [])
         client.located = lambda peer: self._proxies.client(peer, forwarded)
         response = picows.WSUpgradeResponse.create_101_response(answer)
@@ -105,6 +113,38 @@ def _refusal() -> picows.WSUpgradeResponseWithListener:
         {"Content-Type": "application/json", "Upgrade": "websocket"},
     )
     return picows.WSUpgradeResponseWithListener(response, None)
+
+
+class _Reception:
+    """What picows calls when a client wants to upgrade; `newcomers` are those who have not logged in."""
+
+    def __init__(self, accept: Accept, newcomers: Newcomers) -> None:
+        self._accept = accept
+        self.newcomers = newcomers
+
+    def __call__(self, request: picows.WSUpgradeRequest) -> picows.WSUpgradeResponseWithListener:
+        return self._accept(request)
+
+
+class _Protocol(picows.api.WSProtocol):  # type: ignore[misc, name-defined]  # it has no declared type
+    """A connection from its first byte on; picows itself tells of those only that have upgraded."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        # picows makes its clients of this class too.
+        self._newcomers = next((a.newcomers for a in arguments if isinstance(a, _Reception)), None)
+        self._socket: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._socket = transport
+        if self._newcomers is not None:
+            self._newcomers.arrived(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._newcomers is not None and self._socket is not None:
+            self._newcomers.leave(self._socket)
+        super().connection_lost(exc)
 
 
 class _Clients:
@@ -137,7 +177,9 @@ class _Clients:
 class _Client(picows.WSListener):
     """picows' side of one connection; the `Socket` of a `Connection`."""
 
-    def __init__(self, hub: Hub, clients: _Clients, options: StreamOptions, *, deflate: bool) -> None:
+    def __init__(
+        self, hub: Hub, clients: _Clients, newcomers: Newcomers, options: StreamOptions, *, deflate: bool
+    ) -> None:
         self.address = ""
         self.group: str | None = None
         self.located: Callable[[str], ClientAddress] = Proxies().client
@@ -145,6 +187,7 @@ class _Client(picows.WSListener):
         self.deflate = deflate
         self._hub = hub
         self._clients = clients
+        self._newcomers = newcomers
         self._options = options
         self._reader = MessageReader(limit=options.message_limit_bytes, deflate=deflate)
         self._connection: Connection | None = None
@@ -164,6 +207,9 @@ class _Client(picows.WSListener):
         self._closing = True
         self._transport.send_close(cast(WSCloseCode, reason.code), reason.reason)
         self._abort_later()
+
+    def settle(self) -> None:
+        self._newcomers.leave(self._transport.underlying_transport)
 
     def tidy(self) -> None:
         if self._transport.is_close_frame_sent:
