@@ -80,6 +80,12 @@ def test_python_examples_can_be_imported(page: Path) -> None:
                 assert missing == [], f"{page.name}: {node.module}"
 
 
+def test_every_page_is_in_the_navigation() -> None:
+    """Or nobody would find it."""
+    configuration = (ROOT / "zensical.toml").read_text()
+    assert [p.name for p in (ROOT / "docs").glob("*.md") if f'"{p.name}"' not in configuration] == []
+
+
 def test_the_documentation_builds(tmp_path: Path) -> None:
     """`make docs`, which fails over a link or a heading that is not there; done on a copy."""
     zensical = Path(sys.executable).parent / "zensical"
