@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -41,6 +44,33 @@ def test_no_key_file_in_wheel_or_sdist(built: Path) -> None:
     assert "ptn_api/websocket_client.py" in wheel
     assert any(name.endswith("ptn_api/py.typed") for name in wheel)
     assert [name for name in wheel + sdist if "api_keys" in name] == []
+
+
+def brought_by(name: str) -> set[str]:
+    """What installing a package without extras installs, by the installed packages' own word."""
+    found: set[str] = set()
+    left = [name]
+    while left:
+        for requirement in importlib.metadata.requires(left.pop()) or []:
+            package = re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0].lower()
+            if "extra ==" not in requirement and package not in found:
+                found.add(package)
+                with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # for other platforms
+                    importlib.metadata.requires(package)
+                    left.append(package)
+    return found
+
+
+def test_installing_the_client_brings_no_server() -> None:
+    """Nor Polars, nor anything else that only an extra needs."""
+    brought = brought_by("ptn-api")
+    assert {"httpx", "msgspec", "websockets", "typer"} <= brought
+    extras = [r for r in importlib.metadata.requires("ptn-api") or [] if "extra ==" in r]
+    names = {re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0].lower() for requirement in extras}
+    assert {"picows", "starlette", "uvicorn"} <= names
+    assert (
+        brought & {"picows", "starlette", "uvicorn", "structlog", "isal", "asyncinotify", "polars"} == set()
+    )
 
 
 def test_git_ignores_the_key_file() -> None:

@@ -41,7 +41,7 @@ def _thing(name: str, thing: Any) -> Iterator[str]:
         yield f"class {name}({bases}): {_signature(thing)}"
         for member in sorted(set(dir(thing)) - _inherited(thing)):
             yield from _member(f"{name}.{member}", inspect.getattr_static(thing, member))
-    elif callable(thing):
+    elif inspect.isroutine(thing):
         yield f"def {name}{_signature(thing)}"
     else:
         yield f"{name} = {thing}"

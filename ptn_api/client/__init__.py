@@ -3,6 +3,7 @@
 - `connect` (`Stream`): every order, asynchronously; `follow`: the same for a plain `for`;
   `ptn_api.websocket_client`: the same for a handler.
 - `PTNClient`, `AsyncPTNClient`: the REST routes.
+- `replay`, `Replay`: the same handler on the past; `Recording` is where the stream is kept for it.
 - `Book`: every position as of now; `open_book`: the same for programs that block.
 - `ptn_api.client.testing`: a server to test a bot against, which also misbehaves on command.
 
@@ -17,8 +18,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ptn_api.client.blocking_book import OpenBook, open_book
     from ptn_api.client.book import Book
     from ptn_api.client.calls import MessagePage
+    from ptn_api.client.cursor_file import NoCursorFile
     from ptn_api.client.documents import (
         Checkpoint,
         Ledgers,
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
     from ptn_api.client.exchange import Retries
     from ptn_api.client.following import Following, follow
     from ptn_api.client.message import NewOrder, PTNWebSocketMessage, TradePairId
-    from ptn_api.client.open_book import OpenBook, open_book
     from ptn_api.client.pace import Pace
     from ptn_api.client.recording import Recording, read_recording
     from ptn_api.client.replaying import Replay, ReplayClock, replay
@@ -50,6 +52,7 @@ __all__ = [
     "Miner",
     "MinerPositions",
     "NewOrder",
+    "NoCursorFile",
     "OpenBook",
     "PTNClient",
     "PTNWebSocketMessage",
@@ -73,6 +76,7 @@ __all__ = [
 _HOMES = {
     "client.book": ("Book",),
     "client.calls": ("MessagePage",),
+    "client.cursor_file": ("NoCursorFile",),
     "client.exchange": ("Retries",),
     "client.documents": (
         "Checkpoint",
@@ -84,7 +88,7 @@ _HOMES = {
     ),
     "client.following": ("Following", "follow"),
     "client.message": ("NewOrder", "PTNWebSocketMessage", "TradePairId"),
-    "client.open_book": ("OpenBook", "open_book"),
+    "client.blocking_book": ("OpenBook", "open_book"),
     "client.pace": ("Pace",),
     "client.recording": ("Recording", "read_recording"),
     "client.replaying": ("Replay", "ReplayClock", "replay"),

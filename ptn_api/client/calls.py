@@ -110,7 +110,7 @@ def eliminations() -> Call[list[Elimination]]:
 
 
 def checkpoint() -> Call[Checkpoint]:
-    return Call("/validator-checkpoint", _typed(Checkpoint))
+    return Call("/validator-checkpoint", Checkpoint.read)
 
 
 def checkpoint_file(to_file: str | os.PathLike[str], progress: Progress | None) -> Download:

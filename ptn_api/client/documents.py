@@ -124,6 +124,7 @@ class Checkpoint(msgspec.Struct, kw_only=True):
     """Everything a validator restores from; times are epoch ms.
 
     The "youngest" order's time is the smallest, the "oldest" order's the largest; the names are historical.
+    Every order up to `sequence` of the log `epoch` is in it: the stream goes on there.
     """
 
     version: Any = None
@@ -135,6 +136,15 @@ class Checkpoint(msgspec.Struct, kw_only=True):
     oldest_order_processed_ms: int | None = None
     positions: dict[str, Miner] = msgspec.field(default_factory=dict)
     perf_ledgers: dict[str, PerfLedger] = msgspec.field(default_factory=dict)
+    epoch: str | None = None
+    sequence: int | None = None
+
+    @classmethod
+    def read(cls, body: bytes, headers: Mapping[str, str]) -> Checkpoint:
+        checkpoint = _checkpoint.decode(body)
+        checkpoint.epoch = headers.get("x-ptn-epoch")
+        checkpoint.sequence = _number(headers.get("x-ptn-sequence"))
+        return checkpoint
 
     def to_polars(self, rows: Rows = "positions") -> polars.DataFrame:
         """One row per position, or per order."""
@@ -145,6 +155,7 @@ class Checkpoint(msgspec.Struct, kw_only=True):
         return tables.ledgers({hotkey: {"portfolio": ledger} for hotkey, ledger in self.perf_ledgers.items()})
 
 
+_checkpoint = msgspec.json.Decoder(Checkpoint)
 _entries = msgspec.json.Decoder(dict[str, Miner])
 _ledgers = msgspec.json.Decoder(dict[str, PerfLedger])
 _ledger = msgspec.json.Decoder(PerfLedger)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pkgutil
+
 import pytest
 
 import ptn_api.client
@@ -19,3 +21,9 @@ def test_other_names_are_none_of_it() -> None:
     """With Python's own error."""
     with pytest.raises(AttributeError, match="nonsense"):
         _ = ptn_api.client.nonsense
+
+
+def test_no_public_name_is_a_modules() -> None:
+    """Importing the module would put it in the name's place."""
+    modules = {module.name for module in pkgutil.iter_modules(ptn_api.client.__path__)}
+    assert modules.isdisjoint(ptn_api.client.__all__)

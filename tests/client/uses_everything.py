@@ -22,6 +22,7 @@ from ptn_api.client import (
     Miner,
     MinerPositions,
     NewOrder,
+    NoCursorFile,
     OpenBook,
     Pace,
     PositionChanges,
@@ -121,7 +122,8 @@ def loop() -> None:
 
 
 async def stream() -> AsyncIterator[int]:
-    async with connect(WS, "k", max_age_ms=1_000, pace=testing.quick_pace()) as orders:
+    store = NoCursorFile(Cursor(7, "epoch"))
+    async with connect(WS, "k", cursor_store=store, pace=testing.quick_pace()) as orders:
         core: Stream = orders
         async for message in core:
             yield message.sequence

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from ptn_api.client.blocking_book import open_book
 from ptn_api.client.book import Book
 from ptn_api.client.exchange import Retries
-from ptn_api.client.open_book import open_book
 from ptn_api.client.testing import quick_pace
 from ptn_api.errors import SettingsError
 from tests.client.test_real_server import REST_KEY, some, url

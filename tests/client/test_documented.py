@@ -1,0 +1,58 @@
+"""docs/client.md: what it shows works."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ptn_api.client.testing import FakeServer
+
+TEXT = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
+PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
+def test_its_programs_use_names_that_exist(program: str) -> None:
+    """Imports included."""
+    imports = [line for line in program.splitlines() if re.match(r"(from|import) ", line)]
+    exec(compile("\n".join(imports), "client.md", "exec"), {})
+    compile(program, "client.md", "exec")
+
+
+@pytest.mark.parametrize("place", [0, 2, 3])
+def test_its_programs_follow_a_server(place: int, tmp_path: Path) -> None:
+    """The first one, the handlers', and the async one, with nothing but the address changed."""
+    with FakeServer() as server:
+        program = (
+            PROGRAMS[place]
+            .replace("ws://localhost:8765", server.url)
+            .replace("port=8765", f"port={server.port}")
+            .replace("your key", server.api_key)
+        )
+        bot = subprocess.Popen(
+            [sys.executable, "-W", "error", "-u", "-c", program],
+            env={"PTN_API_KEY": server.api_key, "XDG_STATE_HOME": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            server.wait_until_live(seconds=30)
+            server.order("BTCUSD")
+            assert bot.stdout is not None
+            said = bot.stdout.readline()
+        finally:
+            bot.kill()
+            bot.communicate()
+    assert "BTCUSD" in said or "seq=1" in said
+
+
+def test_its_test_passes(tmp_path: Path) -> None:
+    """The one that it shows to whoever tests a bot."""
+    [program] = [program for program in PROGRAMS if "def test_" in program]
+    names: dict[str, object] = {}
+    exec(compile(program, "client.md", "exec"), names)
+    names["test_my_bot_survives_a_cut"](tmp_path)  # type: ignore[operator]
