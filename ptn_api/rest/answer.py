@@ -68,10 +68,13 @@ async def _send(
     headers.append((b"date", _date(int(time.time()))))
     await send({"type": "http.response.start", "status": int(status), "headers": headers})
     breather = Breather()
+    last: bytes | memoryview = b""
     for chunk in chunks:
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await breather()
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+        if last:
+            await send({"type": "http.response.body", "body": last, "more_body": True})
+            await breather()
+        last = chunk
+    await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
 def _headers(headers: dict[str, str]) -> RawHeaders:

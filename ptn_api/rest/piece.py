@@ -26,6 +26,7 @@ from ptn_api.model.position import Position
 from ptn_api.model.shown import next_price_source_change_ms, shown_text
 from ptn_api.model.tiers import AS_IS, TIER_LAG_MS, AsIs, Hidden, Replayed, is_live, next_change_ms, view
 from ptn_api.rest.block import Block
+from ptn_api.rest.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -127,6 +128,7 @@ class Piece:
     """A miner's entry for every tier at one moment; right until `next_ms` (None: for ever)."""
 
     __slots__ = (
+        "_entries",
         "empty",
         "hotkey",
         "names",
@@ -151,6 +153,7 @@ class Piece:
         self.names: tuple[Block, Block] = before.names if before is not None else _names(hotkey)
         """The hotkey as a key: of the first entry of a document, and of the others."""
         self.settled = settled
+        self._entries: dict[Tier, Snapshot] = {}
         self.empty = not settled.keys and not others
         """Whether the miner has no position at all."""
         self.settled_next_ms = settled.next_ms
@@ -168,6 +171,14 @@ class Piece:
             lagged.append(self._lagged(logged, position, live[-1], moment))
         self.rests = {tier: self._rest(tier, live, lagged, moment, before) for tier in TIERS}
         self.next_ms = _earliest(self.next_ms, self.settled_next_ms)
+
+    def entry(self, tier: Tier) -> Snapshot:
+        """The entry alone, as the tier shows it."""
+        entry = self._entries.get(tier)
+        if entry is None:
+            rest = self.rests[tier]
+            entry = self._entries[tier] = Snapshot([*rest.blocks, TAILS[tier]], rest.digest.hex()[:32])
+        return entry
 
     def _note_changes(self, position: Position, moment: Moment) -> None:
         cutoff = next_change_ms(position, 0, moment.cutoff_ms)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from ptn_api.rest.block import Block, Coding, gzip_parts
 from ptn_api.rest.breather import Breather
@@ -11,6 +12,7 @@ from ptn_api.rest.breather import Breather
 __all__ = ["Body", "Snapshot", "snapshot_of", "tag_of"]
 
 _JOIN = 65_536
+_SMALL = 4_096
 _BLOCK = 1 << 20
 """Large documents are compressed in pieces of this size, so that none holds up the loop."""
 
@@ -76,9 +78,16 @@ class Snapshot:
 
 
 def snapshot_of(content: bytes) -> Snapshot:
-    """A document that is there as a whole."""
+    """A document that is there as a whole. Small ones, asked for again and again, are kept."""
+    return _kept(content) if len(content) <= _SMALL else _made(content)
+
+
+def _made(content: bytes) -> Snapshot:
     blocks = [Block(content[at : at + _BLOCK]) for at in range(0, len(content), _BLOCK)]
     return Snapshot(blocks, tag_of([content]))
+
+
+_kept = lru_cache(256)(_made)
 
 
 def tag_of(parts: Iterable[bytes]) -> str:

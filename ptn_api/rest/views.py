@@ -76,10 +76,7 @@ class Views:
     def entry(self, hotkey: str, tier: Tier) -> Snapshot | None:
         """One miner's entry as the tier shows it; None: no such miner."""
         piece = self._pieces.get(hotkey)
-        if piece is None:
-            return None
-        rest = piece.rests[tier]
-        return Snapshot([*rest.blocks, TAILS[tier]], rest.digest.hex()[:32])
+        return None if piece is None else piece.entry(tier)
 
     def in_order(self, tier: Tier) -> list[Piece]:
         """The miners' pieces, best first by what the tier shows."""
