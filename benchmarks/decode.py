@@ -41,12 +41,12 @@ def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
 def _rate(frames: list[bytes], messages: int) -> float:
     session = ClientSession(api_key="x", cursor=Cursor(0, "e"), subscription=Subscribe(all=True))
     seen = 0
-    began = time.perf_counter()
+    began = time.process_time()
     for frame in frames:
         for event in session.receive(frame, 0):
             if isinstance(event, Step) and isinstance(event.what, OrderMessage):
                 read = PTNWebSocketMessage(event.what)
                 seen += read.new_order.processed_ms > 0
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     assert seen == messages, seen
     return messages / took

