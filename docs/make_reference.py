@@ -15,6 +15,7 @@ import typer.main
 from msgspec import UnsetType
 
 from ptn_api.cli.app import app
+from ptn_api.metrics import METRICS
 from ptn_api.rest.routes import ROUTES
 from ptn_api.settings import describe
 from ptn_api.wire import frames
@@ -25,7 +26,8 @@ __all__ = ["reference"]
 
 def reference() -> str:
     """The whole page."""
-    return "\n".join([*_head(), *_settings(), *_routes(), *_frames(), *_close_codes(), *_commands()]) + "\n"
+    parts = (_head(), _settings(), _routes(), _frames(), _close_codes(), _metrics(), _commands())
+    return "\n".join(line for part in parts for line in part) + "\n"
 
 
 def _head() -> Iterator[str]:
@@ -80,6 +82,16 @@ def _close_codes() -> Iterator[str]:
         back = "yes, with backoff" if should_return(code.code) else "no"
         yield f"| {code.code} | {code.reason} | {back} |"
     yield "| any other, or none | | yes, with backoff |\n"
+
+
+def _metrics() -> Iterator[str]:
+    yield "## Metrics\n"
+    yield "With `--metrics-port`; [operators.md](operators.md#metrics) says which are worth an alert. Besides"
+    yield "these, the usual `process_*` (CPU, memory, open files) of each process, by the label `process`.\n"
+    for metric in METRICS:
+        yield f"### {metric.name}\n"
+        labels = ", ".join(f"`{label}`" for label in metric.all_labels)
+        yield f"{metric.kind.capitalize()}{f', by {labels}' if labels else ''}: {metric.meaning}.\n"
 
 
 def _commands() -> Iterator[str]:
