@@ -1,0 +1,23 @@
+"""Prints every BTCUSD order as it happens, over lost connections and restarts."""
+
+import os
+from urllib.parse import urlsplit
+
+from ptn_api.websocket_client import PTNWebSocketClient
+
+server = urlsplit(os.environ.get("PTN_WS_URL", "ws://localhost:8765"))
+client = PTNWebSocketClient(  # the key is the environment's PTN_API_KEY
+    host=server.hostname or "localhost", port=server.port or 443, secure=server.scheme == "wss"
+)
+
+
+def handle_messages(messages):
+    for msg in messages:
+        if msg.new_order.trade_pair == "BTCUSD":
+            print(
+                f"{msg.new_order.trade_pair}: ({msg.new_order.order_type}) {msg.new_order.leverage}",
+                flush=True,
+            )
+
+
+client.run(handle_messages)

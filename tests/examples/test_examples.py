@@ -1,0 +1,103 @@
+"""Every example runs, unchanged, against a live server, and does what it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ptn_api.client import PTNClient, PTNWebSocketMessage, Replay
+from tests.examples.running import EXAMPLES, run, running
+from tests.live import Live
+from tests.waiting import until
+
+
+@pytest.fixture
+def happened(live: Live) -> Iterator[PTNClient]:
+    """The server itself, to be asked what really happened."""
+    with PTNClient(live.rest, live.key) as client:
+        yield client
+
+
+def test_every_example_is_tested() -> None:
+    """A script that is added is to be run here."""
+    here = Path(__file__).read_text()
+    assert [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in here] == []
+
+
+def test_follow_orders(live: Live, tmp_path: Path) -> None:
+    """The documented script prints the documented line, and ends with Ctrl-C."""
+    with running(EXAMPLES / "follow_orders.py", live, tmp_path) as script:
+        until(lambda: "BTCUSD: (" in script.output, seconds=60, what="an order in BTCUSD")
+        assert script.interrupt() == 0, script.output
+
+
+def test_poll_positions(live: Live, tmp_path: Path) -> None:
+    """A line per miner."""
+    lines = run(EXAMPLES / "poll_positions.py", live, tmp_path).splitlines()
+    assert len(lines) >= 5
+    assert all(float(line.split()[1]) > 0 for line in lines)
+
+
+def test_the_paper_copy_trader_trades_once_however_often_it_is_killed(
+    live: Live, happened: PTNClient, tmp_path: Path
+) -> None:
+    """After kill -9 at any moment: every order filled once, and each holding what it should be."""
+    trades = tmp_path / "paper_trades.sqlite3"
+    for _ in range(4):
+        with running(EXAMPLES / "paper_copy_trader.py", live, tmp_path) as script:
+            before = len(script.lines)
+            script.wait_for_lines(before + 15)
+            script.kill()
+    with sqlite3.connect(trades) as database:
+        fills = database.execute("SELECT sequence, order_uuid FROM fills ORDER BY sequence").fetchall()
+        query = "SELECT position_uuid, TOTAL(leverage) FROM fills GROUP BY position_uuid"
+        held = dict(database.execute(query).fetchall())
+    database.close()
+    past = [m for m in Replay(happened) if fills[0][0] <= m.sequence <= fills[-1][0] and not m.late]
+    assert fills == [(m.sequence, m.new_order.order_uuid) for m in past]
+    wanted = {m.position.position_uuid: _wanted(m) for m in past}
+    assert held == pytest.approx(wanted, abs=1e-9)
+
+
+def _wanted(message: PTNWebSocketMessage) -> float:
+    return 0.0 if message.position.is_closed_position else 0.1 * message.position.net_leverage
+
+
+def test_leaderboard(live: Live, tmp_path: Path) -> None:
+    """It is drawn again and again as orders come; the last table stays when it ends."""
+    with running(EXAMPLES / "leaderboard.py", live, tmp_path, FORCE_COLOR="1", COLUMNS="120") as script:
+        titles = re.compile(r"as of order (\d+)")
+        until(lambda: len(set(titles.findall(script.output))) > 3, what="some tables")
+        assert script.interrupt() == 0, script.output
+    assert "│ 5" in script.output
+    assert "Traceback" not in script.output
+
+
+def test_research(live: Live, tmp_path: Path) -> None:
+    """From install to tables in one go."""
+    output = run(EXAMPLES / "research.py", live, tmp_path)
+    assert "5 miners" in output
+    assert "hour_utc" in output
+
+
+def test_the_restoring_validator_has_every_order(live: Live, happened: PTNClient, tmp_path: Path) -> None:
+    """Checkpoint and stream join: nothing is missing between them, or after."""
+    with running(EXAMPLES / "restoring_validator.py", live, tmp_path) as script:
+        script.wait_for_lines(15)
+        assert script.interrupt() == 0, script.output
+    first, *followed = script.lines
+    start = int(first.removeprefix("restored up to "))
+    assert [int(line) for line in followed] == list(range(start + 1, start + 1 + len(followed)))
+    restored = {
+        order["order_uuid"]
+        for path in (tmp_path / "restored").glob("*/positions/*/*/*")
+        for order in json.loads(path.read_bytes())["orders"]
+    }
+    last = int(followed[-1])
+    said = {m.new_order.order_uuid for m in Replay(happened) if m.sequence <= last}
+    assert said <= restored

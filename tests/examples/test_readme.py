@@ -1,0 +1,40 @@
+"""The README's Python runs as it stands, but for the key and the address."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests.examples.running import run, running
+from tests.live import ROOT, Live
+from tests.waiting import until
+
+
+def snippet(live: Live, home: Path, word: str) -> Path:
+    """The one block that holds this word, as a file."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (text,) = [block for block in blocks if word in block]
+    for said, meant in {
+        "your key": live.key,
+        "port=8765": f"port={urlsplit(live.stream).port}",
+        "http://localhost:48888": live.rest,
+    }.items():
+        text = text.replace(said, meant)
+    path = home / "snippet.py"
+    path.write_text(text)
+    return path
+
+
+def test_following_orders(live: Live, tmp_path: Path) -> None:
+    """Prints the orders it promises."""
+    with running(
+        snippet(live, tmp_path, "PTNWebSocketClient"), live, tmp_path, PYTHONUNBUFFERED="1"
+    ) as script:
+        until(lambda: "BTCUSD: (" in script.output, seconds=60, what="an order in BTCUSD")
+        assert script.interrupt() == 0, script.output
+
+
+def test_polling(live: Live, tmp_path: Path) -> None:
+    """A line per miner."""
+    assert len(run(snippet(live, tmp_path, "requests.get"), live, tmp_path).splitlines()) >= 5

@@ -1,0 +1,40 @@
+"""A demo server for tests of what people run against one: the command line, the examples, the README."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.system.api import ROOT, api
+
+__all__ = ["ROOT", "Live", "serving"]
+
+
+class Live(NamedTuple):
+    """A running server that trades ten times a second."""
+
+    rest: str
+    stream: str
+    key: str
+    keys_file: Path
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """Of a user who has this home, the addresses and the key, and nothing else of ours."""
+        ours = {k: v for k, v in os.environ.items() if not k.startswith("PTN_")}
+        places = {"HOME": home, "XDG_CONFIG_HOME": home / "config", "XDG_STATE_HOME": home / "state"}
+        known = {"PTN_API_KEY": self.key, "PTN_REST_URL": self.rest, "PTN_WS_URL": self.stream}
+        return ours | {k: str(v) for k, v in places.items()} | known | {"PYTHONPATH": str(ROOT)}
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Live]:
+    data_dir = folder / "data"
+    keys = data_dir / "demo_api_keys.json"
+    with api(
+        data_dir, keys=keys, demo=True, demo_miners=5, demo_positions=6, demo_orders_per_minute=600
+    ) as server:
+        key = (data_dir / "demo-100.header").read_text().split()[-1]
+        yield Live(server.rest, server.stream, key, keys)
