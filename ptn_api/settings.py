@@ -98,6 +98,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 5_000
     accepts_per_second: Annotated[Period, _m("WebSocket: logins taken per second")] = 500
     message_limit_bytes: Annotated[Period, _m("WebSocket: largest message a client may send")] = 1 << 20
+    max_rest_connections: Annotated[
+        Period, _m("REST: connections at a time; the next one ends the one that has been idle longest")
+    ] = 4_096
     header_timeout_ms: Annotated[Period, _m("REST: time for a request's headers")] = 10_000
     minimum_rate: Annotated[Count, _m("REST: bytes per second a download must keep up; 0 = none")] = 1_024
     requests_per_minute: Annotated[

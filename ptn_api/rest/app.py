@@ -95,6 +95,9 @@ class App:
             if not allowance.allowed:
                 raise Refusal("too_many_requests", "Too many requests with this key")
         reply.holder = caller.holder
+        visit = request.scope.get("state", {}).get("visit")
+        if isinstance(visit, Visit):
+            visit.holder = caller.holder
         return caller
 
     def _check(self, route: Route, caller: Caller) -> None:
@@ -110,7 +113,6 @@ class App:
         visit = request.scope.get("state", {}).get("visit")
         if isinstance(visit, Visit):
             visit.requests += 1
-            visit.holder = reply.holder or visit.holder
         if self._usage is not None and reply.holder is not None:
             self._usage.add(reply.holder, requests=1, sent_bytes=reply.sent_bytes)
 

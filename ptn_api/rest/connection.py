@@ -4,6 +4,7 @@
   connection, from the start.
 - Its target and its headers may only be so long.
 - A client that reads an answer too slowly, or not at all, is cut off.
+- There are only so many connections at a time (crowd.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from ptn_api.rest.crowd import Crowd
 from ptn_api.rest.gate import Door, Visit
 from ptn_api.rest.refusal import Refusal
 
@@ -39,11 +41,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Connection(HttpToolsProtocol):
     """The protocol of one connection; made by the server for each."""
 
-    def __init__(self, config: Config, server_state: ServerState, *, limits: Limits, door: Door) -> None:
+    def __init__(
+        self, config: Config, server_state: ServerState, *, limits: Limits, door: Door, crowd: Crowd
+    ) -> None:
         self._visit = Visit()
         super().__init__(config=config, server_state=server_state, app_state={"visit": self._visit})
         self._limits = limits
         self._door = door
+        self._crowd = crowd
         self._retry_s = 0
         self._head_bytes = 0
         self._in_head = True
@@ -59,9 +64,11 @@ class Connection(HttpToolsProtocol):
         self._retry_s = self._door.opened(peer)
         log.debug("connection_opened", address=peer)
         self._expect_request()
+        self._crowd.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._request_came()
+        self._crowd.closed(self)
         if self._meter is not None:
             self._meter.stop()
             self._door.closed()
@@ -107,6 +114,7 @@ class Connection(HttpToolsProtocol):
             self._refusal = Refusal("headers_too_large", "Request headers too large")
         if self._refusal is not None:
             raise httptools.HttpParserError(str(self._refusal))
+        self._crowd.begins(self)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -118,6 +126,20 @@ class Connection(HttpToolsProtocol):
         """Called for whatever the parser does not understand, and for what was refused above."""
         refusal = self._refusal or Refusal("bad_request", "Invalid HTTP request")
         self._refuse(refusal.code, str(refusal), **refusal.headers)
+
+    # --- when there are too many ---------------------------------------------------------------------------
+
+    @property
+    def stranger(self) -> bool:
+        return self._visit.holder is None
+
+    def give_way(self) -> None:
+        self.transport.abort()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete:
+            self._crowd.rests(self)
 
     # --- time ---------------------------------------------------------------------------------------------
 

@@ -25,5 +25,6 @@ class RestOptions(msgspec.Struct, frozen=True, kw_only=True):
     requests_per_minute: int = 600
     failed_logins_per_minute: int = 30
     connects_per_minute: int = 600
+    max_rest_connections: int = 4_096
     trusted_proxies: str = ""
     silent_ms: int = 300_000

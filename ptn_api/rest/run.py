@@ -16,6 +16,7 @@ from ptn_api.event_log.contract import EventLog
 from ptn_api.rest.app import App
 from ptn_api.rest.connection import Limits
 from ptn_api.rest.counters import RestCounters
+from ptn_api.rest.crowd import Crowd
 from ptn_api.rest.gate import Door
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.room import Room, Surroundings
@@ -54,8 +55,9 @@ async def run_rest(
         rate_window_ms=options.rate_window_ms,
     )
     drain_ms = int(options.stop_timeout_ms * _DRAIN_SHARE)
-    door, app = Door(options, room.clock, counters), App(room, keys, counters=counters, usage=usage)
-    async with Server(app, sock, limits, door=door, drain_ms=drain_ms, tls=tls):
+    door, crowd = Door(options, room.clock, counters), Crowd(options.max_rest_connections, counters)
+    app = App(room, keys, counters=counters, usage=usage)
+    async with Server(app, sock, limits, door=door, crowd=crowd, drain_ms=drain_ms, tls=tls):
         following = asyncio.create_task(room.follower.run())
         stopping = asyncio.create_task(stop.wait())
         built = asyncio.create_task(room.follower.built.wait())

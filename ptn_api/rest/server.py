@@ -14,6 +14,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from ptn_api.rest.connection import Connection, Limits
+from ptn_api.rest.crowd import Crowd
 from ptn_api.rest.gate import Door
 
 __all__ = ["Server"]
@@ -34,12 +35,14 @@ class Server:
         limits: Limits,
         *,
         door: Door,
+        crowd: Crowd,
         drain_ms: int,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._sock = sock
         self._limits = limits
         self._door = door
+        self._crowd = crowd
         self._drain_s = drain_ms / 1000
         self._tls = tls
         self._state = ServerState()
@@ -68,7 +71,7 @@ class Server:
         )
 
     def _connection(self) -> Connection:
-        return Connection(self._config, self._state, limits=self._limits, door=self._door)
+        return Connection(self._config, self._state, limits=self._limits, door=self._door, crowd=self._crowd)
 
     async def __aexit__(self, *_: object) -> None:
         """Takes no more; lets answers that were begun end; cuts off what is left after the time."""
