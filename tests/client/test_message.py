@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from ptn_api.client.message import PTNWebSocketMessage
+from ptn_api.client.message import NewOrder, PTNWebSocketMessage
 from ptn_api.errors import InvalidInputError
+from ptn_api.model.order import Order, PriceSource
 from tests.factories import T0, order, position
 
 DOCUMENTED = """\
@@ -114,6 +115,19 @@ def test_the_new_order_is_the_last_one() -> None:
     msg = message()
     assert msg.new_order.order_uuid == msg.position.orders[-1].order_uuid
     assert len(msg.position.orders) == 2
+
+
+def test_the_new_order_has_every_field_of_the_order() -> None:
+    """The trade pair is all that it has besides."""
+    source = {"source": "x", "bid": 1.5}
+    whole = order(1, src=2, slippage=0.5, price_sources=[source])
+    msg = message(data={"position": position(1, [whole])})
+    last = msg.position.orders[-1]
+    assert {name: getattr(msg.new_order, name) for name in Order.__struct_fields__} == {
+        name: getattr(last, name) for name in Order.__struct_fields__
+    }
+    assert last.price_sources == [PriceSource(source="x", bid=1.5)]
+    assert set(NewOrder.__struct_fields__) - set(Order.__struct_fields__) == {"trade_pair"}
 
 
 @pytest.mark.parametrize("offset", [-5_000, 0, 5_000])
