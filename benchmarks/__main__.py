@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import cold, cost, decode, delivery, fanout, kill, latency, queue, rest
+from benchmarks import client, cold, cost, decode, delivery, fanout, kill, latency, queue, rest
 from benchmarks.figures import Figures
 from benchmarks.machine import many_files
 
@@ -30,6 +30,7 @@ BENCHMARKS = {
     "replay": delivery.replay,
     "wire": delivery.wire,
     "decode": decode.run,
+    "client": client.run,
     "rest": rest.run,
     "cold": cold.run,
     "cost": cost.run,

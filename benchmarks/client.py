@@ -1,6 +1,6 @@
-"""What a client costs: reading messages, keeping the cursor, and the import.
+"""What a client costs beyond decoding (`decode`): handing over, keeping the cursor, the mirror, the import.
 
-python -m benchmarks.client_decode
+make bench ARGS=client
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from benchmarks.figures import Figures
 from ptn_api.client.book import _load
 from ptn_api.client.connection import Connection
 from ptn_api.client.cursor_file import CursorFile, CursorStore, NoCursorFile, cursor_path
-from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.mirror import Mirror
 from ptn_api.client.pace import Pace
 from ptn_api.client.stream import Stream
@@ -39,10 +38,6 @@ _BATCH = 100
 def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
     """Frames of 100 messages each, of 6 orders (no price sources), as a busy server batches them."""
     frames = _frames(orders=6, count=max(20_000, _BATCH))
-    for what, read in (("session", _session), ("message", _message), ("message, all read", _read_all)):
-        figures.add(
-            f"client decode, full messages of 6 orders: {what}", **_rate(partial(read, frames), frames)
-        )
     for what, store in (("no file", NoCursorFile()), ("cursor file", _cursor_file(folder))):
         rate = _rate(partial(_run, _stream, frames, store), frames)
         figures.add(f"client, frames -> `async for`: {what}", **rate)
@@ -79,9 +74,6 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-# --- layer by layer ---------------------------------------------------------------------------------------
-
-
 def _live_session() -> ClientSession:
     session = ClientSession(api_key="k", cursor=Cursor(0, "e"), subscription=Subscribe(all=True))
     session.start()
@@ -96,27 +88,6 @@ def _greeting() -> list[bytes]:
     )
     subscribed = SubscriptionStatus(status="success", all=True, action="subscribe", received_timestamp=0)
     return [encode(accepted), encode(subscribed), b'{"type":"resumed","after":0,"head":0}']
-
-
-def _steps(frames: list[bytes]) -> list[object]:
-    session = _live_session()
-    return [event for frame in frames for event in session.receive(frame, 0)]
-
-
-def _session(frames: list[bytes]) -> None:
-    assert len(_steps(frames)) >= _BATCH * len(frames)
-
-
-def _message(frames: list[bytes]) -> None:
-    for step in _steps(frames):
-        PTNWebSocketMessage(step.what)  # type: ignore[attr-defined]
-
-
-def _read_all(frames: list[bytes]) -> None:
-    for step in _steps(frames):
-        message = PTNWebSocketMessage(step.what)  # type: ignore[attr-defined]
-        assert message.new_order.trade_pair == "BTCUSD"
-        assert len(message.position.orders) == 6
 
 
 # --- the whole client, the socket aside -------------------------------------------------------------------
@@ -216,10 +187,3 @@ def _import_ms(module: str) -> float:
         )
 
     return round(1000 * (seconds(f"import {module}") - seconds("pass")), 1)
-
-
-if __name__ == "__main__":
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as name:
-        run(Path(name), argparse.Namespace(), Figures())
