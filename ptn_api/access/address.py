@@ -34,6 +34,11 @@ class Proxies:
             raise SettingsError(f"--trusted-proxies: {error}") from None
         self._client = lru_cache(4096)(self._find)
 
+    @property
+    def any(self) -> bool:
+        """Whether there are proxies that are believed."""
+        return bool(self._networks)
+
     def client(self, peer: str, forwarded: Iterable[str] = ()) -> ClientAddress:
         """Who is behind the connection. `forwarded`: the values of X-Forwarded-For, in their order.
 

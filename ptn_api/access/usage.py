@@ -25,6 +25,7 @@ __all__ = ["Usage", "UsageFile", "UsageRow", "day_of", "keep_usage"]
 KEPT_DAYS = 800
 """Two years and a bit, for last year's bill."""
 _BUSY_S = 2.0
+_DAY_MS = 86_400_000
 
 log = structlog.get_logger()
 
@@ -51,38 +52,39 @@ class Usage:
 
     def __init__(self, clock: Clock = wall_ms) -> None:
         self._clock = clock
-        self._rows: dict[tuple[str, str, str], UsageRow] = {}
+        self._counts: dict[tuple[str, str, int], list[int]] = {}
+        """(alias, fingerprint, day since 1970) -> requests, bytes, messages, last seen."""
 
     def add(self, holder: KeyHolder, *, requests: int = 0, sent_bytes: int = 0, messages: int = 0) -> None:
         """Counts; with nothing but a holder it says that the key is in use."""
         now = self._clock()
-        row = UsageRow(holder.alias, holder.fingerprint, day_of(now), requests, sent_bytes, messages, now)
-        self._merge(row)
+        self._add((holder.alias, holder.fingerprint, now // _DAY_MS), requests, sent_bytes, messages, now)
+
+    def _add(
+        self, key: tuple[str, str, int], requests: int, sent_bytes: int, messages: int, seen_ms: int
+    ) -> None:
+        counts = self._counts.get(key)
+        if counts is None:
+            counts = self._counts[key] = [0, 0, 0, 0]
+        counts[0] += requests
+        counts[1] += sent_bytes
+        counts[2] += messages
+        counts[3] = max(counts[3], seen_ms)
 
     def take(self) -> list[UsageRow]:
         """What was counted, and begins anew."""
-        rows, self._rows = list(self._rows.values()), {}
-        return rows
+        taken, self._counts = self._counts, {}
+        return [
+            UsageRow(alias, fingerprint, day_of(day * _DAY_MS), *counts)
+            for (alias, fingerprint, day), counts in taken.items()
+        ]
 
     def put_back(self, rows: Iterable[UsageRow]) -> None:
         """What was taken and could not be kept."""
         for row in rows:
-            self._merge(row)
-
-    def _merge(self, row: UsageRow) -> None:
-        key = row[:3]
-        known = self._rows.get(key)
-        self._rows[key] = row if known is None else _sum(known, row)
-
-
-def _sum(one: UsageRow, other: UsageRow) -> UsageRow:
-    return UsageRow(
-        *one[:3],
-        one.requests + other.requests,
-        one.sent_bytes + other.sent_bytes,
-        one.messages + other.messages,
-        max(one.seen_ms, other.seen_ms),
-    )
+            day = datetime.strptime(row.day, "%Y-%m-%d").replace(tzinfo=timezone.utc)
+            key = (row.alias, row.fingerprint, int(day.timestamp() * 1000) // _DAY_MS)
+            self._add(key, row.requests, row.sent_bytes, row.messages, row.seen_ms)
 
 
 _TABLE = """
@@ -113,7 +115,7 @@ class UsageFile:
         if not rows:
             return
         os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
-        oldest_ms = max(row.seen_ms for row in rows) - KEPT_DAYS * 86_400_000
+        oldest_ms = max(row.seen_ms for row in rows) - KEPT_DAYS * _DAY_MS
         with self._open("rw") as db:
             db.execute(_TABLE)
             with db:

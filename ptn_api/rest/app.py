@@ -60,7 +60,7 @@ class App:
             sentence = "The data cannot be read at the moment"
             await send_refusal(Refusal("log_unreadable", sentence, headers=_RETRY_AFTER), send, head=head)
         except Exception:
-            log.exception("request failed", route=_template(request))
+            log.exception("request failed", route=send.route)
             await send_refusal(Refusal("internal", "Internal server error"), send, head=head)
         else:
             store = route.path != "/health" and not (caller and caller.key_in_body)
@@ -73,6 +73,7 @@ class App:
         if found is None:
             raise Refusal("not_found", "Not found")
         route, hotkey = found
+        reply.route = route.path
         if request.method not in ("GET", "HEAD"):
             raise Refusal("method_not_allowed", "Method not allowed", headers={"allow": "GET, HEAD"})
         caller = await self._admitted(request, reply) if route.access != "anyone" else None
@@ -107,7 +108,7 @@ class App:
             raise Refusal("starting", "The service is starting", headers=_RETRY_AFTER)
 
     def _count(self, request: Request, reply: Reply) -> None:
-        about = (_template(request), str(reply.status or "none"), reply.coding)
+        about = (reply.route, str(reply.status or "none"), reply.coding)
         self._counters.requests[about] += 1
         self._counters.sent_bytes[about] += reply.sent_bytes
         visit = request.scope.get("state", {}).get("visit")
@@ -115,12 +116,6 @@ class App:
             visit.requests += 1
         if self._usage is not None and reply.holder is not None:
             self._usage.add(reply.holder, requests=1, sent_bytes=reply.sent_bytes)
-
-
-def _template(request: Request) -> str:
-    """The path without what stands in it, for the log."""
-    found = find(request.scope["path"])
-    return found[0].path if found else "unknown"
 
 
 def _query(route: Route, request: Request) -> msgspec.Struct:

@@ -99,8 +99,9 @@ class Gate:
             raise Refusal("too_many_requests", sentence, headers={"retry-after": str(retry_s)})
 
     def _address(self, request: Request) -> ClientAddress:
-        peer = request.client.host if request.client else ""
-        address = self._proxies.client(peer, request.headers.getlist("x-forwarded-for"))
+        peer = (request.scope.get("client") or ("",))[0]
+        forwarded = request.headers.getlist("x-forwarded-for") if self._proxies.any else ()
+        address = self._proxies.client(peer, forwarded)
         visit = request.scope.get("state", {}).get("visit")
         if isinstance(visit, Visit):
             visit.address = address.text

@@ -16,6 +16,8 @@ class Reply:
         self._send = send
         self.holder: KeyHolder | None = None
         """Who asked, once that is known and allowed."""
+        self.route = "unknown"
+        """The path without what stands in it, for counters and the log."""
         self.headers: dict[str, str] = {}
         self.status = 0
         self.coding = "identity"

@@ -210,7 +210,7 @@ async def test_nothing_is_lost_while_the_disk_is_full(validator: ValidatorDir, d
         await intake.until(lambda: len(intake.events()) == 22)
         await intake.until(lambda: set(intake.state()) == {KEY, (OTHER_MINER, uuid(3)), (MINER, uuid(4))})
         assert set(intake.announced()) == {order(n)["order_uuid"] for n in [11, *range(30, 50), 40]}
-        assert len(intake.state()[KEY]["orders"]) == 1
+        await intake.until(lambda: len(intake.state()[KEY]["orders"]) == 1)
         await intake.until(lambda: intake.log.document(Document.ELIMINATIONS) is not None)
 
 

@@ -134,7 +134,7 @@ async def test_about() -> None:
             "expires_ms": None,
             "limits": {"websocket_connections": 0, "requests_per_minute": 600},
         }
-        assert (await served.get("/me")).json()["limits"] == {"websocket_connections": 5}
+        assert (await served.get("/me")).json()["limits"]["websocket_connections"] == 5
         assert len((await served.get("/trade-pairs", "k0")).json()) == 49
         description = (await served.get("/openapi.json", None)).json()
         assert set(description["paths"]) == {route.path for route in ROUTES}
