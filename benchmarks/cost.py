@@ -7,6 +7,7 @@ together and compressed, and 20 MB less travel) until it holds the order.
 from __future__ import annotations
 
 import argparse
+import itertools
 import threading
 import time
 from contextlib import ExitStack
@@ -71,8 +72,9 @@ def _orders(server: Api, key: str, validator: BenchValidator, n: int) -> tuple[l
     pause, session = threading.Event(), requests.Session()
     session.headers.update(_HEADERS | {"Authorization": f"Bearer {key}"})
     url = f"{server.rest}/miner-positions"
+    miners = itertools.cycle(session.get(f"{server.rest}/miner-hotkeys").json())
     for _ in range(3):  # the first ones find caches cold
-        _until_visible(session, url, validator)
+        _until_visible(session, url, validator, next(miners))
     seconds = n * 0.05
     before = sum(map(cpu_seconds, pids))
     pause.wait(seconds)
@@ -80,15 +82,15 @@ def _orders(server: Api, key: str, validator: BenchValidator, n: int) -> tuple[l
     began, before = time.monotonic(), sum(map(cpu_seconds, pids))
     visible = []
     for _ in range(n):
-        visible.append(_until_visible(session, url, validator))
+        visible.append(_until_visible(session, url, validator, next(miners)))
         pause.wait(0.05)
     used = sum(map(cpu_seconds, pids)) - before - idle * (time.monotonic() - began) / seconds
     return visible, used / n * 1000
 
 
-def _until_visible(session: requests.Session, url: str, validator: BenchValidator) -> float:
+def _until_visible(session: requests.Session, url: str, validator: BenchValidator, miner: str) -> float:
     sequence = int(session.head(url, timeout=30).headers["x-ptn-sequence"])
-    validator.place()
+    validator.place(miner=miner)
     while int(session.head(url, timeout=30).headers["x-ptn-sequence"]) <= sequence:
         time.sleep(0.002)
     return (time.time_ns() - validator.moved_ns) / 1e6

@@ -9,12 +9,13 @@ A document is a list of blocks. Whatever coding is asked for, its body is the bl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import zstandard
 from isal import isal_zlib
 
-__all__ = ["CODINGS", "EMPTY", "Block", "Coding", "gzip_parts"]
+__all__ = ["CODINGS", "EMPTY", "Block", "Coding", "Run", "gzip_parts"]
 
 Coding = Literal["identity", "gzip", "zstd"]
 CODINGS: tuple[Coding, ...] = ("gzip", "zstd", "identity")
@@ -62,6 +63,10 @@ class Block:
             self._crc = isal_zlib.crc32(self.identity)
         return self._deflate
 
+    def forms(self, coding: Coding) -> tuple[bytes, ...]:
+        """The form, as a run of one."""
+        return (self.encoded(coding),)
+
     def crc(self) -> int:
         """CRC-32 of the identity bytes."""
         self.encoded("gzip")
@@ -71,16 +76,56 @@ class Block:
 EMPTY = Block(b"")
 
 
-def gzip_parts(blocks: list[Block]) -> list[bytes]:
-    """The blocks as one gzip stream, in parts to be sent one after the other."""
+class Run:
+    """Blocks that follow each other wherever they stand; what joining them takes is done once.
+
+    A document of a thousand miners is joined after every order: of runs, one per miner, not of their blocks.
+    """
+
+    __slots__ = ("_crc", "_forms", "_length", "blocks")
+
+    def __init__(self, *blocks: Block) -> None:
+        self.blocks = blocks
+        self._length = sum(map(len, blocks))
+        self._forms: dict[Coding, tuple[bytes, ...]] = {}
+        self._crc: int | None = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def has(self, coding: Coding) -> bool:
+        """Whether that form is there without any work."""
+        return coding in self._forms
+
+    def forms(self, coding: Coding) -> tuple[bytes, ...]:
+        """The blocks' forms, to be joined with others'."""
+        forms = self._forms.get(coding)
+        if forms is None:
+            forms = self._forms[coding] = tuple(block.encoded(coding) for block in self.blocks)
+        return forms
+
+    def crc(self) -> int:
+        """CRC-32 of the identity bytes."""
+        if self._crc is None:
+            self._crc = _combined_crc(self.blocks)
+        return self._crc
+
+
+def gzip_parts(runs: Sequence[Run | Block]) -> list[bytes]:
+    """The runs as one gzip stream, in parts to be sent one after the other."""
     parts = [_GZIP_HEADER]
-    crc = size = 0
-    for block in blocks:
-        parts.append(block.encoded("gzip"))
-        crc = isal_zlib.crc32_combine(crc, block.crc(), len(block))
-        size += len(block)
+    for run in runs:
+        parts += run.forms("gzip")
+    crc, size = _combined_crc(runs), sum(map(len, runs))
     parts.append(_DEFLATE_END + crc.to_bytes(4, "little") + (size & 0xFFFF_FFFF).to_bytes(4, "little"))
     return parts
+
+
+def _combined_crc(runs: Sequence[Run | Block]) -> int:
+    crc = 0
+    for run in runs:
+        crc = isal_zlib.crc32_combine(crc, run.crc(), len(run))
+    return crc
 
 
 def _deflated(data: bytes) -> bytes:

@@ -63,9 +63,9 @@ class Checkpoint:
         state = self._head()
         ledgers = self._documents.portfolio_ledgers()
         head = self._version() + self._created() + state + b',"positions":'
-        blocks = [Block(head), *positions.blocks, Block(b',"perf_ledgers":'), *ledgers.blocks, Block(b"}")]
+        runs = [Block(head), *positions.runs, Block(b',"perf_ledgers":'), *ledgers.runs, Block(b"}")]
         parts = [self._version(), state, positions.tag.encode(), ledgers.tag.encode()]
-        return Snapshot(blocks, tag_of(parts))
+        return Snapshot(runs, tag_of(parts))
 
     def _version(self) -> bytes:
         """The validator's, as its statistics tell it."""

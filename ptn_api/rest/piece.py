@@ -25,7 +25,7 @@ from ptn_api.model.miner import (
 from ptn_api.model.position import Position
 from ptn_api.model.shown import next_price_source_change_ms, shown_text
 from ptn_api.model.tiers import AS_IS, TIER_LAG_MS, AsIs, Hidden, Replayed, is_live, next_change_ms, view
-from ptn_api.rest.block import Block
+from ptn_api.rest.block import Block, Run
 from ptn_api.rest.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ class Piece:
 
     __slots__ = (
         "_entries",
+        "_runs",
         "empty",
         "hotkey",
         "names",
@@ -154,6 +155,7 @@ class Piece:
         """The hotkey as a key: of the first entry of a document, and of the others."""
         self.settled = settled
         self._entries: dict[Tier, Snapshot] = {}
+        self._runs: dict[tuple[Tier, bool, Block], Run] = {}
         self.empty = not settled.keys and not others
         """Whether the miner has no position at all."""
         self.settled_next_ms = settled.next_ms
@@ -171,6 +173,14 @@ class Piece:
             lagged.append(self._lagged(logged, position, live[-1], moment))
         self.rests = {tier: self._rest(tier, live, lagged, moment, before) for tier in TIERS}
         self.next_ms = _earliest(self.next_ms, self.settled_next_ms)
+
+    def run(self, tier: Tier, *, first: bool, tail: Block) -> Run:
+        """The entry with its key, as it stands in a document: first in it or not."""
+        run = self._runs.get((tier, first, tail))
+        if run is None:
+            run = Run(self.names[not first], *self.rests[tier].blocks, tail)
+            self._runs[tier, first, tail] = run
+        return run
 
     def entry(self, tier: Tier) -> Snapshot:
         """The entry alone, as the tier shows it."""

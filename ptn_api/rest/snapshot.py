@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
-from ptn_api.rest.block import Block, Coding, gzip_parts
+from ptn_api.rest.block import Block, Coding, Run, gzip_parts
 from ptn_api.rest.breather import Breather
 
 __all__ = ["Body", "Snapshot", "snapshot_of", "tag_of"]
@@ -50,31 +50,35 @@ def _cut(part: bytes) -> Iterator[memoryview]:
 
 
 class Snapshot:
-    """Blocks in their order, and `tag`: a hash of what they say, however it is cut into blocks."""
+    """Runs of blocks in their order, and `tag`: a hash of what they say, however it is cut into blocks."""
 
-    __slots__ = ("_bodies", "blocks", "tag")
+    __slots__ = ("_bodies", "runs", "tag")
 
-    def __init__(self, blocks: list[Block], tag: str) -> None:
-        self.blocks = blocks
+    def __init__(self, runs: Sequence[Run | Block], tag: str) -> None:
+        self.runs = runs
         self.tag = tag
         self._bodies: dict[Coding, Body] = {}
+
+    @property
+    def blocks(self) -> list[Block]:
+        return [block for run in self.runs for block in (run.blocks if isinstance(run, Run) else (run,))]
 
     async def body(self, coding: Coding) -> Body:
         """The document in that coding. What was not yet compressed is, in slices: the loop stays free."""
         body = self._bodies.get(coding)
         if body is None:
             breather = Breather()
-            for block in self.blocks:
-                if not block.has(coding):
-                    block.encoded(coding)
+            for run in self.runs:
+                if not run.has(coding):
+                    run.forms(coding)
                     await breather()
             body = self._bodies[coding] = Body(self._parts(coding))
         return body
 
     def _parts(self, coding: Coding) -> list[bytes]:
         if coding == "gzip":
-            return gzip_parts(self.blocks)
-        return [block.encoded(coding) for block in self.blocks]
+            return gzip_parts(self.runs)
+        return [form for run in self.runs for form in run.forms(coding)]
 
 
 def snapshot_of(content: bytes) -> Snapshot:

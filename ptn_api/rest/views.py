@@ -6,7 +6,6 @@ a snapshot is a list of references to pieces, made when first asked for.
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections.abc import Iterable
 
@@ -15,10 +14,10 @@ from ptn_api.clock import Clock
 from ptn_api.event_log.contract import EventLog, Head, LoggedPosition
 from ptn_api.model.miner import miner_order
 from ptn_api.model.tiers import TIER_LAG_MS
-from ptn_api.rest.block import Block
+from ptn_api.rest.block import Block, Run
 from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.piece import TAILS, Moment, Piece, Settled, settled_before
-from ptn_api.rest.snapshot import Snapshot
+from ptn_api.rest.snapshot import Snapshot, tag_of
 
 __all__ = ["Views"]
 
@@ -64,14 +63,13 @@ class Views:
 
     def joined(self, tier: Tier, pieces: Iterable[Piece], *, tail: Block | None = None) -> Snapshot:
         """An object of these miners' entries."""
-        blocks: list[Block] = []
-        digest = hashlib.sha256()
+        tail = tail or TAILS[tier]
+        runs: list[Run | Block] = []
+        said: list[bytes] = []
         for piece in pieces:
-            rest = piece.rests[tier]
-            blocks += (piece.names[bool(blocks)], *rest.blocks, tail or TAILS[tier])
-            digest.update(piece.names[0].identity)
-            digest.update(rest.digest)
-        return Snapshot([*blocks, _CLOSE] if blocks else [_NOTHING], digest.hexdigest()[:32])
+            runs.append(piece.run(tier, first=not runs, tail=tail))
+            said += (piece.names[0].identity, piece.rests[tier].digest)
+        return Snapshot([*runs, _CLOSE] if runs else [_NOTHING], tag_of(said))
 
     def entry(self, hotkey: str, tier: Tier) -> Snapshot | None:
         """One miner's entry as the tier shows it; None: no such miner."""

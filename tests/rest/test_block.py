@@ -10,7 +10,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptn_api.rest.block import Block, gzip_parts
+from ptn_api.rest.block import Block, Run, gzip_parts
 
 contents = st.lists(st.one_of(st.binary(max_size=200), st.binary(min_size=1).map(lambda b: b * 99)))
 
@@ -24,6 +24,18 @@ def test_joined_deflate_blocks_are_one_gzip_stream(parts: list[bytes]) -> None:
     assert decoder.eof
     assert decoder.unused_data == b""
     assert gzip.decompress(stream) == b"".join(parts)
+
+
+@given(contents, contents)
+def test_runs_join_like_their_blocks(one: list[bytes], other: list[bytes]) -> None:
+    """However blocks are put together in runs, the stream is the very same, and a run's form is made once."""
+    blocks = [Block(part) for part in [*one, *other]]
+    runs = [Run(*blocks[: len(one)]), Run(*blocks[len(one) :])]
+    assert b"".join(gzip_parts(runs)) == b"".join(gzip_parts(blocks))
+    for coding in ("identity", "gzip", "zstd"):
+        assert runs[0].forms(coding) is runs[0].forms(coding)
+        assert [*runs[0].forms(coding), *runs[1].forms(coding)] == [b.encoded(coding) for b in blocks]
+    assert [len(run) for run in runs] == [sum(map(len, one)), sum(map(len, other))]
 
 
 @given(contents)
