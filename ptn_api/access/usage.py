@@ -127,6 +127,8 @@ class UsageFile:
         if not self._path.exists():
             return []
         with self._open("ro") as db:
+            if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'usage'").fetchone():
+                return []  # being made at this moment
             rows = db.execute(
                 "SELECT * FROM usage WHERE day >= ? ORDER BY alias, day, fingerprint", (since_day,)
             )
