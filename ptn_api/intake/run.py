@@ -253,7 +253,7 @@ class Intake:
             self._merge.set_source(SourceStatus(invalid=refused))
 
     async def _prune(self) -> None:
-        """Beside the orders, which the log lets in between; a clock set wrongly for a while prunes nothing."""
+        """Beside the orders, which the log lets in between; a clock wrong for a while prunes nothing."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._options.prune_ms / 1000)
