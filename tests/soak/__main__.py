@@ -21,7 +21,7 @@ import requests
 
 from ptn_api.intake.resync import request_resync
 from tests.chaos import ChaosProxy
-from tests.soak.bots import BotOrders, BotReport, End
+from tests.soak.bots import BotOrders, BotReport, End, read_received
 from tests.soak.checker import (
     Verdict,
     check_bots,
@@ -93,7 +93,7 @@ def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str
             end = End(head=head, checksum=checksum_of(files_of(directory)))
             (folder / "end.json").write_bytes(msgspec.json.encode(end))
             bots.terminate()
-            bots.wait(timeout=90)
+            bots.wait(timeout=180)
         reports = msgspec.json.decode((folder / "report.json").read_bytes(), type=list[BotReport])
         verdict = check_bots(reports, orders_placed(directory / "journal.ndjson", since_ns), stale_ms=60_000)
         check_state("REST", _positions(server, keys[0])[1], files_of(directory), verdict)
@@ -103,11 +103,11 @@ def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str
 
 def _figures(reports: list[BotReport], trouble: Trouble, since_ns: int) -> dict[str, object]:
     return {
-        "orders": max(len(bot.received) for bot in reports),
-        "deliveries": sum(len(bot.received) for bot in reports),
-        "replayed": sum(message.replay for bot in reports for message in bot.received),
+        "orders": max(bot.deliveries for bot in reports),
+        "deliveries": sum(bot.deliveries for bot in reports),
+        "replayed": sum(message.replay for bot in reports for message in read_received(bot)),
         "mirrors": sum(bot.kind == "mirror" for bot in reports),
-        "late": sum(message.late for message in reports[0].received),
+        "late": sum(message.late for message in read_received(reports[0])),
         "connections": sum(len(bot.connected) for bot in reports),
         "minutes": round((time.time_ns() - since_ns) / 60e9, 1),
         "trouble": dict(trouble.counts),

@@ -6,11 +6,14 @@ python -m tests.soak.bots ORDERS.json     until SIGTERM; then writes what was re
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import signal
+import struct
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -21,7 +24,7 @@ from ptn_api.client.stream import Stream
 from ptn_api.model.checksum import position_checksum
 from ptn_api.wire.client_session import Gap, State
 
-__all__ = ["BotOrders", "BotReport", "End", "Received"]
+__all__ = ["BotOrders", "BotReport", "End", "Received", "order_number", "read_received"]
 
 PACE = Pace(
     connect=2.0, backoff=0.2, backoff_max=2.0, settled=2.0, refused=1.0, eviction=1.0, ping=1.0, tick=0.1
@@ -50,16 +53,32 @@ class End(msgspec.Struct):
     checksum: str
 
 
-class Received(msgspec.Struct, array_like=True):
-    """One message as a bot got it; times in epoch ms."""
+class Received(NamedTuple):
+    """One message as a bot got it; times in epoch ms. `order` stands for the order's uuid."""
 
     sequence: int
-    order_uuid: str
+    order: int
     timestamp: int
     received: int
+    processed_ms: int
     late: bool
     replay: bool
-    processed_ms: int
+
+
+_RECORD = struct.Struct("<qQqqq??")
+
+
+def order_number(order_uuid: str) -> int:
+    """64 bits of a uuid's hash: a soak has tens of millions of deliveries to remember."""
+    return int.from_bytes(hashlib.blake2b(order_uuid.encode(), digest_size=8).digest(), "big")
+
+
+def read_received(report: BotReport) -> Iterator[Received]:
+    """What a bot noted, message by message."""
+    if report.file:
+        with open(report.file, "rb") as file:
+            while chunk := file.read(_RECORD.size * 4096):
+                yield from map(Received._make, _RECORD.iter_unpack(chunk))
 
 
 class BotReport(msgspec.Struct):
@@ -69,7 +88,9 @@ class BotReport(msgspec.Struct):
     """
 
     kind: Literal["full", "delta", "mirror"]
-    received: list[Received] = []
+    file: str = ""
+    """Its messages, one `Received` after the other."""
+    deliveries: int = 0
     gaps: list[str] = []
     connected: list[int] = []
     positions: dict[str, int] = {}
@@ -83,7 +104,10 @@ class Bot:
     """One follower; every second one asks for delta messages."""
 
     def __init__(self, number: int, orders: BotOrders) -> None:
-        self.report = BotReport(kind="delta" if number % 2 else "full")
+        self.report = BotReport(
+            kind="delta" if number % 2 else "full", file=f"{orders.state_dir}-{number}.received"
+        )
+        self._last = -1
         self.live = asyncio.Event()
         self.stream = Stream(
             orders.stream_url,
@@ -96,20 +120,23 @@ class Bot:
         )
 
     async def run(self) -> None:
-        async with self.stream:
-            async for message in self.stream:
-                self.report.received.append(self._noted(message))
+        with open(self.report.file, "wb", buffering=1 << 16) as file:
+            async with self.stream:
+                async for message in self.stream:
+                    file.write(_RECORD.pack(*self._noted(message)))
+                    self.report.deliveries += 1
+                    self._last = message.sequence
 
     def _noted(self, message: PTNWebSocketMessage) -> Received:
         order = message.new_order
         return Received(
             message.sequence,
-            order.order_uuid,
+            order_number(order.order_uuid),
             message.timestamp,
             time.time_ns() // 1_000_000,
+            order.processed_ms,
             message.late,
             message.replay,
-            order.processed_ms,
         )
 
     def _gap(self, gap: Gap) -> None:
@@ -124,7 +151,7 @@ class Bot:
         await self.live.wait()
 
     def has_reached(self, end: End) -> bool:
-        return bool(self.report.received) and self.report.received[-1].sequence >= end.head
+        return self._last >= end.head
 
     def stop(self) -> None:
         self.stream.stop()

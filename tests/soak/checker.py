@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ptn_api.simulator.journal import (
     Written,
     read_journal,
 )
-from tests.soak.bots import BotReport
+from tests.soak.bots import BotReport, order_number, read_received
 
 __all__ = [
     "Verdict",
@@ -103,45 +104,46 @@ def _recent(written: dict[str, tuple[str, int]], since_ns: int, position: str = 
 def check_bots(reports: list[BotReport], placed: OrdersPlaced, *, stale_ms: int) -> Verdict:
     """Every bot has every order once, in the order of the numbers, which all bots agree on."""
     verdict = Verdict()
-    numbers: dict[int, str] = {}
+    must = {order_number(uuid): uuid for uuid in placed.must}
+    known = must.keys() | {order_number(uuid) for uuid in placed.may}
+    numbers: dict[int, int] = {}
     for number, bot in enumerate(reports):
         if bot.kind == "mirror":
             continue
-        _check_bot(f"bot {number}", bot, placed, numbers, verdict, stale_ms)
+        name = f"bot {number}"
+        got = _check_messages(name, bot, known, numbers, verdict, stale_ms)
+        for order in must.keys() - got:
+            verdict.add("lost", f"{name}: order {must[order]} of position {placed.must[must[order]]}")
+        for gap in bot.gaps:
+            verdict.add("unexplained_gaps", f"{name}: {gap}")
     return verdict
 
 
-def _check_bot(
-    name: str,
-    bot: BotReport,
-    placed: OrdersPlaced,
-    numbers: dict[int, str],
-    verdict: Verdict,
-    stale_ms: int,
-) -> None:
-    got: set[str] = set()
+def _check_messages(
+    name: str, bot: BotReport, known: Set[int], numbers: dict[int, int], verdict: Verdict, stale_ms: int
+) -> set[int]:
+    """The orders that a bot got. `numbers` is which order each sequence is, for all bots."""
+    got: set[int] = set()
     last = None
-    for message in bot.received:
+    connected = sorted(bot.connected)
+    for message in read_received(bot):
         if last is not None and message.sequence != last + 1:
             kind = "repeated" if message.sequence <= last else "out_of_order"
             verdict.add(kind, f"{name}: {message.sequence} after {last}")
         last = message.sequence
-        if numbers.setdefault(message.sequence, message.order_uuid) != message.order_uuid:
+        if numbers.setdefault(message.sequence, message.order) != message.order:
             verdict.add("out_of_order", f"{name}: {message.sequence} is another order than for others")
-        if message.order_uuid in got:
-            verdict.add("repeated", f"{name}: order {message.order_uuid}")
-        got.add(message.order_uuid)
-        if message.order_uuid not in placed.must and message.order_uuid not in placed.may:
-            verdict.add("unknown", f"{name}: order {message.order_uuid} was never placed")
+        if message.order in got:
+            verdict.add("repeated", f"{name}: the order of {message.sequence}")
+        got.add(message.order)
+        if message.order not in known:
+            verdict.add("unknown", f"{name}: the order of {message.sequence} was never placed")
         if message.timestamp - message.processed_ms > stale_ms and not message.late:
             verdict.add("unmarked_stale", f"{name}: {message.sequence} is late and not marked")
-        before = max((at for at in bot.connected if at <= message.received), default=0)
-        if message.timestamp < before - 1_000 and not message.replay:
+        since = connected[bisect_right(connected, message.received) - 1]
+        if message.timestamp < since - 1_000 and not message.replay:
             verdict.add("unmarked_stale", f"{name}: {message.sequence} is replayed and not marked")
-    for uuid in placed.must.keys() - got:
-        verdict.add("lost", f"{name}: order {uuid} of position {placed.must[uuid]}")
-    for gap in bot.gaps:
-        verdict.add("unexplained_gaps", f"{name}: {gap}")
+    return got
 
 
 def check_mirrors(reports: list[BotReport], files: dict[str, Any], verdict: Verdict) -> None:
