@@ -15,6 +15,7 @@ import typer.main
 from msgspec import UnsetType
 
 from ptn_api.cli.app import app
+from ptn_api.cli.exit_status import EXIT_STATUSES
 from ptn_api.metrics import METRICS
 from ptn_api.rest.routes import ROUTES
 from ptn_api.settings import describe
@@ -97,7 +98,9 @@ def _metrics() -> Iterator[str]:
 def _commands() -> Iterator[str]:
     yield "## Commands\n"
     yield from _commands_of(typer.main.get_command(app), "ptn")
-    yield "Exit status: 0 fine, 1 an error that is told in one line, 2 wrong usage."
+    yield (
+        "Exit status: " + "; ".join(f"{status} {meaning}" for status, meaning in EXIT_STATUSES.items()) + "."
+    )
 
 
 def _commands_of(group: Any, prefix: str) -> Iterator[str]:

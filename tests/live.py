@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tests.system.api import ROOT, api
 
-__all__ = ["ROOT", "Live", "serving"]
+__all__ = ["ROOT", "Live", "bare_environment", "serving"]
 
 
 class Live(NamedTuple):
@@ -22,11 +22,16 @@ class Live(NamedTuple):
     keys_file: Path
 
     def environment(self, home: Path) -> dict[str, str]:
-        """Of a user who has this home, the addresses and the key, and nothing else of ours."""
-        ours = {k: v for k, v in os.environ.items() if not k.startswith("PTN_")}
-        places = {"HOME": home, "XDG_CONFIG_HOME": home / "config", "XDG_STATE_HOME": home / "state"}
+        """Of a user who has this home, the addresses and the key."""
         known = {"PTN_API_KEY": self.key, "PTN_REST_URL": self.rest, "PTN_WS_URL": self.stream}
-        return ours | {k: str(v) for k, v in places.items()} | known | {"PYTHONPATH": str(ROOT)}
+        return bare_environment(home) | known
+
+
+def bare_environment(home: Path) -> dict[str, str]:
+    """Of a user who has this home, and nothing else of ours."""
+    ours = {k: v for k, v in os.environ.items() if not k.startswith("PTN_")}
+    places = {"HOME": home, "XDG_CONFIG_HOME": home / "config", "XDG_STATE_HOME": home / "state"}
+    return ours | {k: str(v) for k, v in places.items()} | {"PYTHONPATH": str(ROOT)}
 
 
 @contextmanager

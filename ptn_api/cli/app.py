@@ -31,7 +31,7 @@ app.add_typer(keys_app, name="keys")
 def main() -> None:
     """The console script; `cli/exit_status.py` has the table of exit statuses."""
     try:
-        app()
+        app(prog_name="ptn")
     except PTNError as error:
         print(f"ptn: {error}", file=sys.stderr)
         sys.exit(exit_status(error))

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ptn_api.client.message import NewOrder, PTNWebSocketMessage, TradePairId
     from ptn_api.client.pace import Pace
     from ptn_api.client.recording import Recording, read_recording
+    from ptn_api.client.replay_server import ReplayServer
     from ptn_api.client.replaying import Replay, ReplayClock, replay
     from ptn_api.client.rest import AsyncPTNClient, PTNClient
     from ptn_api.client.stream import Stream, connect
@@ -61,6 +62,7 @@ __all__ = [
     "Recording",
     "Replay",
     "ReplayClock",
+    "ReplayServer",
     "Retries",
     "State",
     "StatisticsDocument",
@@ -91,6 +93,7 @@ _HOMES = {
     "client.blocking_book": ("OpenBook", "open_book"),
     "client.pace": ("Pace",),
     "client.recording": ("Recording", "read_recording"),
+    "client.replay_server": ("ReplayServer",),
     "client.replaying": ("Replay", "ReplayClock", "replay"),
     "client.rest": ("AsyncPTNClient", "PTNClient"),
     "client.stream": ("Stream", "connect"),

@@ -31,11 +31,11 @@ class ReplayServer:
     """
 
     def __init__(self, past: Replay, *, port: int = 0, heartbeat_ms: int = 15_000) -> None:
-        self._past = past
-        self._moments = past.moments()
+        self._moments = (moment for moment in past.moments() if moment.at_ms is not None)
         self._first = next(self._moments, None)
         self._server = FakeServer(port=port, heartbeat_ms=heartbeat_ms, first_sequence=self._first_sequence())
         self._server.keys = _EveryKey()
+        self._stand_at(self._first)
 
     def __enter__(self) -> ReplayServer:
         try:
@@ -58,9 +58,9 @@ class ReplayServer:
         (recorded in format "delta").
         """
         stop = stop or threading.Event()
-        while not self._subscribed() and not stop.wait(_LOOK_S):
-            pass
         moment, served = self._first, 0
+        while not self._subscribed() and not stop.wait(_LOOK_S):
+            self._stand_at(moment)  # what a client measures at its login
         waited = time.monotonic() - (moment.due if moment else 0.0)
         while moment is not None and not stop.wait(max(0.0, moment.due + waited - time.monotonic())):
             served += self._publish(moment)
@@ -72,7 +72,7 @@ class ReplayServer:
 
     def _publish(self, moment: Moment) -> int:
         messages = moment.begin()
-        self._server.clock_ahead_ms = self._past.clock.now_ms - wall_ms()
+        self._stand_at(moment)
         for message in messages:
             beside = message.data
             position = beside.pop("position")
@@ -82,6 +82,10 @@ class ReplayServer:
             time_ms = message.timestamp
             self._server.publish(position, timestamp_ms=time_ms, late=message.late, extra=beside)
         return len(messages)
+
+    def _stand_at(self, moment: Moment | None) -> None:
+        if moment is not None and moment.at_ms is not None:
+            self._server.clock_ahead_ms = moment.at_ms - wall_ms()
 
     def _first_sequence(self) -> int:
         what = self._first.what[0] if self._first is not None else None

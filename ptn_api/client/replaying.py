@@ -154,21 +154,21 @@ class Replay:
 
 
 class Moment:
-    """What the server saw at one moment, or a gap before it; `due` is when it is to be shown, by
-    `time.monotonic()`."""
+    """What the server saw at one moment, or a gap before it, which has no moment; `due` is when it is to be
+    shown, by `time.monotonic()`."""
 
     def __init__(
         self, past: Replay, due: float, at_ms: int | None, what: list[PTNWebSocketMessage | Gap]
     ) -> None:
         self.due = due
         self._past = past
-        self._at_ms = at_ms
+        self.at_ms = at_ms
         self.what = what
 
     def begin(self) -> list[PTNWebSocketMessage]:
         """Now it is that moment: the messages; gaps are told."""
-        if self._at_ms is not None:
-            self._past.clock.forward_to(self._at_ms)
+        if self.at_ms is not None:
+            self._past.clock.forward_to(self.at_ms)
         for what in self.what:
             if isinstance(what, Gap) and self._past.on_gap is not None:
                 self._past.on_gap(what)

@@ -1,0 +1,128 @@
+"""`ptn`, as its user meets it: what it says, and how it ends."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
+
+from ptn_api.cli.app import main
+
+__all__ = ["Ended", "Ptn"]
+
+_PTN = [sys.executable, "-c", "from ptn_api.cli.app import main; main()"]
+
+
+class Ended(NamedTuple):
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def lines(self) -> list[str]:
+        return self.stdout.splitlines()
+
+
+class Ptn:
+    def __init__(self, home: Path, environment: dict[str, str]) -> None:
+        self.home = home
+        self.environment = environment
+
+    def __call__(self, *arguments: object, stdin: str = "", **environment: str) -> Ended:
+        """To its end, with pipes for everything; within this process, which spares a second each."""
+        stdout, stderr = io.TextIOWrapper(io.BytesIO(), write_through=True), io.StringIO()
+        with (
+            _as_if(["ptn", *map(str, arguments)], self.home, self.environment | environment, stdin),
+            redirect_stdout(stdout),
+            redirect_stderr(stderr),
+        ):
+            status = _main()
+        said = stdout.buffer.getvalue().decode()  # type: ignore[attr-defined]
+        return Ended(status, said, stderr.getvalue())
+
+    def process(self, *arguments: object, **environment: str) -> Ended:
+        """The same in a process of its own."""
+        done = subprocess.run(
+            [*_PTN, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=self.home,
+            env=self.environment | environment,
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    def begin(self, *arguments: object) -> subprocess.Popen[str]:
+        """Without waiting for its end; standard error goes the way of standard output."""
+        return subprocess.Popen(
+            [*_PTN, *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.home,
+            env=self.environment,
+        )
+
+    def on_terminal(self, *arguments: object) -> str:
+        """To its end, on a terminal of its own; what stands there."""
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [*_PTN, *map(str, arguments)],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=self.home,
+            env=self.environment | {"COLUMNS": "160", "TERM": "xterm"},
+        )
+        os.close(theirs)
+        shown = b""
+        while chunk := _read(ours):
+            shown += chunk
+        os.close(ours)
+        assert process.wait(60) == 0, shown
+        return shown.decode()
+
+
+def _main() -> int:
+    try:
+        main()
+    except SystemExit as end:
+        if isinstance(end.code, str):  # what the interpreter does with it
+            print(end.code, file=sys.stderr)
+            return 1
+        return end.code or 0
+    return 0
+
+
+@contextmanager
+def _as_if(words: list[str], home: Path, environment: dict[str, str], stdin: str) -> Iterator[None]:
+    """What a process has of its own: words, a place, an environment, an input, a logger."""
+    logger = logging.getLogger("ptn_api.client")
+    handlers, propagate, here = logger.handlers[:], logger.propagate, Path.cwd()
+    with (
+        patch.object(sys, "argv", words),
+        patch.object(sys, "stdin", io.StringIO(stdin)),
+        patch.dict(os.environ, environment, clear=True),
+    ):
+        os.chdir(home)
+        try:
+            yield
+        finally:
+            os.chdir(here)
+            logger.handlers[:], logger.propagate = handlers, propagate
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # everybody else has closed it
+        return b""

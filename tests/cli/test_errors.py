@@ -1,0 +1,233 @@
+"""What goes wrong is told in one line, with an exit status that says which kind it is."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ptn_api.cli.exit_status import EXIT_STATUSES, exit_status
+from ptn_api.errors import AuthenticationError, ClientError, ServerUnreachableError, SettingsError
+from tests.cli.ptn import Ptn
+from tests.live import ROOT, Live
+
+SECRET = "secret-key-1234"
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """An address where nobody listens, for as long as the test lasts."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.fixture
+def mute() -> Iterator[str]:
+    """A server that closes every connection, and is none of ours."""
+    import threading
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(1024)
+                    connection.sendall(b"220 mail.example.org ESMTP\r\n")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+COMMANDS = [
+    ("positions", "http"),
+    ("orders", "http"),
+    ("me", "http"),
+    ("checkpoint -o x", "http"),
+    ("replay", "http"),
+    ("stream", "ws"),
+    ("record x", "ws"),
+]
+
+
+@pytest.mark.parametrize(("words", "scheme"), COMMANDS)
+def test_a_server_that_is_down(stranger: Ptn, nobody: str, words: str, scheme: str) -> None:
+    ended = stranger(*words.split(), "--url", f"{scheme}://{nobody}", PTN_API_KEY=SECRET)
+    assert ended.status == 4
+    assert ended.stderr == f"ptn: {scheme}://{nobody} does not answer: Connection refused\n"
+
+
+@pytest.mark.parametrize(("words", "scheme"), [("positions", "http"), ("stream", "ws")])
+def test_a_server_that_is_something_else(stranger: Ptn, mute: str, words: str, scheme: str) -> None:
+    ended = stranger(words, "--url", f"{scheme}://{mute}", PTN_API_KEY=SECRET)
+    assert ended.status in (1, 4)
+    assert ended.stderr.startswith(f"ptn: {scheme}://{mute} ")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://", "http://host:port", "ftp://host", "//host"])
+@pytest.mark.parametrize("word", ["positions", "stream"])
+def test_an_address_that_is_none(stranger: Ptn, word: str, url: str) -> None:
+    ended = stranger(word, "--url", url, PTN_API_KEY=SECRET)
+    assert ended.status == 2
+    assert "is not an address like" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_the_two_addresses_mixed_up(ptn: Ptn, live: Live) -> None:
+    """Whichever way, it says so."""
+    assert "ws://127.0.0.1:8765" in ptn("stream", "--url", live.rest).stderr
+    assert "http://127.0.0.1:48888" in ptn("positions", "--url", live.stream).stderr
+    swapped = ptn("stream", "--url", live.rest.replace("http", "ws"))
+    assert (swapped.status, "is that the WebSocket address?" in swapped.stderr) == (4, True)
+    swapped = ptn("positions", "--url", live.stream.replace("ws", "http"))
+    assert (swapped.status, "WebSocket" in swapped.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("word", ["positions", "stream"])
+def test_a_wrong_key(ptn: Ptn, word: str) -> None:
+    ended = ptn(word, PTN_API_KEY=SECRET)
+    assert ended.status == 3
+    assert SECRET not in ended.stderr + ended.stdout
+    assert ended.stderr.splitlines()[-1].startswith("ptn: ")
+
+
+def test_too_low_a_tier(ptn: Ptn, live: Live) -> None:
+    keys = json.loads(live.keys_file.read_text())
+    low = next(entry["key"] for entry in keys.values() if entry["tier"] == 30)
+    for words in (["stream"], ["positions", "--tier", "100"], ["checkpoint", "-o", "x"]):
+        ended = ptn(*words, PTN_API_KEY=low)
+        assert ended.status == 3, words
+        assert "tier" in ended.stderr
+    assert ptn("positions", PTN_API_KEY=low).status == 0
+
+
+# --- where the key comes from -----------------------------------------------------------------------------
+
+
+def test_no_key_at_all(stranger: Ptn) -> None:
+    ended = stranger("me")
+    assert ended.status == 3
+    assert "--api-key-file" in ended.stderr
+    assert "config.json" in ended.stderr
+
+
+def test_the_sources_of_a_key(stranger: Ptn, live: Live, tmp_path: Path) -> None:
+    """Each works alone; a file named on the command line wins over the environment, that over the config."""
+    (tmp_path / "key").write_text(f"{live.key}\n")
+    stranger.environment["PTN_REST_URL"] = live.rest
+    assert stranger("me", "--api-key-file", "key", PTN_API_KEY=SECRET).status == 0
+    assert stranger("me", "--api-key-file", live.keys_file).status == 0
+    assert stranger("me", "--api-key-file", "-", stdin=f"{live.key}\n").status == 0
+    config(tmp_path, api_key=live.key)
+    assert stranger("me").status == 0
+    assert stranger("me", PTN_API_KEY=SECRET).status == 3
+    config(tmp_path, api_key_file=str(tmp_path / "key"))
+    assert stranger("me").status == 0
+
+
+def test_addresses_in_the_config_file(stranger: Ptn, live: Live, tmp_path: Path) -> None:
+    config(tmp_path, api_key=live.key, rest_url=live.rest, ws_url=live.stream)
+    assert stranger("me").status == 0
+    assert stranger("stream", "--count", 1).status == 0
+
+
+def test_a_config_file_that_others_can_read(stranger: Ptn, live: Live, tmp_path: Path) -> None:
+    """A warning that says what to do; not where it holds no key."""
+    path = config(tmp_path, api_key=live.key, rest_url=live.rest)
+    path.chmod(0o644)
+    assert f"chmod 600 {path}" in stranger("me").stderr
+    config(tmp_path, rest_url=live.rest).chmod(0o644)
+    assert stranger("me", PTN_API_KEY=live.key).stderr == ""
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"api-key": "x"}', "\x00"])
+def test_a_config_file_that_cannot_be_used(stranger: Ptn, tmp_path: Path, content: str) -> None:
+    path = config(tmp_path)
+    path.write_text(content)
+    ended = stranger("me")
+    assert ended.status == 2
+    assert str(path) in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["--api-key", SECRET], [f"--api-key={SECRET}"], ["--api-key-file", SECRET]]
+)
+def test_a_key_on_the_command_line_is_not_repeated(stranger: Ptn, words: list[str]) -> None:
+    """It is no option; and who gives the key for the file does not find it in a log."""
+    ended = stranger("me", *words)
+    assert ended.status == 2
+    assert SECRET not in ended.stderr + ended.stdout
+
+
+@pytest.mark.parametrize("content", ["", "two words", "{}", "{broken", "schlüssel"])
+def test_a_key_file_without_a_key(stranger: Ptn, tmp_path: Path, content: str) -> None:
+    (tmp_path / "key").write_text(content)
+    ended = stranger("me", "--api-key-file", "key")
+    assert ended.status in (2, 3)
+    assert len(ended.stderr.splitlines()) == 1
+    assert not content or content not in ended.stderr
+
+
+# --- the rest ---------------------------------------------------------------------------------------------
+
+
+def test_files_that_cannot_be_used(ptn: Ptn, tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("notes\n")
+    assert "neither a recording nor a checkpoint" in ptn("replay", "notes").stderr
+    assert "is no recording" in ptn("record", "notes").stderr
+    assert (tmp_path / "notes").read_text() == "notes\n"
+    assert ptn("replay", "nowhere").stderr == "ptn: nowhere cannot be read: No such file or directory\n"
+    assert "cannot be written" in ptn("record", "nowhere/orders.ndjson").stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["replay", "x", "--speed", "fast"],
+        ["replay", "x", "--speed", "0"],
+        ["replay", "x", "--from", "yesterday"],
+        ["positions", "--tier", "7"],
+        ["positions", "--status", "half"],
+        ["stream", "--output", "xml"],
+        ["checkpoint"],
+        ["miner"],
+        ["nonsense"],
+    ],
+)
+def test_wrong_usage(ptn: Ptn, words: list[str]) -> None:
+    assert ptn(*words).status == 2
+
+
+def test_the_shell_is_told_the_status(stranger: Ptn, nobody: str) -> None:
+    """One line on standard error, nothing on standard output, and no traceback."""
+    ended = stranger.process("me", "--url", f"http://{nobody}", PTN_API_KEY=SECRET)
+    assert ended == (4, "", f"ptn: http://{nobody} does not answer: Connection refused\n")
+
+
+def test_every_kind_of_error_has_a_documented_status() -> None:
+    """And the documentation has the whole table."""
+    kinds = [SettingsError, AuthenticationError, ServerUnreachableError, ClientError]
+    assert [exit_status(kind("x")) for kind in kinds] == [2, 3, 4, 1]
+    page = (ROOT / "docs" / "cli.md").read_text()
+    for status, meaning in EXIT_STATUSES.items():
+        assert f"| {status} | {meaning} |" in page
+
+
+def config(home: Path, **values: str) -> Path:
+    path = home / "config" / "ptn-api" / "config.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values))
+    path.chmod(0o600)
+    return path
