@@ -30,6 +30,7 @@ from ptn_api.client import (
     Recording,
     Replay,
     ReplayClock,
+    ReplayServer,
     Retries,
     State,
     StatisticsDocument,
@@ -186,7 +187,8 @@ def blocking_mirror() -> None:
 def past(file: Path) -> None:
     replay(file, handler, speed=10.0)
     recorded: list[object] = list(read_recording(file))
-    print(recorded, Recording, Replay, ReplayClock)
+    with ReplayServer(Replay(file)) as server:
+        print(recorded, Recording, ReplayClock, server)
 
 
 def errors() -> str:
