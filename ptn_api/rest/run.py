@@ -44,8 +44,8 @@ async def run_rest(
 ) -> None:
     """Serves on the listening socket until `stop`, then lets answers that were begun end, for a while.
 
-    `ready` is called once requests are answered; if the log is ready, not before the views are built. Until
-    then answers are 503. Raises LogError with code `replaced` if the log was put in place anew: begin again.
+    `ready` is called when the views are built; requests are answered before, with 503. Raises LogError with
+    code `replaced` if the log was put in place anew: begin again.
     """
     counters = counters or RestCounters()
     room = Room.over(log, clock or _steady_clock(options), options, counters, surroundings)
@@ -62,9 +62,9 @@ async def run_rest(
         stopping = asyncio.create_task(stop.wait())
         built = asyncio.create_task(room.follower.built.wait())
         try:
-            if log.ready():
-                await asyncio.wait({following, stopping, built}, return_when=asyncio.FIRST_COMPLETED)
-            ready()
+            await asyncio.wait({following, stopping, built}, return_when=asyncio.FIRST_COMPLETED)
+            if built.done():
+                ready()
             await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if following.done():
                 following.result()  # it ends only by an error

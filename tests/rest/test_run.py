@@ -59,13 +59,18 @@ async def test_over_the_log_on_disk(tmp_path: Path) -> None:
     writer.close()
 
 
-async def test_ready_is_said_before_the_baseline_is_complete() -> None:
-    """Then there is a server to answer 503; with a complete one the views are built first."""
+async def test_ready_is_said_when_the_views_are_built() -> None:
+    """Not before the baseline is complete; until then there is a server that answers 503."""
     log = MemoryLog(created_ms=NOW)
     stop, ready = asyncio.Event(), asyncio.Event()
     with listening() as sock:
         running = start(log, sock, stop, ready)
-        await asyncio.wait_for(ready.wait(), 10)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{sock.getsockname()[1]}") as client:
+            assert (await client.get("/health")).status_code == 503
+            assert not ready.is_set()
+            log.baseline([], NOW)
+            await asyncio.wait_for(ready.wait(), 10)
+            assert (await client.get("/health")).status_code == 200
         stop.set()
         await asyncio.wait_for(running, 10)
 
