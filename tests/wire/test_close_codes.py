@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 from ptn_api.wire import close_codes
-from ptn_api.wire.close_codes import CLOSE_CODES, CloseCode, should_return
+from ptn_api.wire.close_codes import CLOSE_CODES, STANDARD_CODES, CloseCode, should_return
 
 
 def test_every_close_code_is_in_the_table_once() -> None:
     """No constant is left out, no number given twice."""
     named = [value for value in vars(close_codes).values() if isinstance(value, CloseCode)]
-    assert sorted(CLOSE_CODES.values()) == sorted(named)
-    assert all(code == row.code for code, row in CLOSE_CODES.items())
+    tables = CLOSE_CODES | STANDARD_CODES
+    assert sorted(tables.values()) == sorted(named)
+    assert all(code == row.code for code, row in tables.items())
 
 
 @pytest.mark.parametrize("row", CLOSE_CODES.values(), ids=lambda row: row.reason)
