@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     Source: TypeAlias = str | os.PathLike[str] | PTNClient | Iterable[OrderMessage | Gap]
     """A recording or a checkpoint, a server that is asked for what it still has, or messages at hand."""
 
-__all__ = ["Replay", "ReplayClock", "replay"]
+__all__ = ["Moment", "Replay", "ReplayClock", "replay"]
 
 logger = logging.getLogger("ptn_api.client")
 
