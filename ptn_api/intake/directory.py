@@ -83,6 +83,8 @@ class Directory:
         self._files = files
         self._watch = watch
         self._by_wd: dict[int, Folder] = {}
+        self._miners: set[str] = set()
+        self._hotkeys: list[str] = []
         self._unreadable: set[Folder] = set()
         self._strange: set[str] = set()
         self._pass = 0
@@ -93,8 +95,11 @@ class Directory:
 
     @property
     def hotkeys(self) -> list[str]:
-        """The miners that have a directory, sorted."""
-        return sorted(self._root.folders)
+        """The miners that have a directory, sorted; the same list while they are the same."""
+        if self._root.folders.keys() != self._miners:
+            self._miners = set(self._root.folders)
+            self._hotkeys = sorted(self._miners)
+        return self._hotkeys
 
     @property
     def refused(self) -> int:

@@ -262,7 +262,9 @@ class DirectoryFollower:
         if not self._listed or (self._directory.root_missing and self._files.known):
             return
         waiting = {hotkey for hotkey, _ in self._files.absent}
-        miners = sorted(waiting.union([] if self._directory.root_missing else self._directory.hotkeys))
+        miners = [] if self._directory.root_missing else self._directory.hotkeys
+        if waiting:
+            miners = sorted(waiting.union(miners))
         if miners != self._miners:
             self._miners = miners
             yield DocumentWritten(document=Document.MINERS, content=msgspec.json.encode(miners))
