@@ -28,6 +28,10 @@ __all__ = ["Connection", "Limits"]
 log = structlog.get_logger()
 
 
+_MOST_PIPELINED = 64
+"""Requests that may wait for the answer to the one before."""
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Times in ms, sizes in bytes, `minimum_rate` in bytes per second (0 = none) over `rate_window_ms`."""
 
@@ -108,6 +112,9 @@ class Connection(HttpToolsProtocol):
             after = {"retry-after": str(self._retry_s)}
             sentence = "Too many connections from this address"
             self._refusal = Refusal("too_many_connections", sentence, headers=after)
+        elif len(self.pipeline) >= _MOST_PIPELINED:
+            self.transport.abort()  # an answer now would be taken for that of an earlier request
+            raise httptools.HttpParserError("too many requests at once")
         elif len(self.url) > self._limits.target_bytes:
             self._refusal = Refusal("uri_too_long", "Request target too long")
         elif sum(len(name) + len(value) for name, value in self.headers) > self._limits.head_bytes:

@@ -41,6 +41,9 @@ __all__ = ["StreamServer"]
 HIGH_WATER_BYTES = 256 * 1024
 """A connection that keeps more unsent is congested: its replay waits, its buffer is watched."""
 
+_BACKLOG = 1024
+"""How many may knock at the same moment: a thousand clients that come back at once."""
+
 _UNREADABLE = {"too_big": MESSAGE_TOO_BIG, "bad_fragment": PROTOCOL_ERROR, "not_deflated": BAD_PAYLOAD}
 
 _log = structlog.get_logger()
@@ -69,6 +72,7 @@ class StreamServer:
         self._server = await picows.ws_create_server(
             _Reception(self._accept, self._newcomers),
             sock=sock,
+            backlog=_BACKLOG,
             enable_auto_pong=False,  # a flood of unread pongs must count as unsent
             max_frame_size=self._options.message_limit_bytes,
             websocket_handshake_timeout=self._options.auth_timeout_ms / 1000,
