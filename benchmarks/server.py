@@ -14,26 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from ptn_api.access import add_key
+from ptn_api.settings import describe
 from ptn_api.simulator.options import SimulatorOptions
 from ptn_api.simulator.simulator import run_simulator
 from tests import factories
-from tests.system.api import Api, api
+from tests.system.api import SHORT_PERIODS, Api, api
 from tests.system.follower import Follower
 from tests.system.validator import Validator
 
 __all__ = ["BenchValidator", "Refreshes", "build", "prepared", "running"]
 
-DEFAULT_PERIODS = {
-    "sweep_ms": 5_000,
-    "full_sweep_ms": 60_000,
-    "removal_confirm_ms": 10_000,
-    "refresh_coalesce_ms": 1_000,
-    "heartbeat_ms": 15_000,
-    "key_check_ms": 900,
-    "parent_check_ms": 1_000,
-    "restart_backoff_ms": 100,
+DEFAULT_PERIODS: dict[str, object] = {
+    name: default for name, _, _, default, _ in describe() if name in SHORT_PERIODS and name.endswith("_ms")
 }
-"""The periods that operators run with, not those that tests shorten."""
+"""The periods that operators run with, not those that tests shorten. Limits stay off, as tests have them."""
 
 
 class BenchValidator(Validator):
