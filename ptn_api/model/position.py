@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -74,13 +75,17 @@ _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 _position = msgspec.json.Decoder(Position)
 _EMPTY_ORDERS = b'"orders":[]'
+_MOST_NESTED = 48
+"""More than anything a validator writes, less than what readers of JSON give up at (64 in some)."""
+_BRACKETS = re.compile(rb'"(?:[^"\\]+|\\.)*"|[][{}]')
 
 
 def parse_position(body: bytes) -> tuple[Position, PositionText]:
     """Reads one position as the validator writes it.
 
     Raises InvalidInputError with code `not_json`, `not_a_position` or `bad_value` (NaN is no JSON; a time
-    below 0, a missing or mistyped field). Unknown trade pairs and unknown keys are kept as they came.
+    below 0, a missing or mistyped field, nested too deeply). Unknown trade pairs and unknown keys are kept as
+    they came.
     """
     try:
         position = _position.decode(body)
@@ -92,6 +97,8 @@ def parse_position(body: bytes) -> tuple[Position, PositionText]:
     except KeyError:
         raise InvalidInputError("no list of orders", code="not_a_position", field="orders") from None
     _check(position)
+    for part in (text.shell, *text.orders):
+        _check_nesting(part)
     return position, text
 
 
@@ -101,6 +108,17 @@ def _check(position: Position) -> None:
         raise InvalidInputError("a time that is negative or absurd", code="bad_value", field="processed_ms")
     if not all(o.order_uuid for o in position.orders) or not position.position_uuid:
         raise InvalidInputError("an empty uuid", code="bad_value", field="order_uuid")
+
+
+def _check_nesting(text: bytes) -> None:
+    """Unknown keys are kept as they came, for readers who may not bear what this one does."""
+    if text.count(b"[") + text.count(b"{") <= _MOST_NESTED:
+        return
+    depth = 0
+    for token in _BRACKETS.finditer(text):
+        depth += (token[0] in (b"[", b"{")) - (token[0] in (b"]", b"}"))
+        if depth > _MOST_NESTED:
+            raise InvalidInputError("nested too deeply", code="bad_value")
 
 
 def _cut(body: bytes) -> PositionText:

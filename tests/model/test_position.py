@@ -101,3 +101,27 @@ def test_positions_of_the_live_network(name: str) -> None:
         parsed, text = parse_position(encoded(body))
         assert json.loads(text.json()) == body
         assert len(parsed.orders) == len(text.orders) == len(body["orders"])
+
+
+@pytest.mark.parametrize("where", ["position", "order"])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_what_is_nested_deeply_is_refused(where: str, opening: str, closing: str) -> None:
+    """An unknown key is kept as it came, but not so deep that a reader further on could choke on it."""
+
+    def nested(depth: int) -> bytes:
+        body = position(1, [order(1, **({"x": 0} if where == "order" else {}))])
+        body |= {"x": 0} if where == "position" else {}
+        deep = opening * depth + ("1" if opening != "[" else "") + closing * depth
+        return encoded(body).replace(b'"x": 0', b'"x": ' + deep.encode())
+
+    parse_position(nested(40))
+    with pytest.raises(InvalidInputError, match="deeply") as refused:
+        parse_position(nested(60))
+    assert refused.value.code == "bad_value"
+
+
+def test_brackets_in_texts_and_beside_each_other_are_no_nesting() -> None:
+    """Only what is within something counts."""
+    text = "[{" * 500 + '"' + "\\"
+    _, parsed = parse_position(encoded(position(1, [order(1, note=text, flat=[[{}]] * 500)], note=text)))
+    assert json.loads(parsed.json())["note"] == text
