@@ -37,6 +37,9 @@ __all__ = ["APIManager"]
 logger = logging.getLogger("ptn_api.api_manager")
 _PIPE_BYTES = 1 << 20
 
+_PAUSE_S = 0.05
+"""After an item that could not be read: a queue that is broken for good must not take a core."""
+
 
 class APIManager:
     """Runs the API for a validator process; `run()` blocks and belongs into a thread.
@@ -141,6 +144,10 @@ class APIManager:
         except (EOFError, OSError) as error:  # a manager's queue whose manager is gone
             logger.warning("the queue is gone (%s); the validator's directory goes on being read", error)
             self._queue = None
+            return None
+        except Exception as error:  # noqa: BLE001 - whatever an item raises when it is unpickled costs that item only
+            logger.warning("an item on the queue cannot be read: %s", type(error).__name__)
+            self._stopping.wait(_PAUSE_S)
             return None
 
 

@@ -30,8 +30,13 @@ def plain_json(item: Any) -> bytes:
     """
     try:
         plain = _plain(item)
+    except InvalidInputError:
+        raise
     except RecursionError:
         raise InvalidInputError("nested too deeply", code="not_a_position") from None
+    except Exception as error:  # protects the pump from what an item's own methods raise
+        problem = f"its content cannot be had: {type(error).__name__}"
+        raise InvalidInputError(problem, code="not_a_position") from error
     if not isinstance(plain, dict) or not isinstance(plain.get("position"), dict):
         raise InvalidInputError("no position in it", code="not_a_position", field="position")
     if not isinstance(plain["position"].get("orders"), list):

@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from ptn_api.access import add_key
+from ptn_api.settings import Settings
 from tests import factories
 from tests.system.api import Api, api
 from tests.system.follower import Follower
@@ -25,6 +26,7 @@ __all__ = ["TIMEOUT_MS", "Fortress", "fortress_in", "raise_file_limit"]
 
 TIMEOUT_MS = 4_000
 """For headers and logins: shorter than the default, longer than it takes to open thousands of sockets."""
+FRAMES_PER_MINUTE = Settings().frames_per_minute
 GROWTH_BYTES = 96 << 20
 """How much more memory a process may hold after an attack: buffers of thousands of sockets, no more."""
 WRONG = re.compile(r'Traceback|"level": ?"(error|critical)"')
@@ -132,9 +134,13 @@ def fortress_in(home: Path) -> Iterator[Fortress]:
     validator.place()
     validator.placed.clear()  # before the baseline: not announced
     keys = {tier: add_key(home / "api_keys.json", f"user-{tier}", tier) for tier in (0, 30, 50, 100)}  # type: ignore[arg-type]
-    timeouts = {"auth_timeout_ms": TIMEOUT_MS, "header_timeout_ms": TIMEOUT_MS}
+    own = {
+        "auth_timeout_ms": TIMEOUT_MS,
+        "header_timeout_ms": TIMEOUT_MS,
+        "frames_per_minute": FRAMES_PER_MINUTE,
+    }
     with ExitStack() as stack:
-        server = stack.enter_context(api(home / "data", validator_dir=validator.root, **timeouts))
+        server = stack.enter_context(api(home / "data", validator_dir=validator.root, **own))
         follower = stack.enter_context(Follower(server.stream, keys[100]))
         fortress = Fortress(server, validator, keys, follower)
         stack.callback(fortress.close)

@@ -1,0 +1,199 @@
+"""Hostile items on the embedded queue: in the validator's process, and in what comes out of the pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import os
+import queue
+import threading
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptn_api.errors import InvalidInputError
+from ptn_api.event_log.contract import PositionWritten
+from ptn_api.intake.plain import plain_json
+from ptn_api.intake.queue import QueueReader
+from tests import factories
+from tests.hostile.effort import tries
+
+
+class Rude:
+    """An object of the validator's whose methods fail."""
+
+    def model_dump(self) -> Any:
+        raise ZeroDivisionError("a bug of the validator's")
+
+
+class Endless:
+    def to_dict(self) -> Any:
+        return {"again": Endless()}
+
+
+class Odd(enum.Enum):
+    BYTES = b"bytes"
+    OBJECT = object()
+
+
+def circle() -> dict[str, Any]:
+    one: dict[str, Any] = {}
+    one["one"] = one
+    return one
+
+
+def tower(height: int) -> Any:
+    value: Any = 1
+    for _ in range(height):
+        value = [value]
+    return value
+
+
+GOOD = {"position": factories.position(1, [factories.order(1)])}
+STRANGE = [
+    *(None, 1, "text", b"bytes", object(), Rude(), Endless(), circle(), Odd.BYTES, Odd.OBJECT, set()),
+    *(
+        float("nan"),
+        10**400,
+        "\ud800",
+        {1: 2},
+        {(): []},
+        {Odd.OBJECT: 1},
+        range(3),
+        lambda: 1,
+        type,
+        Ellipsis,
+    ),
+]
+_VALUES = st.recursive(
+    st.sampled_from(STRANGE) | st.text(max_size=9) | st.integers() | st.floats() | st.binary(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@tries(300)
+@given(value=_VALUES, where=st.sampled_from(["item", "position", "orders", "order", "extra"]))
+def test_an_item_is_plain_or_refused(value: Any, where: str) -> None:
+    """No exception but the one that the pump knows."""
+    position: dict[str, Any] = GOOD["position"]
+    item: Any = {
+        "item": value,
+        "position": {"position": value},
+        "orders": {"position": position | {"orders": value}},
+        "order": {"position": position | {"orders": [value]}},
+        "extra": GOOD | {"extra": value},
+    }[where]
+    try:
+        line = plain_json(item)
+    except InvalidInputError:
+        return
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+
+
+def test_the_pump_goes_on_after_each() -> None:
+    """Whatever is on the queue, what comes after it still gets through (the validator's thread lives)."""
+    items: queue.Queue[Any] = queue.Queue()
+    last = GOOD | {"last": True}
+    for item in (*STRANGE, tower(100_000)):
+        for one in (item, {"position": item}, GOOD):
+            items.put(one)
+    items.put(last)
+    lines = pumped(items, until_line=plain_json(last))
+    assert lines.count(plain_json(GOOD)) == len(STRANGE) + 1
+    assert lines[-1] == plain_json(last)
+
+
+def pumped(items: Any, *, until_line: bytes) -> list[bytes]:
+    """What a manager's pump writes for its process to read."""
+    from ptn_api.api_manager import APIManager, _Pipe
+
+    class Process:
+        """Lives until it has read the line."""
+
+        def __init__(self) -> None:
+            self.read: list[bytes] = []
+
+        def poll(self) -> int | None:
+            return 0 if until_line in self.read else None
+
+    process = Process()
+    manager = APIManager(shared_queue=items)
+    with _Pipe() as pipe:
+
+        def take() -> None:
+            with os.fdopen(os.dup(pipe.reading), "rb") as file:
+                for line in file:
+                    process.read.append(line)
+                    if line == until_line:
+                        return
+
+        reader = threading.Thread(target=take, daemon=True)
+        reader.start()
+        manager._pump(pipe, process)  # type: ignore[arg-type]
+        reader.join(20)
+    return process.read
+
+
+class Broken:
+    """A queue whose next item cannot be unpickled, once."""
+
+    def __init__(self) -> None:
+        self._times = 0
+
+    def get(self, timeout: float) -> Any:
+        self._times += 1
+        if self._times == 1:
+            raise ModuleNotFoundError("No module named 'vali_objects'")
+        if self._times == 2:
+            raise AttributeError("no such enum member")
+        return GOOD
+
+
+def test_an_item_that_cannot_be_unpickled_is_one_item() -> None:
+    """The queue goes on being read."""
+    assert pumped(Broken(), until_line=plain_json(GOOD)) == [plain_json(GOOD)]
+
+
+_LINES = st.lists(
+    st.one_of(
+        st.binary(max_size=100),
+        st.sampled_from(
+            [
+                b"[" * 60_000,
+                b'{"position":' * 9_000,
+                b'{"position": {}}',
+                b'{"position": null}',
+                b"\0",
+                b"\xff" * 50,
+            ]
+        ),
+        st.just(b"x" * 300_000),
+    ),
+    max_size=8,
+)
+
+
+@tries(40)
+@given(lines=_LINES)
+def test_what_comes_out_of_the_pipe_is_a_position_or_refused(lines: list[bytes]) -> None:
+    """Garbage costs its line; the good one after it is offered."""
+    offered: list[PositionWritten] = []
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(b"\n".join(lines) + b"\n" + plain_json(GOOD))
+
+    async def read() -> None:
+        async def room() -> None: ...
+
+        await QueueReader(reading, offered.append, line_limit=200_000, room=room).run()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    asyncio.run(read())
+    writer.join()
+    assert offered[-1].position.position_uuid == GOOD["position"]["position_uuid"]
