@@ -224,11 +224,11 @@ def test_a_client_that_stops_reading_is_cut_off(run: Run) -> None:
 
 
 def test_a_client_that_reads_slowly_but_steadily_gets_all(run: Run) -> None:
-    """Far above the minimum rate, far below what the socket could do: many windows long."""
+    """Far above the minimum rate, far below what the socket could do: several windows long."""
 
     async def test() -> None:
         async with (
-            serving(large_log(), minimum_rate=1_000, rate_window_ms=50) as served,
+            serving(large_log(), minimum_rate=1_000, rate_window_ms=500) as served,
             connected(served, limit=65_536) as (reader, writer),
         ):
             await start_download(reader, writer)
