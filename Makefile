@@ -6,7 +6,7 @@ DATA_DIR ?= .ptn
 SERVER := $(VENV)/.server
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup serve test lint docs bench soak clean
+.PHONY: help setup serve test lint docs bench soak fuzz clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -53,6 +53,9 @@ bench: $(STAMP)  ## measure; ratios side by side, some 15 minutes; ARGS="--help"
 
 soak: $(STAMP)  ## everything that can go wrong, at random; MINUTES=10
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(ARGS)
+
+fuzz: $(STAMP)  ## hostile input, longer than the tests; MINUTES=10
+	$(BIN)/python -m tests.hostile --minutes $(or $(MINUTES),10) $(ARGS)
 
 clean:  ## remove the virtual environment, the demo's data and caches
 	rm -rf $(VENV) $(DATA_DIR) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache site

@@ -140,6 +140,9 @@ def test_documents_that_are_none(fortress: Fortress) -> None:
         until(lambda route=route: b"[[[" in fortress.call(route).content, what=route)  # type: ignore[misc]
     for path in ("/statistics?checkpoints=false", "/statistics/5x", "/eliminations", "/validator-checkpoint"):
         assert fortress.call(path).status_code in (200, 404)
+    for name, route in documents:
+        fortress.validator.document(name, good)
+        until(lambda route=route: fortress.call(route).json() == good, what=route)  # type: ignore[misc]
     still_reads(fortress)
 
 

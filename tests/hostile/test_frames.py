@@ -8,7 +8,6 @@ import socket
 import struct
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -137,31 +136,30 @@ def test_first_frames_of_every_kind(fortress: Fortress) -> None:
     attack_as_a_stranger(fortress)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"[" * 500_000,
-        b'{"a":' * 150_000,
-        b"[" * 900 + b"]" * 900,
-        b'{"type":"subscribe","miners":' + b"[" * 200_000,
-        b'{"type":"ping","timestamp":' + b"[" * 950 + b"]" * 950 + b"}",
-        b'{"type":"ping","timestamp":1' + b"0" * 5_000 + b"}",
-        b'{"type":"ping","timestamp":1e400}',
-        b'{"type":"ping","timestamp":"' + b"\\u0000" * 20 + b'"}',
-        b'{"type":"ping","timestamp":"\xff\xfe"}',
-        b'{"type":"ping","timestamp":"\xed\xa0\x80"}',
-        b'{"type":"subscribe","miners":[' + b'"x",' * 200_000 + b'"x"]}',
-        b"\0" * 1_000,
-        b"",
-    ],
-    ids=lambda text: text[:24].decode("latin-1"),
-)
-def test_json_that_is_deep_or_long_or_none(fortress: Fortress, text: bytes) -> None:
+TEXTS = [
+    b"[" * 500_000,
+    b'{"a":' * 150_000,
+    b"[" * 900 + b"]" * 900,
+    b'{"type":"subscribe","miners":' + b"[" * 200_000,
+    b'{"type":"ping","timestamp":' + b"[" * 950 + b"]" * 950 + b"}",
+    b'{"type":"ping","timestamp":1' + b"0" * 5_000 + b"}",
+    b'{"type":"ping","timestamp":1e400}',
+    b'{"type":"ping","timestamp":"' + b"\\u0000" * 20 + b'"}',
+    b'{"type":"ping","timestamp":"\xff\xfe"}',
+    b'{"type":"ping","timestamp":"\xed\xa0\x80"}',
+    b'{"type":"subscribe","miners":[' + b'"x",' * 200_000 + b'"x"]}',
+    b"\0" * 1_000,
+    b"",
+]
+
+
+def test_json_that_is_deep_or_long_or_none(fortress: Fortress) -> None:
     """Before the login it ends the connection, after it, it does not."""
-    expect_close(fortress, frame(text), 4100)
     goodbye = frame(struct.pack("!H", 3000), first=0x88)
-    for version in (1, 2):
-        expect_close(fortress, login(fortress, version=version) + frame(text) + goodbye, 3000)
+    for text in TEXTS:
+        expect_close(fortress, frame(text), 4100)
+        for version in (1, 2):
+            expect_close(fortress, login(fortress, version=version) + frame(text) + goodbye, 3000)
 
 
 def test_more_than_the_limit_is_not_held(fortress: Fortress) -> None:

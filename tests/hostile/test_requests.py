@@ -42,29 +42,27 @@ class Decoded:
         return json.loads(self.content)
 
 
-@pytest.mark.parametrize(
-    "operation", OPERATIONS, ids=lambda operation: f"{operation.method} {operation.path}"
-)
-def test_whatever_is_asked_is_answered_as_described(fortress: Fortress, operation: Any) -> None:
+@pytest.mark.parametrize("path", DOCUMENT["paths"])
+def test_whatever_is_asked_is_answered_as_described(fortress: Fortress, path: str) -> None:
     """Valid and invalid parameters and headers of every route: a described status, never a 500."""
+    operations = [operation for operation in OPERATIONS if operation.path == path]
     with requests.Session() as session:
 
-        @tries(12)
+        @tries(20)
         @given(st.data())
         def attack(data: st.DataObject) -> None:
+            operation = data.draw(st.sampled_from(operations))
             mode = data.draw(st.sampled_from(list(schemathesis.GenerationMode)))
+            case = data.draw(operation.as_strategy(mode))
+            request = case.as_transport_kwargs(base_url=fortress.server.rest)
             key = data.draw(st.sampled_from([*fortress.keys.values(), None]))
-            request = data.draw(operation.as_strategy(mode)).as_transport_kwargs(
-                base_url=fortress.server.rest
-            )
             if key is not None:
                 request["headers"]["Authorization"] = f"Bearer {key}"
             answer = Decoded(session.request(**request, timeout=20))
-            if answer.status_code == 404 and "%2F" in request["url"]:
-                return  # another route, or none
-            if answer.status_code != 405:
-                assert answer_problems(DOCUMENT, operation.path, operation.method, answer) == []
             assert answer.status_code != 500
+            elsewhere = "%2F" in request["url"] or request["method"] not in ("GET", "HEAD")
+            if not (elsewhere and answer.status_code in (404, 405)):
+                assert answer_problems(DOCUMENT, path, operation.method, answer) == []
 
         attack()
 
@@ -226,14 +224,13 @@ TRICKS = {
 }
 
 
-@pytest.mark.parametrize("trick", TRICKS)
-def test_a_request_cannot_be_smuggled_in_the_body_of_another(fortress: Fortress, trick: str) -> None:
+def test_a_request_cannot_be_smuggled_in_the_body_of_another(fortress: Fortress) -> None:
     """Where the length is told twice or oddly: refused, and what follows is not taken for a request."""
-    answers = ask_raw(
-        fortress.rest_port, b"GET /me HTTP/1.1\r\nHost: x\r\n" + TRICKS[trick] % len(SMUGGLED) + SMUGGLED
-    )
-    assert [answer.status for answer in answers] == [400]
-    assert b"connection: close" in answers[0].head
+    for trick, headers in TRICKS.items():
+        sent = b"GET /me HTTP/1.1\r\nHost: x\r\n" + headers % len(SMUGGLED) + SMUGGLED
+        answers = ask_raw(fortress.rest_port, sent)
+        assert [answer.status for answer in answers] == [400], trick
+        assert b"connection: close" in answers[0].head, trick
 
 
 def test_a_body_is_no_request(fortress: Fortress) -> None:
@@ -291,7 +288,7 @@ HOTKEYS = [
     *(
         "%252e%252e",
         "a" * 7_000,
-        quote("💥"),
+        quote("💥x"),
         "<script>alert(1)</script>",
         "%3Cscript%3E",
         "*",
