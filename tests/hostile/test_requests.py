@@ -290,7 +290,7 @@ HOTKEYS = [
         "a" * 7_000,
         quote("💥x"),
         "<script>alert(1)</script>",
-        "%3Cscript%3E",
+        "%3Cb%3E",
         "*",
         "%",
         "%zz",
