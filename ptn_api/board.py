@@ -44,7 +44,7 @@ class Board:
         """Says again and again that this process lives, and whether it cannot write the log."""
         while True:
             self.beat(process, log_unwritable=log_unwritable())
-            await asyncio.sleep(self._silent_ms / 10_000)
+            await asyncio.sleep(self._silent_ms / 5_000)
 
     def beat(self, process: str, *, log_unwritable: bool = False) -> None:
         slot = PROCESSES.index(process) * _SLOT.size

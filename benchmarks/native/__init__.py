@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,8 @@ def command(name: str, *, native: bool = True) -> tuple[str, ...]:
     found = compiler() if native else None
     if found is None:
         return (sys.executable, str(_HERE / f"{name}.py"))
-    program = Path(tempfile.mkdtemp(prefix="ptn-bench-native-")) / name
+    folder = Path(tempfile.mkdtemp(prefix="ptn-bench-native-"))
+    atexit.register(shutil.rmtree, folder)
+    program = folder / name
     subprocess.run([found, "-O2", "-o", str(program), str(_HERE / f"{name}.c")], check=True)
     return (str(program),)
