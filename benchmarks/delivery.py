@@ -17,7 +17,7 @@ import psutil
 from benchmarks.fanout import finished, sink
 from benchmarks.figures import Figures, percentile
 from benchmarks.machine import LOAD, SERVER, cpu_seconds, on, start
-from benchmarks.orders import END, client, filled_log, position_with, written
+from benchmarks.orders import END, client, filled_log, logged_in, position_with, subscribe, written
 from benchmarks.server import DEFAULT_PERIODS, prepared
 from benchmarks.stream_process import KEY
 from ptn_api.access import add_key
@@ -97,10 +97,10 @@ def replay(folder: Path, arguments: argparse.Namespace, figures: Figures) -> Non
     with _stream_over(data) as (port, pid):
         rates, costs = [], []
         for _ in range(3):
-            one = client(port, KEY, last_sequence=after, epoch=epoch, version=2)
-            # What the server sends while the sink starts is a socket's buffer, a hundredth of it all.
+            one = logged_in(port, KEY, last_sequence=after, epoch=epoch, version=2)
             receiver = sink([one])
             began, cpu = time.monotonic(), cpu_seconds(pid)
+            subscribe(one)
             ended, size = finished(receiver)
             rates.append(orders / (ended - began))
             costs.append((cpu_seconds(pid) - cpu) / orders)

@@ -14,7 +14,16 @@ from ptn_api.event_log import open_writer
 from ptn_api.event_log.contract import EventLogWriter, PositionWritten
 from tests import factories
 
-__all__ = ["END", "client", "filled_log", "message", "position_with", "written"]
+__all__ = [
+    "END",
+    "client",
+    "filled_log",
+    "logged_in",
+    "message",
+    "position_with",
+    "subscribe",
+    "written",
+]
 
 END = "END-OF-THE-BENCHMARK"
 """Stands in the last order, so that the receiving end knows when everything has come."""
@@ -70,17 +79,25 @@ def filled_log(folder: Path) -> Iterator[EventLogWriter]:
 
 def client(port: int, key: str, **login: Any) -> socket.socket:
     """A raw socket of a client that has logged in and subscribed; what comes next are orders."""
+    one = logged_in(port, key, **login)
+    subscribe(one)
+    _until(one, b'"action":"subscribe"')
+    return one
+
+
+def logged_in(port: int, key: str, **login: Any) -> socket.socket:
     one = socket.create_connection(("127.0.0.1", port))
     one.sendall(
         b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     _until(one, b"\r\n\r\n")
-    subscribe = {"type": "subscribe", "all": True} | login.pop("subscribe", {})
     _send(one, {"api_key": key, "last_sequence": -1} | login)
-    _send(one, subscribe)
-    _until(one, b'"action":"subscribe"')
     return one
+
+
+def subscribe(one: socket.socket) -> None:
+    _send(one, {"type": "subscribe", "all": True})
 
 
 def _send(one: socket.socket, frame: dict[str, Any]) -> None:
