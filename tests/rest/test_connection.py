@@ -118,6 +118,21 @@ def test_the_time_begins_anew_with_each_request(run: Run) -> None:
     run(test())
 
 
+def test_only_so_many_requests_may_wait_in_line(run: Run) -> None:
+    """Thousands in one piece, each a few bytes, would be kept a hundred times as large: the connection ends."""
+
+    async def test() -> None:
+        one = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+        async with serving() as served, connected(served) as (reader, writer):
+            writer.write(one * 1_000)
+            assert (await everything(reader)).count(b"HTTP/1.1 200") < 1_000
+        async with serving() as served, connected(served) as (reader, writer):
+            writer.write(one * 50 + one.replace(b"Host: x", b"Connection: close"))
+            assert (await everything(reader)).count(b"HTTP/1.1 200") == 51
+
+    run(test())
+
+
 def test_pipelined_requests_are_answered_in_order(run: Run) -> None:
     """Several requests in one write, the last one closing the connection."""
 
