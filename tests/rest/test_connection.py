@@ -119,7 +119,7 @@ def test_the_time_begins_anew_with_each_request(run: Run) -> None:
 
 
 def test_only_so_many_requests_may_wait_in_line(run: Run) -> None:
-    """Thousands in one piece, each a few bytes, would be kept a hundred times as large: the connection ends."""
+    """Thousands in one piece would be kept a hundred times as large as they came: the connection ends."""
 
     async def test() -> None:
         one = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
