@@ -9,7 +9,7 @@ import pytest
 from tests.hostile.fortress import Fortress, fortress_in
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # not the session's: its threads would go on under other packages' tests
 def standing_fortress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fortress]:
     with fortress_in(tmp_path_factory.mktemp("fortress")) as fortress:
         yield fortress
