@@ -12,7 +12,7 @@ import structlog
 from ptn_api.access.key_ring import KeyHolder
 from ptn_api.access.limits import RateLimit
 from ptn_api.clock import Clock
-from ptn_api.stream.framing import frame
+from ptn_api.stream.framing import frame, joined
 from ptn_api.stream.options import StreamCounters, StreamOptions
 from ptn_api.wire import codec
 from ptn_api.wire.close_codes import AUTH_TIMEOUT, SLOW_CONSUMER, TOO_MANY_REQUESTS, CloseCode
@@ -86,6 +86,12 @@ class Desk(Protocol):
     def leave(self, connection: Connection) -> None:
         """No orders any more."""
         ...
+
+    def congested(self, connection: Connection) -> None:
+        """Its socket keeps more than it should."""
+        ...
+
+    def flowing(self, connection: Connection) -> None: ...
 
     def ended(self, connection: Connection) -> None:
         """No client any more: its close was decided, or it went."""
@@ -177,9 +183,11 @@ class Connection:
 
     def congested(self) -> None:
         self.congested_since = self._steady()
+        self._desk.congested(self)
 
     def flowing(self) -> None:
         self.congested_since = None
+        self._desk.flowing(self)
         if self.session.state is State.CATCHING:
             self._desk.catch_up(self)
 
@@ -220,17 +228,25 @@ class Connection:
         self.session.caught_up()
         self._desk.join(self)
 
-    def deliver(self, frames: Sequence[bytes], messages: int) -> None:
-        """Live: a client that is too far behind is told to come back, so that it costs the others nothing."""
-        self.write(frames, messages)
-        if self.congested_since is not None:
-            self._check_buffer()
+    @property
+    def send(self) -> Callable[[bytes], None]:
+        """The socket's own: what it is given is to be told to `credit`."""
+        return self._socket.write
 
-    def write(self, frames: Sequence[bytes], messages: int = 0) -> None:
-        write = self._socket.write
-        for data in frames:
-            write(data)
-            self._sent_bytes += len(data)
+    def credit(self, messages: int, sent_bytes: int) -> None:
+        self._messages += messages
+        self._sent_bytes += sent_bytes
+
+    def check_buffer(self) -> None:
+        """A live client that is too far behind is told to come back, so that it costs the others nothing."""
+        if self._reason is None and self._socket.unsent() > self._options.send_buffer_bytes:
+            self._counters.slow_closes += 1
+            self.close(SLOW_CONSUMER)
+
+    def replay(self, frames: Sequence[bytes], messages: int) -> None:
+        """What it missed: the next piece waits until this one has left, however far behind that is."""
+        for data in joined(frames):
+            self._write(data)
         self._messages += messages
 
     def account(self) -> tuple[int, int]:
@@ -240,10 +256,19 @@ class Connection:
 
     def pong(self, data: bytes) -> None:
         if self.session.state is not State.CLOSED:
-            self.deliver([data], 0)
+            self._say(data)
 
     def heartbeat(self, beat: Heartbeat) -> None:
-        self.deliver([frame(codec.encode(beat))], 0)
+        self._say(frame(codec.encode(beat)))
+
+    def _say(self, data: bytes) -> None:
+        self._write(data)
+        if self.congested_since is not None:
+            self.check_buffer()
+
+    def _write(self, data: bytes) -> None:
+        self._socket.write(data)
+        self._sent_bytes += len(data)
 
     # --- effects ---
 
@@ -253,7 +278,7 @@ class Connection:
                 return  # closed while the first of them were carried out
             match effect:
                 case Send():
-                    self.deliver([frame(codec.encode(effect.frame))], 0)
+                    self._say(frame(codec.encode(effect.frame)))
                 case CheckKey():
                     self._check_key(effect.api_key)
                 case CatchUp():
@@ -283,11 +308,6 @@ class Connection:
     def _resubscribed(self) -> None:
         if self.session.state is State.LIVE:
             self._desk.rejoin(self)
-
-    def _check_buffer(self) -> None:
-        if self._reason is None and self._socket.unsent() > self._options.send_buffer_bytes:
-            self._counters.slow_closes += 1
-            self.close(SLOW_CONSUMER)
 
     def _end(self, reason: CloseCode | None) -> None:
         """Ends this side once; `reason` None: the socket went by itself."""

@@ -108,6 +108,7 @@ class Hub:
     def _account(self, connection: Connection) -> None:
         """Puts what was sent since the last time on the user's account."""
         if self._usage is not None and connection.holder is not None:
+            self._audience.credit(connection)
             messages, sent_bytes = connection.account()
             self._usage.add(connection.holder, messages=messages, sent_bytes=sent_bytes)
 
@@ -135,8 +136,15 @@ class Hub:
     def leave(self, connection: Connection) -> None:
         self._audience.leave(connection)
 
+    def congested(self, connection: Connection) -> None:
+        self._audience.congested(connection)
+
+    def flowing(self, connection: Connection) -> None:
+        self._audience.flowing(connection)
+
     def ended(self, connection: Connection) -> None:
         self._audience.leave(connection)
+        self._audience.flowing(connection)
         self._logins.leave(connection)
 
     # --- what time brings ---

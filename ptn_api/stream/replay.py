@@ -168,7 +168,7 @@ class Replayer:
     def _send(self, connection: Connection, payloads: list[bytes], messages: int) -> None:
         framed = FrameMaker()
         frames = [framed(payload, deflate=connection.deflate) for payload in payloads]
-        connection.write(frames, messages)
+        connection.replay(frames, messages)
         self._counters.deliveries += messages
         self._counters.sent_bytes += sum(map(len, frames))
 
