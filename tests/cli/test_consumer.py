@@ -27,9 +27,10 @@ def test_positions(ptn: Ptn) -> None:
 
 
 def test_positions_as_json(ptn: Ptn) -> None:
-    """The server's own answer, with the same choice."""
-    hotkey = ptn("positions").lines[1].split("\t")[0]
-    entries = json.loads(ptn("positions", "--miner", hotkey, "--tier", 30, "--json").stdout)
+    """The server's own answer, with the same choice: a closed position stays one, whatever is traded."""
+    chosen = ("--tier", 30, "--status", "closed")
+    hotkey = ptn("positions", *chosen).lines[1].split("\t")[0]
+    entries = json.loads(ptn("positions", "--miner", hotkey, *chosen, "--json").stdout)
     assert list(entries) == [hotkey]
     assert entries[hotkey]["tier"] == 30
 
