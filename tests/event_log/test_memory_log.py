@@ -132,7 +132,6 @@ class SameHistories(RuleBasedStateMachine):
 SameHistories.TestCase.settings = settings(
     max_examples=60,
     stateful_step_count=30,
-    deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

@@ -15,7 +15,6 @@ def tries(count: int) -> settings:
     """Hypothesis settings for so many examples in a short run."""
     return settings(
         max_examples=count * EFFORT,
-        deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
     )

@@ -80,5 +80,5 @@ def written(
     return parse_position(json.dumps(body | {"orders": listed + appended} | state | extra).encode())
 
 
-patient = settings(deadline=None, max_examples=200)
+patient = settings(max_examples=200)
 """For properties: a busy machine is no failure."""

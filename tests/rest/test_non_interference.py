@@ -124,7 +124,7 @@ async def answers(log: MemoryLog, clock: FakeClock, room: Room, keys: KeyRing) -
 
 
 @given(pairs_of_histories(), st.sampled_from([0, HOUR]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 async def test_lower_tiers_learn_nothing_of_what_is_later(
     histories: tuple[list[Any], list[list[Any]], list[list[Any]]], apart: int
 ) -> None:

@@ -74,7 +74,7 @@ steps = st.lists(
 
 
 @given(st.lists(changes, max_size=4), steps)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 async def test_views_that_followed_equal_views_from_scratch(
     first: list[Change], history: list[tuple[list[Change], int]]
 ) -> None:
