@@ -103,8 +103,10 @@ class Logins:
         if not (self._feed.started and self._events_log.ready()):
             connection.close(NOT_READY)
             return
-        if self.key_holds(connection):
-            connection.settle()
+        if not self.key_holds(connection):
+            self._decide(connection)  # costs next to nothing; strangers take no turn of a customer's
+            return
+        connection.settle()
         now = self._steady()
         delay = self._pace.wait_ms(now) + self._chase_ms(connection, now)
         if delay:

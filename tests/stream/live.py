@@ -19,7 +19,7 @@ from ptn_api.stream import StreamCounters, StreamOptions, run_stream
 from tests.factories import T0, order, position, written
 
 KEY = "key-of-alice"
-SOON_S = 5.0
+SOON_S = 20.0
 """How long anything that must happen may take."""
 
 

@@ -120,6 +120,16 @@ async def test_more_logins_than_the_pace_wait_their_turn_and_all_get_in() -> Non
         assert [a["status"] for a in answers] == ["success"] * 14
 
 
+async def test_logins_with_bad_keys_take_nobodys_turn() -> None:
+    """With one login per second, a hundred of them before a good one would be heard of."""
+    async with running(accepts_per_second=1) as live, contextlib.AsyncExitStack() as stack:
+        strangers = [await stack.enter_async_context(live.client()) for _ in range(100)]
+        for stranger in strangers:
+            assert (await stranger.login("guessed"))["status"] == "error"
+        client = await stack.enter_async_context(live.client())
+        assert (await client.login())["status"] == "success"
+
+
 async def test_a_revoked_or_downgraded_key_loses_its_sockets() -> None:
     """Those of other keys stay; who went frees the seat."""
     async with running() as live, live.client() as alice, live.client() as bob, live.client() as late:
