@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,6 +38,7 @@ logger = structlog.get_logger()
 T = TypeVar("T")
 
 _SLICE_MS = 10.0
+_LOOK_AGAIN_S = 0.02
 _ROOT_MISSING = "root_missing"
 _ROOT_NAMES = ("miners", "")
 
@@ -118,16 +120,29 @@ class DirectoryFollower:
 
         Nobody else may be at work here meanwhile. What the watch sees is kept for `run`.
         """
-        touched: Touched = {}
+        listed: Touched = {}
         self._files.start_over()
         self._watch_outer()
-        for _ in self._directory.sweep(touched, full=True):
-            continue
+        yield from self._scan(listed, full=True)
+        # What was closed while the scan ran was moved away unread: found again now its orders are history,
+        # found later they would be news.
+        give_up_ms = self._monotonic() + self._options.removal_confirm_ms
+        yield from self._scan(listed, full=False)
+        while self._files.lost(listed) and self._monotonic() < give_up_ms:
+            time.sleep(_LOOK_AGAIN_S)
+            yield from self._scan(listed, full=False)
         self._listed = True
+        yield from self._miners_changed()
+
+    def _scan(self, listed: Touched, *, full: bool) -> Iterator[Change]:
+        """One pass at a stretch; `listed` gathers the positions that it came upon."""
+        touched: Touched = {}
+        for _ in self._directory.sweep(touched, full=full):
+            continue
+        listed.update(touched)
         for change in self._files.settle(touched):
             if change is not None:
                 yield change
-        yield from self._miners_changed()
 
     async def watch(self) -> None:
         """Gathers what the watch sees, until cancelled."""

@@ -78,6 +78,10 @@ class PositionFiles:
         """Number of files that are skipped at present."""
         return len(self._refused)
 
+    def lost(self, keys: Iterable[Key]) -> list[Key]:
+        """Those that were never handed on and have no file: they went before they were read."""
+        return [key for key in keys if key not in self._handed_on and key not in self._places]
+
     def found(self, place: Place, uuid: str, version: str, touched: Touched, *, force: bool = False) -> None:
         """A file is there in that version; its position is touched if it may have changed."""
         key = (place.hotkey, uuid)

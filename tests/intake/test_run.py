@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ptn_api.event_log import open_writer
-from ptn_api.event_log.contract import Change, EventLogWriter, Head
+from ptn_api.event_log.contract import Change, EventLogWriter, Head, PositionWritten
 from ptn_api.intake.run import IntakeOptions, run_intake
-from tests.factories import order, position
+from tests.factories import order, position, uuid
 from tests.intake.running import running
 from tests.intake.validator_dir import ValidatorDir
 
@@ -57,6 +60,77 @@ async def test_a_baseline_that_is_stopped_is_begun_again(validator: ValidatorDir
     log.close()
     async with running(data, validator) as intake:
         assert len(intake.state()) == 20
+        assert intake.events() == []
+
+
+class BetweenTwoReads:
+    """A log during whose baseline something happens: when it has been given the first change."""
+
+    def __init__(self, log: EventLogWriter, happens: Callable[[PositionWritten], None]) -> None:
+        self._log = log
+        self._happens = happens
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def baseline(self, changes: Iterable[Change], now_ms: int) -> Head:
+        return self._log.baseline(self._with_something(changes), now_ms)
+
+    def _with_something(self, changes: Iterable[Change]) -> Iterator[Change]:
+        happened = False
+        for change in changes:
+            yield change
+            if isinstance(change, PositionWritten) and not happened:
+                happened = True
+                self._happens(change)
+
+
+@pytest.mark.parametrize("gap_s", [0.0, 0.05])
+async def test_a_position_closed_during_the_baseline_is_history(
+    validator: ValidatorDir, data: Path, gap_s: float
+) -> None:
+    """Moved away after the scan has listed it and before it was read: only its close is news."""
+    bodies = {n: position(n, [order(n)], miner=f"miner{n}") for n in range(2)}
+    for body in bodies.values():
+        validator.write(body)
+    flat = order(9, -0.1, at=2**50)
+    late: list[threading.Timer] = []
+
+    def close_the_other(read: PositionWritten) -> None:
+        other = next(n for n in bodies if uuid(n) != read.position.position_uuid)
+        validator.delete(bodies[other])
+        closed = position(other, [order(other), flat], miner=f"miner{other}", closed=True)
+        late.append(threading.Timer(gap_s, validator.write, [closed]))
+        late[0].start()
+        if not gap_s:
+            late[0].join()
+
+    def wrap(log: EventLogWriter) -> EventLogWriter:
+        return BetweenTwoReads(log, close_the_other)  # type: ignore[return-value]
+
+    async with running(data, validator, wrap=wrap, removal_confirm_ms=5_000) as intake:
+        await intake.until(lambda: flat["order_uuid"] in intake.announced())
+        assert intake.announced() == [flat["order_uuid"]]
+        assert {position["is_closed_position"] for position in intake.state().values()} == {True, False}
+    late[0].join()
+
+
+async def test_a_position_deleted_during_the_baseline_is_waited_for_no_longer_than_confirmed(
+    validator: ValidatorDir, data: Path
+) -> None:
+    """The baseline ends without it."""
+    for n in range(2):
+        validator.write(position(n, [order(n)], miner=f"miner{n}"))
+
+    def delete_the_other(read: PositionWritten) -> None:
+        other = next(n for n in range(2) if uuid(n) != read.position.position_uuid)
+        validator.delete(position(other, [order(other)], miner=f"miner{other}"))
+
+    def wrap(log: EventLogWriter) -> EventLogWriter:
+        return BetweenTwoReads(log, delete_the_other)  # type: ignore[return-value]
+
+    async with running(data, validator, wrap=wrap) as intake:
+        assert len(intake.state()) == 1
         assert intake.events() == []
 
 
