@@ -103,7 +103,7 @@ class Directory:
 
     @property
     def refused(self) -> int:
-        """Number of folders that are skipped at present: strange names, no permission."""
+        """Number of folders and links that are skipped at present: strange names, no permission, loops."""
         return len(self._strange) + len(self._unreadable)
 
     def unreadable_hotkeys(self) -> set[str]:
@@ -193,6 +193,9 @@ class Directory:
             folder.mtime_ns = status.st_mtime_ns if settled(status.st_mtime_ns) else 0
 
     def _compare(self, folder: Folder, entries: list[os.DirEntry[str]], touched: Touched) -> None:
+        if self._strange:
+            here = {path for path in self._strange if os.path.dirname(path) == folder.path}
+            self._strange -= here - {entry.path for entry in entries}
         if folder.place is not None:
             self._compare_files(folder, folder.place, entries, touched)
         else:
@@ -202,9 +205,6 @@ class Directory:
         there = {entry.name: entry for entry in entries if self._is_wanted(folder, entry)}
         for name in folder.folders.keys() - there.keys():
             self._drop(folder.folders[name], touched)
-        if self._strange:
-            vanished = {path for path in self._strange if os.path.dirname(path) == folder.path}
-            self._strange -= vanished - {entry.path for entry in entries}
         for name, entry in there.items():
             child = folder.folders.get(name)
             if child is None:
@@ -221,6 +221,11 @@ class Directory:
                 status = entry.stat()
             except FileNotFoundError:
                 continue  # gone since the listing, or a link that leads nowhere
+            except OSError:
+                self._skip_entry(entry, "unreadable")
+                there |= {entry.name} & folder.files  # not gone
+                continue
+            self._strange.discard(entry.path)
             if not stat.S_ISDIR(status.st_mode):
                 there.add(entry.name)
                 self._files.found(place, entry.name, stamp(status), touched)
@@ -246,16 +251,23 @@ class Directory:
 
     def _is_wanted(self, folder: Folder, entry: os.DirEntry[str]) -> bool:
         depth = folder.depth + 1
-        if entry.name not in _FIXED_NAMES.get(depth, (entry.name,)) or not entry.is_dir():
-            return False
         try:
+            if entry.name not in _FIXED_NAMES.get(depth, (entry.name,)) or not entry.is_dir():
+                return False
             check_name(entry.name)
         except InvalidInputError as error:
-            if entry.path not in self._strange:
-                self._strange.add(entry.path)
-                logger.warning("folder_skipped", name=ascii(entry.name)[:200], code=error.code)
+            self._skip_entry(entry, error.code)
             return False
+        except OSError:  # a link to itself, or to where nobody may look
+            self._skip_entry(entry, "unreadable")
+            return entry.name in folder.folders  # not gone
+        self._strange.discard(entry.path)
         return True
+
+    def _skip_entry(self, entry: os.DirEntry[str], code: str) -> None:
+        if entry.path not in self._strange:
+            self._strange.add(entry.path)
+            logger.warning("folder_skipped", name=ascii(entry.name)[:200], code=code)
 
     def _skip(self, folder: Folder, error: OSError) -> None:
         folder.mtime_ns = 0

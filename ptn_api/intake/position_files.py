@@ -14,6 +14,7 @@ import structlog
 from ptn_api.errors import InvalidInputError
 from ptn_api.event_log.contract import PositionWritten
 from ptn_api.intake.file import read_whole, settled, stamp
+from ptn_api.intake.names import check_name
 from ptn_api.model.position import parse_position
 
 __all__ = ["Key", "Place", "PositionFiles", "Touched"]
@@ -174,6 +175,7 @@ class PositionFiles:
 
 def _read_position(place: Place, uuid: str, limit: int) -> tuple[PositionWritten, int]:
     """The file's position and its ctime (ns). Raises FileNotFoundError and InvalidInputError."""
+    check_name(uuid)
     body, status = read_whole(f"{place.path}/{uuid}", limit)
     position, text = parse_position(body)
     if position.miner_hotkey != place.hotkey:

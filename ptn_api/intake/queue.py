@@ -18,7 +18,7 @@ from ptn_api.event_log.contract import PositionWritten
 from ptn_api.intake.file import check_utf8
 from ptn_api.intake.names import check_name
 from ptn_api.intake.plain import plain_json
-from ptn_api.model.position import parse_position
+from ptn_api.model.position import check_unknown, parse_position
 
 __all__ = ["Lines", "QueueReader", "parse_item", "plain_json"]
 
@@ -69,6 +69,7 @@ def parse_item(line: bytes) -> PositionWritten:
     check_name(position.miner_hotkey)
     check_name(position.position_uuid)
     extra = msgspec.json.encode(keys) if keys else b""
+    check_unknown(extra or b"{}")
     return PositionWritten(position=position, text=text, extra=extra)
 
 

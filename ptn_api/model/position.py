@@ -10,7 +10,7 @@ import msgspec
 from ptn_api.errors import InvalidInputError
 from ptn_api.model.order import Order, OrderType
 
-__all__ = ["Position", "PositionState", "PositionText", "parse_position"]
+__all__ = ["Position", "PositionState", "PositionText", "check_unknown", "parse_position"]
 
 
 class PositionState(msgspec.Struct, kw_only=True):
@@ -74,6 +74,7 @@ class PositionText(msgspec.Struct, frozen=True, kw_only=True):
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 _position = msgspec.json.Decoder(Position)
+_anything = msgspec.json.Decoder(dict[str, Any])
 _EMPTY_ORDERS = b'"orders":[]'
 _MOST_NESTED = 48
 """More than anything a validator writes, less than what readers of JSON give up at (64 in some)."""
@@ -84,11 +85,12 @@ def parse_position(body: bytes) -> tuple[Position, PositionText]:
     """Reads one position as the validator writes it.
 
     Raises InvalidInputError with code `not_json`, `not_a_position` or `bad_value` (NaN is no JSON; a time
-    below 0, a missing or mistyped field, nested too deeply). Unknown trade pairs and unknown keys are kept as
-    they came.
+    below 0, a missing or mistyped field, a number that no float holds, nested too deeply). Unknown trade
+    pairs and unknown keys are kept as they came.
     """
     try:
         position = _position.decode(body)
+        _anything.decode(body)  # unknown keys too, for readers who may not bear what this one skips
         text = _cut(body)
     except msgspec.ValidationError as error:
         raise InvalidInputError(str(error), code="not_a_position") from None
@@ -100,6 +102,18 @@ def parse_position(body: bytes) -> tuple[Position, PositionText]:
     for part in (text.shell, *text.orders):
         _check_nesting(part)
     return position, text
+
+
+def check_unknown(text: bytes) -> None:
+    """What is kept as it came must be fit for readers who bear less than this one.
+
+    Raises InvalidInputError with code `bad_value`: numbers that no float holds, nested too deeply.
+    """
+    try:
+        _anything.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidInputError(str(error), code="bad_value") from None
+    _check_nesting(text)
 
 
 def _check(position: Position) -> None:

@@ -301,6 +301,34 @@ async def test_a_pipe_among_the_files_holds_nobody_up(validator: ValidatorDir, d
         assert len(intake.state()) == 1
 
 
+async def test_links_to_themselves_hide_nothing(
+    validator: ValidatorDir, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever level they lie on: they are reported once, and what lies beside them is served."""
+    path = validator.write(position(1, [order(1)]))
+    loops = [validator.miners / "loop", path.parents[2] / "loop", path.with_name("loop")]
+    for loop in loops:
+        loop.symlink_to("loop")
+    async with running(data, validator) as intake:
+        await intake.swept(6)
+        assert set(intake.state()) == {(MINER, uuid(1))}
+        assert intake.log.source().invalid == 3
+        for loop in loops:
+            loop.unlink()
+        await intake.until(lambda: intake.log.source().invalid == 0)
+    assert capsys.readouterr().out.count("folder_skipped") == 3
+
+
+@pytest.mark.parametrize("name", ["q'q", "a\tb", "x" * 129, ".hidden"])
+async def test_a_strange_uuid_is_skipped(validator: ValidatorDir, data: Path, name: str) -> None:
+    """It would become part of keys, URLs and log lines."""
+    validator.write(position(1, [order(1)]))
+    validator.write(position(2, [order(2)], position_uuid=name))
+    async with running(data, validator) as intake:
+        assert set(intake.state()) == {(MINER, uuid(1))}
+        assert intake.log.source().invalid == 1
+
+
 async def test_a_file_over_the_limit_is_skipped(validator: ValidatorDir, data: Path) -> None:
     """Nothing is read into memory that no position can be."""
     validator.write(position(1, [order(1)]))

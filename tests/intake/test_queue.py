@@ -47,6 +47,7 @@ def test_other_keys_are_kept() -> None:
 
 
 def _bad_items() -> dict[str, bytes]:
+    good = json.dumps({"position": position(1, [order(1)])}).encode()
     return {
         "no JSON": b"hello",
         "the end of a line": json.dumps({"position": position(1, [order(1)])}).encode()[40:],
@@ -58,6 +59,8 @@ def _bad_items() -> dict[str, bytes]:
         "path in the hotkey": json.dumps({"position": position(1, [order(1)], miner="../../etc")}).encode(),
         "slash in the uuid": json.dumps({"position": position(1, [], position_uuid="a/b")}).encode(),
         "no UTF-8": b'{"x": "\xff", "position": {}}',
+        "a number that no float holds": good.replace(b"{", b'{"x": 1e400, ', 1),
+        "nested deeply": good.replace(b"{", b'{"x": ' + b"[" * 60 + b"]" * 60 + b", ", 1),
     }
 
 

@@ -84,6 +84,13 @@ def test_any_trade_pair_is_kept(trade_pair: Any) -> None:
         (encoded(position(1, [order(0)], open_ms=-T0)), "bad_value"),
         (encoded(position(1, [order(0, order_uuid="")])), "bad_value"),
         (encoded(position(1, [order(0)], position_uuid="")), "bad_value"),
+        (encoded(position(1, [order(0)], note=4242)).replace(b"4242", b"1e400"), "not_a_position"),
+        (encoded(position(1, [order(0, note=4242)])).replace(b"4242", b"-1e999"), "not_a_position"),
+        (encoded(position(1, [order(0)], note=4242)).replace(b"4242", b"1" * 5000), "not_a_position"),
+        (encoded(position(1, [order(0)], note="x")).replace(b'"x"', b'"\\ud800"'), "not_json"),
+        (b"\xef\xbb\xbf" + encoded(position(1, [order(0)])), "not_json"),
+        (encoded(position(1, [order(0, at=4242)])).replace(b"4242", b'"4242"'), "not_a_position"),
+        (encoded(position(1, [order(0)])) * 2, "not_json"),
     ],
 )
 def test_what_is_no_position_is_refused(body: bytes, code: str) -> None:
