@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +40,10 @@ T = TypeVar("T")
 
 _SLICE_MS = 10.0
 _LOOK_AGAIN_S = 0.02
+_FEW = 25
+_PACE_MS = 40
+"""So many positions that seem refreshed are read and appended together, and so often: an order that comes in
+their midst waits for few of them, and seldom for their commit."""
 _ROOT_MISSING = "root_missing"
 _ROOT_NAMES = ("miners", "")
 
@@ -46,9 +51,10 @@ _ROOT_NAMES = ("miners", "")
 class DirectoryFollower:
     """Keeps the merge told of every position under `validation/miners`, and of the list of miners.
 
-    All looking and reading is done by one thread, in slices: events of the watch come first, sweeps fill
-    the time between. `known` are the log's fingerprints. `clock` gives epoch ms, `monotonic` ms that
-    only grow. `on_documents` is called whenever the documents are worth a look.
+    All looking and reading is done by one thread, in slices. Events of the watch come first; of the files
+    seen, those that may hold an order; those that seem merely refreshed, by the hundred every minute, are
+    read a few at a time. Sweeps fill the time between. `known` are the log's fingerprints. `clock` gives
+    epoch ms, `monotonic` ms that only grow. `on_documents` is called whenever the documents are worth a look.
     """
 
     def __init__(
@@ -84,6 +90,8 @@ class DirectoryFollower:
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="intake-directory")
         self._seen: dict[Sighting, None] = {}
         self._rechecks: set[Key] = set()
+        self._refreshed: dict[Key, None] = {}
+        self._next_few_ms = 0
         self._missed_some = False
         self._wake = asyncio.Event()
         self._stopping = False
@@ -160,14 +168,16 @@ class DirectoryFollower:
             self._wake.clear()
             if self._seen or self._rechecks:
                 await self._look_at_once()
+            if self._few_are_due():
+                self._hand_on(await self._in_thread(self._read_a_few))
             if self._sweep is None and self._sweep_is_due():
                 self._sweep = self._new_sweep()
-            if self._sweep is not None:
-                if await self._in_thread(self._advance):
-                    await self._finish_sweep()
-                continue
-            if not (self._seen or self._rechecks or self._missed_some):
-                await self._pause(self._next_sweep_ms - self._monotonic())
+            if self._sweep is not None and not self._sweep.ended:
+                await self._in_thread(self._advance)
+            elif self._sweep is not None and not self._refreshed:
+                await self._finish_sweep()
+            elif not (self._seen or self._rechecks):
+                await self._pause()
 
     def close(self) -> None:
         self._disk.shutdown()
@@ -177,9 +187,13 @@ class DirectoryFollower:
     async def _in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._disk, function)
 
-    async def _pause(self, ms: float) -> None:
+    async def _pause(self) -> None:
+        """Until something happens, a sweep is due, or more of what was put off."""
+        next_ms = self._next_sweep_ms
+        if self._refreshed:
+            next_ms = self._next_few_ms
         try:
-            await asyncio.wait_for(self._wake.wait(), max(ms, 1) / 1000)
+            await asyncio.wait_for(self._wake.wait(), max(next_ms - self._monotonic(), 1) / 1000)
         except asyncio.TimeoutError:
             return
 
@@ -198,8 +212,34 @@ class DirectoryFollower:
         self._directory.look(sightings, touched)
         for key in rechecks:
             self._files.recheck(key, touched)
+        self._put_off(touched)
         changes: list[Change] = [change for change in self._files.settle(touched) if change is not None]
         return changes + list(self._miners_changed())
+
+    def _put_off(self, touched: Touched) -> None:
+        """Takes out what is to be read later; what is to be read now need not be read then as well."""
+        for key in list(touched):
+            if self._files.seems_refreshed(key):
+                del touched[key]
+                self._refreshed[key] = None
+            else:
+                self._refreshed.pop(key, None)
+
+    def _few_are_due(self) -> bool:
+        """Not while the log is behind: what is read must be kept."""
+        now = self._monotonic()
+        if not self._refreshed or now < self._next_few_ms:
+            return False
+        self._next_few_ms = now + _PACE_MS
+        return self._merge.waiting < _FEW
+
+    def _read_a_few(self) -> list[Change]:
+        """In the thread: some of what was put off; more where that is a whole directory."""
+        many = max(_FEW, len(self._refreshed) // (2 * _FEW))
+        few = dict.fromkeys(islice(self._refreshed, many), True)
+        for key in few:
+            del self._refreshed[key]
+        return [change for change in self._files.settle(few) if change is not None]
 
     def _hand_on(self, changes: Iterable[Change]) -> None:
         """An order at once. What a sweep has read of the same position goes before it."""
@@ -227,12 +267,12 @@ class DirectoryFollower:
         full = rewatch or now >= self._next_full_sweep_ms
         if full:
             self._next_full_sweep_ms = now + self._options.full_sweep_ms
-        return Sweep(self._directory, self._files, full=full, rewatch=rewatch)
+        return Sweep(self._directory, self._files, self._put_off, full=full, rewatch=rewatch)
 
-    def _advance(self) -> bool:
-        """In the thread: a slice of the sweep; whether it is at its end."""
+    def _advance(self) -> None:
+        """In the thread: a slice of the sweep."""
         assert self._sweep is not None
-        return self._sweep.advance(_SLICE_MS)
+        self._sweep.advance(_SLICE_MS)
 
     async def _finish_sweep(self) -> None:
         assert self._sweep is not None

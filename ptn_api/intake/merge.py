@@ -105,9 +105,14 @@ class Merge:
         self._status = status
         self._wake()
 
+    @property
+    def waiting(self) -> int:
+        """Number of changes that are not in the log yet."""
+        return len(self._waiting)
+
     async def room(self) -> None:
         """Returns when little enough waits that more may be taken from the queue."""
-        while len(self._waiting) > _MOST_WAITING:
+        while self.waiting > _MOST_WAITING:
             self._written.clear()
             await self._written.wait()
 

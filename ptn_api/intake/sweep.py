@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ptn_api.event_log.contract import PositionWritten
 from ptn_api.intake.directory import Directory
@@ -16,26 +16,40 @@ __all__ = ["Sweep"]
 class Sweep:
     """Looks through folders, then reads what was touched. `found` is what is to be handed on together.
 
-    `full` compares every file, otherwise only folders whose times say that something changed; `rewatch`
-    watches every folder anew.
+    `put_off` takes from the touched ones what is to be left to others. `full` compares every file, otherwise
+    only folders whose times say that something changed; `rewatch` watches every folder anew.
     """
 
     def __init__(
-        self, directory: Directory, files: PositionFiles, *, full: bool, rewatch: bool = False
+        self,
+        directory: Directory,
+        files: PositionFiles,
+        put_off: Callable[[Touched], None],
+        *,
+        full: bool,
+        rewatch: bool = False,
     ) -> None:
         self.found: dict[Key, PositionWritten] = {}
-        self._steps = self._pass(directory, files, full=full, rewatch=rewatch)
+        self.ended = False
+        self._steps = self._pass(directory, files, put_off, full=full, rewatch=rewatch)
 
-    def advance(self, slice_ms: float) -> bool:
-        """Works for about that long; whether the pass is at its end."""
+    def advance(self, slice_ms: float) -> None:
+        """Works for about that long; `ended` when the pass is at its end."""
         end = time.monotonic() + slice_ms / 1000
-        return all(time.monotonic() < end for _ in self._steps)
+        self.ended = all(time.monotonic() < end for _ in self._steps)
 
     def _pass(
-        self, directory: Directory, files: PositionFiles, *, full: bool, rewatch: bool
+        self,
+        directory: Directory,
+        files: PositionFiles,
+        put_off: Callable[[Touched], None],
+        *,
+        full: bool,
+        rewatch: bool,
     ) -> Iterator[None]:
         touched: Touched = {}
         yield from directory.sweep(touched, full=full, rewatch=rewatch)
+        put_off(touched)
         for change in files.settle(touched):
             if change is not None:
                 self.found[key_of(change)] = change

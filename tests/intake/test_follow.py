@@ -6,13 +6,14 @@ import asyncio
 import errno
 import json
 import os
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ptn_api.event_log.contract import Document
+from ptn_api.event_log.contract import Change, Document, EventLogWriter, Head, PositionWritten
 from ptn_api.intake import position_files
 from ptn_api.intake.watch import Blind, InotifyWatch, Sighting
 from tests.factories import EURUSD, MINER, OTHER_MINER, T0, order, position, uuid
@@ -94,6 +95,52 @@ async def test_refreshes_and_corrections_change_the_state_only(validator: Valida
         await intake.until(lambda: intake.state()[MINER, uuid(1)] == corrected)
         assert intake.log.head().revision > before.revision
         assert intake.events() == []
+
+
+class Busy:
+    """A log that is at its first append until it is let go, and remembers what came with each one."""
+
+    def __init__(self, log: EventLogWriter) -> None:
+        self._log = log
+        self.let_go = threading.Event()
+        self.appended: list[list[str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def append(self, changes: Iterable[Change], now_ms: int) -> Head:
+        changes = list(changes)
+        self.let_go.wait(10)
+        self.appended.append([c.position.position_uuid for c in changes if isinstance(c, PositionWritten)])
+        return self._log.append(changes, now_ms)
+
+
+async def test_an_order_does_not_wait_for_hundreds_of_refreshes(validator: ValidatorDir, data: Path) -> None:
+    """All of them seen before the order, it comes with few of them; and none is forgotten."""
+    for n in range(300):
+        validator.write(position(n, [order(n)]))
+    logs: list[Busy] = []
+
+    def busy(log: EventLogWriter) -> EventLogWriter:
+        logs.append(Busy(log))
+        return logs[0]  # type: ignore[return-value]
+
+    async with running(data, validator, wrap=busy, **WATCH_ALONE) as intake:
+        for n in range(300):
+            validator.write(position(n, [order(n)], current_return=1.02))
+            await asyncio.sleep(0)
+        validator.write(position(299, [order(299), order(400)]))
+        await asyncio.sleep(0)
+        logs[0].let_go.set()
+        await intake.until(lambda: intake.announced() == [order(400)["order_uuid"]])
+        await intake.until(
+            lambda: all(
+                body["current_return"] == (1.01 if key[1] == uuid(299) else 1.02)
+                for key, body in intake.state().items()
+            )
+        )
+    before = next(place for place, uuids in enumerate(logs[0].appended) if uuid(299) in uuids)
+    assert sum(map(len, logs[0].appended[: before + 1])) < 150
 
 
 async def test_an_unchanged_rewrite_changes_nothing(validator: ValidatorDir, data: Path) -> None:
