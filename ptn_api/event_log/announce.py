@@ -18,6 +18,9 @@ from ptn_api.model.position import Position, PositionState
 __all__ = ["Announcement", "Moment", "announcements", "closed_at", "conflicts", "pair_id", "unseen"]
 
 _shell = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_MOST_REPLAYED = 500_000
+"""Orders gone through for one text's events, each anew from the first on: a new list of 1,000 orders, about a
+second."""
 _STATE_KEYS = tuple(field.name for field in msgspec.structs.fields(PositionState))
 
 
@@ -79,13 +82,16 @@ def announcements(change: PositionWritten, fresh: list[int], moment: Moment) -> 
     """The events-to-be of the unseen orders, whose places are `fresh`, in list order.
 
     Each shows the position as it stood after that order; the file's own summary goes with the last order
-    of the list, with one that stands before an order already seen, and where nothing can be replayed.
+    of the list, with one that stands before an order already seen, and where nothing can be replayed, or
+    so much that everything else would have to wait.
     """
     orders = change.position.orders
     loud = [place for place in fresh if not _is_silent(orders[place], moment)]
     last_seen = _last_seen(orders, loud) if loud else -1
     largest = _running_maxima(orders)
     between = [place for place in loud if last_seen < place < len(orders) - 1]
+    if sum(between) > _MOST_REPLAYED:
+        between = []
     shells = dict(zip(between, _shells(change, between), strict=True))
     for place in loud:
         order = orders[place]

@@ -52,6 +52,18 @@ def test_late_means_before_a_seen_order() -> None:
     assert [made.late for made in announce(repeated, [1])] == [False]
 
 
+def test_more_than_can_be_replayed_in_passing_goes_with_the_files_summary() -> None:
+    """A thousand unseen orders of one position are each shown as it stood then; thousands hold up nobody."""
+
+    def returns(n: int) -> set[float]:
+        made = announce(position(1, [order(k, 0.001) for k in range(n)], current_return=7.5), list(range(n)))
+        assert [a.place for a in made] == list(range(n))
+        return {json.loads(a.shell)["current_return"] for a in made[:-1]}
+
+    assert 7.5 not in returns(100)
+    assert returns(2_000) == {7.5}
+
+
 def test_silent_orders_are_not_announced() -> None:
     """During the baseline only orders after the log's creation are."""
     moment = Moment(now_ms=T0 + 10_000, late_ms=60_000, silent_until_ms=T0 + 2_000)
