@@ -28,6 +28,7 @@ __all__ = [
     "make_file",
     "reading",
     "wal_path",
+    "without_waiting",
     "writing",
 ]
 
@@ -232,6 +233,16 @@ def writing() -> Iterator[None]:
         if _code(error) == "corrupt":
             raise LogError(f"the log is damaged: {error}", code="corrupt") from error
         raise LogUnwritableError(f"the log cannot be written: {error}") from error
+
+
+@contextlib.contextmanager
+def without_waiting(db: sqlite3.Connection) -> Iterator[None]:
+    """What another connection is in the way of is left undone at once."""
+    db.execute("PRAGMA busy_timeout = 0")
+    try:
+        yield
+    finally:
+        db.execute(f"PRAGMA busy_timeout = {_BUSY_S * 1000:.0f}")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -21,7 +21,15 @@ from ptn_api.event_log.announce import Moment
 from ptn_api.event_log.append import Append
 from ptn_api.event_log.bell import Ringer, bell_folder
 from ptn_api.event_log.contract import Change, Document, DocumentWritten, Head, SourceStatus
-from ptn_api.event_log.database import connect_writer, create, log_path, make_file, wal_path, writing
+from ptn_api.event_log.database import (
+    connect_writer,
+    create,
+    log_path,
+    make_file,
+    wal_path,
+    without_waiting,
+    writing,
+)
 from ptn_api.event_log.documents import (
     LARGE_BYTES,
     PackedDocument,
@@ -208,7 +216,8 @@ class SqliteWriter(SqliteReader):
         """Gives back the disk that a write-ahead log larger than this takes, as far as readers let it."""
         with self._write_lock, contextlib.suppress(sqlite3.Error, FileNotFoundError):
             if self._writer is not None and wal_path(self._path).stat().st_size > over_bytes:
-                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                with without_waiting(self._writer):  # for readers, while orders wait for this
+                    self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     # --- documents ----------------------------------------------------------------------------------------
 

@@ -19,7 +19,9 @@ from ptn_api.event_log import (
     EventLogWriter,
     PositionRemoved,
     SourceStatus,
+    database,
     open_writer,
+    sqlite_writer,
 )
 from ptn_api.event_log.database import log_path, wal_path
 from ptn_api.event_log.sqlite_writer import SqliteWriter
@@ -132,6 +134,27 @@ def test_write_ahead_log_does_not_stay_large(data_dir: Path) -> None:
     """After the baseline the write-ahead log is folded in and its disk given back."""
     log = open_writer(data_dir, clock=lambda: T0)
     log.baseline([written(position(n, [order(n, at=T0)], note="x" * 9_000)) for n in range(1_000)], T0)
+    assert wal_path(log_path(data_dir)).stat().st_size == 0
+    log.close()
+
+
+def test_folding_in_waits_for_no_reader(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orders wait for it: what a long read is in the way of is left for another time."""
+    monkeypatch.setattr(database, "_BUSY_S", 1_000.0)
+    monkeypatch.setattr(sqlite_writer, "_LARGE_WAL_BYTES", 0)
+    log = open_writer(data_dir, clock=lambda: T0)
+    log.baseline([written(position(1, [order(1, at=T0)]))], T0)
+    reader = sqlite3.connect(log_path(data_dir), isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM log").fetchone()
+    log.append([written(position(1, [order(1, at=T0), order(2)]))], T0)
+    pruning = threading.Thread(target=log.prune, args=(T0,), daemon=True)
+    pruning.start()
+    pruning.join(20)
+    assert not pruning.is_alive()
+    assert wal_path(log_path(data_dir)).stat().st_size > 0
+    reader.close()
+    log.prune(T0)
     assert wal_path(log_path(data_dir)).stat().st_size == 0
     log.close()
 
