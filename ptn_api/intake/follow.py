@@ -174,7 +174,7 @@ class DirectoryFollower:
                 self._sweep = self._new_sweep()
             if self._sweep is not None and not self._sweep.ended:
                 await self._in_thread(self._advance)
-            elif self._sweep is not None and not self._refreshed:
+            elif self._sweep is not None and not self._sweep.awaited:
                 await self._finish_sweep()
             elif not (self._seen or self._rechecks):
                 await self._pause()
@@ -189,13 +189,11 @@ class DirectoryFollower:
 
     async def _pause(self) -> None:
         """Until something happens, a sweep is due, or more of what was put off."""
-        next_ms = self._next_sweep_ms
-        if self._refreshed:
-            next_ms = self._next_few_ms
-        try:
-            await asyncio.wait_for(self._wake.wait(), max(next_ms - self._monotonic(), 1) / 1000)
-        except asyncio.TimeoutError:
-            return
+        next_ms = self._next_few_ms if self._refreshed else self._next_sweep_ms
+        pause_s = max(next_ms - self._monotonic(), 1) / 1000
+        timer = asyncio.get_running_loop().call_later(pause_s, self._wake.set)
+        await self._wake.wait()
+        timer.cancel()
 
     async def _look_at_once(self) -> None:
         sightings, self._seen = self._seen, {}
@@ -216,14 +214,20 @@ class DirectoryFollower:
         changes: list[Change] = [change for change in self._files.settle(touched) if change is not None]
         return changes + list(self._miners_changed())
 
-    def _put_off(self, touched: Touched) -> None:
-        """Takes out what is to be read later; what is to be read now need not be read then as well."""
-        for key in list(touched):
-            if self._files.seems_refreshed(key):
-                del touched[key]
-                self._refreshed[key] = None
-            else:
-                self._refreshed.pop(key, None)
+    def _put_off(self, touched: Touched) -> set[Key]:
+        """Takes out what is to be read later, and returns it. What stays is to be read now, and not again."""
+        later = [key for key in touched if self._files.seems_refreshed(key)]
+        for key in later:
+            del touched[key]
+        self._take_up(touched)
+        self._refreshed.update(dict.fromkeys(later))
+        return set(later)
+
+    def _take_up(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self._refreshed.pop(key, None)
+        if self._sweep is not None:
+            self._sweep.awaited.difference_update(keys)
 
     def _few_are_due(self) -> bool:
         """Not while the log is behind: what is read must be kept."""
@@ -237,8 +241,7 @@ class DirectoryFollower:
         """In the thread: some of what was put off; more where that is a whole directory."""
         many = max(_FEW, len(self._refreshed) // (2 * _FEW))
         few = dict.fromkeys(islice(self._refreshed, many), True)
-        for key in few:
-            del self._refreshed[key]
+        self._take_up(few)
         return [change for change in self._files.settle(few) if change is not None]
 
     def _hand_on(self, changes: Iterable[Change]) -> None:

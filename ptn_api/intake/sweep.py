@@ -16,20 +16,22 @@ __all__ = ["Sweep"]
 class Sweep:
     """Looks through folders, then reads what was touched. `found` is what is to be handed on together.
 
-    `put_off` takes from the touched ones what is to be left to others. `full` compares every file, otherwise
-    only folders whose times say that something changed; `rewatch` watches every folder anew.
+    `put_off` takes from the touched ones what others are to read, and returns it; they take out of `awaited`
+    what they have read. `full` compares every file, otherwise only folders whose times say that something
+    changed; `rewatch` watches every folder anew.
     """
 
     def __init__(
         self,
         directory: Directory,
         files: PositionFiles,
-        put_off: Callable[[Touched], None],
+        put_off: Callable[[Touched], set[Key]],
         *,
         full: bool,
         rewatch: bool = False,
     ) -> None:
         self.found: dict[Key, PositionWritten] = {}
+        self.awaited: set[Key] = set()
         self.ended = False
         self._steps = self._pass(directory, files, put_off, full=full, rewatch=rewatch)
 
@@ -42,14 +44,14 @@ class Sweep:
         self,
         directory: Directory,
         files: PositionFiles,
-        put_off: Callable[[Touched], None],
+        put_off: Callable[[Touched], set[Key]],
         *,
         full: bool,
         rewatch: bool,
     ) -> Iterator[None]:
         touched: Touched = {}
         yield from directory.sweep(touched, full=full, rewatch=rewatch)
-        put_off(touched)
+        self.awaited = put_off(touched)
         for change in files.settle(touched):
             if change is not None:
                 self.found[key_of(change)] = change
