@@ -366,7 +366,7 @@ async def test_links_to_themselves_hide_nothing(
     assert capsys.readouterr().out.count("folder_skipped") == 3
 
 
-@pytest.mark.parametrize("name", ["q'q", "a\tb", "x" * 129, ".hidden"])
+@pytest.mark.parametrize("name", ["q'q", "a\tb", "x" * 129, ".hidden", "caf\udce9"])
 async def test_a_strange_uuid_is_skipped(validator: ValidatorDir, data: Path, name: str) -> None:
     """It would become part of keys, URLs and log lines."""
     validator.write(position(1, [order(1)]))
