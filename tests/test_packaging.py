@@ -67,10 +67,8 @@ def test_installing_the_client_brings_no_server() -> None:
     assert {"httpx", "msgspec", "websockets", "typer"} <= brought
     extras = [r for r in importlib.metadata.requires("ptn-api") or [] if "extra ==" in r]
     names = {re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0].lower() for requirement in extras}
-    assert {"picows", "starlette", "uvicorn"} <= names
-    assert (
-        brought & {"picows", "starlette", "uvicorn", "structlog", "isal", "asyncinotify", "polars"} == set()
-    )
+    assert {"picows", "httptools", "uvloop"} <= names
+    assert brought & {"picows", "httptools", "uvloop", "structlog", "isal", "asyncinotify", "polars"} == set()
 
 
 def test_git_ignores_the_key_file() -> None:

@@ -481,8 +481,8 @@ def test_importing_it_loads_no_server_and_does_nothing() -> None:
     run = [sys.executable, "-c", textwrap.dedent(program)]
     result = json.loads(subprocess.run(run, capture_output=True, check=True, text=True).stdout)
     servers = {
-        "starlette",
-        "uvicorn",
+        "httptools",
+        "uvloop",
         "picows",
         "structlog",
         "asyncinotify",

@@ -90,7 +90,11 @@ class KeyRing:
 
     def who(self, api_key: str) -> KeyHolder | None:
         """The holder of this key; None if it is not (or no longer) valid. Ask again before every use."""
-        holder = self._holders.get(digest_of(api_key))
+        return self.whose(digest_of(api_key))
+
+    def whose(self, digest: bytes) -> KeyHolder | None:
+        """The same by the key's SHA-256."""
+        holder = self._holders.get(digest)
         return holder if holder is not None and self._holds(holder) else None
 
     def _holds(self, holder: KeyHolder) -> bool:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ptn_api.access.key_ring import KeyHolder
 
-__all__ = ["Allowance", "LoginGuard", "RateLimit"]
+__all__ = ["WINDOW_MS", "Allowance", "LoginGuard", "RateLimit"]
 
 WINDOW_MS = 60_000
 MOST_NAMES = 65_536
@@ -33,14 +33,6 @@ class Allowance(NamedTuple):
     @property
     def allowed(self) -> bool:
         return self.retry_s == 0
-
-    def headers(self) -> dict[str, str]:
-        """As draft-ietf-httpapi-ratelimit-headers has them."""
-        found = {
-            "ratelimit-policy": f'"key";q={self.limit};w={WINDOW_MS // 1000}',
-            "ratelimit": f'"key";r={self.remaining};t={self.reset_s}',
-        }
-        return found if self.allowed else found | {"retry-after": str(self.retry_s)}
 
 
 class RateLimit:

@@ -38,6 +38,8 @@ def has_already(if_none_match: str | None, etag: str) -> bool:
     """Whether If-None-Match names this answer; tags are compared weakly (RFC 9110, 13.1.2)."""
     if not if_none_match:
         return False
+    if if_none_match == etag:
+        return True
     tags = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
     return "*" in tags or etag in tags
 

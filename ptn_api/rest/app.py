@@ -1,24 +1,23 @@
-"""The ASGI application: from a request to the handler that answers it, the least work first."""
+"""From a request to the handler that answers it, the least work first."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import Any, get_args, get_origin
+from urllib.parse import parse_qs
 
 import msgspec
 import structlog
-from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
 
-from ptn_api.access.key_ring import KeyRing
+from ptn_api.access.key_ring import KeyHolder, KeyRing
 from ptn_api.access.usage import Usage
 from ptn_api.errors import LogError
-from ptn_api.rest.answer import Answer, send_answer, send_refusal
-from ptn_api.rest.authentication import Caller
+from ptn_api.rest.answer import give, refuse
 from ptn_api.rest.counters import RestCounters
-from ptn_api.rest.gate import Gate, Visit
+from ptn_api.rest.gate import Gate
 from ptn_api.rest.refusal import Refusal
-from ptn_api.rest.reply import Reply
+from ptn_api.rest.reply import Reply, limit_lines
+from ptn_api.rest.request import Request
 from ptn_api.rest.room import Ask, Room
 from ptn_api.rest.route import Route
 from ptn_api.rest.routes import find
@@ -42,94 +41,84 @@ class App:
         self._usage = usage
         self._gate = Gate(keys, room.options, room.clock, self._counters)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, reply = Request(scope, receive), Reply(send)
+    async def answer(self, request: Request, reply: Reply) -> None:
+        """Fills in the reply; `count` is to be called when it was sent, or could not be."""
         try:
-            await self._answer(request, reply)
-        finally:
-            self._count(request, reply)
-
-    async def _answer(self, request: Request, send: Reply) -> None:
-        head = request.method == "HEAD"
-        try:
-            route, answer, caller = await self._answered(request, send, head)
+            route, ask = self._admitted(request, reply)
+            answer = await route.handler(self._room, ask)
+            private = ask.holder is not None
+            store = not (route.path == "/health" or (private and request.key_in_body))
+            await give(reply, answer, request, private=private, store=store)
         except Refusal as refusal:
-            await send_refusal(refusal, send, head=head)
+            refuse(reply, refusal, method=request.method)
         except LogError as error:
             log.error("event log not readable", code=error.code, reason=str(error))
             sentence = "The data cannot be read at the moment"
-            await send_refusal(Refusal("log_unreadable", sentence, headers=_RETRY_AFTER), send, head=head)
+            unreadable = Refusal("log_unreadable", sentence, headers=_RETRY_AFTER)
+            refuse(reply, unreadable, method=request.method)
         except Exception:
-            log.exception("request failed", route=send.route)
-            await send_refusal(Refusal("internal", "Internal server error"), send, head=head)
-        else:
-            store = route.path != "/health" and not (caller and caller.key_in_body)
-            await send_answer(answer, request, send, private=caller is not None, store=store)
+            log.exception("request failed", route=reply.route)
+            refuse(reply, Refusal("internal", "Internal server error"), method=request.method)
 
-    async def _answered(
-        self, request: Request, reply: Reply, head: bool
-    ) -> tuple[Route, Answer, Caller | None]:
-        found = find(request.scope["path"])
+    def _admitted(self, request: Request, reply: Reply) -> tuple[Route, Ask]:
+        """The route, and what it is asked. Raises Refusal."""
+        found = find(request.path)
         if found is None:
             raise Refusal("not_found", "Not found")
         route, hotkey = found
         reply.route = route.path
-        if request.method not in ("GET", "HEAD"):
+        if request.method not in (b"GET", b"HEAD"):
             raise Refusal("method_not_allowed", "Method not allowed", headers={"allow": "GET, HEAD"})
-        caller = await self._admitted(request, reply) if route.access != "anyone" else None
-        if caller is not None:
-            self._check(route, caller)
+        holder = None
+        if route.access != "anyone":
+            holder = self._caller(request, reply)
+            self._check(route, holder)
         ask = Ask(
-            holder=caller and caller.holder,
-            query=_query(route, request),
+            holder=holder,
+            query=_query(route.query, request.query) if request.query else route.query(),
             hotkey=hotkey,
-            head=head,
+            head=request.method == b"HEAD",
             accept=request.headers.get("accept"),
         )
-        return route, await route.handler(self._room, ask), caller
+        return route, ask
 
-    async def _admitted(self, request: Request, reply: Reply) -> Caller:
+    def _caller(self, request: Request, reply: Reply) -> KeyHolder:
         """Who asks, if that may be now. From here on every answer says what is left of the key's requests."""
-        caller, allowance = await self._gate.admit(request)
+        holder, allowance = self._gate.admit(request)
         if allowance is not None:
-            reply.headers = allowance.headers()
+            reply.limits = limit_lines(allowance)
             if not allowance.allowed:
-                raise Refusal("too_many_requests", "Too many requests with this key")
-        reply.holder = caller.holder
-        visit = request.scope.get("state", {}).get("visit")
-        if isinstance(visit, Visit):
-            visit.holder = caller.holder
-        return caller
+                after = {"retry-after": str(allowance.retry_s)}
+                raise Refusal("too_many_requests", "Too many requests with this key", headers=after)
+        reply.holder = request.visit.holder = holder
+        return holder
 
-    def _check(self, route: Route, caller: Caller) -> None:
-        if route.access == "tier 100" and caller.holder.tier < 100:
+    def _check(self, route: Route, holder: KeyHolder) -> None:
+        if route.access == "tier 100" and holder.tier < 100:
             raise Refusal("insufficient_tier", route.refused)
         if not self._room.ready:
             raise Refusal("starting", "The service is starting", headers=_RETRY_AFTER)
 
-    def _count(self, request: Request, reply: Reply) -> None:
+    def count(self, request: Request, reply: Reply) -> None:
+        """Adds what went out to the counters, and to the key's account."""
         about = (reply.route, str(reply.status or "none"), reply.coding)
         self._counters.requests[about] += 1
         self._counters.sent_bytes[about] += reply.sent_bytes
-        visit = request.scope.get("state", {}).get("visit")
-        if isinstance(visit, Visit):
-            visit.requests += 1
+        request.visit.requests += 1
         if self._usage is not None and reply.holder is not None:
             self._usage.add(reply.holder, requests=1, sent_bytes=reply.sent_bytes)
 
 
-def _query(route: Route, request: Request) -> msgspec.Struct:
+def _query(kind: type[msgspec.Struct], text: bytes) -> msgspec.Struct:
     """The query string as the route's type. Raises Refusal `bad_parameter`; unknown names are ignored."""
-    if not request.scope["query_string"]:
-        return route.query()
-    given = request.query_params
+    given = parse_qs(text.decode("latin-1"), keep_blank_values=True)
     values: dict[str, Any] = {
-        name: given.getlist(name) if repeatable else given[name]
-        for name, repeatable in _parameters(route.query)
+        name: given[name] if repeatable else given[name][-1]
+        for name, repeatable in _parameters(kind)
         if name in given
     }
     try:
-        return msgspec.convert(values, route.query, strict=False)
+        return msgspec.convert(values, kind, strict=False)
     except msgspec.ValidationError as error:
         name = str(error).rpartition("$.")[2].split("[")[0].rstrip("`")
         sentence = _BAD_TIER if name == "tier" else f"Invalid value of the parameter {name}"

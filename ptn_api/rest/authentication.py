@@ -6,23 +6,13 @@ GET; the header wins. It is never taken from the URL, which ends up in the logs 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import msgspec
-from starlette.requests import ClientDisconnect, Request
 
-from ptn_api.access.key_ring import KeyHolder, KeyRing
+from ptn_api.access.key_ring import KeyHolder, KeyRing, digest_of
 from ptn_api.rest.refusal import Refusal
+from ptn_api.rest.request import BODY_LIMIT, Request
 
-__all__ = ["BODY_LIMIT", "Caller", "authenticate"]
-
-BODY_LIMIT = 4096
-"""Bytes of a request's body that are read, to find a key."""
-
-
-class Caller(NamedTuple):
-    holder: KeyHolder
-    key_in_body: bool
+__all__ = ["authenticate"]
 
 
 class _KeyBody(msgspec.Struct):
@@ -32,14 +22,19 @@ class _KeyBody(msgspec.Struct):
 _key_body = msgspec.json.Decoder(_KeyBody)
 
 
-async def authenticate(request: Request, keys: KeyRing) -> Caller:
+def authenticate(request: Request, keys: KeyRing) -> KeyHolder:
     """Who asks. Raises Refusal `unauthorized`, whatever is wrong."""
-    header = request.headers.get("authorization")
-    key = _from_header(header) if header is not None else await _from_body(request)
-    holder = keys.who(key) if key else None
+    if request.key_digest is None:
+        key = _key(request)
+        request.key_digest = digest_of(key) if key else b""
+    holder = keys.whose(request.key_digest)
     if holder is None:
-        raise _unauthorized()
-    return Caller(holder, key_in_body=header is None)
+        raise Refusal("unauthorized", "Unauthorized access", headers={"www-authenticate": "Bearer"})
+    return holder
+
+
+def _key(request: Request) -> str | None:
+    return _from_body(request.body) if request.key_in_body else _from_header(request.headers["authorization"])
 
 
 def _from_header(value: str) -> str | None:
@@ -47,32 +42,10 @@ def _from_header(value: str) -> str | None:
     return key.strip() if scheme.lower() == "bearer" else None
 
 
-async def _from_body(request: Request) -> str | None:
-    if not has_body(request):
+def _from_body(body: bytes) -> str | None:
+    if not body or len(body) > BODY_LIMIT:
         return None
     try:
-        return _key_body.decode(await _read_body(request)).api_key
+        return _key_body.decode(body).api_key
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-
-
-def has_body(request: Request) -> bool:
-    """Whether the request announces a body."""
-    return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
-
-
-async def _read_body(request: Request) -> bytes:
-    """The body, as far as it came. The connection ends a request that never sends it (connection.py)."""
-    body = b""
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > BODY_LIMIT:
-                raise _unauthorized(connection="close")
-    except ClientDisconnect:
-        pass
-    return body
-
-
-def _unauthorized(**headers: str) -> Refusal:
-    return Refusal("unauthorized", "Unauthorized access", headers={"www-authenticate": "Bearer", **headers})

@@ -16,7 +16,12 @@ class Breather:
     def __init__(self) -> None:
         self._since = monotonic()
 
+    @property
+    def due(self) -> bool:
+        """Whether others should run now."""
+        return monotonic() - self._since >= SLICE_S
+
     async def __call__(self) -> None:
-        if monotonic() - self._since >= SLICE_S:
+        if self.due:
             await asyncio.sleep(0)
             self._since = monotonic()

@@ -1,83 +1,85 @@
-"""One HTTP connection: Uvicorn's, with the limits that it lacks.
+"""One HTTP connection: what came stands in line (reader.py) and is answered, one after the other.
 
-- A request (head and body) must have arrived within a time, counted from its first byte or, on a new
-  connection, from the start.
-- Its target and its headers may only be so long.
-- A client that reads an answer too slowly, or not at all, is cut off.
+Most answers wait for nothing: they are written before the next bytes are looked at, without a task.
+
+- A request must have arrived within a time, counted from its first byte or, on a new connection, from the
+  start.
+- While a client does not read its answers (flow.py), or requests wait in line, it is not read from.
 - There are only so many connections at a time (crowd.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import cast
 
-import httptools
-import msgspec
 import structlog
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
 
+from ptn_api.rest.answer import refuse
+from ptn_api.rest.app import App
+from ptn_api.rest.at_once import at_once
+from ptn_api.rest.breather import Breather
 from ptn_api.rest.crowd import Crowd
-from ptn_api.rest.gate import Door, Visit
+from ptn_api.rest.flow import Flow
+from ptn_api.rest.gate import Door
+from ptn_api.rest.reader import Limits, Reader
 from ptn_api.rest.refusal import Refusal
+from ptn_api.rest.reply import Reply
+from ptn_api.rest.request import Request
+from ptn_api.rest.visit import Visit
 
-__all__ = ["Connection", "Limits"]
+__all__ = ["Connection"]
 
 log = structlog.get_logger()
 
-
-_MOST_PIPELINED = 64
-"""Requests that may wait for the answer to the one before."""
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Times in ms, sizes in bytes, `minimum_rate` in bytes per second (0 = none) over `rate_window_ms`."""
-
-    request_ms: int = 10_000
-    target_bytes: int = 8_192
-    head_bytes: int = 32_768
-    minimum_rate: int = 1_024
-    rate_window_ms: int = 10_000
+_KEEP_ALIVE_S = 75
+"""Longer than the minute at which many clients poll."""
+_AT_ONCE = 131_072
+"""Bytes of a body that are written with its head."""
+_GO_AHEAD = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Connection(HttpToolsProtocol):
+class Connection(asyncio.Protocol):
     """The protocol of one connection; made by the server for each."""
 
-    def __init__(
-        self, config: Config, server_state: ServerState, *, limits: Limits, door: Door, crowd: Crowd
-    ) -> None:
-        self._visit = Visit()
-        super().__init__(config=config, server_state=server_state, app_state={"visit": self._visit})
+    def __init__(self, app: App, limits: Limits, *, door: Door, crowd: Crowd) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._app = app
         self._limits = limits
         self._door = door
         self._crowd = crowd
-        self._retry_s = 0
-        self._head_bytes = 0
-        self._in_head = True
-        self._refusal: Refusal | None = None
-        self._request_timer: asyncio.TimerHandle | None = None
-        self._meter: _Meter | None = None
+        self._answering: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._reading = True
+        self._refused = ""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._meter = _Meter(transport, self._limits)
-        super().connection_made(cast(asyncio.Transport, self._meter))
-        peer = self.client[0] if self.client else ""
-        self._visit.address = peer
-        self._retry_s = self._door.opened(peer)
-        log.debug("connection_opened", address=peer)
-        self._expect_request()
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        limits = self._limits
+        self._flow = Flow(self._transport, minimum_rate=limits.minimum_rate, window_ms=limits.rate_window_ms)
+        self._visit = Visit(_peer(transport))
+        self._reader = Reader(limits, self._visit)
+        log.debug("connection_opened", address=self._visit.peer)
+        self._timed = 1
+        """Which request the time is taken of."""
+        self._expect_within(limits.request_ms / 1000)
+        retry_s = self._door.opened(self._visit.peer)
+        if retry_s:
+            after = {"retry-after": str(retry_s)}
+            sentence = "Too many connections from this address"
+            self._reader.end(Refusal("too_many_connections", sentence, headers=after))
         self._crowd.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._request_came()
+        self._flow.stop()
+        self._reader.end()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._answering is not None:
+            self._answering.cancel()
         self._crowd.closed(self)
-        if self._meter is not None:
-            self._meter.stop()
-            self._door.closed()
-            self._say_goodbye(exc)
-        super().connection_lost(exc)
+        self._door.closed()
+        self._say_goodbye(exc)
 
     def _say_goodbye(self, exc: Exception | None) -> None:
         """Many clients connect anew for each request: too much for any level but debug."""
@@ -87,144 +89,157 @@ class Connection(HttpToolsProtocol):
             alias=holder.alias if holder else "",
             fingerprint=holder.fingerprint if holder else "",
             address=self._visit.address,
-            reason=str(exc or self._refusal or "closed"),
+            reason=str(exc or self._refused or "closed"),
             requests=self._visit.requests,
         )
 
+    # --- requests and answers -------------------------------------------------------------------------------
+
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head_bytes += len(data)
-            self._expect_request()
-        super().data_received(data)
-        if self._in_head and self._head_bytes > self._limits.head_bytes and not self.transport.is_closing():
-            self._refuse("headers_too_large", "Request headers too large")
+        reader = self._reader
+        reader.feed(data)
+        if reader.line:
+            self._answer_line()
+            if self._busy:
+                self._crowd.begins(self)
+        elif reader.awaits_go_ahead:
+            self._go_ahead()
+        if reader.under_way and reader.begun != self._timed:
+            self._timed = reader.begun
+            self._expect_within(self._limits.request_ms / 1000)
 
-    # --- what the parser calls ------------------------------------------------------------------------------
+    def _answer_line(self) -> None:
+        """Answers what stands in line until something has to be waited for."""
+        line = self._reader.line
+        breather = Breather() if len(line) > 1 else None
+        while line and self._answering is None and not self._flow.behind:
+            if self._transport.is_closing():
+                return
+            self._answering = at_once(self._answer(line.popleft()))
+            if self._answering is not None:
+                self._answering.add_done_callback(self._answered)
+            elif line and breather is not None and breather.due:
+                self._loop.call_soon(self._answer_line)
+                break
+        if line:
+            self._read_on(False)
+        elif self._answering is None:
+            self._all_answered()
 
-    def on_message_begin(self) -> None:
-        self._in_head = True
-        super().on_message_begin()
+    def _answered(self, _: asyncio.Task[None]) -> None:
+        self._answering = None
+        self._answer_line()
 
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._head_bytes = 0
-        if self._retry_s:
-            after = {"retry-after": str(self._retry_s)}
-            sentence = "Too many connections from this address"
-            self._refusal = Refusal("too_many_connections", sentence, headers=after)
-        elif len(self.pipeline) >= _MOST_PIPELINED:
-            self.transport.abort()  # an answer now would be taken for that of an earlier request
-            raise httptools.HttpParserError("too many requests at once")
-        elif len(self.url) > self._limits.target_bytes:
-            self._refusal = Refusal("uri_too_long", "Request target too long")
-        elif sum(len(name) + len(value) for name, value in self.headers) > self._limits.head_bytes:
-            self._refusal = Refusal("headers_too_large", "Request headers too large")
-        if self._refusal is not None:
-            raise httptools.HttpParserError(str(self._refusal))
-        self._crowd.begins(self)
-        super().on_headers_complete()
+    def _all_answered(self) -> None:
+        reader = self._reader
+        if reader.ended:
+            self._transport.close()
+            return
+        self._crowd.rests(self)
+        self._read_on(True)
+        if reader.awaits_go_ahead:
+            self._go_ahead()
+        elif not reader.under_way:
+            self._expect_within(_KEEP_ALIVE_S)
 
-    def on_message_complete(self) -> None:
-        self._in_head = True
-        self._request_came()
-        super().on_message_complete()
+    async def _answer(self, asked: Request | Refusal) -> None:
+        reply = Reply()
+        try:
+            if isinstance(asked, Refusal):
+                self._refused = str(asked)
+                refuse(reply, asked)
+            else:
+                await self._app.answer(asked, reply)
+            await self._send(reply)
+        except Exception:  # whatever it is, it must not leave a client waiting for ever
+            log.exception("answer failed", route=reply.route)
+            self._transport.abort()
+        finally:
+            if isinstance(asked, Request):
+                self._app.count(asked, reply)
 
-    def send_400_response(self, msg: str) -> None:
-        """Called for whatever the parser does not understand, and for what was refused above."""
-        refusal = self._refusal or Refusal("bad_request", "Invalid HTTP request")
-        self._refuse(refusal.code, str(refusal), **refusal.headers)
+    async def _send(self, reply: Reply) -> None:
+        """Chunk by chunk, so that no more than one waits in memory for a client that is behind."""
+        head, body = reply.head(close=self._reader.ended and not self._reader.line), reply.body
+        if body.length <= _AT_ONCE:
+            self._transport.write(b"".join((head, *body.parts)))
+            reply.sent_bytes = body.length
+            return
+        self._transport.write(head)
+        breather = Breather()
+        for chunk in body.chunks():
+            await self._flow.wait()
+            await breather()
+            self._transport.write(chunk)
+            reply.sent_bytes += len(chunk)
 
-    # --- when there are too many ---------------------------------------------------------------------------
+    def _go_ahead(self) -> None:
+        self._reader.awaits_go_ahead = False
+        self._transport.write(_GO_AHEAD)
+
+    # --- as fast as the other side reads --------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        self._flow.fell_behind()
+
+    def resume_writing(self) -> None:
+        self._flow.caught_up()
+        if self._reader.line:
+            self._answer_line()
+
+    def _read_on(self, on: bool) -> None:
+        if on == self._reading or self._transport.is_closing():
+            return
+        self._reading = on
+        if on:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    # --- time ---------------------------------------------------------------------------------------------
+
+    def _expect_within(self, seconds: float) -> None:
+        """Until then something must come; what was expected before is forgotten. The timer seldom moves."""
+        self._deadline = self._loop.time() + seconds
+        if self._timer is None or self._looks_at > self._deadline:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._looks_at = self._deadline
+        self._timer = self._loop.call_at(self._looks_at, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._loop.time() < self._deadline:
+            self._look_later()
+        elif self._reader.under_way:
+            self._reader.end(Refusal("request_timeout", "The request did not come in time"))
+            self._answer_line()
+        elif not self._busy:
+            self._transport.close()
+
+    # --- when there are too many, or the server stops -------------------------------------------------------
+
+    @property
+    def _busy(self) -> bool:
+        return self._answering is not None or bool(self._reader.line)
 
     @property
     def stranger(self) -> bool:
         return self._visit.holder is None
 
     def give_way(self) -> None:
-        self.transport.abort()
+        self._transport.abort()
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.cycle.response_complete:
-            self._crowd.rests(self)
-
-    # --- time ---------------------------------------------------------------------------------------------
-
-    def _expect_request(self) -> None:
-        if self._request_timer is None:
-            self._request_timer = self.loop.call_later(self._limits.request_ms / 1000, self._request_overdue)
-
-    def _request_came(self) -> None:
-        if self._request_timer is not None:
-            self._request_timer.cancel()
-            self._request_timer = None
-
-    def _request_overdue(self) -> None:
-        self._request_timer = None
-        answering = self.cycle is not None and not self.cycle.response_complete
-        if answering and self.cycle.response_started:
-            self.cycle.keep_alive = False
-        elif self._head_bytes or answering:
-            self._refuse("request_timeout", "The request did not come in time")
-        else:
-            self.transport.close()
-
-    def _refuse(self, code: str, sentence: str, **headers: str) -> None:
-        if self.transport.is_closing():
-            return
-        refusal = Refusal(code, sentence)
-        body = msgspec.json.encode(refusal.body())
-        head = (
-            f"HTTP/1.1 {refusal.status.value} {refusal.status.phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\ncache-control: no-store\r\nconnection: close\r\n"
-            + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-            + "\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
+    def finish(self) -> None:
+        """Takes no more requests; closes when those that came are answered."""
+        self._reader.end()
+        if not self._busy:
+            self._transport.close()
 
 
-class _Meter:
-    """The transport, watched while the client is behind: who reads too slowly is cut off.
-
-    A client that reads nothing holds a socket and what was handed to it, no more; after two windows not even
-    that. The rate is looked at only while bytes wait, so that an idle connection costs nothing.
-    """
-
-    def __init__(self, transport: asyncio.Transport, limits: Limits) -> None:
-        self._transport = transport
-        self._window_s = limits.rate_window_ms / 1000
-        self._least = limits.minimum_rate * self._window_s
-        self._written = 0
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        self._written += len(data)
-        self._transport.write(data)
-        if self._timer is None and self._least and self._transport.get_write_buffer_size():
-            self._look_later()
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _sent(self) -> int:
-        return self._written - self._transport.get_write_buffer_size()
-
-    def _look_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self._window_s, self._look, self._sent(), self._written)
-
-    def _look(self, sent_before: int, written_before: int) -> None:
-        """`written_before` not yet out means: bytes have waited during the whole window."""
-        self._timer = None
-        sent = self._sent()
-        if sent < written_before and sent - sent_before < self._least:
-            log.info("slow download cut off", sent=sent - sent_before, window_ms=int(self._window_s * 1000))
-            self._transport.abort()
-        elif sent < self._written:
-            self._look_later()
+def _peer(transport: asyncio.BaseTransport) -> str:
+    name = transport.get_extra_info("peername")
+    return name[0] if isinstance(name, tuple) else ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
+from collections.abc import Iterator
 from typing import Protocol
 
 from ptn_api.rest.counters import RestCounters
@@ -20,6 +22,10 @@ class Member(Protocol):
         """Ends the connection at once."""
         ...
 
+    def finish(self) -> None:
+        """Ends it when what it asked is answered."""
+        ...
+
 
 class Crowd:
     """At most `most`, and at most half of the open files that this process may have.
@@ -34,6 +40,10 @@ class Crowd:
         self._counters = counters
         self._idle: dict[Member, None] = {}
         self._busy: dict[Member, None] = {}
+        self._nobody = asyncio.Event()
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter([*self._idle, *self._busy])
 
     def __len__(self) -> int:
         return len(self._idle) + len(self._busy)
@@ -48,6 +58,7 @@ class Crowd:
             self.closed(leaving)
             leaving.give_way()
         self._idle[member] = None
+        self._nobody.clear()
 
     def _dispensable(self) -> Member | None:
         return next(iter(self._idle), None) or next((m for m in self._busy if m.stranger), None)
@@ -58,10 +69,17 @@ class Crowd:
             self._busy[member] = None
 
     def rests(self, member: Member) -> None:
-        """All requests are answered."""
-        if self._busy.pop(member, member) is None:
+        """All requests are answered, now or again."""
+        if self._idle.pop(member, member) is None or self._busy.pop(member, member) is None:
             self._idle[member] = None
 
     def closed(self, member: Member) -> None:
         self._idle.pop(member, None)
         self._busy.pop(member, None)
+        if not len(self):
+            self._nobody.set()
+
+    async def gone(self) -> None:
+        """Until nobody is left."""
+        if len(self):
+            await self._nobody.wait()

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import structlog
-from starlette.requests import Request
 
 from ptn_api.access.address import ClientAddress, Proxies
 from ptn_api.access.key_ring import KeyHolder, KeyRing
 from ptn_api.access.limits import Allowance, LoginGuard, RateLimit
 from ptn_api.clock import Clock
-from ptn_api.rest.authentication import Caller, authenticate
+from ptn_api.rest.authentication import authenticate
 from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.refusal import Refusal
+from ptn_api.rest.request import Request
 
-__all__ = ["Admission", "Door", "Gate", "Visit"]
+__all__ = ["Door", "Gate"]
 
 log = structlog.get_logger()
-
-
-class Visit:
-    """What a connection is remembered by, for the line in the log when it closes."""
-
-    def __init__(self) -> None:
-        self.holder: KeyHolder | None = None
-        self.address = ""
-        self.requests = 0
-
-
-class Admission(NamedTuple):
-    """A caller who is known; `allowance` None: without a limit."""
-
-    caller: Caller
-    allowance: Allowance | None
 
 
 class Door:
@@ -70,28 +52,27 @@ class Gate:
         self._requests = RateLimit(options.requests_per_minute)
         self._guard = LoginGuard(options.failed_logins_per_minute)
 
-    async def admit(self, request: Request) -> Admission:
-        """Who asks, and what is left of the key's requests.
+    def admit(self, request: Request) -> tuple[KeyHolder, Allowance | None]:
+        """Who asks, and what is left of the key's requests; None: they are without a limit.
 
         Raises Refusal `unauthorized`, or `too_many_requests` for an address that failed too often.
         """
+        now = self._clock()
         address = self._address(request)
         try:
-            caller = await authenticate(request, self._keys)
+            holder = authenticate(request, self._keys)
         except Refusal:
             self._counters.auth_failures += 1
-            self._check(address, None)
+            self._check(address, None, now)
             raise
-        self._check(address, caller.holder)
-        holder = caller.holder
-        limit = holder.requests_per_minute
-        allowance = self._requests.take(holder.alias, self._clock(), per_minute=limit)
+        self._check(address, holder, now)
+        allowance = self._requests.take(holder.alias, now, per_minute=holder.requests_per_minute)
         if allowance is not None and not allowance.allowed:
             self._counters.limited["requests"] += 1
-        return Admission(caller, allowance)
+        return holder, allowance
 
-    def _check(self, address: ClientAddress, holder: KeyHolder | None) -> None:
-        retry_s = self._guard.retry_s(address.group, holder, self._clock())
+    def _check(self, address: ClientAddress, holder: KeyHolder | None, now: int) -> None:
+        retry_s = self._guard.retry_s(address.group, holder, now)
         if retry_s:
             self._counters.limited["failed_logins"] += 1
             log.debug("too_many_failed_logins", address=address.text)
@@ -99,10 +80,8 @@ class Gate:
             raise Refusal("too_many_requests", sentence, headers={"retry-after": str(retry_s)})
 
     def _address(self, request: Request) -> ClientAddress:
-        peer = (request.scope.get("client") or ("",))[0]
-        forwarded = request.headers.getlist("x-forwarded-for") if self._proxies.any else ()
-        address = self._proxies.client(peer, forwarded)
-        visit = request.scope.get("state", {}).get("visit")
-        if isinstance(visit, Visit):
-            visit.address = address.text
-        return address
+        visit = request.visit
+        if visit.client is None or self._proxies.any:
+            forwarded = request.headers.get("x-forwarded-for")
+            visit.client = self._proxies.client(visit.peer, () if forwarded is None else (forwarded,))
+        return visit.client

@@ -14,6 +14,7 @@ from ptn_api.rest.accept import prefers
 from ptn_api.rest.answer import JSON, Answer
 from ptn_api.rest.breather import Breather
 from ptn_api.rest.refusal import Refusal
+from ptn_api.rest.reply import lines
 from ptn_api.rest.room import Ask, Room, standing
 from ptn_api.rest.snapshot import snapshot_of
 from ptn_api.wire.codec import encode_message
@@ -56,15 +57,15 @@ class _Page(msgspec.Struct):
 
 async def messages(room: Room, ask: Ask) -> Answer:
     query: MessagesQuery = ask.query
-    headers = {**standing(room, 100), "vary": "Accept"}
+    headers = standing(room, 100)
     ndjson = prefers(ask.accept, NDJSON, over=JSON)
     media_type = NDJSON if ndjson else JSON
     after, head = _checked(room, query)
     if ask.head:
-        return Answer(snapshot=None, headers=headers, media_type=media_type)
+        return Answer(snapshot=None, headers=headers, vary="Accept", media_type=media_type)
     page = await _page(room, query, after, head)
     if ndjson:
-        headers |= {"x-ptn-next": str(page.next), "x-ptn-head": str(page.head)}
+        headers += lines({"x-ptn-next": str(page.next), "x-ptn-head": str(page.head)})
         body = b"".join(message + b"\n" for message in page.messages)
     else:
         body = b'{"messages":[%b],"next":%d,"head":%d,"epoch":%b}' % (
@@ -73,7 +74,7 @@ async def messages(room: Room, ask: Ask) -> Answer:
             page.head,
             msgspec.json.encode(room.log.epoch),
         )
-    return Answer(snapshot=snapshot_of(body), headers=headers, media_type=media_type)
+    return Answer(snapshot=snapshot_of(body), headers=headers, vary="Accept", media_type=media_type)
 
 
 def _checked(room: Room, query: MessagesQuery) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import msgspec
@@ -17,6 +18,7 @@ from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.documents import Documents
 from ptn_api.rest.follower import Follower
 from ptn_api.rest.options import RestOptions
+from ptn_api.rest.reply import lines
 from ptn_api.rest.views import Views
 
 __all__ = ["Ask", "Handler", "NoQuery", "Room", "Surroundings", "standing"]
@@ -57,8 +59,7 @@ class Room:
         return self.views.built
 
 
-@dataclass(frozen=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """A request that is understood: `query` is of the route's type, `hotkey` the path's last part.
 
     `head`: only the headers will be sent.
@@ -102,16 +103,18 @@ class Alone:
 Handler = Callable[[Room, Ask], Awaitable[Answer]]
 
 
-def standing(room: Room, tier: Tier) -> dict[str, str]:
+def standing(room: Room, tier: Tier) -> bytes:
     """Headers that say how current an answer is. To be taken before the answer: they are lower bounds.
 
     A lower tier learns the cutoff of what it is shown late, and nothing that moves with live orders.
     """
     if tier < 100:
-        return {"x-ptn-as-of": str(room.views.as_of_ms())}
+        return lines({"x-ptn-as-of": str(room.views.as_of_ms())})
     head = room.views.head
-    return {
-        "x-ptn-epoch": room.log.epoch,
-        "x-ptn-sequence": str(head.sequence),
-        "x-ptn-revision": str(head.revision),
-    }
+    return _at(room.log.epoch, head.sequence, head.revision)
+
+
+@lru_cache(maxsize=8)
+def _at(epoch: str, sequence: int, revision: int) -> bytes:
+    numbers = {"x-ptn-sequence": str(sequence), "x-ptn-revision": str(revision)}
+    return lines({"x-ptn-epoch": epoch, **numbers})

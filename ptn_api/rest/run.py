@@ -14,11 +14,11 @@ from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, SteadyClock
 from ptn_api.event_log.contract import EventLog
 from ptn_api.rest.app import App
-from ptn_api.rest.connection import Limits
 from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.crowd import Crowd
 from ptn_api.rest.gate import Door
 from ptn_api.rest.options import RestOptions
+from ptn_api.rest.reader import Limits
 from ptn_api.rest.room import Room, Surroundings
 from ptn_api.rest.server import Server
 

@@ -1,26 +1,19 @@
-"""Serving an ASGI application on a listening socket until told to stop.
-
-Uvicorn's protocol without its server: no signal handlers, no tick ten times a second.
-"""
+"""Serving on a listening socket until told to stop."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
-from typing import Any
 
-import uvicorn
-from uvicorn.server import ServerState
-
-from ptn_api.rest.connection import Connection, Limits
+from ptn_api.rest.app import App
+from ptn_api.rest.connection import Connection
 from ptn_api.rest.crowd import Crowd
 from ptn_api.rest.gate import Door
+from ptn_api.rest.reader import Limits
 
 __all__ = ["Server"]
-
-_KEEP_ALIVE_S = 75
-"""Longer than the minute at which many clients poll."""
 
 _BACKLOG = 1024
 
@@ -30,7 +23,7 @@ class Server:
 
     def __init__(
         self,
-        app: Any,
+        app: App,
         sock: socket.socket,
         limits: Limits,
         *,
@@ -39,52 +32,33 @@ class Server:
         drain_ms: int,
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        self._app = app
         self._sock = sock
         self._limits = limits
         self._door = door
         self._crowd = crowd
         self._drain_s = drain_ms / 1000
         self._tls = tls
-        self._state = ServerState()
-        self._config = uvicorn.Config(
-            app,
-            interface="asgi3",
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            log_level="critical",  # strangers' malformed requests are no news
-            access_log=False,
-            proxy_headers=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-        )
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> None:
-        self._config.load()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            self._connection,
+            lambda: Connection(self._app, self._limits, door=self._door, crowd=self._crowd),
             sock=self._sock,
             backlog=_BACKLOG,
             ssl=self._tls,
             ssl_handshake_timeout=None if self._tls is None else self._limits.request_ms / 1000,
         )
 
-    def _connection(self) -> Connection:
-        return Connection(self._config, self._state, limits=self._limits, door=self._door, crowd=self._crowd)
-
     async def __aexit__(self, *_: object) -> None:
         """Takes no more; lets answers that were begun end; cuts off what is left after the time."""
         assert self._server is not None
         self._server.close()
-        for connection in list(self._state.connections):
-            connection.shutdown()
-        deadline = asyncio.get_running_loop().time() + self._drain_s
-        # Uvicorn keeps the connections in a set that tells nobody when it is empty.
-        while self._state.connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-        for connection in list(self._state.connections):
-            connection.transport.abort()
-        for task in list(self._state.tasks):
-            task.cancel()
-        await asyncio.gather(*self._state.tasks, return_exceptions=True)
+        for connection in self._crowd:
+            connection.finish()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._crowd.gone(), self._drain_s)
+        for connection in self._crowd:
+            connection.give_way()
+        await self._crowd.gone()

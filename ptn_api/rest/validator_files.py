@@ -63,13 +63,13 @@ async def checkpoint(room: Room, ask: Ask) -> Answer:
     return _found(room.checkpoint.snapshot(), "Checkpoint", headers)
 
 
-def _found(snapshot: Snapshot | None, name: str, headers: dict[str, str]) -> Answer:
+def _found(snapshot: Snapshot | None, name: str, headers: bytes) -> Answer:
     if snapshot is None:
         raise Refusal("not_found", f"{name} data not found")
     return Answer(snapshot=snapshot, headers=headers)
 
 
-def _of_miner(element: bytes | None, headers: dict[str, str]) -> Answer:
+def _of_miner(element: bytes | None, headers: bytes) -> Answer:
     if element is None:
         raise Refusal("not_found", "Miner ID not found")
     return Answer(snapshot=snapshot_of(element), headers=headers)

@@ -7,14 +7,18 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.event_log import Change, Document, DocumentWritten, MemoryLog
 from ptn_api.rest import RestOptions, run_rest
+from ptn_api.rest.app import App
+from ptn_api.rest.reply import Reply
+from ptn_api.rest.request import Request
 from ptn_api.rest.room import Room
+from ptn_api.rest.visit import Visit
 from tests.factories import MINER, OTHER_MINER, order, position, written
 
 DAY = 86_400_000
@@ -87,6 +91,28 @@ async def room_over(log: MemoryLog, clock: FakeClock, **options: Any) -> Room:
 async def body_of(room: Room, tier: Any) -> Any:
     """A tier's document, parsed."""
     return json.loads(b"".join((await room.views.snapshot(tier).body("identity")).parts))
+
+
+class Answered(NamedTuple):
+    """As it would be sent; names of headers in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+async def asked(app: App, target: str, key: str | None = None, **headers: str) -> Answered:
+    """What a GET is answered, without a connection."""
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    if key is not None:
+        sent["authorization"] = f"Bearer {key}"
+    request, reply = Request(b"GET", target.encode(), sent, Visit("127.0.0.1")), Reply()
+    await app.answer(request, reply)
+    body = b"".join(reply.body.parts)
+    reply.sent_bytes = len(body)
+    app.count(request, reply)
+    lines = reply.head(close=False).decode().split("\r\n")[1:-2]
+    return Answered(reply.status, dict(line.split(": ", 1) for line in lines), body)
 
 
 class Served:

@@ -119,13 +119,15 @@ def test_the_time_begins_anew_with_each_request(run: Run) -> None:
 
 
 def test_only_so_many_requests_may_wait_in_line(run: Run) -> None:
-    """Thousands in one piece would be kept a hundred times as large as they came: the connection ends."""
+    """Thousands in one piece would be kept a hundred times as large as they came: some are, then no more."""
 
     async def test() -> None:
         one = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
         async with serving() as served, connected(served) as (reader, writer):
-            writer.write(one * 1_000)
-            assert (await everything(reader)).count(b"HTTP/1.1 200") < 1_000
+            writer.write(one * 100)
+            answers = await everything(reader)
+            assert answers.count(b"HTTP/1.1 200") == 64
+            assert refusal(answers[answers.index(b"HTTP/1.1 400") :]) == (400, "bad_request")
         async with serving() as served, connected(served) as (reader, writer):
             writer.write(one * 50 + one.replace(b"Host: x", b"Connection: close"))
             assert (await everything(reader)).count(b"HTTP/1.1 200") == 51
@@ -144,6 +146,37 @@ def test_pipelined_requests_are_answered_in_order(run: Run) -> None:
             answer = await everything(reader)
             assert answer.count(b"HTTP/1.1 200 OK") == 3
             assert answer.rindex(b"alias") < answer.index(b'"eliminations"')
+
+    run(test())
+
+
+def test_nonsense_behind_a_request_is_refused_in_its_turn(run: Run) -> None:
+    """What came before is answered before; what comes after counts no more."""
+
+    async def test() -> None:
+        async with serving() as served, connected(served) as (reader, writer):
+            plain = f"GET /miner-positions HTTP/1.1\r\nHost: x\r\nAccept-Encoding: zstd\r\n{KEY}\r\n".encode()
+            writer.write(plain * 2 + b"nonsense\r\n\r\n" + plain)
+            answer = await everything(reader)
+            assert [answer.count(b"HTTP/1.1 %d" % status) for status in (200, 400)] == [2, 1]
+            assert refusal(answer[answer.index(b"HTTP/1.1 400") :]) == (400, "bad_request")
+
+    run(test())
+
+
+def test_a_body_is_sent_when_the_client_is_told_to(run: Run) -> None:
+    """Expect: 100-continue, also behind another request."""
+
+    async def test() -> None:
+        async with serving() as served, connected(served) as (reader, writer):
+            body = b'{"api_key": "k50"}'
+            before = f"GET /miner-positions HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n{KEY}\r\n"
+            head = f"GET /me HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\nContent-Length: {len(body)}\r\n"
+            writer.write((before + head + "Connection: close\r\n\r\n").encode())
+            answer = await reader.readuntil(b"HTTP/1.1 100 Continue\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 200 OK")
+            writer.write(body)
+            assert b'"alias":"user50"' in await everything(reader)
 
     run(test())
 
@@ -252,6 +285,28 @@ def test_a_client_that_reads_slowly_but_steadily_gets_all(run: Run) -> None:
                 received += len(chunk)
                 await asyncio.sleep(0.005)
             assert received > 30_000_000
+
+    run(test())
+
+
+def test_a_slow_client_may_ask_on(run: Run) -> None:
+    """What it asked meanwhile is answered in its turn, when it has read what came before."""
+
+    async def test() -> None:
+        large, small = (f"GET {path} HTTP/1.1\r\nHost: x\r\n{KEY}" for path in ("/statistics", "/me"))
+        async with (
+            serving(large_log(3_000_000), minimum_rate=1_000) as served,
+            connected(served, limit=4096) as (reader, writer),
+        ):
+            writer.write(f"{large}\r\n{large}\r\n{small}\r\n".encode())
+            assert (await served.get("/me")).status_code == 200
+            writer.write(f"{large}\r\n{small}\r\n{small}Connection: close\r\n\r\n".encode())
+            kinds = []
+            while head := await reader.read(15):
+                head += await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                kinds.append((await reader.readexactly(length))[:8])
+            assert [kind == b'{"data":' for kind in kinds] == [True, True, False, True, False, False]
 
     run(test())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx
 import pytest
 
@@ -12,7 +14,7 @@ from ptn_api.rest.app import App
 from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.gate import Door
 from ptn_api.rest.room import Room
-from tests.rest.serving import NOW, FakeClock, filled_log, key_ring, serving, some_changes
+from tests.rest.serving import NOW, FakeClock, asked, filled_log, key_ring, serving, some_changes
 
 PROXY = "127.0.0.1"
 
@@ -58,10 +60,11 @@ async def test_a_keys_own_limit_counts_and_zero_is_none() -> None:
         keys = key_ring()
         keys.swap([Grant("alice", "k", 100, requests_per_minute=own, max_connections=2)])
         await room.follower.catch_up()
-        transport = httpx.ASGITransport(App(room, keys))  # type: ignore[arg-type]
-        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-            answer = await client.get("/me", headers={"authorization": "Bearer k"})
-        assert answer.json()["limits"] == {"websocket_connections": 2, "requests_per_minute": expected}
+        answer = await asked(App(room, keys), "/me", "k")
+        assert json.loads(answer.body)["limits"] == {
+            "websocket_connections": 2,
+            "requests_per_minute": expected,
+        }
         assert answer.headers.get("ratelimit-policy") == (expected and f'"key";q={expected};w=60')
 
 
@@ -120,13 +123,10 @@ async def test_answers_are_counted_by_route_status_and_coding_and_by_key() -> No
     options = RestOptions(requests_per_minute=2)
     room = Room.over(filled_log(some_changes()), clock, options, counters)
     await room.follower.catch_up()
-    transport = httpx.ASGITransport(App(room, key_ring(), counters=counters, usage=usage))  # type: ignore[arg-type]
-    async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-        headers = {"authorization": "Bearer k100", "accept-encoding": "gzip"}
-        paths = ("/miner-positions", "/miner-positions/nobody", "/miner-hotkeys", "/nope/5", "/nope/6")
-        for path in paths:
-            await client.get(path, headers=headers)
-        await client.get("/me")
+    app = App(room, key_ring(), counters=counters, usage=usage)
+    for path in ("/miner-positions", "/miner-positions/nobody", "/miner-hotkeys", "/nope/5", "/nope/6"):
+        await asked(app, path, "k100", accept_encoding="gzip")
+    await asked(app, "/me")
     assert counters.requests == {
         ("/miner-positions", "200", "gzip"): 1,
         ("/miner-positions/{hotkey}", "404", "identity"): 1,

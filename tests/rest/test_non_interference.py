@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +17,7 @@ from ptn_api.model.tiers import is_live
 from ptn_api.rest.app import App
 from ptn_api.rest.room import Room
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
-from tests.rest.serving import DAY, HOUR, NOW, FakeClock, document, filled_log, key_ring, room_over
+from tests.rest.serving import DAY, HOUR, NOW, FakeClock, asked, document, filled_log, key_ring, room_over
 
 CUTOFF = NOW - DAY
 MINERS = (MINER, OTHER_MINER)
@@ -110,16 +109,13 @@ def pairs_of_histories(draw: st.DrawFn) -> tuple[list[Any], list[list[Any]], lis
 async def answers(log: MemoryLog, clock: FakeClock, room: Room, keys: KeyRing) -> dict[Any, Any]:
     """Every answer that a key of each lower tier can get."""
     found: dict[Any, Any] = {}
-    transport = httpx.ASGITransport(App(room, keys))  # type: ignore[arg-type]
-    async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-        for tier in (0, 30, 50):
-            for path in PATHS:
-                for coding in ("identity", "gzip", "zstd"):
-                    headers = {"authorization": f"Bearer k{tier}", "accept-encoding": coding}
-                    async with client.stream("GET", path.format(tier=tier), headers=headers) as answer:
-                        raw = b"".join([chunk async for chunk in answer.aiter_raw()])
-                    shown = {k: v for k, v in answer.headers.items() if k != "date"}
-                    found[tier, path, coding] = (answer.status_code, shown, raw)
+    app = App(room, keys)
+    for tier in (0, 30, 50):
+        for path in PATHS:
+            for coding in ("identity", "gzip", "zstd"):
+                answer = await asked(app, path.format(tier=tier), f"k{tier}", accept_encoding=coding)
+                shown = {k: v for k, v in answer.headers.items() if k != "date"}
+                found[tier, path, coding] = (answer.status, shown, answer.body)
     return found
 
 
