@@ -59,6 +59,8 @@ class Connection(asyncio.Protocol):
         self._flow = Flow(self._transport, minimum_rate=limits.minimum_rate, window_ms=limits.rate_window_ms)
         self._visit = Visit(_peer(transport))
         self._reader = Reader(limits, self._visit)
+        # To be told of each write that the socket does not take whole; under TLS it may be behind already.
+        self._transport.set_write_buffer_limits(high=1, low=0)
         log.debug("connection_opened", address=self._visit.peer)
         self._timed = 1
         """Which request the time is taken of."""

@@ -21,8 +21,6 @@ class Flow:
 
     def __init__(self, transport: asyncio.Transport, *, minimum_rate: int, window_ms: int) -> None:
         """`minimum_rate` in bytes per second (0 = none), over each window."""
-        # The transport is to tell of each write that the socket did not take whole.
-        transport.set_write_buffer_limits(high=1, low=0)
         self._transport = transport
         self._window_s = window_ms / 1000
         self._least = minimum_rate * self._window_s
