@@ -12,6 +12,7 @@ import pytest
 import uvloop
 
 from ptn_api.event_log import Document, MemoryLog
+from ptn_api.rest.connection import Connection
 from tests.rest.serving import Served, document, filled_log, serving, some_changes
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -148,6 +149,28 @@ def test_pipelined_requests_are_answered_in_order(run: Run) -> None:
             assert answer.rindex(b"alias") < answer.index(b'"eliminations"')
 
     run(test())
+
+
+def test_others_come_in_between_long_lines(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests in line whose answers take long together are all answered, but not in one turn."""
+    monkeypatch.setattr("ptn_api.rest.breather.SLICE_S", 0)
+    turns = []
+    answer_line = Connection._answer_line
+
+    def turn(connection: Connection) -> None:
+        turns.append(connection)
+        answer_line(connection)
+
+    monkeypatch.setattr(Connection, "_answer_line", turn)
+
+    async def test() -> None:
+        async with serving() as served, connected(served) as (reader, writer):
+            one = f"GET /me HTTP/1.1\r\nHost: x\r\n{KEY}\r\n"
+            writer.write((one * 20 + one.replace("Host: x", "Connection: close")).encode())
+            assert (await everything(reader)).count(b"HTTP/1.1 200") == 21
+
+    run(test())
+    assert len(turns) >= 21
 
 
 def test_nonsense_behind_a_request_is_refused_in_its_turn(run: Run) -> None:
