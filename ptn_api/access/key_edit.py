@@ -1,13 +1,13 @@
-"""Editing the key file, for the command line only: whole, atomically, keeping its mode."""
+"""Editing the key file, for the command line only: whole, atomically, keeping its mode and owner."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ __all__ = ["add_key", "make_demo_keys", "revoke_key", "rotate_key"]
 def add_key(path: Path, alias: str, tier: Tier, *, expires_ms: int | None = None, **others: Any) -> str:
     """Adds a user and returns the new key, which is stored as its SHA-256 only.
 
-    `others` are more fields of the entry. The file is replaced as a whole and keeps its mode; a new one is
-    0600. Raises KeyFileError if the user exists or the file cannot be used.
+    `others` are more fields of the entry. The file is replaced as a whole and keeps its mode and, if that is
+    allowed, its owner; a new one is 0600. Raises KeyFileError if the user exists or the file cannot be used.
     """
     key = _new_key()
     with _edit(path) as entries:
@@ -39,20 +39,20 @@ def add_key(path: Path, alias: str, tier: Tier, *, expires_ms: int | None = None
 
 
 def rotate_key(path: Path, alias: str, *, grace_ms: int, now_ms: int, expires_ms: int | None = None) -> str:
-    """Gives a user a new key and returns it; the old one is good for `grace_ms` yet.
+    """Gives a user a new key and returns it; those before it are good for `grace_ms` yet, at most.
 
     `expires_ms`: the new key's end, if it is to have another one. Raises KeyFileError.
     """
     key = _new_key()
     with _edit(path) as entries:
         entry = _entry_of(entries, alias)
-        valid = [old for old in grants_of(alias, entry)[1:] if (old.expires_ms or 0) > now_ms]
-        replaced = grants_of(alias, entry)[0]
-        if grace_ms > 0:
-            until_ms = min(now_ms + grace_ms, replaced.expires_ms or now_ms + grace_ms)
-            valid.append(replaced._replace(expires_ms=until_ms))
+        replaced, *older = grants_of(alias, entry)
+        last_ms = now_ms + grace_ms
+        ends = [(old.digest, min(last_ms, old.expires_ms or last_ms)) for old in (*older, replaced)]
         previous = [
-            {"key_sha256": old.digest.hex(), "expires": time_text(old.expires_ms or 0)} for old in valid
+            {"key_sha256": digest.hex(), "expires": time_text(end_ms)}
+            for digest, end_ms in ends
+            if end_ms > now_ms
         ]
         kept = {name: entry[name] for name in entry if name not in ("key", "key_sha256", "previous")}
         entries[alias] = {"key_sha256": digest_of(key).hex(), **kept}
@@ -97,9 +97,10 @@ def _entry_of(entries: dict[str, Any], alias: str) -> dict[str, Any]:
     return {"key": entry, "tier": 100} if isinstance(entry, str) else entry
 
 
-@contextmanager
+@contextlib.contextmanager
 def _edit(path: Path) -> Iterator[dict[str, Any]]:
     """The file's entries, written back as a whole on success; one editor at a time."""
+    path = path.resolve()  # a link stays one
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         directory = os.open(path.parent, os.O_RDONLY)
@@ -119,14 +120,17 @@ def _edit(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+    before = path.stat() if path.exists() else None
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".keys-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, mode)
+        if before is not None:
+            with contextlib.suppress(PermissionError):  # root edits for the service's user, who must read it
+                os.chown(temporary, before.st_uid, before.st_gid)
+            os.chmod(temporary, before.st_mode & 0o777)
         os.replace(temporary, path)
     except BaseException:  # whatever happened, no copy of the keys is left behind
         os.unlink(temporary)

@@ -10,6 +10,7 @@ A plain string is the legacy form and means tier 100. `ptn keys` writes only has
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -73,6 +74,7 @@ class KeyFile:
         try:
             stamp = _stamp(self._path)
             if stamp == self._stamp:
+                self._missing, self.problem = 0, None
                 return False
             grants = parse_keys(read_key_file(self._path))
         except FileNotFoundError:
@@ -110,7 +112,8 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 def read_key_file(path: Path) -> bytes:
     """The file's bytes. Raises OSError; KeyFileError if it is far too large."""
-    with path.open("rb") as file:
+    # O_NONBLOCK: a FIFO in its place must not hang the server.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise KeyFileError("the key file is over 16 MiB")

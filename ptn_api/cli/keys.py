@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from ptn_api.errors import PTNError
+from ptn_api.errors import PTNError, SettingsError
 
 __all__ = ["keys_app", "length_ms"]
 
@@ -27,6 +27,7 @@ Expires = Annotated[
 ]
 KEYS_FILE = Path("ptn_api/api_keys.json")
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
+_LONGEST_MS = 36_525 * 86_400_000
 
 
 @keys_app.command()
@@ -64,7 +65,9 @@ def add(
 @keys_app.command()
 def rotate(
     user: str,
-    grace: Annotated[str, typer.Option(help="How long the old key is good yet: 7d, 12h, 0.")] = "7d",
+    grace: Annotated[
+        str, typer.Option(help="How long the old key is good yet: 7d, 12h; 0 ends all old ones now.")
+    ] = "7d",
     expires: Expires = "",
     api_keys_file: KeysFile = KEYS_FILE,
 ) -> None:
@@ -99,18 +102,19 @@ def list_(api_keys_file: KeysFile = KEYS_FILE, data_dir: DataDir = Path(".ptn"))
     from ptn_api.access.usage import UsageFile
 
     grants = parse_keys(_read(api_keys_file))
+    unseen, seen = "never", dict[tuple[str, str], int]()
     try:
-        seen = UsageFile(data_dir).last_seen()
-    except sqlite3.Error as error:
+        seen = UsageFile(_existing(data_dir)).last_seen()
+    except (sqlite3.Error, PTNError) as error:
         typer.echo(f"ptn: when keys were last used cannot be read: {error}", err=True)
-        seen = {}
+        unseen = "unknown"
     rows = [
         (
             grant.alias,
             str(grant.tier),
             print_,
             _time(grant.expires_ms) or "never",
-            _time(seen.get((grant.alias, print_))) or "never",
+            _time(seen.get((grant.alias, print_))) or unseen,
         )
         for grant in grants
         for print_ in [grant.digest.hex()[:8]]
@@ -146,7 +150,7 @@ def usage(
     since = day_of(_now_ms() - (days - 1) * 86_400_000)
     totals: dict[tuple[str, str], list[int]] = {}
     try:
-        for row in UsageFile(data_dir).read(since_day=since):
+        for row in UsageFile(_existing(data_dir)).read(since_day=since):
             total = totals.setdefault((row.alias, row.day), [0, 0, 0])
             for n, amount in enumerate((row.requests, row.sent_bytes, row.messages)):
                 total[n] += amount
@@ -162,18 +166,20 @@ def usage(
 def length_ms(text: str, flag: str) -> int:
     """`90d`, `12h`, `30m`, `10s`, `2w` or 0."""
     match = re.fullmatch(r"(\d{1,6})([smhdw])", text)
-    if match:
-        return int(match[1]) * _UNITS_MS[match[2]]
-    if text == "0":
-        return 0
+    length = int(match[1]) * _UNITS_MS[match[2]] if match else 0
+    if length > _LONGEST_MS:
+        raise typer.BadParameter(f"{text} is over 100 years", param_hint=flag)
+    if match or text == "0":
+        return length
     raise typer.BadParameter(f"{text!r} is no length of time like 90d, 12h or 30m", param_hint=flag)
 
 
 def _moment_ms(text: str, flag: str) -> int | None:
     if not text:
         return None
+    now_ms = _now_ms()
     if re.fullmatch(r"\d+[smhdw]", text):
-        return _now_ms() + length_ms(text, flag)
+        return now_ms + length_ms(text, flag)
     try:
         moment = datetime.fromisoformat(re.sub("Z$", "+00:00", text))
     except ValueError:
@@ -181,7 +187,10 @@ def _moment_ms(text: str, flag: str) -> int | None:
     if moment.tzinfo is None:
         message = f"{text!r} is neither a length like 90d nor a time like 2027-01-01T00:00:00Z"
         raise typer.BadParameter(message, param_hint=flag)
-    return round(moment.timestamp() * 1000)
+    moment_ms = round(moment.timestamp() * 1000)
+    if moment_ms <= now_ms:
+        raise typer.BadParameter(f"{text} is over already", param_hint=flag)
+    return moment_ms
 
 
 def _now_ms() -> int:
@@ -194,6 +203,13 @@ def _time(ms: int | None) -> str:
     return (
         "" if ms is None else datetime.fromtimestamp(ms // 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
     )
+
+
+def _existing(data_dir: Path) -> Path:
+    """Raises SettingsError for a data directory that is not there: no server has counted anything in it."""
+    if not data_dir.is_dir():
+        raise SettingsError(f"there is no data directory {data_dir}; give the server's with --data-dir")
+    return data_dir
 
 
 def _read(path: Path) -> bytes:

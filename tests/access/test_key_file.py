@@ -109,6 +109,31 @@ def test_a_missing_file_locks_everybody_out_at_the_second_look(path: Path, ring:
     assert ring.who("k") is not None
 
 
+def test_a_file_that_comes_back_unchanged_was_not_missing(
+    path: Path, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is away for a moment, also where a move does not touch its times."""
+    monkeypatch.setattr("ptn_api.access.key_file._stamp", lambda path: (path.stat().st_ino,))
+    file = KeyFile(path, ring)
+    path.write_text('{"bob": "k"}')
+    file.refresh()
+    for _ in range(3):
+        aside = path.rename(path.with_name("aside"))
+        with pytest.raises(KeyFileError, match="no key file"):
+            file.refresh()
+        aside.rename(path)
+        assert file.refresh() is False
+        assert file.problem is None
+    assert ring.who("k") is not None
+
+
+def test_a_pipe_in_its_place_hangs_nobody(path: Path, ring: KeyRing) -> None:
+    """It is no key file."""
+    os.mkfifo(path)
+    with pytest.raises(KeyFileError, match="not a JSON object"):
+        KeyFile(path, ring).refresh()
+
+
 def test_an_added_key_works_and_is_not_stored(path: Path, ring: KeyRing) -> None:
     """Only the hash is in the file, the other entries stand, and a new file is the owner's alone."""
     first = add_key(path, "alice", 100)
