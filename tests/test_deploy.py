@@ -49,6 +49,11 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+def test_the_unit_leaves_what_the_metrics_are_read_from() -> None:
+    """The process_* metrics need /proc/stat: without it the library that reads them says nothing at all."""
+    assert not re.search("^ProcSubset=", UNIT.read_text(), re.MULTILINE)
+
+
 @needs_systemd
 def test_the_unit_may_do_little() -> None:
     """By systemd's own measure (0 to 10, less is better); it offers no way to become root."""
