@@ -22,7 +22,7 @@ from ptn_api.access import KeyFile, KeyRing, exposed_to
 from ptn_api.access.usage import Usage, UsageFile, keep_usage
 from ptn_api.board import Board
 from ptn_api.certificate import Certificate
-from ptn_api.errors import KeyFileError, LogError, LogLockedError, PTNError
+from ptn_api.errors import KeyFileError, LogError, PTNError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.log_output import configure_logging
 from ptn_api.metrics import Sources, answer_questions
@@ -32,6 +32,9 @@ from ptn_api.supervisor import FATAL, stop_when_orphaned
 __all__ = ["Orders", "run_child"]
 
 log = structlog.get_logger()
+
+_HOPELESS = {"log_locked", "corrupt", "not_a_log", "newer_schema"}
+"""Codes of errors that starting again does not mend: they end a start, though not a server that was ready."""
 
 Tasks = list[asyncio.Task[Any]]
 Options = TypeVar("Options", bound=msgspec.Struct)
@@ -64,12 +67,9 @@ def run_child() -> int:
         if orders.room == "simulator":
             return _run_simulator(orders, ready)
         _new_event_loop(orders.room)(_run_room(orders, ready))
-    except LogLockedError as error:
-        log.error("cannot start", reason=str(error))
-        return FATAL
     except PTNError as error:
         log.error("stopped by an error", code=error.code, reason=str(error))
-        return 1
+        return FATAL if error.code in _HOPELESS else 1
     return 0
 
 
@@ -207,11 +207,11 @@ def _options(kind: type[Options], settings: Settings, **others: Any) -> Options:
 def _refresh(key_file: KeyFile, path: Path) -> None:
     try:
         if key_file.refresh():
-            log.info("API keys read")
+            log.info("API keys read", file=str(path))
             if danger := exposed_to(path):
-                log.warning("API keys exposed", reason=danger)
+                log.warning("API keys exposed", file=str(path), reason=danger)
     except KeyFileError as error:
-        log.warning("API keys not read", code=error.code, reason=str(error))
+        log.warning("API keys not read", file=str(path), code=error.code, reason=str(error))
 
 
 async def _when_there(open_log: Callable[[], EventLog], stop: asyncio.Event) -> EventLog | None:

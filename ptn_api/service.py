@@ -21,9 +21,10 @@ import msgspec
 import structlog
 
 from ptn_api.access import make_demo_keys
-from ptn_api.access.address import Proxies
+from ptn_api.access.address import Proxies, is_loopback
 from ptn_api.board import PROCESSES, Board
 from ptn_api.certificate import Certificate
+from ptn_api.data_dir import make_data_dir
 from ptn_api.errors import PTNError, SettingsError
 from ptn_api.log_output import configure_logging
 from ptn_api.metrics_server import MetricsServer, Watched
@@ -31,7 +32,12 @@ from ptn_api.room_process import Orders
 from ptn_api.settings import Settings
 from ptn_api.supervisor import Backoff, Child, listen, python_command, stop_when_orphaned
 
-__all__ = ["serve"]
+__all__ = ["IN_THE_CLEAR", "serve"]
+
+IN_THE_CLEAR = (
+    "it listens beyond this machine without TLS: give --tls-cert and --tls-key, or leave that to a proxy "
+    "which alone can reach it"
+)
 
 log = structlog.get_logger()
 
@@ -46,13 +52,17 @@ def serve(
 ) -> int:
     """Runs everything until SIGTERM or SIGINT (or the end of process `parent`); returns the exit status.
 
+    SIGHUP stops it too where it means that its terminal is gone; a service without one takes no notice.
+
     `announce` gets the one line that says all is ready, `hint` the settings and both addresses after it.
     """
     configure_logging(settings.log_level, process="supervisor")
     try:
         settings = _prepare(settings)
+        ws_host = settings.api_ws_host or settings.api_host
+        if not settings.tls_cert and not (is_loopback(settings.api_host) and is_loopback(ws_host)):
+            log.warning("keys travel in the clear", reason=IN_THE_CLEAR)
         with contextlib.ExitStack() as stack:
-            ws_host = settings.api_ws_host or settings.api_host
             rest = stack.enter_context(listen(settings.api_host, settings.api_rest_port, "--api-rest-port"))
             stream = stack.enter_context(listen(ws_host, settings.api_ws_port, "--api-ws-port"))
             metrics = None
@@ -68,13 +78,7 @@ def serve(
 def _prepare(settings: Settings) -> Settings:
     """Makes the data directory and says what the defaults stand for. Raises SettingsError."""
     data_dir = Path(settings.data_dir).expanduser().absolute()
-    try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        probe = data_dir / f".writable-{os.getpid()}"
-        probe.touch(0o600)
-        probe.unlink()
-    except OSError as error:
-        raise SettingsError(f"--data-dir cannot be written: {error.strerror}", code="data_dir") from None
+    make_data_dir(data_dir)
     Proxies(settings.trusted_proxies)
     keys = Path(settings.api_keys_file).expanduser().absolute()
     changes: dict[str, Any] = {"data_dir": str(data_dir), "api_keys_file": str(keys)}
@@ -130,7 +134,11 @@ class _Supervisor:
     ) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._asked_to_stop, number)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # or nohup means nothing
+            loop.add_signal_handler(
+                signal.SIGHUP, self._asked_to_stop if _has_terminal() else _hung_up, signal.SIGHUP
+            )
         watch = None
         if parent is not None:
             watch = asyncio.create_task(
@@ -151,6 +159,10 @@ class _Supervisor:
             if watch is not None:
                 watch.cancel()
         return 1 if any(child.fatal for child in self._children) else 0
+
+    def _asked_to_stop(self, number: signal.Signals) -> None:
+        log.info("stopping", signal=number.name)
+        self._stop.set()
 
     async def _start(self) -> bool:
         """Starts all processes; True when all are ready, False when they never will be or are to stop."""
@@ -212,6 +224,19 @@ class _Supervisor:
         for names in order:
             await asyncio.gather(*(child.stop() for child in self._children if child.name in names))
         await asyncio.gather(*self._running)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR))
+    except OSError:
+        return False
+    return True
+
+
+def _hung_up(number: signal.Signals) -> None:
+    """Where others read their files again."""
+    log.info("nothing to reload: keys and certificate are read when they change", signal=number.name)
 
 
 async def _all_ready(children: Iterable[Child]) -> None:

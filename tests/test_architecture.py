@@ -19,6 +19,7 @@ WIRING = {
     "service",
     "supervisor",
     "certificate",
+    "data_dir",
     "board",
     "metrics",
     "metrics_server",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ptn_api.errors import SettingsError
 
-__all__ = ["ClientAddress", "Proxies"]
+__all__ = ["ClientAddress", "Proxies", "is_loopback"]
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _IPV6_SITE = 64
@@ -71,6 +71,12 @@ class Proxies:
 
     def _trusts(self, address: _Address) -> bool:
         return any(address in network for network in self._networks)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens there."""
+    address = _parse(host)
+    return host == "localhost" if address is None else address.is_loopback
 
 
 def _parse(text: str) -> _Address | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,11 +82,15 @@ def _serve(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> in
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    """Past Python's buffer: a standard output that is gone, or on a full disk, ends nothing."""
+    with contextlib.suppress(OSError):
+        os.write(1, f"{line}\n".encode())
 
 
 def _hint(settings: Settings, rest: str, stream: str) -> None:
-    """What to try next, on standard error: standard output is for programs."""
+    """What to try next, for people: standard output is for programs, and so is a log that nobody watches."""
+    if not (settings.demo or sys.stderr.isatty()):
+        return
     keys = Path(settings.api_keys_file)
     lines = [f"  docs      {rest}/docs"]
     if settings.demo and keys.name == "demo_api_keys.json":
@@ -98,7 +104,8 @@ def _hint(settings: Settings, rest: str, stream: str) -> None:
         lines.append(f"  keys      {keys}")
     else:
         lines.append(f"  keys      none yet; add one: ptn keys add USER --tier 100 --api-keys-file {keys}")
-    print("\nTry:", *lines, "", sep="\n", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        print("\nTry:", *lines, "", sep="\n", file=sys.stderr, flush=True)
 
 
 def _demo_keys(keys: Path) -> str:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import requests
 
 from tests.system.api import ROOT, api
 from tests.system.validator import Validator
@@ -81,6 +82,74 @@ def test_a_read_only_disk(validator: Validator, data_dir: Path) -> None:
     assert result.returncode == 1
     assert "Read-only file system" in result.stderr
     assert "--data-dir" in result.stderr
+
+
+def test_files_of_another_user_in_the_data_directory(validator: Validator, data_dir: Path) -> None:
+    """Left by a server that root started, say; here the one file is on a read-only mount."""
+    data_dir.mkdir()
+    log = data_dir / "log.sqlite3"
+    log.touch()
+    mounts = f"mount --bind {log} {log} && mount -o remount,ro,bind {log}"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mounts], capture_output=True, check=False).returncode:
+        pytest.skip("this system does not let us mount anything")
+    server = f"{sys.executable} {ROOT / 'api_manager.py'} --serve --api-rest-port 0 --api-ws-port 0"
+    where = f"--validator-dir {validator.root} --data-dir {data_dir}"
+    command = ["unshare", "-m", "sh", "-c", f"{mounts} && {server} {where}"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert "--data-dir: log.sqlite3 cannot be written by this user" in result.stderr
+
+
+def test_a_log_that_is_none(validator: Validator, data_dir: Path) -> None:
+    """Starting it again and again would not mend it: the reason, and exit status 1."""
+    data_dir.mkdir()
+    (data_dir / "log.sqlite3").write_text("no database, and long enough to be looked at as one" * 10)
+    ports = ("--api-rest-port=0", "--api-ws-port=0")
+    result = run("--serve", f"--validator-dir={validator.root}", f"--data-dir={data_dir}", *ports)
+    assert result.returncode == 1
+    assert "the log is damaged" in result.stderr
+    assert "restarting" not in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("::1", False)])
+def test_keys_in_the_clear_are_warned_of(
+    host: str, warned: bool, validator: Validator, data_dir: Path
+) -> None:
+    """Beyond loopback without TLS; an IPv6 address stands in brackets in the line that says ready."""
+    validator.place()
+    if host == "::1" and not Path("/proc/net/if_inet6").exists():
+        pytest.skip("no IPv6 here")
+    with api(data_dir, validator_dir=validator.root, api_host=host) as server:
+        url = server.stdout[0].split()[4]
+        assert url.startswith("http://[::1]:" if host == "::1" else "http://0.0.0.0:")
+        reachable = url.replace("0.0.0.0", "127.0.0.1")
+        assert requests.get(reachable + "/health", timeout=5).json()["status"] == "ok"
+    assert ("keys travel in the clear" in server.log.read_text()) is warned
+
+
+def test_nobody_needs_to_listen_to_what_it_says(validator: Validator, data_dir: Path) -> None:
+    """Its standard output and error on a full disk: it serves all the same, and stops in order."""
+    validator.place()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, str(ROOT / "api_manager.py"), "--serve", f"--validator-dir={validator.root}"]
+    command += [f"--data-dir={data_dir}", f"--api-rest-port={port}", "--api-ws-port=0"]
+    with open("/dev/full", "w") as full:
+        process = subprocess.Popen(command, stdout=full, stderr=full)
+    try:
+        until(lambda: healthy(port) or process.poll() is not None, seconds=60)
+        assert process.poll() is None
+    finally:
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def healthy(port: int) -> bool:
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200
+    except requests.ConnectionError:
+        return False
 
 
 def test_no_validator_here(tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""What signals do to a server: it is told to stop, and stops in order; or it has nothing to do."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.system.api import READY, ROOT
+from tests.system.validator import Validator
+from tests.waiting import until
+
+
+def start(validator: Validator, data_dir: Path, terminal: int | None) -> subprocess.Popen[str]:
+    """A server in a session of its own, ready; `terminal` is the one that controls the session."""
+    command = [sys.executable, str(ROOT / "api_manager.py"), "--serve", f"--validator-dir={validator.root}"]
+    command += [f"--data-dir={data_dir}", "--api-rest-port=0", "--api-ws-port=0"]
+
+    def begin_session() -> None:
+        os.setsid()
+        if terminal is not None:
+            fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+    with (data_dir.parent / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, preexec_fn=begin_session
+        )
+    assert process.stdout is not None
+    assert READY.fullmatch(process.stdout.readline().strip()), (data_dir.parent / "server.log").read_text()
+    return process
+
+
+def ended(process: subprocess.Popen[str]) -> int:
+    """The exit status; all of its processes must have ended by then."""
+    family = psutil.Process(process.pid).children()
+    assert len(family) == 3
+    status = process.wait(30)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert not any(child.is_running() for child in family)
+    return status
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_in_order(number: signal.Signals, validator: Validator, data_dir: Path) -> None:
+    """By its supervisor, which says so; SIGHUP means nothing to a service, which has no terminal."""
+    validator.place()
+    process = start(validator, data_dir, None)
+    log = data_dir.parent / "server.log"
+    process.send_signal(signal.SIGHUP)
+    until(lambda: "nothing to reload" in log.read_text())
+    process.send_signal(number)
+    assert ended(process) == 0
+    assert f'"signal": "{number.name}"' in log.read_text()
+
+
+def test_it_stops_when_its_terminal_is_closed(validator: Validator, data_dir: Path) -> None:
+    """As a program that somebody runs by hand; not by the kernel, and not its processes before it."""
+    validator.place()
+    master, terminal = os.openpty()
+    process = start(validator, data_dir, terminal)
+    os.close(terminal)
+    os.close(master)
+    assert ended(process) == 0
+    assert '"signal": "SIGHUP"' in (data_dir.parent / "server.log").read_text()
