@@ -16,9 +16,12 @@ from typing import Any, Literal, NamedTuple
 import httpx
 
 from ptn_api.access import check_keys, exposed_to, parse_keys, read_key_file
+from ptn_api.access.address import is_loopback
+from ptn_api.certificate import Certificate
 from ptn_api.clock import wall_ms
+from ptn_api.data_dir import foreign_files
 from ptn_api.errors import PTNError, SettingsError
-from ptn_api.settings import Settings, add_arguments, from_arguments
+from ptn_api.settings import Settings, add_arguments, describe, from_arguments
 
 __all__ = ["CHECKS", "Finding", "doctor"]
 
@@ -94,8 +97,9 @@ def _health(settings: Settings) -> dict[str, Any] | None:
     scheme = "https" if settings.tls_cert else "http"
     url = f"{scheme}://{_reachable(settings.api_host)}:{settings.api_rest_port}/health"
     try:
-        # The name in the certificate is not this address; and nothing secret is said or heard here.
-        found = httpx.get(url, timeout=_TIMEOUT_S, verify=False).json()  # noqa: S501
+        # The name in the certificate is not this address; and nothing secret is said or heard here. A proxy
+        # that the environment names is for the way to others.
+        found = httpx.get(url, timeout=_TIMEOUT_S, verify=False, trust_env=False).json()  # noqa: S501
     except (httpx.HTTPError, ValueError):
         return None
     return found if isinstance(found, dict) and {"problems", "source"} <= set(found) else None
@@ -132,15 +136,34 @@ def _cannot_listen(host: str, port: int) -> str:
     return ""
 
 
+def _tls(settings: Settings) -> Iterator[Finding]:
+    hosts = (settings.api_host, settings.api_ws_host or settings.api_host)
+    if settings.tls_cert and settings.tls_key:
+        try:
+            Certificate(Path(settings.tls_cert).expanduser(), Path(settings.tls_key).expanduser())
+        except SettingsError as error:
+            yield Finding("bad", "tls", str(error))
+        else:
+            yield Finding("ok", "tls", f"{settings.tls_cert} can be used with its key")
+    elif settings.tls_cert or settings.tls_key:
+        yield Finding("bad", "tls", "--tls-cert and --tls-key go together: give both")
+    elif not all(is_loopback(host) for host in hosts):
+        sentence = "it listens beyond this machine without TLS: only a proxy should be able to reach it"
+        yield Finding("warn", "tls", sentence)
+
+
 # --- files ------------------------------------------------------------------------------------------------
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:
-    path = Path(settings.api_keys_file).expanduser()
+    path = Path(settings.api_keys_file).expanduser().absolute()
     try:
         content = read_key_file(path)
         problems = check_keys(content)
     except FileNotFoundError:
+        if settings.demo:
+            yield Finding("ok", "keys", "the demo makes its own")
+            return
         sentence = f"there is no key file {path}: everybody gets 401 until `ptn keys add` makes one"
         yield Finding("warn", "keys", sentence)
         return
@@ -181,6 +204,8 @@ def _data_dir(settings: Settings) -> Iterator[Finding]:
     if not path.is_dir() or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         yield Finding("bad", "data", f"{path} is no directory that this user can write; see --data-dir")
         return
+    for name in foreign_files(path):
+        yield Finding("bad", "data", f"{path / name} cannot be written by this user: whose is it?")
     if path.stat().st_mode & 0o077:
         yield Finding("warn", "data", f"{path} is open to others; chmod 700 {path}")
     free = shutil.disk_usage(path).free
@@ -232,6 +257,15 @@ def _number(path: str) -> int | None:
 
 # --- the system -------------------------------------------------------------------------------------------
 
+OF_CLIENTS = {"PTN_API_KEY", "PTN_REST_URL", "PTN_WS_URL"}
+"""Environment variables that are no settings of the server."""
+
+
+def _environment(settings: Settings) -> Iterator[Finding]:
+    known = {variable for _, _, variable, _, _ in describe()} | OF_CLIENTS
+    for name in sorted(name for name in os.environ if name.startswith("PTN_") and name not in known):
+        yield Finding("warn", "settings", f"the environment variable {name} means nothing here: misspelt?")
+
 
 def _files(settings: Settings) -> Iterator[Finding]:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -273,7 +307,9 @@ def _dependencies(settings: Settings) -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     _dependencies,
+    _environment,
     _running,
+    _tls,
     _keys,
     _data_dir,
     _validator,

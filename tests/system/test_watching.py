@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import signal
@@ -51,9 +52,10 @@ def value(found: Found, name: str, **labels: str) -> float:
     return found.get((name, frozenset(labels.items())), 0.0)
 
 
-def ptn_doctor(*arguments: str) -> tuple[int, str]:
+def ptn_doctor(*arguments: str, **environment: str) -> tuple[int, str]:
     command = [sys.executable, "-c", "from ptn_api.cli.app import main; main()", "doctor", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    whole = os.environ | environment
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, env=whole)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -143,12 +145,14 @@ def test_health_says_that_the_log_cannot_be_written(server: Api) -> None:
 
 
 def test_doctor_is_content_with_what_is_well(server: Api, validator: Validator, data_dir: Path) -> None:
-    """Nothing bad about a running server, its keys and its directories."""
+    """Nothing bad about a running server, its keys and its directories; no proxy is asked about it."""
     code, said = ptn_doctor(
         f"--api-rest-port={server.rest.rpartition(':')[2]}",
         f"--validator-dir={validator.root}",
         f"--data-dir={data_dir}",
         f"--api-keys-file={data_dir.parent / 'api_keys.json'}",
+        HTTP_PROXY="http://127.0.0.1:1",
+        NO_PROXY="",
     )
     assert code == 0, said
     for words in (
@@ -177,6 +181,9 @@ def test_doctor_finds_what_would_not_work(tmp_path: Path) -> None:
             f"--validator-dir={tmp_path}",
             f"--data-dir={tmp_path / 'data'}",
             f"--api-keys-file={keys}",
+            f"--tls-cert={keys}",
+            f"--tls-key={keys}",
+            PTN_METRIC_PORT="9469",
         )
     assert code == 1
     for words in (
@@ -185,6 +192,8 @@ def test_doctor_finds_what_would_not_work(tmp_path: Path) -> None:
         "chmod o-rw",
         "no directory that this user can write",
         "see --validator-dir",
+        "no PEM certificate chain",
+        "PTN_METRIC_PORT means nothing here",
     ):
         assert words in said, said
     assert "s3cret" not in said
