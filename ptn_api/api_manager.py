@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import inspect
 import logging
 import os
 import queue
@@ -29,7 +30,7 @@ from typing import Any
 
 import msgspec
 
-from ptn_api.errors import InvalidInputError
+from ptn_api.errors import InvalidInputError, SettingsError
 from ptn_api.settings import Settings, from_arguments
 
 __all__ = ["APIManager"]
@@ -47,7 +48,7 @@ class APIManager:
     `shared_queue` is anything with `get(timeout=seconds)` that raises `queue.Empty`; its items are
     `{"position": {...}}`. Keywords that are settings (`data_dir`, `api_keys_file`, ...) are taken as such;
     others are accepted, logged and ignored. `refresh_interval` is one of those: nothing here is polled.
-    Raises SettingsError for a setting that cannot be used.
+    Raises SettingsError for a setting, or a queue, that cannot be used.
     """
 
     def __init__(
@@ -61,6 +62,10 @@ class APIManager:
         refresh_interval: float | None = None,
         **keywords: Any,
     ) -> None:
+        if shared_queue is not None and not _can_wait(shared_queue):
+            raise SettingsError(
+                "shared_queue has no get(timeout=...), as queue.Queue and multiprocessing's have"
+            )
         known = set(Settings.__struct_fields__)
         ignored = sorted(set(keywords) - known)
         if ignored:
@@ -80,6 +85,8 @@ class APIManager:
             settings = msgspec.structs.replace(settings, validator_dir="")
         self._settings = settings
         self._queue = shared_queue
+        self._trouble: type[Exception] | None = None
+        """What reading the queue raised the last time; told once, however often it comes again."""
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -138,7 +145,7 @@ class APIManager:
             self._stopping.wait(1)
             return None
         try:
-            return self._queue.get(timeout=1)
+            item = self._queue.get(timeout=1)
         except queue.Empty:
             return None
         except (EOFError, OSError) as error:  # a manager's queue whose manager is gone
@@ -146,9 +153,27 @@ class APIManager:
             self._queue = None
             return None
         except Exception as error:  # noqa: BLE001 - whatever an item raises when it is unpickled costs that item only
-            logger.warning("an item on the queue cannot be read: %s", type(error).__name__)
+            if self._trouble is not type(error):
+                logger.warning("an item on the queue cannot be read: %s", type(error).__name__)
+            self._trouble = type(error)
             self._stopping.wait(_PAUSE_S)
             return None
+        self._trouble = None
+        return item
+
+
+def _can_wait(shared_queue: Any) -> bool:
+    """Whether it has what it takes. Of some kinds that cannot be told: they may."""
+    get = getattr(shared_queue, "get", None)
+    if get is None:
+        return False
+    try:
+        inspect.signature(get).bind(timeout=1)
+    except TypeError:
+        return False
+    except ValueError:
+        pass
+    return True
 
 
 class _Pipe:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import multiprocessing
 import os
 import queue
 import threading
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptn_api.errors import InvalidInputError
+from ptn_api.api_manager import APIManager, _Pipe
+from ptn_api.errors import InvalidInputError, SettingsError
 from ptn_api.event_log.contract import PositionWritten
 from ptn_api.intake.plain import plain_json
 from ptn_api.intake.queue import QueueReader
@@ -108,7 +111,6 @@ def test_the_pump_goes_on_after_each() -> None:
 
 def pumped(items: Any, *, until_line: bytes) -> list[bytes]:
     """What a manager's pump writes for its process to read."""
-    from ptn_api.api_manager import APIManager, _Pipe
 
     class Process:
         """Lives until it has read the line."""
@@ -155,6 +157,32 @@ class Broken:
 def test_an_item_that_cannot_be_unpickled_is_one_item() -> None:
     """The queue goes on being read."""
     assert pumped(Broken(), until_line=plain_json(GOOD)) == [plain_json(GOOD)]
+
+
+class Closed:
+    """A queue that was closed: it raises the same at every call, until it is the last one."""
+
+    def __init__(self) -> None:
+        self._times = 0
+
+    def get(self, timeout: float) -> Any:
+        self._times += 1
+        if self._times < 10:
+            raise ValueError("Queue is closed")
+        return GOOD
+
+
+def test_a_queue_that_is_broken_for_good_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """The same trouble again is told once."""
+    assert pumped(Closed(), until_line=plain_json(GOOD)) == [plain_json(GOOD)]
+    assert caplog.text.count("cannot be read") == 1
+
+
+@pytest.mark.parametrize("made", [multiprocessing.SimpleQueue, list, dict], ids=lambda made: made.__name__)
+def test_what_is_no_queue_is_told_at_once(made: Any) -> None:
+    """Where it is given, not by every attempt to read it."""
+    with pytest.raises(SettingsError, match="shared_queue"):
+        APIManager(shared_queue=made())
 
 
 _LINES = st.lists(

@@ -28,16 +28,22 @@ class Embedded:
         ready = READY.fullmatch(process.stdout.readline().strip())
         assert ready
         self.stream = ready[2]
-        self.family = psutil.Process(process.pid).children(recursive=True)
+        children = psutil.Process(process.pid).children(recursive=True)
+        self.family = [child for child in children if any("ptn-api-" in word for word in child.cmdline())]
+        self.others = [child for child in children if child not in self.family]
+        """The validator's own, such as the one that holds a manager's queue."""
 
     def put(self, position: dict[str, Any]) -> None:
+        self.say(json.dumps(position))
+
+    def say(self, command: str) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(position) + "\n")
+        self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
 
 
 @contextmanager
-def embedded(cwd: Path, tmp_path: Path, *, mp: bool) -> Iterator[Embedded]:
+def embedded(cwd: Path, tmp_path: Path, *, kind: str = "queue") -> Iterator[Embedded]:
     settings = SHORT_PERIODS | {
         "data_dir": str(tmp_path / "data"),
         "api_keys_file": str(tmp_path / "api_keys.json"),
@@ -45,7 +51,7 @@ def embedded(cwd: Path, tmp_path: Path, *, mp: bool) -> Iterator[Embedded]:
         "rest_port": 0,
         "ws_host": "127.0.0.1",
         "ws_port": 0,
-        "multiprocessing": mp,
+        "kind": kind,
     }
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
@@ -65,6 +71,8 @@ def embedded(cwd: Path, tmp_path: Path, *, mp: bool) -> Iterator[Embedded]:
         yield (running := Embedded(process))
     finally:
         process.kill()
+        for other in running.others if running is not None else ():
+            other.kill()
         process.communicate()
         if running is not None:
             psutil.wait_procs(running.family, timeout=10)
@@ -76,13 +84,13 @@ def fresh(n: int, n_orders: int = 1) -> dict[str, Any]:
     return factories.position(n, [factories.order(n * 100 + i, 0.1, at=now) for i in range(n_orders)])
 
 
-@pytest.mark.parametrize("mp", [False, True])
+@pytest.mark.parametrize("kind", ["queue", "multiprocessing", "manager"])
 def test_orders_come_through_the_queue(
-    mp: bool, tmp_path: Path, validator: Validator, keys: dict[int, str]
+    kind: str, tmp_path: Path, validator: Validator, keys: dict[int, str]
 ) -> None:
     """With enum members, before the file is there, and only once although the file follows."""
     with (
-        embedded(validator.root, tmp_path, mp=mp) as running,
+        embedded(validator.root, tmp_path, kind=kind) as running,
         Follower(running.stream, keys[100]) as follower,
     ):
         position = fresh(1)
@@ -103,7 +111,7 @@ def test_orders_come_through_the_queue(
 
 def test_without_a_directory_the_queue_is_served(tmp_path: Path, keys: dict[int, str]) -> None:
     """In a folder that holds no validator, and nonsense on the queue harms nobody."""
-    with embedded(tmp_path, tmp_path, mp=False) as running, Follower(running.stream, keys[100]) as follower:
+    with embedded(tmp_path, tmp_path) as running, Follower(running.stream, keys[100]) as follower:
         running.put(fresh(1) | {"position_uuid": 7})
         running.put(fresh(2, 2))
         follower.wait_for(2)
@@ -112,10 +120,22 @@ def test_without_a_directory_the_queue_is_served(tmp_path: Path, keys: dict[int,
 
 def test_the_api_ends_with_the_validator(tmp_path: Path, validator: Validator) -> None:
     """When it leaves without a word, as when it is killed (the other tests do); its handlers stay its own."""
-    with embedded(validator.root, tmp_path, mp=False) as running:
+    with embedded(validator.root, tmp_path) as running:
         assert len(running.family) == 4
-        assert running.process.stdin is not None
-        running.process.stdin.write("quit\n")
-        running.process.stdin.flush()
+        running.say("quit")
         assert running.process.wait(timeout=20) == 0
         until(lambda: not any(p.is_running() for p in running.family))
+
+
+def test_a_fork_of_the_validator_keeps_nothing_alive(tmp_path: Path, validator: Validator) -> None:
+    """A worker that outlives it, with all that was open in it: its pipes are not what the API goes by."""
+    with embedded(validator.root, tmp_path) as running:
+        running.say("fork")
+        assert running.process.stdout is not None
+        worker = psutil.Process(int(running.process.stdout.readline()))
+        try:
+            running.process.kill()
+            until(lambda: not any(p.is_running() for p in running.family))
+            assert worker.is_running()
+        finally:
+            worker.kill()
