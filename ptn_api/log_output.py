@@ -25,21 +25,26 @@ class _StandardError:
         pass
 
 
+def _escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What a file is named must not steer the terminal. (JSON escapes by itself.)"""
+    return {name: value if str(value).isprintable() else ascii(value) for name, value in event.items()}
+
+
 def configure_logging(level: str, *, process: str) -> None:
     """structlog to standard error: for people on a terminal, JSON otherwise."""
 
     def add_process(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         return {"process": process} | dict(event)
 
-    renderer: Any = structlog.processors.JSONRenderer()
+    rendering: list[Any] = [structlog.processors.JSONRenderer()]
     if sys.stderr.isatty():
-        renderer = structlog.dev.ConsoleRenderer()
+        rendering = [_escape, structlog.dev.ConsoleRenderer()]
     structlog.configure(
         processors=[
             add_process,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
+            *rendering,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _StandardError())),
