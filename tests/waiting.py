@@ -9,8 +9,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+PATIENCE_S = 45.0
+"""Far longer than it takes, on a busy machine too; a test that passes does not wait for it."""
 
-def until(condition: Callable[[], T], *, seconds: float = 20.0, what: str = "") -> T:
+
+def until(condition: Callable[[], T], *, seconds: float = PATIENCE_S, what: str = "") -> T:
     """The first true value of `condition()`; fails when there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
@@ -22,7 +25,7 @@ def until(condition: Callable[[], T], *, seconds: float = 20.0, what: str = "") 
         time.sleep(0.005)
 
 
-async def until_async(condition: Callable[[], T], *, seconds: float = 20.0, what: str = "") -> T:
+async def until_async(condition: Callable[[], T], *, seconds: float = PATIENCE_S, what: str = "") -> T:
     """The same for a condition that other tasks of this loop bring about."""
     deadline = time.monotonic() + seconds
     while True:

@@ -88,7 +88,7 @@ class Fortress:
 
     def call(self, path: str, **ways: Any) -> requests.Response:
         headers = {"Authorization": f"Bearer {self.keys[100]}"}
-        return requests.get(self.server.rest + path, headers=headers, timeout=20, **ways)
+        return requests.get(self.server.rest + path, headers=headers, timeout=45, **ways)
 
     def close(self) -> None:
         self._stop.set()

@@ -100,7 +100,7 @@ class Api:
     def stop(self) -> int:
         """SIGTERM, and the exit status."""
         self.process.terminate()
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=60)
 
 
 @contextmanager
@@ -152,7 +152,7 @@ def _end(process: subprocess.Popen[str]) -> None:
             process.wait()
     for pid in family[1:]:
         try:
-            until(lambda pid=pid: not psutil.pid_exists(pid), seconds=5)  # type: ignore[misc]
+            until(lambda pid=pid: not psutil.pid_exists(pid), seconds=15)  # type: ignore[misc]
         except AssertionError:
             os.kill(pid, signal.SIGKILL)
             raise

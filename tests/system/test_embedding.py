@@ -75,7 +75,7 @@ def embedded(cwd: Path, tmp_path: Path, *, kind: str = "queue") -> Iterator[Embe
             other.kill()
         process.communicate()
         if running is not None:
-            psutil.wait_procs(running.family, timeout=10)
+            psutil.wait_procs(running.family, timeout=30)
             assert not [p for p in running.family if p.is_running()], "left behind by a killed validator"
 
 

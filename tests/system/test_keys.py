@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from ptn_api.access import add_key, revoke_key
+from ptn_api.access.key_entry import time_text
 from ptn_api.wire import close_codes
 from tests.system.api import ROOT, Api, api
 from tests.system.follower import Follower
@@ -50,7 +51,7 @@ def ptn(*arguments: str, status: int = 0) -> str:
 
 def rest_status(server: Api, key: str, session: Any = requests, path: str = "/miner-hotkeys") -> int:
     headers = {"Authorization": f"Bearer {key}"}
-    return int(session.get(server.rest + path, headers=headers, timeout=5).status_code)
+    return int(session.get(server.rest + path, headers=headers, timeout=30).status_code)
 
 
 @contextlib.contextmanager
@@ -71,7 +72,7 @@ def logged_in(server: Api, key: str) -> Iterator[ClientConnection]:
 
 def close_code(connection: ClientConnection) -> int:
     with pytest.raises(ConnectionClosed) as closed:
-        connection.recv(timeout=10)
+        connection.recv(timeout=30)
     assert closed.value.rcvd is not None
     return closed.value.rcvd.code
 
@@ -88,14 +89,13 @@ def edited(path: Path, **changes: Any) -> Callable[[], None]:
 @pytest.mark.parametrize("how", ["revoked", "downgraded", "expired", "rotated"])
 def test_a_key_that_ends_is_out_at_once(server: Api, path: Path, how: str) -> None:
     """Its open socket is closed with the code that says so, its REST requests are refused; others go on."""
-    expires = int(time.time() * 1000) + 4_000
-    key = add_key(path, "alice", 100, expires_ms=expires if how == "expired" else None)
+    key = add_key(path, "alice", 100)
     other = add_key(path, "bob", 100)
     with logged_in(server, key) as connection, logged_in(server, other) as bystander:
         {
             "revoked": lambda: revoke_key(path, "alice"),
             "downgraded": edited(path, tier=50),
-            "expired": lambda: None,
+            "expired": lambda: edited(path, expires=time_text(int(time.time() * 1000) + 2_000))(),
             "rotated": lambda: ptn("keys", "rotate", "alice", "--grace", "0", "--api-keys-file", str(path)),
         }[how]()
         assert close_code(connection) == close_codes.KEY_REVOKED.code
@@ -173,11 +173,11 @@ def test_no_key_is_in_any_log(validator: Validator, data_dir: Path, path: Path) 
             follower.wait_for(1)
         for secret in secrets.values():
             rest_status(server, secret)
-            requests.get(f"{server.rest}/nope/{secret}?api_key={secret}", timeout=5)
+            requests.get(f"{server.rest}/nope/{secret}?api_key={secret}", timeout=30)
             requests.get(
-                f"{server.rest}/miner-positions?tier={secret}", headers={"Authorization": secret}, timeout=5
+                f"{server.rest}/miner-positions?tier={secret}", headers={"Authorization": secret}, timeout=30
             )
-            requests.get(server.rest + "/me", json={"api_key": secret, "more": [secret]}, timeout=5)
+            requests.get(server.rest + "/me", json={"api_key": secret, "more": [secret]}, timeout=30)
             misuse(server, secret)
         path.write_text(json.dumps({"plain": {"key": secrets["plain"], "tier": 99, secrets["wrong"]: 1}}))
         until(lambda: "not read" in server.log.read_text())
@@ -200,5 +200,5 @@ def misuse(server: Api, secret: str) -> None:
     ):
         with connect(server.stream) as connection, contextlib.suppress(ConnectionClosed):
             connection.send(payload)
-            connection.recv(timeout=5)
+            connection.recv(timeout=30)
             connection.send(f'{{"type": "subscribe", "{secret}": "{secret}"')

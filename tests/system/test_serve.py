@@ -66,9 +66,9 @@ def test_every_route_answers(validator: Validator, data_dir: Path, keys: dict[in
         assert len(get("/trade-pairs")) >= 49
         assert get("/openapi.json")["openapi"].startswith("3.")
         assert session.get(server.rest + "/docs").headers["Content-Type"].startswith("text/html")
-        assert requests.get(server.rest + "/health", timeout=5).status_code == 200
-        assert requests.get(server.rest + "/miner-positions", timeout=5).status_code == 401
-        body_key = requests.get(server.rest + "/eliminations", json={"api_key": keys[0]}, timeout=5)
+        assert requests.get(server.rest + "/health", timeout=30).status_code == 200
+        assert requests.get(server.rest + "/miner-positions", timeout=30).status_code == 401
+        body_key = requests.get(server.rest + "/eliminations", json={"api_key": keys[0]}, timeout=30)
         assert body_key.json() == ELIMINATIONS
 
 
@@ -110,7 +110,7 @@ def test_an_order_is_on_the_socket_and_in_rest(
 
         def seen(tier: int) -> bool:
             headers = {"Authorization": f"Bearer {keys[tier]}"}
-            answer = requests.get(f"{server.rest}/miner-positions?tier={tier}", headers=headers, timeout=5)
+            answer = requests.get(f"{server.rest}/miner-positions?tier={tier}", headers=headers, timeout=30)
             return position["position_uuid"] in answer.text
 
         until(lambda: seen(100))
@@ -127,7 +127,7 @@ def test_a_new_key_works_and_a_removed_one_does_not(
         headers = {"Authorization": "Bearer new-key"}
 
         def status() -> int:
-            return requests.get(server.rest + "/miner-hotkeys", headers=headers, timeout=5).status_code
+            return requests.get(server.rest + "/miner-hotkeys", headers=headers, timeout=30).status_code
 
         assert status() == 401
         assert "ptn keys add" in server.log.read_text()

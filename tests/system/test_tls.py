@@ -72,9 +72,9 @@ def test_both_servers_speak_tls(
         uuid = first_order(server.ws_port, keys[100], trusting(files), validator, tmp_path / "state")
         assert uuid == validator.placed[1]
         with pytest.raises(httpx.TransportError):
-            httpx.get(server.rest.replace("https", "http") + "/health", timeout=5)
+            httpx.get(server.rest.replace("https", "http") + "/health", timeout=30)
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
-            httpx.get(server.rest + "/health", timeout=5)
+            httpx.get(server.rest + "/health", timeout=30)
         assert server.stop() == 0
     assert "Traceback" not in server.log.read_text()
 
@@ -114,7 +114,7 @@ def test_a_renewed_certificate_needs_no_restart(
 
         def trusted(authority: Path, port: int) -> bool:
             context = ssl.create_default_context(cafile=str(authority))
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as plain:
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as plain:
                 try:
                     with context.wrap_socket(plain, server_hostname="127.0.0.1"):
                         return True
@@ -149,7 +149,8 @@ def test_a_stop_says_goodbye_through_tls(
 ) -> None:
     """A follower is told to come back, and an idle connection holds nothing up."""
     states: list[str] = []
-    with api(data_dir, validator_dir=validator.root, tls_cert=files.certificate, tls_key=files.key) as server:
+    settings = {"tls_cert": files.certificate, "tls_key": files.key, "stop_timeout_ms": 20_000}
+    with api(data_dir, validator_dir=validator.root, **settings) as server:
         client = PTNWebSocketClient(
             keys[100],
             "127.0.0.1",
