@@ -34,7 +34,8 @@ __all__ = ["Orders", "run_child"]
 log = structlog.get_logger()
 
 _HOPELESS = {"log_locked", "corrupt", "not_a_log", "newer_schema"}
-"""Codes of errors that starting again does not mend: they end a start, though not a server that was ready."""
+"""What intake may find of the log that beginning again does not mend: it ends a start, though not a server
+that was ready. Readers may have looked while the log was being made; they do begin again."""
 
 Tasks = list[asyncio.Task[Any]]
 Options = TypeVar("Options", bound=msgspec.Struct)
@@ -69,7 +70,7 @@ def run_child() -> int:
         _new_event_loop(orders.room)(_run_room(orders, ready))
     except PTNError as error:
         log.error("stopped by an error", code=error.code, reason=str(error))
-        return FATAL if error.code in _HOPELESS else 1
+        return FATAL if orders.room == "intake" and error.code in _HOPELESS else 1
     return 0
 
 
