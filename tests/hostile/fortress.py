@@ -29,6 +29,7 @@ TIMEOUT_MS = 4_000
 FRAMES_PER_MINUTE = Settings().frames_per_minute
 GROWTH_BYTES = 96 << 20
 """How much more memory a process may hold after an attack: buffers of thousands of sockets, no more."""
+TRADE_S = 0.4
 WRONG = re.compile(r'Traceback|"level": ?"(error|critical)"')
 
 
@@ -109,8 +110,10 @@ class Fortress:
         assert not wrong, wrong[0][:3_000]
 
     def _trade(self) -> None:
-        while not self._stop.wait(0.1):
-            self.validator.place()
+        """No faster than is followed: thousands of positions would be the burden, not the attack."""
+        while not self._stop.wait(TRADE_S):
+            if len(self._follower.messages) >= len(self.validator.placed):
+                self.validator.place()
 
     def _ask(self) -> None:
         """A new connection each time: getting in is part of being served."""

@@ -55,7 +55,8 @@ class Follower:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                with connect(self._url, max_size=None) as connection:
+                # No pings: they draw from `random`, which hypothesis takes for a test that does so by itself.
+                with connect(self._url, max_size=None, ping_interval=None) as connection:
                     self._connection = connection
                     self._follow(connection)
             except (ConnectionClosed, WebSocketException, OSError, EOFError):
