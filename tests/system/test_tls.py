@@ -149,7 +149,7 @@ def test_a_stop_says_goodbye_through_tls(
 ) -> None:
     """A follower is told to come back, and an idle connection holds nothing up."""
     states: list[str] = []
-    settings = {"tls_cert": files.certificate, "tls_key": files.key, "stop_timeout_ms": 20_000}
+    settings = {"tls_cert": files.certificate, "tls_key": files.key, "stop_timeout_ms": 10_000}
     with api(data_dir, validator_dir=validator.root, **settings) as server:
         client = PTNWebSocketClient(
             keys[100],
