@@ -165,6 +165,7 @@ class Connection:
             for task in (read, watch, write):
                 task.cancel()
             results = await asyncio.gather(read, watch, write, return_exceptions=True)
+            await socket.close()  # a goodbye, also where we are cancelled: `connect` would call that an error
         _raise_bugs(results)
         return _ending(self._ending, socket.protocol.close_code, socket.protocol.close_reason)
 

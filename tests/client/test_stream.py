@@ -89,6 +89,15 @@ async def test_orders_arrive_in_sequence(server: FakeServer, follow: Any) -> Non
     assert follower.gaps == []
 
 
+async def test_a_client_that_is_stopped_says_goodbye(server: FakeServer, follow: Any) -> None:
+    """With 1000: nothing went wrong, and nobody is to look for what did."""
+    async with follow() as follower:
+        await follower.live()
+        (client,) = server.clients
+    await until_async(client.gone.is_set, what="the connection's end")
+    assert client.socket.close_code == 1000
+
+
 async def test_filters_and_format_are_asked_for(server: FakeServer, follow: Any) -> None:
     """Only the miners and pairs wanted come, as deltas; the holes are no gaps."""
     async with follow(miners=[OTHER_MINER], trade_pairs=["BTCUSD"], format="delta") as follower:
