@@ -30,13 +30,22 @@ app.add_typer(keys_app, name="keys")
 
 def main() -> None:
     """The console script; `cli/exit_status.py` has the table of exit statuses."""
+    _open_what_is_closed()
     try:
         app(prog_name="ptn")
     except PTNError as error:
         print(f"ptn: {error}", file=sys.stderr)
         sys.exit(exit_status(error))
     except OSError as error:
-        sys.exit(f"ptn: {error.filename or 'the system'}: {error.strerror}")
+        place = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"ptn: {place}{error.strerror}")
+
+
+def _open_what_is_closed() -> None:
+    """A job may be started without input or output: there it reads nothing, and is heard by nobody."""
+    sys.stdin = sys.stdin or open(os.devnull)  # noqa: SIM115 - until the end
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 @app.callback(invoke_without_command=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,6 +39,15 @@ def _pairs(begun: str) -> list[str]:
     return [pair for pair in TRADE_PAIRS if pair.startswith(begun.upper())]
 
 
+def _as_known(context: typer.Context, given: list[str] | None) -> list[str]:
+    """Ids are upper case, whoever types them need not be. Unknown ones may be the validator's newest."""
+    pairs = [pair.upper() if pair.upper() in TRADE_PAIRS else pair for pair in given or []]
+    for pair in pairs:
+        if pair not in TRADE_PAIRS and not context.resilient_parsing:
+            print(f"ptn: warning: {pair!r} is no trade pair that is known here", file=sys.stderr)
+    return pairs
+
+
 RestUrl = Annotated[
     str | None,
     typer.Option("--url", help="The REST server; http://127.0.0.1:48888 by default.", envvar="PTN_REST_URL"),
@@ -60,7 +70,11 @@ Miners = Annotated[
 TradePairs = Annotated[
     list[str] | None,
     typer.Option(
-        "--trade-pair", metavar="ID", help="Only this trade pair; repeatable.", autocompletion=_pairs
+        "--trade-pair",
+        metavar="ID",
+        help="Only this trade pair; repeatable.",
+        autocompletion=_pairs,
+        callback=_as_known,
     ),
 ]
 Since = Annotated[

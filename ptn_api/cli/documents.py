@@ -32,7 +32,7 @@ def run_statistics(
         print_document(body)
         return
     rows = [
-        (miner.hotkey, *(_number(miner, path) for path in _SCORES.values()), _phase(miner.challengeperiod))
+        (miner.hotkey, *(_number(miner, *paths) for paths in _SCORES.values()), _phase(miner.challengeperiod))
         for miner in document.data
     ]
     title = f"statistics of {document.created_date or utc(document.created_timestamp_ms)}"
@@ -41,20 +41,25 @@ def run_statistics(
 
 _SCORES = {
     "weight": ("weight",),
-    "omega": ("scores", "omega"),
-    "sharpe": ("scores", "sharpe"),
-    "sortino": ("scores", "sortino"),
-    "volatility": ("volatility", "annual"),
-    "drawdown": ("drawdowns", "ledger_max_drawdown"),
+    "omega": ("scores.omega",),
+    "sharpe": ("scores.sharpe",),
+    "sortino": ("scores.sortino",),
+    "volatility": ("volatility.annual",),
+    "drawdown": ("drawdowns.instantaneous_max_drawdown", "drawdowns.ledger_max_drawdown"),
 }
+"""Where a column's number is; validators of different versions differ, and the first that is there counts."""
 
 
-def _number(miner: Any, path: tuple[str, ...]) -> str:
-    """A score may be a number or an object with a `value`; validators of different versions differ."""
-    value: Any = getattr(miner, path[0])
-    for key in (*path[1:], "value"):
-        value = value.get(key) if isinstance(value, Mapping) else value
-    return f"{value:.6g}" if isinstance(value, (int, float)) else ""
+def _number(miner: Any, *paths: str) -> str:
+    """A score may be a number or an object with a `value`."""
+    for path in paths:
+        first, *keys = path.split(".")
+        value: Any = getattr(miner, first)
+        for key in (*keys, "value"):
+            value = value.get(key) if isinstance(value, Mapping) else value
+        if isinstance(value, (int, float)):
+            return f"{value:.5g}"
+    return ""
 
 
 def _phase(challengeperiod: Any) -> str:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from ssl import SSLError
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -65,7 +66,7 @@ def asking(url: str | None, api_key_file: Path | None) -> Iterator[PTNClient]:
         try:
             yield client
         except ServerUnreachableError as error:
-            raise ServerUnreachableError(f"{address} does not answer: {_bare(str(error))}") from None
+            raise ServerUnreachableError(f"{address} does not answer: {_reason(error, address)}") from None
         except AuthenticationError as error:
             raise AuthenticationError(f"{address}: {error}", code=error.code) from None
         except APIStatusError as error:
@@ -99,18 +100,30 @@ async def try_stream(url: str) -> None:
             return
     except InvalidStatus as error:
         problem = f"answers HTTP {error.response.status_code}; is that the WebSocket address?"
-    except (TimeoutError, asyncio.TimeoutError):
-        problem = "does not answer"
-    except (OSError, EOFError, WebSocketException) as error:
-        problem = f"does not answer: {_reason(error)}"
+    except (OSError, EOFError, WebSocketException, asyncio.TimeoutError) as error:
+        problem = f"does not answer: {_reason(error, url)}"
     raise ServerUnreachableError(f"{url} {problem}")
 
 
-def _reason(error: BaseException) -> str:
-    """The system's words, without Python's decoration."""
-    number = getattr(error, "errno", None)
-    return os.strerror(number) if number and number > 0 else _bare(str(error)) or type(error).__name__
+def _reason(error: BaseException, url: str) -> str:
+    """The system's words, without Python's decoration; and a guess where only one side speaks TLS."""
+    number = None if isinstance(error, SSLError) else getattr(error, "errno", None)
+    words = os.strerror(number) if number and number > 0 else _bare(str(error)) or type(error).__name__
+    scheme, _, rest = url.partition(":")
+    other, signs = _OTHERS[scheme]
+    return words + (f"; is it {other}:{rest}?" if any(sign in words for sign in signs) else "")
+
+
+_TO_TLS = "Server disconnected", "valid HTTP response"
+_TO_PLAIN = "wrong version number", "opening handshake"
+_OTHERS = {
+    "http": ("https", _TO_TLS),
+    "ws": ("wss", _TO_TLS),
+    "https": ("http", _TO_PLAIN),
+    "wss": ("ws", _TO_PLAIN),
+}
+"""What a server may be found under that answers so."""
 
 
 def _bare(text: str) -> str:
-    return re.sub(r"^no answer: |\[Errno -?\d+\] ", "", text)
+    return re.sub(r"^no answer: |\[(Errno|SSL)[^\]]*\] | \(_ssl\.c:\d+\)|\.$", "", text)

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import pty
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,8 +51,15 @@ class Ptn:
 
     def process(self, *arguments: object, **environment: str) -> Ended:
         """The same in a process of its own."""
+        return self._run([*_PTN, *map(str, arguments)], environment)
+
+    def shell(self, line: str) -> Ended:
+        """What a shell makes of the line, in which `ptn` is a word."""
+        return self._run(["sh", "-c", f'ptn() {{ {shlex.join(_PTN)} "$@"; }}; {line}'], {})
+
+    def _run(self, words: list[str], environment: dict[str, str]) -> Ended:
         done = subprocess.run(
-            [*_PTN, *map(str, arguments)],
+            words,
             capture_output=True,
             text=True,
             timeout=60,

@@ -93,9 +93,9 @@ def test_checkpoint(ptn: Ptn, tmp_path: Path) -> None:
 
 
 def test_on_a_terminal_there_are_tables_colours_and_a_bar(ptn: Ptn) -> None:
-    """For eyes: boxes, short hotkeys, and a bar while the checkpoint comes."""
+    """For eyes: a title, colours, short hotkeys, and a bar while the checkpoint comes."""
     shown = ptn.on_terminal("orders", "--limit", 3)
-    assert "┃" in shown
+    assert "3 orders, newest last" in shown
     assert "\x1b[3" in shown
     assert "…" in shown
     assert "checkpoint" in ptn.on_terminal("checkpoint", "-o", "checkpoint.json")
@@ -128,6 +128,16 @@ def test_stream_filters(ptn: Ptn) -> None:
     assert {row["miner_hotkey"] for row in rows} == {first["miner_hotkey"]}
     row, *_ = csv.DictReader(ptn("stream", "--trade-pair", "BTCUSD", "--count", 1, "-o", "csv").lines)
     assert row["trade_pair"] == "BTCUSD"
+
+
+def test_a_trade_pair_as_people_type_it(ptn: Ptn) -> None:
+    """Small letters will do; one that is not known may be the validator's newest, and is asked for."""
+    small = ptn("orders", "--trade-pair", "btcusd")
+    assert {row.split("\t")[2] for row in small.lines[1:]} == {"BTCUSD"}
+    assert small.stderr == ""
+    new = ptn("orders", "--trade-pair", "NewUSD")
+    assert (new.status, len(new.lines)) == (0, 1)
+    assert "'NewUSD' is no trade pair that is known here" in new.stderr
 
 
 def test_resume_goes_on_after_the_last_order(ptn: Ptn) -> None:

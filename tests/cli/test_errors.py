@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import trustme
 
 from ptn_api.cli.exit_status import EXIT_STATUSES, exit_status
 from ptn_api.errors import AuthenticationError, ClientError, ServerUnreachableError, SettingsError
@@ -25,11 +29,9 @@ def nobody() -> Iterator[str]:
         yield f"127.0.0.1:{taken.getsockname()[1]}"
 
 
-@pytest.fixture
-def mute() -> Iterator[str]:
-    """A server that closes every connection, and is none of ours."""
-    import threading
-
+@contextmanager
+def serving_each(meet: Callable[[socket.socket], None]) -> Iterator[str]:
+    """The address of a server that does this with every connection, and closes it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -38,15 +40,42 @@ def mute() -> Iterator[str]:
                     connection, _ = server.accept()
                 except OSError:
                     return
-                with connection:
-                    connection.recv(1024)
-                    connection.sendall(b"220 mail.example.org ESMTP\r\n")
+                with connection, suppress(OSError):
+                    meet(connection)
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield f"127.0.0.1:{server.getsockname()[1]}"
         server.shutdown(socket.SHUT_RDWR)
         thread.join(5)
+
+
+@pytest.fixture
+def mute() -> Iterator[str]:
+    """A server that closes every connection, and is none of ours."""
+
+    def meet(connection: socket.socket) -> None:
+        connection.recv(1024)
+        connection.sendall(b"220 mail.example.org ESMTP\r\n")
+
+    with serving_each(meet) as address:
+        yield address
+
+
+@pytest.fixture
+def tls() -> Iterator[str]:
+    """A server that speaks TLS and no more, with a certificate that nobody knows."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+
+    def meet(connection: socket.socket) -> None:
+        if connection.recv(1, socket.MSG_PEEK) == b"\x16":  # a handshake
+            context.wrap_socket(connection, server_side=True).close()
+        else:
+            connection.recv(65536)
+
+    with serving_each(meet) as address:
+        yield address
 
 
 COMMANDS = [
@@ -65,6 +94,29 @@ def test_a_server_that_is_down(stranger: Ptn, nobody: str, words: str, scheme: s
     ended = stranger(*words.split(), "--url", f"{scheme}://{nobody}", PTN_API_KEY=SECRET)
     assert ended.status == 4
     assert ended.stderr == f"ptn: {scheme}://{nobody} does not answer: Connection refused\n"
+
+
+@pytest.mark.parametrize(("words", "scheme"), [("positions", "http"), ("stream", "ws")])
+def test_an_address_with_a_plain_scheme_for_tls(stranger: Ptn, tls: str, words: str, scheme: str) -> None:
+    """Only one side speaks TLS: a guess at the right address."""
+    ended = stranger(words, "--url", f"{scheme}://{tls}", PTN_API_KEY=SECRET)
+    assert ended.status == 4
+    assert ended.stderr.endswith(f"; is it {scheme}s://{tls}?\n")
+
+
+@pytest.mark.parametrize(("words", "scheme"), [("positions", "http"), ("stream", "ws")])
+def test_an_address_with_tls_for_a_plain_server(stranger: Ptn, mute: str, words: str, scheme: str) -> None:
+    ended = stranger(words, "--url", f"{scheme}s://{mute}", PTN_API_KEY=SECRET)
+    assert ended.status == 4
+    assert ended.stderr.endswith(f": wrong version number; is it {scheme}://{mute}?\n")
+
+
+@pytest.mark.parametrize(("words", "scheme"), [("positions", "https"), ("stream", "wss")])
+def test_a_certificate_that_nobody_vouches_for(stranger: Ptn, tls: str, words: str, scheme: str) -> None:
+    ended = stranger(words, "--url", f"{scheme}://{tls}", PTN_API_KEY=SECRET)
+    assert ended.status == 4
+    assert f"{tls} does not answer: certificate verify failed: " in ended.stderr
+    assert "_ssl" not in ended.stderr
 
 
 @pytest.mark.parametrize(("words", "scheme"), [("positions", "http"), ("stream", "ws")])
@@ -214,6 +266,23 @@ def test_the_shell_is_told_the_status(stranger: Ptn, nobody: str) -> None:
     """One line on standard error, nothing on standard output, and no traceback."""
     ended = stranger.process("me", "--url", f"http://{nobody}", PTN_API_KEY=SECRET)
     assert ended == (4, "", f"ptn: http://{nobody} does not answer: Connection refused\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_job_that_was_started_without_input_or_output(ptn: Ptn, closed: str) -> None:
+    """Nothing to be read, nobody to be told; no reason to fail."""
+    ended = ptn.shell(f"ptn me --json {closed}")
+    assert ended.status == 0, ended.stderr
+    assert ended.stderr == ""
+
+
+def test_a_key_from_an_input_that_is_closed(stranger: Ptn) -> None:
+    ended = stranger.shell("ptn me --api-key-file - <&-")
+    assert ended == (3, "", "ptn: there is no API key in the API key file\n")
+
+
+def test_a_disk_that_is_full(ptn: Ptn) -> None:
+    assert ptn.shell("ptn me --json > /dev/full") == (1, "", "ptn: No space left on device\n")
 
 
 def test_every_kind_of_error_has_a_documented_status() -> None:
