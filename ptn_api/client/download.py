@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +12,7 @@ from typing import BinaryIO
 import httpx
 
 from ptn_api.client.exchange import Call
+from ptn_api.errors import SettingsError
 
 __all__ = ["Download", "Progress"]
 
@@ -19,12 +21,19 @@ Progress = Callable[[int, int | None], object]
 
 
 class Download(Call[Path]):
-    """A GET whose answer's body becomes a file; what is not whole is not there: it is written beside."""
+    """A GET whose answer's body becomes a file; what is not whole is not there: it is written beside.
+
+    What breaks off begins again, and is not resumed (`Range`): what is downloaded changes with every order,
+    and its second half is of no use to the first. Raises SettingsError for what is there and is no file: a
+    device or a pipe cannot be replaced, and a folder is not meant.
+    """
 
     def __init__(self, path: str, to_file: str | os.PathLike[str], progress: Progress | None) -> None:
         super().__init__(path, lambda body, headers: self.file, kept=False)
         self.file = Path(to_file)
         self._progress = progress
+        if self.file.exists() and not self.file.is_file():
+            raise SettingsError(f"{self.file} is no file that could be replaced")
 
     def result(self, response: httpx.Response) -> Path:
         return self.file
@@ -32,11 +41,14 @@ class Download(Call[Path]):
     @contextlib.contextmanager
     def writing(self) -> Iterator[BinaryIO]:
         """Where the body goes; raises OSError where it cannot."""
-        part = self.file.with_name(self.file.name + ".part")
+        there = self.file.resolve()  # what a link leads to is replaced, not the link
+        part = there.with_name(f"{there.name}.{secrets.token_hex(4)}.part")  # there may be others at it
         try:
             with part.open("wb") as file:
                 yield file
-            part.replace(self.file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(there)
         finally:
             part.unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,40 @@ class Torn(httpx.SyncByteStream):
     def __iter__(self) -> Iterator[bytes]:
         yield b'{"posi'
         raise httpx.ReadError("broken")
+
+
+def test_two_downloads_to_one_file_at_a_time(tmp_path: Path) -> None:
+    """Neither writes into the other's: what is there is always one whole answer."""
+    target = tmp_path / "checkpoint.json"
+    between: list[str] = []
+
+    def progress(done: int, total: int | None) -> None:  # the second begins and ends within the first
+        with client(Script(answer(body="second"))) as other:
+            other.validator_checkpoint(target)
+        between.append(target.read_text())
+
+    with client(Script(answer(body="the first"))) as api:
+        api.validator_checkpoint(target, progress)
+    assert [*between, target.read_text()] == ['"second"', '"the first"']
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_download_replaces_files_only(tmp_path: Path) -> None:
+    """A device or a pipe would be gone; a link stays, and so does a folder."""
+    pipe, link, folder = tmp_path / "pipe", tmp_path / "link", tmp_path / "folder"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    link.symlink_to("file")
+    script = Script(answer(body={}))
+    with client(script) as api:
+        for target in (pipe, folder):
+            with pytest.raises(SettingsError, match="no file that could be replaced"):
+                api.validator_checkpoint(target)
+        assert script.requests == []
+        api.validator_checkpoint(link)
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert (tmp_path / "file").read_text() == "{}"
 
 
 def test_a_broken_download_leaves_nothing_and_is_tried_again(tmp_path: Path) -> None:
