@@ -233,12 +233,13 @@ class Recording:
                 self._write(_header(self._cursor), self._cursor)
             self.flush()
         finally:
-            self._file.close()
+            self._close()
 
     # --- inside -------------------------------------------------------------------------------------------
 
     def _open(self) -> Any:
         """Returns what compresses."""
+        self._made = not self.path.exists()
         try:
             self._file = open(self.path, "ab+", buffering=0)  # noqa: SIM115 - held until `close`
         except OSError as error:
@@ -251,8 +252,14 @@ class Recording:
             compressed = is_compressed(self.path, self._file)
             return zstandard_or_explain().ZstdCompressor(level=6).compress if compressed else bytes
         except BaseException:
-            self._file.close()
+            self._close()
             raise
+
+    def _close(self) -> None:
+        """Nothing is left behind where nothing came."""
+        if self._made and os.fstat(self._file.fileno()).st_size == 0:
+            self.path.unlink(missing_ok=True)
+        self._file.close()
 
     def _lock(self) -> None:
         if sys.platform == "win32":

@@ -6,6 +6,7 @@ import csv
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,7 @@ def test_orders(ptn: Ptn) -> None:
     times = [order["processed_ms"] for order in orders]
     assert len(times) == 20
     assert times == sorted(times)
-    pair, middle = orders[7]["trade_pair"], times[10]
+    pair, middle = orders[7]["trade_pair"], times[7] + 1
     chosen = json.loads(ptn("orders", "--limit", 0, "--trade-pair", pair, "--to", middle, "--json").stdout)
     assert {order["trade_pair"] for order in chosen} == {pair}
     assert max(order["processed_ms"] for order in chosen) < middle
@@ -114,7 +115,7 @@ def test_stream_outputs(ptn: Ptn) -> None:
     rows = list(csv.DictReader(ptn("stream", "--count", 2, "--output", "csv").lines))
     assert int(rows[1]["sequence"]) == int(rows[0]["sequence"]) + 1
     lines = [json.loads(line) for line in ptn("stream", "--count", 2, "--json").lines]
-    assert [sorted(line) for line in lines] == [["data", "sequence", "timestamp"]] * 2
+    assert all(line.keys() - {"late"} == {"data", "sequence", "timestamp"} for line in lines)
     assert json.loads(ptn("stream", "--count", 1, "--output", "json").stdout)["data"]["position"]["orders"]
     delta = json.loads(ptn("stream", "--count", 1, "--json", "--delta").stdout)
     assert "orders" not in delta["data"]["position"]
@@ -190,7 +191,7 @@ def test_head_has_seen_enough(ptn: Ptn) -> None:
 def test_a_signal_ends_the_stream_in_order(ptn: Ptn, number: signal.Signals) -> None:
     process = ptn.begin("stream")
     assert process.stdout is not None
-    while not process.stdout.readline().startswith("17"):
+    while not process.stdout.readline()[:1].isdigit():  # an order, by its sequence
         pass
     process.send_signal(number)
     assert process.wait(20) == 0
@@ -210,12 +211,17 @@ def test_record_and_replay(ptn: Ptn, tmp_path: Path, name: str) -> None:
     sequences = [message["sequence"] for message in replayed]
     assert sequences == list(range(sequences[0], sequences[0] + 6))
     streamed = {m["sequence"]: m for m in map(json.loads, ptn("replay", "--json").lines)}
-    assert replayed == [streamed[n] for n in sequences]
+    assert list(map(announced, replayed)) == [announced(streamed[n]) for n in sequences]
     middle = replayed[3]["timestamp"]
     later = ptn("replay", name, "--from", middle, "--json").lines
     assert later == [
         line for line in ptn("replay", name, "--json").lines if json.loads(line)["timestamp"] >= middle
     ]
+
+
+def announced(message: dict[str, Any]) -> tuple[int, Any]:
+    """What stands for ever; a position's earlier orders may be corrected at any moment."""
+    return message["timestamp"], message["data"]["position"]["orders"][-1]
 
 
 def test_a_killed_recorder_leaves_no_gap(ptn: Ptn, tmp_path: Path) -> None:

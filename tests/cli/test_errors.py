@@ -154,6 +154,12 @@ def test_a_wrong_key(ptn: Ptn, word: str) -> None:
     assert ended.stderr.splitlines()[-1].startswith("ptn: ")
 
 
+def test_a_recording_that_never_began(ptn: Ptn, tmp_path: Path) -> None:
+    """A wrong key leaves no empty file behind."""
+    assert ptn("record", "orders.ndjson", PTN_API_KEY=SECRET).status == 3
+    assert not (tmp_path / "orders.ndjson").exists()
+
+
 def test_too_low_a_tier(ptn: Ptn, live: Live) -> None:
     keys = json.loads(live.keys_file.read_text())
     low = next(entry["key"] for entry in keys.values() if entry["tier"] == 30)

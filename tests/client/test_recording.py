@@ -197,6 +197,16 @@ def test_without_zstandard_it_says_what_to_install(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(ClientError, match="pip install zstandard"):
         Recording(tmp_path / "orders.ndjson.zst")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_came_nothing_is_left(path: Path) -> None:
+    """No new file; one that was there before, empty as it is, stays."""
+    Recording(path).close()
+    assert not path.exists()
+    path.touch()
+    Recording(path).close()
+    assert path.exists()
 
 
 async def test_a_stream_is_recorded_without_a_gap_over_runs(path: Path) -> None:

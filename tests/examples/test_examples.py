@@ -36,11 +36,12 @@ def test_follow_orders(live: Live, tmp_path: Path) -> None:
         assert script.interrupt() == 0, script.output
 
 
-def test_poll_positions(live: Live, tmp_path: Path) -> None:
-    """A line per miner."""
-    lines = run(EXAMPLES / "poll_positions.py", live, tmp_path).splitlines()
-    assert len(lines) >= 5
-    assert all(float(line.split()[1]) > 0 for line in lines)
+def test_poll_positions(live: Live, happened: PTNClient, tmp_path: Path) -> None:
+    """A line per miner; one may come or go between any two questions."""
+    known = set(happened.hotkeys())
+    lines = [line.split() for line in run(EXAMPLES / "poll_positions.py", live, tmp_path).splitlines()]
+    assert len(known & {hotkey for hotkey, *_ in lines}) >= len(known) - 1
+    assert all(float(returns) > 0 for _, returns, _ in lines)
 
 
 def test_the_paper_copy_trader_trades_once_however_often_it_is_killed(
@@ -81,7 +82,7 @@ def test_leaderboard(live: Live, tmp_path: Path) -> None:
 def test_research(live: Live, tmp_path: Path) -> None:
     """From install to tables in one go."""
     output = run(EXAMPLES / "research.py", live, tmp_path)
-    assert "5 miners" in output
+    assert re.match(r"\d+ miners, \d+ positions, \d+ orders\n", output)
     assert "hour_utc" in output
 
 

@@ -36,5 +36,5 @@ def test_following_orders(live: Live, tmp_path: Path) -> None:
 
 
 def test_polling(live: Live, tmp_path: Path) -> None:
-    """A line per miner."""
-    assert len(run(snippet(live, tmp_path, "requests.get"), live, tmp_path).splitlines()) >= 5
+    """A line per miner; one may go at any moment."""
+    assert len(run(snippet(live, tmp_path, "requests.get"), live, tmp_path).splitlines()) >= 4
