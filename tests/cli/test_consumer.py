@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -263,8 +264,27 @@ def test_replay_serves_any_client(ptn: Ptn, live: Live) -> None:
     process.stdout.close()
 
 
-def test_completion(ptn: Ptn) -> None:
-    """For the shell: the script to install, and the pairs that are known."""
-    assert "_PTN_COMPLETE" in ptn("--show-completion", "bash").stdout
-    asked = {"COMP_WORDS": "ptn stream --trade-pair BT", "COMP_CWORD": "3"}
-    assert ptn(_PTN_COMPLETE="complete_bash", **asked).stdout.split() == ["BTCUSD"]
+def test_completion_is_installed_by_hand_or_by_itself(ptn: Ptn) -> None:
+    """For each shell the script, to be read before it is trusted."""
+    for shell in ("bash", "zsh", "fish"):
+        assert "_PTN_COMPLETE" in ptn("--show-completion", shell).stdout
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"_PTN_COMPLETE": "complete_bash", "COMP_WORDS": "ptn stream --trade-pair BT", "COMP_CWORD": "3"},
+        {"_PTN_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "ptn stream --trade-pair BT"},
+        {
+            "_PTN_COMPLETE": "complete_fish",
+            "_TYPER_COMPLETE_ARGS": "ptn stream --trade-pair BT",
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        },
+    ],
+    ids=["bash", "zsh", "fish"],
+)
+def test_completion(ptn: Ptn, asked: dict[str, str]) -> None:
+    """As each shell asks: the pairs that are known, and no warning about what is not typed to its end."""
+    completed = ptn(**asked)
+    assert re.findall(r"\w+USD", completed.stdout) == ["BTCUSD"]
+    assert completed.stderr == ""

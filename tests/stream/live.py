@@ -81,8 +81,11 @@ class Client:
         return await self.receive()
 
     async def subscribe(self, **fields: Any) -> dict[str, Any]:
+        """The server's answer, whatever it is; a heartbeat may come before it."""
         await self.send(**{"type": "subscribe", "all": True, "sender_timestamp": 5} | fields)
-        return await self.receive()
+        while (frame := await self.receive()).get("type") == "heartbeat":
+            pass
+        return frame
 
     async def messages(self, count: int) -> list[dict[str, Any]]:
         """The next so many orders, whether they come alone or in batches; heartbeats are passed over."""
