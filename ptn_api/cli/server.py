@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from ssl import SSLError
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -19,6 +17,7 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 from ptn_api.cli.api_key import read_api_key
 from ptn_api.cli.config import read_config
 from ptn_api.client.exchange import Call
+from ptn_api.client.reason import reason
 from ptn_api.client.rest import PTNClient, Retries
 from ptn_api.errors import (
     APIStatusError,
@@ -107,8 +106,7 @@ async def try_stream(url: str) -> None:
 
 def _reason(error: BaseException, url: str) -> str:
     """The system's words, without Python's decoration; and a guess where only one side speaks TLS."""
-    number = None if isinstance(error, SSLError) else getattr(error, "errno", None)
-    words = os.strerror(number) if number and number > 0 else _bare(str(error)) or type(error).__name__
+    words = _bare(reason(error))
     scheme, _, rest = url.partition(":")
     other, signs = _OTHERS[scheme]
     return words + (f"; is it {other}:{rest}?" if any(sign in words for sign in signs) else "")

@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from ptn_api.client.inbox import Inbox
 from ptn_api.client.pace import Backoff, Pace
+from ptn_api.client.reason import reason
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import AuthenticationError
 from ptn_api.wire.client_session import (
@@ -138,7 +139,7 @@ class Connection:
             ) as socket:
                 ending = await self._converse(socket)
         except (OSError, EOFError, WebSocketException, asyncio.TimeoutError) as error:
-            ending = self._ending or Ending("lost", f"no connection: {error or type(error).__name__}")
+            ending = self._ending or Ending("lost", f"no connection: {reason(error)}")
         self._backoff.lasted(asyncio.get_running_loop().time() - begun)
         return ending
 

@@ -14,6 +14,7 @@ import httpx
 import msgspec
 
 from ptn_api.client.answer_cache import AnswerCache
+from ptn_api.client.reason import reason
 from ptn_api.errors import APIStatusError, AuthenticationError, ClientError, ServerUnreachableError
 
 __all__ = ["SEND", "Call", "Outcome", "Retries", "exchange"]
@@ -111,8 +112,9 @@ def _result(call: Call[T], response: httpx.Response, cache: AnswerCache) -> T:
 
 
 def _failure(outcome: Outcome) -> ClientError:
+    assert outcome is not None  # something was sent
     if not isinstance(outcome, httpx.Response):
-        return ServerUnreachableError(f"no answer: {outcome or type(outcome).__name__}")
+        return ServerUnreachableError(f"no answer: {reason(outcome)}")
     body = _error_body(outcome)
     message = body.error or f"status {outcome.status_code}"
     if outcome.status_code in (401, 403):
