@@ -88,9 +88,7 @@ def _say(line: str) -> None:
 
 
 def _hint(settings: Settings, rest: str, stream: str) -> None:
-    """What to try next, for people: standard output is for programs, and so is a log that nobody watches."""
-    if not (settings.demo or sys.stderr.isatty()):
-        return
+    """What to try next, on standard error: standard output is for programs."""
     keys = Path(settings.api_keys_file)
     lines = [f"  docs      {rest}/docs"]
     if settings.demo and keys.name == "demo_api_keys.json":

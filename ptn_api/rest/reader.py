@@ -120,6 +120,8 @@ class Reader:
         current = parser.get_http_version() == "1.1"
         self._is_last = not (current and parser.should_keep_alive()) or parser.should_upgrade()
         self.awaits_go_ahead = current and self._headers.get("expect", "").lower() == "100-continue"
+        if int(self._headers.get("content-length", 0)) > BODY_LIMIT:
+            self._give_up_on_body()
 
     def on_body(self, part: bytes) -> None:
         request = self._request
@@ -128,8 +130,13 @@ class Reader:
         request.body = (request.body + part)[: BODY_LIMIT + 1]
         self.awaits_go_ahead = False
         if len(request.body) > BODY_LIMIT:
-            self.line.append(request)  # the key cannot be in it, and the rest of it is not waited for
-            self.end()
+            self._give_up_on_body()
+
+    def _give_up_on_body(self) -> None:
+        """It is too long for a key to be in it, and not waited for."""
+        assert self._request is not None
+        self.line.append(self._request)
+        self.end()
 
     def on_message_complete(self) -> None:
         if self._request is None or self.ended:

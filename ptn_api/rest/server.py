@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from typing import Any
 
 from ptn_api.rest.app import App
 from ptn_api.rest.connection import Connection
@@ -16,6 +17,8 @@ from ptn_api.rest.reader import Limits
 __all__ = ["Server"]
 
 _BACKLOG = 1024
+_GOODBYE_S = 1.0
+"""How long a TLS connection waits for the other side's goodbye; it owes nothing any more."""
 
 
 class Server:
@@ -43,12 +46,18 @@ class Server:
 
     async def __aenter__(self) -> None:
         loop = asyncio.get_running_loop()
+        tls: dict[str, Any] = {}
+        if self._tls is not None:
+            tls = {
+                "ssl": self._tls,
+                "ssl_handshake_timeout": self._limits.request_ms / 1000,
+                "ssl_shutdown_timeout": _GOODBYE_S,
+            }
         self._server = await loop.create_server(
             lambda: Connection(self._app, self._limits, door=self._door, crowd=self._crowd),
             sock=self._sock,
             backlog=_BACKLOG,
-            ssl=self._tls,
-            ssl_handshake_timeout=None if self._tls is None else self._limits.request_ms / 1000,
+            **tls,
         )
 
     async def __aexit__(self, *_: object) -> None:

@@ -116,12 +116,21 @@ def test_what_surrounds_a_body_is_bounded_too(endless: bytes) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, BODY_LIMIT, BODY_LIMIT + 1, 1_000_000])
 def test_a_body_is_taken_as_far_as_a_key_needs(size: int) -> None:
-    """A larger one is not waited for, and is the last that is read."""
+    """A larger one is not waited for, not even its beginning, and nothing is read any more."""
     head = b"GET /me HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size
-    reader = reader_of(head, b"x" * min(size, 5_000), GET)
-    bodies = [len(request.body) for request in requests_in(reader)]
-    assert bodies == ([size, 0] if size <= BODY_LIMIT else [BODY_LIMIT + 1])
+    reader = reader_of(head)
     assert reader.ended == (size > BODY_LIMIT)
+    reader.feed(b"x" * min(size, 5_000))
+    reader.feed(GET)
+    bodies = [len(request.body) for request in requests_in(reader)]
+    assert bodies == ([size, 0] if size <= BODY_LIMIT else [0])
+
+
+def test_a_body_in_chunks_is_taken_no_further() -> None:
+    """How long it will be stands nowhere."""
+    reader = reader_of(CHUNKED, b"800\r\n" + b"x" * 2_048 + b"\r\n", b"801\r\n" + b"x" * 2_049 + b"\r\n", GET)
+    assert [len(request.body) for request in requests_in(reader)] == [BODY_LIMIT + 1]
+    assert reader.ended
 
 
 @pytest.mark.parametrize(
