@@ -33,7 +33,7 @@ __all__ = ["Orders", "run_child"]
 
 log = structlog.get_logger()
 
-_HOPELESS = {"log_locked", "corrupt", "not_a_log", "newer_schema"}
+_HOPELESS = {"log_locked", "corrupt", "not_a_log", "newer_schema", "no_wal"}
 """What intake may find of the log that beginning again does not mend: it ends a start, though not a server
 that was ready. Readers may have looked while the log was being made; they do begin again."""
 

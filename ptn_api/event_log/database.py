@@ -36,7 +36,6 @@ SCHEMA_VERSION = 1
 _APPLICATION_ID = 0x50544E31  # "PTN1"
 _BUSY_S = 10.0
 _WRITER_PRAGMAS = (
-    "journal_mode = WAL",
     "synchronous = FULL",
     "wal_autocheckpoint = 2000",  # pages: it is folded in every 8 MB, which takes a commit some ms
     f"journal_size_limit = {32 << 20}",
@@ -168,9 +167,13 @@ def make_file(path: Path) -> None:
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:
-    """The one connection that writes."""
+    """The one connection that writes. Raises LogError, code `no_wal`, where nobody could read beside it."""
     db = _connect(path)
     try:
+        (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            reason = "its file system has no write-ahead log (a network mount?): keep it on a local disk"
+            raise LogError(f"the log cannot be kept at {path}: {reason}", code="no_wal")
         for pragma in _WRITER_PRAGMAS:
             db.execute(f"PRAGMA {pragma}")
     except BaseException:
@@ -257,11 +260,11 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _has_schema(db: sqlite3.Connection, path: Path) -> bool:
     """Raises LogError for a file that is no log, or one that a newer version has written."""
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (version,) = db.execute("PRAGMA user_version").fetchone()
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if not tables:
-        return False
+        return False  # asked first: it may be made at this moment, all at once
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (version,) = db.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION_ID:
         raise LogError(f"{path} is not an event log", code="not_a_log")
     if version > SCHEMA_VERSION:

@@ -48,6 +48,19 @@ def integrity(data_dir: Path) -> str:
 # --- opening ----------------------------------------------------------------------------------------------
 
 
+def test_a_file_system_without_a_write_ahead_log_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite would silently go on with a journal that lets nobody read while an order is written."""
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda file, **options: connect(f"{file}&vfs=unix-dotfile", **options)
+    )
+    with pytest.raises(LogError, match="local disk") as caught:
+        open_writer(tmp_path / "data")
+    assert code_of(caught) == "no_wal"
+
+
 def test_reader_without_a_log_says_so(tmp_path: Path) -> None:
     """Before a writer made the log a reader is told `no_log`, with and without a directory."""
     with pytest.raises(LogError) as caught:
