@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import random
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,37 +24,55 @@ import requests
 
 from ptn_api.intake.resync import request_resync
 from tests.chaos import ChaosProxy
-from tests.soak.bots import BotOrders, BotReport, End, read_received
 from tests.soak.checker import (
+    Deliveries,
     Verdict,
-    check_bots,
     check_mirrors,
     check_state,
     checksum_of,
     files_of,
     orders_placed,
 )
+from tests.soak.fleet import Fleet
+from tests.soak.load import Load
+from tests.soak.patience import Patience
+from tests.soak.report import End
 from tests.soak.trouble import Trouble
 from tests.system.api import ROOT, Api, api
 from tests.waiting import until
 
+PERIODS = {
+    "heartbeat_ms": 1_000,
+    "sweep_ms": 1_000,
+    "full_sweep_ms": 10_000,
+    "removal_confirm_ms": 500,
+    "key_check_ms": 500,
+    "parent_check_ms": 500,
+    "usage_flush_ms": 1_000,
+}
+"""Long enough to leave the machine to what it is there for."""
+
 _VALIDATOR = """
 import json, signal, sys, threading
 from pathlib import Path
-from ptn_api.simulator.simulator import run_simulator
-from ptn_api.simulator.options import SimulatorOptions
+from ptn_api.clock import wall_ms
+from ptn_api.simulator.simulator import Simulator, SimulatorOptions
+from tests.waiting import until
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
 arguments = json.loads(sys.argv[1])
 directory = Path(arguments["directory"])
-run_simulator(
-    SimulatorOptions(**arguments["options"]),
-    directory,
-    stop=stop,
-    ready=(directory / "ready").touch,
-    journal=directory / "journal.ndjson",
+simulator = Simulator(
+    directory, SimulatorOptions(**arguments["options"]), journal=directory / "journal.ndjson"
 )
+simulator.prepare(wall_ms())
+(directory / "ready").touch()
+until(lambda: stop.is_set() or (directory / "go").exists(), seconds=3_600)
+simulator.skip_to(wall_ms())
+simulator.run(stop)
+simulator.close()
 """
+"""Trades from the moment on that a file says so."""
 
 
 def main() -> int:
@@ -61,6 +82,7 @@ def main() -> int:
     parser.add_argument("--orders-per-second", type=float, default=50)
     parser.add_argument("--trouble-every", type=float, default=3, help="seconds between troubles, on average")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--bot-processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs, journal and reports")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
@@ -70,73 +92,80 @@ def main() -> int:
     if arguments.keep or not verdict.zeros:
         print(f"kept: {folder}")
     else:
-        subprocess.run(["rm", "-rf", str(folder)], check=True)
+        shutil.rmtree(folder)
     return 0 if verdict.zeros else 1
 
 
 def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str, object]]:
+    """Trouble for so many minutes; then orders and trouble stop, and everybody gets to the head."""
     keys = _make_keys(folder / "api_keys.json", arguments.clients)
     directory = folder / "validator"
     with (
         _validator(directory, arguments) as simulator,
-        api(folder / "data", validator_dir=directory, keys=folder / "api_keys.json") as server,
+        api(folder / "data", validator_dir=directory, keys=folder / "api_keys.json", **PERIODS) as server,
         ChaosProxy(server.ws_port, seed=arguments.seed) as proxy,
+        Fleet(
+            folder,
+            stream_url=proxy.url,
+            rest_url=server.rest,
+            api_keys=keys,
+            processes=arguments.bot_processes,
+        ) as fleet,
     ):
-        with _bots(folder, proxy.url, server.rest, keys) as bots:
-            since_ns = time.time_ns()
-            trouble = Trouble(arguments.seed, server, proxy, folder / "api_keys.json", directory, simulator)
-            _go_wrong(trouble, arguments)
-            simulator.terminate()
-            simulator.wait()
-            request_resync(folder / "data")  # restored backups remove more than is believed at once
-            head = _settled_head(server, keys[0], directory)
-            end = End(head=head, checksum=checksum_of(files_of(directory)))
-            (folder / "end.json").write_bytes(msgspec.json.encode(end))
-            bots.terminate()
-            bots.wait(timeout=180)
-        reports = msgspec.json.decode((folder / "report.json").read_bytes(), type=list[BotReport])
-        verdict = check_bots(reports, orders_placed(directory / "journal.ndjson", since_ns), stale_ms=60_000)
-        check_state("REST", _positions(server, keys[0])[1], files_of(directory), verdict)
-        check_mirrors(reports, files_of(directory), verdict)
-        return verdict, _figures(reports, trouble, since_ns)
+        since_ns = time.time_ns()
+        (directory / "go").touch()
+        load = Load(proxy, lambda: _pids(simulator, server, fleet))
+        trouble = Trouble(arguments.seed, server, proxy, folder / "api_keys.json", directory, simulator)
+        _go_wrong(trouble, load, arguments)
+        figures = {"minutes": round((time.time_ns() - since_ns) / 60e9, 1)} | load.figures()
+        simulator.terminate()
+        simulator.wait()
+        ended = time.monotonic()
+        request_resync(folder / "data")  # restored backups remove more than is believed at once
+        files = files_of(directory)
+        head, positions = _settled(server, keys[0], files)
+        reports = fleet.end(End(head=head, checksum=checksum_of(files)))
+        figures |= {"seconds_to_catch_up": round(time.monotonic() - ended, 1)}
+    verdict = Verdict()
+    deliveries = Deliveries(orders_placed(directory / "journal.ndjson", since_ns), verdict, stale_ms=60_000)
+    deliveries.check(reports, head, doubled=trouble.counts["duplications"])
+    check_state("REST", positions, files, verdict)
+    check_mirrors(reports, files, verdict)
+    kinds = Counter(bot.kind for bot in reports)
+    connections = sum(len(bot.connected) for bot in reports)
+    figures |= deliveries.figures() | {"bots": kinds, "connections": connections, "trouble": trouble.counts}
+    return verdict, figures
 
 
-def _figures(reports: list[BotReport], trouble: Trouble, since_ns: int) -> dict[str, object]:
-    return {
-        "orders": max(bot.deliveries for bot in reports),
-        "deliveries": sum(bot.deliveries for bot in reports),
-        "replayed": sum(message.replay for bot in reports for message in read_received(bot)),
-        "mirrors": sum(bot.kind == "mirror" for bot in reports),
-        "late": sum(message.late for message in read_received(reports[0])),
-        "connections": sum(len(bot.connected) for bot in reports),
-        "minutes": round((time.time_ns() - since_ns) / 60e9, 1),
-        "trouble": dict(trouble.counts),
-    }
+def _pids(simulator: subprocess.Popen[bytes], server: Api, fleet: Fleet) -> dict[str, list[int]]:
+    """Role -> the processes that play it."""
+    rooms = {room: [process.pid] for room, process in server.children().items()}
+    bots = [process.pid for process in fleet.processes]
+    return rooms | {"validator": [simulator.pid], "bots": bots}
 
 
-def _positions(server: Api, key: str) -> tuple[int, list[dict[str, Any]]]:
-    """REST's sequence, and every position of tier 100."""
-    headers = {"Authorization": f"Bearer {key}"}
-    response = requests.get(f"{server.rest}/miner-positions", headers=headers, timeout=30)
-    positions = [position for entry in response.json().values() for position in entry["positions"]]
-    return int(response.headers["X-PTN-Sequence"]), positions
-
-
-def _settled_head(server: Api, key: str, directory: Path) -> int:
-    """The last sequence, once REST says what the files say (or will not within a minute)."""
-    files = files_of(directory)
-    head = 0
-
-    def settled() -> bool:
-        nonlocal head
-        head, positions = _positions(server, key)
+def _settled(server: Api, key: str, files: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
+    """The last sequence and all positions by REST, once it says what the files say or gets no further."""
+    patience = Patience()
+    while True:
+        cursor, positions = _positions(server, key)
         verdict = Verdict()
         check_state("REST", positions, files, verdict)
-        return verdict.zeros
+        if verdict.zeros or not patience.lasts(cursor):
+            return cursor[0], positions  # the checker will say what differs
+        time.sleep(0.5)
 
-    with contextlib.suppress(AssertionError):  # the checker will say what differs
-        until(settled, seconds=60)
-    return head
+
+def _positions(server: Api, key: str) -> tuple[tuple[int, int], list[dict[str, Any]]]:
+    """REST's sequence and revision, and every position of tier 100."""
+    headers = {"Authorization": f"Bearer {key}"}
+    try:
+        response = requests.get(f"{server.rest}/miner-positions", headers=headers, timeout=300)
+        response.raise_for_status()
+    except requests.RequestException:
+        return (-1, -1), []
+    positions = [position for entry in response.json().values() for position in entry["positions"]]
+    return (int(response.headers["X-PTN-Sequence"]), int(response.headers["X-PTN-Revision"])), positions
 
 
 def _make_keys(path: Path, clients: int) -> list[str]:
@@ -182,35 +211,12 @@ def _validator(directory: Path, arguments: argparse.Namespace) -> Iterator[subpr
         process.wait()
 
 
-@contextmanager
-def _bots(folder: Path, url: str, rest: str, keys: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    orders = BotOrders(
-        stream_url=url,
-        rest_url=rest,
-        api_keys=keys,
-        state_dir=str(folder / "cursors"),
-        report=str(folder / "report.json"),
-        ready=str(folder / "bots-ready"),
-        end=str(folder / "end.json"),
-    )
-    (folder / "bots.json").write_bytes(msgspec.json.encode(orders))
-    with (folder / "bots.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.soak.bots", str(folder / "bots.json")], cwd=ROOT, stderr=log
-        )
-    try:
-        until((folder / "bots-ready").exists, seconds=120, what="every bot is live")
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _go_wrong(trouble: Trouble, arguments: argparse.Namespace) -> None:
+def _go_wrong(trouble: Trouble, load: Load, arguments: argparse.Namespace) -> None:
     deadline = time.monotonic() + arguments.minutes * 60
     while (left := deadline - time.monotonic()) > 0:
         time.sleep(min(left, trouble.pause_s(arguments.trouble_every)))
         trouble.once()
+        load.sample()
 
 
 if __name__ == "__main__":

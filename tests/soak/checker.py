@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Set
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -19,11 +20,11 @@ from ptn_api.simulator.journal import (
     Written,
     read_journal,
 )
-from tests.soak.bots import BotReport, order_number, read_received
+from tests.soak.report import BotReport, Record, order_number
 
 __all__ = [
+    "Deliveries",
     "Verdict",
-    "check_bots",
     "check_mirrors",
     "check_state",
     "checksum_of",
@@ -33,11 +34,18 @@ __all__ = [
 
 
 class Verdict(msgspec.Struct):
-    """Counts of what must not be; all zero is a pass. `problems` holds the first few in words."""
+    """Counts of what must not be; all zero is a pass. `problems` holds the first few in words.
+
+    `lost`: orders that a bot did not get though it got later ones. `behind`: orders that were still to come
+    to bots which got everything before them; the machine may have been too slow. `nonsense`: connections
+    that brought what is no frame, or not the next message, without the network's doing.
+    """
 
     lost: int = 0
+    behind: int = 0
     repeated: int = 0
     out_of_order: int = 0
+    nonsense: int = 0
     unknown: int = 0
     unmarked_stale: int = 0
     unexplained_gaps: int = 0
@@ -45,14 +53,22 @@ class Verdict(msgspec.Struct):
     mirror_differences: int = 0
     problems: list[str] = []
 
-    def add(self, kind: str, problem: str) -> None:
-        setattr(self, kind, getattr(self, kind) + 1)
+    def add(self, kind: str, problem: str, count: int = 1) -> None:
+        setattr(self, kind, getattr(self, kind) + count)
         if len(self.problems) < 20:
             self.problems.append(f"{kind}: {problem}")
 
     @property
     def zeros(self) -> bool:
         return not any(getattr(self, name) for name in self.__struct_fields__ if name != "problems")
+
+
+class _Suspect(NamedTuple):
+    """A message that was not marked as replayed, though intake saw the order before the connection began."""
+
+    bot: str
+    sequence: int
+    connected: int
 
 
 class OrdersPlaced(msgspec.Struct):
@@ -80,10 +96,12 @@ def orders_placed(journal: Path, since_ns: int, *, grace_ns: int = 15 * 10**9) -
                 now_ns = action.written_ns
                 for placed in pending.pop(action.position_uuid, []):
                     written.setdefault(placed.order_uuid, (placed.position_uuid, now_ns))
+            case Dropped() if action.order_uuid in written:
+                may.update(_recent(written, now_ns - grace_ns, order=action.order_uuid))
             case Dropped():
                 may.add(action.order_uuid)
             case Removed():
-                may.update(_recent(written, now_ns - grace_ns, action.position_uuid))
+                may.update(_recent(written, now_ns - grace_ns, position=action.position_uuid))
             case MinerRemoved():
                 may.update(_recent(written, now_ns - grace_ns))
     may.update(placed.order_uuid for several in pending.values() for placed in several)
@@ -91,59 +109,127 @@ def orders_placed(journal: Path, since_ns: int, *, grace_ns: int = 15 * 10**9) -
     return OrdersPlaced(must={u: position for u, (position, _) in written.items() if u not in may}, may=may)
 
 
-def _recent(written: dict[str, tuple[str, int]], since_ns: int, position: str = "") -> Iterator[str]:
-    """Orders written lately, the last first, of one position or of all."""
+def _recent(
+    written: dict[str, tuple[str, int]], since_ns: int, *, position: str = "", order: str = ""
+) -> Iterator[str]:
+    """Orders written lately, the last first: all, those of a position, or just this one."""
     for uuid in reversed(written):
-        at = written[uuid][1]
+        of, at = written[uuid]
         if at < since_ns:
             return
-        if not position or written[uuid][0] == position:
+        if position in ("", of) and order in ("", uuid):
             yield uuid
 
 
-def check_bots(reports: list[BotReport], placed: OrdersPlaced, *, stale_ms: int) -> Verdict:
-    """Every bot has every order once, in the order of the numbers, which all bots agree on."""
-    verdict = Verdict()
-    must = {order_number(uuid): uuid for uuid in placed.must}
-    known = must.keys() | {order_number(uuid) for uuid in placed.may}
-    numbers: dict[int, int] = {}
-    for number, bot in enumerate(reports):
-        if bot.kind == "mirror":
-            continue
-        name = f"bot {number}"
-        got = _check_messages(name, bot, known, numbers, verdict, stale_ms)
-        for order in must.keys() - got:
-            verdict.add("lost", f"{name}: order {must[order]} of position {placed.must[must[order]]}")
-        for gap in bot.gaps:
-            verdict.add("unexplained_gaps", f"{name}: {gap}")
-    return verdict
+class Deliveries:
+    """Reads what the bots received, each message once, and adds it up.
 
+    It remembers the number of each order and when the first bot had it, and of each bot, only while it is
+    read, which orders it got: tens of millions of deliveries fit.
+    """
 
-def _check_messages(
-    name: str, bot: BotReport, known: Set[int], numbers: dict[int, int], verdict: Verdict, stale_ms: int
-) -> set[int]:
-    """The orders that a bot got. `numbers` is which order each sequence is, for all bots."""
-    got: set[int] = set()
-    last = None
-    connected = sorted(bot.connected)
-    for message in read_received(bot):
-        if last is not None and message.sequence != last + 1:
-            kind = "repeated" if message.sequence <= last else "out_of_order"
-            verdict.add(kind, f"{name}: {message.sequence} after {last}")
-        last = message.sequence
-        if numbers.setdefault(message.sequence, message.order) != message.order:
-            verdict.add("out_of_order", f"{name}: {message.sequence} is another order than for others")
-        if message.order in got:
-            verdict.add("repeated", f"{name}: the order of {message.sequence}")
-        got.add(message.order)
-        if message.order not in known:
-            verdict.add("unknown", f"{name}: the order of {message.sequence} was never placed")
-        if message.timestamp - message.processed_ms > stale_ms and not message.late:
-            verdict.add("unmarked_stale", f"{name}: {message.sequence} is late and not marked")
-        since = connected[bisect_right(connected, message.received) - 1]
-        if message.timestamp < since - 1_000 and not message.replay:
-            verdict.add("unmarked_stale", f"{name}: {message.sequence} is replayed and not marked")
-    return got
+    def __init__(self, placed: OrdersPlaced, verdict: Verdict, *, stale_ms: int) -> None:
+        self._placed = placed
+        self._must = {order_number(uuid): uuid for uuid in placed.must}
+        self._known = self._must.keys() | {order_number(uuid) for uuid in placed.may}
+        self._verdict = verdict
+        self._stale_ms = stale_ms
+        self._orders: dict[int, int] = {}
+        self._first_received: dict[int, int] = {}
+        self._suspects: list[_Suspect] = []
+        self._missing: list[tuple[BotReport, set[int]]] = []
+        self._counts: Counter[str] = Counter()
+        self._lags: Counter[int] = Counter()
+
+    def check(self, reports: list[BotReport], head: int, doubled: int) -> None:
+        """Every bot has every order once, in the order of the numbers, which all bots agree on.
+
+        `head` is the last number; `doubled` is how often the network sent bytes twice.
+        """
+        bots = [bot for bot in reports if bot.kind != "mirror"]
+        for bot in bots:
+            self._read(bot)
+        self._judge_suspects()
+        self._judge_missing(somebody_is_there=any(bot.last >= head for bot in bots))
+        for bot in reports:
+            if bot.last < head:
+                left = head - bot.last
+                self._verdict.add("behind", f"bot {bot.number} ({bot.kind}): {left} orders to go", left)
+            for gap in bot.gaps:
+                self._verdict.add("unexplained_gaps", f"bot {bot.number} ({bot.kind}): {gap}")
+        broken_off = sum(bot.broken_off for bot in bots)
+        if broken_off > doubled:
+            problem = f"{broken_off} connections brought some, {doubled} times bytes came twice"
+            self._verdict.add("nonsense", problem, broken_off - doubled)
+
+    def figures(self) -> dict[str, object]:
+        """`lag_ms` is from when intake saw an order until a connected bot had dealt with it."""
+        shares = {"half": 0.5, "99 of 100": 0.99, "all": 1.0}
+        return (
+            {"orders": len(self._orders)}
+            | self._counts
+            | {"lag_ms": {name: self._lag(share) for name, share in shares.items()}}
+        )
+
+    def _lag(self, share: float) -> int:
+        left = share * self._lags.total()
+        for lag in sorted(self._lags):
+            left -= self._lags[lag]
+            if left <= 0:
+                return lag
+        return 0
+
+    def _read(self, bot: BotReport) -> None:
+        add, name, marks = self._verdict.add, f"bot {bot.number} ({bot.kind})", bot.kind != "version 1"
+        connected = sorted(bot.connected)
+        got: set[int] = set()
+        last = None
+        for message in Record.read(bot):
+            sequence, order, timestamp, received, processed_ms, late, replay = message
+            if last is not None and sequence != last + 1:
+                add("repeated" if sequence <= last else "out_of_order", f"{name}: {sequence} after {last}")
+            last = sequence
+            if order in got:
+                add("repeated", f"{name}: the order of {sequence}")
+            got.add(order)
+            if self._orders.setdefault(sequence, order) != order:
+                add("out_of_order", f"{name}: {sequence} is another order than for others")
+            if order not in self._known:
+                add("unknown", f"{name}: the order of {sequence} was never placed")
+            if self._first_received.setdefault(sequence, received) > received:
+                self._first_received[sequence] = received
+            if marks and not late and timestamp - processed_ms > self._stale_ms:
+                add("unmarked_stale", f"{name}: {sequence} is late and not marked")
+            since = connected[bisect_right(connected, received) - 1]
+            if timestamp >= since:
+                self._lags[received - timestamp] += 1
+            elif marks and not replay:
+                self._suspects.append(_Suspect(name, sequence, since))
+            self._counts["replayed"] += replay
+            self._counts["late"] += late
+        self._counts["deliveries"] += len(got)
+        if missing := self._must.keys() - got:
+            self._missing.append((bot, missing))
+
+    def _judge_suspects(self) -> None:
+        """An order is replayed if somebody had it before this connection was begun.
+
+        (If only intake had seen it, it may just have been slow in coming.)
+        """
+        for name, sequence, since in self._suspects:
+            if self._first_received[sequence] < since:
+                self._verdict.add("unmarked_stale", f"{name}: {sequence} is replayed and not marked")
+
+    def _judge_missing(self, *, somebody_is_there: bool) -> None:
+        """Lost is what should have come before the last one that did; what lies beyond is merely to come."""
+        sequences = {order: sequence for sequence, order in self._orders.items()}
+        for bot, missing in self._missing:
+            for order in missing:
+                sequence = sequences.get(order)
+                if somebody_is_there if sequence is None else sequence <= bot.last:
+                    uuid = self._must[order]
+                    problem = f"order {uuid} of position {self._placed.must[uuid]}"
+                    self._verdict.add("lost", f"bot {bot.number} ({bot.kind}): {problem}")
 
 
 def check_mirrors(reports: list[BotReport], files: dict[str, Any], verdict: Verdict) -> None:

@@ -31,6 +31,7 @@ class Trouble:
         directory: Path,
         validator: subprocess.Popen[bytes],
     ) -> None:
+        """`keys` is the key file, `directory` the validator's."""
         self.counts: Counter[str] = Counter()
         self._random = random.Random(seed)
         self._server = server
@@ -47,6 +48,7 @@ class Trouble:
             "delays": (2, self._delay),
             "kills": (6, self._kill),
             "freezes": (1, self._freeze),
+            "full disks": (1, self._fill_disk),
             "broken key files": (1, self._break_keys),
             "vanished directories": (1, self._vanish),
         }
@@ -67,7 +69,7 @@ class Trouble:
 
     def _stall(self) -> None:
         self._proxy.stall()
-        time.sleep(self._random.uniform(0.2, 2.0))
+        time.sleep(self._random.uniform(0.2, 4.0))  # up to several heartbeats
         self._proxy.flow()
 
     def _duplicate(self) -> None:
@@ -95,10 +97,23 @@ class Trouble:
         except psutil.NoSuchProcess:
             return
 
+    def _fill_disk(self) -> None:
+        """The kernel lets intake write nothing for a while."""
+        process = self._server.children().get("intake")
+        if process is None:
+            return
+        try:
+            soft, hard = process.rlimit(psutil.RLIMIT_FSIZE)
+            process.rlimit(psutil.RLIMIT_FSIZE, (4096, hard))
+            time.sleep(self._random.uniform(0.2, 2.0))
+            process.rlimit(psutil.RLIMIT_FSIZE, (soft, hard))
+        except psutil.NoSuchProcess:
+            return
+
     def _break_keys(self) -> None:
         good = self._keys.read_bytes()
         self._keys.write_bytes(good[: len(good) // 2])
-        time.sleep(self._random.uniform(0.2, 0.6))
+        time.sleep(self._random.uniform(0.2, 1.5))
         self._keys.write_bytes(good)
 
     def _vanish(self) -> None:
@@ -107,6 +122,6 @@ class Trouble:
         away = miners.with_name("miners-away")
         self._validator.send_signal(signal.SIGSTOP)
         os.rename(miners, away)
-        time.sleep(self._random.uniform(0.1, 0.4))
+        time.sleep(self._random.uniform(0.1, 2.5))
         os.rename(away, miners)
         self._validator.send_signal(signal.SIGCONT)

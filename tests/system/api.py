@@ -90,12 +90,13 @@ class Api:
 
     def kill(self, room: str) -> int:
         """kill -9 of one process; returns the pid that is gone."""
-        process = until(lambda: self.children().get(room), what=f"a process for {room}")
+        process = until(lambda: self.children().get(room), seconds=60, what=f"a process for {room}")
         process.send_signal(signal.SIGKILL)
         return process.pid
 
     def wait_restarted(self, room: str, old_pid: int) -> None:
-        until(lambda: room in (c := self.children()) and c[room].pid != old_pid, what=f"{room} is back")
+        back = lambda: room in (c := self.children()) and c[room].pid != old_pid  # noqa: E731
+        until(back, seconds=60, what=f"{room} is back")
 
     def stop(self) -> int:
         """SIGTERM, and the exit status."""

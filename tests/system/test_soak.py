@@ -10,9 +10,9 @@ import pytest
 from tests.system.api import ROOT
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1_200)  # a minute of trouble; what follows takes as long as the machine needs
 def test_a_minute_of_everything_at_random_ends_with_zeros() -> None:
-    """0 lost, 0 repeated, 0 out of order, 0 unmarked stale, every mirror equal to the validator's files."""
+    """0 lost, 0 behind, 0 repeated, 0 out of order, 0 unmarked stale, every mirror equal to the files."""
     result = subprocess.run(
         [
             *(sys.executable, "-m", "tests.soak", "--minutes", "1"),
