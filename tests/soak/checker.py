@@ -20,7 +20,7 @@ from ptn_api.simulator.journal import (
     Written,
     read_journal,
 )
-from tests.soak.report import BotReport, Record, order_number
+from tests.soak.report import BotReport, Record
 
 __all__ = [
     "Deliveries",
@@ -130,8 +130,8 @@ class Deliveries:
 
     def __init__(self, placed: OrdersPlaced, verdict: Verdict, *, stale_ms: int) -> None:
         self._placed = placed
-        self._must = {order_number(uuid): uuid for uuid in placed.must}
-        self._known = self._must.keys() | {order_number(uuid) for uuid in placed.may}
+        self._must = {Record.number_of(uuid): uuid for uuid in placed.must}
+        self._known = self._must.keys() | {Record.number_of(uuid) for uuid in placed.may}
         self._verdict = verdict
         self._stale_ms = stale_ms
         self._orders: dict[int, int] = {}

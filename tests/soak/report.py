@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-__all__ = ["BotOrders", "BotReport", "End", "Kind", "Received", "Record", "kind_of", "order_number"]
+__all__ = ["BotOrders", "BotReport", "End", "Kind", "Received", "Record", "kind_of"]
 
 Kind = Literal["library", "library delta", "mirror", "plain", "plain delta", "version 1"]
 """`library`, `mirror`: our client's Stream and Book; the others speak the protocol by themselves."""
@@ -84,11 +84,6 @@ class Received(NamedTuple):
     replay: bool
 
 
-def order_number(order_uuid: str) -> int:
-    """64 bits of a uuid's hash: a soak has tens of millions of deliveries to remember."""
-    return int.from_bytes(hashlib.blake2b(order_uuid.encode(), digest_size=8).digest(), "big")
-
-
 class Record:
     """A bot's messages, one after the other in a file: neither bots nor checker hold them in memory."""
 
@@ -102,14 +97,22 @@ class Record:
         self, sequence: int, order_uuid: str, timestamp: int, processed_ms: int, late: bool, replay: bool
     ) -> None:
         now_ms = time.time_ns() // 1_000_000
-        self._file.write(
-            self._one.pack(sequence, order_number(order_uuid), timestamp, now_ms, processed_ms, late, replay)
-        )
+        number = self.number_of(order_uuid)
+        self._file.write(self._one.pack(sequence, number, timestamp, now_ms, processed_ms, late, replay))
         self._report.deliveries += 1
         self._report.last = sequence
 
     def close(self) -> None:
         self._file.close()
+
+    @staticmethod
+    def number_of(order_uuid: str) -> int:
+        """64 bits of a uuid's hash: a soak has tens of millions of deliveries to remember."""
+        return int.from_bytes(hashlib.blake2b(order_uuid.encode(), digest_size=8).digest(), "big")
+
+    @classmethod
+    def packed(cls, message: Received) -> bytes:
+        return cls._one.pack(*message)
 
     @classmethod
     def read(cls, report: BotReport) -> Iterator[Received]:

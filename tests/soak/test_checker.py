@@ -1,0 +1,112 @@
+"""The checker of the soak finds what it is there to find, and tells one thing from another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.soak.checker import Deliveries, OrdersPlaced, Verdict
+from tests.soak.report import BotReport, Kind, Received, Record
+
+HEAD = 5
+PLACED = OrdersPlaced(must={f"order-{n}": "position" for n in range(1, HEAD + 1)}, may={"order-0"})
+Messages = list[Received]
+
+
+def message(sequence: int, *, order: int | None = None, **changes: object) -> Received:
+    """Seen by intake at 1,000 times its number, received a moment later."""
+    at = 1_000 * sequence
+    uuid = f"order-{sequence if order is None else order}"
+    plain = Received(sequence, Record.number_of(uuid), at, at + 10, at - 10, late=False, replay=False)
+    return plain._replace(**changes)
+
+
+def whole() -> Messages:
+    return [message(n) for n in range(1, HEAD + 1)]
+
+
+def judged(tmp_path: Path, *bots: Messages, kind: Kind = "plain", **report: object) -> Verdict:
+    verdict = Verdict()
+    reports = []
+    for number, messages in enumerate(bots):
+        file = tmp_path / f"{number}.received"
+        file.write_bytes(b"".join(map(Record.packed, messages)))
+        last = messages[-1].sequence if messages else 0
+        reports.append(
+            BotReport(number, kind, str(file), last=last, connected=[0, 4_500], **report)  # type: ignore[arg-type]
+        )
+    Deliveries(PLACED, verdict, stale_ms=60_000).check(reports, HEAD, doubled=1)
+    return verdict
+
+
+def counts(verdict: Verdict) -> dict[str, int]:
+    return {
+        name: count
+        for name in verdict.__struct_fields__
+        if name != "problems" and (count := getattr(verdict, name))
+    }
+
+
+def test_everything_once_and_in_order_is_zeros(tmp_path: Path) -> None:
+    """An order that only may come is no fault either."""
+    with_it = [message(0), *whole()]
+    assert counts(judged(tmp_path, whole(), with_it)) == {}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [
+        (lambda m: [*m[:2], *m[3:]], {"lost": 1, "out_of_order": 1}),
+        (lambda m: m[:3], {"behind": 2}),
+        (lambda m: [*m[:1], *m[2:3]], {"lost": 1, "out_of_order": 1, "behind": 2}),
+        (lambda m: [*m, m[-1]], {"repeated": 2}),
+        (
+            lambda m: [*m[:-1], m[-1]._replace(order=m[0].order)],
+            {"repeated": 1, "out_of_order": 1, "lost": 1},
+        ),
+        (lambda m: [*m, message(6, order=99)], {"unknown": 1}),
+        (lambda m: [*m[:-1], m[-1]._replace(processed_ms=-60_000)], {"unmarked_stale": 1}),
+        (lambda m: [*m[:-1], m[-1]._replace(processed_ms=-60_000, late=True)], {}),
+    ],
+    ids=["hole", "end", "hole and end", "twice", "one for another", "never placed", "late", "marked late"],
+)
+def test_what_went_wrong_for_one_bot_has_its_count(
+    tmp_path: Path, spoil: Callable[[Messages], Messages], found: dict[str, int]
+) -> None:
+    """What was not received yet is not lost; what was skipped is."""
+    assert counts(judged(tmp_path, whole(), spoil(whole()))) == found
+
+
+def test_when_nobody_got_to_the_end_nothing_beyond_is_lost(tmp_path: Path) -> None:
+    """All of them are behind: which number the rest would have had is not known."""
+    assert counts(judged(tmp_path, whole()[:3], whole()[:4])) == {"behind": 3}
+
+
+@pytest.mark.parametrize(
+    ("kind", "marked", "had_by_others_at", "found"),
+    [
+        ("plain", False, 4_100, {"unmarked_stale": 1}),
+        ("library", False, 4_100, {"unmarked_stale": 1}),
+        ("plain", True, 4_100, {}),
+        ("plain", False, 4_600, {}),
+        ("version 1", False, 4_100, {}),
+    ],
+)
+def test_what_others_had_before_the_connection_must_be_marked_as_replayed(
+    tmp_path: Path, kind: Kind, marked: bool, had_by_others_at: int, found: dict[str, int]
+) -> None:
+    """Intake may see an order long before it can be sent; version 1 knows no marks."""
+    others, bot = whole(), whole()
+    others[3] = others[3]._replace(received=had_by_others_at)
+    others[4] = others[4]._replace(received=5_010)
+    bot[3] = bot[3]._replace(received=4_700, replay=marked)
+    assert counts(judged(tmp_path, others, bot, kind=kind)) == found
+
+
+def test_gaps_and_nonsense_are_counted(tmp_path: Path) -> None:
+    """The network may make nonsense as often as it sent bytes twice."""
+    assert counts(judged(tmp_path, whole(), broken_off=1)) == {}
+    assert counts(judged(tmp_path, whole(), broken_off=3)) == {"nonsense": 2}
+    assert counts(judged(tmp_path, whole(), gaps=["epoch 1-9"])) == {"unexplained_gaps": 1}
