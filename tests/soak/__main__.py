@@ -57,7 +57,9 @@ import json, signal, sys, threading
 from pathlib import Path
 from ptn_api.clock import wall_ms
 from ptn_api.simulator.simulator import Simulator, SimulatorOptions
+from tests.soak.orphan import end_with_parent
 from tests.waiting import until
+end_with_parent()
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
 arguments = json.loads(sys.argv[1])

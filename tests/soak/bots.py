@@ -19,6 +19,7 @@ from ptn_api.client.pace import Pace
 from ptn_api.client.stream import Stream
 from ptn_api.model.checksum import position_checksum
 from ptn_api.wire.client_session import Gap, State
+from tests.soak.orphan import end_with_parent
 from tests.soak.patience import Patience
 from tests.soak.plain import PlainBot
 from tests.soak.report import BotOrders, BotReport, End, Record, kind_of
@@ -157,4 +158,5 @@ async def _reached(bots: list[Bot | MirrorBot | PlainBot], end: End) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     uvloop.run(main(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=BotOrders)))
