@@ -58,6 +58,14 @@ async def test_orders_arrive_and_a_restart_repeats_none(live: LiveStream, pace: 
     assert [(m.sequence, m.replay) for m in replayed] == [(first + 3, True), (first + 4, True)]
 
 
+async def test_who_leaves_says_goodbye(live: LiveStream, pace: Pace, tmp_path: Path) -> None:
+    """1000, normal closure: a server counts no errors that are none."""
+    async with connect(url(live), KEY, pace=pace, state_dir=tmp_path) as stream:
+        await until_async(lambda: stream.state == "live")
+    await until_async(lambda: live.counters.closed)
+    assert live.counters.closed == {1000: 1}
+
+
 async def test_being_cut_off_loses_nothing(pace: Pace, tmp_path: Path) -> None:
     """However often: every order comes once, in order, without a gap."""
     gaps: list[Gap] = []
