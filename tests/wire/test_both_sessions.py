@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import msgspec
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -228,3 +229,4 @@ class Conversations(RuleBasedStateMachine):
 
 
 TestConversations = Conversations.TestCase
+TestConversations.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
