@@ -168,6 +168,7 @@ class Conversations(RuleBasedStateMachine):
                     self.answer(self.server.verdict(100, NOW))
                     self.sent = self.server.after
                 case CatchUp(after=after, replay_until=replay_until):
+                    assert self.log.first - 1 <= after <= self.log.last, "all of it is there"
                     self.sent, self.replay_until, self.sending = after, replay_until, True
                     if after == self.log.last:
                         self.server.caught_up()
