@@ -161,9 +161,6 @@ class Connection:
         try:
             # A write that fails is no ending: what the server said before it closed is still to be read.
             await asyncio.wait((read, watch), return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            await socket.close()  # stopped, in order: the library would say 1011, an internal error
-            raise
         finally:
             self._session = None
             for task in (read, watch, write):
