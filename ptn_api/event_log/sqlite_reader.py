@@ -26,7 +26,8 @@ from ptn_api.event_log.rows import POSITION_COLUMNS, Header, events_after, logge
 
 __all__ = ["SqliteReader"]
 
-_PART = 1_000
+_FIRST_PART, _LARGEST_PART = 32, 1_024
+"""Positions read at a time: few at first, for those who want no more."""
 """Positions read in one transaction, when many are."""
 
 _source = msgspec.json.Decoder(SourceStatus)
@@ -87,13 +88,15 @@ class SqliteReader:
         return [row[0] for row in rows]
 
     def positions(self, *, miner: str | None = None, since_revision: int = 0) -> Iterator[LoggedPosition]:
+        size = _FIRST_PART
         while True:
             with self._snapshot() as db:
-                part = _positions(db, since_revision, miner=miner, limit=_PART)
+                part = _positions(db, since_revision, miner=miner, limit=size)
             yield from part
-            if len(part) < _PART:
+            if len(part) < size:
                 return
             since_revision = part[-1].revision
+            size = min(2 * size, _LARGEST_PART)
 
     def positions_of(self, miner: str, *, open_or_closed_since_ms: int) -> list[LoggedPosition]:
         with self._snapshot() as db:

@@ -12,12 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from ptn_api.errors import LogError, LogLockedError, LogUnwritableError
-from ptn_api.event_log import EventLog, EventLogWriter, open_reader, open_writer
+from ptn_api.event_log import EventLog, EventLogWriter, open_reader, open_writer, sqlite_reader
 from ptn_api.event_log.database import log_path
 from tests.event_log.writer_process import text_with
 from tests.factories import T0, order, position, written
@@ -59,6 +60,20 @@ def test_a_file_system_without_a_write_ahead_log_is_refused(
     with pytest.raises(LogError, match="local disk") as caught:
         open_writer(tmp_path / "data")
     assert code_of(caught) == "no_wal"
+
+
+def test_whoever_wants_a_few_positions_has_few_read(
+    log: EventLogWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mirror that catches up takes 25 at a time, between which the live clients have their turn."""
+    log.append([written(position(n, [order(n)])) for n in range(200)], T0)
+    read, whole = [], sqlite_reader.logged_position
+    monkeypatch.setattr(sqlite_reader, "logged_position", lambda *row: read.append(row) or whole(*row))
+    reader = open_reader(tmp_path / "data")
+    assert len(list(islice(reader.positions(), 25))) == 25
+    assert len(read) < 50
+    assert len(list(reader.positions())) == 200
+    reader.close()
 
 
 def test_reader_without_a_log_says_so(tmp_path: Path) -> None:
