@@ -28,6 +28,7 @@ from ptn_api.log_output import configure_logging
 from ptn_api.metrics import Sources, answer_questions
 from ptn_api.settings import Settings
 from ptn_api.supervisor import FATAL, stop_when_orphaned
+from ptn_api.tasks import end, set_within
 
 __all__ = ["Orders", "run_child"]
 
@@ -115,12 +116,6 @@ def _chores(orders: Orders, sources: Sources, log_unwritable: Callable[[], bool]
     return tasks
 
 
-async def _ended(tasks: Tasks) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
 async def _run_intake(orders: Orders, stop: asyncio.Event, ready: Callable[[], None]) -> None:
     from ptn_api.event_log import open_writer
     from ptn_api.intake.counters import IntakeCounters
@@ -152,7 +147,7 @@ async def _run_intake(orders: Orders, stop: asyncio.Event, ready: Callable[[], N
             counters=counters,
         )
     finally:
-        await _ended(chores)
+        await end(chores)
         event_log.close()
 
 
@@ -195,7 +190,7 @@ async def _run_reader(orders: Orders, stop: asyncio.Event, ready: Callable[[], N
         with socket.socket(fileno=os.dup(orders.listener)) as listener:
             await run(log=event_log, keys=keys, sock=listener, stop=stop, ready=ready)
     finally:
-        await _ended(chores)
+        await end(chores)
         event_log.close()
 
 
@@ -223,8 +218,7 @@ async def _when_there(open_log: Callable[[], EventLog], stop: asyncio.Event) -> 
         except LogError as error:
             if error.code != "no_log":
                 raise
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(stop.wait(), 0.05)
+        await set_within(stop, 50)
     return None
 
 

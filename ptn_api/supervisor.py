@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from ptn_api.errors import SettingsError
+from ptn_api.tasks import set_within
 
 __all__ = ["FATAL", "Backoff", "Child", "listen", "python_command", "stop_when_orphaned"]
 
@@ -124,8 +125,7 @@ class Child:
             pause = self._backoff.pause_ms((loop.time() - started) * 1000)
             self.restarts += 1
             log.error("process ended, restarting", process=self.name, status=status, pause_ms=pause)
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause / 1000)
+            await set_within(self._stopping, pause)
 
     async def _run_once(self) -> int:
         reading, writing = os.pipe()
@@ -190,5 +190,4 @@ async def stop_when_orphaned(stop: asyncio.Event, parent: int, check_ms: int, gr
             stop.set()
             await asyncio.sleep(grace_s)
             os.kill(os.getpid(), signal.SIGKILL)
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(stop.wait(), check_ms / 1000)
+        await set_within(stop, check_ms)

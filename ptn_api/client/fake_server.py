@@ -27,6 +27,7 @@ from websockets.exceptions import ConnectionClosed
 from ptn_api.client.fake_positions import MINER, fake_order, fake_position
 from ptn_api.clock import wall_ms
 from ptn_api.model.position import PositionText, parse_position
+from ptn_api.tasks import end
 from ptn_api.wire.close_codes import CloseCode
 from ptn_api.wire.codec import encode, encode_batch, encode_message
 from ptn_api.wire.frames import AuthSuccess, Heartbeat
@@ -248,9 +249,7 @@ class FakeServer:
         self._tasks.add(task)
 
     async def _stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         assert self._server is not None
         self._server.close()
         await self._server.wait_closed()

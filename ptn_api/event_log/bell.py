@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from ptn_api.errors import LogError
+from ptn_api.tasks import set_within
 
 __all__ = ["Ringer", "SocketBell", "bell_folder"]
 
@@ -50,9 +51,7 @@ class SocketBell:
 
     async def wait(self, timeout_ms: int = 1_000) -> None:
         """Returns after the next ring (at once if one is pending), or after the timeout."""
-        try:
-            await asyncio.wait_for(self._rung.wait(), timeout_ms / 1000)
-        except asyncio.TimeoutError:
+        if not await set_within(self._rung, timeout_ms):
             self._bind_again_if_gone()
         self._rung.clear()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from ptn_api.event_log.contract import (
 from ptn_api.event_log.order_list import OrderList, departures, rewritten, touched, up_to
 from ptn_api.event_log.scan import Scan, event_bytes
 from ptn_api.model.position import PositionText
+from ptn_api.tasks import set_within
 
 __all__ = ["MemoryLog"]
 
@@ -311,8 +311,7 @@ class _MemoryBell:
             self._loop.call_soon_threadsafe(self._rung.set)
 
     async def wait(self, timeout_ms: int = 1_000) -> None:
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._rung.wait(), timeout_ms / 1000)
+        await set_within(self._rung, timeout_ms)
         self._rung.clear()
 
     def close(self) -> None:

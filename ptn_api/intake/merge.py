@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from typing import TypeVar
@@ -26,6 +25,7 @@ from ptn_api.intake.hold import Holds
 from ptn_api.intake.position_files import Key
 from ptn_api.intake.waiting import Waiting, WaitingChanges, key_of
 from ptn_api.model.position import PositionText, parse_position
+from ptn_api.tasks import set_within
 
 __all__ = ["Merge"]
 
@@ -195,8 +195,7 @@ class Merge:
         if failures == 1:
             logger.error("log_unwritable", waiting=len(self._waiting), reason=str(error))
         pause_ms = min(self._retry_ms << min(failures - 1, 20), self._retry_max_ms)
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), pause_ms / 1000)
+        await set_within(self._closing, pause_ms)
         return True
 
     def _append(self, items: list[Waiting], documents: list[DocumentWritten]) -> list[Waiting]:

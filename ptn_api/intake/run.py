@@ -33,6 +33,7 @@ from ptn_api.intake.options import IntakeOptions
 from ptn_api.intake.position_files import Key
 from ptn_api.intake.queue import QueueReader
 from ptn_api.intake.watch import Watch, open_watch
+from ptn_api.tasks import end, set_within
 
 __all__ = ["IntakeOptions", "run_intake"]
 
@@ -159,7 +160,7 @@ class Intake:
             return True
         if self._directory is not None:
             while not stop.is_set() and not await self._directory.root_is_there():
-                await _wait(stop, min(self._options.sweep_ms, 1_000))
+                await set_within(stop, min(self._options.sweep_ms, 1_000))
         pause_ms = self._options.retry_ms
         while not stop.is_set():
             try:
@@ -172,7 +173,7 @@ class Intake:
                 self._counters.unwritable = True
                 if pause_ms == self._options.retry_ms:
                     logger.error("log_unwritable", reason=str(error))
-                await _wait(stop, pause_ms)
+                await set_within(stop, pause_ms)
                 pause_ms = min(pause_ms * 2, self._options.retry_max_ms)
         return False
 
@@ -194,7 +195,7 @@ class Intake:
 
     async def close(self) -> None:
         """Takes no more, writes what was taken, ends threads and watch. Raises LogError."""
-        await _cancel(self._sources)
+        await end(self._sources)
         if self._directory is not None and self._following is not None:
             self._directory.stop()
             await asyncio.wait([self._following])
@@ -268,11 +269,6 @@ def _until_stopped(changes: Iterator[T], stop: asyncio.Event) -> Iterator[T]:
         yield change
 
 
-async def _wait(event: asyncio.Event, timeout_ms: float) -> None:
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(event.wait(), timeout_ms / 1000)
-
-
 async def _until(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
     """Waits for `stop`; raises what a task fails with before."""
     stopping = asyncio.create_task(stop.wait())
@@ -284,9 +280,3 @@ async def _until(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
                 task.result()
     finally:
         stopping.cancel()
-
-
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -21,6 +21,7 @@ from ptn_api.rest.options import RestOptions
 from ptn_api.rest.reader import Limits
 from ptn_api.rest.room import Room, Surroundings
 from ptn_api.rest.server import Server
+from ptn_api.tasks import end
 
 __all__ = ["RestOptions", "run_rest"]
 
@@ -69,7 +70,7 @@ async def run_rest(
             if following.done():
                 following.result()  # it ends only by an error
         finally:
-            await _cancelled(following, stopping, built)
+            await end([following, stopping, built])
 
 
 def _steady_clock(options: RestOptions) -> SteadyClock:
@@ -80,9 +81,3 @@ def _steady_clock(options: RestOptions) -> SteadyClock:
             "the clock jumped and is not followed yet", by_ms=ms
         ),
     )
-
-
-async def _cancelled(*tasks: asyncio.Task[object]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

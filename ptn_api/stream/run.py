@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.usage import Usage
@@ -15,6 +14,7 @@ from ptn_api.event_log.contract import EventLog
 from ptn_api.stream.hub import Hub
 from ptn_api.stream.options import StreamCounters, StreamOptions
 from ptn_api.stream.server import StreamServer
+from ptn_api.tasks import end
 from ptn_api.wire.close_codes import SHUTTING_DOWN
 
 __all__ = ["StreamCounters", "StreamOptions", "run_stream"]
@@ -52,14 +52,5 @@ async def run_stream(
             task.result()
     finally:
         hub.close_all(SHUTTING_DOWN)
-        await _end([stopping, *tasks])
+        await end([stopping, *tasks])
         await server.stop()
-
-
-async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancels until it has been heard: before Python 3.12 a `wait_for` that just finished swallows one."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.05)

@@ -7,7 +7,6 @@ picows is left to do: the handshake, parsing what clients send, closing.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket as sockets
 import ssl
@@ -28,6 +27,7 @@ from ptn_api.stream.hub import Hub
 from ptn_api.stream.inbound import MessageReader
 from ptn_api.stream.newcomers import Newcomers
 from ptn_api.stream.options import StreamCounters, StreamOptions
+from ptn_api.tasks import set_within
 from ptn_api.wire.close_codes import (
     BAD_PAYLOAD,
     INTERNAL_ERROR,
@@ -173,8 +173,7 @@ class _Clients:
 
     async def gone(self, timeout_ms: int) -> bool:
         """Waits until there are none, at most so long; whether there are none."""
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._none.wait(), timeout_ms / 1000)
+        await set_within(self._none, timeout_ms)
         return not self._all
 
 

@@ -1,0 +1,31 @@
+"""What asyncio's own tools for waiting and ending do not quite do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["end", "set_within"]
+
+
+async def set_within(event: asyncio.Event, timeout_ms: float) -> bool:
+    """Waits until the event is set, at most so long; whether it is set.
+
+    A cancellation is always heard. `asyncio.wait_for` swallows one that comes just as the event is set
+    (before Python 3.12), and who waits for the cancelled task to end then waits forever.
+    """
+    waiting = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({waiting}, timeout=timeout_ms / 1000)
+    finally:
+        waiting.cancel()
+    return event.is_set()
+
+
+async def end(tasks: Iterable[asyncio.Task[Any]]) -> list[Any]:
+    """Cancels the tasks and waits until they have ended; returns what they returned or raised."""
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    return await asyncio.gather(*tasks, return_exceptions=True)

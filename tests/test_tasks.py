@@ -1,0 +1,63 @@
+"""Waiting for a while, and ending what waits."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ptn_api.tasks import end, set_within
+
+
+async def test_an_event_that_is_set_in_time_is_told_from_one_that_is_not() -> None:
+    """With what passes meanwhile, and at once where it is set already."""
+    event = asyncio.Event()
+    assert not await set_within(event, 1)
+    asyncio.get_running_loop().call_soon(event.set)
+    assert await set_within(event, 60_000)
+    assert await set_within(event, 0)
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_cancellation_is_heard_however_close_to_the_event_it_comes(turns: int) -> None:
+    """Whoever is stopped just as an order comes in does stop."""
+    event, rounds = asyncio.Event(), 0
+
+    async def follow() -> None:
+        nonlocal rounds
+        while True:
+            await set_within(event, 60_000)
+            event.clear()
+            rounds += 1
+
+    task = asyncio.create_task(follow())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    event.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=45)
+    assert done, "the cancellation was swallowed"
+    assert task.cancelled()
+    assert rounds <= 1
+
+
+async def test_ending_tells_what_came_of_each() -> None:
+    """A task that had ended keeps its result, one that fails its error."""
+
+    async def succeed() -> int:
+        return 1
+
+    async def fail_when_told() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise OSError("gone")
+
+    finished = asyncio.create_task(succeed())
+    failing = asyncio.create_task(fail_when_told())
+    await finished
+    first, second = await end([finished, failing])
+    assert first == 1
+    assert isinstance(second, OSError)
