@@ -1,6 +1,13 @@
-"""The client's side of one connection, as a pure state machine: no sockets, no clock, no files.
+"""The client's side of one connection: a state machine without socket, clock or file.
 
-    login -> (accepted) -> subscribing -> (status) -> resuming -> (resumed | resume_failed) -> flowing
+    phase        what happened                             what comes while in it
+    -----        -------------                             ----------------------
+    LOGIN        the login was sent, no answer yet         the answer
+    IDLE         logged in, not subscribed (any more)      answers, heartbeats
+    SUBSCRIBING  subscribed, not confirmed yet             what an earlier subscription asked for
+    RESUMING     subscribed from the cursor, not answered  nothing that may be counted
+    FLOWING      orders come, each number after the last   orders, answers, heartbeats
+    BROKEN       it was given up                           nothing that counts, ever
 
 `start()` queues the login; frames that come go into `receive()`, passing time into `tick()`; frames to be
 sent lie in `to_send()`. What has to be done about it is returned as events, in order:
@@ -21,6 +28,7 @@ Rules
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -47,6 +55,7 @@ from ptn_api.wire.frames import (
 from ptn_api.wire.received import ChangedPosition, LoginAccepted, OrderBatch, OrderMessage
 
 __all__ = [
+    "TRANSITIONS",
     "Broken",
     "ClientSession",
     "Complaint",
@@ -55,6 +64,8 @@ __all__ = [
     "Evicted",
     "Gap",
     "GapReason",
+    "Input",
+    "Phase",
     "Refused",
     "State",
     "StateChanged",
@@ -133,6 +144,66 @@ Event = Step | StateChanged | Refused | Evicted | Complaint | Broken
 _EVICTED = "MAX_CONNECTIONS_EXCEEDED"
 
 
+class Phase(enum.Enum):
+    LOGIN = "login"
+    IDLE = "idle"
+    SUBSCRIBING = "subscribing"
+    RESUMING = "resuming"
+    FLOWING = "flowing"
+    BROKEN = "broken"
+
+
+class Input(enum.Enum):
+    ACCEPTED = "accepted"
+    SUBSCRIBE = "subscribe"
+    RESUME = "subscribe from the cursor"
+    UNSUBSCRIBE = "unsubscribe"
+    CONFIRMED = "subscription confirmed"
+    ANSWERED = "resumed, or refused to"
+    BREAK = "break"
+
+
+TRANSITIONS: dict[Phase, dict[Input, Phase]] = {
+    Phase.LOGIN: {Input.ACCEPTED: Phase.IDLE, Input.BREAK: Phase.BROKEN},
+    Phase.IDLE: {
+        Input.SUBSCRIBE: Phase.SUBSCRIBING,
+        Input.RESUME: Phase.RESUMING,  # the first subscribe of a login that named a cursor
+        Input.UNSUBSCRIBE: Phase.IDLE,
+        Input.CONFIRMED: Phase.IDLE,  # of a subscription that was given up meanwhile
+        Input.BREAK: Phase.BROKEN,
+    },
+    Phase.SUBSCRIBING: {
+        Input.SUBSCRIBE: Phase.SUBSCRIBING,
+        Input.UNSUBSCRIBE: Phase.IDLE,
+        Input.CONFIRMED: Phase.FLOWING,
+        Input.BREAK: Phase.BROKEN,
+    },
+    Phase.RESUMING: {  # until it is answered, whatever is subscribed meanwhile
+        Input.SUBSCRIBE: Phase.RESUMING,
+        Input.UNSUBSCRIBE: Phase.RESUMING,
+        Input.CONFIRMED: Phase.RESUMING,
+        Input.ANSWERED: Phase.FLOWING,
+        Input.BREAK: Phase.BROKEN,
+    },
+    Phase.FLOWING: {
+        Input.SUBSCRIBE: Phase.SUBSCRIBING,
+        Input.UNSUBSCRIBE: Phase.IDLE,
+        Input.CONFIRMED: Phase.FLOWING,  # of an earlier subscribe, where two were sent
+        Input.BREAK: Phase.BROKEN,
+    },
+    Phase.BROKEN: {},
+}
+"""What is not in the table is not due: a frame that means it is complained about and changes nothing."""
+
+Answer = LoginAccepted | SubscriptionStatus | Resumed | ResumeFailed
+_MEANINGS: dict[type[Answer], Input] = {
+    LoginAccepted: Input.ACCEPTED,
+    SubscriptionStatus: Input.CONFIRMED,
+    Resumed: Input.ANSWERED,
+    ResumeFailed: Input.ANSWERED,
+}
+
+
 class ClientSession:
     """One connection's worth of protocol; see the module's text.
 
@@ -154,6 +225,7 @@ class ClientSession:
     ) -> None:
         self.cursor = cursor if subscription is not None else Cursor(-1, cursor.epoch)
         self.clock_offset = clock_offset or ClockOffset()
+        self.phase = Phase.LOGIN
         self.state: State = "connecting"
         self.login: LoginAccepted | None = None
         self.repeats = 0
@@ -164,12 +236,10 @@ class ClientSession:
         self._patience_ms = login_ms
         self._silence_ms = 0
         self._since_ping_ms = 0
-        self._resuming = False
-        self._flowing = False
+        self._resumes = False
         self._jump = False
         self._replay_until = -1
         self._source_stale = False
-        self._broken = False
         self._outbox: list[str] = []
 
     # --- in and out ---------------------------------------------------------------------------------------
@@ -187,7 +257,7 @@ class ClientSession:
 
     def receive(self, data: bytes | str, wall_ms: int) -> list[Event]:
         """One frame from the server, come at `wall_ms` (our clock, epoch ms)."""
-        if self._broken:
+        if self.phase is Phase.BROKEN:
             return []
         try:
             frame = received.read(data)
@@ -199,12 +269,12 @@ class ClientSession:
 
     def tick(self, elapsed_ms: int, wall_ms: int) -> list[Event]:
         """Time passed while waiting for frames. Time spent otherwise (a slow handler) must not be counted."""
-        if self._broken:
+        if self.phase is Phase.BROKEN:
             return []
         self._silence_ms += elapsed_ms
         self._since_ping_ms += elapsed_ms
         if self._silence_ms > self._patience_ms:
-            self._broken = True
+            self._move(Input.BREAK)
             return [StateChanged("stale"), Broken("mute", f"no sign of life in {self._silence_ms} ms")]
         if self.login is not None and self._since_ping_ms >= self._ping_ms:
             self._ping(wall_ms)
@@ -214,7 +284,6 @@ class ClientSession:
         """Subscribes, or changes the subscription, from the next order on."""
         self._subscription = subscription
         if self.login is not None:
-            self._flowing = False
             self._jump = True
             self._subscribe(wall_ms)
 
@@ -222,6 +291,7 @@ class ClientSession:
         self._subscription = None
         self._jump = True
         if self.login is not None:
+            self._move(Input.UNSUBSCRIBE)
             self._send(Unsubscribe(all=True, sender_timestamp=wall_ms))
 
     # --- frames -------------------------------------------------------------------------------------------
@@ -239,20 +309,37 @@ class ClientSession:
                 yield from self._heartbeat(frame)
             case Pong():
                 self._learn(frame.client_timestamp, frame.server_timestamp, wall_ms)
-            case LoginAccepted():
-                yield from self._accepted(frame, wall_ms)
-            case SubscriptionStatus():
-                yield from self._subscribed(frame, wall_ms)
-            case Resumed():
-                yield from self._resumed(frame)
-            case ResumeFailed():
-                yield from self._resume_failed(frame)
+            case LoginAccepted() | SubscriptionStatus() | Resumed() | ResumeFailed():
+                yield from self._answer(frame, wall_ms)
             case AuthFailure():
                 yield self._failure(frame)
             case Error():
                 yield Complaint(f"the server says {frame.code}: {frame.message}")
             case None:
                 pass
+
+    def _answer(self, frame: Answer, wall_ms: int) -> Iterator[Event]:
+        if isinstance(frame, SubscriptionStatus):
+            self._learn(frame.sender_timestamp, frame.received_timestamp, wall_ms)
+            if frame.action != "subscribe":
+                return
+        happened = _MEANINGS[type(frame)]
+        if happened not in TRANSITIONS[self.phase]:
+            yield Complaint(f"an answer that is not due: {happened.value}, while {self.phase.value}")
+            return
+        before = self.phase
+        self._move(happened)
+        match frame:
+            case LoginAccepted():
+                yield from self._accepted(frame, wall_ms)
+            case SubscriptionStatus():
+                if before is Phase.SUBSCRIBING and self.state != "replaying":
+                    yield from self._enter("live")
+            case Resumed():
+                self._replay_until = frame.head
+                yield from self._enter("live" if frame.head <= self.cursor.sequence else "replaying")
+            case ResumeFailed():
+                yield from self._resume_failed(frame)
 
     def _accepted(self, frame: LoginAccepted, wall_ms: int) -> Iterator[Event]:
         self.login = frame
@@ -266,8 +353,8 @@ class ClientSession:
     def _place(self, frame: LoginAccepted) -> Iterator[Event]:
         """Where the server will go on, compared with where we stand."""
         here, there = self.cursor, Cursor(frame.current_sequence, frame.epoch)
-        self._resuming = here.sequence >= 0 and self._version_2
-        if self._resuming or here == there:
+        self._resumes = here.sequence >= 0 and self._version_2
+        if self._resumes or here == there:
             return
         self.cursor = there
         if here.sequence < 0:
@@ -275,21 +362,7 @@ class ClientSession:
         else:
             yield Step(Gap(here.sequence, there.sequence + 1, _why(here, there)), there)
 
-    def _subscribed(self, frame: SubscriptionStatus, wall_ms: int) -> Iterator[Event]:
-        self._learn(frame.sender_timestamp, frame.received_timestamp, wall_ms)
-        if frame.action == "subscribe" and not self._resuming:
-            self._flowing = True
-            yield from self._enter("live")
-
-    def _resumed(self, frame: Resumed) -> Iterator[Event]:
-        self._resuming = False
-        self._flowing = True
-        self._replay_until = frame.head
-        yield from self._enter("live" if frame.head <= self.cursor.sequence else "replaying")
-
     def _resume_failed(self, frame: ResumeFailed) -> Iterator[Event]:
-        self._resuming = False
-        self._flowing = True
         gap = Gap(self.cursor.sequence, frame.head + 1, frame.reason)
         self.cursor = Cursor(frame.head, frame.epoch)
         yield from self._enter("resync")
@@ -297,7 +370,7 @@ class ClientSession:
         yield from self._enter("live")
 
     def _order(self, message: OrderMessage) -> Iterator[Event]:
-        if self._broken:
+        if self.phase is Phase.BROKEN:
             return
         last = self.cursor.sequence
         if message.sequence <= last:
@@ -318,14 +391,14 @@ class ClientSession:
         """Messages are missing after the cursor: come back for them, once."""
         last = self.cursor.sequence
         if self._version_2 and self._known_hole != last:
-            self._broken = True
+            self._move(Input.BREAK)
             return Broken("hole", f"nothing between {last} and {next_sequence}")
         self.cursor = Cursor(next_sequence - 1, self.cursor.epoch)
         return Step(Gap(last, next_sequence, "hole"), self.cursor)
 
     def _heartbeat(self, frame: Heartbeat) -> Iterator[Event]:
         self._source_stale = frame.stale
-        if frame.head > self.cursor.sequence and (self._flowing or self._subscription is None):
+        if frame.head > self.cursor.sequence and self._settled:
             if self._gapless:
                 event = self._hole(frame.head + 1)
                 yield event
@@ -354,7 +427,12 @@ class ClientSession:
 
     @property
     def _counts_heartbeats(self) -> bool:
-        return self._version_2 and self._flowing and self.state != "replaying"
+        return self._version_2 and self._settled and self.state != "replaying"
+
+    @property
+    def _settled(self) -> bool:
+        """Whether every number up to a heartbeat's head has come, as far as it was asked for."""
+        return self.phase in (Phase.IDLE, Phase.FLOWING)
 
     @property
     def _gapless(self) -> bool:
@@ -371,6 +449,8 @@ class ClientSession:
 
     def _subscribe(self, wall_ms: int) -> None:
         assert self._subscription is not None
+        self._move(Input.RESUME if self._resumes else Input.SUBSCRIBE)
+        self._resumes = False
         self._send(msgspec.structs.replace(self._subscription, sender_timestamp=wall_ms))
 
     def _ping(self, wall_ms: int) -> None:
@@ -383,6 +463,9 @@ class ClientSession:
 
     def _send(self, frame: msgspec.Struct) -> None:
         self._outbox.append(encode(frame).decode())
+
+    def _move(self, happened: Input) -> None:
+        self.phase = TRANSITIONS[self.phase][happened]
 
 
 def _why(here: Cursor, there: Cursor) -> GapReason:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptn_api.wire.client_session import (
+    TRANSITIONS,
     Broken,
     ClientSession,
     Complaint,
@@ -17,6 +18,8 @@ from ptn_api.wire.client_session import (
     Event,
     Evicted,
     Gap,
+    Input,
+    Phase,
     Refused,
     StateChanged,
     Step,
@@ -257,6 +260,51 @@ def test_nonsense_is_complained_about_and_survived(frames: list[bytes | str]) ->
 def test_frames_of_an_unknown_kind_are_ignored() -> None:
     """A later server may say things that this client has not heard of."""
     assert feed(live(), {"type": "weather", "sequence": 99}, {"what": 1}) == []
+
+
+def test_the_table_lets_every_phase_break_and_nothing_leave_the_end() -> None:
+    """Every phase but the last has a way to BROKEN."""
+    assert set(TRANSITIONS) == set(Phase)
+    assert TRANSITIONS[Phase.BROKEN] == {}
+    assert all(t[Input.BREAK] is Phase.BROKEN for p, t in TRANSITIONS.items() if p is not Phase.BROKEN)
+
+
+@pytest.mark.parametrize(
+    ("cursor", "before", "undue"),
+    [
+        (NEW, [], status()),
+        (NEW, [], {"type": "resumed", "after": 3, "head": 9}),
+        (NEW, [success(10)], success(99)),
+        (NEW, [success(10), status()], {"type": "resumed", "after": 3, "head": 99}),
+        (
+            NEW,
+            [success(10), status()],
+            {"type": "resume_failed", "reason": "too_old", "epoch": E, "oldest_sequence": 1, "head": 99},
+        ),
+        (Cursor(10, E), [success(10), status()], success(99)),
+    ],
+    ids=["status", "resumed", "second login", "resumed unasked", "failed unasked", "login while resuming"],
+)
+def test_an_answer_that_is_not_due_changes_nothing(
+    cursor: Cursor, before: list[dict[str, Any]], undue: dict[str, Any]
+) -> None:
+    """A server that answers what was not asked cannot move the cursor; it is complained about."""
+    subject = session(cursor)
+    feed(subject, *before)
+    stood = subject.phase, subject.cursor, subject.state
+    assert [type(e) for e in feed(subject, undue)] == [Complaint]
+    assert (subject.phase, subject.cursor, subject.state) == stood
+
+
+def test_whatever_is_subscribed_while_resuming_waits_for_the_answer() -> None:
+    """A heartbeat that comes before the replay has been granted moves no cursor over what is missing."""
+    subject = session(Cursor(5, E))
+    feed(subject, success(5), status())
+    subject.unsubscribe(NOW)
+    subject.subscribe(ALL, NOW)
+    feed(subject, heartbeat(9))
+    assert subject.cursor.sequence == 5
+    assert numbers(feed(subject, resumed(5, 9), order(6, replay=True))) == [6]
 
 
 # --- resuming ---------------------------------------------------------------------------------------------
