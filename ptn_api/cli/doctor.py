@@ -11,9 +11,10 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import httpx
+import msgspec
 
 from ptn_api.access import check_keys, exposed_to, parse_keys, read_key_file
 from ptn_api.access.address import is_loopback
@@ -22,6 +23,7 @@ from ptn_api.clock import wall_ms
 from ptn_api.data_dir import foreign_files
 from ptn_api.errors import PTNError, SettingsError
 from ptn_api.settings import Settings, add_arguments, describe, from_arguments
+from ptn_api.wire.about import Health
 
 __all__ = ["CHECKS", "Finding", "doctor"]
 
@@ -80,29 +82,29 @@ def _running(settings: Settings) -> Iterator[Finding]:
     if health is None:
         yield from _ports(settings)
         return
-    for problem in health["problems"]:
+    for problem in health.problems:
         level: Literal["warn", "bad"] = "warn" if problem in ("starting", "not_watching") else "bad"
         yield Finding(level, "server", EXPLAINED.get(problem, problem))
-    down = [name for name, state in health.get("processes", {}).items() if state == "down"]
+    down = [name for name, state in health.processes.items() if state == "down"]
     if down:
         yield Finding("bad", "server", f"down: {', '.join(down)}")
-    if reason := health["source"]["reason"]:
+    if reason := health.source.reason:
         yield Finding("warn", "server", _STALE.get(reason, f"the source says: {reason}"))
-    if not health["problems"]:
+    if not health.problems:
         yield Finding("ok", "server", "runs, and says that all is well")
 
 
-def _health(settings: Settings) -> dict[str, Any] | None:
+def _health(settings: Settings) -> Health | None:
     """What the running server says; None: there is none."""
     scheme = "https" if settings.tls_cert else "http"
     url = f"{scheme}://{_reachable(settings.api_host)}:{settings.api_rest_port}/health"
     try:
         # The name in the certificate is not this address; and nothing secret is said or heard here. A proxy
         # that the environment names is for the way to others.
-        found = httpx.get(url, timeout=_TIMEOUT_S, verify=False, trust_env=False).json()  # noqa: S501
+        found = httpx.get(url, timeout=_TIMEOUT_S, verify=False, trust_env=False)  # noqa: S501
+        return msgspec.json.decode(found.content, type=Health)
     except (httpx.HTTPError, ValueError):
         return None
-    return found if isinstance(found, dict) and {"problems", "source"} <= set(found) else None
 
 
 def _reachable(host: str) -> str:

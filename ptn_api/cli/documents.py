@@ -82,11 +82,14 @@ def run_eliminations(url: str | None, api_key_file: Path | None, *, as_json: boo
 def run_me(url: str | None, api_key_file: Path | None, *, as_json: bool) -> None:
     """What the server knows about the key: never the key."""
     with asking(url, api_key_file) as client:
-        body, me = answer(client, calls.document("/me"))
+        body, me = answer(client, calls.me())
     if as_json:
         print_document(body)
     else:
-        print_rows(("what", "is"), [(name, "" if value is None else str(value)) for name, value in _flat(me)])
+        print_rows(
+            ("what", "is"),
+            [(name, "" if value is None else str(value)) for name, value in _flat(msgspec.to_builtins(me))],
+        )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

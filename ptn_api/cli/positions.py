@@ -62,7 +62,7 @@ def all_positions(
     status: str = "all",
 ) -> Call[Any]:
     """The call for all miners' positions, at that tier or the key's own."""
-    asked = client.me()["tier"] if tier is None else tier
+    asked = client.me().tier if tier is None else tier
     shown = next((t for t in _TIERS if t == asked), None)
     if shown is None:
         raise SettingsError("--tier must be 0, 30, 50 or 100")

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ptn_api.client.replaying import Replay, ReplayClock, replay
     from ptn_api.client.rest import AsyncPTNClient, PTNClient
     from ptn_api.client.stream import Stream, connect
+    from ptn_api.wire.about import Health, Me
     from ptn_api.wire.client_session import Cursor, Gap, State
 
 __all__ = [
@@ -48,7 +49,9 @@ __all__ = [
     "Cursor",
     "Following",
     "Gap",
+    "Health",
     "Ledgers",
+    "Me",
     "MessagePage",
     "Miner",
     "MinerPositions",
@@ -97,6 +100,7 @@ _HOMES = {
     "client.replaying": ("Replay", "ReplayClock", "replay"),
     "client.rest": ("AsyncPTNClient", "PTNClient"),
     "client.stream": ("Stream", "connect"),
+    "wire.about": ("Health", "Me"),
     "wire.client_session": ("Cursor", "Gap", "State"),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -23,6 +23,7 @@ from ptn_api.client.download import Download, Progress
 from ptn_api.client.exchange import Call
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.model.statistics import Elimination, Eliminations, MinerStatistics
+from ptn_api.wire.about import Health, Me
 from ptn_api.wire.frames import Format
 from ptn_api.wire.received import OrderMessage
 
@@ -117,17 +118,17 @@ def checkpoint_file(to_file: str | os.PathLike[str], progress: Progress | None) 
     return Download("/validator-checkpoint", to_file, progress)
 
 
-def document(path: str) -> Call[dict[str, Any]]:
-    return Call(path, _plain)
-
-
 def perf_ledger(hotkey: str) -> Call[Ledgers]:
     return Call(f"/perf-ledger/{quote(hotkey, safe='')}", _ledgers(hotkey))
 
 
-def health() -> Call[dict[str, Any]]:
+def me() -> Call[Me]:
+    return Call("/me", _typed(Me))
+
+
+def health() -> Call[Health]:
     """Also what a server says of itself that is starting or not well, which comes with 503."""
-    return Call("/health", _plain, accept=(200, 503))
+    return Call("/health", _typed(Health), accept=(200, 503))
 
 
 def messages(
@@ -179,10 +180,6 @@ def _ledgers(hotkey: str) -> Callable[[bytes, Mapping[str, str]], Ledgers]:
 
 def _eliminations(body: bytes, headers: Mapping[str, str]) -> list[Elimination]:
     return msgspec.json.decode(body, type=Eliminations).eliminations
-
-
-def _plain(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
-    return msgspec.json.decode(body, type=dict[str, Any])
 
 
 class _Page(msgspec.Struct):

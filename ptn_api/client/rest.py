@@ -31,6 +31,7 @@ from ptn_api.client.download import Download, Progress
 from ptn_api.client.exchange import SEND, Call, Outcome, Retries, exchange
 from ptn_api.errors import SettingsError
 from ptn_api.model.statistics import Elimination, MinerStatistics
+from ptn_api.wire.about import Health, Me
 from ptn_api.wire.frames import Format
 
 __all__ = ["AsyncPTNClient", "MessagePage", "PTNClient", "Retries"]
@@ -192,11 +193,11 @@ class PTNClient:
         """One miner's ledgers, by trade pair and "portfolio"."""
         return self.call(calls.perf_ledger(hotkey))
 
-    def me(self) -> dict[str, Any]:
+    def me(self) -> Me:
         """What the server knows about the key."""
-        return self.call(calls.document("/me"))
+        return self.call(calls.me())
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> Health:
         """How the server is, also where it is not well. Needs no key."""
         return self.call(calls.health())
 
@@ -340,10 +341,10 @@ class AsyncPTNClient:
     async def perf_ledger(self, hotkey: str) -> Ledgers:
         return await self.call(calls.perf_ledger(hotkey))
 
-    async def me(self) -> dict[str, Any]:
-        return await self.call(calls.document("/me"))
+    async def me(self) -> Me:
+        return await self.call(calls.me())
 
-    async def health(self) -> dict[str, Any]:
+    async def health(self) -> Health:
         return await self.call(calls.health())
 
     async def messages(

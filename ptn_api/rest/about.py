@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
 from ptn_api.access.key_ring import KeyHolder
@@ -14,62 +12,9 @@ from ptn_api.rest.answer import Answer
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.room import Ask, Room
 from ptn_api.rest.snapshot import snapshot_of
+from ptn_api.wire.about import Health, KeyLimits, LogHealth, Me, Problem, SourceHealth, Status
 
-__all__ = ["Health", "Me", "health", "me", "trade_pairs"]
-
-
-class SourceHealth(msgspec.Struct, kw_only=True):
-    """`swept_ms`: end of the last completed sweep of the validator's files; null without a directory."""
-
-    swept_ms: int | None = None
-    stale: bool = False
-    reason: str = ""
-    watching: bool = True
-
-
-class LogHealth(msgspec.Struct, kw_only=True):
-    """`ready`: the first scan of the validator's files is complete. `writable`: intake can add to the log."""
-
-    ready: bool = False
-    writable: bool = True
-
-
-Problem = Literal[
-    "log_unreadable",
-    "log_unwritable",
-    "process_down",
-    "source_stale",
-    "source_silent",
-    "starting",
-    "not_watching",
-]
-
-
-class Health(msgspec.Struct, kw_only=True):
-    """Nothing here moves with live orders. `degraded`: all is served, a problem should be looked at.
-
-    `processes` says which are `up` and which `down`; where they are not known it is empty.
-    """
-
-    status: Literal["ok", "degraded", "starting", "failing"]
-    problems: list[Problem]
-    processes: dict[str, Literal["up", "down"]] = {}
-    source: SourceHealth
-    log: LogHealth
-
-
-class KeyLimits(msgspec.Struct, kw_only=True):
-    """`requests_per_minute` null: without a limit."""
-
-    websocket_connections: int
-    requests_per_minute: int | None = None
-
-
-class Me(msgspec.Struct, kw_only=True):
-    alias: str
-    tier: int
-    expires_ms: int | None = None
-    limits: KeyLimits
+__all__ = ["health", "me", "trade_pairs"]
 
 
 async def health(room: Room, ask: Ask) -> Answer:
@@ -92,9 +37,7 @@ def _examined(room: Room) -> Health:
     failures += _failures_of(source, room)
     degraded: list[Problem] = [] if source.watching else ["not_watching"]
     starting: list[Problem] = [] if (ready and room.ready) or unreadable else ["starting"]
-    status: Literal["ok", "degraded", "starting", "failing"] = (
-        "failing" if failures else "starting" if starting else "degraded" if degraded else "ok"
-    )
+    status: Status = "failing" if failures else "starting" if starting else "degraded" if degraded else "ok"
     return Health(
         status=status,
         problems=[*failures, *starting, *degraded],

@@ -14,6 +14,7 @@ from ptn_api.rest.checkpoint import CheckpointDocument
 from ptn_api.rest.messages import Messages
 from ptn_api.rest.pages import page_routes
 from ptn_api.rest.route import Route
+from ptn_api.wire.about import Health, Me
 from ptn_api.wire.frames import Message
 
 __all__ = ["ROUTES", "find"]
@@ -110,12 +111,12 @@ _DATA: tuple[Route, ...] = (
         standing=True,
     ),
     Route("/trade-pairs", about.trade_pairs, "The trade pairs that the network knows", list[TradePair]),
-    Route("/me", about.me, "The asking key: alias, tier and limits", about.Me),
+    Route("/me", about.me, "The asking key: alias, tier and limits", Me),
     Route(
         "/health",
         about.health,
         "Whether all is well; 503 while starting or failing",
-        about.Health,
+        Health,
         access="anyone",
         failing=True,
     ),

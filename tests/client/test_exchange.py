@@ -22,6 +22,7 @@ from ptn_api.errors import (
 
 QUICK = Retries(times=2, first=0.001, longest=0.01)
 URL = "http://server"
+HEALTH = {"status": "ok", "problems": [], "processes": {}, "source": {}, "log": {"ready": True}}
 
 
 class Script:
@@ -67,7 +68,7 @@ def test_the_key_travels_in_the_header_only() -> None:
 def test_the_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any, none is sent: `/health` needs none."""
     monkeypatch.delenv("PTN_API_KEY", raising=False)
-    script = Script(answer(body={"status": "ok"}))
+    script = Script(answer(body=HEALTH))
     with PTNClient(URL, transport=httpx.MockTransport(script)) as api:
         api.health()
     monkeypatch.setenv("PTN_API_KEY", "from-environment")
@@ -167,10 +168,19 @@ def test_only_what_was_given_is_asked() -> None:
 
 def test_a_server_that_is_not_well_can_still_say_so() -> None:
     """`/health` answers 503 with a body."""
-    script = Script(answer(503, {"status": "starting"}))
+    script = Script(answer(503, HEALTH | {"status": "starting", "problems": ["starting"]}))
     with client(script) as api:
-        assert api.health() == {"status": "starting"}
+        health = api.health()
+    assert (health.status, health.problems) == ("starting", ["starting"])
     assert len(script.requests) == 1
+
+
+def test_what_a_newer_server_says_of_itself_is_read_too() -> None:
+    """Words and fields that are not known yet."""
+    newer = {"status": "shaky", "problems": ["gremlins"], "processes": {"rest": "dozing"}, "mood": 3}
+    with client(Script(answer(body=HEALTH | newer))) as api:
+        health = api.health()
+    assert (health.status, health.problems, health.processes) == ("shaky", ["gremlins"], {"rest": "dozing"})
 
 
 @pytest.mark.parametrize("url", ["", "server:1", "ws://server", "ftp://server"])

@@ -143,8 +143,8 @@ async def test_every_route_is_understood() -> None:
         assert set((await api.validator_checkpoint()).positions) >= {MINER, OTHER_MINER}
         assert set(await api.perf_ledger(MINER)) == {"portfolio", "BTCUSD"}
         assert (await api.perf_ledger("older"))["portfolio"].initialization_time_ms == 1
-        assert (await api.me())["tier"] == 100
-        assert "status" in await api.health()
+        assert (await api.me()).tier == 100
+        assert (await api.health()).log.ready
         with pytest.raises(APIStatusError, match="Miner ID not found"):
             await api.miner("nobody")
 

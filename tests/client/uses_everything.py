@@ -17,7 +17,9 @@ from ptn_api.client import (
     Cursor,
     Following,
     Gap,
+    Health,
     Ledgers,
+    Me,
     MessagePage,
     Miner,
     MinerPositions,
@@ -150,7 +152,9 @@ def rest(target: Path) -> polars.DataFrame:
         file: Path = api.validator_checkpoint(target, lambda done, total: print(done, total))
         page: MessagePage = api.messages(-1, limit=10, miner="5A", trade_pair=(), format="delta")
         reasons = [elimination.reason for elimination in api.eliminations()]
-        print(hotkeys, element.weight, file, reasons, api.me(), api.health())
+        me: Me = api.me()
+        health: Health = api.health()
+        print(hotkeys, element.weight, file, reasons, me.limits.requests_per_minute, health.problems)
         frames = [
             entries.to_polars(),
             entries.to_polars("orders"),

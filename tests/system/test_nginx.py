@@ -79,7 +79,7 @@ def test_our_clients_through_tls(
     trust = trusting(proxied.files)
     with PTNClient(proxied.url, keys[100], verify=trust) as client:
         assert client.hotkeys() == [factories.MINER]
-        assert client.health()
+        assert client.health().status == "ok"
     uuid = first_order(proxied.https, keys[100], trust, validator, tmp_path / "state")
     assert uuid == validator.placed[2]
     with connect(f"wss://localhost:{proxied.https}/stream", ssl=trust) as socket:

@@ -67,7 +67,7 @@ def test_both_servers_speak_tls(
         assert server.rest.startswith("https://")
         assert server.stream.startswith("wss://")
         with PTNClient(server.rest, keys[100], verify=trusting(files)) as client:
-            assert client.me()["tier"] == 100
+            assert client.me().tier == 100
             assert client.hotkeys()
         uuid = first_order(server.ws_port, keys[100], trusting(files), validator, tmp_path / "state")
         assert uuid == validator.placed[1]
