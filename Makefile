@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DATA_DIR ?= .ptn
+# A demo and a real validator never share a log.
+DEMO_DIR := .ptn-demo
+DATA_DIR ?= $(if $(VALIDATOR_DIR),.ptn,$(DEMO_DIR))
 SERVER := $(VENV)/.server
 STAMP := $(VENV)/.installed
 NGINX := $(VENV)/.nginx
@@ -68,4 +70,4 @@ fuzz: $(STAMP)  ## hostile input, longer than the tests; MINUTES=10
 	$(BIN)/python -m tests.hostile --minutes $(or $(MINUTES),10) $(ARGS)
 
 clean:  ## remove the virtual environment, the demo's data and caches
-	rm -rf $(VENV) $(DATA_DIR) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache site
+	rm -rf $(VENV) $(DEMO_DIR) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache site

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from pathlib import Path
-
-import structlog
 
 from ptn_api.errors import SettingsError
 
 __all__ = ["Certificate"]
-
-log = structlog.get_logger()
 
 
 class Certificate:
@@ -39,16 +34,6 @@ class Certificate:
         self._stamp = stamp
         self._current = _load(*self._files)
         return True
-
-    async def keep_fresh(self, check_ms: int) -> None:
-        """Looks at the files again and again; a renewed certificate needs no restart."""
-        while True:
-            await asyncio.sleep(check_ms / 1000)
-            try:
-                if self.refresh():
-                    log.info("TLS certificate read")
-            except SettingsError as error:
-                log.error("TLS certificate not read, the last one stands", reason=str(error))
 
     def _choose(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
         connection.context = self._current

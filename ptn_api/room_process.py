@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from ptn_api.access import KeyFile, KeyRing, exposed_to
-from ptn_api.access.usage import Usage, UsageFile, keep_usage
+from ptn_api.access import KeyFile, KeyRing
+from ptn_api.access.usage import Usage, UsageFile
 from ptn_api.board import Board
 from ptn_api.certificate import Certificate
-from ptn_api.errors import KeyFileError, LogError, PTNError
+from ptn_api.chores import keep_certificate, keep_keys, keep_usage, read_keys
+from ptn_api.errors import LogError, PTNError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.log_output import configure_logging
 from ptn_api.metrics import Sources, answer_questions
@@ -157,8 +158,9 @@ async def _run_reader(orders: Orders, stop: asyncio.Event, ready: Callable[[], N
     settings = orders.settings
     certificate = Certificate(Path(settings.tls_cert), Path(settings.tls_key)) if settings.tls_cert else None
     keys = KeyRing()
-    key_file = KeyFile(Path(settings.api_keys_file), keys)
-    _refresh(key_file, Path(settings.api_keys_file))
+    keys_path = Path(settings.api_keys_file)
+    key_file = KeyFile(keys_path, keys)
+    read_keys(key_file, keys_path)
     event_log = await _when_there(lambda: open_reader(Path(settings.data_dir)), stop)
     if event_log is None:
         return
@@ -180,12 +182,13 @@ async def _run_reader(orders: Orders, stop: asyncio.Event, ready: Callable[[], N
     run = partial(run, counters=counters, usage=usage)
     chores = [
         *_chores(orders, Sources(counters, event_log, keys, key_file, data_dir)),
-        asyncio.create_task(_reload_keys(key_file, keys, settings)),
+        asyncio.create_task(keep_keys(key_file, keys_path, keys, every_ms=settings.key_check_ms)),
         asyncio.create_task(keep_usage(usage, UsageFile(data_dir), every_ms=settings.usage_flush_ms)),
     ]
     if certificate is not None:
         run = partial(run, tls=certificate.context)
-        chores.append(asyncio.create_task(certificate.keep_fresh(settings.key_check_ms)))
+        keeping = keep_certificate(certificate, every_ms=settings.key_check_ms)
+        chores.append(asyncio.create_task(keeping))
     try:
         with socket.socket(fileno=os.dup(orders.listener)) as listener:
             await run(log=event_log, keys=keys, sock=listener, stop=stop, ready=ready)
@@ -200,16 +203,6 @@ def _options(kind: type[Options], settings: Settings, **others: Any) -> Options:
     return kind(**{name: getattr(settings, name) for name in names} | others)
 
 
-def _refresh(key_file: KeyFile, path: Path) -> None:
-    try:
-        if key_file.refresh():
-            log.info("API keys read", file=str(path))
-            if danger := exposed_to(path):
-                log.warning("API keys exposed", file=str(path), reason=danger)
-    except KeyFileError as error:
-        log.warning("API keys not read", file=str(path), code=error.code, reason=str(error))
-
-
 async def _when_there(open_log: Callable[[], EventLog], stop: asyncio.Event) -> EventLog | None:
     """Opens the log as soon as intake has made it; None when told to stop before."""
     while not stop.is_set():
@@ -220,14 +213,6 @@ async def _when_there(open_log: Callable[[], EventLog], stop: asyncio.Event) -> 
                 raise
         await set_within(stop, 50)
     return None
-
-
-async def _reload_keys(key_file: KeyFile, keys: KeyRing, settings: Settings) -> None:
-    while True:
-        await asyncio.sleep(settings.key_check_ms / 1000)
-        _refresh(key_file, Path(settings.api_keys_file))
-        if keys.expire():
-            log.info("API keys expired")
 
 
 def _run_simulator(orders: Orders, ready: Callable[[], None]) -> int:

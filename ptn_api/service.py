@@ -24,7 +24,7 @@ from ptn_api.access import make_demo_keys
 from ptn_api.access.address import Proxies, is_loopback
 from ptn_api.board import PROCESSES, Board
 from ptn_api.certificate import Certificate
-from ptn_api.data_dir import make_data_dir
+from ptn_api.data_dir import DEMO_VALIDATOR, make_data_dir
 from ptn_api.errors import PTNError, SettingsError
 from ptn_api.log_output import configure_logging
 from ptn_api.metrics_server import MetricsServer, Watched
@@ -78,7 +78,7 @@ def serve(
 def _prepare(settings: Settings) -> Settings:
     """Makes the data directory and says what the defaults stand for. Raises SettingsError."""
     data_dir = Path(settings.data_dir).expanduser().absolute()
-    make_data_dir(data_dir)
+    make_data_dir(data_dir, demo=settings.demo)
     Proxies(settings.trusted_proxies)
     keys = Path(settings.api_keys_file).expanduser().absolute()
     changes: dict[str, Any] = {"data_dir": str(data_dir), "api_keys_file": str(keys)}
@@ -87,7 +87,7 @@ def _prepare(settings: Settings) -> Settings:
             raise SettingsError(
                 "--demo simulates a validator: give no --validator-dir or --checkpoint with it"
             )
-        changes["validator_dir"] = str(data_dir / "demo-validator")
+        changes["validator_dir"] = str(data_dir / DEMO_VALIDATOR)
         if not keys.exists():
             changes["api_keys_file"] = str(data_dir / "demo_api_keys.json")
             make_demo_keys(Path(changes["api_keys_file"]))

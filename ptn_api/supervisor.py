@@ -124,7 +124,7 @@ class Child:
                 return
             pause = self._backoff.pause_ms((loop.time() - started) * 1000)
             self.restarts += 1
-            log.error("process ended, restarting", process=self.name, status=status, pause_ms=pause)
+            log.error("process ended, restarting", child=self.name, status=status, pause_ms=pause)
             await set_within(self._stopping, pause)
 
     async def _run_once(self) -> int:
@@ -139,7 +139,7 @@ class Child:
             )
         finally:
             os.close(writing)
-        log.debug("process started", process=self.name, pid=self._process.pid)
+        log.debug("process started", child=self.name, pid=self._process.pid)
         watch = asyncio.create_task(self._watch_ready(reading))
         try:
             await self._process.communicate(self._stdin)
@@ -172,7 +172,7 @@ class Child:
         try:
             await asyncio.wait_for(process.wait(), self._stop_timeout)
         except asyncio.TimeoutError:
-            log.error("process did not stop in time, killing it", process=self.name)
+            log.error("process did not stop in time, killing it", child=self.name)
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()

@@ -11,7 +11,7 @@ from pathlib import Path
 import ptn_api
 
 PACKAGE = Path(ptn_api.__file__).parent
-LEAVES = {"errors", "settings", "clock", "histogram", "tasks"}
+LEAVES = {"errors", "settings", "clock", "gzip_file", "histogram", "tasks"}
 ROOMS = ["model", "wire", "access", "event_log", "intake", "rest", "stream", "simulator"]
 SIDE_BY_SIDE = {"intake", "rest", "stream", "simulator"}
 DOORS = {"api_manager", "websocket_client", "__init__"}
@@ -19,6 +19,7 @@ WIRING = {
     "service",
     "supervisor",
     "certificate",
+    "chores",
     "data_dir",
     "board",
     "metrics",

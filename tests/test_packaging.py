@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -69,6 +70,30 @@ def test_installing_the_client_brings_no_server() -> None:
     names = {re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0].lower() for requirement in extras}
     assert {"picows", "httptools", "uvloop"} <= names
     assert brought & {"picows", "httptools", "uvloop", "structlog", "isal", "asyncinotify", "polars"} == set()
+
+
+def test_the_command_line_does_without_the_server(tmp_path: Path) -> None:
+    """Doctor says what is missing, keys can be managed; only a server needs the server's libraries."""
+    program = """
+        import sys
+        for name in ("structlog", "picows", "httptools", "uvloop", "isal", "zstandard", "asyncinotify"):
+            sys.modules[name] = None
+        from ptn_api.cli.app import main
+        sys.argv[0] = "ptn"
+        main()
+    """
+
+    def ptn(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", textwrap.dedent(program), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    doctor = ptn("doctor", "--demo", "--data-dir=/nowhere/data")
+    assert "pip install 'ptn-api[server]'" in doctor.stdout
+    assert "Traceback" not in doctor.stderr
+    keys = f"--api-keys-file={tmp_path / 'keys.json'}"
+    assert ptn("keys", "add", "alice", "--tier=100", keys).returncode == 0
+    assert "alice" in ptn("keys", "list", keys, f"--data-dir={tmp_path}").stdout
+    assert ptn("keys", "usage", f"--data-dir={tmp_path}").returncode == 0
 
 
 def test_git_ignores_the_key_file() -> None:

@@ -6,7 +6,6 @@ time, a few seconds' worth. Days are UTC.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import sqlite3
@@ -15,19 +14,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
-import structlog
-
 from ptn_api.access.key_ring import KeyHolder
 from ptn_api.clock import Clock, wall_ms
 
-__all__ = ["Usage", "UsageFile", "UsageRow", "day_of", "keep_usage"]
+__all__ = ["Usage", "UsageFile", "UsageRow", "day_of"]
 
 KEPT_DAYS = 800
 """Two years and a bit, for last year's bill."""
 _BUSY_S = 2.0
 _DAY_MS = 86_400_000
-
-log = structlog.get_logger()
 
 
 class UsageRow(NamedTuple):
@@ -145,23 +140,3 @@ class UsageFile:
             yield db
         finally:
             db.close()
-
-
-async def keep_usage(usage: Usage, file: UsageFile, *, every_ms: int) -> None:
-    """Adds what was used to the file until cancelled, and once more then. What cannot be written waits."""
-    failing = False
-    try:
-        while True:
-            await asyncio.sleep(every_ms / 1000)
-            rows = usage.take()
-            try:
-                await asyncio.to_thread(file.add, rows)
-                failing = False
-            except (sqlite3.Error, OSError) as error:
-                usage.put_back(rows)
-                if not failing:
-                    log.warning("usage not written, trying again", reason=str(error))
-                failing = True
-    finally:
-        with contextlib.suppress(sqlite3.Error, OSError):  # told above; there is no other time
-            file.add(usage.take())

@@ -20,7 +20,7 @@ from ptn_api.access import check_keys, exposed_to, parse_keys, read_key_file
 from ptn_api.access.address import is_loopback
 from ptn_api.certificate import Certificate
 from ptn_api.clock import wall_ms
-from ptn_api.data_dir import foreign_files
+from ptn_api.data_dir import foreign_files, other_log
 from ptn_api.errors import PTNError, SettingsError
 from ptn_api.settings import Settings, add_arguments, describe, from_arguments
 from ptn_api.wire.about import Health
@@ -208,6 +208,8 @@ def _data_dir(settings: Settings) -> Iterator[Finding]:
         return
     for name in foreign_files(path):
         yield Finding("bad", "data", f"{path / name} cannot be written by this user: whose is it?")
+    if other := other_log(path, demo=settings.demo):
+        yield Finding("bad", "data", f"{path} {other}")
     if path.stat().st_mode & 0o077:
         yield Finding("warn", "data", f"{path} is open to others; chmod 700 {path}")
     free = shutil.disk_usage(path).free

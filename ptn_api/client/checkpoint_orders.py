@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
 from ptn_api.errors import InvalidInputError
+from ptn_api.gzip_file import read_maybe_gzipped
 from ptn_api.model.accounting import replay_each
 from ptn_api.model.position import Position, PositionState, PositionText, parse_position
 from ptn_api.wire.codec import encode_message
@@ -35,9 +34,9 @@ def checkpoint_orders(path: str | os.PathLike[str]) -> Iterator[OrderMessage]:
 
     Each comes with its position as it was then: the orders up to it, and what follows from them
     (ACCOUNTING 2); with the position's last order, and where that cannot be told, as the checkpoint has it.
-    Gzipped or not. Raises InvalidInputError, code `unreadable` or `not_a_checkpoint`.
+    Gzipped or not. Raises InvalidInputError, code `unreadable`, `damaged` or `not_a_checkpoint`.
     """
-    positions = [parse_position(bytes(body)) for body in _bodies(Path(path))]
+    positions = [parse_position(bytes(body)) for body in _bodies(path)]
     turns = sorted(
         (order.processed_ms, order.order_uuid, which, place)
         for which, (position, _) in enumerate(positions)
@@ -56,13 +55,8 @@ def checkpoint_orders(path: str | os.PathLike[str]) -> Iterator[OrderMessage]:
 _ORDERS = b'"orders":[]'
 
 
-def _bodies(path: Path) -> Iterator[msgspec.Raw]:
-    try:
-        content = path.read_bytes()
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-    except (OSError, EOFError) as error:
-        raise InvalidInputError(f"{path} cannot be read: {error}", code="unreadable") from None
+def _bodies(path: str | os.PathLike[str]) -> Iterator[msgspec.Raw]:
+    content = read_maybe_gzipped(path, str(path))
     try:
         entries = msgspec.json.decode(content, type=_Checkpoint).positions.values()
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -5,8 +5,6 @@ Cut into pieces, not into objects: 200 MB of JSON cost their bytes and one posit
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -16,6 +14,7 @@ import structlog
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.event_log.contract import Change, Document, DocumentWritten, PositionWritten
+from ptn_api.gzip_file import read_maybe_gzipped
 from ptn_api.intake.document_files import check_object
 from ptn_api.intake.file import check_utf8
 from ptn_api.intake.names import check_name
@@ -29,7 +28,6 @@ Raw = msgspec.Raw
 
 _object = msgspec.json.Decoder(dict[str, Raw])
 _list = msgspec.json.Decoder(list[Raw])
-_GZIP_MAGIC = b"\x1f\x8b"
 _OPEN, _NULL = b"0", b"null"
 
 
@@ -37,10 +35,10 @@ def read_checkpoint(path: Path) -> Iterator[Change]:
     """Its positions, then the documents in it, then the list of miners (those that have positions).
 
     An entry that is no position, or that disagrees with the miner it stands under, is reported and skipped.
-    Raises InvalidInputError where the file as a whole cannot be used: `unreadable`, `truncated`, `not_json`,
+    Raises InvalidInputError where the file as a whole cannot be used: `unreadable`, `damaged`, `not_json`,
     `not_utf8` or `not_a_checkpoint`; before the first change.
     """
-    keys = _split(_load(path))
+    keys = _split(read_maybe_gzipped(path, "checkpoint"))
     miners: set[str] = set()
     skipped = 0
     for hotkey, body in _bodies(keys["positions"]):
@@ -55,16 +53,6 @@ def read_checkpoint(path: Path) -> Iterator[Change]:
     yield from _documents(keys)
     yield DocumentWritten(document=Document.MINERS, content=msgspec.json.encode(sorted(miners)))
     logger.info("checkpoint_read", miners=len(miners), skipped=skipped)
-
-
-def _load(path: Path) -> bytes:
-    try:
-        body = path.read_bytes()
-        return gzip.decompress(body) if body.startswith(_GZIP_MAGIC) else body
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InvalidInputError(f"checkpoint: {error}", code="truncated") from None
-    except OSError as error:
-        raise InvalidInputError(f"checkpoint: {error.strerror}", code="unreadable") from None
 
 
 def _split(body: bytes) -> dict[str, Raw]:

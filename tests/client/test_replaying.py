@@ -186,6 +186,18 @@ def test_a_checkpoint_is_a_source(tmp_path: Path, zipped: bool) -> None:
     assert past[2].position.close_ms is None
 
 
+@pytest.mark.parametrize("harm", [slice(0, -9), slice(0, 4)])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, harm: slice) -> None:
+    """Cut off, or with bytes of its middle turned over: whatever the decompressor says of it."""
+    content = gzip.compress(json.dumps({"positions": {}, "filler": list(range(999))}).encode())
+    path = tmp_path / "validator_checkpoint.json.gz"
+    for harmed in (content[harm], content[:60] + bytes(255 - byte for byte in content[60:80]) + content[80:]):
+        path.write_bytes(harmed)
+        with pytest.raises(InvalidInputError) as refused:
+            list(Replay(path))
+        assert refused.value.code == "damaged"
+
+
 def test_a_file_that_is_neither_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "something.json"
     path.write_text('{"positions": 7}')

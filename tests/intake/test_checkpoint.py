@@ -104,8 +104,8 @@ def test_an_open_position_taken_from_rest_is_open(tmp_path: Path) -> None:
     [
         (b"", "not_json"),
         (json.dumps(checkpoint()).encode()[:-20], "not_json"),
-        (gzip.compress(json.dumps(checkpoint()).encode())[:-20], "truncated"),
-        (b"\x1f\x8bnonsense", "truncated"),
+        (gzip.compress(json.dumps(checkpoint()).encode())[:-20], "damaged"),
+        (b"\x1f\x8bnonsense", "damaged"),
         (b"{}", "not_a_checkpoint"),
         (b'{"positions": []}', "not_a_checkpoint"),
         (b'{"positions": {"a": {"positions": [NaN]}}}', "not_json"),

@@ -177,6 +177,22 @@ def test_a_second_server_on_the_same_data(validator: Validator, data_dir: Path) 
         assert {room: process.pid for room, process in server.children().items()} == pids
 
 
+def test_a_demo_and_a_validator_share_no_log(validator: Validator, tmp_path: Path) -> None:
+    """What one holds would be news to who follows the other: whoever comes second is told so and ends."""
+    validator.place()
+    real = ("--serve", f"--validator-dir={validator.root}", "--api-rest-port=0", "--api-ws-port=0")
+    demo = ("--serve", "--demo", "--api-rest-port=0", "--api-ws-port=0")
+    with api(tmp_path / "demo", demo=True, demo_miners=1, demo_positions=1):
+        pass
+    with api(tmp_path / "real", validator_dir=validator.root):
+        pass
+    for arguments, whose in ((real, "demo"), (demo, "real")):
+        result = run(*arguments, f"--data-dir={tmp_path / whose}", cwd=tmp_path)
+        assert (result.returncode, "validator's log" in result.stderr) == (1, whose == "real")
+        assert "--data-dir holds a" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
 def test_the_demo_runs_on_nothing_and_keeps_to_its_directory(tmp_path: Path) -> None:
     """It makes its own keys, 0600, prints none when nobody looks, and writes nowhere else."""
     data_dir = tmp_path / "data"
