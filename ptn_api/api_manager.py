@@ -128,7 +128,7 @@ class APIManager:
 
     def _pump(self, pipe: _Pipe, process: subprocess.Popen[bytes]) -> None:
         """Empties the queue into the pipe as long as the process lives."""
-        from ptn_api.intake.queue import plain_json
+        from ptn_api.intake.plain import plain_json
 
         while process.poll() is None:
             item = self._next_item()

@@ -9,8 +9,9 @@ import asyncio
 import mmap
 import os
 import struct
-import time
 from collections.abc import Callable
+
+from ptn_api.clock import monotonic_ms
 
 __all__ = ["PROCESSES", "Board"]
 
@@ -21,17 +22,13 @@ _SLOT = struct.Struct("=qq")
 _LOG_UNWRITABLE = 1
 
 
-def _now_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
-
-
 class Board:
     """`silent_ms`: a process that has said nothing for so long is down."""
 
     def __init__(self, descriptor: int, *, silent_ms: int) -> None:
         self._page = mmap.mmap(descriptor, mmap.PAGESIZE)
         self._silent_ms = silent_ms
-        self._since_ms = _now_ms()
+        self._since_ms = monotonic_ms()
 
     @staticmethod
     def make() -> int:
@@ -48,11 +45,11 @@ class Board:
 
     def beat(self, process: str, *, log_unwritable: bool = False) -> None:
         slot = PROCESSES.index(process) * _SLOT.size
-        _SLOT.pack_into(self._page, slot, _now_ms(), _LOG_UNWRITABLE if log_unwritable else 0)
+        _SLOT.pack_into(self._page, slot, monotonic_ms(), _LOG_UNWRITABLE if log_unwritable else 0)
 
     def processes(self) -> dict[str, bool]:
         """Process -> whether it lives. Whoever asks gives the others time since its own start."""
-        oldest = _now_ms() - self._silent_ms
+        oldest = monotonic_ms() - self._silent_ms
         return {name: max(self._slot(name)[0], self._since_ms) >= oldest for name in PROCESSES}
 
     def log_writable(self) -> bool:

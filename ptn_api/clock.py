@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["Clock", "SteadyClock", "wall_ms"]
+__all__ = ["Clock", "Monotonic", "SteadyClock", "monotonic_ms", "wall_ms"]
 
 Clock = Callable[[], int]
 """Returns the time as integer milliseconds since the Unix epoch, UTC."""
+Monotonic = Callable[[], int]
+"""Returns milliseconds that only grow, since whenever: for waits and ages."""
 
 
 def wall_ms() -> int:
@@ -16,7 +18,8 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _monotonic_ms() -> int:
+def monotonic_ms() -> int:
+    """Milliseconds that only grow, whatever is done to the system's clock; one count for all processes."""
     return time.monotonic_ns() // 1_000_000
 
 
@@ -34,7 +37,7 @@ class SteadyClock:
         jump_ms: int = 60_000,
         settle_ms: int = 600_000,
         wall: Clock = wall_ms,
-        monotonic: Clock = _monotonic_ms,
+        monotonic: Monotonic = monotonic_ms,
         on_jump: Callable[[int], None] | None = None,
     ) -> None:
         self._jump_ms = jump_ms

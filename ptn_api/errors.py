@@ -1,4 +1,4 @@
-"""Everything that this package raises, in one tree.
+"""What callers of this package meet, in one tree.
 
     PTNError
     ├── SettingsError         a setting that cannot be used
@@ -10,7 +10,6 @@
     └── ClientError           what a consumer meets
         ├── ServerUnreachableError   no connection, or it broke
         ├── AuthenticationError      the key is unknown, or its tier is too low
-        ├── ResumeFailedError        the server no longer has what was missed
         └── APIStatusError           an HTTP answer of 400 or above
 
 Each carries a `code`, a short word that programs can match on; messages are for people and may change.
@@ -29,7 +28,6 @@ __all__ = [
     "LogLockedError",
     "LogUnwritableError",
     "PTNError",
-    "ResumeFailedError",
     "ServerUnreachableError",
     "SettingsError",
 ]
@@ -92,10 +90,6 @@ class AuthenticationError(ClientError):
     def __init__(self, message: str, *, code: str | None = None, status: int | None = None) -> None:
         super().__init__(message, code=code)
         self.status = status
-
-
-class ResumeFailedError(ClientError):
-    code = "resume_failed"
 
 
 class APIStatusError(ClientError):

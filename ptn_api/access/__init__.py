@@ -3,16 +3,14 @@
 from ptn_api.access.key_check import KeyFileProblem, check_keys
 from ptn_api.access.key_edit import add_key, make_demo_keys, revoke_key, rotate_key
 from ptn_api.access.key_file import KeyFile, exposed_to, parse_keys, read_key_file
-from ptn_api.access.key_ring import TIERS, Grant, KeyHolder, KeyRing, Tier, fingerprint
+from ptn_api.access.key_ring import Grant, KeyHolder, KeyRing, fingerprint
 
 __all__ = [
-    "TIERS",
     "Grant",
     "KeyFile",
     "KeyFileProblem",
     "KeyHolder",
     "KeyRing",
-    "Tier",
     "add_key",
     "check_keys",
     "exposed_to",

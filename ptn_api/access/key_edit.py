@@ -15,8 +15,9 @@ import msgspec
 
 from ptn_api.access.key_entry import grants_of, time_text
 from ptn_api.access.key_file import parse_keys, read_key_file
-from ptn_api.access.key_ring import TIERS, Tier, digest_of
+from ptn_api.access.key_ring import digest_of
 from ptn_api.errors import KeyFileError
+from ptn_api.model.tiers import TIERS, Tier
 
 __all__ = ["add_key", "make_demo_keys", "revoke_key", "rotate_key"]
 

@@ -9,8 +9,9 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from ptn_api.access.key_ring import TIERS, Grant, Tier
+from ptn_api.access.key_ring import Grant
 from ptn_api.errors import KeyFileError
+from ptn_api.model.tiers import TIERS, Tier
 
 __all__ = ["Fault", "PreviousKey", "faults_of", "grants_of", "time_text", "unknown_fields"]
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from ptn_api.clock import Clock, wall_ms
+from ptn_api.model.tiers import Tier
 
-__all__ = ["TIERS", "Grant", "KeyHolder", "KeyRing", "Tier", "digest_of", "fingerprint"]
-
-Tier = Literal[0, 30, 50, 100]
-TIERS: tuple[Tier, ...] = (0, 30, 50, 100)
-"""0 = everything 24 h late; 30, 50 = that share of positions live; 100 = everything live, and the stream."""
+__all__ = ["Grant", "KeyHolder", "KeyRing", "digest_of", "fingerprint"]
 
 
 class Grant(NamedTuple):

@@ -45,7 +45,8 @@ def add(
     api_keys_file: KeysFile = KEYS_FILE,
 ) -> None:
     """Add a user; the key is printed once and stored only as its hash."""
-    from ptn_api.access import TIERS, add_key
+    from ptn_api.access import add_key
+    from ptn_api.model.tiers import TIERS
 
     chosen = next((t for t in TIERS if t == tier), None)
     if chosen is None:

@@ -14,11 +14,11 @@ from ptn_api.client.rest import PTNClient
 from ptn_api.errors import SettingsError
 from ptn_api.model.miner import MinerEntry
 from ptn_api.model.position import Position
+from ptn_api.model.tiers import TIERS
 from ptn_api.model.trade_pair import pair_id
 
 __all__ = ["all_positions", "run", "run_miner"]
 
-_TIERS: tuple[calls.Tier, ...] = (0, 30, 50, 100)
 _COLUMNS = ("miner", "pair", "type", "leverage", "entry price", "return", "orders", "opened", "closed")
 
 
@@ -63,7 +63,7 @@ def all_positions(
 ) -> Call[Any]:
     """The call for all miners' positions, at that tier or the key's own."""
     asked = client.me().tier if tier is None else tier
-    shown = next((t for t in _TIERS if t == asked), None)
+    shown = next((t for t in TIERS if t == asked), None)
     if shown is None:
         raise SettingsError("--tier must be 0, 30, 50 or 100")
     only: Any = None if status == "all" else status

@@ -23,6 +23,7 @@ from ptn_api.client.download import Download, Progress
 from ptn_api.client.exchange import Call
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.model.statistics import Elimination, Eliminations, MinerStatistics
+from ptn_api.model.tiers import Tier
 from ptn_api.wire.about import Health, Me
 from ptn_api.wire.frames import Format
 from ptn_api.wire.received import OrderMessage
@@ -30,11 +31,10 @@ from ptn_api.wire.received import OrderMessage
 if TYPE_CHECKING:
     import polars
 
-__all__ = ["Changes", "Choice", "MessagePage", "Snapshot", "Status", "Tier"]
+__all__ = ["Changes", "Choice", "MessagePage", "Snapshot", "Status"]
 
 T = TypeVar("T")
 
-Tier = Literal[0, 30, 50, 100]
 Status = Literal["open", "closed"]
 Choice = str | Sequence[str]
 """One, or several of which each will do; none: all."""

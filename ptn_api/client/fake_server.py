@@ -27,6 +27,7 @@ from websockets.exceptions import ConnectionClosed
 from ptn_api.client.fake_positions import MINER, fake_order, fake_position
 from ptn_api.clock import wall_ms
 from ptn_api.model.position import PositionText, parse_position
+from ptn_api.model.trade_pair import pair_id
 from ptn_api.tasks import end
 from ptn_api.wire.close_codes import CloseCode
 from ptn_api.wire.codec import encode, encode_batch, encode_message
@@ -398,8 +399,7 @@ class FakeServer:
 
 def _entry(position: Mapping[str, Any], timestamp_ms: int, late: bool, extra: bytes) -> _Entry:
     parsed, text = parse_position(json.dumps(position).encode())
-    pair = parsed.trade_pair[0] if isinstance(parsed.trade_pair, list) else parsed.trade_pair
-    return _Entry(timestamp_ms, text, parsed.miner_hotkey, pair, late, extra)
+    return _Entry(timestamp_ms, text, parsed.miner_hotkey, pair_id(parsed.trade_pair), late, extra)
 
 
 def _frame(sequence: int, entry: _Entry, client: _Client, replay: bool) -> bytes:

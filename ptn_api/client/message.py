@@ -12,6 +12,7 @@ from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import InvalidInputError
 from ptn_api.model.order import Order
 from ptn_api.model.position import Position
+from ptn_api.model.trade_pair import pair_id
 from ptn_api.wire import codec
 from ptn_api.wire.received import OrderMessage, read_message_data
 
@@ -41,8 +42,7 @@ class TradePairId(str):
     """As the validator wrote it: [id, display, fee, min leverage, max leverage]."""
 
     def __new__(cls, definition: Any) -> TradePairId:
-        first = definition[0] if isinstance(definition, list) and definition else definition
-        pair = super().__new__(cls, first)
+        pair = super().__new__(cls, pair_id(definition))
         pair.definition = definition
         return pair
 

@@ -18,7 +18,7 @@ import httpx
 
 from ptn_api.client import calls
 from ptn_api.client.answer_cache import AnswerCache
-from ptn_api.client.calls import Choice, MessagePage, Status, Tier
+from ptn_api.client.calls import Choice, MessagePage, Status
 from ptn_api.client.documents import (
     Checkpoint,
     Ledgers,
@@ -31,6 +31,7 @@ from ptn_api.client.download import Download, Progress
 from ptn_api.client.exchange import SEND, Call, Outcome, Retries, exchange
 from ptn_api.errors import SettingsError
 from ptn_api.model.statistics import Elimination, MinerStatistics
+from ptn_api.model.tiers import Tier
 from ptn_api.wire.about import Health, Me
 from ptn_api.wire.frames import Format
 

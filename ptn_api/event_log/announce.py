@@ -6,16 +6,15 @@ An order is announced once, for ever; the log hands in which ones it has seen (D
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
-from typing import Any
 
 import msgspec
 
 from ptn_api.event_log.contract import PositionWritten
 from ptn_api.model.accounting import replay_each
 from ptn_api.model.order import Order
-from ptn_api.model.position import Position, PositionState
+from ptn_api.model.position import PositionState
 
-__all__ = ["Announcement", "Moment", "announcements", "closed_at", "conflicts", "pair_id", "unseen"]
+__all__ = ["Announcement", "Moment", "announcements", "conflicts", "unseen"]
 
 _shell = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _MOST_REPLAYED = 500_000
@@ -106,17 +105,6 @@ def announcements(change: PositionWritten, fresh: list[int], moment: Moment) -> 
             orders_at=orders_at,
             late=place < last_seen or moment.now_ms - order.processed_ms > moment.late_ms,
         )
-
-
-def closed_at(position: Position) -> int | None:
-    """When a position closed, in ms; None while it is open (files say null then, REST answers 0)."""
-    return position.close_ms or None if position.is_closed_position else None
-
-
-def pair_id(trade_pair: Any) -> str:
-    """The id of a position's trade pair, "" where it has none that could be named."""
-    name = trade_pair[0] if isinstance(trade_pair, list) and trade_pair else trade_pair
-    return name if isinstance(name, str) else ""
 
 
 def _is_silent(order: Order, moment: Moment) -> bool:

@@ -130,6 +130,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     extra: bytes = b""
     orders: tuple[bytes, ...] = ()
 
+    @property
+    def text(self) -> PositionText:
+        """The position after this order."""
+        return PositionText(shell=self.shell, orders_at=self.orders_at, orders=self.orders)
+
 
 class LoggedPosition(msgspec.Struct, frozen=True, kw_only=True):
     """A position's present text. `close_ms` is None while open.

@@ -11,7 +11,7 @@ import msgspec
 
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import LogError
-from ptn_api.event_log.announce import Moment, closed_at
+from ptn_api.event_log.announce import Moment
 from ptn_api.event_log.contract import (
     Change,
     Document,
@@ -256,7 +256,7 @@ class MemoryLog:
         entry.revision = self._next_revision()
         entry.orders = rewritten(entry.orders, uuids, text.orders, entry.revision, returned=returned)
         entry.shell, entry.orders_at = text.shell, text.orders_at
-        entry.close_ms = closed_at(position)
+        entry.close_ms = position.closed_at
         entry.fingerprint, entry.removed_ms = change.fingerprint, None
         places = touched(entry.orders, entry.revision)
         known = {uuid: first for uuid in uuids if (first := self._seen.get((key[0], uuid)))}

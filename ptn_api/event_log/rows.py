@@ -7,7 +7,6 @@ from collections import defaultdict
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from ptn_api.event_log.announce import closed_at
 from ptn_api.event_log.contract import Event, LoggedPosition, PositionWritten
 from ptn_api.event_log.order_list import OrderList, up_to
 from ptn_api.model.position import PositionText
@@ -97,7 +96,7 @@ def put_position(
         change.fingerprint,
         revision,
         layout_revision,
-        closed_at(position),
+        position.closed_at,
         text.orders_at,
         text.shell,
     )

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from ptn_api.event_log.announce import Moment, announcements, conflicts, pair_id, unseen
+from ptn_api.event_log.announce import Moment, announcements, conflicts, unseen
 from ptn_api.event_log.contract import Event, PositionWritten
+from ptn_api.model.trade_pair import pair_id
 
 __all__ = ["EVENT_OVERHEAD", "Conflict", "FirstSeen", "Scan", "event_bytes"]
 

@@ -28,7 +28,7 @@ Raw = msgspec.Raw
 
 _object = msgspec.json.Decoder(dict[str, Raw])
 _list = msgspec.json.Decoder(list[Raw])
-_OPEN, _NULL = b"0", b"null"
+_NULL = b"null"
 
 
 def read_checkpoint(path: Path) -> Iterator[Change]:
@@ -100,11 +100,8 @@ def _position(hotkey: str, body: Raw) -> PositionWritten:
 
 def _still_open(position: Position, text: PositionText) -> tuple[Position, PositionText]:
     """REST answers, and checkpoints taken from them, write an open position's close_ms as 0, not null."""
-    keys = {key: bytes(value) for key, value in _object.decode(text.json()).items()}
-    if keys.get("close_ms") == _OPEN:
-        keys["close_ms"] = _NULL
-    members = (msgspec.json.encode(key) + b":" + value for key, value in keys.items())
-    return parse_position(b"{" + b",".join(members) + b"}")
+    keys = _object.decode(text.json())
+    return parse_position(msgspec.json.encode(keys | {"close_ms": Raw(_NULL)}))
 
 
 def _documents(keys: dict[str, Raw]) -> Iterator[DocumentWritten]:

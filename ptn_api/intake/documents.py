@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import structlog
 
-from ptn_api.clock import Clock
+from ptn_api.clock import Clock, Monotonic
 from ptn_api.errors import LogUnwritableError
 from ptn_api.event_log.contract import DocumentWritten, EventLogWriter
 from ptn_api.intake.document_files import DOCUMENT_FILES, DocumentFiles
@@ -36,7 +36,7 @@ class DocumentFollower:
         executor: Executor,
         *,
         clock: Clock,
-        monotonic: Clock,
+        monotonic: Monotonic,
         retry_ms: int = 100,
         retry_max_ms: int = 5_000,
     ) -> None:

@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from ptn_api.clock import Clock
+from ptn_api.clock import Clock, Monotonic
 from ptn_api.event_log.contract import (
     Change,
     Document,
@@ -66,7 +66,7 @@ class DirectoryFollower:
         options: IntakeOptions,
         *,
         clock: Clock,
-        monotonic: Clock,
+        monotonic: Monotonic,
         on_documents: Callable[[], None] = lambda: None,
         documents_refused: Callable[[], int] = lambda: 0,
     ) -> None:

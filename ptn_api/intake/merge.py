@@ -24,7 +24,7 @@ from ptn_api.intake.counters import IntakeCounters
 from ptn_api.intake.hold import Holds
 from ptn_api.intake.position_files import Key
 from ptn_api.intake.waiting import Waiting, WaitingChanges, key_of
-from ptn_api.model.position import PositionText, parse_position
+from ptn_api.model.position import PositionText
 from ptn_api.tasks import set_within
 
 __all__ = ["Merge"]
@@ -231,7 +231,7 @@ def _added(change: PositionWritten, present: PositionText, unseen: frozenset[str
 
     The queue only adds: then its unseen orders go to the end of the present list.
     """
-    position, _ = parse_position(present.json())
+    position = present.position()
     if {order.order_uuid for order in position.orders} <= _order_uuids(change):
         return change
     new = [i for i, order in enumerate(change.position.orders) if order.order_uuid in unseen]

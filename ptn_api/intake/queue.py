@@ -17,10 +17,9 @@ from ptn_api.errors import InvalidInputError
 from ptn_api.event_log.contract import PositionWritten
 from ptn_api.intake.file import check_utf8
 from ptn_api.intake.names import check_name
-from ptn_api.intake.plain import plain_json
 from ptn_api.model.position import check_unknown, parse_position
 
-__all__ = ["Lines", "QueueReader", "parse_item", "plain_json"]
+__all__ = ["Lines", "QueueReader", "parse_item"]
 
 logger = structlog.get_logger()
 

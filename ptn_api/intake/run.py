@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from ptn_api.clock import Clock, SteadyClock, wall_ms
+from ptn_api.clock import Clock, Monotonic, SteadyClock, monotonic_ms, wall_ms
 from ptn_api.errors import LogUnwritableError
 from ptn_api.event_log.contract import (
     Change,
@@ -42,10 +41,6 @@ logger = structlog.get_logger()
 T = TypeVar("T")
 
 
-def _monotonic_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
-
-
 async def run_intake(
     *,
     log: EventLogWriter,
@@ -55,7 +50,7 @@ async def run_intake(
     ready: Callable[[], None],
     watch: Watch | None = None,
     clock: Clock = wall_ms,
-    monotonic: Clock = _monotonic_ms,
+    monotonic: Monotonic = monotonic_ms,
     counters: IntakeCounters | None = None,
 ) -> None:
     """Feeds the log from the validator's directory, the queue or a checkpoint until `stop` is set.
@@ -90,7 +85,7 @@ class Intake:
         options: IntakeOptions,
         *,
         clock: Clock,
-        monotonic: Clock,
+        monotonic: Monotonic,
         counters: IntakeCounters,
     ) -> None:
         self._log = log

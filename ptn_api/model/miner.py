@@ -33,11 +33,7 @@ class Outcome(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, state: PositionState) -> Outcome:
         """Of a position as it is, or of the state it was replayed to."""
-        return cls(
-            state.open_ms,
-            (state.close_ms or None) if state.is_closed_position else None,
-            state.return_at_close,
-        )
+        return cls(state.open_ms, state.closed_at, state.return_at_close)
 
     @property
     def counts(self) -> bool:

@@ -30,6 +30,11 @@ class PositionState(msgspec.Struct, kw_only=True):
     current_return: float = 1.0
     return_at_close: float = 1.0
 
+    @property
+    def closed_at(self) -> int | None:
+        """When it closed, epoch ms; None while it is open (files say null then, REST answers 0)."""
+        return (self.close_ms or None) if self.is_closed_position else None
+
 
 class Position(PositionState, kw_only=True):
     """A position as the validator's file, the REST answers and the stream's messages hold it.

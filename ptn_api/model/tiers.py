@@ -16,16 +16,21 @@ from ptn_api.model.position import Position
 
 __all__ = [
     "AS_IS",
+    "TIERS",
     "TIER_LAG_MS",
     "AsIs",
     "Hidden",
     "Replayed",
+    "Tier",
     "View",
     "is_live",
     "next_change_ms",
     "view",
 ]
 
+Tier = Literal[0, 30, 50, 100]
+TIERS: tuple[Tier, ...] = (0, 30, 50, 100)
+"""0 = everything 24 h late; 30, 50 = that share of positions live; 100 = everything live, and the stream."""
 TIER_LAG_MS = 86_400_000
 
 
@@ -53,15 +58,15 @@ _NOT_YET = Hidden("not_yet")
 _NOT_REPLAYABLE = Hidden("not_replayable")
 
 
-def is_live(position_uuid: str, tier: int) -> bool:
-    """Whether the tier (0, 30, 50 or 100) shows this position without delay.
+def is_live(position_uuid: str, tier: Tier) -> bool:
+    """Whether the tier shows this position without delay.
 
     The sample is the same on every validator, and each tier's includes the lower ones'.
     """
     return tier >= 100 or (tier > 0 and _percentile(position_uuid) < tier)
 
 
-def view(position: Position, tier: int, cutoff_ms: int) -> View:
+def view(position: Position, tier: Tier, cutoff_ms: int) -> View:
     """What the tier shows of the position."""
     if is_live(position.position_uuid, tier) or _closed_before(position, cutoff_ms):
         return AS_IS
@@ -73,19 +78,19 @@ def view(position: Position, tier: int, cutoff_ms: int) -> View:
     return _NOT_REPLAYABLE if replayed is None else Replayed(places, replayed)
 
 
-def next_change_ms(position: Position, tier: int, cutoff_ms: int) -> int | None:
+def next_change_ms(position: Position, tier: Tier, cutoff_ms: int) -> int | None:
     """The next cutoff at which `view` differs from what it is at this one; None if it never will."""
     if is_live(position.position_uuid, tier) or _closed_before(position, cutoff_ms):
         return None
     moments = [order.processed_ms for order in position.orders]
-    if position.is_closed_position and position.close_ms:
-        moments.append(position.close_ms)
+    if position.closed_at is not None:
+        moments.append(position.closed_at)
     # Only what is strictly before the cutoff is seen: a moment counts from one millisecond after it.
     return min((moment + 1 for moment in moments if moment >= cutoff_ms), default=None)
 
 
 def _closed_before(position: Position, cutoff_ms: int) -> bool:
-    return position.is_closed_position and 0 < (position.close_ms or 0) < cutoff_ms
+    return position.closed_at is not None and position.closed_at < cutoff_ms
 
 
 def _percentile(position_uuid: str) -> int:

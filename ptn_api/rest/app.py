@@ -112,23 +112,22 @@ class App:
 def _query(kind: type[msgspec.Struct], text: bytes) -> msgspec.Struct:
     """The query string as the route's type. Raises Refusal `bad_parameter`; unknown names are ignored."""
     given = parse_qs(text.decode("latin-1"), keep_blank_values=True)
-    values: dict[str, Any] = {
-        name: given[name] if repeatable else given[name][-1]
-        for name, repeatable in _parameters(kind)
-        if name in given
-    }
-    try:
-        return msgspec.convert(values, kind, strict=False)
-    except msgspec.ValidationError as error:
-        name = str(error).rpartition("$.")[2].split("[")[0].rstrip("`")
-        sentence = _BAD_TIER if name == "tier" else f"Invalid value of the parameter {name}"
-        raise Refusal("bad_parameter", sentence, parameter=name) from None
+    values: dict[str, Any] = {}
+    for name, of, repeatable in _parameters(kind):
+        if name not in given:
+            continue
+        try:
+            values[name] = msgspec.convert(given[name] if repeatable else given[name][-1], of, strict=False)
+        except msgspec.ValidationError:
+            sentence = _BAD_TIER if name == "tier" else f"Invalid value of the parameter {name}"
+            raise Refusal("bad_parameter", sentence, parameter=name) from None
+    return kind(**values)
 
 
 @lru_cache
-def _parameters(query: type[msgspec.Struct]) -> list[tuple[str, bool]]:
-    """(name, whether it may be repeated) of each parameter."""
-    return [(field.name, _is_list(field.type)) for field in msgspec.structs.fields(query)]
+def _parameters(query: type[msgspec.Struct]) -> list[tuple[str, Any, bool]]:
+    """(name, type, whether it may be repeated) of each parameter."""
+    return [(field.name, field.type, _is_list(field.type)) for field in msgspec.structs.fields(query)]
 
 
 def _is_list(kind: Any) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 from ptn_api import __version__
 from ptn_api.rest.openapi import cleaned
 from ptn_api.wire.close_codes import CLOSE_CODES, STANDARD_CODES, should_return
-from ptn_api.wire.examples import FRAMES, plain
+from ptn_api.wire.examples import examples_of
 from ptn_api.wire.frames import (
     Auth,
     AuthFailure,
@@ -192,9 +192,5 @@ def _message(row: Frame) -> dict[str, Any]:
             "schemaFormat": "application/schema+json;version=draft-2020-12",
             "schema": {"$ref": _REF.format(name=row.kind.__name__)},
         },
-        "examples": [
-            {"name": name, "payload": plain(frame)}
-            for name, frame in FRAMES.items()
-            if type(frame) is row.kind
-        ],
+        "examples": [{"name": name, "payload": said} for name, said in examples_of(row.kind).items()],
     }

@@ -15,7 +15,7 @@ from typing import Literal
 import zstandard
 from isal import isal_zlib
 
-__all__ = ["CODINGS", "EMPTY", "Block", "Coding", "Run", "gzip_parts"]
+__all__ = ["CODINGS", "Block", "Coding", "Run", "gzip_parts"]
 
 Coding = Literal["identity", "gzip", "zstd"]
 CODINGS: tuple[Coding, ...] = ("gzip", "zstd", "identity")
@@ -71,9 +71,6 @@ class Block:
         """CRC-32 of the identity bytes."""
         self.encoded("gzip")
         return self._crc
-
-
-EMPTY = Block(b"")
 
 
 class Run:

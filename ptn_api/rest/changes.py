@@ -17,8 +17,6 @@ from ptn_api.rest.snapshot import Snapshot, snapshot_of
 
 __all__ = ["Changes", "changes_since"]
 
-_position = msgspec.json.Decoder(Position)
-
 
 class Changes(msgspec.Struct, kw_only=True):
     """What changed since a cursor, to be applied in this order: everything up to `cursor`, maybe more.
@@ -89,4 +87,4 @@ def _gone(room: Room, sentence: str) -> Refusal:
 
 
 def _shown(logged: LoggedPosition, now_ms: int) -> bytes:
-    return shown_text(logged.text, _position.decode(logged.text.json()), AS_IS, now_ms)
+    return shown_text(logged.text, logged.text.position(), AS_IS, now_ms)

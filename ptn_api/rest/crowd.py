@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 from collections.abc import Iterator
 from typing import Protocol
 
+from ptn_api.access.limits import most_connections
 from ptn_api.rest.counters import RestCounters
 
 __all__ = ["Crowd", "Member"]
@@ -35,8 +35,7 @@ class Crowd:
     """
 
     def __init__(self, most: int, counters: RestCounters) -> None:
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most = max(1, most if files == resource.RLIM_INFINITY else min(most, files // 2))
+        self._most = most_connections(most)
         self._counters = counters
         self._idle: dict[Member, None] = {}
         self._busy: dict[Member, None] = {}

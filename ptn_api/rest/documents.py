@@ -141,16 +141,12 @@ def _without_checkpoints(content: bytes) -> bytes:
     except msgspec.MsgspecError:
         return content
     short = b"[" + b",".join(_without(bytes(raw), "checkpoints") for raw in data) + b"]"
-    return _joined({**keys, "data": msgspec.Raw(short)}) if "data" in keys else content
+    return msgspec.json.encode({**keys, "data": msgspec.Raw(short)}) if "data" in keys else content
 
 
 def _without(element: bytes, key: str) -> bytes:
     keys = _elements(element)
-    return _joined({k: v for k, v in keys.items() if k != key}) if key in keys else element
-
-
-def _joined(keys: dict[str, msgspec.Raw]) -> bytes:
-    return b"{" + b",".join(msgspec.json.encode(k) + b":" + bytes(v) for k, v in keys.items()) + b"}"
+    return msgspec.json.encode({k: v for k, v in keys.items() if k != key}) if key in keys else element
 
 
 def _portfolios(content: bytes | None) -> Snapshot:
@@ -162,4 +158,4 @@ def _portfolios(content: bytes | None) -> Snapshot:
             ledgers[hotkey] = keys["portfolio"]
         elif "cps" in keys:
             ledgers[hotkey] = element
-    return snapshot_of(_joined(ledgers))
+    return snapshot_of(msgspec.json.encode(ledgers))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ptn_api.access.key_ring import Tier
+from ptn_api.model.tiers import Tier
 from ptn_api.model.trade_pair import pair_id
 from ptn_api.rest.block import Block
 from ptn_api.rest.breather import Breather

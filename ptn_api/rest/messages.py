@@ -9,7 +9,6 @@ from msgspec import Meta
 
 from ptn_api.errors import LogError
 from ptn_api.event_log.contract import Event
-from ptn_api.model.position import PositionText
 from ptn_api.rest.accept import prefers
 from ptn_api.rest.answer import JSON, Answer
 from ptn_api.rest.breather import Breather
@@ -131,7 +130,7 @@ def _encoded(event: Event, form: Format) -> bytes:
     return encode_message(
         sequence=event.sequence,
         timestamp_ms=event.timestamp_ms,
-        text=PositionText(shell=event.shell, orders_at=event.orders_at, orders=event.orders),
+        text=event.text,
         order=event.order,
         n_orders=event.n_orders,
         format=form,

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from ptn_api.access.key_ring import TIERS, Tier
 from ptn_api.event_log.contract import LoggedPosition
 from ptn_api.model.miner import (
     Aggregates,
@@ -22,9 +21,19 @@ from ptn_api.model.miner import (
     next_aggregate_change_ms,
     position_order,
 )
-from ptn_api.model.position import Position
+from ptn_api.model.position import Position, PositionState
 from ptn_api.model.shown import next_price_source_change_ms, shown_text
-from ptn_api.model.tiers import AS_IS, TIER_LAG_MS, AsIs, Hidden, Replayed, is_live, next_change_ms, view
+from ptn_api.model.tiers import (
+    AS_IS,
+    TIER_LAG_MS,
+    TIERS,
+    AsIs,
+    Hidden,
+    Tier,
+    is_live,
+    next_change_ms,
+    view,
+)
 from ptn_api.rest.block import Block, Run
 from ptn_api.rest.snapshot import Snapshot
 
@@ -34,7 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["TAILS", "Moment", "Piece", "Rest", "Settled", "settled_before"]
 
 _GRID_MS = 3_600_000
-_position = msgspec.json.Decoder(Position)
 _OPENING = b'{"positions":['
 
 TAILS: dict[Tier, Block] = {tier: Block(b',"tier":%d}' % tier) for tier in TIERS}
@@ -93,10 +101,10 @@ class Settled:
         self.digest: _Hash = hashlib.sha256(self.block.identity)
 
     def _show(self, logged: LoggedPosition, now_ms: int) -> _Shown:
-        position = _position.decode(logged.text.json())
+        position = logged.text.position()
         self.next_ms = _earliest(self.next_ms, next_price_source_change_ms(position, now_ms))
         self.times = _span(self.times, position)
-        return _as_is(position, shown_text(logged.text, position, AS_IS, now_ms))
+        return _shown(position.position_uuid, position, shown_text(logged.text, position, AS_IS, now_ms))
 
     def concerns(self, position: LoggedPosition) -> bool:
         """Whether this block holds that position, or should."""
@@ -167,9 +175,10 @@ class Piece:
         live: list[_Shown] = []
         lagged: list[_Shown | None] = []
         for logged in others:
-            position = _position.decode(logged.text.json())
+            position = logged.text.position()
             self._note_changes(position, moment)
-            live.append(_as_is(position, shown_text(logged.text, position, AS_IS, moment.now_ms)))
+            as_is = shown_text(logged.text, position, AS_IS, moment.now_ms)
+            live.append(_shown(position.position_uuid, position, as_is))
             lagged.append(self._lagged(logged, position, live[-1], moment))
         self.rests = {tier: self._rest(tier, live, lagged, moment, before) for tier in TIERS}
         self.next_ms = _earliest(self.next_ms, self.settled_next_ms)
@@ -195,8 +204,8 @@ class Piece:
         self.next_ms = _earliest(self.next_ms, None if cutoff is None else cutoff + TIER_LAG_MS)
         self.next_ms = _earliest(self.next_ms, next_price_source_change_ms(position, moment.now_ms))
         self.times = _span(self.times, position)
-        if position.is_closed_position and position.close_ms:
-            settles = position.close_ms - position.close_ms % _GRID_MS + _GRID_MS + TIER_LAG_MS
+        if (closed := position.closed_at) is not None:
+            settles = closed - closed % _GRID_MS + _GRID_MS + TIER_LAG_MS
             self.settled_next_ms = _earliest(self.settled_next_ms, settles)
 
     def _lagged(
@@ -209,7 +218,8 @@ class Piece:
         if isinstance(shown, Hidden):
             self.unreplayable += shown.reason == "not_replayable"
             return None
-        return _replayed(position, shown, shown_text(logged.text, position, shown, moment.now_ms))
+        text = shown_text(logged.text, position, shown, moment.now_ms)
+        return _shown(position.position_uuid, shown.replay.state, text)
 
     def _rest(
         self,
@@ -262,16 +272,9 @@ def _second_block(texts: list[bytes], sums: Aggregates, first: Block) -> bytes:
     return comma + b",".join(texts) + b"]," + msgspec.json.encode(sums)[1:-1]
 
 
-def _as_is(position: Position, text: bytes) -> _Shown:
-    close_ms = (position.close_ms or 0) if position.is_closed_position else None
-    outcome = Outcome(position.open_ms, close_ms, position.return_at_close)
-    return _Shown(position_order(close_ms, position.position_uuid), text, outcome)
-
-
-def _replayed(position: Position, shown: Replayed, text: bytes) -> _Shown:
-    state = shown.replay.state
-    outcome = Outcome(state.open_ms, state.close_ms, state.return_at_close)
-    return _Shown(position_order(state.close_ms, position.position_uuid), text, outcome)
+def _shown(position_uuid: str, state: PositionState, text: bytes) -> _Shown:
+    outcome = Outcome.of(state)
+    return _Shown(position_order(outcome.close_ms, position_uuid), text, outcome)
 
 
 def _earliest(one: int | None, other: int | None) -> int | None:

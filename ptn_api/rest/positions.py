@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from ptn_api.access.key_ring import Tier
+from ptn_api.model.tiers import Tier
 from ptn_api.rest.answer import Answer
 from ptn_api.rest.changes import changes_since
 from ptn_api.rest.filters import filtered

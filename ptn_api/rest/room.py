@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ptn_api.access.key_ring import KeyHolder, Tier
+from ptn_api.access.key_ring import KeyHolder
 from ptn_api.clock import Clock
 from ptn_api.event_log.contract import EventLog
+from ptn_api.model.tiers import Tier
 from ptn_api.rest.answer import Answer
 from ptn_api.rest.checkpoint import Checkpoint
 from ptn_api.rest.counters import RestCounters

@@ -9,11 +9,10 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 
-from ptn_api.access.key_ring import TIERS, Tier
 from ptn_api.clock import Clock
 from ptn_api.event_log.contract import EventLog, Head, LoggedPosition
 from ptn_api.model.miner import miner_order
-from ptn_api.model.tiers import TIER_LAG_MS
+from ptn_api.model.tiers import TIER_LAG_MS, TIERS, Tier
 from ptn_api.rest.block import Block, Run
 from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.piece import TAILS, Moment, Piece, Settled, settled_before

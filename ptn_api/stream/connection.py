@@ -11,7 +11,7 @@ import structlog
 
 from ptn_api.access.key_ring import KeyHolder
 from ptn_api.access.limits import RateLimit
-from ptn_api.clock import Clock
+from ptn_api.clock import Clock, Monotonic
 from ptn_api.stream.framing import frame, joined
 from ptn_api.stream.options import StreamCounters, StreamOptions
 from ptn_api.wire import codec
@@ -124,7 +124,7 @@ class Connection:
         options: StreamOptions,
         counters: StreamCounters,
         clock: Clock,
-        steady: Clock,
+        monotonic: Monotonic,
     ) -> None:
         self.session = session
         self.holder: KeyHolder | None = None
@@ -137,7 +137,7 @@ class Connection:
         self._options = options
         self._counters = counters
         self._clock = clock
-        self._steady = steady
+        self._monotonic = monotonic
         self._messages = 0
         self._sent_bytes = 0
         self._accounted = (0, 0)
@@ -171,7 +171,7 @@ class Connection:
 
     def admits_frame(self) -> bool:
         """Asked for every frame that comes; closes the connection when there are too many."""
-        allowance = self._frames.take("", self._steady())
+        allowance = self._frames.take("", self._monotonic())
         if allowance is None or allowance.allowed:
             return True
         self._counters.limited["frames"] += 1
@@ -182,7 +182,7 @@ class Connection:
         self._perform(self.session.receive(message, self._clock()))
 
     def congested(self) -> None:
-        self.congested_since = self._steady()
+        self.congested_since = self._monotonic()
         self._desk.congested(self)
 
     def flowing(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.limits import RateLimit
 from ptn_api.access.usage import Usage
-from ptn_api.clock import Clock
+from ptn_api.clock import Clock, monotonic_ms
 from ptn_api.event_log.contract import EventLog
 from ptn_api.stream.audience import Audience
 from ptn_api.stream.connection import Connection, Socket
@@ -52,7 +52,9 @@ class Hub:
         self._connects = RateLimit(options.connects_per_minute)
         self._audience = Audience(counters, clock)
         self._feed = Feed(log, self._audience, self._overtaken)
-        self._logins = Logins(log, self._feed, keys, options=options, counters=counters, steady=_steady)
+        self._logins = Logins(
+            log, self._feed, keys, options=options, counters=counters, monotonic=monotonic_ms
+        )
         self._replayer = Replayer(
             log,
             self._feed,
@@ -86,7 +88,7 @@ class Hub:
             options=self._options,
             counters=self._counters,
             clock=self._clock,
-            steady=_steady,
+            monotonic=monotonic_ms,
         )
         self._connections[connection] = socket
         self._check_connects(connection)
@@ -95,7 +97,7 @@ class Hub:
     def _check_connects(self, connection: Connection) -> None:
         if connection.group is None:
             return
-        allowance = self._connects.take(connection.group, _steady())
+        allowance = self._connects.take(connection.group, monotonic_ms())
         if allowance is not None and not allowance.allowed:
             self._counters.limited["connects"] += 1
             connection.close(TOO_MANY_REQUESTS)
@@ -189,7 +191,7 @@ class Hub:
             self.beat()
 
     def _tick(self) -> None:
-        now = _steady()
+        now = monotonic_ms()
         for connection, socket in list(self._connections.items()):
             self._account(connection)
             self._replayer.close_stalled(connection, now)
@@ -209,7 +211,3 @@ async def _every(period_ms: int, call: Callable[[], None]) -> None:
     while True:
         await asyncio.sleep(period_ms / 1000)
         call()
-
-
-def _steady() -> int:
-    return int(asyncio.get_running_loop().time() * 1000)

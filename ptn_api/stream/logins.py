@@ -8,7 +8,7 @@ import structlog
 
 from ptn_api.access.key_ring import KeyHolder, KeyRing, fingerprint
 from ptn_api.access.limits import LoginGuard
-from ptn_api.clock import Clock
+from ptn_api.clock import Monotonic
 from ptn_api.errors import LogError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.stream.connection import Connection
@@ -72,10 +72,7 @@ class Chase:
 
 
 class Logins:
-    """Takes logins, gives out a key's seats, and looks at keys again whenever the ring was swapped.
-
-    `steady` is a clock that never jumps, for waits.
-    """
+    """Takes logins, gives out a key's seats, and looks at keys again whenever the ring was swapped."""
 
     def __init__(
         self,
@@ -85,14 +82,14 @@ class Logins:
         *,
         options: StreamOptions,
         counters: StreamCounters,
-        steady: Clock,
+        monotonic: Monotonic,
     ) -> None:
         self._events_log = log
         self._feed = feed
         self._keys = keys
         self._options = options
         self._counters = counters
-        self._steady = steady
+        self._monotonic = monotonic
         self._guard = LoginGuard(options.failed_logins_per_minute)
         self._pace = Pace(options.accepts_per_second)
         self._seats: dict[str, deque[Connection]] = {}
@@ -107,7 +104,7 @@ class Logins:
             self._decide(connection)  # costs next to nothing; strangers take no turn of a customer's
             return
         connection.settle()
-        now = self._steady()
+        now = self._monotonic()
         delay = self._pace.wait_ms(now) + self._chase_ms(connection, now)
         if delay:
             connection.later(delay, lambda: self._decide(connection))
@@ -123,7 +120,7 @@ class Logins:
         if connection.session.state is not State.CHECKING:
             return
         holder = self._keys.who(connection.api_key)
-        if self._guard.retry_s(connection.group, holder, self._steady()):
+        if self._guard.retry_s(connection.group, holder, self._monotonic()):
             self._counters.limited["failed_logins"] += 1
             connection.close(TOO_MANY_REQUESTS)
             return
@@ -149,7 +146,7 @@ class Logins:
         seats.append(connection)
         while len(seats) > self._most(holder):
             chase = self._chases.setdefault(holder.alias, Chase(self._options.eviction_delay_ms))
-            chase.evicted(self._steady())
+            chase.evicted(self._monotonic())
             self._evict(seats)
 
     def _evict(self, seats: deque[Connection]) -> None:

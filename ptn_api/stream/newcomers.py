@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 from typing import Protocol
 
+from ptn_api.access.limits import most_connections
 from ptn_api.stream.options import StreamCounters
 
 __all__ = ["Abortable", "Newcomers"]
@@ -24,8 +24,7 @@ class Newcomers:
     """
 
     def __init__(self, most: int, counters: StreamCounters) -> None:
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most = max(1, most if files == resource.RLIM_INFINITY else min(most, files // 2))
+        self._most = most_connections(most)
         self._counters = counters
         self._waiting: dict[Abortable, None] = {}
 

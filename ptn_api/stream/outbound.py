@@ -7,9 +7,8 @@ from typing import Any
 
 import msgspec
 
-from ptn_api.event_log.announce import pair_id
 from ptn_api.event_log.contract import Event, LoggedPosition, RemovedPosition
-from ptn_api.model.position import PositionText
+from ptn_api.model.trade_pair import pair_id
 from ptn_api.stream.deflate import compress
 from ptn_api.stream.framing import frame
 from ptn_api.wire import codec
@@ -64,7 +63,7 @@ class MessageMaker:
             message = self._messages[key] = codec.encode_message(
                 sequence=event.sequence,
                 timestamp_ms=event.timestamp_ms,
-                text=PositionText(shell=event.shell, orders_at=event.orders_at, orders=event.orders),
+                text=event.text,
                 order=event.order,
                 n_orders=event.n_orders,
                 format=subscription.format,

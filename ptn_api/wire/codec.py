@@ -5,24 +5,16 @@ Orders and positions travel as the text that the validator wrote, so messages ar
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.model.position import PositionText
-from ptn_api.wire.frames import (
-    AuthFailure,
-    AuthSuccess,
-    Format,
-    Message,
-    ServerFrame,
-    TaggedServerFrame,
-)
+from ptn_api.wire.frames import Format
 
 __all__ = [
     "decode",
-    "decode_server_frame",
     "decoded",
     "encode",
     "encode_batch",
@@ -31,11 +23,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-_tagged = msgspec.json.Decoder(TaggedServerFrame)
-_message = msgspec.json.Decoder(Message)
-_success = msgspec.json.Decoder(AuthSuccess)
-_failure = msgspec.json.Decoder(AuthFailure)
 
 
 def encode(frame: msgspec.Struct) -> bytes:
@@ -107,24 +94,3 @@ def decoded(decoder: msgspec.json.Decoder[T], data: bytes | str | msgspec.Raw) -
         raise InvalidInputError(str(error), code="bad_frame") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInputError(f"no JSON: {error}", code="not_json") from None
-
-
-def decode_server_frame(data: bytes | str) -> ServerFrame:
-    """Any frame that a server sends. Frames are told apart by `type`, or without one by `sequence`/`status`.
-
-    Raises InvalidInputError, code `not_json` or `bad_frame`.
-    """
-    start = data[:32].encode() if isinstance(data, str) else bytes(data[:32])
-    decoders: tuple[msgspec.json.Decoder[Any], ...] = (_tagged, _message, _success, _failure)
-    if start.startswith(b'{"sequence"'):
-        decoders = (_message,)
-    problem: Exception | None = None
-    for decoder in decoders:
-        try:
-            frame: ServerFrame = decoder.decode(data)
-            return frame
-        except msgspec.ValidationError as error:
-            problem = problem or error
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidInputError(f"no JSON: {error}", code="not_json") from None
-    raise InvalidInputError(str(problem), code="bad_frame")

@@ -180,18 +180,3 @@ class PositionsRemoved(msgspec.Struct, kw_only=True, tag="removed"):
 class Error(msgspec.Struct, kw_only=True, tag="error"):
     code: str
     message: str
-
-
-ClientFrame = Subscribe | Unsubscribe | Ping
-TaggedServerFrame = (
-    Batch
-    | Error
-    | Heartbeat
-    | Pong
-    | PositionChanged
-    | PositionsRemoved
-    | ResumeFailed
-    | Resumed
-    | SubscriptionStatus
-)
-ServerFrame = TaggedServerFrame | AuthSuccess | AuthFailure | Message

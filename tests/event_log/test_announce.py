@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
-
-from ptn_api.event_log.announce import Announcement, Moment, announcements, closed_at, pair_id
-from tests.factories import BTCUSD, T0, order, position, written
+from ptn_api.event_log.announce import Announcement, Moment, announcements
+from tests.factories import T0, order, position, written
 
 NOW = Moment(now_ms=T0 + 10_000, late_ms=60_000)
 
@@ -69,22 +67,3 @@ def test_silent_orders_are_not_announced() -> None:
     moment = Moment(now_ms=T0 + 10_000, late_ms=60_000, silent_until_ms=T0 + 2_000)
     made = announce(position(1, [order(n) for n in (1, 2, 3)]), [0, 1, 2], moment)
     assert [it.place for it in made] == [2]
-
-
-@pytest.mark.parametrize(
-    ("trade_pair", "name"),
-    [(BTCUSD, "BTCUSD"), ("X", "X"), ([], ""), (None, ""), ([None, 1], ""), ({"id": 1}, "")],
-)
-def test_pair_id_of_whatever_the_file_holds(trade_pair: object, name: str) -> None:
-    """An odd trade pair is never an error."""
-    assert pair_id(trade_pair) == name
-
-
-@pytest.mark.parametrize(
-    ("close_ms", "closed", "expected"),
-    [(5, True, 5), (None, False, None), (0, False, None), (5, False, None)],
-)
-def test_closed_at(close_ms: int | None, closed: bool, expected: int | None) -> None:
-    """None while open, however the file says so."""
-    body = position(1, [order(1)], close_ms=close_ms, is_closed_position=closed)
-    assert closed_at(written(body).position) == expected

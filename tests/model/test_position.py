@@ -48,6 +48,16 @@ def test_a_text_says_what_was_parsed() -> None:
     assert text.position() == parsed
 
 
+@pytest.mark.parametrize(
+    ("close_ms", "closed", "expected"),
+    [(5, True, 5), (None, True, None), (None, False, None), (0, False, None), (5, False, None)],
+)
+def test_when_a_position_closed(close_ms: int | None, closed: bool, expected: int | None) -> None:
+    """None while open, however that is said, and where a closed one gives no time."""
+    body = position(1, [order(1)], close_ms=close_ms, is_closed_position=closed)
+    assert parse_position(encoded(body))[0].closed_at == expected
+
+
 def test_an_older_position_is_read() -> None:
     """initial_entry_price there, cumulative_entry_value and realized_pnl not."""
     body = position(1, [order(0)], initial_entry_price=0.9773)

@@ -9,7 +9,7 @@ import pytest
 
 from ptn_api.event_log import MemoryLog
 from ptn_api.rest import messages as module
-from ptn_api.wire.codec import decode_server_frame
+from ptn_api.wire.codec import decode
 from ptn_api.wire.frames import Message
 from tests.factories import EURUSD, MINER, OTHER_MINER, order, position, written
 from tests.rest.serving import NOW, filled_log, serving
@@ -55,9 +55,8 @@ async def test_messages_are_the_streams() -> None:
         assert raw.headers["content-type"] == "application/x-ndjson"
         lines = raw.content.splitlines()
         assert raw.headers["x-ptn-next"] == raw.headers["x-ptn-head"] == str(log.head().sequence)
-        frames = [decode_server_frame(line) for line in lines]
-        assert all(isinstance(frame, Message) for frame in frames)
-        assert [len(f.data.position.orders) for f in frames] == [1, 1, 2, 1, 3, 1, 4]  # type: ignore[union-attr]
+        frames = [decode(line, Message) for line in lines]
+        assert [len(f.data.position.orders) for f in frames] == [1, 1, 2, 1, 3, 1, 4]
         plain = (await served.get(f"/messages?after={log.floor() - 1}")).json()
         assert [json.loads(line) for line in lines] == plain["messages"]
 
