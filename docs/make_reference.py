@@ -20,7 +20,7 @@ from ptn_api.metrics import METRICS
 from ptn_api.rest.routes import ROUTES
 from ptn_api.settings import describe
 from ptn_api.wire import frames
-from ptn_api.wire.close_codes import CLOSE_CODES, should_return
+from ptn_api.wire.close_codes import CLOSE_CODES, STANDARD_CODES, should_return
 
 __all__ = ["reference"]
 
@@ -48,7 +48,8 @@ def _settings() -> Iterator[str]:
 
 def _routes() -> Iterator[str]:
     yield "## Routes\n"
-    yield '`GET` and `HEAD`. Errors are `{"error": "<sentence>"}`; `/openapi.json` has every detail.\n'
+    yield '`GET` and `HEAD`. Errors are `{"error": "<sentence>", "code": "<word>"}`, some with more fields;'
+    yield "`/openapi.json` has every detail.\n"
     for route in ROUTES:
         yield f"### {route.path}\n"
         yield f"{route.summary}. For: {route.access}.\n"
@@ -62,7 +63,7 @@ def _routes() -> Iterator[str]:
 
 def _frames() -> Iterator[str]:
     yield "## Frames\n"
-    yield "JSON text frames; [consumers.md](consumers.md#websocket) says when each is sent.\n"
+    yield "JSON text frames; [protocol.md](protocol.md) says when each is sent.\n"
     for name in frames.__all__:
         kind: type[msgspec.Struct] = getattr(frames, name)
         yield f"### {name}\n"
@@ -79,7 +80,7 @@ def _frames() -> Iterator[str]:
 def _close_codes() -> Iterator[str]:
     yield "## Close codes\n"
     yield "| code | reason | come back? |\n|---|---|---|"
-    for code in CLOSE_CODES.values():
+    for code in (*STANDARD_CODES.values(), *CLOSE_CODES.values()):
         back = "yes, with backoff" if should_return(code.code) else "no"
         yield f"| {code.code} | {code.reason} | {back} |"
     yield "| any other, or none | | yes, with backoff |\n"

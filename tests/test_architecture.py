@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,23 @@ WIRING = {
     "log_output",
     "cli",
 }
+EVERYWHERE = {"msgspec", "structlog"}
+HOMES = {
+    "asyncinotify": ("intake/watch.py",),
+    "httptools": ("rest/reader.py", "rest/request.py"),
+    "httpx": ("client/", "cli/doctor.py"),
+    "isal": ("rest/block.py", "stream/deflate.py"),
+    "picows": ("stream/server.py",),
+    "platformdirs": ("client/cursor_file.py", "cli/config.py"),
+    "polars": ("client/",),
+    "prometheus_client": ("metrics_server.py",),
+    "rich": ("cli/",),
+    "typer": ("cli/",),
+    "uvloop": ("room_process.py",),
+    "websockets": ("client/", "cli/server.py"),
+    "zstandard": ("event_log/documents.py", "rest/block.py", "client/recording.py"),
+}
+"""Where a library may be imported: in these modules, or in these folders."""
 
 
 def room_of(module: str) -> str:
@@ -35,18 +53,22 @@ def room_of(module: str) -> str:
     return [*module.split("."), "__init__"][1]
 
 
+def all_imports() -> Iterator[tuple[Path, str]]:
+    """(file, imported module) for every import in the package."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                yield from ((path, alias.name) for alias in node.names)
+            if isinstance(node, ast.ImportFrom):
+                yield path, str(node.module)
+
+
 def imports() -> Iterator[tuple[str, str]]:
     """(module, imported module) for every import of the package within the package."""
-    for path in PACKAGE.rglob("*.py"):
+    for path, name in all_imports():
         relative = path.relative_to(PACKAGE.parent).with_suffix("")
-        module = ".".join(part for part in relative.parts if part != "__init__")
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
-                names = [str(node.module)]
-            for name in names:
-                if name.split(".")[0] == "ptn_api":
-                    yield module, name
+        if name.split(".")[0] == "ptn_api":
+            yield ".".join(part for part in relative.parts if part != "__init__"), name
 
 
 def may_import(importer: str, imported: str) -> bool:
@@ -71,6 +93,21 @@ def test_imports_go_up_the_list_only() -> None:
         if not may_import(room_of(importer), room_of(imported))
     }
     assert wrong == set()
+
+
+def test_a_library_has_a_home() -> None:
+    """So that it is swapped in few places; the table has no row that nobody needs."""
+    used: dict[str, set[str]] = {}
+    for path, name in all_imports():
+        library = name.split(".")[0]
+        if library not in {"ptn_api", *EVERYWHERE, *sys.stdlib_module_names}:
+            used.setdefault(library, set()).add(path.relative_to(PACKAGE).as_posix())
+    astray = {lib: {f for f in files if not f.startswith(HOMES.get(lib, ()))} for lib, files in used.items()}
+    assert {lib: files for lib, files in astray.items() if files} == {}
+    idle = [
+        (lib, home) for lib in HOMES for home in HOMES[lib] if not any(f.startswith(home) for f in used[lib])
+    ]
+    assert idle == []
 
 
 def test_every_folder_is_a_known_room() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+CITATION = re.compile(r'docs/(\w+\.md),\s+(?:(\d+(?:\s+(?:and|to)\s+\d+)*)|"([^"<.]+)")')
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -78,6 +79,20 @@ def test_python_examples_can_be_imported(page: Path) -> None:
                 module = importlib.import_module(str(node.module))
                 missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
                 assert missing == [], f"{page.name}: {node.module}"
+
+
+def test_what_code_cites_is_there() -> None:
+    """`docs/<page>.md, 3` is a heading that begins with that number, words in quotes are a whole one."""
+    cited: list[tuple[str, str, str]] = []
+    for folder in ("ptn_api", "tests", "benchmarks", "examples"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for page, numbers, title in CITATION.findall(path.read_text()):
+                words = [f"{number}. " for number in re.findall(r"\d+", numbers)]
+                words += [" ".join(title.split()) + "\n"] if title else []
+                cited += [(path.name, page, f"\n## {heading}") for heading in words]
+    assert len(cited) > 40
+    texts = {page.name: page.read_text() for page in PAGES}
+    assert [cite for cite in cited if cite[2] not in texts.get(cite[1], "")] == []
 
 
 def test_every_page_is_in_the_navigation() -> None:

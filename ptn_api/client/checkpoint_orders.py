@@ -33,8 +33,8 @@ def checkpoint_orders(path: str | os.PathLike[str]) -> Iterator[OrderMessage]:
     """One message per order, numbered from 1; its `timestamp` is when it was processed.
 
     Each comes with its position as it was then: the orders up to it, and what follows from them
-    (ACCOUNTING 2); with the position's last order, and where that cannot be told, as the checkpoint has it.
-    Gzipped or not. Raises InvalidInputError, code `unreadable`, `damaged` or `not_a_checkpoint`.
+    (docs/accounting.md, 2); with the position's last order, and where that cannot be told, as the checkpoint
+    has it. Gzipped or not. Raises InvalidInputError, code `unreadable`, `damaged` or `not_a_checkpoint`.
     """
     positions = [parse_position(bytes(body)) for body in _bodies(path)]
     turns = sorted(

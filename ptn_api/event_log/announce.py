@@ -1,6 +1,7 @@
 """Which orders of a position's new text are announced, and how the position looked at each of them. Pure.
 
-An order is announced once, for ever; the log hands in which ones it has seen (DESIGN 3.2).
+An order is announced once, for ever; the log hands in which ones it has seen (docs/architecture.md, "The
+event log").
 """
 
 from __future__ import annotations

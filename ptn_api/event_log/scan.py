@@ -30,7 +30,10 @@ class Conflict(NamedTuple):
 
 
 class _SortKey(NamedTuple):
-    """Events of one scan stand in this order (DESIGN 3.2); `turn` keeps two texts of a position apart."""
+    """Events of one scan stand in this order (docs/architecture.md, "The event log").
+
+    `turn` keeps two texts of a position apart.
+    """
 
     largest_ms: int
     position_uuid: str

@@ -1,4 +1,4 @@
-"""How a position's state follows from its orders (ACCOUNTING 2), the network's quirks included."""
+"""How a position's state follows from its orders (docs/accounting.md, 2), the network's quirks included."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _finite(state: PositionState, entry_price: float, appended: Order | None) ->
 class _Walk:
     """A position on its way through its orders; fees are left to whoever asks for the state.
 
-    Numbers in comments are the steps of ACCOUNTING 2.
+    Numbers in comments are the steps of docs/accounting.md, 2.
     """
 
     __slots__ = (
@@ -106,7 +106,7 @@ class _Walk:
 
     def __init__(self, first: Order, entry_price: float) -> None:
         self.entry_price = entry_price
-        self.open_ms = first.processed_ms
+        self.open_ms = first.processed_ms  # 1
         self.priced_ms: int | None = None
         """When the returns were last computed: the time of their fees."""
         self._type: OrderType = "LONG" if first.leverage > 0 else "SHORT"
@@ -129,9 +129,9 @@ class _Walk:
         self._current_return = 0.0 if gain <= -1 else 1 + gain  # 5
         self.priced_ms = now  # 6
         if self._close_ms is not None:
-            self._stop()  # 8
+            self._stop()  # 7
         elif self._current_return == 0:
-            self._close(now)  # 7, net stays
+            self._close(now)  # 8, net stays
             self._liquidated_ms = now
             self._stopped = True
         else:

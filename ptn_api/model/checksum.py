@@ -1,4 +1,4 @@
-"""A number by which two holders of the same positions can tell that they agree (PROTOCOL 2.1, heartbeat).
+"""A number by which two holders of the same positions can tell that they agree (docs/protocol.md, 4).
 
 The checksum of a state is the sum of its positions' checksums modulo `CHECKSUM_MODULUS`, so that it can be
 kept up while positions come, change and go.

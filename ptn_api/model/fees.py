@@ -1,4 +1,4 @@
-"""What a position's fees are at a time (ACCOUNTING 3). Fees are factors, 1.0 = nothing charged.
+"""What a position's fees are at a time (docs/accounting.md, 3). Fees are factors, 1.0 = nothing charged.
 
 All functions look at all orders they are given, also those later than the time asked about.
 """

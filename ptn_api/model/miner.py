@@ -64,7 +64,7 @@ class MinerEntry(msgspec.Struct, kw_only=True):
 
 
 def aggregates(shown: Iterable[Outcome], now_ms: int, *, eliminated: bool = False) -> Aggregates:
-    """The aggregates of the positions a tier shows, given in shown order (ACCOUNTING 4).
+    """The aggregates of the positions a tier shows, given in shown order (docs/accounting.md, 5).
 
     An eliminated miner's are those of a miner without positions.
     """

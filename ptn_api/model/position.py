@@ -14,9 +14,10 @@ __all__ = ["Position", "PositionState", "PositionText", "check_unknown", "parse_
 
 
 class PositionState(msgspec.Struct, kw_only=True):
-    """What follows from a position's orders (ACCOUNTING 2): factors for returns, quote currency for values.
+    """What follows from a position's orders (docs/accounting.md, 2).
 
-    `close_ms` is None while open. `current_return` and `return_at_close` are factors, 1.0 = unchanged.
+    `close_ms` is None while open. `current_return` and `return_at_close` are factors, 1.0 = unchanged; prices
+    and values are in the quote currency.
     """
 
     position_type: OrderType | None = None

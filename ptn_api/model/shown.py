@@ -1,4 +1,4 @@
-"""The JSON of a position as a tier shows it in REST (ACCOUNTING 4).
+"""The JSON of a position as a tier shows it in REST (docs/accounting.md, 4).
 
 Put together from the validator's own text wherever that is shown; only what was replayed is encoded anew.
 """

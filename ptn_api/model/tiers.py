@@ -1,7 +1,7 @@
-"""What a tier shows of a position: as the validator has it, or as it stood at the cutoff (ACCOUNTING 4).
+"""What a tier shows of a position: as the validator has it, or as it stood at the cutoff.
 
-The cutoff is now - 24 h; orders strictly before it count. What is shown of a position that is not live
-follows from those orders alone, so that a lower tier's answers tell nothing of later ones.
+The cutoff is now - 24 h; orders strictly before it count (docs/accounting.md, 4). What is shown of a position
+that is not live follows from those orders alone, so that a lower tier's answers tell nothing of later ones.
 """
 
 from __future__ import annotations

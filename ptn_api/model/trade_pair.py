@@ -73,7 +73,7 @@ def pair_id(trade_pair: Any) -> str:
 
 
 def category_and_rate(trade_pair: Any) -> tuple[Category, float] | None:
-    """Category and fee rate by which a position is accounted (ACCOUNTING 1).
+    """Category and fee rate by which a position is accounted (docs/accounting.md, 1).
 
     The table decides; for an unknown pair the third element of its list does. None: neither can, so
     nothing can be replayed.

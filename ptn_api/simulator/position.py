@@ -60,13 +60,13 @@ class SimulatedPosition:
 
     @property
     def first_price(self) -> float:
-        """The initial entry price P0 of ACCOUNTING 2: the effective price of the first order."""
+        """The initial entry price P0 (docs/accounting.md, 2): the effective price of the first order."""
         first = self.orders[0]
         slippage = first.slippage or 0.0
         return first.price * (1 + slippage if first.leverage > 0 else 1 - slippage)
 
     def replay(self) -> bool:
-        """Makes the state follow from the orders (ACCOUNTING 2); appends the FLAT of a liquidation.
+        """Makes the state follow from the orders (docs/accounting.md, 2); appends the FLAT of a liquidation.
 
         False, and no change, where the orders cannot be replayed.
         """

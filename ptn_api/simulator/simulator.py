@@ -1,7 +1,8 @@
 """A simulated validator: a believable market and miners, and a directory written as a validator writes it.
 
 Everything follows from the seed and the times it is given, so a run can be repeated; several runs on one
-directory continue each other. It does all that DESIGN 3.1 lists, and keeps the truth about it in a journal.
+directory continue each other. It does all that a validator does (docs/architecture.md, "The source"), and
+keeps the truth about it in a journal.
 """
 
 from __future__ import annotations

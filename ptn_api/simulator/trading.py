@@ -216,7 +216,7 @@ def _net(position: SimulatedPosition) -> float:
 
 
 def _revalue(position: SimulatedPosition, price: float, now_ms: int) -> bool:
-    """Gives an open position the returns it has at that price (ACCOUNTING 2.4, 2.5, 2.6)."""
+    """Gives an open position the returns it has at that price (docs/accounting.md, 2: between orders)."""
     state = position.state
     terms = category_and_rate(position.trade_pair)
     gain = (state.realized_pnl or 0.0) + (price - state.average_entry_price) * state.net_leverage

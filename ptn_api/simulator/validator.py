@@ -1,4 +1,4 @@
-"""The files of a simulated validator, written the way the real one writes them (DESIGN 3.1)."""
+"""A simulated validator's files, written as a real one's are (docs/architecture.md, "The source")."""
 
 from __future__ import annotations
 

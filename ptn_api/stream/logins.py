@@ -46,7 +46,7 @@ class Chase:
     """The evictions of one key: connections that keep replacing each other are slowed down, never refused.
 
     After 3 evictions within a minute the next login waits, each further one twice as long, up to 12 times
-    the first delay (PROTOCOL 1.6); a minute without an eviction ends it.
+    the first delay (docs/protocol.md, 7); a minute without an eviction ends it.
     """
 
     def __init__(self, first_delay_ms: int) -> None:

@@ -131,7 +131,7 @@ class Replayer:
         progress.limit = _next_limit(progress.limit, sum(map(len, messages)))
 
     def _changes(self, connection: Connection, progress: Progress) -> None:
-        """One frame per position changed or removed since the client's revision (PROTOCOL 2.4).
+        """One frame per position changed or removed since the client's revision (docs/protocol.md, 5).
 
         Only positions as old as the feed are sent: what changed since may hold an order that was not sent
         yet. Then the feed goes first, and this connection catches up with it.

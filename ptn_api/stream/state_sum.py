@@ -1,4 +1,4 @@
-"""The checksum of the log's state, kept up as positions change (PROTOCOL 2.1, heartbeat)."""
+"""The checksum of the log's state, kept up as positions change (docs/protocol.md, 4)."""
 
 from __future__ import annotations
 

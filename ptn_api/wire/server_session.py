@@ -13,7 +13,7 @@ What goes in: frames as they came, the verdict on the key, the end of a catch-up
 comes out is a list of effects, to be carried out in order: `Send`, `CheckKey`, `CatchUp`, `Resubscribed`,
 `Stop`, `Close`. Time is passed in as epoch milliseconds.
 
-Version 1 (PROTOCOL 1.4) is what existing clients speak; version 2 (PROTOCOL 2.1) is asked for in the login.
+Version 1 is what existing clients speak; version 2 is asked for in the login (docs/protocol.md, 3 and 4).
 A version 1 client is sent no frame that version 1 does not know.
 """
 
@@ -349,7 +349,7 @@ class ServerSession:
     # --- the end ---
 
     def close(self, reason: CloseCode) -> list[Effect]:
-        """Ends the session without an error frame (PROTOCOL 2.2); the first reason stands."""
+        """Ends the session without an error frame (docs/protocol.md, 2); the first reason stands."""
         if self.state is State.CLOSED:
             return []
         self._move(Input.CLOSE)

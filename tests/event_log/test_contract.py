@@ -1,4 +1,4 @@
-"""What DESIGN 3.2 promises of orders and their numbers, held against every implementation."""
+"""What every log promises of orders and their numbers (docs/architecture.md, "The event log")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What DESIGN 3.2 promises of the state and of rings, held against every implementation."""
+"""What every log promises of its state and of rings (docs/architecture.md, "The event log")."""
 
 from __future__ import annotations
 

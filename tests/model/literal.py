@@ -1,4 +1,4 @@
-"""ACCOUNTING 2 to 4 once more, word by word and as slow as it reads: what the fast code is compared with.
+"""docs/accounting.md, 2 to 4, word by word and as slow as it reads: what the fast code is compared with.
 
 Works on plain dicts in the validator's JSON shape and shares nothing with the package.
 """

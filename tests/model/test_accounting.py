@@ -1,4 +1,4 @@
-"""Replaying orders (ACCOUNTING 2): published and own cases, cases by hand, and properties."""
+"""Replaying orders (docs/accounting.md, 2): published and own cases, cases by hand, and properties."""
 
 from __future__ import annotations
 

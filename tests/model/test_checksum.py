@@ -1,4 +1,4 @@
-"""The checksum by which a mirror knows that it holds what the server holds (PROTOCOL 2.1)."""
+"""The checksum by which a mirror knows that it holds what the server holds (docs/protocol.md, 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fees (ACCOUNTING 3): published tables, own tables, and the moments at which rules change."""
+"""Fees (docs/accounting.md, 3): published tables, own tables, and the moments at which rules change."""
 
 from __future__ import annotations
 

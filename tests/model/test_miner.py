@@ -1,4 +1,4 @@
-"""A miner's entry: what counts, what it adds up to, and the order of things (ACCOUNTING 4)."""
+"""A miner's entry: what counts, what it adds up to, and the order of things (docs/accounting.md, 5)."""
 
 from __future__ import annotations
 

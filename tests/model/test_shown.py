@@ -1,4 +1,4 @@
-"""The text of a position as a tier shows it (ACCOUNTING 4)."""
+"""The text of a position as a tier shows it (docs/accounting.md, 4)."""
 
 from __future__ import annotations
 

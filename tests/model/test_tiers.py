@@ -1,4 +1,4 @@
-"""What a tier shows (ACCOUNTING 4), and when that changes."""
+"""What a tier shows (docs/accounting.md, 4), and when that changes."""
 
 from __future__ import annotations
 

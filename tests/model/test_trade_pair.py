@@ -1,4 +1,4 @@
-"""The table of pairs and the rule for unknown ones (ACCOUNTING 1)."""
+"""The table of pairs and the rule for unknown ones (docs/accounting.md, 1)."""
 
 from __future__ import annotations
 

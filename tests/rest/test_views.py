@@ -229,7 +229,7 @@ async def test_miners_come_and_go() -> None:
 
 
 async def test_keys_of_an_entry_stand_in_the_documented_order() -> None:
-    """ACCOUNTING 4: positions, thirty_day_returns, all_time_returns, n_positions, percentage, tier."""
+    """`positions`, the aggregates, `tier` (docs/accounting.md, 5)."""
     room = await room_over(three_miners(), FakeClock())
     text = b"".join((await room.views.snapshot(30).body("identity")).parts)
     keys = [

@@ -122,7 +122,7 @@ def test_a_history_is_mostly_closed_averages_six_orders_and_straddles_the_cutoff
 
 
 def test_every_state_is_what_its_orders_make_it(tmp_path: Path) -> None:
-    """The files hold what the accounting says (ACCOUNTING 2), to the last digit."""
+    """The files hold what the accounting says (docs/accounting.md, 2), to the last digit."""
     built(tmp_path)
     for position in parsed(tmp_path):
         assert state_of(position, returns=True) == {
@@ -146,7 +146,7 @@ def test_states_still_follow_from_orders_after_a_busy_day(tmp_path: Path) -> Non
 
 
 def test_the_documents_have_the_validators_shapes(tmp_path: Path) -> None:
-    """As ACCOUNTING 5 lists them, for every miner there is."""
+    """As real ones (docs/accounting.md, 6), for every miner there is."""
     simulator = built(tmp_path)
     simulator.eliminate_one()
     hotkeys = {entry.name for entry in (tmp_path / "validation/miners").iterdir()}

@@ -34,7 +34,7 @@ def test_no_second_takes_more_than_twice_the_rate(gaps: list[int], rate: int) ->
 
 
 def test_connections_that_chase_each_other_wait_longer_and_longer_and_are_forgiven() -> None:
-    """After 3 evictions within a minute 5 s, doubling to 60 s; a quiet minute ends it (PROTOCOL 1.6)."""
+    """After 3 evictions in a minute 5 s, doubling to 60 s; a quiet minute ends it (docs/protocol.md, 7)."""
     chase, now = Chase(5_000), 0
     delays = []
     for _ in range(9):

@@ -16,7 +16,7 @@ from tests.stream.live import SOON_S, LiveStream, running
 
 
 async def test_login_subscribe_and_orders_as_existing_clients_know_them() -> None:
-    """The frames of PROTOCOL 1.4, their fields and their order."""
+    """The frames of version 1 (docs/protocol.md, 3), their fields and their order."""
     async with running() as live, live.client() as client:
         head = live.log.head().sequence
         success = await client.login(last_sequence=-1)

@@ -1,4 +1,4 @@
-"""What version 2 adds, over real sockets (PROTOCOL 2.1 and 2.4)."""
+"""What version 2 adds, over real sockets (docs/protocol.md, 4 and 5)."""
 
 from __future__ import annotations
 
@@ -340,7 +340,7 @@ async def take_until_summed(client: Client, mirror: Mirror, live: LiveStream) ->
 
 
 async def test_a_mirror_joins_a_snapshot_to_the_stream() -> None:
-    """PROTOCOL 2.4: the orders after S, then one frame per position changed or removed after R, then live."""
+    """The orders after S, then what changed or was removed after R, then live (docs/protocol.md, 5)."""
     async with running(heartbeat_ms=20) as live, live.client() as client:
         churn(live, 1)
         head = live.log.head()

@@ -1,4 +1,4 @@
-"""The server's side as a state machine: what it decides of PROTOCOL 1.4 and 2.1, without socket or clock."""
+"""The server's side as a state machine, without socket or clock (docs/protocol.md, 3 and 4)."""
 
 from __future__ import annotations
 
