@@ -18,13 +18,19 @@ from tests.system.validator import Validator
 from tests.waiting import until
 
 
-def start(validator: Validator, data_dir: Path, terminal: int | None) -> subprocess.Popen[str]:
-    """A server in a session of its own, ready; `terminal` is the one that controls the session."""
+def start(
+    validator: Validator, data_dir: Path, terminal: int | None, hangup: signal.Handlers = signal.SIG_DFL
+) -> subprocess.Popen[str]:
+    """A server in a session of its own, ready; `terminal` is the one that controls the session.
+
+    `hangup` is what it finds SIGHUP set to, however these tests were started themselves.
+    """
     command = [sys.executable, str(ROOT / "api_manager.py"), "--serve", f"--validator-dir={validator.root}"]
     command += [f"--data-dir={data_dir}", "--api-rest-port=0", "--api-ws-port=0"]
 
     def begin_session() -> None:
         os.setsid()
+        signal.signal(signal.SIGHUP, hangup)
         if terminal is not None:
             fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
@@ -70,3 +76,15 @@ def test_it_stops_when_its_terminal_is_closed(validator: Validator, data_dir: Pa
     os.close(master)
     assert ended(process) == 0
     assert '"signal": "SIGHUP"' in (data_dir.parent / "server.log").read_text()
+
+
+def test_nohup_is_respected(validator: Validator, data_dir: Path) -> None:
+    """Who started it so wants it to outlive the terminal."""
+    validator.place()
+    master, terminal = os.openpty()
+    process = start(validator, data_dir, terminal, signal.SIG_IGN)
+    os.close(terminal)
+    os.close(master)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == 0
+    assert '"signal": "SIGHUP"' not in (data_dir.parent / "server.log").read_text()
