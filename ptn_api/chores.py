@@ -16,18 +16,18 @@ from ptn_api.errors import KeyFileError, SettingsError
 
 __all__ = ["keep_certificate", "keep_keys", "keep_usage", "read_keys"]
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 
 def read_keys(key_file: KeyFile, path: Path) -> None:
     """Reads the keys if their file changed; what cannot be used is logged, and the last good ones stand."""
     try:
         if key_file.refresh():
-            log.info("API keys read", file=str(path))
+            logger.info("keys_read", file=str(path))
             if danger := exposed_to(path):
-                log.warning("API keys exposed", file=str(path), reason=danger)
+                logger.warning("keys_exposed", file=str(path), reason=danger)
     except KeyFileError as error:
-        log.warning("API keys not read", file=str(path), code=error.code, reason=str(error))
+        logger.warning("keys_not_read", file=str(path), code=error.code, reason=str(error))
 
 
 async def keep_keys(key_file: KeyFile, path: Path, keys: KeyRing, *, every_ms: int) -> None:
@@ -35,7 +35,7 @@ async def keep_keys(key_file: KeyFile, path: Path, keys: KeyRing, *, every_ms: i
         await asyncio.sleep(every_ms / 1000)
         read_keys(key_file, path)
         if keys.expire():
-            log.info("API keys expired")
+            logger.info("keys_expired")
 
 
 async def keep_certificate(certificate: Certificate, *, every_ms: int) -> None:
@@ -44,9 +44,9 @@ async def keep_certificate(certificate: Certificate, *, every_ms: int) -> None:
         await asyncio.sleep(every_ms / 1000)
         try:
             if certificate.refresh():
-                log.info("TLS certificate read")
+                logger.info("certificate_read")
         except SettingsError as error:
-            log.error("TLS certificate not read, the last one stands", reason=str(error))
+            logger.error("certificate_not_read", reason=str(error))
 
 
 async def keep_usage(usage: Usage, file: UsageFile, *, every_ms: int) -> None:
@@ -62,7 +62,7 @@ async def keep_usage(usage: Usage, file: UsageFile, *, every_ms: int) -> None:
             except (sqlite3.Error, OSError) as error:
                 usage.put_back(rows)
                 if not failing:
-                    log.warning("usage not written, trying again", reason=str(error))
+                    logger.warning("usage_not_written", reason=str(error))
                 failing = True
     finally:
         with contextlib.suppress(sqlite3.Error, OSError):  # told above; there is no other time

@@ -33,7 +33,7 @@ from ptn_api.tasks import end, set_within
 
 __all__ = ["Orders", "run_child"]
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 _HOPELESS = {"log_locked", "corrupt", "not_a_log", "newer_schema", "no_wal"}
 """What intake may find of the log that beginning again does not mend: it ends a start, though not a server
@@ -71,7 +71,7 @@ def run_child() -> int:
             return _run_simulator(orders, ready)
         _new_event_loop(orders.room)(_run_room(orders, ready))
     except PTNError as error:
-        log.error("stopped by an error", code=error.code, reason=str(error))
+        logger.error("stopped_by_error", code=error.code, reason=str(error))
         return FATAL if orders.room == "intake" and error.code in _HOPELESS else 1
     return 0
 

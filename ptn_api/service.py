@@ -39,7 +39,7 @@ IN_THE_CLEAR = (
     "which alone can reach it"
 )
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 
 def serve(
@@ -61,7 +61,7 @@ def serve(
         settings = _prepare(settings)
         ws_host = settings.api_ws_host or settings.api_host
         if not settings.tls_cert and not (is_loopback(settings.api_host) and is_loopback(ws_host)):
-            log.warning("keys travel in the clear", reason=IN_THE_CLEAR)
+            logger.warning("keys_in_the_clear", reason=IN_THE_CLEAR)
         with contextlib.ExitStack() as stack:
             rest = stack.enter_context(listen(settings.api_host, settings.api_rest_port, "--api-rest-port"))
             stream = stack.enter_context(listen(ws_host, settings.api_ws_port, "--api-ws-port"))
@@ -71,7 +71,7 @@ def serve(
             supervisor = _Supervisor(settings, rest, stream, queue_fd, metrics)
             return asyncio.run(supervisor.run(announce, hint, parent))
     except PTNError as error:
-        log.error("cannot start", reason=str(error))
+        logger.error("cannot_start", reason=str(error))
         return 1
 
 
@@ -161,7 +161,7 @@ class _Supervisor:
         return 1 if any(child.fatal for child in self._children) else 0
 
     def _asked_to_stop(self, number: signal.Signals) -> None:
-        log.info("stopping", signal=number.name)
+        logger.info("stopping", signal=number.name)
         self._stop.set()
 
     async def _start(self) -> bool:
@@ -236,7 +236,9 @@ def _has_terminal() -> bool:
 
 def _hung_up(number: signal.Signals) -> None:
     """Where others read their files again."""
-    log.info("nothing to reload: keys and certificate are read when they change", signal=number.name)
+    logger.info(
+        "nothing_to_reload", reason="keys and certificate are read when they change", signal=number.name
+    )
 
 
 async def _all_ready(children: Iterable[Child]) -> None:

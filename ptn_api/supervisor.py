@@ -27,7 +27,7 @@ __all__ = ["FATAL", "Backoff", "Child", "listen", "python_command", "stop_when_o
 FATAL = 78
 """A child's exit status for "starting again would not help"; the reason is on its standard error."""
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 
 class Backoff(msgspec.Struct, kw_only=True):
@@ -124,7 +124,7 @@ class Child:
                 return
             pause = self._backoff.pause_ms((loop.time() - started) * 1000)
             self.restarts += 1
-            log.error("process ended, restarting", child=self.name, status=status, pause_ms=pause)
+            logger.error("process_ended", child=self.name, status=status, pause_ms=pause)
             await set_within(self._stopping, pause)
 
     async def _run_once(self) -> int:
@@ -139,7 +139,7 @@ class Child:
             )
         finally:
             os.close(writing)
-        log.debug("process started", child=self.name, pid=self._process.pid)
+        logger.debug("process_started", child=self.name, pid=self._process.pid)
         watch = asyncio.create_task(self._watch_ready(reading))
         try:
             await self._process.communicate(self._stdin)
@@ -172,7 +172,7 @@ class Child:
         try:
             await asyncio.wait_for(process.wait(), self._stop_timeout)
         except asyncio.TimeoutError:
-            log.error("process did not stop in time, killing it", child=self.name)
+            logger.error("process_killed", child=self.name)
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
@@ -186,7 +186,7 @@ async def stop_when_orphaned(stop: asyncio.Event, parent: int, check_ms: int, gr
     """
     while not stop.is_set():
         if os.getppid() != parent:
-            log.error("the parent process is gone, stopping")
+            logger.error("parent_gone")
             stop.set()
             await asyncio.sleep(grace_s)
             os.kill(os.getpid(), signal.SIGKILL)

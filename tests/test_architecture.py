@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,6 +146,20 @@ def test_only_the_cli_prints() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
     ]
     assert {name for name in printing if not name.startswith("cli/")} == set()
+
+
+def test_log_events_are_words_to_search_for() -> None:
+    """The servers' events have names; what differs from one to the next stands in fields."""
+    wrong = [
+        f"{path.name}: {event.value}"
+        for path in PACKAGE.rglob("*.py")
+        if "structlog.get_logger()" in (text := path.read_text())
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("logger.")
+        for event in node.args[:1]
+        if not (isinstance(event, ast.Constant) and re.fullmatch("[a-z_]+", str(event.value)))
+    ]
+    assert wrong == []
 
 
 def test_every_module_imports() -> None:

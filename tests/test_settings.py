@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import argparse
 
+import msgspec
 import pytest
 
 from ptn_api.errors import SettingsError
+from ptn_api.intake.options import IntakeOptions
+from ptn_api.rest.options import RestOptions
 from ptn_api.settings import Settings, add_arguments, describe, from_arguments
+from ptn_api.stream.options import StreamOptions
+
+NO_SETTINGS = {
+    *("blind_sweep_ms", "retry_ms", "retry_max_ms", "mass_removal_share", "mass_removal_count"),
+    *("position_limit_bytes", "document_limit_bytes", "queue_line_limit_bytes"),
+    *("rate_window_ms", "silent_ms", "replay_stall_ms"),
+}
+"""Options of the rooms that only tests change."""
 
 
 def parse(*argv: str, environ: dict[str, str] | None = None) -> Settings:
@@ -54,7 +65,18 @@ def test_settings_are_frozen() -> None:
 
 def test_every_setting_says_what_it_means() -> None:
     """The documentation's table is made of this."""
-    for name, flag, variable, _, meaning in describe():
-        assert flag == "--" + name.replace("_", "-")
-        assert variable == "PTN_" + name.upper()
-        assert len(meaning) > 10
+    described = {name: (flag, variable) for name, flag, variable, _, _ in describe()}
+    assert described["api_rest_port"] == ("--api-rest-port", "PTN_API_REST_PORT")
+    assert described["validator_dir"] == ("--validator-dir", "PTN_VALIDATOR_DIR")
+    assert all(len(meaning) > 10 for *_, meaning in describe())
+
+
+@pytest.mark.parametrize("options", [IntakeOptions, RestOptions, StreamOptions])
+def test_a_rooms_options_are_the_settings(options: type[msgspec.Struct]) -> None:
+    """Of the same names and defaults: one that was renamed or changed on one side only would say nothing."""
+    defaults = {f.name: f.default for f in msgspec.structs.fields(Settings)}
+    for field in msgspec.structs.fields(options):
+        if field.name in NO_SETTINGS:
+            assert field.name not in defaults
+        elif not field.required:
+            assert (field.default or None) == (defaults[field.name] or None), field.name

@@ -46,7 +46,7 @@ from ptn_api.event_log.sqlite_reader import SqliteReader
 
 __all__ = ["SqliteWriter", "lock_directory"]
 
-_log = structlog.get_logger()
+logger = structlog.get_logger()
 _LET_OTHERS_IN_S = 0.001
 _LARGE_WAL_BYTES = 64 << 20
 
@@ -209,7 +209,7 @@ class SqliteWriter(SqliteReader):
     def _committed(self, header: Header, conflicts: Sequence[Conflict]) -> Head:
         self._ringer.ring(header.sequence)
         for conflict in conflicts:
-            _log.warning("order_conflict", **conflict._asdict())
+            logger.warning("order_conflict", **conflict._asdict())
         return Head(sequence=header.sequence, revision=header.revision)
 
     def _fold_in(self, *, over_bytes: int = 0) -> None:
@@ -246,7 +246,7 @@ class SqliteWriter(SqliteReader):
                     if version not in self._staging:
                         drop_piece(db, version, place)
         except LogUnwritableError as error:
-            _log.warning("documents_not_tidied", error=str(error))
+            logger.warning("documents_not_tidied", reason=str(error))
 
 
 def lock_directory(data_dir: Path) -> int:

@@ -24,7 +24,7 @@ from ptn_api.rest.routes import find
 
 __all__ = ["App"]
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 _BAD_TIER = "Invalid tier value. Allowed values are 0, 30, 50, or 100"
 _RETRY_AFTER = {"retry-after": "2"}
@@ -52,12 +52,12 @@ class App:
         except Refusal as refusal:
             refuse(reply, refusal, method=request.method)
         except LogError as error:
-            log.error("event log not readable", code=error.code, reason=str(error))
+            logger.error("log_unreadable", code=error.code, reason=str(error))
             sentence = "The data cannot be read at the moment"
             unreadable = Refusal("log_unreadable", sentence, headers=_RETRY_AFTER)
             refuse(reply, unreadable, method=request.method)
         except Exception:
-            log.exception("request failed", route=reply.route)
+            logger.exception("request_failed", route=reply.route)
             refuse(reply, Refusal("internal", "Internal server error"), method=request.method)
 
     def _admitted(self, request: Request, reply: Reply) -> tuple[Route, Ask]:

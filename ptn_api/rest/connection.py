@@ -30,7 +30,7 @@ from ptn_api.rest.visit import Visit
 
 __all__ = ["Connection"]
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 _KEEP_ALIVE_S = 75
 """Longer than the minute at which many clients poll."""
@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
         self._reader = Reader(limits, self._visit)
         # To be told of each write that the socket does not take whole; under TLS it may be behind already.
         self._transport.set_write_buffer_limits(high=1, low=0)
-        log.debug("connection_opened", address=self._visit.peer)
+        logger.debug("connection_opened", address=self._visit.peer)
         self._timed = 1
         """Which request the time is taken of."""
         self._expect_within(limits.request_ms / 1000)
@@ -86,7 +86,7 @@ class Connection(asyncio.Protocol):
     def _say_goodbye(self, exc: Exception | None) -> None:
         """Many clients connect anew for each request: too much for any level but debug."""
         holder = self._visit.holder
-        log.debug(
+        logger.debug(
             "connection_closed",
             alias=holder.alias if holder else "",
             fingerprint=holder.fingerprint if holder else "",
@@ -154,7 +154,7 @@ class Connection(asyncio.Protocol):
                 await self._app.answer(asked, reply)
             await self._send(reply)
         except Exception:  # whatever it is, it must not leave a client waiting for ever
-            log.exception("answer failed", route=reply.route)
+            logger.exception("answer_failed", route=reply.route)
             self._transport.abort()
         finally:
             if isinstance(asked, Request):

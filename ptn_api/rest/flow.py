@@ -8,7 +8,7 @@ import structlog
 
 __all__ = ["Flow"]
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 
 class Flow:
@@ -56,7 +56,7 @@ class Flow:
     def _look(self, waiting_before: int) -> None:
         sent = waiting_before - self._transport.get_write_buffer_size()
         if sent < self._least:
-            log.info("slow download cut off", sent=sent, window_ms=int(self._window_s * 1000))
+            logger.info("slow_download_cut_off", sent=sent, window_ms=int(self._window_s * 1000))
             self._transport.abort()
         else:
             self._look_later()

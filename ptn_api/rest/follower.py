@@ -21,7 +21,7 @@ from ptn_api.rest.views import Views
 
 __all__ = ["Follower"]
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 _LOOK_MS = 1_000
 _BACKWARDS_MS = 60_000
@@ -89,7 +89,7 @@ class Follower:
             self._views.built = True
             self.built.set()
             miners, left_out = len(self._views.hotkeys()), self._views.unreplayable()
-            log.info("views built", miners=miners, not_replayable=left_out)
+            logger.info("views_built", miners=miners, not_replayable=left_out)
 
     async def _try_to_catch_up(self) -> None:
         try:
@@ -98,11 +98,11 @@ class Follower:
             if error.code == "replaced":
                 raise  # what is known is of another log: begin again, in a new process
             if not self.failing:
-                log.error("event log not readable", code=error.code, reason=str(error))
+                logger.error("log_unreadable", code=error.code, reason=str(error))
             self.failing = True
         else:
             if self.failing:
-                log.info("event log readable again")
+                logger.info("log_readable_again")
             self.failing = False
 
     def _pause_ms(self) -> int:
@@ -140,7 +140,7 @@ class Follower:
         except LogError as error:
             if error.code != "pruned":
                 raise
-            log.warning("removals forgotten before they were seen, all is built anew", since=since)
+            logger.warning("removals_forgotten", since=since)
             self._take_everything(head)
             return
         for removal in removed:
@@ -187,7 +187,7 @@ class Follower:
     def _take_aged(self) -> None:
         now = self._clock()
         if now < self._latest_ms - _BACKWARDS_MS:
-            log.warning("the clock went back, all is built anew", by_ms=self._latest_ms - now)
+            logger.warning("clock_went_back", by_ms=self._latest_ms - now)
             self._take_everything(self._taken)
             self._latest_ms = now
         self._latest_ms = max(now, self._latest_ms)

@@ -16,7 +16,7 @@ from ptn_api.rest.request import Request
 
 __all__ = ["Door", "Gate"]
 
-log = structlog.get_logger()
+logger = structlog.get_logger()
 
 
 class Door:
@@ -75,7 +75,7 @@ class Gate:
         retry_s = self._guard.retry_s(address.group, holder, now)
         if retry_s:
             self._counters.limited["failed_logins"] += 1
-            log.debug("too_many_failed_logins", address=address.text)
+            logger.debug("too_many_failed_logins", address=address.text)
             sentence = "Too many failed logins from this address"
             raise Refusal("too_many_requests", sentence, headers={"retry-after": str(retry_s)})
 

@@ -77,7 +77,5 @@ def _steady_clock(options: RestOptions) -> SteadyClock:
     return SteadyClock(
         jump_ms=options.clock_jump_ms,
         settle_ms=options.clock_settle_ms,
-        on_jump=lambda ms: structlog.get_logger().warning(
-            "the clock jumped and is not followed yet", by_ms=ms
-        ),
+        on_jump=lambda ms: structlog.get_logger().warning("clock_jumped", by_ms=ms),
     )

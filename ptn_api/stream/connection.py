@@ -32,7 +32,7 @@ from ptn_api.wire.subscription import Subscription
 
 __all__ = ["Connection", "Desk", "Progress", "Socket"]
 
-_log = structlog.get_logger()
+logger = structlog.get_logger()
 
 
 class Socket(Protocol):
@@ -199,7 +199,7 @@ class Connection:
         self._end(None)
         code, reason = self._reason or why
         self._counters.closed[code] += 1
-        say = _log.debug if self.holder is None else _log.info
+        say = logger.debug if self.holder is None else logger.info
         say("connection_closed", **self._who(), reason=reason, code=code, messages=self._messages)
 
     # --- what the desk says ---
@@ -213,7 +213,7 @@ class Connection:
         effects = self.session.verdict(None if holder is None else holder.tier, self._clock())
         if self.session.logged_in:
             self.holder = holder
-            _log.info("connection_opened", **self._who(), version=self.session.version)
+            logger.info("connection_opened", **self._who(), version=self.session.version)
         self._perform(effects)
 
     def evict(self) -> None:

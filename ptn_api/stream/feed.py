@@ -22,7 +22,7 @@ STEP_EVENTS = 100
 A burst must not fill the buffer of a client that reads in time.
 """
 
-_log = structlog.get_logger()
+logger = structlog.get_logger()
 
 
 class Feed:
@@ -71,11 +71,11 @@ class Feed:
             return self._step()
         except LogError as error:
             if error.code == "pruned":
-                _log.warning("feed_overtaken", last=self.last)
+                logger.warning("feed_overtaken", last=self.last)
                 self._start()
                 self._on_overtaken()
             else:
-                _log.warning("log_unreadable", code=error.code, detail=str(error))
+                logger.warning("log_unreadable", code=error.code, reason=str(error))
             return False
 
     def _step(self) -> bool:
@@ -134,7 +134,7 @@ class Feed:
             while not state_sum.build():  # noqa: ASYNC110 - work in pieces, not waiting
                 await asyncio.sleep(0)
         except LogError as error:
-            _log.warning("checksum_not_built", code=error.code, detail=str(error))
+            logger.warning("checksum_not_built", code=error.code, reason=str(error))
             self._sum = None
 
     def _forget_sum(self) -> None:

@@ -24,7 +24,7 @@ CHASE_WINDOW_MS = 60_000
 LONGEST_DELAY = 12
 """Times the first delay."""
 
-_log = structlog.get_logger()
+logger = structlog.get_logger()
 
 
 class Pace:
@@ -127,12 +127,12 @@ class Logins:
         try:
             connection.verdict(holder)
         except LogError as error:
-            _log.warning("login_failed", code=error.code, detail=str(error))
+            logger.warning("login_failed", code=error.code, reason=str(error))
             connection.close(INTERNAL_ERROR)
             return
         if connection.holder is None:
             self._counters.auth_failures += 1
-            _log.info(
+            logger.info(
                 "login_refused", fingerprint=fingerprint(connection.api_key), address=connection.address
             )
         elif connection.session.logged_in:

@@ -26,7 +26,7 @@ PIECE_BYTES = 128 * 1024
 MAX_PIECE_EVENTS = 128
 PIECE_POSITIONS = 25
 
-_log = structlog.get_logger()
+logger = structlog.get_logger()
 
 
 class Replayer:
@@ -96,10 +96,10 @@ class Replayer:
             self._piece(connection, progress)
         except LogError as error:
             if error.code != "pruned":
-                _log.warning("replay_failed", code=error.code, detail=str(error))
+                logger.warning("replay_failed", code=error.code, reason=str(error))
             connection.close(REPLAY_OVERTAKEN if error.code == "pruned" else INTERNAL_ERROR)
         except Exception:  # noqa: BLE001 - protects the other replays from one that meets a fault
-            _log.error("replay_failed", traceback=traceback.format_exc())
+            logger.error("replay_failed", traceback=traceback.format_exc())
             connection.close(INTERNAL_ERROR)
         else:
             self.add(connection)

@@ -46,7 +46,7 @@ _BACKLOG = 1024
 
 _UNREADABLE = {"too_big": MESSAGE_TOO_BIG, "bad_fragment": PROTOCOL_ERROR, "not_deflated": BAD_PAYLOAD}
 
-_log = structlog.get_logger()
+logger = structlog.get_logger()
 
 Accept = Callable[[picows.WSUpgradeRequest], picows.WSUpgradeResponseWithListener]
 
@@ -254,7 +254,7 @@ class _Client(picows.WSListener):
             connection.close(_UNREADABLE[error.code])
         except Exception:  # noqa: BLE001 - protects the server from a frame that meets a fault: only its sender is closed
             # No frame locals in the log: one of them may be a login.
-            _log.error("frame_failed", address=self.address, traceback=traceback.format_exc())
+            logger.error("frame_failed", address=self.address, traceback=traceback.format_exc())
             connection.close(INTERNAL_ERROR)
 
     def on_ws_disconnected(self, transport: picows.WSTransport) -> None:

@@ -61,7 +61,7 @@ def test_it_stops_in_order(number: signal.Signals, validator: Validator, data_di
     process = start(validator, data_dir, None)
     log = data_dir.parent / "server.log"
     process.send_signal(signal.SIGHUP)
-    until(lambda: "nothing to reload" in log.read_text())
+    until(lambda: "nothing_to_reload" in log.read_text())
     process.send_signal(number)
     assert ended(process) == 0
     assert f'"signal": "{number.name}"' in log.read_text()

@@ -124,7 +124,7 @@ def test_a_renewed_certificate_needs_no_restart(
         ports = [int(url.rpartition(":")[2]) for url in (server.rest, server.stream)]
         renewed = certificates(tmp_path / "renewed")
         os.replace(renewed.certificate, files.certificate)
-        until(lambda: server.log.read_text().count("TLS certificate not read") == 2)
+        until(lambda: server.log.read_text().count("certificate_not_read") == 2)
         assert all(trusted(files.authority, port) for port in ports)
         os.replace(renewed.key, files.key)
         for port in ports:
@@ -173,7 +173,7 @@ def test_a_stop_says_goodbye_through_tls(
         finally:
             client.stop()
             thread.join(20)
-    assert "did not stop in time" not in server.log.read_text()
+    assert "process_killed" not in server.log.read_text()
     closed = [line for line in server.log.read_text().splitlines() if "connection_closed" in line]
     assert len(closed) == 1, closed
     assert f'"code": {SHUTTING_DOWN.code}' in closed[0]
