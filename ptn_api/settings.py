@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from ptn_api.errors import SettingsError
 
-__all__ = ["Settings", "add_arguments", "from_arguments"]
+__all__ = ["Settings", "add_arguments", "describe", "from_arguments"]
 
 
 def _m(description: str, **limits: Any) -> Meta:

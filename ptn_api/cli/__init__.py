@@ -1,0 +1,1 @@
+"""The words you type: `ptn serve`, `ptn keys`, `ptn stream` and the others; `app` lists them."""

@@ -32,7 +32,7 @@ from ptn_api.tasks import end
 from ptn_api.wire.close_codes import CloseCode
 from ptn_api.wire.codec import encode, encode_batch, encode_message
 from ptn_api.wire.frames import AuthSuccess, Heartbeat
-from ptn_api.wire.server_session import CatchUp, CheckKey, Close, Effect, Send, ServerSession
+from ptn_api.wire.server_session import CatchUp, CheckKey, Close, Effect, Send, ServerSession, State
 
 __all__ = ["FakeServer"]
 
@@ -323,7 +323,7 @@ class FakeServer:
             self._log.entries[self._log.last] = entry
             sequences.append(self._log.last)
         for client in list(self.clients):
-            if client.session.state.value == "live" and not (lost or self.mute):
+            if client.session.state is State.LIVE and not (lost or self.mute):
                 await self._deliver(client, sequences)
         return self._log.last
 
@@ -379,7 +379,7 @@ class FakeServer:
         return 100 if api_key in self.keys else 50 if api_key in self.low_keys else None
 
     def _live(self) -> int:
-        return sum(client.session.state.value == "live" for client in self.clients)
+        return sum(client.session.state is State.LIVE for client in self.clients)
 
     def _tell_waiters(self) -> None:
         with self._changed:

@@ -233,11 +233,10 @@ class EventLog(Protocol):
         """The oldest `since_revision` for which `removed` still answers."""
         ...
 
-    def snapshot(self, since_revision: int = 0) -> tuple[Head, list[LoggedPosition], list[RemovedPosition]]:
+    def changes(self, since_revision: int) -> tuple[Head, list[LoggedPosition], list[RemovedPosition]]:
         """The head, the positions changed and those removed after `since_revision`, of one instant.
 
-        From 0 it is the whole state, and nothing was removed from it. Otherwise raises LogError with code
-        `pruned` as `removed` does.
+        Raises LogError with code `pruned` as `removed` does.
         """
         ...
 

@@ -145,9 +145,9 @@ class MemoryLog:
     def oldest_revision(self) -> int:
         return self._tombstone_floor
 
-    def snapshot(self, since_revision: int = 0) -> tuple[Head, list[LoggedPosition], list[RemovedPosition]]:
-        removed = self.removed(since_revision) if since_revision else []
-        return self._head, list(self.positions(since_revision=since_revision)), removed
+    def changes(self, since_revision: int) -> tuple[Head, list[LoggedPosition], list[RemovedPosition]]:
+        changed = list(self.positions(since_revision=since_revision))
+        return self._head, changed, self.removed(since_revision)
 
     def document(self, document: Document) -> bytes | None:
         stored = self._documents.get(document)

@@ -26,9 +26,9 @@ from ptn_api.event_log.rows import POSITION_COLUMNS, Header, events_after, logge
 
 __all__ = ["SqliteReader"]
 
-_FIRST_PART, _LARGEST_PART = 32, 1_024
-"""Positions read at a time: few at first, for those who want no more."""
-"""Positions read in one transaction, when many are."""
+_FIRST_PART = 32
+_LARGEST_PART = 1_024
+"""Positions read in one transaction: few at first, for those who want no more."""
 
 _source = msgspec.json.Decoder(SourceStatus)
 
@@ -123,10 +123,10 @@ class SqliteReader:
     def oldest_revision(self) -> int:
         return self._header().tombstone_floor
 
-    def snapshot(self, since_revision: int = 0) -> tuple[Head, list[LoggedPosition], list[RemovedPosition]]:
+    def changes(self, since_revision: int) -> tuple[Head, list[LoggedPosition], list[RemovedPosition]]:
         with self._snapshot() as db:
             header = Header.load(db)
-            removed = _removed(db, since_revision) if since_revision else []
+            removed = _removed(db, since_revision)
             changed = _positions(db, since_revision)
         return Head(sequence=header.sequence, revision=header.revision), changed, removed
 

@@ -342,7 +342,10 @@ class DirectoryFollower:
         if not reason and self._guard.holding:
             reason = "mass_removal"
         if reason != self._status.reason:
-            logger.warning("source_stale", reason=reason) if reason else logger.info("source_whole_again")
+            if reason:
+                logger.warning("source_stale", reason=reason)
+            else:
+                logger.info("source_whole_again")
         self._status = SourceStatus(
             swept_ms=swept_ms,
             stale=bool(reason),

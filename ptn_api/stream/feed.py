@@ -10,7 +10,6 @@ import structlog
 from ptn_api.errors import LogError
 from ptn_api.event_log.contract import Event, EventLog
 from ptn_api.stream.audience import Audience
-from ptn_api.stream.changes import changes_since
 from ptn_api.stream.outbound import PositionUpdates
 from ptn_api.stream.state_sum import StateSum
 
@@ -95,7 +94,7 @@ class Feed:
 
     def _step_with_updates(self) -> None:
         """Orders first, then what else changed, all of one instant of the log."""
-        head, changed, removed = changes_since(self._events_log, self.revision)
+        head, changed, removed = self._events_log.changes(self.revision)
         self._send_orders(head.sequence - self.last)
         made = PositionUpdates(since_revision=self.revision, after=self.last, announced=self._announced)
         if self._audience.wants_updates:

@@ -7,7 +7,6 @@ from itertools import islice
 
 from ptn_api.event_log.contract import EventLog, LoggedPosition, RemovedPosition
 from ptn_api.model.checksum import CHECKSUM_MODULUS, position_checksum
-from ptn_api.stream.changes import changes_since
 
 __all__ = ["StateSum"]
 
@@ -37,7 +36,7 @@ class StateSum:
             self._cursor = position.revision
         if len(piece) < PIECE_POSITIONS:
             # What changed or went while the pieces were read, of one instant.
-            head, changed, removed = changes_since(self._log, self._started)
+            head, changed, removed = self._log.changes(self._started)
             self._revision = self._started
             self.keep_up(head.revision, changed, removed)
         return self._revision is not None

@@ -181,21 +181,21 @@ def test_old_tombstones_are_pruned_and_missed(make_log: MakeLog) -> None:
         log.removed(2)
     assert caught.value.code == "pruned"
     with pytest.raises(LogError):
-        log.snapshot(2)
+        log.changes(2)
     assert [r.position_uuid for r in log.removed(3)] == [uuid(2)]
 
 
-def test_snapshot_is_of_one_instant(log: EventLogWriter) -> None:
+def test_changes_are_of_one_instant(log: EventLogWriter) -> None:
     """Head, changed and removed positions belong together."""
     log.append([written(position(n, [order(n)])) for n in (1, 2, 3)], NOW)
     log.append([removal(1), written(position(2, [order(2)], current_return=2.0))], NOW)
-    head, changed, removed = log.snapshot(3)
+    head, changed, removed = log.changes(3)
     assert head == log.head()
     assert [p.position_uuid for p in changed] == [uuid(2)]
     assert [r.position_uuid for r in removed] == [uuid(1)]
-    _, whole, none = log.snapshot()
+    _, whole, removed = log.changes(0)
     assert [p.position_uuid for p in whole] == [uuid(3), uuid(2)]
-    assert none == []
+    assert [r.position_uuid for r in removed] == [uuid(1)]
 
 
 def test_fingerprints_are_remembered_without_a_revision(log: EventLogWriter) -> None:

@@ -112,7 +112,7 @@ class SameHistories(RuleBasedStateMachine):
             assert list(self.log.positions(since_revision=since)) == list(
                 self.model.positions(since_revision=since)
             )
-        assert self.log.snapshot(oldest) == self.model.snapshot(oldest)
+        assert self.log.changes(oldest) == self.model.changes(oldest)
         uuids = [uuid(1000 + n) for n in range(10)]
         for miner in (MINER, OTHER_MINER):
             assert self.log.seen(miner, uuids) == self.model.seen(miner, uuids)

@@ -240,7 +240,7 @@ def test_readers_never_see_part_of_a_transaction(log: EventLogWriter, tmp_path: 
 
     def look(reader: EventLog) -> None:
         while True:
-            head, positions, _ = reader.snapshot()
+            head, positions, _ = reader.changes(0)
             stamps = {len(p.text.orders) for p in positions}
             if len(stamps) > 1 or len(positions) not in (0, 10):
                 problems.append(f"{len(positions)} positions with {stamps} orders")
