@@ -24,6 +24,7 @@ import queue
 import select
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ __all__ = ["APIManager"]
 
 logger = logging.getLogger("ptn_api.api_manager")
 _PIPE_BYTES = 1 << 20
+_ORPHANS_MS = 2_000
+"""Longer than the processes of a killed supervisor take to end once they have noticed."""
 
 _PAUSE_S = 0.05
 """After an item that could not be read: a queue that is broken for good must not take a core."""
@@ -87,18 +90,31 @@ class APIManager:
         self._queue = shared_queue
         self._trouble: type[Exception] | None = None
         """What reading the queue raised the last time; told once, however often it comes again."""
+        self._line: bytes | None = None
+        """What was taken from the queue and is not in the pipe yet."""
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> None:
-        """Starts the API and feeds it until `stop()`; starts it again should its supervisor be killed."""
+        """Starts the API and feeds it until `stop()`; starts it again should its supervisor be killed.
+
+        Returns as well if the API cannot run from the start, which it has logged then. What an API before
+        this one left behind (a validator that was killed, and its supervisor) has ended by then.
+        """
+        from ptn_api.supervisor import FATAL
+
+        last_try = time.monotonic() + (self._settings.parent_check_ms + _ORPHANS_MS) / 1000
+        has_run = False
         with _Pipe() as pipe:
             pause = self._settings.restart_backoff_ms / 1000
             while not self._stopping.is_set():
                 self._process = self._start(pipe.reading)
+                if self._stopping.is_set():  # told so while there was no process yet
+                    self._process.terminate()
                 self._pump(pipe, self._process)
                 status = self._process.wait()
-                if status in (0, 1):  # stopped as told, or it has said why it cannot run
+                has_run |= status != FATAL
+                if status == 0 or (not has_run and time.monotonic() > last_try):
                     return
                 logger.error("the API's supervisor ended with status %s, starting it again", status)
                 self._stopping.wait(pause)
@@ -111,33 +127,39 @@ class APIManager:
             self._process.terminate()
 
     def _start(self, queue_fd: int) -> subprocess.Popen[bytes]:
+        """Without a pipe of its own: a worker that the validator forks meanwhile would hold its other end.
+
+        That is also why descriptors are inherited here and closed there: Python makes a pipe for the rest.
+        """
         from ptn_api.cli.serve import Embedding
         from ptn_api.supervisor import python_command
 
         orders = Embedding(settings=self._settings, parent=os.getpid(), queue=queue_fd)
-        process = subprocess.Popen(  # noqa: S603 - this interpreter, this package
-            python_command("ptn_api.cli.serve:embedded", "ptn-api-supervisor"),
-            stdin=subprocess.PIPE,
-            pass_fds=[queue_fd],
-            start_new_session=True,
-        )
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
+        with open(os.memfd_create("ptn-api-orders"), "w+b") as stdin:
             stdin.write(msgspec.json.encode(orders))
-        return process
+            stdin.seek(0)
+            return subprocess.Popen(  # noqa: S603 - this interpreter, this package
+                python_command("ptn_api.cli.serve:embedded", "ptn-api-supervisor"),
+                stdin=stdin,
+                close_fds=False,
+            )
 
     def _pump(self, pipe: _Pipe, process: subprocess.Popen[bytes]) -> None:
-        """Empties the queue into the pipe as long as the process lives."""
+        """Empties the queue into the pipe as long as the process lives; what it did not take is kept."""
         from ptn_api.intake.plain import plain_json
 
         while process.poll() is None:
-            item = self._next_item()
-            if item is None:
-                continue
-            try:
-                pipe.write(plain_json(item), lambda: process.poll() is None)
-            except InvalidInputError as error:
-                logger.warning("an item on the queue is no position: %s", error)
+            if self._line is None:
+                item = self._next_item()
+                if item is None:
+                    continue
+                try:
+                    self._line = plain_json(item)
+                except InvalidInputError as error:
+                    logger.warning("an item on the queue is no position: %s", error)
+                    continue
+            if pipe.write(self._line, lambda: process.poll() is None):
+                self._line = None
 
     def _next_item(self) -> Any:
         """The queue's next item; None when there was none for a second, or no queue."""
@@ -181,6 +203,9 @@ class _Pipe:
 
     def __init__(self) -> None:
         self.reading, self._writing = os.pipe()
+        os.set_inheritable(self.reading, True)
+        self._room = select.poll()
+        self._room.register(self._writing, select.POLLOUT)
         self._cut = False
         with contextlib.suppress(OSError):  # over the user's pipe quota: the default size does as well
             fcntl.fcntl(self._writing, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
@@ -193,13 +218,16 @@ class _Pipe:
         os.close(self.reading)
         os.close(self._writing)
 
-    def write(self, line: bytes, wanted: Callable[[], bool]) -> None:
-        """Writes the line, waiting for room as long as `wanted()`; a line cut short is ended by the next."""
+    def write(self, line: bytes, wanted: Callable[[], bool]) -> bool:
+        """Writes the line, waiting for room as long as `wanted()`; whether it is written.
+
+        One that was cut short is ended by the next.
+        """
         rest = memoryview(b"\n" + line if self._cut else line)
         whole = len(rest)
         while rest and wanted():
-            _, ready, _ = select.select([], [self._writing], [], 1)
-            if ready:
+            if self._room.poll(1_000):
                 with contextlib.suppress(BlockingIOError):
                     rest = rest[os.write(self._writing, rest) :]
         self._cut = 0 < len(rest) < whole
+        return not rest

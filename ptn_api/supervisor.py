@@ -116,7 +116,11 @@ class Child:
         loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
             started = loop.time()
-            status = await self._run_once()
+            try:
+                status = await self._run_once()
+            except OSError as error:  # no process, no memory, no file to be had now
+                logger.error("process_not_started", child=self.name, reason=str(error))
+                status = None
             if self._stopping.is_set():
                 return
             if status == FATAL and not self.ready.is_set():
@@ -137,11 +141,16 @@ class Child:
                 pass_fds=(*self._fds, writing),
                 start_new_session=True,
             )
+        except OSError:
+            os.close(reading)
+            raise
         finally:
             os.close(writing)
         logger.debug("process_started", child=self.name, pid=self._process.pid)
         watch = asyncio.create_task(self._watch_ready(reading))
         try:
+            if self._stopping.is_set():  # told so while there was no process yet
+                await self.stop()
             await self._process.communicate(self._stdin)
             return await self._process.wait()
         finally:

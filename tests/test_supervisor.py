@@ -87,6 +87,38 @@ async def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     assert not psutil.pid_exists(int(pid_file.read_text()))
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_stop_while_it_is_being_started_is_heard(turns: int) -> None:
+    """However few turns of the loop the process is away."""
+    async with running("import time; time.sleep(60)"):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+
+async def test_a_process_that_cannot_be_had_now_is_tried_again(tmp_path: Path) -> None:
+    """As when a fork fails for want of memory: neither the end, nor a descriptor lost."""
+    program = tmp_path / "program"
+    before = len(os.listdir("/proc/self/fd"))
+    child = Child(
+        "test",
+        [str(program)],
+        stdin=b"",
+        fds=(),
+        backoff=Backoff(first_ms=1, max_ms=5),
+        stop_timeout_ms=300,
+    )
+    task = asyncio.create_task(child.run())
+    try:
+        await until_async(lambda: child.restarts >= 3)
+        assert len(os.listdir("/proc/self/fd")) <= before + 2
+        program.write_text(f"#!{sys.executable}\n{READY}time.sleep(60)\n")
+        program.chmod(0o700)
+        await asyncio.wait_for(child.ready.wait(), 45)
+    finally:
+        await child.stop()
+        await task
+
+
 def test_backoff_doubles_and_is_forgotten_after_a_long_run() -> None:
     """A process that crashes at once is not started ten times a second."""
     backoff = Backoff(first_ms=100, max_ms=1_000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,9 +47,19 @@ def serve(argv: Sequence[str]) -> int:
 def embedded() -> int:
     """The supervisor's main function when a validator embeds the API."""
     from ptn_api import service
+    from ptn_api.supervisor import FATAL
 
+    os.setsid()  # a Ctrl-C is for the validator
     orders = msgspec.json.decode(sys.stdin.buffer.read(), type=Embedding)
-    return service.serve(orders.settings, announce=_say, queue_fd=orders.queue, parent=orders.parent)
+    _close_all_but(orders.queue)
+    status = service.serve(orders.settings, announce=_say, queue_fd=orders.queue, parent=orders.parent)
+    return FATAL if status else 0
+
+
+def _close_all_but(kept: int) -> None:
+    """What the validator has open for whoever it starts is not ours."""
+    os.closerange(3, kept)
+    os.closerange(kept + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _parser(program: str) -> argparse.ArgumentParser:

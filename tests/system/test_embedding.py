@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import queue
+import resource
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
+from ptn_api.api_manager import APIManager, _Pipe
 from tests import factories
 from tests.system.api import READY, ROOT, SHORT_PERIODS
 from tests.system.follower import Follower
@@ -79,6 +85,10 @@ def embedded(cwd: Path, tmp_path: Path, *, kind: str = "queue") -> Iterator[Embe
             assert not [p for p in running.family if p.is_running()], "left behind by a killed validator"
 
 
+def fresh_uuid(n: int) -> str:
+    return str(factories.order(n * 100)["order_uuid"])
+
+
 def fresh(n: int, n_orders: int = 1) -> dict[str, Any]:
     now = time.time_ns() // 1_000_000
     return factories.position(n, [factories.order(n * 100 + i, 0.1, at=now) for i in range(n_orders)])
@@ -125,6 +135,81 @@ def test_the_api_ends_with_the_validator(tmp_path: Path, validator: Validator) -
         running.say("quit")
         assert running.process.wait(timeout=20) == 0
         until(lambda: not any(p.is_running() for p in running.family))
+
+
+def test_a_killed_supervisor_is_started_again(
+    tmp_path: Path, validator: Validator, keys: dict[int, str]
+) -> None:
+    """What it left behind holds the log for a while yet; what is on the queue meanwhile comes through."""
+    with embedded(validator.root, tmp_path) as running:
+        supervisor = next(p for p in running.family if "ptn-api-supervisor" in p.cmdline())
+        supervisor.kill()
+        position = fresh(1)
+        for _ in range(5):
+            running.put(position)
+        assert running.process.stdout is not None
+        ready = READY.fullmatch(running.process.stdout.readline().strip())
+        assert ready
+        with Follower(ready[2], keys[100], last_sequence=0) as follower:
+            running.put(fresh(2))
+            until(lambda: fresh_uuid(2) in follower.order_uuids)
+        running.family = [
+            p for p in psutil.Process(running.process.pid).children(recursive=True) if p not in running.others
+        ]
+
+
+def test_a_stop_is_heard_while_the_api_is_being_started(tmp_path: Path, validator: Validator) -> None:
+    """At whatever moment; `run` returns, and nothing is left."""
+    for pause_s in (0.0, 0.02, 0.2):
+        manager = APIManager(
+            queue.Queue(),
+            rest_port=0,
+            ws_port=0,
+            validator_dir=str(validator.root),
+            data_dir=str(tmp_path / "data"),
+            api_keys_file=str(tmp_path / "api_keys.json"),
+        )
+        thread = threading.Thread(target=manager.run)
+        thread.start()
+        time.sleep(pause_s)
+        manager.stop()
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def test_an_api_that_cannot_run_is_given_up(tmp_path: Path) -> None:
+    """Not at once: what a killed validator's API left behind may hold ports and log for a moment yet."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        manager = APIManager(
+            queue.Queue(),
+            rest_port=taken.getsockname()[1],
+            ws_port=0,
+            validator_dir="",
+            data_dir=str(tmp_path / "data"),
+            api_keys_file=str(tmp_path / "api_keys.json"),
+            parent_check_ms=100,
+        )
+        manager.run()
+
+
+def test_the_queue_of_a_validator_with_many_open_files(tmp_path: Path) -> None:
+    """Beyond the 1,024 that select(2) can bear."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < 1_100 and (hard != resource.RLIM_INFINITY and hard < 1_100):
+        pytest.skip("not enough files may be opened here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1_100), hard))
+    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1_030)]
+    try:
+        with _Pipe() as pipe:
+            assert pipe.reading > 1_024
+            assert pipe.write(b"a line\n", lambda: True)
+            assert os.read(pipe.reading, 100) == b"a line\n"
+            assert not pipe.write(b"x" * (2 << 20), iter([True] * 5 + [False]).__next__)
+            assert os.read(pipe.reading, 100)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_fork_of_the_validator_keeps_nothing_alive(tmp_path: Path, validator: Validator) -> None:
