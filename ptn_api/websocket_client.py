@@ -12,12 +12,14 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
+from ptn_api.client.choice import Choice
+from ptn_api.client.cursor_file import CursorStore
 from ptn_api.client.handling import Handler, Handling, OnError
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.pace import Pace
@@ -53,9 +55,10 @@ class PTNWebSocketClient:
         *,
         name: str = "",
         state_dir: str | os.PathLike[str] | None = None,
+        cursor_store: CursorStore | None = None,
         resume: bool = True,
-        miners: Sequence[str] | None = None,
-        trade_pairs: Sequence[str] | None = None,
+        miners: Choice | None = None,
+        trade_pairs: Choice | None = None,
         format: Format = "full",  # noqa: A002 - the protocol's word
         on_gap: Callable[[Gap], Any] | None = None,
         on_state: Callable[[State], Any] | None = None,
@@ -76,6 +79,7 @@ class PTNWebSocketClient:
         self._options: dict[str, Any] = {
             "name": name,
             "state_dir": state_dir,
+            "cursor_store": cursor_store,
             "resume": resume,
             "miners": miners,
             "trade_pairs": trade_pairs,

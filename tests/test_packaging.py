@@ -28,7 +28,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (tree / "ptn_api" / "api_keys.json").write_text('{"alice": "secret"}')
     (tree / "ptn_api" / "api_keys.json.bak").write_text('{"alice": "secret"}')
     subprocess.run(
-        [sys.executable, "-m", "build", "--outdir", "dist", "."],
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", "dist", "."],
         cwd=tree,
         check=True,
         capture_output=True,

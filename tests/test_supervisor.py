@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 from ptn_api.errors import SettingsError
 from ptn_api.supervisor import FATAL, Backoff, Child, listen, python_command
+from tests.processes import lives
 from tests.waiting import until, until_async
 
 READY = "import os, sys, time; os.write(int(sys.argv[-1]), b'1'); "
@@ -84,7 +84,7 @@ async def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     )
     async with running(code):
         await until_async(lambda: pid_file.exists() and pid_file.read_text())
-    assert not psutil.pid_exists(int(pid_file.read_text()))
+    assert not lives(int(pid_file.read_text()))
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -162,7 +162,7 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     until(lambda: child_pid.exists() and child_pid.read_text())
     process.kill()
     process.wait()
-    until(lambda: not psutil.pid_exists(int(child_pid.read_text())))
+    until(lambda: not lives(int(child_pid.read_text())))
 
 
 def test_a_child_finds_this_package_and_no_other(tmp_path: Path) -> None:

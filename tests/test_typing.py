@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import ptn_api.client
 
 FILE = Path(__file__).parent / "client" / "uses_everything.py"
 
 
+@pytest.mark.timeout(600)
 def test_mypy_strict_is_silent_on_a_program_that_uses_everything() -> None:
     """As in a project of one's own, without this one's settings."""
     command = [sys.executable, "-m", "mypy", "--strict", "--warn-unreachable", "--config-file=", str(FILE)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -39,13 +38,9 @@ def _pairs(begun: str) -> list[str]:
     return [pair for pair in TRADE_PAIRS if pair.startswith(begun.upper())]
 
 
-def _as_known(context: typer.Context, given: list[str] | None) -> list[str]:
+def _as_known(given: list[str] | None) -> list[str]:
     """Ids are upper case, whoever types them need not be. Unknown ones may be the validator's newest."""
-    pairs = [pair.upper() if pair.upper() in TRADE_PAIRS else pair for pair in given or []]
-    for pair in pairs:
-        if pair not in TRADE_PAIRS and not context.resilient_parsing:
-            print(f"ptn: warning: {pair!r} is no trade pair that is known here", file=sys.stderr)
-    return pairs
+    return [pair.upper() if pair.upper() in TRADE_PAIRS else pair for pair in given or []]
 
 
 RestUrl = Annotated[

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from ptn_api.cli.server import answer, asking
 from ptn_api.cli.table import print_document, print_rows, utc
 from ptn_api.client import calls
+from ptn_api.errors import SettingsError
 
 __all__ = ["run_checkpoint", "run_eliminations", "run_me", "run_statistics"]
 
@@ -101,6 +102,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 def run_checkpoint(url: str | None, api_key_file: Path | None, *, output: Path, as_json: bool) -> None:
     """The file is written beside and moved: what is there is whole. The bar is for people only."""
+    if str(output) == "-":
+        raise SettingsError("-o needs a file: what breaks off half way must not pass for a checkpoint")
     columns = (TextColumn("checkpoint"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console = Console(stderr=True)
     with (

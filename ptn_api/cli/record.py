@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +10,12 @@ from pathlib import Path
 import msgspec
 
 from ptn_api.cli.api_key import read_api_key
-from ptn_api.cli.server import try_stream, ws_url
-from ptn_api.cli.stream import hear_the_client, stop_on_signals, tell_gap, tell_state
+from ptn_api.cli.server import hear_the_client, try_stream, ws_url
+from ptn_api.cli.stream import stop_on_signals, tell_gap, tell_state
 from ptn_api.cli.table import print_document
 from ptn_api.client.recording import Recording
 from ptn_api.client.stream import Stream
+from ptn_api.tasks import end
 from ptn_api.wire.client_session import Gap
 
 __all__ = ["run"]
@@ -69,9 +69,7 @@ async def _record(stream: Stream, recording: Recording, count: int, address: str
                 if recording.written == count > 0:
                     break
     finally:
-        flushing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await flushing
+        await end([flushing])
 
 
 async def _flush(recording: Recording) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,7 +29,7 @@ from ptn_api.errors import (
     SettingsError,
 )
 
-__all__ = ["REST_URL", "WS_URL", "answer", "asking", "rest_url", "try_stream", "ws_url"]
+__all__ = ["REST_URL", "WS_URL", "answer", "asking", "hear_the_client", "rest_url", "try_stream", "ws_url"]
 
 T = TypeVar("T")
 
@@ -60,6 +62,7 @@ def _checked(url: str, schemes: tuple[str, str]) -> str:
 @contextmanager
 def asking(url: str | None, api_key_file: Path | None) -> Iterator[PTNClient]:
     """A client, and its errors with the address they are about."""
+    hear_the_client()
     address = rest_url(url)
     with PTNClient(address, read_api_key(api_key_file), retries=Retries(times=2, first=0.2)) as client:
         try:
@@ -125,3 +128,18 @@ _OTHERS = {
 
 def _bare(text: str) -> str:
     return re.sub(r"^no answer: |\[(Errno|SSL)[^\]]*\] | \(_ssl\.c:\d+\)|\.$", "", text)
+
+
+class _Heard(logging.Handler):
+    """One line each, whatever else hangs on it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        detail: Any = record.exc_info and record.exc_info[1]
+        print(f"ptn: {record.getMessage()}" + (f": {detail}" if detail else ""), file=sys.stderr)
+
+
+def hear_the_client() -> None:
+    """What the library logs, gaps among it, on standard error."""
+    logger = logging.getLogger("ptn_api.client")
+    logger.handlers[:] = [_Heard(logging.WARNING)]
+    logger.propagate = False

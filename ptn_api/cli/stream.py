@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ptn_api.cli.api_key import read_api_key
-from ptn_api.cli.server import try_stream, ws_url
+from ptn_api.cli.server import hear_the_client, try_stream, ws_url
 from ptn_api.cli.sink import Output, Sink, sink
 from ptn_api.client.handling import Handling, OnError
 from ptn_api.client.pace import Pace
 from ptn_api.client.stream import Stream
 from ptn_api.wire.client_session import Gap, State
 
-__all__ = ["hear_the_client", "run", "stop_on_signals", "tell_gap", "tell_state"]
+__all__ = ["run", "stop_on_signals", "tell_gap", "tell_state"]
 
 
 def run(
@@ -90,18 +88,3 @@ def tell_state(state: State) -> None:
 
 def tell_gap(gap: Gap) -> None:
     print(f"ptn: messages between {gap.after} and {gap.next} are missing: {gap.reason}", file=sys.stderr)
-
-
-class _Heard(logging.Handler):
-    """One line each, whatever else hangs on it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        detail: Any = record.exc_info and record.exc_info[1]
-        print(f"ptn: {record.getMessage()}" + (f": {detail}" if detail else ""), file=sys.stderr)
-
-
-def hear_the_client() -> None:
-    """What the library logs, gaps among it, on standard error."""
-    logger = logging.getLogger("ptn_api.client")
-    logger.handlers[:] = [_Heard(logging.WARNING)]
-    logger.propagate = False

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ptn_api.client.blocking_book import OpenBook, open_book
     from ptn_api.client.book import Book
     from ptn_api.client.calls import MessagePage
-    from ptn_api.client.cursor_file import NoCursorFile
+    from ptn_api.client.cursor_file import CursorStore, NoCursorFile
     from ptn_api.client.documents import (
         Checkpoint,
         Ledgers,
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from ptn_api.client.replaying import Replay, ReplayClock, replay
     from ptn_api.client.rest import AsyncPTNClient, PTNClient
     from ptn_api.client.stream import Stream, connect
+    from ptn_api.model.order import Order
+    from ptn_api.model.position import Position
+    from ptn_api.model.statistics import Elimination, MinerStatistics
     from ptn_api.wire.about import Health, Me
     from ptn_api.wire.client_session import Cursor, Gap, State
 
@@ -47,6 +50,8 @@ __all__ = [
     "Book",
     "Checkpoint",
     "Cursor",
+    "CursorStore",
+    "Elimination",
     "Following",
     "Gap",
     "Health",
@@ -55,12 +60,15 @@ __all__ = [
     "MessagePage",
     "Miner",
     "MinerPositions",
+    "MinerStatistics",
     "NewOrder",
     "NoCursorFile",
     "OpenBook",
+    "Order",
     "PTNClient",
     "PTNWebSocketMessage",
     "Pace",
+    "Position",
     "PositionChanges",
     "Recording",
     "Replay",
@@ -81,7 +89,7 @@ __all__ = [
 _HOMES = {
     "client.book": ("Book",),
     "client.calls": ("MessagePage",),
-    "client.cursor_file": ("NoCursorFile",),
+    "client.cursor_file": ("CursorStore", "NoCursorFile"),
     "client.exchange": ("Retries",),
     "client.documents": (
         "Checkpoint",
@@ -100,6 +108,9 @@ _HOMES = {
     "client.replaying": ("Replay", "ReplayClock", "replay"),
     "client.rest": ("AsyncPTNClient", "PTNClient"),
     "client.stream": ("Stream", "connect"),
+    "model.order": ("Order",),
+    "model.position": ("Position",),
+    "model.statistics": ("Elimination", "MinerStatistics"),
     "wire.about": ("Health", "Me"),
     "wire.client_session": ("Cursor", "Gap", "State"),
 }

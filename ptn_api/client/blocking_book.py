@@ -26,7 +26,7 @@ class OpenBook:
     """Every position of a server (tier 100), made by `open_book()`; works in a notebook.
 
     Entering `with` waits until there is something to read. Reading takes place in the book's own thread, so
-    that no position is seen half changed; `on_change` and `on_state` are called there.
+    that no position is seen half changed; `on_change` and `on_state` are called there, and may read.
     """
 
     def __init__(self, make: Callable[[], Book]) -> None:
@@ -56,7 +56,8 @@ class OpenBook:
 
     def close(self) -> None:
         """Follows no more; what is there can't be read any more."""
-        self._background.end(self._book.close).join()
+        self._background.end(self._book.close)
+        self._background.join()
 
     def __len__(self) -> int:
         return self._background.call(self._book.__len__)

@@ -12,7 +12,6 @@ mends itself where they differ: what changed since they last agreed, or, if that
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -22,12 +21,15 @@ from typing import Any, Literal
 import msgspec
 
 from ptn_api.client import calls
+from ptn_api.client.api_key import api_key_from
+from ptn_api.client.choice import check_one_of
 from ptn_api.client.cursor_file import NoCursorFile
+from ptn_api.client.exchange import Retries
 from ptn_api.client.listener import tell
 from ptn_api.client.mirror import Key, Mirror
 from ptn_api.client.pace import Backoff, Pace
 from ptn_api.client.rest import AsyncPTNClient
-from ptn_api.client.stream import Stream, api_key_from
+from ptn_api.client.stream import Stream
 from ptn_api.errors import APIStatusError, AuthenticationError, ClientError
 from ptn_api.model.position import Position
 from ptn_api.wire.client_session import Cursor, Gap, State, Step
@@ -41,6 +43,9 @@ logger = logging.getLogger("ptn_api.client")
 _SLICE = 50
 """Positions taken in one go, about 2 ms of work, before others have a turn."""
 
+_NONSENSE = (msgspec.MsgspecError, KeyError)
+"""What comes of a position or frame that is none."""
+
 _position = msgspec.json.Decoder(Position)
 
 
@@ -49,7 +54,9 @@ class Book:
 
     Other tasks may read at any time. `on_change(hotkey, position_uuid)` is called after each position that
     came, changed or went, `on_state` as `Stream`'s. `mend_within` (s): a mirror that disagrees waits a random
-    time up to this, so that not all ask at once.
+    time up to this, so that not all ask at once. A refused key is tried again slowly; with
+    `stop_on_auth_error=True` `loaded()` and `until_verified()` raise AuthenticationError. `ssl` is for the
+    stream, as in `Stream`; `timeout`, `retries` and the rest are for REST, as in `AsyncPTNClient`.
     """
 
     def __init__(
@@ -60,16 +67,20 @@ class Book:
         *,
         on_change: Callable[[str, str], Any] | None = None,
         on_state: Callable[[State], Any] | None = None,
+        stop_on_auth_error: bool = False,
         mend_within: float = 30.0,
         pace: Pace | None = None,
         ssl: Any = None,
-        **rest_options: Any,
+        timeout: float = 30.0,
+        retries: Retries | None = None,
+        **httpx_options: Any,
     ) -> None:
         self._url = url
         self._key = api_key_from(api_key)
-        self._rest = AsyncPTNClient(rest_url, self._key, **rest_options)
+        self._rest = AsyncPTNClient(rest_url, self._key, timeout=timeout, retries=retries, **httpx_options)
         self._on_change = on_change
         self._on_state = on_state
+        self._stop_on_auth_error = stop_on_auth_error
         self._mend_within = mend_within
         self._pace = pace or Pace()
         self._backoff = Backoff(self._pace)
@@ -117,7 +128,12 @@ class Book:
     def positions(
         self, miner_hotkey: str | None = None, *, status: Literal["open", "closed"] | None = None
     ) -> Iterator[Position]:
-        """All positions as of the moment of each; those that come meanwhile are left out."""
+        """All positions as of the moment of each; those that come meanwhile are left out.
+
+        `close_ms` of an open one is None, as on the stream; REST says 0.
+        """
+        if status is not None:
+            check_one_of(calls.Status, status, "status")
         for hotkey, uuid in list(self._mirror.positions):
             if miner_hotkey is not None and hotkey != miner_hotkey:
                 continue
@@ -156,14 +172,28 @@ class Book:
         await self.close()
 
     async def close(self) -> None:
-        """What leaving `async with` does."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        await self._rest.close()
+        """What leaving `async with` does. Raises what the following died of, if it did."""
+        try:
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.wait([self._task])  # not awaited itself: who is cancelled here is to hear of it
+        finally:
+            await self._rest.close()
+        if self._task is not None and not self._task.cancelled():
+            self._task.result()
 
     async def _follow(self) -> None:
+        try:
+            await self._keep_up()
+        except AuthenticationError:
+            raise
+        except Exception:  # a fault of this library: to be raised where somebody waits
+            logger.exception("the mirror broke off")
+            raise
+        finally:
+            self._verified.clear()
+
+    async def _keep_up(self) -> None:
         await self._take_snapshot()
         stream = Stream(
             self._url,
@@ -173,6 +203,7 @@ class Book:
             updates=True,
             revision=self._revision,
             on_state=self._on_state,
+            stop_on_auth_error=self._stop_on_auth_error,
             pace=self._pace,
             ssl=self._ssl,
         )
@@ -188,7 +219,7 @@ class Book:
         self._epoch = epoch or self._epoch
         try:
             await self._apply(step)
-        except (msgspec.MsgspecError, KeyError) as error:
+        except _NONSENSE as error:
             await self._disagree(f"a frame makes no sense: {error}")
 
     async def _apply(self, step: Step) -> None:
@@ -249,28 +280,34 @@ class Book:
             logger.warning("no changes since %s:%d: %s", self._epoch, self._revision, error)
             return False
         await self._changed(self._mirror.remove(changes.removed))
-        keys = await _load(self._mirror, changes.positions)
+        try:
+            keys = await _load(self._mirror, changes.positions)
+        except _NONSENSE as error:
+            logger.warning("the changes make no sense: %s", error)
+            return False
         self._stands_at(changes.revision)
         await self._changed(keys)
         return True
 
     async def _take_snapshot(self) -> None:
         """Tries until there is one."""
-        snapshot = await self._fetch_snapshot()
-        mirror = Mirror()
-        await _load(mirror, snapshot.positions)
+        snapshot, mirror = await self._fetch_snapshot()
         before, self._mirror = self._mirror, mirror
         self._epoch, self._sequence = snapshot.epoch, snapshot.sequence
         self._stands_at(snapshot.revision)
         self._loaded.set()
         await self._changed(mirror.differences(before))
 
-    async def _fetch_snapshot(self) -> calls.Snapshot:
+    async def _fetch_snapshot(self) -> tuple[calls.Snapshot, Mirror]:
         while True:
             try:
-                return await self._rest.call(calls.snapshot())
-            except ClientError as error:
+                snapshot, mirror = await self._rest.call(calls.snapshot()), Mirror()
+                await _load(mirror, snapshot.positions)
+                return snapshot, mirror
+            except (ClientError, *_NONSENSE) as error:
                 refused = isinstance(error, AuthenticationError)
+                if refused and self._stop_on_auth_error:
+                    raise
                 pause = self._backoff.refused() if refused else self._backoff.lost()
                 logger.warning("no snapshot: %s; trying again in %.1f s", error, pause)
                 await asyncio.sleep(pause)

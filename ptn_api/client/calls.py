@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import quote
@@ -11,6 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from ptn_api.client import tables
+from ptn_api.client.choice import Choice, several, trade_pairs_of
 from ptn_api.client.documents import (
     Checkpoint,
     Ledgers,
@@ -22,6 +23,7 @@ from ptn_api.client.documents import (
 from ptn_api.client.download import Download, Progress
 from ptn_api.client.exchange import Call
 from ptn_api.client.message import PTNWebSocketMessage
+from ptn_api.errors import InvalidInputError
 from ptn_api.model.statistics import Elimination, Eliminations, MinerStatistics
 from ptn_api.model.tiers import Tier
 from ptn_api.wire.about import Health, Me
@@ -31,13 +33,11 @@ from ptn_api.wire.received import OrderMessage
 if TYPE_CHECKING:
     import polars
 
-__all__ = ["Changes", "Choice", "MessagePage", "Snapshot", "Status"]
+__all__ = ["Changes", "MessagePage", "Snapshot", "Status"]
 
 T = TypeVar("T")
 
 Status = Literal["open", "closed"]
-Choice = str | Sequence[str]
-"""One, or several of which each will do; none: all."""
 
 
 class MessagePage(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,8 +79,8 @@ def miner_positions(
         "/miner-positions",
         MinerPositions.read,
         tier=tier,
-        miner=_several(miner),
-        trade_pair=_several(trade_pair),
+        miner=several(miner),
+        trade_pair=trade_pairs_of(trade_pair),
         status=status,
     )
 
@@ -90,7 +90,7 @@ def position_changes(since: str) -> Call[PositionChanges]:
 
 
 def miner(hotkey: str) -> Call[Miner]:
-    return Call(f"/miner-positions/{quote(hotkey, safe='')}", _typed(Miner))
+    return Call(_of("/miner-positions", hotkey), _typed(Miner))
 
 
 def hotkeys() -> Call[list[str]]:
@@ -102,7 +102,7 @@ def statistics(checkpoints: bool) -> Call[StatisticsDocument]:
 
 
 def miner_statistics(hotkey: str, checkpoints: bool) -> Call[MinerStatistics]:
-    path = f"/statistics/{quote(hotkey, safe='')}"
+    path = _of("/statistics", hotkey)
     return Call(path, _typed(MinerStatistics), checkpoints=None if checkpoints else "false")
 
 
@@ -119,7 +119,7 @@ def checkpoint_file(to_file: str | os.PathLike[str], progress: Progress | None) 
 
 
 def perf_ledger(hotkey: str) -> Call[Ledgers]:
-    return Call(f"/perf-ledger/{quote(hotkey, safe='')}", _ledgers(hotkey))
+    return Call(_of("/perf-ledger", hotkey), _ledgers(hotkey))
 
 
 def me() -> Call[Me]:
@@ -146,8 +146,8 @@ def messages(
         after=after,
         epoch=epoch,
         limit=limit,
-        miner=_several(miner),
-        trade_pair=_several(trade_pair),
+        miner=several(miner),
+        trade_pair=trade_pairs_of(trade_pair),
         format=format,
     )
 
@@ -163,8 +163,11 @@ def changes(epoch: str, revision: int) -> Call[Changes]:
 # --- reading answers --------------------------------------------------------------------------------------
 
 
-def _several(choice: Choice) -> list[str]:
-    return [choice] if isinstance(choice, str) else list(choice)
+def _of(route: str, hotkey: str) -> str:
+    """A miner's path; without a hotkey it would be another document's. Raises InvalidInputError."""
+    if not hotkey:
+        raise InvalidInputError("no hotkey given", code="no_hotkey")
+    return f"{route}/{quote(hotkey, safe='')}"
 
 
 @cache  # the same function each time, by which the same question is known

@@ -14,6 +14,7 @@ import httpx
 import msgspec
 
 from ptn_api.client.answer_cache import AnswerCache
+from ptn_api.client.api_key import NO_KEY
 from ptn_api.client.reason import reason
 from ptn_api.errors import APIStatusError, AuthenticationError, ClientError, ServerUnreachableError
 
@@ -117,6 +118,8 @@ def _failure(outcome: Outcome) -> ClientError:
         return ServerUnreachableError(f"no answer: {reason(outcome)}")
     body = _error_body(outcome)
     message = body.error or f"status {outcome.status_code}"
+    if outcome.status_code == 401 and "authorization" not in outcome.request.headers:
+        return AuthenticationError(NO_KEY, code="no_key", status=401)
     if outcome.status_code in (401, 403):
         return AuthenticationError(message, code=body.code, status=outcome.status_code)
     return APIStatusError(message, status=outcome.status_code, code=body.code)

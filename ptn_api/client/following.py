@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import wraps
 from types import TracebackType
 from typing import ParamSpec
@@ -38,6 +39,7 @@ class Following:
         self._background = Background()
         self._batches = stream.batches()
         self._here: deque[PTNWebSocketMessage] = deque()
+        self._coming: Future[list[PTNWebSocketMessage]] | None = None
         self._given: PTNWebSocketMessage | None = None
         self._begun = False
         self._stopping = False
@@ -56,9 +58,8 @@ class Following:
     def close(self) -> None:
         """Ends it, and lets another client use the cursor. What was not said to be done with comes again."""
         self.stop()
-        thread = self._end()
-        if thread is not None and self._begun:
-            thread.join()
+        self._end()
+        self._background.join()
 
     def commit(self) -> None:
         """Says already now that the last message is done with."""
@@ -82,9 +83,14 @@ class Following:
         raise StopIteration
 
     def _fetch(self) -> bool:
-        """What came meanwhile; waits if that is nothing. False at the end."""
+        """What came meanwhile; waits if that is nothing. False at the end.
+
+        Whatever interrupts the waiting (a Ctrl-C, an alarm) loses nothing: who asks again waits for the same.
+        """
+        if self._coming is None:
+            self._coming = self._background.start(self._next_batch())
         try:
-            self._here.extend(self._background.run(self._next_batch()))
+            self._here, self._coming = deque(self._coming.result()), None
         except StopAsyncIteration:
             return False
         return not self._stopping

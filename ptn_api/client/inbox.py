@@ -29,20 +29,24 @@ class Inbox:
         self._steps.append(step)
         self._filled.set()
 
-    async def get(self) -> Step | None:
-        """The next step; None at the end. Raises the error that the inbox was closed with."""
+    async def first(self) -> Step | None:
+        """The next step, left where it is; None at the end. Raises the error that it was closed with."""
         while not self._steps and not self._closed:
             self._filled.clear()
             await self._filled.wait()
-        if self._steps:
-            return self._pop()
-        if self._error is not None:
+        if not self._steps and self._error is not None:
             raise self._error
-        return None
+        return self.peek()
 
     def peek(self) -> Step | None:
-        """The next step, left where it is; None if there is none yet."""
+        """The same at once; None if there is none yet."""
         return self._steps[0] if self._steps else None
+
+    def drop(self, step: Step) -> None:
+        """That step, the first, is dealt with; it may be gone already if the inbox was closed meanwhile."""
+        if self._steps and self._steps[0] is step:
+            self._steps.popleft()
+            self._drained.set()
 
     def close(self, error: BaseException | None = None) -> None:
         """The end: what has come is forgotten after a plain one, and still handed out before an error."""
@@ -53,8 +57,3 @@ class Inbox:
         if error is None:
             self._steps.clear()
         self._filled.set()
-
-    def _pop(self) -> Step:
-        step = self._steps.popleft()
-        self._drained.set()
-        return step

@@ -16,13 +16,14 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from ptn_api.client.checkpoint_orders import checkpoint_orders
+from ptn_api.client.choice import Choice, several, trade_pairs_of
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.recording import is_recording, read_recording
 from ptn_api.errors import InvalidInputError, SettingsError
@@ -77,20 +78,20 @@ class Replay:
         speed: float | None = None,
         start_ms: int | None = None,
         end_ms: int | None = None,
-        miners: Sequence[str] | None = None,
-        trade_pairs: Sequence[str] | None = None,
+        miners: Choice | None = None,
+        trade_pairs: Choice | None = None,
         on_gap: Callable[[Gap], Any] | None = None,
         clock: ReplayClock | None = None,
     ) -> None:
-        if speed is not None and not speed > 0:
-            raise SettingsError("the speed of a replay is above 0")
+        if speed is not None and not (isinstance(speed, (int, float)) and speed > 0):
+            raise SettingsError("the speed of a replay is a number above 0")
         self.clock = clock or ReplayClock()
         self._source = source
         self._speed = speed
         self._start_ms = start_ms
         self._end_ms = end_ms
-        self._miners = None if miners is None else frozenset(miners)
-        self._trade_pairs = None if trade_pairs is None else frozenset(trade_pairs)
+        self._miners = several(miners)
+        self._trade_pairs = trade_pairs_of(trade_pairs)
         self.on_gap = on_gap
 
     def __iter__(self) -> Iterator[PTNWebSocketMessage]:

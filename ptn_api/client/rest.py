@@ -18,7 +18,9 @@ import httpx
 
 from ptn_api.client import calls
 from ptn_api.client.answer_cache import AnswerCache
-from ptn_api.client.calls import Choice, MessagePage, Status
+from ptn_api.client.api_key import given_api_key
+from ptn_api.client.calls import MessagePage, Status
+from ptn_api.client.choice import Choice
 from ptn_api.client.documents import (
     Checkpoint,
     Ledgers,
@@ -43,7 +45,7 @@ T = TypeVar("T")
 def _options(base_url: str, api_key: str | None, timeout: float, options: dict[str, Any]) -> dict[str, Any]:
     if not base_url.startswith(("http://", "https://")):
         raise SettingsError(f"not an HTTP address: {base_url!r}")
-    key = api_key or os.environ.get("PTN_API_KEY", "")
+    key = given_api_key(api_key)
     headers = {"authorization": f"Bearer {key}"} if key else {}
     return {"base_url": base_url, "headers": headers, "timeout": timeout, **options}
 

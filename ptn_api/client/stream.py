@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +20,7 @@ from websockets.exceptions import InvalidURI
 from websockets.uri import parse_uri
 
 from ptn_api.client.api_key import api_key_from
+from ptn_api.client.choice import Choice, check_one_of, several, trade_pairs_of
 from ptn_api.client.connection import Connection
 from ptn_api.client.cursor_file import CursorFile, CursorStore, cursor_path
 from ptn_api.client.inbox import Inbox
@@ -33,7 +34,7 @@ from ptn_api.wire.client_session import Cursor, Gap, State, Step
 from ptn_api.wire.frames import Format, Subscribe
 from ptn_api.wire.received import OrderMessage
 
-__all__ = ["Stream", "api_key_from", "connect"]
+__all__ = ["Stream", "connect"]
 
 logger = logging.getLogger("ptn_api.client")
 
@@ -46,8 +47,8 @@ class Stream:
     file in `state_dir`). A program that is killed in between gets that message again; within a run none
     comes twice. With `resume=False` what was missed before this run is not asked for.
 
-    `miners`, `trade_pairs`: only these (both: AND-ed). `format` "delta": positions without their orders.
-    `subscribe=False`: nothing comes before `subscribe()` is called.
+    `miners`, `trade_pairs`: only these, one or several (both: AND-ed). `format` "delta": positions without
+    their orders. `subscribe=False`: nothing comes before `subscribe()` is called.
 
     Told as things happen, each a plain or an async function:
     `on_state(state)`, at once; `on_gap(gap)`, in its place between the messages: what lies in it will not
@@ -56,7 +57,8 @@ class Stream:
     What these raise is logged and goes no further.
 
     A refused login is tried again slowly; `stop_on_auth_error=True`: iterating raises AuthenticationError.
-    `ssl` is an `ssl.SSLContext` for wss. Raises AuthenticationError without a key, SettingsError for a URL
+    `updates`, `revision`: what changes besides orders, and since when; for a mirror. `ssl` is an
+    `ssl.SSLContext` for wss. Raises AuthenticationError without a key, SettingsError for a URL or a `format`
     that is none.
     """
 
@@ -69,8 +71,8 @@ class Stream:
         state_dir: str | os.PathLike[str] | None = None,
         cursor_store: CursorStore | None = None,
         resume: bool = True,
-        miners: Sequence[str] | None = None,
-        trade_pairs: Sequence[str] | None = None,
+        miners: Choice | None = None,
+        trade_pairs: Choice | None = None,
         format: Format = "full",  # noqa: A002 - the protocol's word
         updates: bool = False,
         revision: int | None = None,
@@ -85,13 +87,14 @@ class Stream:
         clock: Clock = wall_ms,
     ) -> None:
         self._key = api_key_from(api_key)
+        check_one_of(Format, format, "format")
         server = _server(url)
         self._store = cursor_store or CursorFile(cursor_path(state_dir, server, self._key, name), server)
         self._resume = resume
         self._subscription = Subscribe(
             all=True if miners is None and trade_pairs is None else None,
-            miners=None if miners is None else list(miners),
-            trade_pairs=None if trade_pairs is None else list(trade_pairs),
+            miners=several(miners),
+            trade_pairs=trade_pairs_of(trade_pairs),
             format=format,
             updates=updates,
             revision=revision,
@@ -148,11 +151,12 @@ class Stream:
     async def close(self) -> None:
         """What leaving `async with` does: nothing more is received, and another client may use the cursor."""
         self._end()
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        self._store.close()
+        try:
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.wait([self._task])  # not awaited itself: who is cancelled here is to hear of it
+        finally:
+            self._store.close()
         await self._connection.stopped()
 
     def stop(self) -> None:
@@ -187,8 +191,9 @@ class Stream:
 
     async def __anext__(self) -> PTNWebSocketMessage:
         self.commit()
-        while (step := await self._next()) is not None:
-            message = await self._message(step)
+        while (step := await self._first()) is not None:
+            message = await self._message(step)  # where this is cancelled the step stays, to be told again
+            self._inbox.drop(step)
             self._given = step.cursor
             if message is not None:
                 return message
@@ -199,18 +204,14 @@ class Stream:
         """The same in lists of whatever has come meanwhile; asking for the next list commits the last."""
         async for message in self:
             batch = [message]
-            while len(batch) < limit and isinstance(self._ahead(), OrderMessage):
-                step = await self._inbox.get()
-                assert step is not None
-                more = await self._message(step)
-                self._given = step.cursor
-                if more is not None:
-                    batch.append(more)
+            while len(batch) < limit and (more := self._at_hand()) is not None:
+                batch.append(more)
             yield batch
 
     async def steps(self) -> AsyncIterator[Step]:
         """Everything that came, unread and in order, heartbeats included; for a mirror."""
-        while (step := await self._next()) is not None:
+        while (step := await self._first()) is not None:
+            self._inbox.drop(step)
             yield step
             self._given = step.cursor
             self.commit()
@@ -244,12 +245,27 @@ class Stream:
         await set_within(self._stopped, seconds * 1000)
         return self._stopping
 
-    async def _next(self) -> Step | None:
-        return None if self._stopping else await self._inbox.get()
+    async def _first(self) -> Step | None:
+        """The next step, which stays where it is; None at the end."""
+        return None if self._stopping else await self._inbox.first()
 
-    def _ahead(self) -> Any:
+    def _at_hand(self) -> PTNWebSocketMessage | None:
+        """The next message, if it is here and nothing has to be told before it is handed over."""
         step = None if self._stopping else self._inbox.peek()
-        return None if step is None else step.what
+        if step is None or not isinstance(step.what, OrderMessage):
+            return None
+        try:
+            message = self._read(step.what)
+        except InvalidInputError:
+            return None
+        if self.is_stale(message):
+            return None
+        self._inbox.drop(step)
+        self._given = step.cursor
+        return message
+
+    def _read(self, what: OrderMessage) -> PTNWebSocketMessage:
+        return PTNWebSocketMessage(what, self.clock_offset_ms, clock=self._clock)
 
     async def _message(self, step: Step) -> PTNWebSocketMessage | None:
         """What a step has for the consumer; gaps and stale messages are told here."""
@@ -258,7 +274,7 @@ class Stream:
         if not isinstance(step.what, OrderMessage):
             return None
         try:
-            message = PTNWebSocketMessage(step.what, self.clock_offset_ms, clock=self._clock)
+            message = self._read(step.what)
         except InvalidInputError as error:
             logger.error("message %d cannot be read: %s", step.what.sequence, error)
             await self.tell_gap(Gap(step.what.sequence - 1, step.what.sequence + 1, "unreadable"))

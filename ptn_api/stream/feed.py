@@ -29,13 +29,21 @@ class Feed:
 
     It starts at the log's head and may be started at any time: subscribers who missed something are caught
     up from the log. `on_overtaken` is called when the log was pruned below `last`: nobody who is live can go
-    on without a hole.
+    on without a hole; `on_summed` when the checksum became known.
     """
 
-    def __init__(self, log: EventLog, audience: Audience, on_overtaken: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        audience: Audience,
+        *,
+        on_overtaken: Callable[[], None],
+        on_summed: Callable[[], None],
+    ) -> None:
         self._events_log = log
         self._audience = audience
         self._on_overtaken = on_overtaken
+        self._on_summed = on_summed
         self._announced: list[Event] = []  # since `revision`, for those who take changes as well
         self._sum: StateSum | None = None
         self._summing: asyncio.Task[None] | None = None
@@ -71,6 +79,8 @@ class Feed:
         except LogError as error:
             if error.code == "pruned":
                 logger.warning("feed_overtaken", last=self.last)
+                self._announced.clear()
+                self._forget_sum()  # it is of what was before, and would be taken for what is now
                 self._start()
                 self._on_overtaken()
             else:
@@ -132,8 +142,12 @@ class Feed:
         try:
             while not state_sum.build():  # noqa: ASYNC110 - work in pieces, not waiting
                 await asyncio.sleep(0)
+            self._on_summed()
         except LogError as error:
             logger.warning("checksum_not_built", code=error.code, reason=str(error))
+            self._sum = None  # the next heartbeat begins it anew
+        except Exception:
+            logger.exception("checksum_not_built")
             self._sum = None
 
     def _forget_sum(self) -> None:

@@ -51,7 +51,7 @@ class Hub:
         self._usage = usage
         self._connects = RateLimit(options.connects_per_minute)
         self._audience = Audience(counters, clock)
-        self._feed = Feed(log, self._audience, self._overtaken)
+        self._feed = Feed(log, self._audience, on_overtaken=self._overtaken, on_summed=self.beat)
         self._logins = Logins(
             log, self._feed, keys, options=options, counters=counters, monotonic=monotonic_ms
         )
@@ -130,10 +130,11 @@ class Hub:
 
     def join(self, connection: Connection) -> None:
         self._audience.join(connection)
+        self._feed.look_after_sum()
 
     def rejoin(self, connection: Connection) -> None:
         self._feed.step()  # what is in the log by now is not the next order any more
-        self._audience.join(connection)
+        self.join(connection)
 
     def leave(self, connection: Connection) -> None:
         self._audience.leave(connection)

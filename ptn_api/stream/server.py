@@ -44,6 +44,8 @@ HIGH_WATER_BYTES = 256 * 1024
 _BACKLOG = 1024
 """How many may knock at the same moment: a thousand clients that come back at once."""
 
+_LARGEST_CODE = 4_999
+"""Of those that a close frame may carry (RFC 6455, 7.4.2)."""
 _UNREADABLE = {"too_big": MESSAGE_TOO_BIG, "bad_fragment": PROTOCOL_ERROR, "not_deflated": BAD_PAYLOAD}
 
 logger = structlog.get_logger()
@@ -301,6 +303,8 @@ class _Client(picows.WSListener):
         self._client_code = int(cast(int, code))  # an enum only where picows knows it
         if not self._closing:
             self._closing = True
+            if self._client_code > _LARGEST_CODE:
+                code = WSCloseCode.PROTOCOL_ERROR
             self._transport.send_close(code if self._client_code else WSCloseCode.OK)
             self._abort_later()
         self._transport.disconnect()

@@ -13,7 +13,7 @@ from ptn_api.client.blocking_book import open_book
 from ptn_api.client.book import Book
 from ptn_api.client.exchange import Retries
 from ptn_api.client.testing import quick_pace
-from ptn_api.errors import SettingsError
+from ptn_api.errors import AuthenticationError, SettingsError
 from tests.client.test_real_server import REST_KEY, some, url
 from tests.factories import MINER, T0, uuid
 from tests.rest.serving import FakeClock, filled_log, serving
@@ -77,3 +77,40 @@ def test_a_book_that_is_never_entered_can_be_closed() -> None:
     book = open_book("ws://localhost:1", "http://localhost:1", "k", retries=Retries(times=0))
     book.close()
     until(lambda: not any(thread.name == "ptn-client" for thread in threading.enumerate()))
+
+
+async def test_listeners_may_read() -> None:
+    """They are called in the book's own thread, which would else wait for itself."""
+    log = filled_log([some(1, 1, 2)], now_ms=T0)
+    seen: list[float] = []
+
+    def program(rest_url: str) -> None:
+        def on_change(hotkey: str, position_uuid: str) -> None:
+            position = book.position(hotkey, position_uuid)
+            assert position is not None
+            seen.append(position.net_leverage)
+            with pytest.raises(RuntimeError, match="listener"):
+                book.until_verified()
+
+        book = open_book("ws://127.0.0.1:1", rest_url, REST_KEY, pace=quick_pace(), on_change=on_change)
+        with book:
+            until(lambda: seen)
+            book.close()
+            book.close()
+
+    async with serving(log, clock=FakeClock(T0)) as served:
+        await asyncio.to_thread(program, served.url)
+    assert len(seen) == 1
+
+
+async def test_a_refused_key_can_end_it() -> None:
+    """Instead of being tried again for ever."""
+    log = filled_log([some(1, 1)], now_ms=T0)
+
+    def program(rest_url: str) -> None:
+        book = open_book("ws://127.0.0.1:1", rest_url, "wrong", stop_on_auth_error=True, pace=quick_pace())
+        with pytest.raises(AuthenticationError), book:
+            pass
+
+    async with serving(log, clock=FakeClock(T0)) as served:
+        await asyncio.to_thread(program, served.url)

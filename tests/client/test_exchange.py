@@ -16,6 +16,7 @@ from ptn_api.errors import (
     APIStatusError,
     AuthenticationError,
     ClientError,
+    InvalidInputError,
     ServerUnreachableError,
     SettingsError,
 )
@@ -181,6 +182,32 @@ def test_what_a_newer_server_says_of_itself_is_read_too() -> None:
     with client(Script(answer(body=HEALTH | newer))) as api:
         health = api.health()
     assert (health.status, health.problems, health.processes) == ("shaky", ["gremlins"], {"rest": "dozing"})
+
+
+def test_without_a_key_it_is_said_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than what a server says to strangers; and a file's last line break is no part of a key."""
+    monkeypatch.delenv("PTN_API_KEY", raising=False)
+    script = Script(answer(401, {"error": "Unauthorized access"}))
+    with (
+        PTNClient(URL, transport=httpx.MockTransport(script)) as api,
+        pytest.raises(AuthenticationError, match="set PTN_API_KEY"),
+    ):
+        api.me()
+    with (
+        PTNClient(URL, " a-key\n", transport=httpx.MockTransport(script)) as api,
+        pytest.raises(AuthenticationError, match="Unauthorized access"),
+    ):
+        api.me()
+    assert script.requests[-1].headers["authorization"] == "Bearer a-key"
+
+
+@pytest.mark.parametrize("ask", [PTNClient.miner, PTNClient.miner_statistics, PTNClient.perf_ledger])
+def test_no_hotkey_is_not_another_document(ask: Callable[[PTNClient, str], object]) -> None:
+    """An unset variable in a script is an error, and not a miner without positions."""
+    script = Script(answer(body={}))
+    with client(script) as api, pytest.raises(InvalidInputError, match="no hotkey"):
+        ask(api, "")
+    assert script.requests == []
 
 
 @pytest.mark.parametrize("url", ["", "server:1", "ws://server", "ftp://server"])

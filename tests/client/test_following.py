@@ -205,3 +205,41 @@ def test_a_signal_ends_the_waiting(
     out, _ = process.communicate(timeout=20)
     assert ("101\n" + out).split()[-2:] == [last, "after"]
     assert process.returncode == 0
+
+
+class AlarmError(Exception):
+    """What a signal handler raises."""
+
+
+def test_an_interrupted_waiting_loses_nothing(server: FakeServer, orders: Callable[..., Following]) -> None:
+    """Who goes on after an exception from outside gets what came meanwhile, and all that follows."""
+
+    def ring(*_: object) -> None:
+        raise AlarmError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with orders() as following:
+            for round_ in range(3):
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
+                with pytest.raises(AlarmError):
+                    next(following)
+                batch_of(server, 2)
+                assert taken(following, 2) == [101 + 2 * round_, 102 + 2 * round_]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_listener_may_close_it(server: FakeServer, orders: Callable[..., Following]) -> None:
+    """It does not wait for itself."""
+    closed = threading.Event()
+
+    def close(_: PTNWebSocketMessage) -> None:
+        following.close()
+        closed.set()
+
+    with orders(on_stale=close, max_age_ms=60_000) as following:
+        server.order(timestamp_ms=1)
+        assert list(following) == []
+    assert closed.wait(45)

@@ -429,3 +429,17 @@ async def test_a_book_waits_for_a_server_that_is_starting(pace: Pace) -> None:
         log.baseline([some(1, 1)], T0)
         await asyncio.wait_for(book.loaded(), 10)
         assert len(book) == 1
+
+
+async def test_a_book_that_died_does_not_pass_for_sound(
+    pace: Pace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fault of the library's own is logged, told to who waits, and ends the state's being verified."""
+    with pytest.raises(ZeroDivisionError):
+        async with mirrored(pace, some(1, 1)) as both:
+            monkeypatch.setattr(both.book._mirror, "order", lambda _: 1 // 0)
+            both.append(some(2, 2))
+            await until_async(lambda: not both.book.verified)
+            with pytest.raises(ZeroDivisionError):
+                await both.book.until_verified()
+    assert "the mirror broke off" in caplog.text

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ptn_api.client.api_key import api_key_from
 from ptn_api.client.fake_server import FakeServer
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.pace import Pace
@@ -527,3 +528,98 @@ async def test_what_was_handed_out_in_a_batch_is_committed_together(
             assert [m.sequence for m in batch] == [101, 102, 103]
     async with connect(server.url, server.api_key, **options) as stream:
         assert (await anext(stream)).sequence == 104
+
+
+async def test_who_is_cancelled_while_leaving_is_cancelled(pace: Pace, tmp_path: Path) -> None:
+    """A goodbye to a mute server takes a while; it swallows nobody's cancellation."""
+    went_on: list[str] = []
+    with FakeServer() as server:
+
+        async def bot() -> None:
+            async with connect(server.url, server.api_key, pace=pace, state_dir=tmp_path) as stream:
+                await until_async(lambda: stream.state == "live")
+                leaving.set()
+            went_on.append("after the stream")
+
+        leaving = asyncio.Event()
+        task = asyncio.create_task(bot())
+        await leaving.wait()
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=45)
+        assert task.cancelled() == (went_on == [])
+        async with connect(server.url, server.api_key, pace=pace, state_dir=tmp_path):
+            pass  # the cursor's lock was given back
+
+
+@pytest.mark.parametrize("how", ["one by one", "in batches"])
+async def test_what_was_not_handed_over_is_not_committed(
+    how: str, server: FakeServer, pace: Pace, tmp_path: Path
+) -> None:
+    """An iteration that is cancelled while a listener takes its time loses nothing, now or later."""
+    telling = asyncio.Event()
+
+    async def on_stale(_: PTNWebSocketMessage) -> None:
+        telling.set()
+        await asyncio.sleep(3_600)
+
+    stream = connect(
+        server.url, server.api_key, pace=pace, state_dir=tmp_path, on_stale=on_stale, max_age_ms=60_000
+    )
+    got: list[int] = []
+
+    async def consume() -> None:
+        if how == "in batches":
+            async for batch in stream.batches():
+                got.extend(message.sequence for message in batch)
+        else:
+            async for message in stream:
+                got.append(message.sequence)
+
+    async with stream:
+        await until_async(lambda: stream.state == "live")
+        for number in range(6):
+            server.order(timestamp_ms=1 if number == 3 else None)
+        first = server.head - 5
+        consuming = asyncio.create_task(consume())
+        await telling.wait()
+        consuming.cancel()
+        await asyncio.wait([consuming])
+        assert got == [first, first + 1, first + 2]
+        stream._on_stale = None
+        consuming = asyncio.create_task(consume())
+        await until_async(lambda: len(got) >= 5)
+        assert got == [first, first + 1, first + 2, first + 4, first + 5]
+        consuming.cancel()
+        await asyncio.wait([consuming])
+
+
+async def test_one_name_is_one_name(server: FakeServer, follow: Any) -> None:
+    """Not its letters; what is no trade pair here is logged, and a format that is none refused at once."""
+    async with follow(trade_pairs="ETHUSD", miners=OTHER_MINER) as follower:
+        await follower.live()
+        [client] = server.clients
+        assert client.session.subscription.trade_pairs == {"ETHUSD"}
+        assert client.session.subscription.miners == {OTHER_MINER}
+
+
+def test_a_choice_that_is_none(server: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
+    """A misspelt pair may be a new one; a format cannot."""
+    connect(server.url, server.api_key, trade_pairs=["BTCUSD", "BTCUDS"])
+    assert "'BTCUDS'" in caplog.text
+    assert "'BTCUSD'" not in caplog.text
+    with pytest.raises(SettingsError, match="'full', 'delta'"):
+        connect(server.url, server.api_key, format="detla")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"), [(" key\n", "key"), ("kéy", None), ("a key", None), ("k\0y", None)]
+)
+def test_a_key_with_more_than_a_key(given: str, sent: str | None) -> None:
+    """White space around it goes, as a file has it at its end; the rest is refused, without saying it."""
+    if sent is not None:
+        assert api_key_from(given) == sent
+        return
+    with pytest.raises(AuthenticationError) as refused:
+        api_key_from(given)
+    assert given not in str(refused.value)

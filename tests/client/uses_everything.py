@@ -15,6 +15,8 @@ from ptn_api.client import (
     Book,
     Checkpoint,
     Cursor,
+    CursorStore,
+    Elimination,
     Following,
     Gap,
     Health,
@@ -23,10 +25,13 @@ from ptn_api.client import (
     MessagePage,
     Miner,
     MinerPositions,
+    MinerStatistics,
     NewOrder,
     NoCursorFile,
     OpenBook,
+    Order,
     Pace,
+    Position,
     PositionChanges,
     PTNClient,
     Recording,
@@ -91,7 +96,8 @@ def bot() -> None:
         name="second",
         state_dir=Path("state"),
         miners=["5A"],
-        trade_pairs=["BTCUSD"],
+        trade_pairs="BTCUSD",
+        cursor_store=NoCursorFile(),
         format="delta",
         on_gap=on_gap,
         on_state=on_state,
@@ -125,7 +131,7 @@ def loop() -> None:
 
 
 async def stream() -> AsyncIterator[int]:
-    store = NoCursorFile(Cursor(7, "epoch"))
+    store: CursorStore = NoCursorFile(Cursor(7, "epoch"))
     async with connect(WS, "k", cursor_store=store, pace=testing.quick_pace()) as orders:
         core: Stream = orders
         async for message in core:
@@ -146,12 +152,13 @@ def rest(target: Path) -> polars.DataFrame:
             changes: PositionChanges = api.miner_positions(since=entries.cursor)
             assert changes.removed
         statistics: StatisticsDocument = api.statistics(checkpoints=False)
-        element = api.miner_statistics("5A")
+        element: MinerStatistics = api.miner_statistics("5A")
         ledgers: Ledgers = api.perf_ledger("5A")
         checkpoint: Checkpoint = api.validator_checkpoint()
         file: Path = api.validator_checkpoint(target, lambda done, total: print(done, total))
         page: MessagePage = api.messages(-1, limit=10, miner="5A", trade_pair=(), format="delta")
-        reasons = [elimination.reason for elimination in api.eliminations()]
+        eliminations: list[Elimination] = api.eliminations()
+        reasons = [elimination.reason for elimination in eliminations]
         me: Me = api.me()
         health: Health = api.health()
         print(hotkeys, element.weight, file, reasons, me.limits.requests_per_minute, health.problems)
@@ -177,7 +184,9 @@ async def mirror() -> None:
     ):
         await book.until_verified()
         cursor: Cursor = book.cursor
-        positions = [p.net_leverage for p in book.positions("5A", status="open")]
+        held: list[Position] = list(book.positions("5A", status="open"))
+        orders: list[Order] = [order for position in held for order in position.orders]
+        positions = [p.net_leverage for p in held] + [order.leverage for order in orders]
         print(cursor, positions, len(book), await api.miner_positions(tier=0))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptn_api.wire.close_codes import INTERNAL_ERROR
 from tests.hostile.effort import tries
 from tests.hostile.fortress import Fortress
 from tests.hostile.raw import SOON_S, RawSocket, deflated, frame
@@ -60,7 +61,9 @@ def attack_with_frames(fortress: Fortress, logged_in: bool, deflate: bool, frame
         attacker.send(frame(struct.pack("!H", 3000), first=0x88))
         with contextlib.suppress(OSError):
             attacker.sock.shutdown(socket.SHUT_WR)
-        assert attacker.close_code() in ALLOWED
+        code = attacker.close_code()
+        # From 3000 on it may be the attacker's own, echoed; 4002 would be a fault of ours.
+        assert code in ALLOWED or (3_000 <= code < 5_000 and code != INTERNAL_ERROR.code)
 
 
 def test_frames_that_are_almost_frames(fortress: Fortress) -> None:

@@ -16,7 +16,7 @@ from ptn_api.event_log.contract import Change, Event, EventLogWriter, Head
 from ptn_api.intake.run import IntakeOptions, run_intake
 from ptn_api.intake.watch import Watch
 from tests.intake.validator_dir import ValidatorDir
-from tests.waiting import until_async
+from tests.waiting import PATIENCE_S, until_async
 
 NEVER_MS = 3_600_000
 WATCH_ALONE: dict[str, Any] = {"sweep_ms": NEVER_MS, "full_sweep_ms": NEVER_MS}
@@ -69,10 +69,10 @@ class Intake:
 
     async def ended(self) -> None:
         """Waits for intake to end by itself; raises what it failed with."""
-        await asyncio.wait_for(asyncio.shield(self._task), 10)
+        await asyncio.wait_for(asyncio.shield(self._task), PATIENCE_S)
 
     async def until(self, condition: Callable[[], Any], what: str = "") -> None:
-        await until_async(condition, what=what, seconds=10)
+        await until_async(condition, what=what)
 
     async def swept(self, times: int = 2) -> None:
         """Waits until that many sweeps have begun and ended from now on."""

@@ -20,6 +20,7 @@ from ptn_api.rest.request import Request
 from ptn_api.rest.room import Room
 from ptn_api.rest.visit import Visit
 from tests.factories import MINER, OTHER_MINER, order, position, written
+from tests.waiting import PATIENCE_S
 
 DAY = 86_400_000
 HOUR = 3_600_000
@@ -145,7 +146,7 @@ class Served:
             sent["authorization"] = f"Bearer {key}"
         return await self.client.request(method, path, headers=sent, content=content)
 
-    async def until(self, holds: Callable[[], Awaitable[bool]], timeout_s: float = 10) -> None:
+    async def until(self, holds: Callable[[], Awaitable[bool]], timeout_s: float = PATIENCE_S) -> None:
         """Waits for a condition, at most so long."""
 
         async def poll() -> None:
@@ -181,14 +182,14 @@ async def serving(
 
         async def stopped() -> None:
             stop.set()
-            await asyncio.wait_for(asyncio.shield(running), 10)
+            await asyncio.wait_for(asyncio.shield(running), PATIENCE_S)
 
         try:
             if log.ready():
-                await asyncio.wait_for(ready.wait(), 10)
+                await asyncio.wait_for(ready.wait(), PATIENCE_S)
             # Plain headers: what httpx would accept by itself is not the test's choice.
             async with httpx.AsyncClient(
-                base_url=f"http://127.0.0.1:{port}", headers={"accept-encoding": "identity"}
+                base_url=f"http://127.0.0.1:{port}", headers={"accept-encoding": "identity"}, timeout=30
             ) as client:
                 yield Served(log, clock, port, client, stopped)
         finally:

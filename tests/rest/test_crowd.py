@@ -93,5 +93,5 @@ async def test_idle_connections_drive_out_themselves(first: bytes) -> None:
     """Silent ones, half a request, an answer and then nothing: the next caller gets in."""
     async with serving(max_rest_connections=MOST) as served, connections(served, 3 * MOST, first) as readers:
         ended = asyncio.gather(*(reader.read() for reader in readers[: 2 * MOST]), return_exceptions=True)
-        await asyncio.wait_for(ended, 5)
+        await asyncio.wait_for(ended, 45)
         assert (await served.get("/me")).status_code == 200

@@ -9,9 +9,10 @@ from structlog.testing import capture_logs
 from ptn_api.errors import LogError
 from ptn_api.event_log import MemoryLog
 from ptn_api.event_log.contract import Event
+from ptn_api.model.checksum import CHECKSUM_MODULUS, position_checksum
 from ptn_api.wire import close_codes
 from tests.factories import T0, order, position, written
-from tests.stream.live import KEY, LiveStream, running, until
+from tests.stream.live import KEY, Client, LiveStream, running, until
 
 
 class TroubledLog(MemoryLog):
@@ -113,3 +114,39 @@ async def test_opening_and_closing_leave_one_line_each_and_never_a_key() -> None
     assert said["login_refused"][0]["fingerprint"]
     assert KEY not in str(lines)
     assert "not-a-key-of-anybody" not in str(lines)
+
+
+async def test_the_checksum_is_right_again_after_pruning_overtook_the_feed() -> None:
+    """What was summed before is not taken for what is there now."""
+    log, stream = _troubled()
+    async with running(stream, heartbeat_ms=20) as live, live.client() as client, live.client() as later:
+        live.trade()
+        await client.login(version=2)
+        await client.subscribe(updates=True)
+        await _summed(client)
+        log.trouble = "pruned"
+        live.trade()
+        assert await client.close_code() == close_codes.REPLAY_OVERTAKEN.code
+        log.trouble = ""
+        await later.login(version=2)
+        await later.subscribe(updates=True)
+        live.trade()
+        total = sum(position_checksum(position.text) for position in log.positions())
+        while (beat := await _summed(later))["revision"] < log.head().revision:
+            pass
+        assert beat["checksum"] == f"{total % CHECKSUM_MODULUS:016x}"
+
+
+async def test_a_mirror_is_told_the_checksum_as_soon_as_it_is_known() -> None:
+    """Not at the next heartbeat, which is far away."""
+    async with running(heartbeat_ms=3_600_000) as live, live.client() as client:
+        live.trade()
+        await client.login(version=2)
+        await client.subscribe(updates=True)
+        assert (await _summed(client))["head"] == live.log.head().sequence
+
+
+async def _summed(client: Client) -> dict[str, Any]:
+    while "checksum" not in (frame := await client.receive()):
+        pass
+    return frame

@@ -246,7 +246,7 @@ async def test_the_protocols_own_ping_is_answered() -> None:
 
 async def test_who_does_not_log_in_is_closed_with_a_code_that_means_come_back() -> None:
     """Without an error frame, which existing clients take as final."""
-    async with running(auth_timeout_ms=50) as live, live.client() as client:
+    async with running(auth_timeout_ms=500) as live, live.client() as client:
         with pytest.raises(ConnectionClosed):
             await asyncio.wait_for(client.connection.recv(), SOON_S)
         assert client.connection.close_code == close_codes.AUTH_TIMEOUT.code

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.processes import lives
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -153,7 +154,7 @@ def _end(process: subprocess.Popen[str]) -> None:
             process.wait()
     for pid in family[1:]:
         try:
-            until(lambda pid=pid: not psutil.pid_exists(pid), seconds=15)  # type: ignore[misc]
+            until(lambda pid=pid: not lives(pid), seconds=15)  # type: ignore[misc]
         except AssertionError:
             os.kill(pid, signal.SIGKILL)
             raise

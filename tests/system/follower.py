@@ -77,6 +77,6 @@ class Follower:
             self.subscribed.set()
         for message in frame["messages"] if frame.get("type") == "batch" else [frame]:
             if "sequence" in message:
-                self.messages.append(message)
-                self.received_ns.append(time.time_ns())
                 self.last_sequence = message["sequence"]
+                self.received_ns.append(time.time_ns())
+                self.messages.append(message)  # last: it is what others wait for

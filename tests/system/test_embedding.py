@@ -21,6 +21,7 @@ import pytest
 
 from ptn_api.api_manager import APIManager, _Pipe
 from tests import factories
+from tests.processes import lives
 from tests.system.api import READY, ROOT, SHORT_PERIODS
 from tests.system.follower import Follower
 from tests.system.validator import Validator
@@ -82,7 +83,7 @@ def embedded(cwd: Path, tmp_path: Path, *, kind: str = "queue") -> Iterator[Embe
         process.communicate()
         if running is not None:
             psutil.wait_procs(running.family, timeout=30)
-            assert not [p for p in running.family if p.is_running()], "left behind by a killed validator"
+            assert not [p for p in running.family if lives(p)], "left behind by a killed validator"
 
 
 def fresh_uuid(n: int) -> str:
@@ -134,7 +135,7 @@ def test_the_api_ends_with_the_validator(tmp_path: Path, validator: Validator) -
         assert len(running.family) == 4
         running.say("quit")
         assert running.process.wait(timeout=20) == 0
-        until(lambda: not any(p.is_running() for p in running.family))
+        until(lambda: not any(lives(p) for p in running.family))
 
 
 def test_a_killed_supervisor_is_started_again(
@@ -220,7 +221,7 @@ def test_a_fork_of_the_validator_keeps_nothing_alive(tmp_path: Path, validator: 
         worker = psutil.Process(int(running.process.stdout.readline()))
         try:
             running.process.kill()
-            until(lambda: not any(p.is_running() for p in running.family))
-            assert worker.is_running()
+            until(lambda: not any(lives(p) for p in running.family))
+            assert lives(worker)
         finally:
             worker.kill()

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.processes import lives
 from tests.system.api import READY, ROOT
 from tests.system.validator import Validator
 from tests.waiting import until
@@ -43,14 +44,18 @@ def start(
     return process
 
 
-def ended(process: subprocess.Popen[str]) -> int:
-    """The exit status; all of its processes must have ended by then."""
+def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     family = psutil.Process(process.pid).children()
     assert len(family) == 3
+    return family
+
+
+def ended(process: subprocess.Popen[str], family: list[psutil.Process]) -> int:
+    """The exit status; all of its processes must have ended by then."""
     status = process.wait(30)
     assert process.stdout is not None
     process.stdout.close()
-    assert not any(child.is_running() for child in family)
+    assert not any(lives(child) for child in family)
     return status
 
 
@@ -59,11 +64,12 @@ def test_it_stops_in_order(number: signal.Signals, validator: Validator, data_di
     """By its supervisor, which says so; SIGHUP means nothing to a service, which has no terminal."""
     validator.place()
     process = start(validator, data_dir, None)
+    family = family_of(process)
     log = data_dir.parent / "server.log"
     process.send_signal(signal.SIGHUP)
     until(lambda: "nothing_to_reload" in log.read_text())
     process.send_signal(number)
-    assert ended(process) == 0
+    assert ended(process, family) == 0
     assert f'"signal": "{number.name}"' in log.read_text()
 
 
@@ -72,9 +78,10 @@ def test_it_stops_when_its_terminal_is_closed(validator: Validator, data_dir: Pa
     validator.place()
     master, terminal = os.openpty()
     process = start(validator, data_dir, terminal)
+    family = family_of(process)
     os.close(terminal)
     os.close(master)
-    assert ended(process) == 0
+    assert ended(process, family) == 0
     assert '"signal": "SIGHUP"' in (data_dir.parent / "server.log").read_text()
 
 
@@ -83,8 +90,9 @@ def test_nohup_is_respected(validator: Validator, data_dir: Path) -> None:
     validator.place()
     master, terminal = os.openpty()
     process = start(validator, data_dir, terminal, signal.SIG_IGN)
+    family = family_of(process)
     os.close(terminal)
     os.close(master)
     process.send_signal(signal.SIGTERM)
-    assert ended(process) == 0
+    assert ended(process, family) == 0
     assert '"signal": "SIGHUP"' not in (data_dir.parent / "server.log").read_text()

@@ -150,6 +150,7 @@ def test_a_stop_says_goodbye_through_tls(
     """A follower is told to come back, and an idle connection holds nothing up."""
     states: list[str] = []
     settings = {"tls_cert": files.certificate, "tls_key": files.key, "stop_timeout_ms": 60_000}
+    settings["heartbeat_ms"] = 5_000  # a stall of this process is no reason to leave
     with api(data_dir, validator_dir=validator.root, **settings) as server:
         client = PTNWebSocketClient(
             keys[100],
