@@ -210,9 +210,15 @@ class DirectoryFollower:
         self._directory.look(sightings, touched)
         for key in rechecks:
             self._files.recheck(key, touched)
+        changes: list[Change] = list(self._read_by_sweep(touched))
         self._put_off(touched)
-        changes: list[Change] = [change for change in self._files.settle(touched) if change is not None]
+        changes += [change for change in self._files.settle(touched) if change is not None]
         return changes + list(self._miners_changed())
+
+    def _read_by_sweep(self, touched: Iterable[Key]) -> Iterator[PositionWritten]:
+        """What a sweep under way has read of these already: it does not wait for the sweep's end."""
+        found = {} if self._sweep is None else self._sweep.found
+        return (found.pop(key) for key in touched if key in found)
 
     def _put_off(self, touched: Touched) -> set[Key]:
         """Takes out what is to be read later, and returns it. What stays is to be read now, and not again."""

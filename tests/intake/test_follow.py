@@ -15,6 +15,7 @@ import pytest
 
 from ptn_api.event_log.contract import Change, Document, EventLogWriter, Head, PositionWritten
 from ptn_api.intake import position_files
+from ptn_api.intake.sweep import Sweep
 from ptn_api.intake.watch import Blind, InotifyWatch, Sighting
 from tests.factories import EURUSD, MINER, OTHER_MINER, T0, order, position, uuid
 from tests.intake.running import WATCH_ALONE, running
@@ -245,6 +246,50 @@ async def test_an_overflow_is_followed_by_a_full_sweep(
         validator.write(position(2, [order(2)], miner=OTHER_MINER))
         await intake.until(lambda: intake.announced() == [order(2)["order_uuid"]])
     assert "watch_overflowed" in capsys.readouterr().out
+
+
+class Held(InotifyWatch):
+    """inotify whose sightings are kept back while it holds, and then come all at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holds = True
+        self.held: list[Sighting | None] = []
+
+    async def sightings(self) -> AsyncIterator[Sighting | None]:
+        async for sighting in super().sightings():
+            self.held.append(sighting)
+            while self.held and not self.holds:
+                yield self.held.pop(0)
+
+
+async def test_an_order_that_a_sweep_came_upon_first_does_not_wait_for_its_end(
+    validator: ValidatorDir, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch says that it is there, and it is handed on, before what is written after it."""
+    validator.write(position(1, [order(1)]))
+    advance, lingering, over = Sweep.advance, threading.Event(), threading.Event()
+
+    def linger(sweep: Sweep, slice_ms: float) -> None:
+        advance(sweep, slice_ms)
+        if sweep.found or (lingering.is_set() and not over.is_set()):
+            lingering.set()
+            sweep.ended = over.is_set()
+
+    monkeypatch.setattr(Sweep, "advance", linger)
+    watch = Held()
+    async with running(data, validator, watch=watch) as intake:
+        validator.write(position(1, [order(1), order(2)]))
+        await intake.until(lingering.is_set)
+        before = len(watch.held)
+        validator.write(position(2, [order(3)]))
+        await intake.until(lambda: len(watch.held) > before)
+        watch.holds = False
+        validator.write(position(3, [order(4)]))
+        expected = [order(n)["order_uuid"] for n in (2, 3, 4)]
+        await intake.until(lambda: len(intake.announced()) == 3)
+        assert intake.announced() == expected
+        over.set()
 
 
 class Forgetful(InotifyWatch):
