@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +29,7 @@ from ptn_api.log_output import configure_logging
 from ptn_api.metrics import Sources, answer_questions
 from ptn_api.settings import Settings
 from ptn_api.supervisor import FATAL, stop_when_orphaned
-from ptn_api.tasks import end, set_within
+from ptn_api.tasks import beside, set_within
 
 __all__ = ["Orders", "run_child"]
 
@@ -131,24 +131,23 @@ async def _run_intake(orders: Orders, stop: asyncio.Event, ready: Callable[[], N
         retention_bytes=settings.retention_bytes,
     )
     counters = IntakeCounters()
-    chores = _chores(orders, Sources(counters), lambda: counters.unwritable)
+    work = run_intake(
+        log=event_log,
+        options=_options(
+            IntakeOptions,
+            settings,
+            data_dir=Path(settings.data_dir),
+            validator_dir=Path(settings.validator_dir) if settings.validator_dir else None,
+            checkpoint=Path(settings.checkpoint) if settings.checkpoint else None,
+        ),
+        queue_fd=orders.queue if orders.queue >= 0 else None,
+        stop=stop,
+        ready=ready,
+        counters=counters,
+    )
     try:
-        await run_intake(
-            log=event_log,
-            options=_options(
-                IntakeOptions,
-                settings,
-                data_dir=Path(settings.data_dir),
-                validator_dir=Path(settings.validator_dir) if settings.validator_dir else None,
-                checkpoint=Path(settings.checkpoint) if settings.checkpoint else None,
-            ),
-            queue_fd=orders.queue if orders.queue >= 0 else None,
-            stop=stop,
-            ready=ready,
-            counters=counters,
-        )
+        await beside(work, _chores(orders, Sources(counters), lambda: counters.unwritable))
     finally:
-        await end(chores)
         event_log.close()
 
 
@@ -164,7 +163,7 @@ async def _run_reader(orders: Orders, stop: asyncio.Event, ready: Callable[[], N
     event_log = await _when_there(lambda: open_reader(Path(settings.data_dir)), stop)
     if event_log is None:
         return
-    run: Callable[..., Awaitable[None]]
+    run: Callable[..., Coroutine[Any, Any, None]]
     counters: Any
     if orders.room == "rest":
         from ptn_api.rest.counters import RestCounters
@@ -191,9 +190,8 @@ async def _run_reader(orders: Orders, stop: asyncio.Event, ready: Callable[[], N
         chores.append(asyncio.create_task(keeping))
     try:
         with socket.socket(fileno=os.dup(orders.listener)) as listener:
-            await run(log=event_log, keys=keys, sock=listener, stop=stop, ready=ready)
+            await beside(run(log=event_log, keys=keys, sock=listener, stop=stop, ready=ready), chores)
     finally:
-        await end(chores)
         event_log.close()
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
-__all__ = ["end", "set_within"]
+__all__ = ["beside", "end", "set_within"]
 
 
 async def set_within(event: asyncio.Event, timeout_ms: float) -> bool:
@@ -29,3 +29,17 @@ async def end(tasks: Iterable[asyncio.Task[Any]]) -> list[Any]:
     for task in tasks:
         task.cancel()
     return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def beside(work: Coroutine[Any, Any, None], chores: Iterable[asyncio.Task[Any]]) -> None:
+    """Does the work, then ends the chores. One that fails ends the work as well, and is raised."""
+    working, chores = asyncio.create_task(work), set(chores)
+    try:
+        left = {working, *chores}
+        while working in left:
+            done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+    finally:
+        await end([working])  # while it ends, it is still seen to live
+        await end(chores)

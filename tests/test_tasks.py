@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ptn_api.tasks import end, set_within
+from ptn_api.tasks import beside, end, set_within
 
 
 async def test_an_event_that_is_set_in_time_is_told_from_one_that_is_not() -> None:
@@ -61,3 +61,32 @@ async def test_ending_tells_what_came_of_each() -> None:
     first, second = await end([finished, failing])
     assert first == 1
     assert isinstance(second, OSError)
+
+
+async def test_work_ends_the_chores_and_a_failed_chore_the_work() -> None:
+    """A room that could not look after its keys any more must not go on as if it did."""
+    for_ever = asyncio.Event()
+    ended: list[str] = []
+
+    async def wait(what: str) -> None:
+        try:
+            await for_ever.wait()
+        finally:
+            ended.append(what)
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise OSError("gone")
+
+    async def work() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    await beside(work(), [asyncio.create_task(wait("chore")), asyncio.create_task(work())])
+    assert ended == ["chore"]
+    with pytest.raises(OSError, match="gone"):
+        await beside(wait("work"), [asyncio.create_task(fail()), asyncio.create_task(wait("chore"))])
+    assert ended == ["chore", "work", "chore"]
+    with pytest.raises(OSError, match="gone"):
+        await beside(fail(), [asyncio.create_task(wait("chore"))])
+    assert ended[-1] == "chore"
