@@ -84,7 +84,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     replay_window_ms: Annotated[
         Count, _m("WebSocket: a version 1 client is replayed what it missed if that began within this time")
     ] = 86_400_000
-    max_connections_per_key: Annotated[Period, _m("WebSocket: the next one disconnects the oldest")] = 5
+    max_connections_per_key: Annotated[
+        Period, _m("WebSocket: of a user, all keys together; the next one disconnects the oldest")
+    ] = 5
     max_waiting_connections: Annotated[
         Period, _m("WebSocket: connections that have not logged in; the next one ends the oldest")
     ] = 4_096
@@ -94,7 +96,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     unread_close_ms: Annotated[Period, _m("WebSocket: an unread close is aborted after this")] = 2_000
     eviction_delay_ms: Annotated[
         Count,
-        _m("WebSocket: login delay of a key whose connections chase each other; doubles, at most 12-fold"),
+        _m("WebSocket: login delay of a user whose connections chase each other; doubles, at most 12-fold"),
     ] = 5_000
     accepts_per_second: Annotated[Period, _m("WebSocket: logins taken per second")] = 500
     message_limit_bytes: Annotated[Period, _m("WebSocket: largest message a client may send")] = 1 << 20

@@ -115,7 +115,7 @@ class StreamServer:
 def _refusal() -> picows.WSUpgradeResponseWithListener:
     response = picows.WSUpgradeResponse.create_error_response(
         426,
-        b'{"error": "This port speaks WebSocket only"}',
+        b'{"error": "This port speaks WebSocket only", "code": "websocket_only"}',
         {"Content-Type": "application/json", "Upgrade": "websocket"},
     )
     return picows.WSUpgradeResponseWithListener(response, None)
