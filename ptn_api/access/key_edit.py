@@ -29,7 +29,7 @@ def add_key(path: Path, alias: str, tier: Tier, *, expires_ms: int | None = None
     allowed, its owner; a new one is 0600. Raises KeyFileError if the user exists or the file cannot be used.
     """
     key = _new_key()
-    with _edit(path) as entries:
+    with _edit(path, make=True) as entries:
         if alias in entries:
             raise KeyFileError(f'there is already a user "{alias}"', code="exists")
         entry = {"key_sha256": digest_of(key).hex(), "tier": tier}
@@ -78,7 +78,7 @@ def make_demo_keys(path: Path) -> None:
     the key need not stand on a command line.
     """
     if not path.exists():
-        with _edit(path) as entries:
+        with _edit(path, make=True) as entries:
             for tier in TIERS:
                 entries[f"demo-{tier}"] = {"key": _new_key(), "tier": tier}
     grants = parse_keys(read_key_file(path))
@@ -99,40 +99,73 @@ def _entry_of(entries: dict[str, Any], alias: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _edit(path: Path) -> Iterator[dict[str, Any]]:
-    """The file's entries, written back as a whole on success; one editor at a time."""
+def _edit(path: Path, *, make: bool = False) -> Iterator[dict[str, Any]]:
+    """The file's entries, written back as a whole on success; one editor at a time. `make`: or a new file."""
     path = path.resolve()  # a link stays one
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX)
-            content = read_key_file(path) if path.exists() else b"{}"
+        if make:
+            _make(path)
+        with _locked(path):
+            content = read_key_file(path)
             parse_keys(content)
             entries = msgspec.json.decode(content, type=dict[str, Any])
             yield entries
             new = msgspec.json.format(msgspec.json.encode(entries), indent=2) + b"\n"
             parse_keys(new)
             _replace(path, new)
-        finally:
-            os.close(directory)
+    except FileNotFoundError:
+        raise KeyFileError("there is no such key file", code="no_file") from None
     except OSError as error:
         raise KeyFileError(f"the key file cannot be written: {error.strerror}") from None
 
 
+def _make(path: Path) -> None:
+    """A file without keys, where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        return
+    with _beside(path, b"{}\n") as temporary, contextlib.suppress(FileExistsError):
+        os.link(temporary, path)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds other editors off, however often they replace the file meanwhile. Raises FileNotFoundError.
+
+    (The lock is not on its folder: that may be the data directory, which a running server holds.)
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
 def _replace(path: Path, content: bytes) -> None:
-    before = path.stat() if path.exists() else None
+    """At once: readers find what was there before, or all of this."""
+    with _beside(path, content) as temporary:
+        if path.exists():
+            before = path.stat()
+            with contextlib.suppress(PermissionError):  # root edits for the service's user, who must read it
+                os.chown(temporary, before.st_uid, before.st_gid)
+            os.chmod(temporary, before.st_mode & 0o777)
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _beside(path: Path, content: bytes) -> Iterator[str]:
+    """A file with this content, 0600; whatever happens, no copy of the keys is left behind."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".keys-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if before is not None:
-            with contextlib.suppress(PermissionError):  # root edits for the service's user, who must read it
-                os.chown(temporary, before.st_uid, before.st_gid)
-            os.chmod(temporary, before.st_mode & 0o777)
-        os.replace(temporary, path)
-    except BaseException:  # whatever happened, no copy of the keys is left behind
-        os.unlink(temporary)
-        raise
+        yield temporary
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # it took the file's place
+            os.unlink(temporary)

@@ -16,6 +16,8 @@ from tests.system.api import ROOT, api
 from tests.system.validator import Validator
 from tests.waiting import until
 
+PTN = "from ptn_api.cli.app import main; main()"
+
 
 def run(*arguments: str, door: str = "api_manager.py", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PTN_")}
@@ -125,7 +127,7 @@ def test_keys_in_the_clear_are_warned_of(
         assert url.startswith("http://[::1]:" if host == "::1" else "http://0.0.0.0:")
         reachable = url.replace("0.0.0.0", "127.0.0.1")
         assert requests.get(reachable + "/health", timeout=30).json()["status"] == "ok"
-    assert ("keys_in_the_clear" in server.log.read_text()) is warned
+    assert ('"keys_in_the_clear"' in server.log.read_text()) is warned
 
 
 def test_nobody_needs_to_listen_to_what_it_says(validator: Validator, data_dir: Path) -> None:
@@ -201,7 +203,10 @@ def test_a_demo_and_a_validator_share_no_log(validator: Validator, tmp_path: Pat
 
 
 def test_the_demo_runs_on_nothing_and_keeps_to_its_directory(tmp_path: Path) -> None:
-    """It makes its own keys, 0600, prints none when nobody looks, and writes nowhere else."""
+    """It makes its own keys, 0600, prints none when nobody looks, and writes nowhere else.
+
+    Keys may be added to those while it runs, though it holds its data directory.
+    """
     data_dir = tmp_path / "data"
     with api(data_dir, demo=True, demo_miners=3, demo_positions=3, demo_orders_per_minute=600) as server:
         keys = data_dir / "demo_api_keys.json"
@@ -216,4 +221,13 @@ def test_the_demo_runs_on_nothing_and_keeps_to_its_directory(tmp_path: Path) -> 
             check=False,
         )
         assert '"tier":100' in result.stdout.replace(" ", "")
+        added = subprocess.run(
+            [sys.executable, "-c", PTN, "keys", "add", "alice", "--tier=30", f"--api-keys-file={keys}"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout.split()[-1]
+        ask = {"headers": {"Authorization": f"Bearer {added}"}, "timeout": 30}
+        until(lambda: requests.get(server.rest + "/me", **ask).status_code == 200, what="the added key")
     assert {p.name for p in tmp_path.iterdir()} == {"data", "server.log"}
