@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
 import subprocess
 import sys
 import termios
+from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 import psutil
@@ -19,13 +22,38 @@ from tests.system.validator import Validator
 from tests.waiting import until
 
 
-def start(
-    validator: Validator, data_dir: Path, terminal: int | None, hangup: signal.Handlers = signal.SIG_DFL
-) -> subprocess.Popen[str]:
-    """A server in a session of its own, ready; `terminal` is the one that controls the session.
+class Server:
+    """A server in a session of its own, ready, with what it logs and the processes it has."""
 
-    `hangup` is what it finds SIGHUP set to, however these tests were started themselves.
-    """
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self.process = process
+        self._log = log
+        assert process.stdout is not None
+        assert READY.fullmatch(process.stdout.readline().strip()), self.log
+        self.family = psutil.Process(process.pid).children()
+        assert len(self.family) == 3
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def ended(self) -> int:
+        """The exit status; all of its processes must have ended by then."""
+        status = self.process.wait(30)
+        assert not any(lives(child) for child in self.family)
+        return status
+
+
+@contextlib.contextmanager
+def serving(
+    validator: Validator,
+    data_dir: Path,
+    terminal: int | None = None,
+    hangup: signal.Handlers = signal.SIG_DFL,
+) -> Iterator[Server]:
+    """`terminal` is the one that controls the session; `hangup` what the server finds SIGHUP set to, however
+    these tests were started themselves. Nothing of it is left behind."""
+    validator.place()
     command = [sys.executable, str(ROOT / "api_manager.py"), "--serve", f"--validator-dir={validator.root}"]
     command += [f"--data-dir={data_dir}", "--api-rest-port=0", "--api-ws-port=0"]
 
@@ -35,64 +63,55 @@ def start(
         if terminal is not None:
             fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
-    with (data_dir.parent / "server.log").open("w") as log:
+    path = data_dir.parent / "server.log"
+    with path.open("w") as log:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=log, text=True, preexec_fn=begin_session
         )
-    assert process.stdout is not None
-    assert READY.fullmatch(process.stdout.readline().strip()), (data_dir.parent / "server.log").read_text()
-    return process
+    try:
+        yield Server(process, path)
+    finally:
+        process.kill()  # its own end by themselves then
+        process.communicate()
 
 
-def family_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    family = psutil.Process(process.pid).children()
-    assert len(family) == 3
-    return family
-
-
-def ended(process: subprocess.Popen[str], family: list[psutil.Process]) -> int:
-    """The exit status; all of its processes must have ended by then."""
-    status = process.wait(30)
-    assert process.stdout is not None
-    process.stdout.close()
-    assert not any(lives(child) for child in family)
-    return status
+@pytest.fixture
+def terminal() -> Iterator[tuple[FileIO, FileIO]]:
+    """A terminal's two ends, closed at last."""
+    master, slave = os.openpty()
+    with FileIO(master) as screen, FileIO(slave) as line:
+        yield screen, line
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_stops_in_order(number: signal.Signals, validator: Validator, data_dir: Path) -> None:
     """By its supervisor, which says so; SIGHUP means nothing to a service, which has no terminal."""
-    validator.place()
-    process = start(validator, data_dir, None)
-    family = family_of(process)
-    log = data_dir.parent / "server.log"
-    process.send_signal(signal.SIGHUP)
-    until(lambda: "nothing_to_reload" in log.read_text())
-    process.send_signal(number)
-    assert ended(process, family) == 0
-    assert f'"signal": "{number.name}"' in log.read_text()
+    with serving(validator, data_dir) as server:
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: "nothing_to_reload" in server.log)
+        server.process.send_signal(number)
+        assert server.ended() == 0
+        assert f'"signal": "{number.name}"' in server.log
 
 
-def test_it_stops_when_its_terminal_is_closed(validator: Validator, data_dir: Path) -> None:
+def test_it_stops_when_its_terminal_is_closed(
+    validator: Validator, data_dir: Path, terminal: tuple[FileIO, FileIO]
+) -> None:
     """As a program that somebody runs by hand; not by the kernel, and not its processes before it."""
-    validator.place()
-    master, terminal = os.openpty()
-    process = start(validator, data_dir, terminal)
-    family = family_of(process)
-    os.close(terminal)
-    os.close(master)
-    assert ended(process, family) == 0
-    assert '"signal": "SIGHUP"' in (data_dir.parent / "server.log").read_text()
+    screen, line = terminal
+    with serving(validator, data_dir, line.fileno()) as server:
+        line.close()
+        screen.close()
+        assert server.ended() == 0
+        assert '"signal": "SIGHUP"' in server.log
 
 
-def test_nohup_is_respected(validator: Validator, data_dir: Path) -> None:
+def test_nohup_is_respected(validator: Validator, data_dir: Path, terminal: tuple[FileIO, FileIO]) -> None:
     """Who started it so wants it to outlive the terminal."""
-    validator.place()
-    master, terminal = os.openpty()
-    process = start(validator, data_dir, terminal, signal.SIG_IGN)
-    family = family_of(process)
-    os.close(terminal)
-    os.close(master)
-    process.send_signal(signal.SIGTERM)
-    assert ended(process, family) == 0
-    assert '"signal": "SIGHUP"' not in (data_dir.parent / "server.log").read_text()
+    screen, line = terminal
+    with serving(validator, data_dir, line.fileno(), signal.SIG_IGN) as server:
+        line.close()
+        screen.close()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.ended() == 0
+        assert '"signal": "SIGHUP"' not in server.log
