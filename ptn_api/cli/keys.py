@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import sqlite3
-import sys
-from collections.abc import Iterable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ptn_api.cli.moment import moment_ms
+from ptn_api.clock import wall_ms
 from ptn_api.errors import PTNError, SettingsError
 
 __all__ = ["keys_app", "length_ms"]
@@ -23,7 +22,7 @@ DataDir = Annotated[
     Path, typer.Option(help="The server's data directory, for what was used.", envvar="PTN_DATA_DIR")
 ]
 Expires = Annotated[
-    str, typer.Option(help="How long it is good (90d, 12h, 30m), or until when (2027-01-01T00:00:00Z).")
+    str, typer.Option(help="How long it is good (90d, 12h, 30m), or until when (2027-01-01, UTC).")
 ]
 KEYS_FILE = Path("ptn_api/api_keys.json")
 _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
@@ -79,7 +78,7 @@ def rotate(
         api_keys_file,
         user,
         grace_ms=length_ms(grace, "--grace"),
-        now_ms=_now_ms(),
+        now_ms=wall_ms(),
         expires_ms=_moment_ms(expires, "--expires"),
     )
     old = "ends now" if length_ms(grace, "--grace") == 0 else f"is good for {grace} yet"
@@ -101,6 +100,7 @@ def list_(api_keys_file: KeysFile = KEYS_FILE, data_dir: DataDir = Path(".ptn"))
     """Every key: user, tier, fingerprint, its end and when it was last used."""
     from ptn_api.access import parse_keys
     from ptn_api.access.usage import UsageFile
+    from ptn_api.cli.table import print_rows, utc
 
     grants = parse_keys(_read(api_keys_file))
     unseen, seen = "never", dict[tuple[str, str], int]()
@@ -114,13 +114,13 @@ def list_(api_keys_file: KeysFile = KEYS_FILE, data_dir: DataDir = Path(".ptn"))
             grant.alias,
             str(grant.tier),
             print_,
-            _time(grant.expires_ms) or "never",
-            _time(seen.get((grant.alias, print_))) or unseen,
+            utc(grant.expires_ms) or "never",
+            utc(seen.get((grant.alias, print_))) or unseen,
         )
         for grant in grants
         for print_ in [grant.digest.hex()[:8]]
     ]
-    _print_rows(("user", "tier", "fingerprint", "expires", "last seen"), rows)
+    print_rows(("user", "tier", "fingerprint", "expires", "last seen"), rows)
     _warn(api_keys_file)
 
 
@@ -147,8 +147,9 @@ def usage(
 ) -> None:
     """Requests, bytes and stream messages by user and day (UTC)."""
     from ptn_api.access.usage import UsageFile, day_of
+    from ptn_api.cli.table import print_rows
 
-    since = day_of(_now_ms() - (days - 1) * 86_400_000)
+    since = day_of(wall_ms() - (days - 1) * 86_400_000)
     totals: dict[tuple[str, str], list[int]] = {}
     try:
         for row in UsageFile(_existing(data_dir)).read(since_day=since):
@@ -158,7 +159,7 @@ def usage(
     except sqlite3.Error as error:
         raise PTNError(f"what was used cannot be read: {error}") from None
     rows = [(alias, day, *map(str, total)) for (alias, day), total in totals.items()]
-    _print_rows(("user", "day", "requests", "bytes", "messages"), rows)
+    print_rows(("user", "day", "requests", "bytes", "messages"), rows)
 
 
 # --- words in, words out ----------------------------------------------------------------------------------
@@ -178,32 +179,17 @@ def length_ms(text: str, flag: str) -> int:
 def _moment_ms(text: str, flag: str) -> int | None:
     if not text:
         return None
-    now_ms = _now_ms()
+    now_ms = wall_ms()
     if re.fullmatch(r"\d+[smhdw]", text):
         return now_ms + length_ms(text, flag)
     try:
-        moment = datetime.fromisoformat(re.sub("Z$", "+00:00", text))
-    except ValueError:
-        moment = datetime.min  # noqa: DTZ901 - has no zone, as what is refused below
-    if moment.tzinfo is None:
+        until_ms = moment_ms(text)
+    except SettingsError:
         message = f"{text!r} is neither a length like 90d nor a time like 2027-01-01T00:00:00Z"
-        raise typer.BadParameter(message, param_hint=flag)
-    moment_ms = round(moment.timestamp() * 1000)
-    if moment_ms <= now_ms:
+        raise typer.BadParameter(message, param_hint=flag) from None
+    if until_ms is None or until_ms <= now_ms:
         raise typer.BadParameter(f"{text} is over already", param_hint=flag)
-    return moment_ms
-
-
-def _now_ms() -> int:
-    from ptn_api.clock import wall_ms
-
-    return wall_ms()
-
-
-def _time(ms: int | None) -> str:
-    return (
-        "" if ms is None else datetime.fromtimestamp(ms // 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
-    )
+    return until_ms
 
 
 def _existing(data_dir: Path) -> Path:
@@ -235,18 +221,3 @@ def _warn(path: Path) -> None:
 
     if danger := exposed_to(path):
         typer.echo(f"ptn: warning: {danger}; chmod o-rw {path}", err=True)
-
-
-def _print_rows(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    """A table for eyes, tabs for programs."""
-    if not sys.stdout.isatty():
-        for row in (columns, *rows):
-            typer.echo("\t".join(row))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,20 @@ def keys(path: Path, *arguments: str) -> Any:
     return CliRunner().invoke(keys_app, [*arguments, f"--api-keys-file={path}"])
 
 
-@pytest.mark.parametrize("expires", ["999999w", "2020-01-01T00:00:00Z", "2030-01-01", "5y", "1_0d", "-1d"])
+@pytest.mark.parametrize("expires", ["999999w", "2020-01-01T00:00:00Z", "2020-01-01", "5y", "1_0d", "-1d"])
 def test_an_end_that_cannot_be_meant_makes_no_key(path: Path, expires: str) -> None:
-    """Over already, without a zone, after the end of time: wrong usage, and nothing is written."""
+    """Over already, after the end of time, or no time: wrong usage, and nothing is written."""
     result = keys(path, "add", "alice", "--tier=100", f"--expires={expires}")
     assert (result.exit_code, result.stdout) == (2, "")
     assert not path.exists()
+
+
+def test_an_end_is_utc_unless_it_says_otherwise(path: Path) -> None:
+    """As every moment on the command line."""
+    assert keys(path, "add", "alice", "--tier=100", "--expires=2130-01-01").exit_code == 0
+    assert keys(path, "add", "bob", "--tier=100", "--expires=2130-01-01T02:00:00+02:00").exit_code == 0
+    entries = json.loads(path.read_text())
+    assert entries["alice"]["expires"] == entries["bob"]["expires"] == "2130-01-01T00:00:00Z"
 
 
 def test_long_times_are_fine(path: Path) -> None:
