@@ -173,7 +173,8 @@ async def _run_reader(orders: Orders, stop: asyncio.Event, ready: Callable[[], N
         board = Board(orders.board, silent_ms=settings.process_silent_ms)
         run = partial(run_rest, options=_options(RestOptions, settings), surroundings=board)
     else:
-        from ptn_api.stream.run import StreamCounters, StreamOptions, run_stream
+        from ptn_api.stream.counters import StreamCounters
+        from ptn_api.stream.run import StreamOptions, run_stream
 
         counters = StreamCounters()
         run = partial(run_stream, options=_options(StreamOptions, settings))

@@ -7,8 +7,8 @@ from typing import NamedTuple, Protocol
 
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.event_log.contract import Event, RemovedPosition
+from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.framing import joined
-from ptn_api.stream.options import StreamCounters
 from ptn_api.stream.outbound import FrameMaker, MessageMaker, PositionUpdates, Update, pack
 from ptn_api.wire.subscription import Subscription
 

@@ -12,8 +12,9 @@ import structlog
 from ptn_api.access.key_ring import KeyHolder
 from ptn_api.access.limits import RateLimit
 from ptn_api.clock import Clock, Monotonic
+from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.framing import frame, joined
-from ptn_api.stream.options import StreamCounters, StreamOptions
+from ptn_api.stream.options import StreamOptions
 from ptn_api.wire import codec
 from ptn_api.wire.close_codes import AUTH_TIMEOUT, SLOW_CONSUMER, TOO_MANY_REQUESTS, CloseCode
 from ptn_api.wire.frames import Heartbeat

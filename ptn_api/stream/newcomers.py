@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from ptn_api.access.limits import most_connections
-from ptn_api.stream.options import StreamCounters
+from ptn_api.stream.counters import StreamCounters
 
 __all__ = ["Abortable", "Newcomers"]
 

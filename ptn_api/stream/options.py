@@ -1,14 +1,10 @@
-"""What the stream is told when it starts, and what it counts while it runs."""
+"""What the stream is told when it starts."""
 
 from __future__ import annotations
 
-from collections import Counter
-
 import msgspec
 
-from ptn_api.histogram import Histogram
-
-__all__ = ["StreamCounters", "StreamOptions"]
+__all__ = ["StreamOptions"]
 
 
 class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,26 +26,3 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxies: str = ""
     replay_stall_ms: int = 60_000
     """A replay that is not read for this long is given up."""
-
-
-class StreamCounters(msgspec.Struct, kw_only=True):
-    """`clients` is how many are logged in now; the rest are totals since the start.
-
-    `deliveries` counts messages times subscribers, `sent_bytes` their frames with headers, before TCP.
-    `closed` goes by close code, `limited` by what was too much. `lag_seen` and `lag_processed` are seconds
-    from when intake saw an order, and from when the validator filled it, until it was handed to the sockets;
-    replays and late orders are not among them.
-    """
-
-    clients: int = 0
-    logins: int = 0
-    auth_failures: int = 0
-    deliveries: int = 0
-    sent_bytes: int = 0
-    replays: int = 0
-    slow_closes: int = 0
-    evictions: int = 0
-    closed: Counter[int] = msgspec.field(default_factory=Counter)
-    limited: Counter[str] = msgspec.field(default_factory=Counter)
-    lag_seen: Histogram = msgspec.field(default_factory=Histogram)
-    lag_processed: Histogram = msgspec.field(default_factory=Histogram)

@@ -11,13 +11,14 @@ from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.event_log.contract import EventLog
+from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.hub import Hub
-from ptn_api.stream.options import StreamCounters, StreamOptions
+from ptn_api.stream.options import StreamOptions
 from ptn_api.stream.server import StreamServer
 from ptn_api.tasks import end
 from ptn_api.wire.close_codes import SHUTTING_DOWN
 
-__all__ = ["StreamCounters", "StreamOptions", "run_stream"]
+__all__ = ["StreamOptions", "run_stream"]
 
 
 async def run_stream(

@@ -21,12 +21,13 @@ from picows import WSCloseCode, WSMsgType
 from ptn_api.access.address import ClientAddress, Proxies
 from ptn_api.errors import InvalidInputError
 from ptn_api.stream.connection import Connection
+from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.deflate import negotiate
 from ptn_api.stream.framing import PONG, frame
 from ptn_api.stream.hub import Hub
 from ptn_api.stream.inbound import MessageReader
 from ptn_api.stream.newcomers import Newcomers
-from ptn_api.stream.options import StreamCounters, StreamOptions
+from ptn_api.stream.options import StreamOptions
 from ptn_api.tasks import set_within
 from ptn_api.wire.close_codes import (
     BAD_PAYLOAD,
