@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import types
 from collections.abc import Coroutine, Generator
 from typing import Any
 
@@ -19,21 +18,31 @@ def at_once(coroutine: Coroutine[Any, None, None]) -> asyncio.Task[None] | None:
         waits_for = coroutine.send(None)
     except StopIteration:
         return None
-    task = asyncio.get_running_loop().create_task(_rest_of(coroutine, waits_for))
+    task = asyncio.get_running_loop().create_task(_go_on(_Rest(coroutine, waits_for)))
     task.add_done_callback(lambda _: coroutine.close())  # one that is cancelled before it runs knows nothing
     return task
 
 
-@types.coroutine
-def _rest_of(coroutine: Coroutine[Any, None, None], waits_for: Any) -> Generator[Any, None, None]:
-    """Goes on with a coroutine that was begun; what it waits for and what that brings are passed on."""
-    while True:
-        try:
+async def _go_on(rest: _Rest) -> None:
+    await rest
+
+
+class _Rest:
+    """A coroutine that was begun. Awaiting it passes on what it waits for, and what that brings."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, None, None]:
+        waits_for = self._waits_for
+        while True:
             try:
-                yield waits_for
-            except BaseException as error:  # noqa: BLE001 - whatever it is, the coroutine's to handle
-                waits_for = coroutine.throw(error)
-            else:
-                waits_for = coroutine.send(None)
-        except StopIteration:
-            return
+                try:
+                    yield waits_for
+                except BaseException as error:  # noqa: BLE001 - whatever it is, the coroutine's to handle
+                    waits_for = self._coroutine.throw(error)
+                else:
+                    waits_for = self._coroutine.send(None)
+            except StopIteration:
+                return
