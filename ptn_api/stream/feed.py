@@ -146,7 +146,7 @@ class Feed:
         except LogError as error:
             logger.warning("checksum_not_built", code=error.code, reason=str(error))
             self._sum = None  # the next heartbeat begins it anew
-        except Exception:
+        except Exception:  # whatever it is: rather none than one that is not kept up
             logger.exception("checksum_not_built")
             self._sum = None
 
