@@ -124,8 +124,13 @@ def _make(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         return
-    with _beside(path, b"{}\n") as temporary, contextlib.suppress(FileExistsError):
-        os.link(temporary, path)
+    with _beside(path, b"{}\n") as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass  # another editor was quicker
+        except OSError:  # a file system without hard links
+            os.replace(temporary, path)
 
 
 @contextlib.contextmanager

@@ -173,6 +173,18 @@ def test_two_editors_at_once_lose_nothing(path: Path) -> None:
     assert len(json.loads(path.read_text())) == 20
 
 
+def test_a_first_key_where_there_are_no_hard_links(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network and container file systems; nothing but the key file is left."""
+
+    def link(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    add_key(path, "alice", 100)
+    assert list(json.loads(path.read_text())) == ["alice"]
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
 def test_demo_keys_are_random_private_and_kept(path: Path) -> None:
     """One for every tier, and the same ones at the next start."""
     make_demo_keys(path)

@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from ptn_api.api_manager import APIManager, _Pipe
+from ptn_api.supervisor import FATAL
 from tests import factories
 from tests.processes import lives
 from tests.system.api import READY, ROOT, SHORT_PERIODS
@@ -191,6 +192,8 @@ def test_an_api_that_cannot_run_is_given_up(tmp_path: Path) -> None:
             parent_check_ms=100,
         )
         manager.run()
+    assert manager._process is not None
+    assert manager._process.returncode == FATAL
 
 
 def test_the_queue_of_a_validator_with_many_open_files(tmp_path: Path) -> None:
