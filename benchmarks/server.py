@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ptn_api.access import add_key
-from ptn_api.settings import describe
+from ptn_api.process.settings import describe
 from ptn_api.simulator.options import SimulatorOptions
 from ptn_api.simulator.simulator import run_simulator
 from tests import factories

@@ -16,9 +16,9 @@ from msgspec import UnsetType
 
 from ptn_api.cli.app import app
 from ptn_api.cli.exit_status import EXIT_STATUSES
-from ptn_api.metrics import METRICS
+from ptn_api.process.metrics import METRICS
+from ptn_api.process.settings import describe
 from ptn_api.rest.routes import ROUTES
-from ptn_api.settings import describe
 from ptn_api.wire import frames
 from ptn_api.wire.close_codes import CLOSE_CODES, STANDARD_CODES, should_return
 

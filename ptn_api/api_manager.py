@@ -32,7 +32,7 @@ from typing import Any
 import msgspec
 
 from ptn_api.errors import InvalidInputError, SettingsError
-from ptn_api.settings import Settings, from_arguments
+from ptn_api.process.settings import Settings, from_arguments
 
 __all__ = ["APIManager"]
 
@@ -101,7 +101,7 @@ class APIManager:
         Returns as well if the API cannot run from the start, which it has logged then. What an API before
         this one left behind (a validator that was killed, and its supervisor) has ended by then.
         """
-        from ptn_api.supervisor import FATAL
+        from ptn_api.process.supervisor import FATAL
 
         last_try = time.monotonic() + (self._settings.parent_check_ms + _ORPHANS_MS) / 1000
         has_run = False
@@ -132,7 +132,7 @@ class APIManager:
         That is also why descriptors are inherited here and closed there: Python makes a pipe for the rest.
         """
         from ptn_api.cli.serve import Embedding
-        from ptn_api.supervisor import python_command
+        from ptn_api.process.supervisor import python_command
 
         orders = Embedding(settings=self._settings, parent=os.getpid(), queue=queue_fd)
         with open(os.memfd_create("ptn-api-orders"), "w+b") as stdin:

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
-__all__ = ["beside", "end", "set_within"]
+__all__ = ["cancel_and_wait", "run_with", "wait_for_event"]
 
 
-async def set_within(event: asyncio.Event, timeout_ms: float) -> bool:
+async def wait_for_event(event: asyncio.Event, timeout_ms: float) -> bool:
     """Waits until the event is set, at most so long; whether it is set.
 
     A cancellation is always heard. `asyncio.wait_for` swallows one that comes just as the event is set
@@ -23,7 +23,7 @@ async def set_within(event: asyncio.Event, timeout_ms: float) -> bool:
     return event.is_set()
 
 
-async def end(tasks: Iterable[asyncio.Task[Any]]) -> list[Any]:
+async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> list[Any]:
     """Cancels the tasks and waits until they have ended; returns what they returned or raised."""
     tasks = list(tasks)
     for task in tasks:
@@ -31,7 +31,7 @@ async def end(tasks: Iterable[asyncio.Task[Any]]) -> list[Any]:
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def beside(work: Coroutine[Any, Any, None], chores: Iterable[asyncio.Task[Any]]) -> None:
+async def run_with(work: Coroutine[Any, Any, None], chores: Iterable[asyncio.Task[Any]]) -> None:
     """Does the work, then ends the chores. One that fails ends the work as well, and is raised."""
     working, chores = asyncio.create_task(work), set(chores)
     try:
@@ -41,5 +41,5 @@ async def beside(work: Coroutine[Any, Any, None], chores: Iterable[asyncio.Task[
             for task in done:
                 task.result()
     finally:
-        await end([working])  # while it ends, it is still seen to live
-        await end(chores)
+        await cancel_and_wait([working])  # while it ends, it is still seen to live
+        await cancel_and_wait(chores)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ptn_api.settings import Settings, from_arguments
+from ptn_api.process.settings import Settings, from_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
@@ -109,7 +109,7 @@ def test_no_key_and_no_data_reach_the_image() -> None:
                 included = rule.startswith("!")
         return included
 
-    for path in ("ptn_api/service.py", "pyproject.toml", "README.md", "LICENSE"):
+    for path in ("ptn_api/process/service.py", "pyproject.toml", "README.md", "LICENSE"):
         assert sent(path), path
         assert (ROOT / path).exists()
     secrets = (

@@ -6,16 +6,16 @@ import asyncio
 
 import pytest
 
-from ptn_api.tasks import beside, end, set_within
+from ptn_api.tasks import cancel_and_wait, run_with, wait_for_event
 
 
 async def test_an_event_that_is_set_in_time_is_told_from_one_that_is_not() -> None:
     """With what passes meanwhile, and at once where it is set already."""
     event = asyncio.Event()
-    assert not await set_within(event, 1)
+    assert not await wait_for_event(event, 1)
     asyncio.get_running_loop().call_soon(event.set)
-    assert await set_within(event, 60_000)
-    assert await set_within(event, 0)
+    assert await wait_for_event(event, 60_000)
+    assert await wait_for_event(event, 0)
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -26,7 +26,7 @@ async def test_a_cancellation_is_heard_however_close_to_the_event_it_comes(turns
     async def follow() -> None:
         nonlocal rounds
         while True:
-            await set_within(event, 60_000)
+            await wait_for_event(event, 60_000)
             event.clear()
             rounds += 1
 
@@ -58,7 +58,7 @@ async def test_ending_tells_what_came_of_each() -> None:
     finished = asyncio.create_task(succeed())
     failing = asyncio.create_task(fail_when_told())
     await finished
-    first, second = await end([finished, failing])
+    first, second = await cancel_and_wait([finished, failing])
     assert first == 1
     assert isinstance(second, OSError)
 
@@ -82,11 +82,11 @@ async def test_work_ends_the_chores_and_a_failed_chore_the_work() -> None:
         for _ in range(5):
             await asyncio.sleep(0)
 
-    await beside(work(), [asyncio.create_task(wait("chore")), asyncio.create_task(work())])
+    await run_with(work(), [asyncio.create_task(wait("chore")), asyncio.create_task(work())])
     assert ended == ["chore"]
     with pytest.raises(OSError, match="gone"):
-        await beside(wait("work"), [asyncio.create_task(fail()), asyncio.create_task(wait("chore"))])
+        await run_with(wait("work"), [asyncio.create_task(fail()), asyncio.create_task(wait("chore"))])
     assert ended == ["chore", "work", "chore"]
     with pytest.raises(OSError, match="gone"):
-        await beside(fail(), [asyncio.create_task(wait("chore"))])
+        await run_with(fail(), [asyncio.create_task(wait("chore"))])
     assert ended[-1] == "chore"

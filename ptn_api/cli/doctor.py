@@ -18,11 +18,11 @@ import msgspec
 
 from ptn_api.access import check_keys, exposed_to, parse_keys, read_key_file
 from ptn_api.access.address import is_loopback
-from ptn_api.certificate import Certificate
 from ptn_api.clock import wall_ms
-from ptn_api.data_dir import foreign_files, other_log
 from ptn_api.errors import PTNError, SettingsError
-from ptn_api.settings import Settings, add_arguments, describe, from_arguments
+from ptn_api.process.certificate import Certificate
+from ptn_api.process.data_dir import foreign_files, other_log
+from ptn_api.process.settings import Settings, add_arguments, describe, from_arguments
 from ptn_api.wire.about import Health
 
 __all__ = ["CHECKS", "Finding", "doctor"]
@@ -298,7 +298,7 @@ def _synchronised() -> bool:
 
 def _dependencies(settings: Settings) -> Iterator[Finding]:
     try:
-        from ptn_api import service
+        from ptn_api.process import service
     except ModuleNotFoundError as error:
         sentence = f"the server's dependencies are missing ({error.name}): pip install 'ptn-api[server]'"
         yield Finding("bad", "install", sentence)

@@ -15,7 +15,7 @@ from ptn_api.cli.stream import stop_on_signals, tell_gap, tell_state
 from ptn_api.cli.table import print_document
 from ptn_api.client.recording import Recording
 from ptn_api.client.stream import Stream
-from ptn_api.tasks import end
+from ptn_api.tasks import cancel_and_wait
 from ptn_api.wire.client_session import Gap
 
 __all__ = ["run"]
@@ -69,7 +69,7 @@ async def _record(stream: Stream, recording: Recording, count: int, address: str
                 if recording.written == count > 0:
                     break
     finally:
-        await end([flushing])
+        await cancel_and_wait([flushing])
 
 
 async def _flush(recording: Recording) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from ptn_api.errors import SettingsError
-from ptn_api.settings import Settings, add_arguments, from_arguments
+from ptn_api.process.settings import Settings, add_arguments, from_arguments
 
 __all__ = ["door", "embedded", "serve"]
 
@@ -46,8 +46,8 @@ def serve(argv: Sequence[str]) -> int:
 
 def embedded() -> int:
     """The supervisor's main function when a validator embeds the API."""
-    from ptn_api import service
-    from ptn_api.supervisor import FATAL
+    from ptn_api.process import service
+    from ptn_api.process.supervisor import FATAL
 
     os.setsid()  # a Ctrl-C is for the validator
     orders = msgspec.json.decode(sys.stdin.buffer.read(), type=Embedding)
@@ -84,7 +84,7 @@ def _serve(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> in
                 "no validator here: give --validator-dir DIR (the one that holds validation/), or --demo"
             )
     try:
-        from ptn_api import service
+        from ptn_api.process import service
     except ModuleNotFoundError as error:
         if str(error.name).startswith("ptn_api"):
             raise

@@ -15,7 +15,7 @@ from ptn_api.client.pace import Backoff, Pace
 from ptn_api.client.reason import reason
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import AuthenticationError
-from ptn_api.tasks import end
+from ptn_api.tasks import cancel_and_wait
 from ptn_api.wire.client_session import (
     Broken,
     ClientSession,
@@ -164,7 +164,7 @@ class Connection:
             await asyncio.wait((read, watch), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._session = None
-            results = await end([read, watch, write])
+            results = await cancel_and_wait([read, watch, write])
             await socket.close()  # a goodbye, also where we are cancelled: `connect` would call that an error
         _raise_bugs(results)
         return _ending(self._ending, socket.protocol.close_code, socket.protocol.close_reason)

@@ -28,7 +28,7 @@ from ptn_api.client.fake_positions import MINER, fake_order, fake_position
 from ptn_api.clock import wall_ms
 from ptn_api.model.position import PositionText, parse_position
 from ptn_api.model.trade_pair import pair_id
-from ptn_api.tasks import end
+from ptn_api.tasks import cancel_and_wait
 from ptn_api.wire.close_codes import CloseCode
 from ptn_api.wire.codec import encode, encode_batch, encode_message
 from ptn_api.wire.frames import AuthSuccess, Heartbeat
@@ -250,7 +250,7 @@ class FakeServer:
         self._tasks.add(task)
 
     async def _stop(self) -> None:
-        await end(self._tasks)
+        await cancel_and_wait(self._tasks)
         assert self._server is not None
         self._server.close()
         await self._server.wait_closed()

@@ -29,7 +29,7 @@ from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.pace import Pace
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import InvalidInputError, SettingsError
-from ptn_api.tasks import set_within
+from ptn_api.tasks import wait_for_event
 from ptn_api.wire.client_session import Cursor, Gap, State, Step
 from ptn_api.wire.frames import Format, Subscribe
 from ptn_api.wire.received import OrderMessage
@@ -242,7 +242,7 @@ class Stream:
 
     async def pause(self, seconds: float) -> bool:
         """Sleeps; True if the stream was stopped meanwhile."""
-        await set_within(self._stopped, seconds * 1000)
+        await wait_for_event(self._stopped, seconds * 1000)
         return self._stopping
 
     async def _first(self) -> Step | None:

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from ptn_api.errors import LogError
-from ptn_api.tasks import set_within
+from ptn_api.tasks import wait_for_event
 
 __all__ = ["Ringer", "SocketBell", "bell_folder"]
 
@@ -51,7 +51,7 @@ class SocketBell:
 
     async def wait(self, timeout_ms: int = 1_000) -> None:
         """Returns after the next ring (at once if one is pending), or after the timeout."""
-        if not await set_within(self._rung, timeout_ms):
+        if not await wait_for_event(self._rung, timeout_ms):
             self._bind_again_if_gone()
         self._rung.clear()
 

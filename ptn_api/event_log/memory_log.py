@@ -27,7 +27,7 @@ from ptn_api.event_log.contract import (
 from ptn_api.event_log.order_list import OrderList, departures, rewritten, touched, up_to
 from ptn_api.event_log.scan import Scan, event_bytes
 from ptn_api.model.position import PositionText
-from ptn_api.tasks import set_within
+from ptn_api.tasks import wait_for_event
 
 __all__ = ["MemoryLog"]
 
@@ -311,7 +311,7 @@ class _MemoryBell:
             self._loop.call_soon_threadsafe(self._rung.set)
 
     async def wait(self, timeout_ms: int = 1_000) -> None:
-        await set_within(self._rung, timeout_ms)
+        await wait_for_event(self._rung, timeout_ms)
         self._rung.clear()
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from ptn_api.intake.hold import Holds
 from ptn_api.intake.position_files import Key
 from ptn_api.intake.waiting import Waiting, WaitingChanges, key_of
 from ptn_api.model.position import PositionText
-from ptn_api.tasks import set_within
+from ptn_api.tasks import wait_for_event
 
 __all__ = ["Merge"]
 
@@ -195,7 +195,7 @@ class Merge:
         if failures == 1:
             logger.error("log_unwritable", waiting=len(self._waiting), reason=str(error))
         pause_ms = min(self._retry_ms << min(failures - 1, 20), self._retry_max_ms)
-        await set_within(self._closing, pause_ms)
+        await wait_for_event(self._closing, pause_ms)
         return True
 
     def _append(self, items: list[Waiting], documents: list[DocumentWritten]) -> list[Waiting]:

@@ -10,7 +10,7 @@ __all__ = ["IntakeOptions"]
 
 
 class IntakeOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Times in ms, sizes in bytes; the names and defaults of `ptn_api.settings` where it has them.
+    """Times in ms, sizes in bytes; the names and defaults of `ptn_api.process.settings` where it has them.
 
     Without `validator_dir` and `checkpoint` (None or an empty string) intake lives by the queue alone. A
     checkpoint is read into a new log only; with a directory, which is the truth, it is not read at all.

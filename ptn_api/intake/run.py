@@ -32,7 +32,7 @@ from ptn_api.intake.options import IntakeOptions
 from ptn_api.intake.position_files import Key
 from ptn_api.intake.queue import QueueReader
 from ptn_api.intake.watch import Watch, open_watch
-from ptn_api.tasks import end, set_within
+from ptn_api.tasks import cancel_and_wait, wait_for_event
 
 __all__ = ["IntakeOptions", "run_intake"]
 
@@ -155,7 +155,7 @@ class Intake:
             return True
         if self._directory is not None:
             while not stop.is_set() and not await self._directory.root_is_there():
-                await set_within(stop, min(self._options.sweep_ms, 1_000))
+                await wait_for_event(stop, min(self._options.sweep_ms, 1_000))
         pause_ms = self._options.retry_ms
         while not stop.is_set():
             try:
@@ -168,7 +168,7 @@ class Intake:
                 self._counters.unwritable = True
                 if pause_ms == self._options.retry_ms:
                     logger.error("log_unwritable", reason=str(error))
-                await set_within(stop, pause_ms)
+                await wait_for_event(stop, pause_ms)
                 pause_ms = min(pause_ms * 2, self._options.retry_max_ms)
         return False
 
@@ -190,7 +190,7 @@ class Intake:
 
     async def close(self) -> None:
         """Takes no more, writes what was taken, ends threads and watch. Raises LogError."""
-        await end(self._sources)
+        await cancel_and_wait(self._sources)
         if self._directory is not None and self._following is not None:
             self._directory.stop()
             await asyncio.wait([self._following])

@@ -7,11 +7,11 @@ import msgspec
 from ptn_api.access.key_ring import KeyHolder
 from ptn_api.errors import LogError
 from ptn_api.event_log.contract import SourceStatus
+from ptn_api.http.answer import Answer
+from ptn_api.http.snapshot import snapshot_of
 from ptn_api.model.trade_pair import TRADE_PAIRS
-from ptn_api.rest.answer import Answer
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.room import Ask, Room
-from ptn_api.rest.snapshot import snapshot_of
 from ptn_api.wire.about import Health, KeyLimits, LogHealth, Me, Problem, SourceHealth, Status
 
 __all__ = ["health", "me", "trade_pairs"]

@@ -12,12 +12,12 @@ import structlog
 from ptn_api.access.key_ring import KeyHolder, KeyRing
 from ptn_api.access.usage import Usage
 from ptn_api.errors import LogError
-from ptn_api.rest.answer import give, refuse
+from ptn_api.http.answer import give, refuse
+from ptn_api.http.refusal import Refusal
+from ptn_api.http.reply import Reply, limit_lines
+from ptn_api.http.request import Request
 from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.gate import Gate
-from ptn_api.rest.refusal import Refusal
-from ptn_api.rest.reply import Reply, limit_lines
-from ptn_api.rest.request import Request
 from ptn_api.rest.room import Ask, Room
 from ptn_api.rest.route import Route
 from ptn_api.rest.routes import find

@@ -9,8 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from ptn_api.access.key_ring import KeyHolder, KeyRing, digest_of
-from ptn_api.rest.refusal import Refusal
-from ptn_api.rest.request import BODY_LIMIT, Request
+from ptn_api.http.refusal import Refusal
+from ptn_api.http.request import BODY_LIMIT, Request
 
 __all__ = ["authenticate"]
 

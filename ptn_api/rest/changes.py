@@ -6,14 +6,14 @@ import msgspec
 
 from ptn_api.errors import LogError
 from ptn_api.event_log.contract import LoggedPosition
+from ptn_api.http.breather import Breather
+from ptn_api.http.refusal import Refusal
+from ptn_api.http.snapshot import Snapshot, snapshot_of
 from ptn_api.model.miner import Aggregates
 from ptn_api.model.position import Position
 from ptn_api.model.shown import shown_text
 from ptn_api.model.tiers import AS_IS
-from ptn_api.rest.breather import Breather
-from ptn_api.rest.refusal import Refusal
 from ptn_api.rest.room import Room
-from ptn_api.rest.snapshot import Snapshot, snapshot_of
 
 __all__ = ["Changes", "changes_since"]
 

@@ -8,11 +8,11 @@ from ptn_api.access.address import ClientAddress, Proxies
 from ptn_api.access.key_ring import KeyHolder, KeyRing
 from ptn_api.access.limits import Allowance, LoginGuard, RateLimit
 from ptn_api.clock import Clock
+from ptn_api.http.refusal import Refusal
+from ptn_api.http.request import Request
 from ptn_api.rest.authentication import authenticate
 from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.options import RestOptions
-from ptn_api.rest.refusal import Refusal
-from ptn_api.rest.request import Request
 
 __all__ = ["Door", "Gate"]
 

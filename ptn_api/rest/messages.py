@@ -9,13 +9,13 @@ from msgspec import Meta
 
 from ptn_api.errors import LogError
 from ptn_api.event_log.contract import Event
-from ptn_api.rest.accept import prefers
-from ptn_api.rest.answer import JSON, Answer
-from ptn_api.rest.breather import Breather
-from ptn_api.rest.refusal import Refusal
-from ptn_api.rest.reply import lines
+from ptn_api.http.accept import prefers
+from ptn_api.http.answer import JSON, Answer
+from ptn_api.http.breather import Breather
+from ptn_api.http.refusal import Refusal
+from ptn_api.http.reply import lines
+from ptn_api.http.snapshot import snapshot_of
 from ptn_api.rest.room import Ask, Room, standing
-from ptn_api.rest.snapshot import snapshot_of
 from ptn_api.wire.codec import encode_message
 from ptn_api.wire.frames import Format, Message
 

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from ptn_api import __version__
-from ptn_api.rest.answer import JSON
+from ptn_api.http.answer import JSON
+from ptn_api.http.refusal import STATUS
 from ptn_api.rest.examples import answer_examples, line_example, refusal_example
 from ptn_api.rest.messages import NDJSON
-from ptn_api.rest.refusal import STATUS
 from ptn_api.rest.response_headers import HEADERS, headers_of
 from ptn_api.rest.route import Route
 

@@ -8,7 +8,7 @@ __all__ = ["RestOptions"]
 
 
 class RestOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Times in ms, sizes in bytes; `ptn_api.settings` says what each means.
+    """Times in ms, sizes in bytes; `ptn_api.process.settings` says what each means.
 
     Those that are no setting are here for tests: `rate_window_ms` is the time over which `minimum_rate` is
     measured, `silent_ms` the age at which the last sweep of the validator's files counts as a problem.

@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 
-from ptn_api.rest.answer import JSON, Answer
+from ptn_api.http.answer import JSON, Answer
+from ptn_api.http.snapshot import Snapshot, snapshot_of
 from ptn_api.rest.asyncapi import described_stream
 from ptn_api.rest.docs_page import page, stream_page
 from ptn_api.rest.openapi import description
 from ptn_api.rest.room import Ask, Handler, Room
 from ptn_api.rest.route import Route
-from ptn_api.rest.snapshot import Snapshot, snapshot_of
 
 __all__ = ["page_routes"]
 

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from ptn_api.http.answer import Answer
+from ptn_api.http.refusal import Refusal
 from ptn_api.model.tiers import Tier
-from ptn_api.rest.answer import Answer
 from ptn_api.rest.changes import changes_since
-from ptn_api.rest.filters import filtered
-from ptn_api.rest.refusal import Refusal
 from ptn_api.rest.room import Ask, Room, standing
+from ptn_api.views.filters import filtered
 
 __all__ = ["PositionsQuery", "positions", "positions_of"]
 

@@ -12,15 +12,15 @@ import msgspec
 from ptn_api.access.key_ring import KeyHolder
 from ptn_api.clock import Clock
 from ptn_api.event_log.contract import EventLog
+from ptn_api.http.answer import Answer
+from ptn_api.http.reply import lines
 from ptn_api.model.tiers import Tier
-from ptn_api.rest.answer import Answer
-from ptn_api.rest.checkpoint import Checkpoint
 from ptn_api.rest.counters import RestCounters
-from ptn_api.rest.documents import Documents
-from ptn_api.rest.follower import Follower
 from ptn_api.rest.options import RestOptions
-from ptn_api.rest.reply import lines
-from ptn_api.rest.views import Views
+from ptn_api.views.checkpoint import Checkpoint
+from ptn_api.views.documents import Documents
+from ptn_api.views.follower import Follower
+from ptn_api.views.views import Views
 
 __all__ = ["Ask", "Handler", "NoQuery", "Room", "Surroundings", "standing"]
 

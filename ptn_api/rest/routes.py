@@ -10,10 +10,10 @@ from ptn_api.model.statistics import Eliminations, MinerStatistics, PerfLedger, 
 from ptn_api.model.trade_pair import TradePair
 from ptn_api.rest import about, messages, positions, validator_files
 from ptn_api.rest.changes import Changes
-from ptn_api.rest.checkpoint import CheckpointDocument
 from ptn_api.rest.messages import Messages
 from ptn_api.rest.pages import page_routes
 from ptn_api.rest.route import Route
+from ptn_api.views.checkpoint import CheckpointDocument
 from ptn_api.wire.about import Health, Me
 from ptn_api.wire.frames import Message
 

@@ -13,15 +13,15 @@ from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, SteadyClock
 from ptn_api.event_log.contract import EventLog
+from ptn_api.http.crowd import Crowd
+from ptn_api.http.reader import Limits
+from ptn_api.http.server import Server
 from ptn_api.rest.app import App
 from ptn_api.rest.counters import RestCounters
-from ptn_api.rest.crowd import Crowd
 from ptn_api.rest.gate import Door
 from ptn_api.rest.options import RestOptions
-from ptn_api.rest.reader import Limits
 from ptn_api.rest.room import Room, Surroundings
-from ptn_api.rest.server import Server
-from ptn_api.tasks import end
+from ptn_api.tasks import cancel_and_wait
 
 __all__ = ["RestOptions", "run_rest"]
 
@@ -70,7 +70,7 @@ async def run_rest(
             if following.done():
                 following.result()  # it ends only by an error
         finally:
-            await end([following, stopping, built])
+            await cancel_and_wait([following, stopping, built])
 
 
 def _steady_clock(options: RestOptions) -> SteadyClock:

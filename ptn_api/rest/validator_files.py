@@ -8,10 +8,10 @@ import msgspec
 from msgspec import Meta
 
 from ptn_api.event_log.contract import Document
-from ptn_api.rest.answer import Answer
-from ptn_api.rest.refusal import Refusal
+from ptn_api.http.answer import Answer
+from ptn_api.http.refusal import Refusal
+from ptn_api.http.snapshot import Snapshot, snapshot_of
 from ptn_api.rest.room import Ask, Room, standing
-from ptn_api.rest.snapshot import Snapshot, snapshot_of
 
 __all__ = [
     "StatisticsQuery",

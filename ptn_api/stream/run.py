@@ -15,7 +15,7 @@ from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.hub import Hub
 from ptn_api.stream.options import StreamOptions
 from ptn_api.stream.server import StreamServer
-from ptn_api.tasks import end
+from ptn_api.tasks import cancel_and_wait
 from ptn_api.wire.close_codes import SHUTTING_DOWN
 
 __all__ = ["StreamOptions", "run_stream"]
@@ -53,5 +53,5 @@ async def run_stream(
             task.result()
     finally:
         hub.close_all(SHUTTING_DOWN)
-        await end([stopping, *tasks])
+        await cancel_and_wait([stopping, *tasks])
         await server.stop()

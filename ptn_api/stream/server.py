@@ -28,7 +28,7 @@ from ptn_api.stream.hub import Hub
 from ptn_api.stream.inbound import MessageReader
 from ptn_api.stream.newcomers import Newcomers
 from ptn_api.stream.options import StreamOptions
-from ptn_api.tasks import set_within
+from ptn_api.tasks import wait_for_event
 from ptn_api.wire.close_codes import (
     BAD_PAYLOAD,
     INTERNAL_ERROR,
@@ -176,7 +176,7 @@ class _Clients:
 
     async def gone(self, timeout_ms: int) -> bool:
         """Waits until there are none, at most so long; whether there are none."""
-        await set_within(self._none, timeout_ms)
+        await wait_for_event(self._none, timeout_ms)
         return not self._all
 
 

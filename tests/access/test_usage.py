@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ptn_api.access.key_ring import KeyHolder
 from ptn_api.access.usage import Usage, UsageFile, UsageRow
-from ptn_api.chores import keep_usage
+from ptn_api.process.background import keep_usage
 from tests.waiting import until_async
 
 ALICE = KeyHolder(alias="alice", tier=100, fingerprint="aaaaaaaa")

@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from ptn_api.access import add_key
-from ptn_api.settings import Settings
+from ptn_api.process.settings import Settings
 from tests import factories
 from tests.system.api import Api, api
 from tests.system.follower import Follower

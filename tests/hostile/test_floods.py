@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from websockets.sync.client import connect
 
-from ptn_api.settings import Settings
+from ptn_api.process.settings import Settings
 from tests.hostile.fortress import TIMEOUT_MS, Fortress, raise_file_limit
 from tests.hostile.raw import SOON_S, UPGRADE, RawSocket, frame
 from tests.waiting import until

@@ -13,12 +13,13 @@ import httpx
 
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.event_log import Change, Document, DocumentWritten, MemoryLog
-from ptn_api.rest import RestOptions, run_rest
+from ptn_api.http.reply import Reply
+from ptn_api.http.request import Request
+from ptn_api.http.visit import Visit
 from ptn_api.rest.app import App
-from ptn_api.rest.reply import Reply
-from ptn_api.rest.request import Request
+from ptn_api.rest.options import RestOptions
 from ptn_api.rest.room import Room
-from ptn_api.rest.visit import Visit
+from ptn_api.rest.run import run_rest
 from tests.factories import MINER, OTHER_MINER, order, position, written
 from tests.waiting import PATIENCE_S
 

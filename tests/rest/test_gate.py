@@ -9,10 +9,10 @@ import pytest
 
 from ptn_api.access import Grant
 from ptn_api.access.usage import Usage
-from ptn_api.rest import RestOptions
 from ptn_api.rest.app import App
 from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.gate import Door
+from ptn_api.rest.options import RestOptions
 from ptn_api.rest.room import Room
 from tests.rest.serving import NOW, FakeClock, asked, filled_log, key_ring, serving, some_changes
 

@@ -9,10 +9,10 @@ import jsonschema
 import pytest
 from openapi_spec_validator import validate
 
+from ptn_api.http.refusal import STATUS
 from ptn_api.model.miner import MinerEntry
 from ptn_api.rest.docs_page import page
 from ptn_api.rest.openapi import description, refusals_of
-from ptn_api.rest.refusal import STATUS
 from ptn_api.rest.routes import ROUTES, find
 from tests.contract import schema_of
 

@@ -17,7 +17,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from ptn_api.metrics import METRICS
+from ptn_api.process.metrics import METRICS
 from tests.system.api import ROOMS, ROOT, Api, api
 from tests.system.follower import Follower
 from tests.system.validator import Validator

@@ -1,0 +1,31 @@
+"""Delays between retries."""
+
+from __future__ import annotations
+
+import random
+
+__all__ = ["Backoff"]
+
+
+class Backoff:
+    """Exponential backoff: each delay is twice the one before, from `first_ms` up to `max_ms`.
+
+    With `jitter` (a fraction) every delay is shortened at random by up to that share, so that clients
+    that were disconnected together do not come back together.
+    """
+
+    def __init__(self, *, first_ms: float, max_ms: float, jitter: float = 0.0) -> None:
+        self._first_ms = first_ms
+        self._max_ms = max_ms
+        self._jitter = jitter
+        self._next_ms = first_ms
+
+    def next_ms(self) -> float:
+        """The delay before the next attempt."""
+        delay = min(self._next_ms, self._max_ms)
+        self._next_ms = min(delay * 2, self._max_ms)
+        return delay * (1 - self._jitter * random.random())  # noqa: S311 - spreads load, guards nothing
+
+    def reset(self) -> None:
+        """An attempt succeeded: start from the first delay again."""
+        self._next_ms = self._first_ms

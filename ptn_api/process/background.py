@@ -1,0 +1,69 @@
+"""What a server process keeps up beside its work, each until it is cancelled: keys, certificate, usage."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import structlog
+
+from ptn_api.access import KeyFile, KeyRing, exposed_to
+from ptn_api.access.usage import Usage, UsageFile
+from ptn_api.errors import KeyFileError, SettingsError
+from ptn_api.process.certificate import Certificate
+
+__all__ = ["keep_certificate", "keep_keys", "keep_usage", "read_keys"]
+
+logger = structlog.get_logger()
+
+
+def read_keys(key_file: KeyFile, path: Path) -> None:
+    """Reads the keys if their file changed; what cannot be used is logged, and the last good ones stand."""
+    try:
+        if key_file.refresh():
+            logger.info("keys_read", file=str(path))
+            if danger := exposed_to(path):
+                logger.warning("keys_exposed", file=str(path), reason=danger)
+    except KeyFileError as error:
+        logger.warning("keys_not_read", file=str(path), code=error.code, reason=str(error))
+
+
+async def keep_keys(key_file: KeyFile, path: Path, keys: KeyRing, *, every_ms: int) -> None:
+    while True:
+        await asyncio.sleep(every_ms / 1000)
+        read_keys(key_file, path)
+        if keys.expire():
+            logger.info("keys_expired")
+
+
+async def keep_certificate(certificate: Certificate, *, every_ms: int) -> None:
+    """A renewed certificate needs no restart."""
+    while True:
+        await asyncio.sleep(every_ms / 1000)
+        try:
+            if certificate.refresh():
+                logger.info("certificate_read")
+        except SettingsError as error:
+            logger.error("certificate_not_read", reason=str(error))
+
+
+async def keep_usage(usage: Usage, file: UsageFile, *, every_ms: int) -> None:
+    """Adds what was used to the file, and once more at the end. What cannot be written waits."""
+    failing = False
+    try:
+        while True:
+            await asyncio.sleep(every_ms / 1000)
+            rows = usage.take()
+            try:
+                await asyncio.to_thread(file.add, rows)
+                failing = False
+            except (sqlite3.Error, OSError) as error:
+                usage.put_back(rows)
+                if not failing:
+                    logger.warning("usage_not_written", reason=str(error))
+                failing = True
+    finally:
+        with contextlib.suppress(sqlite3.Error, OSError):  # told above; there is no other time
+            file.add(usage.take())

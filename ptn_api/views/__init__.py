@@ -1,0 +1,1 @@
+"""Documents kept assembled from the log."""

@@ -1,0 +1,388 @@
+"""Connections that dawdle, overdo it or talk nonsense cost little and end soon. Under both event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+
+from ptn_api.event_log import Document, MemoryLog
+from ptn_api.http.connection import Connection
+from tests.rest.serving import Served, document, filled_log, serving, some_changes
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
+KEY = "Authorization: Bearer k100\r\n"
+
+
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """How the service runs (uvloop), and how tests do."""
+    found: Run = request.param
+    return found
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    served: Served, limit: int = 1 << 16
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=limit)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+async def everything(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the server closes, or resets the connection because more was sent to it."""
+    came = []
+    with contextlib.suppress(ConnectionError):
+        while chunk := await asyncio.wait_for(reader.read(1 << 20), 10):
+            came.append(chunk)
+    return b"".join(came)
+
+
+def refusal(answer: bytes) -> tuple[int, str]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"connection: close" in head
+    return int(head.split()[1]), json.loads(body)["code"]
+
+
+def large_log(size: int = 30_000_000) -> MemoryLog:
+    """A log with a document that no socket buffer holds."""
+    log = filled_log(some_changes())
+    log.append([document(Document.STATISTICS, {"data": [], "filler": "x" * size})], 0)
+    return log
+
+
+# --- requests that do not come ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (b"", None),
+        (b"GET /me HTT", (408, "request_timeout")),
+        (b"GET /me HTTP/1.1\r\nHost: x\r\nX-A: ", (408, "request_timeout")),
+        (b"GET /me HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{", (408, "request_timeout")),
+    ],
+)
+def test_a_request_must_come_in_time(run: Run, sent: bytes, expected: tuple[int, str] | None) -> None:
+    """Nothing, half a head or half a body: the connection is closed after the header timeout."""
+
+    async def test() -> None:
+        async with serving(header_timeout_ms=100) as served, connected(served) as (reader, writer):
+            writer.write(sent)
+            answer = await everything(reader)
+            assert (refusal(answer) if answer else None) == expected
+
+    run(test())
+
+
+def test_dripping_headers_do_not_extend_the_time(run: Run) -> None:
+    """The time counts from the first byte, not from the last."""
+
+    async def test() -> None:
+        async with serving(header_timeout_ms=300) as served, connected(served) as (reader, writer):
+            writer.write(b"GET /me HTTP/1.1\r\n")
+            reading = asyncio.create_task(everything(reader))
+            while not reading.done():
+                with contextlib.suppress(ConnectionError):
+                    writer.write(b"X-Drip: 1\r\n")
+                await asyncio.sleep(0.02)
+            assert refusal(reading.result())[0] == 408
+
+    run(test())
+
+
+def test_the_time_begins_anew_with_each_request(run: Run) -> None:
+    """A connection that is kept may rest between requests for longer than the timeout."""
+
+    async def test() -> None:
+        async with serving(header_timeout_ms=150) as served, connected(served) as (reader, writer):
+            for _ in range(2):
+                writer.write(f"GET /me HTTP/1.1\r\nHost: x\r\n{KEY}\r\n".encode())
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200")
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                await reader.readexactly(length)
+                await asyncio.sleep(0.2)  # a rest is what is tested
+            writer.write(b"GET /me")
+            assert refusal(await everything(reader))[0] == 408
+
+    run(test())
+
+
+def test_only_so_many_requests_may_wait_in_line(run: Run) -> None:
+    """Thousands in one piece would be kept a hundred times as large as they came: some are, then no more."""
+
+    async def test() -> None:
+        one = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+        async with serving() as served, connected(served) as (reader, writer):
+            writer.write(one * 100)
+            answers = await everything(reader)
+            assert answers.count(b"HTTP/1.1 200") == 64
+            assert refusal(answers[answers.index(b"HTTP/1.1 400") :]) == (400, "bad_request")
+        async with serving() as served, connected(served) as (reader, writer):
+            writer.write(one * 50 + one.replace(b"Host: x", b"Connection: close"))
+            assert (await everything(reader)).count(b"HTTP/1.1 200") == 51
+
+    run(test())
+
+
+def test_pipelined_requests_are_answered_in_order(run: Run) -> None:
+    """Several requests in one write, the last one closing the connection."""
+
+    async def test() -> None:
+        async with serving() as served, connected(served) as (reader, writer):
+            plain = f"GET /me HTTP/1.1\r\nHost: x\r\n{KEY}\r\n"
+            last = f"GET /eliminations HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{KEY}\r\n"
+            writer.write((plain * 2 + last).encode())
+            answer = await everything(reader)
+            assert answer.count(b"HTTP/1.1 200 OK") == 3
+            assert answer.rindex(b"alias") < answer.index(b'"eliminations"')
+
+    run(test())
+
+
+def test_others_come_in_between_long_lines(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests in line whose answers take long together are all answered, but not in one turn."""
+    monkeypatch.setattr("ptn_api.http.breather.SLICE_S", 0)
+    turns = []
+    answer_line = Connection._answer_line
+
+    def turn(connection: Connection) -> None:
+        turns.append(connection)
+        answer_line(connection)
+
+    monkeypatch.setattr(Connection, "_answer_line", turn)
+
+    async def test() -> None:
+        async with serving() as served, connected(served) as (reader, writer):
+            one = f"GET /me HTTP/1.1\r\nHost: x\r\n{KEY}\r\n"
+            writer.write((one * 20 + one.replace("Host: x", "Connection: close")).encode())
+            assert (await everything(reader)).count(b"HTTP/1.1 200") == 21
+
+    run(test())
+    assert len(turns) >= 21
+
+
+def test_nonsense_behind_a_request_is_refused_in_its_turn(run: Run) -> None:
+    """What came before is answered before; what comes after counts no more."""
+
+    async def test() -> None:
+        async with serving() as served, connected(served) as (reader, writer):
+            plain = f"GET /miner-positions HTTP/1.1\r\nHost: x\r\nAccept-Encoding: zstd\r\n{KEY}\r\n".encode()
+            writer.write(plain * 2 + b"nonsense\r\n\r\n" + plain)
+            answer = await everything(reader)
+            assert [answer.count(b"HTTP/1.1 %d" % status) for status in (200, 400)] == [2, 1]
+            assert refusal(answer[answer.index(b"HTTP/1.1 400") :]) == (400, "bad_request")
+
+    run(test())
+
+
+def test_a_body_is_sent_when_the_client_is_told_to(run: Run) -> None:
+    """Expect: 100-continue, also behind another request."""
+
+    async def test() -> None:
+        async with serving() as served, connected(served) as (reader, writer):
+            body = b'{"api_key": "k50"}'
+            before = f"GET /miner-positions HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n{KEY}\r\n"
+            head = f"GET /me HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\nContent-Length: {len(body)}\r\n"
+            writer.write((before + head + "Connection: close\r\n\r\n").encode())
+            answer = await reader.readuntil(b"HTTP/1.1 100 Continue\r\n\r\n")
+            assert answer.startswith(b"HTTP/1.1 200 OK")
+            writer.write(body)
+            assert b'"alias":"user50"' in await everything(reader)
+
+    run(test())
+
+
+# --- requests that are too much, or nonsense --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("request_text", "expected"),
+    [
+        (f"GET /me?{'x' * 9000} HTTP/1.1\r\nHost: x\r\n{KEY}\r\n", (414, "uri_too_long")),
+        (f"GET /me HTTP/1.1\r\nHost: x\r\nX: {'x' * 33_000}\r\n\r\n", (431, "headers_too_large")),
+        ("GET /me HTTP/1.1\r\n" + "X: y\r\n" * 20_000, (431, "headers_too_large")),
+        ("G" * 100_000, (400, "bad_request")),
+        ("\x16\x03\x01\x02\x00\x01", (400, "bad_request")),
+        ("GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n", (400, "bad_request")),
+        ("GET ?x HTTP/1.1\r\nHost: x\r\n\r\n", (400, "bad_request")),
+        ("CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", (400, "bad_request")),
+        ("GET /me HTTP/1.1\r\nContent-Length: -1\r\n\r\n", (400, "bad_request")),
+    ],
+)
+def test_what_is_no_decent_request(run: Run, request_text: str, expected: tuple[int, str]) -> None:
+    """A JSON refusal and the end of the connection."""
+
+    async def test() -> None:
+        async with serving() as served, connected(served) as (reader, writer):
+            writer.write(request_text.encode("latin-1"))
+            assert refusal(await everything(reader)) == expected
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("request_text", "status"),
+    [
+        (f"GET /me HTTP/1.0\r\n{KEY}\r\n", 200),
+        (f"GET http://x/me HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{KEY}\r\n", 200),
+        ("GET /me HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization:  Bearer k100  \r\n\r\n", 200),
+        ("GET /me HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer \r\n\r\n", 401),
+        ("GET /me HTTP/1.1\r\nConnection: close, Upgrade\r\nUpgrade: websocket\r\n\r\n", 401),
+        (
+            "GET /me HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+            '13\r\n{"api_key": "k100"}\r\n0\r\n\r\n',
+            200,
+        ),
+        (f"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{KEY}\r\n", 404),
+    ],
+)
+def test_what_is_unusual_but_allowed(run: Run, request_text: str, status: int) -> None:
+    """Old versions, absolute targets, white space, chunked bodies."""
+
+    async def test() -> None:
+        async with serving() as served, connected(served) as (reader, writer):
+            writer.write(request_text.encode())
+            assert int((await everything(reader)).split()[1]) == status
+
+    run(test())
+
+
+def test_a_large_body_is_not_read(run: Run) -> None:
+    """401 as soon as more came than a key needs, whatever else is announced."""
+
+    async def test() -> None:
+        async with serving() as served, connected(served) as (reader, writer):
+            writer.write(b"GET /me HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 5000)
+            assert refusal(await everything(reader)) == (401, "unauthorized")
+
+    run(test())
+
+
+# --- answers that are not read ----------------------------------------------------------------------------
+
+
+async def start_download(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(f"GET /statistics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{KEY}\r\n".encode())
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+
+def test_a_client_that_stops_reading_is_cut_off(run: Run) -> None:
+    """After the rate's window, while others are served as before."""
+
+    async def test() -> None:
+        async with (
+            serving(large_log(), minimum_rate=1_000_000, rate_window_ms=100) as served,
+            connected(served, limit=4096) as (reader, writer),
+        ):
+            await start_download(reader, writer)
+            assert (await served.get("/me")).status_code == 200
+            await asyncio.sleep(0.5)  # five windows without reading
+            assert len(await everything(reader)) < 30_000_000
+
+    run(test())
+
+
+def test_a_client_that_reads_slowly_but_steadily_gets_all(run: Run) -> None:
+    """Far above the minimum rate, far below what the socket could do: several windows long."""
+
+    async def test() -> None:
+        async with (
+            serving(large_log(), minimum_rate=1_000, rate_window_ms=500) as served,
+            connected(served, limit=65_536) as (reader, writer),
+        ):
+            await start_download(reader, writer)
+            received = 0
+            while chunk := await reader.read(1_000_000):
+                received += len(chunk)
+                await asyncio.sleep(0.005)
+            assert received > 30_000_000
+
+    run(test())
+
+
+def test_a_slow_client_may_ask_on(run: Run) -> None:
+    """What it asked meanwhile is answered in its turn, when it has read what came before."""
+
+    async def test() -> None:
+        large, small = (f"GET {path} HTTP/1.1\r\nHost: x\r\n{KEY}" for path in ("/statistics", "/me"))
+        async with (
+            serving(large_log(3_000_000), minimum_rate=1_000) as served,
+            connected(served, limit=4096) as (reader, writer),
+        ):
+            writer.write(f"{large}\r\n{large}\r\n{small}\r\n".encode())
+            assert (await served.get("/me")).status_code == 200
+            writer.write(f"{large}\r\n{small}\r\n{small}Connection: close\r\n\r\n".encode())
+            kinds = []
+            while head := await reader.read(15):
+                head += await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                kinds.append((await reader.readexactly(length))[:8])
+            assert [kind == b'{"data":' for kind in kinds] == [True, True, False, True, False, False]
+
+    run(test())
+
+
+def test_without_a_minimum_rate_nobody_is_cut_off(run: Run) -> None:
+    """0 means none."""
+
+    async def test() -> None:
+        async with (
+            serving(large_log(), minimum_rate=0, rate_window_ms=20) as served,
+            connected(served, limit=4096) as (reader, writer),
+        ):
+            await start_download(reader, writer)
+            await asyncio.sleep(0.3)  # fifteen windows
+            assert len(await everything(reader)) > 30_000_000
+
+    run(test())
+
+
+# --- stopping ---------------------------------------------------------------------------------------------
+
+
+def test_a_download_that_was_begun_is_finished_when_the_server_stops(run: Run) -> None:
+    """Stopping waits for it; connections that rest are closed at once, new ones are not taken."""
+
+    async def test() -> None:
+        async with (
+            serving(large_log(), stop_timeout_ms=20_000) as served,
+            connected(served, limit=4096) as (reader, writer),
+        ):
+            resting, idle = await asyncio.open_connection("127.0.0.1", served.port)
+            await start_download(reader, writer)
+            stopping = asyncio.create_task(served.stopped())
+            assert await everything(resting) == b""
+            idle.close()
+            with pytest.raises(OSError):
+                await asyncio.open_connection("127.0.0.1", served.port)
+            assert len(await everything(reader)) > 30_000_000
+            await stopping
+
+    run(test())
+
+
+def test_a_client_that_does_not_read_delays_stopping_only_so_long(run: Run) -> None:
+    """What is not done after the time is cut off."""
+
+    async def test() -> None:
+        async with (
+            serving(large_log(), minimum_rate=0, stop_timeout_ms=200) as served,
+            connected(served, limit=4096) as (reader, writer),
+        ):
+            await start_download(reader, writer)
+            await served.stopped()
+            assert len(await everything(reader)) < 30_000_000
+
+    run(test())
