@@ -20,7 +20,7 @@ from ptn_api.event_log.contract import PositionWritten
 from ptn_api.intake.plain import plain_json
 from ptn_api.intake.queue import QueueReader
 from tests import factories
-from tests.hostile.effort import tries
+from tests.properties import tries
 
 
 class Rude:

@@ -6,13 +6,14 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ptn_api.event_log import Change, Document, MemoryLog, PositionRemoved
 from ptn_api.model.tiers import is_live
 from ptn_api.rest.room import Room
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
+from tests.properties import tries
 from tests.rest.serving import DAY, HOUR, NOW, FakeClock, body_of, document, filled_log, room_over
 
 TIERS = (0, 30, 50, 100)
@@ -74,7 +75,7 @@ steps = st.lists(
 
 
 @given(st.lists(changes, max_size=4), steps)
-@settings(max_examples=60)
+@tries(60)
 async def test_views_that_followed_equal_views_from_scratch(
     first: list[Change], history: list[tuple[list[Change], int]]
 ) -> None:
