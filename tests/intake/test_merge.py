@@ -13,7 +13,6 @@ import pytest
 
 from ptn_api.clock import wall_ms
 from ptn_api.errors import LogUnusableError
-from ptn_api.event_log import MemoryLog
 from ptn_api.event_log.contract import (
     Change,
     Document,
@@ -28,6 +27,7 @@ from ptn_api.intake.waiting import Waiting, WaitingChanges
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
 from tests.intake.running import WATCH_ALONE, FullDisk, running
 from tests.intake.validator_dir import ValidatorDir
+from tests.memory_log import MemoryLog
 from tests.waiting import until_async
 
 KEY = (MINER, uuid(1))

@@ -13,10 +13,11 @@ import pytest
 
 from ptn_api.clock import wall_ms
 from ptn_api.errors import LogReplacedError
-from ptn_api.event_log import EventLog, MemoryLog, open_reader, open_writer
+from ptn_api.event_log import EventLog, open_reader, open_writer
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.run import run_rest
 from tests.factories import MINER, order, position, written
+from tests.memory_log import MemoryLog
 from tests.rest.serving import NOW, key_ring
 
 

@@ -7,11 +7,11 @@ from typing import Any
 from structlog.testing import capture_logs
 
 from ptn_api.errors import LogError, LogPrunedError
-from ptn_api.event_log import MemoryLog
 from ptn_api.event_log.contract import Event
 from ptn_api.model.checksum import CHECKSUM_MODULUS, position_checksum
 from ptn_api.wire import close_codes
 from tests.factories import T0, order, position, written
+from tests.memory_log import MemoryLog
 from tests.stream.live import KEY, Client, LiveStream, running, until
 
 

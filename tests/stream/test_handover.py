@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from ptn_api.event_log import MemoryLog
 from ptn_api.event_log.contract import LoggedPosition, RemovedPosition
 from tests.factories import MINER, T0, order, position, uuid, written
+from tests.memory_log import MemoryLog
 from tests.stream.live import Client, LiveStream, running
 
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 from ptn_api.errors import LogError, LogPrunedError, LogReplacedError, LogUnusableError
-from ptn_api.event_log import Change, Document, LoggedPosition, MemoryLog, RemovedPosition
+from ptn_api.event_log import Change, Document, LoggedPosition, RemovedPosition
 from ptn_api.http import breather
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.room import Room
 from tests.factories import MINER, OTHER_MINER, order, position, written
+from tests.memory_log import MemoryLog
 from tests.rest.serving import DAY, HOUR, NOW, FakeClock, body_of, document, filled_log, room_over
 
 
