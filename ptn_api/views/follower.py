@@ -13,8 +13,9 @@ from time import monotonic
 import structlog
 
 from ptn_api.clock import Clock
-from ptn_api.errors import LogError, LogPrunedError, LogReplacedError
+from ptn_api.errors import LogPrunedError
 from ptn_api.event_log.contract import Document, EventLog, Head, LoggedPosition
+from ptn_api.event_log.health import LogHealth
 from ptn_api.http.breather import Breather
 from ptn_api.views.documents import Documents
 from ptn_api.views.views import Views
@@ -54,15 +55,15 @@ class Follower:
         self._document_revisions: dict[Document, int] = {}
         self._latest_ms = 0
         self.built = asyncio.Event()
-        self.failing = False
-        """Whether the log could not be read the last time."""
+        self.log_health = LogHealth()
 
     async def run(self) -> None:
-        """Follows until cancelled. A log that cannot be read is tried again."""
+        """Follows until cancelled; retries while the log is unreadable. Raises LogReplacedError."""
         commits = self._log.commit_listener()
         try:
             while True:
-                await self._try_to_catch_up()
+                with self.log_health:
+                    await self.catch_up()
                 await commits.wait_for_commit(self._pause_ms())
         finally:
             commits.close()
@@ -91,23 +92,9 @@ class Follower:
             miners, left_out = len(self._views.hotkeys()), self._views.unreplayable()
             logger.info("views_built", miners=miners, not_replayable=left_out)
 
-    async def _try_to_catch_up(self) -> None:
-        try:
-            await self.catch_up()
-        except LogReplacedError:
-            raise  # everything built is of another log: a new process starts again
-        except LogError as error:
-            if not self.failing:
-                logger.error("log_unreadable", code=error.code, reason=str(error))
-            self.failing = True
-        else:
-            if self.failing:
-                logger.info("log_readable_again")
-            self.failing = False
-
     def _pause_ms(self) -> int:
         """Until the next thing that is known to come, if nothing else does."""
-        if self.failing:
+        if self.log_health.failing:
             return _LOOK_MS
         waits = [_LOOK_MS]
         if self._calm:

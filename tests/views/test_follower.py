@@ -117,14 +117,14 @@ async def test_a_log_that_cannot_be_read_is_tried_again() -> None:
     before = log.head()
     log.broken = LogUnusableError("disk trouble", code="corrupt")
     log.append([refreshed(1.8)], NOW)
-    while not room.follower.failing:
+    while not room.follower.log_health.failing:
         await asyncio.sleep(0.01)
     assert room.views.head.revision == before.revision
     log.broken = None
     while room.views.head != log.head():
         await asyncio.sleep(0.01)
     assert await shown_return(room) == 1.8
-    assert not room.follower.failing
+    assert not room.follower.log_health.failing
     running.cancel()
 
 
