@@ -45,8 +45,8 @@ def shown_text(text: PositionText, position: Position, view: AsIs | Replayed, no
         return _replayed_text(text, position, view, _order_texts(kept, now_ms))
     orders = b",".join(_order_texts(zip(position.orders, text.orders, strict=True), now_ms))
     if position.is_closed_position:
-        return text.shell[: text.orders_at] + orders + text.shell[text.orders_at :]
-    fields = _raw_object.decode(text.shell)
+        return text.header[: text.orders_at] + orders + text.header[text.orders_at :]
+    fields = _raw_object.decode(text.header)
     fields["orders"] = msgspec.Raw(b"[" + orders + b"]")
     fields["close_ms"] = msgspec.Raw(b"0")
     return _encode(fields)
@@ -76,7 +76,7 @@ def _without_price_sources(order: bytes) -> bytes:
 
 def _replayed_text(text: PositionText, position: Position, view: Replayed, orders: Iterator[bytes]) -> bytes:
     """Identity and orders aside, all comes from the replay: else a later order could shine through."""
-    identity = _identity.decode(text.shell)
+    identity = _identity.decode(text.header)
     state = view.replay.state
     appended = view.replay.appended
     texts = [*orders] if appended is None else [*orders, _order_text(appended)]

@@ -15,12 +15,12 @@ from ptn_api.event_log import (
     Document,
     DocumentWritten,
     EventLogWriter,
-    MemoryLog,
     PositionRemoved,
     SourceStatus,
     open_writer,
 )
 from tests.factories import MINER, OTHER_MINER, T0, order, position, uuid, written
+from tests.memory_log import MemoryLog
 from tests.properties import tries
 
 OPTIONS: dict[str, Any] = {"late_ms": 5_000, "retention_ms": 40_000, "retention_bytes": 20_000}

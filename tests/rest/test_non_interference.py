@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptn_api.access.key_ring import KeyRing
-from ptn_api.event_log import Document, MemoryLog
+from ptn_api.event_log import Document
 from ptn_api.model.tiers import is_live
 from ptn_api.rest.app import App
 from ptn_api.rest.room import Room
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
+from tests.memory_log import MemoryLog
 from tests.properties import tries
 from tests.rest.serving import DAY, HOUR, NOW, FakeClock, asked, document, filled_log, key_ring, room_over
 

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptn_api.event_log import Change, Document, MemoryLog, PositionRemoved
+from ptn_api.event_log import Change, Document, PositionRemoved
 from ptn_api.model.tiers import is_live
 from ptn_api.rest.room import Room
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
+from tests.memory_log import MemoryLog
 from tests.properties import tries
 from tests.rest.serving import DAY, HOUR, NOW, FakeClock, body_of, document, filled_log, room_over
 
