@@ -15,7 +15,7 @@ import structlog
 from ptn_api.clock import Clock
 from ptn_api.errors import LogError
 from ptn_api.event_log.contract import Document, EventLog, Head, LoggedPosition
-from ptn_api.http.breather import Breather
+from ptn_api.tasks import TimeSlice
 from ptn_api.views.documents import Documents
 from ptn_api.views.views import Views
 
@@ -73,7 +73,7 @@ class Follower:
             if not self._log.ready():
                 return
             self._begin()
-        breather = Breather()
+        time_slice = TimeSlice()
         while True:
             await self._take_changes()
             self._take_aged()
@@ -82,7 +82,7 @@ class Follower:
                 break
             self._build(hotkey)
             self._state_head()
-            await breather()
+            await time_slice.yield_if_due()
         self._views.aged()
         self._state_head()
         if not self._views.built and not self._urgent:
@@ -145,10 +145,10 @@ class Follower:
             return
         for removal in removed:
             self._mark_urgent(removal.miner_hotkey, whole=True)
-        breather = Breather()
+        time_slice = TimeSlice()
         for position in self._log.positions(since_revision=since):
             self._mark(position, since)
-            await breather()
+            await time_slice.yield_if_due()
         self._take_documents()
         self._taken = head
 
