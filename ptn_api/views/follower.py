@@ -16,7 +16,7 @@ from ptn_api.clock import Clock
 from ptn_api.errors import LogPrunedError
 from ptn_api.event_log.contract import Document, EventLog, Head, LoggedPosition
 from ptn_api.event_log.health import LogHealth
-from ptn_api.http.breather import Breather
+from ptn_api.tasks import TimeSlice
 from ptn_api.views.documents import Documents
 from ptn_api.views.views import Views
 
@@ -74,7 +74,7 @@ class Follower:
             if not self._log.ready():
                 return
             self._begin()
-        breather = Breather()
+        time_slice = TimeSlice()
         while True:
             await self._take_changes()
             self._take_aged()
@@ -83,7 +83,7 @@ class Follower:
                 break
             self._build(hotkey)
             self._state_head()
-            await breather()
+            await time_slice.yield_if_due()
         self._views.aged()
         self._state_head()
         if not self._views.built and not self._urgent:
@@ -130,10 +130,10 @@ class Follower:
             return
         for removal in removed:
             self._mark_urgent(removal.miner_hotkey, whole=True)
-        breather = Breather()
+        time_slice = TimeSlice()
         for position in self._log.positions(since_revision=since):
             self._mark(position, since)
-            await breather()
+            await time_slice.yield_if_due()
         self._take_documents()
         self._taken = head
 
