@@ -11,8 +11,7 @@ from ptn_api.http.refusal import Refusal
 from ptn_api.http.snapshot import Snapshot, snapshot_of
 from ptn_api.model.miner import Aggregates
 from ptn_api.model.position import Position
-from ptn_api.model.shown import shown_text
-from ptn_api.model.tiers import AS_IS
+from ptn_api.model.rendering import AS_IS, render_position
 from ptn_api.rest.room import Room
 
 __all__ = ["Changes", "changes_since"]
@@ -87,4 +86,4 @@ def _gone(room: Room, sentence: str) -> Refusal:
 
 
 def _shown(logged: LoggedPosition, now_ms: int) -> bytes:
-    return shown_text(logged.text, logged.text.position(), AS_IS, now_ms)
+    return render_position(logged.text, logged.text.position(), AS_IS, now_ms)

@@ -1,27 +1,91 @@
-"""The JSON of a position as a tier shows it in REST (docs/accounting.md, 4).
+"""What a tier shows of a position, and its JSON (docs/accounting.md, 4).
 
-Put together from the validator's own text wherever that is shown; only what was replayed is encoded anew.
+The cutoff is now - 24 h; orders strictly before it count. Of a position that is not live, everything shown
+follows from those orders alone, so that a lower tier's responses reveal nothing about later ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+from ptn_api.model.accounting import RebuiltPosition, rebuild
 from ptn_api.model.order import Order
 from ptn_api.model.position import Position, PositionText
-from ptn_api.model.tiers import AsIs, Replayed
+from ptn_api.model.tiers import Tier, is_live
 
-__all__ = ["PRICE_SOURCES_SHOWN_MS", "next_price_source_change_ms", "shown_text"]
+__all__ = [
+    "AS_IS",
+    "PRICE_SOURCES_SHOWN_MS",
+    "AsIs",
+    "Hidden",
+    "Rebuilt",
+    "View",
+    "next_change_ms",
+    "next_price_source_change_ms",
+    "render_position",
+    "view",
+]
 
 PRICE_SOURCES_SHOWN_MS = 7 * 86_400_000
 """An order's price sources are shown this long after it."""
 
 
+class AsIs(msgspec.Struct, frozen=True):
+    """Shown as the validator has it."""
+
+
+class Rebuilt(msgspec.Struct, frozen=True):
+    """Shown with the orders at these places of its list only, and the state that follows from them."""
+
+    places: tuple[int, ...]
+    position: RebuiltPosition
+
+
+class Hidden(msgspec.Struct, frozen=True):
+    """Not shown: none of its orders is old enough yet, or it had to be rebuilt and cannot be."""
+
+    reason: Literal["not_yet", "not_rebuildable"]
+
+
+View = AsIs | Rebuilt | Hidden
+
+AS_IS = AsIs()
+_NOT_YET = Hidden("not_yet")
+_NOT_REBUILDABLE = Hidden("not_rebuildable")
+
+
+def view(position: Position, tier: Tier, cutoff_ms: int) -> View:
+    """What the tier shows of the position."""
+    if is_live(position.position_uuid, tier) or _closed_before(position, cutoff_ms):
+        return AS_IS
+    orders = position.orders
+    places = tuple(place for place, order in enumerate(orders) if order.processed_ms < cutoff_ms)
+    if orders and not places:
+        return _NOT_YET
+    rebuilt = rebuild([orders[p] for p in places], position.trade_pair, position.position_uuid)
+    return _NOT_REBUILDABLE if rebuilt is None else Rebuilt(places, rebuilt)
+
+
+def next_change_ms(position: Position, tier: Tier, cutoff_ms: int) -> int | None:
+    """The next cutoff at which `view` differs from what it is at this one; None if it never will."""
+    if is_live(position.position_uuid, tier) or _closed_before(position, cutoff_ms):
+        return None
+    moments = [order.processed_ms for order in position.orders]
+    if position.closed_at is not None:
+        moments.append(position.closed_at)
+    # Only what is strictly before the cutoff is seen: a moment counts from one millisecond after it.
+    return min((moment + 1 for moment in moments if moment >= cutoff_ms), default=None)
+
+
+def _closed_before(position: Position, cutoff_ms: int) -> bool:
+    return position.closed_at is not None and position.closed_at < cutoff_ms
+
+
 class _Identity(msgspec.Struct):
-    """What a replayed position takes from the validator's text, as it is written there."""
+    """What a rebuilt position takes from the validator's text, as it is written there."""
 
     miner_hotkey: msgspec.Raw
     position_uuid: msgspec.Raw
@@ -34,15 +98,15 @@ _encode = msgspec.json.Encoder().encode
 _NONE = msgspec.Raw(b"[]")
 
 
-def shown_text(text: PositionText, position: Position, view: AsIs | Replayed, now_ms: int) -> bytes:
+def render_position(text: PositionText, position: Position, view: AsIs | Rebuilt, now_ms: int) -> bytes:
     """One compact JSON object. `position` is what `text` says; `view` what the tier shows of it at `now_ms`.
 
-    As it is: the file's keys in its order, `close_ms` 0 while open. Replayed: the known keys only, in the
+    As it is: the file's keys in its order, `close_ms` 0 while open. Rebuilt: the known keys only, in the
     canonical order, the orders in the validator's words; nothing in it depends on other orders.
     """
-    if isinstance(view, Replayed):
+    if isinstance(view, Rebuilt):
         kept = [(position.orders[place], text.orders[place]) for place in view.places]
-        return _replayed_text(text, position, view, _order_texts(kept, now_ms))
+        return _rebuilt_text(text, position, view, _order_texts(kept, now_ms))
     orders = b",".join(_order_texts(zip(position.orders, text.orders, strict=True), now_ms))
     if position.is_closed_position:
         return text.shell[: text.orders_at] + orders + text.shell[text.orders_at :]
@@ -74,11 +138,11 @@ def _without_price_sources(order: bytes) -> bytes:
     return _encode(fields)
 
 
-def _replayed_text(text: PositionText, position: Position, view: Replayed, orders: Iterator[bytes]) -> bytes:
-    """Identity and orders aside, all comes from the replay: else a later order could shine through."""
+def _rebuilt_text(text: PositionText, position: Position, view: Rebuilt, orders: Iterator[bytes]) -> bytes:
+    """Identity and orders aside, all comes from the rebuild: else a later order could shine through."""
     identity = _identity.decode(text.shell)
-    state = view.replay.state
-    appended = view.replay.appended
+    state = view.position.state
+    appended = view.position.appended
     texts = [*orders] if appended is None else [*orders, _order_text(appended)]
     fields: dict[str, Any] = {
         "miner_hotkey": identity.miner_hotkey,
@@ -97,7 +161,7 @@ def _replayed_text(text: PositionText, position: Position, view: Replayed, order
         "is_closed_position": state.is_closed_position,
     }
     if position.initial_entry_price is not None:
-        fields["initial_entry_price"] = view.replay.initial_entry_price
+        fields["initial_entry_price"] = view.position.initial_entry_price
     return _encode(fields)
 
 
