@@ -5,8 +5,8 @@ Intake is the only writer; REST and stream read.
 """
 
 from ptn_api.event_log.contract import (
-    Bell,
     Change,
+    CommitListener,
     Document,
     DocumentWritten,
     Event,
@@ -23,8 +23,8 @@ from ptn_api.event_log.memory_log import MemoryLog
 from ptn_api.event_log.sqlite_log import open_reader, open_writer
 
 __all__ = [
-    "Bell",
     "Change",
+    "CommitListener",
     "Document",
     "DocumentWritten",
     "Event",

@@ -23,8 +23,8 @@ import msgspec
 from ptn_api.model.position import Position, PositionText
 
 __all__ = [
-    "Bell",
     "Change",
+    "CommitListener",
     "Document",
     "DocumentWritten",
     "Event",
@@ -161,11 +161,11 @@ class RemovedPosition(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
 
 
-class Bell(Protocol):
-    """Rings after commits. A ring may be lost, which costs a second, never an event."""
+class CommitListener(Protocol):
+    """A reader's notifications of commits. A lost one costs a second, never an event."""
 
-    async def wait(self, timeout_ms: int = 1_000) -> None:
-        """Returns after the next ring (at once if one is pending), or after the timeout."""
+    async def wait_for_commit(self, timeout_ms: int = 1_000) -> None:
+        """Returns after the next commit (at once after one since the last wait), or after the timeout."""
         ...
 
     def close(self) -> None: ...
@@ -253,8 +253,8 @@ class EventLog(Protocol):
         time or leverage; the first stands), `pruned` events."""
         ...
 
-    def bell(self) -> Bell:
-        """A bell of its own for this reader, bound to the running asyncio loop."""
+    def commit_listener(self) -> CommitListener:
+        """A new listener for this reader, bound to the running asyncio loop."""
         ...
 
     def close(self) -> None: ...

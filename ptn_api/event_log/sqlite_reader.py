@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ptn_api.errors import LogPrunedError
-from ptn_api.event_log.bell import SocketBell, bell_folder
+from ptn_api.event_log.commit_notifier import SocketCommitListener, listener_folder
 from ptn_api.event_log.contract import (
     Document,
     Event,
@@ -148,8 +148,8 @@ class SqliteReader:
         header = self._header()
         return {name: getattr(header, name) for name in ("events", "late", "conflicts", "pruned")}
 
-    def bell(self) -> SocketBell:
-        return SocketBell(bell_folder(self._data_dir))
+    def commit_listener(self) -> SocketCommitListener:
+        return SocketCommitListener(listener_folder(self._data_dir))
 
     def close(self) -> None:
         with self._lock:

@@ -19,7 +19,7 @@ from ptn_api.clock import Clock
 from ptn_api.errors import LogLockedError, LogUnwritableError
 from ptn_api.event_log.announce import Moment
 from ptn_api.event_log.append import Append
-from ptn_api.event_log.bell import Ringer, bell_folder
+from ptn_api.event_log.commit_notifier import CommitNotifier, listener_folder
 from ptn_api.event_log.contract import Change, Document, DocumentWritten, Head, SourceStatus
 from ptn_api.event_log.database import (
     connect_writer,
@@ -88,7 +88,7 @@ class SqliteWriter(SqliteReader):
         except BaseException:
             self._writer.close()
             raise
-        self._ringer = Ringer(bell_folder(data_dir))
+        self._notifier = CommitNotifier(listener_folder(data_dir))
         self._drop_unused_pieces()
 
     def baseline(self, changes: Iterable[Change], now_ms: int) -> Head:
@@ -141,7 +141,7 @@ class SqliteWriter(SqliteReader):
     def set_source(self, status: SourceStatus) -> None:
         with self._transaction() as (db, header):
             db.execute("UPDATE log SET source = ?", (msgspec.json.encode(status),))
-        self._ringer.ring(header.sequence)
+        self._notifier.notify(header.sequence)
 
     def prune(self, now_ms: int) -> int:
         oldest_ms = now_ms - self._retention_ms
@@ -163,7 +163,7 @@ class SqliteWriter(SqliteReader):
         with self._write_lock:
             if self._writer is not None:
                 self._writer.close()
-        self._ringer.close()
+        self._notifier.close()
         if self._lock_descriptor != -1:
             os.close(self._lock_descriptor)
             self._lock_descriptor = -1
@@ -207,7 +207,7 @@ class SqliteWriter(SqliteReader):
         )
 
     def _committed(self, header: Header, conflicts: Sequence[Conflict]) -> Head:
-        self._ringer.ring(header.sequence)
+        self._notifier.notify(header.sequence)
         for conflict in conflicts:
             logger.warning("order_conflict", **conflict._asdict())
         return Head(sequence=header.sequence, revision=header.revision)

@@ -52,19 +52,19 @@ class Feed:
         self.revision = 0
 
     async def run(self, after_each: Callable[[], None]) -> None:
-        """Follows until cancelled, calling `after_each` whenever the log rang."""
-        bell = self._events_log.bell()
+        """Follows until cancelled, calling `after_each` after every commit."""
+        commits = self._events_log.commit_listener()
         try:
             while not self._events_log.ready():
-                await bell.wait()
+                await commits.wait_for_commit()
             self._start()
             while True:
                 while self.step():  # noqa: ASYNC110 - work in pieces, not waiting
                     await asyncio.sleep(0)  # far behind: the others first
                 after_each()
-                await bell.wait()
+                await commits.wait_for_commit()
         finally:
-            bell.close()
+            commits.close()
             self._forget_sum()
 
     def _start(self) -> None:

@@ -59,13 +59,13 @@ class Follower:
 
     async def run(self) -> None:
         """Follows until cancelled. A log that cannot be read is tried again."""
-        bell = self._log.bell()
+        commits = self._log.commit_listener()
         try:
             while True:
                 await self._try_to_catch_up()
-                await bell.wait(self._pause_ms())
+                await commits.wait_for_commit(self._pause_ms())
         finally:
-            bell.close()
+            commits.close()
 
     async def catch_up(self) -> None:
         """Builds what is due: at the first call, once the log is ready, everything. Raises LogError."""

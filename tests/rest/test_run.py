@@ -36,7 +36,7 @@ def start(
 
 
 async def test_over_the_log_on_disk(tmp_path: Path) -> None:
-    """A reader's own log: what the writer appends is seen, rung by its bell, and a stop ends it."""
+    """A reader's own log: what the writer appends is seen after its notification, and a stop ends it."""
     writer = open_writer(tmp_path)
     now = wall_ms()
     writer.baseline([written(position(1, [order(1, at=now - 5000)]))], now)

@@ -32,7 +32,7 @@ def _troubled() -> tuple[TroubledLog, LiveStream]:
 
 
 async def test_a_log_that_cannot_be_read_for_a_while_costs_time_and_no_order() -> None:
-    """The feed tries again at the next ring."""
+    """The feed tries again at the next commit."""
     log, stream = _troubled()
     async with running(stream) as live, live.client() as client:
         start = log.head().sequence

@@ -72,7 +72,7 @@ async def test_a_correction_does_not_wait() -> None:
 
 
 async def test_run_shows_what_comes_without_being_told() -> None:
-    """The bell wakes it for orders, its own clock for refreshes that have waited long enough."""
+    """A commit wakes it for orders, its own clock for refreshes that have waited long enough."""
     log = filled_log(first())
     room = Room.over(log, FakeClock(), RestOptions(refresh_coalesce_ms=20))
     running = asyncio.create_task(room.follower.run())
