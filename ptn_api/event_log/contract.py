@@ -107,7 +107,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, order=True):
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One order as announced, once, for ever.
 
-    `shell`/`orders_at` are the position after this order in the form of `PositionText`; `n_orders` is the
+    `header`/`orders_at` are the position after this order in the form of `PositionText`; `n_orders` is the
     place of the order in its list, from 1. `orders` are the position's orders up to this one, which is last,
     as the log knows them now (corrections included); empty unless asked for.
     """
@@ -123,7 +123,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     order_uuid: str
     processed_ms: int
     order: bytes
-    shell: bytes
+    header: bytes
     orders_at: int
     n_orders: int
     late: bool = False
@@ -133,7 +133,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def text(self) -> PositionText:
         """The position after this order."""
-        return PositionText(shell=self.shell, orders_at=self.orders_at, orders=self.orders)
+        return PositionText(header=self.header, orders_at=self.orders_at, orders=self.orders)
 
 
 class LoggedPosition(msgspec.Struct, frozen=True, kw_only=True):

@@ -48,6 +48,8 @@ _WRITER_PRAGMAS = (
     f"cache_size = -{64 << 10}",  # KiB
 )
 
+# Columns and tables keep the names of schema 1: `shell` is a position's or event's header, `departed` holds
+# the orders removed from lists, and `pieces` the chunks of documents.
 _SCHEMA = """
 CREATE TABLE log (
     id INTEGER PRIMARY KEY CHECK (id = 1),

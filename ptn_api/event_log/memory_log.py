@@ -38,7 +38,7 @@ class _Entry:
 
     close_ms: int | None = None
     revision: int = 0
-    shell: bytes = b""
+    header: bytes = b""
     orders_at: int = 0
     orders: OrderList = field(default_factory=OrderList)
     fingerprint: str = ""
@@ -255,7 +255,7 @@ class MemoryLog:
         returned = entry.removed_ms is not None
         entry.revision = self._next_revision()
         entry.orders = rewritten(entry.orders, uuids, text.orders, entry.revision, returned=returned)
-        entry.shell, entry.orders_at = text.shell, text.orders_at
+        entry.header, entry.orders_at = text.header, text.orders_at
         entry.close_ms = position.closed_at
         entry.fingerprint, entry.removed_ms = change.fingerprint, None
         places = touched(entry.orders, entry.revision)
@@ -319,7 +319,7 @@ class _MemoryListener:
 
 
 def _same(entry: _Entry, text: PositionText) -> bool:
-    return entry.shell == text.shell and entry.orders.texts == text.orders
+    return entry.header == text.header and entry.orders.texts == text.orders
 
 
 def _logged(key: tuple[str, str], entry: _Entry) -> LoggedPosition:
@@ -328,7 +328,7 @@ def _logged(key: tuple[str, str], entry: _Entry) -> LoggedPosition:
         position_uuid=key[1],
         revision=entry.revision,
         close_ms=entry.close_ms,
-        text=PositionText(shell=entry.shell, orders_at=entry.orders_at, orders=entry.orders.texts),
+        text=PositionText(header=entry.header, orders_at=entry.orders_at, orders=entry.orders.texts),
         order_revisions=entry.orders.revisions,
         layout_revision=entry.orders.layout_revision,
     )

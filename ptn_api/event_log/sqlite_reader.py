@@ -22,7 +22,7 @@ from ptn_api.event_log.contract import (
 )
 from ptn_api.event_log.database import FileIdentity, connect_reader, log_path, reading
 from ptn_api.event_log.documents import read_document
-from ptn_api.event_log.rows import POSITION_COLUMNS, Header, events_after, logged_position
+from ptn_api.event_log.rows import POSITION_COLUMNS, LogState, events_after, logged_position
 
 __all__ = ["SqliteReader"]
 
@@ -48,19 +48,19 @@ class SqliteReader:
         self._db = connect_reader(self._path)
         try:
             with self._snapshot() as db:
-                header = Header.load(db)
+                state = LogState.load(db)
         except BaseException:
             self._db.close()
             raise
-        self.epoch: str = header.epoch
-        self.created_ms: int = header.created_ms
+        self.epoch: str = state.epoch
+        self.created_ms: int = state.created_ms
 
     def ready(self) -> bool:
-        return bool(self._header().ready)
+        return bool(self._state().ready)
 
     def head(self) -> Head:
-        header = self._header()
-        return Head(sequence=header.sequence, revision=header.revision)
+        state = self._state()
+        return Head(sequence=state.sequence, revision=state.revision)
 
     def floor(self) -> int:
         with self._snapshot() as db:
@@ -121,14 +121,14 @@ class SqliteReader:
             return _removed(db, since_revision)
 
     def oldest_revision(self) -> int:
-        return self._header().tombstone_floor
+        return self._state().tombstone_floor
 
     def changes(self, since_revision: int) -> tuple[Head, list[LoggedPosition], list[RemovedPosition]]:
         with self._snapshot() as db:
-            header = Header.load(db)
+            state = LogState.load(db)
             removed = _removed(db, since_revision)
             changed = _positions(db, since_revision)
-        return Head(sequence=header.sequence, revision=header.revision), changed, removed
+        return Head(sequence=state.sequence, revision=state.revision), changed, removed
 
     def document(self, document: Document) -> bytes | None:
         with self._snapshot() as db:
@@ -145,8 +145,8 @@ class SqliteReader:
         return _source.decode(status)
 
     def counters(self) -> dict[str, int]:
-        header = self._header()
-        return {name: getattr(header, name) for name in ("events", "late", "conflicts", "pruned")}
+        state = self._state()
+        return {name: getattr(state, name) for name in ("events", "late", "conflicts", "pruned")}
 
     def commit_listener(self) -> SocketCommitListener:
         return SocketCommitListener(listener_folder(self._data_dir))
@@ -155,9 +155,9 @@ class SqliteReader:
         with self._lock:
             self._db.close()
 
-    def _header(self) -> Header:
+    def _state(self) -> LogState:
         with self._snapshot() as db:
-            return Header.load(db)
+            return LogState.load(db)
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
@@ -191,7 +191,7 @@ def _positions(
 
 
 def _removed(db: sqlite3.Connection, since_revision: int) -> list[RemovedPosition]:
-    if since_revision < Header.load(db).tombstone_floor:
+    if since_revision < LogState.load(db).tombstone_floor:
         raise LogPrunedError(f"removals after revision {since_revision} are gone")
     rows = db.execute(
         "SELECT miner, uuid, revision FROM positions WHERE revision > ? AND removed_ms IS NOT NULL"

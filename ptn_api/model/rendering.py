@@ -109,8 +109,8 @@ def render_position(text: PositionText, position: Position, view: AsIs | Rebuilt
         return _rebuilt_text(text, position, view, _order_texts(kept, now_ms))
     orders = b",".join(_order_texts(zip(position.orders, text.orders, strict=True), now_ms))
     if position.is_closed_position:
-        return text.shell[: text.orders_at] + orders + text.shell[text.orders_at :]
-    fields = _raw_object.decode(text.shell)
+        return text.header[: text.orders_at] + orders + text.header[text.orders_at :]
+    fields = _raw_object.decode(text.header)
     fields["orders"] = msgspec.Raw(b"[" + orders + b"]")
     fields["close_ms"] = msgspec.Raw(b"0")
     return _encode(fields)
@@ -140,7 +140,7 @@ def _without_price_sources(order: bytes) -> bytes:
 
 def _rebuilt_text(text: PositionText, position: Position, view: Rebuilt, orders: Iterator[bytes]) -> bytes:
     """Identity and orders aside, all comes from the rebuild: else a later order could shine through."""
-    identity = _identity.decode(text.shell)
+    identity = _identity.decode(text.header)
     state = view.position.state
     appended = view.position.appended
     texts = [*orders] if appended is None else [*orders, _order_text(appended)]

@@ -126,7 +126,7 @@ class PositionUpdates:
         self._since = since_revision
         self._after = after
         self._orders = {(e.miner_hotkey, e.position_uuid, e.order) for e in announced}
-        self._shells = {(e.miner_hotkey, e.position_uuid): e.shell for e in announced}
+        self._headers = {(e.miner_hotkey, e.position_uuid): e.header for e in announced}
 
     def changed(self, position: LoggedPosition) -> Update | None:
         """The frame for a position; None where its orders' messages already left nothing to say."""
@@ -138,7 +138,7 @@ class PositionUpdates:
             if revision > self._since and (*key, order) not in self._orders
         ]
         moved = position.layout_revision > self._since
-        if not orders and not moved and self._shells.get(key) == text.shell:
+        if not orders and not moved and self._headers.get(key) == text.header:
             return None
         payload = codec.encode_position_changed(
             revision=position.revision,
@@ -147,7 +147,7 @@ class PositionUpdates:
             orders=orders,
             order_uuids=[_uuid.decode(order).order_uuid for order in text.orders] if moved else None,
         )
-        return Update(position.miner_hotkey, pair_id(_pair.decode(text.shell).trade_pair), payload)
+        return Update(position.miner_hotkey, pair_id(_pair.decode(text.header).trade_pair), payload)
 
     def removed(self, positions: Sequence[RemovedPosition], subscription: Subscription) -> bytes | None:
         """One frame for the removals that match; the pair of a removed position is not known any more."""
