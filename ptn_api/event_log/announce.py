@@ -11,14 +11,14 @@ from collections.abc import Container, Iterator, Mapping
 import msgspec
 
 from ptn_api.event_log.contract import PositionWritten
-from ptn_api.model.accounting import replay_each
+from ptn_api.model.accounting import rebuild_each
 from ptn_api.model.order import Order
 from ptn_api.model.position import PositionState
 
 __all__ = ["Announcement", "Moment", "announcements", "conflicts", "unseen"]
 
 _header = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_MOST_REPLAYED = 500_000
+_MOST_REBUILT = 500_000
 """Orders gone through for one text's events, each anew from the first on: a new list of 1,000 orders, about a
 second."""
 _STATE_KEYS = tuple(field.name for field in msgspec.structs.fields(PositionState))
@@ -82,7 +82,7 @@ def announcements(change: PositionWritten, fresh: list[int], moment: Moment) -> 
     """The events-to-be of the unseen orders, whose places are `fresh`, in list order.
 
     Each shows the position as it stood after that order; the file's own summary goes with the last order
-    of the list, with one that stands before an order already seen, and where nothing can be replayed, or
+    of the list, with one that stands before an order already seen, and where nothing can be rebuilt, or
     so much that everything else would have to wait.
     """
     orders = change.position.orders
@@ -90,7 +90,7 @@ def announcements(change: PositionWritten, fresh: list[int], moment: Moment) -> 
     last_seen = _last_seen(orders, loud) if loud else -1
     largest = _running_maxima(orders)
     between = [place for place in loud if last_seen < place < len(orders) - 1]
-    if sum(between) > _MOST_REPLAYED:
+    if sum(between) > _MOST_REBUILT:
         between = []
     headers = dict(zip(between, _headers(change, between), strict=True))
     for place in loud:
@@ -132,11 +132,11 @@ def _headers(change: PositionWritten, places: list[int]) -> Iterator[tuple[bytes
     """The position's header as it was after the order at each of the places, and its orders_at."""
     position, text = change.position, change.text
     lengths = [place + 1 for place in places]
-    for replayed in replay_each(position.orders, position.trade_pair, position.position_uuid, lengths):
-        if replayed is None:
+    for rebuilt in rebuild_each(position.orders, position.trade_pair, position.position_uuid, lengths):
+        if rebuilt is None:
             yield text.header, text.orders_at
         else:
-            yield _with_state(text.header, replayed.state)
+            yield _with_state(text.header, rebuilt.state)
 
 
 def _with_state(header: bytes, state: PositionState) -> tuple[bytes, int]:

@@ -121,7 +121,7 @@ def _chores(
 
 async def _run_intake(orders: WorkerConfig, stop: asyncio.Event, ready: Callable[[], None]) -> None:
     from ptn_api.event_log import open_writer
-    from ptn_api.intake.counters import IntakeCounters
+    from ptn_api.intake.merge import IntakeCounters
     from ptn_api.intake.options import IntakeOptions
     from ptn_api.intake.run import run_intake
 

@@ -10,8 +10,7 @@ from ptn_api.http.body import Body, body_of
 from ptn_api.http.errors import HTTPError
 from ptn_api.model.miner import Aggregates
 from ptn_api.model.position import Position
-from ptn_api.model.shown import shown_text
-from ptn_api.model.tiers import AS_IS
+from ptn_api.model.rendering import AS_IS, render_position
 from ptn_api.rest.room import Room
 from ptn_api.tasks import TimeSlice
 
@@ -85,4 +84,4 @@ def _gone(room: Room, sentence: str) -> HTTPError:
 
 
 def _shown(logged: LoggedPosition, now_ms: int) -> bytes:
-    return shown_text(logged.text, logged.text.position(), AS_IS, now_ms)
+    return render_position(logged.text, logged.text.position(), AS_IS, now_ms)

@@ -89,8 +89,8 @@ class Follower:
         if not self._views.built and not self._urgent:
             self._views.built = True
             self.built.set()
-            miners, left_out = len(self._views.hotkeys()), self._views.unreplayable()
-            logger.info("views_built", miners=miners, not_replayable=left_out)
+            miners, left_out = len(self._views.hotkeys()), self._views.unrebuildable()
+            logger.info("views_built", miners=miners, not_rebuildable=left_out)
 
     def _pause_ms(self) -> int:
         """Until the next thing that is known to come, if nothing else does."""

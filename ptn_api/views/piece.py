@@ -23,18 +23,16 @@ from ptn_api.model.miner import (
     position_order,
 )
 from ptn_api.model.position import Position, PositionState
-from ptn_api.model.shown import next_price_source_change_ms, shown_text
-from ptn_api.model.tiers import (
+from ptn_api.model.rendering import (
     AS_IS,
-    TIER_LAG_MS,
-    TIERS,
     AsIs,
     Hidden,
-    Tier,
-    is_live,
     next_change_ms,
+    next_price_source_change_ms,
+    render_position,
     view,
 )
+from ptn_api.model.tiers import TIER_LAG_MS, TIERS, Tier, is_live
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -103,7 +101,7 @@ class Settled:
         position = logged.text.position()
         self.next_ms = _earliest(self.next_ms, next_price_source_change_ms(position, now_ms))
         self.times = _span(self.times, position)
-        return _shown(position.position_uuid, position, shown_text(logged.text, position, AS_IS, now_ms))
+        return _shown(position.position_uuid, position, render_position(logged.text, position, AS_IS, now_ms))
 
     def concerns(self, position: LoggedPosition) -> bool:
         """Whether this block holds that position, or should."""
@@ -145,7 +143,7 @@ class Piece:
         "settled",
         "settled_next_ms",
         "times",
-        "unreplayable",
+        "unrebuildable",
     )
 
     def __init__(
@@ -169,14 +167,14 @@ class Piece:
         """When the first block is to be built anew."""
         self.next_ms: int | None = None
         self.times = settled.times
-        self.unreplayable = 0
-        """Positions that the lagging tiers leave out because they cannot be replayed."""
+        self.unrebuildable = 0
+        """Positions that the lagging tiers leave out because they cannot be rebuilt."""
         live: list[_Shown] = []
         lagged: list[_Shown | None] = []
         for logged in others:
             position = logged.text.position()
             self._note_changes(position, moment)
-            as_is = shown_text(logged.text, position, AS_IS, moment.now_ms)
+            as_is = render_position(logged.text, position, AS_IS, moment.now_ms)
             live.append(_shown(position.position_uuid, position, as_is))
             lagged.append(self._lagged(logged, position, live[-1], moment))
         self.rests = {tier: self._rest(tier, live, lagged, moment, before) for tier in TIERS}
@@ -215,10 +213,10 @@ class Piece:
         if isinstance(shown, AsIs):
             return live
         if isinstance(shown, Hidden):
-            self.unreplayable += shown.reason == "not_replayable"
+            self.unrebuildable += shown.reason == "not_rebuildable"
             return None
-        text = shown_text(logged.text, position, shown, moment.now_ms)
-        return _shown(position.position_uuid, shown.replay.state, text)
+        text = render_position(logged.text, position, shown, moment.now_ms)
+        return _shown(position.position_uuid, shown.position.state, text)
 
     def _rest(
         self,
@@ -234,7 +232,7 @@ class Piece:
         first = self.settled.block
         outcomes = self.settled.outcomes + [one.outcome for one in shown]
         if shown and self.settled.keys and shown[0].key < self.settled.keys[-1]:
-            # A replayed position may have closed at another time than the file says: nothing is shared then.
+            # A rebuilt position may have closed at another time than the file says: nothing is shared then.
             shown = _in_order([*self.settled.shown(), *shown])
             outcomes = [one.outcome for one in shown]
             first = _NOTHING_SETTLED

@@ -87,9 +87,9 @@ class Views:
     def hotkeys(self) -> list[str]:
         return sorted(self._pieces)
 
-    def unreplayable(self) -> int:
-        """How many positions the lagging tiers leave out because they cannot be replayed."""
-        return sum(piece.unreplayable for piece in self._pieces.values())
+    def unrebuildable(self) -> int:
+        """How many positions the lagging tiers leave out because they cannot be rebuilt."""
+        return sum(piece.unrebuildable for piece in self._pieces.values())
 
     def as_of_ms(self) -> int:
         """The cutoff up to which the lagging tiers are complete.

@@ -9,7 +9,7 @@ import pytest
 
 from ptn_api import tasks
 from ptn_api.errors import LogError, LogPrunedError, LogReplacedError, LogUnusableError
-from ptn_api.event_log import Change, Document, LoggedPosition, MemoryLog, RemovedPosition
+from ptn_api.event_log import Change, Document, LoggedPosition, RemovedPosition
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.room import Room
 from tests.factories import MINER, OTHER_MINER, order, position, written
@@ -170,7 +170,7 @@ async def test_positions_that_cannot_be_replayed_are_counted() -> None:
     """Tier 100 serves them as they came, the lagging tiers leave them out."""
     odd = position(4, [order(1, 0.0, at=NOW - 2 * DAY)])
     room = await room_over(filled_log([written(odd)]), FakeClock())
-    assert room.views.unreplayable() == 1
+    assert room.views.unrebuildable() == 1
     assert (await body_of(room, 0))[MINER]["positions"] == []
     assert len((await body_of(room, 100))[MINER]["positions"]) == 1
 
