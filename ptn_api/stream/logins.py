@@ -126,7 +126,7 @@ class Logins:
             connection.close(TOO_MANY_REQUESTS)
             return
         try:
-            connection.verdict(holder)
+            connection.key_checked(holder)
         except LogError as error:
             logger.warning("login_failed", code=error.code, reason=str(error))
             connection.close(INTERNAL_ERROR)

@@ -85,7 +85,7 @@ class Replayer:
 
     def _serve(self, connection: Connection) -> None:
         progress = connection.progress
-        if progress is None or connection.session.state is not State.CATCHING:
+        if progress is None or connection.session.state is not State.CATCHING_UP:
             return
         if connection.congested_since is not None:
             return  # goes on when the socket flows again
