@@ -7,8 +7,8 @@ from itertools import count
 
 from ptn_api.event_log import MemoryLog
 from ptn_api.event_log.contract import Event
-from ptn_api.stream.audience import Audience
 from ptn_api.stream.counters import StreamCounters
+from ptn_api.stream.fanout import Audience
 from ptn_api.wire.client_frames import Subscription
 from tests.factories import T0, order, position, written
 
