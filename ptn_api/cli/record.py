@@ -64,8 +64,8 @@ async def _record(stream: Stream, recording: Recording, count: int, address: str
         async with stream:
             async for step in stream.steps():
                 recording.take(step)
-                if isinstance(step.what, Gap):
-                    tell_gap(step.what)
+                if isinstance(step.value, Gap):
+                    tell_gap(step.value)
                 if recording.written == count > 0:
                     break
     finally:

@@ -12,7 +12,7 @@ from ptn_api.gzip_file import read_maybe_gzipped
 from ptn_api.model.accounting import rebuild_each
 from ptn_api.model.position import Position, PositionState, PositionText, parse_position
 from ptn_api.wire.codec import encode_message
-from ptn_api.wire.received import OrderMessage
+from ptn_api.wire.server_frames import OrderMessage
 
 __all__ = ["checkpoint_orders"]
 

@@ -16,6 +16,7 @@ from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.framing import frame, joined
 from ptn_api.stream.options import StreamOptions
 from ptn_api.wire import codec
+from ptn_api.wire.client_frames import Subscription
 from ptn_api.wire.close_codes import AUTH_TIMEOUT, SLOW_CONSUMER, TOO_MANY_REQUESTS, CloseCode
 from ptn_api.wire.frames import Heartbeat
 from ptn_api.wire.server_session import (
@@ -29,7 +30,6 @@ from ptn_api.wire.server_session import (
     State,
     Stop,
 )
-from ptn_api.wire.subscription import Subscription
 
 __all__ = ["Connection", "Desk", "Progress", "Socket"]
 
@@ -189,7 +189,7 @@ class Connection:
     def flowing(self) -> None:
         self.congested_since = None
         self._desk.flowing(self)
-        if self.session.state is State.CATCHING:
+        if self.session.state is State.CATCHING_UP:
             self._desk.catch_up(self)
 
     def lost(self, why: CloseCode) -> None:
@@ -209,9 +209,9 @@ class Connection:
         """The key is good, whenever the login's turn comes."""
         self._socket.settle()
 
-    def verdict(self, holder: KeyHolder | None) -> None:
+    def key_checked(self, holder: KeyHolder | None) -> None:
         """Who the key's holder is; None: nobody."""
-        effects = self.session.verdict(None if holder is None else holder.tier, self._clock())
+        effects = self.session.key_checked(None if holder is None else holder.tier, self._clock())
         if self.session.logged_in:
             self.holder = holder
             logger.info("connection_opened", **self._who(), version=self.session.version)

@@ -10,13 +10,13 @@ from ptn_api.access.limits import RateLimit
 from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, monotonic_ms
 from ptn_api.event_log.contract import EventLog
-from ptn_api.stream.audience import Audience
+from ptn_api.stream.catch_up import Replayer
 from ptn_api.stream.connection import Connection, Socket
 from ptn_api.stream.counters import StreamCounters
-from ptn_api.stream.feed import Feed
+from ptn_api.stream.fanout import Audience
+from ptn_api.stream.log_tail import Feed
 from ptn_api.stream.logins import Logins
 from ptn_api.stream.options import StreamOptions
-from ptn_api.stream.replay import Replayer
 from ptn_api.wire.close_codes import REPLAY_OVERTAKEN, TOO_MANY_REQUESTS, CloseCode
 from ptn_api.wire.frames import Heartbeat
 from ptn_api.wire.server_session import ServerSession, State

@@ -13,7 +13,7 @@ from ptn_api.errors import LogError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.stream.connection import Connection
 from ptn_api.stream.counters import StreamCounters
-from ptn_api.stream.feed import Feed
+from ptn_api.stream.log_tail import Feed
 from ptn_api.stream.options import StreamOptions
 from ptn_api.wire.close_codes import INTERNAL_ERROR, KEY_REVOKED, NOT_READY, TOO_MANY_REQUESTS
 from ptn_api.wire.server_session import STREAM_TIER, State
@@ -126,7 +126,7 @@ class Logins:
             connection.close(TOO_MANY_REQUESTS)
             return
         try:
-            connection.verdict(holder)
+            connection.key_checked(holder)
         except LogError as error:
             logger.warning("login_failed", code=error.code, reason=str(error))
             connection.close(INTERNAL_ERROR)

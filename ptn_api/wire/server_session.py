@@ -22,7 +22,10 @@ from __future__ import annotations
 import enum
 from typing import Any, Protocol
 
+import msgspec
+
 from ptn_api.errors import InvalidInputError
+from ptn_api.wire.client_frames import Subscription, read_login, read_request
 from ptn_api.wire.close_codes import (
     BAD_FIRST_FRAME,
     INSUFFICIENT_TIER,
@@ -31,7 +34,6 @@ from ptn_api.wire.close_codes import (
     TOO_MANY_REQUESTS,
     CloseCode,
 )
-from ptn_api.wire.effects import CatchUp, CheckKey, Close, Effect, Resubscribed, Send, Stop
 from ptn_api.wire.frames import (
     Auth,
     AuthFailure,
@@ -46,8 +48,6 @@ from ptn_api.wire.frames import (
     SubscriptionStatus,
     Unsubscribe,
 )
-from ptn_api.wire.login import read_login
-from ptn_api.wire.subscription import Subscription, read_request
 
 __all__ = [
     "CatchUp",
@@ -73,7 +73,7 @@ class State(enum.Enum):
     NEW = "new"
     CHECKING = "checking"
     IDLE = "idle"
-    CATCHING = "catching up"
+    CATCHING_UP = "catching up"
     LIVE = "live"
     CLOSED = "closed"
 
@@ -92,13 +92,13 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
     State.NEW: {Input.LOGIN: State.CHECKING, Input.CLOSE: State.CLOSED},
     State.CHECKING: {Input.ACCEPT: State.IDLE, Input.CLOSE: State.CLOSED},
     State.IDLE: {
-        Input.FIRST_SUBSCRIBE: State.CATCHING,  # everything after the success frame's number
+        Input.FIRST_SUBSCRIBE: State.CATCHING_UP,  # everything after the success frame's number
         Input.SUBSCRIBE: State.LIVE,  # after an unsubscribe: from the next order on
         Input.UNSUBSCRIBE: State.IDLE,
         Input.CLOSE: State.CLOSED,
     },
-    State.CATCHING: {
-        Input.SUBSCRIBE: State.CATCHING,  # the new one holds for what is not sent yet
+    State.CATCHING_UP: {
+        Input.SUBSCRIBE: State.CATCHING_UP,  # the new one holds for what is not sent yet
         Input.CAUGHT_UP: State.LIVE,
         Input.UNSUBSCRIBE: State.IDLE,
         Input.CLOSE: State.CLOSED,
@@ -110,6 +110,42 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
     },
     State.CLOSED: {},
 }
+
+
+class Send(msgspec.Struct, frozen=True):
+    frame: msgspec.Struct
+
+
+class CheckKey(msgspec.Struct, frozen=True):
+    """Find out who this is, then call `key_checked`."""
+
+    api_key: str
+
+
+class CatchUp(msgspec.Struct, frozen=True, kw_only=True):
+    """Send every order after `after` that matches, those up to `replay_until` marked as replayed.
+
+    Then, unless `revision` is None, one frame per position changed or removed after it. Then `caught_up`.
+    """
+
+    after: int
+    replay_until: int
+    revision: int | None = None
+
+
+class Resubscribed(msgspec.Struct, frozen=True):
+    """The subscription was replaced; it holds from the next order on."""
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """Send no orders any more."""
+
+
+class Close(msgspec.Struct, frozen=True):
+    reason: CloseCode
+
+
+Effect = Send | CheckKey | CatchUp | Resubscribed | Stop | Close
 
 
 class LogHead(Protocol):
@@ -165,7 +201,7 @@ class ServerSession:
 
     @property
     def logged_in(self) -> bool:
-        return self.state in (State.IDLE, State.CATCHING, State.LIVE)
+        return self.state in (State.IDLE, State.CATCHING_UP, State.LIVE)
 
     @property
     def subscribed_before(self) -> bool:
@@ -219,7 +255,7 @@ class ServerSession:
 
     # --- login ---
 
-    def verdict(self, tier: int | None, now_ms: int) -> list[Effect]:
+    def key_checked(self, tier: int | None, now_ms: int) -> list[Effect]:
         """What the key is good for; None: it is unknown. To be called once, after `CheckKey`."""
         if self.state is not State.CHECKING:
             return []

@@ -17,9 +17,9 @@ from ptn_api.client.replaying import Replay, ReplayClock, replay
 from ptn_api.client.rest import PTNClient
 from ptn_api.errors import InvalidInputError, SettingsError
 from ptn_api.model.accounting import rebuild
-from ptn_api.wire.client_session import Cursor, Gap, Step
+from ptn_api.wire.client_session import Cursor, Gap, StreamItem
 from ptn_api.wire.codec import decode
-from ptn_api.wire.received import OrderMessage
+from ptn_api.wire.server_frames import OrderMessage
 from tests import factories
 from tests.factories import EURUSD, MINER, OTHER_MINER, T0
 
@@ -151,7 +151,7 @@ def test_a_recording_is_a_source(tmp_path: Path) -> None:
     path = tmp_path / "orders.ndjson.zst"
     recording = Recording(path)
     for what in PAST:
-        recording.take(Step(what, Cursor(1, "e")))
+        recording.take(StreamItem(what, Cursor(1, "e")))
     recording.close()
     bot = Bot()
     assert replay(path, bot) == 4

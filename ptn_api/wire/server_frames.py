@@ -30,7 +30,7 @@ __all__ = [
     "OrderBatch",
     "OrderMessage",
     "Received",
-    "read",
+    "read_frame",
     "read_message_data",
 ]
 
@@ -118,7 +118,7 @@ _BATCH_START = b'{"type":"batch"'
 """How the frames begin that come by the thousand: they need not be read twice to be told apart."""
 
 
-def read(data: bytes | str) -> Received | None:
+def read_frame(data: bytes | str) -> Received | None:
     """Any frame of a server; None for a kind that this client does not know, which is to be ignored.
 
     Raises InvalidInputError, code `not_json` or `bad_frame`.

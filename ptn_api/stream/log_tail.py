@@ -9,8 +9,8 @@ import structlog
 
 from ptn_api.errors import LogError, LogPrunedError
 from ptn_api.event_log.contract import Event, EventLog
-from ptn_api.stream.audience import Audience
-from ptn_api.stream.outbound import PositionUpdates
+from ptn_api.stream.encoding import PositionUpdates
+from ptn_api.stream.fanout import Audience
 from ptn_api.stream.state_sum import StateSum
 
 __all__ = ["Feed"]

@@ -12,8 +12,8 @@ from ptn_api.model.trade_pair import pair_id
 from ptn_api.stream.deflate import compress
 from ptn_api.stream.framing import frame
 from ptn_api.wire import codec
+from ptn_api.wire.client_frames import Subscription
 from ptn_api.wire.frames import PositionsRemoved
-from ptn_api.wire.subscription import Subscription
 
 __all__ = ["FrameMaker", "MessageMaker", "PositionUpdates", "Update", "pack"]
 

@@ -1,4 +1,4 @@
-"""What one client wants to be sent, read from its `subscribe` frame."""
+"""Client frames as a server reads them: the login leniently, what follows it strictly."""
 
 from __future__ import annotations
 
@@ -8,9 +8,33 @@ import msgspec
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.wire import codec
-from ptn_api.wire.frames import Format, Ping, Subscribe, Unsubscribe
+from ptn_api.wire.frames import Auth, Format, Ping, Subscribe, Unsubscribe
 
-__all__ = ["ClientRequest", "Subscription", "read_request"]
+__all__ = ["ClientRequest", "Subscription", "read_login", "read_request"]
+
+
+class _Login(msgspec.Struct):
+    """The first frame, whatever the kinds of its values."""
+
+    api_key: Any = None
+    last_sequence: Any = None
+    version: Any = None
+    epoch: Any = None
+
+
+def read_login(data: bytes | str) -> Auth:
+    """The login; what is missing or of the wrong kind counts as absent, as existing servers have it.
+
+    Raises InvalidInputError if the frame is no JSON.
+    """
+    value = codec.decode(data, object)
+    login = msgspec.convert(value, _Login) if isinstance(value, dict) else _Login()
+    return Auth(
+        api_key=login.api_key if isinstance(login.api_key, str) else "",
+        last_sequence=login.last_sequence if type(login.last_sequence) is int else -1,
+        version=login.version if type(login.version) is int else 1,
+        epoch=login.epoch if isinstance(login.epoch, str) else None,
+    )
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):

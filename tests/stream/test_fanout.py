@@ -6,9 +6,9 @@ from collections.abc import Callable
 from itertools import count
 
 from ptn_api.event_log.contract import Event
-from ptn_api.stream.audience import Audience
 from ptn_api.stream.counters import StreamCounters
-from ptn_api.wire.subscription import Subscription
+from ptn_api.stream.fanout import Audience
+from ptn_api.wire.client_frames import Subscription
 from tests.factories import T0, order, position, written
 from tests.memory_log import MemoryLog
 

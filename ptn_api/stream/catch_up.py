@@ -14,8 +14,8 @@ from ptn_api.errors import LogError, LogPrunedError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.stream.connection import Connection, Progress
 from ptn_api.stream.counters import StreamCounters
-from ptn_api.stream.feed import Feed
-from ptn_api.stream.outbound import FrameMaker, MessageMaker, PositionUpdates, pack
+from ptn_api.stream.encoding import FrameMaker, MessageMaker, PositionUpdates, pack
+from ptn_api.stream.log_tail import Feed
 from ptn_api.wire.close_codes import INTERNAL_ERROR, KEY_REVOKED, REPLAY_OVERTAKEN, SLOW_CONSUMER
 from ptn_api.wire.server_session import State
 
@@ -85,7 +85,7 @@ class Replayer:
 
     def _serve(self, connection: Connection) -> None:
         progress = connection.progress
-        if progress is None or connection.session.state is not State.CATCHING:
+        if progress is None or connection.session.state is not State.CATCHING_UP:
             return
         if connection.congested_since is not None:
             return  # goes on when the socket flows again
