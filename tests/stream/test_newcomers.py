@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ptn_api.stream import StreamCounters
+from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.newcomers import Newcomers
 from tests.stream.live import KEY, SOON_S, LiveStream, running, until
 from tests.stream.test_hostile import UPGRADE
