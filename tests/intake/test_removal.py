@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ptn_api.intake.resync import request_resync
 
 from ptn_api.errors import SettingsError
 from ptn_api.event_log.contract import Document

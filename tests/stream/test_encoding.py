@@ -6,10 +6,7 @@ import json
 
 from hypothesis import given
 from hypothesis import strategies as st
-from ptn_api.stream.outbound import BATCH_BYTES, BATCH_MESSAGES, FrameMaker, MessageMaker, pack
-from ptn_api.wire.subscription import Subscription
 
-from ptn_api.event_log import MemoryLog
 from ptn_api.stream.encoding import BATCH_BYTES, BATCH_MESSAGES, FrameMaker, MessageMaker, pack
 from ptn_api.wire.client_frames import Subscription
 from tests.factories import T0, order, position, written

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from ptn_api.wire.subscription import Subscription
 
 from ptn_api.wire import close_codes, frames
 from ptn_api.wire.client_frames import Subscription
