@@ -9,8 +9,8 @@ from ptn_api.http.breather import Breather
 from ptn_api.http.snapshot import Snapshot, tag_of
 from ptn_api.model.tiers import Tier
 from ptn_api.model.trade_pair import pair_id
-from ptn_api.views.piece import TAILS, Piece
-from ptn_api.views.views import Views
+from ptn_api.views.miner_view import TAILS, MinerView
+from ptn_api.views.positions import PositionViews
 
 __all__ = ["filtered"]
 
@@ -31,7 +31,7 @@ _traits = msgspec.json.Decoder(_Traits)
 
 
 async def filtered(
-    views: Views,
+    views: PositionViews,
     tier: Tier,
     *,
     miners: frozenset[str],
@@ -42,7 +42,7 @@ async def filtered(
 
     Miners without a match are left out; aggregates stay those of the whole entry.
     """
-    pieces = [piece for piece in views.in_order(tier) if not miners or piece.hotkey in miners]
+    pieces = [piece for piece in views.ranked(tier) if not miners or piece.hotkey in miners]
     if not trade_pairs and not statuses:
         return views.joined(tier, pieces)
     breather = Breather()
@@ -56,8 +56,10 @@ async def filtered(
     return Snapshot(blocks, tag_of(block.identity for block in blocks))
 
 
-def _filtered_entry(piece: Piece, tier: Tier, trade_pairs: frozenset[str], statuses: frozenset[str]) -> bytes:
-    rest = piece.rests[tier]
+def _filtered_entry(
+    piece: MinerView, tier: Tier, trade_pairs: frozenset[str], statuses: frozenset[str]
+) -> bytes:
+    rest = piece.tiers[tier]
     text = b"".join(block.identity for block in (*rest.blocks, TAILS[tier]))
     chosen = [raw for raw in _entry.decode(text).positions if _passes(raw, trade_pairs, statuses)]
     if not chosen:
