@@ -103,7 +103,7 @@ class PendingEvents:
             self._texts += 1
         key = (miner, change.position.position_uuid)
         for largest_ms, event in announcements(change, unseen, self._time, revision):
-            # A position written twice in one append keeps the order of its texts, whatever the times in them.
+            # The events of a position written twice in one append keep the order of the texts.
             self._largest_ms[key] = max(largest_ms, self._largest_ms.get(key, 0))
             sort_key = _SortKey(self._largest_ms[key], key[1], key[0], self._texts, event.n_orders)
             self._events.append((sort_key, event))

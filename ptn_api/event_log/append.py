@@ -43,7 +43,13 @@ class Append:
             case PositionWritten():
                 self._write_position(change)
             case PositionRemoved():
-                self._remove_position(change)
+                stored = find_position(self._db, change.miner_hotkey, change.position_uuid)
+                if stored is not None and not stored.removed:
+                    # The row remains as a tombstone, and the orders for the events that need them.
+                    self._db.execute(
+                        "UPDATE positions SET removed_ms = ?, revision = ?, fingerprint = '' WHERE id = ?",
+                        (self._now_ms, self._state.next_revision(), stored.id),
+                    )
             case DocumentWritten():
                 self._write_document(change, packed)
 
@@ -101,15 +107,6 @@ class Append:
             "INSERT INTO seen VALUES (?, ?, ?, ?)",
             [(miner, uuid, *version) for uuid, version in unseen.items()],
         )
-
-    def _remove_position(self, change: PositionRemoved) -> None:
-        """Leaves a tombstone; the orders remain for the events that need them."""
-        stored = find_position(self._db, change.miner_hotkey, change.position_uuid)
-        if stored is not None and not stored.removed:
-            self._db.execute(
-                "UPDATE positions SET removed_ms = ?, revision = ?, fingerprint = '' WHERE id = ?",
-                (self._now_ms, self._state.next_revision(), stored.id),
-            )
 
     def _write_document(self, change: DocumentWritten, packed: PackedDocument | None) -> None:
         name, content = change.document.value, change.content

@@ -138,7 +138,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoggedPosition(msgspec.Struct, frozen=True, kw_only=True):
-    """A position's present text; `close_ms` is None for an open position.
+    """A position's present text; an open one has no `close_ms`.
 
     `order_revisions[i]` is the revision at which `text.orders[i]` was added or last changed,
     `layout_revision` the one at which orders were last removed, moved or inserted before the end. They give
