@@ -196,7 +196,7 @@ class EventLog(Protocol):
     def read(self, after: int, limit: int, *, orders: bool = True) -> list[Event]:
         """Events with sequence > `after`, in order, at most `limit`.
 
-        Raises LogError with code `pruned` if `after` + 1 lies below the floor: never a partial answer.
+        Raises LogPrunedError if `after` + 1 lies below the floor: never a partial answer.
         """
         ...
 
@@ -225,7 +225,7 @@ class EventLog(Protocol):
     def removed(self, since_revision: int) -> list[RemovedPosition]:
         """Positions removed after `since_revision` (and not back), in the order of their revisions.
 
-        Raises LogError with code `pruned` if tombstones that young may have been dropped.
+        Raises LogPrunedError if tombstones that young may have been dropped.
         """
         ...
 
@@ -236,7 +236,7 @@ class EventLog(Protocol):
     def changes(self, since_revision: int) -> tuple[Head, list[LoggedPosition], list[RemovedPosition]]:
         """The head, the positions changed and those removed after `since_revision`, of one instant.
 
-        Raises LogError with code `pruned` as `removed` does.
+        Raises LogPrunedError as `removed` does.
         """
         ...
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from ptn_api.clock import Clock, wall_ms
-from ptn_api.errors import LogError
+from ptn_api.errors import LogPrunedError
 from ptn_api.event_log.announce import Moment
 from ptn_api.event_log.contract import (
     Change,
@@ -100,7 +100,7 @@ class MemoryLog:
     def read(self, after: int, limit: int, *, orders: bool = True) -> list[Event]:
         floor = self.floor()
         if after + 1 < floor:
-            raise LogError(f"events after {after} are gone, the oldest is {floor}", code="pruned")
+            raise LogPrunedError(f"events after {after} are gone, the oldest is {floor}")
         start = after + 1 - floor
         events = self._events[start : start + limit]
         return [self._with_orders(event) for event in events] if orders else events
@@ -134,7 +134,7 @@ class MemoryLog:
 
     def removed(self, since_revision: int) -> list[RemovedPosition]:
         if since_revision < self._tombstone_floor:
-            raise LogError(f"removals after revision {since_revision} are gone", code="pruned")
+            raise LogPrunedError(f"removals after revision {since_revision} are gone")
         found = [
             RemovedPosition(miner_hotkey=miner, position_uuid=uuid, revision=entry.revision)
             for (miner, uuid), entry in self._positions.items()

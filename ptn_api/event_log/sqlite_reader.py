@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from ptn_api.errors import LogError
+from ptn_api.errors import LogPrunedError
 from ptn_api.event_log.bell import SocketBell, bell_folder
 from ptn_api.event_log.contract import (
     Document,
@@ -36,8 +36,8 @@ _source = msgspec.json.Decoder(SourceStatus)
 class SqliteReader:
     """`contract.EventLog` says what the methods promise. May be shared by threads.
 
-    Any call raises LogError with code `replaced` once the log was deleted or put in place anew: this
-    process's knowledge of it is void then, and it should start again.
+    Any call raises LogReplacedError once the log was deleted or replaced: everything that this process
+    derived from it is void, and it should start again.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -70,7 +70,7 @@ class SqliteReader:
         with self._snapshot() as db:
             floor = _floor(db)
             if after + 1 < floor:
-                raise LogError(f"events after {after} are gone, the oldest is {floor}", code="pruned")
+                raise LogPrunedError(f"events after {after} are gone, the oldest is {floor}")
             return events_after(db, after, limit, orders=orders)
 
     def first_timestamp_after(self, sequence: int) -> int | None:
@@ -192,7 +192,7 @@ def _positions(
 
 def _removed(db: sqlite3.Connection, since_revision: int) -> list[RemovedPosition]:
     if since_revision < Header.load(db).tombstone_floor:
-        raise LogError(f"removals after revision {since_revision} are gone", code="pruned")
+        raise LogPrunedError(f"removals after revision {since_revision} are gone")
     rows = db.execute(
         "SELECT miner, uuid, revision FROM positions WHERE revision > ? AND removed_ms IS NOT NULL"
         " ORDER BY revision",

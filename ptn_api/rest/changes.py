@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ptn_api.errors import LogError
+from ptn_api.errors import LogPrunedError
 from ptn_api.event_log.contract import LoggedPosition
 from ptn_api.http.body import Body, body_of
 from ptn_api.http.errors import HTTPError
@@ -43,9 +43,7 @@ async def changes_since(room: Room, cursor: str, head_only: bool) -> Body | None
     head = room.log.head()
     try:
         removed = room.log.removed(since)
-    except LogError as error:
-        if error.code != "pruned":
-            raise
+    except LogPrunedError:
         raise _gone(room, "That cursor is too old") from None
     positions = await _positions(room, since)
     changes = Changes(

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from ptn_api.errors import LogError
+from ptn_api.errors import LogPrunedError
 from ptn_api.event_log.contract import Event
 from ptn_api.http.accept import prefers
 from ptn_api.http.answer import JSON, Answer
@@ -113,9 +113,7 @@ async def _page(room: Room, query: MessagesQuery, after: int, head: int) -> _Pag
 def _read(room: Room, query: MessagesQuery, after: int, limit: int) -> list[Event]:
     try:
         return room.log.read(after, limit, orders=query.format == "full")
-    except LogError as error:
-        if error.code != "pruned":
-            raise
+    except LogPrunedError:
         floor, head = room.log.floor(), room.log.head().sequence
         raise _gone(room, "That cursor is too old", floor, head) from None
 

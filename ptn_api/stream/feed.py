@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from ptn_api.errors import LogError
+from ptn_api.errors import LogError, LogPrunedError
 from ptn_api.event_log.contract import Event, EventLog
 from ptn_api.stream.audience import Audience
 from ptn_api.stream.outbound import PositionUpdates
@@ -76,16 +76,15 @@ class Feed:
         """Sends what is new, a bounded piece of it; whether there is more."""
         try:
             return self._step()
+        except LogPrunedError:
+            logger.warning("feed_overtaken", last=self.last)
+            self._announced.clear()
+            self._forget_sum()  # it is of what was before, and would be taken for what is now
+            self._start()
+            self._on_overtaken()
         except LogError as error:
-            if error.code == "pruned":
-                logger.warning("feed_overtaken", last=self.last)
-                self._announced.clear()
-                self._forget_sum()  # it is of what was before, and would be taken for what is now
-                self._start()
-                self._on_overtaken()
-            else:
-                logger.warning("log_unreadable", code=error.code, reason=str(error))
-            return False
+            logger.warning("log_unreadable", code=error.code, reason=str(error))
+        return False
 
     def _step(self) -> bool:
         head = self._events_log.head()

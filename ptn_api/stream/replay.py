@@ -10,7 +10,7 @@ from itertools import islice
 
 import structlog
 
-from ptn_api.errors import LogError
+from ptn_api.errors import LogError, LogPrunedError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.stream.connection import Connection, Progress
 from ptn_api.stream.counters import StreamCounters
@@ -94,10 +94,11 @@ class Replayer:
             return
         try:
             self._piece(connection, progress)
+        except LogPrunedError:
+            connection.close(REPLAY_OVERTAKEN)
         except LogError as error:
-            if error.code != "pruned":
-                logger.warning("replay_failed", code=error.code, reason=str(error))
-            connection.close(REPLAY_OVERTAKEN if error.code == "pruned" else INTERNAL_ERROR)
+            logger.warning("replay_failed", code=error.code, reason=str(error))
+            connection.close(INTERNAL_ERROR)
         except Exception:  # noqa: BLE001 - protects the other replays from one that meets a fault
             logger.error("replay_failed", traceback=traceback.format_exc())
             connection.close(INTERNAL_ERROR)

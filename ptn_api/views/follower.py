@@ -13,7 +13,7 @@ from time import monotonic
 import structlog
 
 from ptn_api.clock import Clock
-from ptn_api.errors import LogError
+from ptn_api.errors import LogError, LogPrunedError, LogReplacedError
 from ptn_api.event_log.contract import Document, EventLog, Head, LoggedPosition
 from ptn_api.tasks import TimeSlice
 from ptn_api.views.documents import Documents
@@ -94,9 +94,9 @@ class Follower:
     async def _try_to_catch_up(self) -> None:
         try:
             await self.catch_up()
+        except LogReplacedError:
+            raise  # everything built is of another log: a new process starts again
         except LogError as error:
-            if error.code == "replaced":
-                raise  # what is known is of another log: begin again, in a new process
             if not self.failing:
                 logger.error("log_unreadable", code=error.code, reason=str(error))
             self.failing = True
@@ -137,9 +137,7 @@ class Follower:
         since = self._taken.revision
         try:
             removed = self._log.removed(since)
-        except LogError as error:
-            if error.code != "pruned":
-                raise
+        except LogPrunedError:
             logger.warning("removals_forgotten", since=since)
             self._take_everything(head)
             return

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ptn_api.clock import wall_ms
-from ptn_api.errors import LogError
+from ptn_api.errors import LogUnusableError
 from ptn_api.event_log import MemoryLog
 from ptn_api.event_log.contract import (
     Change,
@@ -258,12 +258,12 @@ class Broken:
         return getattr(self._log, name)
 
     def append(self, changes: Iterable[Change], now_ms: int) -> Head:
-        raise LogError("malformed", code="corrupt")
+        raise LogUnusableError("malformed", code="corrupt")
 
 
 async def test_a_log_that_fails_for_good_ends_intake(validator: ValidatorDir, data: Path) -> None:
     """The error comes out, so that the supervisor hears of it."""
-    with pytest.raises(LogError, match="malformed"):
+    with pytest.raises(LogUnusableError, match="malformed"):
         async with running(data, validator, wrap=lambda log: Broken(log), **WATCH_ALONE) as intake:  # type: ignore[arg-type,return-value]
             validator.write(position(1, [order(1)]))
             await intake.ended()

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from ptn_api.clock import wall_ms
-from ptn_api.errors import LogError
+from ptn_api.errors import LogReplacedError
 from ptn_api.event_log import EventLog, MemoryLog, open_reader, open_writer
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.run import run_rest
@@ -88,14 +88,14 @@ class Replaced(MemoryLog):
     """A log whose file was put in place anew."""
 
     def hotkeys(self) -> list[str]:
-        raise LogError("another log", code="replaced")
+        raise LogReplacedError("another log")
 
 
 async def test_a_replaced_log_ends_the_room() -> None:
     """With the error, so that the supervisor starts it again."""
     log = Replaced(created_ms=NOW)
     log.baseline([], NOW)
-    with listening() as sock, pytest.raises(LogError, match="another log"):
+    with listening() as sock, pytest.raises(LogReplacedError, match="another log"):
         await asyncio.wait_for(start(log, sock, asyncio.Event(), asyncio.Event()), 10)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from ptn_api import tasks
-from ptn_api.errors import LogError
+from ptn_api.errors import LogError, LogPrunedError, LogReplacedError, LogUnusableError
 from ptn_api.event_log import Change, Document, LoggedPosition, MemoryLog, RemovedPosition
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.room import Room
@@ -90,7 +90,7 @@ async def test_run_shows_what_comes_without_being_told() -> None:
 class Unreadable(MemoryLog):
     """A log that fails when it is told to."""
 
-    broken: str | None = None
+    broken: LogError | None = None
 
     def positions_of(self, miner: str, *, open_or_closed_since_ms: int) -> list[LoggedPosition]:
         self._fail()
@@ -103,7 +103,7 @@ class Unreadable(MemoryLog):
 
     def _fail(self) -> None:
         if self.broken:
-            raise LogError("disk trouble", code=self.broken)
+            raise self.broken
 
 
 async def test_a_log_that_cannot_be_read_is_tried_again() -> None:
@@ -114,7 +114,7 @@ async def test_a_log_that_cannot_be_read_is_tried_again() -> None:
     running = asyncio.create_task(room.follower.run())
     await asyncio.wait_for(room.follower.built.wait(), 5)
     before = log.head()
-    log.broken = "corrupt"
+    log.broken = LogUnusableError("disk trouble", code="corrupt")
     log.append([refreshed(1.8)], NOW)
     while not room.follower.failing:
         await asyncio.sleep(0.01)
@@ -130,12 +130,11 @@ async def test_a_log_that_cannot_be_read_is_tried_again() -> None:
 async def test_a_log_that_was_put_in_place_anew_ends_the_follower() -> None:
     """What is known is of another log: the process is to begin again."""
     log = Unreadable(created_ms=NOW)
-    log.broken = "replaced"
+    log.broken = LogReplacedError("another log")
     log.baseline(first(), NOW)
     room = Room.over(log, FakeClock(), RestOptions())
     (ended,) = await asyncio.gather(asyncio.wait_for(room.follower.run(), 5), return_exceptions=True)
-    assert isinstance(ended, LogError)
-    assert ended.code == "replaced"
+    assert isinstance(ended, LogReplacedError)
 
 
 class BadDocuments(MemoryLog):
@@ -145,7 +144,7 @@ class BadDocuments(MemoryLog):
 
     def document(self, document: Document) -> bytes | None:
         if self.broken:
-            raise LogError("disk trouble", code="corrupt")
+            raise LogUnusableError("disk trouble", code="corrupt")
         return super().document(document)
 
 
@@ -179,7 +178,7 @@ class Forgetful(MemoryLog):
     """A log whose removals are pruned before anybody saw them."""
 
     def removed(self, since_revision: int) -> list[RemovedPosition]:
-        raise LogError("gone", code="pruned")
+        raise LogPrunedError("gone")
 
 
 async def test_removals_that_were_pruned_unseen_cost_a_rebuild() -> None:
