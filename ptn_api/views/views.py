@@ -8,27 +8,38 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from ptn_api.clock import Clock
 from ptn_api.event_log.contract import EventLog, Head, LoggedPosition
+from ptn_api.histogram import Histogram
 from ptn_api.http.body import Body, Segment, SegmentRun, tag_of
 from ptn_api.model.miner import miner_order
 from ptn_api.model.tiers import TIER_LAG_MS, TIERS, Tier
-from ptn_api.rest.counters import RestCounters
 from ptn_api.views.piece import TAILS, Moment, Piece, Settled, settled_before
 
-__all__ = ["Views"]
+__all__ = ["ViewTimings", "Views"]
 
 _CLOSE, _NOTHING = Segment(b"}"), Segment(b"{}")
+
+
+@dataclass
+class ViewTimings:
+    """How long building the documents takes, in seconds."""
+
+    piece_seconds: Histogram = field(default_factory=Histogram)
+    """One miner's part of the documents."""
+    assembly_seconds: Histogram = field(default_factory=Histogram)
+    """Joining those parts into a tier's document."""
 
 
 class Views:
     """What is served of positions. `head` is a lower bound: everything up to it is in."""
 
-    def __init__(self, log: EventLog, clock: Clock, counters: RestCounters | None = None) -> None:
+    def __init__(self, log: EventLog, clock: Clock, timings: ViewTimings | None = None) -> None:
         self._log = log
         self._clock = clock
-        self._counters = counters or RestCounters()
+        self._timings = timings or ViewTimings()
         self._pieces: dict[str, Piece] = {}
         self._snapshots: dict[Tier | None, Body] = {}
         self._moments: list[tuple[int, str]] = []
@@ -48,7 +59,7 @@ class Views:
         """All miners as the tier shows them."""
         snapshot = self._snapshots.get(tier)
         if snapshot is None:
-            with self._counters.assembly_seconds.time():
+            with self._timings.assembly_seconds.time():
                 snapshot = self._snapshots[tier] = self.joined(tier, self.in_order(tier))
         return snapshot
 
@@ -104,7 +115,7 @@ class Views:
 
     def build(self, hotkey: str) -> None:
         """Builds a miner's piece from all its positions in the log."""
-        with self._counters.piece_seconds.time():
+        with self._timings.piece_seconds.time():
             self._build(hotkey)
 
     def _build(self, hotkey: str) -> None:
@@ -126,7 +137,7 @@ class Views:
         if piece is None or (piece.settled_next_ms or moment.now_ms + 1) <= moment.now_ms:
             self.build(hotkey)
             return
-        with self._counters.piece_seconds.time():
+        with self._timings.piece_seconds.time():
             others = self._log.positions_of(hotkey, open_or_closed_since_ms=piece.settled.before_ms)
             self._keep(Piece(hotkey, piece.settled, others, moment, piece))
 
