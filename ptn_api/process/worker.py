@@ -176,7 +176,8 @@ async def _run_reader(orders: WorkerConfig, stop: asyncio.Event, ready: Callable
         run = partial(run_rest, options=_options(RestOptions, settings), surroundings=board)
     else:
         from ptn_api.stream.counters import StreamCounters
-        from ptn_api.stream.run import StreamOptions, run_stream
+        from ptn_api.stream.options import StreamOptions
+        from ptn_api.stream.server import run_stream
 
         counters = StreamCounters()
         run = partial(run_stream, options=_options(StreamOptions, settings))
