@@ -11,6 +11,7 @@ from ptn_api.errors import LogMissingError, LogUnwritableError
 from ptn_api.event_log.contract import EventLog, EventLogWriter
 from ptn_api.event_log.sqlite_reader import SqliteReader
 from ptn_api.event_log.sqlite_writer import SqliteWriter, lock_directory
+from ptn_api.options import LATE_MS, RETENTION_BYTES, RETENTION_MS
 
 __all__ = ["open_reader", "open_writer"]
 
@@ -20,9 +21,9 @@ _LOOK_AGAIN_S = 0.02
 def open_writer(
     data_dir: Path,
     *,
-    late_ms: int = 60_000,
-    retention_ms: int = 7 * 86_400_000,
-    retention_bytes: int = 1 << 30,
+    late_ms: int = LATE_MS,
+    retention_ms: int = RETENTION_MS,
+    retention_bytes: int = RETENTION_BYTES,
     clock: Clock = wall_ms,
 ) -> EventLogWriter:
     """The log in this directory, for its only writer; made where there is none.
