@@ -38,7 +38,7 @@ HOMES = {
 
 
 def room_of(module: str) -> str:
-    """`ptn_api.views.views` -> `rest`; the package itself -> `__init__`."""
+    """`ptn_api.views.positions` -> `views`; the package itself -> `__init__`."""
     return [*module.split("."), "__init__"][1]
 
 
