@@ -146,7 +146,7 @@ class APIManager:
 
     def _pump(self, pipe: _Pipe, process: subprocess.Popen[bytes]) -> None:
         """Empties the queue into the pipe as long as the process lives; what it did not take is kept."""
-        from ptn_api.intake.plain import plain_json
+        from ptn_api.intake.queue_item import encode_item
 
         while process.poll() is None:
             if self._line is None:
@@ -154,7 +154,7 @@ class APIManager:
                 if item is None:
                     continue
                 try:
-                    self._line = plain_json(item)
+                    self._line = encode_item(item)
                 except InvalidInputError as error:
                     logger.warning("an item on the queue is no position: %s", error)
                     continue

@@ -4,9 +4,13 @@
     ├── SettingsError         a setting that cannot be used
     ├── InvalidInputError     a position, document or frame that is not what it should be
     ├── KeyFileError          an API key file that cannot be used
-    ├── LogError              the event log cannot do what was asked
+    ├── LogError              the event log cannot be read or written; retry
     │   ├── LogLockedError        another process writes this log
-    │   └── LogUnwritableError    disk full, read-only, no permission; try again later
+    │   ├── LogMissingError       there is no log yet; its writer will create it
+    │   ├── LogPrunedError        the requested events or removals have been pruned
+    │   ├── LogReplacedError      the log was deleted or replaced while open; reopen it
+    │   ├── LogUnusableError      damaged, not a log, or a newer version's; a retry does not help
+    │   └── LogUnwritableError    disk full, read-only, no permission; retry
     └── ClientError           what a consumer meets
         ├── ServerUnreachableError   no connection, or it broke
         ├── AuthenticationError      the key is unknown, or its tier is too low
@@ -26,6 +30,10 @@ __all__ = [
     "KeyFileError",
     "LogError",
     "LogLockedError",
+    "LogMissingError",
+    "LogPrunedError",
+    "LogReplacedError",
+    "LogUnusableError",
     "LogUnwritableError",
     "PTNError",
     "ServerUnreachableError",
@@ -68,6 +76,24 @@ class LogError(PTNError):
 
 class LogLockedError(LogError):
     code = "log_locked"
+
+
+class LogMissingError(LogError):
+    code = "no_log"
+
+
+class LogPrunedError(LogError):
+    code = "pruned"
+
+
+class LogReplacedError(LogError):
+    code = "replaced"
+
+
+class LogUnusableError(LogError):
+    """`code`: `corrupt`, `not_a_log`, `newer_schema` or `no_wal` (file system without a write-ahead log)."""
+
+    code = "log_unusable"
 
 
 class LogUnwritableError(LogError):

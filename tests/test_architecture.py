@@ -31,7 +31,7 @@ HOMES = {
     "rich": ("cli/",),
     "typer": ("cli/",),
     "uvloop": ("process/worker.py",),
-    "websockets": ("client/", "cli/server.py"),
+    "websockets": ("client/", "cli/client.py"),
     "zstandard": ("event_log/documents.py", "http/", "client/recording.py"),
 }
 """Where a library may be imported: in these modules, or in these folders."""

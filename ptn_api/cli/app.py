@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ptn_api import __version__
-from ptn_api.cli import consumer
+from ptn_api.cli import client_commands
 from ptn_api.cli.exit_status import exit_status
 from ptn_api.cli.keys import keys_app
 from ptn_api.errors import PTNError
@@ -93,7 +93,7 @@ def _while_read(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for _command in consumer.COMMANDS:
+for _command in client_commands.COMMANDS:
     app.command()(_while_read(_command))
 
 
@@ -109,8 +109,8 @@ def simulate(
     journal: Annotated[Path | None, typer.Option(help="Append the truth about what was done here.")] = None,
 ) -> None:
     """Write a validator directory as a validator would."""
-    from ptn_api.cli.moment import speed_of
     from ptn_api.cli.simulate import run
+    from ptn_api.cli.time_arguments import speed_of
 
     options = {"miners": miners, "positions": positions, "seed": seed, "orders_per_minute": orders_per_minute}
     run(directory, options, live=live, speed=speed_of(speed) or 1.0, journal=journal)

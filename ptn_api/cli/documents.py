@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from ptn_api.cli.server import answer, asking
+from ptn_api.cli.client import answer, asking
 from ptn_api.cli.table import print_document, print_rows, utc
 from ptn_api.client import calls
 from ptn_api.errors import SettingsError

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ptn_api.cli.moment import moment_ms
+from ptn_api.cli.time_arguments import moment_ms
 from ptn_api.clock import wall_ms
 from ptn_api.errors import PTNError, SettingsError
 

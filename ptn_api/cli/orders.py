@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from ptn_api.cli.client import answer, asking
 from ptn_api.cli.positions import all_positions
-from ptn_api.cli.server import answer, asking
 from ptn_api.cli.table import print_document, print_rows, utc
 from ptn_api.model.order import Order
 from ptn_api.model.position import Position

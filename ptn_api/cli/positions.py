@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ptn_api.cli.server import answer, asking
+from ptn_api.cli.client import answer, asking
 from ptn_api.cli.table import factor, print_document, print_rows, utc
 from ptn_api.client import calls
 from ptn_api.client.exchange import Call

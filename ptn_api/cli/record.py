@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from ptn_api.cli.api_key import read_api_key
-from ptn_api.cli.server import hear_the_client, try_stream, ws_url
+from ptn_api.cli.client import hear_the_client, try_stream, ws_url
 from ptn_api.cli.stream import stop_on_signals, tell_gap, tell_state
 from ptn_api.cli.table import print_document
 from ptn_api.client.recording import Recording

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from ptn_api.cli.server import asking
-from ptn_api.cli.sink import Output, sink
+from ptn_api.cli.client import asking
+from ptn_api.cli.output import Output, sink
 from ptn_api.cli.stream import tell_gap
 from ptn_api.client.replay_server import ReplayServer
 from ptn_api.client.replaying import Replay, replay

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from ptn_api.errors import SettingsError
-from ptn_api.intake.resync import request_resync
+from ptn_api.intake.removal import request_resync
 
 __all__ = ["run"]
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ptn_api.cli.api_key import read_api_key
-from ptn_api.cli.server import hear_the_client, try_stream, ws_url
-from ptn_api.cli.sink import Output, Sink, sink
+from ptn_api.cli.client import hear_the_client, try_stream, ws_url
+from ptn_api.cli.output import Output, Sink, sink
 from ptn_api.client.handling import Handling, OnError
 from ptn_api.client.pace import Pace
 from ptn_api.client.stream import Stream

@@ -11,14 +11,14 @@ from collections.abc import Container, Iterator, Mapping
 import msgspec
 
 from ptn_api.event_log.contract import PositionWritten
-from ptn_api.model.accounting import replay_each
+from ptn_api.model.accounting import rebuild_each
 from ptn_api.model.order import Order
 from ptn_api.model.position import PositionState
 
 __all__ = ["Announcement", "Moment", "announcements", "conflicts", "unseen"]
 
-_shell = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_MOST_REPLAYED = 500_000
+_header = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_MOST_REBUILT = 500_000
 """Orders gone through for one text's events, each anew from the first on: a new list of 1,000 orders, about a
 second."""
 _STATE_KEYS = tuple(field.name for field in msgspec.structs.fields(PositionState))
@@ -46,7 +46,7 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     order_uuid: str
     processed_ms: int
     order: bytes
-    shell: bytes
+    header: bytes
     orders_at: int
     late: bool
 
@@ -82,7 +82,7 @@ def announcements(change: PositionWritten, fresh: list[int], moment: Moment) -> 
     """The events-to-be of the unseen orders, whose places are `fresh`, in list order.
 
     Each shows the position as it stood after that order; the file's own summary goes with the last order
-    of the list, with one that stands before an order already seen, and where nothing can be replayed, or
+    of the list, with one that stands before an order already seen, and where nothing can be rebuilt, or
     so much that everything else would have to wait.
     """
     orders = change.position.orders
@@ -90,19 +90,19 @@ def announcements(change: PositionWritten, fresh: list[int], moment: Moment) -> 
     last_seen = _last_seen(orders, loud) if loud else -1
     largest = _running_maxima(orders)
     between = [place for place in loud if last_seen < place < len(orders) - 1]
-    if sum(between) > _MOST_REPLAYED:
+    if sum(between) > _MOST_REBUILT:
         between = []
-    shells = dict(zip(between, _shells(change, between), strict=True))
+    headers = dict(zip(between, _headers(change, between), strict=True))
     for place in loud:
         order = orders[place]
-        shell, orders_at = shells.get(place, (change.text.shell, change.text.orders_at))
+        header, orders_at = headers.get(place, (change.text.header, change.text.orders_at))
         yield Announcement(
             largest_ms=largest[place],
             place=place,
             order_uuid=order.order_uuid,
             processed_ms=order.processed_ms,
             order=change.text.orders[place],
-            shell=shell,
+            header=header,
             orders_at=orders_at,
             late=place < last_seen or moment.now_ms - order.processed_ms > moment.late_ms,
         )
@@ -128,22 +128,22 @@ def _running_maxima(orders: list[Order]) -> list[int]:
     return maxima
 
 
-def _shells(change: PositionWritten, places: list[int]) -> Iterator[tuple[bytes, int]]:
-    """The position's shell as it was after the order at each of the places, and its orders_at."""
+def _headers(change: PositionWritten, places: list[int]) -> Iterator[tuple[bytes, int]]:
+    """The position's header as it was after the order at each of the places, and its orders_at."""
     position, text = change.position, change.text
     lengths = [place + 1 for place in places]
-    for replayed in replay_each(position.orders, position.trade_pair, position.position_uuid, lengths):
-        if replayed is None:
-            yield text.shell, text.orders_at
+    for rebuilt in rebuild_each(position.orders, position.trade_pair, position.position_uuid, lengths):
+        if rebuilt is None:
+            yield text.header, text.orders_at
         else:
-            yield _with_state(text.shell, replayed.state)
+            yield _with_state(text.header, rebuilt.state)
 
 
-def _with_state(shell: bytes, state: PositionState) -> tuple[bytes, int]:
-    """The shell with the keys of the state that it has replaced, others as they came; and its orders_at."""
+def _with_state(header: bytes, state: PositionState) -> tuple[bytes, int]:
+    """The header with the keys of the state that it has replaced, others as they came; and its orders_at."""
     joined = bytearray(b"{")
     orders_at = 0
-    for key, value in _shell.decode(shell).items():
+    for key, value in _header.decode(header).items():
         if len(joined) > 1:
             joined += b","
         joined += msgspec.json.encode(key) + b":"

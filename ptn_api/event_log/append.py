@@ -16,7 +16,7 @@ from ptn_api.event_log.documents import (
 )
 from ptn_api.event_log.order_list import OrderList, departures, rewritten, touched
 from ptn_api.event_log.rows import (
-    Header,
+    LogState,
     StoredPosition,
     find_position,
     insert_events,
@@ -32,9 +32,9 @@ __all__ = ["Append"]
 class Append:
     """Applies changes one by one; `finish` gives the events their sequences."""
 
-    def __init__(self, db: sqlite3.Connection, header: Header, moment: Moment) -> None:
+    def __init__(self, db: sqlite3.Connection, state: LogState, moment: Moment) -> None:
         self._db = db
-        self._header = header
+        self._state = state
         self._now_ms = moment.now_ms
         self._scan = Scan(moment)
         self._ids: dict[tuple[str, str], int] = {}
@@ -51,24 +51,24 @@ class Append:
 
     def finish(self) -> list[Conflict]:
         """Numbers and writes the events; returns the conflicts that were met, to be told after the commit."""
-        header = self._header
-        events = self._scan.events(header.sequence)
+        state = self._state
+        events = self._scan.events(state.sequence)
         insert_events(self._db, [(self._ids[_key(event)], event) for event in events])
-        header.sequence += len(events)
-        header.events += len(events)
-        header.late += sum(event.late for event in events)
-        header.event_bytes += sum(map(event_bytes, events))
-        header.conflicts += len(self._scan.conflicts)
+        state.sequence += len(events)
+        state.events += len(events)
+        state.late += sum(event.late for event in events)
+        state.event_bytes += sum(map(event_bytes, events))
+        state.conflicts += len(self._scan.conflicts)
         return self._scan.conflicts
 
     def _write(self, change: PositionWritten) -> None:
         position, text = change.position, change.text
         stored = find_position(self._db, position.miner_hotkey, position.position_uuid)
         kept = orders_of(self._db, stored.id, stored.layout_revision) if stored else OrderList()
-        if stored and not stored.removed and stored.shell == text.shell and kept.texts == text.orders:
+        if stored and not stored.removed and stored.header == text.header and kept.texts == text.orders:
             self._recognise(stored, change.fingerprint)
             return
-        revision = self._header.next_revision()
+        revision = self._state.next_revision()
         uuids = [order.order_uuid for order in position.orders]
         returned = stored is not None and stored.removed
         orders = rewritten(kept, uuids, text.orders, revision, returned=returned)
@@ -108,7 +108,7 @@ class Append:
         if stored is not None and not stored.removed:
             self._db.execute(
                 "UPDATE positions SET removed_ms = ?, revision = ?, fingerprint = '' WHERE id = ?",
-                (self._now_ms, self._header.next_revision(), stored.id),
+                (self._now_ms, self._state.next_revision(), stored.id),
             )
 
     def _write_document(self, change: DocumentWritten, packed: PackedDocument | None) -> None:
@@ -122,7 +122,7 @@ class Append:
         if known == (packed and packed.digest):
             refresh_fingerprint(self._db, name, change.fingerprint)
             return
-        put_document(self._db, name, self._header.next_revision(), change.fingerprint, packed)
+        put_document(self._db, name, self._state.next_revision(), change.fingerprint, packed)
 
 
 def _key(event: Event) -> tuple[str, str]:

@@ -23,8 +23,8 @@ import msgspec
 from ptn_api.model.position import Position, PositionText
 
 __all__ = [
-    "Bell",
     "Change",
+    "CommitListener",
     "Document",
     "DocumentWritten",
     "Event",
@@ -107,7 +107,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, order=True):
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One order as announced, once, for ever.
 
-    `shell`/`orders_at` are the position after this order in the form of `PositionText`; `n_orders` is the
+    `header`/`orders_at` are the position after this order in the form of `PositionText`; `n_orders` is the
     place of the order in its list, from 1. `orders` are the position's orders up to this one, which is last,
     as the log knows them now (corrections included); empty unless asked for.
     """
@@ -123,7 +123,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     order_uuid: str
     processed_ms: int
     order: bytes
-    shell: bytes
+    header: bytes
     orders_at: int
     n_orders: int
     late: bool = False
@@ -133,7 +133,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def text(self) -> PositionText:
         """The position after this order."""
-        return PositionText(shell=self.shell, orders_at=self.orders_at, orders=self.orders)
+        return PositionText(header=self.header, orders_at=self.orders_at, orders=self.orders)
 
 
 class LoggedPosition(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,11 +161,11 @@ class RemovedPosition(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
 
 
-class Bell(Protocol):
-    """Rings after commits. A ring may be lost, which costs a second, never an event."""
+class CommitListener(Protocol):
+    """A reader's notifications of commits. A lost one costs a second, never an event."""
 
-    async def wait(self, timeout_ms: int = 1_000) -> None:
-        """Returns after the next ring (at once if one is pending), or after the timeout."""
+    async def wait_for_commit(self, timeout_ms: int = 1_000) -> None:
+        """Returns after the next commit (at once after one since the last wait), or after the timeout."""
         ...
 
     def close(self) -> None: ...
@@ -196,7 +196,7 @@ class EventLog(Protocol):
     def read(self, after: int, limit: int, *, orders: bool = True) -> list[Event]:
         """Events with sequence > `after`, in order, at most `limit`.
 
-        Raises LogError with code `pruned` if `after` + 1 lies below the floor: never a partial answer.
+        Raises LogPrunedError if `after` + 1 lies below the floor: never a partial answer.
         """
         ...
 
@@ -225,7 +225,7 @@ class EventLog(Protocol):
     def removed(self, since_revision: int) -> list[RemovedPosition]:
         """Positions removed after `since_revision` (and not back), in the order of their revisions.
 
-        Raises LogError with code `pruned` if tombstones that young may have been dropped.
+        Raises LogPrunedError if tombstones that young may have been dropped.
         """
         ...
 
@@ -236,7 +236,7 @@ class EventLog(Protocol):
     def changes(self, since_revision: int) -> tuple[Head, list[LoggedPosition], list[RemovedPosition]]:
         """The head, the positions changed and those removed after `since_revision`, of one instant.
 
-        Raises LogError with code `pruned` as `removed` does.
+        Raises LogPrunedError as `removed` does.
         """
         ...
 
@@ -253,8 +253,8 @@ class EventLog(Protocol):
         time or leverage; the first stands), `pruned` events."""
         ...
 
-    def bell(self) -> Bell:
-        """A bell of its own for this reader, bound to the running asyncio loop."""
+    def commit_listener(self) -> CommitListener:
+        """A new listener for this reader, bound to the running asyncio loop."""
         ...
 
     def close(self) -> None: ...

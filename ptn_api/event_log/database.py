@@ -17,7 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-from ptn_api.errors import LogError, LogUnwritableError
+from ptn_api.errors import (
+    LogError,
+    LogMissingError,
+    LogReplacedError,
+    LogUnusableError,
+    LogUnwritableError,
+)
 
 __all__ = [
     "FileIdentity",
@@ -42,6 +48,8 @@ _WRITER_PRAGMAS = (
     f"cache_size = -{64 << 10}",  # KiB
 )
 
+# Columns and tables keep the names of schema 1: `shell` is a position's or event's header, `departed` holds
+# the orders removed from lists, and `pieces` the chunks of documents.
 _SCHEMA = """
 CREATE TABLE log (
     id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -148,9 +156,9 @@ class FileIdentity:
         self._opened = self._now()
 
     def check(self) -> None:
-        """Raises LogError with code `replaced` if the log was deleted or put in place anew."""
+        """Raises LogReplacedError if the log was deleted or replaced."""
         if self._now() != self._opened:
-            raise LogError(f"the log {self._path} was deleted or replaced while in use", code="replaced")
+            raise LogReplacedError(f"the log {self._path} was deleted or replaced while in use")
 
     def _now(self) -> tuple[int, int] | None:
         try:
@@ -167,13 +175,13 @@ def make_file(path: Path) -> None:
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:
-    """The one connection that writes. Raises LogError, code `no_wal`, where nobody could read beside it."""
+    """The one connection that writes. Raises LogUnusableError where a write-ahead log is not supported."""
     db = _connect(path)
     try:
         (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             reason = "its file system has no write-ahead log (a network mount?): keep it on a local disk"
-            raise LogError(f"the log cannot be kept at {path}: {reason}", code="no_wal")
+            raise LogUnusableError(f"the log cannot be kept at {path}: {reason}", code="no_wal")
         for pragma in _WRITER_PRAGMAS:
             db.execute(f"PRAGMA {pragma}")
     except BaseException:
@@ -183,15 +191,15 @@ def connect_writer(path: Path) -> sqlite3.Connection:
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
-    """A connection that only reads. Raises LogError, code `no_log`, while there is no log yet."""
+    """A connection that only reads. Raises LogMissingError while there is no log yet."""
     if not path.exists():
-        raise LogError(f"there is no log at {path} yet", code="no_log")
+        raise LogMissingError(f"there is no log at {path} yet")
     with reading():
         db = _connect(path)
         try:
             db.execute("PRAGMA query_only = ON")
             if not _has_schema(db, path):
-                raise LogError(f"there is no log in {path} yet", code="no_log")
+                raise LogMissingError(f"there is no log in {path} yet")
         except BaseException:
             db.close()
             raise
@@ -220,21 +228,21 @@ def create(db: sqlite3.Connection, path: Path, created_ms: int) -> None:
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Turns SQLite's errors into LogError."""
+    """Turns SQLite's errors into LogError, those of a damaged file into LogUnusableError."""
     try:
         yield
     except sqlite3.Error as error:
-        raise LogError(f"the log cannot be read: {error}", code=_code(error)) from error
+        _raise_if_damaged(error)
+        raise LogError(f"the log cannot be read: {error}") from error
 
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Turns SQLite's errors into LogUnwritableError, those of a damaged file into LogError."""
+    """Turns SQLite's errors into LogUnwritableError, those of a damaged file into LogUnusableError."""
     try:
         yield
     except sqlite3.Error as error:
-        if _code(error) == "corrupt":
-            raise LogError(f"the log is damaged: {error}", code="corrupt") from error
+        _raise_if_damaged(error)
         raise LogUnwritableError(f"the log cannot be written: {error}") from error
 
 
@@ -259,22 +267,23 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _has_schema(db: sqlite3.Connection, path: Path) -> bool:
-    """Raises LogError for a file that is no log, or one that a newer version has written."""
+    """Raises LogUnusableError for a file that is not a log, or that a newer version wrote."""
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if not tables:
         return False  # asked first: it may be made at this moment, all at once
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION_ID:
-        raise LogError(f"{path} is not an event log", code="not_a_log")
+        raise LogUnusableError(f"{path} is not an event log", code="not_a_log")
     if version > SCHEMA_VERSION:
-        raise LogError(
+        raise LogUnusableError(
             f"{path} was written by a newer version (schema {version}, known {SCHEMA_VERSION}): update",
             code="newer_schema",
         )
     return True
 
 
-def _code(error: sqlite3.Error) -> str:
-    """`corrupt` for a file that is damaged or no database; such errors have no class of their own."""
-    return "corrupt" if type(error) is sqlite3.DatabaseError else "log_error"
+def _raise_if_damaged(error: sqlite3.Error) -> None:
+    """SQLite raises the base class itself for a damaged file or one that is not a database."""
+    if type(error) is sqlite3.DatabaseError:
+        raise LogUnusableError(f"the log is damaged: {error}", code="corrupt") from error

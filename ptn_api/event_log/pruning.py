@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from ptn_api.event_log.rows import Header, order_span
+from ptn_api.event_log.rows import LogState, order_span
 from ptn_api.event_log.scan import EVENT_OVERHEAD
 
 __all__ = ["prune_departed", "prune_events", "prune_tombstones"]
@@ -12,7 +12,7 @@ __all__ = ["prune_departed", "prune_events", "prune_tombstones"]
 _BATCH = 1_000
 
 
-def prune_events(db: sqlite3.Connection, header: Header, *, oldest_ms: int, retention_bytes: int) -> bool:
+def prune_events(db: sqlite3.Connection, state: LogState, *, oldest_ms: int, retention_bytes: int) -> bool:
     """Drops at most a batch of the oldest events; returns whether more may have to go."""
     rows = db.execute(
         "SELECT sequence, timestamp_ms, length(order_text) + length(shell) + length(extra) + ?"
@@ -21,16 +21,16 @@ def prune_events(db: sqlite3.Connection, header: Header, *, oldest_ms: int, rete
     ).fetchall()
     last, dropped = 0, 0
     for sequence, timestamp_ms, size in rows:
-        if header.event_bytes <= retention_bytes and timestamp_ms >= oldest_ms:
+        if state.event_bytes <= retention_bytes and timestamp_ms >= oldest_ms:
             break
-        header.event_bytes -= size
+        state.event_bytes -= size
         last, dropped = sequence, dropped + 1
     db.execute("DELETE FROM events WHERE sequence <= ?", (last,))
-    header.pruned += dropped
+    state.pruned += dropped
     return dropped == _BATCH
 
 
-def prune_tombstones(db: sqlite3.Connection, header: Header, *, oldest_ms: int) -> bool:
+def prune_tombstones(db: sqlite3.Connection, state: LogState, *, oldest_ms: int) -> bool:
     """Drops at most a batch of old tombstones with their positions' orders, unless an event needs those."""
     rows = db.execute(
         "SELECT id, revision FROM positions WHERE removed_ms < ?"
@@ -41,7 +41,7 @@ def prune_tombstones(db: sqlite3.Connection, header: Header, *, oldest_ms: int) 
         db.execute("DELETE FROM orders WHERE id BETWEEN ? AND ?", order_span(position_id))
         db.execute("DELETE FROM departed WHERE position = ?", (position_id,))
         db.execute("DELETE FROM positions WHERE id = ?", (position_id,))
-        header.tombstone_floor = max(header.tombstone_floor, revision)
+        state.tombstone_floor = max(state.tombstone_floor, revision)
     return len(rows) == _BATCH
 
 

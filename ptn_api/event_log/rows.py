@@ -13,7 +13,7 @@ from ptn_api.model.position import PositionText
 
 __all__ = [
     "POSITION_COLUMNS",
-    "Header",
+    "LogState",
     "StoredPosition",
     "events_after",
     "find_position",
@@ -27,7 +27,7 @@ __all__ = [
 
 
 @dataclass
-class Header:
+class LogState:
     """The log's single row: where it stands, and its counters. Loaded and saved within a transaction."""
 
     epoch: str
@@ -43,21 +43,21 @@ class Header:
     pruned: int
 
     @classmethod
-    def load(cls, db: sqlite3.Connection) -> Header:
-        return cls(*db.execute(_LOAD_HEADER).fetchone())
+    def load(cls, db: sqlite3.Connection) -> LogState:
+        return cls(*db.execute(_LOAD_STATE).fetchone())
 
     def save(self, db: sqlite3.Connection) -> None:
-        db.execute(_SAVE_HEADER, [getattr(self, name) for name in _CHANGING])
+        db.execute(_SAVE_STATE, [getattr(self, name) for name in _CHANGING])
 
     def next_revision(self) -> int:
         self.revision += 1
         return self.revision
 
 
-_COLUMNS = tuple(field.name for field in fields(Header))
+_COLUMNS = tuple(field.name for field in fields(LogState))
 _CHANGING = _COLUMNS[2:]
-_LOAD_HEADER = f"SELECT {', '.join(_COLUMNS)} FROM log"  # noqa: S608 - the names above
-_SAVE_HEADER = f"UPDATE log SET {', '.join(f'{name} = ?' for name in _CHANGING)}"  # noqa: S608
+_LOAD_STATE = f"SELECT {', '.join(_COLUMNS)} FROM log"  # noqa: S608 - the names above
+_SAVE_STATE = f"UPDATE log SET {', '.join(f'{name} = ?' for name in _CHANGING)}"  # noqa: S608
 
 
 # --- positions --------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ class StoredPosition(NamedTuple):
     id: int
     removed: bool
     fingerprint: str
-    shell: bytes
+    header: bytes
     layout_revision: int
 
 
@@ -98,7 +98,7 @@ def put_position(
         layout_revision,
         position.closed_at,
         text.orders_at,
-        text.shell,
+        text.header,
     )
     if position_id is not None:
         db.execute(
@@ -118,7 +118,7 @@ def put_position(
 
 def logged_position(db: sqlite3.Connection, row: tuple[Any, ...]) -> LoggedPosition:
     """`row` holds POSITION_COLUMNS."""
-    position_id, miner, uuid, revision, close_ms, shell, orders_at, layout_revision = row
+    position_id, miner, uuid, revision, close_ms, header, orders_at, layout_revision = row
     orders = db.execute("SELECT text, revision FROM orders WHERE id BETWEEN ? AND ?", order_span(position_id))
     texts, revisions = _columns(orders.fetchall(), 2)
     return LoggedPosition(
@@ -126,7 +126,7 @@ def logged_position(db: sqlite3.Connection, row: tuple[Any, ...]) -> LoggedPosit
         position_uuid=uuid,
         revision=revision,
         close_ms=close_ms,
-        text=PositionText(shell=shell, orders_at=orders_at, orders=texts),
+        text=PositionText(header=header, orders_at=orders_at, orders=texts),
         order_revisions=revisions,
         layout_revision=layout_revision,
     )
@@ -193,7 +193,7 @@ def insert_events(db: sqlite3.Connection, events: list[tuple[int, Event]]) -> No
                 event.late,
                 event.orders_at,
                 event.order,
-                event.shell,
+                event.header,
                 event.extra,
             )
             for position_id, event in events
@@ -268,7 +268,7 @@ def _event(row: tuple[Any, ...], orders: tuple[bytes, ...]) -> Event:
         late=bool(row[10]),
         orders_at=row[11],
         order=row[12],
-        shell=row[13],
+        header=row[13],
         extra=row[14],
         orders=orders,
     )

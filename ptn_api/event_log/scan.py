@@ -95,7 +95,7 @@ class Scan:
                 order_uuid=made.order_uuid,
                 processed_ms=made.processed_ms,
                 order=made.order,
-                shell=made.shell,
+                header=made.header,
                 orders_at=made.orders_at,
                 n_orders=made.place + 1,
                 late=made.late,
@@ -106,4 +106,4 @@ class Scan:
 
 def event_bytes(event: Event) -> int:
     """What an event counts towards the retention's size."""
-    return len(event.order) + len(event.shell) + len(event.extra) + EVENT_OVERHEAD
+    return len(event.order) + len(event.header) + len(event.extra) + EVENT_OVERHEAD

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from ptn_api.clock import Clock, wall_ms
-from ptn_api.errors import LogError, LogUnwritableError
+from ptn_api.errors import LogMissingError, LogUnwritableError
 from ptn_api.event_log.contract import EventLog, EventLogWriter
 from ptn_api.event_log.sqlite_reader import SqliteReader
 from ptn_api.event_log.sqlite_writer import SqliteWriter, lock_directory
@@ -28,8 +28,8 @@ def open_writer(
     """The log in this directory, for its only writer; made where there is none.
 
     `clock` says when a new log was created. Raises LogLockedError if another process writes it,
-    LogUnwritableError if the directory or the file cannot be written, LogError with code `not_a_log`,
-    `newer_schema` or `corrupt` for a file that cannot be used.
+    LogUnwritableError if the directory or the file cannot be written, LogUnusableError for a file that is
+    damaged, not a log, or a newer version's.
     """
     data_dir = data_dir.absolute()
     try:
@@ -53,14 +53,14 @@ def open_writer(
 def open_reader(data_dir: Path, *, wait_ms: int = 0) -> EventLog:
     """The log in this directory, for reading, also while no writer runs.
 
-    Waits (blocking) at most `wait_ms` for a writer to make it. Raises LogError: code `no_log` if there is
-    none by then, others as `open_writer`.
+    Blocks at most `wait_ms` until a writer has created it. Raises LogMissingError if there is still none,
+    other errors as `open_writer` does.
     """
     deadline = time.monotonic() + wait_ms / 1000
     while True:
         try:
             return SqliteReader(data_dir.absolute())
-        except LogError as error:
-            if error.code != "no_log" or time.monotonic() >= deadline:
+        except LogMissingError:
+            if time.monotonic() >= deadline:
                 raise
         time.sleep(_LOOK_AGAIN_S)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from ptn_api.errors import LogError
-from ptn_api.event_log.bell import SocketBell, bell_folder
+from ptn_api.errors import LogPrunedError
+from ptn_api.event_log.commit_notifier import SocketCommitListener, listener_folder
 from ptn_api.event_log.contract import (
     Document,
     Event,
@@ -22,7 +22,7 @@ from ptn_api.event_log.contract import (
 )
 from ptn_api.event_log.database import FileIdentity, connect_reader, log_path, reading
 from ptn_api.event_log.documents import read_document
-from ptn_api.event_log.rows import POSITION_COLUMNS, Header, events_after, logged_position
+from ptn_api.event_log.rows import POSITION_COLUMNS, LogState, events_after, logged_position
 
 __all__ = ["SqliteReader"]
 
@@ -36,8 +36,8 @@ _source = msgspec.json.Decoder(SourceStatus)
 class SqliteReader:
     """`contract.EventLog` says what the methods promise. May be shared by threads.
 
-    Any call raises LogError with code `replaced` once the log was deleted or put in place anew: this
-    process's knowledge of it is void then, and it should start again.
+    Any call raises LogReplacedError once the log was deleted or replaced: everything that this process
+    derived from it is void, and it should start again.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -48,19 +48,19 @@ class SqliteReader:
         self._db = connect_reader(self._path)
         try:
             with self._snapshot() as db:
-                header = Header.load(db)
+                state = LogState.load(db)
         except BaseException:
             self._db.close()
             raise
-        self.epoch: str = header.epoch
-        self.created_ms: int = header.created_ms
+        self.epoch: str = state.epoch
+        self.created_ms: int = state.created_ms
 
     def ready(self) -> bool:
-        return bool(self._header().ready)
+        return bool(self._state().ready)
 
     def head(self) -> Head:
-        header = self._header()
-        return Head(sequence=header.sequence, revision=header.revision)
+        state = self._state()
+        return Head(sequence=state.sequence, revision=state.revision)
 
     def floor(self) -> int:
         with self._snapshot() as db:
@@ -70,7 +70,7 @@ class SqliteReader:
         with self._snapshot() as db:
             floor = _floor(db)
             if after + 1 < floor:
-                raise LogError(f"events after {after} are gone, the oldest is {floor}", code="pruned")
+                raise LogPrunedError(f"events after {after} are gone, the oldest is {floor}")
             return events_after(db, after, limit, orders=orders)
 
     def first_timestamp_after(self, sequence: int) -> int | None:
@@ -121,14 +121,14 @@ class SqliteReader:
             return _removed(db, since_revision)
 
     def oldest_revision(self) -> int:
-        return self._header().tombstone_floor
+        return self._state().tombstone_floor
 
     def changes(self, since_revision: int) -> tuple[Head, list[LoggedPosition], list[RemovedPosition]]:
         with self._snapshot() as db:
-            header = Header.load(db)
+            state = LogState.load(db)
             removed = _removed(db, since_revision)
             changed = _positions(db, since_revision)
-        return Head(sequence=header.sequence, revision=header.revision), changed, removed
+        return Head(sequence=state.sequence, revision=state.revision), changed, removed
 
     def document(self, document: Document) -> bytes | None:
         with self._snapshot() as db:
@@ -145,19 +145,19 @@ class SqliteReader:
         return _source.decode(status)
 
     def counters(self) -> dict[str, int]:
-        header = self._header()
-        return {name: getattr(header, name) for name in ("events", "late", "conflicts", "pruned")}
+        state = self._state()
+        return {name: getattr(state, name) for name in ("events", "late", "conflicts", "pruned")}
 
-    def bell(self) -> SocketBell:
-        return SocketBell(bell_folder(self._data_dir))
+    def commit_listener(self) -> SocketCommitListener:
+        return SocketCommitListener(listener_folder(self._data_dir))
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
 
-    def _header(self) -> Header:
+    def _state(self) -> LogState:
         with self._snapshot() as db:
-            return Header.load(db)
+            return LogState.load(db)
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
@@ -191,8 +191,8 @@ def _positions(
 
 
 def _removed(db: sqlite3.Connection, since_revision: int) -> list[RemovedPosition]:
-    if since_revision < Header.load(db).tombstone_floor:
-        raise LogError(f"removals after revision {since_revision} are gone", code="pruned")
+    if since_revision < LogState.load(db).tombstone_floor:
+        raise LogPrunedError(f"removals after revision {since_revision} are gone")
     rows = db.execute(
         "SELECT miner, uuid, revision FROM positions WHERE revision > ? AND removed_ms IS NOT NULL"
         " ORDER BY revision",

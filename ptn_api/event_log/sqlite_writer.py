@@ -19,7 +19,7 @@ from ptn_api.clock import Clock
 from ptn_api.errors import LogLockedError, LogUnwritableError
 from ptn_api.event_log.announce import Moment
 from ptn_api.event_log.append import Append
-from ptn_api.event_log.bell import Ringer, bell_folder
+from ptn_api.event_log.commit_notifier import CommitNotifier, listener_folder
 from ptn_api.event_log.contract import Change, Document, DocumentWritten, Head, SourceStatus
 from ptn_api.event_log.database import (
     connect_writer,
@@ -40,7 +40,7 @@ from ptn_api.event_log.documents import (
     unused_pieces,
 )
 from ptn_api.event_log.pruning import prune_departed, prune_events, prune_tombstones
-from ptn_api.event_log.rows import Header
+from ptn_api.event_log.rows import LogState
 from ptn_api.event_log.scan import Conflict
 from ptn_api.event_log.sqlite_reader import SqliteReader
 
@@ -88,27 +88,27 @@ class SqliteWriter(SqliteReader):
         except BaseException:
             self._writer.close()
             raise
-        self._ringer = Ringer(bell_folder(data_dir))
+        self._notifier = CommitNotifier(listener_folder(data_dir))
         self._drop_unused_pieces()
 
     def baseline(self, changes: Iterable[Change], now_ms: int) -> Head:
-        with self._transaction() as (db, header):
-            append = Append(db, header, self._moment(header, now_ms))
+        with self._transaction() as (db, state):
+            append = Append(db, state, self._moment(state, now_ms))
             for change in changes:
                 append.apply(change)
             conflicts = append.finish()
-            header.ready = True
+            state.ready = True
         self._fold_in()
-        return self._committed(header, conflicts)
+        return self._committed(state, conflicts)
 
     def append(self, changes: Iterable[Change], now_ms: int) -> Head:
         changes = list(changes)
         ahead: dict[int, PackedDocument] = {}
         try:
             self._write_ahead(changes, ahead)
-            with self._transaction() as (db, header):
-                before = (header.sequence, header.revision)
-                append = Append(db, header, self._moment(header, now_ms))
+            with self._transaction() as (db, state):
+                before = (state.sequence, state.revision)
+                append = Append(db, state, self._moment(state, now_ms))
                 for place, change in enumerate(changes):
                     append.apply(change, ahead.get(place))
                 conflicts = append.finish()
@@ -116,9 +116,9 @@ class SqliteWriter(SqliteReader):
             self._staging.difference_update(packed.version for packed in ahead.values())
         if any(isinstance(change, DocumentWritten) for change in changes):
             self._drop_unused_pieces()
-        if before == (header.sequence, header.revision):
-            return Head(sequence=header.sequence, revision=header.revision)
-        return self._committed(header, conflicts)
+        if before == (state.sequence, state.revision):
+            return Head(sequence=state.sequence, revision=state.revision)
+        return self._committed(state, conflicts)
 
     def fingerprints(self) -> dict[tuple[str, str], str]:
         with self._snapshot() as db:
@@ -139,20 +139,20 @@ class SqliteWriter(SqliteReader):
             }
 
     def set_source(self, status: SourceStatus) -> None:
-        with self._transaction() as (db, header):
+        with self._transaction() as (db, state):
             db.execute("UPDATE log SET source = ?", (msgspec.json.encode(status),))
-        self._ringer.ring(header.sequence)
+        self._notifier.notify(state.sequence)
 
     def prune(self, now_ms: int) -> int:
         oldest_ms = now_ms - self._retention_ms
         more = True
         while more:
-            with self._transaction() as (db, header):
-                more = prune_events(db, header, oldest_ms=oldest_ms, retention_bytes=self._retention_bytes)
+            with self._transaction() as (db, state):
+                more = prune_events(db, state, oldest_ms=oldest_ms, retention_bytes=self._retention_bytes)
         more = True
         while more:
-            with self._transaction() as (db, header):
-                more = prune_tombstones(db, header, oldest_ms=oldest_ms)
+            with self._transaction() as (db, state):
+                more = prune_tombstones(db, state, oldest_ms=oldest_ms)
                 prune_departed(db, oldest_ms=oldest_ms)
         self._drop_unused_pieces()
         self._fold_in(over_bytes=_LARGE_WAL_BYTES)
@@ -163,7 +163,7 @@ class SqliteWriter(SqliteReader):
         with self._write_lock:
             if self._writer is not None:
                 self._writer.close()
-        self._ringer.close()
+        self._notifier.close()
         if self._lock_descriptor != -1:
             os.close(self._lock_descriptor)
             self._lock_descriptor = -1
@@ -171,7 +171,7 @@ class SqliteWriter(SqliteReader):
     # --- transactions -------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[tuple[sqlite3.Connection, Header]]:
+    def _transaction(self) -> Iterator[tuple[sqlite3.Connection, LogState]]:
         """A durable transaction on return, or an exception and nothing changed."""
         with self._write_lock, writing():
             self._identity.check()
@@ -180,11 +180,11 @@ class SqliteWriter(SqliteReader):
             db = self._writer
             try:
                 db.execute("BEGIN IMMEDIATE")
-                header = Header.load(db)
-                before = replace(header)
-                yield db, header
-                if header != before:
-                    header.save(db)
+                state = LogState.load(db)
+                before = replace(state)
+                yield db, state
+                if state != before:
+                    state.save(db)
                 db.execute("COMMIT")
             except BaseException:
                 self._undo(db)
@@ -199,18 +199,18 @@ class SqliteWriter(SqliteReader):
             self._writer = None
             db.close()
 
-    def _moment(self, header: Header, now_ms: int) -> Moment:
+    def _moment(self, state: LogState, now_ms: int) -> Moment:
         return Moment(
             now_ms=now_ms,
             late_ms=self._late_ms,
-            silent_until_ms=None if header.ready else header.created_ms,
+            silent_until_ms=None if state.ready else state.created_ms,
         )
 
-    def _committed(self, header: Header, conflicts: Sequence[Conflict]) -> Head:
-        self._ringer.ring(header.sequence)
+    def _committed(self, state: LogState, conflicts: Sequence[Conflict]) -> Head:
+        self._notifier.notify(state.sequence)
         for conflict in conflicts:
             logger.warning("order_conflict", **conflict._asdict())
-        return Head(sequence=header.sequence, revision=header.revision)
+        return Head(sequence=state.sequence, revision=state.revision)
 
     def _fold_in(self, *, over_bytes: int = 0) -> None:
         """Gives back the disk that a write-ahead log larger than this takes, as far as readers let it."""

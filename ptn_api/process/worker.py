@@ -20,7 +20,7 @@ import structlog
 
 from ptn_api.access import KeyFile, KeyRing
 from ptn_api.access.usage import Usage, UsageFile
-from ptn_api.errors import LogError, PTNError
+from ptn_api.errors import LogLockedError, LogMissingError, LogUnusableError, PTNError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.process.background import keep_certificate, keep_keys, keep_usage, read_keys
 from ptn_api.process.certificate import Certificate
@@ -35,7 +35,7 @@ __all__ = ["WorkerConfig", "run_child"]
 
 logger = structlog.get_logger()
 
-_HOPELESS = {"log_locked", "corrupt", "not_a_log", "newer_schema", "no_wal"}
+_HOPELESS = (LogLockedError, LogUnusableError)
 """What intake may find of the log that beginning again does not mend: it ends a start, though not a server
 that was ready. Readers may have looked while the log was being made; they do begin again."""
 
@@ -72,7 +72,7 @@ def run_child() -> int:
         _new_event_loop(orders.room)(_run_room(orders, ready))
     except PTNError as error:
         logger.error("stopped_by_error", code=error.code, reason=str(error))
-        return FATAL if orders.room == "intake" and error.code in _HOPELESS else 1
+        return FATAL if orders.room == "intake" and isinstance(error, _HOPELESS) else 1
     return 0
 
 
@@ -121,7 +121,7 @@ def _chores(
 
 async def _run_intake(orders: WorkerConfig, stop: asyncio.Event, ready: Callable[[], None]) -> None:
     from ptn_api.event_log import open_writer
-    from ptn_api.intake.counters import IntakeCounters
+    from ptn_api.intake.merge import IntakeCounters
     from ptn_api.intake.options import IntakeOptions
     from ptn_api.intake.run import run_intake
 
@@ -210,10 +210,8 @@ async def _when_there(open_log: Callable[[], EventLog], stop: asyncio.Event) -> 
     while not stop.is_set():
         try:
             return open_log()
-        except LogError as error:
-            if error.code != "no_log":
-                raise
-        await wait_for_event(stop, 50)
+        except LogMissingError:
+            await wait_for_event(stop, 50)
     return None
 
 

@@ -45,8 +45,8 @@ async def run_rest(
 ) -> None:
     """Serves on the listening socket until `stop`, then lets answers that were begun end, for a while.
 
-    `ready` is called when the views are built; requests are answered before, with 503. Raises LogError with
-    code `replaced` if the log was put in place anew: begin again.
+    `ready` is called when the views are built; requests are answered before, with 503. Raises
+    LogReplacedError if the log was replaced: start again.
     """
     counters = counters or RestCounters()
     room = Room.over(log, clock or _steady_clock(options), options, counters, surroundings)

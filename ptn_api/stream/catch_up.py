@@ -11,7 +11,7 @@ from itertools import islice
 import structlog
 
 from ptn_api.clock import Monotonic, monotonic_ms
-from ptn_api.errors import LogError
+from ptn_api.errors import LogError, LogPrunedError
 from ptn_api.event_log.contract import EventLog, RemovedPosition
 from ptn_api.stream.connection import CatchUpProgress, Connection
 from ptn_api.stream.counters import StreamCounters
@@ -106,11 +106,10 @@ class CatchUps:
                 self._tail.step()  # the log was ahead of the tail when the client logged in
             else:
                 self._send_changes(connection, progress)
+        except LogPrunedError:
+            connection.close(REPLAY_OVERTAKEN)
         except LogError as error:
-            if error.code == "pruned":
-                connection.close(REPLAY_OVERTAKEN)
-            else:
-                self._retry(connection, progress, error)
+            self._retry(connection, progress, error)
         except Exception:  # noqa: BLE001 - a fault in one catch-up must not end the others
             logger.error("catch_up_failed", traceback=traceback.format_exc())
             connection.close(INTERNAL_ERROR)

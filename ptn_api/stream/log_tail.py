@@ -9,7 +9,7 @@ from itertools import islice
 import structlog
 
 from ptn_api.clock import Monotonic, monotonic_ms
-from ptn_api.errors import LogError
+from ptn_api.errors import LogError, LogPrunedError, LogReplacedError
 from ptn_api.event_log.contract import Event, EventLog, LoggedPosition, RemovedPosition
 from ptn_api.model.checksum import CHECKSUM_MODULUS, position_checksum
 from ptn_api.stream.encoding import UpdateEncoder
@@ -147,34 +147,34 @@ class LogTail:
     async def run(self, after_each: Callable[[], None]) -> None:
         """Follows the log until cancelled; calls `after_each` after every commit and every retry.
 
-        Raises LogError once the log was replaced.
+        Raises LogReplacedError.
         """
-        bell = self._event_log.bell()
+        commits = self._event_log.commit_listener()
         try:
             while True:
                 while self.step():  # noqa: ASYNC110 - work in parts, not waiting
                     await asyncio.sleep(0)  # far behind: other tasks first
                 after_each()
-                await bell.wait(_LOOK_MS if self.readable else RETRY_MS)
+                await commits.wait_for_commit(_LOOK_MS if self.readable else RETRY_MS)
         finally:
-            bell.close()
+            commits.close()
             self._drop_checksum()
 
     def step(self) -> bool:
         """Sends the next events, a bounded number. Returns whether there are more.
 
-        If the log cannot be read, the next step tries again. Raises LogError once the log was replaced: what
-        the stream knows is void then.
+        If the log cannot be read, the next step tries again. Raises LogReplacedError, which ends the stream:
+        what it knows is of another log.
         """
         try:
             more = self._advance() if self.started else self._start()
+        except LogReplacedError:
+            raise
+        except LogPrunedError:
+            logger.warning("log_tail_overtaken", sequence=self.sequence)
+            self._restart()
+            return True
         except LogError as error:
-            if error.code == "replaced":
-                raise
-            if error.code == "pruned":
-                logger.warning("log_tail_overtaken", sequence=self.sequence)
-                self._restart()
-                return True
             if self._unreadable_since is None:
                 self._unreadable_since = self._monotonic()
             self._outage.failed("tail", error)

@@ -12,8 +12,7 @@ from typing import Any
 import msgspec
 
 from ptn_api.event_log.contract import Document
-from ptn_api.http.block import Block
-from ptn_api.http.snapshot import Snapshot, tag_of
+from ptn_api.http.body import Body, Segment, tag_of
 from ptn_api.model.miner import MinerEntry
 from ptn_api.model.statistics import Elimination, PerfLedger
 from ptn_api.views.documents import Documents
@@ -45,9 +44,9 @@ class Checkpoint:
     def __init__(self, views: Views, documents: Documents) -> None:
         self._views = views
         self._documents = documents
-        self._kept: tuple[object, Snapshot] | None = None
+        self._kept: tuple[object, Body] | None = None
 
-    def snapshot(self) -> Snapshot | None:
+    def snapshot(self) -> Body | None:
         """The checkpoint of now; None while there is nothing to restore from."""
         positions = self._views.for_checkpoint()
         revisions = self._documents.version_of(*_PARTS)
@@ -58,14 +57,14 @@ class Checkpoint:
             self._kept = (version, self._made(positions))
         return self._kept[1]
 
-    def _made(self, positions: Snapshot) -> Snapshot:
+    def _made(self, positions: Body) -> Body:
         """The tag leaves out when it was made: two servers with the same state agree."""
         state = self._head()
         ledgers = self._documents.portfolio_ledgers()
         head = self._version() + self._created() + state + b',"positions":'
-        runs = [Block(head), *positions.runs, Block(b',"perf_ledgers":'), *ledgers.runs, Block(b"}")]
+        runs = [Segment(head), *positions.runs, Segment(b',"perf_ledgers":'), *ledgers.runs, Segment(b"}")]
         parts = [self._version(), state, positions.tag.encode(), ledgers.tag.encode()]
-        return Snapshot(runs, tag_of(parts))
+        return Body(runs, tag_of(parts))
 
     def _version(self) -> bytes:
         """The validator's, as its statistics tell it."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ptn_api.event_log.contract import Document, EventLog
-from ptn_api.http.snapshot import Snapshot, snapshot_of
+from ptn_api.http.body import Body, body_of
 
 __all__ = ["Documents"]
 
@@ -41,17 +41,17 @@ class Documents:
         self._log = log
         self._kept: dict[tuple[str, Document], tuple[int, Any]] = {}
 
-    def whole(self, document: Document) -> Snapshot | None:
+    def whole(self, document: Document) -> Body | None:
         """The document as the validator wrote it; None: there is none."""
         return self._keep("whole", document, _whole)
 
-    def statistics(self, *, checkpoints: bool) -> Snapshot | None:
+    def statistics(self, *, checkpoints: bool) -> Body | None:
         if checkpoints:
             return self.whole(Document.STATISTICS)
         return self._keep(
             "without checkpoints",
             Document.STATISTICS,
-            lambda content: None if content is None else snapshot_of(_without_checkpoints(content)),
+            lambda content: None if content is None else body_of(_without_checkpoints(content)),
         )
 
     def statistics_of(self, hotkey: str, *, checkpoints: bool) -> bytes | None:
@@ -66,7 +66,7 @@ class Documents:
         ledgers = self._keep("elements", Document.PERF_LEDGERS, _elements)
         return bytes(ledgers[hotkey]) if hotkey in ledgers else None
 
-    def portfolio_ledgers(self) -> Snapshot:
+    def portfolio_ledgers(self) -> Body:
         """{hotkey: portfolio ledger}, as the checkpoint holds them."""
         return self._keep("portfolios", Document.PERF_LEDGERS, _portfolios)
 
@@ -100,8 +100,8 @@ class Documents:
         return value
 
 
-def _whole(content: bytes | None) -> Snapshot | None:
-    return None if content is None else snapshot_of(content)
+def _whole(content: bytes | None) -> Body | None:
+    return None if content is None else body_of(content)
 
 
 def _elements(content: bytes | msgspec.Raw | None) -> dict[str, msgspec.Raw]:
@@ -149,7 +149,7 @@ def _without(element: bytes, key: str) -> bytes:
     return msgspec.json.encode({k: v for k, v in keys.items() if k != key}) if key in keys else element
 
 
-def _portfolios(content: bytes | None) -> Snapshot:
+def _portfolios(content: bytes | None) -> Body:
     """Each miner's portfolio ledger; in the older form the miner's element is it."""
     ledgers = {}
     for hotkey, element in _elements(content).items():
@@ -158,4 +158,4 @@ def _portfolios(content: bytes | None) -> Snapshot:
             ledgers[hotkey] = keys["portfolio"]
         elif "cps" in keys:
             ledgers[hotkey] = element
-    return snapshot_of(msgspec.json.encode(ledgers))
+    return body_of(msgspec.json.encode(ledgers))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from ptn_api.http.block import Block
-from ptn_api.http.breather import Breather
-from ptn_api.http.snapshot import Snapshot, tag_of
+from ptn_api.http.body import Body, Segment, tag_of
 from ptn_api.model.tiers import Tier
 from ptn_api.model.trade_pair import pair_id
+from ptn_api.tasks import TimeSlice
 from ptn_api.views.piece import TAILS, Piece
 from ptn_api.views.views import Views
 
@@ -37,7 +36,7 @@ async def filtered(
     miners: frozenset[str],
     trade_pairs: frozenset[str],
     statuses: frozenset[str],
-) -> Snapshot:
+) -> Body:
     """The document with the positions that pass all filters (an empty one passes everything).
 
     Miners without a match are left out; aggregates stay those of the whole entry.
@@ -45,15 +44,15 @@ async def filtered(
     pieces = [piece for piece in views.in_order(tier) if not miners or piece.hotkey in miners]
     if not trade_pairs and not statuses:
         return views.joined(tier, pieces)
-    breather = Breather()
-    blocks: list[Block] = []
+    time_slice = TimeSlice()
+    blocks: list[Segment] = []
     for piece in pieces:
         entry = _filtered_entry(piece, tier, trade_pairs, statuses)
         if entry:
-            blocks += (piece.names[bool(blocks)], Block(entry))
-        await breather()
-    blocks.append(Block(b"}" if blocks else b"{}"))
-    return Snapshot(blocks, tag_of(block.identity for block in blocks))
+            blocks += (piece.names[bool(blocks)], Segment(entry))
+        await time_slice.yield_if_due()
+    blocks.append(Segment(b"}" if blocks else b"{}"))
+    return Body(blocks, tag_of(block.identity for block in blocks))
 
 
 def _filtered_entry(piece: Piece, tier: Tier, trade_pairs: frozenset[str], statuses: frozenset[str]) -> bytes:

@@ -13,9 +13,10 @@ from time import monotonic
 import structlog
 
 from ptn_api.clock import Clock
-from ptn_api.errors import LogError
+from ptn_api.errors import LogPrunedError
 from ptn_api.event_log.contract import Document, EventLog, Head, LoggedPosition
-from ptn_api.http.breather import Breather
+from ptn_api.event_log.health import LogHealth
+from ptn_api.tasks import TimeSlice
 from ptn_api.views.documents import Documents
 from ptn_api.views.views import Views
 
@@ -54,18 +55,18 @@ class Follower:
         self._document_revisions: dict[Document, int] = {}
         self._latest_ms = 0
         self.built = asyncio.Event()
-        self.failing = False
-        """Whether the log could not be read the last time."""
+        self.log_health = LogHealth()
 
     async def run(self) -> None:
-        """Follows until cancelled. A log that cannot be read is tried again."""
-        bell = self._log.bell()
+        """Follows until cancelled; retries while the log is unreadable. Raises LogReplacedError."""
+        commits = self._log.commit_listener()
         try:
             while True:
-                await self._try_to_catch_up()
-                await bell.wait(self._pause_ms())
+                with self.log_health:
+                    await self.catch_up()
+                await commits.wait_for_commit(self._pause_ms())
         finally:
-            bell.close()
+            commits.close()
 
     async def catch_up(self) -> None:
         """Builds what is due: at the first call, once the log is ready, everything. Raises LogError."""
@@ -73,7 +74,7 @@ class Follower:
             if not self._log.ready():
                 return
             self._begin()
-        breather = Breather()
+        time_slice = TimeSlice()
         while True:
             await self._take_changes()
             self._take_aged()
@@ -82,32 +83,18 @@ class Follower:
                 break
             self._build(hotkey)
             self._state_head()
-            await breather()
+            await time_slice.yield_if_due()
         self._views.aged()
         self._state_head()
         if not self._views.built and not self._urgent:
             self._views.built = True
             self.built.set()
-            miners, left_out = len(self._views.hotkeys()), self._views.unreplayable()
-            logger.info("views_built", miners=miners, not_replayable=left_out)
-
-    async def _try_to_catch_up(self) -> None:
-        try:
-            await self.catch_up()
-        except LogError as error:
-            if error.code == "replaced":
-                raise  # what is known is of another log: begin again, in a new process
-            if not self.failing:
-                logger.error("log_unreadable", code=error.code, reason=str(error))
-            self.failing = True
-        else:
-            if self.failing:
-                logger.info("log_readable_again")
-            self.failing = False
+            miners, left_out = len(self._views.hotkeys()), self._views.unrebuildable()
+            logger.info("views_built", miners=miners, not_rebuildable=left_out)
 
     def _pause_ms(self) -> int:
         """Until the next thing that is known to come, if nothing else does."""
-        if self.failing:
+        if self.log_health.failing:
             return _LOOK_MS
         waits = [_LOOK_MS]
         if self._calm:
@@ -137,18 +124,16 @@ class Follower:
         since = self._taken.revision
         try:
             removed = self._log.removed(since)
-        except LogError as error:
-            if error.code != "pruned":
-                raise
+        except LogPrunedError:
             logger.warning("removals_forgotten", since=since)
             self._take_everything(head)
             return
         for removal in removed:
             self._mark_urgent(removal.miner_hotkey, whole=True)
-        breather = Breather()
+        time_slice = TimeSlice()
         for position in self._log.positions(since_revision=since):
             self._mark(position, since)
-            await breather()
+            await time_slice.yield_if_due()
         self._take_documents()
         self._taken = head
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from ptn_api.event_log.contract import LoggedPosition
-from ptn_api.http.block import Block, Run
-from ptn_api.http.snapshot import Snapshot
+from ptn_api.http.body import Body, Segment, SegmentRun
 from ptn_api.model.miner import (
     Aggregates,
     Outcome,
@@ -24,18 +23,16 @@ from ptn_api.model.miner import (
     position_order,
 )
 from ptn_api.model.position import Position, PositionState
-from ptn_api.model.shown import next_price_source_change_ms, shown_text
-from ptn_api.model.tiers import (
+from ptn_api.model.rendering import (
     AS_IS,
-    TIER_LAG_MS,
-    TIERS,
     AsIs,
     Hidden,
-    Tier,
-    is_live,
     next_change_ms,
+    next_price_source_change_ms,
+    render_position,
     view,
 )
+from ptn_api.model.tiers import TIER_LAG_MS, TIERS, Tier, is_live
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -45,7 +42,7 @@ __all__ = ["TAILS", "Moment", "Piece", "Rest", "Settled", "settled_before"]
 _GRID_MS = 3_600_000
 _OPENING = b'{"positions":['
 
-TAILS: dict[Tier, Block] = {tier: Block(b',"tier":%d}' % tier) for tier in TIERS}
+TAILS: dict[Tier, Segment] = {tier: Segment(b',"tier":%d}' % tier) for tier in TIERS}
 """What ends an entry after its second block; the checkpoint's entries end with a brace."""
 
 
@@ -84,7 +81,7 @@ class Settled:
     __slots__ = ("before_ms", "block", "digest", "keys", "next_ms", "outcomes", "times", "uuids")
 
     def __init__(
-        self, positions: Iterable[LoggedPosition], moment: Moment, before: Block | None = None
+        self, positions: Iterable[LoggedPosition], moment: Moment, before: Segment | None = None
     ) -> None:
         """`positions` are those that closed before `settled_before(now)`. A block `before` that says the
         same is kept: it is compressed already."""
@@ -97,14 +94,14 @@ class Settled:
         self.uuids = frozenset(one.key[2] for one in shown)
         self.outcomes = [one.outcome for one in shown]
         identity = _OPENING + b",".join(one.text for one in shown)
-        self.block = before if before is not None and before.identity == identity else Block(identity)
+        self.block = before if before is not None and before.identity == identity else Segment(identity)
         self.digest: _Hash = hashlib.sha256(self.block.identity)
 
     def _show(self, logged: LoggedPosition, now_ms: int) -> _Shown:
         position = logged.text.position()
         self.next_ms = _earliest(self.next_ms, next_price_source_change_ms(position, now_ms))
         self.times = _span(self.times, position)
-        return _shown(position.position_uuid, position, shown_text(logged.text, position, AS_IS, now_ms))
+        return _shown(position.position_uuid, position, render_position(logged.text, position, AS_IS, now_ms))
 
     def concerns(self, position: LoggedPosition) -> bool:
         """Whether this block holds that position, or should."""
@@ -123,7 +120,7 @@ class Settled:
 class Rest(NamedTuple):
     """An entry's blocks as one tier shows it, and the hash of what they and the tier's tail say."""
 
-    blocks: tuple[Block, Block]
+    blocks: tuple[Segment, Segment]
     digest: bytes
     aggregates: Aggregates
 
@@ -146,7 +143,7 @@ class Piece:
         "settled",
         "settled_next_ms",
         "times",
-        "unreplayable",
+        "unrebuildable",
     )
 
     def __init__(
@@ -159,44 +156,44 @@ class Piece:
     ) -> None:
         """`others` are the positions that `settled` does not hold. Blocks equal to `before`'s are kept."""
         self.hotkey = hotkey
-        self.names: tuple[Block, Block] = before.names if before is not None else _names(hotkey)
+        self.names: tuple[Segment, Segment] = before.names if before is not None else _names(hotkey)
         """The hotkey as a key: of the first entry of a document, and of the others."""
         self.settled = settled
-        self._entries: dict[Tier, Snapshot] = {}
-        self._runs: dict[tuple[Tier, bool, Block], Run] = {}
+        self._entries: dict[Tier, Body] = {}
+        self._runs: dict[tuple[Tier, bool, Segment], SegmentRun] = {}
         self.empty = not settled.keys and not others
         """Whether the miner has no position at all."""
         self.settled_next_ms = settled.next_ms
         """When the first block is to be built anew."""
         self.next_ms: int | None = None
         self.times = settled.times
-        self.unreplayable = 0
-        """Positions that the lagging tiers leave out because they cannot be replayed."""
+        self.unrebuildable = 0
+        """Positions that the lagging tiers leave out because they cannot be rebuilt."""
         live: list[_Shown] = []
         lagged: list[_Shown | None] = []
         for logged in others:
             position = logged.text.position()
             self._note_changes(position, moment)
-            as_is = shown_text(logged.text, position, AS_IS, moment.now_ms)
+            as_is = render_position(logged.text, position, AS_IS, moment.now_ms)
             live.append(_shown(position.position_uuid, position, as_is))
             lagged.append(self._lagged(logged, position, live[-1], moment))
         self.rests = {tier: self._rest(tier, live, lagged, moment, before) for tier in TIERS}
         self.next_ms = _earliest(self.next_ms, self.settled_next_ms)
 
-    def run(self, tier: Tier, *, first: bool, tail: Block) -> Run:
+    def run(self, tier: Tier, *, first: bool, tail: Segment) -> SegmentRun:
         """The entry with its key, as it stands in a document: first in it or not."""
         run = self._runs.get((tier, first, tail))
         if run is None:
-            run = Run(self.names[not first], *self.rests[tier].blocks, tail)
+            run = SegmentRun(self.names[not first], *self.rests[tier].blocks, tail)
             self._runs[tier, first, tail] = run
         return run
 
-    def entry(self, tier: Tier) -> Snapshot:
+    def entry(self, tier: Tier) -> Body:
         """The entry alone, as the tier shows it."""
         entry = self._entries.get(tier)
         if entry is None:
             rest = self.rests[tier]
-            entry = self._entries[tier] = Snapshot([*rest.blocks, TAILS[tier]], rest.digest.hex()[:32])
+            entry = self._entries[tier] = Body([*rest.blocks, TAILS[tier]], rest.digest.hex()[:32])
         return entry
 
     def _note_changes(self, position: Position, moment: Moment) -> None:
@@ -216,10 +213,10 @@ class Piece:
         if isinstance(shown, AsIs):
             return live
         if isinstance(shown, Hidden):
-            self.unreplayable += shown.reason == "not_replayable"
+            self.unrebuildable += shown.reason == "not_rebuildable"
             return None
-        text = shown_text(logged.text, position, shown, moment.now_ms)
-        return _shown(position.position_uuid, shown.replay.state, text)
+        text = render_position(logged.text, position, shown, moment.now_ms)
+        return _shown(position.position_uuid, shown.position.state, text)
 
     def _rest(
         self,
@@ -235,7 +232,7 @@ class Piece:
         first = self.settled.block
         outcomes = self.settled.outcomes + [one.outcome for one in shown]
         if shown and self.settled.keys and shown[0].key < self.settled.keys[-1]:
-            # A replayed position may have closed at another time than the file says: nothing is shared then.
+            # A rebuilt position may have closed at another time than the file says: nothing is shared then.
             shown = _in_order([*self.settled.shown(), *shown])
             outcomes = [one.outcome for one in shown]
             first = _NOTHING_SETTLED
@@ -244,20 +241,20 @@ class Piece:
         second = _second_block([one.text for one in shown], sums, first)
         return _kept(self._finish(tier, first, second, sums), before.rests[tier] if before else None)
 
-    def _finish(self, tier: Tier, first: Block, second: bytes, sums: Aggregates) -> Rest:
+    def _finish(self, tier: Tier, first: Segment, second: bytes, sums: Aggregates) -> Rest:
         shared = first is self.settled.block
         digest = self.settled.digest.copy() if shared else hashlib.sha256(first.identity)
         digest.update(second)
         digest.update(TAILS[tier].identity)
-        return Rest((first, Block(second)), digest.digest(), sums)
+        return Rest((first, Segment(second)), digest.digest(), sums)
 
 
-def _names(hotkey: str) -> tuple[Block, Block]:
+def _names(hotkey: str) -> tuple[Segment, Segment]:
     name = msgspec.json.encode(hotkey)
-    return Block(b"{" + name + b":"), Block(b"," + name + b":")
+    return Segment(b"{" + name + b":"), Segment(b"," + name + b":")
 
 
-_NOTHING_SETTLED = Block(_OPENING)
+_NOTHING_SETTLED = Segment(_OPENING)
 
 
 def _kept(rest: Rest, before: Rest | None) -> Rest:
@@ -267,7 +264,7 @@ def _kept(rest: Rest, before: Rest | None) -> Rest:
     return rest._replace(blocks=(rest.blocks[0], before.blocks[1]))
 
 
-def _second_block(texts: list[bytes], sums: Aggregates, first: Block) -> bytes:
+def _second_block(texts: list[bytes], sums: Aggregates, first: Segment) -> bytes:
     comma = b"," if texts and len(first) > len(_OPENING) else b""
     return comma + b",".join(texts) + b"]," + msgspec.json.encode(sums)[1:-1]
 

@@ -11,8 +11,7 @@ from collections.abc import Iterable
 
 from ptn_api.clock import Clock
 from ptn_api.event_log.contract import EventLog, Head, LoggedPosition
-from ptn_api.http.block import Block, Run
-from ptn_api.http.snapshot import Snapshot, tag_of
+from ptn_api.http.body import Body, Segment, SegmentRun, tag_of
 from ptn_api.model.miner import miner_order
 from ptn_api.model.tiers import TIER_LAG_MS, TIERS, Tier
 from ptn_api.rest.counters import RestCounters
@@ -20,7 +19,7 @@ from ptn_api.views.piece import TAILS, Moment, Piece, Settled, settled_before
 
 __all__ = ["Views"]
 
-_CLOSE, _NOTHING = Block(b"}"), Block(b"{}")
+_CLOSE, _NOTHING = Segment(b"}"), Segment(b"{}")
 
 
 class Views:
@@ -31,7 +30,7 @@ class Views:
         self._clock = clock
         self._counters = counters or RestCounters()
         self._pieces: dict[str, Piece] = {}
-        self._snapshots: dict[Tier | None, Snapshot] = {}
+        self._snapshots: dict[Tier | None, Body] = {}
         self._moments: list[tuple[int, str]] = []
         """A heap of when which piece is to be built anew; outdated entries are passed over."""
         self._scheduled: dict[str, int] = {}
@@ -45,7 +44,7 @@ class Views:
 
     # --- reading ------------------------------------------------------------------------------------------
 
-    def snapshot(self, tier: Tier) -> Snapshot:
+    def snapshot(self, tier: Tier) -> Body:
         """All miners as the tier shows them."""
         snapshot = self._snapshots.get(tier)
         if snapshot is None:
@@ -53,24 +52,24 @@ class Views:
                 snapshot = self._snapshots[tier] = self.joined(tier, self.in_order(tier))
         return snapshot
 
-    def for_checkpoint(self) -> Snapshot:
+    def for_checkpoint(self) -> Body:
         """All miners as tier 100 shows them, without `tier`."""
         snapshot = self._snapshots.get(None)
         if snapshot is None:
             snapshot = self._snapshots[None] = self.joined(100, self.in_order(100), tail=_CLOSE)
         return snapshot
 
-    def joined(self, tier: Tier, pieces: Iterable[Piece], *, tail: Block | None = None) -> Snapshot:
+    def joined(self, tier: Tier, pieces: Iterable[Piece], *, tail: Segment | None = None) -> Body:
         """An object of these miners' entries."""
         tail = tail or TAILS[tier]
-        runs: list[Run | Block] = []
+        runs: list[SegmentRun | Segment] = []
         said: list[bytes] = []
         for piece in pieces:
             runs.append(piece.run(tier, first=not runs, tail=tail))
             said += (piece.names[0].identity, piece.rests[tier].digest)
-        return Snapshot([*runs, _CLOSE] if runs else [_NOTHING], tag_of(said))
+        return Body([*runs, _CLOSE] if runs else [_NOTHING], tag_of(said))
 
-    def entry(self, hotkey: str, tier: Tier) -> Snapshot | None:
+    def entry(self, hotkey: str, tier: Tier) -> Body | None:
         """One miner's entry as the tier shows it; None: no such miner."""
         piece = self._pieces.get(hotkey)
         return None if piece is None else piece.entry(tier)
@@ -88,9 +87,9 @@ class Views:
     def hotkeys(self) -> list[str]:
         return sorted(self._pieces)
 
-    def unreplayable(self) -> int:
-        """How many positions the lagging tiers leave out because they cannot be replayed."""
-        return sum(piece.unreplayable for piece in self._pieces.values())
+    def unrebuildable(self) -> int:
+        """How many positions the lagging tiers leave out because they cannot be rebuilt."""
+        return sum(piece.unrebuildable for piece in self._pieces.values())
 
     def as_of_ms(self) -> int:
         """The cutoff up to which the lagging tiers are complete.

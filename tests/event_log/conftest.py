@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from ptn_api.event_log import EventLogWriter, MemoryLog, open_writer
+from ptn_api.event_log import EventLogWriter, open_writer
 from tests.factories import T0
+from tests.memory_log import MemoryLog
 
 MakeLog = Callable[..., EventLogWriter]
 

@@ -16,22 +16,22 @@ def announce(body: dict[str, Any], fresh: list[int], moment: Moment = NOW) -> li
 
 
 def test_state_keys_are_replaced_and_others_pass_through() -> None:
-    """An intermediate event's shell has the file's keys in their order, with the state as it was then."""
+    """An intermediate event's header has the file's keys in their order, with the state as it was then."""
     body = position(1, [order(1, 0.1), order(2, 0.1)], novelty={"a": 1}, initial_entry_price=101.0)
     del body["realized_pnl"]
     made, _ = announce(body, [0, 1])
-    shell = json.loads(made.shell)
-    assert list(shell) == list(body)
-    assert shell["novelty"] == {"a": 1}
-    assert shell["initial_entry_price"] == 101.0
-    assert shell["net_leverage"] == 0.1
-    assert made.shell[made.orders_at - 1 : made.orders_at + 1] == b"[]"
+    header = json.loads(made.header)
+    assert list(header) == list(body)
+    assert header["novelty"] == {"a": 1}
+    assert header["initial_entry_price"] == 101.0
+    assert header["net_leverage"] == 0.1
+    assert made.header[made.orders_at - 1 : made.orders_at + 1] == b"[]"
 
 
 def test_an_intermediate_event_of_a_closed_position_is_open() -> None:
     """The position was not closed yet when the order came: close_ms is null."""
     body = position(1, [order(1, 0.1), order(2, 0.0)], closed=True)
-    opened, closed = (json.loads(made.shell) for made in announce(body, [0, 1]))
+    opened, closed = (json.loads(made.header) for made in announce(body, [0, 1]))
     assert (opened["is_closed_position"], opened["close_ms"]) == (False, None)
     assert (closed["is_closed_position"], closed["close_ms"]) == (True, T0 + 2_000)
 
@@ -56,7 +56,7 @@ def test_more_than_can_be_replayed_in_passing_goes_with_the_files_summary() -> N
     def returns(n: int) -> set[float]:
         made = announce(position(1, [order(k, 0.001) for k in range(n)], current_return=7.5), list(range(n)))
         assert [a.place for a in made] == list(range(n))
-        return {json.loads(a.shell)["current_return"] for a in made[:-1]}
+        return {json.loads(a.header)["current_return"] for a in made[:-1]}
 
     assert 7.5 not in returns(100)
     assert returns(2_000) == {7.5}

@@ -1,4 +1,4 @@
-"""What every log promises of its state and of rings (docs/architecture.md, "The event log")."""
+"""What every log promises of its state and of notifications (docs/architecture.md, "The event log")."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
-from ptn_api.errors import LogError
+from ptn_api.errors import LogPrunedError
 from ptn_api.event_log import (
-    Bell,
+    CommitListener,
     Document,
     DocumentWritten,
     EventLogWriter,
@@ -177,10 +177,9 @@ def test_old_tombstones_are_pruned_and_missed(make_log: MakeLog) -> None:
     log.append([removal(2)], NOW + DAY)
     log.prune(NOW + DAY + 1)
     assert log.oldest_revision() == 3
-    with pytest.raises(LogError) as caught:
+    with pytest.raises(LogPrunedError):
         log.removed(2)
-    assert caught.value.code == "pruned"
-    with pytest.raises(LogError):
+    with pytest.raises(LogPrunedError):
         log.changes(2)
     assert [r.position_uuid for r in log.removed(3)] == [uuid(2)]
 
@@ -255,47 +254,47 @@ def test_source_status_makes_no_revision(log: EventLogWriter) -> None:
     assert log.head().revision == 0
 
 
-# --- bells ------------------------------------------------------------------------------------------------
+# --- commit notifications ---------------------------------------------------------------------------------
 
 
-async def rings(bell: Bell) -> None:
-    """Fails unless the bell rings, long before its own timeout."""
-    await asyncio.wait_for(bell.wait(600_000), 20)
+async def notified(commits: CommitListener) -> None:
+    """Fails unless a notification arrives, long before the listener's own timeout."""
+    await asyncio.wait_for(commits.wait_for_commit(600_000), 20)
 
 
-async def test_a_commit_rings_the_bells(log: EventLogWriter) -> None:
-    """Every reader's bell rings after an append, also one from another thread."""
-    bells = [log.bell(), log.bell()]
+async def test_a_commit_notifies_every_listener(log: EventLogWriter) -> None:
+    """Also after an append in another thread."""
+    listeners = [log.commit_listener(), log.commit_listener()]
     thread = threading.Thread(target=lambda: log.append([written(position(1, [order(1)]))], NOW))
     thread.start()
-    for bell in bells:
-        await rings(bell)
-        bell.close()
+    for commits in listeners:
+        await notified(commits)
+        commits.close()
     thread.join()
     assert numbers(log) == [1]
 
 
-async def test_a_pending_ring_is_not_missed(log: EventLogWriter) -> None:
-    """A ring that came before the wait ends the wait at once; then it is used up."""
-    bell = log.bell()
+async def test_a_pending_notification_is_not_missed(log: EventLogWriter) -> None:
+    """A commit before the wait ends the wait at once, and only that one wait."""
+    commits = log.commit_listener()
     log.set_source(SourceStatus(stale=True))
-    await rings(bell)
-    waiting = asyncio.ensure_future(bell.wait(600_000))
+    await notified(commits)
+    waiting = asyncio.ensure_future(commits.wait_for_commit(600_000))
     await asyncio.wait([waiting], timeout=0.05)
     assert not waiting.done()
     log.set_source(SourceStatus(stale=False))
     await asyncio.wait_for(waiting, 20)
-    bell.close()
+    commits.close()
 
 
-async def test_an_append_that_changes_nothing_does_not_ring(log: EventLogWriter) -> None:
-    """Nobody is woken for nothing; an unheard bell gives up at its timeout."""
+async def test_an_append_that_changes_nothing_notifies_no_listener(log: EventLogWriter) -> None:
+    """The wait ends at its timeout."""
     change = written(position(1, [order(1)]))
     log.append([change], NOW)
-    bell = log.bell()
+    commits = log.commit_listener()
     log.append([change], NOW)
-    waiting = asyncio.ensure_future(bell.wait(300))
+    waiting = asyncio.ensure_future(commits.wait_for_commit(300))
     await asyncio.wait([waiting], timeout=0.05)
     assert not waiting.done()
     await asyncio.wait_for(waiting, 20)
-    bell.close()
+    commits.close()

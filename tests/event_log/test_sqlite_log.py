@@ -17,7 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from ptn_api.errors import LogError, LogLockedError, LogUnwritableError
+from ptn_api.errors import (
+    LogError,
+    LogLockedError,
+    LogMissingError,
+    LogReplacedError,
+    LogUnusableError,
+    LogUnwritableError,
+)
 from ptn_api.event_log import EventLog, EventLogWriter, open_reader, open_writer, sqlite_reader
 from ptn_api.event_log.database import log_path
 from tests.event_log.writer_process import text_with
@@ -32,10 +39,6 @@ def log(tmp_path: Path) -> Iterator[EventLogWriter]:
     log.baseline([], T0)
     yield log
     log.close()
-
-
-def code_of(error: pytest.ExceptionInfo[LogError]) -> str:
-    return error.value.code
 
 
 def integrity(data_dir: Path) -> str:
@@ -57,9 +60,9 @@ def test_a_file_system_without_a_write_ahead_log_is_refused(
     monkeypatch.setattr(
         sqlite3, "connect", lambda file, **options: connect(f"{file}&vfs=unix-dotfile", **options)
     )
-    with pytest.raises(LogError, match="local disk") as caught:
+    with pytest.raises(LogUnusableError, match="local disk") as caught:
         open_writer(tmp_path / "data")
-    assert code_of(caught) == "no_wal"
+    assert caught.value.code == "no_wal"
 
 
 def test_whoever_wants_a_few_positions_has_few_read(
@@ -77,21 +80,18 @@ def test_whoever_wants_a_few_positions_has_few_read(
 
 
 def test_reader_without_a_log_says_so(tmp_path: Path) -> None:
-    """Before a writer made the log a reader is told `no_log`, with and without a directory."""
-    with pytest.raises(LogError) as caught:
+    """Before a writer has created the log, reading raises LogMissingError, with and without a directory."""
+    with pytest.raises(LogMissingError):
         open_reader(tmp_path / "nowhere")
-    assert code_of(caught) == "no_log"
-    with pytest.raises(LogError) as caught:
+    with pytest.raises(LogMissingError):
         open_reader(tmp_path, wait_ms=30)
-    assert code_of(caught) == "no_log"
 
 
 def test_reader_of_an_unfinished_file_waits(tmp_path: Path) -> None:
     """A file that has no schema yet (the writer was killed while making it) is no log yet."""
     log_path(tmp_path).touch()
-    with pytest.raises(LogError) as caught:
+    with pytest.raises(LogMissingError):
         open_reader(tmp_path)
-    assert code_of(caught) == "no_log"
     open_writer(tmp_path).close()
     open_reader(tmp_path).close()
 
@@ -146,9 +146,9 @@ def test_files_of_others_are_refused(log: EventLogWriter, tmp_path: Path, statem
     db.execute(statement)
     db.close()
     for open_it in (open_writer, open_reader):
-        with pytest.raises(LogError) as caught:
+        with pytest.raises(LogUnusableError) as caught:
             open_it(tmp_path / "data")
-        assert code_of(caught) == code
+        assert caught.value.code == code
 
 
 def test_a_damaged_file_is_refused(log: EventLogWriter, tmp_path: Path) -> None:
@@ -156,9 +156,9 @@ def test_a_damaged_file_is_refused(log: EventLogWriter, tmp_path: Path) -> None:
     log.close()
     log_path(tmp_path / "data").write_bytes(b"\0garbage" * 1_000)
     for open_it in (open_writer, open_reader):
-        with pytest.raises(LogError) as caught:
+        with pytest.raises(LogUnusableError) as caught:
             open_it(tmp_path / "data")
-        assert code_of(caught) == "corrupt"
+        assert caught.value.code == "corrupt"
 
 
 def test_directory_that_cannot_be_made(tmp_path: Path) -> None:
@@ -209,18 +209,16 @@ def test_reader_outlives_the_writer(log: EventLogWriter, tmp_path: Path) -> None
 
 
 def test_a_replaced_log_is_noticed(log: EventLogWriter, tmp_path: Path) -> None:
-    """Deleted and made anew, or only deleted: whoever has it open is told `replaced` and starts again."""
+    """Deleted and created again, or only deleted: everything that has it open must start again."""
     reader = open_reader(tmp_path / "data")
     shutil.rmtree(tmp_path / "data")
-    with pytest.raises(LogError) as caught:
+    with pytest.raises(LogReplacedError):
         reader.head()
-    assert code_of(caught) == "replaced"
     other = open_writer(tmp_path / "data")
     assert other.epoch != log.epoch
     for call in (reader.floor, lambda: log.append([text_with(1)], T0), lambda: log.read(0, 1)):
-        with pytest.raises(LogError) as caught:
+        with pytest.raises(LogReplacedError):
             call()
-        assert code_of(caught) == "replaced"
     reader.close()
     other.close()
 

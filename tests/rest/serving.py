@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from ptn_api.access.key_ring import KeyRing
-from ptn_api.event_log import Change, Document, DocumentWritten, MemoryLog
+from ptn_api.event_log import Change, Document, DocumentWritten
 from ptn_api.http.reply import Reply
 from ptn_api.http.request import Request
 from ptn_api.http.visit import Visit
@@ -21,6 +21,7 @@ from ptn_api.rest.options import RestOptions
 from ptn_api.rest.room import Room
 from ptn_api.rest.run import run_rest
 from tests.factories import MINER, OTHER_MINER, order, position, written
+from tests.memory_log import MemoryLog
 from tests.waiting import PATIENCE_S
 
 DAY = 86_400_000
@@ -92,7 +93,7 @@ async def room_over(log: MemoryLog, clock: FakeClock, **options: Any) -> Room:
 
 async def body_of(room: Room, tier: Any) -> Any:
     """A tier's document, parsed."""
-    return json.loads(b"".join((await room.views.snapshot(tier).body("identity")).parts))
+    return json.loads(b"".join((await room.views.snapshot(tier).encoded("identity")).parts))
 
 
 class Answered(NamedTuple):

@@ -15,10 +15,11 @@ import pytest
 import requests
 import zstandard
 
-from ptn_api.errors import LogError
-from ptn_api.event_log import MemoryLog, SourceStatus
+from ptn_api.errors import LogUnusableError
+from ptn_api.event_log import SourceStatus
 from ptn_api.rest.routes import ROUTES
 from tests.factories import MINER, OTHER_MINER, order, position, written
+from tests.memory_log import MemoryLog
 from tests.rest.serving import DAY, HOUR, NOW, Served, filled_log, serving, some_changes
 
 MOVING = ("date", "ratelimit")
@@ -511,7 +512,7 @@ class Broken(MemoryLog):
 
 @pytest.mark.parametrize(
     ("fault", "status"),
-    [(LogError("disk /secret/path", code="corrupt"), 503), (ZeroDivisionError("/secret/path"), 500)],
+    [(LogUnusableError("disk /secret/path", code="corrupt"), 503), (ZeroDivisionError("/secret/path"), 500)],
 )
 async def test_faults_inside_are_told_in_a_sentence(fault: Exception, status: int) -> None:
     """JSON without any detail; the server goes on."""

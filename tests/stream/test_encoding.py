@@ -7,10 +7,10 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptn_api.event_log import MemoryLog
 from ptn_api.stream.encoding import BATCH_BYTES, BATCH_MESSAGES, FrameEncoder, MessageEncoder, pack
 from ptn_api.wire.client_frames import Subscription
 from tests.factories import T0, order, position, written
+from tests.memory_log import MemoryLog
 
 
 @given(st.lists(st.integers(2, 2 * BATCH_BYTES // 3), max_size=130))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import count
 
-from ptn_api.event_log import MemoryLog
 from ptn_api.event_log.contract import Event
 from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.fanout import SubscriberGroups
 from ptn_api.wire.client_frames import Subscription
 from tests.factories import T0, order, position, written
+from tests.memory_log import MemoryLog
 
 
 class Client:

@@ -6,23 +6,23 @@ from typing import Any
 
 from structlog.testing import capture_logs
 
-from ptn_api.errors import LogError
-from ptn_api.event_log import MemoryLog
+from ptn_api.errors import LogError, LogPrunedError
 from ptn_api.event_log.contract import Event
 from ptn_api.model.checksum import CHECKSUM_MODULUS, position_checksum
 from ptn_api.wire import close_codes
 from tests.factories import T0, order, position, written
+from tests.memory_log import MemoryLog
 from tests.stream.live import KEY, Client, LiveStream, running, until
 
 
 class TroubledLog(MemoryLog):
-    """A log whose reads fail with this code as long as it is set."""
+    """A log whose reads fail with this error as long as it is set."""
 
-    trouble = ""
+    trouble: LogError | None = None
 
     def read(self, after: int, limit: int, *, orders: bool = True) -> list[Event]:
         if self.trouble:
-            raise LogError("trouble", code=self.trouble)
+            raise self.trouble
         return super().read(after, limit, orders=orders)
 
 
@@ -32,17 +32,17 @@ def _troubled() -> tuple[TroubledLog, LiveStream]:
 
 
 async def test_a_log_that_cannot_be_read_for_a_while_costs_time_and_no_order() -> None:
-    """The feed tries again at the next ring."""
+    """The feed tries again at the next commit."""
     log, stream = _troubled()
     async with running(stream) as live, live.client() as client:
         start = log.head().sequence
         await client.login()
         await client.subscribe()
         with capture_logs() as lines:
-            log.trouble = "log_error"
+            log.trouble = LogError("trouble")
             live.trade(3)
             await until(lambda: any(line["event"] == "log_unreadable" for line in lines))
-            log.trouble = ""
+            log.trouble = None
             live.trade()
             assert [m["sequence"] - start for m in await client.messages(4)] == [1, 2, 3, 4]
 
@@ -53,10 +53,10 @@ async def test_live_clients_are_told_to_come_back_when_pruning_overtakes_the_fee
     async with running(stream) as live, live.client() as client, live.client() as later:
         await client.login()
         await client.subscribe()
-        log.trouble = "pruned"
+        log.trouble = LogPrunedError("trouble")
         live.trade()
         assert await client.close_code() == close_codes.REPLAY_OVERTAKEN.code
-        log.trouble = ""
+        log.trouble = None
         await later.login()
         await later.subscribe()
         live.trade()
@@ -124,10 +124,10 @@ async def test_the_checksum_is_right_again_after_pruning_overtook_the_feed() -> 
         await client.login(version=2)
         await client.subscribe(updates=True)
         await _summed(client)
-        log.trouble = "pruned"
+        log.trouble = LogPrunedError("trouble")
         live.trade()
         assert await client.close_code() == close_codes.REPLAY_OVERTAKEN.code
-        log.trouble = ""
+        log.trouble = None
         await later.login(version=2)
         await later.subscribe(updates=True)
         live.trade()

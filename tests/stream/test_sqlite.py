@@ -1,4 +1,4 @@
-"""The stream over the log that it serves in earnest: its bell, its pages, its instants."""
+"""The stream over the log that it serves in earnest: its notifications, its pages, its instants."""
 
 from __future__ import annotations
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from ptn_api.errors import LogError
-from ptn_api.event_log import Change, Document, LoggedPosition, MemoryLog, RemovedPosition
-from ptn_api.http import breather
+from ptn_api import tasks
+from ptn_api.errors import LogError, LogPrunedError, LogReplacedError, LogUnusableError
+from ptn_api.event_log import Change, Document, LoggedPosition, RemovedPosition
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.room import Room
 from tests.factories import MINER, OTHER_MINER, order, position, written
+from tests.memory_log import MemoryLog
 from tests.rest.serving import DAY, HOUR, NOW, FakeClock, body_of, document, filled_log, room_over
 
 
@@ -72,7 +73,7 @@ async def test_a_correction_does_not_wait() -> None:
 
 
 async def test_run_shows_what_comes_without_being_told() -> None:
-    """The bell wakes it for orders, its own clock for refreshes that have waited long enough."""
+    """A commit wakes it for orders, its own clock for refreshes that have waited long enough."""
     log = filled_log(first())
     room = Room.over(log, FakeClock(), RestOptions(refresh_coalesce_ms=20))
     running = asyncio.create_task(room.follower.run())
@@ -90,7 +91,7 @@ async def test_run_shows_what_comes_without_being_told() -> None:
 class Unreadable(MemoryLog):
     """A log that fails when it is told to."""
 
-    broken: str | None = None
+    broken: LogError | None = None
 
     def positions_of(self, miner: str, *, open_or_closed_since_ms: int) -> list[LoggedPosition]:
         self._fail()
@@ -103,7 +104,7 @@ class Unreadable(MemoryLog):
 
     def _fail(self) -> None:
         if self.broken:
-            raise LogError("disk trouble", code=self.broken)
+            raise self.broken
 
 
 async def test_a_log_that_cannot_be_read_is_tried_again() -> None:
@@ -114,28 +115,27 @@ async def test_a_log_that_cannot_be_read_is_tried_again() -> None:
     running = asyncio.create_task(room.follower.run())
     await asyncio.wait_for(room.follower.built.wait(), 5)
     before = log.head()
-    log.broken = "corrupt"
+    log.broken = LogUnusableError("disk trouble", code="corrupt")
     log.append([refreshed(1.8)], NOW)
-    while not room.follower.failing:
+    while not room.follower.log_health.failing:
         await asyncio.sleep(0.01)
     assert room.views.head.revision == before.revision
     log.broken = None
     while room.views.head != log.head():
         await asyncio.sleep(0.01)
     assert await shown_return(room) == 1.8
-    assert not room.follower.failing
+    assert not room.follower.log_health.failing
     running.cancel()
 
 
 async def test_a_log_that_was_put_in_place_anew_ends_the_follower() -> None:
     """What is known is of another log: the process is to begin again."""
     log = Unreadable(created_ms=NOW)
-    log.broken = "replaced"
+    log.broken = LogReplacedError("another log")
     log.baseline(first(), NOW)
     room = Room.over(log, FakeClock(), RestOptions())
     (ended,) = await asyncio.gather(asyncio.wait_for(room.follower.run(), 5), return_exceptions=True)
-    assert isinstance(ended, LogError)
-    assert ended.code == "replaced"
+    assert isinstance(ended, LogReplacedError)
 
 
 class BadDocuments(MemoryLog):
@@ -145,7 +145,7 @@ class BadDocuments(MemoryLog):
 
     def document(self, document: Document) -> bytes | None:
         if self.broken:
-            raise LogError("disk trouble", code="corrupt")
+            raise LogUnusableError("disk trouble", code="corrupt")
         return super().document(document)
 
 
@@ -170,7 +170,7 @@ async def test_positions_that_cannot_be_replayed_are_counted() -> None:
     """Tier 100 serves them as they came, the lagging tiers leave them out."""
     odd = position(4, [order(1, 0.0, at=NOW - 2 * DAY)])
     room = await room_over(filled_log([written(odd)]), FakeClock())
-    assert room.views.unreplayable() == 1
+    assert room.views.unrebuildable() == 1
     assert (await body_of(room, 0))[MINER]["positions"] == []
     assert len((await body_of(room, 100))[MINER]["positions"]) == 1
 
@@ -179,7 +179,7 @@ class Forgetful(MemoryLog):
     """A log whose removals are pruned before anybody saw them."""
 
     def removed(self, since_revision: int) -> list[RemovedPosition]:
-        raise LogError("gone", code="pruned")
+        raise LogPrunedError("gone")
 
 
 async def test_removals_that_were_pruned_unseen_cost_a_rebuild() -> None:
@@ -217,7 +217,7 @@ async def test_nothing_is_built_before_the_baseline_is_complete() -> None:
 
 async def test_other_tasks_run_while_many_miners_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop is free again after each slice of time, here none, however much there is to do."""
-    monkeypatch.setattr(breather, "SLICE_S", 0)
+    monkeypatch.setattr(tasks, "SLICE_S", 0)
     changes = [written(position(n, [order(n, at=NOW - HOUR)], miner=f"5Miner{n}")) for n in range(1, 120)]
     room = Room.over(filled_log(changes), FakeClock(), RestOptions())
     building = asyncio.create_task(room.follower.catch_up())

@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass
 
 import msgspec
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -15,6 +14,7 @@ from ptn_api.wire.client_session import ClientSession, Cursor, Disconnected, Eve
 from ptn_api.wire.frames import Heartbeat, Subscribe
 from ptn_api.wire.server_frames import OrderMessage
 from ptn_api.wire.server_session import CatchUp, CheckKey, Close, Effect, Send, ServerSession, State
+from tests.properties import tries
 
 NOW = 1_760_000_000_000
 
@@ -237,4 +237,4 @@ class Conversations(RuleBasedStateMachine):
 
 
 TestConversations = Conversations.TestCase
-TestConversations.settings = settings(max_examples=150, stateful_step_count=40)
+TestConversations.settings = tries(150, stateful_step_count=40)

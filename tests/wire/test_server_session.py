@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -28,6 +28,7 @@ from ptn_api.wire.server_session import (
     State,
     Stop,
 )
+from tests.properties import tries
 
 NOW = 1_000_000
 WINDOW = 1_000
@@ -477,4 +478,4 @@ class Conversation(RuleBasedStateMachine):
 
 
 TestConversation = Conversation.TestCase
-TestConversation.settings = settings(max_examples=150, stateful_step_count=25)
+TestConversation.settings = tries(150, stateful_step_count=25)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from ptn_api.clock import Clock, wall_ms
-from ptn_api.errors import LogError
+from ptn_api.errors import LogPrunedError
 from ptn_api.event_log.announce import Moment
 from ptn_api.event_log.contract import (
     Change,
@@ -38,7 +38,7 @@ class _Entry:
 
     close_ms: int | None = None
     revision: int = 0
-    shell: bytes = b""
+    header: bytes = b""
     orders_at: int = 0
     orders: OrderList = field(default_factory=OrderList)
     fingerprint: str = ""
@@ -84,7 +84,7 @@ class MemoryLog:
         self._documents: dict[Document, _StoredDocument] = {}
         self._source = SourceStatus()
         self._counters = {"events": 0, "late": 0, "conflicts": 0, "pruned": 0}
-        self._bells: set[_MemoryBell] = set()
+        self._listeners: set[_MemoryListener] = set()
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -100,7 +100,7 @@ class MemoryLog:
     def read(self, after: int, limit: int, *, orders: bool = True) -> list[Event]:
         floor = self.floor()
         if after + 1 < floor:
-            raise LogError(f"events after {after} are gone, the oldest is {floor}", code="pruned")
+            raise LogPrunedError(f"events after {after} are gone, the oldest is {floor}")
         start = after + 1 - floor
         events = self._events[start : start + limit]
         return [self._with_orders(event) for event in events] if orders else events
@@ -134,7 +134,7 @@ class MemoryLog:
 
     def removed(self, since_revision: int) -> list[RemovedPosition]:
         if since_revision < self._tombstone_floor:
-            raise LogError(f"removals after revision {since_revision} are gone", code="pruned")
+            raise LogPrunedError(f"removals after revision {since_revision} are gone")
         found = [
             RemovedPosition(miner_hotkey=miner, position_uuid=uuid, revision=entry.revision)
             for (miner, uuid), entry in self._positions.items()
@@ -163,21 +163,21 @@ class MemoryLog:
     def counters(self) -> dict[str, int]:
         return dict(self._counters)
 
-    def bell(self) -> _MemoryBell:
-        bell = _MemoryBell(self._bells)
-        self._bells.add(bell)
-        return bell
+    def commit_listener(self) -> _MemoryListener:
+        listener = _MemoryListener(self._listeners)
+        self._listeners.add(listener)
+        return listener
 
     def close(self) -> None:
-        for bell in list(self._bells):
-            bell.close()
+        for listener in list(self._listeners):
+            listener.close()
 
     # --- writing ------------------------------------------------------------------------------------------
 
     def baseline(self, changes: Iterable[Change], now_ms: int) -> Head:
         head = self._apply(list(changes), now_ms)
         self._ready = True
-        self._ring()
+        self._notify()
         return head
 
     def append(self, changes: Iterable[Change], now_ms: int) -> Head:
@@ -195,7 +195,7 @@ class MemoryLog:
 
     def set_source(self, status: SourceStatus) -> None:
         self._source = status
-        self._ring()
+        self._notify()
 
     def prune(self, now_ms: int) -> int:
         oldest_ms = now_ms - self._retention_ms
@@ -231,7 +231,7 @@ class MemoryLog:
                     self._write_document(change)
         self._announce(scan)
         if self._head != before:
-            self._ring()
+            self._notify()
         return self._head
 
     def _announce(self, scan: Scan) -> None:
@@ -255,7 +255,7 @@ class MemoryLog:
         returned = entry.removed_ms is not None
         entry.revision = self._next_revision()
         entry.orders = rewritten(entry.orders, uuids, text.orders, entry.revision, returned=returned)
-        entry.shell, entry.orders_at = text.shell, text.orders_at
+        entry.header, entry.orders_at = text.header, text.orders_at
         entry.close_ms = position.closed_at
         entry.fingerprint, entry.removed_ms = change.fingerprint, None
         places = touched(entry.orders, entry.revision)
@@ -291,35 +291,35 @@ class MemoryLog:
         orders = up_to(places, entry.orders.texts, entry.departed, event.order_uuid, event.order)
         return msgspec.structs.replace(event, orders=orders)
 
-    def _ring(self) -> None:
-        for bell in list(self._bells):
-            bell.ring()
+    def _notify(self) -> None:
+        for listener in list(self._listeners):
+            listener.notify()
 
 
-class _MemoryBell:
-    """Rings for the asyncio loop that it was made in, from whatever thread."""
+class _MemoryListener:
+    """Commit notifications for the asyncio loop that it was created in, from any thread."""
 
-    def __init__(self, bells: set[_MemoryBell]) -> None:
-        self._bells = bells
+    def __init__(self, listeners: set[_MemoryListener]) -> None:
+        self._listeners = listeners
         self._loop = asyncio.get_running_loop()
-        self._rung = asyncio.Event()
+        self._committed = asyncio.Event()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         if self._loop.is_closed():
             self.close()
         else:
-            self._loop.call_soon_threadsafe(self._rung.set)
+            self._loop.call_soon_threadsafe(self._committed.set)
 
-    async def wait(self, timeout_ms: int = 1_000) -> None:
-        await wait_for_event(self._rung, timeout_ms)
-        self._rung.clear()
+    async def wait_for_commit(self, timeout_ms: int = 1_000) -> None:
+        await wait_for_event(self._committed, timeout_ms)
+        self._committed.clear()
 
     def close(self) -> None:
-        self._bells.discard(self)
+        self._listeners.discard(self)
 
 
 def _same(entry: _Entry, text: PositionText) -> bool:
-    return entry.shell == text.shell and entry.orders.texts == text.orders
+    return entry.header == text.header and entry.orders.texts == text.orders
 
 
 def _logged(key: tuple[str, str], entry: _Entry) -> LoggedPosition:
@@ -328,7 +328,7 @@ def _logged(key: tuple[str, str], entry: _Entry) -> LoggedPosition:
         position_uuid=key[1],
         revision=entry.revision,
         close_ms=entry.close_ms,
-        text=PositionText(shell=entry.shell, orders_at=entry.orders_at, orders=entry.orders.texts),
+        text=PositionText(header=entry.header, orders_at=entry.orders_at, orders=entry.orders.texts),
         order_revisions=entry.orders.revisions,
         layout_revision=entry.orders.layout_revision,
     )

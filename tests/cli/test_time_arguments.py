@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ptn_api.cli.moment import moment_ms, speed_of
+from ptn_api.cli.time_arguments import moment_ms, speed_of
 from ptn_api.errors import SettingsError
 
 

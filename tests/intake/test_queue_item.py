@@ -13,8 +13,8 @@ from uuid import UUID
 import pytest
 
 from ptn_api.errors import InvalidInputError
-from ptn_api.intake.plain import plain_json
 from ptn_api.intake.queue import parse_item
+from ptn_api.intake.queue_item import encode_item
 from tests.factories import BTCUSD, order, position
 
 
@@ -61,7 +61,7 @@ class Note:
 def test_enum_members_become_their_values() -> None:
     """As values and as keys, plain enums and those that are strings, nested ones too."""
     body = position(1, [order(1, order_type=OrderType.LONG)], trade_pair=TradePair.BTCUSD)
-    line = plain_json({"position": body | {"position_type": Word.LONG}, Word.LONG: {OrderType.LONG: 1}})
+    line = encode_item({"position": body | {"position_type": Word.LONG}, Word.LONG: {OrderType.LONG: 1}})
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     assert json.loads(line) == {"position": position(1, [order(1)]), "LONG": {"LONG": 1}}
@@ -72,7 +72,7 @@ def test_objects_and_numbers_of_other_libraries_become_plain() -> None:
     moment = datetime(2025, 1, 2, tzinfo=timezone.utc)
     body = position(1, []) | {"orders": [Pydantic(order(1, price=Float64()))]}
     body |= {"a": (1, Decimal("1.5")), "b": moment, "c": UUID(int=7), "d": Note("x"), "e": None}
-    got = json.loads(plain_json({"position": Position(body)}))["position"]
+    got = json.loads(encode_item({"position": Position(body)}))["position"]
     assert got["orders"] == [order(1, price=2.5)]
     assert (got["a"], got["b"], got["c"], got["d"], got["e"]) == (
         [1, 1.5],
@@ -86,7 +86,7 @@ def test_objects_and_numbers_of_other_libraries_become_plain() -> None:
 def test_a_plain_line_is_what_intake_reads() -> None:
     """Newlines in texts do not break a line."""
     body = position(1, [order(1)], note="one\ntwo\u2028three")
-    item = parse_item(plain_json({"position": body, "other": 1}).rstrip(b"\n"))
+    item = parse_item(encode_item({"position": body, "other": 1}).rstrip(b"\n"))
     assert json.loads(item.text.json()) == body
 
 
@@ -112,5 +112,5 @@ class Endless(dict[str, Any]):
 def test_what_is_no_position_is_refused(item: Any, code: str) -> None:
     """With a code, and never with another exception, so that the pump goes on."""
     with pytest.raises(InvalidInputError) as refused:
-        plain_json(item)
+        encode_item(item)
     assert refused.value.code == code

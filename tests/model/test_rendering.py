@@ -1,7 +1,8 @@
-"""The text of a position as a tier shows it (docs/accounting.md, 4)."""
+"""What a tier shows of a position, when that changes, and its JSON (docs/accounting.md, 4)."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +12,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ptn_api.model.position import Position, PositionText, parse_position
-from ptn_api.model.shown import PRICE_SOURCES_SHOWN_MS, next_price_source_change_ms, shown_text
-from ptn_api.model.tiers import AS_IS, TIER_LAG_MS, Hidden, view
+from ptn_api.model.rendering import (
+    AS_IS,
+    PRICE_SOURCES_SHOWN_MS,
+    Hidden,
+    Rebuilt,
+    next_change_ms,
+    next_price_source_change_ms,
+    render_position,
+    view,
+)
+from ptn_api.model.tiers import TIER_LAG_MS, TIERS
 from tests import factories
 from tests.model import histories
 from tests.model.expected import own, same, shared
@@ -32,7 +42,7 @@ def parse(body: dict[str, Any]) -> tuple[Position, PositionText]:
 
 def shown(position: Position, text: PositionText, tier: int, now_ms: int) -> bytes | None:
     what = view(position, tier, now_ms - TIER_LAG_MS)
-    return None if isinstance(what, Hidden) else shown_text(text, position, what, now_ms)
+    return None if isinstance(what, Hidden) else render_position(text, position, what, now_ms)
 
 
 def shown_body(body: dict[str, Any], tier: int, now_ms: int) -> dict[str, Any] | None:
@@ -41,6 +51,104 @@ def shown_body(body: dict[str, Any], tier: int, now_ms: int) -> dict[str, Any] |
         return None
     decoded: dict[str, Any] = json.loads(answer)
     return decoded
+
+
+def seen(*times: int, **extra: Any) -> Any:
+    """A position with one order at each of these times, the first LONG 0.5, each further one LONG 0.1."""
+    listed = [make_order(t, "LONG", 0.1 if i else 0.5, 100.0 + i, f"order-{i}") for i, t in enumerate(times)]
+    return written(listed, **extra)[0]
+
+
+def test_an_order_shows_from_one_millisecond_after() -> None:
+    """Strictly before the cutoff."""
+    position = seen(NOW)
+    assert view(position, 0, NOW) == Hidden("not_yet")
+    assert isinstance(view(position, 0, NOW + 1), Rebuilt)
+
+
+def test_only_orders_before_the_cutoff_count_wherever_they_stand() -> None:
+    """The second of three is too young; the state is that of the other two."""
+    shown = view(seen(NOW, NOW + 9, NOW + 5), 0, NOW + 9)
+    assert isinstance(shown, Rebuilt)
+    assert shown.places == (0, 2)
+    assert shown.position.state.net_leverage == pytest.approx(0.6)
+
+
+def test_an_untouched_open_position_is_rebuilt_too() -> None:
+    """The validator refreshes its returns every minute; a lagging tier must not tick with that."""
+    position = seen(NOW, current_return=1.5)
+    shown = view(position, 0, NOW + 9 * DAY)
+    assert isinstance(shown, Rebuilt)
+    assert shown.position.state.current_return == 1.0
+
+
+def test_a_position_closed_before_the_cutoff_is_shown_as_it_is() -> None:
+    """From one millisecond after its close; at the cutoff itself it was still open."""
+    listed = [make_order(NOW, "LONG", 0.5, 100.0, "a"), make_order(NOW + 5, "FLAT", -0.5, 101.0, "b")]
+    position, _ = written(listed)
+    at_close = view(position, 0, NOW + 5)
+    assert isinstance(at_close, Rebuilt)
+    assert at_close.position.state.is_closed_position is False
+    assert view(position, 0, NOW + 6) == AS_IS
+
+
+@pytest.mark.parametrize("close_ms", [None, 0])
+def test_a_close_without_a_time_is_not_before_the_cutoff(close_ms: int | None) -> None:
+    """What says it is closed but not when is rebuilt."""
+    assert isinstance(view(seen(NOW, is_closed_position=True, close_ms=close_ms), 0, NOW + 1), Rebuilt)
+
+
+def test_an_open_position_with_a_time_of_close_is_open() -> None:
+    """is_closed_position decides; some files say close_ms 0 or more while open."""
+    assert isinstance(view(seen(NOW, is_closed_position=False, close_ms=NOW), 0, NOW + 1), Rebuilt)
+
+
+def test_what_cannot_be_rebuilt_is_hidden_with_that_reason() -> None:
+    """An unknown pair without a fee that tells, or no orders at all; tier 100 shows it as it came."""
+    unknown = seen(NOW, trade_pair=["NEW", "NEW", 0.5e-3, 0.1, 5])
+    empty = parse_position(json.dumps(factories.position(1, [])).encode())[0]
+    for position in (unknown, empty):
+        assert view(position, 0, NOW + 1) == Hidden("not_rebuildable")
+        assert view(position, 100, NOW + 1) == AS_IS
+
+
+def test_an_unknown_pair_that_closed_before_the_cutoff_needs_no_rebuild() -> None:
+    """Only where a state must be rebuilt does the pair matter."""
+    position = seen(NOW, trade_pair="NEW", is_closed_position=True, close_ms=NOW + 1)
+    assert view(position, 0, NOW + 2) == AS_IS
+
+
+def test_moments_of_change() -> None:
+    """Each order's and the close's next millisecond, then never; never for what is live."""
+    position = seen(NOW, NOW + 10, is_closed_position=True, close_ms=NOW + 20)
+    assert next_change_ms(position, 0, 0) == NOW + 1
+    assert next_change_ms(position, 0, NOW) == NOW + 1
+    assert next_change_ms(position, 0, NOW + 1) == NOW + 11
+    assert next_change_ms(position, 0, NOW + 11) == NOW + 21
+    assert next_change_ms(position, 0, NOW + 21) is None
+    assert next_change_ms(position, 100, 0) is None
+
+
+@histories.patient
+@given(histories.orders(earliest=NOW, latest=NOW + 40), st.integers(NOW - 2, NOW + 44))
+def test_between_the_moments_nothing_changes(bodies: list[dict[str, Any]], cutoff: int) -> None:
+    """Going from moment to moment meets every view that any cutoff has."""
+    position, _ = written(bodies)
+    at = NOW - 2
+    while (following := next_change_ms(position, 0, at)) is not None and following <= cutoff:
+        assert following > at
+        at = following
+    assert view(position, 0, cutoff) == view(position, 0, at)
+
+
+@histories.patient
+@given(histories.orders(earliest=NOW, latest=NOW + 40), st.integers(NOW, NOW + 41))
+def test_a_tier_includes_all_that_a_lower_one_shows(bodies: list[dict[str, Any]], cutoff: int) -> None:
+    """What a lower tier shows is shown by a higher one the same way or live."""
+    position, _ = written(bodies)
+    views = [view(position, tier, cutoff) for tier in TIERS]
+    for lower, higher in itertools.pairwise(views):
+        assert higher in (AS_IS, lower)
 
 
 @pytest.mark.parametrize("scenario", [0, 1, 2])
@@ -74,7 +182,7 @@ def test_a_closed_position_is_the_validators_own_text() -> None:
         '"note": {"close_ms": null}}'
     )
     position, text = parse_position(file.encode())
-    assert shown_text(text, position, AS_IS, NOW).decode() == file.replace(" ", "")
+    assert render_position(text, position, AS_IS, NOW).decode() == file.replace(" ", "")
 
 
 @pytest.mark.parametrize("in_file", [{"close_ms": None}, {"close_ms": 0}, {"close_ms": 5}])
@@ -82,7 +190,7 @@ def test_close_ms_is_0_while_open(in_file: dict[str, Any]) -> None:
     """In its place, whatever the file says; the same key deeper down is not touched."""
     body = factories.position(1, [factories.order(1)], note={"close_ms": None}) | in_file
     position, text = parse(body)
-    answer = json.loads(shown_text(text, position, AS_IS, NOW))
+    answer = json.loads(render_position(text, position, AS_IS, NOW))
     assert list(answer.items()) == list((body | {"close_ms": 0}).items())
 
 
@@ -91,7 +199,7 @@ def test_an_open_file_without_close_ms_is_shown_with_it() -> None:
     body = factories.position(1, [factories.order(1)])
     del body["close_ms"]
     position, text = parse(body)
-    assert json.loads(shown_text(text, position, AS_IS, NOW)) == body | {"close_ms": 0}
+    assert json.loads(render_position(text, position, AS_IS, NOW)) == body | {"close_ms": 0}
 
 
 def test_price_sources_are_shown_for_seven_days() -> None:
@@ -100,8 +208,8 @@ def test_price_sources_are_shown_for_seven_days() -> None:
     order = factories.order(1, at=NOW, price_sources=sources, note={"price_sources": [1]})
     position, text = parse(factories.position(1, [order], closed=True))
     edge = NOW + PRICE_SOURCES_SHOWN_MS
-    before = json.loads(shown_text(text, position, AS_IS, edge))["orders"]
-    after = json.loads(shown_text(text, position, AS_IS, edge + 1))["orders"]
+    before = json.loads(render_position(text, position, AS_IS, edge))["orders"]
+    after = json.loads(render_position(text, position, AS_IS, edge + 1))["orders"]
     assert before == [order]
     assert list(after[0].items()) == list((order | {"price_sources": []}).items())
 
@@ -120,11 +228,11 @@ def test_when_price_sources_age_out() -> None:
     assert next_price_source_change_ms(position, first - 1) == first
     assert next_price_source_change_ms(position, first) == first + 9
     assert next_price_source_change_ms(position, first + 9) is None
-    changes = [shown_text(text, position, AS_IS, t) for t in (first - 1, first, first + 8, first + 9)]
+    changes = [render_position(text, position, AS_IS, t) for t in (first - 1, first, first + 8, first + 9)]
     assert changes[0] != changes[1] == changes[2] != changes[3]
 
 
-def test_a_replayed_position_has_the_known_keys_only() -> None:
+def test_a_rebuilt_position_has_the_known_keys_only() -> None:
     """In the canonical order, also where the file's is another; the orders in the validator's words."""
     listed = [factories.order(1, at=NOW, price=100.50, note="kept"), factories.order(2, at=NOW + 5)]
     body = factories.position(1, listed, live_price=1.5)
@@ -139,8 +247,8 @@ def test_a_replayed_position_has_the_known_keys_only() -> None:
     assert (decoded["close_ms"], decoded["current_return"]) == (0, 1.0)
 
 
-def test_an_older_position_keeps_its_entry_price_when_replayed() -> None:
-    """From the replay, where the file has the key; what the older schema lacks is there, too."""
+def test_an_older_position_keeps_its_entry_price_when_rebuilt() -> None:
+    """From the rebuild, where the file has the key; what the older schema lacks is there, too."""
     body = factories.position(1, [factories.order(1, at=NOW, slippage=0.0)], initial_entry_price=7.0)
     del body["cumulative_entry_value"], body["realized_pnl"]
     answer = shown_body(body, 0, NOW + 2 * DAY)
@@ -149,7 +257,7 @@ def test_an_older_position_keeps_its_entry_price_when_replayed() -> None:
     assert answer["initial_entry_price"] == 101.0
 
 
-def test_a_liquidation_within_the_replay_shows_its_flat() -> None:
+def test_a_liquidation_within_the_rebuild_shows_its_flat() -> None:
     """The order that the accounting appends is shown like one of the validator's."""
     listed = [make_order(NOW, "LONG", 2.0, 100.0, "a"), make_order(NOW + 1, "LONG", 1.0, 40.0, "b")]
     body = factories.position(1, listed)
@@ -205,7 +313,7 @@ def test_later_orders_leave_no_trace(lists: Sequence[list[dict[str, Any]]], pair
         assume(not position.is_closed_position or (position.close_ms or 0) >= CUTOFF)
         what = view(position, 0, CUTOFF)
         assert not isinstance(what, Hidden)
-        answers.append(shown_text(text, position, what, now + passed))
+        answers.append(render_position(text, position, what, now + passed))
     assert answers[0] == answers[1]
 
 

@@ -15,12 +15,12 @@ import msgspec
 
 from ptn_api.errors import InvalidInputError
 
-__all__ = ["plain_json"]
+__all__ = ["encode_item"]
 
 _DUMPS = ("model_dump", "to_dict")
 
 
-def plain_json(item: Any) -> bytes:
+def encode_item(item: Any) -> bytes:
     """One line of JSON, its newline included: `{"position": {...}, ...}` with enum members as their values.
 
     The position, and what is in it, may be mappings, sequences, dataclasses, or objects that offer

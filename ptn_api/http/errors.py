@@ -7,7 +7,7 @@ from typing import Any
 
 from ptn_api.errors import PTNError
 
-__all__ = ["STATUS", "Refusal"]
+__all__ = ["STATUS", "HTTPError"]
 
 STATUS: dict[str, HTTPStatus] = {
     "bad_request": HTTPStatus.BAD_REQUEST,
@@ -29,7 +29,7 @@ STATUS: dict[str, HTTPStatus] = {
 """The one table of refusals."""
 
 
-class Refusal(PTNError):  # noqa: N818 - an answer, no fault
+class HTTPError(PTNError):
     """`message` is what the client reads as `error`; `headers` and `fields` go with it."""
 
     def __init__(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ptn_api.cli.moment import moment_ms, speed_of
+from ptn_api.cli.time_arguments import moment_ms, speed_of
 from ptn_api.model.trade_pair import TRADE_PAIRS
 
 __all__ = ["COMMANDS"]
