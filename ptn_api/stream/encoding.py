@@ -124,7 +124,7 @@ class UpdateEncoder:
         self._since = since_revision
         self._after = after
         self._orders = {(e.miner_hotkey, e.position_uuid, e.order) for e in announced}
-        self._shells = {(e.miner_hotkey, e.position_uuid): e.header for e in announced}
+        self._headers = {(e.miner_hotkey, e.position_uuid): e.header for e in announced}
 
     def changed(self, position: LoggedPosition) -> PositionUpdate | None:
         """Returns the update for a position, or None if its orders' messages already contain everything."""
@@ -136,7 +136,7 @@ class UpdateEncoder:
             if revision > self._since and (*key, order) not in self._orders
         ]
         layout_changed = position.layout_revision > self._since
-        if not orders and not layout_changed and self._shells.get(key) == text.header:
+        if not orders and not layout_changed and self._headers.get(key) == text.header:
             return None
         uuids = [_uuid.decode(order).order_uuid for order in text.orders] if layout_changed else None
         payload = codec.encode_position_changed(

@@ -147,7 +147,7 @@ class LogTail:
     async def run(self, after_each: Callable[[], None]) -> None:
         """Follows the log until cancelled; calls `after_each` after every commit and every retry.
 
-        Raises LogReplacedError once the log was replaced.
+        Raises LogReplacedError.
         """
         commits = self._event_log.commit_listener()
         try:
@@ -163,8 +163,8 @@ class LogTail:
     def step(self) -> bool:
         """Sends the next events, a bounded number. Returns whether there are more.
 
-        If the log cannot be read, the next step tries again. Raises LogReplacedError: what
-        the stream knows is void then.
+        If the log cannot be read, the next step tries again. Raises LogReplacedError, which ends the stream:
+        what it knows is of another log.
         """
         try:
             more = self._advance() if self.started else self._start()
