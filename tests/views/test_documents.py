@@ -26,20 +26,20 @@ def test_documents_are_served_byte_for_byte() -> None:
     """White space, key order and long numbers stay."""
     content = b'{ "b": 1.10000000000000000001, "a": [ ] }'
     documents = Documents(filled_log([raw(Document.ELIMINATIONS, content)]))
-    assert text_of(documents.whole(Document.ELIMINATIONS)) == content
+    assert text_of(documents.snapshot(Document.ELIMINATIONS)) == content
 
 
 def test_a_document_is_cut_once_per_version() -> None:
     """The same object until the document changes."""
     log = filled_log([document(Document.STATISTICS, {"data": [{"hotkey": "a", "checkpoints": [1]}]})])
     documents = Documents(log)
-    first = documents.statistics(checkpoints=False)
-    assert documents.statistics(checkpoints=False) is first
+    first = documents.statistics_without_checkpoints()
+    assert documents.statistics_without_checkpoints() is first
     log.append([document(Document.STATISTICS, {"data": [{"hotkey": "b", "checkpoints": [1]}]})], NOW)
-    assert json.loads(text_of(documents.statistics(checkpoints=False))) == {"data": [{"hotkey": "b"}]}
+    assert json.loads(text_of(documents.statistics_without_checkpoints())) == {"data": [{"hotkey": "b"}]}
     log.append([document(Document.STATISTICS, None)], NOW)
-    assert documents.statistics(checkpoints=False) is None
-    assert documents.whole(Document.STATISTICS) is None
+    assert documents.statistics_without_checkpoints() is None
+    assert documents.snapshot(Document.STATISTICS) is None
 
 
 def test_elements_keep_their_text() -> None:
@@ -73,5 +73,5 @@ def test_documents_of_another_shape_have_no_elements(content: bytes) -> None:
     assert documents.perf_ledger_of("a") is None
     assert documents.element(Document.ELIMINATIONS, "eliminations") is None
     assert text_of(documents.portfolio_ledgers()) == b"{}"
-    documents.statistics(checkpoints=False)
+    documents.statistics_without_checkpoints()
     documents.miners()

@@ -170,7 +170,7 @@ async def test_positions_that_cannot_be_replayed_are_counted() -> None:
     """Tier 100 serves them as they came, the lagging tiers leave them out."""
     odd = position(4, [order(1, 0.0, at=NOW - 2 * DAY)])
     room = await room_over(filled_log([written(odd)]), FakeClock())
-    assert room.views.unreplayable() == 1
+    assert room.views.omitted() == 1
     assert (await body_of(room, 0))[MINER]["positions"] == []
     assert len((await body_of(room, 100))[MINER]["positions"]) == 1
 
