@@ -66,8 +66,8 @@ bench: $(STAMP)  ## measure; ratios side by side, some 15 minutes; ARGS="--help"
 soak: $(STAMP)  ## everything that can go wrong, at random; MINUTES=10
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(ARGS)
 
-fuzz: $(STAMP)  ## hostile input, longer than the tests; MINUTES=10
-	$(BIN)/python -m tests.hostile --minutes $(or $(MINUTES),10) $(ARGS)
+fuzz: $(STAMP)  ## property tests and attacks with random seeds; MINUTES=10
+	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10) $(ARGS)
 
 clean:  ## remove the virtual environment, the demo's data and caches
 	rm -rf $(VENV) $(DEMO_DIR) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache site

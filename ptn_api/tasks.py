@@ -4,9 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable
+from time import monotonic
 from typing import Any
 
-__all__ = ["cancel_and_wait", "run_with", "wait_for_event"]
+__all__ = ["TimeSlice", "cancel_and_wait", "run_with", "wait_for_event"]
+
+SLICE_S = 0.005
+
+
+class TimeSlice:
+    """Cooperative scheduling for long work: `await time_slice.yield_if_due()` between two steps of it.
+
+    Other tasks run once the work has held the event loop for 5 ms.
+    """
+
+    def __init__(self) -> None:
+        self._started = monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether other tasks should run now."""
+        return monotonic() - self._started >= SLICE_S
+
+    async def yield_if_due(self) -> None:
+        if self.due:
+            await asyncio.sleep(0)
+            self._started = monotonic()
 
 
 async def wait_for_event(event: asyncio.Event, timeout_ms: float) -> bool:

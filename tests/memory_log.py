@@ -32,6 +32,7 @@ from ptn_api.event_log.order_list import (
     rewritten,
 )
 from ptn_api.model.position import PositionText
+from ptn_api.options import LATE_MS, RETENTION_BYTES, RETENTION_MS
 from ptn_api.tasks import wait_for_event
 
 __all__ = ["MemoryLog"]
@@ -70,9 +71,9 @@ class MemoryLog:
         *,
         created_ms: int | None = None,
         epoch: str | None = None,
-        late_ms: int = 60_000,
-        retention_ms: int = 7 * 86_400_000,
-        retention_bytes: int = 1 << 30,
+        late_ms: int = LATE_MS,
+        retention_ms: int = RETENTION_MS,
+        retention_bytes: int = RETENTION_BYTES,
         clock: Clock = wall_ms,
     ) -> None:
         self.created_ms = clock() if created_ms is None else created_ms

@@ -9,10 +9,10 @@ import msgspec
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.gzip_file import read_maybe_gzipped
-from ptn_api.model.accounting import replay_each
+from ptn_api.model.accounting import rebuild_each
 from ptn_api.model.position import Position, PositionState, PositionText, parse_position
 from ptn_api.wire.codec import encode_message
-from ptn_api.wire.received import OrderMessage
+from ptn_api.wire.server_frames import OrderMessage
 
 __all__ = ["checkpoint_orders"]
 
@@ -73,7 +73,7 @@ def _headers(position: Position, text: PositionText) -> list[bytes]:
         fields["close_ms"] = msgspec.Raw(b"null")
     now = _header(fields)
     lengths = range(1, len(position.orders))
-    before = replay_each(position.orders, position.trade_pair, position.position_uuid, lengths)
+    before = rebuild_each(position.orders, position.trade_pair, position.position_uuid, lengths)
     return [*(now if then is None else _header(fields | _raw(then.state)) for then in before), now]
 
 

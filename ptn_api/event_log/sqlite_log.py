@@ -12,6 +12,7 @@ from ptn_api.errors import LogLockedError, LogMissingError, LogUnwritableError
 from ptn_api.event_log.contract import EventLog, EventLogWriter
 from ptn_api.event_log.sqlite_reader import SqliteReader
 from ptn_api.event_log.sqlite_writer import SqliteWriter
+from ptn_api.options import LATE_MS, RETENTION_BYTES, RETENTION_MS
 
 __all__ = ["open_reader", "open_writer"]
 
@@ -21,9 +22,9 @@ _RETRY_S = 0.02
 def open_writer(
     data_dir: Path,
     *,
-    late_ms: int = 60_000,
-    retention_ms: int = 7 * 86_400_000,
-    retention_bytes: int = 1 << 30,
+    late_ms: int = LATE_MS,
+    retention_ms: int = RETENTION_MS,
+    retention_bytes: int = RETENTION_BYTES,
     clock: Clock = wall_ms,
 ) -> EventLogWriter:
     """Opens the log in this directory for writing; creates it if it is missing.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
-from ptn_api.http.block import CODINGS, Coding
+from ptn_api.http.body import CODINGS, Coding
 
 __all__ = ["has_already", "negotiate", "prefers"]
 

@@ -7,11 +7,10 @@ from functools import lru_cache
 import msgspec
 
 from ptn_api.http.accept import has_already, negotiate
-from ptn_api.http.block import Coding
-from ptn_api.http.refusal import Refusal
+from ptn_api.http.body import Body, Coding, EncodedBody
+from ptn_api.http.errors import HTTPError
 from ptn_api.http.reply import Reply, lines
 from ptn_api.http.request import Request
-from ptn_api.http.snapshot import Body, Snapshot
 
 __all__ = ["JSON", "Answer", "give", "refuse"]
 
@@ -25,7 +24,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     that all answers do.
     """
 
-    snapshot: Snapshot | None
+    snapshot: Body | None
     headers: bytes = b""
     vary: str = ""
     media_type: str = JSON
@@ -45,15 +44,15 @@ async def give(reply: Reply, answer: Answer, request: Request, *, private: bool,
     if answer.status == 200 and has_already(request.headers.get("if-none-match"), etag):
         reply.status, reply.headers = 304, common + _tagged(etag)
         return
-    body = await snapshot.body(coding)
+    body = await snapshot.encoded(coding)
     reply.coding = coding
     reply.headers = common + _described(etag, answer.media_type, coding, body.length)
     if request.method != b"HEAD":
         reply.body = body
 
 
-def refuse(reply: Reply, refusal: Refusal, *, method: bytes = b"GET") -> None:
-    body = Body([msgspec.json.encode(refusal.body())])
+def refuse(reply: Reply, refusal: HTTPError, *, method: bytes = b"GET") -> None:
+    body = EncodedBody([msgspec.json.encode(refusal.body())])
     headers = {"content-type": JSON, "cache-control": "no-store", "content-length": str(body.length)}
     reply.status, reply.coding = refusal.status.value, "identity"
     reply.headers = lines(headers | refusal.headers)

@@ -17,16 +17,16 @@ import structlog
 
 from ptn_api.http.answer import refuse
 from ptn_api.http.at_once import at_once
-from ptn_api.http.breather import Breather
 from ptn_api.http.crowd import Crowd
+from ptn_api.http.errors import HTTPError
 from ptn_api.http.flow import Flow
 from ptn_api.http.reader import Limits, Reader
-from ptn_api.http.refusal import Refusal
 from ptn_api.http.reply import Reply
 from ptn_api.http.request import Request
 from ptn_api.http.visit import Visit
 from ptn_api.rest.app import App
 from ptn_api.rest.gate import Door
+from ptn_api.tasks import TimeSlice
 
 __all__ = ["Connection"]
 
@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
         if retry_s:
             after = {"retry-after": str(retry_s)}
             sentence = "Too many connections from this address"
-            self._reader.end(Refusal("too_many_connections", sentence, headers=after))
+            self._reader.end(HTTPError("too_many_connections", sentence, headers=after))
         self._crowd.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -113,14 +113,14 @@ class Connection(asyncio.Protocol):
     def _answer_line(self) -> None:
         """Answers what stands in line until something has to be waited for."""
         line = self._reader.line
-        breather = Breather() if len(line) > 1 else None
+        time_slice = TimeSlice() if len(line) > 1 else None
         while line and self._answering is None and not self._flow.behind:
             if self._transport.is_closing():
                 return
             self._answering = at_once(self._answer(line.popleft()))
             if self._answering is not None:
                 self._answering.add_done_callback(self._answered)
-            elif line and breather is not None and breather.due:
+            elif line and time_slice is not None and time_slice.due:
                 self._loop.call_soon(self._answer_line)
                 break
         if line:
@@ -144,10 +144,10 @@ class Connection(asyncio.Protocol):
         elif not reader.under_way:
             self._expect_within(_KEEP_ALIVE_S)
 
-    async def _answer(self, asked: Request | Refusal) -> None:
+    async def _answer(self, asked: Request | HTTPError) -> None:
         reply = Reply()
         try:
-            if isinstance(asked, Refusal):
+            if isinstance(asked, HTTPError):
                 self._refused = str(asked)
                 refuse(reply, asked)
             else:
@@ -168,10 +168,10 @@ class Connection(asyncio.Protocol):
             reply.sent_bytes = body.length
             return
         self._transport.write(head)
-        breather = Breather()
+        time_slice = TimeSlice()
         for chunk in body.chunks():
             await self._flow.wait()
-            await breather()
+            await time_slice.yield_if_due()
             self._transport.write(chunk)
             reply.sent_bytes += len(chunk)
 
@@ -217,7 +217,7 @@ class Connection(asyncio.Protocol):
         if self._loop.time() < self._deadline:
             self._look_later()
         elif self._reader.under_way:
-            self._reader.end(Refusal("request_timeout", "The request did not come in time"))
+            self._reader.end(HTTPError("request_timeout", "The request did not come in time"))
             self._answer_line()
         elif not self._busy:
             self._transport.close()

@@ -7,7 +7,7 @@ from collections import deque
 import httptools
 import msgspec
 
-from ptn_api.http.refusal import Refusal
+from ptn_api.http.errors import HTTPError
 from ptn_api.http.request import BODY_LIMIT, Request
 from ptn_api.http.visit import Visit
 
@@ -36,7 +36,7 @@ class Reader:
     """
 
     def __init__(self, limits: Limits, visit: Visit) -> None:
-        self.line: deque[Request | Refusal] = deque()
+        self.line: deque[Request | HTTPError] = deque()
         self.ended = False
         self.begun = 0
         """How many requests have begun to come."""
@@ -73,11 +73,11 @@ class Reader:
             pass  # to what we do not speak: answered like any other, and the last
         except httptools.HttpParserError as error:
             reason = error.__context__  # what a callback raised
-            self.end(reason if isinstance(reason, Refusal) else _invalid())
+            self.end(reason if isinstance(reason, HTTPError) else _invalid())
         if self.under_way and self._came_bytes > self._limits.head_bytes:
             self.end(_too_large())
 
-    def end(self, refusal: Refusal | None = None) -> None:
+    def end(self, refusal: HTTPError | None = None) -> None:
         """Reads no more. What stands in line is to be answered yet, then the refusal."""
         if self.ended:
             return
@@ -100,7 +100,7 @@ class Reader:
     def on_url(self, part: bytes) -> None:
         self._target += part
         if len(self._target) > self._limits.target_bytes:
-            raise Refusal("uri_too_long", "Request target too long")
+            raise HTTPError("uri_too_long", "Request target too long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._request is not None:
@@ -114,7 +114,7 @@ class Reader:
 
     def on_headers_complete(self) -> None:
         if len(self.line) >= _MOST_IN_LINE:
-            raise Refusal("bad_request", "Too many requests at once")
+            raise HTTPError("bad_request", "Too many requests at once")
         parser = self._parser
         self._request = Request(parser.get_method(), self._target, self._headers, self._visit)
         current = parser.get_http_version() == "1.1"
@@ -148,9 +148,9 @@ class Reader:
             self.end()
 
 
-def _invalid() -> Refusal:
-    return Refusal("bad_request", "Invalid HTTP request")
+def _invalid() -> HTTPError:
+    return HTTPError("bad_request", "Invalid HTTP request")
 
 
-def _too_large() -> Refusal:
-    return Refusal("headers_too_large", "Request headers too large")
+def _too_large() -> HTTPError:
+    return HTTPError("headers_too_large", "Request headers too large")

@@ -9,11 +9,11 @@ from http import HTTPStatus
 
 from ptn_api.access.key_ring import KeyHolder
 from ptn_api.access.limits import WINDOW_MS, Allowance
-from ptn_api.http.snapshot import Body
+from ptn_api.http.body import EncodedBody
 
 __all__ = ["Reply", "limit_lines", "lines"]
 
-_NOTHING = Body(())
+_NOTHING = EncodedBody(())
 
 
 class Reply:

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import httptools
 
-from ptn_api.http.refusal import Refusal
+from ptn_api.http.errors import HTTPError
 from ptn_api.http.visit import Visit
 
 __all__ = ["BODY_LIMIT", "Request"]
@@ -23,7 +23,7 @@ class Request:
     """`body` is cut off after `BODY_LIMIT` and one byte.
 
     Names of headers are in lower case; one that came several times stands once, joined by commas.
-    Raises Refusal `bad_request` for a target that is none, or a body of doubtful length.
+    Raises HTTPError `bad_request` for a target that is none, or a body of doubtful length.
     """
 
     __slots__ = ("body", "headers", "key_digest", "method", "path", "query", "visit")
@@ -66,5 +66,5 @@ def _check_length(headers: dict[str, str]) -> None:
         raise _bad()
 
 
-def _bad() -> Refusal:
-    return Refusal("bad_request", "Invalid HTTP request")
+def _bad() -> HTTPError:
+    return HTTPError("bad_request", "Invalid HTTP request")

@@ -50,7 +50,7 @@ def python_command(function: str, *arguments: str) -> list[str]:
     Neither `-m` (which would find a validator's own `ptn_api` in its working directory) nor multiprocessing
     (which would import the validator's main module again).
     """
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     module, _, name = function.partition(":")
     code = f"import sys; sys.path.insert(0, {root!r}); from {module} import {name}; sys.exit({name}())"
     return [sys.executable, "-I", "-c", code, *arguments]

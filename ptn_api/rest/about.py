@@ -8,7 +8,7 @@ from ptn_api.access.key_ring import KeyHolder
 from ptn_api.errors import LogError
 from ptn_api.event_log.contract import SourceStatus
 from ptn_api.http.answer import Answer
-from ptn_api.http.snapshot import snapshot_of
+from ptn_api.http.body import body_of
 from ptn_api.model.trade_pair import TRADE_PAIRS
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.room import Ask, Room
@@ -20,7 +20,7 @@ __all__ = ["health", "me", "trade_pairs"]
 async def health(room: Room, ask: Ask) -> Answer:
     found = _examined(room)
     status = 200 if found.status in ("ok", "degraded") else 503
-    return Answer(snapshot=snapshot_of(msgspec.json.encode(found)), status=status)
+    return Answer(snapshot=body_of(msgspec.json.encode(found)), status=status)
 
 
 def _examined(room: Room) -> Health:
@@ -66,7 +66,7 @@ async def me(room: Room, ask: Ask) -> Answer:
         expires_ms=ask.holder.expires_ms,
         limits=_limits_of(ask.holder, room.options),
     )
-    return Answer(snapshot=snapshot_of(msgspec.json.encode(answer)))
+    return Answer(snapshot=body_of(msgspec.json.encode(answer)))
 
 
 def _limits_of(holder: KeyHolder, options: RestOptions) -> KeyLimits:
@@ -78,4 +78,4 @@ def _limits_of(holder: KeyHolder, options: RestOptions) -> KeyLimits:
 
 
 async def trade_pairs(room: Room, ask: Ask) -> Answer:
-    return Answer(snapshot=snapshot_of(msgspec.json.encode(list(TRADE_PAIRS.values()))))
+    return Answer(snapshot=body_of(msgspec.json.encode(list(TRADE_PAIRS.values()))))

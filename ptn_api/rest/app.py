@@ -13,7 +13,7 @@ from ptn_api.access.key_ring import KeyHolder, KeyRing
 from ptn_api.access.usage import Usage
 from ptn_api.errors import LogError
 from ptn_api.http.answer import give, refuse
-from ptn_api.http.refusal import Refusal
+from ptn_api.http.errors import HTTPError
 from ptn_api.http.reply import Reply, limit_lines
 from ptn_api.http.request import Request
 from ptn_api.rest.counters import RestCounters
@@ -49,26 +49,26 @@ class App:
             private = ask.holder is not None
             store = not (route.path == "/health" or (private and request.key_in_body))
             await give(reply, answer, request, private=private, store=store)
-        except Refusal as refusal:
+        except HTTPError as refusal:
             refuse(reply, refusal, method=request.method)
         except LogError as error:
             logger.error("log_unreadable", code=error.code, reason=str(error))
             sentence = "The data cannot be read at the moment"
-            unreadable = Refusal("log_unreadable", sentence, headers=_RETRY_AFTER)
+            unreadable = HTTPError("log_unreadable", sentence, headers=_RETRY_AFTER)
             refuse(reply, unreadable, method=request.method)
         except Exception:
             logger.exception("request_failed", route=reply.route)
-            refuse(reply, Refusal("internal", "Internal server error"), method=request.method)
+            refuse(reply, HTTPError("internal", "Internal server error"), method=request.method)
 
     def _admitted(self, request: Request, reply: Reply) -> tuple[Route, Ask]:
-        """The route, and what it is asked. Raises Refusal."""
+        """The route, and what it is asked. Raises HTTPError."""
         found = find(request.path)
         if found is None:
-            raise Refusal("not_found", "Not found")
+            raise HTTPError("not_found", "Not found")
         route, hotkey = found
         reply.route = route.path
         if request.method not in (b"GET", b"HEAD"):
-            raise Refusal("method_not_allowed", "Method not allowed", headers={"allow": "GET, HEAD"})
+            raise HTTPError("method_not_allowed", "Method not allowed", headers={"allow": "GET, HEAD"})
         holder = None
         if route.access != "anyone":
             holder = self._caller(request, reply)
@@ -89,15 +89,15 @@ class App:
             reply.limits = limit_lines(allowance)
             if not allowance.allowed:
                 after = {"retry-after": str(allowance.retry_s)}
-                raise Refusal("too_many_requests", "Too many requests with this key", headers=after)
+                raise HTTPError("too_many_requests", "Too many requests with this key", headers=after)
         reply.holder = request.visit.holder = holder
         return holder
 
     def _check(self, route: Route, holder: KeyHolder) -> None:
         if route.access == "tier 100" and holder.tier < 100:
-            raise Refusal("insufficient_tier", route.refused)
+            raise HTTPError("insufficient_tier", route.refused)
         if not self._room.ready:
-            raise Refusal("starting", "The service is starting", headers=_RETRY_AFTER)
+            raise HTTPError("starting", "The service is starting", headers=_RETRY_AFTER)
 
     def count(self, request: Request, reply: Reply) -> None:
         """Adds what went out to the counters, and to the key's account."""
@@ -110,7 +110,7 @@ class App:
 
 
 def _query(kind: type[msgspec.Struct], text: bytes) -> msgspec.Struct:
-    """The query string as the route's type. Raises Refusal `bad_parameter`; unknown names are ignored."""
+    """The query string as the route's type. Raises HTTPError `bad_parameter`; unknown names are ignored."""
     given = parse_qs(text.decode("latin-1"), keep_blank_values=True)
     values: dict[str, Any] = {}
     for name, of, repeatable in _parameters(kind):
@@ -120,7 +120,7 @@ def _query(kind: type[msgspec.Struct], text: bytes) -> msgspec.Struct:
             values[name] = msgspec.convert(given[name] if repeatable else given[name][-1], of, strict=False)
         except msgspec.ValidationError:
             sentence = _BAD_TIER if name == "tier" else f"Invalid value of the parameter {name}"
-            raise Refusal("bad_parameter", sentence, parameter=name) from None
+            raise HTTPError("bad_parameter", sentence, parameter=name) from None
     return kind(**values)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from ptn_api.access.key_ring import KeyHolder, KeyRing, digest_of
-from ptn_api.http.refusal import Refusal
+from ptn_api.http.errors import HTTPError
 from ptn_api.http.request import BODY_LIMIT, Request
 
 __all__ = ["authenticate"]
@@ -23,13 +23,13 @@ _key_body = msgspec.json.Decoder(_KeyBody)
 
 
 def authenticate(request: Request, keys: KeyRing) -> KeyHolder:
-    """Who asks. Raises Refusal `unauthorized`, whatever is wrong."""
+    """Who asks. Raises HTTPError `unauthorized`, whatever is wrong."""
     if request.key_digest is None:
         key = _key(request)
         request.key_digest = digest_of(key) if key else b""
     holder = keys.whose(request.key_digest)
     if holder is None:
-        raise Refusal("unauthorized", "Unauthorized access", headers={"www-authenticate": "Bearer"})
+        raise HTTPError("unauthorized", "Unauthorized access", headers={"www-authenticate": "Bearer"})
     return holder
 
 

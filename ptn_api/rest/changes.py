@@ -6,14 +6,13 @@ import msgspec
 
 from ptn_api.errors import LogPrunedError
 from ptn_api.event_log.contract import LoggedPosition
-from ptn_api.http.breather import Breather
-from ptn_api.http.refusal import Refusal
-from ptn_api.http.snapshot import Snapshot, snapshot_of
+from ptn_api.http.body import Body, body_of
+from ptn_api.http.errors import HTTPError
 from ptn_api.model.miner import Aggregates
 from ptn_api.model.position import Position
-from ptn_api.model.shown import shown_text
-from ptn_api.model.tiers import AS_IS
+from ptn_api.model.rendering import AS_IS, render_position
 from ptn_api.rest.room import Room
+from ptn_api.tasks import TimeSlice
 
 __all__ = ["Changes", "changes_since"]
 
@@ -32,10 +31,10 @@ class Changes(msgspec.Struct, kw_only=True):
     miners: dict[str, Aggregates]
 
 
-async def changes_since(room: Room, cursor: str, head_only: bool) -> Snapshot | None:
+async def changes_since(room: Room, cursor: str, head_only: bool) -> Body | None:
     """A document of type `Changes`. Nothing is built for a HEAD.
 
-    Raises Refusal `bad_parameter`, or `gone` with `oldest_cursor` where only a whole snapshot helps.
+    Raises HTTPError `bad_parameter`, or `gone` with `oldest_cursor` where only a whole snapshot helps.
     """
     since = _revision(room, cursor)
     if head_only:
@@ -53,23 +52,23 @@ async def changes_since(room: Room, cursor: str, head_only: bool) -> Snapshot | 
         positions=positions,  # type: ignore[arg-type]  # texts, that need not be decoded to be sent
         miners={view.hotkey: view.tiers[100].aggregates for view in room.views.ranked(100)},
     )
-    return snapshot_of(msgspec.json.encode(changes))
+    return body_of(msgspec.json.encode(changes))
 
 
 async def _positions(room: Room, since: int) -> dict[str, list[msgspec.Raw]]:
     now = room.clock()
-    breather = Breather()
+    time_slice = TimeSlice()
     positions: dict[str, list[msgspec.Raw]] = {}
     for logged in room.log.positions(since_revision=since):
         positions.setdefault(logged.miner_hotkey, []).append(msgspec.Raw(_shown(logged, now)))
-        await breather()
+        await time_slice.yield_if_due()
     return positions
 
 
 def _revision(room: Room, cursor: str) -> int:
     epoch, colon, number = cursor.rpartition(":")
     if not (colon and number.isascii() and number.isdigit() and len(number) < 19):
-        raise Refusal("bad_parameter", "A cursor is <epoch>:<revision>", parameter="since")
+        raise HTTPError("bad_parameter", "A cursor is <epoch>:<revision>", parameter="since")
     if epoch != room.log.epoch:
         raise _gone(room, "That cursor is of another log")
     if int(number) > room.log.head().revision:
@@ -79,10 +78,10 @@ def _revision(room: Room, cursor: str) -> int:
     return int(number)
 
 
-def _gone(room: Room, sentence: str) -> Refusal:
+def _gone(room: Room, sentence: str) -> HTTPError:
     oldest = f"{room.log.epoch}:{room.log.oldest_revision()}"
-    return Refusal("gone", sentence, oldest_cursor=oldest)
+    return HTTPError("gone", sentence, oldest_cursor=oldest)
 
 
 def _shown(logged: LoggedPosition, now_ms: int) -> bytes:
-    return shown_text(logged.text, logged.text.position(), AS_IS, now_ms)
+    return render_position(logged.text, logged.text.position(), AS_IS, now_ms)

@@ -8,7 +8,7 @@ from ptn_api.access.address import ClientAddress, Proxies
 from ptn_api.access.key_ring import KeyHolder, KeyRing
 from ptn_api.access.limits import Allowance, LoginGuard, RateLimit
 from ptn_api.clock import Clock
-from ptn_api.http.refusal import Refusal
+from ptn_api.http.errors import HTTPError
 from ptn_api.http.request import Request
 from ptn_api.rest.authentication import authenticate
 from ptn_api.rest.counters import RestCounters
@@ -55,13 +55,13 @@ class Gate:
     def admit(self, request: Request) -> tuple[KeyHolder, Allowance | None]:
         """Who asks, and what is left of the key's requests; None: they are without a limit.
 
-        Raises Refusal `unauthorized`, or `too_many_requests` for an address that failed too often.
+        Raises HTTPError `unauthorized`, or `too_many_requests` for an address that failed too often.
         """
         now = self._clock()
         address = self._address(request)
         try:
             holder = authenticate(request, self._keys)
-        except Refusal:
+        except HTTPError:
             self._counters.auth_failures += 1
             self._check(address, None, now)
             raise
@@ -77,7 +77,7 @@ class Gate:
             self._counters.limited["failed_logins"] += 1
             logger.debug("too_many_failed_logins", address=address.text)
             sentence = "Too many failed logins from this address"
-            raise Refusal("too_many_requests", sentence, headers={"retry-after": str(retry_s)})
+            raise HTTPError("too_many_requests", sentence, headers={"retry-after": str(retry_s)})
 
     def _address(self, request: Request) -> ClientAddress:
         visit = request.visit

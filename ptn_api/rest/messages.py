@@ -11,11 +11,11 @@ from ptn_api.errors import LogPrunedError
 from ptn_api.event_log.contract import Event
 from ptn_api.http.accept import prefers
 from ptn_api.http.answer import JSON, Answer
-from ptn_api.http.breather import Breather
-from ptn_api.http.refusal import Refusal
+from ptn_api.http.body import body_of
+from ptn_api.http.errors import HTTPError
 from ptn_api.http.reply import lines
-from ptn_api.http.snapshot import snapshot_of
 from ptn_api.rest.room import Ask, Room, standing
+from ptn_api.tasks import TimeSlice
 from ptn_api.wire.codec import encode_message
 from ptn_api.wire.frames import Format, Message
 
@@ -73,11 +73,11 @@ async def messages(room: Room, ask: Ask) -> Answer:
             page.head,
             msgspec.json.encode(room.log.epoch),
         )
-    return Answer(snapshot=snapshot_of(body), headers=headers, vary="Accept", media_type=media_type)
+    return Answer(snapshot=body_of(body), headers=headers, vary="Accept", media_type=media_type)
 
 
 def _checked(room: Room, query: MessagesQuery) -> tuple[int, int]:
-    """The cursor to begin at, and the head. Raises Refusal `gone`."""
+    """The cursor to begin at, and the head. Raises HTTPError `gone`."""
     floor, head = room.log.floor(), room.log.head().sequence
     if query.epoch and query.epoch != room.log.epoch:
         raise _gone(room, "That cursor is of another log", floor, head)
@@ -89,13 +89,13 @@ def _checked(room: Room, query: MessagesQuery) -> tuple[int, int]:
     return after, head
 
 
-def _gone(room: Room, sentence: str, floor: int, head: int) -> Refusal:
-    return Refusal("gone", sentence, epoch=room.log.epoch, oldest_sequence=floor, head=head)
+def _gone(room: Room, sentence: str, floor: int, head: int) -> HTTPError:
+    return HTTPError("gone", sentence, epoch=room.log.epoch, oldest_sequence=floor, head=head)
 
 
 async def _page(room: Room, query: MessagesQuery, after: int, head: int) -> _Page:
     page = _Page([], after, head)
-    breather = Breather()
+    time_slice = TimeSlice()
     scanned = size = 0
     while page.next < head and len(page.messages) < query.limit and scanned < _MOST and size < _BODY_BYTES:
         for event in _read(room, query, page.next, min(_PAGE, head - page.next)):
@@ -106,7 +106,7 @@ async def _page(room: Room, query: MessagesQuery, after: int, head: int) -> _Pag
                 size += len(page.messages[-1])
             if len(page.messages) >= query.limit or size >= _BODY_BYTES:
                 break
-        await breather()
+        await time_slice.yield_if_due()
     return page
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from ptn_api import __version__
 from ptn_api.http.answer import JSON
-from ptn_api.http.refusal import STATUS
+from ptn_api.http.errors import STATUS
 from ptn_api.rest.examples import answer_examples, line_example, refusal_example
 from ptn_api.rest.messages import NDJSON
 from ptn_api.rest.response_headers import HEADERS, headers_of

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ptn_api.http.answer import JSON, Answer
-from ptn_api.http.snapshot import Snapshot, snapshot_of
+from ptn_api.http.body import Body, body_of
 from ptn_api.rest.asyncapi import described_stream
 from ptn_api.rest.docs_page import page, stream_page
 from ptn_api.rest.openapi import description
@@ -31,12 +31,12 @@ def page_routes(described: Sequence[Route]) -> tuple[Route, ...]:
         return Answer(snapshot=as_page(), media_type=_HTML)
 
     @lru_cache(maxsize=1)
-    def as_json() -> Snapshot:
-        return snapshot_of(msgspec.json.encode(description([*described, *pages])))
+    def as_json() -> Body:
+        return body_of(msgspec.json.encode(description([*described, *pages])))
 
     @lru_cache(maxsize=1)
-    def as_page() -> Snapshot:
-        return snapshot_of(page(description([*described, *pages])).encode())
+    def as_page() -> Body:
+        return body_of(page(description([*described, *pages])).encode())
 
     pages = (
         _open("/openapi.json", openapi, "This description", dict[str, Any]),
@@ -60,10 +60,10 @@ async def stream_docs(room: Room, ask: Ask) -> Answer:
 
 
 @lru_cache(maxsize=1)
-def _stream_as_json() -> Snapshot:
-    return snapshot_of(msgspec.json.encode(described_stream()))
+def _stream_as_json() -> Body:
+    return body_of(msgspec.json.encode(described_stream()))
 
 
 @lru_cache(maxsize=1)
-def _stream_as_page() -> Snapshot:
-    return snapshot_of(stream_page(described_stream()).encode())
+def _stream_as_page() -> Body:
+    return body_of(stream_page(described_stream()).encode())

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from ptn_api.http.answer import Answer
-from ptn_api.http.refusal import Refusal
+from ptn_api.http.errors import HTTPError
 from ptn_api.model.tiers import Tier
 from ptn_api.rest.changes import changes_since
 from ptn_api.rest.room import Ask, Room, standing
@@ -35,11 +35,11 @@ class PositionsQuery(msgspec.Struct, kw_only=True):
 async def positions(room: Room, ask: Ask) -> Answer:
     query: PositionsQuery = ask.query
     if query.tier > ask.tier:
-        raise Refusal("insufficient_tier", f"Your API key does not have access to tier {query.tier} data")
+        raise HTTPError("insufficient_tier", f"Your API key does not have access to tier {query.tier} data")
     headers = standing(room, query.tier)
     if query.since:
         if query.tier < 100:
-            raise Refusal("bad_parameter", "Changes since a cursor are there in tier 100 only")
+            raise HTTPError("bad_parameter", "Changes since a cursor are there in tier 100 only")
         return Answer(snapshot=await changes_since(room, query.since, ask.head), headers=headers)
     if query.miner or query.trade_pair or query.status:
         chosen = await filtered(
@@ -57,5 +57,5 @@ async def positions_of(room: Room, ask: Ask) -> Answer:
     headers = standing(room, ask.tier)
     snapshot = room.views.entry(ask.hotkey, ask.tier)
     if snapshot is None:
-        raise Refusal("not_found", "Miner ID not found")
+        raise HTTPError("not_found", "Miner ID not found")
     return Answer(snapshot=snapshot, headers=headers)

@@ -9,8 +9,8 @@ from msgspec import Meta
 
 from ptn_api.event_log.contract import Document
 from ptn_api.http.answer import Answer
-from ptn_api.http.refusal import Refusal
-from ptn_api.http.snapshot import Snapshot, snapshot_of
+from ptn_api.http.body import Body, body_of
+from ptn_api.http.errors import HTTPError
 from ptn_api.rest.room import Ask, Room, standing
 
 __all__ = [
@@ -66,17 +66,17 @@ async def checkpoint(room: Room, ask: Ask) -> Answer:
     return _found(room.checkpoint.snapshot(), "Checkpoint", headers)
 
 
-def _found(snapshot: Snapshot | None, name: str, headers: bytes) -> Answer:
+def _found(snapshot: Body | None, name: str, headers: bytes) -> Answer:
     if snapshot is None:
-        raise Refusal("not_found", f"{name} data not found")
+        raise HTTPError("not_found", f"{name} data not found")
     return Answer(snapshot=snapshot, headers=headers)
 
 
 def _of_miner(element: bytes | None, headers: bytes) -> Answer:
     if element is None:
-        raise Refusal("not_found", "Miner ID not found")
-    return Answer(snapshot=snapshot_of(element), headers=headers)
+        raise HTTPError("not_found", "Miner ID not found")
+    return Answer(snapshot=body_of(element), headers=headers)
 
 
-def _encoded(value: object) -> Snapshot:
-    return snapshot_of(msgspec.json.encode(value))
+def _encoded(value: object) -> Body:
+    return body_of(msgspec.json.encode(value))

@@ -131,5 +131,5 @@ class Population:
         trade = miner.opening(instrument, rng)
         order = self._market.fill(instrument, trade.order_type, trade.leverage, self._book.now_ms, rng)
         position = SimulatedPosition(miner.hotkey, order.order_uuid, list(instrument.trade_pair), [order])
-        position.replay()
+        position.rebuild()
         return position

@@ -112,8 +112,8 @@ class Trading:
     def _append(self, position: SimulatedPosition, order: Order, cause: str = "miner") -> None:
         before = len(position.orders)
         position.orders.append(order)
-        if not position.replay():
-            raise AssertionError("a simulated order can be replayed")
+        if not position.rebuild():
+            raise AssertionError("a simulated order can be rebuilt")
         new = position.orders[before:]
         self._note(position, order)
         self._book.save(position, new, cause=cause)
@@ -154,7 +154,7 @@ class Trading:
         """The validator closes a position by itself."""
         flat = elimination_flat(position, self._next_ms(position))
         position.orders.append(flat)
-        position.replay()
+        position.rebuild()
         self._book.save(position, [flat], cause=cause)
 
     # --- rewrites without a new order ---------------------------------------------------------------------
@@ -183,7 +183,7 @@ class Trading:
         better = self._market.fill(instrument, old.order_type, old.leverage, look_ms, self._rng)
         better.order_uuid, better.processed_ms = old.order_uuid, old.processed_ms
         corrected = position.copy([*position.orders[:place], better, *position.orders[place + 1 :]])
-        if not corrected.replay() or corrected.closed != position.closed:
+        if not corrected.rebuild() or corrected.closed != position.closed:
             return False
         self._book.journal.add(
             Corrected(

@@ -148,7 +148,7 @@ class Upheaval:
         """Deletes the position and writes it edited, as a synchronisation does, unless that would close an
         open one, reopen a closed one, or liquidate it."""
         length = len(edited.orders)
-        if not edited.replay() or edited.closed != position.closed or len(edited.orders) != length:
+        if not edited.rebuild() or edited.closed != position.closed or len(edited.orders) != length:
             return False
         hotkey, uuid = position.miner_hotkey, position.position_uuid
         if dropped is not None:
@@ -162,7 +162,7 @@ class Upheaval:
             position.copy(orders, new_uuid(self._rng))
             for orders in (position.orders[:end], position.orders[end:])
         ]
-        if not all(half.replay() and half.closed for half in halves):
+        if not all(half.rebuild() and half.closed for half in halves):
             return False
         hotkey, uuid = position.miner_hotkey, position.position_uuid
         into = (halves[0].position_uuid, halves[1].position_uuid)

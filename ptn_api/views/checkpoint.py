@@ -11,8 +11,7 @@ from typing import Any
 import msgspec
 
 from ptn_api.event_log.contract import Document
-from ptn_api.http.block import Block
-from ptn_api.http.snapshot import Snapshot, tag_of
+from ptn_api.http.body import Body, Segment, tag_of
 from ptn_api.model.miner import MinerEntry
 from ptn_api.model.statistics import Elimination, PerfLedger
 from ptn_api.views.documents import Documents
@@ -43,9 +42,9 @@ class Checkpoint:
     def __init__(self, views: PositionViews, documents: Documents) -> None:
         self._views = views
         self._documents = documents
-        self._kept: tuple[object, Snapshot] | None = None
+        self._kept: tuple[object, Body] | None = None
 
-    def snapshot(self) -> Snapshot | None:
+    def snapshot(self) -> Body | None:
         """The current checkpoint; None while there is nothing to restore from."""
         positions = self._views.for_checkpoint()
         revisions = self._documents.revisions_of(*_DOCUMENTS)
@@ -69,9 +68,9 @@ class Checkpoint:
             + b',"oldest_order_processed_ms":%d' % max((last for _, last in times), default=0)
         )
         ledgers = self._documents.portfolio_ledgers()
-        head = Block(version + created + state + b',"positions":')
-        runs = [head, *positions.runs, Block(b',"perf_ledgers":'), *ledgers.runs, Block(b"}")]
+        head = Segment(version + created + state + b',"positions":')
+        runs = [head, *positions.runs, Segment(b',"perf_ledgers":'), *ledgers.runs, Segment(b"}")]
         # The tag leaves out the creation time: servers with the same state agree on it.
         tag = tag_of([version, state, positions.tag.encode(), ledgers.tag.encode()])
-        self._kept = (kept_for, Snapshot(runs, tag))
+        self._kept = (kept_for, Body(runs, tag))
         return self._kept[1]

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ptn_api.event_log.contract import Document, EventLog
-from ptn_api.http.snapshot import Snapshot, snapshot_of
+from ptn_api.http.body import Body, body_of
 
 __all__ = ["Documents"]
 
@@ -62,9 +62,9 @@ class Documents:
         self._log = log
         self._kept: dict[tuple[str, Document], tuple[int, Any]] = {}
 
-    def snapshot(self, document: Document) -> Snapshot | None:
+    def snapshot(self, document: Document) -> Body | None:
         """The document as the validator wrote it; None without one."""
-        return self._keep("snapshot", document, lambda text: None if text is None else snapshot_of(text))
+        return self._keep("snapshot", document, lambda text: None if text is None else body_of(text))
 
     def content(self, document: Document) -> bytes | None:
         """The document's text."""
@@ -91,7 +91,7 @@ class Documents:
         return element if element is None or checkpoints else _without(element, "checkpoints")
 
     @_derived_from(Document.STATISTICS)
-    def statistics_without_checkpoints(self, content: bytes | None) -> Snapshot | None:
+    def statistics_without_checkpoints(self, content: bytes | None) -> Body | None:
         """The statistics without the miners' checkpoints, or unchanged if they are malformed."""
         if content is None:
             return None
@@ -99,9 +99,9 @@ class Documents:
         try:
             miners = _array.decode(keys["data"])
         except (KeyError, msgspec.MsgspecError):
-            return snapshot_of(content)
+            return body_of(content)
         data = b"[" + b",".join(_without(bytes(miner), "checkpoints") for miner in miners) + b"]"
-        return snapshot_of(msgspec.json.encode({**keys, "data": msgspec.Raw(data)}))
+        return body_of(msgspec.json.encode({**keys, "data": msgspec.Raw(data)}))
 
     @_derived_from(Document.STATISTICS)
     def statistics_by_hotkey(self, content: bytes | None) -> dict[str, bytes]:
@@ -138,7 +138,7 @@ class Documents:
         return self.element(Document.PERF_LEDGERS, hotkey)
 
     @_derived_from(Document.PERF_LEDGERS)
-    def portfolio_ledgers(self, content: bytes | None) -> Snapshot:
+    def portfolio_ledgers(self, content: bytes | None) -> Body:
         """{hotkey: portfolio ledger}, as in the checkpoint; an older miner's element is the ledger itself."""
         ledgers = {}
         for hotkey, element in _elements(content).items():
@@ -147,7 +147,7 @@ class Documents:
                 ledgers[hotkey] = keys["portfolio"]
             elif "cps" in keys:
                 ledgers[hotkey] = element
-        return snapshot_of(msgspec.json.encode(ledgers))
+        return body_of(msgspec.json.encode(ledgers))
 
     def _keep(self, name: str, document: Document, derive: Callable[[bytes | None], T]) -> T:
         revision = self._log.document_revision(document)

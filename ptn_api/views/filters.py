@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from ptn_api.http.block import Block
-from ptn_api.http.breather import Breather
-from ptn_api.http.snapshot import Snapshot, tag_of
+from ptn_api.http.body import Body, Segment, tag_of
 from ptn_api.model.tiers import Tier
 from ptn_api.model.trade_pair import pair_id
+from ptn_api.tasks import TimeSlice
 from ptn_api.views.miner_view import TAILS, MinerView
 from ptn_api.views.positions import PositionViews
 
@@ -37,7 +36,7 @@ async def filtered(
     miners: frozenset[str],
     trade_pairs: frozenset[str],
     statuses: frozenset[str],
-) -> Snapshot:
+) -> Body:
     """The tier's document with the positions that pass all filters; an empty filter passes everything.
 
     Miners without a match are left out. Aggregates remain those of the miner's whole entry.
@@ -45,15 +44,15 @@ async def filtered(
     chosen = [view for view in views.ranked(tier) if not miners or view.hotkey in miners]
     if not trade_pairs and not statuses:
         return views.joined(tier, chosen)
-    breather = Breather()
-    blocks: list[Block] = []
+    time_slice = TimeSlice()
+    blocks: list[Segment] = []
     for view in chosen:
         entry = _filtered_entry(view, tier, trade_pairs, statuses)
         if entry:
-            blocks += (view.keys[bool(blocks)], Block(entry))
-        await breather()
-    blocks.append(Block(b"}" if blocks else b"{}"))
-    return Snapshot(blocks, tag_of(block.identity for block in blocks))
+            blocks += (view.keys[bool(blocks)], Segment(entry))
+        await time_slice.yield_if_due()
+    blocks.append(Segment(b"}" if blocks else b"{}"))
+    return Body(blocks, tag_of(block.identity for block in blocks))
 
 
 def _filtered_entry(

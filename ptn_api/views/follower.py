@@ -16,7 +16,7 @@ from ptn_api.clock import Clock
 from ptn_api.errors import LogPrunedError
 from ptn_api.event_log.contract import Document, EventLog, Head
 from ptn_api.event_log.health import LogHealth
-from ptn_api.http.breather import Breather
+from ptn_api.tasks import TimeSlice
 from ptn_api.views.documents import Documents
 from ptn_api.views.positions import PositionViews
 
@@ -131,7 +131,7 @@ class Follower:
                 return
             if self._taken.revision == 0:
                 self._take_everything(self._log.head())
-        breather = Breather()
+        time_slice = TimeSlice()
         while True:
             # Between two miners the log is read again, so that a new order does not wait for the others.
             await self._take_changes()
@@ -149,7 +149,7 @@ class Follower:
                 views.drop(hotkey)
             self._queue.remove(hotkey)
             views.head = self._queue.head_within(self._taken)
-            await breather()
+            await time_slice.yield_if_due()
         views.expired_rebuilt()
         views.head = self._queue.head_within(self._taken)
         if not views.built and not self._queue.urgent:
@@ -177,7 +177,7 @@ class Follower:
             return
         for removal in removed:
             self._queue.add_urgent(removal.miner_hotkey, self._taken, full=True)
-        breather = Breather()
+        time_slice = TimeSlice()
         for position in self._log.positions(since_revision=since):
             view = self._views.view(position.miner_hotkey)
             full = view is None or view.closed.covers(position)
@@ -186,7 +186,7 @@ class Follower:
             else:
                 due = monotonic() + self._coalesce_s
                 self._queue.add_refresh(position.miner_hotkey, self._taken, due)
-            await breather()
+            await time_slice.yield_if_due()
         self._take_documents()
         self._taken = head
 

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from ptn_api.event_log.contract import LoggedPosition
-from ptn_api.http.block import Block, Run
-from ptn_api.http.snapshot import Snapshot
+from ptn_api.http.body import Body, Segment, SegmentRun
 from ptn_api.model.miner import (
     Aggregates,
     Outcome,
@@ -26,18 +25,16 @@ from ptn_api.model.miner import (
     position_order,
 )
 from ptn_api.model.position import Position, PositionState
-from ptn_api.model.shown import next_price_source_change_ms, shown_text
-from ptn_api.model.tiers import (
+from ptn_api.model.rendering import (
     AS_IS,
-    TIER_LAG_MS,
-    TIERS,
     AsIs,
     Hidden,
-    Tier,
-    is_live,
     next_change_ms,
+    next_price_source_change_ms,
+    render_position,
     view,
 )
+from ptn_api.model.tiers import TIER_LAG_MS, TIERS, Tier, is_live
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -46,9 +43,9 @@ __all__ = ["TAILS", "ClosedBlock", "MinerView", "TierEntry", "block_boundary_ms"
 
 _HOUR_MS = 3_600_000
 _OPENING = b'{"positions":['
-_EMPTY_BLOCK = Block(_OPENING)
+_EMPTY_BLOCK = Segment(_OPENING)
 
-TAILS: dict[Tier, Block] = {tier: Block(b',"tier":%d}' % tier) for tier in TIERS}
+TAILS: dict[Tier, Segment] = {tier: Segment(b',"tier":%d}' % tier) for tier in TIERS}
 """The end of an entry after its second block; in the checkpoint it is only a brace."""
 
 
@@ -89,7 +86,7 @@ class ClosedBlock:
     )
 
     def __init__(
-        self, positions: Iterable[LoggedPosition], now_ms: int, previous: Block | None = None
+        self, positions: Iterable[LoggedPosition], now_ms: int, previous: Segment | None = None
     ) -> None:
         """`positions` are those that closed before `block_boundary_ms(now_ms)`.
 
@@ -105,14 +102,14 @@ class ClosedBlock:
             position = logged.text.position()
             self.expires_ms = earliest(self.expires_ms, next_price_source_change_ms(position, now_ms))
             self.order_times = _extended(self.order_times, position)
-            text = shown_text(logged.text, position, AS_IS, now_ms)
+            text = render_position(logged.text, position, AS_IS, now_ms)
             shown.append(_ShownPosition.of(position.position_uuid, position, text))
         shown.sort(key=_sort_key)
         self.sort_keys = [one.sort_key for one in shown]
         self.position_uuids = frozenset(uuid for _, _, uuid in self.sort_keys)
         self.outcomes = [one.outcome for one in shown]
         identity = _OPENING + b",".join(one.text for one in shown)
-        self.block = previous if previous is not None and previous.identity == identity else Block(identity)
+        self.block = previous if previous is not None and previous.identity == identity else Segment(identity)
         self.digest: _Hash = hashlib.sha256(self.block.identity)
 
     def covers(self, position: LoggedPosition) -> bool:
@@ -130,7 +127,7 @@ class ClosedBlock:
 class TierEntry(NamedTuple):
     """The entry as one tier shows it, with a hash of its blocks and the tier's tail."""
 
-    blocks: tuple[Block, Block]
+    blocks: tuple[Segment, Segment]
     digest: bytes
     aggregates: Aggregates
 
@@ -169,13 +166,13 @@ class MinerView:
         """`others` are the positions outside `closed`. Blocks equal to those in `previous` are kept."""
         name = msgspec.json.encode(hotkey)
         self.hotkey = hotkey
-        self.keys: tuple[Block, Block] = (Block(b"{" + name + b":"), Block(b"," + name + b":"))
+        self.keys: tuple[Segment, Segment] = (Segment(b"{" + name + b":"), Segment(b"," + name + b":"))
         """The hotkey as JSON key of the first entry in a document, and of a later one."""
         if previous is not None:
             self.keys = previous.keys
         self.closed = closed
-        self._entries: dict[Tier, Snapshot] = {}
-        self._runs: dict[tuple[Tier, bool, Block], Run] = {}
+        self._entries: dict[Tier, Body] = {}
+        self._runs: dict[tuple[Tier, bool, Segment], SegmentRun] = {}
         self.empty = not closed.sort_keys and not others
         """Whether the miner has no positions."""
         self.closed_expires_ms = closed.expires_ms
@@ -194,20 +191,20 @@ class MinerView:
             self.tiers[tier] = self._tier_entry(tier, shown, now_ms, eliminated, before)
         self.expires_ms = earliest(self.expires_ms, self.closed_expires_ms)
 
-    def run(self, tier: Tier, *, first: bool, tail: Block) -> Run:
+    def run(self, tier: Tier, *, first: bool, tail: Segment) -> SegmentRun:
         """The entry with its key, as it appears in a document, as the first one or not."""
         run = self._runs.get((tier, first, tail))
         if run is None:
-            run = Run(self.keys[not first], *self.tiers[tier].blocks, tail)
+            run = SegmentRun(self.keys[not first], *self.tiers[tier].blocks, tail)
             self._runs[tier, first, tail] = run
         return run
 
-    def entry(self, tier: Tier) -> Snapshot:
+    def entry(self, tier: Tier) -> Body:
         """The entry as a document."""
         entry = self._entries.get(tier)
         if entry is None:
             shown = self.tiers[tier]
-            entry = self._entries[tier] = Snapshot([*shown.blocks, TAILS[tier]], shown.digest.hex()[:32])
+            entry = self._entries[tier] = Body([*shown.blocks, TAILS[tier]], shown.digest.hex()[:32])
         return entry
 
     def _appearances(
@@ -230,19 +227,19 @@ class MinerView:
             # It enters the first block once the boundary has passed the hour in which it closed.
             enters_ms = close_ms - close_ms % _HOUR_MS + _HOUR_MS + TIER_LAG_MS
             self.closed_expires_ms = earliest(self.closed_expires_ms, enters_ms)
-        text = shown_text(logged.text, position, AS_IS, now_ms)
+        text = render_position(logged.text, position, AS_IS, now_ms)
         live = _ShownPosition.of(position.position_uuid, position, text)
         lagging = view(position, 0, now_ms - TIER_LAG_MS)
         if isinstance(lagging, AsIs):
             return live, live
         if isinstance(lagging, Hidden):
-            self.omitted += lagging.reason == "not_replayable"
+            self.omitted += lagging.reason == "not_rebuildable"
             return live, None
-        text = shown_text(logged.text, position, lagging, now_ms)
-        return live, _ShownPosition.of(position.position_uuid, lagging.replay.state, text)
+        text = render_position(logged.text, position, lagging, now_ms)
+        return live, _ShownPosition.of(position.position_uuid, lagging.position.state, text)
 
     def _tier_entry(
-        self, tier: Tier, shown: list[_ShownPosition], now_ms: int, eliminated: bool, previous: Block | None
+        self, tier: Tier, shown: list[_ShownPosition], now_ms: int, eliminated: bool, previous: Segment | None
     ) -> TierEntry:
         """The tier's entry with these positions in the second block, `previous` if that is equal."""
         first = self.closed.block
@@ -257,7 +254,7 @@ class MinerView:
         sums = aggregates(outcomes, now_ms, eliminated=eliminated)
         comma = b"," if shown and len(first) > len(_OPENING) else b""
         identity = comma + b",".join(one.text for one in shown) + b"]," + msgspec.json.encode(sums)[1:-1]
-        second = previous if previous is not None and previous.identity == identity else Block(identity)
+        second = previous if previous is not None and previous.identity == identity else Segment(identity)
         shared = first is self.closed.block
         digest = self.closed.digest.copy() if shared else hashlib.sha256(first.identity)
         digest.update(identity)

@@ -13,15 +13,14 @@ from dataclasses import dataclass, field
 from ptn_api.clock import Clock
 from ptn_api.event_log.contract import EventLog, Head, LoggedPosition
 from ptn_api.histogram import Histogram
-from ptn_api.http.block import Block, Run
-from ptn_api.http.snapshot import Snapshot, tag_of
+from ptn_api.http.body import Body, Segment, SegmentRun, tag_of
 from ptn_api.model.miner import miner_order
 from ptn_api.model.tiers import TIER_LAG_MS, TIERS, Tier
 from ptn_api.views.miner_view import TAILS, ClosedBlock, MinerView, block_boundary_ms, earliest
 
 __all__ = ["PositionViews", "ViewMetrics"]
 
-_CLOSE, _NO_MINERS = Block(b"}"), Block(b"{}")
+_CLOSE, _NO_MINERS = Segment(b"}"), Segment(b"{}")
 
 
 @dataclass
@@ -43,7 +42,7 @@ class PositionViews:
         self._clock = clock
         self._metrics = metrics or ViewMetrics()
         self._views: dict[str, MinerView] = {}
-        self._documents: dict[Tier | None, Snapshot] = {}
+        self._documents: dict[Tier | None, Body] = {}
         """By tier; None is the checkpoint's."""
         self._expiries: list[tuple[int, str]] = []
         """A heap of (expires_ms, hotkey); entries that `_scheduled` contradicts are outdated and skipped."""
@@ -59,7 +58,7 @@ class PositionViews:
 
     # --- reading ------------------------------------------------------------------------------------------
 
-    def snapshot(self, tier: Tier) -> Snapshot:
+    def snapshot(self, tier: Tier) -> Body:
         """All miners as the tier shows them."""
         document = self._documents.get(tier)
         if document is None:
@@ -67,24 +66,24 @@ class PositionViews:
                 document = self._documents[tier] = self.joined(tier, self.ranked(tier))
         return document
 
-    def for_checkpoint(self) -> Snapshot:
+    def for_checkpoint(self) -> Body:
         """All miners as tier 100 shows them, without the key `tier`."""
         document = self._documents.get(None)
         if document is None:
             document = self._documents[None] = self.joined(100, self.ranked(100), tail=_CLOSE)
         return document
 
-    def joined(self, tier: Tier, views: Iterable[MinerView], *, tail: Block | None = None) -> Snapshot:
+    def joined(self, tier: Tier, views: Iterable[MinerView], *, tail: Segment | None = None) -> Body:
         """A document of these miners' entries."""
         tail = tail or TAILS[tier]
-        runs: list[Run | Block] = []
+        runs: list[SegmentRun | Segment] = []
         digests: list[bytes] = []
         for view in views:
             runs.append(view.run(tier, first=not runs, tail=tail))
             digests += (view.keys[0].identity, view.tiers[tier].digest)
-        return Snapshot([*runs, _CLOSE] if runs else [_NO_MINERS], tag_of(digests))
+        return Body([*runs, _CLOSE] if runs else [_NO_MINERS], tag_of(digests))
 
-    def entry(self, hotkey: str, tier: Tier) -> Snapshot | None:
+    def entry(self, hotkey: str, tier: Tier) -> Body | None:
         """One miner's entry as the tier shows it; None for an unknown miner."""
         view = self._views.get(hotkey)
         return None if view is None else view.entry(tier)

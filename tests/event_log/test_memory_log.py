@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -22,6 +21,7 @@ from ptn_api.event_log import (
 )
 from tests.factories import MINER, OTHER_MINER, T0, order, position, uuid, written
 from tests.memory_log import MemoryLog
+from tests.properties import tries
 
 OPTIONS: dict[str, Any] = {"late_ms": 5_000, "retention_ms": 40_000, "retention_bytes": 20_000}
 
@@ -129,10 +129,5 @@ class SameHistories(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
-SameHistories.TestCase.settings = settings(
-    max_examples=60,
-    stateful_step_count=30,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+SameHistories.TestCase.settings = tries(60, stateful_step_count=30)
 TestSameHistories = SameHistories.TestCase

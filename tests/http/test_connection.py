@@ -154,7 +154,7 @@ def test_pipelined_requests_are_answered_in_order(run: Run) -> None:
 
 def test_others_come_in_between_long_lines(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests in line whose answers take long together are all answered, but not in one turn."""
-    monkeypatch.setattr("ptn_api.http.breather.SLICE_S", 0)
+    monkeypatch.setattr("ptn_api.tasks.SLICE_S", 0)
     turns = []
     answer_line = Connection._answer_line
 

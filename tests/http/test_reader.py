@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ptn_api.http.errors import HTTPError
 from ptn_api.http.reader import Limits, Reader
-from ptn_api.http.refusal import Refusal
 from ptn_api.http.request import BODY_LIMIT, Request
 from ptn_api.http.visit import Visit
 
@@ -25,8 +25,8 @@ def requests_in(reader: Reader) -> list[Request]:
 
 
 def refusals_in(reader: Reader) -> list[str]:
-    assert not any(isinstance(asked, Refusal) for asked in list(reader.line)[:-1])
-    return [asked.code for asked in reader.line if isinstance(asked, Refusal)]
+    assert not any(isinstance(asked, HTTPError) for asked in list(reader.line)[:-1])
+    return [asked.code for asked in reader.line if isinstance(asked, HTTPError)]
 
 
 def test_wherever_the_bytes_are_cut_the_request_is_the_same() -> None:
@@ -152,7 +152,7 @@ def test_after_the_last_request_nothing_counts(last: bytes) -> None:
 def test_reading_can_be_ended() -> None:
     """What stands in line stays; known bytes are no request any more."""
     reader = reader_of(GET)
-    reader.end(Refusal("request_timeout", "..."))
+    reader.end(HTTPError("request_timeout", "..."))
     reader.feed(GET)
-    reader.end(Refusal("bad_request", "..."))
+    reader.end(HTTPError("bad_request", "..."))
     assert (len(requests_in(reader)), refusals_in(reader)) == (1, ["request_timeout"])

@@ -93,7 +93,7 @@ async def room_over(log: MemoryLog, clock: FakeClock, **options: Any) -> Room:
 
 async def body_of(room: Room, tier: Any) -> Any:
     """A tier's document, parsed."""
-    return json.loads(b"".join((await room.views.snapshot(tier).body("identity")).parts))
+    return json.loads(b"".join((await room.views.snapshot(tier).encoded("identity")).parts))
 
 
 class Answered(NamedTuple):

@@ -69,7 +69,7 @@ async def test_tiers_and_checkpoint(scenario: dict[str, Any]) -> None:
 
     snapshot = room.checkpoint.snapshot()
     assert snapshot is not None
-    checkpoint = json.loads(b"".join((await snapshot.body("identity")).parts))
+    checkpoint = json.loads(b"".join((await snapshot.encoded("identity")).parts))
     positions = checkpoint.pop("positions")
     assert (
         list(checkpoint) == [key for key in expected["checkpoint_without_positions"] if key != "positions"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ptn_api.access.key_ring import KeyRing
@@ -18,6 +18,7 @@ from ptn_api.rest.app import App
 from ptn_api.rest.room import Room
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
 from tests.memory_log import MemoryLog
+from tests.properties import tries
 from tests.rest.serving import DAY, HOUR, NOW, FakeClock, asked, document, filled_log, key_ring, room_over
 
 CUTOFF = NOW - DAY
@@ -121,7 +122,7 @@ async def answers(log: MemoryLog, clock: FakeClock, room: Room, keys: KeyRing) -
 
 
 @given(pairs_of_histories(), st.sampled_from([0, HOUR]))
-@settings(max_examples=40)
+@tries(40)
 async def test_lower_tiers_learn_nothing_of_what_is_later(
     histories: tuple[list[Any], list[list[Any]], list[list[Any]]], apart: int
 ) -> None:

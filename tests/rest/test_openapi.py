@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 from openapi_spec_validator import validate
 
-from ptn_api.http.refusal import STATUS
+from ptn_api.http.errors import STATUS
 from ptn_api.model.miner import MinerEntry
 from ptn_api.rest.docs_page import page
 from ptn_api.rest.openapi import description, refusals_of

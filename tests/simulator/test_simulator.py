@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ptn_api.errors import SettingsError
-from ptn_api.model.accounting import replay
+from ptn_api.model.accounting import rebuild
 from ptn_api.model.position import Position, PositionState, parse_position
 from ptn_api.simulator.journal import DocumentRewritten, Placed, Refreshed, read_journal
 from ptn_api.simulator.simulator import Simulator, SimulatorOptions, run_simulator
@@ -68,8 +68,8 @@ SOURCE_KEYS = [
 ]
 
 
-def replayed(position: Position) -> PositionState:
-    again = replay(position.orders, position.trade_pair, position.position_uuid)
+def rebuilt(position: Position) -> PositionState:
+    again = rebuild(position.orders, position.trade_pair, position.position_uuid)
     assert again is not None
     return again.state
 
@@ -126,7 +126,7 @@ def test_every_state_is_what_its_orders_make_it(tmp_path: Path) -> None:
     built(tmp_path)
     for position in parsed(tmp_path):
         assert state_of(position, returns=True) == {
-            name: getattr(replayed(position), name) for name in PositionState.__struct_fields__
+            name: getattr(rebuilt(position), name) for name in PositionState.__struct_fields__
         }
 
 
@@ -140,7 +140,7 @@ def test_states_still_follow_from_orders_after_a_busy_day(tmp_path: Path) -> Non
     positions = parsed(tmp_path)
     assert {p.is_closed_position for p in positions} == {True, False}
     for position in positions:
-        again = replayed(position)
+        again = rebuilt(position)
         names = state_of(position, returns=position.is_closed_position)
         assert names == {name: getattr(again, name) for name in names}
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from ptn_api.event_log import Document, DocumentWritten
-from ptn_api.http.snapshot import Snapshot
+from ptn_api.http.body import Body
 from ptn_api.views.documents import Documents
 from tests.rest.serving import NOW, document, filled_log
 
 
-def text_of(snapshot: Snapshot | None) -> bytes:
+def text_of(snapshot: Body | None) -> bytes:
     assert snapshot is not None
-    return b"".join(block.identity for block in snapshot.blocks)
+    return b"".join(block.identity for block in snapshot.segments)
 
 
 def raw(kind: Document, content: bytes) -> DocumentWritten:

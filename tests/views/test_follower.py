@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
+from ptn_api import tasks
 from ptn_api.errors import LogError, LogPrunedError, LogReplacedError, LogUnusableError
 from ptn_api.event_log import Change, Document, Head, LoggedPosition, RemovedPosition
-from ptn_api.http import breather
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.room import Room
 from ptn_api.views.follower import RebuildQueue
@@ -222,7 +222,7 @@ async def test_nothing_is_built_before_the_baseline_is_complete() -> None:
 
 async def test_other_tasks_run_while_many_miners_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop is free after each time slice, here none, however many miners there are."""
-    monkeypatch.setattr(breather, "SLICE_S", 0)
+    monkeypatch.setattr(tasks, "SLICE_S", 0)
     changes = [written(position(n, [order(n, at=NOW - HOUR)], miner=f"5Miner{n}")) for n in range(1, 120)]
     room = Room.over(filled_log(changes), FakeClock(), RestOptions())
     building = asyncio.create_task(room.follower.catch_up())

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ptn_api.event_log import Change, Document, PositionRemoved
@@ -14,6 +14,7 @@ from ptn_api.model.tiers import is_live
 from ptn_api.rest.room import Room
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
 from tests.memory_log import MemoryLog
+from tests.properties import tries
 from tests.rest.serving import DAY, HOUR, NOW, FakeClock, body_of, document, filled_log, room_over
 
 TIERS = (0, 30, 50, 100)
@@ -26,7 +27,7 @@ async def served(room: Room) -> dict[Any, Any]:
         snapshot = room.views.snapshot(tier)  # type: ignore[arg-type]
         found[tier] = snapshot.tag
         for coding in ("identity", "gzip", "zstd"):
-            found[tier, coding] = b"".join((await snapshot.body(coding)).parts)  # type: ignore[arg-type]
+            found[tier, coding] = b"".join((await snapshot.encoded(coding)).parts)  # type: ignore[arg-type]
     checkpoint = room.checkpoint.snapshot()
     found["checkpoint"] = checkpoint and checkpoint.tag
     return found
@@ -75,7 +76,7 @@ steps = st.lists(
 
 
 @given(st.lists(changes, max_size=4), steps)
-@settings(max_examples=60)
+@tries(60)
 async def test_updated_views_equal_views_built_from_scratch(
     first: list[Change], history: list[tuple[list[Change], int]]
 ) -> None:
@@ -196,10 +197,10 @@ async def test_an_order_replaces_one_block() -> None:
     """All other blocks, with their compressed forms, are the same objects."""
     log = three_miners()
     room = await room_over(log, FakeClock())
-    before = room.views.snapshot(100).blocks
+    before = room.views.snapshot(100).segments
     log.append([written(position(2, [order(3, at=NOW - HOUR), order(5, at=NOW - 1)]))], NOW)
     await room.follower.catch_up()
-    after = room.views.snapshot(100).blocks
+    after = room.views.snapshot(100).segments
     assert [one is other for one, other in zip(before, after, strict=True)].count(False) == 1
 
 
@@ -232,7 +233,7 @@ async def test_miners_are_listed_with_a_position_or_a_directory() -> None:
 async def test_the_keys_of_an_entry_are_in_the_documented_order() -> None:
     """`positions`, the aggregates, `tier` (docs/accounting.md, 5)."""
     room = await room_over(three_miners(), FakeClock())
-    text = b"".join((await room.views.snapshot(30).body("identity")).parts)
+    text = b"".join((await room.views.snapshot(30).encoded("identity")).parts)
     keys = [
         "positions",
         "thirty_day_returns",

@@ -1,0 +1,246 @@
+"""Response bodies made of segments: each segment is compressed once per coding, and bodies share segments.
+
+A large document changes in few places at a time. It is kept as a list of segments, and its encoded forms are
+those of the segments, joined:
+
+- gzip: one stream. Each segment is raw deflate that ends with a full flush, so it is byte-aligned and refers
+  to nothing before it. The checksum is combined from the segments' checksums (RFC 1952; crc32_combine).
+- zstd: one frame per segment (RFC 8878, 3.1: frames may follow each other).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Literal
+
+import zstandard
+from isal import isal_zlib
+
+from ptn_api.tasks import TimeSlice
+
+__all__ = [
+    "CODINGS",
+    "Body",
+    "Coding",
+    "EncodedBody",
+    "Segment",
+    "SegmentRun",
+    "body_of",
+    "gzip_parts",
+    "tag_of",
+]
+
+Coding = Literal["identity", "gzip", "zstd"]
+CODINGS: tuple[Coding, ...] = ("gzip", "zstd", "identity")
+"""The codings on offer, in order of preference at equal weight: every client decodes gzip."""
+
+_LEVEL_DEFLATE = 2
+_LEVEL_ZSTD = 3
+_MIN_DEFLATE_BYTES = 48
+"""Deflate makes fewer bytes than this larger; they go into a stored block."""
+_SEGMENT_BYTES = 1 << 20
+"""Large documents are cut into segments of this size, so that compressing one never blocks the loop long."""
+_CACHED_BYTES = 4_096
+_CHUNK_BYTES = 65_536
+
+_GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+_DEFLATE_END = b"\x03\x00"
+
+_zstd = zstandard.ZstdCompressor(level=_LEVEL_ZSTD)
+
+
+class Segment:
+    """Immutable bytes (`identity`) and their compressed forms, each made when first needed."""
+
+    __slots__ = ("_crc", "_deflate", "_zstd", "identity")
+
+    def __init__(self, identity: bytes) -> None:
+        self.identity = identity
+        self._deflate: bytes | None = None
+        self._zstd: bytes | None = None
+        self._crc = 0
+
+    def __len__(self) -> int:
+        return len(self.identity)
+
+    def is_encoded(self, coding: Coding) -> bool:
+        """Whether that form exists already."""
+        return coding == "identity" or (self._deflate if coding == "gzip" else self._zstd) is not None
+
+    def encoded(self, coding: Coding) -> bytes:
+        """Returns the form to be joined with other segments' (for gzip: raw deflate)."""
+        if coding == "identity":
+            return self.identity
+        if coding == "zstd":
+            if self._zstd is None:
+                self._zstd = _zstd.compress(self.identity) if self.identity else b""
+            return self._zstd
+        if self._deflate is None:
+            self._deflate = _deflated(self.identity)
+            self._crc = isal_zlib.crc32(self.identity)
+        return self._deflate
+
+    def encoded_parts(self, coding: Coding) -> tuple[bytes, ...]:
+        """Returns the form as `SegmentRun` does."""
+        return (self.encoded(coding),)
+
+    def crc(self) -> int:
+        """Returns the CRC-32 of the identity bytes."""
+        self.encoded("gzip")
+        return self._crc
+
+
+class SegmentRun:
+    """Consecutive segments that several bodies share; lengths, forms and checksum are computed once.
+
+    A document of a thousand miners is joined after every order. Joining one run per miner instead of three
+    segments saves most of that work.
+    """
+
+    __slots__ = ("_crc", "_encoded_parts", "_length", "segments")
+
+    def __init__(self, *segments: Segment) -> None:
+        self.segments = segments
+        self._length = sum(map(len, segments))
+        self._encoded_parts: dict[Coding, tuple[bytes, ...]] = {}
+        self._crc: int | None = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def is_encoded(self, coding: Coding) -> bool:
+        """Whether that form exists already."""
+        return coding in self._encoded_parts
+
+    def encoded_parts(self, coding: Coding) -> tuple[bytes, ...]:
+        """Returns the segments' forms, to be joined with other runs'."""
+        parts = self._encoded_parts.get(coding)
+        if parts is None:
+            parts = tuple(segment.encoded(coding) for segment in self.segments)
+            self._encoded_parts[coding] = parts
+        return parts
+
+    def crc(self) -> int:
+        """Returns the CRC-32 of the identity bytes."""
+        if self._crc is None:
+            self._crc = _combined_crc(self.segments)
+        return self._crc
+
+
+class EncodedBody:
+    """A body in one coding: parts to be sent in order, and their total length."""
+
+    __slots__ = ("length", "parts")
+
+    def __init__(self, parts: Sequence[bytes]) -> None:
+        self.parts = parts
+        self.length = sum(map(len, parts))
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """Yields socket-sized writes: small parts joined, large ones cut without a copy."""
+        small: list[bytes] = []
+        size = 0
+        for part in self.parts:
+            if size and size + len(part) > _CHUNK_BYTES:
+                yield b"".join(small)
+                small, size = [], 0
+            if len(part) < _CHUNK_BYTES:
+                small.append(part)
+                size += len(part)
+            else:
+                view = memoryview(part)
+                for start in range(0, len(view), 4 * _CHUNK_BYTES):
+                    yield view[start : start + 4 * _CHUNK_BYTES]
+        if small:
+            yield b"".join(small)
+
+
+class Body:
+    """A document as runs of segments, never copied into one, and its `tag`: a hash of the content.
+
+    The tag does not depend on where the content is cut into segments.
+    """
+
+    __slots__ = ("_encoded", "runs", "tag")
+
+    def __init__(self, runs: Sequence[SegmentRun | Segment], tag: str) -> None:
+        self.runs = runs
+        self.tag = tag
+        self._encoded: dict[Coding, EncodedBody] = {}
+
+    @property
+    def segments(self) -> list[Segment]:
+        return [
+            segment
+            for run in self.runs
+            for segment in (run.segments if isinstance(run, SegmentRun) else (run,))
+        ]
+
+    async def encoded(self, coding: Coding) -> EncodedBody:
+        """Returns the body in that coding. Compression yields to other tasks between runs."""
+        encoded = self._encoded.get(coding)
+        if encoded is None:
+            time_slice = TimeSlice()
+            for run in self.runs:
+                if not run.is_encoded(coding):
+                    run.encoded_parts(coding)
+                    await time_slice.yield_if_due()
+            encoded = self._encoded[coding] = EncodedBody(self._parts(coding))
+        return encoded
+
+    def _parts(self, coding: Coding) -> list[bytes]:
+        if coding == "gzip":
+            return gzip_parts(self.runs)
+        return [part for run in self.runs for part in run.encoded_parts(coding)]
+
+
+def body_of(content: bytes) -> Body:
+    """Returns the content as a body. Small bodies are cached: they are requested again and again."""
+    return _cached_body(content) if len(content) <= _CACHED_BYTES else _new_body(content)
+
+
+def _new_body(content: bytes) -> Body:
+    segments = [Segment(content[at : at + _SEGMENT_BYTES]) for at in range(0, len(content), _SEGMENT_BYTES)]
+    return Body(segments, tag_of([content]))
+
+
+_cached_body = lru_cache(256)(_new_body)
+
+
+def tag_of(parts: Iterable[bytes]) -> str:
+    """Returns 32 hex digits of a hash of the joined parts."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:32]
+
+
+def gzip_parts(runs: Sequence[SegmentRun | Segment]) -> list[bytes]:
+    """Returns the runs as one gzip stream, in parts."""
+    parts = [_GZIP_HEADER]
+    for run in runs:
+        parts += run.encoded_parts("gzip")
+    crc, size = _combined_crc(runs), sum(map(len, runs))
+    parts.append(_DEFLATE_END + crc.to_bytes(4, "little") + (size & 0xFFFF_FFFF).to_bytes(4, "little"))
+    return parts
+
+
+def _combined_crc(runs: Sequence[SegmentRun | Segment]) -> int:
+    crc = 0
+    for run in runs:
+        crc = isal_zlib.crc32_combine(crc, run.crc(), len(run))
+    return crc
+
+
+def _deflated(data: bytes) -> bytes:
+    if not data:
+        return b""
+    if len(data) <= _MIN_DEFLATE_BYTES:
+        size = len(data)
+        return b"\x00" + size.to_bytes(2, "little") + (size ^ 0xFFFF).to_bytes(2, "little") + data
+    deflate = isal_zlib.compressobj(_LEVEL_DEFLATE, isal_zlib.DEFLATED, -15)
+    # A full flush resets the dictionary: the next segment, whatever it is, can follow.
+    compressed: bytes = deflate.compress(data) + deflate.flush(isal_zlib.Z_FULL_FLUSH)
+    return compressed

@@ -1,0 +1,47 @@
+"""Requests that are turned down: a code, from which the HTTP status follows, and a sentence."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from ptn_api.errors import PTNError
+
+__all__ = ["STATUS", "HTTPError"]
+
+STATUS: dict[str, HTTPStatus] = {
+    "bad_request": HTTPStatus.BAD_REQUEST,
+    "bad_parameter": HTTPStatus.BAD_REQUEST,
+    "unauthorized": HTTPStatus.UNAUTHORIZED,
+    "insufficient_tier": HTTPStatus.FORBIDDEN,
+    "not_found": HTTPStatus.NOT_FOUND,
+    "method_not_allowed": HTTPStatus.METHOD_NOT_ALLOWED,
+    "request_timeout": HTTPStatus.REQUEST_TIMEOUT,
+    "gone": HTTPStatus.GONE,
+    "too_many_requests": HTTPStatus.TOO_MANY_REQUESTS,
+    "too_many_connections": HTTPStatus.TOO_MANY_REQUESTS,
+    "uri_too_long": HTTPStatus.REQUEST_URI_TOO_LONG,
+    "headers_too_large": HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "internal": HTTPStatus.INTERNAL_SERVER_ERROR,
+    "starting": HTTPStatus.SERVICE_UNAVAILABLE,
+    "log_unreadable": HTTPStatus.SERVICE_UNAVAILABLE,
+}
+"""The one table of refusals."""
+
+
+class HTTPError(PTNError):
+    """`message` is what the client reads as `error`; `headers` and `fields` go with it."""
+
+    def __init__(
+        self, code: str, message: str, *, headers: dict[str, str] | None = None, **fields: Any
+    ) -> None:
+        super().__init__(message, code=code)
+        self.headers = headers or {}
+        self.fields = fields
+
+    @property
+    def status(self) -> HTTPStatus:
+        return STATUS[self.code]
+
+    def body(self) -> dict[str, Any]:
+        return {"error": str(self), "code": self.code, **self.fields}

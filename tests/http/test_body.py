@@ -1,0 +1,88 @@
+"""Blocks join to valid streams, whatever they hold."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptn_api.http.body import Body, EncodedBody, Segment, SegmentRun, body_of, gzip_parts, tag_of
+
+contents = st.lists(st.one_of(st.binary(max_size=200), st.binary(min_size=1).map(lambda b: b * 99)))
+
+
+@given(contents)
+def test_joined_deflate_segments_are_one_gzip_stream(parts: list[bytes]) -> None:
+    """Decoders that know nothing of members after the first read everything, and the checksum holds."""
+    stream = b"".join(gzip_parts([Segment(part) for part in parts]))
+    decoder = zlib.decompressobj(31)
+    assert decoder.decompress(stream) == b"".join(parts)
+    assert decoder.eof
+    assert decoder.unused_data == b""
+    assert gzip.decompress(stream) == b"".join(parts)
+
+
+@given(contents, contents)
+def test_runs_join_like_their_segments(one: list[bytes], other: list[bytes]) -> None:
+    """Grouping segments into runs does not change the stream, and a run's form is made once."""
+    segments = [Segment(part) for part in [*one, *other]]
+    runs = [SegmentRun(*segments[: len(one)]), SegmentRun(*segments[len(one) :])]
+    assert b"".join(gzip_parts(runs)) == b"".join(gzip_parts(segments))
+    for coding in ("identity", "gzip", "zstd"):
+        assert runs[0].encoded_parts(coding) is runs[0].encoded_parts(coding)
+        assert [*runs[0].encoded_parts(coding), *runs[1].encoded_parts(coding)] == [
+            b.encoded(coding) for b in segments
+        ]
+    assert [len(run) for run in runs] == [sum(map(len, one)), sum(map(len, other))]
+
+
+@given(contents)
+def test_joined_zstd_frames_are_a_zstd_stream(parts: list[bytes]) -> None:
+    """Frames may follow each other; empty segments leave no trace."""
+    stream = b"".join(Segment(part).encoded("zstd") for part in parts)
+    reader = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(stream), read_across_frames=True)
+    assert reader.read() == b"".join(parts)
+
+
+def test_a_form_is_made_once() -> None:
+    """Asking again costs nothing: the very same bytes come back."""
+    segment = Segment(b"positions" * 100)
+    assert not segment.is_encoded("gzip")
+    assert not segment.is_encoded("zstd")
+    assert segment.is_encoded("identity")
+    for coding in ("gzip", "zstd"):
+        assert segment.encoded(coding) is segment.encoded(coding)
+        assert segment.is_encoded(coding)
+
+
+def test_small_parts_are_joined_and_large_ones_cut_without_a_copy() -> None:
+    """Nothing is lost, the order stays, chunks are of a size that a socket takes."""
+    large = b"L" * 700_000
+    parts = [b"a" * 10, b"b" * 20, large, b"c", b"d" * 60_000, b"e" * 60_000, b""]
+    chunks = list(EncodedBody(parts).chunks())
+    assert b"".join(chunks) == b"".join(parts)
+    assert max(map(len, chunks)) <= 262_144
+    assert len(chunks) == 1 + 3 + 2
+    assert all(chunk.obj is large for chunk in chunks if isinstance(chunk, memoryview))
+
+
+async def test_a_body_is_made_once_and_says_its_length() -> None:
+    """Asking again gives the same parts; the length is that of all parts together."""
+    body = Body([Segment(b"x" * 5000), Segment(b"y")], "tag")
+    for coding in ("identity", "gzip", "zstd"):
+        encoded = await body.encoded(coding)
+        assert encoded is await body.encoded(coding)
+        assert encoded.length == len(b"".join(encoded.parts))
+
+
+async def test_a_large_document_is_cut_into_segments() -> None:
+    """So that compressing it never holds up the loop for long; what it says stays."""
+    content = bytes(range(256)) * 10_000
+    body = body_of(content)
+    assert len(body.segments) == 3
+    assert b"".join((await body.encoded("identity")).parts) == content
+    assert body.tag == tag_of([content[:5], content[5:]])
