@@ -178,15 +178,19 @@ class Body:
             for segment in (run.segments if isinstance(run, SegmentRun) else (run,))
         ]
 
-    async def encoded(self, coding: Coding) -> EncodedBody:
-        """Returns the body in that coding. Compression yields to other tasks between runs."""
+    def encode(self, coding: Coding) -> EncodedBody | None:
+        """Returns the body in that coding, compressed for at most one time slice.
+
+        None: there is more to compress. Let other tasks run and call again.
+        """
         encoded = self._encoded.get(coding)
         if encoded is None:
             time_slice = TimeSlice()
             for run in self.runs:
                 if not run.is_encoded(coding):
+                    if time_slice.due:
+                        return None
                     run.encoded_parts(coding)
-                    await time_slice.yield_if_due()
             encoded = self._encoded[coding] = EncodedBody(self._parts(coding))
         return encoded
 

@@ -173,7 +173,7 @@ async def _run_reader(orders: WorkerConfig, stop: asyncio.Event, ready: Callable
 
         counters = RestCounters()
         board = Board(orders.board, silent_ms=settings.process_silent_ms)
-        run = partial(run_rest, options=_options(RestOptions, settings), surroundings=board)
+        run = partial(run_rest, options=_options(RestOptions, settings), health=board)
     else:
         from ptn_api.stream.counters import StreamCounters
         from ptn_api.stream.run import StreamOptions, run_stream

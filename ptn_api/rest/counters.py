@@ -1,4 +1,4 @@
-"""What the REST room counts while it runs."""
+"""The REST server's counters, for the metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["RestCounters"]
 class RestCounters(ViewTimings):
     """Totals since the start, except `connections`, which are open now.
 
-    `requests` and `sent_bytes` are keyed by (route, status, coding), `limited` by the limit that was exceeded.
+    `requests` and `sent_bytes` are keyed by (route, status, coding), `limited` by the limit exceeded.
     """
 
     connections: int = 0

@@ -74,8 +74,8 @@ async def test_a_body_is_made_once_and_says_its_length() -> None:
     """Asking again gives the same parts; the length is that of all parts together."""
     body = Body([Segment(b"x" * 5000), Segment(b"y")], "tag")
     for coding in ("identity", "gzip", "zstd"):
-        encoded = await body.encoded(coding)
-        assert encoded is await body.encoded(coding)
+        encoded = body.encode(coding)
+        assert encoded is body.encode(coding)
         assert encoded.length == len(b"".join(encoded.parts))
 
 
@@ -84,5 +84,5 @@ async def test_a_large_document_is_cut_into_segments() -> None:
     content = bytes(range(256)) * 10_000
     body = body_of(content)
     assert len(body.segments) == 3
-    assert b"".join((await body.encoded("identity")).parts) == content
+    assert b"".join(body.encode("identity").parts) == content
     assert body.tag == tag_of([content[:5], content[5:]])

@@ -10,10 +10,10 @@ import pytest
 from ptn_api import tasks
 from ptn_api.errors import LogError, LogPrunedError, LogReplacedError, LogUnusableError
 from ptn_api.event_log import Change, Document, LoggedPosition, MemoryLog, RemovedPosition
+from ptn_api.rest.context import AppContext
 from ptn_api.rest.options import RestOptions
-from ptn_api.rest.room import Room
 from tests.factories import MINER, OTHER_MINER, order, position, written
-from tests.rest.serving import DAY, HOUR, NOW, FakeClock, body_of, document, filled_log, room_over
+from tests.rest.serving import DAY, HOUR, NOW, FakeClock, body_of, context_over, document, filled_log
 
 
 def first() -> list[Change]:
@@ -27,7 +27,7 @@ def refreshed(value: float) -> Change:
     return written(position(1, [order(1, at=NOW - HOUR)], current_return=value))
 
 
-async def shown_return(room: Room) -> float:
+async def shown_return(room: AppContext) -> float:
     value: float = (await body_of(room, 100))[MINER]["positions"][0]["current_return"]
     return value
 
@@ -35,7 +35,7 @@ async def shown_return(room: Room) -> float:
 async def test_a_refresh_waits_and_an_order_does_not() -> None:
     """With a long pause for refreshes, an order of another miner passes them; the bounds say so."""
     log = filled_log(first())
-    room = await room_over(log, FakeClock(), refresh_coalesce_ms=3_600_000)
+    room = await context_over(log, FakeClock(), refresh_coalesce_ms=3_600_000)
     before = log.head()
     log.append([refreshed(1.5)], NOW)
     await room.follower.catch_up()
@@ -52,7 +52,7 @@ async def test_a_refresh_waits_and_an_order_does_not() -> None:
 async def test_an_order_takes_its_miners_waiting_refresh_along() -> None:
     """A miner is built once, with all that is known."""
     log = filled_log(first())
-    room = await room_over(log, FakeClock(), refresh_coalesce_ms=3_600_000)
+    room = await context_over(log, FakeClock(), refresh_coalesce_ms=3_600_000)
     log.append([refreshed(1.5)], NOW)
     await room.follower.catch_up()
     orders = [order(1, at=NOW - HOUR), order(4, at=NOW - 1)]
@@ -65,7 +65,7 @@ async def test_an_order_takes_its_miners_waiting_refresh_along() -> None:
 async def test_a_correction_does_not_wait() -> None:
     """An order whose price changed is shown at once, though nothing is announced."""
     log = filled_log(first())
-    room = await room_over(log, FakeClock(), refresh_coalesce_ms=3_600_000)
+    room = await context_over(log, FakeClock(), refresh_coalesce_ms=3_600_000)
     log.append([written(position(1, [order(1, at=NOW - HOUR, price=77.0)]))], NOW)
     await room.follower.catch_up()
     assert (await body_of(room, 100))[MINER]["positions"][0]["orders"][0]["price"] == 77.0
@@ -74,7 +74,7 @@ async def test_a_correction_does_not_wait() -> None:
 async def test_run_shows_what_comes_without_being_told() -> None:
     """The bell wakes it for orders, its own clock for refreshes that have waited long enough."""
     log = filled_log(first())
-    room = Room.over(log, FakeClock(), RestOptions(refresh_coalesce_ms=20))
+    room = AppContext.over(log, FakeClock(), RestOptions(refresh_coalesce_ms=20))
     running = asyncio.create_task(room.follower.run())
     await asyncio.wait_for(room.follower.built.wait(), 5)
     log.append([refreshed(1.7)], NOW)
@@ -110,7 +110,7 @@ async def test_a_log_that_cannot_be_read_is_tried_again() -> None:
     """Nothing that was to be built is forgotten, and the bounds do not claim it meanwhile."""
     log = Unreadable(created_ms=NOW)
     log.baseline(first(), NOW)
-    room = Room.over(log, FakeClock(), RestOptions(refresh_coalesce_ms=0))
+    room = AppContext.over(log, FakeClock(), RestOptions(refresh_coalesce_ms=0))
     running = asyncio.create_task(room.follower.run())
     await asyncio.wait_for(room.follower.built.wait(), 5)
     before = log.head()
@@ -132,7 +132,7 @@ async def test_a_log_that_was_put_in_place_anew_ends_the_follower() -> None:
     log = Unreadable(created_ms=NOW)
     log.broken = LogReplacedError("another log")
     log.baseline(first(), NOW)
-    room = Room.over(log, FakeClock(), RestOptions())
+    room = AppContext.over(log, FakeClock(), RestOptions())
     (ended,) = await asyncio.gather(asyncio.wait_for(room.follower.run(), 5), return_exceptions=True)
     assert isinstance(ended, LogReplacedError)
 
@@ -153,7 +153,7 @@ async def test_an_elimination_that_could_not_be_read_is_taken_later() -> None:
     closed = [order(1, at=NOW - 3 * DAY), order(2, -0.1, at=NOW - 2 * DAY)]
     log = BadDocuments(created_ms=NOW)
     log.baseline([written(position(1, closed, closed=True, return_at_close=1.5))], NOW)
-    room = await room_over(log, FakeClock())
+    room = await context_over(log, FakeClock())
     log.broken = True
     log.append([document(Document.ELIMINATIONS, {"eliminations": [{"hotkey": MINER}]})], NOW)
     with pytest.raises(LogError):
@@ -168,7 +168,7 @@ async def test_an_elimination_that_could_not_be_read_is_taken_later() -> None:
 async def test_positions_that_cannot_be_replayed_are_counted() -> None:
     """Tier 100 serves them as they came, the lagging tiers leave them out."""
     odd = position(4, [order(1, 0.0, at=NOW - 2 * DAY)])
-    room = await room_over(filled_log([written(odd)]), FakeClock())
+    room = await context_over(filled_log([written(odd)]), FakeClock())
     assert room.views.unreplayable() == 1
     assert (await body_of(room, 0))[MINER]["positions"] == []
     assert len((await body_of(room, 100))[MINER]["positions"]) == 1
@@ -185,7 +185,7 @@ async def test_removals_that_were_pruned_unseen_cost_a_rebuild() -> None:
     """Everything is read again; what is no longer in the log is no longer shown."""
     log = Forgetful(created_ms=NOW)
     log.baseline(first(), NOW)
-    room = await room_over(log, FakeClock())
+    room = await context_over(log, FakeClock())
     log.append([document(Document.MINERS, ["5New"]), refreshed(1.9)], NOW)
     await room.follower.catch_up()
     assert room.views.hotkeys() == sorted([MINER, OTHER_MINER, "5New"])
@@ -197,7 +197,7 @@ async def test_a_clock_that_went_back_takes_back_what_was_shown_too_early() -> N
     """Hours that were wrong for a while leave no order in a lower tier."""
     log = filled_log([written(position(1, [order(1, at=NOW - HOUR)]))])
     clock = FakeClock(NOW + DAY)
-    room = await room_over(log, clock)
+    room = await context_over(log, clock)
     assert len((await body_of(room, 0))[MINER]["positions"]) == 1
     clock.now_ms = NOW
     await room.follower.catch_up()
@@ -207,7 +207,7 @@ async def test_a_clock_that_went_back_takes_back_what_was_shown_too_early() -> N
 async def test_nothing_is_built_before_the_baseline_is_complete() -> None:
     """A log that is not ready has nothing worth serving."""
     log = MemoryLog(created_ms=NOW)
-    room = await room_over(log, FakeClock())
+    room = await context_over(log, FakeClock())
     assert not room.ready
     log.baseline(first(), NOW)
     await room.follower.catch_up()
@@ -218,7 +218,7 @@ async def test_other_tasks_run_while_many_miners_are_built(monkeypatch: pytest.M
     """The loop is free again after each slice of time, here none, however much there is to do."""
     monkeypatch.setattr(tasks, "SLICE_S", 0)
     changes = [written(position(n, [order(n, at=NOW - HOUR)], miner=f"5Miner{n}")) for n in range(1, 120)]
-    room = Room.over(filled_log(changes), FakeClock(), RestOptions())
+    room = AppContext.over(filled_log(changes), FakeClock(), RestOptions())
     building = asyncio.create_task(room.follower.catch_up())
     turns = 0
     while not building.done():

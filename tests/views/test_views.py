@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 
 from ptn_api.event_log import Change, Document, MemoryLog, PositionRemoved
 from ptn_api.model.tiers import is_live
-from ptn_api.rest.room import Room
+from ptn_api.rest.context import AppContext
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
-from tests.rest.serving import DAY, HOUR, NOW, FakeClock, body_of, document, filled_log, room_over
+from tests.rest.serving import DAY, HOUR, NOW, FakeClock, body_of, context_over, document, filled_log
 
 TIERS = (0, 30, 50, 100)
 
 
-async def served(room: Room) -> dict[Any, Any]:
+async def served(room: AppContext) -> dict[Any, Any]:
     """Everything that could be sent, but when the checkpoint was made: bodies in all codings, and tags."""
     found: dict[Any, Any] = {}
     for tier in TIERS:
         snapshot = room.views.snapshot(tier)  # type: ignore[arg-type]
         found[tier] = snapshot.tag
         for coding in ("identity", "gzip", "zstd"):
-            found[tier, coding] = b"".join((await snapshot.encoded(coding)).parts)  # type: ignore[arg-type]
+            found[tier, coding] = b"".join(snapshot.encode(coding).parts)  # type: ignore[arg-type]
     checkpoint = room.checkpoint.snapshot()
     found["checkpoint"] = checkpoint and checkpoint.tag
     return found
@@ -81,13 +81,13 @@ async def test_views_that_followed_equal_views_from_scratch(
     """Byte for byte, in every coding, after every step: edits, removals, documents, time."""
     clock = FakeClock()
     log = filled_log(first)
-    room = await room_over(log, clock)
+    room = await context_over(log, clock)
     for edits, passed in history:
         if edits:
             log.append(edits, clock())
         clock.now_ms += passed
         await room.follower.catch_up()
-        assert await served(room) == await served(await room_over(log, clock))
+        assert await served(room) == await served(await context_over(log, clock))
         assert room.views.head == log.head()
 
 
@@ -99,7 +99,7 @@ def not_sampled(number: int) -> int:
     return next(n for n in range(number, number + 100) if not is_live(uuid(n), 50))
 
 
-async def orders_shown(room: Room, tier: int) -> list[int]:
+async def orders_shown(room: AppContext, tier: int) -> list[int]:
     """How many orders the tier shows of each of the miner's positions."""
     return [len(p["orders"]) for p in (await body_of(room, tier))[MINER]["positions"]]
 
@@ -108,7 +108,7 @@ async def test_orders_come_into_view_24_hours_later_to_the_millisecond() -> None
     """Strictly before the cutoff: at 24 h an order is not shown, one millisecond later it is."""
     clock = FakeClock()
     body = position(not_sampled(1), [order(1, at=NOW - DAY + 5000), order(2, at=NOW - DAY + 7000)])
-    room = await room_over(filled_log([written(body)]), clock)
+    room = await context_over(filled_log([written(body)]), clock)
     for now, shown in [(0, []), (5000, []), (5001, [1]), (7000, [1]), (7001, [2])]:
         clock.now_ms = NOW + now
         await room.follower.catch_up()
@@ -122,7 +122,7 @@ async def test_a_close_comes_into_view_24_hours_later() -> None:
     clock = FakeClock()
     orders = [order(1, at=NOW - 2 * DAY), order(2, 0.0, at=NOW - DAY + 50, order_type="FLAT")]
     body = position(not_sampled(1), orders, closed=True)
-    room = await room_over(filled_log([written(body)]), clock)
+    room = await context_over(filled_log([written(body)]), clock)
     (shown,) = (await body_of(room, 0))[MINER]["positions"]
     assert (shown["close_ms"], shown["is_closed_position"]) == (0, False)
     clock.now_ms += 51
@@ -141,7 +141,7 @@ async def test_price_sources_age_out_after_7_days(closed: bool) -> None:
         order(1, at=NOW - 7 * DAY + 10, price_sources=sources),
         order(2, -0.1, at=NOW - 5 * DAY, price_sources=sources),
     ]
-    room = await room_over(filled_log([written(position(1, orders, closed=closed))]), clock)
+    room = await context_over(filled_log([written(position(1, orders, closed=closed))]), clock)
     for now, shown in [(10, [1, 1]), (11, [0, 1]), (2 * DAY, [0, 1]), (2 * DAY + 1, [0, 0])]:
         clock.now_ms = NOW + now
         await room.follower.catch_up()
@@ -155,7 +155,7 @@ async def test_positions_leave_the_window_of_90_days() -> None:
     clock = FakeClock()
     opened = NOW - 90 * DAY + 10
     body = position(1, [order(1, at=opened), order(2, -0.1, at=opened + HOUR)], closed=True)
-    room = await room_over(filled_log([written(body | {"return_at_close": 1.5})]), clock)
+    room = await context_over(filled_log([written(body | {"return_at_close": 1.5})]), clock)
     for now, recent in [(10, 1.5), (11, 1.0)]:
         clock.now_ms = NOW + now
         await room.follower.catch_up()
@@ -170,7 +170,7 @@ async def test_a_position_that_the_replay_closes_elsewhere_stands_in_its_place()
     later = position(
         not_sampled(200), [order(4, at=NOW - 6 * DAY), order(5, -0.1, at=NOW - 5 * DAY)], closed=True
     )
-    room = await room_over(filled_log([written(odd), written(later)]), FakeClock())
+    room = await context_over(filled_log([written(odd), written(later)]), FakeClock())
     shown = (await body_of(room, 0))[MINER]["positions"]
     assert [p["close_ms"] for p in shown] == [NOW - 10 * DAY, NOW - 5 * DAY]
     shown = (await body_of(room, 100))[MINER]["positions"]
@@ -194,7 +194,7 @@ def three_miners() -> MemoryLog:
 async def test_an_order_costs_its_miners_second_block_only() -> None:
     """All other blocks, with their compressed forms, are the very same objects."""
     log = three_miners()
-    room = await room_over(log, FakeClock())
+    room = await context_over(log, FakeClock())
     before = room.views.snapshot(100).segments
     log.append([written(position(2, [order(3, at=NOW - HOUR), order(5, at=NOW - 1)]))], NOW)
     await room.follower.catch_up()
@@ -205,7 +205,7 @@ async def test_an_order_costs_its_miners_second_block_only() -> None:
 async def test_a_lower_tier_that_shows_nothing_new_keeps_its_snapshot() -> None:
     """A live order outside its sample leaves a lower tier's document as it is, to the object."""
     log = three_miners()
-    room = await room_over(log, FakeClock())
+    room = await context_over(log, FakeClock())
     before = room.views.snapshot(0)
     log.append([written(position(not_sampled(2), [order(5, at=NOW - 1)]))], NOW)
     await room.follower.catch_up()
@@ -215,7 +215,7 @@ async def test_a_lower_tier_that_shows_nothing_new_keeps_its_snapshot() -> None:
 async def test_miners_come_and_go() -> None:
     """With a position or a directory a miner is there; without both not."""
     log = three_miners()
-    room = await room_over(log, FakeClock())
+    room = await context_over(log, FakeClock())
     assert room.views.hotkeys() == sorted([MINER, OTHER_MINER])
     log.append([document(Document.MINERS, ["5New"])], NOW)
     await room.follower.catch_up()
@@ -230,8 +230,8 @@ async def test_miners_come_and_go() -> None:
 
 async def test_keys_of_an_entry_stand_in_the_documented_order() -> None:
     """`positions`, the aggregates, `tier` (docs/accounting.md, 5)."""
-    room = await room_over(three_miners(), FakeClock())
-    text = b"".join((await room.views.snapshot(30).encoded("identity")).parts)
+    room = await context_over(three_miners(), FakeClock())
+    text = b"".join(room.views.snapshot(30).encode("identity").parts)
     keys = [
         "positions",
         "thirty_day_returns",
@@ -247,7 +247,7 @@ async def test_moving_a_position_to_the_first_block_changes_nothing_that_is_said
     """The tag stays; the compressed forms are those of a server that starts at that moment."""
     orders = [order(1, at=NOW - 3 * DAY), order(2, -0.1, at=NOW - HOUR)]
     log, clock = filled_log([written(position(1, orders, closed=True))]), FakeClock()
-    room = await room_over(log, clock)
+    room = await context_over(log, clock)
     before = await served(room)
     clock.now_ms += DAY
     await room.follower.catch_up()
@@ -255,4 +255,4 @@ async def test_moving_a_position_to_the_first_block_changes_nothing_that_is_said
     assert after[100] == before[100]
     assert after[100, "identity"] == before[100, "identity"]
     assert after[100, "gzip"] != before[100, "gzip"]
-    assert after == await served(await room_over(log, clock))
+    assert after == await served(await context_over(log, clock))
