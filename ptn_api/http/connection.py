@@ -124,8 +124,8 @@ class Connection(asyncio.Protocol):
             self._set_deadline(self._limits.request_ms / 1000)
 
     def _answer_queue(self) -> None:
-        """Answers queued requests until a response has to wait."""
-        queue = self._reader.queue
+        """Answers queued requests until a response has to wait; then idles or closes."""
+        reader, queue = self._reader, self._reader.queue
         time_slice = TimeSlice() if len(queue) > 1 else None
         while queue and self._task is None and not self._backpressure.paused:
             if self._transport.is_closing():
@@ -141,8 +141,17 @@ class Connection(asyncio.Protocol):
                 break
         if queue:
             self._set_reading(False)
-        elif self._task is None:
-            self._all_answered()
+        elif self._task is not None:
+            return
+        elif reader.closed:
+            self._transport.close()
+        else:
+            self._connections.mark_idle(self)
+            self._set_reading(True)
+            if reader.expects_continue:
+                self._send_continue()
+            elif not reader.incomplete:
+                self._set_deadline(_KEEP_ALIVE_S)
 
     def _answer(self, exchange: Exchange) -> None:
         try:
@@ -187,18 +196,6 @@ class Connection(asyncio.Protocol):
 
     def _head(self, exchange: Exchange) -> bytes:
         return exchange.head(close=self._reader.closed and not self._reader.queue)
-
-    def _all_answered(self) -> None:
-        reader = self._reader
-        if reader.closed:
-            self._transport.close()
-            return
-        self._connections.mark_idle(self)
-        self._set_reading(True)
-        if reader.expects_continue:
-            self._send_continue()
-        elif not reader.incomplete:
-            self._set_deadline(_KEEP_ALIVE_S)
 
     def _send_continue(self) -> None:
         self._reader.expects_continue = False

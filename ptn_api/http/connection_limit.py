@@ -48,22 +48,17 @@ class ConnectionLimit(Generic[C]):
 
     def add(self, connection: C) -> None:
         """Adds a new connection, which is idle."""
-        if len(self) >= self._maximum and not self._evict():
+        if len(self) >= self._maximum:
             self._on_limit()
-            connection.abort()
-            return
+            evictable = (busy for busy, evictable in self._busy.items() if evictable)
+            evicted = next(iter(self._idle), None) or next(evictable, None)
+            if evicted is None:
+                connection.abort()
+                return
+            self.remove(evicted)
+            evicted.abort()
         self._idle[connection] = None
         self._empty.clear()
-
-    def _evict(self) -> bool:
-        evictable = (connection for connection, evictable in self._busy.items() if evictable)
-        oldest = next(iter(self._idle), None) or next(evictable, None)
-        if oldest is None:
-            return False
-        self._on_limit()
-        self.remove(oldest)
-        oldest.abort()
-        return True
 
     def mark_busy(self, connection: C, *, evictable: bool) -> None:
         """Marks an idle connection as busy: it awaits a response."""

@@ -68,35 +68,26 @@ class Request:
         self, method: bytes, target: bytes, headers: dict[str, str], connection: ConnectionInfo
     ) -> None:
         self.method = method
-        self.path, self.query = _split(target)
+        try:
+            url = httptools.parse_url(target)
+            path = url.path.decode("ascii") if url.path else ""
+        except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
+            path = ""
+        if not path:
+            raise _invalid()
+        self.path = unquote(path) if "%" in path else path
+        self.query = url.query or b""
         self.headers = headers
         self.connection = connection
         self.body = b""
         self.state: Any = None
         """What the handler derives from the request. A request repeated byte for byte is the same object."""
-        if "transfer-encoding" in headers or "content-length" in headers:
-            _check_length(headers)
-
-
-def _split(target: bytes) -> tuple[str, bytes]:
-    """Returns (path, query)."""
-    try:
-        url = httptools.parse_url(target)
-        if url.path:
-            path = url.path.decode("ascii")
-            return unquote(path) if "%" in path else path, url.query or b""
-    except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
-        pass
-    raise _invalid()
-
-
-def _check_length(headers: dict[str, str]) -> None:
-    """Rejects lengths that a proxy might read differently: request smuggling (RFC 9112, 6.3)."""
-    length, coding = headers.get("content-length"), headers.get("transfer-encoding")
-    if coding is not None and (length is not None or coding.strip(" \t").lower() != "chunked"):
-        raise _invalid()
-    if length is not None and not _DIGITS.fullmatch(length.strip(" \t")):
-        raise _invalid()
+        # Request smuggling: no length that a proxy in front might read differently (RFC 9112, 6.3).
+        length, coding = headers.get("content-length"), headers.get("transfer-encoding")
+        if coding is not None and (length is not None or coding.strip(" \t").lower() != "chunked"):
+            raise _invalid()
+        if length is not None and not _DIGITS.fullmatch(length.strip(" \t")):
+            raise _invalid()
 
 
 class RequestReader:
@@ -125,18 +116,12 @@ class RequestReader:
 
     def feed(self, data: bytes) -> None:
         """Parses the bytes. Polling clients repeat themselves: a repeated request is not parsed again."""
+        if self.closed:
+            return
         if self._previous is not None and self._previous[0] == data and not self.queue:
             self.queue.append(self._previous[1])
             return
         at_start, started = not self.incomplete, self.started
-        self._parse(data)
-        one_request = at_start and self.started == started + 1 and not (self.incomplete or self.closed)
-        request = self._request if one_request and len(data) <= _MAX_REPEATED_BYTES else None
-        self._previous = None if request is None or request.body else (data, request)
-
-    def _parse(self, data: bytes) -> None:
-        if self.closed:
-            return
         self._received_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -148,6 +133,9 @@ class RequestReader:
         # Unfinished headers, chunk extensions and trailers reach no callback that could count them.
         if self.incomplete and self._received_bytes > self._limits.head_bytes:
             self.close(_too_large())
+        one_request = at_start and self.started == started + 1 and not (self.incomplete or self.closed)
+        request = self._request if one_request and len(data) <= _MAX_REPEATED_BYTES else None
+        self._previous = None if request is None or request.body else (data, request)
 
     def close(self, error: HTTPError | None = None) -> None:
         """Stops reading. Queued requests are still answered, then the error."""

@@ -36,12 +36,6 @@ def trade_pairs(app: AppContext, request: RequestContext) -> Response:
 
 
 def health(app: AppContext, request: RequestContext) -> Response:
-    result = _health(app)
-    status = 200 if result.status in ("ok", "degraded") else 503
-    return Response(body_of(msgspec.json.encode(result)), status=status)
-
-
-def _health(app: AppContext) -> Health:
     alive, writable = app.health.processes(), app.health.log_writable()
     try:
         source, log_ready, unreadable = app.log.source(), app.log.ready(), app.follower.failing
@@ -56,14 +50,14 @@ def _health(app: AppContext) -> Health:
         ("source_stale", source.stale),
         ("source_silent", silent),
     ]
-    starting = not ((log_ready and app.ready) or unreadable)
+    starting = not ((log_ready and app.views.built) or unreadable)
     problems = [name for name, present in failures if present]
     status: Status = "failing" if problems else "starting" if starting else "ok"
     problems += ["starting"] if starting else []
     if not source.watching:
         problems.append("not_watching")
         status = "degraded" if status == "ok" else status
-    return Health(
+    result = Health(
         status=status,
         problems=[*problems],
         processes={name: "up" if up else "down" for name, up in alive.items()},
@@ -72,3 +66,4 @@ def _health(app: AppContext) -> Health:
         ),
         log=LogHealth(ready=log_ready, writable=writable),
     )
+    return Response(body_of(msgspec.json.encode(result)), status=200 if status in ("ok", "degraded") else 503)

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 import msgspec
 import structlog
 
-from ptn_api.access.key_ring import KeyHolder, KeyRing
+from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.usage import Usage
 from ptn_api.errors import LogError
 from ptn_api.http.errors import HTTPError
@@ -133,7 +133,7 @@ class App:
     # --- dispatch -------------------------------------------------------------------------------------------
 
     def _dispatch(self, exchange: Exchange) -> tuple[Route, RequestContext]:
-        """Routes, authenticates and parses the query, in this order: cheapest rejection first."""
+        """Routes, authenticates and parses the query, in this order: the cheapest rejection comes first."""
         request = exchange.request
         found = self._router.find(request.path)
         if found is None:
@@ -142,29 +142,27 @@ class App:
         exchange.route = route.path
         if request.method not in (b"GET", b"HEAD"):
             raise HTTPError("method_not_allowed", "Method not allowed", headers={"allow": "GET, HEAD"})
+        holder = None
+        if route.access != "anyone":
+            holder, allowance = self._authenticator.authenticate(request)
+            if allowance is not None:
+                exchange.extra_headers = rate_limit_lines(allowance)
+                if not allowance.allowed:
+                    after = {"retry-after": str(allowance.retry_s)}
+                    raise HTTPError("too_many_requests", "Too many requests with this key", headers=after)
+            exchange.user = request.connection.user = holder
+            if route.access == "tier 100" and holder.tier < 100:
+                raise HTTPError("insufficient_tier", route.tier_error)
+            if not self._context.views.built:
+                raise HTTPError("starting", "The service is starting", headers=_RETRY_AFTER)
         context = RequestContext(
-            holder=None if route.access == "anyone" else self._authorize(exchange, route),
+            holder=holder,
             query=_parse_query(route.query, request.query) if request.query else route.query(),
             hotkey=hotkey,
             head=request.method == b"HEAD",
             accept=request.headers.get("accept"),
         )
         return route, context
-
-    def _authorize(self, exchange: Exchange, route: Route) -> KeyHolder:
-        """Returns the key's holder. From here on every response states what is left of the rate limit."""
-        holder, allowance = self._authenticator.authenticate(exchange.request)
-        if allowance is not None:
-            exchange.extra_headers = rate_limit_lines(allowance)
-            if not allowance.allowed:
-                after = {"retry-after": str(allowance.retry_s)}
-                raise HTTPError("too_many_requests", "Too many requests with this key", headers=after)
-        exchange.user = exchange.request.connection.user = holder
-        if route.access == "tier 100" and holder.tier < 100:
-            raise HTTPError("insufficient_tier", route.tier_error)
-        if not self._context.ready:
-            raise HTTPError("starting", "The service is starting", headers=_RETRY_AFTER)
-        return holder
 
     def finished(self, exchange: Exchange) -> None:
         """Adds the exchange to the metrics and to the key's usage."""

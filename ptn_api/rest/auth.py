@@ -70,6 +70,7 @@ class Authenticator:
         self._clock = clock
         self._counters = counters
         self._proxies = Proxies(options.trusted_proxies)
+        self._behind_proxy = self._proxies.any
         self._requests = RateLimit(options.requests_per_minute)
         self._guard = LoginGuard(options.failed_logins_per_minute)
 
@@ -78,7 +79,7 @@ class Authenticator:
 
         Raises HTTPError `unauthorized`, or `too_many_requests` for an address with too many failures.
         """
-        now = self._clock()
+        now, connection = self._clock(), request.connection
         if request.state is None:
             # A repeated request is the same object: its key is hashed once.
             key = _key_of(request)
@@ -86,28 +87,24 @@ class Authenticator:
         holder = self._keys.whose(request.state)
         if holder is None:
             self._counters.auth_failures += 1
-        self._check_failures(request, holder, now)
-        if holder is None:
-            raise HTTPError("unauthorized", "Unauthorized access", headers={"www-authenticate": "Bearer"})
-        allowance = self._requests.take(holder.alias, now, per_minute=holder.requests_per_minute)
-        if allowance is not None and not allowance.allowed:
-            self._counters.limited["requests"] += 1
-        return holder, allowance
-
-    def _check_failures(self, request: Request, holder: KeyHolder | None, now: int) -> None:
-        connection = request.connection
         # Behind a trusted proxy each request of a connection may come from another client.
-        if connection.client is None or self._proxies.any:
+        if connection.client is None or self._behind_proxy:
             forwarded = request.headers.get("x-forwarded-for")
-            connection.client = self._proxies.client(
-                connection.peer, () if forwarded is None else (forwarded,)
-            )
+            hops = () if forwarded is None else (forwarded,)
+            connection.client = self._proxies.client(connection.peer, hops)
+        # Checked before the key counts for anything, so that a blocked address cannot go on guessing.
         retry_s = self._guard.retry_s(connection.client.group, holder, now)
         if retry_s:
             self._counters.limited["failed_logins"] += 1
             logger.debug("too_many_failed_logins", address=connection.client.text)
             sentence = "Too many failed logins from this address"
             raise HTTPError("too_many_requests", sentence, headers={"retry-after": str(retry_s)})
+        if holder is None:
+            raise HTTPError("unauthorized", "Unauthorized access", headers={"www-authenticate": "Bearer"})
+        allowance = self._requests.take(holder.alias, now, per_minute=holder.requests_per_minute)
+        if allowance is not None and not allowance.allowed:
+            self._counters.limited["requests"] += 1
+        return holder, allowance
 
 
 def key_in_body(request: Request) -> bool:

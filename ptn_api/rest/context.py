@@ -73,11 +73,6 @@ class AppContext:
         checkpoint = Checkpoint(views, documents)
         return cls(log, clock, options, documents, views, follower, checkpoint, health or SingleProcess())
 
-    @property
-    def ready(self) -> bool:
-        """Whether the baseline is complete and the views are built."""
-        return self.views.built
-
 
 class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
     """A request after routing and authentication.

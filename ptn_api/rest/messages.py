@@ -9,7 +9,6 @@ import msgspec
 from msgspec import Meta
 
 from ptn_api.errors import LogPrunedError
-from ptn_api.event_log.contract import Event
 from ptn_api.http.body import body_of
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.negotiation import prefers
@@ -82,15 +81,30 @@ async def _read_page(
     time_slice = TimeSlice()
     scanned = size = 0
     while page.next < page.head and scanned < _MAX_SCANNED:
-        for event in _read(app, query, page.next, min(_READ_EVENTS, page.head - page.next)):
+        limit = min(_READ_EVENTS, page.head - page.next)
+        try:
+            events = app.log.read(page.next, limit, orders=query.format == "full")
+        except LogPrunedError:  # since the check of the cursor, or between two reads
+            raise _gone(app, "That cursor is too old") from None
+        for event in events:
             scanned += 1
             page.next = event.sequence
-            if (query.miner and event.miner_hotkey not in query.miner) or (
-                query.trade_pair and event.trade_pair not in query.trade_pair
-            ):
+            if query.miner and event.miner_hotkey not in query.miner:
                 continue
-            page.messages.append(_encoded(event, query.format))
-            size += len(page.messages[-1])
+            if query.trade_pair and event.trade_pair not in query.trade_pair:
+                continue
+            message = encode_message(
+                sequence=event.sequence,
+                timestamp_ms=event.timestamp_ms,
+                text=event.text,
+                order=event.order,
+                n_orders=event.n_orders,
+                format=query.format,
+                late=event.late,
+                extra=event.extra,
+            )
+            page.messages.append(message)
+            size += len(message)
             if len(page.messages) >= query.limit or size >= _MAX_BYTES:
                 return _response(app, page, headers, ndjson)
         await time_slice.yield_if_due()
@@ -112,14 +126,6 @@ def _response(app: AppContext, page: _Page, headers: bytes, ndjson: bool) -> Res
     return Response(body_of(content), headers, vary="Accept")
 
 
-def _read(app: AppContext, query: MessagesQuery, after: int, limit: int) -> list[Event]:
-    try:
-        return app.log.read(after, limit, orders=query.format == "full")
-    except LogPrunedError:
-        # Pruned since the check, or between two reads.
-        raise _gone(app, "That cursor is too old") from None
-
-
 def _gone(app: AppContext, sentence: str) -> HTTPError:
     return HTTPError(
         "gone",
@@ -127,17 +133,4 @@ def _gone(app: AppContext, sentence: str) -> HTTPError:
         epoch=app.log.epoch,
         oldest_sequence=app.log.floor(),
         head=app.log.head().sequence,
-    )
-
-
-def _encoded(event: Event, form: Format) -> bytes:
-    return encode_message(
-        sequence=event.sequence,
-        timestamp_ms=event.timestamp_ms,
-        text=event.text,
-        order=event.order,
-        n_orders=event.n_orders,
-        format=form,
-        late=event.late,
-        extra=event.extra,
     )

@@ -98,25 +98,20 @@ async def _changes(app: AppContext, request: RequestContext) -> Response:
         removed = app.log.removed(since)
     except LogPrunedError:
         raise _gone(app, "That cursor is too old") from None
+    positions: dict[str, list[msgspec.Raw]] = {}
+    time_slice, now = TimeSlice(), app.clock()
+    for logged in app.log.positions(since_revision=since):
+        text = shown_text(logged.text, logged.text.position(), AS_IS, now)
+        positions.setdefault(logged.miner_hotkey, []).append(msgspec.Raw(text))
+        await time_slice.yield_if_due()
     changes = Changes(
         cursor=f"{app.log.epoch}:{head.revision}",
         sequence=head.sequence,
         removed=[(position.miner_hotkey, position.position_uuid) for position in removed],
-        positions=await _changed_positions(app, since),  # type: ignore[arg-type]  # JSON texts
+        positions=positions,  # type: ignore[arg-type]  # already encoded
         miners={piece.hotkey: piece.rests[100].aggregates for piece in app.views.in_order(100)},
     )
     return Response(body_of(msgspec.json.encode(changes)), headers)
-
-
-async def _changed_positions(app: AppContext, since: int) -> dict[str, list[msgspec.Raw]]:
-    now = app.clock()
-    time_slice = TimeSlice()
-    by_hotkey: dict[str, list[msgspec.Raw]] = {}
-    for logged in app.log.positions(since_revision=since):
-        text = shown_text(logged.text, logged.text.position(), AS_IS, now)
-        by_hotkey.setdefault(logged.miner_hotkey, []).append(msgspec.Raw(text))
-        await time_slice.yield_if_due()
-    return by_hotkey
 
 
 def _revision(app: AppContext, cursor: str) -> int:

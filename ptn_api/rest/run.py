@@ -53,7 +53,12 @@ async def run_rest(
     LogReplacedError if the log was replaced: start again.
     """
     counters = counters or RestCounters()
-    context = AppContext.over(log, clock or _steady_clock(options), options, counters, health)
+    clock = clock or SteadyClock(
+        jump_ms=options.clock_jump_ms,
+        settle_ms=options.clock_settle_ms,
+        on_jump=lambda ms: logger.warning("clock_jumped", by_ms=ms),
+    )
+    context = AppContext.over(log, clock, options, counters, health)
 
     def count_evictions() -> None:
         counters.limited["connections"] += 1
@@ -67,7 +72,7 @@ async def run_rest(
             minimum_rate=options.minimum_rate,
             rate_window_ms=options.rate_window_ms,
         ),
-        limiter=ConnectLimit(options, context.clock, counters),
+        limiter=ConnectLimit(options, clock, counters),
         connections=connections,
         drain_ms=int(options.stop_timeout_ms * _DRAIN_SHARE),
         tls=tls,
@@ -85,11 +90,3 @@ async def run_rest(
                 following.result()  # raises: the follower ends only by an error
         finally:
             await cancel_and_wait([following, stopping, built])
-
-
-def _steady_clock(options: RestOptions) -> SteadyClock:
-    return SteadyClock(
-        jump_ms=options.clock_jump_ms,
-        settle_ms=options.clock_settle_ms,
-        on_jump=lambda ms: logger.warning("clock_jumped", by_ms=ms),
-    )

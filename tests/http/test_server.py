@@ -1,4 +1,4 @@
-"""Any handler can be served: one that answers at once, waits, fails, or is cut off. Under both event loops."""
+"""Any handler can be served: one that answers at once, waits, fails or is cancelled. Under both loops."""
 
 from __future__ import annotations
 

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import httpx
 
 from ptn_api.access.key_ring import KeyRing
+from ptn_api.access.usage import Usage
 from ptn_api.event_log import Change, Document, DocumentWritten, MemoryLog
+from ptn_api.http.body import Body, Coding
 from ptn_api.http.request import ConnectionInfo, Request
 from ptn_api.http.response import Exchange
 from ptn_api.rest.app import App
@@ -89,9 +91,16 @@ async def context_over(log: MemoryLog, clock: FakeClock, **options: Any) -> AppC
     return context
 
 
+def encoded(body: Body, coding: Coding = "identity") -> bytes:
+    """The body as it is sent in this coding."""
+    while (result := body.encode(coding)) is None:
+        pass
+    return b"".join(result.parts)
+
+
 async def body_of(context: AppContext, tier: Any) -> Any:
     """A tier's document, parsed."""
-    return json.loads(b"".join(context.views.snapshot(tier).encode("identity").parts))
+    return json.loads(encoded(context.views.snapshot(tier)))
 
 
 class Answered(NamedTuple):
@@ -160,7 +169,11 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def serving(
-    log: MemoryLog | None = None, *, clock: FakeClock | None = None, **options: Any
+    log: MemoryLog | None = None,
+    *,
+    clock: Any = None,
+    usage: Usage | None = None,
+    **options: Any,
 ) -> AsyncIterator[Served]:
     """Serves the log (by default `some_changes()`) on a free port."""
     log = filled_log(some_changes()) if log is None else log
@@ -179,6 +192,7 @@ async def serving(
                 stop=stop,
                 ready=ready.set,
                 clock=clock,
+                usage=usage,
             )
         )
 

@@ -12,7 +12,7 @@ import pytest
 
 from ptn_api.event_log import Document
 from tests.factories import written
-from tests.rest.serving import FakeClock, body_of, context_over, document, filled_log
+from tests.rest.serving import FakeClock, body_of, context_over, document, encoded, filled_log
 
 GOLDEN = Path(__file__).parents[3] / "shared/data/golden/tiers.json.gz"
 pytestmark = pytest.mark.skipif(not GOLDEN.exists(), reason="the golden data is not at hand")
@@ -69,7 +69,7 @@ async def test_tiers_and_checkpoint(scenario: dict[str, Any]) -> None:
 
     snapshot = context.checkpoint.snapshot()
     assert snapshot is not None
-    checkpoint = json.loads(b"".join(snapshot.encode("identity").parts))
+    checkpoint = json.loads(encoded(snapshot))
     positions = checkpoint.pop("positions")
     assert (
         list(checkpoint) == [key for key in expected["checkpoint_without_positions"] if key != "positions"]

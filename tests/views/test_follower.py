@@ -208,10 +208,10 @@ async def test_nothing_is_built_before_the_baseline_is_complete() -> None:
     """A log that is not ready has nothing worth serving."""
     log = MemoryLog(created_ms=NOW)
     room = await context_over(log, FakeClock())
-    assert not room.ready
+    assert not room.views.built
     log.baseline(first(), NOW)
     await room.follower.catch_up()
-    assert room.ready
+    assert room.views.built
 
 
 async def test_other_tasks_run_while_many_miners_are_built(monkeypatch: pytest.MonkeyPatch) -> None:

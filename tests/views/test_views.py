@@ -13,7 +13,7 @@ from ptn_api.event_log import Change, Document, MemoryLog, PositionRemoved
 from ptn_api.model.tiers import is_live
 from ptn_api.rest.context import AppContext
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
-from tests.rest.serving import DAY, HOUR, NOW, FakeClock, body_of, context_over, document, filled_log
+from tests.rest.serving import DAY, HOUR, NOW, FakeClock, body_of, context_over, document, encoded, filled_log
 
 TIERS = (0, 30, 50, 100)
 
@@ -25,7 +25,7 @@ async def served(room: AppContext) -> dict[Any, Any]:
         snapshot = room.views.snapshot(tier)  # type: ignore[arg-type]
         found[tier] = snapshot.tag
         for coding in ("identity", "gzip", "zstd"):
-            found[tier, coding] = b"".join(snapshot.encode(coding).parts)  # type: ignore[arg-type]
+            found[tier, coding] = encoded(snapshot, coding)  # type: ignore[arg-type]
     checkpoint = room.checkpoint.snapshot()
     found["checkpoint"] = checkpoint and checkpoint.tag
     return found
@@ -231,7 +231,7 @@ async def test_miners_come_and_go() -> None:
 async def test_keys_of_an_entry_stand_in_the_documented_order() -> None:
     """`positions`, the aggregates, `tier` (docs/accounting.md, 5)."""
     room = await context_over(three_miners(), FakeClock())
-    text = b"".join(room.views.snapshot(30).encode("identity").parts)
+    text = encoded(room.views.snapshot(30))
     keys = [
         "positions",
         "thirty_day_returns",
