@@ -123,7 +123,7 @@ async def test_answers_are_counted_by_route_status_and_coding_and_by_key() -> No
     clock = FakeClock()
     counters, usage = RestCounters(), Usage(clock)
     options = RestOptions(requests_per_minute=2)
-    context = AppContext.over(filled_log(some_changes()), clock, options, counters)
+    context = AppContext.over(filled_log(some_changes()), clock, options, counters.views)
     await context.follower.catch_up()
     app = App(context, key_ring(), ROUTES, counters=counters, usage=usage)
     for path in ("/miner-positions", "/miner-positions/nobody", "/miner-hotkeys", "/nope/5", "/nope/6"):
