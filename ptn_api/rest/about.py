@@ -32,7 +32,7 @@ def _examined(room: Room) -> Health:
     except LogError:
         source, ready, unreadable = SourceStatus(), False, True
     else:
-        unreadable = room.follower.log_health.failing
+        unreadable = room.follower.outage.failing
     failures += ["log_unreadable"] if unreadable else []
     failures += _failures_of(source, room)
     degraded: list[Problem] = [] if source.watching else ["not_watching"]

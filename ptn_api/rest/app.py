@@ -52,7 +52,8 @@ class App:
         except HTTPError as refusal:
             refuse(reply, refusal, method=request.method)
         except LogError as error:
-            logger.error("log_unreadable", code=error.code, reason=str(error))
+            # Under the views' name: their next read, within a second, finds out whether the outage is over.
+            self._room.follower.outage.failed("views", error)
             sentence = "The data cannot be read at the moment"
             unreadable = HTTPError("log_unreadable", sentence, headers=_RETRY_AFTER)
             refuse(reply, unreadable, method=request.method)

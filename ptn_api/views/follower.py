@@ -15,7 +15,7 @@ import structlog
 from ptn_api.clock import Clock
 from ptn_api.errors import LogPrunedError
 from ptn_api.event_log.contract import Document, EventLog, Head
-from ptn_api.event_log.health import LogHealth
+from ptn_api.event_log.outage import LogOutage
 from ptn_api.tasks import TimeSlice
 from ptn_api.views.documents import Documents
 from ptn_api.views.positions import PositionViews
@@ -104,17 +104,17 @@ class Follower:
         self._document_revisions: dict[Document, int] = {}
         self._latest_ms = 0
         self.built = asyncio.Event()
-        self.log_health = LogHealth()
+        self.outage = LogOutage()
 
     async def run(self) -> None:
         """Follows until cancelled; retries while the log is unreadable. Raises LogReplacedError."""
         commits = self._log.commit_listener()
         try:
             while True:
-                with self.log_health:
+                with self.outage.reading("views"):
                     await self.catch_up()
                 waits_ms = [_LONGEST_WAIT_MS]
-                if not self.log_health.failing:
+                if not self.outage.failing:
                     expiry_ms = self._views.next_expiry_ms()
                     waits_ms += [] if expiry_ms is None else [expiry_ms - self._clock()]
                     refresh_s = self._queue.seconds_to_refresh()

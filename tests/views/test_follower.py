@@ -120,7 +120,7 @@ async def test_an_unreadable_log_is_retried() -> None:
     with capture_logs() as lines:
         log.broken = LogUnusableError("disk trouble", code="corrupt")
         log.append([refreshed(1.8)], NOW)
-        while not room.follower.log_health.failing:
+        while not room.follower.outage.failing:
             await asyncio.sleep(0.01)
         log.append([refreshed(1.9)], NOW)
         assert room.views.head.revision == before.revision
@@ -128,7 +128,7 @@ async def test_an_unreadable_log_is_retried() -> None:
         while room.views.head != log.head():
             await asyncio.sleep(0.01)
     assert await shown_return(room) == 1.9
-    assert not room.follower.log_health.failing
+    assert not room.follower.outage.failing
     assert [line["event"] for line in lines] == ["log_unreadable", "log_readable_again"]
     running.cancel()
 
