@@ -48,10 +48,10 @@ class RebuildQueue:
         """In the order in which they are due."""
 
     def add_urgent(self, hotkey: str, before: Head, *, full: bool = False) -> None:
-        """A miner that already waits keeps its older `before`."""
+        """Queues a miner and replaces its refresh. If it is already queued, the older `before` stands."""
         pending = self.refreshes.pop(hotkey, None) or _Pending(before)
         pending = self.urgent.setdefault(hotkey, pending)
-        pending.full |= full
+        pending.full = pending.full or full
 
     def add_refresh(self, hotkey: str, before: Head, due: float) -> None:
         if hotkey not in self.urgent:
@@ -116,9 +116,11 @@ class Follower:
                 waits_ms = [_LONGEST_WAIT_MS]
                 if not self.outage.failing:
                     expiry_ms = self._views.next_expiry_ms()
-                    waits_ms += [] if expiry_ms is None else [expiry_ms - self._clock()]
+                    if expiry_ms is not None:
+                        waits_ms.append(expiry_ms - self._clock())
                     refresh_s = self._queue.seconds_to_refresh()
-                    waits_ms += [] if refresh_s is None else [int(1000 * refresh_s) + 1]
+                    if refresh_s is not None:
+                        waits_ms.append(int(1000 * refresh_s) + 1)
                 await commits.wait_for_commit(max(1, min(waits_ms)))
         finally:
             commits.close()
