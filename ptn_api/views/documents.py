@@ -42,7 +42,7 @@ def _derived_from(
 ) -> Callable[[Callable[[Documents, bytes | None], T]], Callable[[Documents], T]]:
     """Decorates a method that takes a document's content, to be called without it.
 
-    The content is None without a document. The result is kept until the document changes.
+    Without a document the method receives None. The result is kept until the document changes.
     """
 
     def decorate(derive: Callable[[Documents, bytes | None], T]) -> Callable[[Documents], T]:
@@ -139,7 +139,7 @@ class Documents:
 
     @_derived_from(Document.PERF_LEDGERS)
     def portfolio_ledgers(self, content: bytes | None) -> Body:
-        """{hotkey: portfolio ledger}, as in the checkpoint; an older miner's element is the ledger itself."""
+        """{hotkey: portfolio ledger}, as in the checkpoint; an element in the older form is the ledger."""
         ledgers = {}
         for hotkey, element in _elements(content).items():
             keys = _elements(element)

@@ -49,7 +49,8 @@ async def filtered(
     for view in chosen:
         entry = _filtered_entry(view, tier, trade_pairs, statuses)
         if entry:
-            blocks += (view.keys[bool(blocks)], Segment(entry))
+            key = view.keys[1] if blocks else view.keys[0]
+            blocks += (key, Segment(entry))
         await time_slice.yield_if_due()
     blocks.append(Segment(b"}" if blocks else b"{}"))
     return Body(blocks, tag_of(block.identity for block in blocks))

@@ -15,7 +15,7 @@ import structlog
 from ptn_api.clock import Clock
 from ptn_api.errors import LogPrunedError
 from ptn_api.event_log.contract import Document, EventLog, Head
-from ptn_api.event_log.health import LogHealth
+from ptn_api.event_log.outage import LogOutage
 from ptn_api.tasks import TimeSlice
 from ptn_api.views.documents import Documents
 from ptn_api.views.positions import PositionViews
@@ -48,10 +48,10 @@ class RebuildQueue:
         """In the order in which they are due."""
 
     def add_urgent(self, hotkey: str, before: Head, *, full: bool = False) -> None:
-        """A miner that already waits keeps its older `before`."""
+        """Queues a miner and replaces its refresh. If it is already queued, the older `before` stands."""
         pending = self.refreshes.pop(hotkey, None) or _Pending(before)
         pending = self.urgent.setdefault(hotkey, pending)
-        pending.full |= full
+        pending.full = pending.full or full
 
     def add_refresh(self, hotkey: str, before: Head, due: float) -> None:
         if hotkey not in self.urgent:
@@ -104,21 +104,23 @@ class Follower:
         self._document_revisions: dict[Document, int] = {}
         self._latest_ms = 0
         self.built = asyncio.Event()
-        self.log_health = LogHealth()
+        self.outage = LogOutage()
 
     async def run(self) -> None:
         """Follows until cancelled; retries while the log is unreadable. Raises LogReplacedError."""
         commits = self._log.commit_listener()
         try:
             while True:
-                with self.log_health:
+                with self.outage.reading("views"):
                     await self.catch_up()
                 waits_ms = [_LONGEST_WAIT_MS]
-                if not self.log_health.failing:
+                if not self.outage.failing:
                     expiry_ms = self._views.next_expiry_ms()
-                    waits_ms += [] if expiry_ms is None else [expiry_ms - self._clock()]
+                    if expiry_ms is not None:
+                        waits_ms.append(expiry_ms - self._clock())
                     refresh_s = self._queue.seconds_to_refresh()
-                    waits_ms += [] if refresh_s is None else [int(1000 * refresh_s) + 1]
+                    if refresh_s is not None:
+                        waits_ms.append(int(1000 * refresh_s) + 1)
                 await commits.wait_for_commit(max(1, min(waits_ms)))
         finally:
             commits.close()

@@ -105,10 +105,10 @@ class ClosedBlock:
             text = render_position(logged.text, position, AS_IS, now_ms)
             shown.append(_ShownPosition.of(position.position_uuid, position, text))
         shown.sort(key=_sort_key)
-        self.sort_keys = [one.sort_key for one in shown]
+        self.sort_keys = [position.sort_key for position in shown]
         self.position_uuids = frozenset(uuid for _, _, uuid in self.sort_keys)
-        self.outcomes = [one.outcome for one in shown]
-        identity = _OPENING + b",".join(one.text for one in shown)
+        self.outcomes = [position.outcome for position in shown]
+        identity = _OPENING + b",".join(position.text for position in shown)
         self.block = previous if previous is not None and previous.identity == identity else Segment(identity)
         self.digest: _Hash = hashlib.sha256(self.block.identity)
 
@@ -186,7 +186,7 @@ class MinerView:
         for tier in TIERS:
             # A tier shows the positions in its sample live and lags behind for the others.
             chosen = (now if is_live(now.sort_key[2], tier) else then for now, then in appearances)
-            shown = sorted((one for one in chosen if one is not None), key=_sort_key)
+            shown = sorted((position for position in chosen if position is not None), key=_sort_key)
             before = previous.tiers[tier].blocks[1] if previous else None
             self.tiers[tier] = self._tier_entry(tier, shown, now_ms, eliminated, before)
         self.expires_ms = earliest(self.expires_ms, self.closed_expires_ms)
@@ -195,7 +195,8 @@ class MinerView:
         """The entry with its key, as it appears in a document, as the first one or not."""
         run = self._runs.get((tier, first, tail))
         if run is None:
-            run = SegmentRun(self.keys[not first], *self.tiers[tier].blocks, tail)
+            key = self.keys[0] if first else self.keys[1]
+            run = SegmentRun(key, *self.tiers[tier].blocks, tail)
             self._runs[tier, first, tail] = run
         return run
 
@@ -233,7 +234,8 @@ class MinerView:
         if isinstance(lagging, AsIs):
             return live, live
         if isinstance(lagging, Hidden):
-            self.omitted += lagging.reason == "not_rebuildable"
+            if lagging.reason == "not_rebuildable":
+                self.omitted += 1
             return live, None
         text = render_position(logged.text, position, lagging, now_ms)
         return live, _ShownPosition.of(position.position_uuid, lagging.position.state, text)
@@ -243,17 +245,18 @@ class MinerView:
     ) -> TierEntry:
         """The tier's entry with these positions in the second block, `previous` if that is equal."""
         first = self.closed.block
-        outcomes = self.closed.outcomes + [one.outcome for one in shown]
+        outcomes = self.closed.outcomes + [position.outcome for position in shown]
         if shown and self.closed.sort_keys and shown[0].sort_key < self.closed.sort_keys[-1]:
             # A rebuilt position may have closed earlier than the file states and then sorts before positions
             # of the first block. This tier shares no block: all its positions go into the second one.
             shown = sorted([*self.closed.shown(), *shown], key=_sort_key)
-            outcomes = [one.outcome for one in shown]
+            outcomes = [position.outcome for position in shown]
             first = _EMPTY_BLOCK
         self.expires_ms = earliest(self.expires_ms, next_aggregate_change_ms(outcomes, now_ms))
         sums = aggregates(outcomes, now_ms, eliminated=eliminated)
         comma = b"," if shown and len(first) > len(_OPENING) else b""
-        identity = comma + b",".join(one.text for one in shown) + b"]," + msgspec.json.encode(sums)[1:-1]
+        texts = b",".join(position.text for position in shown)
+        identity = comma + texts + b"]," + msgspec.json.encode(sums)[1:-1]
         second = previous if previous is not None and previous.identity == identity else Segment(identity)
         shared = first is self.closed.block
         digest = self.closed.digest.copy() if shared else hashlib.sha256(first.identity)

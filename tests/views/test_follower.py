@@ -120,7 +120,7 @@ async def test_an_unreadable_log_is_retried() -> None:
     with capture_logs() as lines:
         log.broken = LogUnusableError("disk trouble", code="corrupt")
         log.append([refreshed(1.8)], NOW)
-        while not context.follower.log_health.failing:
+        while not context.follower.outage.failing:
             await asyncio.sleep(0.01)
         log.append([refreshed(1.9)], NOW)
         assert context.views.head.revision == before.revision
@@ -128,7 +128,7 @@ async def test_an_unreadable_log_is_retried() -> None:
         while context.views.head != log.head():
             await asyncio.sleep(0.01)
     assert await shown_return(context) == 1.9
-    assert not context.follower.log_health.failing
+    assert not context.follower.outage.failing
     assert [line["event"] for line in lines] == ["log_unreadable", "log_readable_again"]
     running.cancel()
 
