@@ -9,10 +9,10 @@ from pathlib import Path
 from benchmarks.figures import Figures
 from benchmarks.orders import message
 from ptn_api.client.message import PTNWebSocketMessage
-from ptn_api.wire.client_session import ClientSession, Cursor, Step
+from ptn_api.wire.client_session import ClientSession, Cursor, StreamItem
 from ptn_api.wire.codec import encode_batch
 from ptn_api.wire.frames import Subscribe
-from ptn_api.wire.received import OrderMessage
+from ptn_api.wire.server_frames import OrderMessage
 
 __all__ = ["run"]
 
@@ -44,8 +44,8 @@ def _rate(frames: list[bytes], messages: int) -> float:
     began = time.process_time()
     for frame in frames:
         for event in session.receive(frame, 0):
-            if isinstance(event, Step) and isinstance(event.what, OrderMessage):
-                read = PTNWebSocketMessage(event.what)
+            if isinstance(event, StreamItem) and isinstance(event.value, OrderMessage):
+                read = PTNWebSocketMessage(event.value)
                 seen += read.new_order.processed_ms > 0
     took = time.process_time() - began
     assert seen == messages, seen

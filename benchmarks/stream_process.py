@@ -24,9 +24,10 @@ import uvloop
 
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.event_log import open_reader
-from ptn_api.event_log.contract import Bell, Head
+from ptn_api.event_log.contract import CommitListener, Head
 from ptn_api.event_log.sqlite_reader import SqliteReader
-from ptn_api.stream import StreamOptions, run_stream
+from ptn_api.stream.options import StreamOptions
+from ptn_api.stream.server import run_stream
 
 KEY = "benchmark-key"
 
@@ -52,28 +53,28 @@ class OneByOne(SqliteReader):
                 asyncio.get_running_loop().call_later(0.01, self._tell)
         return Head(sequence=self._shown, revision=real.revision)
 
-    def bell(self) -> Bell:
-        return _Eager(super().bell(), lambda: self._shown < self._goal)
+    def commit_listener(self) -> CommitListener:
+        return _Eager(super().commit_listener(), lambda: self._shown < self._goal)
 
     def _tell(self) -> None:
         print(f"{time.process_time() - self._cpu:.4f}", flush=True)
 
 
 class _Eager:
-    """A bell that rings at once while there is more."""
+    """A listener that returns at once while there is more."""
 
-    def __init__(self, bell: Bell, more: Callable[[], bool]) -> None:
-        self._bell = bell
+    def __init__(self, commits: CommitListener, more: Callable[[], bool]) -> None:
+        self._commits = commits
         self._more = more
 
-    async def wait(self, timeout_ms: int = 1_000) -> None:
+    async def wait_for_commit(self, timeout_ms: int = 1_000) -> None:
         if self._more():
             await asyncio.sleep(0)
         else:
-            await self._bell.wait(50)
+            await self._commits.wait_for_commit(50)
 
     def close(self) -> None:
-        self._bell.close()
+        self._commits.close()
 
 
 async def main() -> None:

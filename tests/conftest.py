@@ -1,9 +1,7 @@
-"""For every test: properties have no deadline, since how long an example takes is the machine's business."""
+"""Settings for every test."""
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, settings
+from tests.properties import register_profiles
 
-_library = settings.get_profile(settings.get_current_profile_name())  # Hypothesis has one of its own for CI
-settings.register_profile("ptn", _library, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("ptn")
+register_profiles()

@@ -32,9 +32,9 @@ from ptn_api.client.rest import AsyncPTNClient
 from ptn_api.client.stream import Stream
 from ptn_api.errors import APIStatusError, AuthenticationError, ClientError
 from ptn_api.model.position import Position
-from ptn_api.wire.client_session import Cursor, Gap, State, Step
+from ptn_api.wire.client_session import Cursor, Gap, State, StreamItem
 from ptn_api.wire.frames import Heartbeat, PositionsRemoved
-from ptn_api.wire.received import ChangedPosition, OrderMessage
+from ptn_api.wire.server_frames import ChangedPosition, OrderMessage
 
 __all__ = ["Book"]
 
@@ -214,7 +214,7 @@ class Book:
                 if self._mend_at is not None and self._now() >= self._mend_at:
                     await self._mend()
 
-    async def _take(self, step: Step) -> None:
+    async def _take(self, step: StreamItem) -> None:
         self._sequence, epoch = step.cursor
         self._epoch = epoch or self._epoch
         try:
@@ -222,8 +222,8 @@ class Book:
         except _NONSENSE as error:
             await self._disagree(f"a frame makes no sense: {error}")
 
-    async def _apply(self, step: Step) -> None:
-        match step.what:
+    async def _apply(self, step: StreamItem) -> None:
+        match step.value:
             case OrderMessage(data=data):
                 await self._changed([self._mirror.order(data)])
             case ChangedPosition() as change:

@@ -28,7 +28,7 @@ from ptn_api.model.statistics import Elimination, Eliminations, MinerStatistics
 from ptn_api.model.tiers import Tier
 from ptn_api.wire.about import Health, Me
 from ptn_api.wire.frames import Format
-from ptn_api.wire.received import OrderMessage
+from ptn_api.wire.server_frames import OrderMessage
 
 if TYPE_CHECKING:
     import polars

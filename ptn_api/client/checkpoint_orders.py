@@ -9,10 +9,10 @@ import msgspec
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.gzip_file import read_maybe_gzipped
-from ptn_api.model.accounting import replay_each
+from ptn_api.model.accounting import rebuild_each
 from ptn_api.model.position import Position, PositionState, PositionText, parse_position
 from ptn_api.wire.codec import encode_message
-from ptn_api.wire.received import OrderMessage
+from ptn_api.wire.server_frames import OrderMessage
 
 __all__ = ["checkpoint_orders"]
 
@@ -42,11 +42,11 @@ def checkpoint_orders(path: str | os.PathLike[str]) -> Iterator[OrderMessage]:
         for which, (position, _) in enumerate(positions)
         for place, order in enumerate(position.orders)
     )
-    shells = [_shells(*pair) for pair in positions]
+    headers = [_headers(*pair) for pair in positions]
     for sequence, (at_ms, _, which, place) in enumerate(turns, 1):
         text = PositionText(
-            shell=(shell := shells[which][place]),
-            orders_at=shell.rindex(_ORDERS) + len(_ORDERS) - 1,
+            header=(header := headers[which][place]),
+            orders_at=header.rindex(_ORDERS) + len(_ORDERS) - 1,
             orders=positions[which][1].orders[: place + 1],
         )
         yield _said(sequence, at_ms, text)
@@ -65,23 +65,23 @@ def _bodies(path: str | os.PathLike[str]) -> Iterator[msgspec.Raw]:
     return (body for entry in entries for body in entry.positions)
 
 
-def _shells(position: Position, text: PositionText) -> list[bytes]:
+def _headers(position: Position, text: PositionText) -> list[bytes]:
     """The position without orders, as of each of its orders; `orders` stands last."""
-    fields = _raw_object.decode(text.shell)
+    fields = _raw_object.decode(text.header)
     fields["orders"] = msgspec.Raw(b"[]")  # moves to the end below
     if not position.is_closed_position:
         fields["close_ms"] = msgspec.Raw(b"null")
-    now = _shell(fields)
+    now = _header(fields)
     lengths = range(1, len(position.orders))
-    before = replay_each(position.orders, position.trade_pair, position.position_uuid, lengths)
-    return [*(now if then is None else _shell(fields | _raw(then.state)) for then in before), now]
+    before = rebuild_each(position.orders, position.trade_pair, position.position_uuid, lengths)
+    return [*(now if then is None else _header(fields | _raw(then.state)) for then in before), now]
 
 
 def _raw(state: PositionState) -> dict[str, msgspec.Raw]:
     return _raw_object.decode(msgspec.json.encode(state))
 
 
-def _shell(fields: dict[str, msgspec.Raw]) -> bytes:
+def _header(fields: dict[str, msgspec.Raw]) -> bytes:
     rest = {key: value for key, value in fields.items() if key != "orders"}
     return msgspec.json.encode(rest | {"orders": fields["orders"]})
 

@@ -17,16 +17,16 @@ from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import AuthenticationError
 from ptn_api.tasks import cancel_and_wait
 from ptn_api.wire.client_session import (
-    Broken,
     ClientSession,
-    Complaint,
     Cursor,
+    Disconnected,
     Event,
     Evicted,
+    ProtocolWarning,
     Refused,
     State,
     StateChanged,
-    Step,
+    StreamItem,
 )
 from ptn_api.wire.clock_offset import ClockOffset
 from ptn_api.wire.close_codes import CLOSE_CODES, REPLACED, should_return
@@ -81,7 +81,7 @@ class Connection:
         self._options = {} if ssl is None else {"ssl": ssl}
         self._clock = clock
         self._backoff = Backoff(pace)
-        self._known_hole: int | None = None
+        self._known_gap: int | None = None
         self._session: ClientSession | None = None
         self._outgoing = asyncio.Event()
         self._waiting = False
@@ -149,7 +149,7 @@ class Connection:
             api_key=self._api_key,
             cursor=self.cursor,
             subscription=self.subscription,
-            known_hole=self._known_hole,
+            known_gap=self._known_gap,
             ping_ms=_ms(self._pace.ping),
             login_ms=_ms(self._pace.connect),
             clock_offset=self.clock_offset,
@@ -196,7 +196,7 @@ class Connection:
         self._outgoing.set()
         for event in events:
             match event:
-                case Step():
+                case StreamItem():
                     await self._inbox.put(event)
                     self.cursor = event.cursor
                 case StateChanged():
@@ -205,12 +205,12 @@ class Connection:
                     self._ending = Ending("refused", f"login refused: {event.message}")
                 case Evicted():
                     self._ending = Ending("evicted", event.message)
-                case Broken():
-                    if event.reason == "hole":
-                        self._known_hole = session.cursor.sequence
+                case Disconnected():
+                    if event.reason == "gap":
+                        self._known_gap = session.cursor.sequence
                     self._ending = self._ending or Ending("lost", event.detail)
                     self._broken = True
-                case Complaint():
+                case ProtocolWarning():
                     logger.warning("%s: %s", self._url, event.message)
 
     async def _enter(self, state: State) -> None:

@@ -292,7 +292,7 @@ class FakeServer:
                     await self._send(client, effect.frame)
                 case CheckKey():
                     self.logins += 1
-                    verdict = client.session.verdict(self._tier(effect.api_key), self._now())
+                    verdict = client.session.key_checked(self._tier(effect.api_key), self._now())
                     await self._carry_out(client, verdict)
                 case CatchUp():
                     await self._catch_up(client, effect)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from ptn_api.wire.client_session import Step
+from ptn_api.wire.client_session import StreamItem
 
 __all__ = ["Inbox"]
 
@@ -14,14 +14,14 @@ class Inbox:
     """One producer, one consumer, one event loop."""
 
     def __init__(self, limit: int = 1_000) -> None:
-        self._steps: deque[Step] = deque()
+        self._steps: deque[StreamItem] = deque()
         self._limit = limit
         self._filled = asyncio.Event()
         self._drained = asyncio.Event()
         self._closed = False
         self._error: BaseException | None = None
 
-    async def put(self, step: Step) -> None:
+    async def put(self, step: StreamItem) -> None:
         """Waits while the inbox is full."""
         while len(self._steps) >= self._limit:
             self._drained.clear()
@@ -29,7 +29,7 @@ class Inbox:
         self._steps.append(step)
         self._filled.set()
 
-    async def first(self) -> Step | None:
+    async def first(self) -> StreamItem | None:
         """The next step, left where it is; None at the end. Raises the error that it was closed with."""
         while not self._steps and not self._closed:
             self._filled.clear()
@@ -38,11 +38,11 @@ class Inbox:
             raise self._error
         return self.peek()
 
-    def peek(self) -> Step | None:
+    def peek(self) -> StreamItem | None:
         """The same at once; None if there is none yet."""
         return self._steps[0] if self._steps else None
 
-    def drop(self, step: Step) -> None:
+    def drop(self, step: StreamItem) -> None:
         """That step, the first, is dealt with; it may be gone already if the inbox was closed meanwhile."""
         if self._steps and self._steps[0] is step:
             self._steps.popleft()

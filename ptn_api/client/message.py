@@ -14,7 +14,7 @@ from ptn_api.model.order import Order
 from ptn_api.model.position import Position
 from ptn_api.model.trade_pair import pair_id
 from ptn_api.wire import codec
-from ptn_api.wire.received import OrderMessage, read_message_data
+from ptn_api.wire.server_frames import OrderMessage, read_message_data
 
 __all__ = ["NewOrder", "PTNWebSocketMessage", "TradePairId"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ptn_api.model.checksum import CHECKSUM_MODULUS, position_checksum
-from ptn_api.wire.received import ChangedPosition
+from ptn_api.wire.server_frames import ChangedPosition
 
 __all__ = ["HeldPosition", "Key", "Mirror"]
 

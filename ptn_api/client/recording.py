@@ -23,8 +23,8 @@ from typing import Any, BinaryIO, get_args
 import msgspec
 
 from ptn_api.errors import ClientError, InvalidInputError
-from ptn_api.wire.client_session import Cursor, Gap, GapReason, Step
-from ptn_api.wire.received import OrderMessage
+from ptn_api.wire.client_session import Cursor, Gap, GapReason, StreamItem
+from ptn_api.wire.server_frames import OrderMessage
 
 if sys.platform != "win32":
     import fcntl
@@ -198,10 +198,10 @@ class Recording:
         """Steps that write nothing move the cursor as well; `close` keeps it."""
         self._cursor = cursor
 
-    def take(self, step: Step) -> None:
+    def take(self, step: StreamItem) -> None:
         """Writes what a step has to say; most heartbeats and the like say nothing."""
         self._begin_log(step.cursor)
-        match step.what:
+        match step.value:
             case OrderMessage() as message:
                 self._write(_text(message), step.cursor)
                 self.written += 1

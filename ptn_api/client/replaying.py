@@ -28,7 +28,7 @@ from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.recording import is_recording, read_recording
 from ptn_api.errors import InvalidInputError, SettingsError
 from ptn_api.wire.client_session import Gap
-from ptn_api.wire.received import OrderMessage
+from ptn_api.wire.server_frames import OrderMessage
 
 if TYPE_CHECKING:
     from typing import TypeAlias

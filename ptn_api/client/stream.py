@@ -30,9 +30,9 @@ from ptn_api.client.pace import Pace
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import InvalidInputError, SettingsError
 from ptn_api.tasks import wait_for_event
-from ptn_api.wire.client_session import Cursor, Gap, State, Step
+from ptn_api.wire.client_session import Cursor, Gap, State, StreamItem
 from ptn_api.wire.frames import Format, Subscribe
-from ptn_api.wire.received import OrderMessage
+from ptn_api.wire.server_frames import OrderMessage
 
 __all__ = ["Stream", "connect"]
 
@@ -208,7 +208,7 @@ class Stream:
                 batch.append(more)
             yield batch
 
-    async def steps(self) -> AsyncIterator[Step]:
+    async def steps(self) -> AsyncIterator[StreamItem]:
         """Everything that came, unread and in order, heartbeats included; for a mirror."""
         while (step := await self._first()) is not None:
             self._inbox.drop(step)
@@ -245,17 +245,17 @@ class Stream:
         await wait_for_event(self._stopped, seconds * 1000)
         return self._stopping
 
-    async def _first(self) -> Step | None:
+    async def _first(self) -> StreamItem | None:
         """The next step, which stays where it is; None at the end."""
         return None if self._stopping else await self._inbox.first()
 
     def _at_hand(self) -> PTNWebSocketMessage | None:
         """The next message, if it is here and nothing has to be told before it is handed over."""
         step = None if self._stopping else self._inbox.peek()
-        if step is None or not isinstance(step.what, OrderMessage):
+        if step is None or not isinstance(step.value, OrderMessage):
             return None
         try:
-            message = self._read(step.what)
+            message = self._read(step.value)
         except InvalidInputError:
             return None
         if self.is_stale(message):
@@ -267,17 +267,17 @@ class Stream:
     def _read(self, what: OrderMessage) -> PTNWebSocketMessage:
         return PTNWebSocketMessage(what, self.clock_offset_ms, clock=self._clock)
 
-    async def _message(self, step: Step) -> PTNWebSocketMessage | None:
+    async def _message(self, step: StreamItem) -> PTNWebSocketMessage | None:
         """What a step has for the consumer; gaps and stale messages are told here."""
-        if isinstance(step.what, Gap):
-            await self.tell_gap(step.what)
-        if not isinstance(step.what, OrderMessage):
+        if isinstance(step.value, Gap):
+            await self.tell_gap(step.value)
+        if not isinstance(step.value, OrderMessage):
             return None
         try:
-            message = self._read(step.what)
+            message = self._read(step.value)
         except InvalidInputError as error:
-            logger.error("message %d cannot be read: %s", step.what.sequence, error)
-            await self.tell_gap(Gap(step.what.sequence - 1, step.what.sequence + 1, "unreadable"))
+            logger.error("message %d cannot be read: %s", step.value.sequence, error)
+            await self.tell_gap(Gap(step.value.sequence - 1, step.value.sequence + 1, "unreadable"))
             return None
         if self.is_stale(message):
             await self.hand_over_stale(message)

@@ -1,12 +1,12 @@
-"""The one ordered history: every order gets its number here, once, for ever, before anybody hears of it.
+"""The one ordered history: each order gets its sequence here, once, before any reader sees it.
 
-`contract` says what a log promises; `open_writer` and `open_reader` keep it in SQLite, `MemoryLog` in memory.
-Intake is the only writer; REST and stream read.
+`contract` is what a log promises; `open_writer` and `open_reader` open the one in SQLite. Intake is the only
+writer; REST and stream read.
 """
 
 from ptn_api.event_log.contract import (
-    Bell,
     Change,
+    CommitListener,
     Document,
     DocumentWritten,
     Event,
@@ -19,12 +19,11 @@ from ptn_api.event_log.contract import (
     RemovedPosition,
     SourceStatus,
 )
-from ptn_api.event_log.memory_log import MemoryLog
 from ptn_api.event_log.sqlite_log import open_reader, open_writer
 
 __all__ = [
-    "Bell",
     "Change",
+    "CommitListener",
     "Document",
     "DocumentWritten",
     "Event",
@@ -32,7 +31,6 @@ __all__ = [
     "EventLogWriter",
     "Head",
     "LoggedPosition",
-    "MemoryLog",
     "PositionRemoved",
     "PositionWritten",
     "RemovedPosition",

@@ -1,4 +1,4 @@
-"""Reading the SQLite log, from any number of processes, whether its writer runs or not."""
+"""A reader of the SQLite log; any number of processes may have one, whether or not a writer runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ptn_api.errors import LogPrunedError
-from ptn_api.event_log.bell import SocketBell, bell_folder
+from ptn_api.event_log.commit_notifier import SocketCommitListener, listener_folder
 from ptn_api.event_log.contract import (
     Document,
     Event,
@@ -22,19 +22,19 @@ from ptn_api.event_log.contract import (
 )
 from ptn_api.event_log.database import FileIdentity, connect_reader, log_path, reading
 from ptn_api.event_log.documents import read_document
-from ptn_api.event_log.rows import POSITION_COLUMNS, Header, events_after, logged_position
+from ptn_api.event_log.rows import POSITION_COLUMNS, LogState, events_after, logged_position
 
 __all__ = ["SqliteReader"]
 
-_FIRST_PART = 32
-_LARGEST_PART = 1_024
-"""Positions read in one transaction: few at first, for those who want no more."""
+_FIRST_BATCH = 32
+_LARGEST_BATCH = 1_024
+"""Positions read in one transaction: few at first, because many callers stop early."""
 
 _source = msgspec.json.Decoder(SourceStatus)
 
 
 class SqliteReader:
-    """`contract.EventLog` says what the methods promise. May be shared by threads.
+    """An `EventLog` (see contract.py) over a SQLite file; threads may share it.
 
     Any call raises LogReplacedError once the log was deleted or replaced: everything that this process
     derived from it is void, and it should start again.
@@ -48,19 +48,19 @@ class SqliteReader:
         self._db = connect_reader(self._path)
         try:
             with self._snapshot() as db:
-                header = Header.load(db)
+                state = LogState.load(db)
         except BaseException:
             self._db.close()
             raise
-        self.epoch: str = header.epoch
-        self.created_ms: int = header.created_ms
+        self.epoch: str = state.epoch
+        self.created_ms: int = state.created_ms
 
     def ready(self) -> bool:
-        return bool(self._header().ready)
+        return bool(self._state().ready)
 
     def head(self) -> Head:
-        header = self._header()
-        return Head(sequence=header.sequence, revision=header.revision)
+        state = self._state()
+        return Head(sequence=state.sequence, revision=state.revision)
 
     def floor(self) -> int:
         with self._snapshot() as db:
@@ -88,15 +88,15 @@ class SqliteReader:
         return [row[0] for row in rows]
 
     def positions(self, *, miner: str | None = None, since_revision: int = 0) -> Iterator[LoggedPosition]:
-        size = _FIRST_PART
+        size = _FIRST_BATCH
         while True:
             with self._snapshot() as db:
-                part = _positions(db, since_revision, miner=miner, limit=size)
-            yield from part
-            if len(part) < size:
+                batch = _positions(db, since_revision, miner=miner, limit=size)
+            yield from batch
+            if len(batch) < size:
                 return
-            since_revision = part[-1].revision
-            size = min(2 * size, _LARGEST_PART)
+            since_revision = batch[-1].revision
+            size = min(2 * size, _LARGEST_BATCH)
 
     def positions_of(self, miner: str, *, open_or_closed_since_ms: int) -> list[LoggedPosition]:
         with self._snapshot() as db:
@@ -110,7 +110,7 @@ class SqliteReader:
     def position(self, miner: str, position_uuid: str) -> LoggedPosition | None:
         with self._snapshot() as db:
             row = db.execute(
-                f"SELECT {POSITION_COLUMNS} FROM positions"  # noqa: S608 - a constant
+                f"SELECT {POSITION_COLUMNS} FROM positions"  # noqa: S608 - constant column names
                 " WHERE miner = ? AND uuid = ? AND removed_ms IS NULL",
                 (miner, position_uuid),
             ).fetchone()
@@ -121,14 +121,14 @@ class SqliteReader:
             return _removed(db, since_revision)
 
     def oldest_revision(self) -> int:
-        return self._header().tombstone_floor
+        return self._state().tombstone_floor
 
     def changes(self, since_revision: int) -> tuple[Head, list[LoggedPosition], list[RemovedPosition]]:
         with self._snapshot() as db:
-            header = Header.load(db)
+            state = LogState.load(db)
             removed = _removed(db, since_revision)
             changed = _positions(db, since_revision)
-        return Head(sequence=header.sequence, revision=header.revision), changed, removed
+        return Head(sequence=state.sequence, revision=state.revision), changed, removed
 
     def document(self, document: Document) -> bytes | None:
         with self._snapshot() as db:
@@ -145,24 +145,26 @@ class SqliteReader:
         return _source.decode(status)
 
     def counters(self) -> dict[str, int]:
-        header = self._header()
-        return {name: getattr(header, name) for name in ("events", "late", "conflicts", "pruned")}
+        state = self._state()
+        return {name: getattr(state, name) for name in ("events", "late", "conflicts", "pruned")}
 
-    def bell(self) -> SocketBell:
-        return SocketBell(bell_folder(self._data_dir))
+    def commit_listener(self) -> SocketCommitListener:
+        return SocketCommitListener(listener_folder(self._data_dir))
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
 
-    def _header(self) -> Header:
+    def _state(self) -> LogState:
         with self._snapshot() as db:
-            return Header.load(db)
+            return LogState.load(db)
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
-        """One state of the log, for as long as the block runs. Keep it short: the write-ahead log cannot
-        be folded in beyond what the oldest transaction sees."""
+        """A consistent state of the log during the block.
+
+        Keep the block short: the write-ahead log is not checkpointed beyond what the oldest reader sees.
+        """
         with self._lock, reading():
             self._identity.check()
             self._db.execute("BEGIN")
@@ -191,7 +193,7 @@ def _positions(
 
 
 def _removed(db: sqlite3.Connection, since_revision: int) -> list[RemovedPosition]:
-    if since_revision < Header.load(db).tombstone_floor:
+    if since_revision < LogState.load(db).tombstone_floor:
         raise LogPrunedError(f"removals after revision {since_revision} are gone")
     rows = db.execute(
         "SELECT miner, uuid, revision FROM positions WHERE revision > ? AND removed_ms IS NOT NULL"

@@ -11,7 +11,3 @@ sources meet; nothing here ever writes to the validator's files.
     merge, waiting, hold                                       all of it into one writer
     resync                                                     an operator's word on removals
 """
-
-from ptn_api.intake.resync import request_resync
-
-__all__ = ["request_resync"]

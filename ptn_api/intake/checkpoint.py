@@ -15,9 +15,8 @@ import structlog
 from ptn_api.errors import InvalidInputError
 from ptn_api.event_log.contract import Change, Document, DocumentWritten, PositionWritten
 from ptn_api.gzip_file import read_maybe_gzipped
-from ptn_api.intake.document_files import check_object
-from ptn_api.intake.file import check_utf8
-from ptn_api.intake.names import check_name
+from ptn_api.intake.documents import check_object
+from ptn_api.intake.files import check_name, check_utf8
 from ptn_api.model.position import Position, PositionText, parse_position
 
 __all__ = ["read_checkpoint"]

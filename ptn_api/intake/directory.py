@@ -14,10 +14,9 @@ from pathlib import Path
 import structlog
 
 from ptn_api.errors import InvalidInputError
-from ptn_api.intake.file import settled, stamp
-from ptn_api.intake.names import check_name
+from ptn_api.intake.files import check_name, is_settled, version_of
 from ptn_api.intake.position_files import Place, PositionFiles, Touched
-from ptn_api.intake.watch import Sighting, Watch
+from ptn_api.intake.watch import FsEvent, Watch
 
 __all__ = ["Directory"]
 
@@ -137,10 +136,10 @@ class Directory:
             pending.extend(folder.folders.values())
             yield
 
-    def look(self, sightings: Iterable[Sighting], touched: Touched) -> None:
+    def look(self, events: Iterable[FsEvent], touched: Touched) -> None:
         """Looks where the watch saw something. An event on a directory lists it."""
         folders: dict[Folder, None] = {}
-        for wd, name in sightings:
+        for wd, name in events:
             folder = self._by_wd.get(wd)
             if folder is None:
                 continue
@@ -190,7 +189,7 @@ class Directory:
             self._unreadable.discard(folder)
             folder.listed_in = self._pass
             folder.inode = status.st_ino
-            folder.mtime_ns = status.st_mtime_ns if settled(status.st_mtime_ns) else 0
+            folder.mtime_ns = status.st_mtime_ns if is_settled(status.st_mtime_ns) else 0
 
     def _compare(self, folder: Folder, entries: list[os.DirEntry[str]], touched: Touched) -> None:
         if self._strange:
@@ -228,14 +227,14 @@ class Directory:
             self._strange.discard(entry.path)
             if not stat.S_ISDIR(status.st_mode):
                 there.add(entry.name)
-                self._files.found(place, entry.name, stamp(status), touched)
+                self._files.found(place, entry.name, version_of(status), touched)
         for name in folder.files - there:
             self._files.gone(place, name, touched)
         folder.files = there
 
     def _look_at_file(self, folder: Folder, place: Place, name: str, touched: Touched) -> None:
         try:
-            version = stamp(os.stat(f"{folder.path}/{name}"))
+            version = version_of(os.stat(f"{folder.path}/{name}"))
         except (FileNotFoundError, NotADirectoryError):
             # Seen from a root that has been moved away every file is gone; then nothing is believed.
             if self.check_root():

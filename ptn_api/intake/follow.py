@@ -23,14 +23,14 @@ from ptn_api.event_log.contract import (
     SourceStatus,
 )
 from ptn_api.intake.directory import Directory
+from ptn_api.intake.files import Key
 from ptn_api.intake.merge import Merge
 from ptn_api.intake.options import IntakeOptions
-from ptn_api.intake.position_files import Key, PositionFiles, Touched
-from ptn_api.intake.removal import RemovalGuard
-from ptn_api.intake.resync import resync_done, resync_requested
+from ptn_api.intake.pending import key_of
+from ptn_api.intake.position_files import PositionFiles, Touched
+from ptn_api.intake.removal import RemovalGuard, resync_done, resync_requested
 from ptn_api.intake.sweep import Sweep
-from ptn_api.intake.waiting import key_of
-from ptn_api.intake.watch import Sighting, Watch
+from ptn_api.intake.watch import FsEvent, Watch
 
 __all__ = ["DirectoryFollower"]
 
@@ -88,7 +88,7 @@ class DirectoryFollower:
             count=options.mass_removal_count,
         )
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="intake-directory")
-        self._seen: dict[Sighting, None] = {}
+        self._seen: dict[FsEvent, None] = {}
         self._rechecks: set[Key] = set()
         self._refreshed: dict[Key, None] = {}
         self._next_few_ms = 0
@@ -154,12 +154,12 @@ class DirectoryFollower:
 
     async def watch(self) -> None:
         """Gathers what the watch sees, until cancelled."""
-        async for sighting in self._watch.sightings():
-            if sighting is None:
+        async for event in self._watch.events():
+            if event is None:
                 self._missed_some = True
                 logger.warning("watch_overflowed")
             else:
-                self._seen[sighting] = None
+                self._seen[event] = None
             self._wake.set()
 
     async def run(self) -> None:
@@ -196,18 +196,18 @@ class DirectoryFollower:
         timer.cancel()
 
     async def _look_at_once(self) -> None:
-        sightings, self._seen = self._seen, {}
+        events, self._seen = self._seen, {}
         rechecks, self._rechecks = self._rechecks, set()
-        self._hand_on(await self._in_thread(lambda: self._look(sightings, rechecks)))
-        if any(sighting.wd in self._outer_wds for sighting in sightings):
+        self._hand_on(await self._in_thread(lambda: self._look(events, rechecks)))
+        if any(event.wd in self._outer_wds for event in events):
             self._on_documents()
 
-    def _look(self, sightings: Iterable[Sighting], rechecks: Iterable[Key]) -> list[Change]:
-        """In the thread: what the sightings amount to."""
+    def _look(self, events: Iterable[FsEvent], rechecks: Iterable[Key]) -> list[Change]:
+        """In the thread: what the events amount to."""
         touched: Touched = {}
-        if any(wd in self._outer_wds and name in _ROOT_NAMES for wd, name in sightings):
+        if any(wd in self._outer_wds and name in _ROOT_NAMES for wd, name in events):
             self._directory.look_at_root(touched)
-        self._directory.look(sightings, touched)
+        self._directory.look(events, touched)
         for key in rechecks:
             self._files.recheck(key, touched)
         changes: list[Change] = list(self._read_by_sweep(touched))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
@@ -20,20 +21,29 @@ from ptn_api.event_log.contract import (
     PositionWritten,
     SourceStatus,
 )
-from ptn_api.intake.counters import IntakeCounters
-from ptn_api.intake.hold import Holds
-from ptn_api.intake.position_files import Key
-from ptn_api.intake.waiting import Waiting, WaitingChanges, key_of
+from ptn_api.histogram import Histogram
+from ptn_api.intake.files import Key
+from ptn_api.intake.pending import PendingChange, PendingChanges, QueueOverlay, key_of
 from ptn_api.model.position import PositionText
 from ptn_api.tasks import wait_for_event
 
-__all__ = ["Merge"]
+__all__ = ["IntakeCounters", "Merge"]
 
 logger = structlog.get_logger()
 
 T = TypeVar("T")
 
 _MOST_WAITING = 20_000
+
+
+@dataclass
+class IntakeCounters:
+    """`unwritable`: the log could not be written the last time; the rest are totals since the start."""
+
+    unwritable: bool = False
+    append_failures: int = 0
+    append_seconds: Histogram = field(default_factory=Histogram)
+    """From handing changes to the log until they are durable."""
 
 
 class Merge:
@@ -65,9 +75,9 @@ class Merge:
         self._retry_ms = retry_ms
         self._retry_max_ms = retry_max_ms
         self._counters = counters or IntakeCounters()
-        self._waiting = WaitingChanges()
+        self._waiting = PendingChanges()
         self._status: SourceStatus | None = None
-        self._holds = Holds()
+        self._overlay = QueueOverlay()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -83,19 +93,19 @@ class Merge:
             if isinstance(change, DocumentWritten):
                 self._waiting.add_document(change)
             elif isinstance(change, PositionRemoved):
-                self._holds.release(key_of(change))
-                self._waiting.add(Waiting(change, arrived, frozenset()))
+                self._overlay.release(key_of(change))
+                self._waiting.add(PendingChange(change, arrived, frozenset()))
             else:
                 orders = _order_uuids(change)
-                if self._holds.admits(key_of(change), orders):
-                    self._waiting.add(Waiting(change, arrived, orders))
+                if self._overlay.admits(key_of(change), orders):
+                    self._waiting.add(PendingChange(change, arrived, orders))
         self._wake()
 
     def offer(self, change: PositionWritten) -> None:
         """Takes a position from the queue, which counts only for orders that were never seen."""
-        item = Waiting(change, self._clock(), _order_uuids(change), from_queue=True)
+        item = PendingChange(change, self._clock(), _order_uuids(change), from_queue=True)
         if self._hold_ms is not None:
-            hold = self._holds.start(item.key, item.orders)
+            hold = self._overlay.start(item.key, item.orders)
             asyncio.get_running_loop().call_later(self._hold_ms / 1000, self._expire, item.key, hold)
         self._waiting.add(item)
         self._wake()
@@ -110,7 +120,7 @@ class Merge:
         """Number of changes that are not in the log yet."""
         return len(self._waiting)
 
-    async def room(self) -> None:
+    async def wait_for_capacity(self) -> None:
         """Returns when little enough waits that more may be taken from the queue."""
         while self.waiting > _MOST_WAITING:
             self._written.clear()
@@ -134,7 +144,7 @@ class Merge:
         self._work.set()
 
     def _expire(self, key: Key, hold: object) -> None:
-        if self._holds.expire(key, hold):
+        if self._overlay.expire(key, hold):
             self._recheck(key)
 
     # --- writing ------------------------------------------------------------------------------------------
@@ -182,9 +192,9 @@ class Merge:
             if self._status is status:
                 self._status = None
 
-    def _end_holds(self, ignored: Iterable[Waiting]) -> None:
+    def _end_holds(self, ignored: Iterable[PendingChange]) -> None:
         for item in ignored:
-            if self._holds.needless(item.key, item.orders):
+            if self._overlay.needless(item.key, item.orders):
                 self._recheck(item.key)
 
     async def _outlast(self, error: LogUnwritableError, failures: int) -> bool:
@@ -198,10 +208,10 @@ class Merge:
         await wait_for_event(self._closing, pause_ms)
         return True
 
-    def _append(self, items: list[Waiting], documents: list[DocumentWritten]) -> list[Waiting]:
+    def _append(self, items: list[PendingChange], documents: list[DocumentWritten]) -> list[PendingChange]:
         """In the log's thread. Returns the queue's items that brought nothing new."""
         changes: list[Change] = []
-        ignored: list[Waiting] = []
+        ignored: list[PendingChange] = []
         for item in items:
             change = self._unseen(item) if item.from_queue else item.change
             if change is None:
@@ -213,7 +223,7 @@ class Merge:
             self._log.append([*changes, *documents], now)
         return ignored
 
-    def _unseen(self, item: Waiting) -> Change | None:
+    def _unseen(self, item: PendingChange) -> Change | None:
         hotkey, uuid = item.key
         unseen = item.orders - self._log.seen(hotkey, item.orders)
         if not unseen or not isinstance(item.change, PositionWritten):

@@ -13,16 +13,12 @@ import structlog
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.event_log.contract import PositionWritten
-from ptn_api.intake.file import read_whole, settled, stamp
-from ptn_api.intake.names import check_name
+from ptn_api.intake.files import Key, check_name, is_settled, read_whole, version_of
 from ptn_api.model.position import parse_position
 
-__all__ = ["Key", "Place", "PositionFiles", "Touched"]
+__all__ = ["Place", "PositionFiles", "Touched"]
 
 logger = structlog.get_logger()
-
-Key = tuple[str, str]
-"""(hotkey, position uuid)."""
 
 Touched = dict[Key, bool]
 """Positions whose files must be looked at; True: read, even where nothing seems to have changed."""
@@ -170,7 +166,7 @@ class PositionFiles:
             self._refuse(place, uuid, version, error)
             return None
         self._refused.pop((place, uuid), None)
-        mark = "" if settled(changed_ns) else _UNSETTLED
+        mark = "" if is_settled(changed_ns) else _UNSETTLED
         self._handed_on[place.hotkey, uuid] = change.fingerprint + mark
         return change
 
@@ -200,5 +196,5 @@ def _read_position(place: Place, uuid: str, limit: int) -> tuple[PositionWritten
         raise InvalidInputError("another miner's position", code="wrong_folder", field="miner_hotkey")
     if position.position_uuid != uuid:
         raise InvalidInputError("another position's uuid", code="wrong_folder", field="position_uuid")
-    fingerprint = place.fingerprint(stamp(status))
+    fingerprint = place.fingerprint(version_of(status))
     return PositionWritten(position=position, text=text, fingerprint=fingerprint), status.st_ctime_ns

@@ -15,8 +15,7 @@ import structlog
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.event_log.contract import PositionWritten
-from ptn_api.intake.file import check_utf8
-from ptn_api.intake.names import check_name
+from ptn_api.intake.files import check_name, check_utf8
 from ptn_api.model.position import check_unknown, parse_position
 
 __all__ = ["Lines", "QueueReader", "parse_item"]
@@ -75,9 +74,8 @@ def parse_item(line: bytes) -> PositionWritten:
 class QueueReader:
     """Reads items from a pipe or socket until its other end closes. Takes over the descriptor.
 
-    An intake that was restarted may begin in the middle of a line: that one is refused like any other that
-    is no position, and the next newline puts it right. `room` returns when more may be taken, so that what
-    waits for the log stays bounded.
+    A restarted intake may begin in the middle of a line, which is refused like any other malformed item.
+    `wait_for_capacity` returns when the log has caught up enough to take more, so that memory stays bounded.
     """
 
     def __init__(
@@ -86,13 +84,13 @@ class QueueReader:
         offer: Callable[[PositionWritten], None],
         *,
         line_limit: int,
-        room: Callable[[], Awaitable[None]],
+        wait_for_capacity: Callable[[], Awaitable[None]],
         on_refused: Callable[[int], None] = lambda refused: None,
     ) -> None:
         self._descriptor = descriptor
         self._offer = offer
         self._lines = Lines(line_limit)
-        self._room = room
+        self._wait_for_capacity = wait_for_capacity
         self._on_refused = on_refused
         self.refused = 0
         """Number of items that were no positions."""
@@ -105,7 +103,7 @@ class QueueReader:
                 for line in self._lines.feed(chunk):
                     self._take(line)
                 self._count_dropped()
-                await self._room()
+                await self._wait_for_capacity()
         finally:
             transport.close()
         logger.info("queue_ended")

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 
-from ptn_api.intake.position_files import Key
+from ptn_api.errors import SettingsError
+from ptn_api.intake.files import Key
 
-__all__ = ["RemovalGuard"]
+__all__ = ["RemovalGuard", "request_resync", "resync_done", "resync_requested"]
+
+_NAME = "accept-removals"
 
 
 class RemovalGuard:
@@ -65,3 +69,22 @@ class RemovalGuard:
         while self._removed and now_ms - self._removed[0][0] >= self._window_ms:
             self._removed.popleft()
         return sum(n for _, n in self._removed)
+
+
+def request_resync(data_dir: str | Path) -> None:
+    """Asks the running intake to apply what it holds back. It does so at its next sweep.
+
+    Raises SettingsError where the data directory is missing or not writable.
+    """
+    try:
+        (Path(data_dir) / _NAME).touch(mode=0o600)
+    except OSError as error:
+        raise SettingsError(f"data directory: {error.strerror}", code="bad_data_dir") from None
+
+
+def resync_requested(data_dir: str | Path) -> bool:
+    return (Path(data_dir) / _NAME).exists()
+
+
+def resync_done(data_dir: str | Path) -> None:
+    (Path(data_dir) / _NAME).unlink(missing_ok=True)

@@ -23,13 +23,11 @@ from ptn_api.event_log.contract import (
     SourceStatus,
 )
 from ptn_api.intake.checkpoint import read_checkpoint
-from ptn_api.intake.counters import IntakeCounters
-from ptn_api.intake.document_files import DocumentFiles
-from ptn_api.intake.documents import DocumentFollower
+from ptn_api.intake.documents import DocumentFiles, DocumentFollower
+from ptn_api.intake.files import Key
 from ptn_api.intake.follow import DirectoryFollower
-from ptn_api.intake.merge import Merge
+from ptn_api.intake.merge import IntakeCounters, Merge
 from ptn_api.intake.options import IntakeOptions
-from ptn_api.intake.position_files import Key
 from ptn_api.intake.queue import QueueReader
 from ptn_api.intake.watch import Watch, open_watch
 from ptn_api.tasks import cancel_and_wait, wait_for_event
@@ -231,7 +229,7 @@ class Intake:
             queue_fd,
             self._offer,
             line_limit=self._options.queue_line_limit_bytes,
-            room=self._merge.room,
+            wait_for_capacity=self._merge.wait_for_capacity,
             on_refused=self._tell_refused,
         )
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 
 from ptn_api.event_log.contract import PositionWritten
 from ptn_api.intake.directory import Directory
-from ptn_api.intake.position_files import Key, PositionFiles, Touched
-from ptn_api.intake.waiting import key_of
+from ptn_api.intake.files import Key
+from ptn_api.intake.pending import key_of
+from ptn_api.intake.position_files import PositionFiles, Touched
 
 __all__ = ["Sweep"]
 

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import asyncinotify
 from asyncinotify import Mask
 
-__all__ = ["Blind", "InotifyWatch", "Sighting", "Watch", "open_watch"]
+__all__ = ["FsEvent", "InotifyWatch", "NullWatch", "Watch", "open_watch"]
 
 _ANY = Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE | Mask.ONLYDIR
 # Of files and of folders. No CREATE of files: what was only just created is not written yet.
@@ -24,7 +24,7 @@ _MASKS = {
 _EVENTS_PER_READ = 64
 
 
-class Sighting(NamedTuple):
+class FsEvent(NamedTuple):
     """Something happened to `name` in the directory with watch number `wd`; no name: to the directory."""
 
     wd: int
@@ -46,7 +46,7 @@ class Watch(Protocol):
         """Forgets a watch; quietly where it is gone already."""
         ...
 
-    def sightings(self) -> AsyncIterator[Sighting | None]:
+    def events(self) -> AsyncIterator[FsEvent | None]:
         """What is seen, for ever. None: the kernel's queue overflowed, and something was missed."""
         ...
 
@@ -54,9 +54,9 @@ class Watch(Protocol):
 
 
 class InotifyWatch:
-    """Watches may be added from another thread than the one whose loop reads the sightings.
+    """Watches may be added from another thread than the one whose loop reads the events.
 
-    A sighting between the kernel's adding and the library's knowing of it is dropped; whoever adds a watch
+    An event between the kernel's adding and the library's knowing of it is dropped; whoever adds a watch
     lists the directory afterwards and so misses nothing.
     """
 
@@ -75,20 +75,20 @@ class InotifyWatch:
             with contextlib.suppress(OSError):
                 self._inotify.rm_watch(watch)
 
-    async def sightings(self) -> AsyncIterator[Sighting | None]:
+    async def events(self) -> AsyncIterator[FsEvent | None]:
         async for event in self._inotify:
             if Mask.Q_OVERFLOW in event.mask:
                 yield None
             elif event.watch is not None:
                 if Mask.IGNORED in event.mask:  # the directory is gone, and the watch with it
                     self._watches.pop(event.watch.wd, None)
-                yield Sighting(event.watch.wd, str(event.name) if event.name else "")
+                yield FsEvent(event.watch.wd, str(event.name) if event.name else "")
 
     def close(self) -> None:
         self._inotify.close()
 
 
-class Blind:
+class NullWatch:
     """Sees nothing, where no inotify is to be had; every directory is left to the sweep."""
 
     def add(self, path: str, *, files: bool = False, folders: bool = False) -> int:
@@ -97,10 +97,10 @@ class Blind:
     def remove(self, wd: int) -> None:
         """Nothing was added."""
 
-    async def sightings(self) -> AsyncIterator[Sighting | None]:
-        nothing: tuple[Sighting, ...] = ()
-        for sighting in nothing:
-            yield sighting
+    async def events(self) -> AsyncIterator[FsEvent | None]:
+        nothing: tuple[FsEvent, ...] = ()
+        for event in nothing:
+            yield event
 
     def close(self) -> None:
         """Nothing is open."""
@@ -111,4 +111,4 @@ def open_watch() -> Watch:
     try:
         return InotifyWatch()
     except OSError:
-        return Blind()
+        return NullWatch()

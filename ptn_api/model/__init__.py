@@ -1,6 +1,6 @@
-"""What is traded: orders, positions, trade pairs, miners, and the network's rules for them. Pure.
+"""Orders, positions, trade pairs and miners, and the network's rules for them. Pure.
 
-`accounting` and `fees` say how a position's state follows from its orders, `tiers` and `shown` what each tier
-sees of it and in which words, `miner` what a miner's positions add up to, `checksum` whether two holders of
-the same positions agree. The formulas are those of docs/accounting.md.
+`accounting` and `fees` derive a position's state from its orders, `tiers` and `rendering` what each tier
+shows of it, `miner` the aggregates of a miner's positions; `checksum` tells whether two holders of the same
+positions agree. The formulas are those of docs/accounting.md.
 """

@@ -13,10 +13,10 @@ from ptn_api.model.order import Order, OrderSource, OrderType
 from ptn_api.model.position import PositionState
 from ptn_api.model.trade_pair import category_and_rate
 
-__all__ = ["Replay", "replay", "replay_each"]
+__all__ = ["RebuiltPosition", "rebuild", "rebuild_each"]
 
 
-class Replay(msgspec.Struct, frozen=True, kw_only=True):
+class RebuiltPosition(msgspec.Struct, frozen=True, kw_only=True):
     """A position rebuilt from a list of orders.
 
     `appended` is the FLAT that the accounting itself adds when the position is liquidated.
@@ -27,19 +27,19 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     appended: Order | None = None
 
 
-def replay(orders: Sequence[Order], trade_pair: Any, position_uuid: str) -> Replay | None:
-    """The position that holds only these orders, in the order of the list; None: it cannot be replayed.
+def rebuild(orders: Sequence[Order], trade_pair: Any, position_uuid: str) -> RebuiltPosition | None:
+    """The position that holds only these orders, in the order of the list; None: it cannot be rebuilt.
 
     That is so without orders, if the first one has leverage 0 or no price, if the pair's fees are unknown,
     or if a value leaves the range of floats.
     """
-    return next(replay_each(orders, trade_pair, position_uuid, [len(orders)]))
+    return next(rebuild_each(orders, trade_pair, position_uuid, [len(orders)]))
 
 
-def replay_each(
+def rebuild_each(
     orders: Sequence[Order], trade_pair: Any, position_uuid: str, lengths: Sequence[int]
-) -> Iterator[Replay | None]:
-    """As `replay(orders[:length], ...)` for each of the lengths, which ascend, in one pass."""
+) -> Iterator[RebuiltPosition | None]:
+    """As `rebuild(orders[:length], ...)` for each of the lengths, which ascend, in one pass."""
     terms = category_and_rate(trade_pair)
     walk = _begin(orders)
     taken = 0
@@ -69,7 +69,7 @@ def _effective_price(order: Order) -> float:
     return order.price * (1 + slippage if order.leverage > 0 else 1 - slippage)
 
 
-def _finite(state: PositionState, entry_price: float, appended: Order | None) -> Replay | None:
+def _finite(state: PositionState, entry_price: float, appended: Order | None) -> RebuiltPosition | None:
     values = (
         state.net_leverage,
         state.average_entry_price,
@@ -80,7 +80,7 @@ def _finite(state: PositionState, entry_price: float, appended: Order | None) ->
     )
     if not all(map(math.isfinite, values)):
         return None
-    return Replay(state=state, initial_entry_price=entry_price, appended=appended)
+    return RebuiltPosition(state=state, initial_entry_price=entry_price, appended=appended)
 
 
 class _Walk:

@@ -32,7 +32,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, state: PositionState) -> Outcome:
-        """Of a position as it is, or of the state it was replayed to."""
+        """Of a position as it is, or of the state it was rebuilt to."""
         return cls(state.open_ms, state.closed_at, state.return_at_close)
 
     @property

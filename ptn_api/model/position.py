@@ -54,22 +54,22 @@ class Position(PositionState, kw_only=True):
 class PositionText(msgspec.Struct, frozen=True, kw_only=True):
     """A position's JSON, cut where its orders go, so that a change of one costs nothing of the other.
 
-    `shell` is the compact JSON object in the file's key order with an empty order list, `orders_at` the
+    `header` is the compact JSON object in the file's key order with an empty order list, `orders_at` the
     offset in it at which orders belong, `orders` each order's compact JSON.
     """
 
-    shell: bytes
+    header: bytes
     orders_at: int
     orders: tuple[bytes, ...]
 
     def json(self) -> bytes:
         """The whole position as one JSON object."""
-        return self.shell[: self.orders_at] + b",".join(self.orders) + self.shell[self.orders_at :]
+        return self.header[: self.orders_at] + b",".join(self.orders) + self.header[self.orders_at :]
 
     def summary(self) -> bytes:
         """The position as a JSON object without the key `orders`."""
-        head = self.shell[: self.orders_at + 1 - len(_EMPTY_ORDERS)]
-        tail = self.shell[self.orders_at + 1 :]
+        head = self.header[: self.orders_at + 1 - len(_EMPTY_ORDERS)]
+        tail = self.header[self.orders_at + 1 :]
         return head + tail.removeprefix(b",") if head == b"{" else head.removesuffix(b",") + tail
 
     def position(self) -> Position:
@@ -105,7 +105,7 @@ def parse_position(body: bytes) -> tuple[Position, PositionText]:
     except KeyError:
         raise InvalidInputError("no list of orders", code="not_a_position", field="orders") from None
     _check(position)
-    for part in (text.shell, *text.orders):
+    for part in (text.header, *text.orders):
         _check_nesting(part)
     return position, text
 
@@ -154,4 +154,4 @@ def _cut(body: bytes) -> PositionText:
             orders_at = len(head) - 1
         else:
             head += msgspec.json.encode(key) + b":" + bytes(value)
-    return PositionText(shell=bytes(head + b"}"), orders_at=orders_at, orders=orders)
+    return PositionText(header=bytes(head + b"}"), orders_at=orders_at, orders=orders)

@@ -76,7 +76,7 @@ def category_and_rate(trade_pair: Any) -> tuple[Category, float] | None:
     """Category and fee rate by which a position is accounted (docs/accounting.md, 1).
 
     The table decides; for an unknown pair the third element of its list does. None: neither can, so
-    nothing can be replayed.
+    nothing can be rebuilt.
     """
     known = TRADE_PAIRS.get(pair_id(trade_pair))
     if known is not None:

@@ -18,7 +18,7 @@ from ptn_api.rest.options import RestOptions
 from ptn_api.views.checkpoint import Checkpoint
 from ptn_api.views.documents import Documents
 from ptn_api.views.follower import Follower
-from ptn_api.views.views import Views, ViewTimings
+from ptn_api.views.positions import PositionViews, ViewMetrics
 
 __all__ = ["AppContext", "Handler", "NoQuery", "ProcessHealth", "RequestContext", "freshness"]
 
@@ -53,7 +53,7 @@ class AppContext:
     clock: Clock
     options: RestOptions
     documents: Documents
-    views: Views
+    views: PositionViews
     follower: Follower
     checkpoint: Checkpoint
     health: ProcessHealth
@@ -64,11 +64,11 @@ class AppContext:
         log: EventLog,
         clock: Clock,
         options: RestOptions,
-        timings: ViewTimings | None = None,
+        metrics: ViewMetrics | None = None,
         health: ProcessHealth | None = None,
     ) -> AppContext:
         """Returns the context for serving this log."""
-        views, documents = Views(log, clock, timings), Documents(log)
+        views, documents = PositionViews(log, clock, metrics), Documents(log)
         follower = Follower(log, views, documents, clock, coalesce_ms=options.refresh_coalesce_ms)
         checkpoint = Checkpoint(views, documents)
         return cls(log, clock, options, documents, views, follower, checkpoint, health or SingleProcess())

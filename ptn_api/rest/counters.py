@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ptn_api.views.views import ViewTimings
+from ptn_api.views.positions import ViewMetrics
 
 __all__ = ["RestCounters"]
 
 
 @dataclass
-class RestCounters(ViewTimings):
+class RestCounters:
     """Totals since the start, except `connections`, which are open now.
 
     `requests` and `sent_bytes` are keyed by (route, status, coding), `limited` by the limit exceeded.
@@ -22,3 +22,4 @@ class RestCounters(ViewTimings):
     sent_bytes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     auth_failures: int = 0
     limited: Counter[str] = field(default_factory=Counter)
+    views: ViewMetrics = field(default_factory=ViewMetrics)

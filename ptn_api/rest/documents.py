@@ -31,12 +31,16 @@ class StatisticsQuery(msgspec.Struct, kw_only=True):
 def statistics(app: AppContext, request: RequestContext) -> Response:
     headers = freshness(app, request.tier)
     query: StatisticsQuery = request.query
-    return _document(app.documents.statistics(checkpoints=query.checkpoints), "Statistics", headers)
+    if query.checkpoints:
+        body = app.documents.snapshot(Document.STATISTICS)
+    else:
+        body = app.documents.statistics_without_checkpoints()
+    return _document(body, "Statistics", headers)
 
 
 def statistics_of(app: AppContext, request: RequestContext) -> Response:
     headers = freshness(app, request.tier)
-    if app.documents.whole(Document.STATISTICS) is None:
+    if app.documents.snapshot(Document.STATISTICS) is None:
         raise HTTPError("not_found", "Statistics data not found")
     query: StatisticsQuery = request.query
     return _element(app.documents.statistics_of(request.hotkey, checkpoints=query.checkpoints), headers)
@@ -44,7 +48,7 @@ def statistics_of(app: AppContext, request: RequestContext) -> Response:
 
 def eliminations(app: AppContext, request: RequestContext) -> Response:
     headers = freshness(app, request.tier)
-    return _document(app.documents.whole(Document.ELIMINATIONS), "Eliminations", headers)
+    return _document(app.documents.snapshot(Document.ELIMINATIONS), "Eliminations", headers)
 
 
 def perf_ledger(app: AppContext, request: RequestContext) -> Response:
@@ -55,7 +59,7 @@ def perf_ledger(app: AppContext, request: RequestContext) -> Response:
 def hotkeys(app: AppContext, request: RequestContext) -> Response:
     """The miners that have a directory; without the validator's directory, those that have positions."""
     headers = freshness(app, request.tier)
-    body = app.documents.whole(Document.MINERS)
+    body = app.documents.snapshot(Document.MINERS)
     return Response(body or body_of(msgspec.json.encode(app.views.hotkeys())), headers)
 
 

@@ -14,8 +14,8 @@ from ptn_api.http.errors import HTTPError
 from ptn_api.http.response import Response
 from ptn_api.model.miner import Aggregates
 from ptn_api.model.position import Position
-from ptn_api.model.shown import shown_text
-from ptn_api.model.tiers import AS_IS, Tier
+from ptn_api.model.rendering import AS_IS, render_position
+from ptn_api.model.tiers import Tier
 from ptn_api.rest.context import AppContext, RequestContext, freshness
 from ptn_api.tasks import TimeSlice
 from ptn_api.views.filters import filtered
@@ -101,7 +101,7 @@ async def _changes(app: AppContext, request: RequestContext) -> Response:
     positions: dict[str, list[msgspec.Raw]] = {}
     time_slice, now = TimeSlice(), app.clock()
     for logged in app.log.positions(since_revision=since):
-        text = shown_text(logged.text, logged.text.position(), AS_IS, now)
+        text = render_position(logged.text, logged.text.position(), AS_IS, now)
         positions.setdefault(logged.miner_hotkey, []).append(msgspec.Raw(text))
         await time_slice.yield_if_due()
     changes = Changes(
@@ -109,7 +109,7 @@ async def _changes(app: AppContext, request: RequestContext) -> Response:
         sequence=head.sequence,
         removed=[(position.miner_hotkey, position.position_uuid) for position in removed],
         positions=positions,  # type: ignore[arg-type]  # already encoded
-        miners={piece.hotkey: piece.rests[100].aggregates for piece in app.views.in_order(100)},
+        miners={view.hotkey: view.tiers[100].aggregates for view in app.views.ranked(100)},
     )
     return Response(body_of(msgspec.json.encode(changes)), headers)
 

@@ -3,8 +3,3 @@
 The newcomer's first run (`--demo`), every acceptance test and every benchmark use it. It does all that a real
 one does to its files (docs/architecture.md, "The source"), by a seed, and keeps a journal of what it did.
 """
-
-from ptn_api.simulator.options import SimulatorOptions
-from ptn_api.simulator.simulator import Simulator, run_simulator
-
-__all__ = ["Simulator", "SimulatorOptions", "run_simulator"]

@@ -71,8 +71,8 @@ def _position(
             market.fill(instrument, trade.order_type, trade.leverage, at_ms, rng, sources=with_sources)
         )
     position = SimulatedPosition(miner.hotkey, orders[0].order_uuid, list(instrument.trade_pair), orders)
-    if not position.replay():
-        raise AssertionError("a simulated history can be replayed")
+    if not position.rebuild():
+        raise AssertionError("a simulated history can be rebuilt")
     return position
 
 

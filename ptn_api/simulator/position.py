@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ptn_api.model.accounting import replay
+from ptn_api.model.accounting import rebuild
 from ptn_api.model.order import Order, OrderSource, OrderType
 from ptn_api.model.position import PositionState, parse_position
 
@@ -25,7 +25,7 @@ class QueuedOrderType(enum.Enum):
 
 
 class SimulatedPosition:
-    """What the simulated validator holds of a position. Change `orders`, then `replay()`."""
+    """What the simulated validator holds of a position. Change `orders`, then `rebuild()`."""
 
     __slots__ = ("miner_hotkey", "orders", "position_uuid", "state", "trade_pair")
 
@@ -65,21 +65,21 @@ class SimulatedPosition:
         slippage = first.slippage or 0.0
         return first.price * (1 + slippage if first.leverage > 0 else 1 - slippage)
 
-    def replay(self) -> bool:
+    def rebuild(self) -> bool:
         """Makes the state follow from the orders (docs/accounting.md, 2); appends the FLAT of a liquidation.
 
-        False, and no change, where the orders cannot be replayed.
+        False, and no change, where the orders cannot be rebuilt.
         """
-        replayed = replay(self.orders, self.trade_pair, self.position_uuid)
-        if replayed is None:
+        rebuilt = rebuild(self.orders, self.trade_pair, self.position_uuid)
+        if rebuilt is None:
             return False
-        self.state = replayed.state
-        if replayed.appended is not None:
-            self.orders.append(replayed.appended)
+        self.state = rebuilt.state
+        if rebuilt.appended is not None:
+            self.orders.append(rebuilt.appended)
         return True
 
     def copy(self, orders: list[Order] | None = None, position_uuid: str | None = None) -> SimulatedPosition:
-        """Another position on the same pair, with its own list of orders; not replayed."""
+        """Another position on the same pair, with its own list of orders; not rebuilt."""
         chosen = list(self.orders) if orders is None else orders
         uuid = position_uuid or self.position_uuid
         return SimulatedPosition(self.miner_hotkey, uuid, self.trade_pair, chosen)

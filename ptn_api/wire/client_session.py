@@ -12,15 +12,15 @@
 `start()` queues the login; frames that come go into `receive()`, passing time into `tick()`; frames to be
 sent lie in `to_send()`. What has to be done about it is returned as events, in order:
 
-- `Step`: something to handle, and the cursor that may be committed once it is handled;
-- `StateChanged`, `Refused`, `Evicted`, `Complaint`: something to tell;
-- `Broken`: nothing more will come of this connection, make a new one.
+- `StreamItem`: something to handle, and the cursor that may be committed once it is handled;
+- `StateChanged`, `Refused`, `Evicted`, `ProtocolWarning`: something to tell;
+- `Disconnected`: nothing more will come of this connection, make a new one.
 
 Rules
 - The cursor is the number after which messages are wanted. A message at or below it is a repeat and is
   dropped; the next one unfiltered must be cursor + 1.
 - A hole from a server of version 2 is filled by coming back and resuming. Only if it is there again
-  (`known_hole`), or on a server of version 1, which fills nothing, does it become a `Gap`.
+  (`known_gap`), or on a server of version 1, which fills nothing, does it become a `Gap`.
 - A server of version 1 has no epoch. It says after which number it goes on: further than our cursor means
   that something was missed, before it that the server counts anew.
 - Signs of life: heartbeats. While a replay runs, and from a server of version 1, any frame.
@@ -35,7 +35,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from ptn_api.errors import InvalidInputError
-from ptn_api.wire import received
+from ptn_api.wire import server_frames
 from ptn_api.wire.clock_offset import ClockOffset
 from ptn_api.wire.codec import encode
 from ptn_api.wire.frames import (
@@ -52,24 +52,24 @@ from ptn_api.wire.frames import (
     SubscriptionStatus,
     Unsubscribe,
 )
-from ptn_api.wire.received import ChangedPosition, LoginAccepted, OrderBatch, OrderMessage
+from ptn_api.wire.server_frames import ChangedPosition, LoginAccepted, OrderBatch, OrderMessage
 
 __all__ = [
     "TRANSITIONS",
-    "Broken",
     "ClientSession",
-    "Complaint",
     "Cursor",
+    "Disconnected",
     "Event",
     "Evicted",
     "Gap",
     "GapReason",
     "Input",
     "Phase",
+    "ProtocolWarning",
     "Refused",
     "State",
     "StateChanged",
-    "Step",
+    "StreamItem",
 ]
 
 State = Literal["connecting", "replaying", "live", "stale", "resync", "stopped"]
@@ -104,10 +104,10 @@ class Gap(NamedTuple):
     reason: GapReason
 
 
-class Step(NamedTuple):
+class StreamItem(NamedTuple):
     """Something to handle in its turn, None if only the cursor moved; then `cursor` may be committed."""
 
-    what: OrderMessage | ChangedPosition | PositionsRemoved | Heartbeat | Gap | None
+    value: OrderMessage | ChangedPosition | PositionsRemoved | Heartbeat | Gap | None
     cursor: Cursor
 
 
@@ -128,18 +128,18 @@ class Evicted(NamedTuple):
     message: str
 
 
-class Complaint(NamedTuple):
+class ProtocolWarning(NamedTuple):
     """Something for the log: the server refused a frame of ours, or sent one that cannot be read."""
 
     message: str
 
 
-class Broken(NamedTuple):
-    reason: Literal["mute", "hole"]
+class Disconnected(NamedTuple):
+    reason: Literal["silent", "gap"]
     detail: str
 
 
-Event = Step | StateChanged | Refused | Evicted | Complaint | Broken
+Event = StreamItem | StateChanged | Refused | Evicted | ProtocolWarning | Disconnected
 
 _EVICTED = "MAX_CONNECTIONS_EXCEEDED"
 
@@ -208,7 +208,7 @@ class ClientSession:
     """One connection's worth of protocol; see the module's text.
 
     `cursor` is where to go on and moves as messages come. `subscription` None logs in without subscribing.
-    `known_hole` is the number after which an earlier connection already met a hole.
+    `known_gap` is the number after which an earlier connection already met a hole.
     Times are ms; `login_ms` is the patience before the first sign of life.
     """
 
@@ -218,7 +218,7 @@ class ClientSession:
         api_key: str,
         cursor: Cursor,
         subscription: Subscribe | None,
-        known_hole: int | None = None,
+        known_gap: int | None = None,
         ping_ms: int = 15_000,
         login_ms: int = 10_000,
         clock_offset: ClockOffset | None = None,
@@ -231,7 +231,7 @@ class ClientSession:
         self.repeats = 0
         self._api_key = api_key
         self._subscription = subscription
-        self._known_hole = known_hole
+        self._known_gap = known_gap
         self._ping_ms = ping_ms
         self._patience_ms = login_ms
         self._silence_ms = 0
@@ -260,9 +260,9 @@ class ClientSession:
         if self.phase is Phase.BROKEN:
             return []
         try:
-            frame = received.read(data)
+            frame = server_frames.read_frame(data)
         except InvalidInputError as error:
-            return [Complaint(f"a frame that cannot be read: {error}")]
+            return [ProtocolWarning(f"a frame that cannot be read: {error}")]
         if isinstance(frame, Heartbeat) or not self._counts_heartbeats:
             self._silence_ms = 0
         return list(self._react(frame, wall_ms))
@@ -275,7 +275,10 @@ class ClientSession:
         self._since_ping_ms += elapsed_ms
         if self._silence_ms > self._patience_ms:
             self._move(Input.BREAK)
-            return [StateChanged("stale"), Broken("mute", f"no sign of life in {self._silence_ms} ms")]
+            return [
+                StateChanged("stale"),
+                Disconnected("silent", f"nothing received for {self._silence_ms} ms"),
+            ]
         if self.login is not None and self._since_ping_ms >= self._ping_ms:
             self._ping(wall_ms)
         return []
@@ -296,7 +299,7 @@ class ClientSession:
 
     # --- frames -------------------------------------------------------------------------------------------
 
-    def _react(self, frame: received.Received | None, wall_ms: int) -> Iterator[Event]:
+    def _react(self, frame: server_frames.Received | None, wall_ms: int) -> Iterator[Event]:
         match frame:
             case OrderMessage():
                 yield from self._order(frame)
@@ -304,7 +307,7 @@ class ClientSession:
                 for message in frame.messages:
                     yield from self._order(message)
             case ChangedPosition() | PositionsRemoved():
-                yield Step(frame, self.cursor)
+                yield StreamItem(frame, self.cursor)
             case Heartbeat():
                 yield from self._heartbeat(frame)
             case Pong():
@@ -314,7 +317,7 @@ class ClientSession:
             case AuthFailure():
                 yield self._failure(frame)
             case Error():
-                yield Complaint(f"the server says {frame.code}: {frame.message}")
+                yield ProtocolWarning(f"the server says {frame.code}: {frame.message}")
             case None:
                 pass
 
@@ -325,7 +328,7 @@ class ClientSession:
                 return
         happened = _MEANINGS[type(frame)]
         if happened not in TRANSITIONS[self.phase]:
-            yield Complaint(f"an answer that is not due: {happened.value}, while {self.phase.value}")
+            yield ProtocolWarning(f"an answer that is not due: {happened.value}, while {self.phase.value}")
             return
         before = self.phase
         self._move(happened)
@@ -358,15 +361,15 @@ class ClientSession:
             return
         self.cursor = there
         if here.sequence < 0:
-            yield Step(None, there)
+            yield StreamItem(None, there)
         else:
-            yield Step(Gap(here.sequence, there.sequence + 1, _why(here, there)), there)
+            yield StreamItem(Gap(here.sequence, there.sequence + 1, _why(here, there)), there)
 
     def _resume_failed(self, frame: ResumeFailed) -> Iterator[Event]:
         gap = Gap(self.cursor.sequence, frame.head + 1, frame.reason)
         self.cursor = Cursor(frame.head, frame.epoch)
         yield from self._enter("resync")
-        yield Step(gap, self.cursor)
+        yield StreamItem(gap, self.cursor)
         yield from self._enter("live")
 
     def _order(self, message: OrderMessage) -> Iterator[Event]:
@@ -379,22 +382,22 @@ class ClientSession:
         if message.sequence != last + 1 and self._gapless:
             event = self._hole(message.sequence)
             yield event
-            if isinstance(event, Broken):
+            if isinstance(event, Disconnected):
                 return
         self._jump = False
         self.cursor = Cursor(message.sequence, self.cursor.epoch)
-        yield Step(message, self.cursor)
+        yield StreamItem(message, self.cursor)
         if self.state == "replaying" and (message.sequence >= self._replay_until or not message.replay):
             yield from self._enter("live")
 
-    def _hole(self, next_sequence: int) -> Step | Broken:
+    def _hole(self, next_sequence: int) -> StreamItem | Disconnected:
         """Messages are missing after the cursor: come back for them, once."""
         last = self.cursor.sequence
-        if self._version_2 and self._known_hole != last:
+        if self._version_2 and self._known_gap != last:
             self._move(Input.BREAK)
-            return Broken("hole", f"nothing between {last} and {next_sequence}")
+            return Disconnected("gap", f"nothing between {last} and {next_sequence}")
         self.cursor = Cursor(next_sequence - 1, self.cursor.epoch)
-        return Step(Gap(last, next_sequence, "hole"), self.cursor)
+        return StreamItem(Gap(last, next_sequence, "hole"), self.cursor)
 
     def _heartbeat(self, frame: Heartbeat) -> Iterator[Event]:
         self._source_stale = frame.stale
@@ -402,12 +405,12 @@ class ClientSession:
             if self._gapless:
                 event = self._hole(frame.head + 1)
                 yield event
-                if isinstance(event, Broken):
+                if isinstance(event, Disconnected):
                     return
             else:
                 self.cursor = Cursor(frame.head, self.cursor.epoch)
                 self._jump = False
-        yield Step(frame, self.cursor)
+        yield StreamItem(frame, self.cursor)
         caught_up = self.state == "replaying" and frame.head >= self._replay_until
         if self.state in ("live", "stale") or caught_up:
             yield from self._enter("live")
@@ -417,7 +420,7 @@ class ClientSession:
             return Evicted(frame.message)
         if self.login is None:
             return Refused(frame.message, frame.code)
-        return Complaint(f"the server says {frame.code or 'error'}: {frame.message}")
+        return ProtocolWarning(f"the server says {frame.code or 'error'}: {frame.message}")
 
     # --- small parts --------------------------------------------------------------------------------------
 

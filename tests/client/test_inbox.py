@@ -7,15 +7,15 @@ import asyncio
 import pytest
 
 from ptn_api.client.inbox import Inbox
-from ptn_api.wire.client_session import Cursor, Step
+from ptn_api.wire.client_session import Cursor, StreamItem
 from tests.waiting import until_async
 
 
-def step(n: int) -> Step:
-    return Step(None, Cursor(n))
+def step(n: int) -> StreamItem:
+    return StreamItem(None, Cursor(n))
 
 
-async def taken(inbox: Inbox) -> Step | None:
+async def taken(inbox: Inbox) -> StreamItem | None:
     step = await inbox.first()
     assert step is not None
     inbox.drop(step)

@@ -9,7 +9,7 @@ import msgspec
 
 from ptn_api.client.mirror import HeldPosition, Mirror
 from ptn_api.model.checksum import position_checksum
-from ptn_api.wire.received import ChangedPosition
+from ptn_api.wire.server_frames import ChangedPosition
 from tests.factories import MINER, order, position, uuid
 
 

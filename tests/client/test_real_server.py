@@ -18,11 +18,11 @@ from ptn_api.client.pace import Pace
 from ptn_api.client.rest import AsyncPTNClient, PTNClient
 from ptn_api.client.stream import connect
 from ptn_api.errors import APIStatusError, AuthenticationError
-from ptn_api.event_log import MemoryLog
 from ptn_api.event_log.contract import PositionRemoved
 from ptn_api.model.checksum import position_checksum
 from ptn_api.wire.client_session import Gap
 from tests.factories import MINER, OTHER_MINER, T0, order, position, uuid, written
+from tests.memory_log import MemoryLog
 from tests.rest.serving import FakeClock, filled_log, serving
 from tests.stream.live import KEY, LiveStream, running
 from tests.waiting import until_async

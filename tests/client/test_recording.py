@@ -14,8 +14,8 @@ from ptn_api.client.fake_server import FakeServer
 from ptn_api.client.recording import Recording, is_recording, read_recording
 from ptn_api.client.stream import Stream
 from ptn_api.errors import ClientError, InvalidInputError
-from ptn_api.wire.client_session import Cursor, Gap, Step
-from ptn_api.wire.received import OrderMessage
+from ptn_api.wire.client_session import Cursor, Gap, StreamItem
+from ptn_api.wire.server_frames import OrderMessage
 from tests.waiting import until
 
 NAMES = ["orders.ndjson", "orders.ndjson.zst"]
@@ -28,13 +28,13 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / str(request.param)
 
 
-def step(sequence: int, *, epoch: str = EPOCH, **marks: bool) -> Step:
+def step(sequence: int, *, epoch: str = EPOCH, **marks: bool) -> StreamItem:
     data = msgspec.Raw(b'{"position":{"n":%d}}' % sequence)
     message = OrderMessage(sequence=sequence, timestamp=1_000 + sequence, data=data, **marks)
-    return Step(message, Cursor(sequence, epoch))
+    return StreamItem(message, Cursor(sequence, epoch))
 
 
-def write(path: Path, *steps: Step) -> None:
+def write(path: Path, *steps: StreamItem) -> None:
     recording = Recording(path)
     for one in steps:
         recording.take(one)
@@ -54,19 +54,19 @@ def sequences(path: Path) -> list[int]:
 def test_what_is_written_is_read(path: Path) -> None:
     """Messages with their marks, and gaps, in their order."""
     gap = Gap(2, 9, "too_old")
-    write(path, step(1), step(2, late=True), Step(gap, Cursor(8, EPOCH)), step(9, replay=True))
+    write(path, step(1), step(2, late=True), StreamItem(gap, Cursor(8, EPOCH)), step(9, replay=True))
     first, second, third, fourth = read_recording(path)
-    assert first == step(1).what
-    assert second == step(2, late=True).what
+    assert first == step(1).value
+    assert second == step(2, late=True).value
     assert third == gap
-    assert fourth == step(9, replay=True).what
+    assert fourth == step(9, replay=True).value
     assert is_recording(path)
 
 
 def test_it_knows_where_to_go_on(path: Path) -> None:
     """The file is the cursor, over any number of runs."""
     assert place(path) == Cursor()
-    write(path, Step(None, Cursor(41, EPOCH)))
+    write(path, StreamItem(None, Cursor(41, EPOCH)))
     recording = Recording(path)
     assert recording.load() == Cursor(41, EPOCH)
     recording.take(step(42))
@@ -81,7 +81,7 @@ def test_it_knows_where_to_go_on(path: Path) -> None:
 
 def test_another_log_is_told_apart(path: Path) -> None:
     """Numbers mean nothing without their epoch."""
-    write(path, step(7), Step(Gap(7, 101, "epoch"), Cursor(100, "e2")), step(101, epoch="e2"))
+    write(path, step(7), StreamItem(Gap(7, 101, "epoch"), Cursor(100, "e2")), step(101, epoch="e2"))
     assert place(path) == Cursor(101, "e2")
 
 

@@ -16,7 +16,7 @@ from ptn_api.client.stream import Stream
 from ptn_api.errors import InvalidInputError, ServerUnreachableError
 from ptn_api.wire.client_session import Gap
 from ptn_api.wire.codec import decode
-from ptn_api.wire.received import OrderMessage
+from ptn_api.wire.server_frames import OrderMessage
 from tests.client.test_replaying import PAST, message
 from tests.factories import T0
 from tests.system.follower import Follower

@@ -16,10 +16,10 @@ from ptn_api.client.recording import Recording
 from ptn_api.client.replaying import Replay, ReplayClock, replay
 from ptn_api.client.rest import PTNClient
 from ptn_api.errors import InvalidInputError, SettingsError
-from ptn_api.model.accounting import replay as account
-from ptn_api.wire.client_session import Cursor, Gap, Step
+from ptn_api.model.accounting import rebuild
+from ptn_api.wire.client_session import Cursor, Gap, StreamItem
 from ptn_api.wire.codec import decode
-from ptn_api.wire.received import OrderMessage
+from ptn_api.wire.server_frames import OrderMessage
 from tests import factories
 from tests.factories import EURUSD, MINER, OTHER_MINER, T0
 
@@ -151,7 +151,7 @@ def test_a_recording_is_a_source(tmp_path: Path) -> None:
     path = tmp_path / "orders.ndjson.zst"
     recording = Recording(path)
     for what in PAST:
-        recording.take(Step(what, Cursor(1, "e")))
+        recording.take(StreamItem(what, Cursor(1, "e")))
     recording.close()
     bot = Bot()
     assert replay(path, bot) == 4
@@ -178,7 +178,7 @@ def test_a_checkpoint_is_a_source(tmp_path: Path, zipped: bool) -> None:
     assert [m.sequence for m in past] == [1, 2, 3, 4, 5]
     assert [len(m.position.orders) for m in past] == [1, 1, 2, 2, 3]
     assert [m.position.is_closed_position for m in past] == [False, False, False, False, True]
-    then = account(past[3].position.orders, first["trade_pair"], first["position_uuid"])
+    then = rebuild(past[3].position.orders, first["trade_pair"], first["position_uuid"])
     assert then is not None
     assert past[3].position.net_leverage == then.state.net_leverage
     assert past[3].position.current_return == then.state.current_return

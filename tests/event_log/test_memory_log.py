@@ -1,4 +1,4 @@
-"""The memory log is the model: random histories must look the same in SQLite, reopened at any time."""
+"""The memory log as the model: random histories must read the same from SQLite, reopened at any time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -16,12 +15,13 @@ from ptn_api.event_log import (
     Document,
     DocumentWritten,
     EventLogWriter,
-    MemoryLog,
     PositionRemoved,
     SourceStatus,
     open_writer,
 )
 from tests.factories import MINER, OTHER_MINER, T0, order, position, uuid, written
+from tests.memory_log import MemoryLog
+from tests.properties import tries
 
 OPTIONS: dict[str, Any] = {"late_ms": 5_000, "retention_ms": 40_000, "retention_bytes": 20_000}
 
@@ -57,7 +57,7 @@ scans = st.lists(st.one_of(positions, positions, removals, documents), max_size=
 
 
 class SameHistories(RuleBasedStateMachine):
-    """The same calls on both logs; everything that can be read must be equal after each of them."""
+    """The same calls on both logs; after each call every read must be equal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class SameHistories(RuleBasedStateMachine):
         self.now = T0
         self.model = MemoryLog(clock=lambda: T0, **OPTIONS)
         self.log = self.reopened()
-        self.ever: dict[int, tuple[str, str]] = {}
+        self.identities: dict[int, tuple[str, str]] = {}
 
     def reopened(self) -> EventLogWriter:
         return open_writer(self.folder / "log", clock=lambda: T0, **OPTIONS)
@@ -121,18 +121,13 @@ class SameHistories(RuleBasedStateMachine):
     def no_order_is_repeated_or_renumbered(self) -> None:
         for event in self.model.read(self.model.floor() - 1, 1_000):
             identity = (event.miner_hotkey, event.order_uuid)
-            assert self.ever.setdefault(event.sequence, identity) == identity
-        assert len(set(self.ever.values())) == len(self.ever)
+            assert self.identities.setdefault(event.sequence, identity) == identity
+        assert len(set(self.identities.values())) == len(self.identities)
 
     def teardown(self) -> None:
         self.log.close()
         shutil.rmtree(self.folder)
 
 
-SameHistories.TestCase.settings = settings(
-    max_examples=60,
-    stateful_step_count=30,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+SameHistories.TestCase.settings = tries(60, stateful_step_count=30)
 TestSameHistories = SameHistories.TestCase

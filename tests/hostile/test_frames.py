@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptn_api.wire.close_codes import INTERNAL_ERROR
-from tests.hostile.effort import tries
 from tests.hostile.fortress import Fortress
 from tests.hostile.raw import SOON_S, RawSocket, deflated, frame
+from tests.properties import tries
 
 ALLOWED = {0, 1000, 1001, 1002, 1003, 1005, 1007, 1009, 3000, 4006, 4100, 4101, 4102}
 """Close codes that a hostile client may get; 0 is none. 4002 would be an error of ours."""

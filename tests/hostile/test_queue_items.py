@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from ptn_api.api_manager import APIManager, _Pipe
 from ptn_api.errors import InvalidInputError, SettingsError
 from ptn_api.event_log.contract import PositionWritten
-from ptn_api.intake.plain import plain_json
 from ptn_api.intake.queue import QueueReader
+from ptn_api.intake.queue_item import encode_item
 from tests import factories
-from tests.hostile.effort import tries
+from tests.properties import tries
 
 
 class Rude:
@@ -89,7 +89,7 @@ def test_an_item_is_plain_or_refused(value: Any, where: str) -> None:
         "extra": GOOD | {"extra": value},
     }[where]
     try:
-        line = plain_json(item)
+        line = encode_item(item)
     except InvalidInputError:
         return
     assert line.endswith(b"\n")
@@ -104,9 +104,9 @@ def test_the_pump_goes_on_after_each() -> None:
         for one in (item, {"position": item}, GOOD):
             items.put(one)
     items.put(last)
-    lines = pumped(items, until_line=plain_json(last))
-    assert lines.count(plain_json(GOOD)) == len(STRANGE) + 1
-    assert lines[-1] == plain_json(last)
+    lines = pumped(items, until_line=encode_item(last))
+    assert lines.count(encode_item(GOOD)) == len(STRANGE) + 1
+    assert lines[-1] == encode_item(last)
 
 
 def pumped(items: Any, *, until_line: bytes) -> list[bytes]:
@@ -156,7 +156,7 @@ class Broken:
 
 def test_an_item_that_cannot_be_unpickled_is_one_item() -> None:
     """The queue goes on being read."""
-    assert pumped(Broken(), until_line=plain_json(GOOD)) == [plain_json(GOOD)]
+    assert pumped(Broken(), until_line=encode_item(GOOD)) == [encode_item(GOOD)]
 
 
 class Closed:
@@ -174,7 +174,7 @@ class Closed:
 
 def test_a_queue_that_is_broken_for_good_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
     """The same trouble again is told once."""
-    assert pumped(Closed(), until_line=plain_json(GOOD)) == [plain_json(GOOD)]
+    assert pumped(Closed(), until_line=encode_item(GOOD)) == [encode_item(GOOD)]
     assert caplog.text.count("cannot be read") == 1
 
 
@@ -213,12 +213,14 @@ def test_what_comes_out_of_the_pipe_is_a_position_or_refused(lines: list[bytes])
 
     def write() -> None:
         with os.fdopen(writing, "wb") as pipe:
-            pipe.write(b"\n".join(lines) + b"\n" + plain_json(GOOD))
+            pipe.write(b"\n".join(lines) + b"\n" + encode_item(GOOD))
 
     async def read() -> None:
-        async def room() -> None: ...
+        async def wait_for_capacity() -> None: ...
 
-        await QueueReader(reading, offered.append, line_limit=200_000, room=room).run()
+        await QueueReader(
+            reading, offered.append, line_limit=200_000, wait_for_capacity=wait_for_capacity
+        ).run()
 
     writer = threading.Thread(target=write)
     writer.start()

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from descriptions.openapi import openapi_document
 from ptn_api.rest.routes import ROUTES
 from tests.contract import answer_problems
-from tests.hostile.effort import tries
 from tests.hostile.fortress import Fortress
 from tests.hostile.raw import ask_raw, exchange
+from tests.properties import tries
 
 # The clients that run meanwhile draw random numbers of their own.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from ptn_api.event_log import Document, MemoryLog
+from ptn_api.event_log import Document
 from ptn_api.http.connection import Connection
+from tests.memory_log import MemoryLog
 from tests.rest.serving import Served, document, filled_log, serving, some_changes
 
 Run = Callable[[Coroutine[Any, Any, None]], None]

@@ -1,4 +1,4 @@
-"""What the directory makes of sightings and sweeps, step by step."""
+"""What the directory makes of events and sweeps, step by step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from ptn_api.intake import position_files
 from ptn_api.intake.directory import Directory
 from ptn_api.intake.position_files import PositionFiles, Touched
-from ptn_api.intake.watch import Sighting
+from ptn_api.intake.watch import FsEvent
 from tests.factories import EURUSD, MINER, OTHER_MINER, order, position, uuid
 from tests.intake.running import WATCH_ALONE, running
 from tests.intake.validator_dir import ValidatorDir
@@ -36,10 +36,10 @@ class Notebook:
     def remove(self, wd: int) -> None:
         """Numbers are not used again."""
 
-    async def sightings(self) -> AsyncIterator[Sighting | None]:
-        nothing: tuple[Sighting, ...] = ()
-        for sighting in nothing:
-            yield sighting
+    async def events(self) -> AsyncIterator[FsEvent | None]:
+        nothing: tuple[FsEvent, ...] = ()
+        for event in nothing:
+            yield event
 
     def close(self) -> None:
         """Nothing is open."""
@@ -62,7 +62,7 @@ class Tree:
 
     def look(self, path: Path, name: str = "") -> list[tuple[str, str]]:
         touched: Touched = {}
-        self.directory.look([Sighting(self.watch.by_path[str(path)], name)], touched)
+        self.directory.look([FsEvent(self.watch.by_path[str(path)], name)], touched)
         return self._settle(touched)
 
     def _settle(self, touched: Touched) -> list[tuple[str, str]]:
@@ -142,14 +142,14 @@ def test_a_file_that_has_grown_may_hold_an_order(tree: Tree, validator: Validato
     path = validator.write(position(1, [order(1)], current_return=1.0123456789012345))
     touched: Touched = {}
     leaf = tree.watch.by_path[str(path.parent)]
-    tree.directory.look([Sighting(leaf, path.name)], touched)
+    tree.directory.look([FsEvent(leaf, path.name)], touched)
     assert touched == {KEY: True}
     assert tree.files.seems_refreshed(KEY)
     validator.write(position(1, [order(1), order(2)]))
-    tree.directory.look([Sighting(leaf, path.name)], touched)
+    tree.directory.look([FsEvent(leaf, path.name)], touched)
     assert not tree.files.seems_refreshed(KEY)
     path.unlink()
-    tree.directory.look([Sighting(leaf, path.name)], touched)
+    tree.directory.look([FsEvent(leaf, path.name)], touched)
     assert not tree.files.seems_refreshed(KEY)
     validator.write(position(1, [order(1)], closed=True))
     tree.directory.look_at_root(touched)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ptn_api.event_log.contract import Document
-from ptn_api.intake.document_files import DOCUMENT_FILES, DocumentFiles
+from ptn_api.intake.documents import DOCUMENT_FILES, DocumentFiles
 from tests.factories import MINER, order, position, uuid
 from tests.intake.running import WATCH_ALONE, running
 from tests.intake.validator_dir import ValidatorDir

@@ -16,7 +16,7 @@ import pytest
 from ptn_api.event_log.contract import Change, Document, EventLogWriter, Head, PositionWritten
 from ptn_api.intake import position_files
 from ptn_api.intake.sweep import Sweep
-from ptn_api.intake.watch import Blind, InotifyWatch, Sighting
+from ptn_api.intake.watch import FsEvent, InotifyWatch, NullWatch
 from tests.factories import EURUSD, MINER, OTHER_MINER, T0, order, position, uuid
 from tests.intake.running import WATCH_ALONE, running
 from tests.intake.validator_dir import ValidatorDir
@@ -192,9 +192,9 @@ async def test_the_open_one_stands_when_closed_is_gone(validator: ValidatorDir, 
 
 
 async def test_without_watches_the_sweep_finds_everything(validator: ValidatorDir, data: Path) -> None:
-    """Blind from the start: orders come with the next sweep, and the source says that nobody watches."""
+    """NullWatch from the start: orders come with the next sweep, and the source says that nobody watches."""
     validator.write(position(1, [order(1)]))
-    async with running(data, validator, watch=Blind(), sweep_ms=60_000) as intake:
+    async with running(data, validator, watch=NullWatch(), sweep_ms=60_000) as intake:
         assert not intake.log.source().watching
         validator.write(position(1, [order(1), order(2)]))
         validator.write(position(2, [order(3)], miner=OTHER_MINER))
@@ -249,16 +249,16 @@ async def test_an_overflow_is_followed_by_a_full_sweep(
 
 
 class Held(InotifyWatch):
-    """inotify whose sightings are kept back while it holds, and then come all at once."""
+    """inotify whose events are kept back while it holds, and then come all at once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.holds = True
-        self.held: list[Sighting | None] = []
+        self.held: list[FsEvent | None] = []
 
-    async def sightings(self) -> AsyncIterator[Sighting | None]:
-        async for sighting in super().sightings():
-            self.held.append(sighting)
+    async def events(self) -> AsyncIterator[FsEvent | None]:
+        async for event in super().events():
+            self.held.append(event)
             while self.held and not self.holds:
                 yield self.held.pop(0)
 
@@ -293,10 +293,10 @@ async def test_an_order_that_a_sweep_came_upon_first_does_not_wait_for_its_end(
 
 
 class Forgetful(InotifyWatch):
-    """inotify whose every sighting is lost, and an overflow reported instead."""
+    """inotify whose every event is lost, and an overflow reported instead."""
 
-    async def sightings(self) -> AsyncIterator[Sighting | None]:
-        async for _ in super().sightings():
+    async def events(self) -> AsyncIterator[FsEvent | None]:
+        async for _ in super().events():
             yield None
 
 

@@ -13,7 +13,6 @@ import pytest
 
 from ptn_api.clock import wall_ms
 from ptn_api.errors import LogUnusableError
-from ptn_api.event_log import MemoryLog
 from ptn_api.event_log.contract import (
     Change,
     Document,
@@ -22,12 +21,12 @@ from ptn_api.event_log.contract import (
     Head,
     PositionRemoved,
 )
-from ptn_api.intake.hold import Holds
 from ptn_api.intake.merge import Merge
-from ptn_api.intake.waiting import Waiting, WaitingChanges
+from ptn_api.intake.pending import PendingChange, PendingChanges, QueueOverlay
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
 from tests.intake.running import WATCH_ALONE, FullDisk, running
 from tests.intake.validator_dir import ValidatorDir
+from tests.memory_log import MemoryLog
 from tests.waiting import until_async
 
 KEY = (MINER, uuid(1))
@@ -35,18 +34,18 @@ KEY = (MINER, uuid(1))
 # --- what waits -------------------------------------------------------------------------------------------
 
 
-def waiting(*orders: int, queue: bool = False, extra: bytes = b"") -> Waiting:
+def waiting(*orders: int, queue: bool = False, extra: bytes = b"") -> PendingChange:
     change = written(position(1, [order(n) for n in orders]), extra=extra)
-    return Waiting(change, 0, frozenset(order(n)["order_uuid"] for n in orders), from_queue=queue)
+    return PendingChange(change, 0, frozenset(order(n)["order_uuid"] for n in orders), from_queue=queue)
 
 
-def removed() -> Waiting:
-    return Waiting(PositionRemoved(miner_hotkey=MINER, position_uuid=uuid(1)), 0, frozenset())
+def removed() -> PendingChange:
+    return PendingChange(PositionRemoved(miner_hotkey=MINER, position_uuid=uuid(1)), 0, frozenset())
 
 
 def test_a_newer_text_with_all_orders_takes_the_olders_place() -> None:
     """So memory holds one text per position, however often it is refreshed."""
-    changes = WaitingChanges()
+    changes = PendingChanges()
     for n in range(1, 50):
         changes.add(waiting(*range(1, n + 1)))
         changes.add(waiting(*range(1, n + 1)))
@@ -55,7 +54,7 @@ def test_a_newer_text_with_all_orders_takes_the_olders_place() -> None:
 
 def test_a_text_whose_orders_were_dropped_later_is_kept() -> None:
     """An order that stood in a file must be announced even if it is gone before the log can be written."""
-    changes = WaitingChanges()
+    changes = PendingChanges()
     first, second = waiting(1, 2), waiting(1)
     changes.add(first)
     changes.add(second)
@@ -68,7 +67,7 @@ def test_a_text_whose_orders_were_dropped_later_is_kept() -> None:
 
 def test_a_removal_waits_for_the_text_before_it() -> None:
     """And a text after it makes it needless."""
-    changes = WaitingChanges()
+    changes = PendingChanges()
     changes.add(waiting(1))
     changes.add(removed())
     changes.add(removed())
@@ -79,7 +78,7 @@ def test_a_removal_waits_for_the_text_before_it() -> None:
 
 def test_the_queue_never_takes_a_files_place() -> None:
     """It only adds orders; what stood beside a position on the queue is not lost to a later text either."""
-    changes = WaitingChanges()
+    changes = PendingChanges()
     changes.add(waiting(1))
     changes.add(waiting(1, 2, queue=True, extra=b'{"a":1}'))
     changes.add(waiting(1, 2, 3))
@@ -89,7 +88,7 @@ def test_the_queue_never_takes_a_files_place() -> None:
 
 def test_what_changed_while_it_was_written_still_waits() -> None:
     """Only the very change that was written is done."""
-    changes = WaitingChanges()
+    changes = PendingChanges()
     first, second = waiting(1), waiting(1)
     changes.add(first)
     in_flight = changes.next_positions()
@@ -108,7 +107,7 @@ def test_what_changed_while_it_was_written_still_waits() -> None:
 
 def test_a_hold_keeps_older_files_back_until_the_file_holds_the_orders() -> None:
     """Fewer orders: held back; the same or more: the hold is over."""
-    holds = Holds()
+    holds = QueueOverlay()
     holds.start(KEY, {"a", "b"})
     assert not holds.admits(KEY, {"a"})
     assert holds.admits(KEY, {"a", "b", "c"})
@@ -117,7 +116,7 @@ def test_a_hold_keeps_older_files_back_until_the_file_holds_the_orders() -> None
 
 def test_an_expired_hold_asks_for_the_file_once() -> None:
     """A newer hold is not ended by the timer of an older one."""
-    holds = Holds()
+    holds = QueueOverlay()
     old = holds.start(KEY, {"a"})
     new = holds.start(KEY, {"a", "b"})
     assert not holds.expire(KEY, old)
@@ -127,7 +126,7 @@ def test_an_expired_hold_asks_for_the_file_once() -> None:
 
 def test_a_needless_hold_says_whether_a_file_was_held_back() -> None:
     """Only then the file must be looked at again; a hold for other orders is left alone."""
-    holds = Holds()
+    holds = QueueOverlay()
     holds.start(KEY, {"a", "b"})
     assert not holds.needless(KEY, {"a"})
     assert not holds.admits(KEY, {"a"})

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ptn_api.intake.watch import Blind, Watch, open_watch
+from ptn_api.intake.watch import NullWatch, Watch, open_watch
 from tests.factories import BTCUSD, EURUSD, T0, order, position, uuid
 from tests.intake.running import WATCH_ALONE, Intake, running
 from tests.intake.validator_dir import ValidatorDir
@@ -136,7 +136,7 @@ def _announced(intake: Intake) -> Counter[tuple[str, str]]:
 
 
 def _watch(kind: str) -> Watch:
-    return Blind() if kind == "sweep" else open_watch()
+    return NullWatch() if kind == "sweep" else open_watch()
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -11,8 +11,7 @@ import pytest
 
 from ptn_api.errors import SettingsError
 from ptn_api.event_log.contract import Document
-from ptn_api.intake import request_resync
-from ptn_api.intake.removal import RemovalGuard
+from ptn_api.intake.removal import RemovalGuard, request_resync
 from tests.factories import EURUSD, MINER, OTHER_MINER, order, position, uuid
 from tests.intake.running import NEVER_MS, PERIODS, WATCH_ALONE, Intake, running
 from tests.intake.validator_dir import ValidatorDir

@@ -135,7 +135,7 @@ async def test_a_position_deleted_during_the_baseline_is_waited_for_no_longer_th
 
 
 async def test_a_stop_before_there_is_a_directory_is_heeded(validator: ValidatorDir, data: Path) -> None:
-    """Waiting for the directory of miners does not keep anybody waiting."""
+    """PendingChange for the directory of miners does not keep anybody waiting."""
     validator.miners.rmdir()
     log = open_writer(data)
     stop, ready = asyncio.Event(), asyncio.Event()

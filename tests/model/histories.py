@@ -7,7 +7,6 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from ptn_api.model.order import Order
@@ -15,6 +14,7 @@ from ptn_api.model.position import Position, PositionText, parse_position
 from tests.model import literal
 from tests.model.literal import HOUR
 from tests.model.make_data import DAY, ERAS, PAIRS
+from tests.properties import tries
 
 
 @st.composite
@@ -80,5 +80,4 @@ def written(
     return parse_position(json.dumps(body | {"orders": listed + appended} | state | extra).encode())
 
 
-patient = settings(max_examples=200)
-"""For properties: a busy machine is no failure."""
+patient = tries(200)

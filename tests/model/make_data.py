@@ -94,7 +94,7 @@ def shapes(t: int) -> dict[str, list[Row]]:
     }
 
 
-def replays() -> list[dict[str, Any]]:
+def rebuilds() -> list[dict[str, Any]]:
     cases = []
     for era, start in ERAS.items():
         for place, (shape, rows) in enumerate(shapes(start).items()):
@@ -172,7 +172,7 @@ def tiers() -> list[dict[str, Any]]:
 
 def main() -> None:
     about = "Made by tests/model/make_data.py; orders: [processed_ms, type, leverage, price, slippage, src]."
-    for name, cases in (("replays", replays()), ("fees", fees()), ("tiers", tiers())):
+    for name, cases in (("rebuilds", rebuilds()), ("fees", fees()), ("tiers", tiers())):
         lines = ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)
         (DATA / f"{name}.json").write_text(
             f'{{"about":{json.dumps(about)},"now_ms":{NOW},"cases":[\n{lines}\n]}}\n'

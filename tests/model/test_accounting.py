@@ -1,4 +1,4 @@
-"""Replaying orders (docs/accounting.md, 2): published and own cases, cases by hand, and properties."""
+"""Positions rebuilt from orders (docs/accounting.md, 2): published and own cases, and properties."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptn_api.model.accounting import Replay, replay, replay_each
+from ptn_api.model.accounting import RebuiltPosition, rebuild, rebuild_each
 from ptn_api.model.fees import SLIPPAGE_STARTS_MS
 from ptn_api.model.order import Order
 from ptn_api.model.position import parse_position
@@ -24,9 +24,9 @@ from tests.model.make_data import orders as listed
 UUID = "0b5c1d7e-0000-4000-8000-00000000abcd"
 
 
-def values(replayed: Replay | None) -> dict[str, Any]:
-    assert replayed is not None
-    return msgspec.structs.asdict(replayed.state) | {"initial_entry_price": replayed.initial_entry_price}
+def values(rebuilt: RebuiltPosition | None) -> dict[str, Any]:
+    assert rebuilt is not None
+    return msgspec.structs.asdict(rebuilt.state) | {"initial_entry_price": rebuilt.initial_entry_price}
 
 
 def rows(*entries: tuple[Any, ...]) -> list[Order]:
@@ -38,38 +38,38 @@ def test_the_published_cases() -> None:
     for case in shared("golden/accounting.json.gz")["positions"]:
         orders = typed(case["orders"])
         lengths = range(1, len(orders) + 1)
-        for length, wanted, replayed in zip(
+        for length, wanted, rebuilt in zip(
             lengths,
             case["after_order"],
-            replay_each(orders, case["trade_pair"], case["position_uuid"], lengths),
+            rebuild_each(orders, case["trade_pair"], case["position_uuid"], lengths),
             strict=True,
         ):
-            n_orders = length + (replayed is not None and replayed.appended is not None)
-            assert same(values(replayed) | {"n_orders": n_orders}, wanted), (case["name"], length)
+            n_orders = length + (rebuilt is not None and rebuilt.appended is not None)
+            assert same(values(rebuilt) | {"n_orders": n_orders}, wanted), (case["name"], length)
 
 
-@pytest.mark.parametrize("case", own("replays"), ids=lambda case: case["name"])
+@pytest.mark.parametrize("case", own("rebuilds"), ids=lambda case: case["name"])
 def test_own_cases(case: dict[str, Any]) -> None:
     """The project's own lists, in every era of the rules."""
     orders = rows(*case["orders"])
     for length, wanted in enumerate(case["after"], start=1):
-        replayed = replay(orders[:length], case["pair"], case["uuid"])
-        appended = replayed is not None and replayed.appended is not None
-        assert same(values(replayed) | {"appended": int(appended)}, wanted)
+        rebuilt = rebuild(orders[:length], case["pair"], case["uuid"])
+        appended = rebuilt is not None and rebuilt.appended is not None
+        assert same(values(rebuilt) | {"appended": int(appended)}, wanted)
 
 
 @histories.patient
 @given(histories.orders(), st.sampled_from(sorted(PAIRS)))
 def test_it_does_what_the_text_says(bodies: list[dict[str, Any]], pair: str) -> None:
     """Any list, mostly in time order: the same state as the formulas applied word by word."""
-    replayed = replay(typed(bodies), pair, UUID)
+    rebuilt = rebuild(typed(bodies), pair, UUID)
     state, appended = literal.state_of(bodies, *PAIRS[pair], UUID)
-    assert same(values(replayed), state)
-    assert [msgspec.structs.asdict(o) for o in appended_by(replayed)] == appended
+    assert same(values(rebuilt), state)
+    assert [msgspec.structs.asdict(o) for o in appended_by(rebuilt)] == appended
 
 
-def appended_by(replayed: Replay | None) -> list[Order]:
-    return [replayed.appended] if replayed is not None and replayed.appended is not None else []
+def appended_by(rebuilt: RebuiltPosition | None) -> list[Order]:
+    return [rebuilt.appended] if rebuilt is not None and rebuilt.appended is not None else []
 
 
 @histories.patient
@@ -78,18 +78,18 @@ def test_prefixes_in_one_pass_are_prefixes_one_by_one(bodies: list[dict[str, Any
     """The state after k orders is that of a position which holds only those."""
     orders = typed(bodies)
     lengths = [1, *range(1, len(orders) + 1)]
-    assert [*replay_each(orders, pair, UUID, lengths)] == [replay(orders[:n], pair, UUID) for n in lengths]
+    assert [*rebuild_each(orders, pair, UUID, lengths)] == [rebuild(orders[:n], pair, UUID) for n in lengths]
 
 
 def test_no_orders_are_no_state() -> None:
-    """A prefix of length 0 cannot be replayed, the ones after it can."""
+    """A prefix of length 0 cannot be rebuilt, the ones after it can."""
     orders = rows((NOW, "LONG", 0.1, 100.0, 0.0, 0))
-    assert [*replay_each(orders, "BTCUSD", UUID, [0, 1])] == [None, replay(orders, "BTCUSD", UUID)]
+    assert [*rebuild_each(orders, "BTCUSD", UUID, [0, 1])] == [None, rebuild(orders, "BTCUSD", UUID)]
 
 
 def test_growing_at_a_higher_price() -> None:
     """Long 0.1 at 100, again 0.1 at 110: 10 % gained on the first tenth, and no fees within the hour."""
-    replayed = replay(
+    rebuilt = rebuild(
         rows((NOW, "LONG", 0.1, 100.0, 0.0, 0), (NOW + 60_000, "LONG", 0.1, 110.0, 0.0, 0)), "BTCUSD", UUID
     )
     wanted = {
@@ -105,15 +105,15 @@ def test_growing_at_a_higher_price() -> None:
         "return_at_close": 1.01,
         "initial_entry_price": 100.0,
     }
-    assert same(values(replayed), wanted)
+    assert same(values(rebuilt), wanted)
 
 
 def test_slippage_makes_buying_dearer_and_selling_cheaper() -> None:
     """Bought at 100 + 1 %, sold at 110 - 1 %: realized 0.1 x (108.9 - 101), all of it on the entry price."""
-    replayed = replay(
+    rebuilt = rebuild(
         rows((NOW, "LONG", 0.1, 100.0, 0.01, 0), (NOW + 60_000, "FLAT", -0.1, 110.0, 0.01, 0)), "BTCUSD", UUID
     )
-    state = values(replayed)
+    state = values(rebuilt)
     assert same(state["realized_pnl"], 0.79)
     assert same(state["current_return"], 1 + 0.79 / 101)
     assert state["close_ms"] == NOW + 60_000
@@ -121,8 +121,8 @@ def test_slippage_makes_buying_dearer_and_selling_cheaper() -> None:
 
 def test_slippage_counts_from_its_first_millisecond() -> None:
     """The entry price is the plain price one millisecond before, the effective one from then on."""
-    before = replay(rows((SLIPPAGE_STARTS_MS - 1, "LONG", 0.1, 100.0, 0.01, 0)), "BTCUSD", UUID)
-    after = replay(rows((SLIPPAGE_STARTS_MS, "LONG", 0.1, 100.0, 0.01, 0)), "BTCUSD", UUID)
+    before = rebuild(rows((SLIPPAGE_STARTS_MS - 1, "LONG", 0.1, 100.0, 0.01, 0)), "BTCUSD", UUID)
+    after = rebuild(rows((SLIPPAGE_STARTS_MS, "LONG", 0.1, 100.0, 0.01, 0)), "BTCUSD", UUID)
     assert values(before)["initial_entry_price"] == 100.0
     assert values(after)["initial_entry_price"] == 101.0
 
@@ -131,13 +131,13 @@ def test_slippage_counts_from_its_first_millisecond() -> None:
 def test_gains_are_realized_from_the_first_millisecond_of_slippage(at: int, realized: float) -> None:
     """Half of 0.1 sold 10 higher; before, nothing was ever realized."""
     orders = rows((at - 60_000, "LONG", 0.1, 100.0, 0.0, 0), (at, "SHORT", -0.05, 110.0, 0.0, 0))
-    assert same(values(replay(orders, "BTCUSD", UUID))["realized_pnl"], realized)
+    assert same(values(rebuild(orders, "BTCUSD", UUID))["realized_pnl"], realized)
 
 
 def test_the_list_decides_not_the_time() -> None:
     """The same orders in another order are another position; open_ms is the first order's time."""
     orders = rows((NOW + 9, "LONG", 0.1, 100.0, 0.0, 0), (NOW, "LONG", 0.3, 120.0, 0.0, 0))
-    forwards, backwards = replay(orders, "BTCUSD", UUID), replay(orders[::-1], "BTCUSD", UUID)
+    forwards, backwards = rebuild(orders, "BTCUSD", UUID), rebuild(orders[::-1], "BTCUSD", UUID)
     assert values(forwards)["open_ms"] == NOW + 9
     assert values(forwards)["current_return"] != values(backwards)["current_return"]
 
@@ -149,7 +149,7 @@ def test_an_elimination_keeps_the_returns() -> None:
         (NOW + 60_000, "LONG", 0.1, 110.0, 0.0, 0),
         (NOW + 120_000, "FLAT", -0.2, 0.0, 0.0, 1),
     )
-    before, after = values(replay(orders[:2], "BTCUSD", UUID)), values(replay(orders, "BTCUSD", UUID))
+    before, after = values(rebuild(orders[:2], "BTCUSD", UUID)), values(rebuild(orders, "BTCUSD", UUID))
     closed = {"position_type": "FLAT", "is_closed_position": True, "close_ms": NOW + 120_000}
     assert after == before | closed | {"net_leverage": 0.0}
 
@@ -159,12 +159,12 @@ LIQUIDATED = ((NOW, "LONG", 2.0, 100.0, 0.0, 0), (NOW + 60_000, "LONG", 1.0, 40.
 
 def test_a_liquidation_appends_one_flat() -> None:
     """Two times 60 % lost: nothing is left, and a FLAT closes what the miner did not."""
-    replayed = replay(rows(*LIQUIDATED), "BTCUSD", UUID)
-    state = values(replayed)
+    rebuilt = rebuild(rows(*LIQUIDATED), "BTCUSD", UUID)
+    state = values(rebuilt)
     assert (state["current_return"], state["return_at_close"], state["close_ms"]) == (0.0, 0.0, NOW + 60_000)
     assert state["net_leverage"] == 2.0
-    assert replayed is not None
-    assert replayed.appended == Order(
+    assert rebuilt is not None
+    assert rebuilt.appended == Order(
         order_type="FLAT",
         leverage=0.0,
         price=0.0,
@@ -176,13 +176,13 @@ def test_a_liquidation_appends_one_flat() -> None:
 
 
 def test_a_list_that_holds_the_flat_gets_no_second_one() -> None:
-    """The replay of what a replay appended to is the same state and appends nothing."""
+    """The rebuild of what a rebuild appended to is the same state and appends nothing."""
     orders = rows(*LIQUIDATED)
-    first = replay(orders, "BTCUSD", UUID)
+    first = rebuild(orders, "BTCUSD", UUID)
     assert first is not None
     assert first.appended is not None
-    again = replay([*orders, first.appended], "BTCUSD", UUID)
-    assert again == Replay(state=first.state, initial_entry_price=100.0)
+    again = rebuild([*orders, first.appended], "BTCUSD", UUID)
+    assert again == RebuiltPosition(state=first.state, initial_entry_price=100.0)
 
 
 @pytest.mark.parametrize("change", [{"src": 0}, {"order_uuid": UUID}])
@@ -190,29 +190,29 @@ def test_another_order_is_not_taken_for_the_flat(change: dict[str, Any]) -> None
     """Only an order with src 1 and the reversed uuid stands for the appended one."""
     orders = rows(*LIQUIDATED)
     flat = make_order(NOW + 60_000, "FLAT", 0.0, 0.0, UUID[::-1], src=1) | change
-    replayed = replay([*orders, *typed([flat])], "BTCUSD", UUID)
-    assert replayed is not None
-    assert replayed.appended is not None
+    rebuilt = rebuild([*orders, *typed([flat])], "BTCUSD", UUID)
+    assert rebuilt is not None
+    assert rebuilt.appended is not None
 
 
 @pytest.mark.parametrize(("price", "left"), [(50.0, 0.0), (50.5, 0.01)])
 def test_a_position_is_liquidated_when_all_is_lost(price: float, left: float) -> None:
     """Twice long at 100: at 50 nothing is left, just above it goes on."""
-    replayed = replay(
+    rebuilt = rebuild(
         rows((NOW, "LONG", 2.0, 100.0, 0.0, 0), (NOW + 1, "LONG", 1.0, price, 0.0, 0)), "BTCUSD", UUID
     )
-    assert replayed is not None
-    assert replayed.state.current_return == pytest.approx(left)
-    assert replayed.state.is_closed_position is (left == 0.0)
+    assert rebuilt is not None
+    assert rebuilt.state.current_return == pytest.approx(left)
+    assert rebuilt.state.is_closed_position is (left == 0.0)
 
 
 def test_one_closed_at_a_total_loss_is_closed_by_its_own_order() -> None:
     """A miner's FLAT at ruinous prices: return 0, but no FLAT is appended."""
-    replayed = replay(
+    rebuilt = rebuild(
         rows((NOW, "LONG", 2.0, 100.0, 0.0, 0), (NOW + 60_000, "FLAT", -2.0, 40.0, 0.0, 0)), "BTCUSD", UUID
     )
-    assert replayed is not None
-    assert (replayed.state.current_return, replayed.appended) == (0.0, None)
+    assert rebuilt is not None
+    assert (rebuilt.state.current_return, rebuilt.appended) == (0.0, None)
 
 
 @pytest.mark.parametrize(
@@ -227,29 +227,29 @@ def test_one_closed_at_a_total_loss_is_closed_by_its_own_order() -> None:
     ],
     ids=["no orders", "leverage 0", "price 0", "negative price", "slippage takes all", "beyond floats"],
 )
-def test_what_cannot_be_replayed(orders: list[Order]) -> None:
+def test_what_cannot_be_rebuilt(orders: list[Order]) -> None:
     """None, never an error and never a NaN."""
-    assert replay(orders, "BTCUSD", UUID) is None
+    assert rebuild(orders, "BTCUSD", UUID) is None
 
 
-def test_an_unknown_pair_is_replayed_by_its_displayed_fee() -> None:
+def test_an_unknown_pair_is_rebuilt_by_its_displayed_fee() -> None:
     """As the known pair of that fee; without a fee that tells, not at all."""
     orders = rows((NOW, "LONG", 0.1, 100.0, 0.0, 0), (NOW + 10**9, "LONG", 0.1, 110.0, 0.0, 0))
     for fee_rate, known in ((0.003, "BTCUSD"), (7e-05, "EURUSD"), (9e-05, "NVDA")):
-        assert replay(orders, ["NEW", "NEW", fee_rate, 0.1, 5], UUID) == replay(orders, known, UUID)
-    assert replay(orders, ["NEW", "NEW", 0.0005, 0.1, 5], UUID) is None
-    assert replay(orders, "NEW", UUID) is None
+        assert rebuild(orders, ["NEW", "NEW", fee_rate, 0.1, 5], UUID) == rebuild(orders, known, UUID)
+    assert rebuild(orders, ["NEW", "NEW", 0.0005, 0.1, 5], UUID) is None
+    assert rebuild(orders, "NEW", UUID) is None
 
 
 def test_what_older_orders_lack_counts_as_zero() -> None:
-    """Orders without bid, ask, slippage and src, or with null there, are replayed as with zeros."""
+    """Orders without bid, ask, slippage and src, or with null there, are rebuilt as with zeros."""
     bodies = listed([(NOW, "LONG", 0.1, 100.0, 0.0, 0), (NOW + 1, "FLAT", -0.1, 110.0, 0.0, 0)])
     lacking = ("bid", "ask", "slippage", "src")
     without = [{key: o[key] for key in o if key not in lacking} for o in bodies]
     nulls = [o | dict.fromkeys(lacking) for o in bodies]
-    wanted = replay(typed(bodies), "BTCUSD", UUID)
-    assert replay(typed(without), "BTCUSD", UUID) == wanted
-    assert replay(typed(nulls), "BTCUSD", UUID) == wanted
+    wanted = rebuild(typed(bodies), "BTCUSD", UUID)
+    assert rebuild(typed(without), "BTCUSD", UUID) == wanted
+    assert rebuild(typed(nulls), "BTCUSD", UUID) == wanted
 
 
 @pytest.mark.parametrize("name", ["positions_2024", "miner_2025_ck", "miner_2025_tm"])
@@ -261,7 +261,7 @@ def test_positions_of_the_live_network(name: str) -> None:
     document = shared(f"real/{name}.json.gz")
     for body in document if isinstance(document, list) else document["positions"]:
         position, _ = parse_position(json.dumps(body).encode())
-        state = values(replay(position.orders, position.trade_pair, position.position_uuid))
+        state = values(rebuild(position.orders, position.trade_pair, position.position_uuid))
         ignored = set() if position.is_closed_position else {"current_return", "return_at_close", "close_ms"}
         known = (body.keys() & state.keys()) - ignored - {"open_ms"}
         assert same({k: state[k] for k in known}, {k: body[k] for k in known}), position.position_uuid

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from ptn_api.model.checksum import CHECKSUM_MODULUS, position_checksum
 from ptn_api.model.position import parse_position
-from ptn_api.model.shown import shown_text
-from ptn_api.model.tiers import AS_IS
+from ptn_api.model.rendering import AS_IS, render_position
 from tests.factories import T0, order, position
 from tests.model.histories import patient
 from tests.model.test_position import json_values
@@ -62,7 +61,7 @@ def test_what_rest_shows_has_the_same_checksum(closed: bool) -> None:
     """A mirror that began with a snapshot agrees: close_ms 0 is null, aged price sources don't matter."""
     body = position(1, [order(1, price_sources=[{"source": "x"}])], closed=closed)
     parsed, text = parse_position(json.dumps(body).encode())
-    answer = shown_text(text, parsed, AS_IS, T0 + 10**10)
+    answer = render_position(text, parsed, AS_IS, T0 + 10**10)
     assert b'"source"' not in answer
     assert position_checksum(answer) == position_checksum(text)
 

@@ -7,7 +7,7 @@ import json
 import msgspec
 import pytest
 
-from ptn_api.model.accounting import replay
+from ptn_api.model.accounting import rebuild
 from ptn_api.model.miner import (
     Aggregates,
     MinerEntry,
@@ -18,7 +18,8 @@ from ptn_api.model.miner import (
     position_order,
 )
 from ptn_api.model.position import Position, parse_position
-from ptn_api.model.tiers import TIER_LAG_MS, Hidden, Replayed, view
+from ptn_api.model.rendering import Hidden, Rebuilt, view
+from ptn_api.model.tiers import TIER_LAG_MS
 from tests import factories
 from tests.model.expected import same, shared
 from tests.model.make_data import DAY, NOW
@@ -52,7 +53,7 @@ def entry_of(positions: list[Position], tier: int, now_ms: int, *, eliminated: b
     for position in positions:
         what = view(position, tier, now_ms - TIER_LAG_MS)
         if not isinstance(what, Hidden):
-            outcome = Outcome.of(what.replay.state if isinstance(what, Replayed) else position)
+            outcome = Outcome.of(what.position.state if isinstance(what, Rebuilt) else position)
             shown.append((position_order(outcome.close_ms, position.position_uuid), outcome))
     return aggregates([o for _, o in sorted(shown, key=lambda pair: pair[0])], now_ms, eliminated=eliminated)
 
@@ -109,14 +110,14 @@ def test_an_eliminated_miner_has_the_aggregates_of_none() -> None:
     assert aggregates([closed(1.1)], NOW, eliminated=True) == Aggregates() == aggregates([], NOW)
 
 
-def test_an_outcome_is_taken_from_a_file_or_a_replay() -> None:
+def test_an_outcome_is_taken_from_a_file_or_a_rebuild() -> None:
     """Open means no close_ms, also where a file says 0."""
     body = factories.position(1, [factories.order(1)], close_ms=0)
     position, _ = parse_position(json.dumps(body).encode())
     assert Outcome.of(position) == Outcome(position.open_ms, None, 1.009)
-    replayed = replay(position.orders, position.trade_pair, position.position_uuid)
-    assert replayed is not None
-    assert Outcome.of(replayed.state) == Outcome(position.orders[0].processed_ms, None, 1.0)
+    rebuilt = rebuild(position.orders, position.trade_pair, position.position_uuid)
+    assert rebuilt is not None
+    assert Outcome.of(rebuilt.state) == Outcome(position.orders[0].processed_ms, None, 1.0)
 
 
 def test_positions_are_sorted_by_close_with_open_ones_last() -> None:

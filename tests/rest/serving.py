@@ -13,7 +13,7 @@ import httpx
 
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.usage import Usage
-from ptn_api.event_log import Change, Document, DocumentWritten, MemoryLog
+from ptn_api.event_log import Change, Document, DocumentWritten
 from ptn_api.http.body import Body, Coding
 from ptn_api.http.request import ConnectionInfo, Request
 from ptn_api.http.response import Exchange
@@ -22,6 +22,7 @@ from ptn_api.rest.context import AppContext
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.run import run_rest
 from tests.factories import MINER, OTHER_MINER, order, position, written
+from tests.memory_log import MemoryLog
 from tests.waiting import PATIENCE_S
 
 DAY = 86_400_000

@@ -16,9 +16,10 @@ import requests
 import zstandard
 
 from ptn_api.errors import LogUnusableError
-from ptn_api.event_log import MemoryLog, SourceStatus
+from ptn_api.event_log import SourceStatus
 from ptn_api.rest.routes import ROUTES
 from tests.factories import MINER, OTHER_MINER, order, position, written
+from tests.memory_log import MemoryLog
 from tests.rest.serving import DAY, HOUR, NOW, Served, filled_log, serving, some_changes
 
 MOVING = ("date", "ratelimit")

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from ptn_api.event_log import MemoryLog
 from ptn_api.rest import messages as module
 from ptn_api.wire.codec import decode
 from ptn_api.wire.frames import Message
 from tests.factories import EURUSD, MINER, OTHER_MINER, order, position, written
+from tests.memory_log import MemoryLog
 from tests.rest.serving import NOW, filled_log, serving
 
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ptn_api.access.key_ring import KeyRing
-from ptn_api.event_log import Document, MemoryLog
+from ptn_api.event_log import Document
 from ptn_api.model.tiers import is_live
 from ptn_api.rest.app import App
 from ptn_api.rest.context import AppContext
 from ptn_api.rest.routes import ROUTES
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
+from tests.memory_log import MemoryLog
+from tests.properties import tries
 from tests.rest.serving import DAY, HOUR, NOW, FakeClock, asked, context_over, document, filled_log, key_ring
 
 CUTOFF = NOW - DAY
@@ -121,7 +123,7 @@ async def answers(log: MemoryLog, clock: FakeClock, context: AppContext, keys: K
 
 
 @given(pairs_of_histories(), st.sampled_from([0, HOUR]))
-@settings(max_examples=40)
+@tries(40)
 async def test_lower_tiers_learn_nothing_of_what_is_later(
     histories: tuple[list[Any], list[list[Any]], list[list[Any]]], apart: int
 ) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ptn_api.event_log import MemoryLog, PositionRemoved
+from ptn_api.event_log import PositionRemoved
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
+from tests.memory_log import MemoryLog
 from tests.rest.serving import DAY, HOUR, NOW, Served, filled_log, serving
 
 

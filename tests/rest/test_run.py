@@ -13,10 +13,11 @@ import pytest
 
 from ptn_api.clock import wall_ms
 from ptn_api.errors import LogReplacedError
-from ptn_api.event_log import EventLog, MemoryLog, open_reader, open_writer
+from ptn_api.event_log import EventLog, open_reader, open_writer
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.run import run_rest
 from tests.factories import MINER, order, position, written
+from tests.memory_log import MemoryLog
 from tests.rest.serving import NOW, key_ring
 
 
@@ -36,7 +37,7 @@ def start(
 
 
 async def test_over_the_log_on_disk(tmp_path: Path) -> None:
-    """A reader's own log: what the writer appends is seen, rung by its bell, and a stop ends it."""
+    """A reader's own log: what the writer appends is seen after its notification, and a stop ends it."""
     writer = open_writer(tmp_path)
     now = wall_ms()
     writer.baseline([written(position(1, [order(1, at=now - 5000)]))], now)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ptn_api.errors import SettingsError
-from ptn_api.model.accounting import replay
+from ptn_api.model.accounting import rebuild
 from ptn_api.model.position import Position, PositionState, parse_position
 from ptn_api.simulator.journal import DocumentRewritten, Placed, Refreshed, read_journal
 from ptn_api.simulator.simulator import Simulator, SimulatorOptions, run_simulator
@@ -68,8 +68,8 @@ SOURCE_KEYS = [
 ]
 
 
-def replayed(position: Position) -> PositionState:
-    again = replay(position.orders, position.trade_pair, position.position_uuid)
+def rebuilt(position: Position) -> PositionState:
+    again = rebuild(position.orders, position.trade_pair, position.position_uuid)
     assert again is not None
     return again.state
 
@@ -126,7 +126,7 @@ def test_every_state_is_what_its_orders_make_it(tmp_path: Path) -> None:
     built(tmp_path)
     for position in parsed(tmp_path):
         assert state_of(position, returns=True) == {
-            name: getattr(replayed(position), name) for name in PositionState.__struct_fields__
+            name: getattr(rebuilt(position), name) for name in PositionState.__struct_fields__
         }
 
 
@@ -140,7 +140,7 @@ def test_states_still_follow_from_orders_after_a_busy_day(tmp_path: Path) -> Non
     positions = parsed(tmp_path)
     assert {p.is_closed_position for p in positions} == {True, False}
     for position in positions:
-        again = replayed(position)
+        again = rebuilt(position)
         names = state_of(position, returns=position.is_closed_position)
         assert names == {name: getattr(again, name) for name in names}
 
@@ -278,7 +278,7 @@ def test_a_run_keeps_pace_with_its_clock_and_stops_when_told(tmp_path: Path) -> 
     stop.set()
     thread.join(10)
     assert not thread.is_alive()
-    assert simulator.book.next_closing_ms() is None
+    assert simulator.store.next_closing_ms() is None
     assert len(order_uuids(tmp_path)) > before
 
 
@@ -335,7 +335,7 @@ def test_a_later_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
     simulator.close()
     for run in range(2, 4):
         again = built(tmp_path, SMALL)
-        assert sorted(again.book.names()) == sorted(simulator.book.names())
+        assert sorted(again.store.names()) == sorted(simulator.store.names())
         assert again.population.roster.eliminated == simulator.population.roster.eliminated
         before = order_uuids(tmp_path)
         placed = [a for a in again.step(T0 + run * 120_000) if isinstance(a, Placed)]
@@ -373,7 +373,7 @@ def test_a_build_killed_midway_is_begun_again(tmp_path: Path) -> None:
     assert not json.loads((directory / "simulator.json").read_bytes())["complete"]
     simulator = built(directory)
     assert len(position_files(directory)) == QUIET.miners * QUIET.positions
-    assert len(simulator.book.names()) == QUIET.miners * QUIET.positions
+    assert len(simulator.store.names()) == QUIET.miners * QUIET.positions
 
 
 def test_a_live_run_killed_at_any_moment_is_resumed(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import requests
 
-from ptn_api.intake.resync import request_resync
+from ptn_api.intake.removal import request_resync
 from tests.chaos import ChaosProxy
 from tests.soak.checker import (
     Deliveries,

@@ -7,20 +7,20 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from ptn_api.event_log import MemoryLog
 from ptn_api.event_log.contract import LoggedPosition, RemovedPosition
 from tests.factories import MINER, T0, order, position, uuid, written
+from tests.memory_log import MemoryLog
 from tests.stream.live import Client, LiveStream, running
 
 
 class SilentLog(MemoryLog):
-    """A log whose bell rings only when the test says so: the feed lags as long as it likes."""
+    """A log that notifies of commits only when the test calls `notify`: until then the feed lags."""
 
-    def _ring(self) -> None:
+    def _notify(self) -> None:
         pass
 
-    def ring(self) -> None:
-        super()._ring()
+    def notify(self) -> None:
+        super()._notify()
 
 
 def _silent() -> tuple[SilentLog, LiveStream]:
@@ -51,7 +51,7 @@ async def test_a_client_ahead_of_the_feed_waits_for_it_and_gets_nothing_twice() 
         assert (await late.login())["current_sequence"] == start + 350
         await late.subscribe()
         live.trade()
-        log.ring()
+        log.notify()
         assert [m["sequence"] for m in await late.messages(1)] == [start + 351]
         assert [m["sequence"] - start for m in await early.messages(351)] == list(range(1, 352))
 
@@ -63,7 +63,7 @@ async def test_a_change_that_the_feed_has_not_sent_yet_takes_the_older_one_along
         live.append(written(position(1, [order(1), order(2)])))
         snapshot = log.head()
         live.append(written(position(1, [order(1, price=7.0), order(2)])))
-        log.ring()
+        log.notify()
         live.append(written(position(1, [order(1, price=7.0), order(2)], current_return=3.0)))
         await client.login(version=2, last_sequence=snapshot.sequence, epoch="epoch-1")
         await client.subscribe(updates=True, revision=snapshot.revision)
@@ -80,7 +80,7 @@ async def test_orders_come_before_changes_also_while_catching_up() -> None:
     async with running(stream) as live, live.client() as client:
         live.append(written(position(1, [order(1)])))
         snapshot = log.head()
-        log.ring()
+        log.notify()
         await client.login(version=2, last_sequence=snapshot.sequence, epoch="epoch-1")
         live.append(written(position(1, [order(1, price=7.0), order(2)])))
         await client.subscribe(updates=True, revision=snapshot.revision)

@@ -9,9 +9,9 @@ import pytest
 import uvloop
 from websockets.exceptions import ConnectionClosed
 
-from ptn_api.event_log import MemoryLog
 from ptn_api.wire import close_codes
 from tests.factories import T0, order, position, written
+from tests.memory_log import MemoryLog
 from tests.stream.live import SOON_S, LiveStream, running
 
 

@@ -1,4 +1,4 @@
-"""The stream over the log that it serves in earnest: its bell, its pages, its instants."""
+"""The stream over the log that it serves in earnest: its notifications, its pages, its instants."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from ptn_api.event_log import open_reader, open_writer
 from tests.factories import T0
 from tests.stream.live import LiveStream, running
-from tests.stream.test_replay import follow
+from tests.stream.test_catch_up import follow
 from tests.stream.test_version_2 import Mirror, churn, take_until_summed
 
 

@@ -20,7 +20,7 @@ from websockets.exceptions import WebSocketException
 
 from ptn_api.client import Book, Gap, Pace, Stream
 from ptn_api.client.message import PTNWebSocketMessage
-from ptn_api.intake.resync import request_resync
+from ptn_api.intake.removal import request_resync
 from ptn_api.model.checksum import CHECKSUM_MODULUS, position_checksum
 from tests import factories
 from tests.chaos import ChaosProxy

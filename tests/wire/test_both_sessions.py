@@ -6,15 +6,15 @@ from collections import Counter
 from dataclasses import dataclass
 
 import msgspec
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from ptn_api.wire import codec
-from ptn_api.wire.client_session import Broken, ClientSession, Cursor, Event, Gap, Step
+from ptn_api.wire.client_session import ClientSession, Cursor, Disconnected, Event, Gap, StreamItem
 from ptn_api.wire.frames import Heartbeat, Subscribe
-from ptn_api.wire.received import OrderMessage
+from ptn_api.wire.server_frames import OrderMessage
 from ptn_api.wire.server_session import CatchUp, CheckKey, Close, Effect, Send, ServerSession, State
+from tests.properties import tries
 
 NOW = 1_760_000_000_000
 
@@ -55,7 +55,7 @@ class Conversations(RuleBasedStateMachine):
         """What the client's cursor file says."""
         self.stand: Cursor | None = None
         """Up to where everything was handed over or told to be missing; None: it is yet to begin."""
-        self.known_hole: int | None = None
+        self.known_gap: int | None = None
         self.skipped: Counter[int] = Counter()
         self.hang_up()
 
@@ -86,7 +86,7 @@ class Conversations(RuleBasedStateMachine):
             message = {"sequence": sequence, "timestamp": NOW, "data": {"position": {}}, "replay": replay}
             self.wire.append(msgspec.json.encode(message))
             self.sent = sequence
-        if self.sent == self.log.last and self.server.state is State.CATCHING:
+        if self.sent == self.log.last and self.server.state is State.CATCHING_UP:
             self.server.caught_up()
 
     @precondition(lambda self: self.client is not None and self.server.logged_in)
@@ -127,7 +127,7 @@ class Conversations(RuleBasedStateMachine):
     @rule()
     def the_client_connects(self) -> None:
         self.client = ClientSession(
-            api_key="k", cursor=self.saved, subscription=Subscribe(all=True), known_hole=self.known_hole
+            api_key="k", cursor=self.saved, subscription=Subscribe(all=True), known_gap=self.known_gap
         )
         self.client.start()
         self.the_client_speaks()
@@ -156,7 +156,7 @@ class Conversations(RuleBasedStateMachine):
         if dies:
             self.saved = before
             self.stand = before if before.sequence >= 0 else None
-            self.known_hole = None
+            self.known_gap = None
             self.hang_up()
 
     # --- what both say ---
@@ -167,7 +167,7 @@ class Conversations(RuleBasedStateMachine):
                 case Send(frame=frame):
                     self.wire.append(codec.encode(frame))
                 case CheckKey():
-                    self.answer(self.server.verdict(100, NOW))
+                    self.answer(self.server.key_checked(100, NOW))
                     assert self.log.first - 1 <= self.server.after <= self.log.last, "all of it is there"
                     self.sent = self.server.after
                 case CatchUp(after=after) if after + 1 < self.log.first:
@@ -182,18 +182,18 @@ class Conversations(RuleBasedStateMachine):
 
     def take(self, events: list[Event]) -> None:
         for event in events:
-            if isinstance(event, Step):
+            if isinstance(event, StreamItem):
                 self.handle(event)
                 self.saved = event.cursor
-            if isinstance(event, Broken):
-                assert event.reason == "hole"
+            if isinstance(event, Disconnected):
+                assert event.reason == "gap"
                 assert self.client is not None
-                self.known_hole = self.client.cursor.sequence
+                self.known_gap = self.client.cursor.sequence
                 self.hang_up()
                 return
 
-    def handle(self, step: Step) -> None:
-        match step.what:
+    def handle(self, step: StreamItem) -> None:
+        match step.value:
             case OrderMessage(sequence=sequence):
                 assert self.stand is not None
                 assert sequence == self.stand.sequence + 1, "neither repeated nor out of order"
@@ -237,4 +237,4 @@ class Conversations(RuleBasedStateMachine):
 
 
 TestConversations = Conversations.TestCase
-TestConversations.settings = settings(max_examples=150, stateful_step_count=40)
+TestConversations.settings = tries(150, stateful_step_count=40)

@@ -11,21 +11,21 @@ from hypothesis import strategies as st
 
 from ptn_api.wire.client_session import (
     TRANSITIONS,
-    Broken,
     ClientSession,
-    Complaint,
     Cursor,
+    Disconnected,
     Event,
     Evicted,
     Gap,
     Input,
     Phase,
+    ProtocolWarning,
     Refused,
     StateChanged,
-    Step,
+    StreamItem,
 )
 from ptn_api.wire.frames import Subscribe
-from ptn_api.wire.received import OrderMessage
+from ptn_api.wire.server_frames import OrderMessage
 
 NOW = 1_760_000_000_000
 ALL = Subscribe(all=True)
@@ -96,11 +96,13 @@ def live(**options: Any) -> ClientSession:
 
 def numbers(events: list[Event]) -> list[int]:
     """The sequences of the messages among these events."""
-    return [e.what.sequence for e in events if isinstance(e, Step) and isinstance(e.what, OrderMessage)]
+    return [
+        e.value.sequence for e in events if isinstance(e, StreamItem) and isinstance(e.value, OrderMessage)
+    ]
 
 
 def gaps(events: list[Event]) -> list[Gap]:
-    return [e.what for e in events if isinstance(e, Step) and isinstance(e.what, Gap)]
+    return [e.value for e in events if isinstance(e, StreamItem) and isinstance(e.value, Gap)]
 
 
 def states(events: list[Event]) -> list[str]:
@@ -141,7 +143,7 @@ def test_without_a_subscription_it_only_logs_in() -> None:
 
 def test_a_new_client_starts_at_the_head() -> None:
     """The success frame's number can be committed before any order has come."""
-    assert feed(session(), success(10)) == [Step(None, Cursor(10, E))]
+    assert feed(session(), success(10)) == [StreamItem(None, Cursor(10, E))]
 
 
 def test_a_refused_login_is_told() -> None:
@@ -164,7 +166,7 @@ def test_messages_in_sequence_are_handed_on_with_their_cursor() -> None:
     batch = {"type": "batch", "messages": [order(12), order(13)], "count": 2}
     events = feed(live(), order(11), batch)
     assert numbers(events) == [11, 12, 13]
-    assert [e.cursor for e in events if isinstance(e, Step)] == [Cursor(n, E) for n in (11, 12, 13)]
+    assert [e.cursor for e in events if isinstance(e, StreamItem)] == [Cursor(n, E) for n in (11, 12, 13)]
 
 
 def test_repeats_are_dropped() -> None:
@@ -179,22 +181,22 @@ def test_a_hole_is_first_filled_by_coming_back() -> None:
     subject = live()
     events = feed(subject, order(11), order(14), order(15))
     assert numbers(events) == [11]
-    assert isinstance(events[-1], Broken)
+    assert isinstance(events[-1], Disconnected)
     assert subject.cursor == Cursor(11, E)
 
 
 def test_a_hole_that_is_there_again_is_a_gap() -> None:
     """The client goes on after it instead of coming back for ever."""
-    events = feed(live(known_hole=10), order(13))
+    events = feed(live(known_gap=10), order(13))
     assert gaps(events) == [Gap(10, 13, "hole")]
     assert numbers(events) == [13]
-    assert [e.cursor.sequence for e in events if isinstance(e, Step)] == [12, 13]
+    assert [e.cursor.sequence for e in events if isinstance(e, StreamItem)] == [12, 13]
 
 
 def test_a_heartbeat_beyond_the_last_message_shows_a_hole() -> None:
     """Everything up to its head was sent, says the server, and it did not come."""
-    assert isinstance(feed(live(), heartbeat(12))[-1], Broken)
-    assert gaps(feed(live(known_hole=10), heartbeat(12))) == [Gap(10, 13, "hole")]
+    assert isinstance(feed(live(), heartbeat(12))[-1], Disconnected)
+    assert gaps(feed(live(known_gap=10), heartbeat(12))) == [Gap(10, 13, "hole")]
 
 
 def test_a_heartbeat_before_the_subscription_holds_shows_nothing() -> None:
@@ -211,7 +213,7 @@ def test_a_filtered_stream_has_holes_by_design_and_goes_by_heartbeats() -> None:
     events = feed(subject, order(15), heartbeat(20), order(25))
     assert numbers(events) == [15, 25]
     assert gaps(events) == []
-    assert Cursor(20, E) in [e.cursor for e in events if isinstance(e, Step)]
+    assert Cursor(20, E) in [e.cursor for e in events if isinstance(e, StreamItem)]
 
 
 def test_a_changed_subscription_starts_at_the_next_order() -> None:
@@ -241,10 +243,10 @@ def test_nothing_is_repeated_and_no_hole_goes_untold(script: list[tuple[int, boo
         if lost:
             continue
         for event in feed(subject, *[order(sequence)] * (1 + twice)):
-            if isinstance(event, Step) and isinstance(event.what, Gap):
-                told += range(event.what.after + 1, event.what.next)
-            elif isinstance(event, Step) and isinstance(event.what, OrderMessage):
-                told.append(event.what.sequence)
+            if isinstance(event, StreamItem) and isinstance(event.value, Gap):
+                told += range(event.value.after + 1, event.value.next)
+            elif isinstance(event, StreamItem) and isinstance(event.value, OrderMessage):
+                told.append(event.value.sequence)
     assert told == list(range(1, subject.cursor.sequence + 1))
 
 
@@ -253,7 +255,7 @@ def test_nonsense_is_complained_about_and_survived(frames: list[bytes | str]) ->
     """Afterwards orders come as before."""
     subject = live()
     for frame in frames:
-        assert all(isinstance(event, Complaint) for event in subject.receive(frame, NOW))
+        assert all(isinstance(event, ProtocolWarning) for event in subject.receive(frame, NOW))
     assert numbers(feed(subject, order(11))) == [11]
 
 
@@ -292,7 +294,7 @@ def test_an_answer_that_is_not_due_changes_nothing(
     subject = session(cursor)
     feed(subject, *before)
     stood = subject.phase, subject.cursor, subject.state
-    assert [type(e) for e in feed(subject, undue)] == [Complaint]
+    assert [type(e) for e in feed(subject, undue)] == [ProtocolWarning]
     assert (subject.phase, subject.cursor, subject.state) == stood
 
 
@@ -397,7 +399,7 @@ def test_two_missing_heartbeats_break_the_connection() -> None:
     feed(subject, order(11))
     events = subject.tick(200, NOW)
     assert states(events) == ["stale"]
-    assert isinstance(events[-1], Broken)
+    assert isinstance(events[-1], Disconnected)
 
 
 def test_heartbeats_keep_it_alive() -> None:
@@ -424,14 +426,14 @@ def test_an_old_server_must_answer_pings() -> None:
     for _ in range(5):
         assert subject.tick(1_500, NOW) == []
         feed(subject, {"type": "pong", "client_timestamp": NOW, "server_timestamp": NOW, "timestamp": NOW})
-    assert isinstance(subject.tick(2_100, NOW)[-1], Broken)
+    assert isinstance(subject.tick(2_100, NOW)[-1], Disconnected)
 
 
 def test_a_login_that_is_not_answered_breaks_the_connection() -> None:
     """Within the patience given for it."""
     subject = session(login_ms=500)
     assert subject.tick(400, NOW) == []
-    assert isinstance(subject.tick(200, NOW)[-1], Broken)
+    assert isinstance(subject.tick(200, NOW)[-1], Disconnected)
 
 
 def test_it_pings_regularly() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.model.position import PositionText, parse_position
-from ptn_api.wire import codec, frames, received
+from ptn_api.wire import codec, frames, server_frames
 from tests.factories import order, position, uuid
 
 
@@ -83,7 +83,7 @@ def test_a_changed_position_is_read_back() -> None:
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_whatever_comes_is_a_frame_or_invalid_input(data: bytes) -> None:
     """Never another exception: strangers send anything. A frame of an unknown kind is None to a client."""
-    assert isinstance(_outcome(received.read, data), (msgspec.Struct, InvalidInputError, NoneType))
+    assert isinstance(_outcome(server_frames.read_frame, data), (msgspec.Struct, InvalidInputError, NoneType))
     ping = _outcome(lambda d: codec.decode(d, frames.Ping), data)
     assert isinstance(ping, (frames.Ping, InvalidInputError))
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ptn_api.wire import close_codes, frames
+from ptn_api.wire.client_frames import Subscription
 from ptn_api.wire.server_session import (
     MAX_WAITING_FRAMES,
     TRANSITIONS,
@@ -27,7 +28,7 @@ from ptn_api.wire.server_session import (
     State,
     Stop,
 )
-from ptn_api.wire.subscription import Subscription
+from tests.properties import tries
 
 NOW = 1_000_000
 WINDOW = 1_000
@@ -77,7 +78,7 @@ def _sent(effects: list[Effect]) -> list[msgspec.Struct]:
 def _logged_in(log: Log | None = None, **login: Any) -> tuple[ServerSession, frames.AuthSuccess]:
     session = _session(log)
     assert _tell(session, api_key="k", **login) == [CheckKey("k")]
-    (success,) = _sent(session.verdict(100, NOW))
+    (success,) = _sent(session.key_checked(100, NOW))
     assert isinstance(success, frames.AuthSuccess)
     return session, success
 
@@ -100,7 +101,7 @@ def test_a_lower_tier_is_refused_with_its_code(tier: int) -> None:
     session = _session()
     _tell(session, api_key="k")
     text = "WebSocket connections require tier 100 access. Please upgrade your API key."
-    assert session.verdict(tier, NOW) == [
+    assert session.key_checked(tier, NOW) == [
         Send(frames.AuthFailure(status="error", message=text, code="INSUFFICIENT_TIER")),
         Close(close_codes.INSUFFICIENT_TIER),
     ]
@@ -111,7 +112,7 @@ def test_an_unknown_key_is_refused() -> None:
     session = _session()
     _tell(session, api_key="k")
     text = "Invalid API key. Authentication failed."
-    assert session.verdict(None, NOW) == [
+    assert session.key_checked(None, NOW) == [
         Send(frames.AuthFailure(status="error", message=text)),
         Close(close_codes.INVALID_KEY),
     ]
@@ -146,7 +147,7 @@ def test_frames_wait_for_the_verdict_and_are_answered_in_order() -> None:
     _tell(session, api_key="k")
     assert _tell(session, type="ping", timestamp=4) == []
     assert _tell(session, type="subscribe", all=True) == []
-    effects = session.verdict(100, NOW)
+    effects = session.key_checked(100, NOW)
     kinds = [type(frame) for frame in _sent(effects)]
     assert kinds == [frames.AuthSuccess, frames.Pong, frames.SubscriptionStatus]
     assert effects[-1] == CatchUp(after=110, replay_until=0)
@@ -159,7 +160,7 @@ def test_what_waits_for_the_verdict_is_bounded() -> None:
     for _ in range(MAX_WAITING_FRAMES):
         assert _tell(session, type="ping") == []
     assert _tell(session, type="ping") == [Close(close_codes.TOO_MANY_REQUESTS)]
-    assert session.verdict(100, NOW) == []
+    assert session.key_checked(100, NOW) == []
 
 
 # --- version 1's replay -----------------------------------------------------------------------------------
@@ -281,7 +282,7 @@ def test_a_subscribe_during_the_catch_up_goes_on_with_it() -> None:
     session, _ = _logged_in(version=2)
     _tell(session, type="subscribe")
     assert _tell(session, type="subscribe", format="delta")[1:] == [Resubscribed()]
-    assert session.state is State.CATCHING
+    assert session.state is State.CATCHING_UP
     assert session.subscription.format == "delta"
 
 
@@ -416,10 +417,10 @@ class Conversation(RuleBasedStateMachine):
         self.take(self.session.receive(data, NOW))
 
     @rule(tier=st.sampled_from([None, 0, 50, 100, 100, 100]))
-    def verdict(self, tier: int | None) -> None:
-        self.take(self.session.verdict(tier, NOW))
+    def key_checked(self, tier: int | None) -> None:
+        self.take(self.session.key_checked(tier, NOW))
 
-    @precondition(lambda self: self.session.state is State.CATCHING)
+    @precondition(lambda self: self.session.state is State.CATCHING_UP)
     @rule()
     def catch_up_ends(self) -> None:
         self.session.caught_up()
@@ -471,9 +472,10 @@ class Conversation(RuleBasedStateMachine):
         assert max(self.checks, self.successes, self.catch_ups, self.closes) <= 1
         assert (self.closes == 1) == (self.session.state is State.CLOSED)
         assert (
-            self.session.state in (State.CATCHING, State.LIVE, State.IDLE, State.CLOSED) or not self.catch_ups
+            self.session.state in (State.CATCHING_UP, State.LIVE, State.IDLE, State.CLOSED)
+            or not self.catch_ups
         )
 
 
 TestConversation = Conversation.TestCase
-TestConversation.settings = settings(max_examples=150, stateful_step_count=25)
+TestConversation.settings = tries(150, stateful_step_count=25)

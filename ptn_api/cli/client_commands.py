@@ -1,0 +1,339 @@
+"""The commands that talk to a server: their arguments and help."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ptn_api.cli.time_arguments import speed_of, time_ms
+from ptn_api.model.trade_pair import TRADE_PAIRS
+
+__all__ = ["CLIENT_COMMANDS"]
+
+
+class Output(str, enum.Enum):
+    TABLE = "table"
+    JSON = "json"
+    NDJSON = "ndjson"
+    CSV = "csv"
+
+
+class Status(str, enum.Enum):
+    OPEN = "open"
+    CLOSED = "closed"
+    ALL = "all"
+
+
+class OnError(str, enum.Enum):
+    STOP = "stop"
+    RETRY = "retry"
+    SKIP = "skip"
+
+
+def _complete_trade_pair(prefix: str) -> list[str]:
+    """For the shell's completion."""
+    return [pair for pair in TRADE_PAIRS if pair.startswith(prefix.upper())]
+
+
+def _known_trade_pairs(typed: list[str] | None) -> list[str]:
+    """Known ids in upper case. Unknown ones pass: the validator may have new trade pairs."""
+    return [pair.upper() if pair.upper() in TRADE_PAIRS else pair for pair in typed or []]
+
+
+RestUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        metavar="URL",
+        help="Use the REST server at this address (default http://127.0.0.1:48888).",
+        envvar="PTN_REST_URL",
+    ),
+]
+WsUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        metavar="URL",
+        help="Use the WebSocket server at this address (default ws://127.0.0.1:8765).",
+        envvar="PTN_WS_URL",
+    ),
+]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Read your API key from this file, - = standard input (default PTN_API_KEY, then config file).",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON as the server sends it.")]
+Tier = Annotated[
+    int | None, typer.Option(metavar="TIER", help="Show this tier: 0, 30, 50 or 100 (default your key's).")
+]
+Miners = Annotated[
+    list[str] | None, typer.Option("--miner", metavar="HOTKEY", help="Show only this miner; repeatable.")
+]
+TradePairs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trade-pair",
+        metavar="ID",
+        help="Show only this trade pair; repeatable.",
+        autocompletion=_complete_trade_pair,
+        callback=_known_trade_pairs,
+    ),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="TIME", help="Start at this time: 2026-11-22T18:30 (UTC) or epoch milliseconds."
+    ),
+]
+Until = Annotated[str | None, typer.Option("--to", metavar="TIME", help="End before this time.")]
+Count = Annotated[int, typer.Option(metavar="N", help="Stop after this many orders; 0 = never.", min=0)]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for a server that is not running yet.")]
+OutputOption = Annotated[
+    Output | None, typer.Option("--output", "-o", help="Print orders in this format (default table).")
+]
+JsonLines = Annotated[bool, typer.Option("--json", help="Same as --output ndjson.")]
+Exec = Annotated[
+    str | None,
+    typer.Option(
+        "--exec",
+        metavar="COMMAND",
+        help="Run this command for each order instead, with the order's JSON on standard input.",
+    ),
+]
+
+
+def stream(
+    url: WsUrl = None,
+    api_key_file: ApiKeyFile = None,
+    output: OutputOption = None,
+    json: JsonLines = False,
+    command: Exec = None,
+    on_error: Annotated[
+        OnError, typer.Option(help="When the command of --exec fails: stop, retry it, or skip the order.")
+    ] = OnError.STOP,
+    miner: Miners = None,
+    trade_pair: TradePairs = None,
+    delta: Annotated[bool, typer.Option("--delta", help="Leave out the positions' earlier orders.")] = False,
+    count: Count = 0,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Continue after the last order of the previous run; --exec always does."
+        ),
+    ] = False,
+    name: Annotated[str, typer.Option(help="Keep the position for --resume under this name.")] = "",
+    wait: Wait = False,
+) -> None:
+    """Follow every order as it happens."""
+    from ptn_api.cli.stream import run
+
+    run(
+        url,
+        api_key_file,
+        output=_chosen_output(output, json),
+        command=command,
+        on_error=on_error.value,
+        miners=miner or [],
+        trade_pairs=trade_pair or [],
+        delta=delta,
+        count=count,
+        resume=resume,
+        name=name,
+        wait=wait,
+    )
+
+
+def positions(
+    url: RestUrl = None,
+    api_key_file: ApiKeyFile = None,
+    tier: Tier = None,
+    miner: Miners = None,
+    trade_pair: TradePairs = None,
+    status: Annotated[Status, typer.Option(help="Show open or closed positions, or all.")] = Status.OPEN,
+    json: Json = False,
+) -> None:
+    """Print every miner's positions, best miner first."""
+    from ptn_api.cli.positions import run
+
+    chosen = {"miners": miner or [], "trade_pairs": trade_pair or [], "status": status.value}
+    run(url, api_key_file, tier=tier, as_json=json, **chosen)  # type: ignore[arg-type]
+
+
+def miner(
+    hotkey: Annotated[str, typer.Argument(help="The miner's hotkey.")],
+    url: RestUrl = None,
+    api_key_file: ApiKeyFile = None,
+    json: Json = False,
+) -> None:
+    """Print one miner: returns and all positions."""
+    from ptn_api.cli.positions import run_miner
+
+    run_miner(url, api_key_file, hotkey, as_json=json)
+
+
+def orders(
+    url: RestUrl = None,
+    api_key_file: ApiKeyFile = None,
+    tier: Tier = None,
+    miner: Miners = None,
+    trade_pair: TradePairs = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Annotated[
+        int, typer.Option(metavar="N", help="Print the newest orders, up to this many; 0 = all.", min=0)
+    ] = 50,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON list with one object per order.")
+    ] = False,
+) -> None:
+    """Print the latest orders, newest last."""
+    from ptn_api.cli.positions import run_orders
+
+    run_orders(
+        url,
+        api_key_file,
+        tier=tier,
+        miners=miner or [],
+        trade_pairs=trade_pair or [],
+        span=(time_ms(since), time_ms(until)),
+        limit=limit,
+        as_json=json,
+    )
+
+
+def stats(
+    hotkey: Annotated[str | None, typer.Argument(help="Print only this miner's element, completely.")] = None,
+    url: RestUrl = None,
+    api_key_file: ApiKeyFile = None,
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="Include the ledgers' checkpoints.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Print the validator's statistics of every miner."""
+    from ptn_api.cli.documents import run_statistics
+
+    run_statistics(url, api_key_file, hotkey=hotkey, checkpoints=checkpoints, as_json=json)
+
+
+def eliminations(url: RestUrl = None, api_key_file: ApiKeyFile = None, json: Json = False) -> None:
+    """Print the eliminated miners, with time and reason."""
+    from ptn_api.cli.documents import run_eliminations
+
+    run_eliminations(url, api_key_file, as_json=json)
+
+
+def checkpoint(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Write the checkpoint to this file.")
+    ],
+    url: RestUrl = None,
+    api_key_file: ApiKeyFile = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the file name and size as JSON.")] = False,
+) -> None:
+    """Download the checkpoint that a validator restores from (tier 100)."""
+    from ptn_api.cli.documents import run_checkpoint
+
+    run_checkpoint(url, api_key_file, output=output, as_json=json)
+
+
+def me(url: RestUrl = None, api_key_file: ApiKeyFile = None, json: Json = False) -> None:
+    """Print what the server knows about your key."""
+    from ptn_api.cli.documents import run_me
+
+    run_me(url, api_key_file, as_json=json)
+
+
+def record(
+    file: Annotated[
+        Path, typer.Argument(help="The recording, as NDJSON; compressed if the name ends in .zst.")
+    ],
+    url: WsUrl = None,
+    api_key_file: ApiKeyFile = None,
+    miner: Miners = None,
+    trade_pair: TradePairs = None,
+    count: Count = 0,
+    wait: Wait = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the number of recorded orders as JSON.")
+    ] = False,
+) -> None:
+    """Record the stream in a file. The next run continues where the file ends."""
+    from ptn_api.cli.stream import run_recorder
+
+    chosen = {"miners": miner or [], "trade_pairs": trade_pair or []}
+    run_recorder(file, url, api_key_file, count=count, wait=wait, as_json=json, **chosen)
+
+
+def replay(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="A recording or a checkpoint; without it, the orders that the server still has."),
+    ] = None,
+    url: RestUrl = None,
+    api_key_file: ApiKeyFile = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Serve the orders over WebSocket; every API key is accepted.")
+    ] = False,
+    port: Annotated[
+        int, typer.Option(metavar="PORT", help="Serve on this port; 0 = any free port.", min=0, max=65535)
+    ] = 8765,
+    speed: Annotated[
+        str | None,
+        typer.Option(
+            help="Replay at this speed, 1x = as recorded (default as fast as possible).", metavar="10x"
+        ),
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    miner: Miners = None,
+    trade_pair: TradePairs = None,
+    output: OutputOption = None,
+    json: JsonLines = False,
+    command: Exec = None,
+) -> None:
+    """Replay past orders as if they happened now."""
+    from ptn_api.cli.replay import run, run_server
+
+    choice = {"miners": miner or [], "trade_pairs": trade_pair or []}
+    span, pace = (time_ms(since), time_ms(until)), speed_of(speed)
+    if serve:
+        run_server(file, url, api_key_file, port=port, speed=pace, span=span, **choice)
+    else:
+        form = _chosen_output(output, json)
+        run(file, url, api_key_file, output=form, command=command, speed=pace, span=span, **choice)
+
+
+def _chosen_output(output: Output | None, json: bool) -> Literal["table", "json", "ndjson", "csv"]:
+    return output.value if output else "ndjson" if json else "table"
+
+
+def _ends_with_reader(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that ends without an error when its reader does, as in `ptn ... | head`."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The interpreter flushes standard output at exit, which would fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return run
+
+
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    *(stream, positions, miner, orders, stats, eliminations, checkpoint, me, record, replay),
+)
+CLIENT_COMMANDS = [_ends_with_reader(command) for command in _COMMANDS]

@@ -1,0 +1,88 @@
+"""The validator's files: reading one with limits, telling its versions apart, and vetting names."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+import unicodedata
+
+from ptn_api.errors import InvalidInputError
+
+__all__ = ["LONGEST_NAME", "Key", "check_name", "check_utf8", "is_settled", "read_whole", "version_of"]
+
+Key = tuple[str, str]
+"""A position: (hotkey of its folder, position uuid)."""
+
+LONGEST_NAME = 128
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_FORBIDDEN = frozenset("'\"`\\/")
+
+_SETTLE_NS = 50_000_000
+
+
+def version_of(status: os.stat_result) -> str:
+    """Returns a name for this version of a file: inode, ctime (ns) and size."""
+    return f"{status.st_ino}-{status.st_ctime_ns}-{status.st_size}"
+
+
+def is_settled(changed_ns: int) -> bool:
+    """Returns whether a second change would by now have a different time.
+
+    The kernel's file times advance in ticks of a few ms, and inodes are reused at once: a version read
+    within the tick of its last change may look the same as the next version.
+    """
+    return abs(time.time_ns() - changed_ns) > _SETTLE_NS
+
+
+def read_whole(path: str, limit: int) -> tuple[bytes, os.stat_result]:
+    """Returns the content, and the status from before it was read.
+
+    A write during the read therefore shows as another version. Raises FileNotFoundError, and
+    InvalidInputError with code `unreadable`, `not_a_file`, `too_large`, `empty` or `not_utf8`.
+    """
+    try:
+        # O_NONBLOCK: opening a FIFO among the files must not block the reader.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise InvalidInputError("not a regular file", code="not_a_file")
+            if status.st_size > limit:
+                raise InvalidInputError(f"larger than {limit} bytes", code="too_large")
+            with open(descriptor, "rb", buffering=0, closefd=False) as file:
+                body = file.readall() or b""
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InvalidInputError(f"cannot be read: {error.strerror}", code="unreadable") from None
+    if not body:
+        raise InvalidInputError("empty file", code="empty")
+    check_utf8(body)
+    return body, status
+
+
+def check_utf8(body: bytes) -> None:
+    """Checks text that the JSON decoder cuts out without decoding. Raises InvalidInputError, `not_utf8`."""
+    try:
+        body.isascii() or body.decode()
+    except UnicodeDecodeError:
+        raise InvalidInputError("not UTF-8", code="not_utf8") from None
+
+
+def check_name(name: str) -> None:
+    """Checks a name that may become part of keys, URLs and log lines.
+
+    Raises InvalidInputError with code `bad_name` if it is empty, hidden or longer than 128 characters, or
+    contains a control character, quote or slash, or undecodable bytes.
+    """
+    if len(name) <= LONGEST_NAME and _PLAIN_NAME.fullmatch(name):
+        return
+    if not 0 < len(name) <= LONGEST_NAME or name.startswith("."):
+        raise InvalidInputError("name is empty, hidden or too long", code="bad_name")
+    # Categories C*: control and format characters, and the surrogates that stand for undecodable bytes.
+    if any(c in _FORBIDDEN or unicodedata.category(c).startswith("C") for c in name):
+        raise InvalidInputError("name contains a forbidden character", code="bad_name")

@@ -1,0 +1,188 @@
+"""Catch-ups: what a subscriber missed is sent from the log in parts, until it can join the live ones."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+
+import structlog
+
+from ptn_api.clock import Monotonic, monotonic_ms
+from ptn_api.errors import LogError, LogPrunedError
+from ptn_api.event_log.contract import EventLog, RemovedPosition
+from ptn_api.stream.connection import CatchUpProgress, Connection
+from ptn_api.stream.counters import StreamCounters
+from ptn_api.stream.encoding import FrameEncoder, MessageEncoder, UpdateEncoder, pack
+from ptn_api.stream.log_tail import RETRY_MS, LogOutage, LogTail
+from ptn_api.wire.close_codes import INTERNAL_ERROR, KEY_REVOKED, REPLAY_OVERTAKEN, SLOW_CONSUMER
+from ptn_api.wire.server_session import State
+
+__all__ = ["CatchUps"]
+
+PART_BYTES = 128 * 1024
+"""The size a part aims at, so that it delays live orders by a few ms at most."""
+MAX_PART_EVENTS = 128
+PART_POSITIONS = 25
+
+logger = structlog.get_logger()
+
+
+class CatchUps:
+    """Connections that are catching up, served in turn, one part each, with live orders in between.
+
+    A part is read only when the connection's buffer is low. The hand-over has no await in it: a connection
+    that has been sent exactly what the live ones have joins them, so there is neither a gap nor a repeat.
+    """
+
+    def __init__(
+        self,
+        log: EventLog,
+        tail: LogTail,
+        outage: LogOutage,
+        counters: StreamCounters,
+        *,
+        key_is_valid: Callable[[Connection], bool],
+        stall_ms: int,
+        monotonic: Monotonic = monotonic_ms,
+    ) -> None:
+        self._event_log = log
+        self._tail = tail
+        self._outage = outage
+        self._counters = counters
+        self._key_is_valid = key_is_valid
+        self._stall_ms = stall_ms
+        self._monotonic = monotonic
+        self._queue: deque[Connection] = deque()
+        self._queued: set[Connection] = set()
+        self._work = asyncio.Event()
+
+    def add(self, connection: Connection) -> None:
+        """Starts or continues a catch-up; a connection that misses nothing joins the live ones at once."""
+        progress = connection.progress
+        if progress is None or connection in self._queued:
+            return
+        up_to_date = progress.since_revision is None or progress.revision == self._tail.revision
+        if progress.cursor == self._tail.sequence and up_to_date:
+            connection.caught_up()
+            return
+        self._queue.append(connection)
+        self._queued.add(connection)
+        self._work.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._work.wait()
+            while self._queue:
+                connection = self._queue.popleft()
+                self._queued.discard(connection)
+                self._serve(connection)
+                await asyncio.sleep(0)
+            self._work.clear()
+
+    def close_stalled(self, connection: Connection, now_ms: int) -> None:
+        """Closes a connection whose client has stopped reading: its catch-up would wait forever."""
+        since = connection.congested_since
+        if connection.progress is not None and since is not None and now_ms - since > self._stall_ms:
+            self._counters.slow_closes += 1
+            connection.close(SLOW_CONSUMER)
+
+    def _serve(self, connection: Connection) -> None:
+        """Sends the next part."""
+        progress = connection.progress
+        if progress is None or connection.session.state is not State.CATCHING_UP:
+            return
+        if connection.congested_since is not None:
+            return  # continues when the socket has drained
+        if not self._key_is_valid(connection):
+            connection.close(KEY_REVOKED)
+            return
+        try:
+            if progress.cursor < self._tail.sequence:
+                self._send_orders(connection, progress)
+            elif progress.cursor > self._tail.sequence:
+                self._tail.step()  # the log was ahead of the tail when the client logged in
+            else:
+                self._send_changes(connection, progress)
+        except LogPrunedError:
+            connection.close(REPLAY_OVERTAKEN)
+        except LogError as error:
+            self._retry(connection, progress, error)
+        except Exception:  # noqa: BLE001 - a fault in one catch-up must not end the others
+            logger.error("catch_up_failed", traceback=traceback.format_exc())
+            connection.close(INTERNAL_ERROR)
+        else:
+            progress.failing_since = None
+            self._outage.succeeded(connection)
+            if self._tail.readable:
+                self.add(connection)
+            else:
+                self._add_later(connection)
+
+    def _retry(self, connection: Connection, progress: CatchUpProgress, error: LogError) -> None:
+        """Tries again later; gives up only where this one read fails for long and the others work."""
+        now = self._monotonic()
+        if progress.failing_since is None:
+            progress.failing_since = now
+        self._outage.failed(connection, error)
+        if self._tail.readable and now - progress.failing_since > self._stall_ms:
+            connection.close(INTERNAL_ERROR)
+        else:
+            self._add_later(connection)
+
+    def _add_later(self, connection: Connection) -> None:
+        connection.later(RETRY_MS, lambda: self.add(connection))
+
+    def _send_orders(self, connection: Connection, progress: CatchUpProgress) -> None:
+        if not progress.replaying:
+            progress.replaying = True
+            self._counters.replays += 1
+        subscription = connection.subscription
+        limit = min(progress.part_events, self._tail.sequence - progress.cursor)
+        events = self._event_log.read(progress.cursor, limit, orders=subscription.format == "full")
+        progress.cursor = events[-1].sequence
+        messages = MessageEncoder(events).matching(subscription, replay_until=progress.replay_until)
+        self._send(connection, list(pack(messages)), len(messages))
+        size = sum(map(len, messages))
+        if size > 2 * PART_BYTES:
+            progress.part_events = max(1, progress.part_events // 2)
+        elif size < PART_BYTES // 2:
+            progress.part_events = min(MAX_PART_EVENTS, progress.part_events * 2)
+
+    def _send_changes(self, connection: Connection, progress: CatchUpProgress) -> None:
+        """Sends a frame for each position changed since the client's revision, then one for the removed ones.
+
+        (docs/protocol.md, 5.) A change newer than the tail may belong to an order that the tail has not sent
+        yet, and orders go before changes. So the tail advances first, and this connection catches up with it.
+        """
+        assert progress.since_revision is not None
+        encoder = UpdateEncoder(since_revision=progress.since_revision, after=progress.cursor)
+        changed = list(islice(self._event_log.positions(since_revision=progress.revision), PART_POSITIONS))
+        sendable = [position for position in changed if position.revision <= self._tail.revision]
+        removed: list[RemovedPosition] = []
+        last_part = len(sendable) == len(changed) < PART_POSITIONS
+        if last_part:
+            removed = self._event_log.removed(progress.since_revision)
+            last_part = not removed or removed[-1].revision <= self._tail.revision
+        subscription = connection.subscription
+        updates = [update for position in sendable if (update := encoder.changed(position))]
+        payloads = [u.payload for u in updates if subscription.matches(u.miner_hotkey, u.trade_pair)]
+        if sendable:
+            progress.revision = sendable[-1].revision
+        if last_part:
+            removals = encoder.removed(removed, subscription)
+            if removals is not None:
+                payloads.append(removals)
+            progress.revision = self._tail.revision
+        elif len(sendable) < len(changed) or removed:
+            self._tail.step()
+        self._send(connection, payloads, 0)
+
+    def _send(self, connection: Connection, payloads: list[bytes], messages: int) -> None:
+        frame_encoder = FrameEncoder()
+        frames = [frame_encoder(payload, deflate=connection.deflate) for payload in payloads]
+        connection.send_missed(frames, messages)
+        self._counters.deliveries += messages
+        self._counters.sent_bytes += sum(map(len, frames))

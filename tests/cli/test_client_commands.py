@@ -1,0 +1,293 @@
+"""The commands that read a server, against a live one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptn_api.client import Replay
+from tests.cli.ptn import Ptn
+from tests.live import Live
+from tests.waiting import until
+
+
+def test_positions(ptn: Ptn) -> None:
+    """Piped: tab-separated, whole hotkeys, a line of names; open ones unless asked otherwise."""
+    header, *rows = ptn("positions").lines
+    assert header.split("\t")[:3] == ["miner", "pair", "type"]
+    assert rows
+    assert all(len(row.split("\t")[0]) == 48 and row.split("\t")[-1] == "" for row in rows)
+    closed = ptn("positions", "--status", "closed").lines[1:]
+    assert closed
+    assert all(row.split("\t")[-1] for row in closed)
+
+
+def test_positions_as_json(ptn: Ptn) -> None:
+    """The server's own answer, with the same choice: a closed position stays one, whatever is traded."""
+    chosen = ("--tier", 30, "--status", "closed")
+    hotkey = ptn("positions", *chosen).lines[1].split("\t")[0]
+    entries = json.loads(ptn("positions", "--miner", hotkey, *chosen, "--json").stdout)
+    assert list(entries) == [hotkey]
+    assert entries[hotkey]["tier"] == 30
+
+
+def test_miner(ptn: Ptn) -> None:
+    hotkey = ptn("positions").lines[1].split("\t")[0]
+    ended = ptn("miner", hotkey)
+    assert f"# miner: {hotkey}" in ended.lines
+    assert json.loads(ptn("miner", hotkey, "--json").stdout)["tier"] == 100
+    unknown = ptn("miner", "nobody")
+    assert (unknown.status, unknown.stderr) == (1, "ptn: Miner ID not found\n")
+
+
+def test_orders(ptn: Ptn) -> None:
+    """The newest, newest last; chosen by pair and time."""
+    orders = json.loads(ptn("orders", "--limit", 20, "--json").stdout)
+    times = [order["processed_ms"] for order in orders]
+    assert len(times) == 20
+    assert times == sorted(times)
+    pair, middle = orders[7]["trade_pair"], times[7] + 1
+    chosen = json.loads(ptn("orders", "--limit", 0, "--trade-pair", pair, "--to", middle, "--json").stdout)
+    assert {order["trade_pair"] for order in chosen} == {pair}
+    assert max(order["processed_ms"] for order in chosen) < middle
+    assert len(ptn("orders", "--limit", 5).lines) == 6
+    assert ptn("orders", "--from", "2100-01-01").lines[1:] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "key"), [(["stats"], "data"), (["eliminations"], "eliminations"), (["me"], "tier")]
+)
+def test_documents(ptn: Ptn, words: list[str], key: str) -> None:
+    """A table with a header, and the server's JSON."""
+    assert "\t" in ptn(*words).lines[0]
+    assert key in json.loads(ptn(*words, "--json").stdout)
+
+
+def test_one_miners_statistics(ptn: Ptn) -> None:
+    hotkey = ptn("stats").lines[1].split("\t")[0]
+    element = json.loads(ptn("stats", hotkey).stdout)
+    assert element["hotkey"] == hotkey
+    assert "checkpoints" not in element
+    assert "checkpoints" in json.loads(ptn("stats", hotkey, "--checkpoints", "--json").stdout)
+
+
+def test_me_never_shows_the_key(ptn: Ptn, live: Live) -> None:
+    for ended in (ptn("me"), ptn("me", "--json")):
+        assert live.key not in ended.stdout + ended.stderr
+
+
+def test_checkpoint(ptn: Ptn, tmp_path: Path) -> None:
+    """The file is whole; how big it is goes to standard error, or is said in JSON."""
+    ended = ptn("checkpoint", "-o", "checkpoint.json")
+    assert (ended.status, ended.stdout) == (0, "")
+    assert json.loads((tmp_path / "checkpoint.json").read_bytes())["positions"]
+    said = json.loads(ptn("checkpoint", "-o", "checkpoint.json", "--json").stdout)
+    assert said["bytes"] == (tmp_path / "checkpoint.json").stat().st_size
+    refused = ptn("checkpoint", "-o", "nowhere/checkpoint.json")
+    assert refused.status == 1
+    assert "nowhere/checkpoint.json." in refused.stderr
+    assert refused.stderr.endswith(".part: No such file or directory\n")
+
+
+def test_on_a_terminal_there_are_tables_colours_and_a_bar(ptn: Ptn) -> None:
+    """For eyes: a title, colours, short hotkeys, and a bar while the checkpoint comes."""
+    shown = ptn.on_terminal("orders", "--limit", 3)
+    assert "3 orders, newest last" in shown
+    assert "\x1b[3" in shown
+    assert "…" in shown
+    assert "checkpoint" in ptn.on_terminal("checkpoint", "-o", "checkpoint.json")
+    assert "\x1b[" in ptn.on_terminal("stream", "--count", 1)
+
+
+# --- the stream -------------------------------------------------------------------------------------------
+
+
+def test_stream_outputs(ptn: Ptn) -> None:
+    """Each form says the same orders in its own way; what happens to the connection goes elsewhere."""
+    table = ptn("stream", "--count", 2)
+    assert table.lines[0].split("\t")[:2] == ["sequence", "timestamp"]
+    assert "ptn: live" in table.stderr
+    rows = list(csv.DictReader(ptn("stream", "--count", 2, "--output", "csv").lines))
+    assert int(rows[1]["sequence"]) == int(rows[0]["sequence"]) + 1
+    lines = [json.loads(line) for line in ptn("stream", "--count", 2, "--json").lines]
+    assert all(line.keys() - {"late"} == {"data", "sequence", "timestamp"} for line in lines)
+    assert json.loads(ptn("stream", "--count", 1, "--output", "json").stdout)["data"]["position"]["orders"]
+    delta = json.loads(ptn("stream", "--count", 1, "--json", "--delta").stdout)
+    assert "orders" not in delta["data"]["position"]
+
+
+def test_stream_filters(ptn: Ptn) -> None:
+    """Only the pair and the miner that were asked for."""
+    first = json.loads(ptn("stream", "--count", 1, "--json").stdout)["data"]["position"]
+    rows = csv.DictReader(
+        ptn("stream", "--miner", first["miner_hotkey"], "--count", 2, "--output", "csv").lines
+    )
+    assert {row["miner_hotkey"] for row in rows} == {first["miner_hotkey"]}
+    row, *_ = csv.DictReader(ptn("stream", "--trade-pair", "BTCUSD", "--count", 1, "-o", "csv").lines)
+    assert row["trade_pair"] == "BTCUSD"
+
+
+def test_a_trade_pair_as_people_type_it(ptn: Ptn) -> None:
+    """Small letters will do; one that is not known may be the validator's newest, and is asked for."""
+    small = ptn("orders", "--trade-pair", "btcusd")
+    assert {row.split("\t")[2] for row in small.lines[1:]} == {"BTCUSD"}
+    assert small.stderr == ""
+    new = ptn("orders", "--trade-pair", "NewUSD")
+    assert (new.status, len(new.lines)) == (0, 1)
+    assert "'NewUSD' is no trade pair that is known here" in new.stderr
+
+
+def test_resume_goes_on_after_the_last_order(ptn: Ptn) -> None:
+    """What was printed is not printed again, and nothing in between is missing."""
+    runs = [ptn("stream", "--resume", "--count", 3, "--json").lines for _ in range(3)]
+    sequences = [json.loads(line)["sequence"] for lines in runs for line in lines]
+    assert sequences == list(range(sequences[0], sequences[0] + 9))
+
+
+def test_exec_decides_what_is_done_with(ptn: Ptn, tmp_path: Path) -> None:
+    """An order whose command failed comes again; one whose command was content does not."""
+    seen = tmp_path / "seen"
+    content = ptn("stream", "--exec", f"cat >> {seen}", "--count", 2)
+    assert content.status == 0, content.stderr
+    failed = ptn("stream", "--exec", f"cat >> {seen}; exit 7")
+    assert failed.status == 5
+    assert "the command of --exec ended with status 7 on order" in failed.stderr
+    assert ptn("stream", "--exec", f"cat >> {seen}", "--count", 1).status == 0
+    first, second, third, again = (json.loads(line)["sequence"] for line in seen.read_text().splitlines())
+    assert (second, third, again) == (first + 1, first + 2, first + 2)
+
+
+def test_exec_can_go_on_after_a_failure(ptn: Ptn) -> None:
+    """Skipped orders are told, and do not end it."""
+    ended = ptn("stream", "--exec", "cat > /dev/null; exit 1", "--on-error", "skip", "--count", 2)
+    assert ended.status == 0
+    assert ended.stderr.count("are missing: handler") == 2
+
+
+def test_exec_never_shows_an_order_to_the_shell(ptn: Ptn, tmp_path: Path) -> None:
+    """It is standard input only: neither argument nor environment."""
+    ptn(
+        "stream", "--exec", "env > env.txt; cat /proc/$$/cmdline > cmdline.txt; cat > /dev/null", "--count", 1
+    )
+    for name in ("env.txt", "cmdline.txt"):
+        assert "order_uuid" not in (tmp_path / name).read_text()
+
+
+def test_head_has_seen_enough(ptn: Ptn) -> None:
+    """`ptn stream | head -1` ends well."""
+    process = ptn.begin("replay")
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("sequence")
+    process.stdout.close()
+    assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_stream_in_order(ptn: Ptn, number: signal.Signals) -> None:
+    process = ptn.begin("stream")
+    assert process.stdout is not None
+    while not process.stdout.readline()[:1].isdigit():  # an order, by its sequence
+        pass
+    process.send_signal(number)
+    assert process.wait(20) == 0
+    assert "Traceback" not in process.stdout.read()
+    process.stdout.close()
+
+
+# --- recordings -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["orders.ndjson", "orders.ndjson.zst"])
+def test_record_and_replay(ptn: Ptn, tmp_path: Path, name: str) -> None:
+    """Each run goes on where the file ends; what is replayed is what was streamed."""
+    assert ptn("record", name, "--count", 3).status == 0
+    assert json.loads(ptn("record", name, "--count", 3, "--json").stdout) == {"file": name, "orders": 3}
+    replayed = [json.loads(line) for line in ptn("replay", name, "--json").lines]
+    sequences = [message["sequence"] for message in replayed]
+    assert sequences == list(range(sequences[0], sequences[0] + 6))
+    streamed = {m["sequence"]: m for m in map(json.loads, ptn("replay", "--json").lines)}
+    assert list(map(announced, replayed)) == [announced(streamed[n]) for n in sequences]
+    middle = replayed[3]["timestamp"]
+    later = ptn("replay", name, "--from", middle, "--json").lines
+    assert later == [
+        line for line in ptn("replay", name, "--json").lines if json.loads(line)["timestamp"] >= middle
+    ]
+
+
+def announced(message: dict[str, Any]) -> tuple[int, Any]:
+    """What stands for ever; prices and sources of recent orders may be corrected at any moment."""
+    order = message["data"]["position"]["orders"][-1]
+    return message["timestamp"], (order["order_uuid"], order["processed_ms"], order["leverage"])
+
+
+def test_a_killed_recorder_leaves_no_gap(ptn: Ptn, tmp_path: Path) -> None:
+    """kill -9, and the next run continues the file."""
+    path = tmp_path / "orders.ndjson"
+    for _ in range(3):
+        size = path.stat().st_size if path.exists() else 0
+        process = ptn.begin("record", path)
+        until(lambda size=size: path.exists() and path.stat().st_size > size + 4_000, what="orders")  # type: ignore[misc]
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+    sequences = [message.sequence for message in Replay(path)]
+    assert sequences == list(range(sequences[0], sequences[0] + len(sequences)))
+
+
+def test_a_checkpoint_is_replayed(ptn: Ptn) -> None:
+    """Its orders in the order of time."""
+    ptn("checkpoint", "-o", "checkpoint.json")
+    times = [
+        int(row["timestamp"]) for row in csv.DictReader(ptn("replay", "checkpoint.json", "-o", "csv").lines)
+    ]
+    assert len(times) > 30
+    assert times == sorted(times)
+
+
+def test_replay_serves_any_client(ptn: Ptn, live: Live) -> None:
+    """A client that knows nothing of replays gets what was recorded, over the real protocol."""
+    ptn("record", "orders.ndjson", "--count", 20)
+    process = ptn.begin("replay", "orders.ndjson", "--serve", "--port", 0, "--speed", "10x")
+    assert process.stdout is not None
+    url = process.stdout.readline().split()[-1]
+    served = ptn("stream", "--url", url, "--json", "--count", 20, PTN_API_KEY="any").lines
+    assert served == ptn("replay", "orders.ndjson", "--json").lines
+    assert "20 orders served" in process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    process.stdout.close()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_for_completion(ptn: Ptn, shell: str) -> None:
+    """To be read before it is installed; the shell is named, since nobody knows which one runs the tests."""
+    shown = ptn("--show-completion", shell, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert "_PTN_COMPLETE" in shown.stdout
+    assert f"complete_{shell}" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"_PTN_COMPLETE": "complete_bash", "COMP_WORDS": "ptn stream --trade-pair BT", "COMP_CWORD": "3"},
+        {"_PTN_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "ptn stream --trade-pair BT"},
+        {
+            "_PTN_COMPLETE": "complete_fish",
+            "_TYPER_COMPLETE_ARGS": "ptn stream --trade-pair BT",
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        },
+    ],
+    ids=["bash", "zsh", "fish"],
+)
+def test_completion(ptn: Ptn, asked: dict[str, str]) -> None:
+    """As each shell asks: the pairs that are known, and no warning about what is not typed to its end."""
+    completed = ptn(**asked)
+    assert re.findall(r"\w+USD", completed.stdout) == ["BTCUSD"]
+    assert completed.stderr == ""

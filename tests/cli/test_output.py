@@ -1,0 +1,56 @@
+"""Tables, for eyes and for programs."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from unittest.mock import patch
+
+import pytest
+
+from ptn_api.cli.output import print_rows
+
+POSITIONS = ("miner", "pair", "type", "leverage", "entry price", "return", "orders", "opened", "closed")
+HOTKEY = "5GhCxfBcA7Ur5iiAS343xwvrYHTUfBjBi4JimiL5LhujT9MM"
+CLOSED = (HOTKEY, "DOGEUSD", "SHORT", "-10.0000", "0.240167", "1.00491", "1234", "2025-07-29 18:32:41")
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def on_terminal(row: Sequence[str] | None) -> list[str]:
+    """The lines of a table with this row on a terminal of 80 columns."""
+    with (
+        patch.object(sys, "stdout", _Terminal()) as terminal,
+        patch.dict(os.environ, COLUMNS="80", TERM="dumb"),
+    ):
+        print_rows(POSITIONS, [] if row is None else [row])
+    return terminal.getvalue().splitlines()
+
+
+def test_eighty_columns_are_enough() -> None:
+    """Nothing is cut but the hotkey, nothing goes on in the next line but a column's name."""
+    *_, names, row = on_terminal((*CLOSED, "2025-07-30 20:46:20"))
+    assert names.split() == [name.removeprefix("entry ") for name in POSITIONS]
+    assert row.split() == ["5GhCxfBc…", *CLOSED[1:7], "2025-07-29", "2025-07-30"]
+
+
+def test_a_column_that_is_empty_in_every_row() -> None:
+    """Open positions have no end; but a table without rows shows what there could be."""
+    assert "closed" not in " ".join(on_terminal((*CLOSED, "")))
+    assert "closed" in " ".join(on_terminal(None))
+
+
+def test_this_years_times_are_said_to_the_minute() -> None:
+    year = datetime.now(timezone.utc).year
+    assert on_terminal((*CLOSED, f"{year}-07-30 20:46:20"))[-1].split()[-2:] == ["07-30", "20:46"]
+
+
+def test_piped_everything_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows(POSITIONS, [(*CLOSED, "")], title="not for programs")
+    assert capsys.readouterr().out == "\t".join(POSITIONS) + "\n" + "\t".join((*CLOSED, "")) + "\n"

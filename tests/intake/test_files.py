@@ -1,0 +1,96 @@
+"""A file is read completely or not at all, its versions differ, and names are safe to pass on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ptn_api.errors import InvalidInputError
+from ptn_api.intake.files import LONGEST_NAME, check_name, is_settled, read_whole, version_of
+from tests.factories import MINER
+
+
+def test_every_replacement_is_another_version(tmp_path: Path) -> None:
+    """Even with the same size within one tick of the clock: the inode differs."""
+    path, other = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(b"1")
+    other.write_bytes(b"2")
+    before = version_of(os.stat(path))
+    os.replace(other, path)
+    assert version_of(os.stat(path)) != before
+
+
+def test_content_and_version_belong_together(tmp_path: Path) -> None:
+    """The status is that of the file that was read."""
+    path = tmp_path / "a"
+    path.write_bytes(b"content")
+    body, status = read_whole(str(path), 100)
+    assert body == b"content"
+    assert version_of(status) == version_of(os.stat(path))
+
+
+def test_a_fresh_change_is_not_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next change might carry the same time. A clock that is wrong by hours does not block forever."""
+    now_ns = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns)
+    assert not is_settled(now_ns - 10_000_000)
+    assert not is_settled(now_ns + 10_000_000)
+    assert is_settled(now_ns - 3_600 * 10**9)
+    assert is_settled(now_ns + 3_600 * 10**9)
+
+
+def _write(content: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (Path.touch, "empty"),
+        (Path.mkdir, "not_a_file"),
+        (os.mkfifo, "not_a_file"),
+        (_write(b"x" * 101), "too_large"),
+        (_write(b"\xff"), "not_utf8"),
+        (lambda path: path.symlink_to(path), "unreadable"),
+    ],
+    ids=["empty", "folder", "fifo", "too large", "not UTF-8", "link to itself"],
+)
+def test_a_file_that_cannot_be_a_position_is_refused(
+    tmp_path: Path, make: Callable[[Path], object], code: str
+) -> None:
+    """With a code, and without blocking."""
+    path = tmp_path / "a"
+    make(path)
+    with pytest.raises(InvalidInputError) as refused:
+        read_whole(str(path), 100)
+    assert refused.value.code == code
+
+
+def test_a_missing_file_is_missing(tmp_path: Path) -> None:
+    """A missing file is a change, not a malformed file."""
+    with pytest.raises(FileNotFoundError):
+        read_whole(str(tmp_path / "a"), 100)
+
+
+@pytest.mark.parametrize("name", [MINER, "a", "BTCUSD", "x" * LONGEST_NAME, "miner 7", "名前", "a-b_c.d"])
+def test_ordinary_names_pass(name: str) -> None:
+    """Hotkeys, pairs, and any other harmless name."""
+    check_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ".", "..", ".git", "a/b", "a\\b", 'a"', "a'", "a`"),
+        *("a\n", "a\x00", "a\x7f", "\udce9", "a\u202eb", "x" * (LONGEST_NAME + 1)),
+    ],
+)
+def test_unsafe_names_are_refused(name: str) -> None:
+    """Paths, quotes, control and direction characters, undecodable bytes, names that are too long."""
+    with pytest.raises(InvalidInputError) as refused:
+        check_name(name)
+    assert refused.value.code == "bad_name"

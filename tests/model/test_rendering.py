@@ -1,0 +1,330 @@
+"""What a tier shows of a position, when that changes, and its JSON (docs/accounting.md, 4)."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from ptn_api.model.position import Position, PositionText, parse_position
+from ptn_api.model.rendering import (
+    AS_IS,
+    PRICE_SOURCES_SHOWN_MS,
+    Hidden,
+    Rebuilt,
+    next_change_ms,
+    next_price_source_change_ms,
+    render_position,
+    view,
+)
+from ptn_api.model.tiers import TIER_LAG_MS, TIERS
+from tests import factories
+from tests.model import histories
+from tests.model.expected import own, same, shared
+from tests.model.histories import make_order, written
+from tests.model.make_data import DAY, NOW, PAIRS
+
+CANONICAL = [
+    *("miner_hotkey", "position_uuid", "open_ms", "trade_pair", "orders", "current_return", "close_ms"),
+    *("net_leverage", "return_at_close", "average_entry_price", "cumulative_entry_value", "realized_pnl"),
+    *("position_type", "is_closed_position"),
+]
+
+
+def parse(body: dict[str, Any]) -> tuple[Position, PositionText]:
+    return parse_position(json.dumps(body).encode())
+
+
+def shown(position: Position, text: PositionText, tier: int, now_ms: int) -> bytes | None:
+    what = view(position, tier, now_ms - TIER_LAG_MS)
+    return None if isinstance(what, Hidden) else render_position(text, position, what, now_ms)
+
+
+def shown_body(body: dict[str, Any], tier: int, now_ms: int) -> dict[str, Any] | None:
+    answer = shown(*parse(body), tier, now_ms)
+    if answer is None:
+        return None
+    decoded: dict[str, Any] = json.loads(answer)
+    return decoded
+
+
+def seen(*times: int, **extra: Any) -> Any:
+    """A position with one order at each of these times, the first LONG 0.5, each further one LONG 0.1."""
+    listed = [make_order(t, "LONG", 0.1 if i else 0.5, 100.0 + i, f"order-{i}") for i, t in enumerate(times)]
+    return written(listed, **extra)[0]
+
+
+def test_an_order_shows_from_one_millisecond_after() -> None:
+    """Strictly before the cutoff."""
+    position = seen(NOW)
+    assert view(position, 0, NOW) == Hidden("not_yet")
+    assert isinstance(view(position, 0, NOW + 1), Rebuilt)
+
+
+def test_only_orders_before_the_cutoff_count_wherever_they_stand() -> None:
+    """The second of three is too young; the state is that of the other two."""
+    shown = view(seen(NOW, NOW + 9, NOW + 5), 0, NOW + 9)
+    assert isinstance(shown, Rebuilt)
+    assert shown.places == (0, 2)
+    assert shown.position.state.net_leverage == pytest.approx(0.6)
+
+
+def test_an_untouched_open_position_is_rebuilt_too() -> None:
+    """The validator refreshes its returns every minute; a lagging tier must not tick with that."""
+    position = seen(NOW, current_return=1.5)
+    shown = view(position, 0, NOW + 9 * DAY)
+    assert isinstance(shown, Rebuilt)
+    assert shown.position.state.current_return == 1.0
+
+
+def test_a_position_closed_before_the_cutoff_is_shown_as_it_is() -> None:
+    """From one millisecond after its close; at the cutoff itself it was still open."""
+    listed = [make_order(NOW, "LONG", 0.5, 100.0, "a"), make_order(NOW + 5, "FLAT", -0.5, 101.0, "b")]
+    position, _ = written(listed)
+    at_close = view(position, 0, NOW + 5)
+    assert isinstance(at_close, Rebuilt)
+    assert at_close.position.state.is_closed_position is False
+    assert view(position, 0, NOW + 6) == AS_IS
+
+
+@pytest.mark.parametrize("close_ms", [None, 0])
+def test_a_close_without_a_time_is_not_before_the_cutoff(close_ms: int | None) -> None:
+    """What says it is closed but not when is rebuilt."""
+    assert isinstance(view(seen(NOW, is_closed_position=True, close_ms=close_ms), 0, NOW + 1), Rebuilt)
+
+
+def test_an_open_position_with_a_time_of_close_is_open() -> None:
+    """is_closed_position decides; some files say close_ms 0 or more while open."""
+    assert isinstance(view(seen(NOW, is_closed_position=False, close_ms=NOW), 0, NOW + 1), Rebuilt)
+
+
+def test_what_cannot_be_rebuilt_is_hidden_with_that_reason() -> None:
+    """An unknown pair without a fee that tells, or no orders at all; tier 100 shows it as it came."""
+    unknown = seen(NOW, trade_pair=["NEW", "NEW", 0.5e-3, 0.1, 5])
+    empty = parse_position(json.dumps(factories.position(1, [])).encode())[0]
+    for position in (unknown, empty):
+        assert view(position, 0, NOW + 1) == Hidden("not_rebuildable")
+        assert view(position, 100, NOW + 1) == AS_IS
+
+
+def test_an_unknown_pair_that_closed_before_the_cutoff_needs_no_rebuild() -> None:
+    """Only where a state must be rebuilt does the pair matter."""
+    position = seen(NOW, trade_pair="NEW", is_closed_position=True, close_ms=NOW + 1)
+    assert view(position, 0, NOW + 2) == AS_IS
+
+
+def test_moments_of_change() -> None:
+    """Each order's and the close's next millisecond, then never; never for what is live."""
+    position = seen(NOW, NOW + 10, is_closed_position=True, close_ms=NOW + 20)
+    assert next_change_ms(position, 0, 0) == NOW + 1
+    assert next_change_ms(position, 0, NOW) == NOW + 1
+    assert next_change_ms(position, 0, NOW + 1) == NOW + 11
+    assert next_change_ms(position, 0, NOW + 11) == NOW + 21
+    assert next_change_ms(position, 0, NOW + 21) is None
+    assert next_change_ms(position, 100, 0) is None
+
+
+@histories.patient
+@given(histories.orders(earliest=NOW, latest=NOW + 40), st.integers(NOW - 2, NOW + 44))
+def test_between_the_moments_nothing_changes(bodies: list[dict[str, Any]], cutoff: int) -> None:
+    """Going from moment to moment meets every view that any cutoff has."""
+    position, _ = written(bodies)
+    at = NOW - 2
+    while (following := next_change_ms(position, 0, at)) is not None and following <= cutoff:
+        assert following > at
+        at = following
+    assert view(position, 0, cutoff) == view(position, 0, at)
+
+
+@histories.patient
+@given(histories.orders(earliest=NOW, latest=NOW + 40), st.integers(NOW, NOW + 41))
+def test_a_tier_includes_all_that_a_lower_one_shows(bodies: list[dict[str, Any]], cutoff: int) -> None:
+    """What a lower tier shows is shown by a higher one the same way or live."""
+    position, _ = written(bodies)
+    views = [view(position, tier, cutoff) for tier in TIERS]
+    for lower, higher in itertools.pairwise(views):
+        assert higher in (AS_IS, lower)
+
+
+@pytest.mark.parametrize("scenario", [0, 1, 2])
+def test_the_published_tiers(scenario: int) -> None:
+    """Every position of a validator, as every tier shows it."""
+    case = shared("golden/tiers.json.gz")["scenarios"][scenario]
+    for tier, miners in case["expected"]["tiers"].items():
+        for hotkey, bodies in case["input"]["positions_on_disk"].items():
+            wanted = {p["position_uuid"]: p for p in miners[hotkey]["positions"]}
+            for body in bodies:
+                answer = shown_body(body, int(tier), case["now_ms"])
+                assert same(answer, wanted.get(body["position_uuid"])), (tier, body["position_uuid"])
+
+
+@pytest.mark.parametrize("case", own("tiers"), ids=lambda case: case["name"])
+def test_own_cases(case: dict[str, Any]) -> None:
+    """What tier 0 shows, and from which tier on the position is shown as the validator has it."""
+    body = case["body"]
+    as_it_is = body | ({} if body["is_closed_position"] else {"close_ms": 0})
+    for tier in (0, 30, 50, 100):
+        wanted = as_it_is if tier >= case["live_from"] else case["lagging"]
+        assert same(shown_body(body, tier, NOW), wanted), tier
+
+
+def test_a_closed_position_is_the_validators_own_text() -> None:
+    """Byte for byte but for white space: the file's key order, its way to write numbers, extra keys."""
+    order = json.dumps(factories.order(1)).replace("101.0", "101.0000")
+    file = (
+        '{"z": 1.50, "close_ms": 1760000001000, "orders": [' + order + '], "is_closed_position": true, '
+        '"open_ms": 1, "miner_hotkey": "a", "position_uuid": "b", "trade_pair": ["X", "X", 7E-5], '
+        '"note": {"close_ms": null}}'
+    )
+    position, text = parse_position(file.encode())
+    assert render_position(text, position, AS_IS, NOW).decode() == file.replace(" ", "")
+
+
+@pytest.mark.parametrize("in_file", [{"close_ms": None}, {"close_ms": 0}, {"close_ms": 5}])
+def test_close_ms_is_0_while_open(in_file: dict[str, Any]) -> None:
+    """In its place, whatever the file says; the same key deeper down is not touched."""
+    body = factories.position(1, [factories.order(1)], note={"close_ms": None}) | in_file
+    position, text = parse(body)
+    answer = json.loads(render_position(text, position, AS_IS, NOW))
+    assert list(answer.items()) == list((body | {"close_ms": 0}).items())
+
+
+def test_an_open_file_without_close_ms_is_shown_with_it() -> None:
+    """Clients count on the key."""
+    body = factories.position(1, [factories.order(1)])
+    del body["close_ms"]
+    position, text = parse(body)
+    assert json.loads(render_position(text, position, AS_IS, NOW)) == body | {"close_ms": 0}
+
+
+def test_price_sources_are_shown_for_seven_days() -> None:
+    """Still there 7 days after their order, to the millisecond, then []; the rest of the order stays."""
+    sources = [{"source": "Polygon_rest]", "lag_ms": 7}]
+    order = factories.order(1, at=NOW, price_sources=sources, note={"price_sources": [1]})
+    position, text = parse(factories.position(1, [order], closed=True))
+    edge = NOW + PRICE_SOURCES_SHOWN_MS
+    before = json.loads(render_position(text, position, AS_IS, edge))["orders"]
+    after = json.loads(render_position(text, position, AS_IS, edge + 1))["orders"]
+    assert before == [order]
+    assert list(after[0].items()) == list((order | {"price_sources": []}).items())
+
+
+def test_when_price_sources_age_out() -> None:
+    """The next moment at which the text changes; orders without any don't count."""
+    some = [{"source": "x"}]
+    listed = [
+        factories.order(1, at=NOW, price_sources=some),
+        factories.order(2, at=NOW + 5, price_sources=[]),
+        factories.order(3, at=NOW + 9, price_sources=some),
+    ]
+    position, text = parse(factories.position(1, listed, closed=True))
+    first = NOW + PRICE_SOURCES_SHOWN_MS + 1
+    assert next_price_source_change_ms(position, NOW) == first
+    assert next_price_source_change_ms(position, first - 1) == first
+    assert next_price_source_change_ms(position, first) == first + 9
+    assert next_price_source_change_ms(position, first + 9) is None
+    changes = [render_position(text, position, AS_IS, t) for t in (first - 1, first, first + 8, first + 9)]
+    assert changes[0] != changes[1] == changes[2] != changes[3]
+
+
+def test_a_rebuilt_position_has_the_known_keys_only() -> None:
+    """In the canonical order, also where the file's is another; the orders in the validator's words."""
+    listed = [factories.order(1, at=NOW, price=100.50, note="kept"), factories.order(2, at=NOW + 5)]
+    body = factories.position(1, listed, live_price=1.5)
+    position, text = parse(dict(reversed(body.items())))
+    answer = shown(position, text, 0, NOW + 5 + TIER_LAG_MS)
+    assert answer is not None
+    decoded = json.loads(answer)
+    assert list(decoded) == CANONICAL
+    assert decoded["orders"] == listed[:1]
+    assert text.orders[0] in answer
+    assert b'"trade_pair":["BTCUSD","BTC/USD",0.003,0.01,0.5]' in answer
+    assert (decoded["close_ms"], decoded["current_return"]) == (0, 1.0)
+
+
+def test_an_older_position_keeps_its_entry_price_when_rebuilt() -> None:
+    """From the rebuild, where the file has the key; what the older schema lacks is there, too."""
+    body = factories.position(1, [factories.order(1, at=NOW, slippage=0.0)], initial_entry_price=7.0)
+    del body["cumulative_entry_value"], body["realized_pnl"]
+    answer = shown_body(body, 0, NOW + 2 * DAY)
+    assert answer is not None
+    assert set(answer) == {*CANONICAL, "initial_entry_price"}
+    assert answer["initial_entry_price"] == 101.0
+
+
+def test_a_liquidation_within_the_rebuild_shows_its_flat() -> None:
+    """The order that the accounting appends is shown like one of the validator's."""
+    listed = [make_order(NOW, "LONG", 2.0, 100.0, "a"), make_order(NOW + 1, "LONG", 1.0, 40.0, "b")]
+    body = factories.position(1, listed)
+    answer = shown_body(body, 0, NOW + 2 + TIER_LAG_MS)
+    assert answer is not None
+    assert answer["close_ms"] == NOW + 1
+    assert answer["orders"][:2] == listed
+    assert list(answer["orders"][2].items()) == list(
+        {
+            "order_type": "FLAT",
+            "leverage": 0.0,
+            "price": 0.0,
+            "bid": 0.0,
+            "ask": 0.0,
+            "slippage": 0.0,
+            "processed_ms": NOW + 1,
+            "order_uuid": body["position_uuid"][::-1],
+            "price_sources": [],
+            "src": 1,
+        }.items()
+    )
+
+
+CUTOFF = NOW
+
+
+@st.composite
+def two_futures(draw: st.DrawFn) -> Sequence[list[dict[str, Any]]]:
+    """Two order lists that are the same before the cutoff; later orders stand anywhere after the first."""
+    past = draw(histories.orders(earliest=CUTOFF - 9 * DAY, latest=CUTOFF - 1))
+    lists = []
+    for first_id in (100, 200):
+        listed = list(past)
+        future: st.SearchStrategy[Any] = st.just([]) | histories.orders(
+            earliest=CUTOFF, latest=CUTOFF + DAY, first_id=first_id
+        )
+        for order in draw(future):
+            listed.insert(draw(st.integers(1, len(listed))), order)
+        lists.append(listed)
+    return lists
+
+
+@histories.patient
+@given(two_futures(), st.sampled_from(sorted(PAIRS)), st.integers(0, 10 * DAY))
+def test_later_orders_leave_no_trace(lists: Sequence[list[dict[str, Any]]], pair: str, passed: int) -> None:
+    """Non-interference: histories equal before the cutoff give equal bytes, whatever the files say of live
+    values. A position that the validator closed before the cutoff takes no more orders; left out.
+    """
+    now = CUTOFF + TIER_LAG_MS
+    answers = []
+    for listed in lists:
+        position, text = written(listed, pair=pair, live_price=len(listed))
+        assume(not position.is_closed_position or (position.close_ms or 0) >= CUTOFF)
+        what = view(position, 0, CUTOFF)
+        assert not isinstance(what, Hidden)
+        answers.append(render_position(text, position, what, now + passed))
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("name", ["positions_2024", "miner_2025_ck", "miner_2025_tm"])
+def test_positions_of_the_live_network(name: str) -> None:
+    """Live, each is shown as it came but for aged price sources; lagging, at any order, it is shown too."""
+    document = shared(f"real/{name}.json.gz")
+    for body in document if isinstance(document, list) else document["positions"]:
+        first = body["orders"][0]["processed_ms"]
+        assert shown_body(body, 100, first) == body
+        for order in body["orders"]:
+            answer = shown_body(body, 0, order["processed_ms"] + TIER_LAG_MS + 1)
+            assert answer is not None
+            assert answer["orders"][0]["processed_ms"] == first

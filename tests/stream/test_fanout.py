@@ -1,0 +1,101 @@
+"""Who is sent what, at what price, and how it is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+
+from ptn_api.event_log.contract import Event
+from ptn_api.stream.counters import StreamCounters
+from ptn_api.stream.fanout import SubscriberGroups
+from ptn_api.wire.client_frames import Subscription
+from tests.factories import T0, order, position, written
+from tests.memory_log import MemoryLog
+
+
+class Client:
+    """Keeps what it is sent."""
+
+    deflate = False
+
+    def __init__(self, subscription: Subscription | None = None) -> None:
+        self.subscription = subscription or Subscription()
+        self.got: list[bytes] = []
+        self.counted = (0, 0)
+        self.checked = 0
+
+    @property
+    def write(self) -> Callable[[bytes], None]:
+        return self.got.append
+
+    def count_sent(self, messages: int, sent_bytes: int) -> None:
+        self.counted = (self.counted[0] + messages, self.counted[1] + sent_bytes)
+
+    def check_buffer(self) -> None:
+        self.checked += 1
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.got))
+
+
+class Market:
+    """Orders of a log, as many as asked for."""
+
+    def __init__(self) -> None:
+        self._log = MemoryLog(created_ms=T0)
+        self._log.baseline([], T0)
+        self._numbers = count(1)
+
+    def orders(self, amount: int) -> list[Event]:
+        after = self._log.head().sequence
+        for number in (next(self._numbers) for _ in range(amount)):
+            self._log.append([written(position(number, [order(number)]))], T0)
+        return self._log.read(after, amount)
+
+
+def test_everybody_with_the_same_subscription_is_sent_the_same_bytes_object() -> None:
+    """What a thousand do not read costs the memory of one."""
+    groups, market = SubscriberGroups(StreamCounters()), Market()
+    clients = [Client() for _ in range(3)]
+    for client in clients:
+        groups.join(client)
+    groups.send_orders(market.orders(1))
+    assert clients[0].got[0] is clients[1].got[0] is clients[2].got[0]
+
+
+def test_each_is_counted_with_what_it_was_sent_and_nothing_else() -> None:
+    """However members come, go and change their subscription, and whenever somebody asks."""
+    counters = StreamCounters()
+    groups, market = SubscriberGroups(counters), Market()
+    first, second = Client(), Client()
+    groups.join(first)
+    groups.send_orders(market.orders(2))
+    groups.join(second)
+    groups.send_orders(market.orders(3))
+    groups.update_counts(first)
+    assert first.counted == (5, first.size)
+    first.subscription = Subscription(version=2, miners=frozenset(["nobody"]))
+    groups.join(first)
+    groups.send_orders(market.orders(4))
+    groups.leave(second)
+    groups.leave(first)
+    groups.send_orders(market.orders(5))
+    groups.update_counts(second)
+    assert first.counted == (5, first.size)
+    assert second.counted == (7, second.size)
+    assert counters.deliveries == 12
+    assert counters.sent_bytes == first.size + second.size
+
+
+def test_only_the_congested_are_looked_at_and_only_while_they_are_live() -> None:
+    groups, market = SubscriberGroups(StreamCounters()), Market()
+    slow, fast, replaying = Client(), Client(), Client()
+    groups.join(slow)
+    groups.join(fast)
+    groups.congested(slow)
+    groups.congested(replaying)
+    groups.send_orders(market.orders(1))
+    groups.drained(slow)
+    groups.send_orders(market.orders(1))
+    assert (slow.checked, fast.checked, replaying.checked) == (1, 0, 0)

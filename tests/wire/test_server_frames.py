@@ -1,0 +1,64 @@
+"""Server frames as a client reads them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ptn_api.errors import InvalidInputError
+from ptn_api.wire import codec, frames
+from ptn_api.wire.server_frames import ChangedPosition, LoginAccepted, OrderBatch, OrderMessage, read_frame
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        frames.Pong(client_timestamp=1, server_timestamp=2, timestamp=2),
+        frames.Resumed(after=1, head=2),
+        frames.ResumeFailed(reason="epoch", epoch="e", oldest_sequence=1, head=2),
+        frames.Heartbeat(head=1, revision=2, timestamp=3, source_ms=None, stale=False, checksum="0" * 16),
+        frames.PositionsRemoved(revision=1, after=2, positions=[("5A", "u")]),
+        frames.Error(code="bad_frame", message="no"),
+        frames.AuthFailure(status="error", message="no", code="INSUFFICIENT_TIER"),
+        frames.SubscriptionStatus(status="success", all=True, action="subscribe", received_timestamp=1),
+    ],
+)
+def test_what_the_server_encodes_is_read_as_it_was(frame: Any) -> None:
+    """Every frame that holds no position."""
+    assert read_frame(codec.encode(frame)) == frame
+
+
+def test_an_old_servers_success_frame_is_enough() -> None:
+    """Without anything that version 2 added."""
+    old = {"status": "success", "message": "Authentication successful.", "current_sequence": 5, "tier": 100}
+    assert read_frame(json.dumps(old)) == LoginAccepted(current_sequence=5, tier=100)
+
+
+def test_positions_stay_text() -> None:
+    """To the last digit, so that a mirror can compute a checksum of them."""
+    data = b'{"position":{"x":1.0,"y":1e-17,"z":10}}'
+    message = read_frame(b'{"sequence":1,"timestamp":2,"data":' + data + b',"late":true}')
+    assert isinstance(message, OrderMessage)
+    assert (bytes(message.data), message.late, message.replay) == (data, True, False)
+    batch = read_frame(b'{"type":"batch","messages":[{"sequence":1,"timestamp":2,"data":{}}],"count":1}')
+    assert isinstance(batch, OrderBatch)
+    changed = read_frame(
+        b'{"type":"position","revision":1,"after":2,"position":{"x":1.0},"orders":[{"y":2}]}'
+    )
+    assert isinstance(changed, ChangedPosition)
+    assert (bytes(changed.position), [bytes(o) for o in changed.orders]) == (b'{"x":1.0}', [b'{"y":2}'])
+
+
+@pytest.mark.parametrize("frame", ['{"type":"weather"}', "{}", '{"status":"odd"}'])
+def test_an_unknown_kind_is_nothing(frame: str) -> None:
+    """A later server may say more."""
+    assert read_frame(frame) is None
+
+
+@pytest.mark.parametrize("frame", ["", "[1]", '{"type":"pong"}', '{"sequence":"x"}', b"\xff", "[" * 100_000])
+def test_nonsense_is_refused(frame: bytes | str) -> None:
+    """With an error of this package."""
+    with pytest.raises(InvalidInputError):
+        read_frame(frame)
