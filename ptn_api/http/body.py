@@ -43,7 +43,8 @@ _MIN_DEFLATE_BYTES = 48
 _SEGMENT_BYTES = 1 << 20
 """Large documents are cut into segments of this size, so that compressing one never blocks the loop long."""
 _CACHED_BYTES = 4_096
-_CHUNK_BYTES = 65_536
+_CHUNK_BYTES = 262_144
+"""Size of writes. Each costs a turn of the event loop; a client that reads slowly holds one in memory."""
 
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _DEFLATE_END = b"\x03\x00"
@@ -151,8 +152,8 @@ class EncodedBody:
                 size += len(part)
             else:
                 view = memoryview(part)
-                for start in range(0, len(view), 4 * _CHUNK_BYTES):
-                    yield view[start : start + 4 * _CHUNK_BYTES]
+                for start in range(0, len(view), _CHUNK_BYTES):
+                    yield view[start : start + _CHUNK_BYTES]
         if small:
             yield b"".join(small)
 

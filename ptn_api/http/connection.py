@@ -31,8 +31,8 @@ logger = structlog.get_logger()
 
 _KEEP_ALIVE_S = 75
 """Longer than a minute, the interval at which many clients poll."""
-_SMALL_BODY_BYTES = 131_072
-"""Bodies up to this size are written together with the head."""
+_SMALL_BODY_BYTES = 262_144
+"""Bodies up to this size, the largest chunk of any, are written together with the head."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 

@@ -50,9 +50,11 @@ class Messages(msgspec.Struct, kw_only=True):
 class _Page(msgspec.Struct):
     """Encoded messages. `next` is the cursor to continue at, past messages that were filtered out too."""
 
-    messages: list[bytes]
     next: int
     head: int
+    messages: list[bytes] = []
+    scanned: int = 0
+    size: int = 0
 
 
 def messages(app: AppContext, request: RequestContext) -> Response | Awaitable[Response]:
@@ -69,46 +71,52 @@ def messages(app: AppContext, request: RequestContext) -> Response | Awaitable[R
         raise _gone(app, "That cursor is too old")
     if request.head:
         return Response(None, headers, vary="Accept", media_type=NDJSON if ndjson else JSON)
-    page = _Page([], after, head)
-    if after == head:
+    page = _Page(after, head)
+    if _read_events(app, query, page):
         return _response(app, page, headers, ndjson)
-    return _read_page(app, query, page, headers, ndjson)
+    return _read_more(app, query, page, headers, ndjson)
 
 
-async def _read_page(
+async def _read_more(
     app: AppContext, query: MessagesQuery, page: _Page, headers: bytes, ndjson: bool
 ) -> Response:
     time_slice = TimeSlice()
-    scanned = size = 0
-    while page.next < page.head and scanned < _MAX_SCANNED:
-        limit = min(_READ_EVENTS, page.head - page.next)
-        try:
-            events = app.log.read(page.next, limit, orders=query.format == "full")
-        except LogPrunedError:  # since the check of the cursor, or between two reads
-            raise _gone(app, "That cursor is too old") from None
-        for event in events:
-            scanned += 1
-            page.next = event.sequence
-            if query.miner and event.miner_hotkey not in query.miner:
-                continue
-            if query.trade_pair and event.trade_pair not in query.trade_pair:
-                continue
-            message = encode_message(
-                sequence=event.sequence,
-                timestamp_ms=event.timestamp_ms,
-                text=event.text,
-                order=event.order,
-                n_orders=event.n_orders,
-                format=query.format,
-                late=event.late,
-                extra=event.extra,
-            )
-            page.messages.append(message)
-            size += len(message)
-            if len(page.messages) >= query.limit or size >= _MAX_BYTES:
-                return _response(app, page, headers, ndjson)
+    while not _read_events(app, query, page):
         await time_slice.yield_if_due()
     return _response(app, page, headers, ndjson)
+
+
+def _read_events(app: AppContext, query: MessagesQuery, page: _Page) -> bool:
+    """Adds messages to the page, from one read of the log. Returns whether the page is complete."""
+    limit = min(_READ_EVENTS, page.head - page.next)
+    if limit == 0 or page.scanned >= _MAX_SCANNED:
+        return True
+    try:
+        events = app.log.read(page.next, limit, orders=query.format == "full")
+    except LogPrunedError:  # since the check of the cursor, or between two reads
+        raise _gone(app, "That cursor is too old") from None
+    for event in events:
+        page.scanned += 1
+        page.next = event.sequence
+        if query.miner and event.miner_hotkey not in query.miner:
+            continue
+        if query.trade_pair and event.trade_pair not in query.trade_pair:
+            continue
+        message = encode_message(
+            sequence=event.sequence,
+            timestamp_ms=event.timestamp_ms,
+            text=event.text,
+            order=event.order,
+            n_orders=event.n_orders,
+            format=query.format,
+            late=event.late,
+            extra=event.extra,
+        )
+        page.messages.append(message)
+        page.size += len(message)
+        if len(page.messages) >= query.limit or page.size >= _MAX_BYTES:
+            return True
+    return page.next == page.head
 
 
 def _response(app: AppContext, page: _Page, headers: bytes, ndjson: bool) -> Response:
