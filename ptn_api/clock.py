@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from ptn_api.options import CLOCK_JUMP_MS, CLOCK_SETTLE_MS
+
 __all__ = ["Clock", "Monotonic", "SteadyClock", "monotonic_ms", "wall_ms"]
 
 Clock = Callable[[], int]
@@ -34,8 +36,8 @@ class SteadyClock:
     def __init__(
         self,
         *,
-        jump_ms: int = 60_000,
-        settle_ms: int = 600_000,
+        jump_ms: int = CLOCK_JUMP_MS,
+        settle_ms: int = CLOCK_SETTLE_MS,
         wall: Clock = wall_ms,
         monotonic: Monotonic = monotonic_ms,
         on_jump: Callable[[int], None] | None = None,

@@ -13,7 +13,7 @@ from pathlib import Path
 import ptn_api
 
 PACKAGE = Path(ptn_api.__file__).parent
-LEAVES = {"backoff", "errors", "clock", "gzip_file", "histogram", "tasks"}
+LEAVES = {"backoff", "errors", "clock", "gzip_file", "histogram", "options", "tasks"}
 ROOMS = ["model", "wire", "access", "event_log", "intake", "http", "views", "rest", "stream", "simulator"]
 SIDE_BY_SIDE = {"intake", "rest", "stream", "simulator"}
 DOORS = {"api_manager", "websocket_client", "__init__"}
@@ -23,7 +23,7 @@ HOMES = {
     "asyncinotify": ("intake/watch.py",),
     "httptools": ("http/",),
     "httpx": ("client/", "cli/doctor.py"),
-    "isal": ("http/", "stream/deflate.py"),
+    "isal": ("http/", "stream/framing.py"),
     "picows": ("stream/server.py",),
     "platformdirs": ("client/cursor_file.py", "cli/config.py"),
     "polars": ("client/",),
@@ -38,7 +38,7 @@ HOMES = {
 
 
 def room_of(module: str) -> str:
-    """`ptn_api.views.views` -> `rest`; the package itself -> `__init__`."""
+    """`ptn_api.views.positions` -> `views`; the package itself -> `__init__`."""
     return [*module.split("."), "__init__"][1]
 
 

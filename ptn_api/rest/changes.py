@@ -50,7 +50,7 @@ async def changes_since(room: Room, cursor: str, head_only: bool) -> Body | None
         sequence=head.sequence,
         removed=[(gone.miner_hotkey, gone.position_uuid) for gone in removed],
         positions=positions,  # type: ignore[arg-type]  # texts, that need not be decoded to be sent
-        miners={piece.hotkey: piece.rests[100].aggregates for piece in room.views.in_order(100)},
+        miners={view.hotkey: view.tiers[100].aggregates for view in room.views.ranked(100)},
     )
     return body_of(msgspec.json.encode(changes))
 

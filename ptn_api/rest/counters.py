@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ptn_api.histogram import Histogram
+from ptn_api.views.positions import ViewMetrics
 
 __all__ = ["RestCounters"]
 
@@ -22,7 +22,4 @@ class RestCounters:
     sent_bytes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     auth_failures: int = 0
     limited: Counter[str] = field(default_factory=Counter)
-    piece_seconds: Histogram = field(default_factory=Histogram)
-    """Building one miner's part of the documents."""
-    assembly_seconds: Histogram = field(default_factory=Histogram)
-    """Joining those parts into a tier's document."""
+    views: ViewMetrics = field(default_factory=ViewMetrics)

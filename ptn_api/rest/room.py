@@ -20,7 +20,7 @@ from ptn_api.rest.options import RestOptions
 from ptn_api.views.checkpoint import Checkpoint
 from ptn_api.views.documents import Documents
 from ptn_api.views.follower import Follower
-from ptn_api.views.views import Views
+from ptn_api.views.positions import PositionViews
 
 __all__ = ["Ask", "Handler", "NoQuery", "Room", "Surroundings", "standing"]
 
@@ -35,7 +35,7 @@ class Room:
     clock: Clock
     options: RestOptions
     documents: Documents
-    views: Views
+    views: PositionViews
     follower: Follower
     checkpoint: Checkpoint
     surroundings: Surroundings
@@ -49,7 +49,7 @@ class Room:
         counters: RestCounters | None = None,
         surroundings: Surroundings | None = None,
     ) -> Room:
-        views, documents = Views(log, clock, counters), Documents(log)
+        views, documents = PositionViews(log, clock, counters.views if counters else None), Documents(log)
         follower = Follower(log, views, documents, clock, coalesce_ms=options.refresh_coalesce_ms)
         checkpoint = Checkpoint(views, documents)
         return cls(log, clock, options, documents, views, follower, checkpoint, surroundings or Alone())

@@ -16,7 +16,7 @@ from ptn_api.http.body import Body, Segment, tag_of
 from ptn_api.model.miner import MinerEntry
 from ptn_api.model.statistics import Elimination, PerfLedger
 from ptn_api.views.documents import Documents
-from ptn_api.views.views import Views
+from ptn_api.views.positions import PositionViews
 
 __all__ = ["Checkpoint", "CheckpointDocument"]
 
@@ -41,7 +41,7 @@ class CheckpointDocument(msgspec.Struct, kw_only=True):
 class Checkpoint:
     """Keeps the last checkpoint until a part of it changes."""
 
-    def __init__(self, views: Views, documents: Documents) -> None:
+    def __init__(self, views: PositionViews, documents: Documents) -> None:
         self._views = views
         self._documents = documents
         self._kept: tuple[object, Body] | None = None
@@ -90,7 +90,7 @@ class Checkpoint:
 
     def _order_times(self) -> tuple[int, int]:
         """The smallest and the largest processed_ms of all orders: youngest and oldest, by history."""
-        times = [piece.times for piece in self._views.in_order(100) if piece.times is not None]
+        times = [piece.times for piece in self._views.ranked(100) if piece.times is not None]
         if not times:
             return 0, 0
         return reduce(lambda one, other: (min(one[0], other[0]), max(one[1], other[1])), times)

@@ -8,8 +8,8 @@ from ptn_api.http.body import Body, Segment, tag_of
 from ptn_api.model.tiers import Tier
 from ptn_api.model.trade_pair import pair_id
 from ptn_api.tasks import TimeSlice
-from ptn_api.views.piece import TAILS, Piece
-from ptn_api.views.views import Views
+from ptn_api.views.miner_view import TAILS, MinerView
+from ptn_api.views.positions import PositionViews
 
 __all__ = ["filtered"]
 
@@ -30,7 +30,7 @@ _traits = msgspec.json.Decoder(_Traits)
 
 
 async def filtered(
-    views: Views,
+    views: PositionViews,
     tier: Tier,
     *,
     miners: frozenset[str],
@@ -41,7 +41,7 @@ async def filtered(
 
     Miners without a match are left out; aggregates stay those of the whole entry.
     """
-    pieces = [piece for piece in views.in_order(tier) if not miners or piece.hotkey in miners]
+    pieces = [piece for piece in views.ranked(tier) if not miners or piece.hotkey in miners]
     if not trade_pairs and not statuses:
         return views.joined(tier, pieces)
     time_slice = TimeSlice()
@@ -55,8 +55,10 @@ async def filtered(
     return Body(blocks, tag_of(block.identity for block in blocks))
 
 
-def _filtered_entry(piece: Piece, tier: Tier, trade_pairs: frozenset[str], statuses: frozenset[str]) -> bytes:
-    rest = piece.rests[tier]
+def _filtered_entry(
+    piece: MinerView, tier: Tier, trade_pairs: frozenset[str], statuses: frozenset[str]
+) -> bytes:
+    rest = piece.tiers[tier]
     text = b"".join(block.identity for block in (*rest.blocks, TAILS[tier]))
     chosen = [raw for raw in _entry.decode(text).positions if _passes(raw, trade_pairs, statuses)]
     if not chosen:

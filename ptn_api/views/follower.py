@@ -18,7 +18,7 @@ from ptn_api.event_log.contract import Document, EventLog, Head, LoggedPosition
 from ptn_api.event_log.health import LogHealth
 from ptn_api.tasks import TimeSlice
 from ptn_api.views.documents import Documents
-from ptn_api.views.views import Views
+from ptn_api.views.positions import PositionViews
 
 __all__ = ["Follower"]
 
@@ -41,7 +41,7 @@ class Follower:
     """Run as a task: `await follower.run()`. `built` is set when every miner has been built once."""
 
     def __init__(
-        self, log: EventLog, views: Views, documents: Documents, clock: Clock, *, coalesce_ms: int
+        self, log: EventLog, views: PositionViews, documents: Documents, clock: Clock, *, coalesce_ms: int
     ) -> None:
         self._log = log
         self._views = views

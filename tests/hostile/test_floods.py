@@ -20,8 +20,8 @@ from tests.waiting import until
 HALF_OPEN = 5_000
 SPARE = 500
 """Descriptors for everything else, here and there."""
-MOST = Settings().max_waiting_connections
-assert Settings().max_rest_connections == MOST
+MOST = Settings().stream.max_waiting_connections
+assert Settings().rest.max_rest_connections == MOST
 
 
 @contextlib.contextmanager

@@ -139,8 +139,8 @@ async def test_answers_are_counted_by_route_status_and_coding_and_by_key() -> No
     assert (row.alias, row.requests, row.messages, row.seen_ms) == ("user100", 2, 0, NOW)
     sent = [counters.sent_bytes[key] for key in list(counters.requests)[:2]]
     assert row.sent_bytes == sum(sent) > 0
-    assert sum(counters.assembly_seconds.counts) == 1
-    assert sum(counters.piece_seconds.counts) == 3
+    assert sum(counters.views.assembly_seconds.counts) == 1
+    assert sum(counters.views.build_seconds.counts) == 3
 
 
 def test_open_connections_are_counted() -> None:

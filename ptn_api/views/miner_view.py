@@ -37,7 +37,7 @@ from ptn_api.model.tiers import TIER_LAG_MS, TIERS, Tier, is_live
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-__all__ = ["TAILS", "Moment", "Piece", "Rest", "Settled", "settled_before"]
+__all__ = ["TAILS", "ClosedBlock", "MinerView", "Moment", "TierEntry", "settled_before"]
 
 _GRID_MS = 3_600_000
 _OPENING = b'{"positions":['
@@ -75,7 +75,7 @@ def _in_order(shown: Iterable[_Shown]) -> list[_Shown]:
     return sorted(shown, key=lambda one: one.key)
 
 
-class Settled:
+class ClosedBlock:
     """The first block: what closed before `before_ms`, shown the same to all tiers."""
 
     __slots__ = ("before_ms", "block", "digest", "keys", "next_ms", "outcomes", "times", "uuids")
@@ -117,19 +117,19 @@ class Settled:
         return [_Shown(*row) for row in zip(self.keys, self.texts(), self.outcomes, strict=True)]
 
 
-class Rest(NamedTuple):
+class TierEntry(NamedTuple):
     """An entry's blocks as one tier shows it, and the hash of what they and the tier's tail say."""
 
     blocks: tuple[Segment, Segment]
     digest: bytes
     aggregates: Aggregates
 
-    def same_as(self, other: Rest) -> bool:
+    def same_as(self, other: TierEntry) -> bool:
         """Whether both say the same, cut at the same place: then their compressed forms are equal too."""
         return self.digest == other.digest and len(self.blocks[0]) == len(other.blocks[0])
 
 
-class Piece:
+class MinerView:
     """A miner's entry for every tier at one moment; right until `next_ms` (None: for ever)."""
 
     __slots__ = (
@@ -139,9 +139,9 @@ class Piece:
         "hotkey",
         "names",
         "next_ms",
-        "rests",
         "settled",
         "settled_next_ms",
+        "tiers",
         "times",
         "unrebuildable",
     )
@@ -149,10 +149,10 @@ class Piece:
     def __init__(
         self,
         hotkey: str,
-        settled: Settled,
+        settled: ClosedBlock,
         others: Sequence[LoggedPosition],
         moment: Moment,
-        before: Piece | None = None,
+        before: MinerView | None = None,
     ) -> None:
         """`others` are the positions that `settled` does not hold. Blocks equal to `before`'s are kept."""
         self.hotkey = hotkey
@@ -177,14 +177,14 @@ class Piece:
             as_is = render_position(logged.text, position, AS_IS, moment.now_ms)
             live.append(_shown(position.position_uuid, position, as_is))
             lagged.append(self._lagged(logged, position, live[-1], moment))
-        self.rests = {tier: self._rest(tier, live, lagged, moment, before) for tier in TIERS}
+        self.tiers = {tier: self._rest(tier, live, lagged, moment, before) for tier in TIERS}
         self.next_ms = _earliest(self.next_ms, self.settled_next_ms)
 
     def run(self, tier: Tier, *, first: bool, tail: Segment) -> SegmentRun:
         """The entry with its key, as it stands in a document: first in it or not."""
         run = self._runs.get((tier, first, tail))
         if run is None:
-            run = SegmentRun(self.names[not first], *self.rests[tier].blocks, tail)
+            run = SegmentRun(self.names[not first], *self.tiers[tier].blocks, tail)
             self._runs[tier, first, tail] = run
         return run
 
@@ -192,7 +192,7 @@ class Piece:
         """The entry alone, as the tier shows it."""
         entry = self._entries.get(tier)
         if entry is None:
-            rest = self.rests[tier]
+            rest = self.tiers[tier]
             entry = self._entries[tier] = Body([*rest.blocks, TAILS[tier]], rest.digest.hex()[:32])
         return entry
 
@@ -224,8 +224,8 @@ class Piece:
         live: list[_Shown],
         lagged: list[_Shown | None],
         moment: Moment,
-        before: Piece | None,
-    ) -> Rest:
+        before: MinerView | None,
+    ) -> TierEntry:
         pairs = zip(live, lagged, strict=True)
         chosen = [now if is_live(now.key[2], tier) else then for now, then in pairs]
         shown = _in_order(one for one in chosen if one is not None)
@@ -239,14 +239,14 @@ class Piece:
         self.next_ms = _earliest(self.next_ms, next_aggregate_change_ms(outcomes, moment.now_ms))
         sums = aggregates(outcomes, moment.now_ms, eliminated=moment.eliminated)
         second = _second_block([one.text for one in shown], sums, first)
-        return _kept(self._finish(tier, first, second, sums), before.rests[tier] if before else None)
+        return _kept(self._finish(tier, first, second, sums), before.tiers[tier] if before else None)
 
-    def _finish(self, tier: Tier, first: Segment, second: bytes, sums: Aggregates) -> Rest:
+    def _finish(self, tier: Tier, first: Segment, second: bytes, sums: Aggregates) -> TierEntry:
         shared = first is self.settled.block
         digest = self.settled.digest.copy() if shared else hashlib.sha256(first.identity)
         digest.update(second)
         digest.update(TAILS[tier].identity)
-        return Rest((first, Segment(second)), digest.digest(), sums)
+        return TierEntry((first, Segment(second)), digest.digest(), sums)
 
 
 def _names(hotkey: str) -> tuple[Segment, Segment]:
@@ -257,7 +257,7 @@ def _names(hotkey: str) -> tuple[Segment, Segment]:
 _NOTHING_SETTLED = Segment(_OPENING)
 
 
-def _kept(rest: Rest, before: Rest | None) -> Rest:
+def _kept(rest: TierEntry, before: TierEntry | None) -> TierEntry:
     """The same with the second block that was there before, if it says the same: it is compressed already."""
     if before is None or before.blocks[1].identity != rest.blocks[1].identity:
         return rest

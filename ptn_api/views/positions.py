@@ -8,28 +8,37 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from ptn_api.clock import Clock
 from ptn_api.event_log.contract import EventLog, Head, LoggedPosition
+from ptn_api.histogram import Histogram
 from ptn_api.http.body import Body, Segment, SegmentRun, tag_of
 from ptn_api.model.miner import miner_order
 from ptn_api.model.tiers import TIER_LAG_MS, TIERS, Tier
-from ptn_api.rest.counters import RestCounters
-from ptn_api.views.piece import TAILS, Moment, Piece, Settled, settled_before
+from ptn_api.views.miner_view import TAILS, ClosedBlock, MinerView, Moment, settled_before
 
-__all__ = ["Views"]
+__all__ = ["PositionViews", "ViewMetrics"]
 
 _CLOSE, _NOTHING = Segment(b"}"), Segment(b"{}")
 
 
-class Views:
+@dataclass
+class ViewMetrics:
+    """Durations in seconds: of building one miner's view, and of joining them into a document."""
+
+    build_seconds: Histogram = field(default_factory=Histogram)
+    assembly_seconds: Histogram = field(default_factory=Histogram)
+
+
+class PositionViews:
     """What is served of positions. `head` is a lower bound: everything up to it is in."""
 
-    def __init__(self, log: EventLog, clock: Clock, counters: RestCounters | None = None) -> None:
+    def __init__(self, log: EventLog, clock: Clock, metrics: ViewMetrics | None = None) -> None:
         self._log = log
         self._clock = clock
-        self._counters = counters or RestCounters()
-        self._pieces: dict[str, Piece] = {}
+        self._metrics = metrics or ViewMetrics()
+        self._pieces: dict[str, MinerView] = {}
         self._snapshots: dict[Tier | None, Body] = {}
         self._moments: list[tuple[int, str]] = []
         """A heap of when which piece is to be built anew; outdated entries are passed over."""
@@ -48,25 +57,25 @@ class Views:
         """All miners as the tier shows them."""
         snapshot = self._snapshots.get(tier)
         if snapshot is None:
-            with self._counters.assembly_seconds.time():
-                snapshot = self._snapshots[tier] = self.joined(tier, self.in_order(tier))
+            with self._metrics.assembly_seconds.time():
+                snapshot = self._snapshots[tier] = self.joined(tier, self.ranked(tier))
         return snapshot
 
     def for_checkpoint(self) -> Body:
         """All miners as tier 100 shows them, without `tier`."""
         snapshot = self._snapshots.get(None)
         if snapshot is None:
-            snapshot = self._snapshots[None] = self.joined(100, self.in_order(100), tail=_CLOSE)
+            snapshot = self._snapshots[None] = self.joined(100, self.ranked(100), tail=_CLOSE)
         return snapshot
 
-    def joined(self, tier: Tier, pieces: Iterable[Piece], *, tail: Segment | None = None) -> Body:
+    def joined(self, tier: Tier, pieces: Iterable[MinerView], *, tail: Segment | None = None) -> Body:
         """An object of these miners' entries."""
         tail = tail or TAILS[tier]
         runs: list[SegmentRun | Segment] = []
         said: list[bytes] = []
         for piece in pieces:
             runs.append(piece.run(tier, first=not runs, tail=tail))
-            said += (piece.names[0].identity, piece.rests[tier].digest)
+            said += (piece.names[0].identity, piece.tiers[tier].digest)
         return Body([*runs, _CLOSE] if runs else [_NOTHING], tag_of(said))
 
     def entry(self, hotkey: str, tier: Tier) -> Body | None:
@@ -74,14 +83,14 @@ class Views:
         piece = self._pieces.get(hotkey)
         return None if piece is None else piece.entry(tier)
 
-    def in_order(self, tier: Tier) -> list[Piece]:
+    def ranked(self, tier: Tier) -> list[MinerView]:
         """The miners' pieces, best first by what the tier shows."""
         return sorted(
             self._pieces.values(),
-            key=lambda piece: miner_order(piece.rests[tier].aggregates.thirty_day_returns, piece.hotkey),
+            key=lambda piece: miner_order(piece.tiers[tier].aggregates.thirty_day_returns, piece.hotkey),
         )
 
-    def piece(self, hotkey: str) -> Piece | None:
+    def piece(self, hotkey: str) -> MinerView | None:
         return self._pieces.get(hotkey)
 
     def hotkeys(self) -> list[str]:
@@ -104,7 +113,7 @@ class Views:
 
     def build(self, hotkey: str) -> None:
         """Builds a miner's piece from all its positions in the log."""
-        with self._counters.piece_seconds.time():
+        with self._metrics.build_seconds.time():
             self._build(hotkey)
 
     def _build(self, hotkey: str) -> None:
@@ -117,7 +126,7 @@ class Views:
             (settled if early else others).append(logged)
         before = self._pieces.get(hotkey)
         block = before.settled.block if before is not None else None
-        self._keep(Piece(hotkey, Settled(settled, moment, block), others, moment, before))
+        self._keep(MinerView(hotkey, ClosedBlock(settled, moment, block), others, moment, before))
 
     def refresh(self, hotkey: str) -> None:
         """Builds the part of a miner's piece that changes often; all of it where that does not do."""
@@ -126,9 +135,9 @@ class Views:
         if piece is None or (piece.settled_next_ms or moment.now_ms + 1) <= moment.now_ms:
             self.build(hotkey)
             return
-        with self._counters.piece_seconds.time():
+        with self._metrics.build_seconds.time():
             others = self._log.positions_of(hotkey, open_or_closed_since_ms=piece.settled.before_ms)
-            self._keep(Piece(hotkey, piece.settled, others, moment, piece))
+            self._keep(MinerView(hotkey, piece.settled, others, moment, piece))
 
     def drop(self, hotkey: str) -> None:
         """Forgets a miner."""
@@ -139,13 +148,13 @@ class Views:
     def _moment(self, hotkey: str) -> Moment:
         return Moment(self._clock(), hotkey in self.eliminated)
 
-    def _keep(self, piece: Piece) -> None:
+    def _keep(self, piece: MinerView) -> None:
         before = self._pieces.get(piece.hotkey)
         self._pieces[piece.hotkey] = piece
         self._schedule(piece)
-        self._changed([t for t in TIERS if before is None or not before.rests[t].same_as(piece.rests[t])])
+        self._changed([t for t in TIERS if before is None or not before.tiers[t].same_as(piece.tiers[t])])
 
-    def _schedule(self, piece: Piece) -> None:
+    def _schedule(self, piece: MinerView) -> None:
         if piece.next_ms is None:
             self._scheduled.pop(piece.hotkey, None)
         elif self._scheduled.get(piece.hotkey) != piece.next_ms:
