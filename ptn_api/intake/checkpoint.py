@@ -47,32 +47,27 @@ def read_checkpoint(path: Path) -> Iterator[Change]:
         raise InvalidInputError(f"checkpoint: {error}", code="not_json") from None
     miners: set[str] = set()
     skipped = 0
-    for hotkey, position_body in _position_bodies(entries):
-        try:
-            yield _position(hotkey, position_body)
-            miners.add(hotkey)
-        except InvalidInputError as error:
-            skipped += 1
-            logger.warning(
-                "checkpoint_entry_skipped", hotkey=ascii(hotkey)[:200], code=error.code, reason=str(error)
-            )
-    yield from _documents(keys)
-    yield DocumentWritten(document=Document.MINERS, content=msgspec.json.encode(sorted(miners)))
-    logger.info("checkpoint_read", miners=len(miners), skipped=skipped)
-
-
-def _position_bodies(entries: dict[str, Raw]) -> Iterator[tuple[str, Raw]]:
-    """Yields (hotkey, body). A miner's entry is an object with `positions`, or the list of them."""
     for hotkey, entry in entries.items():
         try:
             check_name(hotkey)
+            # A miner's entry is an object with `positions`, or the list of them.
             is_object = bytes(memoryview(entry)[:1]) == b"{"
             bodies = _list.decode(_object.decode(entry)["positions"] if is_object else entry)
         except (InvalidInputError, msgspec.DecodeError, KeyError):
             logger.warning("checkpoint_entry_skipped", hotkey=ascii(hotkey)[:200], code="not_a_miner")
             continue
-        for body in bodies:
-            yield hotkey, body
+        for position_body in bodies:
+            try:
+                yield _position(hotkey, position_body)
+                miners.add(hotkey)
+            except InvalidInputError as error:
+                skipped += 1
+                logger.warning(
+                    "checkpoint_entry_skipped", hotkey=ascii(hotkey)[:200], code=error.code, reason=str(error)
+                )
+    yield from _documents(keys)
+    yield DocumentWritten(document=Document.MINERS, content=msgspec.json.encode(sorted(miners)))
+    logger.info("checkpoint_read", miners=len(miners), skipped=skipped)
 
 
 def _position(hotkey: str, body: Raw) -> PositionWritten:

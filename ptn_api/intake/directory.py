@@ -178,7 +178,7 @@ class Directory:
         try:
             version = version_of(os.stat(f"{folder.path}/{name}"))
         except (FileNotFoundError, NotADirectoryError):
-            # Below a root that was moved away every file is missing: that is no news about the file.
+            # Below a root that was moved away every file is missing: that means nothing for this one.
             if self.check_root():
                 folder.files.discard(name)
                 self._files.gone(place, name, touched)
@@ -229,7 +229,9 @@ class Directory:
             self._add_watch(folder)
             with os.scandir(folder.path) as listing:
                 entries = list(listing)
-            self._forget_refused(folder, entries)
+            if self._refused_paths:
+                refused = {path for path in self._refused_paths if os.path.dirname(path) == folder.path}
+                self._refused_paths -= refused - {entry.path for entry in entries}
             if folder.place is not None:
                 self._compare_files(folder, folder.place, entries, touched)
             else:
@@ -305,12 +307,6 @@ class Directory:
                 code="unreadable",
                 reason=error.strerror,
             )
-
-    def _forget_refused(self, folder: Folder, entries: list[os.DirEntry[str]]) -> None:
-        """Forgets skipped entries of the folder that no longer exist."""
-        if self._refused_paths:
-            refused = {path for path in self._refused_paths if os.path.dirname(path) == folder.path}
-            self._refused_paths -= refused - {entry.path for entry in entries}
 
     # --- watches ------------------------------------------------------------------------------------------
 

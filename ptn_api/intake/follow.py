@@ -6,7 +6,7 @@
     SCANNING   goes through folders and files, in slices     DRAINING at its end
     DRAINING   has found files whose reading is deferred     IDLE when all are read; then removals are decided
 
-Whatever the state, each turn of the loop takes in this order: files with events and rechecks; if due, a batch
+In every state, a turn of the loop takes in this order: files with events and rechecks; if due, a batch
 of deferred files; a slice of the sweep. Between two slices an event waits about 10 ms.
 
 Two threads. The event loop owns everything in `DirectoryFollower`; the disk thread owns `DirectoryScanner`
@@ -21,6 +21,7 @@ import asyncio
 import enum
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -128,7 +129,12 @@ class DirectoryFollower:
             # that the pause at the turn's end returns at once.
             self._wake.clear()
             if self._events or self._rechecks:
-                await self._read_events()
+                # Swapped, not cleared after the read: `watch` and `recheck` add to the new ones meanwhile.
+                events, self._events = self._events, {}
+                rechecks, self._rechecks = self._rechecks, set()
+                self._deliver(await self._in_thread(partial(self._scanner.look, events, rechecks)))
+                if self._scanner.concern_documents(events):
+                    self._on_documents()
             now_ms = self._monotonic()
             if self._scanner.deferred and now_ms >= self._next_batch_ms:
                 self._next_batch_ms = now_ms + _BATCH_PERIOD_MS
@@ -161,20 +167,12 @@ class DirectoryFollower:
         await self._wake.wait()
         timer.cancel()
 
-    async def _read_events(self) -> None:
-        # Swapped, not cleared after the read: `watch` and `recheck` add to the new ones meanwhile.
-        events, self._events = self._events, {}
-        rechecks, self._rechecks = self._rechecks, set()
-        self._deliver(await self._in_thread(lambda: self._scanner.look(events, rechecks)))
-        if self._scanner.concern_documents(events):
-            self._on_documents()
-
     def _deliver(self, changes: list[Change]) -> None:
         self._merge.put(changes)
         if self._scanner.root_missing and not self._status.stale:
             self._publish_status(self._status.swept_ms)
         elif not self._scanner.root_missing and self._status.reason == _ROOT_MISSING:
-            self._missed_events = True  # whatever happened below the root while it was away
+            self._missed_events = True  # what happened below the root while it was away
 
     def _start_sweep(self, now_ms: int) -> None:
         rewatch = self._missed_events or self._status.reason == _ROOT_MISSING

@@ -25,7 +25,6 @@ from ptn_api.event_log.contract import (
 from ptn_api.histogram import Histogram
 from ptn_api.intake.files import Key
 from ptn_api.intake.pending import PendingChange, PendingChanges, QueueOverlay, key_of
-from ptn_api.model.position import PositionText
 from ptn_api.tasks import wait_for_event
 
 __all__ = ["IntakeCounters", "Merge"]
@@ -52,9 +51,8 @@ class Merge:
     """Pending changes, written by one thread: changes that arrive during an append go into the next one.
 
     `executor` must have a single thread. While the log cannot be written, changes are kept and retried.
-    Documents given to `put` must be small; `documents` appends large ones itself. `overlay_ms` is how long a
-    queue item withholds an older file; None if there is no directory. `recheck` is called with positions
-    whose file must be read again.
+    Documents given to `put` must be small; `documents` appends large ones itself. The queue has the last word
+    unless a directory is followed as well (`overlay_files`).
     """
 
     def __init__(
@@ -64,16 +62,14 @@ class Merge:
         *,
         clock: Clock,
         retry: Backoff,
-        overlay_ms: int | None = None,
-        recheck: Callable[[Key], None] = lambda key: None,
         counters: IntakeCounters | None = None,
     ) -> None:
         self._log = log
         self._executor = executor
         self._clock = clock
         self._retry = retry
-        self._overlay_ms = overlay_ms
-        self._recheck = recheck
+        self._overlay_ms: int | None = None
+        self._recheck: Callable[[Key], None] = lambda key: None
         self._counters = counters or IntakeCounters()
         self._pending = PendingChanges()
         self._status: SourceStatus | None = None
@@ -83,6 +79,14 @@ class Merge:
         self._idle.set()
         self._closing = asyncio.Event()
         self._written = asyncio.Event()
+
+    def overlay_files(self, overlay_ms: int, *, recheck: Callable[[Key], None]) -> None:
+        """Makes the directory the truth: a queue item withholds older files for this long at most.
+
+        `recheck` is called with positions whose file must be read again.
+        """
+        self._overlay_ms = overlay_ms
+        self._recheck = recheck
 
     # --- handing over -------------------------------------------------------------------------------------
 
@@ -106,13 +110,14 @@ class Merge:
         item = PendingChange(change, self._clock(), _order_uuids(change), from_queue=True)
         if self._overlay_ms is not None:
             token = self._overlay.add(item.key, item.orders)
-            asyncio.get_running_loop().call_later(self._overlay_ms / 1000, self._expire, item.key, token)
+
+            def expire() -> None:
+                if self._overlay.expire(item.key, token):
+                    self._recheck(item.key)
+
+            asyncio.get_running_loop().call_later(self._overlay_ms / 1000, expire)
         self._pending.add(item)
         self._wake()
-
-    def _expire(self, key: Key, token: object) -> None:
-        if self._overlay.expire(key, token):
-            self._recheck(key)
 
     def set_source(self, status: SourceStatus) -> None:
         """Publishes how fresh the source is, once everything handed over before is in the log."""
@@ -215,32 +220,26 @@ class Merge:
 
     def _unseen(self, item: PendingChange) -> Change | None:
         """Returns what a queue item adds to the log; None if the log has seen all of its orders."""
-        hotkey, uuid = item.key
-        unseen = item.orders - self._log.seen(hotkey, item.orders)
-        if not unseen or not isinstance(item.change, PositionWritten):
+        change = item.change
+        unseen = item.orders - self._log.seen(item.key[0], item.orders)
+        if not unseen or not isinstance(change, PositionWritten):
             return None
-        present = self._log.position(hotkey, uuid) if self._overlay_ms is not None else None
-        return item.change if present is None else _with_unseen(present.text, item.change, unseen)
+        present = self._log.position(*item.key) if self._overlay_ms is not None else None
+        if present is None:
+            return change
+        # The queue never takes an order away. If its text lacks one, only the unseen orders are added.
+        position = present.text.position()
+        if {order.order_uuid for order in position.orders} <= item.orders:
+            return change
+        new = [i for i, order in enumerate(change.position.orders) if order.order_uuid in unseen]
+        orders = [*position.orders, *(change.position.orders[i] for i in new)]
+        texts = (*present.text.orders, *(change.text.orders[i] for i in new))
+        return PositionWritten(
+            position=msgspec.structs.replace(change.position, orders=orders),
+            text=msgspec.structs.replace(change.text, orders=texts),
+            extra=change.extra,
+        )
 
 
 def _order_uuids(change: PositionWritten) -> frozenset[str]:
     return frozenset(order.order_uuid for order in change.position.orders)
-
-
-def _with_unseen(present: PositionText, change: PositionWritten, unseen: frozenset[str]) -> PositionWritten:
-    """Returns the queue's text if it has all present orders.
-
-    Otherwise it is older or incomplete: its unseen orders are appended to the present list, since the queue
-    never takes an order away.
-    """
-    position = present.position()
-    if {order.order_uuid for order in position.orders} <= _order_uuids(change):
-        return change
-    new = [i for i, order in enumerate(change.position.orders) if order.order_uuid in unseen]
-    orders = [*position.orders, *(change.position.orders[i] for i in new)]
-    texts = (*present.orders, *(change.text.orders[i] for i in new))
-    return PositionWritten(
-        position=msgspec.structs.replace(change.position, orders=orders),
-        text=msgspec.structs.replace(change.text, orders=texts),
-        extra=change.extra,
-    )

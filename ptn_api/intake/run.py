@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import structlog
@@ -26,14 +25,13 @@ from ptn_api.event_log.contract import (
 )
 from ptn_api.intake.checkpoint import read_checkpoint
 from ptn_api.intake.documents import DocumentFiles, DocumentFollower
-from ptn_api.intake.files import Key
 from ptn_api.intake.follow import DirectoryFollower
 from ptn_api.intake.merge import IntakeCounters, Merge
 from ptn_api.intake.options import IntakeOptions
 from ptn_api.intake.queue import QueueReader
 from ptn_api.intake.scan import DirectoryScanner
 from ptn_api.intake.watch import Watch, open_watch
-from ptn_api.tasks import cancel_and_wait, wait_for_event
+from ptn_api.tasks import cancel_and_wait, wait_for_event, wait_or_raise
 
 __all__ = ["run_intake"]
 
@@ -102,8 +100,6 @@ class Intake:
             self._log_thread,
             clock=clock,
             retry=self._backoff(),
-            overlay_ms=options.queue_hold_ms if options.validator_dir else None,
-            recheck=self._recheck,
             counters=counters,
         )
         self._watch: Watch | None = None
@@ -154,6 +150,7 @@ class Intake:
             on_documents=self._documents.due,
             documents_refused=self._documents.refused,
         )
+        self._merge.overlay_files(options.queue_hold_ms, recheck=self._follower.recheck)
         self._sources.append(asyncio.create_task(self._follower.watch()))
 
     async def baseline(self, stop: asyncio.Event) -> bool:
@@ -217,7 +214,11 @@ class Intake:
                 on_refused=self._report_refused,
             )
             self._sources.append(asyncio.create_task(queue.run()))
-        await _wait_or_raise(stop, [*tasks, *self._sources])
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await wait_or_raise(stopping, [*tasks, *self._sources])
+        finally:
+            stopping.cancel()
 
     async def close(self) -> None:
         """Stops the sources, writes what they delivered, ends threads and watch. Raises LogError."""
@@ -237,10 +238,6 @@ class Intake:
             self._log_thread.shutdown()
 
     # --- what the sources call ----------------------------------------------------------------------------
-
-    def _recheck(self, key: Key) -> None:
-        if self._follower is not None:
-            self._follower.recheck(key)
 
     def _offer(self, change: PositionWritten) -> None:
         self._merge.offer(change)
@@ -265,16 +262,3 @@ class Intake:
             await asyncio.sleep(self._options.prune_ms / 1000)
             with contextlib.suppress(LogUnwritableError):  # the merge logs it; the next round tries again
                 await loop.run_in_executor(self._background, lambda: self._log.prune(self._steady()))
-
-
-async def _wait_or_raise(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
-    """Waits for `stop`; raises if one of the tasks fails before."""
-    stopping = asyncio.create_task(stop.wait())
-    pending: set[asyncio.Task[Any]] = {stopping, *tasks}
-    try:
-        while stopping in pending:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-    finally:
-        stopping.cancel()

@@ -210,7 +210,16 @@ class DirectoryScanner:
         self._watch_documents()
         self._is_complete = True
         accept = resync_requested(self._data_dir)
-        removed = self._removals(accept=accept)
+        if self.root_missing:
+            removed = list(self._files.known) if accept else []
+        else:
+            # Nothing is known about the files below a folder that cannot be read: they are not absent.
+            unreadable = self._directory.unreadable_hotkeys()
+            absent = self._files.absent
+            if unreadable:
+                absent = {key for key in absent if key[0] not in unreadable and "" not in unreadable}
+            known = len(self._files.known)
+            removed = self._guard.after_sweep(absent, known, self._monotonic(), accept=accept)
         if accept:
             logger.warning("removals_accepted", removed=len(removed), pending=self._guard.pending)
             if not self._guard.pending:
@@ -222,16 +231,6 @@ class DirectoryScanner:
             *(PositionRemoved(miner_hotkey=hotkey, position_uuid=uuid) for hotkey, uuid in removed),
             *self._changed_miners(),
         ]
-
-    def _removals(self, *, accept: bool) -> list[Key]:
-        if self.root_missing:
-            return list(self._files.known) if accept else []
-        absent = self._files.absent
-        # Nothing is known about the files below a folder that cannot be read: they are not absent.
-        unreadable = self._directory.unreadable_hotkeys()
-        if unreadable:
-            absent = {key for key in absent if key[0] not in unreadable and "" not in unreadable}
-        return self._guard.after_sweep(absent, len(self._files.known), self._monotonic(), accept=accept)
 
     # --- documents, and the list of miners ----------------------------------------------------------------
 

@@ -59,9 +59,8 @@ async def test_a_file_withheld_for_a_redundant_item_is_read_again() -> None:
             thread,
             clock=wall_ms,
             retry=Backoff(first_ms=5, max_ms=20),
-            overlay_ms=60_000,
-            recheck=rechecked.append,
         )
+        merge.overlay_files(60_000, recheck=rechecked.append)
         writing = asyncio.create_task(merge.run())
         merge.offer(written(position(1, [order(1), order(2)])))
         await until_async(slow.called.is_set)
