@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from websockets.exceptions import ConnectionClosed
 
 from ptn_api.errors import LogError, LogReplacedError
 from ptn_api.event_log import open_reader, open_writer
@@ -115,21 +116,18 @@ async def test_live_clients_stay_and_get_every_order(live: LiveStream, outage: O
 async def test_a_catch_up_continues_where_it_was(live: LiveStream, outage: Outage) -> None:
     """Interrupted between two of its parts."""
     start = live.log.head().sequence
-    head = live.trade(1_000).sequence
+    head = live.append(*(written(position(n, [order(n)])) for n in range(10_000, 11_000))).sequence
     async with live.client() as client:
         await client.login(last_sequence=start)
         await client.subscribe()
-        (first,) = (await client.messages(1))[:1]
+        sequences = [message["sequence"] for message in await client.messages(1)]
         outage.start()
         await outage.lasts()
         assert live.counters.deliveries < 1_000
         outage.stop()
         live.trade()
-        assert first["sequence"] == start + 1
-        sequences = await _take_messages(client, head + 1)
-        assert sequences[-1] == head + 1
-        assert sequences == list(range(sequences[0], head + 2))
-        assert live.counters.deliveries == 1_001
+        sequences += await _take_messages(client, head + 1)
+        assert sequences == list(range(start + 1, head + 2))
 
 
 async def test_a_login_and_its_subscribe_wait_for_the_log(live: LiveStream, outage: Outage) -> None:
@@ -199,10 +197,8 @@ async def test_a_replaced_log_ends_the_stream_and_clients_come_back(tmp_path: Pa
     writer.baseline([], T0)
     reader = open_reader(tmp_path)
     with pytest.raises(LogReplacedError):
-        async with (
-            running(LiveStream(log=writer, reader=reader, ready=False)) as live,
-            live.client() as client,
-        ):
+        stream = LiveStream(log=writer, reader=reader, ready=False)
+        async with running(stream) as live, live.client() as client:
             await client.login()
             await client.subscribe()
             log_path(tmp_path).unlink()
@@ -256,10 +252,8 @@ async def test_a_login_is_closed_with_come_back_when_the_outage_outlasts_it() ->
 
     log = Headless(created_ms=T0)
     log.baseline([], T0)
-    async with (
-        running(LiveStream(log=log, ready=False), auth_timeout_ms=300) as live,
-        live.client() as client,
-    ):
+    stream = LiveStream(log=log, ready=False)
+    async with running(stream, auth_timeout_ms=300) as live, live.client() as client:
         await client.send(api_key=KEY)
         assert await client.close_code() == close_codes.INTERNAL_ERROR.code
         assert live.counters.clients == 0
@@ -278,14 +272,10 @@ async def test_before_the_first_read_works_logins_are_told_to_come_back(
             assert await client.close_code() == close_codes.NOT_READY.code
         await outage.lasts()
         outage.stop()
-        for _ in range(100):
+        answer: dict[str, Any] = {}
+        while not answer:
             async with live.client() as client:
-                await client.send(api_key=KEY)
-                try:
-                    assert (await client.receive())["status"] == "success"
-                    break
-                except Exception:
-                    await asyncio.sleep(0.05)
-        else:
-            raise AssertionError("never ready")
+                with contextlib.suppress(ConnectionClosed):
+                    answer = await client.login()
+        assert answer["status"] == "success"
     writer.close()
