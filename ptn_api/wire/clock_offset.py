@@ -40,11 +40,10 @@ class ClockOffset:
             self._samples.clear()
             return
         sample = _Sample(round_trip, server_ms - (sent_ms + received_ms) / 2)
-        if any(_contradict(sample, other) for other in self._samples):
-            self._samples.clear()
+        for other in self._samples:
+            # The 2 ms: both clocks are read in whole milliseconds.
+            tolerance_ms = (sample.round_trip_ms + other.round_trip_ms) / 2 + 2
+            if abs(sample.offset_ms - other.offset_ms) > tolerance_ms:
+                self._samples.clear()
+                break
         self._samples.append(sample)
-
-
-def _contradict(a: _Sample, b: _Sample) -> bool:
-    # The 2 ms: both clocks are read in whole milliseconds.
-    return abs(a.offset_ms - b.offset_ms) > (a.round_trip_ms + b.round_trip_ms) / 2 + 2
