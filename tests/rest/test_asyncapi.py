@@ -7,7 +7,6 @@ import re
 from typing import Any
 
 import jsonschema
-import msgspec
 import pytest
 
 from descriptions.asyncapi import asyncapi_document
@@ -64,7 +63,7 @@ def test_the_document_has_the_shape_of_asyncapi_3(document: dict[str, Any]) -> N
 def test_every_frame_is_described(document: dict[str, Any]) -> None:
     """Each type of `wire.frames` is a message, and each message is sent or received in its versions."""
     messages = document["components"]["messages"]
-    kinds = {n for n in frames.__all__ if issubclass(getattr(frames, n), msgspec.Struct)}
+    kinds = {n for n in frames.__all__ if isinstance(getattr(frames, n), type)}
     assert {message["title"] for message in messages.values()} == kinds - PARTS_OF_OTHERS
     for name, channel in document["channels"].items():
         operated = {
