@@ -1,4 +1,4 @@
-"""The door: `python api_manager.py --serve ...`."""
+"""`python api_manager.py --serve ...` starts the server."""
 
 import sys
 

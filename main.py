@@ -1,4 +1,4 @@
-"""The same door as api_manager.py, under its other documented name: `python main.py --serve ...`."""
+"""`python main.py --serve ...` starts the server, as api_manager.py does."""
 
 import sys
 

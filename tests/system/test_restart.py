@@ -79,7 +79,8 @@ def test_a_killed_process_comes_back_and_nothing_is_lost(
         )
         after = server.children()
         assert {r for r in ROOMS if before[r].pid != after[r].pid} == {room}
-        assert requests.get(server.rest + "/health", timeout=30).status_code == 200
+        # A restarted rest answers "starting" (503) until its documents are built.
+        until(lambda: requests.get(server.rest + "/health", timeout=30).status_code == 200, what="healthy")
 
 
 def test_a_killed_supervisor_leaves_no_orphans(
