@@ -129,9 +129,10 @@ class APIManager:
             self._process.terminate()
 
     def _start(self, queue_fd: int) -> subprocess.Popen[bytes]:
-        """Starts the supervisor without any further pipe, which a fork of the validator could hold open.
+        """Starts the supervisor.
 
-        Python makes a pipe for `close_fds` and `pass_fds`, so the supervisor closes what it inherits itself.
+        With `close_fds=False` Popen uses posix_spawn. Otherwise it waits for the end of a pipe, and a worker
+        that the validator forks at this moment would hold it open. The supervisor closes what it inherits.
         """
         from ptn_api.cli.serve import Embedding
         from ptn_api.process.supervisor import python_command

@@ -1,4 +1,4 @@
-"""The servers' TLS certificate: loaded, checked, and renewed without a restart."""
+"""The servers' TLS certificate: loaded, checked, and reloaded without a restart."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ __all__ = ["Certificate"]
 
 
 class Certificate:
-    """A certificate chain and its key, as PEM files. Raises SettingsError if they cannot be used.
+    """A certificate chain and its key, from PEM files. Raises SettingsError if they cannot be used.
 
-    `context` is for listening sockets and stays the same; new connections get what was loaded last.
+    `context` is for listening sockets and stays the same; new connections get the latest certificate.
     """
 
     def __init__(self, certificate: Path, key: Path) -> None:
         self._files = (certificate, key)
         self._stamp = self._look()
         self.context = self._current = _load(certificate, key)
-        # OpenSSL asks at every handshake, also of clients that name no server.
+        # OpenSSL calls this at every handshake, also without a server name from the client.
         self.context.sni_callback = self._choose
 
     def refresh(self) -> bool:
-        """Loads the files again if they changed; whether they did.
+        """Reloads the files if they changed; returns whether they did.
 
-        Raises SettingsError for what cannot be used, once per change; what was loaded before stands.
+        Raises SettingsError, once per change, for files that cannot be used, and keeps the last good ones.
         """
         stamp = self._look()
         if stamp == self._stamp:
@@ -63,7 +63,7 @@ def _load(certificate: Path, key: Path) -> ssl.SSLContext:
     except ssl.SSLError as error:
         reason = (error.reason or str(error)).lower().replace("_", " ")
         raise SettingsError(
-            f"--tls-cert and --tls-key are no PEM certificate chain with its key: {reason}"
+            f"--tls-cert and --tls-key are not a PEM certificate chain and its key: {reason}"
         ) from None
     return context
 

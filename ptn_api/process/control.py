@@ -142,7 +142,7 @@ class Channel(asyncio.Protocol, Generic[Received]):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its type
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class does not derive from it
 
     def data_received(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
@@ -250,9 +250,10 @@ class WorkerControl:
             case HealthReport():
                 self.health.report = message
             case MetricsRequest():
-                # In a call of its own, since an exception in here would close the channel.
-                asyncio.get_running_loop().call_soon(self._send_samples)
 
-    def _send_samples(self) -> None:
-        samples = samples_of(self._room, self.sources) if self.sources is not None else {}
-        self._channel.send(MetricSamples(samples))
+                def answer() -> None:
+                    samples = samples_of(self._room, self.sources) if self.sources is not None else {}
+                    self._channel.send(MetricSamples(samples))
+
+                # In a separate call, since an exception raised here would close the channel.
+                asyncio.get_running_loop().call_soon(answer)

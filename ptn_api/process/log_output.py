@@ -1,4 +1,4 @@
-"""How the server's processes log: to standard error, for people on a terminal, JSON otherwise."""
+"""The log of the server's processes, on standard error: readable on a terminal, JSON otherwise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["configure_logging"]
 
 
 class _StandardError:
-    """Each line in one piece. What cannot be written, on a full disk, is lost; nothing else is."""
+    """Writes each line with one call, so that processes do not mix. On a full disk the line is lost."""
 
     def write(self, line: str) -> None:
         with contextlib.suppress(OSError):
@@ -26,12 +26,12 @@ class _StandardError:
 
 
 def _escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """What a file is named must not steer the terminal. (JSON escapes by itself.)"""
+    """Escapes what a file name could do to the terminal. (JSON does so by itself.)"""
     return {name: value if str(value).isprintable() else ascii(value) for name, value in event.items()}
 
 
 def configure_logging(level: str, *, process: str) -> None:
-    """structlog to standard error: for people on a terminal, JSON otherwise."""
+    """Sets up structlog for this process."""
 
     def add_process(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         return {"process": process} | dict(event)

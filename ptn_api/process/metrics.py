@@ -34,6 +34,11 @@ class Sources:
     key_file: KeyFile | None = None
     data_dir: Path = Path()
 
+    def log_bytes(self) -> float:
+        """The size of the log's files, write-ahead log included."""
+        path = log_path(self.data_dir)
+        return sum(file.stat().st_size for file in path.parent.glob(path.name + "*"))
+
 
 class Buckets(msgspec.Struct, frozen=True, array_like=True):
     """A histogram in a message; `counts` are cumulative, the last one is the total."""
@@ -53,7 +58,7 @@ Reading = Mapping[Any, float] | float | Histogram
 
 
 class Metric(NamedTuple):
-    """A row of the table. `read` is None where the supervisor knows the value.
+    """A row of the table, without `read` where the supervisor knows the value.
 
     A metric of several processes has `process` as its last label.
     """
@@ -88,11 +93,6 @@ _ALL = ("intake", "rest", "stream")
 _PER_REQUEST = ("route", "status", "encoding")
 
 
-def _log_bytes(sources: Sources) -> float:
-    path = log_path(sources.data_dir)
-    return float(sum(file.stat().st_size for file in path.parent.glob(path.name + "*")))
-
-
 # fmt: off
 # ruff: noqa: E501 - one row a line
 METRICS: tuple[Metric, ...] = (
@@ -106,7 +106,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_log_late_events_total", "counter", "announced orders that were marked late", _REST, lambda s: s.log.counters()["late"]),
     Metric("ptn_log_order_conflicts_total", "counter", "known orders that came again with another time or leverage", _REST, lambda s: s.log.counters()["conflicts"]),
     Metric("ptn_log_pruned_events_total", "counter", "orders that are no longer kept", _REST, lambda s: s.log.counters()["pruned"]),
-    Metric("ptn_log_size_bytes", "gauge", "size of the log's files, write-ahead log included", _REST, _log_bytes),
+    Metric("ptn_log_size_bytes", "gauge", "size of the log's files, write-ahead log included", _REST, lambda s: s.log_bytes()),
     Metric("ptn_log_append_seconds", "histogram", "time from handing changes to the log until they are durable", _INTAKE, lambda s: s.counters.append_seconds),
     Metric("ptn_log_append_failures_total", "counter", "failed writes to the log, each retried", _INTAKE, lambda s: s.counters.append_failures),
     Metric("ptn_log_writable", "gauge", "0 while the log cannot be written", _INTAKE, lambda s: not s.counters.unwritable),

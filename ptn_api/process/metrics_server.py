@@ -33,7 +33,7 @@ _FAMILIES = {
 
 
 class WatchedProcess(Protocol):
-    """A supervised process; `pid` is None while it does not run."""
+    """A supervised process, without a `pid` while it does not run."""
 
     name: str
     restarts: int

@@ -31,11 +31,11 @@ from ptn_api.process.metrics_server import MetricsServer
 from ptn_api.process.settings import Settings
 from ptn_api.process.supervisor import Child, listen, python_command, stop_when_orphaned
 
-__all__ = ["IN_THE_CLEAR", "serve"]
+__all__ = ["serve"]
 
-IN_THE_CLEAR = (
-    "it listens beyond this machine without TLS: give --tls-cert and --tls-key, or leave that to a proxy "
-    "which alone can reach it"
+_IN_THE_CLEAR = (
+    "listening beyond this machine without TLS: give --tls-cert and --tls-key, or let only a TLS proxy "
+    "reach the ports"
 )
 
 logger = structlog.get_logger()
@@ -49,18 +49,17 @@ def serve(
     queue_fd: int = -1,
     parent: int | None = None,
 ) -> int:
-    """Runs everything until SIGTERM or SIGINT (or the end of process `parent`); returns the exit status.
+    """Runs everything until SIGTERM, SIGINT or the end of process `parent`; returns the exit status.
 
-    SIGHUP stops it too where it means that its terminal is gone; a service without one takes no notice.
-
-    `announce` gets the one line that says all is ready, `hint` the settings and both addresses after it.
+    SIGHUP stops a server that was started on a terminal, and is ignored otherwise. `announce` gets each line
+    for standard output once all processes are ready, and `hint` the settings and both addresses after that.
     """
     configure_logging(settings.log_level, process="supervisor")
     try:
         settings = _prepare(settings)
         ws_host = settings.api_ws_host or settings.api_host
         if not settings.tls_cert and not (is_loopback(settings.api_host) and is_loopback(ws_host)):
-            logger.warning("keys_in_the_clear", reason=IN_THE_CLEAR)
+            logger.warning("keys_in_the_clear", reason=_IN_THE_CLEAR)
         with contextlib.ExitStack() as stack:
             rest = stack.enter_context(listen(settings.api_host, settings.api_rest_port, "--api-rest-port"))
             stream = stack.enter_context(listen(ws_host, settings.api_ws_port, "--api-ws-port"))
@@ -75,35 +74,29 @@ def serve(
 
 
 def _prepare(settings: Settings) -> Settings:
-    """Makes the data directory and says what the defaults stand for. Raises SettingsError."""
-    data_dir = Path(settings.data_dir).expanduser().absolute()
+    """Makes the data directory and fills in what the defaults stand for. Raises SettingsError."""
+    data_dir, keys, *tls = (
+        Path(path).expanduser().absolute()
+        for path in (settings.data_dir, settings.api_keys_file, settings.tls_cert, settings.tls_key)
+    )
     make_data_dir(data_dir, demo=settings.demo)
     Proxies(settings.trusted_proxies)
-    keys = Path(settings.api_keys_file).expanduser().absolute()
     changes: dict[str, Any] = {"data_dir": str(data_dir), "api_keys_file": str(keys)}
     if settings.demo:
         if settings.validator_dir or settings.checkpoint:
-            raise SettingsError(
-                "--demo simulates a validator: give no --validator-dir or --checkpoint with it"
-            )
+            raise SettingsError("--demo simulates a validator: omit --validator-dir and --checkpoint")
         changes["validator_dir"] = str(data_dir / DEMO_VALIDATOR)
         if not keys.exists():
             changes["api_keys_file"] = str(data_dir / "demo_api_keys.json")
             make_demo_keys(Path(changes["api_keys_file"]))
     elif settings.validator_dir:
         changes["validator_dir"] = str(Path(settings.validator_dir).expanduser().absolute())
-    return _prepare_tls(msgspec.structs.replace(settings, **changes))
-
-
-def _prepare_tls(settings: Settings) -> Settings:
-    """Makes the paths absolute; raises SettingsError for a certificate or key that cannot be used."""
-    if not settings.tls_cert and not settings.tls_key:
-        return settings
-    if not settings.tls_cert or not settings.tls_key:
+    if settings.tls_cert and settings.tls_key:
+        Certificate(*tls)
+        changes["tls_cert"], changes["tls_key"] = map(str, tls)
+    elif settings.tls_cert or settings.tls_key:
         raise SettingsError("--tls-cert and --tls-key go together: give both")
-    certificate, key = (Path(p).expanduser().absolute() for p in (settings.tls_cert, settings.tls_key))
-    Certificate(certificate, key)
-    return msgspec.structs.replace(settings, tls_cert=str(certificate), tls_key=str(key))
+    return msgspec.structs.replace(settings, **changes)
 
 
 class _Supervisor:
@@ -134,8 +127,7 @@ class _Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_on_signal, number)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup stays in force
-            on_hangup = self._stop_on_signal if _has_terminal() else _ignore_hangup
-            loop.add_signal_handler(signal.SIGHUP, on_hangup, signal.SIGHUP)
+            loop.add_signal_handler(signal.SIGHUP, self._hang_up, _has_terminal())
         watch = None
         if parent is not None:
             check_ms = self._settings.parent_check_ms
@@ -164,6 +156,14 @@ class _Supervisor:
     def _stop_on_signal(self, number: signal.Signals) -> None:
         logger.info("stopping", signal=number.name)
         self._stop.set()
+
+    def _hang_up(self, had_terminal: bool) -> None:
+        """Stops a server that had a terminal; a service gets SIGHUP to reload, which is not needed here."""
+        if had_terminal:
+            self._stop_on_signal(signal.SIGHUP)
+        else:
+            reason = "keys and certificate are reloaded when they change"
+            logger.info("nothing_to_reload", reason=reason, signal="SIGHUP")
 
     async def _start(self) -> bool:
         """Starts all processes; True when all are ready, False if one never will be or a stop came first."""
@@ -229,13 +229,6 @@ def _has_terminal() -> bool:
     except OSError:
         return False
     return True
-
-
-def _ignore_hangup(number: signal.Signals) -> None:
-    """Other services reload their files then."""
-    logger.info(
-        "nothing_to_reload", reason="keys and certificate are read when they change", signal=number.name
-    )
 
 
 def _url(scheme: str, listener: socket.socket) -> str:

@@ -201,7 +201,7 @@ def test_doctor_finds_what_would_not_work(tmp_path: Path) -> None:
         "chmod o-rw",
         "no directory that this user can write",
         "see --validator-dir",
-        "no PEM certificate chain",
+        "not a PEM certificate chain",
         "PTN_METRIC_PORT means nothing here",
     ):
         assert words in said, said
