@@ -20,8 +20,12 @@ class Certificate:
         self._files = (certificate, key)
         self._stamp = self._look()
         self.context = self._current = _load(certificate, key)
+
+        def use_latest(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+            connection.context = self._current
+
         # OpenSSL calls this at every handshake, also without a server name from the client.
-        self.context.sni_callback = self._choose
+        self.context.sni_callback = use_latest
 
     def refresh(self) -> bool:
         """Reloads the files if they changed; returns whether they did.
@@ -34,9 +38,6 @@ class Certificate:
         self._stamp = stamp
         self._current = _load(*self._files)
         return True
-
-    def _choose(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        connection.context = self._current
 
     def _look(self) -> list[tuple[int, int, int] | None]:
         return [_stamp(file) for file in self._files]
@@ -53,20 +54,20 @@ def _stamp(file: Path) -> tuple[int, int, int] | None:
 def _load(certificate: Path, key: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
+
+    def refuse_passphrase() -> str:
+        raise SettingsError("--tls-key is encrypted: give a key without a passphrase")
+
     for flag, file in (("--tls-cert", certificate), ("--tls-key", key)):
         try:
             file.open("rb").close()
         except OSError as error:
             raise SettingsError(f"{flag} {str(file)!r} cannot be read: {error.strerror}") from None
     try:
-        context.load_cert_chain(certificate, key, password=_no_password)
+        context.load_cert_chain(certificate, key, password=refuse_passphrase)
     except ssl.SSLError as error:
         reason = (error.reason or str(error)).lower().replace("_", " ")
         raise SettingsError(
             f"--tls-cert and --tls-key are not a PEM certificate chain and its key: {reason}"
         ) from None
     return context
-
-
-def _no_password() -> str:
-    raise SettingsError("--tls-key is encrypted; give a key without a passphrase")

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,11 +124,7 @@ class _Supervisor:
         hint: Callable[[Settings, str, str], None] | None,
         parent: int | None,
     ) -> int:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop_on_signal, number)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup stays in force
-            loop.add_signal_handler(signal.SIGHUP, self._hang_up, _has_terminal())
+        self._handle_signals()
         watch = None
         if parent is not None:
             check_ms = self._settings.parent_check_ms
@@ -153,17 +150,24 @@ class _Supervisor:
                 watch.cancel()
         return 1 if any(child.fatal for child in self._children.values()) else 0
 
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop_on_signal, number)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
+            return
+        try:  # now: at the signal, the terminal is gone
+            os.close(os.open("/dev/tty", os.O_RDWR))
+        except OSError:  # a service, for which SIGHUP means "reload"
+            reason = "keys and certificate are reloaded when they change"
+            log = partial(logger.info, "nothing_to_reload", reason=reason, signal="SIGHUP")
+            loop.add_signal_handler(signal.SIGHUP, log)
+        else:
+            loop.add_signal_handler(signal.SIGHUP, self._stop_on_signal, signal.SIGHUP)
+
     def _stop_on_signal(self, number: signal.Signals) -> None:
         logger.info("stopping", signal=number.name)
         self._stop.set()
-
-    def _hang_up(self, had_terminal: bool) -> None:
-        """Stops a server that had a terminal; a service gets SIGHUP to reload, which is not needed here."""
-        if had_terminal:
-            self._stop_on_signal(signal.SIGHUP)
-        else:
-            reason = "keys and certificate are reloaded when they change"
-            logger.info("nothing_to_reload", reason=reason, signal="SIGHUP")
 
     async def _start(self) -> bool:
         """Starts all processes; True when all are ready, False if one never will be or a stop came first."""
@@ -221,14 +225,6 @@ class _Supervisor:
             await asyncio.wait({stopping, *self._running}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stopping.cancel()
-
-
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR))
-    except OSError:
-        return False
-    return True
 
 
 def _url(scheme: str, listener: socket.socket) -> str:
