@@ -148,13 +148,13 @@ def _end(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         process.terminate()
         try:
-            process.wait(timeout=15)
+            process.wait(timeout=60)  # three stops in a row, each with its own timeout
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
     for pid in family[1:]:
         try:
-            until(lambda pid=pid: not lives(pid), seconds=15)  # type: ignore[misc]
+            until(lambda pid=pid: not lives(pid))  # type: ignore[misc]
         except AssertionError:
             os.kill(pid, signal.SIGKILL)
             raise

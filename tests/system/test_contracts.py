@@ -54,13 +54,13 @@ def server(home: Path, keys: dict[int, str], simulator: Simulator) -> Iterator[A
 
 @pytest.fixture(scope="module")
 def openapi(server: Api) -> dict[str, Any]:
-    document: dict[str, Any] = httpx.get(server.rest + "/openapi.json", timeout=10).json()
+    document: dict[str, Any] = httpx.get(server.rest + "/openapi.json", timeout=30).json()
     return document
 
 
 @pytest.fixture(scope="module")
 def asyncapi(server: Api) -> dict[str, Any]:
-    document: dict[str, Any] = httpx.get(server.rest + "/asyncapi.json", timeout=10).json()
+    document: dict[str, Any] = httpx.get(server.rest + "/asyncapi.json", timeout=30).json()
     return document
 
 
@@ -98,7 +98,7 @@ class Asker:
 
 @pytest.fixture
 def ask(server: Api, openapi: dict[str, Any]) -> Iterator[Asker]:
-    with httpx.Client(timeout=20) as client:
+    with httpx.Client(timeout=30) as client:
         yield Asker(server, openapi, client)
 
 
@@ -144,7 +144,7 @@ def test_what_is_refused_is_refused_as_described(ask: Asker, server: Api, keys: 
         assert ask("/messages", query, **best).status_code == 400
     assert ask("/messages", "?after=1", **best).status_code == 410
     assert ask("/statistics", "?checkpoints=perhaps", **best).status_code == 400
-    other_method = httpx.post(server.rest + "/me", timeout=10)
+    other_method = httpx.post(server.rest + "/me", timeout=30)
     assert (other_method.status_code, other_method.headers["Allow"]) == (405, "GET, HEAD")
 
 
@@ -181,7 +181,7 @@ def test_a_request_that_does_not_come_is_refused_as_described(server: Api, opena
     """408 after the header timeout, in the shape of every refusal."""
     with socket.create_connection(("127.0.0.1", int(server.rest.rpartition(":")[2]))) as raw:
         raw.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n")
-        raw.settimeout(20)
+        raw.settimeout(45)
         answer = b"".join(iter(lambda: raw.recv(65_536), b""))
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 408 ")
@@ -223,7 +223,7 @@ class Talk:
 
     def receive(self) -> tuple[str, dict[str, Any]]:
         """The next frame, and what it is: exactly one of what this version may be sent."""
-        frame = json.loads(self._connection.recv(timeout=20))
+        frame = json.loads(self._connection.recv(timeout=45))
         kinds = frame_kinds(self._document, self.version, "send", frame)
         assert len(kinds) == 1, (kinds, json.dumps(frame)[:500])
         messages = frame["messages"] if kinds[0] == "batch" else [frame]

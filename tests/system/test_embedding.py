@@ -135,7 +135,7 @@ def test_the_api_ends_with_the_validator(tmp_path: Path, validator: Validator) -
     with embedded(validator.root, tmp_path) as running:
         assert len(running.family) == 4
         running.say("quit")
-        assert running.process.wait(timeout=20) == 0
+        assert running.process.wait(timeout=45) == 0
         until(lambda: not any(lives(p) for p in running.family))
 
 

@@ -144,7 +144,7 @@ async def test_a_log_deleted_under_a_running_server_begins_anew(
             await until_async(lambda: len(bot.messages) == 1)
             for path in data_dir.glob("log.sqlite3*"):
                 path.unlink()
-            await until_async(lambda: bot.gaps, seconds=30)
+            await until_async(lambda: bot.gaps)
             await until_async(lambda: bot.states[-1] == "live")
             validator.place()
             await until_async(lambda: validator.placed[-1] in bot.order_uuids)
@@ -162,7 +162,7 @@ async def test_a_mirror_takes_a_snapshot_after_a_gap(
         async with Book(
             server.stream, server.rest, keys[100], on_state=states.append, mend_within=0.1, pace=QUICK
         ) as book:
-            await asyncio.wait_for(book.until_verified(), 30)
+            await asyncio.wait_for(book.until_verified(), 60)
             epoch = book.cursor.epoch
             validator.place(2)
             for path in data_dir.glob("log.sqlite3*"):

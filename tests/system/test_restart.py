@@ -93,7 +93,7 @@ def test_a_killed_supervisor_leaves_no_orphans(
         ports = {"api_rest_port": server.rest.rpartition(":")[2], "api_ws_port": server.ws_port}
         os.kill(server.process.pid, signal.SIGKILL)
         server.process.wait()
-        psutil.wait_procs(children, timeout=10)
+        psutil.wait_procs(children, timeout=45)
         assert [p for p in children if lives(p)] == []
     with (
         api(data_dir, validator_dir=validator.root, **ports) as server,
@@ -110,7 +110,7 @@ def test_sigint_and_sigterm_stop_in_order(validator: Validator, data_dir: Path) 
         with api(data_dir, validator_dir=validator.root) as server:
             children = list(server.children().values())
             server.process.send_signal(number)
-            assert server.process.wait(timeout=20) == 0
+            assert server.process.wait(timeout=60) == 0
             until(lambda children=children: not any(lives(c) for c in children))  # type: ignore[misc]
 
 

@@ -49,7 +49,7 @@ def test_an_hour_announces_every_order_exactly_once(tmp_path: Path, keys: dict[i
                         may.add(action.order_uuid)
                     case Removed():  # placed and gone within one step: it may not have been looked at
                         may.update(placed.get(action.position_uuid, ()))
-            until(lambda: set(must) - may <= set(follower.order_uuids), seconds=30)
+            until(lambda: set(must) - may <= set(follower.order_uuids))
         simulator.close()
         assert len(must) > 1_000
         assert set(follower.order_uuids) - may == set(must) - may

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
@@ -133,18 +134,36 @@ def test_keys_in_the_clear_are_warned_of(
 def test_nobody_needs_to_listen_to_what_it_says(validator: Validator, data_dir: Path) -> None:
     """Its standard output and error on a full disk: it serves all the same, and stops in order."""
     validator.place()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     command = [sys.executable, str(ROOT / "api_manager.py"), "--serve", f"--validator-dir={validator.root}"]
-    command += [f"--data-dir={data_dir}", f"--api-rest-port={port}", "--api-ws-port=0"]
+    command += [f"--data-dir={data_dir}", "--api-rest-port=0", "--api-ws-port=0"]
     with open("/dev/full", "w") as full:
         process = subprocess.Popen(command, stdout=full, stderr=full)
     try:
-        until(lambda: healthy(port) or process.poll() is not None, seconds=60)
+        until(lambda: any(map(healthy, listening(process.pid))) or process.poll() is not None, seconds=60)
         assert process.poll() is None
     finally:
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
+
+
+def test_a_process_inherits_only_what_it_needs(validator: Validator, data_dir: Path) -> None:
+    """Intake has no listener, each server its own; nothing would be inherited by a program they start."""
+    validator.place()
+    with api(data_dir, validator_dir=validator.root) as server:
+        children = server.children()
+        ports = {room: listening(process.pid) for room, process in children.items()}
+        rest_port, ws_port = int(server.rest.rpartition(":")[2]), server.ws_port
+        assert ports == {"intake": [], "rest": [rest_port], "stream": [ws_port]}
+        for process in children.values():
+            for entry in Path(f"/proc/{process.pid}/fdinfo").iterdir():
+                flags = next(line for line in entry.read_text().splitlines() if line.startswith("flags:"))
+                assert int(entry.name) <= 2 or int(flags.split()[1], 8) & os.O_CLOEXEC, entry
+
+
+def listening(pid: int) -> list[int]:
+    """The ports on which the process listens."""
+    connections = psutil.Process(pid).net_connections("tcp")
+    return [connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN]
 
 
 def has_ipv6() -> bool:
@@ -156,7 +175,7 @@ def has_ipv6() -> bool:
 def healthy(port: int) -> bool:
     try:
         return requests.get(f"http://127.0.0.1:{port}/health", timeout=30).status_code == 200
-    except requests.ConnectionError:
+    except requests.RequestException:  # not listening, or no HTTP
         return False
 
 

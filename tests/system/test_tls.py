@@ -93,13 +93,13 @@ def test_the_command_line_trusts_what_the_environment_says(
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
             return subprocess.Popen([sys.executable, "-c", code, *arguments], **pipes)  # type: ignore[call-overload, no-any-return]
 
-        positions, _ = ptn("positions", "--url", server.rest, "--json").communicate(timeout=30)
+        positions, _ = ptn("positions", "--url", server.rest, "--json").communicate(timeout=60)
         assert len(json.loads(positions)) == 1
         stream = ptn("stream", "--url", server.stream, "--json", "--count", "1")
         assert stream.stderr is not None
         until(lambda: "live" in stream.stderr.readline(), what="the stream is live")
         validator.place()
-        printed, _ = stream.communicate(timeout=30)
+        printed, _ = stream.communicate(timeout=60)
         assert validator.placed[1] in printed
         if shutil.which("curl") is not None:
             asked = ["curl", "-sf", "--cacert", str(files.authority), server.rest + "/health"]
@@ -140,7 +140,7 @@ def test_a_connection_that_never_greets_is_dropped(
     settings = {"tls_cert": files.certificate, "tls_key": files.key} | times
     with api(data_dir, validator_dir=validator.root, **settings) as server:
         for url in (server.rest, server.stream):
-            with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as silent:
+            with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=45) as silent:
                 assert silent.recv(1) == b""
 
 
@@ -169,11 +169,11 @@ def test_a_stop_says_goodbye_through_tls(
             with httpx.Client(verify=trusting(files)) as idle:
                 assert idle.get(server.rest + "/health").status_code == 200
                 server.process.terminate()
-                assert server.process.wait(20) == 0
+                assert server.process.wait(90) == 0
             until(lambda: states.count("connecting") > 1)
         finally:
             client.stop()
-            thread.join(20)
+            thread.join(45)
     assert "process_killed" not in server.log.read_text()
     closed = [line for line in server.log.read_text().splitlines() if "connection_closed" in line]
     assert len(closed) == 1, closed

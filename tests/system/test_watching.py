@@ -140,6 +140,19 @@ def test_health_says_which_process_is_down(server: Api) -> None:
     until(lambda: health(server)[0] == 200)
 
 
+def test_health_does_not_trust_a_supervisor_that_hangs(server: Api) -> None:
+    """It could neither report a process that went down nor restart it: 503 until it is back."""
+    until(lambda: health(server)[0] == 200)
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        down = {"intake": "down", "rest": "up", "stream": "down"}
+        until(lambda: health(server)[1]["processes"] == down)
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    until(lambda: health(server)[0] == 200)
+    assert value(scrape(server), "ptn_process_restarts_total", process="stream") == 0
+
+
 def test_health_says_that_the_log_cannot_be_written(server: Api) -> None:
     """As on a full disk: here no file may grow. What can be read is served meanwhile."""
     intake = server.children()["intake"].pid
@@ -155,6 +168,7 @@ def test_health_says_that_the_log_cannot_be_written(server: Api) -> None:
 
 def test_doctor_is_content_with_what_is_well(server: Api, validator: Validator, data_dir: Path) -> None:
     """Nothing bad about a running server, its keys and its directories; no proxy is asked about it."""
+    until(lambda: health(server)[0] == 200)
     code, said = ptn_doctor(
         f"--api-rest-port={server.rest.rpartition(':')[2]}",
         f"--validator-dir={validator.root}",
