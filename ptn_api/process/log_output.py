@@ -25,20 +25,19 @@ class _StandardError:
         pass
 
 
-def _escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Escapes what a file name could do to the terminal. (JSON does so by itself.)"""
-    return {name: value if str(value).isprintable() else ascii(value) for name, value in event.items()}
-
-
 def configure_logging(level: str, *, process: str) -> None:
     """Sets up structlog for this process."""
 
     def add_process(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         return {"process": process} | dict(event)
 
+    def escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        # A file's name must not control the terminal. (JSON escapes it by itself.)
+        return {name: value if str(value).isprintable() else ascii(value) for name, value in event.items()}
+
     rendering: list[Any] = [structlog.processors.JSONRenderer()]
     if sys.stderr.isatty():
-        rendering = [_escape, structlog.dev.ConsoleRenderer()]
+        rendering = [escape, structlog.dev.ConsoleRenderer()]
     structlog.configure(
         processors=[
             add_process,
