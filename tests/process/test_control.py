@@ -121,7 +121,7 @@ async def test_metrics_that_cannot_be_read_cost_that_answer_only() -> None:
 
 
 async def test_lines_arrive_in_any_pieces_and_nonsense_is_skipped() -> None:
-    """What is no message is logged, and the next one counts."""
+    """A malformed line is logged, and the next one counts."""
     ours, theirs = socket.socketpair()
     supervisor = Supervisor()
     await supervisor.channel.open(ours)

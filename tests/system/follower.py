@@ -1,4 +1,4 @@
-"""An existing client: version 1 frames only, written against the protocol, not against our own client."""
+"""An existing client: version 1 frames only, written against the protocol and not our own client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real nginx with the project's own configuration: only addresses and files are other ones."""
+"""A real nginx with the project's own configuration, except for addresses and files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/local/sbi
 
 
 def configuration(http: int, https: int, files: Files, rest: str, stream: str) -> str:
-    """What an operator edits, edited: ports, certificate and where the API listens."""
+    """The configuration with an operator's edits: ports, certificate and the API's addresses."""
     text = CONFIGURATION.read_text()
     for before, after in (
         (r"listen 80;", f"listen 127.0.0.1:{http};"),
