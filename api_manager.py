@@ -1,4 +1,4 @@
-"""`python api_manager.py --serve ...` starts the server."""
+"""The door: `python api_manager.py --serve ...`."""
 
 import sys
 

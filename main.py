@@ -1,4 +1,4 @@
-"""`python main.py --serve ...` starts the server, as api_manager.py does."""
+"""The same door as api_manager.py, under its other documented name: `python main.py --serve ...`."""
 
 import sys
 

@@ -13,7 +13,7 @@ What the processes share, and nothing else:
 
 Two processes from outside use one more each:
 
-- `ptn resync` leaves an empty file in the data directory for intake's next sweep (intake/resync.py). It works
+- `ptn resync` leaves an empty file in the data directory for intake's next sweep. It works
   while the server is down, and needs no address of a supervisor.
 - A validator that embeds the API hands the settings to its supervisor on standard input, as a file in memory.
   The supervisor polls getppid() for the validator's end, since the validator's forks hold any pipe or socket
