@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import structlog
 
 import ptn_api
 from ptn_api.backoff import Backoff
@@ -38,13 +39,19 @@ class Config(msgspec.Struct, tag="config"):
     word: str = ""
 
 
-def make_child(command: Sequence[str], config: Config, on_alive: Callable[[], None] = lambda: None) -> Child:
+def make_child(
+    command: Sequence[str],
+    config: Config,
+    on_alive: Callable[[], None] = lambda: None,
+    *,
+    settled_ms: int = 60_000,
+) -> Child:
     return Child(
         "test",
         command,
         config=config,
-        backoff=Backoff(first_ms=1, max_ms=50),
-        settled_ms=50,
+        backoff=Backoff(first_ms=1, max_ms=4),
+        settled_ms=settled_ms,
         stop_timeout_ms=300,
         silent_ms=1_000,
         on_alive=on_alive,
@@ -211,6 +218,28 @@ async def test_a_process_that_cannot_be_had_now_is_tried_again(tmp_path: Path) -
     finally:
         await child.stop()
         await task
+
+
+@pytest.mark.parametrize(("settled_ms", "pauses"), [(60_000, [1, 2, 4, 4]), (0, [1, 1, 1, 1])])
+async def test_restarts_back_off_until_a_run_lasts(settled_ms: int, pauses: list[int]) -> None:
+    """A process that crashes at once is not restarted ten times a second; one that ran long enough is."""
+    child = make_child([sys.executable, "-c", ""], Config(), settled_ms=settled_ms)
+    with structlog.testing.capture_logs() as logs:
+        task = asyncio.create_task(child.run())
+        await until_async(lambda: child.restarts >= 4)
+        await child.stop()
+        await task
+    assert [line["pause_ms"] for line in logs if line["event"] == "process_ended"][:4] == pauses
+
+
+def test_a_worker_without_a_supervisor_ends() -> None:
+    """Standard input is not a control channel, or is one that is closed before the configuration comes."""
+    command = python_command("ptn_api.process.worker:run_child", "ptn-api-rest")
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode == 1
+    ours, theirs = socket.socketpair()
+    ours.close()
+    with theirs:
+        assert subprocess.run(command, stdin=theirs, check=False).returncode == 1
 
 
 def test_a_taken_port_is_a_clear_error() -> None:
