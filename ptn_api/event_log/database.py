@@ -211,6 +211,7 @@ def create(db: sqlite3.Connection, path: Path, created_ms: int) -> None:
     """Creates the schema in a new file, in one transaction. Does nothing for an existing log."""
     if _has_schema(db, path):
         return
+    # One transaction, including the two pragmas: a reader sees no schema or all of it.
     db.execute("BEGIN IMMEDIATE")
     try:
         for statement in _SCHEMA.split(";\n"):
@@ -259,7 +260,7 @@ def without_waiting(db: sqlite3.Connection) -> Iterator[None]:
 
 def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(
-        f"file:{quote(str(path))}?mode=rw",
+        f"file:{quote(str(path))}?mode=rw",  # never creates a file: make_file() sets its permissions
         uri=True,
         timeout=_BUSY_S,
         isolation_level=None,  # explicit BEGIN and COMMIT
