@@ -157,15 +157,18 @@ class FileIdentity:
         self._opened = self._now()
 
     def check(self) -> None:
-        """Raises LogReplacedError if the log was deleted or replaced."""
+        """Raises LogReplacedError if the log was deleted or replaced, LogError if that is unknown."""
         if self._now() != self._opened:
             raise LogReplacedError(f"the log {self._path} was deleted or replaced while in use")
 
     def _now(self) -> tuple[int, int] | None:
         try:
             status = os.stat(self._path)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            # No permission, or trouble with the disk: the log may be the same, so a retry can help.
+            raise LogError(f"cannot access the log {self._path}: {error.strerror}") from error
         return status.st_dev, status.st_ino
 
 
