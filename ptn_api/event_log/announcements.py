@@ -52,7 +52,7 @@ class AppendTime(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Conflict(NamedTuple):
-    """An order that came back with another time or leverage; the first version stands."""
+    """An order that came back with another time or leverage; the first version is kept."""
 
     miner_hotkey: str
     order_uuid: str

@@ -48,7 +48,7 @@ class RebuildQueue:
         """In the order in which they are due."""
 
     def add_urgent(self, hotkey: str, before: Head, *, full: bool = False) -> None:
-        """Queues a miner and replaces its refresh. If it is already queued, the older `before` stands."""
+        """Queues a miner and replaces its refresh. If it is already queued, the older `before` remains."""
         pending = self.refreshes.pop(hotkey, None) or _Pending(before)
         pending = self.urgent.setdefault(hotkey, pending)
         pending.full = pending.full or full

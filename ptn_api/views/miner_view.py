@@ -267,7 +267,7 @@ class MinerView:
 
 
 def earliest(*times: int | None) -> int | None:
-    """The earliest of these times; None stands for never."""
+    """The earliest of these times; None means never."""
     return min((time for time in times if time is not None), default=None)
 
 

@@ -118,7 +118,7 @@ def test_a_second_writer_is_locked_out(log: EventLogWriter, tmp_path: Path) -> N
 
 
 def test_files_are_private_to_their_owner(log: EventLogWriter, tmp_path: Path) -> None:
-    """0600 in a 0700 directory, whatever the umask."""
+    """0600 in a 0700 directory, under any umask."""
     log.append([text_with(1)], T0)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "data").iterdir()}
     assert set(modes) == {"log.sqlite3", "log.sqlite3-wal", "log.sqlite3-shm"}
