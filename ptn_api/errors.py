@@ -109,7 +109,7 @@ class ServerUnreachableError(ClientError):
 
 
 class AuthenticationError(ClientError):
-    """`status` is the HTTP status, 401 or 403; None if the stream refused the key, or there is no key."""
+    """`status` is the HTTP status, 401 or 403; None if the stream refused the key, or without a key."""
 
     code = "authentication"
 
