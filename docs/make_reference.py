@@ -67,9 +67,11 @@ def _routes() -> Iterator[str]:
 
 def _frames() -> Iterator[str]:
     yield "## Frames\n"
-    yield "JSON text frames; [protocol.md](protocol.md) says when each is sent.\n"
+    yield "JSON text frames. [protocol.md](protocol.md) describes when each is sent.\n"
     for name in frames.__all__:
-        kind: type[msgspec.Struct] = getattr(frames, name)
+        kind = getattr(frames, name)
+        if not isinstance(kind, type):
+            continue
         yield f"### {name}\n"
         tag = kind.__struct_config__.tag
         if tag:
@@ -83,7 +85,7 @@ def _frames() -> Iterator[str]:
 
 def _close_codes() -> Iterator[str]:
     yield "## Close codes\n"
-    yield "| code | reason | come back? |\n|---|---|---|"
+    yield "| code | reason | reconnect? |\n|---|---|---|"
     for code in (*STANDARD_CODES.values(), *CLOSE_CODES.values()):
         back = "yes, with backoff" if should_return(code.code) else "no"
         yield f"| {code.code} | {code.reason} | {back} |"

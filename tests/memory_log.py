@@ -118,12 +118,12 @@ class MemoryLog:
         return sorted({key[0] for key, _ in self._present()})
 
     def positions(self, *, miner: str | None = None, since_revision: int = 0) -> Iterator[LoggedPosition]:
-        found = [
+        positions = [
             _logged(key, entry)
             for key, entry in self._present()
             if entry.revision > since_revision and miner in (None, key[0])
         ]
-        return iter(sorted(found, key=lambda position: position.revision))
+        return iter(sorted(positions, key=lambda position: position.revision))
 
     def positions_of(self, miner: str, *, open_or_closed_since_ms: int) -> list[LoggedPosition]:
         return [
@@ -141,12 +141,12 @@ class MemoryLog:
     def removed(self, since_revision: int) -> list[RemovedPosition]:
         if since_revision < self._tombstone_floor:
             raise LogPrunedError(f"removals after revision {since_revision} are gone")
-        found = [
+        removals = [
             RemovedPosition(miner_hotkey=miner, position_uuid=uuid, revision=entry.revision)
             for (miner, uuid), entry in self._positions.items()
             if entry.removed_ms is not None and entry.revision > since_revision
         ]
-        return sorted(found, key=lambda removal: removal.revision)
+        return sorted(removals, key=lambda removal: removal.revision)
 
     def oldest_revision(self) -> int:
         return self._tombstone_floor
@@ -190,11 +190,11 @@ class MemoryLog:
         return self._apply(list(changes), now_ms)
 
     def fingerprints(self) -> dict[tuple[str, str], str]:
-        found = {key: entry.fingerprint for key, entry in self._present()}
+        fingerprints = {key: entry.fingerprint for key, entry in self._present()}
         for document, stored in self._documents.items():
             if stored.content is not None:
-                found["", document.value] = stored.fingerprint
-        return found
+                fingerprints["", document.value] = stored.fingerprint
+        return fingerprints
 
     def seen(self, miner: str, order_uuids: Iterable[str]) -> set[str]:
         return {uuid for uuid in order_uuids if (miner, uuid) in self._seen}

@@ -80,7 +80,8 @@ class Append:
         uuids = [order.order_uuid for order in position.orders]
         returned = stored is not None and stored.removed
         orders = rewritten(old, uuids, text.orders, revision, returned=returned)
-        position_id = put_position(self._db, stored and stored.id, change, revision, orders.layout_revision)
+        stored_id = stored.id if stored else None
+        position_id = put_position(self._db, stored_id, change, revision, orders.layout_revision)
         put_orders(self._db, position_id, old, orders)
         self._db.executemany(
             "INSERT OR REPLACE INTO departed VALUES (?, ?, ?, ?)",
@@ -119,7 +120,7 @@ class Append:
                 packed = pack(content, stored=stored)
                 for index in range(len(packed.chunks)):
                     put_chunk(self._db, packed, index)
-        if stored == (packed and packed.digest):
+        if stored == (packed.digest if packed else None):
             update_fingerprint(self._db, name, change.fingerprint)
             return
         put_document(self._db, name, self._state.next_revision(), change.fingerprint, packed)

@@ -56,9 +56,10 @@ def put_document(
     db: sqlite3.Connection, name: str, revision: int, fingerprint: str, packed: PackedDocument | None
 ) -> None:
     """Makes the document the one whose chunks have that version; None: the validator deleted it."""
+    digest, version = (packed.digest, packed.version) if packed else (None, None)
     db.execute(
         "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?)",
-        (name, revision, fingerprint, packed and packed.digest, packed and packed.version),
+        (name, revision, fingerprint, digest, version),
     )
 
 

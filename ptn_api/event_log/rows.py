@@ -58,7 +58,7 @@ class LogState:
 
 
 _COLUMNS = tuple(field.name for field in fields(LogState))
-_MUTABLE = _COLUMNS[2:]
+_MUTABLE = tuple(name for name in _COLUMNS if name not in ("epoch", "created_ms"))
 _LOAD_STATE = f"SELECT {', '.join(_COLUMNS)} FROM log"  # noqa: S608 - the names above
 _SAVE_STATE = f"UPDATE log SET {', '.join(f'{name} = ?' for name in _MUTABLE)}"  # noqa: S608
 
@@ -169,7 +169,7 @@ def put_orders(db: sqlite3.Connection, position_id: int, old: OrderList, new: Or
 
 def _order_span(position_id: int) -> tuple[int, int]:
     """The smallest and the largest id that an order of the position can have."""
-    return position_id << 32, (position_id + 1 << 32) - 1
+    return position_id << 32, ((position_id + 1) << 32) - 1
 
 
 def _columns(rows: list[tuple[Any, ...]], width: int) -> tuple[tuple[Any, ...], ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket as sockets
 import ssl
 import traceback
@@ -45,8 +46,9 @@ from ptn_api.wire.close_codes import (
 
 __all__ = ["PICOWS_VERSIONS", "StreamServer", "check_picows", "run_stream"]
 
-PICOWS_VERSIONS = ("2.3", "2.4")
-"""From the first up to the second, exclusive. `_Protocol` relies on a class that picows does not document."""
+PICOWS_VERSIONS = ("2.3.1", "2.4")
+"""From the first up to the second, exclusive. `_Protocol` relies on a class that picows does not document,
+and 2.3.0 refuses the upgrade requests of browsers."""
 
 HIGH_WATER_BYTES = 256 * 1024
 """A connection with more unsent bytes is congested: its catch-up pauses, its buffer is checked."""
@@ -103,8 +105,11 @@ async def run_stream(
 
 def check_picows(installed: str) -> None:
     """Raises SettingsError if this version of picows is not one that the server is tested with."""
-    lowest, beyond = ([int(part) for part in limit.split(".")] for limit in PICOWS_VERSIONS)
-    if not lowest <= [int(part) for part in installed.split(".")[:2]] < beyond:
+    lowest, number, beyond = (
+        [int(part) for part in re.findall(r"\d+", text)[:3]]
+        for text in (PICOWS_VERSIONS[0], installed, PICOWS_VERSIONS[1])
+    )
+    if not lowest <= number < beyond:
         needed = ">={},<{}".format(*PICOWS_VERSIONS)
         raise SettingsError(
             f"picows {installed} is not supported: needs {needed} (pip install 'picows{needed}')",

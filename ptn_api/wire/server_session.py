@@ -103,7 +103,7 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
         Input.CLOSE: State.CLOSED,
     },
     State.CATCHING_UP: {
-        Input.SUBSCRIBE: State.CATCHING_UP,  # applies to whatever has not been sent
+        Input.SUBSCRIBE: State.CATCHING_UP,  # applies to the orders not yet sent
         Input.CAUGHT_UP: State.LIVE,
         Input.UNSUBSCRIBE: State.IDLE,
         Input.CLOSE: State.CLOSED,
@@ -133,7 +133,7 @@ class CheckKey(msgspec.Struct, frozen=True):
 class CatchUp(msgspec.Struct, frozen=True, kw_only=True):
     """Send every matching order after `after`; those up to `replay_until` are marked as replayed.
 
-    Then, unless `revision` is None, send a frame for each position changed or removed after it. Then call
+    Then, if there is a `revision`, send a frame for each position changed or removed after it. Then call
     `caught_up`.
     """
 

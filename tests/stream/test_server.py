@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 import uvloop
 from websockets.exceptions import ConnectionClosed
 
+from ptn_api.errors import SettingsError
+from ptn_api.stream.server import PICOWS_VERSIONS, check_picows
 from ptn_api.wire import close_codes
 from tests.factories import T0, order, position, written
 from tests.memory_log import MemoryLog
@@ -302,3 +305,30 @@ def test_it_runs_on_uvloop_too() -> None:
             return [m["sequence"] - live.log.created_ms // 1000 for m in await client.messages(10)]
 
     assert uvloop.run(main()) == list(range(1, 11))
+
+
+@pytest.mark.parametrize("version", ["2.3.1", "2.3.2", "2.3.10"])
+def test_the_tested_versions_of_picows_are_accepted(version: str) -> None:
+    """Later patch releases included."""
+    check_picows(version)
+
+
+@pytest.mark.parametrize("version", ["2.3.0", "2.2.9", "1.20.0", "2.4.0", "2.4.0rc1", "3.0.0"])
+def test_any_other_version_of_picows_is_refused_with_what_to_install(version: str) -> None:
+    """The server relies on a class that picows does not document."""
+    with pytest.raises(SettingsError, match=rf"picows {version} is not supported: needs >=2\.3\.1,<2\.4"):
+        check_picows(version)
+
+
+async def test_the_stream_does_not_start_with_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it accepts a connection."""
+    monkeypatch.setattr("ptn_api.stream.server.version", lambda _: "9.9.9")
+    with pytest.raises(SettingsError):
+        async with running():
+            pass
+
+
+def test_the_package_requires_the_versions_that_the_server_accepts() -> None:
+    """pyproject.toml and the check at the start agree."""
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert '"picows>={},<{}"'.format(*PICOWS_VERSIONS) in text

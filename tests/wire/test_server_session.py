@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from ptn_api.errors import LogError
 from ptn_api.wire import close_codes, frames
 from ptn_api.wire.client_frames import Subscription
 from ptn_api.wire.server_session import (
@@ -23,6 +24,7 @@ from ptn_api.wire.server_session import (
     Effect,
     Input,
     Resubscribed,
+    RetryLater,
     Send,
     ServerSession,
     State,
@@ -338,6 +340,68 @@ def test_a_subscription_matches_by_miner_and_pair() -> None:
     assert both.matches("a", None)
     assert not Subscription(miners=frozenset()).matches("a", "X")
     assert Subscription().matches("a", "X")
+
+
+# --- a log that cannot be read ----------------------------------------------------------------------------
+
+
+class Unreadable(Log):
+    """A log whose reads fail while this is set."""
+
+    error: LogError | None = None
+
+    def head(self) -> Head:
+        if self.error:
+            raise self.error
+        return super().head()
+
+
+def test_a_login_that_cannot_read_the_log_can_be_tried_again() -> None:
+    """It raises, and changes nothing; frames go on waiting."""
+    log = Unreadable()
+    session = _session(log)
+    _tell(session, api_key="k")
+    _tell(session, type="ping", timestamp=4)
+    log.error = LogError("disk I/O error")
+    for _ in range(2):
+        with pytest.raises(LogError):
+            session.key_checked(100, NOW)
+        assert session.state is State.CHECKING
+    log.error = None
+    assert [type(frame) for frame in _sent(session.key_checked(100, NOW))] == [
+        frames.AuthSuccess,
+        frames.Pong,
+    ]
+
+
+def test_a_subscribe_that_cannot_read_the_log_waits_for_a_retry() -> None:
+    """Later frames wait behind it; the retry handles all of them, in order."""
+    log = Unreadable()
+    session, _ = _logged_in(log, version=2, last_sequence=105, epoch="e1")
+    log.error = error = LogError("disk I/O error")
+    assert _tell(session, type="subscribe", format="delta") == [RetryLater(error)]
+    assert _tell(session, type="ping", timestamp=4) == []
+    assert session.retry(NOW) == [RetryLater(error)]
+    assert (session.state, session.subscription.format) == (State.IDLE, "full")
+    log.error = None
+    effects = session.retry(NOW)
+    kinds = [type(frame) for frame in _sent(effects)]
+    assert kinds == [frames.SubscriptionStatus, frames.Resumed, frames.Pong]
+    assert CatchUp(after=105, replay_until=110) in effects
+    assert session.state is State.CATCHING_UP
+    assert session.retry(NOW) == []
+
+
+def test_frames_that_wait_for_the_log_are_bounded() -> None:
+    """One too many closes with a code that means "come back"."""
+    log = Unreadable()
+    session, _ = _logged_in(log, version=2, last_sequence=105, epoch="e1")
+    log.error = LogError("disk I/O error")
+    _tell(session, type="subscribe")
+    for _ in range(MAX_WAITING_FRAMES - 1):
+        assert _tell(session, type="ping") == []
+    assert _tell(session, type="ping") == [Close(close_codes.TOO_MANY_REQUESTS)]
+    assert session.retry(NOW) == []
 
 
 # --- the end ----------------------------------------------------------------------------------------------
