@@ -179,9 +179,9 @@ class Merge:
                 await wait_for_event(self._closing, self._retry.next_ms())
             else:
                 if self._counters.unwritable:
+                    self._counters.unwritable = False
+                    self._retry.reset()
                     logger.info("log_writable_again", pending=self.pending)
-                self._counters.unwritable = False
-                self._retry.reset()
 
     async def _write_next(self) -> None:
         # One consistent picture: `put` and `offer` go on in the loop while the log's thread appends.

@@ -1,4 +1,4 @@
-"""One writer that forgets nothing, however long the log cannot be written."""
+"""One writer that loses nothing, however long the log cannot be written."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def test_a_file_withheld_for_a_redundant_item_is_read_again() -> None:
 
 
 async def test_nothing_is_lost_while_the_disk_is_full(validator: ValidatorDir, data: Path) -> None:
-    """Orders from file and queue, one that was dropped again, removals, documents: all there afterwards."""
+    """Orders from file and queue, an order that was dropped again, removals, documents: all arrive."""
     disk: list[FullDisk] = []
 
     def wrap(log: EventLogWriter) -> Any:
@@ -109,7 +109,7 @@ async def test_nothing_is_lost_while_the_disk_is_full(validator: ValidatorDir, d
         await intake.until(lambda: intake.log.document(Document.ELIMINATIONS) is not None)
 
 
-async def test_a_baseline_is_begun_again_until_the_disk_has_room(validator: ValidatorDir, data: Path) -> None:
+async def test_a_baseline_is_retried_until_the_disk_has_room(validator: ValidatorDir, data: Path) -> None:
     """Not ready before, and complete then."""
     validator.write(position(1, [order(1)]))
 
@@ -128,7 +128,7 @@ async def test_a_baseline_is_begun_again_until_the_disk_has_room(validator: Vali
 async def test_stopping_on_a_full_disk_does_not_hang_and_the_files_are_read_again(
     validator: ValidatorDir, data: Path
 ) -> None:
-    """What could not be written is found by the next start."""
+    """The next start finds the unwritten changes."""
     disk: list[FullDisk] = []
 
     def wrap(log: EventLogWriter) -> Any:
@@ -143,7 +143,7 @@ async def test_stopping_on_a_full_disk_does_not_hang_and_the_files_are_read_agai
         await intake.until(lambda: intake.announced() == [order(1)["order_uuid"]])
 
 
-class Broken:
+class UnusableLog:
     """A log that fails for good at the first append."""
 
     def __init__(self, log: EventLogWriter) -> None:
@@ -157,15 +157,15 @@ class Broken:
 
 
 async def test_a_log_that_fails_for_good_ends_intake(validator: ValidatorDir, data: Path) -> None:
-    """The error comes out, so that the supervisor hears of it."""
+    """The error is raised, so that the supervisor learns of it."""
     with pytest.raises(LogUnusableError, match="malformed"):
-        async with running(data, validator, wrap=lambda log: Broken(log), **WATCH_ALONE) as intake:  # type: ignore[arg-type,return-value]
+        async with running(data, validator, wrap=lambda log: UnusableLog(log), **WATCH_ALONE) as intake:  # type: ignore[arg-type,return-value]
             validator.write(position(1, [order(1)]))
             await intake.ended()
 
 
-async def test_what_was_taken_is_written_before_intake_ends(data: Path) -> None:
-    """Stop flushes."""
+async def test_items_that_were_taken_are_written_before_intake_ends(data: Path) -> None:
+    """A stop flushes."""
     async with running(data) as intake:
         for n in range(50):
             intake.enqueue({"position": position(n, [order(n)])})
