@@ -32,7 +32,7 @@ from typing import Any
 import msgspec
 
 from ptn_api.errors import InvalidInputError, SettingsError
-from ptn_api.process.settings import Settings, from_arguments
+from ptn_api.process.settings import SETTINGS, load_settings
 
 __all__ = ["APIManager"]
 
@@ -69,11 +69,10 @@ class APIManager:
             raise SettingsError(
                 "shared_queue has no get(timeout=...), as queue.Queue and multiprocessing's have"
             )
-        known = set(Settings.__struct_fields__)
-        ignored = sorted(set(keywords) - known)
+        ignored = sorted(keywords.keys() - SETTINGS.keys())
         if ignored:
             logger.warning("unknown keywords are ignored: %s", ", ".join(ignored))
-        values = {name: value for name, value in keywords.items() if name in known}
+        values = {name: value for name, value in keywords.items() if name in SETTINGS}
         values.setdefault("validator_dir", str(Path.cwd()))
         names = {
             "api_ws_host": ws_host,
@@ -82,7 +81,7 @@ class APIManager:
             "api_rest_port": rest_port,
         }
         values.update({name: value for name, value in names.items() if value is not None})
-        settings = from_arguments(values)
+        settings = load_settings(values)
         if not (Path(settings.validator_dir) / "validation").is_dir():
             logger.warning("no validator directory: serving what comes on the queue only")
             settings = msgspec.structs.replace(settings, validator_dir="")

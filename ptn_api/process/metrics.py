@@ -202,14 +202,14 @@ METRICS: tuple[Metric, ...] = (
         "histogram",
         "building one miner's part of the documents",
         _REST,
-        lambda s: s.counters.piece_seconds,
+        lambda s: s.counters.views.build_seconds,
     ),
     Metric(
         "ptn_rest_view_assembly_seconds",
         "histogram",
         "joining those parts into a tier's document",
         _REST,
-        lambda s: s.counters.assembly_seconds,
+        lambda s: s.counters.views.assembly_seconds,
     ),
     # the stream
     Metric("ptn_stream_clients", "gauge", "clients logged in", _STREAM, lambda s: s.counters.clients),

@@ -79,7 +79,7 @@ def _prepare(settings: Settings) -> Settings:
     """Makes the data directory and says what the defaults stand for. Raises SettingsError."""
     data_dir = Path(settings.data_dir).expanduser().absolute()
     make_data_dir(data_dir, demo=settings.demo)
-    Proxies(settings.trusted_proxies)
+    Proxies(settings.rest.trusted_proxies)
     keys = Path(settings.api_keys_file).expanduser().absolute()
     changes: dict[str, Any] = {"data_dir": str(data_dir), "api_keys_file": str(keys)}
     if settings.demo:

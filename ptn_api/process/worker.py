@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import structlog
@@ -40,7 +40,6 @@ _HOPELESS = (LogLockedError, LogUnusableError)
 that was ready. Readers may have looked while the log was being made; they do begin again."""
 
 Tasks = list[asyncio.Task[Any]]
-Options = TypeVar("Options", bound=msgspec.Struct)
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,16 +127,15 @@ async def _run_intake(orders: WorkerConfig, stop: asyncio.Event, ready: Callable
     settings = orders.settings
     event_log = open_writer(
         Path(settings.data_dir),
-        late_ms=settings.late_ms,
-        retention_ms=settings.retention_ms,
-        retention_bytes=settings.retention_bytes,
+        late_ms=settings.intake.late_ms,
+        retention_ms=settings.intake.retention_ms,
+        retention_bytes=settings.intake.retention_bytes,
     )
     counters = IntakeCounters()
     work = run_intake(
         log=event_log,
-        options=_options(
-            IntakeOptions,
-            settings,
+        options=IntakeOptions(
+            **msgspec.structs.asdict(settings.intake),
             data_dir=Path(settings.data_dir),
             validator_dir=Path(settings.validator_dir) if settings.validator_dir else None,
             checkpoint=Path(settings.checkpoint) if settings.checkpoint else None,
@@ -169,18 +167,17 @@ async def _run_reader(orders: WorkerConfig, stop: asyncio.Event, ready: Callable
     counters: Any
     if orders.room == "rest":
         from ptn_api.rest.counters import RestCounters
-        from ptn_api.rest.run import RestOptions, run_rest
+        from ptn_api.rest.run import run_rest
 
         counters = RestCounters()
         board = Board(orders.board, silent_ms=settings.process_silent_ms)
-        run = partial(run_rest, options=_options(RestOptions, settings), surroundings=board)
+        run = partial(run_rest, options=settings.rest, health=board)
     else:
         from ptn_api.stream.counters import StreamCounters
-        from ptn_api.stream.options import StreamOptions
         from ptn_api.stream.server import run_stream
 
         counters = StreamCounters()
-        run = partial(run_stream, options=_options(StreamOptions, settings))
+        run = partial(run_stream, options=settings.stream)
     data_dir, usage = Path(settings.data_dir), Usage()
     run = partial(run, counters=counters, usage=usage)
     chores = [
@@ -199,12 +196,6 @@ async def _run_reader(orders: WorkerConfig, stop: asyncio.Event, ready: Callable
         event_log.close()
 
 
-def _options(kind: type[Options], settings: Settings, **others: Any) -> Options:
-    """A room's options: the settings of the same names, and `others`."""
-    names = {field.name for field in msgspec.structs.fields(kind)} & set(settings.__struct_fields__)
-    return kind(**{name: getattr(settings, name) for name in names} | others)
-
-
 async def _when_there(open_log: Callable[[], EventLog], stop: asyncio.Event) -> EventLog | None:
     """Opens the log as soon as intake has made it; None when told to stop before."""
     while not stop.is_set():
@@ -216,7 +207,6 @@ async def _when_there(open_log: Callable[[], EventLog], stop: asyncio.Event) -> 
 
 
 def _run_simulator(orders: WorkerConfig, ready: Callable[[], None]) -> int:
-    from ptn_api.simulator.options import SimulatorOptions
     from ptn_api.simulator.simulator import run_simulator
 
     settings = orders.settings
@@ -224,13 +214,7 @@ def _run_simulator(orders: WorkerConfig, ready: Callable[[], None]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     watch = threading.Thread(target=_watch_parent, args=(stop, orders.parent, settings), daemon=True)
     watch.start()
-    options = SimulatorOptions(
-        seed=settings.demo_seed,
-        miners=settings.demo_miners,
-        positions=settings.demo_positions,
-        orders_per_minute=settings.demo_orders_per_minute,
-    )
-    run_simulator(options, Path(settings.validator_dir), stop=stop, ready=ready)
+    run_simulator(settings.simulator, Path(settings.validator_dir), stop=stop, ready=ready)
     return 0
 
 

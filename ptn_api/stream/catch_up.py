@@ -13,10 +13,11 @@ import structlog
 from ptn_api.clock import Monotonic, monotonic_ms
 from ptn_api.errors import LogError, LogPrunedError
 from ptn_api.event_log.contract import EventLog, RemovedPosition
+from ptn_api.event_log.outage import LogOutage
 from ptn_api.stream.connection import CatchUpProgress, Connection
 from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.encoding import FrameEncoder, MessageEncoder, UpdateEncoder, pack
-from ptn_api.stream.log_tail import RETRY_MS, LogOutage, LogTail
+from ptn_api.stream.log_tail import RETRY_MS, LogTail
 from ptn_api.wire.close_codes import INTERNAL_ERROR, KEY_REVOKED, REPLAY_OVERTAKEN, SLOW_CONSUMER
 from ptn_api.wire.server_session import State
 

@@ -11,11 +11,12 @@ from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, monotonic_ms
 from ptn_api.errors import LogError
 from ptn_api.event_log.contract import EventLog, SourceStatus
+from ptn_api.event_log.outage import LogOutage
 from ptn_api.stream.catch_up import CatchUps
 from ptn_api.stream.connection import Connection, Socket
 from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.fanout import SubscriberGroups
-from ptn_api.stream.log_tail import RETRY_MS, LogOutage, LogTail
+from ptn_api.stream.log_tail import RETRY_MS, LogTail
 from ptn_api.stream.logins import Logins
 from ptn_api.stream.options import StreamOptions
 from ptn_api.wire.close_codes import REPLAY_OVERTAKEN, TOO_MANY_REQUESTS, CloseCode

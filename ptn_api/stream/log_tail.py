@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 import structlog
@@ -11,11 +11,12 @@ import structlog
 from ptn_api.clock import Monotonic, monotonic_ms
 from ptn_api.errors import LogError, LogPrunedError, LogReplacedError
 from ptn_api.event_log.contract import Event, EventLog, LoggedPosition, RemovedPosition
+from ptn_api.event_log.outage import LogOutage
 from ptn_api.model.checksum import CHECKSUM_MODULUS, position_checksum
 from ptn_api.stream.encoding import UpdateEncoder
 from ptn_api.stream.fanout import SubscriberGroups
 
-__all__ = ["RETRY_MS", "LogOutage", "LogTail", "StateChecksum"]
+__all__ = ["RETRY_MS", "LogTail", "StateChecksum"]
 
 STEP_EVENTS = 100
 """Orders sent in one step; when further behind, one step per turn of the loop.
@@ -33,31 +34,6 @@ _NOWHERE = -1
 """A sequence and revision that no connection has."""
 
 logger = structlog.get_logger()
-
-
-class LogOutage:
-    """The reads of the log that fail at present; logged when the first one fails and when all work again.
-
-    Every part of the stream that reads the log reports here under its own name, and retries later.
-    """
-
-    def __init__(self) -> None:
-        self._failing: set[Hashable] = set()
-
-    def failed(self, reader: Hashable, error: LogError) -> None:
-        if not self._failing:
-            logger.error("log_unreadable", code=error.code, reason=str(error))
-        self._failing.add(reader)
-
-    def succeeded(self, reader: Hashable) -> None:
-        if reader in self._failing:
-            self._failing.discard(reader)
-            if not self._failing:
-                logger.info("log_readable_again")
-
-    def forget(self, reader: Hashable) -> None:
-        """Drops a reader that has given up."""
-        self._failing.discard(reader)
 
 
 class StateChecksum:

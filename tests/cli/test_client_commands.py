@@ -157,7 +157,7 @@ def test_exec_decides_what_is_done_with(ptn: Ptn, tmp_path: Path) -> None:
     assert content.status == 0, content.stderr
     failed = ptn("stream", "--exec", f"cat >> {seen}; exit 7")
     assert failed.status == 5
-    assert "the command ended with 7 on order" in failed.stderr
+    assert "the command of --exec ended with status 7 on order" in failed.stderr
     assert ptn("stream", "--exec", f"cat >> {seen}", "--count", 1).status == 0
     first, second, third, again = (json.loads(line)["sequence"] for line in seen.read_text().splitlines())
     assert (second, third, again) == (first + 1, first + 2, first + 2)

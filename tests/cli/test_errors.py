@@ -284,7 +284,7 @@ def test_a_job_that_was_started_without_input_or_output(ptn: Ptn, closed: str) -
 
 def test_a_key_from_an_input_that_is_closed(stranger: Ptn) -> None:
     ended = stranger.shell("ptn me --api-key-file - <&-")
-    assert ended == (3, "", "ptn: there is no API key in the API key file\n")
+    assert ended == (3, "", "ptn: no usable API key in --api-key-file\n")
 
 
 def test_a_disk_that_is_full(ptn: Ptn) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 from ptn_api.errors import LogUnwritableError
 from ptn_api.event_log import open_writer
 from ptn_api.event_log.contract import Change, Event, EventLogWriter, Head
-from ptn_api.intake.run import IntakeOptions, run_intake
+from ptn_api.intake.options import IntakeOptions
+from ptn_api.intake.run import run_intake
 from ptn_api.intake.watch import Watch
 from tests.intake.validator_dir import ValidatorDir
 from tests.waiting import PATIENCE_S, until_async

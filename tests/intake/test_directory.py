@@ -12,6 +12,7 @@ import pytest
 
 from ptn_api.intake import position_files
 from ptn_api.intake.directory import Directory
+from ptn_api.intake.pending import key_of
 from ptn_api.intake.position_files import PositionFiles, Touched
 from ptn_api.intake.watch import FsEvent
 from tests.factories import EURUSD, MINER, OTHER_MINER, order, position, uuid
@@ -58,16 +59,15 @@ class Tree:
         touched: Touched = {}
         for _ in self.directory.sweep(touched, **{"full": False} | how):
             continue
-        return self._settle(touched)
+        return self._read(touched)
 
     def look(self, path: Path, name: str = "") -> list[tuple[str, str]]:
         touched: Touched = {}
         self.directory.look([FsEvent(self.watch.by_path[str(path)], name)], touched)
-        return self._settle(touched)
+        return self._read(touched)
 
-    def _settle(self, touched: Touched) -> list[tuple[str, str]]:
-        changes = [change for change in self.files.settle(touched) if change is not None]
-        return [(change.position.miner_hotkey, change.position.position_uuid) for change in changes]
+    def _read(self, touched: Touched) -> list[tuple[str, str]]:
+        return [key_of(change) for change in self.files.read_all(touched)]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 
 from ptn_api.event_log.contract import Change, Document, EventLogWriter, Head, PositionWritten
 from ptn_api.intake import position_files
-from ptn_api.intake.sweep import Sweep
+from ptn_api.intake.scan import DirectoryScanner
 from ptn_api.intake.watch import FsEvent, InotifyWatch, NullWatch
 from tests.factories import EURUSD, MINER, OTHER_MINER, T0, order, position, uuid
 from tests.intake.running import WATCH_ALONE, running
@@ -248,8 +248,8 @@ async def test_an_overflow_is_followed_by_a_full_sweep(
     assert "watch_overflowed" in capsys.readouterr().out
 
 
-class Held(InotifyWatch):
-    """inotify whose events are kept back while it holds, and then come all at once."""
+class HeldWatch(InotifyWatch):
+    """inotify whose events are held back until `holds` is cleared, and then all arrive at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -266,18 +266,18 @@ class Held(InotifyWatch):
 async def test_an_order_that_a_sweep_came_upon_first_does_not_wait_for_its_end(
     validator: ValidatorDir, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The watch says that it is there, and it is handed on, before what is written after it."""
+    """Its event delivers it, ahead of orders that were written after it."""
     validator.write(position(1, [order(1)]))
-    advance, lingering, over = Sweep.advance, threading.Event(), threading.Event()
+    advance, lingering, over = DirectoryScanner.advance, threading.Event(), threading.Event()
 
-    def linger(sweep: Sweep, slice_ms: float) -> None:
-        advance(sweep, slice_ms)
-        if sweep.found or (lingering.is_set() and not over.is_set()):
+    def linger(scanner: DirectoryScanner) -> bool:
+        ended = advance(scanner)
+        if scanner.swept:
             lingering.set()
-            sweep.ended = over.is_set()
+        return ended and (over.is_set() or not lingering.is_set())
 
-    monkeypatch.setattr(Sweep, "advance", linger)
-    watch = Held()
+    monkeypatch.setattr(DirectoryScanner, "advance", linger)
+    watch = HeldWatch()
     async with running(data, validator, watch=watch) as intake:
         validator.write(position(1, [order(1), order(2)]))
         await intake.until(lingering.is_set)

@@ -82,7 +82,7 @@ def test_accepting_lifts_the_guard_for_what_is_confirmed() -> None:
     g.after_sweep(keys(*range(30)), 100, 10)
     removed = g.after_sweep(keys(*range(31)), 100, 11, accept=True)
     assert set(removed) == keys(*range(30))
-    assert g.waiting == 1
+    assert g.pending == 1
     assert not g.holding
 
 

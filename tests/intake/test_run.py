@@ -13,7 +13,8 @@ import pytest
 
 from ptn_api.event_log import open_writer
 from ptn_api.event_log.contract import Change, EventLogWriter, Head, PositionWritten
-from ptn_api.intake.run import IntakeOptions, run_intake
+from ptn_api.intake.options import IntakeOptions
+from ptn_api.intake.run import run_intake
 from tests.factories import order, position, uuid
 from tests.intake.running import running
 from tests.intake.validator_dir import ValidatorDir
@@ -108,7 +109,7 @@ async def test_a_position_closed_during_the_baseline_is_history(
     def wrap(log: EventLogWriter) -> EventLogWriter:
         return BetweenTwoReads(log, close_the_other)  # type: ignore[return-value]
 
-    async with running(data, validator, wrap=wrap, removal_confirm_ms=5_000) as intake:
+    async with running(data, validator, wrap=wrap, removal_confirm_ms=60_000) as intake:
         await intake.until(lambda: flat["order_uuid"] in intake.announced())
         assert intake.announced() == [flat["order_uuid"]]
         assert {position["is_closed_position"] for position in intake.state().values()} == {True, False}
@@ -135,7 +136,7 @@ async def test_a_position_deleted_during_the_baseline_is_waited_for_no_longer_th
 
 
 async def test_a_stop_before_there_is_a_directory_is_heeded(validator: ValidatorDir, data: Path) -> None:
-    """PendingChange for the directory of miners does not keep anybody waiting."""
+    """Waiting for the directory of miners must not delay a stop."""
     validator.miners.rmdir()
     log = open_writer(data)
     stop, ready = asyncio.Event(), asyncio.Event()

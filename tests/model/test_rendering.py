@@ -70,7 +70,7 @@ def test_only_orders_before_the_cutoff_count_wherever_they_stand() -> None:
     """The second of three is too young; the state is that of the other two."""
     shown = view(seen(NOW, NOW + 9, NOW + 5), 0, NOW + 9)
     assert isinstance(shown, Rebuilt)
-    assert shown.places == (0, 2)
+    assert shown.indexes == (0, 2)
     assert shown.position.state.net_leverage == pytest.approx(0.6)
 
 

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import requests
 import zstandard
+from structlog.testing import capture_logs
 
 from ptn_api.errors import LogUnusableError
 from ptn_api.event_log import SourceStatus
@@ -526,6 +527,18 @@ async def test_faults_inside_are_told_in_a_sentence(fault: Exception, status: in
         assert set(answer.json()) == {"error", "code"}
         log.fault = None  # type: ignore[attr-defined]
         assert (await served.get("/statistics")).status_code == 200
+
+
+async def test_an_unreadable_log_is_logged_once_however_many_requests_meet_it() -> None:
+    """Each request is answered with 503."""
+    log = Broken(created_ms=NOW)
+    log.baseline(some_changes(), NOW)
+    async with serving(log) as served:
+        with capture_logs() as lines:
+            log.fault = LogUnusableError("disk", code="corrupt")  # type: ignore[attr-defined]
+            assert {(await served.get("/statistics")).status_code for _ in range(3)} == {503}
+        log.fault = None  # type: ignore[attr-defined]
+        assert [line["event"] for line in lines].count("log_unreadable") == 1
 
 
 async def test_many_ask_at_once() -> None:

@@ -20,7 +20,8 @@ from websockets.asyncio.client import connect
 from ptn_api.access import KeyRing
 from ptn_api.clock import SteadyClock, wall_ms
 from ptn_api.event_log import open_reader, open_writer
-from ptn_api.intake.run import IntakeOptions, run_intake
+from ptn_api.intake.options import IntakeOptions
+from ptn_api.intake.run import run_intake
 from ptn_api.rest.run import RestOptions, run_rest
 from ptn_api.stream.options import StreamOptions
 from ptn_api.stream.server import run_stream

@@ -165,7 +165,7 @@ def test_doctor_is_content_with_what_is_well(server: Api, validator: Validator, 
     )
     assert code == 0, said
     for words in (
-        "says that all is well",
+        "all is well",
         "4 keys are valid",
         "is writable",
         "1 miners",
@@ -199,10 +199,10 @@ def test_doctor_finds_what_would_not_work(tmp_path: Path) -> None:
         f"port {port}: Address already in use; choose another with --api-rest-port",
         f"{keys}:2:",
         "chmod o-rw",
-        "no directory that this user can write",
+        "not a directory that this user can write",
         "see --validator-dir",
         "no PEM certificate chain",
-        "PTN_METRIC_PORT means nothing here",
+        "unknown environment variable PTN_METRIC_PORT",
     ):
         assert words in said, said
     assert "s3cret" not in said
