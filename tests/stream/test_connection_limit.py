@@ -57,7 +57,7 @@ def test_one_more_evicts_the_oldest() -> None:
 
 
 def test_half_of_the_open_files_remain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the setting, connections without a login never use up the files that clients need."""
+    """Regardless of the setting, connections without a login leave files for clients."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (10, 10))
     limit = ConnectionLimit(1_000, StreamCounters())
     for _ in range(20):
