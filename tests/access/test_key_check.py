@@ -48,7 +48,7 @@ def test_every_problem_is_told_with_its_line() -> None:
     for words in (
         "tier must be",
         "expires must be",
-        '"expire" means nothing',
+        'unknown field "expire"',
         "already in line 7",
         "same key",
     ):

@@ -117,7 +117,7 @@ def test_revoking_takes_the_user_with_all_keys(path: Path) -> None:
     assert [ring.who(key) is None for key in (first, second, other)] == [True, True, False]
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     for edit in (lambda: revoke_key(path, "alice"), lambda: rotate_key(path, "x", grace_ms=0, now_ms=NOW)):
-        with pytest.raises(KeyFileError, match="no user"):
+        with pytest.raises(KeyFileError, match="unknown user"):
             edit()
 
 

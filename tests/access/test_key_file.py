@@ -119,7 +119,7 @@ def test_a_file_that_comes_back_unchanged_was_not_missing(
     file.refresh()
     for _ in range(3):
         aside = path.rename(path.with_name("aside"))
-        with pytest.raises(KeyFileError, match="no key file"):
+        with pytest.raises(KeyFileError, match="not found"):
             file.refresh()
         aside.rename(path)
         assert file.refresh() is False
