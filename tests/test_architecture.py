@@ -23,7 +23,7 @@ HOMES = {
     "asyncinotify": ("intake/watch.py",),
     "httptools": ("http/",),
     "httpx": ("client/", "cli/doctor.py"),
-    "isal": ("http/", "stream/deflate.py"),
+    "isal": ("http/", "stream/framing.py"),
     "picows": ("stream/server.py",),
     "platformdirs": ("client/cursor_file.py", "cli/config.py"),
     "polars": ("client/",),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from ptn_api.event_log.contract import Event, PositionWritten
+from ptn_api.model.accounting import rebuild_each
 from ptn_api.model.order import Order
 from ptn_api.model.position import PositionState
 from ptn_api.model.trade_pair import pair_id
@@ -189,7 +190,7 @@ def _headers_after(change: PositionWritten, indexes: list[int]) -> Iterator[tupl
     """The position's header after the order at each index, with its orders_at."""
     position, text = change.position, change.text
     lengths = [index + 1 for index in indexes]
-    for rebuilt in replay_each(position.orders, position.trade_pair, position.position_uuid, lengths):
+    for rebuilt in rebuild_each(position.orders, position.trade_pair, position.position_uuid, lengths):
         if rebuilt is None:
             yield text.header, text.orders_at
         else:

@@ -174,7 +174,7 @@ async def _run_reader(orders: WorkerConfig, stop: asyncio.Event, ready: Callable
         run = partial(run_rest, options=settings.rest, surroundings=board)
     else:
         from ptn_api.stream.counters import StreamCounters
-        from ptn_api.stream.run import run_stream
+        from ptn_api.stream.server import run_stream
 
         counters = StreamCounters()
         run = partial(run_stream, options=settings.stream)

@@ -168,7 +168,7 @@ class MinerView:
         self.next_ms: int | None = None
         self.times = settled.times
         self.unrebuildable = 0
-        """Positions that the lagging tiers leave out because they cannot be replayed."""
+        """Positions that the lagging tiers leave out because they cannot be rebuilt."""
         live: list[_Shown] = []
         lagged: list[_Shown | None] = []
         for logged in others:
@@ -213,10 +213,10 @@ class MinerView:
         if isinstance(shown, AsIs):
             return live
         if isinstance(shown, Hidden):
-            self.unrebuildable += shown.reason == "not_replayable"
+            self.unrebuildable += shown.reason == "not_rebuildable"
             return None
         text = render_position(logged.text, position, shown, moment.now_ms)
-        return _shown(position.position_uuid, shown.replay.state, text)
+        return _shown(position.position_uuid, shown.position.state, text)
 
     def _rest(
         self,
@@ -232,7 +232,7 @@ class MinerView:
         first = self.settled.block
         outcomes = self.settled.outcomes + [one.outcome for one in shown]
         if shown and self.settled.keys and shown[0].key < self.settled.keys[-1]:
-            # A replayed position may have closed at another time than the file says: nothing is shared then.
+            # A rebuilt position may have closed at another time than the file says: nothing is shared then.
             shown = _in_order([*self.settled.shown(), *shown])
             outcomes = [one.outcome for one in shown]
             first = _NOTHING_SETTLED

@@ -97,7 +97,7 @@ class PositionViews:
         return sorted(self._pieces)
 
     def unrebuildable(self) -> int:
-        """How many positions the lagging tiers leave out because they cannot be replayed."""
+        """How many positions the lagging tiers leave out because they cannot be rebuilt."""
         return sum(piece.unrebuildable for piece in self._pieces.values())
 
     def as_of_ms(self) -> int:

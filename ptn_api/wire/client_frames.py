@@ -53,6 +53,11 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     def filtered(self) -> bool:
         return self.miners is not None or self.trade_pairs is not None
 
+    @property
+    def wants_checksum(self) -> bool:
+        """Whether the client can keep the complete state, and so compare its checksum."""
+        return self.updates and not self.filtered
+
     def matches(self, miner_hotkey: str, trade_pair: str | None) -> bool:
         """Whether a position is wanted. `trade_pair` None: not known any more, so only the miner decides."""
         if self.miners is not None and miner_hotkey not in self.miners:

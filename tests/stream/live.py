@@ -16,7 +16,7 @@ from ptn_api.access.usage import Usage
 from ptn_api.event_log.contract import Change, EventLog, EventLogWriter, Head, PositionRemoved
 from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.options import StreamOptions
-from ptn_api.stream.run import run_stream
+from ptn_api.stream.server import run_stream
 from tests.factories import T0, order, position, written
 from tests.memory_log import MemoryLog
 

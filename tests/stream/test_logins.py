@@ -8,15 +8,15 @@ import contextlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptn_api.stream.logins import Chase, Pace
+from ptn_api.stream.logins import EvictionBackoff, LoginPacer
 from ptn_api.wire import close_codes
 from tests.stream.live import KEY, running, until
 
 
 def test_the_pace_lets_a_burst_through_and_then_so_many_per_second() -> None:
     """The excess waits, each a little longer than the one before: in order."""
-    pace = Pace(10)
-    waits = [pace.wait_ms(5_000) for _ in range(30)]
+    pacer = LoginPacer(10)
+    waits = [pacer.wait_ms(5_000) for _ in range(30)]
     assert waits[:10] == [0.0] * 10
     assert waits[10:] == sorted(waits[10:])
     assert waits[-1] == 2_000
@@ -25,33 +25,33 @@ def test_the_pace_lets_a_burst_through_and_then_so_many_per_second() -> None:
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=200), st.integers(1, 50))
 def test_no_second_takes_more_than_twice_the_rate(gaps: list[int], rate: int) -> None:
     """A full burst and a second's worth may fall into one second, never more."""
-    pace, now, starts = Pace(rate), 1_000, []
+    pacer, now, starts = LoginPacer(rate), 1_000, []
     for gap in gaps:
         now += gap
-        starts.append(now + pace.wait_ms(now))
+        starts.append(now + pacer.wait_ms(now))
     assert starts == sorted(starts)
     assert all(sum(start <= other < start + 1_000 for other in starts) <= 2 * rate + 1 for start in starts)
 
 
 def test_connections_that_chase_each_other_wait_longer_and_longer_and_are_forgiven() -> None:
     """After 3 evictions in a minute 5 s, doubling to 60 s; a quiet minute ends it (docs/protocol.md, 7)."""
-    chase, now = Chase(5_000), 0
+    backoff, now = EvictionBackoff(5_000), 0
     delays = []
     for _ in range(9):
-        chase.evicted(now)
-        delay = chase.delay_ms(now)
+        backoff.evicted(now)
+        delay = backoff.delay_ms(now)
         delays.append(delay)
         now += delay + 10
     assert delays == [0, 0, 5_000, 10_000, 20_000, 40_000, 60_000, 60_000, 60_000]
-    assert chase.delay_ms(now + 200_000) == 0
+    assert backoff.delay_ms(now + 200_000) == 0
 
 
 def test_evictions_far_apart_are_no_chase() -> None:
     """Three in more than a minute delay nobody."""
-    chase = Chase(5_000)
+    backoff = EvictionBackoff(5_000)
     for now in (0, 31_000, 62_000, 93_000):
-        chase.evicted(now)
-        assert chase.delay_ms(now) == 0
+        backoff.evicted(now)
+        assert backoff.delay_ms(now) == 0
 
 
 async def test_the_sixth_connection_of_a_key_disconnects_the_oldest() -> None:

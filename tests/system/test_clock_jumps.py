@@ -22,7 +22,8 @@ from ptn_api.clock import SteadyClock, wall_ms
 from ptn_api.event_log import open_reader, open_writer
 from ptn_api.intake.run import IntakeOptions, run_intake
 from ptn_api.rest.run import RestOptions, run_rest
-from ptn_api.stream.run import StreamOptions, run_stream
+from ptn_api.stream.options import StreamOptions
+from ptn_api.stream.server import run_stream
 from tests import factories
 from tests.system.validator import Validator
 from tests.waiting import until_async

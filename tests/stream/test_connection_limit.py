@@ -1,4 +1,4 @@
-"""Connections that have not logged in are bounded; whoever has is left alone."""
+"""Connections that have not logged in are capped; those that have are left alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from ptn_api.stream.connection_limit import ConnectionLimit
 from ptn_api.stream.counters import StreamCounters
-from ptn_api.stream.newcomers import Newcomers
 from tests.stream.live import KEY, SOON_S, LiveStream, running, until
 from tests.stream.test_hostile import UPGRADE
 
@@ -18,7 +18,7 @@ MOST = 6
 
 
 class Silent:
-    """A connection that says nothing after `first`."""
+    """A connection that never logs in."""
 
     def __init__(self) -> None:
         self.ended = False
@@ -31,7 +31,7 @@ class Silent:
 async def silent(
     live: LiveStream, count: int, first: bytes = b""
 ) -> AsyncIterator[list[asyncio.StreamReader]]:
-    """So many connections, opened one after the other, that send no more than `first`."""
+    """Opens `count` connections, one after the other, that send nothing but `first`."""
     opened = [await asyncio.open_connection("127.0.0.1", live.port) for _ in range(count)]
     for _, writer in opened:
         writer.write(first)
@@ -42,31 +42,31 @@ async def silent(
             writer.close()
 
 
-def test_the_oldest_gives_way() -> None:
-    """Whoever left is not counted, and nobody is ended twice."""
+def test_one_more_evicts_the_oldest() -> None:
+    """A removed connection does not count, and none is aborted twice."""
     counters = StreamCounters()
-    newcomers = Newcomers(3, counters)
+    limit = ConnectionLimit(3, counters)
     connections = [Silent() for _ in range(6)]
     for connection in connections[:3]:
-        newcomers.arrived(connection)
-    newcomers.leave(connections[1])
+        limit.opened(connection)
+    limit.remove(connections[1])
     for connection in connections[3:]:
-        newcomers.arrived(connection)
+        limit.opened(connection)
     assert [c.ended for c in connections] == [True, False, True, False, False, False]
-    assert (len(newcomers), counters.limited["waiting_connections"]) == (3, 2)
+    assert (len(limit), counters.limited["waiting_connections"]) == (3, 2)
 
 
-def test_half_of_the_files_remain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However much is allowed, strangers never take the files that clients need."""
+def test_half_of_the_open_files_remain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the setting, connections without a login never use up the files that clients need."""
     monkeypatch.setattr(resource, "getrlimit", lambda _: (10, 10))
-    newcomers = Newcomers(1_000, StreamCounters())
+    limit = ConnectionLimit(1_000, StreamCounters())
     for _ in range(20):
-        newcomers.arrived(Silent())
-    assert len(newcomers) == 5
+        limit.opened(Silent())
+    assert len(limit) == 5
 
 
-async def test_silent_connections_drive_out_themselves() -> None:
-    """Before the handshake and after it; those who logged in stay, and the next one gets in."""
+async def test_silent_connections_evict_each_other() -> None:
+    """Before the handshake and after it; clients that have logged in stay, and new ones get in."""
     async with running(max_waiting_connections=MOST) as live, live.client() as client:
         await client.login()
         await client.subscribe()
@@ -83,8 +83,8 @@ async def test_silent_connections_drive_out_themselves() -> None:
         assert len(await client.messages(1)) == 1
 
 
-async def test_a_good_key_waits_its_turn_in_peace() -> None:
-    """Logins that have to wait because many come at once are no strangers."""
+async def test_a_valid_login_that_waits_its_turn_is_not_evicted() -> None:
+    """A login that the pacer delays no longer counts."""
     async with (
         running(max_waiting_connections=2, accepts_per_second=8, max_connections_per_key=20) as live,
         contextlib.AsyncExitStack() as stack,
