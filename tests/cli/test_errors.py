@@ -151,7 +151,9 @@ def test_a_wrong_key(ptn: Ptn, word: str) -> None:
     ended = ptn(word, PTN_API_KEY=SECRET)
     assert ended.status == 3
     assert SECRET not in ended.stderr + ended.stdout
-    assert ended.stderr.splitlines()[-1].startswith("ptn: ")
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("ptn: ")
+    assert last.endswith(" (check PTN_API_KEY)")
 
 
 def test_a_recording_that_never_started(ptn: Ptn, tmp_path: Path) -> None:
