@@ -109,7 +109,7 @@ def test_no_key_and_no_data_reach_the_image() -> None:
                 included = rule.startswith("!")
         return included
 
-    for path in ("ptn_api/process/service.py", "pyproject.toml", "README.md", "LICENSE"):
+    for path in ("ptn_api/process/service.py", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
         assert sent(path), path
         assert (ROOT / path).exists()
     secrets = (

@@ -31,19 +31,22 @@ class StatisticsQuery(msgspec.Struct, kw_only=True):
 async def statistics(room: Room, ask: Ask) -> Answer:
     headers = standing(room, ask.tier)
     query: StatisticsQuery = ask.query
-    return _found(room.documents.statistics(checkpoints=query.checkpoints), "Statistics", headers)
+    document = room.documents.snapshot(Document.STATISTICS)
+    if not query.checkpoints:
+        document = room.documents.statistics_without_checkpoints()
+    return _found(document, "Statistics", headers)
 
 
 async def statistics_of(room: Room, ask: Ask) -> Answer:
     headers = standing(room, ask.tier)
-    _found(room.documents.whole(Document.STATISTICS), "Statistics", headers)
+    _found(room.documents.snapshot(Document.STATISTICS), "Statistics", headers)
     query: StatisticsQuery = ask.query
     return _of_miner(room.documents.statistics_of(ask.hotkey, checkpoints=query.checkpoints), headers)
 
 
 async def eliminations(room: Room, ask: Ask) -> Answer:
     headers = standing(room, ask.tier)
-    return _found(room.documents.whole(Document.ELIMINATIONS), "Eliminations", headers)
+    return _found(room.documents.snapshot(Document.ELIMINATIONS), "Eliminations", headers)
 
 
 async def perf_ledger(room: Room, ask: Ask) -> Answer:
@@ -54,7 +57,7 @@ async def perf_ledger(room: Room, ask: Ask) -> Answer:
 async def hotkeys(room: Room, ask: Ask) -> Answer:
     """The miners that have a directory; without a directory to read, those that have positions."""
     headers = standing(room, ask.tier)
-    snapshot = room.documents.whole(Document.MINERS)
+    snapshot = room.documents.snapshot(Document.MINERS)
     return Answer(snapshot=snapshot or _encoded(room.views.hotkeys()), headers=headers)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect
 from collections.abc import Sequence
+from itertools import accumulate
 from random import Random
 
 import msgspec
 
 from ptn_api.model.order import OrderType
-from ptn_api.simulator.market import Instrument, seeded
+from ptn_api.simulator.market import Instrument, Market, seeded
 
-__all__ = ["Miner", "Trade", "make_hotkey", "make_miner"]
+__all__ = ["Miner", "Roster", "Trade", "make_hotkey", "make_miner"]
 
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
@@ -91,6 +93,50 @@ def make_miner(hotkey: str, instruments: Sequence[Instrument]) -> Miner:
         size=rng.choice([0.03, 0.08, 0.2, 0.4]),
         bias=rng.uniform(0.35, 0.75),
     )
+
+
+class Roster:
+    """The miners that have a directory; the eliminated ones among them trade no more."""
+
+    def __init__(self, market: Market) -> None:
+        self._instruments = list(market.instruments.values())
+        self._miners: dict[str, Miner] = {}
+        self._active: list[Miner] = []
+        self._weights: list[float] = []
+        self.eliminated: set[str] = set()
+
+    def hotkeys(self) -> list[str]:
+        return list(self._miners)
+
+    def miners(self) -> list[Miner]:
+        return list(self._miners.values())
+
+    def get(self, hotkey: str) -> Miner | None:
+        return self._miners.get(hotkey)
+
+    def add(self, hotkey: str) -> Miner:
+        miner = self._miners[hotkey] = make_miner(hotkey, self._instruments)
+        self._weigh()
+        return miner
+
+    def remove(self, hotkey: str) -> None:
+        self._miners.pop(hotkey, None)
+        self._weigh()
+
+    def eliminate(self, hotkeys: set[str]) -> None:
+        """Says who is eliminated, and who no longer is."""
+        self.eliminated = hotkeys
+        self._weigh()
+
+    def choose(self, rng: Random) -> Miner | None:
+        """An active miner, the busy ones more often; None if there is none."""
+        if not self._active:
+            return None
+        return self._active[bisect(self._weights, rng.random() * self._weights[-1], hi=len(self._active) - 1)]
+
+    def _weigh(self) -> None:
+        self._active = [m for m in self._miners.values() if m.hotkey not in self.eliminated]
+        self._weights = list(accumulate(m.activity for m in self._active))
 
 
 def _base58(data: bytes) -> str:

@@ -15,15 +15,15 @@ import msgspec
 
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import SettingsError
-from ptn_api.simulator.book import Book
 from ptn_api.simulator.documents import Documents
+from ptn_api.simulator.history_edits import HistoryEdits
 from ptn_api.simulator.journal import Action, Journal
 from ptn_api.simulator.market import Market, seeded
 from ptn_api.simulator.miner import Trade, make_hotkey
 from ptn_api.simulator.options import SimulatorOptions
 from ptn_api.simulator.population import Population
+from ptn_api.simulator.position_store import PositionStore
 from ptn_api.simulator.trading import Trading
-from ptn_api.simulator.upheaval import Upheaval
 from ptn_api.simulator.validator import ValidatorFiles
 
 __all__ = ["Simulator", "SimulatorOptions", "StopSignal", "run_simulator"]
@@ -82,21 +82,21 @@ class Simulator:
         self.market = Market(options.seed)
         self._journal = Journal(journal, on_action)
         self._files = ValidatorFiles(directory)
-        self.book = Book(
+        self.store = PositionStore(
             self._files, self._journal, close_gap_ms=options.close_gap_ms, on_position=on_position
         )
         documents = Documents(self._files, self._journal, options.seed, options.ledger_checkpoints)
-        self.population = Population(self.book, self.market, documents, options, self._new_hotkey)
+        self.population = Population(self.store, self.market, documents, options, self._new_hotkey)
         self._begin_run(_Note())
 
     @property
     def now_ms(self) -> int:
         """The simulated time."""
-        return self.book.now_ms
+        return self.store.now_ms
 
     def close(self) -> None:
         """Finishes half-done closes and closes the journal."""
-        self.book.finish_closes()
+        self.store.finish_closes()
         self._journal.close()
 
     # --- the initial state --------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ class Simulator:
         self._files.clear()
         note = _Note(miners=self.options.miners)
         self._write_note(note)
-        self.book.now_ms = now_ms
+        self.store.now_ms = now_ms
         for number in range(self.options.miners):
             if stop is not None and stop.is_set():
                 return
@@ -145,7 +145,7 @@ class Simulator:
         note.runs += 1
         self._write_note(note)
         self._begin_run(note)
-        self.book.load()
+        self.store.load()
         self.population.load()
         self._arrive(now_ms)
         self.population.enforce(self._trading)
@@ -154,8 +154,8 @@ class Simulator:
         self._note = note
         self._rng = seeded(f"{self.options.seed}/run/{note.runs}")
         roster = self.population.roster
-        self._trading = Trading(self.book, self.market, roster, self._rng)
-        self._upheaval = Upheaval(self.book, self.market, roster, self._rng)
+        self._trading = Trading(self.store, self.market, roster, self._rng)
+        self._history_edits = HistoryEdits(self.store, self.market, roster, self._rng)
         self._behaviours = self._planned()
 
     def _planned(self) -> list[_Behaviour]:
@@ -178,7 +178,9 @@ class Simulator:
             at_random(self._remove_miner, options.miners_removed_per_day, day),
             at_random(population.restore_backup, options.restores_per_day, day),
             steadily(self._trading.refresh_all, options.refresh_ms),
-            steadily(lambda: self._upheaval.synchronise(options.synchronise_share), options.synchronise_ms),
+            steadily(
+                lambda: self._history_edits.synchronise(options.synchronise_share), options.synchronise_ms
+            ),
             steadily(population.take_backup, options.backup_ms),
             steadily(lambda: population.write_documents(self._rng), options.documents_ms),
         ]
@@ -186,7 +188,7 @@ class Simulator:
 
     def _arrive(self, now_ms: int) -> None:
         """Begins to act at this time; the past is not made up for."""
-        self.book.now_ms = now_ms
+        self.store.now_ms = now_ms
         self._trading.remember()
         self.population.take_backup()
         for behaviour in self._behaviours:
@@ -196,7 +198,7 @@ class Simulator:
         self.population.eliminate(hotkey, self._trading, self._rng)
 
     def _remove_miner(self, hotkey: str | None = None) -> None:
-        self.population.remove_miner(hotkey, self._upheaval)
+        self.population.remove_miner(hotkey, self._history_edits)
 
     def _new_hotkey(self) -> str:
         self._note.miners += 1
@@ -228,7 +230,7 @@ class Simulator:
             self._work(goal, stop)
             self._journal.take()
             stop.wait(self._pause_s(speed))
-        self.book.finish_closes()
+        self.store.finish_closes()
 
     def skip_to(self, now_ms: int) -> None:
         """Moves to that time without doing what would have happened until then."""
@@ -247,15 +249,15 @@ class Simulator:
             behaviour.due_ms += self._interval(behaviour)
 
     def _advance(self, now_ms: int) -> None:
-        while (due := self.book.next_closing_ms()) is not None and due <= now_ms:
-            self.book.now_ms = max(self.now_ms, due)
-            self.book.finish_closes(due)
-        self.book.now_ms = max(self.now_ms, now_ms)
+        while (due := self.store.next_closing_ms()) is not None and due <= now_ms:
+            self.store.now_ms = max(self.now_ms, due)
+            self.store.finish_closes(due)
+        self.store.now_ms = max(self.now_ms, now_ms)
 
     def _pause_s(self, speed: float) -> float:
         """Until the next thing to do, at most a tenth of a second."""
         due = [b.due_ms for b in self._behaviours]
-        closing = self.book.next_closing_ms()
+        closing = self.store.next_closing_ms()
         next_ms = min([*due, *([] if closing is None else [closing])], default=self.now_ms + 100)
         return min(0.1, max(0.0, (next_ms - self.now_ms) / 1000 / speed))
 
@@ -293,7 +295,7 @@ class Simulator:
 
     def finish_closes(self) -> list[Action]:
         """Writes the closed files that are still to come."""
-        self.book.finish_closes()
+        self.store.finish_closes()
         return self._journal.take()
 
     def liquidate_one(self) -> list[Action]:
@@ -308,27 +310,27 @@ class Simulator:
 
     def synchronise(self) -> list[Action]:
         """A share of all positions is rewritten, edited, split or removed."""
-        self._upheaval.synchronise(self.options.synchronise_share)
+        self._history_edits.synchronise(self.options.synchronise_share)
         return self._journal.take()
 
     def split_one(self) -> list[Action]:
         """A position becomes two."""
-        self._upheaval.split_one()
+        self._history_edits.split_one()
         return self._journal.take()
 
     def insert_one(self) -> list[Action]:
         """An order appears in the middle of a position's list."""
-        self._upheaval.insert_one()
+        self._history_edits.insert_one()
         return self._journal.take()
 
     def drop_one(self) -> list[Action]:
         """An order disappears from the middle of a position's list."""
-        self._upheaval.drop_one()
+        self._history_edits.drop_one()
         return self._journal.take()
 
     def remove_one(self) -> list[Action]:
         """A position disappears."""
-        self._upheaval.remove_one()
+        self._history_edits.remove_one()
         return self._journal.take()
 
     def add_miner(self, positions: int = 3) -> list[Action]:

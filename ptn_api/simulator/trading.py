@@ -10,12 +10,11 @@ import msgspec
 from ptn_api.model.fees import fee
 from ptn_api.model.order import Order
 from ptn_api.model.trade_pair import category_and_rate
-from ptn_api.simulator.book import Book
 from ptn_api.simulator.journal import Corrected, Refreshed
 from ptn_api.simulator.market import Instrument, Market, Quote
-from ptn_api.simulator.miner import Miner, Trade
+from ptn_api.simulator.miner import Miner, Roster, Trade
 from ptn_api.simulator.position import SimulatedPosition, elimination_flat
-from ptn_api.simulator.roster import Roster
+from ptn_api.simulator.position_store import PositionStore
 
 __all__ = ["Trading"]
 
@@ -31,10 +30,10 @@ class _Recent(msgspec.Struct, frozen=True):
 
 
 class Trading:
-    """Places orders of miners as their habits suggest, at `book.now_ms`, and does what follows."""
+    """Places orders of miners as their habits suggest, at `store.now_ms`, and does what follows."""
 
-    def __init__(self, book: Book, market: Market, roster: Roster, rng: Random) -> None:
-        self._book = book
+    def __init__(self, store: PositionStore, market: Market, roster: Roster, rng: Random) -> None:
+        self._store = store
         self._market = market
         self._roster = roster
         self._rng = rng
@@ -42,9 +41,9 @@ class Trading:
 
     def remember(self) -> None:
         """Takes the latest orders of the open positions as recent enough to be corrected."""
-        for position in self._book.open.values():
+        for position in self._store.open.values():
             for order in position.orders:
-                if order.processed_ms > self._book.now_ms - _CORRECTED_WITHIN_MS:
+                if order.processed_ms > self._store.now_ms - _CORRECTED_WITHIN_MS:
                     self._note(position, order)
 
     # --- orders -------------------------------------------------------------------------------------------
@@ -55,12 +54,12 @@ class Trading:
         """One order: of that miner, on that pair, that trade, or whatever comes. False if nobody can."""
         for attempt in range(50):
             if attempt == 25:
-                self._book.finish_closes()
+                self._store.finish_closes()
             miner = self._roster.get(hotkey) if hotkey else self._roster.choose(self._rng)
             if miner is None:
                 return False
             instrument = self._market.instruments[pair] if pair else self._rng.choice(miner.pairs)
-            if not self._book.is_closing(miner.hotkey, instrument.id):
+            if not self._store.is_closing(miner.hotkey, instrument.id):
                 self._order(miner, instrument, trade)
                 return True
         return False
@@ -73,7 +72,7 @@ class Trading:
         miner = self._roster.get(position.miner_hotkey)
         instrument = self._market.instruments[position.pair]
         for _ in range(count):
-            if miner is None or self._book.open.get((miner.hotkey, position.pair)) is not position:
+            if miner is None or self._store.open.get((miner.hotkey, position.pair)) is not position:
                 break
             self._order(miner, instrument, miner.adjustment(instrument, _net(position), self._rng))
         return True
@@ -87,7 +86,7 @@ class Trading:
         return self.place_order(position.miner_hotkey, position.pair, trade)
 
     def _order(self, miner: Miner, instrument: Instrument, trade: Trade | None) -> None:
-        position = self._book.open.get((miner.hotkey, instrument.id))
+        position = self._store.open.get((miner.hotkey, instrument.id))
         if trade is None:
             trade = self._idea(miner, instrument, position)
         at_ms = self._next_ms(position)
@@ -106,8 +105,8 @@ class Trading:
     def _next_ms(self, position: SimulatedPosition | None) -> int:
         """Now, but later than the position's last order."""
         if position is None:
-            return self._book.now_ms
-        return max(self._book.now_ms, position.orders[-1].processed_ms + 1)
+            return self._store.now_ms
+        return max(self._store.now_ms, position.orders[-1].processed_ms + 1)
 
     def _append(self, position: SimulatedPosition, order: Order, cause: str = "miner") -> None:
         before = len(position.orders)
@@ -116,7 +115,7 @@ class Trading:
             raise AssertionError("a simulated order can be rebuilt")
         new = position.orders[before:]
         self._note(position, order)
-        self._book.save(position, new, cause=cause)
+        self._store.save(position, new, cause=cause)
 
     def _note(self, position: SimulatedPosition, order: Order) -> None:
         self._recent.append(
@@ -125,7 +124,7 @@ class Trading:
 
     def _any_open(self) -> SimulatedPosition | None:
         """An open position of a miner who still trades."""
-        held = [p for p in self._book.open.values() if p.miner_hotkey not in self._roster.eliminated]
+        held = [p for p in self._store.open.values() if p.miner_hotkey not in self._roster.eliminated]
         return self._rng.choice(held) if held else None
 
     # --- what no miner sent -------------------------------------------------------------------------------
@@ -155,18 +154,18 @@ class Trading:
         flat = elimination_flat(position, self._next_ms(position))
         position.orders.append(flat)
         position.rebuild()
-        self._book.save(position, [flat], cause=cause)
+        self._store.save(position, [flat], cause=cause)
 
     # --- rewrites without a new order ---------------------------------------------------------------------
 
     def correct_recent(self) -> bool:
         """Corrects the price, quotes, slippage and sources of an order of the last minutes, in place."""
-        while self._recent and self._recent[0].processed_ms < self._book.now_ms - _CORRECTED_WITHIN_MS:
+        while self._recent and self._recent[0].processed_ms < self._store.now_ms - _CORRECTED_WITHIN_MS:
             self._recent.popleft()
         if not self._recent:
             return False
         recent = self._rng.choice(self._recent)
-        position = self._book.find(recent.miner_hotkey, recent.position_uuid)
+        position = self._store.find(recent.miner_hotkey, recent.position_uuid)
         places = (
             [i for i, o in enumerate(position.orders) if o.order_uuid == recent.order_uuid]
             if position
@@ -185,29 +184,29 @@ class Trading:
         corrected = position.copy([*position.orders[:place], better, *position.orders[place + 1 :]])
         if not corrected.rebuild() or corrected.closed != position.closed:
             return False
-        self._book.journal.add(
+        self._store.journal.add(
             Corrected(
-                at_ms=self._book.now_ms,
+                at_ms=self._store.now_ms,
                 miner_hotkey=position.miner_hotkey,
                 position_uuid=position.position_uuid,
                 order_uuid=old.order_uuid,
             )
         )
-        self._book.save(corrected)
+        self._store.save(corrected)
         return True
 
     def refresh_all(self) -> int:
         """Rewrites every open position whose live return moved; how many."""
         quotes: dict[str, Quote] = {}
         moved = 0
-        for position in list(self._book.open.values()):
+        for position in list(self._store.open.values()):
             instrument = self._market.instruments[position.pair]
             if position.pair not in quotes:
-                quotes[position.pair] = self._market.quote(instrument, self._book.now_ms)
-            if _revalue(position, quotes[position.pair].price, self._book.now_ms):
-                self._book.rewrite(position)
+                quotes[position.pair] = self._market.quote(instrument, self._store.now_ms)
+            if _revalue(position, quotes[position.pair].price, self._store.now_ms):
+                self._store.rewrite(position)
                 moved += 1
-        self._book.journal.add(Refreshed(at_ms=self._book.now_ms, positions=moved))
+        self._store.journal.add(Refreshed(at_ms=self._store.now_ms, positions=moved))
         return moved
 
 

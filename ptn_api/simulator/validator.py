@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
-__all__ = ["PositionFile", "ValidatorFiles"]
+__all__ = ["Backup", "PositionFile", "ValidatorFiles"]
 
 
 class PositionFile(NamedTuple):
@@ -104,3 +104,29 @@ class ValidatorFiles:
 
     def _scratch(self) -> str:
         return f"{self._tmp}/{uuid4()}"
+
+
+class Backup:
+    """Which position files there were at `taken_ms`; a body is read when its file is about to change."""
+
+    def __init__(self, taken_ms: int, files: ValidatorFiles, held: Iterable[PositionFile]) -> None:
+        self.taken_ms = taken_ms
+        self._files = files
+        self._bodies: dict[PositionFile, bytes | None] = dict.fromkeys(held)
+        self._uuids = {(file.miner_hotkey, file.position_uuid) for file in self._bodies}
+
+    def __contains__(self, file: PositionFile) -> bool:
+        return file in self._bodies
+
+    def knows(self, hotkey: str, position_uuid: str) -> bool:
+        """Whether the position had a file, in whichever folder."""
+        return (hotkey, position_uuid) in self._uuids
+
+    def preserve(self, file: PositionFile) -> None:
+        """Call before a file is replaced or deleted."""
+        if file in self._bodies and self._bodies[file] is None:
+            self._bodies[file] = self._files.read(file)
+
+    def changed(self) -> dict[PositionFile, bytes]:
+        """The bodies, as they were, of all files that changed since."""
+        return {file: body for file, body in self._bodies.items() if body is not None}

@@ -1,14 +1,16 @@
-"""A miner's piece of the positions documents: two blocks per tier, built when that miner changes.
+"""A miner's entry in the positions documents: two blocks per tier, rebuilt when the miner changes.
 
-The first block, what closed long ago, is the same for all tiers and for the checkpoint, and rarely changes.
-The second is the rest, as each tier shows it, with the aggregates. Where the first ends follows from the
-time alone (`settled_before`), so that nothing about later orders can be told from how a body is cut.
+The first block holds the positions that closed long ago. All tiers and the checkpoint share it, and it rarely
+changes. The second block holds the other positions as the tier shows them, and the aggregates. The boundary
+between the two depends on the time alone (`block_boundary_ms`), so the way a compressed body is cut reveals
+nothing about later orders.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -37,250 +39,238 @@ from ptn_api.model.tiers import TIER_LAG_MS, TIERS, Tier, is_live
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-__all__ = ["TAILS", "ClosedBlock", "MinerView", "Moment", "TierEntry", "settled_before"]
+__all__ = ["TAILS", "ClosedBlock", "MinerView", "TierEntry", "block_boundary_ms", "earliest"]
 
-_GRID_MS = 3_600_000
+_HOUR_MS = 3_600_000
 _OPENING = b'{"positions":['
+_EMPTY_BLOCK = Segment(_OPENING)
 
 TAILS: dict[Tier, Segment] = {tier: Segment(b',"tier":%d}' % tier) for tier in TIERS}
-"""What ends an entry after its second block; the checkpoint's entries end with a brace."""
+"""The end of an entry after its second block; in the checkpoint it is only a brace."""
 
 
-def settled_before(now_ms: int) -> int:
-    """What closed before this time is in a piece's first block: the cutoff, moved on once an hour."""
-    cutoff = now_ms - TIER_LAG_MS
-    return cutoff - cutoff % _GRID_MS
+def block_boundary_ms(now_ms: int) -> int:
+    """Positions that closed before this time are in the first block: the tiers' cutoff, by the hour."""
+    cutoff_ms = now_ms - TIER_LAG_MS
+    return cutoff_ms - cutoff_ms % _HOUR_MS
 
 
-class Moment(NamedTuple):
-    """What a piece is built for: the time, and whether the miner is eliminated."""
+class _ShownPosition(NamedTuple):
+    """A position as at least one tier shows it."""
 
-    now_ms: int
-    eliminated: bool = False
-
-    @property
-    def cutoff_ms(self) -> int:
-        return self.now_ms - TIER_LAG_MS
-
-
-class _Shown(NamedTuple):
-    """A position as some tier shows it."""
-
-    key: tuple[bool, int, str]
+    sort_key: tuple[bool, int, str]
     text: bytes
     outcome: Outcome
 
+    @classmethod
+    def of(cls, position_uuid: str, state: PositionState, text: bytes) -> _ShownPosition:
+        outcome = Outcome.of(state)
+        return cls(position_order(outcome.close_ms, position_uuid), text, outcome)
 
-def _in_order(shown: Iterable[_Shown]) -> list[_Shown]:
-    return sorted(shown, key=lambda one: one.key)
+
+_sort_key = attrgetter("sort_key")
 
 
 class ClosedBlock:
-    """The first block: what closed before `before_ms`, shown the same to all tiers."""
+    """The first block: positions that closed before `before_ms`, the same for every tier."""
 
-    __slots__ = ("before_ms", "block", "digest", "keys", "next_ms", "outcomes", "times", "uuids")
+    __slots__ = (
+        "before_ms",
+        "block",
+        "digest",
+        "expires_ms",
+        "order_times",
+        "outcomes",
+        "position_uuids",
+        "sort_keys",
+    )
 
     def __init__(
-        self, positions: Iterable[LoggedPosition], moment: Moment, before: Segment | None = None
+        self, positions: Iterable[LoggedPosition], now_ms: int, previous: Segment | None = None
     ) -> None:
-        """`positions` are those that closed before `settled_before(now)`. A block `before` that says the
-        same is kept: it is compressed already."""
-        self.before_ms = settled_before(moment.now_ms)
-        self.next_ms: int | None = None
-        self.times: tuple[int, int] | None = None
-        """The first and the last order's processed_ms."""
-        shown = _in_order(self._show(logged, moment.now_ms) for logged in positions)
-        self.keys = [one.key for one in shown]
-        self.uuids = frozenset(one.key[2] for one in shown)
+        """`positions` are those that closed before `block_boundary_ms(now_ms)`.
+
+        If the `previous` block is equal, it is kept: it is already compressed.
+        """
+        self.before_ms = block_boundary_ms(now_ms)
+        self.expires_ms: int | None = None
+        """When price sources age out of the block."""
+        self.order_times: tuple[int, int] | None = None
+        """The smallest and the largest processed_ms of the orders."""
+        shown: list[_ShownPosition] = []
+        for logged in positions:
+            position = logged.text.position()
+            self.expires_ms = earliest(self.expires_ms, next_price_source_change_ms(position, now_ms))
+            self.order_times = _extended(self.order_times, position)
+            text = render_position(logged.text, position, AS_IS, now_ms)
+            shown.append(_ShownPosition.of(position.position_uuid, position, text))
+        shown.sort(key=_sort_key)
+        self.sort_keys = [one.sort_key for one in shown]
+        self.position_uuids = frozenset(uuid for _, _, uuid in self.sort_keys)
         self.outcomes = [one.outcome for one in shown]
         identity = _OPENING + b",".join(one.text for one in shown)
-        self.block = before if before is not None and before.identity == identity else Segment(identity)
+        self.block = previous if previous is not None and previous.identity == identity else Segment(identity)
         self.digest: _Hash = hashlib.sha256(self.block.identity)
 
-    def _show(self, logged: LoggedPosition, now_ms: int) -> _Shown:
-        position = logged.text.position()
-        self.next_ms = _earliest(self.next_ms, next_price_source_change_ms(position, now_ms))
-        self.times = _span(self.times, position)
-        return _shown(position.position_uuid, position, render_position(logged.text, position, AS_IS, now_ms))
+    def covers(self, position: LoggedPosition) -> bool:
+        """Whether the block contains that position, or should."""
+        closed_early = position.close_ms is not None and position.close_ms < self.before_ms
+        return closed_early or position.position_uuid in self.position_uuids
 
-    def concerns(self, position: LoggedPosition) -> bool:
-        """Whether this block holds that position, or should."""
-        early = position.close_ms is not None and position.close_ms < self.before_ms
-        return early or position.position_uuid in self.uuids
-
-    def texts(self) -> list[bytes]:
-        """Each position's text, in shown order."""
-        positions = self.block.identity[len(_OPENING) - 1 :] + b"]"
-        return [bytes(raw) for raw in msgspec.json.decode(positions, type=list[msgspec.Raw])]
-
-    def shown(self) -> list[_Shown]:
-        return [_Shown(*row) for row in zip(self.keys, self.texts(), self.outcomes, strict=True)]
+    def shown(self) -> list[_ShownPosition]:
+        """The positions in the block, with texts cut out of it: it stores no second copy of them."""
+        array = self.block.identity[len(_OPENING) - 1 :] + b"]"
+        texts = map(bytes, msgspec.json.decode(array, type=list[msgspec.Raw]))
+        return [_ShownPosition(*row) for row in zip(self.sort_keys, texts, self.outcomes, strict=True)]
 
 
 class TierEntry(NamedTuple):
-    """An entry's blocks as one tier shows it, and the hash of what they and the tier's tail say."""
+    """The entry as one tier shows it, with a hash of its blocks and the tier's tail."""
 
     blocks: tuple[Segment, Segment]
     digest: bytes
     aggregates: Aggregates
 
     def same_as(self, other: TierEntry) -> bool:
-        """Whether both say the same, cut at the same place: then their compressed forms are equal too."""
+        """Whether text and boundary of the blocks are equal; then their compressed forms are, too."""
         return self.digest == other.digest and len(self.blocks[0]) == len(other.blocks[0])
 
 
 class MinerView:
-    """A miner's entry for every tier at one moment; right until `next_ms` (None: for ever)."""
+    """A miner's entry for every tier, as of one time and valid until `expires_ms` (None: indefinitely)."""
 
     __slots__ = (
         "_entries",
         "_runs",
+        "closed",
+        "closed_expires_ms",
         "empty",
+        "expires_ms",
         "hotkey",
-        "names",
-        "next_ms",
-        "settled",
-        "settled_next_ms",
+        "keys",
+        "omitted",
+        "order_times",
         "tiers",
-        "times",
-        "unrebuildable",
     )
 
     def __init__(
         self,
         hotkey: str,
-        settled: ClosedBlock,
+        closed: ClosedBlock,
         others: Sequence[LoggedPosition],
-        moment: Moment,
-        before: MinerView | None = None,
+        now_ms: int,
+        *,
+        eliminated: bool = False,
+        previous: MinerView | None = None,
     ) -> None:
-        """`others` are the positions that `settled` does not hold. Blocks equal to `before`'s are kept."""
+        """`others` are the positions outside `closed`. Blocks equal to those in `previous` are kept."""
+        name = msgspec.json.encode(hotkey)
         self.hotkey = hotkey
-        self.names: tuple[Segment, Segment] = before.names if before is not None else _names(hotkey)
-        """The hotkey as a key: of the first entry of a document, and of the others."""
-        self.settled = settled
+        self.keys: tuple[Segment, Segment] = (Segment(b"{" + name + b":"), Segment(b"," + name + b":"))
+        """The hotkey as JSON key of the first entry in a document, and of a later one."""
+        if previous is not None:
+            self.keys = previous.keys
+        self.closed = closed
         self._entries: dict[Tier, Body] = {}
         self._runs: dict[tuple[Tier, bool, Segment], SegmentRun] = {}
-        self.empty = not settled.keys and not others
-        """Whether the miner has no position at all."""
-        self.settled_next_ms = settled.next_ms
-        """When the first block is to be built anew."""
-        self.next_ms: int | None = None
-        self.times = settled.times
-        self.unrebuildable = 0
-        """Positions that the lagging tiers leave out because they cannot be rebuilt."""
-        live: list[_Shown] = []
-        lagged: list[_Shown | None] = []
-        for logged in others:
-            position = logged.text.position()
-            self._note_changes(position, moment)
-            as_is = render_position(logged.text, position, AS_IS, moment.now_ms)
-            live.append(_shown(position.position_uuid, position, as_is))
-            lagged.append(self._lagged(logged, position, live[-1], moment))
-        self.tiers = {tier: self._rest(tier, live, lagged, moment, before) for tier in TIERS}
-        self.next_ms = _earliest(self.next_ms, self.settled_next_ms)
+        self.empty = not closed.sort_keys and not others
+        """Whether the miner has no positions."""
+        self.closed_expires_ms = closed.expires_ms
+        """When the first block must be rebuilt."""
+        self.expires_ms: int | None = None
+        self.order_times = closed.order_times
+        self.omitted = 0
+        """The number of positions that lagging tiers omit because they cannot be rebuilt."""
+        appearances = [self._appearances(logged, now_ms) for logged in others]
+        self.tiers: dict[Tier, TierEntry] = {}
+        for tier in TIERS:
+            # A tier shows the positions in its sample live and lags behind for the others.
+            chosen = (now if is_live(now.sort_key[2], tier) else then for now, then in appearances)
+            shown = sorted((one for one in chosen if one is not None), key=_sort_key)
+            before = previous.tiers[tier].blocks[1] if previous else None
+            self.tiers[tier] = self._tier_entry(tier, shown, now_ms, eliminated, before)
+        self.expires_ms = earliest(self.expires_ms, self.closed_expires_ms)
 
     def run(self, tier: Tier, *, first: bool, tail: Segment) -> SegmentRun:
-        """The entry with its key, as it stands in a document: first in it or not."""
+        """The entry with its key, as it appears in a document, as the first one or not."""
         run = self._runs.get((tier, first, tail))
         if run is None:
-            run = SegmentRun(self.names[not first], *self.tiers[tier].blocks, tail)
+            run = SegmentRun(self.keys[not first], *self.tiers[tier].blocks, tail)
             self._runs[tier, first, tail] = run
         return run
 
     def entry(self, tier: Tier) -> Body:
-        """The entry alone, as the tier shows it."""
+        """The entry as a document."""
         entry = self._entries.get(tier)
         if entry is None:
-            rest = self.tiers[tier]
-            entry = self._entries[tier] = Body([*rest.blocks, TAILS[tier]], rest.digest.hex()[:32])
+            shown = self.tiers[tier]
+            entry = self._entries[tier] = Body([*shown.blocks, TAILS[tier]], shown.digest.hex()[:32])
         return entry
 
-    def _note_changes(self, position: Position, moment: Moment) -> None:
-        cutoff = next_change_ms(position, 0, moment.cutoff_ms)
-        self.next_ms = _earliest(self.next_ms, None if cutoff is None else cutoff + TIER_LAG_MS)
-        self.next_ms = _earliest(self.next_ms, next_price_source_change_ms(position, moment.now_ms))
-        self.times = _span(self.times, position)
-        if (closed := position.closed_at) is not None:
-            settles = closed - closed % _GRID_MS + _GRID_MS + TIER_LAG_MS
-            self.settled_next_ms = _earliest(self.settled_next_ms, settles)
+    def _appearances(
+        self, logged: LoggedPosition, now_ms: int
+    ) -> tuple[_ShownPosition, _ShownPosition | None]:
+        """The position as shown live, and as shown by tiers that lag behind (None: hidden).
 
-    def _lagged(
-        self, logged: LoggedPosition, position: Position, live: _Shown, moment: Moment
-    ) -> _Shown | None:
-        """As the tiers show it for which it is not live; None: they don't."""
-        shown = view(position, 0, moment.cutoff_ms)
-        if isinstance(shown, AsIs):
-            return live
-        if isinstance(shown, Hidden):
-            self.unrebuildable += shown.reason == "not_rebuildable"
-            return None
-        text = render_position(logged.text, position, shown, moment.now_ms)
-        return _shown(position.position_uuid, shown.position.state, text)
+        Also notes when either changes by age alone.
+        """
+        position = logged.text.position()
+        self.order_times = _extended(self.order_times, position)
+        appears_ms = next_change_ms(position, 0, now_ms - TIER_LAG_MS)
+        self.expires_ms = earliest(
+            self.expires_ms,
+            None if appears_ms is None else appears_ms + TIER_LAG_MS,
+            next_price_source_change_ms(position, now_ms),
+        )
+        close_ms = position.closed_at
+        if close_ms is not None:
+            # It enters the first block once the boundary has passed the hour in which it closed.
+            enters_ms = close_ms - close_ms % _HOUR_MS + _HOUR_MS + TIER_LAG_MS
+            self.closed_expires_ms = earliest(self.closed_expires_ms, enters_ms)
+        text = render_position(logged.text, position, AS_IS, now_ms)
+        live = _ShownPosition.of(position.position_uuid, position, text)
+        lagging = view(position, 0, now_ms - TIER_LAG_MS)
+        if isinstance(lagging, AsIs):
+            return live, live
+        if isinstance(lagging, Hidden):
+            self.omitted += lagging.reason == "not_rebuildable"
+            return live, None
+        text = render_position(logged.text, position, lagging, now_ms)
+        return live, _ShownPosition.of(position.position_uuid, lagging.position.state, text)
 
-    def _rest(
-        self,
-        tier: Tier,
-        live: list[_Shown],
-        lagged: list[_Shown | None],
-        moment: Moment,
-        before: MinerView | None,
+    def _tier_entry(
+        self, tier: Tier, shown: list[_ShownPosition], now_ms: int, eliminated: bool, previous: Segment | None
     ) -> TierEntry:
-        pairs = zip(live, lagged, strict=True)
-        chosen = [now if is_live(now.key[2], tier) else then for now, then in pairs]
-        shown = _in_order(one for one in chosen if one is not None)
-        first = self.settled.block
-        outcomes = self.settled.outcomes + [one.outcome for one in shown]
-        if shown and self.settled.keys and shown[0].key < self.settled.keys[-1]:
-            # A rebuilt position may have closed at another time than the file says: nothing is shared then.
-            shown = _in_order([*self.settled.shown(), *shown])
+        """The tier's entry with these positions in the second block, `previous` if that is equal."""
+        first = self.closed.block
+        outcomes = self.closed.outcomes + [one.outcome for one in shown]
+        if shown and self.closed.sort_keys and shown[0].sort_key < self.closed.sort_keys[-1]:
+            # A rebuilt position may have closed earlier than the file states and then sorts before positions
+            # of the first block. This tier shares no block: all its positions go into the second one.
+            shown = sorted([*self.closed.shown(), *shown], key=_sort_key)
             outcomes = [one.outcome for one in shown]
-            first = _NOTHING_SETTLED
-        self.next_ms = _earliest(self.next_ms, next_aggregate_change_ms(outcomes, moment.now_ms))
-        sums = aggregates(outcomes, moment.now_ms, eliminated=moment.eliminated)
-        second = _second_block([one.text for one in shown], sums, first)
-        return _kept(self._finish(tier, first, second, sums), before.tiers[tier] if before else None)
-
-    def _finish(self, tier: Tier, first: Segment, second: bytes, sums: Aggregates) -> TierEntry:
-        shared = first is self.settled.block
-        digest = self.settled.digest.copy() if shared else hashlib.sha256(first.identity)
-        digest.update(second)
+            first = _EMPTY_BLOCK
+        self.expires_ms = earliest(self.expires_ms, next_aggregate_change_ms(outcomes, now_ms))
+        sums = aggregates(outcomes, now_ms, eliminated=eliminated)
+        comma = b"," if shown and len(first) > len(_OPENING) else b""
+        identity = comma + b",".join(one.text for one in shown) + b"]," + msgspec.json.encode(sums)[1:-1]
+        second = previous if previous is not None and previous.identity == identity else Segment(identity)
+        shared = first is self.closed.block
+        digest = self.closed.digest.copy() if shared else hashlib.sha256(first.identity)
+        digest.update(identity)
         digest.update(TAILS[tier].identity)
-        return TierEntry((first, Segment(second)), digest.digest(), sums)
+        return TierEntry((first, second), digest.digest(), sums)
 
 
-def _names(hotkey: str) -> tuple[Segment, Segment]:
-    name = msgspec.json.encode(hotkey)
-    return Segment(b"{" + name + b":"), Segment(b"," + name + b":")
+def earliest(*times: int | None) -> int | None:
+    """The earliest of these times; None stands for never."""
+    return min((time for time in times if time is not None), default=None)
 
 
-_NOTHING_SETTLED = Segment(_OPENING)
-
-
-def _kept(rest: TierEntry, before: TierEntry | None) -> TierEntry:
-    """The same with the second block that was there before, if it says the same: it is compressed already."""
-    if before is None or before.blocks[1].identity != rest.blocks[1].identity:
-        return rest
-    return rest._replace(blocks=(rest.blocks[0], before.blocks[1]))
-
-
-def _second_block(texts: list[bytes], sums: Aggregates, first: Segment) -> bytes:
-    comma = b"," if texts and len(first) > len(_OPENING) else b""
-    return comma + b",".join(texts) + b"]," + msgspec.json.encode(sums)[1:-1]
-
-
-def _shown(position_uuid: str, state: PositionState, text: bytes) -> _Shown:
-    outcome = Outcome.of(state)
-    return _Shown(position_order(outcome.close_ms, position_uuid), text, outcome)
-
-
-def _earliest(one: int | None, other: int | None) -> int | None:
-    return other if one is None else one if other is None else min(one, other)
-
-
-def _span(times: tuple[int, int] | None, position: Position) -> tuple[int, int] | None:
-    moments = [order.processed_ms for order in position.orders]
-    if not moments:
-        return times
-    first, last = min(moments), max(moments)
-    return (first, last) if times is None else (min(first, times[0]), max(last, times[1]))
+def _extended(span: tuple[int, int] | None, position: Position) -> tuple[int, int] | None:
+    """The span of times, extended to the position's orders."""
+    times = [order.processed_ms for order in position.orders]
+    if not times:
+        return span
+    first, last = min(times), max(times)
+    return (first, last) if span is None else (min(first, span[0]), max(last, span[1]))

@@ -1,7 +1,7 @@
-"""The positions documents: every miner's piece, and snapshots of them, one per tier and the checkpoint.
+"""The positions documents: one per tier and one for the checkpoint, joined from every miner's view.
 
-A piece is built from the log whenever its miner changes or something in it ages (`Follower` says when);
-a snapshot is a list of references to pieces, made when first asked for.
+A view is rebuilt when its miner changes or something in it ages; `Follower` decides when. A document is a
+list of references to the views' blocks, joined at the first request after a change.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ptn_api.histogram import Histogram
 from ptn_api.http.body import Body, Segment, SegmentRun, tag_of
 from ptn_api.model.miner import miner_order
 from ptn_api.model.tiers import TIER_LAG_MS, TIERS, Tier
-from ptn_api.views.miner_view import TAILS, ClosedBlock, MinerView, Moment, settled_before
+from ptn_api.views.miner_view import TAILS, ClosedBlock, MinerView, block_boundary_ms, earliest
 
 __all__ = ["PositionViews", "ViewMetrics"]
 
-_CLOSE, _NOTHING = Segment(b"}"), Segment(b"{}")
+_CLOSE, _NO_MINERS = Segment(b"}"), Segment(b"{}")
 
 
 @dataclass
@@ -32,161 +32,162 @@ class ViewMetrics:
 
 
 class PositionViews:
-    """What is served of positions. `head` is a lower bound: everything up to it is in."""
+    """Every miner's view, and the documents joined from them.
+
+    `head` is a lower bound: the views contain every change up to it, and maybe later ones.
+    """
 
     def __init__(self, log: EventLog, clock: Clock, metrics: ViewMetrics | None = None) -> None:
         self._log = log
         self._clock = clock
         self._metrics = metrics or ViewMetrics()
-        self._pieces: dict[str, MinerView] = {}
-        self._snapshots: dict[Tier | None, Body] = {}
-        self._moments: list[tuple[int, str]] = []
-        """A heap of when which piece is to be built anew; outdated entries are passed over."""
+        self._views: dict[str, MinerView] = {}
+        self._documents: dict[Tier | None, Body] = {}
+        """By tier; None is the checkpoint's."""
+        self._expiries: list[tuple[int, str]] = []
+        """A heap of (expires_ms, hotkey); entries that `_scheduled` contradicts are outdated and skipped."""
         self._scheduled: dict[str, int] = {}
-        self._ageing_ms: int | None = None
+        self._rebuilding_ms: int | None = None
+        """The first expiry among the views taken for a rebuild that is not complete."""
         self.head = Head(sequence=0, revision=0)
         self.eliminated: frozenset[str] = frozenset()
         self.built = False
-        """Whether every miner's piece has been built once."""
+        """Whether every miner's view has been built once."""
         self.changed_ms = 0
-        """When what tier 100 shows last changed."""
+        """When the document of tier 100 last changed."""
 
     # --- reading ------------------------------------------------------------------------------------------
 
     def snapshot(self, tier: Tier) -> Body:
         """All miners as the tier shows them."""
-        snapshot = self._snapshots.get(tier)
-        if snapshot is None:
+        document = self._documents.get(tier)
+        if document is None:
             with self._metrics.assembly_seconds.time():
-                snapshot = self._snapshots[tier] = self.joined(tier, self.ranked(tier))
-        return snapshot
+                document = self._documents[tier] = self.joined(tier, self.ranked(tier))
+        return document
 
     def for_checkpoint(self) -> Body:
-        """All miners as tier 100 shows them, without `tier`."""
-        snapshot = self._snapshots.get(None)
-        if snapshot is None:
-            snapshot = self._snapshots[None] = self.joined(100, self.ranked(100), tail=_CLOSE)
-        return snapshot
+        """All miners as tier 100 shows them, without the key `tier`."""
+        document = self._documents.get(None)
+        if document is None:
+            document = self._documents[None] = self.joined(100, self.ranked(100), tail=_CLOSE)
+        return document
 
-    def joined(self, tier: Tier, pieces: Iterable[MinerView], *, tail: Segment | None = None) -> Body:
-        """An object of these miners' entries."""
+    def joined(self, tier: Tier, views: Iterable[MinerView], *, tail: Segment | None = None) -> Body:
+        """A document of these miners' entries."""
         tail = tail or TAILS[tier]
         runs: list[SegmentRun | Segment] = []
-        said: list[bytes] = []
-        for piece in pieces:
-            runs.append(piece.run(tier, first=not runs, tail=tail))
-            said += (piece.names[0].identity, piece.tiers[tier].digest)
-        return Body([*runs, _CLOSE] if runs else [_NOTHING], tag_of(said))
+        digests: list[bytes] = []
+        for view in views:
+            runs.append(view.run(tier, first=not runs, tail=tail))
+            digests += (view.keys[0].identity, view.tiers[tier].digest)
+        return Body([*runs, _CLOSE] if runs else [_NO_MINERS], tag_of(digests))
 
     def entry(self, hotkey: str, tier: Tier) -> Body | None:
-        """One miner's entry as the tier shows it; None: no such miner."""
-        piece = self._pieces.get(hotkey)
-        return None if piece is None else piece.entry(tier)
+        """One miner's entry as the tier shows it; None for an unknown miner."""
+        view = self._views.get(hotkey)
+        return None if view is None else view.entry(tier)
 
     def ranked(self, tier: Tier) -> list[MinerView]:
-        """The miners' pieces, best first by what the tier shows."""
+        """The miners' views, sorted by the returns that the tier shows, best first."""
         return sorted(
-            self._pieces.values(),
-            key=lambda piece: miner_order(piece.tiers[tier].aggregates.thirty_day_returns, piece.hotkey),
+            self._views.values(),
+            key=lambda view: miner_order(view.tiers[tier].aggregates.thirty_day_returns, view.hotkey),
         )
 
-    def piece(self, hotkey: str) -> MinerView | None:
-        return self._pieces.get(hotkey)
+    def view(self, hotkey: str) -> MinerView | None:
+        return self._views.get(hotkey)
 
     def hotkeys(self) -> list[str]:
-        return sorted(self._pieces)
+        return sorted(self._views)
 
-    def unrebuildable(self) -> int:
-        """How many positions the lagging tiers leave out because they cannot be rebuilt."""
-        return sum(piece.unrebuildable for piece in self._pieces.values())
+    def omitted(self) -> int:
+        """The number of positions that lagging tiers omit because they cannot be rebuilt."""
+        return sum(view.omitted for view in self._views.values())
 
     def as_of_ms(self) -> int:
         """The cutoff up to which the lagging tiers are complete.
 
-        It follows the time, not the changes: nothing that is after the cutoff moves it.
+        It follows the clock, not the changes: a change after the cutoff does not move it.
         """
-        now = self._clock()
-        waiting = [moment for moment in (self._ageing_ms, self.next_moment_ms()) if moment is not None]
-        return min([now, *(moment - 1 for moment in waiting)]) - TIER_LAG_MS
+        now_ms = self._clock()
+        pending_ms = earliest(self._rebuilding_ms, self.next_expiry_ms())
+        return (now_ms if pending_ms is None else min(now_ms, pending_ms - 1)) - TIER_LAG_MS
 
     # --- building -----------------------------------------------------------------------------------------
 
     def build(self, hotkey: str) -> None:
-        """Builds a miner's piece from all its positions in the log."""
+        """Builds a miner's view from all its positions in the log."""
         with self._metrics.build_seconds.time():
-            self._build(hotkey)
-
-    def _build(self, hotkey: str) -> None:
-        moment = self._moment(hotkey)
-        before_ms = settled_before(moment.now_ms)
-        settled: list[LoggedPosition] = []
-        others: list[LoggedPosition] = []
-        for logged in self._log.positions(miner=hotkey):
-            early = logged.close_ms is not None and logged.close_ms < before_ms
-            (settled if early else others).append(logged)
-        before = self._pieces.get(hotkey)
-        block = before.settled.block if before is not None else None
-        self._keep(MinerView(hotkey, ClosedBlock(settled, moment, block), others, moment, before))
+            now_ms = self._clock()
+            boundary_ms = block_boundary_ms(now_ms)
+            closed: list[LoggedPosition] = []
+            others: list[LoggedPosition] = []
+            for logged in self._log.positions(miner=hotkey):
+                early = logged.close_ms is not None and logged.close_ms < boundary_ms
+                (closed if early else others).append(logged)
+            previous = self._views.get(hotkey)
+            block = previous.closed.block if previous is not None else None
+            self._store(hotkey, ClosedBlock(closed, now_ms, block), others, now_ms)
 
     def refresh(self, hotkey: str) -> None:
-        """Builds the part of a miner's piece that changes often; all of it where that does not do."""
-        piece = self._pieces.get(hotkey)
-        moment = self._moment(hotkey)
-        if piece is None or (piece.settled_next_ms or moment.now_ms + 1) <= moment.now_ms:
+        """Rebuilds the second blocks of a miner's view, or all of it if the first block has expired."""
+        view = self._views.get(hotkey)
+        now_ms = self._clock()
+        if view is None or (view.closed_expires_ms is not None and view.closed_expires_ms <= now_ms):
             self.build(hotkey)
             return
         with self._metrics.build_seconds.time():
-            others = self._log.positions_of(hotkey, open_or_closed_since_ms=piece.settled.before_ms)
-            self._keep(MinerView(hotkey, piece.settled, others, moment, piece))
+            others = self._log.positions_of(hotkey, open_or_closed_since_ms=view.closed.before_ms)
+            self._store(hotkey, view.closed, others, now_ms)
 
     def drop(self, hotkey: str) -> None:
         """Forgets a miner."""
         self._scheduled.pop(hotkey, None)
-        if self._pieces.pop(hotkey, None) is not None:
-            self._changed(TIERS)
+        if self._views.pop(hotkey, None) is not None:
+            self._invalidate(TIERS)
 
-    def _moment(self, hotkey: str) -> Moment:
-        return Moment(self._clock(), hotkey in self.eliminated)
+    def _store(self, hotkey: str, closed: ClosedBlock, others: list[LoggedPosition], now_ms: int) -> None:
+        """Replaces a miner's view; invalidates the documents of the tiers that show a difference."""
+        previous = self._views.get(hotkey)
+        eliminated = hotkey in self.eliminated
+        view = MinerView(hotkey, closed, others, now_ms, eliminated=eliminated, previous=previous)
+        self._views[hotkey] = view
+        if view.expires_ms is None:
+            self._scheduled.pop(hotkey, None)
+        elif self._scheduled.get(hotkey) != view.expires_ms:
+            self._scheduled[hotkey] = view.expires_ms
+            heapq.heappush(self._expiries, (view.expires_ms, hotkey))
+        self._invalidate(
+            tier for tier in TIERS if not previous or not previous.tiers[tier].same_as(view.tiers[tier])
+        )
 
-    def _keep(self, piece: MinerView) -> None:
-        before = self._pieces.get(piece.hotkey)
-        self._pieces[piece.hotkey] = piece
-        self._schedule(piece)
-        self._changed([t for t in TIERS if before is None or not before.tiers[t].same_as(piece.tiers[t])])
-
-    def _schedule(self, piece: MinerView) -> None:
-        if piece.next_ms is None:
-            self._scheduled.pop(piece.hotkey, None)
-        elif self._scheduled.get(piece.hotkey) != piece.next_ms:
-            self._scheduled[piece.hotkey] = piece.next_ms
-            heapq.heappush(self._moments, (piece.next_ms, piece.hotkey))
-
-    def _changed(self, tiers: Iterable[Tier]) -> None:
+    def _invalidate(self, tiers: Iterable[Tier]) -> None:
         for tier in tiers:
-            self._snapshots.pop(tier, None)
+            self._documents.pop(tier, None)
             if tier == 100:
-                self._snapshots.pop(None, None)
+                self._documents.pop(None, None)
                 self.changed_ms = self._clock()
 
     # --- ageing -------------------------------------------------------------------------------------------
 
-    def next_moment_ms(self) -> int | None:
-        """When the next piece is to be built anew because of its age."""
-        while self._moments and self._scheduled.get(self._moments[0][1]) != self._moments[0][0]:
-            heapq.heappop(self._moments)
-        return self._moments[0][0] if self._moments else None
+    def next_expiry_ms(self) -> int | None:
+        """When the next view must be rebuilt because of its age."""
+        while self._expiries and self._scheduled.get(self._expiries[0][1]) != self._expiries[0][0]:
+            heapq.heappop(self._expiries)
+        return self._expiries[0][0] if self._expiries else None
 
-    def due(self) -> list[str]:
-        """Miners whose pieces have aged; to be followed by `aged()` once they are built."""
-        now, hotkeys = self._clock(), []
-        while (moment := self.next_moment_ms()) is not None and moment <= now:
-            if self._ageing_ms is None:
-                self._ageing_ms = moment
-            hotkey = heapq.heappop(self._moments)[1]
+    def take_expired(self) -> list[str]:
+        """Miners whose views have expired. The caller rebuilds them and then calls `expired_rebuilt`."""
+        now_ms, hotkeys = self._clock(), []
+        while (expiry_ms := self.next_expiry_ms()) is not None and expiry_ms <= now_ms:
+            if self._rebuilding_ms is None:
+                self._rebuilding_ms = expiry_ms
+            hotkey = heapq.heappop(self._expiries)[1]
             del self._scheduled[hotkey]
             hotkeys.append(hotkey)
         return hotkeys
 
-    def aged(self) -> None:
-        """All that was due has been built."""
-        self._ageing_ms = None
+    def expired_rebuilt(self) -> None:
+        """Notes that every view from `take_expired` has been rebuilt."""
+        self._rebuilding_ms = None

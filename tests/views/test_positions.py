@@ -1,4 +1,4 @@
-"""The views after any history equal views built from scratch, and age with the clock."""
+"""Views after any history equal views built from scratch; they age with the clock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIERS = (0, 30, 50, 100)
 
 
 async def served(room: Room) -> dict[Any, Any]:
-    """Everything that could be sent, but when the checkpoint was made: bodies in all codings, and tags."""
+    """Every body that could be sent, in each coding, and the tags; of the checkpoint only the tag."""
     found: dict[Any, Any] = {}
     for tier in TIERS:
         snapshot = room.views.snapshot(tier)  # type: ignore[arg-type]
@@ -77,7 +77,7 @@ steps = st.lists(
 
 @given(st.lists(changes, max_size=4), steps)
 @tries(60)
-async def test_views_that_followed_equal_views_from_scratch(
+async def test_updated_views_equal_views_built_from_scratch(
     first: list[Change], history: list[tuple[list[Change], int]]
 ) -> None:
     """Byte for byte, in every coding, after every step: edits, removals, documents, time."""
@@ -97,17 +97,17 @@ async def test_views_that_followed_equal_views_from_scratch(
 
 
 def not_sampled(number: int) -> int:
-    """A position number from this one on that is live in tier 100 only."""
+    """The first position number from this one on that is live in tier 100 only."""
     return next(n for n in range(number, number + 100) if not is_live(uuid(n), 50))
 
 
 async def orders_shown(room: Room, tier: int) -> list[int]:
-    """How many orders the tier shows of each of the miner's positions."""
+    """The number of orders that the tier shows of each of the miner's positions."""
     return [len(p["orders"]) for p in (await body_of(room, tier))[MINER]["positions"]]
 
 
-async def test_orders_come_into_view_24_hours_later_to_the_millisecond() -> None:
-    """Strictly before the cutoff: at 24 h an order is not shown, one millisecond later it is."""
+async def test_orders_appear_24_hours_later_to_the_millisecond() -> None:
+    """Strictly before the cutoff: at 24 h an order is hidden, one millisecond later it is shown."""
     clock = FakeClock()
     body = position(not_sampled(1), [order(1, at=NOW - DAY + 5000), order(2, at=NOW - DAY + 7000)])
     room = await room_over(filled_log([written(body)]), clock)
@@ -119,8 +119,8 @@ async def test_orders_come_into_view_24_hours_later_to_the_millisecond() -> None
         assert room.views.as_of_ms() == clock.now_ms - DAY
 
 
-async def test_a_close_comes_into_view_24_hours_later() -> None:
-    """Until then the position is shown open, with the orders and the state of before."""
+async def test_a_close_appears_24_hours_later() -> None:
+    """Until then the position is open, with the orders and the state from before the close."""
     clock = FakeClock()
     orders = [order(1, at=NOW - 2 * DAY), order(2, 0.0, at=NOW - DAY + 50, order_type="FLAT")]
     body = position(not_sampled(1), orders, closed=True)
@@ -136,7 +136,7 @@ async def test_a_close_comes_into_view_24_hours_later() -> None:
 
 @pytest.mark.parametrize("closed", [False, True])
 async def test_price_sources_age_out_after_7_days(closed: bool) -> None:
-    """In open positions and in long closed ones, for every tier."""
+    """In open positions and in the first block's, for every tier."""
     clock = FakeClock()
     sources = [{"source": "Polygon", "open": 1.0}]
     orders = [
@@ -153,7 +153,7 @@ async def test_price_sources_age_out_after_7_days(closed: bool) -> None:
 
 
 async def test_positions_leave_the_window_of_90_days() -> None:
-    """`thirty_day_returns` forgets a position opened more than 90 days ago; the other aggregates do not."""
+    """`thirty_day_returns` excludes a position opened more than 90 days ago; other aggregates include it."""
     clock = FakeClock()
     opened = NOW - 90 * DAY + 10
     body = position(1, [order(1, at=opened), order(2, -0.1, at=opened + HOUR)], closed=True)
@@ -165,8 +165,8 @@ async def test_positions_leave_the_window_of_90_days() -> None:
         assert (entry["thirty_day_returns"], entry["all_time_returns"]) == (recent, 1.5)
 
 
-async def test_a_position_that_the_replay_closes_elsewhere_stands_in_its_place() -> None:
-    """Lagging tiers sort by the close they show, also before positions that closed long ago."""
+async def test_a_position_that_the_rebuild_closes_earlier_is_sorted_by_that() -> None:
+    """Lagging tiers sort by the close they show, even before positions of the first block."""
     flat = order(2, 0.0, at=NOW - 10 * DAY, order_type="FLAT")
     odd = position(not_sampled(1), [order(1, at=NOW - 11 * DAY), flat, order(3, at=NOW - 2 * DAY)])
     later = position(
@@ -179,7 +179,7 @@ async def test_a_position_that_the_replay_closes_elsewhere_stands_in_its_place()
     assert [p["close_ms"] for p in shown] == [NOW - 5 * DAY, 0]
 
 
-# --- what changes cost ------------------------------------------------------------------------------------
+# --- the cost of a change ---------------------------------------------------------------------------------
 
 
 def three_miners() -> MemoryLog:
@@ -193,8 +193,8 @@ def three_miners() -> MemoryLog:
     )
 
 
-async def test_an_order_costs_its_miners_second_block_only() -> None:
-    """All other blocks, with their compressed forms, are the very same objects."""
+async def test_an_order_replaces_one_block() -> None:
+    """All other blocks, with their compressed forms, are the same objects."""
     log = three_miners()
     room = await room_over(log, FakeClock())
     before = room.views.snapshot(100).segments
@@ -204,8 +204,8 @@ async def test_an_order_costs_its_miners_second_block_only() -> None:
     assert [one is other for one, other in zip(before, after, strict=True)].count(False) == 1
 
 
-async def test_a_lower_tier_that_shows_nothing_new_keeps_its_snapshot() -> None:
-    """A live order outside its sample leaves a lower tier's document as it is, to the object."""
+async def test_a_lower_tier_without_a_visible_change_keeps_its_document() -> None:
+    """A live order outside its sample leaves even the object unchanged."""
     log = three_miners()
     room = await room_over(log, FakeClock())
     before = room.views.snapshot(0)
@@ -214,8 +214,8 @@ async def test_a_lower_tier_that_shows_nothing_new_keeps_its_snapshot() -> None:
     assert room.views.snapshot(0) is before
 
 
-async def test_miners_come_and_go() -> None:
-    """With a position or a directory a miner is there; without both not."""
+async def test_miners_are_listed_with_a_position_or_a_directory() -> None:
+    """A miner without either is dropped."""
     log = three_miners()
     room = await room_over(log, FakeClock())
     assert room.views.hotkeys() == sorted([MINER, OTHER_MINER])
@@ -230,7 +230,7 @@ async def test_miners_come_and_go() -> None:
     assert room.views.hotkeys() == [MINER]
 
 
-async def test_keys_of_an_entry_stand_in_the_documented_order() -> None:
+async def test_the_keys_of_an_entry_are_in_the_documented_order() -> None:
     """`positions`, the aggregates, `tier` (docs/accounting.md, 5)."""
     room = await room_over(three_miners(), FakeClock())
     text = b"".join((await room.views.snapshot(30).encoded("identity")).parts)
@@ -245,8 +245,8 @@ async def test_keys_of_an_entry_stand_in_the_documented_order() -> None:
     assert [list(entry) for entry in json.loads(text).values()] == [keys, keys]
 
 
-async def test_moving_a_position_to_the_first_block_changes_nothing_that_is_said() -> None:
-    """The tag stays; the compressed forms are those of a server that starts at that moment."""
+async def test_moving_a_position_to_the_first_block_keeps_the_document() -> None:
+    """The tag remains; the compressed forms equal those of a server that starts at that time."""
     orders = [order(1, at=NOW - 3 * DAY), order(2, -0.1, at=NOW - HOUR)]
     log, clock = filled_log([written(position(1, orders, closed=True))]), FakeClock()
     room = await room_over(log, clock)

@@ -10,7 +10,6 @@ import msgspec
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.model.order import Order, OrderSource
-from ptn_api.simulator.backup import Backup
 from ptn_api.simulator.journal import (
     BackupRestored,
     Dropped,
@@ -21,9 +20,9 @@ from ptn_api.simulator.journal import (
     Written,
 )
 from ptn_api.simulator.position import SimulatedPosition
-from ptn_api.simulator.validator import PositionFile, ValidatorFiles
+from ptn_api.simulator.validator import Backup, PositionFile, ValidatorFiles
 
-__all__ = ["Book"]
+__all__ = ["PositionStore"]
 
 
 class _Closing(msgspec.Struct, frozen=True):
@@ -35,7 +34,7 @@ class _Closing(msgspec.Struct, frozen=True):
     cause: str
 
 
-class Book:
+class PositionStore:
     """Open positions in memory (one per miner and pair), closed ones by name only.
 
     `now_ms` is the simulated time. `close_gap_ms` passes between the two halves of a close. `on_position`

@@ -7,24 +7,23 @@ from itertools import pairwise
 from random import Random
 
 from ptn_api.model.order import Order, OrderSource
-from ptn_api.simulator.book import Book
 from ptn_api.simulator.journal import MinerRemoved, Split
 from ptn_api.simulator.market import Market, new_uuid
-from ptn_api.simulator.miner import Trade
+from ptn_api.simulator.miner import Roster, Trade
 from ptn_api.simulator.position import SimulatedPosition
-from ptn_api.simulator.roster import Roster
+from ptn_api.simulator.position_store import PositionStore
 
-__all__ = ["Upheaval"]
+__all__ = ["HistoryEdits"]
 
 _LOOKED_AT = 400
 """How many positions a split or an edit looks through for one that it fits."""
 
 
-class Upheaval:
-    """Changes the past, at `book.now_ms`."""
+class HistoryEdits:
+    """Changes the past, at `store.now_ms`."""
 
-    def __init__(self, book: Book, market: Market, roster: Roster, rng: Random) -> None:
-        self._book = book
+    def __init__(self, store: PositionStore, market: Market, roster: Roster, rng: Random) -> None:
+        self._store = store
         self._market = market
         self._roster = roster
         self._rng = rng
@@ -32,26 +31,26 @@ class Upheaval:
     def synchronise(self, share: float) -> int:
         """Deletes and rewrites, edits, splits or removes that share of all positions, at least one; how
         many it touched."""
-        names = self._book.names()
+        names = self._store.names()
         touched = 0
         for hotkey, uuid in self._rng.sample(names, min(len(names), math.ceil(len(names) * share))):
             touched += self._change(hotkey, uuid)
         return touched + self.split_one()
 
     def _change(self, hotkey: str, uuid: str) -> bool:
-        position = self._book.find(hotkey, uuid)
+        position = self._store.find(hotkey, uuid)
         if position is None:
             return False
         kind = self._rng.choices(("rewrite", "insert", "drop", "remove"), (4, 3, 2, 1))[0]
         if kind == "remove":
-            self._book.remove(hotkey, uuid, "sync")
+            self._store.remove(hotkey, uuid, "sync")
             return True
         if kind == "insert":
             return self._insert(position)
         if kind == "drop":
             return self._drop(position)
-        self._book.remove(hotkey, uuid, "sync")
-        self._book.save(position, cause="sync")
+        self._store.remove(hotkey, uuid, "sync")
+        self._store.save(position, cause="sync")
         return True
 
     # --- single changes, also for tests -------------------------------------------------------------------
@@ -66,10 +65,10 @@ class Upheaval:
 
     def remove_one(self) -> bool:
         """Removes a position that other validators lack."""
-        names = self._book.names()
+        names = self._store.names()
         if not names:
             return False
-        self._book.remove(*self._rng.choice(names), "sync")
+        self._store.remove(*self._rng.choice(names), "sync")
         return True
 
     def split_one(self) -> bool:
@@ -86,21 +85,21 @@ class Upheaval:
         chosen = hotkey or (self._rng.choice(gone) if gone else None)
         if chosen is None or self._roster.get(chosen) is None:
             return None
-        self._book.finish_closes()
-        for owner, uuid in self._book.names():
+        self._store.finish_closes()
+        for owner, uuid in self._store.names():
             if owner == chosen:
-                self._book.remove(owner, uuid, "miner")
-        self._book.closed.pop(chosen, None)
-        self._book.files.remove_miner(chosen)
+                self._store.remove(owner, uuid, "miner")
+        self._store.closed.pop(chosen, None)
+        self._store.files.remove_miner(chosen)
         self._roster.remove(chosen)
-        self._book.journal.add(MinerRemoved(at_ms=self._book.now_ms, miner_hotkey=chosen))
+        self._store.journal.add(MinerRemoved(at_ms=self._store.now_ms, miner_hotkey=chosen))
         return chosen
 
     def _some(self, least_orders: int) -> list[SimulatedPosition]:
         """A sample of the positions that have at least so many orders."""
-        names = self._book.names()
+        names = self._store.names()
         sample = self._rng.sample(names, min(len(names), _LOOKED_AT))
-        found = (self._book.find(*name) for name in sample)
+        found = (self._store.find(*name) for name in sample)
         return [p for p in found if p is not None and len(p.orders) >= least_orders]
 
     def _insert(self, position: SimulatedPosition) -> bool:
@@ -152,9 +151,9 @@ class Upheaval:
             return False
         hotkey, uuid = position.miner_hotkey, position.position_uuid
         if dropped is not None:
-            self._book.drop_order(hotkey, uuid, dropped)
-        self._book.remove(hotkey, uuid, "sync")
-        self._book.save(edited, new or [], cause="sync")
+            self._store.drop_order(hotkey, uuid, dropped)
+        self._store.remove(hotkey, uuid, "sync")
+        self._store.save(edited, new or [], cause="sync")
         return True
 
     def _split(self, position: SimulatedPosition, end: int) -> bool:
@@ -166,12 +165,12 @@ class Upheaval:
             return False
         hotkey, uuid = position.miner_hotkey, position.position_uuid
         into = (halves[0].position_uuid, halves[1].position_uuid)
-        self._book.journal.add(
-            Split(at_ms=self._book.now_ms, miner_hotkey=hotkey, position_uuid=uuid, into=into)
+        self._store.journal.add(
+            Split(at_ms=self._store.now_ms, miner_hotkey=hotkey, position_uuid=uuid, into=into)
         )
-        self._book.remove(hotkey, uuid, "split")
+        self._store.remove(hotkey, uuid, "split")
         for half in halves:
-            self._book.save(half, cause="sync")
+            self._store.save(half, cause="sync")
         return True
 
 
