@@ -13,7 +13,7 @@ SERVER := $(VENV)/.server
 STAMP := $(VENV)/.installed
 NGINX := $(VENV)/.nginx
 
-.PHONY: help setup serve check test test-lowest lint docs lock bench soak fuzz clean
+.PHONY: help setup serve check test test-lowest lint docs descriptions lock bench soak fuzz clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -85,6 +85,9 @@ lint: $(STAMP)  ## ruff and mypy
 docs: $(STAMP)  ## build the documentation into site/, strictly
 	@test -x $(BIN)/zensical || { echo "The documentation tool needs Python 3.11 or newer."; exit 1; }
 	$(BIN)/zensical build --strict --clean
+
+descriptions: $(STAMP)  ## write the OpenAPI and AsyncAPI documents and pages that the server hands out
+	$(BIN)/python -m descriptions
 
 bench: $(STAMP)  ## run the benchmarks, about 15 minutes; ARGS=--help
 	@$(BIN)/python -c 'import flask, waitress' 2>/dev/null || \

@@ -46,6 +46,9 @@ def test_no_key_file_in_wheel_or_sdist(built: Path) -> None:
         sdist = archive.getnames()
     assert "ptn_api/websocket_client.py" in wheel
     assert any(name.endswith("ptn_api/py.typed") for name in wheel)
+    static = {f"ptn_api/rest/static/{path.name}" for path in (ROOT / "ptn_api/rest/static").iterdir()}
+    assert len(static) == 4
+    assert static <= set(wheel)
     assert [name for name in wheel + sdist if "api_keys" in name] == []
 
 

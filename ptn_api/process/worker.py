@@ -171,7 +171,7 @@ async def _run_reader(orders: WorkerConfig, stop: asyncio.Event, ready: Callable
 
         counters = RestCounters()
         board = Board(orders.board, silent_ms=settings.process_silent_ms)
-        run = partial(run_rest, options=settings.rest, surroundings=board)
+        run = partial(run_rest, options=settings.rest, health=board)
     else:
         from ptn_api.stream.counters import StreamCounters
         from ptn_api.stream.server import run_stream

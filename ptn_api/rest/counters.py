@@ -1,4 +1,4 @@
-"""What the REST room counts while it runs."""
+"""The REST server's counters, for the metrics."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["RestCounters"]
 
 @dataclass
 class RestCounters:
-    """`connections` are open now; the rest are totals since the start, times in seconds.
+    """Totals since the start, except `connections`, which are open now.
 
-    `requests` and `sent_bytes` go by (route, status, coding), `limited` by what was too much.
+    `requests` and `sent_bytes` are keyed by (route, status, coding), `limited` by the limit exceeded.
     """
 
     connections: int = 0

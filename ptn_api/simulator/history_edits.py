@@ -1,4 +1,4 @@
-"""What a synchronisation with other validators and an operator do to positions that already stood."""
+"""Edits of existing positions, as by a synchronisation with other validators or by an operator."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from random import Random
 from ptn_api.model.order import Order, OrderSource
 from ptn_api.simulator.journal import MinerRemoved, Split
 from ptn_api.simulator.market import Market, new_uuid
-from ptn_api.simulator.miner import Roster, Trade
+from ptn_api.simulator.miner import Roster
 from ptn_api.simulator.position import SimulatedPosition
 from ptn_api.simulator.position_store import PositionStore
 
 __all__ = ["HistoryEdits"]
 
-_LOOKED_AT = 400
-"""How many positions a split or an edit looks through for one that it fits."""
+_SAMPLE = 400
+"""How many positions an edit tries until it finds a suitable one."""
 
 
 class HistoryEdits:
-    """Changes the past, at `store.now_ms`."""
+    """Inserts, drops, splits and removals in the positions' past, made at `store.now_ms`."""
 
     def __init__(self, store: PositionStore, market: Market, roster: Roster, rng: Random) -> None:
         self._store = store
@@ -29,13 +29,12 @@ class HistoryEdits:
         self._rng = rng
 
     def synchronise(self, share: float) -> int:
-        """Deletes and rewrites, edits, splits or removes that share of all positions, at least one; how
-        many it touched."""
+        """Rewrites, edits or removes a share of all positions and splits one. Returns how many changed."""
         names = self._store.names()
-        touched = 0
+        changed = 0
         for hotkey, uuid in self._rng.sample(names, min(len(names), math.ceil(len(names) * share))):
-            touched += self._change(hotkey, uuid)
-        return touched + self.split_one()
+            changed += self._change(hotkey, uuid)
+        return changed + self.split_one()
 
     def _change(self, hotkey: str, uuid: str) -> bool:
         position = self._store.find(hotkey, uuid)
@@ -56,11 +55,11 @@ class HistoryEdits:
     # --- single changes, also for tests -------------------------------------------------------------------
 
     def insert_one(self) -> bool:
-        """Puts an order that other validators have into the middle of a position's list."""
+        """Inserts an order that other validators have into the middle of a position's list."""
         return any(self._insert(position) for position in self._some(2))
 
     def drop_one(self) -> bool:
-        """Takes an order that other validators lack out of the middle of a position's list."""
+        """Drops an order that other validators lack from the middle of a position's list."""
         return any(self._drop(position) for position in self._some(3))
 
     def remove_one(self) -> bool:
@@ -72,15 +71,28 @@ class HistoryEdits:
         return True
 
     def split_one(self) -> bool:
-        """Replaces a position whose orders reach zero midway by two: the same orders, new position uuids."""
+        """Replaces a position whose leverage reaches zero midway by two, with new uuids, same orders."""
         for position in self._some(4):
             end = _reaches_zero(position.orders)
-            if end is not None and self._split(position, end):
-                return True
+            if end is None:
+                continue
+            parts = (position.orders[:end], position.orders[end:])
+            halves = [position.copy(orders, new_uuid(self._rng)) for orders in parts]
+            if not all(half.rebuild() and half.closed for half in halves):
+                continue
+            hotkey, uuid = position.miner_hotkey, position.position_uuid
+            into = (halves[0].position_uuid, halves[1].position_uuid)
+            self._store.journal.add(
+                Split(at_ms=self._store.now_ms, miner_hotkey=hotkey, position_uuid=uuid, into=into)
+            )
+            self._store.remove(hotkey, uuid, "split")
+            for half in halves:
+                self._store.save(half, cause="sync")
+            return True
         return False
 
     def remove_miner(self, hotkey: str | None = None) -> str | None:
-        """Removes a miner with everything: that one, or one that was eliminated. Its hotkey, if any."""
+        """Removes a miner with all its files, an eliminated one unless named. Returns its hotkey, if any."""
         gone = sorted(set(self._roster.hotkeys()) & self._roster.eliminated)
         chosen = hotkey or (self._rng.choice(gone) if gone else None)
         if chosen is None or self._roster.get(chosen) is None:
@@ -96,9 +108,9 @@ class HistoryEdits:
         return chosen
 
     def _some(self, least_orders: int) -> list[SimulatedPosition]:
-        """A sample of the positions that have at least so many orders."""
+        """Returns those of a random sample of positions that have at least `least_orders` orders."""
         names = self._store.names()
-        sample = self._rng.sample(names, min(len(names), _LOOKED_AT))
+        sample = self._rng.sample(names, min(len(names), _SAMPLE))
         found = (self._store.find(*name) for name in sample)
         return [p for p in found if p is not None and len(p.orders) >= least_orders]
 
@@ -113,15 +125,12 @@ class HistoryEdits:
         place = self._rng.choice(gaps)
         before, after = position.orders[place - 1], position.orders[place]
         at_ms = self._rng.randrange(before.processed_ms + 1, after.processed_ms)
-        order = self._missed_order(position, at_ms)
-        edited = position.copy([*position.orders[:place], order, *position.orders[place:]])
-        return self._replace(position, edited, new=[order])
-
-    def _missed_order(self, position: SimulatedPosition, at_ms: int) -> Order:
         instrument = self._market.instruments[position.pair]
         side = 1 if position.orders[0].leverage > 0 else -1
-        trade = Trade("LONG" if side > 0 else "SHORT", side * instrument.limits[0])
-        return self._market.fill(instrument, trade.order_type, trade.leverage, at_ms, self._rng)
+        leverage = side * instrument.limits[0]
+        order = self._market.fill(instrument, "LONG" if side > 0 else "SHORT", leverage, at_ms, self._rng)
+        edited = position.copy([*position.orders[:place], order, *position.orders[place:]])
+        return self._replace(position, edited, new=[order])
 
     def _drop(self, position: SimulatedPosition) -> bool:
         middle = [
@@ -144,38 +153,23 @@ class HistoryEdits:
         new: list[Order] | None = None,
         dropped: Order | None = None,
     ) -> bool:
-        """Deletes the position and writes it edited, as a synchronisation does, unless that would close an
-        open one, reopen a closed one, or liquidate it."""
+        """Deletes the position and writes the edited one, as a synchronisation does.
+
+        Returns False without a change if the edit would close, reopen or liquidate the position.
+        """
         length = len(edited.orders)
         if not edited.rebuild() or edited.closed != position.closed or len(edited.orders) != length:
             return False
         hotkey, uuid = position.miner_hotkey, position.position_uuid
         if dropped is not None:
-            self._store.drop_order(hotkey, uuid, dropped)
+            self._store.announce_drop(hotkey, uuid, dropped)
         self._store.remove(hotkey, uuid, "sync")
         self._store.save(edited, new or [], cause="sync")
         return True
 
-    def _split(self, position: SimulatedPosition, end: int) -> bool:
-        halves = [
-            position.copy(orders, new_uuid(self._rng))
-            for orders in (position.orders[:end], position.orders[end:])
-        ]
-        if not all(half.rebuild() and half.closed for half in halves):
-            return False
-        hotkey, uuid = position.miner_hotkey, position.position_uuid
-        into = (halves[0].position_uuid, halves[1].position_uuid)
-        self._store.journal.add(
-            Split(at_ms=self._store.now_ms, miner_hotkey=hotkey, position_uuid=uuid, into=into)
-        )
-        self._store.remove(hotkey, uuid, "split")
-        for half in halves:
-            self._store.save(half, cause="sync")
-        return True
-
 
 def _reaches_zero(orders: list[Order]) -> int | None:
-    """How many orders the position takes to reach or cross zero, if some come after that."""
+    """Returns how many orders it takes to reach or cross zero, or None if no order comes after that."""
     net = 0.0
     for place, order in enumerate(orders[:-1]):
         if place and (order.order_type == "FLAT" or net * (net + order.leverage) <= 0):

@@ -1,4 +1,4 @@
-"""Every position of the simulated validator, and the one way in which their files change."""
+"""All positions of the simulated validator. Position files change only through this module."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["PositionStore"]
 
 
 class _Closing(msgspec.Struct, frozen=True):
-    """A position between the deletion of its open file and the writing of its closed one."""
+    """A position between the deletion of its open file and the writing of its closed file."""
 
     due_ms: int
     position: SimulatedPosition
@@ -35,10 +35,10 @@ class _Closing(msgspec.Struct, frozen=True):
 
 
 class PositionStore:
-    """Open positions in memory (one per miner and pair), closed ones by name only.
+    """Open positions in memory (one per miner and pair); closed ones by name only.
 
-    `now_ms` is the simulated time. `close_gap_ms` passes between the two halves of a close. `on_position`
-    gets what a validator would put on its queue, after the file is written.
+    `now_ms` is the simulated time, `close_gap_ms` the time between the two halves of a close. `on_position`
+    is called after a write with the item that a validator would put on its queue.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class PositionStore:
         self._close_gap_ms = close_gap_ms
         self._on_position = on_position
         self._closing: dict[tuple[str, str], _Closing] = {}
-        """By hotkey and pair, in the order in which they are due."""
+        """By (hotkey, pair), in due order."""
         self._backup: Backup | None = None
 
     # --- reading ------------------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Takes over what the files hold; a position in both folders counts as closed."""
+        """Reads the positions from the files; one in both folders counts as closed."""
         for hotkey in self.files.hotkeys():
             self.closed[hotkey] = {}
             opened = []
@@ -74,13 +74,9 @@ class PositionStore:
                 else:
                     opened.append(file)
             for file in opened:
-                if file.position_uuid not in self.closed[hotkey]:
-                    self._load_open(file)
-
-    def _load_open(self, file: PositionFile) -> None:
-        position = self._parse(file)
-        if position is not None and not position.closed:
-            self.open[file.miner_hotkey, file.pair] = position
+                position = None if file.position_uuid in self.closed[hotkey] else self._parse(file)
+                if position is not None and not position.closed:
+                    self.open[hotkey, file.pair] = position
 
     def _parse(self, file: PositionFile) -> SimulatedPosition | None:
         body = self.files.read(file)
@@ -90,11 +86,11 @@ class PositionStore:
             return None
 
     def is_closing(self, hotkey: str, pair: str) -> bool:
-        """Whether the miner's position on that pair is between the folders."""
+        """Whether the miner's position on that pair is between the two halves of a close."""
         return (hotkey, pair) in self._closing
 
     def find(self, hotkey: str, position_uuid: str) -> SimulatedPosition | None:
-        """A position, the closed ones read from their files; None while it is between the folders."""
+        """Returns a position, a closed one from its file; None between the two halves of a close."""
         pair = self.closed.get(hotkey, {}).get(position_uuid)
         if pair is not None:
             return self._parse(PositionFile(hotkey, pair, True, position_uuid))
@@ -102,7 +98,7 @@ class PositionStore:
         return next((p for p in held if p.position_uuid == position_uuid), None)
 
     def names(self) -> list[tuple[str, str]]:
-        """(hotkey, uuid) of every position that has a file."""
+        """Returns (hotkey, uuid) of every position that has a file."""
         opened = [(p.miner_hotkey, p.position_uuid) for p in self.open.values()]
         return opened + [(hotkey, uuid) for hotkey, uuids in self.closed.items() for uuid in uuids]
 
@@ -115,8 +111,10 @@ class PositionStore:
         *,
         cause: str = "miner",
     ) -> None:
-        """Writes the position where its state puts it; `new` are orders that were in no file before. A close
-        deletes the open file first, the closed one follows after the gap."""
+        """Writes the position to the folder of its state; `new` are the orders that no file held before.
+
+        A close deletes the open file and writes the closed one after the gap.
+        """
         held = self.open.get((position.miner_hotkey, position.pair))
         closing = _Closing(self.now_ms + self._close_gap_ms, position, tuple(new), cause)
         if position.closed and held is not None and held.position_uuid == position.position_uuid:
@@ -129,11 +127,11 @@ class PositionStore:
         self._write(closing)
 
     def next_closing_ms(self) -> int | None:
-        """When the next half-closed position gets its file."""
+        """Returns when the next half-closed position gets its file."""
         return next((closing.due_ms for closing in self._closing.values()), None)
 
     def finish_closes(self, until_ms: int | None = None) -> None:
-        """Writes the closed files that are due by then; without a time, all."""
+        """Writes the closed files that are due by `until_ms`; all of them by default."""
         for key, closing in list(self._closing.items()):
             if until_ms is not None and closing.due_ms > until_ms:
                 break
@@ -141,33 +139,52 @@ class PositionStore:
             self._write(closing)
 
     def rewrite(self, position: SimulatedPosition) -> None:
-        """Writes a position's file as it now is, without a word to anybody."""
+        """Writes a position's file without a journal entry."""
         file = self._file(position)
         self._preserve(file)
         self.files.write(self.files.path(file), position.body())
 
-    def appear(self, hotkey: str, positions: Sequence[SimulatedPosition]) -> None:
-        """Makes a new miner's directory appear with all these positions, every order of them new."""
+    def add_miner_at_once(self, hotkey: str, positions: Sequence[SimulatedPosition]) -> None:
+        """Creates a new miner's directory with these positions in one rename; all their orders are new."""
         for position in positions:
             self.announce(position, position.orders, "miner")
-        self.files.appear(hotkey, {self._file(p): p.body() for p in positions})
+        self.files.add_miner_at_once(hotkey, {self._file(p): p.body() for p in positions})
         for position in positions:
             self.enter(position)
             self.written(position, position.orders, "miner")
 
     def enter(self, position: SimulatedPosition) -> None:
-        """Notes a position whose file stands, or will at once."""
+        """Records a position whose file exists or is about to."""
         if position.closed:
             self.closed.setdefault(position.miner_hotkey, {})[position.position_uuid] = position.pair
         else:
             self.open[position.miner_hotkey, position.pair] = position
 
     def announce(self, position: SimulatedPosition, new: Sequence[Order], cause: str) -> None:
-        """Journals orders that are about to stand in a file for the first time."""
-        self.journal.add(*(self._placed(position, order, cause) for order in new))
+        """Journals orders that are about to appear in a file for the first time."""
+        placed = []
+        for order in new:
+            validators_own = order.src == OrderSource.ELIMINATION and cause == "miner"
+            placed.append(
+                Placed(
+                    at_ms=self.now_ms,
+                    miner_hotkey=position.miner_hotkey,
+                    position_uuid=position.position_uuid,
+                    trade_pair=position.pair,
+                    order_uuid=order.order_uuid,
+                    processed_ms=order.processed_ms,
+                    order_type=order.order_type,
+                    leverage=order.leverage,
+                    src=order.src or 0,
+                    place=1 + next(i for i, o in enumerate(position.orders) if o is order),
+                    n_orders=len(position.orders),
+                    cause="liquidation" if validators_own else cause,
+                )
+            )
+        self.journal.add(*placed)
 
     def written(self, position: SimulatedPosition, new: Sequence[Order], cause: str) -> None:
-        """Journals that they do, and tells the queue."""
+        """Journals a written position and puts it on the queue if it has new orders."""
         self.journal.add(
             Written(
                 at_ms=self.now_ms,
@@ -214,43 +231,39 @@ class PositionStore:
     def _file(self, position: SimulatedPosition) -> PositionFile:
         return PositionFile(position.miner_hotkey, position.pair, position.closed, position.position_uuid)
 
-    def _placed(self, position: SimulatedPosition, order: Order, cause: str) -> Placed:
-        if order.src == OrderSource.ELIMINATION and cause == "miner":
-            cause = "liquidation"
-        return Placed(
-            at_ms=self.now_ms,
-            miner_hotkey=position.miner_hotkey,
-            position_uuid=position.position_uuid,
-            trade_pair=position.pair,
-            order_uuid=order.order_uuid,
-            processed_ms=order.processed_ms,
-            order_type=order.order_type,
-            leverage=order.leverage,
-            src=order.src or 0,
-            place=1 + next(i for i, o in enumerate(position.orders) if o is order),
-            n_orders=len(position.orders),
-            cause=cause,
-        )
-
     # --- backup -------------------------------------------------------------------------------------------
 
     def take_backup(self) -> None:
-        """Remembers how the positions' files are now; replaces an earlier backup."""
+        """Takes a backup of the positions' files; replaces an earlier one."""
         self.finish_closes()
         self._backup = Backup(self.now_ms, self.files, self._all_files())
 
     def restore_backup(self) -> int:
-        """Makes the positions' files what they were at the backup; how many were written back."""
+        """Restores the positions' files from the backup. Returns how many were rewritten."""
         backup, self._backup = self._backup, None
         if backup is None:
             return 0
         self.finish_closes()
         changed = {file: SimulatedPosition.parse(body) for file, body in backup.changed().items()}
-        for position in changed.values():
-            self._announce_lost(position)
+        for restored in changed.values():
+            hotkey, uuid = restored.miner_hotkey, restored.position_uuid
+            current = self.find(hotkey, uuid)
+            kept = {order.order_uuid for order in restored.orders}
+            for order in [] if current is None else current.orders:
+                if order.order_uuid not in kept:
+                    self.announce_drop(hotkey, uuid, order)
         for file in self._all_files():
-            if file not in backup:
-                self._drop(file, for_good=not backup.knows(file.miner_hotkey, file.position_uuid))
+            if file in backup:
+                continue
+            if not backup.knows(file.miner_hotkey, file.position_uuid):
+                self.remove(file.miner_hotkey, file.position_uuid, "backup")
+                continue
+            # The backup holds the position in the other folder.
+            self.files.delete(file)
+            if file.closed:
+                del self.closed[file.miner_hotkey][file.position_uuid]
+            else:
+                del self.open[file.miner_hotkey, file.pair]
         for file, body in backup.changed().items():
             self.files.write(self.files.path(file), body)
             self.enter(changed[file])
@@ -259,36 +272,16 @@ class PositionStore:
         self.take_backup()
         return len(changed)
 
-    def _announce_lost(self, restored: SimulatedPosition) -> None:
-        """Journals the orders that a position has now and will not have once it is restored."""
-        hotkey, uuid = restored.miner_hotkey, restored.position_uuid
-        now = self.find(hotkey, uuid)
-        kept = {order.order_uuid for order in restored.orders}
-        for order in [] if now is None else now.orders:
-            if order.order_uuid not in kept:
-                self.drop_order(hotkey, uuid, order)
-
-    def drop_order(self, hotkey: str, position_uuid: str, order: Order) -> None:
-        """Journals that an order is about to leave a position's list."""
-        lost = {"position_uuid": position_uuid, "order_uuid": order.order_uuid}
-        self.journal.add(Dropped(at_ms=self.now_ms, miner_hotkey=hotkey, **lost))
+    def announce_drop(self, hotkey: str, position_uuid: str, order: Order) -> None:
+        """Journals an order that is about to be dropped from a position's list."""
+        uuids = {"position_uuid": position_uuid, "order_uuid": order.order_uuid}
+        self.journal.add(Dropped(at_ms=self.now_ms, miner_hotkey=hotkey, **uuids))
 
     def _all_files(self) -> list[PositionFile]:
         files = [self._file(position) for position in self.open.values()]
         for hotkey, uuids in self.closed.items():
             files += [PositionFile(hotkey, pair, True, uuid) for uuid, pair in uuids.items()]
         return files
-
-    def _drop(self, file: PositionFile, *, for_good: bool) -> None:
-        """Deletes a file that the backup does not have, be its position gone or only elsewhere in it."""
-        if for_good:
-            self.remove(file.miner_hotkey, file.position_uuid, "backup")
-            return
-        self.files.delete(file)
-        if file.closed:
-            del self.closed[file.miner_hotkey][file.position_uuid]
-        else:
-            del self.open[file.miner_hotkey, file.pair]
 
     def _preserve(self, file: PositionFile) -> None:
         if self._backup is not None:

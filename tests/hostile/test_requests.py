@@ -13,7 +13,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptn_api.rest.openapi import description
+from descriptions.openapi import openapi_document
 from ptn_api.rest.routes import ROUTES
 from tests.contract import answer_problems
 from tests.hostile.fortress import Fortress
@@ -23,7 +23,7 @@ from tests.properties import tries
 # The clients that run meanwhile draw random numbers of their own.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 
-DOCUMENT = description(ROUTES)
+DOCUMENT = openapi_document(ROUTES)
 OPERATIONS = [result.ok() for result in schemathesis.openapi.from_dict(DOCUMENT).get_all_operations()]
 
 

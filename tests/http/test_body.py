@@ -6,6 +6,7 @@ import gzip
 import io
 import zlib
 
+import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,9 +75,21 @@ async def test_a_body_is_made_once_and_says_its_length() -> None:
     """Asking again gives the same parts; the length is that of all parts together."""
     body = Body([Segment(b"x" * 5000), Segment(b"y")], "tag")
     for coding in ("identity", "gzip", "zstd"):
-        encoded = await body.encoded(coding)
-        assert encoded is await body.encoded(coding)
+        encoded = body.encode(coding)
+        assert encoded is not None
+        assert encoded is body.encode(coding)
         assert encoded.length == len(b"".join(encoded.parts))
+
+
+def test_compression_stops_after_a_time_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call compresses at least one run; the last one returns the body."""
+    monkeypatch.setattr("ptn_api.tasks.SLICE_S", -1)
+    body = Body([Segment(b"a"), SegmentRun(Segment(b"b"), Segment(b"c")), Segment(b"d")], "tag")
+    results = [body.encode("gzip")]
+    while results[-1] is None:
+        results.append(body.encode("gzip"))
+    assert len(results) > 1
+    assert gzip.decompress(b"".join(results[-1].parts)) == b"abcd"
 
 
 async def test_a_large_document_is_cut_into_segments() -> None:
@@ -84,5 +97,5 @@ async def test_a_large_document_is_cut_into_segments() -> None:
     content = bytes(range(256)) * 10_000
     body = body_of(content)
     assert len(body.segments) == 3
-    assert b"".join((await body.encoded("identity")).parts) == content
+    assert b"".join(body.encode("identity").parts) == content
     assert body.tag == tag_of([content[:5], content[5:]])

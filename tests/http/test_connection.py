@@ -156,13 +156,13 @@ def test_others_come_in_between_long_lines(run: Run, monkeypatch: pytest.MonkeyP
     """Requests in line whose answers take long together are all answered, but not in one turn."""
     monkeypatch.setattr("ptn_api.tasks.SLICE_S", 0)
     turns = []
-    answer_line = Connection._answer_line
+    answer_line = Connection._answer_queue
 
     def turn(connection: Connection) -> None:
         turns.append(connection)
         answer_line(connection)
 
-    monkeypatch.setattr(Connection, "_answer_line", turn)
+    monkeypatch.setattr(Connection, "_answer_queue", turn)
 
     async def test() -> None:
         async with serving() as served, connected(served) as (reader, writer):

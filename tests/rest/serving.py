@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import httpx
 
 from ptn_api.access.key_ring import KeyRing
+from ptn_api.access.usage import Usage
 from ptn_api.event_log import Change, Document, DocumentWritten
-from ptn_api.http.reply import Reply
-from ptn_api.http.request import Request
-from ptn_api.http.visit import Visit
+from ptn_api.http.body import Body, Coding
+from ptn_api.http.request import ConnectionInfo, Request
+from ptn_api.http.response import Exchange
 from ptn_api.rest.app import App
+from ptn_api.rest.context import AppContext
 from ptn_api.rest.options import RestOptions
-from ptn_api.rest.room import Room
 from ptn_api.rest.run import run_rest
 from tests.factories import MINER, OTHER_MINER, order, position, written
 from tests.memory_log import MemoryLog
@@ -84,16 +85,23 @@ def some_changes() -> list[Change]:
     ]
 
 
-async def room_over(log: MemoryLog, clock: FakeClock, **options: Any) -> Room:
-    """A room whose views are built, without a server; changes are taken by `follower.catch_up()`."""
-    room = Room.over(log, clock, RestOptions(**{"refresh_coalesce_ms": 0, **options}))
-    await room.follower.catch_up()
-    return room
+async def context_over(log: MemoryLog, clock: FakeClock, **options: Any) -> AppContext:
+    """A context whose views are built, without a server; changes are taken by `follower.catch_up()`."""
+    context = AppContext.over(log, clock, RestOptions(**{"refresh_coalesce_ms": 0, **options}))
+    await context.follower.catch_up()
+    return context
 
 
-async def body_of(room: Room, tier: Any) -> Any:
+def encoded(body: Body, coding: Coding = "identity") -> bytes:
+    """The body as it is sent in this coding."""
+    while (result := body.encode(coding)) is None:
+        pass
+    return b"".join(result.parts)
+
+
+async def body_of(context: AppContext, tier: Any) -> Any:
     """A tier's document, parsed."""
-    return json.loads(b"".join((await room.views.snapshot(tier).encoded("identity")).parts))
+    return json.loads(encoded(context.views.snapshot(tier)))
 
 
 class Answered(NamedTuple):
@@ -109,13 +117,15 @@ async def asked(app: App, target: str, key: str | None = None, **headers: str) -
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     if key is not None:
         sent["authorization"] = f"Bearer {key}"
-    request, reply = Request(b"GET", target.encode(), sent, Visit("127.0.0.1")), Reply()
-    await app.answer(request, reply)
-    body = b"".join(reply.body.parts)
-    reply.sent_bytes = len(body)
-    app.count(request, reply)
-    lines = reply.head(close=False).decode().split("\r\n")[1:-2]
-    return Answered(reply.status, dict(line.split(": ", 1) for line in lines), body)
+    exchange = Exchange(Request(b"GET", target.encode(), sent, ConnectionInfo("127.0.0.1")))
+    pending = app.handle(exchange)
+    if pending is not None:
+        await pending
+    body = b"".join(exchange.body.parts)
+    exchange.sent_bytes = len(body)
+    app.finished(exchange)
+    lines = exchange.head(close=False).decode().split("\r\n")[1:-2]
+    return Answered(exchange.status, dict(line.split(": ", 1) for line in lines), body)
 
 
 class Served:
@@ -160,7 +170,11 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def serving(
-    log: MemoryLog | None = None, *, clock: FakeClock | None = None, **options: Any
+    log: MemoryLog | None = None,
+    *,
+    clock: Any = None,
+    usage: Usage | None = None,
+    **options: Any,
 ) -> AsyncIterator[Served]:
     """Serves the log (by default `some_changes()`) on a free port."""
     log = filled_log(some_changes()) if log is None else log
@@ -179,6 +193,7 @@ async def serving(
                 stop=stop,
                 ready=ready.set,
                 clock=clock,
+                usage=usage,
             )
         )
 

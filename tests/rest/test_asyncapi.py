@@ -10,8 +10,8 @@ import jsonschema
 import msgspec
 import pytest
 
-from ptn_api.rest.asyncapi import described_stream
-from ptn_api.rest.docs_page import stream_page
+from descriptions.asyncapi import asyncapi_document
+from descriptions.html import asyncapi_page
 from ptn_api.wire import frames
 from ptn_api.wire.close_codes import CLOSE_CODES
 from tests.contract import problems
@@ -21,7 +21,7 @@ PARTS_OF_OTHERS = {"MessageData"}
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return described_stream()
+    return asyncapi_document()
 
 
 def resolved(document: dict[str, Any], reference: str) -> Any:
@@ -107,7 +107,7 @@ def test_the_close_codes_are_all_told(document: dict[str, Any]) -> None:
 
 def test_the_page_shows_every_frame_and_loads_nothing(document: dict[str, Any]) -> None:
     """Self-contained, escaped, linked with the other page."""
-    html = stream_page(document)
+    html = asyncapi_page(document)
     for message in document["components"]["messages"].values():
         assert f">{message['title']}</h2>" in html
     for code in CLOSE_CODES:

@@ -125,7 +125,7 @@ async def test_an_empty_log_has_no_messages() -> None:
 
 async def test_an_answer_that_grows_too_large_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes are bounded whatever the limit says; at least one message always comes."""
-    monkeypatch.setattr(module, "_BODY_BYTES", 1)
+    monkeypatch.setattr(module, "_MAX_BYTES", 1)
     log = log_with_orders()
     async with serving(log) as served:
         page = (await served.get(f"/messages?after={log.floor() - 1}&limit=10000")).json()

@@ -15,11 +15,12 @@ from ptn_api.access.key_ring import KeyRing
 from ptn_api.event_log import Document
 from ptn_api.model.tiers import is_live
 from ptn_api.rest.app import App
-from ptn_api.rest.room import Room
+from ptn_api.rest.context import AppContext
+from ptn_api.rest.routes import ROUTES
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
 from tests.memory_log import MemoryLog
 from tests.properties import tries
-from tests.rest.serving import DAY, HOUR, NOW, FakeClock, asked, document, filled_log, key_ring, room_over
+from tests.rest.serving import DAY, HOUR, NOW, FakeClock, asked, context_over, document, filled_log, key_ring
 
 CUTOFF = NOW - DAY
 MINERS = (MINER, OTHER_MINER)
@@ -108,10 +109,10 @@ def pairs_of_histories(draw: st.DrawFn) -> tuple[list[Any], list[list[Any]], lis
     return common, one, other
 
 
-async def answers(log: MemoryLog, clock: FakeClock, room: Room, keys: KeyRing) -> dict[Any, Any]:
+async def answers(log: MemoryLog, clock: FakeClock, context: AppContext, keys: KeyRing) -> dict[Any, Any]:
     """Every answer that a key of each lower tier can get."""
     found: dict[Any, Any] = {}
-    app = App(room, keys)
+    app = App(context, keys, ROUTES)
     for tier in (0, 30, 50):
         for path in PATHS:
             for coding in ("identity", "gzip", "zstd"):
@@ -130,18 +131,18 @@ async def test_lower_tiers_learn_nothing_of_what_is_later(
     common, one, other = histories
     keys, clock = key_ring(), FakeClock(NOW - apart)
     followed = filled_log(common, now_ms=NOW - apart)
-    room = await room_over(followed, clock)
+    context = await context_over(followed, clock)
     for changes in one:
         followed.append(changes, clock())
-        await room.follower.catch_up()
+        await context.follower.catch_up()
     clock.now_ms = NOW
-    await room.follower.catch_up()
-    first = await answers(followed, clock, room, keys)
+    await context.follower.catch_up()
+    first = await answers(followed, clock, context, keys)
 
     at_once = filled_log(common, epoch="f" * 32)
     at_once.append([change for changes in other for change in changes], NOW)
-    second = await answers(at_once, clock, await room_over(at_once, clock), keys)
+    second = await answers(at_once, clock, await context_over(at_once, clock), keys)
     assert first == second
     # The test would notice: to tier 100 the histories look different if they are.
     if one and not other:
-        assert room.views.snapshot(100).tag != (await room_over(at_once, clock)).views.snapshot(100).tag
+        assert context.views.snapshot(100).tag != (await context_over(at_once, clock)).views.snapshot(100).tag

@@ -9,17 +9,18 @@ import jsonschema
 import pytest
 from openapi_spec_validator import validate
 
+from descriptions.html import openapi_page
+from descriptions.openapi import errors_of, openapi_document
 from ptn_api.http.errors import STATUS
 from ptn_api.model.miner import MinerEntry
-from ptn_api.rest.docs_page import page
-from ptn_api.rest.openapi import description, refusals_of
-from ptn_api.rest.routes import ROUTES, find
+from ptn_api.rest.app import Router
+from ptn_api.rest.routes import ROUTES
 from tests.contract import schema_of
 
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return description(ROUTES)
+    return openapi_document(ROUTES)
 
 
 def references(value: Any) -> set[str]:
@@ -58,7 +59,7 @@ def test_every_refusal_has_its_example(document: dict[str, Any]) -> None:
     listed = set()
     for route in ROUTES:
         responses = document["paths"][route.path]["get"]["responses"]
-        for code in refusals_of(route):
+        for code in errors_of(route):
             content = responses[str(STATUS[code].value)]["content"]["application/json"]
             assert content["examples"][code]["value"]["code"] == code
             listed.add(code)
@@ -98,7 +99,7 @@ def test_an_entry_is_described_as_it_is(document: dict[str, Any]) -> None:
 
 def test_the_page_shows_every_route_and_loads_nothing(document: dict[str, Any]) -> None:
     """Self-contained: no script, no reference to another place; text is escaped."""
-    html = page(document)
+    html = openapi_page(document)
     for route in ROUTES:
         assert f"<code>GET {route.path}</code>" in html
     assert "<script" not in html
@@ -127,5 +128,5 @@ def test_the_page_shows_every_route_and_loads_nothing(document: dict[str, Any]) 
 )
 def test_paths_are_found_by_the_table(path: str, found: tuple[str, str] | None) -> None:
     """Exactly, or up to one last part; a slash at the end is tolerated."""
-    result = find(path)
+    result = Router(ROUTES).find(path)
     assert (result and (result[0].path, result[1])) == found

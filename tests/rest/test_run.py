@@ -1,4 +1,4 @@
-"""The room as the service runs it."""
+"""The context as the service runs it."""
 
 from __future__ import annotations
 

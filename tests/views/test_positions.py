@@ -11,24 +11,24 @@ from hypothesis import strategies as st
 
 from ptn_api.event_log import Change, Document, PositionRemoved
 from ptn_api.model.tiers import is_live
-from ptn_api.rest.room import Room
+from ptn_api.rest.context import AppContext
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
 from tests.memory_log import MemoryLog
 from tests.properties import tries
-from tests.rest.serving import DAY, HOUR, NOW, FakeClock, body_of, document, filled_log, room_over
+from tests.rest.serving import DAY, HOUR, NOW, FakeClock, body_of, context_over, document, encoded, filled_log
 
 TIERS = (0, 30, 50, 100)
 
 
-async def served(room: Room) -> dict[Any, Any]:
+async def served(context: AppContext) -> dict[Any, Any]:
     """Every body that could be sent, in each coding, and the tags; of the checkpoint only the tag."""
     found: dict[Any, Any] = {}
     for tier in TIERS:
-        snapshot = room.views.snapshot(tier)  # type: ignore[arg-type]
+        snapshot = context.views.snapshot(tier)  # type: ignore[arg-type]
         found[tier] = snapshot.tag
         for coding in ("identity", "gzip", "zstd"):
-            found[tier, coding] = b"".join((await snapshot.encoded(coding)).parts)  # type: ignore[arg-type]
-    checkpoint = room.checkpoint.snapshot()
+            found[tier, coding] = encoded(snapshot, coding)
+    checkpoint = context.checkpoint.snapshot()
     found["checkpoint"] = checkpoint and checkpoint.tag
     return found
 
@@ -83,14 +83,14 @@ async def test_updated_views_equal_views_built_from_scratch(
     """Byte for byte, in every coding, after every step: edits, removals, documents, time."""
     clock = FakeClock()
     log = filled_log(first)
-    room = await room_over(log, clock)
+    context = await context_over(log, clock)
     for edits, passed in history:
         if edits:
             log.append(edits, clock())
         clock.now_ms += passed
-        await room.follower.catch_up()
-        assert await served(room) == await served(await room_over(log, clock))
-        assert room.views.head == log.head()
+        await context.follower.catch_up()
+        assert await served(context) == await served(await context_over(log, clock))
+        assert context.views.head == log.head()
 
 
 # --- ageing -----------------------------------------------------------------------------------------------
@@ -101,22 +101,22 @@ def not_sampled(number: int) -> int:
     return next(n for n in range(number, number + 100) if not is_live(uuid(n), 50))
 
 
-async def orders_shown(room: Room, tier: int) -> list[int]:
+async def orders_shown(context: AppContext, tier: int) -> list[int]:
     """The number of orders that the tier shows of each of the miner's positions."""
-    return [len(p["orders"]) for p in (await body_of(room, tier))[MINER]["positions"]]
+    return [len(p["orders"]) for p in (await body_of(context, tier))[MINER]["positions"]]
 
 
 async def test_orders_appear_24_hours_later_to_the_millisecond() -> None:
     """Strictly before the cutoff: at 24 h an order is hidden, one millisecond later it is shown."""
     clock = FakeClock()
     body = position(not_sampled(1), [order(1, at=NOW - DAY + 5000), order(2, at=NOW - DAY + 7000)])
-    room = await room_over(filled_log([written(body)]), clock)
+    context = await context_over(filled_log([written(body)]), clock)
     for now, shown in [(0, []), (5000, []), (5001, [1]), (7000, [1]), (7001, [2])]:
         clock.now_ms = NOW + now
-        await room.follower.catch_up()
-        assert await orders_shown(room, 0) == shown
-        assert await orders_shown(room, 100) == [2]
-        assert room.views.as_of_ms() == clock.now_ms - DAY
+        await context.follower.catch_up()
+        assert await orders_shown(context, 0) == shown
+        assert await orders_shown(context, 100) == [2]
+        assert context.views.as_of_ms() == clock.now_ms - DAY
 
 
 async def test_a_close_appears_24_hours_later() -> None:
@@ -124,12 +124,12 @@ async def test_a_close_appears_24_hours_later() -> None:
     clock = FakeClock()
     orders = [order(1, at=NOW - 2 * DAY), order(2, 0.0, at=NOW - DAY + 50, order_type="FLAT")]
     body = position(not_sampled(1), orders, closed=True)
-    room = await room_over(filled_log([written(body)]), clock)
-    (shown,) = (await body_of(room, 0))[MINER]["positions"]
+    context = await context_over(filled_log([written(body)]), clock)
+    (shown,) = (await body_of(context, 0))[MINER]["positions"]
     assert (shown["close_ms"], shown["is_closed_position"]) == (0, False)
     clock.now_ms += 51
-    await room.follower.catch_up()
-    (shown,) = (await body_of(room, 0))[MINER]["positions"]
+    await context.follower.catch_up()
+    (shown,) = (await body_of(context, 0))[MINER]["positions"]
     assert shown["close_ms"] == NOW - DAY + 50
     assert shown["return_at_close"] == body["return_at_close"]
 
@@ -143,12 +143,12 @@ async def test_price_sources_age_out_after_7_days(closed: bool) -> None:
         order(1, at=NOW - 7 * DAY + 10, price_sources=sources),
         order(2, -0.1, at=NOW - 5 * DAY, price_sources=sources),
     ]
-    room = await room_over(filled_log([written(position(1, orders, closed=closed))]), clock)
+    context = await context_over(filled_log([written(position(1, orders, closed=closed))]), clock)
     for now, shown in [(10, [1, 1]), (11, [0, 1]), (2 * DAY, [0, 1]), (2 * DAY + 1, [0, 0])]:
         clock.now_ms = NOW + now
-        await room.follower.catch_up()
+        await context.follower.catch_up()
         for tier in TIERS:
-            (found,) = (await body_of(room, tier))[MINER]["positions"]
+            (found,) = (await body_of(context, tier))[MINER]["positions"]
             assert [len(o["price_sources"]) for o in found["orders"]] == shown
 
 
@@ -157,11 +157,11 @@ async def test_positions_leave_the_window_of_90_days() -> None:
     clock = FakeClock()
     opened = NOW - 90 * DAY + 10
     body = position(1, [order(1, at=opened), order(2, -0.1, at=opened + HOUR)], closed=True)
-    room = await room_over(filled_log([written(body | {"return_at_close": 1.5})]), clock)
+    context = await context_over(filled_log([written(body | {"return_at_close": 1.5})]), clock)
     for now, recent in [(10, 1.5), (11, 1.0)]:
         clock.now_ms = NOW + now
-        await room.follower.catch_up()
-        entry = (await body_of(room, 30))[MINER]
+        await context.follower.catch_up()
+        entry = (await body_of(context, 30))[MINER]
         assert (entry["thirty_day_returns"], entry["all_time_returns"]) == (recent, 1.5)
 
 
@@ -172,10 +172,10 @@ async def test_a_position_that_the_rebuild_closes_earlier_is_sorted_by_that() ->
     later = position(
         not_sampled(200), [order(4, at=NOW - 6 * DAY), order(5, -0.1, at=NOW - 5 * DAY)], closed=True
     )
-    room = await room_over(filled_log([written(odd), written(later)]), FakeClock())
-    shown = (await body_of(room, 0))[MINER]["positions"]
+    context = await context_over(filled_log([written(odd), written(later)]), FakeClock())
+    shown = (await body_of(context, 0))[MINER]["positions"]
     assert [p["close_ms"] for p in shown] == [NOW - 10 * DAY, NOW - 5 * DAY]
-    shown = (await body_of(room, 100))[MINER]["positions"]
+    shown = (await body_of(context, 100))[MINER]["positions"]
     assert [p["close_ms"] for p in shown] == [NOW - 5 * DAY, 0]
 
 
@@ -196,44 +196,44 @@ def three_miners() -> MemoryLog:
 async def test_an_order_replaces_one_block() -> None:
     """All other blocks, with their compressed forms, are the same objects."""
     log = three_miners()
-    room = await room_over(log, FakeClock())
-    before = room.views.snapshot(100).segments
+    context = await context_over(log, FakeClock())
+    before = context.views.snapshot(100).segments
     log.append([written(position(2, [order(3, at=NOW - HOUR), order(5, at=NOW - 1)]))], NOW)
-    await room.follower.catch_up()
-    after = room.views.snapshot(100).segments
+    await context.follower.catch_up()
+    after = context.views.snapshot(100).segments
     assert [one is other for one, other in zip(before, after, strict=True)].count(False) == 1
 
 
 async def test_a_lower_tier_without_a_visible_change_keeps_its_document() -> None:
     """A live order outside its sample leaves even the object unchanged."""
     log = three_miners()
-    room = await room_over(log, FakeClock())
-    before = room.views.snapshot(0)
+    context = await context_over(log, FakeClock())
+    before = context.views.snapshot(0)
     log.append([written(position(not_sampled(2), [order(5, at=NOW - 1)]))], NOW)
-    await room.follower.catch_up()
-    assert room.views.snapshot(0) is before
+    await context.follower.catch_up()
+    assert context.views.snapshot(0) is before
 
 
 async def test_miners_are_listed_with_a_position_or_a_directory() -> None:
     """A miner without either is dropped."""
     log = three_miners()
-    room = await room_over(log, FakeClock())
-    assert room.views.hotkeys() == sorted([MINER, OTHER_MINER])
+    context = await context_over(log, FakeClock())
+    assert context.views.hotkeys() == sorted([MINER, OTHER_MINER])
     log.append([document(Document.MINERS, ["5New"])], NOW)
-    await room.follower.catch_up()
-    assert room.views.hotkeys() == sorted([MINER, OTHER_MINER, "5New"])
-    assert (await body_of(room, 0))["5New"]["positions"] == []
+    await context.follower.catch_up()
+    assert context.views.hotkeys() == sorted([MINER, OTHER_MINER, "5New"])
+    assert (await body_of(context, 0))["5New"]["positions"] == []
     log.append(
         [document(Document.MINERS, []), PositionRemoved(miner_hotkey=OTHER_MINER, position_uuid=uuid(3))], NOW
     )
-    await room.follower.catch_up()
-    assert room.views.hotkeys() == [MINER]
+    await context.follower.catch_up()
+    assert context.views.hotkeys() == [MINER]
 
 
 async def test_the_keys_of_an_entry_are_in_the_documented_order() -> None:
     """`positions`, the aggregates, `tier` (docs/accounting.md, 5)."""
-    room = await room_over(three_miners(), FakeClock())
-    text = b"".join((await room.views.snapshot(30).encoded("identity")).parts)
+    context = await context_over(three_miners(), FakeClock())
+    text = encoded(context.views.snapshot(30))
     keys = [
         "positions",
         "thirty_day_returns",
@@ -249,12 +249,12 @@ async def test_moving_a_position_to_the_first_block_keeps_the_document() -> None
     """The tag remains; the compressed forms equal those of a server that starts at that time."""
     orders = [order(1, at=NOW - 3 * DAY), order(2, -0.1, at=NOW - HOUR)]
     log, clock = filled_log([written(position(1, orders, closed=True))]), FakeClock()
-    room = await room_over(log, clock)
-    before = await served(room)
+    context = await context_over(log, clock)
+    before = await served(context)
     clock.now_ms += DAY
-    await room.follower.catch_up()
-    after = await served(room)
+    await context.follower.catch_up()
+    after = await served(context)
     assert after[100] == before[100]
     assert after[100, "identity"] == before[100, "identity"]
     assert after[100, "gzip"] != before[100, "gzip"]
-    assert after == await served(await room_over(log, clock))
+    assert after == await served(await context_over(log, clock))

@@ -9,11 +9,13 @@ import pytest
 
 from ptn_api.access import Grant
 from ptn_api.access.usage import Usage
+from ptn_api.http.request import ConnectionInfo
 from ptn_api.rest.app import App
+from ptn_api.rest.auth import ConnectLimit
+from ptn_api.rest.context import AppContext
 from ptn_api.rest.counters import RestCounters
-from ptn_api.rest.gate import Door
 from ptn_api.rest.options import RestOptions
-from ptn_api.rest.room import Room
+from ptn_api.rest.routes import ROUTES
 from tests.rest.serving import NOW, FakeClock, asked, filled_log, key_ring, serving, some_changes
 
 PROXY = "127.0.0.1"
@@ -56,11 +58,11 @@ async def test_a_keys_own_limit_counts_and_zero_is_none() -> None:
     """The key file's limit stands in for the server's, and /me says which it is."""
     log = filled_log(some_changes())
     for default, own, expected in ((60, 7, 7), (0, None, None), (0, 7, 7)):
-        room = Room.over(log, FakeClock(), RestOptions(requests_per_minute=default))
+        context = AppContext.over(log, FakeClock(), RestOptions(requests_per_minute=default))
         keys = key_ring()
         keys.swap([Grant("alice", "k", 100, requests_per_minute=own, max_connections=2)])
-        await room.follower.catch_up()
-        answer = await asked(App(room, keys), "/me", "k")
+        await context.follower.catch_up()
+        answer = await asked(App(context, keys, ROUTES), "/me", "k")
         assert json.loads(answer.body)["limits"] == {
             "websocket_connections": 2,
             "requests_per_minute": expected,
@@ -121,9 +123,9 @@ async def test_answers_are_counted_by_route_status_and_coding_and_by_key() -> No
     clock = FakeClock()
     counters, usage = RestCounters(), Usage(clock)
     options = RestOptions(requests_per_minute=2)
-    room = Room.over(filled_log(some_changes()), clock, options, counters)
-    await room.follower.catch_up()
-    app = App(room, key_ring(), counters=counters, usage=usage)
+    context = AppContext.over(filled_log(some_changes()), clock, options, counters.views)
+    await context.follower.catch_up()
+    app = App(context, key_ring(), ROUTES, counters=counters, usage=usage)
     for path in ("/miner-positions", "/miner-positions/nobody", "/miner-hotkeys", "/nope/5", "/nope/6"):
         await asked(app, path, "k100", accept_encoding="gzip")
     await asked(app, "/me")
@@ -146,7 +148,8 @@ async def test_answers_are_counted_by_route_status_and_coding_and_by_key() -> No
 def test_open_connections_are_counted() -> None:
     """Each until it closes."""
     counters = RestCounters()
-    door = Door(RestOptions(), FakeClock(), counters)
-    assert [door.opened("9.9.9.9"), door.opened("127.0.0.1")] == [0, 0]
-    door.closed()
+    limit = ConnectLimit(RestOptions(), FakeClock(), counters)
+    first, second = ConnectionInfo("9.9.9.9"), ConnectionInfo("127.0.0.1")
+    assert [limit.opened(first), limit.opened(second)] == [None, None]
+    limit.closed(first, "closed")
     assert counters.connections == 1

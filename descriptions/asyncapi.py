@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from descriptions.openapi import cleaned
 from ptn_api import __version__
-from ptn_api.rest.openapi import cleaned
 from ptn_api.wire.close_codes import CLOSE_CODES, STANDARD_CODES, should_return
 from ptn_api.wire.examples import examples_of
 from ptn_api.wire.frames import (
@@ -32,7 +32,7 @@ from ptn_api.wire.frames import (
     Unsubscribe,
 )
 
-__all__ = ["described_stream"]
+__all__ = ["asyncapi_document"]
 
 _REF = "#/components/schemas/{name}"
 _BOTH: tuple[int, ...] = (1, 2)
@@ -102,7 +102,7 @@ _CHANNELS = {
 }
 
 
-def described_stream() -> dict[str, Any]:
+def asyncapi_document() -> dict[str, Any]:
     """The whole document, as plain JSON values."""
     _, schemas = msgspec.json.schema_components([row.kind for row in _FRAMES], ref_template=_REF)
     schemas["Auth"]["required"] = ["api_key"]

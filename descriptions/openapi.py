@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the table of routes and the types in it."""
+"""The OpenAPI 3.1 document, generated from the table of routes and the types in it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from typing import Any
 
 import msgspec
 
+from descriptions.examples import error_example, ndjson_example, response_examples
 from ptn_api import __version__
-from ptn_api.http.answer import JSON
 from ptn_api.http.errors import STATUS
-from ptn_api.rest.examples import answer_examples, line_example, refusal_example
+from ptn_api.http.response import JSON
+from ptn_api.rest.app import Route
 from ptn_api.rest.messages import NDJSON
-from ptn_api.rest.response_headers import HEADERS, headers_of
-from ptn_api.rest.route import Route
 
-__all__ = ["cleaned", "description", "refusals_of"]
+__all__ = ["cleaned", "errors_of", "openapi_document"]
 
 _REF = "#/components/schemas/{name}"
 _ERROR = {
@@ -39,7 +38,7 @@ _ABOUT = (
     "other method is refused with 405. Times are epoch milliseconds, returns factors (1.0 = unchanged). "
     "Fields may be added to any answer. The WebSocket is described at `/asyncapi.json`."
 )
-_ANYWHERE = (
+_ALWAYS = (
     "bad_request",
     "request_timeout",
     "uri_too_long",
@@ -68,9 +67,41 @@ _REQUEST_HEADERS = {
 }
 
 
-def description(routes: Sequence[Route]) -> dict[str, Any]:
-    """The whole document about these routes, as plain JSON values."""
-    kinds = [k for route in routes for k in (route.answer, route.variant, route.line) if k is not None]
+def _header(text: str, example: Any) -> dict[str, Any]:
+    kind = "integer" if isinstance(example, int) else "string"
+    return {"description": text, "schema": {"type": kind}, "example": example}
+
+
+_TAG = "9f86d081884c7d659a2feaa0c55ad015"
+_EPOCH = "0b1f6d3a9c8e4f7782d4a1b2c3d4e5f6"
+
+_RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
+    "ETag": _header("a hash of the document and its coding; the same on every server", f'"{_TAG}-gzip"'),
+    "Vary": _header("the request headers that the answer depends on", "Accept-Encoding, Authorization"),
+    "Cache-Control": _header("keep it and ask again, or (`no-store`) do not keep it", "private, no-cache"),
+    "Content-Encoding": _header("`gzip` or `zstd`; absent: as it is", "gzip"),
+    "X-PTN-Epoch": _header("tier 100: the log that the numbers are of", _EPOCH),
+    "X-PTN-Sequence": _header("tier 100: every order up to this one is in the answer", 1_763_800_237),
+    "X-PTN-Revision": _header("tier 100: every change up to this one is in the answer", 90_412),
+    "X-PTN-As-Of": _header("lower tiers: everything up to then is shown, epoch ms", 1_763_713_901_000),
+    "X-PTN-Next": _header("NDJSON: the `after` to ask with next", 1_763_800_237),
+    "X-PTN-Head": _header("NDJSON: the newest sequence", 1_763_800_237),
+    "WWW-Authenticate": _header("how to send the key", "Bearer"),
+    "Retry-After": _header("seconds to wait before asking again", 2),
+    "RateLimit": _header(
+        "what is left of the key's requests, and seconds until it is renewed", '"key";r=599;t=60'
+    ),
+    "RateLimit-Policy": _header("how many requests the key may make in how many seconds", '"key";q=600;w=60'),
+}
+_FRESHNESS_HEADERS = ("X-PTN-Epoch", "X-PTN-Sequence", "X-PTN-Revision", "X-PTN-As-Of")
+_LIMIT_HEADERS = ("RateLimit", "RateLimit-Policy")
+
+
+def openapi_document(routes: Sequence[Route]) -> dict[str, Any]:
+    """Returns the document as JSON values."""
+    kinds = [
+        k for route in routes for k in (route.response, route.variant, route.ndjson_line) if k is not None
+    ]
     _, components = msgspec.json.schema_components(kinds, ref_template=_REF)
     document = {
         "openapi": "3.1.0",
@@ -85,7 +116,7 @@ def description(routes: Sequence[Route]) -> dict[str, Any]:
         "components": {
             "schemas": {**components, "Error": _ERROR},
             "parameters": _REQUEST_HEADERS,
-            "headers": HEADERS,
+            "headers": _RESPONSE_HEADERS,
             "securitySchemes": {"apiKey": _SECURITY},
         },
     }
@@ -94,7 +125,7 @@ def description(routes: Sequence[Route]) -> dict[str, Any]:
 
 
 def cleaned(value: Any) -> Any:
-    """Descriptions that were docstrings, without their indentation."""
+    """Returns the document with the indentation of docstrings removed from descriptions."""
     if isinstance(value, dict):
         return {
             key: inspect.cleandoc(part) if key == "description" and isinstance(part, str) else cleaned(part)
@@ -126,7 +157,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "summary": route.summary,
         "operationId": route.handler.__name__,
         "parameters": _parameters(route),
-        "responses": {"200": _success(route), "304": _unchanged(route), **_refusals(route)},
+        "responses": {"200": _success(route), "304": _unchanged(route), **_errors(route)},
         "security": [] if route.access == "anyone" else [{"apiKey": []}],
     }
     notes = [route.description, "Tier 100 only." if route.access == "tier 100" else ""]
@@ -155,20 +186,20 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
 
 
 def _success(route: Route) -> dict[str, Any]:
-    return {"description": "OK", "headers": headers_of(route, 200), "content": _content(route)}
+    return {"description": "OK", "headers": _headers_of(route, 200), "content": _content(route)}
 
 
 def _content(route: Route) -> dict[str, Any]:
     media_type = route.media_type.partition(";")[0]
-    schema = _schema(route.answer)
+    schema = _schema(route.response)
     if route.variant is not None:
         schema = {"anyOf": [schema, _schema(route.variant)]}
     content: dict[str, Any] = {media_type: {"schema": schema}}
-    if examples := answer_examples(route.path):
+    if examples := response_examples(route.path):
         content[media_type]["examples"] = {name: {"value": value} for name, value in examples.items()}
-    if route.line is not None:
-        named = f"one JSON value per line, each a {route.line.__name__}"
-        content[NDJSON] = {"schema": {"type": "string", "description": named}, "example": line_example()}
+    if route.ndjson_line is not None:
+        named = f"one JSON value per line, each a {route.ndjson_line.__name__}"
+        content[NDJSON] = {"schema": {"type": "string", "description": named}, "example": ndjson_example()}
     return content
 
 
@@ -180,16 +211,36 @@ def _schema(kind: Any) -> dict[str, Any]:
 def _unchanged(route: Route) -> dict[str, Any]:
     return {
         "description": "Not Modified: the ETag in If-None-Match is current",
-        "headers": headers_of(route, 304),
+        "headers": _headers_of(route, 304),
     }
 
 
-# --- refusals ---------------------------------------------------------------------------------------------
+def _headers_of(route: Route, status: int) -> dict[str, Any]:
+    """Returns the headers of the route's responses with this status, as references."""
+    names = ["Cache-Control"]
+    if status in (200, 304) or (route.also_503 and status == 503):
+        names += ["ETag", "Vary"]
+    if status == 200 or (route.also_503 and status == 503):
+        names += ["Content-Encoding"]
+    if status in (200, 304) and route.freshness:
+        names += _FRESHNESS_HEADERS
+    if status == 200 and route.ndjson_line is not None:
+        names += ["X-PTN-Next", "X-PTN-Head"]
+    if status == 401:
+        names.append("WWW-Authenticate")
+    if status in (429, 503):
+        names.append("Retry-After")
+    if route.access != "anyone":
+        names += _LIMIT_HEADERS
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
-def refusals_of(route: Route) -> list[str]:
-    """The codes of every refusal that this route can meet."""
-    codes = [*route.refusals, *_ANYWHERE]
+# --- errors ------------------------------------------------------------------------------------------------
+
+
+def errors_of(route: Route) -> list[str]:
+    """Returns the codes of every error that the route may respond with."""
+    codes = [*route.errors, *_ALWAYS]
     if route.access != "anyone":
         codes += _WITH_KEY
     if route.access == "tier 100":
@@ -197,27 +248,29 @@ def refusals_of(route: Route) -> list[str]:
     return list(dict.fromkeys(codes))
 
 
-def _refusals(route: Route) -> dict[str, Any]:
-    """Refusals by status; those with the same status share a description."""
+def _errors(route: Route) -> dict[str, Any]:
+    """Returns error responses by status; codes with the same status share one."""
     statuses: dict[HTTPStatus, list[str]] = {}
-    for code in refusals_of(route):
+    for code in errors_of(route):
         statuses.setdefault(STATUS[code], []).append(code)
-    if route.failing:
+    if route.also_503:
         statuses.setdefault(HTTPStatus.SERVICE_UNAVAILABLE, [])
-    return {str(status.value): _refusal(route, status, codes) for status, codes in sorted(statuses.items())}
+    return {
+        str(status.value): _error_response(route, status, codes) for status, codes in sorted(statuses.items())
+    }
 
 
-def _refusal(route: Route, status: HTTPStatus, codes: list[str]) -> dict[str, Any]:
+def _error_response(route: Route, status: HTTPStatus, codes: list[str]) -> dict[str, Any]:
     schemas: list[dict[str, Any]] = [{"$ref": _REF.format(name="Error")}] if codes else []
-    if route.failing and status == HTTPStatus.SERVICE_UNAVAILABLE:
-        schemas.insert(0, _schema(route.answer))
+    if route.also_503 and status == HTTPStatus.SERVICE_UNAVAILABLE:
+        schemas.insert(0, _schema(route.response))
     return {
         "description": f"{status.phrase}: {', '.join(codes)}".rstrip(": "),
-        "headers": headers_of(route, status.value),
+        "headers": _headers_of(route, status.value),
         "content": {
             JSON: {
                 "schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas},
-                "examples": {code: {"value": refusal_example(code, route)} for code in codes},
+                "examples": {code: {"value": error_example(code, route)} for code in codes},
             }
         },
     }

@@ -1,4 +1,4 @@
-"""Examples of what the routes answer, made of the answers' own types: for the description."""
+"""Examples of the routes' responses and errors, built from the response types."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from ptn_api.model.statistics import (
     Statistics,
 )
 from ptn_api.model.trade_pair import TRADE_PAIRS
-from ptn_api.rest.changes import Changes
+from ptn_api.rest.app import Route
 from ptn_api.rest.messages import Messages
-from ptn_api.rest.route import Route
+from ptn_api.rest.positions import Changes
 from ptn_api.views.checkpoint import CheckpointDocument
 from ptn_api.wire.about import Health, KeyLimits, LogHealth, Me, SourceHealth
 from ptn_api.wire.examples import EPOCH, FRAMES, HOTKEY, POSITION, plain
 from ptn_api.wire.frames import Message
 
-__all__ = ["answer_examples", "line_example", "refusal_example"]
+__all__ = ["error_example", "ndjson_example", "response_examples"]
 
 _NOW = 1_763_800_301_250
 _REVISION = 90_412
 _MESSAGE = FRAMES["an order"]
 assert isinstance(_MESSAGE, Message)
-_SHOWN = msgspec.structs.replace(POSITION, close_ms=0)
+_OPEN_POSITION = msgspec.structs.replace(POSITION, close_ms=0)
 _ENTRY = MinerEntry(
-    positions=[_SHOWN],
+    positions=[_OPEN_POSITION],
     thirty_day_returns=1.0412,
     all_time_returns=1.1377,
     n_positions=42,
@@ -58,14 +58,14 @@ _ELIMINATION = Elimination(
     hotkey=HOTKEY, dd=0.101, reason="MAX_TOTAL_DRAWDOWN", elimination_initiated_time_ms=_NOW
 )
 
-_ANSWERS: dict[str, dict[str, Any]] = {
+_RESPONSES: dict[str, dict[str, Any]] = {
     "/miner-positions": {
         "everything": {HOTKEY: _ENTRY},
         "since a cursor": Changes(
             cursor=f"{EPOCH}:{_REVISION}",
             sequence=_MESSAGE.sequence,
             removed=[(HOTKEY, "00000000-0000-4000-8000-000000000000")],
-            positions={HOTKEY: [_SHOWN]},
+            positions={HOTKEY: [_OPEN_POSITION]},
             miners={HOTKEY: _SUMS},
         ),
     },
@@ -121,13 +121,13 @@ _ANSWERS: dict[str, dict[str, Any]] = {
     },
 }
 _UNKNOWN_MINER = "Miner ID not found"
-_REFUSALS: dict[str, dict[str, Any]] = {
+_ERRORS: dict[str, dict[str, Any]] = {
     "bad_request": {"error": "Invalid HTTP request"},
     "bad_parameter": {"error": "Invalid value of the parameter limit", "parameter": "limit"},
     "unauthorized": {"error": "Unauthorized access"},
     "insufficient_tier": {"error": "This data requires tier 100 access"},
     "not_found": {"error": _UNKNOWN_MINER},
-    "request_timeout": {"error": "The request did not come in time"},
+    "request_timeout": {"error": "The request did not arrive in time"},
     "gone": {"error": "That cursor is too old", "oldest_cursor": f"{EPOCH}:81230"},
     "too_many_requests": {"error": "Too many requests with this key"},
     "too_many_connections": {"error": "Too many connections from this address"},
@@ -137,7 +137,7 @@ _REFUSALS: dict[str, dict[str, Any]] = {
     "starting": {"error": "The service is starting"},
     "log_unreadable": {"error": "The data cannot be read at the moment"},
 }
-_REFUSALS_OF_ROUTES: dict[tuple[str, str], dict[str, Any]] = {
+_ERRORS_BY_ROUTE: dict[tuple[str, str], dict[str, Any]] = {
     ("/miner-positions", "bad_parameter"): {
         "error": "Invalid tier value. Allowed values are 0, 30, 50, or 100",
         "parameter": "tier",
@@ -168,17 +168,17 @@ _REFUSALS_OF_ROUTES: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
-def answer_examples(path: str) -> dict[str, Any]:
-    """What it shows -> the answer as JSON values; none for the descriptions themselves."""
-    return {name: plain(value) for name, value in _ANSWERS.get(path, {}).items()}
+def response_examples(path: str) -> dict[str, Any]:
+    """Returns the path's examples by title, as JSON values; none for the descriptions themselves."""
+    return {name: plain(value) for name, value in _RESPONSES.get(path, {}).items()}
 
 
-def line_example() -> str:
-    """A line of NDJSON."""
+def ndjson_example() -> str:
+    """Returns a line of NDJSON."""
     return msgspec.json.encode(plain(_MESSAGE)).decode() + "\n"
 
 
-def refusal_example(code: str, route: Route) -> dict[str, Any]:
-    """A refusal's body, as this route words it."""
-    example = _REFUSALS_OF_ROUTES.get((route.path, code)) or _REFUSALS[code]
+def error_example(code: str, route: Route) -> dict[str, Any]:
+    """Returns an error's body, as this route words it."""
+    example = _ERRORS_BY_ROUTE.get((route.path, code)) or _ERRORS[code]
     return {"error": example["error"], "code": code, **example}

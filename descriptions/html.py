@@ -1,4 +1,4 @@
-"""Self-contained HTML pages that show the descriptions: no script, nothing loaded from elsewhere."""
+"""Self-contained HTML pages of the API's descriptions: no scripts, no external resources."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from html import escape
 from typing import Any
 
-__all__ = ["page", "stream_page"]
+__all__ = ["asyncapi_page", "openapi_page"]
 
 _STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
@@ -18,8 +18,8 @@ table { border-collapse: collapse; } td { padding: .2rem 1rem .2rem 0; vertical-
 """
 
 
-def page(description: dict[str, Any]) -> str:
-    """The page for an OpenAPI document."""
+def openapi_page(description: dict[str, Any]) -> str:
+    """Returns the page of an OpenAPI document."""
     key = description["components"]["securitySchemes"]["apiKey"]["description"]
     sections = (_section(path, item["get"]) for path, item in description["paths"].items())
     return _page(
@@ -30,8 +30,8 @@ def page(description: dict[str, Any]) -> str:
     )
 
 
-def stream_page(description: dict[str, Any]) -> str:
-    """The page for an AsyncAPI document."""
+def asyncapi_page(description: dict[str, Any]) -> str:
+    """Returns the page of an AsyncAPI document."""
     channels = description["channels"]
     codes = next(iter(channels.values()))["x-close-codes"]
     senders = {_name(o["messages"][0]): o["action"] for o in description["operations"].values()}
@@ -126,6 +126,6 @@ def _table(rows: list[tuple[str, str]]) -> str:
 
 
 def _text(text: str) -> str:
-    """Escaped; what stands between backticks as code."""
+    """Returns the text escaped, with `backticks` as code."""
     parts = escape(text).split("`")
     return "".join(f"<code>{part}</code>" if n % 2 else part for n, part in enumerate(parts))
