@@ -18,11 +18,11 @@ from typing import Any
 import msgspec
 
 from benchmarks.figures import Figures
-from ptn_api.client.book import _load
+from ptn_api.client.arguments import Timing
 from ptn_api.client.connection import Connection
 from ptn_api.client.cursor_file import CursorFile, CursorStore, NoCursorFile, cursor_path
-from ptn_api.client.mirror import Mirror
-from ptn_api.client.pace import Pace
+from ptn_api.client.mirror import load_in_slices
+from ptn_api.client.mirror_state import MirrorState
 from ptn_api.client.stream import Stream
 from ptn_api.model.position import PositionText, parse_position
 from ptn_api.wire.client_session import ClientSession, Cursor
@@ -117,7 +117,7 @@ def _canned(frames: list[bytes], store: CursorStore) -> Stream:
         stream._inbox,
         cursor=Cursor(),
         subscription=None,
-        pace=Pace(),
+        timing=Timing(),
         on_state=stream._tell_state,
     )
     connection.frames = frames
@@ -169,9 +169,9 @@ async def _book() -> dict[str, float]:
             longest = max(longest, time.perf_counter() - begun)
 
     watching = asyncio.create_task(watch())
-    mirror = Mirror()
+    mirror = MirrorState()
     begun = time.perf_counter()
-    await _load(mirror, texts)
+    await load_in_slices(mirror, texts)
     seconds = time.perf_counter() - begun
     stop = True
     await watching

@@ -17,15 +17,15 @@ from typing import Any
 
 import pytest
 
-from ptn_api.client.fake_server import FakeServer
-from ptn_api.client.pace import Pace
+from ptn_api.client.arguments import Timing
+from ptn_api.client.testing import FakeServer
 from ptn_api.errors import AuthenticationError
 from ptn_api.websocket_client import PTNWebSocketClient, PTNWebSocketMessage
 from ptn_api.wire.client_session import Gap
 from tests.factories import order, position
 from tests.waiting import until
 
-PACE = Pace(connect=5, close=0.2, tick=0.02, backoff=0.02, backoff_max=0.1, refused=0.05, retry=0.01)
+TIMING = Timing(connect=5, close=0.2, tick=0.02, backoff=0.02, backoff_max=0.1, refused=0.05, retry=0.01)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ class Bot:
             server.host,
             server.port,
             state_dir=state_dir,
-            pace=PACE,
+            timing=TIMING,
             on_gap=self.gaps.append,
             **options,
         )
@@ -139,7 +139,7 @@ def test_the_documented_async_example_works(
         if messages[-1].new_order.trade_pair == "EURUSD":
             client.stop()
 
-    client = PTNWebSocketClient(server.api_key, server.host, server.port, state_dir=tmp_path, pace=PACE)
+    client = PTNWebSocketClient(server.api_key, server.host, server.port, state_dir=tmp_path, timing=TIMING)
     client.subscribe()
     runner = threading.Thread(target=client.run, args=(async_handler,))
     runner.start()
@@ -183,7 +183,7 @@ def test_a_stop_from_the_handler_ends_the_run(server: FakeServer, tmp_path: Path
 
 def test_a_stop_that_comes_first_makes_run_return(server: FakeServer, tmp_path: Path) -> None:
     """A thread that stops the client need not know whether it runs yet."""
-    client = PTNWebSocketClient(server.api_key, server.host, server.port, state_dir=tmp_path, pace=PACE)
+    client = PTNWebSocketClient(server.api_key, server.host, server.port, state_dir=tmp_path, timing=TIMING)
     client.stop()
     client.run(lambda messages: None)
     assert client.state == "stopped"
@@ -193,8 +193,8 @@ def test_a_stop_ends_the_waiting_for_a_server_too(tmp_path: Path) -> None:
     """In the middle of a long pause."""
     with FakeServer() as server:
         pass
-    slow = Pace(backoff=1_000, backoff_max=1_000)
-    client = PTNWebSocketClient("k", server.host, server.port, state_dir=tmp_path, pace=slow)
+    slow = Timing(backoff=1_000, backoff_max=1_000)
+    client = PTNWebSocketClient("k", server.host, server.port, state_dir=tmp_path, timing=slow)
     runner = threading.Thread(target=client.run)
     runner.start()
     until(lambda: client.state == "connecting")
@@ -205,7 +205,7 @@ def test_a_stop_ends_the_waiting_for_a_server_too(tmp_path: Path) -> None:
 
 async def test_it_runs_within_a_running_event_loop(server: FakeServer, tmp_path: Path) -> None:
     """As in a notebook: in a thread of its own, blocking all the same."""
-    client = PTNWebSocketClient(server.api_key, server.host, server.port, state_dir=tmp_path, pace=PACE)
+    client = PTNWebSocketClient(server.api_key, server.host, server.port, state_dir=tmp_path, timing=TIMING)
     seen: list[int] = []
 
     def handler(messages: list[PTNWebSocketMessage]) -> None:

@@ -18,8 +18,7 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 
 from ptn_api.cli.api_key import read_api_key
 from ptn_api.cli.config import read_config
-from ptn_api.client.exchange import Call
-from ptn_api.client.reason import reason
+from ptn_api.client.calls import Call
 from ptn_api.client.rest import PTNClient, Retries
 from ptn_api.errors import (
     APIStatusError,
@@ -27,6 +26,7 @@ from ptn_api.errors import (
     ClientError,
     ServerUnreachableError,
     SettingsError,
+    error_text,
 )
 
 __all__ = ["REST_URL", "WS_URL", "answer", "asking", "hear_the_client", "rest_url", "try_stream", "ws_url"]
@@ -109,7 +109,7 @@ async def try_stream(url: str) -> None:
 
 def _reason(error: BaseException, url: str) -> str:
     """The system's words, without Python's decoration; and a guess where only one side speaks TLS."""
-    words = _bare(reason(error))
+    words = _bare(error_text(error))
     scheme, _, rest = url.partition(":")
     other, signs = _OTHERS[scheme]
     return words + (f"; is it {other}:{rest}?" if any(sign in words for sign in signs) else "")

@@ -25,10 +25,10 @@ def run_statistics(
     """Every miner's scores, or one miner's whole element (which is JSON either way)."""
     with asking(url, api_key_file) as client:
         if hotkey is not None:
-            body, _ = answer(client, calls.miner_statistics(hotkey, checkpoints))
+            body, _ = answer(client, calls.miner_statistics(hotkey, checkpoints=checkpoints))
             print_document(body if as_json else msgspec.json.format(body))
             return
-        body, document = answer(client, calls.statistics(checkpoints))
+        body, document = answer(client, calls.statistics(checkpoints=checkpoints))
     if as_json:
         print_document(body)
         return

@@ -9,7 +9,7 @@ from typing import Any
 from ptn_api.cli.client import answer, asking
 from ptn_api.cli.table import factor, print_document, print_rows, utc
 from ptn_api.client import calls
-from ptn_api.client.exchange import Call
+from ptn_api.client.calls import Call
 from ptn_api.client.rest import PTNClient
 from ptn_api.errors import SettingsError
 from ptn_api.model.miner import MinerEntry
@@ -67,7 +67,7 @@ def all_positions(
     if shown is None:
         raise SettingsError("--tier must be 0, 30, 50 or 100")
     only: Any = None if status == "all" else status
-    return calls.miner_positions(shown, list(miners), list(trade_pairs), only)
+    return calls.miner_positions(tier=shown, miner=list(miners), trade_pair=list(trade_pairs), status=only)
 
 
 def _rows(held: Iterable[tuple[str, Position]]) -> Iterator[tuple[str, ...]]:

@@ -62,10 +62,10 @@ async def _record(stream: Stream, recording: Recording, count: int, address: str
     flushing = asyncio.create_task(_flush(recording))
     try:
         async with stream:
-            async for step in stream.steps():
-                recording.take(step)
-                if isinstance(step.value, Gap):
-                    tell_gap(step.value)
+            async for item in stream.items():
+                recording.take(item)
+                if isinstance(item.value, Gap):
+                    tell_gap(item.value)
                 if recording.written == count > 0:
                     break
     finally:

@@ -12,8 +12,7 @@ from pathlib import Path
 from ptn_api.cli.client import asking
 from ptn_api.cli.output import Output, sink
 from ptn_api.cli.stream import tell_gap
-from ptn_api.client.replay_server import ReplayServer
-from ptn_api.client.replaying import Replay, replay
+from ptn_api.client.replaying import Replay, ReplayServer, replay
 from ptn_api.client.rest import PTNClient
 
 __all__ = ["run", "run_server"]

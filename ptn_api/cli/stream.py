@@ -11,8 +11,8 @@ from pathlib import Path
 from ptn_api.cli.api_key import read_api_key
 from ptn_api.cli.client import hear_the_client, try_stream, ws_url
 from ptn_api.cli.output import Output, Sink, sink
-from ptn_api.client.handling import Handling, OnError
-from ptn_api.client.pace import Pace
+from ptn_api.client.arguments import Timing
+from ptn_api.client.delivery import Dispatcher, OnError
 from ptn_api.client.stream import Stream
 from ptn_api.wire.client_session import Gap, State
 
@@ -59,11 +59,11 @@ async def _follow(stream: Stream, handle: Sink, on_error: OnError, count: int, a
     stop_on_signals(stream)
     if address is not None:
         await try_stream(address)
-    handling = Handling(stream, [handle], on_error=on_error, retries=5, pace=Pace())
+    dispatcher = Dispatcher(stream, [handle], on_error=on_error, retries=5, timing=Timing())
     done = 0
     async with stream:
         async for message in stream:
-            if not await handling.handle([message]):
+            if not await dispatcher.dispatch([message]):
                 break
             done += 1
             if done == count:

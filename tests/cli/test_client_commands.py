@@ -140,7 +140,7 @@ def test_a_trade_pair_as_people_type_it(ptn: Ptn) -> None:
     assert small.stderr == ""
     new = ptn("orders", "--trade-pair", "NewUSD")
     assert (new.status, len(new.lines)) == (0, 1)
-    assert "'NewUSD' is no trade pair that is known here" in new.stderr
+    assert "unknown trade pair 'NewUSD'" in new.stderr
 
 
 def test_resume_goes_on_after_the_last_order(ptn: Ptn) -> None:

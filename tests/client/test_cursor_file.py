@@ -104,7 +104,7 @@ def test_a_broken_file_counts_as_none_and_is_reported(
     file = made(tmp_path)
     file.path.write_bytes(content)
     assert file.load() == Cursor()
-    assert "is not used" in caplog.text
+    assert "ignoring the" in caplog.text
     file.save(Cursor(8, "e"))
     file.close()
     assert reloaded(tmp_path) == Cursor(8, "e")

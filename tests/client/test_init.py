@@ -14,7 +14,8 @@ def test_every_public_name_is_there() -> None:
     for name in ptn_api.client.__all__:
         assert getattr(ptn_api.client, name) is not None
     homes = {name for names in ptn_api.client._HOMES.values() for name in names}
-    assert homes == set(ptn_api.client.__all__)
+    assert homes | set(ptn_api.client._FORMER_NAMES) == set(ptn_api.client.__all__)
+    assert ptn_api.client.Book is ptn_api.client.PositionMirror
 
 
 def test_other_names_are_none_of_it() -> None:

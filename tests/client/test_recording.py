@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ptn_api.client.fake_server import FakeServer
 from ptn_api.client.recording import Recording, is_recording, read_recording
 from ptn_api.client.stream import Stream
+from ptn_api.client.testing import FakeServer
 from ptn_api.errors import ClientError, InvalidInputError
 from ptn_api.wire.client_session import Cursor, Gap, StreamItem
 from ptn_api.wire.server_frames import OrderMessage
@@ -119,7 +119,7 @@ def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="line 3"):
         Recording(path)
     assert path.read_text().endswith("some notes\n")
-    with pytest.raises(InvalidInputError, match="cannot be read"):
+    with pytest.raises(InvalidInputError, match="cannot read"):
         list(read_recording(tmp_path / "nowhere"))
 
 
@@ -128,7 +128,7 @@ def test_another_file_is_left_alone(tmp_path: Path, content: str) -> None:
     """Also one without an end of line, which could pass for a half written one."""
     path = tmp_path / "validator_checkpoint.json"
     path.write_text(content)
-    with pytest.raises(InvalidInputError, match="no recording"):
+    with pytest.raises(InvalidInputError, match="not a recording"):
         Recording(path)
     assert path.read_text() == content
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
+from ptn_api.client.arguments import Timing
 from ptn_api.client.message import PTNWebSocketMessage
-from ptn_api.client.pace import Pace
-from ptn_api.client.replay_server import ReplayServer
-from ptn_api.client.replaying import Replay
+from ptn_api.client.replaying import Replay, ReplayServer
 from ptn_api.client.stream import Stream
 from ptn_api.errors import InvalidInputError, ServerUnreachableError
 from ptn_api.wire.client_session import Gap
@@ -22,45 +21,47 @@ from tests.factories import T0
 from tests.system.follower import Follower
 
 
-async def follow(url: str, tmp_path: Path, n: int, pace: Pace, **options: Any) -> list[PTNWebSocketMessage]:
+async def follow(
+    url: str, tmp_path: Path, n: int, timing: Timing, **options: Any
+) -> list[PTNWebSocketMessage]:
     found: list[PTNWebSocketMessage] = []
-    async with Stream(url, "whatever", state_dir=tmp_path, pace=pace, **options) as stream:
+    async with Stream(url, "whatever", state_dir=tmp_path, timing=timing, **options) as stream:
         while len(found) < n:
             found.append(await anext(stream))
     return found
 
 
-async def test_any_client_gets_what_was_recorded(tmp_path: Path, pace: Pace) -> None:
+async def test_any_client_gets_what_was_recorded(tmp_path: Path, timing: Timing) -> None:
     """In one piece: numbers without holes, from the first one on, times as they were."""
     with ReplayServer(Replay(PAST)) as server:
         playing = threading.Thread(target=server.play)
         playing.start()
-        found = await follow(server.url, tmp_path, 4, pace)
+        found = await follow(server.url, tmp_path, 4, timing)
         playing.join()
     assert [m.sequence for m in found] == [1, 2, 3, 4]
     assert [m.timestamp for m in found] == [T0, T0 + 1_000, T0 + 1_000, T0 + 60_000]
     assert [m.data for m in found] == [m.data for m in Replay(PAST)]
 
 
-async def test_what_was_sent_can_be_resumed_from(tmp_path: Path, pace: Pace) -> None:
+async def test_what_was_sent_can_be_resumed_from(tmp_path: Path, timing: Timing) -> None:
     """The second run goes on after the first."""
     with ReplayServer(Replay(PAST)) as server:
         playing = threading.Thread(target=server.play)
         playing.start()
-        first = await follow(server.url, tmp_path, 2, pace)
+        first = await follow(server.url, tmp_path, 2, timing)
         playing.join()
-        rest = await follow(server.url, tmp_path, 3, pace)
+        rest = await follow(server.url, tmp_path, 3, timing)
     assert [m.sequence for m in first] == [1, 2]
     assert [m.sequence for m in rest] == [2, 3, 4]
 
 
-async def test_the_clock_is_that_of_then(tmp_path: Path, pace: Pace) -> None:
+async def test_the_clock_is_that_of_then(tmp_path: Path, timing: Timing) -> None:
     """A client that measures the server's clock finds the orders fresh, and is not put off by their age."""
     stale: list[PTNWebSocketMessage] = []
     with ReplayServer(Replay(PAST[:3])) as server:
         playing = threading.Thread(target=server.play)
         playing.start()
-        found = await follow(server.url, tmp_path, 3, pace, max_age_ms=60_000, on_stale=stale.append)
+        found = await follow(server.url, tmp_path, 3, timing, max_age_ms=60_000, on_stale=stale.append)
         playing.join()
     assert len(found) == 3
     assert stale == []

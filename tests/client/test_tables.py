@@ -12,8 +12,7 @@ import polars as pl
 import pytest
 
 from ptn_api.client import tables
-from ptn_api.client.calls import MessagePage
-from ptn_api.client.documents import Checkpoint, Ledgers, Miner, MinerPositions, StatisticsDocument
+from ptn_api.client.calls import Checkpoint, Ledgers, MessagePage, Miner, MinerPositions, StatisticsDocument
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.errors import ClientError
 from ptn_api.model.position import Position

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import pytest
 from websockets.asyncio.client import connect as open_socket
 
-from ptn_api.client.following import follow
+from ptn_api.client.delivery import follow
 from ptn_api.client.stream import connect
-from ptn_api.client.testing import FakeServer, fake_order, fake_position, quick_pace
+from ptn_api.client.testing import FakeServer, fake_order, fake_position, quick_timing
 from ptn_api.errors import AuthenticationError
 from ptn_api.wire.client_session import Gap
 from tests.factories import MINER, OTHER_MINER, T0, order, position
@@ -321,7 +321,7 @@ async def test_a_bad_frame_is_told_and_costs_nothing_else(server: Server, client
 
 async def test_a_bot_follows_either_alike(server: Server, tmp_path: Path) -> None:
     """Live, over a restart, and refused."""
-    options: Any = {"pace": quick_pace(), "state_dir": tmp_path}
+    options: Any = {"timing": quick_timing(), "state_dir": tmp_path}
     first = server.head + 1
     async with connect(server.url, KEY, **options) as stream:
         await until_async(lambda: stream.state == "live")
@@ -354,7 +354,7 @@ def test_a_script_runs_once_a_client_follows(tmp_path: Path) -> None:
 
     gaps: list[Gap] = []
     with FakeServer(script=script) as server:
-        options: Any = {"state_dir": tmp_path, "pace": quick_pace(), "on_gap": gaps.append}
+        options: Any = {"state_dir": tmp_path, "timing": quick_timing(), "on_gap": gaps.append}
         with follow(server.url, server.api_key, **options) as orders:
             seen = [next(orders) for _ in range(3)]
     assert [m.new_order.trade_pair for m in seen] == ["BTCUSD", "ETHUSD", "EURUSD"]
@@ -400,7 +400,7 @@ def test_a_slow_server_loses_and_reorders_nothing(tmp_path: Path) -> None:
     begun = time.monotonic()
     with (
         FakeServer(script=script) as server,
-        follow(server.url, server.api_key, state_dir=tmp_path, pace=quick_pace()) as orders,
+        follow(server.url, server.api_key, state_dir=tmp_path, timing=quick_timing()) as orders,
     ):
         assert [next(orders).sequence for _ in range(4)] == [1, 2, 3, 4]
     assert sent_after[0] >= 0.2

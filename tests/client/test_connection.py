@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ptn_api.client.inbox import Inbox
+from ptn_api.client.connection import Inbox
 from ptn_api.wire.client_session import Cursor, StreamItem
 from tests.waiting import until_async
 

@@ -9,7 +9,7 @@ import ssl
 import httpx
 import pytest
 
-from ptn_api.client.reason import reason
+from ptn_api.errors import error_text
 
 
 @pytest.mark.parametrize(
@@ -24,4 +24,4 @@ from ptn_api.client.reason import reason
 )
 def test_it_always_says_something(error: BaseException, words: str) -> None:
     """The system's words without Python's decoration; its name where an error says nothing."""
-    assert words in reason(error)
+    assert words in error_text(error)

@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from ptn_api.client.exchange import Call, Retries
-from ptn_api.client.rest import AsyncPTNClient, PTNClient
+from ptn_api.client.calls import Call
+from ptn_api.client.mirror_state import snapshot
+from ptn_api.client.rest import AsyncPTNClient, PTNClient, Retries
 from ptn_api.errors import (
     APIStatusError,
     AuthenticationError,
@@ -143,9 +144,7 @@ def test_an_answer_that_makes_no_sense_is_told(content: bytes) -> None:
 
 def test_a_snapshot_without_its_headers_makes_no_sense() -> None:
     """As from a lower tier's key."""
-    from ptn_api.client import calls
-
-    error = raised(Script(answer(body={})), lambda api: api.call(calls.snapshot()))
+    error = raised(Script(answer(body={})), lambda api: api.call(snapshot()))
     assert error.code == "bad_answer"
 
 
@@ -205,7 +204,7 @@ def test_without_a_key_it_is_said_that_there_is_none(monkeypatch: pytest.MonkeyP
 def test_no_hotkey_is_not_another_document(ask: Callable[[PTNClient, str], object]) -> None:
     """An unset variable in a script is an error, and not a miner without positions."""
     script = Script(answer(body={}))
-    with client(script) as api, pytest.raises(InvalidInputError, match="no hotkey"):
+    with client(script) as api, pytest.raises(InvalidInputError, match="hotkey is empty"):
         ask(api, "")
     assert script.requests == []
 
@@ -319,7 +318,7 @@ def test_a_download_replaces_files_only(tmp_path: Path) -> None:
     script = Script(answer(body={}))
     with client(script) as api:
         for target in (pipe, folder):
-            with pytest.raises(SettingsError, match="no file that could be replaced"):
+            with pytest.raises(SettingsError, match="not a regular file"):
                 api.validator_checkpoint(target)
         assert script.requests == []
         api.validator_checkpoint(link)

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from ptn_api.client.fake_server import FakeServer
-from ptn_api.client.following import Following, follow
+from ptn_api.client.arguments import Timing
+from ptn_api.client.delivery import Following, follow
 from ptn_api.client.message import PTNWebSocketMessage
-from ptn_api.client.pace import Pace
 from ptn_api.client.stream import Stream
+from ptn_api.client.testing import FakeServer
 from ptn_api.errors import AuthenticationError
 from ptn_api.wire.client_session import Gap
 from tests.factories import order, position
@@ -26,11 +26,11 @@ from tests.waiting import until
 
 
 @pytest.fixture
-def orders(server: FakeServer, pace: Pace, tmp_path: Path) -> Callable[..., Following]:
+def orders(server: FakeServer, timing: Timing, tmp_path: Path) -> Callable[..., Following]:
     """Makes a follower of the server that begins at the server's first number."""
 
     def make(**options: Any) -> Following:
-        return follow(server.url, server.api_key, pace=pace, state_dir=tmp_path, **options)
+        return follow(server.url, server.api_key, timing=timing, state_dir=tmp_path, **options)
 
     return make
 
