@@ -6,7 +6,8 @@ import logging
 import os
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, get_args
 
 import msgspec
 
@@ -24,9 +25,19 @@ __all__ = [
     "check_literal",
     "optional_api_key",
     "trade_pairs_from",
+    "with_parameters_of",
 ]
 
 logger = logging.getLogger("ptn_api.client")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def with_parameters_of(function: Callable[P, Any]) -> Callable[[Callable[..., T]], Callable[P, T]]:
+    """Declares that a function takes the parameters of another, for type checkers and `inspect.signature`."""
+    return wraps(function, assigned=(), updated=())
+
 
 # --- the API key ------------------------------------------------------------------------------------------
 

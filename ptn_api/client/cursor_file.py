@@ -104,8 +104,8 @@ class CursorFile:
         self._unsynced = False
 
     def load(self) -> Cursor:
-        """Returns the last saved cursor; `Cursor()` if there is none, or it is unreadable."""
-        self._open()
+        """Returns the last saved cursor; `Cursor()` without one, or if it is unreadable."""
+        self._lock_file()
         if not self._writable:
             return Cursor()
         try:
@@ -125,9 +125,17 @@ class CursorFile:
         """Writes the cursor to the file, unless keeping it has failed before."""
         if cursor == self._saved or not self._writable:
             return
-        content = _Content(server=self._server, epoch=cursor.epoch, sequence=cursor.sequence)
+        fields = _Content(server=self._server, epoch=cursor.epoch, sequence=cursor.sequence)
+        content = msgspec.json.encode(fields).ljust(_RECORD)
         try:
-            self._write(msgspec.json.encode(content).ljust(_RECORD))
+            if self._file is None or len(content) > _RECORD:
+                self._replace(content)
+            else:
+                os.lseek(self._file, 0, os.SEEK_SET)
+                os.write(self._file, content)
+                self._unsynced = True
+                if self._monotonic() - self._synced_at >= self._sync_every:
+                    self._sync(self._file)
         except OSError as error:
             self._give_up(f"cannot write the cursor file {self.path}: {error.strerror}")
         else:
@@ -144,7 +152,7 @@ class CursorFile:
             os.close(self._lock)
             self._lock = None
 
-    def _open(self) -> None:
+    def _lock_file(self) -> None:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
@@ -152,19 +160,13 @@ class CursorFile:
             self._give_up(f"cannot keep a cursor in {self.path}: {error.strerror}")
             return
         self._lock = lock
-        if not _locked(lock):
+        if sys.platform == "win32":
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
             self.close()
             self._give_up("another client of this server and key is running (pass a different name=)")
-
-    def _write(self, content: bytes) -> None:
-        if self._file is None or len(content) > _RECORD:
-            self._replace(content)
-            return
-        os.lseek(self._file, 0, os.SEEK_SET)
-        os.write(self._file, content)
-        self._unsynced = True
-        if self._monotonic() - self._synced_at >= self._sync_every:
-            self._sync(self._file)
 
     def _sync(self, file: int) -> None:
         if self._unsynced:
@@ -193,13 +195,3 @@ class CursorFile:
     def _give_up(self, problem: str) -> None:
         self._writable = False
         logger.warning("%s; a restart will not resume", problem)
-
-
-def _locked(file: int) -> bool:
-    if sys.platform == "win32":
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

@@ -12,12 +12,11 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from functools import wraps
 from types import TracebackType
-from typing import Any, Literal, ParamSpec
+from typing import Any, Literal
 
 from ptn_api.backoff import Backoff
-from ptn_api.client.arguments import Timing
+from ptn_api.client.arguments import Timing, with_parameters_of
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.stream import Stream
 from ptn_api.loop_thread import LoopThread
@@ -26,8 +25,6 @@ from ptn_api.wire.client_session import Gap, State
 __all__ = ["Dispatcher", "Following", "Handler", "OnError", "follow"]
 
 logger = logging.getLogger("ptn_api.client")
-
-P = ParamSpec("P")
 
 Handler = Callable[[list[PTNWebSocketMessage]], Any]
 """A plain or async function, called with a list of one or more messages."""
@@ -188,13 +185,7 @@ class Following:
         self.close()
 
 
-def _with_parameters_of(stream: Callable[P, Stream]) -> Callable[P, Following]:
-    @wraps(stream, assigned=(), updated=())
-    def follow(*args: P.args, **options: P.kwargs) -> Following:
-        """Returns an iterator over orders as they happen. Parameters as for `Stream`; see `Following`."""
-        return Following(stream(*args, **options))
-
-    return follow
-
-
-follow = _with_parameters_of(Stream)
+@with_parameters_of(Stream)
+def follow(*args: Any, **options: Any) -> Following:
+    """Returns an iterator over orders as they happen. Parameters as for `Stream`; see `Following`."""
+    return Following(Stream(*args, **options))

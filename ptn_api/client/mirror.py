@@ -16,16 +16,15 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
-from functools import wraps
 from types import TracebackType
-from typing import Any, Literal, ParamSpec
+from typing import Any, Literal
 
 import msgspec
 
-from ptn_api.client.arguments import ReconnectBackoff, Timing, api_key_from, check_literal
+from ptn_api.client.arguments import ReconnectBackoff, Timing, api_key_from, check_literal, with_parameters_of
 from ptn_api.client.calls import Status
 from ptn_api.client.cursor_file import NoCursorFile
-from ptn_api.client.mirror_state import Key, MirrorState, Snapshot, changes, snapshot
+from ptn_api.client.mirror_state import Key, MirrorState, changes, snapshot
 from ptn_api.client.rest import AsyncPTNClient, Retries
 from ptn_api.client.stream import Stream, call_listener
 from ptn_api.errors import APIStatusError, AuthenticationError, ClientError
@@ -36,8 +35,6 @@ from ptn_api.wire.frames import Heartbeat, PositionsRemoved
 from ptn_api.wire.server_frames import ChangedPosition, OrderMessage
 
 __all__ = ["OpenMirror", "PositionMirror", "load_in_slices", "open_mirror"]
-
-P = ParamSpec("P")
 
 logger = logging.getLogger("ptn_api.client")
 
@@ -120,7 +117,7 @@ class PositionMirror:
         return self._state.checksum
 
     def position(self, miner_hotkey: str, position_uuid: str) -> Position | None:
-        """Returns one position; `close_ms` is None while it is open."""
+        """Returns one position; an open one has `close_ms` None."""
         text = self.text(miner_hotkey, position_uuid)
         if text is None:
             return None
@@ -139,7 +136,7 @@ class PositionMirror:
     ) -> Iterator[Position]:
         """Yields the positions, each in its current state; leaves out those added during the iteration.
 
-        An open position's `close_ms` is None, as on the stream (0 in REST).
+        Open positions have `close_ms` None, as on the stream (0 in REST).
         """
         if status is not None:
             check_literal(Status, status, "status")
@@ -172,7 +169,7 @@ class PositionMirror:
     # --- following ----------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> PositionMirror:
-        self._task = asyncio.create_task(self._run())
+        self._task = asyncio.create_task(self._follow())
         return self
 
     async def __aexit__(
@@ -192,9 +189,31 @@ class PositionMirror:
         if self._task is not None and not self._task.cancelled():
             self._task.result()
 
-    async def _run(self) -> None:
+    async def _follow(self) -> None:
         try:
-            await self._follow()
+            await self._load_snapshot()
+            stream = self._stream = Stream(
+                self._url,
+                self._key,
+                cursor_store=NoCursorFile(self.cursor),
+                format="delta",
+                updates=True,
+                revision=self._revision,
+                on_state=self._on_state,
+                stop_on_auth_error=self._stop_on_auth_error,
+                timing=self._timing,
+                ssl=self._ssl,
+            )
+            async with stream:
+                async for item in stream.items():
+                    self._sequence, epoch = item.cursor
+                    self._epoch = epoch or self._epoch
+                    try:
+                        await self._apply(item)
+                    except _MALFORMED as error:
+                        await self._schedule_repair(f"malformed frame: {error}")
+                    if self._repair_at is not None and asyncio.get_running_loop().time() >= self._repair_at:
+                        await self._repair()
         except AuthenticationError:
             raise
         except Exception:  # a bug of this library; `_wait` and `close` raise it
@@ -202,32 +221,6 @@ class PositionMirror:
             raise
         finally:
             self._verified.clear()
-
-    async def _follow(self) -> None:
-        await self._load_snapshot()
-        stream = Stream(
-            self._url,
-            self._key,
-            cursor_store=NoCursorFile(self.cursor),
-            format="delta",
-            updates=True,
-            revision=self._revision,
-            on_state=self._on_state,
-            stop_on_auth_error=self._stop_on_auth_error,
-            timing=self._timing,
-            ssl=self._ssl,
-        )
-        async with stream:
-            self._stream = stream
-            async for item in stream.items():
-                self._sequence, epoch = item.cursor
-                self._epoch = epoch or self._epoch
-                try:
-                    await self._apply(item)
-                except _MALFORMED as error:
-                    await self._schedule_repair(f"malformed frame: {error}")
-                if self._repair_at is not None and asyncio.get_running_loop().time() >= self._repair_at:
-                    await self._repair()
 
     async def _apply(self, item: StreamItem) -> None:
         match item.value:
@@ -297,19 +290,11 @@ class PositionMirror:
 
     async def _load_snapshot(self) -> None:
         """Loads a snapshot, with retries until one arrives."""
-        loaded, state = await self._fetch_snapshot()
-        previous, self._state = self._state, state
-        self._epoch, self._sequence = loaded.epoch, loaded.sequence
-        self._set_revision(loaded.revision)
-        self._loaded.set()
-        await self._report_changed(state.differences(previous))
-
-    async def _fetch_snapshot(self) -> tuple[Snapshot, MirrorState]:
         while True:
             try:
                 loaded, state = await self._rest.call(snapshot()), MirrorState()
                 await load_in_slices(state, loaded.positions)
-                return loaded, state
+                break
             except (ClientError, *_MALFORMED) as error:
                 refused = isinstance(error, AuthenticationError)
                 if refused and self._stop_on_auth_error:
@@ -317,6 +302,11 @@ class PositionMirror:
                 delay = self._backoff.refused() if refused else self._backoff.lost()
                 logger.warning("no snapshot: %s; retrying in %.1f s", error, delay)
                 await asyncio.sleep(delay)
+        previous, self._state = self._state, state
+        self._epoch, self._sequence = loaded.epoch, loaded.sequence
+        self._set_revision(loaded.revision)
+        self._loaded.set()
+        await self._report_changed(state.differences(previous))
 
     def _set_revision(self, revision: int) -> None:
         """The state includes everything up to this revision; a reconnection requests what comes after it."""
@@ -390,7 +380,7 @@ class OpenMirror:
         return self._thread.call(lambda: self._mirror.cursor)
 
     def position(self, miner_hotkey: str, position_uuid: str) -> Position | None:
-        """Returns one position; `close_ms` is None while it is open."""
+        """Returns one position; an open one has `close_ms` None."""
         return self._thread.call(lambda: self._mirror.position(miner_hotkey, position_uuid))
 
     def positions(
@@ -404,13 +394,7 @@ class OpenMirror:
         self._thread.run(self._mirror.until_verified())
 
 
-def _with_parameters_of(mirror: Callable[P, PositionMirror]) -> Callable[P, OpenMirror]:
-    @wraps(mirror, assigned=(), updated=())
-    def open_mirror(*args: P.args, **options: P.kwargs) -> OpenMirror:
-        """Mirrors every position, for blocking code. Parameters as for `PositionMirror`; see `OpenMirror`."""
-        return OpenMirror(lambda: mirror(*args, **options))
-
-    return open_mirror
-
-
-open_mirror = _with_parameters_of(PositionMirror)
+@with_parameters_of(PositionMirror)
+def open_mirror(*args: Any, **options: Any) -> OpenMirror:
+    """Mirrors every position, for blocking code. Parameters as for `PositionMirror`; see `OpenMirror`."""
+    return OpenMirror(lambda: PositionMirror(*args, **options))

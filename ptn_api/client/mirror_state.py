@@ -182,26 +182,8 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     positions: list[msgspec.Raw]
 
 
-def snapshot() -> Call[Snapshot]:
-    return Call("/miner-positions", _read_snapshot, cached=False)
-
-
-def changes(epoch: str, revision: int) -> Call[Changes]:
-    return Call("/miner-positions", _read_changes, cached=False, since=f"{epoch}:{revision}")
-
-
 class _Entry(msgspec.Struct):
     positions: list[msgspec.Raw]
-
-
-def _read_snapshot(body: bytes, headers: Mapping[str, str]) -> Snapshot:
-    entries = msgspec.json.decode(body, type=dict[str, _Entry])
-    return Snapshot(
-        epoch=headers["x-ptn-epoch"],
-        sequence=int(headers["x-ptn-sequence"]),
-        revision=int(headers["x-ptn-revision"]),
-        positions=[position for entry in entries.values() for position in entry.positions],
-    )
 
 
 class _ChangesBody(msgspec.Struct):
@@ -211,13 +193,33 @@ class _ChangesBody(msgspec.Struct):
     positions: dict[str, list[msgspec.Raw]]
 
 
-def _read_changes(body: bytes, headers: Mapping[str, str]) -> Changes:
-    decoded = msgspec.json.decode(body, type=_ChangesBody)
-    epoch, _, revision = decoded.cursor.rpartition(":")
-    return Changes(
-        epoch=epoch,
-        sequence=decoded.sequence,
-        revision=int(revision),
-        removed=decoded.removed,
-        positions=[position for positions in decoded.positions.values() for position in positions],
-    )
+def snapshot() -> Call[Snapshot]:
+    """Every position, undecoded."""
+
+    def read(body: bytes, headers: Mapping[str, str]) -> Snapshot:
+        entries = msgspec.json.decode(body, type=dict[str, _Entry])
+        return Snapshot(
+            epoch=headers["x-ptn-epoch"],
+            sequence=int(headers["x-ptn-sequence"]),
+            revision=int(headers["x-ptn-revision"]),
+            positions=[position for entry in entries.values() for position in entry.positions],
+        )
+
+    return Call("/miner-positions", read, cached=False)
+
+
+def changes(epoch: str, revision: int) -> Call[Changes]:
+    """The positions changed since a revision, undecoded."""
+
+    def read(body: bytes, headers: Mapping[str, str]) -> Changes:
+        decoded = msgspec.json.decode(body, type=_ChangesBody)
+        epoch, _, revision = decoded.cursor.rpartition(":")
+        return Changes(
+            epoch=epoch,
+            sequence=decoded.sequence,
+            revision=int(revision),
+            removed=decoded.removed,
+            positions=[position for positions in decoded.positions.values() for position in positions],
+        )
+
+    return Call("/miner-positions", read, cached=False, since=f"{epoch}:{revision}")

@@ -203,7 +203,11 @@ class Recording:
             self._write(_header(step.cursor), step.cursor)
         match step.value:
             case OrderMessage() as message:
-                self._write(_message_line(message), step.cursor)
+                late = b',"late":true' if message.late else b""
+                replay = b',"replay":true' if message.replay else b""
+                fields = message.sequence, message.timestamp, bytes(message.data), late, replay
+                line = b'{"sequence":%d,"timestamp":%d,"data":%b%b%b}\n' % fields
+                self._write(line, step.cursor)
                 self.written += 1
             case Gap(after, then, reason):
                 gap = {"type": "gap", "after": after, "next": then, "reason": reason}
@@ -243,7 +247,12 @@ class Recording:
         except OSError as error:
             raise ClientError(f"cannot write {self.path}: {error.strerror}", code="unwritable") from None
         try:
-            self._lock()
+            if sys.platform != "win32":
+                try:
+                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    problem = f"another process records to {self.path}"
+                    raise ClientError(problem, code="in_use") from None
             # Checked before the file is truncated: a file of another kind may be one long incomplete line.
             if not is_recording(self.path):
                 raise InvalidInputError(f"not a recording: {self.path}", code="not_a_recording")
@@ -264,26 +273,11 @@ class Recording:
             self.path.unlink(missing_ok=True)
         self._file.close()
 
-    def _lock(self) -> None:
-        if sys.platform == "win32":
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ClientError(f"another process records to {self.path}", code="in_use") from None
-
     def _write(self, line: bytes, cursor: Cursor) -> None:
         self._buffer.append(line)
         self._recorded = cursor
         if self._compress is bytes or sum(map(len, self._buffer)) >= _FRAME:
             self.flush()
-
-
-def _message_line(message: OrderMessage) -> bytes:
-    late = b',"late":true' if message.late else b""
-    replay = b',"replay":true' if message.replay else b""
-    fields = message.sequence, message.timestamp, bytes(message.data), late, replay
-    return b'{"sequence":%d,"timestamp":%d,"data":%b%b%b}\n' % fields
 
 
 def _header(cursor: Cursor) -> bytes:

@@ -119,9 +119,13 @@ class Replay:
 
     def moments(self) -> Iterator[Moment]:
         """Yields the same without waiting: the caller waits until `due` and then calls `begin`."""
+
+        def timestamp(entry: PTNWebSocketMessage | Gap) -> int | None:
+            return None if isinstance(entry, Gap) else entry.timestamp
+
         started: float | None = None
         first_ms = due = 0.0
-        for at_ms, group in itertools.groupby(self._entries(), _timestamp):
+        for at_ms, group in itertools.groupby(self._entries(), timestamp):
             if at_ms is not None:
                 if started is None:
                     started, first_ms = time.monotonic(), at_ms
@@ -153,7 +157,7 @@ class Replay:
 
 
 class Moment:
-    """The messages with one timestamp, or a run of gaps, whose `at_ms` is None.
+    """The messages with one timestamp, or a run of gaps, with `at_ms` None.
 
     `due` is the time at which to call `begin`, by `time.monotonic()`.
     """
@@ -200,10 +204,6 @@ def replay(
         return handled
 
     return run_blocking(run, "ptn-replay")
-
-
-def _timestamp(entry: PTNWebSocketMessage | Gap) -> int | None:
-    return None if isinstance(entry, Gap) else entry.timestamp
 
 
 # --- sources ----------------------------------------------------------------------------------------------
@@ -299,28 +299,24 @@ class ReplayServer:
         """
         stop = stop or threading.Event()
         moment, sent = self._first, 0
-        while not self._has_subscriber() and not stop.wait(_POLL_S):
+        while not any(client.session.state is State.LIVE for client in list(self._server.clients)):
             self._set_clock(moment)  # clients measure the clock offset at their login
+            if stop.wait(_POLL_S):
+                break
         waited = time.monotonic() - (moment.due if moment else 0.0)
         while moment is not None and not stop.wait(max(0.0, moment.due + waited - time.monotonic())):
-            sent += self._publish(moment)
+            messages = moment.begin()
+            self._set_clock(moment)
+            for message in messages:
+                extra = message.data
+                position = extra.pop("position")
+                if not position.get("orders"):
+                    problem = "recorded in format delta: the positions have no orders to serve"
+                    raise InvalidInputError(problem, code="not_a_recording")
+                self._server.publish(position, timestamp_ms=message.timestamp, late=message.late, extra=extra)
+            sent += len(messages)
             moment = next(self._moments, None)
         return sent
-
-    def _has_subscriber(self) -> bool:
-        return any(client.session.state is State.LIVE for client in list(self._server.clients))
-
-    def _publish(self, moment: Moment) -> int:
-        messages = moment.begin()
-        self._set_clock(moment)
-        for message in messages:
-            extra = message.data
-            position = extra.pop("position")
-            if not position.get("orders"):
-                problem = "recorded in format delta: the positions have no orders to serve"
-                raise InvalidInputError(problem, code="not_a_recording")
-            self._server.publish(position, timestamp_ms=message.timestamp, late=message.late, extra=extra)
-        return len(messages)
 
     def _set_clock(self, moment: Moment | None) -> None:
         if moment is not None and moment.at_ms is not None:

@@ -111,7 +111,8 @@ def exchange(call: Call[T], retries: Retries, cache: ResponseCache) -> Generator
         if isinstance(outcome, httpx.Response):
             if outcome.status_code in call.accept or outcome.status_code not in _RETRIED:
                 return _result(call, outcome, cache)
-            retry_after = _retry_after(outcome)
+            with contextlib.suppress(ValueError):  # absent, or a date, which this API never sends
+                retry_after = max(0.0, float(outcome.headers.get("retry-after", "")))
         delay = retries.pause(attempt, retry_after)
         if delay is None:
             raise _failure(outcome)
@@ -153,14 +154,6 @@ def _failure(outcome: Outcome) -> ClientError:
     if outcome.status_code in (401, 403):
         return AuthenticationError(message, code=body.code, status=outcome.status_code)
     return APIStatusError(message, status=outcome.status_code, code=body.code)
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """Returns seconds, or None if the header is absent (or a date, which this API never sends)."""
-    try:
-        return max(0.0, float(response.headers.get("retry-after", "")))
-    except ValueError:
-        return None
 
 
 @contextlib.contextmanager

@@ -85,7 +85,11 @@ class Stream:
     ) -> None:
         key = api_key_from(api_key)
         check_literal(Format, format, "format")
-        server = _host_and_port(url)
+        try:
+            uri = parse_uri(url)
+        except InvalidURI as error:
+            raise SettingsError(f"not a WebSocket URL: {error}") from None
+        server = f"{uri.host}:{uri.port}"
         self._store = cursor_store or CursorFile(cursor_path(state_dir, server, key, name), server)
         self._resume = resume
         self._subscription = Subscribe(
@@ -179,7 +183,7 @@ class Stream:
         self._inbox.close()
 
     def _call(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Calls the function soon in the loop's thread; directly if there is no loop yet."""
+        """Calls the function soon in the loop's thread; directly before the loop is known."""
         if self._loop is None:
             function(*arguments)
             return
@@ -324,11 +328,3 @@ async def call_listener(listener: Callable[..., Any] | None, *values: Any) -> No
             await result
     except Exception:  # user code may raise anything; the stream goes on
         logger.exception("a listener failed")
-
-
-def _host_and_port(url: str) -> str:
-    try:
-        uri = parse_uri(url)
-    except InvalidURI as error:
-        raise SettingsError(f"not a WebSocket URL: {error}") from None
-    return f"{uri.host}:{uri.port}"

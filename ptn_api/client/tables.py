@@ -34,7 +34,26 @@ _Columns = dict[str, tuple[_Kind, Sequence[Any]]]
 def positions(found: Iterable[Position]) -> polars.DataFrame:
     """Returns one row per position."""
     rows = list(found)
-    return _frame(_position_columns(rows) | {"n_orders": ("int", [len(p.orders) for p in rows])})
+    columns: _Columns = {
+        "miner_hotkey": ("text", [p.miner_hotkey for p in rows]),
+        "position_uuid": ("text", [p.position_uuid for p in rows]),
+        "trade_pair": ("text", [pair_id(p.trade_pair) for p in rows]),
+        "position_type": ("side", [p.position_type for p in rows]),
+        "is_closed_position": ("bool", [p.is_closed_position for p in rows]),
+        "opened_at": ("time", [p.open_ms for p in rows]),
+        "closed_at": ("time", [p.close_ms if p.is_closed_position else None for p in rows]),
+    }
+    for name in (
+        "net_leverage",
+        "average_entry_price",
+        "cumulative_entry_value",
+        "realized_pnl",
+        "current_return",
+        "return_at_close",
+    ):
+        columns[name] = ("float", [getattr(p, name) for p in rows])
+    columns["n_orders"] = ("int", [len(p.orders) for p in rows])
+    return _frame(columns)
 
 
 def orders(found: Iterable[Position]) -> polars.DataFrame:
@@ -101,28 +120,6 @@ def positions_or_orders(found: Iterable[Position], rows: Rows) -> polars.DataFra
 
 
 # --- columns ----------------------------------------------------------------------------------------------
-
-
-def _position_columns(rows: Sequence[Position]) -> _Columns:
-    columns: _Columns = {
-        "miner_hotkey": ("text", [p.miner_hotkey for p in rows]),
-        "position_uuid": ("text", [p.position_uuid for p in rows]),
-        "trade_pair": ("text", [pair_id(p.trade_pair) for p in rows]),
-        "position_type": ("side", [p.position_type for p in rows]),
-        "is_closed_position": ("bool", [p.is_closed_position for p in rows]),
-        "opened_at": ("time", [p.open_ms for p in rows]),
-        "closed_at": ("time", [p.close_ms if p.is_closed_position else None for p in rows]),
-    }
-    for name in (
-        "net_leverage",
-        "average_entry_price",
-        "cumulative_entry_value",
-        "realized_pnl",
-        "current_return",
-        "return_at_close",
-    ):
-        columns[name] = ("float", [getattr(p, name) for p in rows])
-    return columns
 
 
 def _order_columns(rows: Sequence[Order]) -> _Columns:

@@ -23,11 +23,10 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
-import msgspec
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
@@ -136,9 +135,18 @@ class FakeServer:
         except BaseException:
             self._thread.close()
             raise
-        if self._script is not None:
-            self._scripts = ThreadPoolExecutor(1, thread_name_prefix="fake-ptn-script")
-            self._script_result = self._scripts.submit(self._run_script, self._script)
+        if (script := self._script) is None:
+            return self
+
+        def run_script() -> None:
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._ending or self._was_live, 60.0):
+                    raise TimeoutError("no client became live within 60 s")
+            if self._was_live:
+                script(self)
+
+        self._scripts = ThreadPoolExecutor(1, thread_name_prefix="fake-ptn-script")
+        self._script_result = self._scripts.submit(run_script)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -205,7 +213,15 @@ class FakeServer:
         """
         time_ms = timestamp_ms if timestamp_ms is not None else self._now()
         orders = [Announcement.of(position, time_ms, late=late, extra=extra) for position in positions]
-        return self._thread.run(self._publish(orders, lost))
+
+        async def publish_now() -> int:
+            sequences = self._log.append(orders)
+            for client in list(self.clients):
+                if client.session.state is State.LIVE and not (lost or self.mute):
+                    await self._deliver(client, sequences)
+            return self._log.last
+
+        return self._thread.run(publish_now())
 
     def skip(self, numbers: int) -> None:
         """Leaves a permanent hole in the sequence."""
@@ -215,7 +231,15 @@ class FakeServer:
 
     def cut(self) -> None:
         """Breaks every connection without a close frame; returns when they are gone."""
-        self._thread.run(self._abort_all())
+
+        async def abort_all() -> None:
+            clients = list(self.clients)
+            for client in clients:
+                client.socket.transport.abort()
+            for client in clients:
+                await client.gone.wait()
+
+        self._thread.run(abort_all())
 
     def close_all(self, reason: CloseCode) -> None:
         """Closes every connection with a close code."""
@@ -238,7 +262,12 @@ class FakeServer:
 
     def send_all(self, frame: str) -> None:
         """Sends any text to every connection."""
-        self._thread.run(self._send_all(frame))
+
+        async def send_to_all() -> None:
+            for client in list(self.clients):
+                await self._send(client, frame)
+
+        self._thread.run(send_to_all())
 
     def heartbeat(self) -> None:
         """Sends a heartbeat now."""
@@ -261,7 +290,14 @@ class FakeServer:
             create_connection=create_connection,  # type: ignore[arg-type]
         )
         self.port = next(iter(self._server.sockets)).getsockname()[1]
-        self._tasks.add(asyncio.create_task(self._send_heartbeats_forever()))
+
+        async def send_heartbeats_forever() -> None:
+            while True:
+                await asyncio.sleep(self._heartbeat_ms / 1000)
+                if not self.mute:
+                    await self._send_heartbeats()
+
+        self._tasks.add(asyncio.create_task(send_heartbeats_forever()))
 
     async def _stop(self) -> None:
         await cancel_and_wait(self._tasks)
@@ -310,8 +346,11 @@ class FakeServer:
     async def _perform(self, client: _Client, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
-                case Send():
-                    await client.socket.send(self._encode(effect.frame))
+                case Send(frame=AuthSuccess() as frame) if self.version == 1:
+                    old = {"status": "success", "message": frame.message, "tier": frame.tier}
+                    await client.socket.send(json.dumps(old | {"current_sequence": frame.current_sequence}))
+                case Send(frame=frame):
+                    await client.socket.send(encode(frame).decode())
                 case CheckKey(api_key=key):
                     self.logins += 1
                     tier = 100 if key in self.keys else 50 if key in self.low_keys else None
@@ -320,12 +359,6 @@ class FakeServer:
                     await self._catch_up(client, effect)
                 case Close():
                     await client.socket.close(effect.reason.code, effect.reason.reason)
-
-    def _encode(self, frame: msgspec.Struct) -> str:
-        if self.version == 1 and isinstance(frame, AuthSuccess):
-            old = {"status": "success", "message": frame.message, "tier": frame.tier}
-            return json.dumps(old | {"current_sequence": frame.current_sequence})
-        return encode(frame).decode()
 
     async def _catch_up(self, client: _Client, effect: CatchUp) -> None:
         sequence = effect.after + 1
@@ -336,13 +369,6 @@ class FakeServer:
             sequence += 1
         client.caught_up_to = None
         client.session.caught_up()
-
-    async def _publish(self, orders: Sequence[Announcement], lost: bool) -> int:
-        sequences = self._log.append(orders)
-        for client in list(self.clients):
-            if client.session.state is State.LIVE and not (lost or self.mute):
-                await self._deliver(client, sequences)
-        return self._log.last
 
     async def _deliver(self, client: _Client, sequences: list[int], *, replay: bool = False) -> None:
         subscription, version = client.session.subscription, client.session.version
@@ -357,12 +383,6 @@ class FakeServer:
             await asyncio.sleep(self.slow)
             await self._send(client, frame.decode())
 
-    async def _send_heartbeats_forever(self) -> None:
-        while True:
-            await asyncio.sleep(self._heartbeat_ms / 1000)
-            if not self.mute:
-                await self._send_heartbeats()
-
     async def _send_heartbeats(self) -> None:
         for client in list(self.clients):
             if client.session.logged_in and client.session.version == 2:
@@ -372,20 +392,9 @@ class FakeServer:
                 )
                 await self._send(client, encode(beat).decode())
 
-    async def _send_all(self, frame: str) -> None:
-        for client in list(self.clients):
-            await self._send(client, frame)
-
     async def _send(self, client: _Client, frame: str) -> None:
         with contextlib.suppress(ConnectionClosed):
             await client.socket.send(frame)
-
-    async def _abort_all(self) -> None:
-        clients = list(self.clients)
-        for client in clients:
-            client.socket.transport.abort()
-        for client in clients:
-            await client.gone.wait()
 
     async def _apply_to_all(self, method: Callable[[ServerSession], list[Effect]]) -> None:
         for client in list(self.clients):
@@ -397,13 +406,6 @@ class FakeServer:
     def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
-
-    def _run_script(self, script: Callable[[FakeServer], object]) -> None:
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._ending or self._was_live, 60.0):
-                raise TimeoutError("no client became live within 60 s")
-        if self._was_live:
-            script(self)
 
     def _now(self) -> int:
         return wall_ms() + self.clock_ahead_ms

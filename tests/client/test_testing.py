@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from ptn_api.errors import AuthenticationError
 from ptn_api.wire.client_session import Gap
 from tests.factories import MINER, OTHER_MINER, T0, order, position
 from tests.stream.live import KEY, Client, LiveStream, running
-from tests.waiting import until_async
+from tests.waiting import until, until_async
 
 LOW_KEY = "key-of-carl"
 
@@ -415,3 +417,37 @@ def test_positions_of_a_test_are_what_a_validator_would_write() -> None:
     assert fake_position()["position_uuid"] != fake_position()["position_uuid"]
     with FakeServer() as server:
         assert server.publish(grown, fake_position(miner=MINER)) == 2
+
+
+async def test_it_works_with_async_with(tmp_path: Path) -> None:
+    """Methods that wait for the server's thread may be called from the running loop."""
+    async with FakeServer() as server:
+        options: Any = {"state_dir": tmp_path, "timing": quick_timing()}
+        async with connect(server.url, server.api_key, **options) as stream:
+            await until_async(lambda: stream.state == "live")
+            server.order("BTCUSD")
+            assert (await anext(stream)).new_order.trade_pair == "BTCUSD"
+
+
+@pytest.mark.parametrize("handshake", ["finished", "unfinished"])
+async def test_it_ends_while_its_clients_event_loop_is_blocked(handshake: str) -> None:
+    """A `with` block in a coroutine ends, although the client in the same loop cannot answer its handshakes."""
+    with FakeServer() as server:
+        if handshake == "finished":
+            socket = await open_socket(server.url)
+            transport: asyncio.Transport = socket.transport
+        else:
+            transport, _ = await asyncio.get_running_loop().create_connection(
+                asyncio.Protocol, server.host, server.port
+            )
+            await until_async(lambda: server._sockets)
+    transport.abort()
+
+
+def test_a_port_in_use_is_an_error_and_leaves_no_thread() -> None:
+    """As with any server."""
+    with FakeServer() as server:
+        threads = set(threading.enumerate())
+        with pytest.raises(OSError, match="in use"), FakeServer(port=server.port):
+            pass
+        until(lambda: set(threading.enumerate()) <= threads)
