@@ -431,7 +431,7 @@ async def test_it_works_with_async_with(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("handshake", ["finished", "unfinished"])
 async def test_it_ends_while_its_clients_event_loop_is_blocked(handshake: str) -> None:
-    """A `with` block in a coroutine ends, although the client in the same loop cannot answer its handshakes."""
+    """A `with` block in a coroutine ends, although a client in the same loop cannot answer."""
     with FakeServer() as server:
         if handshake == "finished":
             socket = await open_socket(server.url)
