@@ -10,7 +10,7 @@ from ptn_api.client.testing import FakeServer
 
 @pytest.fixture
 def timing() -> Timing:
-    """Periods short enough for tests; a heartbeat's patience is the server's to say."""
+    """Periods short enough for tests; the server sets the heartbeat period."""
     return Timing(
         connect=5.0,
         close=0.2,

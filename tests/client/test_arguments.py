@@ -67,7 +67,7 @@ def test_an_unknown_trade_pair_is_logged_and_an_unknown_format_refused(
 
 
 def test_delays_double_up_to_a_limit() -> None:
-    """There is no last attempt."""
+    """Retries never end."""
     backoff = ReconnectBackoff(TIMING, longest)
     assert [backoff.lost() for _ in range(9)] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert all(backoff.lost() == 60 for _ in range(2_000))

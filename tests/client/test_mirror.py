@@ -1,4 +1,4 @@
-"""The live mirror for programs that block."""
+"""The live mirror for blocking code."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.stream.live import LiveStream, running
 from tests.waiting import until, until_async
 
 
-def test_it_takes_what_a_book_takes() -> None:
-    """Said in one place."""
+def test_its_parameters_are_those_of_the_mirror() -> None:
+    """They are declared in one place."""
     assert inspect.signature(open_mirror) == inspect.signature(PositionMirror)
 
 
-async def test_it_follows_in_a_thread_of_its_own() -> None:
-    """Read by a program that knows no event loop; it is loaded when `with` is entered."""
+async def test_it_follows_in_its_own_thread() -> None:
+    """Code without an event loop reads it; it is loaded when `with` is entered."""
     clock = FakeClock(T0)
     log = filled_log([some(1, 1, 2)], now_ms=T0)
     live = LiveStream(log=log, ready=False)
@@ -64,22 +64,22 @@ async def test_it_follows_in_a_thread_of_its_own() -> None:
     assert (MINER, uuid(2)) in changed
 
 
-def test_an_address_that_is_none_is_raised_where_the_book_is_made() -> None:
-    """And no thread is left behind."""
+def test_an_invalid_url_is_refused_by_open_mirror() -> None:
+    """No thread is left behind."""
     with pytest.raises(SettingsError):
         open_mirror("ws://localhost:1", "localhost", "k")
     until(lambda: not any(thread.name == "ptn-client" for thread in threading.enumerate()))
 
 
-def test_a_book_that_is_never_entered_can_be_closed() -> None:
+def test_a_mirror_that_was_never_entered_can_be_closed() -> None:
     """Its thread ends."""
     mirror = open_mirror("ws://localhost:1", "http://localhost:1", "k", retries=Retries(times=0))
     mirror.close()
     until(lambda: not any(thread.name == "ptn-client" for thread in threading.enumerate()))
 
 
-async def test_listeners_may_read() -> None:
-    """They are called in the mirror's own thread, which would else wait for itself."""
+async def test_callbacks_may_read() -> None:
+    """They run in the mirror's thread, which must not wait for itself."""
     log = filled_log([some(1, 1, 2)], now_ms=T0)
     seen: list[float] = []
 
@@ -104,8 +104,8 @@ async def test_listeners_may_read() -> None:
     assert len(seen) == 1
 
 
-async def test_a_refused_key_can_end_it() -> None:
-    """Instead of being tried again for ever."""
+async def test_a_refused_key_is_raised_with_stop_on_auth_error() -> None:
+    """Without it the key is retried."""
     log = filled_log([some(1, 1)], now_ms=T0)
 
     def program(rest_url: str) -> None:

@@ -28,7 +28,7 @@ def mirror(*bodies: dict[str, Any]) -> MirrorState:
 
 
 def delta(body: dict[str, Any], n: int) -> bytes:
-    """The message of the position's n-th order (from 1)."""
+    """Returns the message of the position's n-th order (from 1)."""
     return text({"order": body["orders"][n - 1], "position": summary(body), "n_orders": n})
 
 
@@ -52,22 +52,22 @@ def agrees(subject: MirrorState, *bodies: dict[str, Any]) -> bool:
     return subject.checksum == f"{total:016x}"
 
 
-def test_nothing_is_lost_of_a_position() -> None:
-    """Unknown keys, ints and floats as they came."""
+def test_a_position_keeps_its_text() -> None:
+    """Unknown keys, ints and floats stay as received."""
     body = position(1, [order(1, strange=[1, 1.0, 1e-17])], odd={"a": 2.0}, net_leverage=0)
     assert json.dumps(held(mirror(body)), sort_keys=True) == json.dumps(body, sort_keys=True)
     assert agrees(mirror(body), body)
 
 
-def test_rests_way_of_writing_an_open_position_is_the_same_position() -> None:
-    """close_ms 0, and price sources that have aged out."""
+def test_an_open_position_from_rest_has_the_same_checksum() -> None:
+    """Although REST writes close_ms 0 and drops old price sources."""
     body = position(1, [order(1, price_sources=[{"source": "x"}])])
     shown = body | {"close_ms": 0, "orders": [order(1)]}
     assert mirror(shown).checksum == mirror(body).checksum
 
 
 def test_an_order_is_added_to_its_position() -> None:
-    """With the summary after it; also where the position is new."""
+    """With the summary after it; the position may be new."""
     body = position(1, [order(1), order(2)], current_return=1.5)
     subject = mirror(position(1, [order(1)]))
     assert subject.apply_order(delta(body, 2)) == (MINER, uuid(1))
@@ -79,8 +79,8 @@ def test_an_order_is_added_to_its_position() -> None:
     assert agrees(fresh, body)
 
 
-def test_an_order_that_is_already_there_is_replaced_not_repeated() -> None:
-    """A snapshot may be ahead of the number it states."""
+def test_a_repeated_order_is_replaced() -> None:
+    """A snapshot may be ahead of its sequence."""
     body = position(1, [order(1), order(2)])
     subject = mirror(body)
     subject.apply_order(delta(body, 1))
@@ -88,8 +88,8 @@ def test_an_order_that_is_already_there_is_replaced_not_repeated() -> None:
     assert agrees(subject, body)
 
 
-def test_a_late_order_goes_to_its_place() -> None:
-    """Before those that were already seen."""
+def test_a_late_order_is_inserted_at_its_index() -> None:
+    """Before the orders already there."""
     body = position(1, [order(1), order(2), order(3)])
     subject = mirror(position(1, [order(1), order(3)]))
     subject.apply_order(delta(body, 2))
@@ -97,7 +97,7 @@ def test_a_late_order_goes_to_its_place() -> None:
 
 
 def test_a_refresh_changes_the_summary() -> None:
-    """And nothing else."""
+    """It changes nothing else."""
     body = position(1, [order(1)], current_return=2.0)
     subject = mirror(position(1, [order(1)]))
     subject.apply_change(change(body, []))
@@ -112,8 +112,8 @@ def test_a_correction_replaces_orders() -> None:
     assert agrees(subject, body)
 
 
-def test_a_rearranged_list_is_followed() -> None:
-    """Dropped, moved and inserted at once."""
+def test_a_rearranged_order_list_is_applied() -> None:
+    """With orders dropped, moved and inserted at once."""
     body = position(1, [order(3), order(9), order(1)])
     subject = mirror(position(1, [order(1), order(2), order(3)]))
     uuids = [o["order_uuid"] for o in body["orders"]]
@@ -121,16 +121,16 @@ def test_a_rearranged_list_is_followed() -> None:
     assert agrees(subject, body)
 
 
-def test_a_position_that_is_new_to_the_mirror_comes_as_a_change() -> None:
-    """With all its orders, as from a baseline."""
+def test_a_change_may_add_a_position() -> None:
+    """With all its orders, as after a baseline."""
     body = position(1, [order(1), order(2)])
     subject = mirror()
     subject.apply_change(change(body, body["orders"]))
     assert agrees(subject, body)
 
 
-def test_what_is_removed_leaves_the_sum() -> None:
-    """And removing it again does nothing."""
+def test_a_removed_position_leaves_the_checksum() -> None:
+    """Removing it again does nothing."""
     one, two = position(1, [order(1)]), position(2, [order(2)])
     subject = mirror(one, two)
     assert subject.remove([(MINER, uuid(1)), (MINER, uuid(77))]) == [(MINER, uuid(1))]
@@ -139,7 +139,7 @@ def test_what_is_removed_leaves_the_sum() -> None:
     assert agrees(mirror())
 
 
-def test_differences_are_what_came_changed_or_went() -> None:
+def test_differences_are_the_added_changed_and_removed_positions() -> None:
     """Between two states."""
     old = mirror(position(1, [order(1)]), position(2, [order(2)]), position(3, [order(3)]))
     new = mirror(
@@ -148,6 +148,6 @@ def test_differences_are_what_came_changed_or_went() -> None:
     assert {key[1] for key in new.differences(old)} == {uuid(2), uuid(3), uuid(4)}
 
 
-def test_a_position_without_any_other_key_is_still_json() -> None:
-    """No comma too many."""
+def test_a_position_without_other_keys_is_valid_json() -> None:
+    """Without a stray comma."""
     assert PositionText.parse(b'{"orders":[]}').json() == b'{"orders":[]}'

@@ -45,7 +45,7 @@ def url(live: LiveStream) -> str:
 async def test_orders_arrive_and_a_restart_repeats_none(
     live: LiveStream, timing: Timing, tmp_path: Path
 ) -> None:
-    """What happened while the client was away is replayed."""
+    """Orders missed while the client was away are replayed."""
     options: Any = {"timing": timing, "state_dir": tmp_path}
     first = live.log.head().sequence + 1
     async with connect(url(live), KEY, **options) as stream:
@@ -59,16 +59,16 @@ async def test_orders_arrive_and_a_restart_repeats_none(
     assert [(m.sequence, m.replay) for m in replayed] == [(first + 3, True), (first + 4, True)]
 
 
-async def test_who_leaves_says_goodbye(live: LiveStream, timing: Timing, tmp_path: Path) -> None:
-    """1000, normal closure: a server counts no errors that are none."""
+async def test_a_stopped_client_closes_with_1000(live: LiveStream, timing: Timing, tmp_path: Path) -> None:
+    """A normal closure, which the server does not count as an error."""
     async with connect(url(live), KEY, timing=timing, state_dir=tmp_path) as stream:
         await until_async(lambda: stream.state == "live")
     await until_async(lambda: live.counters.closed)
     assert live.counters.closed == {1000: 1}
 
 
-async def test_being_cut_off_loses_nothing(timing: Timing, tmp_path: Path) -> None:
-    """However often: every order comes once, in order, without a gap."""
+async def test_broken_connections_lose_nothing(timing: Timing, tmp_path: Path) -> None:
+    """Every order comes once, in order, without a gap."""
     gaps: list[Gap] = []
     async with running(heartbeat_ms=100) as live:
         options: Any = {"timing": timing, "state_dir": tmp_path, "on_gap": gaps.append}
@@ -89,7 +89,7 @@ async def test_being_cut_off_loses_nothing(timing: Timing, tmp_path: Path) -> No
 
 
 async def test_a_filtered_delta_stream(live: LiveStream, timing: Timing, tmp_path: Path) -> None:
-    """As the real server understands it."""
+    """As the real server implements it."""
     options: Any = {"timing": timing, "state_dir": tmp_path, "miners": [OTHER_MINER], "format": "delta"}
     async with connect(url(live), KEY, **options) as stream:
         await until_async(lambda: stream.state == "live")
@@ -101,8 +101,8 @@ async def test_a_filtered_delta_stream(live: LiveStream, timing: Timing, tmp_pat
     assert message.new_order.trade_pair == "BTCUSD"
 
 
-async def test_a_foreign_cursor_is_a_gap(live: LiveStream, timing: Timing, tmp_path: Path) -> None:
-    """Of another epoch."""
+async def test_a_cursor_of_another_epoch_is_a_gap(live: LiveStream, timing: Timing, tmp_path: Path) -> None:
+    """Its sequence means nothing to this server."""
     from ptn_api.client.cursor_file import NoCursorFile
     from ptn_api.wire.client_session import Cursor
 
@@ -119,7 +119,7 @@ async def test_a_foreign_cursor_is_a_gap(live: LiveStream, timing: Timing, tmp_p
 async def test_an_unknown_key_and_a_low_tier_are_refused(
     live: LiveStream, timing: Timing, tmp_path: Path
 ) -> None:
-    """By the real server's close codes."""
+    """The real server's close codes say so."""
     for key in ("nobody", "key-of-carl"):
         options: Any = {"timing": timing, "state_dir": tmp_path, "stop_on_auth_error": True}
         async with connect(url(live), key, **options) as stream:
@@ -130,8 +130,8 @@ async def test_an_unknown_key_and_a_low_tier_are_refused(
 # --- REST -------------------------------------------------------------------------------------------------
 
 
-async def test_every_route_is_understood() -> None:
-    """Typed where simple."""
+async def test_every_route_is_decoded() -> None:
+    """With a method for each."""
     async with serving() as served, AsyncPTNClient(served.url, REST_KEY) as api:
         entries = await api.miner_positions(tier=100, status="open")
         assert set(entries) == {MINER, OTHER_MINER}
@@ -151,7 +151,7 @@ async def test_every_route_is_understood() -> None:
 
 
 async def test_an_unchanged_document_is_not_sent_again() -> None:
-    """In whatever coding it came; a change is seen at once."""
+    """In any content coding; a change is noticed at once."""
     async with serving() as served, AsyncPTNClient(served.url, REST_KEY) as api:
         before = await api.miner_positions()
         assert await api.miner_positions() is before
@@ -164,8 +164,8 @@ async def _holds(api: AsyncPTNClient, position_uuid: str) -> bool:
     return any(p.position_uuid == position_uuid for p in (await api.miner_positions()).positions())
 
 
-async def test_what_changed_can_be_asked_for_alone() -> None:
-    """From an answer's cursor to the next; lower tiers have none."""
+async def test_changes_can_be_requested() -> None:
+    """From one result's cursor to the next; lower tiers have none."""
     log = filled_log([written(position(1, [order(1)])), written(position(2, [order(2)]))])
     async with serving(log) as served, AsyncPTNClient(served.url, REST_KEY) as api:
         whole = await api.miner_positions()
@@ -184,8 +184,8 @@ async def test_what_changed_can_be_asked_for_alone() -> None:
         assert caught.value.status == 410
 
 
-async def test_the_checkpoint_goes_to_a_file(tmp_path: Path) -> None:
-    """As a validator would restore from it."""
+async def test_the_checkpoint_can_be_downloaded(tmp_path: Path) -> None:
+    """As a file that a validator can restore from."""
     told: list[tuple[int, int | None]] = []
     async with serving() as served, AsyncPTNClient(served.url, REST_KEY) as api:
         file = await api.validator_checkpoint(tmp_path / "checkpoint.json", lambda *now: told.append(now))
@@ -197,7 +197,7 @@ async def test_the_checkpoint_goes_to_a_file(tmp_path: Path) -> None:
 
 
 async def test_messages_can_be_fetched_by_rest() -> None:
-    """Page by page; 410 for what is no longer there."""
+    """Page by page; status 410 for pruned ones."""
     log = filled_log()
     start = log.head().sequence
     log.append([written(position(n, [order(n, at=T0 + n)])) for n in range(1, 6)], T0 + 10)
@@ -213,7 +213,7 @@ async def test_messages_can_be_fetched_by_rest() -> None:
 
 
 async def test_the_blocking_client_speaks_to_the_real_server() -> None:
-    """From a thread, as it blocks."""
+    """From a thread, because it blocks."""
     async with serving() as served:
 
         def ask() -> int:
@@ -229,7 +229,7 @@ async def test_the_blocking_client_speaks_to_the_real_server() -> None:
 
 
 class Both:
-    """The stream and REST servers over one log, and a mirror that mirrors them."""
+    """The stream and REST servers over one log, and a mirror of them."""
 
     def __init__(
         self, log: MemoryLog, live: LiveStream, clock: FakeClock, mirror: PositionMirror, states: list[str]
@@ -257,7 +257,7 @@ class Both:
         self.live.keys.swap([("alice", REST_KEY, 100)])
 
     async def agreed(self) -> None:
-        """Waits until the mirror is what the log is."""
+        """Waits until the mirror equals the log."""
         await until_async(
             lambda: self.mirror.verified and self.mirror.checksum == self.true_sum(),
             what=f"{self.mirror.checksum} {self.true_sum()} {self.mirror.verified}",
@@ -288,8 +288,8 @@ def some(n: int, *orders: int, **fields: Any) -> Any:
     return written(position(n, [order(o, at=T0 - 1_000_000 + o) for o in orders], **fields))
 
 
-async def test_a_book_holds_what_the_validator_holds(timing: Timing) -> None:
-    """From the snapshot on, confirmed by the heartbeat; positions can be read as objects or as text."""
+async def test_a_mirror_has_the_validators_positions(timing: Timing) -> None:
+    """From the snapshot on, verified by the heartbeat; as objects or as text."""
     async with mirrored(timing, some(1, 1, 2), some(2, 3, miner=OTHER_MINER, odd=1.0)) as both:
         mirror = both.mirror
         assert len(mirror) == 2
@@ -303,7 +303,7 @@ async def test_a_book_holds_what_the_validator_holds(timing: Timing) -> None:
         assert mirror.position(MINER, "none") is None
 
 
-async def test_a_book_follows_every_kind_of_change(timing: Timing) -> None:
+async def test_a_mirror_follows_every_kind_of_change(timing: Timing) -> None:
     """New orders, refreshes, corrections, orders inserted and dropped, closing, removal."""
     async with mirrored(timing, some(1, 1, 2), some(2, 3)) as both:
         for step in (
@@ -323,8 +323,8 @@ async def test_a_book_follows_every_kind_of_change(timing: Timing) -> None:
         assert both.changed >= {(MINER, uuid(1)), (MINER, uuid(2)), (MINER, uuid(5))}
 
 
-async def test_a_book_catches_up_after_a_disconnection(timing: Timing) -> None:
-    """Orders, changes and removals that happened meanwhile."""
+async def test_a_mirror_catches_up_after_a_disconnection(timing: Timing) -> None:
+    """With orders, changes and removals from meanwhile."""
     async with mirrored(timing, some(1, 1), some(2, 2), some(3, 3)) as both:
         await both.cut_off()
         both.append(some(1, 1, 7), some(2, 2, current_return=2.0))
@@ -335,7 +335,7 @@ async def test_a_book_catches_up_after_a_disconnection(timing: Timing) -> None:
 
 
 async def test_random_histories_are_mirrored(timing: Timing) -> None:
-    """Whatever the validator does, in whatever order, with cuts in between."""
+    """Any changes in any order, with broken connections in between."""
     dice = random.Random(7)
     async with mirrored(timing, *(some(n, n) for n in range(1, 6))) as both:
         lists = {n: [n] for n in range(1, 6)}
@@ -362,8 +362,8 @@ async def test_random_histories_are_mirrored(timing: Timing) -> None:
 
 
 @pytest.mark.parametrize("fault", ["changed", "missing", "extra"])
-async def test_a_book_that_went_wrong_mends_itself(timing: Timing, fault: str) -> None:
-    """Found by the checksum; at the latest by a whole snapshot."""
+async def test_a_wrong_mirror_repairs_itself(timing: Timing, fault: str) -> None:
+    """The checksum shows it; a snapshot helps at the latest."""
     async with mirrored(timing, some(1, 1), some(2, 2)) as both:
         state = both.mirror._state
         if fault == "changed":
@@ -385,10 +385,10 @@ async def test_a_book_that_went_wrong_mends_itself(timing: Timing, fault: str) -
         assert len(both.mirror) == 2
 
 
-async def test_what_was_just_missed_is_mended_by_the_changes_alone(
+async def test_a_missed_change_is_repaired_without_a_snapshot(
     timing: Timing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A whole snapshot is the last resort."""
+    """A snapshot is the last resort."""
     async with mirrored(timing, some(1, 1), some(2, 2)) as both:
         asked: list[dict[str, Any]] = []
         real = both.mirror._rest.call
@@ -407,8 +407,8 @@ async def test_what_was_just_missed_is_mended_by_the_changes_alone(
         assert [set(parameters) for parameters in asked] == [{"since"}]
 
 
-async def test_a_book_waits_before_it_mends(timing: Timing) -> None:
-    """A random time, so that not all mirrors ask at once."""
+async def test_a_mirror_waits_before_it_repairs_itself(timing: Timing) -> None:
+    """A random time, so that many mirrors do not send requests at once."""
     async with mirrored(timing, some(1, 1), mend_within=1_000) as both:
         both.mirror._state.remove([(MINER, uuid(1))])
         await until_async(lambda: not both.mirror.verified)
@@ -417,10 +417,8 @@ async def test_a_book_waits_before_it_mends(timing: Timing) -> None:
         assert len(both.mirror) == 0
 
 
-async def test_a_book_waits_for_a_server_that_is_starting(
-    timing: Timing, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It is loaded as soon as there is something to load."""
+async def test_a_mirror_waits_for_a_starting_server(timing: Timing, caplog: pytest.LogCaptureFixture) -> None:
+    """It loads as soon as the server is ready."""
     log = MemoryLog(created_ms=T0, epoch="e" * 32)
     options: Any = {"timing": timing, "retries": Retries(times=0)}
     async with (
@@ -434,10 +432,10 @@ async def test_a_book_waits_for_a_server_that_is_starting(
         assert len(mirror) == 1
 
 
-async def test_a_book_that_died_does_not_pass_for_sound(
+async def test_a_failed_mirror_is_not_verified(
     timing: Timing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A fault of the library's own is logged, told to who waits, and ends the state's being verified."""
+    """A bug of the library is logged, raised to waiting callers, and ends the verified state."""
     with pytest.raises(ZeroDivisionError):
         async with mirrored(timing, some(1, 1)) as both:
             monkeypatch.setattr(both.mirror._state, "apply_order", lambda _: 1 // 0)

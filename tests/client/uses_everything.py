@@ -1,6 +1,6 @@
-"""Every public name of the client, used as a consumer would; mypy --strict has nothing to say about it.
+"""Every public name of the client, as a user's program that passes mypy --strict.
 
-Never run: `test_typing.py` has it checked, and checks that no name is missing.
+It never runs: `test_typing.py` checks it, and checks that no name is missing.
 """
 
 from __future__ import annotations
