@@ -1,4 +1,4 @@
-"""The ten best miners by their open positions: a mirror of the server's state, redrawn as it changes."""
+"""The ten best miners by their open positions, from a live mirror; redrawn as it changes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def main() -> None:
                 await changed.wait()
                 changed.clear()
                 screen.update(standings(mirror))
-                await asyncio.sleep(0.2)  # five times a second is enough for eyes
+                await asyncio.sleep(0.2)  # at most five redraws a second
 
 
 with contextlib.suppress(KeyboardInterrupt):
