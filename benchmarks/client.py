@@ -43,7 +43,7 @@ def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
         figures.add(f"client, frames -> `async for`: {what}", **rate)
         rate = _rate(partial(_run, _stream_batches, frames, store), frames)
         figures.add(f"client, frames -> `batches()`: {what}", **rate)
-    figures.add("book of 50,000 positions, 6 orders each", **asyncio.run(_book()))
+    figures.add("mirror of 50,000 positions, 6 orders each", **asyncio.run(_mirror()))
     for module in ("websockets.asyncio.client", "ptn_api.websocket_client"):
         figures.add(f"import {module}", ms=_import_ms(module))
 
@@ -104,7 +104,7 @@ class _Canned(Connection):
     async def run(self) -> None:
         session = _live_session()
         for frame in self.frames:
-            await self._carry_out(session, session.receive(frame, 0))
+            await self._handle_events(session, session.receive(frame, 0))
             await asyncio.sleep(0)
         await asyncio.Event().wait()
 
@@ -118,7 +118,7 @@ def _canned(frames: list[bytes], store: CursorStore) -> Stream:
         cursor=Cursor(),
         subscription=None,
         timing=Timing(),
-        on_state=stream._tell_state,
+        on_state=stream._connection._on_state,
     )
     connection.frames = frames
     stream._connection = connection
@@ -154,7 +154,7 @@ def _cursor_file(folder: Path) -> CursorFile:
 # --- the rest ---------------------------------------------------------------------------------------------
 
 
-async def _book() -> dict[str, float]:
+async def _mirror() -> dict[str, float]:
     texts = [
         msgspec.Raw(msgspec.json.encode(position(n, [order(6 * n + i) for i in range(6)])))
         for n in range(50_000)
@@ -169,9 +169,9 @@ async def _book() -> dict[str, float]:
             longest = max(longest, time.perf_counter() - begun)
 
     watching = asyncio.create_task(watch())
-    mirror = MirrorState()
+    state = MirrorState()
     begun = time.perf_counter()
-    await load_in_slices(mirror, texts)
+    await load_in_slices(state, texts)
     seconds = time.perf_counter() - begun
     stop = True
     await watching

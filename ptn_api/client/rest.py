@@ -296,6 +296,7 @@ class PTNClient:
                     _report_progress(call, response)
         return response
 
+    # The routes; `calls` documents them.
     miner_positions = _blocking(calls.miner_positions)
     miner = _blocking(calls.miner)
     hotkeys = _blocking(calls.hotkeys)
@@ -373,6 +374,7 @@ class AsyncPTNClient:
                     _report_progress(call, response)
         return response
 
+    # The routes; `calls` documents them.
     miner_positions = _awaitable(calls.miner_positions)
     miner = _awaitable(calls.miner)
     hotkeys = _awaitable(calls.hotkeys)
