@@ -17,8 +17,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from ptn_api.cli.config import ApiKey, read_api_key, read_config
-from ptn_api.client.exchange import Call
-from ptn_api.client.reason import reason
+from ptn_api.client.calls import Call
 from ptn_api.client.rest import PTNClient, Retries
 from ptn_api.errors import (
     APIStatusError,
@@ -26,6 +25,7 @@ from ptn_api.errors import (
     ClientError,
     ServerUnreachableError,
     SettingsError,
+    error_text,
 )
 
 __all__ = [
@@ -129,7 +129,7 @@ _OTHER_SCHEMES = {
 
 def _reason(error: BaseException, url: str) -> str:
     """The system's message, and the other scheme where only one side uses TLS."""
-    message = re.sub(r"^no answer: |\[(Errno|SSL)[^\]]*\] | \(_ssl\.c:\d+\)|\.$", "", reason(error))
+    message = re.sub(r"^no answer: |\[(Errno|SSL)[^\]]*\] | \(_ssl\.c:\d+\)|\.$", "", error_text(error))
     scheme, _, rest = url.partition(":")
     other, signs = _OTHER_SCHEMES[scheme]
     return message + (f"; is it {other}:{rest}?" if any(sign in message for sign in signs) else "")

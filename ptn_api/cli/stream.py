@@ -13,8 +13,8 @@ import msgspec
 from ptn_api.cli.client import authentication_failure, check_stream, print_client_log, ws_url
 from ptn_api.cli.config import read_api_key
 from ptn_api.cli.output import OrderOutput, order_handler, print_document
-from ptn_api.client.handling import Handling, OnError
-from ptn_api.client.pace import Pace
+from ptn_api.client.arguments import Timing
+from ptn_api.client.delivery import Dispatcher, OnError
 from ptn_api.client.recording import Recording
 from ptn_api.client.stream import Stream
 from ptn_api.errors import AuthenticationError
@@ -63,13 +63,13 @@ def run(
         _stop_on_signals(stream)
         if not wait:
             await check_stream(address)
-        handling = Handling(
-            stream, [handler], on_error=on_error if command else "stop", retries=5, pace=Pace()
+        dispatcher = Dispatcher(
+            stream, [handler], on_error=on_error if command else "stop", retries=5, timing=Timing()
         )
         handled = 0
         async with stream:
             async for message in stream:
-                if not await handling.handle([message]):
+                if not await dispatcher.dispatch([message]):
                     break
                 handled += 1
                 if handled == count:
@@ -118,7 +118,7 @@ def run_recorder(
         flushing = asyncio.create_task(flush_every_second())
         try:
             async with stream:
-                async for item in stream.steps():
+                async for item in stream.items():
                     recording.take(item)
                     if isinstance(item.value, Gap):
                         print_gap(item.value)

@@ -140,7 +140,7 @@ def test_trade_pairs_in_lower_case(ptn: Ptn) -> None:
     assert small.stderr == ""
     new = ptn("orders", "--trade-pair", "NewUSD")
     assert (new.status, len(new.lines)) == (0, 1)
-    assert "'NewUSD' is no trade pair that is known here" in new.stderr
+    assert "unknown trade pair 'NewUSD'" in new.stderr
 
 
 def test_resume_continues_after_the_last_order(ptn: Ptn) -> None:

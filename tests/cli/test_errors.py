@@ -246,10 +246,10 @@ def test_a_key_file_without_a_key(stranger: Ptn, tmp_path: Path, content: str) -
 def test_unusable_files(ptn: Ptn, tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("notes\n")
     assert "neither a recording nor a checkpoint" in ptn("replay", "notes").stderr
-    assert "is no recording" in ptn("record", "notes").stderr
+    assert "not a recording" in ptn("record", "notes").stderr
     assert (tmp_path / "notes").read_text() == "notes\n"
-    assert ptn("replay", "nowhere").stderr == "ptn: nowhere cannot be read: No such file or directory\n"
-    assert "cannot be written" in ptn("record", "nowhere/orders.ndjson").stderr
+    assert ptn("replay", "nowhere").stderr == "ptn: cannot read nowhere: No such file or directory\n"
+    assert "cannot write" in ptn("record", "nowhere/orders.ndjson").stderr
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from ptn_api.client.book import Book
+from ptn_api.client.arguments import Timing
 from ptn_api.client.cursor_file import NoCursorFile
-from ptn_api.client.pace import Pace
+from ptn_api.client.mirror import PositionMirror
 from ptn_api.client.stream import Stream
 from ptn_api.model.checksum import position_checksum
 from ptn_api.wire.client_session import Gap, State
@@ -26,7 +26,7 @@ from tests.soak.report import BotConfig, BotReport, End, Record, kind_of
 
 __all__ = ["Bot", "MirrorBot"]
 
-PACE = Pace(
+TIMING = Timing(
     connect=5.0, backoff=0.2, backoff_max=2.0, settled=2.0, refused=1.0, eviction=1.0, ping=5.0, tick=0.25
 )
 
@@ -47,7 +47,7 @@ class Bot:
             format="delta" if kind == "library delta" else "full",
             on_gap=self._gap,
             on_state=self._state,
-            pace=PACE,
+            timing=TIMING,
         )
 
     async def run(self) -> None:
@@ -90,20 +90,20 @@ class MirrorBot:
     def __init__(self, number: int, config: BotConfig) -> None:
         self.report = BotReport(number, kind_of(number), "")
         self._stop = asyncio.Event()
-        self._book = Book(
+        self._mirror = PositionMirror(
             config.stream_url,
             config.rest_url,
             config.api_keys[number],
             on_state=self._state,
             mend_within=3.0,
-            pace=PACE,
+            timing=TIMING,
         )
 
     async def run(self) -> None:
-        async with self._book as book:
+        async with self._mirror as mirror:
             await self._stop.wait()
-            for position in book.positions():
-                text = book.text(position.miner_hotkey, position.position_uuid)
+            for position in mirror.positions():
+                text = mirror.text(position.miner_hotkey, position.position_uuid)
                 assert text is not None
                 self.report.positions[position.position_uuid] = position_checksum(text)
 
@@ -112,11 +112,11 @@ class MirrorBot:
             self.report.note_connection()
 
     async def ready(self) -> None:
-        await self._book.loaded()
+        await self._mirror.loaded()
 
     def has_reached(self, end: End) -> bool:
-        self.report.last = self._book.cursor.sequence
-        return self._book.checksum == end.checksum
+        self.report.last = self._mirror.cursor.sequence
+        return self._mirror.checksum == end.checksum
 
     def stop(self) -> None:
         self._stop.set()

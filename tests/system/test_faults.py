@@ -18,7 +18,7 @@ import requests
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from ptn_api.client import Book, Gap, Pace, Stream
+from ptn_api.client import Gap, PositionMirror, Stream, Timing
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.intake.removal import request_resync
 from ptn_api.model.checksum import CHECKSUM_MODULUS, position_checksum
@@ -29,7 +29,7 @@ from tests.system.follower import Follower
 from tests.system.validator import Validator
 from tests.waiting import until, until_async
 
-QUICK = Pace(connect=2, backoff=0.05, backoff_max=0.3, settled=1, refused=0.2, eviction=0.2, tick=0.02)
+QUICK = Timing(connect=2, backoff=0.05, backoff_max=0.3, settled=1, refused=0.2, eviction=0.2, tick=0.02)
 
 
 class Bot:
@@ -40,7 +40,7 @@ class Bot:
         self.gaps: list[Gap] = []
         self.states: list[str] = []
         self.stream = Stream(
-            url, key, state_dir=state_dir, pace=QUICK, on_gap=self.gaps.append, on_state=self.states.append
+            url, key, state_dir=state_dir, timing=QUICK, on_gap=self.gaps.append, on_state=self.states.append
         )
 
     @property
@@ -159,8 +159,8 @@ async def test_a_mirror_takes_a_snapshot_after_a_gap(
     validator.place(3)
     states: list[str] = []
     with api(data_dir, validator_dir=validator.root) as server:
-        async with Book(
-            server.stream, server.rest, keys[100], on_state=states.append, mend_within=0.1, pace=QUICK
+        async with PositionMirror(
+            server.stream, server.rest, keys[100], on_state=states.append, mend_within=0.1, timing=QUICK
         ) as book:
             await asyncio.wait_for(book.until_verified(), 60)
             epoch = book.cursor.epoch
