@@ -122,7 +122,7 @@ class App:
 
     def _respond_with_error(self, exchange: Exchange, error: Exception) -> None:
         if isinstance(error, LogError):
-            logger.error("log_unreadable", code=error.code, reason=str(error))
+            self._context.follower.log_health.note_failure(error)
             sentence = "The data cannot be read at the moment"
             error = HTTPError("log_unreadable", sentence, headers=_RETRY_AFTER)
         elif not isinstance(error, HTTPError):
