@@ -1,6 +1,6 @@
-"""The AsyncAPI 3.0 document about the WebSocket, made from the types of its frames and the close codes.
+"""The AsyncAPI 3.0 document of the WebSocket, generated from the frames' types and the close codes.
 
-Version 1 and version 2 of the protocol are two channels: the same address, and what each may carry.
+The protocol's versions 1 and 2 are two channels with the same address and different messages.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _ONLY_2: tuple[int, ...] = (2,)
 
 
 class Frame(NamedTuple):
-    """A row of the table of frames. `answers` are the names of the frames that answer it."""
+    """A row of the table of frames. `answers` are the names of the possible replies."""
 
     name: str
     kind: type[msgspec.Struct]
@@ -103,7 +103,7 @@ _CHANNELS = {
 
 
 def asyncapi_document() -> dict[str, Any]:
-    """The whole document, as plain JSON values."""
+    """Returns the document as JSON values."""
     _, schemas = msgspec.json.schema_components([row.kind for row in _FRAMES], ref_template=_REF)
     schemas["Auth"]["required"] = ["api_key"]
     document = {
@@ -168,7 +168,7 @@ def _close_codes() -> list[dict[str, Any]]:
 
 
 def _operation(row: Frame, version: int) -> dict[str, Any]:
-    """Seen from the server: it receives what the client sends."""
+    """Returns an operation from the server's view: it receives what the client sends."""
     channel = f"#/channels/version{version}"
     operation: dict[str, Any] = {
         "action": "receive" if row.sender == "client" else "send",

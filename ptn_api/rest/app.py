@@ -122,7 +122,6 @@ class App:
 
     def _respond_with_error(self, exchange: Exchange, error: Exception) -> None:
         if isinstance(error, LogError):
-            # Under the views' name: their next read, within a second, finds out whether the outage is over.
             self._context.follower.outage.failed("views", error)
             sentence = "The data cannot be read at the moment"
             error = HTTPError("log_unreadable", sentence, headers=_RETRY_AFTER)
