@@ -8,12 +8,11 @@ of that name's own requests and the time, nothing else. Twenty lines; the librar
 from __future__ import annotations
 
 import math
-import resource
 from typing import NamedTuple
 
 from ptn_api.access.key_ring import KeyHolder
 
-__all__ = ["WINDOW_MS", "Allowance", "LoginGuard", "RateLimit", "most_connections"]
+__all__ = ["WINDOW_MS", "Allowance", "LoginGuard", "RateLimit"]
 
 WINDOW_MS = 60_000
 MOST_NAMES = 65_536
@@ -109,9 +108,3 @@ class LoginGuard:
 
 def _seconds(ms: float) -> int:
     return math.ceil(ms / 1000 - 1e-9)
-
-
-def most_connections(wanted: int) -> int:
-    """So many, but at most half of the open files that this process may have."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, wanted if files == resource.RLIM_INFINITY else min(wanted, files // 2))
