@@ -1,8 +1,6 @@
-"""The door: `python api_manager.py --serve ...`."""
-
-import sys
+"""Runs the server from a checkout: `python api_manager.py --serve ...`."""
 
 from ptn_api.cli.serve import door
 
 if __name__ == "__main__":
-    sys.exit(door())
+    door()

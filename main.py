@@ -1,8 +1,6 @@
-"""The same door as api_manager.py, under its other documented name: `python main.py --serve ...`."""
-
-import sys
+"""The same as api_manager.py, under its other documented name: `python main.py --serve ...`."""
 
 from ptn_api.cli.serve import door
 
 if __name__ == "__main__":
-    sys.exit(door())
+    door()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ptn_api.access import add_key
-from ptn_api.process.settings import describe
+from ptn_api.process.settings import SETTINGS
 from ptn_api.simulator.options import SimulatorOptions
 from ptn_api.simulator.simulator import run_simulator
 from tests import factories
@@ -25,7 +25,7 @@ from tests.system.validator import Validator
 __all__ = ["BenchValidator", "Refreshes", "build", "prepared", "running"]
 
 DEFAULT_PERIODS: dict[str, object] = {
-    name: default for name, _, _, default, _ in describe() if name in SHORT_PERIODS and name.endswith("_ms")
+    name: SETTINGS[name].default for name in SHORT_PERIODS if name.endswith("_ms")
 }
 """The periods that operators run with, not those that tests shorten. Limits stay off, as tests have them."""
 

@@ -27,7 +27,7 @@ from ptn_api.event_log import open_reader
 from ptn_api.event_log.contract import CommitListener, Head
 from ptn_api.event_log.sqlite_reader import SqliteReader
 from ptn_api.stream.options import StreamOptions
-from ptn_api.stream.run import run_stream
+from ptn_api.stream.server import run_stream
 
 KEY = "benchmark-key"
 

@@ -1,12 +1,13 @@
-"""Writes docs/reference.md from the tables that the program itself uses: `python docs/make_reference.py`.
+"""Generates docs/reference.md from the program's own tables: `python docs/make_reference.py`.
 
-A test compares the file with what this makes, so it cannot fall behind.
+A test compares the file with this output, so it cannot fall behind.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +18,7 @@ from msgspec import UnsetType
 from ptn_api.cli.app import app
 from ptn_api.cli.exit_status import EXIT_STATUSES
 from ptn_api.process.metrics import METRICS
-from ptn_api.process.settings import describe
+from ptn_api.process.settings import SETTINGS
 from ptn_api.rest.routes import ROUTES
 from ptn_api.wire import frames
 from ptn_api.wire.close_codes import CLOSE_CODES, STANDARD_CODES, should_return
@@ -33,17 +34,20 @@ def reference() -> str:
 
 def _head() -> Iterator[str]:
     yield "# Reference"
-    yield "\nMade from the program's own tables by `python docs/make_reference.py`; do not edit.\n"
+    yield "\nGenerated from the program's own tables by `python docs/make_reference.py`; do not edit.\n"
 
 
 def _settings() -> Iterator[str]:
     yield "## Settings\n"
-    yield "For `ptn serve`, `python api_manager.py --serve` and (as keywords, by name) `APIManager`."
-    yield "A flag wins over the environment variable, that over the default. Times are ms, sizes bytes.\n"
-    for name, flag, variable, default, meaning in describe():
-        yield f"### {name}\n"
-        shown = "off" if default is False else f"`{default}`" if default != "" else "none"
-        yield f"`{flag}`, `{variable}`, default {shown}: {meaning}.\n"
+    yield "Options of `ptn serve`, `ptn doctor` and `api_manager.py --serve`; keywords of `APIManager`."
+    yield "A flag wins over the environment variable, the variable over the default. MS are milliseconds.\n"
+    for section, settings in groupby(SETTINGS.values(), key=lambda setting: setting.section):
+        yield f"### {section}\n"
+        for setting in settings:
+            yield f"#### {setting.name}\n"
+            flag = f"`{setting.flag} {setting.unit}`" if setting.unit else f"`{setting.flag}`"
+            yield f"{flag} or `{setting.variable}`. {setting.description}."
+            yield f"Default: {setting.default_text}.\n" if setting.default_text else "Default: none.\n"
 
 
 def _routes() -> Iterator[str]:
@@ -63,9 +67,11 @@ def _routes() -> Iterator[str]:
 
 def _frames() -> Iterator[str]:
     yield "## Frames\n"
-    yield "JSON text frames; [protocol.md](protocol.md) says when each is sent.\n"
+    yield "JSON text frames. [protocol.md](protocol.md) describes when each is sent.\n"
     for name in frames.__all__:
-        kind: type[msgspec.Struct] = getattr(frames, name)
+        kind = getattr(frames, name)
+        if not isinstance(kind, type):
+            continue
         yield f"### {name}\n"
         tag = kind.__struct_config__.tag
         if tag:
@@ -79,7 +85,7 @@ def _frames() -> Iterator[str]:
 
 def _close_codes() -> Iterator[str]:
     yield "## Close codes\n"
-    yield "| code | reason | come back? |\n|---|---|---|"
+    yield "| code | reason | reconnect? |\n|---|---|---|"
     for code in (*STANDARD_CODES.values(), *CLOSE_CODES.values()):
         back = "yes, with backoff" if should_return(code.code) else "no"
         yield f"| {code.code} | {code.reason} | {back} |"
@@ -115,16 +121,16 @@ def _commands_of(group: Any, prefix: str) -> Iterator[str]:
 def _command(command: Any, name: str) -> Iterator[str]:
     yield f"### {name}\n"
     yield f"{(command.help or '').strip()}\n"
+    if SETTINGS.keys() <= {parameter.name for parameter in command.params}:
+        yield "Options: all [settings](#settings).\n"
+        return
     for parameter in command.params:
         names = ", ".join(f"`{option}`" for option in parameter.opts)
-        yield f"- {names}{_help(parameter)}"
+        default = getattr(parameter.default, "value", parameter.default)
+        shown = f" Default: {default}." if default not in (None, False, "") else ""
+        yield f"- {names}: {parameter.help}{shown}"
     if command.params:
         yield ""
-
-
-def _help(parameter: Any) -> str:
-    text = getattr(parameter, "help", None)
-    return f": {text}" if text else ""
 
 
 def _described(kind: Any) -> str:

@@ -1,41 +1,43 @@
-"""Time, handed in wherever it is needed, so that tests and replays can say what time it is."""
+"""Clocks. Code takes them as parameters, so that tests and replays control the time."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
+from ptn_api.options import CLOCK_JUMP_MS, CLOCK_SETTLE_MS
+
 __all__ = ["Clock", "Monotonic", "SteadyClock", "monotonic_ms", "wall_ms"]
 
 Clock = Callable[[], int]
-"""Returns the time as integer milliseconds since the Unix epoch, UTC."""
+"""Returns integer milliseconds since the Unix epoch, UTC."""
 Monotonic = Callable[[], int]
-"""Returns milliseconds that only grow, since whenever: for waits and ages."""
+"""Returns milliseconds that only grow, from an arbitrary origin: for waits and ages."""
 
 
 def wall_ms() -> int:
-    """The system's clock, in epoch milliseconds."""
+    """Returns the system's time in epoch milliseconds."""
     return time.time_ns() // 1_000_000
 
 
 def monotonic_ms() -> int:
-    """Milliseconds that only grow, whatever is done to the system's clock; one count for all processes."""
+    """Returns ms that only grow, even if the system's time is set; the same count in all processes."""
     return time.monotonic_ns() // 1_000_000
 
 
 class SteadyClock:
-    """Follows the wall clock, but not its jumps until they have persisted.
+    """A wall clock that ignores a jump until it has lasted.
 
-    A clock set forwards by mistake would show lower tiers what they may not see yet. A jump of more than
-    `jump_ms` is reported once through `on_jump(jump_ms)` and believed only after `settle_ms`; smaller
-    steps are followed at once.
+    If the system's time is set forward by mistake, lower tiers would be shown what they may not see yet. A
+    jump of more than `jump_ms` is reported once through `on_jump(jump_ms)` and followed after `settle_ms`;
+    smaller steps are followed at once.
     """
 
     def __init__(
         self,
         *,
-        jump_ms: int = 60_000,
-        settle_ms: int = 600_000,
+        jump_ms: int = CLOCK_JUMP_MS,
+        settle_ms: int = CLOCK_SETTLE_MS,
         wall: Clock = wall_ms,
         monotonic: Monotonic = monotonic_ms,
         on_jump: Callable[[int], None] | None = None,

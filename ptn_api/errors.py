@@ -1,23 +1,23 @@
-"""What callers of this package meet, in one tree.
+"""The errors of this package, in one tree.
 
     PTNError
-    ├── SettingsError         a setting that cannot be used
-    ├── InvalidInputError     a position, document or frame that is not what it should be
-    ├── KeyFileError          an API key file that cannot be used
+    ├── SettingsError         an invalid setting
+    ├── InvalidInputError     a malformed position, document or frame
+    ├── KeyFileError          an unusable API key file
     ├── LogError              the event log cannot be read or written; retry
     │   ├── LogLockedError        another process writes this log
-    │   ├── LogMissingError       there is no log yet; its writer will create it
+    │   ├── LogMissingError       the writer has not created the log yet
     │   ├── LogPrunedError        the requested events or removals have been pruned
     │   ├── LogReplacedError      the log was deleted or replaced while open; reopen it
     │   ├── LogUnusableError      damaged, not a log, or a newer version's; a retry does not help
     │   └── LogUnwritableError    disk full, read-only, no permission; retry
-    └── ClientError           what a consumer meets
-        ├── ServerUnreachableError   no connection, or it broke
-        ├── AuthenticationError      the key is unknown, or its tier is too low
-        └── APIStatusError           an HTTP answer of 400 or above
+    └── ClientError           a failure in the client library
+        ├── ServerUnreachableError   no connection, or it was lost
+        ├── AuthenticationError      unknown key, or its tier is too low
+        └── APIStatusError           an HTTP response with a status of 400 or above
 
-Each carries a `code`, a short word that programs can match on; messages are for people and may change.
-HTTP statuses and close codes are looked up from codes and types, never from messages.
+Each has a `code`, a stable identifier for programs; messages are for people and may change. HTTP statuses and
+close codes depend on codes and types, never on messages.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 
 
 class PTNError(Exception):
-    """The root; `code` is a word for programs, the message a sentence for people."""
+    """The root of all errors; `code` is a stable identifier, the message a sentence for people."""
 
     code = "error"
 
@@ -60,7 +60,7 @@ class SettingsError(PTNError):
 
 
 class InvalidInputError(PTNError):
-    """Input that was refused; `code` says why, `field` names the part where one is to blame."""
+    """Rejected input; `code` is the reason, `field` the name of the faulty part, if it is known."""
 
     code = "invalid"
 
@@ -112,7 +112,7 @@ class ServerUnreachableError(ClientError):
 
 
 class AuthenticationError(ClientError):
-    """`status` is the HTTP answer's, 401 or 403; None where the stream was refused, or there is no key."""
+    """`status` is the HTTP status, 401 or 403; None if the stream refused the key, or without a key."""
 
     code = "authentication"
 
@@ -122,7 +122,7 @@ class AuthenticationError(ClientError):
 
 
 class APIStatusError(ClientError):
-    """An HTTP answer of 400 or above: `status`, and the body's `error` as the message."""
+    """An HTTP response with a `status` of 400 or above; the message is the body's `error`."""
 
     code = "http_status"
 

@@ -1,4 +1,4 @@
-"""Reading a file that may be gzipped."""
+"""Files that may be gzipped."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _MAGIC = b"\x1f\x8b"
 
 
 def read_maybe_gzipped(path: str | os.PathLike[str], name: str) -> bytes:
-    """What is in the file; `name` is what errors call it.
+    """Returns the file's content, decompressed if it is gzipped; errors call the file `name`.
 
-    Raises InvalidInputError: `unreadable`, or `damaged` for what gzip cannot make sense of.
+    Raises InvalidInputError with code `unreadable`, or `damaged` if it cannot be decompressed.
     """
     try:
         content = Path(path).read_bytes()

@@ -1,4 +1,4 @@
-"""How long things took, counted in buckets: cheap enough for the hot paths, and all that a monitor needs."""
+"""Histograms of durations: cheap enough for the hot paths, detailed enough for monitoring."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 
 class Histogram:
-    """Counts of values up to each bound, and their sum."""
+    """Number of values per bucket, and the sum of all values."""
 
     __slots__ = ("bounds", "counts", "sum")
 
     def __init__(self, bounds: Sequence[float] = SECONDS) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
-        """Of each bucket alone; the last one holds what is above all bounds."""
+        """Per bucket, not cumulative; the last bucket counts values above all bounds."""
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
@@ -30,7 +30,7 @@ class Histogram:
 
     @contextmanager
     def time(self) -> Iterator[None]:
-        """Observes how many seconds the block took, also if it raised."""
+        """Observes the duration of the block in seconds, also if it raises."""
         started = time.perf_counter()
         try:
             yield

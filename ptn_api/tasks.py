@@ -1,4 +1,4 @@
-"""What asyncio's own tools for waiting and ending do not quite do."""
+"""Waiting for tasks, ending them, and sharing the event loop: small additions to asyncio."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Iterable
 from time import monotonic
 from typing import Any
 
-__all__ = ["TimeSlice", "cancel_and_wait", "run_with", "wait_for_event"]
+__all__ = ["TimeSlice", "cancel_and_wait", "run_with", "wait_for_event", "wait_or_raise"]
 
 SLICE_S = 0.005
 
@@ -33,10 +33,10 @@ class TimeSlice:
 
 
 async def wait_for_event(event: asyncio.Event, timeout_ms: float) -> bool:
-    """Waits until the event is set, at most so long; whether it is set.
+    """Waits until the event is set or the time is over; returns whether it is set.
 
-    A cancellation is always heard. `asyncio.wait_for` swallows one that comes just as the event is set
-    (before Python 3.12), and who waits for the cancelled task to end then waits forever.
+    A cancellation always takes effect. `asyncio.wait_for` swallows one that arrives just as the event is set
+    (before Python 3.12), and a caller that waits for the cancelled task then waits forever.
     """
     waiting = asyncio.ensure_future(event.wait())
     try:
@@ -44,6 +44,15 @@ async def wait_for_event(event: asyncio.Event, timeout_ms: float) -> bool:
     finally:
         waiting.cancel()
     return event.is_set()
+
+
+async def wait_or_raise(task: asyncio.Task[Any], others: Iterable[asyncio.Task[Any]]) -> None:
+    """Waits until the task ends; raises what it fails with, or one of the others before it."""
+    pending = {task, *others}
+    while task in pending:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for ended in done:
+            ended.result()
 
 
 async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> list[Any]:
@@ -54,15 +63,12 @@ async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> list[Any]:
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def run_with(work: Coroutine[Any, Any, None], chores: Iterable[asyncio.Task[Any]]) -> None:
-    """Does the work, then ends the chores. One that fails ends the work as well, and is raised."""
-    working, chores = asyncio.create_task(work), set(chores)
+async def run_with(work: Coroutine[Any, Any, None], background: Iterable[asyncio.Task[Any]]) -> None:
+    """Runs the work, then ends the background tasks. If one of them fails, ends the work and raises."""
+    background = set(background)
+    working = asyncio.create_task(work)
     try:
-        left = {working, *chores}
-        while working in left:
-            done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+        await wait_or_raise(working, background)
     finally:
-        await cancel_and_wait([working])  # while it ends, it is still seen to live
-        await cancel_and_wait(chores)
+        await cancel_and_wait([working])  # first: the background tasks report the process alive meanwhile
+        await cancel_and_wait(background)

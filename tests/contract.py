@@ -1,4 +1,4 @@
-"""Reading the service's own descriptions, OpenAPI and AsyncAPI, and holding what it says against them."""
+"""Checks of real responses and frames against the service's OpenAPI and AsyncAPI documents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PLAIN_HEADERS = {"connection", "content-length", "content-type", "date", "transf
 
 
 class Response(Protocol):
-    """What `requests` and `schemathesis` hand back."""
+    """A response of `requests` or `schemathesis`."""
 
     @property
     def status_code(self) -> int: ...
@@ -26,7 +26,7 @@ class Response(Protocol):
 
 
 def schema_of(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """A part of a document as a JSON Schema (2020-12) that stands alone."""
+    """Returns a part of a document as a standalone JSON Schema (2020-12)."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "components": {"schemas": document["components"]["schemas"]},
@@ -35,13 +35,13 @@ def schema_of(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any
 
 
 def problems(document: dict[str, Any], schema: dict[str, Any], value: Any) -> list[str]:
-    """What of the value is not as described."""
+    """Returns how the value violates the schema."""
     validator = jsonschema.Draft202012Validator(schema_of(document, schema))
     return [f"{error.json_path}: {error.message[:200]}" for error in validator.iter_errors(value)]
 
 
 def answer_problems(document: dict[str, Any], path: str, method: str, response: Response) -> list[str]:
-    """What of an HTTP answer is not as the OpenAPI document describes it: status, headers, body."""
+    """Returns how a response differs from the OpenAPI document: status, headers, body."""
     described = document["paths"][path][method.lower()]["responses"].get(str(response.status_code))
     if described is None:
         return [f"status {response.status_code} is not described"]
@@ -75,7 +75,7 @@ def _body_problems(document: dict[str, Any], described: dict[str, Any], response
 
 
 def frame_kinds(document: dict[str, Any], version: int, action: str, frame: Any) -> list[str]:
-    """The messages of a version that a frame is, by the AsyncAPI document; it may hold nothing more.
+    """Returns the AsyncAPI messages of a version that the frame matches, without extra keys.
 
     `action` is the server's: `send` or `receive`.
     """

@@ -1,4 +1,4 @@
-"""Positions and orders for tests, in the validator's own JSON shape."""
+"""Positions and orders for tests, in the validator's JSON shape."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def uuid(n: int) -> str:
 
 
 def order(n: int, leverage: float = 0.1, *, at: int | None = None, **fields: Any) -> dict[str, Any]:
-    """Order number n of a test; one second after the one before unless `at` (ms) says otherwise."""
+    """Returns order number n of a test, one second after the previous one unless `at` (ms) is given."""
     kind = "LONG" if leverage > 0 else "SHORT" if leverage < 0 else "FLAT"
     return {
         "order_type": kind,
@@ -42,7 +42,7 @@ def order(n: int, leverage: float = 0.1, *, at: int | None = None, **fields: Any
 def position(
     n: int, orders: Sequence[dict[str, Any]], *, miner: str = MINER, closed: bool = False, **fields: Any
 ) -> dict[str, Any]:
-    """Position number n of a test as the validator would write it; its sums are plausible, not exact."""
+    """Returns position number n of a test as the validator writes it; its sums are plausible, not exact."""
     times = [o["processed_ms"] for o in orders] or [T0]
     leverage = sum(o["leverage"] for o in orders)
     return {
@@ -64,6 +64,6 @@ def position(
 
 
 def written(body: dict[str, Any], **fields: Any) -> PositionWritten:
-    """The change that intake hands to the log when it has read this position."""
+    """Returns the change that intake delivers after reading this position."""
     parsed, text = parse_position(json.dumps(body).encode())
     return PositionWritten(position=parsed, text=text, **fields)

@@ -1,4 +1,4 @@
-"""The event log in plain Python: for tests, and the model that other implementations are compared with."""
+"""The event log in plain Python: a fast log for tests, and the model for the other implementation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import LogPrunedError
-from ptn_api.event_log.announce import Moment
+from ptn_api.event_log.announcements import AppendTime, PendingEvents, event_bytes
 from ptn_api.event_log.contract import (
     Change,
     Document,
@@ -24,9 +24,15 @@ from ptn_api.event_log.contract import (
     RemovedPosition,
     SourceStatus,
 )
-from ptn_api.event_log.order_list import OrderList, departures, rewritten, touched, up_to
-from ptn_api.event_log.scan import Scan, event_bytes
+from ptn_api.event_log.order_list import (
+    OrderList,
+    changed_at,
+    orders_up_to,
+    removed_orders,
+    rewritten,
+)
 from ptn_api.model.position import PositionText
+from ptn_api.options import LATE_MS, RETENTION_BYTES, RETENTION_MS
 from ptn_api.tasks import wait_for_event
 
 __all__ = ["MemoryLog"]
@@ -34,7 +40,7 @@ __all__ = ["MemoryLog"]
 
 @dataclass
 class _Entry:
-    """A position, present or removed (then `removed_ms` says when)."""
+    """A position, present or (with `removed_ms`) removed."""
 
     close_ms: int | None = None
     revision: int = 0
@@ -43,7 +49,7 @@ class _Entry:
     orders: OrderList = field(default_factory=OrderList)
     fingerprint: str = ""
     removed_ms: int | None = None
-    departed: dict[str, str | None] = field(default_factory=dict)
+    removed_orders: dict[str, str | None] = field(default_factory=dict)
 
     @property
     def present(self) -> bool:
@@ -58,16 +64,16 @@ class _StoredDocument:
 
 
 class MemoryLog:
-    """Reader and writer in one; `contract.EventLogWriter` says what the methods promise. For one thread."""
+    """An `EventLogWriter` (see contract.py) in memory, for one thread."""
 
     def __init__(
         self,
         *,
         created_ms: int | None = None,
         epoch: str | None = None,
-        late_ms: int = 60_000,
-        retention_ms: int = 7 * 86_400_000,
-        retention_bytes: int = 1 << 30,
+        late_ms: int = LATE_MS,
+        retention_ms: int = RETENTION_MS,
+        retention_bytes: int = RETENTION_BYTES,
         clock: Clock = wall_ms,
     ) -> None:
         self.created_ms = clock() if created_ms is None else created_ms
@@ -112,12 +118,12 @@ class MemoryLog:
         return sorted({key[0] for key, _ in self._present()})
 
     def positions(self, *, miner: str | None = None, since_revision: int = 0) -> Iterator[LoggedPosition]:
-        found = [
+        positions = [
             _logged(key, entry)
             for key, entry in self._present()
             if entry.revision > since_revision and miner in (None, key[0])
         ]
-        return iter(sorted(found, key=lambda position: position.revision))
+        return iter(sorted(positions, key=lambda position: position.revision))
 
     def positions_of(self, miner: str, *, open_or_closed_since_ms: int) -> list[LoggedPosition]:
         return [
@@ -135,12 +141,12 @@ class MemoryLog:
     def removed(self, since_revision: int) -> list[RemovedPosition]:
         if since_revision < self._tombstone_floor:
             raise LogPrunedError(f"removals after revision {since_revision} are gone")
-        found = [
+        removals = [
             RemovedPosition(miner_hotkey=miner, position_uuid=uuid, revision=entry.revision)
             for (miner, uuid), entry in self._positions.items()
             if entry.removed_ms is not None and entry.revision > since_revision
         ]
-        return sorted(found, key=lambda removal: removal.revision)
+        return sorted(removals, key=lambda removal: removal.revision)
 
     def oldest_revision(self) -> int:
         return self._tombstone_floor
@@ -184,11 +190,11 @@ class MemoryLog:
         return self._apply(list(changes), now_ms)
 
     def fingerprints(self) -> dict[tuple[str, str], str]:
-        found = {key: entry.fingerprint for key, entry in self._present()}
+        fingerprints = {key: entry.fingerprint for key, entry in self._present()}
         for document, stored in self._documents.items():
             if stored.content is not None:
-                found["", document.value] = stored.fingerprint
-        return found
+                fingerprints["", document.value] = stored.fingerprint
+        return fingerprints
 
     def seen(self, miner: str, order_uuids: Iterable[str]) -> set[str]:
         return {uuid for uuid in order_uuids if (miner, uuid) in self._seen}
@@ -214,8 +220,8 @@ class MemoryLog:
 
     def _apply(self, changes: list[Change], now_ms: int) -> Head:
         before = self._head
-        scan = Scan(
-            Moment(
+        pending = PendingEvents(
+            AppendTime(
                 now_ms=now_ms,
                 late_ms=self._late_ms,
                 silent_until_ms=None if self._ready else self.created_ms,
@@ -224,25 +230,25 @@ class MemoryLog:
         for change in changes:
             match change:
                 case PositionWritten():
-                    self._write(change, scan)
+                    self._write(change, pending)
                 case PositionRemoved():
                     self._remove(change, now_ms)
                 case DocumentWritten():
                     self._write_document(change)
-        self._announce(scan)
+        self._announce(pending)
         if self._head != before:
             self._notify()
         return self._head
 
-    def _announce(self, scan: Scan) -> None:
-        events = scan.events(self._head.sequence)
+    def _announce(self, pending: PendingEvents) -> None:
+        events = pending.numbered(self._head.sequence)
         self._events += events
         self._head = Head(sequence=self._head.sequence + len(events), revision=self._head.revision)
         self._counters["events"] += len(events)
         self._counters["late"] += sum(event.late for event in events)
-        self._counters["conflicts"] += len(scan.conflicts)
+        self._counters["conflicts"] += len(pending.conflicts)
 
-    def _write(self, change: PositionWritten, scan: Scan) -> None:
+    def _write(self, change: PositionWritten, pending: PendingEvents) -> None:
         position, text = change.position, change.text
         key = (position.miner_hotkey, position.position_uuid)
         entry = self._positions.get(key, _Entry())
@@ -251,16 +257,16 @@ class MemoryLog:
             return
         self._positions[key] = entry
         uuids = [order.order_uuid for order in position.orders]
-        entry.departed.update(departures(entry.orders, uuids))
+        entry.removed_orders.update(removed_orders(entry.orders, uuids))
         returned = entry.removed_ms is not None
         entry.revision = self._next_revision()
         entry.orders = rewritten(entry.orders, uuids, text.orders, entry.revision, returned=returned)
         entry.header, entry.orders_at = text.header, text.orders_at
         entry.close_ms = position.closed_at
         entry.fingerprint, entry.removed_ms = change.fingerprint, None
-        places = touched(entry.orders, entry.revision)
+        changed = changed_at(entry.orders, entry.revision)
         known = {uuid: first for uuid in uuids if (first := self._seen.get((key[0], uuid)))}
-        for uuid, first in scan.take(change, places, known, entry.revision).items():
+        for uuid, first in pending.add(change, changed, known, entry.revision).items():
             self._seen[key[0], uuid] = first
 
     def _remove(self, change: PositionRemoved, now_ms: int) -> None:
@@ -287,8 +293,10 @@ class MemoryLog:
 
     def _with_orders(self, event: Event) -> Event:
         entry = self._positions.get((event.miner_hotkey, event.position_uuid), _Entry())
-        places = {uuid: place for place, uuid in reversed(list(enumerate(entry.orders.uuids)))}
-        orders = up_to(places, entry.orders.texts, entry.departed, event.order_uuid, event.order)
+        indexes = {uuid: index for index, uuid in reversed(list(enumerate(entry.orders.uuids)))}
+        orders = orders_up_to(
+            event.order_uuid, event.order, indexes, entry.orders.texts, entry.removed_orders
+        )
         return msgspec.structs.replace(event, orders=orders)
 
     def _notify(self) -> None:

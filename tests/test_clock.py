@@ -1,4 +1,4 @@
-"""The steady clock follows the wall clock, but not its jumps until they have lasted."""
+"""The steady clock follows the wall clock, and its jumps only after they have lasted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ptn_api.clock import SteadyClock, wall_ms
 
 
 class Times:
-    """A wall clock and a monotonic one that the test sets."""
+    """A wall clock and a monotonic clock that the test sets."""
 
     def __init__(self) -> None:
         self.wall = 1_000_000_000
@@ -27,7 +27,7 @@ class Times:
 
 
 def test_it_follows_time_and_small_steps() -> None:
-    """A correction by a time server is followed at once."""
+    """A time server's correction is followed at once."""
     times = Times()
     assert times.pass_ms(1_000) == times.wall
     times.wall += 59_000
@@ -36,7 +36,7 @@ def test_it_follows_time_and_small_steps() -> None:
 
 
 def test_a_jump_is_reported_once_and_followed_when_it_has_lasted() -> None:
-    """Forwards or backwards: ten minutes decide."""
+    """Forward or backward, after ten minutes."""
     for jump in (3_600_000, -3_600_000):
         times = Times()
         times.wall += jump
@@ -47,8 +47,8 @@ def test_a_jump_is_reported_once_and_followed_when_it_has_lasted() -> None:
         assert times.jumps == [jump]
 
 
-def test_a_jump_that_is_taken_back_never_counted() -> None:
-    """A clock set wrongly and put right shows nobody what they may not see."""
+def test_a_jump_that_is_undone_is_never_followed() -> None:
+    """A clock that was set wrong and then right again reveals nothing early."""
     times = Times()
     times.wall += 86_400_000
     times.clock()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ptn_api.process.settings import Settings, from_arguments
+from ptn_api.process.settings import SETTINGS, Settings, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
@@ -109,7 +109,7 @@ def test_no_key_and_no_data_reach_the_image() -> None:
                 included = rule.startswith("!")
         return included
 
-    for path in ("ptn_api/process/service.py", "pyproject.toml", "README.md", "LICENSE"):
+    for path in ("ptn_api/process/service.py", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
         assert sent(path), path
         assert (ROOT / path).exists()
     secrets = (
@@ -163,5 +163,5 @@ def test_settings_exist_under_these_names(path: Path) -> None:
     """Every PTN_... that is set is a setting, and its value is one that it can have."""
     found = settings_in(path.read_text())
     assert found
-    from_arguments({name: value for name, value in found.items() if not value.startswith("$")})
-    assert set(found) - set(Settings.__struct_fields__) == set()
+    load_settings({name: value for name, value in found.items() if not value.startswith("$")})
+    assert set(found) - SETTINGS.keys() == set()

@@ -14,6 +14,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,6 +46,9 @@ def test_no_key_file_in_wheel_or_sdist(built: Path) -> None:
         sdist = archive.getnames()
     assert "ptn_api/websocket_client.py" in wheel
     assert any(name.endswith("ptn_api/py.typed") for name in wheel)
+    static = {f"ptn_api/rest/static/{path.name}" for path in (ROOT / "ptn_api/rest/static").iterdir()}
+    assert len(static) == 4
+    assert static <= set(wheel)
     assert [name for name in wheel + sdist if "api_keys" in name] == []
 
 
@@ -70,6 +75,36 @@ def test_installing_the_client_brings_no_server() -> None:
     names = {re.split(r"[^A-Za-z0-9_.-]", requirement, maxsplit=1)[0].lower() for requirement in extras}
     assert {"picows", "httptools", "uvloop"} <= names
     assert brought & {"picows", "httptools", "uvloop", "structlog", "isal", "asyncinotify", "polars"} == set()
+
+
+def requirements() -> list[Requirement]:
+    """The package's own requirements, those of all extras included, that hold for this platform."""
+    found = [Requirement(line) for line in importlib.metadata.requires("ptn-api") or []]
+    extras = importlib.metadata.metadata("ptn-api").get_all("Provides-Extra") or []
+    environments = [dict(default_environment()) | {"extra": extra} for extra in ["", *extras]]
+    return [r for r in found if r.marker is None or any(r.marker.evaluate(e) for e in environments)]
+
+
+def locked() -> dict[str, str]:
+    """Package -> the version in constraints.txt for this Python and platform."""
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line[0] != "#"]
+    found = [Requirement(line) for line in lines]
+    return {r.name: str(r.specifier).removeprefix("==") for r in found if not r.marker or r.marker.evaluate()}
+
+
+def test_every_requirement_is_locked_within_its_bounds() -> None:
+    """After a change of pyproject.toml, `make lock` renews constraints.txt."""
+    versions = locked()
+    wanted = [r for r in requirements() if r.name != "ptn-api"]
+    assert {"httpx", "picows", "pytest"} <= {r.name for r in wanted}
+    assert [str(r) for r in wanted if not r.specifier.contains(versions.get(r.name, "0"))] == []
+
+
+def test_the_lock_names_no_index() -> None:
+    """Packages come from the index that pip is configured to use."""
+    text = (ROOT / "constraints.txt").read_text()
+    assert "://" not in text
+    assert not re.search("^-", text, re.MULTILINE)
 
 
 def test_the_command_line_does_without_the_server(tmp_path: Path) -> None:

@@ -1,17 +1,21 @@
-"""The words of those who read a server: what they take, and what they mean."""
+"""The commands that talk to a server: their arguments and help."""
 
 from __future__ import annotations
 
 import enum
+import functools
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from ptn_api.cli.time_arguments import moment_ms, speed_of
+from ptn_api.cli.time_arguments import speed_of, time_ms
 from ptn_api.model.trade_pair import TRADE_PAIRS
 
-__all__ = ["COMMANDS"]
+__all__ = ["CLIENT_COMMANDS"]
 
 
 class Output(str, enum.Enum):
@@ -33,63 +37,77 @@ class OnError(str, enum.Enum):
     SKIP = "skip"
 
 
-def _pairs(begun: str) -> list[str]:
+def _complete_trade_pair(prefix: str) -> list[str]:
     """For the shell's completion."""
-    return [pair for pair in TRADE_PAIRS if pair.startswith(begun.upper())]
+    return [pair for pair in TRADE_PAIRS if pair.startswith(prefix.upper())]
 
 
-def _as_known(given: list[str] | None) -> list[str]:
-    """Ids are upper case, whoever types them need not be. Unknown ones may be the validator's newest."""
-    return [pair.upper() if pair.upper() in TRADE_PAIRS else pair for pair in given or []]
+def _known_trade_pairs(typed: list[str] | None) -> list[str]:
+    """Known ids in upper case. Unknown ones pass: the validator may have new trade pairs."""
+    return [pair.upper() if pair.upper() in TRADE_PAIRS else pair for pair in typed or []]
 
 
 RestUrl = Annotated[
     str | None,
-    typer.Option("--url", help="The REST server; http://127.0.0.1:48888 by default.", envvar="PTN_REST_URL"),
+    typer.Option(
+        "--url",
+        metavar="URL",
+        help="Use the REST server at this address (default http://127.0.0.1:48888).",
+        envvar="PTN_REST_URL",
+    ),
 ]
 WsUrl = Annotated[
     str | None,
-    typer.Option("--url", help="The WebSocket server; ws://127.0.0.1:8765 by default.", envvar="PTN_WS_URL"),
+    typer.Option(
+        "--url",
+        metavar="URL",
+        help="Use the WebSocket server at this address (default ws://127.0.0.1:8765).",
+        envvar="PTN_WS_URL",
+    ),
 ]
 ApiKeyFile = Annotated[
     Path | None,
     typer.Option(
-        help="File with your API key, or - for standard input. Otherwise PTN_API_KEY or the config file."
+        metavar="FILE",
+        help="Read your API key from this file, - = standard input (default PTN_API_KEY, then config file).",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="JSON, as the server says it.")]
-Tier = Annotated[int | None, typer.Option(help="0, 30, 50 or 100; your key's if not given.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON as the server sends it.")]
+Tier = Annotated[
+    int | None, typer.Option(metavar="TIER", help="Show this tier: 0, 30, 50 or 100 (default your key's).")
+]
 Miners = Annotated[
-    list[str] | None, typer.Option("--miner", metavar="HOTKEY", help="Only this miner; repeatable.")
+    list[str] | None, typer.Option("--miner", metavar="HOTKEY", help="Show only this miner; repeatable.")
 ]
 TradePairs = Annotated[
     list[str] | None,
     typer.Option(
         "--trade-pair",
         metavar="ID",
-        help="Only this trade pair; repeatable.",
-        autocompletion=_pairs,
-        callback=_as_known,
+        help="Show only this trade pair; repeatable.",
+        autocompletion=_complete_trade_pair,
+        callback=_known_trade_pairs,
     ),
 ]
 Since = Annotated[
     str | None,
-    typer.Option("--from", metavar="TIME", help="Not before: 2026-11-22T18:30 (UTC) or epoch milliseconds."),
+    typer.Option(
+        "--from", metavar="TIME", help="Start at this time: 2026-11-22T18:30 (UTC) or epoch milliseconds."
+    ),
 ]
-Until = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Before this moment.")]
-Count = Annotated[int, typer.Option(help="Stop after so many orders; 0 = never.", min=0)]
-Wait = Annotated[bool, typer.Option("--wait", help="Wait for a server that is not there yet.")]
+Until = Annotated[str | None, typer.Option("--to", metavar="TIME", help="End before this time.")]
+Count = Annotated[int, typer.Option(metavar="N", help="Stop after this many orders; 0 = never.", min=0)]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for a server that is not running yet.")]
 OutputOption = Annotated[
-    Output | None,
-    typer.Option("--output", "-o", help="How orders are printed; a table unless said otherwise."),
+    Output | None, typer.Option("--output", "-o", help="Print orders in this format (default table).")
 ]
-JsonLines = Annotated[bool, typer.Option("--json", help="The same as --output ndjson.")]
+JsonLines = Annotated[bool, typer.Option("--json", help="Same as --output ndjson.")]
 Exec = Annotated[
     str | None,
     typer.Option(
         "--exec",
         metavar="COMMAND",
-        help="Start this for every order instead, with the order's JSON as its standard input.",
+        help="Run this command for each order instead, with the order's JSON on standard input.",
     ),
 ]
 
@@ -101,16 +119,21 @@ def stream(
     json: JsonLines = False,
     command: Exec = None,
     on_error: Annotated[
-        OnError, typer.Option(help="When the command of --exec fails: end, try it again, or go on.")
+        OnError, typer.Option(help="When the command of --exec fails: stop, retry it, or skip the order.")
     ] = OnError.STOP,
     miner: Miners = None,
     trade_pair: TradePairs = None,
-    delta: Annotated[bool, typer.Option("--delta", help="Positions without their earlier orders.")] = False,
+    delta: Annotated[bool, typer.Option("--delta", help="Leave out the positions' earlier orders.")] = False,
     count: Count = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on after the last order; --exec always does.")
+        bool,
+        typer.Option(
+            "--resume", help="Continue after the last order of the previous run; --exec always does."
+        ),
     ] = False,
-    name: Annotated[str, typer.Option(help="Tells several runs that resume apart.")] = "",
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="Keep the position for --resume under this name.")
+    ] = "",
     wait: Wait = False,
 ) -> None:
     """Follow every order as it happens."""
@@ -119,7 +142,7 @@ def stream(
     run(
         url,
         api_key_file,
-        output=_output(output, json),
+        output=_chosen_output(output, json),
         command=command,
         on_error=on_error.value,
         miners=miner or [],
@@ -138,10 +161,10 @@ def positions(
     tier: Tier = None,
     miner: Miners = None,
     trade_pair: TradePairs = None,
-    status: Annotated[Status, typer.Option(help="Which positions.")] = Status.OPEN,
+    status: Annotated[Status, typer.Option(help="Show open or closed positions, or all.")] = Status.OPEN,
     json: Json = False,
 ) -> None:
-    """Every miner's positions, best first."""
+    """Print every miner's positions, best miner first."""
     from ptn_api.cli.positions import run
 
     chosen = {"miners": miner or [], "trade_pairs": trade_pair or [], "status": status.value}
@@ -149,12 +172,12 @@ def positions(
 
 
 def miner(
-    hotkey: Annotated[str, typer.Argument(help="The miner's.")],
+    hotkey: Annotated[str, typer.Argument(help="The miner's hotkey.")],
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
     json: Json = False,
 ) -> None:
-    """One miner: returns and all positions."""
+    """Print one miner: returns and all positions."""
     from ptn_api.cli.positions import run_miner
 
     run_miner(url, api_key_file, hotkey, as_json=json)
@@ -168,95 +191,110 @@ def orders(
     trade_pair: TradePairs = None,
     since: Since = None,
     until: Until = None,
-    limit: Annotated[int, typer.Option(help="The newest so many; 0 = all.", min=0)] = 50,
-    json: Annotated[bool, typer.Option("--json", help="A JSON list, one object per order.")] = False,
+    limit: Annotated[
+        int, typer.Option(metavar="N", help="Print the newest orders, up to this many; 0 = all.", min=0)
+    ] = 50,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON list with one object per order.")
+    ] = False,
 ) -> None:
-    """The latest orders, newest last."""
-    from ptn_api.cli.orders import run
+    """Print the latest orders, newest last."""
+    from ptn_api.cli.positions import run_orders
 
-    run(
+    run_orders(
         url,
         api_key_file,
         tier=tier,
         miners=miner or [],
         trade_pairs=trade_pair or [],
-        span=(moment_ms(since), moment_ms(until)),
+        span=(time_ms(since), time_ms(until)),
         limit=limit,
         as_json=json,
     )
 
 
 def stats(
-    hotkey: Annotated[str | None, typer.Argument(help="One miner's element, whole.")] = None,
+    hotkey: Annotated[str | None, typer.Argument(help="Print only this miner's element, completely.")] = None,
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
     checkpoints: Annotated[
-        bool, typer.Option("--checkpoints", help="With the ledgers' checkpoints.")
+        bool, typer.Option("--checkpoints", help="Include the ledgers' checkpoints.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """The validator's statistics of every miner."""
+    """Print the validator's statistics of every miner."""
     from ptn_api.cli.documents import run_statistics
 
     run_statistics(url, api_key_file, hotkey=hotkey, checkpoints=checkpoints, as_json=json)
 
 
 def eliminations(url: RestUrl = None, api_key_file: ApiKeyFile = None, json: Json = False) -> None:
-    """Who was eliminated, when and why."""
+    """Print the eliminated miners, with time and reason."""
     from ptn_api.cli.documents import run_eliminations
 
     run_eliminations(url, api_key_file, as_json=json)
 
 
 def checkpoint(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where it is written, whole or not at all.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Write the checkpoint to this file.")
+    ],
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
-    json: Annotated[bool, typer.Option("--json", help="Say in JSON what was written.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the file name and size as JSON.")] = False,
 ) -> None:
-    """Download everything a validator restores from (tier 100)."""
+    """Download the checkpoint that a validator restores from (tier 100)."""
     from ptn_api.cli.documents import run_checkpoint
 
     run_checkpoint(url, api_key_file, output=output, as_json=json)
 
 
 def me(url: RestUrl = None, api_key_file: ApiKeyFile = None, json: Json = False) -> None:
-    """What the server knows about your key."""
+    """Print what the server knows about your key."""
     from ptn_api.cli.documents import run_me
 
     run_me(url, api_key_file, as_json=json)
 
 
 def record(
-    file: Annotated[Path, typer.Argument(help="NDJSON; compressed if the name ends in .zst.")],
+    file: Annotated[
+        Path, typer.Argument(help="The recording, as NDJSON; compressed if the name ends in .zst.")
+    ],
     url: WsUrl = None,
     api_key_file: ApiKeyFile = None,
     miner: Miners = None,
     trade_pair: TradePairs = None,
     count: Count = 0,
     wait: Wait = False,
-    json: Annotated[bool, typer.Option("--json", help="Say in JSON what was recorded.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the number of recorded orders as JSON.")
+    ] = False,
 ) -> None:
-    """Write what the stream says to a file; the next run goes on where the file ends."""
-    from ptn_api.cli.record import run
+    """Record the stream in a file. The next run continues where the file ends."""
+    from ptn_api.cli.stream import run_recorder
 
     chosen = {"miners": miner or [], "trade_pairs": trade_pair or []}
-    run(file, url, api_key_file, count=count, wait=wait, as_json=json, **chosen)
+    run_recorder(file, url, api_key_file, count=count, wait=wait, as_json=json, **chosen)
 
 
 def replay(
     file: Annotated[
         Path | None,
-        typer.Argument(help="A recording or a checkpoint; without it: what the server still has."),
+        typer.Argument(help="A recording or a checkpoint; without it, the orders that the server still has."),
     ] = None,
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
     serve: Annotated[
-        bool, typer.Option("--serve", help="Serve it to any client, every key is good.")
+        bool, typer.Option("--serve", help="Serve the orders over WebSocket; every API key is accepted.")
     ] = False,
-    port: Annotated[int, typer.Option(help="For --serve; 0 = any free one.", min=0, max=65535)] = 8765,
+    port: Annotated[
+        int, typer.Option(metavar="PORT", help="Serve on this port; 0 = any free port.", min=0, max=65535)
+    ] = 8765,
     speed: Annotated[
-        str | None, typer.Option(help="1x is as it was; as fast as possible if not given.", metavar="10x")
+        str | None,
+        typer.Option(
+            help="Replay at this speed, 1x = as recorded (default as fast as possible).", metavar="10x"
+        ),
     ] = None,
     since: Since = None,
     until: Until = None,
@@ -266,20 +304,38 @@ def replay(
     json: JsonLines = False,
     command: Exec = None,
 ) -> None:
-    """Orders of the past, as if they happened now."""
+    """Replay past orders as if they happened now."""
     from ptn_api.cli.replay import run, run_server
 
     choice = {"miners": miner or [], "trade_pairs": trade_pair or []}
-    span, pace = (moment_ms(since), moment_ms(until)), speed_of(speed)
+    span, pace = (time_ms(since), time_ms(until)), speed_of(speed)
     if serve:
         run_server(file, url, api_key_file, port=port, speed=pace, span=span, **choice)
     else:
-        form = _output(output, json)
+        form = _chosen_output(output, json)
         run(file, url, api_key_file, output=form, command=command, speed=pace, span=span, **choice)
 
 
-def _output(output: Output | None, json: bool) -> Literal["table", "json", "ndjson", "csv"]:
+def _chosen_output(output: Output | None, json: bool) -> Literal["table", "json", "ndjson", "csv"]:
     return output.value if output else "ndjson" if json else "table"
 
 
-COMMANDS = (stream, positions, miner, orders, stats, eliminations, checkpoint, me, record, replay)
+def _ends_with_reader(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that ends without an error when its reader does, as in `ptn ... | head`."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The interpreter flushes standard output at exit, which would fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return run
+
+
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    *(stream, positions, miner, orders, stats, eliminations, checkpoint, me, record, replay),
+)
+CLIENT_COMMANDS = [_ends_with_reader(command) for command in _COMMANDS]

@@ -1,25 +1,30 @@
-"""The user's own file of settings: ~/.config/ptn-api/config.json on Linux, wherever it belongs elsewhere.
+"""The user's own configuration: the API key and the server's addresses.
+
+The config file is ~/.config/ptn-api/config.json on Linux, and in the platform's usual place elsewhere:
 
     {"api_key": "...", "rest_url": "https://...", "ws_url": "wss://..."}
 
-Instead of the key itself, `api_key_file` may say where it is.
+Instead of the key, `api_key_file` may name a file that holds it. A key is never taken from an argument, which
+every process list shows, and never printed; nor is a file name that could be a key.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import platformdirs
 
-from ptn_api.errors import SettingsError
+from ptn_api.errors import AuthenticationError, SettingsError
 
-__all__ = ["Config", "config_path", "read_config"]
+__all__ = ["ApiKey", "Config", "config_path", "read_api_key", "read_config"]
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything is optional; options and the environment win."""
+    """The file's content. Every field is optional; options and the environment take precedence."""
 
     api_key: str = ""
     api_key_file: str = ""
@@ -32,20 +37,81 @@ def config_path() -> Path:
 
 
 def read_config() -> Config:
-    """An empty one where there is no file. Raises SettingsError for one that cannot be used.
+    """The configuration, empty without a file. Raises SettingsError for a malformed one.
 
-    A file that holds a key and that others may read is told on standard error.
+    Warns on standard error if the file holds a key and other users can read it.
     """
     path = config_path()
     try:
         config = msgspec.json.decode(path.read_bytes(), type=Config)
-        others = path.stat().st_mode & 0o077
+        exposed = path.stat().st_mode & 0o077
     except (FileNotFoundError, NotADirectoryError):
         return Config()
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: {error}") from None
-    if config.api_key and others and sys.platform != "win32":
-        print(f"ptn: warning: others can read your API key; chmod 600 {path}", file=sys.stderr)
+    if config.api_key and exposed and sys.platform != "win32":
+        print(f"ptn: warning: other users can read your API key: chmod 600 {path}", file=sys.stderr)
     return config
+
+
+class ApiKey(NamedTuple):
+    """`source` is where the key came from, for error messages."""
+
+    value: str
+    source: str
+
+
+def read_api_key(file: Path | None) -> ApiKey:
+    """The key in the file, in PTN_API_KEY, or in the config file, in this order.
+
+    Raises AuthenticationError if all are missing, SettingsError for a file that cannot be read.
+    """
+    if file is not None:
+        return _key_in_file(file, "--api-key-file")
+    if key := os.environ.get("PTN_API_KEY", "").strip():
+        return _checked(key, "PTN_API_KEY")
+    config = read_config()
+    if config.api_key:
+        return _checked(config.api_key, str(config_path()))
+    if config.api_key_file:
+        source = f"api_key_file in {config_path()}"
+        return _key_in_file(Path(config.api_key_file).expanduser(), source)
+    raise AuthenticationError(
+        f"no API key: give one with --api-key-file, PTN_API_KEY or {config_path()}", code="no_key"
+    )
+
+
+class _Entry(msgspec.Struct):
+    key: str = ""
+    tier: int = 100
+
+
+def _key_in_file(file: Path, source: str) -> ApiKey:
+    """The file's only content, or the key of the highest tier in a server's key file, such as the demo's.
+
+    Errors do not repeat the file's name: it may be the key, given by mistake.
+    """
+    try:
+        content = sys.stdin.read() if str(file) == "-" else file.read_text()
+    except OSError as error:
+        raise SettingsError(f"{source}: the file cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{source}: not a text file") from None
+    if content.lstrip().startswith("{"):
+        try:
+            entries = msgspec.json.decode(content, type=dict[str, str | _Entry])
+        except msgspec.MsgspecError:
+            raise SettingsError(f"{source}: neither an API key nor a server's key file") from None
+        grants = [_Entry(key=entry) if isinstance(entry, str) else entry for entry in entries.values()]
+        usable = (grant for grant in grants if grant.key)  # others have only a hash
+        content = max(usable, key=lambda grant: grant.tier, default=_Entry()).key
+    return _checked(content, source)
+
+
+def _checked(key: str, source: str) -> ApiKey:
+    key = key.strip()
+    if not key or not key.isascii() or len(key.split()) != 1:
+        raise AuthenticationError(f"no usable API key in {source}", code="no_key")
+    return ApiKey(key, source)

@@ -1,15 +1,14 @@
-"""`ptn doctor`: is everything as a server needs it, and what to do where it is not. Changes nothing."""
+"""`ptn doctor`: checks of what a server needs, each with what to do if it fails. Changes nothing."""
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import os
 import resource
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,123 +21,152 @@ from ptn_api.clock import wall_ms
 from ptn_api.errors import PTNError, SettingsError
 from ptn_api.process.certificate import Certificate
 from ptn_api.process.data_dir import foreign_files, other_log
-from ptn_api.process.settings import Settings, add_arguments, describe, from_arguments
+from ptn_api.process.settings import SETTINGS, Settings
 from ptn_api.wire.about import Health
 
-__all__ = ["CHECKS", "Finding", "doctor"]
+__all__ = ["CHECKS", "Finding", "diagnose"]
 
 FEW_BYTES = 1 << 30
 FEW_FILES = 4_096
-SOON_MS = 7 * 86_400_000
-AHEAD_MS = 60_000
+EXPIRY_WARNING_MS = 7 * 86_400_000
+CLOCK_TOLERANCE_MS = 60_000
 _TIMEOUT_S = 2
 
 
 class Finding(NamedTuple):
-    """`bad`: the server cannot work so; `warn`: it can, and somebody should look."""
+    """`bad`: the server cannot work; `warn`: it works, but the operator should look."""
 
     level: Literal["ok", "warn", "bad"]
-    what: str
+    topic: str
     sentence: str
 
 
-def doctor(argv: Sequence[str]) -> int:
-    """Prints what was found; 1 if something is bad. Takes the options that `ptn serve` is given."""
-    parser = argparse.ArgumentParser(
-        usage="ptn doctor [options of ptn serve]",
-        description="Checks whether a server with these options can run, and what ails a running one.",
-    )
-    add_arguments(parser)
-    try:
-        settings = from_arguments(parser.parse_args(argv))
-    except SettingsError as error:
-        parser.error(str(error))
+Check = Callable[[Settings], Iterator[Finding]]
+CHECKS: list[Check] = []
+"""All checks, in the order of the report."""
+
+
+def check(function: Check) -> Check:
+    """Adds a check to the report."""
+    CHECKS.append(function)
+    return function
+
+
+def diagnose(settings: Settings) -> int:
+    """Prints all findings; returns 1 if one of them is bad."""
     findings = [finding for check in CHECKS for finding in check(settings)]
-    for level, what, sentence in findings:
-        print(f"{level:<4}  {what:<10}  {sentence}")
+    for level, topic, sentence in findings:
+        print(f"{level:<4}  {topic:<10}  {sentence}")
     return 1 if any(finding.level == "bad" for finding in findings) else 0
+
+
+# --- the installation -------------------------------------------------------------------------------------
+
+
+@check
+def dependencies(settings: Settings) -> Iterator[Finding]:
+    try:
+        from ptn_api.process import service
+    except ModuleNotFoundError as error:
+        sentence = f"the server's dependencies are missing ({error.name}): pip install 'ptn-api[server]'"
+        yield Finding("bad", "install", sentence)
+    else:
+        package, version = service.__name__.partition(".")[0], ".".join(map(str, sys.version_info[:3]))
+        yield Finding("ok", "install", f"{package} with its server, Python {version}")
+
+
+@check
+def environment(settings: Settings) -> Iterator[Finding]:
+    of_clients = {"PTN_API_KEY", "PTN_REST_URL", "PTN_WS_URL"}
+    known = {setting.variable for setting in SETTINGS.values()} | of_clients
+    for name in sorted(name for name in os.environ if name.startswith("PTN_") and name not in known):
+        yield Finding("warn", "settings", f"unknown environment variable {name}: is it misspelt?")
 
 
 # --- the running server -----------------------------------------------------------------------------------
 
-EXPLAINED = {
-    "starting": "it is still reading the validator's files; wait, and look again",
-    "log_unreadable": "it cannot read its event log; see its log, and whether the data directory is there",
-    "log_unwritable": "it cannot write its event log: is the disk full, or read-only? Orders wait meanwhile",
-    "process_down": "one of its processes does not run or hangs; its log says why it ended",
-    "source_stale": "what it serves may no longer be what the validator has",
-    "source_silent": "the validator's files were not looked through for minutes; is their disk slow or gone?",
-    "not_watching": "inotify watches are short, so files are swept every second; raise "
+PROBLEMS = {
+    "starting": "it is still reading the validator's files: wait, then run this again",
+    "log_unreadable": "it cannot read its event log: see its log output and check the data directory",
+    "log_unwritable": "it cannot write its event log: is the disk full or read-only? Orders wait meanwhile",
+    "process_down": "one of its processes is down or hangs: its log output says why",
+    "source_stale": "its data may be older than the validator's",
+    "source_silent": "the validator's files were not read for minutes: is their disk slow or gone?",
+    "not_watching": "too few inotify watches, so files are swept every second: raise "
     "fs.inotify.max_user_watches",
 }
-_STALE = {
-    "mass_removal": "many positions vanished at once; if that is meant: ptn resync --accept-removals",
-    "root_missing": "the validator's directory is not there; is it mounted?",
+STALE_REASONS = {
+    "mass_removal": "many positions vanished at once: if that is intended, ptn resync --accept-removals",
+    "root_missing": "the validator's directory is missing: is it mounted?",
 }
 
 
-def _running(settings: Settings) -> Iterator[Finding]:
+@check
+def running_server(settings: Settings) -> Iterator[Finding]:
     health = _health(settings)
     if health is None:
-        yield from _ports(settings)
         return
     for problem in health.problems:
         level: Literal["warn", "bad"] = "warn" if problem in ("starting", "not_watching") else "bad"
-        yield Finding(level, "server", EXPLAINED.get(problem, problem))
+        yield Finding(level, "server", PROBLEMS.get(problem, problem))
     down = [name for name, state in health.processes.items() if state == "down"]
     if down:
         yield Finding("bad", "server", f"down: {', '.join(down)}")
     if reason := health.source.reason:
-        yield Finding("warn", "server", _STALE.get(reason, f"the source says: {reason}"))
+        yield Finding("warn", "server", STALE_REASONS.get(reason, f"the source is stale: {reason}"))
     if not health.problems:
-        yield Finding("ok", "server", "runs, and says that all is well")
+        yield Finding("ok", "server", "running, and reports that all is well")
 
 
 def _health(settings: Settings) -> Health | None:
-    """What the running server says; None: there is none."""
+    """The answer of the running server to /health; None if it does not answer."""
     scheme = "https" if settings.tls_cert else "http"
-    url = f"{scheme}://{_reachable(settings.api_host)}:{settings.api_rest_port}/health"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api_host, settings.api_host)  # noqa: S104 - compared
+    netloc = f"[{host}]" if ":" in host else host
     try:
-        # The name in the certificate is not this address; and nothing secret is said or heard here. A proxy
-        # that the environment names is for the way to others.
-        found = httpx.get(url, timeout=_TIMEOUT_S, verify=False, trust_env=False)  # noqa: S501
-        return msgspec.json.decode(found.content, type=Health)
+        # The certificate is for another name, and nothing here is secret: no verification. A proxy from the
+        # environment is for other hosts.
+        response = httpx.get(
+            f"{scheme}://{netloc}:{settings.api_rest_port}/health",
+            timeout=_TIMEOUT_S,
+            verify=False,  # noqa: S501
+            trust_env=False,
+        )
+        return msgspec.json.decode(response.content, type=Health)
     except (httpx.HTTPError, ValueError):
         return None
 
 
-def _reachable(host: str) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - where it listens, not we
-    return f"[{host}]" if ":" in host else host
-
-
-def _ports(settings: Settings) -> Iterator[Finding]:
-    """No server answers: could one listen?"""
-    ports = [
+@check
+def ports(settings: Settings) -> Iterator[Finding]:
+    """Without a running server: whether one could listen."""
+    if _health(settings) is not None:
+        return
+    wanted = [
         (settings.api_host, settings.api_rest_port, "--api-rest-port"),
         (settings.api_ws_host or settings.api_host, settings.api_ws_port, "--api-ws-port"),
         ("127.0.0.1", max(settings.metrics_port, 0), "--metrics-port"),
     ]
-    taken = [(host, port, flag, why) for host, port, flag in ports if (why := _cannot_listen(host, port))]
-    for host, port, flag, why in taken:
-        yield Finding("bad", "ports", f"{host} port {port}: {why}; choose another with {flag}")
-    if not taken:
-        yield Finding("ok", "ports", "no server runs here, and its ports are free")
+    all_free = True
+    for host, port, flag in wanted:
+        try:
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+            with socket.socket(family, socket.SOCK_STREAM) as listener:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind((host, port))
+                listener.listen(1)  # with SO_REUSEADDR, bind succeeds on a port in use; listen does not
+        except OSError as error:
+            all_free = False
+            yield Finding("bad", "ports", f"{host} port {port}: {error.strerror}; choose another with {flag}")
+    if all_free:
+        yield Finding("ok", "ports", "no server is running, and the ports are free")
 
 
-def _cannot_listen(host: str, port: int) -> str:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family, socket.SOCK_STREAM) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((host, port))
-            listener.listen(1)  # SO_REUSEADDR lets a bind pass beside somebody who listens, not this
-    except OSError as error:
-        return str(error.strerror)
-    return ""
+# --- files ------------------------------------------------------------------------------------------------
 
 
-def _tls(settings: Settings) -> Iterator[Finding]:
+@check
+def tls(settings: Settings) -> Iterator[Finding]:
     hosts = (settings.api_host, settings.api_ws_host or settings.api_host)
     if settings.tls_cert and settings.tls_key:
         try:
@@ -146,27 +174,25 @@ def _tls(settings: Settings) -> Iterator[Finding]:
         except SettingsError as error:
             yield Finding("bad", "tls", str(error))
         else:
-            yield Finding("ok", "tls", f"{settings.tls_cert} can be used with its key")
+            yield Finding("ok", "tls", f"{settings.tls_cert} and its key are usable")
     elif settings.tls_cert or settings.tls_key:
-        yield Finding("bad", "tls", "--tls-cert and --tls-key go together: give both")
+        yield Finding("bad", "tls", "--tls-cert and --tls-key belong together: give both")
     elif not all(is_loopback(host) for host in hosts):
-        sentence = "it listens beyond this machine without TLS: only a proxy should be able to reach it"
+        sentence = "it listens beyond this machine without TLS: make sure that only a proxy can reach it"
         yield Finding("warn", "tls", sentence)
 
 
-# --- files ------------------------------------------------------------------------------------------------
-
-
-def _keys(settings: Settings) -> Iterator[Finding]:
+@check
+def keys(settings: Settings) -> Iterator[Finding]:
     path = Path(settings.api_keys_file).expanduser().absolute()
     try:
         content = read_key_file(path)
         problems = check_keys(content)
     except FileNotFoundError:
         if settings.demo:
-            yield Finding("ok", "keys", "the demo makes its own")
+            yield Finding("ok", "keys", "the demo creates its own")
             return
-        sentence = f"there is no key file {path}: everybody gets 401 until `ptn keys add` makes one"
+        sentence = f"key file not found: {path}; all requests get 401 until `ptn keys add` creates it"
         yield Finding("warn", "keys", sentence)
         return
     except OSError as error:
@@ -179,144 +205,112 @@ def _keys(settings: Settings) -> Iterator[Finding]:
         yield Finding("bad", "keys", f"{path}:{line}: {sentence}")
     if danger := exposed_to(path):
         yield Finding("warn", "keys", f"{danger}; chmod o-rw {path}")
-    if not problems:
-        yield from _ends(content)
-
-
-def _ends(content: bytes) -> Iterator[Finding]:
-    grants, now = parse_keys(content), wall_ms()
-    ended = [grant.alias for grant in grants if grant.expires_ms is not None and grant.expires_ms <= now]
-    soon = [g.alias for g in grants if g.expires_ms is not None and now < g.expires_ms < now + SOON_MS]
-    yield Finding("ok", "keys", f"{len(grants) - len(ended)} keys are valid")
-    if ended:
-        yield Finding("warn", "keys", f"expired: {', '.join(ended)}")
+    if problems:
+        return
+    grants, now_ms = parse_keys(content), wall_ms()
+    expiring = [(grant.alias, grant.expires_ms - now_ms) for grant in grants if grant.expires_ms is not None]
+    expired = [alias for alias, left_ms in expiring if left_ms <= 0]
+    soon = [alias for alias, left_ms in expiring if 0 < left_ms < EXPIRY_WARNING_MS]
+    yield Finding("ok", "keys", f"{len(grants) - len(expired)} keys are valid")
+    if expired:
+        yield Finding("warn", "keys", f"expired: {', '.join(expired)}")
     if soon:
         yield Finding("warn", "keys", f"expire within a week: {', '.join(soon)}")
 
 
-def _data_dir(settings: Settings) -> Iterator[Finding]:
+@check
+def data_dir(settings: Settings) -> Iterator[Finding]:
     path = Path(settings.data_dir).expanduser().absolute()
     if not path.exists():
-        above = next(parent for parent in path.parents if parent.exists())
-        if os.access(above, os.W_OK | os.X_OK):
-            yield Finding("ok", "data", f"{path} is not there yet and can be made")
+        parent = next(parent for parent in path.parents if parent.exists())
+        if os.access(parent, os.W_OK | os.X_OK):
+            yield Finding("ok", "data", f"{path} does not exist yet and can be created")
         else:
-            yield Finding("bad", "data", f"{path} cannot be made: {above} is not writable for this user")
+            yield Finding("bad", "data", f"{path} cannot be created: this user cannot write {parent}")
         return
     if not path.is_dir() or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        yield Finding("bad", "data", f"{path} is no directory that this user can write; see --data-dir")
+        yield Finding("bad", "data", f"{path} is not a directory that this user can write; see --data-dir")
         return
     for name in foreign_files(path):
-        yield Finding("bad", "data", f"{path / name} cannot be written by this user: whose is it?")
+        yield Finding(
+            "bad", "data", f"this user cannot write {path / name}: did another user start a server?"
+        )
     if other := other_log(path, demo=settings.demo):
         yield Finding("bad", "data", f"{path} {other}")
     if path.stat().st_mode & 0o077:
-        yield Finding("warn", "data", f"{path} is open to others; chmod 700 {path}")
+        yield Finding("warn", "data", f"other users can access {path}; chmod 700 {path}")
     free = shutil.disk_usage(path).free
     level: Literal["ok", "warn"] = "ok" if free >= FEW_BYTES else "warn"
-    yield Finding(level, "data", f"{path} is writable, {free >> 20:,} MiB are free on its disk")
+    yield Finding(level, "data", f"{path} is writable, with {free >> 20:,} MiB free on its disk")
 
 
-def _validator(settings: Settings) -> Iterator[Finding]:
+def _miners_dir(settings: Settings) -> Path:
+    return Path(settings.validator_dir or ".").expanduser().absolute() / "validation" / "miners"
+
+
+@check
+def validator(settings: Settings) -> Iterator[Finding]:
     if settings.demo:
-        yield Finding("ok", "validator", "a simulated one (--demo)")
+        yield Finding("ok", "validator", "simulated (--demo)")
         return
     if settings.checkpoint and not settings.validator_dir:
-        there = os.access(Path(settings.checkpoint).expanduser(), os.R_OK)
-        yield Finding("ok" if there else "bad", "validator", f"checkpoint {settings.checkpoint}")
+        readable = os.access(Path(settings.checkpoint).expanduser(), os.R_OK)
+        sentence = "is readable" if readable else "cannot be read; see --checkpoint"
+        yield Finding(
+            "ok" if readable else "bad", "validator", f"checkpoint {settings.checkpoint} {sentence}"
+        )
         return
-    root = Path(settings.validator_dir or ".").expanduser().absolute()
-    miners = root / "validation" / "miners"
+    miners = _miners_dir(settings)
     if not os.access(miners, os.R_OK | os.X_OK):
-        sentence = f"{miners} is not there or not readable for this user; see --validator-dir"
-        yield Finding("bad", "validator", sentence)
+        yield Finding("bad", "validator", f"{miners} is missing or unreadable; see --validator-dir")
         return
     yield Finding("ok", "validator", f"{miners} has {len(os.listdir(miners)):,} miners")
-    newest = max((entry.stat().st_mtime_ns // 1_000_000 for entry in os.scandir(miners)), default=0)
-    if newest > wall_ms() + AHEAD_MS:
-        yield Finding(
-            "warn", "clock", "the validator's newest directory is from the future: whose clock is wrong?"
-        )
-    yield from _watches(miners)
+    newest_ms = max((entry.stat().st_mtime_ns // 1_000_000 for entry in os.scandir(miners)), default=0)
+    if newest_ms > wall_ms() + CLOCK_TOLERANCE_MS:
+        sentence = "the validator's newest directory has a time in the future: which clock is wrong?"
+        yield Finding("warn", "clock", sentence)
 
 
-def _watches(miners: Path) -> Iterator[Finding]:
-    wanted = sum(1 for _ in os.walk(miners))
-    allowed = _number("/proc/sys/fs/inotify/max_user_watches")
-    if allowed is None:
-        yield Finding("warn", "inotify", "this system does not say how many inotify watches it allows")
-    elif allowed < wanted * 5 // 4:
-        sentence = f"{wanted:,} watches are needed, {allowed:,} allowed; sysctl fs.inotify.max_user_watches"
-        yield Finding("warn", "inotify", f"{sentence}={max(65_536, 2 * wanted)}")
-    else:
-        yield Finding("ok", "inotify", f"{wanted:,} watches are needed, {allowed:,} allowed")
-
-
-def _number(path: str) -> int | None:
+@check
+def inotify(settings: Settings) -> Iterator[Finding]:
+    """Intake watches every directory below a miner's."""
+    miners = _miners_dir(settings)
+    if settings.demo or (settings.checkpoint and not settings.validator_dir) or not miners.is_dir():
+        return
+    needed = sum(1 for _ in os.walk(miners))
     try:
-        return int(Path(path).read_text())
+        allowed = int(Path("/proc/sys/fs/inotify/max_user_watches").read_text())
     except (OSError, ValueError):
-        return None
+        yield Finding("warn", "inotify", "the number of allowed inotify watches is unknown")
+        return
+    if allowed < needed * 5 // 4:
+        sentence = f"{needed:,} watches are needed, {allowed:,} allowed; sysctl fs.inotify.max_user_watches"
+        yield Finding("warn", "inotify", f"{sentence}={max(65_536, 2 * needed)}")
+    else:
+        yield Finding("ok", "inotify", f"{needed:,} watches are needed, {allowed:,} allowed")
 
 
 # --- the system -------------------------------------------------------------------------------------------
 
-OF_CLIENTS = {"PTN_API_KEY", "PTN_REST_URL", "PTN_WS_URL"}
-"""Environment variables that are no settings of the server."""
 
-
-def _environment(settings: Settings) -> Iterator[Finding]:
-    known = {variable for _, _, variable, _, _ in describe()} | OF_CLIENTS
-    for name in sorted(name for name in os.environ if name.startswith("PTN_") and name not in known):
-        yield Finding("warn", "settings", f"the environment variable {name} means nothing here: misspelt?")
-
-
-def _files(settings: Settings) -> Iterator[Finding]:
+@check
+def open_files(settings: Settings) -> Iterator[Finding]:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most == resource.RLIM_INFINITY or most >= FEW_FILES:
-        yield Finding("ok", "files", "enough files may be open, one for each client")
+        yield Finding("ok", "files", "enough open files are allowed, one per client")
     else:
-        yield Finding("warn", "files", f"only {most} files may be open, one for each client; see ulimit -Hn")
+        yield Finding("warn", "files", f"only {most} open files are allowed, one per client; see ulimit -Hn")
 
 
-def _clock(settings: Settings) -> Iterator[Finding]:
-    if _synchronised():
-        yield Finding("ok", "clock", "the kernel says that it is synchronised")
+@check
+def clock(settings: Settings) -> Iterator[Finding]:
+    try:
+        # adjtimex(2) with a zeroed struct (mode 0) only reads. TIME_ERROR is 5.
+        state = int(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512)))
+    except (OSError, AttributeError):  # not Linux
+        state = -1
+    if 0 <= state < 5:
+        yield Finding("ok", "clock", "the kernel reports it as synchronised")
     else:
-        sentence = "the kernel does not know it to be synchronised (NTP); what is shown late goes by it"
+        sentence = "not synchronised (NTP), as far as the kernel knows; delayed tiers depend on it"
         yield Finding("warn", "clock", sentence)
-
-
-def _synchronised() -> bool:
-    """By adjtimex(2), asking only: mode 0 in a struct that is zero, 5 means that no clock is followed."""
-    try:
-        answer = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))
-    except (OSError, AttributeError):
-        return False
-    return 0 <= int(answer) < 5
-
-
-def _dependencies(settings: Settings) -> Iterator[Finding]:
-    try:
-        from ptn_api.process import service
-    except ModuleNotFoundError as error:
-        sentence = f"the server's dependencies are missing ({error.name}): pip install 'ptn-api[server]'"
-        yield Finding("bad", "install", sentence)
-    else:
-        version = ".".join(map(str, sys.version_info[:3]))
-        yield Finding(
-            "ok", "install", f"{service.__name__.partition('.')[0]} with its server, Python {version}"
-        )
-
-
-CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-    _dependencies,
-    _environment,
-    _running,
-    _tls,
-    _keys,
-    _data_dir,
-    _validator,
-    _files,
-    _clock,
-)

@@ -1,4 +1,4 @@
-"""`ptn stats`, `ptn eliminations`, `ptn me`, `ptn checkpoint`: documents, and the key's own."""
+"""`ptn stats`, `ptn eliminations`, `ptn me` and `ptn checkpoint`: the server's documents."""
 
 from __future__ import annotations
 
@@ -11,34 +11,12 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from ptn_api.cli.client import answer, asking
-from ptn_api.cli.table import print_document, print_rows, utc
+from ptn_api.cli.client import fetch, open_client
+from ptn_api.cli.output import format_time, print_document, print_rows
 from ptn_api.client import calls
 from ptn_api.errors import SettingsError
 
 __all__ = ["run_checkpoint", "run_eliminations", "run_me", "run_statistics"]
-
-
-def run_statistics(
-    url: str | None, api_key_file: Path | None, *, hotkey: str | None, checkpoints: bool, as_json: bool
-) -> None:
-    """Every miner's scores, or one miner's whole element (which is JSON either way)."""
-    with asking(url, api_key_file) as client:
-        if hotkey is not None:
-            body, _ = answer(client, calls.miner_statistics(hotkey, checkpoints=checkpoints))
-            print_document(body if as_json else msgspec.json.format(body))
-            return
-        body, document = answer(client, calls.statistics(checkpoints=checkpoints))
-    if as_json:
-        print_document(body)
-        return
-    rows = [
-        (miner.hotkey, *(_number(miner, *paths) for paths in _SCORES.values()), _phase(miner.challengeperiod))
-        for miner in document.data
-    ]
-    title = f"statistics of {document.created_date or utc(document.created_timestamp_ms)}"
-    print_rows(("miner", *_SCORES, "phase"), rows, title=title)
-
 
 _SCORES = {
     "weight": ("weight",),
@@ -48,11 +26,35 @@ _SCORES = {
     "volatility": ("volatility.annual",),
     "drawdown": ("drawdowns.instantaneous_max_drawdown", "drawdowns.ledger_max_drawdown"),
 }
-"""Where a column's number is; validators of different versions differ, and the first that is there counts."""
+"""By column: where the number may be. Validators' versions differ; the first path that exists is used."""
 
 
-def _number(miner: Any, *paths: str) -> str:
-    """A score may be a number or an object with a `value`."""
+def run_statistics(
+    url: str | None, api_key_file: Path | None, *, hotkey: str | None, checkpoints: bool, as_json: bool
+) -> None:
+    """Prints every miner's scores, or one miner's complete element as JSON."""
+    with open_client(url, api_key_file) as client:
+        if hotkey is not None:
+            body, _ = fetch(client, calls.miner_statistics(hotkey, checkpoints=checkpoints))
+            print_document(body if as_json else msgspec.json.format(body))
+            return
+        body, document = fetch(client, calls.statistics(checkpoints=checkpoints))
+    if as_json:
+        print_document(body)
+        return
+    rows = []
+    for miner in document.data:
+        scores = (_score(miner, *paths) for paths in _SCORES.values())
+        period = miner.challengeperiod
+        rows.append(
+            (miner.hotkey, *scores, str(period.get("status", "")) if isinstance(period, Mapping) else "")
+        )
+    title = f"statistics of {document.created_date or format_time(document.created_timestamp_ms)}"
+    print_rows(("miner", *_SCORES, "phase"), rows, title=title)
+
+
+def _score(miner: Any, *paths: str) -> str:
+    """The number at the first path that has one, possibly as an object's `value`; else empty."""
     for path in paths:
         first, *keys = path.split(".")
         value: Any = getattr(miner, first)
@@ -63,51 +65,51 @@ def _number(miner: Any, *paths: str) -> str:
     return ""
 
 
-def _phase(challengeperiod: Any) -> str:
-    return str(challengeperiod.get("status", "")) if isinstance(challengeperiod, Mapping) else ""
-
-
 def run_eliminations(url: str | None, api_key_file: Path | None, *, as_json: bool) -> None:
-    with asking(url, api_key_file) as client:
-        body, eliminations = answer(client, calls.eliminations())
+    with open_client(url, api_key_file) as client:
+        body, eliminations = fetch(client, calls.eliminations())
     if as_json:
         print_document(body)
         return
     rows = [
-        (e.hotkey, utc(e.elimination_initiated_time_ms), "" if e.dd is None else f"{e.dd:g}", e.reason or "")
-        for e in eliminations
+        (
+            miner.hotkey,
+            format_time(miner.elimination_initiated_time_ms),
+            "" if miner.dd is None else f"{miner.dd:g}",
+            miner.reason or "",
+        )
+        for miner in eliminations
     ]
     print_rows(("miner", "eliminated", "drawdown", "reason"), rows, title=f"{len(rows)} eliminations")
 
 
 def run_me(url: str | None, api_key_file: Path | None, *, as_json: bool) -> None:
-    """What the server knows about the key: never the key."""
-    with asking(url, api_key_file) as client:
-        body, me = answer(client, calls.me())
+    """Prints what the server knows about the key, but never the key."""
+    with open_client(url, api_key_file) as client:
+        body, me = fetch(client, calls.me())
     if as_json:
         print_document(body)
-    else:
-        print_rows(
-            ("what", "is"),
-            [(name, "" if value is None else str(value)) for name, value in _flat(msgspec.to_builtins(me))],
-        )
+        return
+    rows = [(name, "" if value is None else str(value)) for name, value in _flat(msgspec.to_builtins(me))]
+    print_rows(("field", "value"), rows)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+    """The fields of nested objects, with names like `limits.connections`."""
+    fields: list[tuple[str, Any]] = []
     for name, value in values.items():
-        found += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
-    return found
+        fields += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + name, value)]
+    return fields
 
 
 def run_checkpoint(url: str | None, api_key_file: Path | None, *, output: Path, as_json: bool) -> None:
-    """The file is written beside and moved: what is there is whole. The bar is for people only."""
+    """Downloads to a temporary file and renames it when complete, with a progress bar on a terminal."""
     if str(output) == "-":
-        raise SettingsError("-o needs a file: what breaks off half way must not pass for a checkpoint")
+        raise SettingsError("--output needs a file: a broken download on a pipe could pass for a checkpoint")
     columns = (TextColumn("checkpoint"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console = Console(stderr=True)
     with (
-        asking(url, api_key_file) as client,
+        open_client(url, api_key_file) as client,
         Progress(*columns, console=console, disable=not console.is_terminal) as bar,
     ):
         task = bar.add_task("", total=None)

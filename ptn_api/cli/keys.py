@@ -1,60 +1,77 @@
-"""`ptn keys`: the server's API keys, and who uses how much."""
+"""`ptn keys`: the server's API keys and their use."""
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ptn_api.cli.time_arguments import moment_ms
+from ptn_api.cli.time_arguments import duration_ms, expiry_ms
 from ptn_api.clock import wall_ms
 from ptn_api.errors import PTNError, SettingsError
+from ptn_api.process.settings import SETTINGS
 
-__all__ = ["keys_app", "length_ms"]
+__all__ = ["keys_app"]
 
-keys_app = typer.Typer(help="API keys of a server.", no_args_is_help=True)
+keys_app = typer.Typer(help="Manage the server's API keys.", no_args_is_help=True)
 
-KeysFile = Annotated[Path, typer.Option(help="The server's key file.", envvar="PTN_API_KEYS_FILE")]
+KEYS_FILE = Path(SETTINGS["api_keys_file"].default)
+DATA_DIR = Path(SETTINGS["data_dir"].default)
+User = Annotated[str, typer.Argument(help="The user's name in the key file.")]
+KeysFile = Annotated[
+    Path,
+    typer.Option(metavar="FILE", help="The server's key file.", envvar=SETTINGS["api_keys_file"].variable),
+]
 DataDir = Annotated[
-    Path, typer.Option(help="The server's data directory, for what was used.", envvar="PTN_DATA_DIR")
+    Path,
+    typer.Option(
+        metavar="DIR",
+        help="The server's data directory, which has the usage records.",
+        envvar=SETTINGS["data_dir"].variable,
+    ),
 ]
 Expires = Annotated[
-    str, typer.Option(help="How long it is good (90d, 12h, 30m), or until when (2027-01-01, UTC).")
+    str,
+    typer.Option(
+        metavar="TIME", help="Let the new key expire after this long (90d, 12h, 30m) or at this time (UTC)."
+    ),
 ]
-KEYS_FILE = Path("ptn_api/api_keys.json")
-_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
-_LONGEST_MS = 36_525 * 86_400_000
 
 
 @keys_app.command()
 def add(
-    user: str,
-    tier: Annotated[int, typer.Option(help="0, 30, 50 or 100.")],
+    user: User,
+    tier: Annotated[int, typer.Option(metavar="TIER", help="Show this tier: 0, 30, 50 or 100.")],
     expires: Expires = "",
     max_connections: Annotated[
-        int | None, typer.Option(min=1, help="WebSocket connections; the server's default if not given.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Allow this many WebSocket connections; by default the server's limit."
+        ),
     ] = None,
     requests_per_minute: Annotated[
-        int | None, typer.Option(min=1, help="The server's default if not given.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Allow this many requests per minute; by default the server's limit."
+        ),
     ] = None,
-    note: Annotated[str | None, typer.Option(help="Anything, for yourself.")] = None,
+    note: Annotated[str | None, typer.Option(help="Store this note with the key.")] = None,
     api_keys_file: KeysFile = KEYS_FILE,
 ) -> None:
-    """Add a user; the key is printed once and stored only as its hash."""
+    """Add a user. The new key is printed once; only its hash is stored."""
     from ptn_api.access import add_key
     from ptn_api.model.tiers import TIERS
 
-    chosen = next((t for t in TIERS if t == tier), None)
-    if chosen is None:
-        raise typer.BadParameter("must be 0, 30, 50 or 100", param_hint="--tier")
+    known_tier = next((known for known in TIERS if known == tier), None)
+    if known_tier is None:
+        raise SettingsError(f"--tier: expected 0, 30, 50 or 100, not {tier}")
     key = add_key(
         api_keys_file,
         user,
-        chosen,
-        expires_ms=_moment_ms(expires, "--expires"),
+        known_tier,
+        expires_ms=expiry_ms(expires, wall_ms(), "--expires"),
         max_connections=max_connections,
         requests_per_minute=requests_per_minute,
         note=note,
@@ -64,72 +81,66 @@ def add(
 
 @keys_app.command()
 def rotate(
-    user: str,
+    user: User,
     grace: Annotated[
-        str, typer.Option(help="How long the old key is good yet: 7d, 12h; 0 ends all old ones now.")
+        str,
+        typer.Option(
+            metavar="TIME", help="Keep the old key valid for this long (7d, 12h); 0 revokes it now."
+        ),
     ] = "7d",
     expires: Expires = "",
     api_keys_file: KeysFile = KEYS_FILE,
 ) -> None:
-    """Give a user a new key; the old one is good for a while yet."""
+    """Give a user a new key. The old one stays valid for a while."""
     from ptn_api.access import rotate_key
 
-    key = rotate_key(
-        api_keys_file,
-        user,
-        grace_ms=length_ms(grace, "--grace"),
-        now_ms=wall_ms(),
-        expires_ms=_moment_ms(expires, "--expires"),
-    )
-    old = "ends now" if length_ms(grace, "--grace") == 0 else f"is good for {grace} yet"
+    now_ms, grace_ms = wall_ms(), duration_ms(grace, "--grace")
+    expires_ms = expiry_ms(expires, now_ms, "--expires")
+    key = rotate_key(api_keys_file, user, grace_ms=grace_ms, now_ms=now_ms, expires_ms=expires_ms)
+    old = f"stays valid for {grace}" if grace_ms else "is revoked"
     _print_key(f"{user} has a new key; the old one {old}.", key, api_keys_file)
 
 
 @keys_app.command()
-def revoke(user: str, api_keys_file: KeysFile = KEYS_FILE) -> None:
-    """Remove a user; open connections are closed within a second."""
+def revoke(user: User, api_keys_file: KeysFile = KEYS_FILE) -> None:
+    """Remove a user with all keys. Open connections are closed within a second."""
     from ptn_api.access import revoke_key
 
     revoke_key(api_keys_file, user)
     typer.echo(f"Removed {user} from {api_keys_file}.", err=True)
-    _warn(api_keys_file)
+    _warn_if_exposed(api_keys_file)
 
 
 @keys_app.command("list")
-def list_(api_keys_file: KeysFile = KEYS_FILE, data_dir: DataDir = Path(".ptn")) -> None:
-    """Every key: user, tier, fingerprint, its end and when it was last used."""
+def list_(api_keys_file: KeysFile = KEYS_FILE, data_dir: DataDir = DATA_DIR) -> None:
+    """List every key: user, tier, fingerprint, expiry and last use."""
     from ptn_api.access import parse_keys
     from ptn_api.access.usage import UsageFile
-    from ptn_api.cli.table import print_rows, utc
+    from ptn_api.cli.output import format_time, print_rows
 
-    grants = parse_keys(_read(api_keys_file))
-    unseen, seen = "never", dict[tuple[str, str], int]()
+    grants = parse_keys(_read_keys(api_keys_file))
+    unused, last_seen = "never", dict[tuple[str, str], int]()
     try:
-        seen = UsageFile(_existing(data_dir)).last_seen()
+        last_seen = UsageFile(_existing(data_dir)).last_seen()
     except (sqlite3.Error, PTNError) as error:
-        typer.echo(f"ptn: when keys were last used cannot be read: {error}", err=True)
-        unseen = "unknown"
-    rows = [
-        (
-            grant.alias,
-            str(grant.tier),
-            print_,
-            utc(grant.expires_ms) or "never",
-            utc(seen.get((grant.alias, print_))) or unseen,
-        )
-        for grant in grants
-        for print_ in [grant.digest.hex()[:8]]
-    ]
+        typer.echo(f"ptn: the last use of keys cannot be read: {error}", err=True)
+        unused = "unknown"
+    rows = []
+    for grant in grants:
+        fingerprint = grant.digest.hex()[:8]
+        seen = format_time(last_seen.get((grant.alias, fingerprint))) or unused
+        expires = format_time(grant.expires_ms) or "never"
+        rows.append((grant.alias, str(grant.tier), fingerprint, expires, seen))
     print_rows(("user", "tier", "fingerprint", "expires", "last seen"), rows)
-    _warn(api_keys_file)
+    _warn_if_exposed(api_keys_file)
 
 
 @keys_app.command()
 def check(api_keys_file: KeysFile = KEYS_FILE) -> None:
-    """Find every problem of the key file; exit status 1 if there is one."""
+    """Print every problem of the key file; the exit status is 1 if there is one."""
     from ptn_api.access import check_keys, exposed_to, parse_keys
 
-    content = _read(api_keys_file)
+    content = _read_keys(api_keys_file)
     problems = [f"{api_keys_file}:{line}: {sentence}" for line, sentence in check_keys(content)]
     if danger := exposed_to(api_keys_file):
         problems.append(f"{api_keys_file}: {danger}")
@@ -137,86 +148,60 @@ def check(api_keys_file: KeysFile = KEYS_FILE) -> None:
         typer.echo(problem)
     if problems:
         raise typer.Exit(1)
-    typer.echo(f"{api_keys_file}: {len(parse_keys(content))} keys, no problem")
+    typer.echo(f"{api_keys_file}: {len(parse_keys(content))} keys, no problems")
 
 
 @keys_app.command()
 def usage(
-    days: Annotated[int, typer.Option(min=1, help="How many days, today included.")] = 30,
-    data_dir: DataDir = Path(".ptn"),
+    days: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Cover this many days, including today.")
+    ] = 30,
+    data_dir: DataDir = DATA_DIR,
 ) -> None:
-    """Requests, bytes and stream messages by user and day (UTC)."""
+    """Print requests, bytes and stream messages by user and day (UTC)."""
     from ptn_api.access.usage import UsageFile, day_of
-    from ptn_api.cli.table import print_rows
+    from ptn_api.cli.output import print_rows
 
-    since = day_of(wall_ms() - (days - 1) * 86_400_000)
+    first_day = day_of(wall_ms() - (days - 1) * 86_400_000)
     totals: dict[tuple[str, str], list[int]] = {}
     try:
-        for row in UsageFile(_existing(data_dir)).read(since_day=since):
+        for row in UsageFile(_existing(data_dir)).read(since_day=first_day):
             total = totals.setdefault((row.alias, row.day), [0, 0, 0])
             for n, amount in enumerate((row.requests, row.sent_bytes, row.messages)):
                 total[n] += amount
     except sqlite3.Error as error:
-        raise PTNError(f"what was used cannot be read: {error}") from None
-    rows = [(alias, day, *map(str, total)) for (alias, day), total in totals.items()]
+        raise PTNError(f"the usage records in {data_dir} cannot be read: {error}") from None
+    rows = [(user, day, *map(str, total)) for (user, day), total in totals.items()]
     print_rows(("user", "day", "requests", "bytes", "messages"), rows)
 
 
-# --- words in, words out ----------------------------------------------------------------------------------
-
-
-def length_ms(text: str, flag: str) -> int:
-    """`90d`, `12h`, `30m`, `10s`, `2w` or 0."""
-    match = re.fullmatch(r"(\d{1,6})([smhdw])", text)
-    length = int(match[1]) * _UNITS_MS[match[2]] if match else 0
-    if length > _LONGEST_MS:
-        raise typer.BadParameter(f"{text} is over 100 years", param_hint=flag)
-    if match or text == "0":
-        return length
-    raise typer.BadParameter(f"{text!r} is no length of time like 90d, 12h or 30m", param_hint=flag)
-
-
-def _moment_ms(text: str, flag: str) -> int | None:
-    if not text:
-        return None
-    now_ms = wall_ms()
-    if re.fullmatch(r"\d+[smhdw]", text):
-        return now_ms + length_ms(text, flag)
-    try:
-        until_ms = moment_ms(text)
-    except SettingsError:
-        message = f"{text!r} is neither a length like 90d nor a time like 2027-01-01T00:00:00Z"
-        raise typer.BadParameter(message, param_hint=flag) from None
-    if until_ms is None or until_ms <= now_ms:
-        raise typer.BadParameter(f"{text} is over already", param_hint=flag)
-    return until_ms
-
-
 def _existing(data_dir: Path) -> Path:
-    """Raises SettingsError for a data directory that is not there: no server has counted anything in it."""
+    """The data directory. Raises SettingsError if it is missing, which must not look like an idle server."""
     if not data_dir.is_dir():
-        raise SettingsError(f"there is no data directory {data_dir}; give the server's with --data-dir")
+        raise SettingsError(f"no such data directory: {data_dir} (give the server's with --data-dir)")
     return data_dir
 
 
-def _read(path: Path) -> bytes:
+def _read_keys(path: Path) -> bytes:
     from ptn_api.access import read_key_file
     from ptn_api.errors import KeyFileError
 
     try:
         return read_key_file(path)
+    except FileNotFoundError:
+        raise KeyFileError(f"key file not found: {path} (see --api-keys-file)", code="no_file") from None
     except OSError as error:
-        raise KeyFileError(f"{path}: {error.strerror}") from None
+        raise KeyFileError(f"the key file {path} cannot be read: {error.strerror}") from None
 
 
 def _print_key(sentence: str, key: str, path: Path) -> None:
-    """The key alone on standard output."""
+    """Prints the key alone on standard output, everything else on standard error."""
     typer.echo(f"{sentence} The key is not shown again:", err=True)
     typer.echo(key)
-    _warn(path)
+    _warn_if_exposed(path)
 
 
-def _warn(path: Path) -> None:
+def _warn_if_exposed(path: Path) -> None:
     from ptn_api.access import exposed_to
 
     if danger := exposed_to(path):

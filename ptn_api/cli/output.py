@@ -1,4 +1,4 @@
-"""Where orders go: a table, JSON, CSV, or a command that is started for each."""
+"""What commands print: orders as a table, JSON, CSV or input of a command; rows and documents."""
 
 from __future__ import annotations
 
@@ -6,128 +6,193 @@ import asyncio
 import csv
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timezone
 from typing import Any, Literal
 
 import msgspec
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from ptn_api.cli.exit_status import CommandFailed
-from ptn_api.cli.table import factor, short
 from ptn_api.client.message import PTNWebSocketMessage
 
-__all__ = ["Output", "Sink", "sink"]
+__all__ = [
+    "OrderHandler",
+    "OrderOutput",
+    "format_return",
+    "format_time",
+    "order_handler",
+    "print_document",
+    "print_rows",
+]
 
-Sink = Callable[[list[PTNWebSocketMessage]], Any]
-"""A handler, plain or async."""
-
-
-Output = Literal["table", "json", "ndjson", "csv"]
-"""`table` is for eyes, or tab-separated when piped; `json` is indented, `ndjson` one line per order."""
-
-
-def sink(output: Output, command: str | None) -> Sink:
-    """A command wins over an output."""
-    if command is not None:
-        return _Command(command)
-    match output:
-        case "table":
-            return _on_terminal if sys.stdout.isatty() else _Separated("excel-tab")
-        case "csv":
-            return _Separated("excel")
-        case "json":
-            return lambda messages: _print(msgspec.json.format(as_json(m)) for m in messages)
-        case "ndjson":
-            return lambda messages: _print(as_json(m) for m in messages)
+_DIRECTIONS = {"LONG": "green", "SHORT": "red", "FLAT": "dim"}
 
 
-def as_json(message: PTNWebSocketMessage) -> bytes:
-    """As the stream sends it."""
-    fields = {"sequence": message.sequence, "timestamp": message.timestamp, "data": message.data}
-    marks = {"late": message.late, "replay": message.replay}
-    return msgspec.json.encode(fields | {k: v for k, v in marks.items() if v})
+def format_time(ms: float | None) -> str:
+    """UTC, to the second; empty for 0 and None, which mean never."""
+    if not ms:
+        return ""
+    return datetime.fromtimestamp(ms / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _print(lines: Any) -> None:
+def format_return(value: float) -> str:
+    """A return as a factor; 1 is unchanged."""
+    return f"{value:.5f}"
+
+
+def _shortened(hotkey: str) -> str:
+    return f"{hotkey[:8]}…" if len(hotkey) > 12 else hotkey
+
+
+# --- rows and documents -----------------------------------------------------------------------------------
+
+_NUMBERS = {
+    *("leverage", "entry price", "price", "return", "orders"),
+    *("weight", "omega", "sharpe", "sortino", "volatility", "drawdown"),
+}
+_SHRINKABLE = {"entry price", "order"}
+"""Columns that give way on a narrow terminal: the header is wrapped, the uuid is cut short."""
+
+
+def print_rows(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
+    """A table on a terminal; otherwise tab-separated lines with complete cells, after a line of column names.
+
+    The table fits 80 columns: it has no rules, and no column that is empty in every row.
+    """
+    if not sys.stdout.isatty():
+        for row in (columns, *rows):
+            print("\t".join(row))
+        return
+    shown = list(rows)
+    used = [n for n in range(len(columns)) if not shown or any(row[n] for row in shown)]
+    console = Console()
+    gap = 2 if console.width >= 100 else 1
+    table = Table(title=title, title_justify="left", box=None, padding=(0, gap, 0, 0), pad_edge=False)
+    for n in used:
+        side: Literal["left", "right"] = "right" if columns[n] in _NUMBERS else "left"
+        table.add_column(columns[n], justify=side, no_wrap=columns[n] not in _SHRINKABLE)
+    for row in shown:
+        table.add_row(*(_styled(columns[n], row[n]) for n in used))
+    console.print(table)
+
+
+def _styled(column: str, cell: str) -> Text:
+    """A cell as the table shows it: in colour, hotkeys and times shortened."""
+    if column == "miner":
+        return Text(_shortened(cell), style="cyan")
+    if column in ("opened", "closed"):  # as `ls` does: to the minute within this year, else the date
+        this_year = cell.startswith(f"{datetime.now(timezone.utc).year}-")
+        return Text(cell[5:16] if this_year else cell[:10])
+    if column == "return" and cell:
+        return Text(cell, style="green" if float(cell) > 1 else "red" if float(cell) < 1 else "")
+    return Text(cell, style=_DIRECTIONS.get(cell, ""), no_wrap=True, overflow="ellipsis")
+
+
+def print_document(body: bytes) -> None:
+    """JSON as the server sent it, on one line."""
+    _print_lines([body.rstrip()])
+
+
+def _print_lines(lines: Iterable[bytes]) -> None:
     for line in lines:
         sys.stdout.buffer.write(line + b"\n")
     sys.stdout.buffer.flush()
 
 
-# --- tables -----------------------------------------------------------------------------------------------
+# --- orders -----------------------------------------------------------------------------------------------
+
+OrderHandler = Callable[[list[PTNWebSocketMessage]], Any]
+"""A plain or async handler."""
+OrderOutput = Literal["table", "json", "ndjson", "csv"]
+"""`table` is tab-separated when piped, `json` is indented, `ndjson` has one line per order."""
 
 
-def _cells(message: PTNWebSocketMessage) -> dict[str, Any]:
-    order, position = message.new_order, message.position
-    return {
-        "sequence": message.sequence,
-        "timestamp": message.timestamp,
-        "miner_hotkey": position.miner_hotkey,
-        "trade_pair": str(order.trade_pair),
-        "order_type": order.order_type,
-        "leverage": order.leverage,
-        "price": order.price,
-        "bid": order.bid,
-        "ask": order.ask,
-        "slippage": order.slippage,
-        "processed_ms": order.processed_ms,
-        "order_uuid": order.order_uuid,
-        "position_uuid": position.position_uuid,
-        "position_type": position.position_type,
-        "net_leverage": position.net_leverage,
-        "current_return": position.current_return,
-        "late": int(message.late),
-        "replay": int(message.replay),
-    }
+def order_handler(output: OrderOutput, command: str | None) -> OrderHandler:
+    """Prints orders, or runs a command for each of them if one is given."""
+    if command is not None:
+        return _CommandRunner(command)
+    match output:
+        case "table":
+            return _print_styled if sys.stdout.isatty() else _SeparatedRows("excel-tab")
+        case "csv":
+            return _SeparatedRows("excel")
+        case "json":
+            return lambda messages: _print_lines(msgspec.json.format(_encode(m)) for m in messages)
+        case "ndjson":
+            return lambda messages: _print_lines(map(_encode, messages))
 
 
-class _Separated:
-    """One row per order, below a row of names."""
+def _encode(message: PTNWebSocketMessage) -> bytes:
+    """The message as the stream sends it."""
+    fields = {"sequence": message.sequence, "timestamp": message.timestamp, "data": message.data}
+    marks = {"late": message.late, "replay": message.replay}
+    return msgspec.json.encode(fields | {name: True for name, is_set in marks.items() if is_set})
+
+
+class _SeparatedRows:
+    """Writes one row per order, after a row of names."""
 
     def __init__(self, dialect: str) -> None:
         self._rows = csv.writer(sys.stdout, dialect=dialect, lineterminator="\n")
-        self._begun = False
+        self._has_header = False
 
     def __call__(self, messages: list[PTNWebSocketMessage]) -> None:
         for message in messages:
-            cells = _cells(message)
-            if not self._begun:
+            order, position = message.new_order, message.position
+            cells = {
+                "sequence": message.sequence,
+                "timestamp": message.timestamp,
+                "miner_hotkey": position.miner_hotkey,
+                "trade_pair": str(order.trade_pair),
+                "order_type": order.order_type,
+                "leverage": order.leverage,
+                "price": order.price,
+                "bid": order.bid,
+                "ask": order.ask,
+                "slippage": order.slippage,
+                "processed_ms": order.processed_ms,
+                "order_uuid": order.order_uuid,
+                "position_uuid": position.position_uuid,
+                "position_type": position.position_type,
+                "net_leverage": position.net_leverage,
+                "current_return": position.current_return,
+                "late": int(message.late),
+                "replay": int(message.replay),
+            }
+            if not self._has_header:
                 self._rows.writerow(cells)
-                self._begun = True
+                self._has_header = True
             self._rows.writerow(cells.values())
         sys.stdout.flush()
 
 
-_STYLES = {"LONG": "green", "SHORT": "red", "FLAT": "dim"}
-
-
-def _on_terminal(messages: list[PTNWebSocketMessage]) -> None:
+def _print_styled(messages: list[PTNWebSocketMessage]) -> None:
+    """One coloured line per order."""
     console = Console(highlight=False, soft_wrap=True)
     for message in messages:
-        console.print(_line(message))
+        order, position = message.new_order, message.position
+        marks = (" late" if message.late else "") + (" replay" if message.replay else "")
+        line = Text.assemble(
+            f"{message.sequence}  ",
+            (_shortened(position.miner_hotkey), "cyan"),
+            f"  {order.trade_pair:<7} ",
+            (f"{order.order_type:<5}", _DIRECTIONS.get(order.order_type, "")),
+            f" {order.leverage:+.4f} @ {order.price:<12g} net {position.net_leverage:+.4f}  ",
+            f"return {format_return(position.current_return)}  {message.timelag_from_order} ms",
+            (marks, "yellow"),
+        )
+        console.print(line)
 
 
-def _line(message: PTNWebSocketMessage) -> Text:
-    order, position = message.new_order, message.position
-    marks = " late" * message.late + " replay" * message.replay
-    return Text.assemble(
-        f"{message.sequence}  ",
-        (short(position.miner_hotkey), "cyan"),
-        f"  {order.trade_pair:<7} ",
-        (f"{order.order_type:<5}", _STYLES.get(order.order_type, "")),
-        f" {order.leverage:+.4f} @ {order.price:<12g} net {position.net_leverage:+.4f}  ",
-        f"return {factor(position.current_return)}  {message.timelag_from_order} ms",
-        (marks, "yellow"),
-    )
+class _CommandRunner:
+    """Runs a shell command for each order, with the order as JSON on its standard input.
 
-
-# --- a command --------------------------------------------------------------------------------------------
-
-
-class _Command:
-    """Started by the shell for each order, which is its standard input; the order never gets into words
-    that a shell reads. Raises CommandFailed for another status than 0."""
+    The shell never sees the order: it is neither an argument nor in the environment. Raises CommandFailed for
+    a status other than 0.
+    """
 
     def __init__(self, command: str) -> None:
         self._command = command
@@ -135,7 +200,7 @@ class _Command:
     async def __call__(self, messages: list[PTNWebSocketMessage]) -> None:
         for message in messages:
             process = await asyncio.create_subprocess_shell(self._command, stdin=PIPE)
-            await process.communicate(as_json(message) + b"\n")
+            await process.communicate(_encode(message) + b"\n")
             if process.returncode:
-                problem = f"the command ended with {process.returncode} on order {message.sequence}"
-                raise CommandFailed(problem)
+                problem = f"the command of --exec ended with status {process.returncode}"
+                raise CommandFailed(f"{problem} on order {message.sequence}")

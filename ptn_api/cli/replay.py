@@ -1,4 +1,4 @@
-"""`ptn replay`: orders of the past, to the same sinks as live ones, or served to any client."""
+"""`ptn replay`: past orders, handled like live ones or served to any client."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
-from ptn_api.cli.client import asking
-from ptn_api.cli.output import Output, sink
-from ptn_api.cli.stream import tell_gap
+from ptn_api.cli.client import open_client
+from ptn_api.cli.output import OrderOutput, order_handler
+from ptn_api.cli.stream import print_gap
 from ptn_api.client.replaying import Replay, ReplayServer, replay
-from ptn_api.client.rest import PTNClient
 
 __all__ = ["run", "run_server"]
 
@@ -23,24 +22,25 @@ def run(
     url: str | None,
     api_key_file: Path | None,
     *,
-    output: Output,
+    output: OrderOutput,
     command: str | None,
     miners: Sequence[str],
     trade_pairs: Sequence[str],
     speed: float | None,
     span: tuple[int | None, int | None],
 ) -> None:
-    """Without a file: what the server still has."""
-    with _source(file, url, api_key_file) as source:
+    """Replays the file, or without one the orders that the server still has."""
+    start_ms, end_ms = span
+    with open_client(url, api_key_file) if file is None else nullcontext(file) as source:
         replay(
             source,
-            sink(output, command),
+            order_handler(output, command),
             speed=speed,
-            start_ms=span[0],
-            end_ms=span[1],
+            start_ms=start_ms,
+            end_ms=end_ms,
             miners=list(miners) or None,
             trade_pairs=list(trade_pairs) or None,
-            on_gap=tell_gap,
+            on_gap=print_gap,
         )
 
 
@@ -55,27 +55,22 @@ def run_server(
     speed: float | None,
     span: tuple[int | None, int | None],
 ) -> None:
-    """Begins with the first subscriber; stays until interrupted, so that a client can come again."""
+    """Starts with the first subscriber and runs until interrupted, so that a client can reconnect."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with _source(file, url, api_key_file) as source:
+    start_ms, end_ms = span
+    with open_client(url, api_key_file) if file is None else nullcontext(file) as source:
         past = Replay(
             source,
             speed=speed,
-            start_ms=span[0],
-            end_ms=span[1],
+            start_ms=start_ms,
+            end_ms=end_ms,
             miners=list(miners) or None,
             trade_pairs=list(trade_pairs) or None,
         )
         with ReplayServer(past, port=port) as server:
             print(f"PTN replay ready: WebSocket {server.url}", flush=True)
             served = server.play(stop)
-            print(f"ptn: {served} orders served; Ctrl-C ends", file=sys.stderr, flush=True)
+            print(f"ptn: {served} orders served; press Ctrl-C to end", file=sys.stderr, flush=True)
             stop.wait()
-
-
-def _source(
-    file: Path | None, url: str | None, api_key_file: Path | None
-) -> AbstractContextManager[Path | PTNClient]:
-    return asking(url, api_key_file) if file is None else nullcontext(file)

@@ -1,111 +1,74 @@
-"""`ptn serve` and the doors `api_manager.py` and `main.py`: one parser, one way to start."""
+"""The operator's commands `ptn serve`, `ptn simulate` and `ptn resync`, and the door `api_manager.py`."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import resource
+import signal
 import sys
-from collections.abc import Sequence
+import threading
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+import typer
 
+from ptn_api.cli.exit_status import run
+from ptn_api.cli.settings_options import EPILOG, takes_settings
+from ptn_api.cli.time_arguments import speed_of
 from ptn_api.errors import SettingsError
-from ptn_api.process.settings import Settings, add_arguments, from_arguments
+from ptn_api.process.settings import SETTINGS, Settings
+from ptn_api.simulator.options import SimulatorOptions
 
-__all__ = ["door", "embedded", "serve"]
-
-
-class Embedding(msgspec.Struct, frozen=True, kw_only=True):
-    """What a validator that embeds the API tells the supervisor on its standard input."""
-
-    settings: Settings
-    parent: int
-    queue: int
+__all__ = ["Embedding", "door", "embedded", "resync", "serve", "simulate"]
 
 
-def door(argv: Sequence[str] | None = None) -> int:
+def door() -> None:
     """`python api_manager.py ...`: serves with `--serve`, prints its help without."""
-    parser = _parser("api_manager.py --serve")
-    parser.add_argument("--serve", action="store_true", help="start the API (without it: this help)")
-    arguments = parser.parse_args(argv)
-    if not arguments.serve:
-        parser.print_help()
-        return 0
-    return _serve(parser, arguments)
+    arguments = sys.argv[1:] if "--serve" in sys.argv[1:] else ["--help"]
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(epilog=f"Without --serve, print this help. {EPILOG}")(takes_settings(serve))
+    run(app, f"{Path(sys.argv[0]).name} --serve", arguments)
 
 
-def serve(argv: Sequence[str]) -> int:
-    """`ptn serve ...`: the same options; `--serve` is accepted and needs not be said."""
-    parser = _parser("ptn serve")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    return _serve(parser, parser.parse_args(argv))
-
-
-def embedded() -> int:
-    """The supervisor's main function when a validator embeds the API."""
-    from ptn_api.process import service
-    from ptn_api.process.supervisor import FATAL
-
-    os.setsid()  # a Ctrl-C is for the validator
-    orders = msgspec.json.decode(sys.stdin.buffer.read(), type=Embedding)
-    _close_all_but(orders.queue)
-    status = service.serve(orders.settings, announce=_say, queue_fd=orders.queue, parent=orders.parent)
-    return FATAL if status else 0
-
-
-def _close_all_but(kept: int) -> None:
-    """What the validator has open for whoever it starts is not ours."""
-    os.closerange(3, kept)
-    os.closerange(kept + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-
-
-def _parser(program: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        usage=f"{program} [options]",
-        description="Serves a validator's positions and orders over REST and WebSocket.",
-        epilog="Every option is also an environment variable: --api-host is PTN_API_HOST.",
-    )
-    add_arguments(parser)
-    return parser
-
-
-def _serve(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
-    try:
-        settings = from_arguments(arguments)
-    except SettingsError as error:
-        parser.error(str(error))
+def serve(settings: Settings) -> None:
+    """Serve a validator's positions and orders over REST and WebSocket."""
     if not (settings.demo or settings.validator_dir or settings.checkpoint):
-        settings = msgspec.structs.replace(settings, validator_dir=str(Path.cwd()))
         if not Path("validation").is_dir():
-            parser.error(
-                "no validator here: give --validator-dir DIR (the one that holds validation/), or --demo"
+            raise SettingsError(
+                "no validator in this directory: give --validator-dir DIR (with validation/ in it), or --demo"
             )
+        settings = msgspec.structs.replace(settings, validator_dir=str(Path.cwd()))
     try:
         from ptn_api.process import service
     except ModuleNotFoundError as error:
         if str(error.name).startswith("ptn_api"):
             raise
-        parser.error(f"the server's dependencies are missing ({error.name}): pip install 'ptn-api[server]'")
-    return service.serve(settings, announce=_say, hint=_hint)
+        missing = f"the server's dependencies are missing ({error.name})"
+        raise SettingsError(f"{missing}: pip install 'ptn-api[server]'") from None
+    raise typer.Exit(service.serve(settings, announce=_announce, hint=_hint))
 
 
-def _say(line: str) -> None:
-    """Past Python's buffer: a standard output that is gone, or on a full disk, ends nothing."""
+def _announce(line: str) -> None:
+    """Writes past Python's buffer to standard output, which may be a closed pipe or on a full disk."""
     with contextlib.suppress(OSError):
         os.write(1, f"{line}\n".encode())
 
 
 def _hint(settings: Settings, rest: str, stream: str) -> None:
-    """What to try next, on standard error: standard output is for programs."""
+    """Prints what to try next, on standard error: standard output is for programs."""
     keys = Path(settings.api_keys_file)
     lines = [f"  docs      {rest}/docs"]
     if settings.demo and keys.name == "demo_api_keys.json":
+        lines.append(f"  keys      {keys}")
+        if sys.stderr.isatty():
+            from ptn_api.access import parse_keys
+
+            grants = parse_keys(keys.read_bytes())
+            lines += [f"            tier {grant.tier:<3}  {grant.key!s}" for grant in grants]
         header = Path(settings.data_dir) / "demo-100.header"
         lines += [
-            f"  keys      {keys}" + (_demo_keys(keys) if sys.stderr.isatty() else ""),
             f"  curl      curl --compressed -H @{header} {rest}/miner-positions",
             f"  stream    ptn stream --url {stream} --api-key-file {keys}",
         ]
@@ -117,8 +80,90 @@ def _hint(settings: Settings, rest: str, stream: str) -> None:
         print("\nTry:", *lines, "", sep="\n", file=sys.stderr, flush=True)
 
 
-def _demo_keys(keys: Path) -> str:
-    from ptn_api.access import parse_keys
+class Embedding(msgspec.Struct, frozen=True, kw_only=True):
+    """What an embedding validator sends to the supervisor on its standard input."""
 
-    grants = parse_keys(keys.read_bytes())
-    return "".join(f"\n            tier {grant.tier:<3}  {grant.key!s}" for grant in grants)
+    settings: Settings
+    parent: int
+    queue: int
+
+
+def embedded() -> int:
+    """The supervisor's main function when a validator embeds the API."""
+    from ptn_api.process import service
+    from ptn_api.process.supervisor import FATAL
+
+    os.setsid()  # Ctrl-C in the validator's terminal is for the validator
+    orders = msgspec.json.decode(sys.stdin.buffer.read(), type=Embedding)
+    # Descriptors that the validator lets every child inherit are not ours to hold open.
+    os.closerange(3, orders.queue)
+    os.closerange(orders.queue + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    status = service.serve(orders.settings, announce=_announce, queue_fd=orders.queue, parent=orders.parent)
+    return FATAL if status else 0
+
+
+_SIMULATED = SimulatorOptions()
+
+
+def simulate(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Write the validator's directory here.")],
+    miners: Annotated[
+        int, typer.Option(min=1, metavar="N", help=f"{SETTINGS['demo_miners'].description}.")
+    ] = _SIMULATED.miners,
+    positions: Annotated[
+        int, typer.Option(min=0, metavar="N", help=f"{SETTINGS['demo_positions'].description}.")
+    ] = _SIMULATED.positions,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help=f"{SETTINGS['demo_seed'].description}.")
+    ] = _SIMULATED.seed,
+    orders_per_minute: Annotated[
+        float, typer.Option(min=0, metavar="N", help=f"{SETTINGS['demo_orders_per_minute'].description}.")
+    ] = _SIMULATED.orders_per_minute,
+    live: Annotated[bool, typer.Option("--live", help="Keep trading until interrupted.")] = False,
+    speed: Annotated[
+        str, typer.Option(help="Run this many times faster than the clock.", metavar="10x")
+    ] = "1x",
+    journal: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Append a record of every simulated action to this file."),
+    ] = None,
+) -> None:
+    """Write a directory as a validator would, and keep trading in it with --live."""
+    from ptn_api.simulator.simulator import run_simulator
+
+    options = SimulatorOptions(
+        miners=miners, positions=positions, seed=seed, orders_per_minute=orders_per_minute
+    )
+    times_faster = speed_of(speed) or 1.0
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    def built() -> None:
+        typer.echo(f"{directory}: {miners} miners x {positions} positions, seed {seed}", err=True)
+        if not live:
+            stop.set()
+
+    run_simulator(options, directory, stop=stop, ready=built, speed=times_faster, journal=journal)
+
+
+def resync(
+    accept_removals: Annotated[
+        bool, typer.Option("--accept-removals", help="Confirm that the missing positions are really gone.")
+    ] = False,
+    data_dir: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", help="The server's data directory.", envvar=SETTINGS["data_dir"].variable
+        ),
+    ] = Path(SETTINGS["data_dir"].default),
+) -> None:
+    """Accept a mass removal that the server holds back."""
+    from ptn_api.intake.removal import request_resync
+
+    if not accept_removals:
+        raise SettingsError("give --accept-removals to remove the missing positions from what is served")
+    if not data_dir.is_dir():
+        raise SettingsError(f"no such data directory: {data_dir} (give the server's with --data-dir)")
+    request_resync(data_dir)
+    typer.echo("Requested: the next sweep applies the removals.", err=True)

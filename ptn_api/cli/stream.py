@@ -1,4 +1,4 @@
-"""`ptn stream`: every order as it happens."""
+"""`ptn stream` and `ptn record`: follow every order, and print it or keep it in a file."""
 
 from __future__ import annotations
 
@@ -8,22 +8,27 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ptn_api.cli.api_key import read_api_key
-from ptn_api.cli.client import hear_the_client, try_stream, ws_url
-from ptn_api.cli.output import Output, Sink, sink
+import msgspec
+
+from ptn_api.cli.client import authentication_failure, check_stream, print_client_log, ws_url
+from ptn_api.cli.config import read_api_key
+from ptn_api.cli.output import OrderOutput, order_handler, print_document
 from ptn_api.client.arguments import Timing
 from ptn_api.client.delivery import Dispatcher, OnError
+from ptn_api.client.recording import Recording
 from ptn_api.client.stream import Stream
+from ptn_api.errors import AuthenticationError
+from ptn_api.tasks import cancel_and_wait
 from ptn_api.wire.client_session import Gap, State
 
-__all__ = ["run", "stop_on_signals", "tell_gap", "tell_state"]
+__all__ = ["print_gap", "run", "run_recorder"]
 
 
 def run(
     url: str | None,
     api_key_file: Path | None,
     *,
-    output: Output,
+    output: OrderOutput,
     command: str | None,
     on_error: OnError,
     miners: Sequence[str],
@@ -34,44 +39,108 @@ def run(
     name: str,
     wait: bool,
 ) -> None:
-    """Orders go to the sink, what happens to the connection to standard error.
+    """Prints orders, and what happens to the connection on standard error.
 
-    What is done with is remembered under the name: with a command, which decides, or if asked for.
+    The position is remembered under `name` if `resume` is given, and always with a command: its exit status
+    decides whether an order is done.
     """
-    hear_the_client()
-    address = ws_url(url)
+    print_client_log()
+    address, key = ws_url(url), read_api_key(api_key_file)
     stream = Stream(
         address,
-        read_api_key(api_key_file),
+        key.value,
         name=f"ptn-stream-{name}" if name else "ptn-stream",
         resume=resume or command is not None,
         miners=list(miners) or None,
         trade_pairs=list(trade_pairs) or None,
         format="delta" if delta else "full",
-        on_state=tell_state,
+        on_state=_print_state,
         stop_on_auth_error=True,
     )
-    handle = sink(output, command)
-    asyncio.run(_follow(stream, handle, on_error if command else "stop", count, None if wait else address))
+    handler = order_handler(output, command)
+
+    async def follow() -> None:
+        _stop_on_signals(stream)
+        if not wait:
+            await check_stream(address)
+        dispatcher = Dispatcher(
+            stream, [handler], on_error=on_error if command else "stop", retries=5, timing=Timing()
+        )
+        handled = 0
+        async with stream:
+            async for message in stream:
+                if not await dispatcher.dispatch([message]):
+                    break
+                handled += 1
+                if handled == count:
+                    break
+
+    try:
+        asyncio.run(follow())
+    except AuthenticationError as error:
+        raise authentication_failure(error, address, key) from None
 
 
-async def _follow(stream: Stream, handle: Sink, on_error: OnError, count: int, address: str | None) -> None:
-    stop_on_signals(stream)
-    if address is not None:
-        await try_stream(address)
-    dispatcher = Dispatcher(stream, [handle], on_error=on_error, retries=5, timing=Timing())
-    done = 0
-    async with stream:
-        async for message in stream:
-            if not await dispatcher.dispatch([message]):
-                break
-            done += 1
-            if done == count:
-                break
+def run_recorder(
+    file: Path,
+    url: str | None,
+    api_key_file: Path | None,
+    *,
+    miners: Sequence[str],
+    trade_pairs: Sequence[str],
+    count: int,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Continues the file where it ends. Stops at a signal, or after `count` orders."""
+    print_client_log()
+    address, key = ws_url(url), read_api_key(api_key_file)
+    recording = Recording(file)
+    stream = Stream(
+        address,
+        key.value,
+        cursor_store=recording,
+        miners=list(miners) or None,
+        trade_pairs=list(trade_pairs) or None,
+        on_state=_print_state,
+        stop_on_auth_error=True,
+    )
+
+    async def flush_every_second() -> None:
+        while True:
+            await asyncio.sleep(1)
+            recording.flush()
+
+    async def record() -> None:
+        _stop_on_signals(stream)
+        if not wait:
+            await check_stream(address)
+        flushing = asyncio.create_task(flush_every_second())
+        try:
+            async with stream:
+                async for item in stream.items():
+                    recording.take(item)
+                    if isinstance(item.value, Gap):
+                        print_gap(item.value)
+                    if recording.written == count > 0:
+                        break
+        finally:
+            await cancel_and_wait([flushing])
+
+    try:
+        asyncio.run(record())
+    except AuthenticationError as error:
+        raise authentication_failure(error, address, key) from None
+    finally:
+        recording.close()
+    if as_json:
+        print_document(msgspec.json.encode({"file": str(file), "orders": recording.written}))
+    else:
+        print(f"ptn: {recording.written} orders recorded in {file}", file=sys.stderr)
 
 
-def stop_on_signals(stream: Stream) -> None:
-    """The first asks it to stop in order, the second ends the program."""
+def _stop_on_signals(stream: Stream) -> None:
+    """The first signal stops the stream in order, the second ends the process."""
     loop = asyncio.get_running_loop()
 
     def stop(number: int) -> None:
@@ -82,9 +151,9 @@ def stop_on_signals(stream: Stream) -> None:
         loop.add_signal_handler(number, stop, number)
 
 
-def tell_state(state: State) -> None:
+def _print_state(state: State) -> None:
     print(f"ptn: {state}", file=sys.stderr)
 
 
-def tell_gap(gap: Gap) -> None:
+def print_gap(gap: Gap) -> None:
     print(f"ptn: messages between {gap.after} and {gap.next} are missing: {gap.reason}", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""The one ordered history: every order gets its number here, once, for ever, before anybody hears of it.
+"""The one ordered history: each order gets its sequence here, once, before any reader sees it.
 
-`contract` says what a log promises; `open_writer` and `open_reader` keep it in SQLite.
-Intake is the only writer; REST and stream read.
+`contract` is what a log promises; `open_writer` and `open_reader` open the one in SQLite. Intake is the only
+writer; REST and stream read.
 """
 
 from ptn_api.event_log.contract import (

@@ -54,20 +54,19 @@ class CommitNotifier:
         except OSError:
             return  # no reader has bound a socket yet
         for name in names:
-            if not name.startswith("."):
-                self._send(self._folder / name, b"%d" % head)
+            if name.startswith("."):
+                continue
+            path = self._folder / name
+            try:
+                self._socket.sendto(b"%d" % head, str(path))
+            except ConnectionRefusedError:
+                with contextlib.suppress(OSError):
+                    path.unlink()  # the reader that bound it is dead
+            except OSError:
+                pass  # a full buffer already holds a notification; other errors cost the reader a second
 
     def close(self) -> None:
         self._socket.close()
-
-    def _send(self, path: Path, message: bytes) -> None:
-        try:
-            self._socket.sendto(message, str(path))
-        except ConnectionRefusedError:
-            with contextlib.suppress(OSError):
-                path.unlink()  # the reader that bound it is dead
-        except OSError:
-            pass  # a full buffer already holds a notification; other errors cost the reader a second
 
 
 class SocketCommitListener:
@@ -82,8 +81,12 @@ class SocketCommitListener:
 
     async def wait_for_commit(self, timeout_ms: int = 1_000) -> None:
         """Returns after the next commit (at once after one since the last wait), or after the timeout."""
-        if not await wait_for_event(self._committed, timeout_ms):
-            self._bind_again_if_gone()
+        notified = await wait_for_event(self._committed, timeout_ms)
+        if not notified and self._socket.fileno() != -1 and not self._path.exists():
+            # The folder was cleaned, and without its file the socket receives nothing: bind a new one.
+            self.close()
+            self._socket, self._path = _bound_socket(self._folder)
+            self._loop.add_reader(self._socket, self._on_datagram)
         self._committed.clear()
 
     def close(self) -> None:
@@ -98,13 +101,6 @@ class SocketCommitListener:
             while True:
                 self._socket.recv(64)
                 self._committed.set()
-
-    def _bind_again_if_gone(self) -> None:
-        """Restores the socket file after a cleanup of the folder: without it no datagram would arrive."""
-        if self._socket.fileno() != -1 and not self._path.exists():
-            self.close()
-            self._socket, self._path = _bound_socket(self._folder)
-            self._loop.add_reader(self._socket, self._on_datagram)
 
 
 def _bound_socket(folder: Path) -> tuple[socket.socket, Path]:

@@ -1,15 +1,15 @@
-"""What an event log promises; every implementation is held to it by one test suite.
+"""The contract of an event log; one test suite holds every implementation to it.
 
-The log is the one ordered history. Intake is its only writer, REST and stream only read it.
+The log is the one ordered history. Intake is its only writer; REST and stream only read it.
 
-Two counters, never mixed up:
+Two counters:
 
-- `sequence` counts orders, and orders only. It grows by exactly 1 and is never reused. A new log has a
-  random `epoch` and starts counting at its creation time in Unix seconds, so that a number remembered from
-  another log lies below the floor instead of meaning something else.
-- `revision` counts every change of the served state: a position's new, changed or removed text, a document.
+- `sequence` counts orders only. It grows by exactly 1 and is never reused. A new log has a random `epoch` and
+  starts counting at its creation time in Unix seconds, so that a sequence remembered from another log lies
+  below the floor instead of naming a different event.
+- `revision` counts every change of the served state: a position's text written or removed, a document.
 
-An event is one order, and its identity is (miner_hotkey, order_uuid), nothing else.
+An event is one order. Its identity is (miner_hotkey, order_uuid) alone.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 
 
 class Document(str, enum.Enum):
-    """The validator's files that are served whole, by the name they have in the log."""
+    """The validator's files that are served as documents, by their names in the log."""
 
     ELIMINATIONS = "eliminations"
     STATISTICS = "statistics"
@@ -50,18 +50,18 @@ class Document(str, enum.Enum):
     """A JSON list of hotkeys: the directories under validation/miners."""
 
 
-# --- what intake hands to the log -------------------------------------------------------------------------
+# --- what intake writes -----------------------------------------------------------------------------------
 
 
 class PositionWritten(msgspec.Struct, frozen=True, kw_only=True):
-    """The position as it stands now. Orders in it that were never seen before become events."""
+    """A position's present text. Its orders that were never seen before become events."""
 
     position: Position
     text: PositionText
     fingerprint: str = ""
-    """What the source needs to recognise this version again (for a file: inode, ctime and size)."""
+    """Identifies this version of the source (for a file: inode, ctime and size)."""
     extra: bytes = b""
-    """Other keys that came beside `position` on the embedded queue: a JSON object, or nothing."""
+    """Keys next to `position` in an item of the embedded queue: a JSON object, or empty."""
 
 
 class PositionRemoved(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +72,7 @@ class PositionRemoved(msgspec.Struct, frozen=True, kw_only=True):
 class DocumentWritten(msgspec.Struct, frozen=True, kw_only=True):
     document: Document
     content: bytes | None
-    """Compact or not, the JSON as it will be served; None: the validator no longer has it."""
+    """The JSON as it will be served, compact or not; None: the validator deleted it."""
     fingerprint: str = ""
 
 
@@ -80,11 +80,12 @@ Change = PositionWritten | PositionRemoved | DocumentWritten
 
 
 class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How fresh the source is. `swept_ms`: end of the last completed sweep; None without a directory.
+    """How fresh the source is.
 
-    `stale` says that the state may no longer be the validator's (root vanished, mass removal held back);
-    `reason` is a word for `/health`. `invalid` counts the files that are skipped at present, `watching`
-    is False when inotify watches ran out and intake sweeps instead.
+    `swept_ms` is the end of the last completed sweep, None without a directory. `stale`: the state may differ
+    from the validator's (root vanished, mass removal held back), and `reason` is the code for `/health`.
+    `invalid` counts the files skipped at present. `watching` is False when inotify watches ran out and intake
+    sweeps instead.
     """
 
     swept_ms: int | None = None
@@ -94,27 +95,27 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     watching: bool = True
 
 
-# --- what readers get -------------------------------------------------------------------------------------
+# --- what readers receive ---------------------------------------------------------------------------------
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True, order=True):
-    """Where the log stands: the last sequence given and the last revision made."""
+    """The last sequence and the last revision assigned."""
 
     sequence: int
     revision: int
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One order as announced, once, for ever.
+    """One order, announced once.
 
-    `header`/`orders_at` are the position after this order in the form of `PositionText`; `n_orders` is the
-    place of the order in its list, from 1. `orders` are the position's orders up to this one, which is last,
-    as the log knows them now (corrections included); empty unless asked for.
+    `header` and `orders_at` show the position after this order, as in `PositionText`. `n_orders` is the
+    order's number in its list, from 1. `orders` are the position's orders up to and including this one, as
+    they are now (corrections included); empty unless requested.
     """
 
     sequence: int
     revision: int
-    """Of the position's text that brought this order."""
+    """The revision of the position's text that brought this order."""
     timestamp_ms: int
     """When intake first saw the order."""
     miner_hotkey: str
@@ -137,11 +138,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoggedPosition(msgspec.Struct, frozen=True, kw_only=True):
-    """A position's present text. `close_ms` is None while open.
+    """A position's present text; an open one has no `close_ms`.
 
-    `order_revisions[i]` is the revision at which `text.orders[i]` last changed or came; `layout_revision`
-    the one at which orders were last dropped, moved or inserted before the end. With them the difference
-    to any older revision can be told without a history.
+    `order_revisions[i]` is the revision at which `text.orders[i]` was added or last changed,
+    `layout_revision` the one at which orders were last removed, moved or inserted before the end. They give
+    the difference to any older revision without a stored history.
     """
 
     miner_hotkey: str
@@ -154,7 +155,7 @@ class LoggedPosition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RemovedPosition(msgspec.Struct, frozen=True, kw_only=True):
-    """A tombstone, kept as long as events are."""
+    """A tombstone, kept as long as events."""
 
     miner_hotkey: str
     position_uuid: str
@@ -172,9 +173,9 @@ class CommitListener(Protocol):
 
 
 class EventLog(Protocol):
-    """Reading. Every call is short and holds no transaction open afterwards.
+    """The reader's side. Every call is short and leaves no transaction open.
 
-    Raises LogError where the log cannot be read.
+    Any call raises LogError if the log is unreadable.
     """
 
     @property
@@ -184,57 +185,58 @@ class EventLog(Protocol):
     def created_ms(self) -> int: ...
 
     def ready(self) -> bool:
-        """Whether the baseline is complete; before that the log holds nothing worth serving."""
+        """Whether the baseline is complete; until then the log must not be served."""
         ...
 
     def head(self) -> Head: ...
 
     def floor(self) -> int:
-        """The oldest readable sequence; head + 1 where none is. Events from here on can all be read."""
+        """The oldest readable sequence, or head + 1 without events. All later events are readable."""
         ...
 
     def read(self, after: int, limit: int, *, orders: bool = True) -> list[Event]:
-        """Events with sequence > `after`, in order, at most `limit`.
+        """At most `limit` events with sequence > `after`, in order.
 
-        Raises LogPrunedError if `after` + 1 lies below the floor: never a partial answer.
+        Raises LogPrunedError if `after` + 1 lies below the floor, rather than returning a part.
         """
         ...
 
     def first_timestamp_after(self, sequence: int) -> int | None:
-        """`timestamp_ms` of the first event after `sequence`; None if there is none."""
+        """`timestamp_ms` of the first event after `sequence`, or None."""
         ...
 
     def hotkeys(self) -> list[str]:
-        """Miners that have a position in the log, sorted."""
+        """Miners with a position in the log, sorted."""
         ...
 
     def positions(self, *, miner: str | None = None, since_revision: int = 0) -> Iterator[LoggedPosition]:
-        """Positions changed after `since_revision`, all or one miner's, in the order of their revisions.
+        """Positions changed after `since_revision`, of all miners or one, in order of revision.
 
-        Read in parts: a position that changes meanwhile comes (again) with its newer revision, and one that
-        is removed meanwhile may have come. Take the head first, and what changed since then afterwards.
+        They are read in batches. A position that changes during the iteration appears (again) with its newer
+        revision, and one that is removed may already have appeared. So read the head first, and afterwards
+        the changes since then.
         """
         ...
 
     def positions_of(self, miner: str, *, open_or_closed_since_ms: int) -> list[LoggedPosition]:
-        """One miner's positions that are open or closed at or after that time."""
+        """One miner's positions that are open, or closed at or after that time."""
         ...
 
     def position(self, miner: str, position_uuid: str) -> LoggedPosition | None: ...
 
     def removed(self, since_revision: int) -> list[RemovedPosition]:
-        """Positions removed after `since_revision` (and not back), in the order of their revisions.
+        """Positions removed after `since_revision` and not written since, in order of revision.
 
-        Raises LogPrunedError if tombstones that young may have been dropped.
+        Raises LogPrunedError if tombstones after that revision may have been pruned.
         """
         ...
 
     def oldest_revision(self) -> int:
-        """The oldest `since_revision` for which `removed` still answers."""
+        """The oldest `since_revision` that `removed` accepts."""
         ...
 
     def changes(self, since_revision: int) -> tuple[Head, list[LoggedPosition], list[RemovedPosition]]:
-        """The head, the positions changed and those removed after `since_revision`, of one instant.
+        """The head, and the positions changed and removed after `since_revision`, in one snapshot.
 
         Raises LogPrunedError as `removed` does.
         """
@@ -243,14 +245,16 @@ class EventLog(Protocol):
     def document(self, document: Document) -> bytes | None: ...
 
     def document_revision(self, document: Document) -> int:
-        """The revision at which the document last changed; 0 if it was never there."""
+        """The revision at which the document last changed; 0 if it was never written."""
         ...
 
     def source(self) -> SourceStatus: ...
 
     def counters(self) -> dict[str, int]:
-        """Counts since creation: `events`, how many of them `late`, `conflicts` (a seen uuid with another
-        time or leverage; the first stands), `pruned` events."""
+        """Counts since creation: `events`, `late` events, `conflicts` and `pruned` events.
+
+        A conflict is an order that came back with another time or leverage; the first version is kept.
+        """
         ...
 
     def commit_listener(self) -> CommitListener:
@@ -261,44 +265,41 @@ class EventLog(Protocol):
 
 
 class EventLogWriter(EventLog, Protocol):
-    """Writing: one process at a time; LogLockedError for the second one."""
+    """The writer's side, for one process at a time; a second one gets LogLockedError."""
 
     def baseline(self, changes: Iterable[Change], now_ms: int) -> Head:
-        """The first scan of a new log, all of it in one transaction: begun again if its
-        end was not committed.
+        """Writes the first scan in one transaction; if that did not commit, the next start repeats it.
 
-        State and seen orders; events only for orders with processed_ms after the log's creation (that holds
-        for an append before the baseline too). On a log whose baseline is complete it is an append.
+        It records the state and the seen orders. Only orders processed after the log's creation become
+        events; the same holds for an append before the baseline. Once the baseline is complete, this is an
+        append.
         """
         ...
 
     def append(self, changes: Iterable[Change], now_ms: int) -> Head:
         """Applies the changes in one transaction and returns when they are durable.
 
-        Idempotent: a change that changes nothing makes no revision. The events of one call are ordered by
-        (largest processed_ms so far in the position's list, position_uuid, place in the list).
-        Raises LogUnwritableError, having changed nothing; the log is usable afterwards.
+        Idempotent: a change without effect makes no revision. The events of one call are sorted by (largest
+        processed_ms so far in the position's list, position_uuid, index in the list). Raises
+        LogUnwritableError with nothing changed; the log remains usable.
 
-        Several threads may append to the SQLite log. A large document takes a second to be packed and
-        written: appended on its own, from a thread of its own, it lets orders in between its pieces.
+        Several threads may append to the SQLite log. Compressing and writing a large document takes about a
+        second: append it alone, from a separate thread, so that orders are written between its chunks.
         """
         ...
 
     def fingerprints(self) -> dict[tuple[str, str], str]:
-        """(miner_hotkey, position_uuid) -> fingerprint of every position in the log.
-
-        Documents stand under ("", document name).
-        """
+        """(miner_hotkey, position_uuid) -> fingerprint, for every position; ("", name) for documents."""
         ...
 
     def seen(self, miner: str, order_uuids: Iterable[str]) -> set[str]:
-        """Which of those orders were seen before."""
+        """The subset of these orders that were seen before."""
         ...
 
     def set_source(self, status: SourceStatus) -> None:
-        """Says how fresh the source is; makes no revision."""
+        """Stores the status of the source; makes no revision."""
         ...
 
     def prune(self, now_ms: int) -> int:
-        """Drops events and tombstones that are too old or too much; returns the new floor."""
+        """Deletes events and tombstones past the retention's age or size; returns the new floor."""
         ...

@@ -1,10 +1,11 @@
-"""The log's SQLite file: its schema, its connections, and what SQLite's errors mean here.
+"""The log's SQLite file: schema, connections, and the errors that SQLite's errors become.
 
 The file is in WAL mode with synchronous=FULL: a commit that returned survives kill -9 and power loss, and
-readers never block the writer. Readers connect read-write but with query_only: a strictly read-only
-connection could not tidy up after a killed writer (fold the WAL in, remove it) when it is the only one left.
+readers never block the writer. Readers connect read-write with query_only: a read-only connection that is the
+last one could not recover after a killed writer (checkpoint the WAL and remove it).
 
-No descriptor of the file is ever opened beside SQLite's own: closing one would drop this process's locks.
+Only SQLite may open the file: POSIX locks belong to the process, and closing any other descriptor of the file
+would drop them.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _APPLICATION_ID = 0x50544E31  # "PTN1"
 _BUSY_S = 10.0
 _WRITER_PRAGMAS = (
     "synchronous = FULL",
-    "wal_autocheckpoint = 2000",  # pages: it is folded in every 8 MB, which takes a commit some ms
+    "wal_autocheckpoint = 2000",  # pages: a checkpoint every 8 MB, which costs one commit a few ms
     f"journal_size_limit = {32 << 20}",
     f"cache_size = -{64 << 10}",  # KiB
 )
@@ -82,7 +83,7 @@ CREATE TABLE positions (
 );
 CREATE INDEX positions_by_revision ON positions (revision);
 CREATE INDEX tombstones ON positions (removed_ms) WHERE removed_ms IS NOT NULL;
--- id = position << 32 | place: a position's orders lie side by side, in the list's order.
+-- id = position << 32 | index: a position's orders are adjacent, in list order.
 CREATE TABLE orders (
     id INTEGER PRIMARY KEY,
     uuid TEXT NOT NULL,
@@ -120,7 +121,7 @@ CREATE TABLE events (
     shell BLOB NOT NULL,
     extra BLOB NOT NULL
 );
--- version NULL: the validator no longer has the document.
+-- version NULL: the validator deleted the document.
 CREATE TABLE documents (
     name TEXT PRIMARY KEY,
     revision INTEGER NOT NULL,
@@ -146,9 +147,9 @@ def wal_path(path: Path) -> Path:
 
 
 class FileIdentity:
-    """Tells whether the path still leads to the file that was opened.
+    """The device and inode of the opened file, to detect that its path leads elsewhere.
 
-    The inode cannot be given to another file while a connection holds it.
+    An inode is not reused while a connection holds it open.
     """
 
     def __init__(self, path: Path) -> None:
@@ -156,32 +157,35 @@ class FileIdentity:
         self._opened = self._now()
 
     def check(self) -> None:
-        """Raises LogReplacedError if the log was deleted or replaced."""
+        """Raises LogReplacedError if the log was deleted or replaced, LogError if that is unknown."""
         if self._now() != self._opened:
             raise LogReplacedError(f"the log {self._path} was deleted or replaced while in use")
 
     def _now(self) -> tuple[int, int] | None:
         try:
             status = os.stat(self._path)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            # No permission, or trouble with the disk: the log may be the same, so a retry can help.
+            raise LogError(f"cannot access the log {self._path}: {error.strerror}") from error
         return status.st_dev, status.st_ino
 
 
 def make_file(path: Path) -> None:
-    """An empty file that only its owner may read, where there is none. Raises OSError."""
+    """Creates an empty file, readable by its owner only, unless it exists. Raises OSError."""
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:
-    """The one connection that writes. Raises LogUnusableError where a write-ahead log is not supported."""
+    """Connects for writing. Raises LogUnusableError on a file system without write-ahead log support."""
     db = _connect(path)
     try:
         (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
-            reason = "its file system has no write-ahead log (a network mount?): keep it on a local disk"
-            raise LogUnusableError(f"the log cannot be kept at {path}: {reason}", code="no_wal")
+            reason = "the file system does not support it (a network mount?); use a local disk"
+            raise LogUnusableError(f"no write-ahead log at {path}: {reason}", code="no_wal")
         for pragma in _WRITER_PRAGMAS:
             db.execute(f"PRAGMA {pragma}")
     except BaseException:
@@ -191,15 +195,15 @@ def connect_writer(path: Path) -> sqlite3.Connection:
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
-    """A connection that only reads. Raises LogMissingError while there is no log yet."""
+    """Connects for reading. Raises LogMissingError before a writer has created the log."""
     if not path.exists():
-        raise LogMissingError(f"there is no log at {path} yet")
+        raise LogMissingError(f"no event log yet: {path}")
     with reading():
         db = _connect(path)
         try:
             db.execute("PRAGMA query_only = ON")
             if not _has_schema(db, path):
-                raise LogMissingError(f"there is no log in {path} yet")
+                raise LogMissingError(f"no event log yet: {path}")
         except BaseException:
             db.close()
             raise
@@ -207,9 +211,10 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 
 
 def create(db: sqlite3.Connection, path: Path, created_ms: int) -> None:
-    """Makes the schema in a new file, whole or not at all; leaves an existing log as it is."""
+    """Creates the schema in a new file, in one transaction. Does nothing for an existing log."""
     if _has_schema(db, path):
         return
+    # One transaction, including the two pragmas: a reader sees no schema or all of it.
     db.execute("BEGIN IMMEDIATE")
     try:
         for statement in _SCHEMA.split(";\n"):
@@ -248,7 +253,7 @@ def writing() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_waiting(db: sqlite3.Connection) -> Iterator[None]:
-    """What another connection is in the way of is left undone at once."""
+    """Statements in the block give up at once if another connection holds a lock."""
     db.execute("PRAGMA busy_timeout = 0")
     try:
         yield
@@ -258,26 +263,26 @@ def without_waiting(db: sqlite3.Connection) -> Iterator[None]:
 
 def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(
-        f"file:{quote(str(path))}?mode=rw",
+        f"file:{quote(str(path))}?mode=rw",  # never creates a file: make_file() sets its permissions
         uri=True,
         timeout=_BUSY_S,
-        isolation_level=None,  # transactions are begun and ended by hand
-        check_same_thread=False,  # each connection has a lock of its own
+        isolation_level=None,  # explicit BEGIN and COMMIT
+        check_same_thread=False,  # callers hold a lock per connection
     )
 
 
 def _has_schema(db: sqlite3.Connection, path: Path) -> bool:
-    """Raises LogUnusableError for a file that is not a log, or that a newer version wrote."""
+    """Whether the file has the schema. Raises LogUnusableError if it is not a log, or a newer version's."""
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if not tables:
-        return False  # asked first: it may be made at this moment, all at once
+        return False  # checked first: a writer may be creating the schema, in one transaction
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION_ID:
-        raise LogUnusableError(f"{path} is not an event log", code="not_a_log")
+        raise LogUnusableError(f"not an event log: {path}", code="not_a_log")
     if version > SCHEMA_VERSION:
         raise LogUnusableError(
-            f"{path} was written by a newer version (schema {version}, known {SCHEMA_VERSION}): update",
+            f"{path} was written by a newer version (schema {version}, supported {SCHEMA_VERSION}): upgrade",
             code="newer_schema",
         )
     return True

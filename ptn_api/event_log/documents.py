@@ -1,4 +1,4 @@
-"""Documents in the SQLite log: compressed, and in pieces, so that a large one does not hold up orders."""
+"""Documents in the SQLite log: compressed, and in chunks, so that a large one does not delay orders."""
 
 from __future__ import annotations
 
@@ -12,67 +12,64 @@ import zstandard
 __all__ = [
     "LARGE_BYTES",
     "PackedDocument",
-    "drop_piece",
+    "delete_chunk",
     "pack",
+    "put_chunk",
     "put_document",
-    "put_piece",
     "read_document",
-    "refresh_fingerprint",
     "stored_digest",
-    "unused_pieces",
+    "unused_chunks",
+    "update_fingerprint",
 ]
 
 LARGE_BYTES = 1 << 20
-"""From this size on a document is written ahead of its transaction, each piece in one of its own."""
-_PIECE_BYTES = 512 << 10
+"""The chunks of a document this large are written before its transaction, each in a separate one."""
+_CHUNK_BYTES = 512 << 10
 
 
 class PackedDocument(NamedTuple):
-    """A document ready to be stored under a random `version`, which is not yet anybody's.
+    """A compressed document under a random `version`, not referenced until `put_document`.
 
-    Without pieces it was recognised by its digest, and nothing was packed.
+    Without chunks the stored digest matched, and nothing was compressed.
     """
 
     version: int
     digest: bytes
-    pieces: list[bytes]
+    chunks: list[bytes]
 
 
-def pack(content: bytes, *, unless: bytes | None = None) -> PackedDocument:
-    """Compresses the document, unless that is its digest."""
-    digest = _digest_of(content)
-    if digest == unless:
+def pack(content: bytes, *, stored: bytes | None = None) -> PackedDocument:
+    """Compresses a document, unless its digest is the stored one."""
+    digest = hashlib.blake2b(content, digest_size=16).digest()
+    if digest == stored:
         return PackedDocument(0, digest, [])
     packed = zstandard.ZstdCompressor(level=3).compress(content)
-    pieces = [packed[at : at + _PIECE_BYTES] for at in range(0, len(packed), _PIECE_BYTES)]
-    return PackedDocument(secrets.randbits(62), digest, pieces)
+    chunks = [packed[at : at + _CHUNK_BYTES] for at in range(0, len(packed), _CHUNK_BYTES)]
+    return PackedDocument(secrets.randbits(62), digest, chunks)
 
 
-def _digest_of(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()
-
-
-def put_piece(db: sqlite3.Connection, packed: PackedDocument, place: int) -> None:
-    db.execute("INSERT INTO pieces VALUES (?, ?, ?)", (packed.version, place, packed.pieces[place]))
+def put_chunk(db: sqlite3.Connection, packed: PackedDocument, index: int) -> None:
+    db.execute("INSERT INTO pieces VALUES (?, ?, ?)", (packed.version, index, packed.chunks[index]))
 
 
 def put_document(
     db: sqlite3.Connection, name: str, revision: int, fingerprint: str, packed: PackedDocument | None
 ) -> None:
-    """From now on the document is the one whose pieces are stored under that version; None: there is none."""
+    """Makes the document the one whose chunks have that version; None: the validator deleted it."""
+    digest, version = (packed.digest, packed.version) if packed else (None, None)
     db.execute(
         "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?)",
-        (name, revision, fingerprint, packed and packed.digest, packed and packed.version),
+        (name, revision, fingerprint, digest, version),
     )
 
 
 def stored_digest(db: sqlite3.Connection, name: str) -> bytes | None:
-    """None if there is no such document."""
+    """The digest of the stored document; None without a document."""
     row = db.execute("SELECT digest FROM documents WHERE name = ?", (name,)).fetchone()
     return row[0] if row else None
 
 
-def refresh_fingerprint(db: sqlite3.Connection, name: str, fingerprint: str) -> None:
+def update_fingerprint(db: sqlite3.Connection, name: str, fingerprint: str) -> None:
     db.execute(
         "UPDATE documents SET fingerprint = ? WHERE name = ? AND fingerprint <> ?",
         (fingerprint, name, fingerprint),
@@ -87,18 +84,18 @@ def read_document(db: sqlite3.Connection, name: str) -> bytes | None:
     return zstandard.ZstdDecompressor().decompress(packed) if packed else None
 
 
-def unused_pieces(db: sqlite3.Connection) -> list[tuple[int, int]]:
-    """(version, place) of pieces that belong to no document: replaced ones, and ones left by a crash."""
+def unused_chunks(db: sqlite3.Connection) -> list[tuple[int, int]]:
+    """(version, index) of chunks without a document: of replaced documents, or left by a crash."""
     return db.execute(
         "SELECT version, place FROM pieces"
         " WHERE version NOT IN (SELECT version FROM documents WHERE version IS NOT NULL)"
     ).fetchall()
 
 
-def drop_piece(db: sqlite3.Connection, version: int, place: int) -> None:
-    """Drops a piece, unless its version became a document's meanwhile."""
+def delete_chunk(db: sqlite3.Connection, version: int, index: int) -> None:
+    """Deletes a chunk, unless a document has taken over its version since."""
     db.execute(
         "DELETE FROM pieces WHERE version = ? AND place = ?"
         " AND NOT EXISTS (SELECT 1 FROM documents WHERE documents.version = pieces.version)",
-        (version, place),
+        (version, index),
     )

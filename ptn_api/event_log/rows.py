@@ -1,4 +1,4 @@
-"""Rows of the SQLite log, to values and back."""
+"""Rows of the SQLite log: reading, writing and pruning them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections import defaultdict
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+from ptn_api.event_log.announcements import EVENT_OVERHEAD
 from ptn_api.event_log.contract import Event, LoggedPosition, PositionWritten
-from ptn_api.event_log.order_list import OrderList, up_to
+from ptn_api.event_log.order_list import OrderList, orders_up_to
 from ptn_api.model.position import PositionText
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "find_position",
     "insert_events",
     "logged_position",
-    "order_span",
     "orders_of",
+    "prune_events",
+    "prune_removed_orders",
+    "prune_tombstones",
     "put_orders",
     "put_position",
 ]
@@ -28,7 +31,7 @@ __all__ = [
 
 @dataclass
 class LogState:
-    """The log's single row: where it stands, and its counters. Loaded and saved within a transaction."""
+    """The single row of the log: its head and counters. Loaded and saved within a transaction."""
 
     epoch: str
     created_ms: int
@@ -47,7 +50,7 @@ class LogState:
         return cls(*db.execute(_LOAD_STATE).fetchone())
 
     def save(self, db: sqlite3.Connection) -> None:
-        db.execute(_SAVE_STATE, [getattr(self, name) for name in _CHANGING])
+        db.execute(_SAVE_STATE, [getattr(self, name) for name in _MUTABLE])
 
     def next_revision(self) -> int:
         self.revision += 1
@@ -55,15 +58,15 @@ class LogState:
 
 
 _COLUMNS = tuple(field.name for field in fields(LogState))
-_CHANGING = _COLUMNS[2:]
+_MUTABLE = tuple(name for name in _COLUMNS if name not in ("epoch", "created_ms"))
 _LOAD_STATE = f"SELECT {', '.join(_COLUMNS)} FROM log"  # noqa: S608 - the names above
-_SAVE_STATE = f"UPDATE log SET {', '.join(f'{name} = ?' for name in _CHANGING)}"  # noqa: S608
+_SAVE_STATE = f"UPDATE log SET {', '.join(f'{name} = ?' for name in _MUTABLE)}"  # noqa: S608
 
 
 # --- positions --------------------------------------------------------------------------------------------
 
 POSITION_COLUMNS = "id, miner, uuid, revision, close_ms, shell, orders_at, layout_revision"
-"""What `logged_position` reads."""
+"""The columns that `logged_position` takes."""
 
 
 class StoredPosition(NamedTuple):
@@ -90,7 +93,7 @@ def put_position(
     revision: int,
     layout_revision: int,
 ) -> int:
-    """Inserts (without an id) or updates a position's row; returns its id."""
+    """Updates the row with that id, or inserts one without an id. Returns the id."""
     position, text = change.position, change.text
     values = (
         change.fingerprint,
@@ -112,14 +115,16 @@ def put_position(
         " miner, uuid, last_sequence) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
         (*values, position.miner_hotkey, position.position_uuid),
     )
-    assert cursor.lastrowid is not None  # an insert that did not raise has one
+    assert cursor.lastrowid is not None  # set by every INSERT that does not raise
     return cursor.lastrowid
 
 
 def logged_position(db: sqlite3.Connection, row: tuple[Any, ...]) -> LoggedPosition:
-    """`row` holds POSITION_COLUMNS."""
+    """`row` has the POSITION_COLUMNS."""
     position_id, miner, uuid, revision, close_ms, header, orders_at, layout_revision = row
-    orders = db.execute("SELECT text, revision FROM orders WHERE id BETWEEN ? AND ?", order_span(position_id))
+    orders = db.execute(
+        "SELECT text, revision FROM orders WHERE id BETWEEN ? AND ?", _order_span(position_id)
+    )
     texts, revisions = _columns(orders.fetchall(), 2)
     return LoggedPosition(
         miner_hotkey=miner,
@@ -137,34 +142,34 @@ def logged_position(db: sqlite3.Connection, row: tuple[Any, ...]) -> LoggedPosit
 
 def orders_of(db: sqlite3.Connection, position_id: int, layout_revision: int = 0) -> OrderList:
     rows = db.execute(
-        "SELECT uuid, text, revision FROM orders WHERE id BETWEEN ? AND ?", order_span(position_id)
+        "SELECT uuid, text, revision FROM orders WHERE id BETWEEN ? AND ?", _order_span(position_id)
     )
     uuids, texts, revisions = _columns(rows.fetchall(), 3)
     return OrderList(uuids=uuids, texts=texts, revisions=revisions, layout_revision=layout_revision)
 
 
 def put_orders(db: sqlite3.Connection, position_id: int, old: OrderList, new: OrderList) -> None:
-    """Writes the rows that differ, place by place."""
+    """Writes the rows that differ at their index: one row for an appended order."""
     first = position_id << 32
     before = list(zip(old.uuids, old.revisions, old.texts, strict=True))
     after = list(zip(new.uuids, new.revisions, new.texts, strict=True))
     db.executemany(
         "INSERT OR REPLACE INTO orders (id, uuid, revision, text) VALUES (?, ?, ?, ?)",
         [
-            (first + place, *row)
-            for place, row in enumerate(after)
-            if place >= len(before) or before[place] != row
+            (first + index, *row)
+            for index, row in enumerate(after)
+            if index >= len(before) or before[index] != row
         ],
     )
     if len(after) < len(before):
         db.execute(
-            "DELETE FROM orders WHERE id BETWEEN ? AND ?", (first + len(after), order_span(position_id)[1])
+            "DELETE FROM orders WHERE id BETWEEN ? AND ?", (first + len(after), _order_span(position_id)[1])
         )
 
 
-def order_span(position_id: int) -> tuple[int, int]:
-    """The first and last id that the orders of a position can have."""
-    return position_id << 32, (position_id + 1 << 32) - 1
+def _order_span(position_id: int) -> tuple[int, int]:
+    """The smallest and the largest id that an order of the position can have."""
+    return position_id << 32, ((position_id + 1) << 32) - 1
 
 
 def _columns(rows: list[tuple[Any, ...]], width: int) -> tuple[tuple[Any, ...], ...]:
@@ -175,7 +180,7 @@ def _columns(rows: list[tuple[Any, ...]], width: int) -> tuple[tuple[Any, ...], 
 
 
 def insert_events(db: sqlite3.Connection, events: list[tuple[int, Event]]) -> None:
-    """Each with the id of its position."""
+    """Inserts events, each given with the id of its position."""
     db.executemany(
         "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [
@@ -199,9 +204,10 @@ def insert_events(db: sqlite3.Connection, events: list[tuple[int, Event]]) -> No
             for position_id, event in events
         ],
     )
+    last_sequences = {position_id: event.sequence for position_id, event in events}
     db.executemany(
         "UPDATE positions SET last_sequence = ? WHERE id = ?",
-        [(sequence, position_id) for position_id, sequence in _last_sequences(events).items()],
+        [(sequence, position_id) for position_id, sequence in last_sequences.items()],
     )
 
 
@@ -212,63 +218,98 @@ def events_after(db: sqlite3.Connection, after: int, limit: int, *, orders: bool
         " FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?",
         (after, limit),
     ).fetchall()
-    lists = _predecessors(db, rows[0][0], rows[-1][0]) if orders and rows else {}
-    return [_event(row, _orders_up_to(lists[row[3]], row) if orders else ()) for row in rows]
+    lists = _lists_of_events(db, rows[0][0], rows[-1][0]) if orders and rows else {}
+    return [
+        Event(
+            sequence=row[0],
+            revision=row[1],
+            timestamp_ms=row[2],
+            miner_hotkey=row[4],
+            position_uuid=row[5],
+            trade_pair=row[6],
+            order_uuid=row[7],
+            processed_ms=row[8],
+            n_orders=row[9],
+            late=bool(row[10]),
+            orders_at=row[11],
+            order=row[12],
+            header=row[13],
+            extra=row[14],
+            orders=orders_up_to(row[7], row[12], *lists[row[3]]) if orders else (),
+        )
+        for row in rows
+    ]
 
 
-def _last_sequences(events: list[tuple[int, Event]]) -> dict[int, int]:
-    return {position_id: event.sequence for position_id, event in events}
+class _EventLists(NamedTuple):
+    """The orders of a position with events in a page, as `orders_up_to` takes them."""
 
-
-class _Predecessors(NamedTuple):
-    """What the orders of a position's events are put together from; read once per page of events."""
-
-    places: dict[str, int]
+    indexes: dict[str, int]
     texts: list[bytes]
-    departed: dict[str, str | None]
-
-
-def _orders_up_to(known: _Predecessors, row: tuple[Any, ...]) -> tuple[bytes, ...]:
-    return up_to(known.places, known.texts, known.departed, row[7], row[12])
-
-
-def _predecessors(db: sqlite3.Connection, first: int, last: int) -> dict[int, _Predecessors]:
-    """Of the positions that these events are of, by id: all in two queries, however many they are."""
-    found: dict[int, _Predecessors] = defaultdict(lambda: _Predecessors({}, [], {}))
-    for position_id, uuid, text in db.execute(_ORDERS_OF_EVENTS, (first, last)):
-        known = found[position_id]
-        known.places.setdefault(uuid, len(known.texts))
-        known.texts.append(text)
-    for position_id, uuid, before in db.execute(_DEPARTED_OF_EVENTS, (first, last)):
-        found[position_id].departed[uuid] = before
-    return found
+    removed: dict[str, str | None]
 
 
 _POSITIONS_OF_EVENTS = "SELECT DISTINCT position FROM events WHERE sequence BETWEEN ? AND ?"
-_ORDERS_OF_EVENTS = (  # CROSS: in this order, or all orders there are would be gone through
+_ORDERS_OF_EVENTS = (  # CROSS keeps SQLite from starting at `orders` and scanning all of it
     f"SELECT orders.id >> 32, uuid, text FROM ({_POSITIONS_OF_EVENTS}) CROSS JOIN orders"  # noqa: S608
     " ON orders.id BETWEEN position << 32 AND (position + 1 << 32) - 1 ORDER BY orders.id"
 )
-_DEPARTED_OF_EVENTS = (
-    f"SELECT position, uuid, before FROM departed WHERE position IN ({_POSITIONS_OF_EVENTS})"  # noqa: S608
-)
+_REMOVED_OF_EVENTS = f"SELECT position, uuid, before FROM departed WHERE position IN ({_POSITIONS_OF_EVENTS})"  # noqa: S608
 
 
-def _event(row: tuple[Any, ...], orders: tuple[bytes, ...]) -> Event:
-    return Event(
-        sequence=row[0],
-        revision=row[1],
-        timestamp_ms=row[2],
-        miner_hotkey=row[4],
-        position_uuid=row[5],
-        trade_pair=row[6],
-        order_uuid=row[7],
-        processed_ms=row[8],
-        n_orders=row[9],
-        late=bool(row[10]),
-        orders_at=row[11],
-        order=row[12],
-        header=row[13],
-        extra=row[14],
-        orders=orders,
-    )
+def _lists_of_events(db: sqlite3.Connection, first: int, last: int) -> dict[int, _EventLists]:
+    """The lists of the positions with events from `first` to `last`, by position id: two queries in total."""
+    lists: dict[int, _EventLists] = defaultdict(lambda: _EventLists({}, [], {}))
+    for position_id, uuid, text in db.execute(_ORDERS_OF_EVENTS, (first, last)):
+        orders = lists[position_id]
+        orders.indexes.setdefault(uuid, len(orders.texts))
+        orders.texts.append(text)
+    for position_id, uuid, before in db.execute(_REMOVED_OF_EVENTS, (first, last)):
+        lists[position_id].removed[uuid] = before
+    return lists
+
+
+# --- pruning ----------------------------------------------------------------------------------------------
+
+_BATCH = 1_000
+"""Rows deleted per transaction, so that orders can be written in between."""
+
+
+def prune_events(db: sqlite3.Connection, state: LogState, *, oldest_ms: int, retention_bytes: int) -> bool:
+    """Deletes at most a batch of the oldest events; returns whether more may have to go."""
+    rows = db.execute(
+        "SELECT sequence, timestamp_ms, length(order_text) + length(shell) + length(extra) + ?"
+        " FROM events ORDER BY sequence LIMIT ?",
+        (EVENT_OVERHEAD, _BATCH),
+    ).fetchall()
+    # From the oldest on, so that the remaining sequences have no gap.
+    last, deleted = 0, 0
+    for sequence, timestamp_ms, size in rows:
+        if state.event_bytes <= retention_bytes and timestamp_ms >= oldest_ms:
+            break
+        state.event_bytes -= size
+        last, deleted = sequence, deleted + 1
+    db.execute("DELETE FROM events WHERE sequence <= ?", (last,))
+    state.pruned += deleted
+    return deleted == _BATCH
+
+
+def prune_tombstones(db: sqlite3.Connection, state: LogState, *, oldest_ms: int) -> bool:
+    """Deletes at most a batch of old tombstones, with their orders unless an event still needs them."""
+    # `last_sequence` is the position's last event: below the oldest one kept, no event needs the orders.
+    rows = db.execute(
+        "SELECT id, revision FROM positions WHERE removed_ms < ?"
+        " AND last_sequence < coalesce((SELECT min(sequence) FROM events), last_sequence + 1) LIMIT ?",
+        (oldest_ms, _BATCH),
+    ).fetchall()
+    for position_id, revision in rows:
+        db.execute("DELETE FROM orders WHERE id BETWEEN ? AND ?", _order_span(position_id))
+        db.execute("DELETE FROM departed WHERE position = ?", (position_id,))
+        db.execute("DELETE FROM positions WHERE id = ?", (position_id,))
+        state.tombstone_floor = max(state.tombstone_floor, revision)
+    return len(rows) == _BATCH
+
+
+def prune_removed_orders(db: sqlite3.Connection, *, oldest_ms: int) -> None:
+    """Forgets orders removed before then: they were announced earlier still, so their events are gone."""
+    db.execute("DELETE FROM departed WHERE departed_ms < ?", (oldest_ms,))

@@ -1,39 +1,42 @@
-"""Opening the SQLite log, for the one writer and for any number of readers."""
+"""Opening the SQLite log: one writer, which locks the directory, and any number of readers."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from pathlib import Path
 
 from ptn_api.clock import Clock, wall_ms
-from ptn_api.errors import LogMissingError, LogUnwritableError
+from ptn_api.errors import LogLockedError, LogMissingError, LogUnwritableError
 from ptn_api.event_log.contract import EventLog, EventLogWriter
 from ptn_api.event_log.sqlite_reader import SqliteReader
-from ptn_api.event_log.sqlite_writer import SqliteWriter, lock_directory
+from ptn_api.event_log.sqlite_writer import SqliteWriter
+from ptn_api.options import LATE_MS, RETENTION_BYTES, RETENTION_MS
 
 __all__ = ["open_reader", "open_writer"]
 
-_LOOK_AGAIN_S = 0.02
+_RETRY_S = 0.02
 
 
 def open_writer(
     data_dir: Path,
     *,
-    late_ms: int = 60_000,
-    retention_ms: int = 7 * 86_400_000,
-    retention_bytes: int = 1 << 30,
+    late_ms: int = LATE_MS,
+    retention_ms: int = RETENTION_MS,
+    retention_bytes: int = RETENTION_BYTES,
     clock: Clock = wall_ms,
 ) -> EventLogWriter:
-    """The log in this directory, for its only writer; made where there is none.
+    """Opens the log in this directory for writing; creates it if it is missing.
 
-    `clock` says when a new log was created. Raises LogLockedError if another process writes it,
+    `clock` supplies a new log's creation time. Raises LogLockedError if another process writes the log,
     LogUnwritableError if the directory or the file cannot be written, LogUnusableError for a file that is
     damaged, not a log, or a newer version's.
     """
     data_dir = data_dir.absolute()
     try:
-        lock = lock_directory(data_dir)
+        # The directory is locked, not the file: the lock also covers the creation of the file.
+        lock = _lock_directory(data_dir)
         try:
             return SqliteWriter(
                 data_dir,
@@ -51,10 +54,10 @@ def open_writer(
 
 
 def open_reader(data_dir: Path, *, wait_ms: int = 0) -> EventLog:
-    """The log in this directory, for reading, also while no writer runs.
+    """Opens the log in this directory for reading, whether or not a writer runs.
 
-    Blocks at most `wait_ms` until a writer has created it. Raises LogMissingError if there is still none,
-    other errors as `open_writer` does.
+    Blocks for at most `wait_ms` until a writer has created the log. Raises LogMissingError if it is still
+    missing then, other errors as `open_writer` does.
     """
     deadline = time.monotonic() + wait_ms / 1000
     while True:
@@ -63,4 +66,21 @@ def open_reader(data_dir: Path, *, wait_ms: int = 0) -> EventLog:
         except LogMissingError:
             if time.monotonic() >= deadline:
                 raise
-        time.sleep(_LOOK_AGAIN_S)
+        time.sleep(_RETRY_S)
+
+
+def _lock_directory(data_dir: Path) -> int:
+    """Creates the directory (0700) if needed and locks it until the descriptor is closed or the process ends.
+
+    Raises LogLockedError if another process holds the lock, OSError if the directory cannot be opened.
+    """
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise LogLockedError(
+            f"another process writes the log in {data_dir}: stop it, or use another data directory"
+        ) from None
+    return descriptor

@@ -1,4 +1,4 @@
-"""Reading the SQLite log, from any number of processes, whether its writer runs or not."""
+"""A reader of the SQLite log; any number of processes may have one, whether or not a writer runs."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from ptn_api.event_log.rows import POSITION_COLUMNS, LogState, events_after, log
 
 __all__ = ["SqliteReader"]
 
-_FIRST_PART = 32
-_LARGEST_PART = 1_024
-"""Positions read in one transaction: few at first, for those who want no more."""
+_FIRST_BATCH = 32
+_LARGEST_BATCH = 1_024
+"""Positions read in one transaction: few at first, because many callers stop early."""
 
 _source = msgspec.json.Decoder(SourceStatus)
 
 
 class SqliteReader:
-    """`contract.EventLog` says what the methods promise. May be shared by threads.
+    """An `EventLog` (see contract.py) over a SQLite file; threads may share it.
 
     Any call raises LogReplacedError once the log was deleted or replaced: everything that this process
     derived from it is void, and it should start again.
@@ -88,15 +88,17 @@ class SqliteReader:
         return [row[0] for row in rows]
 
     def positions(self, *, miner: str | None = None, since_revision: int = 0) -> Iterator[LoggedPosition]:
-        size = _FIRST_PART
+        size = _FIRST_BATCH
         while True:
             with self._snapshot() as db:
-                part = _positions(db, since_revision, miner=miner, limit=size)
-            yield from part
-            if len(part) < size:
+                batch = _positions(db, since_revision, miner=miner, limit=size)
+            # No transaction is open here, however long the caller takes. A position that changes in the
+            # meantime gets a larger revision and appears in a later batch.
+            yield from batch
+            if len(batch) < size:
                 return
-            since_revision = part[-1].revision
-            size = min(2 * size, _LARGEST_PART)
+            since_revision = batch[-1].revision
+            size = min(2 * size, _LARGEST_BATCH)
 
     def positions_of(self, miner: str, *, open_or_closed_since_ms: int) -> list[LoggedPosition]:
         with self._snapshot() as db:
@@ -110,7 +112,7 @@ class SqliteReader:
     def position(self, miner: str, position_uuid: str) -> LoggedPosition | None:
         with self._snapshot() as db:
             row = db.execute(
-                f"SELECT {POSITION_COLUMNS} FROM positions"  # noqa: S608 - a constant
+                f"SELECT {POSITION_COLUMNS} FROM positions"  # noqa: S608 - constant column names
                 " WHERE miner = ? AND uuid = ? AND removed_ms IS NULL",
                 (miner, position_uuid),
             ).fetchone()
@@ -161,10 +163,14 @@ class SqliteReader:
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
-        """One state of the log, for as long as the block runs. Keep it short: the write-ahead log cannot
-        be folded in beyond what the oldest transaction sees."""
+        """A consistent state of the log during the block.
+
+        Keep the block short: the write-ahead log is not checkpointed beyond what the oldest reader sees.
+        """
         with self._lock, reading():
+            # Without this check SQLite would keep reading a file that was deleted.
             self._identity.check()
+            # Deferred: the snapshot begins with the first read, and takes no lock that a writer waits for.
             self._db.execute("BEGIN")
             try:
                 yield self._db
@@ -174,6 +180,7 @@ class SqliteReader:
 
 
 def _floor(db: sqlite3.Connection) -> int:
+    # `sequence` is the log's: without events the floor is one above the head.
     row = db.execute("SELECT coalesce((SELECT min(sequence) FROM events), sequence + 1) FROM log").fetchone()
     return int(row[0])
 

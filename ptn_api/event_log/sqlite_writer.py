@@ -1,9 +1,8 @@
-"""Writing the SQLite log: one process, and within it one thread at a time."""
+"""The writer of the SQLite log: one process, and within it one thread at a time."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 import threading
@@ -16,11 +15,11 @@ import msgspec
 import structlog
 
 from ptn_api.clock import Clock
-from ptn_api.errors import LogLockedError, LogUnwritableError
-from ptn_api.event_log.announce import Moment
+from ptn_api.errors import LogUnwritableError
+from ptn_api.event_log.announcements import AppendTime, Conflict
 from ptn_api.event_log.append import Append
 from ptn_api.event_log.commit_notifier import CommitNotifier, listener_folder
-from ptn_api.event_log.contract import Change, Document, DocumentWritten, Head, SourceStatus
+from ptn_api.event_log.contract import Change, DocumentWritten, Head, SourceStatus
 from ptn_api.event_log.database import (
     connect_writer,
     create,
@@ -33,30 +32,29 @@ from ptn_api.event_log.database import (
 from ptn_api.event_log.documents import (
     LARGE_BYTES,
     PackedDocument,
-    drop_piece,
+    delete_chunk,
     pack,
-    put_piece,
+    put_chunk,
     stored_digest,
-    unused_pieces,
+    unused_chunks,
 )
-from ptn_api.event_log.pruning import prune_departed, prune_events, prune_tombstones
-from ptn_api.event_log.rows import LogState
-from ptn_api.event_log.scan import Conflict
+from ptn_api.event_log.rows import LogState, prune_events, prune_removed_orders, prune_tombstones
 from ptn_api.event_log.sqlite_reader import SqliteReader
 
-__all__ = ["SqliteWriter", "lock_directory"]
+__all__ = ["SqliteWriter"]
 
 logger = structlog.get_logger()
-_LET_OTHERS_IN_S = 0.001
+_YIELD_S = 0.001
+"""A pause between the chunks of a document: long enough for a waiting thread to take the lock."""
 _LARGE_WAL_BYTES = 64 << 20
 
 
 class SqliteWriter(SqliteReader):
-    """`contract.EventLogWriter` says what the methods promise.
+    """An `EventLogWriter` (see contract.py) over one SQLite file.
 
-    Reads go through a connection of their own and see what is committed; they do not wait for writes.
-    Threads may append at the same time: they take turns, also between the pieces of a large document, so a
-    document appended from another thread holds up no order.
+    Reads use a second connection: they see what is committed and do not wait for writes. Threads that append
+    at the same time take turns, also between the chunks of a large document, so a document appended from
+    another thread delays no order.
     """
 
     def __init__(
@@ -69,7 +67,7 @@ class SqliteWriter(SqliteReader):
         retention_bytes: int,
         clock: Clock,
     ) -> None:
-        """Takes over the descriptor of the locked directory."""
+        """Takes ownership of `lock`, the descriptor of the locked directory."""
         self._lock_descriptor = lock
         self._late_ms = late_ms
         self._retention_ms = retention_ms
@@ -83,22 +81,23 @@ class SqliteWriter(SqliteReader):
         try:
             with writing():
                 create(self._writer, path, clock())
-            os.fsync(lock)  # the new file's name
+            os.fsync(lock)  # makes the new file's name durable
             super().__init__(data_dir)
         except BaseException:
             self._writer.close()
             raise
         self._notifier = CommitNotifier(listener_folder(data_dir))
-        self._drop_unused_pieces()
+        self._delete_unused_chunks()
 
     def baseline(self, changes: Iterable[Change], now_ms: int) -> Head:
         with self._transaction() as (db, state):
-            append = Append(db, state, self._moment(state, now_ms))
+            # `changes` may read files: the write lock is held throughout, but readers are not blocked.
+            append = Append(db, state, self._append_time(state, now_ms))
             for change in changes:
                 append.apply(change)
             conflicts = append.finish()
             state.ready = True
-        self._fold_in()
+        self._checkpoint()
         return self._committed(state, conflicts)
 
     def append(self, changes: Iterable[Change], now_ms: int) -> Head:
@@ -108,14 +107,15 @@ class SqliteWriter(SqliteReader):
             self._write_ahead(changes, ahead)
             with self._transaction() as (db, state):
                 before = (state.sequence, state.revision)
-                append = Append(db, state, self._moment(state, now_ms))
-                for place, change in enumerate(changes):
-                    append.apply(change, ahead.get(place))
+                append = Append(db, state, self._append_time(state, now_ms))
+                for index, change in enumerate(changes):
+                    append.apply(change, ahead.get(index))
                 conflicts = append.finish()
         finally:
+            # Chunks that no document took over are unused from now on, and the next cleanup deletes them.
             self._staging.difference_update(packed.version for packed in ahead.values())
         if any(isinstance(change, DocumentWritten) for change in changes):
-            self._drop_unused_pieces()
+            self._delete_unused_chunks()
         if before == (state.sequence, state.revision):
             return Head(sequence=state.sequence, revision=state.revision)
         return self._committed(state, conflicts)
@@ -153,9 +153,9 @@ class SqliteWriter(SqliteReader):
         while more:
             with self._transaction() as (db, state):
                 more = prune_tombstones(db, state, oldest_ms=oldest_ms)
-                prune_departed(db, oldest_ms=oldest_ms)
-        self._drop_unused_pieces()
-        self._fold_in(over_bytes=_LARGE_WAL_BYTES)
+                prune_removed_orders(db, oldest_ms=oldest_ms)
+        self._delete_unused_chunks()
+        self._checkpoint(over_bytes=_LARGE_WAL_BYTES)
         return self.floor()
 
     def close(self) -> None:
@@ -172,13 +172,14 @@ class SqliteWriter(SqliteReader):
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[tuple[sqlite3.Connection, LogState]]:
-        """A durable transaction on return, or an exception and nothing changed."""
+        """A transaction that is durable after the block; an exception rolls it back."""
         with self._write_lock, writing():
             self._identity.check()
             if self._writer is None:
                 self._writer = connect_writer(self._path)
             db = self._writer
             try:
+                # IMMEDIATE takes SQLite's write lock now; upgrading a read transaction later could fail.
                 db.execute("BEGIN IMMEDIATE")
                 state = LogState.load(db)
                 before = replace(state)
@@ -187,20 +188,16 @@ class SqliteWriter(SqliteReader):
                     state.save(db)
                 db.execute("COMMIT")
             except BaseException:
-                self._undo(db)
+                try:
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+                except sqlite3.Error:
+                    self._writer = None  # the connection is broken: the next transaction opens a new one
+                    db.close()
                 raise
 
-    def _undo(self, db: sqlite3.Connection) -> None:
-        """Leaves a usable writer behind: a connection that cannot even roll back is given up."""
-        try:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-        except sqlite3.Error:
-            self._writer = None
-            db.close()
-
-    def _moment(self, state: LogState, now_ms: int) -> Moment:
-        return Moment(
+    def _append_time(self, state: LogState, now_ms: int) -> AppendTime:
+        return AppendTime(
             now_ms=now_ms,
             late_ms=self._late_ms,
             silent_until_ms=None if state.ready else state.created_ms,
@@ -212,56 +209,41 @@ class SqliteWriter(SqliteReader):
             logger.warning("order_conflict", **conflict._asdict())
         return Head(sequence=state.sequence, revision=state.revision)
 
-    def _fold_in(self, *, over_bytes: int = 0) -> None:
-        """Gives back the disk that a write-ahead log larger than this takes, as far as readers let it."""
+    def _checkpoint(self, *, over_bytes: int = 0) -> None:
+        """Checkpoints and truncates a write-ahead log larger than this, as far as readers allow."""
         with self._write_lock, contextlib.suppress(sqlite3.Error, FileNotFoundError):
             if self._writer is not None and wal_path(self._path).stat().st_size > over_bytes:
-                with without_waiting(self._writer):  # for readers, while orders wait for this
+                with without_waiting(self._writer):  # orders wait for this: do not wait for readers
                     self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     # --- documents ----------------------------------------------------------------------------------------
 
     def _write_ahead(self, changes: Sequence[Change], ahead: dict[int, PackedDocument]) -> None:
-        """Writes the pieces of large documents, each in a transaction of its own; nobody reads them yet."""
-        for place, change in enumerate(changes):
-            if isinstance(change, DocumentWritten) and len(change.content or b"") >= LARGE_BYTES:
-                ahead[place] = packed = pack(change.content or b"", unless=self._digest(change.document))
-                self._staging.add(packed.version)
-                for piece in range(len(packed.pieces)):
+        """Writes the chunks of large documents, each in a separate transaction; nothing refers to them yet.
+
+        Fills `ahead`, by the index of the change, also if it fails halfway.
+        """
+        for index, change in enumerate(changes):
+            if isinstance(change, DocumentWritten) and len(content := change.content or b"") >= LARGE_BYTES:
+                with self._snapshot() as db:
+                    stored = stored_digest(db, change.document.value)
+                ahead[index] = packed = pack(content, stored=stored)
+                self._staging.add(packed.version)  # first: a cleanup in another thread spares these chunks
+                for chunk in range(len(packed.chunks)):
                     with self._transaction() as (db, _):
-                        put_piece(db, packed, piece)
-                    time.sleep(_LET_OTHERS_IN_S)
+                        put_chunk(db, packed, chunk)
+                    time.sleep(_YIELD_S)
 
-    def _digest(self, document: Document) -> bytes | None:
-        with self._snapshot() as db:
-            return stored_digest(db, document.value)
-
-    def _drop_unused_pieces(self) -> None:
-        """Tidies up after replaced documents and crashes; what it cannot drop now it drops another time."""
+    def _delete_unused_chunks(self) -> None:
+        """Cleans up after replaced documents and crashes. On a full disk the next call does it."""
         try:
             with self._snapshot() as db:
-                unused = unused_pieces(db)
-            for version, place in unused:
+                unused = unused_chunks(db)
+            for version, index in unused:
+                # One transaction per chunk, so that orders are written in between. `_staging` is checked
+                # under the write lock, because an append may have begun since the snapshot.
                 with self._transaction() as (db, _):
                     if version not in self._staging:
-                        drop_piece(db, version, place)
+                        delete_chunk(db, version, index)
         except LogUnwritableError as error:
-            logger.warning("documents_not_tidied", reason=str(error))
-
-
-def lock_directory(data_dir: Path) -> int:
-    """Makes the directory (0700) where there is none and locks it for one writer, until the descriptor
-    is closed or the process ends.
-
-    Raises LogLockedError if another one has it, OSError if the directory cannot be made or opened.
-    """
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise LogLockedError(
-            f"another process writes the log in {data_dir}: stop it, or use another data directory"
-        ) from None
-    return descriptor
+            logger.warning("document_cleanup_failed", reason=str(error))

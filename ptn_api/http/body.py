@@ -43,7 +43,8 @@ _MIN_DEFLATE_BYTES = 48
 _SEGMENT_BYTES = 1 << 20
 """Large documents are cut into segments of this size, so that compressing one never blocks the loop long."""
 _CACHED_BYTES = 4_096
-_CHUNK_BYTES = 65_536
+_CHUNK_BYTES = 262_144
+"""Size of writes. Each costs a turn of the event loop; a client that reads slowly holds one in memory."""
 
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _DEFLATE_END = b"\x03\x00"
@@ -151,8 +152,8 @@ class EncodedBody:
                 size += len(part)
             else:
                 view = memoryview(part)
-                for start in range(0, len(view), 4 * _CHUNK_BYTES):
-                    yield view[start : start + 4 * _CHUNK_BYTES]
+                for start in range(0, len(view), _CHUNK_BYTES):
+                    yield view[start : start + _CHUNK_BYTES]
         if small:
             yield b"".join(small)
 
@@ -178,22 +179,27 @@ class Body:
             for segment in (run.segments if isinstance(run, SegmentRun) else (run,))
         ]
 
-    async def encoded(self, coding: Coding) -> EncodedBody:
-        """Returns the body in that coding. Compression yields to other tasks between runs."""
+    def encode(self, coding: Coding) -> EncodedBody | None:
+        """Returns the body in that coding, compressed for at most one time slice.
+
+        None: there is more to compress. Let other tasks run and call again.
+        """
         encoded = self._encoded.get(coding)
         if encoded is None:
-            time_slice = TimeSlice()
+            time_slice = None
             for run in self.runs:
                 if not run.is_encoded(coding):
+                    if time_slice is None:
+                        time_slice = TimeSlice()
+                    elif time_slice.due:
+                        return None
                     run.encoded_parts(coding)
-                    await time_slice.yield_if_due()
-            encoded = self._encoded[coding] = EncodedBody(self._parts(coding))
+            if coding == "gzip":
+                parts = gzip_parts(self.runs)
+            else:
+                parts = [part for run in self.runs for part in run.encoded_parts(coding)]
+            encoded = self._encoded[coding] = EncodedBody(parts)
         return encoded
-
-    def _parts(self, coding: Coding) -> list[bytes]:
-        if coding == "gzip":
-            return gzip_parts(self.runs)
-        return [part for run in self.runs for part in run.encoded_parts(coding)]
 
 
 def body_of(content: bytes) -> Body:
@@ -241,6 +247,6 @@ def _deflated(data: bytes) -> bytes:
         size = len(data)
         return b"\x00" + size.to_bytes(2, "little") + (size ^ 0xFFFF).to_bytes(2, "little") + data
     deflate = isal_zlib.compressobj(_LEVEL_DEFLATE, isal_zlib.DEFLATED, -15)
-    # A full flush resets the dictionary: the next segment, whatever it is, can follow.
+    # A full flush resets the dictionary, so that any segment can follow.
     compressed: bytes = deflate.compress(data) + deflate.flush(isal_zlib.Z_FULL_FLUSH)
     return compressed

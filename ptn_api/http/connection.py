@@ -1,247 +1,312 @@
-"""One HTTP connection: what came stands in line (reader.py) and is answered, one after the other.
+"""One HTTP connection: requests are queued as they arrive (request.py) and answered in order.
 
-Most answers wait for nothing: they are written before the next bytes are looked at, without a task.
+Most responses need no waiting. They are written before the next bytes are parsed, without a task: a task
+costs more than the whole response. A response that has to wait, for its handler or for a client that reads
+slowly, is sent by a task.
 
-- A request must have arrived within a time, counted from its first byte or, on a new connection, from the
-  start.
-- While a client does not read its answers (flow.py), or requests wait in line, it is not read from.
-- There are only so many connections at a time (crowd.py).
+- Each request must arrive within a timeout, counted from its first byte; a new connection's first request,
+  from the start.
+- While requests are queued or the client does not read its responses, the connection is not read from.
+- The number of open connections is limited (connection_limit.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any, Protocol, cast
 
 import structlog
 
-from ptn_api.http.answer import refuse
-from ptn_api.http.at_once import at_once
-from ptn_api.http.crowd import Crowd
+from ptn_api.http.connection_limit import ConnectionLimit
 from ptn_api.http.errors import HTTPError
-from ptn_api.http.flow import Flow
-from ptn_api.http.reader import Limits, Reader
-from ptn_api.http.reply import Reply
-from ptn_api.http.request import Request
-from ptn_api.http.visit import Visit
-from ptn_api.rest.app import App
-from ptn_api.rest.gate import Door
+from ptn_api.http.request import ConnectionInfo, Limits, Request, RequestReader
+from ptn_api.http.response import Exchange, error_message
 from ptn_api.tasks import TimeSlice
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "Handler", "Limiter"]
 
 logger = structlog.get_logger()
 
 _KEEP_ALIVE_S = 75
-"""Longer than the minute at which many clients poll."""
-_AT_ONCE = 131_072
-"""Bytes of a body that are written with its head."""
-_GO_AHEAD = b"HTTP/1.1 100 Continue\r\n\r\n"
+"""Longer than a minute, the interval at which many clients poll."""
+_SMALL_BODY_BYTES = 262_144
+"""Bodies up to this size, the largest chunk of any, are written together with the head."""
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Handler(Protocol):
+    """Answers requests."""
+
+    def handle(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
+        """Sets the response, or returns a coroutine that does; the connection runs it as a task."""
+        ...
+
+    def finished(self, exchange: Exchange) -> None:
+        """Called once per exchange, when the response was sent or could not be sent."""
+        ...
+
+
+class Limiter(Protocol):
+    """Decides which connections are served."""
+
+    def opened(self, connection: ConnectionInfo) -> HTTPError | None:
+        """Called for each new connection. An error is sent to the client, and the connection closed."""
+        ...
+
+    def closed(self, connection: ConnectionInfo, reason: str) -> None:
+        """Called when the connection has closed."""
+        ...
 
 
 class Connection(asyncio.Protocol):
-    """The protocol of one connection; made by the server for each."""
+    """The asyncio protocol of one connection."""
 
-    def __init__(self, app: App, limits: Limits, *, door: Door, crowd: Crowd) -> None:
+    def __init__(
+        self, handler: Handler, limits: Limits, *, limiter: Limiter, connections: ConnectionLimit[Connection]
+    ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._app = app
+        self._handler = handler
         self._limits = limits
-        self._door = door
-        self._crowd = crowd
-        self._answering: asyncio.Task[None] | None = None
+        self._limiter = limiter
+        self._connections = connections
+        self._task: asyncio.Task[None] | None = None
+        """Sends the current response, if that has to wait."""
         self._timer: asyncio.TimerHandle | None = None
         self._reading = True
-        self._refused = ""
+        self._error = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         limits = self._limits
-        self._flow = Flow(self._transport, minimum_rate=limits.minimum_rate, window_ms=limits.rate_window_ms)
-        self._visit = Visit(_peer(transport))
-        self._reader = Reader(limits, self._visit)
-        # To be told of each write that the socket does not take whole; under TLS it may be behind already.
+        self._backpressure = Backpressure(
+            self._transport, minimum_rate=limits.minimum_rate, window_ms=limits.rate_window_ms
+        )
+        peer = transport.get_extra_info("peername")
+        self._info = ConnectionInfo(peer[0] if isinstance(peer, tuple) else "")
+        self._reader = RequestReader(limits, self._info)
+        # pause_writing is called for every write that the socket does not take at once. Under TLS it may be
+        # called right here, so the backpressure must exist.
         self._transport.set_write_buffer_limits(high=1, low=0)
-        logger.debug("connection_opened", address=self._visit.peer)
-        self._timed = 1
-        """Which request the time is taken of."""
-        self._expect_within(limits.request_ms / 1000)
-        retry_s = self._door.opened(self._visit.peer)
-        if retry_s:
-            after = {"retry-after": str(retry_s)}
-            sentence = "Too many connections from this address"
-            self._reader.end(HTTPError("too_many_connections", sentence, headers=after))
-        self._crowd.opened(self)
+        logger.debug("connection_opened", address=self._info.peer)
+        self._timed_request = 1
+        """The request, by number, that the deadline is for."""
+        self._set_deadline(limits.request_ms / 1000)
+        error = self._limiter.opened(self._info)
+        if error is not None:
+            self._reader.close(error)
+        self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._flow.stop()
-        self._reader.end()
+        self._backpressure.stop()
+        self._reader.close()
         if self._timer is not None:
             self._timer.cancel()
-        if self._answering is not None:
-            self._answering.cancel()
-        self._crowd.closed(self)
-        self._door.closed()
-        self._say_goodbye(exc)
+        if self._task is not None:
+            self._task.cancel()
+        self._connections.remove(self)
+        self._limiter.closed(self._info, str(exc or self._error or "closed"))
 
-    def _say_goodbye(self, exc: Exception | None) -> None:
-        """Many clients connect anew for each request: too much for any level but debug."""
-        holder = self._visit.holder
-        logger.debug(
-            "connection_closed",
-            alias=holder.alias if holder else "",
-            fingerprint=holder.fingerprint if holder else "",
-            address=self._visit.address,
-            reason=str(exc or self._refused or "closed"),
-            requests=self._visit.requests,
-        )
-
-    # --- requests and answers -------------------------------------------------------------------------------
+    # --- requests and responses -----------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader
         reader.feed(data)
-        if reader.line:
-            self._answer_line()
-            if self._busy:
-                self._crowd.begins(self)
-        elif reader.awaits_go_ahead:
-            self._go_ahead()
-        if reader.under_way and reader.begun != self._timed:
-            self._timed = reader.begun
-            self._expect_within(self._limits.request_ms / 1000)
+        if reader.queue:
+            self._answer_queue()
+            if self._task is not None or reader.queue:
+                self._connections.mark_busy(self, evictable=self._info.user is None)
+        elif reader.expects_continue:
+            self._send_continue()
+        if reader.incomplete and reader.started != self._timed_request:
+            self._timed_request = reader.started
+            self._set_deadline(self._limits.request_ms / 1000)
 
-    def _answer_line(self) -> None:
-        """Answers what stands in line until something has to be waited for."""
-        line = self._reader.line
-        time_slice = TimeSlice() if len(line) > 1 else None
-        while line and self._answering is None and not self._flow.behind:
+    def _answer_queue(self) -> None:
+        """Answers queued requests until a response has to wait; then idles or closes."""
+        reader, queue = self._reader, self._reader.queue
+        time_slice = TimeSlice() if len(queue) > 1 else None
+        while queue and self._task is None and not self._backpressure.paused:
             if self._transport.is_closing():
                 return
-            self._answering = at_once(self._answer(line.popleft()))
-            if self._answering is not None:
-                self._answering.add_done_callback(self._answered)
-            elif line and time_slice is not None and time_slice.due:
-                self._loop.call_soon(self._answer_line)
-                break
-        if line:
-            self._read_on(False)
-        elif self._answering is None:
-            self._all_answered()
-
-    def _answered(self, _: asyncio.Task[None]) -> None:
-        self._answering = None
-        self._answer_line()
-
-    def _all_answered(self) -> None:
-        reader = self._reader
-        if reader.ended:
-            self._transport.close()
-            return
-        self._crowd.rests(self)
-        self._read_on(True)
-        if reader.awaits_go_ahead:
-            self._go_ahead()
-        elif not reader.under_way:
-            self._expect_within(_KEEP_ALIVE_S)
-
-    async def _answer(self, asked: Request | HTTPError) -> None:
-        reply = Reply()
-        try:
-            if isinstance(asked, HTTPError):
-                self._refused = str(asked)
-                refuse(reply, asked)
+            item = queue.popleft()
+            if isinstance(item, Request):
+                self._answer(Exchange(item))
             else:
-                await self._app.answer(asked, reply)
-            await self._send(reply)
-        except Exception:  # whatever it is, it must not leave a client waiting for ever
-            logger.exception("answer_failed", route=reply.route)
-            self._transport.abort()
-        finally:
-            if isinstance(asked, Request):
-                self._app.count(asked, reply)
-
-    async def _send(self, reply: Reply) -> None:
-        """Chunk by chunk, so that no more than one waits in memory for a client that is behind."""
-        head, body = reply.head(close=self._reader.ended and not self._reader.line), reply.body
-        if body.length <= _AT_ONCE:
-            self._transport.write(b"".join((head, *body.parts)))
-            reply.sent_bytes = body.length
+                self._error = str(item)
+                self._transport.write(error_message(item))
+            if self._task is None and queue and time_slice is not None and time_slice.due:
+                self._loop.call_soon(self._answer_queue)
+                break
+        if queue:
+            self._set_reading(False)
+        elif self._task is not None:
             return
-        self._transport.write(head)
-        time_slice = TimeSlice()
-        for chunk in body.chunks():
-            await self._flow.wait()
-            await time_slice.yield_if_due()
-            self._transport.write(chunk)
-            reply.sent_bytes += len(chunk)
+        elif reader.closed:
+            self._transport.close()
+        else:
+            self._connections.mark_idle(self)
+            self._set_reading(True)
+            if reader.expects_continue:
+                self._send_continue()
+            elif not reader.incomplete:
+                self._set_deadline(_KEEP_ALIVE_S)
 
-    def _go_ahead(self) -> None:
-        self._reader.awaits_go_ahead = False
-        self._transport.write(_GO_AHEAD)
+    def _answer(self, exchange: Exchange) -> None:
+        try:
+            pending = self._handler.handle(exchange)
+            if pending is None and exchange.body.length <= _SMALL_BODY_BYTES:
+                self._transport.write(b"".join((self._head(exchange), *exchange.body.parts)))
+                exchange.sent_bytes = exchange.body.length
+            else:
+                self._task = self._loop.create_task(self._answer_later(exchange, pending))
+                self._task.add_done_callback(partial(self._task_done, exchange, pending))
+                return
+        except Exception:
+            # Without this the client would wait for a response forever.
+            logger.exception("response_failed", route=exchange.route)
+            self._transport.abort()
+        self._handler.finished(exchange)
 
-    # --- as fast as the other side reads --------------------------------------------------------------------
+    async def _answer_later(self, exchange: Exchange, pending: Coroutine[Any, Any, None] | None) -> None:
+        try:
+            if pending is not None:
+                await pending
+            self._transport.write(self._head(exchange))
+            # Only one chunk at a time waits in memory for a client that reads slowly.
+            time_slice = TimeSlice()
+            for chunk in exchange.body.chunks():
+                await self._backpressure.wait()
+                await time_slice.yield_if_due()
+                self._transport.write(chunk)
+                exchange.sent_bytes += len(chunk)
+        except Exception:
+            logger.exception("response_failed", route=exchange.route)
+            self._transport.abort()
+
+    def _task_done(
+        self, exchange: Exchange, pending: Coroutine[Any, Any, None] | None, _: asyncio.Task[None]
+    ) -> None:
+        if pending is not None:
+            pending.close()  # for a task cancelled before its first step
+        self._handler.finished(exchange)
+        self._task = None
+        self._answer_queue()
+
+    def _head(self, exchange: Exchange) -> bytes:
+        return exchange.head(close=self._reader.closed and not self._reader.queue)
+
+    def _send_continue(self) -> None:
+        self._reader.expects_continue = False
+        self._transport.write(_CONTINUE)
+
+    # --- backpressure ---------------------------------------------------------------------------------------
 
     def pause_writing(self) -> None:
-        self._flow.fell_behind()
+        self._backpressure.pause()
 
     def resume_writing(self) -> None:
-        self._flow.caught_up()
-        if self._reader.line:
-            self._answer_line()
+        self._backpressure.resume()
+        if self._reader.queue:
+            self._answer_queue()
 
-    def _read_on(self, on: bool) -> None:
-        if on == self._reading or self._transport.is_closing():
+    def _set_reading(self, reading: bool) -> None:
+        if reading == self._reading or self._transport.is_closing():
             return
-        self._reading = on
-        if on:
+        self._reading = reading
+        if reading:
             self._transport.resume_reading()
         else:
             self._transport.pause_reading()
 
-    # --- time ---------------------------------------------------------------------------------------------
+    # --- timeouts -------------------------------------------------------------------------------------------
 
-    def _expect_within(self, seconds: float) -> None:
-        """Until then something must come; what was expected before is forgotten. The timer seldom moves."""
+    def _set_deadline(self, seconds: float) -> None:
+        """Replaces the deadline for the next event.
+
+        Deadlines mostly move later, on every request. The timer is left alone then, and re-armed when it
+        fires early.
+        """
         self._deadline = self._loop.time() + seconds
-        if self._timer is None or self._looks_at > self._deadline:
-            self._look_later()
+        if self._timer is None or self._fires_at > self._deadline:
+            self._arm_timer()
 
-    def _look_later(self) -> None:
+    def _arm_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._looks_at = self._deadline
-        self._timer = self._loop.call_at(self._looks_at, self._look)
+        self._fires_at = self._deadline
+        self._timer = self._loop.call_at(self._fires_at, self._timer_fired)
 
-    def _look(self) -> None:
+    def _timer_fired(self) -> None:
         self._timer = None
         if self._loop.time() < self._deadline:
-            self._look_later()
-        elif self._reader.under_way:
-            self._reader.end(HTTPError("request_timeout", "The request did not come in time"))
-            self._answer_line()
-        elif not self._busy:
+            self._arm_timer()
+        elif self._reader.incomplete:
+            self._reader.close(HTTPError("request_timeout", "The request did not arrive in time"))
+            self._answer_queue()
+        elif self._reader.queue:
+            self._answer_queue()  # the limiter's error, for a client that has sent nothing
+        elif self._task is None:
             self._transport.close()
 
-    # --- when there are too many, or the server stops -------------------------------------------------------
+    # --- eviction and shutdown ------------------------------------------------------------------------------
 
-    @property
-    def _busy(self) -> bool:
-        return self._answering is not None or bool(self._reader.line)
-
-    @property
-    def stranger(self) -> bool:
-        return self._visit.holder is None
-
-    def give_way(self) -> None:
+    def abort(self) -> None:
         self._transport.abort()
 
     def finish(self) -> None:
-        """Takes no more requests; closes when those that came are answered."""
-        self._reader.end()
-        if not self._busy:
-            self._transport.close()
+        """Accepts no more requests, and closes once those that have arrived are answered."""
+        self._reader.close()
+        if self._task is None:
+            self._answer_queue()
 
 
-def _peer(transport: asyncio.BaseTransport) -> str:
-    name = transport.get_extra_info("peername")
-    return name[0] if isinstance(name, tuple) else ""
+class Backpressure:
+    """Whether the client keeps up. One that reads more slowly than the minimum rate is disconnected.
+
+    The rate is measured only while a write is not fully taken, so an idle connection costs nothing. A client
+    that reads nothing holds a socket and one chunk until the first window ends.
+    """
+
+    def __init__(self, transport: asyncio.Transport, *, minimum_rate: int, window_ms: int) -> None:
+        """`minimum_rate` is in bytes per second over each window; 0 = no minimum."""
+        self._transport = transport
+        self._window_s = window_ms / 1000
+        self._minimum_bytes = minimum_rate * self._window_s
+        self._timer: asyncio.TimerHandle | None = None
+        self._resumed = asyncio.Event()
+        self.paused = False
+
+    def pause(self) -> None:
+        self.paused = True
+        self._resumed.clear()
+        if self._minimum_bytes:
+            self._start_window()
+
+    def resume(self) -> None:
+        self.paused = False
+        self._resumed.set()
+        self.stop()
+
+    async def wait(self) -> None:
+        """Waits until the client has read what was written."""
+        if self.paused:
+            await self._resumed.wait()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _start_window(self) -> None:
+        buffered = self._transport.get_write_buffer_size()
+        self._timer = asyncio.get_running_loop().call_later(self._window_s, self._check_rate, buffered)
+
+    def _check_rate(self, buffered_before: int) -> None:
+        sent = buffered_before - self._transport.get_write_buffer_size()
+        if sent < self._minimum_bytes:
+            logger.info("slow_download_aborted", sent=sent, window_ms=int(self._window_s * 1000))
+            self._transport.abort()
+        else:
+            self._start_window()

@@ -1,4 +1,4 @@
-"""Requests that are turned down: a code, from which the HTTP status follows, and a sentence."""
+"""HTTP errors: a code, which determines the status, and a sentence."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ STATUS: dict[str, HTTPStatus] = {
     "starting": HTTPStatus.SERVICE_UNAVAILABLE,
     "log_unreadable": HTTPStatus.SERVICE_UNAVAILABLE,
 }
-"""The one table of refusals."""
+"""Every error code and its status."""
 
 
 class HTTPError(PTNError):
-    """`message` is what the client reads as `error`; `headers` and `fields` go with it."""
+    """An error response. The message is the JSON body's `error`; `fields` are added to the body."""
 
     def __init__(
         self, code: str, message: str, *, headers: dict[str, str] | None = None, **fields: Any

@@ -1,70 +1,216 @@
-"""A request as it came, understood no further than every request has to be."""
+"""Requests, and the reader that parses them: bytes in, requests out. No socket and no clock.
+
+The parser is httptools. The reader adds limits, and rejects what httptools lets pass but a proxy in front
+might read differently.
+"""
 
 from __future__ import annotations
 
 import re
+from collections import deque
+from typing import Any
 from urllib.parse import unquote
 
 import httptools
+import msgspec
 
 from ptn_api.http.errors import HTTPError
-from ptn_api.http.visit import Visit
 
-__all__ = ["BODY_LIMIT", "Request"]
+__all__ = ["BODY_LIMIT", "ConnectionInfo", "Limits", "Request", "RequestReader"]
 
 BODY_LIMIT = 4096
-"""Bytes of a body that are taken, to find a key in."""
+"""Bytes of a request's body that are read. The server answers GET and HEAD, whose bodies are small."""
 
-
+_MAX_QUEUED = 64
+"""Requests that may wait for the first one's response (pipelining)."""
+_MAX_REPEATED_BYTES = 2_048
+"""Longer requests are parsed again even if they repeat the one before."""
 _DIGITS = re.compile("[0-9]+")
 
 
-class Request:
-    """`body` is cut off after `BODY_LIMIT` and one byte.
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of a connection: times in ms, sizes in bytes.
 
-    Names of headers are in lower case; one that came several times stands once, joined by commas.
-    Raises HTTPError `bad_request` for a target that is none, or a body of doubtful length.
+    `minimum_rate` is in bytes per second, measured over `rate_window_ms`; 0 = no minimum.
     """
 
-    __slots__ = ("body", "headers", "key_digest", "method", "path", "query", "visit")
+    request_ms: int = 10_000
+    target_bytes: int = 8_192
+    head_bytes: int = 32_768
+    minimum_rate: int = 1_024
+    rate_window_ms: int = 10_000
 
-    def __init__(self, method: bytes, target: bytes, headers: dict[str, str], visit: Visit) -> None:
+
+class ConnectionInfo:
+    """A connection as handlers see it: the address of the peer, and attributes that the handler may set."""
+
+    __slots__ = ("client", "peer", "requests", "user")
+
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        self.client: Any = None
+        """The client's address, which behind a proxy is not the peer's."""
+        self.user: Any = None
+        """The user who last authenticated. Connections without one are evicted first."""
+        self.requests = 0
+
+
+class Request:
+    """A parsed request; `body` is truncated to `BODY_LIMIT` + 1 bytes.
+
+    Header names are in lower case; values of repeated headers are joined with commas. Raises HTTPError
+    `bad_request` if the target or the body's length is malformed.
+    """
+
+    __slots__ = ("body", "connection", "headers", "method", "path", "query", "state")
+
+    def __init__(
+        self, method: bytes, target: bytes, headers: dict[str, str], connection: ConnectionInfo
+    ) -> None:
         self.method = method
-        self.path, self.query = _split(target)
+        try:
+            url = httptools.parse_url(target)
+            path = url.path.decode("ascii") if url.path else ""
+        except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
+            path = ""
+        if not path:
+            raise _invalid()
+        self.path = unquote(path) if "%" in path else path
+        self.query = url.query or b""
         self.headers = headers
-        self.visit = visit
+        self.connection = connection
         self.body = b""
-        self.key_digest: bytes | None = None
-        """Of the key in it, once that was looked for; empty: there is none."""
-        if "transfer-encoding" in headers or "content-length" in headers:
-            _check_length(headers)
-
-    @property
-    def key_in_body(self) -> bool:
-        """Whether a key can stand in its body only: the header wins."""
-        return "authorization" not in self.headers
-
-
-def _split(target: bytes) -> tuple[str, bytes]:
-    """(path, query)."""
-    try:
-        url = httptools.parse_url(target)
-        if url.path:
-            path = url.path.decode("ascii")
-            return unquote(path) if "%" in path else path, url.query or b""
-    except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
-        pass
-    raise _bad()
+        self.state: Any = None
+        """What the handler derives from the request. A request repeated byte for byte is the same object."""
+        # Request smuggling: no length that a proxy in front might read differently (RFC 9112, 6.3).
+        length, coding = headers.get("content-length"), headers.get("transfer-encoding")
+        if coding is not None and (length is not None or coding.strip(" \t").lower() != "chunked"):
+            raise _invalid()
+        if length is not None and not _DIGITS.fullmatch(length.strip(" \t")):
+            raise _invalid()
 
 
-def _check_length(headers: dict[str, str]) -> None:
-    """A proxy in front must not take another end of the body than the parser does (RFC 9112, 6.3)."""
-    length, coding = headers.get("content-length"), headers.get("transfer-encoding")
-    if coding is not None and (length is not None or coding.strip(" \t").lower() != "chunked"):
-        raise _bad()
-    if length is not None and not _DIGITS.fullmatch(length.strip(" \t")):
-        raise _bad()
+class RequestReader:
+    """Parses one connection's bytes. Complete requests are appended to `queue`.
+
+    After the connection's last request or after malformed input the reader is `closed` and ignores all
+    further bytes: where a next request would begin is unknown. Malformed input appends an error to the queue.
+    """
+
+    def __init__(self, limits: Limits, connection: ConnectionInfo) -> None:
+        self.queue: deque[Request | HTTPError] = deque()
+        self.closed = False
+        self.started = 0
+        """Number of requests whose first bytes have arrived."""
+        self.incomplete = False
+        """Whether part of a request has arrived."""
+        self.expects_continue = False
+        """Whether the client waits for `100 Continue` before it sends the body."""
+        self._limits = limits
+        self._connection = connection
+        self._parser = httptools.HttpRequestParser(self)
+        self._received_bytes = 0
+        self._request: Request | None = None
+        self._previous: tuple[bytes, Request] | None = None
+        """The last bytes fed, if they were exactly one request, and that request."""
+
+    def feed(self, data: bytes) -> None:
+        """Parses the bytes. Polling clients repeat themselves: a repeated request is not parsed again."""
+        if self.closed:
+            return
+        if self._previous is not None and self._previous[0] == data and not self.queue:
+            self.queue.append(self._previous[1])
+            return
+        at_start, started = not self.incomplete, self.started
+        self._received_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # No protocol to upgrade to: answered as an ordinary request, the connection's last.
+        except httptools.HttpParserError as error:
+            cause = error.__context__  # raised by a callback below
+            self.close(cause if isinstance(cause, HTTPError) else _invalid())
+        # Unfinished headers, chunk extensions and trailers reach no callback that could count them.
+        if self.incomplete and self._received_bytes > self._limits.head_bytes:
+            self.close(_too_large())
+        one_request = at_start and self.started == started + 1 and not (self.incomplete or self.closed)
+        request = self._request if one_request and len(data) <= _MAX_REPEATED_BYTES else None
+        self._previous = None if request is None or request.body else (data, request)
+
+    def close(self, error: HTTPError | None = None) -> None:
+        """Stops reading. Queued requests are still answered, then the error."""
+        if self.closed:
+            return
+        self.closed, self.incomplete, self.expects_continue, self._previous = True, False, False, None
+        if error is not None:
+            self.queue.append(error)
+
+    # --- the parser's callbacks -----------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self.closed:
+            raise _invalid()
+        self.started += 1
+        self.incomplete = True
+        self._request = None
+        self._target = b""
+        self._headers: dict[str, str] = {}
+        self._head_bytes = 0
+
+    def on_url(self, part: bytes) -> None:
+        self._target += part
+        if len(self._target) > self._limits.target_bytes:
+            raise HTTPError("uri_too_long", "Request target too long")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._request is not None:
+            return  # A trailer after a chunked body: no header that the server uses is allowed there.
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self._limits.head_bytes:
+            raise _too_large()
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        previous = self._headers.get(key)
+        self._headers[key] = text if previous is None else f"{previous}, {text}"
+
+    def on_headers_complete(self) -> None:
+        if len(self.queue) >= _MAX_QUEUED:
+            raise HTTPError("bad_request", "Too many pipelined requests")
+        parser = self._parser
+        self._request = Request(parser.get_method(), self._target, self._headers, self._connection)
+        http_1_1 = parser.get_http_version() == "1.1"
+        self._is_last = not (http_1_1 and parser.should_keep_alive()) or parser.should_upgrade()
+        self.expects_continue = http_1_1 and self._headers.get("expect", "").lower() == "100-continue"
+        if int(self._headers.get("content-length", 0)) > BODY_LIMIT:
+            self._skip_body()
+
+    def on_body(self, part: bytes) -> None:
+        request = self._request
+        if request is None or self.closed:
+            return
+        request.body = (request.body + part)[: BODY_LIMIT + 1]
+        self.expects_continue = False
+        if len(request.body) > BODY_LIMIT:
+            self._skip_body()
+
+    def _skip_body(self) -> None:
+        """Answers a request whose body is too long without reading on, as the connection's last."""
+        assert self._request is not None
+        self.queue.append(self._request)
+        self.close()
+
+    def on_message_complete(self) -> None:
+        if self._request is None or self.closed:
+            return
+        self.queue.append(self._request)
+        self.incomplete = self.expects_continue = False
+        self._received_bytes = 0
+        if self._is_last:
+            self.close()
 
 
-def _bad() -> HTTPError:
+def _invalid() -> HTTPError:
     return HTTPError("bad_request", "Invalid HTTP request")
+
+
+def _too_large() -> HTTPError:
+    return HTTPError("headers_too_large", "Request headers too large")

@@ -1,4 +1,4 @@
-"""Serving on a listening socket until told to stop."""
+"""A server on a listening socket."""
 
 from __future__ import annotations
 
@@ -8,66 +8,65 @@ import socket
 import ssl
 from typing import Any
 
-from ptn_api.http.connection import Connection
-from ptn_api.http.crowd import Crowd
-from ptn_api.http.reader import Limits
-from ptn_api.rest.app import App
-from ptn_api.rest.gate import Door
+from ptn_api.http.connection import Connection, Handler, Limiter
+from ptn_api.http.connection_limit import ConnectionLimit
+from ptn_api.http.request import Limits
 
 __all__ = ["Server"]
 
 _BACKLOG = 1024
-_GOODBYE_S = 1.0
-"""How long a TLS connection waits for the other side's goodbye; it owes nothing any more."""
+_TLS_SHUTDOWN_S = 1.0
+"""How long to wait for the peer's close_notify. Everything has been sent by then."""
 
 
 class Server:
-    """`async with Server(app, sock, limits): ...` serves meanwhile; leaving it drains, at most `drain_ms`."""
+    """`async with Server(...)` serves inside the block; leaving it drains for at most `drain_ms`."""
 
     def __init__(
         self,
-        app: App,
+        handler: Handler,
         sock: socket.socket,
         limits: Limits,
         *,
-        door: Door,
-        crowd: Crowd,
+        limiter: Limiter,
+        connections: ConnectionLimit[Connection],
         drain_ms: int,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._app = app
+        self._handler = handler
         self._sock = sock
         self._limits = limits
-        self._door = door
-        self._crowd = crowd
+        self._limiter = limiter
+        self._connections = connections
         self._drain_s = drain_ms / 1000
         self._tls = tls
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> None:
-        loop = asyncio.get_running_loop()
         tls: dict[str, Any] = {}
         if self._tls is not None:
             tls = {
                 "ssl": self._tls,
                 "ssl_handshake_timeout": self._limits.request_ms / 1000,
-                "ssl_shutdown_timeout": _GOODBYE_S,
+                "ssl_shutdown_timeout": _TLS_SHUTDOWN_S,
             }
-        self._server = await loop.create_server(
-            lambda: Connection(self._app, self._limits, door=self._door, crowd=self._crowd),
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(
+                self._handler, self._limits, limiter=self._limiter, connections=self._connections
+            ),
             sock=self._sock,
             backlog=_BACKLOG,
             **tls,
         )
 
     async def __aexit__(self, *_: object) -> None:
-        """Takes no more; lets answers that were begun end; cuts off what is left after the time."""
+        """Stops accepting, lets responses that have begun finish, and aborts the rest when time is up."""
         assert self._server is not None
         self._server.close()
-        for connection in self._crowd:
+        for connection in self._connections:
             connection.finish()
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._crowd.gone(), self._drain_s)
-        for connection in self._crowd:
-            connection.give_way()
-        await self._crowd.gone()
+            await asyncio.wait_for(self._connections.wait_until_empty(), self._drain_s)
+        for connection in self._connections:
+            connection.abort()
+        await self._connections.wait_until_empty()

@@ -1,13 +1,17 @@
 """Where orders come from: the validator's directory, the embedded queue, a checkpoint file.
 
-Intake is the only writer of the event log. `run.run_intake` wires it; `merge` is the one place where the
-sources meet; nothing here ever writes to the validator's files.
+Intake is the only writer of the event log. `run_intake` in `run` wires its parts; nothing here writes to the
+validator's files. A changed file passes the modules in this order:
 
-    watch, directory, sweep, position_files, removal, follow   what the validator's directory holds, and when
-    document_files, documents                                  the files that are served whole
-    file, names                                                reading a file, and what it may be called
-    queue, plain                                               what an embedding validator puts on a queue
-    checkpoint                                                 a one-off import
-    merge, waiting, hold                                       all of it into one writer
-    resync                                                     an operator's word on removals
+    watch            inotify events
+    follow           what is read next: events, deferred files, a sweep
+    scan             reading the directory, in one thread
+    directory        folders and their listings
+    position_files   files and versions of each position; removal decides when one is gone
+    files            one file: content, version, names
+    merge, pending   all sources into one writer
+
+    documents               files that are served whole
+    queue_item, queue       the embedded queue: its items as JSON lines, their reader
+    checkpoint              a one-off import
 """

@@ -1,4 +1,4 @@
-"""The validator's directory: which folders there are, which files lie in them. Reading only.
+"""The validator's directory: which folders exist, and which files they contain. Read-only.
 
 validation/miners/<hotkey>/positions/<PAIR>/{open,closed}/<position uuid>
 0                 1        2         3      4              depth of a folder
@@ -27,9 +27,10 @@ _FIXED_NAMES = {_POSITIONS: ("positions",), _FILES: ("open", "closed")}
 
 
 class Folder:
-    """One folder as it was when last listed; `inode` is 0 where it was not, or is no longer the same one.
+    """One folder as of its last listing.
 
-    `mtime_ns` is 0 where a change since might not show in it.
+    `inode` is 0 before the first listing and after the folder was replaced. `mtime_ns` is 0 if a later
+    change might not show in it.
     """
 
     __slots__ = (
@@ -63,18 +64,31 @@ class Folder:
 
     @property
     def hotkey(self) -> str:
-        """The miner whose folder this is, or lies in; empty for the folder of miners itself."""
+        """The miner that the folder belongs to; empty for the folder of miners itself."""
         folder = self
         while folder.parent is not None and folder.depth > _HOTKEY:
             folder = folder.parent
         return folder.name if folder.depth == _HOTKEY else ""
 
+    @property
+    def is_attached(self) -> bool:
+        """Whether the folder is still part of the tree."""
+        return self.parent is None or self.parent.folders.get(self.name) is self
+
+    def has_changed(self) -> bool:
+        """Returns whether an entry may have come or gone since the last listing."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return True
+        return (status.st_ino, status.st_mtime_ns) != (self.inode, self.mtime_ns)
+
 
 class Directory:
-    """The tree under `root` (`validation/miners`). What it finds it tells `files`.
+    """The tree under `root` (`validation/miners`); reports its files to `files`.
 
-    A folder is watched before it is listed, so that nothing falls between. `root_missing` says that the
-    root is not there: everything below then stands as it was. Not thread-safe: one thread at a time.
+    A folder is watched before it is listed, so that no file is missed in between. While `root_missing`,
+    everything below the root keeps its last state. Not thread-safe.
     """
 
     def __init__(self, root: Path, files: PositionFiles, watch: Watch) -> None:
@@ -85,16 +99,16 @@ class Directory:
         self._miners: set[str] = set()
         self._hotkeys: list[str] = []
         self._unreadable: set[Folder] = set()
-        self._strange: set[str] = set()
+        self._refused_paths: set[str] = set()
         self._pass = 0
         self._rewatching = False
         self.root_missing = False
         self.watching = True
-        """False once inotify watches have run out; tried again by every full sweep."""
+        """False once inotify watches have run out; every full sweep tries again."""
 
     @property
     def hotkeys(self) -> list[str]:
-        """The miners that have a directory, sorted; the same list while they are the same."""
+        """The miners that have a folder, sorted; the same list object until they change."""
         if self._root.folders.keys() != self._miners:
             self._miners = set(self._root.folders)
             self._hotkeys = sorted(self._miners)
@@ -102,22 +116,23 @@ class Directory:
 
     @property
     def refused(self) -> int:
-        """Number of folders and links that are skipped at present: strange names, no permission, loops."""
-        return len(self._strange) + len(self._unreadable)
+        """Number of folders and links that are skipped at present: bad names, no permission, loops."""
+        return len(self._refused_paths) + len(self._unreadable)
 
     def unreadable_hotkeys(self) -> set[str]:
-        """Miners of whose files nothing can be said at present. An empty name stands for all of them."""
+        """Returns the miners whose files are unknown at present; an empty name stands for all miners."""
         return {folder.hotkey for folder in self._unreadable}
 
     def check_root(self) -> bool:
-        """Whether the root is there."""
+        """Returns whether the root exists."""
         self.root_missing = not os.path.isdir(self._root.path)
         return not self.root_missing
 
     def sweep(self, touched: Touched, *, full: bool, rewatch: bool = False) -> Iterator[None]:
-        """Looks for what the watch missed, one folder per step: all files, or the folders that changed.
+        """Looks for changes without events, one folder per step.
 
-        `rewatch` after an overflow: what was missed may be the end of a watch.
+        `full` lists all folders, otherwise only those whose time changed. `rewatch` sets every watch again:
+        after an overflow, the lost event may have been the end of a watch.
         """
         if not self.check_root():
             return
@@ -128,22 +143,22 @@ class Directory:
         pending = [self._root]
         while pending:
             folder = pending.pop()
-            if not _attached(folder):
+            if not folder.is_attached:
                 continue  # dropped by an event between two steps
             unwatched = folder.wd is None and self.watching
-            if folder.listed_in != self._pass and (full or unwatched or self._changed(folder)):
+            if folder.listed_in != self._pass and (full or unwatched or folder.has_changed()):
                 self._list(folder, touched)
             pending.extend(folder.folders.values())
             yield
 
     def look(self, events: Iterable[FsEvent], touched: Touched) -> None:
-        """Looks where the watch saw something. An event on a directory lists it."""
+        """Follows up events: on a file by its status, on a folder by a listing."""
         folders: dict[Folder, None] = {}
         for wd, name in events:
             folder = self._by_wd.get(wd)
             if folder is None:
                 continue
-            if not name:  # the directory that was watched is gone
+            if not name:  # the watched folder itself is gone
                 self._unwatch(folder)
             if folder.place is not None and name:
                 self._look_at_file(folder, folder.place, name, touched)
@@ -153,18 +168,50 @@ class Directory:
             self._list_with_new(folder, touched)
 
     def look_at_root(self, touched: Touched) -> None:
-        """Lists the folder of miners, which may have come, gone or been replaced."""
+        """Lists the folder of miners, which may have appeared, vanished or been replaced."""
         if self.check_root():
             self._list_with_new(self._root, touched)
 
-    # --- one folder ---------------------------------------------------------------------------------------
+    # --- files --------------------------------------------------------------------------------------------
 
-    def _changed(self, folder: Folder) -> bool:
+    def _look_at_file(self, folder: Folder, place: Place, name: str, touched: Touched) -> None:
         try:
-            status = os.stat(folder.path)
-        except OSError:
-            return True
-        return (status.st_ino, status.st_mtime_ns) != (folder.inode, folder.mtime_ns)
+            version = version_of(os.stat(f"{folder.path}/{name}"))
+        except (FileNotFoundError, NotADirectoryError):
+            # Below a root that was moved away every file is missing: that means nothing for this one.
+            if self.check_root():
+                folder.files.discard(name)
+                self._files.gone(place, name, touched)
+            return
+        except OSError as error:
+            self._skip_folder(folder, error)
+            return
+        folder.files.add(name)
+        # Forced: the kernel reports a write, even if inode, time and size look the same.
+        self._files.found(place, name, version, touched, force=True)
+
+    def _compare_files(
+        self, folder: Folder, place: Place, entries: list[os.DirEntry[str]], touched: Touched
+    ) -> None:
+        present: set[str] = set()
+        for entry in entries:
+            try:
+                status = entry.stat()
+            except FileNotFoundError:
+                continue  # gone since the listing, or a dangling link
+            except OSError:
+                self._skip_entry(entry, "unreadable")
+                present |= {entry.name} & folder.files  # not gone
+                continue
+            self._refused_paths.discard(entry.path)
+            if not stat.S_ISDIR(status.st_mode):
+                present.add(entry.name)
+                self._files.found(place, entry.name, version_of(status), touched)
+        for name in folder.files - present:
+            self._files.gone(place, name, touched)
+        folder.files = present
+
+    # --- folders ------------------------------------------------------------------------------------------
 
     def _list_with_new(self, folder: Folder, touched: Touched) -> None:
         pending = [folder]
@@ -178,75 +225,37 @@ class Directory:
             status = os.stat(folder.path)
             if status.st_ino != folder.inode:
                 self._unwatch(folder)
+            # Before the listing: a file that appears between the two is reported twice, not never.
             self._add_watch(folder)
             with os.scandir(folder.path) as listing:
-                self._compare(folder, list(listing), touched)
+                entries = list(listing)
+            if self._refused_paths:
+                refused = {path for path in self._refused_paths if os.path.dirname(path) == folder.path}
+                self._refused_paths -= refused - {entry.path for entry in entries}
+            if folder.place is not None:
+                self._compare_files(folder, folder.place, entries, touched)
+            else:
+                self._compare_folders(folder, entries, touched)
         except (FileNotFoundError, NotADirectoryError):
             self._drop(folder, touched)
         except OSError as error:
-            self._skip(folder, error)
+            self._skip_folder(folder, error)
         else:
             self._unreadable.discard(folder)
             folder.listed_in = self._pass
             folder.inode = status.st_ino
             folder.mtime_ns = status.st_mtime_ns if is_settled(status.st_mtime_ns) else 0
 
-    def _compare(self, folder: Folder, entries: list[os.DirEntry[str]], touched: Touched) -> None:
-        if self._strange:
-            here = {path for path in self._strange if os.path.dirname(path) == folder.path}
-            self._strange -= here - {entry.path for entry in entries}
-        if folder.place is not None:
-            self._compare_files(folder, folder.place, entries, touched)
-        else:
-            self._compare_folders(folder, entries, touched)
-
     def _compare_folders(self, folder: Folder, entries: list[os.DirEntry[str]], touched: Touched) -> None:
-        there = {entry.name: entry for entry in entries if self._is_wanted(folder, entry)}
-        for name in folder.folders.keys() - there.keys():
+        present = {entry.name: entry for entry in entries if self._is_wanted(folder, entry)}
+        for name in folder.folders.keys() - present.keys():
             self._drop(folder.folders[name], touched)
-        for name, entry in there.items():
+        for name, entry in present.items():
             child = folder.folders.get(name)
             if child is None:
                 folder.folders[name] = Folder(folder, name, entry.path)
             elif not entry.is_symlink() and entry.inode() != child.inode:
                 child.inode = 0
-
-    def _compare_files(
-        self, folder: Folder, place: Place, entries: list[os.DirEntry[str]], touched: Touched
-    ) -> None:
-        there: set[str] = set()
-        for entry in entries:
-            try:
-                status = entry.stat()
-            except FileNotFoundError:
-                continue  # gone since the listing, or a link that leads nowhere
-            except OSError:
-                self._skip_entry(entry, "unreadable")
-                there |= {entry.name} & folder.files  # not gone
-                continue
-            self._strange.discard(entry.path)
-            if not stat.S_ISDIR(status.st_mode):
-                there.add(entry.name)
-                self._files.found(place, entry.name, version_of(status), touched)
-        for name in folder.files - there:
-            self._files.gone(place, name, touched)
-        folder.files = there
-
-    def _look_at_file(self, folder: Folder, place: Place, name: str, touched: Touched) -> None:
-        try:
-            version = version_of(os.stat(f"{folder.path}/{name}"))
-        except (FileNotFoundError, NotADirectoryError):
-            # Seen from a root that has been moved away every file is gone; then nothing is believed.
-            if self.check_root():
-                folder.files.discard(name)
-                self._files.gone(place, name, touched)
-            return
-        except OSError as error:
-            self._skip(folder, error)
-            return
-        folder.files.add(name)
-        # Forced: the kernel says that it was written, whatever its times look like.
-        self._files.found(place, name, version, touched, force=True)
 
     def _is_wanted(self, folder: Folder, entry: os.DirEntry[str]) -> bool:
         depth = folder.depth + 1
@@ -257,18 +266,37 @@ class Directory:
         except InvalidInputError as error:
             self._skip_entry(entry, error.code)
             return False
-        except OSError:  # a link to itself, or to where nobody may look
+        except OSError:  # a link to itself, or into a folder without permission
             self._skip_entry(entry, "unreadable")
             return entry.name in folder.folders  # not gone
-        self._strange.discard(entry.path)
+        self._refused_paths.discard(entry.path)
         return True
 
+    def _drop(self, folder: Folder, touched: Touched) -> None:
+        if folder.parent is None:
+            self.root_missing = True
+            return
+        folder.parent.folders.pop(folder.name, None)
+        dropped = [folder]
+        while dropped:
+            folder = dropped.pop()
+            self._unreadable.discard(folder)
+            self._unwatch(folder)
+            if folder.place is not None:
+                for name in folder.files:
+                    self._files.gone(folder.place, name, touched)
+            folder.files = set()
+            dropped += folder.folders.values()
+            folder.folders = {}
+
+    # --- skipped entries ----------------------------------------------------------------------------------
+
     def _skip_entry(self, entry: os.DirEntry[str], code: str) -> None:
-        if entry.path not in self._strange:
-            self._strange.add(entry.path)
+        if entry.path not in self._refused_paths:
+            self._refused_paths.add(entry.path)
             logger.warning("folder_skipped", name=ascii(entry.name)[:200], code=code)
 
-    def _skip(self, folder: Folder, error: OSError) -> None:
+    def _skip_folder(self, folder: Folder, error: OSError) -> None:
         folder.mtime_ns = 0
         if folder not in self._unreadable:
             self._unreadable.add(folder)
@@ -280,26 +308,10 @@ class Directory:
                 reason=error.strerror,
             )
 
-    def _drop(self, folder: Folder, touched: Touched) -> None:
-        if folder.parent is None:
-            self.root_missing = True
-            return
-        folder.parent.folders.pop(folder.name, None)
-        self._forget(folder, touched)
-
-    def _forget(self, folder: Folder, touched: Touched) -> None:
-        self._unreadable.discard(folder)
-        self._unwatch(folder)
-        if folder.place is not None:
-            for name in folder.files:
-                self._files.gone(folder.place, name, touched)
-            folder.files = set()
-        for child in folder.folders.values():
-            self._forget(child, touched)
-        folder.folders = {}
+    # --- watches ------------------------------------------------------------------------------------------
 
     def _add_watch(self, folder: Folder) -> None:
-        """Raises FileNotFoundError or NotADirectoryError; where watches have run out, says so once."""
+        """Raises FileNotFoundError or NotADirectoryError; logs once when watches have run out."""
         if not self.watching or (folder.wd is not None and not self._rewatching):
             return
         try:
@@ -317,12 +329,9 @@ class Directory:
         self._by_wd[wd] = folder
 
     def _unwatch(self, folder: Folder) -> None:
-        # A folder that was moved within the tree keeps its watch, which may be its new self's by now.
+        # A folder that was moved within the tree keeps its watch: the number may by now belong to the
+        # same folder at its new path.
         if folder.wd is not None and self._by_wd.get(folder.wd) is folder:
             del self._by_wd[folder.wd]
             self._watch.remove(folder.wd)
         folder.wd = None
-
-
-def _attached(folder: Folder) -> bool:
-    return folder.parent is None or folder.parent.folders.get(folder.name) is folder

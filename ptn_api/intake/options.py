@@ -1,41 +1,74 @@
-"""How intake is to run."""
+"""Options of intake, and of the event log that it writes."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
-__all__ = ["IntakeOptions"]
+from ptn_api.options import (
+    CLOCK_JUMP_MS,
+    CLOCK_SETTLE_MS,
+    LATE_MS,
+    RETENTION_BYTES,
+    RETENTION_MS,
+    Bytes,
+    ClockJump,
+    ClockSettle,
+    Delay,
+    Period,
+    option,
+)
+
+__all__ = ["IntakeOptions", "IntakeSettings"]
 
 
-class IntakeOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Times in ms, sizes in bytes; the names and defaults of `ptn_api.process.settings` where it has them.
+class IntakeSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Times are milliseconds, sizes bytes."""
 
-    Without `validator_dir` and `checkpoint` (None or an empty string) intake lives by the queue alone. A
-    checkpoint is read into a new log only; with a directory, which is the truth, it is not read at all.
+    retention_ms: Annotated[Period, option("Data", "Keep events this long")] = RETENTION_MS
+    retention_bytes: Annotated[Bytes, option("Data", "Keep at most this much of events")] = RETENTION_BYTES
+    prune_ms: Annotated[Period, option("Data", "Prune old events this often")] = 60_000
+    sweep_ms: Annotated[
+        Period, option("Intake", "Compare directory times this often, for changes that the watch missed")
+    ] = 5_000
+    full_sweep_ms: Annotated[Period, option("Intake", "Compare every file this often")] = 60_000
+    removal_confirm_ms: Annotated[
+        Delay, option("Intake", "Remove a position that is missing in two sweeps this far apart")
+    ] = 10_000
+    mass_removal_window_ms: Annotated[
+        Period, option("Intake", "Count removals within this time together; a mass removal is held back")
+    ] = 600_000
+    queue_hold_ms: Annotated[
+        Delay,
+        option("Intake", "Serve a position from the embedded queue this long before its file holds it"),
+    ] = 10_000
+    late_ms: Annotated[
+        Delay, option("Intake", "Mark an order as late if it is older than this when first seen")
+    ] = LATE_MS
+    clock_jump_ms: ClockJump = CLOCK_JUMP_MS
+    clock_settle_ms: ClockSettle = CLOCK_SETTLE_MS
+
+    blind_sweep_ms: int = 1_000
+    """The sweep's period while inotify watches are short."""
+    mass_removal_share: float = 0.05
+    mass_removal_count: int = 20
+    retry_ms: int = 100
+    """First pause after the log could not be written; doubles up to `retry_max_ms`."""
+    retry_max_ms: int = 5_000
+    position_limit_bytes: int = 64 << 20
+    document_limit_bytes: int = 512 << 20
+    queue_line_limit_bytes: int = 16 << 20
+
+
+class IntakeOptions(IntakeSettings, frozen=True, kw_only=True):
+    """The settings, and where to read and write.
+
+    Without `validator_dir` and `checkpoint` (None or an empty string) intake reads the queue alone. A
+    checkpoint is read into a new log only, and not at all where there is a directory, which is the truth.
     """
 
     data_dir: str | Path
     validator_dir: str | Path | None = None
     checkpoint: str | Path | None = None
-
-    sweep_ms: int = 5_000
-    full_sweep_ms: int = 60_000
-    blind_sweep_ms: int = 1_000
-    """The sweep's period while inotify watches are short."""
-    removal_confirm_ms: int = 10_000
-    mass_removal_window_ms: int = 600_000
-    mass_removal_share: float = 0.05
-    mass_removal_count: int = 20
-    queue_hold_ms: int = 10_000
-    prune_ms: int = 60_000
-    clock_jump_ms: int = 60_000
-    clock_settle_ms: int = 600_000
-    retry_ms: int = 100
-    """First pause after the log could not be written; doubles up to `retry_max_ms`."""
-    retry_max_ms: int = 5_000
-
-    position_limit_bytes: int = 64 << 20
-    document_limit_bytes: int = 512 << 20
-    queue_line_limit_bytes: int = 16 << 20

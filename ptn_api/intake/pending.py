@@ -1,4 +1,4 @@
-"""What has been handed to the merge and is not in the log yet: keyed, so that memory stays bounded. Pure."""
+"""Changes on their way to the log, and queue items that still overlay their file. Pure: no clock, no I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["PendingChange", "PendingChanges", "QueueOverlay", "key_of"]
 
 
 class PendingChange(NamedTuple):
-    """A change of one position, when it came (ms), and the orders that it holds."""
+    """A change of one position, when it arrived (epoch ms), and the uuids of its orders."""
 
     change: PositionWritten | PositionRemoved
     arrived_ms: int
@@ -24,6 +24,16 @@ class PendingChange(NamedTuple):
     def key(self) -> Key:
         return key_of(self.change)
 
+    def supersedes(self, old: PendingChange) -> bool:
+        """Returns whether the older change of the same position need not be written any more."""
+        if isinstance(self.change, PositionRemoved):
+            return isinstance(old.change, PositionRemoved)
+        if isinstance(old.change, PositionRemoved):
+            return True
+        if self.from_queue and not old.from_queue:
+            return False  # the queue only adds orders; the file's text is still needed
+        return old.orders <= self.orders and old.change.extra in (b"", self.change.extra)
+
 
 def key_of(change: PositionWritten | PositionRemoved) -> Key:
     if isinstance(change, PositionRemoved):
@@ -32,10 +42,10 @@ def key_of(change: PositionWritten | PositionRemoved) -> Key:
 
 
 class PendingChanges:
-    """Per position the changes in the order of their coming, where a later one does not make up for them.
+    """Changes that are not in the log yet, by position and in order of arrival.
 
-    A newer text makes an older one superfluous if it has all its orders: then no order is forgotten, however
-    long the log cannot be written, and what waits is no more than the orders that are to be announced.
+    A newer text supersedes an older one only if it has all of its orders. So no order is lost however long
+    the log cannot be written, and memory is bounded by the orders that are still to be announced.
     """
 
     def __init__(self) -> None:
@@ -46,101 +56,92 @@ class PendingChanges:
         return sum(map(len, self._positions.values())) + len(self._documents)
 
     def add(self, new: PendingChange) -> None:
-        line = self._positions.setdefault(new.key, [])
-        line[:] = [old for old in line if not _supersedes(new, old)]
-        line.append(new)
+        changes = self._positions.setdefault(new.key, [])
+        changes[:] = [old for old in changes if not new.supersedes(old)]
+        changes.append(new)
 
     def add_document(self, change: DocumentWritten) -> None:
-        """The newest version stands."""
+        """Adds a document's newest version in place of an older one."""
         self._documents[change.document] = change
 
     def next_positions(self) -> list[PendingChange]:
-        """One change of every position that waits: what may go into one append."""
-        return [line[0] for line in self._positions.values()]
+        """Returns the oldest change of every position: one append takes one change per position."""
+        return [changes[0] for changes in self._positions.values()]
 
     @property
     def all_are_next(self) -> bool:
-        """Whether `next_positions` is all that waits of positions."""
-        return all(len(line) == 1 for line in self._positions.values())
+        """Whether `next_positions` returns every pending position change."""
+        return all(len(changes) == 1 for changes in self._positions.values())
 
     def documents(self) -> list[DocumentWritten]:
         return list(self._documents.values())
 
     def done(self, positions: Iterable[PendingChange], documents: Iterable[DocumentWritten]) -> None:
-        """These are in the log (or need not be)."""
+        """Removes changes that are in the log or need not be; newer ones that came meanwhile stay."""
         for item in positions:
-            line = self._positions.get(item.key, [])
-            line[:] = [other for other in line if other is not item]
-            if not line:
+            changes = self._positions.get(item.key, [])
+            changes[:] = [other for other in changes if other is not item]
+            if not changes:
                 self._positions.pop(item.key, None)
         for change in documents:
             if self._documents.get(change.document) is change:
                 del self._documents[change.document]
 
 
-def _supersedes(new: PendingChange, old: PendingChange) -> bool:
-    if isinstance(new.change, PositionRemoved):
-        return isinstance(old.change, PositionRemoved)
-    if isinstance(old.change, PositionRemoved):
-        return True
-    if new.from_queue and not old.from_queue:
-        return False  # the queue only adds; the file's text is still wanted
-    return old.orders <= new.orders and old.change.extra in (b"", new.change.extra)
-
-
-class _Hold:
+class _Overlay:
     __slots__ = ("orders", "withheld")
 
-    def __init__(self, orders: AbstractSet[str]) -> None:
+    def __init__(self, orders: AbstractSet[str], *, withheld: bool) -> None:
         self.orders = orders
-        self.withheld = False
+        self.withheld = withheld
 
 
 class QueueOverlay:
-    """For each position that the queue brought: the orders that its file is yet to show."""
+    """Positions from the queue that are served instead of their file until the file has their orders."""
 
     def __init__(self) -> None:
-        self._overlay: dict[Key, _Hold] = {}
+        self._overlays: dict[Key, _Overlay] = {}
 
-    def start(self, key: Key, orders: AbstractSet[str]) -> object:
-        """QueueOverlay back older files of the position from now on. Returns what `expire` asks for."""
-        hold = _Hold(orders)
-        previous = self._overlay.get(key)
-        if previous is not None:
-            hold.withheld = previous.withheld
-        self._overlay[key] = hold
-        return hold
+    def add(self, key: Key, orders: AbstractSet[str]) -> object:
+        """Withholds older files of the position from now on. Returns the token that `expire` needs."""
+        previous = self._overlays.get(key)
+        overlay = _Overlay(orders, withheld=previous is not None and previous.withheld)
+        self._overlays[key] = overlay
+        return overlay
 
     def admits(self, key: Key, orders: AbstractSet[str]) -> bool:
-        """Whether a file with these orders may be handed on. One that is older than the queue's body may not.
+        """Returns whether a file with these orders may be written; one older than the queue's item may not.
 
-        A file that has all the queue's orders ends the hold, and so does one with an order of its own: the
-        directory is the truth, and what it says must be announced.
+        A file with all of the item's orders ends the overlay. So does a file with an order that the item
+        lacks: the directory is the truth, and that order must be announced.
         """
-        hold = self._overlay.get(key)
-        if hold is None:
+        overlay = self._overlays.get(key)
+        if overlay is None:
             return True
-        if orders < hold.orders:
-            hold.withheld = True
+        if orders < overlay.orders:
+            overlay.withheld = True
             return False
-        del self._overlay[key]
+        del self._overlays[key]
         return True
 
-    def release(self, key: Key) -> None:
-        """Ends a hold, if there is one."""
-        self._overlay.pop(key, None)
+    def discard(self, key: Key) -> None:
+        """Ends the position's overlay, if any."""
+        self._overlays.pop(key, None)
 
-    def needless(self, key: Key, orders: AbstractSet[str]) -> bool:
-        """The log had all these orders already: ends their hold; whether a file was held back meanwhile."""
-        hold = self._overlay.get(key)
-        if hold is None or hold.orders != orders:
-            return False
-        del self._overlay[key]
-        return hold.withheld
+    def discard_redundant(self, key: Key, orders: AbstractSet[str]) -> bool:
+        """Ends the overlay of an item whose orders were all in the log already.
 
-    def expire(self, key: Key, hold: object) -> bool:
-        """Ends this very hold; whether it still stood, so that the file is to be looked at again."""
-        if self._overlay.get(key) is not hold:
+        Returns whether a file was withheld meanwhile and must be read again.
+        """
+        overlay = self._overlays.get(key)
+        if overlay is None or overlay.orders != orders:
             return False
-        del self._overlay[key]
+        del self._overlays[key]
+        return overlay.withheld
+
+    def expire(self, key: Key, token: object) -> bool:
+        """Ends the overlay of this token, if it is still the position's; then the file must be read again."""
+        if self._overlays.get(key) is not token:
+            return False
+        del self._overlays[key]
         return True

@@ -1,7 +1,7 @@
 """The embedded queue: positions that an embedding validator announces, one JSON object per line of a pipe.
 
-A hint where there is a directory, the truth where there is none: then what was taken from the queue and not
-yet appended is lost with a killed intake.
+With a directory the queue is a hint that makes an order visible sooner. Without one it is the only source:
+items that were taken and not yet appended are lost if intake is killed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _item = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Lines:
-    """Cuts a stream of bytes into lines. A line of more than `limit` bytes is dropped, up to its newline."""
+    """A stream of bytes, cut into lines. A line of more than `limit` bytes is dropped up to its newline."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -37,7 +37,7 @@ class Lines:
         self.dropped = 0
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """The lines that this chunk completes, without their newlines."""
+        """Yields the lines that this chunk completes, without their newlines."""
         self._buffer += chunk
         while (end := self._buffer.find(b"\n", self._searched)) >= 0:
             line = bytes(self._buffer[:end])
@@ -56,13 +56,13 @@ class Lines:
 
 
 def parse_item(line: bytes) -> PositionWritten:
-    """One item of the queue. Raises InvalidInputError if it holds no position."""
+    """Returns the position of one queue item. Raises InvalidInputError if it has no valid position."""
     check_utf8(line)
     try:
         keys = _item.decode(line)
         body = bytes(keys.pop("position"))
     except (msgspec.DecodeError, RecursionError, KeyError):
-        raise InvalidInputError("no position in it", code="not_a_position", field="position") from None
+        raise InvalidInputError("no position in the item", code="not_a_position", field="position") from None
     position, text = parse_position(body)
     check_name(position.miner_hotkey)
     check_name(position.position_uuid)
@@ -72,7 +72,7 @@ def parse_item(line: bytes) -> PositionWritten:
 
 
 class QueueReader:
-    """Reads items from a pipe or socket until its other end closes. Takes over the descriptor.
+    """A reader of items from a pipe or socket, until its other end closes. Owns the descriptor.
 
     A restarted intake may begin in the middle of a line, which is refused like any other malformed item.
     `wait_for_capacity` returns when the log has caught up enough to take more, so that memory stays bounded.
@@ -93,43 +93,32 @@ class QueueReader:
         self._wait_for_capacity = wait_for_capacity
         self._on_refused = on_refused
         self.refused = 0
-        """Number of items that were no positions."""
+        """Number of malformed items."""
 
     async def run(self) -> None:
-        """Returns at the end of the queue; cancel it to stop earlier."""
-        reader, transport = await _open(self._descriptor)
+        """Reads to the end of the queue; cancel it to stop earlier."""
+        reader = asyncio.StreamReader(limit=_CHUNK)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(self._descriptor, "rb", buffering=0)
+        )
         try:
             while chunk := await reader.read(_CHUNK):
                 for line in self._lines.feed(chunk):
-                    self._take(line)
-                self._count_dropped()
+                    try:
+                        change = parse_item(line)
+                    except InvalidInputError as error:
+                        self._refuse(error)
+                    else:
+                        self._offer(change)
+                if self._lines.dropped:
+                    self._lines.dropped = 0
+                    self._refuse(InvalidInputError("line is too long", code="too_large"))
                 await self._wait_for_capacity()
         finally:
             transport.close()
         logger.info("queue_ended")
 
-    def _take(self, line: bytes) -> None:
-        try:
-            change = parse_item(line)
-        except InvalidInputError as error:
-            self._refuse(error)
-        else:
-            self._offer(change)
-
-    def _count_dropped(self) -> None:
-        if self._lines.dropped:
-            self._lines.dropped = 0
-            self._refuse(InvalidInputError("too long a line", code="too_large"))
-
     def _refuse(self, error: InvalidInputError) -> None:
         self.refused += 1
         logger.warning("queue_item_skipped", code=error.code, reason=str(error), refused=self.refused)
         self._on_refused(self.refused)
-
-
-async def _open(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:
-    reader = asyncio.StreamReader(limit=_CHUNK)
-    protocol = asyncio.StreamReaderProtocol(reader)
-    pipe = os.fdopen(descriptor, "rb", buffering=0)
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, pipe)
-    return reader, transport

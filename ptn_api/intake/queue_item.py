@@ -1,4 +1,7 @@
-"""Items of a validator's queue as plain JSON lines: what travels from the validator to intake."""
+"""Items of a validator's queue as JSON lines, the format of the pipe from the validator to intake.
+
+Imported in the validator's process: needs nothing but the standard library and msgspec.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,13 @@ from ptn_api.errors import InvalidInputError
 
 __all__ = ["encode_item"]
 
-_DUMPS = ("model_dump", "to_dict")
-
 
 def encode_item(item: Any) -> bytes:
-    """One line of JSON, its newline included: `{"position": {...}, ...}` with enum members as their values.
+    """Returns one line of JSON with its newline: `{"position": {...}, ...}`, enum members as their values.
 
-    The position, and what is in it, may be mappings, sequences, dataclasses, or objects that offer
-    `model_dump()` or `to_dict()`; numbers may be NumPy's. Raises InvalidInputError with code
-    `not_a_position` for an item that holds no position and for a value that has no plain form, and
-    `bad_value` for a number that JSON cannot hold.
+    The position and everything in it may be mappings, sequences, dataclasses, or objects with `model_dump()`
+    or `to_dict()`; numbers may be NumPy's. Raises InvalidInputError with code `not_a_position` for an item
+    without a position and for a value without a JSON form, `bad_value` for a number that JSON cannot hold.
     """
     try:
         plain = _plain(item)
@@ -34,48 +34,36 @@ def encode_item(item: Any) -> bytes:
         raise
     except RecursionError:
         raise InvalidInputError("nested too deeply", code="not_a_position") from None
-    except Exception as error:  # protects the pump from what an item's own methods raise
-        problem = f"its content cannot be had: {type(error).__name__}"
+    except Exception as error:  # the item's own methods may raise anything; the pump must go on
+        problem = f"its content cannot be read: {type(error).__name__}"
         raise InvalidInputError(problem, code="not_a_position") from error
     if not isinstance(plain, dict) or not isinstance(plain.get("position"), dict):
-        raise InvalidInputError("no position in it", code="not_a_position", field="position")
+        raise InvalidInputError("no position in the item", code="not_a_position", field="position")
     if not isinstance(plain["position"].get("orders"), list):
         raise InvalidInputError("no list of orders", code="not_a_position", field="orders")
-    return _encode(plain)
-
-
-def _encode(plain: dict[str, Any]) -> bytes:
     try:
         return msgspec.json.encode(plain) + b"\n"
     except (OverflowError, UnicodeEncodeError, ValueError) as error:
-        raise InvalidInputError(f"no JSON: {error}", code="bad_value") from None
+        raise InvalidInputError(f"not JSON: {error}", code="bad_value") from None
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Enum):  # before str and int, which an enum member may be as well
+    if isinstance(value, Enum):  # first: an enum member may be a str or an int as well
         return _plain(value.value)
     if value is None or isinstance(value, (bool, str)):
         return value
-    if isinstance(value, (int, float, Decimal)):
-        return _number(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, (float, Decimal)):
+        if not math.isfinite(value):
+            raise InvalidInputError("a number that is not finite", code="bad_value")
+        return float(value)
     if isinstance(value, Mapping):
-        return {_name(key): _plain(member) for key, member in value.items()}
+        names = ((_plain(key), member) for key, member in value.items())
+        return {name if isinstance(name, str) else str(name): _plain(member) for name, member in names}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(member) for member in value]
     return _plain_object(value)
-
-
-def _number(value: int | float | Decimal) -> int | float:
-    if isinstance(value, int):
-        return int(value)
-    if not math.isfinite(value):
-        raise InvalidInputError("a number that is not finite", code="bad_value")
-    return float(value)
-
-
-def _name(key: Any) -> str:
-    plain = _plain(key)
-    return plain if isinstance(plain, str) else str(plain)
 
 
 def _plain_object(value: Any) -> Any:
@@ -83,11 +71,11 @@ def _plain_object(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, UUID):
         return str(value)
-    for name in _DUMPS:
+    for name in ("model_dump", "to_dict"):
         if callable(dump := getattr(value, name, None)):
             return _plain(dump())
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if callable(scalar := getattr(value, "item", None)):  # NumPy's numbers
         return _plain(scalar())
-    raise InvalidInputError(f"no plain form for {type(value).__name__}", code="not_a_position")
+    raise InvalidInputError(f"no JSON form for {type(value).__name__}", code="not_a_position")

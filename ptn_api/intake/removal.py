@@ -1,6 +1,7 @@
-"""When a position whose files are gone counts as removed, and when so many would go that nobody believes it.
+"""When positions without a file count as removed, and the operator's consent to a mass removal.
 
-Pure: no files, no clock.
+The guard is pure: it takes keys and times. The consent (`ptn resync --accept-removals`) reaches the intake
+process as an empty file in the data directory.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from ptn_api.intake.files import Key
 
 __all__ = ["RemovalGuard", "request_resync", "resync_done", "resync_requested"]
 
-_NAME = "accept-removals"
+_CONSENT_FILE = "accept-removals"
 
 
 class RemovalGuard:
-    """Confirms removals, sweep by sweep.
+    """Confirmation of removals, sweep by sweep.
 
     A position is removed when two sweeps at least `confirm_ms` apart found no file of it. If more than
-    `share` of all positions (a fraction) and at least `count` would go within `window_ms`, none of those
-    waiting goes; `holding` says so, until they are back or somebody accepts.
+    `share` of all positions (a fraction), and at least `count`, would go within `window_ms`, none of the
+    pending ones is removed; `holding` is True until they are back or the operator accepts.
     """
 
     def __init__(self, *, confirm_ms: int, window_ms: int, share: float, count: int) -> None:
@@ -35,25 +36,27 @@ class RemovalGuard:
         self.holding = False
 
     @property
-    def waiting(self) -> int:
-        """Number of positions that are missing and not removed."""
+    def pending(self) -> int:
+        """Number of positions that are absent and not removed."""
         return len(self._absent_since)
 
     def after_sweep(
         self, absent: AbstractSet[Key], known: int, now_ms: int, *, accept: bool = False
     ) -> list[Key]:
-        """The positions to remove, given those without a file at the end of this sweep.
+        """Returns the positions to remove, given those without a file at the end of this sweep.
 
         `known` is the number of positions, the absent ones included. `accept` lifts the guard.
         """
         since = {key: self._absent_since.get(key, now_ms) for key in absent}
         self._absent_since = since
-        confirmed = [key for key, first in since.items() if now_ms - first >= self._confirm_ms]
-        recent = self._recently_removed(now_ms)
+        confirmed = [key for key, first_ms in since.items() if now_ms - first_ms >= self._confirm_ms]
+        while self._removed and now_ms - self._removed[0][0] >= self._window_ms:
+            self._removed.popleft()
+        recent = sum(count for _, count in self._removed)
         total = known + recent
         self.holding = not accept and self._is_mass(recent + len(confirmed), total) and bool(confirmed)
-        # Those missing but not yet confirmed are part of the same event: they hold the others back too,
-        # but they may be the synchronisation's deletions of a moment ago, so they raise no alarm.
+        # Absent positions that are not confirmed yet belong to the same event, so they count against the
+        # confirmed ones. They raise no alarm: a synchronisation may have deleted them a moment ago.
         if not confirmed or (not accept and self._is_mass(recent + len(since), total)):
             return []
         for key in confirmed:
@@ -65,26 +68,21 @@ class RemovalGuard:
     def _is_mass(self, removals: int, total: int) -> bool:
         return removals >= self._count and removals > self._share * total
 
-    def _recently_removed(self, now_ms: int) -> int:
-        while self._removed and now_ms - self._removed[0][0] >= self._window_ms:
-            self._removed.popleft()
-        return sum(n for _, n in self._removed)
-
 
 def request_resync(data_dir: str | Path) -> None:
-    """Asks the running intake to apply what it holds back. It does so at its next sweep.
+    """Asks the running intake to apply the removals that it holds back, at its next sweep.
 
-    Raises SettingsError where the data directory is missing or not writable.
+    Raises SettingsError if the data directory does not exist or is not writable.
     """
     try:
-        (Path(data_dir) / _NAME).touch(mode=0o600)
+        (Path(data_dir) / _CONSENT_FILE).touch(mode=0o600)
     except OSError as error:
         raise SettingsError(f"data directory: {error.strerror}", code="bad_data_dir") from None
 
 
 def resync_requested(data_dir: str | Path) -> bool:
-    return (Path(data_dir) / _NAME).exists()
+    return (Path(data_dir) / _CONSENT_FILE).exists()
 
 
 def resync_done(data_dir: str | Path) -> None:
-    (Path(data_dir) / _NAME).unlink(missing_ok=True)
+    (Path(data_dir) / _CONSENT_FILE).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""inotify: what changes in which directory, as it happens. The only home of asyncinotify."""
+"""inotify: which directory entries change, as it happens. The only home of asyncinotify."""
 
 from __future__ import annotations
 
@@ -14,50 +14,50 @@ from asyncinotify import Mask
 __all__ = ["FsEvent", "InotifyWatch", "NullWatch", "Watch", "open_watch"]
 
 _ANY = Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE | Mask.ONLYDIR
-# Of files and of folders. No CREATE of files: what was only just created is not written yet.
+# By (files, folders). No CREATE for files: a file that was just created is not written yet.
 _MASKS = {
     (True, False): _ANY | Mask.CLOSE_WRITE,
     (False, True): _ANY | Mask.CREATE,
     (True, True): _ANY | Mask.CLOSE_WRITE | Mask.CREATE,
 }
-# Events taken from the kernel at a time (of the longest name; some 300 of uuids): a few ms of work.
+# Events per read from the kernel, counted at the longest name (some 300 with uuids): a few ms of work.
 _EVENTS_PER_READ = 64
 
 
 class FsEvent(NamedTuple):
-    """Something happened to `name` in the directory with watch number `wd`; no name: to the directory."""
+    """A change of `name` in the directory with watch number `wd`; an empty name: of the directory itself."""
 
     wd: int
     name: str
 
 
 class Watch(Protocol):
-    """The seam at which tests make watches run out and events overflow."""
+    """A source of file system events. Tests substitute one whose watches run out or whose queue overflows."""
 
     def add(self, path: str, *, files: bool = False, folders: bool = False) -> int:
-        """Watches a directory, for what happens to files or folders in it.
+        """Watches a directory for changes of files or folders in it.
 
-        Returns the watch's number, the same again if already watched.
-        Raises OSError: ENOSPC when watches have run out, ENOENT or ENOTDIR when there is no such directory.
+        Returns the number of the watch, the same number if the directory is already watched.
+        Raises OSError: ENOSPC when watches have run out, ENOENT or ENOTDIR if the directory does not exist.
         """
         ...
 
     def remove(self, wd: int) -> None:
-        """Forgets a watch; quietly where it is gone already."""
+        """Ends a watch. One that has already ended is ignored."""
         ...
 
     def events(self) -> AsyncIterator[FsEvent | None]:
-        """What is seen, for ever. None: the kernel's queue overflowed, and something was missed."""
+        """Yields events forever. None: the kernel's queue overflowed, and events were lost."""
         ...
 
     def close(self) -> None: ...
 
 
 class InotifyWatch:
-    """Watches may be added from another thread than the one whose loop reads the events.
+    """inotify through asyncinotify. `add` and `remove` may be called from another thread than the loop's.
 
-    An event between the kernel's adding and the library's knowing of it is dropped; whoever adds a watch
-    lists the directory afterwards and so misses nothing.
+    An event that arrives after the kernel has added a watch and before `add` has noted it is dropped: list
+    the directory after adding its watch, and nothing is missed.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class InotifyWatch:
             if Mask.Q_OVERFLOW in event.mask:
                 yield None
             elif event.watch is not None:
-                if Mask.IGNORED in event.mask:  # the directory is gone, and the watch with it
+                if Mask.IGNORED in event.mask:  # the directory is gone, and its watch with it
                     self._watches.pop(event.watch.wd, None)
                 yield FsEvent(event.watch.wd, str(event.name) if event.name else "")
 
@@ -89,13 +89,13 @@ class InotifyWatch:
 
 
 class NullWatch:
-    """Sees nothing, where no inotify is to be had; every directory is left to the sweep."""
+    """A watch without events, for systems that grant no inotify instance: sweeps find every change."""
 
     def add(self, path: str, *, files: bool = False, folders: bool = False) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
     def remove(self, wd: int) -> None:
-        """Nothing was added."""
+        pass
 
     async def events(self) -> AsyncIterator[FsEvent | None]:
         nothing: tuple[FsEvent, ...] = ()
@@ -103,11 +103,11 @@ class NullWatch:
             yield event
 
     def close(self) -> None:
-        """Nothing is open."""
+        pass
 
 
 def open_watch() -> Watch:
-    """inotify, or blindness where the system grants no more instances of it."""
+    """Opens inotify, or a NullWatch if the system grants no more instances."""
     try:
         return InotifyWatch()
     except OSError:

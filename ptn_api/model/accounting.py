@@ -1,4 +1,4 @@
-"""How a position's state follows from its orders (docs/accounting.md, 2), the network's quirks included."""
+"""A position's state, derived from its orders (docs/accounting.md, 2), the network's quirks included."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["RebuiltPosition", "rebuild", "rebuild_each"]
 
 
 class RebuiltPosition(msgspec.Struct, frozen=True, kw_only=True):
-    """A position rebuilt from a list of orders.
+    """A position's state, rebuilt from a list of orders.
 
-    `appended` is the FLAT that the accounting itself adds when the position is liquidated.
+    `appended` is the FLAT that the accounting adds when the position is liquidated.
     """
 
     state: PositionState
@@ -28,10 +28,10 @@ class RebuiltPosition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rebuild(orders: Sequence[Order], trade_pair: Any, position_uuid: str) -> RebuiltPosition | None:
-    """The position that holds only these orders, in the order of the list; None: it cannot be rebuilt.
+    """Returns the position that has exactly these orders, taken in list order; None if it cannot be rebuilt.
 
-    That is so without orders, if the first one has leverage 0 or no price, if the pair's fees are unknown,
-    or if a value leaves the range of floats.
+    It cannot without orders, if the first has leverage 0 or no price, if the pair's fees are unknown,
+    or if a result is not finite.
     """
     return next(rebuild_each(orders, trade_pair, position_uuid, [len(orders)]))
 
@@ -39,37 +39,29 @@ def rebuild(orders: Sequence[Order], trade_pair: Any, position_uuid: str) -> Reb
 def rebuild_each(
     orders: Sequence[Order], trade_pair: Any, position_uuid: str, lengths: Sequence[int]
 ) -> Iterator[RebuiltPosition | None]:
-    """As `rebuild(orders[:length], ...)` for each of the lengths, which ascend, in one pass."""
+    """Yields `rebuild(orders[:length], ...)` for each length, in one pass. Lengths must ascend."""
     terms = category_and_rate(trade_pair)
-    walk = _begin(orders)
+    builder = _PositionBuilder(orders[0]) if orders and orders[0].leverage != 0 else None
     taken = 0
     for length in lengths:
-        if walk is None or terms is None or length < 1:
+        if builder is None or not builder.entry_price > 0 or terms is None or length < 1:
             yield None
             continue
         for order in orders[taken:length]:
-            walk.take(order)
+            builder.take(order)
         taken = length
         held = orders[:length]
-        factor = fee(walk.priced_ms, held, *terms, walk.open_ms) if walk.priced_ms is not None else 1.0
-        appended = walk.liquidation(held, position_uuid)
-        yield _finite(walk.state(factor), walk.entry_price, appended)
+        fees = fee(builder.priced_ms, held, *terms, builder.open_ms) if builder.priced_ms is not None else 1.0
+        state = builder.state(fees)
+        appended = builder.liquidation(held, position_uuid)
+        yield (
+            RebuiltPosition(state=state, initial_entry_price=builder.entry_price, appended=appended)
+            if _is_finite(state)
+            else None
+        )
 
 
-def _begin(orders: Sequence[Order]) -> _Walk | None:
-    if not orders or orders[0].leverage == 0:
-        return None
-    first = orders[0]
-    entry_price = _effective_price(first) if first.processed_ms >= SLIPPAGE_STARTS_MS else first.price
-    return _Walk(first, entry_price) if entry_price > 0 else None
-
-
-def _effective_price(order: Order) -> float:
-    slippage = order.slippage or 0.0
-    return order.price * (1 + slippage if order.leverage > 0 else 1 - slippage)
-
-
-def _finite(state: PositionState, entry_price: float, appended: Order | None) -> RebuiltPosition | None:
+def _is_finite(state: PositionState) -> bool:
     values = (
         state.net_leverage,
         state.average_entry_price,
@@ -78,13 +70,16 @@ def _finite(state: PositionState, entry_price: float, appended: Order | None) ->
         state.current_return,
         state.return_at_close,
     )
-    if not all(map(math.isfinite, values)):
-        return None
-    return RebuiltPosition(state=state, initial_entry_price=entry_price, appended=appended)
+    return all(map(math.isfinite, values))
 
 
-class _Walk:
-    """A position on its way through its orders; fees are left to whoever asks for the state.
+def _effective_price(order: Order) -> float:
+    slippage = order.slippage or 0.0
+    return order.price * (1 + slippage if order.leverage > 0 else 1 - slippage)
+
+
+class _PositionBuilder:
+    """A position while its orders are taken one by one. Fees are computed outside, per state.
 
     Numbers in comments are the steps of docs/accounting.md, 2.
     """
@@ -104,11 +99,12 @@ class _Walk:
         "priced_ms",
     )
 
-    def __init__(self, first: Order, entry_price: float) -> None:
-        self.entry_price = entry_price
+    def __init__(self, first: Order) -> None:
+        slipping = first.processed_ms >= SLIPPAGE_STARTS_MS
+        self.entry_price = _effective_price(first) if slipping else first.price  # P0
         self.open_ms = first.processed_ms  # 1
         self.priced_ms: int | None = None
-        """When the returns were last computed: the time of their fees."""
+        """When the returns were last computed: fees are those of this time."""
         self._type: OrderType = "LONG" if first.leverage > 0 else "SHORT"
         self._close_ms: int | None = None
         self._liquidated_ms: int | None = None
@@ -120,7 +116,9 @@ class _Walk:
         if self._stopped:
             return
         now = order.processed_ms
-        if self._is_closed_by(order):
+        after = self._net + order.leverage
+        crosses = after <= 0 if self._type == "LONG" else after >= 0
+        if order.order_type == "FLAT" or crosses:
             self._close(now)  # 2
         if order.src == OrderSource.ELIMINATION:
             self._stop()  # 3
@@ -135,7 +133,12 @@ class _Walk:
             self._liquidated_ms = now
             self._stopped = True
         else:
-            self._add(order)
+            slipping = now >= SLIPPAGE_STARTS_MS
+            if not slipping or order.order_type == self._type:  # 9
+                value = (_effective_price(order) if slipping else order.price) * order.leverage
+                self._average = (self._average * self._net + value) / after
+                self._cumulative += value
+            self._net = after  # 10
 
     def state(self, fee_factor: float) -> PositionState:
         return PositionState(
@@ -152,7 +155,7 @@ class _Walk:
         )
 
     def liquidation(self, orders: Sequence[Order], position_uuid: str) -> Order | None:
-        """The FLAT that a liquidation appends, unless these orders already hold it."""
+        """Returns the FLAT that a liquidation appends, unless these orders already contain it."""
         if self._liquidated_ms is None:
             return None
         uuid = position_uuid[::-1]
@@ -166,14 +169,6 @@ class _Walk:
             order_uuid=uuid,
             src=OrderSource.ELIMINATION,
             price_sources=[],
-        )
-
-    def _is_closed_by(self, order: Order) -> bool:
-        after = self._net + order.leverage
-        return (
-            order.order_type == "FLAT"
-            or (self._type == "LONG" and after <= 0)
-            or (self._type == "SHORT" and after >= 0)
         )
 
     def _close(self, at_ms: int) -> None:
@@ -192,12 +187,3 @@ class _Walk:
         after = self._net + order.leverage
         held = after if abs(after) < abs(self._net) else self._net
         return (self._realized + (order.price - self._average) * held) / self.entry_price
-
-    def _add(self, order: Order) -> None:  # 9, 10
-        after = self._net + order.leverage
-        slipping = order.processed_ms >= SLIPPAGE_STARTS_MS
-        if not slipping or order.order_type == self._type:
-            value = (_effective_price(order) if slipping else order.price) * order.leverage
-            self._average = (self._average * self._net + value) / after
-            self._cumulative += value
-        self._net = after

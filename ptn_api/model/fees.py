@@ -1,6 +1,6 @@
-"""What a position's fees are at a time (docs/accounting.md, 3). Fees are factors, 1.0 = nothing charged.
+"""A position's fees at a given time (docs/accounting.md, 3). Fees are factors, 1.0 = nothing charged.
 
-All functions look at all orders they are given, also those later than the time asked about.
+All functions take every order into account, including orders later than the given time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 SLIPPAGE_STARTS_MS = 1739937600000
-"""From here on an order's slippage is part of its price, and the spread is charged no more."""
+"""From here on an order's slippage is part of its price, and the spread is no longer charged."""
 CARRY_STARTS_MS = 1720843707000
 CUMULATIVE_STARTS_MS = 1713198680000
 """Before this, the fee was the rate times the largest leverage."""
@@ -40,7 +40,7 @@ _CARRY_PER_INTERVAL: dict[Category, float] = {
     "indices": math.exp(math.log(1 - 0.0525) / 365),
 }
 _WEEKDAY_WEIGHTS = (1, 1, 3, 1, 1, 0, 0)
-"""How often an interval that ends on Monday, ..., Sunday is charged, except for crypto."""
+"""How many times an interval that ends on Monday, ..., Sunday is charged, except for crypto."""
 _INTERVALS_PER_WEEK = 7 * _DAY // _INTERVAL
 
 
@@ -57,21 +57,32 @@ def fee(
     open_ms: int,
     close_ms: int | None = None,
 ) -> float:
-    """The factor by which all fees up to `at_ms` reduce a position's return."""
+    """Returns the factor by which all fees up to `at_ms` reduce a position's return."""
     if at_ms < CUMULATIVE_STARTS_MS:
         return 1 - rate * _Exposure(orders).peak
     return carry_fee(at_ms, orders, category, open_ms, close_ms).factor * spread_fee(at_ms, orders, rate)
 
 
 def spread_fee(at_ms: int, orders: Sequence[Order], rate: float) -> float:
-    """The factor for trading; nothing since slippage is accounted."""
-    return 1.0 if at_ms >= SLIPPAGE_STARTS_MS else 1 - _cumulative_leverage(orders) * rate / 2
+    """Returns the factor for trading: 1.0 since slippage is part of the price."""
+    if at_ms >= SLIPPAGE_STARTS_MS:
+        return 1.0
+    running = moved = 0.0
+    for order in orders:
+        if order.src:
+            continue  # only the miner's own orders count
+        before, running = running, running + order.leverage
+        if order.order_type == "FLAT" or _ends(before, running):
+            moved += abs(before)
+            break
+        moved += abs(running - before)
+    return 1 - moved * rate / 2
 
 
 def carry_fee(
     at_ms: int, orders: Sequence[Order], category: Category, open_ms: int, close_ms: int | None = None
 ) -> Carry:
-    """The factor for holding, by the largest leverage within each interval, and when it changes next."""
+    """Returns the factor for holding, by the largest leverage within each interval, and its next change."""
     if close_ms is not None:
         at_ms = min(at_ms, close_ms)
     step = _INTERVAL if category == "crypto" else _DAY
@@ -81,68 +92,56 @@ def carry_fee(
     to_boundary = _to_boundary(at_ms, category)
     intervals, rest = divmod(at_ms - start, step)
     intervals += rest >= _to_boundary(start, category)
+    # The network's quirk: the first interval has the length to the boundary after at_ms, not after start.
     charged = _charged_leverage(_Exposure(orders), category, start, start + to_boundary, intervals)
     return Carry(_CARRY_PER_INTERVAL[category] ** charged, at_ms + to_boundary)
 
 
 def _to_boundary(at_ms: int, category: Category) -> int:
-    """Milliseconds to the next boundary strictly after: 4, 12, 20 h UTC for crypto, else 21 h."""
+    """Returns the ms to the next boundary strictly after: 4, 12 and 20 h UTC for crypto, else 21 h."""
     if category == "crypto":
         return _INTERVAL - (at_ms - 4 * _HOUR) % _INTERVAL
     return _DAY - (at_ms - 21 * _HOUR) % _DAY
 
 
 def _charged_leverage(exposure: _Exposure, category: Category, begin: int, end: int, intervals: int) -> float:
-    """The sum of (largest leverage x weight) over the intervals, which are [begin, end] and then 8 h each.
+    """Returns the sum of (largest leverage x weight) over the intervals: [begin, end], then 8 h each.
 
-    Intervals between two orders are counted, not walked, so that time costs nothing.
+    Intervals between two orders are counted, not walked: a position that is open for years costs no more.
     """
     charged = 0.0
     while intervals > 0:
-        alike = min(exposure.alike(begin, end), intervals)
-        weight = alike if category == "crypto" else _weight(end, alike)
+        equal = min(exposure.equal_intervals(begin, end), intervals)
+        weight = equal if category == "crypto" else _weight(end, equal)
         charged += exposure.largest(begin, end) * weight
-        begin, end = end + (alike - 1) * _INTERVAL, end + alike * _INTERVAL
-        intervals -= alike
+        begin, end = end + (equal - 1) * _INTERVAL, end + equal * _INTERVAL
+        intervals -= equal
     return charged
 
 
 def _weight(end: int, intervals: int) -> int:
-    """How often this many intervals, the first of which ends at `end`, are charged outside crypto."""
+    """Returns how many times these intervals, the first ending at `end`, are charged outside crypto."""
     weeks, rest = divmod(intervals, _INTERVALS_PER_WEEK)
     ends = range(end, end + rest * _INTERVAL, _INTERVAL)
-    # The epoch began on a Thursday.
+    # 1970-01-01 was a Thursday.
     return weeks * sum(_WEEKDAY_WEIGHTS) * (_DAY // _INTERVAL) + sum(
         _WEEKDAY_WEIGHTS[(e // _DAY + 3) % 7] for e in ends
     )
 
 
-def _cumulative_leverage(orders: Sequence[Order]) -> float:
-    """How much leverage the miner's own orders moved, until they closed the position."""
-    running = moved = 0.0
-    for order in orders:
-        if order.src:
-            continue
-        before, running = running, running + order.leverage
-        if order.order_type == "FLAT" or _ends(before, running):
-            return moved + abs(before)
-        moved += abs(running - before)
-    return moved
-
-
 def _ends(before: float, after: float) -> bool:
-    """Whether a change of the running leverage reaches or crosses 0."""
+    """Returns whether a change of the running leverage reaches or crosses 0."""
     return after == 0 or before < 0 < after or after < 0 < before
 
 
 class _Exposure:
-    """A position's |running leverage| over time, until an order ends it."""
+    """A position's absolute running leverage over time, until an order ends it."""
 
     def __init__(self, orders: Sequence[Order]) -> None:
         self._steps: list[tuple[int, float, float]] = []
-        """(time, |leverage| before, after it) in the list's order, which need not be that of time."""
+        """(time, |leverage| before, after) in list order, which may differ from the order of time."""
         self.peak = 0.0
-        """The largest |running leverage| of all times; the order that ends it does not count."""
+        """The largest absolute running leverage; the order that ends it does not count."""
         running = 0.0
         for order in orders:
             before, running = running, running + order.leverage
@@ -158,25 +157,23 @@ class _Exposure:
         self._in_order = times == self._times
         self._last = abs(running)
 
-    def alike(self, begin: int, end: int) -> int:
-        """How many intervals from this one on, 8 h each, have the same largest leverage, no order being
-        near: at least this one.
-        """
+    def equal_intervals(self, begin: int, end: int) -> int:
+        """Returns how many intervals of 8 h, from this one on, have the same largest leverage; at least 1."""
         following = bisect_left(self._times, begin)
         if following == len(self._times):
             return 1 << 62
         return 1 + max(0, (self._times[following] - end - 1) // _INTERVAL)
 
     def largest(self, begin: int, end: int) -> float:
-        """The largest |leverage| within [begin, end]; the last one if no order tells."""
+        """Returns the largest |leverage| within [begin, end]; the last known one if no order decides."""
         first = bisect_left(self._times, begin) if self._in_order else 0
-        found: float | None = None
-        for place in range(first, len(self._steps)):
-            at, before, after = self._steps[place]
+        largest: float | None = None
+        for index in range(first, len(self._steps)):
+            at, before, after = self._steps[index]
             if at < begin:
                 continue
             known = after if at == begin else before if at > end else max(before, after)
-            found = known if found is None else max(found, known)
+            largest = known if largest is None else max(largest, known)
             if at > end:
                 break
-        return self._last if found is None else found
+        return self._last if largest is None else largest

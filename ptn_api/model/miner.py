@@ -1,4 +1,4 @@
-"""A miner's entry: which positions count, what they add up to, and in which order things are shown."""
+"""A miner's entry: its aggregates, and the order of positions and miners (docs/accounting.md, 5)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = [
 
 SHORTEST_COUNTED_MS = 60_000
 RETURNS_WINDOW_MS = 90 * 86_400_000
-"""Of `thirty_day_returns`; the name is historical."""
+"""The window of `thirty_day_returns`, whose name is historical."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What of a shown position enters its miner's aggregates; `close_ms` is None while open."""
+    """The part of a shown position that enters its miner's aggregates; `close_ms`: None while open."""
 
     open_ms: int
     close_ms: int | None
@@ -32,7 +32,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, state: PositionState) -> Outcome:
-        """Of a position as it is, or of the state it was rebuilt to."""
+        """Returns the outcome of a position, or of the state that it was rebuilt to."""
         return cls(state.open_ms, state.closed_at, state.return_at_close)
 
     @property
@@ -41,9 +41,9 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Aggregates(msgspec.Struct, frozen=True, kw_only=True):
-    """Over a miner's counted positions; returns are factors, `percentage_profitable` a fraction 0..1.
+    """Totals of a miner's counted positions; returns are factors, `percentage_profitable` a fraction 0..1.
 
-    The fields stand in the order in which an entry shows them.
+    The fields are in the order of an entry's keys.
     """
 
     thirty_day_returns: float = 1.0
@@ -53,7 +53,7 @@ class Aggregates(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MinerEntry(msgspec.Struct, kw_only=True):
-    """A miner as `/miner-positions` and the checkpoint hold it; the checkpoint's entries lack `tier`."""
+    """A miner in `/miner-positions` and in the checkpoint, where entries have no `tier`."""
 
     positions: list[Position] = msgspec.field(default_factory=list)
     thirty_day_returns: float = 1.0
@@ -64,9 +64,9 @@ class MinerEntry(msgspec.Struct, kw_only=True):
 
 
 def aggregates(shown: Iterable[Outcome], now_ms: int, *, eliminated: bool = False) -> Aggregates:
-    """The aggregates of the positions a tier shows, given in shown order (docs/accounting.md, 5).
+    """Returns the aggregates of the positions that a tier shows, given in the order shown.
 
-    An eliminated miner's are those of a miner without positions.
+    An eliminated miner has the aggregates of a miner without positions.
     """
     if eliminated:
         return Aggregates()
@@ -90,17 +90,17 @@ def aggregates(shown: Iterable[Outcome], now_ms: int, *, eliminated: bool = Fals
 
 
 def next_aggregate_change_ms(shown: Iterable[Outcome], now_ms: int) -> int | None:
-    """When the next counted position leaves the window of `thirty_day_returns`; None if none will."""
+    """Returns when the next counted position leaves the window of `thirty_day_returns`, if any will."""
     window = now_ms - RETURNS_WINDOW_MS
     first = min((o.open_ms for o in shown if o.counts and o.open_ms >= window), default=None)
     return None if first is None else first + RETURNS_WINDOW_MS + 1
 
 
 def position_order(close_ms: int | None, position_uuid: str) -> tuple[bool, int, str]:
-    """Sort key of a miner's positions: by close_ms, open ones (None) last, ties by uuid."""
+    """Returns the sort key of a miner's positions: by close_ms, open ones (None) last, ties by uuid."""
     return close_ms is None, close_ms or 0, position_uuid
 
 
 def miner_order(thirty_day_returns: float, hotkey: str) -> tuple[float, str]:
-    """Sort key of miners: best first, ties by hotkey."""
+    """Returns the sort key of miners: best first, ties by hotkey."""
     return -thirty_day_returns, hotkey

@@ -12,16 +12,16 @@ OrderType = Literal["LONG", "SHORT", "FLAT"]
 
 
 class OrderSource:
-    """Where an order came from (`src`)."""
+    """The origin of an order (`src`)."""
 
     MINER = 0
     ELIMINATION = 1
     DEPRECATED_PAIR = 2
 
 
-# gc=False: orders come by the hundred thousand and hold nothing that could lead back to them.
+# gc=False: there are hundreds of thousands of orders, and none can be part of a reference cycle.
 class PriceSource(msgspec.Struct, kw_only=True, gc=False):
-    """A quote that the validator looked at when it filled an order; times in ms."""
+    """A quote that the validator consulted when it filled an order; times in ms."""
 
     source: str | None = None
     timespan_ms: int | None = None
@@ -40,9 +40,9 @@ class PriceSource(msgspec.Struct, kw_only=True, gc=False):
 class Order(msgspec.Struct, kw_only=True, gc=False):
     """One order.
 
-    `leverage` is signed (LONG > 0, SHORT < 0) and a change of the position's leverage, `price`, `bid`, `ask`
-    are in the quote currency, `slippage` is a fraction of the price, `processed_ms` epoch milliseconds.
-    Older orders lack bid, ask, slippage and src; they count as 0.
+    `leverage` is the signed change of the position's leverage (LONG > 0, SHORT < 0). `price`, `bid` and `ask`
+    are in the quote currency, `slippage` is a fraction of the price, `processed_ms` is epoch milliseconds.
+    Older orders lack bid, ask, slippage and src, which then count as 0.
     """
 
     order_type: OrderType

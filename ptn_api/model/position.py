@@ -14,10 +14,10 @@ __all__ = ["Position", "PositionState", "PositionText", "check_unknown", "parse_
 
 
 class PositionState(msgspec.Struct, kw_only=True):
-    """What follows from a position's orders (docs/accounting.md, 2).
+    """The part of a position that follows from its orders (docs/accounting.md, 2).
 
-    `close_ms` is None while open. `current_return` and `return_at_close` are factors, 1.0 = unchanged; prices
-    and values are in the quote currency.
+    `close_ms`: None while the position is open. `current_return` and `return_at_close` are factors, 1.0 =
+    unchanged; prices and values are in the quote currency.
     """
 
     position_type: OrderType | None = None
@@ -33,15 +33,15 @@ class PositionState(msgspec.Struct, kw_only=True):
 
     @property
     def closed_at(self) -> int | None:
-        """When it closed, epoch ms; None while it is open (files say null then, REST answers 0)."""
+        """Epoch ms of the close; None while open, which is null in files and 0 in REST answers."""
         return (self.close_ms or None) if self.is_closed_position else None
 
 
 class Position(PositionState, kw_only=True):
-    """A position as the validator's file, the REST answers and the stream's messages hold it.
+    """A position in the validator's file, in REST answers and in stream messages.
 
-    `trade_pair` is [id, display, fee, min leverage, max leverage]. Unknown keys are ignored here; the text
-    that is served keeps them (`PositionText`). In REST answers `close_ms` is 0 while the position is open.
+    `trade_pair` is [id, display, fee, min leverage, max leverage]. Unknown keys are ignored here and kept
+    in the text that is served (`PositionText`). In REST answers `close_ms` is 0 while the position is open.
     """
 
     miner_hotkey: str
@@ -52,10 +52,10 @@ class Position(PositionState, kw_only=True):
 
 
 class PositionText(msgspec.Struct, frozen=True, kw_only=True):
-    """A position's JSON, cut where its orders go, so that a change of one costs nothing of the other.
+    """A position's JSON, cut into header and orders, so that a change of one does not rewrite the other.
 
     `header` is the compact JSON object in the file's key order with an empty order list, `orders_at` the
-    offset in it at which orders belong, `orders` each order's compact JSON.
+    offset in it at which the orders belong, `orders` each order's compact JSON.
     """
 
     header: bytes
@@ -63,17 +63,17 @@ class PositionText(msgspec.Struct, frozen=True, kw_only=True):
     orders: tuple[bytes, ...]
 
     def json(self) -> bytes:
-        """The whole position as one JSON object."""
+        """Returns the complete position as one JSON object."""
         return self.header[: self.orders_at] + b",".join(self.orders) + self.header[self.orders_at :]
 
     def summary(self) -> bytes:
-        """The position as a JSON object without the key `orders`."""
+        """Returns the position as a JSON object without the key `orders`."""
         head = self.header[: self.orders_at + 1 - len(_EMPTY_ORDERS)]
         tail = self.header[self.orders_at + 1 :]
         return head + tail.removeprefix(b",") if head == b"{" else head.removesuffix(b",") + tail
 
     def position(self) -> Position:
-        """What the text says; quick, since it was checked when it was cut."""
+        """Returns the decoded position; the text was validated when it was cut."""
         return _position.decode(self.json())
 
 
@@ -82,38 +82,42 @@ _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 _position = msgspec.json.Decoder(Position)
 _anything = msgspec.json.Decoder(dict[str, Any])
 _EMPTY_ORDERS = b'"orders":[]'
-_MOST_NESTED = 48
-"""More than anything a validator writes, less than what readers of JSON give up at (64 in some)."""
+_MAX_DEPTH = 48
+"""More than any validator writes, less than the limit of JSON parsers (64 in some)."""
 _BRACKETS = re.compile(rb'"(?:[^"\\]+|\\.)*"|[][{}]')
 
 
 def parse_position(body: bytes) -> tuple[Position, PositionText]:
     """Reads one position as the validator writes it.
 
-    Raises InvalidInputError with code `not_json`, `not_a_position` or `bad_value` (NaN is no JSON; a time
-    below 0, a missing or mistyped field, a number that no float holds, nested too deeply). Unknown trade
-    pairs and unknown keys are kept as they came.
+    Raises InvalidInputError with code `not_json`, `not_a_position` or `bad_value`: NaN is not JSON; negative
+    times, missing or mistyped fields, numbers beyond a float and too deep nesting are refused. Unknown trade
+    pairs and unknown keys are kept unchanged.
     """
     try:
         position = _position.decode(body)
-        _anything.decode(body)  # unknown keys too, for readers who may not bear what this one skips
+        _anything.decode(body)  # unknown keys too: clients decode what this decoder skips
         text = _cut(body)
     except msgspec.ValidationError as error:
         raise InvalidInputError(str(error), code="not_a_position") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInputError(f"no JSON: {error}", code="not_json") from None
+        raise InvalidInputError(f"not JSON: {error}", code="not_json") from None
     except KeyError:
         raise InvalidInputError("no list of orders", code="not_a_position", field="orders") from None
-    _check(position)
+    times = [position.open_ms, position.close_ms or 0, *(o.processed_ms for o in position.orders)]
+    if any(not 0 <= t < 1 << 53 for t in times):
+        raise InvalidInputError("time is negative or absurd", code="bad_value", field="processed_ms")
+    if not all(o.order_uuid for o in position.orders) or not position.position_uuid:
+        raise InvalidInputError("empty uuid", code="bad_value", field="order_uuid")
     for part in (text.header, *text.orders):
         _check_nesting(part)
     return position, text
 
 
 def check_unknown(text: bytes) -> None:
-    """What is kept as it came must be fit for readers who bear less than this one.
+    """Checks JSON that is passed on unchanged, to clients whose decoders may be stricter than this one.
 
-    Raises InvalidInputError with code `bad_value`: numbers that no float holds, nested too deeply.
+    Raises InvalidInputError with code `bad_value`: numbers beyond a float, too deep nesting.
     """
     try:
         _anything.decode(text)
@@ -122,22 +126,13 @@ def check_unknown(text: bytes) -> None:
     _check_nesting(text)
 
 
-def _check(position: Position) -> None:
-    times = [position.open_ms, position.close_ms or 0, *(o.processed_ms for o in position.orders)]
-    if any(not 0 <= t < 1 << 53 for t in times):
-        raise InvalidInputError("a time that is negative or absurd", code="bad_value", field="processed_ms")
-    if not all(o.order_uuid for o in position.orders) or not position.position_uuid:
-        raise InvalidInputError("an empty uuid", code="bad_value", field="order_uuid")
-
-
 def _check_nesting(text: bytes) -> None:
-    """Unknown keys are kept as they came, for readers who may not bear what this one does."""
-    if text.count(b"[") + text.count(b"{") <= _MOST_NESTED:
-        return
+    if text.count(b"[") + text.count(b"{") <= _MAX_DEPTH:
+        return  # the common case, without a scan for strings
     depth = 0
     for token in _BRACKETS.finditer(text):
         depth += (token[0] in (b"[", b"{")) - (token[0] in (b"]", b"}"))
-        if depth > _MOST_NESTED:
+        if depth > _MAX_DEPTH:
             raise InvalidInputError("nested too deeply", code="bad_value")
 
 

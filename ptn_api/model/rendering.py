@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 PRICE_SOURCES_SHOWN_MS = 7 * 86_400_000
-"""An order's price sources are shown this long after it."""
+"""An order's price sources are shown this long after the order."""
 
 
 class AsIs(msgspec.Struct, frozen=True):
@@ -38,14 +38,14 @@ class AsIs(msgspec.Struct, frozen=True):
 
 
 class Rebuilt(msgspec.Struct, frozen=True):
-    """Shown with the orders at these places of its list only, and the state that follows from them."""
+    """Shown with the orders at these indexes of its list, and the state that follows from them."""
 
-    places: tuple[int, ...]
+    indexes: tuple[int, ...]
     position: RebuiltPosition
 
 
 class Hidden(msgspec.Struct, frozen=True):
-    """Not shown: none of its orders is old enough yet, or it had to be rebuilt and cannot be."""
+    """Not shown: no order is old enough yet, or the position cannot be rebuilt."""
 
     reason: Literal["not_yet", "not_rebuildable"]
 
@@ -58,26 +58,26 @@ _NOT_REBUILDABLE = Hidden("not_rebuildable")
 
 
 def view(position: Position, tier: Tier, cutoff_ms: int) -> View:
-    """What the tier shows of the position."""
+    """Returns what the tier shows of the position."""
     if is_live(position.position_uuid, tier) or _closed_before(position, cutoff_ms):
         return AS_IS
     orders = position.orders
-    places = tuple(place for place, order in enumerate(orders) if order.processed_ms < cutoff_ms)
-    if orders and not places:
+    indexes = tuple(index for index, order in enumerate(orders) if order.processed_ms < cutoff_ms)
+    if orders and not indexes:
         return _NOT_YET
-    rebuilt = rebuild([orders[p] for p in places], position.trade_pair, position.position_uuid)
-    return _NOT_REBUILDABLE if rebuilt is None else Rebuilt(places, rebuilt)
+    rebuilt = rebuild([orders[i] for i in indexes], position.trade_pair, position.position_uuid)
+    return _NOT_REBUILDABLE if rebuilt is None else Rebuilt(indexes, rebuilt)
 
 
 def next_change_ms(position: Position, tier: Tier, cutoff_ms: int) -> int | None:
-    """The next cutoff at which `view` differs from what it is at this one; None if it never will."""
+    """Returns the next cutoff at which `view` differs from that at `cutoff_ms`; None if it never will."""
     if is_live(position.position_uuid, tier) or _closed_before(position, cutoff_ms):
         return None
-    moments = [order.processed_ms for order in position.orders]
+    times = [order.processed_ms for order in position.orders]
     if position.closed_at is not None:
-        moments.append(position.closed_at)
-    # Only what is strictly before the cutoff is seen: a moment counts from one millisecond after it.
-    return min((moment + 1 for moment in moments if moment >= cutoff_ms), default=None)
+        times.append(position.closed_at)
+    # Strictly before the cutoff: a time counts from one millisecond after it.
+    return min((time + 1 for time in times if time >= cutoff_ms), default=None)
 
 
 def _closed_before(position: Position, cutoff_ms: int) -> bool:
@@ -85,7 +85,7 @@ def _closed_before(position: Position, cutoff_ms: int) -> bool:
 
 
 class _Identity(msgspec.Struct):
-    """What a rebuilt position takes from the validator's text, as it is written there."""
+    """The keys that a rebuilt position takes from the validator's text, verbatim."""
 
     miner_hotkey: msgspec.Raw
     position_uuid: msgspec.Raw
@@ -95,18 +95,31 @@ class _Identity(msgspec.Struct):
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _identity = msgspec.json.Decoder(_Identity)
 _encode = msgspec.json.Encoder().encode
-_NONE = msgspec.Raw(b"[]")
+_EMPTY_LIST = msgspec.Raw(b"[]")
+_ORDER_KEYS = (
+    "order_type",
+    "leverage",
+    "price",
+    "bid",
+    "ask",
+    "slippage",
+    "processed_ms",
+    "order_uuid",
+    "price_sources",
+    "src",
+)
+"""In the validator's order."""
 
 
 def render_position(text: PositionText, position: Position, view: AsIs | Rebuilt, now_ms: int) -> bytes:
-    """One compact JSON object. `position` is what `text` says; `view` what the tier shows of it at `now_ms`.
+    """Returns the position's compact JSON. `position` is the decoded `text`, `view` what the tier shows.
 
-    As it is: the file's keys in its order, `close_ms` 0 while open. Rebuilt: the known keys only, in the
-    canonical order, the orders in the validator's words; nothing in it depends on other orders.
+    As is: the file's keys in its order, `close_ms` 0 while open. Rebuilt: the known keys only, in canonical
+    order, the orders verbatim; nothing depends on other orders.
     """
     if isinstance(view, Rebuilt):
-        kept = [(position.orders[place], text.orders[place]) for place in view.places]
-        return _rebuilt_text(text, position, view, _order_texts(kept, now_ms))
+        kept = [(position.orders[i], text.orders[i]) for i in view.indexes]
+        return _render_rebuilt(text, position, view.position, _order_texts(kept, now_ms))
     orders = b",".join(_order_texts(zip(position.orders, text.orders, strict=True), now_ms))
     if position.is_closed_position:
         return text.header[: text.orders_at] + orders + text.header[text.orders_at :]
@@ -117,33 +130,33 @@ def render_position(text: PositionText, position: Position, view: AsIs | Rebuilt
 
 
 def next_price_source_change_ms(position: Position, now_ms: int) -> int | None:
-    """When the next of the price sources that are shown at `now_ms` ages out; None if none will."""
-    oldest = now_ms - PRICE_SOURCES_SHOWN_MS
-    times = (o.processed_ms for o in position.orders if o.price_sources and o.processed_ms >= oldest)
-    first = min(times, default=None)
-    return None if first is None else first + PRICE_SOURCES_SHOWN_MS + 1
+    """Returns when the next of the price sources shown at `now_ms` ages out; None if none will."""
+    oldest_ms = now_ms - PRICE_SOURCES_SHOWN_MS
+    times = (o.processed_ms for o in position.orders if o.price_sources and o.processed_ms >= oldest_ms)
+    first_ms = min(times, default=None)
+    return None if first_ms is None else first_ms + PRICE_SOURCES_SHOWN_MS + 1
 
 
 def _order_texts(orders: Iterable[tuple[Order, bytes]], now_ms: int) -> Iterator[bytes]:
-    oldest = now_ms - PRICE_SOURCES_SHOWN_MS
-    return (
-        _without_price_sources(text) if order.price_sources and order.processed_ms < oldest else text
-        for order, text in orders
-    )
+    """Yields the orders' texts, with an empty list in place of price sources that have aged out."""
+    oldest_ms = now_ms - PRICE_SOURCES_SHOWN_MS
+    for order, text in orders:
+        if order.price_sources and order.processed_ms < oldest_ms:
+            yield _encode(_raw_object.decode(text) | {"price_sources": _EMPTY_LIST})
+        else:
+            yield text
 
 
-def _without_price_sources(order: bytes) -> bytes:
-    fields = _raw_object.decode(order)
-    fields["price_sources"] = _NONE
-    return _encode(fields)
-
-
-def _rebuilt_text(text: PositionText, position: Position, view: Rebuilt, orders: Iterator[bytes]) -> bytes:
-    """Identity and orders aside, all comes from the rebuild: else a later order could shine through."""
+def _render_rebuilt(
+    text: PositionText, position: Position, rebuilt: RebuiltPosition, orders: Iterator[bytes]
+) -> bytes:
+    # Except for identity and orders, every value comes from the rebuilt state: a value from the file would
+    # reveal later orders.
     identity = _identity.decode(text.header)
-    state = view.position.state
-    appended = view.position.appended
-    texts = [*orders] if appended is None else [*orders, _order_text(appended)]
+    state = rebuilt.state
+    texts = [*orders]
+    if rebuilt.appended is not None:
+        texts.append(_encode({key: getattr(rebuilt.appended, key) for key in _ORDER_KEYS}))
     fields: dict[str, Any] = {
         "miner_hotkey": identity.miner_hotkey,
         "position_uuid": identity.position_uuid,
@@ -161,22 +174,5 @@ def _rebuilt_text(text: PositionText, position: Position, view: Rebuilt, orders:
         "is_closed_position": state.is_closed_position,
     }
     if position.initial_entry_price is not None:
-        fields["initial_entry_price"] = view.position.initial_entry_price
+        fields["initial_entry_price"] = rebuilt.initial_entry_price
     return _encode(fields)
-
-
-def _order_text(order: Order) -> bytes:
-    """An order that no validator wrote, with the keys in the validator's order."""
-    keys = (
-        "order_type",
-        "leverage",
-        "price",
-        "bid",
-        "ask",
-        "slippage",
-        "processed_ms",
-        "order_uuid",
-        "price_sources",
-        "src",
-    )
-    return _encode({key: getattr(order, key) for key in keys})

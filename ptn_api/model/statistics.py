@@ -1,6 +1,6 @@
-"""What the validator computes about miners, as its documents hold it: for reading, everything optional.
+"""The validator's documents about miners: statistics, perf ledgers and eliminations.
 
-Unknown keys are left out. Returns are factors, times epoch milliseconds.
+For reading: every key is optional, unknown keys are ignored. Returns are factors, times epoch milliseconds.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PerfLedger(msgspec.Struct, kw_only=True):
 
 
 class MinerStatistics(msgspec.Struct, kw_only=True):
-    """A miner's element of the statistics; what has no fixed shape is kept as it came."""
+    """A miner's element of the statistics; values without a fixed shape are kept unchanged."""
 
     hotkey: str
     challengeperiod: Any = None
@@ -76,7 +76,7 @@ class Statistics(msgspec.Struct, kw_only=True):
 
 
 class Elimination(msgspec.Struct, kw_only=True):
-    """A miner that was taken out of the competition; `dd` is the drawdown that did it, where one did."""
+    """A miner that was excluded from the competition; `dd` is the drawdown, if that was the reason."""
 
     hotkey: str
     elimination_initiated_time_ms: int | None = None

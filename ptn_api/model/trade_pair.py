@@ -1,4 +1,4 @@
-"""Trade pairs: the table of those that the network knows, and the rule for those that it does not."""
+"""Trade pairs: the table of the network's pairs, and the rule for pairs that are not in it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Category = Literal["crypto", "forex", "equities", "indices"]
 
 
 class TradePair(msgspec.Struct, frozen=True, kw_only=True):
-    """A pair. `fee_rate` is the fraction of the traded leverage that fees are computed with.
+    """A trade pair. `fee_rate` is the fraction of the traded leverage that is charged.
 
-    It may differ from the third element of a position's `trade_pair`, which is display only. Leverages are
-    multiples of the account.
+    It may differ from the third element of a position's `trade_pair`, which is for display only. Leverages
+    are multiples of the account.
     """
 
     id: str
@@ -67,24 +67,20 @@ TRADE_PAIRS: dict[str, TradePair] = {
 
 
 def pair_id(trade_pair: Any) -> str:
-    """The id in a position's `trade_pair`: a list that begins with it, or the id itself; else ""."""
+    """Returns the id in a position's `trade_pair`: its first element, or all of it if it is a string."""
     name = trade_pair[0] if isinstance(trade_pair, list | tuple) and trade_pair else trade_pair
     return name if isinstance(name, str) else ""
 
 
 def category_and_rate(trade_pair: Any) -> tuple[Category, float] | None:
-    """Category and fee rate by which a position is accounted (docs/accounting.md, 1).
+    """Returns the category and fee rate for a position's accounting (docs/accounting.md, 1).
 
-    The table decides; for an unknown pair the third element of its list does. None: neither can, so
-    nothing can be rebuilt.
+    The table decides; for an unknown pair, the third element of its list. None if neither does: the position
+    cannot be rebuilt.
     """
     known = TRADE_PAIRS.get(pair_id(trade_pair))
     if known is not None:
         return known.category, known.fee_rate
-    return _by_displayed_fee(trade_pair)
-
-
-def _by_displayed_fee(trade_pair: Any) -> tuple[Category, float] | None:
     fee = trade_pair[2] if isinstance(trade_pair, list | tuple) and len(trade_pair) > 2 else None
     if not isinstance(fee, int | float) or isinstance(fee, bool):
         return None

@@ -1,220 +1,236 @@
-"""Every setting, in one table: the field's name, its default, and what it means.
+"""The server's settings: the rooms' options, and those of the processes themselves.
 
-A field `api_rest_port` is the flag `--api-rest-port` and the environment variable `PTN_API_REST_PORT`.
-A flag wins over the environment, the environment over the default. Settings are frozen after loading;
-parts of the program receive plain values, not this table.
+A setting `api_rest_port` is the flag `--api-rest-port` and the environment variable `PTN_API_REST_PORT`. A
+flag wins over the environment, the environment over the default. Each room declares its options once
+(ptn_api/options.py); flags, environment variables, help and documentation follow from SETTINGS.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, get_type_hints
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import msgspec
-from msgspec import Meta
 
 from ptn_api.errors import SettingsError
+from ptn_api.intake.options import IntakeSettings
+from ptn_api.options import (
+    SECTIONS,
+    STOP_TIMEOUT_MS,
+    Period,
+    Port,
+    Section,
+    StopTimeout,
+    option,
+)
+from ptn_api.rest.options import RestOptions
+from ptn_api.simulator.options import SimulatorOptions
+from ptn_api.stream.options import StreamOptions
 
-__all__ = ["Settings", "add_arguments", "describe", "from_arguments"]
-
-
-def _m(description: str, **limits: Any) -> Meta:
-    return Meta(description=description, **limits)
-
-
-Port = Annotated[int, Meta(ge=0, le=65_535)]
-Count = Annotated[int, Meta(ge=0)]
-Period = Annotated[int, Meta(ge=1)]
+__all__ = ["SETTINGS", "Setting", "Settings", "load_settings"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The table. Times are milliseconds, sizes bytes."""
+    """Every setting's value. Times are milliseconds, sizes bytes."""
 
-    api_host: Annotated[str, _m("address that both servers listen on")] = "127.0.0.1"
-    api_rest_port: Annotated[Port, _m("REST port; 0 = any free one")] = 48888
-    api_ws_port: Annotated[Port, _m("WebSocket port; 0 = any free one")] = 8765
-    netuid: Annotated[int, _m("the validator's subnet; accepted for the validator's sake")] = 8
-    validator_dir: Annotated[
-        str, _m("the validator's checkout: holds validation/ and runnable/; read only")
-    ] = ""
-    checkpoint: Annotated[str, _m("a validator_checkpoint.json (or .gz) to serve instead of a directory")] = (
-        ""
+    api_host: Annotated[str, option("Network", "Listen on this address, with both servers", unit="HOST")] = (
+        "127.0.0.1"
     )
-    data_dir: Annotated[str, _m("where the event log is kept")] = ".ptn"
-    api_keys_file: Annotated[str, _m("the API keys; re-read when it changes")] = "ptn_api/api_keys.json"
-    demo: Annotated[bool, _m("serve a simulated validator, kept in the data directory")] = False
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], _m("debug, info, warning or error")
-    ] = "info"
-    api_ws_host: Annotated[str, _m("address of the WebSocket server, if not that of --api-host")] = ""
+    api_rest_port: Annotated[Port, option("Network", "Listen for REST on this port; 0 = any free port")] = (
+        48888
+    )
+    api_ws_host: Annotated[
+        str,
+        option("Network", "Listen for WebSocket on this address instead of that of --api-host", unit="HOST"),
+    ] = ""
+    api_ws_port: Annotated[
+        Port, option("Network", "Listen for WebSocket on this port; 0 = any free port")
+    ] = 8765
     tls_cert: Annotated[
-        str, _m("certificate chain (PEM): both servers speak TLS; read again when it changes")
+        str,
+        option("TLS", "Serve TLS with this certificate chain (PEM); reloaded when it changes", unit="FILE"),
     ] = ""
-    tls_key: Annotated[str, _m("the certificate's private key (PEM, no passphrase)")] = ""
-
-    sweep_ms: Annotated[Period, _m("how often directory times are compared, for what the watch missed")] = (
-        5_000
-    )
-    full_sweep_ms: Annotated[Period, _m("how often every file is compared")] = 60_000
-    removal_confirm_ms: Annotated[
-        Count, _m("a position is removed when it is missing in two sweeps this far apart")
-    ] = 10_000
-    mass_removal_window_ms: Annotated[
-        Period, _m("removals within this time count together towards a mass removal, which is held back")
-    ] = 600_000
-    queue_hold_ms: Annotated[
-        Count, _m("how long a position from the embedded queue stands before its file holds it")
-    ] = 10_000
-    late_ms: Annotated[Count, _m("an order older than this when first seen is marked late")] = 60_000
-    retention_ms: Annotated[Period, _m("how long events are kept")] = 7 * 86_400_000
-    retention_bytes: Annotated[Period, _m("how much of events is kept")] = 1 << 30
-    prune_ms: Annotated[Period, _m("how often old events are pruned")] = 60_000
-    refresh_coalesce_ms: Annotated[
-        Count, _m("REST: how long mere refreshes of returns are gathered; an order never waits")
-    ] = 1_000
-    clock_jump_ms: Annotated[Period, _m("a clock that jumps further than this is not followed at once")] = (
-        60_000
-    )
-    clock_settle_ms: Annotated[Count, _m("how long a jump of the clock must last to be followed")] = 600_000
-
-    auth_timeout_ms: Annotated[Period, _m("WebSocket: time to log in")] = 10_000
-    heartbeat_ms: Annotated[Period, _m("WebSocket: between heartbeats, protocol version 2")] = 15_000
-    replay_window_ms: Annotated[
-        Count, _m("WebSocket: a version 1 client is replayed what it missed if that began within this time")
-    ] = 86_400_000
-    max_connections_per_key: Annotated[
-        Period, _m("WebSocket: of a user, all keys together; the next one disconnects the oldest")
-    ] = 5
-    max_waiting_connections: Annotated[
-        Period, _m("WebSocket: connections that have not logged in; the next one ends the oldest")
-    ] = 4_096
-    send_buffer_bytes: Annotated[Period, _m("WebSocket: a client further behind is told to come back")] = (
-        8 << 20
-    )
-    unread_close_ms: Annotated[Period, _m("WebSocket: an unread close is aborted after this")] = 2_000
-    eviction_delay_ms: Annotated[
-        Count,
-        _m("WebSocket: login delay of a user whose connections chase each other; doubles, at most 12-fold"),
-    ] = 5_000
-    accepts_per_second: Annotated[Period, _m("WebSocket: logins taken per second")] = 500
-    message_limit_bytes: Annotated[Period, _m("WebSocket: largest message a client may send")] = 1 << 20
-    max_rest_connections: Annotated[
-        Period, _m("REST: connections at a time; the next one ends the one that has been idle longest")
-    ] = 4_096
-    header_timeout_ms: Annotated[Period, _m("REST: time for a request's headers")] = 10_000
-    minimum_rate: Annotated[Count, _m("REST: bytes per second a download must keep up; 0 = none")] = 1_024
-    requests_per_minute: Annotated[
-        Count, _m("REST: requests of a key per minute, where the key file says nothing else; 0 = no limit")
-    ] = 600
-    failed_logins_per_minute: Annotated[
-        Count, _m("failed authentications of an address per minute; 0 = no limit")
-    ] = 30
-    connects_per_minute: Annotated[
-        Count, _m("connections of an address per minute, each server; 0 = no limit")
-    ] = 600
-    frames_per_minute: Annotated[
-        Count, _m("WebSocket: frames that a client may send per minute; 0 = no limit")
-    ] = 600
-    trusted_proxies: Annotated[
-        str, _m("addresses or networks of proxies whose X-Forwarded-For is believed, with commas between")
+    tls_key: Annotated[
+        str, option("TLS", "Read the certificate's private key here (PEM, no passphrase)", unit="FILE")
     ] = ""
-    usage_flush_ms: Annotated[Period, _m("how often the use of each key is written down")] = 5_000
+    validator_dir: Annotated[
+        str,
+        option(
+            "Data",
+            "Read the validator's checkout here: validation/ and runnable/; nothing is written to it",
+            unit="DIR",
+        ),
+    ] = ""
+    checkpoint: Annotated[
+        str,
+        option("Data", "Serve this validator_checkpoint.json (or .gz) instead of a directory", unit="FILE"),
+    ] = ""
+    data_dir: Annotated[str, option("Data", "Keep the event log here", unit="DIR")] = ".ptn"
+    api_keys_file: Annotated[
+        str, option("Data", "Read the API keys here; reloaded when the file changes", unit="FILE")
+    ] = "ptn_api/api_keys.json"
+    netuid: Annotated[
+        int, option("Data", "Accept the validator's subnet number, which changes nothing", unit="N")
+    ] = 8
+    demo: Annotated[bool, option("Demo", "Serve a simulated validator, kept in the data directory")] = False
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        option("Processes", "Log from this level up: debug, info, warning or error", unit="LEVEL"),
+    ] = "info"
     metrics_port: Annotated[
-        int, _m("Prometheus metrics on this port of 127.0.0.1; 0 = any free one, -1 = off", ge=-1, le=65_535)
+        int,
+        msgspec.Meta(ge=-1, le=65_535),
+        option(
+            "Processes",
+            "Serve Prometheus metrics on this port of 127.0.0.1; 0 = any free port, -1 = off",
+            unit="PORT",
+        ),
     ] = -1
-    key_check_ms: Annotated[Period, _m("how often the key file is looked at")] = 900
-    parent_check_ms: Annotated[Period, _m("how often a child looks whether its supervisor lives")] = 1_000
+    usage_flush_ms: Annotated[
+        Period, option("Processes", "Write down this often how much each key was used")
+    ] = 5_000
+    key_check_ms: Annotated[
+        Period, option("Processes", "Check the key file and the certificate for changes this often")
+    ] = 900
+    parent_check_ms: Annotated[
+        Period, option("Processes", "Check this often whether the parent process is alive")
+    ] = 1_000
     process_silent_ms: Annotated[
-        Period, _m("/health: a process that has said nothing for so long is down")
+        Period, option("Processes", "Report a process as down in /health when it is silent for this long")
     ] = 5_000
     restart_backoff_ms: Annotated[
-        Period, _m("first pause before a crashed process is restarted; doubles")
+        Period, option("Processes", "Wait this long before restarting a crashed process; doubles")
     ] = 100
-    restart_backoff_max_ms: Annotated[Period, _m("longest pause before a restart")] = 30_000
-    stop_timeout_ms: Annotated[Period, _m("how long a process may take to stop in order")] = 10_000
+    restart_backoff_max_ms: Annotated[
+        Period, option("Processes", "Wait at most this long before a restart")
+    ] = 30_000
+    stop_timeout_ms: StopTimeout = STOP_TIMEOUT_MS
 
-    demo_seed: Annotated[int, _m("demo: the simulation's seed")] = 1
-    demo_miners: Annotated[Period, _m("demo: number of miners")] = 25
-    demo_positions: Annotated[Period, _m("demo: positions per miner at the start")] = 20
-    demo_orders_per_minute: Annotated[Count, _m("demo: orders per minute")] = 60
+    intake: IntakeSettings = IntakeSettings()
+    rest: RestOptions = RestOptions()
+    stream: StreamOptions = StreamOptions()
+    simulator: SimulatorOptions = SimulatorOptions()
 
 
-_COMMON = {
-    "api_host",
-    "api_rest_port",
-    "api_ws_port",
-    "netuid",
-    "validator_dir",
-    "data_dir",
-    "api_keys_file",
-    "demo",
-    "log_level",
+_PREFIXES = {"simulator": "demo_"}
+"""Rooms whose settings have another name outside of the room."""
+
+
+_MULTIPLES = {
+    "MS": {"d": 86_400_000, "h": 3_600_000, "min": 60_000, "s": 1_000},
+    "BYTES": {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10},
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds every setting's flag: the common ones first, the rest in a group of their own."""
-    rest = parser.add_argument_group("tuning (times in ms, sizes in bytes)")
-    for field in msgspec.structs.fields(Settings):
-        group = parser if field.name in _COMMON else rest
-        flag = "--" + field.name.replace("_", "-")
-        text = f"{_description(field.name)} (default: {field.default})".replace("%", "%%")
-        if isinstance(field.default, bool):
-            group.add_argument(flag, action="store_true", default=None, help=text)
-        else:
-            group.add_argument(flag, default=None, metavar=_metavar(field.name, field.default), help=text)
+class Setting(NamedTuple):
+    """One setting, as operators meet it."""
+
+    name: str
+    type: Any
+    default: Any
+    section: Section
+    description: str
+    unit: str
+    """MS, BYTES, FILE and so on; empty for a switch."""
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return "PTN_" + self.name.upper()
+
+    @property
+    def is_switch(self) -> bool:
+        return self.default is False
+
+    @property
+    def default_text(self) -> str:
+        """`5000 = 5 s`; empty for a switch, and where nothing is the default."""
+        if self.is_switch or self.default == "":
+            return ""
+        number = f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+        readable = _readable(self.default, self.unit)
+        return f"{number} = {readable}" if readable else number
+
+    def convert(self, value: Any, source: str) -> Any:
+        """The value in the setting's type. Raises SettingsError, which names the source."""
+        try:
+            return msgspec.convert(value, self.type, strict=False)
+        except msgspec.ValidationError:
+            raise SettingsError(f"{source} {value!r}: expected {_expected(self.type)}") from None
 
 
-def _metavar(name: str, default: Any) -> str:
-    """MS, BYTES, PORT, DIR, FILE, HOST; N for other numbers."""
-    last = name.rpartition("_")[2].upper()
-    return last if not isinstance(default, int) or last in {"MS", "BYTES", "PORT"} else "N"
+def _readable(value: Any, unit: str) -> str:
+    """A time or size in its largest whole unit: `7 d`, `8 MiB`."""
+    whole = (f"{value // size} {name}" for name, size in _MULTIPLES.get(unit, {}).items() if not value % size)
+    return next(whole, "")
 
 
-def from_arguments(
-    arguments: argparse.Namespace | Mapping[str, Any], environ: Mapping[str, str] | None = None
-) -> Settings:
-    """The settings from parsed flags (None = not given), the environment and the defaults.
-
-    Raises SettingsError with a sentence that names the flag.
-    """
-    given = dict(arguments) if isinstance(arguments, Mapping) else vars(arguments)
-    environment = os.environ if environ is None else environ
-    values: dict[str, Any] = {}
-    for field in msgspec.structs.fields(Settings):
-        value = given.get(field.name)
-        if value is None:
-            value = environment.get("PTN_" + field.name.upper())
-        if value is not None:
-            values[field.name] = _convert(field.name, value)
-    return Settings(**values)
-
-
-def _convert(name: str, value: Any) -> Any:
-    try:
-        return msgspec.convert(value, _hints()[name], strict=False)
-    except msgspec.ValidationError as error:
-        flag = "--" + name.replace("_", "-")
-        raise SettingsError(f"{flag} {value!r}: {str(error)[0].lower()}{str(error)[1:]}") from None
-
-
-def _hints() -> dict[str, Any]:
-    return get_type_hints(Settings, include_extras=True)
-
-
-def _description(name: str) -> str:
-    return next(
-        meta.description
-        for meta in reversed(_hints()[name].__metadata__)
-        if isinstance(meta, Meta) and meta.description
+def _expected(kind: Any) -> str:
+    """What a setting accepts: `a whole number of 1 or more`."""
+    plain, *metas = get_args(kind)
+    if plain is bool:
+        return "true or false"
+    if plain not in (int, float):
+        return "text" if plain is str else f"one of {', '.join(get_args(plain))}"
+    number = "a whole number" if plain is int else "a number"
+    lowest, highest = (
+        next((limit for meta in metas if (limit := getattr(meta, side)) is not None), None)
+        for side in ("ge", "le")
     )
+    if highest is not None:
+        return f"{number} from {lowest} to {highest}"
+    return number if lowest is None else f"{number} of {lowest} or more"
 
 
-def describe() -> Sequence[tuple[str, str, str, Any, str]]:
-    """(name, flag, environment variable, default, meaning) of every setting, for the documentation."""
-    return [
-        (f.name, "--" + f.name.replace("_", "-"), "PTN_" + f.name.upper(), f.default, _description(f.name))
-        for f in msgspec.structs.fields(Settings)
-    ]
+def _settings_of(options: type[msgspec.Struct], prefix: str = "") -> Iterator[Setting]:
+    """The settings that a struct declares, and those of the rooms' structs in it."""
+    for field in msgspec.structs.fields(options):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            yield from _settings_of(field.type, _PREFIXES.get(field.name, ""))
+            continue
+        metas = [meta for meta in getattr(field.type, "__metadata__", ()) if isinstance(meta, msgspec.Meta)]
+        extra = {name: value for meta in metas for name, value in (meta.extra or {}).items()}
+        if "section" in extra:
+            description = next(meta.description for meta in reversed(metas) if meta.description)
+            name = prefix + field.name
+            yield Setting(
+                name, field.type, field.default, extra["section"], description, extra.get("unit", "")
+            )
+
+
+SETTINGS: Mapping[str, Setting] = {
+    setting.name: setting
+    for setting in sorted(_settings_of(Settings), key=lambda setting: SECTIONS.index(setting.section))
+}
+"""Every setting by its name, in the order of the sections."""
+
+
+def load_settings(values: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings from given values (None = not given), the environment and the defaults.
+
+    Raises SettingsError with a sentence that names the flag or the variable.
+    """
+    environ = os.environ if environ is None else environ
+    chosen: dict[str, Any] = {}
+    for name, setting in SETTINGS.items():
+        if (value := values.get(name)) is not None:
+            chosen[name] = setting.convert(value, setting.flag)
+        elif (value := environ.get(setting.variable)) is not None:
+            chosen[name] = setting.convert(value, setting.variable)
+    settings: Settings = _fill(Settings, chosen)
+    return settings
+
+
+def _fill(options: Any, chosen: Mapping[str, Any], prefix: str = "") -> Any:
+    """The struct with the values of its settings, and so the structs in it."""
+    values = {}
+    for field in msgspec.structs.fields(options):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            values[field.name] = _fill(field.type, chosen, _PREFIXES.get(field.name, ""))
+        elif prefix + field.name in chosen:
+            values[field.name] = chosen[prefix + field.name]
+    return options(**values)

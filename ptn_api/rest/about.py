@@ -1,81 +1,69 @@
-"""About the service itself: its health, the asking key, the trade pairs it knows."""
+"""The service about itself: its health, the request's API key, the known trade pairs."""
 
 from __future__ import annotations
 
 import msgspec
 
-from ptn_api.access.key_ring import KeyHolder
 from ptn_api.errors import LogError
 from ptn_api.event_log.contract import SourceStatus
-from ptn_api.http.answer import Answer
 from ptn_api.http.body import body_of
+from ptn_api.http.response import Response
 from ptn_api.model.trade_pair import TRADE_PAIRS
-from ptn_api.rest.options import RestOptions
-from ptn_api.rest.room import Ask, Room
+from ptn_api.rest.context import AppContext, RequestContext
 from ptn_api.wire.about import Health, KeyLimits, LogHealth, Me, Problem, SourceHealth, Status
 
 __all__ = ["health", "me", "trade_pairs"]
 
 
-async def health(room: Room, ask: Ask) -> Answer:
-    found = _examined(room)
-    status = 200 if found.status in ("ok", "degraded") else 503
-    return Answer(snapshot=body_of(msgspec.json.encode(found)), status=status)
-
-
-def _examined(room: Room) -> Health:
-    alive, writable = room.surroundings.processes(), room.surroundings.log_writable()
-    failures: list[Problem] = [] if writable else ["log_unwritable"]
-    failures += [] if all(alive.values()) else ["process_down"]
-    try:
-        source, ready = room.log.source(), room.log.ready()
-    except LogError:
-        source, ready, unreadable = SourceStatus(), False, True
-    else:
-        unreadable = room.follower.log_health.failing
-    failures += ["log_unreadable"] if unreadable else []
-    failures += _failures_of(source, room)
-    degraded: list[Problem] = [] if source.watching else ["not_watching"]
-    starting: list[Problem] = [] if (ready and room.ready) or unreadable else ["starting"]
-    status: Status = "failing" if failures else "starting" if starting else "degraded" if degraded else "ok"
-    return Health(
-        status=status,
-        problems=[*failures, *starting, *degraded],
-        processes={name: "up" if lives else "down" for name, lives in alive.items()},
-        source=SourceHealth(
-            swept_ms=source.swept_ms, stale=source.stale, reason=source.reason, watching=source.watching
-        ),
-        log=LogHealth(ready=ready, writable=writable),
-    )
-
-
-def _failures_of(source: SourceStatus, room: Room) -> list[Problem]:
-    problems: list[Problem] = []
-    if source.stale:
-        problems.append("source_stale")
-    if source.swept_ms is not None and room.clock() - source.swept_ms > room.options.silent_ms:
-        problems.append("source_silent")
-    return problems
-
-
-async def me(room: Room, ask: Ask) -> Answer:
-    assert ask.holder is not None
-    answer = Me(
-        alias=ask.holder.alias,
-        tier=ask.tier,
-        expires_ms=ask.holder.expires_ms,
-        limits=_limits_of(ask.holder, room.options),
-    )
-    return Answer(snapshot=body_of(msgspec.json.encode(answer)))
-
-
-def _limits_of(holder: KeyHolder, options: RestOptions) -> KeyLimits:
+def me(app: AppContext, request: RequestContext) -> Response:
+    holder, options = request.holder, app.options
+    assert holder is not None
     connections = holder.max_connections or options.max_connections_per_key
-    return KeyLimits(
-        websocket_connections=connections if holder.tier == 100 else 0,
-        requests_per_minute=holder.requests_per_minute or options.requests_per_minute or None,
+    result = Me(
+        alias=holder.alias,
+        tier=holder.tier,
+        expires_ms=holder.expires_ms,
+        limits=KeyLimits(
+            websocket_connections=connections if holder.tier == 100 else 0,
+            requests_per_minute=holder.requests_per_minute or options.requests_per_minute or None,
+        ),
     )
+    return Response(body_of(msgspec.json.encode(result)))
 
 
-async def trade_pairs(room: Room, ask: Ask) -> Answer:
-    return Answer(snapshot=body_of(msgspec.json.encode(list(TRADE_PAIRS.values()))))
+def trade_pairs(app: AppContext, request: RequestContext) -> Response:
+    return Response(body_of(msgspec.json.encode(list(TRADE_PAIRS.values()))))
+
+
+def health(app: AppContext, request: RequestContext) -> Response:
+    alive, writable = app.health.processes(), app.health.log_writable()
+    try:
+        source, log_ready, unreadable = app.log.source(), app.log.ready(), app.follower.outage.failing
+    except LogError:
+        source, log_ready, unreadable = SourceStatus(), False, True
+    now, swept_ms = app.clock(), source.swept_ms
+    silent = swept_ms is not None and now - swept_ms > app.options.silent_ms
+    failures: list[tuple[Problem, bool]] = [
+        ("log_unwritable", not writable),
+        ("process_down", not all(alive.values())),
+        ("log_unreadable", unreadable),
+        ("source_stale", source.stale),
+        ("source_silent", silent),
+    ]
+    starting = not ((log_ready and app.views.built) or unreadable)
+    problems = [name for name, present in failures if present]
+    status: Status = "failing" if problems else "starting" if starting else "ok"
+    problems += ["starting"] if starting else []
+    if not source.watching:
+        problems.append("not_watching")
+        status = "degraded" if status == "ok" else status
+    result = Health(
+        status=status,
+        problems=[*problems],
+        processes={name: "up" if up else "down" for name, up in alive.items()},
+        source=SourceHealth(
+            swept_ms=swept_ms, stale=source.stale, reason=source.reason, watching=source.watching
+        ),
+        log=LogHealth(ready=log_ready, writable=writable),
+    )
+    return Response(body_of(msgspec.json.encode(result)), status=200 if status in ("ok", "degraded") else 503)

@@ -1,123 +1,188 @@
-"""From a request to the handler that answers it, the least work first."""
+"""Routing and dispatch: from a request to the handler that answers it."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Coroutine, Sequence
 from functools import lru_cache
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 from urllib.parse import parse_qs
 
 import msgspec
 import structlog
 
-from ptn_api.access.key_ring import KeyHolder, KeyRing
+from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.usage import Usage
 from ptn_api.errors import LogError
-from ptn_api.http.answer import give, refuse
 from ptn_api.http.errors import HTTPError
-from ptn_api.http.reply import Reply, limit_lines
-from ptn_api.http.request import Request
+from ptn_api.http.response import Exchange, Response
+from ptn_api.rest.auth import Authenticator, key_in_body, rate_limit_lines
+from ptn_api.rest.context import AppContext, Handler, NoQuery, RequestContext
 from ptn_api.rest.counters import RestCounters
-from ptn_api.rest.gate import Gate
-from ptn_api.rest.room import Ask, Room
-from ptn_api.rest.route import Route
-from ptn_api.rest.routes import find
 
-__all__ = ["App"]
+__all__ = ["Access", "App", "Route", "Router"]
 
 logger = structlog.get_logger()
+
+Access = Literal["anyone", "key", "tier 100"]
 
 _BAD_TIER = "Invalid tier value. Allowed values are 0, 30, 50, or 100"
 _RETRY_AFTER = {"retry-after": "2"}
 
 
+class Route(NamedTuple):
+    """A row of the table of routes (routes.py).
+
+    `path` may end in `{hotkey}`. `response` is the type of the 200 response's JSON. `errors` are codes of
+    errors that the handler raises, besides those that any route with this access meets; `tier_error` is the
+    sentence for keys below tier 100.
+
+    The rest is for the API's description: `variant` is the response type with some parameter, `ndjson_line`
+    the type of a line if NDJSON is requested; `freshness`: the response has the headers of
+    `context.freshness`; `also_503`: the response may come with status 503.
+    """
+
+    path: str
+    handler: Handler
+    summary: str
+    response: Any
+    access: Access = "key"
+    query: type[msgspec.Struct] = NoQuery
+    errors: tuple[str, ...] = ()
+    tier_error: str = "This data requires tier 100 access"
+    description: str = ""
+    variant: Any = None
+    ndjson_line: Any = None
+    freshness: bool = False
+    also_503: bool = False
+    media_type: str = "application/json"
+
+
+class Router:
+    """Finds routes by path: exact paths, and prefixes that a hotkey follows."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._exact = {route.path: route for route in routes if not route.path.endswith("/{hotkey}")}
+        self._by_prefix = {
+            route.path.removesuffix("{hotkey}"): route for route in routes if route.path.endswith("/{hotkey}")
+        }
+
+    def find(self, path: str) -> tuple[Route, str] | None:
+        """Returns the path's route and hotkey; one trailing slash is ignored."""
+        path = path[:-1] if path.endswith("/") else path
+        if path in self._exact:
+            return self._exact[path], ""
+        prefix, slash, hotkey = path.rpartition("/")
+        route = self._by_prefix.get(prefix + slash)
+        return (route, hotkey) if route is not None and hotkey else None
+
+
 class App:
-    """Every refusal is JSON; whatever goes wrong inside is logged and told as a plain 500."""
+    """The HTTP server's handler. Errors become JSON responses; unexpected ones are logged, status 500."""
 
     def __init__(
-        self, room: Room, keys: KeyRing, *, counters: RestCounters | None = None, usage: Usage | None = None
+        self,
+        context: AppContext,
+        keys: KeyRing,
+        routes: Sequence[Route],
+        *,
+        counters: RestCounters | None = None,
+        usage: Usage | None = None,
     ) -> None:
-        self._room = room
+        self._context = context
+        self._router = Router(routes)
         self._counters = counters or RestCounters()
         self._usage = usage
-        self._gate = Gate(keys, room.options, room.clock, self._counters)
+        self._authenticator = Authenticator(keys, context.options, context.clock, self._counters)
 
-    async def answer(self, request: Request, reply: Reply) -> None:
-        """Fills in the reply; `count` is to be called when it was sent, or could not be."""
+    def handle(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
         try:
-            route, ask = self._admitted(request, reply)
-            answer = await route.handler(self._room, ask)
-            private = ask.holder is not None
-            store = not (route.path == "/health" or (private and request.key_in_body))
-            await give(reply, answer, request, private=private, store=store)
-        except HTTPError as refusal:
-            refuse(reply, refusal, method=request.method)
-        except LogError as error:
-            logger.error("log_unreadable", code=error.code, reason=str(error))
-            sentence = "The data cannot be read at the moment"
-            unreadable = HTTPError("log_unreadable", sentence, headers=_RETRY_AFTER)
-            refuse(reply, unreadable, method=request.method)
-        except Exception:
-            logger.exception("request_failed", route=reply.route)
-            refuse(reply, HTTPError("internal", "Internal server error"), method=request.method)
+            route, request = self._dispatch(exchange)
+            result = route.handler(self._context, request)
+            if isinstance(result, Response) and self._respond(exchange, result):
+                return None
+        except Exception as error:  # noqa: BLE001 - each becomes a response
+            self._respond_with_error(exchange, error)
+            return None
+        return self._handle_later(exchange, result)
 
-    def _admitted(self, request: Request, reply: Reply) -> tuple[Route, Ask]:
-        """The route, and what it is asked. Raises HTTPError."""
-        found = find(request.path)
+    async def _handle_later(self, exchange: Exchange, result: Response | Awaitable[Response]) -> None:
+        try:
+            response = result if isinstance(result, Response) else await result
+            while not self._respond(exchange, response):  # noqa: ASYNC110 - each call compresses more
+                await asyncio.sleep(0)
+        except Exception as error:  # noqa: BLE001 - each becomes a response
+            self._respond_with_error(exchange, error)
+
+    def _respond(self, exchange: Exchange, response: Response) -> bool:
+        private = exchange.user is not None
+        # Caches tell responses apart by Authorization (Vary), not by the request's body.
+        store = not (exchange.route == "/health" or (private and key_in_body(exchange.request)))
+        return exchange.respond(response, private=private, store=store)
+
+    def _respond_with_error(self, exchange: Exchange, error: Exception) -> None:
+        if isinstance(error, LogError):
+            self._context.follower.outage.failed("views", error)
+            sentence = "The data cannot be read at the moment"
+            error = HTTPError("log_unreadable", sentence, headers=_RETRY_AFTER)
+        elif not isinstance(error, HTTPError):
+            logger.error("request_failed", route=exchange.route, exc_info=error)
+            error = HTTPError("internal", "Internal server error")
+        exchange.respond_with_error(error)
+
+    # --- dispatch -------------------------------------------------------------------------------------------
+
+    def _dispatch(self, exchange: Exchange) -> tuple[Route, RequestContext]:
+        """Routes, authenticates and parses the query, in this order: the cheapest rejection comes first."""
+        request = exchange.request
+        found = self._router.find(request.path)
         if found is None:
             raise HTTPError("not_found", "Not found")
         route, hotkey = found
-        reply.route = route.path
+        exchange.route = route.path
         if request.method not in (b"GET", b"HEAD"):
             raise HTTPError("method_not_allowed", "Method not allowed", headers={"allow": "GET, HEAD"})
         holder = None
         if route.access != "anyone":
-            holder = self._caller(request, reply)
-            self._check(route, holder)
-        ask = Ask(
+            holder, allowance = self._authenticator.authenticate(request)
+            if allowance is not None:
+                exchange.extra_headers = rate_limit_lines(allowance)
+                if not allowance.allowed:
+                    after = {"retry-after": str(allowance.retry_s)}
+                    raise HTTPError("too_many_requests", "Too many requests with this key", headers=after)
+            exchange.user = request.connection.user = holder
+            if route.access == "tier 100" and holder.tier < 100:
+                raise HTTPError("insufficient_tier", route.tier_error)
+            if not self._context.views.built:
+                raise HTTPError("starting", "The service is starting", headers=_RETRY_AFTER)
+        context = RequestContext(
             holder=holder,
-            query=_query(route.query, request.query) if request.query else route.query(),
+            query=_parse_query(route.query, request.query) if request.query else route.query(),
             hotkey=hotkey,
             head=request.method == b"HEAD",
             accept=request.headers.get("accept"),
         )
-        return route, ask
+        return route, context
 
-    def _caller(self, request: Request, reply: Reply) -> KeyHolder:
-        """Who asks, if that may be now. From here on every answer says what is left of the key's requests."""
-        holder, allowance = self._gate.admit(request)
-        if allowance is not None:
-            reply.limits = limit_lines(allowance)
-            if not allowance.allowed:
-                after = {"retry-after": str(allowance.retry_s)}
-                raise HTTPError("too_many_requests", "Too many requests with this key", headers=after)
-        reply.holder = request.visit.holder = holder
-        return holder
-
-    def _check(self, route: Route, holder: KeyHolder) -> None:
-        if route.access == "tier 100" and holder.tier < 100:
-            raise HTTPError("insufficient_tier", route.refused)
-        if not self._room.ready:
-            raise HTTPError("starting", "The service is starting", headers=_RETRY_AFTER)
-
-    def count(self, request: Request, reply: Reply) -> None:
-        """Adds what went out to the counters, and to the key's account."""
-        about = (reply.route, str(reply.status or "none"), reply.coding)
-        self._counters.requests[about] += 1
-        self._counters.sent_bytes[about] += reply.sent_bytes
-        request.visit.requests += 1
-        if self._usage is not None and reply.holder is not None:
-            self._usage.add(reply.holder, requests=1, sent_bytes=reply.sent_bytes)
+    def finished(self, exchange: Exchange) -> None:
+        """Adds the exchange to the metrics and to the key's usage."""
+        labels = (exchange.route, str(exchange.status or "none"), exchange.coding)
+        self._counters.requests[labels] += 1
+        self._counters.sent_bytes[labels] += exchange.sent_bytes
+        exchange.request.connection.requests += 1
+        if self._usage is not None and exchange.user is not None:
+            self._usage.add(exchange.user, requests=1, sent_bytes=exchange.sent_bytes)
 
 
-def _query(kind: type[msgspec.Struct], text: bytes) -> msgspec.Struct:
-    """The query string as the route's type. Raises HTTPError `bad_parameter`; unknown names are ignored."""
-    given = parse_qs(text.decode("latin-1"), keep_blank_values=True)
+def _parse_query(kind: type[msgspec.Struct], text: bytes) -> msgspec.Struct:
+    """Returns the query string as the route's type; unknown parameters are ignored."""
+    texts = parse_qs(text.decode("latin-1"), keep_blank_values=True)
     values: dict[str, Any] = {}
     for name, of, repeatable in _parameters(kind):
-        if name not in given:
+        if name not in texts:
             continue
         try:
-            values[name] = msgspec.convert(given[name] if repeatable else given[name][-1], of, strict=False)
+            values[name] = msgspec.convert(texts[name] if repeatable else texts[name][-1], of, strict=False)
         except msgspec.ValidationError:
             sentence = _BAD_TIER if name == "tier" else f"Invalid value of the parameter {name}"
             raise HTTPError("bad_parameter", sentence, parameter=name) from None
@@ -126,10 +191,9 @@ def _query(kind: type[msgspec.Struct], text: bytes) -> msgspec.Struct:
 
 @lru_cache
 def _parameters(query: type[msgspec.Struct]) -> list[tuple[str, Any, bool]]:
-    """(name, type, whether it may be repeated) of each parameter."""
-    return [(field.name, field.type, _is_list(field.type)) for field in msgspec.structs.fields(query)]
+    """Returns (name, type, whether it is a list, given by repeating the parameter) of each parameter."""
 
+    def is_list(kind: Any) -> bool:
+        return list in (get_origin(kind), *map(get_origin, get_args(kind)[:1]))  # plain or Annotated
 
-def _is_list(kind: Any) -> bool:
-    """Whether the type is a list, plain or annotated."""
-    return list in (get_origin(kind), *map(get_origin, get_args(kind)[:1]))
+    return [(field.name, field.type, is_list(field.type)) for field in msgspec.structs.fields(query)]

@@ -1,20 +1,20 @@
-"""What the REST room counts while it runs."""
+"""The REST server's counters, for the metrics."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ptn_api.histogram import Histogram
+from ptn_api.views.positions import ViewMetrics
 
 __all__ = ["RestCounters"]
 
 
 @dataclass
 class RestCounters:
-    """`connections` are open now; the rest are totals since the start, times in seconds.
+    """Totals since the start, except `connections`, which are open now.
 
-    `requests` and `sent_bytes` go by (route, status, coding), `limited` by what was too much.
+    `requests` and `sent_bytes` are keyed by (route, status, coding), `limited` by the limit exceeded.
     """
 
     connections: int = 0
@@ -22,7 +22,4 @@ class RestCounters:
     sent_bytes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     auth_failures: int = 0
     limited: Counter[str] = field(default_factory=Counter)
-    piece_seconds: Histogram = field(default_factory=Histogram)
-    """Building one miner's part of the documents."""
-    assembly_seconds: Histogram = field(default_factory=Histogram)
-    """Joining those parts into a tier's document."""
+    views: ViewMetrics = field(default_factory=ViewMetrics)

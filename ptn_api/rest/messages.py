@@ -1,20 +1,19 @@
-"""The stream's messages over plain GETs: for those who cannot hold a socket, and for proxies."""
+"""The stream's messages over plain GETs, for clients and proxies that cannot hold a WebSocket open."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from ptn_api.errors import LogPrunedError
-from ptn_api.event_log.contract import Event
-from ptn_api.http.accept import prefers
-from ptn_api.http.answer import JSON, Answer
 from ptn_api.http.body import body_of
 from ptn_api.http.errors import HTTPError
-from ptn_api.http.reply import lines
-from ptn_api.rest.room import Ask, Room, standing
+from ptn_api.http.negotiation import prefers
+from ptn_api.http.response import JSON, Response, header_lines
+from ptn_api.rest.context import AppContext, RequestContext, freshness
 from ptn_api.tasks import TimeSlice
 from ptn_api.wire.codec import encode_message
 from ptn_api.wire.frames import Format, Message
@@ -22,16 +21,18 @@ from ptn_api.wire.frames import Format, Message
 __all__ = ["NDJSON", "Messages", "MessagesQuery", "messages"]
 
 NDJSON = "application/x-ndjson"
-_MOST = 10_000
-_PAGE = 100
-_BODY_BYTES = 16 << 20
-"""An answer that grows beyond this ends early; `next` says where to go on."""
+_MAX_SCANNED = 10_000
+"""Events read for one response, also if filters drop them."""
+_READ_EVENTS = 100
+"""Events read from the log at a time."""
+_MAX_BYTES = 16 << 20
+"""A response that exceeds this ends early; its `next` is where to continue."""
 
 
 class MessagesQuery(msgspec.Struct, kw_only=True):
     after: Annotated[int, Meta(ge=-1, description="sequence; absent or -1: from now on, nothing yet")] = -1
     epoch: Annotated[str, Meta(description="the log that `after` is of; another one: 410")] = ""
-    limit: Annotated[int, Meta(ge=1, le=_MOST, description="at most this many messages")] = 1_000
+    limit: Annotated[int, Meta(ge=1, le=_MAX_SCANNED, description="at most this many messages")] = 1_000
     miner: Annotated[list[str], Meta(description="only these hotkeys (repeatable)")] = []
     trade_pair: Annotated[list[str], Meta(description="only these trade pairs, by id (repeatable)")] = []
     format: Annotated[Format, Meta(description="`delta`: the order without its position's others")] = "full"
@@ -47,91 +48,97 @@ class Messages(msgspec.Struct, kw_only=True):
 
 
 class _Page(msgspec.Struct):
-    """`next` is the cursor to go on from; messages that were filtered out lie before it too."""
+    """Encoded messages. `next` is the cursor to continue at, past messages that were filtered out too."""
 
-    messages: list[bytes]
     next: int
     head: int
+    messages: list[bytes] = []
+    scanned: int = 0
+    size: int = 0
 
 
-async def messages(room: Room, ask: Ask) -> Answer:
-    query: MessagesQuery = ask.query
-    headers = standing(room, 100)
-    ndjson = prefers(ask.accept, NDJSON, over=JSON)
-    media_type = NDJSON if ndjson else JSON
-    after, head = _checked(room, query)
-    if ask.head:
-        return Answer(snapshot=None, headers=headers, vary="Accept", media_type=media_type)
-    page = await _page(room, query, after, head)
-    if ndjson:
-        headers += lines({"x-ptn-next": str(page.next), "x-ptn-head": str(page.head)})
-        body = b"".join(message + b"\n" for message in page.messages)
-    else:
-        body = b'{"messages":[%b],"next":%d,"head":%d,"epoch":%b}' % (
-            b",".join(page.messages),
-            page.next,
-            page.head,
-            msgspec.json.encode(room.log.epoch),
-        )
-    return Answer(snapshot=body_of(body), headers=headers, vary="Accept", media_type=media_type)
-
-
-def _checked(room: Room, query: MessagesQuery) -> tuple[int, int]:
-    """The cursor to begin at, and the head. Raises HTTPError `gone`."""
-    floor, head = room.log.floor(), room.log.head().sequence
-    if query.epoch and query.epoch != room.log.epoch:
-        raise _gone(room, "That cursor is of another log", floor, head)
+def messages(app: AppContext, request: RequestContext) -> Response | Awaitable[Response]:
+    query: MessagesQuery = request.query
+    headers = freshness(app, 100)
+    ndjson = prefers(request.accept, NDJSON, over=JSON)
+    floor, head = app.log.floor(), app.log.head().sequence
+    if query.epoch and query.epoch != app.log.epoch:
+        raise _gone(app, "That cursor is of another log")
     after = head if query.after < 0 else query.after
     if after > head:
-        raise _gone(room, "That cursor lies beyond the head", floor, head)
+        raise _gone(app, "That cursor lies beyond the head")
     if after + 1 < floor:
-        raise _gone(room, "That cursor is too old", floor, head)
-    return after, head
+        raise _gone(app, "That cursor is too old")
+    if request.head:
+        return Response(None, headers, vary="Accept", media_type=NDJSON if ndjson else JSON)
+    page = _Page(after, head)
+    if _read_events(app, query, page):
+        return _response(app, page, headers, ndjson)
+    return _read_more(app, query, page, headers, ndjson)
 
 
-def _gone(room: Room, sentence: str, floor: int, head: int) -> HTTPError:
-    return HTTPError("gone", sentence, epoch=room.log.epoch, oldest_sequence=floor, head=head)
-
-
-async def _page(room: Room, query: MessagesQuery, after: int, head: int) -> _Page:
-    page = _Page([], after, head)
+async def _read_more(
+    app: AppContext, query: MessagesQuery, page: _Page, headers: bytes, ndjson: bool
+) -> Response:
     time_slice = TimeSlice()
-    scanned = size = 0
-    while page.next < head and len(page.messages) < query.limit and scanned < _MOST and size < _BODY_BYTES:
-        for event in _read(room, query, page.next, min(_PAGE, head - page.next)):
-            scanned += 1
-            page.next = event.sequence
-            if _matches(event, query):
-                page.messages.append(_encoded(event, query.format))
-                size += len(page.messages[-1])
-            if len(page.messages) >= query.limit or size >= _BODY_BYTES:
-                break
+    while not _read_events(app, query, page):
         await time_slice.yield_if_due()
-    return page
+    return _response(app, page, headers, ndjson)
 
 
-def _read(room: Room, query: MessagesQuery, after: int, limit: int) -> list[Event]:
+def _read_events(app: AppContext, query: MessagesQuery, page: _Page) -> bool:
+    """Adds messages to the page, from one read of the log. Returns whether the page is complete."""
+    limit = min(_READ_EVENTS, page.head - page.next)
+    if limit == 0 or page.scanned >= _MAX_SCANNED:
+        return True
     try:
-        return room.log.read(after, limit, orders=query.format == "full")
-    except LogPrunedError:
-        floor, head = room.log.floor(), room.log.head().sequence
-        raise _gone(room, "That cursor is too old", floor, head) from None
+        events = app.log.read(page.next, limit, orders=query.format == "full")
+    except LogPrunedError:  # since the check of the cursor, or between two reads
+        raise _gone(app, "That cursor is too old") from None
+    for event in events:
+        page.scanned += 1
+        page.next = event.sequence
+        if query.miner and event.miner_hotkey not in query.miner:
+            continue
+        if query.trade_pair and event.trade_pair not in query.trade_pair:
+            continue
+        message = encode_message(
+            sequence=event.sequence,
+            timestamp_ms=event.timestamp_ms,
+            text=event.text,
+            order=event.order,
+            n_orders=event.n_orders,
+            format=query.format,
+            late=event.late,
+            extra=event.extra,
+        )
+        page.messages.append(message)
+        page.size += len(message)
+        if len(page.messages) >= query.limit or page.size >= _MAX_BYTES:
+            return True
+    return page.next == page.head
 
 
-def _matches(event: Event, query: MessagesQuery) -> bool:
-    return (not query.miner or event.miner_hotkey in query.miner) and (
-        not query.trade_pair or event.trade_pair in query.trade_pair
+def _response(app: AppContext, page: _Page, headers: bytes, ndjson: bool) -> Response:
+    if ndjson:
+        headers += header_lines({"x-ptn-next": str(page.next), "x-ptn-head": str(page.head)})
+        content = b"".join(message + b"\n" for message in page.messages)
+        return Response(body_of(content), headers, vary="Accept", media_type=NDJSON)
+    epoch = msgspec.json.encode(app.log.epoch)
+    content = b'{"messages":[%b],"next":%d,"head":%d,"epoch":%b}' % (
+        b",".join(page.messages),
+        page.next,
+        page.head,
+        epoch,
     )
+    return Response(body_of(content), headers, vary="Accept")
 
 
-def _encoded(event: Event, form: Format) -> bytes:
-    return encode_message(
-        sequence=event.sequence,
-        timestamp_ms=event.timestamp_ms,
-        text=event.text,
-        order=event.order,
-        n_orders=event.n_orders,
-        format=form,
-        late=event.late,
-        extra=event.extra,
+def _gone(app: AppContext, sentence: str) -> HTTPError:
+    return HTTPError(
+        "gone",
+        sentence,
+        epoch=app.log.epoch,
+        oldest_sequence=app.log.floor(),
+        head=app.log.head().sequence,
     )

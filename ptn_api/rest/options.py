@@ -1,30 +1,56 @@
-"""What the REST room is told; the names are the settings'."""
+"""Options of the REST server."""
 
 from __future__ import annotations
 
-import msgspec
+from typing import Annotated
+
+from ptn_api.access.options import ClientLimits
+from ptn_api.options import (
+    CLOCK_JUMP_MS,
+    CLOCK_SETTLE_MS,
+    STOP_TIMEOUT_MS,
+    ClockJump,
+    ClockSettle,
+    Count,
+    Delay,
+    Limit,
+    Period,
+    StopTimeout,
+    option,
+)
 
 __all__ = ["RestOptions"]
 
 
-class RestOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Times in ms, sizes in bytes; `ptn_api.process.settings` says what each means.
+class RestOptions(ClientLimits, frozen=True, kw_only=True):
+    """Times are milliseconds, sizes bytes."""
 
-    Those that are no setting are here for tests: `rate_window_ms` is the time over which `minimum_rate` is
-    measured, `silent_ms` the age at which the last sweep of the validator's files counts as a problem.
-    """
+    requests_per_minute: Annotated[
+        Limit,
+        option(
+            "Limits",
+            "Allow each user this many REST requests per minute, unless the key file sets another limit; "
+            "0 = no limit",
+        ),
+    ] = 600
+    max_rest_connections: Annotated[
+        Count,
+        option("Limits", "Keep at most this many REST connections; one more evicts the longest idle one"),
+    ] = 4_096
+    refresh_coalesce_ms: Annotated[
+        Delay, option("REST", "Combine refreshed returns within this time; an order never waits")
+    ] = 1_000
+    header_timeout_ms: Annotated[
+        Period, option("REST", "Disconnect a client whose request's headers take longer than this")
+    ] = 10_000
+    minimum_rate: Annotated[
+        Limit, option("REST", "Cut off a download slower than this many bytes per second; 0 = never")
+    ] = 1_024
+    clock_jump_ms: ClockJump = CLOCK_JUMP_MS
+    clock_settle_ms: ClockSettle = CLOCK_SETTLE_MS
+    stop_timeout_ms: StopTimeout = STOP_TIMEOUT_MS
 
-    refresh_coalesce_ms: int = 1_000
-    clock_jump_ms: int = 60_000
-    clock_settle_ms: int = 600_000
-    header_timeout_ms: int = 10_000
-    minimum_rate: int = 1_024
     rate_window_ms: int = 10_000
-    stop_timeout_ms: int = 10_000
-    max_connections_per_key: int = 5
-    requests_per_minute: int = 600
-    failed_logins_per_minute: int = 30
-    connects_per_minute: int = 600
-    max_rest_connections: int = 4_096
-    trusted_proxies: str = ""
+    """The time over which `minimum_rate` is measured."""
     silent_ms: int = 300_000
+    """The age at which the last sweep of the validator's files counts as a problem."""

@@ -1,24 +1,30 @@
-"""Positions: all miners' or one's, whole, filtered, or only what changed."""
+"""Positions of all miners or of one: complete, filtered, or as changes since a cursor."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from ptn_api.http.answer import Answer
+from ptn_api.errors import LogPrunedError
+from ptn_api.http.body import body_of
 from ptn_api.http.errors import HTTPError
+from ptn_api.http.response import Response
+from ptn_api.model.miner import Aggregates
+from ptn_api.model.position import Position
+from ptn_api.model.rendering import AS_IS, render_position
 from ptn_api.model.tiers import Tier
-from ptn_api.rest.changes import changes_since
-from ptn_api.rest.room import Ask, Room, standing
+from ptn_api.rest.context import AppContext, RequestContext, freshness
+from ptn_api.tasks import TimeSlice
 from ptn_api.views.filters import filtered
 
-__all__ = ["PositionsQuery", "positions", "positions_of"]
+__all__ = ["Changes", "PositionsQuery", "positions", "positions_of"]
 
 
 class PositionsQuery(msgspec.Struct, kw_only=True):
-    """Filters choose positions; a miner's aggregates stay those of the whole entry."""
+    """Filters select positions; a miner's aggregates remain those of the complete entry."""
 
     tier: Annotated[Tier, Meta(description="what that tier shows; above the key's own: 403")] = 100
     miner: Annotated[list[str], Meta(description="only these hotkeys (repeatable)")] = []
@@ -32,30 +38,96 @@ class PositionsQuery(msgspec.Struct, kw_only=True):
     ] = ""
 
 
-async def positions(room: Room, ask: Ask) -> Answer:
-    query: PositionsQuery = ask.query
-    if query.tier > ask.tier:
+class Changes(msgspec.Struct, kw_only=True):
+    """Changes since a cursor: everything up to `cursor`, possibly more. Apply `removed` first.
+
+    `removed` are [hotkey, position uuid], `positions` by hotkey, `miners` the aggregates of all miners,
+    which change with time.
+    """
+
+    cursor: str
+    sequence: int
+    removed: list[tuple[str, str]]
+    positions: dict[str, list[Position]]
+    miners: dict[str, Aggregates]
+
+
+def positions(app: AppContext, request: RequestContext) -> Response | Awaitable[Response]:
+    query: PositionsQuery = request.query
+    if query.tier > request.tier:
         raise HTTPError("insufficient_tier", f"Your API key does not have access to tier {query.tier} data")
-    headers = standing(room, query.tier)
     if query.since:
-        if query.tier < 100:
-            raise HTTPError("bad_parameter", "Changes since a cursor are there in tier 100 only")
-        return Answer(snapshot=await changes_since(room, query.since, ask.head), headers=headers)
+        return _changes(app, request)
     if query.miner or query.trade_pair or query.status:
-        chosen = await filtered(
-            room.views,
-            query.tier,
-            miners=frozenset(query.miner),
-            trade_pairs=frozenset(query.trade_pair),
-            statuses=frozenset(query.status),
-        )
-        return Answer(snapshot=chosen, headers=headers)
-    return Answer(snapshot=room.views.snapshot(query.tier), headers=headers)
+        return _filtered(app, query)
+    headers = freshness(app, query.tier)
+    return Response(app.views.snapshot(query.tier), headers)
 
 
-async def positions_of(room: Room, ask: Ask) -> Answer:
-    headers = standing(room, ask.tier)
-    snapshot = room.views.entry(ask.hotkey, ask.tier)
-    if snapshot is None:
+def positions_of(app: AppContext, request: RequestContext) -> Response:
+    headers = freshness(app, request.tier)
+    body = app.views.entry(request.hotkey, request.tier)
+    if body is None:
         raise HTTPError("not_found", "Miner ID not found")
-    return Answer(snapshot=snapshot, headers=headers)
+    return Response(body, headers)
+
+
+async def _filtered(app: AppContext, query: PositionsQuery) -> Response:
+    headers = freshness(app, query.tier)
+    body = await filtered(
+        app.views,
+        query.tier,
+        miners=frozenset(query.miner),
+        trade_pairs=frozenset(query.trade_pair),
+        statuses=frozenset(query.status),
+    )
+    return Response(body, headers)
+
+
+async def _changes(app: AppContext, request: RequestContext) -> Response:
+    query: PositionsQuery = request.query
+    headers = freshness(app, query.tier)
+    if query.tier < 100:
+        raise HTTPError("bad_parameter", "Changes since a cursor are available in tier 100 only")
+    since = _revision(app, query.since)
+    if request.head:
+        return Response(None, headers)
+    # The head is read first: changes that follow it are sent again from the cursor, which is harmless.
+    head = app.log.head()
+    try:
+        removed = app.log.removed(since)
+    except LogPrunedError:
+        raise _gone(app, "That cursor is too old") from None
+    positions: dict[str, list[msgspec.Raw]] = {}
+    time_slice, now = TimeSlice(), app.clock()
+    for logged in app.log.positions(since_revision=since):
+        text = render_position(logged.text, logged.text.position(), AS_IS, now)
+        positions.setdefault(logged.miner_hotkey, []).append(msgspec.Raw(text))
+        await time_slice.yield_if_due()
+    changes = Changes(
+        cursor=f"{app.log.epoch}:{head.revision}",
+        sequence=head.sequence,
+        removed=[(position.miner_hotkey, position.position_uuid) for position in removed],
+        positions=positions,  # type: ignore[arg-type]  # already encoded
+        miners={view.hotkey: view.tiers[100].aggregates for view in app.views.ranked(100)},
+    )
+    return Response(body_of(msgspec.json.encode(changes)), headers)
+
+
+def _revision(app: AppContext, cursor: str) -> int:
+    """Returns the cursor's revision. Raises HTTPError `gone` if only a complete snapshot helps."""
+    epoch, colon, number = cursor.rpartition(":")
+    if not (colon and number.isascii() and number.isdigit() and len(number) < 19):
+        raise HTTPError("bad_parameter", "A cursor is <epoch>:<revision>", parameter="since")
+    if epoch != app.log.epoch:
+        raise _gone(app, "That cursor is of another log")
+    if int(number) > app.log.head().revision:
+        raise _gone(app, "That cursor lies beyond the head")
+    if int(number) < app.log.oldest_revision():
+        raise _gone(app, "That cursor is too old")
+    return int(number)
+
+
+def _gone(app: AppContext, sentence: str) -> HTTPError:
+    oldest = f"{app.log.epoch}:{app.log.oldest_revision()}"
+    return HTTPError("gone", sentence, oldest_cursor=oldest)

@@ -1,4 +1,4 @@
-"""Running the REST room: the views are kept up with the log, and served."""
+"""Runs the REST server: keeps the views current and serves them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, SteadyClock
 from ptn_api.event_log.contract import EventLog
-from ptn_api.http.crowd import Crowd
-from ptn_api.http.reader import Limits
+from ptn_api.http.connection import Connection
+from ptn_api.http.connection_limit import ConnectionLimit
+from ptn_api.http.request import Limits
 from ptn_api.http.server import Server
 from ptn_api.rest.app import App
+from ptn_api.rest.auth import ConnectLimit
+from ptn_api.rest.context import AppContext, ProcessHealth
 from ptn_api.rest.counters import RestCounters
-from ptn_api.rest.gate import Door
 from ptn_api.rest.options import RestOptions
-from ptn_api.rest.room import Room, Surroundings
+from ptn_api.rest.routes import ROUTES
 from ptn_api.tasks import cancel_and_wait
 
 __all__ = ["RestOptions", "run_rest"]
 
+logger = structlog.get_logger()
+
 _DRAIN_SHARE = 0.8
-"""Of the time a process may take to stop, so that it stops by itself."""
+"""Share of the process's stop timeout spent on draining, so that it exits before it is killed."""
 
 
 async def run_rest(
@@ -41,41 +45,48 @@ async def run_rest(
     tls: ssl.SSLContext | None = None,
     counters: RestCounters | None = None,
     usage: Usage | None = None,
-    surroundings: Surroundings | None = None,
+    health: ProcessHealth | None = None,
 ) -> None:
-    """Serves on the listening socket until `stop`, then lets answers that were begun end, for a while.
+    """Serves on the listening socket until `stop`, then drains.
 
-    `ready` is called when the views are built; requests are answered before, with 503. Raises
+    `ready` is called when the views are built; until then requests are answered with 503. Raises
     LogReplacedError if the log was replaced: start again.
     """
     counters = counters or RestCounters()
-    room = Room.over(log, clock or _steady_clock(options), options, counters, surroundings)
-    limits = Limits(
-        request_ms=options.header_timeout_ms,
-        minimum_rate=options.minimum_rate,
-        rate_window_ms=options.rate_window_ms,
+    clock = clock or SteadyClock(
+        jump_ms=options.clock_jump_ms,
+        settle_ms=options.clock_settle_ms,
+        on_jump=lambda ms: logger.warning("clock_jumped", by_ms=ms),
     )
-    drain_ms = int(options.stop_timeout_ms * _DRAIN_SHARE)
-    door, crowd = Door(options, room.clock, counters), Crowd(options.max_rest_connections, counters)
-    app = App(room, keys, counters=counters, usage=usage)
-    async with Server(app, sock, limits, door=door, crowd=crowd, drain_ms=drain_ms, tls=tls):
-        following = asyncio.create_task(room.follower.run())
+    context = AppContext.over(log, clock, options, counters.views, health)
+
+    def count_evictions() -> None:
+        counters.limited["connections"] += 1
+
+    connections: ConnectionLimit[Connection] = ConnectionLimit(options.max_rest_connections, count_evictions)
+    server = Server(
+        App(context, keys, ROUTES, counters=counters, usage=usage),
+        sock,
+        Limits(
+            request_ms=options.header_timeout_ms,
+            minimum_rate=options.minimum_rate,
+            rate_window_ms=options.rate_window_ms,
+        ),
+        limiter=ConnectLimit(options, clock, counters),
+        connections=connections,
+        drain_ms=int(options.stop_timeout_ms * _DRAIN_SHARE),
+        tls=tls,
+    )
+    async with server:
+        following = asyncio.create_task(context.follower.run())
         stopping = asyncio.create_task(stop.wait())
-        built = asyncio.create_task(room.follower.built.wait())
+        built = asyncio.create_task(context.follower.built.wait())
         try:
             await asyncio.wait({following, stopping, built}, return_when=asyncio.FIRST_COMPLETED)
             if built.done():
                 ready()
             await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if following.done():
-                following.result()  # it ends only by an error
+                following.result()  # raises: the follower ends only by an error
         finally:
             await cancel_and_wait([following, stopping, built])
-
-
-def _steady_clock(options: RestOptions) -> SteadyClock:
-    return SteadyClock(
-        jump_ms=options.clock_jump_ms,
-        settle_ms=options.clock_settle_ms,
-        on_jump=lambda ms: structlog.get_logger().warning("clock_jumped", by_ms=ms),
-    )

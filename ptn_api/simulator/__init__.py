@@ -1,5 +1,5 @@
-"""A validator without a validator: a market, miners, and a directory written as a validator writes it.
+"""A simulated validator: a market, miners, and a directory with the files that a real validator writes.
 
-The newcomer's first run (`--demo`), every acceptance test and every benchmark use it. It does all that a real
-one does to its files (docs/architecture.md, "The source"), by a seed, and keeps a journal of what it did.
+`ptn serve --demo`, the system tests and the benchmarks use it. It changes its files in every way a real one
+does (docs/architecture.md, "The source"), driven by a seed, and journals each change.
 """

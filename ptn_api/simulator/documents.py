@@ -1,4 +1,4 @@
-"""The validator's other files: eliminations, challenge period, performance ledgers, miner statistics."""
+"""The documents of a simulated validator: eliminations, challenge period, ledgers and statistics."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ _REASONS = (
 )
 
 
+_encode = msgspec.json.Encoder().encode
+
+
 class _Eliminations(msgspec.Struct):
     eliminations: list[dict[str, Any]] = msgspec.field(default_factory=list)
 
@@ -44,16 +47,16 @@ class _ChallengePeriod(msgspec.Struct):
 
 
 class _Report(msgspec.Struct):
-    """What was last computed about a miner: its ledgers and its element of the statistics, encoded."""
+    """A miner's encoded ledgers and statistics, as last computed."""
 
     ledgers: msgspec.Raw
     statistics: msgspec.Raw
 
 
 class Documents:
-    """Writes the documents whole, each time; of the large ones only a part is computed anew.
+    """Writers of all documents. The large ones are recomputed for a share of the miners at a time.
 
-    `checkpoints` is the length of a ledger: 180 (of 12 hours) make 60 MB of ledgers for 250 miners.
+    `checkpoints` is the length of a ledger: 180 (of 12 hours each) make 60 MB of ledgers for 250 miners.
     """
 
     def __init__(self, files: ValidatorFiles, journal: Journal, seed: int, checkpoints: int) -> None:
@@ -66,29 +69,29 @@ class Documents:
         self._reports: dict[str, _Report] = {}
 
     def load(self) -> None:
-        """Takes over what the files say; a missing or broken one counts as empty."""
+        """Reads eliminations and challenge period; a missing or malformed file counts as empty."""
         self._eliminations = _read(self._files, _ELIMINATIONS, _Eliminations)
         self._challenge = _read(self._files, _CHALLENGEPERIOD, _ChallengePeriod)
 
-    # --- who is in and who is out -------------------------------------------------------------------------
+    # --- membership ---------------------------------------------------------------------------------------
 
     def eliminated(self) -> set[str]:
         return {str(row["hotkey"]) for row in self._eliminations.eliminations}
 
     def admit(self, hotkey: str, at_ms: int, *, veteran: bool) -> None:
-        """Puts a miner into the challenge period, or among those who passed it. Not yet written."""
+        """Adds a miner to the challenge period, a veteran to those that passed it. Does not write."""
         group = self._challenge.success if veteran else self._challenge.testing
         group[hotkey] = at_ms
 
     def forget(self, hotkey: str, now_ms: int) -> None:
-        """A miner's directory is gone."""
+        """Drops a removed miner from the challenge period and the reports."""
         self._challenge.testing.pop(hotkey, None)
         self._challenge.success.pop(hotkey, None)
         self._reports.pop(hotkey, None)
         self.write_challengeperiod(now_ms)
 
     def eliminate(self, hotkey: str, now_ms: int, rng: Random) -> str:
-        """Adds a miner to the eliminations and writes them; the reason."""
+        """Adds a miner to the eliminations and writes them. Returns the reason."""
         reason = rng.choice(_REASONS)
         dd = round(rng.uniform(0.82, 0.9), 6) if "DRAWDOWN" in reason else None
         self._eliminations.eliminations.append(
@@ -99,39 +102,43 @@ class Documents:
         return reason
 
     def eliminations(self) -> list[dict[str, Any]]:
-        """The eliminations, for `restore`."""
+        """Returns a copy of the eliminations for `restore`."""
         return list(self._eliminations.eliminations)
 
     def restore(self, eliminations: list[dict[str, Any]], now_ms: int) -> None:
-        """Puts earlier eliminations back."""
+        """Replaces the eliminations by earlier ones and writes them."""
         self._eliminations.eliminations = list(eliminations)
         self.write_eliminations(now_ms)
 
     # --- writing ------------------------------------------------------------------------------------------
 
     def write_eliminations(self, now_ms: int) -> None:
-        self._write(_ELIMINATIONS, msgspec.json.encode(self._eliminations), now_ms)
+        self._write(_ELIMINATIONS, _encode(self._eliminations), now_ms)
 
     def write_challengeperiod(self, now_ms: int) -> None:
-        self._write(_CHALLENGEPERIOD, msgspec.json.encode(self._challenge), now_ms)
+        self._write(_CHALLENGEPERIOD, _encode(self._challenge), now_ms)
 
     def write_reports(self, miners: Iterable[Miner], now_ms: int, rng: Random, *, share: float = 0.1) -> None:
-        """Writes ledgers and statistics, computing anew that share of the miners and those without."""
+        """Writes ledgers and statistics, recomputed for that share of the miners and for new ones."""
         present = list(miners)
         for miner in present:
             if miner.hotkey not in self._reports or rng.random() < share:
-                self._reports[miner.hotkey] = self._report(miner, now_ms)
+                names = ("portfolio", *(instrument.id for instrument in miner.pairs))
+                ledgers = {name: self._ledger(miner, name, now_ms) for name in names}
+                statistics = self._statistics(miner, ledgers["portfolio"], now_ms)
+                self._reports[miner.hotkey] = _Report(
+                    msgspec.Raw(_encode(ledgers)), msgspec.Raw(_encode(statistics))
+                )
         reports = {m.hotkey: self._reports[m.hotkey] for m in present}
-        ledgers = {hotkey: report.ledgers for hotkey, report in reports.items()}
-        self._write(_LEDGERS, msgspec.json.encode(ledgers), now_ms)
-        statistics = {
+        self._write(_LEDGERS, _encode({hotkey: report.ledgers for hotkey, report in reports.items()}), now_ms)
+        document = {
             "version": "7.1.0",
             "created_timestamp_ms": now_ms,
             "created_date": _date(now_ms, "%Y-%m-%d %H:%M:%S"),
             "data": [report.statistics for report in reports.values()],
             "constants": {"return_statistics": {}, "carry_fee_weekday": 2, "risk_free_rate": 0.0419},
         }
-        self._write(_STATISTICS, msgspec.json.encode(statistics), now_ms)
+        self._write(_STATISTICS, _encode(document), now_ms)
 
     def _write(self, name: str, body: bytes, now_ms: int) -> None:
         self._files.write_document(name, body)
@@ -139,26 +146,16 @@ class Documents:
 
     # --- computing ----------------------------------------------------------------------------------------
 
-    def _report(self, miner: Miner, now_ms: int) -> _Report:
-        portfolio = self._ledger(miner, "portfolio", now_ms)
-        ledgers = {"portfolio": portfolio}
-        for instrument in miner.pairs:
-            ledgers[instrument.id] = self._ledger(miner, instrument.id, now_ms)
-        statistics = self._statistics(miner, portfolio, now_ms)
-        return _Report(
-            msgspec.Raw(msgspec.json.encode(ledgers)), msgspec.Raw(msgspec.json.encode(statistics))
-        )
-
     def _ledger(self, miner: Miner, name: str, now_ms: int) -> dict[str, Any]:
         rng = seeded(f"{self._seed}/ledger/{miner.hotkey}/{name}/{now_ms // _CHECKPOINT_MS}")
         first = now_ms // _CHECKPOINT_MS - self._checkpoints + 1
         checkpoints = []
-        standing = peak = 1.0
+        value = peak = 1.0
         for cell in range(first, first + self._checkpoints):
-            checkpoint = _checkpoint(cell, standing, peak, now_ms, miner.size, rng)
+            checkpoint = _checkpoint(cell, value, peak, now_ms, miner.size, rng)
             checkpoints.append(checkpoint)
-            standing = checkpoint["prev_portfolio_ret"]
-            peak = max(peak, standing)
+            value = checkpoint["prev_portfolio_ret"]
+            peak = max(peak, value)
         return {
             "initialization_time_ms": first * _CHECKPOINT_MS,
             "max_return": peak,

@@ -1,4 +1,4 @@
-"""What a simulated miner did before the simulation began."""
+"""The positions that a simulated miner holds or closed before the simulation begins."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _HOUR_MS = 60 * _MINUTE_MS
 
 
 class Period(msgspec.Struct, frozen=True, kw_only=True):
-    """The time to fill, epoch ms. Orders before `sources_from_ms` have lost their price sources, as those
-    of a validator that was once restored from a checkpoint have."""
+    """The time to fill, epoch ms. Orders before `sources_from_ms` have no price sources, as after a restore
+    from a checkpoint."""
 
     from_ms: int
     until_ms: int
@@ -31,8 +31,11 @@ class Period(msgspec.Struct, frozen=True, kw_only=True):
 def make_history(
     miner: Miner, market: Market, count: int, period: Period, seed: int
 ) -> Iterator[SimulatedPosition]:
-    """That many positions, always the same ones. On each pair they follow each other; the last on a pair
-    may still be open, and its latest order is between a minute and 60 hours old."""
+    """Yields `count` positions, the same ones on every call.
+
+    Those on one pair do not overlap. The last one may still be open; its latest order is between a minute and
+    60 hours old.
+    """
     rng = seeded(f"{seed}/history/{miner.hotkey}")
     for number, instrument in enumerate(miner.pairs):
         share = count // len(miner.pairs) + (number < count % len(miner.pairs))
@@ -50,7 +53,7 @@ def make_history(
 
 
 def _holding_ms(slot: float, rng: Random) -> int:
-    """Median 3 hours, at times a week; never longer than the slot has room for."""
+    """Returns how long a position is held: median 3 hours, sometimes a week, at most 55 % of the slot."""
     return int(max(_MINUTE_MS, min(slot * 0.55, 3 * _HOUR_MS * rng.lognormvariate(0, 1.5))))
 
 
@@ -63,7 +66,11 @@ def _position(
     period: Period,
     rng: Random,
 ) -> SimulatedPosition:
-    trades = _trades(miner, instrument, _n_orders(miner, still_open, rng), still_open, rng)
+    # Mostly two to ten orders, occasionally hundreds; an open position has not received its last ones yet.
+    count = rng.randint(50, 300) if rng.random() < 0.008 else 2 + int(rng.expovariate(1 / (miner.orders - 1)))
+    if still_open:
+        count = max(1, count - rng.randint(1, 3))
+    trades = _trades(miner, instrument, count, still_open, rng)
     orders: list[Order] = []
     for trade, at_ms in zip(trades, _times(span, len(trades), rng), strict=True):
         with_sources = at_ms >= period.sources_from_ms
@@ -72,19 +79,16 @@ def _position(
         )
     position = SimulatedPosition(miner.hotkey, orders[0].order_uuid, list(instrument.trade_pair), orders)
     if not position.rebuild():
-        raise AssertionError("a simulated history can be rebuilt")
+        raise AssertionError("the accounting rejected a simulated history")
     return position
 
 
-def _n_orders(miner: Miner, still_open: bool, rng: Random) -> int:
-    """Mostly two to ten; now and then a position of hundreds."""
-    count = rng.randint(50, 300) if rng.random() < 0.008 else 2 + int(rng.expovariate(1 / (miner.orders - 1)))
-    return max(1, count - rng.randint(1, 3)) if still_open else count
-
-
 def _trades(miner: Miner, instrument: Instrument, count: int, still_open: bool, rng: Random) -> list[Trade]:
-    """The opening, adjustments, and the close. Some cross zero midway by an order that is no FLAT: what
-    follows is kept and ignored, until a synchronisation splits the position in two."""
+    """Returns the opening, the adjustments and the close.
+
+    Some positions cross zero midway by an order other than a FLAT. The accounting ignores the orders after
+    it, until a synchronisation splits the position in two.
+    """
     crossing = rng.randint(1, count - 3) if count >= 4 and not still_open and rng.random() < 0.1 else -1
     trades: list[Trade] = []
     net = 0.0
@@ -103,8 +107,7 @@ def _trades(miner: Miner, instrument: Instrument, count: int, still_open: bool, 
 
 
 def _times(span: tuple[int, int], count: int, rng: Random) -> list[int]:
-    """The first order at the beginning, the last at the end, the others between, each later than the one
-    before."""
+    """Returns strictly increasing times, the first at the begin and the last at the end of the span."""
     begin, end = span
     if count == 1:
         return [end]

@@ -1,8 +1,8 @@
-"""The truth about a simulation: what was done, in order, for whoever checks that nothing got lost.
+"""The journal of a simulation: every action in order, the ground truth for tests of completeness.
 
-Every action is returned to the caller and, where a journal file is given, appended to it as one line of
-JSON: `placed` lines before the file that holds the order is moved into place, `written` right after. An
-order without the `written` that follows it may or may not have reached its file.
+Actions are returned to the caller and appended to the journal file, if any, as JSON lines. `placed` comes
+before the file with the order is renamed into place, `written` right after. After a kill, an order without
+its `written` may or may not be in the file.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class _Action(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class Placed(_Action, frozen=True, kw_only=True, tag="placed"):
-    """An order is about to stand in a file for the first time; it must be announced once.
+    """An order that is about to appear in a file for the first time; the API must announce it once.
 
-    (An elimination whose position a backup brought back may place its FLAT, with the same uuid, once more.)
-    `place` is its place in the position's list of `n_orders`, from 1. `cause` says who placed it: miner,
-    liquidation, elimination, or sync (which may put it before orders that are already there).
+    (If a backup restores the position of an eliminated miner, the same FLAT may be placed again.) `place`
+    counts from 1 in the position's list of `n_orders`. `cause` is miner, liquidation, elimination, or sync,
+    which may insert it before existing orders.
     """
 
     miner_hotkey: str
@@ -60,7 +60,7 @@ class Placed(_Action, frozen=True, kw_only=True, tag="placed"):
 
 
 class Written(_Action, frozen=True, kw_only=True, tag="written"):
-    """The position's file stands, with the orders placed just before. `written_ns` is the real clock."""
+    """A position's file was written, with the orders placed just before; `written_ns` is the real time."""
 
     miner_hotkey: str
     position_uuid: str
@@ -70,14 +70,14 @@ class Written(_Action, frozen=True, kw_only=True, tag="written"):
 
 
 class OpenFileDeleted(_Action, frozen=True, kw_only=True, tag="open_file_deleted"):
-    """The first half of a close: the position is in neither folder until its `written`."""
+    """The first half of a close; until its `written` the position is in neither folder."""
 
     miner_hotkey: str
     position_uuid: str
 
 
 class Corrected(_Action, frozen=True, kw_only=True, tag="corrected"):
-    """An order's price, quotes, slippage and sources are about to change in place."""
+    """An order whose price, quotes, slippage and sources are about to change in place."""
 
     miner_hotkey: str
     position_uuid: str
@@ -85,7 +85,7 @@ class Corrected(_Action, frozen=True, kw_only=True, tag="corrected"):
 
 
 class Dropped(_Action, frozen=True, kw_only=True, tag="dropped"):
-    """A synchronisation or a restored backup is about to take an order out of a position's list."""
+    """An order that a synchronisation or a restored backup is about to drop from a position's list."""
 
     miner_hotkey: str
     position_uuid: str
@@ -93,13 +93,13 @@ class Dropped(_Action, frozen=True, kw_only=True, tag="dropped"):
 
 
 class Refreshed(_Action, frozen=True, kw_only=True, tag="refreshed"):
-    """So many open positions were rewritten with new returns."""
+    """A rewrite of `positions` open positions with new returns."""
 
     positions: int
 
 
 class Removed(_Action, frozen=True, kw_only=True, tag="removed"):
-    """A position's file was deleted for good. `cause`: sync, split, backup or miner."""
+    """A position that was deleted for good. `cause` is sync, split, backup or miner."""
 
     miner_hotkey: str
     position_uuid: str
@@ -107,7 +107,7 @@ class Removed(_Action, frozen=True, kw_only=True, tag="removed"):
 
 
 class Split(_Action, frozen=True, kw_only=True, tag="split"):
-    """A position is about to be replaced by two, with the same orders between them."""
+    """A position that is about to be replaced by two, which share its orders."""
 
     miner_hotkey: str
     position_uuid: str
@@ -120,7 +120,7 @@ class Eliminated(_Action, frozen=True, kw_only=True, tag="eliminated"):
 
 
 class MinerAdded(_Action, frozen=True, kw_only=True, tag="miner_added"):
-    """A miner's directory appeared; `at_once` if together with its files."""
+    """A new miner directory; `at_once` if it appeared together with its files."""
 
     miner_hotkey: str
     at_once: bool
@@ -131,7 +131,7 @@ class MinerRemoved(_Action, frozen=True, kw_only=True, tag="miner_removed"):
 
 
 class BackupRestored(_Action, frozen=True, kw_only=True, tag="backup_restored"):
-    """The positions are as they were at `backup_ms`; `positions` of them were rewritten."""
+    """A restore of the positions as of `backup_ms`, which rewrote `positions` of them."""
 
     backup_ms: int
     positions: int
@@ -161,7 +161,7 @@ _decoder = msgspec.json.Decoder(Action)
 
 
 class Journal:
-    """Collects actions for the caller and appends them to a file, each line in one write, never synced."""
+    """Actions collected for the caller and appended to a file, each batch in one write, without fsync."""
 
     def __init__(self, path: Path | None = None, on_action: Callable[[Action], None] | None = None) -> None:
         self._on_action = on_action
@@ -177,7 +177,7 @@ class Journal:
                 self._on_action(action)
 
     def take(self) -> list[Action]:
-        """The actions since the last call."""
+        """Returns the actions since the last call."""
         taken, self._pending = self._pending, []
         return taken
 
@@ -187,7 +187,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> Iterator[Action]:
-    """The actions in a journal; a line that a killed simulator left unfinished is passed over."""
+    """Yields the actions in a journal; skips a line that a killed simulator left incomplete."""
     with path.open("rb") as file:
         for line in file:
             try:
@@ -197,7 +197,7 @@ def read_journal(path: Path) -> Iterator[Action]:
 
 
 class _Appender:
-    """An unbuffered file to append to, on a fresh line even after a kill in the middle of one."""
+    """An unbuffered file opened for appending; starts on a new line even after a kill in mid-line."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab+", buffering=0)

@@ -1,8 +1,8 @@
-"""The simulator's market: prices that look like a market's, as a pure function of seed, pair and time.
+"""A synthetic market: prices as a pure function of seed, pair and time.
 
-A price is a sum of noises with periods from seconds to months, each swinging with the square root of its
-period, so that it moves like a geometric random walk but can be asked for any moment in any order: history
-need not be generated in sequence, and a simulation that resumes finds the market where it must be.
+A price is a sum of noises with periods from seconds to months. Each has an amplitude proportional to the
+square root of its period, so that the price moves like a geometric random walk. Yet any moment can be priced
+in any order: history is generated out of sequence, and a resumed simulation continues at the right prices.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _MASK = (1 << 64) - 1
 
 
 class Instrument(msgspec.Struct, frozen=True, kw_only=True):
-    """A trade pair and its habits: `price` is the usual level, `daily_volatility` a fraction per day,
-    `spread` between bid and ask a fraction of the price; `sources` name where its quotes come from."""
+    """A trade pair with its price model: `price` is the usual level, `daily_volatility` a fraction per day,
+    `spread` (bid to ask) a fraction of the price; `sources` names the feeds of its quotes."""
 
     trade_pair: tuple[str, str, float, float, float]
     price: float
@@ -42,7 +42,7 @@ class Instrument(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The smallest and the largest leverage."""
+        """Smallest and largest leverage."""
         return self.trade_pair[3], self.trade_pair[4]
 
 
@@ -108,14 +108,17 @@ INSTRUMENTS = (
 
 
 class Market:
-    """Prices of all instruments. The same seed, pair and time always give the same quote."""
+    """Prices of all instruments; the same seed, pair and time always give the same quote."""
 
     def __init__(self, seed: int, instruments: Sequence[Instrument] = INSTRUMENTS) -> None:
-        self._keys = {i.id: _key(f"{seed}/market/{i.id}") for i in instruments}
         self.instruments = {i.id: i for i in instruments}
+        self._keys: dict[str, int] = {}
+        for name in self.instruments:
+            digest = hashlib.blake2b(f"{seed}/market/{name}".encode(), digest_size=8).digest()
+            self._keys[name] = int.from_bytes(digest, "big") << 4  # `quote` adds the octave
 
     def quote(self, instrument: Instrument, at_ms: int) -> Quote:
-        """Mid price, bid and ask at that moment, in the quote currency."""
+        """Returns mid price, bid and ask at that time, in the quote currency."""
         swing = sum(
             math.sqrt(period / _DAY_MS) * _noise_at(self._keys[instrument.id] + octave, at_ms, period)
             for octave, period in enumerate(_PERIODS_MS)
@@ -135,9 +138,9 @@ class Market:
         order_uuid: str | None = None,
         sources: bool = True,
     ) -> Order:
-        """An order as a validator would fill it at that moment, with the quotes it looked at."""
+        """Returns an order as a validator would fill it at that time, with the quotes it used."""
         quote = self.quote(instrument, at_ms)
-        looked_at = _price_sources(instrument, quote, at_ms, rng) if sources else []
+        used = _price_sources(instrument, quote, at_ms, rng) if sources else []
         quoted = instrument.digits > 3 or rng.random() < 0.5
         return Order(
             order_type=order_type,
@@ -148,18 +151,18 @@ class Market:
             slippage=round(instrument.spread * abs(leverage) * rng.uniform(0.1, 1.0), 8),
             processed_ms=at_ms,
             order_uuid=order_uuid or new_uuid(rng),
-            price_sources=looked_at,
+            price_sources=used,
             src=OrderSource.MINER,
         )
 
 
 def seeded(name: str) -> Random:
-    """A generator that gives the same numbers wherever and whenever the same name is used."""
+    """Returns a generator that yields the same numbers for the same name, in every process."""
     return Random(name)  # noqa: S311 - a simulation must repeat itself
 
 
 def new_uuid(rng: Random) -> str:
-    """A random (version 4) uuid drawn from the given generator."""
+    """Returns a random (version 4) uuid drawn from the generator."""
     bits = rng.getrandbits(128) & ~(0xF000 << 64) & ~(3 << 62) | (4 << 76) | (2 << 62)
     digits = f"{bits:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
@@ -193,19 +196,15 @@ def _source(name: str, timespan_ms: int, quote: Quote, start_ms: int, lag_ms: in
     )
 
 
-def _key(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") << 4
-
-
 def _noise_at(key: int, at_ms: int, period_ms: int) -> float:
-    """A value between -1 and 1 that moves in straight lines between random points a period apart."""
+    """Returns a value between -1 and 1, interpolated linearly between random points one period apart."""
     cell, into = divmod(at_ms + key % period_ms, period_ms)
     before, after = _noise(key, cell), _noise(key, cell + 1)
     return before + (after - before) * into / period_ms
 
 
 def _noise(key: int, cell: int) -> float:
-    """splitmix64 of the cell, as a number between -1 and 1."""
+    """Returns the splitmix64 hash of the cell, scaled to between -1 and 1."""
     z = (key * 0xD1342543DE82EF95 + cell * 0x9E3779B97F4A7C15) & _MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK

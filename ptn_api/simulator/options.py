@@ -1,8 +1,13 @@
-"""What a simulation does, and how often."""
+"""Options of the simulator: how large a validator it plays, and how often something happens."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
+
+from ptn_api.options import Count, Limit, option
 
 __all__ = ["SimulatorOptions"]
 
@@ -12,17 +17,21 @@ _DAY_MS = 24 * _HOUR_MS
 
 
 class SimulatorOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Sizes at the start, periods (ms; 0 = never) and mean rates (0 = never) in simulated time."""
+    """Sizes at the start; periods (ms) and mean rates in simulated time, 0 = never.
 
-    seed: int = 1
-    miners: int = 25
-    positions: int = 20
-    """Per miner, at the start."""
+    The settings among them begin with `demo_` on the command line of a server.
+    """
+
+    seed: Annotated[int, option("Demo", "Seed the simulation with this number", unit="N")] = 1
+    miners: Annotated[Count, option("Demo", "Simulate this many miners")] = 25
+    positions: Annotated[Limit, option("Demo", "Start with this many positions per miner")] = 20
+    orders_per_minute: Annotated[
+        float, Meta(ge=0), option("Demo", "Place this many orders per minute on average", unit="N")
+    ] = 60.0
     history_ms: int = 120 * _DAY_MS
     sources_ms: int = 8 * _DAY_MS
     """How old an order of the history may be and still have its price sources."""
 
-    orders_per_minute: float = 60.0
     refresh_ms: int = _MINUTE_MS
     """How often every open position is rewritten with new returns."""
     corrections_per_minute: float = 6.0

@@ -1,4 +1,4 @@
-"""A simulated position: its orders, the state that follows from them, and its file's exact text."""
+"""A simulated position: its orders, the state computed from them, and the exact text of its file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from ptn_api.model.accounting import rebuild
-from ptn_api.model.order import Order, OrderSource, OrderType
+from ptn_api.model.order import Order, OrderSource
 from ptn_api.model.position import PositionState, parse_position
 
 __all__ = ["QueuedOrderType", "SimulatedPosition", "elimination_flat"]
@@ -17,7 +17,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class QueuedOrderType(enum.Enum):
-    """The validator's queue carries enum members, not their names."""
+    """Order types on the validator's queue, which carries enum members instead of names."""
 
     LONG = "LONG"
     SHORT = "SHORT"
@@ -25,7 +25,7 @@ class QueuedOrderType(enum.Enum):
 
 
 class SimulatedPosition:
-    """What the simulated validator holds of a position. Change `orders`, then `rebuild()`."""
+    """A position in the simulated validator's memory. After a change of `orders`, call `rebuild()`."""
 
     __slots__ = ("miner_hotkey", "orders", "position_uuid", "state", "trade_pair")
 
@@ -60,15 +60,15 @@ class SimulatedPosition:
 
     @property
     def first_price(self) -> float:
-        """The initial entry price P0 (docs/accounting.md, 2): the effective price of the first order."""
+        """The initial entry price P0, the effective price of the first order (docs/accounting.md, 2)."""
         first = self.orders[0]
         slippage = first.slippage or 0.0
         return first.price * (1 + slippage if first.leverage > 0 else 1 - slippage)
 
     def rebuild(self) -> bool:
-        """Makes the state follow from the orders (docs/accounting.md, 2); appends the FLAT of a liquidation.
+        """Recomputes the state from the orders (docs/accounting.md, 2); appends the FLAT of a liquidation.
 
-        False, and no change, where the orders cannot be rebuilt.
+        Returns False and changes nothing if the accounting rejects the orders.
         """
         rebuilt = rebuild(self.orders, self.trade_pair, self.position_uuid)
         if rebuilt is None:
@@ -79,17 +79,17 @@ class SimulatedPosition:
         return True
 
     def copy(self, orders: list[Order] | None = None, position_uuid: str | None = None) -> SimulatedPosition:
-        """Another position on the same pair, with its own list of orders; not rebuilt."""
-        chosen = list(self.orders) if orders is None else orders
+        """Returns a position on the same pair with its own list of orders; its state is not computed yet."""
+        orders = list(self.orders) if orders is None else orders
         uuid = position_uuid or self.position_uuid
-        return SimulatedPosition(self.miner_hotkey, uuid, self.trade_pair, chosen)
+        return SimulatedPosition(self.miner_hotkey, uuid, self.trade_pair, orders)
 
     def body(self) -> bytes:
-        """The file's JSON, keys in the validator's order."""
+        """Returns the file's JSON, with keys in the validator's order."""
         return _encode(self._fields([_order_fields(order) for order in self.orders]))
 
     def queue_item(self) -> dict[str, Any]:
-        """What a validator that embeds the API puts on its queue: plain dicts, but enum members for types."""
+        """Returns the item that an embedding validator puts on its queue: dicts, with enums as types."""
         orders = [_order_fields(o) | {"order_type": QueuedOrderType(o.order_type)} for o in self.orders]
         for order in orders:
             order["price_sources"] = msgspec.to_builtins(order["price_sources"])
@@ -119,10 +119,9 @@ class SimulatedPosition:
 
 
 def elimination_flat(position: SimulatedPosition, at_ms: int) -> Order:
-    """The FLAT with which a validator closes a position that its miner may no longer hold."""
-    flat: OrderType = "FLAT"
+    """Returns the FLAT by which a validator closes an eliminated miner's position."""
     return Order(
-        order_type=flat,
+        order_type="FLAT",
         leverage=0.0,
         price=0.0,
         bid=0.0,

@@ -1,8 +1,8 @@
-"""A simulated validator: a believable market and miners, and a directory written as a validator writes it.
+"""The simulator: schedules behaviours and runs them on one validator directory.
 
-Everything follows from the seed and the times it is given, so a run can be repeated; several runs on one
-directory continue each other. It does all that a validator does (docs/architecture.md, "The source"), and
-keeps the truth about it in a journal.
+Seed and times determine everything, so a run can be repeated; several runs on one directory continue each
+other. All kinds of changes that a validator makes to its files occur (docs/architecture.md, "The source");
+each is journaled.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import msgspec
 
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import SettingsError
-from ptn_api.simulator.book import Book
 from ptn_api.simulator.documents import Documents
+from ptn_api.simulator.history_edits import HistoryEdits
 from ptn_api.simulator.journal import Action, Journal
 from ptn_api.simulator.market import Market, seeded
 from ptn_api.simulator.miner import Trade, make_hotkey
 from ptn_api.simulator.options import SimulatorOptions
 from ptn_api.simulator.population import Population
+from ptn_api.simulator.position_store import PositionStore
 from ptn_api.simulator.trading import Trading
-from ptn_api.simulator.upheaval import Upheaval
 from ptn_api.simulator.validator import ValidatorFiles
 
 __all__ = ["Simulator", "SimulatorOptions", "StopSignal", "run_simulator"]
@@ -33,7 +33,7 @@ _TOO_FAR_BEHIND_MS = 30_000
 
 
 class StopSignal(Protocol):
-    """What `threading.Event` and `multiprocessing.Event` have in common."""
+    """The common part of `threading.Event` and `multiprocessing.Event`."""
 
     def is_set(self) -> bool: ...
 
@@ -41,8 +41,10 @@ class StopSignal(Protocol):
 
 
 class _Note(msgspec.Struct, kw_only=True):
-    """What a later run must know, kept beside the validator's folders. `miners` counts all there ever were,
-    `runs` keeps the random numbers of one run from coming again in the next."""
+    """State kept for later runs, in a file next to the validator's folders.
+
+    `miners` counts all miners that ever existed, `runs` gives each run its own random numbers.
+    """
 
     complete: bool = False
     runs: int = 0
@@ -50,7 +52,7 @@ class _Note(msgspec.Struct, kw_only=True):
 
 
 class _Behaviour(msgspec.Struct):
-    """Something done every `every_ms` (on average, where not `steady`), next at `due_ms`."""
+    """An action repeated every `every_ms` (on average, unless `steady`), next due at `due_ms`."""
 
     act: Callable[[], object]
     every_ms: float
@@ -59,13 +61,14 @@ class _Behaviour(msgspec.Struct):
 
 
 class Simulator:
-    """Simulates the validator of one directory; use it from one thread.
+    """A simulated validator in one directory; not thread-safe.
 
-    Begin with `prepare` (or `build`, `load`). `step` advances to a time of the caller's choice, `run` keeps
-    pace with a clock, and every behaviour has a method of its own, which acts at the current simulated time
-    and returns what was done, in order (nothing, where nothing was there to do it to). `journal` names a
-    file that gets the same (`read_journal`), `on_action` is called with each as it is done. `on_position`
-    gets `{"position": {...}}` as a validator that embeds the API puts it on its queue.
+    Call `prepare` first (or `build`, `load`). `step` advances to a given time, `run` follows a clock. Each
+    behaviour also has a method that acts at the current simulated time. These methods return the actions in
+    order, none if nothing was suitable.
+
+    `journal` is a file to which the actions are appended (`read_journal`), `on_action` a callback for each.
+    `on_position` gets `{"position": {...}}`, the item that an embedding validator puts on its queue.
     """
 
     def __init__(
@@ -82,29 +85,29 @@ class Simulator:
         self.market = Market(options.seed)
         self._journal = Journal(journal, on_action)
         self._files = ValidatorFiles(directory)
-        self.book = Book(
+        self.store = PositionStore(
             self._files, self._journal, close_gap_ms=options.close_gap_ms, on_position=on_position
         )
         documents = Documents(self._files, self._journal, options.seed, options.ledger_checkpoints)
-        self.population = Population(self.book, self.market, documents, options, self._new_hotkey)
+        self.population = Population(self.store, self.market, documents, options, self._new_hotkey)
         self._begin_run(_Note())
 
     @property
     def now_ms(self) -> int:
         """The simulated time."""
-        return self.book.now_ms
+        return self.store.now_ms
 
     def close(self) -> None:
-        """Finishes half-done closes and closes the journal."""
-        self.book.finish_closes()
+        """Finishes pending closes and closes the journal."""
+        self.store.finish_closes()
         self._journal.close()
 
     # --- the initial state --------------------------------------------------------------------------------
 
     def prepare(self, now_ms: int, *, stop: StopSignal | None = None) -> None:
-        """Resumes what the directory holds, or builds it; a build that was cut short is begun again.
+        """Resumes the simulation in the directory or builds it; an interrupted build starts over.
 
-        Raises SettingsError if the directory holds a validator that is not this simulator's.
+        Raises SettingsError if the directory holds a validator that no simulator wrote.
         """
         note = self._read_note()
         if note is not None and note.complete:
@@ -113,16 +116,16 @@ class Simulator:
             self.build(now_ms, stop=stop)
 
     def build(self, now_ms: int, *, stop: StopSignal | None = None) -> None:
-        """Writes the initial state as of `now_ms`: the same files for the same seed, sizes and time.
+        """Writes the initial state as of `now_ms`; the same seed, sizes and time give the same files.
 
-        Raises SettingsError if the directory holds a validator that is not this simulator's.
+        Raises SettingsError if the directory holds a validator that no simulator wrote.
         """
         if self._read_note() is None and not self._files.is_empty():
             raise SettingsError(f"{self.directory} holds a validator that no simulator wrote")
         self._files.clear()
         note = _Note(miners=self.options.miners)
         self._write_note(note)
-        self.book.now_ms = now_ms
+        self.store.now_ms = now_ms
         for number in range(self.options.miners):
             if stop is not None and stop.is_set():
                 return
@@ -131,13 +134,13 @@ class Simulator:
         note.complete, note.runs = True, 1
         self._write_note(note)
         self._begin_run(note)
-        self._arrive(now_ms)
+        self._start_at(now_ms)
         self._journal.take()
 
     def load(self, now_ms: int) -> None:
-        """Takes over a directory that an earlier run built, however its last run ended.
+        """Resumes the simulation in the directory, also after a kill.
 
-        Raises SettingsError if there is none.
+        Raises SettingsError if the directory holds no complete simulation.
         """
         note = self._read_note()
         if note is None or not note.complete:
@@ -145,20 +148,18 @@ class Simulator:
         note.runs += 1
         self._write_note(note)
         self._begin_run(note)
-        self.book.load()
+        self.store.load()
         self.population.load()
-        self._arrive(now_ms)
+        self._start_at(now_ms)
         self.population.enforce(self._trading)
 
     def _begin_run(self, note: _Note) -> None:
         self._note = note
         self._rng = seeded(f"{self.options.seed}/run/{note.runs}")
         roster = self.population.roster
-        self._trading = Trading(self.book, self.market, roster, self._rng)
-        self._upheaval = Upheaval(self.book, self.market, roster, self._rng)
-        self._behaviours = self._planned()
+        self._trading = Trading(self.store, self.market, roster, self._rng)
+        self._history_edits = HistoryEdits(self.store, self.market, roster, self._rng)
 
-    def _planned(self) -> list[_Behaviour]:
         options, population = self.options, self.population
         minute, hour, day = 60_000, 3_600_000, 86_400_000
 
@@ -168,7 +169,7 @@ class Simulator:
         def steadily(act: Callable[[], object], every_ms: int) -> _Behaviour:
             return _Behaviour(act, every_ms, steady=True)
 
-        planned = [
+        behaviours = [
             at_random(self._trading.place_order, options.orders_per_minute, minute),
             at_random(self._trading.correct_recent, options.corrections_per_minute, minute),
             at_random(lambda: self._trading.burst(options.burst_orders), options.bursts_per_hour, hour),
@@ -178,15 +179,17 @@ class Simulator:
             at_random(self._remove_miner, options.miners_removed_per_day, day),
             at_random(population.restore_backup, options.restores_per_day, day),
             steadily(self._trading.refresh_all, options.refresh_ms),
-            steadily(lambda: self._upheaval.synchronise(options.synchronise_share), options.synchronise_ms),
+            steadily(
+                lambda: self._history_edits.synchronise(options.synchronise_share), options.synchronise_ms
+            ),
             steadily(population.take_backup, options.backup_ms),
             steadily(lambda: population.write_documents(self._rng), options.documents_ms),
         ]
-        return [behaviour for behaviour in planned if behaviour.every_ms]
+        self._behaviours = [behaviour for behaviour in behaviours if behaviour.every_ms]
 
-    def _arrive(self, now_ms: int) -> None:
-        """Begins to act at this time; the past is not made up for."""
-        self.book.now_ms = now_ms
+    def _start_at(self, now_ms: int) -> None:
+        """Starts all behaviours at this time, without catching up on the past."""
+        self.store.now_ms = now_ms
         self._trading.remember()
         self.population.take_backup()
         for behaviour in self._behaviours:
@@ -196,7 +199,7 @@ class Simulator:
         self.population.eliminate(hotkey, self._trading, self._rng)
 
     def _remove_miner(self, hotkey: str | None = None) -> None:
-        self.population.remove_miner(hotkey, self._upheaval)
+        self.population.remove_miner(hotkey, self._history_edits)
 
     def _new_hotkey(self) -> str:
         self._note.miners += 1
@@ -213,25 +216,31 @@ class Simulator:
     # --- time ---------------------------------------------------------------------------------------------
 
     def step(self, now_ms: int) -> list[Action]:
-        """Does all that happens up to that time, each thing at its own moment."""
+        """Advances to that time, running each behaviour when it is due. Returns the actions."""
         self._work(now_ms)
         return self._journal.take()
 
     def run(self, stop: StopSignal, *, speed: float = 1.0, clock: Clock = wall_ms) -> None:
-        """Keeps pace with the clock, `speed` times as fast, until told to stop. Blocks. What was slept
-        through, as by a suspended machine, is left out rather than made up for."""
+        """Follows the clock, `speed` times as fast, until `stop` is set. Blocks.
+
+        Time that was slept through, as on a suspended machine, is skipped.
+        """
         begun, begun_ms = clock(), self.now_ms
         while not stop.is_set():
-            goal = begun_ms + int((clock() - begun) * speed)
-            if goal - self.now_ms > _TOO_FAR_BEHIND_MS * max(1.0, speed):
-                self.skip_to(goal)
-            self._work(goal, stop)
+            due_ms = begun_ms + int((clock() - begun) * speed)
+            if due_ms - self.now_ms > _TOO_FAR_BEHIND_MS * max(1.0, speed):
+                self.skip_to(due_ms)
+            self._work(due_ms, stop)
             self._journal.take()
-            stop.wait(self._pause_s(speed))
-        self.book.finish_closes()
+            due = [behaviour.due_ms for behaviour in self._behaviours]
+            if (closing_ms := self.store.next_closing_ms()) is not None:
+                due.append(closing_ms)
+            until_due_s = (min(due, default=self.now_ms + 100) - self.now_ms) / 1000 / speed
+            stop.wait(min(0.1, max(0.0, until_due_s)))
+        self.store.finish_closes()
 
     def skip_to(self, now_ms: int) -> None:
-        """Moves to that time without doing what would have happened until then."""
+        """Moves to that time without running the behaviours due until then."""
         self._advance(now_ms)
         for behaviour in self._behaviours:
             behaviour.due_ms = max(behaviour.due_ms, now_ms)
@@ -247,17 +256,10 @@ class Simulator:
             behaviour.due_ms += self._interval(behaviour)
 
     def _advance(self, now_ms: int) -> None:
-        while (due := self.book.next_closing_ms()) is not None and due <= now_ms:
-            self.book.now_ms = max(self.now_ms, due)
-            self.book.finish_closes(due)
-        self.book.now_ms = max(self.now_ms, now_ms)
-
-    def _pause_s(self, speed: float) -> float:
-        """Until the next thing to do, at most a tenth of a second."""
-        due = [b.due_ms for b in self._behaviours]
-        closing = self.book.next_closing_ms()
-        next_ms = min([*due, *([] if closing is None else [closing])], default=self.now_ms + 100)
-        return min(0.1, max(0.0, (next_ms - self.now_ms) / 1000 / speed))
+        while (due := self.store.next_closing_ms()) is not None and due <= now_ms:
+            self.store.now_ms = max(self.now_ms, due)
+            self.store.finish_closes(due)
+        self.store.now_ms = max(self.now_ms, now_ms)
 
     def _interval(self, behaviour: _Behaviour) -> float:
         return behaviour.every_ms if behaviour.steady else self._rng.expovariate(1 / behaviour.every_ms)
@@ -267,94 +269,92 @@ class Simulator:
     def place_order(
         self, hotkey: str | None = None, pair: str | None = None, trade: Trade | None = None
     ) -> list[Action]:
-        """A miner's order: of that miner, on that pair, that trade, or whatever its habits suggest."""
+        """Places an order; miner, pair and trade follow from the miners' habits unless given."""
         self._trading.place_order(hotkey, pair, trade)
         return self._journal.take()
 
     def burst(self, orders: int | None = None) -> list[Action]:
-        """Several orders on one position, each in a file of its own, as fast as it goes."""
+        """Places several orders on one position back to back, rewriting its file for each."""
         self._trading.burst(orders or self.options.burst_orders)
         return self._journal.take()
 
     def refresh_all(self) -> list[Action]:
-        """Every open position's returns move."""
+        """Rewrites every open position with new returns."""
         self._trading.refresh_all()
         return self._journal.take()
 
     def correct_recent(self) -> list[Action]:
-        """An order of the last minutes is corrected in place."""
+        """Corrects an order of the last five minutes in place."""
         self._trading.correct_recent()
         return self._journal.take()
 
     def close_one(self) -> list[Action]:
-        """A miner closes a position; its closed file follows after `close_gap_ms` of steps."""
+        """Closes a position by its miner's order; the closed file follows `close_gap_ms` later."""
         self._trading.close_one()
         return self._journal.take()
 
     def finish_closes(self) -> list[Action]:
-        """Writes the closed files that are still to come."""
-        self.book.finish_closes()
+        """Writes the closed files of all pending closes."""
+        self.store.finish_closes()
         return self._journal.take()
 
     def liquidate_one(self) -> list[Action]:
-        """A position loses everything and is closed by a FLAT that no miner sent."""
+        """Liquidates a position: it loses everything and is closed by the validator's FLAT."""
         self._trading.liquidate_one()
         return self._journal.take()
 
     def eliminate_one(self, hotkey: str | None = None) -> list[Action]:
-        """A miner is eliminated and its open positions are closed by FLATs that it did not send."""
+        """Eliminates a miner and closes its open positions by the validator's FLATs."""
         self._eliminate(hotkey)
         return self._journal.take()
 
     def synchronise(self) -> list[Action]:
-        """A share of all positions is rewritten, edited, split or removed."""
-        self._upheaval.synchronise(self.options.synchronise_share)
+        """Rewrites, edits, splits or removes a share of all positions."""
+        self._history_edits.synchronise(self.options.synchronise_share)
         return self._journal.take()
 
     def split_one(self) -> list[Action]:
-        """A position becomes two."""
-        self._upheaval.split_one()
+        """Splits a position into two."""
+        self._history_edits.split_one()
         return self._journal.take()
 
     def insert_one(self) -> list[Action]:
-        """An order appears in the middle of a position's list."""
-        self._upheaval.insert_one()
+        """Inserts an order into the middle of a position's list."""
+        self._history_edits.insert_one()
         return self._journal.take()
 
     def drop_one(self) -> list[Action]:
-        """An order disappears from the middle of a position's list."""
-        self._upheaval.drop_one()
+        """Drops an order from the middle of a position's list."""
+        self._history_edits.drop_one()
         return self._journal.take()
 
     def remove_one(self) -> list[Action]:
-        """A position disappears."""
-        self._upheaval.remove_one()
+        """Removes a position."""
+        self._history_edits.remove_one()
         return self._journal.take()
 
     def add_miner(self, positions: int = 3) -> list[Action]:
-        """A new miner's directory appears with that many positions, one order each; in one move, or
-        folder by folder."""
+        """Adds a miner with that many positions of one order each, in one rename or file by file."""
         self.population.add_miner(positions, self._rng)
         return self._journal.take()
 
     def remove_miner(self, hotkey: str | None = None) -> list[Action]:
-        """A miner disappears with all its positions; unless named, one that was eliminated."""
+        """Removes a miner with all its positions, an eliminated one unless named."""
         self._remove_miner(hotkey)
         return self._journal.take()
 
     def take_backup(self) -> list[Action]:
-        """Remembers the positions and eliminations as they are."""
+        """Takes a backup of positions and eliminations."""
         self.population.take_backup()
         return self._journal.take()
 
     def restore_backup(self) -> list[Action]:
-        """Positions and eliminations are what they were at the last backup (at the start of this run, if
-        none was taken since)."""
+        """Restores positions and eliminations from the last backup, by default that of the run's start."""
         self.population.restore_backup()
         return self._journal.take()
 
     def rewrite_documents(self) -> list[Action]:
-        """Performance ledgers and statistics move on."""
+        """Rewrites performance ledgers and statistics."""
         self.population.write_documents(self._rng)
         return self._journal.take()
 
@@ -369,8 +369,10 @@ def run_simulator(
     journal: Path | None = None,
     clock: Clock = wall_ms,
 ) -> None:
-    """Simulates a validator in that directory until told to stop: builds or resumes it, calls `ready`, then
-    keeps pace with the clock. Blocks; for a process or thread of its own."""
+    """Simulates a validator in that directory until `stop` is set. Blocks.
+
+    Builds or resumes it, calls `ready`, then follows the clock.
+    """
     simulator = Simulator(directory, options, journal=journal)
     try:
         simulator.prepare(clock(), stop=stop)

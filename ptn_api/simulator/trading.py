@@ -1,4 +1,4 @@
-"""What happens at a validator all day: orders, their corrections, refreshed returns, liquidations."""
+"""The everyday changes at a validator: orders, their corrections, refreshed returns, liquidations."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import msgspec
 from ptn_api.model.fees import fee
 from ptn_api.model.order import Order
 from ptn_api.model.trade_pair import category_and_rate
-from ptn_api.simulator.book import Book
 from ptn_api.simulator.journal import Corrected, Refreshed
 from ptn_api.simulator.market import Instrument, Market, Quote
-from ptn_api.simulator.miner import Miner, Trade
+from ptn_api.simulator.miner import Miner, Roster, Trade
 from ptn_api.simulator.position import SimulatedPosition, elimination_flat
-from ptn_api.simulator.roster import Roster
+from ptn_api.simulator.position_store import PositionStore
 
 __all__ = ["Trading"]
 
@@ -31,20 +30,20 @@ class _Recent(msgspec.Struct, frozen=True):
 
 
 class Trading:
-    """Places orders of miners as their habits suggest, at `book.now_ms`, and does what follows."""
+    """The miners' orders, chosen by their habits, and the validator's reactions, at `store.now_ms`."""
 
-    def __init__(self, book: Book, market: Market, roster: Roster, rng: Random) -> None:
-        self._book = book
+    def __init__(self, store: PositionStore, market: Market, roster: Roster, rng: Random) -> None:
+        self._store = store
         self._market = market
         self._roster = roster
         self._rng = rng
         self._recent: deque[_Recent] = deque(maxlen=10_000)
 
     def remember(self) -> None:
-        """Takes the latest orders of the open positions as recent enough to be corrected."""
-        for position in self._book.open.values():
+        """Makes the latest orders of the open positions candidates for `correct_recent`."""
+        for position in self._store.open.values():
             for order in position.orders:
-                if order.processed_ms > self._book.now_ms - _CORRECTED_WITHIN_MS:
+                if order.processed_ms > self._store.now_ms - _CORRECTED_WITHIN_MS:
                     self._note(position, order)
 
     # --- orders -------------------------------------------------------------------------------------------
@@ -52,34 +51,37 @@ class Trading:
     def place_order(
         self, hotkey: str | None = None, pair: str | None = None, trade: Trade | None = None
     ) -> bool:
-        """One order: of that miner, on that pair, that trade, or whatever comes. False if nobody can."""
+        """Places one order; miner, pair and trade are chosen at random unless given.
+
+        Returns False if no miner can trade.
+        """
         for attempt in range(50):
-            if attempt == 25:
-                self._book.finish_closes()
+            if attempt == 25:  # Perhaps every position is between its two folders.
+                self._store.finish_closes()
             miner = self._roster.get(hotkey) if hotkey else self._roster.choose(self._rng)
             if miner is None:
                 return False
             instrument = self._market.instruments[pair] if pair else self._rng.choice(miner.pairs)
-            if not self._book.is_closing(miner.hotkey, instrument.id):
+            if not self._store.is_closing(miner.hotkey, instrument.id):
                 self._order(miner, instrument, trade)
                 return True
         return False
 
     def burst(self, count: int) -> bool:
-        """That many orders on one open position, its file replaced for each, as fast as it goes."""
+        """Places `count` orders on one open position back to back, rewriting its file for each."""
         position = self._any_open()
         if position is None:
             return False
         miner = self._roster.get(position.miner_hotkey)
         instrument = self._market.instruments[position.pair]
         for _ in range(count):
-            if miner is None or self._book.open.get((miner.hotkey, position.pair)) is not position:
+            if miner is None or self._store.open.get((miner.hotkey, position.pair)) is not position:
                 break
             self._order(miner, instrument, miner.adjustment(instrument, _net(position), self._rng))
         return True
 
     def close_one(self) -> bool:
-        """A miner closes one of its positions."""
+        """Closes one position by its miner's order."""
         position = self._any_open()
         if position is None:
             return False
@@ -87,36 +89,34 @@ class Trading:
         return self.place_order(position.miner_hotkey, position.pair, trade)
 
     def _order(self, miner: Miner, instrument: Instrument, trade: Trade | None) -> None:
-        position = self._book.open.get((miner.hotkey, instrument.id))
+        position = self._store.open.get((miner.hotkey, instrument.id))
         if trade is None:
-            trade = self._idea(miner, instrument, position)
+            if position is None:
+                trade = miner.opening(instrument, self._rng)
+            elif len(position.orders) >= _MOST_ORDERS:
+                trade = miner.closing(_net(position))
+            else:
+                trade = miner.next_trade(instrument, _net(position), self._rng)
         at_ms = self._next_ms(position)
         order = self._market.fill(instrument, trade.order_type, trade.leverage, at_ms, self._rng)
         if position is None:
             position = SimulatedPosition(miner.hotkey, order.order_uuid, list(instrument.trade_pair), [])
         self._append(position, order)
 
-    def _idea(self, miner: Miner, instrument: Instrument, position: SimulatedPosition | None) -> Trade:
-        if position is None:
-            return miner.opening(instrument, self._rng)
-        if len(position.orders) >= _MOST_ORDERS:
-            return miner.closing(position.state.net_leverage)
-        return miner.next_trade(instrument, position.state.net_leverage, self._rng)
-
     def _next_ms(self, position: SimulatedPosition | None) -> int:
-        """Now, but later than the position's last order."""
+        """Returns the current time, or 1 ms after the position's last order if that is later."""
         if position is None:
-            return self._book.now_ms
-        return max(self._book.now_ms, position.orders[-1].processed_ms + 1)
+            return self._store.now_ms
+        return max(self._store.now_ms, position.orders[-1].processed_ms + 1)
 
     def _append(self, position: SimulatedPosition, order: Order, cause: str = "miner") -> None:
         before = len(position.orders)
         position.orders.append(order)
         if not position.rebuild():
-            raise AssertionError("a simulated order can be rebuilt")
+            raise AssertionError("the accounting rejected a simulated order")
         new = position.orders[before:]
         self._note(position, order)
-        self._book.save(position, new, cause=cause)
+        self._store.save(position, new, cause=cause)
 
     def _note(self, position: SimulatedPosition, order: Order) -> None:
         self._recent.append(
@@ -124,15 +124,18 @@ class Trading:
         )
 
     def _any_open(self) -> SimulatedPosition | None:
-        """An open position of a miner who still trades."""
-        held = [p for p in self._book.open.values() if p.miner_hotkey not in self._roster.eliminated]
+        """Returns an open position of a miner that is not eliminated."""
+        held = [p for p in self._store.open.values() if p.miner_hotkey not in self._roster.eliminated]
         return self._rng.choice(held) if held else None
 
-    # --- what no miner sent -------------------------------------------------------------------------------
+    # --- closes by the validator --------------------------------------------------------------------------
 
     def liquidate_one(self) -> bool:
-        """Ends a position: where a price can wipe it out, by an order filled at that price, after which the
-        accounting appends the FLAT; else by the validator's own FLAT."""
+        """Liquidates a position.
+
+        If a positive price can wipe it out, an order is filled at that price and the accounting appends the
+        FLAT. Otherwise the validator places the FLAT itself.
+        """
         position = self._any_open()
         if position is None:
             return False
@@ -151,63 +154,60 @@ class Trading:
         return True
 
     def flatten(self, position: SimulatedPosition, cause: str) -> None:
-        """The validator closes a position by itself."""
+        """Closes a position by a FLAT of the validator."""
         flat = elimination_flat(position, self._next_ms(position))
         position.orders.append(flat)
         position.rebuild()
-        self._book.save(position, [flat], cause=cause)
+        self._store.save(position, [flat], cause=cause)
 
     # --- rewrites without a new order ---------------------------------------------------------------------
 
     def correct_recent(self) -> bool:
-        """Corrects the price, quotes, slippage and sources of an order of the last minutes, in place."""
-        while self._recent and self._recent[0].processed_ms < self._book.now_ms - _CORRECTED_WITHIN_MS:
+        """Corrects price, quotes, slippage and sources of an order of the last five minutes in place."""
+        while self._recent and self._recent[0].processed_ms < self._store.now_ms - _CORRECTED_WITHIN_MS:
             self._recent.popleft()
         if not self._recent:
             return False
         recent = self._rng.choice(self._recent)
-        position = self._book.find(recent.miner_hotkey, recent.position_uuid)
-        places = (
-            [i for i, o in enumerate(position.orders) if o.order_uuid == recent.order_uuid]
-            if position
-            else []
-        )
-        if position is None or not places:
+        position = self._store.find(recent.miner_hotkey, recent.position_uuid)
+        if position is None:
             return False
-        return self._correct(position, places[0])
+        places = (i for i, order in enumerate(position.orders) if order.order_uuid == recent.order_uuid)
+        place = next(places, None)
+        return place is not None and self._correct(position, place)
 
     def _correct(self, position: SimulatedPosition, place: int) -> bool:
         old = position.orders[place]
         instrument = self._market.instruments[position.pair]
-        look_ms = old.processed_ms + self._rng.randrange(200, 4_000)
-        better = self._market.fill(instrument, old.order_type, old.leverage, look_ms, self._rng)
-        better.order_uuid, better.processed_ms = old.order_uuid, old.processed_ms
-        corrected = position.copy([*position.orders[:place], better, *position.orders[place + 1 :]])
+        quoted_ms = old.processed_ms + self._rng.randrange(200, 4_000)
+        new = self._market.fill(instrument, old.order_type, old.leverage, quoted_ms, self._rng)
+        new.order_uuid, new.processed_ms = old.order_uuid, old.processed_ms
+        corrected = position.copy([*position.orders[:place], new, *position.orders[place + 1 :]])
         if not corrected.rebuild() or corrected.closed != position.closed:
             return False
-        self._book.journal.add(
+        self._store.journal.add(
             Corrected(
-                at_ms=self._book.now_ms,
+                at_ms=self._store.now_ms,
                 miner_hotkey=position.miner_hotkey,
                 position_uuid=position.position_uuid,
                 order_uuid=old.order_uuid,
             )
         )
-        self._book.save(corrected)
+        self._store.save(corrected)
         return True
 
     def refresh_all(self) -> int:
-        """Rewrites every open position whose live return moved; how many."""
+        """Rewrites every open position whose live return changed. Returns how many."""
         quotes: dict[str, Quote] = {}
         moved = 0
-        for position in list(self._book.open.values()):
+        for position in list(self._store.open.values()):
             instrument = self._market.instruments[position.pair]
             if position.pair not in quotes:
-                quotes[position.pair] = self._market.quote(instrument, self._book.now_ms)
-            if _revalue(position, quotes[position.pair].price, self._book.now_ms):
-                self._book.rewrite(position)
+                quotes[position.pair] = self._market.quote(instrument, self._store.now_ms)
+            if _revalue(position, quotes[position.pair].price, self._store.now_ms):
+                self._store.rewrite(position)
                 moved += 1
-        self._book.journal.add(Refreshed(at_ms=self._book.now_ms, positions=moved))
+        self._store.journal.add(Refreshed(at_ms=self._store.now_ms, positions=moved))
         return moved
 
 
@@ -216,7 +216,7 @@ def _net(position: SimulatedPosition) -> float:
 
 
 def _revalue(position: SimulatedPosition, price: float, now_ms: int) -> bool:
-    """Gives an open position the returns it has at that price (docs/accounting.md, 2: between orders)."""
+    """Sets an open position's returns at a price (docs/accounting.md, 2). Returns whether they changed."""
     state = position.state
     terms = category_and_rate(position.trade_pair)
     gain = (state.realized_pnl or 0.0) + (price - state.average_entry_price) * state.net_leverage
@@ -230,7 +230,7 @@ def _revalue(position: SimulatedPosition, price: float, now_ms: int) -> bool:
 
 
 def _ruinous_price(position: SimulatedPosition) -> float:
-    """A price at which nothing is left of the position; 0 or less where there is none."""
+    """Returns a price that wipes out the position; 0 or less if no positive price does."""
     state = position.state
     loss = (position.first_price + (state.realized_pnl or 0.0)) * 1.001
     return state.average_entry_price - loss / state.net_leverage

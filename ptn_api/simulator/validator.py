@@ -1,20 +1,20 @@
-"""A simulated validator's files, written as a real one's are (docs/architecture.md, "The source")."""
+"""A simulated validator's files, written as a real one writes them (docs/architecture.md, "The source")."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
-__all__ = ["PositionFile", "ValidatorFiles"]
+__all__ = ["Backup", "PositionFile", "ValidatorFiles"]
 
 
 class PositionFile(NamedTuple):
-    """Where a position lies: one file, named by its uuid, below its miner, pair and status."""
+    """The location of a position's file, which is named by the uuid, below its miner, pair and status."""
 
     miner_hotkey: str
     pair: str
@@ -23,7 +23,7 @@ class PositionFile(NamedTuple):
 
 
 class ValidatorFiles:
-    """A validator's directory. Every file is written to `validation/tmp/<uuid>` and moved, without fsync."""
+    """A validator's directory. Each file is written to `validation/tmp/<uuid>` and renamed, without fsync."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -31,7 +31,7 @@ class ValidatorFiles:
         self._tmp = root / "validation" / "tmp"
 
     def clear(self) -> None:
-        """Leaves the folders that a validator has before its first miner."""
+        """Removes all miners and creates the folders of an empty validator."""
         shutil.rmtree(self.miners, ignore_errors=True)
         for folder in (self.miners, self._tmp, self.root / "runnable"):
             folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ class ValidatorFiles:
         return f"{self.miners}/{file.miner_hotkey}/positions/{file.pair}/{status}/{file.position_uuid}"
 
     def write(self, path: str | Path, body: bytes) -> None:
-        """Replaces a file whole; makes its folder where that is new."""
+        """Replaces a file atomically; creates its folder if missing."""
         scratch = self._scratch()
         with open(scratch, "wb") as file:
             file.write(body)
@@ -68,14 +68,14 @@ class ValidatorFiles:
             return None
 
     def delete(self, file: PositionFile) -> bool:
-        """Deletes a position's file; False where there was none."""
+        """Deletes a position's file. Returns False if it did not exist."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path(file))
             return True
         return False
 
-    def appear(self, hotkey: str, bodies: dict[PositionFile, bytes]) -> None:
-        """Makes a miner's directory with all its files appear at once, as a restore or a copy does."""
+    def add_miner_at_once(self, hotkey: str, bodies: dict[PositionFile, bytes]) -> None:
+        """Creates a miner's directory with all its files in one rename, as a restore or a copy does."""
         scratch = self._scratch()
         os.makedirs(f"{scratch}/positions")
         for file, body in bodies.items():
@@ -91,16 +91,41 @@ class ValidatorFiles:
         shutil.rmtree(self.miners / hotkey, ignore_errors=True)
 
     def is_empty(self) -> bool:
-        """Whether there is no miner."""
         return not self.miners.exists() or not any(self.miners.iterdir())
 
     def hotkeys(self) -> list[str]:
         return sorted(entry.name for entry in os.scandir(self.miners) if entry.is_dir())
 
     def positions(self, hotkey: str) -> Iterator[PositionFile]:
-        """A miner's position files, sorted by pair, status and uuid."""
+        """Yields a miner's position files, sorted by pair, status and uuid."""
         for path in sorted((self.miners / hotkey / "positions").glob("*/*/*")):
             yield PositionFile(hotkey, path.parts[-3], path.parts[-2] == "closed", path.name)
 
     def _scratch(self) -> str:
         return f"{self._tmp}/{uuid4()}"
+
+
+class Backup:
+    """A backup of all position files at `taken_ms`, copy-on-write: a body is read before its file changes."""
+
+    def __init__(self, taken_ms: int, files: ValidatorFiles, held: Iterable[PositionFile]) -> None:
+        self.taken_ms = taken_ms
+        self._files = files
+        self._bodies: dict[PositionFile, bytes | None] = dict.fromkeys(held)
+        self._uuids = {(file.miner_hotkey, file.position_uuid) for file in self._bodies}
+
+    def __contains__(self, file: PositionFile) -> bool:
+        return file in self._bodies
+
+    def knows(self, hotkey: str, position_uuid: str) -> bool:
+        """Whether the position had a file, open or closed."""
+        return (hotkey, position_uuid) in self._uuids
+
+    def preserve(self, file: PositionFile) -> None:
+        """Keeps the body of a file that is about to be replaced or deleted."""
+        if file in self._bodies and self._bodies[file] is None:
+            self._bodies[file] = self._files.read(file)
+
+    def changed(self) -> dict[PositionFile, bytes]:
+        """Returns the original bodies of all files that have changed since."""
+        return {file: body for file, body in self._bodies.items() if body is not None}

@@ -1,4 +1,5 @@
-"""The WebSocket stream: every order to every subscriber, each once, in order, from the event log.
+"""The WebSocket stream: every order in the event log, to every subscriber, exactly once and in order.
 
-`server` is the only home of the WebSocket library; `run_stream` runs the room.
+`server.run_stream` starts it. Orders flow from `log_tail` through `fanout` to the live connections;
+`catch_up` serves the connections that missed something. `server` alone knows the WebSocket library.
 """

@@ -1,4 +1,4 @@
-"""Catching up: what a subscriber missed, from the log, in pieces, until it stands where the live ones do."""
+"""Catch-ups: what a subscriber missed is sent from the log in parts, until it can join the live ones."""
 
 from __future__ import annotations
 
@@ -10,56 +10,63 @@ from itertools import islice
 
 import structlog
 
+from ptn_api.clock import Monotonic, monotonic_ms
 from ptn_api.errors import LogError, LogPrunedError
-from ptn_api.event_log.contract import EventLog
-from ptn_api.stream.connection import Connection, Progress
+from ptn_api.event_log.contract import EventLog, RemovedPosition
+from ptn_api.event_log.outage import LogOutage
+from ptn_api.stream.connection import CatchUpProgress, Connection
 from ptn_api.stream.counters import StreamCounters
-from ptn_api.stream.encoding import FrameMaker, MessageMaker, PositionUpdates, pack
-from ptn_api.stream.log_tail import Feed
+from ptn_api.stream.encoding import FrameEncoder, MessageEncoder, UpdateEncoder, pack
+from ptn_api.stream.log_tail import RETRY_MS, LogTail
 from ptn_api.wire.close_codes import INTERNAL_ERROR, KEY_REVOKED, REPLAY_OVERTAKEN, SLOW_CONSUMER
 from ptn_api.wire.server_session import State
 
-__all__ = ["Replayer"]
+__all__ = ["CatchUps"]
 
-PIECE_BYTES = 128 * 1024
-"""About how much one piece of a replay holds, so that it delays the live ones by a few ms at most."""
-MAX_PIECE_EVENTS = 128
-PIECE_POSITIONS = 25
+PART_BYTES = 128 * 1024
+"""The size a part aims at, so that it delays live orders by a few ms at most."""
+MAX_PART_EVENTS = 128
+PART_POSITIONS = 25
 
 logger = structlog.get_logger()
 
 
-class Replayer:
-    """Serves those who are catching up in turn, a piece each, the live ones in between.
+class CatchUps:
+    """Connections that are catching up, served in turn, one part each, with live orders in between.
 
-    A piece is read only when the connection's buffer is low. The hand-over is one step without a wait in
-    it: who stands exactly where the feed stands joins its audience, so there is neither gap nor repeat.
+    A part is read only when the connection's buffer is low. The hand-over has no await in it: a connection
+    that has been sent exactly what the live ones have joins them, so there is neither a gap nor a repeat.
     """
 
     def __init__(
         self,
         log: EventLog,
-        feed: Feed,
+        tail: LogTail,
+        outage: LogOutage,
         counters: StreamCounters,
         *,
-        key_holds: Callable[[Connection], bool],
+        key_is_valid: Callable[[Connection], bool],
         stall_ms: int,
+        monotonic: Monotonic = monotonic_ms,
     ) -> None:
-        self._events_log = log
-        self._feed = feed
+        self._event_log = log
+        self._tail = tail
+        self._outage = outage
         self._counters = counters
-        self._key_holds = key_holds
+        self._key_is_valid = key_is_valid
         self._stall_ms = stall_ms
+        self._monotonic = monotonic
         self._queue: deque[Connection] = deque()
         self._queued: set[Connection] = set()
         self._work = asyncio.Event()
 
     def add(self, connection: Connection) -> None:
-        """Starts or goes on with a connection's catch-up; at once if nothing is missing."""
+        """Starts or continues a catch-up; a connection that misses nothing joins the live ones at once."""
         progress = connection.progress
         if progress is None or connection in self._queued:
             return
-        if self._is_there(progress):
+        up_to_date = progress.since_revision is None or progress.revision == self._tail.revision
+        if progress.cursor == self._tail.sequence and up_to_date:
             connection.caught_up()
             return
         self._queue.append(connection)
@@ -77,104 +84,106 @@ class Replayer:
             self._work.clear()
 
     def close_stalled(self, connection: Connection, now_ms: int) -> None:
-        """A replay that is not read at all would wait for ever."""
+        """Closes a connection whose client has stopped reading: its catch-up would wait forever."""
         since = connection.congested_since
         if connection.progress is not None and since is not None and now_ms - since > self._stall_ms:
             self._counters.slow_closes += 1
             connection.close(SLOW_CONSUMER)
 
     def _serve(self, connection: Connection) -> None:
+        """Sends the next part."""
         progress = connection.progress
         if progress is None or connection.session.state is not State.CATCHING_UP:
             return
         if connection.congested_since is not None:
-            return  # goes on when the socket flows again
-        if not self._key_holds(connection):
+            return  # continues when the socket has drained
+        if not self._key_is_valid(connection):
             connection.close(KEY_REVOKED)
             return
         try:
-            self._piece(connection, progress)
+            if progress.cursor < self._tail.sequence:
+                self._send_orders(connection, progress)
+            elif progress.cursor > self._tail.sequence:
+                self._tail.step()  # the log was ahead of the tail when the client logged in
+            else:
+                self._send_changes(connection, progress)
         except LogPrunedError:
             connection.close(REPLAY_OVERTAKEN)
         except LogError as error:
-            logger.warning("replay_failed", code=error.code, reason=str(error))
-            connection.close(INTERNAL_ERROR)
-        except Exception:  # noqa: BLE001 - protects the other replays from one that meets a fault
-            logger.error("replay_failed", traceback=traceback.format_exc())
+            self._retry(connection, progress, error)
+        except Exception:  # noqa: BLE001 - a fault in one catch-up must not end the others
+            logger.error("catch_up_failed", traceback=traceback.format_exc())
             connection.close(INTERNAL_ERROR)
         else:
-            self.add(connection)
+            progress.failing_since = None
+            self._outage.succeeded(connection)
+            if self._tail.readable:
+                self.add(connection)
+            else:
+                self._add_later(connection)
 
-    def _is_there(self, progress: Progress) -> bool:
-        """Whether the connection stands exactly where the feed stands."""
-        if progress.cursor != self._feed.last:
-            return False
-        return progress.since_revision is None or progress.revision == self._feed.revision
-
-    def _piece(self, connection: Connection, progress: Progress) -> None:
-        if progress.cursor < self._feed.last:
-            self._orders(connection, progress)
-        elif progress.cursor > self._feed.last:
-            self._feed.step()  # the log was ahead of the feed at the login
+    def _retry(self, connection: Connection, progress: CatchUpProgress, error: LogError) -> None:
+        """Tries again later; gives up only where this one read fails for long and the others work."""
+        now = self._monotonic()
+        if progress.failing_since is None:
+            progress.failing_since = now
+        self._outage.failed(connection, error)
+        if self._tail.readable and now - progress.failing_since > self._stall_ms:
+            connection.close(INTERNAL_ERROR)
         else:
-            self._changes(connection, progress)
+            self._add_later(connection)
 
-    def _orders(self, connection: Connection, progress: Progress) -> None:
+    def _add_later(self, connection: Connection) -> None:
+        connection.later(RETRY_MS, lambda: self.add(connection))
+
+    def _send_orders(self, connection: Connection, progress: CatchUpProgress) -> None:
         if not progress.replaying:
             progress.replaying = True
             self._counters.replays += 1
         subscription = connection.subscription
-        limit = min(progress.limit, self._feed.last - progress.cursor)
-        events = self._events_log.read(progress.cursor, limit, orders=subscription.format == "full")
+        limit = min(progress.part_events, self._tail.sequence - progress.cursor)
+        events = self._event_log.read(progress.cursor, limit, orders=subscription.format == "full")
         progress.cursor = events[-1].sequence
-        messages = MessageMaker(events).matching(subscription, replay_until=progress.replay_until)
+        messages = MessageEncoder(events).matching(subscription, replay_until=progress.replay_until)
         self._send(connection, list(pack(messages)), len(messages))
-        progress.limit = _next_limit(progress.limit, sum(map(len, messages)))
+        size = sum(map(len, messages))
+        if size > 2 * PART_BYTES:
+            progress.part_events = max(1, progress.part_events // 2)
+        elif size < PART_BYTES // 2:
+            progress.part_events = min(MAX_PART_EVENTS, progress.part_events * 2)
 
-    def _changes(self, connection: Connection, progress: Progress) -> None:
-        """One frame per position changed or removed since the client's revision (docs/protocol.md, 5).
+    def _send_changes(self, connection: Connection, progress: CatchUpProgress) -> None:
+        """Sends a frame for each position changed since the client's revision, then one for the removed ones.
 
-        Only positions as old as the feed are sent: what changed since may hold an order that was not sent
-        yet. Then the feed goes first, and this connection catches up with it.
+        (docs/protocol.md, 5.) A change newer than the tail may belong to an order that the tail has not sent
+        yet, and orders go before changes. So the tail advances first, and this connection catches up with it.
         """
         assert progress.since_revision is not None
-        made = PositionUpdates(since_revision=progress.since_revision, after=progress.cursor)
-        found = list(islice(self._events_log.positions(since_revision=progress.revision), PIECE_POSITIONS))
-        settled = [position for position in found if position.revision <= self._feed.revision]
+        encoder = UpdateEncoder(since_revision=progress.since_revision, after=progress.cursor)
+        changed = list(islice(self._event_log.positions(since_revision=progress.revision), PART_POSITIONS))
+        sendable = [position for position in changed if position.revision <= self._tail.revision]
+        removed: list[RemovedPosition] = []
+        last_part = len(sendable) == len(changed) < PART_POSITIONS
+        if last_part:
+            removed = self._event_log.removed(progress.since_revision)
+            last_part = not removed or removed[-1].revision <= self._tail.revision
         subscription = connection.subscription
-        updates = [update for position in settled if (update := made.changed(position))]
+        updates = [update for position in sendable if (update := encoder.changed(position))]
         payloads = [u.payload for u in updates if subscription.matches(u.miner_hotkey, u.trade_pair)]
-        if settled:
-            progress.revision = settled[-1].revision
-        if len(settled) < len(found):
-            self._feed.step()
-        elif len(found) < PIECE_POSITIONS and self._removals(made, connection, progress, payloads):
-            progress.revision = self._feed.revision
+        if sendable:
+            progress.revision = sendable[-1].revision
+        if last_part:
+            removals = encoder.removed(removed, subscription)
+            if removals is not None:
+                payloads.append(removals)
+            progress.revision = self._tail.revision
+        elif len(sendable) < len(changed) or removed:
+            self._tail.step()
         self._send(connection, payloads, 0)
 
-    def _removals(
-        self, made: PositionUpdates, connection: Connection, progress: Progress, payloads: list[bytes]
-    ) -> bool:
-        """Adds the frame for what was removed; False if the feed must go first."""
-        assert progress.since_revision is not None
-        removed = self._events_log.removed(progress.since_revision)
-        if removed and removed[-1].revision > self._feed.revision:
-            self._feed.step()
-            return False
-        gone = made.removed(removed, connection.subscription)
-        if gone is not None:
-            payloads.append(gone)
-        return True
-
     def _send(self, connection: Connection, payloads: list[bytes], messages: int) -> None:
-        framed = FrameMaker()
-        frames = [framed(payload, deflate=connection.deflate) for payload in payloads]
-        connection.replay(frames, messages)
+        frame_encoder = FrameEncoder()
+        frames = [frame_encoder(payload, deflate=connection.deflate) for payload in payloads]
+        connection.send_missed(frames, messages)
         self._counters.deliveries += messages
         self._counters.sent_bytes += sum(map(len, frames))
-
-
-def _next_limit(limit: int, size: int) -> int:
-    if size > 2 * PIECE_BYTES:
-        return max(1, limit // 2)
-    return min(MAX_PIECE_EVENTS, limit * 2) if size < PIECE_BYTES // 2 else limit

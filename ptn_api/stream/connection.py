@@ -1,4 +1,4 @@
-"""One client: its session, its socket, and where it stands."""
+"""One client's connection: its session, its socket, and how far its catch-up got."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import structlog
 from ptn_api.access.key_ring import KeyHolder
 from ptn_api.access.limits import RateLimit
 from ptn_api.clock import Clock, Monotonic
+from ptn_api.errors import LogError
 from ptn_api.stream.counters import StreamCounters
-from ptn_api.stream.framing import frame, joined
+from ptn_api.stream.framing import frame, join_frames
 from ptn_api.stream.options import StreamOptions
 from ptn_api.wire import codec
 from ptn_api.wire.client_frames import Subscription
@@ -25,13 +26,14 @@ from ptn_api.wire.server_session import (
     Close,
     Effect,
     Resubscribed,
+    RetryLater,
     Send,
     ServerSession,
     State,
     Stop,
 )
 
-__all__ = ["Connection", "Desk", "Progress", "Socket"]
+__all__ = ["CatchUpProgress", "Connection", "ConnectionHost", "Socket"]
 
 logger = structlog.get_logger()
 
@@ -43,36 +45,34 @@ class Socket(Protocol):
     def address(self) -> str: ...
 
     @property
-    def group(self) -> str | None:
-        """The name under which limits count the address; None: they do not."""
+    def address_group(self) -> str | None:
+        """The name under which limits count the address; None exempts it from them."""
         ...
 
     @property
     def deflate(self) -> bool: ...
 
     def write(self, data: bytes) -> None:
-        """Sends whole frames or keeps them to be sent; never waits."""
+        """Sends complete frames, or buffers them; never waits."""
         ...
 
-    def unsent(self) -> int:
-        """How many bytes are kept."""
-        ...
+    def unsent_bytes(self) -> int: ...
 
     def close(self, reason: CloseCode) -> None:
-        """Sends the close frame; the connection is aborted if it is not read in time."""
+        """Sends the close frame; aborts the connection if the client does not read it in time."""
         ...
 
-    def settle(self) -> None:
-        """The client has shown a good key: it counts as a stranger no more."""
+    def authenticated(self) -> None:
+        """Takes the connection out of the limit on connections that have not logged in."""
         ...
 
-    def tidy(self) -> None:
-        """Aborts what the library closed by itself, after a broken frame, if that is not read."""
+    def abort_if_closing(self) -> None:
+        """Aborts, in time, a connection that the library has closed because of a malformed frame."""
         ...
 
 
-class Desk(Protocol):
-    """What a connection asks of its surroundings."""
+class ConnectionHost(Protocol):
+    """What a connection needs of the rest of the stream."""
 
     def check_login(self, connection: Connection) -> None: ...
 
@@ -81,46 +81,52 @@ class Desk(Protocol):
     def join(self, connection: Connection) -> None: ...
 
     def rejoin(self, connection: Connection) -> None:
-        """From the next order on."""
+        """Applies the new subscription from the next order on."""
         ...
 
     def leave(self, connection: Connection) -> None:
-        """No orders any more."""
+        """Stops sending orders."""
         ...
 
-    def congested(self, connection: Connection) -> None:
-        """Its socket keeps more than it should."""
+    def retry_later(self, connection: Connection, error: LogError) -> None:
+        """Calls `retry` after a while: the log cannot be read."""
         ...
 
-    def flowing(self, connection: Connection) -> None: ...
+    def congested(self, connection: Connection) -> None: ...
+
+    def drained(self, connection: Connection) -> None: ...
 
     def ended(self, connection: Connection) -> None:
-        """No client any more: its close was decided, or it went."""
+        """Forgets a connection whose close was decided or that was lost."""
         ...
 
 
-class Progress(msgspec.Struct, kw_only=True):
-    """How far a catch-up got: orders up to `cursor`, then changes of positions up to `revision`.
+class CatchUpProgress(msgspec.Struct, kw_only=True):
+    """How far a catch-up got: first orders up to `cursor`, then position changes up to `revision`.
 
-    `since_revision` is where the client's own state stands; None: it did not ask for changes.
+    `since_revision` is the revision of the client's own state; None if it did not ask for changes.
     """
 
     cursor: int
     replay_until: int
     since_revision: int | None
     revision: int
-    limit: int = 16
-    """How many orders the next piece may hold."""
+    part_events: int = 16
+    """The most orders that the next part may hold."""
     replaying: bool = False
     """Whether there was anything to replay."""
+    failing_since: int | None = None
+    """When reading the next part first failed; None after a success."""
 
 
 class Connection:
+    """Carries out what the session decides; a `Subscriber` while it is live."""
+
     def __init__(
         self,
         socket: Socket,
         session: ServerSession,
-        desk: Desk,
+        host: ConnectionHost,
         *,
         options: StreamOptions,
         counters: StreamCounters,
@@ -130,11 +136,11 @@ class Connection:
         self.session = session
         self.holder: KeyHolder | None = None
         self.api_key = ""
-        self.progress: Progress | None = None
+        self.progress: CatchUpProgress | None = None
         self.congested_since: int | None = None
-        """When the socket last began to keep more than it should; None while it flows."""
+        """When the socket's buffer passed its high-water mark; None below it."""
         self._socket = socket
-        self._desk = desk
+        self._host = host
         self._options = options
         self._counters = counters
         self._clock = clock
@@ -142,9 +148,9 @@ class Connection:
         self._messages = 0
         self._sent_bytes = 0
         self._accounted = (0, 0)
-        self._frames = RateLimit(options.frames_per_minute, most_names=1)
+        self._frame_limit = RateLimit(options.frames_per_minute, most_names=1)
         self._reason: CloseCode | None = None
-        self._gone = False
+        self._lost = False
         self._auth_timer: asyncio.TimerHandle | None = self.later(
             options.auth_timeout_ms, lambda: self.close(AUTH_TIMEOUT)
         )
@@ -162,17 +168,17 @@ class Connection:
         return self._socket.address
 
     @property
-    def group(self) -> str | None:
-        return self._socket.group
+    def address_group(self) -> str | None:
+        return self._socket.address_group
 
     def later(self, delay_ms: float, call: Callable[[], None]) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_later(delay_ms / 1000, call)
 
-    # --- what the socket says ---
+    # --- called by the socket ---
 
     def admits_frame(self) -> bool:
-        """Asked for every frame that comes; closes the connection when there are too many."""
-        allowance = self._frames.take("", self._monotonic())
+        """Returns whether the client may send another frame; closes the connection if not."""
+        allowance = self._frame_limit.take("", self._monotonic())
         if allowance is None or allowance.allowed:
             return True
         self._counters.limited["frames"] += 1
@@ -184,38 +190,42 @@ class Connection:
 
     def congested(self) -> None:
         self.congested_since = self._monotonic()
-        self._desk.congested(self)
+        self._host.congested(self)
 
-    def flowing(self) -> None:
+    def drained(self) -> None:
         self.congested_since = None
-        self._desk.flowing(self)
+        self._host.drained(self)
         if self.session.state is State.CATCHING_UP:
-            self._desk.catch_up(self)
+            self._host.catch_up(self)
 
     def lost(self, why: CloseCode) -> None:
-        """The socket is gone; `why` if it was not this side that decided so."""
-        if self._gone:
+        """Ends the connection after its socket is gone; `why` counts if this side had not closed it."""
+        if self._lost:
             return
-        self._gone = True
+        self._lost = True
         self._end(None)
         code, reason = self._reason or why
         self._counters.closed[code] += 1
-        say = logger.debug if self.holder is None else logger.info
-        say("connection_closed", **self._who(), reason=reason, code=code, messages=self._messages)
+        log = logger.debug if self.holder is None else logger.info
+        log("connection_closed", **self._identity(), reason=reason, code=code, messages=self._messages)
 
-    # --- what the desk says ---
+    # --- called by the host ---
 
-    def settle(self) -> None:
-        """The key is good, whenever the login's turn comes."""
-        self._socket.settle()
+    def authenticated(self) -> None:
+        """Takes note that the key is valid, even if the login itself has to wait."""
+        self._socket.authenticated()
 
     def key_checked(self, holder: KeyHolder | None) -> None:
-        """Who the key's holder is; None: nobody."""
+        """Answers the login; no holder means an unknown key. Raises LogError with nothing changed."""
         effects = self.session.key_checked(None if holder is None else holder.tier, self._clock())
         if self.session.logged_in:
             self.holder = holder
-            logger.info("connection_opened", **self._who(), version=self.session.version)
+            logger.info("connection_opened", **self._identity(), version=self.session.version)
         self._perform(effects)
+
+    def retry(self) -> None:
+        """Handles the frames that had to wait because the log could not be read."""
+        self._perform(self.session.retry(self._clock()))
 
     def evict(self) -> None:
         self._perform(self.session.evict())
@@ -224,45 +234,46 @@ class Connection:
         self._perform(self.session.close(reason))
 
     def caught_up(self) -> None:
-        """The audience may have this connection now: it was sent everything that the audience was."""
+        """Makes the connection live: it has been sent everything that the live ones have."""
         self.progress = None
         self.session.caught_up()
-        self._desk.join(self)
+        self._host.join(self)
 
     @property
-    def send(self) -> Callable[[bytes], None]:
-        """The socket's own: what it is given is to be told to `credit`."""
+    def write(self) -> Callable[[bytes], None]:
+        """The socket's own function; the caller reports to `count_sent` what it wrote."""
         return self._socket.write
 
-    def credit(self, messages: int, sent_bytes: int) -> None:
+    def count_sent(self, messages: int, sent_bytes: int) -> None:
         self._messages += messages
         self._sent_bytes += sent_bytes
 
     def check_buffer(self) -> None:
-        """A live client that is too far behind is told to come back, so that it costs the others nothing."""
-        if self._reason is None and self._socket.unsent() > self._options.send_buffer_bytes:
+        """Closes a client that is too far behind, with a code that means "come back": memory is shared."""
+        if self._reason is None and self._socket.unsent_bytes() > self._options.send_buffer_bytes:
             self._counters.slow_closes += 1
             self.close(SLOW_CONSUMER)
 
-    def replay(self, frames: Sequence[bytes], messages: int) -> None:
-        """What it missed: the next piece waits until this one has left, however far behind that is."""
-        for data in joined(frames):
+    def send_missed(self, frames: Sequence[bytes], messages: int) -> None:
+        """Sends a part of a catch-up, of any size: the next part waits until this one has left."""
+        for data in join_frames(frames):
             self._write(data)
         self._messages += messages
 
-    def account(self) -> tuple[int, int]:
-        """(messages, bytes) sent since this was last asked."""
+    def usage(self) -> tuple[int, int]:
+        """Returns the messages and bytes sent since the last call."""
         before, self._accounted = self._accounted, (self._messages, self._sent_bytes)
         return self._messages - before[0], self._sent_bytes - before[1]
 
     def pong(self, data: bytes) -> None:
         if self.session.state is not State.CLOSED:
-            self._say(data)
+            self._send(data)
 
     def heartbeat(self, beat: Heartbeat) -> None:
-        self._say(frame(codec.encode(beat)))
+        self._send(frame(codec.encode(beat)))
 
-    def _say(self, data: bytes) -> None:
+    def _send(self, data: bytes) -> None:
+        """Sends a frame outside the orders' flow; clients that do not read may not pile up any of these."""
         self._write(data)
         if self.congested_since is not None:
             self.check_buffer()
@@ -276,56 +287,50 @@ class Connection:
     def _perform(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
             if self._reason is not None:
-                return  # closed while the first of them were carried out
+                return  # an earlier effect closed the connection
             match effect:
                 case Send():
-                    self._say(frame(codec.encode(effect.frame)))
+                    self._send(frame(codec.encode(effect.frame)))
                 case CheckKey():
-                    self._check_key(effect.api_key)
+                    self._stop_auth_timer()
+                    self.api_key = effect.api_key
+                    self._host.check_login(self)
                 case CatchUp():
-                    self._catch_up(effect)
+                    self.progress = CatchUpProgress(
+                        cursor=effect.after,
+                        replay_until=effect.replay_until,
+                        since_revision=effect.revision,
+                        revision=effect.revision or 0,
+                    )
+                    self._host.catch_up(self)
                 case Resubscribed():
-                    self._resubscribed()
+                    if self.session.state is State.LIVE:
+                        self._host.rejoin(self)
+                case RetryLater():
+                    self._host.retry_later(self, effect.error)
                 case Stop():
                     self.progress = None
-                    self._desk.leave(self)
+                    self._host.leave(self)
                 case Close():
                     self._end(effect.reason)
 
-    def _check_key(self, api_key: str) -> None:
-        self._stop_auth_timer()
-        self.api_key = api_key
-        self._desk.check_login(self)
-
-    def _catch_up(self, what: CatchUp) -> None:
-        self.progress = Progress(
-            cursor=what.after,
-            replay_until=what.replay_until,
-            since_revision=what.revision,
-            revision=what.revision or 0,
-        )
-        self._desk.catch_up(self)
-
-    def _resubscribed(self) -> None:
-        if self.session.state is State.LIVE:
-            self._desk.rejoin(self)
-
     def _end(self, reason: CloseCode | None) -> None:
-        """Ends this side once; `reason` None: the socket went by itself."""
+        """Ends this side once; without a reason, the socket went by itself."""
         self._stop_auth_timer()
         self.progress = None
         if self._reason is None and reason is not None:
             self._reason = reason
             self._socket.close(reason)
         self.session.lost()
-        self._desk.ended(self)
+        self._host.ended(self)
 
     def _stop_auth_timer(self) -> None:
         if self._auth_timer is not None:
             self._auth_timer.cancel()
             self._auth_timer = None
 
-    def _who(self) -> dict[str, str]:
+    def _identity(self) -> dict[str, str]:
+        """Returns the log fields of the connection; the key is never among them."""
         holder = self.holder
         return {
             "alias": holder.alias if holder else "",

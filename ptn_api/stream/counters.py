@@ -1,4 +1,4 @@
-"""What the stream counts while it runs."""
+"""Counters of the stream, read by the metrics endpoint."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["StreamCounters"]
 
 @dataclass
 class StreamCounters:
-    """`clients` is how many are logged in now; the rest are totals since the start.
+    """`clients` is the number currently logged in; everything else is a total since the start.
 
-    `deliveries` counts messages times subscribers, `sent_bytes` their frames with headers, before TCP.
-    `closed` goes by close code, `limited` by what was too much. `lag_seen` and `lag_processed` are seconds
-    from when intake saw an order, and from when the validator filled it, until it was handed to the sockets;
-    replays and late orders are not among them.
+    `deliveries` counts messages times subscribers; `sent_bytes` their frames with headers, before TCP.
+    `closed` is by close code, `limited` by the limit that was exceeded. `lag_seen` and `lag_processed` are
+    the seconds until an order was handed to the sockets, since intake saw it and since the validator filled
+    it; replayed and late orders are not included.
     """
 
     clients: int = 0

@@ -1,4 +1,4 @@
-"""Orders and changes as the frames that subscribers are sent, each made once however many they go to."""
+"""Orders and position changes as frames, each encoded once for all its recipients."""
 
 from __future__ import annotations
 
@@ -9,46 +9,45 @@ import msgspec
 
 from ptn_api.event_log.contract import Event, LoggedPosition, RemovedPosition
 from ptn_api.model.trade_pair import pair_id
-from ptn_api.stream.deflate import compress
-from ptn_api.stream.framing import frame
+from ptn_api.stream.framing import compress, frame
 from ptn_api.wire import codec
 from ptn_api.wire.client_frames import Subscription
 from ptn_api.wire.frames import PositionsRemoved
 
-__all__ = ["FrameMaker", "MessageMaker", "PositionUpdates", "Update", "pack"]
+__all__ = ["FrameEncoder", "MessageEncoder", "PositionUpdate", "UpdateEncoder", "pack"]
 
 BATCH_MESSAGES = 50
 BATCH_BYTES = 512 * 1024
 _ENVELOPE_BYTES = 64
-"""More than what a batch adds around its messages."""
+"""More than a batch adds around its messages."""
 COMPRESS_FROM_BYTES = 256
-"""Below this, deflate costs more than it saves."""
+"""Below this size deflate costs more than it saves."""
 
 
-class FrameMaker:
-    """Payloads to WebSocket frames; equal payloads become one and the same bytes object."""
+class FrameEncoder:
+    """Payloads to WebSocket frames; equal payloads share one bytes object."""
 
     def __init__(self) -> None:
         self._frames: dict[tuple[bytes, bool], bytes] = {}
 
     def __call__(self, payload: bytes, *, deflate: bool) -> bytes:
         deflate = deflate and len(payload) >= COMPRESS_FROM_BYTES
-        made = self._frames.get((payload, deflate))
-        if made is None:
-            made = frame(compress(payload), compressed=True) if deflate else frame(payload)
-            self._frames[payload, deflate] = made
-        return made
+        encoded = self._frames.get((payload, deflate))
+        if encoded is None:
+            encoded = frame(compress(payload), compressed=True) if deflate else frame(payload)
+            self._frames[payload, deflate] = encoded
+        return encoded
 
 
-class MessageMaker:
-    """Some orders in a row as messages, each encoded once per form."""
+class MessageEncoder:
+    """Consecutive orders as messages, each encoded once per variant."""
 
     def __init__(self, events: Sequence[Event]) -> None:
         self._events = events
         self._messages: dict[tuple[int, str, bool, bool], bytes] = {}
 
     def matching(self, subscription: Subscription, *, replay_until: int = 0) -> list[bytes]:
-        """The messages that this subscriber is sent; those up to `replay_until` marked as replayed."""
+        """Returns the messages for a subscription; those up to `replay_until` are marked as replayed."""
         return [
             self._message(event, subscription, event.sequence <= replay_until)
             for event in self._events
@@ -75,28 +74,28 @@ class MessageMaker:
 
 
 def pack(messages: Iterable[bytes]) -> Iterator[bytes]:
-    """Messages as payloads: alone, or in batches of bounded number and size."""
+    """Yields the messages as payloads: alone, or in batches of bounded count and size."""
     batch: list[bytes] = []
     size = _ENVELOPE_BYTES
     for message in messages:
         if batch and (len(batch) == BATCH_MESSAGES or size + len(message) >= BATCH_BYTES):
-            yield _joined(batch)
+            yield _payload(batch)
             batch, size = [], _ENVELOPE_BYTES
         batch.append(message)
         size += len(message) + 1
     if batch:
-        yield _joined(batch)
+        yield _payload(batch)
 
 
-def _joined(batch: list[bytes]) -> bytes:
+def _payload(batch: list[bytes]) -> bytes:
     return batch[0] if len(batch) == 1 else codec.encode_batch(batch)
 
 
-# --- what is no order -------------------------------------------------------------------------------------
+# --- position changes -------------------------------------------------------------------------------------
 
 
-class Update(msgspec.Struct, frozen=True):
-    """A position's frame, and what filters look at."""
+class PositionUpdate(msgspec.Struct, frozen=True):
+    """A changed position's frame, with the fields that filters match."""
 
     miner_hotkey: str
     trade_pair: str
@@ -115,11 +114,10 @@ _pair = msgspec.json.Decoder(_Pair)
 _uuid = msgspec.json.Decoder(_Uuid)
 
 
-class PositionUpdates:
-    """Changes of positions since a revision, as frames for subscribers with `updates`.
+class UpdateEncoder:
+    """Position changes since a revision, as frames for subscriptions with `updates`.
 
-    `announced` are the orders that the same subscribers were just sent: what their messages said already is
-    not said again.
+    `announced` are the orders just sent to the same subscribers; what their messages contain is not repeated.
     """
 
     def __init__(self, *, since_revision: int, after: int, announced: Sequence[Event] = ()) -> None:
@@ -128,8 +126,8 @@ class PositionUpdates:
         self._orders = {(e.miner_hotkey, e.position_uuid, e.order) for e in announced}
         self._headers = {(e.miner_hotkey, e.position_uuid): e.header for e in announced}
 
-    def changed(self, position: LoggedPosition) -> Update | None:
-        """The frame for a position; None where its orders' messages already left nothing to say."""
+    def changed(self, position: LoggedPosition) -> PositionUpdate | None:
+        """Returns the update for a position, or None if its orders' messages already contain everything."""
         key = (position.miner_hotkey, position.position_uuid)
         text = position.text
         orders = [
@@ -137,27 +135,24 @@ class PositionUpdates:
             for order, revision in zip(text.orders, position.order_revisions, strict=True)
             if revision > self._since and (*key, order) not in self._orders
         ]
-        moved = position.layout_revision > self._since
-        if not orders and not moved and self._headers.get(key) == text.header:
+        layout_changed = position.layout_revision > self._since
+        if not orders and not layout_changed and self._headers.get(key) == text.header:
             return None
+        uuids = [_uuid.decode(order).order_uuid for order in text.orders] if layout_changed else None
         payload = codec.encode_position_changed(
-            revision=position.revision,
-            after=self._after,
-            text=text,
-            orders=orders,
-            order_uuids=[_uuid.decode(order).order_uuid for order in text.orders] if moved else None,
+            revision=position.revision, after=self._after, text=text, orders=orders, order_uuids=uuids
         )
-        return Update(position.miner_hotkey, pair_id(_pair.decode(text.header).trade_pair), payload)
+        return PositionUpdate(position.miner_hotkey, pair_id(_pair.decode(text.header).trade_pair), payload)
 
     def removed(self, positions: Sequence[RemovedPosition], subscription: Subscription) -> bytes | None:
-        """One frame for the removals that match; the pair of a removed position is not known any more."""
-        gone = [p for p in positions if subscription.matches(p.miner_hotkey, None)]
-        if not gone:
+        """Returns one frame for the removals that match; a removed position's trade pair is not known."""
+        matching = [p for p in positions if subscription.matches(p.miner_hotkey, None)]
+        if not matching:
             return None
         return codec.encode(
             PositionsRemoved(
-                revision=max(p.revision for p in gone),
+                revision=max(p.revision for p in matching),
                 after=self._after,
-                positions=[(p.miner_hotkey, p.position_uuid) for p in gone],
+                positions=[(p.miner_hotkey, p.position_uuid) for p in matching],
             )
         )

@@ -1,4 +1,4 @@
-"""The live subscribers, grouped by what they are sent: each group's frames are made once."""
+"""Live subscribers, grouped by the bytes they are sent: each group's frames are encoded once."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import NamedTuple, Protocol
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.event_log.contract import Event, RemovedPosition
 from ptn_api.stream.counters import StreamCounters
-from ptn_api.stream.encoding import FrameMaker, MessageMaker, PositionUpdates, Update, pack
-from ptn_api.stream.framing import joined
+from ptn_api.stream.encoding import FrameEncoder, MessageEncoder, PositionUpdate, UpdateEncoder, pack
+from ptn_api.stream.framing import join_frames
 from ptn_api.wire.client_frames import Subscription
 
-__all__ = ["Audience", "Subscriber"]
+__all__ = ["Subscriber", "SubscriberGroups"]
 
 
 class Subscriber(Protocol):
+    """A live connection, as the fan-out sees it."""
+
     @property
     def subscription(self) -> Subscription: ...
 
@@ -23,16 +25,16 @@ class Subscriber(Protocol):
     def deflate(self) -> bool: ...
 
     @property
-    def send(self) -> Callable[[bytes], None]:
-        """Sends whole frames or keeps them to be sent; never waits. The same at every look."""
+    def write(self) -> Callable[[bytes], None]:
+        """Sends complete frames, or buffers them; never waits. Always the same function."""
         ...
 
-    def credit(self, messages: int, sent_bytes: int) -> None:
-        """It was sent so many orders, and so many bytes."""
+    def count_sent(self, messages: int, sent_bytes: int) -> None:
+        """Adds to the connection's own counters."""
         ...
 
     def check_buffer(self) -> None:
-        """Closes itself if it is too far behind, so that it costs the others nothing."""
+        """Closes the connection if it is too far behind."""
         ...
 
 
@@ -44,46 +46,48 @@ class _Variant(NamedTuple):
 class _Group:
     """Subscribers that are sent the same bytes.
 
-    Per subscriber and write nothing is done but the write: what was sent is counted once for all of them,
-    and credited to a subscriber when somebody asks.
+    A write costs each of them one function call and nothing else: messages and bytes are counted once for the
+    group, and added to a subscriber's counters when they are read.
     """
 
     def __init__(self) -> None:
-        self._credited: dict[Subscriber, tuple[int, int]] = {}
-        """Member -> how much of the group's messages and bytes is not its own, or credited already."""
-        self._sends: tuple[Callable[[bytes], None], ...] | None = None
+        self._counted: dict[Subscriber, tuple[int, int]] = {}
+        """Subscriber -> the group's messages and bytes at its last count, or at its joining."""
+        self._writes: tuple[Callable[[bytes], None], ...] | None = None
         self._messages = 0
         self._sent_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._credited)
+        return len(self._counted)
 
     def add(self, subscriber: Subscriber) -> None:
-        self._credited[subscriber] = self._messages, self._sent_bytes
-        self._sends = None
+        self._counted[subscriber] = self._messages, self._sent_bytes
+        self._writes = None
 
     def remove(self, subscriber: Subscriber) -> None:
-        self.credit(subscriber)
-        del self._credited[subscriber]
-        self._sends = None
+        self.update_counts(subscriber)
+        del self._counted[subscriber]
+        self._writes = None
 
-    def credit(self, subscriber: Subscriber) -> None:
-        messages, sent_bytes = self._credited[subscriber]
-        subscriber.credit(self._messages - messages, self._sent_bytes - sent_bytes)
-        self._credited[subscriber] = self._messages, self._sent_bytes
+    def update_counts(self, subscriber: Subscriber) -> None:
+        messages, sent_bytes = self._counted[subscriber]
+        subscriber.count_sent(self._messages - messages, self._sent_bytes - sent_bytes)
+        self._counted[subscriber] = self._messages, self._sent_bytes
 
-    def send(self, data: bytes) -> None:
-        if self._sends is None:
-            self._sends = tuple(subscriber.send for subscriber in self._credited)
-        for send in self._sends:
-            send(data)
-        self._sent_bytes += len(data)
-
-    def count(self, messages: int) -> None:
+    def send(self, frames: Sequence[bytes], messages: int) -> None:
+        for data in join_frames(frames):
+            # Closing a subscriber changes the group: the loop runs over a copy.
+            if self._writes is None:
+                self._writes = tuple(subscriber.write for subscriber in self._counted)
+            for write in self._writes:
+                write(data)
+            self._sent_bytes += len(data)
         self._messages += messages
 
 
-class Audience:
+class SubscriberGroups:
+    """The fan-out to all live subscribers."""
+
     def __init__(self, counters: StreamCounters, clock: Clock = wall_ms) -> None:
         self._counters = counters
         self._clock = clock
@@ -92,7 +96,7 @@ class Audience:
         self._congested: dict[Subscriber, None] = {}
 
     def join(self, subscriber: Subscriber) -> None:
-        """From the next order on; under its new subscription if it was here already."""
+        """Adds a subscriber from the next order on, or moves it to the group of its new subscription."""
         self.leave(subscriber)
         variant = _Variant(subscriber.subscription, subscriber.deflate)
         self._variants[subscriber] = variant
@@ -108,22 +112,21 @@ class Audience:
             del self._groups[variant]
 
     def congested(self, subscriber: Subscriber) -> None:
-        """Its socket keeps more than it should: to be looked at after every step."""
+        """Checks the subscriber's buffer after every send, until it is drained."""
         self._congested[subscriber] = None
 
-    def flowing(self, subscriber: Subscriber) -> None:
-        """Or gone."""
+    def drained(self, subscriber: Subscriber) -> None:
         self._congested.pop(subscriber, None)
 
-    def credit(self, subscriber: Subscriber) -> None:
-        """Brings what the subscriber knows of what it was sent up to date."""
+    def update_counts(self, subscriber: Subscriber) -> None:
+        """Brings the subscriber's own counters up to date."""
         variant = self._variants.get(subscriber)
         if variant is not None:
-            self._groups[variant].credit(subscriber)
+            self._groups[variant].update_counts(subscriber)
 
     @property
-    def wants_orders_of_positions(self) -> bool:
-        """Whether anybody takes whole positions, so that the log must put their orders together."""
+    def wants_full_positions(self) -> bool:
+        """Whether a subscription has format `full`, for which the log must add each position's orders."""
         return any(variant.subscription.format == "full" for variant in self._groups)
 
     @property
@@ -132,20 +135,18 @@ class Audience:
 
     @property
     def wants_checksum(self) -> bool:
-        return any(v.subscription.updates and not v.subscription.filtered for v in self._groups)
+        return any(variant.subscription.wants_checksum for variant in self._groups)
 
     def send_orders(self, events: Sequence[Event]) -> None:
-        """One step of the log to everybody: alone if it is one order, else in batches."""
-        made, framed = MessageMaker(events), FrameMaker()
+        """Sends the orders to every group whose subscription matches: alone, or in batches if several."""
+        encoder, frame_encoder = MessageEncoder(events), FrameEncoder()
         for variant, group in self._groups.items():
-            messages = made.matching(variant.subscription)
-            frames = [framed(payload, deflate=variant.deflate) for payload in pack(messages)]
+            messages = encoder.matching(variant.subscription)
+            frames = [frame_encoder(payload, deflate=variant.deflate) for payload in pack(messages)]
             self._send(group, frames, len(messages))
         self._check_congested()
-        if self._groups:
-            self._observe_lag(events)
-
-    def _observe_lag(self, events: Sequence[Event]) -> None:
+        if not self._groups:
+            return
         now = self._clock()
         for event in events:
             self._counters.lag_seen.observe(max(0, now - event.timestamp_ms) / 1000)
@@ -153,25 +154,23 @@ class Audience:
                 self._counters.lag_processed.observe(max(0, now - event.processed_ms) / 1000)
 
     def send_updates(
-        self, made: PositionUpdates, updates: Sequence[Update], removed: Sequence[RemovedPosition]
+        self, encoder: UpdateEncoder, updates: Sequence[PositionUpdate], removed: Sequence[RemovedPosition]
     ) -> None:
-        """What is no order, to those who asked for it."""
-        framed = FrameMaker()
+        """Sends position changes and removals to the subscriptions with `updates`."""
+        frame_encoder = FrameEncoder()
         for variant, group in self._groups.items():
             subscription = variant.subscription
             if not subscription.updates:
                 continue
             payloads = [u.payload for u in updates if subscription.matches(u.miner_hotkey, u.trade_pair)]
-            gone = made.removed(removed, subscription)
-            if gone is not None:
-                payloads.append(gone)
-            self._send(group, [framed(p, deflate=variant.deflate) for p in payloads], 0)
+            removals = encoder.removed(removed, subscription)
+            if removals is not None:
+                payloads.append(removals)
+            self._send(group, [frame_encoder(p, deflate=variant.deflate) for p in payloads], 0)
         self._check_congested()
 
     def _send(self, group: _Group, frames: Sequence[bytes], messages: int) -> None:
-        for data in joined(frames):
-            group.send(data)
-        group.count(messages)
+        group.send(frames, messages)
         self._counters.deliveries += messages * len(group)
         self._counters.sent_bytes += sum(map(len, frames)) * len(group)
 

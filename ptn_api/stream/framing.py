@@ -1,6 +1,8 @@
-"""WebSocket frames as bytes, made once and written to many (RFC 6455, section 5.2).
+"""WebSocket frames and permessage-deflate, in both directions (RFC 6455 and RFC 7692).
 
-A server masks nothing, so that one frame serves everybody.
+A server does not mask, so one frame, made once, is written to any number of clients. Neither side keeps a
+compression context: a message is compressed once for all its recipients, and a connection needs no memory for
+its history.
 """
 
 from __future__ import annotations
@@ -8,8 +10,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 
-__all__ = ["PONG", "TEXT", "frame", "joined"]
+from isal import isal_zlib
+from isal.igzip_lib import IsalError
 
+from ptn_api.errors import InvalidInputError
+
+__all__ = ["PONG", "TEXT", "MessageReader", "compress", "frame", "inflate", "join_frames", "negotiate"]
+
+CONTINUATION = 0x0
 TEXT = 0x1
 PONG = 0xA
 _FIN = 0x80
@@ -17,11 +25,11 @@ _RSV1 = 0x40
 """Set on a message that permessage-deflate compressed (RFC 7692, section 6)."""
 
 _WRITE_BYTES = 64 * 1024
-"""As much as one write may join: copying it costs less than the system calls that it saves."""
+"""Frames are joined up to this size: copying them costs less than the system calls saved."""
 
 
 def frame(payload: bytes, *, opcode: int = TEXT, compressed: bool = False) -> bytes:
-    """One whole message as one frame."""
+    """Returns the message as a single unmasked frame (RFC 6455, section 5.2)."""
     first = _FIN | opcode | (_RSV1 if compressed else 0)
     size = len(payload)
     if size < 126:
@@ -31,8 +39,8 @@ def frame(payload: bytes, *, opcode: int = TEXT, compressed: bool = False) -> by
     return struct.pack("!BBQ", first, 127, size) + payload
 
 
-def joined(frames: Sequence[bytes]) -> Iterator[bytes]:
-    """Frames as few writes: small ones together, large ones as they are."""
+def join_frames(frames: Sequence[bytes]) -> Iterator[bytes]:
+    """Yields the frames in as few writes as sensible: small ones joined, large ones unchanged."""
     small: list[bytes] = []
     size = 0
     for data in frames:
@@ -43,3 +51,104 @@ def joined(frames: Sequence[bytes]) -> Iterator[bytes]:
         size += len(data)
     if small:
         yield b"".join(small) if len(small) > 1 else small[0]
+
+
+class MessageReader:
+    """Messages assembled from a client's data frames; text and binary are treated alike.
+
+    A message of more than `limit` bytes (all fragments, inflated) is refused before it is held in memory.
+    """
+
+    def __init__(self, *, limit: int, deflate: bool) -> None:
+        self._limit = limit
+        self._deflate = deflate
+        self._fragments: list[bytes] | None = None
+        self._size = 0
+        self._compressed = False
+
+    def feed(self, opcode: int, payload: bytes, *, fin: bool, compressed: bool) -> bytes | None:
+        """Returns the message that this frame completes, or None while more fragments are due.
+
+        Raises InvalidInputError, code `too_big`, `bad_fragment` or `not_deflated`: close the connection.
+        """
+        if opcode != CONTINUATION:
+            if self._fragments is not None:
+                raise InvalidInputError("a new message before the last fragment", code="bad_fragment")
+            if compressed and not self._deflate:
+                raise InvalidInputError("compression was not negotiated", code="bad_fragment")
+            self._fragments, self._size, self._compressed = [], 0, compressed
+        elif self._fragments is None or compressed:  # only the first fragment may have the compression bit
+            raise InvalidInputError("a continuation without a message", code="bad_fragment")
+        self._size += len(payload)
+        if self._size > self._limit:
+            raise InvalidInputError("message too big", code="too_big")
+        self._fragments.append(payload)
+        if not fin:
+            return None
+        message, self._fragments = b"".join(self._fragments), None
+        return inflate(message, self._limit) if self._compressed else message
+
+
+# --- permessage-deflate -----------------------------------------------------------------------------------
+
+_RAW_DEFLATE = -15
+_LEVEL = 1
+_TAIL = b"\x00\x00\xff\xff"
+"""Ends every flushed block; left out on the wire (RFC 7692, section 7.2.1)."""
+
+_ANY_WINDOW = ("", "8", "9", "10", "11", "12", "13", "14", "15")
+_ALLOWED_VALUES = {
+    "server_no_context_takeover": ("",),
+    "client_no_context_takeover": ("",),
+    "server_max_window_bits": ("15",),  # the compressor has a fixed window
+    "client_max_window_bits": _ANY_WINDOW,
+}
+
+
+def negotiate(offers: str) -> str | None:
+    """Returns the response to a `Sec-WebSocket-Extensions` header; None means no compression.
+
+    The first acceptable offer is taken. One with a `server_max_window_bits` below 15 is declined.
+    """
+    for offer in offers.split(","):
+        name, *parts = (part.strip() for part in offer.split(";"))
+        parameters = _parse_parameters(parts) if name.lower() == "permessage-deflate" else None
+        if parameters is not None:
+            bits = ("server_max_window_bits=15",) if "server_max_window_bits" in parameters else ()
+            no_context = ("server_no_context_takeover", "client_no_context_takeover")
+            return "; ".join(("permessage-deflate", *no_context, *bits))
+    return None
+
+
+def _parse_parameters(parts: list[str]) -> dict[str, str] | None:
+    """Returns None for an offer that must be declined: an unknown, repeated or unusable parameter."""
+    parameters: dict[str, str] = {}
+    for part in parts:
+        name, _, value = part.partition("=")
+        name, value = name.strip().lower(), value.strip().strip('"')
+        if name in parameters or value not in _ALLOWED_VALUES.get(name, ()):
+            return None
+        parameters[name] = value
+    return parameters
+
+
+def compress(payload: bytes) -> bytes:
+    """Deflates a message's payload (RFC 7692, section 7.2.1)."""
+    compressor = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, _RAW_DEFLATE)
+    deflated: bytes = compressor.compress(payload) + compressor.flush(isal_zlib.Z_FULL_FLUSH)
+    return deflated.removesuffix(_TAIL)
+
+
+def inflate(payload: bytes, limit: int) -> bytes:
+    """Inflates a message's payload to at most `limit` bytes (RFC 7692, section 7.2.2).
+
+    Raises InvalidInputError, code `too_big` or `not_deflated`, without ever holding much more than `limit`.
+    """
+    decompressor = isal_zlib.decompressobj(_RAW_DEFLATE)
+    try:
+        inflated: bytes = decompressor.decompress(payload + _TAIL, limit + 1)
+    except IsalError as error:  # type: ignore[misc]  # a class, contrary to its stub
+        raise InvalidInputError(f"not deflated: {error}", code="not_deflated") from None
+    if len(inflated) > limit:
+        raise InvalidInputError("inflated message too big", code="too_big")
+    return inflated

@@ -1,4 +1,4 @@
-"""Everything behind the sockets: feed, audience, replays, logins, heartbeats."""
+"""The hub behind the sockets: connects log tail, fan-out, catch-ups, logins and heartbeats."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.limits import RateLimit
 from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, monotonic_ms
-from ptn_api.event_log.contract import EventLog
-from ptn_api.stream.catch_up import Replayer
+from ptn_api.errors import LogError
+from ptn_api.event_log.contract import EventLog, SourceStatus
+from ptn_api.event_log.outage import LogOutage
+from ptn_api.stream.catch_up import CatchUps
 from ptn_api.stream.connection import Connection, Socket
 from ptn_api.stream.counters import StreamCounters
-from ptn_api.stream.fanout import Audience
-from ptn_api.stream.log_tail import Feed
+from ptn_api.stream.fanout import SubscriberGroups
+from ptn_api.stream.log_tail import RETRY_MS, LogTail
 from ptn_api.stream.logins import Logins
 from ptn_api.stream.options import StreamOptions
 from ptn_api.wire.close_codes import REPLAY_OVERTAKEN, TOO_MANY_REQUESTS, CloseCode
@@ -24,13 +26,13 @@ from ptn_api.wire.server_session import ServerSession, State
 __all__ = ["Hub"]
 
 TICK_MS = 1_000
-"""How often connections are looked at that nothing else would wake."""
+"""How often all connections are checked for what no event reports."""
 
 
 class Hub:
-    """Wires the room; knows every connection from its first byte to its last.
+    """The `ConnectionHost` of every connection, from its upgrade to its end.
 
-    To be made inside a running loop. `clock` is the time that clients are told.
+    To be created inside a running loop. `clock` is the time that clients are told.
     """
 
     def __init__(
@@ -43,42 +45,53 @@ class Hub:
         clock: Clock,
         usage: Usage | None = None,
     ) -> None:
-        self._events_log = log
+        self._event_log = log
         self._options = options
         self._counters = counters
         self._clock = clock
-        self._stale = False
-        self._connections: dict[Connection, Socket] = {}
         self._usage = usage
-        self._connects = RateLimit(options.connects_per_minute)
-        self._audience = Audience(counters, clock)
-        self._feed = Feed(log, self._audience, on_overtaken=self._overtaken, on_summed=self.beat)
-        self._logins = Logins(
-            log, self._feed, keys, options=options, counters=counters, monotonic=monotonic_ms
-        )
-        self._replayer = Replayer(
+        self._source = SourceStatus()
+        self._stale_sent = False
+        self._connections: dict[Connection, Socket] = {}
+        self._connect_limit = RateLimit(options.connects_per_minute)
+        self._outage = LogOutage()
+        self._groups = SubscriberGroups(counters, clock)
+        self._tail = LogTail(
             log,
-            self._feed,
+            self._groups,
+            self._outage,
+            on_overtaken=self._close_live,
+            on_checksum=self.send_heartbeats,
+        )
+        self._logins = Logins(
+            self._tail, self._outage, keys, options=options, counters=counters, monotonic=monotonic_ms
+        )
+        self._catch_ups = CatchUps(
+            log,
+            self._tail,
+            self._outage,
             counters,
-            key_holds=self._logins.key_holds,
+            key_is_valid=self._logins.key_is_valid,
             stall_ms=options.replay_stall_ms,
         )
-        self._forget_keys = keys.on_swap(self._logins.check_keys)
+        self._unsubscribe_from_keys = keys.on_swap(self._logins.check_keys)
 
     def tasks(self) -> list[asyncio.Task[None]]:
-        """What runs as long as the stream does; the end of one is the end of all."""
+        """Starts the tasks that run as long as the stream; if one ends, the stream must end."""
+        tick_ms = min(TICK_MS, self._options.unread_close_ms)
+        heartbeats = _every(self._options.heartbeat_ms, self.send_heartbeats)
         return [
-            asyncio.create_task(self._feed.run(self._watch_source), name="feed"),
-            asyncio.create_task(self._replayer.run(), name="replays"),
-            asyncio.create_task(_every(self._options.heartbeat_ms, self.beat), name="heartbeats"),
-            asyncio.create_task(_every(min(TICK_MS, self._options.unread_close_ms), self._tick), name="tick"),
+            asyncio.create_task(self._tail.run(self._check_source), name="log_tail"),
+            asyncio.create_task(self._catch_ups.run(), name="catch_ups"),
+            asyncio.create_task(heartbeats, name="heartbeats"),
+            asyncio.create_task(_every(tick_ms, self._tick), name="tick"),
         ]
 
     # --- connections come and go ---
 
     def connect(self, socket: Socket) -> Connection:
         session = ServerSession(
-            self._events_log,
+            self._event_log,
             heartbeat_ms=self._options.heartbeat_ms,
             replay_window_ms=self._options.replay_window_ms,
         )
@@ -92,121 +105,133 @@ class Hub:
             monotonic=monotonic_ms,
         )
         self._connections[connection] = socket
-        self._check_connects(connection)
+        if connection.address_group is not None:
+            allowance = self._connect_limit.take(connection.address_group, monotonic_ms())
+            if allowance is not None and not allowance.allowed:
+                self._counters.limited["connects"] += 1
+                connection.close(TOO_MANY_REQUESTS)
         return connection
-
-    def _check_connects(self, connection: Connection) -> None:
-        if connection.group is None:
-            return
-        allowance = self._connects.take(connection.group, monotonic_ms())
-        if allowance is not None and not allowance.allowed:
-            self._counters.limited["connects"] += 1
-            connection.close(TOO_MANY_REQUESTS)
 
     def disconnected(self, connection: Connection, why: CloseCode) -> None:
         self._connections.pop(connection, None)
         self._account(connection)
         connection.lost(why)
 
-    def _account(self, connection: Connection) -> None:
-        """Puts what was sent since the last time on the user's account."""
-        if self._usage is not None and connection.holder is not None:
-            self._audience.credit(connection)
-            messages, sent_bytes = connection.account()
-            self._usage.add(connection.holder, messages=messages, sent_bytes=sent_bytes)
-
     def close_all(self, reason: CloseCode) -> None:
-        self._forget_keys()
+        self._unsubscribe_from_keys()
         for connection in list(self._connections):
             connection.close(reason)
 
-    # --- what a connection asks (`Desk`) ---
+    def _account(self, connection: Connection) -> None:
+        """Adds what was sent since the last call to the user's usage."""
+        if self._usage is not None and connection.holder is not None:
+            self._groups.update_counts(connection)
+            messages, sent_bytes = connection.usage()
+            self._usage.add(connection.holder, messages=messages, sent_bytes=sent_bytes)
+
+    def _close_live(self) -> None:
+        for connection in list(self._connections):
+            if connection.session.state is State.LIVE:
+                connection.close(REPLAY_OVERTAKEN)
+
+    # --- ConnectionHost ---
 
     def check_login(self, connection: Connection) -> None:
         self._logins.check(connection)
 
     def catch_up(self, connection: Connection) -> None:
-        self._feed.step()  # what is in the log by now is part of a replay, and marked so
-        self._replayer.add(connection)
+        self._outage.succeeded(connection)
+        self._tail.step()  # orders already in the log belong to the replay, and are marked as replayed
+        self._catch_ups.add(connection)
 
     def join(self, connection: Connection) -> None:
-        self._audience.join(connection)
-        self._feed.look_after_sum()
+        self._groups.join(connection)
+        self._tail.update_checksum_demand()
 
     def rejoin(self, connection: Connection) -> None:
-        self._feed.step()  # what is in the log by now is not the next order any more
+        self._tail.step()  # orders already in the log come before "the next order"
         self.join(connection)
 
     def leave(self, connection: Connection) -> None:
-        self._audience.leave(connection)
+        self._groups.leave(connection)
+        self._outage.forget(connection)
+
+    def retry_later(self, connection: Connection, error: LogError) -> None:
+        self._outage.failed(connection, error)
+        connection.later(RETRY_MS, connection.retry)
 
     def congested(self, connection: Connection) -> None:
-        self._audience.congested(connection)
+        self._groups.congested(connection)
 
-    def flowing(self, connection: Connection) -> None:
-        self._audience.flowing(connection)
+    def drained(self, connection: Connection) -> None:
+        self._groups.drained(connection)
 
     def ended(self, connection: Connection) -> None:
-        self._audience.leave(connection)
-        self._audience.flowing(connection)
+        self.leave(connection)
+        self._groups.drained(connection)
         self._logins.leave(connection)
 
-    # --- what time brings ---
+    # --- periodic work ---
 
-    def beat(self) -> None:
-        """A heartbeat to everybody who speaks version 2, whatever else was sent."""
-        if not self._feed.started:
+    def send_heartbeats(self) -> None:
+        """Sends a heartbeat to every version 2 client that has logged in."""
+        if not self._tail.started:
             return
-        self._feed.step()
-        self._feed.look_after_sum()
-        now, source = self._clock(), self._events_log.source()
-        checksum = self._feed.checksum()
+        self._tail.step()
+        self._tail.update_checksum_demand()
+        self._read_source()
+        now, checksum, stale = self._clock(), self._tail.checksum(), self._is_stale()
+        self._stale_sent = stale
         for connection in list(self._connections):
-            if connection.session.version == 2 and connection.session.logged_in:
-                head, revision = self._standing(connection)
-                summed = connection.session.state is State.LIVE and _wants_checksum(connection)
-                connection.heartbeat(
-                    Heartbeat(
-                        head=head,
-                        revision=revision,
-                        timestamp=now,
-                        source_ms=source.swept_ms,
-                        stale=source.stale,
-                        checksum=checksum if summed else None,
-                    )
+            session = connection.session
+            if session.version != 2 or not session.logged_in:
+                continue
+            head, revision = self._sent_up_to(connection)
+            use_checksum = session.state is State.LIVE and connection.subscription.wants_checksum
+            connection.heartbeat(
+                Heartbeat(
+                    head=head,
+                    revision=revision,
+                    timestamp=now,
+                    source_ms=self._source.swept_ms,
+                    stale=stale,
+                    checksum=checksum if use_checksum else None,
                 )
+            )
 
-    def _standing(self, connection: Connection) -> tuple[int, int]:
-        """Up to where everything that matches has been sent to this connection."""
+    def _sent_up_to(self, connection: Connection) -> tuple[int, int]:
+        """Returns the sequence and revision up to which this connection was sent everything that matches."""
         progress = connection.progress
         if progress is not None:
-            revision = self._feed.revision if progress.since_revision is None else progress.revision
+            revision = self._tail.revision if progress.since_revision is None else progress.revision
             return progress.cursor, revision
         subscribed = connection.session.subscribed_before
-        return self._feed.last if subscribed else connection.session.after, self._feed.revision
+        return self._tail.sequence if subscribed else connection.session.after, self._tail.revision
 
-    def _watch_source(self) -> None:
-        """The log rang: if the source became stale, or fresh again, everybody hears at once."""
-        stale = self._events_log.source().stale
-        if stale != self._stale:
-            self._stale = stale
-            self.beat()
+    def _check_source(self) -> None:
+        """Tells clients at once when the data becomes stale or current again."""
+        self._read_source()
+        if self._is_stale() != self._stale_sent:
+            self.send_heartbeats()
+
+    def _read_source(self) -> None:
+        try:
+            self._source = self._event_log.source()
+        except LogError as error:
+            self._outage.failed("source", error)  # the last known status stands
+        else:
+            self._outage.succeeded("source")
+
+    def _is_stale(self) -> bool:
+        """Returns whether the data is out of date: a silent source, or a log unreadable for long."""
+        return self._source.stale or self._tail.unreadable_ms() > self._options.heartbeat_ms
 
     def _tick(self) -> None:
         now = monotonic_ms()
         for connection, socket in list(self._connections.items()):
             self._account(connection)
-            self._replayer.close_stalled(connection, now)
-            socket.tidy()
-
-    def _overtaken(self) -> None:
-        for connection in list(self._connections):
-            if connection.session.state is State.LIVE:
-                connection.close(REPLAY_OVERTAKEN)
-
-
-def _wants_checksum(connection: Connection) -> bool:
-    return connection.subscription.updates and not connection.subscription.filtered
+            self._catch_ups.close_stalled(connection, now)
+            socket.abort_if_closing()
 
 
 async def _every(period_ms: int, call: Callable[[], None]) -> None:

@@ -1,155 +1,254 @@
-"""From the log to the live subscribers: one step takes whatever is new."""
+"""The tail of the event log: sends new events to the live subscribers and keeps the state's checksum."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 
 import structlog
 
-from ptn_api.errors import LogError, LogPrunedError
-from ptn_api.event_log.contract import Event, EventLog
-from ptn_api.stream.encoding import PositionUpdates
-from ptn_api.stream.fanout import Audience
-from ptn_api.stream.state_sum import StateSum
+from ptn_api.clock import Monotonic, monotonic_ms
+from ptn_api.errors import LogError, LogPrunedError, LogReplacedError
+from ptn_api.event_log.contract import Event, EventLog, LoggedPosition, RemovedPosition
+from ptn_api.event_log.outage import LogOutage
+from ptn_api.model.checksum import CHECKSUM_MODULUS, position_checksum
+from ptn_api.stream.encoding import UpdateEncoder
+from ptn_api.stream.fanout import SubscriberGroups
 
-__all__ = ["Feed"]
+__all__ = ["RETRY_MS", "LogTail", "StateChecksum"]
 
 STEP_EVENTS = 100
-"""How many orders one step sends at most; further behind, a step per turn of the loop.
+"""Orders sent in one step; when further behind, one step per turn of the loop.
 
 A burst must not fill the buffer of a client that reads in time.
 """
+CHECKSUM_POSITIONS = 25
+"""Positions summed without a pause: a few ms."""
+RETRY_MS = 250
+"""The pause before an unreadable log is read again."""
+
+_LOOK_MS = 1_000
+"""The log is read this often even if no commit is announced."""
+_NOWHERE = -1
+"""A sequence and revision that no connection has."""
 
 logger = structlog.get_logger()
 
 
-class Feed:
-    """Where the stream stands in the log. The audience has been sent everything up to `last` and `revision`.
+class StateChecksum:
+    """The checksum of all positions (docs/protocol.md, 4), built in parts, then kept up to date.
 
-    It starts at the log's head and may be started at any time: subscribers who missed something are caught
-    up from the log. `on_overtaken` is called when the log was pruned below `last`: nobody who is live can go
-    on without a hole; `on_summed` when the checksum became known.
+    It is valid for exactly one revision.
+    """
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._building_since: int | None = None
+        self._cursor = 0
+        self._parts: dict[tuple[str, str], int] = {}
+        self._total = 0
+        self._revision: int | None = None
+
+    def build(self) -> bool:
+        """Adds the next positions. Returns whether the checksum is complete. Raises LogError."""
+        if self._building_since is None:
+            self._building_since = self._log.head().revision
+        part = list(islice(self._log.positions(since_revision=self._cursor), CHECKSUM_POSITIONS))
+        for position in part:
+            self._put(position)
+            self._cursor = position.revision
+        if len(part) < CHECKSUM_POSITIONS:
+            # The parts are of different revisions: apply what changed meanwhile, read in one transaction.
+            head, changed, removed = self._log.changes(self._building_since)
+            self._revision = self._building_since
+            self.apply(head.revision, changed, removed)
+        return self._revision is not None
+
+    def apply(
+        self, revision: int, changed: Iterable[LoggedPosition], removed: Iterable[RemovedPosition]
+    ) -> None:
+        """Applies all changes up to `revision`; applying one twice is harmless."""
+        if self._revision is None:
+            return
+        for position in changed:
+            self._put(position)
+        for removal in removed:
+            self._total -= self._parts.pop((removal.miner_hotkey, removal.position_uuid), 0)
+        self._revision = max(self._revision, revision)
+
+    def hexadecimal(self, revision: int) -> str | None:
+        """Returns 16 hex digits, or None if the checksum is not valid for this revision."""
+        return f"{self._total % CHECKSUM_MODULUS:016x}" if revision == self._revision else None
+
+    def _put(self, position: LoggedPosition) -> None:
+        key = (position.miner_hotkey, position.position_uuid)
+        part = position_checksum(position.text)
+        self._total += part - self._parts.get(key, 0)
+        self._parts[key] = part
+
+
+class LogTail:
+    """The stream's place in the log, up to which live subscribers have been sent everything.
+
+    It starts at the log's head, whenever that is: connections that missed something catch up from the log.
+    `on_overtaken` is called when the log was pruned beyond `sequence`, so that live subscribers would have a
+    gap; `on_checksum` when the checksum has become available.
     """
 
     def __init__(
         self,
         log: EventLog,
-        audience: Audience,
+        groups: SubscriberGroups,
+        outage: LogOutage,
         *,
         on_overtaken: Callable[[], None],
-        on_summed: Callable[[], None],
+        on_checksum: Callable[[], None],
+        monotonic: Monotonic = monotonic_ms,
     ) -> None:
-        self._events_log = log
-        self._audience = audience
+        self._event_log = log
+        self._groups = groups
+        self._outage = outage
         self._on_overtaken = on_overtaken
-        self._on_summed = on_summed
-        self._announced: list[Event] = []  # since `revision`, for those who take changes as well
-        self._sum: StateSum | None = None
-        self._summing: asyncio.Task[None] | None = None
+        self._on_checksum = on_checksum
+        self._monotonic = monotonic
+        self._unreadable_since: int | None = None
+        self._announced: list[Event] = []  # since `revision`, for the subscriptions with updates
+        self._checksum: StateChecksum | None = None
+        self._building: asyncio.Task[None] | None = None
         self.started = False
-        self.last = 0
-        self.revision = 0
+        self.sequence = _NOWHERE
+        self.revision = _NOWHERE
 
     async def run(self, after_each: Callable[[], None]) -> None:
-        """Follows until cancelled, calling `after_each` after every commit."""
-        commits = self._events_log.commit_listener()
+        """Follows the log until cancelled; calls `after_each` after every commit and every retry.
+
+        Raises LogReplacedError.
+        """
+        commits = self._event_log.commit_listener()
         try:
-            while not self._events_log.ready():
-                await commits.wait_for_commit()
-            self._start()
             while True:
-                while self.step():  # noqa: ASYNC110 - work in pieces, not waiting
-                    await asyncio.sleep(0)  # far behind: the others first
+                while self.step():  # noqa: ASYNC110 - work in parts, not waiting
+                    await asyncio.sleep(0)  # far behind: other tasks first
                 after_each()
-                await commits.wait_for_commit()
+                await commits.wait_for_commit(_LOOK_MS if self.readable else RETRY_MS)
         finally:
             commits.close()
-            self._forget_sum()
-
-    def _start(self) -> None:
-        head = self._events_log.head()
-        self.last, self.revision = head.sequence, head.revision
-        self.started = True
+            self._drop_checksum()
 
     def step(self) -> bool:
-        """Sends what is new, a bounded piece of it; whether there is more."""
+        """Sends the next events, a bounded number. Returns whether there are more.
+
+        If the log cannot be read, the next step tries again. Raises LogReplacedError, which ends the stream:
+        what it knows is of another log.
+        """
         try:
-            return self._step()
+            more = self._advance() if self.started else self._start()
+        except LogReplacedError:
+            raise
         except LogPrunedError:
-            logger.warning("feed_overtaken", last=self.last)
-            self._announced.clear()
-            self._forget_sum()  # it is of what was before, and would be taken for what is now
-            self._start()
-            self._on_overtaken()
+            logger.warning("log_tail_overtaken", sequence=self.sequence)
+            self._restart()
+            return True
         except LogError as error:
-            logger.warning("log_unreadable", code=error.code, reason=str(error))
+            if self._unreadable_since is None:
+                self._unreadable_since = self._monotonic()
+            self._outage.failed("tail", error)
+            return False
+        self._unreadable_since = None
+        self._outage.succeeded("tail")
+        return more
+
+    @property
+    def readable(self) -> bool:
+        return self._unreadable_since is None
+
+    def unreadable_ms(self) -> int:
+        """Returns for how long the log has been unreadable; 0 if it can be read."""
+        return 0 if self._unreadable_since is None else self._monotonic() - self._unreadable_since
+
+    def _start(self) -> bool:
+        if self._event_log.ready():
+            head = self._event_log.head()
+            self.sequence, self.revision = head.sequence, head.revision
+            self.started = True
         return False
 
-    def _step(self) -> bool:
-        head = self._events_log.head()
-        if head.sequence - self.last > STEP_EVENTS:
+    def _restart(self) -> None:
+        """Starts again at the head, with the next step; live subscribers would have a gap."""
+        self.started = False
+        # A connection that has caught up to the old place must not join: it would miss what was pruned.
+        self.sequence = self.revision = _NOWHERE
+        self._announced.clear()
+        self._drop_checksum()  # it would be taken for the one of the new revision
+        self._on_overtaken()
+
+    def _advance(self) -> bool:
+        head = self._event_log.head()
+        if head.sequence - self.sequence > STEP_EVENTS:
             self._send_orders(STEP_EVENTS)
             return True
-        if head.revision == self.revision and head.sequence == self.last:
+        if head.revision == self.revision and head.sequence == self.sequence:
             return False
-        if self._audience.wants_updates or self._sum is not None:
-            self._step_with_updates()
+        if self._groups.wants_updates or self._checksum is not None:
+            self._send_with_updates()
         else:
-            self._send_orders(head.sequence - self.last)
+            self._send_orders(head.sequence - self.sequence)
             self._announced.clear()
             self.revision = head.revision
         return False
 
-    def _step_with_updates(self) -> None:
-        """Orders first, then what else changed, all of one instant of the log."""
-        head, changed, removed = self._events_log.changes(self.revision)
-        self._send_orders(head.sequence - self.last)
-        made = PositionUpdates(since_revision=self.revision, after=self.last, announced=self._announced)
-        if self._audience.wants_updates:
-            updates = [update for position in changed if (update := made.changed(position))]
-            self._audience.send_updates(made, updates, removed)
-        if self._sum is not None:
-            self._sum.keep_up(head.revision, changed, removed)
+    def _send_with_updates(self) -> None:
+        """Sends orders first, then the other changes, all of the same state of the log."""
+        head, changed, removed = self._event_log.changes(self.revision)
+        self._send_orders(head.sequence - self.sequence)
+        encoder = UpdateEncoder(since_revision=self.revision, after=self.sequence, announced=self._announced)
+        if self._groups.wants_updates:
+            updates = [update for position in changed if (update := encoder.changed(position))]
+            self._groups.send_updates(encoder, updates, removed)
+        if self._checksum is not None:
+            self._checksum.apply(head.revision, changed, removed)
         self._announced.clear()
         self.revision = head.revision
 
     def _send_orders(self, limit: int) -> None:
         if limit <= 0:
             return
-        events = self._events_log.read(self.last, limit, orders=self._audience.wants_orders_of_positions)
-        self._audience.send_orders(events)
-        self.last = events[-1].sequence
-        if self._audience.wants_updates:
+        events = self._event_log.read(self.sequence, limit, orders=self._groups.wants_full_positions)
+        self._groups.send_orders(events)
+        self.sequence = events[-1].sequence
+        if self._groups.wants_updates:
             self._announced += events
 
     # --- the checksum ---
 
     def checksum(self) -> str | None:
-        """Of the state at `revision`; None while it is not known."""
-        return None if self._sum is None else self._sum.hexadecimal(self.revision)
+        """Returns the checksum of the state at `revision`, or None while it is not known."""
+        return None if self._checksum is None else self._checksum.hexadecimal(self.revision)
 
-    def look_after_sum(self) -> None:
-        """Begins to build the checksum when somebody can use it, drops it when nobody can any more."""
-        if not self._audience.wants_checksum:
-            self._forget_sum()
-        elif self._sum is None:
-            self._sum = StateSum(self._events_log)
-            self._summing = asyncio.create_task(self._build(self._sum))
+    def update_checksum_demand(self) -> None:
+        """Starts building the checksum when a subscription can use it; drops it when none can any more."""
+        if not self._groups.wants_checksum:
+            self._drop_checksum()
+        elif self._checksum is None:
+            self._checksum = StateChecksum(self._event_log)
+            self._building = asyncio.create_task(self._build(self._checksum))
 
-    async def _build(self, state_sum: StateSum) -> None:
+    async def _build(self, checksum: StateChecksum) -> None:
         try:
-            while not state_sum.build():  # noqa: ASYNC110 - work in pieces, not waiting
+            while not checksum.build():  # noqa: ASYNC110 - work in parts, not waiting
                 await asyncio.sleep(0)
-            self._on_summed()
+            self._outage.succeeded("checksum")
+            self._on_checksum()
         except LogError as error:
-            logger.warning("checksum_not_built", code=error.code, reason=str(error))
-            self._sum = None  # the next heartbeat begins it anew
-        except Exception:  # whatever it is: rather none than one that is not kept up
+            self._outage.failed("checksum", error)
+            self._checksum = None  # the next heartbeat starts again
+        except Exception:  # no checksum is better than one that is not kept up to date
             logger.exception("checksum_not_built")
-            self._sum = None
+            self._checksum = None
 
-    def _forget_sum(self) -> None:
-        if self._summing is not None:
-            self._summing.cancel()
-        self._sum = self._summing = None
+    def _drop_checksum(self) -> None:
+        if self._building is not None:
+            self._building.cancel()
+        self._checksum = self._building = None
+        self._outage.forget("checksum")

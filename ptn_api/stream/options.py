@@ -1,28 +1,58 @@
-"""What the stream is told when it starts."""
+"""Options of the WebSocket server."""
 
 from __future__ import annotations
 
-import msgspec
+from typing import Annotated
+
+from ptn_api.access.options import ClientLimits
+from ptn_api.options import Bytes, Count, Delay, Limit, Period, option
 
 __all__ = ["StreamOptions"]
 
 
-class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of the same names; times are milliseconds, sizes bytes."""
+class StreamOptions(ClientLimits, frozen=True, kw_only=True):
+    """Times are milliseconds, sizes bytes."""
 
-    auth_timeout_ms: int = 10_000
-    heartbeat_ms: int = 15_000
-    replay_window_ms: int = 86_400_000
-    max_connections_per_key: int = 5
-    send_buffer_bytes: int = 8 << 20
-    unread_close_ms: int = 2_000
-    eviction_delay_ms: int = 5_000
-    accepts_per_second: int = 500
-    message_limit_bytes: int = 1 << 20
-    max_waiting_connections: int = 4_096
-    frames_per_minute: int = 600
-    connects_per_minute: int = 600
-    failed_logins_per_minute: int = 30
-    trusted_proxies: str = ""
+    max_waiting_connections: Annotated[
+        Count,
+        option(
+            "Limits",
+            "Keep at most this many WebSocket connections without a login; one more evicts the oldest",
+        ),
+    ] = 4_096
+    accepts_per_second: Annotated[
+        Count, option("Limits", "Accept at most this many WebSocket logins per second")
+    ] = 500
+    frames_per_minute: Annotated[
+        Limit, option("Limits", "Accept this many frames per minute from a WebSocket client; 0 = no limit")
+    ] = 600
+    message_limit_bytes: Annotated[
+        Bytes, option("Limits", "Accept WebSocket messages up to this size from a client")
+    ] = 1 << 20
+    send_buffer_bytes: Annotated[
+        Bytes,
+        option("Limits", "Disconnect a WebSocket client that is further behind than this; it may resume"),
+    ] = 8 << 20
+    auth_timeout_ms: Annotated[
+        Period, option("Stream", "Disconnect a client that has not logged in after this long")
+    ] = 10_000
+    heartbeat_ms: Annotated[Period, option("Stream", "Send heartbeats this often (protocol version 2)")] = (
+        15_000
+    )
+    replay_window_ms: Annotated[
+        Delay,
+        option("Stream", "Replay to a version 1 client what it missed, if that began within this time"),
+    ] = 86_400_000
+    unread_close_ms: Annotated[
+        Period, option("Stream", "Abort a connection that has not read its close frame after this long")
+    ] = 2_000
+    eviction_delay_ms: Annotated[
+        Delay,
+        option(
+            "Stream",
+            "Delay the login of a user whose connections evict each other; doubles, up to 12 times this",
+        ),
+    ] = 5_000
+
     replay_stall_ms: int = 60_000
-    """A replay that is not read for this long is given up."""
+    """A replay whose client has read nothing for this long is given up."""

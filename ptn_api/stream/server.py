@@ -1,209 +1,278 @@
-"""The WebSocket server: the one home of picows.
+"""The WebSocket server; the only module that uses picows.
 
-Frames go straight to the connection's transport, made before, since picows would frame each copy anew. What
-picows is left to do: the handshake, parsing what clients send, closing.
+Frames are written directly to a connection's transport, encoded beforehand: picows would frame every copy
+again. picows does the handshake, parses the frames that clients send, and closes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket as sockets
 import ssl
 import traceback
 from collections.abc import Callable
-from typing import cast
+from functools import partial
+from importlib.metadata import version
+from typing import Any, cast
 
 import picows
 import structlog
-from picows import WSCloseCode, WSMsgType
+from picows import WSAutoPingStrategy, WSCloseCode, WSMsgType
+from picows.picows import WSProtocol  # type: ignore[attr-defined]  # its stub leaves it out
 
 from ptn_api.access.address import ClientAddress, Proxies
-from ptn_api.errors import InvalidInputError
+from ptn_api.access.key_ring import KeyRing
+from ptn_api.access.usage import Usage
+from ptn_api.clock import Clock, wall_ms
+from ptn_api.errors import InvalidInputError, SettingsError
+from ptn_api.event_log.contract import EventLog
 from ptn_api.stream.connection import Connection
+from ptn_api.stream.connection_limit import ConnectionLimit
 from ptn_api.stream.counters import StreamCounters
-from ptn_api.stream.deflate import negotiate
-from ptn_api.stream.framing import PONG, frame
+from ptn_api.stream.framing import PONG, MessageReader, frame, negotiate
 from ptn_api.stream.hub import Hub
-from ptn_api.stream.inbound import MessageReader
-from ptn_api.stream.newcomers import Newcomers
 from ptn_api.stream.options import StreamOptions
-from ptn_api.tasks import wait_for_event
+from ptn_api.tasks import cancel_and_wait, wait_for_event
 from ptn_api.wire.close_codes import (
     BAD_PAYLOAD,
     INTERNAL_ERROR,
     MESSAGE_TOO_BIG,
     PROTOCOL_ERROR,
+    SHUTTING_DOWN,
     CloseCode,
 )
 
-__all__ = ["StreamServer"]
+__all__ = ["PICOWS_VERSIONS", "StreamServer", "check_picows", "run_stream"]
+
+PICOWS_VERSIONS = ("2.3.1", "2.4")
+"""From the first up to the second, exclusive. `_Protocol` relies on a class that picows does not document,
+and 2.3.0 refuses the upgrade requests of browsers."""
 
 HIGH_WATER_BYTES = 256 * 1024
-"""A connection that keeps more unsent is congested: its replay waits, its buffer is watched."""
+"""A connection with more unsent bytes is congested: its catch-up pauses, its buffer is checked."""
 
 _BACKLOG = 1024
-"""How many may knock at the same moment: a thousand clients that come back at once."""
+"""Pending connects: a thousand clients may reconnect at once."""
 
-_LARGEST_CODE = 4_999
-"""Of those that a close frame may carry (RFC 6455, 7.4.2)."""
-_UNREADABLE = {"too_big": MESSAGE_TOO_BIG, "bad_fragment": PROTOCOL_ERROR, "not_deflated": BAD_PAYLOAD}
+_MAX_CLOSE_CODE = 4_999
+"""The highest code allowed in a close frame (RFC 6455, 7.4.2)."""
+
+_CLOSE_CODES = {"too_big": MESSAGE_TOO_BIG, "bad_fragment": PROTOCOL_ERROR, "not_deflated": BAD_PAYLOAD}
 
 logger = structlog.get_logger()
 
-Accept = Callable[[picows.WSUpgradeRequest], picows.WSUpgradeResponseWithListener]
+# A client's malformed frame is not an error of the server: picows' own log lines are dropped.
+_discarding_logger = logging.Logger("picows", logging.CRITICAL)
 
-# Strangers' broken frames are no errors of this program: picows' own lines go nowhere.
-_silence = logging.Logger("picows", logging.CRITICAL)
+
+async def run_stream(
+    *,
+    log: EventLog,
+    keys: KeyRing,
+    sock: sockets.socket,
+    options: StreamOptions,
+    stop: asyncio.Event,
+    ready: Callable[[], None],
+    counters: StreamCounters | None = None,
+    clock: Clock = wall_ms,
+    tls: ssl.SSLContext | None = None,
+    usage: Usage | None = None,
+) -> None:
+    """Serves the log's orders on `sock`, a bound socket, until `stop` is set.
+
+    Calls `ready` once clients can connect; until the log is ready, logins are closed with "come back". On
+    stop, every connection is closed with a code that means "come back". `keys` may be swapped at any time:
+    connections whose key is no longer valid are closed at once. Raises the error that ended any of the tasks.
+    """
+    counters = counters or StreamCounters()
+    hub = Hub(log, keys, options=options, counters=counters, clock=clock, usage=usage)
+    server = StreamServer(hub, options, counters)
+    tasks = hub.tasks()
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await server.start(sock, tls)
+        ready()
+        done, _ = await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stopping}:
+            task.result()
+    finally:
+        hub.close_all(SHUTTING_DOWN)
+        await cancel_and_wait([stopping, *tasks])
+        await server.stop()
+
+
+def check_picows(installed: str) -> None:
+    """Raises SettingsError if this version of picows is not one that the server is tested with."""
+    lowest, number, beyond = (
+        [int(part) for part in re.findall(r"\d+", text)[:3]]
+        for text in (PICOWS_VERSIONS[0], installed, PICOWS_VERSIONS[1])
+    )
+    if not lowest <= number < beyond:
+        needed = ">={},<{}".format(*PICOWS_VERSIONS)
+        raise SettingsError(
+            f"picows {installed} is not supported: needs {needed} (pip install 'picows{needed}')",
+            code="unsupported_library",
+        )
 
 
 class StreamServer:
-    """Listens on a socket that the caller owns and hands connections to the hub."""
+    """A listener on a socket that the caller owns; connections are handed to the hub."""
 
     def __init__(self, hub: Hub, options: StreamOptions, counters: StreamCounters) -> None:
         self._hub = hub
         self._options = options
         self._server: asyncio.Server | None = None
         self._clients = _Clients()
-        self._newcomers = Newcomers(options.max_waiting_connections, counters)
+        self._limit = ConnectionLimit(options.max_waiting_connections, counters)
         self._proxies = Proxies(options.trusted_proxies)
 
     async def start(self, sock: sockets.socket, tls: ssl.SSLContext | None = None) -> None:
+        check_picows(version("picows"))
         sock.setblocking(False)
-        # What picows makes for each connection: it offers no other way in.
-        picows.api.WSProtocol = _Protocol  # type: ignore[attr-defined]
-        self._server = await picows.ws_create_server(
-            _Reception(self._accept, self._newcomers),
+        self._server = await asyncio.get_running_loop().create_server(
+            partial(
+                _Protocol,
+                self._limit,
+                ws_listener_factory=self._accept,
+                websocket_handshake_timeout=self._options.auth_timeout_ms / 1000,
+                max_frame_size=self._options.message_limit_bytes,
+            ),
             sock=sock,
             backlog=_BACKLOG,
-            enable_auto_pong=False,  # a flood of unread pongs must count as unsent
-            max_frame_size=self._options.message_limit_bytes,
-            websocket_handshake_timeout=self._options.auth_timeout_ms / 1000,
-            read_buffer_init_size=4 * 1024,
-            logger_name=_silence,
             ssl=tls,
-            use_aiofastnet=None if tls is None else False,  # its TLS dies of a context's sni_callback
             ssl_handshake_timeout=None if tls is None else self._options.auth_timeout_ms / 1000,
         )
 
     async def stop(self) -> None:
-        """Takes no more connections; waits until those that are closing are gone, and aborts what stays."""
+        """Stops listening; waits for closing connections to end, and aborts those that do not."""
         if self._server is not None:
             self._server.close()
-        if not await self._clients.gone(self._options.unread_close_ms):
+        if not await self._clients.wait_until_gone(self._options.unread_close_ms):
             for client in self._clients.all():
                 client.abort()
-            await self._clients.gone(self._options.unread_close_ms)
+            await self._clients.wait_until_gone(self._options.unread_close_ms)
 
     def _accept(self, request: picows.WSUpgradeRequest) -> picows.WSUpgradeResponseWithListener:
-        """Any path and any origin will do: the key decides."""
+        """Answers an upgrade request. Any path and any origin is accepted: the key decides."""
         headers = request.headers
         if headers.get("Upgrade", "").lower() != "websocket":
-            return _refusal()
+            response = picows.WSUpgradeResponse.create_error_response(
+                426,
+                b'{"error": "This port speaks WebSocket only", "code": "websocket_only"}',
+                {"Content-Type": "application/json", "Upgrade": "websocket"},
+            )
+            return picows.WSUpgradeResponseWithListener(response, None)
         if "upgrade" in (token.strip() for token in headers.get("Connection", "").lower().split(",")):
-            headers["Connection"] = "upgrade"  # browsers say "keep-alive, Upgrade", which picows refuses
+            headers["Connection"] = "upgrade"  # picows refuses the "keep-alive, Upgrade" of browsers
         extension = negotiate(",".join(headers.getall("Sec-WebSocket-Extensions", [])))
-        answer = {"Sec-WebSocket-Extensions": extension} if extension else {}
-        client = _Client(
-            self._hub, self._clients, self._newcomers, self._options, deflate=extension is not None
+        response = picows.WSUpgradeResponse.create_101_response(
+            {"Sec-WebSocket-Extensions": extension} if extension else {}
         )
         forwarded = headers.getall("X-Forwarded-For", [])
-        client.located = lambda peer: self._proxies.client(peer, forwarded)
-        response = picows.WSUpgradeResponse.create_101_response(answer)
+        client = _Client(
+            self._hub,
+            self._clients,
+            self._limit,
+            self._options,
+            locate=lambda peer: self._proxies.client(peer, forwarded),
+            deflate=extension is not None,
+        )
         return picows.WSUpgradeResponseWithListener(response, client)
 
 
-def _refusal() -> picows.WSUpgradeResponseWithListener:
-    response = picows.WSUpgradeResponse.create_error_response(
-        426,
-        b'{"error": "This port speaks WebSocket only", "code": "websocket_only"}',
-        {"Content-Type": "application/json", "Upgrade": "websocket"},
-    )
-    return picows.WSUpgradeResponseWithListener(response, None)
+class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
+    """A connection from its first byte on, counted until it logs in.
 
+    picows' own server reports a connection only after its upgrade, too late to cap silent ones.
+    """
 
-class _Reception:
-    """What picows calls when a client wants to upgrade; `newcomers` are those who have not logged in."""
-
-    def __init__(self, accept: Accept, newcomers: Newcomers) -> None:
-        self._accept = accept
-        self.newcomers = newcomers
-
-    def __call__(self, request: picows.WSUpgradeRequest) -> picows.WSUpgradeResponseWithListener:
-        return self._accept(request)
-
-
-class _Protocol(picows.api.WSProtocol):  # type: ignore[misc, name-defined]  # it has no declared type
-    """A connection from its first byte on; picows itself tells of those only that have upgraded."""
-
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)
-        # picows makes its clients of this class too.
-        self._newcomers = next((a.newcomers for a in arguments if isinstance(a, _Reception)), None)
+    def __init__(self, limit: ConnectionLimit, **arguments: Any) -> None:
+        super().__init__(
+            host_port=None,
+            ws_path=None,
+            is_client_side=False,
+            logger=_discarding_logger,
+            disconnect_on_exception=True,
+            enable_auto_ping=False,
+            auto_ping_idle_timeout=0,
+            auto_ping_reply_timeout=0,
+            auto_ping_strategy=WSAutoPingStrategy.PING_WHEN_IDLE,
+            enable_auto_pong=False,  # unread pongs must count as unsent bytes
+            extra_headers=None,
+            read_buffer_init_size=4 * 1024,
+            **arguments,
+        )
+        self._limit = limit
         self._socket: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self._socket = transport
-        if self._newcomers is not None:
-            self._newcomers.arrived(transport)
+        self._limit.opened(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._newcomers is not None and self._socket is not None:
-            self._newcomers.leave(self._socket)
+        if self._socket is not None:
+            self._limit.remove(self._socket)
         super().connection_lost(exc)
 
 
 class _Clients:
-    """The connections that are open, be they closing."""
+    """The open connections, closing ones included."""
 
     def __init__(self) -> None:
-        self._all: set[_Client] = set()
-        self._none = asyncio.Event()
-        self._none.set()
+        self._clients: set[_Client] = set()
+        self._all_gone = asyncio.Event()
+        self._all_gone.set()
 
     def all(self) -> list[_Client]:
-        return list(self._all)
+        return list(self._clients)
 
     def add(self, client: _Client) -> None:
-        self._all.add(client)
-        self._none.clear()
+        self._clients.add(client)
+        self._all_gone.clear()
 
     def discard(self, client: _Client) -> None:
-        self._all.discard(client)
-        if not self._all:
-            self._none.set()
+        self._clients.discard(client)
+        if not self._clients:
+            self._all_gone.set()
 
-    async def gone(self, timeout_ms: int) -> bool:
-        """Waits until there are none, at most so long; whether there are none."""
-        await wait_for_event(self._none, timeout_ms)
-        return not self._all
+    async def wait_until_gone(self, timeout_ms: int) -> bool:
+        return await wait_for_event(self._all_gone, timeout_ms)
 
 
 class _Client(picows.WSListener):
-    """picows' side of one connection; the `Socket` of a `Connection`."""
+    """picows' listener of one connection, and the `Socket` of a `Connection`."""
 
     def __init__(
-        self, hub: Hub, clients: _Clients, newcomers: Newcomers, options: StreamOptions, *, deflate: bool
+        self,
+        hub: Hub,
+        clients: _Clients,
+        limit: ConnectionLimit,
+        options: StreamOptions,
+        *,
+        locate: Callable[[str], ClientAddress],
+        deflate: bool,
     ) -> None:
         self.address = ""
-        self.group: str | None = None
-        self.located: Callable[[str], ClientAddress] = Proxies().client
-        """Where the client is, by its peer."""
+        self.address_group: str | None = None
         self.deflate = deflate
         self._hub = hub
         self._clients = clients
-        self._newcomers = newcomers
+        self._limit = limit
         self._options = options
+        self._locate = locate
         self._reader = MessageReader(limit=options.message_limit_bytes, deflate=deflate)
         self._connection: Connection | None = None
         self._closing = False
         self._aborting = False
         self._client_code = 0
+        """The code of the client's close frame."""
 
     # --- Socket ---
 
-    def unsent(self) -> int:
+    def unsent_bytes(self) -> int:
         size: int = self._transport.underlying_transport.get_write_buffer_size()
         return size
 
@@ -214,10 +283,10 @@ class _Client(picows.WSListener):
         self._transport.send_close(cast(WSCloseCode, reason.code), reason.reason)
         self._abort_later()
 
-    def settle(self) -> None:
-        self._newcomers.leave(self._transport.underlying_transport)
+    def authenticated(self) -> None:
+        self._limit.remove(self._transport.underlying_transport)
 
-    def tidy(self) -> None:
+    def abort_if_closing(self) -> None:
         if self._transport.is_close_frame_sent:
             self._abort_later()
 
@@ -236,42 +305,39 @@ class _Client(picows.WSListener):
         underlying = transport.underlying_transport
         self._transport = transport
         self.write = underlying.write
-        self._locate(underlying.get_extra_info("peername"))
+        peer = underlying.get_extra_info("peername")
+        if isinstance(peer, tuple) and len(peer) >= 2:
+            text, self.address_group = self._locate(peer[0])
+            self.address = f"{text}:{peer[1]}" if text == peer[0] else text
         high = min(HIGH_WATER_BYTES, self._options.send_buffer_bytes // 2)
         underlying.set_write_buffer_limits(high=high, low=high // 4)
         self._clients.add(self)
         self._connection = self._hub.connect(self)
-
-    def _locate(self, peer: object) -> None:
-        if isinstance(peer, tuple) and len(peer) >= 2:
-            text, self.group = self.located(peer[0])
-            self.address = f"{text}:{peer[1]}" if text == peer[0] else text
 
     def on_ws_frame(self, transport: picows.WSTransport, ws_frame: picows.WSFrame) -> None:
         connection = self._connection
         if connection is None:
             return
         try:
-            self._frame(connection, ws_frame)
+            self._handle_frame(connection, ws_frame)
         except InvalidInputError as error:
-            connection.close(_UNREADABLE[error.code])
-        except Exception:  # noqa: BLE001 - protects the server from a frame that meets a fault: only its sender is closed
-            # No frame locals in the log: one of them may be a login.
+            connection.close(_CLOSE_CODES[error.code])
+        except Exception:  # noqa: BLE001 - a frame that triggers a fault costs its sender the connection, no more
+            # The traceback without local variables: one of them may be a login.
             logger.error("frame_failed", address=self.address, traceback=traceback.format_exc())
             connection.close(INTERNAL_ERROR)
 
     def on_ws_disconnected(self, transport: picows.WSTransport) -> None:
         self._clients.discard(self)
-        if self._connection is not None:
-            self._hub.disconnected(self._connection, self._why(transport))
-            self._connection = None
-
-    def _why(self, transport: picows.WSTransport) -> CloseCode:
-        """Who ended this: picows, over a frame that it could not parse, or the client."""
+        if self._connection is None:
+            return
         handshake = transport.close_handshake
+        why = CloseCode(self._client_code, "closed by the client")
         if handshake is not None and handshake.sent is not None and not self._closing:
-            return CloseCode(int(cast(int, handshake.sent.code)), handshake.sent.reason)
-        return CloseCode(self._client_code, "closed by the client")
+            # Closed by picows, because of a frame that it could not parse.
+            why = CloseCode(int(cast(int, handshake.sent.code)), handshake.sent.reason)
+        self._hub.disconnected(self._connection, why)
+        self._connection = None
 
     def pause_writing(self) -> None:
         if self._connection is not None:
@@ -279,14 +345,14 @@ class _Client(picows.WSListener):
 
     def resume_writing(self) -> None:
         if self._connection is not None:
-            self._connection.flowing()
+            self._connection.drained()
 
     # --- frames ---
 
-    def _frame(self, connection: Connection, ws_frame: picows.WSFrame) -> None:
+    def _handle_frame(self, connection: Connection, ws_frame: picows.WSFrame) -> None:
         kind = ws_frame.msg_type
         if kind == WSMsgType.CLOSE:
-            self._closed_by_client(ws_frame)
+            self._handle_close(ws_frame)
         elif self._closing or not connection.admits_frame():
             return
         elif kind == WSMsgType.PING:
@@ -298,13 +364,13 @@ class _Client(picows.WSListener):
             if message is not None:
                 connection.received(message)
 
-    def _closed_by_client(self, ws_frame: picows.WSFrame) -> None:
-        """Either the answer to our close, or the client's own, which is answered."""
+    def _handle_close(self, ws_frame: picows.WSFrame) -> None:
+        """Ends the connection; the client's own close frame, unless it is a reply to ours, gets a reply."""
         code = ws_frame.get_close_code()
-        self._client_code = int(cast(int, code))  # an enum only where picows knows it
+        self._client_code = int(cast(int, code))  # picows has an enum member only for the codes it knows
         if not self._closing:
             self._closing = True
-            if self._client_code > _LARGEST_CODE:
+            if self._client_code > _MAX_CLOSE_CODE:
                 code = WSCloseCode.PROTOCOL_ERROR
             self._transport.send_close(code if self._client_code else WSCloseCode.OK)
             self._abort_later()

@@ -1,4 +1,4 @@
-"""Choosing positions out of the miners' pieces, as a tier shows them."""
+"""A positions document restricted by miner, trade pair and status."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from ptn_api.http.body import Body, Segment, tag_of
 from ptn_api.model.tiers import Tier
 from ptn_api.model.trade_pair import pair_id
 from ptn_api.tasks import TimeSlice
-from ptn_api.views.piece import TAILS, Piece
-from ptn_api.views.views import Views
+from ptn_api.views.miner_view import TAILS, MinerView
+from ptn_api.views.positions import PositionViews
 
 __all__ = ["filtered"]
 
@@ -19,7 +19,7 @@ class _Entry(msgspec.Struct):
 
 
 class _Traits(msgspec.Struct):
-    """What a position is chosen by."""
+    """The fields of a position that filters look at."""
 
     trade_pair: msgspec.Raw
     is_closed_position: bool = False
@@ -30,43 +30,47 @@ _traits = msgspec.json.Decoder(_Traits)
 
 
 async def filtered(
-    views: Views,
+    views: PositionViews,
     tier: Tier,
     *,
     miners: frozenset[str],
     trade_pairs: frozenset[str],
     statuses: frozenset[str],
 ) -> Body:
-    """The document with the positions that pass all filters (an empty one passes everything).
+    """The tier's document with the positions that pass all filters; an empty filter passes everything.
 
-    Miners without a match are left out; aggregates stay those of the whole entry.
+    Miners without a match are left out. Aggregates remain those of the miner's whole entry.
     """
-    pieces = [piece for piece in views.in_order(tier) if not miners or piece.hotkey in miners]
+    chosen = [view for view in views.ranked(tier) if not miners or view.hotkey in miners]
     if not trade_pairs and not statuses:
-        return views.joined(tier, pieces)
+        return views.joined(tier, chosen)
     time_slice = TimeSlice()
     blocks: list[Segment] = []
-    for piece in pieces:
-        entry = _filtered_entry(piece, tier, trade_pairs, statuses)
+    for view in chosen:
+        entry = _filtered_entry(view, tier, trade_pairs, statuses)
         if entry:
-            blocks += (piece.names[bool(blocks)], Segment(entry))
+            key = view.keys[1] if blocks else view.keys[0]
+            blocks += (key, Segment(entry))
         await time_slice.yield_if_due()
     blocks.append(Segment(b"}" if blocks else b"{}"))
     return Body(blocks, tag_of(block.identity for block in blocks))
 
 
-def _filtered_entry(piece: Piece, tier: Tier, trade_pairs: frozenset[str], statuses: frozenset[str]) -> bytes:
-    rest = piece.rests[tier]
-    text = b"".join(block.identity for block in (*rest.blocks, TAILS[tier]))
-    chosen = [raw for raw in _entry.decode(text).positions if _passes(raw, trade_pairs, statuses)]
-    if not chosen:
+def _filtered_entry(
+    view: MinerView, tier: Tier, trade_pairs: frozenset[str], statuses: frozenset[str]
+) -> bytes:
+    """The entry with the matching positions; empty without a match."""
+    shown = view.tiers[tier]
+    # The blocks are fragments of one JSON object: only joined with the tail they can be decoded.
+    text = b"".join(block.identity for block in (*shown.blocks, TAILS[tier]))
+    matches = []
+    for position in _entry.decode(text).positions:
+        traits = _traits.decode(position)
+        if statuses and ("closed" if traits.is_closed_position else "open") not in statuses:
+            continue
+        if not trade_pairs or pair_id(msgspec.json.decode(traits.trade_pair)) in trade_pairs:
+            matches.append(bytes(position))
+    if not matches:
         return b""
-    sums = msgspec.json.encode(rest.aggregates)[1:-1]
-    return b'{"positions":[' + b",".join(map(bytes, chosen)) + b"]," + sums + TAILS[tier].identity
-
-
-def _passes(position: msgspec.Raw, trade_pairs: frozenset[str], statuses: frozenset[str]) -> bool:
-    traits = _traits.decode(position)
-    if statuses and ("closed" if traits.is_closed_position else "open") not in statuses:
-        return False
-    return not trade_pairs or pair_id(msgspec.json.decode(traits.trade_pair)) in trade_pairs
+    sums = msgspec.json.encode(shown.aggregates)[1:-1]
+    return b'{"positions":[' + b",".join(matches) + b"]," + sums + TAILS[tier].identity

@@ -1,7 +1,7 @@
-"""Keeps the views up with the log and the clock.
+"""The task that keeps the views up to date with the log and the clock.
 
-An order's miner is built anew at once. Mere refreshes of returns, which come by the hundred every minute,
-wait a moment for each other. Between any two miners other tasks run, and new orders go first.
+A miner with a new or changed order is rebuilt at once. Mere refreshes of returns, hundreds of them every
+minute, are coalesced for a while. Between any two miners other tasks run, and new orders go first.
 """
 
 from __future__ import annotations
@@ -14,197 +14,211 @@ import structlog
 
 from ptn_api.clock import Clock
 from ptn_api.errors import LogPrunedError
-from ptn_api.event_log.contract import Document, EventLog, Head, LoggedPosition
-from ptn_api.event_log.health import LogHealth
+from ptn_api.event_log.contract import Document, EventLog, Head
+from ptn_api.event_log.outage import LogOutage
 from ptn_api.tasks import TimeSlice
 from ptn_api.views.documents import Documents
-from ptn_api.views.views import Views
+from ptn_api.views.positions import PositionViews
 
-__all__ = ["Follower"]
+__all__ = ["Follower", "RebuildQueue"]
 
 logger = structlog.get_logger()
 
-_LOOK_MS = 1_000
+_LONGEST_WAIT_MS = 1_000
 _BACKWARDS_MS = 60_000
+"""A clock that jumps back further than this invalidates every view."""
 
 
 @dataclass
-class _Waiting:
-    """A miner to be built. `before`: up to there its changes were in when the first of these came."""
+class _Pending:
+    """A miner to rebuild. The views contain its changes up to `before`, but not all later ones."""
 
     before: Head
-    due: float
-    whole: bool = False
+    due: float = 0.0
+    full: bool = False
+    """Whether the first block must be rebuilt, too."""
+
+
+class RebuildQueue:
+    """Miners to rebuild: the urgent ones first, then those with mere refreshes, when they are due."""
+
+    def __init__(self) -> None:
+        self.urgent: dict[str, _Pending] = {}
+        self.refreshes: dict[str, _Pending] = {}
+        """In the order in which they are due."""
+
+    def add_urgent(self, hotkey: str, before: Head, *, full: bool = False) -> None:
+        """Queues a miner and replaces its refresh. If it is already queued, the older `before` remains."""
+        pending = self.refreshes.pop(hotkey, None) or _Pending(before)
+        pending = self.urgent.setdefault(hotkey, pending)
+        pending.full = pending.full or full
+
+    def add_refresh(self, hotkey: str, before: Head, due: float) -> None:
+        if hotkey not in self.urgent:
+            self.refreshes.setdefault(hotkey, _Pending(before, due))
+
+    def next_due(self) -> tuple[str, _Pending] | None:
+        """The miner to rebuild now. It stays in the queue until `remove`, so that no failure loses it."""
+        if self.urgent:
+            return next(iter(self.urgent.items()))
+        wait_s = self.seconds_to_refresh()
+        return next(iter(self.refreshes.items())) if wait_s is not None and wait_s <= 0 else None
+
+    def seconds_to_refresh(self) -> float | None:
+        """The time until the first refresh is due; None without refreshes."""
+        first = next(iter(self.refreshes.values()), None)
+        return None if first is None else first.due - monotonic()
+
+    def remove(self, hotkey: str) -> None:
+        self.urgent.pop(hotkey, None)
+        self.refreshes.pop(hotkey, None)
+
+    def head_within(self, taken: Head) -> Head:
+        """The head that the views contain if all changes up to `taken` are in them or in the queue.
+
+        It is a lower bound, since views may contain later changes, too. A refresh contains no new order, so
+        it does not limit the sequence.
+        """
+        urgent = [pending.before for pending in self.urgent.values()]
+        refreshes = [pending.before for pending in self.refreshes.values()]
+        return Head(
+            sequence=min([taken.sequence, *(head.sequence for head in urgent)]),
+            revision=min([taken.revision, *(head.revision for head in urgent + refreshes)]),
+        )
 
 
 class Follower:
-    """Run as a task: `await follower.run()`. `built` is set when every miner has been built once."""
+    """A task that rebuilds views: `await follower.run()`. `built` is set once every miner has been built."""
 
     def __init__(
-        self, log: EventLog, views: Views, documents: Documents, clock: Clock, *, coalesce_ms: int
+        self, log: EventLog, views: PositionViews, documents: Documents, clock: Clock, *, coalesce_ms: int
     ) -> None:
         self._log = log
         self._views = views
         self._documents = documents
         self._clock = clock
         self._coalesce_s = coalesce_ms / 1000
-        self._urgent: dict[str, _Waiting] = {}
-        self._calm: dict[str, _Waiting] = {}
+        self._queue = RebuildQueue()
         self._taken = Head(sequence=0, revision=0)
-        """Changes up to here are built or wait to be."""
+        """Changes up to here are in the views or in the queue."""
         self._document_revisions: dict[Document, int] = {}
         self._latest_ms = 0
         self.built = asyncio.Event()
-        self.log_health = LogHealth()
+        self.outage = LogOutage()
 
     async def run(self) -> None:
         """Follows until cancelled; retries while the log is unreadable. Raises LogReplacedError."""
         commits = self._log.commit_listener()
         try:
             while True:
-                with self.log_health:
+                with self.outage.reading("views"):
                     await self.catch_up()
-                await commits.wait_for_commit(self._pause_ms())
+                waits_ms = [_LONGEST_WAIT_MS]
+                if not self.outage.failing:
+                    expiry_ms = self._views.next_expiry_ms()
+                    if expiry_ms is not None:
+                        waits_ms.append(expiry_ms - self._clock())
+                    refresh_s = self._queue.seconds_to_refresh()
+                    if refresh_s is not None:
+                        waits_ms.append(int(1000 * refresh_s) + 1)
+                await commits.wait_for_commit(max(1, min(waits_ms)))
         finally:
             commits.close()
 
     async def catch_up(self) -> None:
-        """Builds what is due: at the first call, once the log is ready, everything. Raises LogError."""
-        if not self._views.built:
+        """Rebuilds what is due; in the first call after the baseline, everything. Raises LogError."""
+        views = self._views
+        if not views.built:
             if not self._log.ready():
                 return
-            self._begin()
+            if self._taken.revision == 0:
+                self._take_everything(self._log.head())
         time_slice = TimeSlice()
         while True:
+            # Between two miners the log is read again, so that a new order does not wait for the others.
             await self._take_changes()
-            self._take_aged()
-            hotkey = self._next()
-            if hotkey is None:
+            self._take_expired()
+            due = self._queue.next_due()
+            if due is None:
                 break
-            self._build(hotkey)
-            self._state_head()
+            hotkey, pending = due
+            if pending.full:
+                views.build(hotkey)
+            else:
+                views.refresh(hotkey)
+            view = views.view(hotkey)
+            if view is not None and view.empty and hotkey not in (self._documents.miners() or ()):
+                views.drop(hotkey)
+            self._queue.remove(hotkey)
+            views.head = self._queue.head_within(self._taken)
             await time_slice.yield_if_due()
-        self._views.aged()
-        self._state_head()
-        if not self._views.built and not self._urgent:
-            self._views.built = True
+        views.expired_rebuilt()
+        views.head = self._queue.head_within(self._taken)
+        if not views.built and not self._queue.urgent:
+            views.built = True
             self.built.set()
-            miners, left_out = len(self._views.hotkeys()), self._views.unrebuildable()
-            logger.info("views_built", miners=miners, not_rebuildable=left_out)
-
-    def _pause_ms(self) -> int:
-        """Until the next thing that is known to come, if nothing else does."""
-        if self.log_health.failing:
-            return _LOOK_MS
-        waits = [_LOOK_MS]
-        if self._calm:
-            waits.append(int(1000 * (next(iter(self._calm.values())).due - monotonic())) + 1)
-        aged = self._views.next_moment_ms()
-        if aged is not None:
-            waits.append(aged - self._clock())
-        return max(1, min(waits))
-
-    # --- what is to be built ------------------------------------------------------------------------------
-
-    def _begin(self) -> None:
-        if self._taken.revision == 0:
-            self._take_everything(self._log.head())
+            logger.info("views_built", miners=len(views.hotkeys()), omitted=views.omitted())
 
     def _take_everything(self, head: Head) -> None:
         self._take_documents()
         for hotkey in {*self._log.hotkeys(), *(self._documents.miners() or ()), *self._views.hotkeys()}:
-            self._mark_urgent(hotkey, whole=True)
+            self._queue.add_urgent(hotkey, self._taken, full=True)
         self._taken = head
 
     async def _take_changes(self) -> None:
-        """Finds whose positions changed. The head is read before what it stands for."""
-        head = self._log.head()
-        if head.revision == self._taken.revision:
-            return
+        """Queues the miners that the log has changed: for an order as urgent, else as a refresh."""
+        head = self._log.head()  # first: the reads below contain at least its changes
         since = self._taken.revision
+        if head.revision == since:
+            return
         try:
             removed = self._log.removed(since)
         except LogPrunedError:
+            # The follower was asleep for longer than the retention: it cannot know what was removed.
             logger.warning("removals_forgotten", since=since)
             self._take_everything(head)
             return
         for removal in removed:
-            self._mark_urgent(removal.miner_hotkey, whole=True)
+            self._queue.add_urgent(removal.miner_hotkey, self._taken, full=True)
         time_slice = TimeSlice()
         for position in self._log.positions(since_revision=since):
-            self._mark(position, since)
+            view = self._views.view(position.miner_hotkey)
+            full = view is None or view.closed.covers(position)
+            # A position whose orders are unchanged since then has only been refreshed.
+            if full or max(position.layout_revision, *position.order_revisions, 0) > since:
+                self._queue.add_urgent(position.miner_hotkey, self._taken, full=full)
+            else:
+                due = monotonic() + self._coalesce_s
+                self._queue.add_refresh(position.miner_hotkey, self._taken, due)
             await time_slice.yield_if_due()
         self._take_documents()
         self._taken = head
-
-    def _mark(self, position: LoggedPosition, since: int) -> None:
-        hotkey = position.miner_hotkey
-        piece = self._views.piece(hotkey)
-        whole = piece is None or piece.settled.concerns(position)
-        if whole or max(position.layout_revision, *position.order_revisions, 0) > since:
-            self._mark_urgent(hotkey, whole=whole)
-        elif hotkey not in self._urgent:
-            due = monotonic() + self._coalesce_s
-            self._calm.setdefault(hotkey, _Waiting(self._taken, due))
-
-    def _mark_urgent(self, hotkey: str, *, whole: bool = False) -> None:
-        waiting = self._calm.pop(hotkey, None) or _Waiting(self._taken, 0.0)
-        waiting = self._urgent.setdefault(hotkey, waiting)
-        waiting.whole |= whole
 
     def _take_documents(self) -> None:
         revisions = {document: self._log.document_revision(document) for document in Document}
         changed = {d for d, revision in revisions.items() if self._document_revisions.get(d) != revision}
         if Document.ELIMINATIONS in changed:
-            eliminated = self._documents.eliminated()
+            eliminated = self._documents.eliminated()  # the aggregates of these miners are neutral
             for hotkey in eliminated ^ self._views.eliminated:
-                if self._views.piece(hotkey) is not None:
-                    self._mark_urgent(hotkey)
+                if self._views.view(hotkey) is not None:
+                    self._queue.add_urgent(hotkey, self._taken)
             self._views.eliminated = eliminated
         if Document.MINERS in changed:
             listed = set(self._documents.miners() or ())
             for hotkey in listed ^ set(self._views.hotkeys()):
-                self._mark_urgent(hotkey)
+                self._queue.add_urgent(hotkey, self._taken)
         if changed:
             self._views.changed_ms = self._clock()
-        self._document_revisions = revisions  # last: what could not be read is taken again
+        self._document_revisions = revisions  # last: after a LogError above the documents are taken again
 
-    def _take_aged(self) -> None:
-        now = self._clock()
-        if now < self._latest_ms - _BACKWARDS_MS:
-            logger.warning("clock_went_back", by_ms=self._latest_ms - now)
+    def _take_expired(self) -> None:
+        """Queues the miners whose views have aged, or everything after a jump of the clock into the past."""
+        now_ms = self._clock()
+        if now_ms < self._latest_ms - _BACKWARDS_MS:
+            logger.warning("clock_went_back", by_ms=self._latest_ms - now_ms)
+            # Views show orders by the later time: all of them are rebuilt, although the log is unchanged.
             self._take_everything(self._taken)
-            self._latest_ms = now
-        self._latest_ms = max(now, self._latest_ms)
-        for hotkey in self._views.due():
-            self._mark_urgent(hotkey)
-
-    # --- building -----------------------------------------------------------------------------------------
-
-    def _next(self) -> str | None:
-        if self._urgent:
-            return next(iter(self._urgent))
-        hotkey = next(iter(self._calm), None)
-        return hotkey if hotkey is not None and self._calm[hotkey].due <= monotonic() else None
-
-    def _build(self, hotkey: str) -> None:
-        """Builds one miner; only then is it no longer waiting, so that a failure forgets nothing."""
-        waiting = self._urgent.get(hotkey) or self._calm[hotkey]
-        if waiting.whole:
-            self._views.build(hotkey)
-        else:
-            self._views.refresh(hotkey)
-        piece = self._views.piece(hotkey)
-        if piece is not None and piece.empty and hotkey not in (self._documents.miners() or ()):
-            self._views.drop(hotkey)
-        self._urgent.pop(hotkey, None)
-        self._calm.pop(hotkey, None)
-
-    def _state_head(self) -> None:
-        """Says up to where everything is in: lower bounds, since later changes may be in too."""
-        urgent = [waiting.before for waiting in self._urgent.values()]
-        waiting = urgent + [calm.before for calm in self._calm.values()]
-        self._views.head = Head(
-            sequence=min([self._taken.sequence, *(head.sequence for head in urgent)]),
-            revision=min([self._taken.revision, *(head.revision for head in waiting)]),
-        )
+            self._latest_ms = now_ms
+        self._latest_ms = max(now_ms, self._latest_ms)
+        for hotkey in self._views.take_expired():
+            self._queue.add_urgent(hotkey, self._taken)

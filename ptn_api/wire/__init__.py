@@ -1,5 +1,11 @@
-"""What travels: frames, their JSON, close codes, and both sides of a connection as pure state machines.
+"""Frames, and both sides of a WebSocket connection as pure state machines; sockets are elsewhere.
 
-`frames` and `codec` are the words, `close_codes` says why a connection ended and whether to come back.
-`server_session` and `client_session` take frames and time and say what to do; sockets are elsewhere.
+Other packages import from the modules themselves, each what its `__all__` lists:
+
+- everyone: `frames` (the frame types), `codec` (bytes), `close_codes`, `about` (`/health` and `/me`);
+- a server: `server_session`, `client_frames` (subscriptions);
+- a client: `client_session`, `server_frames` (messages), `clock_offset`;
+- the API descriptions: `examples`.
+
+This package imports none of them: a client loads no server code.
 """

@@ -1,7 +1,7 @@
-"""What a server says of itself and of the key that asks: the answers of `/health` and `/me`.
+"""The responses of `/health` and `/me`, as server and client type them.
 
-Words that may become more (`status`, `problems`, states of processes) are plain strings to whoever reads
-them, so that an older client can read a newer server; the schema lists those of today.
+`status`, `problems` and process states are plain strings, so that an older client can read the responses of a
+newer server; the schema lists the values that exist today.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ class SourceHealth(msgspec.Struct, kw_only=True):
 
 
 class LogHealth(msgspec.Struct, kw_only=True):
-    """`ready`: the first scan of the validator's files is complete. `writable`: intake can add to the log."""
+    """`ready`: the first scan of the validator's files is complete. `writable`: orders can be stored."""
 
     ready: bool = False
     writable: bool = True
 
 
 class Health(msgspec.Struct, kw_only=True):
-    """Nothing here moves with live orders. `degraded`: all is served, a problem should be looked at.
+    """Server health; independent of live orders. `degraded`: everything is served, but there is a problem.
 
-    `processes` says which are `up` and which `down`; where they are not known it is empty.
+    `processes` maps each process to `up` or `down`; it is empty where they are not known.
     """
 
     status: Annotated[str, Meta(extra_json_schema={"enum": [*get_args(Status)]})]
@@ -56,14 +56,14 @@ class Health(msgspec.Struct, kw_only=True):
 
 
 class KeyLimits(msgspec.Struct, kw_only=True):
-    """`requests_per_minute` null: without a limit."""
+    """`requests_per_minute` null: no limit."""
 
     websocket_connections: int
     requests_per_minute: int | None = None
 
 
 class Me(msgspec.Struct, kw_only=True):
-    """The key that asks: whose it is, and what it may. `expires_ms` is epoch ms, null: never."""
+    """The request's API key: its user and its limits. `expires_ms` is epoch ms; null: never."""
 
     alias: str
     tier: int

@@ -1,4 +1,4 @@
-"""Client frames as a server reads them: the login leniently, what follows it strictly."""
+"""Client frames as a server reads them: the login leniently, later requests strictly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ClientRequest", "Subscription", "read_login", "read_request"]
 
 
 class _Login(msgspec.Struct):
-    """The first frame, whatever the kinds of its values."""
+    """The first frame, with values of any type."""
 
     api_key: Any = None
     last_sequence: Any = None
@@ -23,9 +23,9 @@ class _Login(msgspec.Struct):
 
 
 def read_login(data: bytes | str) -> Auth:
-    """The login; what is missing or of the wrong kind counts as absent, as existing servers have it.
+    """Decodes a login; a field of the wrong type counts as absent, as with existing servers.
 
-    Raises InvalidInputError if the frame is no JSON.
+    Raises InvalidInputError if the frame is not JSON.
     """
     value = codec.decode(data, object)
     login = msgspec.convert(value, _Login) if isinstance(value, dict) else _Login()
@@ -38,9 +38,9 @@ def read_login(data: bytes | str) -> Auth:
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
-    """Filters are AND-ed; None = no such filter, an empty one matches nothing.
+    """The orders that a client wants. Filters are AND-ed; None means no filter, an empty one matches nothing.
 
-    Equal subscriptions of the same version are sent the same bytes.
+    Equal subscriptions are sent the same bytes.
     """
 
     version: int = 1
@@ -53,15 +53,20 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     def filtered(self) -> bool:
         return self.miners is not None or self.trade_pairs is not None
 
+    @property
+    def wants_checksum(self) -> bool:
+        """Whether the client can keep the complete state, and so compare its checksum."""
+        return self.updates and not self.filtered
+
     def matches(self, miner_hotkey: str, trade_pair: str | None) -> bool:
-        """Whether a position is wanted. `trade_pair` None: not known any more, so only the miner decides."""
+        """Returns whether a position matches; if its trade pair is not known, the miner alone decides."""
         if self.miners is not None and miner_hotkey not in self.miners:
             return False
         return self.trade_pairs is None or trade_pair is None or trade_pair in self.trade_pairs
 
 
 class _Version1Subscribe(msgspec.Struct, tag="subscribe"):
-    """Version 1 subscribes to everything, whatever else it says."""
+    """Version 1 always subscribes to everything; other fields are ignored."""
 
     sender_timestamp: Any = None
 
@@ -71,7 +76,7 @@ class _Version1Unsubscribe(msgspec.Struct, tag="unsubscribe"):
 
 
 class _Version2Subscribe(Subscribe, tag="subscribe", forbid_unknown_fields=True):
-    """A misspelt filter must not become no filter."""
+    """Unknown fields are refused: a misspelt filter must not mean "no filter"."""
 
 
 class _Version2Unsubscribe(Unsubscribe, tag="unsubscribe", forbid_unknown_fields=True):
@@ -82,31 +87,20 @@ ClientRequest = Subscribe | Unsubscribe | Ping
 
 
 def read_request(data: bytes | str, version: int) -> ClientRequest:
-    """A frame of a client that has logged in.
+    """Decodes a frame of a client that has logged in.
 
-    Raises InvalidInputError, code `not_json` or `bad_frame`; its message names the field.
+    Raises InvalidInputError, code `not_json` or `bad_frame`, with a message that names the field.
     """
     if version == 1:
         old = codec.decode(data, _Version1Subscribe | _Version1Unsubscribe | Ping)  # type: ignore[arg-type]
-        return _from_version_1(old)
+        if isinstance(old, Ping):
+            return old
+        request = Subscribe if isinstance(old, _Version1Subscribe) else Unsubscribe
+        return request(all=True, sender_timestamp=old.sender_timestamp)
     frame: ClientRequest = codec.decode(data, _Version2Subscribe | _Version2Unsubscribe | Ping)  # type: ignore[arg-type]
-    if isinstance(frame, Subscribe):
-        _check(frame)
+    if isinstance(frame, Subscribe) and frame.revision is not None:
+        if frame.revision < 0:
+            raise InvalidInputError("revision: must not be negative", code="bad_frame", field="revision")
+        if not frame.updates:
+            raise InvalidInputError("revision: needs updates", code="bad_frame", field="revision")
     return frame
-
-
-def _from_version_1(frame: _Version1Subscribe | _Version1Unsubscribe | Ping) -> ClientRequest:
-    match frame:
-        case _Version1Subscribe():
-            return Subscribe(all=True, sender_timestamp=frame.sender_timestamp)
-        case _Version1Unsubscribe():
-            return Unsubscribe(all=True, sender_timestamp=frame.sender_timestamp)
-        case _:
-            return frame
-
-
-def _check(frame: Subscribe) -> None:
-    if frame.revision is not None and frame.revision < 0:
-        raise InvalidInputError("revision: must not be negative", code="bad_frame", field="revision")
-    if frame.revision is not None and not frame.updates:
-        raise InvalidInputError("revision: needs updates", code="bad_frame", field="revision")

@@ -1,29 +1,30 @@
 """The client's side of one connection: a state machine without socket, clock or file.
 
-    phase        what happened                             what comes while in it
-    -----        -------------                             ----------------------
-    LOGIN        the login was sent, no answer yet         the answer
-    IDLE         logged in, not subscribed (any more)      answers, heartbeats
-    SUBSCRIBING  subscribed, not confirmed yet             what an earlier subscription asked for
-    RESUMING     subscribed from the cursor, not answered  nothing that may be counted
-    FLOWING      orders come, each number after the last   orders, answers, heartbeats
-    BROKEN       it was given up                           nothing that counts, ever
+    phase        entered when                              arrives while in it
+    -----        ------------                              -------------------
+    LOGIN        the login was sent                        its answer
+    IDLE         logged in, or unsubscribed                replies, heartbeats
+    SUBSCRIBING  subscribed, not confirmed                 orders of an earlier subscription
+    RESUMING     subscribed from the cursor, not answered  nothing that counts
+    FLOWING      the subscription was confirmed            orders without gaps, replies, heartbeats
+    BROKEN       the connection was given up               nothing that counts, ever
 
-`start()` queues the login; frames that come go into `receive()`, passing time into `tick()`; frames to be
-sent lie in `to_send()`. What has to be done about it is returned as events, in order:
+`start()` queues the login. Arriving frames go into `receive()`, passing time into `tick()`; `to_send()`
+returns the frames to send. Both return events, to be handled in order:
 
-- `StreamItem`: something to handle, and the cursor that may be committed once it is handled;
-- `StateChanged`, `Refused`, `Evicted`, `ProtocolWarning`: something to tell;
-- `Disconnected`: nothing more will come of this connection, make a new one.
+- `StreamItem`: an item to handle, and the cursor to commit once it is handled;
+- `StateChanged`, `Refused`, `Evicted`, `ProtocolWarning`: something to report;
+- `Disconnected`: the connection is of no more use, make a new one.
 
 Rules
-- The cursor is the number after which messages are wanted. A message at or below it is a repeat and is
-  dropped; the next one unfiltered must be cursor + 1.
-- A hole from a server of version 2 is filled by coming back and resuming. Only if it is there again
-  (`known_gap`), or on a server of version 1, which fills nothing, does it become a `Gap`.
-- A server of version 1 has no epoch. It says after which number it goes on: further than our cursor means
-  that something was missed, before it that the server counts anew.
-- Signs of life: heartbeats. While a replay runs, and from a server of version 1, any frame.
+
+- The cursor is the sequence after which messages are wanted. A message at or below it is a repeat and is
+  dropped. Without filters, the next one must be cursor + 1.
+- If messages are missing, a version 2 server is asked for them by reconnecting and resuming. Only if they are
+  missing again (`known_gap`), or from a version 1 server, which cannot resume, are they reported as a `Gap`.
+- A version 1 server has no epoch. It states the sequence after which it continues: beyond the cursor,
+  messages were missed; before it, the server has started to count again.
+- Heartbeats are the sign of life. During a replay, and from a version 1 server, any frame is.
 """
 
 from __future__ import annotations
@@ -73,30 +74,30 @@ __all__ = [
 ]
 
 State = Literal["connecting", "replaying", "live", "stale", "resync", "stopped"]
-"""What a follower is doing. `stale`: connected, but the server's source has gone quiet or the heartbeats
-are missing. `resync`: something was missed for good, a snapshot is wanted."""
+"""What a follower is doing. `stale`: connected, but the server's source is silent or heartbeats are missing.
+`resync`: messages were missed for good, a snapshot is needed."""
 
 GapReason = Literal[
     "epoch", "too_old", "future", "not_replayed", "restarted", "hole", "unreadable", "handler"
 ]
-"""Why messages are missing. `epoch`, `too_old`, `future`: the server cannot resume from our cursor.
-`not_replayed`: an old server went on without what was missed; `restarted`: it counts anew.
-`hole`: the server's own numbering has one. `unreadable`: a message came that makes no sense.
+"""Why messages are missing. `epoch`, `too_old`, `future`: the server cannot resume from the cursor.
+`not_replayed`: a version 1 server continued without the missed messages; `restarted`: it counts from the
+start again. `hole`: a gap in the server's own numbering. `unreadable`: a message could not be decoded.
 `handler`: the consumer's handler failed and was given up on."""
 
 
 class Cursor(NamedTuple):
-    """After which message to go on; -1: from now on. A number means nothing without its epoch."""
+    """The sequence of the last message handled; -1: start with the next one. Valid within its epoch only."""
 
     sequence: int = -1
     epoch: str | None = None
 
 
 class Gap(NamedTuple):
-    """The messages between `after` and `next`, both exclusive, will not come.
+    """The messages between `after` and `next`, both exclusive, will not arrive.
 
-    After `epoch` and `restarted` the two belong to different numberings, so nothing can be counted from
-    them. A REST snapshot, or `/messages`, fills it.
+    With reason `epoch` or `restarted` the two belong to different numberings, so they cannot be subtracted.
+    A REST snapshot, or `/messages`, fills the gap.
     """
 
     after: int
@@ -105,7 +106,7 @@ class Gap(NamedTuple):
 
 
 class StreamItem(NamedTuple):
-    """Something to handle in its turn, None if only the cursor moved; then `cursor` may be committed."""
+    """An item to handle, or None if only the cursor moved, and the cursor to commit afterwards."""
 
     value: OrderMessage | ChangedPosition | PositionsRemoved | Heartbeat | Gap | None
     cursor: Cursor
@@ -116,20 +117,20 @@ class StateChanged(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """The login was turned down; the close code that follows says whether for good."""
+    """The login was refused; the close code that follows tells whether for good."""
 
     message: str
     code: str
 
 
 class Evicted(NamedTuple):
-    """A newer connection of the same key took this one's place."""
+    """A newer connection of the same key replaced this one."""
 
     message: str
 
 
 class ProtocolWarning(NamedTuple):
-    """Something for the log: the server refused a frame of ours, or sent one that cannot be read."""
+    """A line for the log: the server refused one of our frames, or sent one that cannot be decoded."""
 
     message: str
 
@@ -167,9 +168,9 @@ TRANSITIONS: dict[Phase, dict[Input, Phase]] = {
     Phase.LOGIN: {Input.ACCEPTED: Phase.IDLE, Input.BREAK: Phase.BROKEN},
     Phase.IDLE: {
         Input.SUBSCRIBE: Phase.SUBSCRIBING,
-        Input.RESUME: Phase.RESUMING,  # the first subscribe of a login that named a cursor
+        Input.RESUME: Phase.RESUMING,  # the first subscribe after a login with a cursor
         Input.UNSUBSCRIBE: Phase.IDLE,
-        Input.CONFIRMED: Phase.IDLE,  # of a subscription that was given up meanwhile
+        Input.CONFIRMED: Phase.IDLE,  # of a subscription that was ended meanwhile
         Input.BREAK: Phase.BROKEN,
     },
     Phase.SUBSCRIBING: {
@@ -178,7 +179,7 @@ TRANSITIONS: dict[Phase, dict[Input, Phase]] = {
         Input.CONFIRMED: Phase.FLOWING,
         Input.BREAK: Phase.BROKEN,
     },
-    Phase.RESUMING: {  # until it is answered, whatever is subscribed meanwhile
+    Phase.RESUMING: {  # until the answer, regardless of later subscribes
         Input.SUBSCRIBE: Phase.RESUMING,
         Input.UNSUBSCRIBE: Phase.RESUMING,
         Input.CONFIRMED: Phase.RESUMING,
@@ -188,15 +189,15 @@ TRANSITIONS: dict[Phase, dict[Input, Phase]] = {
     Phase.FLOWING: {
         Input.SUBSCRIBE: Phase.SUBSCRIBING,
         Input.UNSUBSCRIBE: Phase.IDLE,
-        Input.CONFIRMED: Phase.FLOWING,  # of an earlier subscribe, where two were sent
+        Input.CONFIRMED: Phase.FLOWING,  # of the earlier of two subscribes
         Input.BREAK: Phase.BROKEN,
     },
     Phase.BROKEN: {},
 }
-"""What is not in the table is not due: a frame that means it is complained about and changes nothing."""
+"""A frame whose input is not in the table is unexpected: it is reported as a warning and changes nothing."""
 
 Answer = LoginAccepted | SubscriptionStatus | Resumed | ResumeFailed
-_MEANINGS: dict[type[Answer], Input] = {
+_INPUTS: dict[type[Answer], Input] = {
     LoginAccepted: Input.ACCEPTED,
     SubscriptionStatus: Input.CONFIRMED,
     Resumed: Input.ANSWERED,
@@ -205,11 +206,11 @@ _MEANINGS: dict[type[Answer], Input] = {
 
 
 class ClientSession:
-    """One connection's worth of protocol; see the module's text.
+    """The protocol state of one connection; see the module's docstring.
 
-    `cursor` is where to go on and moves as messages come. `subscription` None logs in without subscribing.
-    `known_gap` is the number after which an earlier connection already met a hole.
-    Times are ms; `login_ms` is the patience before the first sign of life.
+    `cursor` is where to continue, and moves as messages arrive. With `subscription` None it logs in without
+    subscribing. `known_gap` is the sequence after which an earlier connection found a gap already. Times are
+    ms; `login_ms` is the timeout for the login's answer.
     """
 
     def __init__(
@@ -233,11 +234,12 @@ class ClientSession:
         self._subscription = subscription
         self._known_gap = known_gap
         self._ping_ms = ping_ms
-        self._patience_ms = login_ms
+        self._timeout_ms = login_ms
         self._silence_ms = 0
         self._since_ping_ms = 0
         self._resumes = False
-        self._jump = False
+        self._may_skip = False
+        """Whether the next message may skip sequences: the subscription has just changed."""
         self._replay_until = -1
         self._source_stale = False
         self._outbox: list[str] = []
@@ -251,34 +253,34 @@ class ClientSession:
         self._send(Auth(api_key=self._api_key, last_sequence=sequence, version=2, epoch=epoch))
 
     def to_send(self) -> list[str]:
-        """The frames to send now, in order; they are handed out once."""
+        """Returns the queued frames, in order, and empties the queue."""
         frames, self._outbox = self._outbox, []
         return frames
 
     def receive(self, data: bytes | str, wall_ms: int) -> list[Event]:
-        """One frame from the server, come at `wall_ms` (our clock, epoch ms)."""
+        """Handles a frame from the server; `wall_ms` is the time of its arrival by our clock, epoch ms."""
         if self.phase is Phase.BROKEN:
             return []
         try:
             frame = server_frames.read_frame(data)
         except InvalidInputError as error:
-            return [ProtocolWarning(f"a frame that cannot be read: {error}")]
-        if isinstance(frame, Heartbeat) or not self._counts_heartbeats:
+            return [ProtocolWarning(f"malformed frame from the server: {error}")]
+        # Once heartbeats are due, nothing else counts: they alone prove that no order is missing.
+        heartbeats_due = self._version_2 and self._settled and self.state != "replaying"
+        if isinstance(frame, Heartbeat) or not heartbeats_due:
             self._silence_ms = 0
-        return list(self._react(frame, wall_ms))
+        return list(self._handle(frame, wall_ms))
 
     def tick(self, elapsed_ms: int, wall_ms: int) -> list[Event]:
-        """Time passed while waiting for frames. Time spent otherwise (a slow handler) must not be counted."""
+        """Counts time spent waiting for frames; other time, as in a slow handler, must not be counted."""
         if self.phase is Phase.BROKEN:
             return []
         self._silence_ms += elapsed_ms
         self._since_ping_ms += elapsed_ms
-        if self._silence_ms > self._patience_ms:
+        if self._silence_ms > self._timeout_ms:
             self._move(Input.BREAK)
-            return [
-                StateChanged("stale"),
-                Disconnected("silent", f"nothing received for {self._silence_ms} ms"),
-            ]
+            detail = f"nothing received for {self._silence_ms} ms"
+            return [StateChanged("stale"), Disconnected("silent", detail)]
         if self.login is not None and self._since_ping_ms >= self._ping_ms:
             self._ping(wall_ms)
         return []
@@ -287,19 +289,19 @@ class ClientSession:
         """Subscribes, or changes the subscription, from the next order on."""
         self._subscription = subscription
         if self.login is not None:
-            self._jump = True
+            self._may_skip = True
             self._subscribe(wall_ms)
 
     def unsubscribe(self, wall_ms: int) -> None:
         self._subscription = None
-        self._jump = True
+        self._may_skip = True
         if self.login is not None:
             self._move(Input.UNSUBSCRIBE)
             self._send(Unsubscribe(all=True, sender_timestamp=wall_ms))
 
     # --- frames -------------------------------------------------------------------------------------------
 
-    def _react(self, frame: server_frames.Received | None, wall_ms: int) -> Iterator[Event]:
+    def _handle(self, frame: server_frames.ServerFrame | None, wall_ms: int) -> Iterator[Event]:
         match frame:
             case OrderMessage():
                 yield from self._order(frame)
@@ -311,27 +313,31 @@ class ClientSession:
             case Heartbeat():
                 yield from self._heartbeat(frame)
             case Pong():
-                self._learn(frame.client_timestamp, frame.server_timestamp, wall_ms)
+                self._learn_offset(frame.client_timestamp, frame.server_timestamp, wall_ms)
             case LoginAccepted() | SubscriptionStatus() | Resumed() | ResumeFailed():
                 yield from self._answer(frame, wall_ms)
-            case AuthFailure():
-                yield self._failure(frame)
-            case Error():
-                yield ProtocolWarning(f"the server says {frame.code}: {frame.message}")
+            case AuthFailure() if frame.code == _EVICTED:
+                yield Evicted(frame.message)
+            case AuthFailure() if self.login is None:
+                yield Refused(frame.message, frame.code)
+            case AuthFailure() | Error():
+                yield ProtocolWarning(f"error from the server: {frame.code or 'error'}: {frame.message}")
             case None:
                 pass
 
     def _answer(self, frame: Answer, wall_ms: int) -> Iterator[Event]:
         if isinstance(frame, SubscriptionStatus):
-            self._learn(frame.sender_timestamp, frame.received_timestamp, wall_ms)
+            self._learn_offset(frame.sender_timestamp, frame.received_timestamp, wall_ms)
             if frame.action != "subscribe":
                 return
-        happened = _MEANINGS[type(frame)]
-        if happened not in TRANSITIONS[self.phase]:
-            yield ProtocolWarning(f"an answer that is not due: {happened.value}, while {self.phase.value}")
+        event = _INPUTS[type(frame)]
+        if event not in TRANSITIONS[self.phase]:
+            yield ProtocolWarning(
+                f"unexpected frame from the server: {event.value}, while {self.phase.value}"
+            )
             return
         before = self.phase
-        self._move(happened)
+        self._move(event)
         match frame:
             case LoginAccepted():
                 yield from self._accepted(frame, wall_ms)
@@ -342,35 +348,25 @@ class ClientSession:
                 self._replay_until = frame.head
                 yield from self._enter("live" if frame.head <= self.cursor.sequence else "replaying")
             case ResumeFailed():
-                yield from self._resume_failed(frame)
+                gap = Gap(self.cursor.sequence, frame.head + 1, frame.reason)
+                self.cursor = Cursor(frame.head, frame.epoch)
+                yield from self._enter("resync")
+                yield StreamItem(gap, self.cursor)
+                yield from self._enter("live")
 
     def _accepted(self, frame: LoginAccepted, wall_ms: int) -> Iterator[Event]:
         self.login = frame
-        self._patience_ms = 2 * (frame.heartbeat_ms if self._version_2 else self._ping_ms)
+        self._timeout_ms = 2 * (frame.heartbeat_ms if self._version_2 else self._ping_ms)
         self._silence_ms = 0
-        yield from self._place(frame)
+        ours, theirs = self.cursor, Cursor(frame.current_sequence, frame.epoch)
+        self._resumes = ours.sequence >= 0 and self._version_2
+        # When resuming, the server's answer to the subscribe tells what is missing; otherwise compare now.
+        if not self._resumes and ours != theirs:
+            self.cursor = theirs
+            yield StreamItem(_login_gap(ours, theirs), theirs)
         if self._subscription is not None:
             self._subscribe(wall_ms)
         self._ping(wall_ms)
-
-    def _place(self, frame: LoginAccepted) -> Iterator[Event]:
-        """Where the server will go on, compared with where we stand."""
-        here, there = self.cursor, Cursor(frame.current_sequence, frame.epoch)
-        self._resumes = here.sequence >= 0 and self._version_2
-        if self._resumes or here == there:
-            return
-        self.cursor = there
-        if here.sequence < 0:
-            yield StreamItem(None, there)
-        else:
-            yield StreamItem(Gap(here.sequence, there.sequence + 1, _why(here, there)), there)
-
-    def _resume_failed(self, frame: ResumeFailed) -> Iterator[Event]:
-        gap = Gap(self.cursor.sequence, frame.head + 1, frame.reason)
-        self.cursor = Cursor(frame.head, frame.epoch)
-        yield from self._enter("resync")
-        yield StreamItem(gap, self.cursor)
-        yield from self._enter("live")
 
     def _order(self, message: OrderMessage) -> Iterator[Event]:
         if self.phase is Phase.BROKEN:
@@ -380,22 +376,22 @@ class ClientSession:
             self.repeats += 1
             return
         if message.sequence != last + 1 and self._gapless:
-            event = self._hole(message.sequence)
+            event = self._gap_before(message.sequence)
             yield event
             if isinstance(event, Disconnected):
                 return
-        self._jump = False
+        self._may_skip = False
         self.cursor = Cursor(message.sequence, self.cursor.epoch)
         yield StreamItem(message, self.cursor)
         if self.state == "replaying" and (message.sequence >= self._replay_until or not message.replay):
             yield from self._enter("live")
 
-    def _hole(self, next_sequence: int) -> StreamItem | Disconnected:
-        """Messages are missing after the cursor: come back for them, once."""
+    def _gap_before(self, next_sequence: int) -> StreamItem | Disconnected:
+        """Messages after the cursor are missing: reconnects for them, once, then reports the gap."""
         last = self.cursor.sequence
         if self._version_2 and self._known_gap != last:
             self._move(Input.BREAK)
-            return Disconnected("gap", f"nothing between {last} and {next_sequence}")
+            return Disconnected("gap", f"messages between {last} and {next_sequence} are missing")
         self.cursor = Cursor(next_sequence - 1, self.cursor.epoch)
         return StreamItem(Gap(last, next_sequence, "hole"), self.cursor)
 
@@ -403,45 +399,34 @@ class ClientSession:
         self._source_stale = frame.stale
         if frame.head > self.cursor.sequence and self._settled:
             if self._gapless:
-                event = self._hole(frame.head + 1)
+                event = self._gap_before(frame.head + 1)
                 yield event
                 if isinstance(event, Disconnected):
                     return
             else:
                 self.cursor = Cursor(frame.head, self.cursor.epoch)
-                self._jump = False
+                self._may_skip = False
         yield StreamItem(frame, self.cursor)
         caught_up = self.state == "replaying" and frame.head >= self._replay_until
         if self.state in ("live", "stale") or caught_up:
             yield from self._enter("live")
 
-    def _failure(self, frame: AuthFailure) -> Event:
-        if frame.code == _EVICTED:
-            return Evicted(frame.message)
-        if self.login is None:
-            return Refused(frame.message, frame.code)
-        return ProtocolWarning(f"the server says {frame.code or 'error'}: {frame.message}")
-
-    # --- small parts --------------------------------------------------------------------------------------
+    # --- helpers ------------------------------------------------------------------------------------------
 
     @property
     def _version_2(self) -> bool:
         return self.login is not None and self.login.version >= 2 and self.login.epoch is not None
 
     @property
-    def _counts_heartbeats(self) -> bool:
-        return self._version_2 and self._settled and self.state != "replaying"
-
-    @property
     def _settled(self) -> bool:
-        """Whether every number up to a heartbeat's head has come, as far as it was asked for."""
+        """Whether every message up to a heartbeat's head has arrived, as far as it was subscribed to."""
         return self.phase in (Phase.IDLE, Phase.FLOWING)
 
     @property
     def _gapless(self) -> bool:
-        """Whether the next number must be cursor + 1."""
+        """Whether the next sequence must be cursor + 1."""
         sub = self._subscription
-        return sub is not None and sub.miners is None and sub.trade_pairs is None and not self._jump
+        return sub is not None and sub.miners is None and sub.trade_pairs is None and not self._may_skip
 
     def _enter(self, state: State) -> Iterator[Event]:
         if state == "live" and self._source_stale:
@@ -460,18 +445,22 @@ class ClientSession:
         self._since_ping_ms = 0
         self._send(Ping(timestamp=wall_ms))
 
-    def _learn(self, asked_ms: Any, server_ms: int, heard_ms: int) -> None:
-        if isinstance(asked_ms, int) and asked_ms > 0:
-            self.clock_offset.learn(asked_ms, server_ms, heard_ms)
+    def _learn_offset(self, sent_ms: Any, server_ms: int, received_ms: int) -> None:
+        if isinstance(sent_ms, int) and sent_ms > 0:
+            self.clock_offset.learn(sent_ms, server_ms, received_ms)
 
     def _send(self, frame: msgspec.Struct) -> None:
         self._outbox.append(encode(frame).decode())
 
-    def _move(self, happened: Input) -> None:
-        self.phase = TRANSITIONS[self.phase][happened]
+    def _move(self, event: Input) -> None:
+        self.phase = TRANSITIONS[self.phase][event]
 
 
-def _why(here: Cursor, there: Cursor) -> GapReason:
-    if here.epoch != there.epoch:
-        return "epoch"
-    return "not_replayed" if there.sequence > here.sequence else "restarted"
+def _login_gap(ours: Cursor, theirs: Cursor) -> Gap | None:
+    """Returns what was missed between our cursor and the server's; None if we had no cursor."""
+    if ours.sequence < 0:
+        return None
+    if ours.epoch != theirs.epoch:
+        return Gap(ours.sequence, theirs.sequence + 1, "epoch")
+    reason: GapReason = "not_replayed" if theirs.sequence > ours.sequence else "restarted"
+    return Gap(ours.sequence, theirs.sequence + 1, reason)

@@ -1,4 +1,4 @@
-"""How far the server's clock is from ours, estimated from questions and their answers."""
+"""The offset between the server's clock and ours, estimated from requests and replies."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class _Sample(NamedTuple):
 
 
 class ClockOffset:
-    """Signed: server minus client. Positive where the server's clock is ahead of ours.
+    """Server time minus client time: positive if the server's clock is ahead.
 
-    An answer was given somewhere between asking and hearing it, so a sample is wrong by half its round trip
-    at most. Of the last few the one with the shortest round trip is believed. Samples that contradict each
-    other mean that one of the clocks was set: then only the newest counts.
+    The server replied at some time during the round trip, so a sample is wrong by at most half of it. The
+    sample with the shortest round trip among the last few is used. Samples that contradict each other mean
+    that a clock was set: then only the newest is kept.
     """
 
     def __init__(self, keep: int = 8) -> None:
@@ -30,21 +30,20 @@ class ClockOffset:
 
     @property
     def ms(self) -> int:
-        """The estimate, in ms; 0 while nothing is known."""
+        """The estimate in ms; 0 before the first sample."""
         return round(min(self._samples).offset_ms) if self._samples else 0
 
-    def learn(self, asked_ms: int, server_ms: int, heard_ms: int) -> None:
-        """Adds one exchange: asked and heard by our clock, answered by the server's."""
-        round_trip = heard_ms - asked_ms
+    def learn(self, sent_ms: int, server_ms: int, received_ms: int) -> None:
+        """Adds a sample: sent and received by our clock, replied to by the server's."""
+        round_trip = received_ms - sent_ms
         if round_trip < 0:  # our clock was set back in between
             self._samples.clear()
             return
-        sample = _Sample(round_trip, server_ms - (asked_ms + heard_ms) / 2)
-        if any(_contradict(sample, other) for other in self._samples):
-            self._samples.clear()
+        sample = _Sample(round_trip, server_ms - (sent_ms + received_ms) / 2)
+        for other in self._samples:
+            # The 2 ms: both clocks are read in whole milliseconds.
+            tolerance_ms = (sample.round_trip_ms + other.round_trip_ms) / 2 + 2
+            if abs(sample.offset_ms - other.offset_ms) > tolerance_ms:
+                self._samples.clear()
+                break
         self._samples.append(sample)
-
-
-def _contradict(a: _Sample, b: _Sample) -> bool:
-    # 2 ms: both clocks are read in whole milliseconds.
-    return abs(a.offset_ms - b.offset_ms) > (a.round_trip_ms + b.round_trip_ms) / 2 + 2

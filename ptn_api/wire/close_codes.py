@@ -1,22 +1,42 @@
-"""Why a WebSocket connection was closed, and whether to come back. The one table, for server and client.
+"""The WebSocket close codes, and whether a client should reconnect after them.
 
-    4000-4099   come back, with backoff
-    4100-4199   do not come back: the same login would be refused again
+    4000-4099   reconnect, with backoff
+    4100-4199   do not reconnect: the same login would be refused again
 
-Any other code, or none at all, means come back.
+After any other code, or none, reconnect.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["CLOSE_CODES", "STANDARD_CODES", "CloseCode", "should_return"]
+__all__ = [
+    "AUTH_TIMEOUT",
+    "BAD_FIRST_FRAME",
+    "BAD_PAYLOAD",
+    "CLOSE_CODES",
+    "INSUFFICIENT_TIER",
+    "INTERNAL_ERROR",
+    "INVALID_KEY",
+    "KEY_REVOKED",
+    "MESSAGE_TOO_BIG",
+    "NOT_READY",
+    "PROTOCOL_ERROR",
+    "REPLACED",
+    "REPLAY_OVERTAKEN",
+    "SHUTTING_DOWN",
+    "SLOW_CONSUMER",
+    "STANDARD_CODES",
+    "TOO_MANY_REQUESTS",
+    "CloseCode",
+    "should_return",
+]
 
 
 class CloseCode(NamedTuple):
     code: int
     reason: str
-    """A short sentence, sent in the close frame."""
+    """Sent in the close frame."""
 
 
 SHUTTING_DOWN = CloseCode(4000, "server is shutting down")
@@ -50,7 +70,7 @@ CLOSE_CODES: dict[int, CloseCode] = {
     )
 }
 
-# What RFC 6455 has a number for: the client's frames broke a rule of WebSocket itself.
+# Codes of RFC 6455: the client broke a rule of WebSocket itself.
 PROTOCOL_ERROR = CloseCode(1002, "not a WebSocket frame")
 BAD_PAYLOAD = CloseCode(1007, "not deflated")
 MESSAGE_TOO_BIG = CloseCode(1009, "message too big")
@@ -61,5 +81,5 @@ STANDARD_CODES: dict[int, CloseCode] = {
 
 
 def should_return(code: int | None) -> bool:
-    """Whether a client that was closed with this code should connect again with the same login."""
+    """Returns whether a client should reconnect with the same login after this close code."""
     return code is None or not 4100 <= code <= 4199

@@ -1,6 +1,6 @@
-"""Frames to bytes and back: the one home of the stream's JSON.
+"""Encoding and decoding of frames.
 
-Orders and positions travel as the text that the validator wrote, so messages are joined, not encoded.
+Orders and positions are sent as the JSON text that the validator wrote, so messages are joined from text.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def encode_message(
     replay: bool = False,
     extra: bytes = b"",
 ) -> bytes:
-    """One order's message. `text` is the position after the order, with its orders up to this one.
+    """Encodes one order's message. `text` is the position after the order, with its orders up to this one.
 
-    In format `delta` the position goes without orders and the order beside it: constant size however old
-    the position is. `extra` (a JSON object) is what else came beside `position`. Version 1 knows neither
-    `late` nor `replay`: leave them False for it.
+    Format `delta` has the position without its orders, and the order next to it: a constant size however old
+    the position is. `extra` is a JSON object with further fields of `data`. Version 1 has neither `late` nor
+    `replay`: leave them False for it.
     """
     if format == "delta":
         data = b'{"order":%b,"position":%b,"n_orders":%d' % (order, text.summary(), n_orders)
@@ -53,12 +53,12 @@ def encode_message(
         data = b'{"position":' + text.json()
     if len(extra) > 2:
         data += b"," + extra[1:-1]
-    marks = (b',"late":true' if late else b"") + (b',"replay":true' if replay else b"")
-    return b'{"sequence":%d,"timestamp":%d,"data":%b}%b}' % (sequence, timestamp_ms, data, marks)
+    flags = (b',"late":true' if late else b"") + (b',"replay":true' if replay else b"")
+    return b'{"sequence":%d,"timestamp":%d,"data":%b}%b}' % (sequence, timestamp_ms, data, flags)
 
 
 def encode_batch(messages: list[bytes]) -> bytes:
-    """Several encoded messages as one frame."""
+    """Encodes several encoded messages as one frame."""
     return b'{"type":"batch","messages":[%b],"count":%d}' % (b",".join(messages), len(messages))
 
 
@@ -70,7 +70,7 @@ def encode_position_changed(
     orders: list[bytes],
     order_uuids: list[str] | None = None,
 ) -> bytes:
-    """A position whose state changed, with the orders that did; `order_uuids` where the list's layout did."""
+    """Encodes a changed position with its changed orders; `order_uuids` if its list of orders changed."""
     layout = b"" if order_uuids is None else b',"order_uuids":' + msgspec.json.encode(order_uuids)
     return b'{"type":"position","revision":%d,"after":%d,"position":%b,"orders":[%b]%b}' % (
         revision,
@@ -82,15 +82,15 @@ def encode_position_changed(
 
 
 def decode(data: bytes | str, kind: type[T]) -> T:
-    """A frame of a known kind (or union). Raises InvalidInputError, code `not_json` or `bad_frame`."""
+    """Decodes a frame of a known type or union. Raises InvalidInputError, code `not_json` or `bad_frame`."""
     return decoded(msgspec.json.Decoder(kind), data)
 
 
 def decoded(decoder: msgspec.json.Decoder[T], data: bytes | str | msgspec.Raw) -> T:
-    """`decode` with a decoder that is kept, for what comes often."""
+    """`decode` with a reusable decoder, for frequent frames."""
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
         raise InvalidInputError(str(error), code="bad_frame") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInputError(f"no JSON: {error}", code="not_json") from None
+        raise InvalidInputError(f"not JSON: {error}", code="not_json") from None

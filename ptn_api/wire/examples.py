@@ -1,4 +1,4 @@
-"""One example, or more, of every frame, made of the frames' own types: for the descriptions of the stream."""
+"""Examples of every frame, built from the frame types, for the API descriptions."""
 
 from __future__ import annotations
 
@@ -123,24 +123,24 @@ FRAMES: dict[str, msgspec.Struct] = {
     ),
     "a misspelt field": Error(code="bad_frame", message="Object contains unknown field `miner`"),
 }
-"""What it shows -> the frame."""
+"""Title -> frame."""
 
 
 def examples_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """What it shows -> the frame as JSON values, for one kind of frame."""
+    """Returns title -> frame as JSON values, for one type of frame."""
     return {name: plain(frame) for name, frame in FRAMES.items() if type(frame) is kind}
 
 
 def plain(value: Any) -> Any:
-    """A typed example as it looks on the wire: of what is not there, only an open position's `close_ms`."""
-    return _written(msgspec.json.decode(msgspec.json.encode(value)))
+    """Returns an example as it looks on the wire: without nulls, except an open position's `close_ms`."""
+    return _without_nulls(msgspec.json.decode(msgspec.json.encode(value)))
 
 
-def _written(value: Any) -> Any:
+def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            key: _written(part)
+            key: _without_nulls(part)
             for key, part in value.items()
             if key == "close_ms" or not (part is None or (key == "orders" and not part))
         }
-    return [_written(part) for part in value] if isinstance(value, list) else value
+    return [_without_nulls(part) for part in value] if isinstance(value, list) else value

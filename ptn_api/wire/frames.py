@@ -1,6 +1,6 @@
-"""Every frame of the WebSocket, as a type. Part 1 of the protocol is version 1; the rest needs version 2.
+"""The types of all WebSocket frames, of protocol versions 1 and 2 (docs/protocol.md).
 
-Times are epoch milliseconds. Frames that existing clients know keep their exact field names.
+Times are epoch milliseconds. The frames of version 1 keep the exact field names that existing clients know.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ __all__ = [
     "AuthSuccess",
     "Batch",
     "Error",
+    "Format",
     "Heartbeat",
     "Message",
     "MessageData",
@@ -26,6 +27,7 @@ __all__ = [
     "PositionChanged",
     "PositionsRemoved",
     "ResumeFailed",
+    "ResumeFailure",
     "Resumed",
     "Subscribe",
     "SubscriptionStatus",
@@ -39,7 +41,7 @@ ResumeFailure = Literal["epoch", "too_old", "future"]
 
 
 class Auth(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The first frame. `last_sequence` -1 means: from now on. Version 2 resumes with `epoch`."""
+    """The login. `last_sequence` -1: start with the next order. Version 2 resumes with `epoch`."""
 
     api_key: str = ""
     last_sequence: int = -1
@@ -48,7 +50,7 @@ class Auth(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Subscribe(msgspec.Struct, kw_only=True, omit_defaults=True, tag="subscribe"):
-    """Version 1 knows `all` and `sender_timestamp`; the rest is version 2's. Filters are AND-ed."""
+    """Version 1 has only `all` and `sender_timestamp`; the rest needs version 2. Filters are AND-ed."""
 
     all: bool | None = None
     sender_timestamp: Any = None
@@ -72,7 +74,7 @@ class Ping(msgspec.Struct, kw_only=True, tag="ping"):
 
 
 class AuthSuccess(msgspec.Struct, kw_only=True):
-    """`current_sequence`: the number after which messages will follow."""
+    """`current_sequence`: the sequence after which messages will follow."""
 
     status: Literal["success"] = "success"
     message: str = "Authentication successful."
@@ -85,7 +87,7 @@ class AuthSuccess(msgspec.Struct, kw_only=True):
 
 
 class AuthFailure(msgspec.Struct, kw_only=True, omit_defaults=True):
-    status: Literal["error"]  # no default: a default would be left out
+    status: Literal["error"]  # no default: it would be omitted when encoding
     message: str
     code: str = ""
 
@@ -109,9 +111,9 @@ class Pong(msgspec.Struct, kw_only=True, tag="pong"):
 
 
 class MessageData(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """`position` with its orders up to the announced one, which is last; in format `delta` without orders.
+    """`position` has its orders up to the announced one, which is last; in format `delta` it has none.
 
-    `order` and `n_orders` (the place of the order in its list, from 1) are there in format `delta` only.
+    Only format `delta` has `order` and `n_orders`, the order's place in the position's list, from 1.
     """
 
     position: Position
@@ -120,7 +122,7 @@ class MessageData(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One order. `timestamp` is when intake first saw it, the same in a replay."""
+    """One order. `timestamp` is when the server first saw it, also in a replay."""
 
     sequence: int
     timestamp: int
@@ -135,14 +137,14 @@ class Batch(msgspec.Struct, kw_only=True, tag="batch"):
 
 
 class Resumed(msgspec.Struct, kw_only=True, tag="resumed"):
-    """Every message after `after` follows; those up to `head` marked as replayed."""
+    """Every message after `after` follows; those up to `head` are marked as replayed."""
 
     after: int
     head: int
 
 
 class ResumeFailed(msgspec.Struct, kw_only=True, tag="resume_failed"):
-    """Nothing that was missed will follow: take a snapshot."""
+    """The missed messages will not follow: take a snapshot."""
 
     reason: ResumeFailure
     epoch: str
@@ -162,7 +164,7 @@ class Heartbeat(msgspec.Struct, kw_only=True, omit_defaults=True, tag="heartbeat
 
 
 class PositionChanged(msgspec.Struct, kw_only=True, omit_defaults=True, tag="position"):
-    """A position's summary and its orders that changed; `order_uuids` where the list's layout did."""
+    """A position's summary and its changed orders; `order_uuids` if its list of orders changed."""
 
     revision: int
     after: int

@@ -1,8 +1,8 @@
-"""Server frames as a client reads them: an old server's too, and positions left as the text they came as.
+"""Server frames as a client reads them: leniently, with positions left as JSON text.
 
-A server encodes exactly what `frames` says. A client must bear more: frames without what version 2 added,
-frames it has never heard of, a position with a field it cannot read (which must cost that message at most,
-not its place in the sequence).
+A server encodes exactly the types in `frames`. A client must accept more: frames without the fields of
+version 2, unknown frames, and positions with unreadable fields, which may cost it one message but not its
+place in the sequence.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = [
     "LoginAccepted",
     "OrderBatch",
     "OrderMessage",
-    "Received",
+    "ServerFrame",
     "read_frame",
     "read_message_data",
 ]
 
 
 class LoginAccepted(msgspec.Struct, kw_only=True):
-    """The success frame; a server of version 1 says only the first two."""
+    """The success frame (`frames.AuthSuccess`); a version 1 server sends only the first two fields."""
 
     current_sequence: int
     tier: int = 100
@@ -47,7 +47,7 @@ class LoginAccepted(msgspec.Struct, kw_only=True):
 
 
 class OrderMessage(msgspec.Struct, kw_only=True):
-    """One order (`frames.Message`); `data` is JSON text."""
+    """One order (`frames.Message`); `data` stays JSON text."""
 
     sequence: int
     timestamp: int
@@ -61,7 +61,7 @@ class OrderBatch(msgspec.Struct, kw_only=True, tag="batch"):
 
 
 class ChangedPosition(msgspec.Struct, kw_only=True, tag="position"):
-    """A refresh or correction (`frames.PositionChanged`); the summary and the orders are JSON texts."""
+    """A changed position (`frames.PositionChanged`); the summary and the orders stay JSON text."""
 
     revision: int
     after: int
@@ -70,7 +70,7 @@ class ChangedPosition(msgspec.Struct, kw_only=True, tag="position"):
     order_uuids: list[str] | None = None
 
 
-Received = (
+ServerFrame = (
     AuthFailure
     | ChangedPosition
     | Error
@@ -100,7 +100,7 @@ _STATUSES: dict[str, Any] = {"success": LoginAccepted, "error": AuthFailure}
 
 
 class _Head(msgspec.Struct):
-    """What frames are told apart by."""
+    """The fields that tell frames apart."""
 
     type: str = ""
     sequence: int | None = None
@@ -115,32 +115,32 @@ _data = msgspec.json.Decoder(MessageData)
 
 _MESSAGE_START = b'{"sequence":'
 _BATCH_START = b'{"type":"batch"'
-"""How the frames begin that come by the thousand: they need not be read twice to be told apart."""
+"""How the frequent frames begin: they are recognised without being decoded twice."""
 
 
-def read_frame(data: bytes | str) -> Received | None:
-    """Any frame of a server; None for a kind that this client does not know, which is to be ignored.
+def read_frame(data: bytes | str) -> ServerFrame | None:
+    """Decodes any frame of a server; returns None for an unknown type, which is to be ignored.
 
     Raises InvalidInputError, code `not_json` or `bad_frame`.
     """
-    kind = _kind(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data)
+    raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    kind: Any
+    if raw.startswith(_BATCH_START):
+        kind = OrderBatch
+    elif raw.startswith(_MESSAGE_START):
+        kind = OrderMessage
+    else:
+        head = codec.decoded(_head, raw)
+        if head.type:
+            kind = _KINDS.get(head.type)
+        else:
+            kind = OrderMessage if head.sequence is not None else _STATUSES.get(head.status)
     if kind is None:
         return None
-    frame: Received = codec.decoded(_DECODERS[kind], data)
+    frame: ServerFrame = codec.decoded(_DECODERS[kind], data)
     return frame
 
 
 def read_message_data(data: msgspec.Raw | bytes) -> MessageData:
-    """What an order's message is about. Raises InvalidInputError."""
+    """Decodes the data of an order's message. Raises InvalidInputError."""
     return codec.decoded(_data, data)
-
-
-def _kind(data: bytes) -> Any:
-    if data.startswith(_BATCH_START):
-        return OrderBatch
-    if data.startswith(_MESSAGE_START):
-        return OrderMessage
-    head = codec.decoded(_head, data)
-    if head.type:
-        return _KINDS.get(head.type)
-    return OrderMessage if head.sequence is not None else _STATUSES.get(head.status)

@@ -1,30 +1,30 @@
 """The server's side of one connection: a state machine without socket, clock or file.
 
-    state      what happened                          what is sent while in it
-    -----      -------------                          ------------------------
-    NEW        connected, no frame yet                nothing
-    CHECKING   the login was read, no verdict yet     nothing; further frames wait
-    IDLE       logged in, not subscribed (any more)   answers, heartbeats
-    CATCHING   subscribed, sent what came before      orders from the log, answers, heartbeats
-    LIVE       subscribed, nothing is missing         orders as they happen, answers, heartbeats
-    CLOSED     a close was decided                    nothing, ever
+    state        entered when                           sent while in it
+    -----        ------------                           ----------------
+    NEW          connected                              nothing
+    CHECKING     the login was read                     nothing; further frames wait
+    IDLE         logged in, or unsubscribed             replies, heartbeats
+    CATCHING_UP  subscribed for the first time          orders from the log, replies, heartbeats
+    LIVE         nothing is missing any more            orders as they happen, replies, heartbeats
+    CLOSED       a close was decided                    nothing, ever
 
-What goes in: frames as they came, the verdict on the key, the end of a catch-up, a reason to close. What
-comes out is a list of effects, to be carried out in order: `Send`, `CheckKey`, `CatchUp`, `Resubscribed`,
-`Stop`, `Close`. Time is passed in as epoch milliseconds.
+Inputs: frames as they arrive, the result of the key check, the end of a catch-up, a reason to close. Outputs:
+lists of effects, to be carried out in order. Times are epoch milliseconds.
 
-Version 1 is what existing clients speak; version 2 is asked for in the login (docs/protocol.md, 3 and 4).
-A version 1 client is sent no frame that version 1 does not know.
+Existing clients speak version 1; version 2 is requested in the login (docs/protocol.md, 3 and 4). A version 1
+client is sent no frame that version 1 does not have.
 """
 
 from __future__ import annotations
 
 import enum
+from collections import deque
 from typing import Any, Protocol
 
 import msgspec
 
-from ptn_api.errors import InvalidInputError
+from ptn_api.errors import InvalidInputError, LogError
 from ptn_api.wire.client_frames import Subscription, read_login, read_request
 from ptn_api.wire.close_codes import (
     BAD_FIRST_FRAME,
@@ -50,6 +50,7 @@ from ptn_api.wire.frames import (
 )
 
 __all__ = [
+    "STREAM_TIER",
     "CatchUp",
     "CheckKey",
     "Close",
@@ -57,6 +58,7 @@ __all__ = [
     "LogHead",
     "LogView",
     "Resubscribed",
+    "RetryLater",
     "Send",
     "ServerSession",
     "State",
@@ -66,7 +68,10 @@ __all__ = [
 STREAM_TIER = 100
 """The only tier with WebSocket access."""
 MAX_WAITING_FRAMES = 16
-"""How many frames may wait for the verdict on the key."""
+"""Frames that may wait for the key check, or for a log that cannot be read."""
+
+_FROM_NOW_ON = -1
+"""The login's `last_sequence` of a client that does not resume."""
 
 
 class State(enum.Enum):
@@ -92,13 +97,13 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
     State.NEW: {Input.LOGIN: State.CHECKING, Input.CLOSE: State.CLOSED},
     State.CHECKING: {Input.ACCEPT: State.IDLE, Input.CLOSE: State.CLOSED},
     State.IDLE: {
-        Input.FIRST_SUBSCRIBE: State.CATCHING_UP,  # everything after the success frame's number
-        Input.SUBSCRIBE: State.LIVE,  # after an unsubscribe: from the next order on
+        Input.FIRST_SUBSCRIBE: State.CATCHING_UP,  # from the success frame's sequence
+        Input.SUBSCRIBE: State.LIVE,  # after an unsubscribe: from the next order
         Input.UNSUBSCRIBE: State.IDLE,
         Input.CLOSE: State.CLOSED,
     },
     State.CATCHING_UP: {
-        Input.SUBSCRIBE: State.CATCHING_UP,  # the new one holds for what is not sent yet
+        Input.SUBSCRIBE: State.CATCHING_UP,  # applies to the orders not yet sent
         Input.CAUGHT_UP: State.LIVE,
         Input.UNSUBSCRIBE: State.IDLE,
         Input.CLOSE: State.CLOSED,
@@ -112,20 +117,24 @@ TRANSITIONS: dict[State, dict[Input, State]] = {
 }
 
 
+# --- effects ----------------------------------------------------------------------------------------------
+
+
 class Send(msgspec.Struct, frozen=True):
     frame: msgspec.Struct
 
 
 class CheckKey(msgspec.Struct, frozen=True):
-    """Find out who this is, then call `key_checked`."""
+    """Look up the key, then call `key_checked`."""
 
     api_key: str
 
 
 class CatchUp(msgspec.Struct, frozen=True, kw_only=True):
-    """Send every order after `after` that matches, those up to `replay_until` marked as replayed.
+    """Send every matching order after `after`; those up to `replay_until` are marked as replayed.
 
-    Then, unless `revision` is None, one frame per position changed or removed after it. Then `caught_up`.
+    Then, if there is a `revision`, send a frame for each position changed or removed after it. Then call
+    `caught_up`.
     """
 
     after: int
@@ -134,18 +143,27 @@ class CatchUp(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resubscribed(msgspec.Struct, frozen=True):
-    """The subscription was replaced; it holds from the next order on."""
+    """The subscription was replaced, from the next order on."""
+
+
+class RetryLater(msgspec.Struct, frozen=True):
+    """A frame waits because the log cannot be read: call `retry` after a while."""
+
+    error: LogError
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """Send no orders any more."""
+    """Send no more orders."""
 
 
 class Close(msgspec.Struct, frozen=True):
     reason: CloseCode
 
 
-Effect = Send | CheckKey | CatchUp | Resubscribed | Stop | Close
+Effect = Send | CheckKey | CatchUp | Resubscribed | RetryLater | Stop | Close
+
+
+# --- the session ------------------------------------------------------------------------------------------
 
 
 class LogHead(Protocol):
@@ -157,7 +175,10 @@ class LogHead(Protocol):
 
 
 class LogView(Protocol):
-    """What a session asks of the event log, and only at a login and at a first subscribe."""
+    """What a session needs of the event log, at a login and at a first subscribe only.
+
+    Any method may raise LogError.
+    """
 
     @property
     def epoch(self) -> str: ...
@@ -172,9 +193,9 @@ class LogView(Protocol):
 
 
 class ServerSession:
-    """One connection. `heartbeat_ms` is only announced here.
+    """The protocol state of one connection. `heartbeat_ms` is only announced to the client.
 
-    `replay_window_ms`: a version 1 client is replayed what it missed if that began within this time.
+    A version 1 client is replayed what it missed if that began at most `replay_window_ms` ago.
     """
 
     def __init__(self, log: LogView, *, heartbeat_ms: int, replay_window_ms: int) -> None:
@@ -187,16 +208,16 @@ class ServerSession:
         self._after = 0
         self._resume_failure: ResumeFailure | None = None
         self._subscribed_before = False
-        self._waiting: list[bytes | str] = []
+        self._waiting: deque[bytes | str] = deque()
 
     @property
     def version(self) -> int:
-        """The protocol version spoken: 1 or 2."""
+        """The protocol version in use: 1 or 2."""
         return min(max(self._auth.version, 1), 2)
 
     @property
     def after(self) -> int:
-        """The number after which orders follow the first subscribe; known from the login on."""
+        """The sequence after which the first subscribe starts; known once logged in."""
         return self._after
 
     @property
@@ -205,58 +226,67 @@ class ServerSession:
 
     @property
     def subscribed_before(self) -> bool:
-        """Whether there was a subscribe, be it over."""
+        """Whether there has been a subscribe, even if an unsubscribe followed."""
         return self._subscribed_before
 
     # --- frames ---
 
     def receive(self, data: bytes | str, now_ms: int) -> list[Effect]:
-        """A message of the client, whole, text or binary alike."""
-        match self.state:
-            case State.NEW:
-                return self._first_frame(data)
-            case State.CHECKING:
-                return self._wait(data)
-            case State.CLOSED:
-                return []
-            case _:
-                return self._request(data, now_ms)
-
-    def _first_frame(self, data: bytes | str) -> list[Effect]:
-        try:
-            self._auth = read_login(data)
-        except InvalidInputError:
-            return self.close(BAD_FIRST_FRAME)
-        if not self._auth.api_key:
-            return self._refuse("Authentication required. Please provide an API key.", BAD_FIRST_FRAME)
-        self._move(Input.LOGIN)
-        return [CheckKey(self._auth.api_key)]
-
-    def _wait(self, data: bytes | str) -> list[Effect]:
+        """Handles a complete message from the client, text or binary."""
+        if self.state is State.CLOSED:
+            return []
+        if self.state is State.NEW:
+            try:
+                self._auth = read_login(data)
+            except InvalidInputError:
+                return self.close(BAD_FIRST_FRAME)
+            if not self._auth.api_key:
+                return self._refuse("Authentication required. Please provide an API key.", BAD_FIRST_FRAME)
+            self._move(Input.LOGIN)
+            return [CheckKey(self._auth.api_key)]
         if len(self._waiting) >= MAX_WAITING_FRAMES:
             return self.close(TOO_MANY_REQUESTS)
         self._waiting.append(data)
-        return []
+        # Behind a frame that waits for a retry, later ones wait as well: replies keep the requests' order.
+        return self.retry(now_ms) if self.logged_in and len(self._waiting) == 1 else []
 
-    def _request(self, data: bytes | str, now_ms: int) -> list[Effect]:
+    def retry(self, now_ms: int) -> list[Effect]:
+        """Handles the waiting frames in order, up to one for which the log cannot be read."""
+        effects: list[Effect] = []
+        while self._waiting and self.logged_in:
+            try:
+                effects += self._handle_request(self._waiting[0], now_ms)
+            except LogError as error:
+                effects.append(RetryLater(error))
+                break
+            self._waiting.popleft()
+        return effects
+
+    def _handle_request(self, data: bytes | str, now_ms: int) -> list[Effect]:
+        """Raises LogError, with the session unchanged."""
         try:
             frame = read_request(data, self.version)
             match frame:
                 case Ping():
-                    return [Send(_pong(frame, now_ms))]
+                    client_ms = _echo(frame.timestamp) or 0
+                    return [Send(Pong(client_timestamp=client_ms, server_timestamp=now_ms, timestamp=now_ms))]
                 case Unsubscribe():
-                    return self._unsubscribe(frame, now_ms)
+                    self._move(Input.UNSUBSCRIBE)
+                    return [Stop(), Send(self._status(frame, now_ms))]
                 case Subscribe():
                     return self._subscribe(frame, now_ms)
         except InvalidInputError as error:
             if self.version == 1:
-                return []
+                return []  # version 1 has no error frame
             return [Send(Error(code=error.code, message=str(error)))]
 
     # --- login ---
 
     def key_checked(self, tier: int | None, now_ms: int) -> list[Effect]:
-        """What the key is good for; None: it is unknown. To be called once, after `CheckKey`."""
+        """Answers the login, once after `CheckKey`; `tier` is the key's, None for an unknown key.
+
+        Raises LogError with the session unchanged: call it again later.
+        """
         if self.state is not State.CHECKING:
             return []
         if tier is None:
@@ -275,40 +305,33 @@ class ServerSession:
             version=self.version,
             heartbeat_ms=self._heartbeat_ms,
         )
-        effects: list[Effect] = [Send(success)]
-        waiting, self._waiting = self._waiting, []
-        for data in waiting:
-            effects += self.receive(data, now_ms)
-        return effects
+        return [Send(success), *self.retry(now_ms)]
 
     def _refuse(self, message: str, reason: CloseCode, *, code: str = "") -> list[Effect]:
         return [Send(AuthFailure(status="error", message=message, code=code)), *self.close(reason)]
 
     def _starting_point(self, head: int, floor: int, now_ms: int) -> int:
-        if self.version == 1:
-            return self._auth.last_sequence if self._replayable(head, floor, now_ms) else head
-        if not self._wants_resume():
-            return head
-        self._resume_failure = self._why_not(head, floor)
-        return head if self._resume_failure else self._auth.last_sequence
-
-    def _replayable(self, head: int, floor: int, now_ms: int) -> bool:
-        """Version 1 sends no epoch and cannot tell a replay from live: only what is recent is replayed."""
+        """Returns the sequence after which orders are due: the client's own if it can be resumed from."""
         last = self._auth.last_sequence
+        if self.version == 2:
+            if last == _FROM_NOW_ON:
+                return head
+            self._resume_failure = self._why_not_resumable(last, oldest=floor - 1, newest=head)
+            return head if self._resume_failure else last
+        # Version 1 sends no epoch and cannot tell a replay from live: only recent orders are replayed.
         if last < 0 or not floor - 1 <= last <= head:
-            return False
+            return head
         first_missed = self._log.first_timestamp_after(last)
-        return first_missed is None or now_ms - first_missed < self._replay_window_ms
+        recent = first_missed is None or now_ms - first_missed < self._replay_window_ms
+        return last if recent else head
 
-    def _wants_resume(self) -> bool:
-        return self._auth.last_sequence != -1
-
-    def _why_not(self, head: int, floor: int) -> ResumeFailure | None:
+    def _why_not_resumable(self, wanted: int, *, oldest: int, newest: int) -> ResumeFailure | None:
+        """Returns why the client cannot resume from a sequence or revision, or None if it can."""
         if self._auth.epoch != self._log.epoch:
             return "epoch"
-        if self._auth.last_sequence > head:
+        if wanted > newest:
             return "future"
-        return "too_old" if self._auth.last_sequence < floor - 1 else None
+        return "too_old" if wanted < oldest else None
 
     # --- subscriptions ---
 
@@ -317,6 +340,7 @@ class ServerSession:
         if frame.revision is not None and not first:
             problem = "revision: only the first subscribe of a connection can resume"
             raise InvalidInputError(problem, code="bad_frame", field="revision")
+        start = self._start(frame.revision) if first else [Resubscribed()]  # reads the log: before any change
         self.subscription = Subscription(
             version=self.version,
             miners=None if frame.miners is None else frozenset(frame.miners),
@@ -324,45 +348,28 @@ class ServerSession:
             format=frame.format,
             updates=frame.updates,
         )
-        status = Send(self._status(frame, now_ms))
-        if not first:
-            self._move(Input.SUBSCRIBE)
-            return [status, Resubscribed()]
         self._subscribed_before = True
-        self._move(Input.FIRST_SUBSCRIBE)
-        return [status, *self._start(frame.revision)]
+        self._move(Input.FIRST_SUBSCRIBE if first else Input.SUBSCRIBE)
+        return [Send(self._status(frame, now_ms)), *start]
 
     def _start(self, revision: int | None) -> list[Effect]:
-        resuming = self.version == 2 and (self._wants_resume() or revision is not None)
-        if not resuming:
-            return [CatchUp(after=self._after, replay_until=0)]
+        """Returns the effects that start the flow of orders."""
+        after, failure = self._after, self._resume_failure
+        if self.version == 1 or (self._auth.last_sequence == _FROM_NOW_ON and revision is None):
+            return [CatchUp(after=after, replay_until=0)]
         head = self._log.head()
-        if self._resume_failure:
-            return self._fail_resume(self._resume_failure)
-        if failure := self._revision_failure(revision, head.revision):
-            self._after = head.sequence
-            return self._fail_resume(failure)
-        catch_up = CatchUp(after=self._after, replay_until=head.sequence, revision=revision)
-        return [Send(Resumed(after=self._after, head=head.sequence)), catch_up]
-
-    def _fail_resume(self, reason: ResumeFailure) -> list[Effect]:
-        """`head` is the number after which messages follow: the client checks for gaps from there."""
-        epoch, floor = self._log.epoch, self._log.floor()
-        frame = ResumeFailed(reason=reason, epoch=epoch, oldest_sequence=floor, head=self._after)
-        return [Send(frame), CatchUp(after=self._after, replay_until=0)]
-
-    def _revision_failure(self, revision: int | None, newest: int) -> ResumeFailure | None:
-        if revision is None:
-            return None
-        if self._auth.epoch != self._log.epoch:
-            return "epoch"
-        if revision > newest:
-            return "future"
-        return "too_old" if revision < self._log.oldest_revision() else None
-
-    def _unsubscribe(self, frame: Unsubscribe, now_ms: int) -> list[Effect]:
-        self._move(Input.UNSUBSCRIBE)
-        return [Stop(), Send(self._status(frame, now_ms))]
+        if failure is None and revision is not None:
+            oldest = self._log.oldest_revision()
+            failure = self._why_not_resumable(revision, oldest=oldest, newest=head.revision)
+            after = head.sequence if failure else after
+        if failure is None:
+            catch_up = CatchUp(after=after, replay_until=head.sequence, revision=revision)
+            return [Send(Resumed(after=after, head=head.sequence)), catch_up]
+        # `head` is the sequence after which messages follow: the client checks for gaps from there on.
+        floor = self._log.floor()
+        failed = ResumeFailed(reason=failure, epoch=self._log.epoch, oldest_sequence=floor, head=after)
+        self._after = after
+        return [Send(failed), CatchUp(after=after, replay_until=0)]
 
     def _status(self, frame: Subscribe | Unsubscribe, now_ms: int) -> SubscriptionStatus:
         subscribing = isinstance(frame, Subscribe)
@@ -379,7 +386,7 @@ class ServerSession:
         return status
 
     def caught_up(self) -> None:
-        """Everything that `CatchUp` asked for has been sent."""
+        """Takes note that everything a `CatchUp` asked for has been sent."""
         self._move(Input.CAUGHT_UP)
 
     # --- the end ---
@@ -392,28 +399,24 @@ class ServerSession:
         return [Close(reason)]
 
     def lost(self) -> None:
-        """The connection is gone; nothing can be sent any more."""
+        """Ends the session after the connection was lost."""
         if self.state is not State.CLOSED:
             self._move(Input.CLOSE)
 
     def evict(self) -> list[Effect]:
-        """A newer connection of the same key takes this one's place."""
+        """Ends the session because a newer connection of the same key replaces it."""
         if self.state is State.CLOSED:
             return []
         message = "Disconnected due to too many connections for this API key"
         frame = AuthFailure(status="error", message=message, code="MAX_CONNECTIONS_EXCEEDED")
         return [Send(frame), *self.close(REPLACED)]
 
-    def _move(self, happened: Input) -> None:
-        self.state = TRANSITIONS[self.state][happened]
-
-
-def _pong(ping: Ping, now_ms: int) -> Pong:
-    return Pong(client_timestamp=_echo(ping.timestamp) or 0, server_timestamp=now_ms, timestamp=now_ms)
+    def _move(self, event: Input) -> None:
+        self.state = TRANSITIONS[self.state][event]
 
 
 def _echo(value: Any) -> int | float | str | None:
-    """What a client sent as a time, back as it came; anything but a number or a short text is dropped."""
+    """Returns a client's timestamp unchanged; None for anything but a number or a short text."""
     if isinstance(value, str):
         return value if len(value) <= 64 else None
     return value if isinstance(value, (int, float)) else None

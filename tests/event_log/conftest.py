@@ -1,4 +1,4 @@
-"""Every implementation of the log, for the suite that they all must pass."""
+"""Every implementation of the log, for the test suite of the contract."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ MakeLog = Callable[..., EventLogWriter]
 
 @pytest.fixture(params=["memory", "sqlite"])
 def make_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeLog]:
-    """Makes logs that were created at T0; options as those of `open_writer`."""
-    made: list[EventLogWriter] = []
+    """Creates logs at T0; takes the options of `open_writer`."""
+    logs: list[EventLogWriter] = []
 
     def make(**options: Any) -> EventLogWriter:
         log: EventLogWriter
         if request.param == "memory":
             log = MemoryLog(clock=lambda: T0, **options)
         else:
-            log = open_writer(tmp_path / f"log{len(made)}", clock=lambda: T0, **options)
-        made.append(log)
+            log = open_writer(tmp_path / f"log{len(logs)}", clock=lambda: T0, **options)
+        logs.append(log)
         return log
 
     yield make
-    for log in made:
+    for log in logs:
         log.close()
 
 
 @pytest.fixture
 def log(make_log: MakeLog) -> EventLogWriter:
-    """A log whose baseline was empty."""
-    made = make_log()
-    made.baseline([], T0)
-    return made
+    """A log with an empty baseline."""
+    log = make_log()
+    log.baseline([], T0)
+    return log

@@ -1,4 +1,4 @@
-"""Shorthands for what tests ask of a log."""
+"""Shorthands for reading a log in tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def announced(log: EventLog) -> list[Event]:
 
 
 def numbers(log: EventLog) -> list[int]:
-    """The announced orders' numbers, as `factories.order` counts them."""
+    """The numbers of the announced orders, as in `factories.order`."""
     return [int(event.order_uuid[-4:], 16) - 1000 for event in announced(log)]
 
 
@@ -27,9 +27,9 @@ def order_numbers(orders: tuple[bytes, ...]) -> list[int]:
 
 
 def the_position(log: EventLog, n: int = 1, miner: str = MINER) -> LoggedPosition:
-    found = log.position(miner, uuid(n))
-    assert found is not None
-    return found
+    position = log.position(miner, uuid(n))
+    assert position is not None
+    return position
 
 
 def removal(n: int, miner: str = MINER) -> PositionRemoved:

@@ -1,4 +1,4 @@
-"""What every log promises of orders and their numbers (docs/architecture.md, "The event log")."""
+"""The contract of every log: orders and sequences (docs/architecture.md, "The event log")."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.factories import MINER, OTHER_MINER, T0, order, position, uuid, writt
 
 
 def test_a_new_log_counts_from_its_creation_second(make_log: MakeLog) -> None:
-    """Head is the creation time in seconds, the floor one above, and there is nothing to read."""
+    """The head is the creation time in seconds, the floor is one above, and the log is empty."""
     log = make_log()
     assert log.created_ms == T0
     assert log.head() == Head(sequence=T0 // 1000, revision=0)
@@ -34,15 +34,15 @@ def test_a_new_log_counts_from_its_creation_second(make_log: MakeLog) -> None:
     assert log.oldest_revision() == 0
 
 
-def test_every_new_log_has_an_epoch_of_its_own(make_log: MakeLog) -> None:
-    """Two logs never share an epoch: a cursor of the one is not the other's."""
+def test_every_new_log_has_a_different_epoch(make_log: MakeLog) -> None:
+    """A cursor of one log is not valid in another."""
     first, second = make_log(), make_log()
     assert first.epoch != second.epoch
     assert len(first.epoch) == 32
 
 
 def test_baseline_makes_state_without_events(make_log: MakeLog) -> None:
-    """What stood before the log was created is served, and announced to nobody."""
+    """Orders from before the log's creation are served and not announced."""
     log = make_log()
     head = log.baseline([written(position(1, [order(-2), order(-1)])), written(position(2, [order(0)]))], NOW)
     assert head == Head(sequence=FIRST - 1, revision=2)
@@ -57,7 +57,7 @@ def test_baseline_makes_state_without_events(make_log: MakeLog) -> None:
 
 
 def test_baseline_announces_orders_processed_after_the_creation(make_log: MakeLog) -> None:
-    """An order that came while the first scan ran is new, and is announced by it."""
+    """An order that arrived during the first scan is new, and the baseline announces it."""
     log = make_log()
     log.baseline([written(position(1, [order(-1), order(1), order(2)]))], NOW)
     assert numbers(log) == [1, 2]
@@ -66,23 +66,23 @@ def test_baseline_announces_orders_processed_after_the_creation(make_log: MakeLo
 
 
 def test_baseline_order_before_an_old_one_is_late(make_log: MakeLog) -> None:
-    """Orders taken in silently count as seen: a new one that stands before one of them is late."""
+    """Orders taken silently count as seen: a new order before one of them is late."""
     log = make_log()
     log.baseline([written(position(1, [order(-2), order(2), order(-1), order(3)]))], NOW)
     assert numbers(log) == [2, 3]
     assert [event.late for event in announced(log)] == [True, False]
 
 
-def test_baseline_that_broke_off_is_begun_again(make_log: MakeLog) -> None:
-    """If the end of the first scan was not committed, nothing of it was: the next one starts anew."""
+def test_an_interrupted_baseline_is_repeated(make_log: MakeLog) -> None:
+    """Nothing of it was committed, so the next baseline starts from an empty log."""
     log = make_log()
 
-    def broken() -> Iterator[Change]:
+    def interrupted() -> Iterator[Change]:
         yield written(position(1, [order(0)]))
-        raise InterruptedError("killed in the middle")
+        raise InterruptedError("killed halfway")
 
     with pytest.raises(InterruptedError):
-        log.baseline(broken(), NOW)
+        log.baseline(interrupted(), NOW)
     assert not log.ready()
     assert log.head() == Head(sequence=FIRST - 1, revision=0)
     assert list(log.positions()) == []
@@ -92,8 +92,8 @@ def test_baseline_that_broke_off_is_begun_again(make_log: MakeLog) -> None:
     assert announced(log) == []
 
 
-def test_only_what_is_new_after_the_baseline_is_announced(make_log: MakeLog) -> None:
-    """A file of the baseline that gains an order announces that one."""
+def test_only_new_orders_are_announced_after_the_baseline(make_log: MakeLog) -> None:
+    """A position of the baseline that gains an order announces that order."""
     log = make_log()
     log.baseline([written(position(1, [order(-1)]))], NOW)
     log.append([written(position(1, [order(-1), order(1)]))], NOW)
@@ -101,20 +101,20 @@ def test_only_what_is_new_after_the_baseline_is_announced(make_log: MakeLog) -> 
 
 
 def test_old_orders_first_seen_after_the_baseline_are_announced(log: EventLogWriter) -> None:
-    """What happened while the API was down is announced when it is back, marked late."""
+    """Orders from a downtime of the API are announced afterwards, marked late."""
     log.append([written(position(1, [order(0, at=T0 - DAY)]))], NOW)
     (event,) = announced(log)
     assert event.late
 
 
 def test_a_second_baseline_is_an_append(log: EventLogWriter) -> None:
-    """A complete log takes another first scan as news, so that nothing is swallowed."""
+    """Once the baseline is complete, another first scan is news and loses no order."""
     log.baseline([written(position(1, [order(0, at=T0 - DAY)]))], NOW)
     assert numbers(log) == [0]
 
 
 def test_append_before_the_baseline_keeps_history_silent(make_log: MakeLog) -> None:
-    """An order that beats the first scan is announced, the orders before it are not."""
+    """An order that arrives before the first scan is announced, the orders before it are not."""
     log = make_log()
     log.append([written(position(1, [order(-1), order(1)]))], NOW)
     assert numbers(log) == [1]
@@ -125,7 +125,7 @@ def test_append_before_the_baseline_keeps_history_silent(make_log: MakeLog) -> N
 
 
 def test_an_event_is_one_order(log: EventLogWriter) -> None:
-    """The event of a position's newest order holds all that a message needs."""
+    """The event of a position's newest order contains everything that a message needs."""
     body = position(1, [order(1), order(2)])
     log.append([written(body, extra=b'{"ticket":7}')], NOW)
     first, second = announced(log)
@@ -148,16 +148,16 @@ def test_an_event_is_one_order(log: EventLogWriter) -> None:
     assert (first.sequence, first.n_orders, len(first.orders)) == (FIRST, 1, 1)
 
 
-def test_events_without_orders_are_the_same_but_for_them(log: EventLogWriter) -> None:
-    """Whoever needs no orders does not pay for them."""
+def test_events_can_be_read_without_orders(log: EventLogWriter) -> None:
+    """A caller that needs no orders of the position does not pay for them."""
     log.append([written(position(1, [order(1), order(2)]))], NOW)
     (event, _) = log.read(FIRST - 1, 10, orders=False)
     assert event.orders == ()
     assert event.order_uuid == uuid(1001)
 
 
-def test_k_unseen_orders_make_k_events_that_show_the_position_as_it_was(log: EventLogWriter) -> None:
-    """Event i shows the state replayed to order i; the last one the file's own summary."""
+def test_each_of_several_new_orders_is_an_event_with_the_position_as_of_it(log: EventLogWriter) -> None:
+    """Event i shows the state rebuilt up to order i, the last one the file's own summary."""
     body = position(1, [order(1, 0.1), order(2, 0.2), order(3, -0.1)], current_return=1.5)
     log.append([written(body)], NOW)
     headers = [json.loads(event.header) for event in announced(log)]
@@ -179,7 +179,7 @@ def test_order_inserted_before_a_seen_one_is_late_with_the_files_summary(log: Ev
 
 
 def test_order_processed_long_ago_is_late(make_log: MakeLog) -> None:
-    """An order older than late_ms when it is first seen is marked, one that is exactly so old is not."""
+    """An order first seen more than late_ms after its time is late; one exactly that old is not."""
     log = make_log(late_ms=10_000)
     log.baseline([], T0)
     log.append([written(position(1, [order(1, at=NOW - 10_001)]))], NOW)
@@ -187,8 +187,8 @@ def test_order_processed_long_ago_is_late(make_log: MakeLog) -> None:
     assert [event.late for event in announced(log)] == [True, False]
 
 
-def test_events_of_one_scan_stand_in_the_documented_order(log: EventLogWriter) -> None:
-    """By largest processed_ms so far in the list, then position_uuid, then place in the list."""
+def test_events_of_one_append_are_sorted_as_documented(log: EventLogWriter) -> None:
+    """By largest processed_ms so far in the list, then position_uuid, then index in the list."""
     log.append(
         [
             written(position(3, [order(7, at=T0 + 500)])),
@@ -201,7 +201,7 @@ def test_events_of_one_scan_stand_in_the_documented_order(log: EventLogWriter) -
 
 
 def test_a_position_written_twice_in_one_append_keeps_its_order(log: EventLogWriter) -> None:
-    """Two orders faster than the writer: the later text's event follows the earlier one's, with its text."""
+    """Two orders faster than the writer: the event of the later text follows, with that text."""
     log.append(
         [
             written(position(1, [order(1, at=T0 + 900)], current_return=1.1)),
@@ -225,7 +225,7 @@ def test_an_order_corrected_within_one_append_is_announced_once(log: EventLogWri
 
 
 def test_append_is_idempotent(log: EventLogWriter) -> None:
-    """The same text again changes nothing at all."""
+    """Writing the same text again changes nothing."""
     change = written(position(1, [order(1)]))
     head = log.append([change], NOW)
     assert log.append([change], NOW + 5) == head
@@ -234,7 +234,7 @@ def test_append_is_idempotent(log: EventLogWriter) -> None:
 
 
 def test_a_refresh_makes_a_revision_and_announces_nothing(log: EventLogWriter) -> None:
-    """Every minute the validator rewrites returns: that is a change of the state, not an order."""
+    """The validator rewrites returns every minute: a change of the state, not an order."""
     log.append([written(position(1, [order(1)]))], NOW)
     head = log.append([written(position(1, [order(1)], current_return=1.3))], NOW)
     assert head == Head(sequence=FIRST, revision=2)
@@ -242,7 +242,7 @@ def test_a_refresh_makes_a_revision_and_announces_nothing(log: EventLogWriter) -
 
 
 def test_uuid_twice_in_one_list_is_one_event(log: EventLogWriter) -> None:
-    """Of a repeated uuid the first stands."""
+    """The first of the repeated orders counts."""
     log.append([written(position(1, [order(1), order(1, 0.3), order(2)]))], NOW)
     assert numbers(log) == [1, 2]
     assert log.counters()["conflicts"] == 1
@@ -256,7 +256,7 @@ def test_same_uuid_of_another_miner_is_another_order(log: EventLogWriter) -> Non
 
 
 def test_seen_orders_outlive_removal_split_and_restored_backup(log: EventLogWriter) -> None:
-    """No order is announced twice, whatever a synchronisation or an operator does to the files."""
+    """No change of the files, by a synchronisation or an operator, announces an order twice."""
     log.append([written(position(1, [order(1), order(2), order(3)]))], NOW)
     log.append([removal(1)], NOW)
     log.append([written(position(1, [order(1), order(2), order(3)]))], NOW)  # back
@@ -267,7 +267,7 @@ def test_seen_orders_outlive_removal_split_and_restored_backup(log: EventLogWrit
 
 
 def test_seen_orders_outlive_pruning(make_log: MakeLog) -> None:
-    """What was announced stays announced when events and tombstones are gone."""
+    """An announced order is not announced again after its event and tombstone are pruned."""
     log = make_log(retention_ms=DAY)
     log.baseline([], T0)
     log.append([written(position(1, [order(1)]))], NOW)
@@ -279,7 +279,7 @@ def test_seen_orders_outlive_pruning(make_log: MakeLog) -> None:
 
 
 def test_same_uuid_with_another_time_or_leverage_is_counted(log: EventLogWriter) -> None:
-    """The first stands in the stream; the conflict is counted once, not at every refresh."""
+    """The first version stays in the stream; the conflict is counted once, not at every refresh."""
     log.append([written(position(1, [order(1)]))], NOW)
     log.append([written(position(1, [order(1, 0.7)]))], NOW)
     log.append([written(position(1, [order(1, 0.7)], current_return=1.2))], NOW)
@@ -292,23 +292,23 @@ def test_same_uuid_with_another_time_or_leverage_is_counted(log: EventLogWriter)
     assert event.processed_ms == T0 + 1000
 
 
-def test_a_corrected_price_is_no_conflict(log: EventLogWriter) -> None:
-    """Corrections of price and quotes are the validator's daily work."""
+def test_a_corrected_price_is_not_a_conflict(log: EventLogWriter) -> None:
+    """Validators correct prices and quotes every day."""
     log.append([written(position(1, [order(1)]))], NOW)
     log.append([written(position(1, [order(1, price=101.5, bid=1.0)]))], NOW)
     assert log.counters() == {"events": 1, "late": 0, "conflicts": 0, "pruned": 0}
 
 
-def test_a_position_that_cannot_be_replayed_goes_with_the_files_summary(log: EventLogWriter) -> None:
-    """Where nothing can be replayed every event shows what the file says."""
+def test_events_of_a_position_that_cannot_be_rebuilt_have_the_files_summary(log: EventLogWriter) -> None:
+    """Every event shows the file's values then."""
     body = position(1, [order(1), order(2)], trade_pair="WHATEVER", current_return=1.7)
     log.append([written(body)], NOW)
     assert [json.loads(event.header)["current_return"] for event in announced(log)] == [1.7, 1.7]
     assert [event.trade_pair for event in announced(log)] == ["WHATEVER", "WHATEVER"]
 
 
-def test_a_flat_that_the_replay_appends_is_left_out(log: EventLogWriter) -> None:
-    """A liquidation's own FLAT is announced when the file holds it, not before."""
+def test_a_flat_appended_by_the_rebuild_is_left_out(log: EventLogWriter) -> None:
+    """The FLAT of a liquidation is announced when the file contains it, not before."""
     fatal = order(2, 0.1, price=0.0001)
     flat = order(3, 0.0, order_uuid=uuid(1)[::-1], src=1, price=0, processed_ms=fatal["processed_ms"])
     log.append([written(position(1, [order(1, 5.0), fatal, flat], closed=True))], NOW)
@@ -324,15 +324,15 @@ def test_a_flat_that_the_replay_appends_is_left_out(log: EventLogWriter) -> None
 
 
 def test_sequences_grow_by_one(log: EventLogWriter) -> None:
-    """Over many appends there is no hole and no repeat."""
+    """Many appends leave no gap and repeat no sequence."""
     for n in range(1, 30):
         log.append([written(position(p, [order(100 * p + k) for k in range(n)])) for p in (1, 2)], NOW)
     assert [event.sequence for event in announced(log)] == list(range(FIRST, FIRST + 58))
     assert log.head().sequence == FIRST + 57
 
 
-def test_read_answers_in_pages(log: EventLogWriter) -> None:
-    """`limit` events after `after`, none beyond the head."""
+def test_events_are_read_in_pages(log: EventLogWriter) -> None:
+    """At most `limit` events after `after`, none beyond the head."""
     log.append([written(position(1, [order(n) for n in range(1, 8)]))], NOW)
     assert [e.sequence for e in log.read(FIRST + 1, 3)] == [FIRST + 2, FIRST + 3, FIRST + 4]
     assert log.read(FIRST + 6, 3) == []
@@ -342,7 +342,7 @@ def test_read_answers_in_pages(log: EventLogWriter) -> None:
 
 
 def test_pruning_by_age_moves_the_floor(make_log: MakeLog) -> None:
-    """Events older than the retention go; asking for them is an error, never a partial answer."""
+    """Events older than the retention are deleted; reading from before the floor is an error."""
     log = make_log(retention_ms=DAY)
     log.baseline([], T0)
     log.append([written(position(1, [order(1)]))], NOW)
@@ -359,8 +359,8 @@ def test_pruning_by_age_moves_the_floor(make_log: MakeLog) -> None:
     assert len(list(log.positions())) == 2
 
 
-def test_sequences_go_on_after_everything_was_pruned(make_log: MakeLog) -> None:
-    """A number is never given twice, not even when no event with it is left."""
+def test_sequences_continue_after_everything_was_pruned(make_log: MakeLog) -> None:
+    """A sequence is never reused, not even without any event left."""
     log = make_log(retention_ms=DAY)
     log.baseline([], T0)
     log.append([written(position(1, [order(1)]))], NOW)
@@ -370,7 +370,7 @@ def test_sequences_go_on_after_everything_was_pruned(make_log: MakeLog) -> None:
 
 
 def test_pruning_by_size_keeps_the_newest(make_log: MakeLog) -> None:
-    """The oldest go until the rest fits."""
+    """The oldest events are deleted until the rest fits."""
     log = make_log(retention_bytes=10_000)
     log.baseline([], T0)
     for n in range(1, 3001, 500):

@@ -1,4 +1,4 @@
-"""What every log promises of its state and of notifications (docs/architecture.md, "The event log")."""
+"""The contract of every log: state and notifications (docs/architecture.md, "The event log")."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.factories import MINER, OTHER_MINER, T0, order, position, uuid, writt
 # --- the positions of an event ----------------------------------------------------------------------------
 
 
-def test_an_events_orders_are_as_corrected_since(log: EventLogWriter) -> None:
-    """A full message of a replay shows the orders as the log knows them now; the order itself stands."""
+def test_the_orders_of_an_event_include_later_corrections(log: EventLogWriter) -> None:
+    """A replayed message shows the position's orders as they are now; the event's own order stands."""
     log.append([written(position(1, [order(1), order(2)]))], NOW)
     log.append([written(position(1, [order(1, price=55.5), order(2)]))], NOW)
     second = announced(log)[1]
@@ -34,14 +34,14 @@ def test_an_events_orders_are_as_corrected_since(log: EventLogWriter) -> None:
 
 
 def test_a_removed_positions_events_can_be_read(log: EventLogWriter) -> None:
-    """The body is kept as long as an event needs it."""
+    """Its orders are kept as long as an event needs them."""
     log.append([written(position(1, [order(1), order(2)]))], NOW)
     log.append([removal(1)], NOW)
     assert [order_numbers(event.orders) for event in announced(log)] == [[1], [1, 2]]
 
 
-def test_an_order_that_left_its_list_comes_last_after_what_remains(log: EventLogWriter) -> None:
-    """The remaining predecessors, then the order as it was announced."""
+def test_an_order_removed_from_its_list_follows_what_remains(log: EventLogWriter) -> None:
+    """The remaining predecessors, then the order as announced."""
     log.append([written(position(1, [order(n) for n in (1, 2, 3, 4)]))], NOW)
     log.append([written(position(1, [order(1), order(2)]))], NOW)
     assert [order_numbers(e.orders) for e in announced(log)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4]]
@@ -51,8 +51,8 @@ def test_an_order_that_left_its_list_comes_last_after_what_remains(log: EventLog
     assert [order_numbers(e.orders) for e in announced(log)] == [[1], [2], [3], [4], [5]]
 
 
-def test_an_order_that_came_back_stands_in_its_list_again(log: EventLogWriter) -> None:
-    """Departed and returned orders are shown where they stand now."""
+def test_an_order_that_returned_is_shown_in_its_list_again(log: EventLogWriter) -> None:
+    """At its present index, after those before it now."""
     log.append([written(position(1, [order(1), order(2), order(3)]))], NOW)
     log.append([written(position(1, [order(1)]))], NOW)
     log.append([written(position(1, [order(1), order(2)]))], NOW)
@@ -62,8 +62,8 @@ def test_an_order_that_came_back_stands_in_its_list_again(log: EventLogWriter) -
 # --- the state --------------------------------------------------------------------------------------------
 
 
-def test_positions_come_in_the_order_of_their_revisions(log: EventLogWriter) -> None:
-    """All, one miner's, or those changed after a revision."""
+def test_positions_are_sorted_by_revision(log: EventLogWriter) -> None:
+    """All of them, one miner's, or those changed after a revision."""
     log.append([written(position(n, [order(n)])) for n in (1, 2, 3)], NOW)
     log.append([written(position(4, [order(4)], miner=OTHER_MINER))], NOW)
     log.append([written(position(1, [order(1)], current_return=1.2))], NOW)
@@ -75,7 +75,7 @@ def test_positions_come_in_the_order_of_their_revisions(log: EventLogWriter) -> 
 
 
 def test_a_position_is_kept_as_its_text(log: EventLogWriter) -> None:
-    """Unknown keys, their order and the orders' own text come back as they went in."""
+    """Unknown keys, key order and the orders' own texts are preserved."""
     body = position(1, [order(1, mystery={"a": [1, 2]})], closed=True, novelty="yes")
     log.append([written(body)], NOW)
     found = the_position(log)
@@ -85,14 +85,14 @@ def test_a_position_is_kept_as_its_text(log: EventLogWriter) -> None:
     assert log.position(MINER, uuid(2)) is None
 
 
-def test_more_positions_than_one_read_holds(log: EventLogWriter) -> None:
-    """Many positions are read in parts; all come, once, in order."""
+def test_more_positions_than_one_batch(log: EventLogWriter) -> None:
+    """Each is read once, in order."""
     log.append([written(position(n, [order(n)])) for n in range(1, 2502)], NOW)
     assert [p.revision for p in log.positions()] == list(range(1, 2502))
 
 
-def test_positions_that_are_open_or_closed_lately(log: EventLogWriter) -> None:
-    """A close time at the limit counts; 0 means open, as null does."""
+def test_positions_that_are_open_or_closed_recently(log: EventLogWriter) -> None:
+    """A close time at the limit is included; a close_ms of 0 means open, like null."""
     log.append(
         [
             written(position(1, [order(1)], closed=True)),
@@ -108,8 +108,8 @@ def test_positions_that_are_open_or_closed_lately(log: EventLogWriter) -> None:
     assert log.positions_of(OTHER_MINER, open_or_closed_since_ms=0) == []
 
 
-def test_order_revisions_tell_which_orders_changed(log: EventLogWriter) -> None:
-    """Each order bears the revision at which it last changed or came; an append keeps the layout."""
+def test_order_revisions_show_which_orders_changed(log: EventLogWriter) -> None:
+    """Each is the revision at which its order was added or changed; appending keeps the layout revision."""
     log.append([written(position(1, [order(1), order(2)]))], NOW)
     assert (the_position(log).order_revisions, the_position(log).layout_revision) == ((1, 1), 0)
     log.append([written(position(1, [order(1), order(2, price=5.0), order(3)]))], NOW)
@@ -126,20 +126,20 @@ def test_order_revisions_tell_which_orders_changed(log: EventLogWriter) -> None:
         ([1, 4, 2, 3], (1, 2, 1, 1)),
         ([], ()),
     ],
-    ids=["dropped", "moved", "inserted", "emptied"],
+    ids=["removed", "moved", "inserted", "emptied"],
 )
-def test_layout_revision_tells_when_the_list_was_rearranged(
+def test_the_layout_revision_shows_when_the_list_was_rearranged(
     log: EventLogWriter, after: list[int], revisions: tuple[int, ...]
 ) -> None:
-    """Dropped, moved or inserted orders change the layout; the orders that stayed have not changed."""
+    """Removed, moved or inserted orders change it; the remaining orders keep their revisions."""
     log.append([written(position(1, [order(n) for n in (1, 2, 3)]))], NOW)
     log.append([written(position(1, [order(n) for n in after]))], NOW)
     assert the_position(log).layout_revision == 2
     assert the_position(log).order_revisions == revisions
 
 
-def test_a_position_that_came_back_has_changed_wholly(log: EventLogWriter) -> None:
-    """Whoever saw the removal has forgotten the orders, whoever did not must learn of a new layout."""
+def test_a_position_that_returned_has_changed_completely(log: EventLogWriter) -> None:
+    """A reader that saw the removal discarded its orders; others must see a new layout."""
     log.append([written(position(1, [order(1), order(2)]))], NOW)
     log.append([removal(1)], NOW)
     log.append([written(position(1, [order(1)]))], NOW)
@@ -149,7 +149,7 @@ def test_a_position_that_came_back_has_changed_wholly(log: EventLogWriter) -> No
 
 
 def test_removed_positions_leave_tombstones(log: EventLogWriter) -> None:
-    """A removal is a revision, and is told to whoever asks since an older one."""
+    """A removal has a revision and is reported for every older one."""
     log.append([written(position(n, [order(n)])) for n in (1, 2)], NOW)
     head = log.append([removal(1), removal(1), removal(9)], NOW)
     assert head.revision == 3
@@ -161,15 +161,15 @@ def test_removed_positions_leave_tombstones(log: EventLogWriter) -> None:
     assert (MINER, uuid(1)) not in log.fingerprints()
 
 
-def test_a_miner_without_positions_is_gone(log: EventLogWriter) -> None:
-    """`hotkeys` names those that have a position now."""
+def test_a_miner_without_positions_is_not_listed(log: EventLogWriter) -> None:
+    """`hotkeys` names the miners that have a position now."""
     log.append([written(position(1, [order(1)]))], NOW)
     log.append([removal(1)], NOW)
     assert log.hotkeys() == []
 
 
-def test_old_tombstones_are_pruned_and_missed(make_log: MakeLog) -> None:
-    """Whoever asks since a revision whose removals may be gone is told so."""
+def test_removals_from_before_the_oldest_revision_are_an_error(make_log: MakeLog) -> None:
+    """Their tombstones may have been pruned, so the answer would be incomplete."""
     log = make_log(retention_ms=DAY)
     log.baseline([], T0)
     log.append([written(position(n, [order(n)])) for n in (1, 2)], NOW)
@@ -184,21 +184,21 @@ def test_old_tombstones_are_pruned_and_missed(make_log: MakeLog) -> None:
     assert [r.position_uuid for r in log.removed(3)] == [uuid(2)]
 
 
-def test_changes_are_of_one_instant(log: EventLogWriter) -> None:
-    """Head, changed and removed positions belong together."""
+def test_changes_are_one_snapshot(log: EventLogWriter) -> None:
+    """Head, changed positions and removed positions are consistent."""
     log.append([written(position(n, [order(n)])) for n in (1, 2, 3)], NOW)
     log.append([removal(1), written(position(2, [order(2)], current_return=2.0))], NOW)
     head, changed, removed = log.changes(3)
     assert head == log.head()
     assert [p.position_uuid for p in changed] == [uuid(2)]
     assert [r.position_uuid for r in removed] == [uuid(1)]
-    _, whole, removed = log.changes(0)
-    assert [p.position_uuid for p in whole] == [uuid(3), uuid(2)]
+    _, changed, removed = log.changes(0)
+    assert [p.position_uuid for p in changed] == [uuid(3), uuid(2)]
     assert [r.position_uuid for r in removed] == [uuid(1)]
 
 
-def test_fingerprints_are_remembered_without_a_revision(log: EventLogWriter) -> None:
-    """A file written anew with the same content is recognised the next time, and changes nothing."""
+def test_fingerprints_are_updated_without_a_revision(log: EventLogWriter) -> None:
+    """A file rewritten with the same content is recognised the next time; the state is unchanged."""
     log.append([written(position(1, [order(1)]), fingerprint="a")], NOW)
     log.append([DocumentWritten(document=Document.STATISTICS, content=b"{}", fingerprint="s")], NOW)
     assert log.fingerprints() == {(MINER, uuid(1)): "a", ("", "statistics"): "s"}
@@ -211,8 +211,8 @@ def test_fingerprints_are_remembered_without_a_revision(log: EventLogWriter) -> 
 # --- documents, source ------------------------------------------------------------------------------------
 
 
-def test_documents_have_revisions_of_their_own(log: EventLogWriter) -> None:
-    """A document's revision moves with its content only; a vanished one is None."""
+def test_each_document_has_its_own_revision(log: EventLogWriter) -> None:
+    """It moves with the content only; a deleted document reads as None."""
     assert log.document(Document.ELIMINATIONS) is None
     assert log.document_revision(Document.ELIMINATIONS) == 0
     log.append([DocumentWritten(document=Document.ELIMINATIONS, content=b'{"eliminations":[]}')], NOW)
@@ -228,8 +228,8 @@ def test_documents_have_revisions_of_their_own(log: EventLogWriter) -> None:
     assert ("", "eliminations") not in log.fingerprints()
 
 
-def test_large_documents_come_back_whole(log: EventLogWriter) -> None:
-    """A document of many pieces, replaced and replaced again, is the one that was written last."""
+def test_large_documents_are_read_completely(log: EventLogWriter) -> None:
+    """Also after replacing a document of many chunks, twice."""
     contents = [json.dumps([i * 7919 % k for i in range(700_000)]).encode() for k in (99991, 99989)]
     for content in contents:
         log.append([DocumentWritten(document=Document.PERF_LEDGERS, content=content)], NOW)
@@ -239,7 +239,7 @@ def test_large_documents_come_back_whole(log: EventLogWriter) -> None:
 
 
 def test_documents_belong_to_the_baseline(make_log: MakeLog) -> None:
-    """The first scan takes in documents of any size along with the positions."""
+    """The first scan contains documents of any size along with the positions."""
     log = make_log()
     content = json.dumps(list(range(400_000))).encode()
     log.baseline([DocumentWritten(document=Document.STATISTICS, content=content)], NOW)
@@ -247,7 +247,7 @@ def test_documents_belong_to_the_baseline(make_log: MakeLog) -> None:
 
 
 def test_source_status_makes_no_revision(log: EventLogWriter) -> None:
-    """How fresh the source is is told beside the state."""
+    """The freshness of the source is not part of the state."""
     status = SourceStatus(swept_ms=NOW, stale=True, reason="mass_removal", invalid=3, watching=False)
     log.set_source(status)
     assert log.source() == status

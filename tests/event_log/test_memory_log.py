@@ -1,4 +1,4 @@
-"""The memory log is the model: random histories must look the same in SQLite, reopened at any time."""
+"""The memory log as the model: random histories must read the same from SQLite, reopened at any time."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ scans = st.lists(st.one_of(positions, positions, removals, documents), max_size=
 
 
 class SameHistories(RuleBasedStateMachine):
-    """The same calls on both logs; everything that can be read must be equal after each of them."""
+    """The same calls on both logs; after each call every read must be equal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class SameHistories(RuleBasedStateMachine):
         self.now = T0
         self.model = MemoryLog(clock=lambda: T0, **OPTIONS)
         self.log = self.reopened()
-        self.ever: dict[int, tuple[str, str]] = {}
+        self.identities: dict[int, tuple[str, str]] = {}
 
     def reopened(self) -> EventLogWriter:
         return open_writer(self.folder / "log", clock=lambda: T0, **OPTIONS)
@@ -121,8 +121,8 @@ class SameHistories(RuleBasedStateMachine):
     def no_order_is_repeated_or_renumbered(self) -> None:
         for event in self.model.read(self.model.floor() - 1, 1_000):
             identity = (event.miner_hotkey, event.order_uuid)
-            assert self.ever.setdefault(event.sequence, identity) == identity
-        assert len(set(self.ever.values())) == len(self.ever)
+            assert self.identities.setdefault(event.sequence, identity) == identity
+        assert len(set(self.identities.values())) == len(self.identities)
 
     def teardown(self) -> None:
         self.log.close()

@@ -1,4 +1,4 @@
-"""Opening the SQLite log, and what kills, limits and neighbours may do to it."""
+"""The SQLite log: opening it, concurrent readers, and kill -9."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ptn_api.errors import (
     LogUnusableError,
     LogUnwritableError,
 )
-from ptn_api.event_log import EventLog, EventLogWriter, open_reader, open_writer, sqlite_reader
+from ptn_api.event_log import EventLog, EventLogWriter, database, open_reader, open_writer, sqlite_reader
 from ptn_api.event_log.database import log_path
 from tests.event_log.writer_process import text_with
 from tests.factories import T0, order, position, written
@@ -55,7 +55,7 @@ def integrity(data_dir: Path) -> str:
 def test_a_file_system_without_a_write_ahead_log_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SQLite would silently go on with a journal that lets nobody read while an order is written."""
+    """SQLite would silently fall back to a journal that blocks readers during a write."""
     connect = sqlite3.connect
     monkeypatch.setattr(
         sqlite3, "connect", lambda file, **options: connect(f"{file}&vfs=unix-dotfile", **options)
@@ -65,13 +65,13 @@ def test_a_file_system_without_a_write_ahead_log_is_refused(
     assert caught.value.code == "no_wal"
 
 
-def test_whoever_wants_a_few_positions_has_few_read(
+def test_a_caller_that_stops_early_reads_few_positions(
     log: EventLogWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mirror that catches up takes 25 at a time, between which the live clients have their turn."""
+    """A client that catches up reads 25 at a time, and live clients take their turn in between."""
     log.append([written(position(n, [order(n)])) for n in range(200)], T0)
-    read, whole = [], sqlite_reader.logged_position
-    monkeypatch.setattr(sqlite_reader, "logged_position", lambda *row: read.append(row) or whole(*row))
+    read, original = [], sqlite_reader.logged_position
+    monkeypatch.setattr(sqlite_reader, "logged_position", lambda *row: read.append(row) or original(*row))
     reader = open_reader(tmp_path / "data")
     assert len(list(islice(reader.positions(), 25))) == 25
     assert len(read) < 50
@@ -79,16 +79,16 @@ def test_whoever_wants_a_few_positions_has_few_read(
     reader.close()
 
 
-def test_reader_without_a_log_says_so(tmp_path: Path) -> None:
-    """Before a writer has created the log, reading raises LogMissingError, with and without a directory."""
+def test_a_reader_without_a_log(tmp_path: Path) -> None:
+    """It raises LogMissingError until a writer has created the log, with and without a directory."""
     with pytest.raises(LogMissingError):
         open_reader(tmp_path / "nowhere")
     with pytest.raises(LogMissingError):
         open_reader(tmp_path, wait_ms=30)
 
 
-def test_reader_of_an_unfinished_file_waits(tmp_path: Path) -> None:
-    """A file that has no schema yet (the writer was killed while making it) is no log yet."""
+def test_a_file_without_a_schema_is_a_missing_log(tmp_path: Path) -> None:
+    """Its writer was killed while creating it."""
     log_path(tmp_path).touch()
     with pytest.raises(LogMissingError):
         open_reader(tmp_path)
@@ -97,7 +97,7 @@ def test_reader_of_an_unfinished_file_waits(tmp_path: Path) -> None:
 
 
 def test_reader_waits_for_the_writer(tmp_path: Path) -> None:
-    """Processes start at the same time: a reader may be first."""
+    """Processes start at the same time, and a reader may be first."""
     readers: list[EventLog] = []
     thread = threading.Thread(target=lambda: readers.append(open_reader(tmp_path / "d", wait_ms=30_000)))
     thread.start()
@@ -108,8 +108,8 @@ def test_reader_waits_for_the_writer(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_second_writer_is_locked_out(log: EventLogWriter, tmp_path: Path) -> None:
-    """One process writes; the second is told which directory, and the first goes on."""
+def test_a_second_writer_is_locked_out(log: EventLogWriter, tmp_path: Path) -> None:
+    """Its error names the directory; the first writer continues."""
     with pytest.raises(LogLockedError, match="data"):
         open_writer(tmp_path / "data")
     log.append([text_with(1)], T0)
@@ -117,8 +117,8 @@ def test_second_writer_is_locked_out(log: EventLogWriter, tmp_path: Path) -> Non
     open_writer(tmp_path / "data").close()
 
 
-def test_everything_is_for_the_owner_only(log: EventLogWriter, tmp_path: Path) -> None:
-    """Files are 0600 in a 0700 directory, whatever the umask."""
+def test_files_are_private_to_their_owner(log: EventLogWriter, tmp_path: Path) -> None:
+    """0600 in a 0700 directory, under any umask."""
     log.append([text_with(1)], T0)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "data").iterdir()}
     assert set(modes) == {"log.sqlite3", "log.sqlite3-wal", "log.sqlite3-shm"}
@@ -126,8 +126,8 @@ def test_everything_is_for_the_owner_only(log: EventLogWriter, tmp_path: Path) -
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
 
 
-def test_a_log_goes_on_where_it_stood(log: EventLogWriter, tmp_path: Path) -> None:
-    """Epoch, creation, head and state outlive the process."""
+def test_a_log_is_the_same_after_a_restart(log: EventLogWriter, tmp_path: Path) -> None:
+    """Epoch, creation time, head and state are durable."""
     head = log.append([text_with(1)], T0)
     log.close()
     again = open_writer(tmp_path / "data", clock=lambda: T0 + 999_999)
@@ -139,8 +139,10 @@ def test_a_log_goes_on_where_it_stood(log: EventLogWriter, tmp_path: Path) -> No
     ("statement", "code"),
     [("PRAGMA user_version = 2", "newer_schema"), ("PRAGMA application_id = 7", "not_a_log")],
 )
-def test_files_of_others_are_refused(log: EventLogWriter, tmp_path: Path, statement: str, code: str) -> None:
-    """A log of a newer version, or somebody else's database, is left alone."""
+def test_unsupported_files_are_refused(
+    log: EventLogWriter, tmp_path: Path, statement: str, code: str
+) -> None:
+    """A newer version's log, or another program's database, is left unchanged."""
     log.close()
     db = sqlite3.connect(log_path(tmp_path / "data"))
     db.execute(statement)
@@ -152,7 +154,7 @@ def test_files_of_others_are_refused(log: EventLogWriter, tmp_path: Path, statem
 
 
 def test_a_damaged_file_is_refused(log: EventLogWriter, tmp_path: Path) -> None:
-    """What is no database is called `corrupt`, not something to try again."""
+    """A file that is not a database is `corrupt`: a retry would not help."""
     log.close()
     log_path(tmp_path / "data").write_bytes(b"\0garbage" * 1_000)
     for open_it in (open_writer, open_reader):
@@ -161,15 +163,15 @@ def test_a_damaged_file_is_refused(log: EventLogWriter, tmp_path: Path) -> None:
         assert caught.value.code == "corrupt"
 
 
-def test_directory_that_cannot_be_made(tmp_path: Path) -> None:
-    """A path that leads through a file is unwritable, in words."""
+def test_a_directory_that_cannot_be_created(tmp_path: Path) -> None:
+    """A path that leads through a file is reported as unwritable."""
     (tmp_path / "file").touch()
     with pytest.raises(LogUnwritableError, match="cannot be written"):
         open_writer(tmp_path / "file" / "data")
 
 
-def test_directory_without_permission(tmp_path: Path) -> None:
-    """Somebody else's directory is unwritable; nothing is left in it."""
+def test_a_directory_without_permission(tmp_path: Path) -> None:
+    """Another user's directory is unwritable and remains empty."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data").chmod(0o500)
     user = os.geteuid()
@@ -183,11 +185,11 @@ def test_directory_without_permission(tmp_path: Path) -> None:
     assert list((tmp_path / "data").iterdir()) == []
 
 
-# --- readers beside the writer ----------------------------------------------------------------------------
+# --- concurrent readers -----------------------------------------------------------------------------------
 
 
-def test_reader_follows_the_writer(log: EventLogWriter, tmp_path: Path) -> None:
-    """What is committed is seen at once, through a connection of its own."""
+def test_a_reader_follows_the_writer(log: EventLogWriter, tmp_path: Path) -> None:
+    """A commit is visible at once through another connection."""
     reader = open_reader(tmp_path / "data")
     for number in range(5):
         head = log.append([text_with(number)], T0)
@@ -196,8 +198,8 @@ def test_reader_follows_the_writer(log: EventLogWriter, tmp_path: Path) -> None:
     reader.close()
 
 
-def test_reader_outlives_the_writer(log: EventLogWriter, tmp_path: Path) -> None:
-    """Readers answer while no writer runs, those that were open and new ones."""
+def test_a_reader_outlives_the_writer(log: EventLogWriter, tmp_path: Path) -> None:
+    """Open readers and new ones work while no writer runs."""
     head = log.append([text_with(1)], T0)
     reader = open_reader(tmp_path / "data")
     log.close()
@@ -208,8 +210,8 @@ def test_reader_outlives_the_writer(log: EventLogWriter, tmp_path: Path) -> None
     late.close()
 
 
-def test_a_replaced_log_is_noticed(log: EventLogWriter, tmp_path: Path) -> None:
-    """Deleted and created again, or only deleted: everything that has it open must start again."""
+def test_a_replaced_log_is_detected(log: EventLogWriter, tmp_path: Path) -> None:
+    """Deleted and created again, or only deleted: readers and writer get LogReplacedError."""
     reader = open_reader(tmp_path / "data")
     shutil.rmtree(tmp_path / "data")
     with pytest.raises(LogReplacedError):
@@ -223,8 +225,26 @@ def test_a_replaced_log_is_noticed(log: EventLogWriter, tmp_path: Path) -> None:
     other.close()
 
 
+def test_a_log_that_cannot_be_accessed_is_not_replaced(
+    log: EventLogWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without permission the file may still be the same: readers retry instead of starting again."""
+    reader = open_reader(tmp_path / "data")
+
+    def refuse(path: Path) -> os.stat_result:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database.os, "stat", refuse)
+        with pytest.raises(LogError, match="Permission denied") as caught:
+            reader.head()
+    assert not isinstance(caught.value, LogReplacedError)
+    assert reader.head() == log.head()
+    reader.close()
+
+
 def test_reading_after_close_is_an_error(log: EventLogWriter, tmp_path: Path) -> None:
-    """SQLite's errors come out as LogError."""
+    """SQLite's errors are raised as LogError."""
     reader = open_reader(tmp_path / "data")
     reader.close()
     with pytest.raises(LogError):
@@ -232,11 +252,11 @@ def test_reading_after_close_is_an_error(log: EventLogWriter, tmp_path: Path) ->
 
 
 def test_readers_never_see_part_of_a_transaction(log: EventLogWriter, tmp_path: Path) -> None:
-    """Positions written together are read together, with the events that belong to them."""
+    """Positions written together are read together, with their events."""
     rounds = 60
     problems: list[str] = []
 
-    def look(reader: EventLog) -> None:
+    def compare(reader: EventLog) -> None:
         while True:
             head, positions, _ = reader.changes(0)
             stamps = {len(p.text.orders) for p in positions}
@@ -249,7 +269,7 @@ def test_readers_never_see_part_of_a_transaction(log: EventLogWriter, tmp_path: 
                 return
 
     readers = [open_reader(tmp_path / "data") for _ in range(2)]
-    threads = [threading.Thread(target=look, args=(reader,)) for reader in readers]
+    threads = [threading.Thread(target=compare, args=(reader,)) for reader in readers]
     for thread in threads:
         thread.start()
     for n in range(1, rounds + 1):
@@ -264,7 +284,7 @@ def test_readers_never_see_part_of_a_transaction(log: EventLogWriter, tmp_path: 
 
 
 class Killed:
-    """Runs writers in processes of their own and kills them, remembering what they acknowledged."""
+    """Runs writers in separate processes, kills them, and records what they acknowledged."""
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
@@ -277,7 +297,7 @@ class Killed:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(at_least)]
-        time.sleep(after_s)  # not to wait for anything: the moment of death is to be random
+        time.sleep(after_s)  # not a wait for a condition: the moment of the kill is random
         process.kill()
         lines += process.stdout.readlines()
         process.stdout.close()
@@ -288,7 +308,7 @@ class Killed:
                 self.acknowledged[number] = sequence
 
     def check(self, log: EventLog) -> None:
-        """Nothing acknowledged is lost, repeated or renumbered; at most one order more was committed."""
+        """Nothing acknowledged is lost, repeated or renumbered; at most one more order was committed."""
         events = log.read(log.floor() - 1, 1_000_000)
         sequences = [event.sequence for event in events]
         assert sequences == list(range(log.created_ms // 1000 + 1, log.head().sequence + 1))
@@ -299,15 +319,15 @@ class Killed:
 
 
 def test_kill_9_loses_repeats_and_renumbers_nothing(tmp_path: Path) -> None:
-    """25 writers are killed at random moments; every acknowledged append is there, once, for good."""
+    """25 writers are killed at random moments; every acknowledged append is there exactly once."""
     killed = Killed(tmp_path / "data")
-    moments = random.Random(8)
+    delays = random.Random(8)
     killed.run_and_kill(0, at_least=1)
     watcher = open_reader(tmp_path / "data")
     for n in range(24):
-        # Some die while they open the log, or before.
+        # Some are killed while they open the log, or before.
         killed.run_and_kill(
-            moments.uniform(0.1, 0.5) if n % 4 == 0 else moments.uniform(0, 0.1), at_least=n % 4
+            delays.uniform(0.1, 0.5) if n % 4 == 0 else delays.uniform(0, 0.1), at_least=n % 4
         )
         killed.check(watcher)
         fresh = open_reader(tmp_path / "data")
@@ -322,7 +342,7 @@ def test_kill_9_loses_repeats_and_renumbers_nothing(tmp_path: Path) -> None:
 
 
 def test_a_killed_writers_log_is_read_without_a_writer(tmp_path: Path) -> None:
-    """The write-ahead log that a kill left behind is recovered by the first reader that comes."""
+    """The first reader recovers the write-ahead log that a killed writer left."""
     killed = Killed(tmp_path / "data")
     killed.run_and_kill(0, at_least=5)
     assert (tmp_path / "data" / "log.sqlite3-wal").stat().st_size > 0

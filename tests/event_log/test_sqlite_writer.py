@@ -42,7 +42,7 @@ def log(data_dir: Path) -> Iterator[EventLogWriter]:
     log.close()
 
 
-def pieces(data_dir: Path) -> int:
+def chunks(data_dir: Path) -> int:
     db = sqlite3.connect(log_path(data_dir))
     try:
         return int(db.execute("SELECT count(*) FROM pieces").fetchone()[0])
@@ -52,7 +52,7 @@ def pieces(data_dir: Path) -> int:
 
 @contextlib.contextmanager
 def file_size_limit(size: int) -> Iterator[None]:
-    """No file of this process may grow beyond, as on a full disk."""
+    """Limits the size of every file of this process, like a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -62,15 +62,15 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 
 def document(size: int) -> DocumentWritten:
-    """One that cannot be compressed below `size`."""
+    """A document that does not compress below `size`."""
     return DocumentWritten(document=Document.STATISTICS, content=os.urandom(size).hex().encode())
 
 
 # --- limits -----------------------------------------------------------------------------------------------
 
 
-def test_failed_append_changes_nothing_and_the_next_one_works(log: EventLogWriter, data_dir: Path) -> None:
-    """A write that fails in the system: nothing changed; the writer goes on when there is room again."""
+def test_a_failed_append_changes_nothing_and_the_next_one_works(log: EventLogWriter, data_dir: Path) -> None:
+    """The writer recovers from a failed system call as soon as there is space again."""
     before = log.append([text_with(1)], T0)
     fingerprints = log.fingerprints()
     bulk = [written(position(n, [order(n)], note="x" * 5_000)) for n in range(10, 400)]
@@ -86,8 +86,8 @@ def test_failed_append_changes_nothing_and_the_next_one_works(log: EventLogWrite
     assert [event.sequence for event in events] == list(range(log.floor(), after.sequence + 1))
 
 
-def test_full_database_changes_nothing(log: EventLogWriter) -> None:
-    """SQLITE_FULL is an unwritable log, for orders, documents and the source alike."""
+def test_a_full_database_changes_nothing(log: EventLogWriter) -> None:
+    """SQLITE_FULL is a LogUnwritableError, for orders and documents alike."""
     assert isinstance(log, SqliteWriter)
     assert log._writer is not None
     before = log.append([text_with(1)], T0)
@@ -105,19 +105,19 @@ def test_full_database_changes_nothing(log: EventLogWriter) -> None:
     assert log.document(Document.STATISTICS) is not None
 
 
-def test_pieces_of_a_failed_document_are_tidied_away(log: EventLogWriter, data_dir: Path) -> None:
-    """A document that failed half way leaves nothing for good."""
+def test_chunks_of_a_failed_document_are_deleted(log: EventLogWriter, data_dir: Path) -> None:
+    """A document that failed halfway leaves nothing behind."""
     with (
         file_size_limit(wal_path(log_path(data_dir)).stat().st_size + 1_000_000),
         pytest.raises(LogUnwritableError),
     ):
         log.append([document(2 << 20)], T0)
     log.prune(T0)
-    assert pieces(data_dir) == 0
+    assert chunks(data_dir) == 0
 
 
-def test_failed_baseline_is_begun_again(data_dir: Path) -> None:
-    """A first scan for which there is no room leaves a new log as new as it was."""
+def test_a_failed_baseline_is_repeated(data_dir: Path) -> None:
+    """A first scan without enough space leaves the log as new."""
     log = open_writer(data_dir, clock=lambda: T0)
     # More than the page cache holds, so that pages are written before the end.
     bulk = [written(position(n, [order(n, at=T0 - 1)], note="x" * 20_000)) for n in range(100)]
@@ -130,16 +130,16 @@ def test_failed_baseline_is_begun_again(data_dir: Path) -> None:
     log.close()
 
 
-def test_write_ahead_log_does_not_stay_large(data_dir: Path) -> None:
-    """After the baseline the write-ahead log is folded in and its disk given back."""
+def test_the_write_ahead_log_does_not_stay_large(data_dir: Path) -> None:
+    """It is checkpointed and truncated after the baseline."""
     log = open_writer(data_dir, clock=lambda: T0)
     log.baseline([written(position(n, [order(n, at=T0)], note="x" * 9_000)) for n in range(1_000)], T0)
     assert wal_path(log_path(data_dir)).stat().st_size == 0
     log.close()
 
 
-def test_folding_in_waits_for_no_reader(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Orders wait for it: what a long read is in the way of is left for another time."""
+def test_a_checkpoint_does_not_wait_for_readers(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Orders wait for it, so the part that a long read blocks is left for another time."""
     monkeypatch.setattr(database, "_BUSY_S", 1_000.0)
     monkeypatch.setattr(sqlite_writer, "_LARGE_WAL_BYTES", 0)
     log = open_writer(data_dir, clock=lambda: T0)
@@ -159,8 +159,8 @@ def test_folding_in_waits_for_no_reader(data_dir: Path, monkeypatch: pytest.Monk
     log.close()
 
 
-def test_an_error_of_the_source_is_its_own(data_dir: Path) -> None:
-    """What the changes themselves raise comes out as it is, and nothing was written."""
+def test_an_error_from_the_changes_passes_unchanged(data_dir: Path) -> None:
+    """And nothing is written."""
     log = open_writer(data_dir, clock=lambda: T0)
 
     def scan() -> Iterator[DocumentWritten]:
@@ -178,7 +178,7 @@ def test_an_error_of_the_source_is_its_own(data_dir: Path) -> None:
 
 
 def test_orders_and_documents_from_two_threads(log: EventLogWriter, data_dir: Path) -> None:
-    """A document is written beside the orders: every order is there, and the document is whole."""
+    """A document is written between orders: no order is missing and the document is complete."""
     documents = [document(1 << 20) for _ in range(6)]
     thread = threading.Thread(target=lambda: [log.append([it], T0) for it in documents])
     thread.start()
@@ -189,11 +189,11 @@ def test_orders_and_documents_from_two_threads(log: EventLogWriter, data_dir: Pa
     assert len(log.read(log.floor() - 1, 1_000)) == 60
     assert log.document(Document.STATISTICS) == documents[-1].content
     assert log.head().revision == 66
-    assert 0 < pieces(data_dir) < 10
+    assert 0 < chunks(data_dir) < 10
 
 
-def test_pieces_left_by_a_crash_are_dropped(log: EventLogWriter, data_dir: Path) -> None:
-    """The next writer drops what belongs to no document."""
+def test_chunks_left_by_a_crash_are_deleted(log: EventLogWriter, data_dir: Path) -> None:
+    """The next writer deletes chunks without a document."""
     log.append([document(100)], T0)
     log.close()
     db = sqlite3.connect(log_path(data_dir))
@@ -201,11 +201,11 @@ def test_pieces_left_by_a_crash_are_dropped(log: EventLogWriter, data_dir: Path)
     db.commit()
     db.close()
     open_writer(data_dir).close()
-    assert pieces(data_dir) == 1
+    assert chunks(data_dir) == 1
 
 
-def test_bodies_of_pruned_tombstones_are_given_back(log: EventLogWriter, data_dir: Path) -> None:
-    """A removed position's rows go when neither a tombstone nor an event needs them."""
+def test_rows_of_pruned_tombstones_are_deleted(log: EventLogWriter, data_dir: Path) -> None:
+    """A removed position's rows remain until neither a tombstone nor an event needs them."""
     text = text_with(4)
     log.append([text], T0)
     removal = PositionRemoved(
@@ -220,8 +220,8 @@ def test_bodies_of_pruned_tombstones_are_given_back(log: EventLogWriter, data_di
     db.close()
 
 
-def test_source_is_kept_over_a_restart(log: EventLogWriter, data_dir: Path) -> None:
-    """Readers that start before intake has swept see what was last known."""
+def test_the_source_status_survives_a_restart(log: EventLogWriter, data_dir: Path) -> None:
+    """Readers that start before intake's first sweep see the last known status."""
     log.set_source(SourceStatus(swept_ms=T0, reason="x"))
     log.close()
     again = open_writer(data_dir)

@@ -1,7 +1,7 @@
-"""A writer to be killed: `python -m tests.event_log.writer_process DATA_DIR FIRST`.
+"""A writer for tests to kill: `python -m tests.event_log.writer_process DATA_DIR FIRST`.
 
-Appends order after order from number FIRST on, five to a position, and tells each on stdout when the log
-has acknowledged it: "<number> <sequence>".
+Appends orders from number FIRST on, five to a position. Once the log has acknowledged an order, it prints
+"<number> <sequence>".
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ PER_POSITION = 5
 
 
 def text_with(number: int) -> PositionWritten:
-    """The position as it stands when this order has just come."""
-    n, place = divmod(number, PER_POSITION)
-    return written(position(n, [order(n * PER_POSITION + k) for k in range(place + 1)]))
+    """The position's text right after this order."""
+    n, index = divmod(number, PER_POSITION)
+    return written(position(n, [order(n * PER_POSITION + k) for k in range(index + 1)]))
 
 
 def write(log: EventLogWriter, first: int) -> None:
@@ -35,7 +35,7 @@ def write(log: EventLogWriter, first: int) -> None:
 
 
 if __name__ == "__main__":
-    opened = open_writer(Path(sys.argv[1]), clock=lambda: T0 - 1)
-    if not opened.ready():
-        opened.baseline([], T0)
-    write(opened, int(sys.argv[2]))
+    log = open_writer(Path(sys.argv[1]), clock=lambda: T0 - 1)
+    if not log.ready():
+        log.baseline([], T0)
+    write(log, int(sys.argv[2]))

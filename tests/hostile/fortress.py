@@ -26,7 +26,7 @@ __all__ = ["TIMEOUT_MS", "Fortress", "fortress_in", "raise_file_limit"]
 
 TIMEOUT_MS = 4_000
 """For headers and logins: shorter than the default, longer than it takes to open thousands of sockets."""
-FRAMES_PER_MINUTE = Settings().frames_per_minute
+FRAMES_PER_MINUTE = Settings().stream.frames_per_minute
 GROWTH_BYTES = 96 << 20
 """How much more memory a process may hold after an attack: buffers of thousands of sockets, no more."""
 TRADE_S = 0.4

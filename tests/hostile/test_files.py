@@ -1,4 +1,4 @@
-"""Hostile files: what a broken or subverted validator, or a slip of the operator, may leave lying about."""
+"""Hostile files, as a broken or compromised validator or a careless operator may leave them."""
 
 from __future__ import annotations
 
@@ -60,19 +60,19 @@ NAMES = [
 
 @pytest.fixture
 def folder(fortress: Fortress) -> bytes:
-    """Where the position files of an ordinary miner lie."""
+    """Returns the folder of an ordinary miner's position files."""
     path = fortress.validator.path(fortress.validator.place()).parent
     return os.fsencode(path)
 
 
 def still_reads(fortress: Fortress) -> None:
-    """What is placed now is announced, so everything before it was looked at."""
+    """Places a position and waits for its announcement: everything before it was processed."""
     fortress.check_served()
     assert fortress.call("/health").json()["status"] in ("ok", "degraded")
 
 
-def test_position_files_that_are_none(fortress: Fortress, folder: bytes) -> None:
-    """Skipped, reported; the others are read."""
+def test_malformed_position_files(fortress: Fortress, folder: bytes) -> None:
+    """Skipped and logged; the others are read."""
     for name, body in BODIES.items():
         Path(os.fsdecode(folder), f"hostile {name}").write_bytes(body)
     with open(os.path.join(folder, b"huge"), "wb") as sparse:
@@ -84,7 +84,7 @@ def test_position_files_that_are_none(fortress: Fortress, folder: bytes) -> None
 
 
 def test_names_of_every_kind(fortress: Fortress, folder: bytes) -> None:
-    """Of files, folders, miners and trade pairs; what cannot be a name is left out, the rest is no more."""
+    """Of files, folders, miners and pairs. Unsafe names are left out; the rest is served."""
     miners = os.fsencode(fortress.validator.root / "validation" / "miners")
     for name in NAMES:
         with open(os.path.join(folder, name), "wb") as file:
@@ -99,8 +99,8 @@ def test_names_of_every_kind(fortress: Fortress, folder: bytes) -> None:
         assert fortress.call("/miner-positions/" + hotkey.replace("%", "%25")).status_code in (200, 404)
 
 
-def test_files_that_are_something_else(fortress: Fortress, folder: bytes) -> None:
-    """Links out of the directory, pipes, folders, loops: nothing hangs, nothing of elsewhere is served."""
+def test_entries_that_are_not_files(fortress: Fortress, folder: bytes) -> None:
+    """Links out of the directory, pipes, folders, loops: nothing blocks, nothing from outside is served."""
     secret = fortress.validator.root.parent / "secret"
     secret.write_text(position_text(note="SECRET"))
     for name, make in {
@@ -116,8 +116,8 @@ def test_files_that_are_something_else(fortress: Fortress, folder: bytes) -> Non
     assert b"root:" not in fortress.call("/miner-positions").content
 
 
-def test_documents_that_are_none(fortress: Fortress) -> None:
-    """The last good one stands, or there is none."""
+def test_malformed_documents(fortress: Fortress) -> None:
+    """The last good version is served, if there was one."""
     documents = [
         ("validation/eliminations.json", "/eliminations"),
         ("runnable/minerstatistics.json", "/statistics"),
@@ -146,8 +146,8 @@ def test_documents_that_are_none(fortress: Fortress) -> None:
     still_reads(fortress)
 
 
-def test_key_files_that_are_none(fortress: Fortress) -> None:
-    """The last good keys stand; nobody else gets in, and no key is logged."""
+def test_malformed_key_files(fortress: Fortress) -> None:
+    """The last good keys stay valid, no other key is accepted, and no key is logged."""
     good = fortress.key_file.read_bytes()
     entry = '{"mallory": {"key": "mallorys-key", "tier": %s}}'
     bad = [

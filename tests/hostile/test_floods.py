@@ -20,8 +20,8 @@ from tests.waiting import until
 HALF_OPEN = 5_000
 SPARE = 500
 """Descriptors for everything else, here and there."""
-MOST = Settings().max_waiting_connections
-assert Settings().max_rest_connections == MOST
+MOST = Settings().stream.max_waiting_connections
+assert Settings().rest.max_rest_connections == MOST
 
 
 @contextlib.contextmanager
@@ -45,12 +45,12 @@ def log_in(fortress: Fortress) -> None:
 
 
 @pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\nHo"], ids=["silent", "half a line"])
-@pytest.mark.parametrize("room", ["stream", "rest"])
-def test_thousands_of_half_open_connections(fortress: Fortress, room: str, first: bytes) -> None:
+@pytest.mark.parametrize("context", ["stream", "rest"])
+def test_thousands_of_half_open_connections(fortress: Fortress, context: str, first: bytes) -> None:
     """Bounded on the server; who comes meanwhile is served, who is connected notices nothing."""
     raise_file_limit(HALF_OPEN + SPARE)
-    port = fortress.ws_port if room == "stream" else fortress.rest_port
-    process = fortress.server.children()[room]
+    port = fortress.ws_port if context == "stream" else fortress.rest_port
+    process = fortress.server.children()[context]
     with half_open(port, HALF_OPEN, first):
         until(lambda: process.num_fds() <= MOST + SPARE, what="the oldest gave way")
         log_in(fortress)

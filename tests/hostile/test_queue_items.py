@@ -1,4 +1,4 @@
-"""Hostile items on the embedded queue: in the validator's process, and in what comes out of the pipe."""
+"""Hostile items on the embedded queue: in the validator's process, and at the pipe's other end."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests import factories
 from tests.properties import tries
 
 
-class Rude:
-    """An object of the validator's whose methods fail."""
+class FailingObject:
+    """A validator's object whose methods fail."""
 
     def model_dump(self) -> Any:
         raise ZeroDivisionError("a bug of the validator's")
@@ -55,7 +55,19 @@ def tower(height: int) -> Any:
 
 GOOD = {"position": factories.position(1, [factories.order(1)])}
 STRANGE = [
-    *(None, 1, "text", b"bytes", object(), Rude(), Endless(), circle(), Odd.BYTES, Odd.OBJECT, set()),
+    *(
+        None,
+        1,
+        "text",
+        b"bytes",
+        object(),
+        FailingObject(),
+        Endless(),
+        circle(),
+        Odd.BYTES,
+        Odd.OBJECT,
+        set(),
+    ),
     *(
         float("nan"),
         10**400,
@@ -78,8 +90,8 @@ _VALUES = st.recursive(
 
 @tries(300)
 @given(value=_VALUES, where=st.sampled_from(["item", "position", "orders", "order", "extra"]))
-def test_an_item_is_plain_or_refused(value: Any, where: str) -> None:
-    """No exception but the one that the pump knows."""
+def test_an_item_is_encoded_or_refused(value: Any, where: str) -> None:
+    """With no exception but the one that the pump handles."""
     position: dict[str, Any] = GOOD["position"]
     item: Any = {
         "item": value,
@@ -97,7 +109,7 @@ def test_an_item_is_plain_or_refused(value: Any, where: str) -> None:
 
 
 def test_the_pump_goes_on_after_each() -> None:
-    """Whatever is on the queue, what comes after it still gets through (the validator's thread lives)."""
+    """A hostile item does not stop the next one; the validator's thread lives."""
     items: queue.Queue[Any] = queue.Queue()
     last = GOOD | {"last": True}
     for item in (*STRANGE, tower(100_000)):
@@ -110,10 +122,10 @@ def test_the_pump_goes_on_after_each() -> None:
 
 
 def pumped(items: Any, *, until_line: bytes) -> list[bytes]:
-    """What a manager's pump writes for its process to read."""
+    """Returns what the pump writes for these items."""
 
     class Process:
-        """Lives until it has read the line."""
+        """A process that lives until it has read the line."""
 
         def __init__(self) -> None:
             self.read: list[bytes] = []
@@ -139,7 +151,7 @@ def pumped(items: Any, *, until_line: bytes) -> list[bytes]:
     return process.read
 
 
-class Broken:
+class UnpicklableOnce:
     """A queue whose next item cannot be unpickled, once."""
 
     def __init__(self) -> None:
@@ -154,13 +166,13 @@ class Broken:
         return GOOD
 
 
-def test_an_item_that_cannot_be_unpickled_is_one_item() -> None:
-    """The queue goes on being read."""
-    assert pumped(Broken(), until_line=encode_item(GOOD)) == [encode_item(GOOD)]
+def test_an_item_that_cannot_be_unpickled_costs_one_item() -> None:
+    """The queue is read on."""
+    assert pumped(UnpicklableOnce(), until_line=encode_item(GOOD)) == [encode_item(GOOD)]
 
 
-class Closed:
-    """A queue that was closed: it raises the same at every call, until it is the last one."""
+class ClosedQueue:
+    """A closed queue, which raises the same error at every call."""
 
     def __init__(self) -> None:
         self._times = 0
@@ -172,15 +184,15 @@ class Closed:
         return GOOD
 
 
-def test_a_queue_that_is_broken_for_good_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
-    """The same trouble again is told once."""
-    assert pumped(Closed(), until_line=encode_item(GOOD)) == [encode_item(GOOD)]
+def test_a_broken_queue_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A repeated error is logged once."""
+    assert pumped(ClosedQueue(), until_line=encode_item(GOOD)) == [encode_item(GOOD)]
     assert caplog.text.count("cannot be read") == 1
 
 
 @pytest.mark.parametrize("made", [multiprocessing.SimpleQueue, list, dict], ids=lambda made: made.__name__)
-def test_what_is_no_queue_is_told_at_once(made: Any) -> None:
-    """Where it is given, not by every attempt to read it."""
+def test_an_object_that_is_not_a_queue_is_refused_at_once(made: Any) -> None:
+    """Where it is passed in, not at every attempt to read it."""
     with pytest.raises(SettingsError, match="shared_queue"):
         APIManager(shared_queue=made())
 
@@ -206,8 +218,8 @@ _LINES = st.lists(
 
 @tries(40)
 @given(lines=_LINES)
-def test_what_comes_out_of_the_pipe_is_a_position_or_refused(lines: list[bytes]) -> None:
-    """Garbage costs its line; the good one after it is offered."""
+def test_a_line_of_the_pipe_is_a_position_or_refused(lines: list[bytes]) -> None:
+    """Garbage costs its line; a good line after it is offered."""
     offered: list[PositionWritten] = []
     reading, writing = os.pipe()
 

@@ -1,4 +1,4 @@
-"""Blocks join to valid streams, whatever they hold."""
+"""Segments join to valid streams, whatever their content."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import gzip
 import io
 import zlib
 
+import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ contents = st.lists(st.one_of(st.binary(max_size=200), st.binary(min_size=1).map
 
 @given(contents)
 def test_joined_deflate_segments_are_one_gzip_stream(parts: list[bytes]) -> None:
-    """Decoders that know nothing of members after the first read everything, and the checksum holds."""
+    """One member only, which every decoder reads to the end; the checksum is right."""
     stream = b"".join(gzip_parts([Segment(part) for part in parts]))
     decoder = zlib.decompressobj(31)
     assert decoder.decompress(stream) == b"".join(parts)
@@ -49,7 +50,7 @@ def test_joined_zstd_frames_are_a_zstd_stream(parts: list[bytes]) -> None:
 
 
 def test_a_form_is_made_once() -> None:
-    """Asking again costs nothing: the very same bytes come back."""
+    """A second request returns the same object."""
     segment = Segment(b"positions" * 100)
     assert not segment.is_encoded("gzip")
     assert not segment.is_encoded("zstd")
@@ -60,9 +61,9 @@ def test_a_form_is_made_once() -> None:
 
 
 def test_small_parts_are_joined_and_large_ones_cut_without_a_copy() -> None:
-    """Nothing is lost, the order stays, chunks are of a size that a socket takes."""
+    """All bytes in order, in chunks of a size that a socket takes."""
     large = b"L" * 700_000
-    parts = [b"a" * 10, b"b" * 20, large, b"c", b"d" * 60_000, b"e" * 60_000, b""]
+    parts = [b"a" * 10, b"b" * 20, large, b"c", b"d" * 240_000, b"e" * 240_000, b""]
     chunks = list(EncodedBody(parts).chunks())
     assert b"".join(chunks) == b"".join(parts)
     assert max(map(len, chunks)) <= 262_144
@@ -70,19 +71,31 @@ def test_small_parts_are_joined_and_large_ones_cut_without_a_copy() -> None:
     assert all(chunk.obj is large for chunk in chunks if isinstance(chunk, memoryview))
 
 
-async def test_a_body_is_made_once_and_says_its_length() -> None:
-    """Asking again gives the same parts; the length is that of all parts together."""
+async def test_a_body_is_encoded_once_and_has_its_length() -> None:
+    """A second call returns the same parts; the length is that of all parts."""
     body = Body([Segment(b"x" * 5000), Segment(b"y")], "tag")
     for coding in ("identity", "gzip", "zstd"):
-        encoded = await body.encoded(coding)
-        assert encoded is await body.encoded(coding)
+        encoded = body.encode(coding)
+        assert encoded is not None
+        assert encoded is body.encode(coding)
         assert encoded.length == len(b"".join(encoded.parts))
 
 
+def test_compression_stops_after_a_time_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call compresses at least one run; the last one returns the body."""
+    monkeypatch.setattr("ptn_api.tasks.SLICE_S", -1)
+    body = Body([Segment(b"a"), SegmentRun(Segment(b"b"), Segment(b"c")), Segment(b"d")], "tag")
+    results = [body.encode("gzip")]
+    while results[-1] is None:
+        results.append(body.encode("gzip"))
+    assert len(results) > 1
+    assert gzip.decompress(b"".join(results[-1].parts)) == b"abcd"
+
+
 async def test_a_large_document_is_cut_into_segments() -> None:
-    """So that compressing it never holds up the loop for long; what it says stays."""
+    """So that compressing it never blocks the loop for long. The content and its tag stay the same."""
     content = bytes(range(256)) * 10_000
     body = body_of(content)
     assert len(body.segments) == 3
-    assert b"".join((await body.encoded("identity")).parts) == content
+    assert b"".join(body.encode("identity").parts) == content
     assert body.tag == tag_of([content[:5], content[5:]])

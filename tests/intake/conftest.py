@@ -1,4 +1,4 @@
-"""What every test of a running intake needs."""
+"""Fixtures for tests of a running intake."""
 
 from __future__ import annotations
 

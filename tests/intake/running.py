@@ -1,9 +1,10 @@
-"""An intake at work on a real log, with short periods."""
+"""A running intake on a real log, with short periods."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -13,7 +14,8 @@ from typing import Any
 from ptn_api.errors import LogUnwritableError
 from ptn_api.event_log import open_writer
 from ptn_api.event_log.contract import Change, Event, EventLogWriter, Head
-from ptn_api.intake.run import IntakeOptions, run_intake
+from ptn_api.intake.options import IntakeOptions
+from ptn_api.intake.run import run_intake
 from ptn_api.intake.watch import Watch
 from tests.intake.validator_dir import ValidatorDir
 from tests.waiting import PATIENCE_S, until_async
@@ -36,7 +38,7 @@ PERIODS: dict[str, Any] = {
 
 
 class Intake:
-    """What a test sees of a running intake: its log, and the write end of its queue."""
+    """A running intake as tests see it: its log, and the write end of its queue."""
 
     def __init__(self, log: EventLogWriter, queue: int, task: asyncio.Task[None]) -> None:
         self.log = log
@@ -44,15 +46,15 @@ class Intake:
         self._queue: int | None = queue
 
     def events(self) -> list[Event]:
-        """Everything announced in the log's life."""
+        """Returns every event of the log."""
         return self.log.read(self.log.floor() - 1, 1_000_000)
 
     def announced(self) -> list[str]:
-        """The announced orders' uuids, in order."""
+        """Returns the announced orders' uuids, in order."""
         return [event.order_uuid for event in self.events()]
 
     def state(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """(hotkey, uuid) -> the position as the log has it."""
+        """Returns (hotkey, uuid) -> position, as the log has it."""
         return {
             (position.miner_hotkey, position.position_uuid): json.loads(position.text.json())
             for position in self.log.positions()
@@ -68,14 +70,14 @@ class Intake:
             self._queue = None
 
     async def ended(self) -> None:
-        """Waits for intake to end by itself; raises what it failed with."""
+        """Waits until intake ends by itself; raises what it failed with."""
         await asyncio.wait_for(asyncio.shield(self._task), PATIENCE_S)
 
     async def until(self, condition: Callable[[], Any], what: str = "") -> None:
         await until_async(condition, what=what)
 
     async def swept(self, times: int = 2) -> None:
-        """Waits until that many sweeps have begun and ended from now on."""
+        """Waits until this many sweeps have ended from now on; a second one has also begun since."""
         for _ in range(times):
             before = self.log.source().swept_ms or 0
             await self.until(lambda before=before: (self.log.source().swept_ms or 0) > before, "a sweep")
@@ -90,10 +92,12 @@ async def running(
     wrap: Callable[[EventLogWriter], EventLogWriter] = lambda log: log,
     **options: Any,
 ) -> AsyncIterator[Intake]:
-    """Starts on entering, when the baseline is in and the first sweep done; stops in order on leaving."""
+    """Runs intake. Yields once the baseline is in the log and the first sweep is done."""
     log = open_writer(data_dir)
     stop, ready = asyncio.Event(), asyncio.Event()
     reading, writing = os.pipe()
+    # A test writes from the event loop that reads: a full pipe would block both.
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 1 << 20)
     started_ms = log.source().swept_ms
     task = asyncio.create_task(
         run_intake(
@@ -123,7 +127,7 @@ async def running(
 
 
 class FullDisk:
-    """A log on a disk that is full for as long as `full` is set."""
+    """A log on a disk that is full while `full` is set."""
 
     def __init__(self, log: EventLogWriter) -> None:
         self._log = log

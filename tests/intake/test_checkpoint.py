@@ -47,7 +47,7 @@ Write = Callable[[Path, dict[str, Any]], Path]
 
 
 @pytest.mark.parametrize("write", [plain, zipped])
-def test_everything_in_it_becomes_state(tmp_path: Path, write: Write) -> None:
+def test_its_content_becomes_state(tmp_path: Path, write: Write) -> None:
     """Positions first, then the documents in the shape of their files, then the miners."""
     changes = list(read_checkpoint(write(tmp_path / "checkpoint", checkpoint())))
     positions = [c for c in changes if isinstance(c, PositionWritten)]
@@ -64,10 +64,8 @@ def test_everything_in_it_becomes_state(tmp_path: Path, write: Write) -> None:
     }
 
 
-def test_entries_that_are_no_positions_are_skipped(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Each is reported; the rest is read."""
+def test_malformed_entries_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is logged; the rest is read."""
     entries: list[Any] = [position(1, [order(1)]), {}, 5, position(2, [order(2, at=-1)])]
     entries.append(position(3, [order(3)], miner=OTHER_MINER))
     positions = {MINER: {"positions": entries}, "../x": {"positions": []}, "odd": 7, "none": {}}
@@ -78,7 +76,7 @@ def test_entries_that_are_no_positions_are_skipped(
 
 
 def test_the_older_schema_is_accepted(tmp_path: Path) -> None:
-    """No bid, ask, slippage, src; initial_entry_price instead of newer sums; no documents; plain lists."""
+    """No bid, ask, slippage or src; initial_entry_price instead of newer sums; no documents; plain lists."""
     old = position(1, [order(1)], initial_entry_price=5.0)
     for key in ("cumulative_entry_value", "realized_pnl"):
         del old[key]
@@ -91,7 +89,7 @@ def test_the_older_schema_is_accepted(tmp_path: Path) -> None:
 
 
 def test_an_open_position_taken_from_rest_is_open(tmp_path: Path) -> None:
-    """There its close_ms is 0; in the log it is null like in the validator's files."""
+    """REST answers have close_ms 0; in the log it is null, as in the validator's files."""
     content = {"positions": {MINER: {"positions": [position(1, [order(1)], close_ms=0)]}}}
     change = next(read_checkpoint(plain(tmp_path / "c", content)))
     assert isinstance(change, PositionWritten)
@@ -112,8 +110,8 @@ def test_an_open_position_taken_from_rest_is_open(tmp_path: Path) -> None:
         (b'{"positions": {}, "x": "\xff"}', "not_utf8"),
     ],
 )
-def test_an_unusable_file_is_refused_whole(tmp_path: Path, body: bytes, code: str) -> None:
-    """Before anything of it is used."""
+def test_an_unusable_file_is_refused(tmp_path: Path, body: bytes, code: str) -> None:
+    """Before the first change."""
     path = tmp_path / "checkpoint"
     path.write_bytes(body)
     with pytest.raises(InvalidInputError) as refused:
@@ -121,15 +119,15 @@ def test_an_unusable_file_is_refused_whole(tmp_path: Path, body: bytes, code: st
     assert refused.value.code == code
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
-    """Without its path, which is the operator's business."""
+def test_a_missing_file_is_reported_as_missing(tmp_path: Path) -> None:
+    """The error does not contain its path."""
     with pytest.raises(InvalidInputError, match="No such file") as refused:
         next(read_checkpoint(tmp_path / "nowhere"))
     assert str(tmp_path) not in str(refused.value)
 
 
-async def test_a_new_log_is_given_the_checkpoint_and_an_old_one_is_not(tmp_path: Path, data: Path) -> None:
-    """A baseline: no events; read into a new log only; the queue goes on from there."""
+async def test_only_a_new_log_reads_the_checkpoint(tmp_path: Path, data: Path) -> None:
+    """As a baseline, without events. The queue adds orders to it."""
     path = zipped(tmp_path / "c.json.gz", checkpoint())
     async with running(data, checkpoint=str(path)) as intake:
         assert len(intake.state()) == 3

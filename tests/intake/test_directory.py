@@ -1,8 +1,9 @@
-"""What the directory makes of events and sweeps, step by step."""
+"""The directory's reaction to events and sweeps, step by step."""
 
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,19 +11,21 @@ from typing import Any
 
 import pytest
 
-from ptn_api.intake import position_files
+from ptn_api.intake import files, position_files
 from ptn_api.intake.directory import Directory
+from ptn_api.intake.pending import key_of
 from ptn_api.intake.position_files import PositionFiles, Touched
-from ptn_api.intake.watch import FsEvent
+from ptn_api.intake.watch import FsEvent, InotifyWatch
 from tests.factories import EURUSD, MINER, OTHER_MINER, order, position, uuid
 from tests.intake.running import WATCH_ALONE, running
 from tests.intake.validator_dir import ValidatorDir
+from tests.waiting import PATIENCE_S
 
 KEY = (MINER, uuid(1))
 
 
-class Notebook:
-    """A watch that sees nothing and keeps a list of what it was asked to watch."""
+class RecordingWatch:
+    """A watch without events that records what it was told to watch."""
 
     def __init__(self) -> None:
         self.added: list[str] = []
@@ -46,28 +49,27 @@ class Notebook:
 
 
 class Tree:
-    """A directory under test, its files and its watch."""
+    """A directory under test, with its files and its watch."""
 
     def __init__(self, validator: ValidatorDir) -> None:
-        self.watch = Notebook()
+        self.watch = RecordingWatch()
         self.files = PositionFiles({}, limit=1 << 20)
         self.directory = Directory(validator.miners, self.files, self.watch)
 
     def sweep(self, **how: bool) -> list[tuple[str, str]]:
-        """The positions that a sweep hands on."""
+        """Returns the positions that a sweep delivers."""
         touched: Touched = {}
         for _ in self.directory.sweep(touched, **{"full": False} | how):
             continue
-        return self._settle(touched)
+        return self._read(touched)
 
     def look(self, path: Path, name: str = "") -> list[tuple[str, str]]:
         touched: Touched = {}
         self.directory.look([FsEvent(self.watch.by_path[str(path)], name)], touched)
-        return self._settle(touched)
+        return self._read(touched)
 
-    def _settle(self, touched: Touched) -> list[tuple[str, str]]:
-        changes = [change for change in self.files.settle(touched) if change is not None]
-        return [(change.position.miner_hotkey, change.position.position_uuid) for change in changes]
+    def _read(self, touched: Touched) -> list[tuple[str, str]]:
+        return [key_of(change) for change in self.files.read_all(touched)]
 
 
 @pytest.fixture
@@ -79,27 +81,29 @@ def tree(validator: ValidatorDir) -> Tree:
 
 
 def _age(path: Path) -> None:
-    """As if it had been written a minute ago, so that its times count as settled."""
+    """Dates it back by a minute, so that its times count as settled."""
     past = time.time_ns() - 60 * 10**9
     os.utime(path, ns=(past, past))
 
 
-def test_a_sweep_finds_what_nobody_saw(tree: Tree, validator: ValidatorDir) -> None:
-    """A replaced file, a new one, a new folder; and nothing where nothing happened."""
+def test_a_sweep_finds_changes_without_events(
+    tree: Tree, validator: ValidatorDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replaced file, a new file, a new folder; nothing if nothing changed."""
     validator.write(position(1, [order(1), order(2)]))
     validator.write(position(2, [order(3)]))
     validator.write(position(3, [order(4)], miner=OTHER_MINER, trade_pair=EURUSD))
     assert set(tree.sweep()) == {KEY, (MINER, uuid(2)), (OTHER_MINER, uuid(3))}
     for path in validator.miners.rglob("*"):
         _age(path)
-    time.sleep(0.06)  # file times below 50 ms are not trusted, whatever is done to them
+    monkeypatch.setattr(files, "_SETTLE_NS", -1)  # as if 50 ms had passed since the files' ctimes
     tree.sweep(full=True)
     assert tree.sweep() == []
     assert tree.sweep(full=True) == []
 
 
-def test_a_full_sweep_finds_what_was_written_in_place(tree: Tree, validator: ValidatorDir) -> None:
-    """The folder's time says nothing then; inode, ctime and size of the file do."""
+def test_a_full_sweep_finds_a_file_written_in_place(tree: Tree, validator: ValidatorDir) -> None:
+    """The folder's time does not show it; the file's inode, ctime and size do."""
     path = validator.file(position(1, []))
     for folder in path.parents:
         _age(folder)
@@ -112,8 +116,8 @@ def test_a_full_sweep_finds_what_was_written_in_place(tree: Tree, validator: Val
     assert tree.sweep(full=True) == [KEY]
 
 
-def test_after_an_overflow_every_watch_is_made_sure_of(tree: Tree) -> None:
-    """What was missed may be the end of a watch; otherwise nothing is watched twice."""
+def test_after_an_overflow_every_watch_is_set_again(tree: Tree) -> None:
+    """The lost event may have been the end of a watch. Otherwise nothing is watched twice."""
     folders = list(tree.watch.added)
     tree.sweep(full=True)
     assert tree.watch.added == folders
@@ -121,8 +125,8 @@ def test_after_an_overflow_every_watch_is_made_sure_of(tree: Tree) -> None:
     assert sorted(tree.watch.added) == sorted(folders * 2)
 
 
-def test_what_is_seen_from_a_root_that_is_gone_is_not_believed(tree: Tree, validator: ValidatorDir) -> None:
-    """Every file looks deleted then; nothing is missing until the root is back."""
+def test_files_below_a_missing_root_are_not_absent(tree: Tree, validator: ValidatorDir) -> None:
+    """Every file looks deleted; none counts as absent until the root is back."""
     leaf = validator.file(position(1, [])).parent
     away = validator.miners.with_name("away")
     os.rename(validator.miners, away)
@@ -137,8 +141,8 @@ def test_what_is_seen_from_a_root_that_is_gone_is_not_believed(tree: Tree, valid
     assert tree.files.absent == {KEY}
 
 
-def test_a_file_that_has_grown_may_hold_an_order(tree: Tree, validator: ValidatorDir) -> None:
-    """A moved return leaves its size nearly as it was; whatever else happens is looked at first."""
+def test_a_file_that_has_grown_may_have_an_order(tree: Tree, validator: ValidatorDir) -> None:
+    """A refreshed return hardly changes its size. Everything else is read first."""
     path = validator.write(position(1, [order(1)], current_return=1.0123456789012345))
     touched: Touched = {}
     leaf = tree.watch.by_path[str(path.parent)]
@@ -159,10 +163,10 @@ def test_a_file_that_has_grown_may_hold_an_order(tree: Tree, validator: Validato
     assert not tree.files.seems_refreshed((MINER, uuid(2)))
 
 
-def test_an_unreadable_folder_says_nothing_about_its_positions(
+def test_positions_in_an_unreadable_folder_are_not_absent(
     tree: Tree, validator: ValidatorDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No permission, a failing disk: its files are not missing, and the miner is named."""
+    """No permission, a failing disk: the files are not missing, and the miner is named."""
     leaf = str(validator.file(position(1, [])).parent)
     real = os.scandir
 
@@ -181,7 +185,7 @@ def test_an_unreadable_folder_says_nothing_about_its_positions(
     assert tree.directory.refused == 0
 
 
-def test_a_bad_file_is_not_read_again_while_it_stays_as_it_is(
+def test_a_bad_file_is_not_read_again_until_it_changes(
     tree: Tree, validator: ValidatorDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often it is swept."""
@@ -195,10 +199,10 @@ def test_a_bad_file_is_not_read_again_while_it_stays_as_it_is(
     assert tree.files.refused == 1
 
 
-async def test_a_folder_that_is_exchanged_is_watched_anew(
+async def test_a_replaced_folder_is_watched_again(
     validator: ValidatorDir, data: Path, tmp_path: Path
 ) -> None:
-    """A miner's folder replaced by another of the same name: later orders in it are seen by the watch."""
+    """A miner's folder is replaced by another of the same name; the watch sees later orders in it."""
     validator.write(position(1, [order(1)]))
     other = ValidatorDir(tmp_path / "other")
     other.write(position(1, [order(1)]))
@@ -211,8 +215,8 @@ async def test_a_folder_that_is_exchanged_is_watched_anew(
         await intake.until(lambda: len(intake.events()) == 2)
 
 
-async def test_a_folder_made_anew_at_once_is_watched_anew(validator: ValidatorDir, data: Path) -> None:
-    """Even where it gets the same inode, and its parent's listing looks the same."""
+async def test_a_recreated_folder_is_watched_again(validator: ValidatorDir, data: Path) -> None:
+    """Even with the same inode, and the same entry in its parent."""
     path = validator.write(position(1, [order(1)]))
     async with running(data, validator, **WATCH_ALONE) as intake:
         for n in range(2, 8):
@@ -225,10 +229,23 @@ async def test_a_folder_made_anew_at_once_is_watched_anew(validator: ValidatorDi
             await intake.until(lambda n=n: order(n)["order_uuid"] in intake.announced())
 
 
-async def test_what_a_sweep_has_read_goes_before_what_the_watch_sees_later(
+class ReplacedWatch(InotifyWatch):
+    """inotify that sets `replaced` at its first event."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.replaced = threading.Event()
+
+    async def events(self) -> AsyncIterator[FsEvent | None]:
+        async for event in super().events():
+            self.replaced.set()
+            yield event
+
+
+async def test_a_sweeps_older_version_does_not_undo_a_newer_one(
     validator: ValidatorDir, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sweep hands on at its end; a newer version that came meanwhile must not be undone by it."""
+    """A sweep delivers at its end; a newer version that arrived meanwhile stays."""
     for n in (1, 2):
         validator.write(position(n, [order(10 * n)]))
     async with running(data, validator):
@@ -237,20 +254,21 @@ async def test_what_a_sweep_has_read_goes_before_what_the_watch_sees_later(
         validator.write(position(n, [order(10 * n), order(10 * n + 1)]))
     reads: list[int] = []
     real = position_files.read_whole
+    watch = ReplacedWatch()
 
-    def hindering(path: str, limit: int) -> Any:
-        """The first file is replaced when it has been read; the second takes its time."""
+    def replacing(path: str, limit: int) -> Any:
+        """Replaces the first file after it was read; reads the second only after that event."""
         content = real(path, limit)
         n = 1 if path.endswith(uuid(1)) else 2
         reads.append(n)
         if len(reads) == 1:
             validator.write(position(n, [order(10 * n + k) for k in range(3)]))
         elif len(reads) == 2:
-            time.sleep(0.1)
+            watch.replaced.wait(PATIENCE_S)
         return content
 
-    monkeypatch.setattr(position_files, "read_whole", hindering)
-    async with running(data, validator, **WATCH_ALONE) as intake:
+    monkeypatch.setattr(position_files, "read_whole", replacing)
+    async with running(data, validator, watch=watch, **WATCH_ALONE) as intake:
         await intake.until(lambda: len(intake.events()) == 3)
         first, second = reads[0], 3 - reads[0]
         assert len(intake.state()[MINER, uuid(first)]["orders"]) == 3

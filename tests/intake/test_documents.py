@@ -15,10 +15,10 @@ from tests.intake.validator_dir import ValidatorDir
 
 
 @pytest.mark.parametrize("document", DOCUMENT_FILES)
-async def test_a_document_is_there_from_the_start_and_follows_its_file(
+async def test_a_document_is_in_the_baseline_and_follows_its_file(
     validator: ValidatorDir, data: Path, document: Document
 ) -> None:
-    """In the baseline, then by the watch alone; byte for byte."""
+    """By the watch alone, byte for byte."""
     name = DOCUMENT_FILES[document]
     validator.document(name, b'{"first": 1}')
     async with running(data, validator, **WATCH_ALONE) as intake:
@@ -27,8 +27,8 @@ async def test_a_document_is_there_from_the_start_and_follows_its_file(
         await intake.until(lambda: intake.log.document(document) == b'{"second": 2}')
 
 
-async def test_a_document_that_appears_later_is_taken(validator: ValidatorDir, data: Path) -> None:
-    """Also in a folder that was not there before, by the sweep."""
+async def test_a_document_that_appears_later_is_read(validator: ValidatorDir, data: Path) -> None:
+    """Even in a folder that did not exist before, by the sweep."""
     (validator.path / "runnable").rmdir()
     async with running(data, validator) as intake:
         assert intake.log.document(Document.STATISTICS) is None
@@ -42,7 +42,7 @@ async def test_a_document_that_appears_later_is_taken(validator: ValidatorDir, d
 async def test_a_bad_document_leaves_the_last_good_one(
     validator: ValidatorDir, data: Path, bad: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Half-written or nonsense: reported once, counted, taken up again when it is whole."""
+    """Half-written or malformed: logged once, counted, and read again when it changes."""
     validator.document("validation/eliminations.json", b'{"eliminations": []}')
     async with running(data, validator) as intake:
         validator.document("validation/eliminations.json", bad)
@@ -55,7 +55,7 @@ async def test_a_bad_document_leaves_the_last_good_one(
     assert capsys.readouterr().out.count("document_skipped") == 1
 
 
-async def test_a_document_written_in_place_ends_up_whole(validator: ValidatorDir, data: Path) -> None:
+async def test_a_document_written_in_place_is_read_when_complete(validator: ValidatorDir, data: Path) -> None:
     """Not every validator moves its documents into place."""
     path = validator.document("validation/challengeperiod.json", b"{}")
     content = json.dumps({"testing": {f"miner{n}": n for n in range(1000)}})
@@ -68,8 +68,8 @@ async def test_a_document_written_in_place_ends_up_whole(validator: ValidatorDir
         await intake.until(lambda: intake.log.document(Document.CHALLENGEPERIOD) == content.encode())
 
 
-async def test_a_removed_document_goes_when_it_stays_away(validator: ValidatorDir, data: Path) -> None:
-    """And comes back when it does."""
+async def test_a_document_that_stays_missing_is_removed(validator: ValidatorDir, data: Path) -> None:
+    """And returns when its file does."""
     path = validator.document("validation/eliminations.json", b"{}")
     async with running(data, validator) as intake:
         path.unlink()
@@ -78,8 +78,8 @@ async def test_a_removed_document_goes_when_it_stays_away(validator: ValidatorDi
         await intake.until(lambda: intake.log.document(Document.ELIMINATIONS) == b"{}")
 
 
-def test_one_look_is_no_proof_of_a_removal(validator: ValidatorDir) -> None:
-    """Missing twice, long enough apart, in a folder that is there; then once, not at every look."""
+def test_a_removal_takes_two_checks(validator: ValidatorDir) -> None:
+    """Missing twice, far enough apart, from an existing folder; then reported once."""
     path = validator.document("validation/eliminations.json", b"{}")
     files = DocumentFiles(validator.path, {}, limit=100, confirm_ms=10)
     assert files.check(Document.ELIMINATIONS, 0) is not None
@@ -134,7 +134,7 @@ async def test_a_document_over_the_limit_is_skipped(validator: ValidatorDir, dat
 
 
 async def test_an_order_does_not_wait_for_a_large_document(validator: ValidatorDir, data: Path) -> None:
-    """While 40 MB are read and written, orders go on being announced."""
+    """Orders are announced while 40 MB are read and written."""
     async with running(data, validator, **WATCH_ALONE) as intake:
         big = b'{"ledgers": "' + b"x" * (40 << 20) + b'"}'
         validator.document("validation/perf_ledgers.json", big)

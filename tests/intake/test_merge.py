@@ -1,4 +1,4 @@
-"""One writer that forgets nothing, however long the log cannot be written."""
+"""One writer that loses nothing, however long the log cannot be written."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from typing import Any
 
 import pytest
 
+from ptn_api.backoff import Backoff
 from ptn_api.clock import wall_ms
 from ptn_api.errors import LogUnusableError
 from ptn_api.event_log.contract import (
     Change,
     Document,
-    DocumentWritten,
     EventLogWriter,
     Head,
-    PositionRemoved,
 )
 from ptn_api.intake.merge import Merge
-from ptn_api.intake.pending import PendingChange, PendingChanges, QueueOverlay
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
 from tests.intake.running import WATCH_ALONE, FullDisk, running
 from tests.intake.validator_dir import ValidatorDir
@@ -31,143 +29,41 @@ from tests.waiting import until_async
 
 KEY = (MINER, uuid(1))
 
-# --- what waits -------------------------------------------------------------------------------------------
 
-
-def waiting(*orders: int, queue: bool = False, extra: bytes = b"") -> PendingChange:
-    change = written(position(1, [order(n) for n in orders]), extra=extra)
-    return PendingChange(change, 0, frozenset(order(n)["order_uuid"] for n in orders), from_queue=queue)
-
-
-def removed() -> PendingChange:
-    return PendingChange(PositionRemoved(miner_hotkey=MINER, position_uuid=uuid(1)), 0, frozenset())
-
-
-def test_a_newer_text_with_all_orders_takes_the_olders_place() -> None:
-    """So memory holds one text per position, however often it is refreshed."""
-    changes = PendingChanges()
-    for n in range(1, 50):
-        changes.add(waiting(*range(1, n + 1)))
-        changes.add(waiting(*range(1, n + 1)))
-    assert len(changes) == 1
-
-
-def test_a_text_whose_orders_were_dropped_later_is_kept() -> None:
-    """An order that stood in a file must be announced even if it is gone before the log can be written."""
-    changes = PendingChanges()
-    first, second = waiting(1, 2), waiting(1)
-    changes.add(first)
-    changes.add(second)
-    assert changes.next_positions() == [first]
-    changes.done([first], [])
-    assert changes.next_positions() == [second]
-    changes.done([second], [])
-    assert len(changes) == 0
-
-
-def test_a_removal_waits_for_the_text_before_it() -> None:
-    """And a text after it makes it needless."""
-    changes = PendingChanges()
-    changes.add(waiting(1))
-    changes.add(removed())
-    changes.add(removed())
-    assert len(changes) == 2
-    changes.add(waiting(1, 2))
-    assert len(changes) == 1
-
-
-def test_the_queue_never_takes_a_files_place() -> None:
-    """It only adds orders; what stood beside a position on the queue is not lost to a later text either."""
-    changes = PendingChanges()
-    changes.add(waiting(1))
-    changes.add(waiting(1, 2, queue=True, extra=b'{"a":1}'))
-    changes.add(waiting(1, 2, 3))
-    assert len(changes) == 2
-    assert [item.from_queue for item in changes.next_positions()] == [True]
-
-
-def test_what_changed_while_it_was_written_still_waits() -> None:
-    """Only the very change that was written is done."""
-    changes = PendingChanges()
-    first, second = waiting(1), waiting(1)
-    changes.add(first)
-    in_flight = changes.next_positions()
-    changes.add(second)
-    old = DocumentWritten(document=Document.MINERS, content=b"[]")
-    new = DocumentWritten(document=Document.MINERS, content=b'["a"]')
-    changes.add_document(old)
-    changes.add_document(new)
-    changes.done(in_flight, [old])
-    assert changes.next_positions() == [second]
-    assert changes.documents() == [new]
-
-
-# --- holds ------------------------------------------------------------------------------------------------
-
-
-def test_a_hold_keeps_older_files_back_until_the_file_holds_the_orders() -> None:
-    """Fewer orders: held back; the same or more: the hold is over."""
-    holds = QueueOverlay()
-    holds.start(KEY, {"a", "b"})
-    assert not holds.admits(KEY, {"a"})
-    assert holds.admits(KEY, {"a", "b", "c"})
-    assert holds.admits(KEY, {"a"})
-
-
-def test_an_expired_hold_asks_for_the_file_once() -> None:
-    """A newer hold is not ended by the timer of an older one."""
-    holds = QueueOverlay()
-    old = holds.start(KEY, {"a"})
-    new = holds.start(KEY, {"a", "b"})
-    assert not holds.expire(KEY, old)
-    assert holds.expire(KEY, new)
-    assert not holds.expire(KEY, new)
-
-
-def test_a_needless_hold_says_whether_a_file_was_held_back() -> None:
-    """Only then the file must be looked at again; a hold for other orders is left alone."""
-    holds = QueueOverlay()
-    holds.start(KEY, {"a", "b"})
-    assert not holds.needless(KEY, {"a"})
-    assert not holds.admits(KEY, {"a"})
-    assert holds.needless(KEY, {"a", "b"})
-    assert not holds.needless(KEY, {"a", "b"})
-
-
-class SlowToAnswer:
-    """A log that says what it has seen when it is allowed to."""
+class SlowLog:
+    """A log whose `seen` returns when it is allowed to."""
 
     def __init__(self, log: MemoryLog) -> None:
         self._log = log
-        self.asked = threading.Event()
+        self.called = threading.Event()
         self.allowed = threading.Event()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
 
     def seen(self, miner: str, order_uuids: Iterable[str]) -> set[str]:
-        self.asked.set()
+        self.called.set()
         assert self.allowed.wait(10)
         return self._log.seen(miner, order_uuids)
 
 
-async def test_a_file_held_back_for_nothing_is_looked_at_again() -> None:
-    """The queue's item turned out to hold no news; the file that waited for it must not be forgotten."""
+async def test_a_file_withheld_for_a_redundant_item_is_read_again() -> None:
+    """All orders of the queue's item were in the log: the file that it withheld must not be lost."""
     log = MemoryLog()
     log.baseline([written(position(1, [order(1), order(2)]))], 0)
-    slow = SlowToAnswer(log)
+    slow = SlowLog(log)
     rechecked: list[tuple[str, str]] = []
     with ThreadPoolExecutor(1) as thread:
         merge = Merge(
             slow,  # type: ignore[arg-type]
             thread,
             clock=wall_ms,
-            hold_ms=60_000,
-            recheck=rechecked.append,
+            retry=Backoff(first_ms=5, max_ms=20),
         )
+        merge.overlay_files(60_000, recheck=rechecked.append)
         writing = asyncio.create_task(merge.run())
         merge.offer(written(position(1, [order(1), order(2)])))
-        await until_async(slow.asked.is_set)
+        await until_async(slow.called.is_set)
         merge.put([written(position(1, [order(1)]))])
         slow.allowed.set()
         await merge.flush()
@@ -180,7 +76,7 @@ async def test_a_file_held_back_for_nothing_is_looked_at_again() -> None:
 
 
 async def test_nothing_is_lost_while_the_disk_is_full(validator: ValidatorDir, data: Path) -> None:
-    """Orders from file and queue, one that was dropped again, removals, documents: all there afterwards."""
+    """Orders from file and queue, an order that was dropped again, removals, documents: all arrive."""
     disk: list[FullDisk] = []
 
     def wrap(log: EventLogWriter) -> Any:
@@ -213,7 +109,7 @@ async def test_nothing_is_lost_while_the_disk_is_full(validator: ValidatorDir, d
         await intake.until(lambda: intake.log.document(Document.ELIMINATIONS) is not None)
 
 
-async def test_a_baseline_is_begun_again_until_the_disk_has_room(validator: ValidatorDir, data: Path) -> None:
+async def test_a_baseline_is_retried_until_the_disk_has_room(validator: ValidatorDir, data: Path) -> None:
     """Not ready before, and complete then."""
     validator.write(position(1, [order(1)]))
 
@@ -232,7 +128,7 @@ async def test_a_baseline_is_begun_again_until_the_disk_has_room(validator: Vali
 async def test_stopping_on_a_full_disk_does_not_hang_and_the_files_are_read_again(
     validator: ValidatorDir, data: Path
 ) -> None:
-    """What could not be written is found by the next start."""
+    """The next start finds the unwritten changes."""
     disk: list[FullDisk] = []
 
     def wrap(log: EventLogWriter) -> Any:
@@ -247,7 +143,7 @@ async def test_stopping_on_a_full_disk_does_not_hang_and_the_files_are_read_agai
         await intake.until(lambda: intake.announced() == [order(1)["order_uuid"]])
 
 
-class Broken:
+class UnusableLog:
     """A log that fails for good at the first append."""
 
     def __init__(self, log: EventLogWriter) -> None:
@@ -261,15 +157,15 @@ class Broken:
 
 
 async def test_a_log_that_fails_for_good_ends_intake(validator: ValidatorDir, data: Path) -> None:
-    """The error comes out, so that the supervisor hears of it."""
+    """The error is raised, so that the supervisor learns of it."""
     with pytest.raises(LogUnusableError, match="malformed"):
-        async with running(data, validator, wrap=lambda log: Broken(log), **WATCH_ALONE) as intake:  # type: ignore[arg-type,return-value]
+        async with running(data, validator, wrap=lambda log: UnusableLog(log), **WATCH_ALONE) as intake:  # type: ignore[arg-type,return-value]
             validator.write(position(1, [order(1)]))
             await intake.ended()
 
 
-async def test_what_was_taken_is_written_before_intake_ends(data: Path) -> None:
-    """Stop flushes."""
+async def test_items_that_were_taken_are_written_before_intake_ends(data: Path) -> None:
+    """A stop flushes."""
     async with running(data) as intake:
         for n in range(50):
             intake.enqueue({"position": position(n, [order(n)])})

@@ -1,4 +1,4 @@
-"""The embedded queue: an order sooner, never twice, and never in the way of the directory."""
+"""The embedded queue makes an order visible sooner, never twice, and yields to the directory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LONG_HOLD = {"queue_hold_ms": 60_000}
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
 def test_lines_do_not_depend_on_the_chunks(size: int) -> None:
-    """However the bytes are cut on their way, the lines are the same; empty ones are none."""
+    """However the bytes are split, the lines are the same; empty lines are skipped."""
     stream = b"one\n\ntwo\n \nthree\nfour"
     lines = Lines(100)
     got = [line for at in range(0, len(stream), size) for line in lines.feed(stream[at : at + size])]
@@ -30,8 +30,8 @@ def test_lines_do_not_depend_on_the_chunks(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 4, 1000])
-def test_too_long_a_line_is_dropped_alone(size: int) -> None:
-    """Those before and after it are kept, and it takes no more memory than the limit."""
+def test_only_the_line_that_is_too_long_is_dropped(size: int) -> None:
+    """Lines before and after it are kept, and memory stays within the limit."""
     stream = b"a\n" + b"x" * 50 + b"\nb\n" + b"y" * 10 + b"\n"
     lines = Lines(10)
     got = [line for at in range(0, len(stream), size) for line in lines.feed(stream[at : at + size])]
@@ -40,7 +40,7 @@ def test_too_long_a_line_is_dropped_alone(size: int) -> None:
 
 
 def test_other_keys_are_kept() -> None:
-    """What came beside the position goes along, as it was."""
+    """Keys next to the position are passed on unchanged."""
     item = parse_item(json.dumps({"a": [1, {"b": None}], "position": position(1, [order(1)])}).encode())
     assert json.loads(item.extra) == {"a": [1, {"b": None}]}
     assert parse_item(json.dumps({"position": position(1, [order(1)])}).encode()).extra == b""
@@ -65,8 +65,8 @@ def _bad_items() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", _bad_items())
-def test_what_is_no_position_is_refused(kind: str) -> None:
-    """Every kind with InvalidInputError and nothing else."""
+def test_a_malformed_item_is_refused(kind: str) -> None:
+    """With InvalidInputError, never another exception."""
     with pytest.raises(InvalidInputError):
         parse_item(_bad_items()[kind])
 
@@ -75,7 +75,7 @@ def test_what_is_no_position_is_refused(kind: str) -> None:
 
 
 async def test_the_queue_alone_is_enough(data: Path) -> None:
-    """Each order is announced once; the list of miners is that of the positions."""
+    """Each order is announced once; the list of miners follows from the positions."""
     async with running(data) as intake:
         intake.enqueue({"position": position(1, [order(1)])})
         intake.enqueue({"position": position(1, [order(1), order(2)])})
@@ -94,7 +94,7 @@ async def test_the_queue_alone_is_enough(data: Path) -> None:
 
 
 async def test_without_a_directory_the_queue_has_the_last_word(data: Path) -> None:
-    """A position whose orders changed is served as the queue's latest item with news has it."""
+    """The latest item with a new order replaces the position."""
     async with running(data) as intake:
         intake.enqueue({"position": position(1, [order(1), order(2)])})
         await intake.until(lambda: len(intake.events()) == 2)
@@ -106,7 +106,7 @@ async def test_without_a_directory_the_queue_has_the_last_word(data: Path) -> No
 async def test_a_bad_item_is_counted_and_the_next_one_taken(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also half a line, as a restarted intake may find it."""
+    """Even half a line, as a restarted intake may read it."""
     async with running(data) as intake:
         for item in _bad_items().values():
             intake.enqueue(item + b"\n")
@@ -116,7 +116,7 @@ async def test_a_bad_item_is_counted_and_the_next_one_taken(
     assert capsys.readouterr().out.count("queue_item_skipped") == len(_bad_items())
 
 
-async def test_too_long_an_item_is_counted(data: Path) -> None:
+async def test_an_item_that_is_too_long_is_counted(data: Path) -> None:
     """And only that one is lost."""
     async with running(data, queue_line_limit_bytes=3_000) as intake:
         intake.enqueue({"position": position(1, [order(n) for n in range(20)])})
@@ -129,7 +129,7 @@ async def test_too_long_an_item_is_counted(data: Path) -> None:
 
 
 async def test_queue_and_file_announce_an_order_once(validator: ValidatorDir, data: Path) -> None:
-    """Whichever comes first; what came beside the position on the queue is kept where the queue was."""
+    """In either order; other keys of the queue's item are kept if the queue was first."""
     async with running(data, validator, **WATCH_ALONE, **LONG_HOLD) as intake:
         first, second = position(1, [order(1)]), position(1, [order(1), order(2)])
         intake.enqueue({"position": first, "from": "queue"})
@@ -144,8 +144,8 @@ async def test_queue_and_file_announce_an_order_once(validator: ValidatorDir, da
         assert [json.loads(event.extra or b"{}") for event in intake.events()] == [{"from": "queue"}, {}, {}]
 
 
-async def test_an_older_file_waits_for_the_queues_order(validator: ValidatorDir, data: Path) -> None:
-    """A refresh without the new order does not take it away again; the file that has it stands."""
+async def test_an_older_file_is_withheld(validator: ValidatorDir, data: Path) -> None:
+    """A refresh without the new order does not remove it; a file with the order replaces the item."""
     validator.write(position(1, [order(1)]))
     async with running(data, validator, **WATCH_ALONE, **LONG_HOLD) as intake:
         newer = position(1, [order(1), order(2)])
@@ -160,8 +160,8 @@ async def test_an_older_file_waits_for_the_queues_order(validator: ValidatorDir,
         await intake.until(lambda: intake.state()[MINER, uuid(1)] == filed)
 
 
-async def test_the_queues_body_stands_no_longer_than_its_time(validator: ValidatorDir, data: Path) -> None:
-    """If the file never holds the order, the file's word stands again; the order stays announced."""
+async def test_the_overlay_expires(validator: ValidatorDir, data: Path) -> None:
+    """If the file never gets the order, the file counts again. The order stays announced."""
     filed = position(1, [order(1)])
     validator.write(filed)
     async with running(data, validator, **WATCH_ALONE) as intake:
@@ -171,16 +171,16 @@ async def test_the_queues_body_stands_no_longer_than_its_time(validator: Validat
         assert intake.announced() == [order(2)["order_uuid"]]
 
 
-async def test_a_position_that_never_gets_a_file_goes(validator: ValidatorDir, data: Path) -> None:
-    """The directory remains the truth."""
+async def test_a_position_that_never_gets_a_file_is_removed(validator: ValidatorDir, data: Path) -> None:
+    """The directory is the truth."""
     async with running(data, validator) as intake:
         intake.enqueue({"position": position(1, [order(1)])})
         await intake.until(lambda: len(intake.events()) == 1)
         await intake.until(lambda: intake.state() == {})
 
 
-async def test_a_file_with_an_order_of_its_own_is_not_held_back(validator: ValidatorDir, data: Path) -> None:
-    """What only the directory knows must be announced at once."""
+async def test_a_file_with_an_order_of_its_own_is_not_withheld(validator: ValidatorDir, data: Path) -> None:
+    """An order that only the directory has is announced at once."""
     validator.write(position(1, [order(1)]))
     async with running(data, validator, **WATCH_ALONE, **LONG_HOLD) as intake:
         intake.enqueue({"position": position(1, [order(1), order(2)])})
@@ -190,7 +190,7 @@ async def test_a_file_with_an_order_of_its_own_is_not_held_back(validator: Valid
 
 
 async def test_the_queue_only_adds(validator: ValidatorDir, data: Path) -> None:
-    """An item that lacks an order which the state has does not take it away."""
+    """An item that lacks a known order does not remove it."""
     validator.write(position(1, [order(1), order(2)]))
     async with running(data, validator, **WATCH_ALONE, **LONG_HOLD) as intake:
         intake.enqueue({"position": position(1, [order(1), order(3)])})
@@ -199,8 +199,8 @@ async def test_the_queue_only_adds(validator: ValidatorDir, data: Path) -> None:
         assert uuids == [order(n)["order_uuid"] for n in (1, 2, 3)]
 
 
-async def test_an_item_without_news_changes_nothing(validator: ValidatorDir, data: Path) -> None:
-    """Its body is older than the file's, or the same."""
+async def test_an_item_without_a_new_order_changes_nothing(validator: ValidatorDir, data: Path) -> None:
+    """It is as old as the file, or older."""
     filed = position(1, [order(1, price=5.0)])
     validator.write(filed)
     async with running(data, validator, **WATCH_ALONE, **LONG_HOLD) as intake:
@@ -214,7 +214,7 @@ async def test_an_item_without_news_changes_nothing(validator: ValidatorDir, dat
 
 
 async def test_the_end_of_the_queue_is_not_the_end_of_intake(validator: ValidatorDir, data: Path) -> None:
-    """The directory goes on being followed when the validator closes its end."""
+    """The directory is followed after the validator has closed its end."""
     async with running(data, validator, **WATCH_ALONE) as intake:
         intake.close_queue()
         validator.write(position(1, [order(1)]))

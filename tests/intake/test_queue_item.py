@@ -1,4 +1,4 @@
-"""Whatever a validator puts on its queue becomes plain JSON, or is refused."""
+"""Any item of a validator's queue becomes plain JSON, or is refused."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Note:
 
 
 def test_enum_members_become_their_values() -> None:
-    """As values and as keys, plain enums and those that are strings, nested ones too."""
+    """As values and as keys, plain and string enums, nested ones too."""
     body = position(1, [order(1, order_type=OrderType.LONG)], trade_pair=TradePair.BTCUSD)
     line = encode_item({"position": body | {"position_type": Word.LONG}, Word.LONG: {OrderType.LONG: 1}})
     assert line.endswith(b"\n")
@@ -83,8 +83,8 @@ def test_objects_and_numbers_of_other_libraries_become_plain() -> None:
     )
 
 
-def test_a_plain_line_is_what_intake_reads() -> None:
-    """Newlines in texts do not break a line."""
+def test_intake_reads_the_encoded_line() -> None:
+    """Newlines inside strings do not split it."""
     body = position(1, [order(1)], note="one\ntwo\u2028three")
     item = parse_item(encode_item({"position": body, "other": 1}).rstrip(b"\n"))
     assert json.loads(item.text.json()) == body
@@ -109,7 +109,7 @@ class Endless(dict[str, Any]):
         ({"position": {"orders": [], "x": "\ud800"}}, "bad_value"),
     ],
 )
-def test_what_is_no_position_is_refused(item: Any, code: str) -> None:
+def test_a_malformed_item_is_refused(item: Any, code: str) -> None:
     """With a code, and never with another exception, so that the pump goes on."""
     with pytest.raises(InvalidInputError) as refused:
         encode_item(item)

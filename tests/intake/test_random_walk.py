@@ -1,4 +1,4 @@
-"""Whatever a validator does to its files, the log ends up equal to them, each order announced once."""
+"""After any sequence of changes the log equals the files, and each order is announced once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Body = dict[str, Any]
 
 
 class Walk:
-    """A validator that does one random thing after another, and the truth about it."""
+    """A validator that makes one random change after another, and the expected state."""
 
     def __init__(self, validator: ValidatorDir, seed: int) -> None:
         self.random = random.Random(seed)
@@ -142,10 +142,10 @@ def _watch(kind: str) -> Watch:
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", ["watch", "sweep", "both"])
 async def test_the_log_equals_the_files(validator: ValidatorDir, data: Path, kind: str, seed: int) -> None:
-    """By the watch, by the sweep, by both; with the queue beside them and restarts in between.
+    """By the watch, by the sweep, by both; with the queue and with restarts in between.
 
-    An order that was overwritten before anybody could look is nobody's loss, so each phase of the walk
-    pauses often enough; what was there at a pause must have been announced.
+    An order may be overwritten before it is read, so each phase pauses now and then; orders that exist at a
+    pause must be announced.
     """
     walk = Walk(validator, seed)
     periods = WATCH_ALONE if kind == "watch" else {}
@@ -191,7 +191,7 @@ def _orders(walk: Walk) -> set[tuple[str, str]]:
 async def test_a_restored_backup_announces_nothing_again(
     validator: ValidatorDir, data: Path, tmp_path: Path
 ) -> None:
-    """The state goes back with the files, the announcements stay."""
+    """The state goes back with the files; the announcements stay."""
     walk = Walk(validator, 77)
     backup = tmp_path / "backup"
     async with running(data, validator) as intake:

@@ -1,4 +1,4 @@
-"""A position is removed when its files are gone for good, and never because a disk was unmounted."""
+"""A position is removed when its files stay missing, and never because a disk was unmounted."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def guard(confirm_ms: int = 10, window_ms: int = 1_000) -> RemovalGuard:
     return RemovalGuard(confirm_ms=confirm_ms, window_ms=window_ms, share=0.05, count=20)
 
 
-def test_one_sweep_is_no_proof() -> None:
-    """The second sweep must be far enough from the first, and the position missing in both."""
+def test_a_removal_takes_two_sweeps() -> None:
+    """Far enough apart, with the position missing in both."""
     g = guard()
     assert g.after_sweep(keys(1), 100, 0) == []
     assert g.after_sweep(keys(1), 100, 9) == []
     assert g.after_sweep(keys(1), 100, 10) == [(MINER, uuid(1))]
 
 
-def test_coming_back_starts_the_count_anew() -> None:
-    """Missing, there, missing: that is the first time again."""
+def test_a_position_that_returns_starts_over() -> None:
+    """Missing, present, missing: that is the first time again."""
     g = guard()
     g.after_sweep(keys(1), 100, 0)
     g.after_sweep(set(), 100, 5)
@@ -65,8 +65,8 @@ def test_removals_within_the_window_count_together() -> None:
         assert g.holding is held
 
 
-def test_the_first_to_be_confirmed_wait_for_the_others() -> None:
-    """A deletion in progress is one event: none of it goes while more than the limit is missing."""
+def test_confirmed_removals_wait_for_unconfirmed_ones() -> None:
+    """A deletion in progress is one event: none is removed while more than the limit are missing."""
     g = guard()
     g.after_sweep(keys(*range(5)), 100, 0)
     assert g.after_sweep(keys(*range(30)), 100, 10) == []
@@ -75,14 +75,14 @@ def test_the_first_to_be_confirmed_wait_for_the_others() -> None:
     assert g.holding
 
 
-def test_accepting_lifts_the_guard_for_what_is_confirmed() -> None:
-    """Those that are missing for the first time still need their second sweep."""
+def test_accepting_applies_confirmed_removals() -> None:
+    """Positions that are missing for the first time still need their second sweep."""
     g = guard()
     g.after_sweep(keys(*range(30)), 100, 0)
     g.after_sweep(keys(*range(30)), 100, 10)
     removed = g.after_sweep(keys(*range(31)), 100, 11, accept=True)
     assert set(removed) == keys(*range(30))
-    assert g.waiting == 1
+    assert g.pending == 1
     assert not g.holding
 
 
@@ -90,7 +90,7 @@ def test_accepting_lifts_the_guard_for_what_is_confirmed() -> None:
 
 
 async def test_a_deleted_position_is_removed(validator: ValidatorDir, data: Path) -> None:
-    """A tombstone tells it; its uuid may come back later without announcing anything again."""
+    """With a tombstone. If its uuid returns, nothing is announced again."""
     body = position(1, [order(1)])
     validator.write(body)
     validator.write(position(2, [order(2)]))
@@ -104,7 +104,7 @@ async def test_a_deleted_position_is_removed(validator: ValidatorDir, data: Path
 
 
 async def test_a_position_that_only_moves_is_not_removed(validator: ValidatorDir, data: Path) -> None:
-    """Keyed by hotkey and uuid, not by path."""
+    """The key is hotkey and uuid, not the path."""
     body = position(1, [order(1)])
     validator.write(body)
     async with running(data, validator, removal_confirm_ms=0) as intake:
@@ -116,7 +116,7 @@ async def test_a_position_that_only_moves_is_not_removed(validator: ValidatorDir
 
 
 async def test_a_removed_miner_leaves_the_list(validator: ValidatorDir, data: Path) -> None:
-    """The list of miners follows their directories, once their positions are removed."""
+    """The list follows the miners' folders, once their positions are removed."""
     validator.write(position(1, [order(1)]))
     validator.write(position(2, [order(2)], miner=OTHER_MINER))
     async with running(data, validator) as intake:
@@ -138,7 +138,7 @@ def _is_stale(intake: Intake, reason: str) -> bool:
 async def test_a_mass_removal_is_held_back_while_orders_go_on(
     validator: ValidatorDir, data: Path, tmp_path: Path
 ) -> None:
-    """Stale, the last state kept; new orders are announced; the files back, the flag clears by itself."""
+    """The source is stale, the state kept, new orders announced; when the files return, the flag clears."""
     _many(validator)
     async with running(data, validator) as intake:
         miners = intake.log.document_revision(Document.MINERS)
@@ -157,7 +157,7 @@ async def test_a_mass_removal_is_held_back_while_orders_go_on(
 
 
 async def test_a_mass_removal_is_applied_when_accepted(validator: ValidatorDir, data: Path) -> None:
-    """`ptn resync --accept-removals` is the only way; the request is used up."""
+    """Only by `ptn resync --accept-removals`; the request is used up."""
     _many(validator)
     async with running(data, validator) as intake:
         for n in range(3):
@@ -172,7 +172,7 @@ async def test_a_mass_removal_is_applied_when_accepted(validator: ValidatorDir, 
 
 
 async def test_a_mass_removal_is_held_back_after_a_restart_too(validator: ValidatorDir, data: Path) -> None:
-    """What was deleted while intake was down is no different."""
+    """Files that were deleted while intake was down are treated alike."""
     _many(validator)
     async with running(data, validator):
         pass
@@ -184,7 +184,7 @@ async def test_a_mass_removal_is_held_back_after_a_restart_too(validator: Valida
 
 
 async def test_a_vanished_root_removes_nothing(validator: ValidatorDir, data: Path) -> None:
-    """Stale at once, by the watch alone; back and whole, nothing has happened but the new order."""
+    """Stale at once, by the watch alone. When it returns, only a new order makes an event."""
     validator.write(position(1, [order(1)]))
     hidden = validator.miners.with_name("elsewhere")
     async with running(data, validator, **WATCH_ALONE | {"removal_confirm_ms": 0}) as intake:
@@ -200,8 +200,8 @@ async def test_a_vanished_root_removes_nothing(validator: ValidatorDir, data: Pa
         assert set(intake.state()) == {(MINER, uuid(1))}
 
 
-async def test_a_root_that_comes_back_is_whole_again(validator: ValidatorDir, data: Path) -> None:
-    """Deleted, and restored from a backup with an older and a newer position: each order still once."""
+async def test_a_root_that_returns_is_read_completely(validator: ValidatorDir, data: Path) -> None:
+    """Restored from a backup with an older and a newer position: each order is still announced once."""
     validator.write(position(1, [order(1), order(2)]))
     validator.write(position(2, [order(3)]))
     async with running(data, validator) as intake:
@@ -219,7 +219,7 @@ async def test_a_root_that_comes_back_is_whole_again(validator: ValidatorDir, da
 
 
 async def test_a_vanished_root_can_be_accepted(validator: ValidatorDir, data: Path) -> None:
-    """The operator means it: everything goes; the source stays stale for want of a directory."""
+    """Every position is removed; the source stays stale without a directory."""
     validator.write(position(1, [order(1)]))
     async with running(data, validator) as intake:
         shutil.rmtree(validator.miners)
@@ -231,7 +231,7 @@ async def test_a_vanished_root_can_be_accepted(validator: ValidatorDir, data: Pa
 
 
 async def test_a_split_position_removes_the_old_one(validator: ValidatorDir, data: Path) -> None:
-    """A synchronisation splits one position in two: two positions, no order announced."""
+    """A synchronisation makes two positions of one: no order is announced."""
     whole = position(1, [order(1), order(2, -0.1), order(3)])
     validator.write(whole)
     async with running(data, validator) as intake:
@@ -243,12 +243,12 @@ async def test_a_split_position_removes_the_old_one(validator: ValidatorDir, dat
 
 
 def test_a_resync_needs_a_data_directory(tmp_path: Path) -> None:
-    """A clear error, where `ptn resync` is pointed at the wrong place."""
+    """A clear error if `ptn resync` is given the wrong directory."""
     with pytest.raises(SettingsError):
         request_resync(tmp_path / "nowhere")
 
 
-def test_the_shortened_periods_are_those_of_the_rules() -> None:
-    """The tests shorten times, not shares and counts."""
+def test_the_tests_shorten_periods_only() -> None:
+    """Not shares and counts."""
     assert PERIODS.keys().isdisjoint({"mass_removal_share", "mass_removal_count"})
     assert PERIODS["mass_removal_window_ms"] == NEVER_MS

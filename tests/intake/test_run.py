@@ -13,14 +13,15 @@ import pytest
 
 from ptn_api.event_log import open_writer
 from ptn_api.event_log.contract import Change, EventLogWriter, Head, PositionWritten
-from ptn_api.intake.run import IntakeOptions, run_intake
+from ptn_api.intake.options import IntakeOptions
+from ptn_api.intake.run import run_intake
 from tests.factories import order, position, uuid
 from tests.intake.running import running
 from tests.intake.validator_dir import ValidatorDir
 
 
 class StopsMidway:
-    """A log that sets `stop` when it has been given three changes of the baseline."""
+    """A log that sets `stop` at the third change of the baseline."""
 
     def __init__(self, log: EventLogWriter, stop: asyncio.Event) -> None:
         self._log = log
@@ -42,7 +43,7 @@ class StopsMidway:
             yield change
 
 
-async def test_a_baseline_that_is_stopped_is_begun_again(validator: ValidatorDir, data: Path) -> None:
+async def test_an_interrupted_baseline_starts_over(validator: ValidatorDir, data: Path) -> None:
     """Half of it is never committed: the next start would announce the other half."""
     for n in range(20):
         validator.write(position(n, [order(n)]))
@@ -64,7 +65,7 @@ async def test_a_baseline_that_is_stopped_is_begun_again(validator: ValidatorDir
 
 
 class BetweenTwoReads:
-    """A log during whose baseline something happens: when it has been given the first change."""
+    """A log that calls a function after the first change of the baseline."""
 
     def __init__(self, log: EventLogWriter, happens: Callable[[PositionWritten], None]) -> None:
         self._log = log
@@ -89,7 +90,7 @@ class BetweenTwoReads:
 async def test_a_position_closed_during_the_baseline_is_history(
     validator: ValidatorDir, data: Path, gap_s: float
 ) -> None:
-    """Moved away after the scan has listed it and before it was read: only its close is news."""
+    """Moved away after it was listed and before it was read: only its close is announced."""
     bodies = {n: position(n, [order(n)], miner=f"miner{n}") for n in range(2)}
     for body in bodies.values():
         validator.write(body)
@@ -108,17 +109,17 @@ async def test_a_position_closed_during_the_baseline_is_history(
     def wrap(log: EventLogWriter) -> EventLogWriter:
         return BetweenTwoReads(log, close_the_other)  # type: ignore[return-value]
 
-    async with running(data, validator, wrap=wrap, removal_confirm_ms=5_000) as intake:
+    async with running(data, validator, wrap=wrap, removal_confirm_ms=60_000) as intake:
         await intake.until(lambda: flat["order_uuid"] in intake.announced())
         assert intake.announced() == [flat["order_uuid"]]
         assert {position["is_closed_position"] for position in intake.state().values()} == {True, False}
     late[0].join()
 
 
-async def test_a_position_deleted_during_the_baseline_is_waited_for_no_longer_than_confirmed(
+async def test_a_position_deleted_during_the_baseline_does_not_block_it(
     validator: ValidatorDir, data: Path
 ) -> None:
-    """The baseline ends without it."""
+    """The baseline ends without it once the removal would be confirmed."""
     for n in range(2):
         validator.write(position(n, [order(n)], miner=f"miner{n}"))
 
@@ -134,8 +135,8 @@ async def test_a_position_deleted_during_the_baseline_is_waited_for_no_longer_th
         assert intake.events() == []
 
 
-async def test_a_stop_before_there_is_a_directory_is_heeded(validator: ValidatorDir, data: Path) -> None:
-    """PendingChange for the directory of miners does not keep anybody waiting."""
+async def test_a_stop_without_a_directory_takes_effect(validator: ValidatorDir, data: Path) -> None:
+    """Waiting for the directory of miners must not delay a stop."""
     validator.miners.rmdir()
     log = open_writer(data)
     stop, ready = asyncio.Event(), asyncio.Event()
@@ -151,7 +152,7 @@ async def test_a_stop_before_there_is_a_directory_is_heeded(validator: Validator
     log.close()
 
 
-async def test_the_log_is_pruned_in_time(data: Path) -> None:
+async def test_the_log_is_pruned_periodically(data: Path) -> None:
     """Every prune_ms."""
     pruned: list[int] = []
 

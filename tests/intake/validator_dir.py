@@ -1,4 +1,4 @@
-"""A validator's directory in the hands of a test, written as the validator writes it."""
+"""A validator's directory, written by tests the way a validator writes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class ValidatorDir:
-    """Every write goes to `validation/tmp` first and is then moved into place."""
+    """A directory in which every file is written to `validation/tmp` first and then moved into place."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -20,7 +20,7 @@ class ValidatorDir:
         self.miners.mkdir()
 
     def file(self, body: dict[str, Any], *, folder: str = "", pair: str = "") -> Path:
-        """Where that position lies."""
+        """Returns the position's path."""
         folder = folder or ("closed" if body["is_closed_position"] else "open")
         pair = pair or body["trade_pair"][0]
         return self.miners / body["miner_hotkey"] / "positions" / pair / folder / body["position_uuid"]
@@ -42,5 +42,5 @@ class ValidatorDir:
         shutil.rmtree(self.miners / hotkey)
 
     def document(self, name: str, content: bytes) -> Path:
-        """`name` as in `validation/eliminations.json`."""
+        """Writes a document; `name` is a path such as `validation/eliminations.json`."""
         return self.put(self.path / name, content)

@@ -1,4 +1,4 @@
-"""Where the tests of this room find expected values, and how they compare."""
+"""Expected values for tests of the model, and their comparison."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHARED = CHECKOUT.parent / "shared" / "data"
 
 
 def own(name: str) -> list[dict[str, Any]]:
-    """The cases of data/<name>.json (see make_data)."""
+    """Returns the cases of data/<name>.json (see make_data)."""
     cases: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / f"{name}.json").read_text())[
         "cases"
     ]
@@ -24,7 +24,7 @@ def own(name: str) -> list[dict[str, Any]]:
 
 
 def shared(name: str) -> Any:
-    """A document of the shared data; the test is skipped where it is absent."""
+    """Returns a document of the shared data; skips the test if there is none."""
     path = SHARED / name
     if not path.exists():
         pytest.skip(f"no ../shared/data/{name} beside the checkout")
@@ -32,7 +32,7 @@ def shared(name: str) -> Any:
 
 
 def same(value: Any, wanted: Any) -> bool:
-    """Equal, floats to 1e-9 relative; what should be 0 may be a residue below 1e-12."""
+    """Returns whether the values are equal: floats to 1e-9 relative, residues below 1e-12 equal 0."""
     if isinstance(wanted, dict):
         return (
             isinstance(value, dict)

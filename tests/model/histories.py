@@ -26,7 +26,7 @@ def orders(
     min_size: int = 1,
     first_id: int = 1,
 ) -> list[dict[str, Any]]:
-    """A list of orders within [earliest, latest] (any era by default), mostly in time order."""
+    """Draws a list of orders within [earliest, latest] (any era by default), mostly in time order."""
     start = draw(st.sampled_from(list(ERAS.values()))) if earliest is None else earliest
     end = start + 45 * DAY if latest is None else latest
     # Full hours meet the boundaries of fee intervals and each other.
@@ -39,7 +39,7 @@ def orders(
 
 @st.composite
 def one_order(draw: st.DrawFn, at: int, uuid: str) -> dict[str, Any]:
-    """Leverages repeat, so that positions also close at exactly 0, and sums leave residues."""
+    """Draws an order. Leverages repeat: positions also close at exactly 0, and sums leave residues."""
     leverage = draw(st.sampled_from([0.1, -0.1, 0.2, -0.2, 0.3, -0.3, 1.5, -1.5]))
     kind = "FLAT" if draw(st.integers(0, 9)) == 0 else "LONG" if leverage > 0 else "SHORT"
     src = draw(st.sampled_from([0] * 10 + [1, 2]))
@@ -68,7 +68,7 @@ def typed(bodies: list[dict[str, Any]]) -> list[Order]:
 def written(
     listed: list[dict[str, Any]], *, pair: str = "BTCUSD", uuid: str = str(UUID(int=99)), **extra: Any
 ) -> tuple[Position, PositionText]:
-    """The position as a validator would write it: state and appended FLAT as the accounting has them."""
+    """Returns the position as a validator would write it: state and appended FLAT by the accounting."""
     state, appended = literal.state_of(listed, *PAIRS[pair], uuid)
     del state["initial_entry_price"]
     body = {

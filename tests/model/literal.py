@@ -1,4 +1,4 @@
-"""docs/accounting.md, 2 to 4, word by word and as slow as it reads: what the fast code is compared with.
+"""docs/accounting.md, 2 to 4, implemented word by word and slowly, as a reference for the fast code.
 
 Works on plain dicts in the validator's JSON shape and shares nothing with the package.
 """
@@ -23,7 +23,7 @@ CARRY = {
 def state_of(
     orders: list[dict[str, Any]], category: str, rate: float, uuid: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(state, orders that the accounting appends) of the position that holds these orders."""
+    """Returns (state, orders that the accounting appends) of the position with these orders."""
     first = orders[0]
     p0 = effective(first) if first["processed_ms"] >= S else first["price"]
     state: dict[str, Any] = {
@@ -143,7 +143,7 @@ def largest_running(orders: list[dict[str, Any]]) -> float:
 def carry_at(
     t: int, orders: list[dict[str, Any]], category: str, open_ms: int, close_ms: int | None
 ) -> tuple[float, int]:
-    """(factor, time of its next change), every interval walked."""
+    """Returns (factor, time of its next change), walking every interval."""
     step = 8 * HOUR if category == "crypto" else 24 * HOUR
     if close_ms is not None and t > close_ms:
         t = close_ms
@@ -166,7 +166,7 @@ def carry_at(
 
 
 def until(t: int, category: str) -> int:
-    """Milliseconds to the next boundary strictly after t, found by trying every full hour."""
+    """Returns the ms to the next boundary strictly after t, trying every full hour."""
     hours = (4, 12, 20) if category == "crypto" else (21,)
     following = (t // HOUR + 1) * HOUR
     while utc(following).hour not in hours:
@@ -200,7 +200,7 @@ def max_leverage(orders: list[dict[str, Any]], s: int, e: int) -> float:
 
 
 def shown(body: dict[str, Any], tier: int, now_ms: int, category: str, rate: float) -> dict[str, Any] | None:
-    """What the tier shows of a position in REST; None if nothing."""
+    """Returns what the tier shows of a position in REST; None if it is hidden."""
     cutoff = now_ms - 24 * HOUR
     uuid = body["position_uuid"]
     result = json.loads(json.dumps(body))

@@ -1,8 +1,7 @@
 """Writes data/*.json: inputs made up here, expected values from `literal`.
 
-Run by hand after adding a scenario: `python -m tests.model.make_data`. The files stand in the repository so
-that a mistake made in both the package and `literal` does not go by unseen; read the difference before
-committing it.
+Run it by hand after adding a scenario: `python -m tests.model.make_data`. The files are committed, so that a
+mistake made in both the package and `literal` shows: read the difference before committing it.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def orders(rows: list[Any]) -> list[dict[str, Any]]:
 
 
 def shapes(t: int) -> dict[str, list[Row]]:
-    """Order lists that begin at `t`, by what they show."""
+    """Returns order lists that begin at `t`, by what they show."""
     h, d = literal.HOUR, DAY
     return {
         "one": [(t, "LONG", 0.25, 100.0, 2e-5, 0)],
@@ -143,7 +142,7 @@ def fees() -> list[dict[str, Any]]:
 
 
 def tiers() -> list[dict[str, Any]]:
-    """Positions around the cutoff: what tier 0 shows, and the lowest tier that shows them live."""
+    """Returns positions around the cutoff: what tier 0 shows, and the lowest tier that shows them live."""
     cases = []
     for days_before in (3, 1.5, 0.5):
         for place, (shape, rows) in enumerate(shapes(NOW - int(days_before * DAY)).items()):

@@ -60,8 +60,8 @@ def test_own_cases(case: dict[str, Any]) -> None:
 
 @histories.patient
 @given(histories.orders(), st.sampled_from(sorted(PAIRS)))
-def test_it_does_what_the_text_says(bodies: list[dict[str, Any]], pair: str) -> None:
-    """Any list, mostly in time order: the same state as the formulas applied word by word."""
+def test_it_equals_the_formulas_word_by_word(bodies: list[dict[str, Any]], pair: str) -> None:
+    """For any list, mostly in time order."""
     rebuilt = rebuild(typed(bodies), pair, UUID)
     state, appended = literal.state_of(bodies, *PAIRS[pair], UUID)
     assert same(values(rebuilt), state)
@@ -74,14 +74,14 @@ def appended_by(rebuilt: RebuiltPosition | None) -> list[Order]:
 
 @histories.patient
 @given(histories.orders(min_size=2), st.sampled_from(sorted(PAIRS)))
-def test_prefixes_in_one_pass_are_prefixes_one_by_one(bodies: list[dict[str, Any]], pair: str) -> None:
-    """The state after k orders is that of a position which holds only those."""
+def test_one_pass_equals_separate_prefixes(bodies: list[dict[str, Any]], pair: str) -> None:
+    """The state after k orders is that of a position with only these."""
     orders = typed(bodies)
     lengths = [1, *range(1, len(orders) + 1)]
     assert [*rebuild_each(orders, pair, UUID, lengths)] == [rebuild(orders[:n], pair, UUID) for n in lengths]
 
 
-def test_no_orders_are_no_state() -> None:
+def test_without_orders_there_is_no_state() -> None:
     """A prefix of length 0 cannot be rebuilt, the ones after it can."""
     orders = rows((NOW, "LONG", 0.1, 100.0, 0.0, 0))
     assert [*rebuild_each(orders, "BTCUSD", UUID, [0, 1])] == [None, rebuild(orders, "BTCUSD", UUID)]
@@ -109,7 +109,7 @@ def test_growing_at_a_higher_price() -> None:
 
 
 def test_slippage_makes_buying_dearer_and_selling_cheaper() -> None:
-    """Bought at 100 + 1 %, sold at 110 - 1 %: realized 0.1 x (108.9 - 101), all of it on the entry price."""
+    """Bought at 100 + 1 %, sold at 110 - 1 %: realized 0.1 x (108.9 - 101), relative to the entry price."""
     rebuilt = rebuild(
         rows((NOW, "LONG", 0.1, 100.0, 0.01, 0), (NOW + 60_000, "FLAT", -0.1, 110.0, 0.01, 0)), "BTCUSD", UUID
     )
@@ -129,13 +129,13 @@ def test_slippage_counts_from_its_first_millisecond() -> None:
 
 @pytest.mark.parametrize(("at", "realized"), [(SLIPPAGE_STARTS_MS - 1, 0.0), (SLIPPAGE_STARTS_MS, 0.5)])
 def test_gains_are_realized_from_the_first_millisecond_of_slippage(at: int, realized: float) -> None:
-    """Half of 0.1 sold 10 higher; before, nothing was ever realized."""
+    """Half of 0.1 sold 10 higher; before that time, nothing was ever realized."""
     orders = rows((at - 60_000, "LONG", 0.1, 100.0, 0.0, 0), (at, "SHORT", -0.05, 110.0, 0.0, 0))
     assert same(values(rebuild(orders, "BTCUSD", UUID))["realized_pnl"], realized)
 
 
 def test_the_list_decides_not_the_time() -> None:
-    """The same orders in another order are another position; open_ms is the first order's time."""
+    """The same orders in another order make another position; open_ms is the first order's time."""
     orders = rows((NOW + 9, "LONG", 0.1, 100.0, 0.0, 0), (NOW, "LONG", 0.3, 120.0, 0.0, 0))
     forwards, backwards = rebuild(orders, "BTCUSD", UUID), rebuild(orders[::-1], "BTCUSD", UUID)
     assert values(forwards)["open_ms"] == NOW + 9
@@ -143,7 +143,7 @@ def test_the_list_decides_not_the_time() -> None:
 
 
 def test_an_elimination_keeps_the_returns() -> None:
-    """Its price of 0 is ignored: returns and pnl stay those of the order before, the position is closed."""
+    """Its price of 0 is ignored: returns and pnl stay as before it; the position closes."""
     orders = rows(
         (NOW, "LONG", 0.1, 100.0, 0.0, 0),
         (NOW + 60_000, "LONG", 0.1, 110.0, 0.0, 0),
@@ -158,7 +158,7 @@ LIQUIDATED = ((NOW, "LONG", 2.0, 100.0, 0.0, 0), (NOW + 60_000, "LONG", 1.0, 40.
 
 
 def test_a_liquidation_appends_one_flat() -> None:
-    """Two times 60 % lost: nothing is left, and a FLAT closes what the miner did not."""
+    """60 % lost twice: nothing is left, and a FLAT closes what the miner did not."""
     rebuilt = rebuild(rows(*LIQUIDATED), "BTCUSD", UUID)
     state = values(rebuilt)
     assert (state["current_return"], state["return_at_close"], state["close_ms"]) == (0.0, 0.0, NOW + 60_000)
@@ -175,8 +175,8 @@ def test_a_liquidation_appends_one_flat() -> None:
     )
 
 
-def test_a_list_that_holds_the_flat_gets_no_second_one() -> None:
-    """The rebuild of what a rebuild appended to is the same state and appends nothing."""
+def test_a_list_with_the_flat_gets_no_second_one() -> None:
+    """Rebuilding with the appended order gives the same state and appends nothing."""
     orders = rows(*LIQUIDATED)
     first = rebuild(orders, "BTCUSD", UUID)
     assert first is not None
@@ -187,7 +187,7 @@ def test_a_list_that_holds_the_flat_gets_no_second_one() -> None:
 
 @pytest.mark.parametrize("change", [{"src": 0}, {"order_uuid": UUID}])
 def test_another_order_is_not_taken_for_the_flat(change: dict[str, Any]) -> None:
-    """Only an order with src 1 and the reversed uuid stands for the appended one."""
+    """Only an order with src 1 and the reversed uuid counts as the appended one."""
     orders = rows(*LIQUIDATED)
     flat = make_order(NOW + 60_000, "FLAT", 0.0, 0.0, UUID[::-1], src=1) | change
     rebuilt = rebuild([*orders, *typed([flat])], "BTCUSD", UUID)
@@ -197,7 +197,7 @@ def test_another_order_is_not_taken_for_the_flat(change: dict[str, Any]) -> None
 
 @pytest.mark.parametrize(("price", "left"), [(50.0, 0.0), (50.5, 0.01)])
 def test_a_position_is_liquidated_when_all_is_lost(price: float, left: float) -> None:
-    """Twice long at 100: at 50 nothing is left, just above it goes on."""
+    """Twice long at 100: at 50 nothing is left; just above, it goes on."""
     rebuilt = rebuild(
         rows((NOW, "LONG", 2.0, 100.0, 0.0, 0), (NOW + 1, "LONG", 1.0, price, 0.0, 0)), "BTCUSD", UUID
     )
@@ -227,13 +227,13 @@ def test_one_closed_at_a_total_loss_is_closed_by_its_own_order() -> None:
     ],
     ids=["no orders", "leverage 0", "price 0", "negative price", "slippage takes all", "beyond floats"],
 )
-def test_what_cannot_be_rebuilt(orders: list[Order]) -> None:
-    """None, never an error and never a NaN."""
+def test_positions_that_cannot_be_rebuilt(orders: list[Order]) -> None:
+    """None, never an error or a NaN."""
     assert rebuild(orders, "BTCUSD", UUID) is None
 
 
 def test_an_unknown_pair_is_rebuilt_by_its_displayed_fee() -> None:
-    """As the known pair of that fee; without a fee that tells, not at all."""
+    """Like the known pair of that fee; with any other fee, not at all."""
     orders = rows((NOW, "LONG", 0.1, 100.0, 0.0, 0), (NOW + 10**9, "LONG", 0.1, 110.0, 0.0, 0))
     for fee_rate, known in ((0.003, "BTCUSD"), (7e-05, "EURUSD"), (9e-05, "NVDA")):
         assert rebuild(orders, ["NEW", "NEW", fee_rate, 0.1, 5], UUID) == rebuild(orders, known, UUID)
@@ -241,8 +241,8 @@ def test_an_unknown_pair_is_rebuilt_by_its_displayed_fee() -> None:
     assert rebuild(orders, "NEW", UUID) is None
 
 
-def test_what_older_orders_lack_counts_as_zero() -> None:
-    """Orders without bid, ask, slippage and src, or with null there, are rebuilt as with zeros."""
+def test_missing_fields_of_older_orders_count_as_zero() -> None:
+    """No bid, ask, slippage and src, or null there."""
     bodies = listed([(NOW, "LONG", 0.1, 100.0, 0.0, 0), (NOW + 1, "FLAT", -0.1, 110.0, 0.0, 0)])
     lacking = ("bid", "ask", "slippage", "src")
     without = [{key: o[key] for key in o if key not in lacking} for o in bodies]
@@ -254,9 +254,9 @@ def test_what_older_orders_lack_counts_as_zero() -> None:
 
 @pytest.mark.parametrize("name", ["positions_2024", "miner_2025_ck", "miner_2025_tm"])
 def test_positions_of_the_live_network(name: str) -> None:
-    """Their files' own numbers follow from their orders; an open one's returns go with the market's price.
+    """The files' own numbers follow from their orders; an open one's returns follow the market price.
 
-    Old files say open_ms a moment late; the first order's time is what counts.
+    Old files have open_ms slightly late; the first order's time counts.
     """
     document = shared(f"real/{name}.json.gz")
     for body in document if isinstance(document, list) else document["positions"]:

@@ -1,4 +1,4 @@
-"""The checksum by which a mirror knows that it holds what the server holds (docs/protocol.md, 4)."""
+"""The checksum by which a mirror knows that it equals the server's state (docs/protocol.md, 4)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_by_hand() -> None:
 @patient
 @given(st.dictionaries(st.text(), json_values, max_size=3), st.booleans())
 def test_it_is_that_of_the_json_modules_text(extra: dict[str, Any], closed: bool) -> None:
-    """Whatever other keys a position has."""
+    """For any other keys of a position."""
     body = extra | position(1, [order(1) | {"note": extra}], closed=closed)
     canonical = json.loads(json.dumps(body))
     for each in canonical["orders"]:
@@ -51,14 +51,14 @@ def test_it_is_that_of_the_json_modules_text(extra: dict[str, Any], closed: bool
 
 
 def test_bytes_and_text_agree() -> None:
-    """A file and the text it was cut into."""
+    """A file, and the text that it was cut into."""
     file = json.dumps(position(1, [order(1), order(2)])).encode()
     assert position_checksum(file) == position_checksum(parse_position(file)[1])
 
 
 @pytest.mark.parametrize("closed", [False, True])
-def test_what_rest_shows_has_the_same_checksum(closed: bool) -> None:
-    """A mirror that began with a snapshot agrees: close_ms 0 is null, aged price sources don't matter."""
+def test_a_rest_answer_has_the_same_checksum(closed: bool) -> None:
+    """A mirror that began with a snapshot agrees: close_ms 0 counts as null, price sources are ignored."""
     body = position(1, [order(1, price_sources=[{"source": "x"}])], closed=closed)
     parsed, text = parse_position(json.dumps(body).encode())
     answer = render_position(text, parsed, AS_IS, T0 + 10**10)

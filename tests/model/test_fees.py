@@ -1,4 +1,4 @@
-"""Fees (docs/accounting.md, 3): published tables, own tables, and the moments at which rules change."""
+"""Fees (docs/accounting.md, 3): published tables, own tables, and the times at which rules change."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def test_own_tables(case: dict[str, Any]) -> None:
     st.integers(0, 100 * DAY) | st.integers(0, 2400).map(lambda h: h * HOUR),
     st.sampled_from(sorted(PAIRS)),
 )
-def test_counting_intervals_is_walking_them(bodies: list[dict[str, Any]], later: int, pair: str) -> None:
-    """Whatever the orders, also out of time order: the factor is that of every interval walked."""
+def test_counting_intervals_equals_walking_them(bodies: list[dict[str, Any]], later: int, pair: str) -> None:
+    """For any orders, even out of time order."""
     category, rate = PAIRS[pair]
     open_ms = bodies[0]["processed_ms"]
     at = open_ms + later
@@ -80,7 +80,7 @@ def test_counting_intervals_is_walking_them(bodies: list[dict[str, Any]], later:
 
 
 def test_crypto_is_charged_at_4_12_and_20_utc() -> None:
-    """Nothing until 4 h, one interval from then on, at the leverage held."""
+    """Nothing until 4 h, then one interval, at the leverage held."""
     orders = rows(long(MONDAY, 0.5))
     assert carry_fee(MONDAY + 4 * HOUR - 1, orders, "crypto", MONDAY) == (1.0, MONDAY + 4 * HOUR)
     charged = carry_fee(MONDAY + 4 * HOUR, orders, "crypto", MONDAY)
@@ -95,7 +95,7 @@ def test_crypto_is_charged_at_4_12_and_20_utc() -> None:
 def test_forex_is_charged_at_21_utc_by_weekday(day: int, times: int) -> None:
     """Opened at 20 h, charged at 21 h, for an interval that ends at 20 h of the next day.
 
-    Thrice where that is a Wednesday, not at all on Saturday and Sunday.
+    Three times if that is a Wednesday, not at all on Saturday and Sunday.
     """
     opened = MONDAY + day * DAY + 20 * HOUR
     orders = rows(long(opened, 2.0))
@@ -114,21 +114,21 @@ def test_nothing_is_carried_before_carry_fees_began() -> None:
 
 
 def test_a_closed_position_is_charged_until_its_close() -> None:
-    """The factor stands still after close_ms."""
+    """The factor is constant after close_ms."""
     orders = rows(long(NOW), [NOW + 2 * DAY, "FLAT", -1.0, 100.0, 0.0, 0])
     at_close = carry_fee(NOW + 2 * DAY, orders, "crypto", NOW, NOW + 2 * DAY)
     assert carry_fee(NOW + 50 * DAY, orders, "crypto", NOW, NOW + 2 * DAY) == at_close
 
 
 def test_spread_ends_when_slippage_begins() -> None:
-    """Half the rate per leverage moved before that moment, nothing from it on."""
+    """Half the rate per leverage moved before that time, nothing from then on."""
     orders = rows(long(SLIPPAGE_STARTS_MS - DAY, 2.0), long(SLIPPAGE_STARTS_MS - HOUR, 1.0))
     assert math.isclose(spread_fee(SLIPPAGE_STARTS_MS - 1, orders, 0.001), 1 - 3 * 0.001 / 2)
     assert spread_fee(SLIPPAGE_STARTS_MS, orders, 0.001) == 1.0
 
 
 def test_orders_that_no_miner_sent_are_not_charged_for() -> None:
-    """An elimination's or a deprecated pair's FLAT moves no leverage of the miner's."""
+    """The FLAT of an elimination or of a deprecated pair moves none of the miner's leverage."""
     opened = SLIPPAGE_STARTS_MS - DAY
     for src in (1, 2):
         orders = rows(long(opened, 2.0), [opened + 1, "FLAT", -2.0, 100.0, 0.0, src])
@@ -147,8 +147,8 @@ def test_the_oldest_fee_is_the_rate_times_the_largest_leverage() -> None:
     assert fee(CUMULATIVE_STARTS_MS, grown, "crypto", 0.001, opened) == 1 - (1.0 + 2.0) * 0.001 / 2
 
 
-def test_an_absurdly_late_time_is_answered() -> None:
-    """Ten thousand centuries of intervals are counted, not walked."""
+def test_an_absurdly_late_time_is_computed_at_once() -> None:
+    """The intervals of ten thousand centuries are counted, not walked."""
     orders = rows(long(NOW), long(1 << 52))
     for category in ("crypto", "forex"):
         assert 0.0 <= carry_fee(1 << 52, orders, category, NOW).factor < 1e-6

@@ -1,4 +1,4 @@
-"""A miner's entry: what counts, what it adds up to, and the order of things (docs/accounting.md, 5)."""
+"""A miner's entry: aggregates and sort order (docs/accounting.md, 5)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def closed(return_at_close: float, *, opened: int = NOW - DAY, lasted: int = 60_
 
 @pytest.mark.parametrize("scenario", [0, 1, 2])
 def test_the_published_aggregates(scenario: int) -> None:
-    """Every miner's, in every tier, over what that tier shows; and the miners' order."""
+    """Of every miner in every tier, and the miners' order."""
     case = shared("golden/tiers.json.gz")["scenarios"][scenario]
     now = case["now_ms"]
     eliminated = {e["hotkey"] for e in case["input"]["eliminations_json"]["eliminations"]}
@@ -59,7 +59,7 @@ def entry_of(positions: list[Position], tier: int, now_ms: int, *, eliminated: b
 
 
 def test_aggregates_by_hand() -> None:
-    """Two wins and a loss; an even one is no win."""
+    """Two wins and a loss; a position without gain is not a win."""
     added = aggregates([closed(1.1), closed(0.9), closed(1.2), closed(1.0)], NOW)
     assert added == Aggregates(
         thirty_day_returns=1.1 * 0.9 * 1.2,
@@ -70,7 +70,7 @@ def test_aggregates_by_hand() -> None:
 
 
 def test_products_are_taken_in_shown_order() -> None:
-    """Floats do not commute; users compare digits."""
+    """Float multiplication is not associative, and users compare digits."""
     factors = [1.1, 0.7, 1.3]
     assert aggregates(map(closed, factors), NOW).all_time_returns == 1.1 * 0.7 * 1.3
     assert 1.1 * 0.7 * 1.3 != 1.3 * 0.7 * 1.1
@@ -83,19 +83,19 @@ def test_a_position_counts_from_sixty_seconds(lasted: int, counts: int) -> None:
 
 
 def test_open_positions_do_not_count() -> None:
-    """Whatever their returns."""
+    """At any return."""
     assert aggregates([Outcome(0, None, 2.0)], NOW) == Aggregates()
 
 
 @pytest.mark.parametrize(("age", "recent"), [(90 * DAY, 1.1), (90 * DAY + 1, 1.0)])
 def test_returns_of_the_window_go_back_ninety_days(age: int, recent: float) -> None:
-    """By the opening; what opened earlier stays in the returns of all time."""
+    """By the opening; older positions stay in the all-time returns."""
     added = aggregates([closed(1.1, opened=NOW - age)], NOW)
     assert (added.thirty_day_returns, added.all_time_returns) == (recent, 1.1)
 
 
 def test_when_the_window_moves_past_a_position() -> None:
-    """At the first millisecond at which the aggregates differ; positions that don't count don't matter."""
+    """The first millisecond at which the aggregates differ; positions that do not count are ignored."""
     shown = [closed(1.1, opened=NOW), closed(1.2, opened=NOW + 5), closed(9.0, opened=NOW - 9, lasted=1)]
     first = next_aggregate_change_ms(shown, NOW)
     assert first == NOW + 90 * DAY + 1
@@ -105,13 +105,13 @@ def test_when_the_window_moves_past_a_position() -> None:
     assert next_aggregate_change_ms(shown, first + 5) is None
 
 
-def test_an_eliminated_miner_has_the_aggregates_of_none() -> None:
+def test_an_eliminated_miner_has_empty_aggregates() -> None:
     """In every tier, at once; the positions stay."""
     assert aggregates([closed(1.1)], NOW, eliminated=True) == Aggregates() == aggregates([], NOW)
 
 
 def test_an_outcome_is_taken_from_a_file_or_a_rebuild() -> None:
-    """Open means no close_ms, also where a file says 0."""
+    """An open position has no close_ms, even if a file says 0."""
     body = factories.position(1, [factories.order(1)], close_ms=0)
     position, _ = parse_position(json.dumps(body).encode())
     assert Outcome.of(position) == Outcome(position.open_ms, None, 1.009)
@@ -146,7 +146,7 @@ def test_a_served_entry_is_read() -> None:
 
 
 def test_a_miner_of_the_live_network() -> None:
-    """The entry as a validator served it: number, share and returns follow from its positions."""
+    """In an entry as a validator served it, the aggregates follow from the positions."""
     for name in ("miner_2025_ck", "miner_2025_tm"):
         document = shared(f"real/{name}.json.gz")
         entry = msgspec.convert(document, MinerEntry)

@@ -17,14 +17,14 @@ OLD = {
 }
 
 
-def test_an_older_order_gets_zeros_for_what_it_lacks() -> None:
-    """No bid, ask, slippage or src: they count as 0, and a miner sent it."""
+def test_missing_fields_of_an_older_order_are_zero() -> None:
+    """Bid, ask, slippage and src: a miner sent it."""
     order = msgspec.convert(OLD, Order)
     assert (order.bid, order.ask, order.slippage, order.src) == (0.0, 0.0, 0.0, OrderSource.MINER)
 
 
-def test_nulls_and_unknown_keys_are_no_error() -> None:
-    """A newer validator may write more than is known here, and null where there is nothing."""
+def test_nulls_and_unknown_keys_are_accepted() -> None:
+    """A newer validator may write more keys, and null for missing values."""
     order = msgspec.convert(
         OLD | {"bid": None, "src": None, "leverage_v2": [1], "price_sources": None}, Order
     )
@@ -41,6 +41,6 @@ def test_price_sources_may_lack_anything() -> None:
     "change", [{"order_type": "BUY"}, {"leverage": "0.1"}, {"processed_ms": 1.5}, {"order_uuid": None}]
 )
 def test_a_mistyped_field_is_refused(change: dict[str, object]) -> None:
-    """What accounting needs must be there and of its type."""
+    """Fields that the accounting needs must be there, with the right type."""
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(OLD | change, Order)

@@ -1,4 +1,4 @@
-"""Reading positions, and their text cut at the orders."""
+"""Reading positions, and their text, cut at the orders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def encoded(body: Any) -> bytes:
 @patient
 @given(st.dictionaries(names, json_values, max_size=3), st.integers(0, 3), st.permutations(range(17)))
 def test_the_text_is_the_file(extra: dict[str, Any], n_orders: int, layout: list[int]) -> None:
-    """Whatever else a file holds, and in whatever order: joined again, the text says exactly that."""
+    """With any extra keys in any key order, the joined text equals the file."""
     body = extra | position(1, [order(i, note='"orders":[]') for i in range(n_orders)])
     items = list(body.items())
     body = dict(items[i] for i in [*(i for i in layout if i < len(items)), *range(17, len(items))])
@@ -44,8 +44,8 @@ def test_the_text_is_the_file(extra: dict[str, Any], n_orders: int, layout: list
     assert list(json.loads(text.summary()).items()) == list(summary.items())
 
 
-def test_a_text_says_what_was_parsed() -> None:
-    """The position read from the text is the one read from the file."""
+def test_a_text_decodes_to_the_parsed_position() -> None:
+    """Decoding the text gives the position read from the file."""
     parsed, text = parse_position(encoded(position(1, [order(0), order(1)], closed=True, remark={"a": []})))
     assert text.position() == parsed
 
@@ -55,13 +55,13 @@ def test_a_text_says_what_was_parsed() -> None:
     [(5, True, 5), (None, True, None), (None, False, None), (0, False, None), (5, False, None)],
 )
 def test_when_a_position_closed(close_ms: int | None, closed: bool, expected: int | None) -> None:
-    """None while open, however that is said, and where a closed one gives no time."""
+    """None while open, however that is written, and for a closed position without a time."""
     body = position(1, [order(1)], close_ms=close_ms, is_closed_position=closed)
     assert parse_position(encoded(body))[0].closed_at == expected
 
 
 def test_an_older_position_is_read() -> None:
-    """initial_entry_price there, cumulative_entry_value and realized_pnl not."""
+    """With initial_entry_price, without cumulative_entry_value and realized_pnl."""
     body = position(1, [order(0)], initial_entry_price=0.9773)
     del body["cumulative_entry_value"], body["realized_pnl"]
     parsed, text = parse_position(encoded(body))
@@ -105,8 +105,8 @@ def test_any_trade_pair_is_kept(trade_pair: Any) -> None:
         (encoded(position(1, [order(0)])) * 2, "not_json"),
     ],
 )
-def test_what_is_no_position_is_refused(body: bytes, code: str) -> None:
-    """With a word that says why."""
+def test_a_malformed_position_is_refused(body: bytes, code: str) -> None:
+    """With a code that says why."""
     with pytest.raises(InvalidInputError) as refused:
         parse_position(body)
     assert refused.value.code == code
@@ -114,7 +114,7 @@ def test_what_is_no_position_is_refused(body: bytes, code: str) -> None:
 
 @pytest.mark.parametrize("name", ["positions_2024", "miner_2025_ck", "miner_2025_tm"])
 def test_positions_of_the_live_network(name: str) -> None:
-    """Both schemas are read, and their texts are what was read."""
+    """Both schemas are read, and the texts equal the files."""
     document = shared(f"real/{name}.json.gz")
     for body in document if isinstance(document, list) else document["positions"]:
         parsed, text = parse_position(encoded(body))
@@ -124,8 +124,8 @@ def test_positions_of_the_live_network(name: str) -> None:
 
 @pytest.mark.parametrize("where", ["position", "order"])
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
-def test_what_is_nested_deeply_is_refused(where: str, opening: str, closing: str) -> None:
-    """An unknown key is kept as it came, but not so deep that a reader further on could choke on it."""
+def test_deep_nesting_is_refused(where: str, opening: str, closing: str) -> None:
+    """Unknown keys are passed on unchanged, so their depth must not break a client's parser."""
 
     def nested(depth: int) -> bytes:
         body = position(1, [order(1, **({"x": 0} if where == "order" else {}))])
@@ -139,8 +139,8 @@ def test_what_is_nested_deeply_is_refused(where: str, opening: str, closing: str
     assert refused.value.code == "bad_value"
 
 
-def test_brackets_in_texts_and_beside_each_other_are_no_nesting() -> None:
-    """Only what is within something counts."""
+def test_brackets_in_strings_and_in_sequence_are_not_nesting() -> None:
+    """Only brackets inside brackets count."""
     text = "[{" * 500 + '"' + "\\"
     _, parsed = parse_position(encoded(position(1, [order(1, note=text, flat=[[{}]] * 500)], note=text)))
     assert json.loads(parsed.json())["note"] == text

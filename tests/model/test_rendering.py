@@ -53,36 +53,36 @@ def shown_body(body: dict[str, Any], tier: int, now_ms: int) -> dict[str, Any] |
     return decoded
 
 
-def seen(*times: int, **extra: Any) -> Any:
-    """A position with one order at each of these times, the first LONG 0.5, each further one LONG 0.1."""
+def with_orders_at(*times: int, **extra: Any) -> Any:
+    """Returns a position with one order at each time: the first LONG 0.5, each further one LONG 0.1."""
     listed = [make_order(t, "LONG", 0.1 if i else 0.5, 100.0 + i, f"order-{i}") for i, t in enumerate(times)]
     return written(listed, **extra)[0]
 
 
 def test_an_order_shows_from_one_millisecond_after() -> None:
     """Strictly before the cutoff."""
-    position = seen(NOW)
+    position = with_orders_at(NOW)
     assert view(position, 0, NOW) == Hidden("not_yet")
     assert isinstance(view(position, 0, NOW + 1), Rebuilt)
 
 
-def test_only_orders_before_the_cutoff_count_wherever_they_stand() -> None:
-    """The second of three is too young; the state is that of the other two."""
-    shown = view(seen(NOW, NOW + 9, NOW + 5), 0, NOW + 9)
+def test_only_orders_before_the_cutoff_count() -> None:
+    """At any place in the list: the second of three is too young, the state is that of the other two."""
+    shown = view(with_orders_at(NOW, NOW + 9, NOW + 5), 0, NOW + 9)
     assert isinstance(shown, Rebuilt)
-    assert shown.places == (0, 2)
+    assert shown.indexes == (0, 2)
     assert shown.position.state.net_leverage == pytest.approx(0.6)
 
 
 def test_an_untouched_open_position_is_rebuilt_too() -> None:
-    """The validator refreshes its returns every minute; a lagging tier must not tick with that."""
-    position = seen(NOW, current_return=1.5)
+    """The validator refreshes its returns every minute, which a lagging tier must not see."""
+    position = with_orders_at(NOW, current_return=1.5)
     shown = view(position, 0, NOW + 9 * DAY)
     assert isinstance(shown, Rebuilt)
     assert shown.position.state.current_return == 1.0
 
 
-def test_a_position_closed_before_the_cutoff_is_shown_as_it_is() -> None:
+def test_a_position_closed_before_the_cutoff_is_shown_as_is() -> None:
     """From one millisecond after its close; at the cutoff itself it was still open."""
     listed = [make_order(NOW, "LONG", 0.5, 100.0, "a"), make_order(NOW + 5, "FLAT", -0.5, 101.0, "b")]
     position, _ = written(listed)
@@ -94,18 +94,20 @@ def test_a_position_closed_before_the_cutoff_is_shown_as_it_is() -> None:
 
 @pytest.mark.parametrize("close_ms", [None, 0])
 def test_a_close_without_a_time_is_not_before_the_cutoff(close_ms: int | None) -> None:
-    """What says it is closed but not when is rebuilt."""
-    assert isinstance(view(seen(NOW, is_closed_position=True, close_ms=close_ms), 0, NOW + 1), Rebuilt)
+    """A position that is closed without a time is rebuilt."""
+    assert isinstance(
+        view(with_orders_at(NOW, is_closed_position=True, close_ms=close_ms), 0, NOW + 1), Rebuilt
+    )
 
 
 def test_an_open_position_with_a_time_of_close_is_open() -> None:
-    """is_closed_position decides; some files say close_ms 0 or more while open."""
-    assert isinstance(view(seen(NOW, is_closed_position=False, close_ms=NOW), 0, NOW + 1), Rebuilt)
+    """is_closed_position decides; some files have close_ms 0 or more while open."""
+    assert isinstance(view(with_orders_at(NOW, is_closed_position=False, close_ms=NOW), 0, NOW + 1), Rebuilt)
 
 
-def test_what_cannot_be_rebuilt_is_hidden_with_that_reason() -> None:
-    """An unknown pair without a fee that tells, or no orders at all; tier 100 shows it as it came."""
-    unknown = seen(NOW, trade_pair=["NEW", "NEW", 0.5e-3, 0.1, 5])
+def test_a_position_that_cannot_be_rebuilt_is_hidden() -> None:
+    """An unknown pair with an unknown fee, or no orders; tier 100 shows it as is."""
+    unknown = with_orders_at(NOW, trade_pair=["NEW", "NEW", 0.5e-3, 0.1, 5])
     empty = parse_position(json.dumps(factories.position(1, [])).encode())[0]
     for position in (unknown, empty):
         assert view(position, 0, NOW + 1) == Hidden("not_rebuildable")
@@ -113,14 +115,14 @@ def test_what_cannot_be_rebuilt_is_hidden_with_that_reason() -> None:
 
 
 def test_an_unknown_pair_that_closed_before_the_cutoff_needs_no_rebuild() -> None:
-    """Only where a state must be rebuilt does the pair matter."""
-    position = seen(NOW, trade_pair="NEW", is_closed_position=True, close_ms=NOW + 1)
+    """The pair matters only for a rebuild."""
+    position = with_orders_at(NOW, trade_pair="NEW", is_closed_position=True, close_ms=NOW + 1)
     assert view(position, 0, NOW + 2) == AS_IS
 
 
-def test_moments_of_change() -> None:
-    """Each order's and the close's next millisecond, then never; never for what is live."""
-    position = seen(NOW, NOW + 10, is_closed_position=True, close_ms=NOW + 20)
+def test_when_a_view_changes() -> None:
+    """One millisecond after each order and the close, then never; never for a live position."""
+    position = with_orders_at(NOW, NOW + 10, is_closed_position=True, close_ms=NOW + 20)
     assert next_change_ms(position, 0, 0) == NOW + 1
     assert next_change_ms(position, 0, NOW) == NOW + 1
     assert next_change_ms(position, 0, NOW + 1) == NOW + 11
@@ -131,8 +133,8 @@ def test_moments_of_change() -> None:
 
 @histories.patient
 @given(histories.orders(earliest=NOW, latest=NOW + 40), st.integers(NOW - 2, NOW + 44))
-def test_between_the_moments_nothing_changes(bodies: list[dict[str, Any]], cutoff: int) -> None:
-    """Going from moment to moment meets every view that any cutoff has."""
+def test_a_view_is_constant_between_its_changes(bodies: list[dict[str, Any]], cutoff: int) -> None:
+    """Going from change to change meets every view that any cutoff has."""
     position, _ = written(bodies)
     at = NOW - 2
     while (following := next_change_ms(position, 0, at)) is not None and following <= cutoff:
@@ -144,7 +146,7 @@ def test_between_the_moments_nothing_changes(bodies: list[dict[str, Any]], cutof
 @histories.patient
 @given(histories.orders(earliest=NOW, latest=NOW + 40), st.integers(NOW, NOW + 41))
 def test_a_tier_includes_all_that_a_lower_one_shows(bodies: list[dict[str, Any]], cutoff: int) -> None:
-    """What a lower tier shows is shown by a higher one the same way or live."""
+    """A higher tier shows it in the same way, or live."""
     position, _ = written(bodies)
     views = [view(position, tier, cutoff) for tier in TIERS]
     for lower, higher in itertools.pairwise(views):
@@ -174,7 +176,7 @@ def test_own_cases(case: dict[str, Any]) -> None:
 
 
 def test_a_closed_position_is_the_validators_own_text() -> None:
-    """Byte for byte but for white space: the file's key order, its way to write numbers, extra keys."""
+    """Byte for byte except for white space: the file's key order, number format and extra keys."""
     order = json.dumps(factories.order(1)).replace("101.0", "101.0000")
     file = (
         '{"z": 1.50, "close_ms": 1760000001000, "orders": [' + order + '], "is_closed_position": true, '
@@ -187,7 +189,7 @@ def test_a_closed_position_is_the_validators_own_text() -> None:
 
 @pytest.mark.parametrize("in_file", [{"close_ms": None}, {"close_ms": 0}, {"close_ms": 5}])
 def test_close_ms_is_0_while_open(in_file: dict[str, Any]) -> None:
-    """In its place, whatever the file says; the same key deeper down is not touched."""
+    """In its place, for any value in the file; the same key in nested objects is unchanged."""
     body = factories.position(1, [factories.order(1)], note={"close_ms": None}) | in_file
     position, text = parse(body)
     answer = json.loads(render_position(text, position, AS_IS, NOW))
@@ -195,7 +197,7 @@ def test_close_ms_is_0_while_open(in_file: dict[str, Any]) -> None:
 
 
 def test_an_open_file_without_close_ms_is_shown_with_it() -> None:
-    """Clients count on the key."""
+    """Clients rely on the key."""
     body = factories.position(1, [factories.order(1)])
     del body["close_ms"]
     position, text = parse(body)
@@ -203,7 +205,7 @@ def test_an_open_file_without_close_ms_is_shown_with_it() -> None:
 
 
 def test_price_sources_are_shown_for_seven_days() -> None:
-    """Still there 7 days after their order, to the millisecond, then []; the rest of the order stays."""
+    """Up to 7 days after their order, to the millisecond, then []; the rest of the order stays."""
     sources = [{"source": "Polygon_rest]", "lag_ms": 7}]
     order = factories.order(1, at=NOW, price_sources=sources, note={"price_sources": [1]})
     position, text = parse(factories.position(1, [order], closed=True))
@@ -215,7 +217,7 @@ def test_price_sources_are_shown_for_seven_days() -> None:
 
 
 def test_when_price_sources_age_out() -> None:
-    """The next moment at which the text changes; orders without any don't count."""
+    """The next time at which the text changes; orders without price sources are ignored."""
     some = [{"source": "x"}]
     listed = [
         factories.order(1, at=NOW, price_sources=some),
@@ -233,7 +235,7 @@ def test_when_price_sources_age_out() -> None:
 
 
 def test_a_rebuilt_position_has_the_known_keys_only() -> None:
-    """In the canonical order, also where the file's is another; the orders in the validator's words."""
+    """In canonical order, not the file's; the orders verbatim."""
     listed = [factories.order(1, at=NOW, price=100.50, note="kept"), factories.order(2, at=NOW + 5)]
     body = factories.position(1, listed, live_price=1.5)
     position, text = parse(dict(reversed(body.items())))
@@ -248,7 +250,7 @@ def test_a_rebuilt_position_has_the_known_keys_only() -> None:
 
 
 def test_an_older_position_keeps_its_entry_price_when_rebuilt() -> None:
-    """From the rebuild, where the file has the key; what the older schema lacks is there, too."""
+    """From the rebuilt state, if the file has the key; keys that the older schema lacks are added."""
     body = factories.position(1, [factories.order(1, at=NOW, slippage=0.0)], initial_entry_price=7.0)
     del body["cumulative_entry_value"], body["realized_pnl"]
     answer = shown_body(body, 0, NOW + 2 * DAY)
@@ -286,7 +288,7 @@ CUTOFF = NOW
 
 @st.composite
 def two_futures(draw: st.DrawFn) -> Sequence[list[dict[str, Any]]]:
-    """Two order lists that are the same before the cutoff; later orders stand anywhere after the first."""
+    """Draws two order lists that are equal before the cutoff; later orders are anywhere after the first."""
     past = draw(histories.orders(earliest=CUTOFF - 9 * DAY, latest=CUTOFF - 1))
     lists = []
     for first_id in (100, 200):
@@ -303,8 +305,9 @@ def two_futures(draw: st.DrawFn) -> Sequence[list[dict[str, Any]]]:
 @histories.patient
 @given(two_futures(), st.sampled_from(sorted(PAIRS)), st.integers(0, 10 * DAY))
 def test_later_orders_leave_no_trace(lists: Sequence[list[dict[str, Any]]], pair: str, passed: int) -> None:
-    """Non-interference: histories equal before the cutoff give equal bytes, whatever the files say of live
-    values. A position that the validator closed before the cutoff takes no more orders; left out.
+    """Non-interference: histories that are equal before the cutoff give equal bytes, for any live values.
+
+    A position that the validator closed before the cutoff takes no more orders and is left out.
     """
     now = CUTOFF + TIER_LAG_MS
     answers = []
@@ -319,7 +322,7 @@ def test_later_orders_leave_no_trace(lists: Sequence[list[dict[str, Any]]], pair
 
 @pytest.mark.parametrize("name", ["positions_2024", "miner_2025_ck", "miner_2025_tm"])
 def test_positions_of_the_live_network(name: str) -> None:
-    """Live, each is shown as it came but for aged price sources; lagging, at any order, it is shown too."""
+    """Live, each equals the file except for aged price sources; lagging, it is shown at every order."""
     document = shared(f"real/{name}.json.gz")
     for body in document if isinstance(document, list) else document["positions"]:
         first = body["orders"][0]["processed_ms"]

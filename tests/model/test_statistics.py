@@ -10,7 +10,7 @@ CHECKPOINT = {"last_update_ms": 5, "gain": 0.012, "loss": -0.002, "mdd": 0.995, 
 
 
 def test_statistics_are_read() -> None:
-    """Known keys typed, unknown ones left out, shapeless ones as they came."""
+    """Known keys typed, unknown ones ignored, values without a fixed shape unchanged."""
     document = {
         "version": 6,
         "created_timestamp_ms": 1,
@@ -30,14 +30,14 @@ def test_statistics_are_read() -> None:
 
 
 def test_a_perf_ledger_is_read() -> None:
-    """Also an empty one."""
+    """Even an empty one."""
     ledger = msgspec.convert({"max_return": 1.012, "cps": [CHECKPOINT, {}]}, PerfLedger)
     assert (ledger.max_return, len(ledger.cps), ledger.cps[1].gain) == (1.012, 2, None)
     assert msgspec.convert({}, PerfLedger).cps == []
 
 
 def test_eliminations_are_read() -> None:
-    """A drawdown is there only where it was the reason."""
+    """With a drawdown only if it was the reason."""
     document = {
         "eliminations": [{"hotkey": "a", "dd": None, "reason": "ZOMBIE"}, {"hotkey": "b", "dd": 0.91}]
     }

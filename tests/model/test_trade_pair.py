@@ -11,7 +11,7 @@ from tests.model.expected import shared
 
 
 def test_the_table_is_the_published_one() -> None:
-    """All 49 pairs, in its order, with its values."""
+    """All 49 pairs, in order, with their values."""
     published = shared("golden/trade_pairs.json")["rows"]
     table = [
         [p.id, p.display, p.fee_rate, p.min_leverage, p.max_leverage, p.category]
@@ -42,8 +42,8 @@ def test_the_table_has_every_category() -> None:
         (12.5, ""),
     ],
 )
-def test_a_pair_is_named_whatever_shape_it_has(trade_pair: Any, name: str) -> None:
-    """The first element of a list, or the string itself; nothing else names a pair, and nothing raises."""
+def test_a_pairs_id_is_found_in_any_shape(trade_pair: Any, name: str) -> None:
+    """The first element of a list, or the string itself; anything else has no id, and nothing raises."""
     assert pair_id(trade_pair) == name
 
 
@@ -70,5 +70,5 @@ def test_a_pair_is_named_whatever_shape_it_has(trade_pair: Any, name: str) -> No
     ],
 )
 def test_category_and_rate(trade_pair: Any, terms: tuple[str, float] | None) -> None:
-    """The table decides, its third element only for an unknown pair; else the pair cannot be accounted."""
+    """The table decides, the third element only for an unknown pair; otherwise there are no terms."""
     assert category_and_rate(trade_pair) == terms

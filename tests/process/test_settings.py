@@ -1,82 +1,183 @@
-"""One table of settings: flags, environment, defaults, in that order."""
+"""Settings: each declared once, in its room; a flag wins over the environment, that over the default."""
 
 from __future__ import annotations
 
-import argparse
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+import ptn_api
 from ptn_api.errors import SettingsError
-from ptn_api.intake.options import IntakeOptions
-from ptn_api.process.settings import Settings, add_arguments, describe, from_arguments
+from ptn_api.intake.options import IntakeOptions, IntakeSettings
+from ptn_api.options import SECTIONS
+from ptn_api.process.settings import SETTINGS, Settings, load_settings
 from ptn_api.rest.options import RestOptions
+from ptn_api.simulator.options import SimulatorOptions
 from ptn_api.stream.options import StreamOptions
 
-NO_SETTINGS = {
-    *("blind_sweep_ms", "retry_ms", "retry_max_ms", "mass_removal_share", "mass_removal_count"),
-    *("position_limit_bytes", "document_limit_bytes", "queue_line_limit_bytes"),
-    *("rate_window_ms", "silent_ms", "replay_stall_ms"),
-}
-"""Options of the rooms that only tests change."""
+PACKAGE = Path(ptn_api.__file__).parent
+DECLARING = {"options.py", "settings.py"}
+INDEPENDENT = {"client", "wire", "http"}
+"""Packages that know no server of ours and choose their defaults for themselves."""
 
 
-def parse(*argv: str, environ: dict[str, str] | None = None) -> Settings:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    return from_arguments(parser.parse_args(argv), environ or {})
+def load(environ: dict[str, str] | None = None, **values: Any) -> Settings:
+    return load_settings(values, environ or {})
 
 
-def test_defaults_are_the_documented_ones() -> None:
-    """What nobody says is what the documentation says."""
-    settings = parse()
+def test_the_defaults_are_those_of_the_declarations() -> None:
+    """Nothing given: the structs' own defaults."""
+    settings = load()
     assert settings == Settings()
     assert (settings.api_host, settings.api_rest_port, settings.api_ws_port) == ("127.0.0.1", 48888, 8765)
+    assert (settings.stream, settings.simulator) == (StreamOptions(), SimulatorOptions())
 
 
 def test_a_flag_wins_over_the_environment() -> None:
     """And the environment over the default."""
     environ = {"PTN_API_REST_PORT": "1", "PTN_API_WS_PORT": "2", "PTN_DEMO": "true"}
-    settings = parse("--api-rest-port", "3", environ=environ)
+    settings = load(environ, api_rest_port="3")
     assert (settings.api_rest_port, settings.api_ws_port, settings.demo) == (3, 2, True)
 
 
+def test_a_setting_reaches_every_room_that_has_it() -> None:
+    """Under its own name, or without the prefix that it has outside of the room."""
+    settings = load(connects_per_minute="7", clock_jump_ms=8, stop_timeout_ms=9, demo_miners="10")
+    assert (settings.rest.connects_per_minute, settings.stream.connects_per_minute) == (7, 7)
+    assert (settings.rest.clock_jump_ms, settings.intake.clock_jump_ms) == (8, 8)
+    assert (settings.rest.stop_timeout_ms, settings.stop_timeout_ms) == (9, 9)
+    assert settings.simulator.miners == 10
+
+
 @pytest.mark.parametrize(
-    ("flag", "value"),
+    ("name", "value", "expected"),
     [
-        ("--api-rest-port", "x"),
-        ("--api-rest-port", "65536"),
-        ("--api-ws-port", "-1"),
-        ("--sweep-ms", "0"),
-        ("--log-level", "loud"),
+        ("api_rest_port", "x", "a whole number from 0 to 65535"),
+        ("api_rest_port", "65536", "a whole number from 0 to 65535"),
+        ("api_ws_port", "-1", "a whole number from 0 to 65535"),
+        ("metrics_port", "-2", "a whole number from -1 to 65535"),
+        ("sweep_ms", "0", "a whole number of 1 or more"),
+        ("netuid", "eight", "a whole number"),
+        ("demo_orders_per_minute", "-1", "a number of 0 or more"),
+        ("demo", "maybe", "true or false"),
+        ("log_level", "loud", "one of debug, info, warning, error"),
     ],
 )
-def test_a_bad_value_names_its_flag(flag: str, value: str) -> None:
-    """The message is a sentence that says what to change."""
-    with pytest.raises(SettingsError, match=flag):
-        parse(f"{flag}={value}")
+def test_a_bad_value_names_its_source_and_what_is_accepted(name: str, value: str, expected: str) -> None:
+    """The flag, or the variable if the value came from the environment."""
+    setting = SETTINGS[name]
+    with pytest.raises(SettingsError) as caught:
+        load(**{name: value})
+    assert str(caught.value) == f"{setting.flag} {value!r}: expected {expected}"
+    with pytest.raises(SettingsError, match=setting.variable):
+        load({setting.variable: value})
 
 
 def test_settings_are_frozen() -> None:
-    """Nobody changes them after loading."""
     with pytest.raises(AttributeError):
-        parse().demo = True  # type: ignore[misc]
+        load().demo = True  # type: ignore[misc]
 
 
-def test_every_setting_says_what_it_means() -> None:
-    """The documentation's table is made of this."""
-    described = {name: (flag, variable) for name, flag, variable, _, _ in describe()}
-    assert described["api_rest_port"] == ("--api-rest-port", "PTN_API_REST_PORT")
-    assert described["validator_dir"] == ("--validator-dir", "PTN_VALIDATOR_DIR")
-    assert all(len(meaning) > 10 for *_, meaning in describe())
+def test_settings_survive_the_way_to_a_child_process() -> None:
+    settings = load(demo="true", demo_orders_per_minute="0.5", sweep_ms=7)
+    assert msgspec.json.decode(msgspec.json.encode(settings), type=Settings) == settings
+
+
+def test_every_setting_has_a_section_a_description_and_a_unit() -> None:
+    """Help and documentation are made from these."""
+    assert next(iter(SETTINGS.values())).flag == "--api-host"
+    assert SETTINGS["validator_dir"].variable == "PTN_VALIDATOR_DIR"
+    assert {setting.section for setting in SETTINGS.values()} == set(SECTIONS)
+    for setting in SETTINGS.values():
+        assert len(setting.description) > 15, setting.name
+        assert setting.description[0].isupper(), setting.name
+        assert setting.description[-1] != ".", setting.name
+        assert bool(setting.unit) is not setting.is_switch, setting.name
+        if setting.name.endswith("_ms"):
+            assert setting.unit == "MS", setting.name
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("sweep_ms", "5000 = 5 s"),
+        ("retention_ms", "604800000 = 7 d"),
+        ("key_check_ms", "900"),
+        ("send_buffer_bytes", "8388608 = 8 MiB"),
+        ("demo_orders_per_minute", "60"),
+        ("validator_dir", ""),
+        ("demo", ""),
+    ],
+)
+def test_defaults_are_readable(name: str, text: str) -> None:
+    """Large numbers with their largest whole unit."""
+    assert SETTINGS[name].default_text == text
+
+
+# --- one declaration --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_rooms_that_share_a_setting_share_its_declaration(name: str) -> None:
+    """The same type, description and default."""
+    declared = {
+        (repr(field.type), field.default)
+        for options in (Settings, IntakeSettings, RestOptions, StreamOptions)
+        for field in msgspec.structs.fields(options)
+        if field.name == name
+    }
+    assert len(declared) == 1 or name.startswith("demo_")
+
+
+def defaults(path: Path) -> Iterator[tuple[str, Any]]:
+    """(name, literal) of every default of a parameter or an annotated name in a module."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
+            yield node.target.id, node.value
+        if isinstance(node, ast.arguments):
+            positional = [*node.posonlyargs, *node.args]
+            yield from zip(
+                (argument.arg for argument in positional[len(positional) - len(node.defaults) :]),
+                node.defaults,
+                strict=True,
+            )
+            yield from (
+                (argument.arg, default)
+                for argument, default in zip(node.kwonlyargs, node.kw_defaults, strict=True)
+                if default is not None
+            )
+
+
+def value_of(default: ast.expr) -> Any:
+    try:
+        return eval(compile(ast.Expression(default), "", "eval"), {"__builtins__": {}})
+    except (NameError, TypeError, AttributeError, KeyError):
+        return None  # not a literal
+
+
+def test_no_default_is_written_twice() -> None:
+    """Outside of the declarations, a name of a setting never has the setting's default as a literal."""
+    names = {name: setting.default for name, setting in SETTINGS.items()}
+    copies = [
+        f"{path.relative_to(PACKAGE)}: {name} = {names[name]}"
+        for path in PACKAGE.rglob("*.py")
+        if path.name not in DECLARING and path.relative_to(PACKAGE).parts[0] not in INDEPENDENT
+        for name, default in defaults(path)
+        if name in names and names[name] not in ("", False) and value_of(default) == names[name]
+    ]
+    assert copies == []
 
 
 @pytest.mark.parametrize("options", [IntakeOptions, RestOptions, StreamOptions])
-def test_a_rooms_options_are_the_settings(options: type[msgspec.Struct]) -> None:
-    """Of the same names and defaults: one that was renamed or changed on one side only would say nothing."""
-    defaults = {f.name: f.default for f in msgspec.structs.fields(Settings)}
-    for field in msgspec.structs.fields(options):
-        if field.name in NO_SETTINGS:
-            assert field.name not in defaults
-        elif not field.required:
-            assert (field.default or None) == (defaults[field.name] or None), field.name
+def test_options_that_are_not_settings_are_few(options: type[msgspec.Struct]) -> None:
+    """They exist for tests; everything that an operator may change is declared as a setting."""
+    plain = {field.name for field in msgspec.structs.fields(options)} - SETTINGS.keys()
+    assert plain <= {
+        *("blind_sweep_ms", "retry_ms", "retry_max_ms", "mass_removal_share", "mass_removal_count"),
+        *("position_limit_bytes", "document_limit_bytes", "queue_line_limit_bytes"),
+        *("rate_window_ms", "silent_ms", "replay_stall_ms"),
+    }

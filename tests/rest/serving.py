@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 import httpx
 
 from ptn_api.access.key_ring import KeyRing
+from ptn_api.access.usage import Usage
 from ptn_api.event_log import Change, Document, DocumentWritten
-from ptn_api.http.reply import Reply
-from ptn_api.http.request import Request
-from ptn_api.http.visit import Visit
+from ptn_api.http.body import Body, Coding
+from ptn_api.http.request import ConnectionInfo, Request
+from ptn_api.http.response import Exchange
 from ptn_api.rest.app import App
+from ptn_api.rest.context import AppContext
 from ptn_api.rest.options import RestOptions
-from ptn_api.rest.room import Room
 from ptn_api.rest.run import run_rest
 from tests.factories import MINER, OTHER_MINER, order, position, written
 from tests.memory_log import MemoryLog
@@ -33,7 +34,7 @@ KEYS = {"k0": 0, "k30": 30, "k50": 50, "k100": 100}
 
 
 class FakeClock:
-    """Says what it is told to."""
+    """A clock that tests set."""
 
     def __init__(self, now_ms: int = NOW) -> None:
         self.now_ms = now_ms
@@ -84,42 +85,51 @@ def some_changes() -> list[Change]:
     ]
 
 
-async def room_over(log: MemoryLog, clock: FakeClock, **options: Any) -> Room:
-    """A room whose views are built, without a server; changes are taken by `follower.catch_up()`."""
-    room = Room.over(log, clock, RestOptions(**{"refresh_coalesce_ms": 0, **options}))
-    await room.follower.catch_up()
-    return room
+async def context_over(log: MemoryLog, clock: FakeClock, **options: Any) -> AppContext:
+    """Returns a context with built views, without a server; `follower.catch_up()` applies changes."""
+    context = AppContext.over(log, clock, RestOptions(**{"refresh_coalesce_ms": 0, **options}))
+    await context.follower.catch_up()
+    return context
 
 
-async def body_of(room: Room, tier: Any) -> Any:
-    """A tier's document, parsed."""
-    return json.loads(b"".join((await room.views.snapshot(tier).encoded("identity")).parts))
+def encoded(body: Body, coding: Coding = "identity") -> bytes:
+    """Returns the body as sent in this coding."""
+    while (result := body.encode(coding)) is None:
+        pass
+    return b"".join(result.parts)
 
 
-class Answered(NamedTuple):
-    """As it would be sent; names of headers in lower case."""
+async def body_of(context: AppContext, tier: Any) -> Any:
+    """Returns a tier's document, parsed."""
+    return json.loads(encoded(context.views.snapshot(tier)))
+
+
+class FakeResponse(NamedTuple):
+    """A response as it would be sent; header names in lower case."""
 
     status: int
     headers: dict[str, str]
     body: bytes
 
 
-async def asked(app: App, target: str, key: str | None = None, **headers: str) -> Answered:
-    """What a GET is answered, without a connection."""
+async def respond(app: App, target: str, key: str | None = None, **headers: str) -> FakeResponse:
+    """Returns the response to a GET, without a connection."""
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     if key is not None:
         sent["authorization"] = f"Bearer {key}"
-    request, reply = Request(b"GET", target.encode(), sent, Visit("127.0.0.1")), Reply()
-    await app.answer(request, reply)
-    body = b"".join(reply.body.parts)
-    reply.sent_bytes = len(body)
-    app.count(request, reply)
-    lines = reply.head(close=False).decode().split("\r\n")[1:-2]
-    return Answered(reply.status, dict(line.split(": ", 1) for line in lines), body)
+    exchange = Exchange(Request(b"GET", target.encode(), sent, ConnectionInfo("127.0.0.1")))
+    pending = app.handle(exchange)
+    if pending is not None:
+        await pending
+    body = b"".join(exchange.body.parts)
+    exchange.sent_bytes = len(body)
+    app.finished(exchange)
+    lines = exchange.head(close=False).decode().split("\r\n")[1:-2]
+    return FakeResponse(exchange.status, dict(line.split(": ", 1) for line in lines), body)
 
 
 class Served:
-    """A running server. `get` asks with the key of tier 100 unless told otherwise."""
+    """A running server. `get` uses the key of tier 100 by default."""
 
     def __init__(
         self,
@@ -149,7 +159,7 @@ class Served:
         return await self.client.request(method, path, headers=sent, content=content)
 
     async def until(self, holds: Callable[[], Awaitable[bool]], timeout_s: float = PATIENCE_S) -> None:
-        """Waits for a condition, at most so long."""
+        """Waits for a condition."""
 
         async def poll() -> None:
             while not await holds():
@@ -160,7 +170,11 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def serving(
-    log: MemoryLog | None = None, *, clock: FakeClock | None = None, **options: Any
+    log: MemoryLog | None = None,
+    *,
+    clock: Any = None,
+    usage: Usage | None = None,
+    **options: Any,
 ) -> AsyncIterator[Served]:
     """Serves the log (by default `some_changes()`) on a free port."""
     log = filled_log(some_changes()) if log is None else log
@@ -179,6 +193,7 @@ async def serving(
                 stop=stop,
                 ready=ready.set,
                 clock=clock,
+                usage=usage,
             )
         )
 
@@ -189,7 +204,7 @@ async def serving(
         try:
             if log.ready():
                 await asyncio.wait_for(ready.wait(), PATIENCE_S)
-            # Plain headers: what httpx would accept by itself is not the test's choice.
+            # httpx would accept compressed responses by default.
             async with httpx.AsyncClient(
                 base_url=f"http://127.0.0.1:{port}", headers={"accept-encoding": "identity"}, timeout=30
             ) as client:

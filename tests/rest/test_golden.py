@@ -1,4 +1,4 @@
-"""Every tier's document and the checkpoint equal what was computed independently of this project."""
+"""Every tier's document and the checkpoint equal independently computed ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from ptn_api.event_log import Document
 from tests.factories import written
-from tests.rest.serving import FakeClock, body_of, document, filled_log, room_over
+from tests.rest.serving import FakeClock, body_of, context_over, document, encoded, filled_log
 
 GOLDEN = Path(__file__).parents[3] / "shared/data/golden/tiers.json.gz"
 pytestmark = pytest.mark.skipif(not GOLDEN.exists(), reason="the golden data is not at hand")
@@ -42,7 +42,7 @@ def assert_close(actual: Any, expected: Any, where: str) -> None:
 
 
 def in_any_order(entry: dict[str, Any]) -> dict[str, Any]:
-    """The order among positions with equal close_ms is free in the data."""
+    """Sorts positions with equal close_ms, whose order is arbitrary in the data."""
     return {**entry, "positions": sorted(entry["positions"], key=lambda p: p["position_uuid"])}
 
 
@@ -56,20 +56,20 @@ async def test_tiers_and_checkpoint(scenario: dict[str, Any]) -> None:
         document(Document.CHALLENGEPERIOD, files["challengeperiod_json"]),
         document(Document.PERF_LEDGERS, files["perf_ledgers_json"]),
     ]
-    room = await room_over(filled_log(changes, now_ms=now_ms), FakeClock(now_ms))
+    context = await context_over(filled_log(changes, now_ms=now_ms), FakeClock(now_ms))
     for tier, miners in expected["tiers"].items():
-        shown = await body_of(room, int(tier))
+        shown = await body_of(context, int(tier))
         assert shown.keys() == miners.keys()
         for hotkey, entry in miners.items():
             assert_close(in_any_order(shown[hotkey]), in_any_order(entry), f"{tier}.{hotkey}")
             close_times = [p["close_ms"] or math.inf for p in shown[hotkey]["positions"]]
             assert close_times == sorted(close_times)
-    returns = [entry["thirty_day_returns"] for entry in (await body_of(room, 100)).values()]
+    returns = [entry["thirty_day_returns"] for entry in (await body_of(context, 100)).values()]
     assert returns == sorted(returns, reverse=True)
 
-    snapshot = room.checkpoint.snapshot()
+    snapshot = context.checkpoint.snapshot()
     assert snapshot is not None
-    checkpoint = json.loads(b"".join((await snapshot.encoded("identity")).parts))
+    checkpoint = json.loads(encoded(snapshot))
     positions = checkpoint.pop("positions")
     assert (
         list(checkpoint) == [key for key in expected["checkpoint_without_positions"] if key != "positions"]

@@ -60,7 +60,7 @@ def doing(simulator: Simulator, act: Callable[[], list[Action]]) -> tuple[Positi
 
 def test_an_order_replaces_one_file_and_is_last_in_it(tmp_path: Path) -> None:
     simulator = built(tmp_path)
-    key = next(iter(simulator.book.open))
+    key = next(iter(simulator.store.open))
     before, actions, after = doing(simulator, lambda: simulator.place_order(*key, Trade("LONG", 0.01)))
     came, went, other = changed(before, after)
     [placed] = of(Placed, actions)
@@ -203,7 +203,7 @@ def test_a_ruinous_order_brings_its_flat_with_it(tmp_path: Path) -> None:
     """One rewrite holds two new orders: the miner's, and the FLAT the accounting appends."""
     simulator = built(tmp_path)
     found = []
-    while not found and simulator.book.open:
+    while not found and simulator.store.open:
         actions = simulator.liquidate_one()
         if len(of(Placed, actions)) == 2:
             found = actions
@@ -217,7 +217,7 @@ def test_a_ruinous_order_brings_its_flat_with_it(tmp_path: Path) -> None:
 def test_an_elimination_closes_everything_and_is_on_record(tmp_path: Path) -> None:
     """eliminations.json grows, each open position gets its FLAT, and the miner trades no more."""
     simulator = built(tmp_path)
-    hotkey = next(iter(simulator.book.open))[0]
+    hotkey = next(iter(simulator.store.open))[0]
     before, actions, after = doing(simulator, lambda: simulator.eliminate_one(hotkey))
     was_open = {p for p in before if p.startswith(hotkey) and "/open/" in p}
     assert {p.replace("/open/", "/closed/") for p in was_open} == changed(before, after)[0]
@@ -293,7 +293,7 @@ def test_a_removed_position_is_gone_from_both_folders(tmp_path: Path) -> None:
 def test_a_removed_miner_leaves_nothing(tmp_path: Path) -> None:
     """Its directory goes, with everything; it may come back neither as a trader nor in the documents."""
     simulator = built(tmp_path)
-    hotkey = next(iter(simulator.book.open))[0]
+    hotkey = next(iter(simulator.store.open))[0]
     before, actions, after = doing(simulator, lambda: simulator.remove_miner(hotkey))
     assert before.keys() - after.keys() == {p for p in before if p.startswith(hotkey)}
     assert not (tmp_path / "validation/miners" / hotkey).exists()
@@ -353,7 +353,7 @@ def test_a_restored_backup_brings_back_what_was(tmp_path: Path) -> None:
     simulator.place_order()
     simulator.take_backup()
     before = files(tmp_path)
-    hotkey = next(iter(simulator.book.open))[0]
+    hotkey = next(iter(simulator.store.open))[0]
     for act in (
         *(simulator.place_order,) * 30,
         simulator.refresh_all,
@@ -378,7 +378,7 @@ def test_a_restored_backup_brings_back_what_was(tmp_path: Path) -> None:
     assert (restored.backup_ms, restored.positions > 0) == (T0, True)
     again = Simulator(tmp_path, QUIET)
     again.load(T0)
-    assert sorted(again.book.names()) == sorted(simulator.book.names())
+    assert sorted(again.store.names()) == sorted(simulator.store.names())
     assert simulator.place_order()
 
 

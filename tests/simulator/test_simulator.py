@@ -278,7 +278,7 @@ def test_a_run_keeps_pace_with_its_clock_and_stops_when_told(tmp_path: Path) -> 
     stop.set()
     thread.join(10)
     assert not thread.is_alive()
-    assert simulator.book.next_closing_ms() is None
+    assert simulator.store.next_closing_ms() is None
     assert len(order_uuids(tmp_path)) > before
 
 
@@ -335,7 +335,7 @@ def test_a_later_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
     simulator.close()
     for run in range(2, 4):
         again = built(tmp_path, SMALL)
-        assert sorted(again.book.names()) == sorted(simulator.book.names())
+        assert sorted(again.store.names()) == sorted(simulator.store.names())
         assert again.population.roster.eliminated == simulator.population.roster.eliminated
         before = order_uuids(tmp_path)
         placed = [a for a in again.step(T0 + run * 120_000) if isinstance(a, Placed)]
@@ -373,7 +373,7 @@ def test_a_build_killed_midway_is_begun_again(tmp_path: Path) -> None:
     assert not json.loads((directory / "simulator.json").read_bytes())["complete"]
     simulator = built(directory)
     assert len(position_files(directory)) == QUIET.miners * QUIET.positions
-    assert len(simulator.book.names()) == QUIET.miners * QUIET.positions
+    assert len(simulator.store.names()) == QUIET.miners * QUIET.positions
 
 
 def test_a_live_run_killed_at_any_moment_is_resumed(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from ptn_api.wire.client_session import Gap, State
 from tests.soak.orphan import end_with_parent
 from tests.soak.patience import Patience
 from tests.soak.plain import PlainBot
-from tests.soak.report import BotOrders, BotReport, End, Record, kind_of
+from tests.soak.report import BotConfig, BotReport, End, Record, kind_of
 
 __all__ = ["Bot", "MirrorBot"]
 
@@ -34,15 +34,15 @@ TIMING = Timing(
 class Bot:
     """Our own client."""
 
-    def __init__(self, number: int, orders: BotOrders) -> None:
+    def __init__(self, number: int, config: BotConfig) -> None:
         kind = kind_of(number)
-        self.report = BotReport(number, kind, f"{orders.folder}/{number}.received")
+        self.report = BotReport(number, kind, f"{config.folder}/{number}.received")
         self._live = asyncio.Event()
         self._stream = Stream(
-            orders.stream_url,
-            orders.api_keys[number],
-            state_dir=orders.folder,
-            # A file each would be a disk sync per bot and second, on the disk that the log is on.
+            config.stream_url,
+            config.api_keys[number],
+            state_dir=config.folder,
+            # A file for each would cost a disk sync per bot and second, on the log's disk.
             cursor_store=None if kind == "library delta" else NoCursorFile(),
             format="delta" if kind == "library delta" else "full",
             on_gap=self._gap,
@@ -87,13 +87,13 @@ class Bot:
 class MirrorBot:
     """Our own live mirror of every position."""
 
-    def __init__(self, number: int, orders: BotOrders) -> None:
+    def __init__(self, number: int, config: BotConfig) -> None:
         self.report = BotReport(number, kind_of(number), "")
         self._stop = asyncio.Event()
         self._mirror = PositionMirror(
-            orders.stream_url,
-            orders.rest_url,
-            orders.api_keys[number],
+            config.stream_url,
+            config.rest_url,
+            config.api_keys[number],
             on_state=self._state,
             mend_within=3.0,
             timing=TIMING,
@@ -122,34 +122,34 @@ class MirrorBot:
         self._stop.set()
 
 
-def make_bot(number: int, orders: BotOrders) -> Bot | MirrorBot | PlainBot:
+def make_bot(number: int, config: BotConfig) -> Bot | MirrorBot | PlainBot:
     match kind_of(number):
         case "library" | "library delta":
-            return Bot(number, orders)
+            return Bot(number, config)
         case "mirror":
-            return MirrorBot(number, orders)
+            return MirrorBot(number, config)
         case _:
-            return PlainBot(number, orders)
+            return PlainBot(number, config)
 
 
-async def main(orders: BotOrders) -> None:
-    bots = [make_bot(number, orders) for number in orders.api_keys]
+async def main(config: BotConfig) -> None:
+    bots = [make_bot(number, config) for number in config.api_keys]
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     tasks = [asyncio.create_task(bot.run()) for bot in bots]
     for bot in bots:
         await bot.ready()
-    Path(orders.ready).touch()
+    Path(config.ready).touch()
     await stop.wait()
-    await _reached(bots, msgspec.json.decode(Path(orders.end).read_bytes(), type=End))
+    await _reached(bots, msgspec.json.decode(Path(config.end).read_bytes(), type=End))
     for bot in bots:
         bot.stop()
     await asyncio.gather(*tasks)
-    Path(orders.report).write_bytes(msgspec.json.encode([bot.report for bot in bots]))
+    Path(config.report).write_bytes(msgspec.json.encode([bot.report for bot in bots]))
 
 
 async def _reached(bots: list[Bot | MirrorBot | PlainBot], end: End) -> None:
-    """Until every bot has reached the end, or none of the others gets any further."""
+    """Waits until every bot has reached the end, or no other one makes progress."""
     patience = Patience()
     while away := [bot for bot in bots if not bot.has_reached(end)]:
         if not patience.lasts([bot.report.last for bot in away]):
@@ -159,4 +159,4 @@ async def _reached(bots: list[Bot | MirrorBot | PlainBot], end: End) -> None:
 
 if __name__ == "__main__":
     end_with_parent()
-    uvloop.run(main(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=BotOrders)))
+    uvloop.run(main(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=BotConfig)))

@@ -1,4 +1,4 @@
-"""Frames are made once, and batches stay within their bounds."""
+"""Frames are encoded once, and batches stay within their bounds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptn_api.stream.encoding import BATCH_BYTES, BATCH_MESSAGES, FrameMaker, MessageMaker, pack
+from ptn_api.stream.encoding import BATCH_BYTES, BATCH_MESSAGES, FrameEncoder, MessageEncoder, pack
 from ptn_api.wire.client_frames import Subscription
 from tests.factories import T0, order, position, written
 from tests.memory_log import MemoryLog
@@ -15,7 +15,7 @@ from tests.memory_log import MemoryLog
 
 @given(st.lists(st.integers(2, 2 * BATCH_BYTES // 3), max_size=130))
 def test_packing_keeps_every_message_in_order_within_the_bounds(sizes: list[int]) -> None:
-    """At most 50 in a batch, a batch below 512 KiB; one that is bigger by itself goes alone."""
+    """At most 50 in a batch, a batch below 512 KiB; a larger message is sent alone."""
     messages = [json.dumps("x" * (size - 2)).encode() for size in sizes]
     found: list[bytes] = []
     for payload in pack(messages):
@@ -30,22 +30,22 @@ def test_packing_keeps_every_message_in_order_within_the_bounds(sizes: list[int]
 
 
 def test_equal_payloads_are_one_frame_object() -> None:
-    """So that many who do not read cost the memory of one."""
-    framed = FrameMaker()
+    """A thousand clients that do not read cost the memory of one."""
+    encoder = FrameEncoder()
     payload = b'{"sequence":1}' * 100
-    assert framed(payload, deflate=False) is framed(bytes(payload), deflate=False)
-    assert framed(payload, deflate=True) is framed(bytes(payload), deflate=True)
-    assert len(framed(payload, deflate=True)) < len(framed(payload, deflate=False))
+    assert encoder(payload, deflate=False) is encoder(bytes(payload), deflate=False)
+    assert encoder(payload, deflate=True) is encoder(bytes(payload), deflate=True)
+    assert len(encoder(payload, deflate=True)) < len(encoder(payload, deflate=False))
 
 
-def test_a_message_is_encoded_once_for_all_who_take_the_same_form() -> None:
-    """Version 1 and an unmarked version 2 message are the same object's equals; filters share messages."""
+def test_a_message_is_encoded_once_per_variant() -> None:
+    """Subscriptions of both versions, filtered or not, share one bytes object."""
     log = MemoryLog(created_ms=T0)
     log.baseline([], T0)
     log.append([written(position(1, [order(1)]))], T0)
-    made = MessageMaker(log.read(log.floor() - 1, 10))
-    (old,) = made.matching(Subscription(version=1))
-    (new,) = made.matching(Subscription(version=2))
-    (chosen,) = made.matching(Subscription(version=2, trade_pairs=frozenset(["BTCUSD"])))
+    encoder = MessageEncoder(log.read(log.floor() - 1, 10))
+    (old,) = encoder.matching(Subscription(version=1))
+    (new,) = encoder.matching(Subscription(version=2))
+    (chosen,) = encoder.matching(Subscription(version=2, trade_pairs=frozenset(["BTCUSD"])))
     assert old is new is chosen
-    assert made.matching(Subscription(version=2, miners=frozenset())) == []
+    assert encoder.matching(Subscription(version=2, miners=frozenset())) == []

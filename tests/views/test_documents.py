@@ -1,4 +1,4 @@
-"""Documents are cut, not written anew, and nonsense in them is served but never trips anything."""
+"""Documents are served as text; malformed ones are served unchanged and cause no error."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ def raw(kind: Document, content: bytes) -> DocumentWritten:
 
 
 def test_documents_are_served_byte_for_byte() -> None:
-    """White space, key order and long numbers stay."""
+    """White space, key order and long numbers are preserved."""
     content = b'{ "b": 1.10000000000000000001, "a": [ ] }'
     documents = Documents(filled_log([raw(Document.ELIMINATIONS, content)]))
-    assert text_of(documents.whole(Document.ELIMINATIONS)) == content
+    assert text_of(documents.snapshot(Document.ELIMINATIONS)) == content
 
 
-def test_a_document_is_cut_once_per_version() -> None:
+def test_derived_documents_are_kept_per_revision() -> None:
     """The same object until the document changes."""
     log = filled_log([document(Document.STATISTICS, {"data": [{"hotkey": "a", "checkpoints": [1]}]})])
     documents = Documents(log)
-    first = documents.statistics(checkpoints=False)
-    assert documents.statistics(checkpoints=False) is first
+    first = documents.statistics_without_checkpoints()
+    assert documents.statistics_without_checkpoints() is first
     log.append([document(Document.STATISTICS, {"data": [{"hotkey": "b", "checkpoints": [1]}]})], NOW)
-    assert json.loads(text_of(documents.statistics(checkpoints=False))) == {"data": [{"hotkey": "b"}]}
+    assert json.loads(text_of(documents.statistics_without_checkpoints())) == {"data": [{"hotkey": "b"}]}
     log.append([document(Document.STATISTICS, None)], NOW)
-    assert documents.statistics(checkpoints=False) is None
-    assert documents.whole(Document.STATISTICS) is None
+    assert documents.statistics_without_checkpoints() is None
+    assert documents.snapshot(Document.STATISTICS) is None
 
 
 def test_elements_keep_their_text() -> None:
-    """Dropping a key rewrites nothing of the others."""
+    """Leaving out a key does not reformat the others."""
     element = b'{"hotkey": "a", "weight": 1.50, "checkpoints": [1, 2], "x": {"checkpoints": 3}}'
     documents = Documents(filled_log([raw(Document.STATISTICS, b'{"data": [' + element + b"]}")]))
     assert documents.statistics_of("a", checkpoints=True) == element
@@ -55,7 +55,7 @@ def test_elements_keep_their_text() -> None:
 
 
 def test_portfolio_ledgers_of_both_forms() -> None:
-    """By trade pair, of which the checkpoint takes `portfolio`, or the older one ledger per miner."""
+    """By trade pair, of which the checkpoint takes `portfolio`, or the older single ledger of a miner."""
     ledger: dict[str, Any] = {"initialization_time_ms": 1, "cps": []}
     content = {"new": {"portfolio": ledger, "BTCUSD": {}}, "old": ledger, "odd": {"BTCUSD": ledger}}
     documents = Documents(filled_log([document(Document.PERF_LEDGERS, content)]))
@@ -65,13 +65,13 @@ def test_portfolio_ledgers_of_both_forms() -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"nonsense", b"[]", b"7", b'{"data": 5}', b'{"data": [7]}', b"\xff"]
 )
-def test_documents_of_another_shape_have_no_elements(content: bytes) -> None:
-    """Intake takes care of what it writes; what it let pass still breaks nothing here."""
+def test_malformed_documents_have_no_elements(content: bytes) -> None:
+    """Intake checks what it writes; anything it lets through still causes no error here."""
     documents = Documents(filled_log([raw(kind, content) for kind in Document]))
     assert documents.eliminated() == frozenset()
     assert documents.statistics_of("a", checkpoints=False) is None
     assert documents.perf_ledger_of("a") is None
     assert documents.element(Document.ELIMINATIONS, "eliminations") is None
     assert text_of(documents.portfolio_ledgers()) == b"{}"
-    documents.statistics(checkpoints=False)
+    documents.statistics_without_checkpoints()
     documents.miners()

@@ -1,4 +1,4 @@
-"""Orders are shown at once, refreshes together, and what an answer states is a lower bound."""
+"""Orders are shown at once and refreshes coalesced; the stated head is a lower bound."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from ptn_api import tasks
 from ptn_api.errors import LogError, LogPrunedError, LogReplacedError, LogUnusableError
-from ptn_api.event_log import Change, Document, LoggedPosition, RemovedPosition
+from ptn_api.event_log import Change, Document, Head, LoggedPosition, RemovedPosition
+from ptn_api.rest.context import AppContext
 from ptn_api.rest.options import RestOptions
-from ptn_api.rest.room import Room
+from ptn_api.views.follower import RebuildQueue
 from tests.factories import MINER, OTHER_MINER, order, position, written
 from tests.memory_log import MemoryLog
-from tests.rest.serving import DAY, HOUR, NOW, FakeClock, body_of, document, filled_log, room_over
+from tests.rest.serving import DAY, HOUR, NOW, FakeClock, body_of, context_over, document, filled_log
 
 
 def first() -> list[Change]:
@@ -28,68 +30,68 @@ def refreshed(value: float) -> Change:
     return written(position(1, [order(1, at=NOW - HOUR)], current_return=value))
 
 
-async def shown_return(room: Room) -> float:
-    value: float = (await body_of(room, 100))[MINER]["positions"][0]["current_return"]
+async def shown_return(context: AppContext) -> float:
+    value: float = (await body_of(context, 100))[MINER]["positions"][0]["current_return"]
     return value
 
 
-async def test_a_refresh_waits_and_an_order_does_not() -> None:
-    """With a long pause for refreshes, an order of another miner passes them; the bounds say so."""
+async def test_an_order_overtakes_refreshes() -> None:
+    """Another miner's order is shown while refreshes are coalesced; the head states the lower bounds."""
     log = filled_log(first())
-    room = await room_over(log, FakeClock(), refresh_coalesce_ms=3_600_000)
+    context = await context_over(log, FakeClock(), refresh_coalesce_ms=3_600_000)
     before = log.head()
     log.append([refreshed(1.5)], NOW)
-    await room.follower.catch_up()
-    assert await shown_return(room) == 1.01
+    await context.follower.catch_up()
+    assert await shown_return(context) == 1.01
     orders = [order(2, at=NOW - HOUR), order(3, at=NOW - 1)]
     log.append([written(position(2, orders, miner=OTHER_MINER))], NOW)
-    await room.follower.catch_up()
-    assert len((await body_of(room, 100))[OTHER_MINER]["positions"][0]["orders"]) == 2
-    assert await shown_return(room) == 1.01
-    assert room.views.head.sequence == log.head().sequence
-    assert room.views.head.revision == before.revision
+    await context.follower.catch_up()
+    assert len((await body_of(context, 100))[OTHER_MINER]["positions"][0]["orders"]) == 2
+    assert await shown_return(context) == 1.01
+    assert context.views.head.sequence == log.head().sequence
+    assert context.views.head.revision == before.revision
 
 
-async def test_an_order_takes_its_miners_waiting_refresh_along() -> None:
-    """A miner is built once, with all that is known."""
+async def test_an_order_includes_its_miners_pending_refresh() -> None:
+    """A miner is built once, with all its changes."""
     log = filled_log(first())
-    room = await room_over(log, FakeClock(), refresh_coalesce_ms=3_600_000)
+    context = await context_over(log, FakeClock(), refresh_coalesce_ms=3_600_000)
     log.append([refreshed(1.5)], NOW)
-    await room.follower.catch_up()
+    await context.follower.catch_up()
     orders = [order(1, at=NOW - HOUR), order(4, at=NOW - 1)]
     log.append([written(position(1, orders, current_return=1.6))], NOW)
-    await room.follower.catch_up()
-    assert await shown_return(room) == 1.6
-    assert room.views.head == log.head()
+    await context.follower.catch_up()
+    assert await shown_return(context) == 1.6
+    assert context.views.head == log.head()
 
 
-async def test_a_correction_does_not_wait() -> None:
-    """An order whose price changed is shown at once, though nothing is announced."""
+async def test_a_correction_is_not_coalesced() -> None:
+    """A changed price of an order is shown at once, although no event announces it."""
     log = filled_log(first())
-    room = await room_over(log, FakeClock(), refresh_coalesce_ms=3_600_000)
+    context = await context_over(log, FakeClock(), refresh_coalesce_ms=3_600_000)
     log.append([written(position(1, [order(1, at=NOW - HOUR, price=77.0)]))], NOW)
-    await room.follower.catch_up()
-    assert (await body_of(room, 100))[MINER]["positions"][0]["orders"][0]["price"] == 77.0
+    await context.follower.catch_up()
+    assert (await body_of(context, 100))[MINER]["positions"][0]["orders"][0]["price"] == 77.0
 
 
-async def test_run_shows_what_comes_without_being_told() -> None:
-    """A commit wakes it for orders, its own clock for refreshes that have waited long enough."""
+async def test_run_wakes_by_itself() -> None:
+    """A commit wakes it for orders, its own clock for refreshes that are due."""
     log = filled_log(first())
-    room = Room.over(log, FakeClock(), RestOptions(refresh_coalesce_ms=20))
-    running = asyncio.create_task(room.follower.run())
-    await asyncio.wait_for(room.follower.built.wait(), 5)
+    context = AppContext.over(log, FakeClock(), RestOptions(refresh_coalesce_ms=20))
+    running = asyncio.create_task(context.follower.run())
+    await asyncio.wait_for(context.follower.built.wait(), 5)
     log.append([refreshed(1.7)], NOW)
     for _ in range(500):
-        if await shown_return(room) == 1.7 and room.views.head == log.head():
+        if await shown_return(context) == 1.7 and context.views.head == log.head():
             break
         await asyncio.sleep(0.01)
-    assert await shown_return(room) == 1.7
-    assert room.views.head == log.head()
+    assert await shown_return(context) == 1.7
+    assert context.views.head == log.head()
     running.cancel()
 
 
 class Unreadable(MemoryLog):
-    """A log that fails when it is told to."""
+    """A log whose reads of positions fail while `broken` is set."""
 
     broken: LogError | None = None
 
@@ -107,39 +109,42 @@ class Unreadable(MemoryLog):
             raise self.broken
 
 
-async def test_a_log_that_cannot_be_read_is_tried_again() -> None:
-    """Nothing that was to be built is forgotten, and the bounds do not claim it meanwhile."""
+async def test_an_unreadable_log_is_retried() -> None:
+    """No rebuild is forgotten, the head does not claim it meanwhile, and the log states the outage once."""
     log = Unreadable(created_ms=NOW)
     log.baseline(first(), NOW)
-    room = Room.over(log, FakeClock(), RestOptions(refresh_coalesce_ms=0))
-    running = asyncio.create_task(room.follower.run())
-    await asyncio.wait_for(room.follower.built.wait(), 5)
+    context = AppContext.over(log, FakeClock(), RestOptions(refresh_coalesce_ms=0))
+    running = asyncio.create_task(context.follower.run())
+    await asyncio.wait_for(context.follower.built.wait(), 5)
     before = log.head()
-    log.broken = LogUnusableError("disk trouble", code="corrupt")
-    log.append([refreshed(1.8)], NOW)
-    while not room.follower.log_health.failing:
-        await asyncio.sleep(0.01)
-    assert room.views.head.revision == before.revision
-    log.broken = None
-    while room.views.head != log.head():
-        await asyncio.sleep(0.01)
-    assert await shown_return(room) == 1.8
-    assert not room.follower.log_health.failing
+    with capture_logs() as lines:
+        log.broken = LogUnusableError("disk trouble", code="corrupt")
+        log.append([refreshed(1.8)], NOW)
+        while not context.follower.outage.failing:
+            await asyncio.sleep(0.01)
+        log.append([refreshed(1.9)], NOW)
+        assert context.views.head.revision == before.revision
+        log.broken = None
+        while context.views.head != log.head():
+            await asyncio.sleep(0.01)
+    assert await shown_return(context) == 1.9
+    assert not context.follower.outage.failing
+    assert [line["event"] for line in lines] == ["log_unreadable", "log_readable_again"]
     running.cancel()
 
 
-async def test_a_log_that_was_put_in_place_anew_ends_the_follower() -> None:
-    """What is known is of another log: the process is to begin again."""
+async def test_a_replaced_log_ends_the_follower() -> None:
+    """Its views are of another log: the process must start again."""
     log = Unreadable(created_ms=NOW)
     log.broken = LogReplacedError("another log")
     log.baseline(first(), NOW)
-    room = Room.over(log, FakeClock(), RestOptions())
-    (ended,) = await asyncio.gather(asyncio.wait_for(room.follower.run(), 5), return_exceptions=True)
+    context = AppContext.over(log, FakeClock(), RestOptions())
+    (ended,) = await asyncio.gather(asyncio.wait_for(context.follower.run(), 5), return_exceptions=True)
     assert isinstance(ended, LogReplacedError)
 
 
 class BadDocuments(MemoryLog):
-    """A log whose documents cannot be read for a while."""
+    """A log whose documents are unreadable while `broken` is set."""
 
     broken = False
 
@@ -149,80 +154,115 @@ class BadDocuments(MemoryLog):
         return super().document(document)
 
 
-async def test_an_elimination_that_could_not_be_read_is_taken_later() -> None:
-    """Its revision counts as taken only when its content is."""
+async def test_an_unreadable_elimination_is_taken_later() -> None:
+    """Its revision counts as taken only together with its content."""
     closed = [order(1, at=NOW - 3 * DAY), order(2, -0.1, at=NOW - 2 * DAY)]
     log = BadDocuments(created_ms=NOW)
     log.baseline([written(position(1, closed, closed=True, return_at_close=1.5))], NOW)
-    room = await room_over(log, FakeClock())
+    context = await context_over(log, FakeClock())
     log.broken = True
     log.append([document(Document.ELIMINATIONS, {"eliminations": [{"hotkey": MINER}]})], NOW)
     with pytest.raises(LogError):
-        await room.follower.catch_up()
-    assert (await body_of(room, 0))[MINER]["all_time_returns"] == 1.5
+        await context.follower.catch_up()
+    assert (await body_of(context, 0))[MINER]["all_time_returns"] == 1.5
     log.broken = False
-    await room.follower.catch_up()
-    assert (await body_of(room, 0))[MINER]["all_time_returns"] == 1.0
-    assert room.views.head == log.head()
+    await context.follower.catch_up()
+    assert (await body_of(context, 0))[MINER]["all_time_returns"] == 1.0
+    assert context.views.head == log.head()
 
 
-async def test_positions_that_cannot_be_replayed_are_counted() -> None:
-    """Tier 100 serves them as they came, the lagging tiers leave them out."""
+async def test_positions_that_cannot_be_rebuilt_are_counted() -> None:
+    """Tier 100 serves them as written, lagging tiers omit them."""
     odd = position(4, [order(1, 0.0, at=NOW - 2 * DAY)])
-    room = await room_over(filled_log([written(odd)]), FakeClock())
-    assert room.views.unrebuildable() == 1
-    assert (await body_of(room, 0))[MINER]["positions"] == []
-    assert len((await body_of(room, 100))[MINER]["positions"]) == 1
+    context = await context_over(filled_log([written(odd)]), FakeClock())
+    assert context.views.omitted() == 1
+    assert (await body_of(context, 0))[MINER]["positions"] == []
+    assert len((await body_of(context, 100))[MINER]["positions"]) == 1
 
 
 class Forgetful(MemoryLog):
-    """A log whose removals are pruned before anybody saw them."""
+    """A log whose removals are already pruned."""
 
     def removed(self, since_revision: int) -> list[RemovedPosition]:
         raise LogPrunedError("gone")
 
 
-async def test_removals_that_were_pruned_unseen_cost_a_rebuild() -> None:
-    """Everything is read again; what is no longer in the log is no longer shown."""
+async def test_removals_pruned_unseen_cause_a_rebuild_of_everything() -> None:
+    """Positions that are no longer in the log are no longer shown."""
     log = Forgetful(created_ms=NOW)
     log.baseline(first(), NOW)
-    room = await room_over(log, FakeClock())
+    context = await context_over(log, FakeClock())
     log.append([document(Document.MINERS, ["5New"]), refreshed(1.9)], NOW)
-    await room.follower.catch_up()
-    assert room.views.hotkeys() == sorted([MINER, OTHER_MINER, "5New"])
-    assert await shown_return(room) == 1.9
-    assert room.views.head == log.head()
+    await context.follower.catch_up()
+    assert context.views.hotkeys() == sorted([MINER, OTHER_MINER, "5New"])
+    assert await shown_return(context) == 1.9
+    assert context.views.head == log.head()
 
 
-async def test_a_clock_that_went_back_takes_back_what_was_shown_too_early() -> None:
-    """Hours that were wrong for a while leave no order in a lower tier."""
+async def test_a_clock_that_jumps_back_hides_what_was_shown_too_early() -> None:
+    """Hours of a wrong clock leave no order in a lower tier."""
     log = filled_log([written(position(1, [order(1, at=NOW - HOUR)]))])
     clock = FakeClock(NOW + DAY)
-    room = await room_over(log, clock)
-    assert len((await body_of(room, 0))[MINER]["positions"]) == 1
+    context = await context_over(log, clock)
+    assert len((await body_of(context, 0))[MINER]["positions"]) == 1
     clock.now_ms = NOW
-    await room.follower.catch_up()
-    assert (await body_of(room, 0))[MINER]["positions"] == []
+    await context.follower.catch_up()
+    assert (await body_of(context, 0))[MINER]["positions"] == []
 
 
 async def test_nothing_is_built_before_the_baseline_is_complete() -> None:
-    """A log that is not ready has nothing worth serving."""
+    """Until then the log must not be served."""
     log = MemoryLog(created_ms=NOW)
-    room = await room_over(log, FakeClock())
-    assert not room.ready
+    context = await context_over(log, FakeClock())
+    assert not context.views.built
     log.baseline(first(), NOW)
-    await room.follower.catch_up()
-    assert room.ready
+    await context.follower.catch_up()
+    assert context.views.built
 
 
 async def test_other_tasks_run_while_many_miners_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loop is free again after each slice of time, here none, however much there is to do."""
+    """The loop is free after each time slice, here none, however many miners there are."""
     monkeypatch.setattr(tasks, "SLICE_S", 0)
     changes = [written(position(n, [order(n, at=NOW - HOUR)], miner=f"5Miner{n}")) for n in range(1, 120)]
-    room = Room.over(filled_log(changes), FakeClock(), RestOptions())
-    building = asyncio.create_task(room.follower.catch_up())
+    context = AppContext.over(filled_log(changes), FakeClock(), RestOptions())
+    building = asyncio.create_task(context.follower.catch_up())
     turns = 0
     while not building.done():
         await asyncio.sleep(0)
         turns += 1
     assert turns > 119
+
+
+def head(number: int) -> Head:
+    return Head(sequence=number, revision=number)
+
+
+def test_the_queue_orders_miners_and_bounds_the_head() -> None:
+    """Urgent miners come first; an urgent one keeps the older head of its refresh."""
+    queue = RebuildQueue()
+    queue.add_refresh("refreshed", head(1), due=0.0)
+    queue.add_refresh("later", head(2), due=float("inf"))
+    queue.add_urgent("urgent", head(3))
+    assert queue.head_within(head(9)) == Head(sequence=3, revision=1)
+    queue.add_urgent("later", head(8), full=True)
+    assert queue.head_within(head(9)) == Head(sequence=2, revision=1)
+    rebuilt = []
+    while due := queue.next_due():
+        rebuilt.append((due[0], due[1].full))
+        queue.remove(due[0])
+    assert rebuilt == [("urgent", False), ("later", True), ("refreshed", False)]
+    assert queue.head_within(head(9)) == head(9)
+
+
+def test_a_refresh_waits_until_it_is_due() -> None:
+    """It stays in the queue, and its miner's urgent change takes its place."""
+    queue = RebuildQueue()
+    queue.add_refresh("miner", head(1), due=float("inf"))
+    assert queue.next_due() is None
+    assert queue.seconds_to_refresh() == float("inf")
+    queue.add_urgent("miner", head(2))
+    queue.add_refresh("miner", head(3), due=0.0)
+    assert queue.seconds_to_refresh() is None
+    due = queue.next_due()
+    assert due is not None
+    assert due[1].before == head(1)

@@ -1,0 +1,276 @@
+"""The OpenAPI 3.1 document, generated from the table of routes and the types in it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from descriptions.examples import error_example, ndjson_example, response_examples
+from ptn_api import __version__
+from ptn_api.http.errors import STATUS
+from ptn_api.http.response import JSON
+from ptn_api.rest.app import Route
+from ptn_api.rest.messages import NDJSON
+
+__all__ = ["cleaned", "errors_of", "openapi_document"]
+
+_REF = "#/components/schemas/{name}"
+_ERROR = {
+    "type": "object",
+    "description": "Some codes come with more fields; programs go by `code`.",
+    "properties": {
+        "error": {"type": "string", "description": "a sentence for people"},
+        "code": {"type": "string", "description": "a word for programs", "enum": sorted(STATUS)},
+    },
+    "required": ["error", "code"],
+}
+_SECURITY = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": 'An API key. A JSON body `{"api_key": ...}` in the GET is understood too; the URL never.',
+}
+_ABOUT = (
+    "Positions, orders and statistics of a Proprietary Trading Network validator. `GET` and `HEAD`; any "
+    "other method is refused with 405. Times are epoch milliseconds, returns factors (1.0 = unchanged). "
+    "Fields may be added to any answer. The WebSocket is described at `/asyncapi.json`."
+)
+_ALWAYS = (
+    "bad_request",
+    "request_timeout",
+    "uri_too_long",
+    "headers_too_large",
+    "too_many_connections",
+    "internal",
+)
+_WITH_KEY = ("unauthorized", "too_many_requests", "starting", "log_unreadable")
+_REQUEST_HEADERS = {
+    "IfNoneMatch": {
+        "name": "If-None-Match",
+        "in": "header",
+        "required": False,
+        "description": "the ETag of the answer that you have: if it is current still, 304 without a body",
+        "schema": {"type": "string"},
+        "example": '"9f86d081884c7d659a2feaa0c55ad015-gzip"',
+    },
+    "AcceptEncoding": {
+        "name": "Accept-Encoding",
+        "in": "header",
+        "required": False,
+        "description": "`gzip` or `zstd`: kept compressed, about a fifth of the size",
+        "schema": {"type": "string"},
+        "example": "gzip",
+    },
+}
+
+
+def _header(text: str, example: Any) -> dict[str, Any]:
+    kind = "integer" if isinstance(example, int) else "string"
+    return {"description": text, "schema": {"type": kind}, "example": example}
+
+
+_TAG = "9f86d081884c7d659a2feaa0c55ad015"
+_EPOCH = "0b1f6d3a9c8e4f7782d4a1b2c3d4e5f6"
+
+_RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
+    "ETag": _header("a hash of the document and its coding; the same on every server", f'"{_TAG}-gzip"'),
+    "Vary": _header("the request headers that the answer depends on", "Accept-Encoding, Authorization"),
+    "Cache-Control": _header("keep it and ask again, or (`no-store`) do not keep it", "private, no-cache"),
+    "Content-Encoding": _header("`gzip` or `zstd`; absent: as it is", "gzip"),
+    "X-PTN-Epoch": _header("tier 100: the log that the numbers are of", _EPOCH),
+    "X-PTN-Sequence": _header("tier 100: every order up to this one is in the answer", 1_763_800_237),
+    "X-PTN-Revision": _header("tier 100: every change up to this one is in the answer", 90_412),
+    "X-PTN-As-Of": _header("lower tiers: everything up to then is shown, epoch ms", 1_763_713_901_000),
+    "X-PTN-Next": _header("NDJSON: the `after` to ask with next", 1_763_800_237),
+    "X-PTN-Head": _header("NDJSON: the newest sequence", 1_763_800_237),
+    "WWW-Authenticate": _header("how to send the key", "Bearer"),
+    "Retry-After": _header("seconds to wait before asking again", 2),
+    "RateLimit": _header(
+        "what is left of the key's requests, and seconds until it is renewed", '"key";r=599;t=60'
+    ),
+    "RateLimit-Policy": _header("how many requests the key may make in how many seconds", '"key";q=600;w=60'),
+}
+_FRESHNESS_HEADERS = ("X-PTN-Epoch", "X-PTN-Sequence", "X-PTN-Revision", "X-PTN-As-Of")
+_LIMIT_HEADERS = ("RateLimit", "RateLimit-Policy")
+
+
+def openapi_document(routes: Sequence[Route]) -> dict[str, Any]:
+    """Returns the document as JSON values."""
+    kinds = [
+        k for route in routes for k in (route.response, route.variant, route.ndjson_line) if k is not None
+    ]
+    _, components = msgspec.json.schema_components(kinds, ref_template=_REF)
+    document = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "PTN API",
+            "version": __version__,
+            "description": _ABOUT,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/", "description": "where this document came from"}],
+        "paths": {route.path: _path_item(route) for route in routes},
+        "components": {
+            "schemas": {**components, "Error": _ERROR},
+            "parameters": _REQUEST_HEADERS,
+            "headers": _RESPONSE_HEADERS,
+            "securitySchemes": {"apiKey": _SECURITY},
+        },
+    }
+    clean: dict[str, Any] = cleaned(document)
+    return clean
+
+
+def cleaned(value: Any) -> Any:
+    """Returns the document with the indentation of docstrings removed from descriptions."""
+    if isinstance(value, dict):
+        return {
+            key: inspect.cleandoc(part) if key == "description" and isinstance(part, str) else cleaned(part)
+            for key, part in value.items()
+        }
+    return [cleaned(part) for part in value] if isinstance(value, list) else value
+
+
+# --- operations -------------------------------------------------------------------------------------------
+
+
+def _path_item(route: Route) -> dict[str, Any]:
+    get = _operation(route)
+    bodiless = {
+        status: {key: part for key, part in answer.items() if key != "content"}
+        for status, answer in get["responses"].items()
+    }
+    head = {
+        **{key: get[key] for key in ("parameters", "security")},
+        "summary": f"{route.summary}: the headers only",
+        "operationId": f"{get['operationId']}_head",
+        "responses": bodiless,
+    }
+    return {"get": get, "head": head}
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    operation = {
+        "summary": route.summary,
+        "operationId": route.handler.__name__,
+        "parameters": _parameters(route),
+        "responses": {"200": _success(route), "304": _unchanged(route), **_errors(route)},
+        "security": [] if route.access == "anyone" else [{"apiKey": []}],
+    }
+    notes = [route.description, "Tier 100 only." if route.access == "tier 100" else ""]
+    if any(notes):
+        operation["description"] = " ".join(filter(None, notes))
+    return operation
+
+
+def _parameters(route: Route) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    if route.path.endswith("{hotkey}"):
+        found.append(
+            {
+                "name": "hotkey",
+                "in": "path",
+                "required": True,
+                "description": "the miner's hotkey",
+                "schema": {"type": "string", "minLength": 1, "pattern": "^[^/]+$"},
+            }
+        )
+    _, components = msgspec.json.schema_components([route.query], ref_template=_REF)
+    for name, schema in components[route.query.__name__]["properties"].items():
+        text = schema.pop("description", "")
+        found.append({"name": name, "in": "query", "required": False, "description": text, "schema": schema})
+    return found + [{"$ref": f"#/components/parameters/{name}"} for name in _REQUEST_HEADERS]
+
+
+def _success(route: Route) -> dict[str, Any]:
+    return {"description": "OK", "headers": _headers_of(route, 200), "content": _content(route)}
+
+
+def _content(route: Route) -> dict[str, Any]:
+    media_type = route.media_type.partition(";")[0]
+    schema = _schema(route.response)
+    if route.variant is not None:
+        schema = {"anyOf": [schema, _schema(route.variant)]}
+    content: dict[str, Any] = {media_type: {"schema": schema}}
+    if examples := response_examples(route.path):
+        content[media_type]["examples"] = {name: {"value": value} for name, value in examples.items()}
+    if route.ndjson_line is not None:
+        named = f"one JSON value per line, each a {route.ndjson_line.__name__}"
+        content[NDJSON] = {"schema": {"type": "string", "description": named}, "example": ndjson_example()}
+    return content
+
+
+def _schema(kind: Any) -> dict[str, Any]:
+    (schema,), _ = msgspec.json.schema_components([kind], ref_template=_REF)
+    return schema
+
+
+def _unchanged(route: Route) -> dict[str, Any]:
+    return {
+        "description": "Not Modified: the ETag in If-None-Match is current",
+        "headers": _headers_of(route, 304),
+    }
+
+
+def _headers_of(route: Route, status: int) -> dict[str, Any]:
+    """Returns the headers of the route's responses with this status, as references."""
+    names = ["Cache-Control"]
+    if status in (200, 304) or (route.also_503 and status == 503):
+        names += ["ETag", "Vary"]
+    if status == 200 or (route.also_503 and status == 503):
+        names += ["Content-Encoding"]
+    if status in (200, 304) and route.freshness:
+        names += _FRESHNESS_HEADERS
+    if status == 200 and route.ndjson_line is not None:
+        names += ["X-PTN-Next", "X-PTN-Head"]
+    if status == 401:
+        names.append("WWW-Authenticate")
+    if status in (429, 503):
+        names.append("Retry-After")
+    if route.access != "anyone":
+        names += _LIMIT_HEADERS
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+# --- errors ------------------------------------------------------------------------------------------------
+
+
+def errors_of(route: Route) -> list[str]:
+    """Returns the codes of every error that the route may respond with."""
+    codes = [*route.errors, *_ALWAYS]
+    if route.access != "anyone":
+        codes += _WITH_KEY
+    if route.access == "tier 100":
+        codes.append("insufficient_tier")
+    return list(dict.fromkeys(codes))
+
+
+def _errors(route: Route) -> dict[str, Any]:
+    """Returns error responses by status; codes with the same status share one."""
+    statuses: dict[HTTPStatus, list[str]] = {}
+    for code in errors_of(route):
+        statuses.setdefault(STATUS[code], []).append(code)
+    if route.also_503:
+        statuses.setdefault(HTTPStatus.SERVICE_UNAVAILABLE, [])
+    return {
+        str(status.value): _error_response(route, status, codes) for status, codes in sorted(statuses.items())
+    }
+
+
+def _error_response(route: Route, status: HTTPStatus, codes: list[str]) -> dict[str, Any]:
+    schemas: list[dict[str, Any]] = [{"$ref": _REF.format(name="Error")}] if codes else []
+    if route.also_503 and status == HTTPStatus.SERVICE_UNAVAILABLE:
+        schemas.insert(0, _schema(route.response))
+    return {
+        "description": f"{status.phrase}: {', '.join(codes)}".rstrip(": "),
+        "headers": _headers_of(route, status.value),
+        "content": {
+            JSON: {
+                "schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas},
+                "examples": {code: {"value": error_example(code, route)} for code in codes},
+            }
+        },
+    }

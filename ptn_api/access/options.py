@@ -1,0 +1,40 @@
+"""Options of both servers that clients connect to."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from ptn_api.options import Count, Limit, option
+
+__all__ = ["ClientLimits"]
+
+
+class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits per user and per address, and the proxies that report addresses."""
+
+    trusted_proxies: Annotated[
+        str,
+        option(
+            "Network",
+            "Trust X-Forwarded-For from these proxies: addresses or networks, separated by commas",
+            unit="LIST",
+        ),
+    ] = ""
+    max_connections_per_key: Annotated[
+        Count,
+        option(
+            "Limits",
+            "Allow each user this many WebSocket connections, all keys together; one more disconnects "
+            "the oldest",
+        ),
+    ] = 5
+    failed_logins_per_minute: Annotated[
+        Limit,
+        option("Limits", "Allow each address this many failed authentications per minute; 0 = no limit"),
+    ] = 30
+    connects_per_minute: Annotated[
+        Limit,
+        option("Limits", "Allow each address this many connections per minute to each server; 0 = no limit"),
+    ] = 600

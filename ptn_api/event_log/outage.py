@@ -1,0 +1,58 @@
+"""An outage of the log: while it is unreadable, every reader retries and no client is disconnected."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from ptn_api.errors import LogError, LogPrunedError, LogReplacedError
+
+__all__ = ["LogOutage"]
+
+logger = structlog.get_logger()
+
+
+class LogOutage:
+    """The reads of the log that fail at present; logged when the first one fails and when all work again.
+
+    Each part of a process that reads the log reports here under its own name, and retries later.
+    """
+
+    def __init__(self) -> None:
+        self._failing: set[Hashable] = set()
+
+    @property
+    def failing(self) -> bool:
+        return bool(self._failing)
+
+    def failed(self, reader: Hashable, error: LogError) -> None:
+        if not self._failing:
+            logger.error("log_unreadable", code=error.code, reason=str(error))
+        self._failing.add(reader)
+
+    def succeeded(self, reader: Hashable) -> None:
+        if reader in self._failing:
+            self._failing.discard(reader)
+            if not self._failing:
+                logger.info("log_readable_again")
+
+    def forget(self, reader: Hashable) -> None:
+        """Drops a reader that has given up."""
+        self._failing.discard(reader)
+
+    @contextmanager
+    def reading(self, reader: Hashable) -> Iterator[None]:
+        """Reports the outcome of the block, and suppresses its LogError for a caller that retries later.
+
+        LogPrunedError and LogReplacedError pass, since a retry cannot fix them.
+        """
+        try:
+            yield
+        except (LogPrunedError, LogReplacedError):
+            raise
+        except LogError as error:
+            self.failed(reader, error)
+        else:
+            self.succeeded(reader)

@@ -1,0 +1,164 @@
+"""Responses: what a handler returns, and the exchange in which it is sent (ETag, 304, HEAD, codings)."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from ptn_api.http.body import Body, Coding, EncodedBody
+from ptn_api.http.errors import HTTPError
+from ptn_api.http.negotiation import matches_etag, negotiate_coding
+from ptn_api.http.request import Request
+
+__all__ = ["JSON", "Exchange", "Response", "error_message", "header_lines"]
+
+JSON = "application/json"
+_EMPTY = EncodedBody(())
+
+
+class Response(msgspec.Struct, frozen=True):
+    """A handler's response. `body` is None if the request was a HEAD and building the body was skipped.
+
+    `headers` are lines made by `header_lines`. `vary` names a request header that the response depends on,
+    in addition to those that every response depends on.
+    """
+
+    body: Body | None
+    headers: bytes = b""
+    vary: str = ""
+    media_type: str = JSON
+    status: int = 200
+
+
+class Exchange:
+    """One request and what is sent in response."""
+
+    __slots__ = (
+        "body",
+        "coding",
+        "extra_headers",
+        "headers",
+        "request",
+        "route",
+        "sent_bytes",
+        "status",
+        "user",
+    )
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.route = "unknown"
+        """The route's path template, for metrics and the log."""
+        self.user: Any = None
+        """The user that the request authenticated as."""
+        self.status = 0
+        self.headers = b""
+        """Header lines, made by `header_lines`."""
+        self.extra_headers = b""
+        """Header lines to send with any response to this request, such as rate limits."""
+        self.coding: Coding = "identity"
+        self.body = _EMPTY
+        self.sent_bytes = 0
+        """Bytes of the body that have been written."""
+
+    def respond(self, response: Response, *, private: bool, store: bool) -> bool:
+        """Sets what is to be sent. False: the body is not compressed yet; let others run and call again.
+
+        `private`: the response depends on the API key; `store`: caches may store it and revalidate.
+        """
+        request = self.request
+        headers = response.headers + _cache_lines(response.vary, private, store)
+        if response.body is None:
+            self.status = response.status
+            self.headers = headers + header_lines({"content-type": response.media_type})
+            return True
+        coding = negotiate_coding(request.headers.get("accept-encoding"))
+        etag = f'"{response.body.tag}-{coding}"'
+        if_none_match = request.headers.get("if-none-match")
+        if if_none_match and response.status == 200 and matches_etag(if_none_match, etag):
+            self.status, self.headers = 304, headers + _etag_line(etag)
+            return True
+        body = response.body.encode(coding)
+        if body is None:
+            return False
+        self.status, self.coding = response.status, coding
+        self.headers = headers + _body_lines(etag, response.media_type, coding, body.length)
+        if request.method != b"HEAD":
+            self.body = body
+        return True
+
+    def respond_with_error(self, error: HTTPError) -> None:
+        self.status, self.coding = error.status.value, "identity"
+        content, self.headers = _error_content(error)
+        self.body = _EMPTY if self.request.method == b"HEAD" else EncodedBody([content])
+
+    def head(self, *, close: bool) -> bytes:
+        """Returns the status line and headers; `close`: the connection closes after this response."""
+        end = b"connection: close\r\n\r\n" if close else b"\r\n"
+        return _status_lines(self.status) + self.headers + self.extra_headers + end
+
+
+def error_message(error: HTTPError) -> bytes:
+    """Returns the whole response to what could not be parsed as a request: the connection's last."""
+    content, headers = _error_content(error)
+    return _status_lines(error.status.value) + headers + b"connection: close\r\n\r\n" + content
+
+
+def header_lines(headers: dict[str, str]) -> bytes:
+    """Returns the headers as sent. Raises ValueError for text that is not ASCII or spans lines."""
+    text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    # One line each: a value from outside must not be able to inject a header.
+    if not (text.isascii() and text.count("\n") == text.count("\r") == len(headers) and "\0" not in text):
+        raise ValueError(f"invalid header among {list(headers)}")
+    return text.encode()
+
+
+def _error_content(error: HTTPError) -> tuple[bytes, bytes]:
+    """Returns (body, header lines)."""
+    content = msgspec.json.encode(error.body())
+    headers = {"content-type": JSON, "cache-control": "no-store", "content-length": str(len(content))}
+    return content, header_lines(headers | error.headers)
+
+
+# Few combinations of these occur, so nearly every head is joined from cached lines.
+
+_STATUS_LINES = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+
+
+def _status_lines(status: int) -> bytes:
+    return _STATUS_LINES[status] + _date_line(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _date_line(second: int) -> bytes:
+    return f"date: {formatdate(second, usegmt=True)}\r\n".encode()
+
+
+@lru_cache
+def _cache_lines(vary: str, private: bool, store: bool) -> bytes:
+    all_vary = "Accept-Encoding, Authorization" if private else "Accept-Encoding"
+    stored = "private, no-cache" if private else "no-cache"
+    return header_lines(
+        {
+            "vary": f"{vary}, {all_vary}" if vary else all_vary,
+            "cache-control": stored if store else "no-store",
+        }
+    )
+
+
+@lru_cache(maxsize=1024)
+def _etag_line(etag: str) -> bytes:
+    return header_lines({"etag": etag})
+
+
+@lru_cache(maxsize=1024)
+def _body_lines(etag: str, media_type: str, coding: Coding, length: int) -> bytes:
+    headers = {"etag": etag, "content-type": media_type, "content-length": str(length)}
+    return header_lines(headers if coding == "identity" else headers | {"content-encoding": coding})

@@ -1,0 +1,256 @@
+"""Reading the validator's directory: the baseline, single changes, sweeps and removals.
+
+Everything in this module blocks on the disk and runs in one thread at a time, never in the event loop:
+`DirectoryFollower` calls it through a pool of one thread, and reads its properties only between two calls.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from ptn_api.clock import Monotonic
+from ptn_api.event_log.contract import Change, Document, DocumentWritten, PositionRemoved, PositionWritten
+from ptn_api.intake.directory import Directory
+from ptn_api.intake.files import Key
+from ptn_api.intake.options import IntakeOptions
+from ptn_api.intake.position_files import PositionFiles, Touched
+from ptn_api.intake.removal import RemovalGuard, resync_done, resync_requested
+from ptn_api.intake.watch import FsEvent, Watch
+
+__all__ = ["BATCH", "DirectoryScanner"]
+
+logger = structlog.get_logger()
+
+BATCH = 25
+"""Deferred positions that are read and appended together."""
+_LARGEST_SHARE = 50
+"""A batch grows to 1/50 of the deferred positions where that is more: a whole directory was rewritten."""
+_SLICE_S = 0.01
+_RELIST_S = 0.02
+
+
+class DirectoryScanner:
+    """The positions under `validation/miners` as they change, and the list of miners.
+
+    A file that has not grown by an order is most likely the minute's refresh of returns, one of hundreds.
+    Its reading is deferred to `read_deferred`, so that an order does not wait for all of them. `known` are
+    the log's fingerprints, `monotonic` is a clock in ms that only grows.
+    """
+
+    def __init__(
+        self,
+        validator_dir: Path,
+        known: Mapping[Key, str],
+        watch: Watch,
+        options: IntakeOptions,
+        *,
+        monotonic: Monotonic,
+    ) -> None:
+        self._watch = watch
+        self._monotonic = monotonic
+        self._data_dir = options.data_dir
+        self._confirm_ms = options.removal_confirm_ms
+        self._document_folders = [str(validator_dir / "validation"), str(validator_dir / "runnable")]
+        self._document_wds: set[int] = set()
+        self._files = PositionFiles(known, limit=options.position_limit_bytes)
+        self._directory = Directory(validator_dir / "validation" / "miners", self._files, watch)
+        self._guard = RemovalGuard(
+            confirm_ms=options.removal_confirm_ms,
+            window_ms=options.mass_removal_window_ms,
+            share=options.mass_removal_share,
+            count=options.mass_removal_count,
+        )
+        self._deferred: dict[Key, None] = {}
+        self._steps: Iterator[None] = iter(())
+        self._awaited: set[Key] = set()
+        self.swept: dict[Key, PositionWritten] = {}
+        """Positions that the current sweep has read; delivered together at its end."""
+        self._is_complete = False
+        self._miners: list[str] | None = None
+
+    # --- what the loop may read between two calls ---------------------------------------------------------
+
+    @property
+    def deferred(self) -> int:
+        """Number of positions left to `read_deferred`."""
+        return len(self._deferred)
+
+    @property
+    def awaits_deferred(self) -> bool:
+        """Whether positions that the sweep found changed are still deferred."""
+        return bool(self._awaited)
+
+    @property
+    def refused(self) -> int:
+        """Number of files and folders that are skipped at present."""
+        return self._files.refused + self._directory.refused
+
+    @property
+    def root_missing(self) -> bool:
+        return self._directory.root_missing
+
+    @property
+    def holds_removals(self) -> bool:
+        """Whether a mass removal is held back."""
+        return self._guard.holding
+
+    @property
+    def watching(self) -> bool:
+        """False while inotify watches are short."""
+        return self._directory.watching
+
+    def concern_documents(self, events: Iterable[FsEvent]) -> bool:
+        """Returns whether any of the events happened in a folder of documents."""
+        return any(event.wd in self._document_wds for event in events)
+
+    # --- the first scan -----------------------------------------------------------------------------------
+
+    def check_root(self) -> bool:
+        """Returns whether there is a directory of miners."""
+        return self._directory.check_root()
+
+    def baseline(self) -> Iterator[Change]:
+        """Yields everything there is, reading as it goes. Runs in the log's thread, before the follower."""
+        listed: Touched = {}
+        self._files.start_over()
+        self._watch_documents()
+        yield from self._scan(listed, full=True)
+        # A position that was closed during the scan was moved away unread. Found now, its orders are history;
+        # found by a later sweep, they would be announced.
+        give_up_ms = self._monotonic() + self._confirm_ms
+        yield from self._scan(listed, full=False)
+        while self._files.vanished_unread(listed) and self._monotonic() < give_up_ms:
+            time.sleep(_RELIST_S)
+            yield from self._scan(listed, full=False)
+        self._is_complete = True
+        yield from self._changed_miners()
+
+    def _scan(self, listed: Touched, *, full: bool) -> Iterator[Change]:
+        touched: Touched = {}
+        for _ in self._directory.sweep(touched, full=full):
+            continue
+        listed.update(touched)
+        yield from self._files.read_all(touched)
+
+    # --- single changes -----------------------------------------------------------------------------------
+
+    def look(self, events: Iterable[FsEvent], rechecks: Iterable[Key]) -> list[Change]:
+        """Returns the changes behind these events and at these positions, except for deferred ones."""
+        touched: Touched = {}
+        if any(wd in self._document_wds and name in ("miners", "") for wd, name in events):
+            self._directory.look_at_root(touched)
+        self._directory.look(events, touched)
+        for key in rechecks:
+            self._files.recheck(key, touched)
+        # Before `_defer`: a version that the sweep has read is delivered now, even if the next is deferred.
+        changes: list[Change] = self._take_swept(touched)
+        self._defer(touched)
+        changes += self._files.read_all(touched)
+        return changes + self._changed_miners()
+
+    def read_deferred(self) -> list[Change]:
+        """Reads the next batch of deferred positions."""
+        size = max(BATCH, len(self._deferred) // _LARGEST_SHARE)
+        batch = dict.fromkeys(islice(self._deferred, size), True)
+        self._claim(batch)
+        changes: list[Change] = self._take_swept(batch)
+        return [*changes, *self._files.read_all(batch)]
+
+    def _take_swept(self, keys: Iterable[Key]) -> list[Change]:
+        """Takes what the sweep has read of these positions: it is older than what is read next."""
+        return [self.swept.pop(key) for key in keys if key in self.swept]
+
+    def _defer(self, touched: Touched) -> set[Key]:
+        """Moves positions that seem merely refreshed from `touched` to the deferred ones; returns them."""
+        later = {key: None for key in touched if self._files.seems_refreshed(key)}
+        for key in later:
+            del touched[key]
+        self._claim(touched)
+        self._deferred.update(later)
+        return set(later)
+
+    def _claim(self, keys: Iterable[Key]) -> None:
+        """Notes that these are read now, so that neither a batch nor the sweep has to."""
+        for key in keys:
+            self._deferred.pop(key, None)
+        self._awaited.difference_update(keys)
+
+    # --- sweeps -------------------------------------------------------------------------------------------
+
+    def start_sweep(self, *, full: bool, rewatch: bool) -> None:
+        """Prepares a pass: `full` compares every file, otherwise only files of folders that changed.
+
+        `rewatch` sets every watch again, after events were lost.
+        """
+        self._steps = self._pass(full=full, rewatch=rewatch)
+
+    def advance(self) -> bool:
+        """Continues the sweep for some 10 ms; returns whether it has reached its end."""
+        end = time.monotonic() + _SLICE_S
+        return all(time.monotonic() < end for _ in self._steps)
+
+    def _pass(self, *, full: bool, rewatch: bool) -> Iterator[None]:
+        touched: Touched = {}
+        yield from self._directory.sweep(touched, full=full, rewatch=rewatch)
+        self._awaited = self._defer(touched)
+        for key, force in touched.items():
+            change = self._files.read(key, force=force)
+            if change is not None:
+                self.swept[key] = change
+            yield
+
+    def finish_sweep(self) -> list[Change]:
+        """Returns what the sweep found, and what follows from it: removals, and the list of miners."""
+        self._watch_documents()
+        self._is_complete = True
+        accept = resync_requested(self._data_dir)
+        if self.root_missing:
+            removed = list(self._files.known) if accept else []
+        else:
+            # Nothing is known about the files below a folder that cannot be read: they are not absent.
+            unreadable = self._directory.unreadable_hotkeys()
+            absent = self._files.absent
+            if unreadable:
+                absent = {key for key in absent if key[0] not in unreadable and "" not in unreadable}
+            known = len(self._files.known)
+            removed = self._guard.after_sweep(absent, known, self._monotonic(), accept=accept)
+        if accept:
+            logger.warning("removals_accepted", removed=len(removed), pending=self._guard.pending)
+            if not self._guard.pending:
+                resync_done(self._data_dir)
+        self._files.forget(removed)
+        swept, self.swept = self.swept, {}
+        return [
+            *swept.values(),
+            *(PositionRemoved(miner_hotkey=hotkey, position_uuid=uuid) for hotkey, uuid in removed),
+            *self._changed_miners(),
+        ]
+
+    # --- documents, and the list of miners ----------------------------------------------------------------
+
+    def _changed_miners(self) -> list[Change]:
+        """Returns the list of miners if it changed: those with a folder or with positions not removed yet."""
+        # A list from half a scan, or from a root that is away, would drop miners.
+        if not self._is_complete or (self.root_missing and self._files.known):
+            return []
+        miners = [] if self.root_missing else self._directory.hotkeys
+        if self._files.absent:
+            miners = sorted({hotkey for hotkey, _ in self._files.absent}.union(miners))
+        if miners == self._miners:
+            return []
+        self._miners = miners
+        return [DocumentWritten(document=Document.MINERS, content=msgspec.json.encode(miners))]
+
+    def _watch_documents(self) -> None:
+        """Watches the documents' folders, in which the root comes and goes too. Repeated for new folders."""
+        for path in self._document_folders:
+            try:
+                self._document_wds.add(self._watch.add(path, files=True, folders=True))
+            except OSError:
+                continue  # missing, or no watches left: sweeps look there as well

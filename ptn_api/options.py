@@ -1,0 +1,66 @@
+"""How a room declares its options: unit, limits, description and section are part of a field's type.
+
+    sweep_ms: Annotated[Period, option("Intake", "Compare directory times this often")] = 5_000
+
+Such a field is a setting of the server, with a flag and an environment variable (process/settings.py). A
+plain field is not a setting; only tests change it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from msgspec import Meta
+
+__all__ = [
+    "CLOCK_JUMP_MS",
+    "CLOCK_SETTLE_MS",
+    "LATE_MS",
+    "RETENTION_BYTES",
+    "RETENTION_MS",
+    "SECTIONS",
+    "STOP_TIMEOUT_MS",
+    "Bytes",
+    "ClockJump",
+    "ClockSettle",
+    "Count",
+    "Delay",
+    "Limit",
+    "Period",
+    "Port",
+    "Section",
+    "StopTimeout",
+    "option",
+]
+
+Section = Literal["Network", "TLS", "Data", "Demo", "Limits", "Intake", "REST", "Stream", "Processes"]
+SECTIONS: tuple[Section, ...] = get_args(Section)
+"""The sections of the help and of the documentation, in their order."""
+
+Port = Annotated[int, Meta(ge=0, le=65_535, extra={"unit": "PORT"})]
+Period = Annotated[int, Meta(ge=1, extra={"unit": "MS"})]
+Delay = Annotated[int, Meta(ge=0, extra={"unit": "MS"})]
+Bytes = Annotated[int, Meta(ge=1, extra={"unit": "BYTES"})]
+Count = Annotated[int, Meta(ge=1, extra={"unit": "N"})]
+Limit = Annotated[int, Meta(ge=0, extra={"unit": "N"})]
+
+
+def option(section: Section, description: str, *, unit: str | None = None) -> Meta:
+    """The metadata of a setting. The description is imperative and has no full stop.
+
+    `unit` is the placeholder in the help, such as FILE, where the field's type has none.
+    """
+    return Meta(description=description, extra={"section": section} | ({"unit": unit} if unit else {}))
+
+
+# --- options of more than one room ------------------------------------------------------------------------
+
+ClockJump = Annotated[Period, option("Intake", "Distrust a jump of the system clock by more than this")]
+CLOCK_JUMP_MS = 60_000
+ClockSettle = Annotated[Delay, option("Intake", "Follow a jump of the clock after it has lasted this long")]
+CLOCK_SETTLE_MS = 600_000
+StopTimeout = Annotated[Period, option("Processes", "Kill a process that has not stopped after this long")]
+STOP_TIMEOUT_MS = 10_000
+LATE_MS = 60_000
+RETENTION_MS = 7 * 86_400_000
+RETENTION_BYTES = 1 << 30

@@ -1,0 +1,121 @@
+"""What handlers work with: the application's state and the request's."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import msgspec
+
+from ptn_api.access.key_ring import KeyHolder
+from ptn_api.clock import Clock
+from ptn_api.event_log.contract import EventLog
+from ptn_api.http.response import Response, header_lines
+from ptn_api.model.tiers import Tier
+from ptn_api.rest.options import RestOptions
+from ptn_api.views.checkpoint import Checkpoint
+from ptn_api.views.documents import Documents
+from ptn_api.views.follower import Follower
+from ptn_api.views.positions import PositionViews, ViewMetrics
+
+__all__ = ["AppContext", "Handler", "NoQuery", "ProcessHealth", "RequestContext", "freshness"]
+
+
+class ProcessHealth(Protocol):
+    """The health of the service's other processes."""
+
+    def processes(self) -> dict[str, bool]:
+        """Returns whether each process is alive, by name."""
+        ...
+
+    def log_writable(self) -> bool:
+        """Whether intake can write the log."""
+        ...
+
+
+class SingleProcess:
+    """The process health where REST runs alone, as in tests."""
+
+    def processes(self) -> dict[str, bool]:
+        return {}
+
+    def log_writable(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class AppContext:
+    """State of the application: one per process."""
+
+    log: EventLog
+    clock: Clock
+    options: RestOptions
+    documents: Documents
+    views: PositionViews
+    follower: Follower
+    checkpoint: Checkpoint
+    health: ProcessHealth
+
+    @classmethod
+    def over(
+        cls,
+        log: EventLog,
+        clock: Clock,
+        options: RestOptions,
+        metrics: ViewMetrics | None = None,
+        health: ProcessHealth | None = None,
+    ) -> AppContext:
+        """Returns the context for serving this log."""
+        views, documents = PositionViews(log, clock, metrics), Documents(log)
+        follower = Follower(log, views, documents, clock, coalesce_ms=options.refresh_coalesce_ms)
+        checkpoint = Checkpoint(views, documents)
+        return cls(log, clock, options, documents, views, follower, checkpoint, health or SingleProcess())
+
+
+class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
+    """A request after routing and authentication.
+
+    `query` is of the route's query type; `hotkey` the path's last part, where the route has one. For a HEAD
+    request (`head`) a handler may skip building the body.
+    """
+
+    holder: KeyHolder | None
+    query: Any
+    hotkey: str = ""
+    head: bool = False
+    accept: str | None = None
+
+    @property
+    def tier(self) -> Tier:
+        """The tier of the request's API key."""
+        assert self.holder is not None
+        return self.holder.tier
+
+
+class NoQuery(msgspec.Struct):
+    """The query type of routes without parameters."""
+
+
+Handler = Callable[[AppContext, RequestContext], Response | Awaitable[Response]]
+"""A plain function is answered at once; what a coroutine function does runs in a task."""
+
+
+def freshness(app: AppContext, tier: Tier) -> bytes:
+    """Returns the headers that state how current a response is.
+
+    They are lower bounds, so call this before building the body. A lower tier receives the cutoff of its
+    delayed data, and nothing that moves with live orders.
+    """
+    if tier < 100:
+        return header_lines({"x-ptn-as-of": str(app.views.as_of_ms())})
+    head = app.views.head
+    return _position_in_log(app.log.epoch, head.sequence, head.revision)
+
+
+@lru_cache(maxsize=8)
+def _position_in_log(epoch: str, sequence: int, revision: int) -> bytes:
+    return header_lines(
+        {"x-ptn-epoch": epoch, "x-ptn-sequence": str(sequence), "x-ptn-revision": str(revision)}
+    )

@@ -1,0 +1,196 @@
+"""The positions documents: one per tier and one for the checkpoint, joined from every miner's view.
+
+A view is rebuilt when its miner changes or something in it ages; `Follower` decides when. A document is a
+list of references to the views' blocks, joined at the first request after a change.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ptn_api.clock import Clock
+from ptn_api.event_log.contract import EventLog, Head, LoggedPosition
+from ptn_api.histogram import Histogram
+from ptn_api.http.body import Body, Segment, SegmentRun, tag_of
+from ptn_api.model.miner import miner_order
+from ptn_api.model.tiers import TIER_LAG_MS, TIERS, Tier
+from ptn_api.views.miner_view import TAILS, ClosedBlock, MinerView, block_boundary_ms, earliest
+
+__all__ = ["PositionViews", "ViewMetrics"]
+
+_CLOSE, _NO_MINERS = Segment(b"}"), Segment(b"{}")
+
+
+@dataclass
+class ViewMetrics:
+    """Durations in seconds: of building one miner's view, and of joining them into a document."""
+
+    build_seconds: Histogram = field(default_factory=Histogram)
+    assembly_seconds: Histogram = field(default_factory=Histogram)
+
+
+class PositionViews:
+    """Every miner's view, and the documents joined from them.
+
+    `head` is a lower bound: the views contain every change up to it, and maybe later ones.
+    """
+
+    def __init__(self, log: EventLog, clock: Clock, metrics: ViewMetrics | None = None) -> None:
+        self._log = log
+        self._clock = clock
+        self._metrics = metrics or ViewMetrics()
+        self._views: dict[str, MinerView] = {}
+        self._documents: dict[Tier | None, Body] = {}
+        """By tier; None is the checkpoint's."""
+        self._expiries: list[tuple[int, str]] = []
+        """A heap of (expires_ms, hotkey); entries that `_scheduled` contradicts are outdated and skipped."""
+        self._scheduled: dict[str, int] = {}
+        self._rebuilding_ms: int | None = None
+        """The first expiry among the views taken for a rebuild that is not complete."""
+        self.head = Head(sequence=0, revision=0)
+        self.eliminated: frozenset[str] = frozenset()
+        self.built = False
+        """Whether every miner's view has been built once."""
+        self.changed_ms = 0
+        """When the document of tier 100 last changed."""
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    def snapshot(self, tier: Tier) -> Body:
+        """All miners as the tier shows them."""
+        document = self._documents.get(tier)
+        if document is None:
+            with self._metrics.assembly_seconds.time():
+                document = self._documents[tier] = self.joined(tier, self.ranked(tier))
+        return document
+
+    def for_checkpoint(self) -> Body:
+        """All miners as tier 100 shows them, without the key `tier`."""
+        document = self._documents.get(None)
+        if document is None:
+            document = self._documents[None] = self.joined(100, self.ranked(100), tail=_CLOSE)
+        return document
+
+    def joined(self, tier: Tier, views: Iterable[MinerView], *, tail: Segment | None = None) -> Body:
+        """A document of these miners' entries."""
+        tail = tail or TAILS[tier]
+        # The tag hashes the entries' digests, not their texts: joining a document reads no text.
+        runs: list[SegmentRun | Segment] = []
+        digests: list[bytes] = []
+        for view in views:
+            runs.append(view.run(tier, first=not runs, tail=tail))
+            digests += (view.keys[0].identity, view.tiers[tier].digest)
+        return Body([*runs, _CLOSE] if runs else [_NO_MINERS], tag_of(digests))
+
+    def entry(self, hotkey: str, tier: Tier) -> Body | None:
+        """One miner's entry as the tier shows it; None for an unknown miner."""
+        view = self._views.get(hotkey)
+        return None if view is None else view.entry(tier)
+
+    def ranked(self, tier: Tier) -> list[MinerView]:
+        """The miners' views, sorted by the returns that the tier shows, best first."""
+        return sorted(
+            self._views.values(),
+            key=lambda view: miner_order(view.tiers[tier].aggregates.thirty_day_returns, view.hotkey),
+        )
+
+    def view(self, hotkey: str) -> MinerView | None:
+        return self._views.get(hotkey)
+
+    def hotkeys(self) -> list[str]:
+        return sorted(self._views)
+
+    def omitted(self) -> int:
+        """The number of positions that lagging tiers omit because they cannot be rebuilt."""
+        return sum(view.omitted for view in self._views.values())
+
+    def as_of_ms(self) -> int:
+        """The cutoff up to which the lagging tiers are complete.
+
+        It follows the clock, not the changes: a change after the cutoff does not move it.
+        """
+        now_ms = self._clock()
+        pending_ms = earliest(self._rebuilding_ms, self.next_expiry_ms())
+        return (now_ms if pending_ms is None else min(now_ms, pending_ms - 1)) - TIER_LAG_MS
+
+    # --- building -----------------------------------------------------------------------------------------
+
+    def build(self, hotkey: str) -> None:
+        """Builds a miner's view from all its positions in the log."""
+        with self._metrics.build_seconds.time():
+            now_ms = self._clock()
+            boundary_ms = block_boundary_ms(now_ms)
+            closed: list[LoggedPosition] = []
+            others: list[LoggedPosition] = []
+            for logged in self._log.positions(miner=hotkey):
+                early = logged.close_ms is not None and logged.close_ms < boundary_ms
+                (closed if early else others).append(logged)
+            previous = self._views.get(hotkey)
+            block = previous.closed.block if previous is not None else None
+            self._store(hotkey, ClosedBlock(closed, now_ms, block), others, now_ms)
+
+    def refresh(self, hotkey: str) -> None:
+        """Rebuilds the second blocks of a miner's view, or all of it if the first block has expired."""
+        view = self._views.get(hotkey)
+        now_ms = self._clock()
+        if view is None or (view.closed_expires_ms is not None and view.closed_expires_ms <= now_ms):
+            self.build(hotkey)
+            return
+        with self._metrics.build_seconds.time():
+            # The boundary of the existing first block, not the present one: the two parts must fit.
+            others = self._log.positions_of(hotkey, open_or_closed_since_ms=view.closed.before_ms)
+            self._store(hotkey, view.closed, others, now_ms)
+
+    def drop(self, hotkey: str) -> None:
+        """Forgets a miner."""
+        self._scheduled.pop(hotkey, None)
+        if self._views.pop(hotkey, None) is not None:
+            self._invalidate(TIERS)
+
+    def _store(self, hotkey: str, closed: ClosedBlock, others: list[LoggedPosition], now_ms: int) -> None:
+        """Replaces a miner's view; invalidates the documents of the tiers that show a difference."""
+        previous = self._views.get(hotkey)
+        eliminated = hotkey in self.eliminated
+        view = MinerView(hotkey, closed, others, now_ms, eliminated=eliminated, previous=previous)
+        self._views[hotkey] = view
+        if view.expires_ms is None:
+            self._scheduled.pop(hotkey, None)
+        elif self._scheduled.get(hotkey) != view.expires_ms:
+            # A heap cannot update an entry: the old one stays and is skipped when it surfaces.
+            self._scheduled[hotkey] = view.expires_ms
+            heapq.heappush(self._expiries, (view.expires_ms, hotkey))
+        self._invalidate(
+            tier for tier in TIERS if not previous or not previous.tiers[tier].same_as(view.tiers[tier])
+        )
+
+    def _invalidate(self, tiers: Iterable[Tier]) -> None:
+        for tier in tiers:
+            self._documents.pop(tier, None)
+            if tier == 100:
+                self._documents.pop(None, None)
+                self.changed_ms = self._clock()
+
+    # --- ageing -------------------------------------------------------------------------------------------
+
+    def next_expiry_ms(self) -> int | None:
+        """When the next view must be rebuilt because of its age."""
+        while self._expiries and self._scheduled.get(self._expiries[0][1]) != self._expiries[0][0]:
+            heapq.heappop(self._expiries)
+        return self._expiries[0][0] if self._expiries else None
+
+    def take_expired(self) -> list[str]:
+        """Miners whose views have expired. The caller rebuilds them and then calls `expired_rebuilt`."""
+        now_ms, hotkeys = self._clock(), []
+        while (expiry_ms := self.next_expiry_ms()) is not None and expiry_ms <= now_ms:
+            if self._rebuilding_ms is None:
+                self._rebuilding_ms = expiry_ms  # holds `as_of_ms` back until the rebuild is complete
+            hotkey = heapq.heappop(self._expiries)[1]
+            del self._scheduled[hotkey]
+            hotkeys.append(hotkey)
+        return hotkeys
+
+    def expired_rebuilt(self) -> None:
+        """Notes that every view from `take_expired` has been rebuilt."""
+        self._rebuilding_ms = None

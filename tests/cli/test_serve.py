@@ -1,0 +1,78 @@
+"""`ptn serve`, `ptn doctor` and `ptn resync` before any server runs: options, help, errors."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ptn_api.options import SECTIONS
+from ptn_api.process.settings import SETTINGS
+from tests.cli.ptn import Ptn
+from tests.live import ROOT, bare_environment
+
+
+@pytest.mark.parametrize("command", ["serve", "doctor"])
+def test_help_lists_every_setting_in_its_section(stranger: Ptn, command: str) -> None:
+    """With its unit, description and default, on a wide terminal in one line each."""
+    shown = stranger(command, "--help", COLUMNS="220", TERMINAL_WIDTH="220").stdout
+    sections = re.split(r"╭─ (\w+) ─+╮", shown)
+    assert sections[3::2] == list(SECTIONS)
+    for setting in SETTINGS.values():
+        panel = sections[sections.index(setting.section, 3) + 1]
+        (row,) = [line for line in panel.splitlines() if line.split()[1:2] == [setting.flag]]
+        assert setting.unit in row
+        assert setting.description in row
+        assert f"(default {setting.default_text})" in row or not setting.default_text
+    assert "default )" not in shown
+    assert "PTN_API_HOST" in shown
+
+
+def test_a_bad_setting_is_one_line_with_status_2(stranger: Ptn) -> None:
+    """It names the flag or the variable, and what is accepted."""
+    expected = "expected a whole number from 0 to 65535"
+    ended = stranger("serve", "--demo", "--api-rest-port", "x")
+    assert ended == (2, "", f"ptn: --api-rest-port 'x': {expected}\n")
+    ended = stranger("doctor", "--demo", PTN_API_REST_PORT="x")
+    assert ended == (2, "", f"ptn: PTN_API_REST_PORT 'x': {expected}\n")
+
+
+def test_an_unknown_option_is_wrong_usage(stranger: Ptn) -> None:
+    ended = stranger("serve", "--demo", "--api-rest-prt", "1")
+    assert ended.status == 2
+    assert "--api-rest-port" in ended.stderr
+
+
+def test_a_directory_without_a_validator(stranger: Ptn) -> None:
+    ended = stranger("serve")
+    assert (ended.status, len(ended.stderr.splitlines())) == (2, 1)
+    assert "--validator-dir" in ended.stderr
+    assert "--demo" in ended.stderr
+
+
+@pytest.mark.parametrize("door", ["api_manager.py", "main.py"])
+def test_the_doors_take_the_same_options(tmp_path: Path, door: str) -> None:
+    """`--serve` starts, everything else is as with `ptn serve`."""
+    done = subprocess.run(
+        [sys.executable, ROOT / door, "--serve", "--sweep-ms=0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env=bare_environment(tmp_path) | {"PATH": os.environ["PATH"]},
+        check=False,
+    )
+    expected = f"{door} --serve: --sweep-ms '0': expected a whole number of 1 or more\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+
+
+def test_resync_wants_a_confirmation_and_a_data_directory(stranger: Ptn, tmp_path: Path) -> None:
+    ended = stranger("resync")
+    assert (ended.status, "--accept-removals" in ended.stderr) == (2, True)
+    ended = stranger("resync", "--accept-removals", f"--data-dir={tmp_path / 'missing'}")
+    assert (ended.status, "--data-dir" in ended.stderr) == (2, True)
+    assert stranger("resync", "--accept-removals", f"--data-dir={tmp_path}").status == 0

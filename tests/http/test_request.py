@@ -1,0 +1,156 @@
+"""Requests are parsed from bytes in any fragments; ambiguous input ends the reading."""
+
+from __future__ import annotations
+
+import pytest
+
+from ptn_api.http.errors import HTTPError
+from ptn_api.http.request import BODY_LIMIT, ConnectionInfo, Limits, Request, RequestReader
+
+GET = b"GET /me?a=%2f&b HTTP/1.1\r\nHost: x\r\nX-Twice: 1\r\nx-twice: 2\r\n\r\n"
+CHUNKED = b"GET /me HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def reader_of(*pieces: bytes) -> RequestReader:
+    reader = RequestReader(Limits(), ConnectionInfo("127.0.0.1"))
+    for piece in pieces:
+        reader.feed(piece)
+    return reader
+
+
+def requests_in(reader: RequestReader) -> list[Request]:
+    return [queued for queued in reader.queue if isinstance(queued, Request)]
+
+
+def errors_in(reader: RequestReader) -> list[str]:
+    assert not any(isinstance(queued, HTTPError) for queued in list(reader.queue)[:-1])
+    return [queued.code for queued in reader.queue if isinstance(queued, HTTPError)]
+
+
+def test_fragmentation_does_not_change_a_request() -> None:
+    """Header names in lower case, repeated headers joined; the path unescaped, the query not."""
+    for at in range(1, len(GET) + 1):
+        reader = reader_of(GET[:at], GET[at:], GET[:at])
+        (request,) = requests_in(reader)[:1]
+        assert (request.method, request.path, request.query) == (b"GET", "/me", b"a=%2f&b")
+        assert request.headers == {"host": "x", "x-twice": "1, 2"}
+        assert (reader.incomplete, len(reader.queue)) == ((True, 1) if at < len(GET) else (False, 2))
+    escaped = reader_of(b"GET /a%20%C3%A9?x HTTP/1.1\r\n\r\n")
+    assert requests_in(escaped)[0].path == "/a é"
+
+
+def test_a_repeated_request_is_not_parsed_again() -> None:
+    """A polling client sends the same bytes; other requests in between change nothing."""
+    reader = reader_of()
+    queued = []
+    for data in (GET, GET, GET.replace(b"/me", b"/docs"), GET):
+        reader.feed(data)
+        queued.append(reader.queue.popleft())
+    assert queued[0] is queued[1]
+    assert [request.path for request in queued if isinstance(request, Request)] == [
+        "/me",
+        "/me",
+        "/docs",
+        "/me",
+    ]
+
+
+@pytest.mark.parametrize("at", range(1, len(GET)))
+def test_the_tail_of_a_request_is_not_a_request(at: int) -> None:
+    """Not even if it is repeated."""
+    reader = reader_of(GET[:at], GET[at:], GET[at:], b"\r\n\r\n")
+    assert len(requests_in(reader)) == 1
+
+
+def test_the_same_bytes_in_a_body_are_a_body() -> None:
+    """Bytes after a head that announces a body belong to the body."""
+    reader = reader_of(GET, b"GET /me HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(GET), GET, GET)
+    assert [request.body for request in requests_in(reader)] == [b"", GET, b""]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: 1\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 1",
+        b"Content-Length: 1\r\nContent-Length: 1",
+        b"Content-Length: 1, 1",
+        b"Content-Length: +1",
+        b"Content-Length:",
+        b"Transfer-Encoding: gzip, chunked",
+        b"Transfer-Encoding: chunked, chunked",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: identity",
+        b"X: y\r\n z",
+        b"X\t: y",
+        b"X: \x00",
+        b"X y",
+        b": y",
+    ],
+)
+def test_input_that_proxies_may_read_differently_is_rejected(head: bytes) -> None:
+    """And no bytes after it are read."""
+    reader = reader_of(b"GET /me HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n1\r\n1\r\n0\r\n\r\n" + GET, GET)
+    assert (requests_in(reader), errors_in(reader)) == ([], ["bad_request"])
+
+
+def test_a_chunked_body() -> None:
+    """Its chunks are joined; trailers are not headers."""
+    reader = reader_of(CHUNKED + b"3;x=y\r\nabc\r\n1\r\nd\r\n0\r\nAuthorization: Bearer x\r\n\r\n" + GET)
+    first, second = requests_in(reader)
+    assert (first.body, second.body) == (b"abcd", b"")
+    assert "authorization" not in first.headers
+    assert "authorization" not in second.headers
+
+
+@pytest.mark.parametrize(
+    "endless", [b"0\r\n" + b"X: y\r\n" * 10_000, b"0\r\nX: " + b"y" * 60_000, b"1;" + b"x" * 60_000]
+)
+def test_trailers_and_chunk_extensions_are_bounded(endless: bytes) -> None:
+    """They count towards the size of the head."""
+    pieces = [endless[at : at + 1_000] for at in range(0, len(endless), 1_000)]
+    assert errors_in(reader_of(CHUNKED, *pieces)) in (["headers_too_large"], ["bad_request"])
+
+
+@pytest.mark.parametrize("size", [0, 1, BODY_LIMIT, BODY_LIMIT + 1, 1_000_000])
+def test_a_body_is_read_up_to_the_limit(size: int) -> None:
+    """The request is complete once a longer body is announced; nothing more is read."""
+    head = b"GET /me HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size
+    reader = reader_of(head)
+    assert reader.closed == (size > BODY_LIMIT)
+    reader.feed(b"x" * min(size, 5_000))
+    reader.feed(GET)
+    bodies = [len(request.body) for request in requests_in(reader)]
+    assert bodies == ([size, 0] if size <= BODY_LIMIT else [0])
+
+
+def test_a_chunked_body_is_read_up_to_the_limit() -> None:
+    """Its length is not announced."""
+    reader = reader_of(CHUNKED, b"800\r\n" + b"x" * 2_048 + b"\r\n", b"801\r\n" + b"x" * 2_049 + b"\r\n", GET)
+    assert [len(request.body) for request in requests_in(reader)] == [BODY_LIMIT + 1]
+    assert reader.closed
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        b"GET /me HTTP/1.1\r\nConnection: close\r\n\r\n",
+        b"GET /me HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+        b"GET /me HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"GET /me HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 9\r\n\r\n",
+    ],
+)
+def test_bytes_after_the_last_request_are_ignored(last: bytes) -> None:
+    """Whether they arrive with it or later: no request, and no error."""
+    for pieces in ([last + GET + b"nonsense"], [last, GET, b"nonsense"]):
+        reader = reader_of(*pieces)
+        assert (len(requests_in(reader)), errors_in(reader), reader.closed) == (1, [], True)
+
+
+def test_closing_the_reader() -> None:
+    """Queued requests stay; repeated bytes are no request."""
+    reader = reader_of(GET)
+    reader.close(HTTPError("request_timeout", "..."))
+    reader.feed(GET)
+    reader.close(HTTPError("bad_request", "..."))
+    assert (len(requests_in(reader)), errors_in(reader)) == (1, ["request_timeout"])

@@ -1,0 +1,206 @@
+"""Any handler can be served: one that answers at once, waits, fails or is cancelled. Under both loops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+
+from ptn_api.http.body import body_of
+from ptn_api.http.connection import Connection
+from ptn_api.http.connection_limit import ConnectionLimit
+from ptn_api.http.errors import HTTPError
+from ptn_api.http.request import ConnectionInfo, Limits
+from ptn_api.http.response import Exchange, Response
+from ptn_api.http.server import Server
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    found: Run = request.param
+    return found
+
+
+class FakeHandler:
+    """Responds with what `work` returns; without one, at once."""
+
+    def __init__(self, work: Callable[[], Awaitable[bytes]] | None = None) -> None:
+        self.work = work
+        self.log: list[tuple[int, int]] = []
+        """(status, sent bytes) of each finished exchange."""
+
+    def handle(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
+        if self.work is not None:
+            return self._respond(exchange, self.work)
+        exchange.respond(Response(body_of(b"done")), private=False, store=True)
+        return None
+
+    async def _respond(self, exchange: Exchange, work: Callable[[], Awaitable[bytes]]) -> None:
+        exchange.respond(Response(body_of(await work())), private=False, store=True)
+
+    def finished(self, exchange: Exchange) -> None:
+        self.log.append((exchange.status, exchange.sent_bytes))
+
+
+class OpenLimiter:
+    """Admits every connection, or rejects every one with an error."""
+
+    def __init__(self, error: HTTPError | None = None) -> None:
+        self.error = error
+        self.reasons: list[str] = []
+
+    def opened(self, connection: ConnectionInfo) -> HTTPError | None:
+        return self.error
+
+    def closed(self, connection: ConnectionInfo, reason: str) -> None:
+        self.reasons.append(reason)
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    handler: FakeHandler, limiter: OpenLimiter | None = None, **limits: int
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to a server with this handler."""
+    connections: ConnectionLimit[Connection] = ConnectionLimit(10, lambda: None)
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        server = Server(
+            handler,
+            sock,
+            Limits(**limits),
+            limiter=limiter or OpenLimiter(),
+            connections=connections,
+            drain_ms=100,
+        )
+        async with server:
+            reader, writer = await asyncio.open_connection(*sock.getsockname())
+            try:
+                yield reader, writer
+            finally:
+                writer.close()
+
+
+async def wait_for_timeout() -> bytes:
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(asyncio.Event().wait(), 0.01)
+    return b"done"
+
+
+async def timeout_context() -> bytes:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await asyncio.Event().wait()
+    return b"done"
+
+
+async def task_group() -> bytes:
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(asyncio.sleep(0, b"done"))
+    return task.result()
+
+
+async def current_task() -> bytes:
+    assert asyncio.current_task() is not None
+    return b"done"
+
+
+@pytest.mark.parametrize("work", [wait_for_timeout, timeout_context, task_group, current_task])
+def test_a_handler_may_use_all_of_asyncio(run: Run, work: Callable[[], Awaitable[bytes]]) -> None:
+    """From its first line it runs in a task: timeouts and task groups need one."""
+    needed = {timeout_context: "timeout", task_group: "TaskGroup"}.get(work, "sleep")
+    if not hasattr(asyncio, needed):
+        pytest.skip(f"asyncio.{needed} is of Python 3.11")
+
+    async def test() -> None:
+        handler = FakeHandler(work)
+        async with serving(handler) as (reader, writer):
+            writer.write(GET + LAST)
+            received = await asyncio.wait_for(reader.read(), 10)
+        assert received.count(b"HTTP/1.1 200 OK") == received.count(b"\r\n\r\ndone") == 2
+        assert handler.log == [(200, 4), (200, 4)]
+
+    run(test())
+
+
+def test_an_answer_at_once_needs_no_task(run: Run) -> None:
+    """Requests that arrive together are answered in one turn of the event loop."""
+
+    async def test() -> None:
+        handler = FakeHandler()
+        async with serving(handler) as (reader, writer):
+            tasks = len(asyncio.all_tasks())
+            writer.write(GET * 3)
+            await asyncio.wait_for(reader.readuntil(b"done"), 10)
+            assert len(handler.log) == 3
+            assert len(asyncio.all_tasks()) <= tasks
+
+    run(test())
+
+
+def test_an_exception_in_a_handler_ends_the_connection(run: Run) -> None:
+    """Handlers respond to their own errors; one that does not must not leave the client waiting."""
+
+    async def failing() -> bytes:
+        raise ValueError
+
+    async def test() -> None:
+        handler = FakeHandler(failing)
+        async with serving(handler) as (reader, writer):
+            writer.write(GET)
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(reader.read(), 10) == b""
+            assert handler.log == [(0, 0)]
+
+    run(test())
+
+
+def test_a_client_that_disconnects_cancels_the_handler(run: Run) -> None:
+    """And the exchange is counted as unanswered."""
+
+    async def test() -> None:
+        started, cancelled = asyncio.Event(), asyncio.Event()
+
+        async def waiting() -> bytes:
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+            return b""
+
+        handler = FakeHandler(waiting)
+        async with serving(handler) as (_, writer):
+            writer.write(GET)
+            await asyncio.wait_for(started.wait(), 10)
+            writer.transport.abort()
+            await asyncio.wait_for(cancelled.wait(), 10)
+        assert handler.log == [(0, 0)]
+
+    run(test())
+
+
+@pytest.mark.parametrize("sent", [b"", GET])
+def test_a_rejected_connection_receives_the_error_and_ends(run: Run, sent: bytes) -> None:
+    """When its request arrives; a silent client after the timeout."""
+
+    async def test() -> None:
+        limiter = OpenLimiter(HTTPError("too_many_connections", "Too many connections"))
+        handler = FakeHandler()
+        async with serving(handler, limiter, request_ms=100) as (reader, writer):
+            writer.write(sent)
+            received = await asyncio.wait_for(reader.read(), 10)
+        assert received.startswith(b"HTTP/1.1 429")
+        assert b"connection: close" in received
+        assert handler.log == []
+        assert limiter.reasons == ["Too many connections"]
+
+    run(test())

@@ -1,0 +1,96 @@
+"""Connections that have not logged in are capped; those that have are left alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ptn_api.stream.connection_limit import ConnectionLimit
+from ptn_api.stream.counters import StreamCounters
+from tests.stream.live import KEY, SOON_S, LiveStream, running, until
+from tests.stream.test_hostile import UPGRADE
+
+MOST = 6
+
+
+class Silent:
+    """A connection that never logs in."""
+
+    def __init__(self) -> None:
+        self.ended = False
+
+    def abort(self) -> None:
+        self.ended = True
+
+
+@contextlib.asynccontextmanager
+async def silent(
+    live: LiveStream, count: int, first: bytes = b""
+) -> AsyncIterator[list[asyncio.StreamReader]]:
+    """Opens `count` connections, one after the other, that send nothing but `first`."""
+    opened = [await asyncio.open_connection("127.0.0.1", live.port) for _ in range(count)]
+    for _, writer in opened:
+        writer.write(first)
+    try:
+        yield [reader for reader, _ in opened]
+    finally:
+        for _, writer in opened:
+            writer.close()
+
+
+def test_one_more_evicts_the_oldest() -> None:
+    """A removed connection does not count, and none is aborted twice."""
+    counters = StreamCounters()
+    limit = ConnectionLimit(3, counters)
+    connections = [Silent() for _ in range(6)]
+    for connection in connections[:3]:
+        limit.opened(connection)
+    limit.remove(connections[1])
+    for connection in connections[3:]:
+        limit.opened(connection)
+    assert [c.ended for c in connections] == [True, False, True, False, False, False]
+    assert (len(limit), counters.limited["waiting_connections"]) == (3, 2)
+
+
+def test_half_of_the_open_files_remain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regardless of the setting, connections without a login leave files for clients."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (10, 10))
+    limit = ConnectionLimit(1_000, StreamCounters())
+    for _ in range(20):
+        limit.opened(Silent())
+    assert len(limit) == 5
+
+
+async def test_silent_connections_evict_each_other() -> None:
+    """Before the handshake and after it; clients that have logged in stay, and new ones get in."""
+    async with running(max_waiting_connections=MOST) as live, live.client() as client:
+        await client.login()
+        await client.subscribe()
+        for first in (b"", b"GET / HTTP/1.1\r\n", UPGRADE + b"\r\n"):
+            async with silent(live, 3 * MOST, first) as readers:
+                ended = asyncio.gather(
+                    *(reader.read() for reader in readers[: 2 * MOST]), return_exceptions=True
+                )
+                await asyncio.wait_for(ended, SOON_S)
+                async with live.client() as another:
+                    assert (await another.login())["status"] == "success"
+        assert live.counters.limited["waiting_connections"] >= 6 * MOST
+        live.trade(1)
+        assert len(await client.messages(1)) == 1
+
+
+async def test_a_valid_login_that_waits_its_turn_is_not_evicted() -> None:
+    """A login that the pacer delays no longer counts."""
+    async with (
+        running(max_waiting_connections=2, accepts_per_second=8, max_connections_per_key=20) as live,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        for _ in range(12):
+            client = await stack.enter_async_context(live.client())
+            await client.send(api_key=KEY)
+        await until(lambda: live.counters.logins == 12)
+        assert live.counters.limited["waiting_connections"] == 0
