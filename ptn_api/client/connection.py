@@ -55,6 +55,7 @@ class Inbox:
 
     async def put(self, item: StreamItem) -> None:
         """Appends an item; waits while the inbox is full."""
+        # The socket is not read meanwhile, so TCP slows the server down.
         while len(self._items) >= self._limit:
             self._drained.clear()
             await self._drained.wait()
@@ -66,7 +67,7 @@ class Inbox:
         while not self._items and not self._closed:
             self._filled.clear()
             await self._filled.wait()
-        if not self._items and self._error is not None:
+        if not self._items and self._error is not None:  # not before the items that came first
             raise self._error
         return self.peek()
 
@@ -206,7 +207,7 @@ class Connection:
             clock_offset=self.clock_offset,
         )
         session.start()
-        self._outgoing.set()
+        self._outgoing.set()  # the login
         read, watch, write = (
             asyncio.create_task(part(socket, session)) for part in (self._read, self._watch, self._write)
         )
@@ -254,6 +255,7 @@ class Connection:
         for event in events:
             match event:
                 case StreamItem():
+                    # In this order: a cancellation while the inbox is full must not skip the item.
                     await self._inbox.put(event)
                     self.cursor = event.cursor
                 case StateChanged():
@@ -263,6 +265,7 @@ class Connection:
                 case Evicted():
                     self._ending = Ending("evicted", event.message)
                 case Disconnected():
+                    # The next connection resumes before the gap; if it is there again, it is permanent.
                     if event.reason == "gap":
                         self._known_gap = session.cursor.sequence
                     self._ending = self._ending or Ending("lost", event.detail)
@@ -279,10 +282,12 @@ class Connection:
 def _ending(reported: Ending | None, code: int | None, reason: str | None) -> Ending:
     """Combines what the server reported before closing with its close code, which takes precedence."""
     detail = f"closed with {code} {reason or ''}".rstrip() if code else "connection lost"
+    # A code that forbids a return is a refusal, also without an answer to the login.
     if not should_return(code):
         return reported or Ending("refused", f"login refused: {detail}")
     if code == REPLACED.code:
         return reported or Ending("evicted", detail)
+    # A refusal with a code that invites a return is temporary: the server is full, or shutting down.
     if code in CLOSE_CODES and reported is not None and reported.kind == "refused":
         return Ending("lost", reported.detail)
     return reported or Ending("lost", detail)

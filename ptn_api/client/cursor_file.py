@@ -128,6 +128,8 @@ class CursorFile:
         fields = _Content(server=self._server, epoch=cursor.epoch, sequence=cursor.sequence)
         content = msgspec.json.encode(fields).ljust(_RECORD)
         try:
+            # The first save of a run proves that the folder is writable, and leaves a file of exactly one
+            # sector. An epoch too long for a sector is replaced every time.
             if self._file is None or len(content) > _RECORD:
                 self._replace(content)
             else:
@@ -162,6 +164,7 @@ class CursorFile:
         self._lock = lock
         if sys.platform == "win32":
             return
+        # A separate file, because replacing the cursor file would replace the lock with it.
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -185,6 +188,7 @@ class CursorFile:
         finally:
             os.close(file)
         os.replace(new, self.path)
+        # The open descriptor, if any, now belongs to the deleted file.
         self._synced_at = self._monotonic()
         if self._file is not None:
             os.close(self._file)
@@ -194,4 +198,4 @@ class CursorFile:
 
     def _give_up(self, problem: str) -> None:
         self._writable = False
-        logger.warning("%s; a restart will not resume", problem)
+        logger.warning("%s; the next run cannot resume", problem)

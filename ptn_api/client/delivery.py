@@ -119,6 +119,7 @@ class Following:
         self._uncommitted: PTNWebSocketMessage | None = None
         self._entered = False
         self._stopping = False
+        # Must not refer to self, which could then never be garbage-collected.
         self._end = weakref.finalize(self, self._thread.close, stream.close)
 
     @property
@@ -151,7 +152,7 @@ class Following:
         self.commit()
         while not self._stopping and (self._ready or self._fetch()):
             self._uncommitted = message = self._ready.popleft()
-            if not self._stream.is_stale(message):
+            if not self._stream.is_stale(message):  # it may have aged since the batch arrived
                 return message
             self._thread.run(self._stream.report_stale(message))
             self.commit()

@@ -266,6 +266,7 @@ class PositionMirror:
     async def _repair(self) -> None:
         # The stream waits during a repair: its items are newer than the response and are applied after it.
         self._repair_at = None
+        # Alternates: if the checksum still differs after the changes, only a snapshot helps.
         if self._changes_tried or not await self._load_changes():
             await self._load_snapshot()
         self._changes_tried = not self._changes_tried
@@ -278,6 +279,7 @@ class PositionMirror:
             level = logging.INFO if isinstance(error, APIStatusError) else logging.WARNING
             logger.log(level, "no changes since %s:%d: %s", self._epoch, self._revision, error)
             return False
+        # Removals first: a position may have been removed and added again.
         await self._report_changed(self._state.remove(changed.removed))
         try:
             keys = await load_in_slices(self._state, changed.positions)
@@ -302,6 +304,7 @@ class PositionMirror:
                 delay = self._backoff.refused() if refused else self._backoff.lost()
                 logger.warning("no snapshot: %s; retrying in %.1f s", error, delay)
                 await asyncio.sleep(delay)
+        # Replaced at once, so that readers never see a partial state.
         previous, self._state = self._state, state
         self._epoch, self._sequence = loaded.epoch, loaded.sequence
         self._set_revision(loaded.revision)

@@ -117,6 +117,7 @@ class MirrorState:
         """Applies an order's message in format "delta"."""
         delta = _delta.decode(data)
         key, position = self._updated(delta.position)
+        # `n_orders` includes the new order. The mirror may have fewer, after a gap.
         position.put(bytes(delta.order), min(delta.n_orders - 1, len(position.orders)))
         return self._store(key, position)
 

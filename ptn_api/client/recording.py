@@ -137,6 +137,7 @@ def _decompressed(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
     try:
         while data:
             frame = zstandard.ZstdDecompressor().decompressobj()
+            # A decompressor handles one frame; the next one starts in its unused data.
             while data and not frame.eof:
                 chunk = frame.decompress(data)
                 rest = frame.unused_data if frame.eof else b""
@@ -220,7 +221,7 @@ class Recording:
             return
         data = memoryview(self._compress(b"".join(self._buffer)))
         self._buffer.clear()
-        size = os.fstat(self._file.fileno()).st_size
+        size = os.fstat(self._file.fileno()).st_size  # to undo a partial write
         try:
             while data:
                 data = data[self._file.write(data) :]
@@ -233,6 +234,7 @@ class Recording:
         if self._file.closed:
             return
         try:
+            # Heartbeats moved the cursor beyond the last line; a header records it.
             if self._cursor.epoch is not None and self._cursor != self._recorded:
                 self._write(_header(self._cursor), self._cursor)
             self.flush()
@@ -323,6 +325,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Iterator[OrderMessage]:
         header = headers[which][index]
         text = PositionText(
             header=header,
+            # The last occurrence: an unknown key before it may contain the same text.
             orders_at=header.rindex(_NO_ORDERS) + len(_NO_ORDERS) - 1,
             orders=positions[which][1].orders[: index + 1],
         )

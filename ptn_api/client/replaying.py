@@ -229,8 +229,8 @@ class _Page(msgspec.Struct):
 
 def _read_server(server: PTNClient) -> Iterator[OrderMessage]:
     """Yields all messages up to the present head, except those pruned in the meantime."""
-    page = _get_page(server, 0, "")
-    head = page.head
+    page = _get_page(server, 0, "")  # answered with 410 and the oldest sequence, unless nothing was pruned
+    head = page.head  # orders that arrive during the replay are not part of it
     while page.oldest_sequence is not None or (page.messages and page.next < head):
         yield from page.messages
         after = page.next if page.oldest_sequence is None else page.oldest_sequence - 1
@@ -303,6 +303,7 @@ class ReplayServer:
             self._set_clock(moment)  # clients measure the clock offset at their login
             if stop.wait(_POLL_S):
                 break
+        # Every due time shifts by the time spent waiting for the subscriber.
         waited = time.monotonic() - (moment.due if moment else 0.0)
         while moment is not None and not stop.wait(max(0.0, moment.due + waited - time.monotonic())):
             messages = moment.begin()

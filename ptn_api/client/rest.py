@@ -109,6 +109,7 @@ def exchange(call: Call[T], retries: Retries, cache: ResponseCache) -> Generator
         outcome = yield SEND
         retry_after = None
         if isinstance(outcome, httpx.Response):
+            # `accept` comes first: an unhealthy server answers /health with 503.
             if outcome.status_code in call.accept or outcome.status_code not in _RETRIED:
                 return _result(call, outcome, cache)
             with contextlib.suppress(ValueError):  # absent, or a date, which this API never sends
@@ -149,6 +150,7 @@ def _failure(outcome: Outcome) -> ClientError:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         body = _ErrorBody()  # perhaps a proxy's error page
     message = body.error or f"status {outcome.status_code}"
+    # Without a key the server's message would be about an invalid one.
     if outcome.status_code == 401 and "authorization" not in outcome.request.headers:
         return AuthenticationError(NO_KEY, code="no_key", status=401)
     if outcome.status_code in (401, 403):

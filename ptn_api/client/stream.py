@@ -144,7 +144,7 @@ class Stream:
         cursor = self._store.load()
         self._connection.cursor = cursor if self._resume else Cursor()
         self._task = asyncio.create_task(self._run())
-        if self._stopping:
+        if self._stopping:  # `stop` was called before there was a loop
             self._end()
         return self
 
@@ -167,7 +167,7 @@ class Stream:
 
     def stop(self) -> None:
         """Ends the iteration soon. For any thread, a signal handler, and also before the iteration begins."""
-        self._stopping = True
+        self._stopping = True  # at once, because the loop may be busy with a batch
         self._call(self._end)
 
     async def _run(self) -> None:
@@ -227,6 +227,7 @@ class Stream:
         """Saves the cursor: everything yielded so far is processed, or everything up to `message`."""
         if self._uncommitted is None:
             return
+        # Items without a message, such as heartbeats, move the cursor too; `message` may lie behind it.
         if message is None:
             self._store.save(self._uncommitted)
             self._uncommitted = None
@@ -264,6 +265,7 @@ class Stream:
     def _next_without_waiting(self) -> PTNWebSocketMessage | None:
         """Returns the next message if it is here and no callback has to be called before it."""
         item = None if self._stopping else self._inbox.peek()
+        # Gaps, malformed and stale messages need a callback, which may be async: `__anext__` reports them.
         if item is None or not isinstance(item.value, OrderMessage):
             return None
         try:

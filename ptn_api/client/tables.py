@@ -152,11 +152,11 @@ def _flat(miner: MinerStatistics) -> dict[str, Any]:
 def _inferred(values: list[Any]) -> tuple[_Kind, list[Any]]:
     """Returns the column of values whose types the validator does not guarantee."""
     kinds = {type(value) for value in values if value is not None}
-    if kinds <= {bool} and kinds:
+    if kinds == {bool}:
         return "bool", values
-    if kinds <= {int} and kinds:
+    if kinds == {int}:
         return "int", values
-    if kinds <= {int, float}:
+    if kinds <= {int, float}:  # also without any value
         return "float", values
     return "text", [
         value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -362,7 +362,7 @@ class FakeServer:
 
     async def _catch_up(self, client: _Client, effect: CatchUp) -> None:
         sequence = effect.after + 1
-        while sequence <= self._log.last:  # orders published meanwhile included
+        while sequence <= self._log.last:  # includes orders published during the catch-up
             client.caught_up_to = sequence - 1
             if sequence in self._log.orders:
                 await self._deliver(client, [sequence], replay=sequence <= effect.replay_until)
