@@ -17,7 +17,7 @@ from ptn_api.errors import LogError
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.response import Exchange, Response
 from ptn_api.rest.auth import Authenticator, key_in_body, rate_limit_lines
-from ptn_api.rest.context import AppContext, Handler, NoQuery, RequestContext
+from ptn_api.rest.context import AppContext, NoQuery, RequestContext, RouteHandler
 from ptn_api.rest.counters import RestCounters
 
 __all__ = ["Access", "App", "Route", "Router"]
@@ -39,11 +39,11 @@ class Route(NamedTuple):
 
     The rest is for the API's description: `variant` is the response type with some parameter, `ndjson_line`
     the type of a line if NDJSON is requested; `freshness`: the response has the headers of
-    `context.freshness`; `also_503`: the response may come with status 503.
+    `context.freshness_headers`; `also_503`: the response may come with status 503.
     """
 
     path: str
-    handler: Handler
+    handler: RouteHandler
     summary: str
     response: Any
     access: Access = "key"

@@ -20,7 +20,7 @@ from ptn_api.views.documents import Documents
 from ptn_api.views.follower import Follower
 from ptn_api.views.positions import PositionViews, ViewMetrics
 
-__all__ = ["AppContext", "Handler", "NoQuery", "ProcessHealth", "RequestContext", "freshness"]
+__all__ = ["AppContext", "NoQuery", "ProcessHealth", "RequestContext", "RouteHandler", "freshness_headers"]
 
 
 class ProcessHealth(Protocol):
@@ -98,11 +98,11 @@ class NoQuery(msgspec.Struct):
     """The query type of routes without parameters."""
 
 
-Handler = Callable[[AppContext, RequestContext], Response | Awaitable[Response]]
+RouteHandler = Callable[[AppContext, RequestContext], Response | Awaitable[Response]]
 """A plain function is answered at once; what a coroutine function does runs in a task."""
 
 
-def freshness(app: AppContext, tier: Tier) -> bytes:
+def freshness_headers(app: AppContext, tier: Tier) -> bytes:
     """Returns the headers that state how current a response is.
 
     They are lower bounds, so call this before building the body. A lower tier receives the cutoff of its

@@ -11,7 +11,7 @@ from ptn_api.event_log.contract import Document
 from ptn_api.http.body import Body, body_of
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.response import Response
-from ptn_api.rest.context import AppContext, RequestContext, freshness
+from ptn_api.rest.context import AppContext, RequestContext, freshness_headers
 
 __all__ = [
     "StatisticsQuery",
@@ -29,7 +29,7 @@ class StatisticsQuery(msgspec.Struct, kw_only=True):
 
 
 def statistics(app: AppContext, request: RequestContext) -> Response:
-    headers = freshness(app, request.tier)
+    headers = freshness_headers(app, request.tier)
     query: StatisticsQuery = request.query
     if query.checkpoints:
         body = app.documents.snapshot(Document.STATISTICS)
@@ -39,7 +39,7 @@ def statistics(app: AppContext, request: RequestContext) -> Response:
 
 
 def statistics_of(app: AppContext, request: RequestContext) -> Response:
-    headers = freshness(app, request.tier)
+    headers = freshness_headers(app, request.tier)
     if app.documents.snapshot(Document.STATISTICS) is None:
         raise HTTPError("not_found", "Statistics data not found")
     query: StatisticsQuery = request.query
@@ -47,24 +47,24 @@ def statistics_of(app: AppContext, request: RequestContext) -> Response:
 
 
 def eliminations(app: AppContext, request: RequestContext) -> Response:
-    headers = freshness(app, request.tier)
+    headers = freshness_headers(app, request.tier)
     return _document(app.documents.snapshot(Document.ELIMINATIONS), "Eliminations", headers)
 
 
 def perf_ledger(app: AppContext, request: RequestContext) -> Response:
-    headers = freshness(app, request.tier)
+    headers = freshness_headers(app, request.tier)
     return _element(app.documents.perf_ledger_of(request.hotkey), headers)
 
 
 def hotkeys(app: AppContext, request: RequestContext) -> Response:
     """The miners that have a directory; without the validator's directory, those that have positions."""
-    headers = freshness(app, request.tier)
+    headers = freshness_headers(app, request.tier)
     body = app.documents.snapshot(Document.MINERS)
     return Response(body or body_of(msgspec.json.encode(app.views.hotkeys())), headers)
 
 
 def checkpoint(app: AppContext, request: RequestContext) -> Response:
-    headers = freshness(app, request.tier)
+    headers = freshness_headers(app, request.tier)
     return _document(app.checkpoint.snapshot(), "Checkpoint", headers)
 
 

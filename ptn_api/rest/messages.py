@@ -13,7 +13,7 @@ from ptn_api.http.body import body_of
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.negotiation import prefers
 from ptn_api.http.response import JSON, Response, header_lines
-from ptn_api.rest.context import AppContext, RequestContext, freshness
+from ptn_api.rest.context import AppContext, RequestContext, freshness_headers
 from ptn_api.tasks import TimeSlice
 from ptn_api.wire.codec import encode_message
 from ptn_api.wire.frames import Format, Message
@@ -61,7 +61,7 @@ class _Page(msgspec.Struct):
 
 def messages(app: AppContext, request: RequestContext) -> Response | Awaitable[Response]:
     query: MessagesQuery = request.query
-    headers = freshness(app, 100)
+    headers = freshness_headers(app, 100)
     ndjson = prefers(request.accept, NDJSON, over=JSON)
     floor, head = app.log.floor(), app.log.head().sequence
     if query.epoch and query.epoch != app.log.epoch:

@@ -16,7 +16,7 @@ from ptn_api.model.miner import Aggregates
 from ptn_api.model.position import Position
 from ptn_api.model.rendering import AS_IS, render_position
 from ptn_api.model.tiers import Tier
-from ptn_api.rest.context import AppContext, RequestContext, freshness
+from ptn_api.rest.context import AppContext, RequestContext, freshness_headers
 from ptn_api.tasks import TimeSlice
 from ptn_api.views.filters import filtered
 
@@ -60,12 +60,12 @@ def positions(app: AppContext, request: RequestContext) -> Response | Awaitable[
         return _changes(app, request)
     if query.miner or query.trade_pair or query.status:
         return _filtered(app, query)
-    headers = freshness(app, query.tier)
+    headers = freshness_headers(app, query.tier)
     return Response(app.views.snapshot(query.tier), headers)
 
 
 def positions_of(app: AppContext, request: RequestContext) -> Response:
-    headers = freshness(app, request.tier)
+    headers = freshness_headers(app, request.tier)
     body = app.views.entry(request.hotkey, request.tier)
     if body is None:
         raise HTTPError("not_found", "Miner ID not found")
@@ -73,7 +73,7 @@ def positions_of(app: AppContext, request: RequestContext) -> Response:
 
 
 async def _filtered(app: AppContext, query: PositionsQuery) -> Response:
-    headers = freshness(app, query.tier)
+    headers = freshness_headers(app, query.tier)
     body = await filtered(
         app.views,
         query.tier,
@@ -86,7 +86,7 @@ async def _filtered(app: AppContext, query: PositionsQuery) -> Response:
 
 async def _changes(app: AppContext, request: RequestContext) -> Response:
     query: PositionsQuery = request.query
-    headers = freshness(app, query.tier)
+    headers = freshness_headers(app, query.tier)
     if query.tier < 100:
         raise HTTPError("bad_parameter", "Changes since a cursor are available in tier 100 only")
     since = _revision(app, query.since)
