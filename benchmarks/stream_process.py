@@ -60,7 +60,7 @@ class OneByOne(SqliteReader):
 
 
 class _Eager:
-    """A commit notification that fires immediately while orders remain."""
+    """A listener that returns at once while there is more."""
 
     def __init__(self, bell: Bell, more: Callable[[], bool]) -> None:
         self._bell = bell

@@ -1,4 +1,4 @@
-"""Each kind of change to a validator's files (docs/architecture.md, "The source"), checked in the files."""
+"""Everything in docs/architecture.md, "What a validator does to its files", observed in the files."""
 
 from __future__ import annotations
 
