@@ -64,7 +64,7 @@ def _page(info: dict[str, Any], body: str) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>'
-        f"<h1>{title}</h1>{_paragraphs(info['description'])}{body}</body></html>"
+        f"<h1>{title}</h1>{_paragraphs(info['description'])}{body}</body></html>\n"
     )
 
 
@@ -74,7 +74,7 @@ def _section(path: str, operation: dict[str, Any]) -> str:
     text = _text(operation.get("description", ""))
     own = [parameter for parameter in operation["parameters"] if "$ref" not in parameter]
     return (
-        f'<h2 id="{anchor}"><code>GET {escape(path)}</code></h2>'
+        f'\n<h2 id="{anchor}"><code>GET {escape(path)}</code></h2>'
         f"<p>{_text(operation['summary'])}{key}. {text}</p>"
         + _table([(p["name"], _parameter(p)) for p in own])
         + _table([(status, answer["description"]) for status, answer in operation["responses"].items()])
@@ -96,7 +96,7 @@ def _frame(
         for example in message["examples"]
     )
     return (
-        f'<h2 id="{name}">{escape(message["title"])}</h2><p>From {sender}, {versions}. '
+        f'\n<h2 id="{name}">{escape(message["title"])}</h2><p>From {sender}, {versions}. '
         f"{_text(message['summary'])} {_text(schema.get('description', ''))}</p>{examples}"
     )
 
@@ -120,7 +120,7 @@ def _table(rows: list[tuple[str, str]]) -> str:
     if not rows:
         return ""
     cells = "".join(
-        f"<tr><td><code>{escape(name)}</code></td><td>{_text(text)}</td></tr>" for name, text in rows
+        f"\n<tr><td><code>{escape(name)}</code></td><td>{_text(text)}</td></tr>" for name, text in rows
     )
     return f"<table>{cells}</table>"
 

@@ -47,6 +47,8 @@ _ALWAYS = (
     "internal",
 )
 _WITH_KEY = ("unauthorized", "too_many_requests", "starting", "log_unreadable")
+_PHRASES = {HTTPStatus.REQUEST_URI_TOO_LONG: "URI Too Long"}
+"""Reason phrases that changed between versions of Python: the document must not depend on them."""
 _REQUEST_HEADERS = {
     "IfNoneMatch": {
         "name": "If-None-Match",
@@ -269,7 +271,7 @@ def _error_response(route: Route, status: HTTPStatus, codes: list[str]) -> dict[
     if route.also_503 and status == HTTPStatus.SERVICE_UNAVAILABLE:
         schemas.insert(0, _schema(route.response))
     return {
-        "description": f"{status.phrase}: {', '.join(codes)}".rstrip(": "),
+        "description": f"{_PHRASES.get(status, status.phrase)}: {', '.join(codes)}".rstrip(": "),
         "headers": _headers_of(route, status.value),
         "content": {
             JSON: {

@@ -56,7 +56,7 @@ def _routes() -> Iterator[str]:
     yield "`/openapi.json` has every detail.\n"
     for route in ROUTES:
         yield f"### {route.path}\n"
-        yield f"{route.summary}. For: {route.access}.\n"
+        yield f"{route.summary}. Access: {route.access}.\n"
         if route.description:
             yield f"{route.description}\n"
         for field in msgspec.structs.fields(route.query):

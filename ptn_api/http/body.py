@@ -46,7 +46,10 @@ _CACHED_BYTES = 4_096
 _CHUNK_BYTES = 262_144
 """Size of writes. Each costs a turn of the event loop; a client that reads slowly holds one in memory."""
 
+# Magic number, deflate, no flags, no time, no extra flags, unknown system (RFC 1952, 2.3). Without a time,
+# equal content has equal bytes, as its strong ETag promises.
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+# The segments' blocks all lack the "last block" bit, so the stream ends with an empty block that has it.
 _DEFLATE_END = b"\x03\x00"
 
 _zstd = zstandard.ZstdCompressor(level=_LEVEL_ZSTD)
@@ -228,6 +231,7 @@ def gzip_parts(runs: Sequence[SegmentRun | Segment]) -> list[bytes]:
     parts = [_GZIP_HEADER]
     for run in runs:
         parts += run.encoded_parts("gzip")
+    # Trailer: CRC-32 and the size modulo 2^32 (RFC 1952, 2.3.1).
     crc, size = _combined_crc(runs), sum(map(len, runs))
     parts.append(_DEFLATE_END + crc.to_bytes(4, "little") + (size & 0xFFFF_FFFF).to_bytes(4, "little"))
     return parts
@@ -244,6 +248,7 @@ def _deflated(data: bytes) -> bytes:
     if not data:
         return b""
     if len(data) <= _MIN_DEFLATE_BYTES:
+        # A stored block, byte-aligned: its header, the length and the length's complement (RFC 1951, 3.2.4).
         size = len(data)
         return b"\x00" + size.to_bytes(2, "little") + (size ^ 0xFFFF).to_bytes(2, "little") + data
     deflate = isal_zlib.compressobj(_LEVEL_DEFLATE, isal_zlib.DEFLATED, -15)

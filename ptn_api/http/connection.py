@@ -95,6 +95,7 @@ class Connection(asyncio.Protocol):
         self._set_deadline(limits.request_ms / 1000)
         error = self._limiter.opened(self._info)
         if error is not None:
+            # Sent in answer to the first request: a client that has yet to send it would see a reset.
             self._reader.close(error)
         self._connections.add(self)
 
@@ -115,6 +116,7 @@ class Connection(asyncio.Protocol):
         reader.feed(data)
         if reader.queue:
             self._answer_queue()
+            # Most connections are idle again by now, and need not be marked twice per request.
             if self._task is not None or reader.queue:
                 self._connections.mark_busy(self, evictable=self._info.user is None)
         elif reader.expects_continue:
@@ -129,13 +131,14 @@ class Connection(asyncio.Protocol):
         time_slice = TimeSlice() if len(queue) > 1 else None
         while queue and self._task is None and not self._backpressure.paused:
             if self._transport.is_closing():
-                return
+                return  # connection_lost follows
             item = queue.popleft()
             if isinstance(item, Request):
                 self._answer(Exchange(item))
             else:
                 self._error = str(item)
                 self._transport.write(error_message(item))
+            # Pipelined requests of one client must not hold up all others.
             if self._task is None and queue and time_slice is not None and time_slice.due:
                 self._loop.call_soon(self._answer_queue)
                 break
@@ -148,6 +151,7 @@ class Connection(asyncio.Protocol):
         else:
             self._connections.mark_idle(self)
             self._set_reading(True)
+            # Part of the next request may have arrived behind the last one.
             if reader.expects_continue:
                 self._send_continue()
             elif not reader.incomplete:
@@ -229,6 +233,7 @@ class Connection(asyncio.Protocol):
         fires early.
         """
         self._deadline = self._loop.time() + seconds
+        # A request's deadline may be earlier than the keep-alive deadline that it replaces.
         if self._timer is None or self._fires_at > self._deadline:
             self._arm_timer()
 
@@ -248,7 +253,8 @@ class Connection(asyncio.Protocol):
         elif self._reader.queue:
             self._answer_queue()  # the limiter's error, for a client that has sent nothing
         elif self._task is None:
-            self._transport.close()
+            self._transport.close()  # idle for too long
+        # Otherwise a response is in progress: the minimum rate bounds its time.
 
     # --- eviction and shutdown ------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class ConnectionLimit(Generic[C]):
             if evicted is None:
                 connection.abort()
                 return
-            self.remove(evicted)
+            self.remove(evicted)  # now: connection_lost comes in a later turn of the loop
             evicted.abort()
         self._idle[connection] = None
         self._empty.clear()

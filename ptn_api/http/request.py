@@ -118,6 +118,7 @@ class RequestReader:
         """Parses the bytes. Polling clients repeat themselves: a repeated request is not parsed again."""
         if self.closed:
             return
+        # Not with a queue: only the parser's callbacks check its length.
         if self._previous is not None and self._previous[0] == data and not self.queue:
             self.queue.append(self._previous[1])
             return
@@ -133,6 +134,8 @@ class RequestReader:
         # Unfinished headers, chunk extensions and trailers reach no callback that could count them.
         if self.incomplete and self._received_bytes > self._limits.head_bytes:
             self.close(_too_large())
+        # Exactly one complete request without a body, from the first byte to the last: only then do the same
+        # bytes mean the same request.
         one_request = at_start and self.started == started + 1 and not (self.incomplete or self.closed)
         request = self._request if one_request and len(data) <= _MAX_REPEATED_BYTES else None
         self._previous = None if request is None or request.body else (data, request)
@@ -149,7 +152,7 @@ class RequestReader:
 
     def on_message_begin(self) -> None:
         if self.closed:
-            raise _invalid()
+            raise _invalid()  # stops the parser: the rest of the bytes is ignored
         self.started += 1
         self.incomplete = True
         self._request = None
@@ -178,6 +181,7 @@ class RequestReader:
         parser = self._parser
         self._request = Request(parser.get_method(), self._target, self._headers, self._connection)
         http_1_1 = parser.get_http_version() == "1.1"
+        # No keep-alive for HTTP/1.0: proxies may forward that header blindly (RFC 9112, C.2.2).
         self._is_last = not (http_1_1 and parser.should_keep_alive()) or parser.should_upgrade()
         self.expects_continue = http_1_1 and self._headers.get("expect", "").lower() == "100-continue"
         if int(self._headers.get("content-length", 0)) > BODY_LIMIT:

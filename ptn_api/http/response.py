@@ -78,6 +78,7 @@ class Exchange:
             self.headers = headers + header_lines({"content-type": response.media_type})
             return True
         coding = negotiate_coding(request.headers.get("accept-encoding"))
+        # Strong validators differ between codings (RFC 9110, 8.8.3.3).
         etag = f'"{response.body.tag}-{coding}"'
         if_none_match = request.headers.get("if-none-match")
         if if_none_match and response.status == 200 and matches_etag(if_none_match, etag):

@@ -65,6 +65,7 @@ class Server:
         self._server.close()
         for connection in self._connections:
             connection.finish()
+        # Server.wait_closed() does not wait for connections before Python 3.12.
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._connections.wait_until_empty(), self._drain_s)
         for connection in self._connections:

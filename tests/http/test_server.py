@@ -183,6 +183,8 @@ def test_a_client_that_disconnects_cancels_the_handler(run: Run) -> None:
             await asyncio.wait_for(started.wait(), 10)
             writer.transport.abort()
             await asyncio.wait_for(cancelled.wait(), 10)
+            while not handler.log:
+                await asyncio.sleep(0)
         assert handler.log == [(0, 0)]
 
     run(test())

@@ -18,6 +18,10 @@ from structlog.testing import capture_logs
 
 from ptn_api.errors import LogUnusableError
 from ptn_api.event_log import SourceStatus
+from ptn_api.http.body import body_of
+from ptn_api.http.response import Response
+from ptn_api.rest.app import Route
+from ptn_api.rest.context import AppContext, RequestContext
 from ptn_api.rest.routes import ROUTES
 from tests.factories import MINER, OTHER_MINER, order, position, written
 from tests.memory_log import MemoryLog
@@ -546,3 +550,26 @@ async def test_many_concurrent_requests() -> None:
 
         responses = await asyncio.gather(*(ask(n) for n in range(30)))
         assert all(response == responses[0] for response in responses)
+
+
+async def waiting_handler(app: AppContext, request: RequestContext) -> Response:
+    """Uses asyncio as any coroutine may, in its first lines."""
+    await asyncio.wait_for(asyncio.sleep(0), 10)
+    if hasattr(asyncio, "TaskGroup"):  # since Python 3.11
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(0))
+    if request.head:
+        raise ValueError
+    return Response(body_of(b'"done"'))
+
+
+async def test_a_handler_may_be_an_ordinary_coroutine_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs in a task; its response and errors are treated like those of a plain function."""
+    route = Route("/waiting", waiting_handler, "Waits", str)
+    monkeypatch.setattr("ptn_api.rest.run.ROUTES", (route,))
+    async with serving() as served:
+        response = await served.get("/waiting")
+        assert (response.status_code, response.json()) == (200, "done")
+        assert response.headers["cache-control"] == "private, no-cache"
+        assert (await served.ask("HEAD", "/waiting")).status_code == 500
+        assert (await served.get("/waiting", None)).status_code == 401
