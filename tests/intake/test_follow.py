@@ -148,7 +148,7 @@ async def test_an_order_does_not_wait_for_hundreds_of_refreshes(validator: Valid
             validator.write(position(n, [order(n)], current_return=1.02))
             await asyncio.sleep(0)
         validator.write(position(299, [order(299), order(400)]))
-        await intake.until(lambda: watch.seen[uuid(299)] == 2)
+        await intake.until(lambda: watch.seen[uuid(299)] >= 2)
         logs[0].released.set()
         await intake.until(lambda: intake.announced() == [order(400)["order_uuid"]])
         await intake.until(
