@@ -18,11 +18,11 @@ from typing import Any
 import msgspec
 
 from benchmarks.figures import Figures
-from ptn_api.client.book import _load
+from ptn_api.client.arguments import Timing
 from ptn_api.client.connection import Connection
 from ptn_api.client.cursor_file import CursorFile, CursorStore, NoCursorFile, cursor_path
-from ptn_api.client.mirror import Mirror
-from ptn_api.client.pace import Pace
+from ptn_api.client.mirror import load_in_slices
+from ptn_api.client.mirror_state import MirrorState
 from ptn_api.client.stream import Stream
 from ptn_api.model.position import PositionText, parse_position
 from ptn_api.wire.client_session import ClientSession, Cursor
@@ -43,7 +43,7 @@ def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
         figures.add(f"client, frames -> `async for`: {what}", **rate)
         rate = _rate(partial(_run, _stream_batches, frames, store), frames)
         figures.add(f"client, frames -> `batches()`: {what}", **rate)
-    figures.add("book of 50,000 positions, 6 orders each", **asyncio.run(_book()))
+    figures.add("mirror of 50,000 positions, 6 orders each", **asyncio.run(_mirror()))
     for module in ("websockets.asyncio.client", "ptn_api.websocket_client"):
         figures.add(f"import {module}", ms=_import_ms(module))
 
@@ -104,7 +104,7 @@ class _Canned(Connection):
     async def run(self) -> None:
         session = _live_session()
         for frame in self.frames:
-            await self._carry_out(session, session.receive(frame, 0))
+            await self._handle_events(session, session.receive(frame, 0))
             await asyncio.sleep(0)
         await asyncio.Event().wait()
 
@@ -117,8 +117,8 @@ def _canned(frames: list[bytes], store: CursorStore) -> Stream:
         stream._inbox,
         cursor=Cursor(),
         subscription=None,
-        pace=Pace(),
-        on_state=stream._tell_state,
+        timing=Timing(),
+        on_state=stream._connection._on_state,
     )
     connection.frames = frames
     stream._connection = connection
@@ -154,7 +154,7 @@ def _cursor_file(folder: Path) -> CursorFile:
 # --- the rest ---------------------------------------------------------------------------------------------
 
 
-async def _book() -> dict[str, float]:
+async def _mirror() -> dict[str, float]:
     texts = [
         msgspec.Raw(msgspec.json.encode(position(n, [order(6 * n + i) for i in range(6)])))
         for n in range(50_000)
@@ -169,9 +169,9 @@ async def _book() -> dict[str, float]:
             longest = max(longest, time.perf_counter() - begun)
 
     watching = asyncio.create_task(watch())
-    mirror = Mirror()
+    state = MirrorState()
     begun = time.perf_counter()
-    await _load(mirror, texts)
+    await load_in_slices(state, texts)
     seconds = time.perf_counter() - begun
     stop = True
     await watching

@@ -1,4 +1,4 @@
-"""Prints every BTCUSD order as it happens, over lost connections and restarts."""
+"""Every BTCUSD order as it happens, across lost connections and restarts."""
 
 import os
 from urllib.parse import urlsplit
@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from ptn_api.websocket_client import PTNWebSocketClient
 
 server = urlsplit(os.environ.get("PTN_WS_URL", "ws://localhost:8765"))
-client = PTNWebSocketClient(  # the key is the environment's PTN_API_KEY
+client = PTNWebSocketClient(  # the API key is read from PTN_API_KEY
     host=server.hostname or "localhost", port=server.port or 443, secure=server.scheme == "wss"
 )
 

@@ -1,11 +1,11 @@
-"""Copies every position on paper, at a tenth of its leverage; kill it whenever you like.
+"""A paper trader that copies every position at a tenth of its leverage, and may be killed at any time.
 
-What the client hands over again after a crash was, perhaps, traded before. So the fills themselves are the
-memory: an order is (hotkey, order_uuid), and one transaction asks for it and writes its fill. What is traded
-is the difference between what the position should be by now and what was filled of it, so an order that was
-passed over is made up for by the next.
+After a crash the client delivers messages again that may have been traded before. The fills are therefore the
+record: an order is identified by (hotkey, order_uuid), and one transaction looks it up and writes its fill.
+Each fill is the difference between the position's target and what has been filled so far, so a skipped order
+is made up for by the next one.
 
-Paper is filled at the miner's price, however late. A trader with real money passes over what is old:
+Paper orders are filled at the miner's price, however late. A trader with real money should skip old orders:
 `max_age_ms=5_000`.
 """
 
@@ -33,20 +33,20 @@ database.execute("CREATE INDEX IF NOT EXISTS by_position ON fills (miner_hotkey,
 
 
 def trade(messages: list[PTNWebSocketMessage]) -> None:
-    with database:  # one transaction: all of these, or none
+    with database:  # one transaction for all of them
         for message in messages:
-            if not message.late:  # it belongs before orders that we have seen: nothing to act on
+            if not message.late:  # a late order precedes orders already seen: nothing to trade
                 fill(message)
 
 
 def fill(message: PTNWebSocketMessage) -> None:
     order, position = message.new_order, message.position
-    held = database.execute(
+    filled = database.execute(
         "SELECT TOTAL(leverage) FROM fills WHERE miner_hotkey = ? AND position_uuid = ?",
         (position.miner_hotkey, position.position_uuid),
     ).fetchone()[0]
-    wanted = 0.0 if position.is_closed_position else SHARE * position.net_leverage
-    done = database.execute(
+    target = 0.0 if position.is_closed_position else SHARE * position.net_leverage
+    inserted = database.execute(
         "INSERT OR IGNORE INTO fills VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             position.miner_hotkey,
@@ -54,13 +54,13 @@ def fill(message: PTNWebSocketMessage) -> None:
             message.sequence,
             position.position_uuid,
             str(order.trade_pair),
-            wanted - held,
+            target - filled,
             order.price,
             order.processed_ms,
         ),
     )
-    if done.rowcount:
-        print(f"{order.trade_pair} {wanted - held:+.4f} @ {order.price:g}", flush=True)
+    if inserted.rowcount:
+        print(f"{order.trade_pair} {target - filled:+.4f} @ {order.price:g}", flush=True)
 
 
 server = urlsplit(os.environ.get("PTN_WS_URL", "ws://localhost:8765"))

@@ -1,4 +1,4 @@
-"""Every miner's return and number of positions, with nothing but requests."""
+"""Every miner's return and number of positions, using only `requests`."""
 
 import os
 

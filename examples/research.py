@@ -1,5 +1,5 @@
 # %% [markdown]
-# Who trades what, and who makes money with it? Run it whole, or cell by cell in a notebook.
+# Who trades what, and who makes money with it? Run it as a script, or cell by cell in a notebook.
 
 # %%
 import os
@@ -13,7 +13,7 @@ entries = api.miner_positions()
 positions, orders = entries.to_polars(), entries.to_polars("orders")
 print(f"{len(entries)} miners, {positions.height} positions, {orders.height} orders")
 
-# %% What is traded most
+# %% The most traded pairs
 print(
     orders.group_by("trade_pair")
     .agg(pl.len().alias("orders"), pl.col("miner_hotkey").n_unique().alias("miners"))
@@ -21,7 +21,7 @@ print(
     .head(10)
 )
 
-# %% Who is good at it: closed positions only, those that were held for a minute or more
+# %% The best miners, by closed positions that were held for a minute or more
 closed = positions.filter(
     pl.col("is_closed_position"), pl.col("closed_at") - pl.col("opened_at") >= pl.duration(minutes=1)
 )
@@ -37,7 +37,7 @@ print(
     .head(10)
 )
 
-# %% When they trade
+# %% Orders by hour
 print(
     orders.group_by(pl.col("processed_at").dt.hour().alias("hour_utc"))
     .agg(pl.len().alias("orders"), pl.col("leverage").abs().mean().alias("mean_leverage"))

@@ -1,7 +1,7 @@
-"""A validator that lost its disk: restores every position from the checkpoint, then follows without a gap.
+"""A validator that lost its disk: it restores every position from the checkpoint, then follows without a gap.
 
-The checkpoint says up to which order it goes; the stream goes on with the next. A gap that the server cannot
-fill (it was away for days) makes it restore again.
+The checkpoint includes every order up to a sequence, and the stream continues with the next one. A gap that
+the server cannot fill (after days without a connection) makes it restore again.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ TARGET = Path(os.environ.get("PTN_RESTORE_DIR", "restored"))
 
 
 def write(position: Position) -> None:
-    """As a validator does: a closed position leaves its place among the open ones."""
+    """Writes a position as a validator does: a closed one moves out of the `open` folder."""
     pair = TARGET / position.miner_hotkey / "positions" / position.trade_pair[0]
-    place = "closed" if position.is_closed_position else "open"
-    (pair / place).mkdir(parents=True, exist_ok=True)
+    folder = "closed" if position.is_closed_position else "open"
+    (pair / folder).mkdir(parents=True, exist_ok=True)
     (pair / "open" / position.position_uuid).unlink(missing_ok=True)
-    (pair / place / position.position_uuid).write_bytes(msgspec.json.encode(position))
+    (pair / folder / position.position_uuid).write_bytes(msgspec.json.encode(position))
 
 
 async def restore() -> Cursor:
@@ -42,11 +42,11 @@ async def restore() -> Cursor:
 
 
 async def follow(start: Cursor) -> None:
-    """Until there is a gap."""
+    """Follows the stream until there is a gap."""
     gaps: list[Gap] = []
     async with Stream(STREAM, cursor_store=NoCursorFile(start), on_gap=gaps.append) as stream:
         async for message in stream:
-            if gaps:  # told in its place: what comes now lies behind it
+            if gaps:  # reported in order: this message comes after the gap
                 return
             write(message.position)
             print(message.sequence, flush=True)

@@ -22,6 +22,8 @@ close codes depend on codes and types, never on messages.
 
 from __future__ import annotations
 
+import os
+
 __all__ = [
     "APIStatusError",
     "AuthenticationError",
@@ -38,6 +40,7 @@ __all__ = [
     "PTNError",
     "ServerUnreachableError",
     "SettingsError",
+    "error_text",
 ]
 
 
@@ -109,7 +112,7 @@ class ServerUnreachableError(ClientError):
 
 
 class AuthenticationError(ClientError):
-    """`status` is the HTTP status, 401 or 403; None if the stream refused the key, or there is no key."""
+    """`status` is the HTTP status, 401 or 403; None if the stream refused the key, or without a key."""
 
     code = "authentication"
 
@@ -126,3 +129,14 @@ class APIStatusError(ClientError):
     def __init__(self, message: str, *, status: int, code: str | None = None) -> None:
         super().__init__(message, code=code)
         self.status = status
+
+
+def error_text(error: BaseException) -> str:
+    """Words for an exception of the system or a library: "Connection refused" rather than its repr.
+
+    Never empty: an exception without a message is named by its class.
+    """
+    number = getattr(error, "errno", None)
+    if number and number > 0 and type(error).__module__ != "ssl":  # an SSLError has OpenSSL's numbers
+        return os.strerror(number)
+    return str(error) or type(error).__name__

@@ -8,7 +8,7 @@ plain field is not a setting; only tests change it.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from msgspec import Meta
 
@@ -34,17 +34,7 @@ __all__ = [
 ]
 
 Section = Literal["Network", "TLS", "Data", "Demo", "Limits", "Intake", "REST", "Stream", "Processes"]
-SECTIONS: tuple[Section, ...] = (
-    "Network",
-    "TLS",
-    "Data",
-    "Demo",
-    "Limits",
-    "Intake",
-    "REST",
-    "Stream",
-    "Processes",
-)
+SECTIONS: tuple[Section, ...] = get_args(Section)
 """The sections of the help and of the documentation, in their order."""
 
 Port = Annotated[int, Meta(ge=0, le=65_535, extra={"unit": "PORT"})]

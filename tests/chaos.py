@@ -23,9 +23,9 @@ _MOST_UNSENT = 64 * 1024
 
 
 class _End(asyncio.Protocol):
-    """One of a connection's two sockets; what it receives goes out at the other one.
+    """One of a connection's two sockets; forwards what it receives to the other one.
 
-    It does not read while there is a reason not to.
+    It does not read while it has a reason to hold.
     """
 
     def __init__(self, proxy: ChaosProxy, link: _Link, *, from_server: bool) -> None:
@@ -58,7 +58,7 @@ class _End(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._reasons:
-            self._kept += data  # uvloop reads on for a moment
+            self._kept += data  # uvloop still delivers for a moment
         elif self._proxy.delay_s:
             self.hold("delayed")
             delay_s = self._proxy.random.uniform(0, self._proxy.delay_s)
@@ -114,21 +114,21 @@ class _Link:
             target.write(data)
 
     def end(self) -> None:
-        """What is on its way arrives, and nothing after it."""
+        """Closes both sides after the data in transit."""
         self._proxy.links.discard(self)
         for end in (self.client, self.server):
             if end.transport is not None:
                 end.transport.close()
 
     def cut(self) -> None:
-        """Both sides see a reset, as when a machine on the way vanishes."""
+        """Resets both sides, as if a machine in between vanished."""
         self._proxy.links.discard(self)
         self.client.reset()
         self.server.reset()
 
 
 class ChaosProxy:
-    """Runs in a thread with a loop of its own; every method may be called from the test's thread."""
+    """Runs in a thread with its own loop; call its methods from the test's thread."""
 
     def __init__(self, target_port: int, *, seed: int = 0) -> None:
         self.random = random.Random(seed)
@@ -159,7 +159,7 @@ class ChaosProxy:
         return f"ws://127.0.0.1:{self.port}"
 
     def cpu_s(self) -> float:
-        """How much time of a processor this has taken so far."""
+        """The processor time of the proxy so far."""
         return self._call(self._cpu_s())
 
     def cut(self, share: float = 1.0) -> int:
@@ -167,11 +167,11 @@ class ChaosProxy:
         return self._call(self._cut(share))
 
     def truncate(self) -> None:
-        """Every connection gets half of the next piece, then the end."""
+        """Ends every connection after half of its next chunk."""
         self._call(self._truncate())
 
     def stall(self) -> None:
-        """Connections stay open and mute until `flow()`."""
+        """Keeps connections open and silent until `flow()`."""
         self._call(self._stall())
 
     def flow(self) -> None:

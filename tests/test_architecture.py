@@ -13,7 +13,7 @@ from pathlib import Path
 import ptn_api
 
 PACKAGE = Path(ptn_api.__file__).parent
-LEAVES = {"backoff", "errors", "clock", "gzip_file", "histogram", "options", "tasks"}
+LEAVES = {"backoff", "errors", "clock", "gzip_file", "histogram", "loop_thread", "options", "tasks"}
 ROOMS = ["model", "wire", "access", "event_log", "intake", "http", "views", "rest", "stream", "simulator"]
 SIDE_BY_SIDE = {"intake", "rest", "stream", "simulator"}
 DOORS = {"api_manager", "websocket_client", "__init__"}

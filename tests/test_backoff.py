@@ -18,3 +18,10 @@ def test_jitter_only_shortens_a_delay() -> None:
     delays = [Backoff(first_ms=100, max_ms=100, jitter=0.3).next_ms() for _ in range(50)]
     assert all(70 <= delay <= 100 for delay in delays)
     assert len(set(delays)) > 1
+
+
+def test_full_jitter_draws_from_zero_up_to_the_delay() -> None:
+    """Jitter 1; the delays keep doubling underneath."""
+    draws = iter([0.0, 0.5, 1.0])
+    backoff = Backoff(first_ms=100, max_ms=1_000, jitter=1.0, random=lambda: next(draws))
+    assert [backoff.next_ms() for _ in range(3)] == [100, 100, 0]

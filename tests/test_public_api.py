@@ -1,6 +1,6 @@
-"""What others build on stays what it is: public names and signatures are those of `public_api.txt`.
+"""The public names and signatures, which users build on, are those in `public_api.txt`.
 
-`python -m tests.test_public_api` writes the file anew; a change of it is one that users will meet.
+`python -m tests.test_public_api` writes the file. A change of it affects users.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _thing(name: str, thing: Any) -> Iterator[str]:
 
 
 def _inherited(thing: type) -> set[str]:
-    """What a class has from elsewhere than this package, and what is nobody's business."""
+    """Returns the names inherited from other packages, and private names."""
     foreign = [base for base in thing.__mro__ if not base.__module__.startswith("ptn_api")]
     names = {name for base in foreign for name in vars(base)}
     return names | {name for name in dir(thing) if name.startswith("_")}
@@ -65,7 +65,7 @@ def _member(name: str, member: Any) -> Iterator[str]:
 
 
 def _signature(thing: Any) -> str:
-    """Names, kinds and defaults; what the types are is mypy's to hold (test_typing.py)."""
+    """Returns names, kinds and defaults; mypy checks the types (test_typing.py)."""
     try:
         signature = inspect.signature(thing)
     except ValueError:
@@ -84,20 +84,20 @@ def _default(value: Any) -> Any:
 
 
 class _Named(str):
-    """Printed as it is."""
+    """A string printed without quotes."""
 
     __slots__ = ()
     __repr__ = str.__str__
 
 
 def test_names_and_signatures_are_the_declared_ones() -> None:
-    """Whoever changes one says so, in `public_api.txt` and in the changelog."""
+    """A change belongs in `public_api.txt` and in the changelog."""
     assert described() == FILE.read_text()
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_public_name_is_documented(module: str) -> None:
-    """By a docstring of its own, if it can have one."""
+    """With a docstring, if it can have one."""
     loaded = importlib.import_module(module)
     assert loaded.__doc__
     things = [getattr(loaded, name) for name in loaded.__all__]

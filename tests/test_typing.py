@@ -1,4 +1,4 @@
-"""What consumers' type checkers say about the client."""
+"""The client's types, as a user's type checker sees them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ FILE = Path(__file__).parent / "client" / "uses_everything.py"
 
 
 @pytest.mark.timeout(600)
-def test_mypy_strict_is_silent_on_a_program_that_uses_everything() -> None:
-    """As in a project of one's own, without this one's settings."""
+def test_a_program_that_uses_everything_passes_mypy_strict() -> None:
+    """As in a user's project, without this project's settings."""
     command = [sys.executable, "-m", "mypy", "--strict", "--warn-unreachable", "--config-file=", str(FILE)]
     result = subprocess.run(command, capture_output=True, text=True, cwd=FILE.parents[2], check=False)
     assert result.stdout.startswith("Success"), result.stdout + result.stderr
 
 
-def test_it_does_use_everything() -> None:
-    """Every name that `ptn_api.client` offers."""
+def test_the_program_uses_every_name() -> None:
+    """Every name of `ptn_api.client`."""
     names = {node.id for node in ast.walk(ast.parse(FILE.read_text())) if isinstance(node, ast.Name)}
     assert set(ptn_api.client.__all__) - names == set()

@@ -17,15 +17,15 @@ from typing import Any
 
 import pytest
 
-from ptn_api.client.fake_server import FakeServer
-from ptn_api.client.pace import Pace
+from ptn_api.client.arguments import Timing
+from ptn_api.client.testing import FakeServer
 from ptn_api.errors import AuthenticationError
 from ptn_api.websocket_client import PTNWebSocketClient, PTNWebSocketMessage
 from ptn_api.wire.client_session import Gap
 from tests.factories import order, position
 from tests.waiting import until
 
-PACE = Pace(connect=5, close=0.2, tick=0.02, backoff=0.02, backoff_max=0.1, refused=0.05, retry=0.01)
+TIMING = Timing(connect=5, close=0.2, tick=0.02, backoff=0.02, backoff_max=0.1, refused=0.05, retry=0.01)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def server() -> Iterator[FakeServer]:
 
 
 class Bot:
-    """A client run in a thread; `seen` are the lists its handler was called with."""
+    """A client run in a thread; `seen` are the lists passed to its handler."""
 
     def __init__(self, server: FakeServer, state_dir: Path, **options: Any) -> None:
         self.seen: list[list[int]] = []
@@ -49,7 +49,7 @@ class Bot:
             server.host,
             server.port,
             state_dir=state_dir,
-            pace=PACE,
+            timing=TIMING,
             on_gap=self.gaps.append,
             **options,
         )
@@ -90,8 +90,8 @@ class Bot:
 # --- what existing users rely on --------------------------------------------------------------------------
 
 
-def test_the_signature_is_the_known_one() -> None:
-    """Additions are keyword-only, so that no call of an existing bot changes its meaning."""
+def test_the_positional_parameters_are_the_original_ones() -> None:
+    """Additions are keyword-only, so that the calls of existing bots keep their meaning."""
     parameters = inspect.signature(PTNWebSocketClient).parameters.values()
     known = [(p.name, p.default) for p in parameters if p.kind is not p.KEYWORD_ONLY]
     assert known == [("api_key", None), ("host", "localhost"), ("port", 8765), ("secure", False)]
@@ -99,7 +99,7 @@ def test_the_signature_is_the_known_one() -> None:
 
 
 def test_secure_is_wss() -> None:
-    """And an IPv6 address is put in brackets."""
+    """An IPv6 address is put in brackets."""
     assert PTNWebSocketClient("k", "h", 1, True).uri == "wss://h:1"
     assert PTNWebSocketClient("k", "::1", 1).uri == "ws://[::1]:1"
 
@@ -107,7 +107,7 @@ def test_secure_is_wss() -> None:
 def test_a_plain_handler_is_called_with_a_list_in_the_calling_thread(
     server: FakeServer, tmp_path: Path
 ) -> None:
-    """Batches are one list; objects bound to a thread, as SQLite's, may be used in it."""
+    """A batch is one list; objects bound to a thread, such as SQLite's, may be used."""
     threads: list[threading.Thread] = []
     with Bot(server, tmp_path, handler=lambda _: threads.append(threading.current_thread())) as bot:
         server.order()
@@ -120,7 +120,7 @@ def test_a_plain_handler_is_called_with_a_list_in_the_calling_thread(
 def test_the_documented_async_example_works(
     server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As written in the network's documentation, state folder and stopping aside."""
+    """As in the network's documentation, except for the state folder and the stop."""
 
     async def process_message(msg: PTNWebSocketMessage) -> str | None:
         if msg.new_order.bid and msg.new_order.ask:
@@ -139,7 +139,7 @@ def test_the_documented_async_example_works(
         if messages[-1].new_order.trade_pair == "EURUSD":
             client.stop()
 
-    client = PTNWebSocketClient(server.api_key, server.host, server.port, state_dir=tmp_path, pace=PACE)
+    client = PTNWebSocketClient(server.api_key, server.host, server.port, state_dir=tmp_path, timing=TIMING)
     client.subscribe()
     runner = threading.Thread(target=client.run, args=(async_handler,))
     runner.start()
@@ -151,8 +151,8 @@ def test_the_documented_async_example_works(
     assert capsys.readouterr().out == "BTCUSD: Spread 200.0 bps\nBTC: $64000.50 (SHORT)\n"
 
 
-def test_unsubscribe_and_subscribe_hold_while_running(server: FakeServer, tmp_path: Path) -> None:
-    """Nothing comes in between."""
+def test_unsubscribe_and_subscribe_take_effect_while_running(server: FakeServer, tmp_path: Path) -> None:
+    """No order comes in between."""
     with Bot(server, tmp_path) as bot:
         bot.client.unsubscribe()
         until(lambda: server.clients[0].session.state.value == "idle")
@@ -167,7 +167,7 @@ def test_unsubscribe_and_subscribe_hold_while_running(server: FakeServer, tmp_pa
 
 
 def test_a_stop_from_the_handler_ends_the_run(server: FakeServer, tmp_path: Path) -> None:
-    """What had come besides is left for the next run, and nothing is repeated."""
+    """Messages not yet handled come in the next run; none is repeated."""
     first = Bot(server, tmp_path)
     first.handler = lambda messages: first.client.stop()
     with first:
@@ -181,20 +181,20 @@ def test_a_stop_from_the_handler_ends_the_run(server: FakeServer, tmp_path: Path
     assert first.numbers + second.numbers == [101, 102, 103]
 
 
-def test_a_stop_that_comes_first_makes_run_return(server: FakeServer, tmp_path: Path) -> None:
-    """A thread that stops the client need not know whether it runs yet."""
-    client = PTNWebSocketClient(server.api_key, server.host, server.port, state_dir=tmp_path, pace=PACE)
+def test_a_stop_before_run_makes_run_return(server: FakeServer, tmp_path: Path) -> None:
+    """The stopping thread need not know whether the client runs."""
+    client = PTNWebSocketClient(server.api_key, server.host, server.port, state_dir=tmp_path, timing=TIMING)
     client.stop()
     client.run(lambda messages: None)
     assert client.state == "stopped"
 
 
-def test_a_stop_ends_the_waiting_for_a_server_too(tmp_path: Path) -> None:
-    """In the middle of a long pause."""
+def test_a_stop_ends_the_delay_before_a_reconnection(tmp_path: Path) -> None:
+    """`run` does not wait for its end."""
     with FakeServer() as server:
         pass
-    slow = Pace(backoff=1_000, backoff_max=1_000)
-    client = PTNWebSocketClient("k", server.host, server.port, state_dir=tmp_path, pace=slow)
+    slow = Timing(backoff=1_000, backoff_max=1_000)
+    client = PTNWebSocketClient("k", server.host, server.port, state_dir=tmp_path, timing=slow)
     runner = threading.Thread(target=client.run)
     runner.start()
     until(lambda: client.state == "connecting")
@@ -203,9 +203,9 @@ def test_a_stop_ends_the_waiting_for_a_server_too(tmp_path: Path) -> None:
     assert not runner.is_alive()
 
 
-async def test_it_runs_within_a_running_event_loop(server: FakeServer, tmp_path: Path) -> None:
-    """As in a notebook: in a thread of its own, blocking all the same."""
-    client = PTNWebSocketClient(server.api_key, server.host, server.port, state_dir=tmp_path, pace=PACE)
+async def test_it_runs_under_a_running_event_loop(server: FakeServer, tmp_path: Path) -> None:
+    """As in a notebook: in another thread, and still blocking."""
+    client = PTNWebSocketClient(server.api_key, server.host, server.port, state_dir=tmp_path, timing=TIMING)
     seen: list[int] = []
 
     def handler(messages: list[PTNWebSocketMessage]) -> None:
@@ -227,7 +227,7 @@ async def test_it_runs_within_a_running_event_loop(server: FakeServer, tmp_path:
 
 
 def failing(*bad: int, times: int = 1_000_000) -> Callable[[list[PTNWebSocketMessage]], None]:
-    """A handler that raises, so many times, for lists with these numbers in it."""
+    """Returns a handler that raises `times` times for lists with these sequences."""
     left = [times]
 
     def handler(messages: list[PTNWebSocketMessage]) -> None:
@@ -242,8 +242,8 @@ def batch_of(server: FakeServer, count: int) -> None:
     server.publish(*(position(n, [order(n)]) for n in range(1, count + 1)))
 
 
-def test_a_handler_that_failed_is_called_again(server: FakeServer, tmp_path: Path) -> None:
-    """By default; nothing is lost, and nothing told."""
+def test_a_failed_handler_is_retried(server: FakeServer, tmp_path: Path) -> None:
+    """By default; no message is lost, and no gap reported."""
     with Bot(server, tmp_path, handler=failing(101, times=2)) as bot:
         server.order()
         assert bot.got(3) == [101, 101, 101]
@@ -253,7 +253,7 @@ def test_a_handler_that_failed_is_called_again(server: FakeServer, tmp_path: Pat
 
 
 def test_a_failed_list_is_retried_one_by_one(server: FakeServer, tmp_path: Path) -> None:
-    """The one message that the handler cannot bear is given up on, and told as a gap."""
+    """The message that still fails is skipped and reported as a gap."""
     with Bot(server, tmp_path, handler=failing(102), retries=2) as bot:
         batch_of(server, 3)
         bot.got(7)
@@ -265,7 +265,7 @@ def test_a_failed_list_is_retried_one_by_one(server: FakeServer, tmp_path: Path)
 
 
 def test_skipping_repeats_nothing(server: FakeServer, tmp_path: Path) -> None:
-    """The list is passed over at once, and told as a gap."""
+    """The list is skipped at once and reported as a gap."""
     with Bot(server, tmp_path, handler=failing(102), on_error="skip") as bot:
         batch_of(server, 3)
         bot.got(3)
@@ -276,7 +276,7 @@ def test_skipping_repeats_nothing(server: FakeServer, tmp_path: Path) -> None:
 
 
 def test_stopping_raises_and_keeps_the_message_for_the_next_run(server: FakeServer, tmp_path: Path) -> None:
-    """Nothing that was not handled is committed."""
+    """No unhandled message is committed."""
     with Bot(server, tmp_path, handler=failing(101), on_error="stop") as first:
         server.order()
         first.ended()
@@ -286,7 +286,7 @@ def test_stopping_raises_and_keeps_the_message_for_the_next_run(server: FakeServ
 
 
 def test_a_stop_during_retries_keeps_the_message(server: FakeServer, tmp_path: Path) -> None:
-    """And does not wait for the pauses."""
+    """And does not wait for the delays."""
     with Bot(server, tmp_path, handler=failing(101), retries=1_000_000) as first:
         server.order()
         first.got(3)
@@ -316,8 +316,8 @@ def test_several_handlers_each_get_every_message(server: FakeServer, tmp_path: P
     assert calls == [("first", [101, 102]), ("second", [101, 102]), ("run", [101, 102])]
 
 
-def test_a_handler_that_failed_is_called_again_without_the_others(server: FakeServer, tmp_path: Path) -> None:
-    """None of them sees a message twice that it returned from."""
+def test_only_the_failed_handler_is_retried(server: FakeServer, tmp_path: Path) -> None:
+    """No handler sees a message again after returning from it."""
     seen: list[list[int]] = []
     bot = Bot(server, tmp_path)
     bot.client.add_handler(lambda messages: seen.append([m.sequence for m in messages]))
@@ -329,8 +329,8 @@ def test_a_handler_that_failed_is_called_again_without_the_others(server: FakeSe
     assert bot.gaps == []
 
 
-def test_nothing_is_committed_before_every_handler_returned(server: FakeServer, tmp_path: Path) -> None:
-    """Though the first one is done with a part of the list, the others have not even seen it."""
+def test_a_message_is_committed_after_every_handler_returned(server: FakeServer, tmp_path: Path) -> None:
+    """Although the first handler has finished a part of the list, the others have not seen it."""
     attempts: list[int] = []
     fail = failing(102)
 
@@ -351,8 +351,8 @@ def test_nothing_is_committed_before_every_handler_returned(server: FakeServer, 
 # --- keys -------------------------------------------------------------------------------------------------
 
 
-def test_a_key_that_is_added_later_is_found(server: FakeServer, tmp_path: Path) -> None:
-    """The client was never given up."""
+def test_a_key_that_is_added_later_works(server: FakeServer, tmp_path: Path) -> None:
+    """The client keeps retrying."""
     server.keys.clear()
     bot = Bot(server, tmp_path)
     threading.Thread(
@@ -363,15 +363,15 @@ def test_a_key_that_is_added_later_is_found(server: FakeServer, tmp_path: Path) 
         assert bot.got(1) == [101]
 
 
-def test_an_auth_error_can_stop_it(server: FakeServer, tmp_path: Path) -> None:
-    """`run` raises it."""
+def test_a_refused_key_can_stop_it(server: FakeServer, tmp_path: Path) -> None:
+    """`run` raises AuthenticationError."""
     server.keys.clear()
     with Bot(server, tmp_path, stop_on_auth_error=True) as bot:
         bot.ended()
     assert isinstance(bot.error, AuthenticationError)
 
 
-def test_without_a_key_nothing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_key_run_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither argument nor PTN_API_KEY."""
     monkeypatch.delenv("PTN_API_KEY", raising=False)
     with pytest.raises(AuthenticationError):
@@ -401,7 +401,7 @@ print("returned", flush=True)
 
 
 class Process:
-    """A bot in a process of its own; it writes the numbers it was given to a file."""
+    """A bot in a process that writes its sequences to a file."""
 
     def __init__(self, server: FakeServer, tmp_path: Path, die_at: int = -1) -> None:
         self.file = tmp_path / "seen"
@@ -430,7 +430,7 @@ class Process:
 
 
 def test_a_bot_killed_in_its_handler_sees_the_message_again(server: FakeServer, tmp_path: Path) -> None:
-    """At least once across a crash: the cursor moves only after the handler returned."""
+    """At least once across a crash: the cursor moves after the handler returned."""
     with Process(server, tmp_path, die_at=102) as bot:
         server.order()
         bot.got(101)
@@ -442,8 +442,8 @@ def test_a_bot_killed_in_its_handler_sees_the_message_again(server: FakeServer, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_in_order(server: FakeServer, tmp_path: Path, number: int) -> None:
-    """`run` returns, and the next run repeats nothing."""
+def test_a_signal_ends_the_run(server: FakeServer, tmp_path: Path, number: int) -> None:
+    """`run` returns, and the next run repeats no message."""
     with Process(server, tmp_path) as bot:
         server.order()
         bot.got(101)
@@ -456,8 +456,8 @@ def test_a_signal_ends_the_run_in_order(server: FakeServer, tmp_path: Path, numb
         bot.got(101, 102)
 
 
-def test_two_keys_never_meet(server: FakeServer, tmp_path: Path) -> None:
-    """No file of the client's holds or is named after a key."""
+def test_no_file_contains_a_key(server: FakeServer, tmp_path: Path) -> None:
+    """Neither as content nor in its name."""
     with Bot(server, tmp_path) as bot:
         server.order()
         bot.got(1)
@@ -467,7 +467,7 @@ def test_two_keys_never_meet(server: FakeServer, tmp_path: Path) -> None:
 
 
 def test_importing_it_loads_no_server_and_does_nothing() -> None:
-    """A consumer's import stays light: no server library, no logging handler, no thread."""
+    """No server library, no logging handler, no thread."""
     program = """
         import json, logging, sys, threading
         import ptn_api.websocket_client

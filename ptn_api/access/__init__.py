@@ -1,4 +1,4 @@
-"""Who may see what: the key ring, the key file it is filled from, limits, and who used how much."""
+"""Access: the key file, the ring of valid keys, rate limits, client addresses and usage records."""
 
 from ptn_api.access.key_check import KeyFileProblem, check_keys
 from ptn_api.access.key_edit import add_key, make_demo_keys, revoke_key, rotate_key

@@ -1,9 +1,9 @@
-"""Where a client is: its peer, or what a proxy that is trusted says of it."""
+"""Client addresses: the connection's peer, or the address that a trusted proxy reports."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -12,22 +12,22 @@ from ptn_api.errors import SettingsError
 __all__ = ["ClientAddress", "Proxies", "is_loopback"]
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-_IPV6_SITE = 64
-"""Bits of an IPv6 address that tell sites apart; the rest a client chooses as it likes."""
+_IPV6_SITE_BITS = 64
+"""The prefix that identifies a site; a client can choose the other bits of its address freely."""
 
 
 class ClientAddress(NamedTuple):
-    """`text` is for logs. `group` is the name under which limits count it; None: they do not."""
+    """`text` is for logs. `group` is the name under which limits count the client; None = exempt."""
 
     text: str
     group: str | None
 
 
 class Proxies:
-    """The proxies in front, whose `X-Forwarded-For` is believed; nobody else's is."""
+    """The trusted proxies, whose `X-Forwarded-For` header is used. Other peers' headers are ignored."""
 
     def __init__(self, trusted: str = "") -> None:
-        """Addresses or networks, separated by commas. Raises SettingsError."""
+        """`trusted`: addresses or networks, separated by commas. Raises SettingsError."""
         try:
             self._networks = [ipaddress.ip_network(part) for part in trusted.replace(",", " ").split()]
         except ValueError as error:
@@ -36,19 +36,19 @@ class Proxies:
 
     @property
     def any(self) -> bool:
-        """Whether there are proxies that are believed."""
+        """Whether any proxy is trusted."""
         return bool(self._networks)
 
     def client(self, peer: str, forwarded: Iterable[str] = ()) -> ClientAddress:
-        """Who is behind the connection. `forwarded`: the values of X-Forwarded-For, in their order.
+        """The client behind the connection. `forwarded`: the values of X-Forwarded-For in their order.
 
-        Limits do not count loopback peers, behind which everybody would be one, nor a proxy that does not
-        say for whom it asks.
+        Exempt from limits are loopback peers, behind which many clients may be, and a trusted proxy whose
+        request has no usable header.
         """
         return self._client(peer, tuple(forwarded))
 
     def trusts(self, peer: str) -> bool:
-        """Whether this peer is a proxy that is believed."""
+        """Whether the peer is a trusted proxy."""
         address = _parse(peer)
         return address is not None and self._trusts(address)
 
@@ -58,29 +58,27 @@ class Proxies:
             return ClientAddress(peer, None)
         if not self._trusts(address):
             return ClientAddress(peer, None if address.is_loopback else _group(address))
-        client = self._behind(",".join(forwarded).split(","))
-        return ClientAddress(peer, None) if client is None else ClientAddress(str(client), _group(client))
-
-    def _behind(self, hops: Sequence[str]) -> _Address | None:
-        """The last hop that is no trusted proxy: what stands before it anybody may have written."""
-        for hop in reversed(hops):
-            address = _parse(hop.strip())
-            if address is None or not self._trusts(address):
-                return address
-        return None
+        # Each proxy appends its peer. Left of the last untrusted hop, the client may have written anything.
+        for hop in reversed(",".join(forwarded).split(",")):
+            client = _parse(hop.strip())
+            if client is None:
+                break
+            if not self._trusts(client):
+                return ClientAddress(str(client), _group(client))
+        return ClientAddress(peer, None)
 
     def _trusts(self, address: _Address) -> bool:
         return any(address in network for network in self._networks)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens there."""
+    """Whether a server that listens on this host is reachable from this machine only."""
     address = _parse(host)
     return host == "localhost" if address is None else address.is_loopback
 
 
 def _parse(text: str) -> _Address | None:
-    """With or without a port, brackets, zone; an IPv4 address in IPv6 clothes is one."""
+    """The address, which may have a port, brackets or a zone. An IPv4-mapped IPv6 address becomes IPv4."""
     host, colon, _ = text.rpartition(":")
     if colon and (host.count(":") == 0 or host.startswith("[")):
         text = host
@@ -94,4 +92,4 @@ def _parse(text: str) -> _Address | None:
 def _group(address: _Address) -> str:
     if address.version == 4:
         return str(address)
-    return str(ipaddress.ip_network((address, _IPV6_SITE), strict=False))
+    return str(ipaddress.ip_network((address, _IPV6_SITE_BITS), strict=False))

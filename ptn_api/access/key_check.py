@@ -1,4 +1,4 @@
-"""Every problem of a key file, with its line, for `ptn keys check`."""
+"""The problems of a key file, each with its line, for `ptn keys check`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _blank = re.compile(r"[ \t\r\n]*")
 
 
 class KeyFileProblem(NamedTuple):
-    """`line` counts from 1. The sentence never holds a key."""
+    """`line` counts from 1. The sentence never contains a key."""
 
     line: int
     sentence: str
@@ -34,61 +34,58 @@ class _Member(NamedTuple):
 
 
 def check_keys(content: bytes) -> list[KeyFileProblem]:
-    """What is wrong with the file, in the order of its lines; also what the server lets pass."""
+    """All problems by line, including those that the server tolerates, such as unknown fields."""
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        return [KeyFileProblem(content.count(b"\n", 0, error.start) + 1, "this is not UTF-8 text")]
-    found: list[KeyFileProblem] = []
+        return [KeyFileProblem(content.count(b"\n", 0, error.start) + 1, "not UTF-8 text")]
+    problems: list[KeyFileProblem] = []
     try:
-        entries = []
-        for member in _members(text, 0):
-            entries.append(member)
-            found += _problems_of(member, text)
-        found += _repeated(entries)
+        for problem in _problems_in(text):  # those before a syntax error count as well
+            problems.append(problem)
     except json.JSONDecodeError as error:
-        found.append(KeyFileProblem(error.lineno, f"this is not JSON: {error.msg}"))
+        problems.append(KeyFileProblem(error.lineno, f"not JSON: {error.msg}"))
     except RecursionError:
-        found.append(KeyFileProblem(1, "this is nested too deeply"))
-    return sorted(found) or _what_the_server_says(content)
-
-
-def _problems_of(member: _Member, text: str) -> Iterator[KeyFileProblem]:
-    fields = dict[str, int]()
-    if isinstance(member.value, dict):
-        fields = {field.name: field.line for field in _members(text, member.value_at)}
-    for fault in faults_of(member.name, member.value):
-        yield KeyFileProblem(fields.get(fault.field or "", member.line), fault.sentence)
-    for name in unknown_fields(member.value):
-        yield KeyFileProblem(fields[name], f'user "{member.name}": "{name}" means nothing here')
-
-
-def _repeated(entries: list[_Member]) -> Iterator[KeyFileProblem]:
-    """Users, and keys, that stand there twice: the server would take the last."""
-    names: dict[str, int] = {}
-    digests: dict[bytes, str] = {}
-    for member in entries:
-        first = names.setdefault(member.name, member.line)
-        if first != member.line:
-            yield KeyFileProblem(member.line, f'user "{member.name}" is already in line {first}')
-        if any(faults_of(member.name, member.value)):
-            continue
-        for grant in grants_of(member.name, member.value):
-            other = digests.setdefault(grant.digest, member.name)
-            if other != member.name:
-                yield KeyFileProblem(member.line, f'users "{other}" and "{member.name}" have the same key')
-
-
-def _what_the_server_says(content: bytes) -> list[KeyFileProblem]:
+        problems.append(KeyFileProblem(1, "nested too deeply"))
+    if problems:
+        return sorted(problems)
     try:
-        parse_keys(content)
+        parse_keys(content)  # the server has the last word
     except KeyFileError as error:
         return [KeyFileProblem(1, str(error))]
     return []
 
 
+def _problems_in(text: str) -> Iterator[KeyFileProblem]:
+    """The problems of each entry, and users or keys that appear twice. Raises JSONDecodeError."""
+    lines_of_users: dict[str, int] = {}
+    users_of_digests: dict[bytes, str] = {}
+    for user, line, entry, entry_at in _members(text, 0):
+        first = lines_of_users.setdefault(user, line)
+        if first != line:  # the server would use the last one
+            yield KeyFileProblem(line, f'user "{user}" is already in line {first}')
+        lines = dict[str, int]()
+        if isinstance(entry, dict):
+            lines = {field.name: field.line for field in _members(text, entry_at)}
+        for name in unknown_fields(entry):
+            yield KeyFileProblem(lines[name], f'user "{user}": unknown field "{name}"')
+        faults = list(faults_of(user, entry))
+        for fault in faults:
+            yield KeyFileProblem(lines.get(fault.field or "", line), fault.sentence)
+        for grant in [] if faults else grants_of(user, entry):
+            other = users_of_digests.setdefault(grant.digest, user)
+            if other != user:
+                yield KeyFileProblem(line, f'users "{other}" and "{user}" have the same key')
+
+
+# --- JSON with positions ----------------------------------------------------------------------------------
+
+
 def _members(text: str, at: int) -> Iterator[_Member]:
-    """The members of the JSON object that begins there. Raises JSONDecodeError where it is none."""
+    """The members of the JSON object at this offset. Raises JSONDecodeError.
+
+    json.loads would drop the lines, and all but the last of two equal names.
+    """
     at = _expect(text, at, "{")
     if text[_skip(text, at) : _skip(text, at) + 1] == "}":
         return
@@ -107,12 +104,14 @@ def _members(text: str, at: int) -> Iterator[_Member]:
 
 
 def _skip(text: str, at: int) -> int:
+    """The offset after white space."""
     match = _blank.match(text, at)
     return match.end() if match else at
 
 
-def _expect(text: str, at: int, what: str) -> int:
+def _expect(text: str, at: int, character: str) -> int:
+    """The offset after the character, which may follow white space."""
     at = _skip(text, at)
-    if text[at : at + 1] != what:
-        raise json.JSONDecodeError(f"expected {what!r}", text, at)
+    if text[at : at + 1] != character:
+        raise json.JSONDecodeError(f"expected {character!r}", text, at)
     return at + 1

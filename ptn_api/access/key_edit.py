@@ -1,4 +1,4 @@
-"""Editing the key file, for the command line only: whole, atomically, keeping its mode and owner."""
+"""Edits of the key file, for the command line: atomic, and keeping the file's mode and owner."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ["add_key", "make_demo_keys", "revoke_key", "rotate_key"]
 
 
 def add_key(path: Path, alias: str, tier: Tier, *, expires_ms: int | None = None, **others: Any) -> str:
-    """Adds a user and returns the new key, which is stored as its SHA-256 only.
+    """Adds a user and returns the new key, of which only the SHA-256 is stored.
 
-    `others` are more fields of the entry. The file is replaced as a whole and keeps its mode and, if that is
-    allowed, its owner; a new one is 0600. Raises KeyFileError if the user exists or the file cannot be used.
+    `others` are further fields of the entry. The file keeps its mode and, if permitted, its owner; a new file
+    has mode 0600. Raises KeyFileError if the user exists or the file is unusable.
     """
     key = _new_key()
-    with _edit(path, make=True) as entries:
+    with _edit(path, create=True) as entries:
         if alias in entries:
-            raise KeyFileError(f'there is already a user "{alias}"', code="exists")
+            raise KeyFileError(f'user "{alias}" already exists (see `ptn keys rotate`)', code="exists")
         entry = {"key_sha256": digest_of(key).hex(), "tier": tier}
         if expires_ms is not None:
             entry["expires"] = time_text(expires_ms)
@@ -40,16 +40,16 @@ def add_key(path: Path, alias: str, tier: Tier, *, expires_ms: int | None = None
 
 
 def rotate_key(path: Path, alias: str, *, grace_ms: int, now_ms: int, expires_ms: int | None = None) -> str:
-    """Gives a user a new key and returns it; those before it are good for `grace_ms` yet, at most.
+    """Gives a user a new key and returns it. Older keys stay valid for at most `grace_ms`.
 
-    `expires_ms`: the new key's end, if it is to have another one. Raises KeyFileError.
+    `expires_ms` changes the expiry; the new key inherits the old one's by default. Raises KeyFileError.
     """
     key = _new_key()
     with _edit(path) as entries:
         entry = _entry_of(entries, alias)
-        replaced, *older = grants_of(alias, entry)
+        current, *older = grants_of(alias, entry)
         last_ms = now_ms + grace_ms
-        ends = [(old.digest, min(last_ms, old.expires_ms or last_ms)) for old in (*older, replaced)]
+        ends = [(old.digest, min(last_ms, old.expires_ms or last_ms)) for old in (*older, current)]
         previous = [
             {"key_sha256": digest.hex(), "expires": time_text(end_ms)}
             for digest, end_ms in ends
@@ -72,13 +72,13 @@ def revoke_key(path: Path, alias: str) -> None:
 
 
 def make_demo_keys(path: Path) -> None:
-    """Writes random keys for every tier, readable by the owner only; an existing file is kept.
+    """Writes random keys for every tier, readable by the owner only. An existing file is kept.
 
-    Beside it, `demo-100.header` holds tier 100's key as the header line that `curl -H @FILE` reads, so that
-    the key need not stand on a command line.
+    `demo-100.header` in the same directory holds the header line with the key of tier 100, for
+    `curl -H @FILE`, which keeps the key off the command line.
     """
     if not path.exists():
-        with _edit(path, make=True) as entries:
+        with _edit(path, create=True) as entries:
             for tier in TIERS:
                 entries[f"demo-{tier}"] = {"key": _new_key(), "tier": tier}
     grants = parse_keys(read_key_file(path))
@@ -91,20 +91,20 @@ def _new_key() -> str:
 
 
 def _entry_of(entries: dict[str, Any], alias: str) -> dict[str, Any]:
-    """The user's entry, in its long form."""
+    """The user's entry as an object."""
     if alias not in entries:
-        raise KeyFileError(f'there is no user "{alias}"', code="no_user")
+        raise KeyFileError(f'unknown user "{alias}" (`ptn keys list` prints all)', code="no_user")
     entry = entries[alias]
     return {"key": entry, "tier": 100} if isinstance(entry, str) else entry
 
 
 @contextlib.contextmanager
-def _edit(path: Path, *, make: bool = False) -> Iterator[dict[str, Any]]:
-    """The file's entries, written back as a whole on success; one editor at a time. `make`: or a new file."""
-    path = path.resolve()  # a link stays one
+def _edit(path: Path, *, create: bool = False) -> Iterator[dict[str, Any]]:
+    """The file's entries, written back if the block succeeds. Only one process edits at a time."""
+    path = path.resolve()  # edit the target of a symbolic link, not the link
     try:
-        if make:
-            _make(path)
+        if create:
+            _create_if_missing(path)
         with _locked(path):
             content = read_key_file(path)
             parse_keys(content)
@@ -114,35 +114,36 @@ def _edit(path: Path, *, make: bool = False) -> Iterator[dict[str, Any]]:
             parse_keys(new)
             _replace(path, new)
     except FileNotFoundError:
-        raise KeyFileError("there is no such key file", code="no_file") from None
+        raise KeyFileError(f"key file not found: {path} (see --api-keys-file)", code="no_file") from None
     except OSError as error:
-        raise KeyFileError(f"the key file cannot be written: {error.strerror}") from None
+        raise KeyFileError(f"the key file {path} cannot be written: {error.strerror}") from None
 
 
-def _make(path: Path) -> None:
-    """A file without keys, where there is none."""
+def _create_if_missing(path: Path) -> None:
+    """Creates an empty key file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         return
-    with _beside(path, b"{}\n") as temporary:
+    with _temporary_file(path, b"{}\n") as temporary:
         try:
             os.link(temporary, path)
         except FileExistsError:
-            pass  # another editor was quicker
+            pass  # another process was faster
         except OSError:  # a file system without hard links
             os.replace(temporary, path)
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds other editors off, however often they replace the file meanwhile. Raises FileNotFoundError.
+    """Holds the lock of the key file. Raises FileNotFoundError.
 
-    (The lock is not on its folder: that may be the data directory, which a running server holds.)
+    The directory cannot be locked instead: it may be the data directory, whose lock a running server holds.
     """
     while True:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # While we waited, the holder may have replaced the file: then our lock is on the old one.
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 yield
                 return
@@ -151,8 +152,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """At once: readers find what was there before, or all of this."""
-    with _beside(path, content) as temporary:
+    """Replaces the file atomically: a reader finds the old content or the new one."""
+    with _temporary_file(path, content) as temporary:
         if path.exists():
             before = path.stat()
             with contextlib.suppress(PermissionError):  # root edits for the service's user, who must read it
@@ -162,8 +163,8 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _beside(path: Path, content: bytes) -> Iterator[str]:
-    """A file with this content, 0600; whatever happens, no copy of the keys is left behind."""
+def _temporary_file(path: Path, content: bytes) -> Iterator[str]:
+    """A file of mode 0600 in the same directory, deleted at the end: no copy of the keys is left behind."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".keys-")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -172,5 +173,5 @@ def _beside(path: Path, content: bytes) -> Iterator[str]:
             os.fsync(file.fileno())
         yield temporary
     finally:
-        with contextlib.suppress(FileNotFoundError):  # it took the file's place
+        with contextlib.suppress(FileNotFoundError):  # it was renamed
             os.unlink(temporary)

@@ -1,18 +1,17 @@
-"""The key file: read, validated and swapped whole; never written by the server.
+"""The key file, which the server reads and never writes.
 
     {"alice": {"key": "...", "tier": 100},
      "bob": "...",
      "carol": {"key_sha256": "<64 hex digits>", "tier": 30, "expires": "2027-01-01T00:00:00Z",
                "max_connections": 5, "requests_per_minute": 600, "note": "..."}}
 
-A plain string is the legacy form and means tier 100. `ptn keys` writes only hashes (key_edit.py).
+A plain string is the legacy form and means tier 100. `ptn keys` stores only hashes (key_edit.py).
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,33 +27,26 @@ MAX_BYTES = 16 << 20
 
 
 def parse_keys(content: bytes) -> list[Grant]:
-    """What every entry grants.
-
-    Raises KeyFileError with a sentence that names the user at fault and never a key.
-    """
+    """The grants of all entries. Raises KeyFileError, whose sentence names the user and never a key."""
     try:
         entries = msgspec.json.decode(content, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise KeyFileError("the key file is not a JSON object (half written?)", code="not_json") from None
     grants = [grant for alias, entry in entries.items() for grant in grants_of(alias, entry)]
-    _refuse_ambiguous(grants)
+    by_digest: dict[bytes, Grant] = {}
+    for grant in grants:
+        other = by_digest.setdefault(grant.digest, grant)
+        if other.tier != grant.tier:
+            users = f'users "{other.alias}" and "{grant.alias}"'
+            raise KeyFileError(f"{users} have the same key with different tiers")
     return grants
 
 
-def _refuse_ambiguous(grants: Iterable[Grant]) -> None:
-    first: dict[bytes, Grant] = {}
-    for grant in grants:
-        other = first.setdefault(grant.digest, grant)
-        if other.tier != grant.tier:
-            names = f'users "{other.alias}" and "{grant.alias}"'
-            raise KeyFileError(f"{names} have the same key with different tiers")
-
-
 class KeyFile:
-    """Keeps a KeyRing equal to the file. Call `refresh` now and then; it costs a stat when nothing changed.
+    """A key file and the KeyRing that follows it. `refresh` costs one stat if nothing changed.
 
-    A broken or half-written file keeps the last good keys and is read again at the next call. A file that
-    is missing at two calls in a row is taken to be gone on purpose: then nobody gets in.
+    A malformed or half-written file leaves the last good keys in place and is read again by the next call. A
+    file that is missing at two calls in a row was deleted on purpose: then every key becomes invalid.
     """
 
     def __init__(self, path: Path, ring: KeyRing) -> None:
@@ -64,12 +56,12 @@ class KeyFile:
         self._missing = 0
         self.problem: KeyFileError | None = None
         self.reloads: Counter[str] = Counter()
-        """How often it was `read`, and how often that `failed`."""
+        """How often the file was `read`, and how often reading `failed`."""
 
     def refresh(self) -> bool:
-        """Reads the file if it changed. True if the keys were swapped.
+        """Reads the file if it changed. Returns whether the keys were replaced.
 
-        Raises KeyFileError once for every new problem; `problem` holds it until it is mended.
+        Raises KeyFileError once for every new problem; `problem` holds it until it is solved.
         """
         try:
             stamp = _stamp(self._path)
@@ -78,7 +70,7 @@ class KeyFile:
                 return False
             grants = parse_keys(read_key_file(self._path))
         except FileNotFoundError:
-            return self._gone()
+            return self._handle_missing()
         except OSError as error:
             return self._report(KeyFileError(f"the key file cannot be read: {error.strerror}"))
         except KeyFileError as error:
@@ -88,14 +80,15 @@ class KeyFile:
         self.reloads["read"] += 1
         return True
 
-    def _gone(self) -> bool:
+    def _handle_missing(self) -> bool:
         self._missing += 1
-        had_keys = self._missing == 2 and len(self._ring) > 0
-        if had_keys:
+        # Some editors delete the file before they write it: the first miss revokes nothing.
+        revoked = self._missing == 2 and len(self._ring) > 0
+        if revoked:
             self._stamp = None
             self._ring.swap([])
-        self._report(KeyFileError("there is no key file: add a key with `ptn keys add`", code="no_key_file"))
-        return had_keys
+        self._report(KeyFileError("key file not found: create it with `ptn keys add`", code="no_key_file"))
+        return revoked
 
     def _report(self, problem: KeyFileError) -> bool:
         if self.problem is None or str(self.problem) != str(problem):
@@ -111,17 +104,17 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 def read_key_file(path: Path) -> bytes:
-    """The file's bytes. Raises OSError; KeyFileError if it is far too large."""
-    # O_NONBLOCK: a FIFO in its place must not hang the server.
+    """The file's bytes. Raises OSError, or KeyFileError if the file is too large."""
+    # O_NONBLOCK: opening a FIFO must not block the server.
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise KeyFileError("the key file is over 16 MiB")
+        raise KeyFileError(f"the key file is larger than {MAX_BYTES >> 20} MiB")
     return content
 
 
 def exposed_to(path: Path) -> str:
-    """Who can read or write the file besides its owner and group; empty: nobody, as it should be."""
+    """A warning if users other than the owner and the group can read or write the file; else empty."""
     try:
         mode = path.stat().st_mode
     except OSError:

@@ -1,4 +1,4 @@
-"""Who may see what: API keys, by what is known of them, never by themselves."""
+"""The valid API keys and their holders, found by the keys' hashes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["Grant", "KeyHolder", "KeyRing", "digest_of", "fingerprint"]
 
 
 class Grant(NamedTuple):
-    """What the key file says of one key. None: no end, or the server's own limit."""
+    """One key as the key file has it. None: no expiry, or the server's default limit."""
 
     alias: str
     key: str | bytes
-    """The key itself, or its SHA-256."""
+    """The key, or its SHA-256."""
     tier: Tier
     expires_ms: int | None = None
     max_connections: int | None = None
@@ -31,7 +31,7 @@ class Grant(NamedTuple):
 
 
 class KeyHolder(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody with a key. `alias` is the user's name in the key file; `fingerprint` is safe to log."""
+    """An authenticated user. `alias` is the name in the key file; `fingerprint` is safe to log."""
 
     alias: str
     tier: Tier
@@ -42,7 +42,7 @@ class KeyHolder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fingerprint(api_key: str) -> str:
-    """The first 8 hex digits of the key's SHA-256: enough to tell keys apart, nothing to log in with."""
+    """The first 8 hex digits of the key's SHA-256: they tell keys apart and authenticate nothing."""
     return digest_of(api_key).hex()[:8]
 
 
@@ -52,9 +52,9 @@ def digest_of(api_key: str) -> bytes:
 
 
 class KeyRing:
-    """The keys that are valid now. Handed to whoever asks "who is this?"; swapped whole.
+    """The keys that are valid now, replaced as a whole when the key file changes.
 
-    Keys are looked up by their SHA-256, so that the time a look-up takes tells nothing about a key.
+    Keys are looked up by their SHA-256, so that the duration of a look-up reveals nothing about a key.
     """
 
     def __init__(self, clock: Clock = wall_ms) -> None:
@@ -63,54 +63,52 @@ class KeyRing:
         self._listeners: list[Callable[[], None]] = []
 
     def on_swap(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Calls `listener` after every change of the keys, until the function that is returned is called."""
+        """Calls the listener after every change of the keys. Returns a function that unregisters it."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
     def swap(self, grants: Iterable[Grant | tuple[str, str | bytes, Tier]]) -> None:
-        """Replaces all keys by these; (alias, key or its SHA-256, tier) will do."""
-        whole = (grant if isinstance(grant, Grant) else Grant(*grant) for grant in grants)
-        self._holders = {grant.digest: _holder(grant) for grant in whole}
-        self._tell()
+        """Replaces all keys. A plain tuple is (alias, key or its SHA-256, tier)."""
+        self._holders = {
+            grant.digest: KeyHolder(
+                alias=grant.alias,
+                tier=grant.tier,
+                fingerprint=grant.digest.hex()[:8],
+                expires_ms=grant.expires_ms,
+                max_connections=grant.max_connections,
+                requests_per_minute=grant.requests_per_minute,
+            )
+            for grant in (grant if isinstance(grant, Grant) else Grant(*grant) for grant in grants)
+        }
+        self._notify()
 
     def expire(self) -> bool:
-        """Drops the keys whose time is over; True if there were any.
+        """Drops expired keys; returns whether there were any.
 
-        `who` refuses them in any case. To be called once a second, so that those who listen hear of it.
+        `who` refuses them in any case. Calling this every second notifies the listeners, which end sessions.
         """
-        valid = {digest: holder for digest, holder in self._holders.items() if self._holds(holder)}
+        valid = {digest: holder for digest, holder in self._holders.items() if self._is_valid(holder)}
         if len(valid) == len(self._holders):
             return False
         self._holders = valid
-        self._tell()
+        self._notify()
         return True
 
     def who(self, api_key: str) -> KeyHolder | None:
-        """The holder of this key; None if it is not (or no longer) valid. Ask again before every use."""
+        """The holder of the key; None for an unknown or expired key. Call again for every use."""
         return self.whose(digest_of(api_key))
 
     def whose(self, digest: bytes) -> KeyHolder | None:
-        """The same by the key's SHA-256."""
+        """The holder of the key with this SHA-256."""
         holder = self._holders.get(digest)
-        return holder if holder is not None and self._holds(holder) else None
+        return holder if holder is not None and self._is_valid(holder) else None
 
-    def _holds(self, holder: KeyHolder) -> bool:
+    def _is_valid(self, holder: KeyHolder) -> bool:
         return holder.expires_ms is None or self._clock() < holder.expires_ms
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for listener in list(self._listeners):
             listener()
 
     def __len__(self) -> int:
         return len(self._holders)
-
-
-def _holder(grant: Grant) -> KeyHolder:
-    return KeyHolder(
-        alias=grant.alias,
-        tier=grant.tier,
-        fingerprint=grant.digest.hex()[:8],
-        expires_ms=grant.expires_ms,
-        max_connections=grant.max_connections,
-        requests_per_minute=grant.requests_per_minute,
-    )

@@ -1,15 +1,15 @@
-"""How often is too often: requests of a key, connects and failed logins of an address, frames of a client.
+"""Rate limits: requests of a user, connections and failed logins of an address, frames of a client.
 
-The generic cell rate algorithm: one number per name, the time at which its quota would be whole again. It
-refills steadily, so nobody gains by waiting for a window's edge, and what an answer says of it is a function
-of that name's own requests and the time, nothing else. Twenty lines; the libraries for it bring storages.
+The generic cell rate algorithm: one number per name, the time at which its quota is full again. The quota
+refills steadily, so waiting for the edge of a window gains nothing, and the numbers in a response depend on
+this name's own requests and the time only. Libraries for it bring storage backends; this is twenty lines.
 """
 
 from __future__ import annotations
 
 import math
 import resource
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ptn_api.access.key_ring import KeyHolder
 
@@ -17,13 +17,14 @@ __all__ = ["WINDOW_MS", "Allowance", "LoginGuard", "RateLimit", "most_connection
 
 WINDOW_MS = 60_000
 MOST_NAMES = 65_536
-"""How many names are remembered; beyond that the one that asked longest ago is forgiven."""
+"""How many names are remembered. Beyond that, the one whose last request is oldest is forgotten."""
+_ROUNDING_MS = 1e-6
 
 
 class Allowance(NamedTuple):
-    """`remaining` of `limit` may come at once; the quota is whole again in `reset_s`.
+    """`remaining` of `limit` requests may come at once; the quota is full again in `reset_s`.
 
-    `retry_s` is 0 where the request is allowed, else the seconds until the next one would be.
+    `retry_s` is 0 for an allowed request, else the seconds until the next one is allowed.
     """
 
     limit: int
@@ -37,49 +38,43 @@ class Allowance(NamedTuple):
 
 
 class RateLimit:
-    """So many a minute for each name; a minute's worth may come at once. 0 = no limit."""
+    """A limit per name and minute. A minute's quota may be used at once. 0 = no limit."""
 
     def __init__(self, per_minute: int, *, most_names: int = MOST_NAMES) -> None:
         self._per_minute = per_minute
         self._most_names = most_names
-        self._whole_at: dict[str, float] = {}
+        self._full_at: dict[str, float] = {}
 
     def take(self, name: str, now_ms: float, *, per_minute: int | None = None) -> Allowance | None:
-        """Asks for one; None where there is no limit. `per_minute`: this name's own limit."""
+        """Takes one from the quota if possible; None without a limit. `per_minute`: this name's own limit."""
         per_minute = self._per_minute if per_minute is None else per_minute
         if per_minute == 0:
             return None
-        before_ms = self._missing_ms(name, now_ms)
+        before_ms = self._refill_ms(name, now_ms)
         after_ms = before_ms + WINDOW_MS / per_minute
-        if after_ms > WINDOW_MS + 1e-6:
+        if after_ms > WINDOW_MS + _ROUNDING_MS:
             return Allowance(per_minute, 0, _seconds(before_ms), max(1, _seconds(after_ms - WINDOW_MS)))
-        self._remember(name, now_ms + after_ms)
-        remaining = int((WINDOW_MS - after_ms) * per_minute / WINDOW_MS + 1e-6)
+        _remember(self._full_at, name, now_ms + after_ms, self._most_names)
+        remaining = int((WINDOW_MS - after_ms) * per_minute / WINDOW_MS + _ROUNDING_MS)
         return Allowance(per_minute, remaining, _seconds(after_ms), 0)
 
     def retry_s(self, name: str, now_ms: float) -> int:
-        """Seconds until one more would be allowed; 0 = it is. Takes nothing."""
+        """Seconds until the next one is allowed; 0 = now. Takes nothing."""
         if self._per_minute == 0:
             return 0
-        over_ms = self._missing_ms(name, now_ms) + WINDOW_MS / self._per_minute - WINDOW_MS
-        return max(1, _seconds(over_ms)) if over_ms > 1e-6 else 0
+        over_ms = self._refill_ms(name, now_ms) + WINDOW_MS / self._per_minute - WINDOW_MS
+        return max(1, _seconds(over_ms)) if over_ms > _ROUNDING_MS else 0
 
-    def _missing_ms(self, name: str, now_ms: float) -> float:
-        """How long until the name's quota is whole. A clock that went back locks nobody out."""
-        return min(max(self._whole_at.get(name, 0.0) - now_ms, 0.0), WINDOW_MS)
-
-    def _remember(self, name: str, whole_at: float) -> None:
-        self._whole_at.pop(name, None)
-        self._whole_at[name] = whole_at
-        if len(self._whole_at) > self._most_names:
-            del self._whole_at[next(iter(self._whole_at))]
+    def _refill_ms(self, name: str, now_ms: float) -> float:
+        """The time until the quota is full. After a clock step backwards it is a window at most."""
+        return min(max(self._full_at.get(name, 0.0) - now_ms, 0.0), WINDOW_MS)
 
 
 class LoginGuard:
-    """Failed logins per address. Who fails too often is told to wait, whatever key comes next.
+    """Failed logins per address. After too many, the address must wait, even with a valid key.
 
-    But keys that were good from this address before still are: a neighbour behind the same router is not
-    locked out, and nobody finds a key by guessing on.
+    Otherwise an attacker could go on guessing and learn which key is right. Keys that logged in from the
+    address before are exempt: other users behind the same router are not locked out.
     """
 
     def __init__(self, failures_per_minute: int) -> None:
@@ -87,7 +82,10 @@ class LoginGuard:
         self._known: dict[tuple[str, str], None] = {}
 
     def retry_s(self, address: str | None, holder: KeyHolder | None, now_ms: float) -> int:
-        """To be asked at each login, with what the key turned out to be. 0 = go on; address None = exempt."""
+        """Counts a login attempt. Returns the seconds to wait; 0 = proceed with the result.
+
+        `holder` is the key's holder, None for an invalid key. An address of None is exempt.
+        """
         if address is None:
             return 0
         known = holder is not None and (address, holder.fingerprint) in self._known
@@ -97,14 +95,16 @@ class LoginGuard:
         if holder is None:
             self._failures.take(address, now_ms)
         else:
-            self._remember(address, holder)
+            _remember(self._known, (address, holder.fingerprint), None, MOST_NAMES)
         return 0
 
-    def _remember(self, address: str, holder: KeyHolder) -> None:
-        self._known.pop((address, holder.fingerprint), None)
-        self._known[address, holder.fingerprint] = None
-        if len(self._known) > MOST_NAMES:
-            del self._known[next(iter(self._known))]
+
+def _remember(memory: dict[Any, Any], name: Any, value: Any, most: int) -> None:
+    """Stores the value as the newest and drops the oldest beyond `most`."""
+    memory.pop(name, None)
+    memory[name] = value
+    if len(memory) > most:
+        del memory[next(iter(memory))]
 
 
 def _seconds(ms: float) -> int:
@@ -112,6 +112,6 @@ def _seconds(ms: float) -> int:
 
 
 def most_connections(wanted: int) -> int:
-    """So many, but at most half of the open files that this process may have."""
+    """The wanted number of connections, but at most half of the process's limit of open files."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, wanted if files == resource.RLIM_INFINITY else min(wanted, files // 2))

@@ -1,4 +1,4 @@
-"""Options of every server that clients connect to."""
+"""Options of both servers that clients connect to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["ClientLimits"]
 
 
 class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much one user or one address may do, and whose word on addresses counts."""
+    """Limits per user and per address, and the proxies that report addresses."""
 
     trusted_proxies: Annotated[
         str,

@@ -1,7 +1,7 @@
-"""Who used how much, by key and day: counted in memory, added to a small database now and then.
+"""Usage by key and day: counted in memory and flushed to a small database.
 
-Both server processes add to the same file; a process that is killed loses what it counted since the last
-time, a few seconds' worth. Days are UTC.
+Both server processes add to the same file. A killed process loses what it counted since its last flush, a few
+seconds. Days are UTC.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ptn_api.clock import Clock, wall_ms
 __all__ = ["Usage", "UsageFile", "UsageRow", "day_of"]
 
 KEPT_DAYS = 800
-"""Two years and a bit, for last year's bill."""
+"""More than two years, for last year's bill."""
 _BUSY_S = 2.0
 _DAY_MS = 86_400_000
 
 
 class UsageRow(NamedTuple):
-    """One key's use on one day. `messages` are orders on the stream; `sent_bytes` as sent, compressed."""
+    """One key's usage on one day. `messages` are orders on the stream, `sent_bytes` compressed bytes."""
 
     alias: str
     fingerprint: str
@@ -38,12 +38,12 @@ class UsageRow(NamedTuple):
 
 
 def day_of(ms: int) -> str:
-    """`2026-12-31`."""
+    """The UTC day of a time in epoch milliseconds: `2026-12-31`."""
     return datetime.fromtimestamp(ms / 1000, timezone.utc).strftime("%Y-%m-%d")
 
 
 class Usage:
-    """What was used since it was last taken."""
+    """Usage that is not flushed yet."""
 
     def __init__(self, clock: Clock = wall_ms) -> None:
         self._clock = clock
@@ -51,7 +51,7 @@ class Usage:
         """(alias, fingerprint, day since 1970) -> requests, bytes, messages, last seen."""
 
     def add(self, holder: KeyHolder, *, requests: int = 0, sent_bytes: int = 0, messages: int = 0) -> None:
-        """Counts; with nothing but a holder it says that the key is in use."""
+        """Counts usage. Without amounts, it only updates the time of the last use."""
         now = self._clock()
         self._add((holder.alias, holder.fingerprint, now // _DAY_MS), requests, sent_bytes, messages, now)
 
@@ -67,7 +67,7 @@ class Usage:
         counts[3] = max(counts[3], seen_ms)
 
     def take(self) -> list[UsageRow]:
-        """What was counted, and begins anew."""
+        """Returns what was counted and resets the counters."""
         taken, self._counts = self._counts, {}
         return [
             UsageRow(alias, fingerprint, day_of(day * _DAY_MS), *counts)
@@ -75,7 +75,7 @@ class Usage:
         ]
 
     def put_back(self, rows: Iterable[UsageRow]) -> None:
-        """What was taken and could not be kept."""
+        """Adds rows back that were taken and could not be written."""
         for row in rows:
             day = datetime.strptime(row.day, "%Y-%m-%d").replace(tzinfo=timezone.utc)
             key = (row.alias, row.fingerprint, int(day.timestamp() * 1000) // _DAY_MS)
@@ -99,13 +99,13 @@ ON CONFLICT DO UPDATE SET requests = requests + excluded.requests,
 
 
 class UsageFile:
-    """`usage.db` in the data directory, 0600. Every call opens it anew: seconds lie between them."""
+    """`usage.db` in the data directory, with mode 0600. Calls are seconds apart, and each opens the file."""
 
     def __init__(self, data_dir: Path) -> None:
         self._path = data_dir / "usage.db"
 
     def add(self, rows: Iterable[UsageRow]) -> None:
-        """All of the rows or none. Raises sqlite3.Error or OSError."""
+        """Adds all rows in one transaction. Raises sqlite3.Error or OSError."""
         rows = list(rows)
         if not rows:
             return
@@ -118,19 +118,19 @@ class UsageFile:
                 db.execute("DELETE FROM usage WHERE day < ?", (day_of(oldest_ms),))
 
     def read(self, *, since_day: str = "") -> list[UsageRow]:
-        """Every key's days from that one on, by user and day. Raises sqlite3.Error."""
+        """The rows since that day, ordered by user and day. Raises sqlite3.Error."""
         if not self._path.exists():
             return []
         with self._open("ro") as db:
             if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'usage'").fetchone():
-                return []  # being made at this moment
+                return []  # another process is creating it
             rows = db.execute(
                 "SELECT * FROM usage WHERE day >= ? ORDER BY alias, day, fingerprint", (since_day,)
             )
             return [UsageRow(*row) for row in rows]
 
     def last_seen(self) -> dict[tuple[str, str], int]:
-        """(alias, fingerprint) -> when the key was last used. Raises sqlite3.Error."""
+        """(alias, fingerprint) -> time of the key's last use. Raises sqlite3.Error."""
         return {(row.alias, row.fingerprint): row.seen_ms for row in self.read()}
 
     @contextlib.contextmanager

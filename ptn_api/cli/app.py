@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def doctor(settings: Settings) -> None:
-    """Check what a server needs, and what is wrong with a running one. Takes the options of `ptn serve`."""
+    """Check what a server needs, or what is wrong with a running one. Takes the options of `ptn serve`."""
     from ptn_api.cli.doctor import diagnose
 
     raise typer.Exit(diagnose(settings))
@@ -35,13 +35,14 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command("serve", epilog=EPILOG)(takes_settings(serve.serve))
-app.command("doctor", epilog=EPILOG)(takes_settings(doctor))
+_SERVER, _CLIENT = "Run a server", "Use a server"
+app.command("serve", epilog=EPILOG, rich_help_panel=_SERVER)(takes_settings(serve.serve))
+app.command("doctor", epilog=EPILOG, rich_help_panel=_SERVER)(takes_settings(doctor))
+app.add_typer(keys_app, name="keys", rich_help_panel=_SERVER)
+app.command(rich_help_panel=_SERVER)(serve.resync)
+app.command(rich_help_panel=_SERVER)(serve.simulate)
 for command in CLIENT_COMMANDS:
-    app.command()(command)
-app.command()(serve.simulate)
-app.command()(serve.resync)
-app.add_typer(keys_app, name="keys")
+    app.command(rich_help_panel=_CLIENT)(command)
 
 
 @app.callback(invoke_without_command=True)

@@ -16,9 +16,8 @@ import msgspec
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
-from ptn_api.cli.config import read_api_key, read_config
-from ptn_api.client.exchange import Call
-from ptn_api.client.reason import reason
+from ptn_api.cli.config import ApiKey, read_api_key, read_config
+from ptn_api.client.calls import Call
 from ptn_api.client.rest import PTNClient, Retries
 from ptn_api.errors import (
     APIStatusError,
@@ -26,9 +25,19 @@ from ptn_api.errors import (
     ClientError,
     ServerUnreachableError,
     SettingsError,
+    error_text,
 )
 
-__all__ = ["REST_URL", "WS_URL", "check_stream", "fetch", "open_client", "print_client_log", "ws_url"]
+__all__ = [
+    "REST_URL",
+    "WS_URL",
+    "authentication_failure",
+    "check_stream",
+    "fetch",
+    "open_client",
+    "print_client_log",
+    "ws_url",
+]
 
 T = TypeVar("T")
 
@@ -58,23 +67,32 @@ def open_client(url: str | None, api_key_file: Path | None) -> Iterator[PTNClien
     """A REST client, whose errors name the address."""
     print_client_log()
     address = _checked(url or read_config().rest_url or REST_URL, ("http", "https"))
-    with PTNClient(address, read_api_key(api_key_file), retries=Retries(times=2, first=0.2)) as client:
+    key = read_api_key(api_key_file)
+    with PTNClient(address, key.value, retries=Retries(times=2, first=0.2)) as client:
         try:
             yield client
         except ServerUnreachableError as error:
             raise ServerUnreachableError(f"{address} does not answer: {_reason(error, address)}") from None
         except AuthenticationError as error:
-            raise AuthenticationError(f"{address}: {error}", code=error.code) from None
+            raise authentication_failure(error, address, key) from None
         except APIStatusError as error:
-            if str(error) != f"status {error.status}":
-                raise
-            # An answer without our error body: something else listens there.
-            problem = f"{address} answers {error.status}; is that the REST address?"
+            problem = f"{address}: {error}"
+            if str(error) == f"status {error.status}":  # without our error body: another server
+                problem = f"{address} answers {error.status}; is that the REST address?"
+            elif error.status == 404:  # an unknown miner, say
+                problem = str(error)
             raise APIStatusError(problem, status=error.status) from None
         except ClientError as error:
             if error.code != "bad_answer":
                 raise
             raise ClientError(f"{address} is not a PTN API: {error}", code="bad_answer") from None
+
+
+def authentication_failure(error: AuthenticationError, address: str, key: ApiKey) -> AuthenticationError:
+    """The error with the address, and the place to check."""
+    problem = "authentication failed: unknown or expired API key" if error.status == 401 else str(error)
+    sentence = f"{address}: {problem} (check {key.source})"
+    return AuthenticationError(sentence, code=error.code, status=error.status)
 
 
 def fetch(client: PTNClient, call: Call[T]) -> tuple[bytes, T]:
@@ -111,7 +129,7 @@ _OTHER_SCHEMES = {
 
 def _reason(error: BaseException, url: str) -> str:
     """The system's message, and the other scheme where only one side uses TLS."""
-    message = re.sub(r"^no answer: |\[(Errno|SSL)[^\]]*\] | \(_ssl\.c:\d+\)|\.$", "", reason(error))
+    message = re.sub(r"^no answer: |\[(Errno|SSL)[^\]]*\] | \(_ssl\.c:\d+\)|\.$", "", error_text(error))
     scheme, _, rest = url.partition(":")
     other, signs = _OTHER_SCHEMES[scheme]
     return message + (f"; is it {other}:{rest}?" if any(sign in message for sign in signs) else "")

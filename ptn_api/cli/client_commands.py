@@ -131,7 +131,9 @@ def stream(
             "--resume", help="Continue after the last order of the previous run; --exec always does."
         ),
     ] = False,
-    name: Annotated[str, typer.Option(help="Keep the position for --resume under this name.")] = "",
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="Keep the position for --resume under this name.")
+    ] = "",
     wait: Wait = False,
 ) -> None:
     """Follow every order as it happens."""

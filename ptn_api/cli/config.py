@@ -13,13 +13,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import platformdirs
 
 from ptn_api.errors import AuthenticationError, SettingsError
 
-__all__ = ["Config", "config_path", "read_api_key", "read_config"]
+__all__ = ["ApiKey", "Config", "config_path", "read_api_key", "read_config"]
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,20 +56,28 @@ def read_config() -> Config:
     return config
 
 
-def read_api_key(file: Path | None) -> str:
+class ApiKey(NamedTuple):
+    """`source` is where the key came from, for error messages."""
+
+    value: str
+    source: str
+
+
+def read_api_key(file: Path | None) -> ApiKey:
     """The key in the file, in PTN_API_KEY, or in the config file, in this order.
 
     Raises AuthenticationError if all are missing, SettingsError for a file that cannot be read.
     """
     if file is not None:
-        return _key_in_file(file)
+        return _key_in_file(file, "--api-key-file")
     if key := os.environ.get("PTN_API_KEY", "").strip():
         return _checked(key, "PTN_API_KEY")
     config = read_config()
     if config.api_key:
         return _checked(config.api_key, str(config_path()))
     if config.api_key_file:
-        return _key_in_file(Path(config.api_key_file).expanduser())
+        source = f"api_key_file in {config_path()}"
+        return _key_in_file(Path(config.api_key_file).expanduser(), source)
     raise AuthenticationError(
         f"no API key: give one with --api-key-file, PTN_API_KEY or {config_path()}", code="no_key"
     )
@@ -79,7 +88,7 @@ class _Entry(msgspec.Struct):
     tier: int = 100
 
 
-def _key_in_file(file: Path) -> str:
+def _key_in_file(file: Path, source: str) -> ApiKey:
     """The file's only content, or the key of the highest tier in a server's key file, such as the demo's.
 
     Errors do not repeat the file's name: it may be the key, given by mistake.
@@ -87,22 +96,22 @@ def _key_in_file(file: Path) -> str:
     try:
         content = sys.stdin.read() if str(file) == "-" else file.read_text()
     except OSError as error:
-        raise SettingsError(f"--api-key-file: the file cannot be read: {error.strerror}") from None
+        raise SettingsError(f"{source}: the file cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise SettingsError("--api-key-file: not a text file") from None
+        raise SettingsError(f"{source}: not a text file") from None
     if content.lstrip().startswith("{"):
         try:
             entries = msgspec.json.decode(content, type=dict[str, str | _Entry])
         except msgspec.MsgspecError:
-            raise SettingsError("--api-key-file: neither an API key nor a server's key file") from None
+            raise SettingsError(f"{source}: neither an API key nor a server's key file") from None
         grants = [_Entry(key=entry) if isinstance(entry, str) else entry for entry in entries.values()]
         usable = (grant for grant in grants if grant.key)  # others have only a hash
         content = max(usable, key=lambda grant: grant.tier, default=_Entry()).key
-    return _checked(content, "--api-key-file")
+    return _checked(content, source)
 
 
-def _checked(key: str, source: str) -> str:
+def _checked(key: str, source: str) -> ApiKey:
     key = key.strip()
     if not key or not key.isascii() or len(key.split()) != 1:
         raise AuthenticationError(f"no usable API key in {source}", code="no_key")
-    return key
+    return ApiKey(key, source)

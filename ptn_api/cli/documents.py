@@ -35,10 +35,10 @@ def run_statistics(
     """Prints every miner's scores, or one miner's complete element as JSON."""
     with open_client(url, api_key_file) as client:
         if hotkey is not None:
-            body, _ = fetch(client, calls.miner_statistics(hotkey, checkpoints))
+            body, _ = fetch(client, calls.miner_statistics(hotkey, checkpoints=checkpoints))
             print_document(body if as_json else msgspec.json.format(body))
             return
-        body, document = fetch(client, calls.statistics(checkpoints))
+        body, document = fetch(client, calls.statistics(checkpoints=checkpoints))
     if as_json:
         print_document(body)
         return

@@ -188,8 +188,10 @@ def _read_keys(path: Path) -> bytes:
 
     try:
         return read_key_file(path)
+    except FileNotFoundError:
+        raise KeyFileError(f"key file not found: {path} (see --api-keys-file)", code="no_file") from None
     except OSError as error:
-        raise KeyFileError(f"{path}: {error.strerror}") from None
+        raise KeyFileError(f"the key file {path} cannot be read: {error.strerror}") from None
 
 
 def _print_key(sentence: str, key: str, path: Path) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from ptn_api.cli.client import fetch, open_client
 from ptn_api.cli.output import format_return, format_time, print_document, print_rows
 from ptn_api.client import calls
-from ptn_api.client.exchange import Call
+from ptn_api.client.calls import Call
 from ptn_api.client.rest import PTNClient
 from ptn_api.errors import SettingsError
 from ptn_api.model.position import Position
@@ -137,7 +137,9 @@ def _positions_call(
     if known_tier is None:
         raise SettingsError(f"--tier: expected 0, 30, 50 or 100, not {wanted}")
     only: Any = None if status == "all" else status
-    return calls.miner_positions(known_tier, list(miners), list(trade_pairs), only)
+    return calls.miner_positions(
+        tier=known_tier, miner=list(miners), trade_pair=list(trade_pairs), status=only
+    )
 
 
 def _position_rows(positions: Iterable[tuple[str, Position]]) -> Iterator[tuple[str, ...]]:

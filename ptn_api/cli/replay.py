@@ -12,8 +12,7 @@ from pathlib import Path
 from ptn_api.cli.client import open_client
 from ptn_api.cli.output import OrderOutput, order_handler
 from ptn_api.cli.stream import print_gap
-from ptn_api.client.replay_server import ReplayServer
-from ptn_api.client.replaying import Replay, replay
+from ptn_api.client.replaying import Replay, ReplayServer, replay
 
 __all__ = ["run", "run_server"]
 

@@ -106,26 +106,29 @@ _SIMULATED = SimulatorOptions()
 
 
 def simulate(
-    directory: Annotated[Path, typer.Argument(help="Write the validator's directory here.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Write the validator's directory here.")],
     miners: Annotated[
-        int, typer.Option(min=1, help=f"{SETTINGS['demo_miners'].description}.")
+        int, typer.Option(min=1, metavar="N", help=f"{SETTINGS['demo_miners'].description}.")
     ] = _SIMULATED.miners,
     positions: Annotated[
-        int, typer.Option(min=0, help=f"{SETTINGS['demo_positions'].description}.")
+        int, typer.Option(min=0, metavar="N", help=f"{SETTINGS['demo_positions'].description}.")
     ] = _SIMULATED.positions,
-    seed: Annotated[int, typer.Option(help=f"{SETTINGS['demo_seed'].description}.")] = _SIMULATED.seed,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help=f"{SETTINGS['demo_seed'].description}.")
+    ] = _SIMULATED.seed,
     orders_per_minute: Annotated[
-        float, typer.Option(min=0, help=f"{SETTINGS['demo_orders_per_minute'].description}.")
+        float, typer.Option(min=0, metavar="N", help=f"{SETTINGS['demo_orders_per_minute'].description}.")
     ] = _SIMULATED.orders_per_minute,
     live: Annotated[bool, typer.Option("--live", help="Keep trading until interrupted.")] = False,
     speed: Annotated[
         str, typer.Option(help="Run this many times faster than the clock.", metavar="10x")
     ] = "1x",
     journal: Annotated[
-        Path | None, typer.Option(help="Append a record of every simulated action to this file.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Append a record of every simulated action to this file."),
     ] = None,
 ) -> None:
-    """Write a validator's directory without a validator."""
+    """Write a directory as a validator would, and keep trading in it with --live."""
     from ptn_api.simulator.simulator import run_simulator
 
     options = SimulatorOptions(

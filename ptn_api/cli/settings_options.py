@@ -50,6 +50,7 @@ def _option_for(setting: Setting) -> Any:
         setting.flag,
         metavar=setting.unit or None,
         help=f"{setting.description}{default}.",
+        show_default=False,
         rich_help_panel=setting.section,
     )
     return Annotated[(bool if setting.is_switch else str) | None, option]

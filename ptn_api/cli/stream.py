@@ -10,13 +10,14 @@ from pathlib import Path
 
 import msgspec
 
-from ptn_api.cli.client import check_stream, print_client_log, ws_url
+from ptn_api.cli.client import authentication_failure, check_stream, print_client_log, ws_url
 from ptn_api.cli.config import read_api_key
 from ptn_api.cli.output import OrderOutput, order_handler, print_document
-from ptn_api.client.handling import Handling, OnError
-from ptn_api.client.pace import Pace
+from ptn_api.client.arguments import Timing
+from ptn_api.client.delivery import Dispatcher, OnError
 from ptn_api.client.recording import Recording
 from ptn_api.client.stream import Stream
+from ptn_api.errors import AuthenticationError
 from ptn_api.tasks import cancel_and_wait
 from ptn_api.wire.client_session import Gap, State
 
@@ -44,10 +45,10 @@ def run(
     decides whether an order is done.
     """
     print_client_log()
-    address = ws_url(url)
+    address, key = ws_url(url), read_api_key(api_key_file)
     stream = Stream(
         address,
-        read_api_key(api_key_file),
+        key.value,
         name=f"ptn-stream-{name}" if name else "ptn-stream",
         resume=resume or command is not None,
         miners=list(miners) or None,
@@ -62,19 +63,22 @@ def run(
         _stop_on_signals(stream)
         if not wait:
             await check_stream(address)
-        handling = Handling(
-            stream, [handler], on_error=on_error if command else "stop", retries=5, pace=Pace()
+        dispatcher = Dispatcher(
+            stream, [handler], on_error=on_error if command else "stop", retries=5, timing=Timing()
         )
         handled = 0
         async with stream:
             async for message in stream:
-                if not await handling.handle([message]):
+                if not await dispatcher.dispatch([message]):
                     break
                 handled += 1
                 if handled == count:
                     break
 
-    asyncio.run(follow())
+    try:
+        asyncio.run(follow())
+    except AuthenticationError as error:
+        raise authentication_failure(error, address, key) from None
 
 
 def run_recorder(
@@ -94,7 +98,7 @@ def run_recorder(
     recording = Recording(file)
     stream = Stream(
         address,
-        key,
+        key.value,
         cursor_store=recording,
         miners=list(miners) or None,
         trade_pairs=list(trade_pairs) or None,
@@ -114,7 +118,7 @@ def run_recorder(
         flushing = asyncio.create_task(flush_every_second())
         try:
             async with stream:
-                async for item in stream.steps():
+                async for item in stream.items():
                     recording.take(item)
                     if isinstance(item.value, Gap):
                         print_gap(item.value)
@@ -125,6 +129,8 @@ def run_recorder(
 
     try:
         asyncio.run(record())
+    except AuthenticationError as error:
+        raise authentication_failure(error, address, key) from None
     finally:
         recording.close()
     if as_json:

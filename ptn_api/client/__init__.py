@@ -1,15 +1,17 @@
-"""What a consumer uses: follow the orders as they happen, ask for documents, keep a mirror of all positions.
+"""The client library: orders as they happen, REST documents, and a mirror of all positions.
 
-- `connect` (`Stream`): every order, asynchronously; `follow`: the same for a plain `for`;
-  `ptn_api.websocket_client`: the same for a handler.
+- `connect` (`Stream`): every order, for asyncio; `follow`: the same for a plain `for` loop;
+  `ptn_api.websocket_client`: the same for handlers.
 - `PTNClient`, `AsyncPTNClient`: the REST routes.
-- `replay`, `Replay`: the same handler on the past; `Recording` is where the stream is kept for it.
-- `Book`: every position as of now; `open_book`: the same for programs that block.
-- `ptn_api.client.testing`: a server to test a bot against, which also misbehaves on command.
+- `PositionMirror`: the current state of every position; `open_mirror`: the same for blocking code.
+- `replay`, `Replay`: past orders for the same handlers; `Recording`: a file of them.
+- `ptn_api.client.testing`: a server for tests, which also fails on command.
 
-Light: no server is installed or imported with it, and names are imported when they are first used (a bot
-that only follows the stream does without the HTTP library). It logs to `ptn_api.client` and configures
-nothing.
+The server's packages are neither required nor imported, and each name is imported on first use: a bot that
+only follows the stream does not load the HTTP library. The logger is `ptn_api.client`; nothing is configured.
+
+`Book`, `OpenBook`, `open_book` and `Pace` are the former names of `PositionMirror`, `OpenMirror`,
+`open_mirror` and `Timing`.
 """
 
 from __future__ import annotations
@@ -18,32 +20,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ptn_api.client.blocking_book import OpenBook, open_book
-    from ptn_api.client.book import Book
-    from ptn_api.client.calls import MessagePage
-    from ptn_api.client.cursor_file import CursorStore, NoCursorFile
-    from ptn_api.client.documents import (
+    from ptn_api.client.arguments import Timing
+    from ptn_api.client.arguments import Timing as Pace
+    from ptn_api.client.calls import (
         Checkpoint,
         Ledgers,
+        MessagePage,
         Miner,
         MinerPositions,
         PositionChanges,
         StatisticsDocument,
     )
-    from ptn_api.client.exchange import Retries
-    from ptn_api.client.following import Following, follow
+    from ptn_api.client.cursor_file import CursorStore, NoCursorFile
+    from ptn_api.client.delivery import Following, follow
     from ptn_api.client.message import NewOrder, PTNWebSocketMessage, TradePairId
-    from ptn_api.client.pace import Pace
+    from ptn_api.client.mirror import OpenMirror, PositionMirror, open_mirror
+    from ptn_api.client.mirror import OpenMirror as OpenBook
+    from ptn_api.client.mirror import PositionMirror as Book
+    from ptn_api.client.mirror import open_mirror as open_book
     from ptn_api.client.recording import Recording, read_recording
-    from ptn_api.client.replay_server import ReplayServer
-    from ptn_api.client.replaying import Replay, ReplayClock, replay
-    from ptn_api.client.rest import AsyncPTNClient, PTNClient
+    from ptn_api.client.replaying import Replay, ReplayClock, ReplayServer, replay
+    from ptn_api.client.rest import AsyncPTNClient, PTNClient, Retries
     from ptn_api.client.stream import Stream, connect
     from ptn_api.model.order import Order
     from ptn_api.model.position import Position
     from ptn_api.model.statistics import Elimination, MinerStatistics
     from ptn_api.wire.about import Health, Me
-    from ptn_api.wire.client_session import Cursor, Gap, State
+    from ptn_api.wire.client_session import Cursor, Gap, State, StreamItem
 
 __all__ = [
     "AsyncPTNClient",
@@ -64,12 +67,14 @@ __all__ = [
     "NewOrder",
     "NoCursorFile",
     "OpenBook",
+    "OpenMirror",
     "Order",
     "PTNClient",
     "PTNWebSocketMessage",
     "Pace",
     "Position",
     "PositionChanges",
+    "PositionMirror",
     "Recording",
     "Replay",
     "ReplayClock",
@@ -78,46 +83,53 @@ __all__ = [
     "State",
     "StatisticsDocument",
     "Stream",
+    "StreamItem",
+    "Timing",
     "TradePairId",
     "connect",
     "follow",
     "open_book",
+    "open_mirror",
     "read_recording",
     "replay",
 ]
 
 _HOMES = {
-    "client.book": ("Book",),
-    "client.calls": ("MessagePage",),
-    "client.cursor_file": ("CursorStore", "NoCursorFile"),
-    "client.exchange": ("Retries",),
-    "client.documents": (
+    "client.arguments": ("Timing",),
+    "client.calls": (
         "Checkpoint",
         "Ledgers",
+        "MessagePage",
         "Miner",
         "MinerPositions",
         "PositionChanges",
         "StatisticsDocument",
     ),
-    "client.following": ("Following", "follow"),
+    "client.cursor_file": ("CursorStore", "NoCursorFile"),
+    "client.delivery": ("Following", "follow"),
     "client.message": ("NewOrder", "PTNWebSocketMessage", "TradePairId"),
-    "client.blocking_book": ("OpenBook", "open_book"),
-    "client.pace": ("Pace",),
+    "client.mirror": ("OpenMirror", "PositionMirror", "open_mirror"),
     "client.recording": ("Recording", "read_recording"),
-    "client.replay_server": ("ReplayServer",),
-    "client.replaying": ("Replay", "ReplayClock", "replay"),
-    "client.rest": ("AsyncPTNClient", "PTNClient"),
+    "client.replaying": ("Replay", "ReplayClock", "ReplayServer", "replay"),
+    "client.rest": ("AsyncPTNClient", "PTNClient", "Retries"),
     "client.stream": ("Stream", "connect"),
     "model.order": ("Order",),
     "model.position": ("Position",),
     "model.statistics": ("Elimination", "MinerStatistics"),
     "wire.about": ("Health", "Me"),
-    "wire.client_session": ("Cursor", "Gap", "State"),
+    "wire.client_session": ("Cursor", "Gap", "State", "StreamItem"),
+}
+_FORMER_NAMES = {
+    "Book": "PositionMirror",
+    "OpenBook": "OpenMirror",
+    "Pace": "Timing",
+    "open_book": "open_mirror",
 }
 
 
 def __getattr__(name: str) -> Any:
+    current = _FORMER_NAMES.get(name, name)
     for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"ptn_api.{module}"), name)
+        if current in names:
+            return getattr(import_module(f"ptn_api.{module}"), current)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

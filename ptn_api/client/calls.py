@@ -1,30 +1,27 @@
-"""The REST routes, as calls: what is asked, and what is made of the answer."""
+"""The REST routes: the parameters of each call, and the documents they return.
+
+Each function here makes the `Call` that `PTNClient` and `AsyncPTNClient` (`rest.py`) send in their own way.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Literal, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 from urllib.parse import quote
 
 import msgspec
 
 from ptn_api.client import tables
-from ptn_api.client.choice import Choice, several, trade_pairs_of
-from ptn_api.client.documents import (
-    Checkpoint,
-    Ledgers,
-    Miner,
-    MinerPositions,
-    PositionChanges,
-    StatisticsDocument,
-)
-from ptn_api.client.download import Download, Progress
-from ptn_api.client.exchange import Call
+from ptn_api.client.arguments import Choice, as_list, trade_pairs_from
 from ptn_api.client.message import PTNWebSocketMessage
-from ptn_api.errors import InvalidInputError
-from ptn_api.model.statistics import Elimination, Eliminations, MinerStatistics
+from ptn_api.client.tables import Rows
+from ptn_api.errors import InvalidInputError, SettingsError
+from ptn_api.model.miner import Aggregates, MinerEntry
+from ptn_api.model.position import Position
+from ptn_api.model.statistics import Elimination, Eliminations, MinerStatistics, PerfLedger, Statistics
 from ptn_api.model.tiers import Tier
 from ptn_api.wire.about import Health, Me
 from ptn_api.wire.frames import Format
@@ -33,203 +30,374 @@ from ptn_api.wire.server_frames import OrderMessage
 if TYPE_CHECKING:
     import polars
 
-__all__ = ["Changes", "MessagePage", "Snapshot", "Status"]
+__all__ = [
+    "Call",
+    "Checkpoint",
+    "Ledgers",
+    "MessagePage",
+    "Miner",
+    "MinerPositions",
+    "PositionChanges",
+    "Progress",
+    "StatisticsDocument",
+    "Status",
+]
 
 T = TypeVar("T")
 
 Status = Literal["open", "closed"]
+Progress = Callable[[int, int | None], object]
+"""Called with the bytes received so far, compressed as they travel, and their total if known."""
+
+_Reader = Callable[[bytes, Mapping[str, str]], T]
+"""Decodes a response: (body, headers) -> result."""
+
+
+class Call(Generic[T]):
+    """A GET request and the reader of its response.
+
+    `accept` lists the statuses that `read` understands; `cached` results are kept with their ETag.
+    With `to_file` the body is downloaded to that file, and the result is its path.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        read: _Reader[T],
+        *,
+        accept: Sequence[int] = (200,),
+        cached: bool = True,
+        to_file: Path | None = None,
+        progress: Progress | None = None,
+        **parameters: Any,
+    ) -> None:
+        self.path = path
+        self.read = read
+        self.accept = accept
+        self.cached = cached and to_file is None
+        self.to_file = to_file
+        self.progress = progress
+        self.parameters = {name: value for name, value in parameters.items() if value not in (None, [], "")}
+        self.key = (path, read, msgspec.json.encode(self.parameters))
+        """Identifies the request in the cache."""
+
+
+# --- documents --------------------------------------------------------------------------------------------
+
+
+class Miner(MinerEntry, kw_only=True):
+    """One miner's entry."""
+
+    def to_polars(self, rows: Rows = "positions") -> polars.DataFrame:
+        """Returns one row per position, or per order."""
+        return tables.positions_or_orders(self.positions, rows)
+
+
+class MinerPositions(dict[str, Miner]):
+    """`{hotkey: entry}`, best miner first.
+
+    At tier 100 the document contains everything up to `epoch`, `sequence` and `revision`. Lower tiers have
+    `as_of_ms` instead: everything up to that time is visible.
+    """
+
+    epoch: str | None = None
+    sequence: int | None = None
+    revision: int | None = None
+    as_of_ms: int | None = None
+
+    @classmethod
+    def read(cls, body: bytes, headers: Mapping[str, str]) -> MinerPositions:
+        entries = cls(msgspec.json.decode(body, type=dict[str, Miner]))
+        entries.epoch = headers.get("x-ptn-epoch")
+        entries.sequence = _int(headers.get("x-ptn-sequence"))
+        entries.revision = _int(headers.get("x-ptn-revision"))
+        entries.as_of_ms = _int(headers.get("x-ptn-as-of"))
+        return entries
+
+    @property
+    def cursor(self) -> str | None:
+        """The argument for `miner_positions(since=)`; None at lower tiers."""
+        return None if self.epoch is None else f"{self.epoch}:{self.revision}"
+
+    def positions(self) -> Iterator[Position]:
+        """Yields the positions of all miners."""
+        for entry in self.values():
+            yield from entry.positions
+
+    def to_polars(self, rows: Rows = "positions") -> polars.DataFrame:
+        """Returns one row per position, or per order."""
+        return tables.positions_or_orders(self.positions(), rows)
+
+
+class PositionChanges(msgspec.Struct, kw_only=True):
+    """Changes since a cursor: apply `removed` (hotkey, uuid) first, then `positions` by hotkey.
+
+    `miners` are the current aggregates of all miners; `cursor` is the argument of the next call.
+    """
+
+    cursor: str
+    sequence: int
+    removed: list[tuple[str, str]]
+    positions: dict[str, list[Position]]
+    miners: dict[str, Aggregates]
+
+    def to_polars(self, rows: Rows = "positions") -> polars.DataFrame:
+        """Returns one row per changed position, or per order of those."""
+        changed = (position for positions in self.positions.values() for position in positions)
+        return tables.positions_or_orders(changed, rows)
+
+
+class StatisticsDocument(Statistics, kw_only=True):
+    """The validator's statistics: `data` has an element per miner."""
+
+    def of(self, hotkey: str) -> MinerStatistics | None:
+        """Returns one miner's element."""
+        return next((miner for miner in self.data if miner.hotkey == hotkey), None)
+
+    def to_polars(self) -> polars.DataFrame:
+        """Returns one row per miner, with a column per value (`scores.omega.value`)."""
+        return tables.statistics(self.data)
+
+
+class Ledgers(dict[str, PerfLedger]):
+    """One miner's ledgers, by trade pair and "portfolio"."""
+
+    hotkey = ""
+
+    @classmethod
+    def read(cls, hotkey: str, body: bytes) -> Ledgers:
+        """Decodes the current schema, or the older one with only the portfolio's ledger."""
+        try:
+            ledgers = cls(msgspec.json.decode(body, type=dict[str, PerfLedger]))
+        except msgspec.ValidationError:
+            ledgers = cls(portfolio=msgspec.json.decode(body, type=PerfLedger))
+        ledgers.hotkey = hotkey
+        return ledgers
+
+    def to_polars(self) -> polars.DataFrame:
+        """Returns one row per checkpoint of a ledger."""
+        return tables.ledgers({self.hotkey: self})
+
+
+class Checkpoint(msgspec.Struct, kw_only=True):
+    """The state that a validator restores from; times are epoch ms.
+
+    The "youngest" order has the smallest time, the "oldest" the largest; the names are historical.
+    It contains every order up to `sequence` of the log `epoch`; the stream continues there.
+    """
+
+    version: Any = None
+    created_timestamp_ms: int | None = None
+    created_date: str | None = None
+    challengeperiod: Any = None
+    eliminations: list[Elimination] = msgspec.field(default_factory=list)
+    youngest_order_processed_ms: int | None = None
+    oldest_order_processed_ms: int | None = None
+    positions: dict[str, Miner] = msgspec.field(default_factory=dict)
+    perf_ledgers: dict[str, PerfLedger] = msgspec.field(default_factory=dict)
+    epoch: str | None = None
+    sequence: int | None = None
+
+    @classmethod
+    def read(cls, body: bytes, headers: Mapping[str, str]) -> Checkpoint:
+        checkpoint = msgspec.json.decode(body, type=cls)
+        checkpoint.epoch = headers.get("x-ptn-epoch")
+        checkpoint.sequence = _int(headers.get("x-ptn-sequence"))
+        return checkpoint
+
+    def to_polars(self, rows: Rows = "positions") -> polars.DataFrame:
+        """Returns one row per position, or per order."""
+        return MinerPositions(self.positions).to_polars(rows)
+
+    def ledgers_to_polars(self) -> polars.DataFrame:
+        """Returns one row per checkpoint of a miner's portfolio ledger."""
+        return tables.ledgers({hotkey: {"portfolio": ledger} for hotkey, ledger in self.perf_ledgers.items()})
 
 
 class MessagePage(msgspec.Struct, frozen=True, kw_only=True):
-    """Messages after a cursor; ask again with `after=next`, until `next` is `head`."""
+    """A page of messages after a cursor; continue with `after=next` until `next` is `head`."""
 
     messages: list[PTNWebSocketMessage]
     next: int
     head: int
     epoch: str
 
+    @classmethod
+    def read(cls, body: bytes, headers: Mapping[str, str]) -> MessagePage:
+        page = msgspec.json.decode(body, type=_EncodedPage)
+        messages = [PTNWebSocketMessage(message) for message in page.messages]
+        return cls(messages=messages, next=page.next, head=page.head, epoch=page.epoch)
+
     def to_polars(self) -> polars.DataFrame:
-        """One row per order."""
+        """Returns one row per order."""
         return tables.messages(self.messages)
 
 
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """Every position's JSON text, with where the stream goes on. Everything up to there is in it."""
-
-    epoch: str
-    sequence: int
-    revision: int
-    positions: list[msgspec.Raw]
-
-
-class Changes(msgspec.Struct, frozen=True, kw_only=True):
-    """What changed since a cursor: first `removed` (hotkey, uuid), then `positions` (JSON texts) apply."""
-
-    epoch: str
-    sequence: int
-    revision: int
-    removed: list[tuple[str, str]]
-    positions: list[msgspec.Raw]
-
-
-def miner_positions(
-    tier: Tier | None, miner: Choice, trade_pair: Choice, status: Status | None
-) -> Call[MinerPositions]:
-    return Call(
-        "/miner-positions",
-        MinerPositions.read,
-        tier=tier,
-        miner=several(miner),
-        trade_pair=trade_pairs_of(trade_pair),
-        status=status,
-    )
-
-
-def position_changes(since: str) -> Call[PositionChanges]:
-    return Call("/miner-positions", _typed(PositionChanges), kept=False, since=since)
-
-
-def miner(hotkey: str) -> Call[Miner]:
-    return Call(_of("/miner-positions", hotkey), _typed(Miner))
-
-
-def hotkeys() -> Call[list[str]]:
-    return Call("/miner-hotkeys", _typed(list[str]))
-
-
-def statistics(checkpoints: bool) -> Call[StatisticsDocument]:
-    return Call("/statistics", _typed(StatisticsDocument), checkpoints=None if checkpoints else "false")
-
-
-def miner_statistics(hotkey: str, checkpoints: bool) -> Call[MinerStatistics]:
-    path = _of("/statistics", hotkey)
-    return Call(path, _typed(MinerStatistics), checkpoints=None if checkpoints else "false")
-
-
-def eliminations() -> Call[list[Elimination]]:
-    return Call("/eliminations", _eliminations)
-
-
-def checkpoint() -> Call[Checkpoint]:
-    return Call("/validator-checkpoint", Checkpoint.read)
-
-
-def checkpoint_file(to_file: str | os.PathLike[str], progress: Progress | None) -> Download:
-    return Download("/validator-checkpoint", to_file, progress)
-
-
-def perf_ledger(hotkey: str) -> Call[Ledgers]:
-    return Call(_of("/perf-ledger", hotkey), _ledgers(hotkey))
-
-
-def me() -> Call[Me]:
-    return Call("/me", _typed(Me))
-
-
-def health() -> Call[Health]:
-    """Also what a server says of itself that is starting or not well, which comes with 503."""
-    return Call("/health", _typed(Health), accept=(200, 503))
-
-
-def messages(
-    after: int,
-    epoch: str | None,
-    limit: int,
-    miner: Choice,
-    trade_pair: Choice,
-    format: Format,  # noqa: A002 - the protocol's word
-) -> Call[MessagePage]:
-    return Call(
-        "/messages",
-        _message_page,
-        kept=False,
-        after=after,
-        epoch=epoch,
-        limit=limit,
-        miner=several(miner),
-        trade_pair=trade_pairs_of(trade_pair),
-        format=format,
-    )
-
-
-def snapshot() -> Call[Snapshot]:
-    return Call("/miner-positions", _snapshot, kept=False)
-
-
-def changes(epoch: str, revision: int) -> Call[Changes]:
-    return Call("/miner-positions", _changes, kept=False, since=f"{epoch}:{revision}")
-
-
-# --- reading answers --------------------------------------------------------------------------------------
-
-
-def _of(route: str, hotkey: str) -> str:
-    """A miner's path; without a hotkey it would be another document's. Raises InvalidInputError."""
-    if not hotkey:
-        raise InvalidInputError("no hotkey given", code="no_hotkey")
-    return f"{route}/{quote(hotkey, safe='')}"
-
-
-@cache  # the same function each time, by which the same question is known
-def _typed(kind: type[T]) -> Callable[[bytes, Mapping[str, str]], T]:
-    decoder = msgspec.json.Decoder(kind)
-    return lambda body, _: decoder.decode(body)
-
-
-@cache
-def _ledgers(hotkey: str) -> Callable[[bytes, Mapping[str, str]], Ledgers]:
-    return lambda body, _: Ledgers.read(hotkey, body)
-
-
-def _eliminations(body: bytes, headers: Mapping[str, str]) -> list[Elimination]:
-    return msgspec.json.decode(body, type=Eliminations).eliminations
-
-
-class _Page(msgspec.Struct):
+class _EncodedPage(msgspec.Struct):
     messages: list[OrderMessage]
     next: int
     head: int
     epoch: str
 
 
-def _message_page(body: bytes, headers: Mapping[str, str]) -> MessagePage:
-    page = msgspec.json.decode(body, type=_Page)
-    return MessagePage(
-        messages=[PTNWebSocketMessage(message) for message in page.messages],
-        next=page.next,
-        head=page.head,
-        epoch=page.epoch,
+# --- routes -----------------------------------------------------------------------------------------------
+
+
+@overload
+def miner_positions(
+    *,
+    tier: Tier | None = None,
+    miner: Choice = (),
+    trade_pair: Choice = (),
+    status: Status | None = None,
+    since: None = None,
+) -> Call[MinerPositions]: ...
+
+
+@overload
+def miner_positions(*, since: str) -> Call[PositionChanges]: ...
+
+
+def miner_positions(
+    *,
+    tier: Tier | None = None,
+    miner: Choice = (),
+    trade_pair: Choice = (),
+    status: Status | None = None,
+    since: str | None = None,
+) -> Call[MinerPositions] | Call[PositionChanges]:
+    """Every miner's positions, best miner first; `tier` None means 100.
+
+    `miner` and `trade_pair` filter. `since` (a previous result's `cursor`, tier 100) returns only what
+    changed; APIStatusError with status 410 means that the whole document is needed.
+    """
+    if since is not None:
+        return Call("/miner-positions", _decoder(PositionChanges), cached=False, since=since)
+    return Call(
+        "/miner-positions",
+        MinerPositions.read,
+        tier=tier,
+        miner=as_list(miner),
+        trade_pair=trade_pairs_from(trade_pair),
+        status=status,
     )
 
 
-class _Entry(msgspec.Struct):
-    positions: list[msgspec.Raw]
+def miner(hotkey: str) -> Call[Miner]:
+    """One miner's entry, at the key's own tier."""
+    return Call(_path("/miner-positions", hotkey), _decoder(Miner))
 
 
-def _snapshot(body: bytes, headers: Mapping[str, str]) -> Snapshot:
-    entries = msgspec.json.decode(body, type=dict[str, _Entry])
-    return Snapshot(
-        epoch=headers["x-ptn-epoch"],
-        sequence=int(headers["x-ptn-sequence"]),
-        revision=int(headers["x-ptn-revision"]),
-        positions=[position for entry in entries.values() for position in entry.positions],
-    )
+def hotkeys() -> Call[list[str]]:
+    """The hotkeys of all miners known to the validator."""
+    return Call("/miner-hotkeys", _decoder(list[str]))
 
 
-class _Changed(msgspec.Struct):
-    cursor: str
-    sequence: int
-    removed: list[tuple[str, str]]
-    positions: dict[str, list[msgspec.Raw]]
+def statistics(*, checkpoints: bool = True) -> Call[StatisticsDocument]:
+    """The validator's statistics: `data` is a list of miners."""
+    return Call("/statistics", _decoder(StatisticsDocument), checkpoints=None if checkpoints else "false")
 
 
-def _changes(body: bytes, headers: Mapping[str, str]) -> Changes:
-    changed = msgspec.json.decode(body, type=_Changed)
-    epoch, _, revision = changed.cursor.rpartition(":")
-    return Changes(
+def miner_statistics(hotkey: str, *, checkpoints: bool = True) -> Call[MinerStatistics]:
+    """One miner's statistics."""
+    path = _path("/statistics", hotkey)
+    return Call(path, _decoder(MinerStatistics), checkpoints=None if checkpoints else "false")
+
+
+def eliminations() -> Call[list[Elimination]]:
+    """The eliminated miners, with time and reason."""
+    return Call("/eliminations", _read_eliminations)
+
+
+@overload
+def validator_checkpoint() -> Call[Checkpoint]: ...
+
+
+@overload
+def validator_checkpoint(to_file: str | os.PathLike[str], progress: Progress | None = None) -> Call[Path]: ...
+
+
+def validator_checkpoint(
+    to_file: str | os.PathLike[str] | None = None, progress: Progress | None = None
+) -> Call[Checkpoint] | Call[Path]:
+    """The state that a validator restores from (tier 100).
+
+    `to_file` streams it to a temporary file, renamed when complete, and calls `progress(bytes, total)`. An
+    interrupted download starts over: the document changes with every order, so it cannot resume.
+    """
+    if to_file is None:
+        return Call("/validator-checkpoint", Checkpoint.read)
+    file = Path(to_file)
+    if file.exists() and not file.is_file():
+        raise SettingsError(f"cannot replace {file}: not a regular file")
+    return Call("/validator-checkpoint", lambda body, headers: file, to_file=file, progress=progress)
+
+
+def perf_ledger(hotkey: str) -> Call[Ledgers]:
+    """One miner's ledgers, by trade pair and "portfolio"."""
+    return Call(_path("/perf-ledger", hotkey), _ledgers_reader(hotkey))
+
+
+def me() -> Call[Me]:
+    """The server's information about the API key."""
+    return Call("/me", _decoder(Me))
+
+
+def health() -> Call[Health]:
+    """The server's health, also while it is starting or unhealthy (status 503). Needs no key."""
+    return Call("/health", _decoder(Health), accept=(200, 503))
+
+
+def messages(
+    after: int = -1,
+    *,
+    epoch: str | None = None,
+    limit: int = 1_000,
+    miner: Choice = (),
+    trade_pair: Choice = (),
+    format: Format = "full",  # noqa: A002 - the protocol's word
+) -> Call[MessagePage]:
+    """The stream's messages after a sequence; -1 returns no messages, but where to begin.
+
+    APIStatusError with status 410 means that the server no longer has them.
+    """
+    return Call(
+        "/messages",
+        MessagePage.read,
+        cached=False,
+        after=after,
         epoch=epoch,
-        sequence=changed.sequence,
-        revision=int(revision),
-        removed=changed.removed,
-        positions=[position for positions in changed.positions.values() for position in positions],
+        limit=limit,
+        miner=as_list(miner),
+        trade_pair=trade_pairs_from(trade_pair),
+        format=format,
     )
+
+
+# --- reading responses ------------------------------------------------------------------------------------
+
+
+def _path(route: str, hotkey: str) -> str:
+    # An empty hotkey would be the path of another document.
+    if not hotkey:
+        raise InvalidInputError("the hotkey is empty", code="no_hotkey")
+    return f"{route}/{quote(hotkey, safe='')}"
+
+
+@cache  # equal calls need the same reader: it is part of the cache key
+def _decoder(result_type: type[T]) -> _Reader[T]:
+    decoder = msgspec.json.Decoder(result_type)
+    return lambda body, _: decoder.decode(body)
+
+
+@cache
+def _ledgers_reader(hotkey: str) -> _Reader[Ledgers]:
+    return lambda body, _: Ledgers.read(hotkey, body)
+
+
+def _read_eliminations(body: bytes, headers: Mapping[str, str]) -> list[Elimination]:
+    return msgspec.json.decode(body, type=Eliminations).eliminations
+
+
+def _int(text: str | None) -> int | None:
+    return None if text is None else int(text)

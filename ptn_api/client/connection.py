@@ -1,20 +1,19 @@
-"""The follower's motor: connects, keeps the session fed, and comes back after whatever ended it."""
+"""The connection to one server: it feeds the session, reconnects after every failure, and fills the inbox."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NamedTuple
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from ptn_api.client.inbox import Inbox
-from ptn_api.client.pace import Backoff, Pace
-from ptn_api.client.reason import reason
+from ptn_api.client.arguments import ReconnectBackoff, Timing
 from ptn_api.clock import Clock, wall_ms
-from ptn_api.errors import AuthenticationError
+from ptn_api.errors import AuthenticationError, error_text
 from ptn_api.tasks import cancel_and_wait
 from ptn_api.wire.client_session import (
     ClientSession,
@@ -32,26 +31,79 @@ from ptn_api.wire.clock_offset import ClockOffset
 from ptn_api.wire.close_codes import CLOSE_CODES, REPLACED, should_return
 from ptn_api.wire.frames import Subscribe
 
-__all__ = ["Connection", "Ending"]
+__all__ = ["Connection", "Inbox"]
 
 logger = logging.getLogger("ptn_api.client")
 
 _MAX_FRAME = 64 << 20
-"""The longest frame taken, in bytes: a position with many thousand orders comes as one message."""
+"""Longest accepted frame in bytes: a position with many thousand orders is one message."""
+
+
+class Inbox:
+    """Received items in order, bounded: the connection waits while it is full.
+
+    For one producer and one consumer in one event loop.
+    """
+
+    def __init__(self, limit: int = 1_000) -> None:
+        self._items: deque[StreamItem] = deque()
+        self._limit = limit
+        self._filled = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._closed = False
+        self._error: BaseException | None = None
+
+    async def put(self, item: StreamItem) -> None:
+        """Appends an item; waits while the inbox is full."""
+        # The socket is not read meanwhile, so TCP slows the server down.
+        while len(self._items) >= self._limit:
+            self._drained.clear()
+            await self._drained.wait()
+        self._items.append(item)
+        self._filled.set()
+
+    async def first(self) -> StreamItem | None:
+        """Waits for the next item and leaves it in place; None after `close`. Raises the error of `close`."""
+        while not self._items and not self._closed:
+            self._filled.clear()
+            await self._filled.wait()
+        if not self._items and self._error is not None:  # not before the items that came first
+            raise self._error
+        return self.peek()
+
+    def peek(self) -> StreamItem | None:
+        """Returns the next item without waiting."""
+        return self._items[0] if self._items else None
+
+    def drop(self, item: StreamItem) -> None:
+        """Removes the first item; does nothing if `close` removed it already."""
+        if self._items and self._items[0] is item:
+            self._items.popleft()
+            self._drained.set()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Ends the inbox. Without an error queued items are discarded; before an error they are delivered."""
+        if self._closed:
+            return
+        self._closed = True
+        self._error = error
+        if error is None:
+            self._items.clear()
+        self._filled.set()
 
 
 class Ending(NamedTuple):
-    """How a connection ended."""
+    """The way a connection ended."""
 
     kind: Literal["lost", "evicted", "refused"]
     detail: str
 
 
 class Connection:
-    """Follows one server for ever; what comes is put into the inbox.
+    """A connection that is kept up until it is cancelled.
 
-    A refused login is tried again slowly, or, with `stop_on_auth_error`, ends it: the inbox is closed with
-    AuthenticationError. `on_state` is called as things happen, ahead of what waits in the inbox.
+    A refused login is retried slowly, or, with `stop_on_auth_error`, closes the inbox with
+    AuthenticationError. `on_state` is called at once, ahead of the items that wait in the inbox.
     """
 
     def __init__(
@@ -62,7 +114,7 @@ class Connection:
         *,
         cursor: Cursor,
         subscription: Subscribe | None,
-        pace: Pace,
+        timing: Timing,
         on_state: Callable[[State], Awaitable[None]],
         stop_on_auth_error: bool = False,
         ssl: Any = None,
@@ -75,43 +127,43 @@ class Connection:
         self._url = url
         self._api_key = api_key
         self._inbox = inbox
-        self._pace = pace
+        self._timing = timing
         self._on_state = on_state
         self._stop_on_auth_error = stop_on_auth_error
         self._options = {} if ssl is None else {"ssl": ssl}
         self._clock = clock
-        self._backoff = Backoff(pace)
+        self._backoff = ReconnectBackoff(timing)
         self._known_gap: int | None = None
         self._session: ClientSession | None = None
         self._outgoing = asyncio.Event()
-        self._waiting = False
+        self._receiving = False
         self._ending: Ending | None = None
-        self._broken = False
+        self._disconnected = False
 
     async def run(self) -> None:
-        """Until cancelled, or refused for good."""
+        """Connects and reconnects until cancelled, or until a refusal is final."""
         while True:
             await self._enter("connecting")
-            ending = await self._attempt()
+            ending = await self._connect_once()
             if ending.kind == "refused" and self._stop_on_auth_error:
                 self._inbox.close(AuthenticationError(ending.detail))
                 return
-            pause = self._pause(ending)
-            logger.log(
-                logging.ERROR if ending.kind == "refused" else logging.WARNING,
-                "%s: %s; trying again in %.1f s",
-                self._url,
-                ending.detail,
-                pause,
-            )
-            await asyncio.sleep(pause)
+            match ending.kind:
+                case "refused":
+                    level, delay = logging.ERROR, self._backoff.refused()
+                case "evicted":
+                    level, delay = logging.WARNING, self._backoff.evicted()
+                case "lost":
+                    level, delay = logging.WARNING, self._backoff.lost()
+            logger.log(level, "%s: %s; retrying in %.1f s", self._url, ending.detail, delay)
+            await asyncio.sleep(delay)
 
-    async def stopped(self) -> None:
-        """Says that it is over; to be called after `run` has ended."""
+    async def report_stopped(self) -> None:
+        """Reports the final state; called after `run` has ended."""
         await self._enter("stopped")
 
     def subscribe(self, subscription: Subscribe) -> None:
-        """Changes the subscription, now and for later connections."""
+        """Changes the subscription, for this and later connections."""
         self.subscription = subscription
         if self._session is not None:
             self._session.subscribe(subscription, self._clock())
@@ -125,56 +177,61 @@ class Connection:
 
     # --- one connection -----------------------------------------------------------------------------------
 
-    async def _attempt(self) -> Ending:
-        begun = asyncio.get_running_loop().time()
+    async def _connect_once(self) -> Ending:
+        started = asyncio.get_running_loop().time()
         self._ending = None
-        self._broken = False
+        self._disconnected = False
         try:
             async with connect(
                 self._url,
-                open_timeout=self._pace.connect,
-                close_timeout=self._pace.close,
-                ping_interval=None,  # the session has pings of its own
+                open_timeout=self._timing.connect,
+                close_timeout=self._timing.close,
+                ping_interval=None,  # the session sends its own pings
                 max_size=_MAX_FRAME,
                 **self._options,
             ) as socket:
-                ending = await self._converse(socket)
+                ending = await self._run_session(socket)
         except (OSError, EOFError, WebSocketException, asyncio.TimeoutError) as error:
-            ending = self._ending or Ending("lost", f"no connection: {reason(error)}")
-        self._backoff.lasted(asyncio.get_running_loop().time() - begun)
+            ending = self._ending or Ending("lost", f"no connection: {error_text(error)}")
+        self._backoff.connected_for(asyncio.get_running_loop().time() - started)
         return ending
 
-    async def _converse(self, socket: ClientConnection) -> Ending:
+    async def _run_session(self, socket: ClientConnection) -> Ending:
         session = self._session = ClientSession(
             api_key=self._api_key,
             cursor=self.cursor,
             subscription=self.subscription,
             known_gap=self._known_gap,
-            ping_ms=_ms(self._pace.ping),
-            login_ms=_ms(self._pace.connect),
+            ping_ms=_ms(self._timing.ping),
+            login_ms=_ms(self._timing.connect),
             clock_offset=self.clock_offset,
         )
         session.start()
-        self._outgoing.set()
+        self._outgoing.set()  # the login
         read, watch, write = (
             asyncio.create_task(part(socket, session)) for part in (self._read, self._watch, self._write)
         )
         try:
-            # A write that fails is no ending: what the server said before it closed is still to be read.
+            # A failed write does not end the session: the server's last frames and its close code, which
+            # say why, are still to be read.
             await asyncio.wait((read, watch), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._session = None
             results = await cancel_and_wait([read, watch, write])
-            await socket.close()  # a goodbye, also where we are cancelled: `connect` would call that an error
-        _raise_bugs(results)
+            # Closes with 1000 even when this task is being cancelled; `connect` would close with an error.
+            await socket.close()
+        for result in results:
+            # A closed connection is an ending. Any other exception is a bug of this library.
+            if isinstance(result, Exception) and not isinstance(result, (ConnectionClosed, OSError)):
+                raise result
         return _ending(self._ending, socket.protocol.close_code, socket.protocol.close_reason)
 
     async def _read(self, socket: ClientConnection, session: ClientSession) -> None:
-        while not self._broken:
-            self._waiting = True
+        while not self._disconnected:
+            self._receiving = True
             data = await socket.recv(decode=False)
-            self._waiting = False
-            await self._carry_out(session, session.receive(data, self._clock()))
+            self._receiving = False
+            await self._handle_events(session, session.receive(data, self._clock()))
 
     async def _write(self, socket: ClientConnection, session: ClientSession) -> None:
         while True:
@@ -184,19 +241,21 @@ class Connection:
                 await socket.send(frame)
 
     async def _watch(self, socket: ClientConnection, session: ClientSession) -> None:
-        """Counts silence while frames are waited for: neither a slow handler nor a blocked loop is one."""
-        while not self._broken:
-            await asyncio.sleep(self._pace.tick)
-            if self._waiting:
-                await self._carry_out(session, session.tick(_ms(self._pace.tick), self._clock()))
+        # Counts ticks during which the reader waits for a frame, not wall time: a slow handler or a blocked
+        # event loop must not pass for a silent server.
+        while not self._disconnected:
+            await asyncio.sleep(self._timing.tick)
+            if self._receiving:
+                await self._handle_events(session, session.tick(_ms(self._timing.tick), self._clock()))
 
-    # --- what the session says ----------------------------------------------------------------------------
+    # --- session events -----------------------------------------------------------------------------------
 
-    async def _carry_out(self, session: ClientSession, events: list[Event]) -> None:
+    async def _handle_events(self, session: ClientSession, events: list[Event]) -> None:
         self._outgoing.set()
         for event in events:
             match event:
                 case StreamItem():
+                    # In this order: a cancellation while the inbox is full must not skip the item.
                     await self._inbox.put(event)
                     self.cursor = event.cursor
                 case StateChanged():
@@ -206,10 +265,11 @@ class Connection:
                 case Evicted():
                     self._ending = Ending("evicted", event.message)
                 case Disconnected():
+                    # The next connection resumes before the gap; if it is there again, it is permanent.
                     if event.reason == "gap":
                         self._known_gap = session.cursor.sequence
                     self._ending = self._ending or Ending("lost", event.detail)
-                    self._broken = True
+                    self._disconnected = True
                 case ProtocolWarning():
                     logger.warning("%s: %s", self._url, event.message)
 
@@ -218,33 +278,19 @@ class Connection:
             self.state = state
             await self._on_state(state)
 
-    def _pause(self, ending: Ending) -> float:
-        match ending.kind:
-            case "refused":
-                return self._backoff.refused()
-            case "evicted":
-                return self._backoff.evicted()
-            case "lost":
-                return self._backoff.lost()
 
-
-def _ending(said: Ending | None, code: int | None, reason: str | None) -> Ending:
-    """What to make of an ending: what the server said before, and its close code, which decides."""
+def _ending(reported: Ending | None, code: int | None, reason: str | None) -> Ending:
+    """Combines what the server reported before closing with its close code, which takes precedence."""
     detail = f"closed with {code} {reason or ''}".rstrip() if code else "connection lost"
+    # A code that forbids a return is a refusal, also without an answer to the login.
     if not should_return(code):
-        return said or Ending("refused", f"login refused: {detail}")
+        return reported or Ending("refused", f"login refused: {detail}")
     if code == REPLACED.code:
-        return said or Ending("evicted", detail)
-    if code in CLOSE_CODES and said is not None and said.kind == "refused":
-        return Ending("lost", said.detail)
-    return said or Ending("lost", detail)
-
-
-def _raise_bugs(results: Sequence[BaseException | None]) -> None:
-    """A connection that closed is an ending; anything else that a task raised is a fault of ours."""
-    for result in results:
-        if isinstance(result, Exception) and not isinstance(result, (ConnectionClosed, OSError)):
-            raise result
+        return reported or Ending("evicted", detail)
+    # A refusal with a code that invites a return is temporary: the server is full, or shutting down.
+    if code in CLOSE_CODES and reported is not None and reported.kind == "refused":
+        return Ending("lost", reported.detail)
+    return reported or Ending("lost", detail)
 
 
 def _ms(seconds: float) -> int:

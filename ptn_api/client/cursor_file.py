@@ -1,4 +1,4 @@
-"""Where a client left off, kept over restarts in a file of its own."""
+"""The client's cursor, kept in a file across restarts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = logging.getLogger("ptn_api.client")
 
 
 class CursorStore(Protocol):
-    """Remembers a cursor."""
+    """A place to keep a cursor."""
 
     def load(self) -> Cursor: ...
 
@@ -36,7 +36,7 @@ class CursorStore(Protocol):
 
 
 class NoCursorFile:
-    """Remembers nothing beyond this run."""
+    """A cursor kept in memory only, for this run."""
 
     def __init__(self, cursor: Cursor | None = None) -> None:
         self._cursor = cursor or Cursor()
@@ -52,11 +52,11 @@ class NoCursorFile:
 
 
 def cursor_path(state_dir: str | os.PathLike[str] | None, server: str, api_key: str, name: str = "") -> Path:
-    """The file for this server ("host:port"), key and name; neither of them can be read off it."""
+    """Returns the file for this server ("host:port"), key and name; its name is a hash that reveals none."""
     folder = Path(state_dir) if state_dir is not None else platformdirs.user_state_path("ptn-api")
     key = hashlib.sha256(api_key.encode("utf-8", "surrogatepass")).hexdigest()
-    who = "\n".join((server, key, name))
-    return folder / f"cursor-{hashlib.sha256(who.encode()).hexdigest()[:24]}.json"
+    identity = "\n".join((server, key, name))
+    return folder / f"cursor-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.json"
 
 
 class _Content(msgspec.Struct, kw_only=True):
@@ -66,22 +66,22 @@ class _Content(msgspec.Struct, kw_only=True):
 
 
 _RECORD = 512
-"""Bytes of a cursor file. One sector of a disk: overwriting it is all or nothing, for whoever is killed."""
+"""Size of a cursor file in bytes: one disk sector, so overwriting it is atomic if the process is killed."""
 
-_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
+_BINARY = getattr(os, "O_BINARY", 0)  # without it Windows would translate line ends
 
 
 class CursorFile:
     """A cursor in a small JSON file, mode 0600.
 
-    The first save of a run replaces the file whole; further ones overwrite its one sector, which costs a few
-    microseconds. A cursor saved is safe from the death of the process at once, and from the machine's as soon
-    as the disk has it: immediately, if the last time was `sync_every` (s) ago, else with a later save or at
-    the end. What is lost with the machine's last moments comes again, marked as replayed; nothing is missed.
+    The first save of a run replaces the file; later ones overwrite its single sector, which takes a few
+    microseconds. A saved cursor survives a crash of the process at once. It survives a crash of the machine
+    once it is synced: on save, if the last sync was `sync_every` s ago, or else with a later save or `close`.
+    A cursor lost in that way is an older one, so messages come again, marked as replayed; none is missed.
 
-    A file that cannot be read counts as none and is reported. A folder that cannot be written, or a cursor
-    that another running client uses, is reported once; from then on the cursor lives in memory only.
-    (Where the system has no file locks, two clients of one name are not told apart.)
+    An unreadable file is logged and ignored. An unwritable folder, or a cursor in use by another running
+    client, is logged once; the cursor is then kept in memory only. (Without file locks, as on Windows, two
+    clients of one name are not noticed.)
     """
 
     def __init__(
@@ -101,11 +101,11 @@ class CursorFile:
         self._lock: int | None = None
         self._file: int | None = None
         self._synced_at = 0.0
-        self._in_cache = False
+        self._unsynced = False
 
     def load(self) -> Cursor:
-        """What was last saved; `Cursor()` if nothing was, or nothing that can be read."""
-        self._open()
+        """Returns the last saved cursor; `Cursor()` without one, or if it is unreadable."""
+        self._lock_file()
         if not self._writable:
             return Cursor()
         try:
@@ -113,30 +113,40 @@ class CursorFile:
         except FileNotFoundError:
             return Cursor()
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-            logger.warning("the cursor %s cannot be read and is not used: %s", self.path, error)
+            logger.warning("ignoring the unreadable cursor file %s: %s", self.path, error)
             return Cursor()
         if content.server != self._server or content.sequence < -1:
-            logger.warning("the cursor %s is not one of %s and is not used", self.path, self._server)
+            logger.warning("ignoring the cursor file %s: not a valid cursor of %s", self.path, self._server)
             return Cursor()
         self._saved = Cursor(content.sequence, content.epoch)
         return self._saved
 
     def save(self, cursor: Cursor) -> None:
-        """Returns when the cursor is in the file, or has been reported as not to be kept."""
+        """Writes the cursor to the file, unless keeping it has failed before."""
         if cursor == self._saved or not self._writable:
             return
-        content = _Content(server=self._server, epoch=cursor.epoch, sequence=cursor.sequence)
+        fields = _Content(server=self._server, epoch=cursor.epoch, sequence=cursor.sequence)
+        content = msgspec.json.encode(fields).ljust(_RECORD)
         try:
-            self._write(msgspec.json.encode(content).ljust(_RECORD))
+            # The first save of a run proves that the folder is writable, and leaves a file of exactly one
+            # sector. An epoch too long for a sector is replaced every time.
+            if self._file is None or len(content) > _RECORD:
+                self._replace(content)
+            else:
+                os.lseek(self._file, 0, os.SEEK_SET)
+                os.write(self._file, content)
+                self._unsynced = True
+                if self._monotonic() - self._synced_at >= self._sync_every:
+                    self._sync(self._file)
         except OSError as error:
-            self._give_up(f"the cursor {self.path} cannot be written: {error.strerror}")
+            self._give_up(f"cannot write the cursor file {self.path}: {error.strerror}")
         else:
             self._saved = cursor
 
     def close(self) -> None:
-        """Makes sure of what was saved, and lets another client use the cursor."""
+        """Syncs the file and releases the cursor for other clients."""
         if self._file is not None:
-            with contextlib.suppress(OSError):  # the file is there; only the machine's death could undo it
+            with contextlib.suppress(OSError):  # written already; only a crash of the machine could undo it
                 self._sync(self._file)
             os.close(self._file)
             self._file = None
@@ -144,38 +154,33 @@ class CursorFile:
             os.close(self._lock)
             self._lock = None
 
-    def _open(self) -> None:
+    def _lock_file(self) -> None:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            self._give_up(f"the cursor {self.path} cannot be kept: {error.strerror}")
+            self._give_up(f"cannot keep a cursor in {self.path}: {error.strerror}")
             return
         self._lock = lock
-        if not _locked(lock):
-            self.close()
-            self._give_up("another client with this server, key and name is running: give this one a name=")
-
-    def _write(self, content: bytes) -> None:
-        if self._file is None or len(content) > _RECORD:
-            self._replace(content)
+        if sys.platform == "win32":
             return
-        os.lseek(self._file, 0, os.SEEK_SET)
-        os.write(self._file, content)
-        self._in_cache = True
-        if self._monotonic() - self._synced_at >= self._sync_every:
-            self._sync(self._file)
+        # A separate file, because replacing the cursor file would replace the lock with it.
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            self._give_up("another client of this server and key is running (pass a different name=)")
 
     def _sync(self, file: int) -> None:
-        if self._in_cache:
+        if self._unsynced:
             os.fsync(file)
-            self._in_cache = False
+            self._unsynced = False
             self._synced_at = self._monotonic()
 
     def _replace(self, content: bytes) -> None:
         new = self.path.with_suffix(".new")
         with contextlib.suppress(FileNotFoundError):
-            new.unlink()  # left by a crash, perhaps with another owner's mode
+            new.unlink()  # left by a crash, perhaps with other permissions
         file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o600)
         try:
             os.write(file, content)
@@ -183,6 +188,7 @@ class CursorFile:
         finally:
             os.close(file)
         os.replace(new, self.path)
+        # The open descriptor, if any, now belongs to the deleted file.
         self._synced_at = self._monotonic()
         if self._file is not None:
             os.close(self._file)
@@ -192,14 +198,4 @@ class CursorFile:
 
     def _give_up(self, problem: str) -> None:
         self._writable = False
-        logger.warning("%s; a restart will not know where it left off", problem)
-
-
-def _locked(file: int) -> bool:
-    if sys.platform == "win32":
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+        logger.warning("%s; the next run cannot resume", problem)

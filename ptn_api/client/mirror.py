@@ -1,160 +1,403 @@
-"""Every position as of now, kept up by what the stream sends. Pure: texts in, state out.
+"""A live mirror of every position, verified by the server's checksum.
 
-Positions are kept as the text they came as: numbers and unknown keys survive, and a state of 50,000
-positions is a fraction of what it would be as objects.
+    async with PositionMirror("ws://localhost:8765", "http://localhost:48888", api_key=...) as mirror:
+        await mirror.loaded()
+        for position in mirror.positions(status="open"):
+            ...
+
+It loads a snapshot by REST, follows the stream from there, and compares checksums with every heartbeat. Where
+they differ it repairs itself: it first loads what changed since they last agreed, and if that does not help,
+a new snapshot. `open_mirror` is the same for blocking code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Literal
 
 import msgspec
 
-from ptn_api.model.checksum import CHECKSUM_MODULUS, position_checksum
-from ptn_api.wire.server_frames import ChangedPosition
+from ptn_api.client.arguments import ReconnectBackoff, Timing, api_key_from, check_literal, with_parameters_of
+from ptn_api.client.calls import Status
+from ptn_api.client.cursor_file import NoCursorFile
+from ptn_api.client.mirror_state import Key, MirrorState, changes, snapshot
+from ptn_api.client.rest import AsyncPTNClient, Retries
+from ptn_api.client.stream import Stream, call_listener
+from ptn_api.errors import APIStatusError, AuthenticationError, ClientError
+from ptn_api.loop_thread import LoopThread
+from ptn_api.model.position import Position
+from ptn_api.wire.client_session import Cursor, Gap, State, StreamItem
+from ptn_api.wire.frames import Heartbeat, PositionsRemoved
+from ptn_api.wire.server_frames import ChangedPosition, OrderMessage
 
-__all__ = ["HeldPosition", "Key", "Mirror"]
+__all__ = ["OpenMirror", "PositionMirror", "load_in_slices", "open_mirror"]
 
-Key = tuple[str, str]
-"""(miner_hotkey, position_uuid)"""
+logger = logging.getLogger("ptn_api.client")
 
-_raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_raw_list = msgspec.json.Decoder(list[msgspec.Raw])
+_SLICE = 50
+"""Positions loaded before other tasks run, about 2 ms of work."""
 
+_MALFORMED = (msgspec.MsgspecError, KeyError)
+"""Raised for a malformed position or frame."""
 
-class _OrderId(msgspec.Struct):
-    order_uuid: str
-
-
-class _PositionId(msgspec.Struct):
-    miner_hotkey: str
-    position_uuid: str
-
-
-class _Delta(msgspec.Struct):
-    """A message's data in format "delta"."""
-
-    order: msgspec.Raw
-    position: msgspec.Raw
-    n_orders: int
+_position = msgspec.json.Decoder(Position)
 
 
-_order_id = msgspec.json.Decoder(_OrderId)
-_position_id = msgspec.json.Decoder(_PositionId)
-_delta = msgspec.json.Decoder(_Delta)
+class PositionMirror:
+    """Every position of a server (tier 100), kept up to date. For one `async with`.
 
+    Other tasks may read at any time. `on_change(hotkey, position_uuid)` is called for each position that was
+    added, changed or removed; `on_state` as by `Stream`. A mirror whose checksum differs waits a random time
+    of up to `mend_within` s before it repairs itself, so that many mirrors do not send requests at once. A
+    refused key is retried slowly; with `stop_on_auth_error=True` `loaded()` and `until_verified()` raise
+    AuthenticationError. `timing` (formerly `pace`) and `ssl` are for the stream, as in `Stream`; `timeout`,
+    `retries` and other options for REST, as in `AsyncPTNClient`.
+    """
 
-class HeldPosition:
-    """One position: its JSON without the orders, and each order's JSON by its uuid, in list order."""
+    def __init__(
+        self,
+        url: str,
+        rest_url: str,
+        api_key: str | None = None,
+        *,
+        on_change: Callable[[str, str], Any] | None = None,
+        on_state: Callable[[State], Any] | None = None,
+        stop_on_auth_error: bool = False,
+        mend_within: float = 30.0,
+        timing: Timing | None = None,
+        pace: Timing | None = None,
+        ssl: Any = None,
+        timeout: float = 30.0,
+        retries: Retries | None = None,
+        **httpx_options: Any,
+    ) -> None:
+        self._url = url
+        self._key = api_key_from(api_key)
+        self._rest = AsyncPTNClient(rest_url, self._key, timeout=timeout, retries=retries, **httpx_options)
+        self._on_change = on_change
+        self._on_state = on_state
+        self._stop_on_auth_error = stop_on_auth_error
+        self._mend_within = mend_within
+        self._timing = timing or pace or Timing()
+        self._backoff = ReconnectBackoff(self._timing)
+        self._ssl = ssl
+        self._state = MirrorState()
+        self._epoch = ""
+        self._sequence = -1
+        self._revision = -1
+        self._verified = asyncio.Event()
+        self._loaded = asyncio.Event()
+        self._repair_at: float | None = None
+        self._changes_tried = False
+        self._stream: Stream | None = None
+        self._task: asyncio.Task[None] | None = None
 
-    __slots__ = ("orders", "part", "summary")
+    # --- reading ------------------------------------------------------------------------------------------
 
-    def __init__(self, summary: bytes, orders: list[tuple[str, bytes]]) -> None:
-        self.summary = summary
-        self.orders = orders
-        self.part = 0
-        """Of the state's checksum, as of when it was last added to it."""
+    def __len__(self) -> int:
+        return len(self._state.positions)
 
-    @classmethod
-    def of(cls, text: bytes) -> HeldPosition:
-        """Of a whole position. Raises msgspec.MsgspecError or KeyError for what is none."""
-        keys = _raw_object.decode(text)
-        orders = [(_uuid(order), bytes(order)) for order in _raw_list.decode(keys.pop("orders"))]
-        return cls(msgspec.json.encode(keys), orders)
+    @property
+    def verified(self) -> bool:
+        """Whether the last heartbeat's checksum matched and nothing was missed since."""
+        return self._verified.is_set()
 
-    def json(self) -> bytes:
-        """The whole position; its orders stand last."""
-        orders = b",".join(text for _, text in self.orders)
-        comma = b"," if len(self.summary) > 2 else b""
-        return self.summary[:-1] + comma + b'"orders":[' + orders + b"]}"
-
-    def put(self, order: bytes, place: int | None = None) -> None:
-        """Replaces the order of the same uuid, or inserts it (`place` counts from 0; None: at the end)."""
-        uuid = _uuid(order)
-        held = [i for i, (other, _) in enumerate(self.orders) if other == uuid]
-        for i in held:
-            self.orders[i] = (uuid, order)
-        if not held:
-            self.orders.insert(len(self.orders) if place is None else place, (uuid, order))
-
-    def arrange(self, uuids: Iterable[str]) -> None:
-        """Makes the list hold exactly these orders, as far as they are known, in this order."""
-        texts = dict(self.orders)
-        self.orders = [(uuid, texts[uuid]) for uuid in uuids if uuid in texts]
-
-
-class Mirror:
-    """The positions, and the checksum of all of them."""
-
-    def __init__(self) -> None:
-        self.positions: dict[Key, HeldPosition] = {}
-        self._sum = 0
+    @property
+    def cursor(self) -> Cursor:
+        """The last message of the stream that was applied."""
+        return Cursor(self._sequence, self._epoch)
 
     @property
     def checksum(self) -> str:
-        """16 hex digits, as a heartbeat's."""
-        return f"{self._sum % CHECKSUM_MODULUS:016x}"
+        """The checksum of the current state, as in a heartbeat."""
+        return self._state.checksum
 
-    def differences(self, other: Mirror) -> list[Key]:
-        """The positions that only one of the two has, or that are not the same in both."""
-        keys = {**other.positions, **self.positions}
-        return [key for key in keys if _part(self, key) != _part(other, key)]
+    def position(self, miner_hotkey: str, position_uuid: str) -> Position | None:
+        """Returns one position; an open one has `close_ms` None."""
+        text = self.text(miner_hotkey, position_uuid)
+        if text is None:
+            return None
+        position = _position.decode(text)
+        if not position.is_closed_position:
+            position.close_ms = None  # 0 in a REST snapshot
+        return position
 
-    def load(self, texts: Iterable[msgspec.Raw | bytes]) -> Iterator[Key]:
-        """Takes whole positions, one per step, so that a long load can be interrupted for other work."""
-        for text in texts:
-            body = bytes(text)
-            yield self._keep(_key(body), HeldPosition.of(body))
+    def text(self, miner_hotkey: str, position_uuid: str) -> bytes | None:
+        """Returns the position's JSON, unknown keys included."""
+        position = self._state.positions.get((miner_hotkey, position_uuid))
+        return None if position is None else position.json()
 
-    def remove(self, keys: Iterable[Key]) -> list[Key]:
-        """Forgets positions; returns those that were there."""
-        gone = [key for key in keys if key in self.positions]
-        for key in gone:
-            self._sum -= self.positions.pop(key).part
-        return gone
+    def positions(
+        self, miner_hotkey: str | None = None, *, status: Literal["open", "closed"] | None = None
+    ) -> Iterator[Position]:
+        """Yields the positions, each in its current state; leaves out those added during the iteration.
 
-    def order(self, data: msgspec.Raw | bytes) -> Key:
-        """Takes an order's message in format "delta"."""
-        delta = _delta.decode(data)
-        held, key = self._held(delta.position)
-        held.put(bytes(delta.order), min(delta.n_orders - 1, len(held.orders)))
-        return self._keep(key, held)
+        Open positions have `close_ms` None, as on the stream (0 in REST).
+        """
+        if status is not None:
+            check_literal(Status, status, "status")
+        for hotkey, uuid in list(self._state.positions):
+            if miner_hotkey is not None and hotkey != miner_hotkey:
+                continue
+            position = self.position(hotkey, uuid)
+            if position is not None and status in (None, "closed" if position.is_closed_position else "open"):
+                yield position
 
-    def change(self, frame: ChangedPosition) -> Key:
-        """Takes a refresh or a correction."""
-        held, key = self._held(frame.position)
-        for order in frame.orders:
-            held.put(bytes(order))
-        if frame.order_uuids is not None:
-            held.arrange(frame.order_uuids)
-        return self._keep(key, held)
+    async def loaded(self) -> None:
+        """Waits for the first snapshot."""
+        await self._wait(self._loaded)
 
-    def _held(self, summary: msgspec.Raw) -> tuple[HeldPosition, Key]:
-        body = bytes(summary)
-        key = _key(body)
-        held = self.positions.get(key) or HeldPosition(body, [])
-        held.summary = body
-        return held, key
+    async def until_verified(self) -> None:
+        """Waits until a heartbeat has confirmed the state."""
+        await self._wait(self._verified)
 
-    def _keep(self, key: Key, held: HeldPosition) -> Key:
-        before = self.positions.get(key)
-        self._sum -= 0 if before is None else before.part
-        held.part = position_checksum(held.json())
-        self._sum += held.part
-        self.positions[key] = held
-        return key
+    async def _wait(self, event: asyncio.Event) -> None:
+        """Waits for the event or the end of the task; raises the task's exception."""
+        assert self._task is not None, "use `async with`"
+        waiting = asyncio.ensure_future(event.wait())
+        try:
+            await asyncio.wait({waiting, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        if self._task.done():
+            self._task.result()
+
+    # --- following ----------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> PositionMirror:
+        self._task = asyncio.create_task(self._follow())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Stops following, as leaving `async with` does. Raises the error that ended the mirror, if any."""
+        try:
+            if self._task is not None:
+                self._task.cancel()
+                # Awaiting the task itself could not tell its cancellation from the caller's own.
+                await asyncio.wait([self._task])
+        finally:
+            await self._rest.close()
+        if self._task is not None and not self._task.cancelled():
+            self._task.result()
+
+    async def _follow(self) -> None:
+        try:
+            await self._load_snapshot()
+            stream = self._stream = Stream(
+                self._url,
+                self._key,
+                cursor_store=NoCursorFile(self.cursor),
+                format="delta",
+                updates=True,
+                revision=self._revision,
+                on_state=self._on_state,
+                stop_on_auth_error=self._stop_on_auth_error,
+                timing=self._timing,
+                ssl=self._ssl,
+            )
+            async with stream:
+                async for item in stream.items():
+                    self._sequence, epoch = item.cursor
+                    self._epoch = epoch or self._epoch
+                    try:
+                        await self._apply(item)
+                    except _MALFORMED as error:
+                        await self._schedule_repair(f"malformed frame: {error}")
+                    if self._repair_at is not None and asyncio.get_running_loop().time() >= self._repair_at:
+                        await self._repair()
+        except AuthenticationError:
+            raise
+        except Exception:  # a bug of this library; `_wait` and `close` raise it
+            logger.exception("the mirror failed")
+            raise
+        finally:
+            self._verified.clear()
+
+    async def _apply(self, item: StreamItem) -> None:
+        match item.value:
+            case OrderMessage(data=data):
+                await self._report_changed([self._state.apply_order(data)])
+            case ChangedPosition() as change:
+                await self._report_changed([self._state.apply_change(change)])
+            case PositionsRemoved(positions=keys):
+                await self._report_changed(self._state.remove(keys))
+            case Heartbeat() as beat:
+                await self._compare(beat)
+            case Gap(reason=reason):
+                # A revision means nothing in a log of another epoch.
+                self._changes_tried |= reason == "epoch"
+                await self._schedule_repair(f"gap in the stream: {reason}")
+            case None:
+                pass
+
+    async def _compare(self, beat: Heartbeat) -> None:
+        # A checksum belongs to its revision; one of an older revision cannot be compared.
+        if beat.checksum is None or beat.revision < self._revision:
+            return
+        if beat.checksum != self._state.checksum:
+            await self._schedule_repair(f"the checksum differs from the server's at revision {beat.revision}")
+            return
+        self._repair_at = None
+        self._changes_tried = False
+        self._set_revision(beat.revision)
+        if not self.verified:
+            self._verified.set()
+            await call_listener(self._on_state, "live")
+
+    # --- repair -------------------------------------------------------------------------------------------
+
+    async def _schedule_repair(self, reason: str) -> None:
+        self._verified.clear()
+        if self._repair_at is None:
+            delay = random.uniform(0, self._mend_within)  # noqa: S311 - spreads load, guards nothing
+            self._repair_at = asyncio.get_running_loop().time() + delay
+            logger.warning("repairing the mirror in %.1f s: %s", delay, reason)
+            await call_listener(self._on_state, "resync")
+
+    async def _repair(self) -> None:
+        # The stream waits during a repair: its items are newer than the response and are applied after it.
+        self._repair_at = None
+        # Alternates: if the checksum still differs after the changes, only a snapshot helps.
+        if self._changes_tried or not await self._load_changes():
+            await self._load_snapshot()
+        self._changes_tried = not self._changes_tried
+
+    async def _load_changes(self) -> bool:
+        """Loads the changes since the last verified revision; False if only a snapshot helps."""
+        try:
+            changed = await self._rest.call(changes(self._epoch, self._revision))
+        except ClientError as error:
+            level = logging.INFO if isinstance(error, APIStatusError) else logging.WARNING
+            logger.log(level, "no changes since %s:%d: %s", self._epoch, self._revision, error)
+            return False
+        # Removals first: a position may have been removed and added again.
+        await self._report_changed(self._state.remove(changed.removed))
+        try:
+            keys = await load_in_slices(self._state, changed.positions)
+        except _MALFORMED as error:
+            logger.warning("malformed changes: %s", error)
+            return False
+        self._set_revision(changed.revision)
+        await self._report_changed(keys)
+        return True
+
+    async def _load_snapshot(self) -> None:
+        """Loads a snapshot, with retries until one arrives."""
+        while True:
+            try:
+                loaded, state = await self._rest.call(snapshot()), MirrorState()
+                await load_in_slices(state, loaded.positions)
+                break
+            except (ClientError, *_MALFORMED) as error:
+                refused = isinstance(error, AuthenticationError)
+                if refused and self._stop_on_auth_error:
+                    raise
+                delay = self._backoff.refused() if refused else self._backoff.lost()
+                logger.warning("no snapshot: %s; retrying in %.1f s", error, delay)
+                await asyncio.sleep(delay)
+        # Replaced at once, so that readers never see a partial state.
+        previous, self._state = self._state, state
+        self._epoch, self._sequence = loaded.epoch, loaded.sequence
+        self._set_revision(loaded.revision)
+        self._loaded.set()
+        await self._report_changed(state.differences(previous))
+
+    def _set_revision(self, revision: int) -> None:
+        """The state includes everything up to this revision; a reconnection requests what comes after it."""
+        self._revision = revision
+        if self._stream is not None:
+            self._stream.resume_from(revision)
+
+    async def _report_changed(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            await call_listener(self._on_change, *key)
 
 
-def _part(mirror: Mirror, key: Key) -> int | None:
-    held = mirror.positions.get(key)
-    return None if held is None else held.part
+async def load_in_slices(state: MirrorState, positions: Iterable[msgspec.Raw]) -> list[Key]:
+    """Loads positions and lets other tasks run in between."""
+    keys = []
+    for key in state.load(positions):
+        keys.append(key)
+        if len(keys) % _SLICE == 0:
+            await asyncio.sleep(0)
+    return keys
 
 
-def _uuid(order: Any) -> str:
-    return _order_id.decode(order).order_uuid
+class OpenMirror:
+    """A mirror for blocking code, made by `open_mirror()`; works in a notebook.
+
+    Entering `with` waits for the first snapshot. Reads run in the mirror's own thread, so no position is seen
+    half changed; `on_change` and `on_state` are called in that thread and may read too.
+    """
+
+    def __init__(self, make: Callable[[], PositionMirror]) -> None:
+        self._thread = LoopThread("ptn-client")
+        try:
+            self._mirror = self._thread.call(make)
+        except BaseException:
+            self._thread.close()
+            raise
+
+    def __enter__(self) -> OpenMirror:
+        async def load() -> None:
+            await self._mirror.__aenter__()
+            await self._mirror.loaded()
+
+        try:
+            self._thread.run(load())
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stops following; the mirror cannot be read afterwards."""
+        self._thread.close(self._mirror.close)
+        self._thread.join()
+
+    def __len__(self) -> int:
+        return self._thread.call(self._mirror.__len__)
+
+    @property
+    def verified(self) -> bool:
+        """Whether the last heartbeat's checksum matched and nothing was missed since."""
+        return self._mirror.verified
+
+    @property
+    def cursor(self) -> Cursor:
+        """The last message of the stream that was applied."""
+        return self._thread.call(lambda: self._mirror.cursor)
+
+    def position(self, miner_hotkey: str, position_uuid: str) -> Position | None:
+        """Returns one position; an open one has `close_ms` None."""
+        return self._thread.call(lambda: self._mirror.position(miner_hotkey, position_uuid))
+
+    def positions(
+        self, miner_hotkey: str | None = None, *, status: Literal["open", "closed"] | None = None
+    ) -> list[Position]:
+        """Returns all positions, as of one moment."""
+        return self._thread.call(lambda: list(self._mirror.positions(miner_hotkey, status=status)))
+
+    def until_verified(self) -> None:
+        """Waits until a heartbeat has confirmed the state."""
+        self._thread.run(self._mirror.until_verified())
 
 
-def _key(body: bytes) -> Key:
-    found = _position_id.decode(body)
-    return found.miner_hotkey, found.position_uuid
+@with_parameters_of(PositionMirror)
+def open_mirror(*args: Any, **options: Any) -> OpenMirror:
+    """Mirrors every position, for blocking code. Parameters as for `PositionMirror`; see `OpenMirror`."""
+    return OpenMirror(lambda: PositionMirror(*args, **options))

@@ -1,19 +1,20 @@
-"""What a stream said, in a file: one JSON object a line, compressed where the name ends in .zst.
+"""Recorded orders in files: recordings, read and written, and validator checkpoints, read as if recorded.
 
-    {"type": "recording", "epoch": "...", "after": 41}      from here on: that log, after that sequence
+A recording has one JSON object a line, and is compressed if its name ends in .zst:
+
+    {"type": "recording", "epoch": "...", "after": 41}      the log, and the sequence before the next line
     {"sequence": 42, "timestamp": ..., "data": {...}}       a message, as the stream sent it
     {"type": "gap", "after": 42, "next": 45, "reason": "too_old"}
 
-So what `ptn stream --json` prints is a recording too, and so is what `/messages` answers as NDJSON. Kinds of
-lines that this version does not know are passed over.
+The output of `ptn stream --json` is a recording too, and so is `/messages` as NDJSON. Unknown types of lines
+are ignored.
 
-A process that is killed while it writes leaves half a line (compressed: half a frame) at the end, and nothing
-worse: it is left out by whoever reads, and cut off by whoever appends.
+A process killed while writing leaves at most one incomplete line (compressed: one incomplete frame) at the
+end. Readers ignore it; opening the file for appending truncates it.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -23,22 +24,28 @@ from typing import Any, BinaryIO, get_args
 import msgspec
 
 from ptn_api.errors import ClientError, InvalidInputError
+from ptn_api.gzip_file import read_maybe_gzipped
+from ptn_api.model.accounting import rebuild_each
+from ptn_api.model.position import Position, PositionText, parse_position
 from ptn_api.wire.client_session import Cursor, Gap, GapReason, StreamItem
+from ptn_api.wire.codec import encode_message
 from ptn_api.wire.server_frames import OrderMessage
 
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["Recording", "is_recording", "read_recording"]
+__all__ = ["Recording", "is_recording", "read_checkpoint", "read_recording"]
 
 _CHUNK = 1 << 20
-_STARTS = b'{"sequence":', b'{"type":'
 _FRAME = 64 << 10
-"""As many bytes of lines are compressed together; fewer when it is flushed."""
+"""Bytes of lines compressed together; fewer when flushed."""
+_MAGIC = b"\x28\xb5\x2f\xfd"
+"""The first bytes of a zstd frame."""
+_STARTS = b'{"sequence":', b'{"type":'
 
 
 class _Line(msgspec.Struct):
-    """What every kind of line is told apart by, and where it leaves the reader."""
+    """The keys that determine a line's kind and the cursor after it."""
 
     type: str = ""
     sequence: int | None = None
@@ -47,163 +54,161 @@ class _Line(msgspec.Struct):
     next: int = -1
     reason: str = "hole"
 
+    def moved(self, cursor: Cursor) -> Cursor:
+        """Returns the cursor after this line."""
+        if self.type == "recording":
+            return Cursor(self.after, self.epoch)
+        if self.type == "gap":
+            return Cursor(self.next - 1, cursor.epoch)
+        return cursor if self.sequence is None else Cursor(self.sequence, cursor.epoch)
+
 
 _line = msgspec.json.Decoder(_Line)
 _message = msgspec.json.Decoder(OrderMessage)
 _encode = msgspec.json.Encoder().encode
 
 
-# --- reading ----------------------------------------------------------------------------------------------
+# --- reading a recording ----------------------------------------------------------------------------------
 
 
 def read_recording(path: str | os.PathLike[str]) -> Iterator[OrderMessage | Gap]:
-    """Everything in the file, in its order.
+    """Yields the messages and gaps of a file in order.
 
-    Raises InvalidInputError (code `unreadable` or `not_a_recording`, naming the line).
+    Raises InvalidInputError (code `unreadable`, or `not_a_recording` with the line number).
     """
-    for number, (text, _) in enumerate(_lines(Path(path)), 1):
-        what = _read(text, f"{path}, line {number}")
-        if what is not None:
-            yield what
+    for line, text, _, where in _parsed_lines(Path(path)):
+        if line.type == "gap":
+            reason: Any = line.reason if line.reason in get_args(GapReason) else "hole"
+            yield Gap(line.after, line.next, reason)
+        elif not line.type and line.sequence is not None:
+            try:
+                yield _message.decode(text)
+            except msgspec.ValidationError as error:
+                raise InvalidInputError(f"{where}: {error}", code="not_a_recording") from None
 
 
 def is_recording(path: str | os.PathLike[str]) -> bool:
-    """By how it begins; an empty file is one. Raises InvalidInputError, code `unreadable`."""
-    with _opened(Path(path)) as file:
-        start = next(_pieces(file), (b"", 0))[0] if is_compressed(Path(path), file) else file.read(64)
+    """Whether the file begins like a recording, or is empty. Raises InvalidInputError, code `unreadable`."""
+    with _open_for_reading(Path(path)) as file:
+        start = next(_decompressed(file), (b"", 0))[0] if _is_compressed(Path(path), file) else file.read(64)
     text = bytes(start[:64]).replace(b" ", b"")
     return any(text.startswith(known) or known.startswith(text) for known in _STARTS)
 
 
-def _read(text: bytes, where: str) -> OrderMessage | Gap | None:
-    line = _checked(text, where)
-    if line is None:
-        return None
-    if line.type == "gap":
-        reason: Any = line.reason if line.reason in get_args(GapReason) else "hole"
-        return Gap(line.after, line.next, reason)
-    if line.type or line.sequence is None:
-        return None
-    try:
-        return _message.decode(text)
-    except msgspec.ValidationError as error:
-        raise InvalidInputError(f"{where}: {error}", code="not_a_recording") from None
-
-
-def _checked(text: bytes, where: str) -> _Line | None:
-    """None for an empty line."""
-    if not text.strip():
-        return None
-    try:
-        return _line.decode(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInputError(f"{where}: {error}", code="not_a_recording") from None
+def _parsed_lines(path: Path) -> Iterator[tuple[_Line, bytes, int, str]]:
+    """Yields (line, its text, the end of the intact part of the file after it, its place for errors)."""
+    for number, (text, end) in enumerate(_lines(path), 1):
+        where = f"{path}, line {number}"
+        try:
+            line = _line.decode(text) if text.strip() else _Line()
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidInputError(f"{where}: {error}", code="not_a_recording") from None
+        yield line, text, end, where
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, int]]:
-    """Whole lines, and up to where in the file all is whole once this line is taken."""
-    with _opened(path) as file:
-        yield from (_compressed_lines if is_compressed(path, file) else _plain_lines)(file)
+    """Yields complete lines, each with the end of the intact part of the file after it."""
+    with _open_for_reading(path) as file:
+        if not _is_compressed(path, file):
+            end = 0
+            for line in file:
+                end += len(line)
+                if line.endswith(b"\n"):
+                    yield line, end
+            return
+        incomplete = b""
+        for chunk, end in _decompressed(file):
+            *lines, incomplete = (incomplete + chunk).split(b"\n")
+            for line in lines:
+                yield line + b"\n", end
 
 
-def _opened(path: Path) -> BinaryIO:
+def _open_for_reading(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except OSError as error:
-        raise InvalidInputError(f"{path} cannot be read: {error.strerror}", code="unreadable") from None
+        raise InvalidInputError(f"cannot read {path}: {error.strerror}", code="unreadable") from None
 
 
-def _plain_lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    end = 0
-    for line in file:
-        end += len(line)
-        if line.endswith(b"\n"):
-            yield line, end
-
-
-def _compressed_lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """`end` is that of the last whole frame; a frame that we wrote holds whole lines."""
-    half = b""
-    for piece, end in _pieces(file):
-        *lines, half = (half + piece).split(b"\n")
-        for line in lines:
-            yield line + b"\n", end
-
-
-def _pieces(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """What the frames hold, in pieces, each with where the last whole frame ends once it is taken."""
-    zstandard = zstandard_or_explain()
+def _decompressed(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Yields the decompressed content in chunks, each with the end of the last complete frame."""
+    zstandard = _import_zstandard()
     end, data = 0, file.read(_CHUNK)
     try:
         while data:
             frame = zstandard.ZstdDecompressor().decompressobj()
+            # A decompressor handles one frame; the next one starts in its unused data.
             while data and not frame.eof:
-                piece = frame.decompress(data)
+                chunk = frame.decompress(data)
                 rest = frame.unused_data if frame.eof else b""
                 end = file.tell() - len(rest) if frame.eof else end
-                yield piece, end
+                yield chunk, end
                 data = rest or file.read(_CHUNK)
     except zstandard.ZstdError as error:
         raise InvalidInputError(f"{file.name} is damaged: {error}", code="unreadable") from None
 
 
-def is_compressed(path: Path, file: BinaryIO) -> bool:
-    """By what is in it, or, while nothing is, by its name."""
-    magic = file.read(4)
+def _is_compressed(path: Path, file: BinaryIO) -> bool:
+    """Decides by the content, or by the name of an empty file."""
+    start = file.read(len(_MAGIC))
     file.seek(0)
-    return magic == b"\x28\xb5\x2f\xfd" if magic else path.suffix == ".zst"
+    return start == _MAGIC if start else path.suffix == ".zst"
 
 
-def zstandard_or_explain() -> Any:
-    """The module. Raises ClientError, code `no_zstandard`, where it is not installed."""
+def _import_zstandard() -> Any:
     try:
         import zstandard
     except ModuleNotFoundError:
-        problem = "a recording that ends in .zst needs one more package: pip install zstandard"
+        problem = "recordings that end in .zst need another package: pip install zstandard"
         raise ClientError(problem, code="no_zstandard") from None
     return zstandard
 
 
-# --- writing ----------------------------------------------------------------------------------------------
+# --- writing a recording ----------------------------------------------------------------------------------
 
 
 class Recording:
-    """A file that is appended to; give it a stream's steps, and the stream this as its `cursor_store`.
+    """A recording opened for appending; the target of a stream's items and its `cursor_store`.
 
         recording = Recording("orders.ndjson.zst")
         async with Stream(url, key, cursor_store=recording) as stream:
-            async for step in stream.steps():
-                recording.take(step)
+            async for item in stream.items():
+                recording.take(item)
 
-    Where to go on is read off the file itself, so whatever happens to the process, what is recorded next
-    follows what was recorded last. Uncompressed, each line is written at once; compressed, when enough have
-    come or with `flush`. Raises ClientError (`unwritable`, `in_use` by another process, `no_zstandard`) and
-    InvalidInputError for a file that is no recording.
+    The cursor is read from the file itself, so after any interruption the next message follows the last
+    recorded one. Uncompressed lines are written at once; compressed ones in frames, or by `flush`. Raises
+    ClientError (`unwritable`, `in_use` by another process, `no_zstandard`), and InvalidInputError for an
+    existing file that is not a recording.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.written = 0
-        """Messages since it was opened."""
+        """The number of messages written by this object."""
         self._cursor = Cursor()
         self._recorded = Cursor()
-        self._waiting: list[bytes] = []
+        self._buffer: list[bytes] = []
         self._compress = self._open()
 
     def load(self) -> Cursor:
-        """After which message to go on."""
+        """Returns the cursor of the last recorded message."""
         return self._recorded
 
     def save(self, cursor: Cursor) -> None:
-        """Steps that write nothing move the cursor as well; `close` keeps it."""
+        """Keeps the cursor of an item that wrote nothing; `close` records it."""
         self._cursor = cursor
 
     def take(self, step: StreamItem) -> None:
-        """Writes what a step has to say; most heartbeats and the like say nothing."""
-        self._begin_log(step.cursor)
+        """Writes an item of a stream, if it is a message or a gap."""
+        if step.cursor.epoch != self._recorded.epoch:
+            self._write(_header(step.cursor), step.cursor)
         match step.value:
             case OrderMessage() as message:
-                self._write(_text(message), step.cursor)
+                late = b',"late":true' if message.late else b""
+                replay = b',"replay":true' if message.replay else b""
+                fields = message.sequence, message.timestamp, bytes(message.data), late, replay
+                line = b'{"sequence":%d,"timestamp":%d,"data":%b%b%b}\n' % fields
+                self._write(line, step.cursor)
                 self.written += 1
             case Gap(after, then, reason):
                 gap = {"type": "gap", "after": after, "next": then, "reason": reason}
@@ -211,99 +216,146 @@ class Recording:
         self._cursor = step.cursor
 
     def flush(self) -> None:
-        """Hands everything to the operating system."""
-        if not self._waiting:
+        """Passes all lines to the operating system."""
+        if not self._buffer:
             return
-        text = memoryview(self._compress(b"".join(self._waiting)))
-        self._waiting.clear()
-        whole = os.fstat(self._file.fileno()).st_size
+        data = memoryview(self._compress(b"".join(self._buffer)))
+        self._buffer.clear()
+        size = os.fstat(self._file.fileno()).st_size  # to undo a partial write
         try:
-            while text:
-                text = text[self._file.write(text) :]
+            while data:
+                data = data[self._file.write(data) :]
         except OSError as error:  # a full disk
-            self._file.truncate(whole)
-            raise ClientError(f"{self.path} cannot be written: {error.strerror}", code="unwritable") from None
+            self._file.truncate(size)
+            raise ClientError(f"cannot write {self.path}: {error.strerror}", code="unwritable") from None
 
     def close(self) -> None:
-        """The file is complete, and free for another process."""
+        """Completes the file and releases it for other processes."""
         if self._file.closed:
             return
         try:
+            # Heartbeats moved the cursor beyond the last line; a header records it.
             if self._cursor.epoch is not None and self._cursor != self._recorded:
                 self._write(_header(self._cursor), self._cursor)
             self.flush()
         finally:
-            self._close()
-
-    # --- inside -------------------------------------------------------------------------------------------
+            self._close_file()
 
     def _open(self) -> Any:
-        """Returns what compresses."""
-        self._made = not self.path.exists()
+        """Opens and locks the file, finds its cursor, and returns the compression function."""
+        self._created = not self.path.exists()
         try:
             self._file = open(self.path, "ab+", buffering=0)  # noqa: SIM115 - held until `close`
         except OSError as error:
-            raise ClientError(f"{self.path} cannot be written: {error.strerror}", code="unwritable") from None
+            raise ClientError(f"cannot write {self.path}: {error.strerror}", code="unwritable") from None
         try:
-            self._lock()
-            if not is_recording(self.path):  # to be left alone: it may well be one long line
-                raise InvalidInputError(f"{self.path} is no recording", code="not_a_recording")
-            self._file.truncate(self._scan())
-            compressed = is_compressed(self.path, self._file)
-            return zstandard_or_explain().ZstdCompressor(level=6).compress if compressed else bytes
+            if sys.platform != "win32":
+                try:
+                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    problem = f"another process records to {self.path}"
+                    raise ClientError(problem, code="in_use") from None
+            # Checked before the file is truncated: a file of another kind may be one long incomplete line.
+            if not is_recording(self.path):
+                raise InvalidInputError(f"not a recording: {self.path}", code="not_a_recording")
+            intact = 0
+            for line, _, end, _ in _parsed_lines(self.path):
+                self._recorded = line.moved(self._recorded)
+                intact = end
+            self._file.truncate(intact)
+            compressed = _is_compressed(self.path, self._file)
+            return _import_zstandard().ZstdCompressor(level=6).compress if compressed else bytes
         except BaseException:
-            self._close()
+            self._close_file()
             raise
 
-    def _close(self) -> None:
-        """Nothing is left behind where nothing came."""
-        if self._made and os.fstat(self._file.fileno()).st_size == 0:
+    def _close_file(self) -> None:
+        # A recording that was created for nothing is removed.
+        if self._created and os.fstat(self._file.fileno()).st_size == 0:
             self.path.unlink(missing_ok=True)
         self._file.close()
 
-    def _lock(self) -> None:
-        if sys.platform == "win32":
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ClientError(f"another process records to {self.path}", code="in_use") from None
-
-    def _scan(self) -> int:
-        """Finds the cursor; returns up to where the file is whole."""
-        whole = 0
-        for number, (text, end) in zip(itertools.count(1), _lines(self.path), strict=False):
-            line = _checked(text, f"{self.path}, line {number}")
-            if line is not None:
-                self._recorded = _after(line, self._recorded)
-            whole = end
-        return whole
-
-    def _begin_log(self, cursor: Cursor) -> None:
-        if cursor.epoch != self._recorded.epoch:
-            self._write(_header(cursor), cursor)
-
     def _write(self, line: bytes, cursor: Cursor) -> None:
-        self._waiting.append(line)
+        self._buffer.append(line)
         self._recorded = cursor
-        if self._compress is bytes or sum(map(len, self._waiting)) >= _FRAME:
+        if self._compress is bytes or sum(map(len, self._buffer)) >= _FRAME:
             self.flush()
-
-
-def _text(message: OrderMessage) -> bytes:
-    marks = b',"late":true' * message.late + b',"replay":true' * message.replay
-    fields = message.sequence, message.timestamp, bytes(message.data), marks
-    return b'{"sequence":%d,"timestamp":%d,"data":%b%b}\n' % fields
 
 
 def _header(cursor: Cursor) -> bytes:
     return _encode({"type": "recording", "epoch": cursor.epoch, "after": cursor.sequence}) + b"\n"
 
 
-def _after(line: _Line, cursor: Cursor) -> Cursor:
-    """The cursor once this line is taken."""
-    if line.type == "recording":
-        return Cursor(line.after, line.epoch)
-    if line.type == "gap":
-        return Cursor(line.next - 1, cursor.epoch)
-    return Cursor(line.sequence, cursor.epoch) if line.sequence is not None else cursor
+# --- reading a checkpoint ---------------------------------------------------------------------------------
+
+
+class _Entry(msgspec.Struct):
+    positions: list[msgspec.Raw]
+
+
+class _Checkpoint(msgspec.Struct):
+    positions: dict[str, _Entry]
+
+
+_raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_NO_ORDERS = b'"orders":[]'
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Iterator[OrderMessage]:
+    """Yields a message per order by time, numbered from 1; `timestamp` is the order's time.
+
+    Each message has the position as of that order, recomputed (docs/accounting.md, 2). With the last order,
+    and where recomputing is impossible, it has the position as in the checkpoint, which may be gzipped.
+    Raises InvalidInputError, code `unreadable`, `damaged` or `not_a_checkpoint`.
+    """
+    content = read_maybe_gzipped(path, str(path))
+    try:
+        entries = msgspec.json.decode(content, type=_Checkpoint).positions.values()
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        problem = f"{path} is neither a recording nor a checkpoint: {error}"
+        raise InvalidInputError(problem, code="not_a_checkpoint") from None
+    positions = [parse_position(bytes(text)) for entry in entries for text in entry.positions]
+    orders = sorted(
+        (order.processed_ms, order.order_uuid, which, index)
+        for which, (position, _) in enumerate(positions)
+        for index, order in enumerate(position.orders)
+    )
+    headers = [_headers(*pair) for pair in positions]
+    for sequence, (processed_ms, _, which, index) in enumerate(orders, 1):
+        header = headers[which][index]
+        text = PositionText(
+            header=header,
+            # The last occurrence: an unknown key before it may contain the same text.
+            orders_at=header.rindex(_NO_ORDERS) + len(_NO_ORDERS) - 1,
+            orders=positions[which][1].orders[: index + 1],
+        )
+        yield _message.decode(
+            encode_message(
+                sequence=sequence,
+                timestamp_ms=processed_ms,
+                text=text,
+                order=text.orders[-1],
+                n_orders=len(text.orders),
+            )
+        )
+
+
+def _headers(position: Position, text: PositionText) -> list[bytes]:
+    """Returns the position without its orders, as of each of them; `orders` is the last key."""
+    fields = _raw_object.decode(text.header)
+    if not position.is_closed_position:
+        fields["close_ms"] = msgspec.Raw(b"null")
+
+    def header(state: dict[str, msgspec.Raw]) -> bytes:
+        merged = {key: value for key, value in (fields | state).items() if key != "orders"}
+        return msgspec.json.encode(merged | {"orders": msgspec.Raw(b"[]")})
+
+    current = header({})
+    states = rebuild_each(
+        position.orders, position.trade_pair, position.position_uuid, range(1, len(position.orders))
+    )
+    earlier = (
+        current if state is None else header(_raw_object.decode(msgspec.json.encode(state.state)))
+        for state in states
+    )
+    return [*earlier, current]

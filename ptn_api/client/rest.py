@@ -1,65 +1,240 @@
-"""The REST routes for Python: `PTNClient` blocks, `AsyncPTNClient` is the same for `async` programs.
+"""The REST clients: `PTNClient` blocks, `AsyncPTNClient` is the same for asyncio.
 
 with PTNClient("http://localhost:48888", api_key="...") as api:
     for hotkey, entry in api.miner_positions(tier=100).items():
         ...
+
+`exchange` decides what to do next (send, or wait and retry) and performs no I/O; each client carries that out
+in its own way.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import secrets
 import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Generator, Hashable, Iterator
+from functools import wraps
+from inspect import Parameter, signature
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar
 
 import httpx
+import msgspec
 
+from ptn_api.backoff import Backoff
 from ptn_api.client import calls
-from ptn_api.client.answer_cache import AnswerCache
-from ptn_api.client.api_key import given_api_key
-from ptn_api.client.calls import MessagePage, Status
-from ptn_api.client.choice import Choice
-from ptn_api.client.documents import (
-    Checkpoint,
-    Ledgers,
-    Miner,
-    MinerPositions,
-    PositionChanges,
-    StatisticsDocument,
+from ptn_api.client.arguments import NO_KEY, optional_api_key
+from ptn_api.client.calls import Call
+from ptn_api.errors import (
+    APIStatusError,
+    AuthenticationError,
+    ClientError,
+    ServerUnreachableError,
+    SettingsError,
+    error_text,
 )
-from ptn_api.client.download import Download, Progress
-from ptn_api.client.exchange import SEND, Call, Outcome, Retries, exchange
-from ptn_api.errors import SettingsError
-from ptn_api.model.statistics import Elimination, MinerStatistics
-from ptn_api.model.tiers import Tier
-from ptn_api.wire.about import Health, Me
-from ptn_api.wire.frames import Format
 
-__all__ = ["AsyncPTNClient", "MessagePage", "PTNClient", "Retries"]
+__all__ = ["AsyncPTNClient", "PTNClient", "Retries"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _options(base_url: str, api_key: str | None, timeout: float, options: dict[str, Any]) -> dict[str, Any]:
+class Retries(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a request is retried, after delays (s) that double, with full jitter.
+
+    A server's `Retry-After` is obeyed unless it is longer than `longest`.
+    """
+
+    times: int = 3
+    first: float = 0.5
+    longest: float = 60.0
+
+    def pause(self, attempt: int, asked: float | None) -> float | None:
+        """Returns the delay before the next attempt; None gives up. `asked` is the server's Retry-After."""
+        if attempt >= self.times or (asked is not None and asked > self.longest):
+            return None
+        first_ms = 1000 * self.first * 2.0**attempt
+        delay = Backoff(first_ms=first_ms, max_ms=1000 * self.longest, jitter=1.0).next_ms() / 1000
+        return delay if asked is None else asked + delay / 4
+
+
+class ResponseCache:
+    """The most recently used results, with their ETags."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._entries: OrderedDict[Hashable, tuple[str, Any]] = OrderedDict()
+
+    def conditional_headers(self, key: Hashable) -> dict[str, str]:
+        entry = self._entries.get(key)
+        return {} if entry is None else {"if-none-match": entry[0]}
+
+    def get(self, key: Hashable) -> Any:
+        """Returns the result that the server calls unchanged, None if it is not here."""
+        if key not in self._entries:
+            return None
+        self._entries.move_to_end(key)
+        return self._entries[key][1]
+
+    def put(self, key: Hashable, etag: str | None, result: Any) -> None:
+        if etag is None or self._size == 0:
+            return
+        self._entries[key] = (etag, result)
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._size:
+            self._entries.popitem(last=False)
+
+
+# --- one request, without I/O -----------------------------------------------------------------------------
+
+SEND = None
+Outcome = httpx.Response | httpx.RequestError | None
+_RETRIED = {429, 503}
+
+
+def exchange(call: Call[T], retries: Retries, cache: ResponseCache) -> Generator[float | None, Outcome, T]:
+    """Yields SEND and expects the response or error, or yields a delay in s. Returns the call's result.
+
+    Raises AuthenticationError (401, 403), APIStatusError, ServerUnreachableError, or ClientError with code
+    `bad_answer` for a malformed response.
+    """
+    attempt = 0
+    while True:
+        outcome = yield SEND
+        retry_after = None
+        if isinstance(outcome, httpx.Response):
+            # `accept` comes first: an unhealthy server answers /health with 503.
+            if outcome.status_code in call.accept or outcome.status_code not in _RETRIED:
+                return _result(call, outcome, cache)
+            with contextlib.suppress(ValueError):  # absent, or a date, which this API never sends
+                retry_after = max(0.0, float(outcome.headers.get("retry-after", "")))
+        delay = retries.pause(attempt, retry_after)
+        if delay is None:
+            raise _failure(outcome)
+        yield delay
+        attempt += 1
+
+
+def _result(call: Call[T], response: httpx.Response, cache: ResponseCache) -> T:
+    if response.status_code == 304 and (unchanged := cache.get(call.key)) is not None:
+        result: T = unchanged
+        return result
+    if response.status_code not in call.accept:
+        raise _failure(response)
+    try:
+        result = call.read(b"" if call.to_file else response.content, response.headers)
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, ValueError) as error:
+        raise ClientError(f"malformed response to {call.path}: {error}", code="bad_answer") from None
+    if call.cached:
+        cache.put(call.key, response.headers.get("etag"), result)
+    return result
+
+
+class _ErrorBody(msgspec.Struct):
+    error: str = ""
+    code: str | None = None
+
+
+def _failure(outcome: Outcome) -> ClientError:
+    assert outcome is not None  # the request was sent
+    if not isinstance(outcome, httpx.Response):
+        return ServerUnreachableError(f"no answer: {error_text(outcome)}")
+    try:
+        body = msgspec.json.decode(outcome.content, type=_ErrorBody)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        body = _ErrorBody()  # perhaps a proxy's error page
+    message = body.error or f"status {outcome.status_code}"
+    # Without a key the server's message would be about an invalid one.
+    if outcome.status_code == 401 and "authorization" not in outcome.request.headers:
+        return AuthenticationError(NO_KEY, code="no_key", status=401)
+    if outcome.status_code in (401, 403):
+        return AuthenticationError(message, code=body.code, status=outcome.status_code)
+    return APIStatusError(message, status=outcome.status_code, code=body.code)
+
+
+@contextlib.contextmanager
+def _temporary_file(path: Path) -> Iterator[BinaryIO]:
+    """Opens a temporary file that replaces `path` when the block ends without an error."""
+    target = path.resolve()  # replaces what a symbolic link points to, not the link
+    part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")  # unique: downloads may overlap
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _report_progress(call: Call[Any], response: httpx.Response) -> None:
+    if call.progress is not None:
+        total = response.headers.get("content-length", "")
+        call.progress(response.num_bytes_downloaded, int(total) if total.isdigit() else None)
+
+
+# --- the clients ------------------------------------------------------------------------------------------
+
+
+def _blocking(route: Callable[P, Call[T]]) -> Callable[Concatenate[PTNClient, P], T]:
+    """Turns a function of `calls` into a method of PTNClient."""
+
+    @wraps(route)
+    def method(self: PTNClient, /, *args: P.args, **parameters: P.kwargs) -> T:
+        return self.call(route(*args, **parameters))
+
+    return _with_self(method)
+
+
+def _awaitable(
+    route: Callable[P, Call[T]],
+) -> Callable[Concatenate[AsyncPTNClient, P], Coroutine[Any, Any, T]]:
+    """Turns a function of `calls` into a method of AsyncPTNClient."""
+
+    @wraps(route)
+    async def method(self: AsyncPTNClient, /, *args: P.args, **parameters: P.kwargs) -> T:
+        return await self.call(route(*args, **parameters))
+
+    return _with_self(method)
+
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def _with_self(method: M) -> M:
+    # `wraps` copied the route's signature, which lacks self.
+    route = signature(method)
+    self = Parameter("self", Parameter.POSITIONAL_OR_KEYWORD)
+    method.__signature__ = route.replace(parameters=[self, *route.parameters.values()])  # type: ignore[attr-defined]
+    return method
+
+
+def _httpx_options(
+    base_url: str, api_key: str | None, timeout: float, options: dict[str, Any]
+) -> dict[str, Any]:
     if not base_url.startswith(("http://", "https://")):
-        raise SettingsError(f"not an HTTP address: {base_url!r}")
-    key = given_api_key(api_key)
+        raise SettingsError(f"not an HTTP URL: {base_url!r}")
+    key = optional_api_key(api_key)
     headers = {"authorization": f"Bearer {key}"} if key else {}
     return {"base_url": base_url, "headers": headers, "timeout": timeout, **options}
 
 
 class PTNClient:
-    """Asks and waits. `api_key` None: the environment's PTN_API_KEY.
+    """The blocking REST client. `api_key` None means PTN_API_KEY from the environment.
 
-    `timeout` (s) is for connecting and for each part of an answer, not for the whole of it. `cache`: so many
-    answers are kept and asked for only if they changed; one that did not is the same object as before
-    (change a copy). Further options are `httpx.Client`'s.
+    `timeout` (s) applies to connecting and to each part of a response, not to the whole. `cache` is the
+    number of results kept and requested only if changed; an unchanged document is the same object as before
+    (modify a copy). Other options are passed to `httpx.Client`.
 
     Every method may raise AuthenticationError (`status` 401 or 403: the key, or its tier), APIStatusError
-    (`status`, and the server's sentence), ServerUnreachableError, or ClientError with code `bad_answer`;
-    429 and 503 are waited for as the server says, see `Retries`.
+    (`status`, and the server's message), ServerUnreachableError, or ClientError with code `bad_answer`.
+    Statuses 429 and 503 are retried as the server asks, see `Retries`.
     """
 
     def __init__(
@@ -72,9 +247,9 @@ class PTNClient:
         cache: int = 8,
         **options: Any,
     ) -> None:
-        self._http = httpx.Client(**_options(base_url, api_key, timeout, options))
+        self._http = httpx.Client(**_httpx_options(base_url, api_key, timeout, options))
         self._retries = retries or Retries()
-        self._cache = AnswerCache(cache)
+        self._cache = ResponseCache(cache)
 
     def __enter__(self) -> PTNClient:
         return self
@@ -85,144 +260,60 @@ class PTNClient:
         self.close()
 
     def close(self) -> None:
+        """Closes the connections."""
         self._http.close()
 
     def call(self, call: Call[T]) -> T:
-        """Any call of `ptn_api.client.calls`."""
+        """Sends any call of `ptn_api.client.calls` and returns its result."""
         steps = exchange(call, self._retries, self._cache)
-        pause, outcome = next(steps), None
+        delay, outcome = next(steps), None
         try:
             while True:
-                if pause is SEND:
+                if delay is SEND:
                     outcome = self._send(call)
                 else:
-                    time.sleep(pause)
-                pause = steps.send(outcome)
+                    time.sleep(delay)
+                delay = steps.send(outcome)
         except StopIteration as end:
             result: T = end.value
             return result
 
     def _send(self, call: Call[T]) -> Outcome:
         try:
-            if isinstance(call, Download):
-                return self._download(call)
-            headers = self._cache.headers(call.key)
+            if call.to_file is not None:
+                return self._download(call, call.to_file)
+            headers = self._cache.conditional_headers(call.key)
             return self._http.get(call.path, params=call.parameters, headers=headers)
         except httpx.RequestError as error:
             return error
 
-    def _download(self, call: Download) -> httpx.Response:
+    def _download(self, call: Call[T], path: Path) -> httpx.Response:
         with self._http.stream("GET", call.path, params=call.parameters) as response:
             if response.status_code != 200:
                 response.read()
                 return response
-            with call.writing() as file:
+            with _temporary_file(path) as file:
                 for chunk in response.iter_bytes():
                     file.write(chunk)
-                    call.tell(response)
+                    _report_progress(call, response)
         return response
 
-    @overload
-    def miner_positions(
-        self,
-        *,
-        tier: Tier | None = None,
-        miner: Choice = (),
-        trade_pair: Choice = (),
-        status: Status | None = None,
-        since: None = None,
-    ) -> MinerPositions: ...
-
-    @overload
-    def miner_positions(self, *, since: str) -> PositionChanges: ...
-
-    def miner_positions(
-        self,
-        *,
-        tier: Tier | None = None,
-        miner: Choice = (),
-        trade_pair: Choice = (),
-        status: Status | None = None,
-        since: str | None = None,
-    ) -> MinerPositions | PositionChanges:
-        """Every miner's positions, best miner first; `tier` None: 100. `miner` and `trade_pair`: only those.
-
-        `since` (an earlier answer's `cursor`, tier 100): only what changed; raises APIStatusError with status
-        410 where only a whole answer helps.
-        """
-        if since is not None:
-            return self.call(calls.position_changes(since))
-        return self.call(calls.miner_positions(tier, miner, trade_pair, status))
-
-    def miner(self, hotkey: str) -> Miner:
-        """One miner's entry, at the key's own tier."""
-        return self.call(calls.miner(hotkey))
-
-    def hotkeys(self) -> list[str]:
-        """The miners that the validator knows."""
-        return self.call(calls.hotkeys())
-
-    def statistics(self, *, checkpoints: bool = True) -> StatisticsDocument:
-        """The validator's statistics: `data` is a list of miners."""
-        return self.call(calls.statistics(checkpoints))
-
-    def miner_statistics(self, hotkey: str, *, checkpoints: bool = True) -> MinerStatistics:
-        return self.call(calls.miner_statistics(hotkey, checkpoints))
-
-    def eliminations(self) -> list[Elimination]:
-        """Who was eliminated, when and why."""
-        return self.call(calls.eliminations())
-
-    @overload
-    def validator_checkpoint(self) -> Checkpoint: ...
-
-    @overload
-    def validator_checkpoint(
-        self, to_file: str | os.PathLike[str], progress: Progress | None = None
-    ) -> Path: ...
-
-    def validator_checkpoint(
-        self, to_file: str | os.PathLike[str] | None = None, progress: Progress | None = None
-    ) -> Checkpoint | Path:
-        """Everything a validator restores from (tier 100).
-
-        With `to_file` it goes there as it comes, whole or not at all, and `progress(bytes, total)` is told.
-        """
-        if to_file is None:
-            return self.call(calls.checkpoint())
-        return self.call(calls.checkpoint_file(to_file, progress))
-
-    def perf_ledger(self, hotkey: str) -> Ledgers:
-        """One miner's ledgers, by trade pair and "portfolio"."""
-        return self.call(calls.perf_ledger(hotkey))
-
-    def me(self) -> Me:
-        """What the server knows about the key."""
-        return self.call(calls.me())
-
-    def health(self) -> Health:
-        """How the server is, also where it is not well. Needs no key."""
-        return self.call(calls.health())
-
-    def messages(
-        self,
-        after: int = -1,
-        *,
-        epoch: str | None = None,
-        limit: int = 1_000,
-        miner: Choice = (),
-        trade_pair: Choice = (),
-        format: Format = "full",  # noqa: A002 - the protocol's word
-    ) -> MessagePage:
-        """The stream's messages after a sequence; -1: none yet, but where to begin.
-
-        Raises APIStatusError with status 410 where the server no longer has them.
-        """
-        return self.call(calls.messages(after, epoch, limit, miner, trade_pair, format))
+    # The routes; `calls` documents them.
+    miner_positions = _blocking(calls.miner_positions)
+    miner = _blocking(calls.miner)
+    hotkeys = _blocking(calls.hotkeys)
+    statistics = _blocking(calls.statistics)
+    miner_statistics = _blocking(calls.miner_statistics)
+    eliminations = _blocking(calls.eliminations)
+    validator_checkpoint = _blocking(calls.validator_checkpoint)
+    perf_ledger = _blocking(calls.perf_ledger)
+    me = _blocking(calls.me)
+    health = _blocking(calls.health)
+    messages = _blocking(calls.messages)
 
 
 class AsyncPTNClient:
-    """`PTNClient` for asynchronous programs: the same methods, to be awaited."""
+    """`PTNClient` for asyncio: the same methods, to be awaited."""
 
     def __init__(
         self,
@@ -234,9 +325,9 @@ class AsyncPTNClient:
         cache: int = 8,
         **options: Any,
     ) -> None:
-        self._http = httpx.AsyncClient(**_options(base_url, api_key, timeout, options))
+        self._http = httpx.AsyncClient(**_httpx_options(base_url, api_key, timeout, options))
         self._retries = retries or Retries()
-        self._cache = AnswerCache(cache)
+        self._cache = ResponseCache(cache)
 
     async def __aenter__(self) -> AsyncPTNClient:
         return self
@@ -247,117 +338,53 @@ class AsyncPTNClient:
         await self.close()
 
     async def close(self) -> None:
+        """Closes the connections."""
         await self._http.aclose()
 
     async def call(self, call: Call[T]) -> T:
-        """Any call of `ptn_api.client.calls`."""
+        """Sends any call of `ptn_api.client.calls` and returns its result."""
         steps = exchange(call, self._retries, self._cache)
-        pause, outcome = next(steps), None
+        delay, outcome = next(steps), None
         try:
             while True:
-                if pause is SEND:
+                if delay is SEND:
                     outcome = await self._send(call)
                 else:
-                    await asyncio.sleep(pause)
-                pause = steps.send(outcome)
+                    await asyncio.sleep(delay)
+                delay = steps.send(outcome)
         except StopIteration as end:
             result: T = end.value
             return result
 
     async def _send(self, call: Call[T]) -> Outcome:
         try:
-            if isinstance(call, Download):
-                return await self._download(call)
-            headers = self._cache.headers(call.key)
+            if call.to_file is not None:
+                return await self._download(call, call.to_file)
+            headers = self._cache.conditional_headers(call.key)
             return await self._http.get(call.path, params=call.parameters, headers=headers)
         except httpx.RequestError as error:
             return error
 
-    async def _download(self, call: Download) -> httpx.Response:
+    async def _download(self, call: Call[T], path: Path) -> httpx.Response:
         async with self._http.stream("GET", call.path, params=call.parameters) as response:
             if response.status_code != 200:
                 await response.aread()
                 return response
-            with call.writing() as file:
+            with _temporary_file(path) as file:
                 async for chunk in response.aiter_bytes():
                     file.write(chunk)
-                    call.tell(response)
+                    _report_progress(call, response)
         return response
 
-    @overload
-    async def miner_positions(
-        self,
-        *,
-        tier: Tier | None = None,
-        miner: Choice = (),
-        trade_pair: Choice = (),
-        status: Status | None = None,
-        since: None = None,
-    ) -> MinerPositions: ...
-
-    @overload
-    async def miner_positions(self, *, since: str) -> PositionChanges: ...
-
-    async def miner_positions(
-        self,
-        *,
-        tier: Tier | None = None,
-        miner: Choice = (),
-        trade_pair: Choice = (),
-        status: Status | None = None,
-        since: str | None = None,
-    ) -> MinerPositions | PositionChanges:
-        if since is not None:
-            return await self.call(calls.position_changes(since))
-        return await self.call(calls.miner_positions(tier, miner, trade_pair, status))
-
-    async def miner(self, hotkey: str) -> Miner:
-        return await self.call(calls.miner(hotkey))
-
-    async def hotkeys(self) -> list[str]:
-        return await self.call(calls.hotkeys())
-
-    async def statistics(self, *, checkpoints: bool = True) -> StatisticsDocument:
-        return await self.call(calls.statistics(checkpoints))
-
-    async def miner_statistics(self, hotkey: str, *, checkpoints: bool = True) -> MinerStatistics:
-        return await self.call(calls.miner_statistics(hotkey, checkpoints))
-
-    async def eliminations(self) -> list[Elimination]:
-        return await self.call(calls.eliminations())
-
-    @overload
-    async def validator_checkpoint(self) -> Checkpoint: ...
-
-    @overload
-    async def validator_checkpoint(
-        self, to_file: str | os.PathLike[str], progress: Progress | None = None
-    ) -> Path: ...
-
-    async def validator_checkpoint(
-        self, to_file: str | os.PathLike[str] | None = None, progress: Progress | None = None
-    ) -> Checkpoint | Path:
-        if to_file is None:
-            return await self.call(calls.checkpoint())
-        return await self.call(calls.checkpoint_file(to_file, progress))
-
-    async def perf_ledger(self, hotkey: str) -> Ledgers:
-        return await self.call(calls.perf_ledger(hotkey))
-
-    async def me(self) -> Me:
-        return await self.call(calls.me())
-
-    async def health(self) -> Health:
-        return await self.call(calls.health())
-
-    async def messages(
-        self,
-        after: int = -1,
-        *,
-        epoch: str | None = None,
-        limit: int = 1_000,
-        miner: Choice = (),
-        trade_pair: Choice = (),
-        format: Format = "full",  # noqa: A002 - the protocol's word
-    ) -> MessagePage:
-        return await self.call(calls.messages(after, epoch, limit, miner, trade_pair, format))
+    # The routes; `calls` documents them.
+    miner_positions = _awaitable(calls.miner_positions)
+    miner = _awaitable(calls.miner)
+    hotkeys = _awaitable(calls.hotkeys)
+    statistics = _awaitable(calls.statistics)
+    miner_statistics = _awaitable(calls.miner_statistics)
+    eliminations = _awaitable(calls.eliminations)
+    validator_checkpoint = _awaitable(calls.validator_checkpoint)
+    perf_ledger = _awaitable(calls.perf_ledger)
+    me = _awaitable(calls.me)
+    health = _awaitable(calls.health)
+    messages = _awaitable(calls.messages)

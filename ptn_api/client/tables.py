@@ -1,8 +1,8 @@
-"""Positions, orders, statistics and ledgers as Polars data frames; `pip install 'ptn-api[dataframe]'`.
+"""Polars data frames of positions, orders, statistics and ledgers; `pip install 'ptn-api[dataframe]'`.
 
-One row per position, order, miner or ledger checkpoint; flat columns, made straight from the structs; times
-are UTC datetimes (`opened_at` of `open_ms`), what is absent is null. Polars is imported when a table is made.
-Every function raises ClientError with code `no_polars` where it is not installed.
+One row per position, order, miner or ledger checkpoint, with flat columns. Times are UTC datetimes
+(`opened_at` from `open_ms`); missing values are null. Polars is imported on first use; every function raises
+ClientError with code `no_polars` if it is not installed.
 """
 
 from __future__ import annotations
@@ -25,85 +25,15 @@ if TYPE_CHECKING:
 __all__ = ["Rows", "ledgers", "messages", "orders", "positions", "positions_or_orders", "statistics"]
 
 Rows = Literal["positions", "orders"]
-"""What a table of positions has a row for."""
+"""The rows of a table of positions."""
 
 _Kind = Literal["text", "side", "float", "int", "bool", "time"]
 _Columns = dict[str, tuple[_Kind, Sequence[Any]]]
 
 
 def positions(found: Iterable[Position]) -> polars.DataFrame:
-    """One row per position."""
+    """Returns one row per position."""
     rows = list(found)
-    return _frame(_position_columns(rows) | {"n_orders": ("int", [len(p.orders) for p in rows])})
-
-
-def orders(found: Iterable[Position]) -> polars.DataFrame:
-    """One row per order, with what it belongs to; `place` is its place in the position's list, from 1."""
-    rows = [(p, place, o) for p in found for place, o in enumerate(p.orders, 1)]
-    belongs: _Columns = {
-        "miner_hotkey": ("text", [p.miner_hotkey for p, _, _ in rows]),
-        "position_uuid": ("text", [p.position_uuid for p, _, _ in rows]),
-        "trade_pair": ("text", [pair_id(p.trade_pair) for p, _, _ in rows]),
-        "place": ("int", [place for _, place, _ in rows]),
-    }
-    return _frame(belongs | _order_columns([o for _, _, o in rows]))
-
-
-def messages(found: Iterable[PTNWebSocketMessage]) -> polars.DataFrame:
-    """One row per message of the stream: the new order, and its position's leverage and returns after it."""
-    rows = list(found)
-    told: _Columns = {
-        "sequence": ("int", [m.sequence for m in rows]),
-        "seen_at": ("time", [m.timestamp for m in rows]),
-        "late": ("bool", [m.late for m in rows]),
-        "replay": ("bool", [m.replay for m in rows]),
-        "miner_hotkey": ("text", [m.position.miner_hotkey for m in rows]),
-        "position_uuid": ("text", [m.position.position_uuid for m in rows]),
-        "trade_pair": ("text", [str(m.new_order.trade_pair) for m in rows]),
-    }
-    after: _Columns = {
-        "net_leverage": ("float", [m.position.net_leverage for m in rows]),
-        "current_return": ("float", [m.position.current_return for m in rows]),
-        "return_at_close": ("float", [m.position.return_at_close for m in rows]),
-    }
-    return _frame(told | _order_columns([m.new_order for m in rows]) | after)
-
-
-def statistics(found: Iterable[MinerStatistics]) -> polars.DataFrame:
-    """One row per miner; what is nested has a column per value (`scores.omega.value`), lists are left out."""
-    flat = [_flat(miner) for miner in found]
-    names = list(dict.fromkeys(name for row in flat for name in row))
-    return _frame({name: _guessed([row.get(name) for row in flat]) for name in names})
-
-
-def ledgers(found: Mapping[str, Mapping[str, PerfLedger]]) -> polars.DataFrame:
-    """One row per checkpoint of `{hotkey: {"portfolio" or trade pair: ledger}}`."""
-    rows = [
-        (hotkey, pair, checkpoint)
-        for hotkey, by_pair in found.items()
-        for pair, ledger in by_pair.items()
-        for checkpoint in ledger.cps
-    ]
-    columns: _Columns = {
-        "hotkey": ("text", [hotkey for hotkey, _, _ in rows]),
-        "trade_pair": ("text", [pair for _, pair, _ in rows]),
-        "updated_at": ("time", [c.last_update_ms for _, _, c in rows]),
-    }
-    for name in PerfCheckpoint.__struct_fields__[1:]:
-        kind: _Kind = "int" if name in ("accum_ms", "open_ms", "n_updates") else "float"
-        columns[name] = (kind, [getattr(c, name) for _, _, c in rows])
-    return _frame(columns)
-
-
-def positions_or_orders(found: Iterable[Position], rows: Rows) -> polars.DataFrame:
-    """What `rows` asks for."""
-    return positions(found) if rows == "positions" else orders(found)
-
-
-# --- columns ----------------------------------------------------------------------------------------------
-
-
-def _position_columns(rows: Sequence[Position]) -> _Columns:
     columns: _Columns = {
         "miner_hotkey": ("text", [p.miner_hotkey for p in rows]),
         "position_uuid": ("text", [p.position_uuid for p in rows]),
@@ -122,7 +52,74 @@ def _position_columns(rows: Sequence[Position]) -> _Columns:
         "return_at_close",
     ):
         columns[name] = ("float", [getattr(p, name) for p in rows])
-    return columns
+    columns["n_orders"] = ("int", [len(p.orders) for p in rows])
+    return _frame(columns)
+
+
+def orders(found: Iterable[Position]) -> polars.DataFrame:
+    """Returns one row per order, with its position's keys; `place` is its index in the position, from 1."""
+    rows = [(p, place, o) for p in found for place, o in enumerate(p.orders, 1)]
+    position: _Columns = {
+        "miner_hotkey": ("text", [p.miner_hotkey for p, _, _ in rows]),
+        "position_uuid": ("text", [p.position_uuid for p, _, _ in rows]),
+        "trade_pair": ("text", [pair_id(p.trade_pair) for p, _, _ in rows]),
+        "place": ("int", [place for _, place, _ in rows]),
+    }
+    return _frame(position | _order_columns([o for _, _, o in rows]))
+
+
+def messages(found: Iterable[PTNWebSocketMessage]) -> polars.DataFrame:
+    """Returns one row per stream message: the new order, and its position's leverage and returns after it."""
+    rows = list(found)
+    message: _Columns = {
+        "sequence": ("int", [m.sequence for m in rows]),
+        "seen_at": ("time", [m.timestamp for m in rows]),
+        "late": ("bool", [m.late for m in rows]),
+        "replay": ("bool", [m.replay for m in rows]),
+        "miner_hotkey": ("text", [m.position.miner_hotkey for m in rows]),
+        "position_uuid": ("text", [m.position.position_uuid for m in rows]),
+        "trade_pair": ("text", [str(m.new_order.trade_pair) for m in rows]),
+    }
+    after: _Columns = {
+        "net_leverage": ("float", [m.position.net_leverage for m in rows]),
+        "current_return": ("float", [m.position.current_return for m in rows]),
+        "return_at_close": ("float", [m.position.return_at_close for m in rows]),
+    }
+    return _frame(message | _order_columns([m.new_order for m in rows]) | after)
+
+
+def statistics(found: Iterable[MinerStatistics]) -> polars.DataFrame:
+    """Returns one row per miner; nested values become columns (`scores.omega.value`), lists are left out."""
+    flat = [_flat(miner) for miner in found]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    return _frame({name: _inferred([row.get(name) for row in flat]) for name in names})
+
+
+def ledgers(found: Mapping[str, Mapping[str, PerfLedger]]) -> polars.DataFrame:
+    """Returns one row per checkpoint of `{hotkey: {"portfolio" or trade pair: ledger}}`."""
+    rows = [
+        (hotkey, pair, checkpoint)
+        for hotkey, by_pair in found.items()
+        for pair, ledger in by_pair.items()
+        for checkpoint in ledger.cps
+    ]
+    columns: _Columns = {
+        "hotkey": ("text", [hotkey for hotkey, _, _ in rows]),
+        "trade_pair": ("text", [pair for _, pair, _ in rows]),
+        "updated_at": ("time", [c.last_update_ms for _, _, c in rows]),
+    }
+    for name in PerfCheckpoint.__struct_fields__[1:]:
+        kind: _Kind = "int" if name in ("accum_ms", "open_ms", "n_updates") else "float"
+        columns[name] = (kind, [getattr(c, name) for _, _, c in rows])
+    return _frame(columns)
+
+
+def positions_or_orders(found: Iterable[Position], rows: Rows) -> polars.DataFrame:
+    """Returns the table that `rows` names."""
+    return positions(found) if rows == "positions" else orders(found)
+
+
+# --- columns ----------------------------------------------------------------------------------------------
 
 
 def _order_columns(rows: Sequence[Order]) -> _Columns:
@@ -137,35 +134,34 @@ def _order_columns(rows: Sequence[Order]) -> _Columns:
 
 
 def _flat(miner: MinerStatistics) -> dict[str, Any]:
-    """By dotted name, with the values that are no lists."""
-    found: dict[str, Any] = {}
+    """Returns the values by dotted name, without lists."""
+    values: dict[str, Any] = {}
 
-    def take(name: str, value: Any) -> None:
+    def add(name: str, value: Any) -> None:
         if isinstance(value, dict):
             for key, inner in value.items():
-                take(f"{name}.{key}", inner)
+                add(f"{name}.{key}", inner)
         elif value is not None and not isinstance(value, list):
-            found[name] = value
+            values[name] = value
 
     for name in miner.__struct_fields__:
-        take(name, getattr(miner, name))
-    return found
+        add(name, getattr(miner, name))
+    return values
 
 
-def _guessed(values: list[Any]) -> tuple[_Kind, list[Any]]:
-    """For values that nobody promised a type of."""
+def _inferred(values: list[Any]) -> tuple[_Kind, list[Any]]:
+    """Returns the column of values whose types the validator does not guarantee."""
     kinds = {type(value) for value in values if value is not None}
-    if kinds <= {bool} and kinds:
+    if kinds == {bool}:
         return "bool", values
-    if kinds <= {int} and kinds:
+    if kinds == {int}:
         return "int", values
-    if kinds <= {int, float}:
+    if kinds <= {int, float}:  # also without any value
         return "float", values
-    return "text", [value if value is None or isinstance(value, str) else _text(value) for value in values]
-
-
-def _text(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+    return "text", [
+        value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
+        for value in values
+    ]
 
 
 def _frame(columns: _Columns) -> polars.DataFrame:
@@ -174,7 +170,7 @@ def _frame(columns: _Columns) -> polars.DataFrame:
     except ImportError:
         raise ClientError("tables need Polars: pip install 'ptn-api[dataframe]'", code="no_polars") from None
     side = pl.Enum(["LONG", "SHORT", "FLAT"])
-    made: dict[_Kind, Callable[[str, Sequence[Any]], polars.Series]] = {
+    series: dict[_Kind, Callable[[str, Sequence[Any]], polars.Series]] = {
         "text": lambda name, values: pl.Series(name, values, pl.String),
         "side": lambda name, values: pl.Series(name, values, side),
         "float": lambda name, values: pl.Series(name, values, pl.Float64, strict=False),
@@ -182,4 +178,4 @@ def _frame(columns: _Columns) -> polars.DataFrame:
         "bool": lambda name, values: pl.Series(name, values, pl.Boolean),
         "time": lambda name, values: pl.Series(name, values, pl.Int64).cast(pl.Datetime("ms", "UTC")),
     }
-    return pl.DataFrame([made[kind](name, values) for name, (kind, values) in columns.items()])
+    return pl.DataFrame([series[kind](name, values) for name, (kind, values) in columns.items()])

@@ -52,7 +52,7 @@ class AppendTime(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Conflict(NamedTuple):
-    """An order that came back with another time or leverage; the first version stands."""
+    """An order that came back with another time or leverage; the first version is kept."""
 
     miner_hotkey: str
     order_uuid: str
@@ -100,7 +100,7 @@ class PendingEvents:
             if known.get(order.order_uuid, version) != version:
                 self.conflicts.append(Conflict(miner, order.order_uuid, *version))
         if unseen:
-            self._texts += 1
+            self._texts += 1  # separates this text's events from those of an earlier text of the position
         key = (miner, change.position.position_uuid)
         for largest_ms, event in announcements(change, unseen, self._time, revision):
             # The events of a position written twice in one append keep the order of the texts.
@@ -135,6 +135,7 @@ def announcements(
     last_seen = _last_seen(orders, announced)
     largest_ms = list(accumulate((order.processed_ms for order in orders), max))
     rebuilt = [index for index in announced if last_seen < index < len(orders) - 1]
+    # The fee at each event depends on all orders before it, so the cost is quadratic in a list of new orders.
     if sum(rebuilt) > _MAX_REBUILT_ORDERS:
         rebuilt = []
     headers = dict(zip(rebuilt, _headers_after(change, rebuilt), strict=True))

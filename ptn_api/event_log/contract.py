@@ -253,7 +253,7 @@ class EventLog(Protocol):
     def counters(self) -> dict[str, int]:
         """Counts since creation: `events`, `late` events, `conflicts` and `pruned` events.
 
-        A conflict is an order that came back with another time or leverage; the first version stands.
+        A conflict is an order that came back with another time or leverage; the first version is kept.
         """
         ...
 

@@ -157,15 +157,18 @@ class FileIdentity:
         self._opened = self._now()
 
     def check(self) -> None:
-        """Raises LogReplacedError if the log was deleted or replaced."""
+        """Raises LogReplacedError if the log was deleted or replaced, LogError if that is unknown."""
         if self._now() != self._opened:
             raise LogReplacedError(f"the log {self._path} was deleted or replaced while in use")
 
     def _now(self) -> tuple[int, int] | None:
         try:
             status = os.stat(self._path)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            # No permission, or trouble with the disk: the log may be the same, so a retry can help.
+            raise LogError(f"cannot access the log {self._path}: {error.strerror}") from error
         return status.st_dev, status.st_ino
 
 
@@ -211,6 +214,7 @@ def create(db: sqlite3.Connection, path: Path, created_ms: int) -> None:
     """Creates the schema in a new file, in one transaction. Does nothing for an existing log."""
     if _has_schema(db, path):
         return
+    # One transaction, including the two pragmas: a reader sees no schema or all of it.
     db.execute("BEGIN IMMEDIATE")
     try:
         for statement in _SCHEMA.split(";\n"):
@@ -259,7 +263,7 @@ def without_waiting(db: sqlite3.Connection) -> Iterator[None]:
 
 def _connect(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(
-        f"file:{quote(str(path))}?mode=rw",
+        f"file:{quote(str(path))}?mode=rw",  # never creates a file: make_file() sets its permissions
         uri=True,
         timeout=_BUSY_S,
         isolation_level=None,  # explicit BEGIN and COMMIT

@@ -37,7 +37,7 @@ def rewritten(
         known = dict(zip(_keys(old.uuids), zip(old.texts, old.revisions, strict=True), strict=True))
     revisions = []
     for key, text in zip(_keys(uuids), texts, strict=True):
-        before = known.get(key)
+        before = known.get(key)  # by uuid, not by index: a moved order has not changed
         revisions.append(before[1] if before is not None and before[0] == text else revision)
     only_appended = not returned and tuple(uuids[: len(old.uuids)]) == old.uuids
     return OrderList(

@@ -46,7 +46,7 @@ class LogOutage:
     def reading(self, reader: Hashable) -> Iterator[None]:
         """Reports the outcome of the block, and suppresses its LogError for a caller that retries later.
 
-        LogPrunedError and LogReplacedError pass, since a retry does not help against them.
+        LogPrunedError and LogReplacedError pass, since a retry cannot fix them.
         """
         try:
             yield

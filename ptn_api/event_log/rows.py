@@ -149,7 +149,7 @@ def orders_of(db: sqlite3.Connection, position_id: int, layout_revision: int = 0
 
 
 def put_orders(db: sqlite3.Connection, position_id: int, old: OrderList, new: OrderList) -> None:
-    """Writes the rows that differ at their index."""
+    """Writes the rows that differ at their index: one row for an appended order."""
     first = position_id << 32
     before = list(zip(old.uuids, old.revisions, old.texts, strict=True))
     after = list(zip(new.uuids, new.revisions, new.texts, strict=True))
@@ -282,6 +282,7 @@ def prune_events(db: sqlite3.Connection, state: LogState, *, oldest_ms: int, ret
         " FROM events ORDER BY sequence LIMIT ?",
         (EVENT_OVERHEAD, _BATCH),
     ).fetchall()
+    # From the oldest on, so that the remaining sequences have no gap.
     last, deleted = 0, 0
     for sequence, timestamp_ms, size in rows:
         if state.event_bytes <= retention_bytes and timestamp_ms >= oldest_ms:
@@ -295,6 +296,7 @@ def prune_events(db: sqlite3.Connection, state: LogState, *, oldest_ms: int, ret
 
 def prune_tombstones(db: sqlite3.Connection, state: LogState, *, oldest_ms: int) -> bool:
     """Deletes at most a batch of old tombstones, with their orders unless an event still needs them."""
+    # `last_sequence` is the position's last event: below the oldest one kept, no event needs the orders.
     rows = db.execute(
         "SELECT id, revision FROM positions WHERE removed_ms < ?"
         " AND last_sequence < coalesce((SELECT min(sequence) FROM events), last_sequence + 1) LIMIT ?",

@@ -35,6 +35,7 @@ def open_writer(
     """
     data_dir = data_dir.absolute()
     try:
+        # The directory is locked, not the file: the lock also covers the creation of the file.
         lock = _lock_directory(data_dir)
         try:
             return SqliteWriter(

@@ -92,6 +92,8 @@ class SqliteReader:
         while True:
             with self._snapshot() as db:
                 batch = _positions(db, since_revision, miner=miner, limit=size)
+            # No transaction is open here, however long the caller takes. A position that changes in the
+            # meantime gets a larger revision and appears in a later batch.
             yield from batch
             if len(batch) < size:
                 return
@@ -166,7 +168,9 @@ class SqliteReader:
         Keep the block short: the write-ahead log is not checkpointed beyond what the oldest reader sees.
         """
         with self._lock, reading():
+            # Without this check SQLite would keep reading a file that was deleted.
             self._identity.check()
+            # Deferred: the snapshot begins with the first read, and takes no lock that a writer waits for.
             self._db.execute("BEGIN")
             try:
                 yield self._db
@@ -176,6 +180,7 @@ class SqliteReader:
 
 
 def _floor(db: sqlite3.Connection) -> int:
+    # `sequence` is the log's: without events the floor is one above the head.
     row = db.execute("SELECT coalesce((SELECT min(sequence) FROM events), sequence + 1) FROM log").fetchone()
     return int(row[0])
 

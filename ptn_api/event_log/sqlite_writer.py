@@ -91,6 +91,7 @@ class SqliteWriter(SqliteReader):
 
     def baseline(self, changes: Iterable[Change], now_ms: int) -> Head:
         with self._transaction() as (db, state):
+            # `changes` may read files: the write lock is held throughout, but readers are not blocked.
             append = Append(db, state, self._append_time(state, now_ms))
             for change in changes:
                 append.apply(change)
@@ -111,6 +112,7 @@ class SqliteWriter(SqliteReader):
                     append.apply(change, ahead.get(index))
                 conflicts = append.finish()
         finally:
+            # Chunks that no document took over are unused from now on, and the next cleanup deletes them.
             self._staging.difference_update(packed.version for packed in ahead.values())
         if any(isinstance(change, DocumentWritten) for change in changes):
             self._delete_unused_chunks()
@@ -177,6 +179,7 @@ class SqliteWriter(SqliteReader):
                 self._writer = connect_writer(self._path)
             db = self._writer
             try:
+                # IMMEDIATE takes SQLite's write lock now; upgrading a read transaction later could fail.
                 db.execute("BEGIN IMMEDIATE")
                 state = LogState.load(db)
                 before = replace(state)
@@ -225,7 +228,7 @@ class SqliteWriter(SqliteReader):
                 with self._snapshot() as db:
                     stored = stored_digest(db, change.document.value)
                 ahead[index] = packed = pack(content, stored=stored)
-                self._staging.add(packed.version)
+                self._staging.add(packed.version)  # first: a cleanup in another thread spares these chunks
                 for chunk in range(len(packed.chunks)):
                     with self._transaction() as (db, _):
                         put_chunk(db, packed, chunk)
@@ -237,6 +240,8 @@ class SqliteWriter(SqliteReader):
             with self._snapshot() as db:
                 unused = unused_chunks(db)
             for version, index in unused:
+                # One transaction per chunk, so that orders are written in between. `_staging` is checked
+                # under the write lock, because an append may have begun since the snapshot.
                 with self._transaction() as (db, _):
                     if version not in self._staging:
                         delete_chunk(db, version, index)

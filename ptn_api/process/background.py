@@ -1,4 +1,4 @@
-"""What a server process keeps up beside its work, each until it is cancelled: keys, certificate, usage."""
+"""Background tasks of the server processes, each until it is cancelled: keys, certificate, usage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = structlog.get_logger()
 
 
 def read_keys(key_file: KeyFile, path: Path) -> None:
-    """Reads the keys if their file changed; what cannot be used is logged, and the last good ones stand."""
+    """Reads the key file if it changed; logs an unusable one and keeps the last good keys."""
     try:
         if key_file.refresh():
             logger.info("keys_read", file=str(path))
@@ -31,6 +31,7 @@ def read_keys(key_file: KeyFile, path: Path) -> None:
 
 
 async def keep_keys(key_file: KeyFile, path: Path, keys: KeyRing, *, every_ms: int) -> None:
+    """Rereads the key file and expires keys."""
     while True:
         await asyncio.sleep(every_ms / 1000)
         read_keys(key_file, path)
@@ -39,7 +40,7 @@ async def keep_keys(key_file: KeyFile, path: Path, keys: KeyRing, *, every_ms: i
 
 
 async def keep_certificate(certificate: Certificate, *, every_ms: int) -> None:
-    """A renewed certificate needs no restart."""
+    """Reloads a renewed certificate."""
     while True:
         await asyncio.sleep(every_ms / 1000)
         try:
@@ -50,7 +51,7 @@ async def keep_certificate(certificate: Certificate, *, every_ms: int) -> None:
 
 
 async def keep_usage(usage: Usage, file: UsageFile, *, every_ms: int) -> None:
-    """Adds what was used to the file, and once more at the end. What cannot be written waits."""
+    """Adds the usage to the file, and once more at the end; a failed write is made up for by the next."""
     failing = False
     try:
         while True:
@@ -65,5 +66,5 @@ async def keep_usage(usage: Usage, file: UsageFile, *, every_ms: int) -> None:
                     logger.warning("usage_not_written", reason=str(error))
                 failing = True
     finally:
-        with contextlib.suppress(sqlite3.Error, OSError):  # told above; there is no other time
+        with contextlib.suppress(sqlite3.Error, OSError):  # logged above; the counts end with the process
             file.add(usage.take())

@@ -1,4 +1,4 @@
-"""How the server's processes log: to standard error, for people on a terminal, JSON otherwise."""
+"""The log of the server's processes, on standard error: readable on a terminal, JSON otherwise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["configure_logging"]
 
 
 class _StandardError:
-    """Each line in one piece. What cannot be written, on a full disk, is lost; nothing else is."""
+    """Writes each line with one call, so that processes do not mix. On a full disk the line is lost."""
 
     def write(self, line: str) -> None:
         with contextlib.suppress(OSError):
@@ -25,20 +25,19 @@ class _StandardError:
         pass
 
 
-def _escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """What a file is named must not steer the terminal. (JSON escapes by itself.)"""
-    return {name: value if str(value).isprintable() else ascii(value) for name, value in event.items()}
-
-
 def configure_logging(level: str, *, process: str) -> None:
-    """structlog to standard error: for people on a terminal, JSON otherwise."""
+    """Sets up structlog for this process."""
 
     def add_process(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         return {"process": process} | dict(event)
 
+    def escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        # A file's name must not control the terminal. (JSON escapes it by itself.)
+        return {name: value if str(value).isprintable() else ascii(value) for name, value in event.items()}
+
     rendering: list[Any] = [structlog.processors.JSONRenderer()]
     if sys.stderr.isatty():
-        rendering = [_escape, structlog.dev.ConsoleRenderer()]
+        rendering = [escape, structlog.dev.ConsoleRenderer()]
     structlog.configure(
         processors=[
             add_process,

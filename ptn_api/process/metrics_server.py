@@ -1,14 +1,13 @@
-"""The metrics of all processes, for Prometheus, on a port of this machine alone, served by a thread."""
+"""The metrics of all processes in Prometheus' format, on a loopback port, served by a thread."""
 
 from __future__ import annotations
 
-import contextlib
-import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+import asyncio
+import concurrent.futures
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 from wsgiref.simple_server import WSGIServer
 
-import msgspec
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
@@ -18,25 +17,33 @@ from prometheus_client.samples import Sample
 from ptn_api.errors import SettingsError
 from ptn_api.process.metrics import METRICS, Buckets, Metric, Samples
 
-__all__ = ["MetricsServer", "Watched"]
+__all__ = ["MetricsServer", "WatchedProcess"]
 
 HOST = "127.0.0.1"
-_ANSWER_S = 2.0
-"""How long a process may take to answer; one that does not is not up."""
+_ANSWER_MS = 2_000
+"""A process that does not answer within this time is not up."""
+_LOOP_MS = 3_000
+"""The supervisor's own event loop must have collected the answers by then."""
 
-_decoder = msgspec.json.Decoder(Samples)
-_KINDS = {
+_FAMILIES = {
     "counter": CounterMetricFamily,
     "gauge": GaugeMetricFamily,
     "histogram": HistogramMetricFamily,
 }
 
 
-class Watched(msgspec.Struct, frozen=True):
-    """A process: how to ask which one it is now (None: none), and how often it was restarted."""
+class WatchedProcess(Protocol):
+    """A supervised process, without a `pid` while it does not run."""
 
-    pid: Callable[[], int | None]
-    restarts: Callable[[], int]
+    name: str
+    restarts: int
+
+    @property
+    def pid(self) -> int | None: ...
+
+    async def samples(self, timeout_ms: int) -> Samples | None:
+        """The samples it answers with; None if it does not answer in time."""
+        ...
 
 
 class MetricsServer:
@@ -59,20 +66,9 @@ class MetricsServer:
         assert isinstance(self._server, WSGIServer)
         return f"http://{HOST}:{self._server.server_port}/metrics"
 
-    def listener(self, process: str) -> socket.socket:
-        """The socket on which the process is to answer, whichever of its lives it is in.
-
-        It has a name of the kernel's, no file: nothing to clean up, and gone with this process.
-        """
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(b"")
-        listener.listen(16)
-        listener.setblocking(False)
-        self._collector.addresses[process] = listener.getsockname()
-        return listener
-
-    def watch(self, process: str, watched: Watched) -> None:
-        self._collector.watched[process] = watched
+    def watch(self, processes: Sequence[WatchedProcess]) -> None:
+        """Collects from these processes, which belong to the running event loop."""
+        self._collector.watched = (asyncio.get_running_loop(), processes)
 
     def close(self) -> None:
         self._server.shutdown()
@@ -81,62 +77,66 @@ class MetricsServer:
 
 
 class _Collector(Collector):
-    """Asks every process whenever Prometheus asks."""
+    """Asks every process for its samples at each scrape, in the server's thread."""
 
     def __init__(self) -> None:
-        self.addresses: dict[str, bytes] = {}
-        self.watched: dict[str, Watched] = {}
+        self.watched: tuple[asyncio.AbstractEventLoop, Sequence[WatchedProcess]] | None = None
 
     def describe(self) -> Iterable[Family]:
         return ()
 
     def collect(self) -> Iterator[Family]:
-        answers = {process: self._ask(process) for process in self.watched}
-        known = {process: answer for process, answer in answers.items() if answer is not None}
-        for process, watched in self.watched.items():
-            own = known.setdefault(process, {})
-            own["ptn_process_up"] = [([], float(answers[process] is not None))]
-            own["ptn_process_restarts_total"] = [([], float(watched.restarts()))]
+        if self.watched is None or self.watched[0].is_closed():
+            return
+        loop, processes = self.watched
+
+        async def ask_all() -> list[Samples | None]:
+            return await asyncio.gather(*(process.samples(_ANSWER_MS) for process in processes))
+
+        answering = asyncio.run_coroutine_threadsafe(ask_all(), loop)
+        try:
+            answers = answering.result(_LOOP_MS / 1000)
+        except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
+            answering.cancel()
+            answers = [None for _ in processes]
+        samples: dict[str, Samples] = {}
+        for process, answer in zip(processes, answers, strict=True):
+            samples[process.name] = (answer or {}) | {
+                "ptn_process_up": [([], float(answer is not None))],
+                "ptn_process_restarts_total": [([], float(process.restarts))],
+            }
         for metric in METRICS:
-            yield _family(metric, known)
-        yield from self._of_the_system()
-
-    def _ask(self, process: str) -> Samples | None:
-        with contextlib.suppress(OSError, msgspec.DecodeError), socket.socket(socket.AF_UNIX) as asking:
-            asking.settimeout(_ANSWER_S)
-            asking.connect(self.addresses[process])
-            return _decoder.decode(b"".join(iter(lambda: asking.recv(65_536), b"")))
-        return None
-
-    def _of_the_system(self) -> Iterator[Family]:
-        """CPU, memory, files of each process: the names that every Prometheus client has."""
-        families: dict[str, Family] = {}
-        for process, watched in self.watched.items():
-            pid = watched.pid()
-            if pid is None:
-                continue
-            for family in ProcessCollector(pid=lambda pid=pid: pid, registry=None).collect():  # type: ignore[misc]
-                whole = families.setdefault(
-                    family.name, Family(family.name, family.documentation, family.type)
-                )
-                whole.samples += [
-                    Sample(sample.name, {**sample.labels, "process": process}, sample.value)
-                    for sample in family.samples
-                ]
-        yield from families.values()
+            yield _family(metric, samples)
+        yield from _system_metrics(processes)
 
 
-def _family(metric: Metric, known: Mapping[str, Samples]) -> Family:
-    family: Any = _KINDS[metric.kind](metric.name, metric.meaning, labels=metric.all_labels)
-    for process, samples in known.items():
-        of_process = [process] if metric.all_labels[-1:] == ("process",) else []
-        for labels, value in samples.get(metric.name, ()):
+def _family(metric: Metric, samples: Mapping[str, Samples]) -> Family:
+    """The metric with the samples of all processes that have it."""
+    family: Any = _FAMILIES[metric.kind](metric.name, metric.meaning, labels=metric.all_labels)
+    for process, found in samples.items():
+        process_label = [process] if metric.all_labels[-1:] == ("process",) else []
+        for labels, value in found.get(metric.name, ()):
             if isinstance(value, Buckets):
                 bounds = [*map(str, value.bounds), "+Inf"]
-                family.add_metric(
-                    labels + of_process, list(zip(bounds, value.counts, strict=True)), value.sum
-                )
+                buckets = list(zip(bounds, value.counts, strict=True))
+                family.add_metric(labels + process_label, buckets, value.sum)
             else:
-                family.add_metric(labels + of_process, value)
+                family.add_metric(labels + process_label, value)
     made: Family = family
     return made
+
+
+def _system_metrics(processes: Iterable[WatchedProcess]) -> Iterator[Family]:
+    """CPU, memory and files of each process, under the names that every Prometheus client uses."""
+    families: dict[str, Family] = {}
+    for process in processes:
+        pid = process.pid
+        if pid is None:
+            continue
+        for family in ProcessCollector(pid=lambda pid=pid: pid, registry=None).collect():  # type: ignore[misc]
+            merged = families.setdefault(family.name, Family(family.name, family.documentation, family.type))
+            merged.samples += [
+                Sample(sample.name, {**sample.labels, "process": process.name}, sample.value)
+                for sample in family.samples
+            ]
+    yield from families.values()

@@ -1,8 +1,7 @@
-"""Processes that are kept running: started, restarted with backoff, stopped in order.
+"""Child processes that are kept running: started, restarted with backoff, stopped in order.
 
-A child is this interpreter running one function of `ptn_api`, in a session of its own (a Ctrl-C reaches
-only the supervisor), with the file descriptors it needs. It says that it is ready by a byte on a pipe, and
-ends by itself when its parent is gone.
+A child is this interpreter running one function of `ptn_api`, in its own session (Ctrl-C reaches only the
+supervisor), with a control channel on standard input and the file descriptors it needs.
 """
 
 from __future__ import annotations
@@ -13,42 +12,44 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 import structlog
 
+from ptn_api.backoff import Backoff
+from ptn_api.clock import monotonic_ms
 from ptn_api.errors import SettingsError
+from ptn_api.process.control import (
+    Alive,
+    Channel,
+    Fatal,
+    FromWorker,
+    MetricSamples,
+    MetricsRequest,
+    Ready,
+    Stop,
+)
+from ptn_api.process.metrics import Samples
 from ptn_api.tasks import wait_for_event
 
-__all__ = ["FATAL", "Backoff", "Child", "listen", "python_command", "stop_when_orphaned"]
+__all__ = ["FATAL", "Child", "listen", "python_command", "stop_when_orphaned"]
 
 FATAL = 78
-"""A child's exit status for "starting again would not help"; the reason is on its standard error."""
+"""The exit status of an embedded supervisor that cannot run; the reason is on its standard error."""
 
 logger = structlog.get_logger()
 
-
-class Backoff(msgspec.Struct, kw_only=True):
-    """Pauses between restarts: doubling, and forgotten after a run of `max_ms` or more."""
-
-    first_ms: int
-    max_ms: int
-    _next_ms: int = 0
-
-    def pause_ms(self, ran_ms: float) -> int:
-        """How long to wait after a run that lasted `ran_ms`."""
-        pause = self.first_ms if ran_ms >= self.max_ms or not self._next_ms else self._next_ms
-        self._next_ms = min(pause * 2, self.max_ms)
-        return pause
+_LAST_WORDS_MS = 1_000
+"""For what an ended process has sent to be read."""
 
 
 def python_command(function: str, *arguments: str) -> list[str]:
     """The command that runs `package.module:function` of this very package.
 
-    Neither `-m` (which would find a validator's own `ptn_api` in its working directory) nor multiprocessing
-    (which would import the validator's main module again).
+    Not `-m`, which would find a validator's own `ptn_api` in its working directory, and not multiprocessing,
+    which would import the validator's main module again.
     """
     root = str(Path(__file__).resolve().parents[2])
     module, _, name = function.partition(":")
@@ -57,9 +58,9 @@ def python_command(function: str, *arguments: str) -> list[str]:
 
 
 def listen(host: str, port: int, flag: str) -> socket.socket:
-    """A listening socket that children inherit; nobody else can share its port.
+    """A listening socket for a child to inherit, on a port that no other process can share.
 
-    Raises SettingsError if the port is taken or the address is not ours, naming the flag that changes it.
+    Raises SettingsError if the port is taken or the address is not local, naming the flag that changes it.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -81,29 +82,45 @@ def listen(host: str, port: int, flag: str) -> socket.socket:
 
 
 class Child:
-    """One supervised process. `run()` keeps it running until `stop()`."""
+    """One supervised process. `run()` keeps it running until `stop()`.
+
+    `config` is the first message on its control channel, `fds` are the descriptors it inherits. After a run
+    of `settled_ms` or more the backoff starts over. `on_alive` is called whenever the child reports.
+    """
 
     def __init__(
         self,
         name: str,
         command: Sequence[str],
         *,
-        stdin: bytes,
-        fds: Sequence[int],
+        config: msgspec.Struct,
+        fds: Sequence[int] = (),
         backoff: Backoff,
+        settled_ms: int,
         stop_timeout_ms: int,
+        silent_ms: int,
+        on_alive: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.ready = asyncio.Event()
         self.restarts = 0
         self.fatal = False
+        self.alive_until_ms = monotonic_ms() + silent_ms
+        self.log_writable = True
         self._command = command
-        self._stdin = stdin
+        self._config = config
         self._fds = fds
         self._backoff = backoff
-        self._stop_timeout = stop_timeout_ms / 1000
+        self._settled_ms = settled_ms
+        self._stop_timeout_ms = stop_timeout_ms
+        self._on_alive = on_alive
         self._stopping = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
+        self._channel: Channel[FromWorker] | None = None
+        self._listening = False
+        """Whether this run's process has reported, so that it reads its channel."""
+        self._answer: asyncio.Future[Samples | None] | None = None
+        """Of the one request for metrics that the process has not answered yet."""
 
     @property
     def pid(self) -> int | None:
@@ -112,63 +129,35 @@ class Child:
         return None if process is None else process.pid
 
     async def run(self) -> None:
-        """Starts the process and starts it again when it ends, until `stop()` or a fatal exit."""
-        loop = asyncio.get_running_loop()
+        """Starts the process and starts it again when it ends, until `stop()` or a fatal report."""
         while not self._stopping.is_set():
-            started = loop.time()
+            started_ms = monotonic_ms()
+            status = None
             try:
                 status = await self._run_once()
-            except OSError as error:  # no process, no memory, no file to be had now
+            except OSError as error:  # no process, memory or file to be had at present
                 logger.error("process_not_started", child=self.name, reason=str(error))
-                status = None
-            if self._stopping.is_set():
+            if self._stopping.is_set() or self.fatal:
                 return
-            if status == FATAL and not self.ready.is_set():
-                self.fatal = True
-                return
-            pause = self._backoff.pause_ms((loop.time() - started) * 1000)
+            if monotonic_ms() - started_ms >= self._settled_ms:
+                self._backoff.reset()
+            pause_ms = self._backoff.next_ms()
             self.restarts += 1
-            logger.error("process_ended", child=self.name, status=status, pause_ms=pause)
-            await wait_for_event(self._stopping, pause)
+            logger.error("process_ended", child=self.name, status=status, pause_ms=round(pause_ms))
+            await wait_for_event(self._stopping, pause_ms)
 
-    async def _run_once(self) -> int:
-        reading, writing = os.pipe()
-        try:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                str(writing),
-                stdin=asyncio.subprocess.PIPE,
-                pass_fds=(*self._fds, writing),
-                start_new_session=True,
-            )
-        except OSError:
-            os.close(reading)
-            raise
-        finally:
-            os.close(writing)
-        logger.debug("process_started", child=self.name, pid=self._process.pid)
-        watch = asyncio.create_task(self._watch_ready(reading))
-        try:
-            if self._stopping.is_set():  # told so while there was no process yet
-                await self.stop()
-            await self._process.communicate(self._stdin)
-            return await self._process.wait()
-        finally:
-            await watch
-            self._process = None
+    def send(self, message: msgspec.Struct) -> bool:
+        """Sends the message to the process; False if it does not run or does not read."""
+        return self._channel is not None and self._channel.send(message)
 
-    async def _watch_ready(self, reading: int) -> None:
-        """Waits for the byte that says ready; the end of the pipe without one says that it never will be."""
-        loop = asyncio.get_running_loop()
-        arrived = asyncio.Event()
-        loop.add_reader(reading, arrived.set)
-        try:
-            await arrived.wait()
-            if os.read(reading, 1):
-                self.ready.set()
-        finally:
-            loop.remove_reader(reading)
-            os.close(reading)
+    async def samples(self, timeout_ms: int) -> Samples | None:
+        """The metrics of the process; None if it does not answer in time."""
+        if self._answer is None:
+            if not self.send(MetricsRequest()):
+                return None
+            self._answer = asyncio.get_running_loop().create_future()
+        answered, _ = await asyncio.wait({self._answer}, timeout=timeout_ms / 1000)
+        return answered.pop().result() if answered else None
 
     async def stop(self) -> None:
         """Asks the process to stop, and kills it when it takes too long."""
@@ -176,22 +165,72 @@ class Child:
         process = self._process
         if process is None or process.returncode is not None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
+        if not (self._listening and self.send(Stop())):
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        await self._wait_or_kill(process)
+
+    async def _run_once(self) -> int | None:
+        """Runs the process until it ends; returns its exit status. Raises OSError if it cannot be started."""
+        ours, theirs = socket.socketpair()
+        self._channel = channel = Channel[FromWorker](FromWorker, self._receive)
         try:
-            await asyncio.wait_for(process.wait(), self._stop_timeout)
+            with theirs:
+                await channel.open(ours)
+                self._process = process = await asyncio.create_subprocess_exec(
+                    *self._command, stdin=theirs.fileno(), pass_fds=self._fds, start_new_session=True
+                )
+            channel.send(self._config)
+            logger.debug("process_started", child=self.name, pid=process.pid)
+            if self._stopping.is_set():  # stop() was called while there was no process yet
+                await self.stop()
+            # Usually both happen at once. A process without a channel is out of control and has to end; a
+            # channel without a process (a fork of it holds the other end) means nothing.
+            ended = [asyncio.create_task(wait()) for wait in (process.wait, channel.closed.wait)]
+            await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+            await self._wait_or_kill(process)
+            await wait_for_event(channel.closed, _LAST_WORDS_MS)
+            ended[1].cancel()
+            return process.returncode
+        finally:
+            await channel.close()
+            self._process = self._channel = None
+            self._listening = False
+            self._resolve_answer(None)
+
+    async def _wait_or_kill(self, process: asyncio.subprocess.Process) -> None:
+        try:
+            await asyncio.wait_for(process.wait(), self._stop_timeout_ms / 1000)
         except asyncio.TimeoutError:
             logger.error("process_killed", child=self.name)
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
 
+    def _resolve_answer(self, samples: Samples | None) -> None:
+        if self._answer is not None:
+            self._answer.set_result(samples)
+            self._answer = None
 
-async def stop_when_orphaned(stop: asyncio.Event, parent: int, check_ms: int, grace_s: float = 0.5) -> None:
-    """For a child: sets `stop` when its parent is gone, and ends the process if that is not enough.
+    def _receive(self, message: FromWorker) -> None:
+        self._listening = True
+        match message:
+            case Ready():
+                self.ready.set()
+            case Alive():
+                self.alive_until_ms, self.log_writable = message.until_ms, message.log_writable
+                self._on_alive()
+            case MetricSamples():
+                self._resolve_answer(message.samples)
+            case Fatal():  # a server that was ready once is restarted nevertheless
+                self.fatal = not self.ready.is_set()
 
-    Polls: a pipe would stay open in the validator's own forks, and the kernel's parent-death signal fires
-    when the starting thread ends.
+
+async def stop_when_orphaned(stop: asyncio.Event, parent: int, check_ms: int, grace_s: float) -> None:
+    """For an embedded supervisor: stops when the validator is gone, and is killed if that takes too long.
+
+    Polls: a pipe or socket would stay open in the validator's own forks, and the kernel's parent-death signal
+    fires when the starting thread ends.
     """
     while not stop.is_set():
         if os.getppid() != parent:

@@ -1,4 +1,4 @@
-"""A child of the service: one room in a process of its own, with what every room needs beside its work."""
+"""The main function of a child process: runs one room, with the background tasks that every room needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -24,154 +23,115 @@ from ptn_api.errors import LogLockedError, LogMissingError, LogUnusableError, PT
 from ptn_api.event_log.contract import EventLog
 from ptn_api.process.background import keep_certificate, keep_keys, keep_usage, read_keys
 from ptn_api.process.certificate import Certificate
-from ptn_api.process.liveness import Board
+from ptn_api.process.control import WorkerConfig, WorkerControl, read_config, take_over_stdin
 from ptn_api.process.log_output import configure_logging
-from ptn_api.process.metrics import Sources, answer_questions
-from ptn_api.process.settings import Settings
-from ptn_api.process.supervisor import FATAL, stop_when_orphaned
-from ptn_api.tasks import run_with, wait_for_event
+from ptn_api.process.metrics import Sources
+from ptn_api.tasks import cancel_and_wait, run_with, wait_for_event
 
-__all__ = ["WorkerConfig", "run_child"]
+__all__ = ["run_child"]
 
 logger = structlog.get_logger()
 
-_HOPELESS = (LogLockedError, LogUnusableError)
-"""What intake may find of the log that beginning again does not mend: it ends a start, though not a server
-that was ready. Readers may have looked while the log was being made; they do begin again."""
-
-Tasks = list[asyncio.Task[Any]]
-
-
-class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a child is told on its standard input."""
-
-    room: str
-    settings: Settings
-    parent: int
-    listener: int = -1
-    queue: int = -1
-    board: int = -1
-    metrics: int = -1
+_FATAL_ERRORS = (LogLockedError, LogUnusableError)
+"""Faults of the log that a restart of intake does not mend: they end a server's start, though not a server
+that was ready before. Readers may have looked while intake made the log, so they are restarted."""
 
 
 def run_child() -> int:
-    """The main function of a child process: reads its orders from standard input and runs its room."""
-    orders = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerConfig)
-    ready_fd = int(sys.argv[-1])
-    _raise_file_limit()
-    configure_logging(orders.settings.log_level, process=orders.room)
-
-    def ready() -> None:
-        with contextlib.suppress(OSError):  # said before, or the supervisor is gone
-            os.write(ready_fd, b"1")
-
+    """Runs the room that the supervisor's configuration names; returns the exit status."""
     try:
-        if orders.room == "simulator":
-            return _run_simulator(orders, ready)
-        _new_event_loop(orders.room)(_run_room(orders, ready))
+        sock = take_over_stdin()
+        config = read_config(sock)
+    except (EOFError, OSError):  # the supervisor is gone already
+        return 1
+    for descriptor in (config.listener, config.queue):
+        if descriptor >= 0:
+            os.set_inheritable(descriptor, False)
+    # Every client is an open file: allow as many as the system does, not the shell's default.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # some systems allow less than their limit says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    configure_logging(config.settings.log_level, process=config.room)
+    if config.room in ("rest", "stream"):  # plain asyncio where no sockets are served
+        import uvloop
+
+        return uvloop.run(_run_room(config, sock))
+    return asyncio.run(_run_room(config, sock))
+
+
+async def _run_room(config: WorkerConfig, sock: socket.socket) -> int:
+    control = WorkerControl(config)
+    await control.open(sock)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, control.stop.set)
+    control_tasks = [
+        asyncio.create_task(control.report_alive()),
+        asyncio.create_task(control.end_with_supervisor()),
+    ]
+    rooms = {"intake": _run_intake, "rest": _run_reader, "stream": _run_reader, "simulator": _run_simulator}
+    try:
+        await rooms[config.room](config, control)
     except PTNError as error:
         logger.error("stopped_by_error", code=error.code, reason=str(error))
-        return FATAL if orders.room == "intake" and isinstance(error, _HOPELESS) else 1
+        if config.room == "intake" and isinstance(error, _FATAL_ERRORS):
+            control.fatal()
+        return 1
+    finally:
+        await cancel_and_wait(control_tasks)
+        await control.close()
     return 0
 
 
-def _new_event_loop(room: str) -> Callable[[Coroutine[Any, Any, None]], None]:
-    """uvloop where sockets are served; plain asyncio for intake, which serves none."""
-    if room == "intake":
-        return asyncio.run
-    import uvloop
-
-    return uvloop.run
-
-
-def _raise_file_limit() -> None:
-    """Every client is an open file: as many as the system allows, not the shell's default."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # some systems allow less than they say
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-async def _run_room(orders: WorkerConfig, ready: Callable[[], None]) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-    settings = orders.settings
-    orphaned = asyncio.create_task(stop_when_orphaned(stop, orders.parent, settings.parent_check_ms))
-    try:
-        if orders.room == "intake":
-            await _run_intake(orders, stop, ready)
-        else:
-            await _run_reader(orders, stop, ready)
-    finally:
-        orphaned.cancel()
-
-
-def _chores(
-    orders: WorkerConfig, sources: Sources, log_unwritable: Callable[[], bool] = lambda: False
-) -> Tasks:
-    """What every room does beside its work: it says that it lives, and what it has counted."""
-    board = Board(orders.board, silent_ms=orders.settings.process_silent_ms)
-    tasks = [asyncio.create_task(board.keep_beating(orders.room, log_unwritable))]
-    if orders.metrics >= 0:
-        listener = socket.socket(fileno=os.dup(orders.metrics))
-        tasks.append(asyncio.create_task(answer_questions(listener, orders.room, sources)))
-    return tasks
-
-
-async def _run_intake(orders: WorkerConfig, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+async def _run_intake(config: WorkerConfig, control: WorkerControl) -> None:
     from ptn_api.event_log import open_writer
     from ptn_api.intake.merge import IntakeCounters
     from ptn_api.intake.options import IntakeOptions
     from ptn_api.intake.run import run_intake
 
-    settings = orders.settings
+    settings = config.settings
+    counters = IntakeCounters()
     event_log = open_writer(
         Path(settings.data_dir),
         late_ms=settings.intake.late_ms,
         retention_ms=settings.intake.retention_ms,
         retention_bytes=settings.intake.retention_bytes,
     )
-    counters = IntakeCounters()
-    work = run_intake(
-        log=event_log,
-        options=IntakeOptions(
-            **msgspec.structs.asdict(settings.intake),
-            data_dir=Path(settings.data_dir),
-            validator_dir=Path(settings.validator_dir) if settings.validator_dir else None,
-            checkpoint=Path(settings.checkpoint) if settings.checkpoint else None,
-        ),
-        queue_fd=orders.queue if orders.queue >= 0 else None,
-        stop=stop,
-        ready=ready,
-        counters=counters,
-    )
-    try:
-        await run_with(work, _chores(orders, Sources(counters), lambda: counters.unwritable))
-    finally:
-        event_log.close()
+    with contextlib.closing(event_log):
+        control.sources = Sources(counters)
+        control.log_writable = lambda: not counters.unwritable
+        await run_intake(
+            log=event_log,
+            options=IntakeOptions(
+                **msgspec.structs.asdict(settings.intake),
+                data_dir=Path(settings.data_dir),
+                validator_dir=Path(settings.validator_dir) if settings.validator_dir else None,
+                checkpoint=Path(settings.checkpoint) if settings.checkpoint else None,
+            ),
+            queue_fd=config.queue if config.queue >= 0 else None,
+            stop=control.stop,
+            ready=control.ready,
+            counters=counters,
+        )
 
 
-async def _run_reader(orders: WorkerConfig, stop: asyncio.Event, ready: Callable[[], None]) -> None:
-    from ptn_api.event_log import open_reader
-
-    settings = orders.settings
+async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
+    """Runs rest or stream, which read the log."""
+    settings = config.settings
     certificate = Certificate(Path(settings.tls_cert), Path(settings.tls_key)) if settings.tls_cert else None
     keys = KeyRing()
     keys_path = Path(settings.api_keys_file)
     key_file = KeyFile(keys_path, keys)
     read_keys(key_file, keys_path)
-    event_log = await _when_there(lambda: open_reader(Path(settings.data_dir)), stop)
+    event_log = await _open_log(Path(settings.data_dir), control.stop)
     if event_log is None:
         return
     run: Callable[..., Coroutine[Any, Any, None]]
     counters: Any
-    if orders.room == "rest":
+    if config.room == "rest":
         from ptn_api.rest.counters import RestCounters
         from ptn_api.rest.run import run_rest
 
         counters = RestCounters()
-        board = Board(orders.board, silent_ms=settings.process_silent_ms)
-        run = partial(run_rest, options=settings.rest, health=board)
+        run = partial(run_rest, options=settings.rest, health=control.health)
     else:
         from ptn_api.stream.counters import StreamCounters
         from ptn_api.stream.server import run_stream
@@ -179,46 +139,51 @@ async def _run_reader(orders: WorkerConfig, stop: asyncio.Event, ready: Callable
         counters = StreamCounters()
         run = partial(run_stream, options=settings.stream)
     data_dir, usage = Path(settings.data_dir), Usage()
-    run = partial(run, counters=counters, usage=usage)
-    chores = [
-        *_chores(orders, Sources(counters, event_log, keys, key_file, data_dir)),
-        asyncio.create_task(keep_keys(key_file, keys_path, keys, every_ms=settings.key_check_ms)),
-        asyncio.create_task(keep_usage(usage, UsageFile(data_dir), every_ms=settings.usage_flush_ms)),
+    control.sources = Sources(counters, event_log, keys, key_file, data_dir)
+    background = [
+        keep_keys(key_file, keys_path, keys, every_ms=settings.key_check_ms),
+        keep_usage(usage, UsageFile(data_dir), every_ms=settings.usage_flush_ms),
     ]
     if certificate is not None:
         run = partial(run, tls=certificate.context)
-        keeping = keep_certificate(certificate, every_ms=settings.key_check_ms)
-        chores.append(asyncio.create_task(keeping))
-    try:
-        with socket.socket(fileno=os.dup(orders.listener)) as listener:
-            await run_with(run(log=event_log, keys=keys, sock=listener, stop=stop, ready=ready), chores)
-    finally:
-        event_log.close()
+        background.append(keep_certificate(certificate, every_ms=settings.key_check_ms))
+    run = partial(run, log=event_log, keys=keys, counters=counters, usage=usage)
+    with contextlib.closing(event_log), socket.socket(fileno=config.listener) as listener:
+        tasks = [asyncio.create_task(work) for work in background]
+        await run_with(run(sock=listener, stop=control.stop, ready=control.ready), tasks)
 
 
-async def _when_there(open_log: Callable[[], EventLog], stop: asyncio.Event) -> EventLog | None:
-    """Opens the log as soon as intake has made it; None when told to stop before."""
+async def _open_log(data_dir: Path, stop: asyncio.Event) -> EventLog | None:
+    """Opens the log as soon as intake has made it; None if a stop comes first."""
+    from ptn_api.event_log import open_reader
+
     while not stop.is_set():
         try:
-            return open_log()
+            return open_reader(data_dir)
         except LogMissingError:
-            await wait_for_event(stop, 50)
+            pass
+        await wait_for_event(stop, 50)
     return None
 
 
-def _run_simulator(orders: WorkerConfig, ready: Callable[[], None]) -> int:
+async def _run_simulator(config: WorkerConfig, control: WorkerControl) -> None:
+    """Runs the simulated validator, which blocks, in a thread."""
     from ptn_api.simulator.simulator import run_simulator
 
-    settings = orders.settings
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    watch = threading.Thread(target=_watch_parent, args=(stop, orders.parent, settings), daemon=True)
-    watch.start()
-    run_simulator(settings.simulator, Path(settings.validator_dir), stop=stop, ready=ready)
-    return 0
+    settings = config.settings
+    loop, stop = asyncio.get_running_loop(), threading.Event()
 
+    async def pass_on_stop() -> None:
+        await control.stop.wait()
+        stop.set()
 
-def _watch_parent(stop: threading.Event, parent: int, settings: Settings) -> None:
-    while not stop.wait(settings.parent_check_ms / 1000):
-        if os.getppid() != parent:
-            stop.set()
+    def ready() -> None:
+        loop.call_soon_threadsafe(control.ready)
+
+    passing_on = asyncio.create_task(pass_on_stop())
+    try:
+        await asyncio.to_thread(
+            run_simulator, settings.simulator, Path(settings.validator_dir), stop=stop, ready=ready
+        )
+    finally:
+        passing_on.cancel()

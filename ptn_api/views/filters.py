@@ -61,6 +61,7 @@ def _filtered_entry(
 ) -> bytes:
     """The entry with the matching positions; empty without a match."""
     shown = view.tiers[tier]
+    # The blocks are fragments of one JSON object: only joined with the tail they can be decoded.
     text = b"".join(block.identity for block in (*shown.blocks, TAILS[tier]))
     matches = []
     for position in _entry.decode(text).positions:

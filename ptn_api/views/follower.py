@@ -48,7 +48,7 @@ class RebuildQueue:
         """In the order in which they are due."""
 
     def add_urgent(self, hotkey: str, before: Head, *, full: bool = False) -> None:
-        """Queues a miner and replaces its refresh. If it is already queued, the older `before` stands."""
+        """Queues a miner and replaces its refresh. If it is already queued, the older `before` remains."""
         pending = self.refreshes.pop(hotkey, None) or _Pending(before)
         pending = self.urgent.setdefault(hotkey, pending)
         pending.full = pending.full or full
@@ -174,6 +174,7 @@ class Follower:
         try:
             removed = self._log.removed(since)
         except LogPrunedError:
+            # The follower was asleep for longer than the retention: it cannot know what was removed.
             logger.warning("removals_forgotten", since=since)
             self._take_everything(head)
             return
@@ -183,6 +184,7 @@ class Follower:
         for position in self._log.positions(since_revision=since):
             view = self._views.view(position.miner_hotkey)
             full = view is None or view.closed.covers(position)
+            # A position whose orders are unchanged since then has only been refreshed.
             if full or max(position.layout_revision, *position.order_revisions, 0) > since:
                 self._queue.add_urgent(position.miner_hotkey, self._taken, full=full)
             else:
@@ -196,7 +198,7 @@ class Follower:
         revisions = {document: self._log.document_revision(document) for document in Document}
         changed = {d for d, revision in revisions.items() if self._document_revisions.get(d) != revision}
         if Document.ELIMINATIONS in changed:
-            eliminated = self._documents.eliminated()
+            eliminated = self._documents.eliminated()  # the aggregates of these miners are neutral
             for hotkey in eliminated ^ self._views.eliminated:
                 if self._views.view(hotkey) is not None:
                     self._queue.add_urgent(hotkey, self._taken)
@@ -214,6 +216,7 @@ class Follower:
         now_ms = self._clock()
         if now_ms < self._latest_ms - _BACKWARDS_MS:
             logger.warning("clock_went_back", by_ms=self._latest_ms - now_ms)
+            # Views show orders by the later time: all of them are rebuilt, although the log is unchanged.
             self._take_everything(self._taken)
             self._latest_ms = now_ms
         self._latest_ms = max(now_ms, self._latest_ms)

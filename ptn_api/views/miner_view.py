@@ -258,6 +258,7 @@ class MinerView:
         texts = b",".join(position.text for position in shown)
         identity = comma + texts + b"]," + msgspec.json.encode(sums)[1:-1]
         second = previous if previous is not None and previous.identity == identity else Segment(identity)
+        # The hash of the shared block continues from a copy of its state, so its text is hashed only once.
         shared = first is self.closed.block
         digest = self.closed.digest.copy() if shared else hashlib.sha256(first.identity)
         digest.update(identity)
@@ -266,7 +267,7 @@ class MinerView:
 
 
 def earliest(*times: int | None) -> int | None:
-    """The earliest of these times; None stands for never."""
+    """The earliest of these times; None means never."""
     return min((time for time in times if time is not None), default=None)
 
 

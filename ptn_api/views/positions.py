@@ -76,6 +76,7 @@ class PositionViews:
     def joined(self, tier: Tier, views: Iterable[MinerView], *, tail: Segment | None = None) -> Body:
         """A document of these miners' entries."""
         tail = tail or TAILS[tier]
+        # The tag hashes the entries' digests, not their texts: joining a document reads no text.
         runs: list[SegmentRun | Segment] = []
         digests: list[bytes] = []
         for view in views:
@@ -138,6 +139,7 @@ class PositionViews:
             self.build(hotkey)
             return
         with self._metrics.build_seconds.time():
+            # The boundary of the existing first block, not the present one: the two parts must fit.
             others = self._log.positions_of(hotkey, open_or_closed_since_ms=view.closed.before_ms)
             self._store(hotkey, view.closed, others, now_ms)
 
@@ -156,6 +158,7 @@ class PositionViews:
         if view.expires_ms is None:
             self._scheduled.pop(hotkey, None)
         elif self._scheduled.get(hotkey) != view.expires_ms:
+            # A heap cannot update an entry: the old one stays and is skipped when it surfaces.
             self._scheduled[hotkey] = view.expires_ms
             heapq.heappush(self._expiries, (view.expires_ms, hotkey))
         self._invalidate(
@@ -182,7 +185,7 @@ class PositionViews:
         now_ms, hotkeys = self._clock(), []
         while (expiry_ms := self.next_expiry_ms()) is not None and expiry_ms <= now_ms:
             if self._rebuilding_ms is None:
-                self._rebuilding_ms = expiry_ms
+                self._rebuilding_ms = expiry_ms  # holds `as_of_ms` back until the rebuild is complete
             hotkey = heapq.heappop(self._expiries)[1]
             del self._scheduled[hotkey]
             hotkeys.append(hotkey)

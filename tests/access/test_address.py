@@ -1,4 +1,4 @@
-"""Whose address counts: a proxy's word is believed only if the proxy is trusted."""
+"""Client addresses: X-Forwarded-For is used only from a trusted proxy."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from ptn_api.errors import SettingsError
         ("", "", [], ClientAddress("", None)),
     ],
 )
-def test_the_client_is_who_a_trusted_proxy_says(
+def test_the_client_is_the_one_that_a_trusted_proxy_reports(
     trusted: str, peer: str, forwarded: list[str], expected: ClientAddress
 ) -> None:
-    """The last hop that is no proxy of ours; a loopback peer that is no proxy is exempt from limits."""
+    """The last hop that is not a trusted proxy. A loopback peer that is not a proxy is exempt from limits."""
     assert Proxies(trusted).client(peer, forwarded) == expected
 
 
-def test_addresses_of_one_ipv6_site_are_one() -> None:
-    """A client may choose its last 64 bits anew each time."""
+def test_addresses_of_one_ipv6_site_share_a_group() -> None:
+    """A client can choose its last 64 bits freely."""
     proxies = Proxies()
     assert proxies.client("2001:db8::1").group == proxies.client("2001:db8::2").group
     assert proxies.client("2001:db8::1").group != proxies.client("2001:db8:0:1::1").group
 
 
-def test_what_is_no_address_is_an_error_that_names_the_flag() -> None:
+def test_a_malformed_proxy_is_an_error_that_names_the_flag() -> None:
     with pytest.raises(SettingsError, match=r"--trusted-proxies.*nonsense"):
         Proxies("127.0.0.1, nonsense")

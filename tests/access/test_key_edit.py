@@ -1,4 +1,4 @@
-"""Rotating, revoking, expiring: what edits leave in the file, and whom it lets in afterwards."""
+"""Adding, rotating, revoking and expiring keys: the file afterwards, and the keys it makes valid."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ def ring_of(path: Path, now: list[int]) -> KeyRing:
 
 
 def test_limits_and_expiry_are_the_holders(path: Path) -> None:
-    """What the entry says, `who` says; a key ends to the millisecond, and those who listen hear of it."""
+    """`who` returns the entry's fields. A key expires to the millisecond, and listeners are called."""
     now = [NOW]
     key = add_key(path, "alice", 100, expires_ms=NOW + HOUR, max_connections=2, requests_per_minute=9)
     ring = ring_of(path, now)
     holder = ring.who(key)
     assert holder is not None
     assert (holder.max_connections, holder.requests_per_minute, holder.expires_ms) == (2, 9, NOW + HOUR)
-    rings: list[int] = []
-    ring.on_swap(lambda: rings.append(1))
+    swaps: list[int] = []
+    ring.on_swap(lambda: swaps.append(1))
     now[0] = NOW + HOUR - 1
     assert ring.expire() is False
     assert ring.who(key) is not None
     now[0] = NOW + HOUR
     assert ring.who(key) is None
-    assert rings == []
+    assert swaps == []
     assert ring.expire() is True
     assert ring.expire() is False
-    assert (rings, len(ring)) == ([1], 0)
+    assert (swaps, len(ring)) == ([1], 0)
 
 
 def test_a_rotated_key_works_until_its_grace_is_over(path: Path) -> None:
-    """Old and new are the same user's, with the same tier and limits; the rest of the entry stays."""
+    """Old and new keys have the same user, tier and limits; the rest of the entry stays."""
     now = [NOW]
     old = add_key(path, "alice", 50, requests_per_minute=9, note="pays monthly")
     new = rotate_key(path, "alice", grace_ms=HOUR, now_ms=NOW)
@@ -65,8 +65,8 @@ def test_a_rotated_key_works_until_its_grace_is_over(path: Path) -> None:
     assert ring.who(new) is not None
 
 
-def test_rotating_again_keeps_what_is_still_good_and_forgets_the_rest(path: Path) -> None:
-    """Also from the plain forms; without grace every old key ends at once, also one with some left."""
+def test_rotating_again_keeps_valid_keys_and_drops_expired_ones(path: Path) -> None:
+    """Also from the plain forms. Without grace, every old key ends at once."""
     path.write_text('{"alice": "legacy-key", "bob": {"key": "bobs-key", "tier": 30}}')
     second = rotate_key(path, "alice", grace_ms=HOUR, now_ms=NOW)
     third = rotate_key(path, "alice", grace_ms=HOUR, now_ms=NOW + HOUR // 2)
@@ -85,7 +85,7 @@ def test_rotating_again_keeps_what_is_still_good_and_forgets_the_rest(path: Path
 
 
 def test_an_edit_by_root_leaves_the_file_to_its_owner(path: Path) -> None:
-    """Or the service could read it no longer; a link stays a link, to the file that was edited."""
+    """The service must still be able to read it. A symbolic link stays a link to the edited file."""
     if os.geteuid() != 0:
         pytest.skip("only root can give files away")
     real = path.with_name("real.json")
@@ -100,15 +100,15 @@ def test_an_edit_by_root_leaves_the_file_to_its_owner(path: Path) -> None:
 
 
 def test_an_old_key_does_not_outlive_its_user(path: Path) -> None:
-    """The entry's own end holds for the replaced key too."""
+    """The entry's expiry applies to replaced keys as well."""
     old = add_key(path, "alice", 100, expires_ms=NOW + HOUR)
     rotate_key(path, "alice", grace_ms=10 * HOUR, now_ms=NOW)
     assert {grant.expires_ms for grant in parse_keys(path.read_bytes())} == {NOW + HOUR}
     assert ring_of(path, [NOW + HOUR]).who(old) is None
 
 
-def test_revoking_takes_the_user_with_all_keys(path: Path) -> None:
-    """The others and the file's mode stay; a user who is not there is an error."""
+def test_revoking_removes_the_user_with_all_keys(path: Path) -> None:
+    """Other users and the file's mode stay. An unknown user is an error."""
     first, other = add_key(path, "alice", 100), add_key(path, "bob", 30)
     second = rotate_key(path, "alice", grace_ms=HOUR, now_ms=NOW)
     os.chmod(path, 0o640)
@@ -117,12 +117,12 @@ def test_revoking_takes_the_user_with_all_keys(path: Path) -> None:
     assert [ring.who(key) is None for key in (first, second, other)] == [True, True, False]
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     for edit in (lambda: revoke_key(path, "alice"), lambda: rotate_key(path, "x", grace_ms=0, now_ms=NOW)):
-        with pytest.raises(KeyFileError, match="no user"):
+        with pytest.raises(KeyFileError, match="unknown user"):
             edit()
 
 
-def test_a_file_that_others_can_read_is_told(path: Path) -> None:
-    """Owner and group are the operator's business."""
+def test_a_file_that_others_can_read_is_reported(path: Path) -> None:
+    """Access for owner and group is fine."""
     add_key(path, "alice", 100)
     assert exposed_to(path) == ""
     os.chmod(path, 0o640)
@@ -147,13 +147,13 @@ def test_a_file_that_others_can_read_is_told(path: Path) -> None:
         '{"key": 7, "tier": 30}',
     ],
 )
-def test_values_that_cannot_be_meant_are_refused(entry: str) -> None:
-    """Above all an end that would not be one."""
+def test_malformed_values_are_refused(entry: str) -> None:
+    """Above all an expiry that would never apply."""
     with pytest.raises(KeyFileError, match='user "bob"'):
         parse_keys(b'{"bob": %s}' % entry.encode())
 
 
-def test_null_means_not_said() -> None:
+def test_null_means_not_given() -> None:
     """For the optional fields."""
     grants = parse_keys(b'{"bob": {"key": "k", "tier": 30, "expires": null, "max_connections": null}}')
     assert grants == [Grant("bob", "k", 30)]

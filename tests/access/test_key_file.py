@@ -1,4 +1,4 @@
-"""The key file: both forms, live reload, and no way to lose the last good keys by accident."""
+"""The key file: all forms of entries, live reload, and the last good keys kept on accidents."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ring() -> KeyRing:
 
 
 def test_both_forms_and_the_hashed_one_are_read(path: Path, ring: KeyRing) -> None:
-    """A plain string means tier 100, an object says its tier, a hash stands for its key."""
+    """A plain string means tier 100, an object has its tier, a hash replaces the key."""
     digest = hashlib.sha256(b"carol-key").hexdigest()
     entries = {
         "alice": "alice-key",
@@ -37,7 +37,7 @@ def test_both_forms_and_the_hashed_one_are_read(path: Path, ring: KeyRing) -> No
     }
     path.write_text(json.dumps(entries))
     assert KeyFile(path, ring).refresh()
-    found = {key: ring.who(key) for key in ("alice-key", "bob-key", "carol-key", "nobody")}
+    found = {key: ring.who(key) for key in ("alice-key", "bob-key", "carol-key", "unknown")}
     assert [(h.alias, h.tier) if h else None for h in found.values()] == [
         ("alice", 100),
         ("bob", 30),
@@ -47,7 +47,7 @@ def test_both_forms_and_the_hashed_one_are_read(path: Path, ring: KeyRing) -> No
 
 
 def test_a_change_of_tier_alone_takes_effect(path: Path, ring: KeyRing) -> None:
-    """The size of the file and the key stay; only the tier differs."""
+    """Even though the key and the file's size stay the same."""
     file = KeyFile(path, ring)
     path.write_text('{"bob": {"key": "k", "tier": 30}}')
     file.refresh()
@@ -76,7 +76,7 @@ def test_a_change_of_tier_alone_takes_effect(path: Path, ring: KeyRing) -> None:
     ],
 )
 def test_a_broken_file_keeps_the_last_good_keys(path: Path, ring: KeyRing, content: bytes) -> None:
-    """It is reported once, read again when it changes, and no key is in the report."""
+    """It is reported once, without keys, and read again when it changes."""
     file = KeyFile(path, ring)
     path.write_text('{"bob": "good-key"}')
     file.refresh()
@@ -93,8 +93,8 @@ def test_a_broken_file_keeps_the_last_good_keys(path: Path, ring: KeyRing, conte
     assert file.problem is None
 
 
-def test_a_missing_file_locks_everybody_out_at_the_second_look(path: Path, ring: KeyRing) -> None:
-    """An editor that deletes before it writes revokes nothing; an operator who deletes the file does."""
+def test_a_missing_file_revokes_all_keys_at_the_second_check(path: Path, ring: KeyRing) -> None:
+    """An editor that deletes before it writes revokes nothing; deleting the file does."""
     file = KeyFile(path, ring)
     path.write_text('{"bob": "k"}')
     file.refresh()
@@ -112,14 +112,14 @@ def test_a_missing_file_locks_everybody_out_at_the_second_look(path: Path, ring:
 def test_a_file_that_comes_back_unchanged_was_not_missing(
     path: Path, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However often it is away for a moment, also where a move does not touch its times."""
+    """However often it is missing briefly, and even if the move changes no times."""
     monkeypatch.setattr("ptn_api.access.key_file._stamp", lambda path: (path.stat().st_ino,))
     file = KeyFile(path, ring)
     path.write_text('{"bob": "k"}')
     file.refresh()
     for _ in range(3):
         aside = path.rename(path.with_name("aside"))
-        with pytest.raises(KeyFileError, match="no key file"):
+        with pytest.raises(KeyFileError, match="not found"):
             file.refresh()
         aside.rename(path)
         assert file.refresh() is False
@@ -127,15 +127,15 @@ def test_a_file_that_comes_back_unchanged_was_not_missing(
     assert ring.who("k") is not None
 
 
-def test_a_pipe_in_its_place_hangs_nobody(path: Path, ring: KeyRing) -> None:
-    """It is no key file."""
+def test_a_fifo_in_its_place_blocks_nothing(path: Path, ring: KeyRing) -> None:
+    """It is reported as malformed."""
     os.mkfifo(path)
     with pytest.raises(KeyFileError, match="not a JSON object"):
         KeyFile(path, ring).refresh()
 
 
 def test_an_added_key_works_and_is_not_stored(path: Path, ring: KeyRing) -> None:
-    """Only the hash is in the file, the other entries stand, and a new file is the owner's alone."""
+    """The file has only the hash, keeps other entries, and is readable by the owner only if new."""
     first = add_key(path, "alice", 100)
     second = add_key(path, "bob", 30)
     assert first not in path.read_text()
@@ -147,7 +147,7 @@ def test_an_added_key_works_and_is_not_stored(path: Path, ring: KeyRing) -> None
 
 
 def test_adding_keeps_the_mode_and_refuses_a_broken_file(path: Path) -> None:
-    """A file that cannot be read is never overwritten."""
+    """A malformed file is never overwritten."""
     path.write_text('{"old": "legacy"}')
     os.chmod(path, 0o640)
     add_key(path, "alice", 100)
@@ -160,8 +160,8 @@ def test_adding_keeps_the_mode_and_refuses_a_broken_file(path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-def test_two_editors_at_once_lose_nothing(path: Path) -> None:
-    """Each adds ten users; twenty are there."""
+def test_concurrent_edits_lose_nothing(path: Path) -> None:
+    """Two threads add ten users each: the file has twenty."""
     threads = [
         threading.Thread(target=lambda who=who: [add_key(path, f"{who}{i}", 30) for i in range(10)])
         for who in "ab"
@@ -173,8 +173,8 @@ def test_two_editors_at_once_lose_nothing(path: Path) -> None:
     assert len(json.loads(path.read_text())) == 20
 
 
-def test_a_first_key_where_there_are_no_hard_links(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on some network and container file systems; nothing but the key file is left."""
+def test_a_first_key_on_a_file_system_without_hard_links(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network and container file systems. Only the key file is left behind."""
 
     def link(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
@@ -186,7 +186,7 @@ def test_a_first_key_where_there_are_no_hard_links(path: Path, monkeypatch: pyte
 
 
 def test_demo_keys_are_random_private_and_kept(path: Path) -> None:
-    """One for every tier, and the same ones at the next start."""
+    """One per tier, and the same ones after a restart."""
     make_demo_keys(path)
     content = path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -202,7 +202,7 @@ def test_demo_keys_are_random_private_and_kept(path: Path) -> None:
     )
 )
 def test_no_content_raises_anything_but_a_key_file_error(content: bytes) -> None:
-    """Whatever the bytes are, the answer is keys or a KeyFileError."""
+    """Arbitrary bytes give keys or a KeyFileError."""
     try:
         keys = parse_keys(content)
     except KeyFileError:

@@ -1,4 +1,4 @@
-"""Quotas: what comes at once, how they refill, and who is told to wait."""
+"""Rate limits: bursts, refill, and waiting times."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ ALICE = KeyHolder(alias="alice", tier=100, fingerprint="aaaaaaaa")
 NOW = 1_700_000_000_000
 
 
-def test_a_minutes_worth_may_come_at_once_and_no_more() -> None:
-    """Then one may come whenever its share of the minute is over."""
+def test_a_minutes_quota_may_be_used_at_once() -> None:
+    """After that, one request per share of the minute."""
     limit = RateLimit(60)
     taken = [limit.take("a", NOW) for _ in range(61)]
     assert [t.remaining for t in taken if t] == [*range(59, -1, -1), 0]
@@ -28,7 +28,7 @@ def test_a_minutes_worth_may_come_at_once_and_no_more() -> None:
 
 @given(st.lists(st.integers(0, 20_000), min_size=1, max_size=300), st.integers(1, 100))
 def test_no_minute_takes_more_than_twice_the_limit(gaps: list[int], per_minute: int) -> None:
-    """A full quota and what refills meanwhile; and who waits as long as told is let in."""
+    """A full quota and its refill. After the returned wait the next request is allowed."""
     limit, now, taken = RateLimit(per_minute), NOW, []
     for gap in gaps:
         now += gap
@@ -43,7 +43,7 @@ def test_no_minute_takes_more_than_twice_the_limit(gaps: list[int], per_minute: 
 
 
 def test_names_do_not_share_and_zero_is_no_limit() -> None:
-    """One that is over its limit takes nothing from another."""
+    """A name over its limit does not affect another."""
     limit = RateLimit(1)
     assert [bool(t and t.allowed) for t in (limit.take("a", NOW), limit.take("a", NOW))] == [True, False]
     other = limit.take("b", NOW)
@@ -53,8 +53,8 @@ def test_names_do_not_share_and_zero_is_no_limit() -> None:
     assert RateLimit(0).retry_s("a", NOW) == 0
 
 
-def test_a_clock_that_goes_back_locks_nobody_out_for_longer_than_a_minute() -> None:
-    """What was remembered of a wrong future counts as a used-up quota, which refills."""
+def test_a_clock_step_backwards_costs_a_minute_at_most() -> None:
+    """A time in the future counts as a used-up quota, which refills."""
     limit = RateLimit(60)
     for _ in range(60):
         limit.take("a", NOW + 86_400_000)
@@ -65,7 +65,7 @@ def test_a_clock_that_goes_back_locks_nobody_out_for_longer_than_a_minute() -> N
 
 
 def test_memory_is_bounded() -> None:
-    """However many addresses ask, the one that asked longest ago is forgotten first."""
+    """Beyond the maximum, the name whose last request is oldest is forgotten."""
     limit = RateLimit(1, most_names=2)
     for name in "abc":
         limit.take(name, NOW)
@@ -73,8 +73,8 @@ def test_memory_is_bounded() -> None:
     assert limit.retry_s("b", NOW) > 0
 
 
-def test_an_address_that_fails_too_often_waits_whatever_key_comes_next() -> None:
-    """A right key too: otherwise guessing on would find it. Except one that was good from there before."""
+def test_after_too_many_failures_an_address_waits_even_with_a_valid_key() -> None:
+    """Otherwise guessing on would find a key. A key that logged in from there before is exempt."""
     guard = LoginGuard(3)
     bob = KeyHolder(alias="bob", tier=100, fingerprint="bbbbbbbb")
     assert guard.retry_s("1.2.3.4", ALICE, NOW) == 0
@@ -87,6 +87,6 @@ def test_an_address_that_fails_too_often_waits_whatever_key_comes_next() -> None
 
 
 def test_an_exempt_address_never_waits() -> None:
-    """Loopback peers have no name."""
+    """Loopback peers have no group."""
     guard = LoginGuard(1)
     assert [guard.retry_s(None, None, NOW) for _ in range(10)] == [0] * 10

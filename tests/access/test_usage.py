@@ -1,4 +1,4 @@
-"""Who used how much: sums, a private file, two writers, and nothing lost that could not be written."""
+"""Usage records: sums, a private file, two writers, and retries of failed writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DAY = 86_400_000
 
 
 def test_sums_are_by_key_and_day(tmp_path: Path) -> None:
-    """What both processes add in turn is one row for each key and day; the file is the owner's alone."""
+    """Both processes add to one row per key and day; only the owner can read the file."""
     now = [NOW]
     rest, stream = Usage(lambda: now[0]), Usage(lambda: now[0])
     file = UsageFile(tmp_path)
@@ -46,7 +46,7 @@ def test_sums_are_by_key_and_day(tmp_path: Path) -> None:
 
 
 def test_the_file_is_bounded(tmp_path: Path) -> None:
-    """Days from long ago are dropped when something new is added."""
+    """Old days are dropped when rows are added."""
     now = [NOW]
     usage, file = Usage(lambda: now[0]), UsageFile(tmp_path)
     usage.add(ALICE, requests=1)
@@ -57,8 +57,8 @@ def test_the_file_is_bounded(tmp_path: Path) -> None:
     assert [row.alias for row in file.read()] == ["bob"]
 
 
-async def test_what_cannot_be_written_waits(tmp_path: Path) -> None:
-    """Nothing is lost while the directory is away, and what is left is written at the end."""
+async def test_rows_that_cannot_be_written_are_retried(tmp_path: Path) -> None:
+    """Nothing is lost while the directory is missing, and the rest is written at the end."""
     usage, away, attempts = Usage(), tmp_path / "away", list[int]()
 
     class Watched(UsageFile):

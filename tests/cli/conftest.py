@@ -17,11 +17,11 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 @pytest.fixture
 def ptn(live: Live, tmp_path: Path) -> Ptn:
-    """`ptn` of a user who has the key and the addresses in the environment."""
+    """`ptn` with the live server's key and addresses in the environment."""
     return Ptn(tmp_path, live.environment(tmp_path))
 
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Ptn:
-    """`ptn` of a user who has nothing, and no server."""
+    """`ptn` without configuration or server."""
     return Ptn(tmp_path, bare_environment(tmp_path))

@@ -1,4 +1,4 @@
-"""`ptn`, as its user meets it: what it says, and how it ends."""
+"""`ptn` as its user runs it: output and exit status."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Ptn:
         self.environment = environment
 
     def __call__(self, *arguments: object, stdin: str = "", **environment: str) -> Ended:
-        """To its end, with pipes for everything; within this process, which spares a second each."""
+        """Runs to the end with all streams piped, within this process, which saves a second per call."""
         stdout, stderr = io.TextIOWrapper(io.BytesIO(), write_through=True), io.StringIO()
         with (
-            _as_if(["ptn", *map(str, arguments)], self.home, self.environment | environment, stdin),
+            _process_state(["ptn", *map(str, arguments)], self.home, self.environment | environment, stdin),
             redirect_stdout(stdout),
             redirect_stderr(stderr),
         ):
@@ -50,11 +50,11 @@ class Ptn:
         return Ended(status, said, stderr.getvalue())
 
     def process(self, *arguments: object, **environment: str) -> Ended:
-        """The same in a process of its own."""
+        """The same in a new process."""
         return self._run([*_PTN, *map(str, arguments)], environment)
 
     def shell(self, line: str) -> Ended:
-        """What a shell makes of the line, in which `ptn` is a word."""
+        """Runs a shell command, in which `ptn` is defined as a function."""
         return self._run(["sh", "-c", f'ptn() {{ {shlex.join(_PTN)} "$@"; }}; {line}'], {})
 
     def _run(self, words: list[str], environment: dict[str, str]) -> Ended:
@@ -69,7 +69,7 @@ class Ptn:
         return Ended(done.returncode, done.stdout, done.stderr)
 
     def begin(self, *arguments: object) -> subprocess.Popen[str]:
-        """Without waiting for its end; standard error goes the way of standard output."""
+        """Starts the command without waiting for it; standard error goes to standard output."""
         return subprocess.Popen(
             [*_PTN, *map(str, arguments)],
             stdin=subprocess.DEVNULL,
@@ -81,7 +81,7 @@ class Ptn:
         )
 
     def on_terminal(self, *arguments: object) -> str:
-        """To its end, on a terminal of its own; what stands there."""
+        """Runs to the end on a pseudo-terminal and returns what it shows."""
         ours, theirs = pty.openpty()
         process = subprocess.Popen(
             [*_PTN, *map(str, arguments)],
@@ -104,7 +104,7 @@ def _main() -> int:
     try:
         main()
     except SystemExit as end:
-        if isinstance(end.code, str):  # what the interpreter does with it
+        if isinstance(end.code, str):  # as the interpreter does
             print(end.code, file=sys.stderr)
             return 1
         return end.code or 0
@@ -112,8 +112,8 @@ def _main() -> int:
 
 
 @contextmanager
-def _as_if(words: list[str], home: Path, environment: dict[str, str], stdin: str) -> Iterator[None]:
-    """What a process has of its own: words, a place, an environment, an input, a logger."""
+def _process_state(words: list[str], home: Path, environment: dict[str, str], stdin: str) -> Iterator[None]:
+    """Replaces the process's arguments, directory, environment, input and logger for a while."""
     logger = logging.getLogger("ptn_api.client")
     handlers, propagate, here = logger.handlers[:], logger.propagate, Path.cwd()
     with (
@@ -132,5 +132,5 @@ def _as_if(words: list[str], home: Path, environment: dict[str, str], stdin: str
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 65536)
-    except OSError:  # everybody else has closed it
+    except OSError:  # the other end is closed
         return b""

@@ -18,7 +18,7 @@ from tests.waiting import until
 
 
 def test_positions(ptn: Ptn) -> None:
-    """Piped: tab-separated, whole hotkeys, a line of names; open ones unless asked otherwise."""
+    """Piped: tab-separated, complete hotkeys, a line of names. Open positions by default."""
     header, *rows = ptn("positions").lines
     assert header.split("\t")[:3] == ["miner", "pair", "type"]
     assert rows
@@ -29,7 +29,7 @@ def test_positions(ptn: Ptn) -> None:
 
 
 def test_positions_as_json(ptn: Ptn) -> None:
-    """The server's own answer, with the same choice: a closed position stays one, whatever is traded."""
+    """The server's own response with the same filters; closed positions, since they stay closed."""
     chosen = ("--tier", 30, "--status", "closed")
     hotkey = ptn("positions", *chosen).lines[1].split("\t")[0]
     entries = json.loads(ptn("positions", "--miner", hotkey, *chosen, "--json").stdout)
@@ -47,7 +47,7 @@ def test_miner(ptn: Ptn) -> None:
 
 
 def test_orders(ptn: Ptn) -> None:
-    """The newest, newest last; chosen by pair and time."""
+    """The newest orders, newest last, filtered by pair and time."""
     orders = json.loads(ptn("orders", "--limit", 20, "--json").stdout)
     times = [order["processed_ms"] for order in orders]
     assert len(times) == 20
@@ -83,7 +83,7 @@ def test_me_never_shows_the_key(ptn: Ptn, live: Live) -> None:
 
 
 def test_checkpoint(ptn: Ptn, tmp_path: Path) -> None:
-    """The file is whole; how big it is goes to standard error, or is said in JSON."""
+    """The file is complete; its size is printed on standard error, or as JSON."""
     ended = ptn("checkpoint", "-o", "checkpoint.json")
     assert (ended.status, ended.stdout) == (0, "")
     assert json.loads((tmp_path / "checkpoint.json").read_bytes())["positions"]
@@ -95,8 +95,8 @@ def test_checkpoint(ptn: Ptn, tmp_path: Path) -> None:
     assert refused.stderr.endswith(".part: No such file or directory\n")
 
 
-def test_on_a_terminal_there_are_tables_colours_and_a_bar(ptn: Ptn) -> None:
-    """For eyes: a title, colours, short hotkeys, and a bar while the checkpoint comes."""
+def test_tables_colours_and_a_progress_bar_on_a_terminal(ptn: Ptn) -> None:
+    """A title, colours, shortened hotkeys, and a progress bar for the checkpoint."""
     shown = ptn.on_terminal("orders", "--limit", 3)
     assert "3 orders, newest last" in shown
     assert "\x1b[3" in shown
@@ -109,7 +109,7 @@ def test_on_a_terminal_there_are_tables_colours_and_a_bar(ptn: Ptn) -> None:
 
 
 def test_stream_outputs(ptn: Ptn) -> None:
-    """Each form says the same orders in its own way; what happens to the connection goes elsewhere."""
+    """Every format prints the same orders; the connection's states go to standard error."""
     table = ptn("stream", "--count", 2)
     assert table.lines[0].split("\t")[:2] == ["sequence", "timestamp"]
     assert "ptn: live" in table.stderr
@@ -123,7 +123,7 @@ def test_stream_outputs(ptn: Ptn) -> None:
 
 
 def test_stream_filters(ptn: Ptn) -> None:
-    """Only the pair and the miner that were asked for."""
+    """Only orders of the given pair and miner."""
     first = json.loads(ptn("stream", "--count", 1, "--json").stdout)["data"]["position"]
     rows = csv.DictReader(
         ptn("stream", "--miner", first["miner_hotkey"], "--count", 2, "--output", "csv").lines
@@ -133,28 +133,28 @@ def test_stream_filters(ptn: Ptn) -> None:
     assert row["trade_pair"] == "BTCUSD"
 
 
-def test_a_trade_pair_as_people_type_it(ptn: Ptn) -> None:
-    """Small letters will do; one that is not known may be the validator's newest, and is asked for."""
+def test_trade_pairs_in_lower_case(ptn: Ptn) -> None:
+    """Accepted. An unknown pair may be a new one of the validator: it is sent, with a warning."""
     small = ptn("orders", "--trade-pair", "btcusd")
     assert {row.split("\t")[2] for row in small.lines[1:]} == {"BTCUSD"}
     assert small.stderr == ""
     new = ptn("orders", "--trade-pair", "NewUSD")
     assert (new.status, len(new.lines)) == (0, 1)
-    assert "'NewUSD' is no trade pair that is known here" in new.stderr
+    assert "unknown trade pair 'NewUSD'" in new.stderr
 
 
-def test_resume_goes_on_after_the_last_order(ptn: Ptn) -> None:
-    """What was printed is not printed again, and nothing in between is missing."""
+def test_resume_continues_after_the_last_order(ptn: Ptn) -> None:
+    """No order is printed twice, and none in between is missing."""
     runs = [ptn("stream", "--resume", "--count", 3, "--json").lines for _ in range(3)]
     sequences = [json.loads(line)["sequence"] for lines in runs for line in lines]
     assert sequences == list(range(sequences[0], sequences[0] + 9))
 
 
-def test_exec_decides_what_is_done_with(ptn: Ptn, tmp_path: Path) -> None:
-    """An order whose command failed comes again; one whose command was content does not."""
+def test_the_status_of_the_command_decides_whether_an_order_is_done(ptn: Ptn, tmp_path: Path) -> None:
+    """After a failure the order is delivered again, after success it is not."""
     seen = tmp_path / "seen"
-    content = ptn("stream", "--exec", f"cat >> {seen}", "--count", 2)
-    assert content.status == 0, content.stderr
+    succeeded = ptn("stream", "--exec", f"cat >> {seen}", "--count", 2)
+    assert succeeded.status == 0, succeeded.stderr
     failed = ptn("stream", "--exec", f"cat >> {seen}; exit 7")
     assert failed.status == 5
     assert "the command of --exec ended with status 7 on order" in failed.stderr
@@ -163,15 +163,15 @@ def test_exec_decides_what_is_done_with(ptn: Ptn, tmp_path: Path) -> None:
     assert (second, third, again) == (first + 1, first + 2, first + 2)
 
 
-def test_exec_can_go_on_after_a_failure(ptn: Ptn) -> None:
-    """Skipped orders are told, and do not end it."""
+def test_exec_can_skip_an_order_after_a_failure(ptn: Ptn) -> None:
+    """Skipped orders are reported, and the stream continues."""
     ended = ptn("stream", "--exec", "cat > /dev/null; exit 1", "--on-error", "skip", "--count", 2)
     assert ended.status == 0
     assert ended.stderr.count("are missing: handler") == 2
 
 
 def test_exec_never_shows_an_order_to_the_shell(ptn: Ptn, tmp_path: Path) -> None:
-    """It is standard input only: neither argument nor environment."""
+    """It is on standard input only, not in an argument or the environment."""
     ptn(
         "stream", "--exec", "env > env.txt; cat /proc/$$/cmdline > cmdline.txt; cat > /dev/null", "--count", 1
     )
@@ -179,8 +179,8 @@ def test_exec_never_shows_an_order_to_the_shell(ptn: Ptn, tmp_path: Path) -> Non
         assert "order_uuid" not in (tmp_path / name).read_text()
 
 
-def test_head_has_seen_enough(ptn: Ptn) -> None:
-    """`ptn stream | head -1` ends well."""
+def test_a_reader_that_ends_early(ptn: Ptn) -> None:
+    """As in `ptn replay | head -1`: status 0."""
     process = ptn.begin("replay")
     assert process.stdout is not None
     assert process.stdout.readline().startswith("sequence")
@@ -205,7 +205,7 @@ def test_a_signal_ends_the_stream_in_order(ptn: Ptn, number: signal.Signals) -> 
 
 @pytest.mark.parametrize("name", ["orders.ndjson", "orders.ndjson.zst"])
 def test_record_and_replay(ptn: Ptn, tmp_path: Path, name: str) -> None:
-    """Each run goes on where the file ends; what is replayed is what was streamed."""
+    """Each run continues where the file ends, and the replay equals the stream."""
     assert ptn("record", name, "--count", 3).status == 0
     assert json.loads(ptn("record", name, "--count", 3, "--json").stdout) == {"file": name, "orders": 3}
     replayed = [json.loads(line) for line in ptn("replay", name, "--json").lines]
@@ -221,13 +221,13 @@ def test_record_and_replay(ptn: Ptn, tmp_path: Path, name: str) -> None:
 
 
 def announced(message: dict[str, Any]) -> tuple[int, Any]:
-    """What stands for ever; prices and sources of recent orders may be corrected at any moment."""
+    """The part that never changes; prices and sources of recent orders may be corrected."""
     order = message["data"]["position"]["orders"][-1]
     return message["timestamp"], (order["order_uuid"], order["processed_ms"], order["leverage"])
 
 
 def test_a_killed_recorder_leaves_no_gap(ptn: Ptn, tmp_path: Path) -> None:
-    """kill -9, and the next run continues the file."""
+    """The next run after kill -9 continues the file."""
     path = tmp_path / "orders.ndjson"
     for _ in range(3):
         size = path.stat().st_size if path.exists() else 0
@@ -242,7 +242,7 @@ def test_a_killed_recorder_leaves_no_gap(ptn: Ptn, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_is_replayed(ptn: Ptn) -> None:
-    """Its orders in the order of time."""
+    """Its orders come in order of time."""
     ptn("checkpoint", "-o", "checkpoint.json")
     times = [
         int(row["timestamp"]) for row in csv.DictReader(ptn("replay", "checkpoint.json", "-o", "csv").lines)
@@ -252,7 +252,7 @@ def test_a_checkpoint_is_replayed(ptn: Ptn) -> None:
 
 
 def test_replay_serves_any_client(ptn: Ptn, live: Live) -> None:
-    """A client that knows nothing of replays gets what was recorded, over the real protocol."""
+    """An ordinary client receives the recorded orders over the real protocol."""
     ptn("record", "orders.ndjson", "--count", 20)
     process = ptn.begin("replay", "orders.ndjson", "--serve", "--port", 0, "--speed", "10x")
     assert process.stdout is not None
@@ -267,7 +267,7 @@ def test_replay_serves_any_client(ptn: Ptn, live: Live) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_for_completion(ptn: Ptn, shell: str) -> None:
-    """To be read before it is installed; the shell is named, since nobody knows which one runs the tests."""
+    """It is printed for the named shell; detection is off, since any shell may run the tests."""
     shown = ptn("--show-completion", shell, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     assert "_PTN_COMPLETE" in shown.stdout
     assert f"complete_{shell}" in shown.stdout
@@ -287,7 +287,7 @@ def test_the_script_for_completion(ptn: Ptn, shell: str) -> None:
     ids=["bash", "zsh", "fish"],
 )
 def test_completion(ptn: Ptn, asked: dict[str, str]) -> None:
-    """As each shell asks: the pairs that are known, and no warning about what is not typed to its end."""
+    """As each shell requests it: the known pairs, without a warning about the incomplete one."""
     completed = ptn(**asked)
     assert re.findall(r"\w+USD", completed.stdout) == ["BTCUSD"]
     assert completed.stderr == ""

@@ -1,4 +1,4 @@
-"""What goes wrong is told in one line, with an exit status that says which kind it is."""
+"""Errors are one line, with an exit status for the kind of error."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SECRET = "secret-key-1234"
 
 
 @pytest.fixture
-def nobody() -> Iterator[str]:
-    """An address where nobody listens, for as long as the test lasts."""
+def closed_port() -> Iterator[str]:
+    """An address without a listener for the duration of the test."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{taken.getsockname()[1]}"
@@ -31,7 +31,7 @@ def nobody() -> Iterator[str]:
 
 @contextmanager
 def serving_each(meet: Callable[[socket.socket], None]) -> Iterator[str]:
-    """The address of a server that does this with every connection, and closes it."""
+    """The address of a server that handles every connection with `meet` and closes it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -52,7 +52,7 @@ def serving_each(meet: Callable[[socket.socket], None]) -> Iterator[str]:
 
 @pytest.fixture
 def mute() -> Iterator[str]:
-    """A server that closes every connection, and is none of ours."""
+    """A mail server, which closes every connection."""
 
     def meet(connection: socket.socket) -> None:
         connection.recv(1024)
@@ -64,7 +64,7 @@ def mute() -> Iterator[str]:
 
 @pytest.fixture
 def tls() -> Iterator[str]:
-    """A server that speaks TLS and no more, with a certificate that nobody knows."""
+    """A server that only does TLS handshakes, with an untrusted certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
 
@@ -90,15 +90,15 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("words", "scheme"), COMMANDS)
-def test_a_server_that_is_down(stranger: Ptn, nobody: str, words: str, scheme: str) -> None:
-    ended = stranger(*words.split(), "--url", f"{scheme}://{nobody}", PTN_API_KEY=SECRET)
+def test_a_server_that_is_down(stranger: Ptn, closed_port: str, words: str, scheme: str) -> None:
+    ended = stranger(*words.split(), "--url", f"{scheme}://{closed_port}", PTN_API_KEY=SECRET)
     assert ended.status == 4
-    assert ended.stderr == f"ptn: {scheme}://{nobody} does not answer: Connection refused\n"
+    assert ended.stderr == f"ptn: {scheme}://{closed_port} does not answer: Connection refused\n"
 
 
 @pytest.mark.parametrize(("words", "scheme"), [("positions", "http"), ("stream", "ws")])
 def test_an_address_with_a_plain_scheme_for_tls(stranger: Ptn, tls: str, words: str, scheme: str) -> None:
-    """Only one side speaks TLS: a guess at the right address."""
+    """Only one side uses TLS: the other scheme is suggested."""
     ended = stranger(words, "--url", f"{scheme}://{tls}", PTN_API_KEY=SECRET)
     assert ended.status == 4
     assert ended.stderr.endswith(f"; is it {scheme}s://{tls}?\n")
@@ -112,7 +112,7 @@ def test_an_address_with_tls_for_a_plain_server(stranger: Ptn, mute: str, words:
 
 
 @pytest.mark.parametrize(("words", "scheme"), [("positions", "https"), ("stream", "wss")])
-def test_a_certificate_that_nobody_vouches_for(stranger: Ptn, tls: str, words: str, scheme: str) -> None:
+def test_an_untrusted_certificate(stranger: Ptn, tls: str, words: str, scheme: str) -> None:
     ended = stranger(words, "--url", f"{scheme}://{tls}", PTN_API_KEY=SECRET)
     assert ended.status == 4
     assert f"{tls} does not answer: certificate verify failed: " in ended.stderr
@@ -129,7 +129,7 @@ def test_a_server_that_is_something_else(stranger: Ptn, mute: str, words: str, s
 
 @pytest.mark.parametrize("url", ["nonsense", "http://", "http://host:port", "ftp://host", "//host"])
 @pytest.mark.parametrize("word", ["positions", "stream"])
-def test_an_address_that_is_none(stranger: Ptn, word: str, url: str) -> None:
+def test_a_malformed_address(stranger: Ptn, word: str, url: str) -> None:
     ended = stranger(word, "--url", url, PTN_API_KEY=SECRET)
     assert ended.status == 2
     assert "is not an address like" in ended.stderr
@@ -137,7 +137,7 @@ def test_an_address_that_is_none(stranger: Ptn, word: str, url: str) -> None:
 
 
 def test_the_two_addresses_mixed_up(ptn: Ptn, live: Live) -> None:
-    """Whichever way, it says so."""
+    """The error suggests it in both directions."""
     assert "ws://127.0.0.1:8765" in ptn("stream", "--url", live.rest).stderr
     assert "http://127.0.0.1:48888" in ptn("positions", "--url", live.stream).stderr
     swapped = ptn("stream", "--url", live.rest.replace("http", "ws"))
@@ -151,10 +151,12 @@ def test_a_wrong_key(ptn: Ptn, word: str) -> None:
     ended = ptn(word, PTN_API_KEY=SECRET)
     assert ended.status == 3
     assert SECRET not in ended.stderr + ended.stdout
-    assert ended.stderr.splitlines()[-1].startswith("ptn: ")
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("ptn: ")
+    assert last.endswith(" (check PTN_API_KEY)")
 
 
-def test_a_recording_that_never_began(ptn: Ptn, tmp_path: Path) -> None:
+def test_a_recording_that_never_started(ptn: Ptn, tmp_path: Path) -> None:
     """A wrong key leaves no empty file behind."""
     assert ptn("record", "orders.ndjson", PTN_API_KEY=SECRET).status == 3
     assert not (tmp_path / "orders.ndjson").exists()
@@ -181,7 +183,7 @@ def test_no_key_at_all(stranger: Ptn) -> None:
 
 
 def test_the_sources_of_a_key(stranger: Ptn, live: Live, tmp_path: Path) -> None:
-    """Each works alone; a file named on the command line wins over the environment, that over the config."""
+    """Each works alone. The command line wins over the environment, the environment over the config file."""
     (tmp_path / "key").write_text(f"{live.key}\n")
     stranger.environment["PTN_REST_URL"] = live.rest
     assert stranger("me", "--api-key-file", "key", PTN_API_KEY=SECRET).status == 0
@@ -201,7 +203,7 @@ def test_addresses_in_the_config_file(stranger: Ptn, live: Live, tmp_path: Path)
 
 
 def test_a_config_file_that_others_can_read(stranger: Ptn, live: Live, tmp_path: Path) -> None:
-    """A warning that says what to do; not where it holds no key."""
+    """A warning with the remedy, but only if the file holds a key."""
     path = config(tmp_path, api_key=live.key, rest_url=live.rest)
     path.chmod(0o644)
     assert f"chmod 600 {path}" in stranger("me").stderr
@@ -210,7 +212,7 @@ def test_a_config_file_that_others_can_read(stranger: Ptn, live: Live, tmp_path:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"api-key": "x"}', "\x00"])
-def test_a_config_file_that_cannot_be_used(stranger: Ptn, tmp_path: Path, content: str) -> None:
+def test_a_malformed_config_file(stranger: Ptn, tmp_path: Path, content: str) -> None:
     path = config(tmp_path)
     path.write_text(content)
     ended = stranger("me")
@@ -223,7 +225,7 @@ def test_a_config_file_that_cannot_be_used(stranger: Ptn, tmp_path: Path, conten
     "words", [["--api-key", SECRET], [f"--api-key={SECRET}"], ["--api-key-file", SECRET]]
 )
 def test_a_key_on_the_command_line_is_not_repeated(stranger: Ptn, words: list[str]) -> None:
-    """It is no option; and who gives the key for the file does not find it in a log."""
+    """Neither for an unknown option nor for a key given instead of a file name."""
     ended = stranger("me", *words)
     assert ended.status == 2
     assert SECRET not in ended.stderr + ended.stdout
@@ -241,13 +243,13 @@ def test_a_key_file_without_a_key(stranger: Ptn, tmp_path: Path, content: str) -
 # --- the rest ---------------------------------------------------------------------------------------------
 
 
-def test_files_that_cannot_be_used(ptn: Ptn, tmp_path: Path) -> None:
+def test_unusable_files(ptn: Ptn, tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("notes\n")
     assert "neither a recording nor a checkpoint" in ptn("replay", "notes").stderr
-    assert "is no recording" in ptn("record", "notes").stderr
+    assert "not a recording" in ptn("record", "notes").stderr
     assert (tmp_path / "notes").read_text() == "notes\n"
-    assert ptn("replay", "nowhere").stderr == "ptn: nowhere cannot be read: No such file or directory\n"
-    assert "cannot be written" in ptn("record", "nowhere/orders.ndjson").stderr
+    assert ptn("replay", "nowhere").stderr == "ptn: cannot read nowhere: No such file or directory\n"
+    assert "cannot write" in ptn("record", "nowhere/orders.ndjson").stderr
 
 
 @pytest.mark.parametrize(
@@ -268,31 +270,31 @@ def test_wrong_usage(ptn: Ptn, words: list[str]) -> None:
     assert ptn(*words).status == 2
 
 
-def test_the_shell_is_told_the_status(stranger: Ptn, nobody: str) -> None:
-    """One line on standard error, nothing on standard output, and no traceback."""
-    ended = stranger.process("me", "--url", f"http://{nobody}", PTN_API_KEY=SECRET)
-    assert ended == (4, "", f"ptn: http://{nobody} does not answer: Connection refused\n")
+def test_the_status_in_a_shell(stranger: Ptn, closed_port: str) -> None:
+    """One line on standard error, no output, no traceback."""
+    ended = stranger.process("me", "--url", f"http://{closed_port}", PTN_API_KEY=SECRET)
+    assert ended == (4, "", f"ptn: http://{closed_port} does not answer: Connection refused\n")
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_job_that_was_started_without_input_or_output(ptn: Ptn, closed: str) -> None:
-    """Nothing to be read, nobody to be told; no reason to fail."""
+def test_a_job_with_closed_streams(ptn: Ptn, closed: str) -> None:
+    """Closed standard streams do not make it fail."""
     ended = ptn.shell(f"ptn me --json {closed}")
     assert ended.status == 0, ended.stderr
     assert ended.stderr == ""
 
 
-def test_a_key_from_an_input_that_is_closed(stranger: Ptn) -> None:
+def test_a_key_from_a_closed_standard_input(stranger: Ptn) -> None:
     ended = stranger.shell("ptn me --api-key-file - <&-")
     assert ended == (3, "", "ptn: no usable API key in --api-key-file\n")
 
 
-def test_a_disk_that_is_full(ptn: Ptn) -> None:
+def test_a_full_disk(ptn: Ptn) -> None:
     assert ptn.shell("ptn me --json > /dev/full") == (1, "", "ptn: No space left on device\n")
 
 
 def test_every_kind_of_error_has_a_documented_status() -> None:
-    """And the documentation has the whole table."""
+    """The documentation has the complete table."""
     kinds = [SettingsError, AuthenticationError, ServerUnreachableError, ClientError]
     assert [exit_status(kind("x")) for kind in kinds] == [2, 3, 4, 1]
     page = (ROOT / "docs" / "cli.md").read_text()

@@ -1,4 +1,4 @@
-"""Tables, for eyes and for programs."""
+"""Tables on a terminal, tab-separated lines in a pipe."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ def on_terminal(row: Sequence[str] | None) -> list[str]:
 
 
 def test_eighty_columns_are_enough() -> None:
-    """Nothing is cut but the hotkey, nothing goes on in the next line but a column's name."""
+    """Only the hotkey is cut short, and only a column's name wraps."""
     *_, names, row = on_terminal((*CLOSED, "2025-07-30 20:46:20"))
     assert names.split() == [name.removeprefix("entry ") for name in POSITIONS]
     assert row.split() == ["5GhCxfBc…", *CLOSED[1:7], "2025-07-29", "2025-07-30"]
 
 
 def test_a_column_that_is_empty_in_every_row() -> None:
-    """Open positions have no end; but a table without rows shows what there could be."""
+    """It is left out, such as "closed" for open positions. A table without rows shows all columns."""
     assert "closed" not in " ".join(on_terminal((*CLOSED, "")))
     assert "closed" in " ".join(on_terminal(None))
 
 
-def test_this_years_times_are_said_to_the_minute() -> None:
+def test_times_of_this_year_are_shown_to_the_minute() -> None:
     year = datetime.now(timezone.utc).year
     assert on_terminal((*CLOSED, f"{year}-07-30 20:46:20"))[-1].split()[-2:] == ["07-30", "20:46"]
 
 
-def test_piped_everything_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+def test_piped_cells_are_complete(capsys: pytest.CaptureFixture[str]) -> None:
     print_rows(POSITIONS, [(*CLOSED, "")], title="not for programs")
     assert capsys.readouterr().out == "\t".join(POSITIONS) + "\n" + "\t".join((*CLOSED, "")) + "\n"

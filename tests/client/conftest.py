@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from ptn_api.client.fake_server import FakeServer
-from ptn_api.client.pace import Pace
+from ptn_api.client.arguments import Timing
+from ptn_api.client.testing import FakeServer
 
 
 @pytest.fixture
-def pace() -> Pace:
-    """Periods short enough for tests; a heartbeat's patience is the server's to say."""
-    return Pace(
+def timing() -> Timing:
+    """Periods short enough for tests; the server sets the heartbeat period."""
+    return Timing(
         connect=5.0,
         close=0.2,
         ping=5.0,

@@ -1,4 +1,4 @@
-"""Where a client left off, on the disk."""
+"""The client's cursor on the disk."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def reloaded(tmp_path: Path) -> Cursor:
         file.close()
 
 
-def test_what_was_saved_is_there_again(tmp_path: Path) -> None:
-    """Sequence and epoch; nothing before the first save."""
+def test_a_saved_cursor_is_loaded(tmp_path: Path) -> None:
+    """Sequence and epoch; `Cursor()` before the first save."""
     file = made(tmp_path)
     assert file.load() == Cursor()
     file.save(Cursor(5, "e"))
@@ -39,7 +39,7 @@ def test_what_was_saved_is_there_again(tmp_path: Path) -> None:
 
 
 def test_an_old_servers_cursor_has_no_epoch(tmp_path: Path) -> None:
-    """And is kept all the same."""
+    """It is kept nevertheless."""
     file = made(tmp_path)
     file.load()
     file.save(Cursor(5))
@@ -48,7 +48,7 @@ def test_an_old_servers_cursor_has_no_epoch(tmp_path: Path) -> None:
 
 
 def test_the_key_is_neither_in_the_name_nor_in_the_file(tmp_path: Path) -> None:
-    """The name is a hash of server, key and name."""
+    """The file name is a hash of server, key and name."""
     file = made(tmp_path)
     file.load()
     file.save(Cursor(5, "e"))
@@ -57,8 +57,8 @@ def test_the_key_is_neither_in_the_name_nor_in_the_file(tmp_path: Path) -> None:
     assert "secret" not in everything
 
 
-def test_server_key_and_name_each_have_a_cursor_of_their_own(tmp_path: Path) -> None:
-    """A cursor of one is nothing to the others."""
+def test_each_server_key_and_name_has_its_own_cursor(tmp_path: Path) -> None:
+    """They do not share cursors."""
     paths = {
         cursor_path(tmp_path, *who)
         for who in [("a:1", "k", ""), ("b:1", "k", ""), ("a:1", "l", ""), ("a:1", "k", "n")]
@@ -66,14 +66,16 @@ def test_server_key_and_name_each_have_a_cursor_of_their_own(tmp_path: Path) -> 
     assert len(paths) == 4
 
 
-def test_the_default_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """By the platform's rules."""
+def test_the_default_folder_is_the_users_state_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As the platform defines it."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert cursor_path(None, SERVER, "k").parent == tmp_path / "ptn-api"
 
 
-def test_the_files_are_for_the_user_alone(tmp_path: Path) -> None:
-    """Whatever the umask says."""
+def test_only_the_user_can_read_the_files(tmp_path: Path) -> None:
+    """With any umask."""
     before = os.umask(0)
     try:
         file = made(tmp_path)
@@ -97,21 +99,21 @@ def test_the_files_are_for_the_user_alone(tmp_path: Path) -> None:
         b'{"server":"elsewhere:1","epoch":"e","sequence":7}',
     ],
 )
-def test_a_broken_file_counts_as_none_and_is_reported(
+def test_an_unreadable_file_is_logged_and_ignored(
     content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And is replaced by the next save."""
+    """The next save replaces it."""
     file = made(tmp_path)
     file.path.write_bytes(content)
     assert file.load() == Cursor()
-    assert "is not used" in caplog.text
+    assert "ignoring the" in caplog.text
     file.save(Cursor(8, "e"))
     file.close()
     assert reloaded(tmp_path) == Cursor(8, "e")
 
 
 def test_a_crash_while_saving_leaves_the_old_cursor(tmp_path: Path) -> None:
-    """The new content is written beside, then moved; a leftover does no harm."""
+    """The new content goes to a temporary file; one left by a crash does no harm."""
     file = made(tmp_path)
     file.load()
     file.save(Cursor(5, "e"))
@@ -125,7 +127,7 @@ def test_a_crash_while_saving_leaves_the_old_cursor(tmp_path: Path) -> None:
 
 
 def test_two_running_clients_do_not_share_a_cursor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The second is told to take a name, and changes nothing of the first's."""
+    """The second is told to use another name, and does not touch the first one's."""
     first, second = made(tmp_path), made(tmp_path)
     first.load()
     first.save(Cursor(5, "e"))
@@ -137,10 +139,8 @@ def test_two_running_clients_do_not_share_a_cursor(tmp_path: Path, caplog: pytes
     assert reloaded(tmp_path) == Cursor(5, "e")
 
 
-def test_a_folder_that_cannot_be_used_is_reported_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The client runs all the same."""
+def test_an_unusable_folder_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The client runs nevertheless."""
     (tmp_path / "file").write_text("")
     file = CursorFile(cursor_path(tmp_path / "file" / "state", SERVER, "k"), SERVER)
     assert file.load() == Cursor()
@@ -150,10 +150,10 @@ def test_a_folder_that_cannot_be_used_is_reported_once(
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-def test_a_disk_that_is_full_is_reported_once(
+def test_a_full_disk_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From then on the cursor lives in memory."""
+    """The cursor is then kept in memory."""
     file = made(tmp_path)
     file.load()
     file.path.with_suffix(".new").mkdir()  # nothing can be written there
@@ -163,8 +163,8 @@ def test_a_disk_that_is_full_is_reported_once(
     assert len(caplog.records) == 1
 
 
-def test_without_a_file_a_cursor_lasts_as_long_as_the_run() -> None:
-    """For mirrors, which begin with a snapshot."""
+def test_a_cursor_without_a_file_lasts_for_the_run() -> None:
+    """For mirrors, which start with a snapshot."""
     store = NoCursorFile(Cursor(3, "e"))
     store.save(Cursor(4, "e"))
     store.close()
@@ -172,7 +172,7 @@ def test_without_a_file_a_cursor_lasts_as_long_as_the_run() -> None:
 
 
 class Disk:
-    """Counts what is asked of the disk; `seconds` is the time by the cursor file's clock."""
+    """Counts syncs and replacements; `seconds` is the time by the cursor file's clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.syncs = 0
@@ -188,10 +188,8 @@ class Disk:
         return CursorFile(path, SERVER, monotonic=lambda: self.seconds)
 
 
-def test_a_burst_of_saves_waits_for_the_disk_once_a_second(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a killed process saved is there all the same: the kernel has it."""
+def test_a_burst_of_saves_is_synced_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed process loses nothing: the kernel has its writes."""
     disk = Disk(monkeypatch)
     file = disk.file(tmp_path)
     file.load()
@@ -208,8 +206,10 @@ def test_a_burst_of_saves_waits_for_the_disk_once_a_second(
     assert reloaded(tmp_path) == Cursor(1_002, "e")
 
 
-def test_at_an_orders_pace_every_save_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only bursts can be repeated after a machine's death."""
+def test_saves_with_a_second_between_them_are_all_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only bursts can be repeated after a crash of the machine."""
     disk = Disk(monkeypatch)
     file = disk.file(tmp_path)
     file.load()
@@ -221,8 +221,8 @@ def test_at_an_orders_pace_every_save_is_on_the_disk(tmp_path: Path, monkeypatch
     assert disk.syncs == 5
 
 
-def test_a_shorter_cursor_leaves_nothing_of_a_longer_one(tmp_path: Path) -> None:
-    """The file is overwritten in place, and always of one size."""
+def test_a_shorter_cursor_overwrites_a_longer_one_completely(tmp_path: Path) -> None:
+    """The file always has the same size."""
     file = made(tmp_path)
     file.load()
     file.save(Cursor(1_760_000_000_000, "a-long-epoch"))
@@ -233,8 +233,8 @@ def test_a_shorter_cursor_leaves_nothing_of_a_longer_one(tmp_path: Path) -> None
     assert reloaded(tmp_path) == Cursor(7, None)
 
 
-def test_a_cursor_longer_than_a_sector_is_replaced_whole(tmp_path: Path) -> None:
-    """A server may call its epoch anything."""
+def test_a_cursor_longer_than_a_sector_replaces_the_file(tmp_path: Path) -> None:
+    """A server may use any epoch."""
     file = made(tmp_path)
     file.load()
     for n, epoch in enumerate(["e", "e" * 2_000, "f" * 3_000, "g"]):

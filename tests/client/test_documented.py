@@ -1,4 +1,4 @@
-"""docs/client.md: what it shows works."""
+"""The programs in docs/client.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
-def test_its_programs_use_names_that_exist(program: str) -> None:
+def test_the_programs_use_existing_names(program: str) -> None:
     """Imports included."""
     imports = [line for line in program.splitlines() if re.match(r"(from|import) ", line)]
     exec(compile("\n".join(imports), "client.md", "exec"), {})
@@ -24,8 +24,8 @@ def test_its_programs_use_names_that_exist(program: str) -> None:
 
 
 @pytest.mark.parametrize("place", [0, 2, 3])
-def test_its_programs_follow_a_server(place: int, tmp_path: Path) -> None:
-    """The first one, the handlers', and the async one, with nothing but the address changed."""
+def test_the_programs_follow_a_server(place: int, tmp_path: Path) -> None:
+    """The first one, the one with handlers, and the async one, with only the address changed."""
     with FakeServer() as server:
         program = (
             PROGRAMS[place]
@@ -50,8 +50,8 @@ def test_its_programs_follow_a_server(place: int, tmp_path: Path) -> None:
     assert "BTCUSD" in said or "seq=1" in said
 
 
-def test_its_test_passes(tmp_path: Path) -> None:
-    """The one that it shows to whoever tests a bot."""
+def test_the_example_of_a_test_passes(tmp_path: Path) -> None:
+    """The one for authors of bots."""
     [program] = [program for program in PROGRAMS if "def test_" in program]
     names: dict[str, object] = {}
     exec(compile(program, "client.md", "exec"), names)

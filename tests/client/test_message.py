@@ -1,4 +1,4 @@
-"""What a bot is given."""
+"""The message that a client receives."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ Approx Timelag (ms): from_queue=49, from_order=1111"""
 
 
 def documented() -> dict[str, Any]:
-    """The documented message as it travels: the order in the position, without a trade pair."""
+    """Returns the documented message as sent: the order in the position, without a trade pair."""
     parts = DOCUMENTED.split("\n{")
     summary = json.loads("{" + parts[1].partition("\n}")[0] + "}")
     new_order = json.loads("{" + parts[2].partition("\n}")[0] + "}")
@@ -93,14 +93,14 @@ def message(*, offset_ms: int = 0, now: int = T0, **fields: Any) -> PTNWebSocket
 
 
 def test_it_prints_as_documented() -> None:
-    """To the letter, whatever order the fields of an order came in."""
+    """Exactly, for any order of the fields."""
     made = PTNWebSocketMessage(documented(), clock=lambda: 1745897174103 + 1111)
     assert str(made) == DOCUMENTED
     assert f"Received message {made}" == f"Received message {DOCUMENTED}"
 
 
 def test_the_documented_example_works_as_written() -> None:
-    """The order knows its trade pair, and both print as words."""
+    """The order has its trade pair, and both print as words."""
     msg = message()
     assert msg.new_order.trade_pair == "BTCUSD"
     assert f"{msg.new_order.trade_pair}: Spread" == "BTCUSD: Spread"
@@ -111,14 +111,14 @@ def test_the_documented_example_works_as_written() -> None:
 
 
 def test_the_new_order_is_the_last_one() -> None:
-    """With the whole position beside it."""
+    """The position is complete."""
     msg = message()
     assert msg.new_order.order_uuid == msg.position.orders[-1].order_uuid
     assert len(msg.position.orders) == 2
 
 
 def test_the_new_order_has_every_field_of_the_order() -> None:
-    """The trade pair is all that it has besides."""
+    """And the trade pair."""
     source = {"source": "x", "bid": 1.5}
     whole = order(1, src=2, slippage=0.5, price_sources=[source])
     msg = message(data={"position": position(1, [whole])})
@@ -132,14 +132,14 @@ def test_the_new_order_has_every_field_of_the_order() -> None:
 
 @pytest.mark.parametrize("offset", [-5_000, 0, 5_000])
 def test_lags_are_by_the_servers_clock(offset: int) -> None:
-    """The offset (server minus ours) has a sign: a bot whose clock is 5 s ahead sees no 5 s of lag."""
+    """The offset (server minus client) has a sign: a clock that is 5 s ahead adds no lag."""
     msg = message(offset_ms=offset, now=T0 + 1_000 - offset)
     assert (msg.timelag_from_order, msg.timelag_from_queue) == (1_000, 600)
     assert msg.age_ms == 1_000
 
 
 def test_the_format_delta_gives_the_same_order() -> None:
-    """The order travels beside the position's summary."""
+    """The order is sent separately from the position's summary."""
     body = position(1, [order(0), order(1)])
     summary = {key: value for key, value in body.items() if key != "orders"}
     msg = message(data={"order": order(1), "position": summary, "n_orders": 2})
@@ -149,21 +149,21 @@ def test_the_format_delta_gives_the_same_order() -> None:
     assert '"order_uuid"' in str(msg)
 
 
-def test_what_came_beside_the_position_is_there() -> None:
-    """And unknown keys of it."""
+def test_other_keys_of_the_data_are_kept() -> None:
+    """And unknown keys of the position."""
     msg = message(data={"position": position(1, [order(0)], strange=[1, 2.0]), "source": "x"})
     assert msg.data["source"] == "x"
     assert msg.data["position"]["strange"] == [1, 2.0]
 
 
-def test_marks_of_version_2_default_to_no() -> None:
-    """An old server knows neither."""
+def test_marks_of_version_2_default_to_false() -> None:
+    """An old server sends neither."""
     assert (message().late, message().replay) == (False, False)
     assert (message(late=True).late, message(replay=True).replay) == (True, True)
 
 
 def test_it_can_be_made_from_text() -> None:
-    """As from the decoded message."""
+    """The same as from the decoded message."""
     text = json.dumps(documented())
     assert PTNWebSocketMessage(text).sequence == PTNWebSocketMessage(text.encode()).sequence == 237
 
@@ -177,7 +177,7 @@ def test_it_can_be_made_from_text() -> None:
         {"sequence": 1, "timestamp": 1, "data": {"position": position(1, [order(0, price="?")])}},
     ],
 )
-def test_what_is_no_message_is_refused(raw: Any) -> None:
-    """With an error of this package."""
+def test_a_malformed_message_is_refused(raw: Any) -> None:
+    """With InvalidInputError."""
     with pytest.raises(InvalidInputError):
         PTNWebSocketMessage(raw)

@@ -1,153 +1,119 @@
-"""The state that a mirror holds."""
+"""The live mirror for blocking code."""
 
 from __future__ import annotations
 
-import json
+import asyncio
+import inspect
+import threading
 from typing import Any
 
-import msgspec
+import pytest
 
-from ptn_api.client.mirror import HeldPosition, Mirror
-from ptn_api.model.checksum import position_checksum
-from ptn_api.wire.server_frames import ChangedPosition
-from tests.factories import MINER, order, position, uuid
-
-
-def text(body: Any) -> bytes:
-    return json.dumps(body).encode()
-
-
-def summary(body: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in body.items() if key != "orders"}
+from ptn_api.client.mirror import PositionMirror, open_mirror
+from ptn_api.client.rest import Retries
+from ptn_api.client.testing import quick_timing
+from ptn_api.errors import AuthenticationError, SettingsError
+from tests.client.test_real_server import REST_KEY, some, url
+from tests.factories import MINER, T0, uuid
+from tests.rest.serving import FakeClock, filled_log, serving
+from tests.stream.live import LiveStream, running
+from tests.waiting import until, until_async
 
 
-def mirror(*bodies: dict[str, Any]) -> Mirror:
-    made = Mirror()
-    list(made.load(map(text, bodies)))
-    return made
+def test_its_parameters_are_those_of_the_mirror() -> None:
+    """They are declared in one place."""
+    assert inspect.signature(open_mirror) == inspect.signature(PositionMirror)
 
 
-def delta(body: dict[str, Any], n: int) -> bytes:
-    """The message of the position's n-th order (from 1)."""
-    return text({"order": body["orders"][n - 1], "position": summary(body), "n_orders": n})
+async def test_it_follows_in_its_own_thread() -> None:
+    """Code without an event loop reads it; it is loaded when `with` is entered."""
+    clock = FakeClock(T0)
+    log = filled_log([some(1, 1, 2)], now_ms=T0)
+    live = LiveStream(log=log, ready=False)
+    live.keys.swap([("alice", REST_KEY, 100)])
+    opened, closed = threading.Event(), threading.Event()
+    changed: list[tuple[str, str]] = []
+
+    def program(rest_url: str) -> list[int]:
+        options: Any = {
+            "timing": quick_timing(),
+            "mend_within": 0.0,
+            "on_change": lambda *key: changed.append(key),
+        }
+        with open_mirror(url(live), rest_url, REST_KEY, **options) as mirror:
+            lengths = [len(mirror)]
+            mirror.until_verified()
+            opened.set()
+            until(lambda: len(mirror) == 2)
+            found = mirror.position(MINER, uuid(2))
+            assert found is not None
+            assert found.position_uuid == uuid(2)
+            assert [p.position_uuid for p in mirror.positions(MINER, status="open")] == [uuid(1), uuid(2)]
+            assert mirror.cursor.epoch == log.epoch
+            assert mirror.verified in (True, False)
+            lengths.append(len(mirror))
+        closed.set()
+        return lengths
+
+    async with running(live, heartbeat_ms=100, clock=clock), serving(log, clock=clock) as served:
+        working = asyncio.create_task(asyncio.to_thread(program, served.url))
+        await until_async(lambda: opened.is_set() or working.done())
+        log.append([some(2, 3)], clock.now_ms)
+        assert await working == [1, 2]
+    assert closed.is_set()
+    assert (MINER, uuid(2)) in changed
 
 
-def change(body: dict[str, Any], orders: list[Any], uuids: list[str] | None = None) -> ChangedPosition:
-    return ChangedPosition(
-        revision=1,
-        after=1,
-        position=msgspec.Raw(text(summary(body))),
-        orders=[msgspec.Raw(text(o)) for o in orders],
-        order_uuids=uuids,
-    )
+def test_an_invalid_url_is_refused_by_open_mirror() -> None:
+    """No thread is left behind."""
+    with pytest.raises(SettingsError):
+        open_mirror("ws://localhost:1", "localhost", "k")
+    until(lambda: not any(thread.name == "ptn-client" for thread in threading.enumerate()))
 
 
-def held(subject: Mirror, n: int = 1) -> Any:
-    return json.loads(subject.positions[MINER, uuid(n)].json())
+def test_a_mirror_that_was_never_entered_can_be_closed() -> None:
+    """Its thread ends."""
+    mirror = open_mirror("ws://localhost:1", "http://localhost:1", "k", retries=Retries(times=0))
+    mirror.close()
+    until(lambda: not any(thread.name == "ptn-client" for thread in threading.enumerate()))
 
 
-def agrees(subject: Mirror, *bodies: dict[str, Any]) -> bool:
-    """Whether its checksum is that of these positions."""
-    total = sum(position_checksum(text(body)) for body in bodies) % (1 << 64)
-    return subject.checksum == f"{total:016x}"
+async def test_callbacks_may_read() -> None:
+    """They run in the mirror's thread, which must not wait for itself."""
+    log = filled_log([some(1, 1, 2)], now_ms=T0)
+    seen: list[float] = []
+
+    def program(rest_url: str) -> None:
+        def on_change(hotkey: str, position_uuid: str) -> None:
+            position = mirror.position(hotkey, position_uuid)
+            assert position is not None
+            seen.append(position.net_leverage)
+            with pytest.raises(RuntimeError, match="callback"):
+                mirror.until_verified()
+
+        mirror = open_mirror(
+            "ws://127.0.0.1:1", rest_url, REST_KEY, timing=quick_timing(), on_change=on_change
+        )
+        with mirror:
+            until(lambda: seen)
+            mirror.close()
+            mirror.close()
+
+    async with serving(log, clock=FakeClock(T0)) as served:
+        await asyncio.to_thread(program, served.url)
+    assert len(seen) == 1
 
 
-def test_nothing_is_lost_of_a_position() -> None:
-    """Unknown keys, ints and floats as they came."""
-    body = position(1, [order(1, strange=[1, 1.0, 1e-17])], odd={"a": 2.0}, net_leverage=0)
-    assert json.dumps(held(mirror(body)), sort_keys=True) == json.dumps(body, sort_keys=True)
-    assert agrees(mirror(body), body)
+async def test_a_refused_key_is_raised_with_stop_on_auth_error() -> None:
+    """Without it the key is retried."""
+    log = filled_log([some(1, 1)], now_ms=T0)
 
+    def program(rest_url: str) -> None:
+        mirror = open_mirror(
+            "ws://127.0.0.1:1", rest_url, "wrong", stop_on_auth_error=True, timing=quick_timing()
+        )
+        with pytest.raises(AuthenticationError), mirror:
+            pass
 
-def test_rests_way_of_writing_an_open_position_is_the_same_position() -> None:
-    """close_ms 0, and price sources that have aged out."""
-    body = position(1, [order(1, price_sources=[{"source": "x"}])])
-    shown = body | {"close_ms": 0, "orders": [order(1)]}
-    assert mirror(shown).checksum == mirror(body).checksum
-
-
-def test_an_order_is_added_to_its_position() -> None:
-    """With the summary after it; also where the position is new."""
-    body = position(1, [order(1), order(2)], current_return=1.5)
-    subject = mirror(position(1, [order(1)]))
-    assert subject.order(delta(body, 2)) == (MINER, uuid(1))
-    assert held(subject) == body
-    assert agrees(subject, body)
-    fresh = mirror()
-    fresh.order(delta(position(1, [order(1)]), 1))
-    fresh.order(delta(body, 2))
-    assert agrees(fresh, body)
-
-
-def test_an_order_that_is_already_there_is_replaced_not_repeated() -> None:
-    """A snapshot may be ahead of the number it states."""
-    body = position(1, [order(1), order(2)])
-    subject = mirror(body)
-    subject.order(delta(body, 1))
-    subject.order(delta(body, 2))
-    assert agrees(subject, body)
-
-
-def test_a_late_order_goes_to_its_place() -> None:
-    """Before those that were already seen."""
-    body = position(1, [order(1), order(2), order(3)])
-    subject = mirror(position(1, [order(1), order(3)]))
-    subject.order(delta(body, 2))
-    assert agrees(subject, body)
-
-
-def test_a_refresh_changes_the_summary() -> None:
-    """And nothing else."""
-    body = position(1, [order(1)], current_return=2.0)
-    subject = mirror(position(1, [order(1)]))
-    subject.change(change(body, []))
-    assert agrees(subject, body)
-
-
-def test_a_correction_replaces_orders() -> None:
-    """By their uuid."""
-    body = position(1, [order(1), order(2, price=7.0)])
-    subject = mirror(position(1, [order(1), order(2)]))
-    subject.change(change(body, [body["orders"][1]]))
-    assert agrees(subject, body)
-
-
-def test_a_rearranged_list_is_followed() -> None:
-    """Dropped, moved and inserted at once."""
-    body = position(1, [order(3), order(9), order(1)])
-    subject = mirror(position(1, [order(1), order(2), order(3)]))
-    uuids = [o["order_uuid"] for o in body["orders"]]
-    subject.change(change(body, [order(9)], uuids))
-    assert agrees(subject, body)
-
-
-def test_a_position_that_is_new_to_the_mirror_comes_as_a_change() -> None:
-    """With all its orders, as from a baseline."""
-    body = position(1, [order(1), order(2)])
-    subject = mirror()
-    subject.change(change(body, body["orders"]))
-    assert agrees(subject, body)
-
-
-def test_what_is_removed_leaves_the_sum() -> None:
-    """And removing it again does nothing."""
-    one, two = position(1, [order(1)]), position(2, [order(2)])
-    subject = mirror(one, two)
-    assert subject.remove([(MINER, uuid(1)), (MINER, uuid(77))]) == [(MINER, uuid(1))]
-    assert subject.remove([(MINER, uuid(1))]) == []
-    assert agrees(subject, two)
-    assert agrees(mirror())
-
-
-def test_differences_are_what_came_changed_or_went() -> None:
-    """Between two states."""
-    old = mirror(position(1, [order(1)]), position(2, [order(2)]), position(3, [order(3)]))
-    new = mirror(
-        position(1, [order(1)]), position(2, [order(2)], current_return=3.0), position(4, [order(4)])
-    )
-    assert {key[1] for key in new.differences(old)} == {uuid(2), uuid(3), uuid(4)}
-
-
-def test_a_position_without_any_other_key_is_still_json() -> None:
-    """No comma too many."""
-    assert HeldPosition.of(b'{"orders":[]}').json() == b'{"orders":[]}'
+    async with serving(log, clock=FakeClock(T0)) as served:
+        await asyncio.to_thread(program, served.url)

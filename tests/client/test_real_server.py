@@ -12,10 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from ptn_api.client.book import Book
-from ptn_api.client.exchange import Retries
-from ptn_api.client.pace import Pace
-from ptn_api.client.rest import AsyncPTNClient, PTNClient
+from ptn_api.client.arguments import Timing
+from ptn_api.client.mirror import PositionMirror
+from ptn_api.client.rest import AsyncPTNClient, PTNClient, Retries
 from ptn_api.client.stream import connect
 from ptn_api.errors import APIStatusError, AuthenticationError
 from ptn_api.event_log.contract import PositionRemoved
@@ -43,9 +42,11 @@ def url(live: LiveStream) -> str:
 # --- the stream -------------------------------------------------------------------------------------------
 
 
-async def test_orders_arrive_and_a_restart_repeats_none(live: LiveStream, pace: Pace, tmp_path: Path) -> None:
-    """What happened while the client was away is replayed."""
-    options: Any = {"pace": pace, "state_dir": tmp_path}
+async def test_orders_arrive_and_a_restart_repeats_none(
+    live: LiveStream, timing: Timing, tmp_path: Path
+) -> None:
+    """Orders missed while the client was away are replayed."""
+    options: Any = {"timing": timing, "state_dir": tmp_path}
     first = live.log.head().sequence + 1
     async with connect(url(live), KEY, **options) as stream:
         await until_async(lambda: stream.state == "live")
@@ -58,19 +59,19 @@ async def test_orders_arrive_and_a_restart_repeats_none(live: LiveStream, pace: 
     assert [(m.sequence, m.replay) for m in replayed] == [(first + 3, True), (first + 4, True)]
 
 
-async def test_who_leaves_says_goodbye(live: LiveStream, pace: Pace, tmp_path: Path) -> None:
-    """1000, normal closure: a server counts no errors that are none."""
-    async with connect(url(live), KEY, pace=pace, state_dir=tmp_path) as stream:
+async def test_a_stopped_client_closes_with_1000(live: LiveStream, timing: Timing, tmp_path: Path) -> None:
+    """A normal closure, which the server does not count as an error."""
+    async with connect(url(live), KEY, timing=timing, state_dir=tmp_path) as stream:
         await until_async(lambda: stream.state == "live")
     await until_async(lambda: live.counters.closed)
     assert live.counters.closed == {1000: 1}
 
 
-async def test_being_cut_off_loses_nothing(pace: Pace, tmp_path: Path) -> None:
-    """However often: every order comes once, in order, without a gap."""
+async def test_broken_connections_lose_nothing(timing: Timing, tmp_path: Path) -> None:
+    """Every order comes once, in order, without a gap."""
     gaps: list[Gap] = []
     async with running(heartbeat_ms=100) as live:
-        options: Any = {"pace": pace, "state_dir": tmp_path, "on_gap": gaps.append}
+        options: Any = {"timing": timing, "state_dir": tmp_path, "on_gap": gaps.append}
         async with connect(url(live), KEY, **options) as stream:
             await until_async(lambda: stream.state == "live")
             first = live.log.head().sequence + 1
@@ -87,9 +88,9 @@ async def test_being_cut_off_loses_nothing(pace: Pace, tmp_path: Path) -> None:
     assert gaps == []
 
 
-async def test_a_filtered_delta_stream(live: LiveStream, pace: Pace, tmp_path: Path) -> None:
-    """As the real server understands it."""
-    options: Any = {"pace": pace, "state_dir": tmp_path, "miners": [OTHER_MINER], "format": "delta"}
+async def test_a_filtered_delta_stream(live: LiveStream, timing: Timing, tmp_path: Path) -> None:
+    """As the real server implements it."""
+    options: Any = {"timing": timing, "state_dir": tmp_path, "miners": [OTHER_MINER], "format": "delta"}
     async with connect(url(live), KEY, **options) as stream:
         await until_async(lambda: stream.state == "live")
         live.trade()
@@ -100,15 +101,15 @@ async def test_a_filtered_delta_stream(live: LiveStream, pace: Pace, tmp_path: P
     assert message.new_order.trade_pair == "BTCUSD"
 
 
-async def test_a_foreign_cursor_is_a_gap(live: LiveStream, pace: Pace, tmp_path: Path) -> None:
-    """Of another epoch."""
+async def test_a_cursor_of_another_epoch_is_a_gap(live: LiveStream, timing: Timing, tmp_path: Path) -> None:
+    """Its sequence means nothing to this server."""
     from ptn_api.client.cursor_file import NoCursorFile
     from ptn_api.wire.client_session import Cursor
 
     gaps: list[Gap] = []
     head = live.log.head().sequence
     store = NoCursorFile(Cursor(7, "another"))
-    async with connect(url(live), KEY, cursor_store=store, pace=pace, on_gap=gaps.append) as stream:
+    async with connect(url(live), KEY, cursor_store=store, timing=timing, on_gap=gaps.append) as stream:
         await until_async(lambda: stream.state == "live")
         live.trade()
         assert (await anext(stream)).sequence == head + 1
@@ -116,11 +117,11 @@ async def test_a_foreign_cursor_is_a_gap(live: LiveStream, pace: Pace, tmp_path:
 
 
 async def test_an_unknown_key_and_a_low_tier_are_refused(
-    live: LiveStream, pace: Pace, tmp_path: Path
+    live: LiveStream, timing: Timing, tmp_path: Path
 ) -> None:
-    """By the real server's close codes."""
+    """The real server's close codes say so."""
     for key in ("nobody", "key-of-carl"):
-        options: Any = {"pace": pace, "state_dir": tmp_path, "stop_on_auth_error": True}
+        options: Any = {"timing": timing, "state_dir": tmp_path, "stop_on_auth_error": True}
         async with connect(url(live), key, **options) as stream:
             with pytest.raises(AuthenticationError):
                 await anext(stream)
@@ -129,8 +130,8 @@ async def test_an_unknown_key_and_a_low_tier_are_refused(
 # --- REST -------------------------------------------------------------------------------------------------
 
 
-async def test_every_route_is_understood() -> None:
-    """Typed where simple."""
+async def test_every_route_is_decoded() -> None:
+    """With a method for each."""
     async with serving() as served, AsyncPTNClient(served.url, REST_KEY) as api:
         entries = await api.miner_positions(tier=100, status="open")
         assert set(entries) == {MINER, OTHER_MINER}
@@ -150,7 +151,7 @@ async def test_every_route_is_understood() -> None:
 
 
 async def test_an_unchanged_document_is_not_sent_again() -> None:
-    """In whatever coding it came; a change is seen at once."""
+    """In any content coding; a change is noticed at once."""
     async with serving() as served, AsyncPTNClient(served.url, REST_KEY) as api:
         before = await api.miner_positions()
         assert await api.miner_positions() is before
@@ -163,8 +164,8 @@ async def _holds(api: AsyncPTNClient, position_uuid: str) -> bool:
     return any(p.position_uuid == position_uuid for p in (await api.miner_positions()).positions())
 
 
-async def test_what_changed_can_be_asked_for_alone() -> None:
-    """From an answer's cursor to the next; lower tiers have none."""
+async def test_changes_can_be_requested() -> None:
+    """From one result's cursor to the next; lower tiers have none."""
     log = filled_log([written(position(1, [order(1)])), written(position(2, [order(2)]))])
     async with serving(log) as served, AsyncPTNClient(served.url, REST_KEY) as api:
         whole = await api.miner_positions()
@@ -183,8 +184,8 @@ async def test_what_changed_can_be_asked_for_alone() -> None:
         assert caught.value.status == 410
 
 
-async def test_the_checkpoint_goes_to_a_file(tmp_path: Path) -> None:
-    """As a validator would restore from it."""
+async def test_the_checkpoint_can_be_downloaded(tmp_path: Path) -> None:
+    """As a file that a validator can restore from."""
     told: list[tuple[int, int | None]] = []
     async with serving() as served, AsyncPTNClient(served.url, REST_KEY) as api:
         file = await api.validator_checkpoint(tmp_path / "checkpoint.json", lambda *now: told.append(now))
@@ -196,7 +197,7 @@ async def test_the_checkpoint_goes_to_a_file(tmp_path: Path) -> None:
 
 
 async def test_messages_can_be_fetched_by_rest() -> None:
-    """Page by page; 410 for what is no longer there."""
+    """Page by page; status 410 for pruned ones."""
     log = filled_log()
     start = log.head().sequence
     log.append([written(position(n, [order(n, at=T0 + n)])) for n in range(1, 6)], T0 + 10)
@@ -212,7 +213,7 @@ async def test_messages_can_be_fetched_by_rest() -> None:
 
 
 async def test_the_blocking_client_speaks_to_the_real_server() -> None:
-    """From a thread, as it blocks."""
+    """From a thread, because it blocks."""
     async with serving() as served:
 
         def ask() -> int:
@@ -228,15 +229,15 @@ async def test_the_blocking_client_speaks_to_the_real_server() -> None:
 
 
 class Both:
-    """The stream and REST servers over one log, and a book that mirrors them."""
+    """The stream and REST servers over one log, and a mirror of them."""
 
     def __init__(
-        self, log: MemoryLog, live: LiveStream, clock: FakeClock, book: Book, states: list[str]
+        self, log: MemoryLog, live: LiveStream, clock: FakeClock, mirror: PositionMirror, states: list[str]
     ) -> None:
         self.log = log
         self.live = live
         self.clock = clock
-        self.book = book
+        self.mirror = mirror
         self.states = states
         self.changed: set[tuple[str, str]] = set()
 
@@ -256,30 +257,30 @@ class Both:
         self.live.keys.swap([("alice", REST_KEY, 100)])
 
     async def agreed(self) -> None:
-        """Waits until the book is what the log is."""
+        """Waits until the mirror equals the log."""
         await until_async(
-            lambda: self.book.verified and self.book.checksum == self.true_sum(),
-            what=f"{self.book.checksum} {self.true_sum()} {self.book.verified}",
+            lambda: self.mirror.verified and self.mirror.checksum == self.true_sum(),
+            what=f"{self.mirror.checksum} {self.true_sum()} {self.mirror.verified}",
         )
 
 
 @contextlib.asynccontextmanager
-async def mirrored(pace: Pace, *changes: Any, mend_within: float = 0.0) -> AsyncIterator[Both]:
+async def mirrored(timing: Timing, *changes: Any, mend_within: float = 0.0) -> AsyncIterator[Both]:
     clock = FakeClock(T0)
     log = filled_log(changes, now_ms=T0)
     live = LiveStream(log=log, ready=False)
     live.keys.swap([("alice", REST_KEY, 100)])
     states: list[str] = []
-    options: Any = {"pace": pace, "mend_within": mend_within, "on_state": states.append}
+    options: Any = {"timing": timing, "mend_within": mend_within, "on_state": states.append}
     async with (
         running(live, heartbeat_ms=100, clock=clock) as live,
         serving(log, clock=clock) as served,
-        Book(url(live), served.url, REST_KEY, **options) as book,
+        PositionMirror(url(live), served.url, REST_KEY, **options) as mirror,
     ):
-        both = Both(log, live, clock, book, states)
-        book._on_change = lambda *key: both.changed.add(key)
-        await book.loaded()
-        await book.until_verified()
+        both = Both(log, live, clock, mirror, states)
+        mirror._on_change = lambda *key: both.changed.add(key)
+        await mirror.loaded()
+        await mirror.until_verified()
         yield both
 
 
@@ -287,24 +288,24 @@ def some(n: int, *orders: int, **fields: Any) -> Any:
     return written(position(n, [order(o, at=T0 - 1_000_000 + o) for o in orders], **fields))
 
 
-async def test_a_book_holds_what_the_validator_holds(pace: Pace) -> None:
-    """From the snapshot on, confirmed by the heartbeat; positions can be read as objects or as text."""
-    async with mirrored(pace, some(1, 1, 2), some(2, 3, miner=OTHER_MINER, odd=1.0)) as both:
-        book = both.book
-        assert len(book) == 2
-        held = book.position(MINER, uuid(1))
+async def test_a_mirror_has_the_validators_positions(timing: Timing) -> None:
+    """From the snapshot on, verified by the heartbeat; as objects or as text."""
+    async with mirrored(timing, some(1, 1, 2), some(2, 3, miner=OTHER_MINER, odd=1.0)) as both:
+        mirror = both.mirror
+        assert len(mirror) == 2
+        held = mirror.position(MINER, uuid(1))
         assert held is not None
         assert [o.price for o in held.orders] == [101.0, 102.0]
         assert held.close_ms is None
-        assert b'"odd":1.0' in (book.text(OTHER_MINER, uuid(2)) or b"")
-        assert [p.position_uuid for p in book.positions(OTHER_MINER, status="open")] == [uuid(2)]
-        assert list(book.positions(status="closed")) == []
-        assert book.position(MINER, "none") is None
+        assert b'"odd":1.0' in (mirror.text(OTHER_MINER, uuid(2)) or b"")
+        assert [p.position_uuid for p in mirror.positions(OTHER_MINER, status="open")] == [uuid(2)]
+        assert list(mirror.positions(status="closed")) == []
+        assert mirror.position(MINER, "none") is None
 
 
-async def test_a_book_follows_every_kind_of_change(pace: Pace) -> None:
+async def test_a_mirror_follows_every_kind_of_change(timing: Timing) -> None:
     """New orders, refreshes, corrections, orders inserted and dropped, closing, removal."""
-    async with mirrored(pace, some(1, 1, 2), some(2, 3)) as both:
+    async with mirrored(timing, some(1, 1, 2), some(2, 3)) as both:
         for step in (
             some(1, 1, 2, 4),
             some(2, 3, current_return=1.07),
@@ -317,14 +318,14 @@ async def test_a_book_follows_every_kind_of_change(pace: Pace) -> None:
         ):
             both.append(step)
             await both.agreed()
-        assert both.book.position(MINER, uuid(2)) is None
+        assert both.mirror.position(MINER, uuid(2)) is None
         assert "resync" not in both.states
         assert both.changed >= {(MINER, uuid(1)), (MINER, uuid(2)), (MINER, uuid(5))}
 
 
-async def test_a_book_catches_up_after_a_disconnection(pace: Pace) -> None:
-    """Orders, changes and removals that happened meanwhile."""
-    async with mirrored(pace, some(1, 1), some(2, 2), some(3, 3)) as both:
+async def test_a_mirror_catches_up_after_a_disconnection(timing: Timing) -> None:
+    """With orders, changes and removals from meanwhile."""
+    async with mirrored(timing, some(1, 1), some(2, 2), some(3, 3)) as both:
         await both.cut_off()
         both.append(some(1, 1, 7), some(2, 2, current_return=2.0))
         both.append(PositionRemoved(miner_hotkey=MINER, position_uuid=uuid(3)))
@@ -333,10 +334,10 @@ async def test_a_book_catches_up_after_a_disconnection(pace: Pace) -> None:
         assert "resync" not in both.states
 
 
-async def test_random_histories_are_mirrored(pace: Pace) -> None:
-    """Whatever the validator does, in whatever order, with cuts in between."""
+async def test_random_histories_are_mirrored(timing: Timing) -> None:
+    """Any changes in any order, with broken connections in between."""
     dice = random.Random(7)
-    async with mirrored(pace, *(some(n, n) for n in range(1, 6))) as both:
+    async with mirrored(timing, *(some(n, n) for n in range(1, 6))) as both:
         lists = {n: [n] for n in range(1, 6)}
         for step in range(80):
             n = dice.choice(list(lists))
@@ -361,12 +362,12 @@ async def test_random_histories_are_mirrored(pace: Pace) -> None:
 
 
 @pytest.mark.parametrize("fault", ["changed", "missing", "extra"])
-async def test_a_book_that_went_wrong_mends_itself(pace: Pace, fault: str) -> None:
-    """Found by the checksum; at the latest by a whole snapshot."""
-    async with mirrored(pace, some(1, 1), some(2, 2)) as both:
-        mirror = both.book._mirror
+async def test_a_wrong_mirror_repairs_itself(timing: Timing, fault: str) -> None:
+    """The checksum shows it; a snapshot helps at the latest."""
+    async with mirrored(timing, some(1, 1), some(2, 2)) as both:
+        state = both.mirror._state
         if fault == "changed":
-            mirror.order(
+            state.apply_order(
                 msgspec.json.encode(
                     {
                         "order": order(1, price=1.0),
@@ -376,70 +377,70 @@ async def test_a_book_that_went_wrong_mends_itself(pace: Pace, fault: str) -> No
                 )
             )
         elif fault == "missing":
-            mirror.remove([(MINER, uuid(1))])
+            state.remove([(MINER, uuid(1))])
         else:
-            list(mirror.load([msgspec.json.encode(position(9, [order(9)]))]))
-        await until_async(lambda: not both.book.verified)
+            list(state.load([msgspec.json.encode(position(9, [order(9)]))]))
+        await until_async(lambda: not both.mirror.verified)
         await both.agreed()
-        assert len(both.book) == 2
+        assert len(both.mirror) == 2
 
 
-async def test_what_was_just_missed_is_mended_by_the_changes_alone(
-    pace: Pace, monkeypatch: pytest.MonkeyPatch
+async def test_a_missed_change_is_repaired_without_a_snapshot(
+    timing: Timing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A whole snapshot is the last resort."""
-    async with mirrored(pace, some(1, 1), some(2, 2)) as both:
+    """A snapshot is the last resort."""
+    async with mirrored(timing, some(1, 1), some(2, 2)) as both:
         asked: list[dict[str, Any]] = []
-        real = both.book._rest.call
+        real = both.mirror._rest.call
 
         async def call(call: Any) -> Any:
             asked.append(call.parameters)
             return await real(call)
 
-        monkeypatch.setattr(both.book._rest, "call", call)
-        monkeypatch.setattr(both.book._mirror, "change", lambda frame: (MINER, uuid(2)))
+        monkeypatch.setattr(both.mirror._rest, "call", call)
+        monkeypatch.setattr(both.mirror._state, "apply_change", lambda frame: (MINER, uuid(2)))
         both.append(some(2, 2, current_return=3.0))
-        await until_async(lambda: not both.book.verified)
+        await until_async(lambda: not both.mirror.verified)
         monkeypatch.undo()
-        monkeypatch.setattr(both.book._rest, "call", call)
+        monkeypatch.setattr(both.mirror._rest, "call", call)
         await both.agreed()
         assert [set(parameters) for parameters in asked] == [{"since"}]
 
 
-async def test_a_book_waits_before_it_mends(pace: Pace) -> None:
-    """A random time, so that not all mirrors ask at once."""
-    async with mirrored(pace, some(1, 1), mend_within=1_000) as both:
-        both.book._mirror.remove([(MINER, uuid(1))])
-        await until_async(lambda: not both.book.verified)
-        assert both.book._mend_at is not None
-        assert both.book._mend_at > asyncio.get_running_loop().time()
-        assert len(both.book) == 0
+async def test_a_mirror_waits_before_it_repairs_itself(timing: Timing) -> None:
+    """A random time, so that many mirrors do not send requests at once."""
+    async with mirrored(timing, some(1, 1), mend_within=1_000) as both:
+        both.mirror._state.remove([(MINER, uuid(1))])
+        await until_async(lambda: not both.mirror.verified)
+        assert both.mirror._repair_at is not None
+        assert both.mirror._repair_at > asyncio.get_running_loop().time()
+        assert len(both.mirror) == 0
 
 
-async def test_a_book_waits_for_a_server_that_is_starting(pace: Pace) -> None:
-    """It is loaded as soon as there is something to load."""
+async def test_a_mirror_waits_for_a_starting_server(timing: Timing, caplog: pytest.LogCaptureFixture) -> None:
+    """It loads as soon as the server is ready."""
     log = MemoryLog(created_ms=T0, epoch="e" * 32)
-    options: Any = {"pace": pace, "retries": Retries(times=0)}
+    options: Any = {"timing": timing, "retries": Retries(times=0)}
     async with (
         serving(log, clock=FakeClock(T0)) as served,
-        Book("ws://127.0.0.1:1", served.url, REST_KEY, **options) as book,
+        PositionMirror("ws://127.0.0.1:1", served.url, REST_KEY, **options) as mirror,
     ):
-        await until_async(lambda: book._backoff._failures >= 3)
-        assert len(book) == 0
+        await until_async(lambda: caplog.text.count("no snapshot") >= 3)
+        assert len(mirror) == 0
         log.baseline([some(1, 1)], T0)
-        await asyncio.wait_for(book.loaded(), 10)
-        assert len(book) == 1
+        await asyncio.wait_for(mirror.loaded(), 10)
+        assert len(mirror) == 1
 
 
-async def test_a_book_that_died_does_not_pass_for_sound(
-    pace: Pace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_failed_mirror_is_not_verified(
+    timing: Timing, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A fault of the library's own is logged, told to who waits, and ends the state's being verified."""
+    """A bug of the library is logged, raised to waiting callers, and ends the verified state."""
     with pytest.raises(ZeroDivisionError):
-        async with mirrored(pace, some(1, 1)) as both:
-            monkeypatch.setattr(both.book._mirror, "order", lambda _: 1 // 0)
+        async with mirrored(timing, some(1, 1)) as both:
+            monkeypatch.setattr(both.mirror._state, "apply_order", lambda _: 1 // 0)
             both.append(some(2, 2))
-            await until_async(lambda: not both.book.verified)
+            await until_async(lambda: not both.mirror.verified)
             with pytest.raises(ZeroDivisionError):
-                await both.book.until_verified()
-    assert "the mirror broke off" in caplog.text
+                await both.mirror.until_verified()
+    assert "the mirror failed" in caplog.text

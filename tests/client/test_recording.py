@@ -1,4 +1,4 @@
-"""Recordings: what a stream said, in a file that survives whoever wrote it."""
+"""Recordings: written, read, interrupted and damaged."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ptn_api.client.fake_server import FakeServer
 from ptn_api.client.recording import Recording, is_recording, read_recording
 from ptn_api.client.stream import Stream
+from ptn_api.client.testing import FakeServer
 from ptn_api.errors import ClientError, InvalidInputError
 from ptn_api.wire.client_session import Cursor, Gap, StreamItem
 from ptn_api.wire.server_frames import OrderMessage
@@ -24,7 +24,7 @@ EPOCH = "e1"
 
 @pytest.fixture(params=NAMES)
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Both ways of keeping it."""
+    """Uncompressed and compressed."""
     return tmp_path / str(request.param)
 
 
@@ -51,8 +51,8 @@ def sequences(path: Path) -> list[int]:
     return [what.sequence for what in read_recording(path) if isinstance(what, OrderMessage)]
 
 
-def test_what_is_written_is_read(path: Path) -> None:
-    """Messages with their marks, and gaps, in their order."""
+def test_a_recording_is_read_as_written(path: Path) -> None:
+    """Messages with their marks, and gaps, in order."""
     gap = Gap(2, 9, "too_old")
     write(path, step(1), step(2, late=True), StreamItem(gap, Cursor(8, EPOCH)), step(9, replay=True))
     first, second, third, fourth = read_recording(path)
@@ -63,8 +63,8 @@ def test_what_is_written_is_read(path: Path) -> None:
     assert is_recording(path)
 
 
-def test_it_knows_where_to_go_on(path: Path) -> None:
-    """The file is the cursor, over any number of runs."""
+def test_a_recording_is_its_own_cursor(path: Path) -> None:
+    """Across any number of runs."""
     assert place(path) == Cursor()
     write(path, StreamItem(None, Cursor(41, EPOCH)))
     recording = Recording(path)
@@ -79,15 +79,15 @@ def test_it_knows_where_to_go_on(path: Path) -> None:
     assert sequences(path) == [42]
 
 
-def test_another_log_is_told_apart(path: Path) -> None:
-    """Numbers mean nothing without their epoch."""
+def test_another_log_is_marked(path: Path) -> None:
+    """Sequences mean nothing without their epoch."""
     write(path, step(7), StreamItem(Gap(7, 101, "epoch"), Cursor(100, "e2")), step(101, epoch="e2"))
     assert place(path) == Cursor(101, "e2")
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20])
-def test_a_half_end_is_dropped(path: Path, cut: int) -> None:
-    """By readers, and by whoever appends: what follows is whole."""
+def test_an_incomplete_end_is_dropped(path: Path, cut: int) -> None:
+    """Readers ignore it; appending truncates it first."""
     write(path, step(1), step(2))
     write(path, step(3))
     path.write_bytes(path.read_bytes()[:-cut])
@@ -101,7 +101,7 @@ def test_a_half_end_is_dropped(path: Path, cut: int) -> None:
 
 
 def test_one_writer_at_a_time(path: Path) -> None:
-    """A second process is refused, until the first has closed it."""
+    """A second process is refused until the first has closed the file."""
     first = Recording(path)
     with pytest.raises(ClientError) as refused:
         Recording(path)
@@ -110,8 +110,8 @@ def test_one_writer_at_a_time(path: Path) -> None:
     Recording(path).close()
 
 
-def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
-    """With the line that is to blame, and without a change to the file."""
+def test_a_file_that_is_not_a_recording_is_refused(tmp_path: Path) -> None:
+    """The error names the line, and the file is unchanged."""
     path = tmp_path / "notes.txt"
     path.write_text('{"sequence": 1, "timestamp": 2, "data": {}}\n\nsome notes\n')
     with pytest.raises(InvalidInputError, match="line 3"):
@@ -119,23 +119,23 @@ def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="line 3"):
         Recording(path)
     assert path.read_text().endswith("some notes\n")
-    with pytest.raises(InvalidInputError, match="cannot be read"):
+    with pytest.raises(InvalidInputError, match="cannot read"):
         list(read_recording(tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize("content", ['{"version": 1, "positions": {}}', "notes", "\n"])
-def test_another_file_is_left_alone(tmp_path: Path, content: str) -> None:
-    """Also one without an end of line, which could pass for a half written one."""
+def test_a_file_of_another_kind_is_not_modified(tmp_path: Path, content: str) -> None:
+    """Not even one without a line break, which could pass for an incomplete line."""
     path = tmp_path / "validator_checkpoint.json"
     path.write_text(content)
-    with pytest.raises(InvalidInputError, match="no recording"):
+    with pytest.raises(InvalidInputError, match="not a recording"):
         Recording(path)
     assert path.read_text() == content
 
 
 @pytest.mark.parametrize("content", ["{", '{"ty', '{"type":"recording"', '{"sequence": 7, '])
-def test_half_a_first_line_is_a_recording(tmp_path: Path, content: str) -> None:
-    """Killed in its first moment."""
+def test_an_incomplete_first_line_is_a_recording(tmp_path: Path, content: str) -> None:
+    """The writer was killed during its first write."""
     path = tmp_path / "orders.ndjson"
     path.write_text(content)
     write(path, step(1))
@@ -149,8 +149,8 @@ def test_a_message_without_data_is_refused(tmp_path: Path) -> None:
         list(read_recording(path))
 
 
-def test_unknown_lines_are_passed_over(tmp_path: Path) -> None:
-    """A later version may have more to say."""
+def test_unknown_lines_are_ignored(tmp_path: Path) -> None:
+    """A later version may add types."""
     path = tmp_path / "orders.ndjson"
     write(path, step(1))
     with path.open("a") as file:
@@ -158,7 +158,7 @@ def test_unknown_lines_are_passed_over(tmp_path: Path) -> None:
     assert sequences(path) == [1]
 
 
-def test_a_damaged_file_is_said_to_be_damaged(tmp_path: Path) -> None:
+def test_a_damaged_file_is_unreadable(tmp_path: Path) -> None:
     path = tmp_path / "orders.ndjson.zst"
     write(path, step(1), step(2))
     content = bytearray(path.read_bytes())
@@ -168,8 +168,8 @@ def test_a_damaged_file_is_said_to_be_damaged(tmp_path: Path) -> None:
         list(read_recording(path))
 
 
-def test_a_full_disk_costs_no_line(tmp_path: Path) -> None:
-    """What was half written is taken back, and told."""
+def test_a_full_disk_leaves_no_incomplete_line(tmp_path: Path) -> None:
+    """The partial write is truncated, and the error raised."""
     import resource
     import signal
 
@@ -192,16 +192,18 @@ def test_a_full_disk_costs_no_line(tmp_path: Path) -> None:
     assert sequences(path) == [1]
 
 
-def test_without_zstandard_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The light install has no compression; what is missing is told in words."""
+def test_without_zstandard_the_error_names_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compression is not part of the basic installation."""
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(ClientError, match="pip install zstandard"):
         Recording(tmp_path / "orders.ndjson.zst")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_where_nothing_came_nothing_is_left(path: Path) -> None:
-    """No new file; one that was there before, empty as it is, stays."""
+def test_an_empty_new_recording_is_removed(path: Path) -> None:
+    """An empty file that existed before stays."""
     Recording(path).close()
     assert not path.exists()
     path.touch()
@@ -209,8 +211,8 @@ def test_where_nothing_came_nothing_is_left(path: Path) -> None:
     assert path.exists()
 
 
-async def test_a_stream_is_recorded_without_a_gap_over_runs(path: Path) -> None:
-    """What happened between two runs is in the file, each order once."""
+async def test_a_stream_is_recorded_without_a_gap_across_runs(path: Path) -> None:
+    """Orders between two runs are in the file, each once."""
     with FakeServer() as server:
         server.order()
         for run in range(3):
@@ -253,7 +255,7 @@ def writers(path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def test_it_survives_kill_9(path: Path, writers: list[subprocess.Popen[bytes]]) -> None:
-    """However often the writer is killed: every number once, in order."""
+    """Every sequence once and in order, however often the writer is killed."""
     path.touch()
     for _ in range(4):
         size = path.stat().st_size

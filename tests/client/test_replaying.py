@@ -1,27 +1,31 @@
-"""The same handler on the past."""
+"""Replays: to a handler, in a loop, and through a server."""
 
 from __future__ import annotations
 
 import asyncio
 import gzip
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from ptn_api.client.arguments import Timing
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.recording import Recording
-from ptn_api.client.replaying import Replay, ReplayClock, replay
+from ptn_api.client.replaying import Replay, ReplayClock, ReplayServer, replay
 from ptn_api.client.rest import PTNClient
-from ptn_api.errors import InvalidInputError, SettingsError
+from ptn_api.client.stream import Stream
+from ptn_api.errors import InvalidInputError, ServerUnreachableError, SettingsError
 from ptn_api.model.accounting import rebuild
 from ptn_api.wire.client_session import Cursor, Gap, StreamItem
 from ptn_api.wire.codec import decode
 from ptn_api.wire.server_frames import OrderMessage
 from tests import factories
 from tests.factories import EURUSD, MINER, OTHER_MINER, T0
+from tests.system.follower import Follower
 
 
 def message(sequence: int, at_ms: int, **fields: Any) -> OrderMessage:
@@ -41,7 +45,7 @@ PAST = [
 
 
 class Bot:
-    """Notes what it is given, and what time it is by then."""
+    """A handler that records its messages and the time by their clock."""
 
     def __init__(self) -> None:
         self.seen: list[list[tuple[int, int, int]]] = []
@@ -61,8 +65,8 @@ class Bot:
 EXPECTED = [[(1, 250, 0)], [(2, 250, 0), (3, 250, 0)], [(6, 250, 0)]]
 
 
-def test_the_clock_stands_at_the_message() -> None:
-    """Whatever a handler computes from time lags is the same in every replay."""
+def test_the_clock_stands_at_the_last_message() -> None:
+    """Values that a handler computes from time lags are the same in every replay."""
     bots = [Bot(), Bot()]
     assert [replay(PAST, bot) for bot in bots] == [4, 4]
     assert bots[0].seen == bots[1].seen == EXPECTED
@@ -74,36 +78,36 @@ def test_the_handler_may_be_async() -> None:
     assert bot.seen == EXPECTED
 
 
-async def test_it_works_within_a_running_loop() -> None:
-    """A notebook has one."""
+async def test_it_works_under_a_running_event_loop() -> None:
+    """As in a notebook."""
     bot = Bot()
     assert replay(PAST, bot.later) == 4
     assert bot.seen == EXPECTED
 
 
-async def test_it_can_be_iterated_over_either_way() -> None:
-    """The same messages as a handler gets."""
+async def test_it_can_be_iterated_with_for_and_async_for() -> None:
+    """Both yield the messages that a handler gets."""
     assert [m.sequence for m in Replay(PAST)] == [1, 2, 3, 6]
     assert [m.sequence async for m in Replay(PAST)] == [1, 2, 3, 6]
 
 
-def test_a_clock_of_ones_own() -> None:
-    """Whatever else asks for the time can be given the replay's; it never goes back."""
+def test_a_clock_can_be_passed_in() -> None:
+    """Other code can use it too; it never goes back."""
     clock = ReplayClock()
     times = [clock.now_ms for _ in Replay([*PAST, message(7, T0)], clock=clock)]
     assert times == [T0, T0 + 1_000, T0 + 1_000, T0 + 60_000, T0 + 60_000]
     assert clock() == T0 + 60_000
 
 
-def test_gaps_are_told_in_their_place() -> None:
+def test_gaps_are_reported_in_order() -> None:
     heard: list[int | Gap] = []
     for one in Replay(PAST, on_gap=heard.append):
         heard.append(one.sequence)
     assert heard == [1, 2, 3, Gap(3, 6, "too_old"), 6]
 
 
-def test_what_cannot_be_read_is_a_gap() -> None:
-    """As on the stream: it costs the message, not the replay."""
+def test_a_malformed_message_is_a_gap() -> None:
+    """As on the stream, the replay continues."""
     broken = decode('{"sequence": 2, "timestamp": 1, "data": {"position": {}}}', OrderMessage)
     gaps: list[Gap] = []
     bot = Bot()
@@ -124,21 +128,21 @@ def test_what_cannot_be_read_is_a_gap() -> None:
         ({"miners": []}, []),
     ],
 )
-def test_choosing(choice: dict[str, Any], expected: list[int]) -> None:
+def test_selection(choice: dict[str, Any], expected: list[int]) -> None:
     bot = Bot()
     replay(PAST, bot, **choice)
     assert bot.sequences == expected
 
 
-def test_it_keeps_the_pace_that_is_asked_for() -> None:
-    """At a thousand times the speed a minute is 60 ms after the first, not before."""
+def test_it_keeps_the_requested_speed() -> None:
+    """At a thousand times the speed a minute takes 60 ms, not less."""
     moments = list(Replay(PAST, speed=1_000).moments())
     assert [round((m.due - moments[0].due) * 1_000) for m in moments] == [0, 1, 1, 60]
     with pytest.raises(SettingsError):
         Replay(PAST, speed=0)
 
 
-def test_what_the_handler_raises_is_raised() -> None:
+def test_an_exception_of_the_handler_is_raised() -> None:
     def fail(messages: list[PTNWebSocketMessage]) -> None:
         raise LookupError(messages[0].sequence)
 
@@ -147,7 +151,7 @@ def test_what_the_handler_raises_is_raised() -> None:
 
 
 def test_a_recording_is_a_source(tmp_path: Path) -> None:
-    """What was recorded as a repeat is replayed as if live."""
+    """Recorded repeats are replayed as if live."""
     path = tmp_path / "orders.ndjson.zst"
     recording = Recording(path)
     for what in PAST:
@@ -161,7 +165,7 @@ def test_a_recording_is_a_source(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_a_checkpoint_is_a_source(tmp_path: Path, zipped: bool) -> None:
-    """Its orders in the order of time, each with its position as it was then."""
+    """Its orders by time, each with its position as of then."""
     first = factories.position(
         1, [factories.order(1), factories.order(4), factories.order(6, 0.0)], closed=True
     )
@@ -188,7 +192,7 @@ def test_a_checkpoint_is_a_source(tmp_path: Path, zipped: bool) -> None:
 
 @pytest.mark.parametrize("harm", [slice(0, -9), slice(0, 4)])
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, harm: slice) -> None:
-    """Cut off, or with bytes of its middle turned over: whatever the decompressor says of it."""
+    """Truncated, or with bytes reversed in the middle."""
     content = gzip.compress(json.dumps({"positions": {}, "filler": list(range(999))}).encode())
     path = tmp_path / "validator_checkpoint.json.gz"
     for harmed in (content[harm], content[:60] + bytes(255 - byte for byte in content[60:80]) + content[80:]):
@@ -198,7 +202,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, harm: slice) -> None:
         assert refused.value.code == "damaged"
 
 
-def test_a_file_that_is_neither_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "something.json"
     path.write_text('{"positions": 7}')
     with pytest.raises(InvalidInputError, match="neither"):
@@ -206,7 +210,7 @@ def test_a_file_that_is_neither_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_server_is_a_source() -> None:
-    """Everything that it still has, page by page, also where that does not begin with 1."""
+    """All messages that it still has, page by page, from its oldest one on."""
     kept = [message(n, T0 + n) for n in range(2_500, 5_000)]
     asked: list[int] = []
 
@@ -228,3 +232,103 @@ def test_a_server_is_a_source() -> None:
     with PTNClient("http://somewhere", "key", transport=httpx.MockTransport(answer)) as server:
         assert [m.sequence for m in Replay(server)] == list(range(2_500, 5_000))
     assert asked == [0, 2_499, 3_499, 4_499]
+
+
+# --- the server -------------------------------------------------------------------------------------------
+
+
+async def follow(
+    url: str, tmp_path: Path, n: int, timing: Timing, **options: Any
+) -> list[PTNWebSocketMessage]:
+    messages: list[PTNWebSocketMessage] = []
+    async with Stream(url, "whatever", state_dir=tmp_path, timing=timing, **options) as stream:
+        while len(messages) < n:
+            messages.append(await anext(stream))
+    return messages
+
+
+async def test_any_client_gets_the_recorded_orders(tmp_path: Path, timing: Timing) -> None:
+    """With consecutive sequences from the first one on, and the original times."""
+    with ReplayServer(Replay(PAST)) as server:
+        playing = threading.Thread(target=server.play)
+        playing.start()
+        messages = await follow(server.url, tmp_path, 4, timing)
+        playing.join()
+    assert [m.sequence for m in messages] == [1, 2, 3, 4]
+    assert [m.timestamp for m in messages] == [T0, T0 + 1_000, T0 + 1_000, T0 + 60_000]
+    assert [m.data for m in messages] == [m.data for m in Replay(PAST)]
+
+
+async def test_a_client_can_resume(tmp_path: Path, timing: Timing) -> None:
+    """The second run continues after the first."""
+    with ReplayServer(Replay(PAST)) as server:
+        playing = threading.Thread(target=server.play)
+        playing.start()
+        first = await follow(server.url, tmp_path, 2, timing)
+        playing.join()
+        rest = await follow(server.url, tmp_path, 3, timing)
+    assert [m.sequence for m in first] == [1, 2]
+    assert [m.sequence for m in rest] == [2, 3, 4]
+
+
+async def test_the_servers_clock_is_that_of_the_replay(tmp_path: Path, timing: Timing) -> None:
+    """A client that measures the server's clock does not find the orders stale."""
+    stale: list[PTNWebSocketMessage] = []
+    with ReplayServer(Replay(PAST[:3])) as server:
+        playing = threading.Thread(target=server.play)
+        playing.start()
+        messages = await follow(server.url, tmp_path, 3, timing, max_age_ms=60_000, on_stale=stale.append)
+        playing.join()
+    assert len(messages) == 3
+    assert stale == []
+
+
+def test_an_old_client_is_served() -> None:
+    """Protocol version 1, without this package's client."""
+    with ReplayServer(Replay(PAST)) as server, Follower(server.url, "whatever") as follower:
+        assert server.play() == 4
+        follower.wait_for(4)
+        assert follower.sequences == [1, 2, 3, 4]
+
+
+def test_positions_without_orders_cannot_be_served() -> None:
+    """A recording in format delta has none."""
+    text = '{"sequence": 1, "timestamp": 5, "data": {"position": {"miner_hotkey": "a", "position_uuid": "b", '
+    text += '"trade_pair": ["BTCUSD"]}, "order": {"order_type": "LONG", "leverage": 1, "price": 1, '
+    text += '"processed_ms": 1, "order_uuid": "c"}, "n_orders": 1}}'
+    delta = decode(text, OrderMessage)
+    with (
+        ReplayServer(Replay([delta])) as server,
+        Follower(server.url, "whatever"),
+        pytest.raises(InvalidInputError, match="delta"),
+    ):
+        server.play()
+
+
+def test_an_empty_recording_is_served() -> None:
+    """No message comes."""
+    with ReplayServer(Replay([])) as server, Follower(server.url, "whatever"):
+        assert server.play() == 0
+
+
+def test_it_waits_for_a_subscriber_until_it_is_stopped() -> None:
+    stop = threading.Event()
+    stop.set()
+    with ReplayServer(Replay(PAST)) as server:
+        assert server.play(stop) == 0
+
+
+def test_a_gap_at_the_beginning_is_ignored() -> None:
+    """It changes no sequence, and clients do not wait for it."""
+    past = [Gap(1, 40, "too_old"), message(41, T0)]
+    with ReplayServer(Replay(past)) as server, Follower(server.url, "whatever") as follower:
+        server.play()
+        follower.wait_for(1)
+        assert follower.sequences == [41]
+
+
+def test_a_port_in_use_is_an_error() -> None:
+    with ReplayServer(Replay(PAST)) as server:
+        port = int(server.url.rpartition(":")[2])
+        with pytest.raises(ServerUnreachableError, match=str(port)):
+            ReplayServer(Replay(PAST), port=port).__enter__()

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from ptn_api.client.api_key import api_key_from
-from ptn_api.client.fake_server import FakeServer
+from ptn_api.client.arguments import Timing
 from ptn_api.client.message import PTNWebSocketMessage
-from ptn_api.client.pace import Pace
 from ptn_api.client.stream import Stream, connect
+from ptn_api.client.testing import FakeServer
 from ptn_api.errors import AuthenticationError, SettingsError
 from ptn_api.wire.client_session import Gap
 from ptn_api.wire.close_codes import INSUFFICIENT_TIER, SHUTTING_DOWN
@@ -22,9 +21,9 @@ from tests.waiting import until_async
 
 
 class Follower:
-    """A stream read to the end in a task; what it was told, in lists."""
+    """A stream read to its end in a task, with lists of everything reported."""
 
-    def __init__(self, server: FakeServer, pace: Pace, state_dir: Path, **options: Any) -> None:
+    def __init__(self, server: FakeServer, timing: Timing, state_dir: Path, **options: Any) -> None:
         self.messages: list[PTNWebSocketMessage] = []
         self.gaps: list[Gap] = []
         self.states: list[str] = []
@@ -32,7 +31,7 @@ class Follower:
         self.stream: Stream = connect(
             server.url,
             options.pop("api_key", server.api_key),
-            pace=pace,
+            timing=timing,
             state_dir=state_dir,
             on_gap=self.gaps.append,
             on_state=self.states.append,
@@ -67,11 +66,11 @@ class Follower:
 
 
 @pytest.fixture
-def follow(server: FakeServer, pace: Pace, tmp_path: Path) -> Any:
-    """Makes a follower of the server."""
+def follow(server: FakeServer, timing: Timing, tmp_path: Path) -> Any:
+    """Returns a function that makes a follower of the server."""
 
     def make(at: FakeServer = server, **options: Any) -> Follower:
-        return Follower(at, options.pop("pace", pace), tmp_path, **options)
+        return Follower(at, options.pop("timing", timing), tmp_path, **options)
 
     return make
 
@@ -80,7 +79,7 @@ def follow(server: FakeServer, pace: Pace, tmp_path: Path) -> Any:
 
 
 async def test_orders_arrive_in_sequence(server: FakeServer, follow: Any) -> None:
-    """Singly and in batches, as they happen."""
+    """One by one and in batches."""
     async with follow() as follower:
         await follower.live()
         server.order("BTCUSD")
@@ -90,8 +89,8 @@ async def test_orders_arrive_in_sequence(server: FakeServer, follow: Any) -> Non
     assert follower.gaps == []
 
 
-async def test_a_client_that_is_stopped_says_goodbye(server: FakeServer, follow: Any) -> None:
-    """With 1000: nothing went wrong, and nobody is to look for what did."""
+async def test_a_stopped_client_closes_with_1000(server: FakeServer, follow: Any) -> None:
+    """A normal closure, which no operator has to look into."""
     async with follow() as follower:
         await follower.live()
         (client,) = server.clients
@@ -99,8 +98,8 @@ async def test_a_client_that_is_stopped_says_goodbye(server: FakeServer, follow:
     assert client.socket.close_code == 1000
 
 
-async def test_filters_and_format_are_asked_for(server: FakeServer, follow: Any) -> None:
-    """Only the miners and pairs wanted come, as deltas; the holes are no gaps."""
+async def test_filters_and_format_are_requested(server: FakeServer, follow: Any) -> None:
+    """Only matching orders arrive, as deltas; the missing numbers are not gaps."""
     async with follow(miners=[OTHER_MINER], trade_pairs=["BTCUSD"], format="delta") as follower:
         await follower.live()
         server.order("BTCUSD")
@@ -111,8 +110,8 @@ async def test_filters_and_format_are_asked_for(server: FakeServer, follow: Any)
     assert follower.gaps == []
 
 
-async def test_a_filtered_client_goes_on_after_the_last_heartbeat(server: FakeServer, follow: Any) -> None:
-    """Not after the last message that matched, which may be days back."""
+async def test_a_filtered_client_resumes_after_the_last_heartbeat(server: FakeServer, follow: Any) -> None:
+    """Not after its last message, which may be days old."""
     async with follow(miners=[OTHER_MINER]) as follower:
         await follower.live()
         server.order("BTCUSD")
@@ -124,11 +123,11 @@ async def test_a_filtered_client_goes_on_after_the_last_heartbeat(server: FakeSe
         assert server.clients[0].frames[0]["last_sequence"] == 101
 
 
-# --- coming back ------------------------------------------------------------------------------------------
+# --- reconnecting ------------------------------------------------------------------------------------------
 
 
 async def test_a_cut_loses_and_repeats_nothing(server: FakeServer, follow: Any) -> None:
-    """What happened meanwhile is replayed, marked, and the state says so."""
+    """Orders missed meanwhile are replayed and marked, and the state is `replaying`."""
     async with follow() as follower:
         await follower.live()
         server.order()
@@ -149,19 +148,21 @@ async def test_a_cut_loses_and_repeats_nothing(server: FakeServer, follow: Any) 
     ]
 
 
-async def test_a_server_that_is_away_is_waited_for(follow: Any) -> None:
-    """There is no last attempt."""
+async def test_an_absent_server_is_retried_forever(follow: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The client connects when the server returns."""
     with FakeServer() as server:
         port = server.port
     async with follow(server) as follower:
-        await until_async(lambda: follower.stream._connection._backoff._failures >= 5)
+        await until_async(lambda: caplog.text.count("no connection") >= 5)
         assert follower.states == ["connecting"]
         with FakeServer(port=port):
             await follower.live()
 
 
-async def test_a_close_that_means_come_back_is_followed(server: FakeServer, follow: Any) -> None:
-    """As when the server restarts."""
+async def test_a_close_code_for_a_restart_is_followed_by_a_reconnection(
+    server: FakeServer, follow: Any
+) -> None:
+    """The client loses nothing."""
     async with follow() as follower:
         await follower.live()
         server.close_all(SHUTTING_DOWN)
@@ -171,8 +172,8 @@ async def test_a_close_that_means_come_back_is_followed(server: FakeServer, foll
         assert await follower.got(1) == [101]
 
 
-async def test_a_lost_message_is_fetched_again(server: FakeServer, follow: Any) -> None:
-    """A hole in the numbering makes the client come back and resume."""
+async def test_a_lost_message_is_resent(server: FakeServer, follow: Any) -> None:
+    """A hole in the sequence makes the client reconnect and resume."""
     async with follow() as follower:
         await follower.live()
         server.publish(position(1, [order(1)]), lost=True)
@@ -181,8 +182,8 @@ async def test_a_lost_message_is_fetched_again(server: FakeServer, follow: Any) 
     assert follower.gaps == []
 
 
-async def test_a_lost_last_message_shows_with_the_heartbeat(server: FakeServer, follow: Any) -> None:
-    """Without waiting for the next order."""
+async def test_a_lost_last_message_is_noticed_at_the_heartbeat(server: FakeServer, follow: Any) -> None:
+    """The client does not wait for the next order."""
     async with follow() as follower:
         await follower.live()
         server.publish(position(1, [order(1)]), lost=True)
@@ -191,8 +192,8 @@ async def test_a_lost_last_message_shows_with_the_heartbeat(server: FakeServer, 
     assert follower.gaps == []
 
 
-async def test_a_hole_that_cannot_be_filled_is_told_once(server: FakeServer, follow: Any) -> None:
-    """And the stream goes on after it."""
+async def test_a_permanent_hole_is_reported_once(server: FakeServer, follow: Any) -> None:
+    """The stream continues after it."""
     async with follow() as follower:
         await follower.live()
         server.order()
@@ -204,8 +205,8 @@ async def test_a_hole_that_cannot_be_filled_is_told_once(server: FakeServer, fol
     assert follower.gaps == [Gap(101, 105, "hole")]
 
 
-async def test_a_mute_server_is_noticed(pace: Pace, follow: Any) -> None:
-    """Within two heartbeat periods; the client says `stale`, and comes back."""
+async def test_a_silent_server_is_noticed(timing: Timing, follow: Any) -> None:
+    """Within two heartbeat periods the state is `stale`, and the client reconnects."""
     with FakeServer(heartbeat_ms=200) as server:
         async with follow(server) as follower:
             await follower.live()
@@ -218,25 +219,25 @@ async def test_a_mute_server_is_noticed(pace: Pace, follow: Any) -> None:
         assert server.logins >= 2
 
 
-async def test_a_server_that_never_answers_the_login_is_left(pace: Pace, follow: Any) -> None:
-    """After the patience for a login."""
+async def test_a_login_without_an_answer_times_out(timing: Timing, follow: Any) -> None:
+    """After `Timing.connect`."""
     with FakeServer() as server:
         server.deaf = True
-        hasty = Pace(connect=0.2, close=0.1, tick=0.02, backoff=0.02, backoff_max=0.05)
-        async with follow(server, pace=hasty) as follower:
+        hasty = Timing(connect=0.2, close=0.1, tick=0.02, backoff=0.02, backoff_max=0.05)
+        async with follow(server, timing=hasty) as follower:
             await until_async(lambda: "stale" in follower.states)
             server.deaf = False
             await follower.live()
 
 
-async def test_a_slow_consumer_is_not_taken_for_a_mute_server(pace: Pace, tmp_path: Path) -> None:
-    """Even one that blocks the event loop far beyond the patience; time is counted while waiting only."""
+async def test_a_slow_consumer_does_not_pass_for_a_silent_server(timing: Timing, tmp_path: Path) -> None:
+    """Not even one that blocks the event loop: only time spent waiting for frames counts."""
     import time
 
     with FakeServer(heartbeat_ms=1_000) as server:
         states: list[str] = []
         async with connect(
-            server.url, server.api_key, pace=pace, state_dir=tmp_path, on_state=states.append
+            server.url, server.api_key, timing=timing, state_dir=tmp_path, on_state=states.append
         ) as stream:
             await until_async(lambda: stream.state == "live")
             server.order()
@@ -247,8 +248,8 @@ async def test_a_slow_consumer_is_not_taken_for_a_mute_server(pace: Pace, tmp_pa
         assert states == ["connecting", "live", "stopped"]
 
 
-async def test_a_stale_source_is_told(server: FakeServer, follow: Any) -> None:
-    """By the heartbeat's word, and over when it is over."""
+async def test_a_stale_source_is_reported(server: FakeServer, follow: Any) -> None:
+    """The state follows the heartbeats."""
     async with follow() as follower:
         await follower.live()
         server.stale = True
@@ -259,22 +260,25 @@ async def test_a_stale_source_is_told(server: FakeServer, follow: Any) -> None:
         await follower.live()
 
 
-async def test_an_evicted_client_backs_off(server: FakeServer, follow: Any) -> None:
-    """At least the eviction's pause, which doubles."""
+async def test_an_evicted_client_backs_off(
+    server: FakeServer, follow: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It reconnects after the delay for evictions."""
     async with follow() as follower:
         await follower.live()
         server.evict_all()
-        await until_async(lambda: follower.stream._connection._backoff._evictions == 1)
         await until_async(lambda: server.logins == 2)
+    [line] = [record for record in caplog.records if "retrying in" in record.message]
+    assert "too many connections" in line.message
 
 
 # --- keys -------------------------------------------------------------------------------------------------
 
 
-async def test_a_rejected_key_is_tried_again(
+async def test_a_refused_key_is_retried(
     server: FakeServer, follow: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It may be added later; the log says clearly what is wrong, and never the key."""
+    """It may be added later. The log names the reason, never the key."""
     server.keys.clear()
     with caplog.at_level(logging.DEBUG, "ptn_api.client"):
         async with follow() as follower:
@@ -285,18 +289,22 @@ async def test_a_rejected_key_is_tried_again(
     assert server.api_key not in caplog.text
 
 
-async def test_a_rejected_key_can_end_it(server: FakeServer, pace: Pace, tmp_path: Path) -> None:
-    """Where that is asked for."""
+async def test_a_refused_key_is_raised_with_stop_on_auth_error(
+    server: FakeServer, timing: Timing, tmp_path: Path
+) -> None:
+    """Iterating raises it."""
     server.keys.clear()
-    options: Any = {"pace": pace, "state_dir": tmp_path, "stop_on_auth_error": True}
+    options: Any = {"timing": timing, "state_dir": tmp_path, "stop_on_auth_error": True}
     async with connect(server.url, server.api_key, **options) as stream:
         with pytest.raises(AuthenticationError, match="Invalid API key"):
             await anext(stream)
 
 
-async def test_a_key_that_loses_its_tier_ends_it_too(server: FakeServer, pace: Pace, tmp_path: Path) -> None:
-    """By the close code alone, in the middle of a connection."""
-    options: Any = {"pace": pace, "state_dir": tmp_path, "stop_on_auth_error": True}
+async def test_a_key_that_loses_its_tier_is_raised_too(
+    server: FakeServer, timing: Timing, tmp_path: Path
+) -> None:
+    """The close code of a live connection is enough."""
+    options: Any = {"timing": timing, "state_dir": tmp_path, "stop_on_auth_error": True}
     async with connect(server.url, server.api_key, **options) as stream:
         await until_async(lambda: stream.state == "live")
         server.close_all(INSUFFICIENT_TIER)
@@ -304,17 +312,8 @@ async def test_a_key_that_loses_its_tier_ends_it_too(server: FakeServer, pace: P
             await anext(stream)
 
 
-def test_the_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """PTN_API_KEY; without either there is nothing to begin with."""
-    monkeypatch.delenv("PTN_API_KEY", raising=False)
-    with pytest.raises(AuthenticationError):
-        connect("ws://localhost:1", state_dir=tmp_path)
-    monkeypatch.setenv("PTN_API_KEY", "k")
-    assert connect("ws://localhost:1", state_dir=tmp_path).state == "stopped"
-
-
-def test_an_address_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
-    """Instead of being tried for ever."""
+def test_an_invalid_url_is_refused_at_once(tmp_path: Path) -> None:
+    """It is not retried."""
     with pytest.raises(SettingsError):
         connect("http://localhost:1", "k", state_dir=tmp_path)
 
@@ -322,8 +321,8 @@ def test_an_address_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
 # --- the cursor -------------------------------------------------------------------------------------------
 
 
-async def test_the_next_run_goes_on_where_the_last_left_off(server: FakeServer, follow: Any) -> None:
-    """What happened in between comes first; nothing that was acknowledged comes again."""
+async def test_the_next_run_resumes(server: FakeServer, follow: Any) -> None:
+    """Orders missed in between come first; committed ones do not come again."""
     async with follow() as follower:
         await follower.live()
         server.order()
@@ -334,11 +333,11 @@ async def test_the_next_run_goes_on_where_the_last_left_off(server: FakeServer, 
         assert follower.messages[0].replay
 
 
-async def test_a_message_is_acknowledged_by_asking_for_the_next(
-    server: FakeServer, pace: Pace, tmp_path: Path
+async def test_asking_for_the_next_message_commits_the_last(
+    server: FakeServer, timing: Timing, tmp_path: Path
 ) -> None:
-    """One that was only handed out comes again; `commit` says so earlier."""
-    options: Any = {"pace": pace, "state_dir": tmp_path}
+    """An uncommitted message comes again; `commit` commits it earlier."""
+    options: Any = {"timing": timing, "state_dir": tmp_path}
     async with connect(server.url, server.api_key, **options) as stream:
         await until_async(lambda: stream.state == "live")
         server.order()
@@ -353,10 +352,8 @@ async def test_a_message_is_acknowledged_by_asking_for_the_next(
         assert (await anext(stream)).sequence == 103
 
 
-async def test_a_new_client_does_not_miss_what_came_before_its_first_message(
-    server: FakeServer, follow: Any
-) -> None:
-    """Its cursor is kept from the login on."""
+async def test_a_new_client_resumes_from_its_first_login(server: FakeServer, follow: Any) -> None:
+    """Orders before its first message are not missed."""
     async with follow() as follower:
         await follower.live()
     server.order()
@@ -364,8 +361,8 @@ async def test_a_new_client_does_not_miss_what_came_before_its_first_message(
         assert await follower.got(1) == [101]
 
 
-async def test_a_client_may_begin_with_now(server: FakeServer, follow: Any) -> None:
-    """Whatever the last run left."""
+async def test_a_client_without_resume_starts_with_the_next_order(server: FakeServer, follow: Any) -> None:
+    """It ignores the cursor of the last run."""
     async with follow() as follower:
         await follower.live()
     server.order()
@@ -378,8 +375,8 @@ async def test_a_client_may_begin_with_now(server: FakeServer, follow: Any) -> N
 # --- gaps -------------------------------------------------------------------------------------------------
 
 
-async def test_a_resume_that_fails_is_a_gap(server: FakeServer, follow: Any) -> None:
-    """The log was pruned: `resync`, the gap, then live; the next run does not ask again."""
+async def test_a_failed_resume_is_a_gap(server: FakeServer, follow: Any) -> None:
+    """After pruning: `resync`, the gap, then live. The next run does not repeat it."""
     async with follow() as follower:
         await follower.live()
     server.order()
@@ -397,7 +394,7 @@ async def test_a_resume_that_fails_is_a_gap(server: FakeServer, follow: Any) -> 
 
 
 async def test_another_log_is_a_gap(server: FakeServer, follow: Any) -> None:
-    """Same numbers, other epoch: they mean something else, and are no repeats."""
+    """The same numbers in another epoch are other orders, not repeats."""
     async with follow() as follower:
         await follower.live()
         server.order()
@@ -410,8 +407,8 @@ async def test_another_log_is_a_gap(server: FakeServer, follow: Any) -> None:
     assert follower.gaps == [Gap(101, 101, "epoch")]
 
 
-async def test_an_old_server_is_understood(pace: Pace, follow: Any) -> None:
-    """No epoch, no replay: what was missed is told as a gap, and the stream goes on."""
+async def test_an_old_server_is_understood(timing: Timing, follow: Any) -> None:
+    """No epoch, no replay: missed orders are a gap, and the stream continues."""
     with FakeServer(version=1, first_sequence=101) as server:
         async with follow(server) as follower:
             await follower.live()
@@ -430,20 +427,20 @@ async def test_an_old_server_is_understood(pace: Pace, follow: Any) -> None:
             assert follower.gaps == []
 
 
-async def test_a_mute_old_server_is_noticed(pace: Pace, follow: Any) -> None:
-    """It knows no heartbeats, but answers pings."""
-    hasty = Pace(connect=5, close=0.1, ping=0.1, tick=0.02, backoff=0.02, backoff_max=0.05)
+async def test_a_silent_old_server_is_noticed(timing: Timing, follow: Any) -> None:
+    """It sends no heartbeats, but answers pings."""
+    hasty = Timing(connect=5, close=0.1, ping=0.1, tick=0.02, backoff=0.02, backoff_max=0.05)
     with FakeServer(version=1) as server:
-        async with follow(server, pace=hasty) as follower:
+        async with follow(server, timing=hasty) as follower:
             await follower.live()
             server.mute = True
             await until_async(lambda: "stale" in follower.states)
 
 
-async def test_a_message_that_makes_no_sense_costs_itself_only(
+async def test_a_malformed_message_costs_only_itself(
     server: FakeServer, follow: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is told as a gap."""
+    """It is reported as a gap."""
     async with follow() as follower:
         await follower.live()
         server.skip(1)
@@ -453,15 +450,15 @@ async def test_a_message_that_makes_no_sense_costs_itself_only(
     assert follower.gaps == [Gap(100, 102, "unreadable")]
 
 
-async def test_a_listener_that_fails_does_not_stop_the_orders(
-    server: FakeServer, pace: Pace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+async def test_a_failing_callback_does_not_stop_the_orders(
+    server: FakeServer, timing: Timing, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged."""
+    """Its exception is logged."""
 
     def broken(value: object) -> None:
         raise RuntimeError("listener")
 
-    options: Any = {"on_state": broken, "on_gap": broken, "pace": pace, "state_dir": tmp_path}
+    options: Any = {"on_state": broken, "on_gap": broken, "timing": timing, "state_dir": tmp_path}
     async with connect(server.url, server.api_key, **options) as stream:
         await until_async(lambda: stream.state == "live")
         server.order()
@@ -473,7 +470,7 @@ async def test_a_listener_that_fails_does_not_stop_the_orders(
 
 
 async def test_old_orders_go_to_on_stale_only(server: FakeServer, follow: Any) -> None:
-    """By the order's time; they count as handled."""
+    """Their age is that of the order; they are committed like handled ones."""
     async with follow(max_age_ms=60_000) as follower:
         await follower.live()
         server.publish(position(1, [order(1)]), late=True)  # filled long ago
@@ -486,8 +483,8 @@ async def test_old_orders_go_to_on_stale_only(server: FakeServer, follow: Any) -
 
 
 @pytest.mark.parametrize("ahead", [3_600_000, -3_600_000])
-async def test_a_clock_that_is_off_makes_no_order_old(server: FakeServer, follow: Any, ahead: int) -> None:
-    """An hour either way: the offset is measured with its sign before the first order comes."""
+async def test_a_wrong_clock_makes_no_order_stale(server: FakeServer, follow: Any, ahead: int) -> None:
+    """Fast or slow by an hour: the signed offset is known before the first order arrives."""
     server.clock_ahead_ms = ahead
     async with follow(max_age_ms=60_000) as follower:
         await follower.live()
@@ -501,7 +498,7 @@ async def test_a_clock_that_is_off_makes_no_order_old(server: FakeServer, follow
 
 
 async def test_unsubscribing_pauses_the_orders(server: FakeServer, follow: Any) -> None:
-    """The connection stays; subscribing again begins with the next order, and nothing is called a gap."""
+    """The connection stays; a new subscription starts with the next order, without a gap."""
     async with follow() as follower:
         await follower.live()
         follower.stream.unsubscribe()
@@ -514,11 +511,9 @@ async def test_unsubscribing_pauses_the_orders(server: FakeServer, follow: Any) 
     assert follower.gaps == []
 
 
-async def test_what_was_handed_out_in_a_batch_is_committed_together(
-    server: FakeServer, pace: Pace, tmp_path: Path
-) -> None:
-    """Whatever has come meanwhile is one list; asking for the next one commits it."""
-    options: Any = {"pace": pace, "state_dir": tmp_path}
+async def test_a_batch_is_committed_as_a_whole(server: FakeServer, timing: Timing, tmp_path: Path) -> None:
+    """Asking for the next list commits it."""
+    options: Any = {"timing": timing, "state_dir": tmp_path}
     async with connect(server.url, server.api_key, **options) as stream:
         await until_async(lambda: stream.state == "live")
         server.publish(*(position(n, [order(n)]) for n in range(5)))
@@ -530,13 +525,15 @@ async def test_what_was_handed_out_in_a_batch_is_committed_together(
         assert (await anext(stream)).sequence == 104
 
 
-async def test_who_is_cancelled_while_leaving_is_cancelled(pace: Pace, tmp_path: Path) -> None:
-    """A goodbye to a mute server takes a while; it swallows nobody's cancellation."""
+async def test_a_cancellation_while_the_stream_closes_is_not_swallowed(
+    timing: Timing, tmp_path: Path
+) -> None:
+    """The closing handshake takes a while, and the task may be cancelled meanwhile."""
     went_on: list[str] = []
     with FakeServer() as server:
 
         async def bot() -> None:
-            async with connect(server.url, server.api_key, pace=pace, state_dir=tmp_path) as stream:
+            async with connect(server.url, server.api_key, timing=timing, state_dir=tmp_path) as stream:
                 await until_async(lambda: stream.state == "live")
                 leaving.set()
             went_on.append("after the stream")
@@ -548,15 +545,15 @@ async def test_who_is_cancelled_while_leaving_is_cancelled(pace: Pace, tmp_path:
         task.cancel()
         await asyncio.wait([task], timeout=45)
         assert task.cancelled() == (went_on == [])
-        async with connect(server.url, server.api_key, pace=pace, state_dir=tmp_path):
+        async with connect(server.url, server.api_key, timing=timing, state_dir=tmp_path):
             pass  # the cursor's lock was given back
 
 
 @pytest.mark.parametrize("how", ["one by one", "in batches"])
-async def test_what_was_not_handed_over_is_not_committed(
-    how: str, server: FakeServer, pace: Pace, tmp_path: Path
+async def test_a_message_that_was_not_yielded_is_not_committed(
+    how: str, server: FakeServer, timing: Timing, tmp_path: Path
 ) -> None:
-    """An iteration that is cancelled while a listener takes its time loses nothing, now or later."""
+    """An iteration cancelled while a callback runs loses no message."""
     telling = asyncio.Event()
 
     async def on_stale(_: PTNWebSocketMessage) -> None:
@@ -564,7 +561,7 @@ async def test_what_was_not_handed_over_is_not_committed(
         await asyncio.sleep(3_600)
 
     stream = connect(
-        server.url, server.api_key, pace=pace, state_dir=tmp_path, on_stale=on_stale, max_age_ms=60_000
+        server.url, server.api_key, timing=timing, state_dir=tmp_path, on_stale=on_stale, max_age_ms=60_000
     )
     got: list[int] = []
 
@@ -594,32 +591,10 @@ async def test_what_was_not_handed_over_is_not_committed(
         await asyncio.wait([consuming])
 
 
-async def test_one_name_is_one_name(server: FakeServer, follow: Any) -> None:
-    """Not its letters; what is no trade pair here is logged, and a format that is none refused at once."""
+async def test_a_single_name_is_one_name(server: FakeServer, follow: Any) -> None:
+    """It is not taken for a sequence of letters."""
     async with follow(trade_pairs="ETHUSD", miners=OTHER_MINER) as follower:
         await follower.live()
         [client] = server.clients
         assert client.session.subscription.trade_pairs == {"ETHUSD"}
         assert client.session.subscription.miners == {OTHER_MINER}
-
-
-def test_a_choice_that_is_none(server: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
-    """A misspelt pair may be a new one; a format cannot."""
-    connect(server.url, server.api_key, trade_pairs=["BTCUSD", "BTCUDS"])
-    assert "'BTCUDS'" in caplog.text
-    assert "'BTCUSD'" not in caplog.text
-    with pytest.raises(SettingsError, match="'full', 'delta'"):
-        connect(server.url, server.api_key, format="detla")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("given", "sent"), [(" key\n", "key"), ("kéy", None), ("a key", None), ("k\0y", None)]
-)
-def test_a_key_with_more_than_a_key(given: str, sent: str | None) -> None:
-    """White space around it goes, as a file has it at its end; the rest is refused, without saying it."""
-    if sent is not None:
-        assert api_key_from(given) == sent
-        return
-    with pytest.raises(AuthenticationError) as refused:
-        api_key_from(given)
-    assert given not in str(refused.value)

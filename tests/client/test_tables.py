@@ -12,8 +12,7 @@ import polars as pl
 import pytest
 
 from ptn_api.client import tables
-from ptn_api.client.calls import MessagePage
-from ptn_api.client.documents import Checkpoint, Ledgers, Miner, MinerPositions, StatisticsDocument
+from ptn_api.client.calls import Checkpoint, Ledgers, MessagePage, Miner, MinerPositions, StatisticsDocument
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.errors import ClientError
 from ptn_api.model.position import Position
@@ -48,7 +47,7 @@ def test_a_row_per_position() -> None:
 
 
 def test_a_row_per_order() -> None:
-    """With the position it belongs to and its place there."""
+    """With its position and its index there."""
     frame = entries().to_polars("orders")
     assert frame.select("miner_hotkey", "position_uuid", "place").rows() == [
         (MINER, uuid(1), 1),
@@ -63,7 +62,7 @@ def test_a_row_per_order() -> None:
 
 
 def test_one_miner_and_a_checkpoint_make_the_same_tables() -> None:
-    """Wherever positions come from."""
+    """Positions of any source."""
     whole = entries()
     body = msgspec.json.encode({"positions": whole, "perf_ledgers": {MINER: LEDGER}})
     checkpoint = msgspec.json.decode(body, type=Checkpoint)
@@ -72,8 +71,8 @@ def test_one_miner_and_a_checkpoint_make_the_same_tables() -> None:
     assert checkpoint.ledgers_to_polars()["trade_pair"].to_list() == ["portfolio"] * 2
 
 
-def test_nothing_makes_an_empty_table_of_the_same_shape() -> None:
-    """So that tables can be joined and concatenated whatever the day brought."""
+def test_an_empty_table_has_the_same_columns() -> None:
+    """Tables can always be joined and concatenated."""
     for rows in ("positions", "orders"):
         full: pl.DataFrame = entries().to_polars(rows)  # type: ignore[arg-type]
         assert Miner().to_polars(rows).schema == full.schema  # type: ignore[arg-type]
@@ -87,7 +86,7 @@ def message(**fields: Any) -> PTNWebSocketMessage:
 
 
 def test_a_row_per_message() -> None:
-    """The new order, what was known when, and the position's leverage after it."""
+    """The new order, its times, and the position's leverage after it."""
     [row] = tables.messages([message(replay=True)]).to_dicts()
     assert (row["sequence"], row["late"], row["replay"]) == (7, False, True)
     assert (row["seen_at"], row["processed_at"]) == (moment(T0), moment(T0 + 2000))
@@ -102,7 +101,7 @@ LEDGER = {
 
 
 def test_a_row_per_checkpoint_of_a_ledger() -> None:
-    """By hotkey and trade pair; the older schema has the portfolio's only."""
+    """By hotkey and trade pair; the older schema has only the portfolio's."""
     body = msgspec.json.encode({"portfolio": LEDGER, "BTCUSD": LEDGER})
     frame = Ledgers.read(MINER, body).to_polars()
     assert frame["trade_pair"].to_list() == ["portfolio"] * 2 + ["BTCUSD"] * 2
@@ -115,7 +114,7 @@ def test_a_row_per_checkpoint_of_a_ledger() -> None:
 
 
 def test_a_row_per_miner_of_the_statistics() -> None:
-    """A column per value, however deep; numbers stay numbers, lists are left out."""
+    """A column per nested value; numbers stay numbers, lists are left out."""
     data = [
         {"hotkey": "a", "weight": {"value": 0.5, "rank": 1}, "scores": {"omega": {"value": 2}}},
         {"hotkey": "b", "weight": {"value": 1, "rank": 2}, "daily_returns": [1], "plagiarism": True},
@@ -133,7 +132,7 @@ def test_a_row_per_miner_of_the_statistics() -> None:
     assert document.of("d") is None
 
 
-def test_whole_numbers_do_for_prices() -> None:
+def test_integers_are_accepted_as_prices() -> None:
     """A validator may write 100 for 100.0."""
     body = msgspec.json.encode(position(1, [order(1, price=100)]))
     frame = tables.orders([msgspec.json.decode(body, type=Position)])
@@ -141,7 +140,7 @@ def test_whole_numbers_do_for_prices() -> None:
 
 
 def test_without_polars_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one sentence."""
+    """As a ClientError."""
     monkeypatch.setitem(sys.modules, "polars", None)
     with pytest.raises(ClientError, match=r"pip install 'ptn-api\[dataframe\]'") as caught:
         entries().to_polars()
@@ -149,7 +148,7 @@ def test_without_polars_the_error_says_what_to_install(monkeypatch: pytest.Monke
 
 
 def test_polars_is_imported_only_when_a_table_is_made() -> None:
-    """Nobody pays for what they don't use."""
+    """Other programs do not load it."""
     program = (
         "import sys; import ptn_api.client.rest, ptn_api.client.tables; sys.exit('polars' in sys.modules)"
     )

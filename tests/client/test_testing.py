@@ -1,8 +1,10 @@
-"""The fake server and the real one, held to the same cases; and what only the fake one does."""
+"""The fake server and the real one in the same tests, and the fake server's own features."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,20 +13,20 @@ from typing import Any, Protocol
 import pytest
 from websockets.asyncio.client import connect as open_socket
 
-from ptn_api.client.following import follow
+from ptn_api.client.delivery import follow
 from ptn_api.client.stream import connect
-from ptn_api.client.testing import FakeServer, fake_order, fake_position, quick_pace
+from ptn_api.client.testing import FakeServer, fake_order, fake_position, quick_timing
 from ptn_api.errors import AuthenticationError
 from ptn_api.wire.client_session import Gap
 from tests.factories import MINER, OTHER_MINER, T0, order, position
 from tests.stream.live import KEY, Client, LiveStream, running
-from tests.waiting import until_async
+from tests.waiting import until, until_async
 
 LOW_KEY = "key-of-carl"
 
 
 class Server(Protocol):
-    """What the cases need of a server; its log begins empty, its clock stands near T0."""
+    """The interface that the tests need; the log starts empty, the clock stands near T0."""
 
     @property
     def url(self) -> str: ...
@@ -33,7 +35,7 @@ class Server(Protocol):
     def epoch(self) -> str: ...
 
     def trade(self, count: int = 1, *, late: bool = False, **fields: Any) -> int:
-        """That many positions with one order each; the last sequence."""
+        """Publishes that many positions with one order each; returns the last sequence."""
         ...
 
     @property
@@ -125,7 +127,7 @@ async def client(server: Server) -> AsyncIterator[Client]:
 
 
 async def no_order_comes(client: Client) -> None:
-    """Within three heartbeats, or as many pongs of a server that sends none."""
+    """Waits for three pongs and allows nothing but heartbeats before them."""
     for _ in range(3):
         await client.send(type="ping", timestamp=1)
         while (frame := await client.receive())["type"] != "pong":
@@ -147,17 +149,17 @@ async def no_order_comes(client: Client) -> None:
         ),
     ],
 )
-async def test_a_bad_key_is_told_and_closed(
+async def test_a_bad_key_is_answered_and_closed(
     client: Client, frame: dict[str, Any], expected: str, code: int
 ) -> None:
-    """In the known words, with a code that means don't come back."""
+    """With the documented message, and a close code that forbids a retry."""
     await client.send(**frame)
     answer = await client.receive()
     assert (answer["status"], answer["message"]) == ("error", expected)
     assert await client.close_code() == code
 
 
-async def test_a_first_frame_that_is_no_json_closes_without_a_word(client: Client) -> None:
+async def test_a_malformed_first_frame_is_closed_without_an_answer(client: Client) -> None:
     """As existing servers do."""
     await client.connection.send("nonsense")
     assert await client.close_code() == 4100
@@ -165,7 +167,7 @@ async def test_a_first_frame_that_is_no_json_closes_without_a_word(client: Clien
 
 @pytest.mark.parametrize("version", [1, 2])
 async def test_the_success_frame(server: Server, client: Client, version: int) -> None:
-    """The same keys from both."""
+    """It has the same keys from both."""
     server.trade(2)
     success = await client.login(version=version)
     assert success == {
@@ -183,10 +185,8 @@ async def test_the_success_frame(server: Server, client: Client, version: int) -
 # --- orders -----------------------------------------------------------------------------------------------
 
 
-async def test_nothing_comes_before_a_subscribe_nor_after_an_unsubscribe(
-    server: Server, client: Client
-) -> None:
-    """Heartbeats and pongs aside."""
+async def test_orders_come_only_while_subscribed(server: Server, client: Client) -> None:
+    """Heartbeats and pongs come at any time."""
     await client.login()
     server.trade()
     await no_order_comes(client)
@@ -206,9 +206,7 @@ async def test_nothing_comes_before_a_subscribe_nor_after_an_unsubscribe(
     await no_order_comes(client)
 
 
-async def test_a_message_is_the_whole_position_with_the_new_order_last(
-    server: Server, client: Client
-) -> None:
+async def test_a_message_is_the_position_with_the_new_order_last(server: Server, client: Client) -> None:
     """Numbered without holes."""
     await client.login()
     await client.subscribe()
@@ -221,7 +219,7 @@ async def test_a_message_is_the_whole_position_with_the_new_order_last(
 
 
 async def test_delta_filters_and_marks(server: Server, client: Client) -> None:
-    """As version 2 asks for them."""
+    """As requested by a client of version 2."""
     await client.login(version=2)
     status = await client.subscribe(miners=[OTHER_MINER], trade_pairs=["BTCUSD"], format="delta")
     assert (status["miners"], status["trade_pairs"], status["format"]) == ([OTHER_MINER], ["BTCUSD"], "delta")
@@ -237,8 +235,8 @@ async def test_delta_filters_and_marks(server: Server, client: Client) -> None:
 # --- resuming ---------------------------------------------------------------------------------------------
 
 
-async def test_version_1_is_sent_what_it_missed_as_ordinary_messages(server: Server, client: Client) -> None:
-    """It cannot tell a replay from live."""
+async def test_version_1_gets_missed_orders_as_ordinary_messages(server: Server, client: Client) -> None:
+    """It cannot distinguish a replay from live orders."""
     seen = server.trade()
     server.trade(2)
     success = await client.login(last_sequence=seen)
@@ -251,7 +249,7 @@ async def test_version_1_is_sent_what_it_missed_as_ordinary_messages(server: Ser
 
 
 async def test_version_2_resumes_with_marks(server: Server, client: Client) -> None:
-    """`resumed`, what was missed, then what is live."""
+    """`resumed`, the missed orders, then live ones."""
     seen = server.trade()
     head = server.trade(2)
     await client.login(version=2, last_sequence=seen, epoch=server.epoch)
@@ -264,8 +262,8 @@ async def test_version_2_resumes_with_marks(server: Server, client: Client) -> N
 
 
 @pytest.mark.parametrize("reason", ["epoch", "too_old", "future"])
-async def test_a_resume_that_cannot_be_whole_fails(server: Server, client: Client, reason: str) -> None:
-    """And only live orders follow."""
+async def test_a_resume_with_missing_orders_fails(server: Server, client: Client, reason: str) -> None:
+    """Only live orders follow."""
     head = server.trade(2)
     last = {"epoch": head, "too_old": 5, "future": head + 1}[reason]
     epoch = "another" if reason == "epoch" else server.epoch
@@ -285,8 +283,8 @@ async def test_a_resume_that_cannot_be_whole_fails(server: Server, client: Clien
 # --- everything else --------------------------------------------------------------------------------------
 
 
-async def test_heartbeats_say_how_far_everything_was_sent(server: Server, client: Client) -> None:
-    """And whether the source is well."""
+async def test_heartbeats_have_the_head_of_what_was_sent(server: Server, client: Client) -> None:
+    """And whether the source is stale."""
     await client.login(version=2)
     await client.subscribe()
     head = server.trade()
@@ -300,7 +298,7 @@ async def test_heartbeats_say_how_far_everything_was_sent(server: Server, client
 
 
 async def test_a_ping_is_answered(client: Client) -> None:
-    """With what was asked, and the server's clock."""
+    """With the ping's timestamp and the server's clock."""
     await client.login()
     await client.send(type="ping", timestamp=17)
     pong = await client.next("pong")
@@ -308,8 +306,8 @@ async def test_a_ping_is_answered(client: Client) -> None:
     assert pong["client_timestamp"] == 17
 
 
-async def test_a_bad_frame_is_told_and_costs_nothing_else(server: Server, client: Client) -> None:
-    """The connection lives."""
+async def test_a_malformed_frame_is_answered_and_ignored(server: Server, client: Client) -> None:
+    """The connection stays open."""
     await client.login(version=2)
     await client.send(type="subscribe", minors=["5A"])
     error = await client.next("error")
@@ -319,9 +317,9 @@ async def test_a_bad_frame_is_told_and_costs_nothing_else(server: Server, client
     await client.messages(1)
 
 
-async def test_a_bot_follows_either_alike(server: Server, tmp_path: Path) -> None:
-    """Live, over a restart, and refused."""
-    options: Any = {"pace": quick_pace(), "state_dir": tmp_path}
+async def test_a_bot_follows_both_alike(server: Server, tmp_path: Path) -> None:
+    """Live, across a restart, and when refused."""
+    options: Any = {"timing": quick_timing(), "state_dir": tmp_path}
     first = server.head + 1
     async with connect(server.url, KEY, **options) as stream:
         await until_async(lambda: stream.state == "live")
@@ -341,8 +339,8 @@ async def test_a_bot_follows_either_alike(server: Server, tmp_path: Path) -> Non
 # --- what only the fake one does --------------------------------------------------------------------------
 
 
-def test_a_script_runs_once_a_client_follows(tmp_path: Path) -> None:
-    """Orders, a cut, a gap, in the order of the script."""
+def test_a_script_runs_once_a_client_is_live(tmp_path: Path) -> None:
+    """Orders, a cut and a gap, in the order of the script."""
 
     def script(server: FakeServer) -> None:
         server.order("BTCUSD")
@@ -354,15 +352,15 @@ def test_a_script_runs_once_a_client_follows(tmp_path: Path) -> None:
 
     gaps: list[Gap] = []
     with FakeServer(script=script) as server:
-        options: Any = {"state_dir": tmp_path, "pace": quick_pace(), "on_gap": gaps.append}
+        options: Any = {"state_dir": tmp_path, "timing": quick_timing(), "on_gap": gaps.append}
         with follow(server.url, server.api_key, **options) as orders:
             seen = [next(orders) for _ in range(3)]
     assert [m.new_order.trade_pair for m in seen] == ["BTCUSD", "ETHUSD", "EURUSD"]
     assert gaps == [Gap(2, 5, "hole")]
 
 
-def test_what_a_script_raises_is_raised_at_the_end(tmp_path: Path) -> None:
-    """So that a test with a broken script fails."""
+def test_an_exception_of_the_script_is_raised_at_the_end(tmp_path: Path) -> None:
+    """A test with a broken script must fail."""
 
     def script(server: FakeServer) -> None:
         raise ValueError("broken script")
@@ -373,7 +371,7 @@ def test_what_a_script_raises_is_raised_at_the_end(tmp_path: Path) -> None:
             assert list(orders) == []
 
 
-def test_a_script_that_nobody_came_for_is_forgotten() -> None:
+def test_a_script_without_a_client_does_not_run() -> None:
     """The server ends without waiting for a client."""
     played: list[FakeServer] = []
     with FakeServer(script=played.append):
@@ -381,14 +379,14 @@ def test_a_script_that_nobody_came_for_is_forgotten() -> None:
     assert played == []
 
 
-def test_waiting_for_clients_ends(tmp_path: Path) -> None:
-    """With Python's own error."""
+def test_waiting_for_clients_times_out(tmp_path: Path) -> None:
+    """With TimeoutError."""
     with FakeServer() as server, pytest.raises(TimeoutError, match="0 of 2 clients"):
         server.wait_until_live(clients=2, seconds=0.01)
 
 
 def test_a_slow_server_loses_and_reorders_nothing(tmp_path: Path) -> None:
-    """Each frame waits for so long before it is sent."""
+    """It delays each frame."""
 
     def script(server: FakeServer) -> None:
         server.slow = 0.05
@@ -400,14 +398,14 @@ def test_a_slow_server_loses_and_reorders_nothing(tmp_path: Path) -> None:
     begun = time.monotonic()
     with (
         FakeServer(script=script) as server,
-        follow(server.url, server.api_key, state_dir=tmp_path, pace=quick_pace()) as orders,
+        follow(server.url, server.api_key, state_dir=tmp_path, timing=quick_timing()) as orders,
     ):
         assert [next(orders).sequence for _ in range(4)] == [1, 2, 3, 4]
     assert sent_after[0] >= 0.2
 
 
-def test_positions_of_a_test_are_what_a_validator_would_write() -> None:
-    """With whatever a test wants to be different; each with a uuid of its own."""
+def test_fake_positions_have_the_validators_shape() -> None:
+    """With the fields that a test overrides, and unique uuids."""
     grown = fake_position("EURUSD", [fake_order(0.1), fake_order(-0.3, price=2.0)], realized_pnl=1.5)
     assert (grown["position_type"], grown["realized_pnl"]) == ("SHORT", 1.5)
     assert grown["trade_pair"][0] == "EURUSD"
@@ -415,3 +413,37 @@ def test_positions_of_a_test_are_what_a_validator_would_write() -> None:
     assert fake_position()["position_uuid"] != fake_position()["position_uuid"]
     with FakeServer() as server:
         assert server.publish(grown, fake_position(miner=MINER)) == 2
+
+
+async def test_it_works_with_async_with(tmp_path: Path) -> None:
+    """Methods that wait for the server's thread may be called from the running loop."""
+    async with FakeServer() as server:
+        options: Any = {"state_dir": tmp_path, "timing": quick_timing()}
+        async with connect(server.url, server.api_key, **options) as stream:
+            await until_async(lambda: stream.state == "live")
+            server.order("BTCUSD")
+            assert (await anext(stream)).new_order.trade_pair == "BTCUSD"
+
+
+@pytest.mark.parametrize("handshake", ["finished", "unfinished"])
+async def test_it_ends_while_its_clients_event_loop_is_blocked(handshake: str) -> None:
+    """A `with` block in a coroutine ends, although a client in the same loop cannot answer."""
+    with FakeServer() as server:
+        if handshake == "finished":
+            socket = await open_socket(server.url)
+            transport: asyncio.Transport = socket.transport
+        else:
+            transport, _ = await asyncio.get_running_loop().create_connection(
+                asyncio.Protocol, server.host, server.port
+            )
+            await until_async(lambda: server._sockets)
+    transport.abort()
+
+
+def test_a_port_in_use_is_an_error_and_leaves_no_thread() -> None:
+    """As with any server."""
+    with FakeServer() as server:
+        threads = set(threading.enumerate())
+        with pytest.raises(OSError, match="in use"), FakeServer(port=server.port):
+            pass
+        until(lambda: set(threading.enumerate()) <= threads)

@@ -1,6 +1,6 @@
-"""Every public name of the client, used as a consumer would; mypy --strict has nothing to say about it.
+"""Every public name of the client, as a user's program that passes mypy --strict.
 
-Never run: `test_typing.py` has it checked, and checks that no name is missing.
+It never runs: `test_typing.py` checks it, and checks that no name is missing.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ from ptn_api.client import (
     NewOrder,
     NoCursorFile,
     OpenBook,
+    OpenMirror,
     Order,
     Pace,
     Position,
     PositionChanges,
+    PositionMirror,
     PTNClient,
     Recording,
     Replay,
@@ -42,10 +44,13 @@ from ptn_api.client import (
     State,
     StatisticsDocument,
     Stream,
+    StreamItem,
+    Timing,
     TradePairId,
     connect,
     follow,
     open_book,
+    open_mirror,
     read_recording,
     replay,
     tables,
@@ -106,7 +111,7 @@ def bot() -> None:
         on_error="skip",
         retries=3,
         stop_on_auth_error=True,
-        pace=Pace(backoff=0.5),
+        timing=Timing(backoff=0.5),
     )
 
     @client.add_handler
@@ -132,12 +137,15 @@ def loop() -> None:
 
 async def stream() -> AsyncIterator[int]:
     store: CursorStore = NoCursorFile(Cursor(7, "epoch"))
-    async with connect(WS, "k", cursor_store=store, pace=testing.quick_pace()) as orders:
+    async with connect(WS, "k", cursor_store=store, timing=testing.quick_timing()) as orders:
         core: Stream = orders
         async for message in core:
             yield message.sequence
         async for batch in core.batches(limit=100):
             core.commit(batch[-1])
+        async for item in core.items():
+            received: StreamItem = item
+            print(received.value, received.cursor)
         core.stop()
 
 
@@ -180,21 +188,27 @@ def rest(target: Path) -> polars.DataFrame:
 async def mirror() -> None:
     async with (
         AsyncPTNClient(REST, "k") as api,
-        Book(WS, REST, "k", on_change=lambda hotkey, position_uuid: None) as book,
+        PositionMirror(WS, REST, "k", on_change=lambda hotkey, position_uuid: None) as mirror,
     ):
-        await book.until_verified()
-        cursor: Cursor = book.cursor
-        held: list[Position] = list(book.positions("5A", status="open"))
+        await mirror.until_verified()
+        cursor: Cursor = mirror.cursor
+        held: list[Position] = list(mirror.positions("5A", status="open"))
         orders: list[Order] = [order for position in held for order in position.orders]
         positions = [p.net_leverage for p in held] + [order.leverage for order in orders]
-        print(cursor, positions, len(book), await api.miner_positions(tier=0))
+        print(cursor, positions, len(mirror), await api.miner_positions(tier=0))
 
 
 def blocking_mirror() -> None:
-    with open_book(WS, REST, "k", mend_within=5.0) as book:
-        mirror: OpenBook = book
+    with open_mirror(WS, REST, "k", mend_within=5.0) as opened:
+        mirror: OpenMirror = opened
         mirror.until_verified()
         print(len(mirror), mirror.verified, tables.positions(mirror.positions(status="closed")))
+
+
+def former_names() -> None:
+    book: Book = PositionMirror(WS, REST, "k", pace=Pace(backoff=0.5))
+    opened: OpenBook = open_book(WS, REST, "k", pace=testing.quick_pace())
+    print(book.verified, opened.verified)
 
 
 def past(file: Path) -> None:

@@ -80,7 +80,7 @@ async def test_a_listener_whose_file_was_removed_binds_again(folder: Path) -> No
 
 
 def test_notifying_without_a_reader(folder: Path) -> None:
-    """Without a folder there is no reader: nothing happens, and nothing is created."""
+    """Without a folder nothing happens, and none is created."""
     notifier = CommitNotifier(folder)
     notifier.notify(1)
     notifier.close()

@@ -23,7 +23,7 @@ from tests.factories import MINER, OTHER_MINER, T0, order, position, uuid, writt
 
 
 def test_a_new_log_counts_from_its_creation_second(make_log: MakeLog) -> None:
-    """The head is the creation time in seconds, the floor is one above, and there are no events."""
+    """The head is the creation time in seconds, the floor is one above, and the log is empty."""
     log = make_log()
     assert log.created_ms == T0
     assert log.head() == Head(sequence=T0 // 1000, revision=0)
@@ -256,7 +256,7 @@ def test_same_uuid_of_another_miner_is_another_order(log: EventLogWriter) -> Non
 
 
 def test_seen_orders_outlive_removal_split_and_restored_backup(log: EventLogWriter) -> None:
-    """No order is announced twice, whatever a synchronisation or an operator does to the files."""
+    """No change of the files, by a synchronisation or an operator, announces an order twice."""
     log.append([written(position(1, [order(1), order(2), order(3)]))], NOW)
     log.append([removal(1)], NOW)
     log.append([written(position(1, [order(1), order(2), order(3)]))], NOW)  # back
@@ -324,7 +324,7 @@ def test_a_flat_appended_by_the_rebuild_is_left_out(log: EventLogWriter) -> None
 
 
 def test_sequences_grow_by_one(log: EventLogWriter) -> None:
-    """Over many appends there is no gap and no repetition."""
+    """Many appends leave no gap and repeat no sequence."""
     for n in range(1, 30):
         log.append([written(position(p, [order(100 * p + k) for k in range(n)])) for p in (1, 2)], NOW)
     assert [event.sequence for event in announced(log)] == list(range(FIRST, FIRST + 58))

@@ -42,7 +42,7 @@ def test_an_outage_lasts_until_every_reader_works_again() -> None:
 
 
 @pytest.mark.parametrize("error", [LogPrunedError("gone"), LogReplacedError("other"), ValueError("bug")])
-def test_errors_that_a_retry_does_not_help_against_pass(error: Exception) -> None:
+def test_errors_that_a_retry_cannot_fix_pass(error: Exception) -> None:
     """They say nothing about whether the log is readable."""
     outage = LogOutage()
     with capture_logs() as lines, pytest.raises(type(error)), outage.reading("tail"):

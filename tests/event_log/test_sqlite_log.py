@@ -25,7 +25,7 @@ from ptn_api.errors import (
     LogUnusableError,
     LogUnwritableError,
 )
-from ptn_api.event_log import EventLog, EventLogWriter, open_reader, open_writer, sqlite_reader
+from ptn_api.event_log import EventLog, EventLogWriter, database, open_reader, open_writer, sqlite_reader
 from ptn_api.event_log.database import log_path
 from tests.event_log.writer_process import text_with
 from tests.factories import T0, order, position, written
@@ -118,7 +118,7 @@ def test_a_second_writer_is_locked_out(log: EventLogWriter, tmp_path: Path) -> N
 
 
 def test_files_are_private_to_their_owner(log: EventLogWriter, tmp_path: Path) -> None:
-    """0600 in a 0700 directory, whatever the umask."""
+    """0600 in a 0700 directory, under any umask."""
     log.append([text_with(1)], T0)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "data").iterdir()}
     assert set(modes) == {"log.sqlite3", "log.sqlite3-wal", "log.sqlite3-shm"}
@@ -223,6 +223,24 @@ def test_a_replaced_log_is_detected(log: EventLogWriter, tmp_path: Path) -> None
             call()
     reader.close()
     other.close()
+
+
+def test_a_log_that_cannot_be_accessed_is_not_replaced(
+    log: EventLogWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without permission the file may still be the same: readers retry instead of starting again."""
+    reader = open_reader(tmp_path / "data")
+
+    def refuse(path: Path) -> os.stat_result:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database.os, "stat", refuse)
+        with pytest.raises(LogError, match="Permission denied") as caught:
+            reader.head()
+    assert not isinstance(caught.value, LogReplacedError)
+    assert reader.head() == log.head()
+    reader.close()
 
 
 def test_reading_after_close_is_an_error(log: EventLogWriter, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A script as its reader would run it: a process, with addresses and key in the environment."""
+"""Examples run as by a reader: as a process, with addresses and key in the environment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXAMPLES = ROOT / "examples"
 
 
 class Script:
-    """Runs until it is stopped; what it says goes to a file."""
+    """A running example; its output goes to a file."""
 
     def __init__(self, path: Path, live: Live, home: Path, environment: dict[str, str]) -> None:
         self._output = home / f"{path.stem}.out"
@@ -44,7 +44,7 @@ class Script:
         assert self.process.poll() is None, self.output
 
     def interrupt(self) -> int:
-        """Ctrl-C, and the exit status."""
+        """Sends Ctrl-C; returns the exit status."""
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(20)
 
@@ -63,7 +63,7 @@ def running(path: Path, live: Live, home: Path, **environment: str) -> Iterator[
 
 
 def run(path: Path, live: Live, home: Path) -> str:
-    """To its end; what it said."""
+    """Runs the script to its end; returns its output."""
     done = subprocess.run(
         [sys.executable, str(path)],
         cwd=home,

@@ -1,4 +1,4 @@
-"""Every example runs, unchanged, against a live server, and does what it says."""
+"""Every example, unchanged, against a live server."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from tests.waiting import until
 
 
 @pytest.fixture
-def happened(live: Live) -> Iterator[PTNClient]:
-    """The server itself, to be asked what really happened."""
+def server(live: Live) -> Iterator[PTNClient]:
+    """A client of the server, for comparison."""
     with PTNClient(live.rest, live.key) as client:
         yield client
 
 
 def test_every_example_is_tested() -> None:
-    """A script that is added is to be run here."""
+    """Every script is run here."""
     here = Path(__file__).read_text()
     assert [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in here] == []
 
 
 def test_follow_orders(live: Live, tmp_path: Path) -> None:
-    """The documented script prints the documented line, and ends with Ctrl-C."""
+    """The script prints the documented line and ends with Ctrl-C."""
     with running(EXAMPLES / "follow_orders.py", live, tmp_path) as script:
         until(lambda: "BTCUSD: (" in script.output, seconds=60, what="an order in BTCUSD")
         assert script.interrupt() == 0, script.output
 
 
-def test_poll_positions(live: Live, happened: PTNClient, tmp_path: Path) -> None:
-    """A line per miner; one may come or go between any two questions."""
-    known = set(happened.hotkeys())
+def test_poll_positions(live: Live, server: PTNClient, tmp_path: Path) -> None:
+    """A line per miner; one may come or go between two requests."""
+    known = set(server.hotkeys())
     lines = [line.split() for line in run(EXAMPLES / "poll_positions.py", live, tmp_path).splitlines()]
     assert len(known & {hotkey for hotkey, *_ in lines}) >= len(known) - 1
     assert all(float(returns) > 0 for _, returns, _ in lines)
 
 
 def test_the_paper_copy_trader_trades_once_however_often_it_is_killed(
-    live: Live, happened: PTNClient, tmp_path: Path
+    live: Live, server: PTNClient, tmp_path: Path
 ) -> None:
-    """After kill -9 at any moment: every order filled once, and each holding what it should be."""
+    """After kill -9 at any moment every order is filled once, and every position is right."""
     trades = tmp_path / "paper_trades.sqlite3"
     for _ in range(4):
         with running(EXAMPLES / "paper_copy_trader.py", live, tmp_path) as script:
@@ -59,7 +59,7 @@ def test_the_paper_copy_trader_trades_once_however_often_it_is_killed(
         query = "SELECT position_uuid, TOTAL(leverage) FROM fills GROUP BY position_uuid"
         held = dict(database.execute(query).fetchall())
     database.close()
-    past = [m for m in Replay(happened) if fills[0][0] <= m.sequence <= fills[-1][0] and not m.late]
+    past = [m for m in Replay(server) if fills[0][0] <= m.sequence <= fills[-1][0] and not m.late]
     assert fills == [(m.sequence, m.new_order.order_uuid) for m in past]
     wanted = {m.position.position_uuid: _wanted(m) for m in past}
     assert held == pytest.approx(wanted, abs=1e-9)
@@ -70,7 +70,7 @@ def _wanted(message: PTNWebSocketMessage) -> float:
 
 
 def test_leaderboard(live: Live, tmp_path: Path) -> None:
-    """It is drawn again and again as orders come; the last table stays when it ends."""
+    """It is redrawn as orders come; the last table stays when it ends."""
     with running(EXAMPLES / "leaderboard.py", live, tmp_path, FORCE_COLOR="1", COLUMNS="120") as script:
         titles = re.compile(r"as of order (\d+)")
         until(lambda: len(set(titles.findall(script.output))) > 3, what="some tables")
@@ -80,14 +80,14 @@ def test_leaderboard(live: Live, tmp_path: Path) -> None:
 
 
 def test_research(live: Live, tmp_path: Path) -> None:
-    """From install to tables in one go."""
+    """The script prints its tables."""
     output = run(EXAMPLES / "research.py", live, tmp_path)
     assert re.match(r"\d+ miners, \d+ positions, \d+ orders\n", output)
     assert "hour_utc" in output
 
 
-def test_the_restoring_validator_has_every_order(live: Live, happened: PTNClient, tmp_path: Path) -> None:
-    """Checkpoint and stream join: nothing is missing between them, or after."""
+def test_the_restoring_validator_has_every_order(live: Live, server: PTNClient, tmp_path: Path) -> None:
+    """No order is missing between checkpoint and stream, or later."""
     with running(EXAMPLES / "restoring_validator.py", live, tmp_path) as script:
         script.wait_for_lines(15)
         assert script.interrupt() == 0, script.output
@@ -100,5 +100,5 @@ def test_the_restoring_validator_has_every_order(live: Live, happened: PTNClient
         for order in json.loads(path.read_bytes())["orders"]
     }
     last = int(followed[-1])
-    said = {m.new_order.order_uuid for m in Replay(happened) if m.sequence <= last}
+    said = {m.new_order.order_uuid for m in Replay(server) if m.sequence <= last}
     assert said <= restored

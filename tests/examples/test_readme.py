@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, but for the key and the address."""
+"""The Python programs in the README, with only key and address replaced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.waiting import until
 
 
 def snippet(live: Live, home: Path, word: str) -> Path:
-    """The one block that holds this word, as a file."""
+    """Writes the block that contains this word to a file."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (text,) = [block for block in blocks if word in block]
     for said, meant in {
@@ -27,7 +27,7 @@ def snippet(live: Live, home: Path, word: str) -> Path:
 
 
 def test_following_orders(live: Live, tmp_path: Path) -> None:
-    """Prints the orders it promises."""
+    """It prints the orders."""
     with running(
         snippet(live, tmp_path, "PTNWebSocketClient"), live, tmp_path, PYTHONUNBUFFERED="1"
     ) as script:
@@ -36,5 +36,5 @@ def test_following_orders(live: Live, tmp_path: Path) -> None:
 
 
 def test_polling(live: Live, tmp_path: Path) -> None:
-    """A line per miner; one may go at any moment."""
+    """A line per miner; one may disappear at any time."""
     assert len(run(snippet(live, tmp_path, "requests.get"), live, tmp_path).splitlines()) >= 4

@@ -1,4 +1,4 @@
-"""Hostile WebSocket clients: frames that are none, JSON that is none, bombs, handshakes of all kinds."""
+"""Hostile WebSocket clients: malformed frames, JSON and handshakes, and bombs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.hostile.raw import SOON_S, RawSocket, deflated, frame
 from tests.properties import tries
 
 ALLOWED = {0, 1000, 1001, 1002, 1003, 1005, 1007, 1009, 3000, 4006, 4100, 4101, 4102}
-"""Close codes that a hostile client may get; 0 is none. 4002 would be an error of ours."""
+"""Close codes that a hostile client may get; 0 means no close frame. 4002 would be a fault of the server."""
 LIMIT = 1 << 20
 
 
@@ -26,7 +26,7 @@ def login(fortress: Fortress, **fields: Any) -> bytes:
 
 
 def expect_close(fortress: Fortress, sent: bytes, *codes: int, extensions: bytes = b"") -> None:
-    """One connection that sends this and reads to the end."""
+    """Opens a connection, sends this and reads to the end."""
     with RawSocket(fortress.ws_port, extensions) as attacker:
         attacker.send(sent)
         assert attacker.close_code() in codes
@@ -67,7 +67,7 @@ def attack_with_frames(fortress: Fortress, logged_in: bool, deflate: bool, frame
 
 
 def test_frames_that_are_almost_frames(fortress: Fortress) -> None:
-    """Wrong opcodes, lengths, bits and masks, before and after the login: the connection's end, at most."""
+    """Wrong opcodes, lengths, bits and masks, before and after the login, end their connection at most."""
     attack_with_frames(fortress)
 
 
@@ -118,7 +118,7 @@ def attack_with_values(fortress: Fortress, fields: Any, version: int | None, req
 
 
 def test_values_of_every_kind_in_every_field(fortress: Fortress) -> None:
-    """An answer, an error frame or nothing: a client that is logged in is not closed for what it says."""
+    """A reply, an error frame or nothing: a client that has logged in is not closed for a bad value."""
     attack_with_values(fortress)
 
 
@@ -135,7 +135,7 @@ def attack_as_a_stranger(fortress: Fortress, value: bytes) -> None:
 
 
 def test_first_frames_of_every_kind(fortress: Fortress) -> None:
-    """Whatever is no login with a good key is refused."""
+    """Anything but a login with a valid key is refused."""
     attack_as_a_stranger(fortress)
 
 
@@ -156,8 +156,8 @@ TEXTS = [
 ]
 
 
-def test_json_that_is_deep_or_long_or_none(fortress: Fortress) -> None:
-    """Before the login it ends the connection, after it, it does not."""
+def test_json_that_is_deep_or_long_or_malformed(fortress: Fortress) -> None:
+    """It ends the connection before the login, but not after it."""
     goodbye = frame(struct.pack("!H", 3000), first=0x88)
     for text in TEXTS:
         expect_close(fortress, frame(text), 4100)
@@ -199,7 +199,7 @@ def test_bombs_do_not_go_off(fortress: Fortress) -> None:
 
 
 def test_bombs_below_the_limit_cost_a_moment_each(fortress: Fortress) -> None:
-    """Messages that inflate to just below the limit, one after the other, are thrown away one by one."""
+    """Messages that inflate to just below the limit are dropped one by one."""
     small = frame(deflated(b"[" * (LIMIT - 1)), first=0xC1)
     with RawSocket(fortress.ws_port, b"permessage-deflate") as attacker:
         attacker.send(login(fortress) + small * 300)

@@ -1,4 +1,4 @@
-"""Hostile HTTP: by the description, by bytes, by tricks that proxies fall for."""
+"""Hostile HTTP: fuzzed from the description, malformed bytes, request smuggling."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.hostile.fortress import Fortress
 from tests.hostile.raw import ask_raw, exchange
 from tests.properties import tries
 
-# The clients that run meanwhile draw random numbers of their own.
+# Clients in other threads draw random numbers too.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 
 DOCUMENT = openapi_document(ROUTES)
@@ -28,7 +28,7 @@ OPERATIONS = [result.ok() for result in schemathesis.openapi.from_dict(DOCUMENT)
 
 
 class Decoded:
-    """A `requests` answer, zstd undone: whatever coding the fuzzer asked for."""
+    """A `requests` response, with zstd decoded: the fuzzer requests any coding."""
 
     def __init__(self, response: requests.Response) -> None:
         self.status_code = response.status_code
@@ -43,8 +43,8 @@ class Decoded:
 
 
 @pytest.mark.parametrize("path", DOCUMENT["paths"])
-def test_whatever_is_asked_is_answered_as_described(fortress: Fortress, path: str) -> None:
-    """Valid and invalid parameters and headers of every route: a described status, never a 500."""
+def test_every_response_is_as_described(fortress: Fortress, path: str) -> None:
+    """For valid and invalid parameters and headers of every route: a documented status, never 500."""
     operations = [operation for operation in OPERATIONS if operation.path == path]
     with requests.Session() as session:
 
@@ -58,11 +58,11 @@ def test_whatever_is_asked_is_answered_as_described(fortress: Fortress, path: st
             key = data.draw(st.sampled_from([*fortress.keys.values(), None]))
             if key is not None:
                 request["headers"]["Authorization"] = f"Bearer {key}"
-            answer = Decoded(session.request(**request, timeout=20))
-            assert answer.status_code != 500
+            response = Decoded(session.request(**request, timeout=20))
+            assert response.status_code != 500
             elsewhere = "%2F" in request["url"] or request["method"] not in ("GET", "HEAD")
-            if not (elsewhere and answer.status_code in (404, 405)):
-                assert answer_problems(DOCUMENT, path, operation.method, answer) == []
+            if not (elsewhere and response.status_code in (404, 405)):
+                assert answer_problems(DOCUMENT, path, operation.method, response) == []
 
         attack()
 
@@ -188,7 +188,7 @@ _REQUESTS = st.tuples(
     ),
 )
 LAST = b"\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-"""After it the server hangs up, whatever it made of what came before."""
+"""After it the server closes the connection."""
 
 
 @tries(120)
@@ -201,11 +201,11 @@ def attack_with_bytes(fortress: Fortress, parts: list[tuple[Any, ...]]) -> None:
 
 
 def test_bytes_that_are_almost_requests(fortress: Fortress) -> None:
-    """Broken lines, headers, encodings and bodies, several in a row: answered or refused, never a 500."""
+    """Broken lines, headers, encodings and bodies, several in a row: never a 500."""
     attack_with_bytes(fortress)
 
 
-# --- tricks -----------------------------------------------------------------------------------------------
+# --- smuggling--------------------------------------------------------------------------------------------
 
 SMUGGLED = b"GET /docs/stream HTTP/1.1\r\nHost: x\r\n\r\n"
 TRICKS = {
@@ -225,42 +225,42 @@ TRICKS = {
 
 
 def test_a_request_cannot_be_smuggled_in_the_body_of_another(fortress: Fortress) -> None:
-    """Where the length is told twice or oddly: refused, and what follows is not taken for a request."""
+    """An ambiguous length is rejected, and the bytes after it are not read as a request."""
     for trick, headers in TRICKS.items():
         sent = b"GET /me HTTP/1.1\r\nHost: x\r\n" + headers % len(SMUGGLED) + SMUGGLED
-        answers = ask_raw(fortress.rest_port, sent)
-        assert [answer.status for answer in answers] == [400], trick
-        assert b"connection: close" in answers[0].head, trick
+        responses = ask_raw(fortress.rest_port, sent)
+        assert [response.status for response in responses] == [400], trick
+        assert b"connection: close" in responses[0].head, trick
 
 
-def test_a_body_is_no_request(fortress: Fortress) -> None:
-    """A GET with a length, or in chunks: read as a body, and the key in it is understood."""
+def test_a_body_is_not_a_request(fortress: Fortress) -> None:
+    """With a length or in chunks it is read as a body, and the key in it is found."""
     for body in (SMUGGLED, b'{"api_key": "%b"}' % fortress.keys[0].encode()):
         status = 401 if body is SMUGGLED else 200
         with_length = b"GET /me HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
         in_chunks = b"GET /me HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
         for sent in (with_length, in_chunks % (len(body), body)):
-            answers = ask_raw(fortress.rest_port, sent + LAST.lstrip())
-            assert [answer.status for answer in answers] == [status, 200], sent
+            responses = ask_raw(fortress.rest_port, sent + LAST.lstrip())
+            assert [response.status for response in responses] == [status, 200], sent
 
 
 @pytest.mark.parametrize("how", [b"Content-Length: 50000000", b"Transfer-Encoding: chunked"])
 def test_a_body_that_is_too_large_is_not_read(fortress: Fortress, how: bytes) -> None:
-    """4 KiB are; after that the key is not looked for and the connection ends, however much was announced."""
+    """After 4 KiB the connection ends, without a search for a key, for any announced length."""
     body = b"x" * 5_000 if how.startswith(b"C") else b"1388\r\n" + b"x" * 5_000 + b"\r\n"
-    (answer,) = ask_raw(fortress.rest_port, b"GET /me HTTP/1.1\r\nHost: x\r\n" + how + b"\r\n\r\n" + body)
-    assert answer.status == 401
-    assert b"connection: close" in answer.head.lower()
+    (response,) = ask_raw(fortress.rest_port, b"GET /me HTTP/1.1\r\nHost: x\r\n" + how + b"\r\n\r\n" + body)
+    assert response.status == 401
+    assert b"connection: close" in response.head.lower()
 
 
 @pytest.mark.parametrize(
     "deep",
     [b"[" * 4_000, b'{"api_key":' * 350, b'{"api_key": "' + b"\xff" * 90 + b'"}', b'{"api_key": "\0"}'],
 )
-def test_a_body_that_is_no_key(fortress: Fortress, deep: bytes) -> None:
-    """Nested, no UTF-8, NUL: 401."""
+def test_a_body_without_a_key(fortress: Fortress, deep: bytes) -> None:
+    """Deeply nested, not UTF-8, NUL: 401."""
     sent = b"GET /me HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(deep), deep)
-    assert [answer.status for answer in ask_raw(fortress.rest_port, sent + LAST.lstrip())] == [401, 200]
+    assert [response.status for response in ask_raw(fortress.rest_port, sent + LAST.lstrip())] == [401, 200]
 
 
 HOTKEYS = [
@@ -300,8 +300,8 @@ HOTKEYS = [
 
 
 @pytest.mark.parametrize("route", ["/miner-positions/", "/statistics/", "/perf-ledger/"])
-def test_a_hotkey_is_a_name_and_no_path(fortress: Fortress, route: str) -> None:
-    """404 without an echo of what was asked, and nothing of it among the headers."""
+def test_a_hotkey_is_never_a_path(fortress: Fortress, route: str) -> None:
+    """404 that repeats nothing of the request, neither in the body nor in headers."""
     for hotkey in HOTKEYS:
         target = (route + hotkey).replace(" ", "%20").encode()
         key = fortress.keys[100].encode()
@@ -309,10 +309,10 @@ def test_a_hotkey_is_a_name_and_no_path(fortress: Fortress, route: str) -> None:
             target,
             key,
         )
-        (answer,) = ask_raw(fortress.rest_port, sent)
-        assert answer.status in (400, 404), (hotkey, answer)
-        assert b"evil" not in answer.head.lower()
-        assert json.loads(answer.body)["error"] in (
+        (response,) = ask_raw(fortress.rest_port, sent)
+        assert response.status in (400, 404), (hotkey, response)
+        assert b"evil" not in response.head.lower()
+        assert json.loads(response.body)["error"] in (
             "Miner ID not found",
             "Statistics data not found",
             "Not found",
@@ -321,7 +321,7 @@ def test_a_hotkey_is_a_name_and_no_path(fortress: Fortress, route: str) -> None:
 
 
 def test_no_header_can_be_injected(fortress: Fortress) -> None:
-    """What a client sends in parameters and headers does not come back as a header of its own."""
+    """A client's parameters and headers never return as a header."""
     evil = "%0d%0aX-Evil:%201%0d%0a"
     for target in (
         f"/miner-positions?since={evil}:1",
@@ -330,10 +330,10 @@ def test_no_header_can_be_injected(fortress: Fortress) -> None:
         f"/{evil}",
     ):
         for header in ("If-None-Match", "Accept", "Accept-Encoding", "X-Forwarded-For", "Origin"):
-            answer = requests.get(
+            response = requests.get(
                 fortress.server.rest + target,
                 headers={"Authorization": f"Bearer {fortress.keys[100]}", header: "a\x0bX-Evil: 1"},
                 timeout=20,
             )
-            assert answer.status_code < 500
-            assert "x-evil" not in answer.headers
+            assert response.status_code < 500
+            assert "x-evil" not in response.headers

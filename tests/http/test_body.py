@@ -1,4 +1,4 @@
-"""Blocks join to valid streams, whatever they hold."""
+"""Segments of any content join to valid streams."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ contents = st.lists(st.one_of(st.binary(max_size=200), st.binary(min_size=1).map
 
 @given(contents)
 def test_joined_deflate_segments_are_one_gzip_stream(parts: list[bytes]) -> None:
-    """Decoders that know nothing of members after the first read everything, and the checksum holds."""
+    """One member only, which every decoder reads to the end; the checksum is right."""
     stream = b"".join(gzip_parts([Segment(part) for part in parts]))
     decoder = zlib.decompressobj(31)
     assert decoder.decompress(stream) == b"".join(parts)
@@ -50,7 +50,7 @@ def test_joined_zstd_frames_are_a_zstd_stream(parts: list[bytes]) -> None:
 
 
 def test_a_form_is_made_once() -> None:
-    """Asking again costs nothing: the very same bytes come back."""
+    """A second request returns the same object."""
     segment = Segment(b"positions" * 100)
     assert not segment.is_encoded("gzip")
     assert not segment.is_encoded("zstd")
@@ -61,7 +61,7 @@ def test_a_form_is_made_once() -> None:
 
 
 def test_small_parts_are_joined_and_large_ones_cut_without_a_copy() -> None:
-    """Nothing is lost, the order stays, chunks are of a size that a socket takes."""
+    """All bytes in order, in chunks of a size that a socket takes."""
     large = b"L" * 700_000
     parts = [b"a" * 10, b"b" * 20, large, b"c", b"d" * 240_000, b"e" * 240_000, b""]
     chunks = list(EncodedBody(parts).chunks())
@@ -71,8 +71,8 @@ def test_small_parts_are_joined_and_large_ones_cut_without_a_copy() -> None:
     assert all(chunk.obj is large for chunk in chunks if isinstance(chunk, memoryview))
 
 
-async def test_a_body_is_made_once_and_says_its_length() -> None:
-    """Asking again gives the same parts; the length is that of all parts together."""
+async def test_a_body_is_encoded_once_and_has_its_length() -> None:
+    """A second call returns the same parts; the length is that of all parts."""
     body = Body([Segment(b"x" * 5000), Segment(b"y")], "tag")
     for coding in ("identity", "gzip", "zstd"):
         encoded = body.encode(coding)
@@ -93,7 +93,7 @@ def test_compression_stops_after_a_time_slice(monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_a_large_document_is_cut_into_segments() -> None:
-    """So that compressing it never holds up the loop for long; what it says stays."""
+    """So that compressing it never blocks the loop for long. The content and its tag stay the same."""
     content = bytes(range(256)) * 10_000
     body = body_of(content)
     assert len(body.segments) == 3

@@ -1,4 +1,4 @@
-"""Connections that dawdle, overdo it or talk nonsense cost little and end soon. Under both event loops."""
+"""Slow, excessive and malformed connections cost little and end soon. Under both event loops."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEY = "Authorization: Bearer k100\r\n"
 
 @pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Run:
-    """How the service runs (uvloop), and how tests do."""
+    """The service's event loop (uvloop) and the standard one."""
     found: Run = request.param
     return found
 
@@ -41,7 +41,7 @@ async def connected(
 
 
 async def everything(reader: asyncio.StreamReader) -> bytes:
-    """What comes until the server closes, or resets the connection because more was sent to it."""
+    """Returns all bytes until the server closes the connection, or resets it because more was sent."""
     came = []
     with contextlib.suppress(ConnectionError):
         while chunk := await asyncio.wait_for(reader.read(1 << 20), 10):
@@ -49,8 +49,8 @@ async def everything(reader: asyncio.StreamReader) -> bytes:
     return b"".join(came)
 
 
-def refusal(answer: bytes) -> tuple[int, str]:
-    head, _, body = answer.partition(b"\r\n\r\n")
+def error_of(response: bytes) -> tuple[int, str]:
+    head, _, body = response.partition(b"\r\n\r\n")
     assert b"connection: close" in head
     return int(head.split()[1]), json.loads(body)["code"]
 
@@ -62,7 +62,7 @@ def large_log(size: int = 30_000_000) -> MemoryLog:
     return log
 
 
-# --- requests that do not come ----------------------------------------------------------------------------
+# --- requests that do not arrive --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,13 @@ def large_log(size: int = 30_000_000) -> MemoryLog:
     ],
 )
 def test_a_request_must_come_in_time(run: Run, sent: bytes, expected: tuple[int, str] | None) -> None:
-    """Nothing, half a head or half a body: the connection is closed after the header timeout."""
+    """Nothing, half a head or half a body: the connection is closed after the timeout."""
 
     async def test() -> None:
         async with serving(header_timeout_ms=100) as served, connected(served) as (reader, writer):
             writer.write(sent)
-            answer = await everything(reader)
-            assert (refusal(answer) if answer else None) == expected
+            response = await everything(reader)
+            assert (error_of(response) if response else None) == expected
 
     run(test())
 
@@ -97,13 +97,13 @@ def test_dripping_headers_do_not_extend_the_time(run: Run) -> None:
                 with contextlib.suppress(ConnectionError):
                     writer.write(b"X-Drip: 1\r\n")
                 await asyncio.sleep(0.02)
-            assert refusal(reading.result())[0] == 408
+            assert error_of(reading.result())[0] == 408
 
     run(test())
 
 
-def test_the_time_begins_anew_with_each_request(run: Run) -> None:
-    """A connection that is kept may rest between requests for longer than the timeout."""
+def test_each_request_has_its_own_timeout(run: Run) -> None:
+    """A kept-alive connection may idle between requests for longer than the timeout."""
 
     async def test() -> None:
         async with serving(header_timeout_ms=150) as served, connected(served) as (reader, writer):
@@ -113,23 +113,23 @@ def test_the_time_begins_anew_with_each_request(run: Run) -> None:
                 assert head.startswith(b"HTTP/1.1 200")
                 length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
                 await reader.readexactly(length)
-                await asyncio.sleep(0.2)  # a rest is what is tested
+                await asyncio.sleep(0.2)  # idle for longer than the timeout
             writer.write(b"GET /me")
-            assert refusal(await everything(reader))[0] == 408
+            assert error_of(await everything(reader))[0] == 408
 
     run(test())
 
 
-def test_only_so_many_requests_may_wait_in_line(run: Run) -> None:
-    """Thousands in one piece would be kept a hundred times as large as they came: some are, then no more."""
+def test_the_queue_of_pipelined_requests_is_bounded(run: Run) -> None:
+    """Parsed requests take a hundred times the memory of their bytes: 64 are queued, then an error."""
 
     async def test() -> None:
         one = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
         async with serving() as served, connected(served) as (reader, writer):
             writer.write(one * 100)
-            answers = await everything(reader)
-            assert answers.count(b"HTTP/1.1 200") == 64
-            assert refusal(answers[answers.index(b"HTTP/1.1 400") :]) == (400, "bad_request")
+            responses = await everything(reader)
+            assert responses.count(b"HTTP/1.1 200") == 64
+            assert error_of(responses[responses.index(b"HTTP/1.1 400") :]) == (400, "bad_request")
         async with serving() as served, connected(served) as (reader, writer):
             writer.write(one * 50 + one.replace(b"Host: x", b"Connection: close"))
             assert (await everything(reader)).count(b"HTTP/1.1 200") == 51
@@ -145,15 +145,15 @@ def test_pipelined_requests_are_answered_in_order(run: Run) -> None:
             plain = f"GET /me HTTP/1.1\r\nHost: x\r\n{KEY}\r\n"
             last = f"GET /eliminations HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{KEY}\r\n"
             writer.write((plain * 2 + last).encode())
-            answer = await everything(reader)
-            assert answer.count(b"HTTP/1.1 200 OK") == 3
-            assert answer.rindex(b"alias") < answer.index(b'"eliminations"')
+            response = await everything(reader)
+            assert response.count(b"HTTP/1.1 200 OK") == 3
+            assert response.rindex(b"alias") < response.index(b'"eliminations"')
 
     run(test())
 
 
-def test_others_come_in_between_long_lines(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests in line whose answers take long together are all answered, but not in one turn."""
+def test_a_long_queue_yields_to_other_tasks(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All queued requests are answered, but not in one turn of the event loop."""
     monkeypatch.setattr("ptn_api.tasks.SLICE_S", 0)
     turns = []
     answer_line = Connection._answer_queue
@@ -174,22 +174,22 @@ def test_others_come_in_between_long_lines(run: Run, monkeypatch: pytest.MonkeyP
     assert len(turns) >= 21
 
 
-def test_nonsense_behind_a_request_is_refused_in_its_turn(run: Run) -> None:
-    """What came before is answered before; what comes after counts no more."""
+def test_malformed_bytes_after_a_request_are_rejected_in_turn(run: Run) -> None:
+    """Earlier requests are answered first; later bytes are ignored."""
 
     async def test() -> None:
         async with serving() as served, connected(served) as (reader, writer):
             plain = f"GET /miner-positions HTTP/1.1\r\nHost: x\r\nAccept-Encoding: zstd\r\n{KEY}\r\n".encode()
             writer.write(plain * 2 + b"nonsense\r\n\r\n" + plain)
-            answer = await everything(reader)
-            assert [answer.count(b"HTTP/1.1 %d" % status) for status in (200, 400)] == [2, 1]
-            assert refusal(answer[answer.index(b"HTTP/1.1 400") :]) == (400, "bad_request")
+            response = await everything(reader)
+            assert [response.count(b"HTTP/1.1 %d" % status) for status in (200, 400)] == [2, 1]
+            assert error_of(response[response.index(b"HTTP/1.1 400") :]) == (400, "bad_request")
 
     run(test())
 
 
-def test_a_body_is_sent_when_the_client_is_told_to(run: Run) -> None:
-    """Expect: 100-continue, also behind another request."""
+def test_expect_100_continue(run: Run) -> None:
+    """The client is told to send its body once earlier requests are answered."""
 
     async def test() -> None:
         async with serving() as served, connected(served) as (reader, writer):
@@ -197,15 +197,15 @@ def test_a_body_is_sent_when_the_client_is_told_to(run: Run) -> None:
             before = f"GET /miner-positions HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n{KEY}\r\n"
             head = f"GET /me HTTP/1.1\r\nHost: x\r\nExpect: 100-Continue\r\nContent-Length: {len(body)}\r\n"
             writer.write((before + head + "Connection: close\r\n\r\n").encode())
-            answer = await reader.readuntil(b"HTTP/1.1 100 Continue\r\n\r\n")
-            assert answer.startswith(b"HTTP/1.1 200 OK")
+            response = await reader.readuntil(b"HTTP/1.1 100 Continue\r\n\r\n")
+            assert response.startswith(b"HTTP/1.1 200 OK")
             writer.write(body)
             assert b'"alias":"user50"' in await everything(reader)
 
     run(test())
 
 
-# --- requests that are too much, or nonsense --------------------------------------------------------------
+# --- requests too large or malformed ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -222,13 +222,13 @@ def test_a_body_is_sent_when_the_client_is_told_to(run: Run) -> None:
         ("GET /me HTTP/1.1\r\nContent-Length: -1\r\n\r\n", (400, "bad_request")),
     ],
 )
-def test_what_is_no_decent_request(run: Run, request_text: str, expected: tuple[int, str]) -> None:
-    """A JSON refusal and the end of the connection."""
+def test_malformed_and_oversized_requests(run: Run, request_text: str, expected: tuple[int, str]) -> None:
+    """A JSON error, and the connection ends."""
 
     async def test() -> None:
         async with serving() as served, connected(served) as (reader, writer):
             writer.write(request_text.encode("latin-1"))
-            assert refusal(await everything(reader)) == expected
+            assert error_of(await everything(reader)) == expected
 
     run(test())
 
@@ -249,7 +249,7 @@ def test_what_is_no_decent_request(run: Run, request_text: str, expected: tuple[
         (f"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{KEY}\r\n", 404),
     ],
 )
-def test_what_is_unusual_but_allowed(run: Run, request_text: str, status: int) -> None:
+def test_unusual_but_valid_requests(run: Run, request_text: str, status: int) -> None:
     """Old versions, absolute targets, white space, chunked bodies."""
 
     async def test() -> None:
@@ -261,17 +261,17 @@ def test_what_is_unusual_but_allowed(run: Run, request_text: str, status: int) -
 
 
 def test_a_large_body_is_not_read(run: Run) -> None:
-    """401 as soon as more came than a key needs, whatever else is announced."""
+    """401 as soon as the body exceeds what a key needs, regardless of its announced length."""
 
     async def test() -> None:
         async with serving() as served, connected(served) as (reader, writer):
             writer.write(b"GET /me HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n" + b"x" * 5000)
-            assert refusal(await everything(reader)) == (401, "unauthorized")
+            assert error_of(await everything(reader)) == (401, "unauthorized")
 
     run(test())
 
 
-# --- answers that are not read ----------------------------------------------------------------------------
+# --- responses that are not read --------------------------------------------------------------------------
 
 
 async def start_download(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -279,8 +279,8 @@ async def start_download(reader: asyncio.StreamReader, writer: asyncio.StreamWri
     assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
 
 
-def test_a_client_that_stops_reading_is_cut_off(run: Run) -> None:
-    """After the rate's window, while others are served as before."""
+def test_a_client_that_stops_reading_is_disconnected(run: Run) -> None:
+    """After the rate's window, while other clients are served."""
 
     async def test() -> None:
         async with (
@@ -313,8 +313,8 @@ def test_a_client_that_reads_slowly_but_steadily_gets_all(run: Run) -> None:
     run(test())
 
 
-def test_a_slow_client_may_ask_on(run: Run) -> None:
-    """What it asked meanwhile is answered in its turn, when it has read what came before."""
+def test_a_slow_client_may_send_more_requests(run: Run) -> None:
+    """They are answered in turn, once it has read the responses before them."""
 
     async def test() -> None:
         large, small = (f"GET {path} HTTP/1.1\r\nHost: x\r\n{KEY}" for path in ("/statistics", "/me"))
@@ -335,7 +335,7 @@ def test_a_slow_client_may_ask_on(run: Run) -> None:
     run(test())
 
 
-def test_without_a_minimum_rate_nobody_is_cut_off(run: Run) -> None:
+def test_without_a_minimum_rate_no_client_is_disconnected(run: Run) -> None:
     """0 means none."""
 
     async def test() -> None:
@@ -353,8 +353,8 @@ def test_without_a_minimum_rate_nobody_is_cut_off(run: Run) -> None:
 # --- stopping ---------------------------------------------------------------------------------------------
 
 
-def test_a_download_that_was_begun_is_finished_when_the_server_stops(run: Run) -> None:
-    """Stopping waits for it; connections that rest are closed at once, new ones are not taken."""
+def test_a_download_in_progress_is_finished_when_the_server_stops(run: Run) -> None:
+    """Stopping waits for it; idle connections are closed at once, new ones are not accepted."""
 
     async def test() -> None:
         async with (
@@ -374,8 +374,8 @@ def test_a_download_that_was_begun_is_finished_when_the_server_stops(run: Run) -
     run(test())
 
 
-def test_a_client_that_does_not_read_delays_stopping_only_so_long(run: Run) -> None:
-    """What is not done after the time is cut off."""
+def test_a_client_that_does_not_read_delays_stopping_until_the_timeout(run: Run) -> None:
+    """Then it is disconnected."""
 
     async def test() -> None:
         async with (

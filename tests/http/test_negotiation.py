@@ -1,4 +1,4 @@
-"""What clients accept is understood as RFC 9110 has it."""
+"""Accept headers are interpreted as in RFC 9110."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from ptn_api.http.negotiation import matches_etag, negotiate_coding, prefers
     ],
 )
 def test_negotiation(header: str | None, coding: str) -> None:
-    """The best that is accepted by name or by star; what is not understood counts as not asked for."""
+    """The best coding accepted by name or by star; malformed elements are ignored."""
     assert negotiate_coding(header) == coding
 
 
@@ -51,7 +51,7 @@ def test_negotiation(header: str | None, coding: str) -> None:
     ],
 )
 def test_if_none_match(header: str, already: bool) -> None:
-    """Any of the listed tags, weak or not, or a star."""
+    """Any listed tag, weak or strong, or a star."""
     assert matches_etag(header, '"a-gzip"') is already
 
 
@@ -66,5 +66,5 @@ def test_if_none_match(header: str, already: bool) -> None:
     ],
 )
 def test_media_types(accept: str | None, preferred: bool) -> None:
-    """Another form than JSON only where it is asked for by name, and not less than JSON."""
+    """Another type than JSON only if it is requested by name, with at least JSON's weight."""
     assert prefers(accept, "application/x-ndjson", over="application/json") is preferred

@@ -1,4 +1,4 @@
-"""Requests are read out of bytes, however these are cut; what is doubtful ends the reading."""
+"""Requests are parsed from bytes in any fragments; ambiguous input ends the reading."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def reader_of(*pieces: bytes) -> RequestReader:
 
 
 def requests_in(reader: RequestReader) -> list[Request]:
-    return [asked for asked in reader.queue if isinstance(asked, Request)]
+    return [queued for queued in reader.queue if isinstance(queued, Request)]
 
 
 def errors_in(reader: RequestReader) -> list[str]:
-    assert not any(isinstance(asked, HTTPError) for asked in list(reader.queue)[:-1])
-    return [asked.code for asked in reader.queue if isinstance(asked, HTTPError)]
+    assert not any(isinstance(queued, HTTPError) for queued in list(reader.queue)[:-1])
+    return [queued.code for queued in reader.queue if isinstance(queued, HTTPError)]
 
 
-def test_wherever_the_bytes_are_cut_the_request_is_the_same() -> None:
-    """Names of headers in lower case, those that came twice joined; the path unescaped, the query not."""
+def test_fragmentation_does_not_change_a_request() -> None:
+    """Header names in lower case, repeated headers joined; the path unescaped, the query not."""
     for at in range(1, len(GET) + 1):
         reader = reader_of(GET[:at], GET[at:], GET[:at])
         (request,) = requests_in(reader)[:1]
@@ -39,15 +39,15 @@ def test_wherever_the_bytes_are_cut_the_request_is_the_same() -> None:
     assert requests_in(escaped)[0].path == "/a é"
 
 
-def test_the_same_bytes_are_not_read_twice() -> None:
-    """Whoever polls asks the same again; something else in between makes no difference to what it means."""
+def test_a_repeated_request_is_not_parsed_again() -> None:
+    """A polling client sends the same bytes; other requests in between change nothing."""
     reader = reader_of()
-    asked = []
+    queued = []
     for data in (GET, GET, GET.replace(b"/me", b"/docs"), GET):
         reader.feed(data)
-        asked.append(reader.queue.popleft())
-    assert asked[0] is asked[1]
-    assert [request.path for request in asked if isinstance(request, Request)] == [
+        queued.append(reader.queue.popleft())
+    assert queued[0] is queued[1]
+    assert [request.path for request in queued if isinstance(request, Request)] == [
         "/me",
         "/me",
         "/docs",
@@ -56,14 +56,14 @@ def test_the_same_bytes_are_not_read_twice() -> None:
 
 
 @pytest.mark.parametrize("at", range(1, len(GET)))
-def test_the_end_of_a_request_is_no_request(at: int) -> None:
-    """Not even when it comes a second time."""
+def test_the_tail_of_a_request_is_not_a_request(at: int) -> None:
+    """Not even if it is repeated."""
     reader = reader_of(GET[:at], GET[at:], GET[at:], b"\r\n\r\n")
     assert len(requests_in(reader)) == 1
 
 
 def test_the_same_bytes_in_a_body_are_a_body() -> None:
-    """What follows a head that announces a body belongs to it."""
+    """Bytes after a head that announces a body belong to the body."""
     reader = reader_of(GET, b"GET /me HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(GET), GET, GET)
     assert [request.body for request in requests_in(reader)] == [b"", GET, b""]
 
@@ -88,14 +88,14 @@ def test_the_same_bytes_in_a_body_are_a_body() -> None:
         b": y",
     ],
 )
-def test_what_proxies_understand_differently_is_refused(head: bytes) -> None:
-    """And nothing after it is read."""
+def test_input_that_proxies_may_read_differently_is_rejected(head: bytes) -> None:
+    """And no bytes after it are read."""
     reader = reader_of(b"GET /me HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n1\r\n1\r\n0\r\n\r\n" + GET, GET)
     assert (requests_in(reader), errors_in(reader)) == ([], ["bad_request"])
 
 
-def test_a_body_in_chunks() -> None:
-    """Its parts together; what stands behind it is none of the headers."""
+def test_a_chunked_body() -> None:
+    """Its chunks are joined; trailers are not headers."""
     reader = reader_of(CHUNKED + b"3;x=y\r\nabc\r\n1\r\nd\r\n0\r\nAuthorization: Bearer x\r\n\r\n" + GET)
     first, second = requests_in(reader)
     assert (first.body, second.body) == (b"abcd", b"")
@@ -106,15 +106,15 @@ def test_a_body_in_chunks() -> None:
 @pytest.mark.parametrize(
     "endless", [b"0\r\n" + b"X: y\r\n" * 10_000, b"0\r\nX: " + b"y" * 60_000, b"1;" + b"x" * 60_000]
 )
-def test_what_surrounds_a_body_is_bounded_too(endless: bytes) -> None:
-    """Lines behind it, notes on its chunks: whatever came, it was too much."""
+def test_trailers_and_chunk_extensions_are_bounded(endless: bytes) -> None:
+    """They count towards the size of the head."""
     pieces = [endless[at : at + 1_000] for at in range(0, len(endless), 1_000)]
     assert errors_in(reader_of(CHUNKED, *pieces)) in (["headers_too_large"], ["bad_request"])
 
 
 @pytest.mark.parametrize("size", [0, 1, BODY_LIMIT, BODY_LIMIT + 1, 1_000_000])
-def test_a_body_is_taken_as_far_as_a_key_needs(size: int) -> None:
-    """A larger one is not waited for, not even its beginning, and nothing is read any more."""
+def test_a_body_is_read_up_to_the_limit(size: int) -> None:
+    """The request is complete once a longer body is announced; nothing more is read."""
     head = b"GET /me HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size
     reader = reader_of(head)
     assert reader.closed == (size > BODY_LIMIT)
@@ -124,8 +124,8 @@ def test_a_body_is_taken_as_far_as_a_key_needs(size: int) -> None:
     assert bodies == ([size, 0] if size <= BODY_LIMIT else [0])
 
 
-def test_a_body_in_chunks_is_taken_no_further() -> None:
-    """How long it will be stands nowhere."""
+def test_a_chunked_body_is_read_up_to_the_limit() -> None:
+    """Its length is not announced."""
     reader = reader_of(CHUNKED, b"800\r\n" + b"x" * 2_048 + b"\r\n", b"801\r\n" + b"x" * 2_049 + b"\r\n", GET)
     assert [len(request.body) for request in requests_in(reader)] == [BODY_LIMIT + 1]
     assert reader.closed
@@ -140,15 +140,15 @@ def test_a_body_in_chunks_is_taken_no_further() -> None:
         b"GET /me HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 9\r\n\r\n",
     ],
 )
-def test_after_the_last_request_nothing_counts(last: bytes) -> None:
-    """Whether it comes with it or later: no request, and no refusal either."""
+def test_bytes_after_the_last_request_are_ignored(last: bytes) -> None:
+    """Whether they arrive with it or later: no request, and no error."""
     for pieces in ([last + GET + b"nonsense"], [last, GET, b"nonsense"]):
         reader = reader_of(*pieces)
         assert (len(requests_in(reader)), errors_in(reader), reader.closed) == (1, [], True)
 
 
-def test_reading_can_be_ended() -> None:
-    """What stands in line stays; known bytes are no request any more."""
+def test_closing_the_reader() -> None:
+    """Queued requests stay; repeated bytes are ignored."""
     reader = reader_of(GET)
     reader.close(HTTPError("request_timeout", "..."))
     reader.feed(GET)

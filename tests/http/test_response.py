@@ -1,4 +1,4 @@
-"""A head holds what was put into it, and not a line more."""
+"""The head of a response holds the given headers, and no injected line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ptn_api.http.response import Exchange, header_lines
 
 
 def test_a_head() -> None:
-    """Status, date, headers, limits; how the connection goes on."""
+    """Status, date, headers; whether the connection closes."""
     exchange = Exchange(Request(b"GET", b"/", {}, ConnectionInfo("127.0.0.1")))
     exchange.status, exchange.headers = 404, header_lines({"etag": '"x"'})
     exchange.extra_headers = b"retry-after: 1\r\n"
@@ -26,7 +26,7 @@ def test_a_head() -> None:
 
 
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nX: 1", "a\rb", "\r\n", "a\0b", "é", "\x85"])
-def test_no_value_makes_a_line_of_its_own(value: str) -> None:
-    """It is an error of ours if one tries to."""
+def test_no_header_can_be_injected(value: str) -> None:
+    """A value that spans lines is an error of the caller."""
     with pytest.raises(ValueError, match="invalid header"):
         header_lines({"etag": "x", "x-ptn-epoch": value})

@@ -1,4 +1,4 @@
-"""Logs are for people on a terminal, and JSON for everything else; what is logged stays within its line."""
+"""Logs are readable on a terminal and JSON elsewhere; an event never leaves its line."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def logged(to: int) -> None:
     subprocess.run([sys.executable, "-c", CODE], stderr=to, check=True, env=os.environ | {"NO_COLOR": "1"})
 
 
-def test_json_where_no_terminal_is() -> None:
-    """One line, with everything in it."""
+def test_json_without_a_terminal() -> None:
+    """One line per event."""
     reading, writing = os.pipe()
     logged(writing)
     os.close(writing)
@@ -32,8 +32,8 @@ def test_json_where_no_terminal_is() -> None:
     assert "\x1b" not in line
 
 
-def test_a_terminal_is_not_steered_by_what_is_logged() -> None:
-    """Names of files are others' words: no escape sequence of theirs, and no line that they made up."""
+def test_a_logged_name_does_not_control_the_terminal() -> None:
+    """A file name can neither send an escape sequence nor forge a line."""
     master, terminal = os.openpty()
     logged(terminal)
     os.close(terminal)

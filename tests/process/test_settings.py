@@ -1,4 +1,4 @@
-"""Settings: declared once by the rooms; flags before the environment, the environment before defaults."""
+"""Settings: each declared once, in its room; a flag wins over the environment, that over the default."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ KEYS = {"k0": 0, "k30": 30, "k50": 50, "k100": 100}
 
 
 class FakeClock:
-    """Says what it is told to."""
+    """A clock that tests set."""
 
     def __init__(self, now_ms: int = NOW) -> None:
         self.now_ms = now_ms
@@ -86,34 +86,34 @@ def some_changes() -> list[Change]:
 
 
 async def context_over(log: MemoryLog, clock: FakeClock, **options: Any) -> AppContext:
-    """A context whose views are built, without a server; changes are taken by `follower.catch_up()`."""
+    """Returns a context with built views, without a server; `follower.catch_up()` applies changes."""
     context = AppContext.over(log, clock, RestOptions(**{"refresh_coalesce_ms": 0, **options}))
     await context.follower.catch_up()
     return context
 
 
 def encoded(body: Body, coding: Coding = "identity") -> bytes:
-    """The body as it is sent in this coding."""
+    """Returns the body as sent in this coding."""
     while (result := body.encode(coding)) is None:
         pass
     return b"".join(result.parts)
 
 
 async def body_of(context: AppContext, tier: Any) -> Any:
-    """A tier's document, parsed."""
+    """Returns a tier's document, parsed."""
     return json.loads(encoded(context.views.snapshot(tier)))
 
 
-class Answered(NamedTuple):
-    """As it would be sent; names of headers in lower case."""
+class FakeResponse(NamedTuple):
+    """A response as it would be sent; header names in lower case."""
 
     status: int
     headers: dict[str, str]
     body: bytes
 
 
-async def asked(app: App, target: str, key: str | None = None, **headers: str) -> Answered:
-    """What a GET is answered, without a connection."""
+async def respond(app: App, target: str, key: str | None = None, **headers: str) -> FakeResponse:
+    """Returns the response to a GET, without a connection."""
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     if key is not None:
         sent["authorization"] = f"Bearer {key}"
@@ -125,11 +125,11 @@ async def asked(app: App, target: str, key: str | None = None, **headers: str) -
     exchange.sent_bytes = len(body)
     app.finished(exchange)
     lines = exchange.head(close=False).decode().split("\r\n")[1:-2]
-    return Answered(exchange.status, dict(line.split(": ", 1) for line in lines), body)
+    return FakeResponse(exchange.status, dict(line.split(": ", 1) for line in lines), body)
 
 
 class Served:
-    """A running server. `get` asks with the key of tier 100 unless told otherwise."""
+    """A running server. `get` uses the key of tier 100 by default."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ class Served:
         return await self.client.request(method, path, headers=sent, content=content)
 
     async def until(self, holds: Callable[[], Awaitable[bool]], timeout_s: float = PATIENCE_S) -> None:
-        """Waits for a condition, at most so long."""
+        """Waits for a condition."""
 
         async def poll() -> None:
             while not await holds():
@@ -204,7 +204,7 @@ async def serving(
         try:
             if log.ready():
                 await asyncio.wait_for(ready.wait(), PATIENCE_S)
-            # Plain headers: what httpx would accept by itself is not the test's choice.
+            # httpx would accept compressed responses by default.
             async with httpx.AsyncClient(
                 base_url=f"http://127.0.0.1:{port}", headers={"accept-encoding": "identity"}, timeout=30
             ) as client:

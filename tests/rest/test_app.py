@@ -1,4 +1,4 @@
-"""Every route and every refusal, asked of a real server."""
+"""Every route and every error, requested from a real server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.memory_log import MemoryLog
 from tests.rest.serving import DAY, HOUR, NOW, Served, filled_log, serving, some_changes
 
 MOVING = ("date", "ratelimit")
-"""Headers that differ from answer to answer."""
+"""Headers that differ from response to response."""
 KEYED = [route for route in ROUTES if route.access != "anyone"]
 
 
@@ -33,11 +33,11 @@ def path_of(route: Any) -> str:
     return path.replace("{hotkey}", MINER)
 
 
-# --- what is answered -------------------------------------------------------------------------------------
+# --- responses --------------------------------------------------------------------------------------------
 
 
 async def test_positions_of_all_miners() -> None:
-    """Without `tier` what tier 100 shows; an open position's close_ms is 0."""
+    """Without `tier`, what tier 100 shows; an open position's close_ms is 0."""
     async with serving() as served:
         body = (await served.get("/miner-positions")).json()
         assert set(body) == {MINER, OTHER_MINER, "5Nobody"}
@@ -52,7 +52,7 @@ async def test_positions_of_all_miners() -> None:
 
 @pytest.mark.parametrize("key", ["k0", "k30", "k50", "k100"])
 async def test_positions_of_one_miner_are_the_keys_own_tier(key: str) -> None:
-    """The entry of the whole document, without the rest of it."""
+    """The entry from the document of all miners."""
     async with serving() as served:
         tier = key[1:]
         whole = (await served.get(f"/miner-positions?tier={tier}", key)).json()
@@ -62,7 +62,7 @@ async def test_positions_of_one_miner_are_the_keys_own_tier(key: str) -> None:
 
 
 async def test_documents() -> None:
-    """Statistics, eliminations and hotkeys as the validator wrote them, elements cut out of them."""
+    """Statistics, eliminations and hotkeys as the validator wrote them, and single miners' elements."""
     async with serving() as served:
         statistics = (await served.get("/statistics", "k0")).json()
         assert statistics["data"][0] == {"hotkey": MINER, "weight": 1.0, "checkpoints": [1, 2]}
@@ -80,8 +80,8 @@ async def test_documents() -> None:
         assert set((await served.get(f"/perf-ledger/{MINER}")).json()) == {"portfolio", "BTCUSD"}
 
 
-async def test_documents_that_are_not_there() -> None:
-    """404 with the documented sentences; hotkeys are then those that have positions."""
+async def test_missing_documents() -> None:
+    """404 with the documented sentences; the hotkeys are those with positions."""
     async with serving(filled_log()) as served:
         for path, sentence in [
             ("/statistics", "Statistics data not found"),
@@ -90,13 +90,13 @@ async def test_documents_that_are_not_there() -> None:
             ("/validator-checkpoint", "Checkpoint data not found"),
             (f"/perf-ledger/{MINER}", "Miner ID not found"),
         ]:
-            answer = await served.get(path)
-            assert (answer.status_code, answer.json()["error"]) == (404, sentence)
+            response = await served.get(path)
+            assert (response.status_code, response.json()["error"]) == (404, sentence)
         assert (await served.get("/miner-hotkeys")).json() == []
         assert (await served.get("/miner-positions")).json() == {}
 
 
-async def test_the_checkpoint_holds_what_a_validator_restores_from() -> None:
+async def test_the_checkpoint_is_complete() -> None:
     """Entries without `tier`, portfolio ledgers, and the times of the first and the last order."""
     async with serving() as served:
         body = (await served.get("/validator-checkpoint")).json()
@@ -128,7 +128,7 @@ async def test_the_checkpoint_holds_what_a_validator_restores_from() -> None:
 
 
 async def test_about() -> None:
-    """The asking key, the pairs, the description and its page."""
+    """The request's key, the trade pairs, the description and its page."""
     async with serving() as served:
         assert (await served.get("/me", "k30")).json() == {
             "alias": "user30",
@@ -151,7 +151,7 @@ async def test_about() -> None:
 
 
 def decoded(coding: str, body: bytes) -> list[bytes]:
-    """The body as several decoders read it."""
+    """Returns the body as several decoders read it."""
     if coding == "gzip":
         whole = zlib.decompressobj(31)
         return [gzip.decompress(body), whole.decompress(body) + whole.flush()]
@@ -165,28 +165,28 @@ def decoded(coding: str, body: bytes) -> list[bytes]:
 @pytest.mark.parametrize(
     "path", ["/miner-positions", f"/miner-positions/{MINER}", "/validator-checkpoint", "/statistics"]
 )
-async def test_every_coding_says_the_same(path: str, coding: str) -> None:
-    """What was asked for is what comes, whoever decodes it."""
+async def test_every_coding_has_the_same_content(path: str, coding: str) -> None:
+    """The requested coding is used, and every decoder reads it."""
     async with serving() as served:
         plain = await served.get(path)
         assert "content-encoding" not in plain.headers
         async with served.client.stream(
             "GET", path, headers={"authorization": "Bearer k100", "accept-encoding": coding}
-        ) as answer:
-            body = b"".join([chunk async for chunk in answer.aiter_raw()])
-        assert answer.headers.get("content-encoding", "identity") == coding
-        assert int(answer.headers["content-length"]) == len(body)
+        ) as response:
+            body = b"".join([chunk async for chunk in response.aiter_raw()])
+        assert response.headers.get("content-encoding", "identity") == coding
+        assert int(response.headers["content-length"]) == len(body)
         assert all(text == plain.content for text in decoded(coding, body))
 
 
 async def test_clients_decode_it() -> None:
-    """requests, httpx and curl, each with what it accepts by itself."""
+    """requests, httpx and curl, with their default Accept-Encoding."""
     async with serving() as served:
         plain = (await served.get("/miner-positions")).json()
         url, headers = f"{served.url}/miner-positions", {"Authorization": "Bearer k100"}
-        answer = await asyncio.to_thread(requests.get, url, headers=headers, timeout=10)
-        assert answer.headers["content-encoding"] == "gzip"
-        assert answer.json() == plain
+        response = await asyncio.to_thread(requests.get, url, headers=headers, timeout=10)
+        assert response.headers["content-encoding"] == "gzip"
+        assert response.json() == plain
         async with httpx.AsyncClient(headers={**headers, "accept-encoding": "zstd"}) as client:
             assert (await client.get(url)).json() == plain
         if shutil.which("curl") is None:
@@ -203,8 +203,8 @@ async def curl(*arguments: str) -> bytes:
 
 
 @pytest.mark.parametrize("route", KEYED, ids=lambda route: route.path)
-async def test_unchanged_answers_cost_nothing(route: Any) -> None:
-    """A tag per coding; with it 304 and no body; HEAD says the same as GET, without a body."""
+async def test_conditional_requests(route: Any) -> None:
+    """One ETag per coding; 304 without a body; HEAD has the headers of GET."""
     async with serving() as served:
         tags = set()
         for coding in ("identity", "gzip", "zstd"):
@@ -218,7 +218,7 @@ async def test_unchanged_answers_cost_nothing(route: Any) -> None:
             head = await served.ask("HEAD", path_of(route), accept_encoding=coding)
             assert (head.status_code, head.content) == (200, b"")
             expected = {k: v for k, v in full.headers.items() if k not in MOVING}
-            if route.path == "/messages":  # what is read for a GET is not read for a HEAD
+            if route.path == "/messages":  # its body is not built for a HEAD
                 for name in ("etag", "content-length", "content-encoding"):
                     expected.pop(name, None)
             assert {k: v for k, v in head.headers.items() if k not in MOVING} == expected
@@ -226,26 +226,26 @@ async def test_unchanged_answers_cost_nothing(route: Any) -> None:
 
 
 async def test_headers_of_each_tier() -> None:
-    """Tier 100 learns where the log stands; lower tiers the cutoff, whatever key asks for them."""
+    """Tier 100 states the log's position; lower tiers the cutoff, for any key."""
     async with serving() as served:
-        answer = await served.get("/miner-positions")
+        response = await served.get("/miner-positions")
         head = served.log.head()
-        assert answer.headers["x-ptn-epoch"] == "e" * 32
-        assert answer.headers["x-ptn-sequence"] == str(head.sequence)
-        assert answer.headers["x-ptn-revision"] == str(head.revision)
-        assert "x-ptn-as-of" not in answer.headers
+        assert response.headers["x-ptn-epoch"] == "e" * 32
+        assert response.headers["x-ptn-sequence"] == str(head.sequence)
+        assert response.headers["x-ptn-revision"] == str(head.revision)
+        assert "x-ptn-as-of" not in response.headers
         for path, key in [("/miner-positions?tier=30", "k100"), (f"/miner-positions/{MINER}", "k50")]:
-            answer = await served.get(path, key)
-            assert answer.headers["x-ptn-as-of"] == str(NOW - DAY)
-            assert not {"x-ptn-epoch", "x-ptn-sequence", "x-ptn-revision"} & set(answer.headers)
-        vary = {name.strip() for name in answer.headers["vary"].split(",")}
+            response = await served.get(path, key)
+            assert response.headers["x-ptn-as-of"] == str(NOW - DAY)
+            assert not {"x-ptn-epoch", "x-ptn-sequence", "x-ptn-revision"} & set(response.headers)
+        vary = {name.strip() for name in response.headers["vary"].split(",")}
         assert vary == {"Accept-Encoding", "Authorization"}
-        assert answer.headers["cache-control"] == "private, no-cache"
-        assert "server" not in answer.headers
+        assert response.headers["cache-control"] == "private, no-cache"
+        assert "server" not in response.headers
 
 
 async def test_tags_are_equal_across_servers_and_restarts() -> None:
-    """Another process over another log with the same state gives the same tags, made at another time."""
+    """Another log with the same state, created at another time, yields the same ETags."""
     found = []
     for epoch, created in [("a" * 32, NOW - 5000), ("b" * 32, NOW)]:
         log = MemoryLog(created_ms=created, epoch=epoch)
@@ -256,16 +256,16 @@ async def test_tags_are_equal_across_servers_and_restarts() -> None:
     assert found[0] == found[1]
 
 
-async def test_an_order_is_seen_and_changes_the_tag() -> None:
-    """What is appended to the log is in the next answers, with the sequence that it was given."""
+async def test_an_order_appears_and_changes_the_etag() -> None:
+    """An append to the log shows in the next responses, with its sequence."""
     async with serving() as served:
         before = await served.get("/miner-positions")
         orders = [order(5, at=NOW - 2 * HOUR), order(9, at=NOW - 1)]
         head = served.log.append([written(position(3, orders, miner=OTHER_MINER))], NOW)
 
         async def seen() -> bool:
-            answer = await served.get(f"/miner-positions/{OTHER_MINER}")
-            return int(answer.headers["x-ptn-sequence"]) >= head.sequence
+            response = await served.get(f"/miner-positions/{OTHER_MINER}")
+            return int(response.headers["x-ptn-sequence"]) >= head.sequence
 
         await served.until(seen)
         after = await served.get("/miner-positions", if_none_match=before.headers["etag"])
@@ -275,12 +275,12 @@ async def test_an_order_is_seen_and_changes_the_tag() -> None:
         assert late.json()[OTHER_MINER]["positions"] == []
 
 
-# --- who may ask ------------------------------------------------------------------------------------------
+# --- access ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("route", KEYED, ids=lambda route: route.path)
-async def test_without_a_key_nothing_is_told(route: Any) -> None:
-    """401 for no key, an unknown one, and one in the URL."""
+async def test_requests_without_a_valid_key(route: Any) -> None:
+    """401 for no key, an unknown key, and a key in the URL."""
     async with serving() as served:
         for path, key in [
             (path_of(route), None),
@@ -288,10 +288,10 @@ async def test_without_a_key_nothing_is_told(route: Any) -> None:
             (path_of(route) + "?api_key=k100", None),
             (path_of(route) + "?key=k100&access_token=k100", None),
         ]:
-            answer = await served.get(path, key)
-            assert (answer.status_code, answer.json()["error"]) == (401, "Unauthorized access")
-            assert answer.headers["www-authenticate"] == "Bearer"
-            assert answer.headers["cache-control"] == "no-store"
+            response = await served.get(path, key)
+            assert (response.status_code, response.json()["error"]) == (401, "Unauthorized access")
+            assert response.headers["www-authenticate"] == "Bearer"
+            assert response.headers["cache-control"] == "no-store"
 
 
 @pytest.mark.parametrize(
@@ -312,10 +312,10 @@ async def test_without_a_key_nothing_is_told(route: Any) -> None:
     ],
 )
 async def test_the_authorization_header(value: str, status: int) -> None:
-    """The scheme in any case; whatever else comes is no key, and never a server error."""
+    """The scheme in any case; anything else is 401, never a server error."""
     async with serving() as served:
-        answer = await served.client.get("/me", headers={"authorization": value.encode("latin-1")})
-        assert answer.status_code == status
+        response = await served.client.get("/me", headers={"authorization": value.encode("latin-1")})
+        assert response.status_code == status
 
 
 @pytest.mark.parametrize(
@@ -334,15 +334,15 @@ async def test_the_authorization_header(value: str, status: int) -> None:
     ],
 )
 async def test_the_key_in_the_body(body: bytes, status: int) -> None:
-    """As some existing clients send it: a GET with JSON; at most 4 KiB of it are read."""
+    """Some existing clients send it so: a GET with JSON; at most 4 KiB are read."""
     async with serving() as served:
-        answer = await served.ask("GET", "/me", None, content=body)
-        assert answer.status_code == status
-        assert answer.headers["cache-control"] == "no-store"
+        response = await served.ask("GET", "/me", None, content=body)
+        assert response.status_code == status
+        assert response.headers["cache-control"] == "no-store"
 
 
 async def test_the_header_wins_over_the_body() -> None:
-    """A body is not even looked at where there is a header."""
+    """The body is ignored if there is a header."""
     async with serving() as served:
         body = b'{"api_key": "k100"}'
         assert (await served.ask("GET", "/me", "k0", content=body)).json()["tier"] == 0
@@ -350,7 +350,7 @@ async def test_the_header_wins_over_the_body() -> None:
 
 
 async def test_curl_with_data_is_understood() -> None:
-    """`-X GET -d '{"api_key": ...}'`, as the documentation of the known implementation has it."""
+    """`-X GET -d '{"api_key": ...}'`, as in the original implementation's documentation."""
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     async with serving() as served:
@@ -358,33 +358,35 @@ async def test_curl_with_data_is_understood() -> None:
         assert json.loads(await curl(*options, f"{served.url}/me"))["tier"] == 50
 
 
-async def test_tiers_above_the_keys_are_refused() -> None:
-    """403 with the tier that was asked for; lower ones are included."""
+async def test_tiers_above_the_keys_are_forbidden() -> None:
+    """403, naming the requested tier; lower tiers are included."""
     async with serving() as served:
         for key in (0, 30, 50, 100):
             for tier in (0, 30, 50, 100):
-                answer = await served.get(f"/miner-positions?tier={tier}", f"k{key}")
-                assert answer.status_code == (200 if tier <= key else 403)
+                response = await served.get(f"/miner-positions?tier={tier}", f"k{key}")
+                assert response.status_code == (200 if tier <= key else 403)
                 if tier > key:
-                    assert answer.json()["error"] == f"Your API key does not have access to tier {tier} data"
+                    assert (
+                        response.json()["error"] == f"Your API key does not have access to tier {tier} data"
+                    )
         assert (await served.get("/miner-positions", "k50")).status_code == 403
         for path in ("/validator-checkpoint", f"/perf-ledger/{MINER}", "/messages"):
-            answer = await served.get(path, "k50")
-            assert answer.status_code == 403
-        answer = await served.get("/validator-checkpoint", "k50")
-        assert answer.json()["error"] == "Validator checkpoint data requires tier 100 access"
+            response = await served.get(path, "k50")
+            assert response.status_code == 403
+        response = await served.get("/validator-checkpoint", "k50")
+        assert response.json()["error"] == "Validator checkpoint data requires tier 100 access"
 
 
-# --- what is malformed ------------------------------------------------------------------------------------
+# --- malformed requests -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tier", ["7", "101", "-1", "", "abc", "30.0", "0x1e", "%00", "３０", "9" * 400])
-async def test_tiers_that_are_none(tier: str) -> None:
-    """400 with the sentence that existing clients know."""
+async def test_invalid_tiers(tier: str) -> None:
+    """400 with the sentence that existing clients expect."""
     async with serving() as served:
-        answer = await served.get(f"/miner-positions?tier={tier}")
-        assert answer.status_code == 400
-        assert answer.json()["error"] == "Invalid tier value. Allowed values are 0, 30, 50, or 100"
+        response = await served.get(f"/miner-positions?tier={tier}")
+        assert response.status_code == 400
+        assert response.json()["error"] == "Invalid tier value. Allowed values are 0, 30, 50, or 100"
 
 
 @pytest.mark.parametrize(
@@ -403,38 +405,38 @@ async def test_tiers_that_are_none(tier: str) -> None:
     ],
 )
 async def test_malformed_parameters(path: str) -> None:
-    """400, naming what is wrong; never a server error."""
+    """400, naming the parameter; never a server error."""
     async with serving() as served:
-        answer = await served.get(path)
-        assert answer.status_code == 400
-        assert answer.json()["code"] == "bad_parameter"
+        response = await served.get(path)
+        assert response.status_code == 400
+        assert response.json()["code"] == "bad_parameter"
 
 
 async def test_unknown_parameters_are_ignored() -> None:
     """So that cache busters and tracking parameters of proxies do no harm."""
     async with serving() as served:
         plain = await served.get("/miner-positions?tier=30")
-        answer = await served.get("/miner-positions?_=123&tier=30&utm_source=x&%ff=%fe&&=")
-        assert answer.headers["etag"] == plain.headers["etag"]
+        response = await served.get("/miner-positions?_=123&tier=30&utm_source=x&%ff=%fe&&=")
+        assert response.headers["etag"] == plain.headers["etag"]
 
 
 @pytest.mark.parametrize(
     "path", ["/", "/nope", "/miner-positions/a/b", "/statistics//", "/miner-positions//", "/..%2f", "//me"]
 )
 async def test_unknown_paths(path: str) -> None:
-    """404 in JSON that repeats nothing of the path."""
+    """404 in JSON that does not repeat the path."""
     async with serving() as served:
-        answer = await served.get(path)
-        assert (answer.status_code, answer.json()) == (404, {"error": "Not found", "code": "not_found"})
+        response = await served.get(path)
+        assert (response.status_code, response.json()) == (404, {"error": "Not found", "code": "not_found"})
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
 async def test_other_methods(method: str) -> None:
-    """405 in JSON, with what is allowed."""
+    """405 in JSON, with the allowed methods."""
     async with serving() as served:
-        answer = await served.ask(method, "/miner-positions")
-        assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
-        assert answer.json()["error"] == "Method not allowed"
+        response = await served.ask(method, "/miner-positions")
+        assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
+        assert response.json()["error"] == "Method not allowed"
 
 
 async def test_trailing_slashes() -> None:
@@ -445,31 +447,31 @@ async def test_trailing_slashes() -> None:
             assert with_slash.status_code == (await served.get(path_of(route))).status_code == 200
 
 
-# --- starting, trouble ------------------------------------------------------------------------------------
+# --- starting, faults -------------------------------------------------------------------------------------
 
 
 async def test_while_the_baseline_is_read() -> None:
-    """503 with Retry-After, but only to those with a key; then everything, without a restart."""
+    """503 with Retry-After, but only with a valid key; then everything, without a restart."""
     log = MemoryLog(created_ms=NOW)
     async with serving(log) as served:
         for route in KEYED:
-            answer = await served.get(path_of(route))
-            assert answer.status_code == 503
-            assert int(answer.headers["retry-after"]) > 0
+            response = await served.get(path_of(route))
+            assert response.status_code == 503
+            assert int(response.headers["retry-after"]) > 0
             assert (await served.get(path_of(route), None)).status_code == 401
         health = await served.get("/health", None)
         assert (health.status_code, health.json()["status"]) == (503, "starting")
         log.baseline(some_changes(), NOW)
 
-        async def answers() -> bool:
+        async def served_all() -> bool:
             return (await served.get("/miner-positions")).status_code == 200
 
-        await served.until(answers)
+        await served.until(served_all)
         assert (await served.get("/health", None)).json()["status"] == "ok"
 
 
-async def test_health_says_what_is_wrong() -> None:
-    """Without a key; a stale or silent source is 503, a missing watch is only mentioned."""
+async def test_health_names_the_problems() -> None:
+    """Without a key; a stale or silent source is 503, a missing watch a mere problem."""
     async with serving() as served:
         cases: list[tuple[SourceStatus, int, list[str]]] = [
             (SourceStatus(swept_ms=NOW), 200, []),
@@ -479,22 +481,22 @@ async def test_health_says_what_is_wrong() -> None:
         ]
         for source, status, problems in cases:
             served.log.set_source(source)
-            answer = await served.get("/health", None)
-            assert (answer.status_code, answer.json()["problems"]) == (status, problems)
-            assert answer.json()["source"]["reason"] == source.reason
-            assert answer.headers["cache-control"] == "no-store"
+            response = await served.get("/health", None)
+            assert (response.status_code, response.json()["problems"]) == (status, problems)
+            assert response.json()["source"]["reason"] == source.reason
+            assert response.headers["cache-control"] == "no-store"
 
 
 async def test_health_does_not_move_with_orders() -> None:
-    """It is public: neither its body nor its headers may tell that somebody trades."""
+    """It is public: neither body nor headers may reveal trading."""
     async with serving() as served:
         before = await served.get("/health", None)
         head = served.log.append([written(position(40, [order(77, at=NOW - 1)]))], NOW)
 
         async def seen() -> bool:
-            answer = await served.get("/me")
+            response = await served.get("/me")
             positions = await served.get("/miner-positions")
-            return answer.status_code == 200 and int(positions.headers["x-ptn-revision"]) >= head.revision
+            return response.status_code == 200 and int(positions.headers["x-ptn-revision"]) >= head.revision
 
         await served.until(seen)
         after = await served.get("/health", None)
@@ -503,7 +505,7 @@ async def test_health_does_not_move_with_orders() -> None:
 
 
 class Broken(MemoryLog):
-    """A log with faults at the places that a handler reads."""
+    """A log whose document reads fail."""
 
     def document_revision(self, document: Any) -> int:
         if getattr(self, "fault", None) is not None:
@@ -515,39 +517,32 @@ class Broken(MemoryLog):
     ("fault", "status"),
     [(LogUnusableError("disk /secret/path", code="corrupt"), 503), (ZeroDivisionError("/secret/path"), 500)],
 )
-async def test_faults_inside_are_told_in_a_sentence(fault: Exception, status: int) -> None:
-    """JSON without any detail; the server goes on."""
+async def test_internal_faults_reveal_no_detail(fault: Exception, status: int) -> None:
+    """One sentence in JSON; the server goes on."""
     log = Broken(created_ms=NOW)
     log.baseline(some_changes(), NOW)
     async with serving(log) as served:
         log.fault = fault  # type: ignore[attr-defined]
-        answer = await served.get("/statistics")
-        assert answer.status_code == status
-        assert "secret" not in answer.text
-        assert set(answer.json()) == {"error", "code"}
+        with capture_logs() as logs:
+            responses = [await served.get("/statistics") for _ in range(2)]
+        for response in responses:
+            assert response.status_code == status
+            assert "secret" not in response.text
+            assert set(response.json()) == {"error", "code"}
+        # An unreadable log is an outage, logged once; any other fault is a bug, logged each time.
+        errors = [entry["event"] for entry in logs if entry["log_level"] == "error"]
+        assert errors == (["log_unreadable"] if status == 503 else ["request_failed"] * 2)
         log.fault = None  # type: ignore[attr-defined]
         assert (await served.get("/statistics")).status_code == 200
 
 
-async def test_an_unreadable_log_is_logged_once_however_many_requests_meet_it() -> None:
-    """Each request is answered with 503."""
-    log = Broken(created_ms=NOW)
-    log.baseline(some_changes(), NOW)
-    async with serving(log) as served:
-        with capture_logs() as lines:
-            log.fault = LogUnusableError("disk", code="corrupt")  # type: ignore[attr-defined]
-            assert {(await served.get("/statistics")).status_code for _ in range(3)} == {503}
-        log.fault = None  # type: ignore[attr-defined]
-        assert [line["event"] for line in lines].count("log_unreadable") == 1
-
-
-async def test_many_ask_at_once() -> None:
-    """All get the same whole document, in whichever coding each wants."""
+async def test_many_concurrent_requests() -> None:
+    """All receive the same complete document, each in its coding."""
     async with serving() as served:
 
         async def ask(n: int, served: Served = served) -> Any:
             coding = ("identity", "gzip", "zstd")[n % 3]
             return (await served.get("/miner-positions", accept_encoding=coding)).json()
 
-        answers = await asyncio.gather(*(ask(n) for n in range(30)))
-        assert all(answer == answers[0] for answer in answers)
+        responses = await asyncio.gather(*(ask(n) for n in range(30)))
+        assert all(response == responses[0] for response in responses)

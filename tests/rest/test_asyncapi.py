@@ -1,4 +1,4 @@
-"""The stream's description is complete, and each of its schemas is one."""
+"""The stream's description is complete, with valid schemas."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def document() -> dict[str, Any]:
 
 
 def resolved(document: dict[str, Any], reference: str) -> Any:
-    """What a `#/...` reference leads to."""
+    """Returns the target of a `#/...` reference."""
     value: Any = document
     for part in reference.removeprefix("#/").split("/"):
         value = value[part]
@@ -39,7 +39,7 @@ def references(value: Any) -> set[str]:
 
 
 def test_the_document_has_the_shape_of_asyncapi_3(document: dict[str, Any]) -> None:
-    """The parts that the specification requires, by name and kind; no reference leads nowhere.
+    """The required parts of the specification, by name and type; every reference resolves.
 
     No package on PyPI ships the specification's own schema.
     """
@@ -79,8 +79,8 @@ def test_every_frame_is_described(document: dict[str, Any]) -> None:
     assert new == {"error", "heartbeat", "positionChanged", "positionsRemoved", "resumeFailed", "resumed"}
 
 
-def test_every_schema_is_one_and_every_example_fits(document: dict[str, Any]) -> None:
-    """JSON Schema 2020-12; each message has an example, which no other message's schema takes for its own."""
+def test_schemas_are_valid_and_examples_fit(document: dict[str, Any]) -> None:
+    """JSON Schema 2020-12; each message has an example that matches no other message's schema."""
     for schema in document["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
     messages = document["components"]["messages"]
@@ -95,8 +95,8 @@ def test_every_schema_is_one_and_every_example_fits(document: dict[str, Any]) ->
             assert fits == {name}, example["name"]
 
 
-def test_the_close_codes_are_all_told(document: dict[str, Any]) -> None:
-    """Those of the one table, and WebSocket's own, with whether to come back."""
+def test_all_close_codes_are_listed(document: dict[str, Any]) -> None:
+    """The table's and WebSocket's own, each with whether to reconnect."""
     for channel in document["channels"].values():
         told = {row["code"]: row["comeBack"] for row in channel["x-close-codes"]}
         assert set(CLOSE_CODES) | {1002, 1007, 1009} == set(told)

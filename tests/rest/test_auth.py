@@ -1,4 +1,4 @@
-"""Limits on real sockets: what is left is told, what is too much is refused, and others are unharmed."""
+"""Authentication and rate limits over real sockets; other clients are unaffected."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ptn_api.rest.context import AppContext
 from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.routes import ROUTES
-from tests.rest.serving import NOW, FakeClock, asked, filled_log, key_ring, serving, some_changes
+from tests.rest.serving import NOW, FakeClock, filled_log, key_ring, respond, serving, some_changes
 
 PROXY = "127.0.0.1"
 
 
-async def test_every_keyed_answer_says_what_is_left() -> None:
-    """Also a 304, a refusal and a 404; the rest refills with time, and no two keys share."""
+async def test_every_response_to_a_key_has_its_rate_limit() -> None:
+    """Also a 304, an error and a 404; the limit refills with time, and each key has its own."""
     async with serving(requests_per_minute=60) as served:
         first = await served.get("/miner-hotkeys")
         assert first.headers["ratelimit-policy"] == '"key";q=60;w=60'
@@ -30,48 +30,48 @@ async def test_every_keyed_answer_says_what_is_left() -> None:
         again = await served.get("/miner-hotkeys", if_none_match=first.headers["etag"])
         assert (again.status_code, again.headers["ratelimit"]) == (304, '"key";r=58;t=2')
         for path, status in (("/miner-positions/nobody", 404), ("/statistics?checkpoints=x", 400)):
-            answer = await served.get(path)
-            assert (answer.status_code, "ratelimit" in answer.headers) == (status, True)
-        refused = await served.get("/messages", "k0")
-        assert (refused.status_code, refused.headers["ratelimit"]) == (403, '"key";r=59;t=1')
+            response = await served.get(path)
+            assert (response.status_code, "ratelimit" in response.headers) == (status, True)
+        rejected = await served.get("/messages", "k0")
+        assert (rejected.status_code, rejected.headers["ratelimit"]) == (403, '"key";r=59;t=1')
         served.clock.now_ms += 60_000
         assert (await served.get("/miner-hotkeys")).headers["ratelimit"] == '"key";r=59;t=1'
         assert "ratelimit" not in (await served.get("/health", None)).headers
 
 
-async def test_too_many_requests_are_refused_until_as_long_as_told() -> None:
-    """429 with Retry-After; others go on; nothing else is looked at meanwhile."""
+async def test_too_many_requests_are_rejected_until_retry_after() -> None:
+    """429 with Retry-After, before parameters are checked; other keys are unaffected."""
     async with serving(requests_per_minute=3) as served:
         statuses = [(await served.get("/miner-hotkeys")).status_code for _ in range(4)]
         assert statuses == [200, 200, 200, 429]
-        refused = await served.get("/messages?limit=x")
-        assert refused.status_code == 429
-        assert refused.json()["code"] == "too_many_requests"
-        assert refused.headers["ratelimit"] == '"key";r=0;t=60'
-        assert refused.headers["cache-control"] == "no-store"
+        rejected = await served.get("/messages?limit=x")
+        assert rejected.status_code == 429
+        assert rejected.json()["code"] == "too_many_requests"
+        assert rejected.headers["ratelimit"] == '"key";r=0;t=60'
+        assert rejected.headers["cache-control"] == "no-store"
         assert (await served.get("/miner-hotkeys", "k30")).status_code == 200
-        served.clock.now_ms += 1000 * int(refused.headers["retry-after"])
+        served.clock.now_ms += 1000 * int(rejected.headers["retry-after"])
         assert (await served.get("/miner-hotkeys")).status_code == 200
 
 
-async def test_a_keys_own_limit_counts_and_zero_is_none() -> None:
-    """The key file's limit stands in for the server's, and /me says which it is."""
+async def test_a_keys_own_limit_wins_and_zero_is_unlimited() -> None:
+    """The key file's limit replaces the server's, and /me shows it."""
     log = filled_log(some_changes())
     for default, own, expected in ((60, 7, 7), (0, None, None), (0, 7, 7)):
         context = AppContext.over(log, FakeClock(), RestOptions(requests_per_minute=default))
         keys = key_ring()
         keys.swap([Grant("alice", "k", 100, requests_per_minute=own, max_connections=2)])
         await context.follower.catch_up()
-        answer = await asked(App(context, keys, ROUTES), "/me", "k")
-        assert json.loads(answer.body)["limits"] == {
+        response = await respond(App(context, keys, ROUTES), "/me", "k")
+        assert json.loads(response.body)["limits"] == {
             "websocket_connections": 2,
             "requests_per_minute": expected,
         }
-        assert answer.headers.get("ratelimit-policy") == (expected and f'"key";q={expected};w=60')
+        assert response.headers.get("ratelimit-policy") == (expected and f'"key";q={expected};w=60')
 
 
 async def test_failed_logins_block_an_address_but_not_its_neighbours() -> None:
-    """Behind a trusted proxy each client is itself; a right key does not help who guessed before."""
+    """Behind a trusted proxy each client counts alone; a valid key does not lift the block."""
     async with serving(failed_logins_per_minute=3, trusted_proxies=PROXY) as served:
 
         async def status(key: str | None, client: str) -> int:
@@ -83,43 +83,43 @@ async def test_failed_logins_block_an_address_but_not_its_neighbours() -> None:
         assert await status("k100", "1.1.1.1") == 429
         assert await status("k30", "1.1.1.1") == 200
         assert await status("k100", "2.2.2.2") == 200
-        refused = await served.get("/miner-hotkeys", "k100", x_forwarded_for="1.1.1.1")
-        served.clock.now_ms += 1000 * int(refused.headers["retry-after"])
+        rejected = await served.get("/miner-hotkeys", "k100", x_forwarded_for="1.1.1.1")
+        served.clock.now_ms += 1000 * int(rejected.headers["retry-after"])
         assert await status("k100", "1.1.1.1") == 200
 
 
 @pytest.mark.parametrize("trusted", ["", PROXY])
-async def test_a_loopback_peer_is_not_limited_for_all_who_may_stand_behind_it(trusted: str) -> None:
-    """Neither one that is no proxy, whatever it says, nor a proxy that does not say for whom it asks."""
+async def test_loopback_peers_are_exempt_from_limits(trusted: str) -> None:
+    """An untrusted peer, even if it forwards an address, and a trusted proxy that forwards none."""
     options = {"failed_logins_per_minute": 1, "connects_per_minute": 1, "trusted_proxies": trusted}
     said = {} if trusted else {"x_forwarded_for": "1.1.1.1"}
     async with serving(**options) as served:
         for _ in range(3):
-            answer = await served.get("/miner-hotkeys", "wrong", connection="close", **said)
-            assert answer.status_code == 401
+            response = await served.get("/miner-hotkeys", "wrong", connection="close", **said)
+            assert response.status_code == 401
         assert (await served.get("/miner-hotkeys", "k100", **said)).status_code == 200
 
 
-async def test_too_many_connections_of_an_address_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With Retry-After, on any route; then they are closed. (Here loopback counts as an address.)"""
+async def test_too_many_connections_of_an_address_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Retry-After, on any route; then they are closed. (Loopback is not exempt here.)"""
     monkeypatch.setattr("ipaddress.IPv4Address.is_loopback", False)
     async with serving(connects_per_minute=2) as served:
         codes = []
         for _ in range(3):
             async with httpx.AsyncClient(base_url=served.url) as client:
-                answer = await client.get("/health")
-                codes.append(answer.status_code)
+                response = await client.get("/health")
+                codes.append(response.status_code)
         assert codes == [200, 200, 429]
-        assert answer.json()["code"] == "too_many_connections"
-        assert int(answer.headers["retry-after"]) > 0
-        assert answer.headers["connection"] == "close"
+        assert response.json()["code"] == "too_many_connections"
+        assert int(response.headers["retry-after"]) > 0
+        assert response.headers["connection"] == "close"
         served.clock.now_ms += 60_000
         async with httpx.AsyncClient(base_url=served.url) as client:
             assert (await client.get("/health")).status_code == 200
 
 
 async def test_answers_are_counted_by_route_status_and_coding_and_by_key() -> None:
-    """What strangers write in a path makes no new counter; refused requests are on nobody's account."""
+    """An unknown path adds no counter; rejected requests count for no key."""
     clock = FakeClock()
     counters, usage = RestCounters(), Usage(clock)
     options = RestOptions(requests_per_minute=2)
@@ -127,8 +127,8 @@ async def test_answers_are_counted_by_route_status_and_coding_and_by_key() -> No
     await context.follower.catch_up()
     app = App(context, key_ring(), ROUTES, counters=counters, usage=usage)
     for path in ("/miner-positions", "/miner-positions/nobody", "/miner-hotkeys", "/nope/5", "/nope/6"):
-        await asked(app, path, "k100", accept_encoding="gzip")
-    await asked(app, "/me")
+        await respond(app, path, "k100", accept_encoding="gzip")
+    await respond(app, "/me")
     assert counters.requests == {
         ("/miner-positions", "200", "gzip"): 1,
         ("/miner-positions/{hotkey}", "404", "identity"): 1,
@@ -146,7 +146,7 @@ async def test_answers_are_counted_by_route_status_and_coding_and_by_key() -> No
 
 
 def test_open_connections_are_counted() -> None:
-    """Each until it closes."""
+    """Until they close."""
     counters = RestCounters()
     limit = ConnectLimit(RestOptions(), FakeClock(), counters)
     first, second = ConnectionInfo("9.9.9.9"), ConnectionInfo("127.0.0.1")

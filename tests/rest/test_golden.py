@@ -1,4 +1,4 @@
-"""Every tier's document and the checkpoint equal what was computed independently of this project."""
+"""Every tier's document and the checkpoint equal independently computed ones."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def assert_close(actual: Any, expected: Any, where: str) -> None:
 
 
 def in_any_order(entry: dict[str, Any]) -> dict[str, Any]:
-    """The order among positions with equal close_ms is free in the data."""
+    """Sorts positions with equal close_ms, whose order is arbitrary in the data."""
     return {**entry, "positions": sorted(entry["positions"], key=lambda p: p["position_uuid"])}
 
 

@@ -1,4 +1,4 @@
-"""The stream's messages over GETs: all of them, in order, once."""
+"""The stream's messages over GETs: all, in order, once each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def log_with_orders(count: int = 7) -> MemoryLog:
 
 
 async def test_pages_hold_every_message_once() -> None:
-    """Asked again with `next` until `next` is `head`, whatever the limit."""
+    """Requested with `next` until `next` is `head`, at any limit."""
     log = log_with_orders()
     floor, head = log.floor(), log.head().sequence
     async with serving(log) as served:
@@ -48,7 +48,7 @@ async def test_pages_hold_every_message_once() -> None:
 
 
 async def test_messages_are_the_streams() -> None:
-    """Any client's decoder reads them; the announced order is the last of its position."""
+    """The client's decoder reads them; the announced order is the last of its position."""
     log = log_with_orders()
     async with serving(log) as served:
         raw = await served.get(f"/messages?after={log.floor() - 1}", accept="application/x-ndjson")
@@ -62,7 +62,7 @@ async def test_messages_are_the_streams() -> None:
 
 
 async def test_deltas_hold_the_order_alone() -> None:
-    """Constant size however many orders the position has."""
+    """Their size does not grow with the position's orders."""
     log = log_with_orders()
     async with serving(log) as served:
         page = (await served.get(f"/messages?after={log.floor() - 1}&format=delta")).json()
@@ -72,7 +72,7 @@ async def test_deltas_hold_the_order_alone() -> None:
         assert "orders" not in last["position"]
 
 
-async def test_filters_advance_past_what_they_leave_out() -> None:
+async def test_filters_advance_past_dropped_messages() -> None:
     """`next` reaches the head although the last messages did not match."""
     log = log_with_orders()
     async with serving(log) as served:
@@ -88,8 +88,8 @@ async def test_filters_advance_past_what_they_leave_out() -> None:
             assert page["next"] == log.head().sequence
 
 
-async def test_without_after_it_begins_now() -> None:
-    """As on the socket: nothing yet, and where to go on."""
+async def test_without_after_it_starts_at_the_head() -> None:
+    """As on the socket: no message yet, and the cursor to continue at."""
     log = log_with_orders()
     async with serving(log) as served:
         for path in ("/messages", "/messages?after=-1"):
@@ -98,7 +98,7 @@ async def test_without_after_it_begins_now() -> None:
 
 
 async def test_cursors_that_cannot_be_used() -> None:
-    """410 for a foreign epoch, below the floor and beyond the head, saying what there is."""
+    """410 for another epoch, below the floor and beyond the head, with the valid range."""
     log = log_with_orders()
     floor, head = log.floor(), log.head().sequence
     async with serving(log) as served:
@@ -108,23 +108,23 @@ async def test_cursors_that_cannot_be_used() -> None:
             f"after={floor}&epoch={'f' * 32}",
             "after=0",
         ):
-            answer = await served.get(f"/messages?{query}")
-            assert answer.status_code == 410
-            body = answer.json()
+            response = await served.get(f"/messages?{query}")
+            assert response.status_code == 410
+            body = response.json()
             assert (body["epoch"], body["oldest_sequence"], body["head"]) == (log.epoch, floor, head)
             assert (await served.ask("HEAD", f"/messages?{query}")).status_code == 410
 
 
 async def test_an_empty_log_has_no_messages() -> None:
-    """Its floor is beyond its head; a cursor at the head is still a good one."""
+    """Its floor is beyond its head; a cursor at the head is valid."""
     log = filled_log()
     async with serving(log) as served:
         page = (await served.get(f"/messages?after={log.head().sequence}&epoch={log.epoch}")).json()
         assert (page["messages"], page["next"]) == ([], log.head().sequence)
 
 
-async def test_an_answer_that_grows_too_large_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bytes are bounded whatever the limit says; at least one message always comes."""
+async def test_a_response_of_too_many_bytes_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Below the limit parameter; at least one message is included."""
     monkeypatch.setattr(module, "_MAX_BYTES", 1)
     log = log_with_orders()
     async with serving(log) as served:

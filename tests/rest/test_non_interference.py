@@ -1,7 +1,7 @@
-"""Whatever a lower tier is answered is a function of what it may see.
+"""Every response to a lower tier is a function of what that tier may see.
 
 Two histories over the same miners, removals and eliminations, which differ only after the cutoff and outside
-the tier's sample, give byte-equal answers: bodies in every coding and all headers but Date.
+the tier's sample, give byte-equal responses: bodies in every coding and all headers but Date.
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ from ptn_api.rest.routes import ROUTES
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
 from tests.memory_log import MemoryLog
 from tests.properties import tries
-from tests.rest.serving import DAY, HOUR, NOW, FakeClock, asked, context_over, document, filled_log, key_ring
+from tests.rest.serving import (
+    DAY,
+    HOUR,
+    NOW,
+    FakeClock,
+    context_over,
+    document,
+    filled_log,
+    key_ring,
+    respond,
+)
 
 CUTOFF = NOW - DAY
 MINERS = (MINER, OTHER_MINER)
@@ -41,7 +51,7 @@ PATHS = [
 SAMPLED = [n for n in range(1, 200) if is_live(uuid(n), 30)][:2]
 """Live in 30 and 50 and 100: the same in both histories."""
 HIDDEN = [n for n in range(1, 200) if not is_live(uuid(n), 50)][:4]
-"""Live in 100 only: what comes after the cutoff differs."""
+"""Live in tier 100 only; they differ after the cutoff."""
 
 
 @st.composite
@@ -58,7 +68,7 @@ def old_orders(draw: st.DrawFn, number: int) -> list[dict[str, Any]]:
 
 @st.composite
 def later_lives(draw: st.DrawFn, number: int, old: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """How a position may go on after the cutoff: successive versions of its body."""
+    """Draws how a position may develop after the cutoff: successive versions of its body."""
     orders = list(old)
     versions = []
     for n in range(draw(st.integers(0, 3))):
@@ -72,7 +82,7 @@ def later_lives(draw: st.DrawFn, number: int, old: list[dict[str, Any]]) -> list
 
 
 def body(draw: st.DrawFn, number: int, orders: list[dict[str, Any]], closed: bool = False) -> dict[str, Any]:
-    """A version as the validator may write it: live values and unknown keys are anything."""
+    """Draws a version as the validator may write it, with arbitrary live values and unknown keys."""
     return position(
         number,
         orders,
@@ -87,7 +97,7 @@ def body(draw: st.DrawFn, number: int, orders: list[dict[str, Any]], closed: boo
 
 @st.composite
 def pairs_of_histories(draw: st.DrawFn) -> tuple[list[Any], list[list[Any]], list[list[Any]]]:
-    """(common baseline, what one log hears then, what the other does)."""
+    """Draws (common baseline, changes of one log, changes of the other)."""
     common = [document(Document.MINERS, list(MINERS))]
     if draw(st.booleans()):
         common.append(document(Document.ELIMINATIONS, {"eliminations": [{"hotkey": MINER}]}))
@@ -110,24 +120,24 @@ def pairs_of_histories(draw: st.DrawFn) -> tuple[list[Any], list[list[Any]], lis
 
 
 async def answers(log: MemoryLog, clock: FakeClock, context: AppContext, keys: KeyRing) -> dict[Any, Any]:
-    """Every answer that a key of each lower tier can get."""
+    """Returns every response that a key of each lower tier can get."""
     found: dict[Any, Any] = {}
     app = App(context, keys, ROUTES)
     for tier in (0, 30, 50):
         for path in PATHS:
             for coding in ("identity", "gzip", "zstd"):
-                answer = await asked(app, path.format(tier=tier), f"k{tier}", accept_encoding=coding)
-                shown = {k: v for k, v in answer.headers.items() if k != "date"}
-                found[tier, path, coding] = (answer.status, shown, answer.body)
+                response = await respond(app, path.format(tier=tier), f"k{tier}", accept_encoding=coding)
+                shown = {k: v for k, v in response.headers.items() if k != "date"}
+                found[tier, path, coding] = (response.status, shown, response.body)
     return found
 
 
 @given(pairs_of_histories(), st.sampled_from([0, HOUR]))
 @tries(40)
-async def test_lower_tiers_learn_nothing_of_what_is_later(
+async def test_lower_tiers_learn_nothing_after_the_cutoff(
     histories: tuple[list[Any], list[list[Any]], list[list[Any]]], apart: int
 ) -> None:
-    """Byte-equal answers, however the histories went on, also where one was read in many steps."""
+    """Byte-equal responses however the histories develop, also if one was read in many steps."""
     common, one, other = histories
     keys, clock = key_ring(), FakeClock(NOW - apart)
     followed = filled_log(common, now_ms=NOW - apart)
@@ -143,6 +153,6 @@ async def test_lower_tiers_learn_nothing_of_what_is_later(
     at_once.append([change for changes in other for change in changes], NOW)
     second = await answers(at_once, clock, await context_over(at_once, clock), keys)
     assert first == second
-    # The test would notice: to tier 100 the histories look different if they are.
+    # The test can fail: tier 100 sees the histories differ.
     if one and not other:
         assert context.views.snapshot(100).tag != (await context_over(at_once, clock)).views.snapshot(100).tag

@@ -1,4 +1,4 @@
-"""The description is complete and valid; tests/system/test_contracts.py: true of what is answered."""
+"""The description is complete and valid; tests/system/test_contracts.py holds responses to it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def document() -> dict[str, Any]:
 
 
 def references(value: Any) -> set[str]:
-    """Every `$ref` anywhere."""
+    """Returns every `$ref`."""
     if isinstance(value, dict):
         own = {value["$ref"]} if isinstance(value.get("$ref"), str) else set()
         return own.union(*(references(v) for v in value.values()))
@@ -32,13 +32,13 @@ def references(value: Any) -> set[str]:
 
 
 def test_the_document_is_valid(document: dict[str, Any]) -> None:
-    """As OpenAPI 3.1 has it; and plain JSON."""
+    """By the schema of OpenAPI 3.1; and plain JSON."""
     validate(document)
     assert json.loads(json.dumps(document)) == document
 
 
 def test_every_route_is_described(document: dict[str, Any]) -> None:
-    """Both methods; parameters with descriptions, headers, refusals; no reference leads nowhere."""
+    """Both methods; parameters with descriptions, headers, errors; every reference resolves."""
     for route in ROUTES:
         for operation in document["paths"][route.path].values():
             assert operation["summary"]
@@ -54,8 +54,8 @@ def test_every_route_is_described(document: dict[str, Any]) -> None:
         assert name in document[kind][section]
 
 
-def test_every_refusal_has_its_example(document: dict[str, Any]) -> None:
-    """By its code, below its status; a refusal that no route lists is that of another method."""
+def test_every_error_has_its_example(document: dict[str, Any]) -> None:
+    """By code, under its status; only the error of other methods is listed by no route."""
     listed = set()
     for route in ROUTES:
         responses = document["paths"][route.path]["get"]["responses"]
@@ -66,8 +66,8 @@ def test_every_refusal_has_its_example(document: dict[str, Any]) -> None:
     assert set(STATUS) - listed == {"method_not_allowed"}
 
 
-def test_every_example_is_as_described(document: dict[str, Any]) -> None:
-    """Each example of each answer, by the schema beside it."""
+def test_every_example_matches_its_schema(document: dict[str, Any]) -> None:
+    """Each example of each response, header and parameter."""
     seen = 0
     for item in document["paths"].values():
         for response in item["get"]["responses"].values():
@@ -83,7 +83,7 @@ def test_every_example_is_as_described(document: dict[str, Any]) -> None:
     assert seen > len(ROUTES)
 
 
-def test_every_answer_with_data_has_an_example(document: dict[str, Any]) -> None:
+def test_every_response_with_data_has_an_example(document: dict[str, Any]) -> None:
     """All but the descriptions themselves."""
     for path, item in document["paths"].items():
         content = item["get"]["responses"]["200"]["content"]
@@ -91,14 +91,14 @@ def test_every_answer_with_data_has_an_example(document: dict[str, Any]) -> None
             assert all(part.get("examples") or part.get("example") for part in content.values()), path
 
 
-def test_an_entry_is_described_as_it_is(document: dict[str, Any]) -> None:
+def test_an_entry_is_described_completely(document: dict[str, Any]) -> None:
     """The type in the table is the model's."""
     schema = document["components"]["schemas"]["MinerEntry"]
     assert set(schema["properties"]) == set(MinerEntry.__struct_fields__)
 
 
 def test_the_page_shows_every_route_and_loads_nothing(document: dict[str, Any]) -> None:
-    """Self-contained: no script, no reference to another place; text is escaped."""
+    """Self-contained: no script, no external resource; text is escaped."""
     html = openapi_page(document)
     for route in ROUTES:
         assert f"<code>GET {route.path}</code>" in html
@@ -126,7 +126,7 @@ def test_the_page_shows_every_route_and_loads_nothing(document: dict[str, Any]) 
         ("", None),
     ],
 )
-def test_paths_are_found_by_the_table(path: str, found: tuple[str, str] | None) -> None:
-    """Exactly, or up to one last part; a slash at the end is tolerated."""
+def test_routing(path: str, found: tuple[str, str] | None) -> None:
+    """Exact, or by prefix with one more part; one trailing slash is ignored."""
     result = Router(ROUTES).find(path)
     assert (result and (result[0].path, result[1])) == found

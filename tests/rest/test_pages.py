@@ -1,4 +1,4 @@
-"""The descriptions that the server hands out are those of the present types."""
+"""The served descriptions match the types."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ async def test_the_server_hands_out_the_files(path: str, name: str) -> None:
 
 
 def test_the_server_imports_no_generator() -> None:
-    """They are a tool of the repository, and not in the wheel."""
+    """The generators are not in the wheel."""
     code = "import sys, ptn_api.rest.run; sys.exit('descriptions' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

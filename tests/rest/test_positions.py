@@ -1,4 +1,4 @@
-"""A mirror that applies changes again and again holds what a whole answer holds."""
+"""A mirror that applies changes holds what a complete response holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.rest.serving import DAY, HOUR, NOW, Served, filled_log, serving
 
 
 def apply(mirror: dict[tuple[str, str], Any], changes: dict[str, Any]) -> None:
-    """As the description says: what was removed first, then the positions."""
+    """As described: `removed` first, then the positions."""
     for hotkey, removed in changes["removed"]:
         mirror.pop((hotkey, removed), None)
     for hotkey, positions in changes["positions"].items():
@@ -19,21 +19,21 @@ def apply(mirror: dict[tuple[str, str], Any], changes: dict[str, Any]) -> None:
             mirror[hotkey, body["position_uuid"]] = body
 
 
-async def whole(served: Served) -> dict[tuple[str, str], Any]:
+async def complete(served: Served) -> dict[tuple[str, str], Any]:
     entries = (await served.get("/miner-positions")).json()
     return {(h, p["position_uuid"]): p for h, entry in entries.items() for p in entry["positions"]}
 
 
 async def until_shown(served: Served) -> None:
     async def shown() -> bool:
-        answer = await served.get("/miner-positions")
-        return int(answer.headers["x-ptn-revision"]) == served.log.head().revision
+        response = await served.get("/miner-positions")
+        return int(response.headers["x-ptn-revision"]) == served.log.head().revision
 
     await served.until(shown)
 
 
-async def test_changes_add_up_to_the_whole() -> None:
-    """New, changed, closed and removed positions; aggregates of all miners; the cursor goes on."""
+async def test_changes_add_up_to_the_complete_document() -> None:
+    """New, changed, closed and removed positions; aggregates of all miners; the cursor advances."""
     old = [order(1, at=NOW - 9 * DAY, price_sources=[{"source": "old"}]), order(2, -0.1, at=NOW - 8 * DAY)]
     log = filled_log(
         [
@@ -59,7 +59,7 @@ async def test_changes_add_up_to_the_whole() -> None:
             changes = (await served.get(f"/miner-positions?since={cursor}")).json()
             apply(mirror, changes)
             cursor = changes["cursor"]
-            assert mirror == await whole(served)
+            assert mirror == await complete(served)
             assert changes["sequence"] == log.head().sequence
             entries = (await served.get("/miner-positions")).json()
             assert changes["miners"] == {
@@ -71,7 +71,7 @@ async def test_changes_add_up_to_the_whole() -> None:
 
 
 async def test_the_revision_header_is_a_cursor() -> None:
-    """A snapshot's headers are where its changes begin."""
+    """Changes continue from a snapshot's headers."""
     async with serving(filled_log([written(position(1, [order(1, at=NOW - HOUR)]))])) as served:
         snapshot = await served.get("/miner-positions")
         cursor = f"{snapshot.headers['x-ptn-epoch']}:{snapshot.headers['x-ptn-revision']}"
@@ -88,13 +88,13 @@ class Pruned(MemoryLog):
 
 
 async def test_cursors_that_cannot_be_used() -> None:
-    """410 with the oldest one that can."""
+    """410 with the oldest valid cursor."""
     log = Pruned(created_ms=NOW, epoch="e" * 32)
     log.baseline([written(position(n, [order(n, at=NOW - HOUR)])) for n in range(1, 4)], NOW)
     async with serving(log) as served:
         for cursor in ("f" * 32 + ":2", ":2", "e" * 32 + ":1", "e" * 32 + ":99"):
-            answer = await served.get(f"/miner-positions?since={cursor}")
-            assert answer.status_code == 410
-            assert answer.json()["oldest_cursor"] == "e" * 32 + ":2"
+            response = await served.get(f"/miner-positions?since={cursor}")
+            assert response.status_code == 410
+            assert response.json()["oldest_cursor"] == "e" * 32 + ":2"
             assert (await served.ask("HEAD", f"/miner-positions?since={cursor}")).status_code == 410
         assert (await served.get("/miner-positions?since=" + "e" * 32 + ":2")).status_code == 200

@@ -1,4 +1,4 @@
-"""The context as the service runs it."""
+"""The REST server as the service runs it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def start(
 
 
 async def test_over_the_log_on_disk(tmp_path: Path) -> None:
-    """A reader's own log: what the writer appends is seen after its notification, and a stop ends it."""
+    """Appends of a writer appear after its notification; a stop ends the server."""
     writer = open_writer(tmp_path)
     now = wall_ms()
     writer.baseline([written(position(1, [order(1, at=now - 5000)]))], now)
@@ -61,8 +61,8 @@ async def test_over_the_log_on_disk(tmp_path: Path) -> None:
     writer.close()
 
 
-async def test_ready_is_said_when_the_views_are_built() -> None:
-    """Not before the baseline is complete; until then there is a server that answers 503."""
+async def test_it_is_ready_when_the_views_are_built() -> None:
+    """Not before the baseline is complete; until then it responses 503."""
     log = MemoryLog(created_ms=NOW)
     stop, ready = asyncio.Event(), asyncio.Event()
     with listening() as sock:
@@ -77,8 +77,8 @@ async def test_ready_is_said_when_the_views_are_built() -> None:
         await asyncio.wait_for(running, 10)
 
 
-async def test_a_stop_before_it_is_ready_is_heard() -> None:
-    """Whoever is told to stop while starting stops."""
+async def test_it_can_be_stopped_before_it_is_ready() -> None:
+    """A stop during the start is not lost."""
     stop, ready = asyncio.Event(), asyncio.Event()
     stop.set()
     with listening() as sock:
@@ -86,22 +86,22 @@ async def test_a_stop_before_it_is_ready_is_heard() -> None:
 
 
 class Replaced(MemoryLog):
-    """A log whose file was put in place anew."""
+    """A log whose file was replaced."""
 
     def hotkeys(self) -> list[str]:
         raise LogReplacedError("another log")
 
 
-async def test_a_replaced_log_ends_the_room() -> None:
-    """With the error, so that the supervisor starts it again."""
+async def test_a_replaced_log_ends_the_server() -> None:
+    """With the error, so that the supervisor restarts the process."""
     log = Replaced(created_ms=NOW)
     log.baseline([], NOW)
     with listening() as sock, pytest.raises(LogReplacedError, match="another log"):
         await asyncio.wait_for(start(log, sock, asyncio.Event(), asyncio.Event()), 10)
 
 
-async def test_the_clocks_options_are_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A jump of the wall clock does not move what lower tiers see before it has lasted."""
+async def test_the_clock_uses_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A jump of the wall clock must last before it moves what lower tiers see."""
     from ptn_api.rest import run as module
 
     made: list[Any] = []

@@ -1,4 +1,4 @@
-"""`make soak`: see the package's docstring. Ends with 0 only when every count of what must not be is 0."""
+"""`make soak`: see the package's docstring. The exit status is 0 only if every count of faults is 0."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ PERIODS = {
     "parent_check_ms": 500,
     "usage_flush_ms": 1_000,
 }
-"""Long enough to leave the machine to what it is there for."""
+"""Long enough to leave the machine to the orders."""
 
 _VALIDATOR = """
 import json, signal, sys, threading
@@ -74,7 +74,7 @@ simulator.skip_to(wall_ms())
 simulator.run(stop)
 simulator.close()
 """
-"""Trades from the moment on that a file says so."""
+"""Trades as soon as the file `go` exists."""
 
 
 def main() -> int:
@@ -99,7 +99,7 @@ def main() -> int:
 
 
 def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str, object]]:
-    """Trouble for so many minutes; then orders and trouble stop, and everybody gets to the head."""
+    """Injects faults for the given minutes; then stops the orders and lets every bot reach the head."""
     keys = _make_keys(folder / "api_keys.json", arguments.clients)
     directory = folder / "validator"
     with (
@@ -123,7 +123,7 @@ def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str
         simulator.terminate()
         simulator.wait()
         ended = time.monotonic()
-        request_resync(folder / "data")  # restored backups remove more than is believed at once
+        request_resync(folder / "data")  # restored backups remove enough to be held back
         files = files_of(directory)
         head, positions = _settled(server, keys[0], files)
         reports = fleet.end(End(head=head, checksum=checksum_of(files)))
@@ -140,21 +140,21 @@ def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str
 
 
 def _pids(simulator: subprocess.Popen[bytes], server: Api, fleet: Fleet) -> dict[str, list[int]]:
-    """Role -> the processes that play it."""
+    """The processes of each role."""
     rooms = {room: [process.pid] for room, process in server.children().items()}
     bots = [process.pid for process in fleet.processes]
     return rooms | {"validator": [simulator.pid], "bots": bots}
 
 
 def _settled(server: Api, key: str, files: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
-    """The last sequence and all positions by REST, once it says what the files say or gets no further."""
+    """REST's last sequence and positions, once they equal the files or no longer change."""
     patience = Patience()
     while True:
         cursor, positions = _positions(server, key)
         verdict = Verdict()
         check_state("REST", positions, files, verdict)
         if verdict.zeros or not patience.lasts(cursor):
-            return cursor[0], positions  # the checker will say what differs
+            return cursor[0], positions  # the checker reports the differences
         time.sleep(0.5)
 
 

@@ -13,20 +13,20 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from ptn_api.client.book import Book
+from ptn_api.client.arguments import Timing
 from ptn_api.client.cursor_file import NoCursorFile
-from ptn_api.client.pace import Pace
+from ptn_api.client.mirror import PositionMirror
 from ptn_api.client.stream import Stream
 from ptn_api.model.checksum import position_checksum
 from ptn_api.wire.client_session import Gap, State
 from tests.soak.orphan import end_with_parent
 from tests.soak.patience import Patience
 from tests.soak.plain import PlainBot
-from tests.soak.report import BotOrders, BotReport, End, Record, kind_of
+from tests.soak.report import BotConfig, BotReport, End, Record, kind_of
 
 __all__ = ["Bot", "MirrorBot"]
 
-PACE = Pace(
+TIMING = Timing(
     connect=5.0, backoff=0.2, backoff_max=2.0, settled=2.0, refused=1.0, eviction=1.0, ping=5.0, tick=0.25
 )
 
@@ -34,20 +34,20 @@ PACE = Pace(
 class Bot:
     """Our own client."""
 
-    def __init__(self, number: int, orders: BotOrders) -> None:
+    def __init__(self, number: int, config: BotConfig) -> None:
         kind = kind_of(number)
-        self.report = BotReport(number, kind, f"{orders.folder}/{number}.received")
+        self.report = BotReport(number, kind, f"{config.folder}/{number}.received")
         self._live = asyncio.Event()
         self._stream = Stream(
-            orders.stream_url,
-            orders.api_keys[number],
-            state_dir=orders.folder,
-            # A file each would be a disk sync per bot and second, on the disk that the log is on.
+            config.stream_url,
+            config.api_keys[number],
+            state_dir=config.folder,
+            # A file for each would cost a disk sync per bot and second, on the log's disk.
             cursor_store=None if kind == "library delta" else NoCursorFile(),
             format="delta" if kind == "library delta" else "full",
             on_gap=self._gap,
             on_state=self._state,
-            pace=PACE,
+            timing=TIMING,
         )
 
     async def run(self) -> None:
@@ -87,23 +87,23 @@ class Bot:
 class MirrorBot:
     """Our own live mirror of every position."""
 
-    def __init__(self, number: int, orders: BotOrders) -> None:
+    def __init__(self, number: int, config: BotConfig) -> None:
         self.report = BotReport(number, kind_of(number), "")
         self._stop = asyncio.Event()
-        self._book = Book(
-            orders.stream_url,
-            orders.rest_url,
-            orders.api_keys[number],
+        self._mirror = PositionMirror(
+            config.stream_url,
+            config.rest_url,
+            config.api_keys[number],
             on_state=self._state,
             mend_within=3.0,
-            pace=PACE,
+            timing=TIMING,
         )
 
     async def run(self) -> None:
-        async with self._book as book:
+        async with self._mirror as mirror:
             await self._stop.wait()
-            for position in book.positions():
-                text = book.text(position.miner_hotkey, position.position_uuid)
+            for position in mirror.positions():
+                text = mirror.text(position.miner_hotkey, position.position_uuid)
                 assert text is not None
                 self.report.positions[position.position_uuid] = position_checksum(text)
 
@@ -112,44 +112,44 @@ class MirrorBot:
             self.report.note_connection()
 
     async def ready(self) -> None:
-        await self._book.loaded()
+        await self._mirror.loaded()
 
     def has_reached(self, end: End) -> bool:
-        self.report.last = self._book.cursor.sequence
-        return self._book.checksum == end.checksum
+        self.report.last = self._mirror.cursor.sequence
+        return self._mirror.checksum == end.checksum
 
     def stop(self) -> None:
         self._stop.set()
 
 
-def make_bot(number: int, orders: BotOrders) -> Bot | MirrorBot | PlainBot:
+def make_bot(number: int, config: BotConfig) -> Bot | MirrorBot | PlainBot:
     match kind_of(number):
         case "library" | "library delta":
-            return Bot(number, orders)
+            return Bot(number, config)
         case "mirror":
-            return MirrorBot(number, orders)
+            return MirrorBot(number, config)
         case _:
-            return PlainBot(number, orders)
+            return PlainBot(number, config)
 
 
-async def main(orders: BotOrders) -> None:
-    bots = [make_bot(number, orders) for number in orders.api_keys]
+async def main(config: BotConfig) -> None:
+    bots = [make_bot(number, config) for number in config.api_keys]
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     tasks = [asyncio.create_task(bot.run()) for bot in bots]
     for bot in bots:
         await bot.ready()
-    Path(orders.ready).touch()
+    Path(config.ready).touch()
     await stop.wait()
-    await _reached(bots, msgspec.json.decode(Path(orders.end).read_bytes(), type=End))
+    await _reached(bots, msgspec.json.decode(Path(config.end).read_bytes(), type=End))
     for bot in bots:
         bot.stop()
     await asyncio.gather(*tasks)
-    Path(orders.report).write_bytes(msgspec.json.encode([bot.report for bot in bots]))
+    Path(config.report).write_bytes(msgspec.json.encode([bot.report for bot in bots]))
 
 
 async def _reached(bots: list[Bot | MirrorBot | PlainBot], end: End) -> None:
-    """Until every bot has reached the end, or none of the others gets any further."""
+    """Waits until every bot has reached the end, or no other one makes progress."""
     patience = Patience()
     while away := [bot for bot in bots if not bot.has_reached(end)]:
         if not patience.lasts([bot.report.last for bot in away]):
@@ -159,4 +159,4 @@ async def _reached(bots: list[Bot | MirrorBot | PlainBot], end: End) -> None:
 
 if __name__ == "__main__":
     end_with_parent()
-    uvloop.run(main(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=BotOrders)))
+    uvloop.run(main(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=BotConfig)))

@@ -1,4 +1,4 @@
-"""Compares what the validator did with what every bot received, and with what REST says at the end."""
+"""Compares the validator's actions with the messages of every bot, and with REST's final state."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 
 class Verdict(msgspec.Struct):
-    """Counts of what must not be; all zero is a pass. `problems` holds the first few in words.
+    """Counts of faults; all zero is a pass. `problems` describes the first few.
 
     `lost`: orders that a bot did not get though it got later ones. `behind`: orders that were still to come
     to bots which got everything before them; the machine may have been too slow. `nonsense`: connections
@@ -83,7 +83,7 @@ class OrdersPlaced(msgspec.Struct):
 
 
 def orders_placed(journal: Path, since_ns: int, *, grace_ns: int = 15 * 10**9) -> OrdersPlaced:
-    """What was written from `since_ns` on and not taken away again within `grace_ns`."""
+    """The orders written since `since_ns` and not removed again within `grace_ns`."""
     written: dict[str, tuple[str, int]] = {}
     may: set[str] = set()
     pending: dict[str, list[Placed]] = {}
@@ -112,7 +112,7 @@ def orders_placed(journal: Path, since_ns: int, *, grace_ns: int = 15 * 10**9) -
 def _recent(
     written: dict[str, tuple[str, int]], since_ns: int, *, position: str = "", order: str = ""
 ) -> Iterator[str]:
-    """Orders written lately, the last first: all, those of a position, or just this one."""
+    """Recent orders, newest first: all, those of a position, or a single one."""
     for uuid in reversed(written):
         of, at = written[uuid]
         if at < since_ns:
@@ -122,7 +122,7 @@ def _recent(
 
 
 class Deliveries:
-    """Reads what the bots received, each message once, and adds it up.
+    """Reads the messages of the bots, each once, and sums them up.
 
     It remembers the number of each order and when the first bot had it, and of each bot, only while it is
     read, which orders it got: tens of millions of deliveries fit.
@@ -163,7 +163,7 @@ class Deliveries:
             self._verdict.add("nonsense", problem, broken_off - doubled)
 
     def figures(self) -> dict[str, object]:
-        """`lag_ms` is from when intake saw an order until a connected bot had dealt with it."""
+        """`lag_ms`: from intake's first sight of an order until a connected bot had handled it."""
         shares = {"half": 0.5, "99 of 100": 0.99, "all": 1.0}
         return (
             {"orders": len(self._orders)}
@@ -212,7 +212,7 @@ class Deliveries:
             self._missing.append((bot, missing))
 
     def _judge_suspects(self) -> None:
-        """An order is replayed if somebody had it before this connection was begun.
+        """An order is replayed if another bot had it before this connection began.
 
         (If only intake had seen it, it may just have been slow in coming.)
         """
@@ -221,7 +221,7 @@ class Deliveries:
                 self._verdict.add("unmarked_stale", f"{name}: {sequence} is replayed and not marked")
 
     def _judge_missing(self, *, somebody_is_there: bool) -> None:
-        """Lost is what should have come before the last one that did; what lies beyond is merely to come."""
+        """An order is lost if a later one arrived, and only behind if none did."""
         sequences = {order: sequence for sequence, order in self._orders.items()}
         for bot, missing in self._missing:
             for order in missing:
@@ -242,13 +242,13 @@ def check_mirrors(reports: list[BotReport], files: dict[str, Any], verdict: Verd
 
 
 def checksum_of(files: dict[str, Any]) -> str:
-    """As heartbeats say it."""
+    """The checksum that heartbeats carry."""
     total = sum(position_checksum(json.dumps(file).encode()) for file in files.values())
     return f"{total % CHECKSUM_MODULUS:016x}"
 
 
 def files_of(validator: Path) -> dict[str, Any]:
-    """Position uuid -> its file, closed wins, as the validator's directory has them now."""
+    """The current file of each position, by its uuid; `closed/` wins."""
     found: dict[str, Any] = {}
     for folder in ("open", "closed"):
         for path in validator.glob(f"validation/miners/*/positions/*/{folder}/*"):
@@ -259,7 +259,7 @@ def files_of(validator: Path) -> dict[str, Any]:
 def check_state(
     what: str, positions: Iterable[dict[str, Any]], files: dict[str, Any], verdict: Verdict
 ) -> None:
-    """Every position served equals its file (price sources apart, which age), and none is missing."""
+    """Every position served equals its file, except for price sources, which age; none is missing."""
     served = {position["position_uuid"]: _comparable(position) for position in positions}
     for uuid in files.keys() - served.keys():
         verdict.add("state_differences", f"{what}: position {uuid} is missing")

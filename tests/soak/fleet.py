@@ -1,4 +1,4 @@
-"""The bots' processes: as many as there are processors, since one Python process uses one."""
+"""The bots' processes, one for each processor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import TracebackType
 
 import msgspec
 
-from tests.soak.report import BotOrders, BotReport, End
+from tests.soak.report import BotConfig, BotReport, End
 from tests.system.api import ROOT
 from tests.waiting import until
 
@@ -17,15 +17,15 @@ __all__ = ["Fleet"]
 
 
 class Fleet:
-    """Starts the bots, all live when `with` begins; `end` lets them finish and reads what they say."""
+    """Starts the bots, all live when `with` begins; `end` lets them finish and reads their reports."""
 
     def __init__(
         self, folder: Path, *, stream_url: str, rest_url: str, api_keys: list[str], processes: int
     ) -> None:
         self._folder = folder
         self._end = folder / "end.json"
-        self._orders = [
-            BotOrders(
+        self._configs = [
+            BotConfig(
                 stream_url=stream_url,
                 rest_url=rest_url,
                 # Dealt out in tens, so that every process has bots of each kind.
@@ -41,10 +41,10 @@ class Fleet:
 
     def __enter__(self) -> Fleet:
         (self._folder / "bots").mkdir()
-        self._orders = [orders for orders in self._orders if orders.api_keys]
-        for number, orders in enumerate(self._orders):
+        self._configs = [config for config in self._configs if config.api_keys]
+        for number, config in enumerate(self._configs):
             path = self._folder / f"bots-{number}.json"
-            path.write_bytes(msgspec.json.encode(orders))
+            path.write_bytes(msgspec.json.encode(config))
             with (self._folder / f"bots-{number}.log").open("w") as log:
                 command = [sys.executable, "-m", "tests.soak.bots", str(path)]
                 self.processes.append(subprocess.Popen(command, cwd=ROOT, stderr=log))
@@ -58,19 +58,19 @@ class Fleet:
     def _ready(self) -> bool:
         ended = [process.args for process in self.processes if process.poll() is not None]
         assert not ended, f"bots ended by themselves: {ended}"
-        return all(Path(orders.ready).exists() for orders in self._orders)
+        return all(Path(config.ready).exists() for config in self._configs)
 
     def end(self, end: End) -> list[BotReport]:
-        """Everybody gets there, or as far as they can; then what each of them has to say, by number."""
+        """Waits until every bot gets there or no further; returns their reports by number."""
         self._end.write_bytes(msgspec.json.encode(end))
         for process in self.processes:
             process.terminate()
         for process in self.processes:
-            process.wait()  # they have patience of their own
+            process.wait()  # bounded by each bot's own patience
         reports = [
             report
-            for orders in self._orders
-            for report in msgspec.json.decode(Path(orders.report).read_bytes(), type=list[BotReport])
+            for config in self._configs
+            for report in msgspec.json.decode(Path(config.report).read_bytes(), type=list[BotReport])
         ]
         return sorted(reports, key=lambda report: report.number)
 

@@ -1,4 +1,4 @@
-"""How busy the machine was: a soak on one that cannot keep up says so, instead of blaming the API."""
+"""The load of the machine, so that a soak on a slow one does not blame the API."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OVERLOADED = 0.95
 
 
 class Load:
-    """Adds up processor time by role; to be sampled often, since a killed process takes its account with it.
+    """Adds up processor time by role. Sample it often: the time of a killed process is lost.
 
     `processes`: role -> the pids that play it now.
     """
@@ -41,7 +41,7 @@ class Load:
                 self._seen[pid] = spent
 
     def figures(self) -> dict[str, object]:
-        """In processors: 1.0 is one of them, all the time."""
+        """In processors: 1.0 is one of them in constant use."""
         self.sample()
         elapsed = time.monotonic() - self._since
         busy = self._busy()
@@ -57,7 +57,7 @@ class Load:
         }
 
     def _busy(self) -> float:
-        """The share of the machine that was in use, whoever used it."""
+        """The share of the machine in use, by any process."""
         before, now = self._machine_before, psutil.cpu_times()
         idle = now.idle - before.idle + getattr(now, "iowait", 0.0) - getattr(before, "iowait", 0.0)
         total = sum(now) - sum(before)

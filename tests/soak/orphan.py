@@ -1,4 +1,4 @@
-"""A process of the soak ends with the one that started it, however that one ended."""
+"""Ends a process of the soak with its parent, however the parent ended."""
 
 from __future__ import annotations
 

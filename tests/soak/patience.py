@@ -1,4 +1,4 @@
-"""Waiting as long as something advances: how long it takes says more about the machine than about us."""
+"""A timeout that restarts with every progress, since the total depends on the machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Patience"]
 
 
 class Patience:
-    """Lasts while the progress that it is told changes: until `still_s` after that, or `most_s` in all."""
+    """Lasts until `still_s` after the last change of the reported progress, at most `most_s` in all."""
 
     def __init__(self, still_s: float = 60.0, most_s: float = 1_200.0) -> None:
         self._still_s = still_s

@@ -1,7 +1,7 @@
 """A follower that was written against the protocol and not against our client.
 
-It notes whatever the server sends, and cannot repair anything: what it sees is what is on the wire. It reads
-as little of it as it can, so that a hundred of them cost a tenth of a processor.
+It records exactly what is on the wire, and repairs nothing. It decodes as little as possible, so that a
+hundred of them cost a tenth of a processor.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from tests.soak.report import BotOrders, BotReport, End, Record, kind_of
+from tests.soak.report import BotConfig, BotReport, End, Record, kind_of
 
 __all__ = ["PlainBot"]
 
@@ -49,7 +49,7 @@ class _Message(msgspec.Struct):
 
 
 class _Frame(_Message):
-    """Any frame, with as much of it as is looked at."""
+    """Any frame, with the fields that are checked."""
 
     type: str = ""
     status: str = ""
@@ -64,18 +64,18 @@ _frame = msgspec.json.Decoder(_Frame)
 
 
 class PlainBot:
-    """Follows until stopped; comes back with its last sequence whatever happened."""
+    """Follows until stopped; reconnects with its last sequence after any fault."""
 
-    def __init__(self, number: int, orders: BotOrders) -> None:
+    def __init__(self, number: int, config: BotConfig) -> None:
         kind = kind_of(number)
-        self.report = BotReport(number, kind, f"{orders.folder}/{number}.received")
+        self.report = BotReport(number, kind, f"{config.folder}/{number}.received")
         self.live = asyncio.Event()
         self.record = Record(self.report)
         self.version = 1 if kind == "version 1" else 2
         self.format = "delta" if kind == "plain delta" else "full"
-        self.api_key = orders.api_keys[number]
+        self.api_key = config.api_keys[number]
         self.epoch = ""
-        address = urlsplit(orders.stream_url)
+        address = urlsplit(config.stream_url)
         self._host, self._port = address.hostname or "", address.port
         self._stopped = asyncio.Event()
         self._conversation: _Conversation | None = None
@@ -119,7 +119,7 @@ class PlainBot:
 
 
 class _Conversation(asyncio.Protocol):
-    """One connection: RFC 6455 as far as it is needed, without compression."""
+    """One connection: the necessary part of RFC 6455, without compression."""
 
     def __init__(self, bot: PlainBot) -> None:
         self.ended = asyncio.Event()
@@ -214,7 +214,7 @@ class _Conversation(asyncio.Protocol):
         return opcode, payload
 
     def _send(self, frame: dict[str, object]) -> None:
-        """Masked with zeros, which leaves the text as it is."""
+        """Masked with zeros, which leaves the text unchanged."""
         payload = msgspec.json.encode(frame)
         size = bytes([0x80 | len(payload)]) if len(payload) < 126 else struct.pack("!BH", 0xFE, len(payload))
         self._transport.write(b"\x81" + size + bytes(4) + payload)

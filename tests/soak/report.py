@@ -1,4 +1,4 @@
-"""What bots are told, and what they have to say afterwards."""
+"""The bots' instructions, and their reports."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-__all__ = ["BotOrders", "BotReport", "End", "Kind", "Received", "Record", "kind_of"]
+__all__ = ["BotConfig", "BotReport", "End", "Kind", "Received", "Record", "kind_of"]
 
 Kind = Literal["library", "library delta", "mirror", "plain", "plain delta", "version 1"]
-"""`library`, `mirror`: our client's Stream and Book; the others speak the protocol by themselves."""
+"""`library` and `mirror` are our client's Stream and Book; the others speak the protocol themselves."""
 
 _KINDS: tuple[Kind, ...] = (
     *("library", "library delta", "library"),
@@ -24,35 +24,35 @@ _KINDS: tuple[Kind, ...] = (
 
 
 def kind_of(number: int) -> Kind:
-    """What the bot of this number is: three of ten are our client, one is our mirror."""
+    """The kind of the bot with this number: of ten, three are our client and one is our mirror."""
     return _KINDS[number % len(_KINDS)]
 
 
-class BotOrders(msgspec.Struct):
-    """What a process is told."""
+class BotConfig(msgspec.Struct):
+    """The instructions of a process."""
 
     stream_url: str
     rest_url: str
     api_keys: dict[int, str]
     """By the numbers of its bots."""
     folder: str
-    """Where cursors and what was received are kept."""
+    """The folder for cursors and received messages."""
     report: str
     ready: str
-    """A file that is made when every bot has been live once."""
+    """A file that the process makes when every bot has been live once."""
     end: str
-    """A file that says, when the process is told to end, what every bot has to reach first (`End`)."""
+    """A file with what every bot has to reach before the process ends (`End`)."""
 
 
 class End(msgspec.Struct):
-    """`head`: the last sequence; `checksum`: of all positions, as heartbeats say it."""
+    """`head`: the last sequence; `checksum`: of all positions, as in heartbeats."""
 
     head: int
     checksum: str
 
 
 class BotReport(msgspec.Struct):
-    """What one bot has to say. `last` is the last sequence it stands at."""
+    """The report of one bot. `last` is its last sequence."""
 
     number: int
     kind: Kind
@@ -62,9 +62,9 @@ class BotReport(msgspec.Struct):
     deliveries: int = 0
     gaps: list[str] = []
     connected: list[int] = []
-    """When connections were made, in epoch ms."""
+    """The times of its connections, in epoch ms."""
     broken_off: int = 0
-    """How often a plain bot left because what came was no frame, or not the next message."""
+    """How often a plain bot disconnected after a malformed frame or a wrong sequence."""
     positions: dict[str, int] = {}
     """Of a mirror: position uuid -> checksum of its text."""
 
@@ -73,7 +73,7 @@ class BotReport(msgspec.Struct):
 
 
 class Received(NamedTuple):
-    """One message as a bot got it; times in epoch ms. `order` stands for the order's uuid."""
+    """One received message; times in epoch ms. `order` stands for the order's uuid."""
 
     sequence: int
     order: int
@@ -85,7 +85,7 @@ class Received(NamedTuple):
 
 
 class Record:
-    """A bot's messages, one after the other in a file: neither bots nor checker hold them in memory."""
+    """A bot's messages in a file, so that neither bots nor checker hold them in memory."""
 
     _one = struct.Struct("<qQqqq??")
 
@@ -107,7 +107,7 @@ class Record:
 
     @staticmethod
     def number_of(order_uuid: str) -> int:
-        """64 bits of a uuid's hash: a soak has tens of millions of deliveries to remember."""
+        """64 bits of a uuid's hash, since a soak records tens of millions of deliveries."""
         return int.from_bytes(hashlib.blake2b(order_uuid.encode(), digest_size=8).digest(), "big")
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The checker of the soak finds what it is there to find, and tells one thing from another."""
+"""The checker of the soak finds each kind of fault, and distinguishes them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def counts(verdict: Verdict) -> dict[str, int]:
 
 
 def test_everything_once_and_in_order_is_zeros(tmp_path: Path) -> None:
-    """An order that only may come is no fault either."""
+    """An order that may come but need not is not a fault either."""
     with_it = [message(0), *whole()]
     assert counts(judged(tmp_path, whole(), with_it)) == {}
 
@@ -75,12 +75,12 @@ def test_everything_once_and_in_order_is_zeros(tmp_path: Path) -> None:
 def test_what_went_wrong_for_one_bot_has_its_count(
     tmp_path: Path, spoil: Callable[[Messages], Messages], found: dict[str, int]
 ) -> None:
-    """What was not received yet is not lost; what was skipped is."""
+    """An order not received yet is not lost; a skipped one is."""
     assert counts(judged(tmp_path, whole(), spoil(whole()))) == found
 
 
 def test_when_nobody_got_to_the_end_nothing_beyond_is_lost(tmp_path: Path) -> None:
-    """All of them are behind: which number the rest would have had is not known."""
+    """All are behind: the sequences of the remaining orders are unknown."""
     assert counts(judged(tmp_path, whole()[:3], whole()[:4])) == {"behind": 3}
 
 
@@ -97,7 +97,7 @@ def test_when_nobody_got_to_the_end_nothing_beyond_is_lost(tmp_path: Path) -> No
 def test_what_others_had_before_the_connection_must_be_marked_as_replayed(
     tmp_path: Path, kind: Kind, marked: bool, had_by_others_at: int, found: dict[str, int]
 ) -> None:
-    """Intake may see an order long before it can be sent; version 1 knows no marks."""
+    """Intake may see an order long before it can be sent; version 1 has no marks."""
     others, bot = whole(), whole()
     others[3] = others[3]._replace(received=had_by_others_at)
     others[4] = others[4]._replace(received=5_010)
@@ -106,7 +106,7 @@ def test_what_others_had_before_the_connection_must_be_marked_as_replayed(
 
 
 def test_gaps_and_nonsense_are_counted(tmp_path: Path) -> None:
-    """The network may make nonsense as often as it sent bytes twice."""
+    """The network may cause a malformed frame for each duplication of bytes."""
     assert counts(judged(tmp_path, whole(), broken_off=1)) == {}
     assert counts(judged(tmp_path, whole(), broken_off=3)) == {"nonsense": 2}
     assert counts(judged(tmp_path, whole(), gaps=["epoch 1-9"])) == {"unexplained_gaps": 1}

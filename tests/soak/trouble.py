@@ -1,4 +1,4 @@
-"""What goes wrong during a soak, and when: drawn at random from a seed."""
+"""The faults of a soak and their times, drawn at random from a seed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Trouble"]
 
 
 class Trouble:
-    """Kills, cuts, stalls and spoils, one thing at a time; `counts` says how often each was done."""
+    """Injects one fault at a time; `counts` has how often each was injected."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Trouble:
         }
 
     def once(self) -> None:
-        """One thing goes wrong, and is over when this returns (but for what it set off)."""
+        """Injects one fault, which is over when this returns, apart from its consequences."""
         names = list(self._kinds)
         weights = [weight for weight, _ in self._kinds.values()]
         name = self._random.choices(names, weights)[0]
@@ -86,7 +86,7 @@ class Trouble:
         self._server.wait_restarted(room, self._server.kill(room))
 
     def _freeze(self) -> None:
-        """A process gets no time at all for a while, as on a machine that swaps."""
+        """Suspends a process for a while, as on a machine that swaps."""
         process = self._server.children().get(self._random.choice(ROOMS))
         if process is None:
             return

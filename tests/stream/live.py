@@ -1,4 +1,4 @@
-"""A real stream server on a free port, and clients that speak to it, for the tests of this folder."""
+"""A real stream server on a free port, and WebSocket clients for it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.memory_log import MemoryLog
 
 KEY = "key-of-alice"
 SOON_S = 20.0
-"""How long anything that must happen may take."""
+"""The timeout of every wait."""
 
 
 class LiveStream:
@@ -50,7 +50,7 @@ class LiveStream:
         return self.log.append(list(changes), self.now_ms)
 
     def trade(self, count: int = 1, **fields: Any) -> Head:
-        """That many new positions with one order each, in as many appends."""
+        """Appends `count` new positions with one order each, one by one."""
         for _ in range(count):
             self._orders += 1
             n = self._orders
@@ -67,7 +67,7 @@ class LiveStream:
 
 
 class Client:
-    """A WebSocket client that speaks frames as dicts."""
+    """A WebSocket client that sends and receives frames as dicts."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
@@ -83,14 +83,14 @@ class Client:
         return await self.receive()
 
     async def subscribe(self, **fields: Any) -> dict[str, Any]:
-        """The server's answer, whatever it is; a heartbeat may come before it."""
+        """Returns the server's reply; a heartbeat before it is skipped."""
         await self.send(**{"type": "subscribe", "all": True, "sender_timestamp": 5} | fields)
         while (frame := await self.receive()).get("type") == "heartbeat":
             pass
         return frame
 
     async def messages(self, count: int) -> list[dict[str, Any]]:
-        """The next so many orders, whether they come alone or in batches; heartbeats are passed over."""
+        """Returns at least `count` orders, from single messages or batches; heartbeats are skipped."""
         found: list[dict[str, Any]] = []
         while len(found) < count:
             frame = await self.receive()
@@ -104,7 +104,7 @@ class Client:
         return found
 
     async def next(self, kind: str) -> dict[str, Any]:
-        """The next frame of this type; heartbeats before it are passed over."""
+        """Returns the next frame of this type; heartbeats before it are skipped."""
         while True:
             frame = await self.receive()
             if frame.get("type") == kind:
@@ -112,7 +112,7 @@ class Client:
             assert frame.get("type") == "heartbeat", frame
 
     async def close_code(self) -> int | None:
-        """Waits for the server's close; frames before it are passed over."""
+        """Waits for the server's close; frames before it are skipped."""
         with contextlib.suppress(Exception):
             while True:
                 await asyncio.wait_for(self.connection.recv(), SOON_S)
@@ -156,8 +156,8 @@ async def running(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Waits for a condition, as long as anything may take."""
+    """Waits for a condition."""
     deadline = asyncio.get_running_loop().time() + SOON_S
     while not condition():
-        assert asyncio.get_running_loop().time() < deadline, "it did not happen in time"
+        assert asyncio.get_running_loop().time() < deadline, "timed out"
         await asyncio.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Replay, hand-over and fan-out under load: every subscriber gets every order once, in order."""
+"""Catch-ups under load: every subscriber gets every order once, in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.stream.live import SOON_S, Client, LiveStream, running, until
 
 
 async def follow(live: LiveStream, dice: random.Random, cursor: int, until_sequence: int) -> list[int]:
-    """A client that comes and goes at random and resumes each time; what it was sent, in order."""
+    """Disconnects at random and resumes each time; returns the received sequences in order."""
     got: list[int] = []
     version = dice.choice([1, 2])
     compression = dice.choice([None, "deflate"])
@@ -39,8 +39,8 @@ def _resume(version: int, last: int, epoch: str) -> dict[str, object]:
     return {"version": version, "last_sequence": last} | ({"epoch": epoch} if version == 2 else {})
 
 
-async def test_clients_that_come_and_go_under_load_have_neither_gap_nor_repeat() -> None:
-    """Random connects, seeded; orders keep coming while they resume."""
+async def test_reconnecting_clients_under_load_see_neither_gap_nor_repeat() -> None:
+    """Random reconnects, seeded; orders keep arriving while they resume."""
     total = 1_500
     async with running(max_connections_per_key=50, accepts_per_second=100_000, heartbeat_ms=20) as live:
         start = live.log.head().sequence
@@ -58,8 +58,8 @@ async def test_clients_that_come_and_go_under_load_have_neither_gap_nor_repeat()
         assert live.counters.replays > 0
 
 
-async def test_busy_orders_leave_as_batches_of_bounded_size() -> None:
-    """At most 50 messages and less than 512 KiB a batch; one order leaves alone."""
+async def test_a_burst_is_sent_in_batches_of_bounded_size() -> None:
+    """At most 50 messages and less than 512 KiB a batch; a single order is sent alone."""
     async with running() as live, live.client(max_size=None) as client:
         await client.login()
         await client.subscribe()
@@ -97,8 +97,8 @@ def _stuck_client(live: LiveStream, login: bytes) -> socket.socket:
     return raw
 
 
-async def test_a_reader_that_is_stuck_delays_nobody_and_is_closed() -> None:
-    """It is told to come back, and aborted when it does not read even that."""
+async def test_a_client_that_stops_reading_delays_no_other_and_is_closed() -> None:
+    """With "come back"; the connection is aborted if the close frame is not read."""
     async with (
         running(send_buffer_bytes=1 << 20, unread_close_ms=100) as live,
         live.client() as client,
@@ -119,8 +119,8 @@ async def test_a_reader_that_is_stuck_delays_nobody_and_is_closed() -> None:
             assert live.counters.slow_closes == 1
 
 
-async def test_a_replay_waits_for_its_reader_and_is_given_up_when_it_is_stuck() -> None:
-    """The server reads ahead no further than a buffer's worth."""
+async def test_a_replay_waits_for_its_client_and_is_given_up_after_a_stall() -> None:
+    """The server buffers no more than one part."""
     async with running(replay_stall_ms=100, unread_close_ms=100) as live:
         start = live.log.head().sequence
         note = "x" * 50_000
@@ -135,7 +135,7 @@ async def test_a_replay_waits_for_its_reader_and_is_given_up_when_it_is_stuck() 
 
 
 async def test_a_replay_that_pruning_overtakes_is_closed_not_cut_short() -> None:
-    """The client comes back and is told what is still there."""
+    """The client reconnects and learns what is still available."""
     async with running() as live:
         start = live.trade(2).sequence - 2
         live.trade(300)
@@ -146,8 +146,8 @@ async def test_a_replay_that_pruning_overtakes_is_closed_not_cut_short() -> None
             assert await client.close_code() == close_codes.REPLAY_OVERTAKEN.code
 
 
-async def test_a_key_is_checked_again_at_every_piece_of_a_replay() -> None:
-    """A ring that forgets the key without saying so still ends the replay."""
+async def test_a_key_is_checked_again_before_every_part_of_a_replay() -> None:
+    """Even if the key ring announces no change."""
     async with running() as live:
         start = live.log.head().sequence
         live.trade(300)
@@ -158,8 +158,8 @@ async def test_a_key_is_checked_again_at_every_piece_of_a_replay() -> None:
             assert await client.close_code() == close_codes.KEY_REVOKED.code
 
 
-async def test_a_second_subscribe_during_a_replay_holds_for_the_rest_of_it() -> None:
-    """The replay goes on, under the new filter, and then live."""
+async def test_a_second_subscribe_during_a_replay_applies_to_the_rest_of_it() -> None:
+    """The replay continues with the new format, then live orders follow."""
     async with running() as live, live.client() as client:
         start = live.log.head().sequence
         head = live.trade(400).sequence

@@ -15,7 +15,7 @@ from tests.memory_log import MemoryLog
 
 @given(st.lists(st.integers(2, 2 * BATCH_BYTES // 3), max_size=130))
 def test_packing_keeps_every_message_in_order_within_the_bounds(sizes: list[int]) -> None:
-    """At most 50 in a batch, a batch below 512 KiB; one that is bigger by itself goes alone."""
+    """At most 50 in a batch, a batch below 512 KiB; a larger message is sent alone."""
     messages = [json.dumps("x" * (size - 2)).encode() for size in sizes]
     found: list[bytes] = []
     for payload in pack(messages):
@@ -30,7 +30,7 @@ def test_packing_keeps_every_message_in_order_within_the_bounds(sizes: list[int]
 
 
 def test_equal_payloads_are_one_frame_object() -> None:
-    """So that many who do not read cost the memory of one."""
+    """A thousand clients that do not read cost the memory of one."""
     encoder = FrameEncoder()
     payload = b'{"sequence":1}' * 100
     assert encoder(payload, deflate=False) is encoder(bytes(payload), deflate=False)
@@ -38,8 +38,8 @@ def test_equal_payloads_are_one_frame_object() -> None:
     assert len(encoder(payload, deflate=True)) < len(encoder(payload, deflate=False))
 
 
-def test_a_message_is_encoded_once_for_all_who_take_the_same_form() -> None:
-    """Version 1 and an unmarked version 2 message are the same object's equals; filters share messages."""
+def test_a_message_is_encoded_once_per_variant() -> None:
+    """Subscriptions of both versions, filtered or not, share one bytes object."""
     log = MemoryLog(created_ms=T0)
     log.baseline([], T0)
     log.append([written(position(1, [order(1)]))], T0)

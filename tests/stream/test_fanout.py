@@ -1,4 +1,4 @@
-"""Who is sent what, at what price, and how it is counted."""
+"""The fan-out: shared bytes, counters, congestion."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.memory_log import MemoryLog
 
 
 class Client:
-    """Keeps what it is sent."""
+    """A subscriber that keeps what is written."""
 
     deflate = False
 
@@ -40,7 +40,7 @@ class Client:
 
 
 class Market:
-    """Orders of a log, as many as asked for."""
+    """A source of orders."""
 
     def __init__(self) -> None:
         self._log = MemoryLog(created_ms=T0)
@@ -54,8 +54,8 @@ class Market:
         return self._log.read(after, amount)
 
 
-def test_everybody_with_the_same_subscription_is_sent_the_same_bytes_object() -> None:
-    """What a thousand do not read costs the memory of one."""
+def test_equal_subscriptions_share_one_bytes_object() -> None:
+    """A thousand clients that do not read cost the memory of one."""
     groups, market = SubscriberGroups(StreamCounters()), Market()
     clients = [Client() for _ in range(3)]
     for client in clients:
@@ -64,8 +64,8 @@ def test_everybody_with_the_same_subscription_is_sent_the_same_bytes_object() ->
     assert clients[0].got[0] is clients[1].got[0] is clients[2].got[0]
 
 
-def test_each_is_counted_with_what_it_was_sent_and_nothing_else() -> None:
-    """However members come, go and change their subscription, and whenever somebody asks."""
+def test_each_subscriber_is_counted_what_it_was_sent() -> None:
+    """Also when subscribers join, leave and change their subscription in between."""
     counters = StreamCounters()
     groups, market = SubscriberGroups(counters), Market()
     first, second = Client(), Client()
@@ -88,7 +88,7 @@ def test_each_is_counted_with_what_it_was_sent_and_nothing_else() -> None:
     assert counters.sent_bytes == first.size + second.size
 
 
-def test_only_the_congested_are_looked_at_and_only_while_they_are_live() -> None:
+def test_only_live_congested_subscribers_are_checked() -> None:
     groups, market = SubscriberGroups(StreamCounters()), Market()
     slow, fast, replaying = Client(), Client(), Client()
     groups.join(slow)

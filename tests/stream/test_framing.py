@@ -29,7 +29,7 @@ from ptn_api.stream.framing import (
 @pytest.mark.parametrize("opcode", [TEXT, PONG])
 @pytest.mark.parametrize("compressed", [False, True])
 def test_a_frame_of_any_size_is_read_back(size: int, opcode: int, compressed: bool) -> None:
-    """Every form of the length, the opcode and the compression bit; the extension itself is not played."""
+    """Every length format, both opcodes, with and without the compression bit."""
     data = frame(b"x" * size, opcode=opcode, compressed=compressed)
     assert (data[0] & 0x40 != 0) == compressed
     if size > 125 and opcode == PONG:
@@ -44,7 +44,7 @@ def test_a_frame_of_any_size_is_read_back(size: int, opcode: int, compressed: bo
 
 @given(st.lists(st.binary(min_size=1, max_size=10).map(lambda some: some * 5_000), max_size=40))
 def test_joined_frames_are_the_same_bytes_in_fewer_writes(frames: list[bytes]) -> None:
-    """No write joins more than 64 KiB; one that is alone is handed on as it is, not copied."""
+    """No write joins more than 64 KiB; a single frame is not copied."""
     writes = list(join_frames(frames))
     assert b"".join(writes) == b"".join(frames)
     for data in writes:
@@ -53,8 +53,10 @@ def test_joined_frames_are_the_same_bytes_in_fewer_writes(frames: list[bytes]) -
 
 
 @given(st.binary(max_size=500), st.lists(st.integers(0, 500), max_size=5), st.booleans())
-def test_a_message_is_the_same_however_it_is_cut(message: bytes, cuts: list[int], compressed: bool) -> None:
-    """In one frame or many, compressed or not, one message after another."""
+def test_a_message_is_the_same_however_it_is_fragmented(
+    message: bytes, cuts: list[int], compressed: bool
+) -> None:
+    """In one frame or several, compressed or not, one message after another."""
     reader = MessageReader(limit=2_000, deflate=True)
     wire = compress(message) if compressed else message
     bounds = [0, *sorted(min(cut, len(wire)) for cut in cuts), len(wire)]
@@ -72,7 +74,7 @@ def test_a_message_is_the_same_however_it_is_cut(message: bytes, cuts: list[int]
 
 
 def test_the_limit_holds_for_all_fragments_together() -> None:
-    """Refused at the fragment that passes it."""
+    """The fragment that exceeds it is refused."""
     reader = MessageReader(limit=10, deflate=False)
     assert reader.feed(TEXT, b"12345", fin=False, compressed=False) is None
     assert reader.feed(CONTINUATION, b"67890", fin=False, compressed=False) is None
@@ -105,22 +107,22 @@ AGREED = "permessage-deflate; server_no_context_takeover; client_no_context_take
         ("foo, permessage-deflate; server_max_window_bits=9, permessage-deflate", AGREED),
     ],
 )
-def test_an_offer_is_agreed_to_or_declined(offer: str, answer: str | None) -> None:
-    """The first offer that can be kept; a smaller window of the server's cannot."""
+def test_an_offer_is_accepted_or_declined(offer: str, answer: str | None) -> None:
+    """The first acceptable offer counts; a smaller server window is not acceptable."""
     assert negotiate(offer) == answer
 
 
 @given(st.binary(max_size=5_000))
-def test_what_is_compressed_is_read_by_any_inflater(payload: bytes) -> None:
-    """Without its last four bytes, as RFC 7692 has it, and without a context."""
+def test_any_inflater_reads_the_compressed_payload(payload: bytes) -> None:
+    """Without its last four bytes (RFC 7692), and without a context."""
     deflated = compress(payload)
     assert zlib.decompressobj(-15).decompress(deflated + b"\x00\x00\xff\xff") == payload
     assert inflate(deflated, max(1, len(payload))) == payload
 
 
 @given(st.binary(max_size=300), st.integers(1, 200))
-def test_whatever_comes_is_inflated_within_the_limit_or_invalid_input(data: bytes, limit: int) -> None:
-    """Garbage, truncated streams, bombs."""
+def test_any_input_is_inflated_within_the_limit_or_refused(data: bytes, limit: int) -> None:
+    """Random bytes, truncated streams, bombs."""
     try:
         size = len(inflate(data, limit))
     except InvalidInputError:

@@ -1,4 +1,4 @@
-"""The step from replay to live where the feed lags behind the log, or stands one order away."""
+"""The step from catch-up to live when the tail lags behind the log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.stream.live import Client, LiveStream, running
 
 
 class SilentLog(MemoryLog):
-    """A log that notifies of commits only when the test calls `notify`: until then the feed lags."""
+    """A log that notifies of commits only when the test calls `notify`: until then the tail lags."""
 
     def _notify(self) -> None:
         pass
@@ -29,7 +29,7 @@ def _silent() -> tuple[SilentLog, LiveStream]:
 
 
 @pytest.mark.parametrize("missed", [0, 1, 2])
-async def test_what_was_missed_comes_once_however_little_it_is(missed: int) -> None:
+async def test_missed_orders_arrive_once(missed: int) -> None:
     """Nothing, one order, two orders."""
     async with running() as live, live.client() as client:
         head = live.trade(5).sequence
@@ -40,8 +40,8 @@ async def test_what_was_missed_comes_once_however_little_it_is(missed: int) -> N
         assert got == list(range(head - missed + 1, head + 2))
 
 
-async def test_a_client_ahead_of_the_feed_waits_for_it_and_gets_nothing_twice() -> None:
-    """The log's head at the login may be far newer than what the feed has sent."""
+async def test_a_client_ahead_of_the_tail_waits_for_it_and_gets_nothing_twice() -> None:
+    """At the login, the log's head may be far ahead of the tail."""
     log, stream = _silent()
     async with running(stream) as live, live.client() as early, live.client() as late:
         start = log.head().sequence
@@ -56,8 +56,8 @@ async def test_a_client_ahead_of_the_feed_waits_for_it_and_gets_nothing_twice() 
         assert [m["sequence"] - start for m in await early.messages(351)] == list(range(1, 352))
 
 
-async def test_a_change_that_the_feed_has_not_sent_yet_takes_the_older_one_along() -> None:
-    """A correction before the join and a refresh after it: the frame holds the corrected order."""
+async def test_a_change_newer_than_the_tail_includes_the_older_one() -> None:
+    """A correction before the join and a refresh after it: the frame has the corrected order."""
     log, stream = _silent()
     async with running(stream) as live, live.client() as client:
         live.append(written(position(1, [order(1), order(2)])))
@@ -74,8 +74,8 @@ async def test_a_change_that_the_feed_has_not_sent_yet_takes_the_older_one_along
         assert frame["revision"] == log.head().revision
 
 
-async def test_orders_come_before_changes_also_while_catching_up() -> None:
-    """An order that the feed has not sent yet is announced before a position frame shows it."""
+async def test_orders_precede_changes_during_a_catch_up() -> None:
+    """An order that the tail has not sent is announced before a position frame contains it."""
     log, stream = _silent()
     async with running(stream) as live, live.client() as client:
         live.append(written(position(1, [order(1)])))
@@ -93,7 +93,7 @@ async def test_orders_come_before_changes_also_while_catching_up() -> None:
 
 
 class MeddledLog(MemoryLog):
-    """A log that is written once while a catch-up reads it: before it tells changes, or removals."""
+    """A log with one write during a catch-up: before it returns changes, or removals."""
 
     before_positions: Callable[[], object] | None = None
     before_removed: Callable[[], object] | None = None
@@ -113,7 +113,7 @@ class MeddledLog(MemoryLog):
 
 @asynccontextmanager
 async def _meddled() -> AsyncIterator[tuple[MeddledLog, LiveStream, Client]]:
-    """A client about to subscribe with the revision at which position 1 came; order 1 was corrected since."""
+    """A client about to subscribe with a revision after which order 1 was corrected."""
     log = MeddledLog(created_ms=T0, epoch="epoch-1")
     async with running(LiveStream(log=log)) as live, live.client() as client:
         snapshot = live.append(written(position(1, [order(1), order(2)])))
@@ -123,7 +123,7 @@ async def _meddled() -> AsyncIterator[tuple[MeddledLog, LiveStream, Client]]:
 
 
 async def test_a_refresh_in_the_middle_of_a_catch_up_does_not_hide_the_correction_before_it() -> None:
-    """The difference is told from the client's revision until it is live."""
+    """Changes are computed from the client's revision until it is live."""
     async with _meddled() as (log, live, client):
         refreshed = position(1, [order(1, price=7.0), order(2)], current_return=3.0)
         log.before_positions = lambda: live.append(written(refreshed))
@@ -134,8 +134,8 @@ async def test_a_refresh_in_the_middle_of_a_catch_up_does_not_hide_the_correctio
         assert [o["price"] for o in frame["orders"]] == [7.0]
 
 
-async def test_a_removal_in_the_middle_of_a_catch_up_is_said_once() -> None:
-    """Not by the catch-up and again live."""
+async def test_a_removal_in_the_middle_of_a_catch_up_is_sent_once() -> None:
+    """Not in the catch-up and again live."""
     async with _meddled() as (log, live, client):
         log.before_removed = lambda: live.remove(MINER, uuid(1))
         await client.subscribe(updates=True, revision=1)

@@ -1,4 +1,4 @@
-"""What strangers may send, over raw sockets: it costs them their connection, and nobody else anything."""
+"""Hostile input over raw sockets: it costs its sender the connection, and no other client anything."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOGIN = b'{"api_key":"key-of-alice"}'
 
 
 class Raw:
-    """A WebSocket client that sends what it likes, unmasked by a key of zeros."""
+    """A raw WebSocket client; its masking key is zero."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -84,7 +84,7 @@ async def _still_serves(live: LiveStream) -> None:
         (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"400"),
     ],
 )
-async def test_what_is_no_upgrade_gets_a_short_answer(
+async def test_a_request_without_an_upgrade_gets_a_short_error(
     live: LiveStream, request_bytes: bytes, status: bytes
 ) -> None:
     """A 4xx and the end of the connection."""
@@ -96,8 +96,8 @@ async def test_what_is_no_upgrade_gets_a_short_answer(
     writer.close()
 
 
-async def test_a_handshake_that_never_ends_is_cut(live: LiveStream) -> None:
-    """Headers are bounded."""
+async def test_an_endless_handshake_is_cut_off(live: LiveStream) -> None:
+    """The size of headers is limited."""
     reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
     writer.write(b"GET / HTTP/1.1\r\n" + b"X: " + b"y" * 40_000)
     with contextlib.suppress(ConnectionResetError):
@@ -115,10 +115,10 @@ async def test_a_handshake_that_never_ends_is_cut(live: LiveStream) -> None:
         (0x81, b"x" * ((1 << 16) + 1), 1009),
     ],
 )
-async def test_broken_frames_close_their_connection(
+async def test_malformed_frames_close_their_connection(
     live: LiveStream, first: int, payload: bytes, code: int
 ) -> None:
-    """With the code that RFC 6455 has for it; the others are served on."""
+    """With the code of RFC 6455; other clients are unaffected."""
     raw, _ = await _connect(live)
     await raw.frame(LOGIN)
     await raw.frame(payload, first=first)
@@ -137,7 +137,7 @@ async def test_a_message_inside_another_is_a_protocol_error(live: LiveStream) ->
 
 
 async def test_random_bytes_after_the_handshake_do_no_harm(live: LiveStream) -> None:
-    """Seeded garbage, before and after login."""
+    """Seeded, before and after the login."""
     dice = random.Random(3)
     for login in (False, True) * 10:
         raw, _ = await _connect(live)
@@ -152,7 +152,7 @@ async def test_random_bytes_after_the_handshake_do_no_harm(live: LiveStream) -> 
 
 
 async def test_a_deflate_bomb_is_closed_with_1009(live: LiveStream) -> None:
-    """What inflates to more than the limit, from a few KiB."""
+    """A few KiB that inflate to more than the limit."""
     raw, answer = await _connect(live, b"permessage-deflate; client_max_window_bits")
     assert b"permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n" in answer
     deflater = zlib.compressobj(9, zlib.DEFLATED, -15)
@@ -163,7 +163,7 @@ async def test_a_deflate_bomb_is_closed_with_1009(live: LiveStream) -> None:
     raw.writer.close()
 
 
-async def test_what_claims_to_be_deflated_and_is_not_is_closed(live: LiveStream) -> None:
+async def test_a_payload_that_is_not_deflated_is_closed(live: LiveStream) -> None:
     """With 1007, inconsistent data."""
     raw, _ = await _connect(live, b"permessage-deflate")
     await raw.frame(b"\xff" * 100, first=0xC1)
@@ -171,7 +171,7 @@ async def test_what_claims_to_be_deflated_and_is_not_is_closed(live: LiveStream)
     raw.writer.close()
 
 
-async def test_a_small_window_is_not_agreed_to(live: LiveStream) -> None:
+async def test_an_offer_with_a_small_window_is_declined(live: LiveStream) -> None:
     """An offer with server_max_window_bits below 15 gets no compression."""
     raw, answer = await _connect(live, b"permessage-deflate; server_max_window_bits=10")
     assert b"permessage-deflate" not in answer
@@ -183,8 +183,8 @@ async def test_a_small_window_is_not_agreed_to(live: LiveStream) -> None:
     raw.writer.close()
 
 
-async def test_pings_whose_pongs_are_not_read_end_the_connection() -> None:
-    """Unread pongs count as unsent, before the login too."""
+async def test_unread_pongs_end_the_connection() -> None:
+    """They count as unsent bytes, also before the login."""
     async with running(send_buffer_bytes=100_000, unread_close_ms=100, frames_per_minute=0) as live:
         raw, _ = await _connect(live)
         raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -198,7 +198,7 @@ async def test_pings_whose_pongs_are_not_read_end_the_connection() -> None:
 
 
 async def test_the_clients_own_close_is_answered(live: LiveStream) -> None:
-    """With its code, or 1000 where it gave none."""
+    """With its code, or 1000 if it had none."""
     for payload, code in ((struct.pack("!H", 3_001), 3_001), (b"", 1_000)):
         raw, _ = await _connect(live)
         await raw.frame(LOGIN)

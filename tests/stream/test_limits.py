@@ -1,4 +1,4 @@
-"""What is too much on the stream, and how changes of a key reach open sockets."""
+"""Limits of the stream, and key changes that affect open connections."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.stream.live import KEY, LiveStream, running, until
 FORWARDED = {"X-Forwarded-For": "1.1.1.1"}
 
 
-async def test_too_many_frames_of_a_client_end_its_connection_only() -> None:
-    """With a come-back code; pings count, and so does what comes before the login."""
+async def test_too_many_frames_close_their_connection_only() -> None:
+    """With "come back"; pings and frames before the login count too."""
     async with running(frames_per_minute=10) as live, live.client() as client, live.client() as calm:
         await client.login()
         await calm.login()
@@ -27,8 +27,8 @@ async def test_too_many_frames_of_a_client_end_its_connection_only() -> None:
         assert live.counters.closed[close_codes.TOO_MANY_REQUESTS.code] == 1
 
 
-async def test_too_many_connects_of_an_address_are_told_to_come_back() -> None:
-    """Behind a trusted proxy every client is its own address."""
+async def test_too_many_connects_from_an_address_are_closed_with_come_back() -> None:
+    """Behind a trusted proxy every client counts separately."""
     async with (
         running(connects_per_minute=2, trusted_proxies="127.0.0.1") as live,
         live.client(additional_headers=FORWARDED) as first,
@@ -42,8 +42,8 @@ async def test_too_many_connects_of_an_address_are_told_to_come_back() -> None:
             assert (await client.login())["status"] == "success"
 
 
-async def test_an_address_that_guesses_keys_has_to_wait_and_is_told_no_more() -> None:
-    """Without an error frame, after which existing clients would stop for good."""
+async def test_an_address_that_guesses_keys_must_wait() -> None:
+    """Without an error frame, which existing clients take as final."""
     async with running(failed_logins_per_minute=2, trusted_proxies="127.0.0.1") as live:
         codes = []
         for key in ("wrong", "wrong", "wrong", KEY):
@@ -57,8 +57,8 @@ async def test_an_address_that_guesses_keys_has_to_wait_and_is_told_no_more() ->
         assert live.counters.auth_failures == 2
 
 
-async def test_a_loopback_peer_is_limited_in_frames_only() -> None:
-    """Whatever it says of itself: it is no proxy that anybody trusts."""
+async def test_a_loopback_peer_has_only_the_frame_limit() -> None:
+    """Its X-Forwarded-For is ignored: it is not a trusted proxy."""
     async with running(failed_logins_per_minute=1, connects_per_minute=1) as live:
         for _ in range(3):
             async with live.client(additional_headers=FORWARDED) as client:
@@ -67,8 +67,8 @@ async def test_a_loopback_peer_is_limited_in_frames_only() -> None:
             assert (await client.login())["status"] == "success"
 
 
-async def test_an_expired_keys_sockets_are_closed_with_their_code() -> None:
-    """At the next look at the clock, though the file did not change."""
+async def test_connections_of_an_expired_key_are_closed() -> None:
+    """At the next check, although the key file did not change."""
     now = [1_000]
     live = LiveStream()
     live.keys = KeyRing(lambda: now[0])
@@ -85,8 +85,8 @@ async def test_an_expired_keys_sockets_are_closed_with_their_code() -> None:
             assert (await again.login())["status"] == "error"
 
 
-async def test_a_keys_own_number_of_connections_counts_and_changes_without_a_reconnect() -> None:
-    """More may come at once when it grows; the oldest go when it shrinks; old and new key share seats."""
+async def test_a_keys_own_connection_limit_applies_and_changes_without_a_reconnect() -> None:
+    """Raising it admits more; lowering it evicts the oldest; a user's old and new key share slots."""
     live = LiveStream()
 
     def allow(connections: int) -> None:
@@ -114,8 +114,8 @@ async def test_a_keys_own_number_of_connections_counts_and_changes_without_a_rec
         assert (await third.receive())["type"] == "pong"
 
 
-async def test_what_is_sent_is_on_the_users_account_and_orders_are_timed() -> None:
-    """Messages and bytes of every connection; a connection that is idle counts as seen."""
+async def test_usage_counts_what_was_sent_and_orders_are_timed() -> None:
+    """Messages and bytes of every connection; an idle connection counts as seen."""
     usage = Usage()
     live = LiveStream()
     async with running(live, usage=usage), live.client() as client, live.client() as idle:

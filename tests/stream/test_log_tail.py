@@ -1,4 +1,4 @@
-"""The feed in trouble: a log that cannot be read for a while, one that was pruned, a long way behind."""
+"""The log tail: behind, overtaken by pruning, and its checksum."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def _troubled() -> tuple[TroubledLog, LiveStream]:
     return log, LiveStream(log=log)
 
 
-async def test_a_log_that_cannot_be_read_for_a_while_costs_time_and_no_order() -> None:
-    """The feed tries again at the next commit."""
+async def test_an_unreadable_log_costs_time_and_no_order() -> None:
+    """The tail retries, at the latest with the next commit."""
     log, stream = _troubled()
     async with running(stream) as live, live.client() as client:
         start = log.head().sequence
@@ -47,8 +47,8 @@ async def test_a_log_that_cannot_be_read_for_a_while_costs_time_and_no_order() -
             assert [m["sequence"] - start for m in await client.messages(4)] == [1, 2, 3, 4]
 
 
-async def test_live_clients_are_told_to_come_back_when_pruning_overtakes_the_feed() -> None:
-    """Going on would leave a hole without a word."""
+async def test_live_clients_are_closed_with_come_back_when_pruning_overtakes_the_tail() -> None:
+    """Continuing would leave a silent gap."""
     log, stream = _troubled()
     async with running(stream) as live, live.client() as client, live.client() as later:
         await client.login()
@@ -77,8 +77,8 @@ async def test_a_login_while_the_log_is_unreadable_is_told_to_come_back() -> Non
         assert await client.close_code() == close_codes.INTERNAL_ERROR.code
 
 
-async def test_a_long_way_behind_is_caught_up_in_steps_orders_before_changes() -> None:
-    """Thousands of orders in one append, with a subscriber to updates."""
+async def test_a_tail_far_behind_catches_up_in_steps_orders_before_changes() -> None:
+    """A thousand orders in one append, with a subscription to updates."""
     async with running() as live, live.client(max_size=None) as client:
         start = live.log.head().sequence
         await client.login(version=2)
@@ -90,8 +90,8 @@ async def test_a_long_way_behind_is_caught_up_in_steps_orders_before_changes() -
         assert (frame["type"], frame["after"]) == ("position", start + 1_000)
 
 
-async def test_opening_and_closing_leave_one_line_each_and_never_a_key() -> None:
-    """Alias, fingerprint, address and version; reason, code and how many messages were sent."""
+async def test_opening_and_closing_are_logged_once_each_without_the_key() -> None:
+    """With alias, fingerprint, address and version; reason, code and message count."""
     with capture_logs() as lines:
         async with running() as live:
             async with live.client() as client, live.client() as stranger:
@@ -116,8 +116,8 @@ async def test_opening_and_closing_leave_one_line_each_and_never_a_key() -> None
     assert "not-a-key-of-anybody" not in str(lines)
 
 
-async def test_the_checksum_is_right_again_after_pruning_overtook_the_feed() -> None:
-    """What was summed before is not taken for what is there now."""
+async def test_the_checksum_is_right_after_pruning_overtook_the_tail() -> None:
+    """The old checksum is not used for the new state."""
     log, stream = _troubled()
     async with running(stream, heartbeat_ms=20) as live, live.client() as client, live.client() as later:
         live.trade()
@@ -137,8 +137,8 @@ async def test_the_checksum_is_right_again_after_pruning_overtook_the_feed() -> 
         assert beat["checksum"] == f"{total % CHECKSUM_MODULUS:016x}"
 
 
-async def test_a_mirror_is_told_the_checksum_as_soon_as_it_is_known() -> None:
-    """Not at the next heartbeat, which is far away."""
+async def test_a_mirror_receives_the_checksum_as_soon_as_it_is_available() -> None:
+    """Without waiting for the next heartbeat."""
     async with running(heartbeat_ms=3_600_000) as live, live.client() as client:
         live.trade()
         await client.login(version=2)

@@ -1,4 +1,4 @@
-"""Seats, chases, pace and keys."""
+"""Logins: connection slots, eviction backoff, pacing and keys."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ptn_api.wire import close_codes
 from tests.stream.live import KEY, running, until
 
 
-def test_the_pace_lets_a_burst_through_and_then_so_many_per_second() -> None:
-    """The excess waits, each a little longer than the one before: in order."""
+def test_the_pacer_admits_a_burst_and_then_a_constant_rate() -> None:
+    """The excess waits in order."""
     pacer = LoginPacer(10)
     waits = [pacer.wait_ms(5_000) for _ in range(30)]
     assert waits[:10] == [0.0] * 10
@@ -23,8 +23,8 @@ def test_the_pace_lets_a_burst_through_and_then_so_many_per_second() -> None:
 
 
 @given(st.lists(st.integers(0, 400), min_size=1, max_size=200), st.integers(1, 50))
-def test_no_second_takes_more_than_twice_the_rate(gaps: list[int], rate: int) -> None:
-    """A full burst and a second's worth may fall into one second, never more."""
+def test_no_second_admits_more_than_twice_the_rate(gaps: list[int], rate: int) -> None:
+    """A full burst and a second's worth may fall into one second."""
     pacer, now, starts = LoginPacer(rate), 1_000, []
     for gap in gaps:
         now += gap
@@ -33,8 +33,8 @@ def test_no_second_takes_more_than_twice_the_rate(gaps: list[int], rate: int) ->
     assert all(sum(start <= other < start + 1_000 for other in starts) <= 2 * rate + 1 for start in starts)
 
 
-def test_connections_that_chase_each_other_wait_longer_and_longer_and_are_forgiven() -> None:
-    """After 3 evictions in a minute 5 s, doubling to 60 s; a quiet minute ends it (docs/protocol.md, 7)."""
+def test_connections_that_evict_each_other_wait_longer_each_time() -> None:
+    """After 3 evictions in a minute 5 s, doubling to 60 s; a quiet minute resets it (docs/protocol.md, 7)."""
     backoff, now = EvictionBackoff(5_000), 0
     delays = []
     for _ in range(9):
@@ -46,16 +46,16 @@ def test_connections_that_chase_each_other_wait_longer_and_longer_and_are_forgiv
     assert backoff.delay_ms(now + 200_000) == 0
 
 
-def test_evictions_far_apart_are_no_chase() -> None:
-    """Three in more than a minute delay nobody."""
+def test_evictions_far_apart_cause_no_delay() -> None:
+    """Fewer than three in any minute."""
     backoff = EvictionBackoff(5_000)
     for now in (0, 31_000, 62_000, 93_000):
         backoff.evicted(now)
         assert backoff.delay_ms(now) == 0
 
 
-async def test_the_sixth_connection_of_a_key_disconnects_the_oldest() -> None:
-    """It is told why, in a frame that existing clients know, then closed with a come-back code."""
+async def test_the_sixth_connection_of_a_key_evicts_the_oldest() -> None:
+    """With the frame that existing clients know, then a close code that means "come back"."""
     async with running() as live, contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(live.client()) for _ in range(6)]
         other = await stack.enter_async_context(live.client())
@@ -74,8 +74,8 @@ async def test_the_sixth_connection_of_a_key_disconnects_the_oldest() -> None:
         assert live.counters.clients == 6
 
 
-async def test_a_key_whose_connections_chase_each_other_logs_in_later_but_does() -> None:
-    """After three evictions the next login waits; frames sent meanwhile are answered after it."""
+async def test_a_login_after_mutual_evictions_is_delayed_not_refused() -> None:
+    """Frames sent meanwhile are answered after it."""
     async with (
         running(eviction_delay_ms=150, max_connections_per_key=1) as live,
         contextlib.AsyncExitStack() as stack,
@@ -93,8 +93,8 @@ async def test_a_key_whose_connections_chase_each_other_logs_in_later_but_does()
         assert loop.time() - started >= 0.15
 
 
-async def test_a_flood_of_frames_before_the_verdict_is_cut_off() -> None:
-    """What waits for a login is bounded."""
+async def test_a_flood_of_frames_before_the_key_check_is_cut_off() -> None:
+    """The queue of a waiting login is bounded."""
     async with (
         running(eviction_delay_ms=60_000, max_connections_per_key=1) as live,
         contextlib.AsyncExitStack() as stack,
@@ -109,8 +109,8 @@ async def test_a_flood_of_frames_before_the_verdict_is_cut_off() -> None:
         assert await clients[4].close_code() == close_codes.TOO_MANY_REQUESTS.code
 
 
-async def test_more_logins_than_the_pace_wait_their_turn_and_all_get_in() -> None:
-    """Nobody is refused."""
+async def test_logins_beyond_the_rate_wait_their_turn_and_all_succeed() -> None:
+    """None is refused."""
     async with (
         running(accepts_per_second=10, max_connections_per_key=50) as live,
         contextlib.AsyncExitStack() as stack,
@@ -120,8 +120,8 @@ async def test_more_logins_than_the_pace_wait_their_turn_and_all_get_in() -> Non
         assert [a["status"] for a in answers] == ["success"] * 14
 
 
-async def test_logins_with_bad_keys_take_nobodys_turn() -> None:
-    """With one login per second, a hundred of them before a good one would be heard of."""
+async def test_logins_with_bad_keys_take_no_turns() -> None:
+    """At one login per second, a hundred of them do not delay a valid one."""
     async with running(accepts_per_second=1) as live, contextlib.AsyncExitStack() as stack:
         strangers = [await stack.enter_async_context(live.client()) for _ in range(100)]
         for stranger in strangers:
@@ -130,8 +130,8 @@ async def test_logins_with_bad_keys_take_nobodys_turn() -> None:
         assert (await client.login())["status"] == "success"
 
 
-async def test_a_revoked_or_downgraded_key_loses_its_sockets() -> None:
-    """Those of other keys stay; who went frees the seat."""
+async def test_a_revoked_or_downgraded_key_loses_its_connections() -> None:
+    """Those of other keys stay; the slots become free."""
     async with running() as live, live.client() as alice, live.client() as bob, live.client() as late:
         await alice.login()
         await bob.login("key-of-bob")
@@ -146,8 +146,8 @@ async def test_a_revoked_or_downgraded_key_loses_its_sockets() -> None:
         await until(lambda: live.counters.clients == 0)
 
 
-async def test_a_key_that_is_revoked_while_its_login_waits_does_not_get_in() -> None:
-    """The verdict is given when the wait is over."""
+async def test_a_key_that_is_revoked_while_its_login_waits_is_refused() -> None:
+    """The key is checked after the wait."""
     async with (
         running(eviction_delay_ms=200, max_connections_per_key=1) as live,
         contextlib.AsyncExitStack() as stack,

@@ -19,7 +19,7 @@ from tests.stream.live import SOON_S, LiveStream, running
 
 
 async def test_login_subscribe_and_orders_as_existing_clients_know_them() -> None:
-    """The frames of version 1 (docs/protocol.md, 3), their fields and their order."""
+    """The frames of version 1 (docs/protocol.md, 3), with their fields in order."""
     async with running() as live, live.client() as client:
         head = live.log.head().sequence
         success = await client.login(last_sequence=-1)
@@ -42,7 +42,7 @@ async def test_login_subscribe_and_orders_as_existing_clients_know_them() -> Non
         assert message["data"]["position"]["orders"][-1]["order_uuid"]
 
 
-async def test_a_message_holds_the_orders_up_to_the_announced_one_and_other_keys() -> None:
+async def test_a_message_has_the_orders_up_to_the_announced_one_and_extra_fields() -> None:
     """Two orders in one file are two messages; the announced order is the last of each."""
     async with running() as live, live.client() as client:
         await client.login()
@@ -55,7 +55,7 @@ async def test_a_message_holds_the_orders_up_to_the_announced_one_and_other_keys
 
 
 async def test_nothing_is_delivered_before_a_subscribe_and_everything_after_the_login_is() -> None:
-    """What comes between login and subscribe follows the subscribe."""
+    """Orders between login and subscribe follow the subscribe."""
     async with running() as live, live.client() as client:
         success = await client.login()
         live.trade(3)
@@ -68,7 +68,7 @@ async def test_nothing_is_delivered_before_a_subscribe_and_everything_after_the_
         assert sequences == list(range(first, first + 5))
 
 
-async def test_ping_is_answered_with_the_clients_time_and_the_servers() -> None:
+async def test_a_ping_is_answered_with_both_times() -> None:
     """client_timestamp is an echo, or 0."""
     async with running() as live, live.client() as client:
         await client.login()
@@ -85,7 +85,7 @@ async def test_ping_is_answered_with_the_clients_time_and_the_servers() -> None:
 
 
 async def test_unsubscribe_stops_the_orders_and_a_new_subscribe_starts_with_the_next() -> None:
-    """What happened in between is not replayed."""
+    """Orders in between are not replayed."""
     async with running() as live, live.client() as client:
         await client.login()
         await client.subscribe()
@@ -119,10 +119,10 @@ async def test_unsubscribe_stops_the_orders_and_a_new_subscribe_starts_with_the_
         ),
     ],
 )
-async def test_a_refused_login_gets_its_text_then_a_close(
+async def test_a_refused_login_gets_its_message_then_a_close(
     frame: dict[str, object], message: str, code: str | None, close: close_codes.CloseCode | None
 ) -> None:
-    """Existing clients show these texts; the close code says not to come back."""
+    """Existing clients show these messages; the close code means "do not reconnect"."""
     async with running() as live, live.client() as client:
         await client.send(**frame)
         answer = await client.receive()
@@ -131,8 +131,8 @@ async def test_a_refused_login_gets_its_text_then_a_close(
 
 
 @pytest.mark.parametrize("garbage", ["no json", "", b"\xff\xfe\x00", "[" * 5000, '{"api_key": "x"'])
-async def test_a_first_frame_that_is_no_json_closes_without_a_message(garbage: str | bytes) -> None:
-    """Nothing but the close frame comes."""
+async def test_a_first_frame_that_is_not_json_closes_without_a_message(garbage: str | bytes) -> None:
+    """Only the close frame is sent."""
     async with running() as live, live.client() as client:
         await client.connection.send(garbage)
         with pytest.raises(ConnectionClosed):
@@ -140,8 +140,8 @@ async def test_a_first_frame_that_is_no_json_closes_without_a_message(garbage: s
         assert client.connection.close_code == close_codes.BAD_FIRST_FRAME.code
 
 
-async def test_binary_frames_are_taken_like_text() -> None:
-    """Login, subscribe and ping as binary frames; the answers are text."""
+async def test_binary_frames_are_treated_as_text() -> None:
+    """Login, subscribe and ping as binary frames; the replies are text."""
     async with running() as live, live.client() as client:
         await client.connection.send(json.dumps({"api_key": "key-of-alice"}).encode())
         assert (await client.receive())["status"] == "success"
@@ -149,7 +149,7 @@ async def test_binary_frames_are_taken_like_text() -> None:
         assert (await client.receive())["status"] == "success"
 
 
-async def test_version_1_is_spared_every_frame_it_does_not_know() -> None:
+async def test_version_1_receives_no_frame_it_does_not_know() -> None:
     """No heartbeat, error, resumed or update frame: a ping's answer is the next frame after any of them."""
     async with running(heartbeat_ms=20) as live, live.client() as client, live.client() as newer:
         await newer.login(version=2)
@@ -167,7 +167,7 @@ async def test_version_1_is_spared_every_frame_it_does_not_know() -> None:
 
 
 async def test_a_version_1_client_is_replayed_what_it_missed_before_live_orders() -> None:
-    """current_sequence is where its cursor stands, and orders follow by exactly one."""
+    """current_sequence is the client's cursor, and sequences grow by one."""
     async with running() as live:
         seen = live.trade(3).sequence
         live.trade(70)
@@ -181,8 +181,8 @@ async def test_a_version_1_client_is_replayed_what_it_missed_before_live_orders(
             assert all("replay" not in m for m in messages)
 
 
-async def test_a_cursor_that_cannot_be_right_counts_as_none_in_version_1() -> None:
-    """Below the floor, beyond the head, or too long ago: from now on."""
+async def test_an_implausible_cursor_counts_as_absent_in_version_1() -> None:
+    """Below the floor, beyond the head, or too old: the stream starts at the head."""
     async with running(replay_window_ms=1_000) as live:
         old = live.trade(3).sequence - 2
         live.now_ms += 5_000
@@ -194,8 +194,8 @@ async def test_a_cursor_that_cannot_be_right_counts_as_none_in_version_1() -> No
             assert (await client.login(last_sequence=head - 1))["current_sequence"] == head - 1
 
 
-async def test_a_message_that_is_too_big_closes_with_1009_however_it_comes() -> None:
-    """One frame, fragments, or small until inflated."""
+async def test_a_message_that_is_too_big_closes_with_1009() -> None:
+    """As one frame, as fragments, or deflated."""
 
     async def fragments(size: int, count: int) -> object:
         for _ in range(count):
@@ -216,15 +216,15 @@ async def test_a_message_that_is_too_big_closes_with_1009_however_it_comes() -> 
                 assert client.connection.close_code == 1009
 
 
-async def test_fragments_are_put_together() -> None:
-    """A login in three fragments is a login."""
+async def test_fragments_are_assembled() -> None:
+    """A login in three fragments."""
     async with running() as live, live.client() as client:
         await client.connection.send(iter(['{"api_', 'key": "key-of', '-alice"}']))
         assert (await client.receive())["status"] == "success"
 
 
-async def test_compressed_and_plain_clients_get_the_same() -> None:
-    """permessage-deflate where it was offered; the orders are equal."""
+async def test_compressed_and_plain_clients_receive_the_same() -> None:
+    """permessage-deflate is used where it was offered."""
     async with (
         running() as live,
         live.client(compression="deflate") as deflating,
@@ -239,15 +239,15 @@ async def test_compressed_and_plain_clients_get_the_same() -> None:
         assert await deflating.messages(60) == await plain.messages(60)
 
 
-async def test_the_protocols_own_ping_is_answered() -> None:
-    """A pong with the same payload, before and after login."""
+async def test_a_websocket_ping_is_answered() -> None:
+    """With a pong of the same payload, before and after the login."""
     async with running() as live, live.client() as client:
         await asyncio.wait_for(await client.connection.ping(b"abc"), SOON_S)
         await client.login()
         await asyncio.wait_for(await client.connection.ping(b"def"), SOON_S)
 
 
-async def test_who_does_not_log_in_is_closed_with_a_code_that_means_come_back() -> None:
+async def test_a_connection_without_a_login_is_closed_with_come_back() -> None:
     """Without an error frame, which existing clients take as final."""
     async with running(auth_timeout_ms=500) as live, live.client() as client:
         with pytest.raises(ConnectionClosed):
@@ -255,8 +255,8 @@ async def test_who_does_not_log_in_is_closed_with_a_code_that_means_come_back() 
         assert client.connection.close_code == close_codes.AUTH_TIMEOUT.code
 
 
-async def test_before_the_log_is_ready_logins_are_told_to_come_back() -> None:
-    """No error frame; once the baseline is there, they are let in."""
+async def test_before_the_log_is_ready_logins_are_closed_with_come_back() -> None:
+    """Without an error frame; after the baseline they succeed."""
     async with running(LiveStream(ready=False)) as live:
         async with live.client() as client:
             await client.send(api_key="key-of-alice")
@@ -269,8 +269,8 @@ async def test_before_the_log_is_ready_logins_are_told_to_come_back() -> None:
             assert (await client.login())["status"] == "success"
 
 
-async def test_stopping_tells_everybody_to_come_back() -> None:
-    """The close code of a shutdown, to those who logged in and those who did not."""
+async def test_stopping_closes_all_connections_with_come_back() -> None:
+    """Those that have logged in and those that have not."""
     async with running() as live:
         one, other = live.client(), live.client()
         client, stranger = await one.__aenter__(), await other.__aenter__()
@@ -281,8 +281,8 @@ async def test_stopping_tells_everybody_to_come_back() -> None:
     await other.__aexit__(None, None, None)
 
 
-async def test_an_order_that_comes_while_the_stream_is_down_is_replayed_by_the_next_one() -> None:
-    """A restarted stream starts at the log's head and serves the rest from the log."""
+async def test_an_order_that_arrives_while_the_stream_is_down_is_replayed_by_the_next_one() -> None:
+    """A restarted stream starts at the log's head; catch-ups read the log."""
     log = MemoryLog(created_ms=T0, epoch="epoch-1")
     first = LiveStream(log=log)
     async with running(first) as live:
@@ -294,7 +294,7 @@ async def test_an_order_that_comes_while_the_stream_is_down_is_replayed_by_the_n
         assert [m["sequence"] for m in await client.messages(2)] == [missed - 1, missed]
 
 
-def test_it_runs_on_uvloop_too() -> None:
+def test_it_runs_on_uvloop() -> None:
     """The loop that the service uses."""
 
     async def main() -> list[int]:

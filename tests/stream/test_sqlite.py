@@ -1,4 +1,4 @@
-"""The stream over the log that it serves in earnest: its notifications, its pages, its instants."""
+"""The stream over the SQLite log: its notifications, pages and snapshots."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ async def live(tmp_path: Path) -> AsyncIterator[LiveStream]:
     writer.close()
 
 
-async def test_clients_that_come_and_go_have_neither_gap_nor_repeat(live: LiveStream) -> None:
-    """Random connects, seeded; orders keep coming while they resume."""
+async def test_reconnecting_clients_see_neither_gap_nor_repeat(live: LiveStream) -> None:
+    """Random reconnects, seeded; orders keep arriving while they resume."""
     total, start, dice = 300, live.log.head().sequence, random.Random(5)
     followers = [
         asyncio.create_task(follow(live, random.Random(dice.random()), start, start + total))
@@ -44,7 +44,7 @@ async def test_clients_that_come_and_go_have_neither_gap_nor_repeat(live: LiveSt
 
 
 async def test_a_mirror_agrees_with_the_checksum(live: LiveStream) -> None:
-    """Joined to a snapshot, then followed live; more positions than one piece holds."""
+    """Joined to a snapshot, then live; more positions than one part holds."""
     for seed in range(1, 12):
         churn(live, seed)
     head = live.log.head()

@@ -1,4 +1,4 @@
-"""An outage of the log: nobody is disconnected, nothing is lost, and afterwards everything flows again."""
+"""Outages of the log: no client is disconnected, nothing is lost, and afterwards everything flows again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.stream.test_version_2 import Mirror, take_until_summed
 
 
 class Outage:
-    """Every read of a real log fails in SQLite itself for as long as this is on."""
+    """A switch that makes every read of a real log fail inside SQLite."""
 
     def __init__(self, reader: SqliteReader) -> None:
         self._reader = reader
@@ -70,7 +70,7 @@ def outage(reader: SqliteReader) -> Outage:
 
 
 async def _take_messages(client: Client, last: int) -> list[int]:
-    """The sequences of all messages up to `last`."""
+    """Returns the sequences of all messages up to `last`."""
     sequences: list[int] = []
     while not sequences or sequences[-1] < last:
         frame = await client.receive()
@@ -79,14 +79,14 @@ async def _take_messages(client: Client, last: int) -> list[int]:
 
 
 async def _stale(client: Client, stale: bool) -> dict[str, Any]:
-    """The next heartbeat that says so."""
+    """Returns the next heartbeat with this `stale`."""
     while (frame := await client.receive()).get("stale") is not stale:
         pass
     return frame
 
 
 async def test_live_clients_stay_and_get_every_order(live: LiveStream, outage: Outage) -> None:
-    """Of both versions, filtered or not; the outage is one line in the log, its end another."""
+    """Of both versions, filtered or not. The outage is logged once, and so is its end."""
     with capture_logs() as lines:
         async with live.client() as old, live.client() as new, live.client() as chosen, live.client() as idle:
             await old.login()
@@ -114,7 +114,7 @@ async def test_live_clients_stay_and_get_every_order(live: LiveStream, outage: O
 
 
 async def test_a_catch_up_continues_where_it_was(live: LiveStream, outage: Outage) -> None:
-    """Interrupted between two of its parts."""
+    """After an outage between two of its parts."""
     start = live.log.head().sequence
     head = live.append(*(written(position(n, [order(n)])) for n in range(10_000, 11_000))).sequence
     async with live.client() as client:
@@ -131,7 +131,7 @@ async def test_a_catch_up_continues_where_it_was(live: LiveStream, outage: Outag
 
 
 async def test_a_login_and_its_subscribe_wait_for_the_log(live: LiveStream, outage: Outage) -> None:
-    """Frames sent meanwhile are answered in their order."""
+    """Frames sent meanwhile are answered in order."""
     start = live.trade(3).sequence - 3
     async with live.client() as old, live.client() as new:
         outage.start()
@@ -174,10 +174,8 @@ async def test_a_subscribe_that_resumes_waits_and_nothing_is_missed(live: LiveSt
         await take_until_summed(client, mirror, live)
 
 
-async def test_heartbeats_go_on_and_turn_stale_when_the_outage_lasts(
-    live: LiveStream, outage: Outage
-) -> None:
-    """They still state what was sent; clients hear at once when orders flow again."""
+async def test_heartbeats_continue_and_turn_stale_in_a_long_outage(live: LiveStream, outage: Outage) -> None:
+    """They still state what was sent. The end of the outage is announced at once."""
     async with live.client() as client:
         await client.login(version=2)
         await client.subscribe()
@@ -191,8 +189,8 @@ async def test_heartbeats_go_on_and_turn_stale_when_the_outage_lasts(
         assert (await _stale(client, False))["head"] == head + 1
 
 
-async def test_a_replaced_log_ends_the_stream_and_clients_come_back(tmp_path: Path) -> None:
-    """What the stream knows is of another log; no retry helps."""
+async def test_a_replaced_log_ends_the_stream_with_come_back(tmp_path: Path) -> None:
+    """The stream's state belongs to another log; a retry would not help."""
     writer = open_writer(tmp_path, clock=lambda: T0)
     writer.baseline([], T0)
     reader = open_reader(tmp_path)
@@ -208,7 +206,7 @@ async def test_a_replaced_log_ends_the_stream_and_clients_come_back(tmp_path: Pa
 
 
 class DamagedLog(MemoryLog):
-    """A log of which some events can never be read."""
+    """A log with events that can never be read."""
 
     def __init__(self) -> None:
         super().__init__(created_ms=T0, epoch="epoch-1")
@@ -220,8 +218,8 @@ class DamagedLog(MemoryLog):
         return super().read(after, limit, orders=orders)
 
 
-async def test_only_a_catch_up_that_cannot_go_on_is_given_up() -> None:
-    """All other reads work: its client is told to come back, the others are served on."""
+async def test_only_a_catch_up_that_cannot_continue_is_given_up() -> None:
+    """All other reads work: its client is closed with "come back", the others are served."""
     log = DamagedLog()
     with capture_logs() as lines:
         async with (
@@ -244,7 +242,7 @@ async def test_only_a_catch_up_that_cannot_go_on_is_given_up() -> None:
 
 
 async def test_a_login_is_closed_with_come_back_when_the_outage_outlasts_it() -> None:
-    """Not refused: existing clients take an error frame as final."""
+    """Without an error frame, which existing clients take as final."""
 
     class Headless(MemoryLog):
         def floor(self) -> int:
@@ -259,10 +257,10 @@ async def test_a_login_is_closed_with_come_back_when_the_outage_outlasts_it() ->
         assert live.counters.clients == 0
 
 
-async def test_before_the_first_read_works_logins_are_told_to_come_back(
+async def test_logins_before_the_first_successful_read_are_closed_with_come_back(
     tmp_path: Path, reader: SqliteReader, outage: Outage
 ) -> None:
-    """A stream that starts during an outage serves as soon as it ends."""
+    """A stream that starts during an outage serves as soon as the outage ends."""
     writer = open_writer(tmp_path, clock=lambda: T0)
     writer.baseline([], T0)
     outage.start()

@@ -1,4 +1,4 @@
-"""What version 2 adds, over real sockets (docs/protocol.md, 4 and 5)."""
+"""Protocol version 2 over real sockets (docs/protocol.md, 4 and 5)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.factories import EURUSD, MINER, OTHER_MINER, T0, order, position, uui
 from tests.stream.live import Client, LiveStream, running, until
 
 
-async def test_the_success_frame_says_where_the_log_stands() -> None:
-    """epoch, floor, version and the heartbeat's period."""
+async def test_the_success_frame_describes_the_log() -> None:
+    """Epoch, floor, version and heartbeat period."""
     async with running(heartbeat_ms=14_000) as live, live.client() as client:
         live.trade(3)
         success = await client.login(version=2)
@@ -25,8 +25,8 @@ async def test_the_success_frame_says_where_the_log_stands() -> None:
         assert success["current_sequence"] == live.log.head().sequence
 
 
-async def test_a_resume_sends_all_that_was_missed_marked_as_replayed_then_what_is_live() -> None:
-    """`resumed` follows the subscription_status; the marks end at its head."""
+async def test_a_resume_sends_all_missed_orders_marked_as_replayed_then_live_ones() -> None:
+    """`resumed` follows the subscription_status; orders are marked up to its head."""
     async with running() as live, live.client() as client:
         seen = live.trade(2).sequence
         head = live.trade(3).sequence
@@ -43,7 +43,7 @@ async def test_a_resume_sends_all_that_was_missed_marked_as_replayed_then_what_i
     ("cursor", "epoch", "reason"),
     [(0, "epoch-1", "too_old"), (+1, "epoch-1", "future"), (-1, "other", "epoch"), (-1, None, "epoch")],
 )
-async def test_a_resume_that_cannot_be_whole_fails_and_only_live_orders_follow(
+async def test_a_resume_that_would_be_incomplete_fails_and_only_live_orders_follow(
     cursor: int, epoch: str | None, reason: str
 ) -> None:
     """All or nothing: the client takes a snapshot."""
@@ -67,7 +67,7 @@ async def test_a_resume_that_cannot_be_whole_fails_and_only_live_orders_follow(
         assert "replay" not in message
 
 
-async def test_filters_choose_miners_and_pairs_live_and_in_a_replay() -> None:
+async def test_filters_select_miners_and_pairs_live_and_in_a_replay() -> None:
     """AND-ed; the status echoes them."""
     async with running() as live, live.client() as client:
         start = live.log.head().sequence
@@ -89,7 +89,7 @@ async def test_filters_choose_miners_and_pairs_live_and_in_a_replay() -> None:
 
 
 async def test_a_second_subscribe_replaces_the_first_from_the_next_order_on() -> None:
-    """The filter changes, nothing is replayed."""
+    """Without a replay."""
     async with running() as live, live.client() as client:
         await client.login(version=2)
         await client.subscribe(miners=["nobody"])
@@ -128,10 +128,10 @@ async def test_delta_messages_stay_small_however_old_the_position_is() -> None:
         ({"api_key": "again"}, "type"),
     ],
 )
-async def test_a_bad_frame_is_answered_with_an_error_that_names_it_and_the_connection_lives(
+async def test_a_bad_frame_is_answered_with_an_error_that_names_the_field(
     frame: dict[str, Any], named: str
 ) -> None:
-    """A misspelt filter must not become no filter."""
+    """The connection stays open. A misspelt filter must not mean "no filter"."""
     async with running() as live, live.client() as client:
         await client.login(version=2)
         await client.send(**frame)
@@ -145,7 +145,7 @@ async def test_a_bad_frame_is_answered_with_an_error_that_names_it_and_the_conne
 
 
 async def test_late_orders_are_marked_for_version_2_only() -> None:
-    """An order older than a minute when first seen."""
+    """An order that is more than a minute old when first seen."""
     async with running() as live, live.client() as old, live.client() as new:
         await old.login()
         await new.login(version=2)
@@ -156,8 +156,8 @@ async def test_late_orders_are_marked_for_version_2_only() -> None:
         assert (await new.messages(1))[0]["late"] is True
 
 
-async def test_heartbeats_say_up_to_where_everything_was_sent() -> None:
-    """They come every heartbeat_ms, subscribed or not, and never run ahead of the orders."""
+async def test_heartbeats_state_up_to_where_everything_was_sent() -> None:
+    """They are sent with or without a subscription, and never ahead of the orders."""
     async with running(heartbeat_ms=30) as live, live.client() as client:
         success = await client.login(version=2)
         live.trade(2)
@@ -173,8 +173,8 @@ async def test_heartbeats_say_up_to_where_everything_was_sent() -> None:
         assert "checksum" not in beat
 
 
-async def test_a_heartbeat_comes_at_once_when_the_source_becomes_stale() -> None:
-    """Long before the next one is due, and again when it is fresh."""
+async def test_a_heartbeat_is_sent_at_once_when_the_source_becomes_stale() -> None:
+    """Long before the next one is due, and again when it is current."""
     async with running() as live, live.client() as client:
         await client.login(version=2)
         live.log.set_source(SourceStatus(swept_ms=T0, stale=True, reason="root_gone"))
@@ -192,8 +192,8 @@ async def _with_updates(live: LiveStream, client: Client, **fields: Any) -> None
     assert (await client.subscribe(updates=True, **fields))["updates"] is True
 
 
-async def test_a_refresh_is_a_position_frame_and_no_message() -> None:
-    """The summary, no orders, the revision, and the sequence after which it holds."""
+async def test_a_refresh_is_a_position_frame_not_a_message() -> None:
+    """With the summary, no orders, the revision and the preceding sequence."""
     async with running() as live, live.client() as client:
         await _with_updates(live, client)
         head = live.append(written(position(1, [order(1)])))
@@ -222,7 +222,7 @@ async def test_a_correction_sends_the_corrected_order() -> None:
         assert [(o["order_uuid"], o["price"]) for o in frame["orders"]] == [(order(2)["order_uuid"], 7.0)]
 
 
-async def test_an_order_comes_before_the_change_that_came_with_it() -> None:
+async def test_an_order_precedes_the_change_in_the_same_file() -> None:
     """A rewrite that adds an order and changes an earlier one: first the message, then the frame."""
     async with running() as live, live.client() as client:
         await _with_updates(live, client)
@@ -236,7 +236,7 @@ async def test_an_order_comes_before_the_change_that_came_with_it() -> None:
         assert [o["price"] for o in frame["orders"]] == [7.0]
 
 
-async def test_dropped_orders_show_in_the_whole_list_of_uuids() -> None:
+async def test_dropped_orders_are_missing_from_the_list_of_uuids() -> None:
     """So that a mirror can drop them as well."""
     async with running() as live, live.client() as client:
         await _with_updates(live, client)
@@ -246,8 +246,8 @@ async def test_dropped_orders_show_in_the_whole_list_of_uuids() -> None:
         assert (await client.receive())["order_uuids"] == [order(2)["order_uuid"]]
 
 
-async def test_removals_are_said_and_filters_hold_for_updates() -> None:
-    """One miner's subscriber hears nothing of another's positions."""
+async def test_removals_are_sent_and_filters_apply_to_updates() -> None:
+    """One miner's subscriber receives nothing about another's positions."""
     async with running() as live, live.client() as client, live.client() as other:
         await _with_updates(live, client)
         await _with_updates(live, other, miners=[OTHER_MINER])
@@ -266,7 +266,7 @@ async def test_removals_are_said_and_filters_hold_for_updates() -> None:
 
 
 class Mirror:
-    """A state kept from frames, as a client keeps it."""
+    """State assembled from frames, as a client does it."""
 
     def __init__(self) -> None:
         self.positions: dict[tuple[str, str], dict[str, Any]] = {}
@@ -304,7 +304,7 @@ class Mirror:
 
 
 def churn(live: LiveStream, seed: int) -> None:
-    """Some of everything that a validator does to its files."""
+    """Applies every kind of change that a validator makes to its files."""
     first = 100 * seed
     for n in range(first, first + 4):
         live.append(written(position(n, [order(n)])))
@@ -340,7 +340,7 @@ async def take_until_summed(client: Client, mirror: Mirror, live: LiveStream) ->
 
 
 async def test_a_mirror_joins_a_snapshot_to_the_stream() -> None:
-    """The orders after S, then what changed or was removed after R, then live (docs/protocol.md, 5)."""
+    """The orders after S, then the changes and removals after R, then live frames (docs/protocol.md, 5)."""
     async with running(heartbeat_ms=20) as live, live.client() as client:
         churn(live, 1)
         head = live.log.head()
@@ -362,7 +362,7 @@ async def test_a_mirror_joins_a_snapshot_to_the_stream() -> None:
 
 
 async def test_a_revision_of_the_future_or_older_than_the_tombstones_cannot_be_resumed() -> None:
-    """resume_failed with its reason; the stream goes on live."""
+    """resume_failed with its reason; live frames follow."""
     async with running() as live:
         live.trade(3)
         live.remove(MINER, uuid(1))

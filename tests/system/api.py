@@ -52,7 +52,7 @@ class Api:
         self.stdout.extend(iter(self.process.stdout.readline, ""))
 
     def close(self) -> None:
-        """To be called when every process has ended."""
+        """Call it when every process has ended."""
         self._reader.join(10)
         assert self.process.stdout is not None
         self.process.stdout.close()
@@ -80,7 +80,7 @@ class Api:
         return match[group]
 
     def children(self) -> dict[str, psutil.Process]:
-        """Room -> its process, by the name on its command line."""
+        """The process of each room, by the name on its command line."""
         found = {}
         for process in psutil.Process(self.process.pid).children():
             try:
@@ -100,7 +100,7 @@ class Api:
         until(back, seconds=60, what=f"{room} is back")
 
     def stop(self) -> int:
-        """SIGTERM, and the exit status."""
+        """Sends SIGTERM; returns the exit status."""
         self.process.terminate()
         return self.process.wait(timeout=60)
 
@@ -115,7 +115,7 @@ def api(
     door: str = "api_manager.py",
     **settings: object,
 ) -> Iterator[Api]:
-    """Starts the API on free ports with short periods, and ends all of it afterwards."""
+    """Starts the API on free ports with short periods, and ends all its processes afterwards."""
     values: dict[str, object] = {"api_rest_port": 0, "api_ws_port": 0, "data_dir": data_dir}
     values |= SHORT_PERIODS | settings
     values |= {"validator_dir": validator_dir} if validator_dir else {}
@@ -148,13 +148,13 @@ def _end(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         process.terminate()
         try:
-            process.wait(timeout=15)
+            process.wait(timeout=60)  # three stops in a row, each with its own timeout
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
     for pid in family[1:]:
         try:
-            until(lambda pid=pid: not lives(pid), seconds=15)  # type: ignore[misc]
+            until(lambda pid=pid: not lives(pid))  # type: ignore[misc]
         except AssertionError:
             os.kill(pid, signal.SIGKILL)
             raise

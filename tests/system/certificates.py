@@ -1,4 +1,4 @@
-"""An authority for tests, and the files that servers and clients want from it."""
+"""A certificate authority for tests, with the files that servers and clients need."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import trustme
 
 
 class Files(NamedTuple):
-    """PEM files: whom to trust, the server's chain, its key."""
+    """PEM files: the authority, the server's certificate chain and its key."""
 
     authority: Path
     certificate: Path
@@ -17,7 +17,7 @@ class Files(NamedTuple):
 
 
 def certificates(folder: Path) -> Files:
-    """A new authority and its certificate for localhost and 127.0.0.1; replaces what is there."""
+    """A new authority and its certificate for localhost and 127.0.0.1; replaces earlier files."""
     folder.mkdir(exist_ok=True)
     files = Files(folder / "ca.pem", folder / "fullchain.pem", folder / "privkey.pem")
     authority = trustme.CA()

@@ -1,4 +1,4 @@
-"""What every system test starts from: a validator's directory, keys, and a place for the server's data."""
+"""Fixtures of the system tests: a validator's directory, keys, and a data directory for the server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def data_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Iterator[dict[int, str]]:
-    """Tier -> a key of that tier, in the key file that the server is given; no server may log one."""
+    """A key for each tier, in the server's key file. Afterwards no log may contain one."""
     made = {tier: add_key(tmp_path / "api_keys.json", f"user-{tier}", tier) for tier in (0, 30, 50, 100)}  # type: ignore[arg-type]
     yield made
     for log in tmp_path.rglob("*.log"):

@@ -39,7 +39,7 @@ QUEUES: dict[str, Callable[[], Any]] = {
 
 
 def leave_a_worker() -> int:
-    """A fork with everything that was open here, but for what its tester waits for the end of."""
+    """Forks with everything that is open here, except the standard streams that the test waits for."""
     pid = os.fork()
     if pid == 0:
         os.closerange(0, 3)

@@ -1,4 +1,4 @@
-"""An existing client: version 1 frames only, written against the protocol, not against our own client."""
+"""An existing client: version 1 frames only, written against the protocol and not our own client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 class Follower:
@@ -47,7 +47,7 @@ class Follower:
     def sequences(self) -> list[int]:
         return [m["sequence"] for m in self.messages]
 
-    def wait_for(self, n: int, seconds: float = 30) -> None:
+    def wait_for(self, n: int, seconds: float = PATIENCE_S) -> None:
         until(
             lambda: len(self.messages) >= n, seconds=seconds, what=f"{n} messages, have {len(self.messages)}"
         )

@@ -1,4 +1,4 @@
-"""A real nginx with the project's own configuration: only addresses and files are other ones."""
+"""A real nginx with the project's own configuration, except for addresses and files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/local/sbi
 
 
 def configuration(http: int, https: int, files: Files, rest: str, stream: str) -> str:
-    """What an operator edits, edited: ports, certificate and where the API listens."""
+    """The configuration with an operator's edits: ports, certificate and the API's addresses."""
     text = CONFIGURATION.read_text()
     for before, after in (
         (r"listen 80;", f"listen 127.0.0.1:{http};"),
@@ -38,10 +38,27 @@ def configuration(http: int, https: int, files: Files, rest: str, stream: str) -
 
 @contextmanager
 def nginx(folder: Path, files: Files, rest: str, stream: str) -> Iterator[tuple[int, int]]:
-    """Runs in the foreground in a folder of its own; yields its plain and its TLS port."""
-    assert NGINX is not None
+    """Runs in the foreground in its own folder; yields its plain and its TLS port."""
     folder.mkdir()
-    ports = _free_ports()
+    for _ in range(3):  # another program may take a free port before nginx does
+        ports = _free_ports()
+        process = _start(folder, ports, files, rest, stream)
+        try:
+            listens = lambda p=process, port=ports[1]: _listens(port) or p.poll() is not None  # noqa: E731
+            until(listens, what="nginx listens")
+            if process.poll() is None:
+                yield ports
+                return
+        finally:
+            process.terminate()
+            process.wait(20)
+    raise AssertionError((folder / "error.log").read_text())
+
+
+def _start(
+    folder: Path, ports: tuple[int, int], files: Files, rest: str, stream: str
+) -> subprocess.Popen[bytes]:
+    assert NGINX is not None
     (folder / "ptn-api.conf").write_text(configuration(*ports, files, rest, stream))
     temporary = "\n".join(
         f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -52,14 +69,7 @@ def nginx(folder: Path, files: Files, rest: str, stream: str) -> Iterator[tuple[
         f"include {folder}/ptn-api.conf; }}\n"
     )
     command = [NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        until(lambda: _listens(ports[1]) or process.poll() is not None, what="nginx listens")
-        assert process.poll() is None, (folder / "error.log").read_text()
-        yield ports
-    finally:
-        process.terminate()
-        process.wait(20)
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
 
 def _free_ports() -> tuple[int, int]:

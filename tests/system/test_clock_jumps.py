@@ -1,6 +1,6 @@
 """A clock that is set forwards and backwards under the running rooms: real log, real files, real sockets.
 
-The rooms run in this process because only a process of one's own can be told another time.
+The rooms run in this process, because a test cannot set the clock of another one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DAY_MS = 86_400_000
 
 
 class WrongClock:
-    """The wall clock, off by what the test says."""
+    """The wall clock, with an offset that the test sets."""
 
     def __init__(self) -> None:
         self.off_ms = 0
@@ -50,7 +50,7 @@ class Rooms:
         self.stream = f"ws://127.0.0.1:{stream.getsockname()[1]}"
 
     async def positions(self, tier: int) -> list[str]:
-        """The uuids that a tier shows."""
+        """The uuids of the positions that a tier shows."""
         async with httpx.AsyncClient(headers={"authorization": f"Bearer key-{tier}"}) as client:
             answer = await client.get(f"{self.rest}/miner-positions?tier={tier}")
         entries: dict[str, Any] = answer.json()
@@ -59,7 +59,7 @@ class Rooms:
 
 @asynccontextmanager
 async def rooms(data_dir: Path, validator: Validator) -> AsyncIterator[Rooms]:
-    """Intake, rest and stream, all by one clock that can be set; events are kept for an hour."""
+    """Intake, rest and stream on one adjustable clock; events are kept for an hour."""
     clock, stop, keys = WrongClock(), asyncio.Event(), KeyRing()
     keys.swap([(f"user-{tier}", f"key-{tier}", tier) for tier in (0, 100)])  # type: ignore[misc]
     rest, stream = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
@@ -125,7 +125,7 @@ async def rooms(data_dir: Path, validator: Validator) -> AsyncIterator[Rooms]:
 async def test_a_jump_loses_repeats_and_reveals_nothing(
     jump_ms: int, validator: Validator, data_dir: Path
 ) -> None:
-    """Orders go on, once each and numbered by one; nothing is pruned; the late tier shows nothing early."""
+    """Orders arrive once each without a gap; nothing is pruned; the late tier shows nothing early."""
     validator.place()
     async with rooms(data_dir, validator) as running, connect(running.stream) as connection:
         await connection.send(json.dumps({"api_key": "key-100", "version": 2}))
@@ -163,7 +163,7 @@ async def test_a_jump_loses_repeats_and_reveals_nothing(
 
 
 async def test_what_is_old_is_late_even_if_the_clock_was_behind(validator: Validator, data_dir: Path) -> None:
-    """An order that claims to be days old is marked, whoever's clock is wrong."""
+    """An order whose time is days old is marked late, no matter which clock is wrong."""
     validator.place()
     async with rooms(data_dir, validator) as running, connect(running.stream) as connection:
         await connection.send(json.dumps({"api_key": "key-100", "version": 2}))

@@ -1,4 +1,4 @@
-"""The API inside a validator: started by a daemon thread, fed by its queue, gone when that is gone."""
+"""The API inside a validator: started by a daemon thread, fed by its queue, ended with it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Embedded:
         children = psutil.Process(process.pid).children(recursive=True)
         self.family = [child for child in children if any("ptn-api-" in word for word in child.cmdline())]
         self.others = [child for child in children if child not in self.family]
-        """The validator's own, such as the one that holds a manager's queue."""
+        """The validator's own processes, such as the one that holds a manager's queue."""
 
     def put(self, position: dict[str, Any]) -> None:
         self.say(json.dumps(position))
@@ -100,7 +100,7 @@ def fresh(n: int, n_orders: int = 1) -> dict[str, Any]:
 def test_orders_come_through_the_queue(
     kind: str, tmp_path: Path, validator: Validator, keys: dict[int, str]
 ) -> None:
-    """With enum members, before the file is there, and only once although the file follows."""
+    """With enum members, before the file exists, and only once although the file follows."""
     with (
         embedded(validator.root, tmp_path, kind=kind) as running,
         Follower(running.stream, keys[100]) as follower,
@@ -122,7 +122,7 @@ def test_orders_come_through_the_queue(
 
 
 def test_without_a_directory_the_queue_is_served(tmp_path: Path, keys: dict[int, str]) -> None:
-    """In a folder that holds no validator, and nonsense on the queue harms nobody."""
+    """In a folder without a validator; malformed items on the queue do no harm."""
     with embedded(tmp_path, tmp_path) as running, Follower(running.stream, keys[100]) as follower:
         running.put(fresh(1) | {"position_uuid": 7})
         running.put(fresh(2, 2))
@@ -131,18 +131,18 @@ def test_without_a_directory_the_queue_is_served(tmp_path: Path, keys: dict[int,
 
 
 def test_the_api_ends_with_the_validator(tmp_path: Path, validator: Validator) -> None:
-    """When it leaves without a word, as when it is killed (the other tests do); its handlers stay its own."""
+    """Also when it exits without stopping the API. Its signal handlers are left alone."""
     with embedded(validator.root, tmp_path) as running:
         assert len(running.family) == 4
         running.say("quit")
-        assert running.process.wait(timeout=20) == 0
+        assert running.process.wait(timeout=45) == 0
         until(lambda: not any(lives(p) for p in running.family))
 
 
 def test_a_killed_supervisor_is_started_again(
     tmp_path: Path, validator: Validator, keys: dict[int, str]
 ) -> None:
-    """What it left behind holds the log for a while yet; what is on the queue meanwhile comes through."""
+    """Its children may hold the log a moment longer; items queued meanwhile come through."""
     with embedded(validator.root, tmp_path) as running:
         supervisor = next(p for p in running.family if "ptn-api-supervisor" in p.cmdline())
         supervisor.kill()
@@ -161,7 +161,7 @@ def test_a_killed_supervisor_is_started_again(
 
 
 def test_a_stop_is_heard_while_the_api_is_being_started(tmp_path: Path, validator: Validator) -> None:
-    """At whatever moment; `run` returns, and nothing is left."""
+    """At any moment; `run` returns, and no process is left."""
     for pause_s in (0.0, 0.02, 0.2):
         manager = APIManager(
             queue.Queue(),
@@ -180,7 +180,7 @@ def test_a_stop_is_heard_while_the_api_is_being_started(tmp_path: Path, validato
 
 
 def test_an_api_that_cannot_run_is_given_up(tmp_path: Path) -> None:
-    """Not at once: what a killed validator's API left behind may hold ports and log for a moment yet."""
+    """Not at once: processes of a killed validator's API may hold ports and log for a moment."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         manager = APIManager(
             queue.Queue(),
@@ -197,7 +197,7 @@ def test_an_api_that_cannot_run_is_given_up(tmp_path: Path) -> None:
 
 
 def test_the_queue_of_a_validator_with_many_open_files(tmp_path: Path) -> None:
-    """Beyond the 1,024 that select(2) can bear."""
+    """More than the 1,024 descriptors that select(2) supports."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < 1_100 and (hard != resource.RLIM_INFINITY and hard < 1_100):
         pytest.skip("not enough files may be opened here")
@@ -217,7 +217,7 @@ def test_the_queue_of_a_validator_with_many_open_files(tmp_path: Path) -> None:
 
 
 def test_a_fork_of_the_validator_keeps_nothing_alive(tmp_path: Path, validator: Validator) -> None:
-    """A worker that outlives it, with all that was open in it: its pipes are not what the API goes by."""
+    """A worker with the validator's open pipes outlives it; the API does not wait for those."""
     with embedded(validator.root, tmp_path) as running:
         running.say("fork")
         assert running.process.stdout is not None

@@ -1,4 +1,4 @@
-"""What goes wrong in production, done to real processes; tests/soak does the rest of it at random."""
+"""Faults of production, injected into real processes; tests/soak adds more of them at random."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import requests
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from ptn_api.client import Book, Gap, Pace, Stream
+from ptn_api.client import Gap, PositionMirror, Stream, Timing
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.intake.removal import request_resync
 from ptn_api.model.checksum import CHECKSUM_MODULUS, position_checksum
@@ -29,18 +29,18 @@ from tests.system.follower import Follower
 from tests.system.validator import Validator
 from tests.waiting import until, until_async
 
-QUICK = Pace(connect=2, backoff=0.05, backoff_max=0.3, settled=1, refused=0.2, eviction=0.2, tick=0.02)
+QUICK = Timing(connect=2, backoff=0.05, backoff_max=0.3, settled=1, refused=0.2, eviction=0.2, tick=0.02)
 
 
 class Bot:
-    """Our own client, and what it was told."""
+    """Our own client, with everything it reported."""
 
     def __init__(self, url: str, key: str, state_dir: Path) -> None:
         self.messages: list[PTNWebSocketMessage] = []
         self.gaps: list[Gap] = []
         self.states: list[str] = []
         self.stream = Stream(
-            url, key, state_dir=state_dir, pace=QUICK, on_gap=self.gaps.append, on_state=self.states.append
+            url, key, state_dir=state_dir, timing=QUICK, on_gap=self.gaps.append, on_state=self.states.append
         )
 
     @property
@@ -76,7 +76,7 @@ def problems(server: Api) -> list[str]:
 
 
 def limit_files(process: psutil.Process, size: int) -> None:
-    """The kernel lets this process write no file beyond this size: a full disk, for real."""
+    """The kernel lets this process write no file beyond this size, which acts like a full disk."""
     hard = process.rlimit(psutil.RLIMIT_FSIZE)[1]  # type: ignore[attr-defined]
     process.rlimit(psutil.RLIMIT_FSIZE, (size, hard))  # type: ignore[attr-defined]
 
@@ -84,7 +84,7 @@ def limit_files(process: psutil.Process, size: int) -> None:
 def test_a_full_disk_delays_orders_and_loses_none(
     validator: Validator, data_dir: Path, keys: dict[int, str]
 ) -> None:
-    """Intake keeps what it could not write; readers go on serving what is there."""
+    """Intake keeps what it could not write and retries; readers still serve."""
     validator.place()
     with (
         api(data_dir, validator_dir=validator.root) as server,
@@ -136,7 +136,7 @@ def bot_epoch(tmp_path: Path) -> str:
 async def test_a_log_deleted_under_a_running_server_begins_anew(
     validator: Validator, data_dir: Path, keys: dict[int, str], tmp_path: Path
 ) -> None:
-    """The processes notice, start again with a new epoch, and clients are told of the gap."""
+    """The processes notice and restart with a new epoch; clients are told of the gap."""
     validator.place()
     with api(data_dir, validator_dir=validator.root) as server:
         async with following(server.stream, keys[100], tmp_path) as bot:
@@ -144,7 +144,7 @@ async def test_a_log_deleted_under_a_running_server_begins_anew(
             await until_async(lambda: len(bot.messages) == 1)
             for path in data_dir.glob("log.sqlite3*"):
                 path.unlink()
-            await until_async(lambda: bot.gaps, seconds=30)
+            await until_async(lambda: bot.gaps)
             await until_async(lambda: bot.states[-1] == "live")
             validator.place()
             await until_async(lambda: validator.placed[-1] in bot.order_uuids)
@@ -155,14 +155,14 @@ async def test_a_log_deleted_under_a_running_server_begins_anew(
 async def test_a_mirror_takes_a_snapshot_after_a_gap(
     validator: Validator, data_dir: Path, keys: dict[int, str]
 ) -> None:
-    """What it held means nothing to a new log; what it holds afterwards is what the files say."""
+    """Its old state means nothing to a new log; afterwards it equals the files."""
     validator.place(3)
     states: list[str] = []
     with api(data_dir, validator_dir=validator.root) as server:
-        async with Book(
-            server.stream, server.rest, keys[100], on_state=states.append, mend_within=0.1, pace=QUICK
+        async with PositionMirror(
+            server.stream, server.rest, keys[100], on_state=states.append, mend_within=0.1, timing=QUICK
         ) as book:
-            await asyncio.wait_for(book.until_verified(), 30)
+            await asyncio.wait_for(book.until_verified(), 60)
             epoch = book.cursor.epoch
             validator.place(2)
             for path in data_dir.glob("log.sqlite3*"):
@@ -181,7 +181,7 @@ async def test_a_mirror_takes_a_snapshot_after_a_gap(
 async def test_an_unmounted_directory_is_stale_and_loses_nothing(
     validator: Validator, data_dir: Path, keys: dict[int, str], tmp_path: Path
 ) -> None:
-    """The last state stands, /health and heartbeats say stale; when it is back nothing is announced again."""
+    """The last state is kept, /health and heartbeats say stale; afterwards nothing is announced twice."""
     validator.place(3)
     miners = validator.root / "validation" / "miners"
     with api(data_dir, validator_dir=validator.root) as server:
@@ -201,7 +201,7 @@ async def test_an_unmounted_directory_is_stale_and_loses_nothing(
 
 
 def half_restore(miners: Path) -> int:
-    """How many positions are left."""
+    """Returns how many positions are left."""
     for path in sorted(miners.glob("*/positions/*/open/*"))[:40]:
         path.unlink()
     return 20
@@ -214,7 +214,7 @@ def empty(miners: Path) -> int:
 
 
 def replace(miners: Path) -> int:
-    """Another directory, which knows none of them, takes its place."""
+    """An empty directory takes its place."""
     miners.rename(miners.with_name("old-miners"))
     miners.mkdir()
     return 0
@@ -224,7 +224,7 @@ def replace(miners: Path) -> int:
 def test_a_directory_that_lost_most_is_held_back_until_accepted(
     change: Callable[[Path], int], validator: Validator, data_dir: Path, keys: dict[int, str]
 ) -> None:
-    """Orders go on meanwhile; `ptn resync --accept-removals` applies what is there."""
+    """Orders are still served meanwhile; `ptn resync --accept-removals` applies the removals."""
     for _ in range(60):
         validator.place()
     headers = {"Authorization": f"Bearer {keys[100]}"}
@@ -251,7 +251,7 @@ def test_a_directory_that_lost_most_is_held_back_until_accepted(
 def test_fresh_directories_in_a_burst_miss_no_first_order(
     validator: Validator, data_dir: Path, keys: dict[int, str]
 ) -> None:
-    """200 miners appear at once, each with its first position; the sweep is too slow to help."""
+    """200 miners appear at once, each with its first position; the sweep is too rare to help."""
     validator.place()
     periods = {"sweep_ms": 60_000, "full_sweep_ms": 60_000}
     with (
@@ -267,7 +267,7 @@ def test_fresh_directories_in_a_burst_miss_no_first_order(
 async def test_a_mute_connection_is_noticed(
     validator: Validator, data_dir: Path, keys: dict[int, str], tmp_path: Path
 ) -> None:
-    """A stalled network: the client says stale within two heartbeats, and misses nothing in the end."""
+    """On a stalled network the client reports stale within two heartbeats, and misses nothing in the end."""
     validator.place()
     with (
         api(data_dir, validator_dir=validator.root) as server,
@@ -286,7 +286,7 @@ async def test_a_mute_connection_is_noticed(
 async def test_broken_connections_lose_nothing(
     misbehave: str, validator: Validator, data_dir: Path, keys: dict[int, str], tmp_path: Path
 ) -> None:
-    """Resets, ends in the middle of a frame and bytes that come twice: every order once, in order."""
+    """After resets, truncated frames and duplicated bytes, every order arrives once and in order."""
     validator.place()
     with (
         api(data_dir, validator_dir=validator.root) as server,
@@ -310,7 +310,7 @@ async def test_broken_connections_lose_nothing(
 def test_six_old_clients_on_one_key_do_not_starve_each_other(
     validator: Validator, data_dir: Path, keys: dict[int, str]
 ) -> None:
-    """They reconnect at once, for ever; each still receives every order exactly once."""
+    """They evict each other and reconnect at once; each still receives every order exactly once."""
     validator.place()
     with api(data_dir, validator_dir=validator.root, eviction_delay_ms=100) as server:
         followers = [Follower(server.stream, keys[100]) for _ in range(6)]
@@ -331,7 +331,7 @@ def test_six_old_clients_on_one_key_do_not_starve_each_other(
 async def test_a_thousand_clients_come_back_at_once(
     validator: Validator, data_dir: Path, tmp_path: Path
 ) -> None:
-    """After a crash of the stream all are served, at a bounded rate of logins, and nobody missed an order."""
+    """After a crash of the stream all are served, at a bounded rate of logins, without a missed order."""
     n_clients = 1_000
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2_500:
@@ -364,13 +364,13 @@ async def test_a_thousand_clients_come_back_at_once(
 
 
 def logins(server: Api) -> list[datetime]:
-    """When each was taken."""
+    """The time of each login."""
     lines = [json.loads(line) for line in server.log.read_text().splitlines() if "connection_opened" in line]
     return [datetime.fromisoformat(line["timestamp"].replace("Z", "+00:00")) for line in lines]
 
 
 class ManyClient:
-    """An old client that reconnects with its last sequence, and remembers the numbers it got."""
+    """An old client that reconnects with its last sequence and records the sequences it receives."""
 
     def __init__(self, key: str) -> None:
         self.got: list[int] = []

@@ -1,4 +1,4 @@
-"""Keys of a running server: changes bite on open sockets, and what was used is told; no log holds a key."""
+"""Keys of a running server: changes apply to open sockets, usage is recorded, no log holds a key."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.system.validator import Validator
 from tests.waiting import until
 
 SHIPPED_CHECK_MS = 900
-"""The default: a change must bite within a second of it."""
+"""The default: a change must apply within a second."""
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def server(validator: Validator, data_dir: Path, path: Path) -> Iterator[Api]:
 
 
 def ptn(*arguments: str, status: int = 0) -> str:
-    """The command's standard output."""
+    """Runs the command; returns its standard output."""
     command = [sys.executable, "-c", "from ptn_api.cli.app import main; main()", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == status, done.stderr
@@ -56,7 +56,7 @@ def rest_status(server: Api, key: str, session: Any = requests, path: str = "/mi
 
 @contextlib.contextmanager
 def logged_in(server: Api, key: str) -> Iterator[ClientConnection]:
-    """A connection whose key the server knows, as soon as it does."""
+    """A logged-in connection, as soon as the server knows the key."""
     until(lambda: rest_status(server, key) == 200)
     with contextlib.ExitStack() as stack:
 
@@ -88,7 +88,7 @@ def edited(path: Path, **changes: Any) -> Callable[[], None]:
 
 @pytest.mark.parametrize("how", ["revoked", "downgraded", "expired", "rotated"])
 def test_a_key_that_ends_is_out_at_once(server: Api, path: Path, how: str) -> None:
-    """Its open socket is closed with the code that says so, its REST requests are refused; others go on."""
+    """Its open socket is closed with KEY_REVOKED and its requests are refused; other keys are unaffected."""
     key = add_key(path, "alice", 100)
     other = add_key(path, "bob", 100)
     with logged_in(server, key) as connection, logged_in(server, other) as bystander:
@@ -107,7 +107,7 @@ def test_a_key_that_ends_is_out_at_once(server: Api, path: Path, how: str) -> No
 
 
 def test_an_upgraded_key_sees_more_without_a_reconnect(server: Api, path: Path) -> None:
-    """On the same kept-alive connection; and then it may log in to the stream."""
+    """On the same persistent connection; the stream then accepts it too."""
     key = add_key(path, "alice", 30)
     with requests.Session() as session:
         until(lambda: rest_status(server, key, session) == 200)
@@ -119,7 +119,7 @@ def test_an_upgraded_key_sees_more_without_a_reconnect(server: Api, path: Path) 
 
 
 def test_a_key_that_is_used_is_listed_and_accounted(server: Api, path: Path, data_dir: Path) -> None:
-    """By user and day, over both servers; `ptn keys list` says when it was last seen."""
+    """By user and day, over both servers; `ptn keys list` shows when it was last used."""
     files = ["--api-keys-file", str(path)]
     key = ptn("keys", "add", "alice", "--tier", "100", "--expires", "90d", "--note", "pays", *files).strip()
     ptn("keys", "add", "bob", "--tier", "30", *files)
@@ -143,7 +143,7 @@ def test_a_key_that_is_used_is_listed_and_accounted(server: Api, path: Path, dat
 
 
 def test_the_command_line_says_what_is_wrong_with_a_file(path: Path) -> None:
-    """Every problem with its line, status 1; a file that others can read is one."""
+    """Every problem with its line, and status 1; a file that others can read is a problem."""
     path.write_text('{\n"a": 7,\n"b": {"key": "s3cret", "tier": 31}\n}')
     path.chmod(0o644)
     told = ptn("keys", "check", "--api-keys-file", str(path), status=1)
@@ -155,7 +155,7 @@ def test_the_command_line_says_what_is_wrong_with_a_file(path: Path) -> None:
 
 
 def test_no_key_is_in_any_log(validator: Validator, data_dir: Path, path: Path) -> None:
-    """Whatever is done with it: good, wrong, misplaced, in half a frame, at the most talkative level."""
+    """Valid, wrong, misplaced or in half a frame, and at the debug level."""
     secrets = {name: f"{name}-S3CRET-{'x' * 20}" for name in ("plain", "legacy", "wrong", "lower")}
     path.write_text(
         json.dumps(
@@ -192,7 +192,7 @@ def test_no_key_is_in_any_log(validator: Validator, data_dir: Path, path: Path) 
 
 
 def misuse(server: Api, secret: str) -> None:
-    """Logins as they should be and should not, each followed by a frame that is none."""
+    """Valid and malformed logins, each followed by a malformed frame."""
     for payload in (
         json.dumps({"api_key": secret}),
         json.dumps({"api_key": [secret]}),

@@ -76,7 +76,7 @@ def test_curl_through_tls(proxied: Proxied, keys: dict[int, str]) -> None:
 def test_our_clients_through_tls(
     proxied: Proxied, keys: dict[int, str], validator: Validator, tmp_path: Path
 ) -> None:
-    """One name and one port for both; the path of the WebSocket does not matter."""
+    """One name and one port for REST and WebSocket, on any path."""
     trust = trusting(proxied.files)
     with PTNClient(proxied.url, keys[100], verify=trust) as client:
         assert client.hotkeys() == [factories.MINER]
@@ -89,7 +89,7 @@ def test_our_clients_through_tls(
 
 
 def test_nothing_is_served_in_the_clear(proxied: Proxied, keys: dict[int, str]) -> None:
-    """Not even a redirect, which would hide that a key was sent to everybody."""
+    """Not even a redirect, which would hide that a key was sent in the clear."""
     command = ["curl", "-s", "-w", "%{http_code}", "-H", f"Authorization: Bearer {keys[100]}"]
     url = f"http://localhost:{proxied.http}/miner-positions"
     answer = subprocess.run([*command, url], capture_output=True, check=True).stdout
@@ -97,7 +97,7 @@ def test_nothing_is_served_in_the_clear(proxied: Proxied, keys: dict[int, str]) 
 
 
 def test_no_key_in_the_proxys_logs(proxied: Proxied, keys: dict[int, str]) -> None:
-    """Its access log has the path and the address, and what the client says of itself does not reach us."""
+    """Its access log has path and address; a client's own X-Forwarded-For does not reach the API."""
     headers = ("-H", f"Authorization: Bearer {keys[100]}", "-H", "X-Forwarded-For: 203.0.113.9")
     proxied.curl("/me", *headers)
     log = proxied.folder / "access.log"

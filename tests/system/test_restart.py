@@ -1,4 +1,4 @@
-"""Stops, crashes and kills: nothing lost, nothing repeated, nobody left behind."""
+"""Stops, crashes and kills: nothing lost, nothing repeated, no process left behind."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_what_happened_while_the_api_was_down_is_replayed(
 def test_a_killed_process_comes_back_and_nothing_is_lost(
     room: str, validator: Validator, data_dir: Path, keys: dict[int, str]
 ) -> None:
-    """kill -9 under 50 orders/s: the others go on, a client sees every order exactly once."""
+    """kill -9 under 50 orders/s: the other processes keep running, a client gets every order exactly once."""
     validator.place()
     stop = threading.Event()
 
@@ -79,20 +79,21 @@ def test_a_killed_process_comes_back_and_nothing_is_lost(
         )
         after = server.children()
         assert {r for r in ROOMS if before[r].pid != after[r].pid} == {room}
-        assert requests.get(server.rest + "/health", timeout=30).status_code == 200
+        # A restarted rest answers "starting" (503) until its documents are built.
+        until(lambda: requests.get(server.rest + "/health", timeout=30).status_code == 200, what="healthy")
 
 
 def test_a_killed_supervisor_leaves_no_orphans(
     validator: Validator, data_dir: Path, keys: dict[int, str]
 ) -> None:
-    """Its children end by themselves, and a new start on the same data and ports works."""
+    """Its children end by themselves, and a new server starts on the same data and ports."""
     validator.place()
     with api(data_dir, validator_dir=validator.root) as server:
         children = list(server.children().values())
         ports = {"api_rest_port": server.rest.rpartition(":")[2], "api_ws_port": server.ws_port}
         os.kill(server.process.pid, signal.SIGKILL)
         server.process.wait()
-        psutil.wait_procs(children, timeout=10)
+        psutil.wait_procs(children, timeout=45)
         assert [p for p in children if lives(p)] == []
     with (
         api(data_dir, validator_dir=validator.root, **ports) as server,
@@ -109,14 +110,14 @@ def test_sigint_and_sigterm_stop_in_order(validator: Validator, data_dir: Path) 
         with api(data_dir, validator_dir=validator.root) as server:
             children = list(server.children().values())
             server.process.send_signal(number)
-            assert server.process.wait(timeout=20) == 0
+            assert server.process.wait(timeout=60) == 0
             until(lambda children=children: not any(lives(c) for c in children))  # type: ignore[misc]
 
 
-def test_a_deleted_log_starts_anew_with_a_new_epoch(
+def test_a_deleted_log_gets_a_new_epoch(
     validator: Validator, data_dir: Path, keys: dict[int, str], tmp_path: Path
 ) -> None:
-    """An old cursor then means "from now on", not something else."""
+    """An old cursor then means "from now on"."""
     validator.place()
     with (
         api(data_dir, validator_dir=validator.root) as server,

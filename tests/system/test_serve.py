@@ -40,7 +40,7 @@ def fill(validator: Validator) -> dict[str, Any]:
 
 
 def test_every_route_answers(validator: Validator, data_dir: Path, keys: dict[int, str]) -> None:
-    """On a directory with real files, with a key in the header, and to nobody without one."""
+    """With a validator's files and a key in the header; without a key it is refused."""
     position = fill(validator)
     with api(data_dir, validator_dir=validator.root) as server, requests.Session() as session:
         session.headers["Authorization"] = f"Bearer {keys[100]}"
@@ -73,7 +73,7 @@ def test_every_route_answers(validator: Validator, data_dir: Path, keys: dict[in
 
 
 def test_curl_gets_plain_and_compressed(validator: Validator, data_dir: Path, keys: dict[int, str]) -> None:
-    """Plain JSON without --compressed, and the same document with it, with the key sent either way."""
+    """Plain JSON, or the same document compressed, with the key in the header or in the body."""
     if shutil.which("curl") is None:
         pytest.skip("no curl here")
     fill(validator)
@@ -97,7 +97,7 @@ def test_curl_gets_plain_and_compressed(validator: Validator, data_dir: Path, ke
 def test_an_order_is_on_the_socket_and_in_rest(
     validator: Validator, data_dir: Path, keys: dict[int, str]
 ) -> None:
-    """Once on the socket, and at once in the live tier, and not at all in the late one."""
+    """Once on the socket, promptly in the live tier, and not at all in the late one."""
     validator.place()
     with (
         api(data_dir, validator_dir=validator.root) as server,
@@ -120,7 +120,7 @@ def test_an_order_is_on_the_socket_and_in_rest(
 def test_a_new_key_works_and_a_removed_one_does_not(
     validator: Validator, data_dir: Path, tmp_path: Path
 ) -> None:
-    """Without a restart; before there is a key file everybody gets 401 and the log says what to do."""
+    """Without a restart. Without a key file every request gets 401 and the log says what to do."""
     validator.place()
     path = tmp_path / "late_keys.json"
     with api(data_dir, validator_dir=validator.root, keys=path) as server:

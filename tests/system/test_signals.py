@@ -1,4 +1,4 @@
-"""What signals do to a server: it is told to stop, and stops in order; or it has nothing to do."""
+"""Signals to a server: it stops in order, or ignores them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.waiting import until
 
 
 class Server:
-    """A server in a session of its own, ready, with what it logs and the processes it has."""
+    """A ready server in a separate session, with its log and its processes."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self.process = process
@@ -38,7 +38,7 @@ class Server:
         return self._log.read_text()
 
     def ended(self) -> int:
-        """The exit status; all of its processes must have ended by then."""
+        """Waits for the exit status; all its processes must have ended by then."""
         status = self.process.wait(30)
         assert not any(lives(child) for child in self.family)
         return status
@@ -51,8 +51,7 @@ def serving(
     terminal: int | None = None,
     hangup: signal.Handlers = signal.SIG_DFL,
 ) -> Iterator[Server]:
-    """`terminal` is the one that controls the session; `hangup` what the server finds SIGHUP set to, however
-    these tests were started themselves. Nothing of it is left behind."""
+    """A server whose session is controlled by `terminal`, and which inherits `hangup` as SIGHUP's handler."""
     validator.place()
     command = [sys.executable, str(ROOT / "api_manager.py"), "--serve", f"--validator-dir={validator.root}"]
     command += [f"--data-dir={data_dir}", "--api-rest-port=0", "--api-ws-port=0"]
@@ -71,13 +70,13 @@ def serving(
     try:
         yield Server(process, path)
     finally:
-        process.kill()  # its own end by themselves then
+        process.kill()  # its children then end by themselves
         process.communicate()
 
 
 @pytest.fixture
 def terminal() -> Iterator[tuple[FileIO, FileIO]]:
-    """A terminal's two ends, closed at last."""
+    """The two ends of a terminal."""
     master, slave = os.openpty()
     with FileIO(master) as screen, FileIO(slave) as line:
         yield screen, line
@@ -85,7 +84,7 @@ def terminal() -> Iterator[tuple[FileIO, FileIO]]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_stops_in_order(number: signal.Signals, validator: Validator, data_dir: Path) -> None:
-    """By its supervisor, which says so; SIGHUP means nothing to a service, which has no terminal."""
+    """The supervisor logs the signal; SIGHUP is ignored by a service, which has no terminal."""
     with serving(validator, data_dir) as server:
         server.process.send_signal(signal.SIGHUP)
         until(lambda: "nothing_to_reload" in server.log)
@@ -97,7 +96,7 @@ def test_it_stops_in_order(number: signal.Signals, validator: Validator, data_di
 def test_it_stops_when_its_terminal_is_closed(
     validator: Validator, data_dir: Path, terminal: tuple[FileIO, FileIO]
 ) -> None:
-    """As a program that somebody runs by hand; not by the kernel, and not its processes before it."""
+    """In order, like a program started by hand: its children are not hit by the kernel's SIGHUP."""
     screen, line = terminal
     with serving(validator, data_dir, line.fileno()) as server:
         line.close()
@@ -107,7 +106,7 @@ def test_it_stops_when_its_terminal_is_closed(
 
 
 def test_nohup_is_respected(validator: Validator, data_dir: Path, terminal: tuple[FileIO, FileIO]) -> None:
-    """Who started it so wants it to outlive the terminal."""
+    """A server started with nohup outlives its terminal."""
     screen, line = terminal
     with serving(validator, data_dir, line.fileno(), signal.SIG_IGN) as server:
         line.close()

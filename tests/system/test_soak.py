@@ -1,4 +1,4 @@
-"""A minute of the soak, as part of every test run: `make soak` is the long one."""
+"""A minute of the soak, as part of every test run; `make soak` runs longer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.system.api import ROOT
 
 
-@pytest.mark.timeout(1_200)  # a minute of trouble; what follows takes as long as the machine needs
+@pytest.mark.timeout(1_200)  # a minute of faults; catching up takes as long as the machine needs
 def test_a_minute_of_everything_at_random_ends_with_zeros() -> None:
     """0 lost, 0 behind, 0 repeated, 0 out of order, 0 unmarked stale, every mirror equal to the files."""
     result = subprocess.run(

@@ -1,4 +1,4 @@
-"""What stops a server from starting is said in one clear line, with exit status 1 or 2."""
+"""A server that cannot start says why in one clear line, with exit status 1 or 2."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
@@ -59,7 +60,7 @@ def test_a_port_in_use(validator: Validator, data_dir: Path) -> None:
 
 
 def test_a_data_directory_that_cannot_be_written(validator: Validator, tmp_path: Path) -> None:
-    """A file stands where it should be."""
+    """A file is in its place."""
     (tmp_path / "data").write_text("in the way")
     result = run("--serve", f"--validator-dir={validator.root}", f"--data-dir={tmp_path / 'data'}")
     assert result.returncode == 1
@@ -88,7 +89,7 @@ def test_a_read_only_disk(validator: Validator, data_dir: Path) -> None:
 
 
 def test_files_of_another_user_in_the_data_directory(validator: Validator, data_dir: Path) -> None:
-    """Left by a server that root started, say; here the one file is on a read-only mount."""
+    """As left by a server that root started; here the file is on a read-only mount."""
     data_dir.mkdir()
     log = data_dir / "log.sqlite3"
     log.touch()
@@ -103,8 +104,8 @@ def test_files_of_another_user_in_the_data_directory(validator: Validator, data_
     assert "--data-dir: log.sqlite3 cannot be written by this user" in result.stderr
 
 
-def test_a_log_that_is_none(validator: Validator, data_dir: Path) -> None:
-    """Beginning again would not mend it: the reason, and exit status 1."""
+def test_a_file_that_is_not_a_log(validator: Validator, data_dir: Path) -> None:
+    """A restart would not help: the reason is logged, with exit status 1."""
     data_dir.mkdir()
     (data_dir / "log.sqlite3").write_text("no database, and long enough to be looked at as one" * 10)
     ports = ("--api-rest-port=0", "--api-ws-port=0")
@@ -115,10 +116,10 @@ def test_a_log_that_is_none(validator: Validator, data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("::1", False)])
-def test_keys_in_the_clear_are_warned_of(
+def test_keys_in_the_clear_are_warned_about(
     host: str, warned: bool, validator: Validator, data_dir: Path
 ) -> None:
-    """Beyond loopback without TLS; an IPv6 address stands in brackets in the line that says ready."""
+    """Beyond loopback without TLS. The ready line has an IPv6 address in brackets."""
     validator.place()
     if host == "::1" and not has_ipv6():
         pytest.skip("no IPv6 here")
@@ -130,21 +131,39 @@ def test_keys_in_the_clear_are_warned_of(
     assert ('"keys_in_the_clear"' in server.log.read_text()) is warned
 
 
-def test_nobody_needs_to_listen_to_what_it_says(validator: Validator, data_dir: Path) -> None:
-    """Its standard output and error on a full disk: it serves all the same, and stops in order."""
+def test_output_that_cannot_be_written_ends_nothing(validator: Validator, data_dir: Path) -> None:
+    """With standard output and error on a full disk it still serves, and stops in order."""
     validator.place()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     command = [sys.executable, str(ROOT / "api_manager.py"), "--serve", f"--validator-dir={validator.root}"]
-    command += [f"--data-dir={data_dir}", f"--api-rest-port={port}", "--api-ws-port=0"]
+    command += [f"--data-dir={data_dir}", "--api-rest-port=0", "--api-ws-port=0"]
     with open("/dev/full", "w") as full:
         process = subprocess.Popen(command, stdout=full, stderr=full)
     try:
-        until(lambda: healthy(port) or process.poll() is not None, seconds=60)
+        until(lambda: any(map(healthy, listening(process.pid))) or process.poll() is not None, seconds=60)
         assert process.poll() is None
     finally:
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
+
+
+def test_a_process_inherits_only_what_it_needs(validator: Validator, data_dir: Path) -> None:
+    """Intake has no listener, each server its own; nothing would be inherited by a program they start."""
+    validator.place()
+    with api(data_dir, validator_dir=validator.root) as server:
+        children = server.children()
+        ports = {room: listening(process.pid) for room, process in children.items()}
+        rest_port, ws_port = int(server.rest.rpartition(":")[2]), server.ws_port
+        assert ports == {"intake": [], "rest": [rest_port], "stream": [ws_port]}
+        for process in children.values():
+            for entry in Path(f"/proc/{process.pid}/fdinfo").iterdir():
+                flags = next(line for line in entry.read_text().splitlines() if line.startswith("flags:"))
+                assert int(entry.name) <= 2 or int(flags.split()[1], 8) & os.O_CLOEXEC, entry
+
+
+def listening(pid: int) -> list[int]:
+    """The ports on which the process listens."""
+    connections = psutil.Process(pid).net_connections("tcp")
+    return [connection.laddr.port for connection in connections if connection.status == psutil.CONN_LISTEN]
 
 
 def has_ipv6() -> bool:
@@ -156,12 +175,12 @@ def has_ipv6() -> bool:
 def healthy(port: int) -> bool:
     try:
         return requests.get(f"http://127.0.0.1:{port}/health", timeout=30).status_code == 200
-    except requests.ConnectionError:
+    except requests.RequestException:  # not listening, or no HTTP
         return False
 
 
 def test_no_validator_here(tmp_path: Path) -> None:
-    """The usage error says what to give."""
+    """The usage error names the options."""
     result = run("--serve", cwd=tmp_path)
     assert result.returncode == 2
     assert "--validator-dir" in result.stderr
@@ -169,7 +188,7 @@ def test_no_validator_here(tmp_path: Path) -> None:
 
 
 def test_a_second_server_on_the_same_data(validator: Validator, data_dir: Path) -> None:
-    """One process writes; the second is told so and ends, the first does not notice."""
+    """The second server is refused and ends; the first does not notice."""
     validator.place()
     with api(data_dir, validator_dir=validator.root) as server:
         pids = {room: process.pid for room, process in server.children().items()}
@@ -187,7 +206,7 @@ def test_a_second_server_on_the_same_data(validator: Validator, data_dir: Path) 
 
 
 def test_a_demo_and_a_validator_share_no_log(validator: Validator, tmp_path: Path) -> None:
-    """What one holds would be news to who follows the other: whoever comes second is told so and ends."""
+    """Clients of one would get all orders of the other as news, so the second server is refused."""
     validator.place()
     real = ("--serve", f"--validator-dir={validator.root}", "--api-rest-port=0", "--api-ws-port=0")
     demo = ("--serve", "--demo", "--api-rest-port=0", "--api-ws-port=0")
@@ -203,9 +222,9 @@ def test_a_demo_and_a_validator_share_no_log(validator: Validator, tmp_path: Pat
 
 
 def test_the_demo_runs_on_nothing_and_keeps_to_its_directory(tmp_path: Path) -> None:
-    """It makes its own keys, 0600, prints none when nobody looks, and writes nowhere else.
+    """It makes its own keys, mode 0600, prints none without a terminal, and writes nowhere else.
 
-    Keys may be added to those while it runs, though it holds its data directory.
+    Keys can be added to its file while it runs.
     """
     data_dir = tmp_path / "data"
     with api(data_dir, demo=True, demo_miners=3, demo_positions=3, demo_orders_per_minute=600) as server:

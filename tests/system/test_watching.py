@@ -1,4 +1,4 @@
-"""What an operator can watch: metrics, /health, `ptn doctor`, all of a running server's real processes."""
+"""Monitoring of a running server's real processes: metrics, /health, `ptn doctor`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def server(validator: Validator, data_dir: Path, keys: dict[int, str]) -> Iterat
 
 
 def scrape(server: Api) -> Found:
-    """(sample's name, labels) -> value, as Prometheus reads them."""
+    """The value for each sample's name and labels, as Prometheus reads them."""
     match = ANNOUNCED.fullmatch(server.stdout[1])
     assert match
     text = requests.get(match[1], timeout=30).text
@@ -55,7 +55,7 @@ def value(found: Found, name: str, **labels: str) -> float:
 
 
 def all_up(found: Found) -> Found | None:
-    """Once every process has answered in time."""
+    """The samples, if every process answered in time."""
     return found if all(value(found, "ptn_process_up", process=room) for room in ROOMS) else None
 
 
@@ -72,7 +72,7 @@ def health(server: Api) -> tuple[int, dict[str, Any]]:
 
 
 def test_metrics_tell_what_happened(server: Api, validator: Validator, keys: dict[int, str]) -> None:
-    """Of all three processes, under the names of the table, in the format that Prometheus reads."""
+    """For all three processes, under the table's names, in Prometheus' format."""
     with Follower(server.stream, keys[100]) as follower:
         validator.place(3)
         follower.wait_for(3)
@@ -103,7 +103,7 @@ def test_metrics_tell_what_happened(server: Api, validator: Validator, keys: dic
 
 
 def test_metrics_outlive_a_process(server: Api) -> None:
-    """One that hangs or is gone is not up, the others are told of; after the restart it is back."""
+    """A process that hangs or ended is not up, the others are still reported; a restarted one is back."""
     intake = server.children()["intake"]
     intake.suspend()
     try:
@@ -123,7 +123,7 @@ def test_metrics_outlive_a_process(server: Api) -> None:
 
 
 def test_health_says_which_process_is_down(server: Api) -> None:
-    """503 in fields that a machine can read, and doctor says it to a person; then all is well again."""
+    """503 with the process in a field; doctor names it too; it recovers."""
     until(lambda: health(server)[0] == 200)
     stream = server.children()["stream"]
     stream.send_signal(signal.SIGSTOP)
@@ -140,8 +140,21 @@ def test_health_says_which_process_is_down(server: Api) -> None:
     until(lambda: health(server)[0] == 200)
 
 
+def test_health_does_not_trust_a_supervisor_that_hangs(server: Api) -> None:
+    """It could neither report a process that went down nor restart it: 503 until it is back."""
+    until(lambda: health(server)[0] == 200)
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        down = {"intake": "down", "rest": "up", "stream": "down"}
+        until(lambda: health(server)[1]["processes"] == down)
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    until(lambda: health(server)[0] == 200)
+    assert value(scrape(server), "ptn_process_restarts_total", process="stream") == 0
+
+
 def test_health_says_that_the_log_cannot_be_written(server: Api) -> None:
-    """As on a full disk: here no file may grow. What can be read is served meanwhile."""
+    """As on a full disk: here no file may grow. Reads are served meanwhile."""
     intake = server.children()["intake"].pid
     before = resource.prlimit(intake, resource.RLIMIT_FSIZE, (0, -1))
     status, told = until(lambda: (now := health(server))[1]["problems"] == ["log_unwritable"] and now)
@@ -153,8 +166,11 @@ def test_health_says_that_the_log_cannot_be_written(server: Api) -> None:
     until(lambda: health(server)[0] == 200)
 
 
-def test_doctor_is_content_with_what_is_well(server: Api, validator: Validator, data_dir: Path) -> None:
-    """Nothing bad about a running server, its keys and its directories; no proxy is asked about it."""
+def test_doctor_finds_nothing_wrong_with_a_healthy_server(
+    server: Api, validator: Validator, data_dir: Path
+) -> None:
+    """Server, keys and directories are fine; the request does not go through HTTP_PROXY."""
+    until(lambda: health(server)[0] == 200)
     code, said = ptn_doctor(
         f"--api-rest-port={server.rest.rpartition(':')[2]}",
         f"--validator-dir={validator.root}",
@@ -165,7 +181,7 @@ def test_doctor_is_content_with_what_is_well(server: Api, validator: Validator, 
     )
     assert code == 0, said
     for words in (
-        "all is well",
+        "says that all is well",
         "4 keys are valid",
         "is writable",
         "1 miners",
@@ -174,8 +190,8 @@ def test_doctor_is_content_with_what_is_well(server: Api, validator: Validator, 
         assert words in said
 
 
-def test_doctor_finds_what_would_not_work(tmp_path: Path) -> None:
-    """Each with what to do about it; and it changes nothing."""
+def test_doctor_finds_each_problem(tmp_path: Path) -> None:
+    """Each with a remedy; it changes nothing."""
     keys = tmp_path / "keys.json"
     keys.write_text(
         '{"old": {"key": "s3cret", "tier": 30, "expires": "2020-01-01T00:00:00Z"},\n"bad": {"tier": 30}}'
@@ -199,10 +215,10 @@ def test_doctor_finds_what_would_not_work(tmp_path: Path) -> None:
         f"port {port}: Address already in use; choose another with --api-rest-port",
         f"{keys}:2:",
         "chmod o-rw",
-        "not a directory that this user can write",
+        "no directory that this user can write",
         "see --validator-dir",
-        "no PEM certificate chain",
-        "unknown environment variable PTN_METRIC_PORT",
+        "not a PEM certificate chain",
+        "PTN_METRIC_PORT means nothing here",
     ):
         assert words in said, said
     assert "s3cret" not in said

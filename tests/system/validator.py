@@ -1,4 +1,7 @@
-"""A validator's directory, written the way the validator writes it (docs/architecture.md, "The source")."""
+"""A validator's directory, written the way the validator writes it.
+
+See docs/architecture.md, "What a validator does to its files".
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ MINER = factories.MINER
 
 
 class Validator:
-    """Places orders as files; remembers every order it placed, in order."""
+    """Places orders as files; `placed` has their uuids in order."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -49,7 +52,7 @@ class Validator:
         os.replace(temporary, path)
 
     def place(self, n_orders: int = 1, *, miner: str = MINER, closed: bool = False) -> dict[str, Any]:
-        """Opens a position with orders of this moment, one file write an order."""
+        """Opens a position with orders of the current time, one file write per order."""
         number = next(self._numbers)
         orders: list[dict[str, Any]] = []
         position: dict[str, Any] = {}
@@ -63,7 +66,7 @@ class Validator:
         return position
 
     def add_order(self, position: dict[str, Any]) -> dict[str, Any]:
-        """One more order on a position, as a whole new file."""
+        """Adds an order to a position, as a complete new file."""
         now = time.time_ns() // 1_000_000
         order = factories.order(next(self._numbers) * 1000, 0.1, at=now)
         changed = position | {"orders": [*position["orders"], order]}

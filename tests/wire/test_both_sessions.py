@@ -1,4 +1,4 @@
-"""Both sides' state machines, joined by a wire that may break anywhere, over a log that lives on."""
+"""Both sides' state machines, connected by a wire that may break anywhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Head(msgspec.Struct):
 
 @dataclass
 class Log:
-    """Orders `first`..`last`; a log that was deleted begins with a number beyond the old ones."""
+    """Orders `first`..`last`; a log made after a deletion starts beyond the old sequences."""
 
     epoch: str = "e0"
     first: int = 1
@@ -46,7 +46,7 @@ class Log:
 
 
 class Conversations(RuleBasedStateMachine):
-    """One client, many connections: what it was handed and told of is exactly what the log held."""
+    """One client, many connections: messages and reported gaps are exactly the log's orders."""
 
     @initialize(orders=st.integers(0, 3))
     def begin(self, orders: int) -> None:

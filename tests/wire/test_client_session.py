@@ -1,4 +1,4 @@
-"""The client's side of a connection, without a connection."""
+"""The client's session as a state machine, without a connection."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def session(cursor: Cursor = NEW, subscription: Subscribe | None = ALL, **option
 
 
 def feed(subject: ClientSession, *frames: dict[str, Any] | str, at: int = NOW) -> list[Event]:
-    """Everything that comes of these frames."""
+    """Returns the events of these frames."""
     texts = [f if isinstance(f, str) else json.dumps(f) for f in frames]
     return [event for text in texts for event in subject.receive(text, at)]
 
@@ -87,7 +87,7 @@ def resumed(after: int, head: int) -> dict[str, Any]:
 
 
 def live(**options: Any) -> ClientSession:
-    """A session that stands at 10 and is live."""
+    """Returns a live session with cursor 10."""
     subject = session(**options)
     feed(subject, success(10), status())
     sent(subject)
@@ -95,7 +95,7 @@ def live(**options: Any) -> ClientSession:
 
 
 def numbers(events: list[Event]) -> list[int]:
-    """The sequences of the messages among these events."""
+    """Returns the sequences of the messages among these events."""
     return [
         e.value.sequence for e in events if isinstance(e, StreamItem) and isinstance(e.value, OrderMessage)
     ]
@@ -113,18 +113,18 @@ def states(events: list[Event]) -> list[str]:
 
 
 def test_a_first_login_asks_for_version_2_and_no_replay() -> None:
-    """Nothing is known yet, so neither last_sequence nor epoch is sent."""
+    """Without a cursor, neither last_sequence nor epoch is sent."""
     assert sent(session()) == [{"api_key": "secret", "version": 2}]
 
 
-def test_a_later_login_says_where_it_left_off() -> None:
+def test_a_later_login_sends_its_cursor() -> None:
     """Sequence and epoch together."""
     [login] = sent(session(Cursor(7, E)))
     assert (login["last_sequence"], login["epoch"]) == (7, E)
 
 
 def test_it_subscribes_and_measures_the_clock_once_logged_in() -> None:
-    """With the filters it was made with, and the time for the server to echo."""
+    """With its filters, and a timestamp for the server to echo."""
     subject = session(subscription=Subscribe(miners=["5A"], format="delta"))
     sent(subject)
     feed(subject, success(10))
@@ -134,7 +134,7 @@ def test_it_subscribes_and_measures_the_clock_once_logged_in() -> None:
 
 
 def test_without_a_subscription_it_only_logs_in() -> None:
-    """And asks for no replay that would never be fetched."""
+    """And requests no replay."""
     subject = session(Cursor(7, E), None)
     assert "last_sequence" not in sent(subject)[0]
     feed(subject, success(10))
@@ -142,18 +142,18 @@ def test_without_a_subscription_it_only_logs_in() -> None:
 
 
 def test_a_new_client_starts_at_the_head() -> None:
-    """The success frame's number can be committed before any order has come."""
+    """The success frame's sequence can be committed before the first order."""
     assert feed(session(), success(10)) == [StreamItem(None, Cursor(10, E))]
 
 
-def test_a_refused_login_is_told() -> None:
-    """With the server's sentence and code."""
+def test_a_refused_login_is_reported() -> None:
+    """With the server's message and code."""
     events = feed(session(), {"status": "error", "message": "no", "code": "INSUFFICIENT_TIER"})
     assert events == [Refused("no", "INSUFFICIENT_TIER")]
 
 
-def test_an_eviction_is_told_apart_from_a_refusal() -> None:
-    """It comes after the login, as an error frame with a code."""
+def test_an_eviction_differs_from_a_refusal() -> None:
+    """It arrives after the login, as an error frame with a code."""
     frame = {"status": "error", "message": "too many", "code": "MAX_CONNECTIONS_EXCEEDED"}
     assert feed(live(), frame) == [Evicted("too many")]
 
@@ -161,7 +161,7 @@ def test_an_eviction_is_told_apart_from_a_refusal() -> None:
 # --- sequences --------------------------------------------------------------------------------------------
 
 
-def test_messages_in_sequence_are_handed_on_with_their_cursor() -> None:
+def test_messages_in_sequence_are_returned_with_their_cursor() -> None:
     """Singly or in a batch."""
     batch = {"type": "batch", "messages": [order(12), order(13)], "count": 2}
     events = feed(live(), order(11), batch)
@@ -176,8 +176,8 @@ def test_repeats_are_dropped() -> None:
     assert subject.repeats == 2
 
 
-def test_a_hole_is_first_filled_by_coming_back() -> None:
-    """Nothing after the hole is handed on, so the cursor stays where the resume must begin."""
+def test_a_gap_is_first_filled_by_reconnecting() -> None:
+    """No later message is returned, so the cursor stays where the resume must start."""
     subject = live()
     events = feed(subject, order(11), order(14), order(15))
     assert numbers(events) == [11]
@@ -185,29 +185,29 @@ def test_a_hole_is_first_filled_by_coming_back() -> None:
     assert subject.cursor == Cursor(11, E)
 
 
-def test_a_hole_that_is_there_again_is_a_gap() -> None:
-    """The client goes on after it instead of coming back for ever."""
+def test_a_gap_that_is_found_again_is_reported() -> None:
+    """The client continues after it instead of reconnecting forever."""
     events = feed(live(known_gap=10), order(13))
     assert gaps(events) == [Gap(10, 13, "hole")]
     assert numbers(events) == [13]
     assert [e.cursor.sequence for e in events if isinstance(e, StreamItem)] == [12, 13]
 
 
-def test_a_heartbeat_beyond_the_last_message_shows_a_hole() -> None:
-    """Everything up to its head was sent, says the server, and it did not come."""
+def test_a_heartbeat_beyond_the_last_message_reveals_a_gap() -> None:
+    """The server states that everything up to its head was sent."""
     assert isinstance(feed(live(), heartbeat(12))[-1], Disconnected)
     assert gaps(feed(live(known_gap=10), heartbeat(12))) == [Gap(10, 13, "hole")]
 
 
-def test_a_heartbeat_before_the_subscription_holds_shows_nothing() -> None:
-    """Orders after the success frame's number come with the subscription."""
+def test_a_heartbeat_before_the_confirmation_reveals_nothing() -> None:
+    """Orders after the success frame's sequence follow the subscribe."""
     subject = session()
     events = feed(subject, success(10), heartbeat(12), status(), order(11), order(12))
     assert numbers(events) == [11, 12]
     assert gaps(events) == []
 
 
-def test_a_filtered_stream_has_holes_by_design_and_goes_by_heartbeats() -> None:
+def test_a_filtered_stream_skips_sequences_and_uses_heartbeats() -> None:
     """Its cursor is the heartbeat's head."""
     subject = live(subscription=Subscribe(trade_pairs=["BTCUSD"]))
     events = feed(subject, order(15), heartbeat(20), order(25))
@@ -217,7 +217,7 @@ def test_a_filtered_stream_has_holes_by_design_and_goes_by_heartbeats() -> None:
 
 
 def test_a_changed_subscription_starts_at_the_next_order() -> None:
-    """What went by between two subscriptions is no gap."""
+    """Orders between two subscriptions are not a gap."""
     subject = live()
     subject.unsubscribe(NOW)
     feed(subject, status("unsubscribe"))
@@ -232,8 +232,8 @@ def test_a_changed_subscription_starts_at_the_next_order() -> None:
         max_size=60,
     )
 )
-def test_nothing_is_repeated_and_no_hole_goes_untold(script: list[tuple[int, bool, bool]]) -> None:
-    """Whatever a version 1 server loses or repeats: delivered plus gaps are exactly what there was."""
+def test_nothing_is_repeated_and_every_gap_is_reported(script: list[tuple[int, bool, bool]]) -> None:
+    """For anything a version 1 server loses or repeats, messages plus gaps are all there was."""
     subject = session()
     feed(subject, success(0, epoch=None), status())
     told: list[int] = []
@@ -251,21 +251,21 @@ def test_nothing_is_repeated_and_no_hole_goes_untold(script: list[tuple[int, boo
 
 
 @given(st.lists(st.binary(max_size=40) | st.text(max_size=40), max_size=10))
-def test_nonsense_is_complained_about_and_survived(frames: list[bytes | str]) -> None:
-    """Afterwards orders come as before."""
+def test_malformed_frames_are_reported_and_survived(frames: list[bytes | str]) -> None:
+    """Later orders are returned as before."""
     subject = live()
     for frame in frames:
         assert all(isinstance(event, ProtocolWarning) for event in subject.receive(frame, NOW))
     assert numbers(feed(subject, order(11))) == [11]
 
 
-def test_frames_of_an_unknown_kind_are_ignored() -> None:
-    """A later server may say things that this client has not heard of."""
+def test_frames_of_an_unknown_type_are_ignored() -> None:
+    """A later server may send new types."""
     assert feed(live(), {"type": "weather", "sequence": 99}, {"what": 1}) == []
 
 
-def test_the_table_lets_every_phase_break_and_nothing_leave_the_end() -> None:
-    """Every phase but the last has a way to BROKEN."""
+def test_every_phase_can_break_and_none_follows_the_last() -> None:
+    """In the transition table."""
     assert set(TRANSITIONS) == set(Phase)
     assert TRANSITIONS[Phase.BROKEN] == {}
     assert all(t[Input.BREAK] is Phase.BROKEN for p, t in TRANSITIONS.items() if p is not Phase.BROKEN)
@@ -287,10 +287,10 @@ def test_the_table_lets_every_phase_break_and_nothing_leave_the_end() -> None:
     ],
     ids=["status", "resumed", "second login", "resumed unasked", "failed unasked", "login while resuming"],
 )
-def test_an_answer_that_is_not_due_changes_nothing(
+def test_an_unexpected_answer_changes_nothing(
     cursor: Cursor, before: list[dict[str, Any]], undue: dict[str, Any]
 ) -> None:
-    """A server that answers what was not asked cannot move the cursor; it is complained about."""
+    """It is reported, and cannot move the cursor."""
     subject = session(cursor)
     feed(subject, *before)
     stood = subject.phase, subject.cursor, subject.state
@@ -298,8 +298,8 @@ def test_an_answer_that_is_not_due_changes_nothing(
     assert (subject.phase, subject.cursor, subject.state) == stood
 
 
-def test_whatever_is_subscribed_while_resuming_waits_for_the_answer() -> None:
-    """A heartbeat that comes before the replay has been granted moves no cursor over what is missing."""
+def test_a_subscribe_while_resuming_waits_for_the_answer() -> None:
+    """A heartbeat before the answer does not move the cursor past missed messages."""
     subject = session(Cursor(5, E))
     feed(subject, success(5), status())
     subject.unsubscribe(NOW)
@@ -313,7 +313,7 @@ def test_whatever_is_subscribed_while_resuming_waits_for_the_answer() -> None:
 
 
 def test_a_resume_replays_and_then_goes_live() -> None:
-    """`replaying` lasts until the head of the moment of the resume."""
+    """`replaying` lasts until the head at the time of the resume."""
     subject = session(Cursor(10, E))
     events = feed(subject, success(10), status(), resumed(10, 12), order(11, replay=True))
     assert states(events) == ["replaying"]
@@ -321,13 +321,13 @@ def test_a_resume_replays_and_then_goes_live() -> None:
 
 
 def test_a_resume_with_nothing_missed_is_live_at_once() -> None:
-    """There is nothing to replay."""
+    """Without `replaying`."""
     events = feed(session(Cursor(10, E)), success(10), status(), resumed(10, 10))
     assert states(events) == ["live"]
 
 
 def test_a_filtered_replay_ends_with_the_heartbeat() -> None:
-    """The last replayed number may not match the filter."""
+    """The last replayed sequence may not match the filter."""
     subject = session(Cursor(10, E), Subscribe(miners=["5A"]))
     feed(subject, success(10), status(), resumed(10, 30))
     assert subject.state == "replaying"
@@ -335,8 +335,8 @@ def test_a_filtered_replay_ends_with_the_heartbeat() -> None:
 
 
 @pytest.mark.parametrize("reason", ["epoch", "too_old", "future"])
-def test_a_failed_resume_is_a_gap_and_goes_on_live(reason: str) -> None:
-    """The cursor is the new epoch's head; the consumer is to take a snapshot."""
+def test_a_failed_resume_is_a_gap_and_live_messages_follow(reason: str) -> None:
+    """The cursor is the new epoch's head; the consumer needs a snapshot."""
     subject = session(Cursor(10, E))
     failed = {
         "type": "resume_failed",
@@ -355,37 +355,37 @@ def test_a_failed_resume_is_a_gap_and_goes_on_live(reason: str) -> None:
 # --- an old server ----------------------------------------------------------------------------------------
 
 
-def test_an_old_server_that_goes_on_where_we_are_leaves_no_gap() -> None:
-    """No epoch on either side, the same number."""
+def test_an_old_server_that_continues_at_our_cursor_leaves_no_gap() -> None:
+    """No epoch on either side, the same sequence."""
     events = feed(session(Cursor(10)), success(10, epoch=None), status(), order(11))
     assert gaps(events) == []
     assert numbers(events) == [11]
 
 
-def test_an_old_server_that_jumps_ahead_has_lost_what_was_missed() -> None:
-    """It ignores last_sequence; the known client followed it and the gap was erased."""
+def test_an_old_server_that_skips_ahead_leaves_a_gap() -> None:
+    """It ignores last_sequence; earlier clients followed it without reporting the gap."""
     events = feed(session(Cursor(10)), success(15, epoch=None), status(), order(16))
     assert gaps(events) == [Gap(10, 16, "not_replayed")]
     assert numbers(events) == [16]
 
 
-def test_an_old_server_that_counts_anew_is_followed() -> None:
-    """Its numbers mean something else now, so they are no repeats."""
+def test_an_old_server_that_restarts_its_count_is_followed() -> None:
+    """Its sequences have a new meaning, so they are not repeats."""
     events = feed(session(Cursor(10)), success(3, epoch=None), status(), order(4))
     assert gaps(events) == [Gap(10, 4, "restarted")]
     assert numbers(events) == [4]
 
 
-def test_a_gap_of_an_old_server_is_told_at_once() -> None:
-    """Coming back would fill nothing."""
+def test_a_gap_of_an_old_server_is_reported_at_once() -> None:
+    """Reconnecting would not fill it."""
     subject = session()
     events = feed(subject, success(10, epoch=None), status(), order(13))
     assert gaps(events) == [Gap(10, 13, "hole")]
     assert numbers(events) == [13]
 
 
-def test_numbers_of_another_epoch_are_not_compared() -> None:
-    """A server that lost its epoch (an older one took its place) is a gap, whatever the numbers."""
+def test_sequences_of_another_epoch_are_not_compared() -> None:
+    """A server without the epoch (an older one replaced it) means a gap, regardless of sequences."""
     assert gaps(feed(session(Cursor(10, E)), success(10, epoch=None))) == [Gap(10, 11, "epoch")]
 
 
@@ -393,7 +393,7 @@ def test_numbers_of_another_epoch_are_not_compared() -> None:
 
 
 def test_two_missing_heartbeats_break_the_connection() -> None:
-    """Even while orders come: it is heartbeats that say that nothing is missing."""
+    """Even while orders arrive: only heartbeats prove that nothing is missing."""
     subject = live()
     assert subject.tick(1_900, NOW) == []
     feed(subject, order(11))
@@ -403,7 +403,7 @@ def test_two_missing_heartbeats_break_the_connection() -> None:
 
 
 def test_heartbeats_keep_it_alive() -> None:
-    """However long it lasts."""
+    """For as long as they arrive."""
     subject = live()
     for _ in range(10):
         assert subject.tick(1_500, NOW) == []
@@ -420,7 +420,7 @@ def test_while_replaying_any_frame_is_a_sign_of_life() -> None:
 
 
 def test_an_old_server_must_answer_pings() -> None:
-    """It knows no heartbeats; any frame will do."""
+    """It sends no heartbeats; any frame counts."""
     subject = session(ping_ms=1_000)
     feed(subject, success(10, epoch=None), status())
     for _ in range(5):
@@ -429,15 +429,15 @@ def test_an_old_server_must_answer_pings() -> None:
     assert isinstance(subject.tick(2_100, NOW)[-1], Disconnected)
 
 
-def test_a_login_that_is_not_answered_breaks_the_connection() -> None:
-    """Within the patience given for it."""
+def test_an_unanswered_login_breaks_the_connection() -> None:
+    """After the login timeout."""
     subject = session(login_ms=500)
     assert subject.tick(400, NOW) == []
     assert isinstance(subject.tick(200, NOW)[-1], Disconnected)
 
 
 def test_it_pings_regularly() -> None:
-    """For the clock offset, and for old servers' sign of life."""
+    """For the clock offset, and to detect a dead version 1 server."""
     subject = live(ping_ms=300)
     subject.tick(200, NOW)
     assert sent(subject) == []
@@ -445,8 +445,8 @@ def test_it_pings_regularly() -> None:
     assert sent(subject) == [{"type": "ping", "timestamp": NOW + 5}]
 
 
-def test_a_source_gone_quiet_is_stale_until_it_is_back() -> None:
-    """The heartbeat's word, with the connection in order."""
+def test_a_silent_source_is_stale_until_it_returns() -> None:
+    """Reported by heartbeats while the connection works."""
     subject = live()
     assert states(feed(subject, heartbeat(10, stale=True), heartbeat(10, stale=True))) == ["stale"]
     assert numbers(feed(subject, order(11))) == [11]
@@ -458,7 +458,7 @@ def test_a_source_gone_quiet_is_stale_until_it_is_back() -> None:
 
 @pytest.mark.parametrize("ahead", [5_000, -5_000])
 def test_the_clock_offset_keeps_its_sign(ahead: int) -> None:
-    """Positive where the server's clock is ahead; half the round trip is taken off."""
+    """Positive if the server's clock is ahead; half the round trip is subtracted."""
     subject = live()
     pong = {
         "type": "pong",
@@ -471,7 +471,7 @@ def test_the_clock_offset_keeps_its_sign(ahead: int) -> None:
 
 
 def test_the_offset_is_known_before_the_first_order() -> None:
-    """The subscription's status carries an echo as well."""
+    """The subscription's status has an echo as well."""
     subject = session()
     feed(subject, success(10), status(asked=NOW, received=NOW + 2_000), at=NOW)
     assert subject.clock_offset.ms == 2_000

@@ -1,4 +1,4 @@
-"""Messages joined from the validator's own text are what the frames' types read."""
+"""Messages joined from the validator's text match the frame types."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def _message(count: int = 2, **options: Any) -> tuple[bytes, dict[str, Any]]:
     return codec.encode_message(**fields | options), body  # type: ignore[arg-type]
 
 
-def test_a_full_message_holds_the_position_as_the_validator_wrote_it() -> None:
-    """Nothing lost, nothing added, no mark that version 1 does not know."""
+def test_a_full_message_has_the_position_as_the_validator_wrote_it() -> None:
+    """Nothing lost, nothing added, no field that version 1 does not have."""
     message, body = _message()
     assert json.loads(message) == {"sequence": 7, "timestamp": 99, "data": {"position": body}}
     assert b'"sequence":7,"timestamp":99,"data"' in message
 
 
-def test_a_delta_message_holds_the_order_its_place_and_the_summary() -> None:
+def test_a_delta_message_has_the_order_its_place_and_the_summary() -> None:
     """Constant size however old the position is."""
     message, body = _message(format="delta")
     data = json.loads(message)["data"]
@@ -45,8 +45,8 @@ def test_a_delta_message_holds_the_order_its_place_and_the_summary() -> None:
     assert data["position"] == {key: value for key, value in body.items() if key != "orders"}
 
 
-def test_marks_and_other_keys_travel_along() -> None:
-    """`late` and `replay` beside the data, the queue's other keys inside it."""
+def test_flags_and_extra_fields_are_included() -> None:
+    """`late` and `replay` next to the data, extra fields inside it."""
     message, _ = _message(late=True, replay=True, extra=b'{"a":1,"b":[2]}')
     decoded = json.loads(message)
     assert (decoded["late"], decoded["replay"]) == (True, True)
@@ -55,7 +55,7 @@ def test_marks_and_other_keys_travel_along() -> None:
 
 
 @given(st.lists(st.sampled_from(["full", "delta"]), min_size=1, max_size=5), st.booleans(), st.booleans())
-def test_what_is_encoded_is_read_back(forms: list[frames.Format], late: bool, replay: bool) -> None:
+def test_encoded_messages_are_read_back(forms: list[frames.Format], late: bool, replay: bool) -> None:
     """Alone and in a batch."""
     messages = [_message(format=form, late=late, replay=replay)[0] for form in forms]
     first = codec.decode(messages[0], frames.Message)
@@ -66,7 +66,7 @@ def test_what_is_encoded_is_read_back(forms: list[frames.Format], late: bool, re
 
 
 def test_a_changed_position_is_read_back() -> None:
-    """Summary, changed orders and, where the layout changed, the whole list of uuids."""
+    """Summary, changed orders and, if the list of orders changed, all uuids."""
     text = _text(position(1, [order(1), order(2)]))
     encoded = codec.encode_position_changed(
         revision=3, after=2, text=text, orders=[text.orders[1]], order_uuids=["a", "b"]
@@ -81,8 +81,8 @@ def test_a_changed_position_is_read_back() -> None:
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
-def test_whatever_comes_is_a_frame_or_invalid_input(data: bytes) -> None:
-    """Never another exception: strangers send anything. A frame of an unknown kind is None to a client."""
+def test_any_input_is_a_frame_or_invalid(data: bytes) -> None:
+    """Never another exception. To a client, an unknown type gives None."""
     assert isinstance(_outcome(server_frames.read_frame, data), (msgspec.Struct, InvalidInputError, NoneType))
     ping = _outcome(lambda d: codec.decode(d, frames.Ping), data)
     assert isinstance(ping, (frames.Ping, InvalidInputError))

@@ -1,4 +1,4 @@
-"""What other packages import from wire."""
+"""The names that other packages import from wire."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_only_exported_names_are_imported() -> None:
 
 
 def test_the_package_lists_every_module() -> None:
-    """Its docstring says which is for whom."""
+    """Its docstring lists them by user."""
     modules = {path.stem for path in (PACKAGE / "wire").glob("*.py")} - {"__init__"}
     documented = str(importlib.import_module("ptn_api.wire").__doc__)
     assert {module for module in modules if f"`{module}`" not in documented} == set()

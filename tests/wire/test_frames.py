@@ -1,4 +1,4 @@
-"""The frames on the wire: field names and what is left out, as existing clients know them."""
+"""The frames on the wire: field names and omitted defaults, as existing clients know them."""
 
 from __future__ import annotations
 
@@ -62,16 +62,16 @@ from ptn_api.wire import codec, frames
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_frame_is_written_as_the_protocol_says_and_read_back(
+def test_a_frame_is_encoded_as_documented_and_read_back(
     frame: msgspec.Struct, wire: dict[str, object]
 ) -> None:
-    """Exactly these fields, and its type is known by them."""
+    """With exactly these fields, which identify its type."""
     assert json.loads(codec.encode(frame)) == wire
     assert codec.decode(codec.encode(frame), type(frame)) == frame
 
 
 def test_the_success_frame_starts_as_existing_clients_know_it() -> None:
-    """status, message, current_sequence and tier first; what is new comes after."""
+    """status, message, current_sequence and tier first; new fields follow."""
     success = frames.AuthSuccess(
         current_sequence=5, tier=100, epoch="e", oldest_sequence=1, version=1, heartbeat_ms=15_000
     )
@@ -81,8 +81,8 @@ def test_the_success_frame_starts_as_existing_clients_know_it() -> None:
     assert codec.decode(codec.encode(success), frames.AuthSuccess) == success
 
 
-def test_a_login_of_version_1_says_no_more_than_it_did() -> None:
-    """Defaults are left out, so that an old server reads nothing new."""
+def test_a_login_of_version_1_has_no_new_fields() -> None:
+    """Defaults are omitted, so an old server sees nothing new."""
     assert json.loads(codec.encode(frames.Auth(api_key="k"))) == {"api_key": "k"}
     assert json.loads(codec.encode(frames.Subscribe(all=True, sender_timestamp=1))) == {
         "type": "subscribe",

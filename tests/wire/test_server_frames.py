@@ -25,19 +25,19 @@ from ptn_api.wire.server_frames import ChangedPosition, LoginAccepted, OrderBatc
         frames.SubscriptionStatus(status="success", all=True, action="subscribe", received_timestamp=1),
     ],
 )
-def test_what_the_server_encodes_is_read_as_it_was(frame: Any) -> None:
-    """Every frame that holds no position."""
+def test_server_frames_are_read_back(frame: Any) -> None:
+    """Every frame without a position."""
     assert read_frame(codec.encode(frame)) == frame
 
 
 def test_an_old_servers_success_frame_is_enough() -> None:
-    """Without anything that version 2 added."""
+    """Without the fields of version 2."""
     old = {"status": "success", "message": "Authentication successful.", "current_sequence": 5, "tier": 100}
     assert read_frame(json.dumps(old)) == LoginAccepted(current_sequence=5, tier=100)
 
 
 def test_positions_stay_text() -> None:
-    """To the last digit, so that a mirror can compute a checksum of them."""
+    """To the last digit, so that a mirror can compute their checksum."""
     data = b'{"position":{"x":1.0,"y":1e-17,"z":10}}'
     message = read_frame(b'{"sequence":1,"timestamp":2,"data":' + data + b',"late":true}')
     assert isinstance(message, OrderMessage)
@@ -52,13 +52,13 @@ def test_positions_stay_text() -> None:
 
 
 @pytest.mark.parametrize("frame", ['{"type":"weather"}', "{}", '{"status":"odd"}'])
-def test_an_unknown_kind_is_nothing(frame: str) -> None:
-    """A later server may say more."""
+def test_an_unknown_type_is_none(frame: str) -> None:
+    """A later server may send new types."""
     assert read_frame(frame) is None
 
 
 @pytest.mark.parametrize("frame", ["", "[1]", '{"type":"pong"}', '{"sequence":"x"}', b"\xff", "[" * 100_000])
-def test_nonsense_is_refused(frame: bytes | str) -> None:
+def test_malformed_frames_are_refused(frame: bytes | str) -> None:
     """With an error of this package."""
     with pytest.raises(InvalidInputError):
         read_frame(frame)

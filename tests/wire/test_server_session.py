@@ -43,7 +43,7 @@ class Head(msgspec.Struct):
 
 @dataclass
 class Log:
-    """As much of a log as a session asks for: orders `first`..`last`, each with its time."""
+    """What a session needs of a log: orders `first`..`last`, each with its time."""
 
     first: int = 101
     last: int = 110
@@ -88,8 +88,8 @@ def _logged_in(log: Log | None = None, **login: Any) -> tuple[ServerSession, fra
 # --- login ------------------------------------------------------------------------------------------------
 
 
-def test_a_login_is_checked_and_answered_with_where_the_stream_stands() -> None:
-    """current_sequence is the head where nothing is replayed."""
+def test_a_login_is_checked_and_answered_with_the_streams_place() -> None:
+    """current_sequence is the head if nothing is replayed."""
     session, success = _logged_in()
     assert success == frames.AuthSuccess(
         current_sequence=110, tier=100, epoch="e1", oldest_sequence=101, version=1, heartbeat_ms=15_000
@@ -99,7 +99,7 @@ def test_a_login_is_checked_and_answered_with_where_the_stream_stands() -> None:
 
 @pytest.mark.parametrize("tier", [0, 30, 50])
 def test_a_lower_tier_is_refused_with_its_code(tier: int) -> None:
-    """The text and code that existing clients know, then a close that says not to come back."""
+    """The message and code that existing clients know, then a close that means "do not reconnect"."""
     session = _session()
     _tell(session, api_key="k")
     text = "WebSocket connections require tier 100 access. Please upgrade your API key."
@@ -110,7 +110,7 @@ def test_a_lower_tier_is_refused_with_its_code(tier: int) -> None:
 
 
 def test_an_unknown_key_is_refused() -> None:
-    """Without a code, as it always was."""
+    """Without a code, as before."""
     session = _session()
     _tell(session, api_key="k")
     text = "Invalid API key. Authentication failed."
@@ -121,15 +121,15 @@ def test_an_unknown_key_is_refused() -> None:
 
 
 @pytest.mark.parametrize("frame", [b"{}", b"[]", b"5", b"null", b'{"api_key": null}', b'{"type": "ping"}'])
-def test_a_first_frame_without_a_key_is_told_so(frame: bytes) -> None:
-    """JSON, but no login."""
+def test_a_first_frame_without_a_key_is_refused(frame: bytes) -> None:
+    """JSON, but not a login."""
     error, close = _session().receive(frame, NOW)
     assert isinstance(error, Send)
     assert error.frame.message == "Authentication required. Please provide an API key."  # type: ignore[attr-defined]
     assert close == Close(close_codes.BAD_FIRST_FRAME)
 
 
-def test_a_first_frame_that_is_no_json_closes_silently() -> None:
+def test_a_first_frame_that_is_not_json_closes_silently() -> None:
     """Nothing is sent."""
     assert _session().receive(b"hello", NOW) == [Close(close_codes.BAD_FIRST_FRAME)]
 
@@ -138,12 +138,12 @@ def test_a_first_frame_that_is_no_json_closes_silently() -> None:
     ("version", "spoken"), [(1, 1), (2, 2), (3, 2), (0, 1), (-5, 1), ("2", 1), (2.0, 1), (True, 1)]
 )
 def test_the_version_spoken_is_the_highest_that_both_know(version: Any, spoken: int) -> None:
-    """A newer client gets 2; nonsense counts as absent."""
+    """A newer client gets 2; an invalid value counts as absent."""
     session, success = _logged_in(version=version)
     assert session.version == success.version == spoken
 
 
-def test_frames_wait_for_the_verdict_and_are_answered_in_order() -> None:
+def test_frames_wait_for_the_key_check_and_are_answered_in_order() -> None:
     """A client may send login and subscribe at once."""
     session = _session()
     _tell(session, api_key="k")
@@ -155,8 +155,8 @@ def test_frames_wait_for_the_verdict_and_are_answered_in_order() -> None:
     assert effects[-1] == CatchUp(after=110, replay_until=0)
 
 
-def test_what_waits_for_the_verdict_is_bounded() -> None:
-    """One frame too many ends it; a verdict that comes later changes nothing."""
+def test_frames_that_wait_for_the_key_check_are_bounded() -> None:
+    """One too many closes the connection; a later key check changes nothing."""
     session = _session()
     _tell(session, api_key="k")
     for _ in range(MAX_WAITING_FRAMES):
@@ -169,7 +169,7 @@ def test_what_waits_for_the_verdict_is_bounded() -> None:
 
 
 @given(st.integers(-3, 230), st.integers(0, 100), st.integers(0, 20), st.integers(0, 2 * WINDOW))
-def test_version_1_is_replayed_exactly_what_is_there_and_recent(
+def test_version_1_is_replayed_what_is_available_and_recent(
     cursor: int, first: int, count: int, age: int
 ) -> None:
     """If floor-1 <= last_sequence <= head and the first missed order is younger than the window."""
@@ -182,8 +182,8 @@ def test_version_1_is_replayed_exactly_what_is_there_and_recent(
     assert effects[1:] == [CatchUp(after=expected, replay_until=0)]
 
 
-def test_what_comes_between_login_and_subscribe_follows_the_subscribe() -> None:
-    """The catch-up starts at the number that the success frame gave, not at the head of then."""
+def test_orders_between_login_and_subscribe_follow_the_subscribe() -> None:
+    """The catch-up starts at the success frame's sequence, not at the head."""
     log = Log()
     session, success = _logged_in(log)
     log.last += 7
@@ -194,8 +194,8 @@ def test_what_comes_between_login_and_subscribe_follows_the_subscribe() -> None:
 
 
 @given(st.integers(-2, 130), st.sampled_from(["e1", "e2", None]))
-def test_a_resume_is_whole_or_fails_with_its_reason(cursor: int, epoch: str | None) -> None:
-    """-1 is no resume; epoch before future before too_old."""
+def test_a_resume_is_complete_or_fails_with_its_reason(cursor: int, epoch: str | None) -> None:
+    """-1 does not resume; epoch before future before too_old."""
     login: dict[str, Any] = {} if epoch is None else {"epoch": epoch}
     session, success = _logged_in(version=2, last_sequence=cursor, **login)
     effects = _tell(session, type="subscribe")[1:]
@@ -219,10 +219,10 @@ def test_a_resume_is_whole_or_fails_with_its_reason(cursor: int, epoch: str | No
     ("revision", "epoch", "reason"),
     [(10, "e1", None), (50, "e1", None), (9, "e1", "too_old"), (51, "e1", "future"), (20, "e2", "epoch")],
 )
-def test_a_revision_is_resumed_if_the_log_still_knows_all_changes_since(
+def test_a_revision_is_resumed_if_the_log_has_all_changes_since(
     revision: int, epoch: str, reason: str | None
 ) -> None:
-    """Otherwise the whole resume fails and live messages follow from the head of then."""
+    """Otherwise the resume fails and messages after the present head follow."""
     session, _ = _logged_in(version=2, last_sequence=105, epoch=epoch)
     effects = _tell(session, type="subscribe", updates=True, revision=revision)
     if reason is None:
@@ -235,7 +235,7 @@ def test_a_revision_is_resumed_if_the_log_still_knows_all_changes_since(
 # --- subscriptions ----------------------------------------------------------------------------------------
 
 
-def test_the_status_echoes_what_version_2_asked_for() -> None:
+def test_the_status_echoes_a_version_2_subscription() -> None:
     """miners, trade_pairs, format, updates and the client's time."""
     session, _ = _logged_in(version=2)
     effects = _tell(
@@ -265,8 +265,8 @@ def test_the_status_echoes_what_version_2_asked_for() -> None:
     )
 
 
-def test_subscribe_unsubscribe_subscribe_is_no_second_catch_up() -> None:
-    """Once live, once stopped, then from the next order on."""
+def test_subscribing_again_starts_no_second_catch_up() -> None:
+    """After an unsubscribe, orders follow from the next one on."""
     session, _ = _logged_in()
     _tell(session, type="subscribe")
     session.caught_up()
@@ -279,8 +279,8 @@ def test_subscribe_unsubscribe_subscribe_is_no_second_catch_up() -> None:
     assert session.state is State.LIVE
 
 
-def test_a_subscribe_during_the_catch_up_goes_on_with_it() -> None:
-    """The new subscription holds for what is not sent yet."""
+def test_a_subscribe_during_the_catch_up_continues_it() -> None:
+    """The new subscription applies to what has not been sent."""
     session, _ = _logged_in(version=2)
     _tell(session, type="subscribe")
     assert _tell(session, type="subscribe", format="delta")[1:] == [Resubscribed()]
@@ -289,7 +289,7 @@ def test_a_subscribe_during_the_catch_up_goes_on_with_it() -> None:
 
 
 def test_a_refused_subscribe_changes_nothing() -> None:
-    """The error names the field; the old subscription stands, and the first one may still come."""
+    """The error names the field; the first valid subscribe still starts the catch-up."""
     session, _ = _logged_in(version=2)
     (error,) = _tell(session, type="subscribe", miner=["m"])
     assert "`miner`" in error.frame.message  # type: ignore[union-attr]
@@ -300,8 +300,8 @@ def test_a_refused_subscribe_changes_nothing() -> None:
     assert session.subscription.miners == {"m"}
 
 
-def test_version_1_reads_past_what_it_does_not_know() -> None:
-    """No filter, no error frame: everything, as ever."""
+def test_version_1_ignores_unknown_fields() -> None:
+    """No filter, no error frame: it subscribes to everything."""
     session, _ = _logged_in()
     effects = _tell(session, type="subscribe", miners=["m"], format=5, extra={})
     assert effects[0].frame.all is True  # type: ignore[union-attr]
@@ -325,14 +325,14 @@ def test_version_1_reads_past_what_it_does_not_know() -> None:
     ],
 )
 def test_a_ping_is_answered_with_its_time_or_0(timestamp: Any, echo: Any) -> None:
-    """Only what can be a time comes back."""
+    """Only plausible timestamps are echoed."""
     session, _ = _logged_in()
     expected = frames.Pong(client_timestamp=echo, server_timestamp=NOW, timestamp=NOW)
     assert _tell(session, type="ping", timestamp=timestamp) == [Send(expected)]
 
 
 def test_a_subscription_matches_by_miner_and_pair() -> None:
-    """AND-ed; a pair that is not known any more decides nothing."""
+    """AND-ed; an unknown pair always matches."""
     both = Subscription(version=2, miners=frozenset("ab"), trade_pairs=frozenset(["X"]))
     assert both.matches("a", "X")
     assert not both.matches("c", "X")
@@ -357,7 +357,7 @@ class Unreadable(Log):
 
 
 def test_a_login_that_cannot_read_the_log_can_be_tried_again() -> None:
-    """It raises, and changes nothing; frames go on waiting."""
+    """It raises and changes nothing; frames keep waiting."""
     log = Unreadable()
     session = _session(log)
     _tell(session, api_key="k")
@@ -407,8 +407,8 @@ def test_frames_that_wait_for_the_log_are_bounded() -> None:
 # --- the end ----------------------------------------------------------------------------------------------
 
 
-def test_the_evicted_connection_is_told_in_the_words_existing_clients_know() -> None:
-    """A frame, then a close that says come back."""
+def test_an_evicted_connection_gets_the_message_existing_clients_know() -> None:
+    """A frame, then a close that means "come back"."""
     session, _ = _logged_in()
     message = "Disconnected due to too many connections for this API key"
     assert session.evict() == [
@@ -419,7 +419,7 @@ def test_the_evicted_connection_is_told_in_the_words_existing_clients_know() -> 
 
 
 def test_the_first_reason_to_close_stands() -> None:
-    """What is decided later, or arrives later, is not answered."""
+    """Later reasons and frames have no effect."""
     session, _ = _logged_in()
     assert session.close(close_codes.KEY_REVOKED) == [Close(close_codes.KEY_REVOKED)]
     assert session.close(close_codes.SLOW_CONSUMER) == []
@@ -428,8 +428,8 @@ def test_the_first_reason_to_close_stands() -> None:
     assert session.state is State.CLOSED
 
 
-def test_the_table_lets_every_state_close_and_nothing_leave_the_end() -> None:
-    """Every state but the last has a way to CLOSED."""
+def test_every_state_can_close_and_none_follows_the_last() -> None:
+    """In the transition table."""
     assert set(TRANSITIONS) == set(State)
     assert TRANSITIONS[State.CLOSED] == {}
     assert all(t[Input.CLOSE] is State.CLOSED for s, t in TRANSITIONS.items() if s is not State.CLOSED)
@@ -456,7 +456,7 @@ _requests = st.one_of(
 
 
 class Conversation(RuleBasedStateMachine):
-    """Whatever clients, keys and the server do, in whatever order."""
+    """Any sequence of client frames, key checks and server actions."""
 
     @initialize(version=st.sampled_from([1, 2]))
     def connect(self, version: int) -> None:

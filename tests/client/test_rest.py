@@ -1,4 +1,4 @@
-"""One question to the REST server, without a server: retries, errors, decoding."""
+"""REST requests without a server: retries, errors, decoding, downloads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from ptn_api.client.exchange import Call, Retries
-from ptn_api.client.rest import AsyncPTNClient, PTNClient
+from ptn_api.client.calls import Call
+from ptn_api.client.mirror_state import snapshot
+from ptn_api.client.rest import AsyncPTNClient, PTNClient, Retries
 from ptn_api.errors import (
     APIStatusError,
     AuthenticationError,
@@ -27,7 +28,7 @@ HEALTH = {"status": "ok", "problems": [], "processes": {}, "source": {}, "log": 
 
 
 class Script:
-    """Answers in turn; the last one for ever. `requests` is what was asked."""
+    """Responses in turn, the last one repeated. `requests` are the requests received."""
 
     def __init__(self, *answers: httpx.Response | Exception) -> None:
         self._answers = list(answers)
@@ -55,8 +56,8 @@ def raised(script: Script, act: Callable[[PTNClient], object] = lambda api: api.
     return caught.value
 
 
-def test_the_key_travels_in_the_header_only() -> None:
-    """Never in the URL, where proxies would log it."""
+def test_the_key_is_sent_in_the_header_only() -> None:
+    """Proxies would log it in the URL."""
     script = Script(answer(body=["5A"]))
     with client(script) as api:
         assert api.hotkeys() == ["5A"]
@@ -67,7 +68,7 @@ def test_the_key_travels_in_the_header_only() -> None:
 
 
 def test_the_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without any, none is sent: `/health` needs none."""
+    """Without a key no header is sent: `/health` needs none."""
     monkeypatch.delenv("PTN_API_KEY", raising=False)
     script = Script(answer(body=HEALTH))
     with PTNClient(URL, transport=httpx.MockTransport(script)) as api:
@@ -79,8 +80,8 @@ def test_the_key_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_key_that_will_not_do_is_an_authentication_error(status: int) -> None:
-    """With the server's sentence, and asked only once."""
+def test_a_refused_key_is_an_authentication_error(status: int) -> None:
+    """With the server's message, and without a retry."""
     script = Script(answer(status, {"error": "Unauthorized access", "code": "unauthorized"}))
     error = raised(script)
     assert isinstance(error, AuthenticationError)
@@ -88,46 +89,46 @@ def test_a_key_that_will_not_do_is_an_authentication_error(status: int) -> None:
     assert len(script.requests) == 1
 
 
-def test_an_error_carries_status_and_sentence() -> None:
-    """As the body says."""
+def test_an_error_has_the_status_and_the_servers_message() -> None:
+    """From the response body."""
     error = raised(Script(answer(404, {"error": "Miner ID not found"})), lambda api: api.miner("5A"))
     assert isinstance(error, APIStatusError)
     assert (error.status, str(error)) == (404, "Miner ID not found")
 
 
-def test_a_proxys_error_page_is_no_fault_of_ours() -> None:
-    """The status says it all."""
+def test_a_proxys_error_page_is_an_error_with_its_status() -> None:
+    """The page itself is ignored."""
     error = raised(Script(httpx.Response(502, content=b"<html>")))
     assert isinstance(error, APIStatusError)
     assert str(error) == "status 502"
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_server_is_asked_again(status: int) -> None:
-    """After the pause that it asks for."""
+def test_a_busy_server_is_retried(status: int) -> None:
+    """After its Retry-After."""
     script = Script(answer(status, {"error": "later"}, **{"retry-after": "0"}), answer(body=[]))
     with client(script) as api:
         assert api.hotkeys() == []
     assert len(script.requests) == 2
 
 
-def test_it_is_not_asked_for_ever() -> None:
-    """The last answer is raised."""
+def test_retries_end() -> None:
+    """The last response is raised as an error."""
     script = Script(answer(503, {"error": "starting"}))
     error = raised(script)
     assert isinstance(error, APIStatusError)
     assert (error.status, len(script.requests)) == (503, 3)
 
 
-def test_a_pause_that_is_too_long_is_not_waited_for() -> None:
-    """The caller decides."""
+def test_a_retry_after_beyond_the_limit_is_not_waited_for() -> None:
+    """The error is raised at once."""
     script = Script(answer(429, {"error": "later"}, **{"retry-after": "3600"}))
     raised(script)
     assert len(script.requests) == 1
 
 
-def test_a_lost_connection_is_tried_again() -> None:
-    """Then told as such."""
+def test_a_lost_connection_is_retried() -> None:
+    """After the last retry it is ServerUnreachableError."""
     script = Script(httpx.ConnectError("refused"), answer(body=["5A"]))
     with client(script) as api:
         assert api.hotkeys() == ["5A"]
@@ -136,21 +137,19 @@ def test_a_lost_connection_is_tried_again() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1}', b"\xff"])
-def test_an_answer_that_makes_no_sense_is_told(content: bytes) -> None:
-    """Not as some library's error."""
+def test_a_malformed_response_is_a_client_error(content: bytes) -> None:
+    """Not an exception of the JSON library."""
     assert raised(Script(httpx.Response(200, content=content))).code == "bad_answer"
 
 
-def test_a_snapshot_without_its_headers_makes_no_sense() -> None:
-    """As from a lower tier's key."""
-    from ptn_api.client import calls
-
-    error = raised(Script(answer(body={})), lambda api: api.call(calls.snapshot()))
+def test_a_snapshot_without_its_headers_is_malformed() -> None:
+    """As a key of a lower tier gets it."""
+    error = raised(Script(answer(body={})), lambda api: api.call(snapshot()))
     assert error.code == "bad_answer"
 
 
-def test_only_what_was_given_is_asked() -> None:
-    """Parameters are repeated for several values; a hotkey is quoted."""
+def test_only_parameters_that_were_passed_are_sent() -> None:
+    """Several values repeat the parameter; a hotkey is quoted."""
     script = Script(answer(body={}))
     with client(script) as api:
         api.miner_positions()
@@ -167,8 +166,8 @@ def test_only_what_was_given_is_asked() -> None:
     ]
 
 
-def test_a_server_that_is_not_well_can_still_say_so() -> None:
-    """`/health` answers 503 with a body."""
+def test_an_unhealthy_servers_health_is_returned() -> None:
+    """`/health` has status 503 and a body."""
     script = Script(answer(503, HEALTH | {"status": "starting", "problems": ["starting"]}))
     with client(script) as api:
         health = api.health()
@@ -176,16 +175,16 @@ def test_a_server_that_is_not_well_can_still_say_so() -> None:
     assert len(script.requests) == 1
 
 
-def test_what_a_newer_server_says_of_itself_is_read_too() -> None:
-    """Words and fields that are not known yet."""
+def test_a_newer_servers_health_is_decoded() -> None:
+    """With unknown words and fields."""
     newer = {"status": "shaky", "problems": ["gremlins"], "processes": {"rest": "dozing"}, "mood": 3}
     with client(Script(answer(body=HEALTH | newer))) as api:
         health = api.health()
     assert (health.status, health.problems, health.processes) == ("shaky", ["gremlins"], {"rest": "dozing"})
 
 
-def test_without_a_key_it_is_said_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rather than what a server says to strangers; and a file's last line break is no part of a key."""
+def test_a_401_without_a_key_names_the_missing_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than the server's message. A line break after a key is stripped."""
     monkeypatch.delenv("PTN_API_KEY", raising=False)
     script = Script(answer(401, {"error": "Unauthorized access"}))
     with (
@@ -202,17 +201,17 @@ def test_without_a_key_it_is_said_that_there_is_none(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("ask", [PTNClient.miner, PTNClient.miner_statistics, PTNClient.perf_ledger])
-def test_no_hotkey_is_not_another_document(ask: Callable[[PTNClient, str], object]) -> None:
-    """An unset variable in a script is an error, and not a miner without positions."""
+def test_an_empty_hotkey_is_refused(ask: Callable[[PTNClient, str], object]) -> None:
+    """Its path would be that of another document."""
     script = Script(answer(body={}))
-    with client(script) as api, pytest.raises(InvalidInputError, match="no hotkey"):
+    with client(script) as api, pytest.raises(InvalidInputError, match="hotkey is empty"):
         ask(api, "")
     assert script.requests == []
 
 
 @pytest.mark.parametrize("url", ["", "server:1", "ws://server", "ftp://server"])
-def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
-    """Before anything is sent."""
+def test_an_invalid_url_is_refused_at_once(url: str) -> None:
+    """No request is sent."""
     with pytest.raises(SettingsError):
         PTNClient(url, "k")
 
@@ -225,7 +224,7 @@ def unchanged() -> httpx.Response:
 
 
 def test_an_unchanged_document_is_the_same_object() -> None:
-    """It is asked for by its ETag, and neither sent nor read again."""
+    """It is requested with its ETag, and neither sent nor decoded again."""
     script = Script(
         answer(body=["5A"], etag='"1"'), unchanged(), answer(body=["5B"], etag='"2"'), unchanged()
     )
@@ -238,8 +237,8 @@ def test_an_unchanged_document_is_the_same_object() -> None:
     assert asked == [None, '"1"', '"1"', '"2"']
 
 
-def test_questions_are_told_apart_by_path_and_parameters() -> None:
-    """And by what is made of the answer."""
+def test_cached_results_are_distinguished_by_path_and_parameters() -> None:
+    """And by their decoder."""
     script = Script(answer(body={}, etag='"1"'))
     with client(script) as api:
         api.miner_positions(status="open")
@@ -253,8 +252,8 @@ def test_questions_are_told_apart_by_path_and_parameters() -> None:
     assert asked == [None] * 5 + ['"1"', '"1"']
 
 
-def test_only_so_many_answers_are_kept() -> None:
-    """Those used last; none if so asked."""
+def test_the_cache_is_bounded() -> None:
+    """It keeps the most recently used results; with size 0 none."""
     for size, expected in ((0, [None] * 5), (2, [None, None, '"1"', None, None])):
         script = Script(answer(body={}, etag='"1"'))
         with PTNClient(URL, "k", cache=size, transport=httpx.MockTransport(script)) as api:
@@ -263,8 +262,8 @@ def test_only_so_many_answers_are_kept() -> None:
         assert [r.headers.get("if-none-match") for r in script.requests] == expected
 
 
-def test_a_304_that_nobody_asked_for_is_told() -> None:
-    """By a proxy, perhaps."""
+def test_an_unexpected_304_is_an_error() -> None:
+    """As from a faulty proxy."""
     error = raised(Script(unchanged()))
     assert isinstance(error, APIStatusError)
     assert error.status == 304
@@ -273,8 +272,8 @@ def test_a_304_that_nobody_asked_for_is_told() -> None:
 # --- downloads --------------------------------------------------------------------------------------------
 
 
-def test_a_download_is_written_as_it_comes(tmp_path: Path) -> None:
-    """The file is there when it is whole; the progress is told in bytes as they travel."""
+def test_a_download_is_streamed_to_its_file(tmp_path: Path) -> None:
+    """The file appears when it is complete; progress is in bytes received."""
     told: list[tuple[int, int | None]] = []
     body = b'{"positions":{}}'
     stream = httpx.Response(200, stream=httpx.ByteStream(body), headers={"content-length": "16"})
@@ -294,8 +293,8 @@ class Torn(httpx.SyncByteStream):
         raise httpx.ReadError("broken")
 
 
-def test_two_downloads_to_one_file_at_a_time(tmp_path: Path) -> None:
-    """Neither writes into the other's: what is there is always one whole answer."""
+def test_two_downloads_to_one_file_may_overlap(tmp_path: Path) -> None:
+    """Neither writes into the other's file: the target is always one complete response."""
     target = tmp_path / "checkpoint.json"
     between: list[str] = []
 
@@ -310,8 +309,8 @@ def test_two_downloads_to_one_file_at_a_time(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_download_replaces_files_only(tmp_path: Path) -> None:
-    """A device or a pipe would be gone; a link stays, and so does a folder."""
+def test_a_download_replaces_regular_files_only(tmp_path: Path) -> None:
+    """Devices, pipes and folders are refused; the target of a link is replaced, not the link."""
     pipe, link, folder = tmp_path / "pipe", tmp_path / "link", tmp_path / "folder"
     os.mkfifo(pipe)
     folder.mkdir()
@@ -319,7 +318,7 @@ def test_a_download_replaces_files_only(tmp_path: Path) -> None:
     script = Script(answer(body={}))
     with client(script) as api:
         for target in (pipe, folder):
-            with pytest.raises(SettingsError, match="no file that could be replaced"):
+            with pytest.raises(SettingsError, match="not a regular file"):
                 api.validator_checkpoint(target)
         assert script.requests == []
         api.validator_checkpoint(link)
@@ -328,8 +327,8 @@ def test_a_download_replaces_files_only(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "{}"
 
 
-def test_a_broken_download_leaves_nothing_and_is_tried_again(tmp_path: Path) -> None:
-    """An older file stands until a new one is whole."""
+def test_a_broken_download_leaves_nothing_and_is_retried(tmp_path: Path) -> None:
+    """An existing file stays until the new one is complete."""
     target = tmp_path / "checkpoint.json"
     target.write_text("before")
     bodies: list[httpx.Response] = [httpx.Response(200, stream=Torn()) for _ in range(4)]
@@ -344,8 +343,8 @@ def test_a_broken_download_leaves_nothing_and_is_tried_again(tmp_path: Path) -> 
     assert target.read_text() == "{}"
 
 
-def test_a_refused_download_is_an_error_as_any(tmp_path: Path) -> None:
-    """With the server's sentence, and no file."""
+def test_a_refused_download_is_an_error_like_any(tmp_path: Path) -> None:
+    """With the server's message, and without a file."""
     script = Script(answer(403, {"error": "Validator checkpoint data requires tier 100 access"}))
     error = raised(script, lambda api: api.validator_checkpoint(tmp_path / "file"))
     assert isinstance(error, AuthenticationError)
@@ -354,7 +353,7 @@ def test_a_refused_download_is_an_error_as_any(tmp_path: Path) -> None:
 
 
 async def test_the_asynchronous_client_downloads_too(tmp_path: Path) -> None:
-    """The same way."""
+    """In the same way."""
     transport = httpx.MockTransport(Script(answer(body={})))
     async with AsyncPTNClient(URL, "k", transport=transport) as api:
         assert (await api.validator_checkpoint(tmp_path / "file")).read_text() == "{}"
@@ -363,8 +362,8 @@ async def test_the_asynchronous_client_downloads_too(tmp_path: Path) -> None:
 # --- both clients -----------------------------------------------------------------------------------------
 
 
-async def test_the_asynchronous_client_does_the_same() -> None:
-    """One core: retries and errors alike."""
+async def test_the_asynchronous_client_retries_and_fails_alike() -> None:
+    """Both clients share `exchange`."""
     script = Script(answer(503), httpx.ConnectError("refused"), answer(404, {"error": "no"}))
     transport = httpx.MockTransport(script)
     async with AsyncPTNClient(URL, "k", retries=QUICK, transport=transport) as api:
@@ -387,8 +386,8 @@ def test_both_clients_have_the_same_methods() -> None:
     assert methods(PTNClient) == methods(AsyncPTNClient)
 
 
-def test_pauses_double_with_full_jitter() -> None:
-    """Up to the longest; what the server asks for is the least."""
+def test_delays_double_with_full_jitter() -> None:
+    """Up to the longest; the server's Retry-After is the minimum."""
     retries = Retries(times=9, first=1, longest=4)
     for attempt, longest in enumerate([1, 2, 4, 4, 4]):
         pauses = [retries.pause(attempt, None) for _ in range(200)]

@@ -1,4 +1,4 @@
-"""What an exception says."""
+"""Words for exceptions of the system and of libraries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import ssl
 import httpx
 import pytest
 
-from ptn_api.client.reason import reason
+from ptn_api.errors import error_text
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,6 @@ from ptn_api.client.reason import reason
         (httpx.ReadTimeout(""), "ReadTimeout"),
     ],
 )
-def test_it_always_says_something(error: BaseException, words: str) -> None:
-    """The system's words without Python's decoration; its name where an error says nothing."""
-    assert words in reason(error)
+def test_the_text_of_an_error_is_never_empty(error: BaseException, words: str) -> None:
+    """The system's words, or the message, or the class name."""
+    assert words in error_text(error)

@@ -1,4 +1,4 @@
-"""What has come and is not handled yet."""
+"""The inbox between a connection and the stream's iteration."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from ptn_api.client.inbox import Inbox
+from ptn_api.client.connection import Inbox
 from ptn_api.wire.client_session import Cursor, StreamItem
 from tests.waiting import until_async
 
@@ -22,8 +22,8 @@ async def taken(inbox: Inbox) -> StreamItem | None:
     return step
 
 
-async def test_what_was_not_dropped_is_still_the_first() -> None:
-    """Whoever is interrupted before the step was dealt with gets it again; one that is gone is not missed."""
+async def test_an_item_stays_first_until_it_is_dropped() -> None:
+    """A consumer that is cancelled before that gets it again. Dropping a removed item does nothing."""
     inbox = Inbox()
     for n in range(2):
         await inbox.put(step(n))
@@ -38,8 +38,8 @@ async def test_what_was_not_dropped_is_still_the_first() -> None:
     assert await inbox.first() is None
 
 
-async def test_it_keeps_the_order() -> None:
-    """First in, first out; one may be looked at without taking it."""
+async def test_it_is_first_in_first_out() -> None:
+    """`peek` does not remove."""
     inbox = Inbox()
     for n in range(3):
         await inbox.put(step(n))
@@ -48,8 +48,8 @@ async def test_it_keeps_the_order() -> None:
     assert inbox.peek() is None
 
 
-async def test_a_full_one_makes_the_connection_wait() -> None:
-    """A slow handler costs no memory."""
+async def test_a_full_inbox_makes_the_producer_wait() -> None:
+    """A slow handler does not fill the memory."""
     inbox = Inbox(limit=1)
     await inbox.put(step(0))
     waiting = asyncio.create_task(inbox.put(step(1)))
@@ -60,16 +60,16 @@ async def test_a_full_one_makes_the_connection_wait() -> None:
     assert await taken(inbox) == step(1)
 
 
-async def test_a_plain_end_is_at_once() -> None:
-    """What has come is left for the next run."""
+async def test_closing_without_an_error_discards_the_items() -> None:
+    """They come again in the next run."""
     inbox = Inbox()
     await inbox.put(step(0))
     inbox.close()
     assert await inbox.first() is None
 
 
-async def test_an_error_comes_after_what_has_come() -> None:
-    """And every time it is asked."""
+async def test_an_error_is_raised_after_the_queued_items() -> None:
+    """Every time."""
     inbox = Inbox()
     await inbox.put(step(0))
     inbox.close(ValueError("no"))

@@ -1,4 +1,4 @@
-"""Following orders with a plain `for`."""
+"""A plain `for` loop over a server's orders."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from ptn_api.client.fake_server import FakeServer
-from ptn_api.client.following import Following, follow
+from ptn_api.client.arguments import Timing
+from ptn_api.client.delivery import Following, follow
 from ptn_api.client.message import PTNWebSocketMessage
-from ptn_api.client.pace import Pace
 from ptn_api.client.stream import Stream
+from ptn_api.client.testing import FakeServer
 from ptn_api.errors import AuthenticationError
 from ptn_api.wire.client_session import Gap
 from tests.factories import order, position
@@ -26,18 +26,18 @@ from tests.waiting import until
 
 
 @pytest.fixture
-def orders(server: FakeServer, pace: Pace, tmp_path: Path) -> Callable[..., Following]:
-    """Makes a follower of the server that begins at the server's first number."""
+def orders(server: FakeServer, timing: Timing, tmp_path: Path) -> Callable[..., Following]:
+    """Returns a function that makes a follower with the cursor at the server's first sequence."""
 
     def make(**options: Any) -> Following:
-        return follow(server.url, server.api_key, pace=pace, state_dir=tmp_path, **options)
+        return follow(server.url, server.api_key, timing=timing, state_dir=tmp_path, **options)
 
     return make
 
 
 @pytest.fixture
 def known(orders: Callable[..., Following], server: FakeServer) -> None:
-    """The cursor stands at the server's first number, so that nothing depends on who is quicker."""
+    """Saves a cursor at the server's first sequence, so that no order is missed before the login."""
     with orders(on_state=lambda state: state == "live" and following.stop()) as following:
         assert list(following) == []
 
@@ -54,22 +54,22 @@ pytestmark = pytest.mark.usefixtures("known")
 
 
 def test_orders_come_one_by_one(server: FakeServer, orders: Callable[..., Following]) -> None:
-    """However they were sent."""
+    """Also those sent as a batch."""
     with orders() as following:
         batch_of(server, 3)
         server.order("EURUSD")
         assert taken(following, 4) == [101, 102, 103, 104]
 
 
-def test_it_takes_what_the_stream_takes() -> None:
-    """Said in one place."""
+def test_its_parameters_are_those_of_the_stream() -> None:
+    """They are declared in one place."""
     assert inspect.signature(follow) == inspect.signature(Stream)
 
 
-def test_asking_for_the_next_one_commits_the_last(
+def test_asking_for_the_next_message_commits_the_last(
     server: FakeServer, orders: Callable[..., Following]
 ) -> None:
-    """Message by message, also within a batch; `commit` says so earlier."""
+    """Message by message, also within a batch; `commit` commits earlier."""
     batch_of(server, 4)
     with orders() as following:
         assert taken(following, 2) == [101, 102]
@@ -80,10 +80,8 @@ def test_asking_for_the_next_one_commits_the_last(
         assert taken(following, 2) == [103, 104]
 
 
-def test_leaving_the_loop_without_with_ends_it_too(
-    server: FakeServer, orders: Callable[..., Following]
-) -> None:
-    """Its connection goes, and another may use the cursor."""
+def test_it_ends_when_it_is_garbage_collected(server: FakeServer, orders: Callable[..., Following]) -> None:
+    """Without `with`: its connection closes, and another client may use the cursor."""
     server.order()
     for message in orders():
         assert message.sequence == 101
@@ -95,7 +93,7 @@ def test_leaving_the_loop_without_with_ends_it_too(
     until(lambda: not server.clients)
 
 
-async def test_it_works_where_an_event_loop_runs(
+async def test_it_works_under_a_running_event_loop(
     server: FakeServer, orders: Callable[..., Following]
 ) -> None:
     """As in a notebook."""
@@ -104,10 +102,10 @@ async def test_it_works_where_an_event_loop_runs(
         assert taken(following, 1) == [101]
 
 
-def test_a_stop_from_another_thread_ends_the_waiting(
+def test_a_stop_from_another_thread_ends_the_loop(
     server: FakeServer, orders: Callable[..., Following]
 ) -> None:
-    """The loop ends; what was done with does not come again."""
+    """Committed messages do not come again."""
     server.order()
     following = orders()
     assert taken(following, 1) == [101]
@@ -122,22 +120,22 @@ def test_a_stop_from_another_thread_ends_the_waiting(
         assert taken(again, 1) == [102]
 
 
-def test_a_stop_that_comes_first_makes_it_empty(orders: Callable[..., Following]) -> None:
-    """Nothing is even connected."""
+def test_a_stop_before_the_start_makes_it_empty(orders: Callable[..., Following]) -> None:
+    """It does not connect."""
     following = orders()
     following.stop()
     assert list(following) == []
 
 
-def test_closing_twice_or_unbegun_does_no_harm(orders: Callable[..., Following]) -> None:
-    """As `with` after `close` would."""
+def test_closing_twice_or_before_the_start_is_harmless(orders: Callable[..., Following]) -> None:
+    """As the end of `with` after `close`."""
     with orders() as following:
         following.close()
     assert following.state == "stopped"
 
 
-def test_gaps_are_told_between_the_messages(server: FakeServer, orders: Callable[..., Following]) -> None:
-    """After the message before it was dealt with."""
+def test_gaps_are_reported_between_the_messages(server: FakeServer, orders: Callable[..., Following]) -> None:
+    """After the message before the gap has been committed."""
     told: list[Any] = []
     with orders(on_gap=told.append) as following:
         server.order()
@@ -148,10 +146,10 @@ def test_gaps_are_told_between_the_messages(server: FakeServer, orders: Callable
     assert told == [101, Gap(101, 105, "hole"), 105]
 
 
-def test_what_grows_old_while_others_are_dealt_with_is_stale(
+def test_a_message_that_ages_while_others_are_processed_is_stale(
     server: FakeServer, orders: Callable[..., Following]
 ) -> None:
-    """A message's age is that of the moment in which it is handed out."""
+    """The age counts when the message is yielded."""
     now = [1_800_000_000_000]
     stale: list[PTNWebSocketMessage] = []
     batch = [position(n, [order(n, at=now[0])]) for n in range(3)]
@@ -165,8 +163,8 @@ def test_what_grows_old_while_others_are_dealt_with_is_stale(
     assert [m.sequence for m in stale] == [102, 103]
 
 
-def test_a_rejected_key_is_raised(server: FakeServer, orders: Callable[..., Following]) -> None:
-    """Where that is asked for."""
+def test_a_refused_key_is_raised(server: FakeServer, orders: Callable[..., Following]) -> None:
+    """With `stop_on_auth_error`."""
     server.keys.clear()
     with orders(stop_on_auth_error=True) as following, pytest.raises(AuthenticationError):
         next(following)
@@ -191,10 +189,8 @@ print("after", flush=True)
 @pytest.mark.parametrize(
     ("number", "how", "last"), [(signal.SIGTERM, "handler", "101"), (signal.SIGINT, "", "interrupted")]
 )
-def test_a_signal_ends_the_waiting(
-    server: FakeServer, tmp_path: Path, number: int, how: str, last: str
-) -> None:
-    """By the program's own handler, or as Ctrl-C does; the process ends by itself, whoever holds what."""
+def test_a_signal_ends_the_loop(server: FakeServer, tmp_path: Path, number: int, how: str, last: str) -> None:
+    """By the program's handler, or as KeyboardInterrupt; then the process ends by itself."""
     server.order()
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, server.url, str(tmp_path), how], stdout=subprocess.PIPE, text=True
@@ -208,11 +204,11 @@ def test_a_signal_ends_the_waiting(
 
 
 class AlarmError(Exception):
-    """What a signal handler raises."""
+    """Raised by the signal handler."""
 
 
-def test_an_interrupted_waiting_loses_nothing(server: FakeServer, orders: Callable[..., Following]) -> None:
-    """Who goes on after an exception from outside gets what came meanwhile, and all that follows."""
+def test_an_interrupted_wait_loses_nothing(server: FakeServer, orders: Callable[..., Following]) -> None:
+    """After an exception from a signal handler, the next message is the one waited for."""
 
     def ring(*_: object) -> None:
         raise AlarmError
@@ -231,8 +227,8 @@ def test_an_interrupted_waiting_loses_nothing(server: FakeServer, orders: Callab
         signal.signal(signal.SIGALRM, before)
 
 
-def test_a_listener_may_close_it(server: FakeServer, orders: Callable[..., Following]) -> None:
-    """It does not wait for itself."""
+def test_a_callback_may_close_it(server: FakeServer, orders: Callable[..., Following]) -> None:
+    """Its thread does not wait for itself."""
     closed = threading.Event()
 
     def close(_: PTNWebSocketMessage) -> None:

@@ -1,0 +1,162 @@
+"""Arguments that all clients share: the API key, choices of miners and trade pairs, timing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, get_args
+
+import msgspec
+
+from ptn_api.backoff import Backoff
+from ptn_api.errors import AuthenticationError, SettingsError
+from ptn_api.model.trade_pair import TRADE_PAIRS
+
+__all__ = [
+    "NO_KEY",
+    "Choice",
+    "ReconnectBackoff",
+    "Timing",
+    "api_key_from",
+    "as_list",
+    "check_literal",
+    "optional_api_key",
+    "trade_pairs_from",
+    "with_parameters_of",
+]
+
+logger = logging.getLogger("ptn_api.client")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def with_parameters_of(function: Callable[P, Any]) -> Callable[[Callable[..., T]], Callable[P, T]]:
+    """Declares that a function takes the parameters of another, for type checkers and `inspect.signature`."""
+    return wraps(function, assigned=(), updated=())
+
+
+# --- the API key ------------------------------------------------------------------------------------------
+
+NO_KEY = "no API key: pass api_key= or set PTN_API_KEY"
+
+
+def api_key_from(api_key: str | None) -> str:
+    """Returns the argument, or else PTN_API_KEY. Raises AuthenticationError without either."""
+    key = optional_api_key(api_key)
+    if not key:
+        raise AuthenticationError(NO_KEY, code="no_key")
+    return key
+
+
+def optional_api_key(api_key: str | None) -> str:
+    """Returns the same, or an empty string without either.
+
+    Strips surrounding white space, such as the line break at the end of a file. Raises AuthenticationError
+    for characters that a key cannot have; the message does not repeat them.
+    """
+    key = (api_key or os.environ.get("PTN_API_KEY", "")).strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise AuthenticationError("the API key contains characters that no key has", code="no_key")
+    return key
+
+
+# --- choices ----------------------------------------------------------------------------------------------
+
+Choice = str | Sequence[str]
+"""One name, or several."""
+
+
+def as_list(choice: Choice | None) -> list[str] | None:
+    """Returns a list; a single string is one name, not a sequence of letters. None means all."""
+    if choice is None:
+        return None
+    return [choice] if isinstance(choice, str) else list(choice)
+
+
+def trade_pairs_from(choice: Choice | None) -> list[str] | None:
+    """Returns a list of trade pair ids; logs unknown ones, which may be misspelt or new."""
+    pairs = as_list(choice)
+    for pair in pairs or ():
+        if pair not in TRADE_PAIRS:
+            logger.warning("unknown trade pair %r", pair)
+    return pairs
+
+
+def check_literal(literal: Any, value: str, name: str) -> None:
+    """Raises SettingsError unless `value` is one of the Literal's values."""
+    if value not in get_args(literal):
+        raise SettingsError(f"{name} must be one of {', '.join(map(repr, get_args(literal)))}, not {value!r}")
+
+
+# --- timing -----------------------------------------------------------------------------------------------
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """Timeouts and delays, in seconds."""
+
+    connect: float = 10.0
+    """Timeout for the connection and for each step of the login."""
+    close: float = 1.0
+    """Timeout for the closing handshake."""
+    ping: float = 15.0
+    """Interval of the pings that measure the clock offset; a version 1 server is silent after two of them."""
+    tick: float = 0.25
+    """Resolution at which silence is measured."""
+    backoff: float = 1.0
+    """Longest delay before the first reconnection; doubles with every further one."""
+    backoff_max: float = 60.0
+    """Upper limit of every delay that doubles."""
+    eviction: float = 15.0
+    """Shortest delay after an eviction by a newer connection of the same key; doubles as well."""
+    settled: float = 20.0
+    """A connection that lasted this long resets the reconnection delay."""
+    refused: float = 30.0
+    """Shortest delay after a refused login; the longest is twice that."""
+    retry: float = 0.5
+    """Delay before a failed handler is called again; doubles up to `backoff_max`."""
+
+
+class ReconnectBackoff:
+    """Delays between connections, by the kind of failure.
+
+    Lost connections use full jitter, so that clients disconnected together reconnect spread out.
+    """
+
+    def __init__(self, timing: Timing, random: Callable[[], float] = random.random) -> None:
+        longest = timing.backoff_max * 1000
+        first, eviction, refused = timing.backoff * 1000, timing.eviction * 1000, timing.refused * 1000
+        self._timing = timing
+        self._lost = Backoff(first_ms=first, max_ms=max(first, longest), jitter=1.0, random=random)
+        # Half of twice the delay is the shortest one. It is never short: six clients of one key would
+        # otherwise evict each other in circles.
+        self._evicted = Backoff(
+            first_ms=2 * eviction, max_ms=2 * max(eviction, longest), jitter=0.5, random=random
+        )
+        self._refused = Backoff(first_ms=2 * refused, max_ms=2 * refused, jitter=0.5, random=random)
+
+    def connected_for(self, seconds: float) -> None:
+        """Resets the delays after a connection that lasted.
+
+        Clients that evict each other stay connected for a while in turn, so the eviction delay is reset only
+        by a connection that lasted much longer than any delay.
+        """
+        if seconds >= self._timing.settled:
+            self._lost.reset()
+        if seconds >= 10 * self._timing.backoff_max:
+            self._evicted.reset()
+
+    def lost(self) -> float:
+        """Returns the delay in s after a connection that failed or broke."""
+        return self._lost.next_ms() / 1000
+
+    def evicted(self) -> float:
+        """Returns the delay in s after an eviction."""
+        return self._evicted.next_ms() / 1000
+
+    def refused(self) -> float:
+        """Returns the delay in s after a refused login: the key may be added later."""
+        return self._refused.next_ms() / 1000

@@ -1,0 +1,192 @@
+"""Delivery of a stream's messages to blocking code: to handlers, or to a plain `for` loop.
+
+for message in follow("wss://host:8765", api_key=...):
+    ...
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Literal
+
+from ptn_api.backoff import Backoff
+from ptn_api.client.arguments import Timing, with_parameters_of
+from ptn_api.client.message import PTNWebSocketMessage
+from ptn_api.client.stream import Stream
+from ptn_api.loop_thread import LoopThread
+from ptn_api.wire.client_session import Gap, State
+
+__all__ = ["Dispatcher", "Following", "Handler", "OnError", "follow"]
+
+logger = logging.getLogger("ptn_api.client")
+
+Handler = Callable[[list[PTNWebSocketMessage]], Any]
+"""A plain or async function, called with a list of one or more messages."""
+
+OnError = Literal["retry", "skip", "stop"]
+
+
+class Dispatcher:
+    """Passes lists of messages to each handler in turn, and commits them when all handlers have returned.
+
+    If a handler raises, `on_error` decides:
+
+    - "retry": the handler gets its messages again, now one at a time, so that one bad message delays only
+      itself. After `retries` attempts with doubling delays the message is skipped, logged and reported as a
+      gap. The failed handler may see messages twice that it had processed before it raised; the other
+      handlers do not.
+    - "skip": the messages are skipped at once, logged and reported as a gap. No handler sees one twice.
+    - "stop": the error is raised and nothing is committed, so the next run begins with these messages.
+    """
+
+    def __init__(
+        self, stream: Stream, handlers: Sequence[Handler], *, on_error: OnError, retries: int, timing: Timing
+    ) -> None:
+        self._stream = stream
+        self._handlers = handlers
+        self._on_error = on_error
+        self._retries = retries
+        self._timing = timing
+
+    async def dispatch(self, messages: list[PTNWebSocketMessage]) -> bool:
+        """Returns True when the messages are finished; False if the stream was stopped first."""
+        for handler in self._handlers:
+            if await self._succeeds(handler, messages):
+                continue
+            if self._on_error == "skip":
+                await self._skip(messages)
+                continue
+            for message in messages:
+                if not await self._retry(handler, message):
+                    return False
+                if handler is self._handlers[-1]:  # the handlers before it have finished the whole list
+                    self._stream.commit(message)
+        self._stream.commit()
+        return True
+
+    async def _retry(self, handler: Handler, message: PTNWebSocketMessage) -> bool:
+        """Returns False if the stream was stopped before the message was finished."""
+        backoff = Backoff(first_ms=1000 * self._timing.retry, max_ms=1000 * self._timing.backoff_max)
+        for _ in range(self._retries):
+            if await self._stream.pause(backoff.next_ms() / 1000):
+                return False
+            if self._stream.is_stale(message):
+                await self._stream.report_stale(message)
+                return True
+            if await self._succeeds(handler, [message]):
+                return True
+        await self._skip([message])
+        return True
+
+    async def _skip(self, messages: list[PTNWebSocketMessage]) -> None:
+        first, last = messages[0].sequence, messages[-1].sequence
+        await self._stream.report_gap(Gap(first - 1, last + 1, "handler"))
+
+    async def _succeeds(self, handler: Handler, messages: list[PTNWebSocketMessage]) -> bool:
+        try:
+            result = handler(messages)
+            if inspect.isawaitable(result):
+                await result
+        except Exception:  # user code may raise anything
+            if self._on_error == "stop":
+                raise
+            logger.exception("handler failed on messages %s", [m.sequence for m in messages])
+            return False
+        return True
+
+
+class Following:
+    """An iterator over a server's orders, for a plain `for` loop; made by `follow()`.
+
+    A thread keeps receiving while the loop body runs, also under a running event loop (a notebook). Asking
+    for the next message commits the last one. `with follow(...) as orders:` ends it however the block is
+    left; without `with` it ends when it is garbage-collected. Callbacks (`on_gap`, `on_state`, `on_stale`)
+    run in that thread; gaps and stale messages in order with the messages.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._thread = LoopThread("ptn-client")
+        self._batches = stream.batches()
+        self._ready: deque[PTNWebSocketMessage] = deque()
+        self._pending: Future[list[PTNWebSocketMessage]] | None = None
+        self._uncommitted: PTNWebSocketMessage | None = None
+        self._entered = False
+        self._stopping = False
+        # Must not refer to self, which could then never be garbage-collected.
+        self._end = weakref.finalize(self, self._thread.close, stream.close)
+
+    @property
+    def state(self) -> State:
+        """The stream's state; "stopped" before and after."""
+        return self._stream.state
+
+    def stop(self) -> None:
+        """Ends the iteration instead of yielding the next message. For any thread, or a signal handler."""
+        self._stopping = True
+        self._stream.stop()
+
+    def close(self) -> None:
+        """Ends the iteration and releases the cursor. Uncommitted messages come again in the next run."""
+        self.stop()
+        self._end()
+        self._thread.join()
+
+    def commit(self) -> None:
+        """Commits the last message before the next one is asked for."""
+        if self._uncommitted is not None:
+            self._stream.commit(self._uncommitted)
+            self._uncommitted = None
+
+    def __iter__(self) -> Following:
+        return self
+
+    def __next__(self) -> PTNWebSocketMessage:
+        """Raises AuthenticationError for a refused key, with `stop_on_auth_error`."""
+        self.commit()
+        while not self._stopping and (self._ready or self._fetch()):
+            self._uncommitted = message = self._ready.popleft()
+            if not self._stream.is_stale(message):  # it may have aged since the batch arrived
+                return message
+            self._thread.run(self._stream.report_stale(message))
+            self.commit()
+        self.close()
+        raise StopIteration
+
+    def _fetch(self) -> bool:
+        """Waits for the next batch; False at the end."""
+        # The future outlives an exception that interrupts the waiting (Ctrl-C, an alarm): the next call waits
+        # for the same batch, and none is lost.
+        if self._pending is None:
+            self._pending = self._thread.start(self._next_batch())
+        try:
+            self._ready, self._pending = deque(self._pending.result()), None
+        except StopAsyncIteration:
+            return False
+        return not self._stopping
+
+    async def _next_batch(self) -> list[PTNWebSocketMessage]:
+        if not self._entered:
+            self._entered = True
+            await self._stream.__aenter__()
+        return await anext(self._batches)
+
+    def __enter__(self) -> Following:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@with_parameters_of(Stream)
+def follow(*args: Any, **options: Any) -> Following:
+    """Returns an iterator over orders as they happen. Parameters as for `Stream`; see `Following`."""
+    return Following(Stream(*args, **options))

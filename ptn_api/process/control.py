@@ -1,0 +1,259 @@
+"""The control channel between the supervisor and each of its child processes.
+
+A socket pair that carries one JSON message a line; the child finds its end on standard input. The first line
+is the child's configuration. End of file means that the other process is gone, however it ended.
+
+Nothing here waits for the other side: a message that finds too much unsent data is dropped. All but the first
+are repeated, or have a substitute (a signal for `Stop`), so a process that hangs delays no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+import structlog
+
+from ptn_api.clock import monotonic_ms
+from ptn_api.process.metrics import Samples, Sources, samples_of
+from ptn_api.process.settings import Settings
+from ptn_api.tasks import wait_for_event
+
+__all__ = [
+    "PROCESSES",
+    "Alive",
+    "Channel",
+    "Fatal",
+    "FromWorker",
+    "HealthReport",
+    "MetricSamples",
+    "MetricsRequest",
+    "Ready",
+    "ReportedHealth",
+    "Stop",
+    "WorkerConfig",
+    "WorkerControl",
+    "read_config",
+    "take_over_stdin",
+]
+
+logger = structlog.get_logger()
+
+PROCESSES = ("intake", "rest", "stream")
+"""The processes that /health and the metrics report on."""
+
+_UNSENT_BYTES = 1 << 16
+_ORPHAN_GRACE_S = 0.5
+
+
+# --- messages: supervisor to child ------------------------------------------------------------------------
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, tag="config"):
+    """What a child runs. `listener` and `queue` are inherited descriptors, -1 without one."""
+
+    room: str
+    settings: Settings
+    listener: int = -1
+    queue: int = -1
+
+
+class HealthReport(msgspec.Struct, frozen=True, tag="health"):
+    """The health of all processes. Times are monotonic milliseconds, one clock for the whole machine."""
+
+    alive_until_ms: dict[str, int]
+    log_writable: bool
+
+
+class MetricsRequest(msgspec.Struct, frozen=True, tag="metrics"):
+    """Asks for the child's metrics."""
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """Asks the child to stop in order, as SIGTERM does."""
+
+
+ToWorker = HealthReport | MetricsRequest | Stop
+
+
+# --- messages: child to supervisor ------------------------------------------------------------------------
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The child does its work from now on."""
+
+
+class Alive(msgspec.Struct, frozen=True, tag="alive"):
+    """The child's event loop runs; if nothing follows until `until_ms` (monotonic), it is down."""
+
+    until_ms: int
+    log_writable: bool = True
+
+
+class MetricSamples(msgspec.Struct, frozen=True, tag="samples"):
+    """The answer to a MetricsRequest."""
+
+    samples: Samples
+
+
+class Fatal(msgspec.Struct, frozen=True, tag="fatal"):
+    """The child ends, and starting it again would not help."""
+
+
+FromWorker = Ready | Alive | MetricSamples | Fatal
+
+
+# --- either end -------------------------------------------------------------------------------------------
+
+Received = TypeVar("Received")
+
+
+class Channel(asyncio.Protocol, Generic[Received]):
+    """One end of a control channel. `closed` is set when the other end is gone."""
+
+    def __init__(self, kind: Any, on_message: Callable[[Received], None]) -> None:
+        self.closed = asyncio.Event()
+        self._decoder = msgspec.json.Decoder(kind)
+        self._on_message = on_message
+        self._rest = b""
+        self._transport: asyncio.Transport
+
+    async def open(self, sock: socket.socket) -> None:
+        """Takes over the connected socket."""
+        sock.setblocking(False)
+        await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=sock)
+
+    def send(self, message: msgspec.Struct) -> bool:
+        """Sends the message unless the other end is gone or far behind; returns whether it did."""
+        if self._transport.is_closing() or self._transport.get_write_buffer_size() > _UNSENT_BYTES:
+            return False
+        self._transport.write(msgspec.json.encode(message) + b"\n")
+        return True
+
+    async def close(self, timeout_ms: int = 1_000) -> None:
+        """Sends what is unsent, then closes."""
+        self._transport.close()
+        if not await wait_for_event(self.closed, timeout_ms):
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's class does not derive from it
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            try:
+                message = self._decoder.decode(line)
+            except msgspec.DecodeError as error:
+                logger.error("control_message_malformed", reason=str(error))
+            else:
+                self._on_message(message)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.closed.set()
+
+
+# --- the child's end --------------------------------------------------------------------------------------
+
+
+def take_over_stdin() -> socket.socket:
+    """The control socket from standard input, which becomes empty: nothing else reads or inherits it."""
+    control = socket.socket(fileno=os.dup(0))
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    return control
+
+
+def read_config(control: socket.socket) -> WorkerConfig:
+    """Waits for the first line. Raises EOFError if the supervisor is gone."""
+    with control.makefile("rb", buffering=0) as lines:  # unbuffered: later lines are the event loop's
+        line = lines.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError("no configuration on standard input")
+    return msgspec.json.decode(line, type=WorkerConfig)
+
+
+class ReportedHealth:
+    """The health of the processes as the supervisor last reported it.
+
+    Without a report, the others are up for `silent_ms` from the start of this process. A supervisor that
+    hangs sends no reports, so they are down then too: it could not restart them.
+    """
+
+    def __init__(self, own_name: str, silent_ms: int) -> None:
+        self._own_name = own_name
+        self.report = HealthReport(dict.fromkeys(PROCESSES, monotonic_ms() + silent_ms), log_writable=True)
+
+    def processes(self) -> dict[str, bool]:
+        """Name -> whether the process is up."""
+        now = monotonic_ms()
+        return {
+            name: name == self._own_name or until_ms >= now
+            for name, until_ms in self.report.alive_until_ms.items()
+        }
+
+    def log_writable(self) -> bool:
+        """Whether intake could write the log when it last reported."""
+        return self.report.log_writable
+
+
+class WorkerControl:
+    """A worker's end of its channel: reports that it lives, and does what the supervisor asks."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self.stop = asyncio.Event()
+        self.sources: Sources | None = None
+        """Where the metrics are read, once the room has them."""
+        self.log_writable: Callable[[], bool] = lambda: True
+        self.health = ReportedHealth(config.room, config.settings.process_silent_ms)
+        self._room = config.room
+        self._silent_ms = config.settings.process_silent_ms
+        self._channel = Channel[ToWorker](ToWorker, self._receive)
+
+    async def open(self, control: socket.socket) -> None:
+        await self._channel.open(control)
+
+    def ready(self) -> None:
+        self._channel.send(Ready())
+
+    def fatal(self) -> None:
+        self._channel.send(Fatal())
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def report_alive(self) -> None:
+        """Reports five times per `process_silent_ms` that this process lives, until cancelled."""
+        while True:
+            until_ms = monotonic_ms() + self._silent_ms
+            self._channel.send(Alive(until_ms, log_writable=self.log_writable()))
+            await asyncio.sleep(self._silent_ms / 5_000)
+
+    async def end_with_supervisor(self) -> None:
+        """Stops this process in order when the supervisor is gone, and kills it if that takes too long."""
+        await self._channel.closed.wait()
+        logger.error("supervisor_gone")
+        self.stop.set()
+        await asyncio.sleep(_ORPHAN_GRACE_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _receive(self, message: ToWorker) -> None:
+        match message:
+            case Stop():
+                self.stop.set()
+            case HealthReport():
+                self.health.report = message
+            case MetricsRequest():
+
+                def answer() -> None:
+                    samples = samples_of(self._room, self.sources) if self.sources is not None else {}
+                    self._channel.send(MetricSamples(samples))
+
+                # In a separate call, since an exception raised here would close the channel.
+                asyncio.get_running_loop().call_soon(answer)

@@ -1,0 +1,153 @@
+"""The state that a mirror holds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from ptn_api.client.mirror_state import MirrorState, PositionText
+from ptn_api.model.checksum import position_checksum
+from ptn_api.wire.server_frames import ChangedPosition
+from tests.factories import MINER, order, position, uuid
+
+
+def text(body: Any) -> bytes:
+    return json.dumps(body).encode()
+
+
+def summary(body: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in body.items() if key != "orders"}
+
+
+def mirror(*bodies: dict[str, Any]) -> MirrorState:
+    made = MirrorState()
+    list(made.load(map(text, bodies)))
+    return made
+
+
+def delta(body: dict[str, Any], n: int) -> bytes:
+    """Returns the message of the position's n-th order (from 1)."""
+    return text({"order": body["orders"][n - 1], "position": summary(body), "n_orders": n})
+
+
+def change(body: dict[str, Any], orders: list[Any], uuids: list[str] | None = None) -> ChangedPosition:
+    return ChangedPosition(
+        revision=1,
+        after=1,
+        position=msgspec.Raw(text(summary(body))),
+        orders=[msgspec.Raw(text(o)) for o in orders],
+        order_uuids=uuids,
+    )
+
+
+def held(subject: MirrorState, n: int = 1) -> Any:
+    return json.loads(subject.positions[MINER, uuid(n)].json())
+
+
+def agrees(subject: MirrorState, *bodies: dict[str, Any]) -> bool:
+    """Whether its checksum is that of these positions."""
+    total = sum(position_checksum(text(body)) for body in bodies) % (1 << 64)
+    return subject.checksum == f"{total:016x}"
+
+
+def test_a_position_keeps_its_text() -> None:
+    """Unknown keys, ints and floats stay as received."""
+    body = position(1, [order(1, strange=[1, 1.0, 1e-17])], odd={"a": 2.0}, net_leverage=0)
+    assert json.dumps(held(mirror(body)), sort_keys=True) == json.dumps(body, sort_keys=True)
+    assert agrees(mirror(body), body)
+
+
+def test_an_open_position_from_rest_has_the_same_checksum() -> None:
+    """Although REST writes close_ms 0 and drops old price sources."""
+    body = position(1, [order(1, price_sources=[{"source": "x"}])])
+    shown = body | {"close_ms": 0, "orders": [order(1)]}
+    assert mirror(shown).checksum == mirror(body).checksum
+
+
+def test_an_order_is_added_to_its_position() -> None:
+    """With the summary after it; the position may be new."""
+    body = position(1, [order(1), order(2)], current_return=1.5)
+    subject = mirror(position(1, [order(1)]))
+    assert subject.apply_order(delta(body, 2)) == (MINER, uuid(1))
+    assert held(subject) == body
+    assert agrees(subject, body)
+    fresh = mirror()
+    fresh.apply_order(delta(position(1, [order(1)]), 1))
+    fresh.apply_order(delta(body, 2))
+    assert agrees(fresh, body)
+
+
+def test_a_repeated_order_is_replaced() -> None:
+    """A snapshot may be ahead of its sequence."""
+    body = position(1, [order(1), order(2)])
+    subject = mirror(body)
+    subject.apply_order(delta(body, 1))
+    subject.apply_order(delta(body, 2))
+    assert agrees(subject, body)
+
+
+def test_a_late_order_is_inserted_at_its_index() -> None:
+    """Before the orders already there."""
+    body = position(1, [order(1), order(2), order(3)])
+    subject = mirror(position(1, [order(1), order(3)]))
+    subject.apply_order(delta(body, 2))
+    assert agrees(subject, body)
+
+
+def test_a_refresh_changes_the_summary() -> None:
+    """It changes nothing else."""
+    body = position(1, [order(1)], current_return=2.0)
+    subject = mirror(position(1, [order(1)]))
+    subject.apply_change(change(body, []))
+    assert agrees(subject, body)
+
+
+def test_a_correction_replaces_orders() -> None:
+    """By their uuid."""
+    body = position(1, [order(1), order(2, price=7.0)])
+    subject = mirror(position(1, [order(1), order(2)]))
+    subject.apply_change(change(body, [body["orders"][1]]))
+    assert agrees(subject, body)
+
+
+def test_a_rearranged_order_list_is_applied() -> None:
+    """With orders dropped, moved and inserted at once."""
+    body = position(1, [order(3), order(9), order(1)])
+    subject = mirror(position(1, [order(1), order(2), order(3)]))
+    uuids = [o["order_uuid"] for o in body["orders"]]
+    subject.apply_change(change(body, [order(9)], uuids))
+    assert agrees(subject, body)
+
+
+def test_a_change_may_add_a_position() -> None:
+    """With all its orders, as after a baseline."""
+    body = position(1, [order(1), order(2)])
+    subject = mirror()
+    subject.apply_change(change(body, body["orders"]))
+    assert agrees(subject, body)
+
+
+def test_a_removed_position_leaves_the_checksum() -> None:
+    """Removing it again does nothing."""
+    one, two = position(1, [order(1)]), position(2, [order(2)])
+    subject = mirror(one, two)
+    assert subject.remove([(MINER, uuid(1)), (MINER, uuid(77))]) == [(MINER, uuid(1))]
+    assert subject.remove([(MINER, uuid(1))]) == []
+    assert agrees(subject, two)
+    assert agrees(mirror())
+
+
+def test_differences_are_the_added_changed_and_removed_positions() -> None:
+    """Between two states."""
+    old = mirror(position(1, [order(1)]), position(2, [order(2)]), position(3, [order(3)]))
+    new = mirror(
+        position(1, [order(1)]), position(2, [order(2)], current_return=3.0), position(4, [order(4)])
+    )
+    assert {key[1] for key in new.differences(old)} == {uuid(2), uuid(3), uuid(4)}
+
+
+def test_a_position_without_other_keys_is_valid_json() -> None:
+    """Without a stray comma."""
+    assert PositionText.parse(b'{"orders":[]}').json() == b'{"orders":[]}'
