@@ -156,7 +156,7 @@ def test_a_full_disk_is_logged_once(
     """The cursor is then kept in memory."""
     file = cursor_file(tmp_path)
     file.load()
-    file.path.with_suffix(".new").mkdir()  # nothing can be written there
+    file.path.with_suffix(".new").mkdir()  # makes writing impossible
     file.save(Cursor(1, "e"))
     file.save(Cursor(2, "e"))
     file.close()

@@ -298,7 +298,7 @@ def test_two_downloads_to_one_file_may_overlap(tmp_path: Path) -> None:
     target = tmp_path / "checkpoint.json"
     between: list[str] = []
 
-    def progress(done: int, total: int | None) -> None:  # the second begins and ends within the first
+    def progress(done: int, total: int | None) -> None:  # the second download runs within the first
         with client(Script(answer(body="second"))) as other:
             other.validator_checkpoint(target)
         between.append(target.read_text())

@@ -199,7 +199,7 @@ async def test_orders_come_only_while_subscribed(server: Server, client: Client)
         "action": "subscribe",
         "sender_timestamp": 5,
     }
-    await client.messages(1)  # what came since the login
+    await client.messages(1)  # the order since the login
     await client.send(type="unsubscribe", all=True, sender_timestamp=6)
     assert (await client.next("subscription_status"))["action"] == "unsubscribe"
     server.trade()
