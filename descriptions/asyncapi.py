@@ -56,7 +56,7 @@ _FRAMES = (
         "subscribe",
         Subscribe,
         "client",
-        "Begins the delivery of orders; version 1 knows `all` and `sender_timestamp` only.",
+        "Starts the delivery of orders; version 1 supports only `all` and `sender_timestamp`.",
         answers=("subscriptionStatus",),
     ),
     Frame("unsubscribe", Unsubscribe, "client", "Ends the delivery.", answers=("subscriptionStatus",)),
@@ -66,39 +66,40 @@ _FRAMES = (
         "loginRefused",
         AuthFailure,
         "server",
-        "Before the connection is closed with a code of 4100 to 4199, or as the oldest of too many (4004).",
+        "Before the connection is closed with a code from 4100 to 4199, or evicted (4004).",
     ),
     Frame("subscriptionStatus", SubscriptionStatus, "server", "Confirms a subscribe or an unsubscribe."),
-    Frame("pong", Pong, "server", "Answers a ping; a client can tell its clock's offset from it."),
-    Frame("order", Message, "server", "One order. `late` and `replay` are told in version 2 only."),
+    Frame("pong", Pong, "server", "Answers a ping; a client can estimate its clock offset from it."),
+    Frame("order", Message, "server", "One order. `late` and `replay` are sent in version 2 only."),
     Frame("batch", Batch, "server", "Several orders at once."),
-    Frame("resumed", Resumed, "server", "After the first subscribe: the resume begins.", _ONLY_2),
-    Frame("resumeFailed", ResumeFailed, "server", "After the first subscribe: it cannot be.", _ONLY_2),
-    Frame("heartbeat", Heartbeat, "server", "Every `heartbeat_ms`, and when `stale` changes.", _ONLY_2),
-    Frame("positionChanged", PositionChanged, "server", "With `updates`: what is no order.", _ONLY_2),
+    Frame("resumed", Resumed, "server", "After the first subscribe: missed messages follow.", _ONLY_2),
     Frame(
-        "positionsRemoved", PositionsRemoved, "server", "With `updates`: positions that are gone.", _ONLY_2
+        "resumeFailed", ResumeFailed, "server", "After the first subscribe: resuming is impossible.", _ONLY_2
     ),
-    Frame("error", Error, "server", "A frame was not understood; the connection lives.", _ONLY_2),
+    Frame("heartbeat", Heartbeat, "server", "Every `heartbeat_ms`, and when `stale` changes.", _ONLY_2),
+    Frame(
+        "positionChanged", PositionChanged, "server", "With `updates`: a change without a new order.", _ONLY_2
+    ),
+    Frame("positionsRemoved", PositionsRemoved, "server", "With `updates`: removed positions.", _ONLY_2),
+    Frame("error", Error, "server", "A frame was invalid; the connection stays open.", _ONLY_2),
 )
 """Every frame; a test compares with `wire.frames`."""
 
 _ABOUT = """\
 Every order of a Proprietary Trading Network validator as it happens, each with a sequence number that grows
-by exactly 1. Text frames, JSON (a binary frame with JSON is taken too); permessage-deflate where it is
-offered. Needs a key of tier 100. Fields may be added to any frame, and frames to version 2: pass over what
-you do not know.
+by exactly 1. Frames are JSON text (binary frames are accepted too); permessage-deflate if the client offers
+it. Needs a key of tier 100. Fields may be added to any frame, and frames to version 2: ignore unknown ones.
 
 1. The client logs in; `"version": 2` asks for version 2.
-2. The server accepts, or refuses and closes.
+2. The server accepts it, or rejects it and closes.
 3. The client subscribes; the server confirms.
-4. Orders follow, those that were missed first.
+4. Orders follow, missed ones first.
 
-A connection that does not log in in time is closed, and so is one that reads too slowly: it comes back with
-its last sequence and has missed nothing."""
+A connection is closed if it does not log in in time or reads too slowly. A client that reconnects with its
+last sequence has missed nothing."""
 _CHANNELS = {
-    1: "Version 1: what a login without `version` gets. What was missed is replayed as ordinary messages.",
-    2: "Version 2: resuming all or nothing, filters, deltas, updates, heartbeats, errors.",
+    1: "Version 1: for logins without `version`. Missed orders are replayed as ordinary messages.",
+    2: "Version 2: all-or-nothing resume, filters, deltas, updates, heartbeats, errors.",
 }
 
 
@@ -142,7 +143,7 @@ def _server() -> dict[str, Any]:
         "protocol": "ws",
         "description": "Behind a proxy with TLS: wss.",
         "variables": {
-            "host": {"default": "127.0.0.1", "description": "where the server listens"},
+            "host": {"default": "127.0.0.1", "description": "host of the server"},
             "port": {"default": "8765", "description": "`--api-ws-port`"},
         },
         "security": [{"$ref": "#/components/securitySchemes/apiKey"}],
@@ -192,5 +193,5 @@ def _message(row: Frame) -> dict[str, Any]:
             "schemaFormat": "application/schema+json;version=draft-2020-12",
             "schema": {"$ref": _REF.format(name=row.kind.__name__)},
         },
-        "examples": [{"name": name, "payload": said} for name, said in examples_of(row.kind).items()],
+        "examples": [{"name": name, "payload": payload} for name, payload in examples_of(row.kind).items()],
     }

@@ -60,7 +60,7 @@ _ELIMINATION = Elimination(
 
 _RESPONSES: dict[str, dict[str, Any]] = {
     "/miner-positions": {
-        "everything": {HOTKEY: _ENTRY},
+        "all miners": {HOTKEY: _ENTRY},
         "since a cursor": Changes(
             cursor=f"{EPOCH}:{_REVISION}",
             sequence=_MESSAGE.sequence,
@@ -69,10 +69,10 @@ _RESPONSES: dict[str, dict[str, Any]] = {
             miners={HOTKEY: _SUMS},
         ),
     },
-    "/miner-positions/{hotkey}": {"a miner": _ENTRY},
-    "/miner-hotkeys": {"the miners": [HOTKEY]},
+    "/miner-positions/{hotkey}": {"one miner": _ENTRY},
+    "/miner-hotkeys": {"all miners": [HOTKEY]},
     "/statistics": {
-        "of all miners": Statistics(
+        "all miners": Statistics(
             version="6.5.0",
             created_timestamp_ms=_NOW,
             created_date="2025-11-22 08:31:41",
@@ -80,7 +80,7 @@ _RESPONSES: dict[str, dict[str, Any]] = {
             constants={},
         )
     },
-    "/statistics/{hotkey}": {"of one miner": _STATISTICS},
+    "/statistics/{hotkey}": {"one miner": _STATISTICS},
     "/eliminations": {"one miner": Eliminations(eliminations=[_ELIMINATION])},
     "/validator-checkpoint": {
         "a checkpoint": CheckpointDocument(
@@ -111,7 +111,7 @@ _RESPONSES: dict[str, dict[str, Any]] = {
         )
     },
     "/health": {
-        "all is well": Health(
+        "healthy": Health(
             status="ok",
             problems=[],
             processes={"intake": "up", "rest": "up", "stream": "up"},

@@ -25,7 +25,7 @@ def openapi_page(description: dict[str, Any]) -> str:
     return _page(
         description["info"],
         f"<p><code>Authorization: Bearer &lt;key&gt;</code> {_text(key)}</p>"
-        '<p>For programs: <a href="/openapi.json">openapi.json</a>. '
+        '<p>Machine-readable: <a href="/openapi.json">openapi.json</a>. '
         'The WebSocket: <a href="/docs/stream">docs/stream</a></p>' + "".join(sections),
     )
 
@@ -37,7 +37,7 @@ def asyncapi_page(description: dict[str, Any]) -> str:
     senders = {_name(o["messages"][0]): o["action"] for o in description["operations"].values()}
     return _page(
         description["info"],
-        '<p>For programs: <a href="/asyncapi.json">asyncapi.json</a>. REST: <a href="/docs">docs</a></p>'
+        '<p>Machine-readable: <a href="/asyncapi.json">asyncapi.json</a>. REST: <a href="/docs">docs</a></p>'
         + "".join(f"<p>{_text(channel['description'])}</p>" for channel in channels.values())
         + "".join(
             _frame(
@@ -52,7 +52,7 @@ def asyncapi_page(description: dict[str, Any]) -> str:
         + "<h2>Close codes</h2>"
         + _table(
             [
-                (str(c["code"]), f"{c['reason']}: {'come back' if c['comeBack'] else 'don’t come back'}")
+                (str(c["code"]), f"{c['reason']}: {'reconnect' if c['comeBack'] else 'do not reconnect'}")
                 for c in codes
             ]
         ),

@@ -21,22 +21,22 @@ __all__ = ["cleaned", "errors_of", "openapi_document"]
 _REF = "#/components/schemas/{name}"
 _ERROR = {
     "type": "object",
-    "description": "Some codes come with more fields; programs go by `code`.",
+    "description": "Match on `code`; `error` may be reworded. Some codes add fields.",
     "properties": {
-        "error": {"type": "string", "description": "a sentence for people"},
-        "code": {"type": "string", "description": "a word for programs", "enum": sorted(STATUS)},
+        "error": {"type": "string", "description": "a sentence for humans"},
+        "code": {"type": "string", "description": "a stable identifier", "enum": sorted(STATUS)},
     },
     "required": ["error", "code"],
 }
 _SECURITY = {
     "type": "http",
     "scheme": "bearer",
-    "description": 'An API key. A JSON body `{"api_key": ...}` in the GET is understood too; the URL never.',
+    "description": 'An API key. Alternatively a JSON body `{"api_key": ...}` in the GET; never in the URL.',
 }
 _ABOUT = (
-    "Positions, orders and statistics of a Proprietary Trading Network validator. `GET` and `HEAD`; any "
-    "other method is refused with 405. Times are epoch milliseconds, returns factors (1.0 = unchanged). "
-    "Fields may be added to any answer. The WebSocket is described at `/asyncapi.json`."
+    "Positions, orders and statistics of a Proprietary Trading Network validator. Methods are `GET` and "
+    "`HEAD`; others are 405. Times are epoch milliseconds, returns factors (1.0 = unchanged). Fields may be "
+    "added to any response. The WebSocket is described at `/asyncapi.json`."
 )
 _ALWAYS = (
     "bad_request",
@@ -52,7 +52,7 @@ _REQUEST_HEADERS = {
         "name": "If-None-Match",
         "in": "header",
         "required": False,
-        "description": "the ETag of the answer that you have: if it is current still, 304 without a body",
+        "description": "ETag of a stored response; 304 without a body if it is current",
         "schema": {"type": "string"},
         "example": '"9f86d081884c7d659a2feaa0c55ad015-gzip"',
     },
@@ -60,7 +60,7 @@ _REQUEST_HEADERS = {
         "name": "Accept-Encoding",
         "in": "header",
         "required": False,
-        "description": "`gzip` or `zstd`: kept compressed, about a fifth of the size",
+        "description": "`gzip` or `zstd`: about a fifth of the size",
         "schema": {"type": "string"},
         "example": "gzip",
     },
@@ -76,22 +76,26 @@ _TAG = "9f86d081884c7d659a2feaa0c55ad015"
 _EPOCH = "0b1f6d3a9c8e4f7782d4a1b2c3d4e5f6"
 
 _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
-    "ETag": _header("a hash of the document and its coding; the same on every server", f'"{_TAG}-gzip"'),
-    "Vary": _header("the request headers that the answer depends on", "Accept-Encoding, Authorization"),
-    "Cache-Control": _header("keep it and ask again, or (`no-store`) do not keep it", "private, no-cache"),
-    "Content-Encoding": _header("`gzip` or `zstd`; absent: as it is", "gzip"),
-    "X-PTN-Epoch": _header("tier 100: the log that the numbers are of", _EPOCH),
-    "X-PTN-Sequence": _header("tier 100: every order up to this one is in the answer", 1_763_800_237),
-    "X-PTN-Revision": _header("tier 100: every change up to this one is in the answer", 90_412),
-    "X-PTN-As-Of": _header("lower tiers: everything up to then is shown, epoch ms", 1_763_713_901_000),
-    "X-PTN-Next": _header("NDJSON: the `after` to ask with next", 1_763_800_237),
+    "ETag": _header("hash of the content and its coding, equal on every server", f'"{_TAG}-gzip"'),
+    "Vary": _header("request headers that the response depends on", "Accept-Encoding, Authorization"),
+    "Cache-Control": _header(
+        "`no-cache`: store and revalidate; `no-store`: do not store", "private, no-cache"
+    ),
+    "Content-Encoding": _header("`gzip` or `zstd`; absent if not compressed", "gzip"),
+    "X-PTN-Epoch": _header("tier 100: the log that sequence and revision belong to", _EPOCH),
+    "X-PTN-Sequence": _header("tier 100: the response contains every order up to this one", 1_763_800_237),
+    "X-PTN-Revision": _header("tier 100: the response contains every change up to this one", 90_412),
+    "X-PTN-As-Of": _header(
+        "lower tiers: the response is complete up to this time, epoch ms", 1_763_713_901_000
+    ),
+    "X-PTN-Next": _header("NDJSON: `after` of the next request", 1_763_800_237),
     "X-PTN-Head": _header("NDJSON: the newest sequence", 1_763_800_237),
     "WWW-Authenticate": _header("how to send the key", "Bearer"),
-    "Retry-After": _header("seconds to wait before asking again", 2),
-    "RateLimit": _header(
-        "what is left of the key's requests, and seconds until it is renewed", '"key";r=599;t=60'
+    "Retry-After": _header("seconds to wait before the next request", 2),
+    "RateLimit": _header("requests left to the key, and seconds until all are restored", '"key";r=599;t=60'),
+    "RateLimit-Policy": _header(
+        "requests per window of the key, and the window in seconds", '"key";q=600;w=60'
     ),
-    "RateLimit-Policy": _header("how many requests the key may make in how many seconds", '"key";q=600;w=60'),
 }
 _FRESHNESS_HEADERS = ("X-PTN-Epoch", "X-PTN-Sequence", "X-PTN-Revision", "X-PTN-As-Of")
 _LIMIT_HEADERS = ("RateLimit", "RateLimit-Policy")
@@ -111,7 +115,7 @@ def openapi_document(routes: Sequence[Route]) -> dict[str, Any]:
             "description": _ABOUT,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "servers": [{"url": "/", "description": "where this document came from"}],
+        "servers": [{"url": "/", "description": "the server of this document"}],
         "paths": {route.path: _path_item(route) for route in routes},
         "components": {
             "schemas": {**components, "Error": _ERROR},

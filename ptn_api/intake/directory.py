@@ -181,14 +181,14 @@ class Directory:
             # Below a root that was moved away every file is missing: that means nothing for this one.
             if self.check_root():
                 folder.files.discard(name)
-                self._files.gone(place, name, touched)
+                self._files.remove_file(place, name, touched)
             return
         except OSError as error:
             self._skip_folder(folder, error)
             return
         folder.files.add(name)
         # Forced: the kernel reports a write, even if inode, time and size look the same.
-        self._files.found(place, name, version, touched, force=True)
+        self._files.add_file(place, name, version, touched, force=True)
 
     def _compare_files(
         self, folder: Folder, place: Place, entries: list[os.DirEntry[str]], touched: Touched
@@ -206,9 +206,9 @@ class Directory:
             self._refused_paths.discard(entry.path)
             if not stat.S_ISDIR(status.st_mode):
                 present.add(entry.name)
-                self._files.found(place, entry.name, version_of(status), touched)
+                self._files.add_file(place, entry.name, version_of(status), touched)
         for name in folder.files - present:
-            self._files.gone(place, name, touched)
+            self._files.remove_file(place, name, touched)
         folder.files = present
 
     # --- folders ------------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ class Directory:
             self._unwatch(folder)
             if folder.place is not None:
                 for name in folder.files:
-                    self._files.gone(folder.place, name, touched)
+                    self._files.remove_file(folder.place, name, touched)
             folder.files = set()
             dropped += folder.folders.values()
             folder.folders = {}

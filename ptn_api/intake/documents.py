@@ -17,7 +17,7 @@ from ptn_api.backoff import Backoff
 from ptn_api.clock import Clock, Monotonic
 from ptn_api.errors import InvalidInputError, LogUnwritableError
 from ptn_api.event_log.contract import Document, DocumentWritten, EventLogWriter
-from ptn_api.intake.files import is_settled, read_whole, version_of
+from ptn_api.intake.files import is_settled, read_file, version_of
 
 __all__ = ["DOCUMENT_FILES", "DocumentFiles", "DocumentFollower", "check_object"]
 
@@ -83,7 +83,7 @@ class DocumentFiles:
             is_old = version == self._delivered.get(document) or (version == refused and code != "unreadable")
             if is_old and not force:
                 return None
-            body, status = read_whole(path, self._limit)
+            body, status = read_file(path, self._limit)
             check_object(body)
         except FileNotFoundError:
             return self._missing(document, now_ms)

@@ -10,7 +10,7 @@ import unicodedata
 
 from ptn_api.errors import InvalidInputError
 
-__all__ = ["LONGEST_NAME", "Key", "check_name", "check_utf8", "is_settled", "read_whole", "version_of"]
+__all__ = ["LONGEST_NAME", "Key", "check_name", "check_utf8", "is_settled", "read_file", "version_of"]
 
 Key = tuple[str, str]
 """A position: (hotkey of its folder, position uuid)."""
@@ -36,7 +36,7 @@ def is_settled(changed_ns: int) -> bool:
     return abs(time.time_ns() - changed_ns) > _SETTLE_NS
 
 
-def read_whole(path: str, limit: int) -> tuple[bytes, os.stat_result]:
+def read_file(path: str, limit: int) -> tuple[bytes, os.stat_result]:
     """Returns the content, and the status from before it was read.
 
     A write during the read therefore shows as another version. Raises FileNotFoundError, and

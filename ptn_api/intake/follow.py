@@ -2,9 +2,9 @@
 
     state      the sweep                                     becomes
     -----      ---------                                     -------
-    IDLE       none; the next one has its time               SCANNING when due, or at once after lost events
+    IDLE       is not running                                SCANNING when due, or at once after lost events
     SCANNING   goes through folders and files, in slices     DRAINING at its end
-    DRAINING   has found files whose reading is deferred     IDLE when all are read; then removals are decided
+    DRAINING   waits for files whose reading is deferred     IDLE when all are read; then removals are decided
 
 In every state, a turn of the loop takes in this order: files with events and rechecks; if due, a batch
 of deferred files; a slice of the sweep. Between two slices an event waits about 10 ms.
@@ -41,7 +41,7 @@ logger = structlog.get_logger()
 T = TypeVar("T")
 
 _BATCH_PERIOD_MS = 40
-"""Time between two batches of deferred files: most orders that come meanwhile find the log idle."""
+"""Pause between two batches of deferred files, so that most orders find the log idle."""
 _ROOT_MISSING = "root_missing"
 
 

@@ -13,7 +13,7 @@ import structlog
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.event_log.contract import PositionWritten
-from ptn_api.intake.files import Key, check_name, is_settled, read_whole, version_of
+from ptn_api.intake.files import Key, check_name, is_settled, read_file, version_of
 from ptn_api.model.position import parse_position
 
 __all__ = ["Place", "PositionFiles", "Touched"]
@@ -84,7 +84,9 @@ class PositionFiles:
 
     # --- what the directory reports -----------------------------------------------------------------------
 
-    def found(self, place: Place, uuid: str, version: str, touched: Touched, *, force: bool = False) -> None:
+    def add_file(
+        self, place: Place, uuid: str, version: str, touched: Touched, *, force: bool = False
+    ) -> None:
         """Notes that a file exists in this version; touches its position if it may have changed."""
         key = (place.hotkey, uuid)
         self._places.setdefault(key, {})[place] = version
@@ -92,7 +94,7 @@ class PositionFiles:
         if force or self._delivered.get(key) != place.fingerprint(version):
             touched[key] = touched.get(key, False) or force
 
-    def gone(self, place: Place, uuid: str, touched: Touched) -> None:
+    def remove_file(self, place: Place, uuid: str, touched: Touched) -> None:
         """Notes that a file no longer exists. The position may be elsewhere, or return in a moment."""
         key = (place.hotkey, uuid)
         self._refused.pop((place, uuid), None)
@@ -164,14 +166,14 @@ class PositionFiles:
     def _read_file(self, place: Place, uuid: str, version: str) -> PositionWritten | None:
         try:
             check_name(uuid)
-            body, status = read_whole(f"{place.path}/{uuid}", self._limit)
+            body, status = read_file(f"{place.path}/{uuid}", self._limit)
             position, text = parse_position(body)
             if position.miner_hotkey != place.hotkey:
                 raise InvalidInputError("another miner's position", code="wrong_folder", field="miner_hotkey")
             if position.position_uuid != uuid:
                 raise InvalidInputError("another position's uuid", code="wrong_folder", field="position_uuid")
         except FileNotFoundError:
-            self.gone(place, uuid, {})
+            self.remove_file(place, uuid, {})
             return None
         except InvalidInputError as error:
             if self._refused.get((place, uuid)) != (version, error.code):

@@ -29,8 +29,8 @@ logger = structlog.get_logger()
 
 BATCH = 25
 """Deferred positions that are read and appended together."""
-_LARGEST_SHARE = 50
-"""A batch grows to 1/50 of the deferred positions where that is more: a whole directory was rewritten."""
+_LARGE_BATCH_DIVISOR = 50
+"""If 1/50 of the deferred positions is more, that many are read: the whole directory was rewritten."""
 _SLICE_S = 0.01
 _RELIST_S = 0.02
 
@@ -156,7 +156,7 @@ class DirectoryScanner:
 
     def read_deferred(self) -> list[Change]:
         """Reads the next batch of deferred positions."""
-        size = max(BATCH, len(self._deferred) // _LARGEST_SHARE)
+        size = max(BATCH, len(self._deferred) // _LARGE_BATCH_DIVISOR)
         batch = dict.fromkeys(islice(self._deferred, size), True)
         self._claim(batch)
         changes: list[Change] = self._take_swept(batch)

@@ -50,10 +50,12 @@ def rebuild_each(
         for order in orders[taken:length]:
             builder.take(order)
         taken = length
-        held = orders[:length]
-        fees = fee(builder.priced_ms, held, *terms, builder.open_ms) if builder.priced_ms is not None else 1.0
+        prefix = orders[:length]
+        fees = (
+            fee(builder.priced_ms, prefix, *terms, builder.open_ms) if builder.priced_ms is not None else 1.0
+        )
         state = builder.state(fees)
-        appended = builder.liquidation(held, position_uuid)
+        appended = builder.liquidation(prefix, position_uuid)
         yield (
             RebuiltPosition(state=state, initial_entry_price=builder.entry_price, appended=appended)
             if _is_finite(state)

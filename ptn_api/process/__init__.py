@@ -11,7 +11,7 @@ What the processes share, and nothing else:
 5. The queue pipe from a validator that embeds the API to intake.
 6. Signals: the supervisor's stop, SIGTERM for a child that does not read its channel yet, and SIGKILL.
 
-Two processes from outside use one more each:
+Two processes from outside add to these:
 
 - `ptn resync` leaves an empty file in the data directory for intake's next sweep. It works
   while the server is down, and needs no address of a supervisor.

@@ -57,6 +57,21 @@ class Route(NamedTuple):
     also_503: bool = False
     media_type: str = "application/json"
 
+    def parse_query(self, text: bytes) -> msgspec.Struct:
+        """Returns the query string as the route's query type; unknown parameters are ignored."""
+        texts = parse_qs(text.decode("latin-1"), keep_blank_values=True)
+        values: dict[str, Any] = {}
+        for name, of, repeatable in _parameters(self.query):
+            if name not in texts:
+                continue
+            value = texts[name] if repeatable else texts[name][-1]
+            try:
+                values[name] = msgspec.convert(value, of, strict=False)
+            except msgspec.ValidationError:
+                sentence = _BAD_TIER if name == "tier" else f"Invalid value of the parameter {name}"
+                raise HTTPError("bad_parameter", sentence, parameter=name) from None
+        return self.query(**values)
+
 
 class Router:
     """Finds routes by path: exact paths, and prefixes that a hotkey follows."""
@@ -157,7 +172,7 @@ class App:
                 raise HTTPError("starting", "The service is starting", headers=_RETRY_AFTER)
         context = RequestContext(
             holder=holder,
-            query=_parse_query(route.query, request.query) if request.query else route.query(),
+            query=route.parse_query(request.query) if request.query else route.query(),
             hotkey=hotkey,
             head=request.method == b"HEAD",
             accept=request.headers.get("accept"),
@@ -172,21 +187,6 @@ class App:
         exchange.request.connection.requests += 1
         if self._usage is not None and exchange.user is not None:
             self._usage.add(exchange.user, requests=1, sent_bytes=exchange.sent_bytes)
-
-
-def _parse_query(kind: type[msgspec.Struct], text: bytes) -> msgspec.Struct:
-    """Returns the query string as the route's type; unknown parameters are ignored."""
-    texts = parse_qs(text.decode("latin-1"), keep_blank_values=True)
-    values: dict[str, Any] = {}
-    for name, of, repeatable in _parameters(kind):
-        if name not in texts:
-            continue
-        try:
-            values[name] = msgspec.convert(texts[name] if repeatable else texts[name][-1], of, strict=False)
-        except msgspec.ValidationError:
-            sentence = _BAD_TIER if name == "tier" else f"Invalid value of the parameter {name}"
-            raise HTTPError("bad_parameter", sentence, parameter=name) from None
-    return kind(**values)
 
 
 @lru_cache

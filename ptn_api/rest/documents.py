@@ -25,7 +25,7 @@ __all__ = [
 
 
 class StatisticsQuery(msgspec.Struct, kw_only=True):
-    checkpoints: Annotated[bool, Meta(description="false leaves out each miner's `checkpoints`")] = True
+    checkpoints: Annotated[bool, Meta(description="`false` leaves out each miner's `checkpoints`")] = True
 
 
 def statistics(app: AppContext, request: RequestContext) -> Response:

@@ -30,16 +30,18 @@ _MAX_BYTES = 16 << 20
 
 
 class MessagesQuery(msgspec.Struct, kw_only=True):
-    after: Annotated[int, Meta(ge=-1, description="sequence; absent or -1: from now on, nothing yet")] = -1
-    epoch: Annotated[str, Meta(description="the log that `after` is of; another one: 410")] = ""
+    after: Annotated[
+        int, Meta(ge=-1, description="messages after this sequence; -1, the default: after the newest")
+    ] = -1
+    epoch: Annotated[str, Meta(description="epoch of the log that `after` refers to; 410 if it differs")] = ""
     limit: Annotated[int, Meta(ge=1, le=_MAX_SCANNED, description="at most this many messages")] = 1_000
     miner: Annotated[list[str], Meta(description="only these hotkeys (repeatable)")] = []
     trade_pair: Annotated[list[str], Meta(description="only these trade pairs, by id (repeatable)")] = []
-    format: Annotated[Format, Meta(description="`delta`: the order without its position's others")] = "full"
+    format: Annotated[Format, Meta(description="`delta` leaves out the position's earlier orders")] = "full"
 
 
 class Messages(msgspec.Struct, kw_only=True):
-    """The stream's messages; ask again with `after=<next>` until that is `head`."""
+    """The stream's messages; continue with `after=<next>` until `next` is `head`."""
 
     messages: list[Message]
     next: int

@@ -26,7 +26,7 @@ __all__ = ["Changes", "PositionsQuery", "positions", "positions_of"]
 class PositionsQuery(msgspec.Struct, kw_only=True):
     """Filters select positions; a miner's aggregates remain those of the complete entry."""
 
-    tier: Annotated[Tier, Meta(description="what that tier shows; above the key's own: 403")] = 100
+    tier: Annotated[Tier, Meta(description="show what this tier shows; 403 above the key's own")] = 100
     miner: Annotated[list[str], Meta(description="only these hotkeys (repeatable)")] = []
     trade_pair: Annotated[list[str], Meta(description="only these trade pairs, by id (repeatable)")] = []
     status: Annotated[
@@ -34,7 +34,7 @@ class PositionsQuery(msgspec.Struct, kw_only=True):
     ] = []
     since: Annotated[
         str,
-        Meta(description="only what changed since this cursor, `<epoch>:<revision>` (tier 100, no filters)"),
+        Meta(description="only changes since this cursor, `<epoch>:<revision>` (tier 100, no filters)"),
     ] = ""
 
 

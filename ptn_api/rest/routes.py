@@ -26,9 +26,9 @@ ROUTES: tuple[Route, ...] = (
         dict[str, MinerEntry],
         query=positions.PositionsQuery,
         errors=("bad_parameter", "insufficient_tier", "gone"),
-        description="Best miner first, by `thirty_day_returns`. Without `tier` what tier 100 shows. An open "
-        "position's `close_ms` is 0. `since` answers with changes instead: `{cursor, sequence, removed, "
-        "positions, miners}`.",
+        description="Best miner first, by `thirty_day_returns`. `tier` defaults to 100. An open position's "
+        "`close_ms` is 0. With `since` the response is the changes since that cursor: `{cursor, sequence, "
+        "removed, positions, miners}`.",
         variant=positions.Changes,
         freshness=True,
     ),
@@ -43,7 +43,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "/miner-hotkeys",
         documents.hotkeys,
-        "The miners that the validator has a directory for",
+        "The hotkeys of the validator's miners",
         list[str],
         freshness=True,
     ),
@@ -54,7 +54,7 @@ ROUTES: tuple[Route, ...] = (
         Statistics,
         query=documents.StatisticsQuery,
         errors=("bad_parameter", "not_found"),
-        description="For every valid key, and not delayed.",
+        description="For every valid key; not delayed.",
         freshness=True,
     ),
     Route(
@@ -64,7 +64,7 @@ ROUTES: tuple[Route, ...] = (
         MinerStatistics,
         query=documents.StatisticsQuery,
         errors=("bad_parameter", "not_found"),
-        description="For every valid key, and not delayed. The path may end in a slash.",
+        description="For every valid key; not delayed. The path may end in a slash.",
         freshness=True,
     ),
     Route(
@@ -73,13 +73,13 @@ ROUTES: tuple[Route, ...] = (
         "Which miners were eliminated, and why",
         Eliminations,
         errors=("not_found",),
-        description="For every valid key, and not delayed.",
+        description="For every valid key; not delayed.",
         freshness=True,
     ),
     Route(
         "/validator-checkpoint",
         documents.checkpoint,
-        "Everything a validator restores from",
+        "The checkpoint that a validator restores from",
         CheckpointDocument,
         access="tier 100",
         errors=("not_found",),
@@ -105,16 +105,17 @@ ROUTES: tuple[Route, ...] = (
         access="tier 100",
         query=messages.MessagesQuery,
         errors=("bad_parameter", "gone"),
-        description="`{messages, next, head, epoch}`; ask again with `after=<next>`. `Accept: "
-        "application/x-ndjson` gives one message per line, `X-PTN-Next` and `X-PTN-Head` as headers.",
+        description="`{messages, next, head, epoch}`; continue with `after=<next>`. With `Accept: "
+        "application/x-ndjson` the response has one message per line, and the headers `X-PTN-Next` and "
+        "`X-PTN-Head`.",
         freshness=True,
     ),
-    Route("/trade-pairs", about.trade_pairs, "The trade pairs that the network knows", list[TradePair]),
-    Route("/me", about.me, "The asking key: alias, tier and limits", Me),
+    Route("/trade-pairs", about.trade_pairs, "The network's trade pairs", list[TradePair]),
+    Route("/me", about.me, "The request's key: alias, tier, expiry and limits", Me),
     Route(
         "/health",
         about.health,
-        "Whether all is well; 503 while starting or failing",
+        "Health of the service; 503 while starting or failing",
         Health,
         access="anyone",
         also_503=True,
@@ -133,11 +134,11 @@ ROUTES: tuple[Route, ...] = (
         dict[str, Any],
         access="anyone",
     ),
-    Route("/docs", pages.docs, "This description, for people", str, access="anyone", media_type=pages.HTML),
+    Route("/docs", pages.docs, "This description as a page", str, access="anyone", media_type=pages.HTML),
     Route(
         "/docs/stream",
         pages.stream_docs,
-        "The WebSocket's description, for people",
+        "The WebSocket's description as a page",
         str,
         access="anyone",
         media_type=pages.HTML,

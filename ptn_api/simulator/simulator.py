@@ -1,8 +1,8 @@
 """The simulator: schedules behaviours and runs them on one validator directory.
 
 Seed and times determine everything, so a run can be repeated; several runs on one directory continue each
-other. All kinds of changes that a validator makes to its files occur (docs/architecture.md, "The source");
-each is journaled.
+other. Every kind of change that a validator makes to its files occurs (docs/architecture.md, "What a
+validator does to its files"), and each is journaled.
 """
 
 from __future__ import annotations

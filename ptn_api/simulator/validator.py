@@ -1,4 +1,7 @@
-"""A simulated validator's files, written as a real one writes them (docs/architecture.md, "The source")."""
+"""A simulated validator's files, written as a real one writes them.
+
+See docs/architecture.md, "What a validator does to its files".
+"""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import InvalidInputError, SettingsError
 from ptn_api.event_log.contract import EventLog
+from ptn_api.http.connection_limit import ConnectionLimit
 from ptn_api.stream.connection import Connection
-from ptn_api.stream.connection_limit import ConnectionLimit
 from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.framing import PONG, MessageReader, frame, negotiate
 from ptn_api.stream.hub import Hub
@@ -60,6 +60,9 @@ _MAX_CLOSE_CODE = 4_999
 """The highest code allowed in a close frame (RFC 6455, 7.4.2)."""
 
 _CLOSE_CODES = {"too_big": MESSAGE_TOO_BIG, "bad_fragment": PROTOCOL_ERROR, "not_deflated": BAD_PAYLOAD}
+
+_LoginLimit = ConnectionLimit[asyncio.Transport]
+"""The connections that have not logged in: all idle to the limit, so one more evicts the oldest."""
 
 logger = structlog.get_logger()
 
@@ -125,7 +128,8 @@ class StreamServer:
         self._options = options
         self._server: asyncio.Server | None = None
         self._clients = _Clients()
-        self._limit = ConnectionLimit(options.max_waiting_connections, counters)
+        self._counters = counters
+        self._limit: _LoginLimit = ConnectionLimit(options.max_waiting_connections, self._count_eviction)
         self._proxies = Proxies(options.trusted_proxies)
 
     async def start(self, sock: sockets.socket, tls: ssl.SSLContext | None = None) -> None:
@@ -153,6 +157,9 @@ class StreamServer:
             for client in self._clients.all():
                 client.abort()
             await self._clients.wait_until_gone(self._options.unread_close_ms)
+
+    def _count_eviction(self) -> None:
+        self._counters.limited["waiting_connections"] += 1
 
     def _accept(self, request: picows.WSUpgradeRequest) -> picows.WSUpgradeResponseWithListener:
         """Answers an upgrade request. Any path and any origin is accepted: the key decides."""
@@ -188,7 +195,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
     picows' own server reports a connection only after its upgrade, too late to cap silent ones.
     """
 
-    def __init__(self, limit: ConnectionLimit, **arguments: Any) -> None:
+    def __init__(self, limit: _LoginLimit, **arguments: Any) -> None:
         super().__init__(
             host_port=None,
             ws_path=None,
@@ -210,7 +217,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self._socket = transport
-        self._limit.opened(transport)
+        self._limit.add(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._socket is not None:
@@ -249,7 +256,7 @@ class _Client(picows.WSListener):
         self,
         hub: Hub,
         clients: _Clients,
-        limit: ConnectionLimit,
+        limit: _LoginLimit,
         options: StreamOptions,
         *,
         locate: Callable[[str], ClientAddress],

@@ -1,4 +1,4 @@
-"""Many connections, and slow ones: strangers wait, those who are known do not."""
+"""Floods and slow connections: unauthenticated ones wait, authenticated ones notice nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ assert Settings().rest.max_rest_connections == MOST
 
 @contextlib.contextmanager
 def half_open(port: int, count: int, first: bytes = b"") -> Iterator[list[socket.socket]]:
-    """So many connections that send `first` and then nothing."""
+    """Opens connections that send `first` and then nothing."""
     opened: list[socket.socket] = []
     with contextlib.ExitStack() as stack:
         for _ in range(count):
@@ -38,7 +38,7 @@ def half_open(port: int, count: int, first: bytes = b"") -> Iterator[list[socket
 
 
 def log_in(fortress: Fortress) -> None:
-    """What a client does that comes in the middle of it."""
+    """Logs in as a client that arrives during the flood."""
     with connect(fortress.server.stream, open_timeout=SOON_S) as client:
         client.send(json.dumps({"api_key": fortress.keys[100]}))
         assert '"success"' in str(client.recv(timeout=SOON_S))
@@ -47,7 +47,7 @@ def log_in(fortress: Fortress) -> None:
 @pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\nHo"], ids=["silent", "half a line"])
 @pytest.mark.parametrize("context", ["stream", "rest"])
 def test_thousands_of_half_open_connections(fortress: Fortress, context: str, first: bytes) -> None:
-    """Bounded on the server; who comes meanwhile is served, who is connected notices nothing."""
+    """Memory is bounded; clients that arrive are served, connected ones notice nothing."""
     raise_file_limit(HALF_OPEN + SPARE)
     port = fortress.ws_port if context == "stream" else fortress.rest_port
     process = fortress.server.children()[context]
@@ -60,7 +60,7 @@ def test_thousands_of_half_open_connections(fortress: Fortress, context: str, fi
 
 
 def test_thousands_that_upgrade_and_do_not_log_in(fortress: Fortress) -> None:
-    """Strangers after the handshake are strangers still."""
+    """The handshake alone authenticates no client."""
     raise_file_limit(HALF_OPEN + SPARE)
     process = fortress.server.children()["stream"]
     with half_open(fortress.ws_port, HALF_OPEN, UPGRADE + b"\r\n"):
@@ -70,8 +70,8 @@ def test_thousands_that_upgrade_and_do_not_log_in(fortress: Fortress) -> None:
     until(lambda: process.num_fds() < SPARE, what="all gone")
 
 
-def test_a_slow_loris_is_cut_off(fortress: Fortress) -> None:
-    """Byte by byte on both ports, in every phase: over when the time for a request, or a login, is over."""
+def test_a_slow_loris_is_disconnected(fortress: Fortress) -> None:
+    """Byte by byte on both ports, in every phase, until the timeout of a request or a login."""
     get = b"GET /me HTTP/1.1\r\nHost: x\r\n"
     drips = {
         "a line": (fortress.rest_port, b"G"),
@@ -103,7 +103,7 @@ def test_a_slow_loris_is_cut_off(fortress: Fortress) -> None:
 
 
 def _drip(dripping: dict[socket.socket, str]) -> bool:
-    """One more byte on each; whether the server has ended them all."""
+    """Sends one more byte on each. Returns whether the server has closed them all."""
     with selectors.DefaultSelector() as selector:
         for sock in dripping:
             selector.register(sock, selectors.EVENT_READ)
@@ -126,8 +126,8 @@ def _has_ended(sock: socket.socket) -> bool:
         return True
 
 
-def test_answers_that_are_not_read_hold_nothing_up(fortress: Fortress) -> None:
-    """Hundreds of pipelined requests whose answers nobody reads: bounded, and everybody else is served."""
+def test_unread_responses_block_nothing(fortress: Fortress) -> None:
+    """Hundreds of pipelined requests whose responses are not read: bounded, and others are served."""
     one = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
     with half_open(fortress.rest_port, 50) as sockets:
         for sock in sockets:
@@ -138,7 +138,7 @@ def test_answers_that_are_not_read_hold_nothing_up(fortress: Fortress) -> None:
 
 
 def test_pings_and_frames_of_many_that_read_nothing(fortress: Fortress) -> None:
-    """Pongs that pile up end the connection that asked for them."""
+    """Unread pongs end the connection that requested them."""
     ping = frame(b"x" * 125, first=0x89)
     with contextlib.ExitStack() as stack:
         attackers = [stack.enter_context(RawSocket(fortress.ws_port)) for _ in range(20)]

@@ -188,7 +188,7 @@ _REQUESTS = st.tuples(
     ),
 )
 LAST = b"\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-"""After it the server hangs up, whatever it made of what came before."""
+"""After it the server closes the connection."""
 
 
 @tries(120)
@@ -246,7 +246,7 @@ def test_a_body_is_not_a_request(fortress: Fortress) -> None:
 
 @pytest.mark.parametrize("how", [b"Content-Length: 50000000", b"Transfer-Encoding: chunked"])
 def test_a_body_that_is_too_large_is_not_read(fortress: Fortress, how: bytes) -> None:
-    """After 4 KiB the connection ends, without a search for a key, whatever the announced length."""
+    """After 4 KiB the connection ends, without a search for a key, for any announced length."""
     body = b"x" * 5_000 if how.startswith(b"C") else b"1388\r\n" + b"x" * 5_000 + b"\r\n"
     (response,) = ask_raw(fortress.rest_port, b"GET /me HTTP/1.1\r\nHost: x\r\n" + how + b"\r\n\r\n" + body)
     assert response.status == 401

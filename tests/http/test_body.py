@@ -1,4 +1,4 @@
-"""Segments join to valid streams, whatever their content."""
+"""Segments of any content join to valid streams."""
 
 from __future__ import annotations
 

@@ -261,7 +261,7 @@ def test_unusual_but_valid_requests(run: Run, request_text: str, status: int) ->
 
 
 def test_a_large_body_is_not_read(run: Run) -> None:
-    """401 as soon as the body exceeds what a key needs, whatever its announced length."""
+    """401 as soon as the body exceeds what a key needs, regardless of its announced length."""
 
     async def test() -> None:
         async with serving() as served, connected(served) as (reader, writer):

@@ -148,7 +148,7 @@ def test_bytes_after_the_last_request_are_ignored(last: bytes) -> None:
 
 
 def test_closing_the_reader() -> None:
-    """Queued requests stay; repeated bytes are no request."""
+    """Queued requests stay; repeated bytes are ignored."""
     reader = reader_of(GET)
     reader.close(HTTPError("request_timeout", "..."))
     reader.feed(GET)

@@ -121,7 +121,7 @@ async def running(
         stop.set()
         intake.close_queue()
         try:
-            await asyncio.wait_for(task, 20)
+            await asyncio.wait_for(task, PATIENCE_S)
         finally:
             log.close()
 

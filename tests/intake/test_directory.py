@@ -192,7 +192,7 @@ def test_a_bad_file_is_not_read_again_until_it_changes(
     validator.put(validator.file(position(1, [])), b"{")
     tree.sweep(full=True)
     reads: list[str] = []
-    monkeypatch.setattr(position_files, "read_whole", lambda path, limit: reads.append(path))
+    monkeypatch.setattr(position_files, "read_file", lambda path, limit: reads.append(path))
     tree.sweep(full=True)
     tree.sweep(full=True)
     assert reads == []
@@ -253,7 +253,7 @@ async def test_a_sweeps_older_version_does_not_undo_a_newer_one(
     for n in (1, 2):
         validator.write(position(n, [order(10 * n), order(10 * n + 1)]))
     reads: list[int] = []
-    real = position_files.read_whole
+    real = position_files.read_file
     watch = ReplacedWatch()
 
     def replacing(path: str, limit: int) -> Any:
@@ -267,7 +267,7 @@ async def test_a_sweeps_older_version_does_not_undo_a_newer_one(
             watch.replaced.wait(PATIENCE_S)
         return content
 
-    monkeypatch.setattr(position_files, "read_whole", replacing)
+    monkeypatch.setattr(position_files, "read_file", replacing)
     async with running(data, validator, watch=watch, **WATCH_ALONE) as intake:
         await intake.until(lambda: len(intake.events()) == 3)
         first, second = reads[0], 3 - reads[0]

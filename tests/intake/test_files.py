@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ptn_api.errors import InvalidInputError
-from ptn_api.intake.files import LONGEST_NAME, check_name, is_settled, read_whole, version_of
+from ptn_api.intake.files import LONGEST_NAME, check_name, is_settled, read_file, version_of
 from tests.factories import MINER
 
 
@@ -28,7 +28,7 @@ def test_content_and_version_belong_together(tmp_path: Path) -> None:
     """The status is that of the file that was read."""
     path = tmp_path / "a"
     path.write_bytes(b"content")
-    body, status = read_whole(str(path), 100)
+    body, status = read_file(str(path), 100)
     assert body == b"content"
     assert version_of(status) == version_of(os.stat(path))
 
@@ -66,14 +66,14 @@ def test_a_file_that_cannot_be_a_position_is_refused(
     path = tmp_path / "a"
     make(path)
     with pytest.raises(InvalidInputError) as refused:
-        read_whole(str(path), 100)
+        read_file(str(path), 100)
     assert refused.value.code == code
 
 
 def test_a_missing_file_is_missing(tmp_path: Path) -> None:
     """A missing file is a change, not a malformed file."""
     with pytest.raises(FileNotFoundError):
-        read_whole(str(tmp_path / "a"), 100)
+        read_file(str(tmp_path / "a"), 100)
 
 
 @pytest.mark.parametrize("name", [MINER, "a", "BTCUSD", "x" * LONGEST_NAME, "miner 7", "名前", "a-b_c.d"])

@@ -97,10 +97,11 @@ async def test_refreshes_and_corrections_change_the_state_only(validator: Valida
 
 
 class BlockedLog:
-    """A log that blocks in its first append until released, and records every append."""
+    """A log that blocks in append once `armed`, until released, and records these appends."""
 
     def __init__(self, log: EventLogWriter) -> None:
         self._log = log
+        self.armed = False
         self.released = threading.Event()
         self.appended: list[list[str]] = []
 
@@ -109,8 +110,10 @@ class BlockedLog:
 
     def append(self, changes: Iterable[Change], now_ms: int) -> Head:
         changes = list(changes)
-        self.released.wait(PATIENCE_S)
-        self.appended.append([c.position.position_uuid for c in changes if isinstance(c, PositionWritten)])
+        if self.armed:
+            self.released.wait(PATIENCE_S)
+            positions = [change for change in changes if isinstance(change, PositionWritten)]
+            self.appended.append([change.position.position_uuid for change in positions])
         return self._log.append(changes, now_ms)
 
 
@@ -140,6 +143,7 @@ async def test_an_order_does_not_wait_for_hundreds_of_refreshes(validator: Valid
 
     watch = CountingWatch()
     async with running(data, validator, wrap=blocked, watch=watch, **WATCH_ALONE) as intake:
+        logs[0].armed = True
         for n in range(300):
             validator.write(position(n, [order(n)], current_return=1.02))
             await asyncio.sleep(0)
@@ -338,13 +342,13 @@ async def test_a_restart_announces_missed_orders_and_none_twice(
     validator.write(position(50, [order(103)], miner=OTHER_MINER))
     validator.delete(position(3, []), folder="open")
     read: list[str] = []
-    real = position_files.read_whole
+    real = position_files.read_file
 
     def counting(path: str, limit: int) -> Any:
         read.append(Path(path).name)
         return real(path, limit)
 
-    monkeypatch.setattr(position_files, "read_whole", counting)
+    monkeypatch.setattr(position_files, "read_file", counting)
     async with running(data, validator) as intake:
         await intake.until(lambda: (MINER, uuid(3)) not in intake.state())
         assert intake.announced() == [order(n)["order_uuid"] for n in (101, 102, 103)]

@@ -25,7 +25,7 @@ from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
 from tests.intake.running import WATCH_ALONE, FullDisk, running
 from tests.intake.validator_dir import ValidatorDir
 from tests.memory_log import MemoryLog
-from tests.waiting import until_async
+from tests.waiting import PATIENCE_S, until_async
 
 KEY = (MINER, uuid(1))
 
@@ -43,7 +43,7 @@ class SlowLog:
 
     def seen(self, miner: str, order_uuids: Iterable[str]) -> set[str]:
         self.called.set()
-        assert self.allowed.wait(10)
+        assert self.allowed.wait(PATIENCE_S)
         return self._log.seen(miner, order_uuids)
 
 

@@ -226,7 +226,7 @@ async def test_conditional_requests(route: Any) -> None:
 
 
 async def test_headers_of_each_tier() -> None:
-    """Tier 100 states the log's position; lower tiers the cutoff, whichever key requests them."""
+    """Tier 100 states the log's position; lower tiers the cutoff, for any key."""
     async with serving() as served:
         response = await served.get("/miner-positions")
         head = served.log.head()

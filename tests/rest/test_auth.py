@@ -90,7 +90,7 @@ async def test_failed_logins_block_an_address_but_not_its_neighbours() -> None:
 
 @pytest.mark.parametrize("trusted", ["", PROXY])
 async def test_loopback_peers_are_exempt_from_limits(trusted: str) -> None:
-    """An untrusted one, whatever it forwards, and a trusted proxy that forwards no address."""
+    """An untrusted peer, even if it forwards an address, and a trusted proxy that forwards none."""
     options = {"failed_logins_per_minute": 1, "connects_per_minute": 1, "trusted_proxies": trusted}
     said = {} if trusted else {"x_forwarded_for": "1.1.1.1"}
     async with serving(**options) as served:

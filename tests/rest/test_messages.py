@@ -124,7 +124,7 @@ async def test_an_empty_log_has_no_messages() -> None:
 
 
 async def test_a_response_of_too_many_bytes_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the limit parameter; at least one message is included."""
+    """Below the limit parameter; at least one message is included."""
     monkeypatch.setattr(module, "_MAX_BYTES", 1)
     log = log_with_orders()
     async with serving(log) as served:

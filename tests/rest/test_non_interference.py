@@ -51,7 +51,7 @@ PATHS = [
 SAMPLED = [n for n in range(1, 200) if is_live(uuid(n), 30)][:2]
 """Live in 30 and 50 and 100: the same in both histories."""
 HIDDEN = [n for n in range(1, 200) if not is_live(uuid(n), 50)][:4]
-"""Live in 100 only: what comes after the cutoff differs."""
+"""Live in tier 100 only; they differ after the cutoff."""
 
 
 @st.composite

@@ -1,4 +1,4 @@
-"""Each thing a validator does to its files (docs/architecture.md, "The source"), seen in the files."""
+"""Everything in docs/architecture.md, "What a validator does to its files", observed in the files."""
 
 from __future__ import annotations
 

@@ -4,27 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import resource
 from collections.abc import AsyncIterator
 
-import pytest
-
-from ptn_api.stream.connection_limit import ConnectionLimit
-from ptn_api.stream.counters import StreamCounters
 from tests.stream.live import KEY, SOON_S, LiveStream, running, until
 from tests.stream.test_hostile import UPGRADE
 
 MOST = 6
-
-
-class Silent:
-    """A connection that never logs in."""
-
-    def __init__(self) -> None:
-        self.ended = False
-
-    def abort(self) -> None:
-        self.ended = True
 
 
 @contextlib.asynccontextmanager
@@ -40,29 +25,6 @@ async def silent(
     finally:
         for _, writer in opened:
             writer.close()
-
-
-def test_one_more_evicts_the_oldest() -> None:
-    """A removed connection does not count, and none is aborted twice."""
-    counters = StreamCounters()
-    limit = ConnectionLimit(3, counters)
-    connections = [Silent() for _ in range(6)]
-    for connection in connections[:3]:
-        limit.opened(connection)
-    limit.remove(connections[1])
-    for connection in connections[3:]:
-        limit.opened(connection)
-    assert [c.ended for c in connections] == [True, False, True, False, False, False]
-    assert (len(limit), counters.limited["waiting_connections"]) == (3, 2)
-
-
-def test_half_of_the_open_files_remain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Regardless of the setting, connections without a login leave files for clients."""
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (10, 10))
-    limit = ConnectionLimit(1_000, StreamCounters())
-    for _ in range(20):
-        limit.opened(Silent())
-    assert len(limit) == 5
 
 
 async def test_silent_connections_evict_each_other() -> None:

@@ -1,4 +1,7 @@
-"""A validator's directory, written the way the validator writes it (docs/architecture.md, "The source")."""
+"""A validator's directory, written the way the validator writes it.
+
+See docs/architecture.md, "What a validator does to its files".
+"""
 
 from __future__ import annotations
 
