@@ -1,12 +1,12 @@
-"""`make bench`: what the service costs and how fast it is, beside what else could do it, in one run.
+"""Benchmarks of the service and of its alternatives, compared within one run: `make bench`.
 
-    make bench                                          # everything, at the size of mainnet: some 15 minutes
-    make bench ARGS="fanout replay decode"              # some of it
+    make bench                                          # all, at the size of mainnet: about 15 minutes
+    make bench ARGS="fanout replay decode"              # a selection
     make bench ARGS="--miners 25 --positions 20 --json figures.json"
 
-Servers run on one core and whatever makes the load on the other. Peers (nginx, nchan, wrk) are measured
-where they are installed: apt-get install nginx libnginx-mod-nchan wrk. Absolute figures depend on the
-machine; compare ratios of one run.
+Servers run on one core, load generators on the other. Peers (nginx, nchan, wrk) are measured if installed:
+apt-get install nginx libnginx-mod-nchan wrk. Absolute figures depend on the machine; compare the ratios of
+one run.
 """
 
 from __future__ import annotations
@@ -61,22 +61,30 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="make bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="which; all if not given")
+    parser.add_argument(
+        "names", nargs="*", choices=[*BENCHMARKS, []], help="benchmarks to run (default: all)"
+    )
     add = parser.add_argument
     add("--miners", type=int, default=250)
-    add("--positions", type=int, default=200, help="positions per miner, of some 6 orders")
+    add("--positions", type=int, default=200, help="positions per miner, about 6 orders each")
     add("--seed", type=int, default=1)
-    add("--orders", type=int, default=200, help="orders that are timed one by one")
-    add("--clients", type=int, default=500, help="clients of the fan-out")
-    add("--messages", type=int, default=600, help="messages of the fan-out, per round")
-    add("--burst", type=int, default=5_000, help="orders of a burst")
-    add("--replayed", type=int, default=50_000, help="orders that are replayed")
-    add("--cost-miners", type=int, nargs="*", default=[25, 250, 1_000], help="where an order's cost is shown")
-    add("--cost-positions", type=int, default=50, help="positions per miner there")
+    add("--orders", type=int, default=200, help="orders timed one by one")
+    add("--clients", type=int, default=500, help="fan-out clients")
+    add("--messages", type=int, default=600, help="fan-out messages per round")
+    add("--burst", type=int, default=5_000, help="orders per burst")
+    add("--replayed", type=int, default=50_000, help="orders to replay")
+    add(
+        "--cost-miners",
+        type=int,
+        nargs="*",
+        default=[25, 250, 1_000],
+        help="numbers of miners at which an order's cost is measured",
+    )
+    add("--cost-positions", type=int, default=50, help="positions per miner for that")
     add("--idle-clients", type=int, default=1_000)
     add("--idle-seconds", type=float, default=20)
-    add("--keep", default="", help="simulated directories and logs are kept here, for further runs")
-    add("--json", type=Path, help="also write the figures here")
+    add("--keep", default="", help="keep simulated directories and logs here for later runs")
+    add("--json", type=Path, help="also write the figures to this file")
     return parser
 
 

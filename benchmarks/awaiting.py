@@ -1,4 +1,4 @@
-"""The usual alternative: a WebSocket server that awaits `send()` for one client after the other."""
+"""A baseline for the fan-out: a WebSocket server that awaits `send()` for each client in turn."""
 
 from __future__ import annotations
 

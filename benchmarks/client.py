@@ -1,4 +1,4 @@
-"""What a client costs beyond decoding (`decode`): handing over, keeping the cursor, the mirror, the import.
+"""Costs of the client beyond decoding (see `decode`): delivery, cursor, mirror and import.
 
 make bench ARGS=client
 """
@@ -36,7 +36,7 @@ _BATCH = 100
 
 
 def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
-    """Frames of 100 messages each, of 6 orders (no price sources), as a busy server batches them."""
+    """Returns frames of 100 messages with 6 orders each (no price sources), as a busy server batches them."""
     frames = _frames(orders=6, count=max(20_000, _BATCH))
     for what, store in (("no file", NoCursorFile()), ("cursor file", _cursor_file(folder))):
         rate = _rate(partial(_run, _stream, frames, store), frames)
@@ -90,14 +90,14 @@ def _greeting() -> list[bytes]:
     return [encode(accepted), encode(subscribed), b'{"type":"resumed","after":0,"head":0}']
 
 
-# --- the whole client, the socket aside -------------------------------------------------------------------
+# --- the client without its socket ------------------------------------------------------------------------
 
 
 _Follow = Callable[[list[bytes], CursorStore], Coroutine[Any, Any, None]]
 
 
 class _Canned(Connection):
-    """Reads its frames instead of a socket's."""
+    """A connection that reads prepared frames."""
 
     frames: list[bytes]
 
@@ -179,7 +179,7 @@ async def _mirror() -> dict[str, float]:
 
 
 def _import_ms(module: str) -> float:
-    """The fastest of five interpreters, less an interpreter that imports nothing."""
+    """Returns the fastest of five interpreters minus one that imports nothing."""
 
     def seconds(program: str) -> float:
         return min(

@@ -1,4 +1,4 @@
-"""Starts of a server, cold and with its log filled, and how fast the whole document is answered."""
+"""Server starts, with an empty and with a filled log, and the time of the all-positions document."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _documents(server: Api, key: str, validator, arguments: argparse.Namespace, 
 
 
 def _timed(session: requests.Session, url: str) -> float:
-    """Milliseconds until the whole gzip body has arrived, not decompressed."""
+    """Returns milliseconds until the gzip body has arrived, without decompression."""
     started = time.perf_counter()
     with session.get(url, headers={"Accept-Encoding": "gzip"}, stream=True) as response:
         assert response.status_code == 200, response.status_code

@@ -1,8 +1,8 @@
-"""What an order costs, at several numbers of miners, and how soon it is in the compressed document.
+"""The CPU cost of an order at several numbers of miners, and its delay until the compressed document has it.
 
-Each order is a file moved into place, of another miner each time. Then its miner's entry is asked for until
-the order is in, or the whole document of tier 100 (HEAD: it is put together and compressed, and 20 MB less
-travel): an order costs its miner, whoever asks for the document has it joined.
+Each order is a file renamed into place, for another miner each time. Then the miner's entry is polled until
+it has the order, or the tier 100 document by HEAD, which assembles and compresses it without sending 20 MB.
+The cost of an order depends on its miner only; a request for the document pays for joining it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
 def _measure(
     folder: Path, arguments: argparse.Namespace, figures: Figures, *, targets: bool = False
 ) -> float:
-    """CPU ms per order, refreshes aside."""
+    """Returns CPU ms per order, without refreshes."""
     size = f"{arguments.miners} x {arguments.positions}"
     folder.mkdir()
     validator = prepared(folder, arguments)
@@ -77,7 +77,7 @@ def _add(what: str, costs: dict[str, float], figures: Figures) -> None:
 def _orders(
     server: Api, key: str, validator: BenchValidator, n: int, *, whole: bool
 ) -> tuple[list[float], dict[str, float]]:
-    """Milliseconds until each order was there, and the CPU ms that one took, beyond the rest."""
+    """Returns the delay of each order in ms, and the additional CPU ms per order."""
     pids = {room: process.pid for room, process in server.children().items()}
 
     def used() -> dict[str, float]:
@@ -92,7 +92,7 @@ def _orders(
         return _until_visible(session, url if whole else f"{url}/{miner}", validator, miner)
 
     miners = itertools.cycle(session.get(f"{server.rest}/miner-hotkeys").json())
-    for _ in range(3):  # the first ones find caches cold
+    for _ in range(3):  # warm the caches
         one_more()
     seconds = n * 0.05
     resting = used()

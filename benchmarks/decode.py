@@ -1,4 +1,4 @@
-"""How fast a client reads: frames as they come from the socket, to messages with position and order."""
+"""Decoding speed of a client, from frames to messages with position and order."""
 
 from __future__ import annotations
 

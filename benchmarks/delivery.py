@@ -1,4 +1,4 @@
-"""From the append to the median of a hundred clients; a replay to one client; a thousand idle ones."""
+"""Delivery from append to the median of a hundred clients, a replay to one client, and idle clients."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _CLIENTS = 100
 
 @contextmanager
 def _stream_over(data: Path) -> Iterator[tuple[int, int]]:
-    """The stream room alone, on the server's core; its port and its process."""
+    """Starts the stream process alone on the server's core. Returns its port and process."""
     server = start([sys.executable, "-m", "benchmarks.stream_process", str(data), "log"], SERVER)
     assert server.stdout is not None
     try:
@@ -61,7 +61,7 @@ def latency(folder: Path, arguments: argparse.Namespace, figures: Figures) -> No
 
 
 def _appended(log: EventLogWriter, sockets: list[socket.socket], n: int) -> tuple[list[float], list[float]]:
-    """Milliseconds of each durable append, and from before it to the client in the middle."""
+    """Measures each durable append, and the time from its begin to the median client, in ms."""
     selector = selectors.DefaultSelector()
     for one in sockets:
         selector.register(one, selectors.EVENT_READ)
@@ -86,7 +86,7 @@ def _appended(log: EventLogWriter, sockets: list[socket.socket], n: int) -> tupl
 
 
 def replay(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
-    """All of one client's missed orders, 1 KB each."""
+    """Measures the replay of all orders to one client, 1 KB each."""
     orders, data = arguments.replayed, folder / "data"
     with filled_log(data) as log:
         after, now = log.head().sequence, time.time_ns() // 1_000_000
@@ -115,7 +115,7 @@ def replay(folder: Path, arguments: argparse.Namespace, figures: Figures) -> Non
 
 
 def wire(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
-    """Bytes of the message for the 300th order of a position."""
+    """Measures the size of the message for the 300th order of a position."""
     import msgspec
 
     _, text = parse_position(msgspec.json.encode(position_with(1, 300)))
@@ -137,7 +137,7 @@ def wire(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
 
 
 def idle(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
-    """All processes with clients that are sent heartbeats only."""
+    """Measures all processes with clients that receive only heartbeats."""
     validator = prepared(folder, arguments)
     key = add_key(folder / "api_keys.json", "bench", 100)
     settings = DEFAULT_PERIODS | {"max_connections_per_key": arguments.idle_clients}
@@ -168,7 +168,7 @@ def idle(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
 
 
 def _wakes(process: psutil.Process) -> int:
-    """How often its threads gave up the processor to wait for something."""
+    """Returns the voluntary context switches of all threads."""
     total = 0
     for status in Path(f"/proc/{process.pid}/task").glob("*/status"):
         for line in status.read_text().splitlines():

@@ -1,7 +1,7 @@
-"""Fan-out: the same kilobyte to every client, beside what else could do it.
+"""Fan-out of the same kilobyte to every client, compared with alternatives.
 
-All of them send from one core, and the same sink reads on the other. Rounds alternate, and the best of
-each counts: what disturbs a machine makes every contestant slower, never faster.
+Each contestant sends from one core to the same sink on the other. Rounds alternate and the best round of each
+counts, since disturbances only slow a contestant down.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PYTHON = sys.executable
 
 
 class Round(NamedTuple):
-    """One contestant's round: messages x clients, seconds until the last came, CPU seconds."""
+    """One round of a contestant: messages x clients, seconds until the last arrived, CPU seconds."""
 
     deliveries: int
     seconds: float
@@ -85,7 +85,7 @@ def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
 
 
 def sink(sockets: Sequence[socket.socket]) -> subprocess.Popen[str]:
-    """Reads from all of them on the load's core."""
+    """Starts a process that reads from all sockets on the load's core."""
     process = start([*native.command("sink"), str(len(sockets)), END], LOAD, sockets)
     assert process.stdout is not None
     process.stdout.readline()
@@ -93,7 +93,7 @@ def sink(sockets: Sequence[socket.socket]) -> subprocess.Popen[str]:
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[float, int]:
-    """The monotonic time at which the last client had everything, and the bytes that came."""
+    """Returns the monotonic time at which the last client was complete, and the bytes received."""
     out, _ = process.communicate(timeout=300)
     at, size, _ = out.split()
     return float(at), int(size)
@@ -190,7 +190,7 @@ def _awaiting(clients: int, messages: int) -> Round:
 
 
 def _burst(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
-    """Orders as fast as a log takes them, from appending the first to the last client's last message."""
+    """Measures a burst at the log's own speed, from the first append to the last client's last message."""
     orders, clients = arguments.burst, arguments.clients
     changes = [written(n) for n in range(orders - 1)] + [_last(orders)]
     rounds = []
@@ -204,7 +204,7 @@ def _burst(folder: Path, arguments: argparse.Namespace, figures: Figures) -> Non
             sockets += [client(port, KEY) for _ in range(clients - 1)]
             receiver = sink(sockets)
             began, cpu = time.monotonic(), cpu_seconds(server.pid)
-            for at in range(0, orders, 250):  # what gathers while one append runs goes into the next
+            for at in range(0, orders, 250):  # orders that arrive during an append go into the next
                 log.append(changes[at : at + 250], time.time_ns() // 1_000_000)
             appended = time.monotonic()
             ended, size = finished(receiver)

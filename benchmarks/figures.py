@@ -1,4 +1,4 @@
-"""The table that a run of the benchmarks fills, and the ratios that are compared with targets."""
+"""The table of a benchmark run, and the ratios compared with targets."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["Figures", "percentile"]
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which this share (0..1) of the values lies."""
+    """Returns the value below which this share (0..1) of the values lies."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 class Figures:
-    """Rows of (what, figures by name), printed as they come; and the targets, printed together at the end."""
+    """Rows of (label, figures by name), printed at once, and the targets, printed at the end."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -38,13 +38,13 @@ class Figures:
     def target(
         self, what: str, value: float, *, at_least: float | None = None, at_most: float | None = None
     ) -> None:
-        """A row of the table of targets."""
+        """Adds a row to the table of targets."""
         met = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
         wanted = f">= {at_least:,}" if at_least is not None else f"<= {at_most:,}"
         self.targets.append({"what": what, "measured": _short(value), "target": wanted, "met": met})
 
     def skip(self, what: str, why: str) -> None:
-        """Something that cannot be measured here; it says so, here and in the table."""
+        """Reports a measurement that is impossible on this machine, here and in the table."""
         self.add(f"SKIPPED: {what}", why=why)
         self.targets.append({"what": what, "measured": None, "target": f"skipped: {why}", "met": None})
 
@@ -54,7 +54,7 @@ class Figures:
             print("\n" + self.table())
 
     def table(self) -> str:
-        """The targets as a Markdown table."""
+        """Prints the targets as a Markdown table."""
         words = {True: "yes", False: "**no**", None: "-"}
         rows = [
             f"| {one['what']} | {one['measured'] if one['measured'] is not None else '-'} "
@@ -65,7 +65,7 @@ class Figures:
 
 
 def _short(value: float) -> float | int:
-    """Three digits that mean something."""
+    """Formats a value with three significant digits."""
     return round(value) if abs(value) >= 100 else float(f"{value:.3g}")
 
 

@@ -1,4 +1,4 @@
-"""kill -9 of each process: how long until it serves again."""
+"""Recovery time after kill -9 of each process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a file moved into the validator's directory to a subscribed client, and to a REST answer."""
+"""Latency from a file renamed into the validator's directory to a subscribed client and a REST answer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
 
 
 def _place(url: str, key: str, validator, n: int) -> tuple[dict[str, int], dict[str, int]]:  # type: ignore[no-untyped-def]
-    """Places n orders, some 10 a second, and polls REST for each; both in Unix nanoseconds."""
+    """Places n orders, about 10 per second, and polls REST for each. Returns both times in Unix ns."""
     sent: dict[str, int] = {}
     seen: dict[str, int] = {}
     pause = threading.Event()

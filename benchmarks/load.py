@@ -1,4 +1,4 @@
-"""Requests as fast as one core can ask: by wrk where it is installed, else by a small loop in Python."""
+"""Requests at the rate of one core: by wrk if installed, otherwise by a loop in Python."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ _FAILED = re.compile(r"Non-2xx or 3xx responses: (\d+)|Socket errors: (.*)")
 
 
 class Rate(NamedTuple):
-    """Answers per second, and per second that the server had its core for itself: what disturbs the machine
-    lowers the first and hardly the second."""
+    """Answers per second of wall time and of server CPU time; disturbances hardly change the second."""
 
     per_s: float
     per_core_s: float
@@ -30,7 +29,7 @@ class Rate(NamedTuple):
 def measured(
     url: str, cpu: Callable[[], float], *, seconds: float = 3, connections: int = 16, **headers: str
 ) -> Rate:
-    """GETs of one URL over kept connections; underscores in a header's name stand for hyphens.
+    """Sends GETs for one URL over persistent connections; underscores in header names become hyphens.
 
     `cpu` tells the server's CPU seconds.
     """
@@ -56,7 +55,7 @@ def _wrk(url: str, seconds: float, connections: int, headers: dict[str, str]) ->
 
 
 def _loop(url: str, seconds: float, connections: int, headers: dict[str, str]) -> tuple[int, float]:
-    """Every answer is taken to be as long as the first one, byte for byte."""
+    """Counts answers by bytes, assuming that all are as long as the first."""
     parts = urlsplit(url)
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     request = f"GET {parts.path}?{parts.query} HTTP/1.1\r\nHost: {parts.netloc}\r\n{lines}\r\n".encode()

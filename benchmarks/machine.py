@@ -1,4 +1,4 @@
-"""This machine: cores for the server and for the load, processes on them, peers that are installed."""
+"""The machine: cores for server and load, processes pinned to them, and installed peers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["LOAD", "SERVER", "cpu_seconds", "installed", "many_files", "on", "pi
 
 _ALL = sorted(os.sched_getaffinity(0))
 SERVER, LOAD = {_ALL[0]}, {_ALL[-1]}
-"""The core that what is measured runs on, and the one for whatever makes the load."""
+"""The core of the measured process, and the core of the load generators."""
 
 _ABOVE = 10_000
 
@@ -29,7 +29,7 @@ def installed(*programs: str) -> bool:
 
 
 class on:  # noqa: N801 - reads as `with on(SERVER):`
-    """Whatever is started meanwhile runs on these cores."""
+    """A context in which started processes run on these cores."""
 
     def __init__(self, cores: set[int]) -> None:
         self._cores = cores
@@ -43,7 +43,7 @@ class on:  # noqa: N801 - reads as `with on(SERVER):`
 
 
 def pinned(pids: Sequence[int], cores: set[int]) -> None:
-    """Moves processes, with all their threads, to these cores."""
+    """Moves processes with all their threads to these cores."""
     for pid in pids:
         for thread in os.listdir(f"/proc/{pid}/task"):
             os.sched_setaffinity(int(thread), cores)
@@ -52,7 +52,7 @@ def pinned(pids: Sequence[int], cores: set[int]) -> None:
 def start(
     command: Sequence[str], cores: set[int], sockets: Sequence[socket.socket] = (), **options: Any
 ) -> subprocess.Popen[str]:
-    """A process on these cores; the sockets are its descriptors from 3 on."""
+    """Starts a process on these cores; it inherits the sockets as descriptors 3 and up."""
     descriptors = [one.fileno() for one in sockets]
 
     def prepare() -> None:
@@ -64,7 +64,7 @@ def start(
             os.dup2(_ABOVE + place, 3 + place)
             os.close(_ABOVE + place)
 
-    # The sockets have to go to fixed numbers, and the error pipe out of their way: no close_fds afterwards.
+    # The sockets need fixed numbers, so the error pipe moves out of the way; close_fds must not follow.
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True} | options
     return subprocess.Popen(
         command,
@@ -78,7 +78,7 @@ def _pin(cores: set[int]) -> Any:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far, at the resolution of the scheduler (10 ms elsewhere)."""
+    """Returns user plus system time of a process, at the scheduler's resolution (10 ms elsewhere)."""
     with open(f"/proc/{pid}/schedstat") as file:
         total = int(file.read().split()[0])
     for thread in os.listdir(f"/proc/{pid}/task"):

@@ -1,4 +1,4 @@
-"""The usual alternative: Flask on Waitress that reads and rewrites a JSON file for every request."""
+"""A baseline for REST: Flask on Waitress, which reads and rewrites a JSON file for every request."""
 
 from __future__ import annotations
 

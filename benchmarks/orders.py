@@ -1,4 +1,4 @@
-"""Orders for the log, of a wanted size, and clients that wait for them."""
+"""Orders of a given size for the log, and clients that wait for them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ __all__ = [
 ]
 
 END = "END-OF-THE-BENCHMARK"
-"""Stands in the last order, so that the receiving end knows when everything has come."""
+"""A mark in the last order, by which the receiver knows that it is complete."""
 
 
 def position_with(number: int, orders: int = 1, **fields: Any) -> dict[str, Any]:
-    """A position whose last order is of now; its message is about 1 KB with one order."""
+    """Returns a position whose last order is current; its message has about 1 KB with one order."""
     now = time.time_ns() // 1_000_000
     listed = [
         factories.order(number * 1000 + place, 0.01, at=now - orders + place, price_sources=[_QUOTE])
@@ -60,7 +60,7 @@ def written(number: int, orders: int = 1, **fields: Any) -> PositionWritten:
 
 
 def message(orders: int = 1, sequence: int = 1_760_000_001) -> bytes:
-    """What the stream sends for an order, in format `full`."""
+    """Returns the message that the stream sends for an order in format `full`."""
     body = position_with(1, orders)
     frame = {"sequence": sequence, "timestamp": 1_760_000_000_000, "data": {"position": body}}
     return json.dumps(frame, separators=(",", ":")).encode()
@@ -68,7 +68,7 @@ def message(orders: int = 1, sequence: int = 1_760_000_001) -> bytes:
 
 @contextmanager
 def filled_log(folder: Path) -> Iterator[EventLogWriter]:
-    """An empty log that is ready, and its writer."""
+    """Creates an empty, ready log. Returns its writer."""
     log = open_writer(folder)
     try:
         log.baseline([], time.time_ns() // 1_000_000)
@@ -78,7 +78,7 @@ def filled_log(folder: Path) -> Iterator[EventLogWriter]:
 
 
 def client(port: int, key: str, **login: Any) -> socket.socket:
-    """A raw socket of a client that has logged in and subscribed; what comes next are orders."""
+    """Returns the raw socket of a client that has subscribed; orders follow."""
     one = logged_in(port, key, **login)
     subscribe(one)
     _until(one, b'"action":"subscribe"')
@@ -104,11 +104,11 @@ def _send(one: socket.socket, frame: dict[str, Any]) -> None:
     payload = json.dumps(frame).encode()
     size = len(payload)
     head = bytes([0x81, 0x80 | size]) if size < 126 else bytes([0x81, 0x80 | 126]) + size.to_bytes(2, "big")
-    one.sendall(head + b"\0\0\0\0" + payload)  # a mask of zeros changes nothing
+    one.sendall(head + b"\0\0\0\0" + payload)  # a zero mask leaves the payload as it is
 
 
 def _until(one: socket.socket, end: bytes) -> bytes:
-    """Reads no further than needed: what follows belongs to whoever takes the socket over."""
+    """Reads exactly up to the end of the header: the bytes after it belong to the next reader."""
     data = b""
     while end not in data:
         data += one.recv(1)

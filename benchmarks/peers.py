@@ -1,4 +1,4 @@
-"""Peers that are measured in the same run where they are installed: nginx, nchan, wrk."""
+"""Peers measured in the same run if installed: nginx, nchan, wrk."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def nchan_installed() -> bool:
 
 
 class Nginx:
-    """One worker on the server's core. Files put into `files` are served as they are."""
+    """nginx with one worker on the server's core; it serves the files in `files`."""
 
     modules = ""
     extra_http = ""
@@ -86,7 +86,7 @@ class Nginx:
         shutil.rmtree(self._folder)
 
     def cpu(self) -> float:
-        """CPU seconds of the worker so far."""
+        """Returns the worker's CPU seconds."""
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         return sum(cpu_seconds(int(pid)) for pid in children)
 
@@ -101,7 +101,7 @@ class Nginx:
 
 
 class Nchan(Nginx):
-    """A WebSocket channel."""
+    """An nchan WebSocket channel."""
 
     modules = f"load_module {_NCHAN_MODULE};"
     extra_http = "nchan_max_reserved_memory 256M;"
@@ -128,7 +128,7 @@ class Nchan(Nginx):
         return one
 
     def publish(self, messages: Iterable[bytes]) -> None:
-        """One after the other, while one is sent out the next one waits."""
+        """Publishes messages one after the other."""
         with socket.create_connection(("127.0.0.1", self.port)) as one:
             on_their_way = 0
             for body in messages:

@@ -1,4 +1,4 @@
-"""From the queue of a validator that embeds the API to a subscribed client."""
+"""Latency from an embedding validator's queue to a subscribed client."""
 
 from __future__ import annotations
 

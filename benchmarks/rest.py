@@ -1,6 +1,6 @@
-"""REST beside nginx, which serves the same bytes from files, and beside the usual alternative.
+"""REST compared with nginx, which serves the same bytes from files, and with Flask.
 
-Server and peers on one core, one after the other; the load on the other core.
+Server and peers run on one core in turn, the load on the other.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
     key = add_key(folder / "api_keys.json", "bench", 100)
     if not installed("wrk"):
         figures.skip("load by wrk (a loop in Python instead)", INSTALL)
-    # Counted, as requests are where they are limited; so many a minute nobody asks.
+    # Counted as with a limit, but the limit is out of reach.
     limit = {"requests_per_minute": 1_000_000_000}
     with api(folder / "data", validator_dir=validator.root, wait=False, **DEFAULT_PERIODS | limit) as server:
         server.wait_ready(300)
@@ -90,7 +90,7 @@ def _beside_nginx(ours: dict[str, Rate], raw: dict[str, bytes], figures: Figures
     for name, rate in theirs.items():
         _add(f"nginx, the same bytes from a file: {_TITLES[name]}", rate, len(raw.get(name, b"")), figures)
     for name, wanted in (("full", 0.9), ("304", 0.4), ("one", 0.3), ("me", 0.3)):
-        # Of a large body the reader's core is the limit too, so that there the bytes per second count.
+        # For a large body the reader's core is a limit too; compare bytes per second there.
         field = "per_s" if name == "full" else "per_core_s"
         ratio = getattr(ours[name], field) / getattr(theirs[name], field)
         figures.target(f"{_TITLES[name]} / nginx", ratio, at_least=wanted)
@@ -135,7 +135,7 @@ def _beside_naive(ours: float, content: bytes, folder: Path, figures: Figures) -
 
 
 def _naive_rate(url: str, pid: int, times: int = 2) -> float:
-    """Per second of its core, one request after the other: several at once only take memory."""
+    """Returns answers per second of its core, one request at a time; concurrency only adds memory."""
     before = cpu_seconds(pid)
     for _ in range(times):
         requests.get(url, stream=True, timeout=600).raw.read(decode_content=False)

@@ -1,4 +1,4 @@
-"""A server on a simulated validator's directory, with one client that follows it."""
+"""A server on a simulated validator's directory with one following client."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ __all__ = ["BenchValidator", "Refreshes", "build", "prepared", "running"]
 DEFAULT_PERIODS: dict[str, object] = {
     name: SETTINGS[name].default for name in SHORT_PERIODS if name.endswith("_ms")
 }
-"""The periods that operators run with, not those that tests shorten. Limits stay off, as tests have them."""
+"""Default periods instead of those that tests shorten. Limits stay off, as in tests."""
 
 
 class BenchValidator(Validator):
-    """Knows when its last file was moved into place."""
+    """A validator directory that records when its last file was renamed into place."""
 
     def __init__(self, root: Path) -> None:
         (root / "validation" / "tmp").mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ class BenchValidator(Validator):
         self.miner = factories.MINER
         self.moved_ns = 0
         self._count = int(time.time()) % 10**8 * 1_000
-        """Numbers that no earlier run gave to an order in the same directory."""
+        """Returns order numbers that no earlier run used in the same directory."""
 
     def place(
         self, n_orders: int = 1, *, miner: str = factories.MINER, closed: bool = False
@@ -59,7 +59,7 @@ class BenchValidator(Validator):
 
 
 def build(folder: Path, arguments: argparse.Namespace) -> BenchValidator:
-    """A validator's directory of the wanted size."""
+    """Returns a validator directory of the given size."""
     stop = threading.Event()
     options = SimulatorOptions(
         seed=arguments.seed, miners=arguments.miners, positions=arguments.positions, orders_per_minute=0
@@ -69,14 +69,14 @@ def build(folder: Path, arguments: argparse.Namespace) -> BenchValidator:
 
 
 def prepared(folder: Path, arguments: argparse.Namespace) -> BenchValidator:
-    """The same with a log that knows it: made once per run of the benchmarks, then copied."""
+    """Returns the same with a filled log, made once per benchmark run and then copied."""
     size = f"{arguments.miners}x{arguments.positions}-{arguments.seed}"
     made = Path(arguments.keep) / size
     if not (made / "data").exists():
         build(made, arguments)
         with api(made / "data", validator_dir=made / "validator", wait=False, **DEFAULT_PERIODS) as server:
             server.wait_ready(600)
-    # The validator's files stay where they are: the log knows them by their inodes.
+    # The validator's files are not copied: the log identifies them by inode.
     shutil.copytree(made / "data", folder / "data", ignore=shutil.ignore_patterns("bells"))
     return BenchValidator(made / "validator")
 
@@ -95,7 +95,7 @@ def running(
 
 
 class Refreshes:
-    """Rewrites open positions with a moved return, evenly over each period, in a thread."""
+    """A thread that rewrites open positions with new returns, evenly over each period."""
 
     def __init__(self, validator: BenchValidator, *, every_s: float, positions: int = 500) -> None:
         self.written = 0

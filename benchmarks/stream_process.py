@@ -1,12 +1,12 @@
-"""The stream room alone, over a log that is filled already, as the process that a fan-out measures.
+"""The stream process alone, over a filled log, as measured by the fan-out benchmark.
 
-Started by the benchmarks with the log's directory and how orders come to it:
+Its arguments are the log's directory and the arrival of orders:
 
-- `one`: one at a time, as fast as they can be sent; each is read from the log, encoded and sent on its own.
-- `log`: as they are appended by somebody else.
+- `one`: one at a time, as fast as they can be sent; each is read from the log, encoded and sent by itself.
+- `log`: as another process appends them.
 
-Prints its port. With `one`, a line on standard input lets the orders begin; at the end it prints the CPU
-seconds that they took.
+It prints its port. With `one`, orders begin after a line on standard input, and the CPU seconds they took are
+printed at the end.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KEY = "benchmark-key"
 
 
 class OneByOne(SqliteReader):
-    """Shows the log's orders one more at every look, once told to begin."""
+    """A view of the log that reveals one more order per read, once started."""
 
     def __init__(self, data_dir: Path) -> None:
         super().__init__(data_dir)

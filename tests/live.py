@@ -1,4 +1,4 @@
-"""A demo server for tests of what people run against one: the command line, the examples, the README."""
+"""A demo server for tests of the command line, the examples and the README."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ROOT", "Live", "bare_environment", "serving"]
 
 
 class Live(NamedTuple):
-    """A running server that trades ten times a second."""
+    """A running server with ten orders per second."""
 
     rest: str
     stream: str
@@ -22,13 +22,13 @@ class Live(NamedTuple):
     keys_file: Path
 
     def environment(self, home: Path) -> dict[str, str]:
-        """Of a user who has this home, the addresses and the key."""
+        """Returns the environment of a user with this home, the server's addresses and the key."""
         known = {"PTN_API_KEY": self.key, "PTN_REST_URL": self.rest, "PTN_WS_URL": self.stream}
         return bare_environment(home) | known
 
 
 def bare_environment(home: Path) -> dict[str, str]:
-    """Of a user who has this home, and nothing else of ours."""
+    """Returns the environment of a user with this home and without PTN_ variables."""
     ours = {k: v for k, v in os.environ.items() if not k.startswith("PTN_")}
     places = {"HOME": home, "XDG_CONFIG_HOME": home / "config", "XDG_STATE_HOME": home / "state"}
     return ours | {k: str(v) for k, v in places.items()} | {"PYTHONPATH": str(ROOT)}

@@ -1,4 +1,4 @@
-"""Which processes live."""
+"""The liveness of processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["lives"]
 
 
 def lives(process: psutil.Process | int) -> bool:
-    """Not gone, nor dead and kept by a parent that does not ask (as a container's first process may not)."""
+    """Whether the process runs; a zombie, as left by a container's first process, does not."""
     try:
         process = psutil.Process(process) if isinstance(process, int) else process
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)

@@ -20,6 +20,7 @@ DOORS = {"api_manager", "websocket_client", "__init__"}
 WIRING = {"process", "cli"}
 EVERYWHERE = {"msgspec", "structlog"}
 HOMES = {
+    "aiofastnet": ("stream/server.py",),
     "asyncinotify": ("intake/watch.py",),
     "httptools": ("http/",),
     "httpx": ("client/", "cli/doctor.py"),

@@ -1,4 +1,4 @@
-"""deploy/: what can be said about a unit, an image and a composition without running them."""
+"""Static checks of deploy/: the systemd unit, the image and the composition."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def settings_in(text: str) -> dict[str, str]:
-    """PTN_... assignments, those that are commented out included."""
+    """Returns the PTN_... assignments, including commented-out ones."""
     found = re.findall(r"^\s*#?\s*PTN_([A-Z_]+)(?:=|: )(\S+?)(?: \\)?$", text, re.MULTILINE)
     return {name.lower(): value for name, value in found}
 
@@ -42,7 +42,7 @@ def settings_in(text: str) -> dict[str, str]:
 
 @needs_systemd
 def test_systemd_understands_the_unit(tmp_path: Path) -> None:
-    """No unknown directive, no bad value (with a program that exists here in the program's place)."""
+    """No unknown directive and no bad value (with an existing program in place of ptn)."""
     unit = tmp_path / UNIT.name
     unit.write_text(UNIT.read_text().replace("/opt/ptn-api/bin/ptn", sys.executable))
     result = run("systemd-analyze", "verify", str(unit))
@@ -50,13 +50,13 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
 
 
 def test_the_unit_leaves_what_the_metrics_are_read_from() -> None:
-    """The process_* metrics need /proc/stat: without it the library that reads them says nothing at all."""
+    """The process_* metrics need /proc/stat; without it their library silently omits them."""
     assert not re.search("^ProcSubset=", UNIT.read_text(), re.MULTILINE)
 
 
 @needs_systemd
 def test_the_unit_may_do_little() -> None:
-    """By systemd's own measure (0 to 10, less is better); it offers no way to become root."""
+    """Exposure by systemd's own measure (0 to 10, less is better); the unit cannot become root."""
     if run("systemd-analyze", "security", "--offline=true", "--threshold=100", str(UNIT)).returncode:
         pytest.skip("this systemd-analyze measures no unit files")
     result = run("systemd-analyze", "security", "--offline=true", "--threshold=20", str(UNIT))
@@ -66,7 +66,7 @@ def test_the_unit_may_do_little() -> None:
 
 
 def test_the_unit_leaves_time_to_stop_in_order() -> None:
-    """Three steps of at most `stop_timeout_ms`, and no signal to the children past the supervisor."""
+    """Three steps of at most `stop_timeout_ms`; only the supervisor gets the signal."""
     text = UNIT.read_text()
     timeout = int(re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)[0])
     assert timeout * 1000 > 3 * Settings().stop_timeout_ms
@@ -77,7 +77,7 @@ def test_the_unit_leaves_time_to_stop_in_order() -> None:
 
 
 def test_hadolint_has_nothing_to_say() -> None:
-    """About the Dockerfile."""
+    """The Dockerfile passes hadolint."""
     hadolint = shutil.which("hadolint", path=os.pathsep.join([str(Path(sys.executable).parent), os.defpath]))
     if hadolint is None:
         pytest.skip("hadolint is not installed")
@@ -86,7 +86,7 @@ def test_hadolint_has_nothing_to_say() -> None:
 
 
 def test_the_image_runs_as_nobody_and_stops_by_sigterm() -> None:
-    """Its user is a number, so that Kubernetes can see it is not root; it has a health check."""
+    """The user is numeric, so that Kubernetes can verify it is not root; there is a health check."""
     last_stage = DOCKERFILE.read_text().rpartition("\nFROM ")[2]
     assert re.search(r"^USER [1-9]\d+:[1-9]\d+$", last_stage, re.MULTILINE)
     assert "STOPSIGNAL SIGTERM" in last_stage
@@ -95,7 +95,7 @@ def test_the_image_runs_as_nobody_and_stops_by_sigterm() -> None:
 
 
 def test_no_key_and_no_data_reach_the_image() -> None:
-    """Only what is listed is sent to the builder, and of that no key file."""
+    """Only listed files are sent to the builder, and never a key file."""
     rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
 
     def sent(path: str) -> bool:
@@ -123,7 +123,7 @@ def test_no_key_and_no_data_reach_the_image() -> None:
 
 
 def test_the_composition_is_hardened() -> None:
-    """Nothing is writable but what must be; no capability; the validator's files are mounted read-only."""
+    """Read-only file systems, no capabilities, and the validator's files mounted read-only."""
     for service in COMPOSE.values():
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
@@ -136,7 +136,7 @@ def test_the_composition_is_hardened() -> None:
 
 
 def test_the_composition_publishes_only_the_proxy() -> None:
-    """nginx shares the API's network namespace, where the API listens on loopback."""
+    """nginx shares the API's network namespace, in which the API listens on loopback."""
     assert COMPOSE["nginx"]["network_mode"] == "service:api"
     assert COMPOSE["api"]["ports"] == ["80:80", "443:443"]
     assert "api_host" not in settings_in(DOCKERFILE.read_text())
@@ -160,7 +160,7 @@ def test_files_that_the_composition_names_exist() -> None:
     ids=lambda path: path.name,
 )
 def test_settings_exist_under_these_names(path: Path) -> None:
-    """Every PTN_... that is set is a setting, and its value is one that it can have."""
+    """Every PTN_... assignment is a setting with a valid value."""
     found = settings_in(path.read_text())
     assert found
     load_settings({name: value for name, value in found.items() if not value.startswith("$")})

@@ -20,7 +20,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 
 def test_the_reference_is_what_the_tables_say() -> None:
-    """Every setting, route, frame, close code and command; `python docs/make_reference.py` renews it."""
+    """All settings, routes, frames, close codes and commands; `python docs/make_reference.py` renews it."""
     spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
     assert spec is not None
     assert spec.loader is not None
@@ -31,7 +31,7 @@ def test_the_reference_is_what_the_tables_say() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    """Files exist, and so do the headings that are pointed at."""
+    """Linked files and headings exist."""
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         if target.startswith(("http://", "https://")):
             continue
@@ -45,8 +45,8 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_commands_in_the_documentation_exist() -> None:
-    """Every `ptn ...` and every `make ...` that a page shows."""
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    """Every `ptn ...` and `make ...` command on a page exists."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     ptn = subprocess.run(
         [sys.executable, "-c", "from ptn_api.cli.app import main; main()", "--help"],
         capture_output=True,
@@ -65,14 +65,14 @@ def test_commands_in_the_documentation_exist() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_a_page_names_exist(page: Path) -> None:
-    """What stands in deploy/, tests/ and benchmarks/ and is told by its path."""
+    """Paths in deploy/, tests/ and benchmarks/ that a page cites exist."""
     for path in re.findall(r"(?<![\w./-])((?:deploy|tests|benchmarks)/[\w./-]*\w)", page.read_text()):
         assert (ROOT / path).exists(), f"{page.name}: {path}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_examples_can_be_imported(page: Path) -> None:
-    """They are Python, and every name that they import from here is one."""
+    """They parse, and every name that they import from this package exists."""
     for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and str(node.module).startswith("ptn_api"):
@@ -82,7 +82,7 @@ def test_python_examples_can_be_imported(page: Path) -> None:
 
 
 def test_what_code_cites_is_there() -> None:
-    """`docs/<page>.md, 3` is a heading that begins with that number, words in quotes are a whole one."""
+    """`docs/<page>.md, 3` cites a heading that begins with that number, quoted words a whole heading."""
     cited: list[tuple[str, str, str]] = []
     for folder in ("ptn_api", "tests", "benchmarks", "examples"):
         for path in (ROOT / folder).rglob("*.py"):
@@ -96,13 +96,13 @@ def test_what_code_cites_is_there() -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    """Or nobody would find it."""
+    """Pages outside the index cannot be found."""
     configuration = (ROOT / "zensical.toml").read_text()
     assert [p.name for p in (ROOT / "docs").glob("*.md") if f'"{p.name}"' not in configuration] == []
 
 
 def test_the_documentation_builds(tmp_path: Path) -> None:
-    """`make docs`, which fails over a link or a heading that is not there; done on a copy."""
+    """`make docs` fails on a missing link target or heading; run on a copy."""
     zensical = Path(sys.executable).parent / "zensical"
     if not zensical.exists():
         pytest.skip("zensical is not installed (it needs Python 3.11)")

@@ -1,4 +1,4 @@
-"""What is built carries no key file, and the client's install needs no server."""
+"""The built packages, their requirements and the lock."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_no_key_file_in_wheel_or_sdist(built: Path) -> None:
 
 
 def brought_by(name: str) -> set[str]:
-    """What installing a package without extras installs, by the installed packages' own word."""
+    """Returns what a package without extras installs, by the installed packages' metadata."""
     found: set[str] = set()
     left = [name]
     while left:
@@ -108,7 +108,7 @@ def test_the_lock_names_no_index() -> None:
 
 
 def test_the_command_line_does_without_the_server(tmp_path: Path) -> None:
-    """Doctor says what is missing, keys can be managed; only a server needs the server's libraries."""
+    """`ptn doctor` names the missing extra and keys can be managed without the server."""
     program = """
         import sys
         for name in ("structlog", "picows", "httptools", "uvloop", "isal", "zstandard", "asyncinotify"):
@@ -132,7 +132,7 @@ def test_the_command_line_does_without_the_server(tmp_path: Path) -> None:
 
 
 def test_git_ignores_the_key_file() -> None:
-    """Where there is a checkout to ask."""
+    """No key file is ever committed by accident."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("no git checkout here")
     names = ["ptn_api/api_keys.json", "ptn_api/api_keys.json.bak", "api_keys.json"]

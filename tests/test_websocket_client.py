@@ -38,7 +38,7 @@ class Bot:
     """A client run in a thread; `seen` are the lists passed to its handler."""
 
     def __init__(self, server: FakeServer, state_dir: Path, **options: Any) -> None:
-        self.seen: list[list[int]] = []
+        self.received: list[list[int]] = []
         self.gaps: list[Gap] = []
         self.error: Exception | None = None
         self.handler: Callable[[list[PTNWebSocketMessage]], Any] = options.pop(
@@ -57,7 +57,7 @@ class Bot:
 
     @property
     def numbers(self) -> list[int]:
-        return [n for numbers in self.seen for n in numbers]
+        return [n for numbers in self.received for n in numbers]
 
     def __enter__(self) -> Bot:
         self._thread.start()
@@ -72,7 +72,7 @@ class Bot:
         self._thread.join(10)
         assert not self._thread.is_alive()
 
-    def got(self, count: int) -> list[int]:
+    def received_numbers(self, count: int) -> list[int]:
         until(lambda: len(self.numbers) >= count, what=f"{count} messages, have {self.numbers}")
         return self.numbers
 
@@ -83,7 +83,7 @@ class Bot:
             self.error = error
 
     def _handle(self, messages: list[PTNWebSocketMessage]) -> Any:
-        self.seen.append([message.sequence for message in messages])
+        self.received.append([message.sequence for message in messages])
         return self.handler(messages)
 
 
@@ -93,8 +93,8 @@ class Bot:
 def test_the_positional_parameters_are_the_original_ones() -> None:
     """Additions are keyword-only, so that the calls of existing bots keep their meaning."""
     parameters = inspect.signature(PTNWebSocketClient).parameters.values()
-    known = [(p.name, p.default) for p in parameters if p.kind is not p.KEYWORD_ONLY]
-    assert known == [("api_key", None), ("host", "localhost"), ("port", 8765), ("secure", False)]
+    original = [(p.name, p.default) for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    assert original == [("api_key", None), ("host", "localhost"), ("port", 8765), ("secure", False)]
     assert list(inspect.signature(PTNWebSocketClient.run).parameters) == ["self", "handler"]
 
 
@@ -111,9 +111,9 @@ def test_a_plain_handler_is_called_with_a_list_in_the_calling_thread(
     threads: list[threading.Thread] = []
     with Bot(server, tmp_path, handler=lambda _: threads.append(threading.current_thread())) as bot:
         server.order()
-        bot.got(1)
+        bot.received_numbers(1)
         server.publish(position(1, [order(1)]), position(2, [order(2)]))
-        assert bot.got(3) == [101, 102, 103]
+        assert bot.received_numbers(3) == [101, 102, 103]
     assert set(threads) == {bot._thread}
 
 
@@ -160,7 +160,7 @@ def test_unsubscribe_and_subscribe_take_effect_while_running(server: FakeServer,
         bot.client.subscribe()
         until(lambda: server.clients[0].session.state.value == "live")
         server.order()
-        assert bot.got(1) == [102]
+        assert bot.received_numbers(1) == [102]
 
 
 # --- stopping ---------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ def test_a_stop_from_the_handler_ends_the_run(server: FakeServer, tmp_path: Path
         assert first.error is None
     with Bot(server, tmp_path) as second:
         server.order()
-        second.got(3 - len(first.numbers))
+        second.received_numbers(3 - len(first.numbers))
     assert first.numbers + second.numbers == [101, 102, 103]
 
 
@@ -206,10 +206,10 @@ def test_a_stop_ends_the_delay_before_a_reconnection(tmp_path: Path) -> None:
 async def test_it_runs_under_a_running_event_loop(server: FakeServer, tmp_path: Path) -> None:
     """As in a notebook: in another thread, and still blocking."""
     client = PTNWebSocketClient(server.api_key, server.host, server.port, state_dir=tmp_path, timing=TIMING)
-    seen: list[int] = []
+    received: list[int] = []
 
     def handler(messages: list[PTNWebSocketMessage]) -> None:
-        seen.extend(m.sequence for m in messages)
+        received.extend(m.sequence for m in messages)
         client.stop()
 
     def trade() -> None:
@@ -220,7 +220,7 @@ async def test_it_runs_under_a_running_event_loop(server: FakeServer, tmp_path: 
     trader.start()
     client.run(handler)
     trader.join()
-    assert seen == [101]
+    assert received == [101]
 
 
 # --- a handler that fails ---------------------------------------------------------------------------------
@@ -228,11 +228,11 @@ async def test_it_runs_under_a_running_event_loop(server: FakeServer, tmp_path: 
 
 def failing(*bad: int, times: int = 1_000_000) -> Callable[[list[PTNWebSocketMessage]], None]:
     """Returns a handler that raises `times` times for lists with these sequences."""
-    left = [times]
+    remaining = [times]
 
     def handler(messages: list[PTNWebSocketMessage]) -> None:
-        if {m.sequence for m in messages} & set(bad) and left[0]:
-            left[0] -= 1
+        if {m.sequence for m in messages} & set(bad) and remaining[0]:
+            remaining[0] -= 1
             raise ValueError("cannot bear it")
 
     return handler
@@ -246,9 +246,9 @@ def test_a_failed_handler_is_retried(server: FakeServer, tmp_path: Path) -> None
     """By default; no message is lost, and no gap reported."""
     with Bot(server, tmp_path, handler=failing(101, times=2)) as bot:
         server.order()
-        assert bot.got(3) == [101, 101, 101]
+        assert bot.received_numbers(3) == [101, 101, 101]
         server.order()
-        assert bot.got(4)[-1] == 102
+        assert bot.received_numbers(4)[-1] == 102
     assert bot.gaps == []
 
 
@@ -256,11 +256,11 @@ def test_a_failed_list_is_retried_one_by_one(server: FakeServer, tmp_path: Path)
     """The message that still fails is skipped and reported as a gap."""
     with Bot(server, tmp_path, handler=failing(102), retries=2) as bot:
         batch_of(server, 3)
-        bot.got(7)
-        assert bot.seen == [[101, 102, 103], [101], [102], [102], [103]]
+        bot.received_numbers(7)
+        assert bot.received == [[101, 102, 103], [101], [102], [102], [103]]
         until(lambda: bot.gaps)
         server.order()
-        bot.got(8)
+        bot.received_numbers(8)
     assert bot.gaps == [Gap(101, 103, "handler")]
 
 
@@ -268,9 +268,9 @@ def test_skipping_repeats_nothing(server: FakeServer, tmp_path: Path) -> None:
     """The list is skipped at once and reported as a gap."""
     with Bot(server, tmp_path, handler=failing(102), on_error="skip") as bot:
         batch_of(server, 3)
-        bot.got(3)
+        bot.received_numbers(3)
         server.order()
-        bot.got(4)
+        bot.received_numbers(4)
         assert bot.numbers == [101, 102, 103, 104]
     assert bot.gaps == [Gap(100, 104, "handler")]
 
@@ -282,16 +282,16 @@ def test_stopping_raises_and_keeps_the_message_for_the_next_run(server: FakeServ
         first.ended()
         assert isinstance(first.error, ValueError)
     with Bot(server, tmp_path) as second:
-        assert second.got(1) == [101]
+        assert second.received_numbers(1) == [101]
 
 
 def test_a_stop_during_retries_keeps_the_message(server: FakeServer, tmp_path: Path) -> None:
     """And does not wait for the delays."""
     with Bot(server, tmp_path, handler=failing(101), retries=1_000_000) as first:
         server.order()
-        first.got(3)
+        first.received_numbers(3)
     with Bot(server, tmp_path) as second:
-        assert second.got(1) == [101]
+        assert second.received_numbers(1) == [101]
 
 
 # --- several handlers -------------------------------------------------------------------------------------
@@ -312,20 +312,20 @@ def test_several_handlers_each_get_every_message(server: FakeServer, tmp_path: P
     assert bot.client.add_handler(second) is second
     with bot:
         batch_of(server, 2)
-        bot.got(2)
+        bot.received_numbers(2)
     assert calls == [("first", [101, 102]), ("second", [101, 102]), ("run", [101, 102])]
 
 
 def test_only_the_failed_handler_is_retried(server: FakeServer, tmp_path: Path) -> None:
     """No handler sees a message again after returning from it."""
-    seen: list[list[int]] = []
+    received: list[list[int]] = []
     bot = Bot(server, tmp_path)
-    bot.client.add_handler(lambda messages: seen.append([m.sequence for m in messages]))
+    bot.client.add_handler(lambda messages: received.append([m.sequence for m in messages]))
     bot.client.add_handler(failing(102, times=2))
     with bot:
         batch_of(server, 3)
-        bot.got(3)
-    assert seen == bot.seen == [[101, 102, 103]]
+        bot.received_numbers(3)
+    assert received == bot.received == [[101, 102, 103]]
     assert bot.gaps == []
 
 
@@ -343,9 +343,9 @@ def test_a_message_is_committed_after_every_handler_returned(server: FakeServer,
     with first:
         batch_of(server, 3)
         until(lambda: attempts.count(102) > 1)
-    assert first.seen == []
+    assert first.received == []
     with Bot(server, tmp_path) as second:
-        assert second.got(3) == [101, 102, 103]
+        assert second.received_numbers(3) == [101, 102, 103]
 
 
 # --- keys -------------------------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ def test_a_key_that_is_added_later_works(server: FakeServer, tmp_path: Path) -> 
     ).start()
     with bot:
         server.order()
-        assert bot.got(1) == [101]
+        assert bot.received_numbers(1) == [101]
 
 
 def test_a_refused_key_can_stop_it(server: FakeServer, tmp_path: Path) -> None:
@@ -424,7 +424,7 @@ class Process:
         self.popen.kill()
         self.popen.communicate()
 
-    def got(self, *numbers: int) -> None:
+    def received_numbers(self, *numbers: int) -> None:
         expected = [str(n) for n in numbers]
         until(lambda: self.file.read_text().split() == expected, what=f"{expected}: {self.file.read_text()}")
 
@@ -433,12 +433,12 @@ def test_a_bot_killed_in_its_handler_sees_the_message_again(server: FakeServer, 
     """At least once across a crash: the cursor moves after the handler returned."""
     with Process(server, tmp_path, die_at=102) as bot:
         server.order()
-        bot.got(101)
+        bot.received_numbers(101)
         server.order()
         assert bot.popen.wait(20) == -signal.SIGKILL
     server.order()
     with Process(server, tmp_path) as bot:
-        bot.got(101, 102, 102, 103)
+        bot.received_numbers(101, 102, 102, 103)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -446,21 +446,21 @@ def test_a_signal_ends_the_run(server: FakeServer, tmp_path: Path, number: int) 
     """`run` returns, and the next run repeats no message."""
     with Process(server, tmp_path) as bot:
         server.order()
-        bot.got(101)
+        bot.received_numbers(101)
         bot.popen.send_signal(number)
         out, _ = bot.popen.communicate(timeout=20)
         assert out.split()[-2:] == ["stopped", "returned"]
         assert bot.popen.returncode == 0
     with Process(server, tmp_path) as bot:
         server.order()
-        bot.got(101, 102)
+        bot.received_numbers(101, 102)
 
 
 def test_no_file_contains_a_key(server: FakeServer, tmp_path: Path) -> None:
     """Neither as content nor in its name."""
     with Bot(server, tmp_path) as bot:
         server.order()
-        bot.got(1)
+        bot.received_numbers(1)
     everything = "".join(p.name + p.read_text() for p in tmp_path.rglob("*") if p.is_file())
     assert server.api_key not in everything
     assert everything

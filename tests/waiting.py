@@ -1,4 +1,4 @@
-"""Waiting for a condition, bounded, instead of sleeping and hoping."""
+"""Bounded waits for conditions, in place of sleeps."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 PATIENCE_S = 45.0
-"""Far longer than it takes, on a busy machine too; a test that passes does not wait for it."""
+"""Long enough for a busy machine; a passing test never waits that long."""
 
 
 def until(condition: Callable[[], T], *, seconds: float = PATIENCE_S, what: str = "") -> T:
-    """The first true value of `condition()`; fails when there is none in time."""
+    """Returns the first true value of `condition()`; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()
@@ -26,7 +26,7 @@ def until(condition: Callable[[], T], *, seconds: float = PATIENCE_S, what: str 
 
 
 async def until_async(condition: Callable[[], T], *, seconds: float = PATIENCE_S, what: str = "") -> T:
-    """The same for a condition that other tasks of this loop bring about."""
+    """Like `until`, for a condition that depends on other tasks of this loop."""
     deadline = time.monotonic() + seconds
     while True:
         value = condition()

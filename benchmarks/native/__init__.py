@@ -1,4 +1,4 @@
-"""The load generators: in C where there is a compiler, else the same in Python (slower, and said so)."""
+"""Load generators in C, or in Python if a compiler is missing (slower; the output notes it)."""
 
 from __future__ import annotations
 

@@ -31,7 +31,6 @@ from ptn_api.errors import InvalidInputError, ServerUnreachableError, SettingsEr
 from ptn_api.loop_thread import run_blocking
 from ptn_api.wire.client_session import Gap
 from ptn_api.wire.server_frames import OrderMessage
-from ptn_api.wire.server_session import State
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -299,7 +298,7 @@ class ReplayServer:
         """
         stop = stop or threading.Event()
         moment, sent = self._first, 0
-        while not any(client.session.state is State.LIVE for client in list(self._server.clients)):
+        while self._server.live_clients == 0:
             self._set_clock(moment)  # clients measure the clock offset at their login
             if stop.wait(_POLL_S):
                 break

@@ -143,7 +143,15 @@ class Stream:
         self._loop = asyncio.get_running_loop()
         cursor = self._store.load()
         self._connection.cursor = cursor if self._resume else Cursor()
-        self._task = asyncio.create_task(self._run())
+
+        async def run() -> None:
+            try:
+                await self._connection.run()
+            except Exception as error:  # a bug of this library: the iteration raises it
+                logger.exception("the stream failed")
+                self._inbox.close(error)
+
+        self._task = asyncio.create_task(run())
         if self._stopping:  # `stop` was called before there was a loop
             self._end()
         return self
@@ -169,13 +177,6 @@ class Stream:
         """Ends the iteration soon. For any thread, a signal handler, and also before the iteration begins."""
         self._stopping = True  # at once, because the loop may be busy with a batch
         self._call(self._end)
-
-    async def _run(self) -> None:
-        try:
-            await self._connection.run()
-        except Exception as error:  # a bug of this library: the iteration raises it
-            logger.exception("the stream failed")
-            self._inbox.close(error)
 
     def _end(self) -> None:
         self._stopping = True

@@ -172,13 +172,18 @@ class FakeServer:
     def wait_until_live(self, clients: int = 1, seconds: float = 10.0) -> None:
         """Waits until that many clients receive orders as they happen. Raises TimeoutError."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._ending or self._live() >= clients, seconds):
-                raise TimeoutError(f"{self._live()} of {clients} clients live after {seconds} s")
+            if not self._changed.wait_for(lambda: self._ending or self.live_clients >= clients, seconds):
+                raise TimeoutError(f"{self.live_clients} of {clients} clients live after {seconds} s")
 
     @property
     def url(self) -> str:
         """The address for clients."""
         return f"ws://{self.host}:{self.port}"
+
+    @property
+    def live_clients(self) -> int:
+        """The number of clients that receive orders as they happen."""
+        return sum(client.session.state is State.LIVE for client in list(self.clients))
 
     @property
     def head(self) -> int:
@@ -399,9 +404,6 @@ class FakeServer:
     async def _apply_to_all(self, method: Callable[[ServerSession], list[Effect]]) -> None:
         for client in list(self.clients):
             await self._perform(client, method(client.session))
-
-    def _live(self) -> int:
-        return sum(client.session.state is State.LIVE for client in self.clients)
 
     def _notify(self) -> None:
         with self._changed:

@@ -159,7 +159,7 @@ class Merge:
         while True:
             await self._work.wait()
             if not self._pending and self._status is None:
-                # No await between the check and the clear: what is handed over next sets `_work` again.
+                # No await between the check and the clear, so that the next hand-over sets `_work` again.
                 self._idle.set()
                 self._work.clear()
                 if self._closing.is_set():

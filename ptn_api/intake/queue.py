@@ -76,6 +76,7 @@ class QueueReader:
 
     A restarted intake may begin in the middle of a line, which is refused like any other malformed item.
     `wait_for_capacity` returns when the log has caught up enough to take more, so that memory stays bounded.
+    `on_refused` is called with the number of malformed items so far.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class QueueReader:
         *,
         line_limit: int,
         wait_for_capacity: Callable[[], Awaitable[None]],
-        on_refused: Callable[[int], None] = lambda refused: None,
+        on_refused: Callable[[int], None] | None = None,
     ) -> None:
         self._descriptor = descriptor
         self._offer = offer
@@ -121,4 +122,5 @@ class QueueReader:
     def _refuse(self, error: InvalidInputError) -> None:
         self.refused += 1
         logger.warning("queue_item_skipped", code=error.code, reason=str(error), refused=self.refused)
-        self._on_refused(self.refused)
+        if self._on_refused is not None:
+            self._on_refused(self.refused)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -69,6 +69,26 @@ async def run_intake(
         await intake.close()
 
 
+class QueueAlone:
+    """The queue without a directory, which would provide the list of miners and the source status."""
+
+    def __init__(self, merge: Merge, miners: Iterable[str]) -> None:
+        self._merge = merge
+        self._miners = set(miners)
+        merge.set_source(SourceStatus())
+
+    def offer(self, change: PositionWritten) -> None:
+        self._merge.offer(change)
+        hotkey = change.position.miner_hotkey
+        if hotkey not in self._miners:
+            self._miners.add(hotkey)
+            content = msgspec.json.encode(sorted(self._miners))
+            self._merge.put([DocumentWritten(document=Document.MINERS, content=content)])
+
+    def report_refused(self, refused: int) -> None:
+        self._merge.set_source(SourceStatus(invalid=refused))
+
+
 class Interrupted(Exception):  # noqa: N818 - not an error
     """Intake must stop during the baseline, of which nothing may be committed."""
 
@@ -106,7 +126,6 @@ class Intake:
         self._scanner: DirectoryScanner | None = None
         self._follower: DirectoryFollower | None = None
         self._documents: DocumentFollower | None = None
-        self._miners: set[str] = set()
         self._sources: list[asyncio.Task[None]] = []
         self._following: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -198,20 +217,22 @@ class Intake:
         self._writing = asyncio.create_task(self._merge.run())
         tasks = [self._writing]
         self._sources.append(asyncio.create_task(self._prune()))
+        offer: Callable[[PositionWritten], None] = self._merge.offer
+        on_refused: Callable[[int], None] | None = None
         if self._follower is not None and self._documents is not None:
             self._sources.append(asyncio.create_task(self._documents.run()))
             self._following = asyncio.create_task(self._follower.run())
             tasks.append(self._following)
         else:
-            self._miners.update(await self._merge.call(self._log.hotkeys))
-            self._merge.set_source(SourceStatus())
+            alone = QueueAlone(self._merge, await self._merge.call(self._log.hotkeys))
+            offer, on_refused = alone.offer, alone.report_refused
         if queue_fd is not None:
             queue = QueueReader(
                 queue_fd,
-                self._offer,
+                offer,
                 line_limit=self._options.queue_line_limit_bytes,
                 wait_for_capacity=self._merge.wait_for_capacity,
-                on_refused=self._report_refused,
+                on_refused=on_refused,
             )
             self._sources.append(asyncio.create_task(queue.run()))
         stopping = asyncio.create_task(stop.wait())
@@ -236,21 +257,6 @@ class Intake:
                     part.close()
             self._background.shutdown()
             self._log_thread.shutdown()
-
-    # --- what the sources call ----------------------------------------------------------------------------
-
-    def _offer(self, change: PositionWritten) -> None:
-        self._merge.offer(change)
-        hotkey = change.position.miner_hotkey
-        if self._follower is None and hotkey not in self._miners:
-            self._miners.add(hotkey)
-            content = msgspec.json.encode(sorted(self._miners))
-            self._merge.put([DocumentWritten(document=Document.MINERS, content=content)])
-
-    def _report_refused(self, refused: int) -> None:
-        # With a directory, its follower publishes the status.
-        if self._follower is None:
-            self._merge.set_source(SourceStatus(invalid=refused))
 
     async def _prune(self) -> None:
         """Prunes the log periodically; orders are appended in between.

@@ -110,6 +110,7 @@ class CatchUps:
         except LogPrunedError:
             connection.close(REPLAY_OVERTAKEN)
         except LogError as error:
+            # Nothing was sent and `progress` has not moved: the same part can be read again.
             self._retry(connection, progress, error)
         except Exception:  # noqa: BLE001 - a fault in one catch-up must not end the others
             logger.error("catch_up_failed", traceback=traceback.format_exc())
@@ -117,7 +118,7 @@ class CatchUps:
         else:
             progress.failing_since = None
             self._outage.succeeded(connection)
-            if self._tail.readable:
+            if self._tail.readable:  # else a connection that waits for the tail would spin
                 self.add(connection)
             else:
                 self._add_later(connection)
@@ -170,6 +171,7 @@ class CatchUps:
         subscription = connection.subscription
         updates = [update for position in sendable if (update := encoder.changed(position))]
         payloads = [u.payload for u in updates if subscription.matches(u.miner_hotkey, u.trade_pair)]
+        # Both reads have succeeded: only now may the progress move.
         if sendable:
             progress.revision = sendable[-1].revision
         if last_part:

@@ -286,8 +286,9 @@ class Connection:
 
     def _perform(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
+            # Carrying out an effect can close the connection: a full buffer, an eviction, a refused login.
             if self._reason is not None:
-                return  # an earlier effect closed the connection
+                return
             match effect:
                 case Send():
                     self._send(frame(codec.encode(effect.frame)))

@@ -48,29 +48,28 @@ class MessageEncoder:
 
     def matching(self, subscription: Subscription, *, replay_until: int = 0) -> list[bytes]:
         """Returns the messages for a subscription; those up to `replay_until` are marked as replayed."""
-        return [
-            self._message(event, subscription, event.sequence <= replay_until)
-            for event in self._events
-            if subscription.matches(event.miner_hotkey, event.trade_pair)
-        ]
-
-    def _message(self, event: Event, subscription: Subscription, replay: bool) -> bytes:
-        late = event.late and subscription.version == 2
-        key = (event.sequence, subscription.format, late, replay)
-        message = self._messages.get(key)
-        if message is None:
-            message = self._messages[key] = codec.encode_message(
-                sequence=event.sequence,
-                timestamp_ms=event.timestamp_ms,
-                text=event.text,
-                order=event.order,
-                n_orders=event.n_orders,
-                format=subscription.format,
-                late=late,
-                replay=replay,
-                extra=event.extra,
-            )
-        return message
+        messages = []
+        for event in self._events:
+            if not subscription.matches(event.miner_hotkey, event.trade_pair):
+                continue
+            late = event.late and subscription.version == 2
+            replay = event.sequence <= replay_until
+            key = (event.sequence, subscription.format, late, replay)
+            message = self._messages.get(key)
+            if message is None:
+                message = self._messages[key] = codec.encode_message(
+                    sequence=event.sequence,
+                    timestamp_ms=event.timestamp_ms,
+                    text=event.text,
+                    order=event.order,
+                    n_orders=event.n_orders,
+                    format=subscription.format,
+                    late=late,
+                    replay=replay,
+                    extra=event.extra,
+                )
+            messages.append(message)
+        return messages
 
 
 def pack(messages: Iterable[bytes]) -> Iterator[bytes]:

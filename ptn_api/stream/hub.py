@@ -140,7 +140,6 @@ class Hub:
         self._logins.check(connection)
 
     def catch_up(self, connection: Connection) -> None:
-        self._outage.succeeded(connection)
         self._tail.step()  # orders already in the log belong to the replay, and are marked as replayed
         self._catch_ups.add(connection)
 
@@ -157,8 +156,13 @@ class Hub:
         self._outage.forget(connection)
 
     def retry_later(self, connection: Connection, error: LogError) -> None:
+        def retry() -> None:
+            connection.retry()
+            if not connection.session.frames_wait:
+                self._outage.succeeded(connection)
+
         self._outage.failed(connection, error)
-        connection.later(RETRY_MS, connection.retry)
+        connection.later(RETRY_MS, retry)
 
     def congested(self, connection: Connection) -> None:
         self._groups.congested(connection)

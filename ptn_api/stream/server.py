@@ -17,6 +17,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, cast
 
+import aiofastnet
 import picows
 import structlog
 from picows import WSAutoPingStrategy, WSCloseCode, WSMsgType
@@ -135,7 +136,11 @@ class StreamServer:
     async def start(self, sock: sockets.socket, tls: ssl.SSLContext | None = None) -> None:
         check_picows(version("picows"))
         sock.setblocking(False)
-        self._server = await asyncio.get_running_loop().create_server(
+        # Plain connections use the transports that picows is built for: uvloop's cost more CPU per delivery.
+        # aiofastnet's TLS fails with a context that has an sni_callback.
+        loop = asyncio.get_running_loop()
+        create_server = loop.create_server if tls else partial(aiofastnet.create_server, loop)
+        self._server = await create_server(
             partial(
                 _Protocol,
                 self._limit,

@@ -362,8 +362,12 @@ class ClientSession:
         self._resumes = ours.sequence >= 0 and self._version_2
         # When resuming, the server's answer to the subscribe tells what is missing; otherwise compare now.
         if not self._resumes and ours != theirs:
+            reason: GapReason = "not_replayed" if theirs.sequence > ours.sequence else "restarted"
+            if ours.epoch != theirs.epoch:
+                reason = "epoch"
+            gap = Gap(ours.sequence, theirs.sequence + 1, reason) if ours.sequence >= 0 else None
             self.cursor = theirs
-            yield StreamItem(_login_gap(ours, theirs), theirs)
+            yield StreamItem(gap, theirs)
         if self._subscription is not None:
             self._subscribe(wall_ms)
         self._ping(wall_ms)
@@ -454,13 +458,3 @@ class ClientSession:
 
     def _move(self, event: Input) -> None:
         self.phase = TRANSITIONS[self.phase][event]
-
-
-def _login_gap(ours: Cursor, theirs: Cursor) -> Gap | None:
-    """Returns what was missed between our cursor and the server's; None if we had no cursor."""
-    if ours.sequence < 0:
-        return None
-    if ours.epoch != theirs.epoch:
-        return Gap(ours.sequence, theirs.sequence + 1, "epoch")
-    reason: GapReason = "not_replayed" if theirs.sequence > ours.sequence else "restarted"
-    return Gap(ours.sequence, theirs.sequence + 1, reason)

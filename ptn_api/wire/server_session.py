@@ -229,6 +229,11 @@ class ServerSession:
         """Whether there has been a subscribe, even if an unsubscribe followed."""
         return self._subscribed_before
 
+    @property
+    def frames_wait(self) -> bool:
+        """Whether frames wait for the key check, or for a log that cannot be read."""
+        return bool(self._waiting)
+
     # --- frames ---
 
     def receive(self, data: bytes | str, now_ms: int) -> list[Effect]:

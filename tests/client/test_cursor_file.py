@@ -16,12 +16,12 @@ from ptn_api.wire.client_session import Cursor
 SERVER = "localhost:8765"
 
 
-def made(tmp_path: Path, server: str = SERVER) -> CursorFile:
+def cursor_file(tmp_path: Path, server: str = SERVER) -> CursorFile:
     return CursorFile(cursor_path(tmp_path, SERVER, "secret-key"), server)
 
 
 def reloaded(tmp_path: Path) -> Cursor:
-    file = made(tmp_path)
+    file = cursor_file(tmp_path)
     try:
         return file.load()
     finally:
@@ -30,7 +30,7 @@ def reloaded(tmp_path: Path) -> Cursor:
 
 def test_a_saved_cursor_is_loaded(tmp_path: Path) -> None:
     """Sequence and epoch; `Cursor()` before the first save."""
-    file = made(tmp_path)
+    file = cursor_file(tmp_path)
     assert file.load() == Cursor()
     file.save(Cursor(5, "e"))
     file.save(Cursor(6, "e"))
@@ -40,7 +40,7 @@ def test_a_saved_cursor_is_loaded(tmp_path: Path) -> None:
 
 def test_an_old_servers_cursor_has_no_epoch(tmp_path: Path) -> None:
     """It is kept nevertheless."""
-    file = made(tmp_path)
+    file = cursor_file(tmp_path)
     file.load()
     file.save(Cursor(5))
     file.close()
@@ -49,7 +49,7 @@ def test_an_old_servers_cursor_has_no_epoch(tmp_path: Path) -> None:
 
 def test_the_key_is_neither_in_the_name_nor_in_the_file(tmp_path: Path) -> None:
     """The file name is a hash of server, key and name."""
-    file = made(tmp_path)
+    file = cursor_file(tmp_path)
     file.load()
     file.save(Cursor(5, "e"))
     file.close()
@@ -60,8 +60,8 @@ def test_the_key_is_neither_in_the_name_nor_in_the_file(tmp_path: Path) -> None:
 def test_each_server_key_and_name_has_its_own_cursor(tmp_path: Path) -> None:
     """They do not share cursors."""
     paths = {
-        cursor_path(tmp_path, *who)
-        for who in [("a:1", "k", ""), ("b:1", "k", ""), ("a:1", "l", ""), ("a:1", "k", "n")]
+        cursor_path(tmp_path, *identities)
+        for identities in [("a:1", "k", ""), ("b:1", "k", ""), ("a:1", "l", ""), ("a:1", "k", "n")]
     }
     assert len(paths) == 4
 
@@ -78,7 +78,7 @@ def test_only_the_user_can_read_the_files(tmp_path: Path) -> None:
     """With any umask."""
     before = os.umask(0)
     try:
-        file = made(tmp_path)
+        file = cursor_file(tmp_path)
         file.load()
         file.save(Cursor(5, "e"))
         file.close()
@@ -103,7 +103,7 @@ def test_an_unreadable_file_is_logged_and_ignored(
     content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The next save replaces it."""
-    file = made(tmp_path)
+    file = cursor_file(tmp_path)
     file.path.write_bytes(content)
     assert file.load() == Cursor()
     assert "ignoring the" in caplog.text
@@ -114,12 +114,12 @@ def test_an_unreadable_file_is_logged_and_ignored(
 
 def test_a_crash_while_saving_leaves_the_old_cursor(tmp_path: Path) -> None:
     """The new content goes to a temporary file; one left by a crash does no harm."""
-    file = made(tmp_path)
+    file = cursor_file(tmp_path)
     file.load()
     file.save(Cursor(5, "e"))
     file.close()
     file.path.with_suffix(".new").write_bytes(b'{"ser')
-    again = made(tmp_path)
+    again = cursor_file(tmp_path)
     assert again.load() == Cursor(5, "e")
     again.save(Cursor(6, "e"))
     again.close()
@@ -128,7 +128,7 @@ def test_a_crash_while_saving_leaves_the_old_cursor(tmp_path: Path) -> None:
 
 def test_two_running_clients_do_not_share_a_cursor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The second is told to use another name, and does not touch the first one's."""
-    first, second = made(tmp_path), made(tmp_path)
+    first, second = cursor_file(tmp_path), cursor_file(tmp_path)
     first.load()
     first.save(Cursor(5, "e"))
     assert second.load() == Cursor()
@@ -154,9 +154,9 @@ def test_a_full_disk_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cursor is then kept in memory."""
-    file = made(tmp_path)
+    file = cursor_file(tmp_path)
     file.load()
-    file.path.with_suffix(".new").mkdir()  # nothing can be written there
+    file.path.with_suffix(".new").mkdir()  # makes writing impossible
     file.save(Cursor(1, "e"))
     file.save(Cursor(2, "e"))
     file.close()
@@ -223,7 +223,7 @@ def test_saves_with_a_second_between_them_are_all_synced(
 
 def test_a_shorter_cursor_overwrites_a_longer_one_completely(tmp_path: Path) -> None:
     """The file always has the same size."""
-    file = made(tmp_path)
+    file = cursor_file(tmp_path)
     file.load()
     file.save(Cursor(1_760_000_000_000, "a-long-epoch"))
     size = file.path.stat().st_size
@@ -235,7 +235,7 @@ def test_a_shorter_cursor_overwrites_a_longer_one_completely(tmp_path: Path) -> 
 
 def test_a_cursor_longer_than_a_sector_replaces_the_file(tmp_path: Path) -> None:
     """A server may use any epoch."""
-    file = made(tmp_path)
+    file = cursor_file(tmp_path)
     file.load()
     for n, epoch in enumerate(["e", "e" * 2_000, "f" * 3_000, "g"]):
         file.save(Cursor(n, epoch))

@@ -46,7 +46,7 @@ def batch_of(server: FakeServer, count: int) -> None:
     server.publish(*(position(n, [order(n)]) for n in range(1, count + 1)))
 
 
-def taken(following: Following, count: int) -> list[int]:
+def take(following: Following, count: int) -> list[int]:
     return [next(following).sequence for _ in range(count)]
 
 
@@ -58,7 +58,7 @@ def test_orders_come_one_by_one(server: FakeServer, orders: Callable[..., Follow
     with orders() as following:
         batch_of(server, 3)
         server.order("EURUSD")
-        assert taken(following, 4) == [101, 102, 103, 104]
+        assert take(following, 4) == [101, 102, 103, 104]
 
 
 def test_its_parameters_are_those_of_the_stream() -> None:
@@ -72,12 +72,12 @@ def test_asking_for_the_next_message_commits_the_last(
     """Message by message, also within a batch; `commit` commits earlier."""
     batch_of(server, 4)
     with orders() as following:
-        assert taken(following, 2) == [101, 102]
+        assert take(following, 2) == [101, 102]
     with orders() as following:
-        assert taken(following, 1) == [102]
+        assert take(following, 1) == [102]
         following.commit()
     with orders() as following:
-        assert taken(following, 2) == [103, 104]
+        assert take(following, 2) == [103, 104]
 
 
 def test_it_ends_when_it_is_garbage_collected(server: FakeServer, orders: Callable[..., Following]) -> None:
@@ -89,7 +89,7 @@ def test_it_ends_when_it_is_garbage_collected(server: FakeServer, orders: Callab
     gc.collect()
     until(lambda: not server.clients)
     until(lambda: not any(thread.name == "ptn-client" for thread in threading.enumerate()))
-    assert taken(orders(), 1) == [101]
+    assert take(orders(), 1) == [101]
     until(lambda: not server.clients)
 
 
@@ -99,7 +99,7 @@ async def test_it_works_under_a_running_event_loop(
     """As in a notebook."""
     with orders() as following:
         server.order()
-        assert taken(following, 1) == [101]
+        assert take(following, 1) == [101]
 
 
 def test_a_stop_from_another_thread_ends_the_loop(
@@ -108,7 +108,7 @@ def test_a_stop_from_another_thread_ends_the_loop(
     """Committed messages do not come again."""
     server.order()
     following = orders()
-    assert taken(following, 1) == [101]
+    assert take(following, 1) == [101]
     stopper = threading.Thread(target=following.stop)
     stopper.start()
     assert list(following) == []
@@ -117,7 +117,7 @@ def test_a_stop_from_another_thread_ends_the_loop(
     assert list(following) == []
     server.order()
     with orders() as again:
-        assert taken(again, 1) == [102]
+        assert take(again, 1) == [102]
 
 
 def test_a_stop_before_the_start_makes_it_empty(orders: Callable[..., Following]) -> None:
@@ -136,14 +136,14 @@ def test_closing_twice_or_before_the_start_is_harmless(orders: Callable[..., Fol
 
 def test_gaps_are_reported_between_the_messages(server: FakeServer, orders: Callable[..., Following]) -> None:
     """After the message before the gap has been committed."""
-    told: list[Any] = []
-    with orders(on_gap=told.append) as following:
+    reported: list[Any] = []
+    with orders(on_gap=reported.append) as following:
         server.order()
-        told.append(next(following).sequence)
+        reported.append(next(following).sequence)
         server.skip(3)
         server.order()
-        told.append(next(following).sequence)
-    assert told == [101, Gap(101, 105, "hole"), 105]
+        reported.append(next(following).sequence)
+    assert reported == [101, Gap(101, 105, "hole"), 105]
 
 
 def test_a_message_that_ages_while_others_are_processed_is_stale(
@@ -156,10 +156,10 @@ def test_a_message_that_ages_while_others_are_processed_is_stale(
     server.publish(*batch, timestamp_ms=now[0])
     with orders(max_age_ms=1_000, on_stale=stale.append, clock=lambda: now[0]) as following:
         following._stream._connection.clock_offset.learn = lambda *_: None  # type: ignore[method-assign]
-        assert taken(following, 1) == [101]
+        assert take(following, 1) == [101]
         now[0] += 2_000
         server.publish(position(9, [order(9, at=now[0])]), timestamp_ms=now[0])
-        assert taken(following, 1) == [104]
+        assert take(following, 1) == [104]
     assert [m.sequence for m in stale] == [102, 103]
 
 
@@ -221,7 +221,7 @@ def test_an_interrupted_wait_loses_nothing(server: FakeServer, orders: Callable[
                 with pytest.raises(AlarmError):
                     next(following)
                 batch_of(server, 2)
-                assert taken(following, 2) == [101 + 2 * round_, 102 + 2 * round_]
+                assert take(following, 2) == [101 + 2 * round_, 102 + 2 * round_]
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

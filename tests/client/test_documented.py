@@ -43,11 +43,11 @@ def test_the_programs_follow_a_server(place: int, tmp_path: Path) -> None:
             server.wait_until_live(seconds=30)
             server.order("BTCUSD")
             assert bot.stdout is not None
-            said = bot.stdout.readline()
+            line = bot.stdout.readline()
         finally:
             bot.kill()
             bot.communicate()
-    assert "BTCUSD" in said or "seq=1" in said
+    assert "BTCUSD" in line or "seq=1" in line
 
 
 def test_the_example_of_a_test_passes(tmp_path: Path) -> None:

@@ -94,9 +94,9 @@ def message(*, offset_ms: int = 0, now: int = T0, **fields: Any) -> PTNWebSocket
 
 def test_it_prints_as_documented() -> None:
     """Exactly, for any order of the fields."""
-    made = PTNWebSocketMessage(documented(), clock=lambda: 1745897174103 + 1111)
-    assert str(made) == DOCUMENTED
-    assert f"Received message {made}" == f"Received message {DOCUMENTED}"
+    created = PTNWebSocketMessage(documented(), clock=lambda: 1745897174103 + 1111)
+    assert str(created) == DOCUMENTED
+    assert f"Received message {created}" == f"Received message {DOCUMENTED}"
 
 
 def test_the_documented_example_works_as_written() -> None:
@@ -120,8 +120,8 @@ def test_the_new_order_is_the_last_one() -> None:
 def test_the_new_order_has_every_field_of_the_order() -> None:
     """And the trade pair."""
     source = {"source": "x", "bid": 1.5}
-    whole = order(1, src=2, slippage=0.5, price_sources=[source])
-    msg = message(data={"position": position(1, [whole])})
+    complete = order(1, src=2, slippage=0.5, price_sources=[source])
+    msg = message(data={"position": position(1, [complete])})
     last = msg.position.orders[-1]
     assert {name: getattr(msg.new_order, name) for name in Order.__struct_fields__} == {
         name: getattr(last, name) for name in Order.__struct_fields__

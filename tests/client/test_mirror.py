@@ -45,9 +45,9 @@ async def test_it_follows_in_its_own_thread() -> None:
             mirror.until_verified()
             opened.set()
             until(lambda: len(mirror) == 2)
-            found = mirror.position(MINER, uuid(2))
-            assert found is not None
-            assert found.position_uuid == uuid(2)
+            position = mirror.position(MINER, uuid(2))
+            assert position is not None
+            assert position.position_uuid == uuid(2)
             assert [p.position_uuid for p in mirror.positions(MINER, status="open")] == [uuid(1), uuid(2)]
             assert mirror.cursor.epoch == log.epoch
             assert mirror.verified in (True, False)
@@ -81,13 +81,13 @@ def test_a_mirror_that_was_never_entered_can_be_closed() -> None:
 async def test_callbacks_may_read() -> None:
     """They run in the mirror's thread, which must not wait for itself."""
     log = filled_log([some(1, 1, 2)], now_ms=T0)
-    seen: list[float] = []
+    leverages: list[float] = []
 
     def program(rest_url: str) -> None:
         def on_change(hotkey: str, position_uuid: str) -> None:
             position = mirror.position(hotkey, position_uuid)
             assert position is not None
-            seen.append(position.net_leverage)
+            leverages.append(position.net_leverage)
             with pytest.raises(RuntimeError, match="callback"):
                 mirror.until_verified()
 
@@ -95,13 +95,13 @@ async def test_callbacks_may_read() -> None:
             "ws://127.0.0.1:1", rest_url, REST_KEY, timing=quick_timing(), on_change=on_change
         )
         with mirror:
-            until(lambda: seen)
+            until(lambda: leverages)
             mirror.close()
             mirror.close()
 
     async with serving(log, clock=FakeClock(T0)) as served:
         await asyncio.to_thread(program, served.url)
-    assert len(seen) == 1
+    assert len(leverages) == 1
 
 
 async def test_a_refused_key_is_raised_with_stop_on_auth_error() -> None:

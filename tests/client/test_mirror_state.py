@@ -21,10 +21,10 @@ def summary(body: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in body.items() if key != "orders"}
 
 
-def mirror(*bodies: dict[str, Any]) -> MirrorState:
-    made = MirrorState()
-    list(made.load(map(text, bodies)))
-    return made
+def state_of(*bodies: dict[str, Any]) -> MirrorState:
+    state = MirrorState()
+    list(state.load(map(text, bodies)))
+    return state
 
 
 def delta(body: dict[str, Any], n: int) -> bytes:
@@ -42,38 +42,38 @@ def change(body: dict[str, Any], orders: list[Any], uuids: list[str] | None = No
     )
 
 
-def held(subject: MirrorState, n: int = 1) -> Any:
-    return json.loads(subject.positions[MINER, uuid(n)].json())
+def stored(state: MirrorState, n: int = 1) -> Any:
+    return json.loads(state.positions[MINER, uuid(n)].json())
 
 
-def agrees(subject: MirrorState, *bodies: dict[str, Any]) -> bool:
+def agrees(state: MirrorState, *bodies: dict[str, Any]) -> bool:
     """Whether its checksum is that of these positions."""
     total = sum(position_checksum(text(body)) for body in bodies) % (1 << 64)
-    return subject.checksum == f"{total:016x}"
+    return state.checksum == f"{total:016x}"
 
 
 def test_a_position_keeps_its_text() -> None:
     """Unknown keys, ints and floats stay as received."""
     body = position(1, [order(1, strange=[1, 1.0, 1e-17])], odd={"a": 2.0}, net_leverage=0)
-    assert json.dumps(held(mirror(body)), sort_keys=True) == json.dumps(body, sort_keys=True)
-    assert agrees(mirror(body), body)
+    assert json.dumps(stored(state_of(body)), sort_keys=True) == json.dumps(body, sort_keys=True)
+    assert agrees(state_of(body), body)
 
 
 def test_an_open_position_from_rest_has_the_same_checksum() -> None:
     """Although REST writes close_ms 0 and drops old price sources."""
     body = position(1, [order(1, price_sources=[{"source": "x"}])])
-    shown = body | {"close_ms": 0, "orders": [order(1)]}
-    assert mirror(shown).checksum == mirror(body).checksum
+    from_rest = body | {"close_ms": 0, "orders": [order(1)]}
+    assert state_of(from_rest).checksum == state_of(body).checksum
 
 
 def test_an_order_is_added_to_its_position() -> None:
     """With the summary after it; the position may be new."""
     body = position(1, [order(1), order(2)], current_return=1.5)
-    subject = mirror(position(1, [order(1)]))
-    assert subject.apply_order(delta(body, 2)) == (MINER, uuid(1))
-    assert held(subject) == body
-    assert agrees(subject, body)
-    fresh = mirror()
+    state = state_of(position(1, [order(1)]))
+    assert state.apply_order(delta(body, 2)) == (MINER, uuid(1))
+    assert stored(state) == body
+    assert agrees(state, body)
+    fresh = state_of()
     fresh.apply_order(delta(position(1, [order(1)]), 1))
     fresh.apply_order(delta(body, 2))
     assert agrees(fresh, body)
@@ -82,67 +82,67 @@ def test_an_order_is_added_to_its_position() -> None:
 def test_a_repeated_order_is_replaced() -> None:
     """A snapshot may be ahead of its sequence."""
     body = position(1, [order(1), order(2)])
-    subject = mirror(body)
-    subject.apply_order(delta(body, 1))
-    subject.apply_order(delta(body, 2))
-    assert agrees(subject, body)
+    state = state_of(body)
+    state.apply_order(delta(body, 1))
+    state.apply_order(delta(body, 2))
+    assert agrees(state, body)
 
 
 def test_a_late_order_is_inserted_at_its_index() -> None:
     """Before the orders already there."""
     body = position(1, [order(1), order(2), order(3)])
-    subject = mirror(position(1, [order(1), order(3)]))
-    subject.apply_order(delta(body, 2))
-    assert agrees(subject, body)
+    state = state_of(position(1, [order(1), order(3)]))
+    state.apply_order(delta(body, 2))
+    assert agrees(state, body)
 
 
 def test_a_refresh_changes_the_summary() -> None:
     """It changes nothing else."""
     body = position(1, [order(1)], current_return=2.0)
-    subject = mirror(position(1, [order(1)]))
-    subject.apply_change(change(body, []))
-    assert agrees(subject, body)
+    state = state_of(position(1, [order(1)]))
+    state.apply_change(change(body, []))
+    assert agrees(state, body)
 
 
 def test_a_correction_replaces_orders() -> None:
     """By their uuid."""
     body = position(1, [order(1), order(2, price=7.0)])
-    subject = mirror(position(1, [order(1), order(2)]))
-    subject.apply_change(change(body, [body["orders"][1]]))
-    assert agrees(subject, body)
+    state = state_of(position(1, [order(1), order(2)]))
+    state.apply_change(change(body, [body["orders"][1]]))
+    assert agrees(state, body)
 
 
 def test_a_rearranged_order_list_is_applied() -> None:
     """With orders dropped, moved and inserted at once."""
     body = position(1, [order(3), order(9), order(1)])
-    subject = mirror(position(1, [order(1), order(2), order(3)]))
+    state = state_of(position(1, [order(1), order(2), order(3)]))
     uuids = [o["order_uuid"] for o in body["orders"]]
-    subject.apply_change(change(body, [order(9)], uuids))
-    assert agrees(subject, body)
+    state.apply_change(change(body, [order(9)], uuids))
+    assert agrees(state, body)
 
 
 def test_a_change_may_add_a_position() -> None:
     """With all its orders, as after a baseline."""
     body = position(1, [order(1), order(2)])
-    subject = mirror()
-    subject.apply_change(change(body, body["orders"]))
-    assert agrees(subject, body)
+    state = state_of()
+    state.apply_change(change(body, body["orders"]))
+    assert agrees(state, body)
 
 
 def test_a_removed_position_leaves_the_checksum() -> None:
     """Removing it again does nothing."""
     one, two = position(1, [order(1)]), position(2, [order(2)])
-    subject = mirror(one, two)
-    assert subject.remove([(MINER, uuid(1)), (MINER, uuid(77))]) == [(MINER, uuid(1))]
-    assert subject.remove([(MINER, uuid(1))]) == []
-    assert agrees(subject, two)
-    assert agrees(mirror())
+    state = state_of(one, two)
+    assert state.remove([(MINER, uuid(1)), (MINER, uuid(77))]) == [(MINER, uuid(1))]
+    assert state.remove([(MINER, uuid(1))]) == []
+    assert agrees(state, two)
+    assert agrees(state_of())
 
 
 def test_differences_are_the_added_changed_and_removed_positions() -> None:
     """Between two states."""
-    old = mirror(position(1, [order(1)]), position(2, [order(2)]), position(3, [order(3)]))
-    new = mirror(
+    old = state_of(position(1, [order(1)]), position(2, [order(2)]), position(3, [order(3)]))
+    new = state_of(
         position(1, [order(1)]), position(2, [order(2)], current_return=3.0), position(4, [order(4)])
     )
     assert {key[1] for key in new.differences(old)} == {uuid(2), uuid(3), uuid(4)}

@@ -75,7 +75,7 @@ async def test_broken_connections_lose_nothing(timing: Timing, tmp_path: Path) -
         async with connect(url(live), KEY, **options) as stream:
             await until_async(lambda: stream.state == "live")
             first = live.log.head().sequence + 1
-            seen = []
+            received = []
             for round_ in range(5):
                 live.trade(4)
                 if round_ % 2:
@@ -83,8 +83,8 @@ async def test_broken_connections_lose_nothing(timing: Timing, tmp_path: Path) -
                     await until_async(lambda: live.counters.clients == 0)
                 live.trade(4)
                 live.keys.swap([("alice", KEY, 100)])
-                seen += [(await anext(stream)).sequence for _ in range(8)]
-    assert seen == list(range(first, first + 40))
+                received += [(await anext(stream)).sequence for _ in range(8)]
+    assert received == list(range(first, first + 40))
     assert gaps == []
 
 
@@ -168,12 +168,12 @@ async def test_changes_can_be_requested() -> None:
     """From one result's cursor to the next; lower tiers have none."""
     log = filled_log([written(position(1, [order(1)])), written(position(2, [order(2)]))])
     async with serving(log) as served, AsyncPTNClient(served.url, REST_KEY) as api:
-        whole = await api.miner_positions()
+        complete = await api.miner_positions()
         log.append(
             [written(position(3, [order(3)])), PositionRemoved(miner_hotkey=MINER, position_uuid=uuid(1))], T0
         )
-        assert whole.cursor is not None
-        changes = await api.miner_positions(since=whole.cursor)
+        assert complete.cursor is not None
+        changes = await api.miner_positions(since=complete.cursor)
         assert [p.position_uuid for p in changes.positions[MINER]] == [uuid(3)]
         assert changes.removed == [(MINER, uuid(1))]
         assert (await api.miner_positions(since=changes.cursor)).positions == {}
@@ -186,14 +186,14 @@ async def test_changes_can_be_requested() -> None:
 
 async def test_the_checkpoint_can_be_downloaded(tmp_path: Path) -> None:
     """As a file that a validator can restore from."""
-    told: list[tuple[int, int | None]] = []
+    progress: list[tuple[int, int | None]] = []
     async with serving() as served, AsyncPTNClient(served.url, REST_KEY) as api:
-        file = await api.validator_checkpoint(tmp_path / "checkpoint.json", lambda *now: told.append(now))
-        whole = await api.validator_checkpoint()
-    written_out = msgspec.json.decode(file.read_bytes(), type=type(whole))
-    assert written_out.positions == whole.positions
-    assert (whole.epoch, whole.sequence) == (served.log.epoch, served.log.head().sequence)
-    assert told[-1][0] == told[-1][1]
+        file = await api.validator_checkpoint(tmp_path / "checkpoint.json", lambda *now: progress.append(now))
+        complete = await api.validator_checkpoint()
+    written_out = msgspec.json.decode(file.read_bytes(), type=type(complete))
+    assert written_out.positions == complete.positions
+    assert (complete.epoch, complete.sequence) == (served.log.epoch, served.log.head().sequence)
+    assert progress[-1][0] == progress[-1][1]
 
 
 async def test_messages_can_be_fetched_by_rest() -> None:
@@ -293,10 +293,10 @@ async def test_a_mirror_has_the_validators_positions(timing: Timing) -> None:
     async with mirrored(timing, some(1, 1, 2), some(2, 3, miner=OTHER_MINER, odd=1.0)) as both:
         mirror = both.mirror
         assert len(mirror) == 2
-        held = mirror.position(MINER, uuid(1))
-        assert held is not None
-        assert [o.price for o in held.orders] == [101.0, 102.0]
-        assert held.close_ms is None
+        positions = mirror.position(MINER, uuid(1))
+        assert positions is not None
+        assert [o.price for o in positions.orders] == [101.0, 102.0]
+        assert positions.close_ms is None
         assert b'"odd":1.0' in (mirror.text(OTHER_MINER, uuid(2)) or b"")
         assert [p.position_uuid for p in mirror.positions(OTHER_MINER, status="open")] == [uuid(2)]
         assert list(mirror.positions(status="closed")) == []
@@ -390,11 +390,11 @@ async def test_a_missed_change_is_repaired_without_a_snapshot(
 ) -> None:
     """A snapshot is the last resort."""
     async with mirrored(timing, some(1, 1), some(2, 2)) as both:
-        asked: list[dict[str, Any]] = []
+        requested: list[dict[str, Any]] = []
         real = both.mirror._rest.call
 
         async def call(call: Any) -> Any:
-            asked.append(call.parameters)
+            requested.append(call.parameters)
             return await real(call)
 
         monkeypatch.setattr(both.mirror._rest, "call", call)
@@ -404,7 +404,7 @@ async def test_a_missed_change_is_repaired_without_a_snapshot(
         monkeypatch.undo()
         monkeypatch.setattr(both.mirror._rest, "call", call)
         await both.agreed()
-        assert [set(parameters) for parameters in asked] == [{"since"}]
+        assert [set(parameters) for parameters in requested] == [{"since"}]
 
 
 async def test_a_mirror_waits_before_it_repairs_itself(timing: Timing) -> None:

@@ -263,5 +263,5 @@ def test_it_survives_kill_9(path: Path, writers: list[subprocess.Popen[bytes]]) 
         until(lambda size=size: path.stat().st_size > size + 20_000, what="lines are written")  # type: ignore[misc]
         writers[-1].kill()
         writers[-1].wait()
-    found = sequences(path)
-    assert found == list(range(found[0], found[0] + len(found)))
+    numbers = sequences(path)
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))

@@ -48,10 +48,10 @@ class Bot:
     """A handler that records its messages and the time by their clock."""
 
     def __init__(self) -> None:
-        self.seen: list[list[tuple[int, int, int]]] = []
+        self.calls: list[list[tuple[int, int, int]]] = []
 
     def __call__(self, messages: list[PTNWebSocketMessage]) -> None:
-        self.seen.append([(m.sequence, m.timelag_from_order, m.timelag_from_queue) for m in messages])
+        self.calls.append([(m.sequence, m.timelag_from_order, m.timelag_from_queue) for m in messages])
 
     async def later(self, messages: list[PTNWebSocketMessage]) -> None:
         await asyncio.sleep(0)
@@ -59,7 +59,7 @@ class Bot:
 
     @property
     def sequences(self) -> list[int]:
-        return [sequence for batch in self.seen for sequence, _, _ in batch]
+        return [sequence for batch in self.calls for sequence, _, _ in batch]
 
 
 EXPECTED = [[(1, 250, 0)], [(2, 250, 0), (3, 250, 0)], [(6, 250, 0)]]
@@ -69,20 +69,20 @@ def test_the_clock_stands_at_the_last_message() -> None:
     """Values that a handler computes from time lags are the same in every replay."""
     bots = [Bot(), Bot()]
     assert [replay(PAST, bot) for bot in bots] == [4, 4]
-    assert bots[0].seen == bots[1].seen == EXPECTED
+    assert bots[0].calls == bots[1].calls == EXPECTED
 
 
 def test_the_handler_may_be_async() -> None:
     bot = Bot()
     replay(PAST, bot.later)
-    assert bot.seen == EXPECTED
+    assert bot.calls == EXPECTED
 
 
 async def test_it_works_under_a_running_event_loop() -> None:
     """As in a notebook."""
     bot = Bot()
     assert replay(PAST, bot.later) == 4
-    assert bot.seen == EXPECTED
+    assert bot.calls == EXPECTED
 
 
 async def test_it_can_be_iterated_with_for_and_async_for() -> None:
@@ -159,7 +159,7 @@ def test_a_recording_is_a_source(tmp_path: Path) -> None:
     recording.close()
     bot = Bot()
     assert replay(path, bot) == 4
-    assert bot.seen == EXPECTED
+    assert bot.calls == EXPECTED
     assert not any(m.replay for m in Replay([message(1, T0)]))
 
 
@@ -211,16 +211,16 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 def test_a_server_is_a_source() -> None:
     """All messages that it still has, page by page, from its oldest one on."""
-    kept = [message(n, T0 + n) for n in range(2_500, 5_000)]
-    asked: list[int] = []
+    available = [message(n, T0 + n) for n in range(2_500, 5_000)]
+    requested: list[int] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
         after = int(request.url.params["after"])
-        asked.append(after)
-        if after + 1 < kept[0].sequence:
+        requested.append(after)
+        if after + 1 < available[0].sequence:
             gone = {"error": "That cursor is too old", "epoch": "e", "oldest_sequence": 2_500, "head": 4_999}
             return httpx.Response(410, json=gone)
-        page = [m for m in kept if m.sequence > after][: int(request.url.params["limit"])]
+        page = [m for m in available if m.sequence > after][: int(request.url.params["limit"])]
         texts = [json.loads(bytes(m.data)) for m in page]
         body = [
             {"sequence": m.sequence, "timestamp": m.timestamp, "data": data}
@@ -231,7 +231,7 @@ def test_a_server_is_a_source() -> None:
 
     with PTNClient("http://somewhere", "key", transport=httpx.MockTransport(answer)) as server:
         assert [m.sequence for m in Replay(server)] == list(range(2_500, 5_000))
-    assert asked == [0, 2_499, 3_499, 4_499]
+    assert requested == [0, 2_499, 3_499, 4_499]
 
 
 # --- the server -------------------------------------------------------------------------------------------

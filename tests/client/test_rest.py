@@ -233,8 +233,8 @@ def test_an_unchanged_document_is_the_same_object() -> None:
     assert first is second
     assert third is fourth
     assert (first, third) == (["5A"], ["5B"])
-    asked = [r.headers.get("if-none-match") for r in script.requests]
-    assert asked == [None, '"1"', '"1"', '"2"']
+    requested = [r.headers.get("if-none-match") for r in script.requests]
+    assert requested == [None, '"1"', '"1"', '"2"']
 
 
 def test_cached_results_are_distinguished_by_path_and_parameters() -> None:
@@ -248,8 +248,8 @@ def test_cached_results_are_distinguished_by_path_and_parameters() -> None:
         api.perf_ledger("b")
         api.miner_positions(status="open")
         api.perf_ledger("a")
-    asked = [r.headers.get("if-none-match") for r in script.requests]
-    assert asked == [None] * 5 + ['"1"', '"1"']
+    requested = [r.headers.get("if-none-match") for r in script.requests]
+    assert requested == [None] * 5 + ['"1"', '"1"']
 
 
 def test_the_cache_is_bounded() -> None:
@@ -274,14 +274,14 @@ def test_an_unexpected_304_is_an_error() -> None:
 
 def test_a_download_is_streamed_to_its_file(tmp_path: Path) -> None:
     """The file appears when it is complete; progress is in bytes received."""
-    told: list[tuple[int, int | None]] = []
+    progress: list[tuple[int, int | None]] = []
     body = b'{"positions":{}}'
     stream = httpx.Response(200, stream=httpx.ByteStream(body), headers={"content-length": "16"})
     target = tmp_path / "checkpoint.json"
     with PTNClient(URL, "k", transport=httpx.MockTransport(lambda request: stream)) as api:
-        assert api.validator_checkpoint(target, lambda *now: told.append(now)) == target
+        assert api.validator_checkpoint(target, lambda *now: progress.append(now)) == target
     assert target.read_bytes() == body
-    assert told == [(16, 16)]
+    assert progress == [(16, 16)]
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -298,7 +298,7 @@ def test_two_downloads_to_one_file_may_overlap(tmp_path: Path) -> None:
     target = tmp_path / "checkpoint.json"
     between: list[str] = []
 
-    def progress(done: int, total: int | None) -> None:  # the second begins and ends within the first
+    def progress(done: int, total: int | None) -> None:  # the second download runs within the first
         with client(Script(answer(body="second"))) as other:
             other.validator_checkpoint(target)
         between.append(target.read_text())
@@ -392,7 +392,7 @@ def test_delays_double_with_full_jitter() -> None:
     for attempt, longest in enumerate([1, 2, 4, 4, 4]):
         pauses = [retries.pause(attempt, None) for _ in range(200)]
         assert all(p is not None and 0 <= p <= longest for p in pauses)
-    asked = retries.pause(0, 3)
-    assert asked is not None
-    assert 3 <= asked <= 3.25
+    requested = retries.pause(0, 3)
+    assert requested is not None
+    assert 3 <= requested <= 3.25
     assert retries.pause(9, None) is None

@@ -63,11 +63,11 @@ def test_a_row_per_order() -> None:
 
 def test_one_miner_and_a_checkpoint_make_the_same_tables() -> None:
     """Positions of any source."""
-    whole = entries()
-    body = msgspec.json.encode({"positions": whole, "perf_ledgers": {MINER: LEDGER}})
+    complete = entries()
+    body = msgspec.json.encode({"positions": complete, "perf_ledgers": {MINER: LEDGER}})
     checkpoint = msgspec.json.decode(body, type=Checkpoint)
-    assert checkpoint.to_polars("orders").equals(whole.to_polars("orders"))
-    assert whole[MINER].to_polars().equals(whole.to_polars().filter(pl.col("miner_hotkey") == MINER))
+    assert checkpoint.to_polars("orders").equals(complete.to_polars("orders"))
+    assert complete[MINER].to_polars().equals(complete.to_polars().filter(pl.col("miner_hotkey") == MINER))
     assert checkpoint.ledgers_to_polars()["trade_pair"].to_list() == ["portfolio"] * 2
 
 

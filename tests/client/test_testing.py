@@ -199,7 +199,7 @@ async def test_orders_come_only_while_subscribed(server: Server, client: Client)
         "action": "subscribe",
         "sender_timestamp": 5,
     }
-    await client.messages(1)  # what came since the login
+    await client.messages(1)  # the order since the login
     await client.send(type="unsubscribe", all=True, sender_timestamp=6)
     assert (await client.next("subscription_status"))["action"] == "unsubscribe"
     server.trade()
@@ -237,24 +237,24 @@ async def test_delta_filters_and_marks(server: Server, client: Client) -> None:
 
 async def test_version_1_gets_missed_orders_as_ordinary_messages(server: Server, client: Client) -> None:
     """It cannot distinguish a replay from live orders."""
-    seen = server.trade()
+    received = server.trade()
     server.trade(2)
-    success = await client.login(last_sequence=seen)
-    assert success["current_sequence"] == seen
+    success = await client.login(last_sequence=received)
+    assert success["current_sequence"] == received
     await client.subscribe()
     server.trade()
     messages = await client.messages(3)
-    assert [m["sequence"] for m in messages] == [seen + 1, seen + 2, seen + 3]
+    assert [m["sequence"] for m in messages] == [received + 1, received + 2, received + 3]
     assert not any("replay" in m for m in messages)
 
 
 async def test_version_2_resumes_with_marks(server: Server, client: Client) -> None:
     """`resumed`, the missed orders, then live ones."""
-    seen = server.trade()
+    received = server.trade()
     head = server.trade(2)
-    await client.login(version=2, last_sequence=seen, epoch=server.epoch)
+    await client.login(version=2, last_sequence=received, epoch=server.epoch)
     await client.subscribe()
-    assert await client.next("resumed") == {"type": "resumed", "after": seen, "head": head}
+    assert await client.next("resumed") == {"type": "resumed", "after": received, "head": head}
     await client.messages(2)
     server.trade()
     [live] = await client.messages(1)
@@ -354,8 +354,8 @@ def test_a_script_runs_once_a_client_is_live(tmp_path: Path) -> None:
     with FakeServer(script=script) as server:
         options: Any = {"state_dir": tmp_path, "timing": quick_timing(), "on_gap": gaps.append}
         with follow(server.url, server.api_key, **options) as orders:
-            seen = [next(orders) for _ in range(3)]
-    assert [m.new_order.trade_pair for m in seen] == ["BTCUSD", "ETHUSD", "EURUSD"]
+            received = [next(orders) for _ in range(3)]
+    assert [m.new_order.trade_pair for m in received] == ["BTCUSD", "ETHUSD", "EURUSD"]
     assert gaps == [Gap(2, 5, "hole")]
 
 
@@ -373,10 +373,10 @@ def test_an_exception_of_the_script_is_raised_at_the_end(tmp_path: Path) -> None
 
 def test_a_script_without_a_client_does_not_run() -> None:
     """The server ends without waiting for a client."""
-    played: list[FakeServer] = []
-    with FakeServer(script=played.append):
+    runs: list[FakeServer] = []
+    with FakeServer(script=runs.append):
         pass
-    assert played == []
+    assert runs == []
 
 
 def test_waiting_for_clients_times_out(tmp_path: Path) -> None:
@@ -392,10 +392,10 @@ def test_a_slow_server_loses_and_reorders_nothing(tmp_path: Path) -> None:
         server.slow = 0.05
         for _ in range(4):
             server.order()
-        sent_after.append(time.monotonic() - begun)
+        sent_after.append(time.monotonic() - started)
 
     sent_after: list[float] = []
-    begun = time.monotonic()
+    started = time.monotonic()
     with (
         FakeServer(script=script) as server,
         follow(server.url, server.api_key, state_dir=tmp_path, timing=quick_timing()) as orders,

@@ -192,9 +192,9 @@ async def mirror() -> None:
     ):
         await mirror.until_verified()
         cursor: Cursor = mirror.cursor
-        held: list[Position] = list(mirror.positions("5A", status="open"))
-        orders: list[Order] = [order for position in held for order in position.orders]
-        positions = [p.net_leverage for p in held] + [order.leverage for order in orders]
+        positions_now: list[Position] = list(mirror.positions("5A", status="open"))
+        orders: list[Order] = [order for position in positions_now for order in position.orders]
+        positions = [p.net_leverage for p in positions_now] + [order.leverage for order in orders]
         print(cursor, positions, len(mirror), await api.miner_positions(tier=0))
 
 

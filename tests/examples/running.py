@@ -64,7 +64,7 @@ def running(path: Path, live: Live, home: Path, **environment: str) -> Iterator[
 
 def run(path: Path, live: Live, home: Path) -> str:
     """Runs the script to its end; returns its output."""
-    done = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, str(path)],
         cwd=home,
         env=live.environment(home),
@@ -72,5 +72,5 @@ def run(path: Path, live: Live, home: Path) -> str:
         text=True,
         timeout=60,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout

@@ -38,9 +38,9 @@ def test_follow_orders(live: Live, tmp_path: Path) -> None:
 
 def test_poll_positions(live: Live, server: PTNClient, tmp_path: Path) -> None:
     """A line per miner; one may come or go between two requests."""
-    known = set(server.hotkeys())
+    hotkeys = set(server.hotkeys())
     lines = [line.split() for line in run(EXAMPLES / "poll_positions.py", live, tmp_path).splitlines()]
-    assert len(known & {hotkey for hotkey, *_ in lines}) >= len(known) - 1
+    assert len(hotkeys & {hotkey for hotkey, *_ in lines}) >= len(hotkeys) - 1
     assert all(float(returns) > 0 for _, returns, _ in lines)
 
 
@@ -57,12 +57,12 @@ def test_the_paper_copy_trader_trades_once_however_often_it_is_killed(
     with sqlite3.connect(trades) as database:
         fills = database.execute("SELECT sequence, order_uuid FROM fills ORDER BY sequence").fetchall()
         query = "SELECT position_uuid, TOTAL(leverage) FROM fills GROUP BY position_uuid"
-        held = dict(database.execute(query).fetchall())
+        leverages = dict(database.execute(query).fetchall())
     database.close()
     past = [m for m in Replay(server) if fills[0][0] <= m.sequence <= fills[-1][0] and not m.late]
     assert fills == [(m.sequence, m.new_order.order_uuid) for m in past]
-    wanted = {m.position.position_uuid: _wanted(m) for m in past}
-    assert held == pytest.approx(wanted, abs=1e-9)
+    targets = {m.position.position_uuid: _wanted(m) for m in past}
+    assert leverages == pytest.approx(targets, abs=1e-9)
 
 
 def _wanted(message: PTNWebSocketMessage) -> float:
@@ -100,5 +100,5 @@ def test_the_restoring_validator_has_every_order(live: Live, server: PTNClient, 
         for order in json.loads(path.read_bytes())["orders"]
     }
     last = int(followed[-1])
-    said = {m.new_order.order_uuid for m in Replay(server) if m.sequence <= last}
-    assert said <= restored
+    announced = {m.new_order.order_uuid for m in Replay(server) if m.sequence <= last}
+    assert announced <= restored

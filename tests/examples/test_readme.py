@@ -15,12 +15,12 @@ def snippet(live: Live, home: Path, word: str) -> Path:
     """Writes the block that contains this word to a file."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (text,) = [block for block in blocks if word in block]
-    for said, meant in {
+    for old, new in {
         "your key": live.key,
         "port=8765": f"port={urlsplit(live.stream).port}",
         "http://localhost:48888": live.rest,
     }.items():
-        text = text.replace(said, meant)
+        text = text.replace(old, new)
     path = home / "snippet.py"
     path.write_text(text)
     return path

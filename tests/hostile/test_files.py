@@ -38,8 +38,8 @@ BODIES: dict[str, bytes] = {
     "half a surrogate": position_text(note="NOTE").replace("NOTE", "\\ud800").encode(),
     "a list": b"[1, 2]",
     "text": b"not JSON at all",
-    "orders that are none": position_text(orders=[1, None, {}, []]).encode(),
-    "a million orders that are none": position_text(orders=[])
+    "malformed orders": position_text(orders=[1, None, {}, []]).encode(),
+    "a million malformed orders": position_text(orders=[])
     .replace("[]", "[" + "{}," * 10**6 + "{}]")
     .encode(),
     "nothing": b"",

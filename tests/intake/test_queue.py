@@ -53,7 +53,7 @@ def _bad_items() -> dict[str, bytes]:
         "the end of a line": json.dumps({"position": position(1, [order(1)])}).encode()[40:],
         "no position": b'{"heartbeat": 1}',
         "a list": b"[1]",
-        "position is no object": b'{"position": 5}',
+        "position is not an object": b'{"position": 5}',
         "NaN": json.dumps({"position": position(1, [order(1, price=float("nan"))])}).encode(),
         "negative time": json.dumps({"position": position(1, [order(1, at=-1)])}).encode(),
         "path in the hotkey": json.dumps({"position": position(1, [order(1)], miner="../../etc")}).encode(),
@@ -125,7 +125,7 @@ async def test_an_item_that_is_too_long_is_counted(data: Path) -> None:
         await intake.until(lambda: intake.log.source().invalid == 1)
 
 
-# --- beside a directory -----------------------------------------------------------------------------------
+# --- with a directory -------------------------------------------------------------------------------------
 
 
 async def test_queue_and_file_announce_an_order_once(validator: ValidatorDir, data: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[2]
 SHARED = CHECKOUT.parent / "shared" / "data"
-"""Published cases and real positions, beside the checkout; not part of the project."""
+"""Published cases and real positions, next to the checkout; not part of the project."""
 
 
 def own(name: str) -> list[dict[str, Any]]:
@@ -24,10 +24,10 @@ def own(name: str) -> list[dict[str, Any]]:
 
 
 def shared(name: str) -> Any:
-    """Returns a document of the shared data; skips the test if there is none."""
+    """Returns a document of the shared data; skips the test if it is missing."""
     path = SHARED / name
     if not path.exists():
-        pytest.skip(f"no ../shared/data/{name} beside the checkout")
+        pytest.skip(f"../shared/data/{name} is missing (next to the checkout)")
     return json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
 
 

@@ -70,5 +70,5 @@ def test_a_pairs_id_is_found_in_any_shape(trade_pair: Any, name: str) -> None:
     ],
 )
 def test_category_and_rate(trade_pair: Any, terms: tuple[str, float] | None) -> None:
-    """The table decides, the third element only for an unknown pair; otherwise there are no terms."""
+    """The table decides, the third element only for an unknown pair; otherwise the result is None."""
     assert category_and_rate(trade_pair) == terms

@@ -1,4 +1,4 @@
-"""Small simulated validators for tests, and reading their files as a stranger would."""
+"""Small simulated validators for tests, and independent readers of their files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CALM = SimulatorOptions(
     documents_ms=6 * 3_600_000,
     restores_per_day=2,
 )
-"""Everything happens, in a day that costs a thousand files."""
+"""All behaviours at low rates: a simulated day writes about a thousand files."""
 QUIET = SimulatorOptions(
     seed=3,
     miners=5,
@@ -40,7 +40,7 @@ QUIET = SimulatorOptions(
     synchronise_ms=0,
     documents_ms=0,
 )
-"""Nothing happens by itself."""
+"""No behaviour runs by itself."""
 
 
 def built(directory: Path, options: SimulatorOptions = QUIET, **more: Any) -> Simulator:
@@ -50,19 +50,19 @@ def built(directory: Path, options: SimulatorOptions = QUIET, **more: Any) -> Si
 
 
 def files(directory: Path) -> dict[str, bytes]:
-    """Every file that a reader of the validator may see, by its path."""
+    """Returns path -> content of every file that a reader of the validator may see."""
     found = sorted(p for p in directory.rglob("*") if p.is_file() and "tmp" not in p.parts[-2:])
     return {str(p.relative_to(directory)): p.read_bytes() for p in found}
 
 
 def position_files(directory: Path) -> dict[str, dict[str, Any]]:
-    """Path -> position, for every position's file."""
+    """Returns path -> position of every position file."""
     found = sorted((directory / "validation/miners").glob("*/positions/*/*/*"))
     return {str(p.relative_to(directory / "validation/miners")): json.loads(p.read_bytes()) for p in found}
 
 
 def order_uuids(directory: Path) -> set[tuple[str, str]]:
-    """(hotkey, order uuid) of every order in the files."""
+    """Returns (hotkey, order uuid) of every order in the files."""
     return {
         (position["miner_hotkey"], order["order_uuid"])
         for position in position_files(directory).values()

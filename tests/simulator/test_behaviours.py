@@ -39,7 +39,7 @@ def of(kind: type[Any], actions: list[Action]) -> list[Any]:
 
 
 def changed(before: Positions, after: Positions) -> tuple[set[str], set[str], set[str]]:
-    """Paths that came, went, and have other contents."""
+    """Returns the paths that were added, removed and changed."""
     both = before.keys() & after.keys()
     return (
         after.keys() - before.keys(),
@@ -49,7 +49,7 @@ def changed(before: Positions, after: Positions) -> tuple[set[str], set[str], se
 
 
 def doing(simulator: Simulator, act: Callable[[], list[Action]]) -> tuple[Positions, list[Action], Positions]:
-    """The position files before and after, and the actions between."""
+    """Returns the position files before and after an action, and the actions."""
     before = position_files(simulator.directory)
     actions = act()
     return before, actions, position_files(simulator.directory)
@@ -74,7 +74,7 @@ def test_an_order_replaces_one_file_and_is_last_in_it(tmp_path: Path) -> None:
 
 
 def test_orders_open_increase_reduce_and_close(tmp_path: Path) -> None:
-    """Habits alone bring forth every kind of order, and no order turns a position around."""
+    """Habits produce every kind of order, and no order reverses a position."""
     simulator = built(tmp_path)
     seen = set()
     for minute in range(1, 400):
@@ -96,7 +96,7 @@ def test_orders_open_increase_reduce_and_close(tmp_path: Path) -> None:
 
 
 def test_a_burst_replaces_the_file_for_every_order(tmp_path: Path) -> None:
-    """Orders follow each other within milliseconds, faster than a watcher reads."""
+    """Orders follow within milliseconds, faster than a watcher reads."""
     simulator = built(tmp_path)
     actions = simulator.burst(7)
     placed, written = of(Placed, actions), of(Written, actions)
@@ -107,7 +107,7 @@ def test_a_burst_replaces_the_file_for_every_order(tmp_path: Path) -> None:
 
 
 def test_a_close_deletes_the_open_file_before_the_closed_one_is_written(tmp_path: Path) -> None:
-    """In between, at every moment up to the gap's end, the position is in neither folder."""
+    """Until the end of the gap the position is in neither folder."""
     simulator = built(tmp_path, msgspec.structs.replace(QUIET, close_gap_ms=50))
     before, [deleted], between = doing(simulator, simulator.close_one)
     assert isinstance(deleted, OpenFileDeleted)
@@ -126,7 +126,7 @@ def test_a_close_deletes_the_open_file_before_the_closed_one_is_written(tmp_path
 
 
 def test_without_a_gap_the_order_of_the_two_halves_is_the_same(tmp_path: Path) -> None:
-    """The action that tells of the deletion finds neither file; the one after the write, the closed one."""
+    """At the deletion's action neither file exists; at the write's action the closed one does."""
     found: list[tuple[type, list[str]]] = []
 
     def look(action: Action) -> None:
@@ -160,7 +160,7 @@ def test_a_refresh_moves_returns_of_every_open_position_and_nothing_else(tmp_pat
 
 
 def test_a_correction_changes_one_recent_order_in_place(tmp_path: Path) -> None:
-    """Same uuid, time and leverage; another price, and the position's state follows."""
+    """Same uuid, time and leverage, another price; the position's state is updated."""
     simulator = built(tmp_path)
     simulator.place_order()
     simulator.step(T0 + 60_000)
@@ -200,7 +200,7 @@ def test_a_liquidation_ends_with_a_flat_that_no_miner_sent(tmp_path: Path) -> No
 
 
 def test_a_ruinous_order_brings_its_flat_with_it(tmp_path: Path) -> None:
-    """One rewrite holds two new orders: the miner's, and the FLAT the accounting appends."""
+    """One rewrite has two new orders: the miner's, and the FLAT appended by the accounting."""
     simulator = built(tmp_path)
     found = []
     while not found and simulator.store.open:
@@ -215,7 +215,7 @@ def test_a_ruinous_order_brings_its_flat_with_it(tmp_path: Path) -> None:
 
 
 def test_an_elimination_closes_everything_and_is_on_record(tmp_path: Path) -> None:
-    """eliminations.json grows, each open position gets its FLAT, and the miner trades no more."""
+    """eliminations.json grows, each open position gets its FLAT, and the miner stops trading."""
     simulator = built(tmp_path)
     hotkey = next(iter(simulator.store.open))[0]
     before, actions, after = doing(simulator, lambda: simulator.eliminate_one(hotkey))
@@ -269,7 +269,7 @@ def test_a_split_keeps_order_uuids_and_gives_new_position_uuids(tmp_path: Path) 
 
 
 def test_a_sync_touches_the_share_it_should(tmp_path: Path) -> None:
-    """Positions are deleted and rewritten, edited, removed: many kinds at once, and journaled as such."""
+    """Positions are rewritten, edited and removed in one synchronisation, and journaled by kind."""
     simulator = built(tmp_path, msgspec.structs.replace(QUIET, positions=40, synchronise_share=0.4))
     before, actions, after = doing(simulator, simulator.synchronise)
     removed = {a.position_uuid for a in of(Removed, actions)}
@@ -291,7 +291,7 @@ def test_a_removed_position_is_gone_from_both_folders(tmp_path: Path) -> None:
 
 
 def test_a_removed_miner_leaves_nothing(tmp_path: Path) -> None:
-    """Its directory goes, with everything; it may come back neither as a trader nor in the documents."""
+    """The whole directory is deleted; the miner returns neither as a trader nor in the documents."""
     simulator = built(tmp_path)
     hotkey = next(iter(simulator.store.open))[0]
     before, actions, after = doing(simulator, lambda: simulator.remove_miner(hotkey))
@@ -311,7 +311,7 @@ def test_only_eliminated_miners_are_removed_unasked(tmp_path: Path) -> None:
 
 
 def test_a_newcomers_directory_appears_with_its_files(tmp_path: Path) -> None:
-    """At once or folder by folder; every order in it is new."""
+    """In one rename or file by file; every order is new."""
     simulator = built(tmp_path)
     ways = set()
     for _ in range(12):
@@ -329,7 +329,7 @@ def test_a_newcomers_directory_appears_with_its_files(tmp_path: Path) -> None:
 def test_a_directory_that_appears_at_once_was_never_seen_half_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until the one move that shows it, nothing of the miner is there."""
+    """Before the rename the miner has no file at all."""
     seen: dict[bool, list[int]] = {True: [], False: []}
     miners = tmp_path / "validation/miners"
     added: list[MinerAdded] = []
@@ -348,7 +348,7 @@ def test_a_directory_that_appears_at_once_was_never_seen_half_full(
 
 
 def test_a_restored_backup_brings_back_what_was(tmp_path: Path) -> None:
-    """Every position file and the eliminations, byte for byte, whatever happened in between."""
+    """Every position file and the eliminations are restored byte for byte after any changes."""
     simulator = built(tmp_path)
     simulator.place_order()
     simulator.take_backup()
@@ -383,7 +383,7 @@ def test_a_restored_backup_brings_back_what_was(tmp_path: Path) -> None:
 
 
 def test_orders_go_on_after_a_restored_backup(tmp_path: Path) -> None:
-    """Positions that the backup brought back are traded on, and new ones are opened."""
+    """Trading continues on restored positions, and new ones are opened."""
     simulator = built(tmp_path)
     for _ in range(40):
         simulator.place_order()
@@ -398,7 +398,7 @@ def test_orders_go_on_after_a_restored_backup(tmp_path: Path) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Enum members by value, as JSON would have them."""
+    """Converts enum members to their values, as in JSON."""
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, dict):
@@ -407,7 +407,7 @@ def plain(value: Any) -> Any:
 
 
 def test_the_queue_gets_the_whole_position_after_its_file_with_enum_members(tmp_path: Path) -> None:
-    """What is put on the queue is what the file says, types as enum members, one item per order."""
+    """A queue item equals the file's content with types as enum members; one item per order."""
     items: list[dict[str, Any]] = []
 
     def put(item: dict[str, Any]) -> None:

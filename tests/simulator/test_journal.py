@@ -1,4 +1,4 @@
-"""The journal: the truth that others are checked against."""
+"""The journal, against which other tests check the files."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.factories import T0
 from tests.simulator.simulation import CALM, QUIET, built, order_uuids, position_files
 
 KEEPING = msgspec.structs.replace(CALM, synchronise_ms=0, restores_per_day=0, miners_removed_per_day=0)
-"""Orders come and none goes."""
+"""Orders are only added."""
 
 
 def test_the_journal_names_every_order_that_came(tmp_path: Path) -> None:
-    """Baseline and journal together are exactly the orders in the files, each once."""
+    """Baseline and journal together list exactly the orders in the files, each once."""
     journal = tmp_path / "journal"
     simulator = built(tmp_path / "v", KEEPING, journal=journal)
     baseline = order_uuids(tmp_path / "v")
@@ -39,7 +39,7 @@ def test_the_journal_names_every_order_that_came(tmp_path: Path) -> None:
 
 
 def test_nothing_unjournaled_is_in_the_files_whatever_happened(tmp_path: Path) -> None:
-    """Syncs, splits, backups and removals included; what is not in a file was removed or dropped."""
+    """Includes syncs, splits, backups and removals; an order in no file was removed or dropped."""
     journal = tmp_path / "journal"
     simulator = built(tmp_path / "v", CALM, journal=journal)
     baseline = order_uuids(tmp_path / "v")
@@ -57,7 +57,7 @@ def test_nothing_unjournaled_is_in_the_files_whatever_happened(tmp_path: Path) -
 
 
 def test_an_order_is_journaled_before_its_file_and_confirmed_after(tmp_path: Path) -> None:
-    """`placed` comes while no file holds the order, `written` when one does, at the place it said."""
+    """At `placed` no file has the order; at `written` one has it, at the announced place."""
     directory = tmp_path / "v"
     waiting: list[Placed] = []
     checked = 0
@@ -92,7 +92,7 @@ def test_an_order_is_journaled_before_its_file_and_confirmed_after(tmp_path: Pat
 
 
 def test_the_file_says_what_the_caller_was_told(tmp_path: Path) -> None:
-    """The journal's lines are the returned actions, in their order."""
+    """The journal's lines equal the returned actions, in order."""
     journal = tmp_path / "journal"
     simulator = built(tmp_path / "v", CALM, journal=journal)
     size = len(list(read_journal(journal)))
@@ -102,7 +102,7 @@ def test_the_file_says_what_the_caller_was_told(tmp_path: Path) -> None:
 
 
 def test_a_line_cut_by_a_kill_is_passed_over(tmp_path: Path) -> None:
-    """And the next run's first line is not glued to it."""
+    """The next run starts on a new line."""
     path = tmp_path / "journal"
     first, second = Refreshed(at_ms=1, positions=2), Refreshed(at_ms=3, positions=4)
     journal = Journal(path)

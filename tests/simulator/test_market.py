@@ -21,7 +21,7 @@ ids = [instrument.id for instrument in INSTRUMENTS]
 
 
 def test_the_same_seed_pair_and_time_give_the_same_quote_in_any_order() -> None:
-    """A price is a function of its arguments alone, so a resumed simulation continues the same market."""
+    """A price depends on its arguments only, so a resumed simulation continues the same market."""
     times = [T0 + k * 3_600_000 for k in range(50)]
     forwards = [Market(5).quote(INSTRUMENTS[0], at) for at in times]
     market = Market(5)
@@ -31,7 +31,7 @@ def test_the_same_seed_pair_and_time_give_the_same_quote_in_any_order() -> None:
 
 @pytest.mark.parametrize("instrument", INSTRUMENTS, ids=ids)
 def test_prices_move_as_much_as_the_instrument_usually_does(instrument: Instrument) -> None:
-    """Daily and five-minute moves both fit the daily volatility: a random walk, neither a wave nor noise."""
+    """Daily and five-minute moves both fit the daily volatility, as in a random walk."""
     market = Market(1)
     for step_ms, per_day in ((DAY_MS, 1), (300_000, 288)):
         prices = [market.quote(instrument, T0 + k * step_ms).price for k in range(300)]
@@ -50,7 +50,7 @@ def test_bid_and_ask_enclose_the_price_of_a_known_pair(instrument: Instrument) -
 
 
 def test_a_fill_carries_the_quotes_that_were_looked_at() -> None:
-    """As the validator's orders do: two sources, started before the order, prices close to its own."""
+    """Two sources that start before the order, with prices close to its own."""
     order = Market(1).fill(INSTRUMENTS[5], "LONG", 0.5, T0, Random(1))
     assert order.price_sources is not None
     assert [s.source for s in order.price_sources] == list(INSTRUMENTS[5].sources)
@@ -62,7 +62,7 @@ def test_a_fill_carries_the_quotes_that_were_looked_at() -> None:
 
 
 def test_uuids_are_well_formed() -> None:
-    """Version 4, variant RFC 4122, whatever the generator's bits."""
+    """Version 4, variant RFC 4122, for all bits of the generator."""
     rng = Random(2)
     made = [UUID(new_uuid(rng)) for _ in range(200)]
     assert {u.version for u in made} == {4}
@@ -70,7 +70,7 @@ def test_uuids_are_well_formed() -> None:
 
 
 def test_hotkeys_are_ss58_addresses() -> None:
-    """48 characters, prefix 42, the right checksum: any tool of the network accepts them."""
+    """48 characters, prefix 42 and a valid checksum, so the network's tools accept them."""
     alphabet = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
     for number in range(50):
         hotkey = make_hotkey(1, number)
@@ -84,7 +84,7 @@ def test_hotkeys_are_ss58_addresses() -> None:
 
 
 def test_miners_differ_and_keep_their_habits() -> None:
-    """Habits follow from the hotkey alone."""
+    """Habits depend on the hotkey only."""
     hotkeys = [make_hotkey(1, n) for n in range(30)]
     miners = [make_miner(hotkey, INSTRUMENTS) for hotkey in hotkeys]
     assert miners == [make_miner(hotkey, INSTRUMENTS) for hotkey in hotkeys]
@@ -92,7 +92,7 @@ def test_miners_differ_and_keep_their_habits() -> None:
 
 
 def test_a_miner_never_turns_a_position_around() -> None:
-    """Adjustments keep the side and the pair's limits; the close takes it to exactly zero."""
+    """Adjustments keep the side and the pair's limits; the close ends at exactly zero."""
     rng = Random(4)
     for number in range(20):
         miner = make_miner(make_hotkey(2, number), INSTRUMENTS)

@@ -1,4 +1,4 @@
-"""The simulated validator's directory: how it is built, resumed, and moved through time."""
+"""The simulated validator's directory: building, resuming and advancing it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def parsed(directory: Path) -> list[Position]:
 
 
 def test_a_build_has_the_validators_layout_and_key_order(tmp_path: Path) -> None:
-    """Folders, names and key order are the validator's: readers may rely on either."""
+    """Folders, names and key order match the validator's."""
     built(tmp_path)
     held = position_files(tmp_path)
     assert len(held) == QUIET.miners * QUIET.positions
@@ -105,7 +105,7 @@ def test_a_build_has_the_validators_layout_and_key_order(tmp_path: Path) -> None
 
 
 def test_a_history_is_mostly_closed_averages_six_orders_and_straddles_the_cutoff(tmp_path: Path) -> None:
-    """Otherwise tiers would not differ, or the load would not be the network's."""
+    """Tiers differ only then, and the load resembles the network's."""
     built(tmp_path, SimulatorOptions(miners=40, positions=40, ledger_checkpoints=1))
     positions = parsed(tmp_path)
     lengths = [len(p.orders) for p in positions]
@@ -122,7 +122,7 @@ def test_a_history_is_mostly_closed_averages_six_orders_and_straddles_the_cutoff
 
 
 def test_every_state_is_what_its_orders_make_it(tmp_path: Path) -> None:
-    """The files hold what the accounting says (docs/accounting.md, 2), to the last digit."""
+    """The files match the accounting (docs/accounting.md, 2) to the last digit."""
     built(tmp_path)
     for position in parsed(tmp_path):
         assert state_of(position, returns=True) == {
@@ -131,8 +131,7 @@ def test_every_state_is_what_its_orders_make_it(tmp_path: Path) -> None:
 
 
 def test_states_still_follow_from_orders_after_a_busy_day(tmp_path: Path) -> None:
-    """Live orders, corrections, liquidations and syncs keep to the accounting; only the returns of open
-    positions are refreshed in between."""
+    """All live changes follow the accounting; only open positions' returns are refreshed in between."""
     simulator = built(tmp_path, CALM)
     for hour in range(1, 25):
         simulator.step(T0 + hour * DAY_MS // 24)
@@ -146,7 +145,7 @@ def test_states_still_follow_from_orders_after_a_busy_day(tmp_path: Path) -> Non
 
 
 def test_the_documents_have_the_validators_shapes(tmp_path: Path) -> None:
-    """As real ones (docs/accounting.md, 6), for every miner there is."""
+    """In the real format (docs/accounting.md, 6), for every miner."""
     simulator = built(tmp_path)
     simulator.eliminate_one()
     hotkeys = {entry.name for entry in (tmp_path / "validation/miners").iterdir()}
@@ -178,7 +177,7 @@ def test_no_miner_holds_two_open_positions_on_a_pair(tmp_path: Path) -> None:
 
 
 def test_the_same_seed_and_times_write_the_same_bytes(tmp_path: Path) -> None:
-    """Everything follows from the seed and the times given, whatever the process."""
+    """Seed and times determine all bytes, in any process."""
     for name in ("a", "b"):
         simulator = built(tmp_path / name, CALM)
         for hour in range(1, 30):
@@ -191,7 +190,7 @@ def test_the_same_seed_and_times_write_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("miners", "positions"), [(0, 0), (1, 0), (1, 1), (3, 2), (2, 100)])
 def test_any_size_is_built_and_lives(tmp_path: Path, miners: int, positions: int) -> None:
-    """Also without a miner, or with miners that never traded."""
+    """A build without miners or with miners that never traded also works."""
     options = SimulatorOptions(miners=miners, positions=positions, ledger_checkpoints=1)
     simulator = built(tmp_path, options)
     assert len(list((tmp_path / "validation/miners").iterdir())) == miners
@@ -201,7 +200,7 @@ def test_any_size_is_built_and_lives(tmp_path: Path, miners: int, positions: int
 
 
 def test_nothing_is_written_outside_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither beside it nor into the working directory; and inside only what a validator has, and a note."""
+    """Inside are only a validator's files and the simulator's note."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -218,7 +217,7 @@ def test_nothing_is_written_outside_the_directory(tmp_path: Path, monkeypatch: p
 
 
 def test_files_are_written_to_tmp_and_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader of the miners' folders never sees half a file."""
+    """A reader of the miners' folders never sees a partial file."""
     moves: list[tuple[str, str]] = []
     real = os.replace
 
@@ -235,7 +234,7 @@ def test_files_are_written_to_tmp_and_moved(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_strangers_validator_is_not_touched(tmp_path: Path) -> None:
-    """A directory with miners that no simulator wrote is refused, and left as it is."""
+    """A directory with miners that no simulator wrote is refused and left unchanged."""
     stranger = tmp_path / "validation/miners/5Stranger/positions"
     stranger.mkdir(parents=True)
     with pytest.raises(SettingsError):
@@ -252,7 +251,7 @@ def test_nothing_can_be_loaded_where_nothing_was_built(tmp_path: Path) -> None:
 
 
 def test_a_step_does_everything_at_its_own_moment(tmp_path: Path) -> None:
-    """Orders come at about their rate, refreshes and documents on the dot, nothing beyond the step's end."""
+    """Orders come at about their rate, periodic work exactly on time, none after the step's end."""
     simulator = built(tmp_path, SMALL)
     actions = simulator.step(T0 + 600_000)
     placed = [a for a in actions if isinstance(a, Placed) and a.cause == "miner"]
@@ -268,7 +267,7 @@ def test_a_step_does_everything_at_its_own_moment(tmp_path: Path) -> None:
 
 
 def test_a_run_keeps_pace_with_its_clock_and_stops_when_told(tmp_path: Path) -> None:
-    """Compressed 60-fold it places orders until the event is set, and leaves no close half done."""
+    """At 60 times the speed it places orders until the event is set and finishes every close."""
     simulator = built(tmp_path, SimulatorOptions(miners=4, positions=4, ledger_checkpoints=1))
     before = len(order_uuids(tmp_path))
     stop = threading.Event()
@@ -283,7 +282,7 @@ def test_a_run_keeps_pace_with_its_clock_and_stops_when_told(tmp_path: Path) -> 
 
 
 def test_a_run_leaves_out_what_it_slept_through(tmp_path: Path) -> None:
-    """A machine suspended for a week does not place a week's orders when it wakes."""
+    """After a week of suspension the missed orders are skipped."""
     simulator = built(tmp_path, SMALL)
     before = len(order_uuids(tmp_path))
     stop = threading.Event()
@@ -302,7 +301,7 @@ def test_a_run_leaves_out_what_it_slept_through(tmp_path: Path) -> None:
 
 
 def test_run_simulator_builds_tells_and_ends(tmp_path: Path) -> None:
-    """`ready` comes when the directory is whole; a second run continues on it."""
+    """`ready` is called when the directory is complete; a second run continues on it."""
     stop = threading.Event()
     run_simulator(QUIET, tmp_path, stop=stop, ready=stop.set, clock=lambda: T0)
     first = order_uuids(tmp_path)
@@ -313,7 +312,7 @@ def test_run_simulator_builds_tells_and_ends(tmp_path: Path) -> None:
 
 
 def test_a_build_that_is_stopped_is_not_ready(tmp_path: Path) -> None:
-    """It ends before the next miner, and a later run begins again."""
+    """The build ends before the next miner, and a later run starts over."""
     stop, ready = threading.Event(), threading.Event()
     stop.set()
     run_simulator(QUIET, tmp_path, stop=stop, ready=ready.set)
@@ -327,7 +326,7 @@ def test_a_build_that_is_stopped_is_not_ready(tmp_path: Path) -> None:
 
 
 def test_a_later_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
-    """Positions, miners and eliminations are taken over; no order uuid comes twice."""
+    """Positions, miners and eliminations are resumed; no order uuid is reused."""
     simulator = built(tmp_path, SMALL)
     simulator.step(T0 + 120_000)
     simulator.eliminate_one()
@@ -346,7 +345,7 @@ def test_a_later_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
 
 
 def child(directory: Path, journal: Path, options: str) -> subprocess.Popen[bytes]:
-    """A simulator in a process of its own, to be killed."""
+    """Runs a simulator in a separate process, to be killed."""
     code = (
         "import sys, threading; from pathlib import Path\n"
         "from ptn_api.simulator.simulator import SimulatorOptions, run_simulator\n"
@@ -363,7 +362,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_a_build_killed_midway_is_begun_again(tmp_path: Path) -> None:
-    """What a killed build left does not mix with the next one."""
+    """Remains of a killed build do not mix with the next one."""
     directory = tmp_path / "v"
     process = child(directory, tmp_path / "j", "miners=400, positions=40, ledger_checkpoints=1")
     try:
@@ -377,7 +376,7 @@ def test_a_build_killed_midway_is_begun_again(tmp_path: Path) -> None:
 
 
 def test_a_live_run_killed_at_any_moment_is_resumed(tmp_path: Path) -> None:
-    """Every file is whole, no order uuid comes again, and the journal stays readable."""
+    """Every file is complete, no order uuid is reused, and the journal stays readable."""
     directory, journal = tmp_path / "v", tmp_path / "j"
     options = "miners=6, positions=6, ledger_checkpoints=1, orders_per_minute=30_000"
     for _ in range(2):

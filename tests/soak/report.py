@@ -14,7 +14,7 @@ import msgspec
 __all__ = ["BotConfig", "BotReport", "End", "Kind", "Received", "Record", "kind_of"]
 
 Kind = Literal["library", "library delta", "mirror", "plain", "plain delta", "version 1"]
-"""`library` and `mirror` are our client's Stream and Book; the others speak the protocol themselves."""
+"""`library` and `mirror` are our Stream and PositionMirror; the others speak the protocol themselves."""
 
 _KINDS: tuple[Kind, ...] = (
     *("library", "library delta", "library"),

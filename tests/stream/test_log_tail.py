@@ -63,20 +63,6 @@ async def test_live_clients_are_closed_with_come_back_when_pruning_overtakes_the
         assert len(await later.messages(1)) == 1
 
 
-async def test_a_login_while_the_log_is_unreadable_is_told_to_come_back() -> None:
-    """An internal error, not a refusal."""
-
-    class Headless(MemoryLog):
-        def floor(self) -> int:
-            raise LogError("gone")
-
-    log = Headless(created_ms=T0)
-    log.baseline([], T0)
-    async with running(LiveStream(log=log, ready=False)) as live, live.client() as client:
-        await client.send(api_key="key-of-alice")
-        assert await client.close_code() == close_codes.INTERNAL_ERROR.code
-
-
 async def test_a_tail_far_behind_catches_up_in_steps_orders_before_changes() -> None:
     """A thousand orders in one append, with a subscription to updates."""
     async with running() as live, live.client(max_size=None) as client:

@@ -146,8 +146,9 @@ async def test_a_login_and_its_subscribe_wait_for_the_log(live: LiveStream, outa
             assert (await client.receive())["current_sequence"] == start
             assert (await client.next("subscription_status"))["action"] == "subscribe"
         assert (await new.next("resumed"))["after"] == start
-        frames = [await new.receive() for _ in range(2)]
-        assert {frame.get("type") for frame in frames} == {"pong", "batch"}
+        kinds = {(await new.receive()).get("type") for _ in range(2)}
+        while not {"pong", "batch"} <= kinds:  # heartbeats may come in between
+            kinds.add((await new.receive()).get("type"))
         assert await _take_messages(old, start + 3) == [start + 1, start + 2, start + 3]
 
 
@@ -169,7 +170,7 @@ async def test_a_subscribe_that_resumes_waits_and_nothing_is_missed(live: LiveSt
         outage.stop()
         await client.next("subscription_status")
         await client.next("resumed")
-        while (frame := await client.receive())["type"] != "pong":
+        while (frame := await client.receive()).get("type") != "pong":
             mirror.take(frame)
         await take_until_summed(client, mirror, live)
 

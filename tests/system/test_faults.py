@@ -161,20 +161,21 @@ async def test_a_mirror_takes_a_snapshot_after_a_gap(
     with api(data_dir, validator_dir=validator.root) as server:
         async with PositionMirror(
             server.stream, server.rest, keys[100], on_state=states.append, mend_within=0.1, timing=QUICK
-        ) as book:
-            await asyncio.wait_for(book.until_verified(), 60)
-            epoch = book.cursor.epoch
+        ) as mirror:
+            await asyncio.wait_for(mirror.until_verified(), 60)
+            epoch = mirror.cursor.epoch
             validator.place(2)
             for path in data_dir.glob("log.sqlite3*"):
                 path.unlink()
-            await until_async(lambda: book.cursor.epoch != epoch, seconds=60)
+            await until_async(lambda: mirror.cursor.epoch != epoch, seconds=60)
             validator.place()
             files = [json.loads(path.read_text()) for path in validator.root.glob("**/open/*")]
             expected = sum(position_checksum(json.dumps(file).encode()) for file in files)
             await until_async(
-                lambda: book.verified and book.checksum == f"{expected % CHECKSUM_MODULUS:016x}", seconds=60
+                lambda: mirror.verified and mirror.checksum == f"{expected % CHECKSUM_MODULUS:016x}",
+                seconds=60,
             )
-            assert len(book) == 3
+            assert len(mirror) == 3
             assert "resync" in states
 
 

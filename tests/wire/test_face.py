@@ -13,7 +13,7 @@ import ptn_api
 
 PACKAGE = Path(ptn_api.__file__).parent
 SERVER_MODULES = {"ptn_api.wire.server_session", "ptn_api.wire.client_frames"}
-SERVERS_FOR_TESTS = {"client/fake_server.py", "client/replay_server.py"}
+SERVERS_FOR_TESTS = {"client/testing.py"}
 
 
 def _imports() -> Iterator[tuple[str, str, str]]:
