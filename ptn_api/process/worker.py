@@ -19,7 +19,7 @@ import structlog
 
 from ptn_api.access import KeyFile, KeyRing
 from ptn_api.access.usage import Usage, UsageFile
-from ptn_api.errors import LogLockedError, LogMissingError, LogUnusableError, PTNError
+from ptn_api.errors import LogLockedError, LogMissingError, LogUnusableError, PTNError, SettingsError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.process.background import keep_certificate, keep_keys, keep_usage, read_keys
 from ptn_api.process.certificate import Certificate
@@ -32,7 +32,7 @@ __all__ = ["run_child"]
 
 logger = structlog.get_logger()
 
-_FATAL_ERRORS = (LogLockedError, LogUnusableError)
+_FATAL_LOG_ERRORS = (LogLockedError, LogUnusableError)
 """Faults of the log that a restart of intake does not mend: they end a server's start, though not a server
 that was ready before. Readers may have looked while intake made the log, so they are restarted."""
 
@@ -72,7 +72,8 @@ async def _run_room(config: WorkerConfig, sock: socket.socket) -> int:
         await rooms[config.room](config, control)
     except PTNError as error:
         logger.error("stopped_by_error", code=error.code, reason=str(error))
-        if config.room == "intake" and isinstance(error, _FATAL_ERRORS):
+        log_unusable = config.room == "intake" and isinstance(error, _FATAL_LOG_ERRORS)
+        if log_unusable or isinstance(error, SettingsError):
             control.fatal()
         return 1
     finally:
