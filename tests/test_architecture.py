@@ -6,11 +6,14 @@ import ast
 import importlib
 import pkgutil
 import re
+import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import ptn_api
+from tests import structure
 
 PACKAGE = Path(ptn_api.__file__).parent
 LEAVES = {"backoff", "errors", "clock", "gzip_file", "histogram", "loop_thread", "options", "tasks"}
@@ -157,3 +160,28 @@ def test_every_module_imports() -> None:
     """On its own, with warnings as errors."""
     for module in pkgutil.walk_packages(ptn_api.__path__, "ptn_api."):
         assert importlib.import_module(module.name)
+
+
+# --- the package's shape (docs/contributing.md): `python -m tests.structure` prints the figures -----------
+
+
+def test_modules_are_few_and_of_readable_size() -> None:
+    """At most 175 modules with a median of at least 130 lines, and at most 16 in a folder."""
+    lines = [len(path.read_text().splitlines()) for path in structure.modules()]
+    folders = Counter(path.parent.relative_to(PACKAGE).as_posix() for path in structure.modules())
+    assert len(lines) <= 175
+    assert statistics.median(lines) >= 130
+    assert {folder: count for folder, count in folders.items() if count > 16} == {}
+
+
+def test_import_chains_are_short() -> None:
+    """At most 12 modules, so that following a call through the package takes few files."""
+    chain = structure.longest_chain()
+    assert len(chain) <= 12, " -> ".join(chain)
+
+
+def test_few_private_functions_have_one_caller() -> None:
+    """At most 10 % of all functions: inline a helper whose name says no more than its lines."""
+    lonely = structure.private_with_one_caller()
+    most = max(Counter(function.module for function in lonely).items(), key=lambda item: item[1])
+    assert len(lonely) <= 0.1 * structure.functions(), f"{len(lonely)}; most in {most}"

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import structure
+
 ROOT = Path(__file__).resolve().parent.parent
 CITATION = re.compile(r'docs/(\w+\.md),\s+(?:(\d+(?:\s+(?:and|to)\s+\d+)*)|"([^"<.]+)")')
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -120,3 +122,11 @@ def test_the_documentation_builds(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     built = {path.parent.name for path in (tmp_path / "site").glob("*/index.html")}
     assert built >= {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+
+
+def test_prose_follows_the_countable_rules() -> None:
+    """At most one turn of phrase that docs/contributing.md rules out in 2,000 words."""
+    paths = structure.readable()
+    found = structure.tics(paths)
+    allowed = 0.5 * structure.words(paths) / 1000
+    assert len(found) <= allowed, "\n".join(f"{path}:{line} {text}" for path, line, text in found)
