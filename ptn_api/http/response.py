@@ -22,7 +22,7 @@ _EMPTY = EncodedBody(())
 
 
 class Response(msgspec.Struct, frozen=True):
-    """A handler's response. `body` may be None for a HEAD request, to save building it.
+    """A handler's response. For a HEAD request `body` may be left out (None), to save building it.
 
     `headers` are lines made by `header_lines`. `vary` names a request header that the response depends on,
     in addition to those that every response depends on.
