@@ -153,8 +153,12 @@ class FileIdentity:
     """
 
     def __init__(self, path: Path) -> None:
+        """Raises LogMissingError if there is no file: one that a writer creates next is not a replacement."""
         self._path = path
-        self._opened = self._now()
+        opened = self._now()
+        if opened is None:
+            raise LogMissingError(f"no event log yet: {path}")
+        self._opened = opened
 
     def check(self) -> None:
         """Raises LogReplacedError if the log was deleted or replaced, LogError if that is unknown."""
@@ -195,9 +199,7 @@ def connect_writer(path: Path) -> sqlite3.Connection:
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
-    """Connects for reading. Raises LogMissingError before a writer has created the log."""
-    if not path.exists():
-        raise LogMissingError(f"no event log yet: {path}")
+    """Connects for reading. Raises LogMissingError before a writer has created the schema."""
     with reading():
         db = _connect(path)
         try:

@@ -119,8 +119,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_rest_connections", "gauge", "open HTTP connections", _REST, lambda s: s.counters.connections),
     Metric("ptn_rest_requests_total", "counter", "responses by route, HTTP status and content coding", _REST, lambda s: s.counters.requests, _PER_REQUEST),
     Metric("ptn_rest_sent_bytes_total", "counter", "bytes of response bodies, as sent", _REST, lambda s: s.counters.sent_bytes, _PER_REQUEST),
-    Metric("ptn_rest_piece_build_seconds", "histogram", "time to build one miner's part of the documents", _REST, lambda s: s.counters.piece_seconds),
-    Metric("ptn_rest_view_assembly_seconds", "histogram", "time to join those parts into a tier's document", _REST, lambda s: s.counters.assembly_seconds),
+    Metric("ptn_rest_piece_build_seconds", "histogram", "time to build one miner's part of the documents", _REST, lambda s: s.counters.views.build_seconds),
+    Metric("ptn_rest_view_assembly_seconds", "histogram", "time to join those parts into a tier's document", _REST, lambda s: s.counters.views.assembly_seconds),
 
     Metric("ptn_stream_clients", "gauge", "clients logged in", _STREAM, lambda s: s.counters.clients),
     Metric("ptn_stream_logins_total", "counter", "logins", _STREAM, lambda s: s.counters.logins),

@@ -151,7 +151,7 @@ def test_the_command_line_says_what_is_wrong_with_a_file(path: Path) -> None:
     assert "s3cret" not in told
     path.write_text("{}")
     path.chmod(0o600)
-    assert "no problem" in ptn("keys", "check", "--api-keys-file", str(path))
+    assert "no problems" in ptn("keys", "check", "--api-keys-file", str(path))
 
 
 def test_no_key_is_in_any_log(validator: Validator, data_dir: Path, path: Path) -> None:

@@ -181,7 +181,7 @@ def test_doctor_finds_nothing_wrong_with_a_healthy_server(
     )
     assert code == 0, said
     for words in (
-        "says that all is well",
+        "all is well",
         "4 keys are valid",
         "is writable",
         "1 miners",
@@ -215,10 +215,10 @@ def test_doctor_finds_each_problem(tmp_path: Path) -> None:
         f"port {port}: Address already in use; choose another with --api-rest-port",
         f"{keys}:2:",
         "chmod o-rw",
-        "no directory that this user can write",
+        "is not a directory that this user can write",
         "see --validator-dir",
         "not a PEM certificate chain",
-        "PTN_METRIC_PORT means nothing here",
+        "unknown environment variable PTN_METRIC_PORT",
     ):
         assert words in said, said
     assert "s3cret" not in said
