@@ -12,6 +12,7 @@ import msgspec
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import LogPrunedError
 from ptn_api.event_log.announcements import AppendTime, PendingEvents, event_bytes
+from ptn_api.event_log.append import changed_at, removed_orders, rewritten
 from ptn_api.event_log.contract import (
     Change,
     Document,
@@ -24,13 +25,7 @@ from ptn_api.event_log.contract import (
     RemovedPosition,
     SourceStatus,
 )
-from ptn_api.event_log.order_list import (
-    OrderList,
-    changed_at,
-    orders_up_to,
-    removed_orders,
-    rewritten,
-)
+from ptn_api.event_log.rows import OrderList, orders_up_to
 from ptn_api.model.position import PositionText
 from ptn_api.options import LATE_MS, RETENTION_BYTES, RETENTION_MS
 from ptn_api.tasks import wait_for_event

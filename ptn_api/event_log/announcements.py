@@ -138,7 +138,7 @@ def announcements(
     # The fee at each event depends on all orders before it, so the cost is quadratic in a list of new orders.
     if sum(rebuilt) > _MAX_REBUILT_ORDERS:
         rebuilt = []
-    headers = dict(zip(rebuilt, _headers_after(change, rebuilt), strict=True))
+    headers = dict(zip(rebuilt, _headers_after(change, rebuilt), strict=True)) if rebuilt else {}
     for index in announced:
         order = orders[index]
         header, orders_at = headers.get(index, (text.header, text.orders_at))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from ptn_api.event_log.announcements import AppendTime, Conflict, PendingEvents, event_bytes
 from ptn_api.event_log.contract import Change, DocumentWritten, PositionRemoved, PositionWritten
@@ -14,9 +16,9 @@ from ptn_api.event_log.documents import (
     stored_digest,
     update_fingerprint,
 )
-from ptn_api.event_log.order_list import OrderList, changed_at, removed_orders, rewritten
 from ptn_api.event_log.rows import (
     LogState,
+    OrderList,
     find_position,
     insert_events,
     orders_of,
@@ -24,7 +26,7 @@ from ptn_api.event_log.rows import (
     put_position,
 )
 
-__all__ = ["Append"]
+__all__ = ["Append", "changed_at", "removed_orders", "rewritten"]
 
 
 class Append:
@@ -124,3 +126,57 @@ class Append:
             update_fingerprint(self._db, name, change.fingerprint)
             return
         put_document(self._db, name, self._state.next_revision(), change.fingerprint, packed)
+
+
+# --- order lists ------------------------------------------------------------------------------------------
+
+
+def rewritten(
+    old: OrderList, uuids: Sequence[str], texts: Sequence[bytes], revision: int, *, returned: bool = False
+) -> OrderList:
+    """The list after a rewrite at `revision`.
+
+    `returned`: the position had been removed, so readers have discarded its orders; all of them and the
+    layout count as changed.
+    """
+    if returned:
+        known: dict[tuple[str, int], tuple[bytes, int]] = {}
+    else:
+        known = dict(zip(_keys(old.uuids), zip(old.texts, old.revisions, strict=True), strict=True))
+    revisions = []
+    for key, text in zip(_keys(uuids), texts, strict=True):
+        before = known.get(key)  # by uuid, not by index: a moved order has not changed
+        revisions.append(before[1] if before is not None and before[0] == text else revision)
+    only_appended = not returned and tuple(uuids[: len(old.uuids)]) == old.uuids
+    return OrderList(
+        uuids=tuple(uuids),
+        texts=tuple(texts),
+        revisions=tuple(revisions),
+        layout_revision=old.layout_revision if only_appended else revision,
+    )
+
+
+def changed_at(orders: OrderList, revision: int) -> list[int]:
+    """Indexes of the orders that were added or changed at `revision`."""
+    return [index for index, changed in enumerate(orders.revisions) if changed == revision]
+
+
+def removed_orders(old: OrderList, uuids: Sequence[str]) -> dict[str, str | None]:
+    """For each order that a rewrite removes: the nearest order before it that remains, or None."""
+    remaining = set(uuids)
+    removed: dict[str, str | None] = {}
+    before: str | None = None
+    for uuid in old.uuids:
+        if uuid in remaining:
+            before = uuid
+        else:
+            removed.setdefault(uuid, before)
+    return removed
+
+
+def _keys(uuids: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """(uuid, number of its earlier occurrences): distinguishes repetitions of a uuid in a list."""
+    counts: Counter[str] = Counter()
+    for uuid in uuids:
+        yield uuid, counts[uuid]
+        counts[uuid] += 1

@@ -21,26 +21,23 @@ class LogOutage:
     """
 
     def __init__(self) -> None:
-        self._failing: set[Hashable] = set()
-
-    @property
-    def failing(self) -> bool:
-        return bool(self._failing)
+        self.failing: set[Hashable] = set()
+        """The readers whose last read failed."""
 
     def failed(self, reader: Hashable, error: LogError) -> None:
-        if not self._failing:
+        if not self.failing:
             logger.error("log_unreadable", code=error.code, reason=str(error))
-        self._failing.add(reader)
+        self.failing.add(reader)
 
     def succeeded(self, reader: Hashable) -> None:
-        if reader in self._failing:
-            self._failing.discard(reader)
-            if not self._failing:
+        if reader in self.failing:
+            self.failing.discard(reader)
+            if not self.failing:
                 logger.info("log_readable_again")
 
     def forget(self, reader: Hashable) -> None:
         """Drops a reader that has given up."""
-        self._failing.discard(reader)
+        self.failing.discard(reader)
 
     @contextmanager
     def reading(self, reader: Hashable) -> Iterator[None]:

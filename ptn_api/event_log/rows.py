@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+import msgspec
+
 from ptn_api.event_log.announcements import EVENT_OVERHEAD
 from ptn_api.event_log.contract import Event, LoggedPosition, PositionWritten
-from ptn_api.event_log.order_list import OrderList, orders_up_to
 from ptn_api.model.position import PositionText
 
 __all__ = [
     "POSITION_COLUMNS",
     "LogState",
+    "OrderList",
     "StoredPosition",
     "events_after",
     "find_position",
     "insert_events",
     "logged_position",
     "orders_of",
+    "orders_up_to",
     "prune_events",
     "prune_removed_orders",
     "prune_tombstones",
@@ -140,6 +144,19 @@ def logged_position(db: sqlite3.Connection, row: tuple[Any, ...]) -> LoggedPosit
 # --- orders -----------------------------------------------------------------------------------------------
 
 
+class OrderList(msgspec.Struct, frozen=True, kw_only=True):
+    """Orders with the revisions at which they changed.
+
+    `revisions[i]` is the revision at which `texts[i]` was added or last changed, `layout_revision` the one at
+    which orders were last removed, moved or inserted before the end.
+    """
+
+    uuids: tuple[str, ...] = ()
+    texts: tuple[bytes, ...] = ()
+    revisions: tuple[int, ...] = ()
+    layout_revision: int = 0
+
+
 def orders_of(db: sqlite3.Connection, position_id: int, layout_revision: int = 0) -> OrderList:
     rows = db.execute(
         "SELECT uuid, text, revision FROM orders WHERE id BETWEEN ? AND ?", _order_span(position_id)
@@ -209,6 +226,27 @@ def insert_events(db: sqlite3.Connection, events: list[tuple[int, Event]]) -> No
         "UPDATE positions SET last_sequence = ? WHERE id = ?",
         [(sequence, position_id) for position_id, sequence in last_sequences.items()],
     )
+
+
+def orders_up_to(
+    order_uuid: str,
+    order: bytes,
+    indexes: Mapping[str, int],
+    texts: Sequence[bytes],
+    removed: Mapping[str, str | None],
+) -> tuple[bytes, ...]:
+    """The position's orders up to an announced one, which is last.
+
+    `indexes` maps each order's uuid to its index in `texts`. If the order has been removed since: what
+    remains of its predecessors, then the order as announced. `removed` collects the results of
+    `removed_orders` over time. It contains no cycle: an entry names an order that was removed later, if ever.
+    """
+    if order_uuid in indexes:
+        return tuple(texts[: indexes[order_uuid] + 1])
+    before = removed.get(order_uuid)
+    while before is not None and before not in indexes:
+        before = removed.get(before)
+    return (*texts[: indexes[before] + 1], order) if before is not None else (order,)
 
 
 def events_after(db: sqlite3.Connection, after: int, limit: int, *, orders: bool) -> list[Event]:

@@ -38,7 +38,7 @@ def trade_pairs(app: AppContext, request: RequestContext) -> Response:
 def health(app: AppContext, request: RequestContext) -> Response:
     alive, writable = app.health.processes(), app.health.log_writable()
     try:
-        source, log_ready, unreadable = app.log.source(), app.log.ready(), app.follower.outage.failing
+        source, log_ready, unreadable = app.log.source(), app.log.ready(), bool(app.follower.outage.failing)
     except LogError:
         source, log_ready, unreadable = SourceStatus(), False, True
     now, swept_ms = app.clock(), source.swept_ms

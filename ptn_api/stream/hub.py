@@ -10,7 +10,7 @@ from ptn_api.access.limits import RateLimit
 from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, monotonic_ms
 from ptn_api.errors import LogError
-from ptn_api.event_log.contract import EventLog, SourceStatus
+from ptn_api.event_log.contract import EventLog
 from ptn_api.event_log.outage import LogOutage
 from ptn_api.stream.catch_up import CatchUps
 from ptn_api.stream.connection import Connection, Socket
@@ -50,8 +50,6 @@ class Hub:
         self._counters = counters
         self._clock = clock
         self._usage = usage
-        self._source = SourceStatus()
-        self._stale_sent = False
         self._connections: dict[Connection, Socket] = {}
         self._connect_limit = RateLimit(options.connects_per_minute)
         self._outage = LogOutage()
@@ -62,6 +60,8 @@ class Hub:
             self._outage,
             on_overtaken=self._close_live,
             on_checksum=self.send_heartbeats,
+            on_stale=self.send_heartbeats,
+            stale_after_ms=options.heartbeat_ms,
         )
         self._logins = Logins(
             self._tail, self._outage, keys, options=options, counters=counters, monotonic=monotonic_ms
@@ -81,7 +81,7 @@ class Hub:
         tick_ms = min(TICK_MS, self._options.unread_close_ms)
         heartbeats = _every(self._options.heartbeat_ms, self.send_heartbeats)
         return [
-            asyncio.create_task(self._tail.run(self._check_source), name="log_tail"),
+            asyncio.create_task(self._tail.run(), name="log_tail"),
             asyncio.create_task(self._catch_ups.run(), name="catch_ups"),
             asyncio.create_task(heartbeats, name="heartbeats"),
             asyncio.create_task(_every(tick_ms, self._tick), name="tick"),
@@ -183,9 +183,8 @@ class Hub:
             return
         self._tail.step()
         self._tail.update_checksum_demand()
-        self._read_source()
-        now, checksum, stale = self._clock(), self._tail.checksum(), self._is_stale()
-        self._stale_sent = stale
+        self._tail.read_source()
+        now, checksum = self._clock(), self._tail.checksum()
         for connection in list(self._connections):
             session = connection.session
             if session.version != 2 or not session.logged_in:
@@ -197,8 +196,8 @@ class Hub:
                     head=head,
                     revision=revision,
                     timestamp=now,
-                    source_ms=self._source.swept_ms,
-                    stale=stale,
+                    source_ms=self._tail.source.swept_ms,
+                    stale=self._tail.stale,
                     checksum=checksum if use_checksum else None,
                 )
             )
@@ -211,24 +210,6 @@ class Hub:
             return progress.cursor, revision
         subscribed = connection.session.subscribed_before
         return self._tail.sequence if subscribed else connection.session.after, self._tail.revision
-
-    def _check_source(self) -> None:
-        """Tells clients at once when the data becomes stale or current again."""
-        self._read_source()
-        if self._is_stale() != self._stale_sent:
-            self.send_heartbeats()
-
-    def _read_source(self) -> None:
-        try:
-            self._source = self._event_log.source()
-        except LogError as error:
-            self._outage.failed("source", error)  # the last known status stands
-        else:
-            self._outage.succeeded("source")
-
-    def _is_stale(self) -> bool:
-        """Returns whether the data is out of date: a silent source, or a log unreadable for long."""
-        return self._source.stale or self._tail.unreadable_ms() > self._options.heartbeat_ms
 
     def _tick(self) -> None:
         now = monotonic_ms()

@@ -10,7 +10,7 @@ import structlog
 
 from ptn_api.clock import Monotonic, monotonic_ms
 from ptn_api.errors import LogError, LogPrunedError, LogReplacedError
-from ptn_api.event_log.contract import Event, EventLog, LoggedPosition, RemovedPosition
+from ptn_api.event_log.contract import Event, EventLog, LoggedPosition, RemovedPosition, SourceStatus
 from ptn_api.event_log.outage import LogOutage
 from ptn_api.model.checksum import CHECKSUM_MODULUS, position_checksum
 from ptn_api.stream.encoding import UpdateEncoder
@@ -93,7 +93,8 @@ class LogTail:
 
     It starts at the log's head, whenever that is: connections that missed something catch up from the log.
     `on_overtaken` is called when the log was pruned beyond `sequence`, so that live subscribers would have a
-    gap; `on_checksum` when the checksum has become available.
+    gap; `on_checksum` when the checksum has become available; `on_stale` when the data has become stale or
+    current again. Data is stale if its source says so, or if the log is unreadable for `stale_after_ms`.
     """
 
     def __init__(
@@ -104,6 +105,8 @@ class LogTail:
         *,
         on_overtaken: Callable[[], None],
         on_checksum: Callable[[], None],
+        on_stale: Callable[[], None],
+        stale_after_ms: int,
         monotonic: Monotonic = monotonic_ms,
     ) -> None:
         self._event_log = log
@@ -111,6 +114,8 @@ class LogTail:
         self._outage = outage
         self._on_overtaken = on_overtaken
         self._on_checksum = on_checksum
+        self._on_stale = on_stale
+        self._stale_after_ms = stale_after_ms
         self._monotonic = monotonic
         self._unreadable_since: int | None = None
         self._announced: list[Event] = []  # since `revision`, for the subscriptions with updates
@@ -119,18 +124,18 @@ class LogTail:
         self.started = False
         self.sequence = _NOWHERE
         self.revision = _NOWHERE
+        self.source = SourceStatus()
+        self.stale = False
 
-    async def run(self, after_each: Callable[[], None]) -> None:
-        """Follows the log until cancelled; calls `after_each` after every commit and every retry.
-
-        Raises LogReplacedError.
-        """
+    async def run(self) -> None:
+        """Follows the log until cancelled. Raises LogReplacedError."""
         commits = self._event_log.commit_listener()
         try:
             while True:
                 while self.step():  # noqa: ASYNC110 - work in parts, not waiting
                     await asyncio.sleep(0)  # far behind: other tasks first
-                after_each()
+                if self.started and self.read_source():
+                    self._on_stale()
                 await commits.wait_for_commit(_LOOK_MS if self.readable else RETRY_MS)
         finally:
             commits.close()
@@ -156,16 +161,26 @@ class LogTail:
             self._outage.failed("tail", error)
             return False
         self._unreadable_since = None
-        self._outage.succeeded("tail")
+        if self._outage.failing:
+            self._outage.succeeded("tail")
         return more
+
+    def read_source(self) -> bool:
+        """Reads the source's status. Returns whether `stale` has changed since the last call."""
+        try:
+            self.source = self._event_log.source()
+        except LogError as error:
+            self._outage.failed("source", error)  # the last known status stands
+        else:
+            if self._outage.failing:
+                self._outage.succeeded("source")
+        unreadable_ms = 0 if self._unreadable_since is None else self._monotonic() - self._unreadable_since
+        before, self.stale = self.stale, self.source.stale or unreadable_ms > self._stale_after_ms
+        return self.stale != before
 
     @property
     def readable(self) -> bool:
         return self._unreadable_since is None
-
-    def unreadable_ms(self) -> int:
-        """Returns for how long the log has been unreadable; 0 if it can be read."""
-        return 0 if self._unreadable_since is None else self._monotonic() - self._unreadable_since
 
     def _start(self) -> bool:
         if self._event_log.ready():

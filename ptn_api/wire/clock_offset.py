@@ -23,21 +23,19 @@ class ClockOffset:
 
     def __init__(self, keep: int = 8) -> None:
         self._samples: deque[_Sample] = deque(maxlen=keep)
+        self.ms = 0
+        """The estimate in ms; 0 before the first sample."""
 
     @property
     def known(self) -> bool:
         return bool(self._samples)
-
-    @property
-    def ms(self) -> int:
-        """The estimate in ms; 0 before the first sample."""
-        return round(min(self._samples).offset_ms) if self._samples else 0
 
     def learn(self, sent_ms: int, server_ms: int, received_ms: int) -> None:
         """Adds a sample: sent and received by our clock, replied to by the server's."""
         round_trip = received_ms - sent_ms
         if round_trip < 0:  # our clock was set back in between
             self._samples.clear()
+            self.ms = 0
             return
         sample = _Sample(round_trip, server_ms - (sent_ms + received_ms) / 2)
         for other in self._samples:
@@ -47,3 +45,4 @@ class ClockOffset:
                 self._samples.clear()
                 break
         self._samples.append(sample)
+        self.ms = round(min(self._samples).offset_ms)

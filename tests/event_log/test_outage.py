@@ -17,7 +17,7 @@ def test_an_outage_is_logged_at_its_beginning_and_its_end() -> None:
             with outage.reading("tail"):
                 if error:
                     raise error
-            assert outage.failing == (error is not None)
+            assert bool(outage.failing) == (error is not None)
     assert [(line["event"], line.get("code")) for line in lines] == [
         ("log_unreadable", "log_error"),
         ("log_readable_again", None),

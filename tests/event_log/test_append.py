@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptn_api.event_log.order_list import OrderList, changed_at, orders_up_to, removed_orders, rewritten
+from ptn_api.event_log.append import changed_at, removed_orders, rewritten
+from ptn_api.event_log.rows import OrderList, orders_up_to
 
 lists = st.lists(st.sampled_from("abcdefg"), max_size=7)
 
