@@ -65,6 +65,11 @@ class RemovalGuard:
             self._removed.append((now_ms, len(confirmed)))
         return confirmed
 
+    def reset(self) -> None:
+        """Forgets the absent positions, after they were removed without this guard."""
+        self._absent_since.clear()
+        self.holding = False
+
     def _is_mass(self, removals: int, total: int) -> bool:
         return removals >= self._count and removals > self._share * total
 

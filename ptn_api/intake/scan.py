@@ -210,8 +210,11 @@ class DirectoryScanner:
         self._watch_documents()
         self._is_complete = True
         accept = resync_requested(self._data_dir)
+        removed: list[Key] = []
         if self.root_missing:
-            removed = list(self._files.known) if accept else []
+            if accept:
+                removed = list(self._files.known)
+                self._guard.reset()
         else:
             # Nothing is known about the files below a folder that cannot be read: they are not absent.
             unreadable = self._directory.unreadable_hotkeys()

@@ -12,6 +12,7 @@ from ptn_api.event_log.contract import Change, Document, DocumentWritten, Positi
 from ptn_api.intake import files
 from ptn_api.intake.options import IntakeOptions
 from ptn_api.intake.pending import key_of
+from ptn_api.intake.removal import request_resync, resync_requested
 from ptn_api.intake.scan import BATCH, DirectoryScanner
 from ptn_api.intake.watch import FsEvent
 from tests.factories import MINER, order, position, uuid
@@ -38,6 +39,12 @@ class Scan:
 
     def look(self, *paths: Path) -> list[Change]:
         return self.scanner.look([self.event(path) for path in paths], [])
+
+    def sweep(self) -> list[tuple[str, str]]:
+        """Runs a full sweep, and returns the positions that it removes."""
+        self.scan()
+        changes = self.scanner.finish_sweep()
+        return [key_of(change) for change in changes if isinstance(change, PositionRemoved)]
 
     def scan(self) -> None:
         """Runs a full sweep up to its end, without finishing it."""
@@ -121,9 +128,7 @@ def test_a_position_is_removed_at_the_end_of_a_sweep(scan: Scan) -> None:
     assert scan.look(path) == []
     for now_ms, removed in ((0, []), (10, [(MINER, uuid(1))])):
         scan.now_ms = now_ms
-        scan.scan()
-        changes = scan.scanner.finish_sweep()
-        assert [key_of(change) for change in changes if isinstance(change, PositionRemoved)] == removed
+        assert scan.sweep() == removed
 
 
 def test_a_missing_root_keeps_the_list_of_miners(scan: Scan) -> None:
@@ -136,3 +141,31 @@ def test_a_missing_root_keeps_the_list_of_miners(scan: Scan) -> None:
     os.rename(away, scan.validator.miners)
     scan.scan()
     assert miners(scan.scanner.finish_sweep()) == []
+
+
+def test_consent_to_a_mass_removal_is_used_up_by_a_missing_root(scan: Scan, data: Path) -> None:
+    """A mass removal is held back, and the root vanishes: the consent removes everything, once."""
+    everything = {(MINER, uuid(n)) for n in range(3 * BATCH)}
+    paths = [scan.validator.file(position(n, [])) for n in range(3 * BATCH)]
+    for path in paths:
+        path.unlink()
+    for now_ms in (0, 10):
+        scan.now_ms = now_ms
+        assert scan.sweep() == []
+    assert scan.scanner.holds_removals
+    away = scan.validator.miners.with_name("away")
+    os.rename(scan.validator.miners, away)
+    request_resync(data)
+    assert set(scan.sweep()) == everything
+    assert not resync_requested(data)
+    assert not scan.scanner.holds_removals
+    os.rename(away, scan.validator.miners)
+    for n in range(3 * BATCH):
+        scan.validator.write(position(n, [order(n)]))
+    assert scan.sweep() == []
+    for path in paths:
+        path.unlink()
+    for now_ms in (20, 30):
+        scan.now_ms = now_ms
+        assert scan.sweep() == []
+    assert scan.scanner.holds_removals
