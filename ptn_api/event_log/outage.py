@@ -30,14 +30,17 @@ class LogOutage:
         self.failing.add(reader)
 
     def succeeded(self, reader: Hashable) -> None:
+        self._remove(reader)
+
+    def forget(self, reader: Hashable) -> None:
+        """Drops a reader that has given up: if only its reads failed, the outage is over."""
+        self._remove(reader)
+
+    def _remove(self, reader: Hashable) -> None:
         if reader in self.failing:
             self.failing.discard(reader)
             if not self.failing:
                 logger.info("log_readable_again")
-
-    def forget(self, reader: Hashable) -> None:
-        """Drops a reader that has given up."""
-        self.failing.discard(reader)
 
     @contextmanager
     def reading(self, reader: Hashable) -> Iterator[None]:

@@ -41,6 +41,17 @@ def test_an_outage_lasts_until_every_reader_works_again() -> None:
     assert [line["event"] for line in lines] == ["log_unreadable", "log_readable_again"]
 
 
+def test_an_outage_ends_when_its_last_reader_gives_up() -> None:
+    """The next outage is then logged as another one."""
+    outage = LogOutage()
+    with capture_logs() as lines:
+        for _ in range(2):
+            outage.failed(7, LogError("disk"))
+            outage.forget(7)
+        outage.forget(8)
+    assert [line["event"] for line in lines] == ["log_unreadable", "log_readable_again"] * 2
+
+
 @pytest.mark.parametrize("error", [LogPrunedError("gone"), LogReplacedError("other"), ValueError("bug")])
 def test_errors_that_a_retry_cannot_fix_pass(error: Exception) -> None:
     """They say nothing about whether the log is readable."""
