@@ -116,7 +116,7 @@ class Directory:
 
     @property
     def refused(self) -> int:
-        """Number of folders and links that are skipped at present: bad names, no permission, loops."""
+        """Number of entries that are skipped at present: bad names, no permission, links to themselves."""
         return len(self._refused_paths) + len(self._unreadable)
 
     def unreadable_hotkeys(self) -> set[str]:
@@ -175,17 +175,21 @@ class Directory:
     # --- files --------------------------------------------------------------------------------------------
 
     def _look_at_file(self, folder: Folder, place: Place, name: str, touched: Touched) -> None:
+        path = f"{folder.path}/{name}"
         try:
-            version = version_of(os.stat(f"{folder.path}/{name}"))
+            version = version_of(os.stat(path))
         except (FileNotFoundError, NotADirectoryError):
             # Below a root that was moved away every file is missing: that means nothing for this one.
             if self.check_root():
+                self._refused_paths.discard(path)
                 folder.files.discard(name)
                 self._files.remove_file(place, name, touched)
             return
         except OSError as error:
-            self._skip_folder(folder, error)
+            self._skip_file(place, name, error)
+            folder.mtime_ns = 0  # the next sweep tries again
             return
+        self._refused_paths.discard(path)
         folder.files.add(name)
         # Forced: the kernel reports a write, even if inode, time and size look the same.
         self._files.add_file(place, name, version, touched, force=True)
@@ -199,9 +203,10 @@ class Directory:
                 status = entry.stat()
             except FileNotFoundError:
                 continue  # gone since the listing, or a dangling link
-            except OSError:
-                self._skip_entry(entry, "unreadable")
-                present |= {entry.name} & folder.files  # not gone
+            except OSError as error:
+                self._skip_file(place, entry.name, error)
+                if entry.name in folder.files:
+                    present.add(entry.name)  # not gone
                 continue
             self._refused_paths.discard(entry.path)
             if not stat.S_ISDIR(status.st_mode):
@@ -264,10 +269,10 @@ class Directory:
                 return False
             check_name(entry.name)
         except InvalidInputError as error:
-            self._skip_entry(entry, error.code)
+            self._skip_child(entry, error.code)
             return False
         except OSError:  # a link to itself, or into a folder without permission
-            self._skip_entry(entry, "unreadable")
+            self._skip_child(entry, "unreadable")
             return entry.name in folder.folders  # not gone
         self._refused_paths.discard(entry.path)
         return True
@@ -291,7 +296,19 @@ class Directory:
 
     # --- skipped entries ----------------------------------------------------------------------------------
 
-    def _skip_entry(self, entry: os.DirEntry[str], code: str) -> None:
+    def _skip_file(self, place: Place, name: str, error: OSError) -> None:
+        path = f"{place.path}/{name}"
+        if path not in self._refused_paths:
+            self._refused_paths.add(path)
+            logger.warning(
+                "position_file_skipped",
+                hotkey=place.hotkey,
+                uuid=ascii(name)[1:-1][:200],
+                code="unreadable",
+                reason=error.strerror,
+            )
+
+    def _skip_child(self, entry: os.DirEntry[str], code: str) -> None:
         if entry.path not in self._refused_paths:
             self._refused_paths.add(entry.path)
             logger.warning("folder_skipped", name=ascii(entry.name)[:200], code=code)

@@ -185,6 +185,42 @@ def test_positions_in_an_unreadable_folder_are_not_absent(
     assert tree.directory.refused == 0
 
 
+def test_a_file_that_an_event_finds_unreadable_is_skipped_alone(
+    tree: Tree, validator: ValidatorDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A link to itself hides neither its folder nor its miner, whether an event or a sweep finds it."""
+    leaf = validator.file(position(1, [])).parent
+    (leaf / "loop").symlink_to("loop")
+    assert tree.look(leaf, "loop") == []
+    assert tree.directory.unreadable_hotkeys() == set()
+    assert tree.directory.refused == 1
+    tree.sweep(full=True)
+    assert tree.directory.refused == 1
+    (leaf / "loop").unlink()
+    tree.look(leaf, "loop")
+    assert tree.directory.refused == 0
+    output = capsys.readouterr().out
+    assert (output.count("position_file_skipped"), output.count("folder_skipped")) == (1, 0)
+
+
+def test_a_known_file_that_an_event_finds_unreadable_is_not_absent(
+    tree: Tree, validator: ValidatorDir
+) -> None:
+    """It may be a failing disk. The next sweep examines it again, even if its folder has not changed."""
+    path = validator.file(position(1, []))
+    content = path.read_bytes()
+    path.unlink()
+    path.symlink_to(path.name)
+    tree.look(path.parent, path.name)
+    assert tree.files.absent == set()
+    tree.sweep()
+    assert tree.files.absent == set()
+    path.unlink()
+    path.write_bytes(content)
+    tree.look(path.parent, path.name)
+    assert tree.directory.refused == 0
+
+
 def test_a_bad_file_is_not_read_again_until_it_changes(
     tree: Tree, validator: ValidatorDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
