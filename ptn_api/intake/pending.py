@@ -50,15 +50,16 @@ class PendingChanges:
 
     def __init__(self) -> None:
         self._positions: dict[Key, list[PendingChange]] = {}
+        self._count = 0
+        """Number of changes in `_positions`."""
         self._documents: dict[Document, DocumentWritten] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._positions.values())) + len(self._documents)
+        return self._count + len(self._documents)
 
     def add(self, new: PendingChange) -> None:
-        changes = self._positions.setdefault(new.key, [])
-        changes[:] = [old for old in changes if not new.supersedes(old)]
-        changes.append(new)
+        before = self._positions.get(new.key, [])
+        self._replace(new.key, before, [*(old for old in before if not new.supersedes(old)), new])
 
     def add_document(self, change: DocumentWritten) -> None:
         """Adds a document's newest version in place of an older one."""
@@ -71,7 +72,7 @@ class PendingChanges:
     @property
     def all_are_next(self) -> bool:
         """Whether `next_positions` returns every pending position change."""
-        return all(len(changes) == 1 for changes in self._positions.values())
+        return self._count == len(self._positions)
 
     def documents(self) -> list[DocumentWritten]:
         return list(self._documents.values())
@@ -79,13 +80,18 @@ class PendingChanges:
     def done(self, positions: Iterable[PendingChange], documents: Iterable[DocumentWritten]) -> None:
         """Removes changes that are in the log or need not be; newer ones that came meanwhile stay."""
         for item in positions:
-            changes = self._positions.get(item.key, [])
-            changes[:] = [other for other in changes if other is not item]
-            if not changes:
-                self._positions.pop(item.key, None)
+            before = self._positions.get(item.key, [])
+            self._replace(item.key, before, [other for other in before if other is not item])
         for change in documents:
             if self._documents.get(change.document) is change:
                 del self._documents[change.document]
+
+    def _replace(self, key: Key, before: list[PendingChange], after: list[PendingChange]) -> None:
+        self._count += len(after) - len(before)
+        if after:
+            self._positions[key] = after
+        else:
+            self._positions.pop(key, None)
 
 
 class _Overlay:

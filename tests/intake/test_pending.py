@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from ptn_api.event_log.contract import Document, DocumentWritten, PositionRemoved
 from ptn_api.intake.pending import PendingChange, PendingChanges, QueueOverlay
 from tests.factories import MINER, order, position, uuid, written
@@ -25,6 +29,23 @@ def test_a_newer_text_with_all_orders_supersedes_the_older() -> None:
         changes.add(change(*range(1, n + 1)))
         changes.add(change(*range(1, n + 1)))
     assert len(changes) == 1
+
+
+def test_the_number_of_changes_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every queue item and every turn needs it: counting would be quadratic in a backlog."""
+
+    class NeverIterated(dict[Any, Any]):
+        def values(self) -> Any:
+            raise AssertionError("iterated over")
+
+        __iter__ = items = values
+
+    changes = PendingChanges()
+    monkeypatch.setattr(changes, "_positions", NeverIterated())
+    for n, item in enumerate((change(1, 2), change(1), removal(), removal(), change(3)), 1):
+        changes.add(item)
+        assert len(changes) == min(n, 3)
+        assert changes.all_are_next == (n == 1)
 
 
 def test_a_text_whose_orders_were_dropped_later_is_kept() -> None:
