@@ -24,6 +24,8 @@ from ptn_api.event_log.rows import (
     orders_of,
     put_orders,
     put_position,
+    remember_orders,
+    seen_orders,
 )
 
 __all__ = ["Append", "changed_at", "removed_orders", "rewritten"]
@@ -97,19 +99,9 @@ class Append:
 
     def _announce(self, change: PositionWritten, changed: list[int], revision: int) -> None:
         """Collects events of the orders never seen before, and remembers these orders."""
-        miner = change.position.miner_hotkey
-        seen: dict[str, tuple[int, float]] = {}
-        for uuid in {change.position.orders[index].order_uuid for index in changed}:
-            row = self._db.execute(
-                "SELECT processed_ms, leverage FROM seen WHERE miner = ? AND uuid = ?", (miner, uuid)
-            ).fetchone()
-            if row:
-                seen[uuid] = row
-        unseen = self._pending.add(change, changed, seen, revision)
-        self._db.executemany(
-            "INSERT INTO seen VALUES (?, ?, ?, ?)",
-            [(miner, uuid, *version) for uuid, version in unseen.items()],
-        )
+        miner, orders = change.position.miner_hotkey, change.position.orders
+        seen = seen_orders(self._db, miner, {orders[index].order_uuid for index in changed})
+        remember_orders(self._db, miner, self._pending.add(change, changed, seen, revision))
 
     def _write_document(self, change: DocumentWritten, packed: PackedDocument | None) -> None:
         name, content = change.document.value, change.content

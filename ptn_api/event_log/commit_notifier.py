@@ -1,4 +1,4 @@
-"""Commit notifications across processes: after each commit the writer sends every reader a datagram.
+"""Commit notifications across processes: after each commit the writer sends every reader an empty datagram.
 
 A notification may be lost (a full buffer, a cleaned folder): readers also look once a second.
 """
@@ -48,7 +48,7 @@ class CommitNotifier:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
 
-    def notify(self, head: int) -> None:
+    def notify(self) -> None:
         try:
             names = os.listdir(self._folder)
         except OSError:
@@ -58,7 +58,7 @@ class CommitNotifier:
                 continue
             path = self._folder / name
             try:
-                self._socket.sendto(b"%d" % head, str(path))
+                self._socket.sendto(b"", str(path))
             except ConnectionRefusedError:
                 with contextlib.suppress(OSError):
                     path.unlink()  # the reader that bound it is dead
@@ -99,7 +99,7 @@ class SocketCommitListener:
     def _on_datagram(self) -> None:
         with contextlib.suppress(BlockingIOError, InterruptedError):
             while True:
-                self._socket.recv(64)
+                self._socket.recv(1)
                 self._committed.set()
 
 
@@ -117,7 +117,7 @@ def _bound_socket(folder: Path) -> tuple[socket.socket, Path]:
         hidden.rename(path)
     except OSError as error:
         listener.close()
-        raise LogError(f"cannot bind a socket in {folder}: {error}", code="no_bell") from error
+        raise LogError(f"cannot bind a socket in {folder}: {error}", code="no_listener") from error
     return listener, path
 
 
@@ -127,6 +127,6 @@ def _make_private(folder: Path) -> None:
             folder.mkdir(mode=0o700)
         status = folder.lstat()
     except OSError as error:
-        raise LogError(f"cannot create {folder}: {error}", code="no_bell") from error
+        raise LogError(f"cannot create {folder}: {error}", code="no_listener") from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise LogError(f"not a private folder of this user: {folder}", code="no_bell")
+        raise LogError(f"not a private folder of this user: {folder}", code="no_listener")

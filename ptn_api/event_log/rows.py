@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import msgspec
 
-from ptn_api.event_log.announcements import EVENT_OVERHEAD
+from ptn_api.event_log.announcements import EVENT_OVERHEAD, FirstSeen
 from ptn_api.event_log.contract import Event, LoggedPosition, PositionWritten
 from ptn_api.model.position import PositionText
 
@@ -30,6 +30,8 @@ __all__ = [
     "prune_tombstones",
     "put_orders",
     "put_position",
+    "remember_orders",
+    "seen_orders",
 ]
 
 
@@ -191,6 +193,28 @@ def _order_span(position_id: int) -> tuple[int, int]:
 
 def _columns(rows: list[tuple[Any, ...]], width: int) -> tuple[tuple[Any, ...], ...]:
     return tuple(zip(*rows, strict=True)) if rows else ((),) * width
+
+
+# --- seen orders ------------------------------------------------------------------------------------------
+
+
+def seen_orders(db: sqlite3.Connection, miner: str, uuids: Iterable[str]) -> dict[str, tuple[int, float]]:
+    """Returns those of the orders that were seen before, with processed_ms and leverage as first seen."""
+    seen: dict[str, tuple[int, float]] = {}
+    for uuid in uuids:
+        row = db.execute(
+            "SELECT processed_ms, leverage FROM seen WHERE miner = ? AND uuid = ?", (miner, uuid)
+        ).fetchone()
+        if row is not None:
+            seen[uuid] = row
+    return seen
+
+
+def remember_orders(db: sqlite3.Connection, miner: str, orders: FirstSeen) -> None:
+    """Adds orders that were never seen before."""
+    db.executemany(
+        "INSERT INTO seen VALUES (?, ?, ?, ?)", [(miner, uuid, *version) for uuid, version in orders.items()]
+    )
 
 
 # --- events -----------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ from ptn_api.event_log.documents import (
     stored_digest,
     unused_chunks,
 )
-from ptn_api.event_log.rows import LogState, prune_events, prune_removed_orders, prune_tombstones
+from ptn_api.event_log.rows import LogState, prune_events, prune_removed_orders, prune_tombstones, seen_orders
 from ptn_api.event_log.sqlite_reader import SqliteReader
 
 __all__ = ["SqliteWriter"]
@@ -132,16 +132,12 @@ class SqliteWriter(SqliteReader):
 
     def seen(self, miner: str, order_uuids: Iterable[str]) -> set[str]:
         with self._snapshot() as db:
-            return {
-                uuid
-                for uuid in order_uuids
-                if db.execute("SELECT 1 FROM seen WHERE miner = ? AND uuid = ?", (miner, uuid)).fetchone()
-            }
+            return set(seen_orders(db, miner, order_uuids))
 
     def set_source(self, status: SourceStatus) -> None:
-        with self._transaction() as (db, state):
+        with self._transaction() as (db, _):
             db.execute("UPDATE log SET source = ?", (msgspec.json.encode(status),))
-        self._notifier.notify(state.sequence)
+        self._notifier.notify()
 
     def prune(self, now_ms: int) -> int:
         oldest_ms = now_ms - self._retention_ms
@@ -204,7 +200,7 @@ class SqliteWriter(SqliteReader):
         )
 
     def _committed(self, state: LogState, conflicts: Sequence[Conflict]) -> Head:
-        self._notifier.notify(state.sequence)
+        self._notifier.notify()
         for conflict in conflicts:
             logger.warning("order_conflict", **conflict._asdict())
         return Head(sequence=state.sequence, revision=state.revision)

@@ -31,7 +31,7 @@ async def test_every_listener_is_notified(folder: Path) -> None:
     """One call reaches all readers; closed listeners leave no file."""
     listeners = [SocketCommitListener(folder) for _ in range(3)]
     notifier = CommitNotifier(folder)
-    notifier.notify(7)
+    notifier.notify()
     for commits in listeners:
         await notified(commits)
         commits.close()
@@ -42,13 +42,13 @@ async def test_every_listener_is_notified(folder: Path) -> None:
 async def test_many_notifications_wake_once_and_never_block(folder: Path) -> None:
     """A reader that does not wait costs the writer nothing, and wakes once for all that it missed."""
     commits, notifier = SocketCommitListener(folder), CommitNotifier(folder)
-    for head in range(5_000):
-        notifier.notify(head)
+    for _ in range(5_000):
+        notifier.notify()
     await notified(commits)
     waiting = asyncio.ensure_future(commits.wait_for_commit(600_000))
     await asyncio.wait([waiting], timeout=0.05)
     assert not waiting.done()
-    notifier.notify(5_000)
+    notifier.notify()
     await asyncio.wait_for(waiting, 20)
     commits.close()
     notifier.close()
@@ -59,7 +59,7 @@ async def test_dead_readers_sockets_are_removed(folder: Path) -> None:
     dead, alive, notifier = SocketCommitListener(folder), SocketCommitListener(folder), CommitNotifier(folder)
     asyncio.get_running_loop().remove_reader(dead._socket)
     dead._socket.close()
-    notifier.notify(1)
+    notifier.notify()
     await notified(alive)
     assert len(os.listdir(folder)) == 1
     alive.close()
@@ -71,9 +71,9 @@ async def test_a_listener_whose_file_was_removed_binds_again(folder: Path) -> No
     commits, notifier = SocketCommitListener(folder), CommitNotifier(folder)
     (name,) = os.listdir(folder)
     (folder / name).unlink()
-    notifier.notify(1)
+    notifier.notify()
     await commits.wait_for_commit(10)
-    notifier.notify(2)
+    notifier.notify()
     await notified(commits)
     commits.close()
     notifier.close()
@@ -82,7 +82,7 @@ async def test_a_listener_whose_file_was_removed_binds_again(folder: Path) -> No
 def test_notifying_without_a_reader(folder: Path) -> None:
     """Without a folder nothing happens, and none is created."""
     notifier = CommitNotifier(folder)
-    notifier.notify(1)
+    notifier.notify()
     notifier.close()
     assert not folder.exists()
 
@@ -100,7 +100,7 @@ async def test_a_folder_open_to_others_is_refused(folder: Path) -> None:
     folder.chmod(0o777)
     with pytest.raises(LogError) as caught:
         SocketCommitListener(folder)
-    assert caught.value.code == "no_bell"
+    assert caught.value.code == "no_listener"
     Path("link").symlink_to(folder)
     with pytest.raises(LogError):
         SocketCommitListener(Path("link"))
