@@ -6,10 +6,10 @@ validator's files. A changed file passes the modules in this order:
     watch            inotify events
     follow           what is read next: events, deferred files, a sweep
     scan             reading the directory, in one thread
-    directory        folders and their listings
-    position_files   files and versions of each position; removal decides when one is gone
-    files            one file: content, version, names
-    merge, pending   all sources into one writer
+    directory        the tree of folders: watches and listings
+    position_files   the files of each position and their versions; removal decides when it is gone
+    files            a single file: content, version, name
+    merge, pending   directory and queue into one writer
 
     documents               files that are served whole
     queue_item, queue       the embedded queue: its items as JSON lines, their reader

@@ -1,4 +1,4 @@
-"""The validator's directory: which folders exist, and which files they contain. Read-only.
+"""The tree of folders: watched, listed, and their files reported to `PositionFiles`. Opens no file.
 
 validation/miners/<hotkey>/positions/<PAIR>/{open,closed}/<position uuid>
 0                 1        2         3      4              depth of a folder
@@ -15,7 +15,7 @@ import structlog
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.intake.files import check_name, is_settled, version_of
-from ptn_api.intake.position_files import Place, PositionFiles, Touched
+from ptn_api.intake.position_files import Place, PositionFiles, PositionsToRead
 from ptn_api.intake.watch import FsEvent, Watch
 
 __all__ = ["Directory"]
@@ -128,7 +128,7 @@ class Directory:
         self.root_missing = not os.path.isdir(self._root.path)
         return not self.root_missing
 
-    def sweep(self, touched: Touched, *, full: bool, rewatch: bool = False) -> Iterator[None]:
+    def sweep(self, to_read: PositionsToRead, *, full: bool, rewatch: bool = False) -> Iterator[None]:
         """Looks for changes without events, one folder per step.
 
         `full` lists all folders, otherwise only those whose time changed. `rewatch` sets every watch again:
@@ -147,11 +147,11 @@ class Directory:
                 continue  # dropped by an event between two steps
             unwatched = folder.wd is None and self.watching
             if folder.listed_in != self._pass and (full or unwatched or folder.has_changed()):
-                self._list(folder, touched)
+                self._list(folder, to_read)
             pending.extend(folder.folders.values())
             yield
 
-    def look(self, events: Iterable[FsEvent], touched: Touched) -> None:
+    def follow_events(self, events: Iterable[FsEvent], to_read: PositionsToRead) -> None:
         """Follows up events: on a file by its status, on a folder by a listing."""
         folders: dict[Folder, None] = {}
         for wd, name in events:
@@ -161,20 +161,20 @@ class Directory:
             if not name:  # the watched folder itself is gone
                 self._unwatch(folder)
             if folder.place is not None and name:
-                self._look_at_file(folder, folder.place, name, touched)
+                self._check_file(folder, folder.place, name, to_read)
             else:
                 folders[folder] = None
         for folder in folders:
-            self._list_with_new(folder, touched)
+            self._list_with_new(folder, to_read)
 
-    def look_at_root(self, touched: Touched) -> None:
+    def list_root(self, to_read: PositionsToRead) -> None:
         """Lists the folder of miners, which may have appeared, vanished or been replaced."""
         if self.check_root():
-            self._list_with_new(self._root, touched)
+            self._list_with_new(self._root, to_read)
 
     # --- files --------------------------------------------------------------------------------------------
 
-    def _look_at_file(self, folder: Folder, place: Place, name: str, touched: Touched) -> None:
+    def _check_file(self, folder: Folder, place: Place, name: str, to_read: PositionsToRead) -> None:
         path = f"{folder.path}/{name}"
         try:
             version = version_of(os.stat(path))
@@ -183,7 +183,7 @@ class Directory:
             if self.check_root():
                 self._refused_paths.discard(path)
                 folder.files.discard(name)
-                self._files.remove_file(place, name, touched)
+                self._files.remove_file(place, name, to_read)
             return
         except OSError as error:
             self._skip_file(place, name, error)
@@ -192,10 +192,10 @@ class Directory:
         self._refused_paths.discard(path)
         folder.files.add(name)
         # Forced: the kernel reports a write, even if inode, time and size look the same.
-        self._files.add_file(place, name, version, touched, force=True)
+        self._files.add_file(place, name, version, to_read, force=True)
 
     def _compare_files(
-        self, folder: Folder, place: Place, entries: list[os.DirEntry[str]], touched: Touched
+        self, folder: Folder, place: Place, entries: list[os.DirEntry[str]], to_read: PositionsToRead
     ) -> None:
         present: set[str] = set()
         for entry in entries:
@@ -211,21 +211,21 @@ class Directory:
             self._refused_paths.discard(entry.path)
             if not stat.S_ISDIR(status.st_mode):
                 present.add(entry.name)
-                self._files.add_file(place, entry.name, version_of(status), touched)
+                self._files.add_file(place, entry.name, version_of(status), to_read)
         for name in folder.files - present:
-            self._files.remove_file(place, name, touched)
+            self._files.remove_file(place, name, to_read)
         folder.files = present
 
     # --- folders ------------------------------------------------------------------------------------------
 
-    def _list_with_new(self, folder: Folder, touched: Touched) -> None:
+    def _list_with_new(self, folder: Folder, to_read: PositionsToRead) -> None:
         pending = [folder]
         while pending:
             folder = pending.pop()
-            self._list(folder, touched)
+            self._list(folder, to_read)
             pending += [child for child in folder.folders.values() if not child.inode]
 
-    def _list(self, folder: Folder, touched: Touched) -> None:
+    def _list(self, folder: Folder, to_read: PositionsToRead) -> None:
         try:
             status = os.stat(folder.path)
             if status.st_ino != folder.inode:
@@ -238,11 +238,11 @@ class Directory:
                 refused = {path for path in self._refused_paths if os.path.dirname(path) == folder.path}
                 self._refused_paths -= refused - {entry.path for entry in entries}
             if folder.place is not None:
-                self._compare_files(folder, folder.place, entries, touched)
+                self._compare_files(folder, folder.place, entries, to_read)
             else:
-                self._compare_folders(folder, entries, touched)
+                self._compare_folders(folder, entries, to_read)
         except (FileNotFoundError, NotADirectoryError):
-            self._drop(folder, touched)
+            self._drop(folder, to_read)
         except OSError as error:
             self._skip_folder(folder, error)
         else:
@@ -251,10 +251,12 @@ class Directory:
             folder.inode = status.st_ino
             folder.mtime_ns = status.st_mtime_ns if is_settled(status.st_mtime_ns) else 0
 
-    def _compare_folders(self, folder: Folder, entries: list[os.DirEntry[str]], touched: Touched) -> None:
+    def _compare_folders(
+        self, folder: Folder, entries: list[os.DirEntry[str]], to_read: PositionsToRead
+    ) -> None:
         present = {entry.name: entry for entry in entries if self._is_wanted(folder, entry)}
         for name in folder.folders.keys() - present.keys():
-            self._drop(folder.folders[name], touched)
+            self._drop(folder.folders[name], to_read)
         for name, entry in present.items():
             child = folder.folders.get(name)
             if child is None:
@@ -277,7 +279,7 @@ class Directory:
         self._refused_paths.discard(entry.path)
         return True
 
-    def _drop(self, folder: Folder, touched: Touched) -> None:
+    def _drop(self, folder: Folder, to_read: PositionsToRead) -> None:
         if folder.parent is None:
             self.root_missing = True
             return
@@ -289,7 +291,7 @@ class Directory:
             self._unwatch(folder)
             if folder.place is not None:
                 for name in folder.files:
-                    self._files.remove_file(folder.place, name, touched)
+                    self._files.remove_file(folder.place, name, to_read)
             folder.files = set()
             dropped += folder.folders.values()
             folder.folders = {}

@@ -1,4 +1,7 @@
-"""The validator's files: reading one with limits, telling its versions apart, and vetting names."""
+"""A single file, whatever it contains: read with limits, its version identified, its name checked.
+
+Folders are the subject of `directory`, positions that of `position_files`.
+"""
 
 from __future__ import annotations
 

@@ -132,8 +132,8 @@ class DirectoryFollower:
                 # Swapped, not cleared after the read: `watch` and `recheck` add to the new ones meanwhile.
                 events, self._events = self._events, {}
                 rechecks, self._rechecks = self._rechecks, set()
-                self._deliver(await self._in_thread(partial(self._scanner.look, events, rechecks)))
-                if self._scanner.concern_documents(events):
+                self._deliver(await self._in_thread(partial(self._scanner.read_changes, events, rechecks)))
+                if self._scanner.has_document_events(events):
                     self._on_documents()
             now_ms = self._monotonic()
             if self._scanner.deferred and now_ms >= self._next_batch_ms:
@@ -144,7 +144,7 @@ class DirectoryFollower:
             if self._state is State.SCANNING:
                 if await self._in_thread(self._scanner.advance):
                     self._state = State.DRAINING
-            elif self._state is State.DRAINING and not self._scanner.awaits_deferred:
+            elif self._state is State.DRAINING and not self._scanner.sweep_has_deferred:
                 await self._finish_sweep()
             elif self._state is State.IDLE and (self._missed_events or now_ms >= self._next_sweep_ms):
                 self._start_sweep(now_ms)

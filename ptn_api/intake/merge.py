@@ -1,4 +1,4 @@
-"""The one writer of the log: changes from directory, queue and checkpoint, none lost."""
+"""The merge of directory and queue: pending changes, written to the log one after the other, none lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ logger = structlog.get_logger()
 T = TypeVar("T")
 
 _MAX_PENDING = 20_000
-"""Changes from which on nothing more is taken from the queue."""
+"""While more changes are pending, nothing is taken from the queue."""
 
 
 @dataclass
@@ -48,11 +48,11 @@ class IntakeCounters:
 
 
 class Merge:
-    """Pending changes, written by one thread: changes that arrive during an append go into the next one.
+    """The write queue of the log: changes that arrive during an append go into the next one.
 
     `executor` must have a single thread. While the log cannot be written, changes are kept and retried.
-    Documents given to `put` must be small; `documents` appends large ones itself. The queue has the last word
-    unless a directory is followed as well (`overlay_files`).
+    Documents passed to `put` must be small; `documents` appends large ones itself. Without a directory,
+    queue items are authoritative (`prefer_directory`).
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class Merge:
         self._closing = asyncio.Event()
         self._written = asyncio.Event()
 
-    def overlay_files(self, overlay_ms: int, *, recheck: Callable[[Key], None]) -> None:
-        """Makes the directory the truth: a queue item withholds older files for this long at most.
+    def prefer_directory(self, overlay_ms: int, *, recheck: Callable[[Key], None]) -> None:
+        """Makes the directory authoritative: a queue item overlays older files for at most this long.
 
-        `recheck` is called with positions whose file must be read again.
+        `recheck` is called with each position whose file must be read again.
         """
         self._overlay_ms = overlay_ms
         self._recheck = recheck
@@ -91,7 +91,7 @@ class Merge:
     # --- handing over -------------------------------------------------------------------------------------
 
     def put(self, changes: Iterable[Change]) -> None:
-        """Takes changes found in the directory."""
+        """Takes changes found in the directory, or a small document."""
         arrived_ms = self._clock()
         for change in changes:
             if isinstance(change, DocumentWritten):
@@ -105,8 +105,8 @@ class Merge:
                     self._pending.add(PendingChange(change, arrived_ms, orders))
         self._wake()
 
-    def offer(self, change: PositionWritten) -> None:
-        """Takes a position from the queue; only orders that the log has not seen count."""
+    def put_queue_item(self, change: PositionWritten) -> None:
+        """Takes a position from the queue. It only adds orders that the log has not seen."""
         item = PendingChange(change, self._clock(), _order_uuids(change), from_queue=True)
         if self._overlay_ms is not None:
             token = self._overlay.add(item.key, item.orders)
@@ -184,7 +184,7 @@ class Merge:
                     logger.info("log_writable_again", pending=self.pending)
 
     async def _write_next(self) -> None:
-        # One consistent picture: `put` and `offer` go on in the loop while the log's thread appends.
+        # One consistent picture: the loop takes more changes while the log's thread appends.
         items = self._pending.next_positions()
         documents = self._pending.documents()
         is_all = self._pending.all_are_next

@@ -1,4 +1,4 @@
-"""Which files contain which position, and which of their versions have been delivered.
+"""The files of each position: which one counts, which version was delivered. Reads them; lists no folder.
 
 A position is identified by the hotkey of its folder and its uuid. It may have files in several folders at
 once: while it is being closed, after a synchronisation, in a restored backup. A file in `closed/` wins.
@@ -16,16 +16,25 @@ from ptn_api.event_log.contract import PositionWritten
 from ptn_api.intake.files import Key, check_name, is_settled, read_file, version_of
 from ptn_api.model.position import parse_position
 
-__all__ = ["Place", "PositionFiles", "Touched"]
+__all__ = ["Place", "PositionFiles", "PositionsToRead"]
 
 logger = structlog.get_logger()
-
-Touched = dict[Key, bool]
-"""Positions whose files may have changed; True: read them even if the version looks the same."""
 
 _UNSETTLED = "~"
 _SMALLEST_ORDER = 100
 """Bytes. An order takes more, a refreshed return fewer."""
+
+
+class PositionsToRead(dict[Key, bool]):
+    """Positions whose files may have changed, each with whether it is forced.
+
+    A forced position is read even if the version of its file looks the same.
+    """
+
+    __slots__ = ()
+
+    def add(self, key: Key, *, force: bool = False) -> None:
+        self[key] = force or self.get(key, False)
 
 
 class Place:
@@ -85,16 +94,16 @@ class PositionFiles:
     # --- what the directory reports -----------------------------------------------------------------------
 
     def add_file(
-        self, place: Place, uuid: str, version: str, touched: Touched, *, force: bool = False
+        self, place: Place, uuid: str, version: str, to_read: PositionsToRead, *, force: bool = False
     ) -> None:
-        """Notes that a file exists in this version; touches its position if it may have changed."""
+        """Notes that a file exists in this version; its position is to be read if it may have changed."""
         key = (place.hotkey, uuid)
         self._places.setdefault(key, {})[place] = version
         self._absent.discard(key)
         if force or self._delivered.get(key) != place.fingerprint(version):
-            touched[key] = touched.get(key, False) or force
+            to_read.add(key, force=force)
 
-    def remove_file(self, place: Place, uuid: str, touched: Touched) -> None:
+    def remove_file(self, place: Place, uuid: str, to_read: PositionsToRead) -> None:
         """Notes that a file no longer exists. The position may be elsewhere, or return in a moment."""
         key = (place.hotkey, uuid)
         self._refused.pop((place, uuid), None)
@@ -102,17 +111,17 @@ class PositionFiles:
         if places is None or places.pop(place, None) is None:
             return
         if places:
-            touched.setdefault(key, False)
+            to_read.add(key)
             return
         del self._places[key]
         if key in self._delivered:
             self._absent.add(key)
 
-    def recheck(self, key: Key, touched: Touched) -> None:
-        """Touches a position that came from the queue, whether or not it has a file."""
+    def recheck(self, key: Key, to_read: PositionsToRead) -> None:
+        """Notes a position that came from the queue; its file, if any, is to be read."""
         self._delivered.setdefault(key, "")
         if key in self._places:
-            touched[key] = True
+            to_read.add(key, force=True)
         else:
             self._absent.add(key)
 
@@ -136,9 +145,9 @@ class PositionFiles:
         folder, _, before = self._delivered.get(key, "").rpartition("/")
         return place.fingerprint("") == folder + "/" and _size(version) < _size(before) + _SMALLEST_ORDER
 
-    def read_all(self, touched: Touched) -> Iterator[PositionWritten]:
-        """Yields the touched positions that have a version to deliver."""
-        for key, force in touched.items():
+    def read_all(self, to_read: PositionsToRead) -> Iterator[PositionWritten]:
+        """Yields those of the positions that have a version to deliver."""
+        for key, force in to_read.items():
             change = self.read(key, force=force)
             if change is not None:
                 yield change
@@ -173,7 +182,7 @@ class PositionFiles:
             if position.position_uuid != uuid:
                 raise InvalidInputError("another position's uuid", code="wrong_folder", field="position_uuid")
         except FileNotFoundError:
-            self.remove_file(place, uuid, {})
+            self.remove_file(place, uuid, PositionsToRead())
             return None
         except InvalidInputError as error:
             if self._refused.get((place, uuid)) != (version, error.code):

@@ -82,14 +82,14 @@ class QueueReader:
     def __init__(
         self,
         descriptor: int,
-        offer: Callable[[PositionWritten], None],
+        put: Callable[[PositionWritten], None],
         *,
         line_limit: int,
         wait_for_capacity: Callable[[], Awaitable[None]],
         on_refused: Callable[[int], None] | None = None,
     ) -> None:
         self._descriptor = descriptor
-        self._offer = offer
+        self._put = put
         self._lines = Lines(line_limit)
         self._wait_for_capacity = wait_for_capacity
         self._on_refused = on_refused
@@ -110,7 +110,7 @@ class QueueReader:
                     except InvalidInputError as error:
                         self._refuse(error)
                     else:
-                        self._offer(change)
+                        self._put(change)
                 if self._lines.dropped:
                     self._lines.dropped = 0
                     self._refuse(InvalidInputError("line is too long", code="too_large"))

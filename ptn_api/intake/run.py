@@ -77,8 +77,8 @@ class QueueAlone:
         self._miners = set(miners)
         merge.set_source(SourceStatus())
 
-    def offer(self, change: PositionWritten) -> None:
-        self._merge.offer(change)
+    def put(self, change: PositionWritten) -> None:
+        self._merge.put_queue_item(change)
         hotkey = change.position.miner_hotkey
         if hotkey not in self._miners:
             self._miners.add(hotkey)
@@ -169,7 +169,7 @@ class Intake:
             on_documents=self._documents.due,
             documents_refused=self._documents.refused,
         )
-        self._merge.overlay_files(options.queue_hold_ms, recheck=self._follower.recheck)
+        self._merge.prefer_directory(options.queue_hold_ms, recheck=self._follower.recheck)
         self._sources.append(asyncio.create_task(self._follower.watch()))
 
     async def baseline(self, stop: asyncio.Event) -> bool:
@@ -217,7 +217,7 @@ class Intake:
         self._writing = asyncio.create_task(self._merge.run())
         tasks = [self._writing]
         self._sources.append(asyncio.create_task(self._prune()))
-        offer: Callable[[PositionWritten], None] = self._merge.offer
+        put: Callable[[PositionWritten], None] = self._merge.put_queue_item
         on_refused: Callable[[int], None] | None = None
         if self._follower is not None and self._documents is not None:
             self._sources.append(asyncio.create_task(self._documents.run()))
@@ -225,11 +225,11 @@ class Intake:
             tasks.append(self._following)
         else:
             alone = QueueAlone(self._merge, await self._merge.call(self._log.hotkeys))
-            offer, on_refused = alone.offer, alone.report_refused
+            put, on_refused = alone.put, alone.report_refused
         if queue_fd is not None:
             queue = QueueReader(
                 queue_fd,
-                offer,
+                put,
                 line_limit=self._options.queue_line_limit_bytes,
                 wait_for_capacity=self._merge.wait_for_capacity,
                 on_refused=on_refused,

@@ -7,7 +7,7 @@ Everything in this module blocks on the disk and runs in one thread at a time, n
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ptn_api.event_log.contract import Change, Document, DocumentWritten, Positi
 from ptn_api.intake.directory import Directory
 from ptn_api.intake.files import Key
 from ptn_api.intake.options import IntakeOptions
-from ptn_api.intake.position_files import PositionFiles, Touched
+from ptn_api.intake.position_files import PositionFiles, PositionsToRead
 from ptn_api.intake.removal import RemovalGuard, resync_done, resync_requested
 from ptn_api.intake.watch import FsEvent, Watch
 
@@ -31,7 +31,7 @@ BATCH = 25
 """Deferred positions that are read and appended together."""
 _LARGE_BATCH_DIVISOR = 50
 """If 1/50 of the deferred positions is more, that many are read: the whole directory was rewritten."""
-_SLICE_S = 0.01
+_SLICE_MS = 10
 _RELIST_S = 0.02
 
 
@@ -68,7 +68,7 @@ class DirectoryScanner:
         )
         self._deferred: dict[Key, None] = {}
         self._steps: Iterator[None] = iter(())
-        self._awaited: set[Key] = set()
+        self._deferred_by_sweep: set[Key] = set()
         self.swept: dict[Key, PositionWritten] = {}
         """Positions that the current sweep has read; delivered together at its end."""
         self._is_complete = False
@@ -82,9 +82,9 @@ class DirectoryScanner:
         return len(self._deferred)
 
     @property
-    def awaits_deferred(self) -> bool:
-        """Whether positions that the sweep found changed are still deferred."""
-        return bool(self._awaited)
+    def sweep_has_deferred(self) -> bool:
+        """Whether positions that the sweep deferred are not read yet."""
+        return bool(self._deferred_by_sweep)
 
     @property
     def refused(self) -> int:
@@ -105,7 +105,7 @@ class DirectoryScanner:
         """False while inotify watches are short."""
         return self._directory.watching
 
-    def concern_documents(self, events: Iterable[FsEvent]) -> bool:
+    def has_document_events(self, events: Iterable[FsEvent]) -> bool:
         """Returns whether any of the events happened in a folder of documents."""
         return any(event.wd in self._document_wds for event in events)
 
@@ -117,7 +117,7 @@ class DirectoryScanner:
 
     def baseline(self) -> Iterator[Change]:
         """Yields everything there is, reading as it goes. Runs in the log's thread, before the follower."""
-        listed: Touched = {}
+        listed = PositionsToRead()
         self._files.start_over()
         self._watch_documents()
         yield from self._scan(listed, full=True)
@@ -131,33 +131,33 @@ class DirectoryScanner:
         self._is_complete = True
         yield from self._changed_miners()
 
-    def _scan(self, listed: Touched, *, full: bool) -> Iterator[Change]:
-        touched: Touched = {}
-        for _ in self._directory.sweep(touched, full=full):
+    def _scan(self, listed: PositionsToRead, *, full: bool) -> Iterator[Change]:
+        to_read = PositionsToRead()
+        for _ in self._directory.sweep(to_read, full=full):
             continue
-        listed.update(touched)
-        yield from self._files.read_all(touched)
+        listed.update(to_read)
+        yield from self._files.read_all(to_read)
 
     # --- single changes -----------------------------------------------------------------------------------
 
-    def look(self, events: Iterable[FsEvent], rechecks: Iterable[Key]) -> list[Change]:
+    def read_changes(self, events: Collection[FsEvent], rechecks: Iterable[Key]) -> list[Change]:
         """Returns the changes behind these events and at these positions, except for deferred ones."""
-        touched: Touched = {}
+        to_read = PositionsToRead()
         if any(wd in self._document_wds and name in ("miners", "") for wd, name in events):
-            self._directory.look_at_root(touched)
-        self._directory.look(events, touched)
+            self._directory.list_root(to_read)
+        self._directory.follow_events(events, to_read)
         for key in rechecks:
-            self._files.recheck(key, touched)
+            self._files.recheck(key, to_read)
         # Before `_defer`: a version that the sweep has read is delivered now, even if the next is deferred.
-        changes: list[Change] = self._take_swept(touched)
-        self._defer(touched)
-        changes += self._files.read_all(touched)
+        changes: list[Change] = self._take_swept(to_read)
+        self._defer(to_read)
+        changes += self._files.read_all(to_read)
         return changes + self._changed_miners()
 
     def read_deferred(self) -> list[Change]:
         """Reads the next batch of deferred positions."""
         size = max(BATCH, len(self._deferred) // _LARGE_BATCH_DIVISOR)
-        batch = dict.fromkeys(islice(self._deferred, size), True)
+        batch = PositionsToRead(dict.fromkeys(islice(self._deferred, size), True))
         self._claim(batch)
         changes: list[Change] = self._take_swept(batch)
         return [*changes, *self._files.read_all(batch)]
@@ -166,12 +166,12 @@ class DirectoryScanner:
         """Takes what the sweep has read of these positions: it is older than what is read next."""
         return [self.swept.pop(key) for key in keys if key in self.swept]
 
-    def _defer(self, touched: Touched) -> set[Key]:
-        """Moves positions that seem merely refreshed from `touched` to the deferred ones; returns them."""
-        later = {key: None for key in touched if self._files.seems_refreshed(key)}
+    def _defer(self, to_read: PositionsToRead) -> set[Key]:
+        """Moves positions that seem merely refreshed to the deferred ones; returns them."""
+        later = {key: None for key in to_read if self._files.seems_refreshed(key)}
         for key in later:
-            del touched[key]
-        self._claim(touched)
+            del to_read[key]
+        self._claim(to_read)
         self._deferred.update(later)
         return set(later)
 
@@ -179,7 +179,7 @@ class DirectoryScanner:
         """Notes that these are read now, so that neither a batch nor the sweep has to."""
         for key in keys:
             self._deferred.pop(key, None)
-        self._awaited.difference_update(keys)
+        self._deferred_by_sweep.difference_update(keys)
 
     # --- sweeps -------------------------------------------------------------------------------------------
 
@@ -192,14 +192,17 @@ class DirectoryScanner:
 
     def advance(self) -> bool:
         """Continues the sweep for some 10 ms; returns whether it has reached its end."""
-        end = time.monotonic() + _SLICE_S
-        return all(time.monotonic() < end for _ in self._steps)
+        end_ms = self._monotonic() + _SLICE_MS
+        for _ in self._steps:  # noqa: SIM110 - each step does work, `all` would hide that
+            if self._monotonic() >= end_ms:
+                return False
+        return True
 
     def _pass(self, *, full: bool, rewatch: bool) -> Iterator[None]:
-        touched: Touched = {}
-        yield from self._directory.sweep(touched, full=full, rewatch=rewatch)
-        self._awaited = self._defer(touched)
-        for key, force in touched.items():
+        to_read = PositionsToRead()
+        yield from self._directory.sweep(to_read, full=full, rewatch=rewatch)
+        self._deferred_by_sweep = self._defer(to_read)
+        for key, force in to_read.items():
             change = self._files.read(key, force=force)
             if change is not None:
                 self.swept[key] = change

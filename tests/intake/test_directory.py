@@ -14,7 +14,7 @@ import pytest
 from ptn_api.intake import files, position_files
 from ptn_api.intake.directory import Directory
 from ptn_api.intake.pending import key_of
-from ptn_api.intake.position_files import PositionFiles, Touched
+from ptn_api.intake.position_files import PositionFiles, PositionsToRead
 from ptn_api.intake.watch import FsEvent, InotifyWatch
 from tests.factories import EURUSD, MINER, OTHER_MINER, order, position, uuid
 from tests.intake.running import WATCH_ALONE, running
@@ -58,18 +58,18 @@ class Tree:
 
     def sweep(self, **how: bool) -> list[tuple[str, str]]:
         """Returns the positions that a sweep delivers."""
-        touched: Touched = {}
-        for _ in self.directory.sweep(touched, **{"full": False} | how):
+        to_read = PositionsToRead()
+        for _ in self.directory.sweep(to_read, **{"full": False} | how):
             continue
-        return self._read(touched)
+        return self._read(to_read)
 
     def look(self, path: Path, name: str = "") -> list[tuple[str, str]]:
-        touched: Touched = {}
-        self.directory.look([FsEvent(self.watch.by_path[str(path)], name)], touched)
-        return self._read(touched)
+        to_read = PositionsToRead()
+        self.directory.follow_events([FsEvent(self.watch.by_path[str(path)], name)], to_read)
+        return self._read(to_read)
 
-    def _read(self, touched: Touched) -> list[tuple[str, str]]:
-        return [key_of(change) for change in self.files.read_all(touched)]
+    def _read(self, to_read: PositionsToRead) -> list[tuple[str, str]]:
+        return [key_of(change) for change in self.files.read_all(to_read)]
 
 
 @pytest.fixture
@@ -144,20 +144,20 @@ def test_files_below_a_missing_root_are_not_absent(tree: Tree, validator: Valida
 def test_a_file_that_has_grown_may_have_an_order(tree: Tree, validator: ValidatorDir) -> None:
     """A refreshed return hardly changes its size. Everything else is read first."""
     path = validator.write(position(1, [order(1)], current_return=1.0123456789012345))
-    touched: Touched = {}
+    to_read = PositionsToRead()
     leaf = tree.watch.by_path[str(path.parent)]
-    tree.directory.look([FsEvent(leaf, path.name)], touched)
-    assert touched == {KEY: True}
+    tree.directory.follow_events([FsEvent(leaf, path.name)], to_read)
+    assert to_read == {KEY: True}
     assert tree.files.seems_refreshed(KEY)
     validator.write(position(1, [order(1), order(2)]))
-    tree.directory.look([FsEvent(leaf, path.name)], touched)
+    tree.directory.follow_events([FsEvent(leaf, path.name)], to_read)
     assert not tree.files.seems_refreshed(KEY)
     path.unlink()
-    tree.directory.look([FsEvent(leaf, path.name)], touched)
+    tree.directory.follow_events([FsEvent(leaf, path.name)], to_read)
     assert not tree.files.seems_refreshed(KEY)
     validator.write(position(1, [order(1)], closed=True))
-    tree.directory.look_at_root(touched)
-    for _ in tree.directory.sweep(touched, full=False):
+    tree.directory.list_root(to_read)
+    for _ in tree.directory.sweep(to_read, full=False):
         continue
     assert not tree.files.seems_refreshed(KEY)
     assert not tree.files.seems_refreshed((MINER, uuid(2)))

@@ -60,9 +60,9 @@ async def test_a_file_withheld_for_a_redundant_item_is_read_again() -> None:
             clock=wall_ms,
             retry=Backoff(first_ms=5, max_ms=20),
         )
-        merge.overlay_files(60_000, recheck=rechecked.append)
+        merge.prefer_directory(60_000, recheck=rechecked.append)
         writing = asyncio.create_task(merge.run())
-        merge.offer(written(position(1, [order(1), order(2)])))
+        merge.put_queue_item(written(position(1, [order(1), order(2)])))
         await until_async(slow.called.is_set)
         merge.put([written(position(1, [order(1)]))])
         slow.allowed.set()

@@ -37,8 +37,8 @@ class Scan:
     def event(self, path: Path) -> FsEvent:
         return FsEvent(self.watch.by_path[str(path.parent)], path.name)
 
-    def look(self, *paths: Path) -> list[Change]:
-        return self.scanner.look([self.event(path) for path in paths], [])
+    def changes(self, *paths: Path) -> list[Change]:
+        return self.scanner.read_changes([self.event(path) for path in paths], [])
 
     def sweep(self) -> list[tuple[str, str]]:
         """Runs a full sweep, and returns the positions that it removes."""
@@ -83,7 +83,7 @@ def test_refreshed_positions_are_read_in_batches(scan: Scan) -> None:
     """An order is read at once, ahead of refreshes that were seen before it."""
     refreshed = [scan.validator.write(position(n, [order(n)], current_return=1.02)) for n in range(2 * BATCH)]
     grown = scan.validator.write(position(2 * BATCH, [order(2 * BATCH), order(1_000)]))
-    assert uuids(scan.look(*refreshed, grown)) == [uuid(2 * BATCH)]
+    assert uuids(scan.changes(*refreshed, grown)) == [uuid(2 * BATCH)]
     assert scan.scanner.deferred == 2 * BATCH
     read = [uuids(scan.scanner.read_deferred()) for _ in range(2)]
     assert read == [[uuid(n) for n in range(BATCH)], [uuid(n) for n in range(BATCH, 2 * BATCH)]]
@@ -93,9 +93,9 @@ def test_refreshed_positions_are_read_in_batches(scan: Scan) -> None:
 def test_a_deferred_position_that_gets_an_order_is_read_once(scan: Scan) -> None:
     """The order's event takes it out of the batch."""
     path = scan.validator.write(position(1, [order(1)], current_return=1.02))
-    assert scan.look(path) == []
+    assert scan.changes(path) == []
     scan.validator.write(position(1, [order(1), order(1_000)]))
-    assert uuids(scan.look(path)) == [uuid(1)]
+    assert uuids(scan.changes(path)) == [uuid(1)]
     assert scan.scanner.deferred == 0
 
 
@@ -103,9 +103,9 @@ def test_a_sweep_waits_for_the_positions_that_it_deferred(scan: Scan) -> None:
     """Only then are removals decided."""
     scan.validator.write(position(1, [order(1)], current_return=1.02))
     scan.scan()
-    assert scan.scanner.awaits_deferred
+    assert scan.scanner.sweep_has_deferred
     assert uuids(scan.scanner.read_deferred()) == [uuid(1)]
-    assert not scan.scanner.awaits_deferred
+    assert not scan.scanner.sweep_has_deferred
     assert scan.scanner.finish_sweep() == []
 
 
@@ -116,7 +116,7 @@ def test_a_version_that_a_sweep_has_read_is_delivered_before_a_newer_one(scan: S
     assert list(scan.scanner.swept) == [(MINER, uuid(1))]
     newer = position(1, [order(1), order(1_001), order(1_002)])
     scan.validator.write(newer)
-    older, latest = (change for change in scan.look(path) if isinstance(change, PositionWritten))
+    older, latest = (change for change in scan.changes(path) if isinstance(change, PositionWritten))
     assert [len(change.position.orders) for change in (older, latest)] == [2, 3]
     assert scan.scanner.finish_sweep() == []
 
@@ -125,7 +125,7 @@ def test_a_position_is_removed_at_the_end_of_a_sweep(scan: Scan) -> None:
     """At the second one without a file, not by the event."""
     path = scan.validator.file(position(1, [order(1)]))
     path.unlink()
-    assert scan.look(path) == []
+    assert scan.changes(path) == []
     for now_ms, removed in ((0, []), (10, [(MINER, uuid(1))])):
         scan.now_ms = now_ms
         assert scan.sweep() == removed
