@@ -153,7 +153,7 @@ class FileIdentity:
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises LogMissingError if there is no file: one that a writer creates next is not a replacement."""
+        """Raises LogMissingError without a file: one that a writer creates next is not a replacement."""
         self._path = path
         opened = self._now()
         if opened is None:
