@@ -1,4 +1,4 @@
-"""A single file, whatever it contains: read with limits, its version identified, its name checked.
+"""A single file of any content: read with limits, its version identified, its name checked.
 
 Folders are the subject of `directory`, positions that of `position_files`.
 """

@@ -1,4 +1,4 @@
-"""A miner's entry: its aggregates, and the order of positions and miners (docs/accounting.md, 5)."""
+"""A miner's entry: aggregates, and the order of positions and miners (docs/accounting.md, 5)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Aggregates(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MinerEntry(msgspec.Struct, kw_only=True):
-    """A miner in `/miner-positions` and in the checkpoint, where entries have no `tier`."""
+    """A miner's entry in `/miner-positions` and in the checkpoint, where entries have no `tier`."""
 
     positions: list[Position] = msgspec.field(default_factory=list)
     thirty_day_returns: float = 1.0

@@ -19,14 +19,14 @@ from ptn_api.model.tiers import Tier, is_live
 __all__ = [
     "AS_IS",
     "PRICE_SOURCES_SHOWN_MS",
+    "Appearance",
     "AsIs",
     "Hidden",
     "Rebuilt",
-    "View",
+    "appearance",
     "next_change_ms",
     "next_price_source_change_ms",
     "render_position",
-    "view",
 ]
 
 PRICE_SOURCES_SHOWN_MS = 7 * 86_400_000
@@ -50,14 +50,14 @@ class Hidden(msgspec.Struct, frozen=True):
     reason: Literal["not_yet", "not_rebuildable"]
 
 
-View = AsIs | Rebuilt | Hidden
+Appearance = AsIs | Rebuilt | Hidden
 
 AS_IS = AsIs()
 _NOT_YET = Hidden("not_yet")
 _NOT_REBUILDABLE = Hidden("not_rebuildable")
 
 
-def view(position: Position, tier: Tier, cutoff_ms: int) -> View:
+def appearance(position: Position, tier: Tier, cutoff_ms: int) -> Appearance:
     """Returns what the tier shows of the position."""
     if is_live(position.position_uuid, tier) or _closed_before(position, cutoff_ms):
         return AS_IS
@@ -70,7 +70,7 @@ def view(position: Position, tier: Tier, cutoff_ms: int) -> View:
 
 
 def next_change_ms(position: Position, tier: Tier, cutoff_ms: int) -> int | None:
-    """Returns the next cutoff at which `view` differs from that at `cutoff_ms`; None if it never will."""
+    """Returns the next cutoff at which `appearance` changes after `cutoff_ms`; None if it never will."""
     if is_live(position.position_uuid, tier) or _closed_before(position, cutoff_ms):
         return None
     times = [order.processed_ms for order in position.orders]
@@ -111,15 +111,15 @@ _ORDER_KEYS = (
 """In the validator's order."""
 
 
-def render_position(text: PositionText, position: Position, view: AsIs | Rebuilt, now_ms: int) -> bytes:
-    """Returns the position's compact JSON. `position` is the decoded `text`, `view` what the tier shows.
+def render_position(text: PositionText, position: Position, shown: AsIs | Rebuilt, now_ms: int) -> bytes:
+    """Returns the position's compact JSON. `position` is the decoded `text`, `shown` what the tier shows.
 
     As is: the file's keys in its order, `close_ms` 0 while open. Rebuilt: the known keys only, in canonical
     order, the orders verbatim; nothing depends on other orders.
     """
-    if isinstance(view, Rebuilt):
-        kept = [(position.orders[i], text.orders[i]) for i in view.indexes]
-        return _render_rebuilt(text, position, view.position, _order_texts(kept, now_ms))
+    if isinstance(shown, Rebuilt):
+        kept = [(position.orders[i], text.orders[i]) for i in shown.indexes]
+        return _render_rebuilt(text, position, shown.position, _order_texts(kept, now_ms))
     orders = b",".join(_order_texts(zip(position.orders, text.orders, strict=True), now_ms))
     if position.is_closed_position:
         return text.header[: text.orders_at] + orders + text.header[text.orders_at :]

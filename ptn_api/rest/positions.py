@@ -109,7 +109,7 @@ async def _changes(app: AppContext, request: RequestContext) -> Response:
         sequence=head.sequence,
         removed=[(position.miner_hotkey, position.position_uuid) for position in removed],
         positions=positions,  # type: ignore[arg-type]  # already encoded
-        miners={view.hotkey: view.tiers[100].aggregates for view in app.views.ranked(100)},
+        miners={view.hotkey: view.entries[100].aggregates for view in app.views.ranked(100)},
     )
     return Response(body_of(msgspec.json.encode(changes)), headers)
 

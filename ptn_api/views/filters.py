@@ -14,7 +14,7 @@ from ptn_api.views.positions import PositionViews
 __all__ = ["filtered"]
 
 
-class _Entry(msgspec.Struct):
+class _Positions(msgspec.Struct):
     positions: list[msgspec.Raw]
 
 
@@ -25,7 +25,7 @@ class _Traits(msgspec.Struct):
     is_closed_position: bool = False
 
 
-_entry = msgspec.json.Decoder(_Entry)
+_positions = msgspec.json.Decoder(_Positions)
 _traits = msgspec.json.Decoder(_Traits)
 
 
@@ -49,8 +49,8 @@ async def filtered(
     for view in chosen:
         entry = _filtered_entry(view, tier, trade_pairs, statuses)
         if entry:
-            key = view.keys[1] if blocks else view.keys[0]
-            blocks += (key, Segment(entry))
+            name = view.name_segments[1] if blocks else view.name_segments[0]
+            blocks += (name, Segment(entry))
         await time_slice.yield_if_due()
     blocks.append(Segment(b"}" if blocks else b"{}"))
     return Body(blocks, tag_of(block.identity for block in blocks))
@@ -60,11 +60,11 @@ def _filtered_entry(
     view: MinerView, tier: Tier, trade_pairs: frozenset[str], statuses: frozenset[str]
 ) -> bytes:
     """The entry with the matching positions; empty without a match."""
-    shown = view.tiers[tier]
+    whole = view.entries[tier]
     # The blocks are fragments of one JSON object: only joined with the tail they can be decoded.
-    text = b"".join(block.identity for block in (*shown.blocks, TAILS[tier]))
+    text = b"".join(block.identity for block in (*whole.blocks, TAILS[tier]))
     matches = []
-    for position in _entry.decode(text).positions:
+    for position in _positions.decode(text).positions:
         traits = _traits.decode(position)
         if statuses and ("closed" if traits.is_closed_position else "open") not in statuses:
             continue
@@ -72,5 +72,5 @@ def _filtered_entry(
             matches.append(bytes(position))
     if not matches:
         return b""
-    sums = msgspec.json.encode(shown.aggregates)[1:-1]
+    sums = msgspec.json.encode(whole.aggregates)[1:-1]
     return b'{"positions":[' + b",".join(matches) + b"]," + sums + TAILS[tier].identity

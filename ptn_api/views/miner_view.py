@@ -1,4 +1,4 @@
-"""A miner's entry in the positions documents: two blocks per tier, rebuilt when the miner changes.
+"""A miner's view: its entry for every tier, each encoded as two blocks, rebuilt when the miner changes.
 
 The first block holds the positions that closed long ago. All tiers and the checkpoint share it, and it rarely
 changes. The second block holds the other positions as the tier shows them, and the aggregates. The boundary
@@ -27,19 +27,19 @@ from ptn_api.model.miner import (
 from ptn_api.model.position import Position, PositionState
 from ptn_api.model.rendering import (
     AS_IS,
-    AsIs,
     Hidden,
+    Rebuilt,
+    appearance,
     next_change_ms,
     next_price_source_change_ms,
     render_position,
-    view,
 )
 from ptn_api.model.tiers import TIER_LAG_MS, TIERS, Tier, is_live
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-__all__ = ["TAILS", "ClosedBlock", "MinerView", "TierEntry", "block_boundary_ms", "earliest"]
+__all__ = ["TAILS", "ClosedBlock", "EncodedEntry", "MinerView", "block_boundary_ms", "earliest"]
 
 _HOUR_MS = 3_600_000
 _OPENING = b'{"positions":['
@@ -70,6 +70,9 @@ class _ShownPosition(NamedTuple):
 
 _sort_key = attrgetter("sort_key")
 
+TimeSpan = tuple[int, int]
+"""The smallest and the largest processed_ms of some orders."""
+
 
 class ClosedBlock:
     """The first block: positions that closed before `before_ms`, the same for every tier."""
@@ -92,19 +95,20 @@ class ClosedBlock:
 
         If the `previous` block is equal, it is kept: it is already compressed.
         """
-        self.before_ms = block_boundary_ms(now_ms)
-        self.expires_ms: int | None = None
-        """When price sources age out of the block."""
-        self.order_times: tuple[int, int] | None = None
-        """The smallest and the largest processed_ms of the orders."""
         shown: list[_ShownPosition] = []
+        expiries: list[int | None] = []
+        spans: list[TimeSpan | None] = []
         for logged in positions:
             position = logged.text.position()
-            self.expires_ms = earliest(self.expires_ms, next_price_source_change_ms(position, now_ms))
-            self.order_times = _extended(self.order_times, position)
             text = render_position(logged.text, position, AS_IS, now_ms)
             shown.append(_ShownPosition.of(position.position_uuid, position, text))
+            expiries.append(next_price_source_change_ms(position, now_ms))
+            spans.append(_order_times(position))
         shown.sort(key=_sort_key)
+        self.before_ms = block_boundary_ms(now_ms)
+        self.expires_ms = earliest(*expiries)
+        """When price sources age out of the block."""
+        self.order_times = _union(*spans)
         self.sort_keys = [position.sort_key for position in shown]
         self.position_uuids = frozenset(uuid for _, _, uuid in self.sort_keys)
         self.outcomes = [position.outcome for position in shown]
@@ -124,33 +128,118 @@ class ClosedBlock:
         return [_ShownPosition(*row) for row in zip(self.sort_keys, texts, self.outcomes, strict=True)]
 
 
-class TierEntry(NamedTuple):
-    """The entry as one tier shows it, with a hash of its blocks and the tier's tail."""
+class _Renderings(NamedTuple):
+    """A position outside the first block, as tiers show it live and as tiers that lag behind show it."""
+
+    position_uuid: str
+    live: _ShownPosition
+    lagging: _ShownPosition | None
+    """None while hidden."""
+    omitted: bool
+    """Whether it is hidden because it cannot be rebuilt."""
+    expires_ms: int | None
+    """When either changes by age alone."""
+    enters_ms: int | None
+    """When the position enters the first block."""
+    order_times: TimeSpan | None
+
+    @classmethod
+    def of(cls, logged: LoggedPosition, now_ms: int) -> _Renderings:
+        position, cutoff_ms = logged.text.position(), now_ms - TIER_LAG_MS
+        text = render_position(logged.text, position, AS_IS, now_ms)
+        live = _ShownPosition.of(position.position_uuid, position, text)
+        lagging: _ShownPosition | None = live
+        appears_as = appearance(position, 0, cutoff_ms)
+        if isinstance(appears_as, Hidden):
+            lagging = None
+        elif isinstance(appears_as, Rebuilt):
+            text = render_position(logged.text, position, appears_as, now_ms)
+            lagging = _ShownPosition.of(position.position_uuid, appears_as.position.state, text)
+        changes_ms = next_change_ms(position, 0, cutoff_ms)
+        enters_ms: int | None = None
+        if position.closed_at is not None:
+            # It enters the first block once the boundary has passed the hour in which it closed.
+            enters_ms = position.closed_at - position.closed_at % _HOUR_MS + _HOUR_MS + TIER_LAG_MS
+        return cls(
+            position_uuid=position.position_uuid,
+            live=live,
+            lagging=lagging,
+            omitted=isinstance(appears_as, Hidden) and appears_as.reason == "not_rebuildable",
+            expires_ms=earliest(
+                None if changes_ms is None else changes_ms + TIER_LAG_MS,
+                next_price_source_change_ms(position, now_ms),
+            ),
+            enters_ms=enters_ms,
+            order_times=_order_times(position),
+        )
+
+    def shown_in(self, tier: Tier) -> _ShownPosition | None:
+        """The position as the tier shows it: live if it is in the tier's sample; None if hidden."""
+        return self.live if is_live(self.position_uuid, tier) else self.lagging
+
+
+class EncodedEntry(NamedTuple):
+    """A miner's entry for one tier, encoded (`model.miner.MinerEntry` is its decoded form).
+
+    `digest` is a hash of the blocks and the tier's tail, `expires_ms` when the aggregates change by age.
+    """
 
     blocks: tuple[Segment, Segment]
     digest: bytes
     aggregates: Aggregates
+    expires_ms: int | None
 
-    def same_as(self, other: TierEntry) -> bool:
+    @classmethod
+    def of(
+        cls,
+        tier: Tier,
+        closed: ClosedBlock,
+        others: list[_ShownPosition],
+        now_ms: int,
+        *,
+        eliminated: bool,
+        previous: Segment | None,
+    ) -> EncodedEntry:
+        """The entry with `others`, sorted, in the second block; `previous` is kept if it is equal."""
+        first, shown = closed.block, others
+        outcomes = closed.outcomes + [position.outcome for position in shown]
+        if shown and closed.sort_keys and shown[0].sort_key < closed.sort_keys[-1]:
+            # A rebuilt position may have closed earlier than the file states and then sorts before positions
+            # of the first block. This tier shares no block: all its positions go into the second one.
+            shown = sorted([*closed.shown(), *shown], key=_sort_key)
+            outcomes = [position.outcome for position in shown]
+            first = _EMPTY_BLOCK
+        sums = aggregates(outcomes, now_ms, eliminated=eliminated)
+        comma = b"," if shown and len(first) > len(_OPENING) else b""
+        texts = b",".join(position.text for position in shown)
+        identity = comma + texts + b"]," + msgspec.json.encode(sums)[1:-1]
+        second = previous if previous is not None and previous.identity == identity else Segment(identity)
+        # The hash of the shared block continues from a copy of its state, so its text is hashed only once.
+        digest = closed.digest.copy() if first is closed.block else hashlib.sha256(first.identity)
+        digest.update(identity)
+        digest.update(TAILS[tier].identity)
+        return cls((first, second), digest.digest(), sums, next_aggregate_change_ms(outcomes, now_ms))
+
+    def same_as(self, other: EncodedEntry) -> bool:
         """Whether text and boundary of the blocks are equal; then their compressed forms are, too."""
         return self.digest == other.digest and len(self.blocks[0]) == len(other.blocks[0])
 
 
 class MinerView:
-    """A miner's entry for every tier, as of one time and valid until `expires_ms` (None: indefinitely)."""
+    """A miner's entries, one per tier, as of one time and valid until `expires_ms` (None: indefinitely)."""
 
     __slots__ = (
-        "_entries",
+        "_bodies",
         "_runs",
         "closed",
         "closed_expires_ms",
         "empty",
+        "entries",
         "expires_ms",
         "hotkey",
-        "keys",
+        "name_segments",
         "omitted",
         "order_times",
-        "tiers",
     )
 
     def __init__(
@@ -164,106 +253,57 @@ class MinerView:
         previous: MinerView | None = None,
     ) -> None:
         """`others` are the positions outside `closed`. Blocks equal to those in `previous` are kept."""
-        name = msgspec.json.encode(hotkey)
         self.hotkey = hotkey
-        self.keys: tuple[Segment, Segment] = (Segment(b"{" + name + b":"), Segment(b"," + name + b":"))
-        """The hotkey as JSON key of the first entry in a document, and of a later one."""
-        if previous is not None:
-            self.keys = previous.keys
+        name = msgspec.json.encode(hotkey)
+        self.name_segments: tuple[Segment, Segment] = (
+            previous.name_segments
+            if previous is not None
+            else (Segment(b"{" + name + b":"), Segment(b"," + name + b":"))
+        )
+        """The hotkey as the name of a document's first entry, and as that of a later one."""
         self.closed = closed
-        self._entries: dict[Tier, Body] = {}
-        self._runs: dict[tuple[Tier, bool, Segment], SegmentRun] = {}
         self.empty = not closed.sort_keys and not others
         """Whether the miner has no positions."""
-        self.closed_expires_ms = closed.expires_ms
-        """When the first block must be rebuilt."""
-        self.expires_ms: int | None = None
-        self.order_times = closed.order_times
-        self.omitted = 0
-        """The number of positions that lagging tiers omit because they cannot be rebuilt."""
-        appearances = [self._appearances(logged, now_ms) for logged in others]
-        self.tiers: dict[Tier, TierEntry] = {}
+        renderings = [_Renderings.of(logged, now_ms) for logged in others]
+        self.entries: dict[Tier, EncodedEntry] = {}
         for tier in TIERS:
-            # A tier shows the positions in its sample live and lags behind for the others.
-            chosen = (now if is_live(now.sort_key[2], tier) else then for now, then in appearances)
-            shown = sorted((position for position in chosen if position is not None), key=_sort_key)
-            before = previous.tiers[tier].blocks[1] if previous else None
-            self.tiers[tier] = self._tier_entry(tier, shown, now_ms, eliminated, before)
-        self.expires_ms = earliest(self.expires_ms, self.closed_expires_ms)
+            candidates = (rendering.shown_in(tier) for rendering in renderings)
+            shown = sorted((position for position in candidates if position is not None), key=_sort_key)
+            before = previous.entries[tier].blocks[1] if previous else None
+            self.entries[tier] = EncodedEntry.of(
+                tier, closed, shown, now_ms, eliminated=eliminated, previous=before
+            )
+        self.order_times = _union(closed.order_times, *(rendering.order_times for rendering in renderings))
+        self.omitted = sum(rendering.omitted for rendering in renderings)
+        """The number of positions that lagging tiers omit because they cannot be rebuilt."""
+        self.closed_expires_ms = earliest(
+            closed.expires_ms, *(rendering.enters_ms for rendering in renderings)
+        )
+        """When the first block must be rebuilt."""
+        self.expires_ms = earliest(
+            self.closed_expires_ms,
+            *(rendering.expires_ms for rendering in renderings),
+            *(entry.expires_ms for entry in self.entries.values()),
+        )
+        self._bodies: dict[Tier, Body] = {}
+        self._runs: dict[tuple[Tier, bool, Segment], SegmentRun] = {}
 
     def run(self, tier: Tier, *, first: bool, tail: Segment) -> SegmentRun:
-        """The entry with its key, as it appears in a document, as the first one or not."""
+        """The tier's entry with its name, as it appears in a document, as the first one or not."""
         run = self._runs.get((tier, first, tail))
         if run is None:
-            key = self.keys[0] if first else self.keys[1]
-            run = SegmentRun(key, *self.tiers[tier].blocks, tail)
+            name = self.name_segments[0] if first else self.name_segments[1]
+            run = SegmentRun(name, *self.entries[tier].blocks, tail)
             self._runs[tier, first, tail] = run
         return run
 
-    def entry(self, tier: Tier) -> Body:
-        """The entry as a document."""
-        entry = self._entries.get(tier)
-        if entry is None:
-            shown = self.tiers[tier]
-            entry = self._entries[tier] = Body([*shown.blocks, TAILS[tier]], shown.digest.hex()[:32])
-        return entry
-
-    def _appearances(
-        self, logged: LoggedPosition, now_ms: int
-    ) -> tuple[_ShownPosition, _ShownPosition | None]:
-        """The position as shown live, and as shown by tiers that lag behind (None: hidden).
-
-        Also notes when either changes by age alone.
-        """
-        position = logged.text.position()
-        self.order_times = _extended(self.order_times, position)
-        appears_ms = next_change_ms(position, 0, now_ms - TIER_LAG_MS)
-        self.expires_ms = earliest(
-            self.expires_ms,
-            None if appears_ms is None else appears_ms + TIER_LAG_MS,
-            next_price_source_change_ms(position, now_ms),
-        )
-        close_ms = position.closed_at
-        if close_ms is not None:
-            # It enters the first block once the boundary has passed the hour in which it closed.
-            enters_ms = close_ms - close_ms % _HOUR_MS + _HOUR_MS + TIER_LAG_MS
-            self.closed_expires_ms = earliest(self.closed_expires_ms, enters_ms)
-        text = render_position(logged.text, position, AS_IS, now_ms)
-        live = _ShownPosition.of(position.position_uuid, position, text)
-        lagging = view(position, 0, now_ms - TIER_LAG_MS)
-        if isinstance(lagging, AsIs):
-            return live, live
-        if isinstance(lagging, Hidden):
-            if lagging.reason == "not_rebuildable":
-                self.omitted += 1
-            return live, None
-        text = render_position(logged.text, position, lagging, now_ms)
-        return live, _ShownPosition.of(position.position_uuid, lagging.position.state, text)
-
-    def _tier_entry(
-        self, tier: Tier, shown: list[_ShownPosition], now_ms: int, eliminated: bool, previous: Segment | None
-    ) -> TierEntry:
-        """The tier's entry with these positions in the second block, `previous` if that is equal."""
-        first = self.closed.block
-        outcomes = self.closed.outcomes + [position.outcome for position in shown]
-        if shown and self.closed.sort_keys and shown[0].sort_key < self.closed.sort_keys[-1]:
-            # A rebuilt position may have closed earlier than the file states and then sorts before positions
-            # of the first block. This tier shares no block: all its positions go into the second one.
-            shown = sorted([*self.closed.shown(), *shown], key=_sort_key)
-            outcomes = [position.outcome for position in shown]
-            first = _EMPTY_BLOCK
-        self.expires_ms = earliest(self.expires_ms, next_aggregate_change_ms(outcomes, now_ms))
-        sums = aggregates(outcomes, now_ms, eliminated=eliminated)
-        comma = b"," if shown and len(first) > len(_OPENING) else b""
-        texts = b",".join(position.text for position in shown)
-        identity = comma + texts + b"]," + msgspec.json.encode(sums)[1:-1]
-        second = previous if previous is not None and previous.identity == identity else Segment(identity)
-        # The hash of the shared block continues from a copy of its state, so its text is hashed only once.
-        shared = first is self.closed.block
-        digest = self.closed.digest.copy() if shared else hashlib.sha256(first.identity)
-        digest.update(identity)
-        digest.update(TAILS[tier].identity)
-        return TierEntry((first, second), digest.digest(), sums)
+    def body(self, tier: Tier) -> Body:
+        """The tier's entry as a document."""
+        body = self._bodies.get(tier)
+        if body is None:
+            entry = self.entries[tier]
+            body = self._bodies[tier] = Body([*entry.blocks, TAILS[tier]], entry.digest.hex()[:32])
+        return body
 
 
 def earliest(*times: int | None) -> int | None:
@@ -271,10 +311,14 @@ def earliest(*times: int | None) -> int | None:
     return min((time for time in times if time is not None), default=None)
 
 
-def _extended(span: tuple[int, int] | None, position: Position) -> tuple[int, int] | None:
-    """The span of times, extended to the position's orders."""
+def _order_times(position: Position) -> TimeSpan | None:
     times = [order.processed_ms for order in position.orders]
-    if not times:
-        return span
-    first, last = min(times), max(times)
-    return (first, last) if span is None else (min(first, span[0]), max(last, span[1]))
+    return (min(times), max(times)) if times else None
+
+
+def _union(*spans: TimeSpan | None) -> TimeSpan | None:
+    """The shortest span that contains all of these."""
+    present = [span for span in spans if span is not None]
+    if not present:
+        return None
+    return min(first for first, _ in present), max(last for _, last in present)

@@ -81,19 +81,19 @@ class PositionViews:
         digests: list[bytes] = []
         for view in views:
             runs.append(view.run(tier, first=not runs, tail=tail))
-            digests += (view.keys[0].identity, view.tiers[tier].digest)
+            digests += (view.name_segments[0].identity, view.entries[tier].digest)
         return Body([*runs, _CLOSE] if runs else [_NO_MINERS], tag_of(digests))
 
     def entry(self, hotkey: str, tier: Tier) -> Body | None:
         """One miner's entry as the tier shows it; None for an unknown miner."""
         view = self._views.get(hotkey)
-        return None if view is None else view.entry(tier)
+        return None if view is None else view.body(tier)
 
     def ranked(self, tier: Tier) -> list[MinerView]:
         """The miners' views, sorted by the returns that the tier shows, best first."""
         return sorted(
             self._views.values(),
-            key=lambda view: miner_order(view.tiers[tier].aggregates.thirty_day_returns, view.hotkey),
+            key=lambda view: miner_order(view.entries[tier].aggregates.thirty_day_returns, view.hotkey),
         )
 
     def view(self, hotkey: str) -> MinerView | None:
@@ -162,7 +162,7 @@ class PositionViews:
             self._scheduled[hotkey] = view.expires_ms
             heapq.heappush(self._expiries, (view.expires_ms, hotkey))
         self._invalidate(
-            tier for tier in TIERS if not previous or not previous.tiers[tier].same_as(view.tiers[tier])
+            tier for tier in TIERS if not previous or not previous.entries[tier].same_as(view.entries[tier])
         )
 
     def _invalidate(self, tiers: Iterable[Tier]) -> None:

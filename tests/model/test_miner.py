@@ -18,7 +18,7 @@ from ptn_api.model.miner import (
     position_order,
 )
 from ptn_api.model.position import Position, parse_position
-from ptn_api.model.rendering import Hidden, Rebuilt, view
+from ptn_api.model.rendering import Hidden, Rebuilt, appearance
 from ptn_api.model.tiers import TIER_LAG_MS
 from tests import factories
 from tests.model.expected import same, shared
@@ -51,7 +51,7 @@ def test_the_published_aggregates(scenario: int) -> None:
 def entry_of(positions: list[Position], tier: int, now_ms: int, *, eliminated: bool) -> Aggregates:
     shown = []
     for position in positions:
-        what = view(position, tier, now_ms - TIER_LAG_MS)
+        what = appearance(position, tier, now_ms - TIER_LAG_MS)
         if not isinstance(what, Hidden):
             outcome = Outcome.of(what.position.state if isinstance(what, Rebuilt) else position)
             shown.append((position_order(outcome.close_ms, position.position_uuid), outcome))

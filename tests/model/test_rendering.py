@@ -17,10 +17,10 @@ from ptn_api.model.rendering import (
     PRICE_SOURCES_SHOWN_MS,
     Hidden,
     Rebuilt,
+    appearance,
     next_change_ms,
     next_price_source_change_ms,
     render_position,
-    view,
 )
 from ptn_api.model.tiers import TIER_LAG_MS, TIERS
 from tests import factories
@@ -41,7 +41,7 @@ def parse(body: dict[str, Any]) -> tuple[Position, PositionText]:
 
 
 def shown(position: Position, text: PositionText, tier: int, now_ms: int) -> bytes | None:
-    what = view(position, tier, now_ms - TIER_LAG_MS)
+    what = appearance(position, tier, now_ms - TIER_LAG_MS)
     return None if isinstance(what, Hidden) else render_position(text, position, what, now_ms)
 
 
@@ -62,13 +62,13 @@ def with_orders_at(*times: int, **extra: Any) -> Any:
 def test_an_order_shows_from_one_millisecond_after() -> None:
     """Strictly before the cutoff."""
     position = with_orders_at(NOW)
-    assert view(position, 0, NOW) == Hidden("not_yet")
-    assert isinstance(view(position, 0, NOW + 1), Rebuilt)
+    assert appearance(position, 0, NOW) == Hidden("not_yet")
+    assert isinstance(appearance(position, 0, NOW + 1), Rebuilt)
 
 
 def test_only_orders_before_the_cutoff_count() -> None:
     """At any place in the list: the second of three is too young, the state is that of the other two."""
-    shown = view(with_orders_at(NOW, NOW + 9, NOW + 5), 0, NOW + 9)
+    shown = appearance(with_orders_at(NOW, NOW + 9, NOW + 5), 0, NOW + 9)
     assert isinstance(shown, Rebuilt)
     assert shown.indexes == (0, 2)
     assert shown.position.state.net_leverage == pytest.approx(0.6)
@@ -77,7 +77,7 @@ def test_only_orders_before_the_cutoff_count() -> None:
 def test_an_untouched_open_position_is_rebuilt_too() -> None:
     """The validator refreshes its returns every minute, which a lagging tier must not see."""
     position = with_orders_at(NOW, current_return=1.5)
-    shown = view(position, 0, NOW + 9 * DAY)
+    shown = appearance(position, 0, NOW + 9 * DAY)
     assert isinstance(shown, Rebuilt)
     assert shown.position.state.current_return == 1.0
 
@@ -86,23 +86,25 @@ def test_a_position_closed_before_the_cutoff_is_shown_as_is() -> None:
     """From one millisecond after its close; at the cutoff itself it was still open."""
     listed = [make_order(NOW, "LONG", 0.5, 100.0, "a"), make_order(NOW + 5, "FLAT", -0.5, 101.0, "b")]
     position, _ = written(listed)
-    at_close = view(position, 0, NOW + 5)
+    at_close = appearance(position, 0, NOW + 5)
     assert isinstance(at_close, Rebuilt)
     assert at_close.position.state.is_closed_position is False
-    assert view(position, 0, NOW + 6) == AS_IS
+    assert appearance(position, 0, NOW + 6) == AS_IS
 
 
 @pytest.mark.parametrize("close_ms", [None, 0])
 def test_a_close_without_a_time_is_not_before_the_cutoff(close_ms: int | None) -> None:
     """A position that is closed without a time is rebuilt."""
     assert isinstance(
-        view(with_orders_at(NOW, is_closed_position=True, close_ms=close_ms), 0, NOW + 1), Rebuilt
+        appearance(with_orders_at(NOW, is_closed_position=True, close_ms=close_ms), 0, NOW + 1), Rebuilt
     )
 
 
 def test_an_open_position_with_a_time_of_close_is_open() -> None:
     """is_closed_position decides; some files have close_ms 0 or more while open."""
-    assert isinstance(view(with_orders_at(NOW, is_closed_position=False, close_ms=NOW), 0, NOW + 1), Rebuilt)
+    assert isinstance(
+        appearance(with_orders_at(NOW, is_closed_position=False, close_ms=NOW), 0, NOW + 1), Rebuilt
+    )
 
 
 def test_a_position_that_cannot_be_rebuilt_is_hidden() -> None:
@@ -110,14 +112,14 @@ def test_a_position_that_cannot_be_rebuilt_is_hidden() -> None:
     unknown = with_orders_at(NOW, trade_pair=["NEW", "NEW", 0.5e-3, 0.1, 5])
     empty = parse_position(json.dumps(factories.position(1, [])).encode())[0]
     for position in (unknown, empty):
-        assert view(position, 0, NOW + 1) == Hidden("not_rebuildable")
-        assert view(position, 100, NOW + 1) == AS_IS
+        assert appearance(position, 0, NOW + 1) == Hidden("not_rebuildable")
+        assert appearance(position, 100, NOW + 1) == AS_IS
 
 
 def test_an_unknown_pair_that_closed_before_the_cutoff_needs_no_rebuild() -> None:
     """The pair matters only for a rebuild."""
     position = with_orders_at(NOW, trade_pair="NEW", is_closed_position=True, close_ms=NOW + 1)
-    assert view(position, 0, NOW + 2) == AS_IS
+    assert appearance(position, 0, NOW + 2) == AS_IS
 
 
 def test_when_a_view_changes() -> None:
@@ -134,13 +136,13 @@ def test_when_a_view_changes() -> None:
 @histories.patient
 @given(histories.orders(earliest=NOW, latest=NOW + 40), st.integers(NOW - 2, NOW + 44))
 def test_a_view_is_constant_between_its_changes(bodies: list[dict[str, Any]], cutoff: int) -> None:
-    """Going from change to change meets every view that any cutoff has."""
+    """Going from change to change meets every appearance that any cutoff has."""
     position, _ = written(bodies)
     at = NOW - 2
     while (following := next_change_ms(position, 0, at)) is not None and following <= cutoff:
         assert following > at
         at = following
-    assert view(position, 0, cutoff) == view(position, 0, at)
+    assert appearance(position, 0, cutoff) == appearance(position, 0, at)
 
 
 @histories.patient
@@ -148,8 +150,8 @@ def test_a_view_is_constant_between_its_changes(bodies: list[dict[str, Any]], cu
 def test_a_tier_includes_all_that_a_lower_one_shows(bodies: list[dict[str, Any]], cutoff: int) -> None:
     """A higher tier shows it in the same way, or live."""
     position, _ = written(bodies)
-    views = [view(position, tier, cutoff) for tier in TIERS]
-    for lower, higher in itertools.pairwise(views):
+    appearances = [appearance(position, tier, cutoff) for tier in TIERS]
+    for lower, higher in itertools.pairwise(appearances):
         assert higher in (AS_IS, lower)
 
 
@@ -314,7 +316,7 @@ def test_later_orders_leave_no_trace(lists: Sequence[list[dict[str, Any]]], pair
     for listed in lists:
         position, text = written(listed, pair=pair, live_price=len(listed))
         assume(not position.is_closed_position or (position.close_ms or 0) >= CUTOFF)
-        what = view(position, 0, CUTOFF)
+        what = appearance(position, 0, CUTOFF)
         assert not isinstance(what, Hidden)
         answers.append(render_position(text, position, what, now + passed))
     assert answers[0] == answers[1]
