@@ -84,6 +84,7 @@ class DocumentFiles:
             if is_old and not force:
                 return None
             body, status = read_file(path, self._limit)
+            version = version_of(status)  # the file may have been replaced since it was examined
             check_object(body)
         except FileNotFoundError:
             return self._missing(document, now_ms)
@@ -94,9 +95,8 @@ class DocumentFiles:
             self._refuse(document, "", InvalidInputError(f"{error.strerror}", code="unreadable"))
             return None
         self._refused.pop(document, None)
-        fingerprint = version_of(status)
-        self._delivered[document] = fingerprint if is_settled(status.st_ctime_ns) else ""
-        return DocumentWritten(document=document, content=body, fingerprint=fingerprint)
+        self._delivered[document] = version if is_settled(status.st_ctime_ns) else ""
+        return DocumentWritten(document=document, content=body, fingerprint=version)
 
     def _missing(self, document: Document, now_ms: int) -> DocumentWritten | None:
         self._refused.pop(document, None)

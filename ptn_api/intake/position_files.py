@@ -176,6 +176,7 @@ class PositionFiles:
         try:
             check_name(uuid)
             body, status = read_file(f"{place.path}/{uuid}", self._limit)
+            version = version_of(status)  # the file may have been replaced since it was listed
             position, text = parse_position(body)
             if position.miner_hotkey != place.hotkey:
                 raise InvalidInputError("another miner's position", code="wrong_folder", field="miner_hotkey")
@@ -196,7 +197,7 @@ class PositionFiles:
                 )
             return None
         self._refused.pop((place, uuid), None)
-        fingerprint = place.fingerprint(version_of(status))
+        fingerprint = place.fingerprint(version)
         # The mark makes the next sweep read the file again: a change within the same tick looks the same.
         mark = "" if is_settled(status.st_ctime_ns) else _UNSETTLED
         self._delivered[place.hotkey, uuid] = fingerprint + mark

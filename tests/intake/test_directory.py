@@ -235,6 +235,26 @@ def test_a_bad_file_is_not_read_again_until_it_changes(
     assert tree.files.refused == 1
 
 
+def test_a_bad_file_that_is_replaced_before_it_is_read_is_logged_once(
+    tree: Tree,
+    validator: ValidatorDir,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It is refused in the version that was read, not in the one that the sweep listed."""
+    path = validator.put(validator.file(position(1, [])), b"{")
+
+    def replacing(name: str, limit: int) -> tuple[bytes, os.stat_result]:
+        validator.put(path, b"{{")
+        monkeypatch.undo()
+        return files.read_file(name, limit)
+
+    monkeypatch.setattr(position_files, "read_file", replacing)
+    for _ in range(3):
+        assert tree.sweep(full=True) == []
+    assert capsys.readouterr().out.count("position_file_skipped") == 1
+
+
 async def test_a_replaced_folder_is_watched_again(
     validator: ValidatorDir, data: Path, tmp_path: Path
 ) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from ptn_api.event_log.contract import Document
+from ptn_api.intake import documents
 from ptn_api.intake.documents import DOCUMENT_FILES, DocumentFiles
+from ptn_api.intake.files import read_file
 from tests.factories import MINER, order, position, uuid
 from tests.intake.running import WATCH_ALONE, running
 from tests.intake.validator_dir import ValidatorDir
@@ -52,6 +55,25 @@ async def test_a_bad_document_leaves_the_last_good_one(
         validator.document("validation/eliminations.json", b'{"eliminations": [1]}')
         await intake.until(lambda: intake.log.document(Document.ELIMINATIONS) == b'{"eliminations": [1]}')
         await intake.until(lambda: intake.log.source().invalid == 0)
+    assert capsys.readouterr().out.count("document_skipped") == 1
+
+
+def test_a_bad_document_that_is_replaced_before_it_is_read_is_logged_once(
+    validator: ValidatorDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is refused in the version that was read, not in the one before."""
+    document = Document.ELIMINATIONS
+    validator.document(DOCUMENT_FILES[document], b"[1]")
+    files = DocumentFiles(validator.path, {}, limit=1_000, confirm_ms=0)
+
+    def replacing(path: str, limit: int) -> tuple[bytes, os.stat_result]:
+        validator.document(DOCUMENT_FILES[document], b"[1, 2]")
+        monkeypatch.undo()
+        return read_file(path, limit)
+
+    monkeypatch.setattr(documents, "read_file", replacing)
+    for _ in range(3):
+        assert files.check(document, 0) is None
     assert capsys.readouterr().out.count("document_skipped") == 1
 
 
