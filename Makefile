@@ -86,8 +86,9 @@ docs: $(STAMP)  ## build the documentation into site/, strictly
 	@test -x $(BIN)/zensical || { echo "The documentation tool needs Python 3.11 or newer."; exit 1; }
 	$(BIN)/zensical build --strict --clean
 
-descriptions: $(STAMP)  ## write the OpenAPI and AsyncAPI documents and pages that the server hands out
+descriptions: $(STAMP)  ## regenerate the OpenAPI and AsyncAPI files and docs/reference.md
 	$(BIN)/python -m descriptions
+	$(BIN)/python docs/make_reference.py
 
 bench: $(STAMP)  ## run the benchmarks, about 15 minutes; ARGS=--help
 	@$(BIN)/python -c 'import flask, waitress' 2>/dev/null || \

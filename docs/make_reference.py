@@ -1,6 +1,6 @@
-"""Generates docs/reference.md from the program's own tables: `python docs/make_reference.py`.
+"""Generates docs/reference.md from the program's own tables: `make descriptions`.
 
-A test compares the file with this output, so it cannot fall behind.
+A test fails if the file differs from this output.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def reference() -> str:
 
 def _head() -> Iterator[str]:
     yield "# Reference"
-    yield "\nGenerated from the program's own tables by `python docs/make_reference.py`; do not edit.\n"
+    yield "\nGenerated from the program's own tables by `make descriptions`; do not edit.\n"
 
 
 def _settings() -> Iterator[str]:
@@ -94,8 +94,8 @@ def _close_codes() -> Iterator[str]:
 
 def _metrics() -> Iterator[str]:
     yield "## Metrics\n"
-    yield "With `--metrics-port`; [operators.md](operators.md#metrics) says which are worth an alert. Besides"
-    yield "these, the usual `process_*` (CPU, memory, open files) of each process, by the label `process`.\n"
+    yield "With `--metrics-port`; [operators.md](operators.md#metrics) suggests alerts. Each process also"
+    yield "exports the usual `process_*` metrics (CPU, memory, open files), with the label `process`.\n"
     for metric in METRICS:
         yield f"### {metric.name}\n"
         labels = ", ".join(f"`{label}`" for label in metric.all_labels)
@@ -140,7 +140,7 @@ def _described(kind: Any) -> str:
 
 
 def _type(kind: Any) -> str:
-    """A type in the reader's words, not Python's."""
+    """Returns a type's name in plain words."""
     if kind is Any:
         return "anything"
     if isinstance(kind, type):

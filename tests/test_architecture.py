@@ -1,9 +1,10 @@
-"""The rooms and who may import whom (docs/architecture.md)."""
+"""The packages and which may import which (docs/architecture.md)."""
 
 from __future__ import annotations
 
 import ast
 import importlib
+import itertools
 import pkgutil
 import re
 import statistics
@@ -16,10 +17,13 @@ import ptn_api
 from tests import structure
 
 PACKAGE = Path(ptn_api.__file__).parent
-LEAVES = {"backoff", "errors", "clock", "gzip_file", "histogram", "loop_thread", "options", "tasks"}
-ROOMS = ["model", "wire", "access", "event_log", "intake", "http", "views", "rest", "stream", "simulator"]
-SIDE_BY_SIDE = {"intake", "rest", "stream", "simulator"}
-DOORS = {"api_manager", "websocket_client", "__init__"}
+UTILITIES = {"backoff", "errors", "clock", "gzip_file", "histogram", "loop_thread", "options", "tasks"}
+PACKAGES = ["model", "wire", "access", "event_log", "intake", "http", "views", "rest", "stream", "simulator"]
+SIDE_BY_SIDE = ({"intake"}, {"views", "rest"}, {"stream"}, {"simulator"})
+"""Groups of packages that do not import each other."""
+ONLY = {"client": {"wire", "model"}, "http": set[str](), "simulator": {"model"}}
+"""All packages that these may import."""
+ENTRY_POINTS = {"api_manager", "websocket_client", "__init__"}
 WIRING = {"process", "cli"}
 EVERYWHERE = {"msgspec", "structlog"}
 HOMES = {
@@ -41,7 +45,7 @@ HOMES = {
 """Where a library may be imported: in these modules, or in these folders."""
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     """`ptn_api.views.positions` -> `views`; the package itself -> `__init__`."""
     return [*module.split("."), "__init__"][1]
 
@@ -65,33 +69,48 @@ def imports() -> Iterator[tuple[str, str]]:
 
 
 def may_import(importer: str, imported: str) -> bool:
-    if importer == imported or imported in LEAVES or imported == "__init__":
+    if importer == imported or imported in UTILITIES or imported == "__init__":
         return True
-    if importer in DOORS | WIRING:
+    if importer in ENTRY_POINTS | WIRING:
         return True
-    if importer == "client":
-        return imported in {"wire", "model"}
-    if importer == "http":
+    if importer in ONLY:
+        return imported in ONLY[importer]
+    if importer in UTILITIES or imported not in PACKAGES:
         return False
-    if importer in LEAVES or imported not in ROOMS:
-        return importer in LEAVES and imported in LEAVES
-    if {importer, imported} <= SIDE_BY_SIDE:
+    side = {package: index for index, group in enumerate(SIDE_BY_SIDE) for package in group}
+    if {importer, imported} <= side.keys() and side[importer] != side[imported]:
         return False
-    return ROOMS.index(imported) < ROOMS.index(importer)
+    return PACKAGES.index(imported) < PACKAGES.index(importer)
 
 
 def test_imports_go_up_the_list_only() -> None:
-    """A room knows only the rooms before it; client sees wire, model and the leaves, http only these."""
+    """A package imports only those before it, and none beside it."""
     wrong = {
         f"{importer} imports {imported}"
         for importer, imported in imports()
-        if not may_import(room_of(importer), room_of(imported))
+        if not may_import(package_of(importer), package_of(imported))
     }
     assert wrong == set()
 
 
+def test_packages_side_by_side_do_not_import_each_other() -> None:
+    """As docs/architecture.md promises: intake, views with rest, stream and simulator."""
+    allowed = {
+        (importer, imported)
+        for group, others in itertools.permutations(SIDE_BY_SIDE, 2)
+        for importer, imported in itertools.product(group, others)
+        if may_import(importer, imported)
+    }
+    assert allowed == set()
+    assert may_import("rest", "views")
+    assert may_import("stream", "http")
+    assert not may_import("views", "rest")
+    assert not may_import("simulator", "http")
+    assert not may_import("errors", "model")
+
+
 def test_a_library_has_a_home() -> None:
-    """So that it is swapped in few places; the table has no row that nobody needs."""
+    """Replacing a library changes few files. Every row of the table is needed."""
     used: dict[str, set[str]] = {}
     for path, name in all_imports():
         library = name.split(".")[0]
@@ -105,10 +124,10 @@ def test_a_library_has_a_home() -> None:
     assert idle == []
 
 
-def test_every_folder_is_a_known_room() -> None:
-    """The folder list is the architecture; one level, no cupboards."""
+def test_every_folder_is_a_known_package() -> None:
+    """The folder list is the architecture; packages have no subpackages."""
     folders = {path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
-    assert folders - {"."} == {*ROOMS, "client", *WIRING}
+    assert folders - {"."} == {*PACKAGES, "client", *WIRING}
 
 
 def test_there_are_no_import_cycles() -> None:
@@ -132,7 +151,7 @@ def test_there_are_no_import_cycles() -> None:
 
 
 def test_only_the_cli_prints() -> None:
-    """Everything else logs, or returns what it has to say."""
+    """Everything else logs or returns its result."""
     printing = [
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")
@@ -143,7 +162,7 @@ def test_only_the_cli_prints() -> None:
 
 
 def test_log_events_are_words_to_search_for() -> None:
-    """The servers' events have names; what differs from one to the next stands in fields."""
+    """A log event is a constant name; variable data goes into fields."""
     wrong = [
         f"{path.name}: {event.value}"
         for path in PACKAGE.rglob("*.py")
