@@ -76,7 +76,7 @@ class KeyFile:
         except KeyFileError as error:
             return self._report(error)
         self._stamp, self._missing, self.problem = stamp, 0, None
-        self._ring.swap(grants)
+        self._ring.replace(grants)
         self.reloads["read"] += 1
         return True
 
@@ -86,7 +86,7 @@ class KeyFile:
         revoked = self._missing == 2 and len(self._ring) > 0
         if revoked:
             self._stamp = None
-            self._ring.swap([])
+            self._ring.replace([])
         self._report(KeyFileError("key file not found: create it with `ptn keys add`", code="no_key_file"))
         return revoked
 

@@ -84,7 +84,7 @@ class Authenticator:
             # A repeated request is the same object: its key is hashed once.
             key = _key_of(request)
             request.state = digest_of(key) if key else b""
-        holder = self._keys.whose(request.state)
+        holder = self._keys.lookup_digest(request.state)
         if holder is None:
             self._counters.auth_failures += 1
         # Behind a trusted proxy each request of a connection may come from another client.
@@ -93,7 +93,7 @@ class Authenticator:
             hops = () if forwarded is None else (forwarded,)
             connection.client = self._proxies.client(connection.peer, hops)
         # Checked before the key counts for anything, so that a blocked address cannot go on guessing.
-        retry_s = self._guard.retry_s(connection.client.group, holder, now)
+        retry_s = self._guard.record_attempt(connection.client.group, holder, now)
         if retry_s:
             self._counters.limited["failed_logins"] += 1
             logger.debug("too_many_failed_logins", address=connection.client.text)

@@ -45,7 +45,7 @@ class FakeClock:
 
 def key_ring() -> KeyRing:
     ring = KeyRing()
-    ring.swap([(f"user{tier}", key, tier) for key, tier in KEYS.items()])  # type: ignore[misc]
+    ring.replace([(f"user{tier}", key, tier) for key, tier in KEYS.items()])  # type: ignore[misc]
     return ring
 
 

@@ -60,7 +60,7 @@ async def test_a_keys_own_limit_wins_and_zero_is_unlimited() -> None:
     for default, own, expected in ((60, 7, 7), (0, None, None), (0, 7, 7)):
         context = AppContext.over(log, FakeClock(), RestOptions(requests_per_minute=default))
         keys = key_ring()
-        keys.swap([Grant("alice", "k", 100, requests_per_minute=own, max_connections=2)])
+        keys.replace([Grant("alice", "k", 100, requests_per_minute=own, max_connections=2)])
         await context.follower.catch_up()
         response = await respond(App(context, keys, ROUTES), "/me", "k")
         assert json.loads(response.body)["limits"] == {
