@@ -65,7 +65,7 @@ class RateLimit:
         return max(1, _seconds(over_ms)) if over_ms > _ROUNDING_MS else 0
 
     def _refill_ms(self, name: str, now_ms: float) -> float:
-        """The time until the quota is full. After a clock step backwards it is a window at most."""
+        """The time until the quota is full: a window at most, even if `now_ms` steps back."""
         return min(max(self._full_at.get(name, 0.0) - now_ms, 0.0), WINDOW_MS)
 
 

@@ -13,6 +13,7 @@ import structlog
 
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.usage import Usage
+from ptn_api.clock import Monotonic, monotonic_ms
 from ptn_api.errors import LogError
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.response import Exchange, Response
@@ -103,12 +104,13 @@ class App:
         *,
         counters: RestCounters | None = None,
         usage: Usage | None = None,
+        monotonic: Monotonic = monotonic_ms,
     ) -> None:
         self._context = context
         self._router = Router(routes)
         self._counters = counters or RestCounters()
         self._usage = usage
-        self._authenticator = Authenticator(keys, context.options, context.clock, self._counters)
+        self._authenticator = Authenticator(keys, context.options, monotonic, self._counters)
 
     def handle(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
         try:
