@@ -29,6 +29,8 @@ Access = Literal["anyone", "key", "tier 100"]
 
 _BAD_TIER = "Invalid tier value. Allowed values are 0, 30, 50, or 100"
 _RETRY_AFTER = {"retry-after": "2"}
+_FORGET_S = 60
+"""How long after its last failure a route that is no longer requested counts as failing."""
 
 
 class Route(NamedTuple):
@@ -110,6 +112,9 @@ class App:
         self._router = Router(routes)
         self._counters = counters or RestCounters()
         self._usage = usage
+        self._outage = context.follower.outage
+        self._forgetting: dict[str, asyncio.TimerHandle] = {}
+        """Timers of the routes whose last read of the log failed."""
         self._authenticator = Authenticator(keys, context.options, monotonic, self._counters)
 
     def handle(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
@@ -117,6 +122,8 @@ class App:
             route, request = self._dispatch(exchange)
             result = route.handler(self._context, request)
             if isinstance(result, Response) and self._respond(exchange, result):
+                if self._forgetting:
+                    self._log_read(exchange.route)
                 return None
         except Exception as error:  # noqa: BLE001 - each becomes a response
             self._respond_with_error(exchange, error)
@@ -128,6 +135,8 @@ class App:
             response = result if isinstance(result, Response) else await result
             while not self._respond(exchange, response):  # noqa: ASYNC110 - each call compresses more
                 await asyncio.sleep(0)
+            if self._forgetting:
+                self._log_read(exchange.route)
         except Exception as error:  # noqa: BLE001 - each becomes a response
             self._respond_with_error(exchange, error)
 
@@ -139,13 +148,27 @@ class App:
 
     def _respond_with_error(self, exchange: Exchange, error: Exception) -> None:
         if isinstance(error, LogError):
-            self._context.follower.outage.failed("views", error)
+            self._log_unreadable(exchange.route, error)
             sentence = "The data cannot be read at the moment"
             error = HTTPError("log_unreadable", sentence, headers=_RETRY_AFTER)
         elif not isinstance(error, HTTPError):
             logger.error("request_failed", route=exchange.route, exc_info=error)
             error = HTTPError("internal", "Internal server error")
         exchange.respond_with_error(error)
+
+    # --- outages of the log: each route is a reader, since routes read different tables ---------------------
+
+    def _log_unreadable(self, route: str, error: LogError) -> None:
+        self._outage.failed(route, error)
+        if route in self._forgetting:
+            self._forgetting[route].cancel()
+        # Nobody may request the route again, and load balancers send no requests while /health fails.
+        self._forgetting[route] = asyncio.get_running_loop().call_later(_FORGET_S, self._log_read, route)
+
+    def _log_read(self, route: str) -> None:
+        if route in self._forgetting:
+            self._forgetting.pop(route).cancel()
+            self._outage.succeeded(route)
 
     # --- dispatch -------------------------------------------------------------------------------------------
 
