@@ -16,7 +16,17 @@ import ptn_api
 from tests import structure
 
 PACKAGE = Path(ptn_api.__file__).parent
-LEAVES = {"backoff", "errors", "clock", "gzip_file", "histogram", "loop_thread", "options", "tasks"}
+LEAVES = {
+    "backoff",
+    "errors",
+    "clock",
+    "file_version",
+    "gzip_file",
+    "histogram",
+    "loop_thread",
+    "options",
+    "tasks",
+}
 ROOMS = ["model", "wire", "access", "event_log", "intake", "http", "views", "rest", "stream", "simulator"]
 SIDE_BY_SIDE = {"intake", "rest", "stream", "simulator"}
 DOORS = {"api_manager", "websocket_client", "__init__"}

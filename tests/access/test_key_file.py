@@ -113,7 +113,7 @@ def test_a_file_that_comes_back_unchanged_was_not_missing(
     path: Path, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often it is missing briefly, and even if the move changes no times."""
-    monkeypatch.setattr("ptn_api.access.key_file._stamp", lambda path: (path.stat().st_ino,))
+    monkeypatch.setattr("ptn_api.access.key_file.version_of", lambda status: str(status.st_ino))
     file = KeyFile(path, ring)
     path.write_text('{"bob": "k"}')
     file.refresh()
@@ -125,6 +125,25 @@ def test_a_file_that_comes_back_unchanged_was_not_missing(
         assert file.refresh() is False
         assert file.problem is None
     assert ring.lookup("k") is not None
+
+
+def test_a_rewrite_within_a_tick_of_the_files_clock_is_seen(
+    path: Path, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the same version: the file is read again until its version is settled."""
+    monkeypatch.setattr("ptn_api.access.key_file.version_of", lambda _: "same")
+    monkeypatch.setattr("ptn_api.access.key_file.is_settled", lambda _: settled)
+    settled = False
+    file = KeyFile(path, ring)
+    path.write_text('{"bob": "old"}')
+    assert [file.refresh(), file.refresh()] == [True, False]
+    path.write_text('{"bob": "new"}')
+    settled = True
+    assert [file.refresh(), file.refresh()] == [True, False]
+    assert [ring.lookup("old") is None, ring.lookup("new") is None] == [True, False]
+    assert file.reloads == {"read": 2}
+    monkeypatch.setattr("ptn_api.access.key_file.read_key_file", None)
+    assert file.refresh() is False, "one stat"
 
 
 def test_a_fifo_in_its_place_blocks_nothing(path: Path, ring: KeyRing) -> None:
