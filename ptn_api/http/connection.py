@@ -5,7 +5,7 @@ costs more than the whole response. A response that has to wait, for its handler
 slowly, is sent by a task.
 
 - Each request must arrive within a timeout, counted from its first byte; a new connection's first request,
-  from the start.
+  from the start. The time starts again after the server itself has kept the client from sending.
 - While requests are queued or the client does not read its responses, the connection is not read from.
 - The number of open connections is limited (connection_limit.py).
 """
@@ -119,7 +119,7 @@ class Connection(asyncio.Protocol):
             # Most connections are idle again by now, and need not be marked twice per request.
             if self._task is not None or reader.queue:
                 self._connections.mark_busy(self, evictable=self._info.user is None)
-        elif reader.expects_continue:
+        elif reader.expects_continue and self._task is None:
             self._send_continue()
         if reader.incomplete and reader.started != self._timed_request:
             self._timed_request = reader.started
@@ -204,6 +204,7 @@ class Connection(asyncio.Protocol):
     def _send_continue(self) -> None:
         self._reader.expects_continue = False
         self._transport.write(_CONTINUE)
+        self._set_deadline(self._limits.request_ms / 1000)
 
     # --- backpressure ---------------------------------------------------------------------------------------
 
@@ -221,6 +222,8 @@ class Connection(asyncio.Protocol):
         self._reading = reading
         if reading:
             self._transport.resume_reading()
+            if self._reader.incomplete:
+                self._set_deadline(self._limits.request_ms / 1000)
         else:
             self._transport.pause_reading()
 
@@ -247,6 +250,8 @@ class Connection(asyncio.Protocol):
         self._timer = None
         if self._loop.time() < self._deadline:
             self._arm_timer()
+        elif not self._reading or self._reader.expects_continue:
+            pass  # The client waits for the server: the time starts again when that is ready.
         elif self._reader.incomplete:
             self._reader.close(HTTPError("request_timeout", "The request did not arrive in time"))
             self._answer_queue()
