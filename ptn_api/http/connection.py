@@ -128,7 +128,13 @@ class Connection(asyncio.Protocol):
             if self._task is not None or reader.queue:
                 self._connections.mark_busy(self, evictable=self._info.user is None)
         elif reader.closed:
-            self._discard(len(data))
+            # The input that follows the last request is discarded, up to a limit.
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > _LINGER_BYTES:
+                if self._lingering:
+                    self._close()
+                else:
+                    self._set_reading(False)
         elif reader.expects_continue and self._task is None:
             self._send_continue()
         if reader.incomplete and reader.started != self._timed_request:
@@ -225,7 +231,8 @@ class Connection(asyncio.Protocol):
         9.6). Its input is therefore discarded for a while; meanwhile the connection may be evicted.
         """
         done = self._lingering or not self._reader.unread_input or self._discarded_bytes > _LINGER_BYTES
-        if done or self._transport.is_closing() or not self._transport.can_write_eof():  # not under TLS
+        # TLS cannot close for writing only.
+        if done or self._transport.is_closing() or not self._transport.can_write_eof():
             self._transport.close()
             return
         self._lingering = True
@@ -234,16 +241,6 @@ class Connection(asyncio.Protocol):
         self._connections.mark_idle(self)
         self._set_reading(True)
         self._set_deadline(_LINGER_S)
-
-    def _discard(self, size: int) -> None:
-        """Counts input that follows the connection's last request."""
-        self._discarded_bytes += size
-        if self._discarded_bytes <= _LINGER_BYTES:
-            return
-        if self._lingering:
-            self._transport.close()
-        else:
-            self._set_reading(False)
 
     # --- backpressure ---------------------------------------------------------------------------------------
 
