@@ -20,9 +20,8 @@ from ptn_api.errors import LogUnusableError
 from ptn_api.event_log import Event, Head, SourceStatus
 from ptn_api.http.body import body_of
 from ptn_api.http.response import Response
-from ptn_api.rest.app import Route
 from ptn_api.rest.context import AppContext, RequestContext
-from ptn_api.rest.routes import ROUTES
+from ptn_api.rest.routes import ROUTES, Route
 from tests.factories import MINER, OTHER_MINER, order, position, written
 from tests.memory_log import MemoryLog
 from tests.rest.serving import DAY, HOUR, NOW, Served, filled_log, serving, some_changes
