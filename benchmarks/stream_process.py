@@ -81,7 +81,7 @@ async def main() -> None:
     data_dir, mode = Path(sys.argv[1]), sys.argv[2]
     log = OneByOne(data_dir) if mode == "one" else open_reader(data_dir)
     keys = KeyRing()
-    keys.swap([("bench", KEY, 100)])
+    keys.replace([("bench", KEY, 100)])
     sock = socket.create_server(("127.0.0.1", 0), backlog=4096)
     options = StreamOptions(max_connections_per_key=5_000, accepts_per_second=5_000)
     stop, loop = asyncio.Event(), asyncio.get_running_loop()

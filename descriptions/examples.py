@@ -16,9 +16,9 @@ from ptn_api.model.statistics import (
     Statistics,
 )
 from ptn_api.model.trade_pair import TRADE_PAIRS
-from ptn_api.rest.app import Route
 from ptn_api.rest.messages import Messages
 from ptn_api.rest.positions import Changes
+from ptn_api.rest.routes import Route
 from ptn_api.views.checkpoint import CheckpointDocument
 from ptn_api.wire.about import Health, KeyLimits, LogHealth, Me, SourceHealth
 from ptn_api.wire.examples import EPOCH, FRAMES, HOTKEY, POSITION, plain

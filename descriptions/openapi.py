@@ -13,8 +13,8 @@ from descriptions.examples import error_example, ndjson_example, response_exampl
 from ptn_api import __version__
 from ptn_api.http.errors import STATUS
 from ptn_api.http.response import JSON
-from ptn_api.rest.app import Route
 from ptn_api.rest.messages import NDJSON
+from ptn_api.rest.routes import Route
 
 __all__ = ["cleaned", "errors_of", "openapi_document"]
 

@@ -29,8 +29,8 @@ class SteadyClock:
     """A wall clock that ignores a jump until it has lasted.
 
     If the system's time is set forward by mistake, lower tiers would be shown what they may not see yet. A
-    jump of more than `jump_ms` is reported once through `on_jump(jump_ms)` and followed after `settle_ms`;
-    smaller steps are followed at once.
+    jump of more than `jump_ms` is reported once through `on_jump(jump_ms)`, and followed after the system's
+    time has gone on without another one for `settle_ms`; smaller steps are followed at once.
     """
 
     def __init__(
@@ -49,6 +49,8 @@ class SteadyClock:
         self._on_jump = on_jump
         self._offset = wall() - monotonic()
         self._jumped_at: int | None = None
+        self._jumped_to = self._offset
+        """The offset right after the jump that is waited out."""
 
     def __call__(self) -> int:
         monotonic = self._monotonic()
@@ -57,8 +59,8 @@ class SteadyClock:
         if abs(jump) <= self._jump_ms:
             self._offset = offset
             self._jumped_at = None
-        elif self._jumped_at is None:
-            self._jumped_at = monotonic
+        elif self._jumped_at is None or abs(offset - self._jumped_to) > self._jump_ms:
+            self._jumped_at, self._jumped_to = monotonic, offset
             if self._on_jump is not None:
                 self._on_jump(jump)
         elif monotonic - self._jumped_at >= self._settle_ms:

@@ -58,6 +58,31 @@ def test_a_jump_that_is_undone_is_never_followed() -> None:
     assert times.clock() == times.wall - 86_400_000
 
 
+def test_a_second_jump_must_last_as_long_as_the_first() -> None:
+    """Otherwise one that comes just before the first is followed would be followed at once."""
+    for jump in (86_400_000, -3_600_000, 61_000):
+        times = Times()
+        times.wall += 7_200_000
+        before = times.clock()
+        assert times.pass_ms(599_000) == before + 599_000
+        times.wall += jump
+        assert times.pass_ms(2_000) == before + 601_000
+        assert times.pass_ms(599_000) == before + 1_200_000
+        assert times.pass_ms(2_000) == times.wall
+        assert times.jumps == [7_200_000, 7_200_000 + jump]
+
+
+def test_small_steps_after_a_jump_do_not_restart_the_wait() -> None:
+    """A time server's corrections are followed together with the jump."""
+    times = Times()
+    times.wall += 7_200_000
+    before = times.clock()
+    times.wall -= 59_000
+    assert times.pass_ms(599_000) == before + 599_000
+    assert times.pass_ms(2_000) == times.wall
+    assert times.jumps == [7_200_000]
+
+
 def test_wall_ms_is_now_in_milliseconds() -> None:
     """Not seconds, not microseconds."""
     assert 1_600_000_000_000 < wall_ms() < 5_000_000_000_000

@@ -10,6 +10,7 @@ A plain string is the legacy form and means tier 100. `ptn keys` stores only has
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from pathlib import Path
@@ -20,6 +21,7 @@ import msgspec
 from ptn_api.access.key_entry import grants_of
 from ptn_api.access.key_ring import Grant, KeyRing
 from ptn_api.errors import KeyFileError
+from ptn_api.file_version import is_settled, version_of
 
 __all__ = ["KeyFile", "exposed_to", "parse_keys", "read_key_file"]
 
@@ -52,7 +54,10 @@ class KeyFile:
     def __init__(self, path: Path, ring: KeyRing) -> None:
         self._path = path
         self._ring = ring
-        self._stamp: tuple[int, ...] | None = None
+        self._read = ("", b"")
+        """Version and SHA-256 of the content that the ring holds."""
+        self._settled = False
+        """Whether a change of that content would be another version."""
         self._missing = 0
         self.problem: KeyFileError | None = None
         self.reloads: Counter[str] = Counter()
@@ -64,19 +69,24 @@ class KeyFile:
         Raises KeyFileError once for every new problem; `problem` holds it until it is solved.
         """
         try:
-            stamp = _stamp(self._path)
-            if stamp == self._stamp:
+            status = self._path.stat()
+            version, settled = version_of(status), is_settled(status.st_ctime_ns)
+            if self._settled and version == self._read[0]:
                 self._missing, self.problem = 0, None
                 return False
-            grants = parse_keys(read_key_file(self._path))
+            content = read_key_file(self._path)
+            grants = parse_keys(content)
         except FileNotFoundError:
             return self._handle_missing()
         except OSError as error:
             return self._report(KeyFileError(f"the key file cannot be read: {error.strerror}"))
         except KeyFileError as error:
             return self._report(error)
-        self._stamp, self._missing, self.problem = stamp, 0, None
-        self._ring.swap(grants)
+        read, self._read = self._read, (version, hashlib.sha256(content).digest())
+        self._settled, self._missing, self.problem = settled, 0, None
+        if read == self._read:
+            return False
+        self._ring.replace(grants)
         self.reloads["read"] += 1
         return True
 
@@ -85,8 +95,8 @@ class KeyFile:
         # Some editors delete the file before they write it: the first miss revokes nothing.
         revoked = self._missing == 2 and len(self._ring) > 0
         if revoked:
-            self._stamp = None
-            self._ring.swap([])
+            self._read = ("", b"")
+            self._ring.replace([])
         self._report(KeyFileError("key file not found: create it with `ptn keys add`", code="no_key_file"))
         return revoked
 
@@ -96,11 +106,6 @@ class KeyFile:
             self.reloads["failed"] += 1
             raise problem
         return False
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    status = path.stat()
-    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def read_key_file(path: Path) -> bytes:

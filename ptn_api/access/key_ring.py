@@ -62,12 +62,12 @@ class KeyRing:
         self._holders: dict[bytes, KeyHolder] = {}
         self._listeners: list[Callable[[], None]] = []
 
-    def on_swap(self, listener: Callable[[], None]) -> Callable[[], None]:
+    def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Calls the listener after every change of the keys. Returns a function that unregisters it."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def swap(self, grants: Iterable[Grant | tuple[str, str | bytes, Tier]]) -> None:
+    def replace(self, grants: Iterable[Grant | tuple[str, str | bytes, Tier]]) -> None:
         """Replaces all keys. A plain tuple is (alias, key or its SHA-256, tier)."""
         self._holders = {
             grant.digest: KeyHolder(
@@ -85,7 +85,7 @@ class KeyRing:
     def expire(self) -> bool:
         """Drops expired keys; returns whether there were any.
 
-        `who` refuses them in any case. Calling this every second notifies the listeners, which end sessions.
+        `lookup` rejects them in any case; calling this every second lets the listeners end open sessions.
         """
         valid = {digest: holder for digest, holder in self._holders.items() if self._is_valid(holder)}
         if len(valid) == len(self._holders):
@@ -94,11 +94,11 @@ class KeyRing:
         self._notify()
         return True
 
-    def who(self, api_key: str) -> KeyHolder | None:
+    def lookup(self, api_key: str) -> KeyHolder | None:
         """The holder of the key; None for an unknown or expired key. Call again for every use."""
-        return self.whose(digest_of(api_key))
+        return self.lookup_digest(digest_of(api_key))
 
-    def whose(self, digest: bytes) -> KeyHolder | None:
+    def lookup_digest(self, digest: bytes) -> KeyHolder | None:
         """The holder of the key with this SHA-256."""
         holder = self._holders.get(digest)
         return holder if holder is not None and self._is_valid(holder) else None

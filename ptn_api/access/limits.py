@@ -8,12 +8,11 @@ this name's own requests and the time only. Libraries for it bring storage backe
 from __future__ import annotations
 
 import math
-import resource
 from typing import Any, NamedTuple
 
 from ptn_api.access.key_ring import KeyHolder
 
-__all__ = ["WINDOW_MS", "Allowance", "LoginGuard", "RateLimit", "most_connections"]
+__all__ = ["WINDOW_MS", "Allowance", "LoginGuard", "RateLimit"]
 
 WINDOW_MS = 60_000
 MOST_NAMES = 65_536
@@ -66,7 +65,7 @@ class RateLimit:
         return max(1, _seconds(over_ms)) if over_ms > _ROUNDING_MS else 0
 
     def _refill_ms(self, name: str, now_ms: float) -> float:
-        """The time until the quota is full. After a clock step backwards it is a window at most."""
+        """The time until the quota is full: a window at most, even if `now_ms` steps back."""
         return min(max(self._full_at.get(name, 0.0) - now_ms, 0.0), WINDOW_MS)
 
 
@@ -81,8 +80,8 @@ class LoginGuard:
         self._failures = RateLimit(failures_per_minute)
         self._known: dict[tuple[str, str], None] = {}
 
-    def retry_s(self, address: str | None, holder: KeyHolder | None, now_ms: float) -> int:
-        """Counts a login attempt. Returns the seconds to wait; 0 = proceed with the result.
+    def record_attempt(self, address: str | None, holder: KeyHolder | None, now_ms: float) -> int:
+        """Records a login attempt. Returns the seconds to wait before the next; 0 = proceed with the result.
 
         `holder` is the key's holder, None for an invalid key. An address of None is exempt.
         """
@@ -109,9 +108,3 @@ def _remember(memory: dict[Any, Any], name: Any, value: Any, most: int) -> None:
 
 def _seconds(ms: float) -> int:
     return math.ceil(ms / 1000 - 1e-9)
-
-
-def most_connections(wanted: int) -> int:
-    """The wanted number of connections, but at most half of the process's limit of open files."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, wanted if files == resource.RLIM_INFINITY else min(wanted, files // 2))

@@ -5,14 +5,16 @@ costs more than the whole response. A response that has to wait, for its handler
 slowly, is sent by a task.
 
 - Each request must arrive within a timeout, counted from its first byte; a new connection's first request,
-  from the start.
+  from the start. The time starts again after the server itself has kept the client from sending.
 - While requests are queued or the client does not read its responses, the connection is not read from.
+- After an error the client may read the response before the connection closes, for a short while.
 - The number of open connections is limited (connection_limit.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any, Protocol, cast
@@ -33,6 +35,10 @@ _KEEP_ALIVE_S = 75
 """Longer than a minute, the interval at which many clients poll."""
 _SMALL_BODY_BYTES = 262_144
 """Bodies up to this size, the largest chunk of any, are written together with the head."""
+_LINGER_S = 2
+"""How long a client may go on sending after an error, so that it receives the response."""
+_LINGER_BYTES = 1_048_576
+"""How much it may send then; it is discarded."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -75,6 +81,8 @@ class Connection(asyncio.Protocol):
         """Sends the current response, if that has to wait."""
         self._timer: asyncio.TimerHandle | None = None
         self._reading = True
+        self._lingering = False
+        self._discarded_bytes = 0
         self._error = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -119,7 +127,15 @@ class Connection(asyncio.Protocol):
             # Most connections are idle again by now, and need not be marked twice per request.
             if self._task is not None or reader.queue:
                 self._connections.mark_busy(self, evictable=self._info.user is None)
-        elif reader.expects_continue:
+        elif reader.closed:
+            # The input that follows the last request is discarded, up to a limit.
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > _LINGER_BYTES:
+                if self._lingering:
+                    self._close()
+                else:
+                    self._set_reading(False)
+        elif reader.expects_continue and self._task is None:
             self._send_continue()
         if reader.incomplete and reader.started != self._timed_request:
             self._timed_request = reader.started
@@ -147,7 +163,7 @@ class Connection(asyncio.Protocol):
         elif self._task is not None:
             return
         elif reader.closed:
-            self._transport.close()
+            self._close()
         else:
             self._connections.mark_idle(self)
             self._set_reading(True)
@@ -204,6 +220,27 @@ class Connection(asyncio.Protocol):
     def _send_continue(self) -> None:
         self._reader.expects_continue = False
         self._transport.write(_CONTINUE)
+        self._set_deadline(self._limits.request_ms / 1000)
+
+    # --- closing --------------------------------------------------------------------------------------------
+
+    def _close(self) -> None:
+        """Closes after the last response; at first only for writing if the client may still be sending.
+
+        A socket that is closed with unread input is reset, and the client may lose the response (RFC 9112,
+        9.6). Its input is therefore discarded for a while; meanwhile the connection may be evicted.
+        """
+        done = self._lingering or not self._reader.unread_input or self._discarded_bytes > _LINGER_BYTES
+        # TLS cannot close for writing only.
+        if done or self._transport.is_closing() or not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        self._lingering = True
+        with contextlib.suppress(OSError):  # reset by the client: connection_lost follows
+            self._transport.write_eof()
+        self._connections.mark_idle(self)
+        self._set_reading(True)
+        self._set_deadline(_LINGER_S)
 
     # --- backpressure ---------------------------------------------------------------------------------------
 
@@ -221,6 +258,8 @@ class Connection(asyncio.Protocol):
         self._reading = reading
         if reading:
             self._transport.resume_reading()
+            if self._reader.incomplete:
+                self._set_deadline(self._limits.request_ms / 1000)
         else:
             self._transport.pause_reading()
 
@@ -247,6 +286,8 @@ class Connection(asyncio.Protocol):
         self._timer = None
         if self._loop.time() < self._deadline:
             self._arm_timer()
+        elif not self._reading or self._reader.expects_continue:
+            pass  # The client waits for the server: the time starts again when that is ready.
         elif self._reader.incomplete:
             self._reader.close(HTTPError("request_timeout", "The request did not arrive in time"))
             self._answer_queue()

@@ -50,8 +50,9 @@ class ConnectionLimit(Generic[C]):
         """Adds a new connection, which is idle."""
         if len(self) >= self._maximum:
             self._on_limit()
-            evictable = (busy for busy, evictable in self._busy.items() if evictable)
-            evicted = next(iter(self._idle), None) or next(evictable, None)
+            evicted = next(iter(self._idle), None)
+            if evicted is None:
+                evicted = next((busy for busy, evictable in self._busy.items() if evictable), None)
             if evicted is None:
                 connection.abort()
                 return

@@ -100,6 +100,8 @@ class RequestReader:
     def __init__(self, limits: Limits, connection: ConnectionInfo) -> None:
         self.queue: deque[Request | HTTPError] = deque()
         self.closed = False
+        self.unread_input = False
+        """Whether it closed before the end of a request, so that the client may still be sending."""
         self.started = 0
         """Number of requests whose first bytes have arrived."""
         self.incomplete = False
@@ -146,6 +148,7 @@ class RequestReader:
             return
         self.closed, self.incomplete, self.expects_continue, self._previous = True, False, False, None
         if error is not None:
+            self.unread_input = True
             self.queue.append(error)
 
     # --- the parser's callbacks -----------------------------------------------------------------------------
@@ -200,6 +203,7 @@ class RequestReader:
         """Answers a request whose body is too long without reading on, as the connection's last."""
         assert self._request is not None
         self.queue.append(self._request)
+        self.unread_input = True
         self.close()
 
     def on_message_complete(self) -> None:

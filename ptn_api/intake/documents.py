@@ -17,7 +17,8 @@ from ptn_api.backoff import Backoff
 from ptn_api.clock import Clock, Monotonic
 from ptn_api.errors import InvalidInputError, LogUnwritableError
 from ptn_api.event_log.contract import Document, DocumentWritten, EventLogWriter
-from ptn_api.intake.files import is_settled, read_file, version_of
+from ptn_api.file_version import is_settled, version_of
+from ptn_api.intake.files import read_file
 
 __all__ = ["DOCUMENT_FILES", "DocumentFiles", "DocumentFollower", "check_object"]
 

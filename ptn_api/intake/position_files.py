@@ -13,7 +13,8 @@ import structlog
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.event_log.contract import PositionWritten
-from ptn_api.intake.files import Key, check_name, is_settled, read_file, version_of
+from ptn_api.file_version import is_settled, version_of
+from ptn_api.intake.files import Key, check_name, read_file
 from ptn_api.model.position import parse_position
 
 __all__ = ["Place", "PositionFiles", "PositionsToRead"]

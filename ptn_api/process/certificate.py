@@ -6,6 +6,7 @@ import ssl
 from pathlib import Path
 
 from ptn_api.errors import SettingsError
+from ptn_api.file_version import is_settled, version_of
 
 __all__ = ["Certificate"]
 
@@ -18,7 +19,7 @@ class Certificate:
 
     def __init__(self, certificate: Path, key: Path) -> None:
         self._files = (certificate, key)
-        self._stamp = self._look()
+        self._versions = self._current_versions()
         self.context = self._current = _load(certificate, key)
 
         def use_latest(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
@@ -30,25 +31,29 @@ class Certificate:
     def refresh(self) -> bool:
         """Reloads the files if they changed; returns whether they did.
 
-        Raises SettingsError, once per change, for files that cannot be used, and keeps the last good ones.
+        Files that have changed just now, and may be changing still, are left to the next call. Raises
+        SettingsError, once per change, for files that cannot be used, and keeps the last good ones.
         """
-        stamp = self._look()
-        if stamp == self._stamp:
+        versions = self._current_versions()
+        if versions is None or versions == self._versions:
             return False
-        self._stamp = stamp
+        self._versions = versions
         self._current = _load(*self._files)
         return True
 
-    def _look(self) -> list[tuple[int, int, int] | None]:
-        return [_stamp(file) for file in self._files]
-
-
-def _stamp(file: Path) -> tuple[int, int, int] | None:
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_ctime_ns, status.st_size
+    def _current_versions(self) -> list[str] | None:
+        """Returns the files' versions, empty for a missing file; None until all of them are settled."""
+        versions = []
+        for file in self._files:
+            try:
+                status = file.stat()
+            except OSError:
+                versions.append("")
+                continue
+            if not is_settled(status.st_ctime_ns):
+                return None
+            versions.append(version_of(status))
+        return versions
 
 
 def _load(certificate: Path, key: Path) -> ssl.SSLContext:

@@ -4,73 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Coroutine, Sequence
-from functools import lru_cache
-from typing import Any, Literal, NamedTuple, get_args, get_origin
-from urllib.parse import parse_qs
+from typing import Any
 
-import msgspec
 import structlog
 
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.usage import Usage
+from ptn_api.clock import Monotonic, monotonic_ms
 from ptn_api.errors import LogError
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.response import Exchange, Response
 from ptn_api.rest.auth import Authenticator, key_in_body, rate_limit_lines
-from ptn_api.rest.context import AppContext, NoQuery, RequestContext, RouteHandler
+from ptn_api.rest.context import AppContext, RequestContext
 from ptn_api.rest.counters import RestCounters
+from ptn_api.rest.routes import Route
 
-__all__ = ["Access", "App", "Route", "Router"]
+__all__ = ["App", "Router"]
 
 logger = structlog.get_logger()
 
-Access = Literal["anyone", "key", "tier 100"]
-
-_BAD_TIER = "Invalid tier value. Allowed values are 0, 30, 50, or 100"
 _RETRY_AFTER = {"retry-after": "2"}
-
-
-class Route(NamedTuple):
-    """A row of the table of routes (routes.py).
-
-    `path` may end in `{hotkey}`. `response` is the type of the 200 response's JSON. `errors` are codes of
-    errors that the handler raises, besides those that any route with this access meets; `tier_error` is the
-    sentence for keys below tier 100.
-
-    The rest is for the API's description: `variant` is the response type with some parameter, `ndjson_line`
-    the type of a line if NDJSON is requested; `freshness`: the response has the headers of
-    `context.freshness_headers`; `also_503`: the response may come with status 503.
-    """
-
-    path: str
-    handler: RouteHandler
-    summary: str
-    response: Any
-    access: Access = "key"
-    query: type[msgspec.Struct] = NoQuery
-    errors: tuple[str, ...] = ()
-    tier_error: str = "This data requires tier 100 access"
-    description: str = ""
-    variant: Any = None
-    ndjson_line: Any = None
-    freshness: bool = False
-    also_503: bool = False
-    media_type: str = "application/json"
-
-    def parse_query(self, text: bytes) -> msgspec.Struct:
-        """Returns the query string as the route's query type; unknown parameters are ignored."""
-        texts = parse_qs(text.decode("latin-1"), keep_blank_values=True)
-        values: dict[str, Any] = {}
-        for name, of, repeatable in _parameters(self.query):
-            if name not in texts:
-                continue
-            value = texts[name] if repeatable else texts[name][-1]
-            try:
-                values[name] = msgspec.convert(value, of, strict=False)
-            except msgspec.ValidationError:
-                sentence = _BAD_TIER if name == "tier" else f"Invalid value of the parameter {name}"
-                raise HTTPError("bad_parameter", sentence, parameter=name) from None
-        return self.query(**values)
+_FORGET_S = 60
+"""How long after its last failure a route that is no longer requested counts as failing."""
 
 
 class Router:
@@ -103,18 +58,24 @@ class App:
         *,
         counters: RestCounters | None = None,
         usage: Usage | None = None,
+        monotonic: Monotonic = monotonic_ms,
     ) -> None:
         self._context = context
         self._router = Router(routes)
         self._counters = counters or RestCounters()
         self._usage = usage
-        self._authenticator = Authenticator(keys, context.options, context.clock, self._counters)
+        self._outage = context.follower.outage
+        self._forgetting: dict[str, asyncio.TimerHandle] = {}
+        """Timers of the routes whose last read of the log failed."""
+        self._authenticator = Authenticator(keys, context.options, monotonic, self._counters)
 
     def handle(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
         try:
             route, request = self._dispatch(exchange)
             result = route.handler(self._context, request)
             if isinstance(result, Response) and self._respond(exchange, result):
+                if self._forgetting:
+                    self._log_read(exchange.route)
                 return None
         except Exception as error:  # noqa: BLE001 - each becomes a response
             self._respond_with_error(exchange, error)
@@ -126,6 +87,8 @@ class App:
             response = result if isinstance(result, Response) else await result
             while not self._respond(exchange, response):  # noqa: ASYNC110 - each call compresses more
                 await asyncio.sleep(0)
+            if self._forgetting:
+                self._log_read(exchange.route)
         except Exception as error:  # noqa: BLE001 - each becomes a response
             self._respond_with_error(exchange, error)
 
@@ -137,13 +100,25 @@ class App:
 
     def _respond_with_error(self, exchange: Exchange, error: Exception) -> None:
         if isinstance(error, LogError):
-            self._context.follower.outage.failed("views", error)
+            route = exchange.route
+            self._outage.failed(route, error)
+            if route in self._forgetting:
+                self._forgetting[route].cancel()
+            # Load balancers send no requests while /health fails, so the next success may never come.
+            forget = asyncio.get_running_loop().call_later(_FORGET_S, self._log_read, route)
+            self._forgetting[route] = forget
             sentence = "The data cannot be read at the moment"
             error = HTTPError("log_unreadable", sentence, headers=_RETRY_AFTER)
         elif not isinstance(error, HTTPError):
             logger.error("request_failed", route=exchange.route, exc_info=error)
             error = HTTPError("internal", "Internal server error")
         exchange.respond_with_error(error)
+
+    def _log_read(self, route: str) -> None:
+        """Ends the route's outage: each route is a reader of the log, since they read different tables."""
+        if route in self._forgetting:
+            self._forgetting.pop(route).cancel()
+            self._outage.succeeded(route)
 
     # --- dispatch -------------------------------------------------------------------------------------------
 
@@ -187,13 +162,3 @@ class App:
         exchange.request.connection.requests += 1
         if self._usage is not None and exchange.user is not None:
             self._usage.add(exchange.user, requests=1, sent_bytes=exchange.sent_bytes)
-
-
-@lru_cache
-def _parameters(query: type[msgspec.Struct]) -> list[tuple[str, Any, bool]]:
-    """Returns (name, type, whether it is a list, given by repeating the parameter) of each parameter."""
-
-    def is_list(kind: Any) -> bool:
-        return list in (get_origin(kind), *map(get_origin, get_args(kind)[:1]))  # plain or Annotated
-
-    return [(field.name, field.type, is_list(field.type)) for field in msgspec.structs.fields(query)]

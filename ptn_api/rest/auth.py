@@ -12,7 +12,7 @@ import structlog
 from ptn_api.access.address import Proxies
 from ptn_api.access.key_ring import KeyHolder, KeyRing, digest_of
 from ptn_api.access.limits import WINDOW_MS, Allowance, LoginGuard, RateLimit
-from ptn_api.clock import Clock
+from ptn_api.clock import Monotonic
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.request import BODY_LIMIT, ConnectionInfo, Request
 from ptn_api.rest.counters import RestCounters
@@ -26,10 +26,10 @@ logger = structlog.get_logger()
 class ConnectLimit:
     """New connections per client address and minute: the HTTP server's limiter."""
 
-    def __init__(self, options: RestOptions, clock: Clock, counters: RestCounters) -> None:
+    def __init__(self, options: RestOptions, monotonic: Monotonic, counters: RestCounters) -> None:
         self._proxies = Proxies(options.trusted_proxies)
         self._connects = RateLimit(options.connects_per_minute)
-        self._clock = clock
+        self._monotonic = monotonic
         self._counters = counters
 
     def opened(self, connection: ConnectionInfo) -> HTTPError | None:
@@ -37,7 +37,7 @@ class ConnectLimit:
         # A proxy opens connections for all of its clients.
         exempt = self._proxies.trusts(connection.peer)
         group = None if exempt else self._proxies.client(connection.peer).group
-        allowance = None if group is None else self._connects.take(group, self._clock())
+        allowance = None if group is None else self._connects.take(group, self._monotonic())
         if allowance is None or allowance.allowed:
             return None
         self._counters.limited["connects"] += 1
@@ -65,9 +65,11 @@ class Authenticator:
     others from them.
     """
 
-    def __init__(self, keys: KeyRing, options: RestOptions, clock: Clock, counters: RestCounters) -> None:
+    def __init__(
+        self, keys: KeyRing, options: RestOptions, monotonic: Monotonic, counters: RestCounters
+    ) -> None:
         self._keys = keys
-        self._clock = clock
+        self._monotonic = monotonic
         self._counters = counters
         self._proxies = Proxies(options.trusted_proxies)
         self._behind_proxy = self._proxies.any
@@ -79,12 +81,12 @@ class Authenticator:
 
         Raises HTTPError `unauthorized`, or `too_many_requests` for an address with too many failures.
         """
-        now, connection = self._clock(), request.connection
+        now, connection = self._monotonic(), request.connection
         if request.state is None:
             # A repeated request is the same object: its key is hashed once.
             key = _key_of(request)
             request.state = digest_of(key) if key else b""
-        holder = self._keys.whose(request.state)
+        holder = self._keys.lookup_digest(request.state)
         if holder is None:
             self._counters.auth_failures += 1
         # Behind a trusted proxy each request of a connection may come from another client.
@@ -93,7 +95,7 @@ class Authenticator:
             hops = () if forwarded is None else (forwarded,)
             connection.client = self._proxies.client(connection.peer, hops)
         # Checked before the key counts for anything, so that a blocked address cannot go on guessing.
-        retry_s = self._guard.retry_s(connection.client.group, holder, now)
+        retry_s = self._guard.record_attempt(connection.client.group, holder, now)
         if retry_s:
             self._counters.limited["failed_logins"] += 1
             logger.debug("too_many_failed_logins", address=connection.client.text)

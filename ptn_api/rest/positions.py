@@ -26,7 +26,13 @@ __all__ = ["Changes", "PositionsQuery", "positions", "positions_of"]
 class PositionsQuery(msgspec.Struct, kw_only=True):
     """Filters select positions; a miner's aggregates remain those of the complete entry."""
 
-    tier: Annotated[Tier, Meta(description="show what this tier shows; 403 above the key's own")] = 100
+    tier: Annotated[
+        Tier,
+        Meta(
+            description="show what this tier shows; 403 above the key's own",
+            extra={"error": "Invalid tier value. Allowed values are 0, 30, 50, or 100"},
+        ),
+    ] = 100
     miner: Annotated[list[str], Meta(description="only these hotkeys (repeatable)")] = []
     trade_pair: Annotated[list[str], Meta(description="only these trade pairs, by id (repeatable)")] = []
     status: Annotated[

@@ -5,18 +5,92 @@ Requests are routed by it, and the OpenAPI document is made from it.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from urllib.parse import parse_qs
 
+import msgspec
+
+from ptn_api.http.errors import HTTPError
 from ptn_api.model.miner import MinerEntry
 from ptn_api.model.statistics import Eliminations, MinerStatistics, PerfLedger, Statistics
 from ptn_api.model.trade_pair import TradePair
 from ptn_api.rest import about, documents, messages, pages, positions
-from ptn_api.rest.app import Route
+from ptn_api.rest.context import NoQuery, RouteHandler
 from ptn_api.views.checkpoint import CheckpointDocument
 from ptn_api.wire.about import Health, Me
 from ptn_api.wire.frames import Message
 
-__all__ = ["ROUTES"]
+__all__ = ["ROUTES", "Access", "Route"]
+
+Access = Literal["anyone", "key", "tier 100"]
+
+
+class Route(NamedTuple):
+    """A row of the table of routes.
+
+    `path` may end in `{hotkey}`. `response` is the type of the 200 response's JSON. `errors` are codes of
+    errors that the handler raises, besides those that any route with this access meets; `tier_error` is the
+    sentence for keys below tier 100.
+
+    The rest is for the API's description: `variant` is the response type with some parameter, `ndjson_line`
+    the type of a line if NDJSON is requested; `freshness`: the response has the headers of
+    `context.freshness_headers`; `also_503`: the response may come with status 503.
+    """
+
+    path: str
+    handler: RouteHandler
+    summary: str
+    response: Any
+    access: Access = "key"
+    query: type[msgspec.Struct] = NoQuery
+    errors: tuple[str, ...] = ()
+    tier_error: str = "This data requires tier 100 access"
+    description: str = ""
+    variant: Any = None
+    ndjson_line: Any = None
+    freshness: bool = False
+    also_503: bool = False
+    media_type: str = "application/json"
+
+    def parse_query(self, text: bytes) -> msgspec.Struct:
+        """Returns the query string as the route's query type; unknown parameters are ignored."""
+        texts = parse_qs(text.decode("latin-1"), keep_blank_values=True)
+        values: dict[str, Any] = {}
+        for name, kind, repeatable, error in _parameters(self.query):
+            if name not in texts:
+                continue
+            value = texts[name] if repeatable else texts[name][-1]
+            try:
+                values[name] = msgspec.convert(value, kind, strict=False)
+            except msgspec.ValidationError:
+                raise HTTPError("bad_parameter", error, parameter=name) from None
+        return self.query(**values)
+
+
+class _Parameter(NamedTuple):
+    """A parameter of a query. A list is given by repeating the parameter."""
+
+    name: str
+    kind: Any
+    repeatable: bool
+    error: str
+    """The sentence for a malformed value."""
+
+
+@lru_cache
+def _parameters(query: type[msgspec.Struct]) -> list[_Parameter]:
+    """Returns the parameters. A field may bring its sentence: `Meta(extra={"error": ...})`."""
+    parameters = []
+    for field in msgspec.structs.fields(query):
+        kind, error = field.type, f"Invalid value of the parameter {field.name}"
+        if get_origin(kind) is Annotated:
+            kind, *metas = get_args(kind)
+            for meta in metas:
+                error = (meta.extra or {}).get("error", error)
+        parameters.append(_Parameter(field.name, field.type, get_origin(kind) is list, error))
+    return parameters
+
 
 ROUTES: tuple[Route, ...] = (
     Route(

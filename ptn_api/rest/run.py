@@ -11,7 +11,7 @@ import structlog
 
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.usage import Usage
-from ptn_api.clock import Clock, SteadyClock
+from ptn_api.clock import Clock, Monotonic, SteadyClock, monotonic_ms
 from ptn_api.event_log.contract import EventLog
 from ptn_api.http.connection import Connection
 from ptn_api.http.connection_limit import ConnectionLimit
@@ -42,6 +42,7 @@ async def run_rest(
     stop: asyncio.Event,
     ready: Callable[[], None],
     clock: Clock | None = None,
+    monotonic: Monotonic = monotonic_ms,
     tls: ssl.SSLContext | None = None,
     counters: RestCounters | None = None,
     usage: Usage | None = None,
@@ -65,14 +66,14 @@ async def run_rest(
 
     connections: ConnectionLimit[Connection] = ConnectionLimit(options.max_rest_connections, count_evictions)
     server = Server(
-        App(context, keys, ROUTES, counters=counters, usage=usage),
+        App(context, keys, ROUTES, counters=counters, usage=usage, monotonic=monotonic),
         sock,
         Limits(
             request_ms=options.header_timeout_ms,
             minimum_rate=options.minimum_rate,
             rate_window_ms=options.rate_window_ms,
         ),
-        limiter=ConnectLimit(options, clock, counters),
+        limiter=ConnectLimit(options, monotonic, counters),
         connections=connections,
         drain_ms=int(options.stop_timeout_ms * _DRAIN_SHARE),
         tls=tls,

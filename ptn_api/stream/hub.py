@@ -74,7 +74,7 @@ class Hub:
             key_is_valid=self._logins.key_is_valid,
             stall_ms=options.replay_stall_ms,
         )
-        self._unsubscribe_from_keys = keys.on_swap(self._logins.check_keys)
+        self._unsubscribe_from_keys = keys.on_change(self._logins.check_keys)
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Starts the tasks that run as long as the stream; if one ends, the stream must end."""

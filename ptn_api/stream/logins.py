@@ -106,7 +106,7 @@ class Logins:
             return
         connection.authenticated()
         delay = self._pacer.wait_ms(now)
-        holder = self._keys.who(connection.api_key)
+        holder = self._keys.lookup(connection.api_key)
         backoff = None if holder is None else self._backoffs.get(holder.alias)
         if backoff is not None:
             delay += backoff.delay_ms(now)
@@ -119,8 +119,8 @@ class Logins:
         if connection.session.state is not State.CHECKING:
             return
         now = self._monotonic()
-        holder = self._keys.who(connection.api_key)
-        if self._guard.retry_s(connection.address_group, holder, now):
+        holder = self._keys.lookup(connection.api_key)
+        if self._guard.record_attempt(connection.address_group, holder, now):
             self._counters.limited["failed_logins"] += 1
             connection.close(TOO_MANY_REQUESTS)
             return
@@ -175,7 +175,7 @@ class Logins:
 
     def key_is_valid(self, connection: Connection) -> bool:
         """Returns whether the connection's key still gives access to the stream."""
-        holder = self._keys.who(connection.api_key)
+        holder = self._keys.lookup(connection.api_key)
         return holder is not None and holder.tier >= STREAM_TIER
 
     def check_keys(self) -> None:
@@ -184,6 +184,6 @@ class Logins:
             for connection in list(slots):
                 if not self.key_is_valid(connection):
                     connection.close(KEY_REVOKED)
-            holder = self._keys.who(slots[-1].api_key) if slots else None
+            holder = self._keys.lookup(slots[-1].api_key) if slots else None
             while holder is not None and holder.alias == alias and len(slots) > self._max_slots(holder):
                 self._evict_oldest(slots)

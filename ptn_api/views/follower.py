@@ -114,7 +114,7 @@ class Follower:
                 with self.outage.reading("views"):
                     await self.catch_up()
                 waits_ms = [_LONGEST_WAIT_MS]
-                if not self.outage.failing:
+                if "views" not in self.outage.failing:
                     expiry_ms = self._views.next_expiry_ms()
                     if expiry_ms is not None:
                         waits_ms.append(expiry_ms - self._clock())

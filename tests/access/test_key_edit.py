@@ -29,24 +29,24 @@ def ring_of(path: Path, now: list[int]) -> KeyRing:
 
 
 def test_limits_and_expiry_are_the_holders(path: Path) -> None:
-    """`who` returns the entry's fields. A key expires to the millisecond, and listeners are called."""
+    """`lookup` returns the entry's fields. A key expires to the millisecond, and listeners are called."""
     now = [NOW]
     key = add_key(path, "alice", 100, expires_ms=NOW + HOUR, max_connections=2, requests_per_minute=9)
     ring = ring_of(path, now)
-    holder = ring.who(key)
+    holder = ring.lookup(key)
     assert holder is not None
     assert (holder.max_connections, holder.requests_per_minute, holder.expires_ms) == (2, 9, NOW + HOUR)
-    swaps: list[int] = []
-    ring.on_swap(lambda: swaps.append(1))
+    changes: list[int] = []
+    ring.on_change(lambda: changes.append(1))
     now[0] = NOW + HOUR - 1
     assert ring.expire() is False
-    assert ring.who(key) is not None
+    assert ring.lookup(key) is not None
     now[0] = NOW + HOUR
-    assert ring.who(key) is None
-    assert swaps == []
+    assert ring.lookup(key) is None
+    assert changes == []
     assert ring.expire() is True
     assert ring.expire() is False
-    assert (swaps, len(ring)) == ([1], 0)
+    assert (changes, len(ring)) == ([1], 0)
 
 
 def test_a_rotated_key_works_until_its_grace_is_over(path: Path) -> None:
@@ -55,14 +55,14 @@ def test_a_rotated_key_works_until_its_grace_is_over(path: Path) -> None:
     old = add_key(path, "alice", 50, requests_per_minute=9, note="pays monthly")
     new = rotate_key(path, "alice", grace_ms=HOUR, now_ms=NOW)
     ring = ring_of(path, now)
-    assert [(h.alias, h.tier, h.requests_per_minute) for k in (old, new) if (h := ring.who(k))] == [
+    assert [(h.alias, h.tier, h.requests_per_minute) for k in (old, new) if (h := ring.lookup(k))] == [
         ("alice", 50, 9)
     ] * 2
     assert json.loads(path.read_text())["alice"]["note"] == "pays monthly"
     assert not any(key in path.read_text() for key in (old, new))
     now[0] = NOW + HOUR
-    assert ring.who(old) is None
-    assert ring.who(new) is not None
+    assert ring.lookup(old) is None
+    assert ring.lookup(new) is not None
 
 
 def test_rotating_again_keeps_valid_keys_and_drops_expired_ones(path: Path) -> None:
@@ -71,10 +71,10 @@ def test_rotating_again_keeps_valid_keys_and_drops_expired_ones(path: Path) -> N
     second = rotate_key(path, "alice", grace_ms=HOUR, now_ms=NOW)
     third = rotate_key(path, "alice", grace_ms=HOUR, now_ms=NOW + HOUR // 2)
     ring = ring_of(path, [NOW + HOUR // 2])
-    assert all(ring.who(key) for key in ("legacy-key", second, third))
+    assert all(ring.lookup(key) for key in ("legacy-key", second, third))
     fourth = rotate_key(path, "alice", grace_ms=0, now_ms=NOW + HOUR)
     ring = ring_of(path, [NOW + HOUR])
-    assert [bool(ring.who(key)) for key in ("legacy-key", second, third, fourth)] == [
+    assert [bool(ring.lookup(key)) for key in ("legacy-key", second, third, fourth)] == [
         False,
         False,
         False,
@@ -104,7 +104,7 @@ def test_an_old_key_does_not_outlive_its_user(path: Path) -> None:
     old = add_key(path, "alice", 100, expires_ms=NOW + HOUR)
     rotate_key(path, "alice", grace_ms=10 * HOUR, now_ms=NOW)
     assert {grant.expires_ms for grant in parse_keys(path.read_bytes())} == {NOW + HOUR}
-    assert ring_of(path, [NOW + HOUR]).who(old) is None
+    assert ring_of(path, [NOW + HOUR]).lookup(old) is None
 
 
 def test_revoking_removes_the_user_with_all_keys(path: Path) -> None:
@@ -114,7 +114,7 @@ def test_revoking_removes_the_user_with_all_keys(path: Path) -> None:
     os.chmod(path, 0o640)
     revoke_key(path, "alice")
     ring = ring_of(path, [NOW])
-    assert [ring.who(key) is None for key in (first, second, other)] == [True, True, False]
+    assert [ring.lookup(key) is None for key in (first, second, other)] == [True, True, False]
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     for edit in (lambda: revoke_key(path, "alice"), lambda: rotate_key(path, "x", grace_ms=0, now_ms=NOW)):
         with pytest.raises(KeyFileError, match="unknown user"):

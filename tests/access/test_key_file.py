@@ -37,7 +37,7 @@ def test_both_forms_and_the_hashed_one_are_read(path: Path, ring: KeyRing) -> No
     }
     path.write_text(json.dumps(entries))
     assert KeyFile(path, ring).refresh()
-    found = {key: ring.who(key) for key in ("alice-key", "bob-key", "carol-key", "unknown")}
+    found = {key: ring.lookup(key) for key in ("alice-key", "bob-key", "carol-key", "unknown")}
     assert [(h.alias, h.tier) if h else None for h in found.values()] == [
         ("alice", 100),
         ("bob", 30),
@@ -53,7 +53,7 @@ def test_a_change_of_tier_alone_takes_effect(path: Path, ring: KeyRing) -> None:
     file.refresh()
     path.write_text('{"bob": {"key": "k", "tier": 50}}')
     assert file.refresh()
-    holder = ring.who("k")
+    holder = ring.lookup("k")
     assert holder is not None
     assert holder.tier == 50
 
@@ -85,11 +85,11 @@ def test_a_broken_file_keeps_the_last_good_keys(path: Path, ring: KeyRing, conte
         file.refresh()
     assert "s3cret" not in str(caught.value)
     assert file.refresh() is False
-    assert ring.who("good-key") is not None
+    assert ring.lookup("good-key") is not None
     path.write_text('{"bob": "new-key"}')
     assert file.refresh()
-    assert ring.who("good-key") is None
-    assert ring.who("new-key") is not None
+    assert ring.lookup("good-key") is None
+    assert ring.lookup("new-key") is not None
     assert file.problem is None
 
 
@@ -101,19 +101,19 @@ def test_a_missing_file_revokes_all_keys_at_the_second_check(path: Path, ring: K
     path.unlink()
     with pytest.raises(KeyFileError, match="ptn keys add"):
         file.refresh()
-    assert ring.who("k") is not None
+    assert ring.lookup("k") is not None
     assert file.refresh() is True
-    assert ring.who("k") is None
+    assert ring.lookup("k") is None
     path.write_text('{"bob": "k"}')
     assert file.refresh()
-    assert ring.who("k") is not None
+    assert ring.lookup("k") is not None
 
 
 def test_a_file_that_comes_back_unchanged_was_not_missing(
     path: Path, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often it is missing briefly, and even if the move changes no times."""
-    monkeypatch.setattr("ptn_api.access.key_file._stamp", lambda path: (path.stat().st_ino,))
+    monkeypatch.setattr("ptn_api.access.key_file.version_of", lambda status: str(status.st_ino))
     file = KeyFile(path, ring)
     path.write_text('{"bob": "k"}')
     file.refresh()
@@ -124,7 +124,26 @@ def test_a_file_that_comes_back_unchanged_was_not_missing(
         aside.rename(path)
         assert file.refresh() is False
         assert file.problem is None
-    assert ring.who("k") is not None
+    assert ring.lookup("k") is not None
+
+
+def test_a_rewrite_within_a_tick_of_the_files_clock_is_seen(
+    path: Path, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the same version: the file is read again until its version is settled."""
+    monkeypatch.setattr("ptn_api.access.key_file.version_of", lambda _: "same")
+    monkeypatch.setattr("ptn_api.access.key_file.is_settled", lambda _: settled)
+    settled = False
+    file = KeyFile(path, ring)
+    path.write_text('{"bob": "old"}')
+    assert [file.refresh(), file.refresh()] == [True, False]
+    path.write_text('{"bob": "new"}')
+    settled = True
+    assert [file.refresh(), file.refresh()] == [True, False]
+    assert [ring.lookup("old") is None, ring.lookup("new") is None] == [True, False]
+    assert file.reloads == {"read": 2}
+    monkeypatch.setattr("ptn_api.access.key_file.read_key_file", None)
+    assert file.refresh() is False, "one stat"
 
 
 def test_a_fifo_in_its_place_blocks_nothing(path: Path, ring: KeyRing) -> None:
@@ -141,7 +160,7 @@ def test_an_added_key_works_and_is_not_stored(path: Path, ring: KeyRing) -> None
     assert first not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     KeyFile(path, ring).refresh()
-    assert [h.alias for key in (first, second) if (h := ring.who(key))] == ["alice", "bob"]
+    assert [h.alias for key in (first, second) if (h := ring.lookup(key))] == ["alice", "bob"]
     with pytest.raises(KeyFileError, match="already"):
         add_key(path, "alice", 50)
 

@@ -77,16 +77,16 @@ def test_after_too_many_failures_an_address_waits_even_with_a_valid_key() -> Non
     """Otherwise guessing on would find a key. A key that logged in from there before is exempt."""
     guard = LoginGuard(3)
     bob = KeyHolder(alias="bob", tier=100, fingerprint="bbbbbbbb")
-    assert guard.retry_s("1.2.3.4", ALICE, NOW) == 0
-    assert [guard.retry_s("1.2.3.4", None, NOW) for _ in range(3)] == [0, 0, 0]
-    assert guard.retry_s("1.2.3.4", None, NOW) > 0
-    assert guard.retry_s("1.2.3.4", bob, NOW) > 0
-    assert guard.retry_s("1.2.3.4", ALICE, NOW) == 0
-    assert guard.retry_s("5.6.7.8", bob, NOW) == 0
-    assert guard.retry_s("1.2.3.4", bob, NOW + 20_000) == 0
+    assert guard.record_attempt("1.2.3.4", ALICE, NOW) == 0
+    assert [guard.record_attempt("1.2.3.4", None, NOW) for _ in range(3)] == [0, 0, 0]
+    assert guard.record_attempt("1.2.3.4", None, NOW) > 0
+    assert guard.record_attempt("1.2.3.4", bob, NOW) > 0
+    assert guard.record_attempt("1.2.3.4", ALICE, NOW) == 0
+    assert guard.record_attempt("5.6.7.8", bob, NOW) == 0
+    assert guard.record_attempt("1.2.3.4", bob, NOW + 20_000) == 0
 
 
 def test_an_exempt_address_never_waits() -> None:
     """Loopback peers have no group."""
     guard = LoginGuard(1)
-    assert [guard.retry_s(None, None, NOW) for _ in range(10)] == [0] * 10
+    assert [guard.record_attempt(None, None, NOW) for _ in range(10)] == [0] * 10

@@ -30,7 +30,7 @@ async def test_it_follows_in_its_own_thread() -> None:
     clock = FakeClock(T0)
     log = filled_log([some(1, 1, 2)], now_ms=T0)
     live = LiveStream(log=log, ready=False)
-    live.keys.swap([("alice", REST_KEY, 100)])
+    live.keys.replace([("alice", REST_KEY, 100)])
     opened, closed = threading.Event(), threading.Event()
     changed: list[tuple[str, str]] = []
 

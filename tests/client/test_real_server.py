@@ -79,10 +79,10 @@ async def test_broken_connections_lose_nothing(timing: Timing, tmp_path: Path) -
             for round_ in range(5):
                 live.trade(4)
                 if round_ % 2:
-                    live.keys.swap([])
+                    live.keys.replace([])
                     await until_async(lambda: live.counters.clients == 0)
                 live.trade(4)
-                live.keys.swap([("alice", KEY, 100)])
+                live.keys.replace([("alice", KEY, 100)])
                 received += [(await anext(stream)).sequence for _ in range(8)]
     assert received == list(range(first, first + 40))
     assert gaps == []
@@ -250,11 +250,11 @@ class Both:
         return f"{total % (1 << 64):016x}"
 
     async def cut_off(self) -> None:
-        self.live.keys.swap([])
+        self.live.keys.replace([])
         await until_async(lambda: self.live.counters.clients == 0)
 
     def let_in(self) -> None:
-        self.live.keys.swap([("alice", REST_KEY, 100)])
+        self.live.keys.replace([("alice", REST_KEY, 100)])
 
     async def agreed(self) -> None:
         """Waits until the mirror equals the log."""
@@ -269,7 +269,7 @@ async def mirrored(timing: Timing, *changes: Any, mend_within: float = 0.0) -> A
     clock = FakeClock(T0)
     log = filled_log(changes, now_ms=T0)
     live = LiveStream(log=log, ready=False)
-    live.keys.swap([("alice", REST_KEY, 100)])
+    live.keys.replace([("alice", REST_KEY, 100)])
     states: list[str] = []
     options: Any = {"timing": timing, "mend_within": mend_within, "on_state": states.append}
     async with (

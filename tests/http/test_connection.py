@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -269,6 +270,96 @@ def test_a_large_body_is_not_read(run: Run) -> None:
             assert error_of(await everything(reader)) == (401, "unauthorized")
 
     run(test())
+
+
+# --- input that is not read ------------------------------------------------------------------------------
+
+
+def exchange_bytes(port: int, sent: bytes) -> bytes:
+    """Sends everything, then reads until the server closes. Raises ConnectionError for a reset."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(sent)
+        received = []
+        while chunk := client.recv(1 << 16):
+            received.append(chunk)
+    return b"".join(received)
+
+
+@pytest.mark.parametrize(
+    ("start", "expected"),
+    [
+        (b"POST /me HTTP/1.1\r\nHost: x\r\nContent-Length: 700000\r\n\r\n", (405, "method_not_allowed")),
+        (
+            b"GET /me HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\naae60\r\n",
+            (401, "unauthorized"),
+        ),
+        (b"GET /me HTTP/1.1\r\nHost: x\r\nX: ", (431, "headers_too_large")),
+        (b"nonsense\r\n", (400, "bad_request")),
+    ],
+)
+def test_a_client_that_sends_on_receives_the_error(run: Run, start: bytes, expected: tuple[int, str]) -> None:
+    """Without a reset, which would lose the response: what it sends is discarded."""
+
+    async def test() -> None:
+        async with serving() as served:
+            received = await asyncio.to_thread(exchange_bytes, served.port, start + b"x" * 700_000)
+            assert error_of(received) == expected
+
+    run(test())
+
+
+@pytest.mark.parametrize(("limit", "value"), [("_LINGER_S", 0.1), ("_LINGER_BYTES", 1_000)])
+def test_a_client_that_sends_on_and_on_is_disconnected(
+    run: Run, monkeypatch: pytest.MonkeyPatch, limit: str, value: float
+) -> None:
+    """After a while, or after too many bytes."""
+    monkeypatch.setattr("ptn_api.http.connection._LINGER_S", 3_600)
+    monkeypatch.setattr("ptn_api.http.connection._LINGER_BYTES", 1 << 40)
+    monkeypatch.setattr(f"ptn_api.http.connection.{limit}", value)
+
+    def send_on(port: int) -> None:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=10) as client,
+            contextlib.suppress(ConnectionError),
+        ):
+            client.sendall(b"nonsense\r\n")
+            while True:
+                client.sendall(b"x" * 100)
+                client.settimeout(0.01)
+                with contextlib.suppress(TimeoutError):
+                    client.recv(1 << 16)
+                client.settimeout(10)
+
+    async def test() -> None:
+        async with serving() as served:
+            await asyncio.wait_for(asyncio.to_thread(send_on, served.port), 30)
+
+    run(test())
+
+
+def test_input_after_the_last_request_is_bounded(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while a response is in progress: the server stops reading."""
+    monkeypatch.setattr("ptn_api.http.connection._LINGER_BYTES", 100_000)
+    received: list[int] = []
+    data_received = Connection.data_received
+
+    def counted(connection: Connection, data: bytes) -> None:
+        received.append(len(data))
+        data_received(connection, data)
+
+    monkeypatch.setattr(Connection, "data_received", counted)
+
+    async def test() -> None:
+        async with serving(large_log()) as served, connected(served, limit=4096) as (reader, writer):
+            await start_download(reader, writer)
+            for _ in range(100):
+                writer.write(b"x" * 100_000)
+            while sum(received) <= 100_000:
+                await asyncio.sleep(0.01)
+            assert len(await everything(reader)) > 0
+
+    run(test())
+    assert sum(received) < 1_000_000
 
 
 # --- responses that are not read --------------------------------------------------------------------------

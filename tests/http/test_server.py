@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
@@ -204,5 +205,71 @@ def test_a_rejected_connection_receives_the_error_and_ends(run: Run, sent: bytes
         assert b"connection: close" in received
         assert handler.log == []
         assert limiter.reasons == ["Too many connections"]
+
+    run(test())
+
+
+class HeldWork:
+    """A handler's work that waits until the test releases it."""
+
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.released = asyncio.Event()
+
+    async def __call__(self) -> bytes:
+        self.started.set()
+        await self.released.wait()
+        return b"done"
+
+
+def test_a_request_is_not_timed_while_the_server_does_not_read(run: Run) -> None:
+    """The third of three pipelined requests comes at once, but is read after a response that takes longer."""
+
+    async def test() -> None:
+        work = HeldWork()
+        async with serving(FakeHandler(work), request_ms=100) as (reader, writer):
+            writer.write(GET * 2 + LAST[:20])
+            await asyncio.wait_for(work.started.wait(), 10)
+            writer.write(LAST[20:])
+            await asyncio.sleep(0.3)  # three timeouts
+            work.released.set()
+            received = await asyncio.wait_for(reader.read(), 10)
+        assert received.count(b"HTTP/1.1 200 OK") == received.count(b"HTTP/1.1") == 3
+
+    run(test())
+
+
+def test_after_a_pause_a_request_must_come_in_time_again(run: Run) -> None:
+    """The timeout starts when the server reads on."""
+
+    async def test() -> None:
+        work = HeldWork()
+        async with serving(FakeHandler(work), request_ms=100) as (reader, writer):
+            writer.write(GET * 2 + LAST[:20])
+            await asyncio.wait_for(work.started.wait(), 10)
+            work.released.set()
+            received = await asyncio.wait_for(reader.read(), 10)
+        assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", b"200", b"408"]
+
+    run(test())
+
+
+def test_a_body_is_asked_for_after_the_response_in_progress(run: Run) -> None:
+    """`100 Continue` is no part of that response, and the client may wait for it beyond the timeout."""
+
+    async def test() -> None:
+        work = HeldWork()
+        head = LAST[:-2] + b"Expect: 100-continue\r\nContent-Length: 4\r\n\r\n"
+        async with serving(FakeHandler(work), request_ms=100) as (reader, writer):
+            writer.write(GET)
+            await asyncio.wait_for(work.started.wait(), 10)
+            writer.write(head)
+            await asyncio.sleep(0.3)  # three timeouts
+            work.released.set()
+            before = await asyncio.wait_for(reader.readuntil(b"100 Continue\r\n\r\n"), 10)
+            assert before.startswith(b"HTTP/1.1 200 OK")
+            assert before.endswith(b"doneHTTP/1.1 100 Continue\r\n\r\n")
+            writer.write(b"body")
+            assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 200 OK")
 
     run(test())

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from ptn_api.intake import files, position_files
+from ptn_api import file_version
+from ptn_api.intake import position_files
 from ptn_api.intake.directory import Directory
 from ptn_api.intake.pending import key_of
 from ptn_api.intake.position_files import PositionFiles, PositionsToRead
@@ -96,7 +97,7 @@ def test_a_sweep_finds_changes_without_events(
     assert set(tree.sweep()) == {KEY, (MINER, uuid(2)), (OTHER_MINER, uuid(3))}
     for path in validator.miners.rglob("*"):
         _age(path)
-    monkeypatch.setattr(files, "_SETTLE_NS", -1)  # as if 50 ms had passed since the files' ctimes
+    monkeypatch.setattr(file_version, "_SETTLE_NS", -1)  # as if 50 ms had passed since the files' ctimes
     tree.sweep(full=True)
     assert tree.sweep() == []
     assert tree.sweep(full=True) == []

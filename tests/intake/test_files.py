@@ -1,27 +1,17 @@
-"""A file is read completely or not at all, its versions differ, and names are safe to pass on."""
+"""A file is read completely or not at all, and names are safe to pass on."""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ptn_api.errors import InvalidInputError
-from ptn_api.intake.files import LONGEST_NAME, check_name, is_settled, read_file, version_of
+from ptn_api.file_version import version_of
+from ptn_api.intake.files import LONGEST_NAME, check_name, read_file
 from tests.factories import MINER
-
-
-def test_every_replacement_is_another_version(tmp_path: Path) -> None:
-    """Even with the same size within one tick of the clock: the inode differs."""
-    path, other = tmp_path / "a", tmp_path / "b"
-    path.write_bytes(b"1")
-    other.write_bytes(b"2")
-    before = version_of(os.stat(path))
-    os.replace(other, path)
-    assert version_of(os.stat(path)) != before
 
 
 def test_content_and_version_belong_together(tmp_path: Path) -> None:
@@ -31,16 +21,6 @@ def test_content_and_version_belong_together(tmp_path: Path) -> None:
     body, status = read_file(str(path), 100)
     assert body == b"content"
     assert version_of(status) == version_of(os.stat(path))
-
-
-def test_a_fresh_change_is_not_settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next change might carry the same time. A clock that is wrong by hours does not block forever."""
-    now_ns = time.time_ns()
-    monkeypatch.setattr(time, "time_ns", lambda: now_ns)
-    assert not is_settled(now_ns - 10_000_000)
-    assert not is_settled(now_ns + 10_000_000)
-    assert is_settled(now_ns - 3_600 * 10**9)
-    assert is_settled(now_ns + 3_600 * 10**9)
 
 
 def _write(content: bytes) -> Callable[[Path], object]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ptn_api import file_version
 from ptn_api.event_log.contract import Change, Document, DocumentWritten, PositionRemoved, PositionWritten
-from ptn_api.intake import files
 from ptn_api.intake.options import IntakeOptions
 from ptn_api.intake.pending import key_of
 from ptn_api.intake.removal import request_resync, resync_requested
@@ -65,7 +65,7 @@ def miners(changes: list[Change]) -> list[list[str]]:
 
 @pytest.fixture
 def scan(validator: ValidatorDir, data: Path, monkeypatch: pytest.MonkeyPatch) -> Scan:
-    monkeypatch.setattr(files, "_SETTLE_NS", -1)  # as if 50 ms had passed since each file was written
+    monkeypatch.setattr(file_version, "_SETTLE_NS", -1)  # as if 50 ms had passed since each file was written
     for n in range(3 * BATCH):
         validator.write(position(n, [order(n)]))
     return Scan(validator, data)

@@ -45,7 +45,7 @@ class FakeClock:
 
 def key_ring() -> KeyRing:
     ring = KeyRing()
-    ring.swap([(f"user{tier}", key, tier) for key, tier in KEYS.items()])  # type: ignore[misc]
+    ring.replace([(f"user{tier}", key, tier) for key, tier in KEYS.items()])  # type: ignore[misc]
     return ring
 
 
@@ -135,6 +135,7 @@ class Served:
         self,
         log: MemoryLog,
         clock: FakeClock,
+        monotonic: FakeClock,
         port: int,
         client: httpx.AsyncClient,
         stopped: Callable[[], Awaitable[None]],
@@ -143,6 +144,8 @@ class Served:
         self.stopped = stopped
         """Stops the server and waits until it has."""
         self.clock = clock
+        self.monotonic = monotonic
+        """The clock of the rate limits."""
         self.port = port
         self.client = client
         self.url = f"http://127.0.0.1:{port}"
@@ -178,7 +181,7 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """Serves the log (by default `some_changes()`) on a free port."""
     log = filled_log(some_changes()) if log is None else log
-    clock = clock or FakeClock()
+    clock, monotonic = clock or FakeClock(), FakeClock(1_000)
     stop, ready = asyncio.Event(), asyncio.Event()
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -193,6 +196,7 @@ async def serving(
                 stop=stop,
                 ready=ready.set,
                 clock=clock,
+                monotonic=monotonic,
                 usage=usage,
             )
         )
@@ -208,6 +212,6 @@ async def serving(
             async with httpx.AsyncClient(
                 base_url=f"http://127.0.0.1:{port}", headers={"accept-encoding": "identity"}, timeout=30
             ) as client:
-                yield Served(log, clock, port, client, stopped)
+                yield Served(log, clock, monotonic, port, client, stopped)
         finally:
             await stopped()

@@ -17,12 +17,11 @@ import zstandard
 from structlog.testing import capture_logs
 
 from ptn_api.errors import LogUnusableError
-from ptn_api.event_log import SourceStatus
+from ptn_api.event_log import Event, Head, SourceStatus
 from ptn_api.http.body import body_of
 from ptn_api.http.response import Response
-from ptn_api.rest.app import Route
 from ptn_api.rest.context import AppContext, RequestContext
-from ptn_api.rest.routes import ROUTES
+from ptn_api.rest.routes import ROUTES, Route
 from tests.factories import MINER, OTHER_MINER, order, position, written
 from tests.memory_log import MemoryLog
 from tests.rest.serving import DAY, HOUR, NOW, Served, filled_log, serving, some_changes
@@ -538,6 +537,72 @@ async def test_internal_faults_reveal_no_detail(fault: Exception, status: int) -
         assert errors == (["log_unreadable"] if status == 503 else ["request_failed"] * 2)
         log.fault = None  # type: ignore[attr-defined]
         assert (await served.get("/statistics")).status_code == 200
+
+
+class UnreadableEvents(MemoryLog):
+    """A log whose events cannot be read while `broken`; everything else can."""
+
+    broken = True
+
+    def read(self, after: int, limit: int, *, orders: bool = True) -> list[Event]:
+        if self.broken:
+            raise LogUnusableError("disk trouble", code="corrupt")
+        return super().read(after, limit, orders=orders)
+
+    def add_order(self, number: int) -> Head:
+        """Appends a position, so that the follower reads the log."""
+        return self.append([written(position(number, [order(number, at=NOW)]))], NOW)
+
+
+def unreadable_events() -> UnreadableEvents:
+    log = UnreadableEvents(created_ms=NOW)
+    log.baseline(some_changes(), NOW)
+    log.add_order(50)
+    return log
+
+
+async def test_a_route_that_cannot_read_the_log_is_an_outage_until_it_can() -> None:
+    """Logged once and shown by /health, although the views and other routes go on reading."""
+    log = unreadable_events()
+    target = f"/messages?after={log.floor() - 1}"
+    async with serving(log) as served:
+
+        async def problems() -> Any:
+            return (await served.get("/health", None)).json()["problems"]
+
+        with capture_logs() as lines:
+            for number in (51, 52):
+                assert (await served.get(target)).status_code == 503
+                assert (await served.get("/statistics")).status_code == 200
+                head = log.add_order(number)
+
+                async def followed(head: Head = head) -> bool:
+                    response = await served.get("/miner-hotkeys")
+                    return response.headers["x-ptn-revision"] == str(head.revision)
+
+                await served.until(followed)
+                assert await problems() == ["log_unreadable"]
+            log.broken = False
+            assert (await served.get(target)).status_code == 200
+            assert await problems() == []
+        events = [line["event"] for line in lines]
+        assert [event for event in events if event.startswith("log_")] == [
+            "log_unreadable",
+            "log_readable_again",
+        ]
+
+
+async def test_a_route_that_is_not_requested_again_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One failed request does not keep /health failing."""
+    monkeypatch.setattr("ptn_api.rest.app._FORGET_S", 0.1)
+    log = unreadable_events()
+    async with serving(log) as served:
+        assert (await served.get(f"/messages?after={log.floor() - 1}")).status_code == 503
+
+        async def healthy() -> bool:
+            return (await served.get("/health", None)).json()["problems"] == []
+
+        await served.until(healthy)
 
 
 async def test_many_concurrent_requests() -> None:

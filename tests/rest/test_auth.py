@@ -34,7 +34,7 @@ async def test_every_response_to_a_key_has_its_rate_limit() -> None:
             assert (response.status_code, "ratelimit" in response.headers) == (status, True)
         rejected = await served.get("/messages", "k0")
         assert (rejected.status_code, rejected.headers["ratelimit"]) == (403, '"key";r=59;t=1')
-        served.clock.now_ms += 60_000
+        served.monotonic.now_ms += 60_000
         assert (await served.get("/miner-hotkeys")).headers["ratelimit"] == '"key";r=59;t=1'
         assert "ratelimit" not in (await served.get("/health", None)).headers
 
@@ -50,8 +50,16 @@ async def test_too_many_requests_are_rejected_until_retry_after() -> None:
         assert rejected.headers["ratelimit"] == '"key";r=0;t=60'
         assert rejected.headers["cache-control"] == "no-store"
         assert (await served.get("/miner-hotkeys", "k30")).status_code == 200
-        served.clock.now_ms += 1000 * int(rejected.headers["retry-after"])
+        served.monotonic.now_ms += 1000 * int(rejected.headers["retry-after"])
         assert (await served.get("/miner-hotkeys")).status_code == 200
+
+
+async def test_setting_the_systems_time_changes_no_allowance() -> None:
+    """Neither back nor forward: the limits refill with the time that has passed."""
+    async with serving(requests_per_minute=60) as served:
+        for step_ms, expected in ((0, "r=59;t=1"), (-40_000, "r=58;t=2"), (80_000, "r=57;t=3")):
+            served.clock.now_ms += step_ms
+            assert (await served.get("/me")).headers["ratelimit"] == f'"key";{expected}'
 
 
 async def test_a_keys_own_limit_wins_and_zero_is_unlimited() -> None:
@@ -60,7 +68,7 @@ async def test_a_keys_own_limit_wins_and_zero_is_unlimited() -> None:
     for default, own, expected in ((60, 7, 7), (0, None, None), (0, 7, 7)):
         context = AppContext.over(log, FakeClock(), RestOptions(requests_per_minute=default))
         keys = key_ring()
-        keys.swap([Grant("alice", "k", 100, requests_per_minute=own, max_connections=2)])
+        keys.replace([Grant("alice", "k", 100, requests_per_minute=own, max_connections=2)])
         await context.follower.catch_up()
         response = await respond(App(context, keys, ROUTES), "/me", "k")
         assert json.loads(response.body)["limits"] == {
@@ -84,7 +92,7 @@ async def test_failed_logins_block_an_address_but_not_its_neighbours() -> None:
         assert await status("k30", "1.1.1.1") == 200
         assert await status("k100", "2.2.2.2") == 200
         rejected = await served.get("/miner-hotkeys", "k100", x_forwarded_for="1.1.1.1")
-        served.clock.now_ms += 1000 * int(rejected.headers["retry-after"])
+        served.monotonic.now_ms += 1000 * int(rejected.headers["retry-after"])
         assert await status("k100", "1.1.1.1") == 200
 
 
@@ -113,7 +121,7 @@ async def test_too_many_connections_of_an_address_are_rejected(monkeypatch: pyte
         assert response.json()["code"] == "too_many_connections"
         assert int(response.headers["retry-after"]) > 0
         assert response.headers["connection"] == "close"
-        served.clock.now_ms += 60_000
+        served.monotonic.now_ms += 60_000
         async with httpx.AsyncClient(base_url=served.url) as client:
             assert (await client.get("/health")).status_code == 200
 

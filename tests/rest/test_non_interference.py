@@ -122,7 +122,7 @@ def pairs_of_histories(draw: st.DrawFn) -> tuple[list[Any], list[list[Any]], lis
 async def answers(log: MemoryLog, clock: FakeClock, context: AppContext, keys: KeyRing) -> dict[Any, Any]:
     """Returns every response that a key of each lower tier can get."""
     found: dict[Any, Any] = {}
-    app = App(context, keys, ROUTES)
+    app = App(context, keys, ROUTES, monotonic=clock)
     for tier in (0, 30, 50):
         for path in PATHS:
             for coding in ("identity", "gzip", "zstd"):

@@ -37,7 +37,7 @@ class LiveStream:
         self.log = log or MemoryLog(created_ms=T0, epoch="epoch-1")
         self.reader = reader or self.log
         self.keys = KeyRing()
-        self.keys.swap([("alice", KEY, 100), ("bob", "key-of-bob", 100), ("carl", "key-of-carl", 50)])
+        self.keys.replace([("alice", KEY, 100), ("bob", "key-of-bob", 100), ("carl", "key-of-carl", 50)])
         self.counters = StreamCounters()
         self.port = 0
         self.now_ms = T0

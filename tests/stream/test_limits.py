@@ -72,7 +72,7 @@ async def test_connections_of_an_expired_key_are_closed() -> None:
     now = [1_000]
     live = LiveStream()
     live.keys = KeyRing(lambda: now[0])
-    live.keys.swap([Grant("alice", KEY, 100, expires_ms=2_000), Grant("bob", "key-of-bob", 100)])
+    live.keys.replace([Grant("alice", KEY, 100, expires_ms=2_000), Grant("bob", "key-of-bob", 100)])
     async with running(live), live.client() as alice, live.client() as bob:
         await alice.login()
         await bob.login("key-of-bob")
@@ -91,7 +91,7 @@ async def test_a_keys_own_connection_limit_applies_and_changes_without_a_reconne
 
     def allow(connections: int) -> None:
         keys = (KEY, "next-key-of-alice")
-        live.keys.swap([Grant("alice", key, 100, max_connections=connections) for key in keys])
+        live.keys.replace([Grant("alice", key, 100, max_connections=connections) for key in keys])
 
     allow(1)
     async with running(live), contextlib.AsyncExitStack() as stack:
@@ -108,7 +108,7 @@ async def test_a_keys_own_connection_limit_applies_and_changes_without_a_reconne
         assert (await first.receive())["code"] == "MAX_CONNECTIONS_EXCEEDED"
         assert await first.close_code() == close_codes.REPLACED.code
         assert live.counters.clients == 2
-        live.keys.swap([Grant("alice", "next-key-of-alice", 100)])
+        live.keys.replace([Grant("alice", "next-key-of-alice", 100)])
         assert await second.close_code() == close_codes.KEY_REVOKED.code
         await third.send(type="ping", timestamp=1)
         assert (await third.receive())["type"] == "pong"

@@ -135,12 +135,12 @@ async def test_a_revoked_or_downgraded_key_loses_its_connections() -> None:
     async with running() as live, live.client() as alice, live.client() as bob, live.client() as late:
         await alice.login()
         await bob.login("key-of-bob")
-        live.keys.swap([("alice", KEY, 50), ("bob", "key-of-bob", 100)])
+        live.keys.replace([("alice", KEY, 50), ("bob", "key-of-bob", 100)])
         assert await alice.close_code() == close_codes.KEY_REVOKED.code
         live.trade()
         await bob.subscribe()
         assert len(await bob.messages(1)) == 1
-        live.keys.swap([])
+        live.keys.replace([])
         assert await bob.close_code() == close_codes.KEY_REVOKED.code
         assert (await late.login())["message"] == "Invalid API key. Authentication failed."
         await until(lambda: live.counters.clients == 0)
@@ -157,6 +157,6 @@ async def test_a_key_that_is_revoked_while_its_login_waits_is_refused() -> None:
             await client.login()
         await clients[4].send(api_key=KEY)
         await until(lambda: live.counters.logins == 4)
-        live.keys.swap([])
+        live.keys.replace([])
         assert (await clients[4].receive())["status"] == "error"
         assert await clients[4].close_code() == close_codes.INVALID_KEY.code

@@ -61,7 +61,7 @@ class Rooms:
 async def rooms(data_dir: Path, validator: Validator) -> AsyncIterator[Rooms]:
     """Intake, rest and stream on one adjustable clock; events are kept for an hour."""
     clock, stop, keys = WrongClock(), asyncio.Event(), KeyRing()
-    keys.swap([(f"user-{tier}", f"key-{tier}", tier) for tier in (0, 100)])  # type: ignore[misc]
+    keys.replace([(f"user-{tier}", f"key-{tier}", tier) for tier in (0, 100)])  # type: ignore[misc]
     rest, stream = (socket.create_server(("127.0.0.1", 0)) for _ in range(2))
     rest.setblocking(False)
     stream.setblocking(False)

@@ -1,0 +1,53 @@
+"""A renewed certificate is loaded once its files no longer change."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ptn_api.errors import SettingsError
+from ptn_api.process import certificate as module
+from ptn_api.process.certificate import Certificate
+from tests.system.certificates import certificates
+
+
+def test_files_that_have_just_changed_are_left_to_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second change within a tick of the file's clock would look like the first."""
+    settled = True
+    monkeypatch.setattr(module, "is_settled", lambda _: settled)
+    files, renewed = certificates(tmp_path / "tls"), certificates(tmp_path / "renewed")
+    certificate = Certificate(files.certificate, files.key)
+    assert certificate.refresh() is False
+    settled = False
+    os.replace(renewed.certificate, files.certificate)
+    assert certificate.refresh() is False
+    os.replace(renewed.key, files.key)
+    settled = True
+    assert [certificate.refresh(), certificate.refresh()] == [True, False]
+
+
+def test_files_that_had_just_changed_at_the_start_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may have changed again without another version."""
+    settled = False
+    monkeypatch.setattr(module, "is_settled", lambda _: settled)
+    files = certificates(tmp_path)
+    certificate = Certificate(files.certificate, files.key)
+    settled = True
+    assert [certificate.refresh(), certificate.refresh()] == [True, False]
+
+
+def test_unusable_files_are_reported_once_per_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last good ones stay in use."""
+    monkeypatch.setattr(module, "is_settled", lambda _: True)
+    files = certificates(tmp_path)
+    certificate = Certificate(files.certificate, files.key)
+    files.key.unlink()
+    with pytest.raises(SettingsError, match="--tls-key"):
+        certificate.refresh()
+    assert certificate.refresh() is False
