@@ -1,4 +1,4 @@
-"""The operator's commands `ptn serve`, `ptn simulate` and `ptn resync`, and the door `api_manager.py`."""
+"""The operator's commands `ptn serve`, `ptn simulate` and `ptn resync`, and the script `api_manager.py`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ptn_api.errors import SettingsError
 from ptn_api.process.settings import SETTINGS, Settings
 from ptn_api.simulator.options import SimulatorOptions
 
-__all__ = ["Embedding", "door", "embedded", "resync", "serve", "simulate"]
+__all__ = ["FATAL", "Embedding", "embedded", "main", "resync", "serve", "simulate"]
 
 
-def door() -> None:
+def main() -> None:
     """`python api_manager.py ...`: serves with `--serve`, prints its help without."""
     arguments = sys.argv[1:] if "--serve" in sys.argv[1:] else ["--help"]
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -80,6 +80,10 @@ def _hint(settings: Settings, rest: str, stream: str) -> None:
         print("\nTry:", *lines, "", sep="\n", file=sys.stderr, flush=True)
 
 
+FATAL = 78
+"""The exit status of an embedded supervisor that cannot run; the reason is on its standard error."""
+
+
 class Embedding(msgspec.Struct, frozen=True, kw_only=True):
     """What an embedding validator sends to the supervisor on its standard input."""
 
@@ -91,14 +95,15 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True):
 def embedded() -> int:
     """The supervisor's main function when a validator embeds the API."""
     from ptn_api.process import service
-    from ptn_api.process.supervisor import FATAL
 
     os.setsid()  # Ctrl-C in the validator's terminal is for the validator
-    orders = msgspec.json.decode(sys.stdin.buffer.read(), type=Embedding)
+    embedding = msgspec.json.decode(sys.stdin.buffer.read(), type=Embedding)
     # Descriptors that the validator lets every child inherit are not ours to hold open.
-    os.closerange(3, orders.queue)
-    os.closerange(orders.queue + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    status = service.serve(orders.settings, announce=_announce, queue_fd=orders.queue, parent=orders.parent)
+    os.closerange(3, embedding.queue)
+    os.closerange(embedding.queue + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    status = service.serve(
+        embedding.settings, announce=_announce, queue_fd=embedding.queue, parent=embedding.parent
+    )
     return FATAL if status else 0
 
 

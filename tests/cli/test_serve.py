@@ -54,11 +54,11 @@ def test_a_directory_without_a_validator(stranger: Ptn) -> None:
     assert "--demo" in ended.stderr
 
 
-@pytest.mark.parametrize("door", ["api_manager.py", "main.py"])
-def test_the_doors_take_the_same_options(tmp_path: Path, door: str) -> None:
+@pytest.mark.parametrize("script", ["api_manager.py", "main.py"])
+def test_both_scripts_take_the_same_options(tmp_path: Path, script: str) -> None:
     """`--serve` starts, everything else is as with `ptn serve`."""
     done = subprocess.run(
-        [sys.executable, ROOT / door, "--serve", "--sweep-ms=0"],
+        [sys.executable, ROOT / script, "--serve", "--sweep-ms=0"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -66,7 +66,7 @@ def test_the_doors_take_the_same_options(tmp_path: Path, door: str) -> None:
         env=bare_environment(tmp_path) | {"PATH": os.environ["PATH"]},
         check=False,
     )
-    expected = f"{door} --serve: --sweep-ms '0': expected a whole number of 1 or more\n"
+    expected = f"{script} --serve: --sweep-ms '0': expected a whole number of 1 or more\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
 
 

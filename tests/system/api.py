@@ -112,7 +112,7 @@ def api(
     validator_dir: Path | None = None,
     keys: Path | None = None,
     wait: bool = True,
-    door: str = "api_manager.py",
+    script: str = "api_manager.py",
     **settings: object,
 ) -> Iterator[Api]:
     """Starts the API on free ports with short periods, and ends all its processes afterwards."""
@@ -126,7 +126,7 @@ def api(
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PTN_")}
     with log.open("a") as stderr:
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / door), "--serve", *arguments],
+            [sys.executable, str(ROOT / script), "--serve", *arguments],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,

@@ -20,10 +20,12 @@ from tests.waiting import until
 PTN = "from ptn_api.cli.app import main; main()"
 
 
-def run(*arguments: str, door: str = "api_manager.py", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, script: str = "api_manager.py", cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PTN_")}
     return subprocess.run(
-        [sys.executable, str(ROOT / door), *arguments],
+        [sys.executable, str(ROOT / script), *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -33,10 +35,10 @@ def run(*arguments: str, door: str = "api_manager.py", cwd: Path = ROOT) -> subp
     )
 
 
-@pytest.mark.parametrize("door", ["api_manager.py", "main.py"])
-def test_without_serve_it_prints_its_help(door: str) -> None:
-    """Both doors, with the documented options in it."""
-    result = run(door=door)
+@pytest.mark.parametrize("script", ["api_manager.py", "main.py"])
+def test_without_serve_it_prints_its_help(script: str) -> None:
+    """Both scripts, with the documented options in it."""
+    result = run(script=script)
     assert result.returncode == 0
     for option in ("--serve", "--api-host", "--api-rest-port", "--api-ws-port", "--netuid", "--demo"):
         assert option in result.stdout
