@@ -26,7 +26,7 @@ __all__ = ["METRICS", "Buckets", "Metric", "Samples", "Sources", "samples_of"]
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a child's values are read. `counters` are those of its room."""
+    """Where a child's values are read. `counters` are those of its process."""
 
     counters: Any
     log: EventLog | None = None

@@ -110,12 +110,12 @@ class Supervisor:
             self._metrics.watch(children)
         return await self._until_ready(*children)
 
-    def _spawn(self, room: str, *, listener: int = -1, queue: int = -1) -> Child:
+    def _spawn(self, process: str, *, listener: int = -1, queue: int = -1) -> Child:
         settings = self._settings
         child = Child(
-            room,
-            python_command("ptn_api.process.worker:run_child", f"ptn-api-{room}"),
-            config=WorkerConfig(room=room, settings=settings, listener=listener, queue=queue),
+            process,
+            python_command("ptn_api.process.worker:run_child", f"ptn-api-{process}"),
+            config=WorkerConfig(process=process, settings=settings, listener=listener, queue=queue),
             fds=[fd for fd in (listener, queue) if fd >= 0],
             backoff=Backoff(first_ms=settings.restart_backoff_ms, max_ms=settings.restart_backoff_max_ms),
             settled_ms=settings.restart_backoff_max_ms,
@@ -123,7 +123,7 @@ class Supervisor:
             silent_ms=settings.process_silent_ms,
             on_alive=self._report_health,
         )
-        self._children[room] = child
+        self._children[process] = child
         self._running.append(asyncio.create_task(child.run()))
         return child
 
@@ -144,7 +144,10 @@ class Supervisor:
         ready, ended = asyncio.create_task(all_ready()), asyncio.create_task(self._stop_or_fatal())
         await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
         ended.cancel()
-        return not ready.cancel()
+        if ready.done():
+            return True
+        ready.cancel()
+        return False
 
     async def _stop_or_fatal(self) -> None:
         """Returns when everything is to stop, or when a child has ended for good."""
