@@ -27,8 +27,15 @@ __all__ = ["Supervisor", "stop_when_orphaned"]
 
 logger = structlog.get_logger()
 
+# Intake takes no more and flushes. Then both servers close their connections.
+_STOP_ORDER = (("simulator",), ("intake",), ("stream", "rest"))
+_STOP_MARGIN_MS = 5_000
+"""What a stop may take beyond the timeouts of its stages: killed processes end, their channels close."""
+
 
 class Supervisor:
+    """The processes of one server: started, watched and stopped together."""
+
     def __init__(
         self,
         settings: Settings,
@@ -55,8 +62,11 @@ class Supervisor:
         self._handle_signals()
         watch = None
         if parent is not None:
+            limit_ms = len(_STOP_ORDER) * self._settings.stop_timeout_ms + _STOP_MARGIN_MS
             check_ms = self._settings.parent_check_ms
-            watch = asyncio.create_task(stop_when_orphaned(self._stop, parent, check_ms, grace_s=15))
+            watch = asyncio.create_task(
+                stop_when_orphaned(self._stop, parent, check_ms=check_ms, kill_after_ms=limit_ms)
+            )
         try:
             if await self._start():
                 s = "s" if self._settings.tls_cert else ""
@@ -68,8 +78,7 @@ class Supervisor:
                     hint(self._settings, rest, stream)
                 await self._stop_or_fatal()
         finally:
-            # Intake first: it takes no more and flushes. Then both servers say goodbye together.
-            for names in (["simulator"], ["intake"], ["stream", "rest"]):
+            for names in _STOP_ORDER:
                 await asyncio.gather(
                     *(self._children[name].stop() for name in names if name in self._children)
                 )
@@ -98,7 +107,7 @@ class Supervisor:
         self._stop.set()
 
     async def _start(self) -> bool:
-        """Starts all processes; True when all are ready, False if one never will be or a stop came first."""
+        """Starts all processes; returns True once all are ready, False after a stop or a fatal report."""
         if self._settings.demo and not await self._until_ready(self._spawn("simulator")):
             return False
         children = [
@@ -128,14 +137,14 @@ class Supervisor:
         return child
 
     def _report_health(self) -> None:
-        """Tells rest, which answers /health, how long each process is considered alive."""
+        """Sends rest, which answers /health, the time until which each process counts as alive."""
         children = self._children
         if all(name in children for name in PROCESSES):
             alive_until_ms = {name: children[name].alive_until_ms for name in PROCESSES}
             children["rest"].send(HealthReport(alive_until_ms, children["intake"].log_writable))
 
     async def _until_ready(self, *children: Child) -> bool:
-        """Waits until all are ready; False if a child ended for good or everything stops before that."""
+        """Waits until all are ready; returns False after a stop or a fatal report."""
 
         async def all_ready() -> None:
             for child in children:
@@ -150,7 +159,7 @@ class Supervisor:
         return False
 
     async def _stop_or_fatal(self) -> None:
-        """Returns when everything is to stop, or when a child has ended for good."""
+        """Waits for a stop, or for a child that has ended for good."""
         stopping = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({stopping, *self._running}, return_when=asyncio.FIRST_COMPLETED)
@@ -163,8 +172,8 @@ def _url(scheme: str, listener: socket.socket) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-async def stop_when_orphaned(stop: asyncio.Event, parent: int, check_ms: int, grace_s: float) -> None:
-    """For an embedded supervisor: stops when the validator is gone, and is killed if that takes too long.
+async def stop_when_orphaned(stop: asyncio.Event, parent: int, *, check_ms: int, kill_after_ms: int) -> None:
+    """Stops an embedded supervisor when its validator is gone, and kills it if that takes too long.
 
     Polls: a pipe or socket would stay open in the validator's own forks, and the kernel's parent-death signal
     fires when the starting thread ends.
@@ -173,6 +182,6 @@ async def stop_when_orphaned(stop: asyncio.Event, parent: int, check_ms: int, gr
         if os.getppid() != parent:
             logger.error("parent_gone")
             stop.set()
-            await asyncio.sleep(grace_s)
+            await asyncio.sleep(kill_after_ms / 1000)
             os.kill(os.getpid(), signal.SIGKILL)
         await wait_for_event(stop, check_ms)

@@ -1,11 +1,18 @@
-"""The supervisor stops with its validator."""
+"""The supervisor stops with its validator, in as many steps as it takes."""
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from ptn_api.process import supervisor
+from ptn_api.process.settings import load_settings
+from ptn_api.process.supervisor import Supervisor
 from tests.processes import lives
 from tests.waiting import until
 
@@ -18,7 +25,7 @@ def test_an_embedded_supervisor_ends_when_its_validator_is_killed(tmp_path: Path
         "from ptn_api.process.supervisor import stop_when_orphaned\n"
         "async def main():\n"
         f"    open({str(child_pid)!r}, 'w').write(str(os.getpid()))\n"
-        "    await stop_when_orphaned(asyncio.Event(), int(sys.argv[1]), 20, grace_s=0.05)\n"
+        "    await stop_when_orphaned(asyncio.Event(), int(sys.argv[1]), check_ms=20, kill_after_ms=50)\n"
         "asyncio.run(main())\n"
     )
     parent = (
@@ -31,3 +38,41 @@ def test_an_embedded_supervisor_ends_when_its_validator_is_killed(tmp_path: Path
     process.kill()
     process.wait()
     until(lambda: not lives(int(child_pid.read_text())))
+
+
+class InstantChild:
+    """A child that is ready and stopped at once."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.fatal, self.ready, self._stopped = False, asyncio.Event(), asyncio.Event()
+        self.ready.set()
+
+    async def run(self) -> None:
+        await self._stopped.wait()
+
+    async def stop(self) -> None:
+        self._stopped.set()
+
+
+@pytest.mark.parametrize("stop_timeout_ms", [100, 10_000, 60_000])
+async def test_an_orphaned_supervisor_is_not_killed_while_it_stops(
+    monkeypatch: pytest.MonkeyPatch, stop_timeout_ms: int
+) -> None:
+    """Its processes stop in three stages, and each stage may take the whole timeout."""
+    limits: list[int] = []
+    ready = asyncio.Event()
+
+    async def stop_when_ready(
+        stop: asyncio.Event, _parent: int, *, check_ms: int, kill_after_ms: int
+    ) -> None:
+        limits.append(kill_after_ms)
+        await ready.wait()
+        stop.set()
+
+    monkeypatch.setattr(supervisor, "stop_when_orphaned", stop_when_ready)
+    monkeypatch.setattr(supervisor, "Child", InstantChild)
+    settings = load_settings({"demo": "true", "stop_timeout_ms": stop_timeout_ms}, {})
+    with socket.create_server(("127.0.0.1", 0)) as rest, socket.create_server(("127.0.0.1", 0)) as stream:
+        embedded = Supervisor(settings, rest, stream, queue_fd=-1, metrics=None)
+        assert await embedded.run(lambda _: ready.set(), hint=None, parent=1) == 0
+    assert limits[0] > 3 * stop_timeout_ms
