@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import resource
 import shutil
@@ -142,13 +143,14 @@ def ports(settings: Settings) -> Iterator[Finding]:
     """Without a running server: whether one could listen."""
     if _health(settings) is not None:
         return
+    ws_host_flag = "--api-ws-host" if settings.api_ws_host else "--api-host"
     wanted = [
-        (settings.api_host, settings.api_rest_port, "--api-rest-port"),
-        (settings.api_ws_host or settings.api_host, settings.api_ws_port, "--api-ws-port"),
-        ("127.0.0.1", max(settings.metrics_port, 0), "--metrics-port"),
+        (settings.api_host, settings.api_rest_port, "--api-host", "--api-rest-port"),
+        (settings.api_ws_host or settings.api_host, settings.api_ws_port, ws_host_flag, "--api-ws-port"),
+        ("127.0.0.1", max(settings.metrics_port, 0), "", "--metrics-port"),
     ]
     all_free = True
-    for host, port, flag in wanted:
+    for host, port, host_flag, port_flag in wanted:
         try:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
             with socket.socket(family, socket.SOCK_STREAM) as listener:
@@ -157,6 +159,7 @@ def ports(settings: Settings) -> Iterator[Finding]:
                 listener.listen(1)  # with SO_REUSEADDR, bind succeeds on a port in use; listen does not
         except OSError as error:
             all_free = False
+            flag = port_flag if error.errno in (errno.EADDRINUSE, errno.EACCES) else host_flag
             yield Finding("bad", "ports", f"{host} port {port}: {error.strerror}; choose another with {flag}")
     if all_free:
         yield Finding("ok", "ports", "no server is running, and the ports are free")

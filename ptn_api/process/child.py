@@ -99,21 +99,24 @@ class Child:
         return None if process is None else process.pid
 
     async def run(self) -> None:
-        """Starts the process and starts it again when it ends, until `stop()` or a fatal report."""
+        """Starts the process, and restarts it whenever it ends, until `stop()` or a fatal report."""
         while not self._stopping.is_set():
             started_ms = monotonic_ms()
-            status = None
             try:
                 status = await self._run_once()
-            except OSError as error:  # no process, memory or file to be had at present
-                logger.error("process_not_started", child=self.name, reason=str(error))
-            if self._stopping.is_set() or self.fatal:
-                return
-            if monotonic_ms() - started_ms >= self._settled_ms:
-                self._backoff.reset()
-            pause_ms = self._backoff.next_ms()
-            self.restarts += 1
-            logger.error("process_ended", child=self.name, status=status, pause_ms=round(pause_ms))
+            except OSError as error:  # out of processes, memory or descriptors
+                pause_ms = self._backoff.next_ms()
+                logger.error(
+                    "process_not_started", child=self.name, reason=str(error), pause_ms=round(pause_ms)
+                )
+            else:
+                if self._stopping.is_set() or self.fatal:
+                    return
+                if monotonic_ms() - started_ms >= self._settled_ms:
+                    self._backoff.reset()
+                pause_ms = self._backoff.next_ms()
+                self.restarts += 1
+                logger.error("process_ended", child=self.name, status=status, pause_ms=round(pause_ms))
             await wait_for_event(self._stopping, pause_ms)
 
     def send(self, message: msgspec.Struct) -> bool:
@@ -154,8 +157,8 @@ class Child:
             logger.debug("process_started", child=self.name, pid=process.pid)
             if self._stopping.is_set():  # stop() was called while there was no process yet
                 await self.stop()
-            # Usually both happen at once. A process without a channel is out of control and has to end; a
-            # channel without a process (a fork of it holds the other end) means nothing.
+            # Usually both end at once. A process without a channel can no longer be controlled, so it has to
+            # end. A channel may outlive its process: a fork of it holds the other end.
             ended = [asyncio.create_task(wait()) for wait in (process.wait, channel.closed.wait)]
             await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
             await self._wait_or_kill(process)
@@ -192,5 +195,5 @@ class Child:
                 self._on_alive()
             case MetricSamples():
                 self._resolve_answer(message.samples)
-            case Fatal():  # a server that was ready once is restarted nevertheless
+            case Fatal():  # only fatal before the first ready
                 self.fatal = not self.ready.is_set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -52,8 +53,18 @@ def serve(
         if not settings.tls_cert and not (is_loopback(settings.api_host) and is_loopback(ws_host)):
             logger.warning("keys_in_the_clear", reason=_IN_THE_CLEAR)
         with contextlib.ExitStack() as stack:
-            rest = stack.enter_context(listen(settings.api_host, settings.api_rest_port, "--api-rest-port"))
-            stream = stack.enter_context(listen(ws_host, settings.api_ws_port, "--api-ws-port"))
+            ws_host_flag = "--api-ws-host" if settings.api_ws_host else "--api-host"
+            rest = stack.enter_context(
+                listen(
+                    settings.api_host,
+                    settings.api_rest_port,
+                    host_flag="--api-host",
+                    port_flag="--api-rest-port",
+                )
+            )
+            stream = stack.enter_context(
+                listen(ws_host, settings.api_ws_port, host_flag=ws_host_flag, port_flag="--api-ws-port")
+            )
             metrics = None
             if settings.metrics_port >= 0:
                 metrics = stack.enter_context(contextlib.closing(MetricsServer(settings.metrics_port)))
@@ -90,25 +101,27 @@ def _prepare(settings: Settings) -> Settings:
     return msgspec.structs.replace(settings, **changes)
 
 
-def listen(host: str, port: int, flag: str) -> socket.socket:
+def listen(host: str, port: int, *, host_flag: str, port_flag: str) -> socket.socket:
     """A listening socket for a child to inherit, on a port that no other process can share.
 
     Raises SettingsError if the port is taken or the address is not local, naming the flag that changes it.
     """
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise SettingsError(f"cannot listen on {host}: {error.strerror}") from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(4096)
-    except OSError as error:
-        listener.close()
-        raise SettingsError(
-            f"cannot listen on {host} port {port}: {error.strerror}; choose another with {flag}",
-            code="port_in_use",
-        ) from None
+    with contextlib.ExitStack() as on_error:
+        try:
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+            listener = on_error.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            listener.listen(4096)
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                raise SettingsError(
+                    f"cannot listen on {host} port {port}: {error.strerror}; choose another with {port_flag}",
+                    code="port_in_use",
+                ) from None
+            raise SettingsError(
+                f"cannot listen on {host}: {error.strerror}; choose another address with {host_flag}"
+            ) from None
+        on_error.pop_all()
     listener.setblocking(False)
     return listener

@@ -201,14 +201,18 @@ async def test_a_stop_while_it_is_being_started_is_heard(turns: int) -> None:
             await asyncio.sleep(0)
 
 
-async def test_a_process_that_cannot_be_had_now_is_tried_again(tmp_path: Path) -> None:
-    """As when a fork fails for want of memory: neither the end, nor a descriptor lost."""
+async def test_a_failed_start_is_retried(tmp_path: Path) -> None:
+    """As when memory runs out: logged once per attempt, counted as no restart, and no descriptor is lost."""
     program = tmp_path / "program"
     before = len(os.listdir("/proc/self/fd"))
     child = make_child([str(program)], Config())
-    task = asyncio.create_task(child.run())
+    with structlog.testing.capture_logs() as logs:
+        task = asyncio.create_task(child.run())
+        await until_async(lambda: len(logs) >= 3)
     try:
-        await until_async(lambda: child.restarts >= 3)
+        assert {line["event"] for line in logs} == {"process_not_started"}
+        assert [line["pause_ms"] for line in logs][:4] == [1, 2, 4]
+        assert child.restarts == 0
         assert len(os.listdir("/proc/self/fd")) <= before + 2
         program.write_text(f"#!{sys.executable}\n{READY}{SLEEP}")
         program.chmod(0o700)
