@@ -45,21 +45,23 @@ Count = Annotated[int, Meta(ge=1, extra={"unit": "N"})]
 Limit = Annotated[int, Meta(ge=0, extra={"unit": "N"})]
 
 
-def option(section: Section, description: str, *, unit: str | None = None) -> Meta:
+def option(section: Section, description: str, *, unit: str = "", default: str = "") -> Meta:
     """The metadata of a setting. The description is imperative and has no full stop.
 
-    `unit` is the placeholder in the help, such as FILE, where the field's type has none.
+    `unit` is the placeholder in the help, such as FILE, where the field's type has none. `default` describes
+    the effect of a default that is empty.
     """
-    return Meta(description=description, extra={"section": section} | ({"unit": unit} if unit else {}))
+    texts = {"section": section, "unit": unit, "default": default}
+    return Meta(description=description, extra={name: text for name, text in texts.items() if text})
 
 
 # --- options of more than one room ------------------------------------------------------------------------
 
-ClockJump = Annotated[Period, option("Intake", "Distrust a jump of the system clock by more than this")]
+ClockJump = Annotated[Period, option("Intake", "Distrust the system clock after a jump larger than this")]
 CLOCK_JUMP_MS = 60_000
-ClockSettle = Annotated[Delay, option("Intake", "Follow a jump of the clock after it has lasted this long")]
+ClockSettle = Annotated[Delay, option("Intake", "Follow a clock jump once it has lasted this long")]
 CLOCK_SETTLE_MS = 600_000
-StopTimeout = Annotated[Period, option("Processes", "Kill a process that has not stopped after this long")]
+StopTimeout = Annotated[Period, option("Processes", "Kill a process that has not stopped within this time")]
 STOP_TIMEOUT_MS = 10_000
 LATE_MS = 60_000
 RETENTION_MS = 7 * 86_400_000

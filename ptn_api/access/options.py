@@ -18,7 +18,7 @@ class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
         str,
         option(
             "Network",
-            "Trust X-Forwarded-For from these proxies: addresses or networks, separated by commas",
+            "Trust X-Forwarded-For from these proxies (addresses or networks, comma-separated)",
             unit="LIST",
         ),
     ] = ""
@@ -26,13 +26,16 @@ class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
         Count,
         option(
             "Limits",
-            "Allow each user this many WebSocket connections, all keys together; one more disconnects "
-            "the oldest",
+            "Allow each user (not each key) this many WebSocket connections; one more disconnects the oldest",
         ),
     ] = 5
     failed_logins_per_minute: Annotated[
         Limit,
-        option("Limits", "Allow each address this many failed authentications per minute; 0 = no limit"),
+        option(
+            "Limits",
+            "Allow each address this many failed authentications per minute to each server (REST and "
+            "WebSocket); 0 = no limit",
+        ),
     ] = 30
     connects_per_minute: Annotated[
         Limit,

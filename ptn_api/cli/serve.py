@@ -15,7 +15,7 @@ import msgspec
 import typer
 
 from ptn_api.cli.exit_status import run
-from ptn_api.cli.settings_options import EPILOG, takes_settings
+from ptn_api.cli.settings_options import EPILOG, Command, takes_settings
 from ptn_api.cli.time_arguments import speed_of
 from ptn_api.errors import SettingsError
 from ptn_api.process.settings import SETTINGS, Settings
@@ -25,10 +25,10 @@ __all__ = ["FATAL", "Embedding", "embedded", "main", "resync", "serve", "simulat
 
 
 def main() -> None:
-    """`python api_manager.py ...`: serves with `--serve`, prints its help without."""
+    """The main function of `api_manager.py`: serves with `--serve`, prints its help without."""
     arguments = sys.argv[1:] if "--serve" in sys.argv[1:] else ["--help"]
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(epilog=f"Without --serve, print this help. {EPILOG}")(takes_settings(serve))
+    app.command(cls=Command, epilog=f"Without --serve, prints this help. {EPILOG}")(takes_settings(serve))
     run(app, f"{Path(sys.argv[0]).name} --serve", arguments)
 
 
@@ -111,7 +111,7 @@ _SIMULATED = SimulatorOptions()
 
 
 def simulate(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Write the validator's directory here.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Create the validator's directory here.")],
     miners: Annotated[
         int, typer.Option(min=1, metavar="N", help=f"{SETTINGS['demo_miners'].description}.")
     ] = _SIMULATED.miners,
@@ -126,14 +126,14 @@ def simulate(
     ] = _SIMULATED.orders_per_minute,
     live: Annotated[bool, typer.Option("--live", help="Keep trading until interrupted.")] = False,
     speed: Annotated[
-        str, typer.Option(help="Run this many times faster than the clock.", metavar="10x")
+        str, typer.Option(help="Run at this multiple of real time, such as 10x.", metavar="SPEED")
     ] = "1x",
     journal: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Append a record of every simulated action to this file."),
     ] = None,
 ) -> None:
-    """Write a directory as a validator would, and keep trading in it with --live."""
+    """Create the directory of a simulated validator, and keep trading in it with --live."""
     from ptn_api.simulator.simulator import run_simulator
 
     options = SimulatorOptions(
@@ -163,7 +163,7 @@ def resync(
         ),
     ] = Path(SETTINGS["data_dir"].default),
 ) -> None:
-    """Accept a mass removal that the server holds back."""
+    """Accept a mass removal that the server is holding back."""
     from ptn_api.intake.removal import request_resync
 
     if not accept_removals:

@@ -17,40 +17,48 @@ class StreamOptions(ClientLimits, frozen=True, kw_only=True):
         Count,
         option(
             "Limits",
-            "Keep at most this many WebSocket connections without a login; one more evicts the oldest",
+            "Keep at most this many WebSocket connections that have not logged in; beyond that, the oldest "
+            "is closed",
         ),
     ] = 4_096
     accepts_per_second: Annotated[
-        Count, option("Limits", "Accept at most this many WebSocket logins per second")
+        Count,
+        option(
+            "Limits", "Accept at most this many WebSocket logins per second; further ones wait their turn"
+        ),
     ] = 500
     frames_per_minute: Annotated[
         Limit, option("Limits", "Accept this many frames per minute from a WebSocket client; 0 = no limit")
     ] = 600
     message_limit_bytes: Annotated[
-        Bytes, option("Limits", "Accept WebSocket messages up to this size from a client")
+        Bytes, option("Limits", "Accept WebSocket messages of up to this size from a client")
     ] = 1 << 20
     send_buffer_bytes: Annotated[
         Bytes,
-        option("Limits", "Disconnect a WebSocket client that is further behind than this; it may resume"),
+        option("Limits", "Disconnect a WebSocket client that falls further behind than this; it can resume"),
     ] = 8 << 20
     auth_timeout_ms: Annotated[
-        Period, option("Stream", "Disconnect a client that has not logged in after this long")
+        Period, option("Stream", "Disconnect a client that has not logged in within this time")
     ] = 10_000
-    heartbeat_ms: Annotated[Period, option("Stream", "Send heartbeats this often (protocol version 2)")] = (
-        15_000
-    )
+    heartbeat_ms: Annotated[
+        Period, option("Stream", "Send protocol version 2 heartbeats at this interval")
+    ] = 15_000
     replay_window_ms: Annotated[
         Delay,
-        option("Stream", "Replay to a version 1 client what it missed, if that began within this time"),
+        option(
+            "Stream", "Replay missed orders to a version 1 client if the first of them is at most this old"
+        ),
     ] = 86_400_000
     unread_close_ms: Annotated[
-        Period, option("Stream", "Abort a connection that has not read its close frame after this long")
+        Period,
+        option("Stream", "Abort a connection whose client has not read the close frame within this time"),
     ] = 2_000
     eviction_delay_ms: Annotated[
         Delay,
         option(
             "Stream",
-            "Delay the login of a user whose connections evict each other; doubles, up to 12 times this",
+            "Delay the next login of a user whose connections keep evicting each other; doubles, up to 12 "
+            "times this",
         ),
     ] = 5_000
 

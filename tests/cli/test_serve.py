@@ -18,7 +18,7 @@ from tests.live import ROOT, bare_environment
 
 @pytest.mark.parametrize("command", ["serve", "doctor"])
 def test_help_lists_every_setting_in_its_section(stranger: Ptn, command: str) -> None:
-    """With its unit, description and default, on a wide terminal in one line each."""
+    """With its unit (none for a switch), description and default, on a wide terminal in one line each."""
     shown = stranger(command, "--help", COLUMNS="220", TERMINAL_WIDTH="220").stdout
     sections = re.split(r"╭─ (\w+) ─+╮", shown)
     assert sections[3::2] == list(SECTIONS)
@@ -27,8 +27,9 @@ def test_help_lists_every_setting_in_its_section(stranger: Ptn, command: str) ->
         (row,) = [line for line in panel.splitlines() if line.split()[1:2] == [setting.flag]]
         assert setting.unit in row
         assert setting.description in row
-        assert f"(default {setting.default_text})" in row or not setting.default_text
-    assert "default )" not in shown
+        assert f"(default: {setting.default_text})" in row or not setting.default_text
+    assert "default: )" not in shown
+    assert "bool" not in shown.lower()
     assert "PTN_API_HOST" in shown
 
 

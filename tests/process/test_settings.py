@@ -109,7 +109,8 @@ def test_every_setting_has_a_section_a_description_and_a_unit() -> None:
         ("key_check_ms", "900"),
         ("send_buffer_bytes", "8388608 = 8 MiB"),
         ("demo_orders_per_minute", "60"),
-        ("validator_dir", ""),
+        ("checkpoint", ""),
+        ("api_ws_host", "same as --api-host"),
         ("demo", ""),
     ],
 )
