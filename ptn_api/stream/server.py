@@ -86,14 +86,14 @@ async def run_stream(
 ) -> None:
     """Serves the log's orders on `sock`, a bound socket, until `stop` is set.
 
-    Calls `ready` once clients can connect; until the log is ready, logins are closed with "come back". On
-    stop, every connection is closed with a code that means "come back". `keys` may be swapped at any time:
-    connections whose key is no longer valid are closed at once. Raises the error that ended any of the tasks.
+    Calls `ready` once clients can connect. Until the log is ready, logins are closed with a code that means
+    "reconnect"; on stop, so is every connection. `keys` may be swapped at any time: connections whose key is
+    no longer valid are closed at once. Raises the error that ended any of the tasks.
     """
     counters = counters or StreamCounters()
     hub = Hub(log, keys, options=options, counters=counters, clock=clock, usage=usage)
     server = StreamServer(hub, options, counters)
-    tasks = hub.tasks()
+    tasks = hub.start()
     stopping = asyncio.create_task(stop.wait())
     try:
         await server.start(sock, tls)
