@@ -1,4 +1,4 @@
-"""The supervisor stops with its validator, in as many steps as it takes."""
+"""The supervisor stops with its validator, and ends a start that cannot succeed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import structlog
 
 from ptn_api.process import supervisor
 from ptn_api.process.settings import load_settings
 from ptn_api.process.supervisor import Supervisor
 from tests.processes import lives
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 def test_an_embedded_supervisor_ends_when_its_validator_is_killed(tmp_path: Path) -> None:
@@ -76,3 +77,26 @@ async def test_an_orphaned_supervisor_is_not_killed_while_it_stops(
         embedded = Supervisor(settings, rest, stream, queue_fd=-1, metrics=None)
         assert await embedded.run(lambda _: ready.set(), hint=None, parent=1) == 0
     assert limits[0] > 3 * stop_timeout_ms
+
+
+async def test_a_setting_that_fails_in_a_process_ends_the_start(tmp_path: Path) -> None:
+    """As a certificate that vanishes after the service's own check: status 1, and no restart."""
+    settings = load_settings(
+        {
+            "data_dir": str(tmp_path),
+            "api_keys_file": str(tmp_path / "api_keys.json"),
+            "tls_cert": str(tmp_path / "gone.pem"),
+            "tls_key": str(tmp_path / "gone.key"),
+        },
+        {},
+    )
+    announced: list[str] = []
+    with (
+        socket.create_server(("127.0.0.1", 0)) as rest,
+        socket.create_server(("127.0.0.1", 0)) as stream,
+        structlog.testing.capture_logs() as logs,
+    ):
+        server = Supervisor(settings, rest, stream, queue_fd=-1, metrics=None)
+        status = await asyncio.wait_for(server.run(announced.append, hint=None, parent=None), PATIENCE_S)
+    assert (status, announced) == (1, [])
+    assert "process_ended" not in {line["event"] for line in logs}
