@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from ptn_api.options import Count, Limit, option
+from ptn_api.options import Count, Limit, setting
 
 __all__ = ["ClientLimits"]
 
@@ -16,7 +16,7 @@ class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     trusted_proxies: Annotated[
         str,
-        option(
+        setting(
             "Network",
             "Trust X-Forwarded-For from these proxies (addresses or networks, comma-separated)",
             unit="LIST",
@@ -24,14 +24,14 @@ class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     max_connections_per_key: Annotated[
         Count,
-        option(
+        setting(
             "Limits",
             "Allow each user (not each key) this many WebSocket connections; one more disconnects the oldest",
         ),
     ] = 5
     failed_logins_per_minute: Annotated[
         Limit,
-        option(
+        setting(
             "Limits",
             "Allow each address this many failed authentications per minute to each server (REST and "
             "WebSocket); 0 = no limit",
@@ -39,5 +39,5 @@ class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
     ] = 30
     connects_per_minute: Annotated[
         Limit,
-        option("Limits", "Allow each address this many connections per minute to each server; 0 = no limit"),
+        setting("Limits", "Allow each address this many connections per minute to each server; 0 = no limit"),
     ] = 600

@@ -22,7 +22,7 @@ from ptn_api.options import (
     Port,
     Section,
     StopTimeout,
-    option,
+    setting,
 )
 from ptn_api.rest.options import RestOptions
 from ptn_api.simulator.options import SimulatorOptions
@@ -35,28 +35,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Every setting's value. Times are milliseconds, sizes bytes."""
 
     api_host: Annotated[
-        str, option("Network", "Listen on this address (REST and WebSocket)", unit="HOST")
+        str, setting("Network", "Listen on this address (REST and WebSocket)", unit="HOST")
     ] = "127.0.0.1"
-    api_rest_port: Annotated[Port, option("Network", "Listen for REST on this port; 0 = any free port")] = (
+    api_rest_port: Annotated[Port, setting("Network", "Listen for REST on this port; 0 = any free port")] = (
         48888
     )
     api_ws_host: Annotated[
         str,
-        option("Network", "Listen for WebSocket on this address", unit="HOST", default="same as --api-host"),
+        setting("Network", "Listen for WebSocket on this address", unit="HOST", default="same as --api-host"),
     ] = ""
     api_ws_port: Annotated[
-        Port, option("Network", "Listen for WebSocket on this port; 0 = any free port")
+        Port, setting("Network", "Listen for WebSocket on this port; 0 = any free port")
     ] = 8765
     tls_cert: Annotated[
         str,
-        option("TLS", "Serve TLS with this certificate chain (PEM); reloaded when it changes", unit="FILE"),
+        setting("TLS", "Serve TLS with this certificate chain (PEM); reloaded when it changes", unit="FILE"),
     ] = ""
     tls_key: Annotated[
-        str, option("TLS", "Use this private key for the certificate (PEM, no passphrase)", unit="FILE")
+        str, setting("TLS", "Use this private key for the certificate (PEM, no passphrase)", unit="FILE")
     ] = ""
     validator_dir: Annotated[
         str,
-        option(
+        setting(
             "Data",
             "Read this validator checkout (validation/ and runnable/); nothing is written to it",
             unit="DIR",
@@ -65,48 +65,50 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     checkpoint: Annotated[
         str,
-        option("Data", "Serve this validator_checkpoint.json (or .gz) instead of a directory", unit="FILE"),
+        setting("Data", "Serve this validator_checkpoint.json (or .gz) instead of a directory", unit="FILE"),
     ] = ""
-    data_dir: Annotated[str, option("Data", "Store the event log and the usage records here", unit="DIR")] = (
-        ".ptn"
-    )
+    data_dir: Annotated[
+        str, setting("Data", "Store the event log and the usage records here", unit="DIR")
+    ] = ".ptn"
     api_keys_file: Annotated[
-        str, option("Data", "Read API keys from this file; reloaded when it changes", unit="FILE")
+        str, setting("Data", "Read API keys from this file; reloaded when it changes", unit="FILE")
     ] = "ptn_api/api_keys.json"
-    netuid: Annotated[int, option("Data", "Ignored; accepted for compatibility", unit="N")] = 8
-    demo: Annotated[bool, option("Demo", "Serve a simulated validator, stored in the data directory")] = False
+    netuid: Annotated[int, setting("Data", "Ignored; accepted for compatibility", unit="N")] = 8
+    demo: Annotated[bool, setting("Demo", "Serve a simulated validator, stored in the data directory")] = (
+        False
+    )
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        option(
+        setting(
             "Processes", "Log messages of this level and above: debug, info, warning or error", unit="LEVEL"
         ),
     ] = "info"
     metrics_port: Annotated[
         int,
         msgspec.Meta(ge=-1, le=65_535),
-        option(
+        setting(
             "Processes",
             "Serve Prometheus metrics on this port of 127.0.0.1; 0 = any free port, -1 = off",
             unit="PORT",
         ),
     ] = -1
-    usage_flush_ms: Annotated[Period, option("Processes", "Write per-key usage at this interval")] = 5_000
+    usage_flush_ms: Annotated[Period, setting("Processes", "Write per-key usage at this interval")] = 5_000
     key_check_ms: Annotated[
-        Period, option("Processes", "Check the key file and the certificate for changes at this interval")
+        Period, setting("Processes", "Check the key file and the certificate for changes at this interval")
     ] = 900
     parent_check_ms: Annotated[
-        Period, option("Processes", "Embedded: check this often whether the validator is alive")
+        Period, setting("Processes", "Embedded: check this often whether the validator is alive")
     ] = 1_000
     process_silent_ms: Annotated[
         Period,
-        option("Processes", "Report a process as down in /health once it has been silent for this long"),
+        setting("Processes", "Report a process as down in /health once it has been silent for this long"),
     ] = 5_000
     restart_backoff_ms: Annotated[
         Period,
-        option("Processes", "Wait this long before restarting a crashed process; doubles with each crash"),
+        setting("Processes", "Wait this long before restarting a crashed process; doubles with each crash"),
     ] = 100
     restart_backoff_max_ms: Annotated[
-        Period, option("Processes", "Wait at most this long before restarting a process")
+        Period, setting("Processes", "Wait at most this long before restarting a process")
     ] = 30_000
     stop_timeout_ms: StopTimeout = STOP_TIMEOUT_MS
 
@@ -220,11 +222,11 @@ def load_settings(values: Mapping[str, Any], environ: Mapping[str, str] | None =
     """
     environ = os.environ if environ is None else environ
     chosen: dict[str, Any] = {}
-    for name, setting in SETTINGS.items():
+    for name, entry in SETTINGS.items():
         if (value := values.get(name)) is not None:
-            chosen[name] = setting.convert(value, setting.flag)
-        elif (value := environ.get(setting.variable)) is not None:
-            chosen[name] = setting.convert(value, setting.variable)
+            chosen[name] = entry.convert(value, entry.flag)
+        elif (value := environ.get(entry.variable)) is not None:
+            chosen[name] = entry.convert(value, entry.variable)
     settings: Settings = _fill(Settings, chosen)
     return settings
 

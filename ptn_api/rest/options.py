@@ -16,7 +16,7 @@ from ptn_api.options import (
     Limit,
     Period,
     StopTimeout,
-    option,
+    setting,
 )
 
 __all__ = ["RestOptions"]
@@ -27,7 +27,7 @@ class RestOptions(ClientLimits, frozen=True, kw_only=True):
 
     requests_per_minute: Annotated[
         Limit,
-        option(
+        setting(
             "Limits",
             "Allow each user this many REST requests per minute, unless the key file sets another limit; "
             "0 = no limit",
@@ -35,21 +35,21 @@ class RestOptions(ClientLimits, frozen=True, kw_only=True):
     ] = 600
     max_rest_connections: Annotated[
         Count,
-        option(
+        setting(
             "Limits",
             "Keep at most this many REST connections; beyond that, the longest-idle connection is closed",
         ),
     ] = 4_096
     refresh_coalesce_ms: Annotated[
         Delay,
-        option("REST", "Collect refreshed returns for this long before serving them; orders never wait"),
+        setting("REST", "Collect refreshed returns for this long before serving them; orders never wait"),
     ] = 1_000
     header_timeout_ms: Annotated[
-        Period, option("REST", "Limit the time for receiving a complete request, headers and body")
+        Period, setting("REST", "Limit the time for receiving a complete request, headers and body")
     ] = 10_000
     minimum_rate: Annotated[
         Limit,
-        option(
+        setting(
             "REST", "Disconnect a client that downloads slower than this many bytes per second; 0 = never"
         ),
     ] = 1_024

@@ -153,7 +153,7 @@ def test_a_process_inherits_only_what_it_needs(validator: Validator, data_dir: P
     validator.place()
     with api(data_dir, validator_dir=validator.root) as server:
         children = server.children()
-        ports = {room: listening(process.pid) for room, process in children.items()}
+        ports = {name: listening(process.pid) for name, process in children.items()}
         rest_port, ws_port = int(server.rest.rpartition(":")[2]), server.ws_port
         assert ports == {"intake": [], "rest": [rest_port], "stream": [ws_port]}
         for process in children.values():
@@ -193,7 +193,7 @@ def test_a_second_server_on_the_same_data(validator: Validator, data_dir: Path) 
     """The second server is refused and ends; the first does not notice."""
     validator.place()
     with api(data_dir, validator_dir=validator.root) as server:
-        pids = {room: process.pid for room, process in server.children().items()}
+        pids = {name: process.pid for name, process in server.children().items()}
         result = run(
             "--serve",
             f"--validator-dir={validator.root}",
@@ -204,7 +204,7 @@ def test_a_second_server_on_the_same_data(validator: Validator, data_dir: Path) 
         assert result.returncode == 1
         assert result.stdout == ""
         assert "Traceback" not in result.stderr
-        assert {room: process.pid for room, process in server.children().items()} == pids
+        assert {name: process.pid for name, process in server.children().items()} == pids
 
 
 def test_a_demo_and_a_validator_share_no_log(validator: Validator, tmp_path: Path) -> None:
