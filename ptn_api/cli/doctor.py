@@ -1,4 +1,4 @@
-"""`ptn doctor`: checks of what a server needs, each with what to do if it fails. Changes nothing."""
+"""`ptn doctor`: checks of a server's prerequisites, each with a remedy. Changes nothing."""
 
 from __future__ import annotations
 
@@ -90,9 +90,9 @@ PROBLEMS = {
     "starting": "it is still reading the validator's files: wait, then run this again",
     "log_unreadable": "it cannot read its event log: see its log output and check the data directory",
     "log_unwritable": "it cannot write its event log: is the disk full or read-only? Orders wait meanwhile",
-    "process_down": "one of its processes is down or hangs: its log output says why",
+    "process_down": "one of its processes is down or hung: see its log output",
     "source_stale": "its data may be older than the validator's",
-    "source_silent": "the validator's files were not read for minutes: is their disk slow or gone?",
+    "source_silent": "the validator's files have not been read for minutes: is their disk slow or gone?",
     "not_watching": "too few inotify watches, so files are swept every second: raise "
     "fs.inotify.max_user_watches",
 }
@@ -140,7 +140,7 @@ def _health(settings: Settings) -> Health | None:
 
 @check
 def ports(settings: Settings) -> Iterator[Finding]:
-    """Without a running server: whether one could listen."""
+    """Checks that the ports are free, unless a server is running."""
     if _health(settings) is not None:
         return
     ws_host_flag = "--api-ws-host" if settings.api_ws_host else "--api-host"
@@ -276,7 +276,7 @@ def validator(settings: Settings) -> Iterator[Finding]:
 
 @check
 def inotify(settings: Settings) -> Iterator[Finding]:
-    """Intake watches every directory below a miner's."""
+    """Checks the limit on watches: intake watches every directory below a miner's."""
     miners = _miners_dir(settings)
     if settings.demo or (settings.checkpoint and not settings.validator_dir) or not miners.is_dir():
         return

@@ -92,7 +92,7 @@ def rotate(
     expires: Expires = "",
     api_keys_file: KeysFile = KEYS_FILE,
 ) -> None:
-    """Give a user a new key. The old one stays valid for the time of --grace."""
+    """Give a user a new key. The old one stays valid for a while (--grace)."""
     from ptn_api.access import rotate_key
 
     now_ms, grace_ms = wall_ms(), duration_ms(grace, "--grace")

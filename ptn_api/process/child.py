@@ -36,7 +36,7 @@ __all__ = ["Child", "python_command"]
 logger = structlog.get_logger()
 
 _FINAL_READ_MS = 1_000
-"""The time to read what an ended process has sent."""
+"""Time limit for reading what an ended process has sent."""
 
 
 def python_command(function: str, *arguments: str) -> list[str]:
@@ -88,13 +88,13 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._channel: Channel[FromWorker] | None = None
         self._listening = False
-        """Whether this run's process has reported, so that it reads its channel."""
+        """Whether the current process has reported anything, and so reads its channel."""
         self._answer: asyncio.Future[Samples | None] | None = None
-        """Of the one request for metrics that the process has not answered yet."""
+        """The answer to the one pending request for metrics."""
 
     @property
     def pid(self) -> int | None:
-        """None while it does not run."""
+        """None while the process is not running."""
         process = self._process
         return None if process is None else process.pid
 
@@ -120,11 +120,11 @@ class Child:
             await wait_for_event(self._stopping, pause_ms)
 
     def send(self, message: msgspec.Struct) -> bool:
-        """Sends the message to the process; False if it does not run or does not read."""
+        """Sends the message to the process; returns False if it is not running or not reading."""
         return self._channel is not None and self._channel.send(message)
 
     async def samples(self, timeout_ms: int) -> Samples | None:
-        """The metrics of the process; None if it does not answer in time."""
+        """Returns the metrics of the process, or None if it does not answer in time."""
         if self._answer is None:
             if not self.send(MetricsRequest()):
                 return None
@@ -133,7 +133,7 @@ class Child:
         return answered.pop().result() if answered else None
 
     async def stop(self) -> None:
-        """Asks the process to stop, and kills it when it takes too long."""
+        """Asks the process to stop, and kills it after the timeout."""
         self._stopping.set()
         process = self._process
         if process is None or process.returncode is not None:

@@ -76,7 +76,7 @@ def serve(
 
 
 def _prepare(settings: Settings) -> Settings:
-    """Makes the data directory and fills in what the defaults stand for. Raises SettingsError."""
+    """Makes the data directory and resolves paths and empty defaults. Raises SettingsError."""
     data_dir, keys, *tls = (
         Path(path).expanduser().absolute()
         for path in (settings.data_dir, settings.api_keys_file, settings.tls_cert, settings.tls_key)

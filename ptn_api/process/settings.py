@@ -35,7 +35,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Every setting's value. Times are milliseconds, sizes bytes."""
 
     api_host: Annotated[
-        str, setting("Network", "Listen on this address (REST and WebSocket)", unit="HOST")
+        str, setting("Network", "Listen on this address for REST and WebSocket", unit="HOST")
     ] = "127.0.0.1"
     api_rest_port: Annotated[Port, setting("Network", "Listen for REST on this port; 0 = any free port")] = (
         48888

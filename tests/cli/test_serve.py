@@ -71,6 +71,14 @@ def test_both_scripts_take_the_same_options(tmp_path: Path, script: str) -> None
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
 
 
+def test_doctor_names_the_option_of_an_address_that_is_not_local(stranger: Ptn) -> None:
+    """Another port would not help."""
+    ended = stranger("doctor", "--demo", "--api-rest-port=0", "--api-ws-port=0", "--api-ws-host=192.0.2.1")
+    (line,) = [line for line in ended.stdout.splitlines() if "192.0.2.1" in line]
+    assert line.startswith("bad   ports")
+    assert line.endswith("choose another with --api-ws-host")
+
+
 def test_resync_wants_a_confirmation_and_a_data_directory(stranger: Ptn, tmp_path: Path) -> None:
     ended = stranger("resync")
     assert (ended.status, "--accept-removals" in ended.stderr) == (2, True)
