@@ -99,7 +99,7 @@ class APIManager:
         Returns as well, after logging why, if the API cannot run from the start. It retries that long enough
         for the processes of an earlier API, whose validator was killed, to release ports and log.
         """
-        from ptn_api.process.supervisor import FATAL
+        from ptn_api.cli.serve import FATAL
 
         settings = self._settings
         give_up_ms = monotonic_ms() + settings.parent_check_ms + _ORPHANS_MS
@@ -134,7 +134,7 @@ class APIManager:
         that the validator forks at this moment would hold it open. The supervisor closes what it inherits.
         """
         from ptn_api.cli.serve import Embedding
-        from ptn_api.process.supervisor import python_command
+        from ptn_api.process.child import python_command
 
         embedding = Embedding(settings=self._settings, parent=os.getpid(), queue=queue_fd)
         with open(os.memfd_create("ptn-api-settings"), "w+b") as stdin:

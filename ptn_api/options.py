@@ -1,9 +1,9 @@
-"""How a room declares its options: unit, limits, description and section are part of a field's type.
+"""How a package declares its settings: unit, limits, description and section are part of a field's type.
 
-    sweep_ms: Annotated[Period, option("Intake", "Compare directory times this often")] = 5_000
+    sweep_ms: Annotated[Period, setting("Intake", "Sweep the directories at this interval")] = 5_000
 
-Such a field is a setting of the server, with a flag and an environment variable (process/settings.py). A
-plain field is not a setting; only tests change it.
+Such a field is a setting: operators set it with a flag or an environment variable (process/settings.py). The
+options of a component (RestOptions, ...) are its settings, and plain fields that only tests change.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
     "Port",
     "Section",
     "StopTimeout",
-    "option",
+    "setting",
 ]
 
 Section = Literal["Network", "TLS", "Data", "Demo", "Limits", "Intake", "REST", "Stream", "Processes"]
@@ -45,21 +45,23 @@ Count = Annotated[int, Meta(ge=1, extra={"unit": "N"})]
 Limit = Annotated[int, Meta(ge=0, extra={"unit": "N"})]
 
 
-def option(section: Section, description: str, *, unit: str | None = None) -> Meta:
+def setting(section: Section, description: str, *, unit: str = "", default: str = "") -> Meta:
     """The metadata of a setting. The description is imperative and has no full stop.
 
-    `unit` is the placeholder in the help, such as FILE, where the field's type has none.
+    `unit` is the placeholder in the help, such as FILE, where the field's type has none. `default` describes
+    the effect of a default that is empty.
     """
-    return Meta(description=description, extra={"section": section} | ({"unit": unit} if unit else {}))
+    texts = {"section": section, "unit": unit, "default": default}
+    return Meta(description=description, extra={name: text for name, text in texts.items() if text})
 
 
-# --- options of more than one room ------------------------------------------------------------------------
+# --- settings of more than one package --------------------------------------------------------------------
 
-ClockJump = Annotated[Period, option("Intake", "Distrust a jump of the system clock by more than this")]
+ClockJump = Annotated[Period, setting("Intake", "Distrust the system clock after a jump larger than this")]
 CLOCK_JUMP_MS = 60_000
-ClockSettle = Annotated[Delay, option("Intake", "Follow a jump of the clock after it has lasted this long")]
+ClockSettle = Annotated[Delay, setting("Intake", "Follow a clock jump once it has lasted this long")]
 CLOCK_SETTLE_MS = 600_000
-StopTimeout = Annotated[Period, option("Processes", "Kill a process that has not stopped after this long")]
+StopTimeout = Annotated[Period, setting("Processes", "Kill a process that has not stopped within this time")]
 STOP_TIMEOUT_MS = 10_000
 LATE_MS = 60_000
 RETENTION_MS = 7 * 86_400_000

@@ -491,7 +491,7 @@ def test_importing_it_loads_no_server_and_does_nothing() -> None:
         "sqlite3",
         "httpx",
     }
-    rooms = {f"ptn_api.{room}" for room in ("access", "event_log", "intake", "rest", "stream", "service")}
+    packages = {f"ptn_api.{name}" for name in ("access", "event_log", "intake", "rest", "stream", "process")}
     assert {name for name in result["modules"] if name.split(".")[0] in servers} == set()
-    assert rooms.isdisjoint(result["modules"])
+    assert packages.isdisjoint(result["modules"])
     assert (result["handlers"], result["level"], result["threads"]) == (0, 0, 1)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from ptn_api.options import Count, Limit, option
+from ptn_api.options import Count, Limit, setting
 
 __all__ = ["ClientLimits"]
 
@@ -16,25 +16,28 @@ class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     trusted_proxies: Annotated[
         str,
-        option(
+        setting(
             "Network",
-            "Trust X-Forwarded-For from these proxies: addresses or networks, separated by commas",
+            "Trust X-Forwarded-For from these proxies (addresses or networks, comma-separated)",
             unit="LIST",
         ),
     ] = ""
     max_connections_per_key: Annotated[
         Count,
-        option(
+        setting(
             "Limits",
-            "Allow each user this many WebSocket connections, all keys together; one more disconnects "
-            "the oldest",
+            "Allow each user (not each key) this many WebSocket connections; one more disconnects the oldest",
         ),
     ] = 5
     failed_logins_per_minute: Annotated[
         Limit,
-        option("Limits", "Allow each address this many failed authentications per minute; 0 = no limit"),
+        setting(
+            "Limits",
+            "Allow each address this many failed authentications per minute to each server (REST and "
+            "WebSocket); 0 = no limit",
+        ),
     ] = 30
     connects_per_minute: Annotated[
         Limit,
-        option("Limits", "Allow each address this many connections per minute to each server; 0 = no limit"),
+        setting("Limits", "Allow each address this many connections per minute to each server; 0 = no limit"),
     ] = 600

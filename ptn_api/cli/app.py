@@ -11,7 +11,7 @@ from ptn_api.cli import serve
 from ptn_api.cli.client_commands import CLIENT_COMMANDS
 from ptn_api.cli.exit_status import run
 from ptn_api.cli.keys import keys_app
-from ptn_api.cli.settings_options import EPILOG, takes_settings
+from ptn_api.cli.settings_options import EPILOG, Command, CommandGroup, takes_settings
 from ptn_api.process.settings import Settings
 
 __all__ = ["app", "main"]
@@ -23,7 +23,10 @@ def main() -> None:
 
 
 def doctor(settings: Settings) -> None:
-    """Check what a server needs, or what is wrong with a running one. Takes the options of `ptn serve`."""
+    """Check the prerequisites and diagnose a running server.
+
+    Takes the same options as `ptn serve`.
+    """
     from ptn_api.cli.doctor import diagnose
 
     raise typer.Exit(diagnose(settings))
@@ -31,18 +34,19 @@ def doctor(settings: Settings) -> None:
 
 app = typer.Typer(
     name="ptn",
+    cls=CommandGroup,
     help="Serve, follow and read the positions of a Proprietary Trading Network validator.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 _SERVER, _CLIENT = "Run a server", "Use a server"
-app.command("serve", epilog=EPILOG, rich_help_panel=_SERVER)(takes_settings(serve.serve))
-app.command("doctor", epilog=EPILOG, rich_help_panel=_SERVER)(takes_settings(doctor))
+app.command("serve", cls=Command, epilog=EPILOG, rich_help_panel=_SERVER)(takes_settings(serve.serve))
+app.command("doctor", cls=Command, epilog=EPILOG, rich_help_panel=_SERVER)(takes_settings(doctor))
 app.add_typer(keys_app, name="keys", rich_help_panel=_SERVER)
-app.command(rich_help_panel=_SERVER)(serve.resync)
-app.command(rich_help_panel=_SERVER)(serve.simulate)
+app.command(cls=Command, rich_help_panel=_SERVER)(serve.resync)
+app.command(cls=Command, rich_help_panel=_SERVER)(serve.simulate)
 for command in CLIENT_COMMANDS:
-    app.command(rich_help_panel=_CLIENT)(command)
+    app.command(cls=Command, rich_help_panel=_CLIENT)(command)
 
 
 @app.callback(invoke_without_command=True)

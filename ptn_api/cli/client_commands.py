@@ -52,7 +52,7 @@ RestUrl = Annotated[
     typer.Option(
         "--url",
         metavar="URL",
-        help="Use the REST server at this address (default http://127.0.0.1:48888).",
+        help="Use the REST server at this address (default: http://127.0.0.1:48888).",
         envvar="PTN_REST_URL",
     ),
 ]
@@ -61,7 +61,7 @@ WsUrl = Annotated[
     typer.Option(
         "--url",
         metavar="URL",
-        help="Use the WebSocket server at this address (default ws://127.0.0.1:8765).",
+        help="Use the WebSocket server at this address (default: ws://127.0.0.1:8765).",
         envvar="PTN_WS_URL",
     ),
 ]
@@ -69,22 +69,23 @@ ApiKeyFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Read your API key from this file, - = standard input (default PTN_API_KEY, then config file).",
+        help="Read your API key from this file; - = standard input "
+        "(default: PTN_API_KEY, then the config file).",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON as the server sends it.")]
 Tier = Annotated[
-    int | None, typer.Option(metavar="TIER", help="Show this tier: 0, 30, 50 or 100 (default your key's).")
+    int | None, typer.Option(metavar="TIER", help="Show this tier: 0, 30, 50 or 100 (default: your key's).")
 ]
 Miners = Annotated[
-    list[str] | None, typer.Option("--miner", metavar="HOTKEY", help="Show only this miner; repeatable.")
+    list[str] | None, typer.Option("--miner", metavar="HOTKEY", help="Include only this miner; repeatable.")
 ]
 TradePairs = Annotated[
     list[str] | None,
     typer.Option(
         "--trade-pair",
         metavar="ID",
-        help="Show only this trade pair; repeatable.",
+        help="Include only this trade pair; repeatable.",
         autocompletion=_complete_trade_pair,
         callback=_known_trade_pairs,
     ),
@@ -99,7 +100,7 @@ Until = Annotated[str | None, typer.Option("--to", metavar="TIME", help="End bef
 Count = Annotated[int, typer.Option(metavar="N", help="Stop after this many orders; 0 = never.", min=0)]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for a server that is not running yet.")]
 OutputOption = Annotated[
-    Output | None, typer.Option("--output", "-o", help="Print orders in this format (default table).")
+    Output | None, typer.Option("--output", "-o", help="Print orders in this format (default: table).")
 ]
 JsonLines = Annotated[bool, typer.Option("--json", help="Same as --output ndjson.")]
 Exec = Annotated[
@@ -107,7 +108,7 @@ Exec = Annotated[
     typer.Option(
         "--exec",
         metavar="COMMAND",
-        help="Run this command for each order instead, with the order's JSON on standard input.",
+        help="Run this command for each order instead of printing it; the order is JSON on standard input.",
     ),
 ]
 
@@ -119,11 +120,11 @@ def stream(
     json: JsonLines = False,
     command: Exec = None,
     on_error: Annotated[
-        OnError, typer.Option(help="When the command of --exec fails: stop, retry it, or skip the order.")
+        OnError, typer.Option(help="If the command of --exec fails: stop, retry it, or skip the order.")
     ] = OnError.STOP,
     miner: Miners = None,
     trade_pair: TradePairs = None,
-    delta: Annotated[bool, typer.Option("--delta", help="Leave out the positions' earlier orders.")] = False,
+    delta: Annotated[bool, typer.Option("--delta", help="Omit each position's earlier orders.")] = False,
     count: Count = 0,
     resume: Annotated[
         bool,
@@ -132,7 +133,7 @@ def stream(
         ),
     ] = False,
     name: Annotated[
-        str, typer.Option(metavar="NAME", help="Keep the position for --resume under this name.")
+        str, typer.Option(metavar="NAME", help="Save the place in the stream for --resume under this name.")
     ] = "",
     wait: Wait = False,
 ) -> None:
@@ -161,7 +162,7 @@ def positions(
     tier: Tier = None,
     miner: Miners = None,
     trade_pair: TradePairs = None,
-    status: Annotated[Status, typer.Option(help="Show open or closed positions, or all.")] = Status.OPEN,
+    status: Annotated[Status, typer.Option(help="Show open, closed or all positions.")] = Status.OPEN,
     json: Json = False,
 ) -> None:
     """Print every miner's positions, best miner first."""
@@ -177,7 +178,7 @@ def miner(
     api_key_file: ApiKeyFile = None,
     json: Json = False,
 ) -> None:
-    """Print one miner: returns and all positions."""
+    """Print one miner's returns and positions."""
     from ptn_api.cli.positions import run_miner
 
     run_miner(url, api_key_file, hotkey, as_json=json)
@@ -192,7 +193,7 @@ def orders(
     since: Since = None,
     until: Until = None,
     limit: Annotated[
-        int, typer.Option(metavar="N", help="Print the newest orders, up to this many; 0 = all.", min=0)
+        int, typer.Option(metavar="N", help="Print at most this many orders, the newest; 0 = all.", min=0)
     ] = 50,
     json: Annotated[
         bool, typer.Option("--json", help="Print a JSON list with one object per order.")
@@ -214,7 +215,7 @@ def orders(
 
 
 def stats(
-    hotkey: Annotated[str | None, typer.Argument(help="Print only this miner's element, completely.")] = None,
+    hotkey: Annotated[str | None, typer.Argument(help="Print only this miner's entry, in full.")] = None,
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
     checkpoints: Annotated[
@@ -222,7 +223,7 @@ def stats(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Print the validator's statistics of every miner."""
+    """Print the validator's statistics for every miner."""
     from ptn_api.cli.documents import run_statistics
 
     run_statistics(url, api_key_file, hotkey=hotkey, checkpoints=checkpoints, as_json=json)
@@ -258,7 +259,10 @@ def me(url: RestUrl = None, api_key_file: ApiKeyFile = None, json: Json = False)
 
 def record(
     file: Annotated[
-        Path, typer.Argument(help="The recording, as NDJSON; compressed if the name ends in .zst.")
+        Path,
+        typer.Argument(
+            help="Write the recording to this file (NDJSON; compressed if the name ends in .zst)."
+        ),
     ],
     url: WsUrl = None,
     api_key_file: ApiKeyFile = None,
@@ -270,7 +274,7 @@ def record(
         bool, typer.Option("--json", help="Print the number of recorded orders as JSON.")
     ] = False,
 ) -> None:
-    """Record the stream in a file. The next run continues where the file ends."""
+    """Record the stream to a file. The next run continues where the file ends."""
     from ptn_api.cli.stream import run_recorder
 
     chosen = {"miners": miner or [], "trade_pairs": trade_pair or []}
@@ -280,7 +284,9 @@ def record(
 def replay(
     file: Annotated[
         Path | None,
-        typer.Argument(help="A recording or a checkpoint; without it, the orders that the server still has."),
+        typer.Argument(
+            help="Replay this recording or checkpoint (default: the orders that the server still has)."
+        ),
     ] = None,
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
@@ -293,7 +299,8 @@ def replay(
     speed: Annotated[
         str | None,
         typer.Option(
-            help="Replay at this speed, 1x = as recorded (default as fast as possible).", metavar="10x"
+            help="Replay at this speed, such as 1x (as recorded) or 10x (default: as fast as possible).",
+            metavar="SPEED",
         ),
     ] = None,
     since: Since = None,

@@ -1,8 +1,9 @@
-"""`ptn doctor`: checks of what a server needs, each with what to do if it fails. Changes nothing."""
+"""`ptn doctor`: checks of a server's prerequisites, each with a remedy. Changes nothing."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import resource
 import shutil
@@ -89,9 +90,9 @@ PROBLEMS = {
     "starting": "it is still reading the validator's files: wait, then run this again",
     "log_unreadable": "it cannot read its event log: see its log output and check the data directory",
     "log_unwritable": "it cannot write its event log: is the disk full or read-only? Orders wait meanwhile",
-    "process_down": "one of its processes is down or hangs: its log output says why",
+    "process_down": "one of its processes is down or hung: see its log output",
     "source_stale": "its data may be older than the validator's",
-    "source_silent": "the validator's files were not read for minutes: is their disk slow or gone?",
+    "source_silent": "the validator's files have not been read for minutes: is their disk slow or gone?",
     "not_watching": "too few inotify watches, so files are swept every second: raise "
     "fs.inotify.max_user_watches",
 }
@@ -139,16 +140,17 @@ def _health(settings: Settings) -> Health | None:
 
 @check
 def ports(settings: Settings) -> Iterator[Finding]:
-    """Without a running server: whether one could listen."""
+    """Checks that the ports are free, unless a server is running."""
     if _health(settings) is not None:
         return
+    ws_host_flag = "--api-ws-host" if settings.api_ws_host else "--api-host"
     wanted = [
-        (settings.api_host, settings.api_rest_port, "--api-rest-port"),
-        (settings.api_ws_host or settings.api_host, settings.api_ws_port, "--api-ws-port"),
-        ("127.0.0.1", max(settings.metrics_port, 0), "--metrics-port"),
+        (settings.api_host, settings.api_rest_port, "--api-host", "--api-rest-port"),
+        (settings.api_ws_host or settings.api_host, settings.api_ws_port, ws_host_flag, "--api-ws-port"),
+        ("127.0.0.1", max(settings.metrics_port, 0), "", "--metrics-port"),
     ]
     all_free = True
-    for host, port, flag in wanted:
+    for host, port, host_flag, port_flag in wanted:
         try:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
             with socket.socket(family, socket.SOCK_STREAM) as listener:
@@ -157,6 +159,7 @@ def ports(settings: Settings) -> Iterator[Finding]:
                 listener.listen(1)  # with SO_REUSEADDR, bind succeeds on a port in use; listen does not
         except OSError as error:
             all_free = False
+            flag = port_flag if error.errno in (errno.EADDRINUSE, errno.EACCES) else host_flag
             yield Finding("bad", "ports", f"{host} port {port}: {error.strerror}; choose another with {flag}")
     if all_free:
         yield Finding("ok", "ports", "no server is running, and the ports are free")
@@ -273,7 +276,7 @@ def validator(settings: Settings) -> Iterator[Finding]:
 
 @check
 def inotify(settings: Settings) -> Iterator[Finding]:
-    """Intake watches every directory below a miner's."""
+    """Checks the limit on watches: intake watches every directory below a miner's."""
     miners = _miners_dir(settings)
     if settings.demo or (settings.checkpoint and not settings.validator_dir) or not miners.is_dir():
         return

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ptn_api.cli.settings_options import Command, CommandGroup
 from ptn_api.cli.time_arguments import duration_ms, expiry_ms
 from ptn_api.clock import wall_ms
 from ptn_api.errors import PTNError, SettingsError
@@ -15,7 +16,7 @@ from ptn_api.process.settings import SETTINGS
 
 __all__ = ["keys_app"]
 
-keys_app = typer.Typer(help="Manage the server's API keys.", no_args_is_help=True)
+keys_app = typer.Typer(cls=CommandGroup, help="Manage the server's API keys.", no_args_is_help=True)
 
 KEYS_FILE = Path(SETTINGS["api_keys_file"].default)
 DATA_DIR = Path(SETTINGS["data_dir"].default)
@@ -28,36 +29,36 @@ DataDir = Annotated[
     Path,
     typer.Option(
         metavar="DIR",
-        help="The server's data directory, which has the usage records.",
+        help="The server's data directory, which holds the usage records.",
         envvar=SETTINGS["data_dir"].variable,
     ),
 ]
 Expires = Annotated[
     str,
     typer.Option(
-        metavar="TIME", help="Let the new key expire after this long (90d, 12h, 30m) or at this time (UTC)."
+        metavar="TIME", help="Expire the new key after this long (90d, 12h, 30m) or at this time (UTC)."
     ),
 ]
 
 
-@keys_app.command()
+@keys_app.command(cls=Command)
 def add(
     user: User,
-    tier: Annotated[int, typer.Option(metavar="TIER", help="Show this tier: 0, 30, 50 or 100.")],
+    tier: Annotated[int, typer.Option(metavar="TIER", help="Grant access to this tier: 0, 30, 50 or 100.")],
     expires: Expires = "",
     max_connections: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Allow this many WebSocket connections; by default the server's limit."
+            min=1, metavar="N", help="Allow this many WebSocket connections (default: the server's limit)."
         ),
     ] = None,
     requests_per_minute: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Allow this many requests per minute; by default the server's limit."
+            min=1, metavar="N", help="Allow this many requests per minute (default: the server's limit)."
         ),
     ] = None,
-    note: Annotated[str | None, typer.Option(help="Store this note with the key.")] = None,
+    note: Annotated[str | None, typer.Option(metavar="TEXT", help="Store this note with the key.")] = None,
     api_keys_file: KeysFile = KEYS_FILE,
 ) -> None:
     """Add a user. The new key is printed once; only its hash is stored."""
@@ -79,7 +80,7 @@ def add(
     _print_key(f"Added {user} with tier {tier} to {api_keys_file}.", key, api_keys_file)
 
 
-@keys_app.command()
+@keys_app.command(cls=Command)
 def rotate(
     user: User,
     grace: Annotated[
@@ -91,7 +92,7 @@ def rotate(
     expires: Expires = "",
     api_keys_file: KeysFile = KEYS_FILE,
 ) -> None:
-    """Give a user a new key. The old one stays valid for a while."""
+    """Give a user a new key. The old one stays valid for a while (--grace)."""
     from ptn_api.access import rotate_key
 
     now_ms, grace_ms = wall_ms(), duration_ms(grace, "--grace")
@@ -101,9 +102,9 @@ def rotate(
     _print_key(f"{user} has a new key; the old one {old}.", key, api_keys_file)
 
 
-@keys_app.command()
+@keys_app.command(cls=Command)
 def revoke(user: User, api_keys_file: KeysFile = KEYS_FILE) -> None:
-    """Remove a user with all keys. Open connections are closed within a second."""
+    """Remove a user and all the user's keys. Open connections are closed within a second."""
     from ptn_api.access import revoke_key
 
     revoke_key(api_keys_file, user)
@@ -111,7 +112,7 @@ def revoke(user: User, api_keys_file: KeysFile = KEYS_FILE) -> None:
     _warn_if_exposed(api_keys_file)
 
 
-@keys_app.command("list")
+@keys_app.command("list", cls=Command)
 def list_(api_keys_file: KeysFile = KEYS_FILE, data_dir: DataDir = DATA_DIR) -> None:
     """List every key: user, tier, fingerprint, expiry and last use."""
     from ptn_api.access import parse_keys
@@ -135,9 +136,9 @@ def list_(api_keys_file: KeysFile = KEYS_FILE, data_dir: DataDir = DATA_DIR) -> 
     _warn_if_exposed(api_keys_file)
 
 
-@keys_app.command()
+@keys_app.command(cls=Command)
 def check(api_keys_file: KeysFile = KEYS_FILE) -> None:
-    """Print every problem of the key file; the exit status is 1 if there is one."""
+    """Print all problems in the key file; exit with status 1 if there are any."""
     from ptn_api.access import check_keys, exposed_to, parse_keys
 
     content = _read_keys(api_keys_file)
@@ -151,14 +152,14 @@ def check(api_keys_file: KeysFile = KEYS_FILE) -> None:
     typer.echo(f"{api_keys_file}: {len(parse_keys(content))} keys, no problems")
 
 
-@keys_app.command()
+@keys_app.command(cls=Command)
 def usage(
     days: Annotated[
         int, typer.Option(min=1, metavar="N", help="Cover this many days, including today.")
     ] = 30,
     data_dir: DataDir = DATA_DIR,
 ) -> None:
-    """Print requests, bytes and stream messages by user and day (UTC)."""
+    """Print requests, bytes and stream messages per user and day (UTC)."""
     from ptn_api.access.usage import UsageFile, day_of
     from ptn_api.cli.output import print_rows
 

@@ -1,4 +1,4 @@
-"""The operator's commands `ptn serve`, `ptn simulate` and `ptn resync`, and the door `api_manager.py`."""
+"""The operator's commands `ptn serve`, `ptn simulate` and `ptn resync`, and the script `api_manager.py`."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import msgspec
 import typer
 
 from ptn_api.cli.exit_status import run
-from ptn_api.cli.settings_options import EPILOG, takes_settings
+from ptn_api.cli.settings_options import EPILOG, Command, takes_settings
 from ptn_api.cli.time_arguments import speed_of
 from ptn_api.errors import SettingsError
 from ptn_api.process.settings import SETTINGS, Settings
 from ptn_api.simulator.options import SimulatorOptions
 
-__all__ = ["Embedding", "door", "embedded", "resync", "serve", "simulate"]
+__all__ = ["FATAL", "Embedding", "embedded", "main", "resync", "serve", "simulate"]
 
 
-def door() -> None:
-    """`python api_manager.py ...`: serves with `--serve`, prints its help without."""
+def main() -> None:
+    """The main function of `api_manager.py`: serves with `--serve`, prints its help without."""
     arguments = sys.argv[1:] if "--serve" in sys.argv[1:] else ["--help"]
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(epilog=f"Without --serve, print this help. {EPILOG}")(takes_settings(serve))
+    app.command(cls=Command, epilog=f"Without --serve, prints this help. {EPILOG}")(takes_settings(serve))
     run(app, f"{Path(sys.argv[0]).name} --serve", arguments)
 
 
@@ -80,6 +80,10 @@ def _hint(settings: Settings, rest: str, stream: str) -> None:
         print("\nTry:", *lines, "", sep="\n", file=sys.stderr, flush=True)
 
 
+FATAL = 78
+"""The exit status of an embedded supervisor that cannot run; the reason is on its standard error."""
+
+
 class Embedding(msgspec.Struct, frozen=True, kw_only=True):
     """What an embedding validator sends to the supervisor on its standard input."""
 
@@ -91,14 +95,15 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True):
 def embedded() -> int:
     """The supervisor's main function when a validator embeds the API."""
     from ptn_api.process import service
-    from ptn_api.process.supervisor import FATAL
 
     os.setsid()  # Ctrl-C in the validator's terminal is for the validator
-    orders = msgspec.json.decode(sys.stdin.buffer.read(), type=Embedding)
+    embedding = msgspec.json.decode(sys.stdin.buffer.read(), type=Embedding)
     # Descriptors that the validator lets every child inherit are not ours to hold open.
-    os.closerange(3, orders.queue)
-    os.closerange(orders.queue + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    status = service.serve(orders.settings, announce=_announce, queue_fd=orders.queue, parent=orders.parent)
+    os.closerange(3, embedding.queue)
+    os.closerange(embedding.queue + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    status = service.serve(
+        embedding.settings, announce=_announce, queue_fd=embedding.queue, parent=embedding.parent
+    )
     return FATAL if status else 0
 
 
@@ -106,7 +111,7 @@ _SIMULATED = SimulatorOptions()
 
 
 def simulate(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Write the validator's directory here.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Create the validator's directory here.")],
     miners: Annotated[
         int, typer.Option(min=1, metavar="N", help=f"{SETTINGS['demo_miners'].description}.")
     ] = _SIMULATED.miners,
@@ -121,14 +126,14 @@ def simulate(
     ] = _SIMULATED.orders_per_minute,
     live: Annotated[bool, typer.Option("--live", help="Keep trading until interrupted.")] = False,
     speed: Annotated[
-        str, typer.Option(help="Run this many times faster than the clock.", metavar="10x")
+        str, typer.Option(help="Run at this multiple of real time, such as 10x.", metavar="SPEED")
     ] = "1x",
     journal: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Append a record of every simulated action to this file."),
     ] = None,
 ) -> None:
-    """Write a directory as a validator would, and keep trading in it with --live."""
+    """Create the directory of a simulated validator, and keep trading in it with --live."""
     from ptn_api.simulator.simulator import run_simulator
 
     options = SimulatorOptions(
@@ -158,7 +163,7 @@ def resync(
         ),
     ] = Path(SETTINGS["data_dir"].default),
 ) -> None:
-    """Accept a mass removal that the server holds back."""
+    """Accept a mass removal that the server is holding back."""
     from ptn_api.intake.removal import request_resync
 
     if not accept_removals:

@@ -1,4 +1,4 @@
-"""The server's settings as options of a command, in sections."""
+"""Options of commands: the server's settings, in sections, and switches without a type in the help."""
 
 from __future__ import annotations
 
@@ -7,25 +7,47 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from ptn_api.process.settings import SETTINGS, Setting, Settings, load_settings
 
-__all__ = ["EPILOG", "takes_settings"]
+__all__ = ["EPILOG", "Command", "CommandGroup", "takes_settings"]
 
-EPILOG = "Every option is also an environment variable: --api-host is PTN_API_HOST."
+EPILOG = "Every option can also be set by an environment variable: --api-host by PTN_API_HOST."
+
+
+class Command(TyperCommand):
+    """A command whose help shows no type for switches; Typer's own shows `<bool>`."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return _without_types(super().get_params(ctx))
+
+
+class CommandGroup(TyperGroup):
+    """A group of commands, with the same help."""
+
+    def get_params(self, ctx: Any) -> Any:
+        return _without_types(super().get_params(ctx))
+
+
+def _without_types(parameters: Any) -> Any:
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
 
 
 def takes_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
-    """A command with an option for every setting, which calls `command` with the settings they make.
+    """A command with an option for every setting, which passes the settings to `command`.
 
-    Typer derives options from a function's signature; this one is made from the table. An option that is not
-    given stays None: then the environment and the table decide (`load_settings`).
+    Typer derives options from a function's signature, so this one is made from the table. An omitted option
+    stays None, and the environment or the default applies (`load_settings`).
     """
 
     def run(*, serve: bool, **values: Any) -> None:
         command(load_settings(values))
 
-    # `--serve` is how `api_manager.py` is told to start; other commands accept and ignore it.
+    # api_manager.py needs `--serve` to start; other commands accept and ignore it.
     options = {"serve": Annotated[bool, typer.Option("--serve", hidden=True)]}
     options |= {name: _option_for(setting) for name, setting in SETTINGS.items()}
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -45,10 +67,10 @@ def takes_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
 
 
 def _option_for(setting: Setting) -> Any:
-    default = f" (default {setting.default_text})" if setting.default_text else ""
+    default = f" (default: {setting.default_text})" if setting.default_text else ""
     option = typer.Option(
         setting.flag,
-        metavar=setting.unit or None,
+        metavar=setting.unit,
         help=f"{setting.description}{default}.",
         show_default=False,
         rich_help_panel=setting.section,

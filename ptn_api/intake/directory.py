@@ -15,7 +15,7 @@ import structlog
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.file_version import is_settled, version_of
-from ptn_api.intake.files import check_name, is_settled, version_of
+from ptn_api.intake.files import check_name
 from ptn_api.intake.position_files import Place, PositionFiles, PositionsToRead
 from ptn_api.intake.watch import FsEvent, Watch
 

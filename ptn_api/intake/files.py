@@ -1,4 +1,4 @@
-"""A single file of any content: read with limits, its version identified, its name checked.
+"""A single file of any content: read with limits, its name checked.
 
 Folders are the subject of `directory`, positions that of `position_files`.
 """
@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import re
 import stat
-import time
 import unicodedata
 
 from ptn_api.errors import InvalidInputError
 
-__all__ = ["LONGEST_NAME", "Key", "check_name", "check_utf8", "is_settled", "read_file", "version_of"]
+__all__ = ["LONGEST_NAME", "Key", "check_name", "check_utf8", "read_file"]
 
 Key = tuple[str, str]
 """A position: (hotkey of its folder, position uuid)."""
@@ -21,22 +20,6 @@ Key = tuple[str, str]
 LONGEST_NAME = 128
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FORBIDDEN = frozenset("'\"`\\/")
-
-_SETTLE_NS = 50_000_000
-
-
-def version_of(status: os.stat_result) -> str:
-    """Returns a name for this version of a file: inode, ctime (ns) and size."""
-    return f"{status.st_ino}-{status.st_ctime_ns}-{status.st_size}"
-
-
-def is_settled(changed_ns: int) -> bool:
-    """Returns whether a second change would by now have a different time.
-
-    The kernel's file times advance in ticks of a few ms, and inodes are reused at once: a version read
-    within the tick of its last change may look the same as the next version.
-    """
-    return abs(time.time_ns() - changed_ns) > _SETTLE_NS
 
 
 def read_file(path: str, limit: int) -> tuple[bytes, os.stat_result]:

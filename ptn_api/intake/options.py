@@ -18,7 +18,7 @@ from ptn_api.options import (
     ClockSettle,
     Delay,
     Period,
-    option,
+    setting,
 )
 
 __all__ = ["IntakeOptions", "IntakeSettings"]
@@ -27,25 +27,29 @@ __all__ = ["IntakeOptions", "IntakeSettings"]
 class IntakeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Times are milliseconds, sizes bytes."""
 
-    retention_ms: Annotated[Period, option("Data", "Keep events this long")] = RETENTION_MS
-    retention_bytes: Annotated[Bytes, option("Data", "Keep at most this much of events")] = RETENTION_BYTES
-    prune_ms: Annotated[Period, option("Data", "Prune old events this often")] = 60_000
+    retention_ms: Annotated[Period, setting("Data", "Keep events for this long")] = RETENTION_MS
+    retention_bytes: Annotated[Bytes, setting("Data", "Keep at most this many bytes of events")] = (
+        RETENTION_BYTES
+    )
+    prune_ms: Annotated[Period, setting("Data", "Prune old events at this interval")] = 60_000
     sweep_ms: Annotated[
-        Period, option("Intake", "Compare directory times this often, for changes that the watch missed")
+        Period, setting("Intake", "Sweep the directories at this interval for changes that inotify missed")
     ] = 5_000
-    full_sweep_ms: Annotated[Period, option("Intake", "Compare every file this often")] = 60_000
+    full_sweep_ms: Annotated[Period, setting("Intake", "Check every file for changes at this interval")] = (
+        60_000
+    )
     removal_confirm_ms: Annotated[
-        Delay, option("Intake", "Remove a position that is missing in two sweeps this far apart")
+        Delay, setting("Intake", "Remove a position once two sweeps this far apart have not found it")
     ] = 10_000
     mass_removal_window_ms: Annotated[
-        Period, option("Intake", "Count removals within this time together; a mass removal is held back")
+        Period, setting("Intake", "Detect a mass removal within this time window; it is held back")
     ] = 600_000
     queue_hold_ms: Annotated[
         Delay,
-        option("Intake", "Serve a position from the embedded queue this long before its file holds it"),
+        setting("Intake", "Serve a queued position for at most this long while waiting for its file"),
     ] = 10_000
     late_ms: Annotated[
-        Delay, option("Intake", "Mark an order as late if it is older than this when first seen")
+        Delay, setting("Intake", "Mark an order as late if it is older than this when first seen")
     ] = LATE_MS
     clock_jump_ms: ClockJump = CLOCK_JUMP_MS
     clock_settle_ms: ClockSettle = CLOCK_SETTLE_MS

@@ -1,4 +1,4 @@
-"""Background tasks of the server processes, each until it is cancelled: keys, certificate, usage."""
+"""Periodic tasks of rest and stream, each until it is cancelled: keys, certificate, usage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ptn_api.access.usage import Usage, UsageFile
 from ptn_api.errors import KeyFileError, SettingsError
 from ptn_api.process.certificate import Certificate
 
-__all__ = ["keep_certificate", "keep_keys", "keep_usage", "read_keys"]
+__all__ = ["flush_usage", "read_keys", "reload_certificate", "reload_keys"]
 
 logger = structlog.get_logger()
 
@@ -30,8 +30,8 @@ def read_keys(key_file: KeyFile, path: Path) -> None:
         logger.warning("keys_not_read", file=str(path), code=error.code, reason=str(error))
 
 
-async def keep_keys(key_file: KeyFile, path: Path, keys: KeyRing, *, every_ms: int) -> None:
-    """Rereads the key file and expires keys."""
+async def reload_keys(key_file: KeyFile, path: Path, keys: KeyRing, *, every_ms: int) -> None:
+    """Rereads the key file when it has changed, and expires keys."""
     while True:
         await asyncio.sleep(every_ms / 1000)
         read_keys(key_file, path)
@@ -39,8 +39,8 @@ async def keep_keys(key_file: KeyFile, path: Path, keys: KeyRing, *, every_ms: i
             logger.info("keys_expired")
 
 
-async def keep_certificate(certificate: Certificate, *, every_ms: int) -> None:
-    """Reloads a renewed certificate."""
+async def reload_certificate(certificate: Certificate, *, every_ms: int) -> None:
+    """Reloads the certificate when its files have changed."""
     while True:
         await asyncio.sleep(every_ms / 1000)
         try:
@@ -50,8 +50,8 @@ async def keep_certificate(certificate: Certificate, *, every_ms: int) -> None:
             logger.error("certificate_not_read", reason=str(error))
 
 
-async def keep_usage(usage: Usage, file: UsageFile, *, every_ms: int) -> None:
-    """Adds the usage to the file, and once more at the end; a failed write is made up for by the next."""
+async def flush_usage(usage: Usage, file: UsageFile, *, every_ms: int) -> None:
+    """Adds the usage to the file, and once more when cancelled. Counts of a failed write go into the next."""
     failing = False
     try:
         while True:

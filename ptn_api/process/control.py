@@ -55,9 +55,12 @@ _ORPHAN_GRACE_S = 0.5
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, tag="config"):
-    """What a child runs. `listener` and `queue` are inherited descriptors, -1 without one."""
+    """What a child runs: one of PROCESSES, or the simulator.
 
-    room: str
+    `listener` and `queue` are inherited descriptors, -1 without one.
+    """
+
+    process: str
     settings: Settings
     listener: int = -1
     queue: int = -1
@@ -209,10 +212,10 @@ class WorkerControl:
     def __init__(self, config: WorkerConfig) -> None:
         self.stop = asyncio.Event()
         self.sources: Sources | None = None
-        """Where the metrics are read, once the room has them."""
+        """Where the metrics are read, once the process has them."""
         self.log_writable: Callable[[], bool] = lambda: True
-        self.health = ReportedHealth(config.room, config.settings.process_silent_ms)
-        self._room = config.room
+        self.health = ReportedHealth(config.process, config.settings.process_silent_ms)
+        self._name = config.process
         self._silent_ms = config.settings.process_silent_ms
         self._channel = Channel[ToWorker](ToWorker, self._receive)
 
@@ -252,7 +255,7 @@ class WorkerControl:
             case MetricsRequest():
 
                 def answer() -> None:
-                    samples = samples_of(self._room, self.sources) if self.sources is not None else {}
+                    samples = samples_of(self._name, self.sources) if self.sources is not None else {}
                     self._channel.send(MetricSamples(samples))
 
                 # In a separate call, since an exception raised here would close the channel.

@@ -1,6 +1,6 @@
 """All metrics in one table: name, help text, and where the value is read at a scrape.
 
-Rooms only count, in plain numbers. A child sends its samples over the control channel when asked; the
+Processes only count, in plain numbers. A child sends its samples over the control channel when asked; the
 supervisor collects them for Prometheus (metrics_server.py). Nothing is stored: the counters of a restarted
 process begin at 0 again, which Prometheus expects.
 """
@@ -26,7 +26,7 @@ __all__ = ["METRICS", "Buckets", "Metric", "Samples", "Sources", "samples_of"]
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a child's values are read. `counters` are those of its room."""
+    """Where a child's values are read. `counters` are those of its process."""
 
     counters: Any
     log: EventLog | None = None

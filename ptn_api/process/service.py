@@ -1,19 +1,12 @@
-"""The server as a whole: which process runs what, and in which order they start and stop.
-
-Three processes: intake (the only writer of the event log), rest and stream (readers). With `--demo` a fourth
-one simulates the validator. The supervisor opens both listening sockets and hands them down, so a restarted
-process keeps its port. The rooms are imported by their processes (worker.py).
-"""
+"""The server's main function: checks settings and files, opens the ports, runs the supervisor."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
+import errno
 import socket
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +15,15 @@ import structlog
 
 from ptn_api.access import make_demo_keys
 from ptn_api.access.address import Proxies, is_loopback
-from ptn_api.backoff import Backoff
 from ptn_api.errors import PTNError, SettingsError
 from ptn_api.process.certificate import Certificate
-from ptn_api.process.control import PROCESSES, HealthReport, WorkerConfig
 from ptn_api.process.data_dir import DEMO_VALIDATOR, make_data_dir
 from ptn_api.process.log_output import configure_logging
 from ptn_api.process.metrics_server import MetricsServer
 from ptn_api.process.settings import Settings
-from ptn_api.process.supervisor import Child, listen, python_command, stop_when_orphaned
+from ptn_api.process.supervisor import Supervisor
 
-__all__ = ["serve"]
+__all__ = ["listen", "serve"]
 
 _IN_THE_CLEAR = (
     "listening beyond this machine without TLS: give --tls-cert and --tls-key, or let only a TLS proxy "
@@ -62,12 +53,22 @@ def serve(
         if not settings.tls_cert and not (is_loopback(settings.api_host) and is_loopback(ws_host)):
             logger.warning("keys_in_the_clear", reason=_IN_THE_CLEAR)
         with contextlib.ExitStack() as stack:
-            rest = stack.enter_context(listen(settings.api_host, settings.api_rest_port, "--api-rest-port"))
-            stream = stack.enter_context(listen(ws_host, settings.api_ws_port, "--api-ws-port"))
+            ws_host_flag = "--api-ws-host" if settings.api_ws_host else "--api-host"
+            rest = stack.enter_context(
+                listen(
+                    settings.api_host,
+                    settings.api_rest_port,
+                    host_flag="--api-host",
+                    port_flag="--api-rest-port",
+                )
+            )
+            stream = stack.enter_context(
+                listen(ws_host, settings.api_ws_port, host_flag=ws_host_flag, port_flag="--api-ws-port")
+            )
             metrics = None
             if settings.metrics_port >= 0:
                 metrics = stack.enter_context(contextlib.closing(MetricsServer(settings.metrics_port)))
-            supervisor = _Supervisor(settings, rest, stream, queue_fd, metrics)
+            supervisor = Supervisor(settings, rest, stream, queue_fd, metrics)
             return asyncio.run(supervisor.run(announce, hint, parent))
     except PTNError as error:
         logger.error("cannot_start", reason=str(error))
@@ -75,7 +76,7 @@ def serve(
 
 
 def _prepare(settings: Settings) -> Settings:
-    """Makes the data directory and fills in what the defaults stand for. Raises SettingsError."""
+    """Makes the data directory and resolves paths and empty defaults. Raises SettingsError."""
     data_dir, keys, *tls = (
         Path(path).expanduser().absolute()
         for path in (settings.data_dir, settings.api_keys_file, settings.tls_cert, settings.tls_key)
@@ -100,133 +101,27 @@ def _prepare(settings: Settings) -> Settings:
     return msgspec.structs.replace(settings, **changes)
 
 
-class _Supervisor:
-    def __init__(
-        self,
-        settings: Settings,
-        rest: socket.socket,
-        stream: socket.socket,
-        queue_fd: int,
-        metrics: MetricsServer | None,
-    ) -> None:
-        self._settings = settings
-        self._metrics = metrics
-        self._rest = rest
-        self._stream = stream
-        self._queue_fd = queue_fd
-        self._stop = asyncio.Event()
-        self._children: dict[str, Child] = {}
-        self._running: list[asyncio.Task[None]] = []
+def listen(host: str, port: int, *, host_flag: str, port_flag: str) -> socket.socket:
+    """A listening socket for a child to inherit, on a port that no other process can share.
 
-    async def run(
-        self,
-        announce: Callable[[str], None],
-        hint: Callable[[Settings, str, str], None] | None,
-        parent: int | None,
-    ) -> int:
-        self._handle_signals()
-        watch = None
-        if parent is not None:
-            check_ms = self._settings.parent_check_ms
-            watch = asyncio.create_task(stop_when_orphaned(self._stop, parent, check_ms, grace_s=15))
+    Raises SettingsError if the port is taken or the address is not local, naming the flag that changes it.
+    """
+    with contextlib.ExitStack() as on_error:
         try:
-            if await self._start():
-                s = "s" if self._settings.tls_cert else ""
-                rest, stream = _url("http" + s, self._rest), _url("ws" + s, self._stream)
-                announce(f"PTN API ready: REST {rest} WebSocket {stream}")
-                if self._metrics is not None:
-                    announce(f"PTN API metrics: {self._metrics.url}")
-                if hint is not None:
-                    hint(self._settings, rest, stream)
-                await self._stop_or_fatal()
-        finally:
-            # Intake first: it takes no more and flushes. Then both servers say goodbye together.
-            for names in (["simulator"], ["intake"], ["stream", "rest"]):
-                await asyncio.gather(
-                    *(self._children[name].stop() for name in names if name in self._children)
-                )
-            await asyncio.gather(*self._running)
-            if watch is not None:
-                watch.cancel()
-        return 1 if any(child.fatal for child in self._children.values()) else 0
-
-    def _handle_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop_on_signal, number)
-        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
-            return
-        try:  # now: at the signal, the terminal is gone
-            os.close(os.open("/dev/tty", os.O_RDWR))
-        except OSError:  # a service, for which SIGHUP means "reload"
-            reason = "keys and certificate are reloaded when they change"
-            log = partial(logger.info, "nothing_to_reload", reason=reason, signal="SIGHUP")
-            loop.add_signal_handler(signal.SIGHUP, log)
-        else:
-            loop.add_signal_handler(signal.SIGHUP, self._stop_on_signal, signal.SIGHUP)
-
-    def _stop_on_signal(self, number: signal.Signals) -> None:
-        logger.info("stopping", signal=number.name)
-        self._stop.set()
-
-    async def _start(self) -> bool:
-        """Starts all processes; True when all are ready, False if one never will be or a stop came first."""
-        if self._settings.demo and not await self._until_ready(self._spawn("simulator")):
-            return False
-        children = [
-            self._spawn("intake", queue=self._queue_fd),
-            self._spawn("rest", listener=self._rest.fileno()),
-            self._spawn("stream", listener=self._stream.fileno()),
-        ]
-        if self._metrics is not None:
-            self._metrics.watch(children)
-        return await self._until_ready(*children)
-
-    def _spawn(self, room: str, *, listener: int = -1, queue: int = -1) -> Child:
-        settings = self._settings
-        child = Child(
-            room,
-            python_command("ptn_api.process.worker:run_child", f"ptn-api-{room}"),
-            config=WorkerConfig(room=room, settings=settings, listener=listener, queue=queue),
-            fds=[fd for fd in (listener, queue) if fd >= 0],
-            backoff=Backoff(first_ms=settings.restart_backoff_ms, max_ms=settings.restart_backoff_max_ms),
-            settled_ms=settings.restart_backoff_max_ms,
-            stop_timeout_ms=settings.stop_timeout_ms,
-            silent_ms=settings.process_silent_ms,
-            on_alive=self._report_health,
-        )
-        self._children[room] = child
-        self._running.append(asyncio.create_task(child.run()))
-        return child
-
-    def _report_health(self) -> None:
-        """Tells rest, which answers /health, how long each process is considered alive."""
-        children = self._children
-        if all(name in children for name in PROCESSES):
-            alive_until_ms = {name: children[name].alive_until_ms for name in PROCESSES}
-            children["rest"].send(HealthReport(alive_until_ms, children["intake"].log_writable))
-
-    async def _until_ready(self, *children: Child) -> bool:
-        """Waits until all are ready; False if a child ended for good or everything stops before that."""
-
-        async def all_ready() -> None:
-            for child in children:
-                await child.ready.wait()
-
-        ready, ended = asyncio.create_task(all_ready()), asyncio.create_task(self._stop_or_fatal())
-        await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
-        ended.cancel()
-        return not ready.cancel()
-
-    async def _stop_or_fatal(self) -> None:
-        """Returns when everything is to stop, or when a child has ended for good."""
-        stopping = asyncio.create_task(self._stop.wait())
-        try:
-            await asyncio.wait({stopping, *self._running}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-
-
-def _url(scheme: str, listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+            listener = on_error.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            listener.listen(4096)
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                raise SettingsError(
+                    f"cannot listen on {host} port {port}: {error.strerror}; choose another with {port_flag}",
+                    code="port_in_use",
+                ) from None
+            raise SettingsError(
+                f"cannot listen on {host}: {error.strerror}; choose another address with {host_flag}"
+            ) from None
+        on_error.pop_all()
+    listener.setblocking(False)
+    return listener

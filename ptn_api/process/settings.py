@@ -1,7 +1,7 @@
-"""The server's settings: the rooms' options, and those of the processes themselves.
+"""The server's settings: those of each package, and those of the processes themselves.
 
 A setting `api_rest_port` is the flag `--api-rest-port` and the environment variable `PTN_API_REST_PORT`. A
-flag wins over the environment, the environment over the default. Each room declares its options once
+flag wins over the environment, the environment over the default. Each package declares its settings once
 (ptn_api/options.py); flags, environment variables, help and documentation follow from SETTINGS.
 """
 
@@ -22,7 +22,7 @@ from ptn_api.options import (
     Port,
     Section,
     StopTimeout,
-    option,
+    setting,
 )
 from ptn_api.rest.options import RestOptions
 from ptn_api.simulator.options import SimulatorOptions
@@ -34,76 +34,81 @@ __all__ = ["SETTINGS", "Setting", "Settings", "load_settings"]
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Every setting's value. Times are milliseconds, sizes bytes."""
 
-    api_host: Annotated[str, option("Network", "Listen on this address, with both servers", unit="HOST")] = (
-        "127.0.0.1"
-    )
-    api_rest_port: Annotated[Port, option("Network", "Listen for REST on this port; 0 = any free port")] = (
+    api_host: Annotated[
+        str, setting("Network", "Listen on this address for REST and WebSocket", unit="HOST")
+    ] = "127.0.0.1"
+    api_rest_port: Annotated[Port, setting("Network", "Listen for REST on this port; 0 = any free port")] = (
         48888
     )
     api_ws_host: Annotated[
         str,
-        option("Network", "Listen for WebSocket on this address instead of that of --api-host", unit="HOST"),
+        setting("Network", "Listen for WebSocket on this address", unit="HOST", default="same as --api-host"),
     ] = ""
     api_ws_port: Annotated[
-        Port, option("Network", "Listen for WebSocket on this port; 0 = any free port")
+        Port, setting("Network", "Listen for WebSocket on this port; 0 = any free port")
     ] = 8765
     tls_cert: Annotated[
         str,
-        option("TLS", "Serve TLS with this certificate chain (PEM); reloaded when it changes", unit="FILE"),
+        setting("TLS", "Serve TLS with this certificate chain (PEM); reloaded when it changes", unit="FILE"),
     ] = ""
     tls_key: Annotated[
-        str, option("TLS", "Read the certificate's private key here (PEM, no passphrase)", unit="FILE")
+        str, setting("TLS", "Use this private key for the certificate (PEM, no passphrase)", unit="FILE")
     ] = ""
     validator_dir: Annotated[
         str,
-        option(
+        setting(
             "Data",
-            "Read the validator's checkout here: validation/ and runnable/; nothing is written to it",
+            "Read this validator checkout (validation/ and runnable/); nothing is written to it",
             unit="DIR",
+            default="the current directory, if it contains validation/",
         ),
     ] = ""
     checkpoint: Annotated[
         str,
-        option("Data", "Serve this validator_checkpoint.json (or .gz) instead of a directory", unit="FILE"),
+        setting("Data", "Serve this validator_checkpoint.json (or .gz) instead of a directory", unit="FILE"),
     ] = ""
-    data_dir: Annotated[str, option("Data", "Keep the event log here", unit="DIR")] = ".ptn"
+    data_dir: Annotated[
+        str, setting("Data", "Store the event log and the usage records here", unit="DIR")
+    ] = ".ptn"
     api_keys_file: Annotated[
-        str, option("Data", "Read the API keys here; reloaded when the file changes", unit="FILE")
+        str, setting("Data", "Read API keys from this file; reloaded when it changes", unit="FILE")
     ] = "ptn_api/api_keys.json"
-    netuid: Annotated[
-        int, option("Data", "Accept the validator's subnet number, which changes nothing", unit="N")
-    ] = 8
-    demo: Annotated[bool, option("Demo", "Serve a simulated validator, kept in the data directory")] = False
+    netuid: Annotated[int, setting("Data", "Ignored; accepted for compatibility", unit="N")] = 8
+    demo: Annotated[bool, setting("Demo", "Serve a simulated validator, stored in the data directory")] = (
+        False
+    )
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        option("Processes", "Log from this level up: debug, info, warning or error", unit="LEVEL"),
+        setting(
+            "Processes", "Log messages of this level and above: debug, info, warning or error", unit="LEVEL"
+        ),
     ] = "info"
     metrics_port: Annotated[
         int,
         msgspec.Meta(ge=-1, le=65_535),
-        option(
+        setting(
             "Processes",
             "Serve Prometheus metrics on this port of 127.0.0.1; 0 = any free port, -1 = off",
             unit="PORT",
         ),
     ] = -1
-    usage_flush_ms: Annotated[
-        Period, option("Processes", "Write down this often how much each key was used")
-    ] = 5_000
+    usage_flush_ms: Annotated[Period, setting("Processes", "Write per-key usage at this interval")] = 5_000
     key_check_ms: Annotated[
-        Period, option("Processes", "Check the key file and the certificate for changes this often")
+        Period, setting("Processes", "Check the key file and the certificate for changes at this interval")
     ] = 900
     parent_check_ms: Annotated[
-        Period, option("Processes", "Check this often whether the parent process is alive")
+        Period, setting("Processes", "Embedded: check this often whether the validator is alive")
     ] = 1_000
     process_silent_ms: Annotated[
-        Period, option("Processes", "Report a process as down in /health when it is silent for this long")
+        Period,
+        setting("Processes", "Report a process as down in /health once it has been silent for this long"),
     ] = 5_000
     restart_backoff_ms: Annotated[
-        Period, option("Processes", "Wait this long before restarting a crashed process; doubles")
+        Period,
+        setting("Processes", "Wait this long before restarting a crashed process; doubles with each crash"),
     ] = 100
     restart_backoff_max_ms: Annotated[
-        Period, option("Processes", "Wait at most this long before a restart")
+        Period, setting("Processes", "Wait at most this long before restarting a process")
     ] = 30_000
     stop_timeout_ms: StopTimeout = STOP_TIMEOUT_MS
 
@@ -114,7 +119,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _PREFIXES = {"simulator": "demo_"}
-"""Rooms whose settings have another name outside of the room."""
+"""Packages whose settings have a prefix outside of the package."""
 
 
 _MULTIPLES = {
@@ -133,6 +138,8 @@ class Setting(NamedTuple):
     description: str
     unit: str
     """MS, BYTES, FILE and so on; empty for a switch."""
+    empty_default: str
+    """The effect of an empty default."""
 
     @property
     def flag(self) -> str:
@@ -148,9 +155,9 @@ class Setting(NamedTuple):
 
     @property
     def default_text(self) -> str:
-        """`5000 = 5 s`; empty for a switch, and where nothing is the default."""
+        """`5000 = 5 s`; empty for a switch, and where an empty default has no effect."""
         if self.is_switch or self.default == "":
-            return ""
+            return self.empty_default
         number = f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
         readable = _readable(self.default, self.unit)
         return f"{number} = {readable}" if readable else number
@@ -187,7 +194,7 @@ def _expected(kind: Any) -> str:
 
 
 def _settings_of(options: type[msgspec.Struct], prefix: str = "") -> Iterator[Setting]:
-    """The settings that a struct declares, and those of the rooms' structs in it."""
+    """The settings that a struct declares, and those of the structs in it."""
     for field in msgspec.structs.fields(options):
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
             yield from _settings_of(field.type, _PREFIXES.get(field.name, ""))
@@ -197,9 +204,8 @@ def _settings_of(options: type[msgspec.Struct], prefix: str = "") -> Iterator[Se
         if "section" in extra:
             description = next(meta.description for meta in reversed(metas) if meta.description)
             name = prefix + field.name
-            yield Setting(
-                name, field.type, field.default, extra["section"], description, extra.get("unit", "")
-            )
+            unit, empty_default = extra.get("unit", ""), extra.get("default", "")
+            yield Setting(name, field.type, field.default, extra["section"], description, unit, empty_default)
 
 
 SETTINGS: Mapping[str, Setting] = {
@@ -216,11 +222,11 @@ def load_settings(values: Mapping[str, Any], environ: Mapping[str, str] | None =
     """
     environ = os.environ if environ is None else environ
     chosen: dict[str, Any] = {}
-    for name, setting in SETTINGS.items():
+    for name, entry in SETTINGS.items():
         if (value := values.get(name)) is not None:
-            chosen[name] = setting.convert(value, setting.flag)
-        elif (value := environ.get(setting.variable)) is not None:
-            chosen[name] = setting.convert(value, setting.variable)
+            chosen[name] = entry.convert(value, entry.flag)
+        elif (value := environ.get(entry.variable)) is not None:
+            chosen[name] = entry.convert(value, entry.variable)
     settings: Settings = _fill(Settings, chosen)
     return settings
 

@@ -1,233 +1,179 @@
-"""Child processes that are kept running: started, restarted with backoff, stopped in order.
+"""The supervisor: which process runs what, and in which order they start and stop.
 
-A child is this interpreter running one function of `ptn_api`, in its own session (Ctrl-C reaches only the
-supervisor), with a control channel on standard input and the file descriptors it needs.
+Three processes: intake (the only writer of the event log), rest and stream (readers). With `--demo` a fourth
+one simulates the validator. The listening sockets are open before any process starts and are inherited, so a
+restarted process keeps its port. Each process imports its own folder of the package (worker.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
-import msgspec
 import structlog
 
 from ptn_api.backoff import Backoff
-from ptn_api.clock import monotonic_ms
-from ptn_api.errors import SettingsError
-from ptn_api.process.control import (
-    Alive,
-    Channel,
-    Fatal,
-    FromWorker,
-    MetricSamples,
-    MetricsRequest,
-    Ready,
-    Stop,
-)
-from ptn_api.process.metrics import Samples
+from ptn_api.process.child import Child, python_command
+from ptn_api.process.control import PROCESSES, HealthReport, WorkerConfig
+from ptn_api.process.metrics_server import MetricsServer
+from ptn_api.process.settings import Settings
 from ptn_api.tasks import wait_for_event
 
-__all__ = ["FATAL", "Child", "listen", "python_command", "stop_when_orphaned"]
-
-FATAL = 78
-"""The exit status of an embedded supervisor that cannot run; the reason is on its standard error."""
+__all__ = ["Supervisor", "stop_when_orphaned"]
 
 logger = structlog.get_logger()
 
-_LAST_WORDS_MS = 1_000
-"""For what an ended process has sent to be read."""
+# Intake takes no more and flushes. Then both servers close their connections.
+_STOP_ORDER = (("simulator",), ("intake",), ("stream", "rest"))
+_STOP_MARGIN_MS = 5_000
+"""What a stop may take beyond the timeouts of its stages: killed processes end, their channels close."""
 
 
-def python_command(function: str, *arguments: str) -> list[str]:
-    """The command that runs `package.module:function` of this very package.
-
-    Not `-m`, which would find a validator's own `ptn_api` in its working directory, and not multiprocessing,
-    which would import the validator's main module again.
-    """
-    root = str(Path(__file__).resolve().parents[2])
-    module, _, name = function.partition(":")
-    code = f"import sys; sys.path.insert(0, {root!r}); from {module} import {name}; sys.exit({name}())"
-    return [sys.executable, "-I", "-c", code, *arguments]
-
-
-def listen(host: str, port: int, flag: str) -> socket.socket:
-    """A listening socket for a child to inherit, on a port that no other process can share.
-
-    Raises SettingsError if the port is taken or the address is not local, naming the flag that changes it.
-    """
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise SettingsError(f"cannot listen on {host}: {error.strerror}") from None
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(4096)
-    except OSError as error:
-        listener.close()
-        raise SettingsError(
-            f"cannot listen on {host} port {port}: {error.strerror}; choose another with {flag}",
-            code="port_in_use",
-        ) from None
-    listener.setblocking(False)
-    return listener
-
-
-class Child:
-    """One supervised process. `run()` keeps it running until `stop()`.
-
-    `config` is the first message on its control channel, `fds` are the descriptors it inherits. After a run
-    of `settled_ms` or more the backoff starts over. `on_alive` is called whenever the child reports.
-    """
+class Supervisor:
+    """The processes of one server: started, watched and stopped together."""
 
     def __init__(
         self,
-        name: str,
-        command: Sequence[str],
-        *,
-        config: msgspec.Struct,
-        fds: Sequence[int] = (),
-        backoff: Backoff,
-        settled_ms: int,
-        stop_timeout_ms: int,
-        silent_ms: int,
-        on_alive: Callable[[], None] = lambda: None,
+        settings: Settings,
+        rest: socket.socket,
+        stream: socket.socket,
+        queue_fd: int,
+        metrics: MetricsServer | None,
     ) -> None:
-        self.name = name
-        self.ready = asyncio.Event()
-        self.restarts = 0
-        self.fatal = False
-        self.alive_until_ms = monotonic_ms() + silent_ms
-        self.log_writable = True
-        self._command = command
-        self._config = config
-        self._fds = fds
-        self._backoff = backoff
-        self._settled_ms = settled_ms
-        self._stop_timeout_ms = stop_timeout_ms
-        self._on_alive = on_alive
-        self._stopping = asyncio.Event()
-        self._process: asyncio.subprocess.Process | None = None
-        self._channel: Channel[FromWorker] | None = None
-        self._listening = False
-        """Whether this run's process has reported, so that it reads its channel."""
-        self._answer: asyncio.Future[Samples | None] | None = None
-        """Of the one request for metrics that the process has not answered yet."""
+        self._settings = settings
+        self._metrics = metrics
+        self._rest = rest
+        self._stream = stream
+        self._queue_fd = queue_fd
+        self._stop = asyncio.Event()
+        self._children: dict[str, Child] = {}
+        self._running: list[asyncio.Task[None]] = []
 
-    @property
-    def pid(self) -> int | None:
-        """None while it does not run."""
-        process = self._process
-        return None if process is None else process.pid
-
-    async def run(self) -> None:
-        """Starts the process and starts it again when it ends, until `stop()` or a fatal report."""
-        while not self._stopping.is_set():
-            started_ms = monotonic_ms()
-            status = None
-            try:
-                status = await self._run_once()
-            except OSError as error:  # no process, memory or file to be had at present
-                logger.error("process_not_started", child=self.name, reason=str(error))
-            if self._stopping.is_set() or self.fatal:
-                return
-            if monotonic_ms() - started_ms >= self._settled_ms:
-                self._backoff.reset()
-            pause_ms = self._backoff.next_ms()
-            self.restarts += 1
-            logger.error("process_ended", child=self.name, status=status, pause_ms=round(pause_ms))
-            await wait_for_event(self._stopping, pause_ms)
-
-    def send(self, message: msgspec.Struct) -> bool:
-        """Sends the message to the process; False if it does not run or does not read."""
-        return self._channel is not None and self._channel.send(message)
-
-    async def samples(self, timeout_ms: int) -> Samples | None:
-        """The metrics of the process; None if it does not answer in time."""
-        if self._answer is None:
-            if not self.send(MetricsRequest()):
-                return None
-            self._answer = asyncio.get_running_loop().create_future()
-        answered, _ = await asyncio.wait({self._answer}, timeout=timeout_ms / 1000)
-        return answered.pop().result() if answered else None
-
-    async def stop(self) -> None:
-        """Asks the process to stop, and kills it when it takes too long."""
-        self._stopping.set()
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        if not (self._listening and self.send(Stop())):
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-        await self._wait_or_kill(process)
-
-    async def _run_once(self) -> int | None:
-        """Runs the process until it ends; returns its exit status. Raises OSError if it cannot be started."""
-        ours, theirs = socket.socketpair()
-        self._channel = channel = Channel[FromWorker](FromWorker, self._receive)
+    async def run(
+        self,
+        announce: Callable[[str], None],
+        hint: Callable[[Settings, str, str], None] | None,
+        parent: int | None,
+    ) -> int:
+        self._handle_signals()
+        watch = None
+        if parent is not None:
+            limit_ms = len(_STOP_ORDER) * self._settings.stop_timeout_ms + _STOP_MARGIN_MS
+            check_ms = self._settings.parent_check_ms
+            watch = asyncio.create_task(
+                stop_when_orphaned(self._stop, parent, check_ms=check_ms, kill_after_ms=limit_ms)
+            )
         try:
-            with theirs:
-                await channel.open(ours)
-                self._process = process = await asyncio.create_subprocess_exec(
-                    *self._command, stdin=theirs.fileno(), pass_fds=self._fds, start_new_session=True
-                )
-            channel.send(self._config)
-            logger.debug("process_started", child=self.name, pid=process.pid)
-            if self._stopping.is_set():  # stop() was called while there was no process yet
-                await self.stop()
-            # Usually both happen at once. A process without a channel is out of control and has to end; a
-            # channel without a process (a fork of it holds the other end) means nothing.
-            ended = [asyncio.create_task(wait()) for wait in (process.wait, channel.closed.wait)]
-            await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
-            await self._wait_or_kill(process)
-            await wait_for_event(channel.closed, _LAST_WORDS_MS)
-            ended[1].cancel()
-            return process.returncode
+            if await self._start():
+                s = "s" if self._settings.tls_cert else ""
+                rest, stream = _url("http" + s, self._rest), _url("ws" + s, self._stream)
+                announce(f"PTN API ready: REST {rest} WebSocket {stream}")
+                if self._metrics is not None:
+                    announce(f"PTN API metrics: {self._metrics.url}")
+                if hint is not None:
+                    hint(self._settings, rest, stream)
+                await self._stop_or_fatal()
         finally:
-            await channel.close()
-            self._process = self._channel = None
-            self._listening = False
-            self._resolve_answer(None)
+            for names in _STOP_ORDER:
+                await asyncio.gather(
+                    *(self._children[name].stop() for name in names if name in self._children)
+                )
+            await asyncio.gather(*self._running)
+            if watch is not None:
+                watch.cancel()
+        return 1 if any(child.fatal for child in self._children.values()) else 0
 
-    async def _wait_or_kill(self, process: asyncio.subprocess.Process) -> None:
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop_on_signal, number)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
+            return
+        try:  # now: at the signal, the terminal is gone
+            os.close(os.open("/dev/tty", os.O_RDWR))
+        except OSError:  # a service, for which SIGHUP means "reload"
+            reason = "keys and certificate are reloaded when they change"
+            log = partial(logger.info, "nothing_to_reload", reason=reason, signal="SIGHUP")
+            loop.add_signal_handler(signal.SIGHUP, log)
+        else:
+            loop.add_signal_handler(signal.SIGHUP, self._stop_on_signal, signal.SIGHUP)
+
+    def _stop_on_signal(self, number: signal.Signals) -> None:
+        logger.info("stopping", signal=number.name)
+        self._stop.set()
+
+    async def _start(self) -> bool:
+        """Starts all processes; returns True once all are ready, False after a stop or a fatal report."""
+        if self._settings.demo and not await self._until_ready(self._spawn("simulator")):
+            return False
+        children = [
+            self._spawn("intake", queue=self._queue_fd),
+            self._spawn("rest", listener=self._rest.fileno()),
+            self._spawn("stream", listener=self._stream.fileno()),
+        ]
+        if self._metrics is not None:
+            self._metrics.watch(children)
+        return await self._until_ready(*children)
+
+    def _spawn(self, process: str, *, listener: int = -1, queue: int = -1) -> Child:
+        settings = self._settings
+        child = Child(
+            process,
+            python_command("ptn_api.process.worker:run_child", f"ptn-api-{process}"),
+            config=WorkerConfig(process=process, settings=settings, listener=listener, queue=queue),
+            fds=[fd for fd in (listener, queue) if fd >= 0],
+            backoff=Backoff(first_ms=settings.restart_backoff_ms, max_ms=settings.restart_backoff_max_ms),
+            settled_ms=settings.restart_backoff_max_ms,
+            stop_timeout_ms=settings.stop_timeout_ms,
+            silent_ms=settings.process_silent_ms,
+            on_alive=self._report_health,
+        )
+        self._children[process] = child
+        self._running.append(asyncio.create_task(child.run()))
+        return child
+
+    def _report_health(self) -> None:
+        """Sends rest, which answers /health, the time until which each process counts as alive."""
+        children = self._children
+        if all(name in children for name in PROCESSES):
+            alive_until_ms = {name: children[name].alive_until_ms for name in PROCESSES}
+            children["rest"].send(HealthReport(alive_until_ms, children["intake"].log_writable))
+
+    async def _until_ready(self, *children: Child) -> bool:
+        """Waits until all are ready; returns False after a stop or a fatal report."""
+
+        async def all_ready() -> None:
+            for child in children:
+                await child.ready.wait()
+
+        ready, ended = asyncio.create_task(all_ready()), asyncio.create_task(self._stop_or_fatal())
+        await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        if ready.done():
+            return True
+        ready.cancel()
+        return False
+
+    async def _stop_or_fatal(self) -> None:
+        """Waits for a stop, or for a child that has ended for good."""
+        stopping = asyncio.create_task(self._stop.wait())
         try:
-            await asyncio.wait_for(process.wait(), self._stop_timeout_ms / 1000)
-        except asyncio.TimeoutError:
-            logger.error("process_killed", child=self.name)
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-
-    def _resolve_answer(self, samples: Samples | None) -> None:
-        if self._answer is not None:
-            self._answer.set_result(samples)
-            self._answer = None
-
-    def _receive(self, message: FromWorker) -> None:
-        self._listening = True
-        match message:
-            case Ready():
-                self.ready.set()
-            case Alive():
-                self.alive_until_ms, self.log_writable = message.until_ms, message.log_writable
-                self._on_alive()
-            case MetricSamples():
-                self._resolve_answer(message.samples)
-            case Fatal():  # a server that was ready once is restarted nevertheless
-                self.fatal = not self.ready.is_set()
+            await asyncio.wait({stopping, *self._running}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
 
 
-async def stop_when_orphaned(stop: asyncio.Event, parent: int, check_ms: int, grace_s: float) -> None:
-    """For an embedded supervisor: stops when the validator is gone, and is killed if that takes too long.
+def _url(scheme: str, listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+async def stop_when_orphaned(stop: asyncio.Event, parent: int, *, check_ms: int, kill_after_ms: int) -> None:
+    """Stops an embedded supervisor when its validator is gone, and kills it if that takes too long.
 
     Polls: a pipe or socket would stay open in the validator's own forks, and the kernel's parent-death signal
     fires when the starting thread ends.
@@ -236,6 +182,6 @@ async def stop_when_orphaned(stop: asyncio.Event, parent: int, check_ms: int, gr
         if os.getppid() != parent:
             logger.error("parent_gone")
             stop.set()
-            await asyncio.sleep(grace_s)
+            await asyncio.sleep(kill_after_ms / 1000)
             os.kill(os.getpid(), signal.SIGKILL)
         await wait_for_event(stop, check_ms)

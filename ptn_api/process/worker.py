@@ -1,4 +1,4 @@
-"""The main function of a child process: runs one room, with the background tasks that every room needs."""
+"""The main function of a child process: runs intake, rest, stream or the simulator, with background tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ptn_api.access import KeyFile, KeyRing
 from ptn_api.access.usage import Usage, UsageFile
 from ptn_api.errors import LogLockedError, LogMissingError, LogUnusableError, PTNError, SettingsError
 from ptn_api.event_log.contract import EventLog
-from ptn_api.process.background import keep_certificate, keep_keys, keep_usage, read_keys
+from ptn_api.process.background import flush_usage, read_keys, reload_certificate, reload_keys
 from ptn_api.process.certificate import Certificate
 from ptn_api.process.control import WorkerConfig, WorkerControl, read_config, take_over_stdin
 from ptn_api.process.log_output import configure_logging
@@ -33,12 +33,12 @@ __all__ = ["run_child"]
 logger = structlog.get_logger()
 
 _FATAL_LOG_ERRORS = (LogLockedError, LogUnusableError)
-"""Faults of the log that a restart of intake does not mend: they end a server's start, though not a server
+"""Faults of the log that a restart of intake cannot fix: they end a server's start, though not a server
 that was ready before. Readers may have looked while intake made the log, so they are restarted."""
 
 
 def run_child() -> int:
-    """Runs the room that the supervisor's configuration names; returns the exit status."""
+    """Runs the process that the supervisor's configuration names; returns the exit status."""
     try:
         sock = take_over_stdin()
         config = read_config(sock)
@@ -51,15 +51,15 @@ def run_child() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # some systems allow less than their limit says
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    configure_logging(config.settings.log_level, process=config.room)
-    if config.room in ("rest", "stream"):  # plain asyncio where no sockets are served
+    configure_logging(config.settings.log_level, process=config.process)
+    if config.process in ("rest", "stream"):  # plain asyncio where no sockets are served
         import uvloop
 
-        return uvloop.run(_run_room(config, sock))
-    return asyncio.run(_run_room(config, sock))
+        return uvloop.run(_run_process(config, sock))
+    return asyncio.run(_run_process(config, sock))
 
 
-async def _run_room(config: WorkerConfig, sock: socket.socket) -> int:
+async def _run_process(config: WorkerConfig, sock: socket.socket) -> int:
     control = WorkerControl(config)
     await control.open(sock)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, control.stop.set)
@@ -67,12 +67,17 @@ async def _run_room(config: WorkerConfig, sock: socket.socket) -> int:
         asyncio.create_task(control.report_alive()),
         asyncio.create_task(control.end_with_supervisor()),
     ]
-    rooms = {"intake": _run_intake, "rest": _run_reader, "stream": _run_reader, "simulator": _run_simulator}
+    functions = {
+        "intake": _run_intake,
+        "rest": _run_reader,
+        "stream": _run_reader,
+        "simulator": _run_simulator,
+    }
     try:
-        await rooms[config.room](config, control)
+        await functions[config.process](config, control)
     except PTNError as error:
         logger.error("stopped_by_error", code=error.code, reason=str(error))
-        log_unusable = config.room == "intake" and isinstance(error, _FATAL_LOG_ERRORS)
+        log_unusable = config.process == "intake" and isinstance(error, _FATAL_LOG_ERRORS)
         if log_unusable or isinstance(error, SettingsError):
             control.fatal()
         return 1
@@ -127,7 +132,7 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
         return
     run: Callable[..., Coroutine[Any, Any, None]]
     counters: Any
-    if config.room == "rest":
+    if config.process == "rest":
         from ptn_api.rest.counters import RestCounters
         from ptn_api.rest.run import run_rest
 
@@ -142,12 +147,12 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
     data_dir, usage = Path(settings.data_dir), Usage()
     control.sources = Sources(counters, event_log, keys, key_file, data_dir)
     background = [
-        keep_keys(key_file, keys_path, keys, every_ms=settings.key_check_ms),
-        keep_usage(usage, UsageFile(data_dir), every_ms=settings.usage_flush_ms),
+        reload_keys(key_file, keys_path, keys, every_ms=settings.key_check_ms),
+        flush_usage(usage, UsageFile(data_dir), every_ms=settings.usage_flush_ms),
     ]
     if certificate is not None:
         run = partial(run, tls=certificate.context)
-        background.append(keep_certificate(certificate, every_ms=settings.key_check_ms))
+        background.append(reload_certificate(certificate, every_ms=settings.key_check_ms))
     run = partial(run, log=event_log, keys=keys, counters=counters, usage=usage)
     with contextlib.closing(event_log), socket.socket(fileno=config.listener) as listener:
         tasks = [asyncio.create_task(work) for work in background]

@@ -16,7 +16,7 @@ from ptn_api.options import (
     Limit,
     Period,
     StopTimeout,
-    option,
+    setting,
 )
 
 __all__ = ["RestOptions"]
@@ -27,7 +27,7 @@ class RestOptions(ClientLimits, frozen=True, kw_only=True):
 
     requests_per_minute: Annotated[
         Limit,
-        option(
+        setting(
             "Limits",
             "Allow each user this many REST requests per minute, unless the key file sets another limit; "
             "0 = no limit",
@@ -35,16 +35,23 @@ class RestOptions(ClientLimits, frozen=True, kw_only=True):
     ] = 600
     max_rest_connections: Annotated[
         Count,
-        option("Limits", "Keep at most this many REST connections; one more evicts the longest idle one"),
+        setting(
+            "Limits",
+            "Keep at most this many REST connections; beyond that, the longest-idle connection is closed",
+        ),
     ] = 4_096
     refresh_coalesce_ms: Annotated[
-        Delay, option("REST", "Combine refreshed returns within this time; an order never waits")
+        Delay,
+        setting("REST", "Collect refreshed returns for this long before serving them; orders never wait"),
     ] = 1_000
     header_timeout_ms: Annotated[
-        Period, option("REST", "Disconnect a client whose request's headers take longer than this")
+        Period, setting("REST", "Limit the time for receiving a complete request, headers and body")
     ] = 10_000
     minimum_rate: Annotated[
-        Limit, option("REST", "Cut off a download slower than this many bytes per second; 0 = never")
+        Limit,
+        setting(
+            "REST", "Disconnect a client that downloads slower than this many bytes per second; 0 = never"
+        ),
     ] = 1_024
     clock_jump_ms: ClockJump = CLOCK_JUMP_MS
     clock_settle_ms: ClockSettle = CLOCK_SETTLE_MS

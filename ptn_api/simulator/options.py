@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from ptn_api.options import Count, Limit, option
+from ptn_api.options import Count, Limit, setting
 
 __all__ = ["SimulatorOptions"]
 
@@ -22,11 +22,11 @@ class SimulatorOptions(msgspec.Struct, frozen=True, kw_only=True):
     The settings among them begin with `demo_` on the command line of a server.
     """
 
-    seed: Annotated[int, option("Demo", "Seed the simulation with this number", unit="N")] = 1
-    miners: Annotated[Count, option("Demo", "Simulate this many miners")] = 25
-    positions: Annotated[Limit, option("Demo", "Start with this many positions per miner")] = 20
+    seed: Annotated[int, setting("Demo", "Seed the simulation with this number", unit="N")] = 1
+    miners: Annotated[Count, setting("Demo", "Simulate this many miners")] = 25
+    positions: Annotated[Limit, setting("Demo", "Start with this many positions per miner")] = 20
     orders_per_minute: Annotated[
-        float, Meta(ge=0), option("Demo", "Place this many orders per minute on average", unit="N")
+        float, Meta(ge=0), setting("Demo", "Place this many orders per minute on average", unit="N")
     ] = 60.0
     history_ms: int = 120 * _DAY_MS
     sources_ms: int = 8 * _DAY_MS

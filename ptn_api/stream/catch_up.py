@@ -66,7 +66,8 @@ class CatchUps:
         if progress is None or connection in self._queued:
             return
         up_to_date = progress.since_revision is None or progress.revision == self._tail.revision
-        if progress.cursor == self._tail.sequence and up_to_date:
+        # Everything up to `replay_until` is marked as replayed, which live orders are not.
+        if progress.replay_until <= progress.cursor == self._tail.sequence and up_to_date:
             connection.caught_up()
             return
         self._queue.append(connection)
@@ -103,7 +104,7 @@ class CatchUps:
         try:
             if progress.cursor < self._tail.sequence:
                 self._send_orders(connection, progress)
-            elif progress.cursor > self._tail.sequence:
+            elif self._tail.sequence < max(progress.cursor, progress.replay_until):
                 self._tail.step()  # the log was ahead of the tail when the client logged in
             else:
                 self._send_changes(connection, progress)

@@ -81,7 +81,7 @@ class ConnectionHost(Protocol):
     def join(self, connection: Connection) -> None: ...
 
     def rejoin(self, connection: Connection) -> None:
-        """Applies the new subscription from the next order on."""
+        """Applies the new subscription to the orders that follow."""
         ...
 
     def leave(self, connection: Connection) -> None:
@@ -147,7 +147,7 @@ class Connection:
         self._monotonic = monotonic
         self._messages = 0
         self._sent_bytes = 0
-        self._accounted = (0, 0)
+        self._reported_usage = (0, 0)
         self._frame_limit = RateLimit(options.frames_per_minute, most_names=1)
         self._reason: CloseCode | None = None
         self._lost = False
@@ -249,7 +249,7 @@ class Connection:
         self._sent_bytes += sent_bytes
 
     def check_buffer(self) -> None:
-        """Closes a client that is too far behind, with a code that means "come back": memory is shared."""
+        """Closes a client that is too far behind, with a code that means "reconnect": memory is shared."""
         if self._reason is None and self._socket.unsent_bytes() > self._options.send_buffer_bytes:
             self._counters.slow_closes += 1
             self.close(SLOW_CONSUMER)
@@ -262,7 +262,7 @@ class Connection:
 
     def usage(self) -> tuple[int, int]:
         """Returns the messages and bytes sent since the last call."""
-        before, self._accounted = self._accounted, (self._messages, self._sent_bytes)
+        before, self._reported_usage = self._reported_usage, (self._messages, self._sent_bytes)
         return self._messages - before[0], self._sent_bytes - before[1]
 
     def pong(self, data: bytes) -> None:

@@ -26,7 +26,11 @@ class Subscriber(Protocol):
 
     @property
     def write(self) -> Callable[[bytes], None]:
-        """Sends complete frames, or buffers them; never waits. Always the same function."""
+        """Sends complete frames, or buffers them. Always the same function.
+
+        It neither waits nor closes the connection: a full buffer is only noted (`congested`), and checked
+        after all writes. So no group changes while it is written to.
+        """
         ...
 
     def count_sent(self, messages: int, sent_bytes: int) -> None:
@@ -76,7 +80,6 @@ class _Group:
 
     def send(self, frames: Sequence[bytes], messages: int) -> None:
         for data in join_frames(frames):
-            # Closing a subscriber changes the group: the loop runs over a copy.
             if self._writes is None:
                 self._writes = tuple(subscriber.write for subscriber in self._counted)
             for write in self._writes:

@@ -76,7 +76,7 @@ class Hub:
         )
         self._unsubscribe_from_keys = keys.on_change(self._logins.check_keys)
 
-    def tasks(self) -> list[asyncio.Task[None]]:
+    def start(self) -> list[asyncio.Task[None]]:
         """Starts the tasks that run as long as the stream; if one ends, the stream must end."""
         tick_ms = min(TICK_MS, self._options.unread_close_ms)
         heartbeats = _every(self._options.heartbeat_ms, self.send_heartbeats)
@@ -114,7 +114,7 @@ class Hub:
 
     def disconnected(self, connection: Connection, why: CloseCode) -> None:
         self._connections.pop(connection, None)
-        self._account(connection)
+        self._record_usage(connection)
         connection.lost(why)
 
     def close_all(self, reason: CloseCode) -> None:
@@ -122,7 +122,7 @@ class Hub:
         for connection in list(self._connections):
             connection.close(reason)
 
-    def _account(self, connection: Connection) -> None:
+    def _record_usage(self, connection: Connection) -> None:
         """Adds what was sent since the last call to the user's usage."""
         if self._usage is not None and connection.holder is not None:
             self._groups.update_counts(connection)
@@ -140,7 +140,7 @@ class Hub:
         self._logins.check(connection)
 
     def catch_up(self, connection: Connection) -> None:
-        self._tail.step()  # orders already in the log belong to the replay, and are marked as replayed
+        self._tail.step()  # nearly always up to the log's head: a client that missed nothing joins at once
         self._catch_ups.add(connection)
 
     def join(self, connection: Connection) -> None:
@@ -148,7 +148,9 @@ class Hub:
         self._tail.update_checksum_demand()
 
     def rejoin(self, connection: Connection) -> None:
-        self._tail.step()  # orders already in the log come before "the next order"
+        # Orders already in the log still go by the old subscription, up to one step: catching up with more
+        # of them at once could fill the buffers of other clients.
+        self._tail.step()
         self.join(connection)
 
     def leave(self, connection: Connection) -> None:
@@ -214,7 +216,7 @@ class Hub:
     def _tick(self) -> None:
         now = monotonic_ms()
         for connection, socket in list(self._connections.items()):
-            self._account(connection)
+            self._record_usage(connection)
             self._catch_ups.close_stalled(connection, now)
             socket.abort_if_closing()
 

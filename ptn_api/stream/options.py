@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from ptn_api.access.options import ClientLimits
-from ptn_api.options import Bytes, Count, Delay, Limit, Period, option
+from ptn_api.options import Bytes, Count, Delay, Limit, Period, setting
 
 __all__ = ["StreamOptions"]
 
@@ -15,42 +15,50 @@ class StreamOptions(ClientLimits, frozen=True, kw_only=True):
 
     max_waiting_connections: Annotated[
         Count,
-        option(
+        setting(
             "Limits",
-            "Keep at most this many WebSocket connections without a login; one more evicts the oldest",
+            "Keep at most this many WebSocket connections that have not logged in; beyond that, the oldest "
+            "is closed",
         ),
     ] = 4_096
     accepts_per_second: Annotated[
-        Count, option("Limits", "Accept at most this many WebSocket logins per second")
+        Count,
+        setting(
+            "Limits", "Accept at most this many WebSocket logins per second; further ones wait their turn"
+        ),
     ] = 500
     frames_per_minute: Annotated[
-        Limit, option("Limits", "Accept this many frames per minute from a WebSocket client; 0 = no limit")
+        Limit, setting("Limits", "Accept this many frames per minute from a WebSocket client; 0 = no limit")
     ] = 600
     message_limit_bytes: Annotated[
-        Bytes, option("Limits", "Accept WebSocket messages up to this size from a client")
+        Bytes, setting("Limits", "Accept WebSocket messages of up to this size from a client")
     ] = 1 << 20
     send_buffer_bytes: Annotated[
         Bytes,
-        option("Limits", "Disconnect a WebSocket client that is further behind than this; it may resume"),
+        setting("Limits", "Disconnect a WebSocket client that falls further behind than this; it can resume"),
     ] = 8 << 20
     auth_timeout_ms: Annotated[
-        Period, option("Stream", "Disconnect a client that has not logged in after this long")
+        Period, setting("Stream", "Disconnect a client that has not logged in within this time")
     ] = 10_000
-    heartbeat_ms: Annotated[Period, option("Stream", "Send heartbeats this often (protocol version 2)")] = (
-        15_000
-    )
+    heartbeat_ms: Annotated[
+        Period, setting("Stream", "Send protocol version 2 heartbeats at this interval")
+    ] = 15_000
     replay_window_ms: Annotated[
         Delay,
-        option("Stream", "Replay to a version 1 client what it missed, if that began within this time"),
+        setting(
+            "Stream", "Replay missed orders to a version 1 client if the first of them is at most this old"
+        ),
     ] = 86_400_000
     unread_close_ms: Annotated[
-        Period, option("Stream", "Abort a connection that has not read its close frame after this long")
+        Period,
+        setting("Stream", "Abort a connection whose client has not read the close frame within this time"),
     ] = 2_000
     eviction_delay_ms: Annotated[
         Delay,
-        option(
+        setting(
             "Stream",
-            "Delay the login of a user whose connections evict each other; doubles, up to 12 times this",
+            "Delay the next login of a user whose connections keep evicting each other; doubles, up to 12 "
+            "times this",
         ),
     ] = 5_000
 

@@ -93,7 +93,7 @@ async def run_stream(
     counters = counters or StreamCounters()
     hub = Hub(log, keys, options=options, counters=counters, clock=clock, usage=usage)
     server = StreamServer(hub, options, counters)
-    tasks = hub.tasks()
+    tasks = hub.start()
     stopping = asyncio.create_task(stop.wait())
     try:
         await server.start(sock, tls)

@@ -124,7 +124,7 @@ class Refused(NamedTuple):
 
 
 class Evicted(NamedTuple):
-    """A newer connection of the same key replaced this one."""
+    """A newer connection of the same user replaced this one."""
 
     message: str
 

@@ -409,7 +409,7 @@ class ServerSession:
             self._move(Input.CLOSE)
 
     def evict(self) -> list[Effect]:
-        """Ends the session because a newer connection of the same key replaces it."""
+        """Ends the session because a newer connection of the same user replaces it."""
         if self.state is State.CLOSED:
             return []
         message = "Disconnected due to too many connections for this API key"

@@ -18,7 +18,7 @@ from tests.live import ROOT, bare_environment
 
 @pytest.mark.parametrize("command", ["serve", "doctor"])
 def test_help_lists_every_setting_in_its_section(stranger: Ptn, command: str) -> None:
-    """With its unit, description and default, on a wide terminal in one line each."""
+    """With its unit (none for a switch), description and default, on a wide terminal in one line each."""
     shown = stranger(command, "--help", COLUMNS="220", TERMINAL_WIDTH="220").stdout
     sections = re.split(r"╭─ (\w+) ─+╮", shown)
     assert sections[3::2] == list(SECTIONS)
@@ -27,8 +27,9 @@ def test_help_lists_every_setting_in_its_section(stranger: Ptn, command: str) ->
         (row,) = [line for line in panel.splitlines() if line.split()[1:2] == [setting.flag]]
         assert setting.unit in row
         assert setting.description in row
-        assert f"(default {setting.default_text})" in row or not setting.default_text
-    assert "default )" not in shown
+        assert f"(default: {setting.default_text})" in row or not setting.default_text
+    assert "default: )" not in shown
+    assert "bool" not in shown.lower()
     assert "PTN_API_HOST" in shown
 
 
@@ -54,11 +55,11 @@ def test_a_directory_without_a_validator(stranger: Ptn) -> None:
     assert "--demo" in ended.stderr
 
 
-@pytest.mark.parametrize("door", ["api_manager.py", "main.py"])
-def test_the_doors_take_the_same_options(tmp_path: Path, door: str) -> None:
+@pytest.mark.parametrize("script", ["api_manager.py", "main.py"])
+def test_both_scripts_take_the_same_options(tmp_path: Path, script: str) -> None:
     """`--serve` starts, everything else is as with `ptn serve`."""
     done = subprocess.run(
-        [sys.executable, ROOT / door, "--serve", "--sweep-ms=0"],
+        [sys.executable, ROOT / script, "--serve", "--sweep-ms=0"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -66,8 +67,16 @@ def test_the_doors_take_the_same_options(tmp_path: Path, door: str) -> None:
         env=bare_environment(tmp_path) | {"PATH": os.environ["PATH"]},
         check=False,
     )
-    expected = f"{door} --serve: --sweep-ms '0': expected a whole number of 1 or more\n"
+    expected = f"{script} --serve: --sweep-ms '0': expected a whole number of 1 or more\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+
+
+def test_doctor_names_the_option_of_an_address_that_is_not_local(stranger: Ptn) -> None:
+    """Another port would not help."""
+    ended = stranger("doctor", "--demo", "--api-rest-port=0", "--api-ws-port=0", "--api-ws-host=192.0.2.1")
+    (line,) = [line for line in ended.stdout.splitlines() if "192.0.2.1" in line]
+    assert line.startswith("bad   ports")
+    assert line.endswith("choose another with --api-ws-host")
 
 
 def test_resync_wants_a_confirmation_and_a_data_directory(stranger: Ptn, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class Fortress:
         self.check_served()
         assert self._pids() == pids
         self._check_log(logged)
-        grown = {room: now - before[room] for room, now in self._memory().items()}
+        grown = {name: now - before[name] for name, now in self._memory().items()}
         assert max(grown.values()) < GROWTH_BYTES, grown
 
     def check_served(self) -> None:
@@ -99,10 +99,10 @@ class Fortress:
             thread.join(30)
 
     def _pids(self) -> dict[str, int]:
-        return {room: process.pid for room, process in self.server.children().items()}
+        return {name: process.pid for name, process in self.server.children().items()}
 
     def _memory(self) -> dict[str, int]:
-        return {room: process.memory_info().rss for room, process in self.server.children().items()}
+        return {name: process.memory_info().rss for name, process in self.server.children().items()}
 
     def _check_log(self, start: int) -> None:
         with self.server.log.open("rb") as file:

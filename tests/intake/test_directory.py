@@ -14,6 +14,7 @@ import pytest
 from ptn_api import file_version
 from ptn_api.intake import position_files
 from ptn_api.intake.directory import Directory
+from ptn_api.intake.files import read_file
 from ptn_api.intake.pending import key_of
 from ptn_api.intake.position_files import PositionFiles, PositionsToRead
 from ptn_api.intake.watch import FsEvent, InotifyWatch
@@ -248,7 +249,7 @@ def test_a_bad_file_that_is_replaced_before_it_is_read_is_logged_once(
     def replacing(name: str, limit: int) -> tuple[bytes, os.stat_result]:
         validator.put(path, b"{{")
         monkeypatch.undo()
-        return files.read_file(name, limit)
+        return read_file(name, limit)
 
     monkeypatch.setattr(position_files, "read_file", replacing)
     for _ in range(3):

@@ -53,9 +53,9 @@ class Supervisor:
 
 
 @asynccontextmanager
-async def connected(room: str = "intake") -> AsyncIterator[tuple[WorkerControl, Supervisor]]:
+async def connected(process: str = "intake") -> AsyncIterator[tuple[WorkerControl, Supervisor]]:
     ours, theirs = socket.socketpair()
-    supervisor, worker = Supervisor(), WorkerControl(WorkerConfig(room=room, settings=SETTINGS))
+    supervisor, worker = Supervisor(), WorkerControl(WorkerConfig(process=process, settings=SETTINGS))
     await supervisor.channel.open(ours)
     await worker.open(theirs)
     try:
@@ -149,7 +149,7 @@ async def test_a_reader_that_hangs_gets_no_more_than_fits() -> None:
 
 def test_the_configuration_is_the_first_line_only() -> None:
     """What follows belongs to the event loop; without a whole line the supervisor is gone."""
-    config = WorkerConfig(room="rest", settings=SETTINGS, listener=7)
+    config = WorkerConfig(process="rest", settings=SETTINGS, listener=7)
     for rest in (b'{"type":"stop"}\n', b""):
         ours, theirs = socket.socketpair()
         with ours, theirs:
@@ -185,7 +185,7 @@ from ptn_api.process.control import WorkerConfig, WorkerControl, take_over_stdin
 from ptn_api.process.settings import Settings
 control = take_over_stdin()
 async def main():
-    worker = WorkerControl(WorkerConfig(room="intake", settings=Settings()))
+    worker = WorkerControl(WorkerConfig(process="intake", settings=Settings()))
     await worker.open(control)
     worker.ready()
     await worker.end_with_supervisor()  # a stop that hangs

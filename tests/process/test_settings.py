@@ -1,4 +1,4 @@
-"""Settings: each declared once, in its room; a flag wins over the environment, that over the default."""
+"""Settings: each declared once, in its package; a flag wins over the environment, that over the default."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_a_flag_wins_over_the_environment() -> None:
     assert (settings.api_rest_port, settings.api_ws_port, settings.demo) == (3, 2, True)
 
 
-def test_a_setting_reaches_every_room_that_has_it() -> None:
-    """Under its own name, or without the prefix that it has outside of the room."""
+def test_a_setting_reaches_every_package_that_has_it() -> None:
+    """Under its own name, or without the prefix that it has outside of the package."""
     settings = load(connects_per_minute="7", clock_jump_ms=8, stop_timeout_ms=9, demo_miners="10")
     assert (settings.rest.connects_per_minute, settings.stream.connects_per_minute) == (7, 7)
     assert (settings.rest.clock_jump_ms, settings.intake.clock_jump_ms) == (8, 8)
@@ -109,7 +109,8 @@ def test_every_setting_has_a_section_a_description_and_a_unit() -> None:
         ("key_check_ms", "900"),
         ("send_buffer_bytes", "8388608 = 8 MiB"),
         ("demo_orders_per_minute", "60"),
-        ("validator_dir", ""),
+        ("checkpoint", ""),
+        ("api_ws_host", "same as --api-host"),
         ("demo", ""),
     ],
 )
@@ -122,7 +123,7 @@ def test_defaults_are_readable(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))
-def test_rooms_that_share_a_setting_share_its_declaration(name: str) -> None:
+def test_packages_that_share_a_setting_share_its_declaration(name: str) -> None:
     """The same type, description and default."""
     declared = {
         (repr(field.type), field.default)

@@ -141,9 +141,9 @@ def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str
 
 def _pids(simulator: subprocess.Popen[bytes], server: Api, fleet: Fleet) -> dict[str, list[int]]:
     """The processes of each role."""
-    rooms = {room: [process.pid] for room, process in server.children().items()}
+    processes = {name: [process.pid] for name, process in server.children().items()}
     bots = [process.pid for process in fleet.processes]
-    return rooms | {"validator": [simulator.pid], "bots": bots}
+    return processes | {"validator": [simulator.pid], "bots": bots}
 
 
 def _settled(server: Api, key: str, files: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from tests.chaos import ChaosProxy
-from tests.system.api import ROOMS, Api
+from tests.system.api import PROCESSES, Api
 
 __all__ = ["Trouble"]
 
@@ -81,13 +81,13 @@ class Trouble:
         self._proxy.delay_s = 0.0
 
     def _kill(self) -> None:
-        room = self._random.choice(ROOMS)
-        self.counts[f"kills of {room}"] += 1
-        self._server.wait_restarted(room, self._server.kill(room))
+        name = self._random.choice(PROCESSES)
+        self.counts[f"kills of {name}"] += 1
+        self._server.wait_restarted(name, self._server.kill(name))
 
     def _freeze(self) -> None:
         """Suspends a process for a while, as on a machine that swaps."""
-        process = self._server.children().get(self._random.choice(ROOMS))
+        process = self._server.children().get(self._random.choice(PROCESSES))
         if process is None:
             return
         try:

@@ -98,7 +98,7 @@ def _stuck_client(live: LiveStream, login: bytes) -> socket.socket:
 
 
 async def test_a_client_that_stops_reading_delays_no_other_and_is_closed() -> None:
-    """With "come back"; the connection is aborted if the close frame is not read."""
+    """With "reconnect"; the connection is aborted if the close frame is not read."""
     async with (
         running(send_buffer_bytes=1 << 20, unread_close_ms=100) as live,
         live.client() as client,

@@ -99,3 +99,27 @@ def test_only_live_congested_subscribers_are_checked() -> None:
     groups.drained(slow)
     groups.send_orders(market.orders(1))
     assert (slow.checked, fast.checked, replaying.checked) == (1, 0, 0)
+
+
+def test_a_full_buffer_closes_a_subscriber_after_all_writes() -> None:
+    """Its group disappears, and every other subscriber is sent the same orders."""
+    groups, market = SubscriberGroups(StreamCounters()), Market()
+
+    class Full(Client):
+        @property
+        def write(self) -> Callable[[bytes], None]:
+            def write(data: bytes) -> None:
+                self.got.append(data)
+                groups.congested(self)
+
+            return write
+
+        def check_buffer(self) -> None:
+            groups.leave(self)
+
+    full, other = Full(), Client(Subscription(version=2, updates=True))
+    groups.join(full)
+    groups.join(other)
+    groups.send_orders(market.orders(1))
+    groups.send_orders(market.orders(1))
+    assert (len(full.got), len(other.got)) == (1, 2)

@@ -56,6 +56,24 @@ async def test_a_client_ahead_of_the_tail_waits_for_it_and_gets_nothing_twice() 
         assert [m["sequence"] - start for m in await early.messages(351)] == list(range(1, 352))
 
 
+async def test_every_order_up_to_the_head_of_a_resume_is_marked_as_replayed() -> None:
+    """Even if the tail is several steps behind that head, so that the client could go live before it."""
+    log, stream = _silent()
+    async with running(stream) as live, live.client() as early, live.client() as late:
+        start = log.head().sequence
+        await early.login()
+        await early.subscribe()
+        live.trade(350)
+        await late.login(version=2, last_sequence=start, epoch="epoch-1")
+        await late.subscribe()
+        assert (await late.receive()) == {"type": "resumed", "after": start, "head": start + 350}
+        live.trade()
+        log.notify()
+        got = await late.messages(351)
+        assert [m["sequence"] - start for m in got] == list(range(1, 352))
+        assert [m["sequence"] - start for m in got if not m.get("replay")] == [351]
+
+
 async def test_a_change_newer_than_the_tail_includes_the_older_one() -> None:
     """A correction before the join and a refresh after it: the frame has the corrected order."""
     log, stream = _silent()

@@ -13,7 +13,7 @@ FORWARDED = {"X-Forwarded-For": "1.1.1.1"}
 
 
 async def test_too_many_frames_close_their_connection_only() -> None:
-    """With "come back"; pings and frames before the login count too."""
+    """With "reconnect"; pings and frames before the login count too."""
     async with running(frames_per_minute=10) as live, live.client() as client, live.client() as calm:
         await client.login()
         await calm.login()

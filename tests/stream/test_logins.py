@@ -55,7 +55,7 @@ def test_evictions_far_apart_cause_no_delay() -> None:
 
 
 async def test_the_sixth_connection_of_a_key_evicts_the_oldest() -> None:
-    """With the frame that existing clients know, then a close code that means "come back"."""
+    """With the frame that existing clients know, then a close code that means "reconnect"."""
     async with running() as live, contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(live.client()) for _ in range(6)]
         other = await stack.enter_async_context(live.client())

@@ -220,7 +220,7 @@ class DamagedLog(MemoryLog):
 
 
 async def test_only_a_catch_up_that_cannot_continue_is_given_up() -> None:
-    """All other reads work: its client is closed with "come back", the others are served."""
+    """All other reads work: its client is closed with "reconnect", the others are served."""
     log = DamagedLog()
     with capture_logs() as lines:
         async with (

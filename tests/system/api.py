@@ -34,7 +34,7 @@ SHORT_PERIODS = {
     "requests_per_minute": 0,  # waiting for a condition asks more often than any client should
     "frames_per_minute": 0,
 }
-ROOMS = ("intake", "rest", "stream")
+PROCESSES = ("intake", "rest", "stream")
 
 
 class Api:
@@ -80,7 +80,7 @@ class Api:
         return match[group]
 
     def children(self) -> dict[str, psutil.Process]:
-        """The process of each room, by the name on its command line."""
+        """The processes by name, which is on their command lines."""
         found = {}
         for process in psutil.Process(self.process.pid).children():
             try:
@@ -89,15 +89,15 @@ class Api:
                 continue  # ended, or not yet started for good
         return found
 
-    def kill(self, room: str) -> int:
+    def kill(self, name: str) -> int:
         """kill -9 of one process; returns the pid that is gone."""
-        process = until(lambda: self.children().get(room), seconds=60, what=f"a process for {room}")
+        process = until(lambda: self.children().get(name), seconds=60, what=f"a process for {name}")
         process.send_signal(signal.SIGKILL)
         return process.pid
 
-    def wait_restarted(self, room: str, old_pid: int) -> None:
-        back = lambda: room in (c := self.children()) and c[room].pid != old_pid  # noqa: E731
-        until(back, seconds=60, what=f"{room} is back")
+    def wait_restarted(self, name: str, old_pid: int) -> None:
+        back = lambda: name in (c := self.children()) and c[name].pid != old_pid  # noqa: E731
+        until(back, seconds=60, what=f"{name} is back")
 
     def stop(self) -> int:
         """Sends SIGTERM; returns the exit status."""
@@ -112,7 +112,7 @@ def api(
     validator_dir: Path | None = None,
     keys: Path | None = None,
     wait: bool = True,
-    door: str = "api_manager.py",
+    script: str = "api_manager.py",
     **settings: object,
 ) -> Iterator[Api]:
     """Starts the API on free ports with short periods, and ends all its processes afterwards."""
@@ -126,7 +126,7 @@ def api(
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PTN_")}
     with log.open("a") as stderr:
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / door), "--serve", *arguments],
+            [sys.executable, str(ROOT / script), "--serve", *arguments],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,

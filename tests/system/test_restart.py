@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from tests.processes import lives
-from tests.system.api import ROOMS, api
+from tests.system.api import PROCESSES, api
 from tests.system.follower import Follower
 from tests.system.validator import Validator
 from tests.waiting import until
@@ -44,9 +44,9 @@ def test_what_happened_while_the_api_was_down_is_replayed(
         assert follower.sequences == list(range(last + 1, last + 102))
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("name", PROCESSES)
 def test_a_killed_process_comes_back_and_nothing_is_lost(
-    room: str, validator: Validator, data_dir: Path, keys: dict[int, str]
+    name: str, validator: Validator, data_dir: Path, keys: dict[int, str]
 ) -> None:
     """kill -9 under 50 orders/s: the other processes keep running, a client gets every order exactly once."""
     validator.place()
@@ -65,8 +65,8 @@ def test_a_killed_process_comes_back_and_nothing_is_lost(
         try:
             follower.wait_for(10)
             before = server.children()
-            pid = server.kill(room)
-            server.wait_restarted(room, pid)
+            pid = server.kill(name)
+            server.wait_restarted(name, pid)
             n = len(follower.messages)
             follower.wait_for(n + 50)
         finally:
@@ -78,7 +78,7 @@ def test_a_killed_process_comes_back_and_nothing_is_lost(
             range(follower.sequences[0], follower.sequences[0] + len(follower.sequences))
         )
         after = server.children()
-        assert {r for r in ROOMS if before[r].pid != after[r].pid} == {room}
+        assert {r for r in PROCESSES if before[r].pid != after[r].pid} == {name}
         # A restarted rest answers "starting" (503) until its documents are built.
         until(lambda: requests.get(server.rest + "/health", timeout=30).status_code == 200, what="healthy")
 

@@ -20,10 +20,12 @@ from tests.waiting import until
 PTN = "from ptn_api.cli.app import main; main()"
 
 
-def run(*arguments: str, door: str = "api_manager.py", cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, script: str = "api_manager.py", cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PTN_")}
     return subprocess.run(
-        [sys.executable, str(ROOT / door), *arguments],
+        [sys.executable, str(ROOT / script), *arguments],
         capture_output=True,
         text=True,
         timeout=60,
@@ -33,10 +35,10 @@ def run(*arguments: str, door: str = "api_manager.py", cwd: Path = ROOT) -> subp
     )
 
 
-@pytest.mark.parametrize("door", ["api_manager.py", "main.py"])
-def test_without_serve_it_prints_its_help(door: str) -> None:
-    """Both doors, with the documented options in it."""
-    result = run(door=door)
+@pytest.mark.parametrize("script", ["api_manager.py", "main.py"])
+def test_without_serve_it_prints_its_help(script: str) -> None:
+    """Both scripts, with the documented options in it."""
+    result = run(script=script)
     assert result.returncode == 0
     for option in ("--serve", "--api-host", "--api-rest-port", "--api-ws-port", "--netuid", "--demo"):
         assert option in result.stdout
@@ -151,7 +153,7 @@ def test_a_process_inherits_only_what_it_needs(validator: Validator, data_dir: P
     validator.place()
     with api(data_dir, validator_dir=validator.root) as server:
         children = server.children()
-        ports = {room: listening(process.pid) for room, process in children.items()}
+        ports = {name: listening(process.pid) for name, process in children.items()}
         rest_port, ws_port = int(server.rest.rpartition(":")[2]), server.ws_port
         assert ports == {"intake": [], "rest": [rest_port], "stream": [ws_port]}
         for process in children.values():
@@ -191,7 +193,7 @@ def test_a_second_server_on_the_same_data(validator: Validator, data_dir: Path) 
     """The second server is refused and ends; the first does not notice."""
     validator.place()
     with api(data_dir, validator_dir=validator.root) as server:
-        pids = {room: process.pid for room, process in server.children().items()}
+        pids = {name: process.pid for name, process in server.children().items()}
         result = run(
             "--serve",
             f"--validator-dir={validator.root}",
@@ -202,7 +204,7 @@ def test_a_second_server_on_the_same_data(validator: Validator, data_dir: Path) 
         assert result.returncode == 1
         assert result.stdout == ""
         assert "Traceback" not in result.stderr
-        assert {room: process.pid for room, process in server.children().items()} == pids
+        assert {name: process.pid for name, process in server.children().items()} == pids
 
 
 def test_a_demo_and_a_validator_share_no_log(validator: Validator, tmp_path: Path) -> None:

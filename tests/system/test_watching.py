@@ -18,7 +18,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from ptn_api.process.metrics import METRICS
-from tests.system.api import ROOMS, ROOT, Api, api
+from tests.system.api import PROCESSES, ROOT, Api, api
 from tests.system.follower import Follower
 from tests.system.validator import Validator
 from tests.waiting import until
@@ -56,7 +56,7 @@ def value(found: Found, name: str, **labels: str) -> float:
 
 def all_up(found: Found) -> Found | None:
     """The samples, if every process answered in time."""
-    return found if all(value(found, "ptn_process_up", process=room) for room in ROOMS) else None
+    return found if all(value(found, "ptn_process_up", process=name) for name in PROCESSES) else None
 
 
 def ptn_doctor(*arguments: str, **environment: str) -> tuple[int, str]:
@@ -111,7 +111,7 @@ def test_metrics_outlive_a_process(server: Api) -> None:
         def up() -> list[float]:
             found = scrape(server)
             assert value(found, "ptn_process_up", process="intake") == 0
-            return [value(found, "ptn_process_up", process=room) for room in ROOMS]
+            return [value(found, "ptn_process_up", process=name) for name in PROCESSES]
 
         until(lambda: up() == [0, 1, 1])
         assert value(scrape(server), "ptn_log_head_sequence") > 0

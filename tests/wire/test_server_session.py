@@ -393,7 +393,7 @@ def test_a_subscribe_that_cannot_read_the_log_waits_for_a_retry() -> None:
 
 
 def test_frames_that_wait_for_the_log_are_bounded() -> None:
-    """One too many closes with a code that means "come back"."""
+    """One too many closes with a code that means "reconnect"."""
     log = Unreadable()
     session, _ = _logged_in(log, version=2, last_sequence=105, epoch="e1")
     log.error = LogError("disk I/O error")
@@ -408,7 +408,7 @@ def test_frames_that_wait_for_the_log_are_bounded() -> None:
 
 
 def test_an_evicted_connection_gets_the_message_existing_clients_know() -> None:
-    """A frame, then a close that means "come back"."""
+    """A frame, then a close that means "reconnect"."""
     session, _ = _logged_in()
     message = "Disconnected due to too many connections for this API key"
     assert session.evict() == [

@@ -1,0 +1,199 @@
+"""A child process that is kept running: started, restarted with backoff, stopped in order.
+
+It is this interpreter running one function of `ptn_api`, in its own session (Ctrl-C reaches only the
+supervisor), with a control channel on standard input and the file descriptors it needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from ptn_api.backoff import Backoff
+from ptn_api.clock import monotonic_ms
+from ptn_api.process.control import (
+    Alive,
+    Channel,
+    Fatal,
+    FromWorker,
+    MetricSamples,
+    MetricsRequest,
+    Ready,
+    Stop,
+)
+from ptn_api.process.metrics import Samples
+from ptn_api.tasks import wait_for_event
+
+__all__ = ["Child", "python_command"]
+
+logger = structlog.get_logger()
+
+_FINAL_READ_MS = 1_000
+"""Time limit for reading what an ended process has sent."""
+
+
+def python_command(function: str, *arguments: str) -> list[str]:
+    """The command that runs `package.module:function` of this very package.
+
+    Not `-m`, which would find a validator's own `ptn_api` in its working directory, and not multiprocessing,
+    which would import the validator's main module again.
+    """
+    root = str(Path(__file__).resolve().parents[2])
+    module, _, name = function.partition(":")
+    code = f"import sys; sys.path.insert(0, {root!r}); from {module} import {name}; sys.exit({name}())"
+    return [sys.executable, "-I", "-c", code, *arguments]
+
+
+class Child:
+    """One supervised process. `run()` keeps it running until `stop()`.
+
+    `config` is the first message on its control channel, `fds` are the descriptors it inherits. After a run
+    of `settled_ms` or more the backoff starts over. `on_alive` is called whenever the child reports.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        config: msgspec.Struct,
+        fds: Sequence[int] = (),
+        backoff: Backoff,
+        settled_ms: int,
+        stop_timeout_ms: int,
+        silent_ms: int,
+        on_alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name = name
+        self.ready = asyncio.Event()
+        self.restarts = 0
+        self.fatal = False
+        self.alive_until_ms = monotonic_ms() + silent_ms
+        self.log_writable = True
+        self._command = command
+        self._config = config
+        self._fds = fds
+        self._backoff = backoff
+        self._settled_ms = settled_ms
+        self._stop_timeout_ms = stop_timeout_ms
+        self._on_alive = on_alive
+        self._stopping = asyncio.Event()
+        self._process: asyncio.subprocess.Process | None = None
+        self._channel: Channel[FromWorker] | None = None
+        self._listening = False
+        """Whether the current process has reported anything, and so reads its channel."""
+        self._answer: asyncio.Future[Samples | None] | None = None
+        """The answer to the one pending request for metrics."""
+
+    @property
+    def pid(self) -> int | None:
+        """None while the process is not running."""
+        process = self._process
+        return None if process is None else process.pid
+
+    async def run(self) -> None:
+        """Starts the process, and restarts it whenever it ends, until `stop()` or a fatal report."""
+        while not self._stopping.is_set():
+            started_ms = monotonic_ms()
+            try:
+                status = await self._run_once()
+            except OSError as error:  # out of processes, memory or descriptors
+                pause_ms = self._backoff.next_ms()
+                logger.error(
+                    "process_not_started", child=self.name, reason=str(error), pause_ms=round(pause_ms)
+                )
+            else:
+                if self._stopping.is_set() or self.fatal:
+                    return
+                if monotonic_ms() - started_ms >= self._settled_ms:
+                    self._backoff.reset()
+                pause_ms = self._backoff.next_ms()
+                self.restarts += 1
+                logger.error("process_ended", child=self.name, status=status, pause_ms=round(pause_ms))
+            await wait_for_event(self._stopping, pause_ms)
+
+    def send(self, message: msgspec.Struct) -> bool:
+        """Sends the message to the process; returns False if it is not running or not reading."""
+        return self._channel is not None and self._channel.send(message)
+
+    async def samples(self, timeout_ms: int) -> Samples | None:
+        """Returns the metrics of the process, or None if it does not answer in time."""
+        if self._answer is None:
+            if not self.send(MetricsRequest()):
+                return None
+            self._answer = asyncio.get_running_loop().create_future()
+        answered, _ = await asyncio.wait({self._answer}, timeout=timeout_ms / 1000)
+        return answered.pop().result() if answered else None
+
+    async def stop(self) -> None:
+        """Asks the process to stop, and kills it after the timeout."""
+        self._stopping.set()
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        if not (self._listening and self.send(Stop())):
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        await self._wait_or_kill(process)
+
+    async def _run_once(self) -> int | None:
+        """Runs the process until it ends; returns its exit status. Raises OSError if it cannot be started."""
+        ours, theirs = socket.socketpair()
+        self._channel = channel = Channel[FromWorker](FromWorker, self._receive)
+        try:
+            with theirs:
+                await channel.open(ours)
+                self._process = process = await asyncio.create_subprocess_exec(
+                    *self._command, stdin=theirs.fileno(), pass_fds=self._fds, start_new_session=True
+                )
+            channel.send(self._config)
+            logger.debug("process_started", child=self.name, pid=process.pid)
+            if self._stopping.is_set():  # stop() was called while there was no process yet
+                await self.stop()
+            # Usually both end at once. A process without a channel can no longer be controlled, so it has to
+            # end. A channel may outlive its process: a fork of it holds the other end.
+            ended = [asyncio.create_task(wait()) for wait in (process.wait, channel.closed.wait)]
+            await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+            await self._wait_or_kill(process)
+            await wait_for_event(channel.closed, _FINAL_READ_MS)
+            ended[1].cancel()
+            return process.returncode
+        finally:
+            await channel.close()
+            self._process = self._channel = None
+            self._listening = False
+            self._resolve_answer(None)
+
+    async def _wait_or_kill(self, process: asyncio.subprocess.Process) -> None:
+        try:
+            await asyncio.wait_for(process.wait(), self._stop_timeout_ms / 1000)
+        except asyncio.TimeoutError:
+            logger.error("process_killed", child=self.name)
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    def _resolve_answer(self, samples: Samples | None) -> None:
+        if self._answer is not None:
+            self._answer.set_result(samples)
+            self._answer = None
+
+    def _receive(self, message: FromWorker) -> None:
+        self._listening = True
+        match message:
+            case Ready():
+                self.ready.set()
+            case Alive():
+                self.alive_until_ms, self.log_writable = message.until_ms, message.log_writable
+                self._on_alive()
+            case MetricSamples():
+                self._resolve_answer(message.samples)
+            case Fatal():  # only fatal before the first ready
+                self.fatal = not self.ready.is_set()
