@@ -1,4 +1,4 @@
-"""The door for bots, as bots use it."""
+"""The documented entry point for bots, used as bots use it."""
 
 from __future__ import annotations
 

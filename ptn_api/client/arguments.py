@@ -111,7 +111,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     backoff_max: float = 60.0
     """Upper limit of every delay that doubles."""
     eviction: float = 15.0
-    """Shortest delay after an eviction by a newer connection of the same key; doubles as well."""
+    """Shortest delay after an eviction by a newer connection of the same user; doubles as well."""
     settled: float = 20.0
     """A connection that lasted this long resets the reconnection delay."""
     refused: float = 30.0

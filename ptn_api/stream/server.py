@@ -86,8 +86,8 @@ async def run_stream(
 ) -> None:
     """Serves the log's orders on `sock`, a bound socket, until `stop` is set.
 
-    Calls `ready` once clients can connect; until the log is ready, logins are closed with "come back". On
-    stop, every connection is closed with a code that means "come back". `keys` may be replaced at any time:
+    Calls `ready` once clients can connect; until the log is ready, logins are closed with a code that
+    means "reconnect"; on stop, so is every connection. `keys` may be replaced at any time:
     connections whose key is no longer valid are closed at once. Raises the error that ended any of the tasks.
     """
     counters = counters or StreamCounters()
