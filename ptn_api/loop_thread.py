@@ -205,23 +205,23 @@ class LoopThread:
 
 def run_blocking(work: Callable[[], Coroutine[Any, Any, T]], thread_name: str) -> T:
     """`asyncio.run`, in another thread if this one has a running event loop, as in a notebook."""
+
+    async def run_here() -> T:
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:  # for signal handlers, see SIGNAL_CHECK_S
+            loop.call_later(SIGNAL_CHECK_S, wake)
+
+        wake()
+        return await work()
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(_run_checking_signals(work))
+        return asyncio.run(run_here())
     thread = LoopThread(thread_name)
     try:
         return thread.run(work)
     finally:
         thread.close()
         thread.join()
-
-
-async def _run_checking_signals(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    loop = asyncio.get_running_loop()
-
-    def wake() -> None:
-        loop.call_later(SIGNAL_CHECK_S, wake)
-
-    wake()
-    return await work()
