@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import weakref
+from asyncio import CancelledError
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from types import TracebackType
@@ -175,6 +176,10 @@ class Following:
             batch = self._thread.wait(self._fetching)
         except StopAsyncIteration:
             return False
+        except (CancelledError, RuntimeError):
+            if not self._stopping:
+                raise
+            return False  # another thread has closed it
         self._batch, self._position, self._fetching = batch, 0, None
         return not self._stopping
 
