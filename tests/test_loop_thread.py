@@ -169,12 +169,14 @@ SENDERS = pytest.mark.parametrize("send", [send_unnoticed, send_to_process])
 
 
 class Cancelled:
-    """A coroutine that waits forever, or until the test has failed, and notes its end."""
+    """A coroutine that waits until it is cancelled, or the test has failed, and notes its end."""
 
     def __init__(self) -> None:
+        self.begun = False
         self.ended = False
 
     async def __call__(self) -> None:
+        self.begun = True
         try:
             await asyncio.sleep(PATIENCE_S)
         finally:
@@ -188,6 +190,7 @@ def test_a_signal_interrupts_every_wait(send: Callable[[], None]) -> None:
     work = Cancelled()
 
     def interrupt_the_wait() -> None:
+        until(lambda: work.begun)
         until_main_waits_in("run")
         send()
 
@@ -219,6 +222,7 @@ def test_a_signal_interrupts_blocking_code_with_a_loop_of_its_own(send: Callable
     work = Cancelled()
 
     def interrupt_the_loop() -> None:
+        until(lambda: work.begun)
         until_main_waits_in("run_forever")
         send()
 
@@ -233,6 +237,7 @@ async def test_a_signal_interrupts_blocking_code_under_a_running_loop(send: Call
     work = Cancelled()
 
     def interrupt_the_wait() -> None:
+        until(lambda: work.begun)
         until_main_waits_in("run_blocking")
         send()
 
