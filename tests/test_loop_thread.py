@@ -275,3 +275,19 @@ def test_an_exit_in_the_loop_is_raised_in_the_caller() -> None:
     assert thread.run(thread_name) == "loop-under-test"
     thread.close()
     thread.join()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_thread_that_cannot_start_fails_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with too many threads."""
+
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    thread = LoopThread("loop-under-test")
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match=r"ended|closed"):
+            thread.run(thread_name)
+    gc.collect()
+    thread.close()
