@@ -23,7 +23,7 @@ from ptn_api.errors import AuthenticationError
 from ptn_api.websocket_client import PTNWebSocketClient, PTNWebSocketMessage
 from ptn_api.wire.client_session import Gap
 from tests.factories import order, position
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 TIMING = Timing(connect=5, close=0.2, tick=0.02, backoff=0.02, backoff_max=0.1, refused=0.05, retry=0.01)
 
@@ -69,7 +69,7 @@ class Bot:
         self.ended()
 
     def ended(self) -> None:
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
 
     def received_numbers(self, count: int) -> list[int]:
@@ -147,7 +147,7 @@ def test_the_documented_async_example_works(
     server.publish(position(1, [order(0, price=100.0, bid=99.0, ask=101.0)]))
     server.order("BTCUSD", leverage=-0.1, price=64_000.5)
     server.order("EURUSD")
-    runner.join(10)
+    runner.join(PATIENCE_S)
     assert capsys.readouterr().out == "BTCUSD: Spread 200.0 bps\nBTC: $64000.50 (SHORT)\n"
 
 
@@ -199,7 +199,7 @@ def test_a_stop_ends_the_delay_before_a_reconnection(tmp_path: Path) -> None:
     runner.start()
     until(lambda: client.state == "connecting")
     client.stop()
-    runner.join(10)
+    runner.join(PATIENCE_S)
     assert not runner.is_alive()
 
 
@@ -435,7 +435,7 @@ def test_a_bot_killed_in_its_handler_sees_the_message_again(server: FakeServer, 
         server.order()
         bot.received_numbers(101)
         server.order()
-        assert bot.popen.wait(20) == -signal.SIGKILL
+        assert bot.popen.wait(PATIENCE_S) == -signal.SIGKILL
     server.order()
     with Process(server, tmp_path) as bot:
         bot.received_numbers(101, 102, 102, 103)
@@ -448,7 +448,7 @@ def test_a_signal_ends_the_run(server: FakeServer, tmp_path: Path, number: int) 
         server.order()
         bot.received_numbers(101)
         bot.popen.send_signal(number)
-        out, _ = bot.popen.communicate(timeout=20)
+        out, _ = bot.popen.communicate(timeout=PATIENCE_S)
         assert out.split()[-2:] == ["stopped", "returned"]
         assert bot.popen.returncode == 0
     with Process(server, tmp_path) as bot:

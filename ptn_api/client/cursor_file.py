@@ -148,11 +148,11 @@ class CursorFile:
         if self._file is not None:
             with contextlib.suppress(OSError):  # written already; only a crash of the machine could undo it
                 self._sync(self._file)
-            os.close(self._file)
-            self._file = None
+            file, self._file = self._file, None
+            os.close(file)
         if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+            lock, self._lock = self._lock, None
+            os.close(lock)
 
     def _lock_file(self) -> None:
         try:
@@ -191,8 +191,9 @@ class CursorFile:
         # The open descriptor, if any, now belongs to the deleted file.
         self._synced_at = self._monotonic()
         if self._file is not None:
-            os.close(self._file)
-            self._file = None
+            # Forgotten first: an interrupt in between must not leave the number of a closed descriptor.
+            file, self._file = self._file, None
+            os.close(file)
         if len(content) == _RECORD:
             self._file = os.open(self.path, os.O_WRONLY | _BINARY)
 

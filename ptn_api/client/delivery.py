@@ -9,9 +9,9 @@ from __future__ import annotations
 import inspect
 import logging
 import weakref
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from asyncio import CancelledError
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from ptn_api.backoff import Backoff
 from ptn_api.client.arguments import Timing, with_parameters_of
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.stream import Stream
-from ptn_api.loop_thread import LoopThread
+from ptn_api.loop_thread import Job, LoopThread
 from ptn_api.wire.client_session import Gap, State
 
 __all__ = ["Dispatcher", "Following", "Handler", "OnError", "follow"]
@@ -108,19 +108,24 @@ class Following:
     for the next message commits the last one. `with follow(...) as orders:` ends it however the block is
     left; without `with` it ends when it is garbage-collected. Callbacks (`on_gap`, `on_state`, `on_stale`)
     run in that thread; gaps and stale messages in order with the messages.
+
+    An interrupt of the waiting (Ctrl-C, an exception from a signal handler) loses nothing: the iteration can
+    go on, and begins with the message that was next.
     """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._thread = LoopThread("ptn-client")
-        self._batches = stream.batches()
-        self._ready: deque[PTNWebSocketMessage] = deque()
-        self._pending: Future[list[PTNWebSocketMessage]] | None = None
+        # Neither the jobs nor the finalizer may refer to self, which could then never be garbage-collected.
+        self._batches = _batches(stream)
+        self._batch: list[PTNWebSocketMessage] = []
+        self._position = 0  # in the batch, of the next message
         self._uncommitted: PTNWebSocketMessage | None = None
-        self._entered = False
         self._stopping = False
-        # Must not refer to self, which could then never be garbage-collected.
-        self._end = weakref.finalize(self, self._thread.close, stream.close)
+        # A job outlives an interrupt of the waiting for it: the next call waits for the same one.
+        self._fetching: Job[list[PTNWebSocketMessage]] | None = None
+        self._reporting: Job[None] | None = None
+        weakref.finalize(self, self._thread.close, stream.close)
 
     @property
     def state(self) -> State:
@@ -135,7 +140,7 @@ class Following:
     def close(self) -> None:
         """Ends the iteration and releases the cursor. Uncommitted messages come again in the next run."""
         self.stop()
-        self._end()
+        self._thread.close(self._stream.close)
         self._thread.join()
 
     def commit(self) -> None:
@@ -150,32 +155,41 @@ class Following:
     def __next__(self) -> PTNWebSocketMessage:
         """Raises AuthenticationError for a refused key, with `stop_on_auth_error`."""
         self.commit()
-        while not self._stopping and (self._ready or self._fetch()):
-            self._uncommitted = message = self._ready.popleft()
-            if not self._stream.is_stale(message):  # it may have aged since the batch arrived
+        while not self._stopping and (self._position < len(self._batch) or self._fetch()):
+            message = self._batch[self._position]
+            # It may have aged since the batch arrived.
+            if self._reporting is None and not self._stream.is_stale(message):
+                # Signal handlers run at calls, so none interrupts between here and the loop body: the message
+                # is either still the next one or received.
+                self._position += 1
+                self._uncommitted = message
                 return message
-            self._thread.run(self._stream.report_stale(message))
-            self.commit()
+            self._report_stale(message)
         self.close()
         raise StopIteration
 
     def _fetch(self) -> bool:
         """Waits for the next batch; False at the end."""
-        # The future outlives an exception that interrupts the waiting (Ctrl-C, an alarm): the next call waits
-        # for the same batch, and none is lost.
-        if self._pending is None:
-            self._pending = self._thread.start(self._next_batch())
+        if self._fetching is None:
+            self._fetching = Job(self._batches.__anext__)
         try:
-            self._ready, self._pending = deque(self._pending.result()), None
+            batch = self._thread.wait(self._fetching)
         except StopAsyncIteration:
             return False
+        except (CancelledError, RuntimeError):
+            if not self._stopping:
+                raise
+            return False  # another thread has closed it
+        self._batch, self._position, self._fetching = batch, 0, None
         return not self._stopping
 
-    async def _next_batch(self) -> list[PTNWebSocketMessage]:
-        if not self._entered:
-            self._entered = True
-            await self._stream.__aenter__()
-        return await anext(self._batches)
+    def _report_stale(self, message: PTNWebSocketMessage) -> None:
+        if self._reporting is None:
+            self._reporting = Job(partial(self._stream.report_stale, message))
+        self._thread.wait(self._reporting)
+        self._position += 1
+        self._uncommitted, self._reporting = message, None
+        self.commit()
 
     def __enter__(self) -> Following:
         return self
@@ -184,6 +198,12 @@ class Following:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+async def _batches(stream: Stream) -> AsyncIterator[list[PTNWebSocketMessage]]:
+    await stream.__aenter__()
+    async for batch in stream.batches():
+        yield batch
 
 
 @with_parameters_of(Stream)

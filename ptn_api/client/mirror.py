@@ -353,7 +353,7 @@ class OpenMirror:
             await self._mirror.loaded()
 
         try:
-            self._thread.run(load())
+            self._thread.run(load)
         except BaseException:
             self.close()
             raise
@@ -394,7 +394,7 @@ class OpenMirror:
 
     def until_verified(self) -> None:
         """Waits until a heartbeat has confirmed the state."""
-        self._thread.run(self._mirror.until_verified())
+        self._thread.run(self._mirror.until_verified)
 
 
 @with_parameters_of(PositionMirror)

@@ -28,7 +28,7 @@ from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.recording import is_recording, read_checkpoint, read_recording
 from ptn_api.clock import wall_ms
 from ptn_api.errors import InvalidInputError, ServerUnreachableError, SettingsError
-from ptn_api.loop_thread import run_blocking
+from ptn_api.loop_thread import SIGNAL_CHECK_S, run_blocking
 from ptn_api.wire.client_session import Gap
 from ptn_api.wire.server_frames import OrderMessage
 
@@ -112,7 +112,8 @@ class Replay:
     def batches(self) -> Iterator[list[PTNWebSocketMessage]]:
         """Yields lists of the messages with the same timestamp."""
         for moment in self.moments():
-            time.sleep(max(0.0, moment.due - time.monotonic()))
+            while (delay := moment.due - time.monotonic()) > 0:
+                time.sleep(min(delay, SIGNAL_CHECK_S))
             if messages := moment.begin():
                 yield messages
 

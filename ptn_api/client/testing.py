@@ -131,7 +131,7 @@ class FakeServer:
 
     def __enter__(self) -> FakeServer:
         try:
-            self._thread.run(self._start())
+            self._thread.run(self._start)
         except BaseException:
             self._thread.close()
             raise
@@ -155,7 +155,7 @@ class FakeServer:
         if self._scripts is not None:
             self._scripts.shutdown()
         try:
-            self._thread.run(self._stop())
+            self._thread.run(self._stop)
         finally:
             self._thread.close()
             self._thread.join()
@@ -226,7 +226,7 @@ class FakeServer:
                     await self._deliver(client, sequences)
             return self._log.last
 
-        return self._thread.run(publish_now())
+        return self._thread.run(publish_now)
 
     def skip(self, numbers: int) -> None:
         """Leaves a permanent hole in the sequence."""
@@ -244,15 +244,15 @@ class FakeServer:
             for client in clients:
                 await client.gone.wait()
 
-        self._thread.run(abort_all())
+        self._thread.run(abort_all)
 
     def close_all(self, reason: CloseCode) -> None:
         """Closes every connection with a close code."""
-        self._thread.run(self._apply_to_all(lambda session: session.close(reason)))
+        self._apply_to_all(lambda session: session.close(reason))
 
     def evict_all(self) -> None:
-        """Evicts every connection, as a sixth connection of the same user does to the oldest."""
-        self._thread.run(self._apply_to_all(lambda session: session.evict()))
+        """Evicts every connection, as a sixth connection of the same key does to the oldest."""
+        self._apply_to_all(lambda session: session.evict())
 
     def prune(self) -> None:
         """Deletes every order, so that no client can resume."""
@@ -272,11 +272,18 @@ class FakeServer:
             for client in list(self.clients):
                 await self._send(client, frame)
 
-        self._thread.run(send_to_all())
+        self._thread.run(send_to_all)
 
     def heartbeat(self) -> None:
         """Sends a heartbeat now."""
-        self._thread.run(self._send_heartbeats())
+        self._thread.run(self._send_heartbeats)
+
+    def _apply_to_all(self, method: Callable[[ServerSession], list[Effect]]) -> None:
+        async def apply() -> None:
+            for client in list(self.clients):
+                await self._perform(client, method(client.session))
+
+        self._thread.run(apply)
 
     # --- everything below runs in the server's own loop ---------------------------------------------------
 
@@ -400,10 +407,6 @@ class FakeServer:
     async def _send(self, client: _Client, frame: str) -> None:
         with contextlib.suppress(ConnectionClosed):
             await client.socket.send(frame)
-
-    async def _apply_to_all(self, method: Callable[[ServerSession], list[Effect]]) -> None:
-        for client in list(self.clients):
-            await self._perform(client, method(client.session))
 
     def _notify(self) -> None:
         with self._changed:

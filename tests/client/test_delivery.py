@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import gc
 import inspect
+import itertools
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ptn_api.client.arguments import Timing
+from ptn_api.client.cursor_file import NoCursorFile
 from ptn_api.client.delivery import Following, follow
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.stream import Stream
 from ptn_api.client.testing import FakeServer
 from ptn_api.errors import AuthenticationError
-from ptn_api.wire.client_session import Gap
+from ptn_api.wire.client_session import Cursor, Gap
 from tests.factories import order, position
-from tests.waiting import until
+from tests.interrupts import (
+    Interrupted,
+    in_thread,
+    interrupt,
+    send_to_process,
+    send_unnoticed,
+    signal_raises,
+    until_main_waits_in,
+)
+from tests.waiting import PATIENCE_S, until
 
 
 @pytest.fixture
@@ -198,33 +210,145 @@ def test_a_signal_ends_the_loop(server: FakeServer, tmp_path: Path, number: int,
     assert process.stdout is not None
     assert process.stdout.readline() == "101\n"
     process.send_signal(number)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=PATIENCE_S)
     assert ("101\n" + out).split()[-2:] == [last, "after"]
     assert process.returncode == 0
 
 
-class AlarmError(Exception):
-    """Raised by the signal handler."""
+# --- interrupts -------------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_wait_loses_nothing(server: FakeServer, orders: Callable[..., Following]) -> None:
-    """After an exception from a signal handler, the next message is the one waited for."""
+@pytest.mark.parametrize("send", [send_unnoticed, send_to_process])
+def test_an_interrupted_wait_loses_nothing(
+    server: FakeServer, orders: Callable[..., Following], send: Callable[[], None]
+) -> None:
+    """The exception from a signal handler is raised, and the next message is the one waited for."""
+    with orders() as following, signal_raises():
+        for round_ in range(3):
+            interrupted = threading.Event()
 
-    def ring(*_: object) -> None:
-        raise AlarmError
+            def interrupt_the_wait(interrupted: threading.Event = interrupted) -> None:
+                until_main_waits_in("__next__")
+                send()
+                if not interrupted.wait(PATIENCE_S):
+                    server.order()  # ends the wait
 
-    before = signal.signal(signal.SIGALRM, ring)
-    try:
-        with orders() as following:
-            for round_ in range(3):
-                signal.setitimer(signal.ITIMER_REAL, 0.05)
-                with pytest.raises(AlarmError):
+            with in_thread(interrupt_the_wait):
+                with pytest.raises(Interrupted):
                     next(following)
-                batch_of(server, 2)
-                assert take(following, 2) == [101 + 2 * round_, 102 + 2 * round_]
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+                interrupted.set()
+            batch_of(server, 2)
+            assert take(following, 2) == [101 + 2 * round_, 102 + 2 * round_]
+
+
+class Store:
+    """A cursor store that holds every commit against the messages received."""
+
+    def __init__(self, server: FakeServer, received: list[int]) -> None:
+        self.cursor = Cursor(100, server._log.epoch)
+        self.received = received
+        self.closed = False
+
+    def load(self) -> Cursor:
+        return self.cursor
+
+    def save(self, cursor: Cursor) -> None:
+        assert cursor.sequence in (100, *self.received)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def receive(following: Following, received: list[int], count: int) -> None:
+    """Continues the iteration until that many messages are received."""
+    if len(received) < count:
+        for message in following:
+            received.append(message.sequence)
+            if len(received) >= count:
+                break
+
+
+def ended(following: Following) -> bool:
+    following.close()
+    return not any(thread.name == "ptn-client" for thread in threading.enumerate())
+
+
+def test_an_interrupt_at_any_point_of_the_iteration(
+    server: FakeServer, orders: Callable[..., Following]
+) -> None:
+    """From the start of the thread on: every message comes once, and is committed after it came."""
+    batch_of(server, 3)
+    server.order("EURUSD")
+    for step in itertools.count(1):
+        received: list[int] = []
+        following = orders(cursor_store=Store(server, received))
+        interrupted = interrupt(step, partial(receive, following, received, 4))
+        receive(following, received, 4)
+        assert received == [101, 102, 103, 104], step
+        assert ended(following)
+        if not interrupted:
+            break
+    gc.collect()  # finds coroutines that were never awaited
+
+
+def test_an_interrupt_at_any_point_of_the_end(server: FakeServer, orders: Callable[..., Following]) -> None:
+    """The second `close` finishes."""
+    server.order()
+    for step in itertools.count(1):
+        received: list[int] = []
+        store = Store(server, received)
+        following = orders(cursor_store=store)
+        receive(following, received, 1)
+        interrupted = interrupt(step, following.close)
+        assert ended(following)
+        assert (following.state, store.closed) == ("stopped", True), step
+        if not interrupted:
+            break
+    gc.collect()
+
+
+def test_an_interrupt_at_any_point_of_a_stale_message(
+    server: FakeServer, orders: Callable[..., Following]
+) -> None:
+    """It is reported once."""
+    now = [1_800_000_000_000]
+    server.publish(*(position(n, [order(n, at=now[0])]) for n in range(3)), timestamp_ms=now[0])
+    server.publish(position(9, [order(9, at=now[0] + 2_000)]), timestamp_ms=now[0] + 2_000)
+    for step in itertools.count(1):
+        stale: list[int] = []
+        received: list[int] = []
+        clock = [now[0]]
+        following = orders(
+            cursor_store=NoCursorFile(Cursor(100, server._log.epoch)),
+            max_age_ms=1_000,
+            on_stale=lambda message, stale=stale: stale.append(message.sequence),
+            clock=lambda clock=clock: clock[0],
+        )
+        following._stream._connection.clock_offset.learn = lambda *_: None  # type: ignore[method-assign]
+        receive(following, received, 1)
+        clock[0] += 2_000
+        interrupted = interrupt(step, partial(receive, following, received, 2))
+        receive(following, received, 2)
+        assert (received, stale) == ([101, 104], [102, 103]), step
+        assert ended(following)
+        if not interrupted:
+            break
+    gc.collect()
+
+
+def test_an_interrupted_iteration_is_garbage_collected(
+    server: FakeServer, orders: Callable[..., Following]
+) -> None:
+    """Although a batch is still being waited for."""
+
+    def interrupt_the_wait() -> None:
+        until_main_waits_in("__next__")
+        send_unnoticed()
+
+    with signal_raises(), in_thread(interrupt_the_wait), pytest.raises(Interrupted):
+        next(orders())
+    gc.collect()
+    until(lambda: not server.clients)
 
 
 def test_a_callback_may_close_it(server: FakeServer, orders: Callable[..., Following]) -> None:
@@ -238,4 +362,4 @@ def test_a_callback_may_close_it(server: FakeServer, orders: Callable[..., Follo
     with orders(on_stale=close, max_age_ms=60_000) as following:
         server.order(timestamp_ms=1)
         assert list(following) == []
-    assert closed.wait(45)
+    assert closed.wait(PATIENCE_S)

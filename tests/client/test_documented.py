@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ptn_api.client.testing import FakeServer
+from tests.waiting import PATIENCE_S
 
 TEXT = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
 PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
@@ -40,7 +41,7 @@ def test_the_programs_follow_a_server(place: int, tmp_path: Path) -> None:
             text=True,
         )
         try:
-            server.wait_until_live(seconds=30)
+            server.wait_until_live(seconds=PATIENCE_S)
             server.order("BTCUSD")
             assert bot.stdout is not None
             line = bot.stdout.readline()

@@ -24,7 +24,7 @@ from tests.factories import MINER, OTHER_MINER, T0, order, position, uuid, writt
 from tests.memory_log import MemoryLog
 from tests.rest.serving import FakeClock, filled_log, serving
 from tests.stream.live import KEY, LiveStream, running
-from tests.waiting import until_async
+from tests.waiting import PATIENCE_S, until_async
 
 REST_KEY = "k100"
 
@@ -428,7 +428,7 @@ async def test_a_mirror_waits_for_a_starting_server(timing: Timing, caplog: pyte
         await until_async(lambda: caplog.text.count("no snapshot") >= 3)
         assert len(mirror) == 0
         log.baseline([some(1, 1)], T0)
-        await asyncio.wait_for(mirror.loaded(), 10)
+        await asyncio.wait_for(mirror.loaded(), PATIENCE_S)
         assert len(mirror) == 1
 
 

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,16 @@ from ptn_api.wire.codec import decode
 from ptn_api.wire.server_frames import OrderMessage
 from tests import factories
 from tests.factories import EURUSD, MINER, OTHER_MINER, T0
+from tests.interrupts import (
+    Interrupted,
+    in_thread,
+    send_to_process,
+    send_unnoticed,
+    signal_raises,
+    until_main_waits_in,
+)
 from tests.system.follower import Follower
+from tests.waiting import PATIENCE_S
 
 
 def message(sequence: int, at_ms: int, **fields: Any) -> OrderMessage:
@@ -83,6 +93,20 @@ async def test_it_works_under_a_running_event_loop() -> None:
     bot = Bot()
     assert replay(PAST, bot.later) == 4
     assert bot.calls == EXPECTED
+
+
+@pytest.mark.parametrize("send", [send_unnoticed, send_to_process])
+def test_a_signal_interrupts_the_wait_for_the_next_message(send: Callable[[], None]) -> None:
+    """Even if it arrives in the moment before the wait."""
+
+    def interrupt_the_wait() -> None:
+        until_main_waits_in("batches")
+        send()
+
+    messages = iter(Replay([message(1, T0), message(2, T0 + int(PATIENCE_S * 1000))], speed=1.0))
+    assert next(messages).sequence == 1
+    with signal_raises(), in_thread(interrupt_the_wait), pytest.raises(Interrupted):
+        next(messages)
 
 
 async def test_it_can_be_iterated_with_for_and_async_for() -> None:

@@ -17,7 +17,7 @@ from ptn_api.errors import AuthenticationError, SettingsError
 from ptn_api.wire.client_session import Gap
 from ptn_api.wire.close_codes import INSUFFICIENT_TIER, SHUTTING_DOWN
 from tests.factories import OTHER_MINER, order, position
-from tests.waiting import until_async
+from tests.waiting import PATIENCE_S, until_async
 
 
 class Follower:
@@ -49,7 +49,7 @@ class Follower:
 
     async def __aexit__(self, *exception: object) -> None:
         self.stream.stop()
-        await asyncio.wait_for(self._task, 10)
+        await asyncio.wait_for(self._task, PATIENCE_S)
 
     async def live(self) -> Follower:
         await until_async(lambda: self.stream.state == "live", what="live")
@@ -543,7 +543,7 @@ async def test_a_cancellation_while_the_stream_closes_is_not_swallowed(
         await leaving.wait()
         await asyncio.sleep(0)
         task.cancel()
-        await asyncio.wait([task], timeout=45)
+        await asyncio.wait([task], timeout=PATIENCE_S)
         assert task.cancelled() == (continued == [])
         async with connect(server.url, server.api_key, timing=timing, state_dir=tmp_path):
             assert "another client" not in caplog.text  # the cursor's lock was released

@@ -20,7 +20,7 @@ from ptn_api.errors import AuthenticationError
 from ptn_api.wire.client_session import Gap
 from tests.factories import MINER, OTHER_MINER, T0, order, position
 from tests.stream.live import KEY, Client, LiveStream, running
-from tests.waiting import until, until_async
+from tests.waiting import PATIENCE_S, until, until_async
 
 LOW_KEY = "key-of-carl"
 
@@ -346,7 +346,7 @@ def test_a_script_runs_once_a_client_is_live(tmp_path: Path) -> None:
         server.order("BTCUSD")
         server.cut()
         server.order("ETHUSD")
-        server.wait_until_live()
+        server.wait_until_live(seconds=PATIENCE_S)
         server.skip(2)
         server.order("EURUSD")
 

@@ -19,6 +19,7 @@ from ptn_api.rest.run import run_rest
 from tests.factories import MINER, order, position, written
 from tests.memory_log import MemoryLog
 from tests.rest.serving import NOW, key_ring
+from tests.waiting import PATIENCE_S
 
 
 def listening() -> socket.socket:
@@ -46,7 +47,7 @@ async def test_over_the_log_on_disk(tmp_path: Path) -> None:
     with listening() as sock:
         url = "http://{}:{}".format(*sock.getsockname())
         running = start(reader, sock, stop, ready)
-        await asyncio.wait_for(ready.wait(), 10)
+        await asyncio.wait_for(ready.wait(), PATIENCE_S)
         headers = {"authorization": "Bearer k100"}
         async with httpx.AsyncClient(base_url=url, headers=headers) as client:
             assert len((await client.get(f"/miner-positions/{MINER}")).json()["positions"]) == 1
@@ -56,7 +57,7 @@ async def test_over_the_log_on_disk(tmp_path: Path) -> None:
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.01)
         stop.set()
-        await asyncio.wait_for(running, 10)
+        await asyncio.wait_for(running, PATIENCE_S)
     reader.close()
     writer.close()
 
@@ -71,10 +72,10 @@ async def test_it_is_ready_when_the_views_are_built() -> None:
             assert (await client.get("/health")).status_code == 503
             assert not ready.is_set()
             log.baseline([], NOW)
-            await asyncio.wait_for(ready.wait(), 10)
+            await asyncio.wait_for(ready.wait(), PATIENCE_S)
             assert (await client.get("/health")).status_code == 200
         stop.set()
-        await asyncio.wait_for(running, 10)
+        await asyncio.wait_for(running, PATIENCE_S)
 
 
 async def test_it_can_be_stopped_before_it_is_ready() -> None:
@@ -82,7 +83,7 @@ async def test_it_can_be_stopped_before_it_is_ready() -> None:
     stop, ready = asyncio.Event(), asyncio.Event()
     stop.set()
     with listening() as sock:
-        await asyncio.wait_for(start(MemoryLog(created_ms=NOW), sock, stop, ready), 10)
+        await asyncio.wait_for(start(MemoryLog(created_ms=NOW), sock, stop, ready), PATIENCE_S)
 
 
 class Replaced(MemoryLog):
@@ -97,7 +98,7 @@ async def test_a_replaced_log_ends_the_server() -> None:
     log = Replaced(created_ms=NOW)
     log.baseline([], NOW)
     with listening() as sock, pytest.raises(LogReplacedError, match="another log"):
-        await asyncio.wait_for(start(log, sock, asyncio.Event(), asyncio.Event()), 10)
+        await asyncio.wait_for(start(log, sock, asyncio.Event(), asyncio.Event()), PATIENCE_S)
 
 
 async def test_the_clock_uses_the_options(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from ptn_api.views.follower import RebuildQueue
 from tests.factories import MINER, OTHER_MINER, order, position, written
 from tests.memory_log import MemoryLog
 from tests.rest.serving import DAY, HOUR, NOW, FakeClock, body_of, context_over, document, filled_log
+from tests.waiting import PATIENCE_S
 
 
 def first() -> list[Change]:
@@ -79,7 +80,7 @@ async def test_run_wakes_by_itself() -> None:
     log = filled_log(first())
     context = AppContext.over(log, FakeClock(), RestOptions(refresh_coalesce_ms=20))
     running = asyncio.create_task(context.follower.run())
-    await asyncio.wait_for(context.follower.built.wait(), 5)
+    await asyncio.wait_for(context.follower.built.wait(), PATIENCE_S)
     log.append([refreshed(1.7)], NOW)
     for _ in range(500):
         if await shown_return(context) == 1.7 and context.views.head == log.head():
@@ -115,7 +116,7 @@ async def test_an_unreadable_log_is_retried() -> None:
     log.baseline(first(), NOW)
     context = AppContext.over(log, FakeClock(), RestOptions(refresh_coalesce_ms=0))
     running = asyncio.create_task(context.follower.run())
-    await asyncio.wait_for(context.follower.built.wait(), 5)
+    await asyncio.wait_for(context.follower.built.wait(), PATIENCE_S)
     before = log.head()
     with capture_logs() as lines:
         log.broken = LogUnusableError("disk trouble", code="corrupt")
@@ -139,7 +140,9 @@ async def test_a_replaced_log_ends_the_follower() -> None:
     log.broken = LogReplacedError("another log")
     log.baseline(first(), NOW)
     context = AppContext.over(log, FakeClock(), RestOptions())
-    (ended,) = await asyncio.gather(asyncio.wait_for(context.follower.run(), 5), return_exceptions=True)
+    (ended,) = await asyncio.gather(
+        asyncio.wait_for(context.follower.run(), PATIENCE_S), return_exceptions=True
+    )
     assert isinstance(ended, LogReplacedError)
 
 
