@@ -116,7 +116,7 @@ def test_packages_side_by_side_do_not_import_each_other() -> None:
     assert may_import("stream", "http")
     assert not may_import("views", "rest")
     assert not may_import("simulator", "http")
-    assert not may_import("errors", "file_version", "model")
+    assert not may_import("errors", "model")
 
 
 def test_a_library_has_a_home() -> None:

@@ -251,7 +251,7 @@ class FakeServer:
         self._apply_to_all(lambda session: session.close(reason))
 
     def evict_all(self) -> None:
-        """Evicts every connection, as a sixth connection of the same key does to the oldest."""
+        """Evicts every connection, as a sixth connection of the same user does to the oldest."""
         self._apply_to_all(lambda session: session.evict())
 
     def prune(self) -> None:
