@@ -187,13 +187,12 @@ class CursorFile:
             os.fsync(file)
         finally:
             os.close(file)
-        os.replace(new, self.path)
-        # The open descriptor, if any, now belongs to the deleted file.
-        self._synced_at = self._monotonic()
         if self._file is not None:
-            # Forgotten first: an interrupt in between must not leave the number of a closed descriptor.
-            file, self._file = self._file, None
-            os.close(file)
+            # Forgotten before it is closed and its file is deleted: a signal handler may raise in between.
+            old, self._file = self._file, None
+            os.close(old)
+        os.replace(new, self.path)
+        self._synced_at = self._monotonic()
         if len(content) == _RECORD:
             self._file = os.open(self.path, os.O_WRONLY | _BINARY)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import stat
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -12,6 +14,7 @@ import pytest
 
 from ptn_api.client.cursor_file import CursorFile, NoCursorFile, cursor_path
 from ptn_api.wire.client_session import Cursor
+from tests.interrupts import interrupt
 
 SERVER = "localhost:8765"
 
@@ -242,3 +245,23 @@ def test_a_cursor_longer_than_a_sector_replaces_the_file(tmp_path: Path) -> None
         assert msgspec.json.decode(file.path.read_bytes())["epoch"] == epoch
     file.close()
     assert reloaded(tmp_path) == Cursor(3, "g")
+
+
+def test_an_interrupt_at_any_point_of_a_save(tmp_path: Path) -> None:
+    """The next save succeeds, also after one that replaced the file."""
+
+    def save(file: CursorFile, sequence: int) -> None:
+        file.save(Cursor(sequence, "e"))
+        file.save(Cursor(sequence + 1, "e" * 600))
+        file.save(Cursor(sequence + 2, "e"))
+
+    for step in itertools.count(1):
+        file = cursor_file(tmp_path)
+        file.load()
+        file.save(Cursor(10 * step, "e"))
+        interrupted = interrupt(step, partial(save, file, 10 * step + 1))
+        file.save(Cursor(10 * step + 4, "e"))
+        file.close()
+        assert reloaded(tmp_path) == Cursor(10 * step + 4, "e"), step
+        if not interrupted:
+            break

@@ -311,13 +311,13 @@ def test_an_interrupt_at_any_point_of_a_stale_message(
     server: FakeServer, orders: Callable[..., Following]
 ) -> None:
     """It is reported once."""
-    now = [1_800_000_000_000]
-    server.publish(*(position(n, [order(n, at=now[0])]) for n in range(3)), timestamp_ms=now[0])
-    server.publish(position(9, [order(9, at=now[0] + 2_000)]), timestamp_ms=now[0] + 2_000)
+    now = 1_800_000_000_000
+    server.publish(*(position(n, [order(n, at=now)]) for n in range(3)), timestamp_ms=now)
+    server.publish(position(9, [order(9, at=now + 2_000)]), timestamp_ms=now + 2_000)
     for step in itertools.count(1):
         stale: list[int] = []
         received: list[int] = []
-        clock = [now[0]]
+        clock = [now]
         following = orders(
             cursor_store=NoCursorFile(Cursor(100, server._log.epoch)),
             max_age_ms=1_000,
