@@ -52,7 +52,7 @@ else
 	@$(BIN)/ptn serve --demo --data-dir '$(DATA_DIR)' $(ARGS)
 endif
 
-check: lint  ## lint and run the quick tests, in under a minute
+check: lint  ## lint and run the quick tests, in about a minute
 	$(BIN)/python -m pytest -q --numprocesses=logical $(SLOW:%=--ignore=tests/%) $(ARGS)
 
 # With ARGS, property tests try fewer examples: ARGS=--hypothesis-profile=full overrides.
