@@ -201,7 +201,7 @@ class Connection(asyncio.Protocol):
                 await time_slice.yield_if_due()
                 self._transport.write(chunk)
                 exchange.sent_bytes += len(chunk)
-        except Exception:
+        except Exception:  # the head may be out already: only a closed connection tells the client
             logger.exception("response_failed", route=exchange.route)
             self._transport.abort()
 
