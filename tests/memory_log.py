@@ -82,7 +82,7 @@ class MemoryLog:
         self._events: list[Event] = []
         self._positions: dict[tuple[str, str], _Entry] = {}
         self._seen: dict[tuple[str, str], tuple[int, float]] = {}
-        self._documents: dict[Document, _StoredDocument] = {}
+        self._documents: dict[tuple[Document, str], _StoredDocument] = {}
         self._source = SourceStatus()
         self._counters = {"events": 0, "late": 0, "conflicts": 0, "pruned": 0}
         self._listeners: set[_MemoryListener] = set()
@@ -150,13 +150,19 @@ class MemoryLog:
         changed = list(self.positions(since_revision=since_revision))
         return self._head, changed, self.removed(since_revision)
 
-    def document(self, document: Document) -> bytes | None:
-        stored = self._documents.get(document)
+    def document(self, document: Document, miner_hotkey: str = "") -> bytes | None:
+        stored = self._documents.get((document, miner_hotkey))
         return stored.content if stored else None
 
     def document_revision(self, document: Document) -> int:
-        stored = self._documents.get(document)
-        return stored.revision if stored else 0
+        return max((s.revision for key, s in self._documents.items() if key[0] is document), default=0)
+
+    def document_revisions(self, document: Document) -> dict[str, int]:
+        return {
+            miner: stored.revision
+            for (name, miner), stored in sorted(self._documents.items())
+            if name is document and stored.content is not None
+        }
 
     def source(self) -> SourceStatus:
         return self._source
@@ -185,11 +191,12 @@ class MemoryLog:
         return self._apply(list(changes), now_ms)
 
     def fingerprints(self) -> dict[tuple[str, str], str]:
-        fingerprints = {key: entry.fingerprint for key, entry in self._present()}
-        for document, stored in self._documents.items():
-            if stored.content is not None:
-                fingerprints["", document.value] = stored.fingerprint
-        return fingerprints
+        return {key: entry.fingerprint for key, entry in self._present()}
+
+    def document_fingerprints(self) -> dict[tuple[Document, str], str]:
+        return {
+            key: stored.fingerprint for key, stored in self._documents.items() if stored.content is not None
+        }
 
     def seen(self, miner: str, order_uuids: Iterable[str]) -> set[str]:
         return {uuid for uuid in order_uuids if (miner, uuid) in self._seen}
@@ -270,14 +277,13 @@ class MemoryLog:
             entry.removed_ms, entry.revision, entry.fingerprint = now_ms, self._next_revision(), ""
 
     def _write_document(self, change: DocumentWritten) -> None:
-        stored = self._documents.get(change.document)
+        key = (change.document, change.miner_hotkey)
+        stored = self._documents.get(key)
         if change.content == (stored.content if stored else None):
             if stored:
                 stored.fingerprint = change.fingerprint
             return
-        self._documents[change.document] = _StoredDocument(
-            change.content, change.fingerprint, self._next_revision()
-        )
+        self._documents[key] = _StoredDocument(change.content, change.fingerprint, self._next_revision())
 
     def _next_revision(self) -> int:
         self._head = Head(sequence=self._head.sequence, revision=self._head.revision + 1)

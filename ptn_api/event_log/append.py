@@ -104,8 +104,8 @@ class Append:
         remember_orders(self._db, miner, self._pending.add(change, changed, seen, revision))
 
     def _write_document(self, change: DocumentWritten, packed: PackedDocument | None) -> None:
-        name, content = change.document.value, change.content
-        stored = stored_digest(self._db, name)
+        content = change.content
+        stored = stored_digest(self._db, change)
         if content is not None:
             # A document packed ahead has no chunks if it matched the digest of then; another thread may have
             # replaced the stored document since.
@@ -115,9 +115,9 @@ class Append:
                 for index in range(len(packed.chunks)):
                     put_chunk(self._db, packed, index)
         if stored == (packed.digest if packed else None):
-            update_fingerprint(self._db, name, change.fingerprint)
+            update_fingerprint(self._db, change)
             return
-        put_document(self._db, name, self._state.next_revision(), change.fingerprint, packed)
+        put_document(self._db, change, self._state.next_revision(), packed)
 
 
 # --- order lists ------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ import msgspec
 from ptn_api.model.position import Position, PositionText
 
 __all__ = [
+    "PER_MINER",
     "Change",
     "CommitListener",
     "Document",
@@ -40,14 +41,33 @@ __all__ = [
 
 
 class Document(str, enum.Enum):
-    """The validator's files that are served as documents, by their names in the log."""
+    """The validator's files that are served as documents, by their names in the log.
+
+    There is one of each, except for those in PER_MINER, of which each miner may have one.
+    """
 
     ELIMINATIONS = "eliminations"
     STATISTICS = "statistics"
     PERF_LEDGERS = "perf_ledgers"
+    DEBT_LEDGERS = "debt_ledgers"
+    EMISSIONS_LEDGERS = "emissions_ledgers"
+    PENALTY_LEDGERS = "penalty_ledgers"
     CHALLENGEPERIOD = "challengeperiod"
+    ACCOUNT_SIZES = "account_sizes"
+    ASSET_SELECTIONS = "asset_selections"
+    ENTITIES = "entities"
     MINERS = "miners"
     """A JSON list of hotkeys: the directories under validation/miners."""
+    LIMIT_ORDERS = "limit_orders"
+    """Per miner: a JSON list of `LimitOrderFile` objects (model/limit_order.py)."""
+    ARCHIVED_POSITIONS = "archived_positions"
+    """Per miner: a JSON list of positions, as in their files."""
+    SNAPSHOTS = "snapshots"
+    """Per miner: a JSON list of the last lines of snapshots.jsonl, oldest first."""
+
+
+PER_MINER = frozenset({Document.LIMIT_ORDERS, Document.ARCHIVED_POSITIONS, Document.SNAPSHOTS})
+"""Documents of which each miner may have one."""
 
 
 # --- what intake writes -----------------------------------------------------------------------------------
@@ -73,6 +93,8 @@ class DocumentWritten(msgspec.Struct, frozen=True, kw_only=True):
     document: Document
     content: bytes | None
     """The JSON as it will be served, compact or not; None: the validator deleted it."""
+    miner_hotkey: str = ""
+    """Whose document it is; empty for documents that are not in PER_MINER."""
     fingerprint: str = ""
 
 
@@ -242,10 +264,16 @@ class EventLog(Protocol):
         """
         ...
 
-    def document(self, document: Document) -> bytes | None: ...
+    def document(self, document: Document, miner_hotkey: str = "") -> bytes | None:
+        """The document's JSON; `miner_hotkey` names the miner for documents in PER_MINER."""
+        ...
 
     def document_revision(self, document: Document) -> int:
-        """The revision at which the document last changed; 0 if it was never written."""
+        """The revision at which the document last changed, of any miner; 0 if it was never written."""
+        ...
+
+    def document_revisions(self, document: Document) -> dict[str, int]:
+        """For a document in PER_MINER: the miners that have one, with the revision of each."""
         ...
 
     def source(self) -> SourceStatus: ...
@@ -289,7 +317,11 @@ class EventLogWriter(EventLog, Protocol):
         ...
 
     def fingerprints(self) -> dict[tuple[str, str], str]:
-        """(miner_hotkey, position_uuid) -> fingerprint, for every position; ("", name) for documents."""
+        """(miner_hotkey, position_uuid) -> fingerprint, for every position."""
+        ...
+
+    def document_fingerprints(self) -> dict[tuple[Document, str], str]:
+        """(document, miner_hotkey) -> fingerprint, for every document that was not deleted."""
         ...
 
     def seen(self, miner: str, order_uuids: Iterable[str]) -> set[str]:

@@ -39,7 +39,7 @@ __all__ = [
     "writing",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _APPLICATION_ID = 0x50544E31  # "PTN1"
 _BUSY_S = 10.0
 _WRITER_PRAGMAS = (
@@ -101,7 +101,7 @@ CREATE TABLE seen (
     miner TEXT NOT NULL,
     uuid TEXT NOT NULL,
     processed_ms INTEGER NOT NULL,
-    leverage REAL NOT NULL,
+    leverage REAL,
     PRIMARY KEY (miner, uuid)
 ) WITHOUT ROWID;
 CREATE TABLE events (
@@ -121,13 +121,15 @@ CREATE TABLE events (
     shell BLOB NOT NULL,
     extra BLOB NOT NULL
 );
--- version NULL: the validator deleted the document.
+-- miner '': the document is not one of a miner. version NULL: the validator deleted it.
 CREATE TABLE documents (
-    name TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    miner TEXT NOT NULL,
     revision INTEGER NOT NULL,
     fingerprint TEXT NOT NULL,
     digest BLOB,
-    version INTEGER
+    version INTEGER,
+    PRIMARY KEY (name, miner)
 ) WITHOUT ROWID;
 CREATE TABLE pieces (
     version INTEGER NOT NULL,

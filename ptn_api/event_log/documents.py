@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import zstandard
 
+from ptn_api.event_log.contract import DocumentWritten
+
 __all__ = [
     "LARGE_BYTES",
     "PackedDocument",
@@ -53,32 +55,38 @@ def put_chunk(db: sqlite3.Connection, packed: PackedDocument, index: int) -> Non
 
 
 def put_document(
-    db: sqlite3.Connection, name: str, revision: int, fingerprint: str, packed: PackedDocument | None
+    db: sqlite3.Connection, change: DocumentWritten, revision: int, packed: PackedDocument | None
 ) -> None:
     """Makes the document the one whose chunks have that version; None: the validator deleted it."""
     digest, version = (packed.digest, packed.version) if packed else (None, None)
     db.execute(
-        "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?)",
-        (name, revision, fingerprint, digest, version),
+        "INSERT OR REPLACE INTO documents (name, miner, revision, fingerprint, digest, version)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (change.document.value, change.miner_hotkey, revision, change.fingerprint, digest, version),
     )
 
 
-def stored_digest(db: sqlite3.Connection, name: str) -> bytes | None:
-    """The digest of the stored document; None without a document."""
-    row = db.execute("SELECT digest FROM documents WHERE name = ?", (name,)).fetchone()
+def stored_digest(db: sqlite3.Connection, change: DocumentWritten) -> bytes | None:
+    """The digest of the document as stored before this change; None without a document."""
+    row = db.execute(
+        "SELECT digest FROM documents WHERE name = ? AND miner = ?",
+        (change.document.value, change.miner_hotkey),
+    ).fetchone()
     return row[0] if row else None
 
 
-def update_fingerprint(db: sqlite3.Connection, name: str, fingerprint: str) -> None:
+def update_fingerprint(db: sqlite3.Connection, change: DocumentWritten) -> None:
     db.execute(
-        "UPDATE documents SET fingerprint = ? WHERE name = ? AND fingerprint <> ?",
-        (fingerprint, name, fingerprint),
+        "UPDATE documents SET fingerprint = ?1 WHERE name = ?2 AND miner = ?3 AND fingerprint <> ?1",
+        (change.fingerprint, change.document.value, change.miner_hotkey),
     )
 
 
-def read_document(db: sqlite3.Connection, name: str) -> bytes | None:
+def read_document(db: sqlite3.Connection, name: str, miner: str) -> bytes | None:
     rows = db.execute(
-        "SELECT content FROM documents JOIN pieces USING (version) WHERE name = ? ORDER BY place", (name,)
+        "SELECT content FROM documents JOIN pieces USING (version) WHERE name = ? AND miner = ?"
+        " ORDER BY place",
+        (name, miner),
     ).fetchall()
     packed = b"".join(row[0] for row in rows)
     return zstandard.ZstdDecompressor().decompress(packed) if packed else None

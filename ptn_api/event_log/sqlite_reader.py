@@ -132,14 +132,24 @@ class SqliteReader:
             changed = _positions(db, since_revision)
         return Head(sequence=state.sequence, revision=state.revision), changed, removed
 
-    def document(self, document: Document) -> bytes | None:
+    def document(self, document: Document, miner_hotkey: str = "") -> bytes | None:
         with self._snapshot() as db:
-            return read_document(db, document.value)
+            return read_document(db, document.value, miner_hotkey)
 
     def document_revision(self, document: Document) -> int:
         with self._snapshot() as db:
-            row = db.execute("SELECT revision FROM documents WHERE name = ?", (document.value,)).fetchone()
-        return row[0] if row else 0
+            row = db.execute(
+                "SELECT max(revision) FROM documents WHERE name = ?", (document.value,)
+            ).fetchone()
+        return row[0] or 0
+
+    def document_revisions(self, document: Document) -> dict[str, int]:
+        with self._snapshot() as db:
+            rows = db.execute(
+                "SELECT miner, revision FROM documents WHERE name = ? AND version IS NOT NULL ORDER BY miner",
+                (document.value,),
+            )
+            return dict(rows.fetchall())
 
     def source(self) -> SourceStatus:
         with self._snapshot() as db:

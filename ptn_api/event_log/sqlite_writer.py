@@ -19,7 +19,7 @@ from ptn_api.errors import LogUnwritableError
 from ptn_api.event_log.announcements import AppendTime, Conflict
 from ptn_api.event_log.append import Append
 from ptn_api.event_log.commit_notifier import CommitNotifier, listener_folder
-from ptn_api.event_log.contract import Change, DocumentWritten, Head, SourceStatus
+from ptn_api.event_log.contract import Change, Document, DocumentWritten, Head, SourceStatus
 from ptn_api.event_log.database import (
     connect_writer,
     create,
@@ -122,13 +122,13 @@ class SqliteWriter(SqliteReader):
 
     def fingerprints(self) -> dict[tuple[str, str], str]:
         with self._snapshot() as db:
-            positions = db.execute(
-                "SELECT miner, uuid, fingerprint FROM positions WHERE removed_ms IS NULL"
-            ).fetchall()
-            documents = db.execute(
-                "SELECT '', name, fingerprint FROM documents WHERE version IS NOT NULL"
-            ).fetchall()
-        return {(miner, name): fingerprint for miner, name, fingerprint in positions + documents}
+            rows = db.execute("SELECT miner, uuid, fingerprint FROM positions WHERE removed_ms IS NULL")
+            return {(miner, uuid): fingerprint for miner, uuid, fingerprint in rows}
+
+    def document_fingerprints(self) -> dict[tuple[Document, str], str]:
+        with self._snapshot() as db:
+            rows = db.execute("SELECT name, miner, fingerprint FROM documents WHERE version IS NOT NULL")
+            return {(Document(name), miner): fingerprint for name, miner, fingerprint in rows}
 
     def seen(self, miner: str, order_uuids: Iterable[str]) -> set[str]:
         with self._snapshot() as db:
@@ -222,7 +222,7 @@ class SqliteWriter(SqliteReader):
         for index, change in enumerate(changes):
             if isinstance(change, DocumentWritten) and len(content := change.content or b"") >= LARGE_BYTES:
                 with self._snapshot() as db:
-                    stored = stored_digest(db, change.document.value)
+                    stored = stored_digest(db, change)
                 ahead[index] = packed = pack(content, stored=stored)
                 self._staging.add(packed.version)  # first: a cleanup in another thread spares these chunks
                 for chunk in range(len(packed.chunks)):

@@ -136,10 +136,11 @@ class Intake:
     async def open_directory(self, validator_dir: Path, watch: Watch) -> None:
         """Begins to collect events; nothing is read yet."""
         known = await self._merge.call(self._log.fingerprints)
+        documents = await self._merge.call(self._log.document_fingerprints)
         options = self._options
         files = DocumentFiles(
             validator_dir,
-            {document: known[key] for document in Document if (key := ("", document.value)) in known},
+            {document: text for (document, miner), text in documents.items() if not miner},
             limit=options.document_limit_bytes,
             confirm_ms=options.removal_confirm_ms,
         )
@@ -154,7 +155,7 @@ class Intake:
         self._watch = watch
         self._scanner = DirectoryScanner(
             validator_dir,
-            {key: fingerprint for key, fingerprint in known.items() if key[0]},
+            known,
             watch,
             options,
             monotonic=self._monotonic,

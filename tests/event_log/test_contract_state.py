@@ -201,11 +201,13 @@ def test_fingerprints_are_updated_without_a_revision(log: EventLogWriter) -> Non
     """A file rewritten with the same content is recognised the next time; the state is unchanged."""
     log.append([written(position(1, [order(1)]), fingerprint="a")], NOW)
     log.append([DocumentWritten(document=Document.STATISTICS, content=b"{}", fingerprint="s")], NOW)
-    assert log.fingerprints() == {(MINER, uuid(1)): "a", ("", "statistics"): "s"}
+    assert log.fingerprints() == {(MINER, uuid(1)): "a"}
+    assert log.document_fingerprints() == {(Document.STATISTICS, ""): "s"}
     head = log.append([written(position(1, [order(1)]), fingerprint="b")], NOW)
     log.append([DocumentWritten(document=Document.STATISTICS, content=b"{}", fingerprint="t")], NOW)
     assert log.head() == head == Head(sequence=FIRST, revision=2)
-    assert log.fingerprints() == {(MINER, uuid(1)): "b", ("", "statistics"): "t"}
+    assert log.fingerprints() == {(MINER, uuid(1)): "b"}
+    assert log.document_fingerprints() == {(Document.STATISTICS, ""): "t"}
 
 
 # --- documents, source ------------------------------------------------------------------------------------
@@ -225,7 +227,24 @@ def test_each_document_has_its_own_revision(log: EventLogWriter) -> None:
     assert log.document(Document.ELIMINATIONS) is None
     assert log.document_revision(Document.ELIMINATIONS) == 3
     assert log.head().revision == 3
-    assert ("", "eliminations") not in log.fingerprints()
+    assert (Document.ELIMINATIONS, "") not in log.document_fingerprints()
+
+
+def test_each_miner_has_its_own_document(log: EventLogWriter) -> None:
+    """Documents of a kind are written, read and deleted by miner; the largest revision is the kind's."""
+    orders = Document.LIMIT_ORDERS
+    assert log.document_revisions(orders) == {}
+    log.append([DocumentWritten(document=orders, miner_hotkey="b", content=b"[1]", fingerprint="f")], NOW)
+    log.append([DocumentWritten(document=orders, miner_hotkey="a", content=b"[2]")], NOW)
+    assert log.document(orders, "a") == b"[2]"
+    assert log.document(orders, "b") == b"[1]"
+    assert log.document(orders, "c") is None
+    assert log.document_revisions(orders) == {"a": 2, "b": 1}
+    assert log.document_fingerprints() == {(orders, "a"): "", (orders, "b"): "f"}
+    log.append([DocumentWritten(document=orders, miner_hotkey="b", content=None)], NOW)
+    assert log.document_revisions(orders) == {"a": 2}
+    assert log.document_revision(orders) == 3
+    assert log.document(orders, "b") is None
 
 
 def test_large_documents_are_read_completely(log: EventLogWriter) -> None:

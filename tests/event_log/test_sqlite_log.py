@@ -26,7 +26,7 @@ from ptn_api.errors import (
     LogUnwritableError,
 )
 from ptn_api.event_log import EventLog, EventLogWriter, database, open_reader, open_writer, sqlite_reader
-from ptn_api.event_log.database import log_path
+from ptn_api.event_log.database import SCHEMA_VERSION, log_path
 from tests.event_log.writer_process import text_with
 from tests.factories import T0, order, position, written
 
@@ -137,7 +137,10 @@ def test_a_log_is_the_same_after_a_restart(log: EventLogWriter, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("statement", "code"),
-    [("PRAGMA user_version = 2", "newer_schema"), ("PRAGMA application_id = 7", "not_a_log")],
+    [
+        (f"PRAGMA user_version = {SCHEMA_VERSION + 1}", "newer_schema"),
+        ("PRAGMA application_id = 7", "not_a_log"),
+    ],
 )
 def test_unsupported_files_are_refused(
     log: EventLogWriter, tmp_path: Path, statement: str, code: str

@@ -151,10 +151,10 @@ class BadDocuments(MemoryLog):
 
     broken = False
 
-    def document(self, document: Document) -> bytes | None:
+    def document(self, document: Document, miner_hotkey: str = "") -> bytes | None:
         if self.broken:
             raise LogUnusableError("disk trouble", code="corrupt")
-        return super().document(document)
+        return super().document(document, miner_hotkey)
 
 
 async def test_an_unreadable_elimination_is_taken_later() -> None:
