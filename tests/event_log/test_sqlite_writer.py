@@ -36,7 +36,7 @@ def data_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def log(data_dir: Path) -> Iterator[EventLogWriter]:
-    log = open_writer(data_dir, clock=lambda: T0)
+    log = open_writer(data_dir, clock=lambda: T0 - 1)
     log.baseline([], T0)
     yield log
     log.close()
@@ -45,7 +45,7 @@ def log(data_dir: Path) -> Iterator[EventLogWriter]:
 def chunks(data_dir: Path) -> int:
     db = sqlite3.connect(log_path(data_dir))
     try:
-        return int(db.execute("SELECT count(*) FROM pieces").fetchone()[0])
+        return int(db.execute("SELECT count(*) FROM chunks").fetchone()[0])
     finally:
         db.close()
 
@@ -197,7 +197,7 @@ def test_chunks_left_by_a_crash_are_deleted(log: EventLogWriter, data_dir: Path)
     log.append([document(100)], T0)
     log.close()
     db = sqlite3.connect(log_path(data_dir))
-    db.executemany("INSERT INTO pieces VALUES (?, ?, x'00')", [(1, 0), (1, 1), (2, 0)])
+    db.executemany("INSERT INTO chunks VALUES (?, ?, x'00')", [(1, 0), (1, 1), (2, 0)])
     db.commit()
     db.close()
     open_writer(data_dir).close()
