@@ -102,7 +102,7 @@ def test_only_new_orders_are_announced_after_the_baseline(make_log: MakeLog) -> 
 
 
 def test_orders_from_before_the_creation_are_never_announced(log: EventLogWriter) -> None:
-    """Also if their file first becomes readable, or a synchronisation inserts them, long after the baseline."""
+    """Also if their file becomes readable, or a synchronisation inserts them, long after the baseline."""
     log.append([written(position(1, [order(1, at=T0 - DAY), order(2, at=T0)]))], NOW)
     log.append([written(position(2, [order(3, at=T0), order(4, at=T0 + 1)]))], NOW + DAY)
     log.append([written(position(1, [order(5, at=T0 - 1), order(1, at=T0 - DAY), order(2, at=T0)]))], NOW)
