@@ -6,7 +6,7 @@
     ├── KeyFileError          an unusable API key file
     ├── LogError              the event log cannot be read or written; retry
     │   ├── LogLockedError        another process writes this log
-    │   ├── LogMissingError       the writer has not created the log yet
+    │   ├── LogMissingError       the writer has not created or migrated the log yet
     │   ├── LogPrunedError        the requested events or removals have been pruned
     │   ├── LogReplacedError      the log was deleted or replaced while open; reopen it
     │   ├── LogUnusableError      damaged, not a log, or a newer version's; a retry does not help

@@ -11,7 +11,7 @@ import msgspec
 
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import LogPrunedError
-from ptn_api.event_log.announcements import AppendTime, PendingEvents, event_bytes
+from ptn_api.event_log.announcements import AppendTime, PendingEvents, event_bytes, new_orders
 from ptn_api.event_log.append import changed_at, removed_orders, rewritten
 from ptn_api.event_log.contract import (
     Change,
@@ -56,6 +56,7 @@ class _StoredDocument:
     content: bytes | None
     fingerprint: str
     revision: int
+    written_ms: int
 
 
 class MemoryLog:
@@ -81,10 +82,11 @@ class MemoryLog:
         self._tombstone_floor = 0
         self._events: list[Event] = []
         self._positions: dict[tuple[str, str], _Entry] = {}
-        self._seen: dict[tuple[str, str], tuple[int, float]] = {}
+        self._seen: dict[str, dict[str, tuple[int, float | None]]] = {}
+        """Per miner, as `FirstSeen`."""
         self._documents: dict[tuple[Document, str], _StoredDocument] = {}
         self._source = SourceStatus()
-        self._counters = {"events": 0, "late": 0, "conflicts": 0, "pruned": 0}
+        self._counters = {"events": 0, "late": 0, "conflicts": 0, "pruned": 0, "skipped": 0}
         self._listeners: set[_MemoryListener] = set()
 
     # --- reading ------------------------------------------------------------------------------------------
@@ -164,6 +166,9 @@ class MemoryLog:
             if name is document and stored.content is not None
         }
 
+    def documents_changed(self, since_revision: int) -> set[tuple[Document, str]]:
+        return {key for key, stored in self._documents.items() if stored.revision > since_revision}
+
     def source(self) -> SourceStatus:
         return self._source
 
@@ -199,7 +204,7 @@ class MemoryLog:
         }
 
     def seen(self, miner: str, order_uuids: Iterable[str]) -> set[str]:
-        return {uuid for uuid in order_uuids if (miner, uuid) in self._seen}
+        return set(order_uuids) & set(self._seen.get(miner, {}))
 
     def set_source(self, status: SourceStatus) -> None:
         self._source = status
@@ -216,41 +221,44 @@ class MemoryLog:
             if entry.removed_ms is not None and entry.removed_ms < oldest_ms and key not in needed:
                 self._tombstone_floor = max(self._tombstone_floor, entry.revision)
                 del self._positions[key]
+        for document, stored in list(self._documents.items()):
+            last_change = stored.revision == self.document_revision(document[0])
+            if stored.content is None and stored.written_ms < oldest_ms and not last_change:
+                self._tombstone_floor = max(self._tombstone_floor, stored.revision)
+                del self._documents[document]
         return self.floor()
 
     # --- the parts of an append ---------------------------------------------------------------------------
 
     def _apply(self, changes: list[Change], now_ms: int) -> Head:
         before = self._head
-        pending = PendingEvents(
-            AppendTime(
-                now_ms=now_ms,
-                late_ms=self._late_ms,
-                silent_until_ms=None if self._ready else self.created_ms,
-            )
-        )
+        time = AppendTime(now_ms=now_ms, late_ms=self._late_ms, created_ms=self.created_ms)
+        pending = PendingEvents()
         for change in changes:
             match change:
                 case PositionWritten():
-                    self._write(change, pending)
+                    self._write(change, pending, time)
                 case PositionRemoved():
                     self._remove(change, now_ms)
                 case DocumentWritten():
-                    self._write_document(change)
+                    self._write_document(change, now_ms)
         self._announce(pending)
         if self._head != before:
             self._notify()
         return self._head
 
     def _announce(self, pending: PendingEvents) -> None:
-        events = pending.numbered(self._head.sequence)
+        events = [
+            msgspec.structs.replace(event, sequence=sequence)
+            for sequence, event in enumerate(pending.in_order(), self._head.sequence + 1)
+        ]
         self._events += events
         self._head = Head(sequence=self._head.sequence + len(events), revision=self._head.revision)
         self._counters["events"] += len(events)
         self._counters["late"] += sum(event.late for event in events)
         self._counters["conflicts"] += len(pending.conflicts)
 
-    def _write(self, change: PositionWritten, pending: PendingEvents) -> None:
+    def _write(self, change: PositionWritten, pending: PendingEvents, time: AppendTime) -> None:
         position, text = change.position, change.text
         key = (position.miner_hotkey, position.position_uuid)
         entry = self._positions.get(key, _Entry())
@@ -267,23 +275,25 @@ class MemoryLog:
         entry.close_ms = position.closed_at
         entry.fingerprint, entry.removed_ms = change.fingerprint, None
         changed = changed_at(entry.orders, entry.revision)
-        known = {uuid: first for uuid in uuids if (first := self._seen.get((key[0], uuid)))}
-        for uuid, first in pending.add(change, changed, known, entry.revision).items():
-            self._seen[key[0], uuid] = first
+        seen = self._seen.setdefault(key[0], {})
+        new = new_orders(change, changed, seen, time, entry.revision)
+        pending.add(new)
+        seen.update(new.first)
 
     def _remove(self, change: PositionRemoved, now_ms: int) -> None:
         entry = self._positions.get((change.miner_hotkey, change.position_uuid))
         if entry is not None and entry.removed_ms is None:
             entry.removed_ms, entry.revision, entry.fingerprint = now_ms, self._next_revision(), ""
 
-    def _write_document(self, change: DocumentWritten) -> None:
+    def _write_document(self, change: DocumentWritten, now_ms: int) -> None:
         key = (change.document, change.miner_hotkey)
         stored = self._documents.get(key)
         if change.content == (stored.content if stored else None):
             if stored:
                 stored.fingerprint = change.fingerprint
             return
-        self._documents[key] = _StoredDocument(change.content, change.fingerprint, self._next_revision())
+        revision = self._next_revision()
+        self._documents[key] = _StoredDocument(change.content, change.fingerprint, revision, now_ms)
 
     def _next_revision(self) -> int:
         self._head = Head(sequence=self._head.sequence, revision=self._head.revision + 1)

@@ -21,9 +21,11 @@ __all__ = [
     "AppendTime",
     "Conflict",
     "FirstSeen",
+    "NewOrders",
     "PendingEvents",
     "announcements",
     "event_bytes",
+    "new_orders",
 ]
 
 EVENT_OVERHEAD = 256
@@ -38,13 +40,12 @@ FirstSeen = Mapping[str, tuple[int, float | None]]
 class AppendTime(msgspec.Struct, frozen=True, kw_only=True):
     """The time of an append, with the limits that decide what is announced and what is late.
 
-    Orders processed at or before `silent_until_ms` are not announced. During the baseline it is the log's
-    creation time, afterwards None.
+    Orders processed at or before `created_ms`, the log's creation, are not announced.
     """
 
     now_ms: int
     late_ms: int
-    silent_until_ms: int | None = None
+    created_ms: int
 
 
 class Conflict(NamedTuple):
@@ -54,6 +55,17 @@ class Conflict(NamedTuple):
     order_uuid: str
     processed_ms: int
     leverage: float | None
+
+
+class NewOrders(NamedTuple):
+    """What a text adds: the orders never seen before, the conflicts, and the events without a sequence.
+
+    Each event has the largest processed_ms in the list up to its order.
+    """
+
+    first: FirstSeen
+    conflicts: list[Conflict]
+    events: list[tuple[int, Event]]
 
 
 class _SortKey(NamedTuple):
@@ -72,46 +84,46 @@ class _SortKey(NamedTuple):
 class PendingEvents:
     """The events of one append, collected until they are sorted and numbered."""
 
-    def __init__(self, time: AppendTime) -> None:
+    def __init__(self) -> None:
         self.conflicts: list[Conflict] = []
-        self._time = time
         self._events: list[tuple[_SortKey, Event]] = []
         self._texts = 0
         self._largest_ms: dict[tuple[str, str], int] = {}
 
-    def add(
-        self, change: PositionWritten, changed: list[int], seen: FirstSeen, revision: int
-    ) -> dict[str, tuple[int, float | None]]:
-        """Collects the events of a text. Returns its unseen orders, for the log to remember.
-
-        `changed` are the indexes of the orders that this text added or changed; all others have been seen.
-        `seen` contains at least those of the changed orders that were seen before.
-        """
-        miner, orders = change.position.miner_hotkey, change.position.orders
-        unseen = _unseen(orders, changed, seen)
-        first = {orders[i].order_uuid: (orders[i].processed_ms, orders[i].leverage) for i in unseen}
-        known = {**seen, **first}
-        for order in (orders[index] for index in changed):
-            version = (order.processed_ms, order.leverage)
-            if known.get(order.order_uuid, version) != version:
-                self.conflicts.append(Conflict(miner, order.order_uuid, *version))
-        if unseen:
-            self._texts += 1  # separates this text's events from those of an earlier text of the position
-        key = (miner, change.position.position_uuid)
-        for largest_ms, event in announcements(change, unseen, self._time, revision):
+    def add(self, new: NewOrders) -> None:
+        """Takes what a text adds. Texts of one position must come in the order in which they were written."""
+        self.conflicts += new.conflicts
+        self._texts += 1  # separates this text's events from those of an earlier text of the position
+        for largest_ms, event in new.events:
+            key = (event.miner_hotkey, event.position_uuid)
             # The events of a position written twice in one append keep the order of the texts.
             self._largest_ms[key] = max(largest_ms, self._largest_ms.get(key, 0))
             sort_key = _SortKey(self._largest_ms[key], key[1], key[0], self._texts, event.n_orders)
             self._events.append((sort_key, event))
-        return first
 
-    def numbered(self, after: int) -> list[Event]:
-        """The events in order, with sequences from `after` + 1."""
-        self._events.sort(key=lambda row: row[0])
-        return [
-            msgspec.structs.replace(event, sequence=sequence)
-            for sequence, (_, event) in enumerate(self._events, after + 1)
-        ]
+    def in_order(self) -> list[Event]:
+        """The events in the order of their sequences."""
+        return [event for _, event in sorted(self._events, key=lambda row: row[0])]
+
+
+def new_orders(
+    change: PositionWritten, changed: list[int], seen: FirstSeen, time: AppendTime, revision: int
+) -> NewOrders:
+    """Returns what a text written at `revision` adds.
+
+    `changed` are the indexes of the orders that this text added or changed; all others have been seen.
+    `seen` contains at least those of the changed orders that were seen before.
+    """
+    orders = change.position.orders
+    unseen = _unseen(orders, changed, seen)
+    first = {orders[i].order_uuid: (orders[i].processed_ms, orders[i].leverage) for i in unseen}
+    known = {**seen, **first}
+    conflicts = []
+    for order in (orders[index] for index in changed):
+        version = (order.processed_ms, order.leverage)
+        if known.get(order.order_uuid, version) != version:
+            conflicts.append(Conflict(change.position.miner_hotkey, order.order_uuid, *version))
+    return NewOrders(first, conflicts, list(announcements(change, unseen, time, revision)))
 
 
 def announcements(
@@ -124,8 +136,8 @@ def announcements(
     would delay other orders.
     """
     position, text = change.position, change.text
-    orders, silent_until_ms = position.orders, time.silent_until_ms
-    announced = [i for i in unseen if silent_until_ms is None or orders[i].processed_ms > silent_until_ms]
+    orders = position.orders
+    announced = [index for index in unseen if orders[index].processed_ms > time.created_ms]
     if not announced:
         return
     last_seen = _last_seen(orders, announced)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from ptn_api.event_log.announcements import AppendTime, Conflict, PendingEvents, event_bytes
+import msgspec
+
+from ptn_api.event_log.announcements import AppendTime, Conflict, PendingEvents, event_bytes, new_orders
 from ptn_api.event_log.contract import Change, DocumentWritten, PositionRemoved, PositionWritten
 from ptn_api.event_log.documents import (
     PackedDocument,
@@ -20,7 +23,7 @@ from ptn_api.event_log.rows import (
     LogState,
     OrderList,
     find_position,
-    insert_events,
+    insert_event,
     orders_of,
     put_orders,
     put_position,
@@ -28,21 +31,57 @@ from ptn_api.event_log.rows import (
     seen_orders,
 )
 
-__all__ = ["Append", "changed_at", "removed_orders", "rewritten"]
+__all__ = ["Append", "Skipped", "changed_at", "removed_orders", "rewritten"]
+
+_FAULTS = (
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    sqlite3.DataError,
+    OverflowError,
+    UnicodeEncodeError,
+)
+"""What SQLite and its module raise for a value that the schema does not allow or that cannot be stored."""
+
+
+class Skipped(NamedTuple):
+    """A change, or an event, that the schema refused: a bug in this package. `fields` identify it."""
+
+    fields: dict[str, str]
+    error: Exception
 
 
 class Append:
-    """Changes applied one by one; `finish` gives their events sequences."""
+    """Changes applied one by one; `finish` gives their events sequences.
+
+    What the schema refuses is skipped, because a retry would fail as well and hold up all other changes.
+    """
 
     def __init__(self, db: sqlite3.Connection, state: LogState, time: AppendTime) -> None:
+        self.skipped: list[Skipped] = []
         self._db = db
         self._state = state
-        self._now_ms = time.now_ms
-        self._pending = PendingEvents(time)
+        self._time = time
+        self._pending = PendingEvents()
         self._position_ids: dict[tuple[str, str], int] = {}
+
+    @property
+    def conflicts(self) -> list[Conflict]:
+        return self._pending.conflicts
 
     def apply(self, change: Change, packed: PackedDocument | None = None) -> None:
         """`packed` is a document whose chunks are already written; other documents are packed here."""
+        revision = self._state.revision
+        self._db.execute("SAVEPOINT change")
+        try:
+            self._apply(change, packed)
+        except _FAULTS as error:
+            self._db.execute("ROLLBACK TO change")
+            self._state.revision = revision
+            self._skip(_identity(change), error)
+        self._db.execute("RELEASE change")
+
+    def _apply(self, change: Change, packed: PackedDocument | None) -> None:
         match change:
             case PositionWritten():
                 self._write_position(change)
@@ -52,23 +91,32 @@ class Append:
                     # The row remains as a tombstone, and the orders for the events that need them.
                     self._db.execute(
                         "UPDATE positions SET removed_ms = ?, revision = ?, fingerprint = '' WHERE id = ?",
-                        (self._now_ms, self._state.next_revision(), stored.id),
+                        (self._time.now_ms, self._state.next_revision(), stored.id),
                     )
             case DocumentWritten():
                 self._write_document(change, packed)
 
-    def finish(self) -> list[Conflict]:
-        """Numbers and writes the events. Returns the conflicts, to be logged after the commit."""
+    def finish(self) -> None:
+        """Numbers and writes the events, and counts."""
         state = self._state
-        events = self._pending.numbered(state.sequence)
-        ids = self._position_ids
-        insert_events(self._db, [(ids[event.miner_hotkey, event.position_uuid], event) for event in events])
-        state.sequence += len(events)
-        state.events += len(events)
-        state.late += sum(event.late for event in events)
-        state.event_bytes += sum(map(event_bytes, events))
-        state.conflicts += len(self._pending.conflicts)
-        return self._pending.conflicts
+        for event in self._pending.in_order():
+            position = (event.miner_hotkey, event.position_uuid)
+            numbered = msgspec.structs.replace(event, sequence=state.sequence + 1)
+            try:
+                insert_event(self._db, self._position_ids[position], numbered)
+            except _FAULTS as error:
+                identity = {"miner_hotkey": position[0], "position_uuid": position[1]}
+                self._skip(identity | {"order_uuid": event.order_uuid}, error)
+                continue
+            state.sequence += 1
+            state.events += 1
+            state.late += event.late
+            state.event_bytes += event_bytes(event)
+        state.conflicts += len(self.conflicts)
+
+    def _skip(self, fields: dict[str, str], error: Exception) -> None:
+        self.skipped.append(Skipped(fields, error))
+        self._state.skipped += 1
 
     def _write_position(self, change: PositionWritten) -> None:
         position, text = change.position, change.text
@@ -88,9 +136,9 @@ class Append:
         position_id = put_position(self._db, stored_id, change, revision, orders.layout_revision)
         put_orders(self._db, position_id, old, orders)
         self._db.executemany(
-            "INSERT OR REPLACE INTO departed VALUES (?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO removed_orders VALUES (?, ?, ?, ?)",
             [
-                (position_id, uuid, before, self._now_ms)
+                (position_id, uuid, before, self._time.now_ms)
                 for uuid, before in removed_orders(old, uuids).items()
             ],
         )
@@ -101,7 +149,9 @@ class Append:
         """Collects events of the orders never seen before, and remembers these orders."""
         miner, orders = change.position.miner_hotkey, change.position.orders
         seen = seen_orders(self._db, miner, {orders[index].order_uuid for index in changed})
-        remember_orders(self._db, miner, self._pending.add(change, changed, seen, revision))
+        new = new_orders(change, changed, seen, self._time, revision)
+        remember_orders(self._db, miner, new.first)
+        self._pending.add(new)  # last: what the schema refuses must not leave events behind
 
     def _write_document(self, change: DocumentWritten, packed: PackedDocument | None) -> None:
         content = change.content
@@ -117,7 +167,17 @@ class Append:
         if stored == (packed.digest if packed else None):
             update_fingerprint(self._db, change)
             return
-        put_document(self._db, change, self._state.next_revision(), packed)
+        put_document(self._db, change, self._state.next_revision(), packed, self._time.now_ms)
+
+
+def _identity(change: Change) -> dict[str, str]:
+    match change:
+        case PositionWritten(position=position):
+            return {"miner_hotkey": position.miner_hotkey, "position_uuid": position.position_uuid}
+        case PositionRemoved():
+            return {"miner_hotkey": change.miner_hotkey, "position_uuid": change.position_uuid}
+        case DocumentWritten():
+            return {"document": change.document.value, "miner_hotkey": change.miner_hotkey}
 
 
 # --- order lists ------------------------------------------------------------------------------------------

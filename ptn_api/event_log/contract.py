@@ -276,12 +276,20 @@ class EventLog(Protocol):
         """For a document in PER_MINER: the miners that have one, with the revision of each."""
         ...
 
+    def documents_changed(self, since_revision: int) -> set[tuple[Document, str]]:
+        """(document, miner_hotkey) of the documents written or deleted after `since_revision`.
+
+        Deletions are kept as long as tombstones: since `oldest_revision`.
+        """
+        ...
+
     def source(self) -> SourceStatus: ...
 
     def counters(self) -> dict[str, int]:
-        """Counts since creation: `events`, `late` events, `conflicts` and `pruned` events.
+        """Counts since creation: `events`, `late` events, `conflicts`, `pruned` events and `skipped` changes.
 
-        A conflict is an order that came back with another time or leverage; the first version is kept.
+        A conflict is an order that came back with another time or leverage; the first version is kept. A
+        skipped change is one that the log's schema refused, which is a bug.
         """
         ...
 
@@ -298,18 +306,20 @@ class EventLogWriter(EventLog, Protocol):
     def baseline(self, changes: Iterable[Change], now_ms: int) -> Head:
         """Writes the first scan in one transaction; if that did not commit, the next start repeats it.
 
-        It records the state and the seen orders. Only orders processed after the log's creation become
-        events; the same holds for an append before the baseline. Once the baseline is complete, this is an
-        append.
+        It records the state and the seen orders. Once the baseline is complete, this is an append.
         """
         ...
 
     def append(self, changes: Iterable[Change], now_ms: int) -> Head:
         """Applies the changes in one transaction and returns when they are durable.
 
-        Idempotent: a change without effect makes no revision. The events of one call are sorted by (largest
-        processed_ms so far in the position's list, position_uuid, index in the list). Raises
-        LogUnwritableError with nothing changed; the log remains usable.
+        Idempotent: a change without effect makes no revision. Orders processed at or before the log's
+        creation (`created_ms`) are state and never events, whenever they are first seen. The events of one
+        call are sorted by (largest processed_ms so far in the position's list, position_uuid, index in the
+        list).
+
+        Raises LogUnwritableError with nothing changed; the log remains usable. A change that the schema
+        refuses is a bug: it is logged, counted and skipped, and all others are applied.
 
         Several threads may append to the SQLite log. Compressing and writing a large document takes about a
         second: append it alone, from a separate thread, so that orders are written between its chunks.

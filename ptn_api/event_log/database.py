@@ -1,4 +1,4 @@
-"""The log's SQLite file: schema, connections, and the errors that SQLite's errors become.
+"""The log's SQLite file: connections, and the errors that SQLite's errors become.
 
 The file is in WAL mode with synchronous=FULL: a commit that returned survives kill -9 and power loss, and
 readers never block the writer. Readers connect read-write with query_only: a read-only connection that is the
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,12 +24,12 @@ from ptn_api.errors import (
     LogUnusableError,
     LogUnwritableError,
 )
+from ptn_api.event_log.schema import require_schema
 
 __all__ = [
     "FileIdentity",
     "connect_reader",
     "connect_writer",
-    "create",
     "log_path",
     "make_file",
     "reading",
@@ -39,8 +38,6 @@ __all__ = [
     "writing",
 ]
 
-SCHEMA_VERSION = 2
-_APPLICATION_ID = 0x50544E31  # "PTN1"
 _BUSY_S = 10.0
 _WRITER_PRAGMAS = (
     "synchronous = FULL",
@@ -48,96 +45,6 @@ _WRITER_PRAGMAS = (
     f"journal_size_limit = {32 << 20}",
     f"cache_size = -{64 << 10}",  # KiB
 )
-
-# Columns and tables keep the names of schema 1: `shell` is a position's or event's header, `departed` holds
-# the orders removed from lists, and `pieces` the chunks of documents.
-_SCHEMA = """
-CREATE TABLE log (
-    id INTEGER PRIMARY KEY CHECK (id = 1),
-    epoch TEXT NOT NULL,
-    created_ms INTEGER NOT NULL,
-    ready INTEGER NOT NULL DEFAULT 0,
-    sequence INTEGER NOT NULL,
-    revision INTEGER NOT NULL DEFAULT 0,
-    tombstone_floor INTEGER NOT NULL DEFAULT 0,
-    event_bytes INTEGER NOT NULL DEFAULT 0,
-    events INTEGER NOT NULL DEFAULT 0,
-    late INTEGER NOT NULL DEFAULT 0,
-    conflicts INTEGER NOT NULL DEFAULT 0,
-    pruned INTEGER NOT NULL DEFAULT 0,
-    source BLOB NOT NULL DEFAULT x'7b7d'
-);
-CREATE TABLE positions (
-    id INTEGER PRIMARY KEY,
-    miner TEXT NOT NULL,
-    uuid TEXT NOT NULL,
-    fingerprint TEXT NOT NULL,
-    revision INTEGER NOT NULL,
-    layout_revision INTEGER NOT NULL,
-    close_ms INTEGER,
-    removed_ms INTEGER,
-    last_sequence INTEGER NOT NULL,
-    orders_at INTEGER NOT NULL,
-    shell BLOB NOT NULL,
-    UNIQUE (miner, uuid)
-);
-CREATE INDEX positions_by_revision ON positions (revision);
-CREATE INDEX tombstones ON positions (removed_ms) WHERE removed_ms IS NOT NULL;
--- id = position << 32 | index: a position's orders are adjacent, in list order.
-CREATE TABLE orders (
-    id INTEGER PRIMARY KEY,
-    uuid TEXT NOT NULL,
-    revision INTEGER NOT NULL,
-    text BLOB NOT NULL
-);
-CREATE TABLE departed (
-    position INTEGER NOT NULL,
-    uuid TEXT NOT NULL,
-    before TEXT,
-    departed_ms INTEGER NOT NULL,
-    PRIMARY KEY (position, uuid)
-) WITHOUT ROWID;
-CREATE TABLE seen (
-    miner TEXT NOT NULL,
-    uuid TEXT NOT NULL,
-    processed_ms INTEGER NOT NULL,
-    leverage REAL,
-    PRIMARY KEY (miner, uuid)
-) WITHOUT ROWID;
-CREATE TABLE events (
-    sequence INTEGER PRIMARY KEY,
-    revision INTEGER NOT NULL,
-    timestamp_ms INTEGER NOT NULL,
-    position INTEGER NOT NULL,
-    miner TEXT NOT NULL,
-    position_uuid TEXT NOT NULL,
-    trade_pair TEXT NOT NULL,
-    order_uuid TEXT NOT NULL,
-    processed_ms INTEGER NOT NULL,
-    n_orders INTEGER NOT NULL,
-    late INTEGER NOT NULL,
-    orders_at INTEGER NOT NULL,
-    order_text BLOB NOT NULL,
-    shell BLOB NOT NULL,
-    extra BLOB NOT NULL
-);
--- miner '': the document is not one of a miner. version NULL: the validator deleted it.
-CREATE TABLE documents (
-    name TEXT NOT NULL,
-    miner TEXT NOT NULL,
-    revision INTEGER NOT NULL,
-    fingerprint TEXT NOT NULL,
-    digest BLOB,
-    version INTEGER,
-    PRIMARY KEY (name, miner)
-) WITHOUT ROWID;
-CREATE TABLE pieces (
-    version INTEGER NOT NULL,
-    place INTEGER NOT NULL,
-    content BLOB NOT NULL,
-    PRIMARY KEY (version, place)
-);
-"""
 
 
 def log_path(data_dir: Path) -> Path:
@@ -201,38 +108,16 @@ def connect_writer(path: Path) -> sqlite3.Connection:
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
-    """Connects for reading. Raises LogMissingError before a writer has created the schema."""
+    """Connects for reading. Raises LogMissingError until a writer has created or migrated the log."""
     with reading():
         db = _connect(path)
         try:
             db.execute("PRAGMA query_only = ON")
-            if not _has_schema(db, path):
-                raise LogMissingError(f"no event log yet: {path}")
+            require_schema(db, path)
         except BaseException:
             db.close()
             raise
     return db
-
-
-def create(db: sqlite3.Connection, path: Path, created_ms: int) -> None:
-    """Creates the schema in a new file, in one transaction. Does nothing for an existing log."""
-    if _has_schema(db, path):
-        return
-    # One transaction, including the two pragmas: a reader sees no schema or all of it.
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        for statement in _SCHEMA.split(";\n"):
-            db.execute(statement)
-        db.execute(
-            "INSERT INTO log (id, epoch, created_ms, sequence) VALUES (1, ?, ?, ?)",
-            (secrets.token_hex(16), created_ms, created_ms // 1000),
-        )
-        db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        db.execute("COMMIT")
-    except BaseException:
-        db.rollback()
-        raise
 
 
 @contextlib.contextmanager
@@ -273,23 +158,6 @@ def _connect(path: Path) -> sqlite3.Connection:
         isolation_level=None,  # explicit BEGIN and COMMIT
         check_same_thread=False,  # callers hold a lock per connection
     )
-
-
-def _has_schema(db: sqlite3.Connection, path: Path) -> bool:
-    """Whether the file has the schema. Raises LogUnusableError if it is not a log, or a newer version's."""
-    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if not tables:
-        return False  # checked first: a writer may be creating the schema, in one transaction
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if application != _APPLICATION_ID:
-        raise LogUnusableError(f"not an event log: {path}", code="not_a_log")
-    if version > SCHEMA_VERSION:
-        raise LogUnusableError(
-            f"{path} was written by a newer version (schema {version}, supported {SCHEMA_VERSION}): upgrade",
-            code="newer_schema",
-        )
-    return True
 
 
 def _raise_if_damaged(error: sqlite3.Error) -> None:

@@ -9,13 +9,15 @@ from typing import NamedTuple
 
 import zstandard
 
-from ptn_api.event_log.contract import DocumentWritten
+from ptn_api.event_log.contract import Document, DocumentWritten
 
 __all__ = [
+    "KINDS",
     "LARGE_BYTES",
     "PackedDocument",
     "delete_chunk",
     "pack",
+    "prune_deleted",
     "put_chunk",
     "put_document",
     "read_document",
@@ -27,6 +29,8 @@ __all__ = [
 LARGE_BYTES = 1 << 20
 """The chunks of a document this large are written before its transaction, each in a separate one."""
 _CHUNK_BYTES = 512 << 10
+KINDS = {document.value: document for document in Document}
+"""Documents by name. A later version with this schema may have written others, which are ignored."""
 
 
 class PackedDocument(NamedTuple):
@@ -51,18 +55,32 @@ def pack(content: bytes, *, stored: bytes | None = None) -> PackedDocument:
 
 
 def put_chunk(db: sqlite3.Connection, packed: PackedDocument, index: int) -> None:
-    db.execute("INSERT INTO pieces VALUES (?, ?, ?)", (packed.version, index, packed.chunks[index]))
+    db.execute("INSERT INTO chunks VALUES (?, ?, ?)", (packed.version, index, packed.chunks[index]))
 
 
 def put_document(
-    db: sqlite3.Connection, change: DocumentWritten, revision: int, packed: PackedDocument | None
+    db: sqlite3.Connection,
+    change: DocumentWritten,
+    revision: int,
+    packed: PackedDocument | None,
+    now_ms: int,
 ) -> None:
-    """Makes the document the one whose chunks have that version; None: the validator deleted it."""
-    digest, version = (packed.digest, packed.version) if packed else (None, None)
+    """Makes the document the one whose chunks have that version; None: the validator deleted it.
+
+    The only chunk of a small document is deleted at once. Those of a large one become unused, because
+    deleting them would delay orders.
+    """
+    key = (change.document.value, change.miner_hotkey)
     db.execute(
-        "INSERT OR REPLACE INTO documents (name, miner, revision, fingerprint, digest, version)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
-        (change.document.value, change.miner_hotkey, revision, change.fingerprint, digest, version),
+        "DELETE FROM chunks WHERE version = (SELECT version FROM documents WHERE name = ? AND miner = ?)"
+        " AND NOT EXISTS (SELECT 1 FROM chunks AS other WHERE other.version = chunks.version AND number > 0)",
+        key,
+    )
+    digest, version, removed_ms = (packed.digest, packed.version, None) if packed else (None, None, now_ms)
+    db.execute(
+        "INSERT OR REPLACE INTO documents (name, miner, revision, fingerprint, digest, version, removed_ms)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (*key, revision, change.fingerprint, digest, version, removed_ms),
     )
 
 
@@ -84,18 +102,32 @@ def update_fingerprint(db: sqlite3.Connection, change: DocumentWritten) -> None:
 
 def read_document(db: sqlite3.Connection, name: str, miner: str) -> bytes | None:
     rows = db.execute(
-        "SELECT content FROM documents JOIN pieces USING (version) WHERE name = ? AND miner = ?"
-        " ORDER BY place",
+        "SELECT content FROM documents JOIN chunks USING (version) WHERE name = ? AND miner = ?"
+        " ORDER BY number",
         (name, miner),
     ).fetchall()
     packed = b"".join(row[0] for row in rows)
     return zstandard.ZstdDecompressor().decompress(packed) if packed else None
 
 
+def prune_deleted(db: sqlite3.Connection, *, oldest_ms: int) -> int:
+    """Forgets the documents deleted before then. Returns the newest revision of these deletions, or 0.
+
+    The last change of each kind is kept, so that the kind's revision never decreases.
+    """
+    rows = db.execute(
+        "SELECT name, miner, revision FROM documents WHERE removed_ms < ?"
+        " AND revision NOT IN (SELECT max(revision) FROM documents GROUP BY name)",
+        (oldest_ms,),
+    ).fetchall()
+    db.executemany("DELETE FROM documents WHERE name = ? AND miner = ?", [row[:2] for row in rows])
+    return max((row[2] for row in rows), default=0)
+
+
 def unused_chunks(db: sqlite3.Connection) -> list[tuple[int, int]]:
     """(version, index) of chunks without a document: of replaced documents, or left by a crash."""
     return db.execute(
-        "SELECT version, place FROM pieces"
+        "SELECT version, number FROM chunks"
         " WHERE version NOT IN (SELECT version FROM documents WHERE version IS NOT NULL)"
     ).fetchall()
 
@@ -103,7 +135,7 @@ def unused_chunks(db: sqlite3.Connection) -> list[tuple[int, int]]:
 def delete_chunk(db: sqlite3.Connection, version: int, index: int) -> None:
     """Deletes a chunk, unless a document has taken over its version since."""
     db.execute(
-        "DELETE FROM pieces WHERE version = ? AND place = ?"
-        " AND NOT EXISTS (SELECT 1 FROM documents WHERE documents.version = pieces.version)",
+        "DELETE FROM chunks WHERE version = ? AND number = ?"
+        " AND NOT EXISTS (SELECT 1 FROM documents WHERE documents.version = chunks.version)",
         (version, index),
     )

@@ -21,7 +21,7 @@ __all__ = [
     "StoredPosition",
     "events_after",
     "find_position",
-    "insert_events",
+    "insert_event",
     "logged_position",
     "orders_of",
     "orders_up_to",
@@ -50,6 +50,7 @@ class LogState:
     late: int
     conflicts: int
     pruned: int
+    skipped: int
 
     @classmethod
     def load(cls, db: sqlite3.Connection) -> LogState:
@@ -71,7 +72,7 @@ _SAVE_STATE = f"UPDATE log SET {', '.join(f'{name} = ?' for name in _MUTABLE)}" 
 
 # --- positions --------------------------------------------------------------------------------------------
 
-POSITION_COLUMNS = "id, miner, uuid, revision, close_ms, shell, orders_at, layout_revision"
+POSITION_COLUMNS = "id, miner, uuid, revision, close_ms, header, orders_at, layout_revision"
 """The columns that `logged_position` takes."""
 
 
@@ -85,7 +86,7 @@ class StoredPosition(NamedTuple):
 
 def find_position(db: sqlite3.Connection, miner: str, uuid: str) -> StoredPosition | None:
     row = db.execute(
-        "SELECT id, removed_ms IS NOT NULL, fingerprint, shell, layout_revision"
+        "SELECT id, removed_ms IS NOT NULL, fingerprint, header, layout_revision"
         " FROM positions WHERE miner = ? AND uuid = ?",
         (miner, uuid),
     ).fetchone()
@@ -112,12 +113,12 @@ def put_position(
     if position_id is not None:
         db.execute(
             "UPDATE positions SET fingerprint = ?, revision = ?, layout_revision = ?, close_ms = ?,"
-            " orders_at = ?, shell = ?, removed_ms = NULL WHERE id = ?",
+            " orders_at = ?, header = ?, removed_ms = NULL WHERE id = ?",
             (*values, position_id),
         )
         return position_id
     cursor = db.execute(
-        "INSERT INTO positions (fingerprint, revision, layout_revision, close_ms, orders_at, shell,"
+        "INSERT INTO positions (fingerprint, revision, layout_revision, close_ms, orders_at, header,"
         " miner, uuid, last_sequence) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
         (*values, position.miner_hotkey, position.position_uuid),
     )
@@ -198,9 +199,9 @@ def _columns(rows: list[tuple[Any, ...]], width: int) -> tuple[tuple[Any, ...], 
 # --- seen orders ------------------------------------------------------------------------------------------
 
 
-def seen_orders(db: sqlite3.Connection, miner: str, uuids: Iterable[str]) -> dict[str, tuple[int, float]]:
+def seen_orders(db: sqlite3.Connection, miner: str, uuids: Iterable[str]) -> FirstSeen:
     """Returns those of the orders that were seen before, with processed_ms and leverage as first seen."""
-    seen: dict[str, tuple[int, float]] = {}
+    seen: dict[str, tuple[int, float | None]] = {}
     for uuid in uuids:
         row = db.execute(
             "SELECT processed_ms, leverage FROM seen WHERE miner = ? AND uuid = ?", (miner, uuid)
@@ -220,36 +221,28 @@ def remember_orders(db: sqlite3.Connection, miner: str, orders: FirstSeen) -> No
 # --- events -----------------------------------------------------------------------------------------------
 
 
-def insert_events(db: sqlite3.Connection, events: list[tuple[int, Event]]) -> None:
-    """Inserts events, each given with the id of its position."""
-    db.executemany(
+def insert_event(db: sqlite3.Connection, position_id: int, event: Event) -> None:
+    db.execute(
         "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        [
-            (
-                event.sequence,
-                event.revision,
-                event.timestamp_ms,
-                position_id,
-                event.miner_hotkey,
-                event.position_uuid,
-                event.trade_pair,
-                event.order_uuid,
-                event.processed_ms,
-                event.n_orders,
-                event.late,
-                event.orders_at,
-                event.order,
-                event.header,
-                event.extra,
-            )
-            for position_id, event in events
-        ],
+        (
+            event.sequence,
+            event.revision,
+            event.timestamp_ms,
+            position_id,
+            event.miner_hotkey,
+            event.position_uuid,
+            event.trade_pair,
+            event.order_uuid,
+            event.processed_ms,
+            event.n_orders,
+            event.late,
+            event.orders_at,
+            event.order,
+            event.header,
+            event.extra,
+        ),
     )
-    last_sequences = {position_id: event.sequence for position_id, event in events}
-    db.executemany(
-        "UPDATE positions SET last_sequence = ? WHERE id = ?",
-        [(sequence, position_id) for position_id, sequence in last_sequences.items()],
-    )
+    db.execute("UPDATE positions SET last_sequence = ? WHERE id = ?", (event.sequence, position_id))
 
 
 def orders_up_to(
@@ -276,7 +269,7 @@ def orders_up_to(
 def events_after(db: sqlite3.Connection, after: int, limit: int, *, orders: bool) -> list[Event]:
     rows = db.execute(
         "SELECT sequence, revision, timestamp_ms, position, miner, position_uuid, trade_pair, order_uuid,"
-        " processed_ms, n_orders, late, orders_at, order_text, shell, extra"
+        " processed_ms, n_orders, late, orders_at, order_text, header, extra"
         " FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?",
         (after, limit),
     ).fetchall()
@@ -316,7 +309,10 @@ _ORDERS_OF_EVENTS = (  # CROSS keeps SQLite from starting at `orders` and scanni
     f"SELECT orders.id >> 32, uuid, text FROM ({_POSITIONS_OF_EVENTS}) CROSS JOIN orders"  # noqa: S608
     " ON orders.id BETWEEN position << 32 AND (position + 1 << 32) - 1 ORDER BY orders.id"
 )
-_REMOVED_OF_EVENTS = f"SELECT position, uuid, before FROM departed WHERE position IN ({_POSITIONS_OF_EVENTS})"  # noqa: S608
+_REMOVED_OF_EVENTS = (
+    "SELECT position, uuid, before FROM removed_orders"  # noqa: S608 - a constant
+    f" WHERE position IN ({_POSITIONS_OF_EVENTS})"
+)
 
 
 def _lists_of_events(db: sqlite3.Connection, first: int, last: int) -> dict[int, _EventLists]:
@@ -340,7 +336,7 @@ _BATCH = 1_000
 def prune_events(db: sqlite3.Connection, state: LogState, *, oldest_ms: int, retention_bytes: int) -> bool:
     """Deletes at most a batch of the oldest events; returns whether more may have to go."""
     rows = db.execute(
-        "SELECT sequence, timestamp_ms, length(order_text) + length(shell) + length(extra) + ?"
+        "SELECT sequence, timestamp_ms, length(order_text) + length(header) + length(extra) + ?"
         " FROM events ORDER BY sequence LIMIT ?",
         (EVENT_OVERHEAD, _BATCH),
     ).fetchall()
@@ -366,7 +362,7 @@ def prune_tombstones(db: sqlite3.Connection, state: LogState, *, oldest_ms: int)
     ).fetchall()
     for position_id, revision in rows:
         db.execute("DELETE FROM orders WHERE id BETWEEN ? AND ?", _order_span(position_id))
-        db.execute("DELETE FROM departed WHERE position = ?", (position_id,))
+        db.execute("DELETE FROM removed_orders WHERE position = ?", (position_id,))
         db.execute("DELETE FROM positions WHERE id = ?", (position_id,))
         state.tombstone_floor = max(state.tombstone_floor, revision)
     return len(rows) == _BATCH
@@ -374,4 +370,4 @@ def prune_tombstones(db: sqlite3.Connection, state: LogState, *, oldest_ms: int)
 
 def prune_removed_orders(db: sqlite3.Connection, *, oldest_ms: int) -> None:
     """Forgets orders removed before then: they were announced earlier still, so their events are gone."""
-    db.execute("DELETE FROM departed WHERE departed_ms < ?", (oldest_ms,))
+    db.execute("DELETE FROM removed_orders WHERE removed_ms < ?", (oldest_ms,))

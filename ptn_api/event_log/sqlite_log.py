@@ -29,9 +29,9 @@ def open_writer(
 ) -> EventLogWriter:
     """Opens the log in this directory for writing; creates it if it is missing.
 
-    `clock` supplies a new log's creation time. Raises LogLockedError if another process writes the log,
-    LogUnwritableError if the directory or the file cannot be written, LogUnusableError for a file that is
-    damaged, not a log, or a newer version's.
+    Migrates a log of an older version. `clock` supplies a new log's creation time. Raises LogLockedError if
+    another process writes the log, LogUnwritableError if the directory or the file cannot be written,
+    LogUnusableError for a file that is damaged, not a log, or a newer version's.
     """
     data_dir = data_dir.absolute()
     try:
@@ -56,8 +56,8 @@ def open_writer(
 def open_reader(data_dir: Path, *, wait_ms: int = 0) -> EventLog:
     """Opens the log in this directory for reading, whether or not a writer runs.
 
-    Blocks for at most `wait_ms` until a writer has created the log. Raises LogMissingError if it is still
-    missing then, other errors as `open_writer` does.
+    Blocks for at most `wait_ms` until a writer has created or migrated the log. Raises LogMissingError if it
+    has not by then, other errors as `open_writer` does.
     """
     deadline = time.monotonic() + wait_ms / 1000
     while True:

@@ -21,7 +21,7 @@ from ptn_api.event_log.contract import (
     SourceStatus,
 )
 from ptn_api.event_log.database import FileIdentity, connect_reader, log_path, reading
-from ptn_api.event_log.documents import read_document
+from ptn_api.event_log.documents import KINDS, read_document
 from ptn_api.event_log.rows import POSITION_COLUMNS, LogState, events_after, logged_position
 
 __all__ = ["SqliteReader"]
@@ -151,6 +151,11 @@ class SqliteReader:
             )
             return dict(rows.fetchall())
 
+    def documents_changed(self, since_revision: int) -> set[tuple[Document, str]]:
+        with self._snapshot() as db:
+            rows = db.execute("SELECT name, miner FROM documents WHERE revision > ?", (since_revision,))
+            return {(KINDS[name], miner) for name, miner in rows if name in KINDS}
+
     def source(self) -> SourceStatus:
         with self._snapshot() as db:
             (status,) = db.execute("SELECT source FROM log").fetchone()
@@ -158,7 +163,7 @@ class SqliteReader:
 
     def counters(self) -> dict[str, int]:
         state = self._state()
-        return {name: getattr(state, name) for name in ("events", "late", "conflicts", "pruned")}
+        return {name: getattr(state, name) for name in ("events", "late", "conflicts", "pruned", "skipped")}
 
     def commit_listener(self) -> SocketCommitListener:
         return SocketCommitListener(listener_folder(self._data_dir))

@@ -16,13 +16,12 @@ import structlog
 
 from ptn_api.clock import Clock
 from ptn_api.errors import LogUnwritableError
-from ptn_api.event_log.announcements import AppendTime, Conflict
+from ptn_api.event_log.announcements import AppendTime
 from ptn_api.event_log.append import Append
 from ptn_api.event_log.commit_notifier import CommitNotifier, listener_folder
 from ptn_api.event_log.contract import Change, Document, DocumentWritten, Head, SourceStatus
 from ptn_api.event_log.database import (
     connect_writer,
-    create,
     log_path,
     make_file,
     wal_path,
@@ -30,15 +29,18 @@ from ptn_api.event_log.database import (
     writing,
 )
 from ptn_api.event_log.documents import (
+    KINDS,
     LARGE_BYTES,
     PackedDocument,
     delete_chunk,
     pack,
+    prune_deleted,
     put_chunk,
     stored_digest,
     unused_chunks,
 )
 from ptn_api.event_log.rows import LogState, prune_events, prune_removed_orders, prune_tombstones, seen_orders
+from ptn_api.event_log.schema import create_or_migrate
 from ptn_api.event_log.sqlite_reader import SqliteReader
 
 __all__ = ["SqliteWriter"]
@@ -80,7 +82,7 @@ class SqliteWriter(SqliteReader):
             self._writer: sqlite3.Connection | None = connect_writer(path)
         try:
             with writing():
-                create(self._writer, path, clock())
+                create_or_migrate(self._writer, path, clock())
             os.fsync(lock)  # makes the new file's name durable
             super().__init__(data_dir)
         except BaseException:
@@ -92,13 +94,14 @@ class SqliteWriter(SqliteReader):
     def baseline(self, changes: Iterable[Change], now_ms: int) -> Head:
         with self._transaction() as (db, state):
             # `changes` may read files: the write lock is held throughout, but readers are not blocked.
-            append = Append(db, state, self._append_time(state, now_ms))
+            append = Append(db, state, self._append_time(now_ms))
             for change in changes:
                 append.apply(change)
-            conflicts = append.finish()
+            append.finish()
             state.ready = True
         self._checkpoint()
-        return self._committed(state, conflicts)
+        self._notifier.notify()
+        return _reported(state, append)
 
     def append(self, changes: Iterable[Change], now_ms: int) -> Head:
         changes = list(changes)
@@ -107,18 +110,18 @@ class SqliteWriter(SqliteReader):
             self._write_ahead(changes, ahead)
             with self._transaction() as (db, state):
                 before = (state.sequence, state.revision)
-                append = Append(db, state, self._append_time(state, now_ms))
+                append = Append(db, state, self._append_time(now_ms))
                 for index, change in enumerate(changes):
                     append.apply(change, ahead.get(index))
-                conflicts = append.finish()
+                append.finish()
         finally:
             # Chunks that no document took over are unused from now on, and the next cleanup deletes them.
             self._staging.difference_update(packed.version for packed in ahead.values())
-        if any(isinstance(change, DocumentWritten) for change in changes):
+        if before != (state.sequence, state.revision):
+            self._notifier.notify()
+        if ahead:
             self._delete_unused_chunks()
-        if before == (state.sequence, state.revision):
-            return Head(sequence=state.sequence, revision=state.revision)
-        return self._committed(state, conflicts)
+        return _reported(state, append)
 
     def fingerprints(self) -> dict[tuple[str, str], str]:
         with self._snapshot() as db:
@@ -128,7 +131,7 @@ class SqliteWriter(SqliteReader):
     def document_fingerprints(self) -> dict[tuple[Document, str], str]:
         with self._snapshot() as db:
             rows = db.execute("SELECT name, miner, fingerprint FROM documents WHERE version IS NOT NULL")
-            return {(Document(name), miner): fingerprint for name, miner, fingerprint in rows}
+            return {(KINDS[name], miner): text for name, miner, text in rows if name in KINDS}
 
     def seen(self, miner: str, order_uuids: Iterable[str]) -> set[str]:
         with self._snapshot() as db:
@@ -150,6 +153,7 @@ class SqliteWriter(SqliteReader):
             with self._transaction() as (db, state):
                 more = prune_tombstones(db, state, oldest_ms=oldest_ms)
                 prune_removed_orders(db, oldest_ms=oldest_ms)
+                state.tombstone_floor = max(state.tombstone_floor, prune_deleted(db, oldest_ms=oldest_ms))
         self._delete_unused_chunks()
         self._checkpoint(over_bytes=_LARGE_WAL_BYTES)
         return self.floor()
@@ -192,25 +196,15 @@ class SqliteWriter(SqliteReader):
                     db.close()
                 raise
 
-    def _append_time(self, state: LogState, now_ms: int) -> AppendTime:
-        return AppendTime(
-            now_ms=now_ms,
-            late_ms=self._late_ms,
-            silent_until_ms=None if state.ready else state.created_ms,
-        )
-
-    def _committed(self, state: LogState, conflicts: Sequence[Conflict]) -> Head:
-        self._notifier.notify()
-        for conflict in conflicts:
-            logger.warning("order_conflict", **conflict._asdict())
-        return Head(sequence=state.sequence, revision=state.revision)
-
     def _checkpoint(self, *, over_bytes: int = 0) -> None:
         """Checkpoints and truncates a write-ahead log larger than this, as far as readers allow."""
         with self._write_lock, contextlib.suppress(sqlite3.Error, FileNotFoundError):
             if self._writer is not None and wal_path(self._path).stat().st_size > over_bytes:
                 with without_waiting(self._writer):  # orders wait for this: do not wait for readers
                     self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+    def _append_time(self, now_ms: int) -> AppendTime:
+        return AppendTime(now_ms=now_ms, late_ms=self._late_ms, created_ms=self.created_ms)
 
     # --- documents ----------------------------------------------------------------------------------------
 
@@ -243,3 +237,12 @@ class SqliteWriter(SqliteReader):
                         delete_chunk(db, version, index)
         except LogUnwritableError as error:
             logger.warning("document_cleanup_failed", reason=str(error))
+
+
+def _reported(state: LogState, append: Append) -> Head:
+    """The head after a committed append, whose conflicts and skipped changes are logged."""
+    for conflict in append.conflicts:
+        logger.warning("order_conflict", **conflict._asdict())
+    for skipped in append.skipped:
+        logger.error("change_skipped", **skipped.fields, reason=str(skipped.error), exc_info=skipped.error)
+    return Head(sequence=state.sequence, revision=state.revision)

@@ -105,6 +105,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_log_events_total", "counter", "orders announced since the log was made", _REST, lambda s: s.log.counters()["events"]),
     Metric("ptn_log_late_events_total", "counter", "announced orders that were marked late", _REST, lambda s: s.log.counters()["late"]),
     Metric("ptn_log_order_conflicts_total", "counter", "known orders that came again with another time or leverage", _REST, lambda s: s.log.counters()["conflicts"]),
+    Metric("ptn_log_skipped_changes_total", "counter", "changes that the log's schema refused, a bug; each is logged as change_skipped", _REST, lambda s: s.log.counters()["skipped"]),
     Metric("ptn_log_pruned_events_total", "counter", "orders that are no longer kept", _REST, lambda s: s.log.counters()["pruned"]),
     Metric("ptn_log_size_bytes", "gauge", "size of the log's files, write-ahead log included", _REST, lambda s: s.log_bytes()),
     Metric("ptn_log_append_seconds", "histogram", "time from handing changes to the log until they are durable", _INTAKE, lambda s: s.counters.append_seconds),

@@ -101,7 +101,6 @@ class Follower:
         self._queue = RebuildQueue()
         self._taken = Head(sequence=0, revision=0)
         """Changes up to here are in the views or in the queue."""
-        self._document_revisions: dict[Document, int] = {}
         self._latest_ms = 0
         self.built = asyncio.Event()
         self.outage = LogOutage()
@@ -160,7 +159,7 @@ class Follower:
             logger.info("views_built", miners=len(views.hotkeys()), omitted=views.omitted())
 
     def _take_everything(self, head: Head) -> None:
-        self._take_documents()
+        self._take_documents(since=0)
         for hotkey in {*self._log.hotkeys(), *(self._documents.miners() or ()), *self._views.hotkeys()}:
             self._queue.add_urgent(hotkey, self._taken, full=True)
         self._taken = head
@@ -191,12 +190,11 @@ class Follower:
                 due = monotonic() + self._coalesce_s
                 self._queue.add_refresh(position.miner_hotkey, self._taken, due)
             await time_slice.yield_if_due()
-        self._take_documents()
-        self._taken = head
+        self._take_documents(since)
+        self._taken = head  # last: after a LogError above everything is taken again
 
-    def _take_documents(self) -> None:
-        revisions = {document: self._log.document_revision(document) for document in Document}
-        changed = {d for d, revision in revisions.items() if self._document_revisions.get(d) != revision}
+    def _take_documents(self, since: int) -> None:
+        changed = {document for document, _ in self._log.documents_changed(since)}
         if Document.ELIMINATIONS in changed:
             eliminated = self._documents.eliminated()  # the aggregates of these miners are neutral
             for hotkey in eliminated ^ self._views.eliminated:
@@ -209,7 +207,6 @@ class Follower:
                 self._queue.add_urgent(hotkey, self._taken)
         if changed:
             self._views.changed_ms = self._clock()
-        self._document_revisions = revisions  # last: after a LogError above the documents are taken again
 
     def _take_expired(self) -> None:
         """Queues the miners whose views have aged, or everything after a jump of the clock into the past."""

@@ -9,7 +9,7 @@ from ptn_api.event_log.announcements import AppendTime, announcements
 from ptn_api.event_log.contract import Event
 from tests.factories import T0, order, position, written
 
-NOW = AppendTime(now_ms=T0 + 10_000, late_ms=60_000)
+NOW = AppendTime(now_ms=T0 + 10_000, late_ms=60_000, created_ms=0)
 
 
 def announce(body: dict[str, Any], unseen: list[int], time: AppendTime = NOW) -> list[Event]:
@@ -67,6 +67,6 @@ def test_a_text_with_too_many_new_orders_has_the_files_summary_in_each_event() -
 
 def test_silent_orders_are_not_announced() -> None:
     """During the baseline only orders processed after the log's creation are."""
-    time = AppendTime(now_ms=T0 + 10_000, late_ms=60_000, silent_until_ms=T0 + 2_000)
+    time = AppendTime(now_ms=T0 + 10_000, late_ms=60_000, created_ms=T0 + 2_000)
     events = announce(position(1, [order(n) for n in (1, 2, 3)]), [0, 1, 2], time)
     assert [event.n_orders for event in events] == [3]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from ptn_api.errors import LogPrunedError
@@ -100,17 +101,46 @@ def test_only_new_orders_are_announced_after_the_baseline(make_log: MakeLog) -> 
     assert numbers(log) == [1]
 
 
-def test_old_orders_first_seen_after_the_baseline_are_announced(log: EventLogWriter) -> None:
-    """Orders from a downtime of the API are announced afterwards, marked late."""
-    log.append([written(position(1, [order(0, at=T0 - DAY)]))], NOW)
+def test_orders_from_before_the_creation_are_never_announced(log: EventLogWriter) -> None:
+    """Also if their file becomes readable, or a synchronisation inserts them, long after the baseline."""
+    log.append([written(position(1, [order(1, at=T0 - DAY), order(2, at=T0)]))], NOW)
+    log.append([written(position(2, [order(3, at=T0), order(4, at=T0 + 1)]))], NOW + DAY)
+    log.append([written(position(1, [order(5, at=T0 - 1), order(1, at=T0 - DAY), order(2, at=T0)]))], NOW)
+    assert numbers(log) == [4]
+    assert announced(log)[0].late
+    assert log.seen(MINER, [uuid(1001), uuid(1002), uuid(1003), uuid(1005)]) == {
+        uuid(1001),
+        uuid(1002),
+        uuid(1003),
+        uuid(1005),
+    }
+    assert len(list(log.positions())) == 2
+
+
+def test_orders_of_a_downtime_are_announced_late(log: EventLogWriter) -> None:
+    """Orders that were placed after the log's creation, while the API was down."""
+    log.append([written(position(1, [order(0, at=T0 + 1)]))], NOW + DAY)
     (event,) = announced(log)
     assert event.late
 
 
 def test_a_second_baseline_is_an_append(log: EventLogWriter) -> None:
     """Once the baseline is complete, another first scan is news and loses no order."""
-    log.baseline([written(position(1, [order(0, at=T0 - DAY)]))], NOW)
-    assert numbers(log) == [0]
+    log.baseline([written(position(1, [order(1), order(2)]))], NOW)
+    assert numbers(log) == [1, 2]
+
+
+def test_an_order_without_a_leverage_is_an_order(log: EventLogWriter) -> None:
+    """It is announced once. A leverage that is added later is a conflict, like any other change of it."""
+    change = written(position(1, [order(1), order(2)]))
+    msgspec.structs.force_setattr(change.position.orders[1], "leverage", None)
+    log.append([change], NOW)
+    log.append([change, written(position(2, [order(3)]))], NOW)
+    assert numbers(log) == [1, 2, 3]
+    assert log.counters()["conflicts"] == 0
+    log.append([written(position(1, [order(1), order(2, 0.3)]))], NOW)
+    assert numbers(log) == [1, 2, 3]
+    assert log.counters()["conflicts"] == 1
 
 
 def test_append_before_the_baseline_keeps_history_silent(make_log: MakeLog) -> None:
@@ -296,7 +326,7 @@ def test_a_corrected_price_is_not_a_conflict(log: EventLogWriter) -> None:
     """Validators correct prices and quotes every day."""
     log.append([written(position(1, [order(1)]))], NOW)
     log.append([written(position(1, [order(1, price=101.5, bid=1.0)]))], NOW)
-    assert log.counters() == {"events": 1, "late": 0, "conflicts": 0, "pruned": 0}
+    assert log.counters() == {"events": 1, "late": 0, "conflicts": 0, "pruned": 0, "skipped": 0}
 
 
 def test_events_of_a_position_that_cannot_be_rebuilt_have_the_files_summary(log: EventLogWriter) -> None:

@@ -247,6 +247,39 @@ def test_each_miner_has_its_own_document(log: EventLogWriter) -> None:
     assert log.document(orders, "b") is None
 
 
+def test_changed_documents_are_listed_since_a_revision(log: EventLogWriter) -> None:
+    """Written or deleted ones, of any miner, in one call."""
+    orders = Document.LIMIT_ORDERS
+    log.append([DocumentWritten(document=Document.STATISTICS, content=b"{}")], NOW)
+    log.append([DocumentWritten(document=orders, miner_hotkey=hotkey, content=b"[]") for hotkey in "ab"], NOW)
+    assert log.documents_changed(0) == {(Document.STATISTICS, ""), (orders, "a"), (orders, "b")}
+    assert log.documents_changed(2) == {(orders, "b")}
+    log.append([DocumentWritten(document=orders, miner_hotkey="a", content=None)], NOW)
+    assert log.documents_changed(3) == {(orders, "a")}
+    assert log.documents_changed(log.head().revision) == set()
+
+
+def test_deleted_documents_are_forgotten_after_the_retention(make_log: MakeLog) -> None:
+    """The miners that come and go leave nothing behind, and a kind's revision never decreases."""
+    log = make_log(retention_ms=DAY)
+    log.baseline([], T0)
+    orders, snapshots = Document.LIMIT_ORDERS, Document.SNAPSHOTS
+    for hotkey in "abc":
+        log.append([DocumentWritten(document=orders, miner_hotkey=hotkey, content=b"[1]")], NOW)
+    log.append([DocumentWritten(document=snapshots, miner_hotkey="a", content=b"[]")], NOW)
+    for document, hotkey in ((orders, "a"), (orders, "b"), (snapshots, "a")):
+        log.append([DocumentWritten(document=document, miner_hotkey=hotkey, content=None)], NOW)
+    log.prune(NOW + DAY)
+    assert log.documents_changed(0) == {(orders, "a"), (orders, "b"), (orders, "c"), (snapshots, "a")}
+    assert log.oldest_revision() == 0
+    log.prune(NOW + DAY + 1)
+    assert log.documents_changed(0) == {(orders, "b"), (orders, "c"), (snapshots, "a")}
+    assert log.document_revision(orders) == 6
+    assert log.oldest_revision() == 5
+    log.append([DocumentWritten(document=orders, miner_hotkey="a", content=b"[2]")], NOW)
+    assert log.document(orders, "a") == b"[2]"
+
+
 def test_large_documents_are_read_completely(log: EventLogWriter) -> None:
     """Also after replacing a document of many chunks, twice."""
     contents = [json.dumps([i * 7919 % k for i in range(700_000)]).encode() for k in (99991, 99989)]

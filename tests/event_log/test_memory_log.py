@@ -25,6 +25,12 @@ from tests.properties import tries
 
 OPTIONS: dict[str, Any] = {"late_ms": 5_000, "retention_ms": 40_000, "retention_bytes": 20_000}
 
+DOCUMENTS = [
+    (Document.STATISTICS, ""),
+    (Document.LIMIT_ORDERS, MINER),
+    (Document.LIMIT_ORDERS, OTHER_MINER),
+]
+
 orders = st.builds(
     lambda n, leverage, price, at: order(n, leverage, price=price, at=T0 + at),
     st.integers(0, 9),
@@ -49,8 +55,8 @@ removals = st.builds(
     st.sampled_from([MINER, OTHER_MINER]),
 )
 documents = st.builds(
-    lambda document, content: DocumentWritten(document=document, content=content),
-    st.sampled_from([Document.STATISTICS, Document.MINERS]),
+    lambda key, content: DocumentWritten(document=key[0], miner_hotkey=key[1], content=content),
+    st.sampled_from(DOCUMENTS),
     st.sampled_from([None, b"[]", b"{}"]),
 )
 scans = st.lists(st.one_of(positions, positions, removals, documents), max_size=4)
@@ -104,11 +110,14 @@ class SameHistories(RuleBasedStateMachine):
         after = self.model.floor() - 1
         assert self.log.read(after, 1_000) == self.model.read(after, 1_000)
         assert self.log.first_timestamp_after(after) == self.model.first_timestamp_after(after)
-        for document in (Document.STATISTICS, Document.MINERS):
-            assert self.log.document(document) == self.model.document(document)
+        assert self.log.document_fingerprints() == self.model.document_fingerprints()
+        for document, miner in DOCUMENTS:
+            assert self.log.document(document, miner) == self.model.document(document, miner)
             assert self.log.document_revision(document) == self.model.document_revision(document)
+            assert self.log.document_revisions(document) == self.model.document_revisions(document)
         oldest, head = self.model.oldest_revision(), self.model.head().revision
         for since in {0, max(oldest, head - 2), head}:
+            assert self.log.documents_changed(since) == self.model.documents_changed(since)
             assert list(self.log.positions(since_revision=since)) == list(
                 self.model.positions(since_revision=since)
             )
@@ -122,6 +131,7 @@ class SameHistories(RuleBasedStateMachine):
         for event in self.model.read(self.model.floor() - 1, 1_000):
             identity = (event.miner_hotkey, event.order_uuid)
             assert self.identities.setdefault(event.sequence, identity) == identity
+            assert event.processed_ms > self.model.created_ms
         assert len(set(self.identities.values())) == len(self.identities)
 
     def teardown(self) -> None:

@@ -26,7 +26,8 @@ from ptn_api.errors import (
     LogUnwritableError,
 )
 from ptn_api.event_log import EventLog, EventLogWriter, database, open_reader, open_writer, sqlite_reader
-from ptn_api.event_log.database import SCHEMA_VERSION, log_path
+from ptn_api.event_log.database import log_path
+from ptn_api.event_log.schema import SCHEMA_VERSION
 from tests.event_log.writer_process import text_with
 from tests.factories import T0, order, position, written
 
@@ -35,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[EventLogWriter]:
-    log = open_writer(tmp_path / "data", clock=lambda: T0)
+    log = open_writer(tmp_path / "data", clock=lambda: T0 - 1)
     log.baseline([], T0)
     yield log
     log.close()
@@ -131,7 +132,7 @@ def test_a_log_is_the_same_after_a_restart(log: EventLogWriter, tmp_path: Path) 
     head = log.append([text_with(1)], T0)
     log.close()
     again = open_writer(tmp_path / "data", clock=lambda: T0 + 999_999)
-    assert (again.epoch, again.created_ms, again.head(), again.ready()) == (log.epoch, T0, head, True)
+    assert (again.epoch, again.created_ms, again.head(), again.ready()) == (log.epoch, T0 - 1, head, True)
     again.close()
 
 

@@ -9,8 +9,11 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
+import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from ptn_api.errors import LogUnwritableError
 from ptn_api.event_log import (
@@ -26,7 +29,7 @@ from ptn_api.event_log import (
 from ptn_api.event_log.database import log_path, wal_path
 from ptn_api.event_log.sqlite_writer import SqliteWriter
 from tests.event_log.writer_process import text_with
-from tests.factories import T0, order, position, written
+from tests.factories import MINER, T0, order, position, uuid, written
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ def data_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def log(data_dir: Path) -> Iterator[EventLogWriter]:
-    log = open_writer(data_dir, clock=lambda: T0)
+    log = open_writer(data_dir, clock=lambda: T0 - 1)
     log.baseline([], T0)
     yield log
     log.close()
@@ -45,7 +48,7 @@ def log(data_dir: Path) -> Iterator[EventLogWriter]:
 def chunks(data_dir: Path) -> int:
     db = sqlite3.connect(log_path(data_dir))
     try:
-        return int(db.execute("SELECT count(*) FROM pieces").fetchone()[0])
+        return int(db.execute("SELECT count(*) FROM chunks").fetchone()[0])
     finally:
         db.close()
 
@@ -192,12 +195,36 @@ def test_orders_and_documents_from_two_threads(log: EventLogWriter, data_dir: Pa
     assert 0 < chunks(data_dir) < 10
 
 
+def test_the_chunk_of_a_small_document_is_replaced_with_it(log: EventLogWriter, data_dir: Path) -> None:
+    """In the same transaction, so that a change of a miner's document leaves nothing to clean up."""
+    for n in range(3):
+        log.append(
+            [
+                DocumentWritten(document=Document.LIMIT_ORDERS, miner_hotkey=hotkey, content=b"[%d]" % n)
+                for hotkey in "abc"
+            ],
+            T0,
+        )
+        assert chunks(data_dir) == 3
+    log.append([DocumentWritten(document=Document.LIMIT_ORDERS, miner_hotkey="a", content=None)], T0)
+    assert chunks(data_dir) == 2
+
+
+def test_the_chunks_of_a_large_document_are_deleted_later(log: EventLogWriter, data_dir: Path) -> None:
+    """One by one, so that orders are written in between."""
+    log.append([document(3 << 20)], T0)
+    log.append([document(100)], T0)
+    assert chunks(data_dir) > 1
+    log.prune(T0)
+    assert chunks(data_dir) == 1
+
+
 def test_chunks_left_by_a_crash_are_deleted(log: EventLogWriter, data_dir: Path) -> None:
     """The next writer deletes chunks without a document."""
     log.append([document(100)], T0)
     log.close()
     db = sqlite3.connect(log_path(data_dir))
-    db.executemany("INSERT INTO pieces VALUES (?, ?, x'00')", [(1, 0), (1, 1), (2, 0)])
+    db.executemany("INSERT INTO chunks VALUES (?, ?, x'00')", [(1, 0), (1, 1), (2, 0)])
     db.commit()
     db.close()
     open_writer(data_dir).close()
@@ -227,3 +254,87 @@ def test_the_source_status_survives_a_restart(log: EventLogWriter, data_dir: Pat
     again = open_writer(data_dir)
     assert again.source() == SourceStatus(swept_ms=T0, reason="x")
     again.close()
+
+
+# --- changes that the schema refuses ----------------------------------------------------------------------
+
+
+def invalid(change: Any, **fields: Any) -> Any:
+    """The change with values that a bug might put there."""
+    for name, value in fields.items():
+        msgspec.structs.force_setattr(change, name, value)
+    return change
+
+
+def entries(logs: list[Any]) -> list[Any]:
+    """What was logged about skipped changes."""
+    return [entry for entry in logs if entry["event"] == "change_skipped"]
+
+
+def test_a_change_that_breaks_a_constraint_is_skipped(log: EventLogWriter) -> None:
+    """All others are applied, nothing of it remains, and no retry is needed."""
+    log.append([written(position(2, [order(2)]))], T0)
+    broken = written(position(2, [order(2), order(22)]), fingerprint="new")
+    invalid(broken.text, header=None)
+    with capture_logs() as logs:
+        head = log.append([written(position(1, [order(1)])), broken, written(position(3, [order(3)]))], T0)
+    assert [event.order_uuid for event in log.read(log.floor() - 1, 10)] == [
+        uuid(1002),
+        uuid(1001),
+        uuid(1003),
+    ]
+    assert head.revision == 3
+    assert [p.revision for p in log.positions()] == [1, 2, 3]
+    assert log.fingerprints()[MINER, uuid(2)] == ""
+    assert log.seen(MINER, [uuid(1022)]) == set()
+    (entry,) = entries(logs)
+    assert (entry["log_level"], entry["miner_hotkey"], entry["position_uuid"]) == ("error", MINER, uuid(2))
+    assert entry["reason"] == "NOT NULL constraint failed: positions.header"
+    assert log.counters() == {"events": 3, "late": 0, "conflicts": 0, "pruned": 0, "skipped": 1}
+    log.append([written(position(2, [order(2), order(22)]))], T0)
+    assert log.read(head.sequence, 10)[0].order_uuid == uuid(1022)
+
+
+def test_a_number_that_sqlite_cannot_store_is_skipped(log: EventLogWriter) -> None:
+    """Its error is not one of SQLite's. Nothing of an earlier step remains, and readers are not notified."""
+    too_large = written(position(1, [order(1), order(2)]))
+    invalid(too_large.position.orders[1], processed_ms=1 << 63)
+    with capture_logs() as logs:
+        head = log.append([too_large], T0)
+    assert len(entries(logs)) == 1
+    assert (head.revision, list(log.positions()), log.seen(MINER, [uuid(1001)])) == (0, [], set())
+    log.append([written(position(1, [order(1)]))], T0)
+    assert log.head().revision == 1
+
+
+def test_a_baseline_skips_what_the_schema_refuses(data_dir: Path) -> None:
+    """Otherwise the server would never start."""
+    log = open_writer(data_dir, clock=lambda: T0)
+    log.baseline([invalid(document(10), fingerprint=None), written(position(1, [order(1)]))], T0)
+    assert log.ready()
+    assert log.counters()["skipped"] == 1
+    assert len(list(log.positions())) == 1
+    log.close()
+
+
+def test_a_large_document_that_breaks_a_constraint_leaves_nothing(
+    log: EventLogWriter, data_dir: Path
+) -> None:
+    """Neither a document nor its chunks, which are written first."""
+    with capture_logs() as logs:
+        log.append([invalid(document(2 << 20), fingerprint=None)], T0)
+    assert entries(logs)[0]["document"] == "statistics"
+    assert log.document(Document.STATISTICS) is None
+    assert chunks(data_dir) == 0
+
+
+def test_an_event_that_breaks_a_constraint_makes_no_gap(log: EventLogWriter) -> None:
+    """The other events of the append have consecutive sequences."""
+    broken = written(position(1, [order(1)]), extra=cast("bytes", None))
+    with capture_logs() as logs:
+        head = log.append([broken, written(position(2, [order(2)])), written(position(3, [order(3)]))], T0)
+    events = log.read(log.floor() - 1, 10)
+    assert [event.order_uuid for event in events] == [uuid(1002), uuid(1003)]
+    assert [event.sequence for event in events] == [head.sequence - 1, head.sequence]
+    assert entries(logs)[0]["order_uuid"] == uuid(1001)
+    assert log.counters()["skipped"] == 1

@@ -1,0 +1,212 @@
+"""The log's schema, and the migrations that bring an older log to it: the only way to change the schema."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from pathlib import Path
+
+import structlog
+
+from ptn_api.errors import LogMissingError, LogUnusableError
+
+__all__ = ["MIGRATIONS", "SCHEMA", "SCHEMA_VERSION", "create_or_migrate", "require_schema"]
+
+logger = structlog.get_logger()
+_APPLICATION_ID = 0x50544E31  # "PTN1"
+
+# A new log is created with SCHEMA, an older one goes through MIGRATIONS; a test compares the results.
+SCHEMA = """
+CREATE TABLE log (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    epoch TEXT NOT NULL,
+    created_ms INTEGER NOT NULL,
+    ready INTEGER NOT NULL DEFAULT 0,
+    sequence INTEGER NOT NULL,
+    revision INTEGER NOT NULL DEFAULT 0,
+    tombstone_floor INTEGER NOT NULL DEFAULT 0,
+    event_bytes INTEGER NOT NULL DEFAULT 0,
+    events INTEGER NOT NULL DEFAULT 0,
+    late INTEGER NOT NULL DEFAULT 0,
+    conflicts INTEGER NOT NULL DEFAULT 0,
+    pruned INTEGER NOT NULL DEFAULT 0,
+    source BLOB NOT NULL DEFAULT x'7b7d',
+    skipped INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE positions (
+    id INTEGER PRIMARY KEY,
+    miner TEXT NOT NULL,
+    uuid TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    layout_revision INTEGER NOT NULL,
+    close_ms INTEGER,
+    removed_ms INTEGER,
+    last_sequence INTEGER NOT NULL,
+    orders_at INTEGER NOT NULL,
+    header BLOB NOT NULL,
+    UNIQUE (miner, uuid)
+);
+CREATE INDEX positions_by_revision ON positions (revision);
+CREATE INDEX tombstones ON positions (removed_ms) WHERE removed_ms IS NOT NULL;
+-- id = position << 32 | index: a position's orders are adjacent, in list order.
+CREATE TABLE orders (
+    id INTEGER PRIMARY KEY,
+    uuid TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    text BLOB NOT NULL
+);
+CREATE TABLE removed_orders (
+    position INTEGER NOT NULL,
+    uuid TEXT NOT NULL,
+    before TEXT,
+    removed_ms INTEGER NOT NULL,
+    PRIMARY KEY (position, uuid)
+) WITHOUT ROWID;
+CREATE TABLE seen (
+    miner TEXT NOT NULL,
+    uuid TEXT NOT NULL,
+    processed_ms INTEGER NOT NULL,
+    leverage REAL,
+    PRIMARY KEY (miner, uuid)
+) WITHOUT ROWID;
+CREATE TABLE events (
+    sequence INTEGER PRIMARY KEY,
+    revision INTEGER NOT NULL,
+    timestamp_ms INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    miner TEXT NOT NULL,
+    position_uuid TEXT NOT NULL,
+    trade_pair TEXT NOT NULL,
+    order_uuid TEXT NOT NULL,
+    processed_ms INTEGER NOT NULL,
+    n_orders INTEGER NOT NULL,
+    late INTEGER NOT NULL,
+    orders_at INTEGER NOT NULL,
+    order_text BLOB NOT NULL,
+    header BLOB NOT NULL,
+    extra BLOB NOT NULL
+);
+-- miner '': the document is not one of a miner. version NULL: the validator deleted it, at removed_ms.
+CREATE TABLE documents (
+    name TEXT NOT NULL,
+    miner TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    fingerprint TEXT NOT NULL,
+    digest BLOB,
+    version INTEGER,
+    removed_ms INTEGER,
+    PRIMARY KEY (name, miner)
+) WITHOUT ROWID;
+CREATE INDEX documents_by_revision ON documents (revision);
+CREATE TABLE chunks (
+    version INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    content BLOB NOT NULL,
+    PRIMARY KEY (version, number)
+);
+"""
+
+_TO_2 = """
+ALTER TABLE positions RENAME COLUMN shell TO header;
+ALTER TABLE events RENAME COLUMN shell TO header;
+ALTER TABLE departed RENAME TO removed_orders;
+ALTER TABLE removed_orders RENAME COLUMN departed_ms TO removed_ms;
+ALTER TABLE pieces RENAME TO chunks;
+ALTER TABLE chunks RENAME COLUMN place TO number;
+ALTER TABLE log ADD COLUMN skipped INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE seen RENAME TO seen_1;
+CREATE TABLE seen (
+    miner TEXT NOT NULL,
+    uuid TEXT NOT NULL,
+    processed_ms INTEGER NOT NULL,
+    leverage REAL,
+    PRIMARY KEY (miner, uuid)
+) WITHOUT ROWID;
+INSERT INTO seen SELECT miner, uuid, processed_ms, leverage FROM seen_1;
+DROP TABLE seen_1;
+ALTER TABLE documents RENAME TO documents_1;
+CREATE TABLE documents (
+    name TEXT NOT NULL,
+    miner TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    fingerprint TEXT NOT NULL,
+    digest BLOB,
+    version INTEGER,
+    removed_ms INTEGER,
+    PRIMARY KEY (name, miner)
+) WITHOUT ROWID;
+CREATE INDEX documents_by_revision ON documents (revision);
+INSERT INTO documents (name, miner, revision, fingerprint, digest, version, removed_ms)
+    SELECT name, '', documents_1.revision, fingerprint, digest, version,
+        CASE WHEN version IS NULL THEN created_ms END
+    FROM documents_1, log;
+DROP TABLE documents_1;
+"""
+
+MIGRATIONS = (_TO_2,)
+"""Scripts: the first one leads from schema 1 to 2, the next one from 2 to 3, and so on."""
+SCHEMA_VERSION = 1 + len(MIGRATIONS)
+
+
+def create_or_migrate(db: sqlite3.Connection, path: Path, created_ms: int) -> None:
+    """Creates the schema in a new file, or migrates that of an older version.
+
+    Both happen in one transaction, the pragmas included: a reader sees the result or nothing of it, and after
+    a failure the file is as before. Raises LogUnusableError for a file that is not a log, or a newer
+    version's.
+    """
+    found = _version(db, path)
+    if found == SCHEMA_VERSION:
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for script in MIGRATIONS[found - 1 :] if found else (SCHEMA,):
+            for statement in script.split(";\n"):
+                db.execute(statement)
+        if not found:
+            db.execute(
+                "INSERT INTO log (id, epoch, created_ms, sequence) VALUES (1, ?, ?, ?)",
+                (secrets.token_hex(16), created_ms, created_ms // 1000),
+            )
+            db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        db.rollback()
+        raise
+    if found:
+        logger.info("log_migrated", from_schema=found, to_schema=SCHEMA_VERSION)
+
+
+def require_schema(db: sqlite3.Connection, path: Path) -> None:
+    """Raises LogMissingError until a writer has created or migrated the log.
+
+    Raises LogUnusableError as `create_or_migrate` does.
+    """
+    found = _version(db, path)
+    if not found:
+        raise LogMissingError(f"no event log yet: {path}")
+    if found < SCHEMA_VERSION:
+        raise LogMissingError(
+            f"{path} was written by an older version (schema {found}, now {SCHEMA_VERSION}):"
+            " intake migrates it at its start",
+            code="older_schema",
+        )
+
+
+def _version(db: sqlite3.Connection, path: Path) -> int:
+    """The version of the file's schema, 0 without one."""
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if not tables:
+        return 0  # checked first: a writer may be creating the schema, in one transaction
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    if application != _APPLICATION_ID or version < 1:
+        raise LogUnusableError(f"not an event log: {path}", code="not_a_log")
+    if version > SCHEMA_VERSION:
+        raise LogUnusableError(
+            f"{path} was written by a newer version (schema {version}, supported {SCHEMA_VERSION}): upgrade",
+            code="newer_schema",
+        )
+    return version
