@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from ptn_api.clock import Clock, wall_ms
-from ptn_api.model.tiers import Tier
+from ptn_api.model.tiers import Tier, data_tier
 
 __all__ = ["Grant", "KeyHolder", "KeyRing", "digest_of", "fingerprint"]
 
@@ -20,7 +20,7 @@ class Grant(NamedTuple):
     alias: str
     key: str | bytes
     """The key, or its SHA-256."""
-    tier: Tier
+    tier: float
     expires_ms: int | None = None
     max_connections: int | None = None
     requests_per_minute: int | None = None
@@ -31,14 +31,21 @@ class Grant(NamedTuple):
 
 
 class KeyHolder(msgspec.Struct, frozen=True, kw_only=True):
-    """An authenticated user. `alias` is the name in the key file; `fingerprint` is safe to log."""
+    """An authenticated user. `alias` is the name in the key file; `fingerprint` is safe to log.
+
+    `tier` is the key file's number; what the user sees of positions is `data_tier`.
+    """
 
     alias: str
-    tier: Tier
+    tier: float
     fingerprint: str
     expires_ms: int | None = None
     max_connections: int | None = None
     requests_per_minute: int | None = None
+
+    @property
+    def data_tier(self) -> Tier:
+        return data_tier(self.tier)
 
 
 def fingerprint(api_key: str) -> str:
@@ -67,7 +74,7 @@ class KeyRing:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def replace(self, grants: Iterable[Grant | tuple[str, str | bytes, Tier]]) -> None:
+    def replace(self, grants: Iterable[Grant | tuple[str, str | bytes, float]]) -> None:
         """Replaces all keys. A plain tuple is (alias, key or its SHA-256, tier)."""
         self._holders = {
             grant.digest: KeyHolder(

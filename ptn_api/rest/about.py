@@ -24,7 +24,7 @@ def me(app: AppContext, request: RequestContext) -> Response:
         tier=holder.tier,
         expires_ms=holder.expires_ms,
         limits=KeyLimits(
-            websocket_connections=connections if holder.tier == 100 else 0,
+            websocket_connections=connections if holder.tier >= 100 else 0,
             requests_per_minute=holder.requests_per_minute or options.requests_per_minute or None,
         ),
     )

@@ -89,9 +89,9 @@ class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tier(self) -> Tier:
-        """The tier of the request's API key."""
+        """The tier whose data the request's API key sees."""
         assert self.holder is not None
-        return self.holder.tier
+        return self.holder.data_tier
 
 
 class NoQuery(msgspec.Struct):

@@ -66,6 +66,6 @@ class Me(msgspec.Struct, kw_only=True):
     """The request's API key: its user and its limits. `expires_ms` is epoch ms; null: never."""
 
     alias: str
-    tier: int
+    tier: int | float
     expires_ms: int | None = None
     limits: KeyLimits
