@@ -231,8 +231,8 @@ ROUTES: tuple[Route, ...] = (
         access="tier 100",
         query=orders.OrdersQuery,
         errors=("bad_parameter", "not_found"),
-        description="Without `status` the unfilled orders as a list, with it `{status: [order]}`. An unfilled "
-        "bracket order reveals a live position, hence tier 100. Oldest first.",
+        description="Without `status` a list of the unfilled orders, with it `{status: [order]}`. Unfilled "
+        "bracket orders reveal live positions, hence tier 100. Oldest first.",
         freshness=True,
     ),
     Route(
