@@ -151,8 +151,12 @@ class Documents:
         return self._log.document(document, hotkey)
 
     def revisions_by_miner(self, document: Document) -> dict[str, int]:
-        """The miners that have such a document, with the revision at which each last changed."""
-        return self._keep("revisions_by_miner", document, lambda _: self._log.document_revisions(document))
+        """The miners that have such a document, with the revision at which each last changed; sorted."""
+        return self._keep(
+            "revisions_by_miner",
+            document,
+            lambda _: dict(sorted(self._log.document_revisions(document).items())),
+        )
 
     def revisions_of(self, *documents: Document) -> tuple[int, ...]:
         """The revisions at which these documents last changed."""

@@ -89,7 +89,7 @@ class LimitOrders:
                 listed_text(order_answer(file.order, file.trade_pair_id))
                 for file in _files.decode(content or b"[]")
             ),
-            key=lambda order: order.processed_ms,
+            key=lambda order: (order.processed_ms, order.text),
         )
 
 
