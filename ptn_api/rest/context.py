@@ -79,7 +79,7 @@ class AppContext:
         """Returns the context for serving this log."""
         views, documents = PositionViews(log, clock, metrics), Documents(log)
         follower = Follower(log, views, documents, clock, coalesce_ms=options.refresh_coalesce_ms)
-        limit_orders, archive = LimitOrders(documents), Archive(documents, views, clock)
+        limit_orders, archive = LimitOrders(documents), Archive(documents, clock)
         return cls(
             log=log,
             clock=clock,
