@@ -10,7 +10,7 @@ from ptn_api.http.body import body_of
 from ptn_api.http.response import Response
 from ptn_api.model.trade_pair import TRADE_PAIRS
 from ptn_api.rest.context import AppContext, RequestContext
-from ptn_api.wire.about import Health, KeyLimits, LogHealth, Me, Problem, SourceHealth, Status
+from ptn_api.wire.about import Health, KeyFileHealth, KeyLimits, LogHealth, Me, Problem, SourceHealth, Status
 
 __all__ = ["health", "me", "trade_pairs"]
 
@@ -18,7 +18,7 @@ __all__ = ["health", "me", "trade_pairs"]
 def me(app: AppContext, request: RequestContext) -> Response:
     holder, options = request.holder, app.options
     assert holder is not None
-    connections = holder.max_connections or options.max_connections_per_key
+    connections = holder.connection_limit(options.max_connections_per_key)
     result = Me(
         alias=holder.alias,
         tier=holder.tier,
@@ -65,5 +65,6 @@ def health(app: AppContext, request: RequestContext) -> Response:
             swept_ms=swept_ms, stale=source.stale, reason=source.reason, watching=source.watching
         ),
         log=LogHealth(ready=log_ready, writable=writable),
+        key_file=KeyFileHealth(left_out=app.keys.left_out),
     )
     return Response(body_of(msgspec.json.encode(result)), status=200 if status in ("ok", "degraded") else 503)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ptn_api.access.key_ring import KeyHolder
+from ptn_api.access.key_ring import KeyHolder, KeyRing
 from ptn_api.clock import Clock
 from ptn_api.event_log.contract import EventLog
 from ptn_api.http.response import Response, header_lines
@@ -57,6 +57,7 @@ class AppContext:
     follower: Follower
     checkpoint: Checkpoint
     health: ProcessHealth
+    keys: KeyRing
 
     @classmethod
     def over(
@@ -66,12 +67,14 @@ class AppContext:
         options: RestOptions,
         metrics: ViewMetrics | None = None,
         health: ProcessHealth | None = None,
+        keys: KeyRing | None = None,
     ) -> AppContext:
         """Returns the context for serving this log."""
         views, documents = PositionViews(log, clock, metrics), Documents(log)
         follower = Follower(log, views, documents, clock, coalesce_ms=options.refresh_coalesce_ms)
         checkpoint = Checkpoint(views, documents)
-        return cls(log, clock, options, documents, views, follower, checkpoint, health or SingleProcess())
+        health, keys = health or SingleProcess(), KeyRing() if keys is None else keys
+        return cls(log, clock, options, documents, views, follower, checkpoint, health, keys)
 
 
 class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
