@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from ptn_api.access.key_entry import faults_of, grants_of, printable, unknown_fields
+from ptn_api.access.key_entry import FIELDS, faults_of, grants_of, printable, unknown_fields
 from ptn_api.access.key_ring import Grant
 from ptn_api.errors import KeyFileError
 
@@ -78,7 +78,7 @@ def _parse(text: str, parsed: KeyFileContent, ignored: list[KeyFileProblem]) -> 
 
     def note_repeated(members: list[tuple[str, Any]]) -> dict[str, Any]:
         names = Counter(name for name, _ in members)
-        repeated.extend(name for name, count in names.items() if count > 1)
+        repeated.extend(name for name, count in names.items() if count > 1 and name in FIELDS)
         return dict(members)
 
     decoder = json.JSONDecoder(object_pairs_hook=note_repeated)
@@ -96,7 +96,7 @@ def _parse(text: str, parsed: KeyFileContent, ignored: list[KeyFileProblem]) -> 
             sentence = f"{fault.sentence}; {'the entry is left out' if fault.fatal else 'it counts as 0'}"
             parsed.problems.append(KeyFileProblem(lines.get(fault.field or "", line), sentence))
         for name in repeated:
-            sentence = f"{user}: {printable(name)} is there more than once; the last one holds"
+            sentence = f"{user}: {name} is there more than once; the last one holds"
             parsed.problems.append(KeyFileProblem(lines.get(name, line), sentence))
         for name in unknown:
             ignored.append(KeyFileProblem(lines[name], f'{user}: unknown field "{printable(name)}"'))

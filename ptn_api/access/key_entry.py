@@ -12,7 +12,16 @@ from msgspec import Meta
 from ptn_api.access.key_ring import Grant
 from ptn_api.errors import KeyFileError
 
-__all__ = ["Fault", "PreviousKey", "faults_of", "grants_of", "printable", "time_text", "unknown_fields"]
+__all__ = [
+    "FIELDS",
+    "Fault",
+    "PreviousKey",
+    "faults_of",
+    "grants_of",
+    "printable",
+    "time_text",
+    "unknown_fields",
+]
 
 _Time = Annotated[datetime, Meta(tz=True)]
 _Digest = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
@@ -33,7 +42,7 @@ class _Field(NamedTuple):
     expected: str
 
 
-_FIELDS = {
+FIELDS = {
     "key": _Field(str, "text"),
     "key_sha256": _Field(_Digest, "64 hex digits"),
     "tier": _Field(Any, "a number"),
@@ -67,7 +76,7 @@ def faults_of(alias: str, entry: Any) -> Iterator[Fault]:
     if not isinstance(entry, dict):
         yield Fault(None, f"{user}: expected a key, or an object with key and tier")
         return
-    for name, (kind, expected) in _FIELDS.items():
+    for name, (kind, expected) in FIELDS.items():
         try:
             if name in entry:
                 msgspec.convert(entry[name], kind)
@@ -89,7 +98,7 @@ def printable(name: str) -> str:
 
 def unknown_fields(entry: Any) -> list[str]:
     """The names of unknown fields, which the server ignores."""
-    return [name for name in entry if name not in _FIELDS] if isinstance(entry, dict) else []
+    return [name for name in entry if name not in FIELDS] if isinstance(entry, dict) else []
 
 
 def grants_of(alias: str, entry: Any) -> list[Grant]:
