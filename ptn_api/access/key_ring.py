@@ -14,6 +14,9 @@ from ptn_api.model.tiers import Tier, data_tier
 __all__ = ["Grant", "KeyHolder", "KeyRing", "digest_of", "fingerprint"]
 
 
+_UNLIMITED_TIER = 200
+
+
 class Grant(NamedTuple):
     """One key as the key file has it. None: no expiry, or the server's default limit."""
 
@@ -47,6 +50,12 @@ class KeyHolder(msgspec.Struct, frozen=True, kw_only=True):
     def data_tier(self) -> Tier:
         return data_tier(self.tier)
 
+    def connection_limit(self, default: int) -> int | None:
+        """How many WebSocket connections the user may have; None = any number, as from tier 200 on."""
+        if self.max_connections is None and self.tier < _UNLIMITED_TIER:
+            return default
+        return self.max_connections
+
 
 def fingerprint(api_key: str) -> str:
     """The first 8 hex digits of the key's SHA-256: they tell keys apart and authenticate nothing."""
@@ -68,14 +77,17 @@ class KeyRing:
         self._clock = clock
         self._holders: dict[bytes, KeyHolder] = {}
         self._listeners: list[Callable[[], None]] = []
+        self.left_out = 0
+        """How many entries of the key file cannot be used."""
 
     def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Calls the listener after every change of the keys. Returns a function that unregisters it."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def replace(self, grants: Iterable[Grant | tuple[str, str | bytes, float]]) -> None:
+    def replace(self, grants: Iterable[Grant | tuple[str, str | bytes, float]], *, left_out: int = 0) -> None:
         """Replaces all keys. A plain tuple is (alias, key or its SHA-256, tier)."""
+        self.left_out = left_out
         self._holders = {
             grant.digest: KeyHolder(
                 alias=grant.alias,

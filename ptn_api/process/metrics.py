@@ -135,6 +135,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_stream_seen_lag_seconds", "histogram", "time from intake's first sight of an order until it was written to the sockets; live orders only", _STREAM, lambda s: s.counters.lag_seen),
 
     Metric("ptn_keys", "gauge", "keys that are valid now", _SERVERS, lambda s: len(s.keys)),
+    Metric("ptn_key_entries_left_out", "gauge", "entries of the key file that cannot be used; see `ptn keys check`", _REST, lambda s: s.keys.left_out),
     Metric("ptn_key_reloads_total", "counter", "reloads of the changed key file, by result (read, failed)", _SERVERS, lambda s: s.key_file.reloads, ("result",)),
     Metric("ptn_auth_failures_total", "counter", "requests and logins refused for their key", _SERVERS, lambda s: s.counters.auth_failures),
     Metric("ptn_rate_limited_total", "counter", "refusals by limit (requests, failed_logins, connects, frames)", _SERVERS, lambda s: s.counters.limited, ("limit",)),

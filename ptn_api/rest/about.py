@@ -15,7 +15,7 @@ from ptn_api.http.response import Response
 from ptn_api.model.documents import ServiceHealth
 from ptn_api.model.trade_pair import trade_pairs_answer
 from ptn_api.rest.context import AppContext, RequestContext
-from ptn_api.wire.about import Health, KeyLimits, LogHealth, Me, Problem, SourceHealth, Status
+from ptn_api.wire.about import Health, KeyFileHealth, KeyLimits, LogHealth, Me, Problem, SourceHealth, Status
 
 __all__ = ["TradePairsQuery", "health", "me", "service_health", "trade_pairs"]
 
@@ -30,7 +30,7 @@ class TradePairsQuery(msgspec.Struct, kw_only=True):
 def me(app: AppContext, request: RequestContext) -> Response:
     holder, options = request.holder, app.options
     assert holder is not None
-    connections = holder.max_connections or options.max_connections_per_key
+    connections = holder.connection_limit(options.max_connections_per_key)
     result = Me(
         alias=holder.alias,
         tier=holder.tier,
@@ -108,4 +108,5 @@ def _health(app: AppContext) -> Health:
             swept_ms=swept_ms, stale=source.stale, reason=source.reason, watching=source.watching
         ),
         log=LogHealth(ready=log_ready, writable=writable),
+        key_file=KeyFileHealth(left_out=app.keys.left_out),
     )

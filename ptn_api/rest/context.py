@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ptn_api.access.key_ring import KeyHolder
+from ptn_api.access.key_ring import KeyHolder, KeyRing
 from ptn_api.clock import Clock
 from ptn_api.event_log.contract import EventLog
 from ptn_api.http.body import Body, body_of, tag_of
@@ -64,6 +64,7 @@ class AppContext:
     archive: Archive
     checkpoint: Checkpoint
     health: ProcessHealth
+    keys: KeyRing
     answers: Recent[Body] = field(default_factory=lambda: Recent(_RECENT_ANSWERS))
     """Bodies that are made on request, each kept until what it is made of changes."""
 
@@ -75,6 +76,7 @@ class AppContext:
         options: RestOptions,
         metrics: ViewMetrics | None = None,
         health: ProcessHealth | None = None,
+        keys: KeyRing | None = None,
     ) -> AppContext:
         """Returns the context for serving this log."""
         views, documents = PositionViews(log, clock, metrics), Documents(log)
@@ -91,6 +93,7 @@ class AppContext:
             archive=archive,
             checkpoint=Checkpoint(views, documents, limit_orders, archive),
             health=health or SingleProcess(),
+            keys=KeyRing() if keys is None else keys,
         )
 
     def answer(self, key: Hashable, version: Hashable, make: Callable[[], Body]) -> Body:
