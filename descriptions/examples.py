@@ -15,7 +15,7 @@ from ptn_api.model.statistics import (
     PerfLedger,
     Statistics,
 )
-from ptn_api.model.trade_pair import TRADE_PAIRS
+from ptn_api.model.trade_pair import PairList, trade_pairs_answer
 from ptn_api.rest.messages import Messages
 from ptn_api.rest.positions import Changes
 from ptn_api.rest.routes import Route
@@ -38,6 +38,13 @@ _ENTRY = MinerEntry(
     n_positions=42,
     percentage_profitable=0.5714,
     tier=100,
+)
+_PAIRS = PairList(
+    allowed=trade_pairs_answer("hl_all", _NOW).allowed[:1],
+    disabled=trade_pairs_answer("forex", _NOW).disabled[:1],
+    total_allowed=1,
+    total_disabled=1,
+    timestamp=_NOW,
 )
 _SUMS = Aggregates(
     thirty_day_returns=1.0412, all_time_returns=1.1377, n_positions=42, percentage_profitable=0.5714
@@ -101,7 +108,7 @@ _RESPONSES: dict[str, dict[str, Any]] = {
             messages=[_MESSAGE], next=_MESSAGE.sequence, head=_MESSAGE.sequence, epoch=EPOCH
         )
     },
-    "/trade-pairs": {"one pair": [TRADE_PAIRS["BTCUSD"]]},
+    "/trade-pairs": {"one pair": _PAIRS},
     "/me": {
         "a key of tier 100": Me(
             alias="alice",

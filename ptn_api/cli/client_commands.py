@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ptn_api.cli.time_arguments import speed_of, time_ms
-from ptn_api.model.trade_pair import TRADE_PAIRS
+from ptn_api.model.trade_pair import trade_pairs
 
 __all__ = ["CLIENT_COMMANDS"]
 
@@ -39,12 +39,13 @@ class OnError(str, enum.Enum):
 
 def _complete_trade_pair(prefix: str) -> list[str]:
     """For the shell's completion."""
-    return [pair for pair in TRADE_PAIRS if pair.startswith(prefix.upper())]
+    return [pair for pair in trade_pairs() if pair.upper().startswith(prefix.upper())]
 
 
 def _known_trade_pairs(typed: list[str] | None) -> list[str]:
-    """Known ids in upper case. Unknown ones pass: the validator may have new trade pairs."""
-    return [pair.upper() if pair.upper() in TRADE_PAIRS else pair for pair in typed or []]
+    """Known ids as the network spells them. Unknown ones pass: the validator may have new trade pairs."""
+    known = {pair.upper(): pair for pair in trade_pairs()}
+    return [known.get(pair.upper(), pair) for pair in typed or []]
 
 
 RestUrl = Annotated[

@@ -13,7 +13,7 @@ import msgspec
 
 from ptn_api.backoff import Backoff
 from ptn_api.errors import AuthenticationError, SettingsError
-from ptn_api.model.trade_pair import TRADE_PAIRS
+from ptn_api.model.trade_pair import trade_pairs
 
 __all__ = [
     "NO_KEY",
@@ -81,7 +81,7 @@ def trade_pairs_from(choice: Choice | None) -> list[str] | None:
     """Returns a list of trade pair ids; logs unknown ones, which may be misspelt or new."""
     pairs = as_list(choice)
     for pair in pairs or ():
-        if pair not in TRADE_PAIRS:
+        if pair not in trade_pairs():
             logger.warning("unknown trade pair %r", pair)
     return pairs
 

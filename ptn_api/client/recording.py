@@ -25,8 +25,8 @@ import msgspec
 
 from ptn_api.errors import ClientError, InvalidInputError
 from ptn_api.gzip_file import read_maybe_gzipped
-from ptn_api.model.accounting import rebuild_each
 from ptn_api.model.position import Position, PositionText, parse_position
+from ptn_api.model.rendering import headers_after
 from ptn_api.wire.client_session import Cursor, Gap, GapReason, StreamItem
 from ptn_api.wire.codec import encode_message
 from ptn_api.wire.server_frames import OrderMessage
@@ -298,7 +298,6 @@ class _Checkpoint(msgspec.Struct):
 
 
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_NO_ORDERS = b'"orders":[]'
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Iterator[OrderMessage]:
@@ -314,7 +313,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Iterator[OrderMessage]:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         problem = f"{path} is neither a recording nor a checkpoint: {error}"
         raise InvalidInputError(problem, code="not_a_checkpoint") from None
-    positions = [parse_position(bytes(text)) for entry in entries for text in entry.positions]
+    positions = [_read_position(bytes(text)) for entry in entries for text in entry.positions]
     orders = sorted(
         (order.processed_ms, order.order_uuid, which, index)
         for which, (position, _) in enumerate(positions)
@@ -322,12 +321,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Iterator[OrderMessage]:
     )
     headers = [_headers(*pair) for pair in positions]
     for sequence, (processed_ms, _, which, index) in enumerate(orders, 1):
-        header = headers[which][index]
+        header, orders_at = headers[which][index]
         text = PositionText(
-            header=header,
-            # The last occurrence: an unknown key before it may contain the same text.
-            orders_at=header.rindex(_NO_ORDERS) + len(_NO_ORDERS) - 1,
-            orders=positions[which][1].orders[: index + 1],
+            header=header, orders_at=orders_at, orders=positions[which][1].orders[: index + 1]
         )
         yield _message.decode(
             encode_message(
@@ -340,22 +336,16 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Iterator[OrderMessage]:
         )
 
 
-def _headers(position: Position, text: PositionText) -> list[bytes]:
-    """Returns the position without its orders, as of each of them; `orders` is the last key."""
-    fields = _raw_object.decode(text.header)
-    if not position.is_closed_position:
-        fields["close_ms"] = msgspec.Raw(b"null")
+def _read_position(body: bytes) -> tuple[Position, PositionText]:
+    """Reads a position as the checkpoint has it; close_ms becomes null while it is open, as in messages."""
+    keys = _raw_object.decode(body)
+    position, text = parse_position(body)
+    if position.is_closed_position or "close_ms" not in keys:
+        return position, text
+    return parse_position(msgspec.json.encode(keys | {"close_ms": msgspec.Raw(b"null")}))
 
-    def header(state: dict[str, msgspec.Raw]) -> bytes:
-        merged = {key: value for key, value in (fields | state).items() if key != "orders"}
-        return msgspec.json.encode(merged | {"orders": msgspec.Raw(b"[]")})
 
-    current = header({})
-    states = rebuild_each(
-        position.orders, position.trade_pair, position.position_uuid, range(1, len(position.orders))
-    )
-    earlier = (
-        current if state is None else header(_raw_object.decode(msgspec.json.encode(state.state)))
-        for state in states
-    )
-    return [*earlier, current]
+def _headers(position: Position, text: PositionText) -> list[tuple[bytes, int]]:
+    """Returns the header as of each order, with its `orders_at`."""
+    earlier = headers_after(text, position, range(1, len(position.orders)))
+    return [*earlier, (text.header, text.orders_at)]

@@ -12,9 +12,8 @@ from typing import NamedTuple
 import msgspec
 
 from ptn_api.event_log.contract import Event, PositionWritten
-from ptn_api.model.accounting import rebuild_each
 from ptn_api.model.order import Order
-from ptn_api.model.position import PositionState
+from ptn_api.model.rendering import headers_after
 from ptn_api.model.trade_pair import pair_id
 
 __all__ = [
@@ -32,11 +31,8 @@ EVENT_OVERHEAD = 256
 _MAX_REBUILT_ORDERS = 500_000
 """Orders processed to rebuild the positions of one text's events: about a second, for 1,000 new orders."""
 
-FirstSeen = Mapping[str, tuple[int, float]]
+FirstSeen = Mapping[str, tuple[int, float | None]]
 """Order uuid -> (processed_ms, leverage) when the order was first seen."""
-
-_raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_STATE_KEYS = frozenset(field.name for field in msgspec.structs.fields(PositionState))
 
 
 class AppendTime(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +53,7 @@ class Conflict(NamedTuple):
     miner_hotkey: str
     order_uuid: str
     processed_ms: int
-    leverage: float
+    leverage: float | None
 
 
 class _SortKey(NamedTuple):
@@ -85,7 +81,7 @@ class PendingEvents:
 
     def add(
         self, change: PositionWritten, changed: list[int], seen: FirstSeen, revision: int
-    ) -> dict[str, tuple[int, float]]:
+    ) -> dict[str, tuple[int, float | None]]:
         """Collects the events of a text. Returns its unseen orders, for the log to remember.
 
         `changed` are the indexes of the orders that this text added or changed; all others have been seen.
@@ -138,7 +134,8 @@ def announcements(
     # The fee at each event depends on all orders before it, so the cost is quadratic in a list of new orders.
     if sum(rebuilt) > _MAX_REBUILT_ORDERS:
         rebuilt = []
-    headers = dict(zip(rebuilt, _headers_after(change, rebuilt), strict=True)) if rebuilt else {}
+    lengths = [index + 1 for index in rebuilt]
+    headers = dict(zip(rebuilt, headers_after(text, position, lengths), strict=True))
     for index in announced:
         order = orders[index]
         header, orders_at = headers.get(index, (text.header, text.orders_at))
@@ -185,28 +182,3 @@ def _last_seen(orders: list[Order], announced: list[int]) -> int:
     for index, order in enumerate(orders):
         first.setdefault(order.order_uuid, index)
     return max((index for uuid, index in first.items() if uuid not in uuids), default=-1)
-
-
-def _headers_after(change: PositionWritten, indexes: list[int]) -> Iterator[tuple[bytes, int]]:
-    """The position's header after the order at each index, with its orders_at."""
-    position, text = change.position, change.text
-    lengths = [index + 1 for index in indexes]
-    for rebuilt in rebuild_each(position.orders, position.trade_pair, position.position_uuid, lengths):
-        if rebuilt is None:
-            yield text.header, text.orders_at
-        else:
-            yield _with_state(text.header, rebuilt.state)
-
-
-def _with_state(header: bytes, state: PositionState) -> tuple[bytes, int]:
-    """The header with the state's values for the keys that it has, and its orders_at."""
-    joined = bytearray(b"{")
-    orders_at = 0
-    for key, value in _raw_object.decode(header).items():
-        if len(joined) > 1:
-            joined += b","
-        joined += msgspec.json.encode(key) + b":"
-        joined += msgspec.json.encode(getattr(state, key)) if key in _STATE_KEYS else bytes(value)
-        if key == "orders":
-            orders_at = len(joined) - 1
-    return bytes(joined + b"}"), orders_at

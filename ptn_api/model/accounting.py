@@ -1,191 +1,203 @@
-"""A position's state, derived from its orders (docs/accounting.md, 2), the network's quirks included."""
+"""A position's state, derived from its orders (docs/accounting.md, 1 and 2), the network's quirks included.
+
+`accounting_usd` has the formulas of generations 3 and 4, `accounting_leverage` those of 1 and 2.
+"""
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Protocol
 
 import msgspec
 
-from ptn_api.model.fees import SLIPPAGE_STARTS_MS, fee
-from ptn_api.model.order import Order, OrderSource, OrderType
-from ptn_api.model.position import PositionState
-from ptn_api.model.trade_pair import category_and_rate
+from ptn_api.model.accounting_leverage import LeverageAccount
+from ptn_api.model.accounting_usd import Contract, UsdAccount
+from ptn_api.model.order import Order
+from ptn_api.model.position import Position, PositionState
+from ptn_api.model.trade_pair import FOREX_LOT, base_and_quote, category_and_rate, lot_size
 
-__all__ = ["RebuiltPosition", "rebuild", "rebuild_each"]
+__all__ = [
+    "Generation",
+    "RebuiltPosition",
+    "generation_of",
+    "rebuild",
+    "rebuild_each",
+    "replay_differs",
+]
+
+
+class Generation(enum.IntEnum):
+    """The rules that a position follows, by the validators that introduced them (docs/accounting.md, 1)."""
+
+    LEVERAGE = 1
+    """Until August 2025: price x leverage."""
+    ACCOUNT_SIZE = 2
+    """Until November 2025: as LEVERAGE, with another spread fee."""
+    USD = 3
+    """December 2025: USD, with fees in the return."""
+    FEE_HISTORY = 4
+    """2026: USD, with fees apart."""
 
 
 class RebuiltPosition(msgspec.Struct, frozen=True, kw_only=True):
     """A position's state, rebuilt from a list of orders.
 
-    `appended` is the FLAT that the accounting adds when the position is liquidated.
+    `orders` are the orders as the accounting leaves them, with the pnl that each realized and the sizes of a
+    closing one; generations 1 and 2 change none. `appended` is the FLAT that the accounting of generations
+    1 to 3 adds when the position is liquidated. `initial_entry_price` is the first order's effective price.
     """
 
     state: PositionState
     initial_entry_price: float
+    orders: tuple[Order, ...]
     appended: Order | None = None
 
 
-def rebuild(orders: Sequence[Order], trade_pair: Any, position_uuid: str) -> RebuiltPosition | None:
-    """Returns the position that has exactly these orders, taken in list order; None if it cannot be rebuilt.
+class _Account(Protocol):
+    """A position while its orders are taken one by one."""
 
-    It cannot without orders, if the first has leverage 0 or no price, if the pair's fees are unknown,
-    or if a result is not finite.
+    initial_entry_price: float
+
+    def take(self, order: Order) -> Order:
+        """Takes the next order. Returns it as the accounting leaves it."""
+        ...
+
+    def state(self) -> PositionState:
+        """Returns the state after the orders taken so far."""
+        ...
+
+    def liquidation(self) -> Order | None:
+        """Returns the FLAT that a liquidation appends, unless the orders already contain it."""
+        ...
+
+
+def generation_of(position: Position, orders: Sequence[Order] | None = None) -> Generation:
+    """Returns the rules by which the position is replayed from these of its orders (default: all).
+
+    A newer validator that rewrites an old position adds its own keys without converting the old numbers, so
+    the later keys alone do not make it one of USD.
     """
-    return next(rebuild_each(orders, trade_pair, position_uuid, [len(orders)]))
+    orders = position.orders if orders is None else orders
+    in_usd = position.net_quantity is not None or all(order.quantity is not None for order in orders)
+    if in_usd and (position.account_size or 0.0) > 0:
+        return Generation.USD if position.fee_history is None else Generation.FEE_HISTORY
+    return Generation.LEVERAGE if position.account_size is None else Generation.ACCOUNT_SIZE
+
+
+def rebuild(position: Position, orders: Sequence[Order] | None = None) -> RebuiltPosition | None:
+    """Returns the position with these of its orders only (default: all), taken in list order.
+
+    None if it cannot be rebuilt: without orders, if the first has leverage 0 (generations 1 and 2) or no
+    effective price, if sizes are missing, if the pair's fees or lot size are unknown, or if a result is not
+    finite.
+    """
+    orders = position.orders if orders is None else orders
+    return next(rebuild_each(position, [len(orders)], orders))
 
 
 def rebuild_each(
-    orders: Sequence[Order], trade_pair: Any, position_uuid: str, lengths: Sequence[int]
+    position: Position, lengths: Sequence[int], orders: Sequence[Order] | None = None
 ) -> Iterator[RebuiltPosition | None]:
-    """Yields `rebuild(orders[:length], ...)` for each length, in one pass. Lengths must ascend."""
-    terms = category_and_rate(trade_pair)
-    builder = _PositionBuilder(orders[0]) if orders and orders[0].leverage != 0 else None
-    taken = 0
+    """Yields `rebuild(position, orders[:length])` for each length, in one pass. Lengths must ascend."""
+    orders = position.orders if orders is None else orders
+    account = _open_account(position, orders)
+    taken: list[Order] = []
     for length in lengths:
-        if builder is None or not builder.entry_price > 0 or terms is None or length < 1:
+        if account is None or length < 1:
             yield None
             continue
-        for order in orders[taken:length]:
-            builder.take(order)
-        taken = length
-        prefix = orders[:length]
-        fees = (
-            fee(builder.priced_ms, prefix, *terms, builder.open_ms) if builder.priced_ms is not None else 1.0
-        )
-        state = builder.state(fees)
-        appended = builder.liquidation(prefix, position_uuid)
+        try:
+            taken += map(account.take, orders[len(taken) : length])
+            state = account.state()
+        except (ValueError, ArithmeticError):
+            account = None
+            yield None
+            continue
         yield (
-            RebuiltPosition(state=state, initial_entry_price=builder.entry_price, appended=appended)
+            RebuiltPosition(
+                state=state,
+                initial_entry_price=account.initial_entry_price,
+                orders=tuple(taken),
+                appended=account.liquidation(),
+            )
             if _is_finite(state)
             else None
         )
 
 
-def _is_finite(state: PositionState) -> bool:
-    values = (
-        state.net_leverage,
-        state.average_entry_price,
-        state.cumulative_entry_value or 0.0,
-        state.realized_pnl or 0.0,
-        state.current_return,
-        state.return_at_close,
-    )
-    return all(map(math.isfinite, values))
+def _open_account(position: Position, orders: Sequence[Order]) -> _Account | None:
+    """Returns the account of the position's generation; None if the position cannot be rebuilt."""
+    if not orders:
+        return None
+    terms = category_and_rate(position.trade_pair)
+    generation = generation_of(position, orders)
+    uuid, size = position.position_uuid, position.account_size
+    try:
+        if generation < Generation.USD:
+            return None if terms is None else LeverageAccount(orders[0], uuid, terms, size)
+        lot = lot_size_of(position, orders, generation)
+        if lot is None or (terms is None and generation == Generation.USD):
+            return None
+        contract = Contract(lot, *base_and_quote(position.trade_pair))
+        in_return = terms if generation == Generation.USD else None
+        return UsdAccount(orders[0], uuid, size or 0.0, contract, in_return)
+    except (ValueError, ArithmeticError):
+        return None
 
 
-def _effective_price(order: Order) -> float:
-    slippage = order.slippage or 0.0
-    return order.price * (1 + slippage if order.leverage > 0 else 1 - slippage)
+def lot_size_of(position: Position, orders: Sequence[Order], generation: Generation) -> int | None:
+    """Returns how many base units a quantity of 1 stands for; None if that is unknown.
 
-
-class _PositionBuilder:
-    """A position while its orders are taken one by one. Fees are computed outside, per state.
-
-    Numbers in comments are the steps of docs/accounting.md, 2.
+    The first order with all sizes tells. Shares have lots of 1, and a split changes their quantities alone.
     """
+    category, _ = category_and_rate(position.trade_pair) or (None, None)
+    stated = lot_size(position.trade_pair)
+    if category in ("equities", "indices"):
+        return stated
+    if generation == Generation.USD and category == "forex":
+        stated = FOREX_LOT  # of gold and silver too
+    for order in orders:
+        if order.value and order.quantity and order.usd_base_rate:
+            ratio = order.value * order.usd_base_rate / order.quantity
+            whole = round(ratio) if math.isfinite(ratio) else 0
+            if whole >= 1 and math.isclose(ratio, whole, rel_tol=1e-6):
+                return whole
+            break
+    return stated
 
-    __slots__ = (
-        "_average",
-        "_close_ms",
-        "_cumulative",
-        "_current_return",
-        "_liquidated_ms",
-        "_net",
-        "_realized",
-        "_stopped",
-        "_type",
-        "entry_price",
-        "open_ms",
-        "priced_ms",
+
+_COMPARED = ("average_entry_price", "realized_pnl")
+
+
+def replay_differs(position: Position) -> bool:
+    """Returns whether a replay of all orders contradicts the file, by more than a millionth.
+
+    Corrections, stock splits, or rules that are unknown here. False if the position cannot be rebuilt.
+    """
+    rebuilt = rebuild(position)
+    return rebuilt is not None and any(
+        not math.isclose(
+            getattr(rebuilt.state, key), getattr(position, key) or 0.0, rel_tol=1e-6, abs_tol=1e-9
+        )
+        for key in _COMPARED
+        if getattr(position, key) is not None
     )
 
-    def __init__(self, first: Order) -> None:
-        slipping = first.processed_ms >= SLIPPAGE_STARTS_MS
-        self.entry_price = _effective_price(first) if slipping else first.price  # P0
-        self.open_ms = first.processed_ms  # 1
-        self.priced_ms: int | None = None
-        """When the returns were last computed: fees are those of this time."""
-        self._type: OrderType = "LONG" if first.leverage > 0 else "SHORT"
-        self._close_ms: int | None = None
-        self._liquidated_ms: int | None = None
-        self._stopped = False
-        self._net = self._average = self._cumulative = self._realized = 0.0
-        self._current_return = 1.0
 
-    def take(self, order: Order) -> None:
-        if self._stopped:
-            return
-        now = order.processed_ms
-        after = self._net + order.leverage
-        crosses = after <= 0 if self._type == "LONG" else after >= 0
-        if order.order_type == "FLAT" or crosses:
-            self._close(now)  # 2
-        if order.src == OrderSource.ELIMINATION:
-            self._stop()  # 3
-            return
-        gain = self._gain(order)
-        self._current_return = 0.0 if gain <= -1 else 1 + gain  # 5
-        self.priced_ms = now  # 6
-        if self._close_ms is not None:
-            self._stop()  # 7
-        elif self._current_return == 0:
-            self._close(now)  # 8, net stays
-            self._liquidated_ms = now
-            self._stopped = True
-        else:
-            slipping = now >= SLIPPAGE_STARTS_MS
-            if not slipping or order.order_type == self._type:  # 9
-                value = (_effective_price(order) if slipping else order.price) * order.leverage
-                self._average = (self._average * self._net + value) / after
-                self._cumulative += value
-            self._net = after  # 10
-
-    def state(self, fee_factor: float) -> PositionState:
-        return PositionState(
-            position_type=self._type,
-            is_closed_position=self._close_ms is not None,
-            open_ms=self.open_ms,
-            close_ms=self._close_ms,
-            net_leverage=self._net,
-            average_entry_price=self._average,
-            cumulative_entry_value=self._cumulative,
-            realized_pnl=self._realized,
-            current_return=self._current_return,
-            return_at_close=self._current_return * fee_factor,
+def _is_finite(state: PositionState) -> bool:
+    return all(
+        math.isfinite(value or 0.0)
+        for value in (
+            state.net_leverage,
+            state.net_value,
+            state.net_quantity,
+            state.average_entry_price,
+            state.cumulative_entry_value,
+            state.realized_pnl,
+            state.unrealized_pnl,
+            state.current_return,
+            state.return_at_close,
         )
-
-    def liquidation(self, orders: Sequence[Order], position_uuid: str) -> Order | None:
-        """Returns the FLAT that a liquidation appends, unless these orders already contain it."""
-        if self._liquidated_ms is None:
-            return None
-        uuid = position_uuid[::-1]
-        if any(o.order_uuid == uuid and o.src == OrderSource.ELIMINATION for o in orders):
-            return None
-        return Order(
-            order_type="FLAT",
-            leverage=0.0,
-            price=0.0,
-            processed_ms=self._liquidated_ms,
-            order_uuid=uuid,
-            src=OrderSource.ELIMINATION,
-            price_sources=[],
-        )
-
-    def _close(self, at_ms: int) -> None:
-        self._type = "FLAT"
-        self._close_ms = at_ms
-
-    def _stop(self) -> None:
-        self._net = 0.0
-        self._stopped = True
-
-    def _gain(self, order: Order) -> float:  # 4
-        if order.processed_ms < SLIPPAGE_STARTS_MS:
-            return (order.price - self._average) * self._net / self.entry_price
-        if order.order_type != self._type or self._type == "FLAT":
-            self._realized -= (_effective_price(order) - self._average) * order.leverage
-        after = self._net + order.leverage
-        held = after if abs(after) < abs(self._net) else self._net
-        return (self._realized + (order.price - self._average) * held) / self.entry_price
+    )

@@ -1,17 +1,18 @@
-"""A position's fees at a given time (docs/accounting.md, 3). Fees are factors, 1.0 = nothing charged.
+"""The fees in a position's return, by generations 1 to 3 (docs/accounting.md, 3).
 
-All functions take every order into account, including orders later than the given time.
+Fees are factors, 1.0 = nothing charged. Generation 4 keeps fees apart from the return, as amounts in the
+validator's files. All functions take every order into account, including orders later than the given time.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ptn_api.model.order import Order
-from ptn_api.model.trade_pair import Category
+from ptn_api.model.trade_pair import FeeCategory
 
 __all__ = [
     "CARRY_STARTS_MS",
@@ -20,7 +21,9 @@ __all__ = [
     "Carry",
     "carry_fee",
     "fee",
+    "fee_by_category",
     "spread_fee",
+    "spread_fee_by_category",
 ]
 
 SLIPPAGE_STARTS_MS = 1739937600000
@@ -33,12 +36,14 @@ _HOUR = 3_600_000
 _DAY = 24 * _HOUR
 _INTERVAL = 8 * _HOUR
 
-_CARRY_PER_INTERVAL: dict[Category, float] = {
+_CARRY_PER_INTERVAL: dict[FeeCategory, float] = {
     "crypto": math.exp(math.log(1 - 0.1095) / 1095),
     "forex": math.exp(math.log(1 - 0.03) / 365),
     "equities": math.exp(math.log(1 - 0.0525) / 365),
     "indices": math.exp(math.log(1 - 0.0525) / 365),
+    "perpetual": 1.0,
 }
+_CRYPTO_SPREAD = 0.001
 _WEEKDAY_WEIGHTS = (1, 1, 3, 1, 1, 0, 0)
 """How many times an interval that ends on Monday, ..., Sunday is charged, except for crypto."""
 _INTERVALS_PER_WEEK = 7 * _DAY // _INTERVAL
@@ -52,35 +57,58 @@ class Carry(NamedTuple):
 def fee(
     at_ms: int,
     orders: Sequence[Order],
-    category: Category,
+    category: FeeCategory,
     rate: float,
     open_ms: int,
     close_ms: int | None = None,
 ) -> float:
-    """Returns the factor by which all fees up to `at_ms` reduce a position's return."""
+    """Returns the factor by which all fees up to `at_ms` reduce a position's return, by generation 1."""
     if at_ms < CUMULATIVE_STARTS_MS:
         return 1 - rate * _Exposure(orders).peak
     return carry_fee(at_ms, orders, category, open_ms, close_ms).factor * spread_fee(at_ms, orders, rate)
 
 
+def fee_by_category(
+    at_ms: int,
+    orders: Sequence[Order],
+    category: FeeCategory,
+    rate: float,
+    open_ms: int,
+    close_ms: int | None = None,
+) -> float:
+    """Returns what `fee` returns, by generations 2 and 3."""
+    if at_ms < CUMULATIVE_STARTS_MS:
+        return 1 - rate * _Exposure(orders).peak
+    carry = carry_fee(at_ms, orders, category, open_ms, close_ms)
+    return carry.factor * spread_fee_by_category(orders, category)
+
+
 def spread_fee(at_ms: int, orders: Sequence[Order], rate: float) -> float:
-    """Returns the factor for trading: 1.0 since slippage is part of the price."""
+    """Returns the factor for trading by generation 1: 1.0 since slippage is part of the price."""
     if at_ms >= SLIPPAGE_STARTS_MS:
         return 1.0
+    # Only the miner's own orders count.
+    return 1 - _moved_leverage(order for order in orders if not order.src) * rate / 2
+
+
+def spread_fee_by_category(orders: Sequence[Order], category: FeeCategory) -> float:
+    """Returns the factor for trading by generations 2 and 3: for crypto, at any time, over all orders."""
+    return 1 - _moved_leverage(orders) * _CRYPTO_SPREAD if category == "crypto" else 1.0
+
+
+def _moved_leverage(orders: Iterable[Order]) -> float:
     running = moved = 0.0
     for order in orders:
-        if order.src:
-            continue  # only the miner's own orders count
-        before, running = running, running + order.leverage
+        before, running = running, running + (order.leverage or 0.0)
         if order.order_type == "FLAT" or _ends(before, running):
             moved += abs(before)
             break
         moved += abs(running - before)
-    return 1 - moved * rate / 2
+    return moved
 
 
 def carry_fee(
-    at_ms: int, orders: Sequence[Order], category: Category, open_ms: int, close_ms: int | None = None
+    at_ms: int, orders: Sequence[Order], category: FeeCategory, open_ms: int, close_ms: int | None = None
 ) -> Carry:
     """Returns the factor for holding, by the largest leverage within each interval, and its next change."""
     if close_ms is not None:
@@ -97,14 +125,16 @@ def carry_fee(
     return Carry(_CARRY_PER_INTERVAL[category] ** charged, at_ms + to_boundary)
 
 
-def _to_boundary(at_ms: int, category: Category) -> int:
+def _to_boundary(at_ms: int, category: FeeCategory) -> int:
     """Returns the ms to the next boundary strictly after: 4, 12 and 20 h UTC for crypto, else 21 h."""
     if category == "crypto":
         return _INTERVAL - (at_ms - 4 * _HOUR) % _INTERVAL
     return _DAY - (at_ms - 21 * _HOUR) % _DAY
 
 
-def _charged_leverage(exposure: _Exposure, category: Category, begin: int, end: int, intervals: int) -> float:
+def _charged_leverage(
+    exposure: _Exposure, category: FeeCategory, begin: int, end: int, intervals: int
+) -> float:
     """Returns the sum of (largest leverage x weight) over the intervals: [begin, end], then 8 h each.
 
     Intervals between two orders are counted, not walked: a position that is open for years costs no more.
@@ -144,7 +174,7 @@ class _Exposure:
         """The largest absolute running leverage; the order that ends it does not count."""
         running = 0.0
         for order in orders:
-            before, running = running, running + order.leverage
+            before, running = running, running + (order.leverage or 0.0)
             ended = order.order_type == "FLAT" or _ends(before, running)
             if ended:
                 running = 0.0

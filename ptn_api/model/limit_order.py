@@ -1,16 +1,21 @@
-"""A limit order's file: one order that waits for its price, or that was cancelled."""
+"""Orders as `/orders`, `/limit-orders` and the checkpoint list them, and the files of limit orders."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-__all__ = ["LimitOrderFile"]
+from ptn_api.model.order import Order, OrderSource
+from ptn_api.model.trade_pair import display_of, pair_id
+
+__all__ = ["LimitOrderFile", "ListedOrder", "OrderStatus", "order_answer", "status_of"]
+
+OrderStatus = Literal["unfilled", "filled", "cancelled"]
 
 
 class LimitOrderFile(msgspec.Struct, kw_only=True):
-    """One file below `limit_orders`, as the log holds it.
+    """One file below `limit_orders`, as the log holds it: an order that waits, or was cancelled.
 
     `trade_pair_id` and `folder` come from the file's path, `order` is the file's JSON object.
     """
@@ -18,3 +23,74 @@ class LimitOrderFile(msgspec.Struct, kw_only=True):
     trade_pair_id: str
     folder: Literal["unfilled", "closed"]
     order: msgspec.Raw
+
+
+class ListedOrder(Order, kw_only=True):
+    """An order as it is listed, with `trade_pair` as [id, display]; see `Order` for the units."""
+
+    trade_pair_id: str = ""
+    trade_pair: list[str] = msgspec.field(default_factory=list)
+
+
+_UNFILLED = frozenset(
+    {OrderSource.LIMIT_UNFILLED, OrderSource.BRACKET_UNFILLED, OrderSource.STOP_LIMIT_UNFILLED}
+)
+_CANCELLED = frozenset(
+    {
+        OrderSource.LIMIT_CANCELLED,
+        OrderSource.BRACKET_CANCELLED,
+        OrderSource.STOP_LIMIT_CANCELLED,
+        OrderSource.CANCELLED_BY_ELIMINATION,
+    }
+)
+_KEYS: dict[str, Any] = {
+    "order_type": None,
+    "leverage": None,
+    "value": None,
+    "quantity": None,
+    "price": 0.0,
+    "bid": 0.0,
+    "ask": 0.0,
+    "slippage": 0.0,
+    "quote_usd_rate": 0.0,
+    "usd_base_rate": 0.0,
+    "processed_ms": None,
+    "price_sources": [],
+    "order_uuid": None,
+    "src": 0,
+    "execution_type": "MARKET",
+    "realized_pnl": 0.0,
+    "limit_price": None,
+    "stop_loss": None,
+    "take_profit": None,
+    "margin_loan": 0.0,
+    "trailing_stop": None,
+    "bracket_orders": None,
+    "stop_price": None,
+    "stop_condition": None,
+}
+"""In the network's order, each with its value where the file has none; other keys are not listed."""
+
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+_DEFAULTS = {key: msgspec.Raw(_encode(value)) for key, value in _KEYS.items()}
+
+
+def status_of(src: int | None) -> OrderStatus:
+    """Returns what an order's `src` says of it (`OrderSource`); anything that is unknown has been filled."""
+    return "unfilled" if src in _UNFILLED else "cancelled" if src in _CANCELLED else "filled"
+
+
+def order_answer(order: bytes | msgspec.Raw, trade_pair_id: str, trade_pair: Any = None) -> bytes:
+    """Returns an order's JSON as it is listed; `order` is a JSON object.
+
+    `trade_pair` is its position's; without one, the order's own `trade_pair` counts, in any of its shapes.
+    `trade_pair_id` is the pair of the file's folder, for a pair that names none.
+    """
+    fields = _fields.decode(order)
+    if trade_pair is None and "trade_pair" in fields:
+        trade_pair = _decode(fields["trade_pair"])
+    name = pair_id(trade_pair) or trade_pair_id
+    pair = {"trade_pair_id": name, "trade_pair": [name, display_of(trade_pair) or display_of(name)]}
+    return _encode(pair | {key: fields.get(key, default) for key, default in _DEFAULTS.items()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import msgspec
@@ -9,6 +10,7 @@ import msgspec
 from ptn_api.model.position import Position, PositionState
 
 __all__ = [
+    "DEFAULT_LOOKBACK_DAYS",
     "Aggregates",
     "MinerEntry",
     "Outcome",
@@ -19,8 +21,9 @@ __all__ = [
 ]
 
 SHORTEST_COUNTED_MS = 60_000
-RETURNS_WINDOW_MS = 90 * 86_400_000
-"""The window of `thirty_day_returns`, whose name is historical."""
+DEFAULT_LOOKBACK_DAYS = 180
+"""The window of `thirty_day_returns` (the name is historical), unless the statistics name another."""
+_DAY_MS = 86_400_000
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -63,14 +66,14 @@ class MinerEntry(msgspec.Struct, kw_only=True):
     tier: int | None = None
 
 
-def aggregates(shown: Iterable[Outcome], now_ms: int, *, eliminated: bool = False) -> Aggregates:
+def aggregates(
+    shown: Iterable[Outcome], now_ms: int, *, lookback_days: float = DEFAULT_LOOKBACK_DAYS
+) -> Aggregates:
     """Returns the aggregates of the positions that a tier shows, given in the order shown.
 
-    An eliminated miner has the aggregates of a miner without positions.
+    `lookback_days` is the window of `thirty_day_returns`: positions opened strictly after its start.
     """
-    if eliminated:
-        return Aggregates()
-    window = now_ms - RETURNS_WINDOW_MS
+    start_ms = now_ms - lookback_days * _DAY_MS
     recent = total = 1.0
     count = profitable = 0
     for outcome in shown:
@@ -79,7 +82,7 @@ def aggregates(shown: Iterable[Outcome], now_ms: int, *, eliminated: bool = Fals
         count += 1
         profitable += outcome.return_at_close > 1
         total *= outcome.return_at_close
-        if outcome.open_ms >= window:
+        if outcome.open_ms > start_ms:
             recent *= outcome.return_at_close
     return Aggregates(
         thirty_day_returns=recent,
@@ -89,11 +92,13 @@ def aggregates(shown: Iterable[Outcome], now_ms: int, *, eliminated: bool = Fals
     )
 
 
-def next_aggregate_change_ms(shown: Iterable[Outcome], now_ms: int) -> int | None:
+def next_aggregate_change_ms(
+    shown: Iterable[Outcome], now_ms: int, *, lookback_days: float = DEFAULT_LOOKBACK_DAYS
+) -> int | None:
     """Returns when the next counted position leaves the window of `thirty_day_returns`, if any will."""
-    window = now_ms - RETURNS_WINDOW_MS
-    first = min((o.open_ms for o in shown if o.counts and o.open_ms >= window), default=None)
-    return None if first is None else first + RETURNS_WINDOW_MS + 1
+    window_ms = lookback_days * _DAY_MS
+    first = min((o.open_ms for o in shown if o.counts and o.open_ms > now_ms - window_ms), default=None)
+    return None if first is None else math.ceil(first + window_ms)
 
 
 def position_order(close_ms: int | None, position_uuid: str) -> tuple[bool, int, str]:

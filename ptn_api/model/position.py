@@ -9,15 +9,49 @@ import msgspec
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.model.order import Order, OrderType
+from ptn_api.model.repair import null_for_nan, repair_list, repair_object
 
-__all__ = ["Position", "PositionState", "PositionText", "check_unknown", "parse_position"]
+__all__ = [
+    "Dividend",
+    "FeeEvent",
+    "Position",
+    "PositionState",
+    "PositionText",
+    "check_unknown",
+    "parse_position",
+]
+
+
+class FeeEvent(msgspec.Struct, kw_only=True, gc=False):
+    """A fee that was charged, in USD; `time_ms` is epoch milliseconds."""
+
+    time_ms: int
+    fee_type: str | None = None
+    """carry, hl_funding, borrow, interest, transaction, dividend_liability, or another one."""
+    amount: float | None = None
+
+
+class Dividend(msgspec.Struct, kw_only=True, gc=False):
+    """A dividend. Dates are "YYYY-MM-DD", `amount` is in USD, `gross_dividend` is per share."""
+
+    time_ms: int
+    type: str | None = None
+    """long_credit or short_debit."""
+    gross_dividend: float | None = None
+    quantity: float | None = None
+    amount: float | None = None
+    ex_date: str | None = None
+    payment_date: str | None = None
+    applied: bool | None = None
+    """Whether a credit was paid to the account."""
 
 
 class PositionState(msgspec.Struct, kw_only=True):
     """The part of a position that follows from its orders (docs/accounting.md, 2).
 
     `close_ms`: None while the position is open. `current_return` and `return_at_close` are factors, 1.0 =
-    unchanged; prices and values are in the quote currency.
+    unchanged. Prices are in the quote currency. Values and pnl are in USD in positions of generations 3 and
+    4, else price x leverage; `net_quantity` is in lots. The keys that default to None are later ones.
     """
 
     position_type: OrderType | None = None
@@ -28,6 +62,9 @@ class PositionState(msgspec.Struct, kw_only=True):
     average_entry_price: float = 0.0
     cumulative_entry_value: float | None = 0.0
     realized_pnl: float | None = 0.0
+    unrealized_pnl: float | None = None
+    net_value: float | None = None
+    net_quantity: float | None = None
     current_return: float = 1.0
     return_at_close: float = 1.0
 
@@ -40,8 +77,10 @@ class PositionState(msgspec.Struct, kw_only=True):
 class Position(PositionState, kw_only=True):
     """A position in the validator's file, in REST answers and in stream messages.
 
-    `trade_pair` is [id, display, fee, min leverage, max leverage]. Unknown keys are ignored here and kept
-    in the text that is served (`PositionText`). In REST answers `close_ms` is 0 while the position is open.
+    `trade_pair` is [id, display, fee, min leverage, max leverage]; an object or the id alone is accepted.
+    `account_size` is in USD. Keys that are None are absent from the files of older validators, and tell the
+    generation of a position's accounting (docs/accounting.md, 1). Unknown keys are ignored here and kept in
+    the text that is served (`PositionText`). In REST answers `close_ms` is 0 while the position is open.
     """
 
     miner_hotkey: str
@@ -49,6 +88,16 @@ class Position(PositionState, kw_only=True):
     trade_pair: Any
     orders: list[Order] = msgspec.field(default_factory=list)
     initial_entry_price: float | None = None
+    account_size: float | None = None
+    fee_history: list[FeeEvent] | None = None
+    dividend_history: list[Dividend] | None = None
+    is_hl: bool | None = None
+    """Whether the account is one at Hyperliquid."""
+    is_pro: bool | None = None
+    last_stock_split_date: str | None = None
+    last_price_source: Any = None
+    """The latest mark; for display."""
+    last_quote_usd_conversion: float | None = None
 
 
 class PositionText(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,31 +136,95 @@ _MAX_DEPTH = 48
 _BRACKETS = re.compile(rb'"(?:[^"\\]+|\\.)*"|[][{}]')
 
 
-def parse_position(body: bytes) -> tuple[Position, PositionText]:
-    """Reads one position as the validator writes it.
+def parse_position(body: bytes, problems: list[str] | None = None) -> tuple[Position, PositionText]:
+    """Reads one position as a validator writes it; the text that is returned is valid JSON.
 
-    Raises InvalidInputError with code `not_json`, `not_a_position` or `bad_value`: NaN is not JSON; negative
-    times, missing or mistyped fields, numbers beyond a float and too deep nesting are refused. Unknown trade
-    pairs and unknown keys are kept unchanged.
+    NaN becomes null and a whole float an int where an int belongs. An optional value of a wrong type becomes
+    null. Unknown trade pairs, unknown keys and odd price sources are kept unchanged. An order that cannot be
+    understood (no uuid, time or type) is left out, so that it hides no other: every client would fail to
+    decode it. `problems` collects a sentence for each of these; without it, such an order is refused.
+
+    Raises InvalidInputError with code `not_json`, `not_a_position` or `bad_value`: missing or mistyped fields
+    that identify the position, absurd times, numbers beyond a float, too deep nesting.
     """
     try:
-        position = _position.decode(body)
-        _anything.decode(body)  # unknown keys too: clients decode what this decoder skips
-        text = _cut(body)
-    except msgspec.ValidationError as error:
-        raise InvalidInputError(str(error), code="not_a_position") from None
+        position, text = _read(body)
+    except msgspec.ValidationError:
+        position, text = _read_repaired(body, problems)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInputError(f"not JSON: {error}", code="not_json") from None
+        sound = null_for_nan(body)
+        if sound == body:
+            raise InvalidInputError(f"not JSON: {error}", code="not_json") from None
+        return parse_position(sound, problems)
     except KeyError:
         raise InvalidInputError("no list of orders", code="not_a_position", field="orders") from None
-    times = [position.open_ms, position.close_ms or 0, *(o.processed_ms for o in position.orders)]
-    if any(not 0 <= t < 1 << 53 for t in times):
-        raise InvalidInputError("time is negative or absurd", code="bad_value", field="processed_ms")
-    if not all(o.order_uuid for o in position.orders) or not position.position_uuid:
-        raise InvalidInputError("empty uuid", code="bad_value", field="order_uuid")
-    for part in (text.header, *text.orders):
-        _check_nesting(part)
+    if not (_is_time(position.open_ms) and _is_time(position.close_ms or 0)):
+        raise InvalidInputError("time is negative or absurd", code="bad_value", field="open_ms")
+    if not position.position_uuid:
+        raise InvalidInputError("empty uuid", code="bad_value", field="position_uuid")
+    _check_nesting(text.header)
+    bad = [*map(_problem, position.orders, text.orders)]
+    if any(bad):
+        if problems is None:
+            reason = next(filter(None, bad))
+            raise InvalidInputError(reason, code="bad_value", field="orders")
+        problems += [f"orders[{i}] was left out: {reason}" for i, reason in enumerate(bad) if reason]
+        position.orders = [o for o, reason in zip(position.orders, bad, strict=True) if not reason]
+        kept = tuple(o for o, reason in zip(text.orders, bad, strict=True) if not reason)
+        text = msgspec.structs.replace(text, orders=kept)
     return position, text
+
+
+def _read(body: bytes) -> tuple[Position, PositionText]:
+    position = _position.decode(body)
+    _anything.decode(body)  # unknown keys too: clients decode what this decoder skips
+    return position, _cut(body)
+
+
+def _read_repaired(body: bytes, problems: list[str] | None) -> tuple[Position, PositionText]:
+    """As `_read`, of a position with values that do not fit."""
+    odd: list[str] = []
+    left_out: list[str] = []
+    try:
+        fields = _raw_object.decode(body)
+        lists: dict[str, type[msgspec.Struct]] = {"fee_history": FeeEvent, "dividend_history": Dividend}
+        for key, kind in lists.items():
+            if key in fields and bytes(fields[key])[:1] == b"[":
+                fields[key] = _joined(repair_list(fields[key], kind, odd, name=key))
+        if "orders" in fields:
+            fields["orders"] = _joined(repair_list(fields["orders"], Order, left_out, name="orders"))
+        fields = repair_object(msgspec.json.encode(fields), Position, odd)
+        result = _read(msgspec.json.encode(fields))
+    except msgspec.ValidationError as error:
+        raise InvalidInputError(str(error), code="not_a_position") from None
+    except RecursionError as error:
+        raise InvalidInputError(f"not JSON: {error}", code="not_json") from None
+    if problems is None and any("left out" in problem for problem in left_out):
+        raise InvalidInputError(left_out[0], code="not_a_position", field="orders")
+    if problems is not None:
+        problems += left_out + odd
+    return result
+
+
+def _joined(elements: list[bytes]) -> msgspec.Raw:
+    return msgspec.Raw(b"[" + b",".join(elements) + b"]")
+
+
+def _is_time(value: int) -> bool:
+    return 0 <= value < 1 << 53
+
+
+def _problem(order: Order, text: bytes) -> str:
+    """Returns why a decoded order cannot be served; empty if it can."""
+    if not _is_time(order.processed_ms):
+        return "time is negative or absurd"
+    if not order.order_uuid:
+        return "empty uuid"
+    try:
+        _check_nesting(text)
+    except InvalidInputError as error:
+        return str(error)
+    return ""
 
 
 def check_unknown(text: bytes) -> None:

@@ -6,14 +6,15 @@ follows from those orders alone, so that a lower tier's responses reveal nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
 
 import msgspec
 
-from ptn_api.model.accounting import RebuiltPosition, rebuild
+from ptn_api.model.accounting import RebuiltPosition, rebuild, rebuild_each
 from ptn_api.model.order import Order
-from ptn_api.model.position import Position, PositionText
+from ptn_api.model.position import Position, PositionState, PositionText
 from ptn_api.model.tiers import Tier, is_live
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Hidden",
     "Rebuilt",
     "appearance",
+    "headers_after",
     "next_change_ms",
     "next_price_source_change_ms",
     "render_position",
@@ -42,6 +44,7 @@ class Rebuilt(msgspec.Struct, frozen=True):
 
     indexes: tuple[int, ...]
     position: RebuiltPosition
+    cutoff_ms: int
 
 
 class Hidden(msgspec.Struct, frozen=True):
@@ -65,37 +68,46 @@ def appearance(position: Position, tier: Tier, cutoff_ms: int) -> Appearance:
     indexes = tuple(index for index, order in enumerate(orders) if order.processed_ms < cutoff_ms)
     if orders and not indexes:
         return _NOT_YET
-    rebuilt = rebuild([orders[i] for i in indexes], position.trade_pair, position.position_uuid)
-    return _NOT_REBUILDABLE if rebuilt is None else Rebuilt(indexes, rebuilt)
+    rebuilt = rebuild(position, [orders[i] for i in indexes])
+    return _NOT_REBUILDABLE if rebuilt is None else Rebuilt(indexes, rebuilt, cutoff_ms)
 
 
 def next_change_ms(position: Position, tier: Tier, cutoff_ms: int) -> int | None:
-    """Returns the next cutoff at which `appearance` changes after `cutoff_ms`; None if it never will."""
+    """Returns the next cutoff at which the tier shows something else after `cutoff_ms`; None: never.
+
+    By age alone: when an order, a fee, a dividend or the close falls before the cutoff, and on the days of a
+    payment or a stock split.
+    """
     if is_live(position.position_uuid, tier) or _closed_before(position, cutoff_ms):
         return None
     times = [order.processed_ms for order in position.orders]
+    times += [fee.time_ms for fee in position.fee_history or ()]
+    times += [dividend.time_ms for dividend in position.dividend_history or ()]
     if position.closed_at is not None:
         times.append(position.closed_at)
-    # Strictly before the cutoff: a time counts from one millisecond after it.
-    return min((time + 1 for time in times if time >= cutoff_ms), default=None)
+    # Strictly before the cutoff: a time counts from one millisecond after it. A day counts from its start.
+    changes = [time + 1 for time in times]
+    dates = [dividend.payment_date for dividend in position.dividend_history or () if dividend.applied]
+    changes += [start for date in [*dates, position.last_stock_split_date] if (start := _start_of(date))]
+    return min((change for change in changes if change > cutoff_ms), default=None)
 
 
 def _closed_before(position: Position, cutoff_ms: int) -> bool:
     return position.closed_at is not None and position.closed_at < cutoff_ms
 
 
-class _Identity(msgspec.Struct):
-    """The keys that a rebuilt position takes from the validator's text, verbatim."""
-
-    miner_hotkey: msgspec.Raw
-    position_uuid: msgspec.Raw
-    trade_pair: msgspec.Raw
-
-
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_identity = msgspec.json.Decoder(_Identity)
+_raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
 _EMPTY_LIST = msgspec.Raw(b"[]")
+_NULL = msgspec.Raw(b"null")
+_STATE_KEYS = frozenset(PositionState.__struct_fields__)
+_KEPT_KEYS = frozenset(
+    {"miner_hotkey", "position_uuid", "trade_pair", "account_size", "is_hl", "is_pro", "orders"}
+)
+"""The keys that a rebuilt position takes from the validator's text, verbatim."""
+_ACCOUNTED_KEYS = ("leverage", "value", "quantity", "realized_pnl")
+"""The keys of an order that the accounting sets."""
 _ORDER_KEYS = (
     "order_type",
     "leverage",
@@ -108,18 +120,22 @@ _ORDER_KEYS = (
     "price_sources",
     "src",
 )
-"""In the validator's order."""
+"""Of an appended FLAT, in the validator's order."""
+_UNKNOWN_SOURCE = msgspec.Raw(
+    b'{"source":"unknown","timespan_ms":0,"open":null,"close":null,"vwap":null,"high":null,"low":null,'
+    b'"start_ms":0,"websocket":false,"lag_ms":0,"bid":0.0,"ask":0.0}'
+)
+"""What a validator writes where it has no price source."""
 
 
 def render_position(text: PositionText, position: Position, shown: AsIs | Rebuilt, now_ms: int) -> bytes:
     """Returns the position's compact JSON. `position` is the decoded `text`, `shown` what the tier shows.
 
-    As is: the file's keys in its order, `close_ms` 0 while open. Rebuilt: the known keys only, in canonical
-    order, the orders verbatim; nothing depends on other orders.
+    As is: all keys of the file. Rebuilt: the known keys that the file has, each as of the cutoff; nothing
+    depends on later orders. Both in the file's order, with `close_ms` 0 while open.
     """
     if isinstance(shown, Rebuilt):
-        kept = [(position.orders[i], text.orders[i]) for i in shown.indexes]
-        return _render_rebuilt(text, position, shown.position, _order_texts(kept, now_ms))
+        return _render_rebuilt(text, position, shown, now_ms)
     orders = b",".join(_order_texts(zip(position.orders, text.orders, strict=True), now_ms))
     if position.is_closed_position:
         return text.header[: text.orders_at] + orders + text.header[text.orders_at :]
@@ -127,6 +143,32 @@ def render_position(text: PositionText, position: Position, shown: AsIs | Rebuil
     fields["orders"] = msgspec.Raw(b"[" + orders + b"]")
     fields["close_ms"] = msgspec.Raw(b"0")
     return _encode(fields)
+
+
+def headers_after(
+    text: PositionText, position: Position, lengths: Sequence[int]
+) -> Iterator[tuple[bytes, int]]:
+    """Yields the header right after the first `length` orders, for each length, with its `orders_at`.
+
+    In the file's units and with all of its keys: unknown ones, and where rebuilding is impossible all, as the
+    file has them. Lengths must ascend.
+    """
+    for length, rebuilt in zip(lengths, rebuild_each(position, lengths), strict=True):
+        if rebuilt is None:
+            yield text.header, text.orders_at
+            continue
+        order = position.orders[length - 1]
+        fields = _raw_object.decode(text.header)
+        moment = _Moment(order.processed_ms + 1, _date(order.processed_ms))
+        fields |= _fields_at(fields, position, rebuilt, text.orders[length - 1], moment)
+        # Joined by hand, to know where the orders belong.
+        header = bytearray(b"{")
+        orders_at = 0
+        for key, value in fields.items():
+            header += (b"," if len(header) > 1 else b"") + _encode(key) + b":" + _encode(value)
+            if key == "orders":
+                orders_at = len(header) - 1
+        yield bytes(header + b"}"), orders_at
 
 
 def next_price_source_change_ms(position: Position, now_ms: int) -> int | None:
@@ -147,32 +189,99 @@ def _order_texts(orders: Iterable[tuple[Order, bytes]], now_ms: int) -> Iterator
             yield text
 
 
-def _render_rebuilt(
-    text: PositionText, position: Position, rebuilt: RebuiltPosition, orders: Iterator[bytes]
-) -> bytes:
-    # Except for identity and orders, every value comes from the rebuilt state: a value from the file would
-    # reveal later orders.
-    identity = _identity.decode(text.header)
-    state = rebuilt.state
-    texts = [*orders]
+# --- a rebuilt position -----------------------------------------------------------------------------------
+
+
+class _Moment(msgspec.Struct, frozen=True):
+    """A time in a position's history: events before `before_ms` have happened; `date` is the UTC date."""
+
+    before_ms: int
+    date: str
+
+
+def _render_rebuilt(text: PositionText, position: Position, shown: Rebuilt, now_ms: int) -> bytes:
+    rebuilt = shown.position
+    fields = _raw_object.decode(text.header)
+    moment = _Moment(shown.cutoff_ms, _date(shown.cutoff_ms))
+    at = _fields_at(fields, position, rebuilt, text.orders[shown.indexes[-1]], moment)
+    orders = [
+        (order, _accounted(text.orders[index], position.orders[index], order))
+        for index, order in zip(shown.indexes, rebuilt.orders, strict=True)
+    ]
+    texts = [*_order_texts(orders, now_ms)]
     if rebuilt.appended is not None:
         texts.append(_encode({key: getattr(rebuilt.appended, key) for key in _ORDER_KEYS}))
-    fields: dict[str, Any] = {
-        "miner_hotkey": identity.miner_hotkey,
-        "position_uuid": identity.position_uuid,
-        "open_ms": state.open_ms,
-        "trade_pair": identity.trade_pair,
-        "orders": msgspec.Raw(b"[" + b",".join(texts) + b"]"),
-        "current_return": state.current_return,
-        "close_ms": state.close_ms or 0,
-        "net_leverage": state.net_leverage,
-        "return_at_close": state.return_at_close,
-        "average_entry_price": state.average_entry_price,
-        "cumulative_entry_value": state.cumulative_entry_value,
-        "realized_pnl": state.realized_pnl,
-        "position_type": state.position_type,
-        "is_closed_position": state.is_closed_position,
-    }
+    # A value from the file would reveal later orders, except for those that no order changes.
+    known = {key: at.get(key, value) for key, value in fields.items() if key in at or key in _KEPT_KEYS}
+    known["orders"] = msgspec.Raw(b"[" + b",".join(texts) + b"]")
+    known["close_ms"] = rebuilt.state.close_ms or 0
+    return _encode(known)
+
+
+def _fields_at(
+    fields: dict[str, msgspec.Raw],
+    position: Position,
+    rebuilt: RebuiltPosition,
+    last_order: bytes,
+    moment: _Moment,
+) -> dict[str, Any]:
+    """Returns the values of the keys that change in the course of a position, those of `fields` only."""
+    at: dict[str, Any] = {key: getattr(rebuilt.state, key) for key in fields if key in _STATE_KEYS}
     if position.initial_entry_price is not None:
-        fields["initial_entry_price"] = rebuilt.initial_entry_price
-    return _encode(fields)
+        at["initial_entry_price"] = rebuilt.initial_entry_price
+    if position.fee_history is not None:
+        at["fee_history"] = [
+            raw
+            for raw, fee in zip(_raw_list.decode(fields["fee_history"]), position.fee_history, strict=True)
+            if fee.time_ms < moment.before_ms
+        ]
+    if position.dividend_history is not None:
+        raws = _raw_list.decode(fields["dividend_history"])
+        at["dividend_history"] = [
+            _encode_unpaid(raw) if dividend.applied and (dividend.payment_date or "~") > moment.date else raw
+            for raw, dividend in zip(raws, position.dividend_history, strict=True)
+            if dividend.time_ms < moment.before_ms
+        ]
+    if "last_stock_split_date" in fields:
+        date = position.last_stock_split_date
+        at["last_stock_split_date"] = date if date is not None and date <= moment.date else None
+    if "last_price_source" in fields or "last_quote_usd_conversion" in fields:
+        order = _raw_object.decode(last_order)
+        if "last_price_source" in fields:
+            sources = _raw_list.decode(order.get("price_sources", _EMPTY_LIST))
+            at["last_price_source"] = next((s for s in sources if bytes(s)[:1] == b"{"), _UNKNOWN_SOURCE)
+        if "last_quote_usd_conversion" in fields:
+            at["last_quote_usd_conversion"] = order.get("quote_usd_rate", _NULL)
+    return at
+
+
+def _encode_unpaid(dividend: msgspec.Raw) -> msgspec.Raw:
+    return msgspec.Raw(_encode(_raw_object.decode(dividend) | {"applied": False}))
+
+
+def _accounted(text: bytes, order: Order, rebuilt: Order) -> bytes:
+    """Returns an order's text with what the accounting changed in it; keys that it lacks are not added."""
+    changed = {
+        key: value for key in _ACCOUNTED_KEYS if (value := getattr(rebuilt, key)) != getattr(order, key)
+    }
+    if not changed:
+        return text
+    fields = _raw_object.decode(text)
+    return _encode(fields | {key: value for key, value in changed.items() if key in fields})
+
+
+def _date(at_ms: int) -> str:
+    """Returns the UTC date, "YYYY-MM-DD"."""
+    return (_EPOCH + timedelta(milliseconds=at_ms)).date().isoformat()
+
+
+def _start_of(date: str | None) -> int | None:
+    """Returns the epoch ms at which a UTC date begins; None if it is none."""
+    try:
+        start = datetime.fromisoformat(date or "").replace(tzinfo=timezone.utc)
+    except ValueError:
+        return None
+    return (start - _EPOCH) // timedelta(milliseconds=1)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)

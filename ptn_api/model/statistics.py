@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from ptn_api.model.miner import DEFAULT_LOOKBACK_DAYS
+
 __all__ = [
     "Elimination",
     "Eliminations",
@@ -16,14 +18,24 @@ __all__ = [
     "PerfCheckpoint",
     "PerfLedger",
     "Statistics",
+    "lookback_days",
 ]
 
 
+_MOST_DAYS = 100_000
+"""More than any validator looks back; a larger number is an error."""
+
+
 class PerfCheckpoint(msgspec.Struct, kw_only=True):
-    """A span of a perf ledger: `gain` (>= 0), `loss` and fee losses (<= 0) are logarithms of factors."""
+    """A span of a perf ledger: `gain` (>= 0), `loss` and fee losses (<= 0) are logarithms of factors.
+
+    `realized_pnl`, `unrealized_pnl` and `cumulative_fees_usd` are in USD; older ledgers lack them.
+    """
 
     last_update_ms: int | None = None
     prev_portfolio_ret: float | None = None
+    prev_portfolio_realized_pnl: float | None = None
+    prev_portfolio_unrealized_pnl: float | None = None
     prev_portfolio_spread_fee: float | None = None
     prev_portfolio_carry_fee: float | None = None
     accum_ms: int | None = None
@@ -35,15 +47,23 @@ class PerfCheckpoint(msgspec.Struct, kw_only=True):
     carry_fee_loss: float | None = None
     mdd: float | None = None
     mpv: float | None = None
+    realized_pnl: float | None = None
+    unrealized_pnl: float | None = None
+    equity_ret: float | None = None
+    cumulative_fees_usd: float | None = None
 
 
 class PerfLedger(msgspec.Struct, kw_only=True):
-    """A miner's return over time, for the portfolio or one trade pair."""
+    """A miner's return over time, for the portfolio or one trade pair.
+
+    `last_known_prices` is {pair: [price, epoch ms]}.
+    """
 
     initialization_time_ms: int | None = None
     max_return: float | None = None
     target_cp_duration_ms: int | None = None
     target_ledger_window_ms: int | None = None
+    last_known_prices: Any = None
     cps: list[PerfCheckpoint] = msgspec.field(default_factory=list)
 
 
@@ -75,13 +95,26 @@ class Statistics(msgspec.Struct, kw_only=True):
     constants: Any = None
 
 
+def lookback_days(constants: Any) -> float:
+    """Returns the days that `thirty_day_returns` looks back, as the statistics' `constants` state them."""
+    days = constants.get("SET_WEIGHT_LOOKBACK_RANGE_DAYS") if isinstance(constants, dict) else None
+    if isinstance(days, int | float) and not isinstance(days, bool) and 0 < days < _MOST_DAYS:
+        return days
+    return DEFAULT_LOOKBACK_DAYS
+
+
 class Elimination(msgspec.Struct, kw_only=True):
-    """A miner that was excluded from the competition; `dd` is the drawdown, if that was the reason."""
+    """A miner that was excluded from the competition.
+
+    `dd` is the drawdown, if that was the reason: a percentage or a factor, the validators differ.
+    """
 
     hotkey: str
     elimination_initiated_time_ms: int | None = None
     dd: float | None = None
     reason: str | None = None
+    price_info: Any = None
+    return_info: Any = None
 
 
 class Eliminations(msgspec.Struct, kw_only=True):

@@ -1,91 +1,265 @@
-"""Trade pairs: the table of the network's pairs, and the rule for pairs that are not in it."""
+"""Trade pairs: the table of the network's pairs, and the rules for pairs that are not in it."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-__all__ = ["TRADE_PAIRS", "Category", "TradePair", "category_and_rate", "pair_id"]
+from ptn_api.errors import InvalidInputError
 
-Category = Literal["crypto", "forex", "equities", "indices"]
+__all__ = [
+    "FOREX_LOT",
+    "Category",
+    "FeeCategory",
+    "ListedTradePair",
+    "PairList",
+    "TradePair",
+    "base_and_quote",
+    "category_and_rate",
+    "display_of",
+    "lot_size",
+    "pair_id",
+    "trade_pairs",
+    "trade_pairs_answer",
+]
+
+Category = Literal["crypto", "forex", "equities", "indices", "commodities"]
+FeeCategory = Literal["crypto", "forex", "equities", "indices", "perpetual"]
+"""What decides the fees of generations 1 to 3; perpetuals (Hyperliquid pairs) have no carry fee."""
+Source = Literal["vanta", "hyperliquid"]
 
 
 class TradePair(msgspec.Struct, frozen=True, kw_only=True):
-    """A trade pair. `fee_rate` is the fraction of the traded leverage that is charged.
+    """A trade pair of the table.
 
-    It may differ from the third element of a position's `trade_pair`, which is for display only. Leverages
-    are multiples of the account.
+    `fee_rate` is the fraction of the traded leverage that was charged until 2025; it may differ from the
+    third element of a position's `trade_pair`, which is for display only. Leverages are multiples of the
+    account. `lot_size` is how many base units a `quantity` of 1 stands for. `tier_leverage` times 1 to 4 is
+    the largest leverage of a subaccount's position, by its tier. Disabled pairs can no longer be traded.
     """
 
     id: str
     display: str
+    category: Category
+    source: Source
+    instrument: Literal["spot", "perp"]
     fee_rate: float
     min_leverage: float
     max_leverage: float
+    lot_size: int
+    tier_leverage: float
+    hl_coin: str | None = None
+    disabled: bool = False
+
+
+class _Group(msgspec.Struct):
+    """A row of trade_pairs.json: pairs that differ in name only, each list separated by spaces."""
+
     category: Category
+    source: Source
+    instrument: Literal["spot", "perp"]
+    fee: float
+    min_leverage: float
+    max_leverage: float
+    lot_size: int
+    tier_leverage: float
+    pairs: str
+    hl_coins: str = ""
+    disabled: str = ""
 
 
-def _pairs(
-    category: Category, fee_rate: float, leverages: tuple[float, float], displays: str
-) -> list[TradePair]:
-    low, high = leverages
-    return [
-        TradePair(
-            id=display.replace("/", ""),
-            display=display,
-            fee_rate=fee_rate,
-            min_leverage=low,
-            max_leverage=high,
-            category=category,
-        )
-        for display in displays.split()
-    ]
+@lru_cache(maxsize=1)
+def trade_pairs() -> dict[str, TradePair]:
+    """Returns every known pair by its id, in the network's order. Read once, in about a millisecond."""
+    groups = msgspec.json.decode(Path(__file__).with_name("trade_pairs.json").read_bytes(), type=list[_Group])
+    found: dict[str, TradePair] = {}
+    for group in groups:
+        displays, disabled = group.pairs.split(), set(group.disabled.split())
+        coins: list[str | None] = [*group.hl_coins.split()] or [None] * len(displays)
+        for display, coin in zip(displays, coins, strict=True):
+            pair = TradePair(
+                id=display.replace("/", "").replace(".", "_"),
+                display=display,
+                category=group.category,
+                source=group.source,
+                instrument=group.instrument,
+                fee_rate=group.fee,
+                min_leverage=group.min_leverage,
+                max_leverage=group.max_leverage,
+                lot_size=group.lot_size,
+                tier_leverage=group.tier_leverage,
+                hl_coin=coin,
+                disabled=display in disabled,
+            )
+            found[pair.id] = pair
+    return found
 
+
+# --- a position's `trade_pair` ----------------------------------------------------------------------------
 
 _CRYPTO_RATE = 0.001
 _FOREX_RATE = 0.00007
 _EQUITIES_RATE = 0.00009
-
-TRADE_PAIRS: dict[str, TradePair] = {
-    pair.id: pair
-    for pair in [
-        *_pairs("crypto", _CRYPTO_RATE, (0.01, 0.5), "BTC/USD ETH/USD SOL/USD XRP/USD DOGE/USD"),
-        *_pairs(
-            "forex",
-            _FOREX_RATE,
-            (0.1, 5.0),
-            "AUD/CAD AUD/CHF AUD/USD AUD/JPY AUD/NZD CAD/CHF CAD/JPY CHF/JPY EUR/AUD EUR/CAD EUR/USD EUR/CHF "
-            "EUR/GBP EUR/JPY EUR/NZD NZD/CAD NZD/CHF NZD/JPY NZD/USD GBP/AUD GBP/CAD GBP/CHF GBP/JPY GBP/NZD "
-            "GBP/USD USD/CAD USD/CHF USD/JPY USD/MXN XAU/USD XAG/USD",
-        ),
-        *_pairs("equities", _EQUITIES_RATE, (0.1, 3.0), "NVDA AAPL TSLA AMZN MSFT GOOG META"),
-        *_pairs("indices", _EQUITIES_RATE, (0.1, 5.0), "SPX DJI NDX VIX FTSE GDAXI"),
-    ]
-}
-"""Every known pair by its id."""
+FOREX_LOT = 100_000
 
 
 def pair_id(trade_pair: Any) -> str:
-    """Returns the id in a position's `trade_pair`: its first element, or all of it if it is a string."""
-    name = trade_pair[0] if isinstance(trade_pair, list | tuple) and trade_pair else trade_pair
-    return name if isinstance(name, str) else ""
+    """Returns the id in a `trade_pair`, which may be the id, a list or an object; "" if there is none."""
+    if isinstance(trade_pair, list | tuple):
+        trade_pair = trade_pair[0] if trade_pair else None
+    elif isinstance(trade_pair, dict):
+        trade_pair = trade_pair.get("trade_pair_id")
+    return trade_pair if isinstance(trade_pair, str) else ""
 
 
-def category_and_rate(trade_pair: Any) -> tuple[Category, float] | None:
-    """Returns the category and fee rate for a position's accounting (docs/accounting.md, 1).
+def base_and_quote(trade_pair: Any) -> tuple[str, str]:
+    """Returns the pair's currencies as its display names them; the quote is USD without a slash."""
+    base, _, quote = display_of(trade_pair).partition("/")
+    return base, quote or "USD"
 
-    The table decides; for an unknown pair, the third element of its list. None if neither does: the position
+
+def display_of(trade_pair: Any) -> str:
+    """Returns the display of the table, else of the `trade_pair` itself, else the id."""
+    pair = trade_pairs().get(pair_id(trade_pair))
+    if pair is not None:
+        return pair.display
+    if isinstance(trade_pair, dict):
+        display = trade_pair.get("trade_pair")
+    else:
+        display = trade_pair[1] if isinstance(trade_pair, list | tuple) and len(trade_pair) > 1 else None
+    return display if isinstance(display, str) else pair_id(trade_pair)
+
+
+def category_and_rate(trade_pair: Any) -> tuple[FeeCategory, float] | None:
+    """Returns what the fees of generations 1 to 3 depend on (docs/accounting.md, 1).
+
+    The table decides; for an unknown pair, the fee in its `trade_pair`. None if neither does: the position
     cannot be rebuilt.
     """
-    known = TRADE_PAIRS.get(pair_id(trade_pair))
-    if known is not None:
-        return known.category, known.fee_rate
-    fee = trade_pair[2] if isinstance(trade_pair, list | tuple) and len(trade_pair) > 2 else None
-    if not isinstance(fee, int | float) or isinstance(fee, bool):
+    name = pair_id(trade_pair)
+    pair = trade_pairs().get(name)
+    fee = _display_fee(trade_pair) if pair is None else pair.fee_rate
+    if fee is None:
         return None
+    if (pair.source == "hyperliquid" or pair.category == "commodities") if pair else name.endswith("USDC"):
+        return "perpetual", _CRYPTO_RATE
+    if pair is not None and pair.category != "commodities":
+        return pair.category, pair.fee_rate
     if fee >= _CRYPTO_RATE:
         return "crypto", _CRYPTO_RATE
     if fee == _FOREX_RATE:
         return "forex", _FOREX_RATE
     return ("equities", _EQUITIES_RATE) if fee == _EQUITIES_RATE else None
+
+
+def lot_size(trade_pair: Any) -> int | None:
+    """Returns how many base units a quantity of 1 stands for, by the table or the fee; None if unknown."""
+    pair = trade_pairs().get(pair_id(trade_pair))
+    if pair is not None:
+        return pair.lot_size
+    fee = _display_fee(trade_pair)
+    if fee is None:
+        return None
+    if fee == _FOREX_RATE:
+        return FOREX_LOT
+    return 1 if fee == _EQUITIES_RATE or fee >= _CRYPTO_RATE else None
+
+
+def _display_fee(trade_pair: Any) -> float | None:
+    if isinstance(trade_pair, dict):
+        fee = trade_pair.get("fees")
+    else:
+        fee = trade_pair[2] if isinstance(trade_pair, list | tuple) and len(trade_pair) > 2 else None
+    return fee if isinstance(fee, int | float) and not isinstance(fee, bool) else None
+
+
+# --- the list that clients ask for ------------------------------------------------------------------------
+
+
+class ListedTradePair(msgspec.Struct, kw_only=True):
+    """A pair as `/trade-pairs` lists it; `lot_size` only for some Hyperliquid commodities, for display."""
+
+    trade_pair_id: str
+    hl_coin: str | None
+    trade_pair: str
+    trade_pair_category: Category
+    trade_pair_source: Source
+    min_leverage: float
+    max_leverage: float
+    subaccount_positional_leverage_by_tier: dict[str, float]
+    lot_size: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class PairList(msgspec.Struct, kw_only=True):
+    """The answer of `/trade-pairs`; `disabled` pairs can no longer be traded. `timestamp` is epoch ms."""
+
+    allowed: list[ListedTradePair]
+    disabled: list[ListedTradePair]
+    total_allowed: int
+    total_disabled: int
+    timestamp: int
+
+
+_TIERS = (1, 2, 3, 4)
+_LARGEST_EQUITIES_LEVERAGE = 2.0
+_LISTED_LOT_SIZES = {
+    "GOLDUSDC": 100,
+    "SILVERUSDC": 5000,
+    "PLATINUMUSDC": 100,
+    "COPPERUSDC": 100,
+    "WTIOILUSDC": 100,
+    "NATGASUSDC": 1000,
+}
+"""Of the contracts that the perpetuals follow. Quantities do not count in them."""
+_METALS = ("XAUUSD", "XAGUSD")
+
+
+def trade_pairs_answer(asset_class: str | None, now_ms: int) -> PairList:
+    """Returns the pairs of an asset class, in any case of letters; None means all.
+
+    Raises InvalidInputError, code `bad_parameter`, for an unknown class.
+    """
+    chosen = [pair for pair in trade_pairs().values() if asset_class is None or _belongs(pair, asset_class)]
+    allowed = [_listed(pair) for pair in chosen if not pair.disabled]
+    disabled = [_listed(pair) for pair in chosen if pair.disabled]
+    return PairList(
+        allowed=allowed,
+        disabled=disabled,
+        total_allowed=len(allowed),
+        total_disabled=len(disabled),
+        timestamp=now_ms,
+    )
+
+
+def _belongs(pair: TradePair, asset_class: str) -> bool:
+    perpetual = pair.source == "hyperliquid"
+    match asset_class.lower():
+        case "crypto" | "commodities" as category:
+            return perpetual and pair.category == category
+        case "forex" | "equities" as category:
+            return not perpetual and pair.category == category
+        case "hl_all":
+            return perpetual
+        case "all_markets":
+            return perpetual or (pair.category in ("forex", "equities") and pair.id not in _METALS)
+    raise InvalidInputError(f"Invalid asset class: {asset_class}", code="bad_parameter", field="asset_class")
+
+
+def _listed(pair: TradePair) -> ListedTradePair:
+    by_tier = {str(tier): pair.tier_leverage * tier for tier in _TIERS}
+    if pair.category == "equities" and pair.instrument == "spot":
+        by_tier = {tier: min(leverage, _LARGEST_EQUITIES_LEVERAGE) for tier, leverage in by_tier.items()}
+    return ListedTradePair(
+        trade_pair_id=pair.id,
+        hl_coin=pair.hl_coin,
+        trade_pair=pair.display,
+        trade_pair_category=pair.category,
+        trade_pair_source=pair.source,
+        min_leverage=pair.min_leverage,
+        max_leverage=pair.max_leverage,
+        subaccount_positional_leverage_by_tier=by_tier,
+        lot_size=_LISTED_LOT_SIZES.get(pair.id, msgspec.UNSET),
+    )

@@ -8,7 +8,7 @@ from ptn_api.errors import LogError
 from ptn_api.event_log.contract import SourceStatus
 from ptn_api.http.body import body_of
 from ptn_api.http.response import Response
-from ptn_api.model.trade_pair import TRADE_PAIRS
+from ptn_api.model.trade_pair import trade_pairs_answer
 from ptn_api.rest.context import AppContext, RequestContext
 from ptn_api.wire.about import Health, KeyLimits, LogHealth, Me, Problem, SourceHealth, Status
 
@@ -32,7 +32,7 @@ def me(app: AppContext, request: RequestContext) -> Response:
 
 
 def trade_pairs(app: AppContext, request: RequestContext) -> Response:
-    return Response(body_of(msgspec.json.encode(list(TRADE_PAIRS.values()))))
+    return Response(body_of(msgspec.json.encode(trade_pairs_answer(None, app.clock()))))
 
 
 def health(app: AppContext, request: RequestContext) -> Response:

@@ -14,7 +14,7 @@ import msgspec
 from ptn_api.http.errors import HTTPError
 from ptn_api.model.miner import MinerEntry
 from ptn_api.model.statistics import Eliminations, MinerStatistics, PerfLedger, Statistics
-from ptn_api.model.trade_pair import TradePair
+from ptn_api.model.trade_pair import PairList
 from ptn_api.rest import about, documents, messages, pages, positions
 from ptn_api.rest.context import NoQuery, RouteHandler
 from ptn_api.views.checkpoint import CheckpointDocument
@@ -184,7 +184,7 @@ ROUTES: tuple[Route, ...] = (
         "`X-PTN-Head`.",
         freshness=True,
     ),
-    Route("/trade-pairs", about.trade_pairs, "The network's trade pairs", list[TradePair]),
+    Route("/trade-pairs", about.trade_pairs, "The network's trade pairs", PairList),
     Route("/me", about.me, "The request's key: alias, tier, expiry and limits", Me),
     Route(
         "/health",

@@ -126,7 +126,7 @@ class HistoryEdits:
         before, after = position.orders[place - 1], position.orders[place]
         at_ms = self._rng.randrange(before.processed_ms + 1, after.processed_ms)
         instrument = self._market.instruments[position.pair]
-        side = 1 if position.orders[0].leverage > 0 else -1
+        side = 1 if (position.orders[0].leverage or 0.0) > 0 else -1
         leverage = side * instrument.limits[0]
         order = self._market.fill(instrument, "LONG" if side > 0 else "SHORT", leverage, at_ms, self._rng)
         edited = position.copy([*position.orders[:place], order, *position.orders[place:]])
@@ -172,7 +172,7 @@ def _reaches_zero(orders: list[Order]) -> int | None:
     """Returns how many orders it takes to reach or cross zero, or None if no order comes after that."""
     net = 0.0
     for place, order in enumerate(orders[:-1]):
-        if place and (order.order_type == "FLAT" or net * (net + order.leverage) <= 0):
+        if place and (order.order_type == "FLAT" or net * (net + (order.leverage or 0.0)) <= 0):
             return place + 1
-        net += order.leverage
+        net += order.leverage or 0.0
     return None

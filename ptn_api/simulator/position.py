@@ -9,7 +9,7 @@ import msgspec
 
 from ptn_api.model.accounting import rebuild
 from ptn_api.model.order import Order, OrderSource
-from ptn_api.model.position import PositionState, parse_position
+from ptn_api.model.position import Position, PositionState, parse_position
 
 __all__ = ["QueuedOrderType", "SimulatedPosition", "elimination_flat"]
 
@@ -63,14 +63,21 @@ class SimulatedPosition:
         """The initial entry price P0, the effective price of the first order (docs/accounting.md, 2)."""
         first = self.orders[0]
         slippage = first.slippage or 0.0
-        return first.price * (1 + slippage if first.leverage > 0 else 1 - slippage)
+        return first.price * (1 + slippage if (first.leverage or 0.0) > 0 else 1 - slippage)
 
     def rebuild(self) -> bool:
         """Recomputes the state from the orders (docs/accounting.md, 2); appends the FLAT of a liquidation.
 
         Returns False and changes nothing if the accounting rejects the orders.
         """
-        rebuilt = rebuild(self.orders, self.trade_pair, self.position_uuid)
+        rebuilt = rebuild(
+            Position(
+                miner_hotkey=self.miner_hotkey,
+                position_uuid=self.position_uuid,
+                trade_pair=self.trade_pair,
+                orders=self.orders,
+            )
+        )
         if rebuilt is None:
             return False
         self.state = rebuilt.state

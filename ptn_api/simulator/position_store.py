@@ -174,7 +174,7 @@ class PositionStore:
                     order_uuid=order.order_uuid,
                     processed_ms=order.processed_ms,
                     order_type=order.order_type,
-                    leverage=order.leverage,
+                    leverage=order.leverage or 0.0,
                     src=order.src or 0,
                     place=1 + next(i for i, o in enumerate(position.orders) if o is order),
                     n_orders=len(position.orders),

@@ -180,7 +180,7 @@ class Trading:
         old = position.orders[place]
         instrument = self._market.instruments[position.pair]
         quoted_ms = old.processed_ms + self._rng.randrange(200, 4_000)
-        new = self._market.fill(instrument, old.order_type, old.leverage, quoted_ms, self._rng)
+        new = self._market.fill(instrument, old.order_type, old.leverage or 0.0, quoted_ms, self._rng)
         new.order_uuid, new.processed_ms = old.order_uuid, old.processed_ms
         corrected = position.copy([*position.orders[:place], new, *position.orders[place + 1 :]])
         if not corrected.rebuild() or corrected.closed != position.closed:

@@ -209,7 +209,7 @@ class EncodedEntry(NamedTuple):
             shown = sorted([*closed.shown(), *shown], key=_sort_key)
             outcomes = [position.outcome for position in shown]
             first = _EMPTY_BLOCK
-        sums = aggregates(outcomes, now_ms, eliminated=eliminated)
+        sums = aggregates(outcomes, now_ms)
         comma = b"," if shown and len(first) > len(_OPENING) else b""
         texts = b",".join(position.text for position in shown)
         identity = comma + texts + b"]," + msgspec.json.encode(sums)[1:-1]

@@ -1,0 +1,213 @@
+"""The types of today's documents about miners, as REST answers with them.
+
+For descriptions and clients: every key that a validator may leave out is optional, and unknown keys are
+ignored. Times are epoch milliseconds, amounts USD unless the key names another unit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from ptn_api.model.limit_order import ListedOrder
+
+__all__ = [
+    "AccountSnapshot",
+    "AccountSnapshots",
+    "ChallengePeriod",
+    "Collateral",
+    "DebtLedgerSummary",
+    "Entities",
+    "EntityAnswer",
+    "EntityEndpoint",
+    "MinerLedger",
+    "MinerSelections",
+    "OrdersByStatus",
+    "Period",
+    "ServiceHealth",
+    "periods",
+]
+
+
+class OrdersByStatus(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Orders by `processed_ms`; only the requested statuses are present."""
+
+    unfilled: list[ListedOrder] | msgspec.UnsetType = msgspec.UNSET
+    filled: list[ListedOrder] | msgspec.UnsetType = msgspec.UNSET
+    cancelled: list[ListedOrder] | msgspec.UnsetType = msgspec.UNSET
+
+
+# --- challenge period -------------------------------------------------------------------------------------
+
+
+class Period(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A bucket of the competition, and when the miner entered it; `reason` only for `ELIMINATED`."""
+
+    bucket: str
+    start_time_ms: int | None
+    reason: str | None = None
+
+
+class ChallengePeriod(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A miner's present bucket; `history` is oldest first."""
+
+    status: Literal["success"]
+    hotkey: str
+    challenge_period: Period
+    timestamp: int
+    history: list[Period] | msgspec.UnsetType = msgspec.UNSET
+
+
+_WHOLE_FILE = {"testing": "CHALLENGE", "success": "MAINCOMP"}
+
+
+def periods(document: Any) -> dict[str, list[Period]]:
+    """Returns each miner's buckets, oldest first, from any form of the challenge period document.
+
+    Per miner a list of {bucket, bucket_start_time or start_time_ms}, an object that has that list as
+    `entries`, or one with the present and the previous bucket; or for the whole file the oldest form,
+    {"testing": {hotkey: ms}, "success": {hotkey: ms}}. What has none of these forms is left out.
+    """
+    if not isinstance(document, dict):
+        return {}
+    if document.keys() <= _WHOLE_FILE.keys():
+        return {
+            hotkey: [Period(bucket=bucket, start_time_ms=_time(start))]
+            for kind, bucket in _WHOLE_FILE.items()
+            if isinstance(document.get(kind), dict)
+            for hotkey, start in document[kind].items()
+        }
+    found = {hotkey: _periods_of(state) for hotkey, state in document.items()}
+    return {hotkey: listed for hotkey, listed in found.items() if listed}
+
+
+def _periods_of(state: Any) -> list[Period]:
+    if isinstance(state, dict) and "entries" in state:
+        state = state["entries"]
+    elif isinstance(state, dict):
+        previous = {
+            "bucket": state.get("previous_bucket"),
+            "bucket_start_time": state.get("previous_bucket_start_time"),
+        }
+        state = [previous, state]
+    entries = [entry for entry in state if isinstance(entry, dict)] if isinstance(state, list) else []
+    return [
+        Period(
+            bucket=entry["bucket"],
+            start_time_ms=_time(entry.get("bucket_start_time", entry.get("start_time_ms"))),
+        )
+        for entry in entries
+        if isinstance(entry.get("bucket"), str)
+    ]
+
+
+def _time(value: Any) -> int | None:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if known else None
+
+
+# --- ledgers ----------------------------------------------------------------------------------------------
+
+
+class MinerLedger(msgspec.Struct, kw_only=True):
+    """A miner's debt, emissions or penalty ledger; the shape of its checkpoints depends on the ledger."""
+
+    hotkey: str
+    total_checkpoints: int | None = None
+    checkpoints: list[Any] = msgspec.field(default_factory=list)
+    summary: Any = None
+    coldkey: str | None = None
+    cumulative_emissions: float | None = None
+    cumulative_emissions_tao: float | None = None
+    cumulative_emissions_usd: float | None = None
+
+
+class DebtLedgerSummary(msgspec.Struct, kw_only=True):
+    """A miner's debt ledger in numbers; emissions in alpha, TAO and USD, `portfolio_return` a factor."""
+
+    hotkey: str
+    total_checkpoints: int | None = None
+    cumulative_emissions_alpha: float | None = None
+    cumulative_emissions_tao: float | None = None
+    cumulative_emissions_usd: float | None = None
+    portfolio_return: float | None = None
+    weighted_score: float | None = None
+    latest_checkpoint_ms: int | None = None
+    net_pnl: float | None = None
+    total_fees: float | None = None
+
+
+# --- accounts ---------------------------------------------------------------------------------------------
+
+
+class AccountSnapshot(msgspec.Struct, kw_only=True):
+    """An account at a full hour; `equity_return` = equity / account size, 1.0 for a size of 0."""
+
+    snapshot_ms: int
+    snapshot_date: str
+    account_size: float
+    balance: float
+    equity: float
+    equity_return: float
+
+
+class AccountSnapshots(msgspec.Struct, kw_only=True):
+    """A miner's latest snapshots, oldest first."""
+
+    hotkey: str
+    count: int
+    snapshots: list[AccountSnapshot]
+
+
+class Collateral(msgspec.Struct, kw_only=True):
+    """Account sizes per miner, as the validator's file has them."""
+
+    status: Literal["success"]
+    data: dict[str, Any]
+    miner_count: int
+    total_records: int
+    timestamp: int
+
+
+class MinerSelections(msgspec.Struct, kw_only=True):
+    """The asset class that each miner chose."""
+
+    miner_selections: dict[str, str]
+    total_miners: int
+    timestamp: int
+
+
+# --- entities ---------------------------------------------------------------------------------------------
+
+
+class Entities(msgspec.Struct, kw_only=True):
+    """All entities with their subaccounts, as the validator's file has them."""
+
+    status: Literal["success"]
+    entities: dict[str, Any]
+    entity_count: int
+    timestamp: int
+
+
+class EntityAnswer(msgspec.Struct, kw_only=True):
+    """One entity."""
+
+    status: Literal["success"]
+    entity: Any
+
+
+class EntityEndpoint(msgspec.Struct, kw_only=True):
+    """Where an entity is reached; null if it states no address."""
+
+    status: Literal["success"]
+    entity_hotkey: str
+    endpoint_url: str | None
+
+
+class ServiceHealth(msgspec.Struct, kw_only=True):
+    """The answer that today's clients expect of `/api/health`."""
+
+    status: Literal["healthy"]
+    service: str
+    timestamp_ms: int

@@ -1,0 +1,92 @@
+"""JSON that a validator wrote in an unusual way, made to fit: NaN, whole floats for integers, odd values.
+
+Older validators write NaN and Infinity, which are not JSON; today's write some integers as `1764410400000.0`.
+Only what does not fit is changed, everything else stays as it was written.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+__all__ = ["null_for_nan", "repair_list", "repair_object"]
+
+_STRING_OR_NAN = re.compile(rb'"(?:[^"\\]+|\\.)*"|-?\b(?:NaN|Infinity)\b')
+_raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_raw_list = msgspec.json.Decoder(list[msgspec.Raw])
+_NULL = msgspec.Raw(b"null")
+
+
+def null_for_nan(text: bytes) -> bytes:
+    """Returns the text with null for NaN and infinities; text without them is returned as it is."""
+    if b"NaN" not in text and b"Infinity" not in text:
+        return text
+    return _STRING_OR_NAN.sub(lambda token: token[0] if token[0][:1] == b'"' else b"null", text)
+
+
+def repair_object(text: bytes, kind: type[msgspec.Struct], problems: list[str]) -> dict[str, msgspec.Raw]:
+    """Returns a JSON object's keys with values that fit the struct; unknown keys are kept.
+
+    A whole float becomes an int. Another value that does not fit becomes null, or is left out where null does
+    not fit either, and is named in `problems`. Raises msgspec.ValidationError if it is required.
+    """
+    fields = _raw_object.decode(text)
+    for field in msgspec.structs.fields(kind):
+        name = field.encode_name
+        if name not in fields:
+            continue
+        value = _repaired(fields[name], field.type)
+        if value is None:
+            if field.required:
+                msgspec.json.decode(fields[name], type=field.type)  # raises
+            problems.append(name)
+            value = _NULL if _fits(_NULL, field.type) else None
+        if value is None:
+            del fields[name]
+        else:
+            fields[name] = value
+    return fields
+
+
+def repair_list(
+    text: bytes, kind: type[msgspec.Struct], problems: list[str], *, name: str = ""
+) -> list[bytes]:
+    """Returns the elements of a JSON list that fit the struct, repaired if need be.
+
+    The others are left out and named in `problems`. Raises msgspec.ValidationError if it is not a list.
+    """
+    repaired: list[bytes] = []
+    for index, element in enumerate(_raw_list.decode(text)):
+        odd: list[str] = []
+        try:
+            if not _fits(element, kind):
+                element = msgspec.Raw(msgspec.json.encode(repair_object(element, kind, odd)))
+                msgspec.json.decode(element, type=kind)
+            msgspec.json.decode(element)  # unknown keys too
+        except msgspec.ValidationError as error:
+            problems.append(f"{name}[{index}] was left out: {error}")
+            continue
+        problems += [f"{name}[{index}].{key} has an odd value" for key in odd]
+        repaired.append(bytes(element))
+    return repaired
+
+
+def _repaired(value: msgspec.Raw, kind: Any) -> msgspec.Raw | None:
+    """Returns the value in a form that fits; None if there is none."""
+    if _fits(value, kind):
+        return value
+    plain = msgspec.json.decode(value)
+    if isinstance(plain, float) and plain.is_integer():
+        whole = msgspec.Raw(b"%d" % int(plain))
+        return whole if _fits(whole, kind) else None
+    return None
+
+
+def _fits(value: bytes | msgspec.Raw, kind: Any) -> bool:
+    try:
+        msgspec.json.decode(value, type=kind)
+    except msgspec.ValidationError:
+        return False
+    return True
