@@ -5,7 +5,6 @@ Folders are the subject of `directory`, positions that of `position_files`.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import stat
@@ -17,6 +16,7 @@ import msgspec
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.gzip_file import GZIP_MAGIC, inflate
+from ptn_api.model.repair import null_for_nan
 
 __all__ = [
     "LONGEST_NAME",
@@ -28,7 +28,6 @@ __all__ = [
     "json_object",
     "read_bytes",
     "read_file",
-    "valid_json",
 ]
 
 T = TypeVar("T")
@@ -41,16 +40,6 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FORBIDDEN = frozenset("'\"`\\/")
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_OUTLINE = bytes.maketrans(b"123456789E", b"000000000e")
-_SUSPECTS = (b"NaN", b"Infinity", b"e000", b"e+000", b"0" * 309)
-"""What a value beyond JSON or beyond a float contains, after `_OUTLINE`."""
-_SUSPECT = re.compile(rb"NaN|Infinity|e\+?000|0{309}")
-_WORD = re.compile(rb"[-+.0-9A-Za-z]+")
-_NOT_A_NUMBER = re.compile(rb"-?(?:NaN|Infinity)")
-_NUMBER = re.compile(rb"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
-_SLICE = 4 << 20
-"""Bytes that are searched at a time, so that other threads get a turn."""
-_LONGEST_SUSPECT = 309
 _TRIES = 5
 _PICKLE = b"\x80"
 
@@ -134,7 +123,7 @@ def read_bytes(path: str, limit: int, *, tail: int | None = None) -> tuple[bytes
 
 
 def json_object(body: bytes, limit: int) -> bytes:
-    """Returns the JSON object that a file contains, gzipped or not, as valid JSON (`valid_json`).
+    """Returns the JSON object that a file contains, gzipped or not, as valid JSON (`null_for_nan`).
 
     A pickle is recognised by its first byte, and never loaded. Raises InvalidInputError with code `pickle`,
     `damaged`, `not_utf8`, `not_json`, `not_an_object`, or `too_large` if it inflates to more than `limit`.
@@ -144,7 +133,7 @@ def json_object(body: bytes, limit: int) -> bytes:
     if body.startswith(GZIP_MAGIC):
         body = inflate(body, limit, begins=b"{")
     check_utf8(body)
-    body = valid_json(body)
+    body = null_for_nan(body)
     check_object(body)
     return body
 
@@ -157,50 +146,6 @@ def check_object(body: bytes | msgspec.Raw) -> None:
         raise InvalidInputError(str(error), code="not_an_object") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInputError(f"not JSON: {error}", code="not_json") from None
-
-
-def valid_json(body: bytes) -> bytes:
-    """Returns JSON with null in place of NaN, infinities and numbers beyond a float.
-
-    Older validators write them. Anything else that is wrong stays, for a decoder to refuse. The same object
-    is returned if nothing is to be replaced; that is found out quickly, since content of 60 MB is common.
-    """
-    parts: list[bytes] = []
-    done = 0
-    in_string = False
-    for start, end in _suspects(body):
-        # An even number of quotes before it, apart from escaped ones: not in a string.
-        before = body[done:start].replace(b"\\\\", b"")
-        in_string ^= (before.count(b'"') - before.count(b'\\"')) % 2 == 1
-        parts.append(body[done:start])
-        word = body[start:end]
-        is_value = _NOT_A_NUMBER.fullmatch(word) or (_NUMBER.fullmatch(word) and math.isinf(float(word)))
-        parts.append(b"null" if is_value and not in_string else word)
-        done = end
-    if not parts:
-        return body
-    parts.append(body[done:])
-    return b"".join(parts)
-
-
-def _suspects(body: bytes) -> Iterator[tuple[int, int]]:
-    """Yields the words that may have to be replaced, by their bounds."""
-    done = 0
-    for at in range(0, len(body), _SLICE):
-        # The slices overlap: a suspect may lie across their border.
-        outline = body[at : at + _SLICE + _LONGEST_SUSPECT].translate(_OUTLINE)
-        if not any(suspect in outline for suspect in _SUSPECTS):
-            continue
-        for match in _SUSPECT.finditer(outline):
-            start = at + match.start()
-            if start < done:
-                continue
-            while start > done and _WORD.match(body, start - 1):
-                start -= 1
-            word = _WORD.match(body, start)
-            if word:
-                done = word.end()
-                yield start, done
 
 
 def check_utf8(body: bytes) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -33,6 +34,8 @@ logger = structlog.get_logger()
 
 Key = tuple[Document, str]
 FolderName = Literal["closed", "unfilled", "open"]
+_Mark = tuple[int, int, int]
+"""ctime (ns), inode and size of a file or folder; zeros if it is missing."""
 
 KEPT_SNAPSHOTS = 2_160
 """Snapshots kept of each miner: those of 90 days."""
@@ -87,9 +90,8 @@ class _MinerDocument:
     __slots__ = (
         "exists",
         "fingerprint",
-        "folder",
+        "folders",
         "look_again",
-        "pairs",
         "refused",
         "rewritten",
         "times",
@@ -99,11 +101,11 @@ class _MinerDocument:
     def __init__(self, fingerprint: str | None) -> None:
         self.exists = fingerprint is not None
         self.fingerprint = fingerprint or ""
-        self.times: list[object] = []
+        self.times: list[_Mark] = []
         self.look_again = True
         self.was_empty = False
-        self.folder: tuple[int, int] | None = None
-        self.pairs: list[str] = []
+        self.folders: list[tuple[str, FolderName, str]] = []
+        """Pair, name and path of each folder of files."""
         self.rewritten: list[str] = []
         self.refused: set[str] = set()
 
@@ -121,13 +123,15 @@ class MinerFiles:
         self._root = str(root)
         self._miners = {key: _MinerDocument(fingerprint) for key, fingerprint in known.items()}
         self._refused: Refusals[str] = Refusals()
+        self._incomplete: dict[str, str] = {}
+        """Files of which something cannot be served, each with its version."""
         self._position_limit = position_limit
         self._document_limit = document_limit
 
     @property
     def refused(self) -> int:
-        """Number of files that are skipped at present."""
-        return len(self._refused)
+        """Number of files that are skipped at present, or served without something that is malformed."""
+        return len(self._refused) + len(self._incomplete)
 
     def start_over(self) -> None:
         """Forgets all deliveries: the baseline that they were part of was rolled back."""
@@ -137,7 +141,7 @@ class MinerFiles:
         """Yields the documents that changed. `full` compares every file, not only folders' times."""
         try:
             with os.scandir(self._root) as listing:
-                hotkeys = {entry.name for entry in listing if entry.is_dir() and _is_name(entry.name)}
+                hotkeys = {entry.name for entry in listing if _is_folder(entry)}
         except OSError:
             return  # nothing is known about any miner
         for hotkey in sorted(hotkeys):
@@ -164,10 +168,11 @@ class MinerFiles:
         tree = _TREES.get(document)
         path = f"{self._root}/{hotkey}/{tree.name if tree else _SNAPSHOTS_FILE}"
         try:
-            times = self._times(path, tree, miner)
-            if times == miner.times and not full and not miner.look_again:
-                return None
+            must_list = full or miner.look_again
             miner.look_again = False
+            times = self._times(path, tree, miner, relist=must_list)
+            if times == miner.times and not must_list:
+                return None
             files = self._list(path, tree, hotkey, miner)
         except OSError as error:
             miner.refused.add(path)
@@ -183,44 +188,36 @@ class MinerFiles:
         miner.was_empty = False
         return self._read(document, hotkey, miner, path, files)
 
-    def _times(self, path: str, tree: _Tree | None, miner: _MinerDocument) -> list[object]:
+    def _times(self, path: str, tree: _Tree | None, miner: _MinerDocument, *, relist: bool) -> list[_Mark]:
         """Returns what shows most changes; compare it to that of the last look."""
-        if tree is None:
-            return [_version(path)]
-        status = _stat(path)
-        folder = status and (status.st_ino, status.st_mtime_ns)
-        if folder != miner.folder or (status and not is_settled(status.st_mtime_ns)):
-            miner.pairs = [entry.name for entry in _entries(path) if entry.is_dir() and _is_name(entry.name)]
-            miner.folder = folder
-        times: list[object] = [folder]
-        for pair in miner.pairs:
-            for name in tree.folders:
-                status = _stat(f"{path}/{pair}/{name}")
-                times.append(status and (status.st_ino, status.st_mtime_ns))
-                if status and not is_settled(status.st_mtime_ns):
-                    miner.look_again = True
-        times += [_version(file) for file in miner.rewritten]
+        times = [_mark(path)]
+        if tree is not None:
+            if relist or times != miner.times[:1]:
+                pairs = [entry.name for entry in _entries(path) if _is_folder(entry)]
+                miner.folders = [
+                    (pair, folder, f"{path}/{pair}/{folder}") for pair in pairs for folder in tree.folders
+                ]
+            times += [_mark(folder) for _, _, folder in miner.folders]
+            times += [_mark(file) for file in miner.rewritten]
+        newest = max(changed_ns for changed_ns, _, _ in times)
+        if not is_settled(newest):
+            miner.look_again = True
         return times
 
     def _list(self, path: str, tree: _Tree | None, hotkey: str, miner: _MinerDocument) -> list[_File]:
         files: list[_File] = []
         if tree is None:
-            status = _stat(path)
-            if status:
-                settled = is_settled(status.st_ctime_ns)
-                files.append(_File(path, "", "closed", _SNAPSHOTS_FILE, version_of(status), settled))
-            return files
-        for pair in miner.pairs:
-            for folder in tree.folders:
-                for entry in _entries(f"{path}/{pair}/{folder}"):
-                    status = _stat(entry.path)
-                    if status is None or entry.is_dir():
-                        continue
-                    if tree.name == "archived_positions" and self._is_live(hotkey, pair, entry.name):
-                        miner.look_again = True  # it is being moved
-                        continue
-                    settled = is_settled(status.st_ctime_ns)
-                    files.append(_File(entry.path, pair, folder, entry.name, version_of(status), settled))
+            file = _file(path, "", "closed", _SNAPSHOTS_FILE)
+            return [file] if file else []
+        for pair, folder, folder_path in miner.folders:
+            for entry in _entries(folder_path):
+                file = _file(entry.path, pair, folder, entry.name)
+                if file is None:
+                    continue
+                if tree.name == "archived_positions" and self._is_live(hotkey, pair, entry.name):
+                    miner.look_again = True  # it is being moved
+                    continue
+                files.append(file)
         files.sort()
         miner.rewritten = [file.path for file in files if file.folder == tree.rewritten]
         return files
@@ -251,14 +248,13 @@ class MinerFiles:
     ) -> DocumentWritten | None:
         digest = hashlib.blake2b(digest_size=16)
         for file in files:
-            digest.update(f"{file.folder}/{file.pair}/{file.name}/{file.version}\n".encode())
+            digest.update(os.fsencode(f"{file.folder}/{file.pair}/{file.name}/{file.version}\n"))
         fingerprint = digest.hexdigest()
         if fingerprint == miner.fingerprint:
             self._accept(miner, {path})
             return None
         if self._refused.is_final(path, fingerprint):
             return None
-        read = _READERS[document]
         parts: list[bytes] = []
         names: set[str] = set()
         size = 0
@@ -266,21 +262,11 @@ class MinerFiles:
             if file.name in names:
                 continue
             if not self._refused.is_final(file.path, file.version):
-                try:
-                    check_name(file.name)
-                    part = read(file, hotkey, self._position_limit)
-                except FileNotFoundError:
-                    miner.look_again = True
-                    continue
-                except InvalidInputError as error:
-                    miner.refused.add(file.path)
-                    self._refuse(document, hotkey, file.path, file.version, error)
-                else:
-                    self._accept(miner, {file.path})
-                    if part:
-                        names.add(file.name)
-                        parts.append(part)
-                        size += len(part)
+                part = self._read_file(document, hotkey, miner, file)
+                if part:
+                    names.add(file.name)
+                    parts.append(part)
+                    size += len(part)
             if size > self._document_limit:
                 miner.refused.add(path)
                 excess = InvalidInputError(f"larger than {self._document_limit} bytes", code="too_large")
@@ -305,9 +291,32 @@ class MinerFiles:
             fingerprint=miner.fingerprint,
         )
 
+    def _read_file(self, document: Document, hotkey: str, miner: _MinerDocument, file: _File) -> bytes:
+        """Returns the file's part of the document; nothing if it is refused."""
+        problems: list[str] = []
+        try:
+            check_name(file.name)
+            part = _READERS[document](file, hotkey, self._position_limit, problems)
+        except FileNotFoundError:
+            miner.look_again = True
+            return b""
+        except InvalidInputError as error:
+            miner.refused.add(file.path)
+            self._refuse(document, hotkey, file.path, file.version, error)
+            return b""
+        is_named = self._incomplete.get(file.path) == file.version
+        self._accept(miner, {file.path})
+        if problems:
+            miner.refused.add(file.path)
+            self._incomplete[file.path] = file.version
+            if not is_named:
+                logger.warning("position_incomplete", hotkey=hotkey, uuid=file.name, reason=problems[0])
+        return part
+
     def _accept(self, miner: _MinerDocument, paths: set[str]) -> None:
         for path in paths:
             self._refused.discard(path)
+            self._incomplete.pop(path, None)
         miner.refused -= paths
 
     def _refuse(
@@ -324,7 +333,7 @@ class MinerFiles:
             )
 
 
-def _read_limit_order(file: _File, hotkey: str, limit: int) -> bytes:
+def _read_limit_order(file: _File, hotkey: str, limit: int, problems: list[str]) -> bytes:
     body, _ = read_bytes(file.path, limit)
     order = json_object(body, limit)
     check_unknown(order)
@@ -334,12 +343,12 @@ def _read_limit_order(file: _File, hotkey: str, limit: int) -> bytes:
     )
 
 
-def _read_archived(file: _File, hotkey: str, limit: int) -> bytes:
+def _read_archived(file: _File, hotkey: str, limit: int, problems: list[str]) -> bytes:
     body, _ = read_file(file.path, limit)
-    return parse_file(body, (hotkey, file.name))[1].json()
+    return parse_file(body, (hotkey, file.name), problems)[1].json()
 
 
-def _read_snapshots(file: _File, hotkey: str, limit: int) -> bytes:
+def _read_snapshots(file: _File, hotkey: str, limit: int, problems: list[str]) -> bytes:
     """Returns the last snapshots, from the end of a file of any size."""
     tail = min(_TAIL_BYTES, limit)
     while True:
@@ -371,7 +380,7 @@ def _is_snapshot(line: bytes) -> bool:
     return snapshot.snapshot_ms is not None or snapshot.day_open_ms is not None
 
 
-_READERS: dict[Document, Callable[[_File, str, int], bytes]] = {
+_READERS: dict[Document, Callable[[_File, str, int, list[str]], bytes]] = {
     Document.LIMIT_ORDERS: _read_limit_order,
     Document.ARCHIVED_POSITIONS: _read_archived,
     Document.SNAPSHOTS: _read_snapshots,
@@ -388,9 +397,9 @@ def _stat(path: str) -> os.stat_result | None:
         return None
 
 
-def _version(path: str) -> str:
+def _mark(path: str) -> _Mark:
     status = _stat(path)
-    return version_of(status) if status else ""
+    return (status.st_ctime_ns, status.st_ino, status.st_size) if status else (0, 0, 0)
 
 
 def _entries(path: str) -> list[os.DirEntry[str]]:
@@ -401,9 +410,21 @@ def _entries(path: str) -> list[os.DirEntry[str]]:
         return []
 
 
-def _is_name(name: str) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Returns whether it is a folder with a proper name; `Directory` reports the others."""
     try:
-        check_name(name)
-    except InvalidInputError:
+        check_name(entry.name)
+        return entry.is_dir()
+    except (InvalidInputError, OSError):
         return False
-    return True
+
+
+def _file(path: str, pair: str, folder: FolderName, name: str) -> _File | None:
+    """Returns a file as it is now; None if it is gone or a folder."""
+    try:
+        status = _stat(path)
+    except OSError:
+        return _File(path, pair, folder, name, "", True)  # reading it tells why
+    if status is None or stat.S_ISDIR(status.st_mode):
+        return None
+    return _File(path, pair, folder, name, version_of(status), is_settled(status.st_ctime_ns))

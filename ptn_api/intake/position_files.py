@@ -17,7 +17,7 @@ import structlog
 from ptn_api.errors import InvalidInputError
 from ptn_api.event_log.contract import PositionWritten
 from ptn_api.file_version import is_settled, version_of
-from ptn_api.intake.files import Key, Refusals, check_name, read_file, valid_json
+from ptn_api.intake.files import Key, Refusals, check_name, read_file
 from ptn_api.model.position import Position, PositionText, parse_position
 
 __all__ = ["Place", "PositionFiles", "PositionsToRead", "parse_file"]
@@ -27,6 +27,7 @@ logger = structlog.get_logger()
 _UNSETTLED = "~"
 _SMALLEST_ORDER = 100
 """Bytes. An order takes more, a refreshed return fewer."""
+_LONGEST_REASON = 1_000
 _MAX_RETRIES = 1_000
 """Refused files that a sweep tries again; a full one examines every file anyway."""
 
@@ -59,17 +60,12 @@ class Place:
         return f"{'closed' if self.closed else 'open'}/{self.pair}/{version}"
 
 
-def parse_file(body: bytes, key: Key) -> tuple[Position, PositionText]:
-    """Returns the position that a file contains.
+def parse_file(body: bytes, key: Key, problems: list[str]) -> tuple[Position, PositionText]:
+    """Returns the position that a file contains; `problems` collects what of it cannot be served.
 
     Raises InvalidInputError as `parse_position`, or with code `wrong_folder` if it is not `key`.
     """
-    try:
-        position, text = parse_position(body)
-    except InvalidInputError as error:
-        if error.code != "not_json" or (valid := valid_json(body)) is body:
-            raise
-        position, text = parse_position(valid)
+    position, text = parse_position(body, problems)
     if position.miner_hotkey != key[0]:
         raise InvalidInputError("another miner's position", code="wrong_folder", field="miner_hotkey")
     if position.position_uuid != key[1]:
@@ -91,6 +87,8 @@ class PositionFiles:
         self._vanished: set[Key] = set()
         self._places: dict[Key, dict[Place, str]] = {}
         self._refused: Refusals[tuple[Place, str]] = Refusals()
+        self._incomplete: dict[tuple[Place, str], str] = {}
+        """Files of which something cannot be served, each with its version."""
         self._limit = limit
 
     def start_over(self) -> None:
@@ -110,8 +108,8 @@ class PositionFiles:
 
     @property
     def refused(self) -> int:
-        """Number of files that are skipped at present."""
-        return len(self._refused)
+        """Number of files that are skipped at present, or served without something that is malformed."""
+        return len(self._refused) + len(self._incomplete)
 
     def vanished_unread(self, keys: Iterable[Key]) -> list[Key]:
         """Returns those positions that were never delivered and have no file any more."""
@@ -133,6 +131,7 @@ class PositionFiles:
         """Notes that a file no longer exists. The position may be elsewhere, or return in a moment."""
         key = (place.hotkey, uuid)
         self._refused.discard((place, uuid))
+        self._incomplete.pop((place, uuid), None)
         places = self._places.get(key)
         if places is None or places.pop(place, None) is None:
             return
@@ -234,15 +233,17 @@ class PositionFiles:
             return None  # moved as it was delivered
         change = self._read_file(place, key[1], "")
         self._refused.discard((place, key[1]))
+        self._incomplete.pop((place, key[1]), None)
         return change
 
     def _read_file(self, place: Place, uuid: str, version: str) -> PositionWritten | None:
         key = (place.hotkey, uuid)
+        problems: list[str] = []
         try:
             check_name(uuid)
             body, status = read_file(f"{place.path}/{uuid}", self._limit)
             version = version_of(status)  # the file may have been replaced since it was listed
-            position, text = parse_file(body, key)
+            position, text = parse_file(body, key, problems)
         except FileNotFoundError:
             self.remove_file(place, uuid, PositionsToRead())
             return None
@@ -261,6 +262,14 @@ class PositionFiles:
         # The mark makes the next sweep read the file again: a change within the same tick looks the same.
         mark = "" if is_settled(status.st_ctime_ns) else _UNSETTLED
         self._delivered[key] = fingerprint + mark
+        if problems:
+            if self._incomplete.get((place, uuid)) != version:
+                reason = "; ".join(problems)[:_LONGEST_REASON]
+                logger.warning("position_incomplete", hotkey=place.hotkey, uuid=uuid, reason=reason)
+            self._incomplete[place, uuid] = version
+            fingerprint += _UNSETTLED  # the next start reads it again, to count it again
+        else:
+            self._incomplete.pop((place, uuid), None)
         return PositionWritten(position=position, text=text, fingerprint=fingerprint)
 
 

@@ -39,9 +39,7 @@ async def test_a_document_that_appears_later_is_read(validator: ValidatorDir, da
         await intake.until(lambda: intake.log.document(Document.STATISTICS) == b'{"data": []}')
 
 
-@pytest.mark.parametrize(
-    "bad", [b"", b'{"eliminations": [', b"[]", b'{"dd": NaN', b'{"x": "\xff"}', b"null"]
-)
+@pytest.mark.parametrize("bad", [b"", b'{"eliminations": [', b"[]", b'{"dd": NaN', b'{"x": "\xff"}', b"null"])
 async def test_a_bad_document_leaves_the_last_good_one(
     validator: ValidatorDir, data: Path, bad: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
