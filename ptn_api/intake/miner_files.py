@@ -167,6 +167,8 @@ class MinerFiles:
     ) -> DocumentWritten | None:
         tree = _TREES.get(document)
         path = f"{self._root}/{hotkey}/{tree.name if tree else _SNAPSHOTS_FILE}"
+        whole = path + "/"
+        """What is refused if not a single file is: the folder, or a document that is too large."""
         try:
             must_list = full or miner.look_again
             miner.look_again = False
@@ -175,18 +177,17 @@ class MinerFiles:
                 return None
             files = self._list(path, tree, hotkey, miner)
         except OSError as error:
-            miner.refused.add(path)
-            self._refuse(
-                document, hotkey, path, "", InvalidInputError(f"{error.strerror}", code="unreadable")
-            )
+            miner.refused.add(whole)
+            unreadable = InvalidInputError(f"{error.strerror}", code="unreadable")
+            self._refuse(document, hotkey, whole, "", unreadable)
             return None
         miner.times = times
-        self._accept(miner, miner.refused - {path} - {file.path for file in files})
+        self._accept(miner, miner.refused - {whole} - {file.path for file in files})
         if not files:
-            self._accept(miner, {path})
+            self._accept(miner, {whole})
             return self._empty(document, hotkey, miner)
         miner.was_empty = False
-        return self._read(document, hotkey, miner, path, files)
+        return self._read(document, hotkey, miner, whole, files)
 
     def _times(self, path: str, tree: _Tree | None, miner: _MinerDocument, *, relist: bool) -> list[_Mark]:
         """Returns what shows most changes; compare it to that of the last look."""
@@ -244,16 +245,16 @@ class MinerFiles:
     # --- reading ------------------------------------------------------------------------------------------
 
     def _read(
-        self, document: Document, hotkey: str, miner: _MinerDocument, path: str, files: list[_File]
+        self, document: Document, hotkey: str, miner: _MinerDocument, whole: str, files: list[_File]
     ) -> DocumentWritten | None:
         digest = hashlib.blake2b(digest_size=16)
         for file in files:
             digest.update(os.fsencode(f"{file.folder}/{file.pair}/{file.name}/{file.version}\n"))
         fingerprint = digest.hexdigest()
         if fingerprint == miner.fingerprint:
-            self._accept(miner, {path})
+            self._accept(miner, {whole})
             return None
-        if self._refused.is_final(path, fingerprint):
+        if self._refused.is_final(whole, fingerprint):
             return None
         parts: list[bytes] = []
         names: set[str] = set()
@@ -268,11 +269,11 @@ class MinerFiles:
                     parts.append(part)
                     size += len(part)
             if size > self._document_limit:
-                miner.refused.add(path)
+                miner.refused.add(whole)
                 excess = InvalidInputError(f"larger than {self._document_limit} bytes", code="too_large")
-                self._refuse(document, hotkey, path, fingerprint, excess)
+                self._refuse(document, hotkey, whole, fingerprint, excess)
                 return None
-        self._accept(miner, {path})
+        self._accept(miner, {whole})
         # A file that is being copied into place must not seem gone: the others wait for it, for a few looks.
         if any(self._refused.is_young(refused) for refused in miner.refused):
             miner.look_again = True
@@ -327,7 +328,7 @@ class MinerFiles:
                 "miner_file_skipped",
                 document=document.value,
                 hotkey=hotkey,
-                name=ascii(os.path.basename(path))[1:-1][:200],
+                name=ascii(os.path.basename(path.rstrip("/")))[1:-1][:200],
                 code=error.code,
                 reason=str(error),
             )
