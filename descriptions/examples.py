@@ -6,7 +6,24 @@ from typing import Any
 
 import msgspec
 
-from ptn_api.model.documents import PairList, trade_pairs_answer
+from ptn_api.model.documents import (
+    AccountSnapshot,
+    AccountSnapshots,
+    ChallengePeriod,
+    Collateral,
+    DebtLedgerSummary,
+    Entities,
+    EntityAnswer,
+    EntityEndpoint,
+    ListedTradePair,
+    MinerLedger,
+    MinerSelections,
+    OrdersByStatus,
+    PairList,
+    Period,
+    ServiceHealth,
+)
+from ptn_api.model.limit_order import ListedOrder
 from ptn_api.model.miner import Aggregates, MinerEntry
 from ptn_api.model.statistics import (
     Elimination,
@@ -39,13 +56,6 @@ _ENTRY = MinerEntry(
     percentage_profitable=0.5714,
     tier=100,
 )
-_PAIRS = PairList(
-    allowed=trade_pairs_answer("hl_all", _NOW).allowed[:1],
-    disabled=trade_pairs_answer("forex", _NOW).disabled[:1],
-    total_allowed=1,
-    total_disabled=1,
-    timestamp=_NOW,
-)
 _SUMS = Aggregates(
     thirty_day_returns=1.0412, all_time_returns=1.1377, n_positions=42, percentage_profitable=0.5714
 )
@@ -64,6 +74,28 @@ _STATISTICS = MinerStatistics(
 _ELIMINATION = Elimination(
     hotkey=HOTKEY, dd=0.101, reason="MAX_TOTAL_DRAWDOWN", elimination_initiated_time_ms=_NOW
 )
+_LIMIT_ORDER = ListedOrder(
+    trade_pair_id="BTCUSDC",
+    trade_pair=["BTCUSDC", "BTC/USDC"],
+    order_type="LONG",
+    leverage=0.1,
+    price=0.0,
+    processed_ms=_NOW,
+    order_uuid="00000000-0000-4000-8000-000000000001",
+    src=5,
+)
+_MAINCOMP = Period(bucket="MAINCOMP", start_time_ms=1_760_000_000_000)
+_ACCOUNT_SIZE = {
+    "account_size": 25_000.0,
+    "account_size_theta": 50.0,
+    "update_time_ms": 1_760_000_000_000,
+    "valid_date_timestamp": 1_760_054_400_000,
+}
+_ENTITY = {
+    "entity_hotkey": HOTKEY,
+    "subaccounts": {"0": {"synthetic_hotkey": f"{HOTKEY}_0", "status": "active"}},
+    "endpoint_url": "https://gateway.example.com",
+}
 
 _RESPONSES: dict[str, dict[str, Any]] = {
     "/miner-positions": {
@@ -95,20 +127,131 @@ _RESPONSES: dict[str, dict[str, Any]] = {
             created_timestamp_ms=_NOW,
             created_date="2025-11-22 08:31:41",
             challengeperiod={"testing": {}, "success": {HOTKEY: 1_760_000_000_000}},
+            miner_account_sizes={HOTKEY: [_ACCOUNT_SIZE]},
             eliminations=[],
+            entities={HOTKEY: _ENTITY},
             youngest_order_processed_ms=POSITION.orders[0].processed_ms,
             oldest_order_processed_ms=POSITION.orders[0].processed_ms,
             positions={HOTKEY: msgspec.structs.replace(_ENTRY, tier=None)},
             perf_ledgers={HOTKEY: _LEDGER},
+            asset_selections={HOTKEY: "crypto"},
+            limit_orders={"BTCUSDC": {HOTKEY: [_LIMIT_ORDER]}},
+            archived_positions={},
         )
     },
-    "/perf-ledger/{hotkey}": {"by trade pair": {"portfolio": _LEDGER}, "of an older validator": _LEDGER},
+    "/perf-ledger/{hotkey}": {"one miner": {HOTKEY: _LEDGER}},
     "/messages": {
         "one order": Messages(
             messages=[_MESSAGE], next=_MESSAGE.sequence, head=_MESSAGE.sequence, epoch=EPOCH
         )
     },
-    "/trade-pairs": {"one pair": _PAIRS},
+    "/orders/{hotkey}": {"unfilled and cancelled": OrdersByStatus(unfilled=[_LIMIT_ORDER], cancelled=[])},
+    "/limit-orders/{hotkey}": {
+        "unfilled": [_LIMIT_ORDER],
+        "with `status`": OrdersByStatus(unfilled=[_LIMIT_ORDER], cancelled=[]),
+    },
+    "/challenge-period/{hotkey}": {
+        "with its history": ChallengePeriod(
+            status="success",
+            hotkey=HOTKEY,
+            challenge_period=_MAINCOMP,
+            history=[Period(bucket="CHALLENGE", start_time_ms=1_755_000_000_000), _MAINCOMP],
+            timestamp=_NOW,
+        )
+    },
+    "/debt-ledger": {
+        "one miner": {
+            HOTKEY: DebtLedgerSummary(
+                hotkey=HOTKEY,
+                total_checkpoints=1,
+                cumulative_emissions_alpha=1.5,
+                cumulative_emissions_tao=0.01,
+                cumulative_emissions_usd=4.0,
+                portfolio_return=1.01,
+                weighted_score=1.0,
+                latest_checkpoint_ms=_NOW,
+                net_pnl=4.0,
+                total_fees=-2.0,
+            )
+        }
+    },
+    "/debt-ledger/{hotkey}": {
+        "a ledger": MinerLedger(
+            hotkey=HOTKEY,
+            total_checkpoints=1,
+            summary={"portfolio_return": 1.01, "weighted_score": 1.0},
+            checkpoints=[{"timestamp_ms": _NOW, "performance": {"realized_pnl": 3.0}}],
+        )
+    },
+    "/emissions-ledger/{hotkey}": {
+        "a ledger": MinerLedger(
+            hotkey=HOTKEY,
+            total_checkpoints=1,
+            cumulative_emissions=1.5,
+            checkpoints=[{"chunk_end_ms": _NOW, "chunk_emissions": 1.5}],
+        )
+    },
+    "/penalty-ledger/{hotkey}": {"without checkpoints": MinerLedger(hotkey=HOTKEY, total_checkpoints=0)},
+    "/account-snapshots/{hotkey}": {
+        "one hour": AccountSnapshots(
+            hotkey=HOTKEY,
+            count=1,
+            snapshots=[
+                AccountSnapshot(
+                    snapshot_ms=1_763_798_400_000,
+                    snapshot_date="2025-11-22 08:00:00",
+                    account_size=25_000.0,
+                    balance=25_120.5,
+                    equity=25_250.0,
+                    equity_return=1.01,
+                )
+            ],
+        )
+    },
+    "/collateral": {
+        "one miner": Collateral(
+            status="success",
+            data={HOTKEY: [_ACCOUNT_SIZE]},
+            miner_count=1,
+            total_records=1,
+            timestamp=_NOW,
+        )
+    },
+    "/miner-selections": {
+        "one miner": MinerSelections(miner_selections={HOTKEY: "crypto"}, total_miners=1, timestamp=_NOW)
+    },
+    "/entities": {
+        "one entity": Entities(status="success", entities={HOTKEY: _ENTITY}, entity_count=1, timestamp=_NOW)
+    },
+    "/entity/endpoint": {
+        "an endpoint": EntityEndpoint(
+            status="success", entity_hotkey=HOTKEY, endpoint_url="https://gateway.example.com"
+        )
+    },
+    "/entity/{hotkey}": {"one entity": EntityAnswer(status="success", entity=_ENTITY)},
+    "/trade-pairs": {
+        "one pair": PairList(
+            allowed=[
+                ListedTradePair(
+                    trade_pair_id="BTCUSDC",
+                    hl_coin="BTC",
+                    trade_pair="BTC/USDC",
+                    trade_pair_category="crypto",
+                    trade_pair_source="hyperliquid",
+                    min_leverage=0.01,
+                    max_leverage=2.5,
+                    subaccount_positional_leverage_by_tier={"1": 1.0, "2": 2.0, "3": 3.0, "4": 4.0},
+                )
+            ],
+            disabled=[],
+            total_allowed=1,
+            total_disabled=0,
+            timestamp=_NOW,
+        )
+    },
+    "/api/health": {
+        "healthy": ServiceHealth(status="healthy", service="ValidatorRestServer", timestamp_ms=_NOW)
+    },
     "/me": {
         "a key of tier 100": Me(
             alias="alice",
@@ -132,7 +275,7 @@ _ERRORS: dict[str, dict[str, Any]] = {
     "bad_request": {"error": "Invalid HTTP request"},
     "bad_parameter": {"error": "Invalid value of the parameter limit", "parameter": "limit"},
     "unauthorized": {"error": "Unauthorized access"},
-    "insufficient_tier": {"error": "This data requires tier 100 access"},
+    "insufficient_tier": {"error": "Your API key does not have access to tier 100 data"},
     "not_found": {"error": _UNKNOWN_MINER},
     "request_timeout": {"error": "The request did not arrive in time"},
     "gone": {"error": "That cursor is too old", "oldest_cursor": f"{EPOCH}:81230"},
@@ -143,6 +286,10 @@ _ERRORS: dict[str, dict[str, Any]] = {
     "internal": {"error": "Internal server error"},
     "starting": {"error": "The service is starting"},
     "log_unreadable": {"error": "The data cannot be read at the moment"},
+}
+_UNKNOWN_STATUS = {
+    "error": "Invalid status values: {'open'}. Valid values are: unfilled, filled, cancelled",
+    "parameter": "status",
 }
 _ERRORS_BY_ROUTE: dict[tuple[str, str], dict[str, Any]] = {
     ("/miner-positions", "bad_parameter"): {
@@ -156,6 +303,35 @@ _ERRORS_BY_ROUTE: dict[tuple[str, str], dict[str, Any]] = {
         "error": "Validator checkpoint data requires tier 100 access"
     },
     ("/validator-checkpoint", "not_found"): {"error": "Checkpoint data not found"},
+    ("/messages", "insufficient_tier"): {"error": "This data requires tier 100 access"},
+    ("/orders/{hotkey}", "not_found"): {"error": f"No orders found for miner {HOTKEY}"},
+    ("/limit-orders/{hotkey}", "not_found"): {"error": f"No limit orders found for miner {HOTKEY}"},
+    ("/orders/{hotkey}", "bad_parameter"): _UNKNOWN_STATUS,
+    ("/limit-orders/{hotkey}", "bad_parameter"): _UNKNOWN_STATUS,
+    ("/challenge-period/{hotkey}", "not_found"): {"error": f"Miner ID {HOTKEY} not found"},
+    ("/debt-ledger", "not_found"): {"error": "Debt ledger data not found"},
+    ("/debt-ledger/{hotkey}", "not_found"): {"error": "Debt ledger data not found"},
+    ("/emissions-ledger/{hotkey}", "not_found"): {"error": "Emissions ledger data not found"},
+    ("/penalty-ledger/{hotkey}", "not_found"): {"error": "Penalty ledger data not found"},
+    ("/account-snapshots/{hotkey}", "not_found"): {"error": f"No snapshots found for miner {HOTKEY}"},
+    ("/account-snapshots/{hotkey}", "bad_parameter"): {
+        "error": "limit must be an integer",
+        "parameter": "limit",
+    },
+    ("/entities", "insufficient_tier"): {"error": "Your API key does not have access to tier 200 data"},
+    ("/entity/{hotkey}", "insufficient_tier"): {
+        "error": "Your API key does not have access to tier 200 data"
+    },
+    ("/entity/{hotkey}", "not_found"): {"error": f"Entity {HOTKEY} not found"},
+    ("/entity/endpoint", "not_found"): {"error": "No endpoint found"},
+    ("/entity/endpoint", "bad_parameter"): {
+        "error": "hl_address or subaccount is required",
+        "parameter": "hl_address",
+    },
+    ("/trade-pairs", "bad_parameter"): {
+        "error": "Invalid asset class: bonds",
+        "parameter": "asset_class",
+    },
     ("/statistics", "not_found"): {"error": "Statistics data not found"},
     ("/statistics", "bad_parameter"): {
         "error": "Invalid value of the parameter checkpoints",

@@ -166,7 +166,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "responses": {"200": _success(route), "304": _unchanged(route), **_errors(route)},
         "security": [] if route.access == "anyone" else [{"apiKey": []}],
     }
-    notes = [route.description, "Tier 100 only." if route.access == "tier 100" else ""]
+    notes = [route.description, f"Tier {route.lowest_tier} or higher." if route.lowest_tier else ""]
     if any(notes):
         operation["description"] = " ".join(filter(None, notes))
     return operation
@@ -249,7 +249,7 @@ def errors_of(route: Route) -> list[str]:
     codes = [*route.errors, *_ALWAYS]
     if route.access != "anyone":
         codes += _WITH_KEY
-    if route.access == "tier 100":
+    if route.lowest_tier:
         codes.append("insufficient_tier")
     return list(dict.fromkeys(codes))
 

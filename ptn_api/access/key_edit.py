@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import secrets
 import tempfile
@@ -11,22 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from ptn_api.access.key_entry import grants_of, time_text
-from ptn_api.access.key_file import parse_keys, read_key_file
+from ptn_api.access.key_content import parse_keys
+from ptn_api.access.key_entry import faults_of, grants_of, time_text
+from ptn_api.access.key_file import read_key_file
 from ptn_api.access.key_ring import digest_of
 from ptn_api.errors import KeyFileError
-from ptn_api.model.tiers import TIERS, Tier
+from ptn_api.model.tiers import TIERS
 
 __all__ = ["add_key", "make_demo_keys", "revoke_key", "rotate_key"]
 
 
-def add_key(path: Path, alias: str, tier: Tier, *, expires_ms: int | None = None, **others: Any) -> str:
+def add_key(path: Path, alias: str, tier: float, *, expires_ms: int | None = None, **others: Any) -> str:
     """Adds a user and returns the new key, of which only the SHA-256 is stored.
 
     `others` are further fields of the entry. The file keeps its mode and, if permitted, its owner; a new file
-    has mode 0600. Raises KeyFileError if the user exists or the file is unusable.
+    has mode 0600. Raises KeyFileError if the user exists, its name is unusable, or the file is.
     """
     key = _new_key()
     with _edit(path, create=True) as entries:
@@ -36,6 +36,8 @@ def add_key(path: Path, alias: str, tier: Tier, *, expires_ms: int | None = None
         if expires_ms is not None:
             entry["expires"] = time_text(expires_ms)
         entries[alias] = entry | {name: value for name, value in others.items() if value is not None}
+        for fault in faults_of(alias, entries[alias]):
+            raise KeyFileError(fault.sentence)
     return key
 
 
@@ -81,7 +83,7 @@ def make_demo_keys(path: Path) -> None:
         with _edit(path, create=True) as entries:
             for tier in TIERS:
                 entries[f"demo-{tier}"] = {"key": _new_key(), "tier": tier}
-    grants = parse_keys(read_key_file(path))
+    grants = parse_keys(read_key_file(path)).grants
     best = next(grant.key for grant in grants if grant.tier == 100 and isinstance(grant.key, str))
     _replace(path.with_name("demo-100.header"), f"Authorization: Bearer {best}\n".encode())
 
@@ -107,12 +109,11 @@ def _edit(path: Path, *, create: bool = False) -> Iterator[dict[str, Any]]:
             _create_if_missing(path)
         with _locked(path):
             content = read_key_file(path)
-            parse_keys(content)
-            entries = msgspec.json.decode(content, type=dict[str, Any])
+            parse_keys(content)  # raises if the file is unusable; faulty entries are kept as they are
+            entries: dict[str, Any] = json.loads(content)
             yield entries
-            new = msgspec.json.format(msgspec.json.encode(entries), indent=2) + b"\n"
-            parse_keys(new)
-            _replace(path, new)
+            new = json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
+            _replace(path, new.encode(errors="backslashreplace"))  # a lone surrogate becomes JSON's \uXXXX
     except FileNotFoundError:
         raise KeyFileError(f"key file not found: {path} (see --api-keys-file)", code="no_file") from None
     except OSError as error:

@@ -11,13 +11,23 @@ from msgspec import Meta
 
 from ptn_api.access.key_ring import Grant
 from ptn_api.errors import KeyFileError
-from ptn_api.model.tiers import TIERS, Tier
 
-__all__ = ["Fault", "PreviousKey", "faults_of", "grants_of", "time_text", "unknown_fields"]
+__all__ = [
+    "FIELDS",
+    "Fault",
+    "PreviousKey",
+    "faults_of",
+    "grants_of",
+    "printable",
+    "time_text",
+    "unknown_fields",
+]
 
 _Time = Annotated[datetime, Meta(tz=True)]
 _Digest = Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")]
 _Count = Annotated[int, Meta(ge=1)]
+_LARGEST_TIER = 2**53
+"""Readers of JSON may round larger numbers."""
 
 
 class PreviousKey(msgspec.Struct, kw_only=True):
@@ -32,44 +42,48 @@ class _Field(NamedTuple):
     expected: str
 
 
-_FIELDS = {
+FIELDS = {
     "key": _Field(str, "text"),
     "key_sha256": _Field(_Digest, "64 hex digits"),
-    "tier": _Field(Tier, "0, 30, 50 or 100"),
+    "tier": _Field(Any, "a number"),
     "expires": _Field(_Time | None, "a time with its zone, such as 2027-01-01T00:00:00Z"),
     "max_connections": _Field(_Count | None, "a whole number of 1 or more"),
     "requests_per_minute": _Field(_Count | None, "a whole number of 1 or more"),
-    "note": _Field(str | None, "text"),
+    "note": _Field(Any, "anything"),
     "previous": _Field(list[PreviousKey] | None, "a list of objects with key_sha256 and expires"),
 }
-"""The fields of an entry. `tier`, and one of `key` and `key_sha256`, are required."""
+"""The fields of an entry. One of `key` and `key_sha256` is required; without a tier it is 0."""
 
 
 class Fault(NamedTuple):
-    """A fault of an entry, and the field that has it, if one does. Never contains a key."""
+    """A fault of an entry, and the field that has it, if one does. Never contains a key.
+
+    A fatal one leaves the entry out: ignoring a malformed expiry, say, would grant more than was meant.
+    """
 
     field: str | None
     sentence: str
+    fatal: bool = True
 
 
 def faults_of(alias: str, entry: Any) -> Iterator[Fault]:
     """Every fault of a user's entry, which is decoded JSON: a key, or an object."""
     if not alias or not alias.isprintable():
-        yield Fault(None, "a user's name is empty or has unprintable characters")
+        yield Fault(None, f'the name "{printable(alias)}" is empty or has unprintable characters')
     if isinstance(entry, str):
         entry = {"key": entry, "tier": 100}
-    user = f'user "{alias}"'
+    user = f'user "{printable(alias)}"'
     if not isinstance(entry, dict):
         yield Fault(None, f"{user}: expected a key, or an object with key and tier")
         return
-    for name, (kind, expected) in _FIELDS.items():
+    for name, (kind, expected) in FIELDS.items():
         try:
             if name in entry:
                 msgspec.convert(entry[name], kind)
         except msgspec.ValidationError:
             yield Fault(name, f"{user}: {name} must be {expected}")
-    if "tier" not in entry:
-        yield Fault(None, f"{user}: tier is missing: 0, 30, 50 or 100")
+    if _tier_of(entry) is None:
+        yield Fault("tier", f"{user}: tier must be a number", fatal=False)
     if ("key" in entry) == ("key_sha256" in entry):
         yield Fault("key", f"{user}: exactly one of key and key_sha256 is required")
     key = entry.get("key")
@@ -77,17 +91,22 @@ def faults_of(alias: str, entry: Any) -> Iterator[Fault]:
         yield Fault("key", f"{user}: the key is empty or has spaces around it")
 
 
+def printable(name: str) -> str:
+    """A name from the file, for a terminal or a log."""
+    return name if name.isprintable() else name.encode("unicode_escape").decode()
+
+
 def unknown_fields(entry: Any) -> list[str]:
     """The names of unknown fields, which the server ignores."""
-    return [name for name in entry if name not in _FIELDS] if isinstance(entry, dict) else []
+    return [name for name in entry if name not in FIELDS] if isinstance(entry, dict) else []
 
 
 def grants_of(alias: str, entry: Any) -> list[Grant]:
     """The user's key, and the replaced keys that are still valid.
 
-    Raises KeyFileError, whose sentence names the user and never a key.
+    Raises KeyFileError for a fatal fault; its sentence names the user and never a key.
     """
-    fault = next(faults_of(alias, entry), None)
+    fault = next((fault for fault in faults_of(alias, entry) if fault.fatal), None)
     if fault is not None:
         raise KeyFileError(fault.sentence)
     if isinstance(entry, str):
@@ -96,7 +115,7 @@ def grants_of(alias: str, entry: Any) -> list[Grant]:
     grant = Grant(
         alias,
         entry["key"] if "key" in entry else bytes.fromhex(entry["key_sha256"]),
-        next(tier for tier in TIERS if tier == entry["tier"]),
+        _tier_of(entry) or 0,
         None if expires is None else _epoch_ms(msgspec.convert(expires, _Time)),
         entry.get("max_connections"),
         entry.get("requests_per_minute"),
@@ -108,6 +127,14 @@ def grants_of(alias: str, entry: Any) -> list[Grant]:
             ends_ms = min(ends_ms, grant.expires_ms)
         grants.append(grant._replace(key=bytes.fromhex(previous.key_sha256), expires_ms=ends_ms))
     return grants
+
+
+def _tier_of(entry: dict[str, Any]) -> float | None:
+    """The entry's tier, a whole one as int; None if it is no finite number, as true is none."""
+    tier = entry.get("tier", 0)
+    if isinstance(tier, bool) or not isinstance(tier, (int, float)) or not abs(tier) < _LARGEST_TIER:
+        return None
+    return int(tier) if tier == int(tier) else tier
 
 
 def _epoch_ms(time: datetime) -> int:

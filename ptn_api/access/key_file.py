@@ -5,7 +5,8 @@
      "carol": {"key_sha256": "<64 hex digits>", "tier": 30, "expires": "2027-01-01T00:00:00Z",
                "max_connections": 5, "requests_per_minute": 600, "note": "..."}}
 
-A plain string is the legacy form and means tier 100. `ptn keys` stores only hashes (key_edit.py).
+A plain string is the legacy form and means tier 100. Each entry stands alone (key_content.py). `ptn keys`
+stores only hashes (key_edit.py).
 """
 
 from __future__ import annotations
@@ -14,45 +15,43 @@ import hashlib
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
-from ptn_api.access.key_entry import grants_of
-from ptn_api.access.key_ring import Grant, KeyRing
+from ptn_api.access.key_content import KeyFileProblem, parse_keys
+from ptn_api.access.key_ring import KeyRing
 from ptn_api.errors import KeyFileError
 from ptn_api.file_version import is_settled, version_of
 
-__all__ = ["KeyFile", "exposed_to", "parse_keys", "read_key_file"]
+__all__ = ["KeyFile", "exposed_to", "find_key_file", "key_file_places", "read_key_file"]
 
 MAX_BYTES = 16 << 20
 
 
-def parse_keys(content: bytes) -> list[Grant]:
-    """The grants of all entries. Raises KeyFileError, whose sentence names the user and never a key."""
-    try:
-        entries = msgspec.json.decode(content, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise KeyFileError("the key file is not a JSON object (half written?)", code="not_json") from None
-    grants = [grant for alias, entry in entries.items() for grant in grants_of(alias, entry)]
-    by_digest: dict[bytes, Grant] = {}
-    for grant in grants:
-        other = by_digest.setdefault(grant.digest, grant)
-        if other.tier != grant.tier:
-            users = f'users "{other.alias}" and "{grant.alias}"'
-            raise KeyFileError(f"{users} have the same key with different tiers")
-    return grants
+def key_file_places(validator_dir: str) -> list[Path]:
+    """Where the key file is looked for if the operator names none; the first one that exists is used.
+
+    Without a validator's directory, the working directory counts as one.
+    """
+    own = "ptn_api/api_keys.json"
+    places = (Path(own), *(Path(validator_dir) / name for name in ("vanta_api/api_keys.json", own)))
+    return list(dict.fromkeys(place.expanduser().absolute() for place in places))
+
+
+def find_key_file(validator_dir: str) -> Path | None:
+    """The first of `key_file_places` that exists."""
+    return next((place for place in key_file_places(validator_dir) if os.path.exists(place)), None)
 
 
 class KeyFile:
     """A key file and the KeyRing that follows it. `refresh` costs one stat if nothing changed.
 
-    A malformed or half-written file leaves the last good keys in place and is read again by the next call. A
-    file that is missing at two calls in a row was deleted on purpose: then every key becomes invalid.
+    A file that is no JSON object, perhaps half written, leaves the last good keys in place and is read again
+    by the next call. A file that is missing at two calls in a row was deleted on purpose: then every key
+    becomes invalid.
     """
 
-    def __init__(self, path: Path, ring: KeyRing) -> None:
-        self._path = path
+    def __init__(self, path: Path | None, ring: KeyRing) -> None:
+        self.path = path
+        """None until the file has been chosen."""
         self._ring = ring
         self._read = ("", b"")
         """Version and SHA-256 of the content that the ring holds."""
@@ -60,6 +59,9 @@ class KeyFile:
         """Whether a change of that content would be another version."""
         self._missing = 0
         self.problem: KeyFileError | None = None
+        """Why the file cannot be read at present."""
+        self.entry_problems: list[KeyFileProblem] = []
+        """What is wrong with entries of the content that the ring holds."""
         self.reloads: Counter[str] = Counter()
         """How often the file was `read`, and how often reading `failed`."""
 
@@ -68,14 +70,16 @@ class KeyFile:
 
         Raises KeyFileError once for every new problem; `problem` holds it until it is solved.
         """
+        if self.path is None:
+            return False
         try:
-            status = self._path.stat()
+            status = self.path.stat()
             version, settled = version_of(status), is_settled(status.st_ctime_ns)
             if self._settled and version == self._read[0]:
                 self._missing, self.problem = 0, None
                 return False
-            content = read_key_file(self._path)
-            grants = parse_keys(content)
+            content = read_key_file(self.path)
+            parsed = parse_keys(content)
         except FileNotFoundError:
             return self._handle_missing()
         except OSError as error:
@@ -86,7 +90,8 @@ class KeyFile:
         self._settled, self._missing, self.problem = settled, 0, None
         if read == self._read:
             return False
-        self._ring.replace(grants)
+        self.entry_problems = parsed.problems
+        self._ring.replace(parsed.grants, left_out=parsed.left_out)
         self.reloads["read"] += 1
         return True
 
@@ -96,6 +101,7 @@ class KeyFile:
         revoked = self._missing == 2 and len(self._ring) > 0
         if revoked:
             self._read = ("", b"")
+            self.entry_problems = []
             self._ring.replace([])
         self._report(KeyFileError("key file not found: create it with `ptn keys add`", code="no_key_file"))
         return revoked

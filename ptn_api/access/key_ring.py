@@ -9,9 +9,12 @@ from typing import NamedTuple
 import msgspec
 
 from ptn_api.clock import Clock, wall_ms
-from ptn_api.model.tiers import Tier
+from ptn_api.model.tiers import Tier, data_tier
 
 __all__ = ["Grant", "KeyHolder", "KeyRing", "digest_of", "fingerprint"]
+
+
+_UNLIMITED_TIER = 200
 
 
 class Grant(NamedTuple):
@@ -20,7 +23,7 @@ class Grant(NamedTuple):
     alias: str
     key: str | bytes
     """The key, or its SHA-256."""
-    tier: Tier
+    tier: float
     expires_ms: int | None = None
     max_connections: int | None = None
     requests_per_minute: int | None = None
@@ -31,14 +34,27 @@ class Grant(NamedTuple):
 
 
 class KeyHolder(msgspec.Struct, frozen=True, kw_only=True):
-    """An authenticated user. `alias` is the name in the key file; `fingerprint` is safe to log."""
+    """An authenticated user. `alias` is the name in the key file; `fingerprint` is safe to log.
+
+    `tier` is the key file's number; what the user sees of positions is `data_tier`.
+    """
 
     alias: str
-    tier: Tier
+    tier: float
     fingerprint: str
     expires_ms: int | None = None
     max_connections: int | None = None
     requests_per_minute: int | None = None
+
+    @property
+    def data_tier(self) -> Tier:
+        return data_tier(self.tier)
+
+    def connection_limit(self, default: int) -> int | None:
+        """How many WebSocket connections the user may have; None = any number, as from tier 200 on."""
+        if self.max_connections is None and self.tier < _UNLIMITED_TIER:
+            return default
+        return self.max_connections
 
 
 def fingerprint(api_key: str) -> str:
@@ -61,14 +77,17 @@ class KeyRing:
         self._clock = clock
         self._holders: dict[bytes, KeyHolder] = {}
         self._listeners: list[Callable[[], None]] = []
+        self.left_out = 0
+        """How many entries of the key file cannot be used."""
 
     def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Calls the listener after every change of the keys. Returns a function that unregisters it."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def replace(self, grants: Iterable[Grant | tuple[str, str | bytes, Tier]]) -> None:
+    def replace(self, grants: Iterable[Grant | tuple[str, str | bytes, float]], *, left_out: int = 0) -> None:
         """Replaces all keys. A plain tuple is (alias, key or its SHA-256, tier)."""
+        self.left_out = left_out
         self._holders = {
             grant.digest: KeyHolder(
                 alias=grant.alias,

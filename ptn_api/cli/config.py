@@ -18,7 +18,8 @@ from typing import NamedTuple
 import msgspec
 import platformdirs
 
-from ptn_api.errors import AuthenticationError, SettingsError
+from ptn_api.access import parse_keys
+from ptn_api.errors import AuthenticationError, KeyFileError, SettingsError
 
 __all__ = ["ApiKey", "Config", "config_path", "read_api_key", "read_config"]
 
@@ -83,11 +84,6 @@ def read_api_key(file: Path | None) -> ApiKey:
     )
 
 
-class _Entry(msgspec.Struct):
-    key: str = ""
-    tier: int = 100
-
-
 def _key_in_file(file: Path, source: str) -> ApiKey:
     """The file's only content, or the key of the highest tier in a server's key file, such as the demo's.
 
@@ -101,12 +97,12 @@ def _key_in_file(file: Path, source: str) -> ApiKey:
         raise SettingsError(f"{source}: not a text file") from None
     if content.lstrip().startswith("{"):
         try:
-            entries = msgspec.json.decode(content, type=dict[str, str | _Entry])
-        except msgspec.MsgspecError:
+            grants = parse_keys(content.encode(errors="surrogatepass")).grants
+        except KeyFileError:
             raise SettingsError(f"{source}: neither an API key nor a server's key file") from None
-        grants = [_Entry(key=entry) if isinstance(entry, str) else entry for entry in entries.values()]
-        usable = (grant for grant in grants if grant.key)  # others have only a hash
-        content = max(usable, key=lambda grant: grant.tier, default=_Entry()).key
+        # Of a hashed key the file does not tell the key.
+        keys = [(grant.tier, grant.key) for grant in grants if isinstance(grant.key, str)]
+        content = max(keys, default=(0, ""))[1]
     return _checked(content, source)
 
 

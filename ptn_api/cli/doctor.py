@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import httpx
 import msgspec
 
-from ptn_api.access import check_keys, exposed_to, parse_keys, read_key_file
+from ptn_api.access import check_keys, exposed_to, key_file_places, parse_keys, read_key_file
 from ptn_api.access.address import is_loopback
 from ptn_api.clock import wall_ms
 from ptn_api.errors import PTNError, SettingsError
@@ -187,34 +187,36 @@ def tls(settings: Settings) -> Iterator[Finding]:
 
 @check
 def keys(settings: Settings) -> Iterator[Finding]:
-    path = Path(settings.api_keys_file).expanduser().absolute()
+    places = key_file_places(settings.validator_dir)[: 1 if settings.demo else None]
+    if settings.api_keys_file:
+        places = [Path(settings.api_keys_file).expanduser().absolute()]
+    path = next((place for place in places if os.path.exists(place)), places[0])
     try:
         content = read_key_file(path)
-        problems = check_keys(content)
+        parsed = parse_keys(content)
     except FileNotFoundError:
         if settings.demo:
             yield Finding("ok", "keys", "the demo creates its own")
             return
-        sentence = f"key file not found: {path}; all requests get 401 until `ptn keys add` creates it"
+        tried = ", ".join(map(str, places))
+        sentence = f"key file not found: {tried}; all requests get 401 until `ptn keys add` creates it"
         yield Finding("warn", "keys", sentence)
         return
     except OSError as error:
         yield Finding("bad", "keys", f"{path} cannot be read: {error.strerror}")
         return
     except PTNError as error:
-        yield Finding("bad", "keys", str(error))
+        yield Finding("bad", "keys", f"{path}: {error}")
         return
-    for line, sentence in problems:
-        yield Finding("bad", "keys", f"{path}:{line}: {sentence}")
+    for line, sentence in check_keys(content):
+        yield Finding("warn", "keys", f"{path}:{line}: {sentence}")
     if danger := exposed_to(path):
         yield Finding("warn", "keys", f"{danger}; chmod o-rw {path}")
-    if problems:
-        return
-    grants, now_ms = parse_keys(content), wall_ms()
+    grants, now_ms = parsed.grants, wall_ms()
     expiring = [(grant.alias, grant.expires_ms - now_ms) for grant in grants if grant.expires_ms is not None]
     expired = [alias for alias, left_ms in expiring if left_ms <= 0]
     soon = [alias for alias, left_ms in expiring if 0 < left_ms < EXPIRY_WARNING_MS]
-    yield Finding("ok", "keys", f"{len(grants) - len(expired)} keys are valid")
+    yield Finding("ok", "keys", f"{len(grants) - len(expired)} keys in {path} are valid")
     if expired:
         yield Finding("warn", "keys", f"expired: {', '.join(expired)}")
     if soon:

@@ -18,12 +18,24 @@ __all__ = ["keys_app"]
 
 keys_app = typer.Typer(cls=CommandGroup, help="Manage the server's API keys.", no_args_is_help=True)
 
-KEYS_FILE = Path(SETTINGS["api_keys_file"].default)
 DATA_DIR = Path(SETTINGS["data_dir"].default)
 User = Annotated[str, typer.Argument(help="The user's name in the key file.")]
 KeysFile = Annotated[
-    Path,
-    typer.Option(metavar="FILE", help="The server's key file.", envvar=SETTINGS["api_keys_file"].variable),
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The server's key file (default: as `ptn serve` finds it, see --validator-dir).",
+        envvar=SETTINGS["api_keys_file"].variable,
+    ),
+]
+ValidatorDir = Annotated[
+    str,
+    typer.Option(
+        metavar="DIR",
+        help="Look for vanta_api/api_keys.json and ptn_api/api_keys.json in this directory, after "
+        "ptn_api/api_keys.json in the current one (default: the current directory).",
+        envvar=SETTINGS["validator_dir"].variable,
+    ),
 ]
 DataDir = Annotated[
     Path,
@@ -44,7 +56,16 @@ Expires = Annotated[
 @keys_app.command(cls=Command)
 def add(
     user: User,
-    tier: Annotated[int, typer.Option(metavar="TIER", help="Grant access to this tier: 0, 30, 50 or 100.")],
+    tier: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="TIER",
+            help="Grant this tier: 0 = all positions 24 hours late, 30 or 50 = that percentage of them live, "
+            "100 = everything live, and WebSocket, 200 = entities as well, without a limit of connections. "
+            "Other numbers count as the next lower tier.",
+        ),
+    ],
     expires: Expires = "",
     max_connections: Annotated[
         int | None,
@@ -59,25 +80,24 @@ def add(
         ),
     ] = None,
     note: Annotated[str | None, typer.Option(metavar="TEXT", help="Store this note with the key.")] = None,
-    api_keys_file: KeysFile = KEYS_FILE,
+    api_keys_file: KeysFile = None,
+    validator_dir: ValidatorDir = "",
 ) -> None:
     """Add a user. The new key is printed once; only its hash is stored."""
     from ptn_api.access import add_key
-    from ptn_api.model.tiers import TIERS
 
-    known_tier = next((known for known in TIERS if known == tier), None)
-    if known_tier is None:
-        raise SettingsError(f"--tier: expected 0, 30, 50 or 100, not {tier}")
+    path = _key_file(api_keys_file, validator_dir)
+    tier = int(tier) if tier.is_integer() else tier
     key = add_key(
-        api_keys_file,
+        path,
         user,
-        known_tier,
+        tier,
         expires_ms=expiry_ms(expires, wall_ms(), "--expires"),
         max_connections=max_connections,
         requests_per_minute=requests_per_minute,
         note=note,
     )
-    _print_key(f"Added {user} with tier {tier} to {api_keys_file}.", key, api_keys_file)
+    _print_key(f"Added {user} with tier {tier} to {path}.", key, path)
 
 
 @keys_app.command(cls=Command)
@@ -90,36 +110,42 @@ def rotate(
         ),
     ] = "7d",
     expires: Expires = "",
-    api_keys_file: KeysFile = KEYS_FILE,
+    api_keys_file: KeysFile = None,
+    validator_dir: ValidatorDir = "",
 ) -> None:
     """Give a user a new key. The old one stays valid for a while (--grace)."""
     from ptn_api.access import rotate_key
 
+    path = _key_file(api_keys_file, validator_dir)
     now_ms, grace_ms = wall_ms(), duration_ms(grace, "--grace")
     expires_ms = expiry_ms(expires, now_ms, "--expires")
-    key = rotate_key(api_keys_file, user, grace_ms=grace_ms, now_ms=now_ms, expires_ms=expires_ms)
+    key = rotate_key(path, user, grace_ms=grace_ms, now_ms=now_ms, expires_ms=expires_ms)
     old = f"stays valid for {grace}" if grace_ms else "is revoked"
-    _print_key(f"{user} has a new key; the old one {old}.", key, api_keys_file)
+    _print_key(f"{user} has a new key; the old one {old}.", key, path)
 
 
 @keys_app.command(cls=Command)
-def revoke(user: User, api_keys_file: KeysFile = KEYS_FILE) -> None:
+def revoke(user: User, api_keys_file: KeysFile = None, validator_dir: ValidatorDir = "") -> None:
     """Remove a user and all the user's keys. Open connections are closed within a second."""
     from ptn_api.access import revoke_key
 
-    revoke_key(api_keys_file, user)
-    typer.echo(f"Removed {user} from {api_keys_file}.", err=True)
-    _warn_if_exposed(api_keys_file)
+    path = _key_file(api_keys_file, validator_dir)
+    revoke_key(path, user)
+    typer.echo(f"Removed {user} from {path}.", err=True)
+    _warn_if_exposed(path)
 
 
 @keys_app.command("list", cls=Command)
-def list_(api_keys_file: KeysFile = KEYS_FILE, data_dir: DataDir = DATA_DIR) -> None:
+def list_(
+    api_keys_file: KeysFile = None, validator_dir: ValidatorDir = "", data_dir: DataDir = DATA_DIR
+) -> None:
     """List every key: user, tier, fingerprint, expiry and last use."""
     from ptn_api.access import parse_keys
     from ptn_api.access.usage import UsageFile
     from ptn_api.cli.output import format_time, print_rows
 
-    grants = parse_keys(_read_keys(api_keys_file))
+    path = _key_file(api_keys_file, validator_dir)
+    parsed = parse_keys(_read_keys(path))
     unused, last_seen = "never", dict[tuple[str, str], int]()
     try:
         last_seen = UsageFile(_existing(data_dir)).last_seen()
@@ -127,29 +153,33 @@ def list_(api_keys_file: KeysFile = KEYS_FILE, data_dir: DataDir = DATA_DIR) -> 
         typer.echo(f"ptn: the last use of keys cannot be read: {error}", err=True)
         unused = "unknown"
     rows = []
-    for grant in grants:
+    for grant in parsed.grants:
         fingerprint = grant.digest.hex()[:8]
         seen = format_time(last_seen.get((grant.alias, fingerprint))) or unused
         expires = format_time(grant.expires_ms) or "never"
         rows.append((grant.alias, str(grant.tier), fingerprint, expires, seen))
     print_rows(("user", "tier", "fingerprint", "expires", "last seen"), rows)
-    _warn_if_exposed(api_keys_file)
+    if parsed.problems:
+        counts = f"{len(parsed.problems)} problems in {path}, entries left out: {parsed.left_out}"
+        typer.echo(f"ptn: warning: {counts}; see `ptn keys check`", err=True)
+    _warn_if_exposed(path)
 
 
 @keys_app.command(cls=Command)
-def check(api_keys_file: KeysFile = KEYS_FILE) -> None:
+def check(api_keys_file: KeysFile = None, validator_dir: ValidatorDir = "") -> None:
     """Print all problems in the key file; exit with status 1 if there are any."""
     from ptn_api.access import check_keys, exposed_to, parse_keys
 
-    content = _read_keys(api_keys_file)
-    problems = [f"{api_keys_file}:{line}: {sentence}" for line, sentence in check_keys(content)]
-    if danger := exposed_to(api_keys_file):
-        problems.append(f"{api_keys_file}: {danger}")
+    path = _key_file(api_keys_file, validator_dir)
+    content = _read_keys(path)
+    problems = [f"{path}:{line}: {sentence}" for line, sentence in check_keys(content)]
+    if danger := exposed_to(path):
+        problems.append(f"{path}: {danger}")
     for problem in problems:
         typer.echo(problem)
     if problems:
         raise typer.Exit(1)
-    typer.echo(f"{api_keys_file}: {len(parse_keys(content))} keys, no problems")
+    typer.echo(f"{path}: {len(parse_keys(content).grants)} keys, no problems")
 
 
 @keys_app.command(cls=Command)
@@ -181,6 +211,13 @@ def _existing(data_dir: Path) -> Path:
     if not data_dir.is_dir():
         raise SettingsError(f"no such data directory: {data_dir} (give the server's with --data-dir)")
     return data_dir
+
+
+def _key_file(given: Path | None, validator_dir: str) -> Path:
+    """The key file of a server with the same options; where there is none, the one to create."""
+    from ptn_api.access import find_key_file, key_file_places
+
+    return given or find_key_file(validator_dir) or key_file_places(validator_dir)[0]
 
 
 def _read_keys(path: Path) -> bytes:

@@ -58,14 +58,14 @@ def _announce(line: str) -> None:
 
 def _hint(settings: Settings, rest: str, stream: str) -> None:
     """Prints what to try next, on standard error: standard output is for programs."""
-    keys = Path(settings.api_keys_file)
+    from ptn_api.access import key_file_places, parse_keys
+
+    keys = Path(settings.api_keys_file or key_file_places(settings.validator_dir)[0])
     lines = [f"  docs      {rest}/docs"]
     if settings.demo and keys.name == "demo_api_keys.json":
         lines.append(f"  keys      {keys}")
         if sys.stderr.isatty():
-            from ptn_api.access import parse_keys
-
-            grants = parse_keys(keys.read_bytes())
+            grants = parse_keys(keys.read_bytes()).grants
             lines += [f"            tier {grant.tier:<3}  {grant.key!s}" for grant in grants]
         header = Path(settings.data_dir) / "demo-100.header"
         lines += [

@@ -213,7 +213,7 @@ class EntityEndpoint(msgspec.Struct, kw_only=True):
 class ServiceHealth(msgspec.Struct, kw_only=True):
     """The answer that today's clients expect of `/api/health`."""
 
-    status: Literal["healthy"]
+    status: Literal["healthy", "unhealthy"]
     service: str
     timestamp_ms: int
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -16,25 +17,46 @@ from ptn_api.process.certificate import Certificate
 
 __all__ = ["flush_usage", "read_keys", "reload_certificate", "reload_keys"]
 
+_LOGGED_PROBLEMS = 20
+"""How many problems of a key file's entries are logged; `ptn keys check` prints all."""
+
 logger = structlog.get_logger()
 
 
-def read_keys(key_file: KeyFile, path: Path) -> None:
-    """Reads the key file if it changed; logs an unusable one and keeps the last good keys."""
+def read_keys(key_file: KeyFile, *, report_entries: bool) -> None:
+    """Reads the key file if it changed; logs an unusable one and keeps the last good keys.
+
+    `report_entries`: also log what is wrong with entries, once for each content of the file.
+    """
+    log = logger.bind(file=str(key_file.path))
     try:
-        if key_file.refresh():
-            logger.info("keys_read", file=str(path))
-            if danger := exposed_to(path):
-                logger.warning("keys_exposed", file=str(path), reason=danger)
+        if not key_file.refresh():
+            return
     except KeyFileError as error:
-        logger.warning("keys_not_read", file=str(path), code=error.code, reason=str(error))
+        log.warning("keys_not_read", code=error.code, reason=str(error))
+        return
+    log.info("keys_read")
+    if key_file.path and (danger := exposed_to(key_file.path)):
+        log.warning("keys_exposed", reason=danger)
+    problems = key_file.entry_problems if report_entries else []
+    for line, sentence in problems[:_LOGGED_PROBLEMS]:
+        log.warning("key_entry_problem", line=line, reason=sentence)
+    if more := len(problems[_LOGGED_PROBLEMS:]):
+        log.warning("key_entry_problems_omitted", omitted=more, reason="`ptn keys check` prints all")
 
 
-async def reload_keys(key_file: KeyFile, path: Path, keys: KeyRing, *, every_ms: int) -> None:
-    """Rereads the key file when it has changed, and expires keys."""
+async def reload_keys(
+    key_file: KeyFile, keys: KeyRing, chosen: Callable[[], str], *, report_entries: bool, every_ms: int
+) -> None:
+    """Rereads the key file when it has changed, and expires keys.
+
+    `chosen` returns the path of the key file, if that was not known at the start.
+    """
     while True:
         await asyncio.sleep(every_ms / 1000)
-        read_keys(key_file, path)
+        if key_file.path is None and (path := chosen()):
+            key_file.path = Path(path)
+        read_keys(key_file, report_entries=report_entries)
         if keys.expire():
             logger.info("keys_expired")
 

@@ -54,8 +54,9 @@ def python_command(function: str, *arguments: str) -> list[str]:
 class Child:
     """One supervised process. `run()` keeps it running until `stop()`.
 
-    `config` is the first message on its control channel, `fds` are the descriptors it inherits. After a run
-    of `settled_ms` or more the backoff starts over. `on_alive` is called whenever the child reports.
+    `config` is the first message on its control channel at each start, `fds` are the descriptors it inherits.
+    After a run of `settled_ms` or more the backoff starts over. `on_alive` is called whenever the child
+    reports.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Child:
         self.alive_until_ms = monotonic_ms() + silent_ms
         self.log_writable = True
         self._command = command
-        self._config = config
+        self.config = config
         self._fds = fds
         self._backoff = backoff
         self._settled_ms = settled_ms
@@ -153,7 +154,7 @@ class Child:
                 self._process = process = await asyncio.create_subprocess_exec(
                     *self._command, stdin=theirs.fileno(), pass_fds=self._fds, start_new_session=True
                 )
-            channel.send(self._config)
+            channel.send(self.config)
             logger.debug("process_started", child=self.name, pid=process.pid)
             if self._stopping.is_set():  # stop() was called while there was no process yet
                 await self.stop()

@@ -67,10 +67,14 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, tag="config"):
 
 
 class HealthReport(msgspec.Struct, frozen=True, tag="health"):
-    """The health of all processes. Times are monotonic milliseconds, one clock for the whole machine."""
+    """The health of all processes. Times are monotonic milliseconds, one clock for the whole machine.
+
+    `key_file` is the key file in use; empty while there is none at any of the default places.
+    """
 
     alive_until_ms: dict[str, int]
     log_writable: bool
+    key_file: str = ""
 
 
 class MetricsRequest(msgspec.Struct, frozen=True, tag="metrics"):
@@ -204,6 +208,10 @@ class ReportedHealth:
     def log_writable(self) -> bool:
         """Whether intake could write the log when it last reported."""
         return self.report.log_writable
+
+    def key_file(self) -> str:
+        """The key file that the supervisor has chosen; empty if none has been reported."""
+        return self.report.key_file
 
 
 class WorkerControl:

@@ -121,6 +121,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_rest_requests_total", "counter", "responses by route, HTTP status and content coding", _REST, lambda s: s.counters.requests, _PER_REQUEST),
     Metric("ptn_rest_sent_bytes_total", "counter", "bytes of response bodies, as sent", _REST, lambda s: s.counters.sent_bytes, _PER_REQUEST),
     Metric("ptn_rest_piece_build_seconds", "histogram", "time to build one miner's part of the documents", _REST, lambda s: s.counters.views.build_seconds),
+    Metric("ptn_rest_replay_mismatches_total", "counter", "changes of a position's orders whose replay contradicts the validator's file", _REST, lambda s: s.counters.views.replay_mismatches),
     Metric("ptn_rest_view_assembly_seconds", "histogram", "time to join those parts into a tier's document", _REST, lambda s: s.counters.views.assembly_seconds),
 
     Metric("ptn_stream_clients", "gauge", "clients logged in", _STREAM, lambda s: s.counters.clients),
@@ -135,6 +136,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_stream_seen_lag_seconds", "histogram", "time from intake's first sight of an order until it was written to the sockets; live orders only", _STREAM, lambda s: s.counters.lag_seen),
 
     Metric("ptn_keys", "gauge", "keys that are valid now", _SERVERS, lambda s: len(s.keys)),
+    Metric("ptn_key_entries_left_out", "gauge", "entries of the key file that cannot be used; see `ptn keys check`", _REST, lambda s: s.keys.left_out),
     Metric("ptn_key_reloads_total", "counter", "reloads of the changed key file, by result (read, failed)", _SERVERS, lambda s: s.key_file.reloads, ("result",)),
     Metric("ptn_auth_failures_total", "counter", "requests and logins refused for their key", _SERVERS, lambda s: s.counters.auth_failures),
     Metric("ptn_rate_limited_total", "counter", "refusals by limit (requests, failed_logins, connects, frames)", _SERVERS, lambda s: s.counters.limited, ("limit",)),

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from ptn_api.access import make_demo_keys
+from ptn_api.access import key_file_places, make_demo_keys
 from ptn_api.access.address import Proxies, is_loopback
 from ptn_api.errors import PTNError, SettingsError
 from ptn_api.process.certificate import Certificate
@@ -77,20 +77,24 @@ def serve(
 
 def _prepare(settings: Settings) -> Settings:
     """Makes the data directory and resolves paths and empty defaults. Raises SettingsError."""
-    data_dir, keys, *tls = (
+    data_dir, *tls = (
         Path(path).expanduser().absolute()
-        for path in (settings.data_dir, settings.api_keys_file, settings.tls_cert, settings.tls_key)
+        for path in (settings.data_dir, settings.tls_cert, settings.tls_key)
     )
     make_data_dir(data_dir, demo=settings.demo)
     Proxies(settings.rest.trusted_proxies)
-    changes: dict[str, Any] = {"data_dir": str(data_dir), "api_keys_file": str(keys)}
+    changes: dict[str, Any] = {"data_dir": str(data_dir)}
+    if settings.api_keys_file:
+        changes["api_keys_file"] = str(Path(settings.api_keys_file).expanduser().absolute())
     if settings.demo:
         if settings.validator_dir or settings.checkpoint:
             raise SettingsError("--demo simulates a validator: omit --validator-dir and --checkpoint")
         changes["validator_dir"] = str(data_dir / DEMO_VALIDATOR)
+        keys = Path(changes.get("api_keys_file") or key_file_places("")[0])
         if not keys.exists():
-            changes["api_keys_file"] = str(data_dir / "demo_api_keys.json")
-            make_demo_keys(Path(changes["api_keys_file"]))
+            keys = data_dir / "demo_api_keys.json"
+            make_demo_keys(keys)
+        changes["api_keys_file"] = str(keys)
     elif settings.validator_dir:
         changes["validator_dir"] = str(Path(settings.validator_dir).expanduser().absolute())
     if settings.tls_cert and settings.tls_key:

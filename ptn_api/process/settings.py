@@ -71,8 +71,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, setting("Data", "Store the event log and the usage records here", unit="DIR")
     ] = ".ptn"
     api_keys_file: Annotated[
-        str, setting("Data", "Read API keys from this file; reloaded when it changes", unit="FILE")
-    ] = "ptn_api/api_keys.json"
+        str,
+        setting(
+            "Data",
+            "Read API keys from this file; reloaded when it changes",
+            unit="FILE",
+            default="ptn_api/api_keys.json, else the validator's vanta_api/api_keys.json or "
+            "ptn_api/api_keys.json, whichever exists first",
+        ),
+    ] = ""
     netuid: Annotated[int, setting("Data", "Ignored; accepted for compatibility", unit="N")] = 8
     demo: Annotated[bool, setting("Demo", "Serve a simulated validator, stored in the data directory")] = (
         False

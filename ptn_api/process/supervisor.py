@@ -14,8 +14,10 @@ import socket
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
 import structlog
 
+from ptn_api.access import find_key_file, key_file_places
 from ptn_api.backoff import Backoff
 from ptn_api.process.child import Child, python_command
 from ptn_api.process.control import PROCESSES, HealthReport, WorkerConfig
@@ -108,6 +110,11 @@ class Supervisor:
 
     async def _start(self) -> bool:
         """Starts all processes; returns True once all are ready, False after a stop or a fatal report."""
+        self._choose_key_file()
+        if not self._settings.api_keys_file:
+            places = [str(place) for place in key_file_places(self._settings.validator_dir)]
+            reason = "every key is refused until one of these exists: create it with `ptn keys add`"
+            logger.warning("no_key_file", files=places, reason=reason)
         if self._settings.demo and not await self._until_ready(self._spawn("simulator")):
             return False
         children = [
@@ -137,11 +144,23 @@ class Supervisor:
         return child
 
     def _report_health(self) -> None:
-        """Sends rest, which answers /health, the time until which each process counts as alive."""
+        """Sends rest and stream the time until which each process counts as alive, and the key file."""
+        self._choose_key_file()
         children = self._children
         if all(name in children for name in PROCESSES):
             alive_until_ms = {name: children[name].alive_until_ms for name in PROCESSES}
-            children["rest"].send(HealthReport(alive_until_ms, children["intake"].log_writable))
+            writable, key_file = children["intake"].log_writable, self._settings.api_keys_file
+            for name in ("rest", "stream"):
+                children[name].send(HealthReport(alive_until_ms, writable, key_file))
+
+    def _choose_key_file(self) -> None:
+        """Chooses the key file, if the operator named none, as soon as there is one; then it stays."""
+        if self._settings.api_keys_file or (found := find_key_file(self._settings.validator_dir)) is None:
+            return
+        logger.info("key_file_chosen", file=str(found))
+        self._settings = msgspec.structs.replace(self._settings, api_keys_file=str(found))
+        for child in self._children.values():  # for their next start
+            child.config = msgspec.structs.replace(child.config, settings=self._settings)
 
     async def _until_ready(self, *children: Child) -> bool:
         """Waits until all are ready; returns False after a stop or a fatal report."""

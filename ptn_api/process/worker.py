@@ -124,9 +124,9 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
     settings = config.settings
     certificate = Certificate(Path(settings.tls_cert), Path(settings.tls_key)) if settings.tls_cert else None
     keys = KeyRing()
-    keys_path = Path(settings.api_keys_file)
-    key_file = KeyFile(keys_path, keys)
-    read_keys(key_file, keys_path)
+    key_file = KeyFile(Path(settings.api_keys_file) if settings.api_keys_file else None, keys)
+    report_entries = config.process == "rest"  # one of the two that read the file
+    read_keys(key_file, report_entries=report_entries)
     event_log = await _open_log(Path(settings.data_dir), control.stop)
     if event_log is None:
         return
@@ -147,7 +147,13 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
     data_dir, usage = Path(settings.data_dir), Usage()
     control.sources = Sources(counters, event_log, keys, key_file, data_dir)
     background = [
-        reload_keys(key_file, keys_path, keys, every_ms=settings.key_check_ms),
+        reload_keys(
+            key_file,
+            keys,
+            control.health.key_file,
+            report_entries=report_entries,
+            every_ms=settings.key_check_ms,
+        ),
         flush_usage(usage, UsageFile(data_dir), every_ms=settings.usage_flush_ms),
     ]
     if certificate is not None:

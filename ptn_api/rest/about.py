@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
-from ptn_api.errors import LogError
+from ptn_api.errors import InvalidInputError, LogError
 from ptn_api.event_log.contract import SourceStatus
-from ptn_api.http.body import body_of
+from ptn_api.http.body import Body, body_of
+from ptn_api.http.errors import HTTPError
 from ptn_api.http.response import Response
-from ptn_api.model.documents import trade_pairs_answer
+from ptn_api.model.documents import ServiceHealth, trade_pairs_answer
 from ptn_api.rest.context import AppContext, RequestContext
-from ptn_api.wire.about import Health, KeyLimits, LogHealth, Me, Problem, SourceHealth, Status
+from ptn_api.wire.about import Health, KeyFileHealth, KeyLimits, LogHealth, Me, Problem, SourceHealth, Status
 
-__all__ = ["health", "me", "trade_pairs"]
+__all__ = ["TradePairsQuery", "health", "me", "service_health", "trade_pairs"]
+
+
+class TradePairsQuery(msgspec.Struct, kw_only=True):
+    asset_class: Annotated[
+        str | None,
+        Meta(description="only this class: crypto, forex, equities, commodities, hl_all or all_markets"),
+    ] = None
 
 
 def me(app: AppContext, request: RequestContext) -> Response:
     holder, options = request.holder, app.options
     assert holder is not None
-    connections = holder.max_connections or options.max_connections_per_key
+    connections = holder.connection_limit(options.max_connections_per_key)
     result = Me(
         alias=holder.alias,
         tier=holder.tier,
         expires_ms=holder.expires_ms,
         limits=KeyLimits(
-            websocket_connections=connections if holder.tier == 100 else 0,
+            websocket_connections=connections if holder.tier >= 100 else 0,
             requests_per_minute=holder.requests_per_minute or options.requests_per_minute or None,
         ),
     )
@@ -32,10 +43,41 @@ def me(app: AppContext, request: RequestContext) -> Response:
 
 
 def trade_pairs(app: AppContext, request: RequestContext) -> Response:
-    return Response(body_of(msgspec.json.encode(trade_pairs_answer(None, app.clock()))))
+    query: TradePairsQuery = request.query
+    asset_class = None if query.asset_class is None else query.asset_class.lower()
+
+    def make() -> Body:
+        try:
+            answer = trade_pairs_answer(asset_class, app.clock())
+        except InvalidInputError:
+            sentence = f"Invalid asset class: {query.asset_class}"
+            raise HTTPError("bad_parameter", sentence, parameter="asset_class") from None
+        return body_of(msgspec.json.encode(answer))
+
+    return Response(app.answer(("trade-pairs", asset_class), None, make))
 
 
 def health(app: AppContext, request: RequestContext) -> Response:
+    result = _health(app)
+    return Response(body_of(msgspec.json.encode(result)), status=_status_code(result))
+
+
+def service_health(app: AppContext, request: RequestContext) -> Response:
+    """The health as today's clients ask for it."""
+    status = _status_code(_health(app))
+    result = ServiceHealth(
+        status="healthy" if status == 200 else "unhealthy",
+        service="ValidatorRestServer",
+        timestamp_ms=app.clock(),
+    )
+    return Response(body_of(msgspec.json.encode(result)), status=status)
+
+
+def _status_code(result: Health) -> int:
+    return 200 if result.status in ("ok", "degraded") else 503
+
+
+def _health(app: AppContext) -> Health:
     alive, writable = app.health.processes(), app.health.log_writable()
     try:
         source, log_ready, unreadable = app.log.source(), app.log.ready(), bool(app.follower.outage.failing)
@@ -57,7 +99,7 @@ def health(app: AppContext, request: RequestContext) -> Response:
     if not source.watching:
         problems.append("not_watching")
         status = "degraded" if status == "ok" else status
-    result = Health(
+    return Health(
         status=status,
         problems=[*problems],
         processes={name: "up" if up else "down" for name, up in alive.items()},
@@ -65,5 +107,5 @@ def health(app: AppContext, request: RequestContext) -> Response:
             swept_ms=swept_ms, stale=source.stale, reason=source.reason, watching=source.watching
         ),
         log=LogHealth(ready=log_ready, writable=writable),
+        key_file=KeyFileHealth(left_out=app.keys.left_out),
     )
-    return Response(body_of(msgspec.json.encode(result)), status=200 if status in ("ok", "degraded") else 503)

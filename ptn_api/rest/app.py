@@ -17,7 +17,7 @@ from ptn_api.http.response import Exchange, Response
 from ptn_api.rest.auth import Authenticator, key_in_body, rate_limit_lines
 from ptn_api.rest.context import AppContext, RequestContext
 from ptn_api.rest.counters import RestCounters
-from ptn_api.rest.routes import Route
+from ptn_api.rest.routes import Route, not_served
 
 __all__ = ["App", "Router"]
 
@@ -95,7 +95,9 @@ class App:
     def _respond(self, exchange: Exchange, response: Response) -> bool:
         private = exchange.user is not None
         # Caches tell responses apart by Authorization (Vary), not by the request's body.
-        store = not (exchange.route == "/health" or (private and key_in_body(exchange.request)))
+        store = not (
+            exchange.route in ("/health", "/api/health") or (private and key_in_body(exchange.request))
+        )
         return exchange.respond(response, private=private, store=store)
 
     def _respond_with_error(self, exchange: Exchange, error: Exception) -> None:
@@ -127,7 +129,7 @@ class App:
         request = exchange.request
         found = self._router.find(request.path)
         if found is None:
-            raise HTTPError("not_found", "Not found")
+            raise HTTPError("not_found", not_served(request.path) or "Not found")
         route, hotkey = found
         exchange.route = route.path
         if request.method not in (b"GET", b"HEAD"):
@@ -141,7 +143,7 @@ class App:
                     after = {"retry-after": str(allowance.retry_s)}
                     raise HTTPError("too_many_requests", "Too many requests with this key", headers=after)
             exchange.user = request.connection.user = holder
-            if route.access == "tier 100" and holder.tier < 100:
+            if holder.tier < route.lowest_tier:
                 raise HTTPError("insufficient_tier", route.tier_error)
             if not self._context.views.built:
                 raise HTTPError("starting", "The service is starting", headers=_RETRY_AFTER)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
 import msgspec
 
-from ptn_api.access.key_ring import KeyHolder
+from ptn_api.access.key_ring import KeyHolder, KeyRing
 from ptn_api.clock import Clock
 from ptn_api.event_log.contract import EventLog
+from ptn_api.http.body import Body, body_of, tag_of
 from ptn_api.http.response import Response, header_lines
 from ptn_api.model.tiers import Tier
 from ptn_api.rest.options import RestOptions
+from ptn_api.views.archive import Archive
 from ptn_api.views.checkpoint import Checkpoint
-from ptn_api.views.documents import Documents
+from ptn_api.views.documents import Documents, Recent
 from ptn_api.views.follower import Follower
+from ptn_api.views.limit_orders import LimitOrders
 from ptn_api.views.positions import PositionViews, ViewMetrics
 
 __all__ = ["AppContext", "NoQuery", "ProcessHealth", "RequestContext", "RouteHandler", "freshness_headers"]
+
+_RECENT_ANSWERS = 64
 
 
 class ProcessHealth(Protocol):
@@ -55,8 +60,13 @@ class AppContext:
     documents: Documents
     views: PositionViews
     follower: Follower
+    limit_orders: LimitOrders
+    archive: Archive
     checkpoint: Checkpoint
     health: ProcessHealth
+    keys: KeyRing
+    answers: Recent[Body] = field(default_factory=lambda: Recent(_RECENT_ANSWERS))
+    """Bodies that are made on request, each kept until what it is made of changes."""
 
     @classmethod
     def over(
@@ -66,12 +76,47 @@ class AppContext:
         options: RestOptions,
         metrics: ViewMetrics | None = None,
         health: ProcessHealth | None = None,
+        keys: KeyRing | None = None,
     ) -> AppContext:
         """Returns the context for serving this log."""
         views, documents = PositionViews(log, clock, metrics), Documents(log)
         follower = Follower(log, views, documents, clock, coalesce_ms=options.refresh_coalesce_ms)
-        checkpoint = Checkpoint(views, documents)
-        return cls(log, clock, options, documents, views, follower, checkpoint, health or SingleProcess())
+        limit_orders, archive = LimitOrders(documents), Archive(documents, clock)
+        return cls(
+            log=log,
+            clock=clock,
+            options=options,
+            documents=documents,
+            views=views,
+            follower=follower,
+            limit_orders=limit_orders,
+            archive=archive,
+            checkpoint=Checkpoint(views, documents, limit_orders, archive),
+            health=health or SingleProcess(),
+            keys=KeyRing() if keys is None else keys,
+        )
+
+    def answer(self, key: Hashable, version: Hashable, make: Callable[[], Body]) -> Body:
+        """Returns the body kept under this key, made anew if its version is another one.
+
+        A body with the same tag stays, and with it its timestamp: that must not reveal changes of what the
+        body leaves out.
+        """
+        body = self.answers.get(key, version)
+        if body is None:
+            body, earlier = make(), self.answers.last(key)
+            if earlier is not None and earlier.tag == body.tag:
+                body = earlier
+            self.answers.keep(key, version, body)
+        return body
+
+    def stamped(self, fields: dict[str, Any]) -> Body:
+        """Returns the fields with the present time as `timestamp`, as a body.
+
+        The tag leaves out the time: servers with the same data agree on it.
+        """
+        text = msgspec.json.encode(fields)
+        return Body(body_of(text[:-1] + b',"timestamp":%d}' % self.clock()).runs, tag_of([text]))
 
 
 class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,9 +134,9 @@ class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def tier(self) -> Tier:
-        """The tier of the request's API key."""
+        """The tier whose data the request's API key sees."""
         assert self.holder is not None
-        return self.holder.tier
+        return self.holder.data_tier
 
 
 class NoQuery(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""The validator's documents: statistics, eliminations, perf ledgers, miner hotkeys and the checkpoint."""
+"""The validator's documents: statistics, eliminations, challenge periods, selections and the checkpoint."""
 
 from __future__ import annotations
 
@@ -14,14 +14,23 @@ from ptn_api.http.response import Response
 from ptn_api.rest.context import AppContext, RequestContext, freshness_headers
 
 __all__ = [
+    "ChallengePeriodQuery",
     "StatisticsQuery",
+    "challenge_period",
     "checkpoint",
     "eliminations",
     "hotkeys",
-    "perf_ledger",
+    "miner_selections",
     "statistics",
     "statistics_of",
 ]
+
+
+_TEST_HOTKEY = "DEVELOPMENT"
+
+
+class ChallengePeriodQuery(msgspec.Struct, kw_only=True):
+    history: Annotated[bool, Meta(description="`true` adds all buckets, oldest first")] = False
 
 
 class StatisticsQuery(msgspec.Struct, kw_only=True):
@@ -51,21 +60,55 @@ def eliminations(app: AppContext, request: RequestContext) -> Response:
     return _document(app.documents.snapshot(Document.ELIMINATIONS), "Eliminations", headers)
 
 
-def perf_ledger(app: AppContext, request: RequestContext) -> Response:
+def challenge_period(app: AppContext, request: RequestContext) -> Response:
     headers = freshness_headers(app, request.tier)
-    return _element(app.documents.perf_ledger_of(request.hotkey), headers)
+    query: ChallengePeriodQuery = request.query
+    hotkey, documents = request.hotkey, app.documents
+    listed = documents.challenge_periods().get(hotkey)
+    if listed is None:
+        raise HTTPError("not_found", f"Miner ID {hotkey} not found")
+
+    def make() -> Body:
+        reason = documents.elimination_reasons().get(hotkey)
+        history = [
+            msgspec.structs.replace(period, reason=period.reason or reason)
+            if period.bucket == "ELIMINATED"
+            else period
+            for period in listed
+        ]
+        fields = {"status": "success", "hotkey": hotkey, "challenge_period": history[-1]}
+        return app.stamped(fields | {"history": history} if query.history else fields)
+
+    version = documents.revisions_of(Document.CHALLENGEPERIOD, Document.ELIMINATIONS)
+    return Response(app.answer(("challenge-period", hotkey, query.history), version, make), headers)
+
+
+def miner_selections(app: AppContext, request: RequestContext) -> Response:
+    headers = freshness_headers(app, request.tier)
+
+    def make() -> Body:
+        selections = app.documents.elements(Document.ASSET_SELECTIONS)
+        return app.stamped({"miner_selections": selections, "total_miners": len(selections)})
+
+    version = app.documents.revisions_of(Document.ASSET_SELECTIONS)
+    return Response(app.answer("miner-selections", version, make), headers)
 
 
 def hotkeys(app: AppContext, request: RequestContext) -> Response:
-    """The miners that have a directory; without the validator's directory, those that have positions."""
+    """The miners that have a directory; without the validator's directory, those that have positions.
+
+    Below tier 100 they are the miners of whom the tier shows a position.
+    """
     headers = freshness_headers(app, request.tier)
-    body = app.documents.snapshot(Document.MINERS)
-    return Response(body or body_of(msgspec.json.encode(app.views.hotkeys())), headers)
+    listed = app.documents.miners() if request.tier == 100 else None
+    if listed is None:
+        listed = app.views.hotkeys(request.tier)
+    return Response(body_of(msgspec.json.encode([key for key in listed if key != _TEST_HOTKEY])), headers)
 
 
-def checkpoint(app: AppContext, request: RequestContext) -> Response:
+async def checkpoint(app: AppContext, request: RequestContext) -> Response:
     headers = freshness_headers(app, request.tier)
-    return _document(app.checkpoint.snapshot(), "Checkpoint", headers)
+    return _document(await app.checkpoint.snapshot(), "Checkpoint", headers)
 
 
 def _document(body: Body | None, name: str, headers: bytes) -> Response:

@@ -72,7 +72,10 @@ def positions(app: AppContext, request: RequestContext) -> Response | Awaitable[
 
 def positions_of(app: AppContext, request: RequestContext) -> Response:
     headers = freshness_headers(app, request.tier)
-    body = app.views.entry(request.hotkey, request.tier)
+    # Archived positions are shown here alone: neither the documents of all miners nor the stream have them.
+    hotkey = request.hotkey
+    body = app.archive.joined(hotkey, app.views.view(hotkey)) if request.tier == 100 else None
+    body = body or app.views.entry(request.hotkey, request.tier)
     if body is None:
         raise HTTPError("not_found", "Miner ID not found")
     return Response(body, headers)

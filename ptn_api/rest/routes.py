@@ -12,26 +12,40 @@ from urllib.parse import parse_qs
 import msgspec
 
 from ptn_api.http.errors import HTTPError
-from ptn_api.model.documents import PairList
+from ptn_api.model.documents import (
+    AccountSnapshots,
+    ChallengePeriod,
+    Collateral,
+    DebtLedgerSummary,
+    Entities,
+    EntityAnswer,
+    EntityEndpoint,
+    MinerLedger,
+    MinerSelections,
+    OrdersByStatus,
+    PairList,
+    ServiceHealth,
+)
+from ptn_api.model.limit_order import ListedOrder
 from ptn_api.model.miner import MinerEntry
 from ptn_api.model.statistics import Eliminations, MinerStatistics, PerfLedger, Statistics
-from ptn_api.rest import about, documents, messages, pages, positions
+from ptn_api.rest import about, accounts, documents, messages, orders, pages, positions
 from ptn_api.rest.context import NoQuery, RouteHandler
 from ptn_api.views.checkpoint import CheckpointDocument
 from ptn_api.wire.about import Health, Me
 from ptn_api.wire.frames import Message
 
-__all__ = ["ROUTES", "Access", "Route"]
+__all__ = ["ROUTES", "Access", "Route", "not_served"]
 
-Access = Literal["anyone", "key", "tier 100"]
+Access = Literal["anyone", "key", "tier 100", "tier 200"]
 
 
 class Route(NamedTuple):
     """A row of the table of routes.
 
     `path` may end in `{hotkey}`. `response` is the type of the 200 response's JSON. `errors` are codes of
-    errors that the handler raises, besides those that any route with this access meets; `tier_error` is the
-    sentence for keys below tier 100.
+    errors that the handler raises, besides those that any route with this access meets; `own_tier_error` is
+    the sentence for keys of too low a tier, where it is not the usual one.
 
     The rest is for the API's description: `variant` is the response type with some parameter, `ndjson_line`
     the type of a line if NDJSON is requested; `freshness`: the response has the headers of
@@ -45,13 +59,22 @@ class Route(NamedTuple):
     access: Access = "key"
     query: type[msgspec.Struct] = NoQuery
     errors: tuple[str, ...] = ()
-    tier_error: str = "This data requires tier 100 access"
+    own_tier_error: str = ""
     description: str = ""
     variant: Any = None
     ndjson_line: Any = None
     freshness: bool = False
     also_503: bool = False
     media_type: str = "application/json"
+
+    @property
+    def lowest_tier(self) -> int:
+        """The tier that a key needs; a route for anyone needs none."""
+        return {"tier 100": 100, "tier 200": 200}.get(self.access, 0)
+
+    @property
+    def tier_error(self) -> str:
+        return self.own_tier_error or f"Your API key does not have access to tier {self.lowest_tier} data"
 
     def parse_query(self, text: bytes) -> msgspec.Struct:
         """Returns the query string as the route's query type; unknown parameters are ignored."""
@@ -90,6 +113,24 @@ def _parameters(query: type[msgspec.Struct]) -> list[_Parameter]:
                 error = (meta.extra or {}).get("error", error)
         parameters.append(_Parameter(field.name, field.type, get_origin(kind) is list, error))
     return parameters
+
+
+_FROM_MEMORY = "Not served: this data exists only in the validator's memory. Ask the validator's own API."
+_NOT_SERVED = {
+    "/miner/": _FROM_MEMORY,
+    "/entity/subaccount/": _FROM_MEMORY,
+    "/v2/": _FROM_MEMORY,
+    "/hl-traders/": _FROM_MEMORY,
+    "/hl-leaderboard/": _FROM_MEMORY,
+    "/collateral/balance/": "Not served: this data comes from the blockchain. Ask the validator's own API.",
+    "/api/health/rpc/": "Not served: this service has no RPC servers. /health describes its own processes.",
+}
+
+
+def not_served(path: str) -> str | None:
+    """Returns why a route of the validator's own API does not exist here; None for any other path."""
+    path = path + "/"
+    return next((reason for prefix, reason in _NOT_SERVED.items() if path.startswith(prefix)), None)
 
 
 ROUTES: tuple[Route, ...] = (
@@ -157,16 +198,141 @@ ROUTES: tuple[Route, ...] = (
         CheckpointDocument,
         access="tier 100",
         errors=("not_found",),
-        tier_error="Validator checkpoint data requires tier 100 access",
+        own_tier_error="Validator checkpoint data requires tier 100 access",
         freshness=True,
     ),
     Route(
         "/perf-ledger/{hotkey}",
-        documents.perf_ledger,
-        "One miner's perf ledgers, by trade pair and `portfolio`",
+        accounts.perf_ledger,
+        "One miner's perf ledger of its portfolio, by its hotkey",
         dict[str, PerfLedger],
-        variant=PerfLedger,
+        errors=("not_found",),
+        description="For every valid key; not delayed.",
+        freshness=True,
+    ),
+    Route(
+        "/orders/{hotkey}",
+        orders.orders,
+        "One miner's orders by status",
+        OrdersByStatus,
         access="tier 100",
+        query=orders.OrdersQuery,
+        errors=("bad_parameter", "not_found"),
+        description="Filled orders are those of the miner's positions, archived ones excepted; unfilled and "
+        "cancelled ones are limit orders. Oldest first.",
+        freshness=True,
+    ),
+    Route(
+        "/limit-orders/{hotkey}",
+        orders.limit_orders,
+        "One miner's limit orders",
+        list[ListedOrder],
+        variant=OrdersByStatus,
+        access="tier 100",
+        query=orders.OrdersQuery,
+        errors=("bad_parameter", "not_found"),
+        description="Without `status` a list of the unfilled orders, with it `{status: [order]}`. Unfilled "
+        "bracket orders reveal live positions, hence tier 100. Oldest first.",
+        freshness=True,
+    ),
+    Route(
+        "/challenge-period/{hotkey}",
+        documents.challenge_period,
+        "One miner's place in the competition",
+        ChallengePeriod,
+        query=documents.ChallengePeriodQuery,
+        errors=("bad_parameter", "not_found"),
+        description="For every valid key; not delayed.",
+        freshness=True,
+    ),
+    Route(
+        "/debt-ledger",
+        accounts.debt_ledgers,
+        "A summary of every miner's debt ledger",
+        dict[str, DebtLedgerSummary],
+        errors=("not_found",),
+        description="For every valid key; not delayed.",
+        freshness=True,
+    ),
+    Route(
+        "/debt-ledger/{hotkey}",
+        accounts.debt_ledger,
+        "One miner's debt ledger",
+        MinerLedger,
+        errors=("not_found",),
+        description="For every valid key; not delayed.",
+        freshness=True,
+    ),
+    Route(
+        "/emissions-ledger/{hotkey}",
+        accounts.emissions_ledger,
+        "One miner's emissions ledger",
+        MinerLedger,
+        errors=("not_found",),
+        description="For every valid key; not delayed.",
+        freshness=True,
+    ),
+    Route(
+        "/penalty-ledger/{hotkey}",
+        accounts.penalty_ledger,
+        "One miner's penalty ledger",
+        MinerLedger,
+        errors=("not_found",),
+        description="For every valid key; not delayed.",
+        freshness=True,
+    ),
+    Route(
+        "/account-snapshots/{hotkey}",
+        accounts.account_snapshots,
+        "One miner's account, hour by hour",
+        AccountSnapshots,
+        query=accounts.SnapshotsQuery,
+        errors=("bad_parameter", "not_found"),
+        description="For every valid key; not delayed.",
+        freshness=True,
+    ),
+    Route(
+        "/collateral",
+        accounts.collateral,
+        "The miners' account sizes, record by record",
+        Collateral,
+        query=accounts.CollateralQuery,
+        errors=("bad_parameter",),
+        description="For every valid key; not delayed. The path may end in a slash.",
+        freshness=True,
+    ),
+    Route(
+        "/miner-selections",
+        documents.miner_selections,
+        "The asset class that each miner chose",
+        MinerSelections,
+        description="For every valid key; not delayed.",
+        freshness=True,
+    ),
+    Route(
+        "/entities",
+        accounts.entities,
+        "All entities, with their subaccounts",
+        Entities,
+        access="tier 200",
+        freshness=True,
+    ),
+    Route(
+        "/entity/endpoint",
+        accounts.entity_endpoint,
+        "Where the entity of a subaccount is reached",
+        EntityEndpoint,
+        access="anyone",
+        query=accounts.EndpointQuery,
+        errors=("bad_parameter", "not_found"),
+        description="`hl_address` finds active and pending subaccounts, `subaccount` all.",
+    ),
+    Route(
+        "/entity/{hotkey}",
+        accounts.entity,
+        "One entity, with its subaccounts",
+        EntityAnswer,
+        access="tier 200",
         errors=("not_found",),
         freshness=True,
     ),
@@ -179,18 +345,36 @@ ROUTES: tuple[Route, ...] = (
         access="tier 100",
         query=messages.MessagesQuery,
         errors=("bad_parameter", "gone"),
+        own_tier_error="This data requires tier 100 access",
         description="`{messages, next, head, epoch}`; continue with `after=<next>`. With `Accept: "
         "application/x-ndjson` the response has one message per line, and the headers `X-PTN-Next` and "
         "`X-PTN-Head`.",
         freshness=True,
     ),
-    Route("/trade-pairs", about.trade_pairs, "The network's trade pairs", PairList),
+    Route(
+        "/trade-pairs",
+        about.trade_pairs,
+        "The network's trade pairs",
+        PairList,
+        access="anyone",
+        query=about.TradePairsQuery,
+        errors=("bad_parameter",),
+        description="`disabled` pairs can no longer be traded.",
+    ),
     Route("/me", about.me, "The request's key: alias, tier, expiry and limits", Me),
     Route(
         "/health",
         about.health,
         "Health of the service; 503 while starting or failing",
         Health,
+        access="anyone",
+        also_503=True,
+    ),
+    Route(
+        "/api/health",
+        about.service_health,
+        "Health of the service, as the network's clients read it; 503 while starting or failing",
+        ServiceHealth,
         access="anyone",
         also_503=True,
     ),

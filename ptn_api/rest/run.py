@@ -59,7 +59,7 @@ async def run_rest(
         settle_ms=options.clock_settle_ms,
         on_jump=lambda ms: logger.warning("clock_jumped", by_ms=ms),
     )
-    context = AppContext.over(log, clock, options, counters.views, health)
+    context = AppContext.over(log, clock, options, counters.views, health, keys)
 
     def count_evictions() -> None:
         counters.limited["connections"] += 1

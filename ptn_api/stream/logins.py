@@ -148,7 +148,7 @@ class Logins:
         """Gives the connection a slot; all keys of a user share the user's slots."""
         slots = self._slots.setdefault(holder.alias, deque())
         slots.append(connection)
-        while len(slots) > self._max_slots(holder):
+        while self._too_many(slots, holder):
             backoff = self._backoffs.setdefault(
                 holder.alias, EvictionBackoff(self._options.eviction_delay_ms)
             )
@@ -159,8 +159,9 @@ class Logins:
         self._counters.evictions += 1
         slots[0].evict()  # which frees its slot through `leave`
 
-    def _max_slots(self, holder: KeyHolder) -> int:
-        return holder.max_connections or self._options.max_connections_per_key
+    def _too_many(self, slots: deque[Connection], holder: KeyHolder) -> bool:
+        limit = holder.connection_limit(self._options.max_connections_per_key)
+        return limit is not None and len(slots) > limit
 
     def leave(self, connection: Connection) -> None:
         """Frees the connection's slot, if it has one."""
@@ -185,5 +186,5 @@ class Logins:
                 if not self.key_is_valid(connection):
                     connection.close(KEY_REVOKED)
             holder = self._keys.lookup(slots[-1].api_key) if slots else None
-            while holder is not None and holder.alias == alias and len(slots) > self._max_slots(holder):
+            while holder is not None and holder.alias == alias and self._too_many(slots, holder):
                 self._evict_oldest(slots)

@@ -6,16 +6,19 @@ document that is not JSON of the expected shape is served unchanged and has no e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from ptn_api.event_log.contract import Document, EventLog
 from ptn_api.http.body import Body, body_of
+from ptn_api.model.documents import DebtLedgerSummary, EntityEndpoint, Period, periods
+from ptn_api.model.statistics import lookback_days
 
-__all__ = ["Documents"]
+__all__ = ["Documents", "Recent"]
 
 T = TypeVar("T")
 
@@ -25,16 +28,85 @@ _array = msgspec.json.Decoder(list[msgspec.Raw])
 _hotkeys = msgspec.json.Decoder(list[str])
 
 
-class _Statistics(msgspec.Struct):
-    data: list[msgspec.Raw]
-
-
 class _Hotkey(msgspec.Struct):
     hotkey: str
 
 
+class _Statistics(msgspec.Struct):
+    data: list[msgspec.Raw]
+
+
+class _Eliminated(msgspec.Struct):
+    hotkey: str
+    reason: str | None = None
+
+
 class _Eliminations(msgspec.Struct):
-    eliminations: list[_Hotkey]
+    eliminations: list[_Eliminated]
+
+
+class _Subaccount(msgspec.Struct):
+    synthetic_hotkey: str = ""
+    status: str = ""
+    hl_address: str | None = None
+
+
+class _Entity(msgspec.Struct):
+    subaccounts: dict[str, _Subaccount] = {}
+    endpoint_url: str | None = None
+
+
+class _DebtCheckpoint(msgspec.Struct):
+    timestamp_ms: float | None = None
+    performance: dict[str, Any] = {}
+
+
+class _DebtLedger(msgspec.Struct):
+    """The part of a debt ledger that its summary is made of."""
+
+    summary: dict[str, Any] = {}
+    checkpoints: list[_DebtCheckpoint] = []
+
+    def summary_of(self, hotkey: str) -> dict[str, Any]:
+        """The summary's values where there are any, and those of the last checkpoint."""
+        last = self.checkpoints[-1]
+        pnl = [last.performance.get(key) or 0.0 for key in ("realized_pnl", "unrealized_pnl")]
+        return {key: self.summary.get(key) for key in DebtLedgerSummary.__struct_fields__} | {
+            "hotkey": hotkey,
+            "total_checkpoints": len(self.checkpoints),
+            "latest_checkpoint_ms": last.timestamp_ms,
+            "net_pnl": last.performance.get("net_pnl", sum(pnl)),
+        }
+
+
+class Recent(Generic[T]):
+    """Values that were asked for recently, each kept until its version changes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept: OrderedDict[Hashable, tuple[Hashable, T]] = OrderedDict()
+        """The least recently used one first."""
+
+    def get(self, key: Hashable, version: Hashable) -> T | None:
+        """The value if it has this version."""
+        kept = self._kept.get(key)
+        if kept is None or kept[0] != version:
+            return None
+        self._kept.move_to_end(key)
+        return kept[1]
+
+    def last(self, key: Hashable) -> T | None:
+        """The value, of whatever version."""
+        kept = self._kept.get(key)
+        return None if kept is None else kept[1]
+
+    def keep(self, key: Hashable, version: Hashable, value: T) -> T:
+        """Keeps the value in place of an older version, or of the one that was not used for longest."""
+        self._kept[key] = (version, value)
+        self._kept.move_to_end(key)
+        if len(self._kept) > self._limit:
+            self._kept.popitem(last=False)
+        return value
 
 
 def _derived_from(
@@ -79,6 +151,18 @@ class Documents:
         value = self.elements(document).get(key)
         return None if value is None else bytes(value)
 
+    def of_miner(self, document: Document, hotkey: str) -> bytes | None:
+        """One miner's document, read from the log: documents of miners are not kept in memory."""
+        return self._log.document(document, hotkey)
+
+    def revisions_by_miner(self, document: Document) -> dict[str, int]:
+        """The miners that have such a document, with the revision at which each last changed; sorted."""
+        return self._keep(
+            "revisions_by_miner",
+            document,
+            lambda _: dict(sorted(self._log.document_revisions(document).items())),
+        )
+
     def revisions_of(self, *documents: Document) -> tuple[int, ...]:
         """The revisions at which these documents last changed."""
         return tuple(self._log.document_revision(document) for document in documents)
@@ -104,6 +188,14 @@ class Documents:
         return body_of(msgspec.json.encode({**keys, "data": msgspec.Raw(data)}))
 
     @_derived_from(Document.STATISTICS)
+    def lookback_days(self, content: bytes | None) -> float:
+        """The days that `thirty_day_returns` looks back."""
+        try:
+            return lookback_days(msgspec.json.decode(_elements(content).get("constants", b"{}")))
+        except _MALFORMED:
+            return lookback_days({})
+
+    @_derived_from(Document.STATISTICS)
     def statistics_by_hotkey(self, content: bytes | None) -> dict[str, bytes]:
         """The miners' elements; none if the statistics are malformed."""
         try:
@@ -115,13 +207,21 @@ class Documents:
     # --- miners -------------------------------------------------------------------------------------------
 
     @_derived_from(Document.ELIMINATIONS)
-    def eliminated(self, content: bytes | None) -> frozenset[str]:
-        """Hotkeys of the eliminated miners."""
+    def elimination_reasons(self, content: bytes | None) -> dict[str, str | None]:
+        """The eliminated miners, and why."""
         try:
             rows = msgspec.json.decode(content or b'{"eliminations":[]}', type=_Eliminations).eliminations
         except _MALFORMED:
-            return frozenset()
-        return frozenset(row.hotkey for row in rows)
+            return {}
+        return {row.hotkey: row.reason for row in rows}
+
+    @_derived_from(Document.CHALLENGEPERIOD)
+    def challenge_periods(self, content: bytes | None) -> dict[str, list[Period]]:
+        """Each miner's buckets, oldest first."""
+        try:
+            return periods(msgspec.json.decode(content or b"{}"))
+        except _MALFORMED:
+            return {}
 
     @_derived_from(Document.MINERS)
     def miners(self, content: bytes | None) -> list[str] | None:
@@ -131,15 +231,34 @@ class Documents:
         except _MALFORMED:
             return None
 
-    # --- perf ledgers -------------------------------------------------------------------------------------
+    @_derived_from(Document.ENTITIES)
+    def endpoints(self, content: bytes | None) -> dict[tuple[str, str], EntityEndpoint]:
+        """Where the entities that state an address are reached, by what their subaccounts are looked up by.
 
-    def perf_ledger_of(self, hotkey: str) -> bytes | None:
-        """One miner's element of the perf ledgers."""
-        return self.element(Document.PERF_LEDGERS, hotkey)
+        The keys are ("subaccount", its hotkey) and ("hl_address", its address in lower case).
+        """
+        found: dict[tuple[str, str], EntityEndpoint] = {}
+        for hotkey, element in _elements(content).items():
+            try:
+                entity = msgspec.json.decode(element, type=_Entity)
+            except _MALFORMED:
+                continue
+            if not entity.endpoint_url:
+                continue
+            endpoint = EntityEndpoint(
+                status="success", entity_hotkey=hotkey, endpoint_url=entity.endpoint_url
+            )
+            for account in entity.subaccounts.values():
+                found["subaccount", account.synthetic_hotkey] = endpoint
+                if account.hl_address and account.status in ("active", "pending"):
+                    found["hl_address", account.hl_address.lower()] = endpoint
+        return found
+
+    # --- ledgers ------------------------------------------------------------------------------------------
 
     @_derived_from(Document.PERF_LEDGERS)
-    def portfolio_ledgers(self, content: bytes | None) -> Body:
-        """{hotkey: portfolio ledger}, as in the checkpoint; an element in the older form is the ledger."""
+    def portfolio_ledgers(self, content: bytes | None) -> dict[str, msgspec.Raw]:
+        """Each miner's perf ledger of its portfolio; some validators keep one of each trade pair, too."""
         ledgers = {}
         for hotkey, element in _elements(content).items():
             keys = _elements(element)
@@ -147,7 +266,31 @@ class Documents:
                 ledgers[hotkey] = keys["portfolio"]
             elif "cps" in keys:
                 ledgers[hotkey] = element
-        return body_of(msgspec.json.encode(ledgers))
+        return ledgers
+
+    @_derived_from(Document.PERF_LEDGERS)
+    def perf_ledgers_body(self, content: bytes | None) -> Body:
+        """{hotkey: portfolio ledger}, as in the checkpoint."""
+        return body_of(msgspec.json.encode(self.portfolio_ledgers()))
+
+    def ledgers(self, document: Document) -> dict[str, msgspec.Raw]:
+        """The miners' elements of the debt, emissions or penalty ledgers."""
+        return self._keep("ledgers", document, lambda text: _elements(_elements(text).get("ledgers")))
+
+    @_derived_from(Document.DEBT_LEDGERS)
+    def debt_summaries(self, content: bytes | None) -> Body | None:
+        """A summary of each debt ledger that has a checkpoint; None without debt ledgers."""
+        if content is None:
+            return None
+        summaries = {}
+        for hotkey, element in self.ledgers(Document.DEBT_LEDGERS).items():
+            try:
+                ledger = msgspec.json.decode(element, type=_DebtLedger)
+            except _MALFORMED:
+                continue
+            if ledger.checkpoints:
+                summaries[hotkey] = ledger.summary_of(hotkey)
+        return body_of(msgspec.json.encode(summaries))
 
     def _keep(self, name: str, document: Document, derive: Callable[[bytes | None], T]) -> T:
         revision = self._log.document_revision(document)

@@ -195,12 +195,12 @@ class Follower:
 
     def _take_documents(self, since: int) -> None:
         changed = {document for document, _ in self._log.documents_changed(since)}
-        if Document.ELIMINATIONS in changed:
-            eliminated = self._documents.eliminated()  # the aggregates of these miners are neutral
-            for hotkey in eliminated ^ self._views.eliminated:
-                if self._views.view(hotkey) is not None:
+        if Document.STATISTICS in changed:
+            lookback_days = self._documents.lookback_days()
+            if lookback_days != self._views.lookback_days:
+                for hotkey in self._views.hotkeys():
                     self._queue.add_urgent(hotkey, self._taken)
-            self._views.eliminated = eliminated
+                self._views.lookback_days = lookback_days
         if Document.MINERS in changed:
             listed = set(self._documents.miners() or ())
             for hotkey in listed ^ set(self._views.hotkeys()):

@@ -9,7 +9,7 @@ nothing about later orders.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +17,9 @@ import msgspec
 
 from ptn_api.event_log.contract import LoggedPosition
 from ptn_api.http.body import Body, Segment, SegmentRun
+from ptn_api.model.accounting import replay_differs
 from ptn_api.model.miner import (
+    DEFAULT_LOOKBACK_DAYS,
     Aggregates,
     Outcome,
     aggregates,
@@ -39,7 +41,16 @@ from ptn_api.model.tiers import TIER_LAG_MS, TIERS, Tier, is_live
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-__all__ = ["TAILS", "ClosedBlock", "EncodedEntry", "MinerView", "block_boundary_ms", "earliest"]
+__all__ = [
+    "TAILS",
+    "ClosedBlock",
+    "EncodedEntry",
+    "MinerView",
+    "Replay",
+    "ShownPosition",
+    "block_boundary_ms",
+    "earliest",
+]
 
 _HOUR_MS = 3_600_000
 _OPENING = b'{"positions":['
@@ -55,7 +66,7 @@ def block_boundary_ms(now_ms: int) -> int:
     return cutoff_ms - cutoff_ms % _HOUR_MS
 
 
-class _ShownPosition(NamedTuple):
+class ShownPosition(NamedTuple):
     """A position as at least one tier shows it."""
 
     sort_key: tuple[bool, int, str]
@@ -63,7 +74,7 @@ class _ShownPosition(NamedTuple):
     outcome: Outcome
 
     @classmethod
-    def of(cls, position_uuid: str, state: PositionState, text: bytes) -> _ShownPosition:
+    def of(cls, position_uuid: str, state: PositionState, text: bytes) -> ShownPosition:
         outcome = Outcome.of(state)
         return cls(position_order(outcome.close_ms, position_uuid), text, outcome)
 
@@ -95,13 +106,13 @@ class ClosedBlock:
 
         If the `previous` block is equal, it is kept: it is already compressed.
         """
-        shown: list[_ShownPosition] = []
+        shown: list[ShownPosition] = []
         expiries: list[int | None] = []
         spans: list[TimeSpan | None] = []
         for logged in positions:
             position = logged.text.position()
             text = render_position(logged.text, position, AS_IS, now_ms)
-            shown.append(_ShownPosition.of(position.position_uuid, position, text))
+            shown.append(ShownPosition.of(position.position_uuid, position, text))
             expiries.append(next_price_source_change_ms(position, now_ms))
             spans.append(_order_times(position))
         shown.sort(key=_sort_key)
@@ -121,19 +132,26 @@ class ClosedBlock:
         closed_early = position.close_ms is not None and position.close_ms < self.before_ms
         return closed_early or position.position_uuid in self.position_uuids
 
-    def shown(self) -> list[_ShownPosition]:
+    def shown(self) -> list[ShownPosition]:
         """The positions in the block, with texts cut out of it: it stores no second copy of them."""
         array = self.block.identity[len(_OPENING) - 1 :] + b"]"
         texts = map(bytes, msgspec.json.decode(array, type=list[msgspec.Raw]))
-        return [_ShownPosition(*row) for row in zip(self.sort_keys, texts, self.outcomes, strict=True)]
+        return [ShownPosition(*row) for row in zip(self.sort_keys, texts, self.outcomes, strict=True)]
+
+
+class Replay(NamedTuple):
+    """Whether a replay of a position's orders, as of this revision of them, contradicts its file."""
+
+    revision: int
+    differs: bool
 
 
 class _Renderings(NamedTuple):
     """A position outside the first block, as tiers show it live and as tiers that lag behind show it."""
 
     position_uuid: str
-    live: _ShownPosition
-    lagging: _ShownPosition | None
+    live: ShownPosition
+    lagging: ShownPosition | None
     """None while hidden."""
     omitted: bool
     """Whether it is hidden because it cannot be rebuilt."""
@@ -142,24 +160,30 @@ class _Renderings(NamedTuple):
     enters_ms: int | None
     """When the position enters the first block."""
     order_times: TimeSpan | None
+    replay: Replay
 
     @classmethod
-    def of(cls, logged: LoggedPosition, now_ms: int) -> _Renderings:
+    def of(cls, logged: LoggedPosition, now_ms: int, replays: Mapping[str, Replay]) -> _Renderings:
+        """`replays` are earlier ones by position uuid: one is repeated only after an order has changed."""
         position, cutoff_ms = logged.text.position(), now_ms - TIER_LAG_MS
         text = render_position(logged.text, position, AS_IS, now_ms)
-        live = _ShownPosition.of(position.position_uuid, position, text)
-        lagging: _ShownPosition | None = live
+        live = ShownPosition.of(position.position_uuid, position, text)
+        lagging: ShownPosition | None = live
         appears_as = appearance(position, 0, cutoff_ms)
         if isinstance(appears_as, Hidden):
             lagging = None
         elif isinstance(appears_as, Rebuilt):
             text = render_position(logged.text, position, appears_as, now_ms)
-            lagging = _ShownPosition.of(position.position_uuid, appears_as.position.state, text)
+            lagging = ShownPosition.of(position.position_uuid, appears_as.position.state, text)
         changes_ms = next_change_ms(position, 0, cutoff_ms)
         enters_ms: int | None = None
         if position.closed_at is not None:
             # It enters the first block once the boundary has passed the hour in which it closed.
             enters_ms = position.closed_at - position.closed_at % _HOUR_MS + _HOUR_MS + TIER_LAG_MS
+        revision = max((logged.layout_revision, *logged.order_revisions))
+        replay = replays.get(position.position_uuid)
+        if replay is None or replay.revision != revision:
+            replay = Replay(revision, replay_differs(position))
         return cls(
             position_uuid=position.position_uuid,
             live=live,
@@ -171,9 +195,10 @@ class _Renderings(NamedTuple):
             ),
             enters_ms=enters_ms,
             order_times=_order_times(position),
+            replay=replay,
         )
 
-    def shown_in(self, tier: Tier) -> _ShownPosition | None:
+    def shown_in(self, tier: Tier) -> ShownPosition | None:
         """The position as the tier shows it: live if it is in the tier's sample; None if hidden."""
         return self.live if is_live(self.position_uuid, tier) else self.lagging
 
@@ -181,23 +206,25 @@ class _Renderings(NamedTuple):
 class EncodedEntry(NamedTuple):
     """A miner's entry for one tier, encoded (`model.miner.MinerEntry` is its decoded form).
 
-    `digest` is a hash of the blocks and the tier's tail, `expires_ms` when the aggregates change by age.
+    `digest` is a hash of the blocks and the tier's tail, `expires_ms` when the aggregates change by age,
+    `empty` whether the tier shows no position.
     """
 
     blocks: tuple[Segment, Segment]
     digest: bytes
     aggregates: Aggregates
     expires_ms: int | None
+    empty: bool
 
     @classmethod
     def of(
         cls,
         tier: Tier,
         closed: ClosedBlock,
-        others: list[_ShownPosition],
+        others: list[ShownPosition],
         now_ms: int,
         *,
-        eliminated: bool,
+        lookback_days: float,
         previous: Segment | None,
     ) -> EncodedEntry:
         """The entry with `others`, sorted, in the second block; `previous` is kept if it is equal."""
@@ -209,7 +236,7 @@ class EncodedEntry(NamedTuple):
             shown = sorted([*closed.shown(), *shown], key=_sort_key)
             outcomes = [position.outcome for position in shown]
             first = _EMPTY_BLOCK
-        sums = aggregates(outcomes, now_ms)
+        sums = aggregates(outcomes, now_ms, lookback_days=lookback_days)
         comma = b"," if shown and len(first) > len(_OPENING) else b""
         texts = b",".join(position.text for position in shown)
         identity = comma + texts + b"]," + msgspec.json.encode(sums)[1:-1]
@@ -218,7 +245,8 @@ class EncodedEntry(NamedTuple):
         digest = closed.digest.copy() if first is closed.block else hashlib.sha256(first.identity)
         digest.update(identity)
         digest.update(TAILS[tier].identity)
-        return cls((first, second), digest.digest(), sums, next_aggregate_change_ms(outcomes, now_ms))
+        changes_ms = next_aggregate_change_ms(outcomes, now_ms, lookback_days=lookback_days)
+        return cls((first, second), digest.digest(), sums, changes_ms, empty=not outcomes)
 
     def same_as(self, other: EncodedEntry) -> bool:
         """Whether text and boundary of the blocks are equal; then their compressed forms are, too."""
@@ -240,6 +268,7 @@ class MinerView:
         "name_segments",
         "omitted",
         "order_times",
+        "replays",
     )
 
     def __init__(
@@ -249,7 +278,7 @@ class MinerView:
         others: Sequence[LoggedPosition],
         now_ms: int,
         *,
-        eliminated: bool = False,
+        lookback_days: float = DEFAULT_LOOKBACK_DAYS,
         previous: MinerView | None = None,
     ) -> None:
         """`others` are the positions outside `closed`. Blocks equal to those in `previous` are kept."""
@@ -264,14 +293,18 @@ class MinerView:
         self.closed = closed
         self.empty = not closed.sort_keys and not others
         """Whether the miner has no positions."""
-        renderings = [_Renderings.of(logged, now_ms) for logged in others]
+        earlier: dict[str, Replay] = {} if previous is None else previous.replays
+        renderings = [_Renderings.of(logged, now_ms, earlier) for logged in others]
+        self.replays: dict[str, Replay] = {
+            rendering.position_uuid: rendering.replay for rendering in renderings
+        }
         self.entries: dict[Tier, EncodedEntry] = {}
         for tier in TIERS:
             candidates = (rendering.shown_in(tier) for rendering in renderings)
             shown = sorted((position for position in candidates if position is not None), key=_sort_key)
             before = previous.entries[tier].blocks[1] if previous else None
             self.entries[tier] = EncodedEntry.of(
-                tier, closed, shown, now_ms, eliminated=eliminated, previous=before
+                tier, closed, shown, now_ms, lookback_days=lookback_days, previous=before
             )
         self.order_times = _union(closed.order_times, *(rendering.order_times for rendering in renderings))
         self.omitted = sum(rendering.omitted for rendering in renderings)

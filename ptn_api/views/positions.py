@@ -14,7 +14,7 @@ from ptn_api.clock import Clock
 from ptn_api.event_log.contract import EventLog, Head, LoggedPosition
 from ptn_api.histogram import Histogram
 from ptn_api.http.body import Body, Segment, SegmentRun, tag_of
-from ptn_api.model.miner import miner_order
+from ptn_api.model.miner import DEFAULT_LOOKBACK_DAYS, miner_order
 from ptn_api.model.tiers import TIER_LAG_MS, TIERS, Tier
 from ptn_api.views.miner_view import TAILS, ClosedBlock, MinerView, block_boundary_ms, earliest
 
@@ -25,9 +25,13 @@ _CLOSE, _NO_MINERS = Segment(b"}"), Segment(b"{}")
 
 @dataclass
 class ViewMetrics:
-    """Durations in seconds: of building one miner's view, and of joining them into a document."""
+    """Durations in seconds, of building one miner's view and of joining them into a document.
+
+    `replay_mismatches` counts changes of a position's orders whose replay contradicts the validator's file.
+    """
 
     build_seconds: Histogram = field(default_factory=Histogram)
+    replay_mismatches: int = 0
     assembly_seconds: Histogram = field(default_factory=Histogram)
 
 
@@ -50,7 +54,7 @@ class PositionViews:
         self._rebuilding_ms: int | None = None
         """The first expiry among the views taken for a rebuild that is not complete."""
         self.head = Head(sequence=0, revision=0)
-        self.eliminated: frozenset[str] = frozenset()
+        self.lookback_days: float = DEFAULT_LOOKBACK_DAYS
         self.built = False
         """Whether every miner's view has been built once."""
         self.changed_ms = 0
@@ -85,22 +89,23 @@ class PositionViews:
         return Body([*runs, _CLOSE] if runs else [_NO_MINERS], tag_of(digests))
 
     def entry(self, hotkey: str, tier: Tier) -> Body | None:
-        """One miner's entry as the tier shows it; None for an unknown miner."""
+        """One miner's entry as the tier shows it; None for a miner that is unknown to the tier."""
         view = self._views.get(hotkey)
-        return None if view is None else view.body(tier)
+        return view.body(tier) if view is not None and _is_known(view, tier) else None
 
     def ranked(self, tier: Tier) -> list[MinerView]:
-        """The miners' views, sorted by the returns that the tier shows, best first."""
+        """The views of the tier's miners, sorted by the returns that the tier shows, best first."""
         return sorted(
-            self._views.values(),
+            (view for view in self._views.values() if _is_known(view, tier)),
             key=lambda view: miner_order(view.entries[tier].aggregates.thirty_day_returns, view.hotkey),
         )
 
     def view(self, hotkey: str) -> MinerView | None:
         return self._views.get(hotkey)
 
-    def hotkeys(self) -> list[str]:
-        return sorted(self._views)
+    def hotkeys(self, tier: Tier = 100) -> list[str]:
+        """The tier's miners, sorted."""
+        return sorted(hotkey for hotkey, view in self._views.items() if _is_known(view, tier))
 
     def omitted(self) -> int:
         """The number of positions that lagging tiers omit because they cannot be rebuilt."""
@@ -152,8 +157,11 @@ class PositionViews:
     def _store(self, hotkey: str, closed: ClosedBlock, others: list[LoggedPosition], now_ms: int) -> None:
         """Replaces a miner's view; invalidates the documents of the tiers that show a difference."""
         previous = self._views.get(hotkey)
-        eliminated = hotkey in self.eliminated
-        view = MinerView(hotkey, closed, others, now_ms, eliminated=eliminated, previous=previous)
+        view = MinerView(hotkey, closed, others, now_ms, lookback_days=self.lookback_days, previous=previous)
+        checked = {} if previous is None else previous.replays
+        self._metrics.replay_mismatches += sum(
+            replay.differs and replay != checked.get(uuid) for uuid, replay in view.replays.items()
+        )
         self._views[hotkey] = view
         if view.expires_ms is None:
             self._scheduled.pop(hotkey, None)
@@ -194,3 +202,8 @@ class PositionViews:
     def expired_rebuilt(self) -> None:
         """Notes that every view from `take_expired` has been rebuilt."""
         self._rebuilding_ms = None
+
+
+def _is_known(view: MinerView, tier: Tier) -> bool:
+    """Whether the tier's responses mention the miner: below tier 100 not before it shows a position."""
+    return tier == 100 or not view.entries[tier].empty

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-__all__ = ["Health", "KeyLimits", "LogHealth", "Me", "Problem", "SourceHealth", "Status"]
+__all__ = ["Health", "KeyFileHealth", "KeyLimits", "LogHealth", "Me", "Problem", "SourceHealth", "Status"]
 
 Status = Literal["ok", "degraded", "starting", "failing"]
 Problem = Literal[
@@ -42,6 +42,12 @@ class LogHealth(msgspec.Struct, kw_only=True):
     writable: bool = True
 
 
+class KeyFileHealth(msgspec.Struct, kw_only=True):
+    """`left_out`: how many entries of the key file cannot be used; all others hold."""
+
+    left_out: int = 0
+
+
 class Health(msgspec.Struct, kw_only=True):
     """Server health; independent of live orders. `degraded`: everything is served, but there is a problem.
 
@@ -53,12 +59,13 @@ class Health(msgspec.Struct, kw_only=True):
     processes: dict[str, Annotated[str, Meta(extra_json_schema={"enum": [*get_args(ProcessState)]})]] = {}
     source: SourceHealth
     log: LogHealth
+    key_file: KeyFileHealth = msgspec.field(default_factory=KeyFileHealth)
 
 
 class KeyLimits(msgspec.Struct, kw_only=True):
-    """`requests_per_minute` null: no limit."""
+    """Null means no limit."""
 
-    websocket_connections: int
+    websocket_connections: int | None
     requests_per_minute: int | None = None
 
 
@@ -66,6 +73,6 @@ class Me(msgspec.Struct, kw_only=True):
     """The request's API key: its user and its limits. `expires_ms` is epoch ms; null: never."""
 
     alias: str
-    tier: int
+    tier: int | float
     expires_ms: int | None = None
     limits: KeyLimits

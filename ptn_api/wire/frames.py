@@ -79,7 +79,7 @@ class AuthSuccess(msgspec.Struct, kw_only=True):
     status: Literal["success"] = "success"
     message: str = "Authentication successful."
     current_sequence: int
-    tier: int
+    tier: int | float
     epoch: str
     oldest_sequence: int
     version: int

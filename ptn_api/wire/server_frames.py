@@ -39,7 +39,7 @@ class LoginAccepted(msgspec.Struct, kw_only=True):
     """The success frame (`frames.AuthSuccess`); a version 1 server sends only the first two fields."""
 
     current_sequence: int
-    tier: int = 100
+    tier: int | float = 100
     epoch: str | None = None
     oldest_sequence: int | None = None
     version: int = 1

@@ -66,7 +66,7 @@ __all__ = [
 ]
 
 STREAM_TIER = 100
-"""The only tier with WebSocket access."""
+"""The lowest tier with WebSocket access."""
 MAX_WAITING_FRAMES = 16
 """Frames that may wait for the key check, or for a log that cannot be read."""
 
@@ -287,7 +287,7 @@ class ServerSession:
 
     # --- login ---
 
-    def key_checked(self, tier: int | None, now_ms: int) -> list[Effect]:
+    def key_checked(self, tier: float | None, now_ms: int) -> list[Effect]:
         """Answers the login, once after `CheckKey`; `tier` is the key's, None for an unknown key.
 
         Raises LogError with the session unchanged: call it again later.

@@ -13,7 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptn_api.access import KeyFile, KeyRing, add_key, make_demo_keys, parse_keys
+from ptn_api.access import (
+    KeyFile,
+    KeyRing,
+    add_key,
+    find_key_file,
+    key_file_places,
+    make_demo_keys,
+    parse_keys,
+)
 from ptn_api.errors import KeyFileError
 
 
@@ -65,14 +73,8 @@ def test_a_change_of_tier_alone_takes_effect(path: Path, ring: KeyRing) -> None:
         b'{"bob": {"key": "k", "ti',
         b"[]",
         b"\xff\xfe",
-        b'{"bob": {"key": "k", "tier": 31}}',
-        b'{"bob": {"key": "k"}}',
-        b'{"bob": {"tier": 30}}',
-        b'{"bob": {"key": "", "tier": 30}}',
-        b'{"bob": 7}',
-        b'{"bob": {"key_sha256": "zz", "tier": 30}}',
-        b'{"a": {"key": "s3cret", "tier": 30}, "b": {"key": "s3cret", "tier": 100}}',
-        b'{"a\\nb": "k"}',
+        b'{"bob": "s3cret"} {}',
+        '{"bob": "s3cret"}'.encode("utf-16"),
     ],
 )
 def test_a_broken_file_keeps_the_last_good_keys(path: Path, ring: KeyRing, content: bytes) -> None:
@@ -90,6 +92,46 @@ def test_a_broken_file_keeps_the_last_good_keys(path: Path, ring: KeyRing, conte
     assert file.refresh()
     assert ring.lookup("good-key") is None
     assert ring.lookup("new-key") is not None
+    assert file.problem is None
+
+
+def test_a_faulty_entry_is_left_out_and_revokes_nothing_else(path: Path, ring: KeyRing) -> None:
+    """Not even where it was usable before; a key that is gone from the file is invalid all the same."""
+    file = KeyFile(path, ring)
+    path.write_text('{"alice": "a", "bob": "b", "carol": "c"}')
+    file.refresh()
+    path.write_text('{"alice": "a", "bob": {"key": "b", "tier": 100, "expires": "soon"}, "dave": null}')
+    assert file.refresh()
+    assert [ring.lookup(key) is not None for key in "abc"] == [True, False, False]
+    assert (file.problem, ring.left_out, len(file.entry_problems)) == (None, 2, 2)
+    path.write_text('{"alice": "a", "bob": "b"}')
+    assert file.refresh()
+    assert (ring.left_out, file.entry_problems) == (0, [])
+
+
+def test_the_default_places_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working directory's, then the validator's; without a validator the working directory counts."""
+    here, validator = tmp_path / "here", tmp_path / "validator"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    own, newer, older = (
+        here / "ptn_api" / "api_keys.json",
+        validator / "vanta_api" / "api_keys.json",
+        validator / "ptn_api" / "api_keys.json",
+    )
+    assert key_file_places(str(validator)) == [own, newer, older]
+    assert key_file_places("../validator")[0] == own
+    assert find_key_file(str(validator)) is None
+    for place in (older, newer, own):
+        place.parent.mkdir(parents=True)
+        place.write_text("{}")
+        assert find_key_file(str(validator)) == place
+    assert key_file_places("") == [own, here / "vanta_api" / "api_keys.json"]
+
+
+def test_a_file_that_is_not_chosen_yet_is_not_missing(ring: KeyRing) -> None:
+    file = KeyFile(None, ring)
+    assert [file.refresh(), file.refresh()] == [False, False]
     assert file.problem is None
 
 
@@ -209,7 +251,7 @@ def test_demo_keys_are_random_private_and_kept(path: Path) -> None:
     make_demo_keys(path)
     content = path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert [grant.tier for grant in parse_keys(content.encode())] == [0, 30, 50, 100]
+    assert [grant.tier for grant in parse_keys(content.encode()).grants] == [0, 30, 50, 100]
     make_demo_keys(path)
     assert path.read_text() == content
 
@@ -223,7 +265,7 @@ def test_demo_keys_are_random_private_and_kept(path: Path) -> None:
 def test_no_content_raises_anything_but_a_key_file_error(content: bytes) -> None:
     """Arbitrary bytes give keys or a KeyFileError."""
     try:
-        keys = parse_keys(content)
+        parsed = parse_keys(content)
     except KeyFileError:
         return
-    assert all(grant.tier in (0, 30, 50, 100) for grant in keys)
+    assert bool(parsed.left_out) <= bool(parsed.problems)

@@ -31,10 +31,38 @@ def test_an_impossible_expiry_creates_no_key(ptn: Ptn, path: Path, expires: str)
     assert not path.exists()
 
 
-def test_an_unknown_tier_creates_no_key(ptn: Ptn, path: Path) -> None:
-    ended = ptn("keys", "add", "alice", "--tier=31")
-    assert ended == (2, "", "ptn: --tier: expected 0, 30, 50 or 100, not 31\n")
-    assert not path.exists()
+@pytest.mark.parametrize(("tier", "stored"), [("200", 200), ("42", 42), ("99.5", 99.5), ("0", 0)])
+def test_a_tier_is_any_number_from_0_on(ptn: Ptn, path: Path, tier: str, stored: float) -> None:
+    """It is stored as typed, and counts as the next lower tier."""
+    assert ptn("keys", "add", "alice", f"--tier={tier}").status == 0
+    assert repr(json.loads(path.read_text())["alice"]["tier"]) == repr(stored)
+
+
+@pytest.mark.parametrize("tier", ["-1", "nan", "inf", "x"])
+def test_what_is_no_tier_creates_no_key(ptn: Ptn, path: Path, tier: str) -> None:
+    ended = ptn("keys", "add", "alice", f"--tier={tier}")
+    assert (ended.status, ended.stdout) != (0, "")
+    assert "tier" in ended.stderr
+    assert not path.exists() or path.read_text() == "{}\n"
+
+
+def test_without_a_key_file_the_servers_default_places_are_used(tmp_path: Path) -> None:
+    """The file in the working directory is made where there is none; the validator's is found."""
+    ptn = Ptn(tmp_path, bare_environment(tmp_path))
+    validators = tmp_path / "validator" / "vanta_api" / "api_keys.json"
+    validators.parent.mkdir(parents=True)
+    validators.write_text('\ufeff{"entity": {"key": "k", "tier": 200}, "bob": null}')
+    validators.chmod(0o600)
+    listed = ptn("keys", "list", "--validator-dir=validator", f"--data-dir={tmp_path}")
+    assert "\t200\t" in listed.lines[1]
+    assert "entries left out: 1; see `ptn keys check`" in listed.stderr
+    checked = ptn("keys", "check", "--validator-dir=validator")
+    sentence = 'user "bob": expected a key, or an object with key and tier; the entry is left out'
+    assert (checked.status, checked.lines) == (1, [f"{validators}:1: {sentence}"])
+    own = tmp_path / "ptn_api" / "api_keys.json"
+    assert f"to {own}." in ptn("keys", "add", "alice", "--tier=30").stderr
+    assert [*json.loads(own.read_text())] == ["alice"]
+    assert "alice" in ptn("keys", "list", "--validator-dir=validator", f"--data-dir={tmp_path}").stdout
 
 
 def test_an_expiry_is_utc_unless_it_has_an_offset(ptn: Ptn, path: Path) -> None:

@@ -30,7 +30,19 @@ HOUR = 3_600_000
 NOW = 1_760_400_000_000
 """The fake clock's time at the start of a test; a full hour."""
 
-KEYS = {"k0": 0, "k30": 30, "k50": 50, "k100": 100}
+ARCHIVED = position(90, [order(90, at=NOW - 5 * DAY), order(91, -0.1, at=NOW - 4 * DAY)], closed=True)
+"""An archived position of `some_changes()`."""
+
+ENTITY = {
+    "entity_hotkey": MINER,
+    "subaccounts": {
+        "0": {"synthetic_hotkey": f"{MINER}_0", "status": "active", "hl_address": "0xAb"},
+        "1": {"synthetic_hotkey": f"{MINER}_1", "status": "eliminated", "hl_address": "0xCd"},
+    },
+    "endpoint_url": "https://gateway.example.com",
+}
+
+KEYS = {"k0": 0, "k30": 30, "k50": 50, "k100": 100, "k200": 200}
 
 
 class FakeClock:
@@ -45,12 +57,20 @@ class FakeClock:
 
 def key_ring() -> KeyRing:
     ring = KeyRing()
-    ring.replace([(f"user{tier}", key, tier) for key, tier in KEYS.items()])  # type: ignore[misc]
+    ring.replace([(f"user{tier}", key, tier) for key, tier in KEYS.items()])
     return ring
 
 
-def document(kind: Document, value: Any) -> DocumentWritten:
-    return DocumentWritten(document=kind, content=None if value is None else json.dumps(value).encode())
+def document(kind: Document, value: Any, miner: str = "") -> DocumentWritten:
+    content = None if value is None else json.dumps(value).encode()
+    return DocumentWritten(document=kind, content=content, miner_hotkey=miner)
+
+
+def limit_order(n: int, *, pair: str = "BTCUSDC", src: int = 5, **fields: Any) -> dict[str, Any]:
+    """Returns limit order number n as intake stores it."""
+    body = order(n, price=0.0, src=src, trade_pair=[pair, pair], execution_type="LIMIT") | fields
+    folder = "unfilled" if src == 5 else "closed"
+    return {"trade_pair_id": pair, "folder": folder, "order": body}
 
 
 def filled_log(changes: Iterable[Change] = (), *, now_ms: int = NOW, epoch: str = "e" * 32) -> MemoryLog:
@@ -82,6 +102,20 @@ def some_changes() -> list[Change]:
         ),
         document(Document.PERF_LEDGERS, {MINER: {"portfolio": ledger, "BTCUSD": ledger}, "older": ledger}),
         document(Document.CHALLENGEPERIOD, {"testing": {MINER: 7}, "success": {}}),
+        document(Document.ACCOUNT_SIZES, {MINER: [{"account_size": 5.0, "update_time_ms": 7}]}),
+        document(Document.ASSET_SELECTIONS, {MINER: "crypto"}),
+        document(Document.ENTITIES, {MINER: ENTITY}),
+        *(
+            document(kind, {"ledgers": {MINER: {"hotkey": MINER, "checkpoints": []}}})
+            for kind in (Document.DEBT_LEDGERS, Document.EMISSIONS_LEDGERS, Document.PENALTY_LEDGERS)
+        ),
+        document(Document.LIMIT_ORDERS, [limit_order(60), limit_order(61, src=7)], MINER),
+        document(Document.ARCHIVED_POSITIONS, [ARCHIVED], MINER),
+        document(
+            Document.SNAPSHOTS,
+            [{"snapshot_ms": NOW, "account_size": 5.0, "balance": 5.0, "equity": 6.0}],
+            MINER,
+        ),
     ]
 
 

@@ -22,7 +22,7 @@ from ptn_api.http.body import body_of
 from ptn_api.http.response import Response
 from ptn_api.rest.context import AppContext, RequestContext
 from ptn_api.rest.routes import ROUTES, Route
-from tests.factories import MINER, OTHER_MINER, order, position, written
+from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
 from tests.memory_log import MemoryLog
 from tests.rest.serving import DAY, HOUR, NOW, Served, filled_log, serving, some_changes
 
@@ -31,9 +31,10 @@ MOVING = ("date", "ratelimit")
 KEYED = [route for route in ROUTES if route.access != "anyone"]
 
 
-def path_of(route: Any) -> str:
-    path: str = route.path
-    return path.replace("{hotkey}", MINER)
+def path_of(route: Any, end: str = "") -> str:
+    """Returns a target that the route answers with 200."""
+    path: str = route.path.replace("{hotkey}", MINER)
+    return path + end + (f"?subaccount={MINER}_0" if path == "/entity/endpoint" else "")
 
 
 # --- responses --------------------------------------------------------------------------------------------
@@ -50,16 +51,20 @@ async def test_positions_of_all_miners() -> None:
         assert body["5Nobody"]["positions"] == []
         late = (await served.get("/miner-positions?tier=0")).json()
         assert [len(p["orders"]) for p in late[MINER]["positions"]] == [2, 1]
-        assert late[OTHER_MINER]["positions"] == []
+        assert set(late) == {MINER}  # the other miner's only order is too young, and the third has none
 
 
 @pytest.mark.parametrize("key", ["k0", "k30", "k50", "k100"])
 async def test_positions_of_one_miner_are_the_keys_own_tier(key: str) -> None:
-    """The entry from the document of all miners."""
+    """The entry from the document of all miners; in tier 100 with the archived positions."""
     async with serving() as served:
         tier = key[1:]
-        whole = (await served.get(f"/miner-positions?tier={tier}", key)).json()
-        assert (await served.get(f"/miner-positions/{MINER}", key)).json() == whole[MINER]
+        entry = (await served.get(f"/miner-positions?tier={tier}", key)).json()[MINER]
+        own = (await served.get(f"/miner-positions/{MINER}", key)).json()
+        assert (own == entry) == (key != "k100")
+        if key == "k100":
+            assert [p["position_uuid"] for p in own["positions"]] == [uuid(1), uuid(90), uuid(2)]
+            assert (own["n_positions"], entry["n_positions"], own["tier"]) == (2, 1, 100)
         missing = await served.get("/miner-positions/5Unknown", key)
         assert (missing.status_code, missing.json()["error"]) == (404, "Miner ID not found")
 
@@ -80,7 +85,11 @@ async def test_documents() -> None:
             "eliminations": [{"hotkey": OTHER_MINER, "dd": 0.9}]
         }
         assert (await served.get("/miner-hotkeys")).json() == [MINER, OTHER_MINER, "5Nobody"]
-        assert set((await served.get(f"/perf-ledger/{MINER}")).json()) == {"portfolio", "BTCUSD"}
+        assert set((await served.get(f"/perf-ledger/{MINER}")).json()) == {MINER}
+        assert set((await served.get(f"/perf-ledger/{MINER}", "k0")).json()[MINER]) == {
+            "initialization_time_ms",
+            "cps",
+        }
 
 
 async def test_missing_documents() -> None:
@@ -108,11 +117,16 @@ async def test_the_checkpoint_is_complete() -> None:
             "created_timestamp_ms",
             "created_date",
             "challengeperiod",
+            "miner_account_sizes",
             "eliminations",
+            "entities",
             "youngest_order_processed_ms",
             "oldest_order_processed_ms",
             "positions",
             "perf_ledgers",
+            "asset_selections",
+            "limit_orders",
+            "archived_positions",
         ]
         assert body["version"] == "9.1.0"
         assert body["challengeperiod"] == {"testing": {MINER: 7}, "success": {}}
@@ -140,7 +154,6 @@ async def test_about() -> None:
             "limits": {"websocket_connections": 0, "requests_per_minute": 600},
         }
         assert (await served.get("/me")).json()["limits"]["websocket_connections"] == 5
-        assert len((await served.get("/trade-pairs", "k0")).json()) == 49
         description = (await served.get("/openapi.json", None)).json()
         assert set(description["paths"]) == {route.path for route in ROUTES}
         page = await served.get("/docs", None)
@@ -211,14 +224,14 @@ async def test_conditional_requests(route: Any) -> None:
     async with serving() as served:
         tags = set()
         for coding in ("identity", "gzip", "zstd"):
-            full = await served.get(path_of(route), accept_encoding=coding)
+            full = await served.get(path_of(route), "k200", accept_encoding=coding)
             tags.add(full.headers["etag"])
             again = await served.get(
-                path_of(route), accept_encoding=coding, if_none_match=full.headers["etag"]
+                path_of(route), "k200", accept_encoding=coding, if_none_match=full.headers["etag"]
             )
             assert (again.status_code, again.content) == (304, b"")
             assert again.headers["etag"] == full.headers["etag"]
-            head = await served.ask("HEAD", path_of(route), accept_encoding=coding)
+            head = await served.ask("HEAD", path_of(route), "k200", accept_encoding=coding)
             assert (head.status_code, head.content) == (200, b"")
             expected = {k: v for k, v in full.headers.items() if k not in MOVING}
             if route.path == "/messages":  # its body is not built for a HEAD
@@ -275,7 +288,7 @@ async def test_an_order_appears_and_changes_the_etag() -> None:
         assert after.status_code == 200
         assert len(after.json()[OTHER_MINER]["positions"][0]["orders"]) == 2
         late = await served.get("/miner-positions?tier=0")
-        assert late.json()[OTHER_MINER]["positions"] == []
+        assert OTHER_MINER not in late.json()
 
 
 # --- access ----------------------------------------------------------------------------------------------
@@ -373,9 +386,10 @@ async def test_tiers_above_the_keys_are_forbidden() -> None:
                         response.json()["error"] == f"Your API key does not have access to tier {tier} data"
                     )
         assert (await served.get("/miner-positions", "k50")).status_code == 403
-        for path in ("/validator-checkpoint", f"/perf-ledger/{MINER}", "/messages"):
-            response = await served.get(path, "k50")
-            assert response.status_code == 403
+        for route in KEYED:
+            if route.lowest_tier:
+                response = await served.get(path_of(route), "k100" if route.lowest_tier > 100 else "k50")
+                assert (response.status_code, response.json()["error"]) == (403, route.tier_error)
         response = await served.get("/validator-checkpoint", "k50")
         assert response.json()["error"] == "Validator checkpoint data requires tier 100 access"
 
@@ -446,8 +460,8 @@ async def test_trailing_slashes() -> None:
     """A slash at the end changes nothing."""
     async with serving() as served:
         for route in ROUTES:
-            with_slash = await served.get(path_of(route) + "/")
-            assert with_slash.status_code == (await served.get(path_of(route))).status_code == 200
+            with_slash = await served.get(path_of(route, "/"), "k200")
+            assert with_slash.status_code == (await served.get(path_of(route), "k200")).status_code == 200
 
 
 # --- starting, faults -------------------------------------------------------------------------------------
@@ -458,7 +472,7 @@ async def test_while_the_baseline_is_read() -> None:
     log = MemoryLog(created_ms=NOW)
     async with serving(log) as served:
         for route in KEYED:
-            response = await served.get(path_of(route))
+            response = await served.get(path_of(route), "k200")
             assert response.status_code == 503
             assert int(response.headers["retry-after"]) > 0
             assert (await served.get(path_of(route), None)).status_code == 401

@@ -8,6 +8,7 @@ import contextlib
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptn_api.access import Grant
 from ptn_api.stream.logins import EvictionBackoff, LoginPacer
 from ptn_api.wire import close_codes
 from tests.stream.live import KEY, running, until
@@ -72,6 +73,21 @@ async def test_the_sixth_connection_of_a_key_evicts_the_oldest() -> None:
             await client.send(type="ping", timestamp=1)
             assert (await client.receive())["type"] == "pong"
         assert live.counters.clients == 6
+
+
+async def test_from_tier_200_on_connections_are_not_limited() -> None:
+    """Unless the key's entry has a limit, which applies at once to open connections."""
+    async with running(max_connections_per_key=1) as live, contextlib.AsyncExitStack() as stack:
+        grant = Grant("entity", "key-of-entity", 200)
+        live.keys.replace([grant])
+        clients = [await stack.enter_async_context(live.client()) for _ in range(4)]
+        for client in clients:
+            await client.login("key-of-entity")
+        assert (live.counters.clients, live.counters.evictions) == (4, 0)
+        live.keys.replace([grant._replace(max_connections=2)])
+        for client in clients[:2]:
+            assert await client.close_code() == close_codes.REPLACED.code
+        assert live.counters.clients == 2
 
 
 async def test_a_login_after_mutual_evictions_is_delayed_not_refused() -> None:

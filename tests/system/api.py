@@ -119,7 +119,8 @@ def api(
     values: dict[str, object] = {"api_rest_port": 0, "api_ws_port": 0, "data_dir": data_dir}
     values |= SHORT_PERIODS | settings
     values |= {"validator_dir": validator_dir} if validator_dir else {}
-    values |= {"api_keys_file": keys or data_dir.parent / "api_keys.json"}
+    values = {"api_keys_file": keys or data_dir.parent / "api_keys.json"} | values
+    values = {name: value for name, value in values.items() if value is not None}
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value is not True]
     arguments += [f"--{name.replace('_', '-')}" for name, value in values.items() if value is True]
     log = data_dir.parent / "server.log"

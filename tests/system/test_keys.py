@@ -118,6 +118,45 @@ def test_an_upgraded_key_sees_more_without_a_reconnect(server: Api, path: Path) 
         pass
 
 
+def test_a_faulty_entry_harms_no_other(server: Api, path: Path) -> None:
+    """It is named in the log once, and counted by /health and the metrics; a revoked key is invalid."""
+    path.write_text('{"alice": "a-key", "bob": "b-key"}')
+    until(lambda: [rest_status(server, key) for key in ("a-key", "b-key")] == [200, 200])
+    path.write_text('{"alice": "a-key", "carol": {"tier": 100}, "dave": {"key": "d-key", "tier": 200}}')
+    until(lambda: [rest_status(server, key) for key in ("a-key", "b-key", "d-key")] == [200, 401, 200])
+    assert requests.get(server.rest + "/health", timeout=30).json()["key_file"] == {"left_out": 1}
+    me = requests.get(server.rest + "/me", headers={"Authorization": "Bearer d-key"}, timeout=30).json()
+    assert (me["tier"], me["limits"]["websocket_connections"]) == (200, None)
+    with logged_in(server, "d-key"):
+        pass
+    events = [json.loads(line) for line in server.log.read_text().splitlines() if line[:1] == "{"]
+    (problem,) = (event for event in events if event["event"] == "key_entry_problem")
+    assert problem["reason"].startswith('user "carol": ')
+
+
+def test_the_key_file_is_found_later_and_never_changed(validator: Validator, data_dir: Path) -> None:
+    """Without --api-keys-file: the first of the default places with a file, for restarted processes too."""
+    validator.place()
+    with api(data_dir, validator_dir=validator.root, api_keys_file=None) as server:
+        assert rest_status(server, "first") == 401
+        first = validator.root / "vanta_api" / "api_keys.json"
+        first.parent.mkdir()
+        first.write_text('{"alice": "first"}')
+        with logged_in(server, "first"):
+            pass
+        other = data_dir.parent / "ptn_api" / "api_keys.json"
+        other.parent.mkdir()
+        other.write_text('{"alice": "other"}')
+        for process in ("rest", "stream"):
+            server.wait_restarted(process, server.kill(process))
+        with logged_in(server, "first"):
+            assert rest_status(server, "other") == 401
+        events = [json.loads(line) for line in server.log.read_text().splitlines() if line[:1] == "{"]
+        assert [e["file"] for e in events if e["event"] == "key_file_chosen"] == [str(first)]
+        assert {e["file"] for e in events if e["event"] == "keys_read"} == {str(first)}
+        assert len([e for e in events if e["event"] == "no_key_file"]) == 1
+
+
 def test_a_key_that_is_used_is_listed_and_accounted(server: Api, path: Path, data_dir: Path) -> None:
     """By user and day, over both servers; `ptn keys list` shows when it was last used."""
     files = ["--api-keys-file", str(path)]
@@ -144,7 +183,7 @@ def test_a_key_that_is_used_is_listed_and_accounted(server: Api, path: Path, dat
 
 def test_the_command_line_says_what_is_wrong_with_a_file(path: Path) -> None:
     """Every problem with its line, and status 1; a file that others can read is a problem."""
-    path.write_text('{\n"a": 7,\n"b": {"key": "s3cret", "tier": 31}\n}')
+    path.write_text('{\n"a": 7,\n"b": {"key": "s3cret", "tier": "31"}\n}')
     path.chmod(0o644)
     told = ptn("keys", "check", "--api-keys-file", str(path), status=1)
     assert [line.removeprefix(str(path))[:3] for line in told.splitlines()] == [":2:", ":3:", ": t"]
@@ -179,7 +218,10 @@ def test_no_key_is_in_any_log(validator: Validator, data_dir: Path, path: Path) 
             )
             requests.get(server.rest + "/me", json={"api_key": secret, "more": [secret]}, timeout=30)
             misuse(server, secret)
-        path.write_text(json.dumps({"plain": {"key": secrets["plain"], "tier": 99, secrets["wrong"]: 1}}))
+        field = f'"expires": "{secrets["wrong"]}", "{secrets["wrong"]}": 1'
+        path.write_text(f'{{"plain": {{"key": "{secrets["plain"]}", {field}, {field}}}}}')
+        until(lambda: "key_entry_problem" in server.log.read_text())
+        path.write_text(f'{{"plain": "{secrets["plain"]}", "other": {secrets["wrong"]}}}')
         until(lambda: "keys_not_read" in server.log.read_text())
         until(lambda: server.log.read_text().count('"login_refused"') >= 2)
         server.stop()

@@ -9,6 +9,7 @@ import pytest
 
 from ptn_api.event_log import Document, DocumentWritten
 from ptn_api.http.body import Body
+from ptn_api.model.miner import DEFAULT_LOOKBACK_DAYS
 from ptn_api.views.documents import Documents
 from tests.rest.serving import NOW, document, filled_log
 
@@ -59,7 +60,7 @@ def test_portfolio_ledgers_of_both_forms() -> None:
     ledger: dict[str, Any] = {"initialization_time_ms": 1, "cps": []}
     content = {"new": {"portfolio": ledger, "BTCUSD": {}}, "old": ledger, "odd": {"BTCUSD": ledger}}
     documents = Documents(filled_log([document(Document.PERF_LEDGERS, content)]))
-    assert json.loads(text_of(documents.portfolio_ledgers())) == {"new": ledger, "old": ledger}
+    assert json.loads(text_of(documents.perf_ledgers_body())) == {"new": ledger, "old": ledger}
 
 
 @pytest.mark.parametrize(
@@ -68,10 +69,13 @@ def test_portfolio_ledgers_of_both_forms() -> None:
 def test_malformed_documents_have_no_elements(content: bytes) -> None:
     """Intake checks what it writes; anything it lets through still causes no error here."""
     documents = Documents(filled_log([raw(kind, content) for kind in Document]))
-    assert documents.eliminated() == frozenset()
+    assert documents.elimination_reasons() == {}
+    assert documents.challenge_periods() == {}
+    assert documents.endpoints() == {}
+    assert documents.ledgers(Document.DEBT_LEDGERS) == {}
+    assert documents.lookback_days() == DEFAULT_LOOKBACK_DAYS
     assert documents.statistics_of("a", checkpoints=False) is None
-    assert documents.perf_ledger_of("a") is None
     assert documents.element(Document.ELIMINATIONS, "eliminations") is None
-    assert text_of(documents.portfolio_ledgers()) == b"{}"
+    assert text_of(documents.perf_ledgers_body()) == b"{}"
     documents.statistics_without_checkpoints()
     documents.miners()

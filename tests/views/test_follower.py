@@ -157,20 +157,21 @@ class BadDocuments(MemoryLog):
         return super().document(document, miner_hotkey)
 
 
-async def test_an_unreadable_elimination_is_taken_later() -> None:
+async def test_an_unreadable_lookback_is_taken_later() -> None:
     """Its revision counts as taken only together with its content."""
     closed = [order(1, at=NOW - 3 * DAY), order(2, -0.1, at=NOW - 2 * DAY)]
     log = BadDocuments(created_ms=NOW)
     log.baseline([written(position(1, closed, closed=True, return_at_close=1.5))], NOW)
     context = await context_over(log, FakeClock())
     log.broken = True
-    log.append([document(Document.ELIMINATIONS, {"eliminations": [{"hotkey": MINER}]})], NOW)
+    constants = {"SET_WEIGHT_LOOKBACK_RANGE_DAYS": 2}
+    log.append([document(Document.STATISTICS, {"constants": constants})], NOW)
     with pytest.raises(LogError):
         await context.follower.catch_up()
-    assert (await body_of(context, 0))[MINER]["all_time_returns"] == 1.5
+    assert (await body_of(context, 0))[MINER]["thirty_day_returns"] == 1.5
     log.broken = False
     await context.follower.catch_up()
-    assert (await body_of(context, 0))[MINER]["all_time_returns"] == 1.0
+    assert (await body_of(context, 0))[MINER]["thirty_day_returns"] == 1.0
     assert context.views.head == log.head()
 
 
@@ -179,7 +180,7 @@ async def test_positions_that_cannot_be_rebuilt_are_counted() -> None:
     odd = position(4, [order(1, 0.0, at=NOW - 2 * DAY)])
     context = await context_over(filled_log([written(odd)]), FakeClock())
     assert context.views.omitted() == 1
-    assert (await body_of(context, 0))[MINER]["positions"] == []
+    assert await body_of(context, 0) == {}
     assert len((await body_of(context, 100))[MINER]["positions"]) == 1
 
 
@@ -210,7 +211,7 @@ async def test_a_clock_that_jumps_back_hides_what_was_shown_too_early() -> None:
     assert len((await body_of(context, 0))[MINER]["positions"]) == 1
     clock.now_ms = NOW
     await context.follower.catch_up()
-    assert (await body_of(context, 0))[MINER]["positions"] == []
+    assert await body_of(context, 0) == {}
 
 
 async def test_nothing_is_built_before_the_baseline_is_complete() -> None:

@@ -15,21 +15,35 @@ from ptn_api.rest.context import AppContext
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
 from tests.memory_log import MemoryLog
 from tests.properties import tries
-from tests.rest.serving import DAY, HOUR, NOW, FakeClock, body_of, context_over, document, encoded, filled_log
+from tests.rest.serving import (
+    DAY,
+    HOUR,
+    NOW,
+    FakeClock,
+    body_of,
+    context_over,
+    document,
+    encoded,
+    filled_log,
+    limit_order,
+)
 
 TIERS = (0, 30, 50, 100)
 
 
 async def served(context: AppContext) -> dict[Any, Any]:
-    """Every body that could be sent, in each coding, and the tags; of the checkpoint only the tag."""
+    """Every body that could be sent, in each coding, and the tags; of some only the tag."""
     found: dict[Any, Any] = {}
     for tier in TIERS:
         snapshot = context.views.snapshot(tier)  # type: ignore[arg-type]
         found[tier] = snapshot.tag
         for coding in ("identity", "gzip", "zstd"):
             found[tier, coding] = encoded(snapshot, coding)
-    checkpoint = context.checkpoint.snapshot()
+    checkpoint = await context.checkpoint.snapshot()
     found["checkpoint"] = checkpoint and checkpoint.tag
+    for miner in (MINER, OTHER_MINER):
+        body = context.archive.joined(miner, context.views.view(miner))
+        found["with archived", miner] = body and body.tag
     return found
 
 
@@ -61,15 +75,26 @@ def bodies(draw: st.DrawFn) -> dict[str, Any]:
 removals = st.integers(1, 6).map(
     lambda n: PositionRemoved(miner_hotkey=(MINER, OTHER_MINER)[n % 2], position_uuid=uuid(n))
 )
-eliminations = st.sampled_from([None, [], [MINER], [MINER, OTHER_MINER]]).map(
-    lambda hotkeys: document(
-        Document.ELIMINATIONS, hotkeys and {"eliminations": [{"hotkey": h} for h in hotkeys]}
+lookbacks = st.sampled_from([None, 7, 90]).map(
+    lambda days: document(
+        Document.STATISTICS, days and {"constants": {"SET_WEIGHT_LOOKBACK_RANGE_DAYS": days}}
     )
+)
+of_miners = st.builds(
+    document,
+    st.just(Document.LIMIT_ORDERS),
+    st.sampled_from([None, [limit_order(1), limit_order(2, src=7)], [limit_order(3, pair="ETHUSDC")]]),
+    st.sampled_from([MINER, OTHER_MINER]),
+) | st.builds(
+    document,
+    st.just(Document.ARCHIVED_POSITIONS),
+    st.none() | st.lists(bodies(), max_size=2),
+    st.sampled_from([MINER, OTHER_MINER]),
 )
 miners = st.sampled_from([None, [], [MINER], [MINER, "5Nobody"]]).map(
     lambda hotkeys: document(Document.MINERS, hotkeys)
 )
-changes = st.one_of(bodies().map(written), bodies().map(written), removals, eliminations, miners)
+changes = st.one_of(bodies().map(written), bodies().map(written), removals, lookbacks, miners, of_miners)
 steps = st.lists(
     st.tuples(st.lists(changes, max_size=3), st.sampled_from([0, 1, HOUR, DAY, 7 * DAY])), max_size=6
 )
@@ -103,7 +128,8 @@ def not_sampled(number: int) -> int:
 
 async def orders_shown(context: AppContext, tier: int) -> list[int]:
     """The number of orders that the tier shows of each of the miner's positions."""
-    return [len(p["orders"]) for p in (await body_of(context, tier))[MINER]["positions"]]
+    entry = (await body_of(context, tier)).get(MINER, {"positions": []})
+    return [len(p["orders"]) for p in entry["positions"]]
 
 
 async def test_orders_appear_24_hours_later_to_the_millisecond() -> None:
@@ -152,13 +178,13 @@ async def test_price_sources_age_out_after_7_days(closed: bool) -> None:
             assert [len(o["price_sources"]) for o in found["orders"]] == shown
 
 
-async def test_positions_leave_the_window_of_90_days() -> None:
-    """`thirty_day_returns` excludes a position opened more than 90 days ago; other aggregates include it."""
+async def test_positions_leave_the_window() -> None:
+    """`thirty_day_returns` excludes a position opened 180 days ago; other aggregates include it."""
     clock = FakeClock()
-    opened = NOW - 90 * DAY + 10
+    opened = NOW - 180 * DAY + 10
     body = position(1, [order(1, at=opened), order(2, -0.1, at=opened + HOUR)], closed=True)
     context = await context_over(filled_log([written(body | {"return_at_close": 1.5})]), clock)
-    for now, recent in [(10, 1.5), (11, 1.0)]:
+    for now, recent in [(9, 1.5), (10, 1.0)]:
         clock.now_ms = NOW + now
         await context.follower.catch_up()
         entry = (await body_of(context, 30))[MINER]
@@ -222,7 +248,8 @@ async def test_miners_are_listed_with_a_position_or_a_directory() -> None:
     log.append([document(Document.MINERS, ["5New"])], NOW)
     await context.follower.catch_up()
     assert context.views.hotkeys() == sorted([MINER, OTHER_MINER, "5New"])
-    assert (await body_of(context, 0))["5New"]["positions"] == []
+    assert (await body_of(context, 100))["5New"]["positions"] == []
+    assert await body_of(context, 0) == {MINER: (await body_of(context, 0))[MINER]}
     log.append(
         [document(Document.MINERS, []), PositionRemoved(miner_hotkey=OTHER_MINER, position_uuid=uuid(3))], NOW
     )
