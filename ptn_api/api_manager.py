@@ -148,7 +148,7 @@ class APIManager:
 
     def _pump(self, pipe: _Pipe, process: subprocess.Popen[bytes]) -> None:
         """Copies the queue to the pipe while the process lives; a line that it did not take is kept."""
-        from ptn_api.intake.queue_item import encode_item
+        from ptn_api.queue_item import encode_item
 
         while process.poll() is None:
             if self._line is None:

@@ -26,6 +26,7 @@ UTILITIES = {
     "histogram",
     "loop_thread",
     "options",
+    "queue_item",
     "tasks",
 }
 PACKAGES = ["model", "wire", "access", "event_log", "intake", "http", "views", "rest", "stream", "simulator"]

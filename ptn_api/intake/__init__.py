@@ -12,6 +12,6 @@ validator's files. A changed file passes the modules in this order:
     merge, pending   directory and queue into one writer
 
     documents               files that are served whole
-    queue_item, queue       the embedded queue: its items as JSON lines, their reader
+    queue                   the embedded queue: the reader of its items
     checkpoint              a one-off import
 """

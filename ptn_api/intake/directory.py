@@ -147,7 +147,9 @@ class Directory:
             if not folder.is_attached:
                 continue  # dropped by an event between two steps
             unwatched = folder.wd is None and self.watching
-            if folder.listed_in != self._pass and (full or unwatched or folder.has_changed()):
+            # Open positions may be rewritten in place, which their folder's time does not show.
+            blind = not self.watching and folder.place is not None and not folder.place.closed
+            if folder.listed_in != self._pass and (full or unwatched or blind or folder.has_changed()):
                 self._list(folder, to_read)
             pending.extend(folder.folders.values())
             yield

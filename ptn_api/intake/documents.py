@@ -1,4 +1,4 @@
-"""The validator's documents: served whole, read when they change, and appended to the log."""
+"""The validator's documents: read when they change, and appended to the log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
 import structlog
 
 from ptn_api.backoff import Backoff
@@ -18,33 +17,41 @@ from ptn_api.clock import Clock, Monotonic
 from ptn_api.errors import InvalidInputError, LogUnwritableError
 from ptn_api.event_log.contract import Document, DocumentWritten, EventLogWriter
 from ptn_api.file_version import is_settled, version_of
-from ptn_api.intake.files import read_file
+from ptn_api.intake.files import Refusals, json_object, read_bytes
+from ptn_api.intake.miner_files import MinerFiles
+from ptn_api.intake.options import IntakeOptions
 
-__all__ = ["DOCUMENT_FILES", "DocumentFiles", "DocumentFollower", "check_object"]
+__all__ = ["DOCUMENT_FILES", "DocumentFiles", "DocumentFollower"]
 
 logger = structlog.get_logger()
 
 T = TypeVar("T")
 
 DOCUMENT_FILES = {
-    Document.ELIMINATIONS: "validation/eliminations.json",
-    Document.CHALLENGEPERIOD: "validation/challengeperiod.json",
-    Document.STATISTICS: "runnable/minerstatistics.json",
-    Document.PERF_LEDGERS: "validation/perf_ledgers.json",
+    Document.ELIMINATIONS: ("validation/eliminations.json",),
+    Document.CHALLENGEPERIOD: ("validation/challengeperiod.json",),
+    Document.ASSET_SELECTIONS: ("validation/asset_selections.json",),
+    Document.ENTITIES: ("validation/entities.json",),
+    Document.ACCOUNT_SIZES: ("validation/miner_account_sizes.json",),
+    Document.STATISTICS: ("runnable/minerstatistics.json.gz", "runnable/minerstatistics.json"),
+    Document.PENALTY_LEDGERS: ("validation/penalty_ledger.json.gz",),
+    Document.EMISSIONS_LEDGERS: ("validation/emissions_ledger.json.gz",),
+    Document.DEBT_LEDGERS: ("validation/debt_ledger.json.gz",),
+    Document.PERF_LEDGERS: (
+        "validation/perf_ledgers.json.gz",
+        "validation/perf_ledgers.pkl",
+        "validation/perf_ledgers.json",
+    ),
 }
-"""Paths in the validator's directory, the small files first."""
+"""Paths in the validator's directory, small documents first.
 
-_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
-def check_object(body: bytes | msgspec.Raw) -> None:
-    """Raises InvalidInputError, code `not_json` or `not_an_object` (NaN is not JSON)."""
-    try:
-        _object.decode(body)
-    except msgspec.ValidationError as error:
-        raise InvalidInputError(str(error), code="not_an_object") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInputError(f"not JSON: {error}", code="not_json") from None
+Where several files exist, the newest counts; of equally old ones, the first. A `.pkl` is gzipped JSON under a
+wrong name.
+"""
+_REST = 10
+"""Look at the miners' files for at most one part in eleven of the time."""
+_LEAD_NS = {Document.STATISTICS: 60 * 10**9}
+"""Files of these are written in turn, the first one last: a later one must be newer by this much to count."""
 
 
 class DocumentFiles:
@@ -57,16 +64,19 @@ class DocumentFiles:
     def __init__(
         self, validator_dir: Path, known: Mapping[Document, str], *, limit: int, confirm_ms: int
     ) -> None:
-        self._paths = {document: str(validator_dir / name) for document, name in DOCUMENT_FILES.items()}
+        self._paths = {
+            document: [str(validator_dir / name) for name in names]
+            for document, names in DOCUMENT_FILES.items()
+        }
         self._delivered = {document: known[document] for document in DOCUMENT_FILES if document in known}
-        self._refused: dict[Document, tuple[str, str]] = {}
+        self._refused: Refusals[str] = Refusals()
         self._missing_since: dict[Document, int] = {}
         self._limit = limit
         self._confirm_ms = confirm_ms
 
     @property
     def refused(self) -> int:
-        """Number of documents that are skipped at present."""
+        """Number of files that are skipped at present."""
         return len(self._refused)
 
     def check(self, document: Document, now_ms: int, *, force: bool = False) -> DocumentWritten | None:
@@ -74,81 +84,106 @@ class DocumentFiles:
 
         `now_ms` is a monotonic time.
         """
-        path = self._paths[document]
-        version = ""
-        try:
-            version = version_of(os.stat(path))
-            self._missing_since.pop(document, None)
-            refused, code = self._refused.get(document, ("", ""))
-            # An unreadable file may become readable without a new version: it is tried each time.
-            is_old = version == self._delivered.get(document) or (version == refused and code != "unreadable")
-            if is_old and not force:
-                return None
-            body, status = read_file(path, self._limit)
-            version = version_of(status)  # the file may have been replaced since it was examined
-            check_object(body)
-        except FileNotFoundError:
+        files = self._files(document)
+        if not files:
             return self._missing(document, now_ms)
+        self._missing_since.pop(document, None)
+        for place, (path, version) in enumerate(files):
+            if not force and version and version == self._delivered.get(document):
+                return None
+            if force or not self._refused.is_final(path, version):
+                change = self._read(document, path, version)
+                if change is not None:
+                    for other, _ in files[place:]:
+                        self._refused.discard(other)
+                    return change
+            # What is damaged may be whole soon, so that an older file must not take its place.
+            if self._refused.code(path) != "pickle":
+                return None
+        return None
+
+    def _read(self, document: Document, path: str, version: str) -> DocumentWritten | None:
+        try:
+            body, status = read_bytes(path, self._limit)
+            version = version_of(status)  # the file may have been replaced since it was examined
+            content = json_object(body, self._limit)
+        except FileNotFoundError:
+            return None  # the next check sees that it is gone
         except InvalidInputError as error:
-            self._refuse(document, version, error)
+            if self._refused.add(path, version, error.code):
+                logger.warning(
+                    "document_skipped",
+                    document=document.value,
+                    name=os.path.basename(path),
+                    code=error.code,
+                    reason=str(error),
+                )
             return None
-        except OSError as error:
-            self._refuse(document, "", InvalidInputError(f"{error.strerror}", code="unreadable"))
-            return None
-        self._refused.pop(document, None)
         self._delivered[document] = version if is_settled(status.st_ctime_ns) else ""
-        return DocumentWritten(document=document, content=body, fingerprint=version)
+        return DocumentWritten(document=document, content=content, fingerprint=version)
+
+    def _files(self, document: Document) -> list[tuple[str, str]]:
+        """Returns the document's files by precedence, each with its version."""
+        found: list[tuple[int, int, str, str]] = []
+        for place, path in enumerate(self._paths[document]):
+            try:
+                status = os.stat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                self._refused.discard(path)
+                continue
+            except OSError:
+                found.append((0, place, path, ""))  # reading it tells why
+                continue
+            newest = status.st_mtime_ns - place * _LEAD_NS.get(document, 0)
+            found.append((-newest, place, path, version_of(status)))
+        return [(path, version) for _, _, path, version in sorted(found)]
 
     def _missing(self, document: Document, now_ms: int) -> DocumentWritten | None:
-        self._refused.pop(document, None)
         since_ms = self._missing_since.setdefault(document, now_ms)
         if document not in self._delivered or now_ms - since_ms < self._confirm_ms:
             return None
-        if not os.path.isdir(os.path.dirname(self._paths[document])):
+        if not os.path.isdir(os.path.dirname(self._paths[document][0])):
             return None
         del self._delivered[document]
         logger.info("document_removed", document=document.value)
         return DocumentWritten(document=document, content=None)
 
-    def _refuse(self, document: Document, version: str, error: InvalidInputError) -> None:
-        if self._refused.get(document) == (version, error.code):
-            return
-        self._refused[document] = (version, error.code)
-        logger.warning("document_skipped", document=document.value, code=error.code, reason=str(error))
-
 
 class DocumentFollower:
     """Appends documents that changed, in `executor`: reading and writing 60 MB must not delay an order.
 
-    One document at a time, so that memory holds no more than one. `clock` gives epoch ms, `monotonic` ms
-    that only grow.
+    The validator's whole documents in one thread, those of its miners in another; one document at a time, so
+    that memory holds no more than one of each. `clock` gives epoch ms, `monotonic` ms that only grow.
     """
 
     def __init__(
         self,
         files: DocumentFiles,
+        miner_files: MinerFiles,
         log: EventLogWriter,
         executor: Executor,
+        options: IntakeOptions,
         *,
         clock: Clock,
         monotonic: Monotonic,
-        retry: Backoff,
     ) -> None:
         self._files = files
+        self._miner_files = miner_files
         self._log = log
         self._executor = executor
+        self._options = options
         self._clock = clock
         self._monotonic = monotonic
-        self._retry = retry
         self._due = asyncio.Event()
+        self._next_account_sizes_ms = 0
 
     def due(self) -> None:
         """Has `run` look at the documents: one of them may have changed."""
         self._due.set()
 
     def refused(self) -> int:
-        """Returns the number of documents that are skipped at present."""
-        return self._files.refused
+        """Returns the number of files that are skipped at present."""
+        return self._files.refused + self._miner_files.refused
 
     def baseline(self) -> Iterator[DocumentWritten]:
         """Yields every valid document, whether or not it was read before."""
@@ -156,6 +191,8 @@ class DocumentFollower:
             change = self._files.check(document, self._monotonic(), force=True)
             if change is not None:
                 yield change
+        self._miner_files.start_over()
+        yield from self._miner_files.changes(full=True)
 
     async def run(self) -> None:
         """Follows until cancelled. Raises LogError for anything but a log that is unwritable for now."""
@@ -163,19 +200,42 @@ class DocumentFollower:
             await self._due.wait()
             self._due.clear()
             for document in DOCUMENT_FILES:
+                # Account sizes change with every order.
+                early_ms = self._next_account_sizes_ms - self._monotonic()
+                if document is Document.ACCOUNT_SIZES and early_ms > 0:
+                    asyncio.get_running_loop().call_later(early_ms / 1000, self.due)
+                    continue
                 change = await self._in_thread(partial(self._files.check, document, self._monotonic()))
                 if change is not None:
+                    if document is Document.ACCOUNT_SIZES:
+                        self._next_account_sizes_ms = self._monotonic() + self._options.account_sizes_ms
                     await self._append(change)
 
+    async def run_miners(self) -> None:
+        """Follows the documents of miners as `run` does."""
+        next_full_ms = 0
+        while True:
+            started_ms = self._monotonic()
+            full = started_ms >= next_full_ms
+            if full:
+                next_full_ms = started_ms + self._options.full_sweep_ms
+            changes = self._miner_files.changes(full=full)
+            while (change := await self._in_thread(partial(next, changes, None))) is not None:
+                await self._append(change)
+            # So many miners that looking takes long are looked at less often.
+            period_ms = self._options.miner_files_ms
+            spent_ms = min(self._monotonic() - started_ms, period_ms)
+            await asyncio.sleep(max(period_ms, _REST * spent_ms) / 1000)
+
     async def _append(self, change: DocumentWritten) -> None:
+        retry = Backoff(first_ms=self._options.retry_ms, max_ms=self._options.retry_max_ms)
         while True:
             try:
                 await self._in_thread(lambda: self._log.append([change], self._clock()))
-                self._retry.reset()
                 return
             except LogUnwritableError as error:
                 logger.warning("document_pending", document=change.document.value, reason=str(error))
-            await asyncio.sleep(self._retry.next_ms() / 1000)
+            await asyncio.sleep(retry.next_ms() / 1000)
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function)

@@ -1,4 +1,4 @@
-"""A single file of any content: read with limits, its name checked.
+"""A single file of any content: read with limits, its name and its JSON checked.
 
 Folders are the subject of `directory`, positions that of `position_files`.
 """
@@ -9,10 +9,28 @@ import os
 import re
 import stat
 import unicodedata
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+import msgspec
 
 from ptn_api.errors import InvalidInputError
+from ptn_api.gzip_file import GZIP_MAGIC, inflate
+from ptn_api.model.repair import null_for_nan
 
-__all__ = ["LONGEST_NAME", "Key", "check_name", "check_utf8", "read_file"]
+__all__ = [
+    "LONGEST_NAME",
+    "Key",
+    "Refusals",
+    "check_name",
+    "check_object",
+    "check_utf8",
+    "json_object",
+    "read_bytes",
+    "read_file",
+]
+
+T = TypeVar("T")
 
 Key = tuple[str, str]
 """A position: (hotkey of its folder, position uuid)."""
@@ -21,6 +39,51 @@ LONGEST_NAME = 128
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FORBIDDEN = frozenset("'\"`\\/")
 
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_TRIES = 5
+_PICKLE = b"\x80"
+
+
+class Refusals(Generic[T]):
+    """What cannot be read at present, each with the version in which it was refused.
+
+    A version is tried a few times: files that are copied into place are seen empty or half written, and the
+    rest may come within one tick of the file's clock. A file without permission is tried each time.
+    """
+
+    def __init__(self) -> None:
+        self._refused: dict[T, tuple[str, str, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._refused)
+
+    def is_final(self, item: T, version: str) -> bool:
+        """Returns whether this version need not be tried again."""
+        refused, code, tries = self._refused.get(item, ("", "", 0))
+        return refused == version and tries >= _TRIES and code != "unreadable"
+
+    def is_young(self, item: T) -> bool:
+        """Returns whether the version that was refused may just be incomplete."""
+        return 0 < self._refused.get(item, ("", "", 0))[2] < _TRIES
+
+    def code(self, item: T) -> str:
+        """Returns why the item was refused; empty if it was not."""
+        return self._refused.get(item, ("", "", 0))[1]
+
+    def add(self, item: T, version: str, code: str) -> bool:
+        """Notes a failed attempt. Returns whether it is the first one for this version, to be logged."""
+        before = self._refused.get(item, ("", "", 0))
+        is_new = before[:2] != (version, code)
+        self._refused[item] = (version, code, 1 if is_new else before[2] + 1)
+        return is_new
+
+    def discard(self, item: T) -> None:
+        self._refused.pop(item, None)
+
+    def to_retry(self) -> Iterator[T]:
+        """Yields what is worth another attempt."""
+        return (item for item, (version, _, _) in self._refused.items() if not self.is_final(item, version))
+
 
 def read_file(path: str, limit: int) -> tuple[bytes, os.stat_result]:
     """Returns the content, and the status from before it was read.
@@ -28,6 +91,13 @@ def read_file(path: str, limit: int) -> tuple[bytes, os.stat_result]:
     A write during the read therefore shows as another version. Raises FileNotFoundError, and
     InvalidInputError with code `unreadable`, `not_a_file`, `too_large`, `empty` or `not_utf8`.
     """
+    body, status = read_bytes(path, limit)
+    check_utf8(body)
+    return body, status
+
+
+def read_bytes(path: str, limit: int, *, tail: int | None = None) -> tuple[bytes, os.stat_result]:
+    """Returns the content, or with `tail` its last bytes; otherwise as `read_file`, but of any encoding."""
     try:
         # O_NONBLOCK: opening a FIFO among the files must not block the reader.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -35,9 +105,11 @@ def read_file(path: str, limit: int) -> tuple[bytes, os.stat_result]:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise InvalidInputError("not a regular file", code="not_a_file")
-            if status.st_size > limit:
+            if tail is None and status.st_size > limit:
                 raise InvalidInputError(f"larger than {limit} bytes", code="too_large")
             with open(descriptor, "rb", buffering=0, closefd=False) as file:
+                if tail is not None and status.st_size > tail:
+                    file.seek(status.st_size - tail)
                 body = file.readall() or b""
         finally:
             os.close(descriptor)
@@ -47,8 +119,33 @@ def read_file(path: str, limit: int) -> tuple[bytes, os.stat_result]:
         raise InvalidInputError(f"cannot be read: {error.strerror}", code="unreadable") from None
     if not body:
         raise InvalidInputError("empty file", code="empty")
-    check_utf8(body)
     return body, status
+
+
+def json_object(body: bytes, limit: int) -> bytes:
+    """Returns the JSON object that a file contains, gzipped or not, as valid JSON (`null_for_nan`).
+
+    A pickle is recognised by its first byte, and never loaded. Raises InvalidInputError with code `pickle`,
+    `damaged`, `not_utf8`, `not_json`, `not_an_object`, or `too_large` if it inflates to more than `limit`.
+    """
+    if body.startswith(_PICKLE):
+        raise InvalidInputError("a pickle, which is never loaded", code="pickle")
+    if body.startswith(GZIP_MAGIC):
+        body = inflate(body, limit, begins=b"{")
+    check_utf8(body)
+    body = null_for_nan(body)
+    check_object(body)
+    return body
+
+
+def check_object(body: bytes | msgspec.Raw) -> None:
+    """Raises InvalidInputError, code `not_json` or `not_an_object` (NaN is not JSON)."""
+    try:
+        _object.decode(body)
+    except msgspec.ValidationError as error:
+        raise InvalidInputError(str(error), code="not_an_object") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidInputError(f"not JSON: {error}", code="not_json") from None
 
 
 def check_utf8(body: bytes) -> None:

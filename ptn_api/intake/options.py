@@ -44,6 +44,13 @@ class IntakeSettings(msgspec.Struct, frozen=True, kw_only=True):
     mass_removal_window_ms: Annotated[
         Period, setting("Intake", "Detect a mass removal within this time window; it is held back")
     ] = 600_000
+    miner_files_ms: Annotated[
+        Period,
+        setting("Intake", "Look at limit orders, archived positions and snapshots at this interval"),
+    ] = 1_000
+    account_sizes_ms: Annotated[
+        Delay, setting("Intake", "Read the account sizes at most this often; they change with every order")
+    ] = 1_000
     queue_hold_ms: Annotated[
         Delay,
         setting("Intake", "Serve a queued position for at most this long while waiting for its file"),

@@ -6,24 +6,30 @@ once: while it is being closed, after a synchronisation, in a restored backup. A
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from itertools import islice
+from pathlib import Path
 
 import structlog
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.event_log.contract import PositionWritten
 from ptn_api.file_version import is_settled, version_of
-from ptn_api.intake.files import Key, check_name, read_file
-from ptn_api.model.position import parse_position
+from ptn_api.intake.files import Key, Refusals, check_name, read_file
+from ptn_api.model.position import Position, PositionText, parse_position
 
-__all__ = ["Place", "PositionFiles", "PositionsToRead"]
+__all__ = ["Place", "PositionFiles", "PositionsToRead", "parse_file"]
 
 logger = structlog.get_logger()
 
 _UNSETTLED = "~"
 _SMALLEST_ORDER = 100
 """Bytes. An order takes more, a refreshed return fewer."""
+_LONGEST_REASON = 1_000
+_MAX_RETRIES = 1_000
+"""Refused files that a sweep tries again; a full one examines every file anyway."""
 
 
 class PositionsToRead(dict[Key, bool]):
@@ -54,18 +60,35 @@ class Place:
         return f"{'closed' if self.closed else 'open'}/{self.pair}/{version}"
 
 
+def parse_file(body: bytes, key: Key, problems: list[str]) -> tuple[Position, PositionText]:
+    """Returns the position that a file contains; `problems` collects what of it cannot be served.
+
+    Raises InvalidInputError as `parse_position`, or with code `wrong_folder` if it is not `key`.
+    """
+    position, text = parse_position(body, problems)
+    if position.miner_hotkey != key[0]:
+        raise InvalidInputError("another miner's position", code="wrong_folder", field="miner_hotkey")
+    if position.position_uuid != key[1]:
+        raise InvalidInputError("another position's uuid", code="wrong_folder", field="position_uuid")
+    return position, text
+
+
 class PositionFiles:
     """Position files by position, with the version of each that was delivered to the merge.
 
-    `known` are the log's fingerprints; those versions are not read again. `limit` is the largest file to
-    read, in bytes. Not thread-safe.
+    `root` is the folder of miners. `known` are the log's fingerprints; those versions are not read again.
+    `limit` is the largest file to read, in bytes. Not thread-safe.
     """
 
-    def __init__(self, known: Mapping[Key, str], *, limit: int) -> None:
+    def __init__(self, root: Path, known: Mapping[Key, str], *, limit: int) -> None:
+        self._root = root
         self._delivered = dict(known)
         self._absent = set(known)
+        self._vanished: set[Key] = set()
         self._places: dict[Key, dict[Place, str]] = {}
-        self._refused: dict[tuple[Place, str], tuple[str, str]] = {}
+        self._refused: Refusals[tuple[Place, str]] = Refusals()
+        self._incomplete: dict[tuple[Place, str], str] = {}
+        """Files of which something cannot be served, each with its version."""
         self._limit = limit
 
     def start_over(self) -> None:
@@ -85,8 +108,8 @@ class PositionFiles:
 
     @property
     def refused(self) -> int:
-        """Number of files that are skipped at present."""
-        return len(self._refused)
+        """Number of files that are skipped at present, or served without something that is malformed."""
+        return len(self._refused) + len(self._incomplete)
 
     def vanished_unread(self, keys: Iterable[Key]) -> list[Key]:
         """Returns those positions that were never delivered and have no file any more."""
@@ -107,7 +130,8 @@ class PositionFiles:
     def remove_file(self, place: Place, uuid: str, to_read: PositionsToRead) -> None:
         """Notes that a file no longer exists. The position may be elsewhere, or return in a moment."""
         key = (place.hotkey, uuid)
-        self._refused.pop((place, uuid), None)
+        self._refused.discard((place, uuid))
+        self._incomplete.pop((place, uuid), None)
         places = self._places.get(key)
         if places is None or places.pop(place, None) is None:
             return
@@ -117,6 +141,17 @@ class PositionFiles:
         del self._places[key]
         if key in self._delivered:
             self._absent.add(key)
+            self._vanished.add(key)
+
+    def retry_refused(self, to_read: PositionsToRead) -> None:
+        """Notes positions with a refused file that is worth another attempt."""
+        for place, uuid in islice(self._refused.to_retry(), _MAX_RETRIES):
+            to_read.add((place.hotkey, uuid))
+
+    def take_vanished(self) -> set[Key]:
+        """Returns the positions that lost their last file since the previous call."""
+        vanished, self._vanished = self._vanished & self._absent, set()
+        return vanished
 
     def recheck(self, key: Key, to_read: PositionsToRead) -> None:
         """Notes a position that came from the queue; its file, if any, is to be read."""
@@ -158,9 +193,7 @@ class PositionFiles:
         for place, version in self._by_precedence(key):
             if not force and self._delivered.get(key) == place.fingerprint(version):
                 return None
-            refused, code = self._refused.get((place, key[1]), ("", ""))
-            # An unreadable file may become readable without a new version: it is tried each time.
-            if not force and refused == version and code != "unreadable":
+            if not force and self._refused.is_final((place, key[1]), version):
                 continue
             change = self._read_file(place, key[1], version)
             if change is not None:
@@ -173,22 +206,49 @@ class PositionFiles:
             return list(places.items())
         return sorted(places.items(), key=lambda item: (not item[0].closed, item[0].pair))
 
+    def archived(self, key: Key) -> tuple[Place, os.stat_result] | None:
+        """Returns where a position without a file now lies in the miner's archive, if it does.
+
+        The validator moves a file to the same relative path below `archived_positions`.
+        """
+        hotkey, uuid = key
+        pair = self._delivered.get(key, "").rpartition("/")[0].partition("/")[2]
+        for folder in ("closed", "open") if pair else ():
+            path = self._root / hotkey / "archived_positions" / pair / folder
+            try:
+                status = os.stat(path / uuid)
+            except OSError:
+                continue
+            return Place(hotkey=hotkey, pair=pair, closed=folder == "closed", path=str(path)), status
+        return None
+
+    def read_archived(self, key: Key, place: Place, status: os.stat_result) -> PositionWritten | None:
+        """Returns an archived position that may have got orders after the version that was delivered.
+
+        They were placed while it lay among the positions: they are announced, and then it is removed.
+        """
+        delivered = self._delivered.get(key, "").rpartition("/")[2].rstrip(_UNSETTLED)
+        inode, _, size = version_of(status).split("-")
+        if delivered.startswith(inode + "-") and delivered.endswith("-" + size):
+            return None  # moved as it was delivered
+        change = self._read_file(place, key[1], "")
+        self._refused.discard((place, key[1]))
+        self._incomplete.pop((place, key[1]), None)
+        return change
+
     def _read_file(self, place: Place, uuid: str, version: str) -> PositionWritten | None:
+        key = (place.hotkey, uuid)
+        problems: list[str] = []
         try:
             check_name(uuid)
             body, status = read_file(f"{place.path}/{uuid}", self._limit)
             version = version_of(status)  # the file may have been replaced since it was listed
-            position, text = parse_position(body)
-            if position.miner_hotkey != place.hotkey:
-                raise InvalidInputError("another miner's position", code="wrong_folder", field="miner_hotkey")
-            if position.position_uuid != uuid:
-                raise InvalidInputError("another position's uuid", code="wrong_folder", field="position_uuid")
+            position, text = parse_file(body, key, problems)
         except FileNotFoundError:
             self.remove_file(place, uuid, PositionsToRead())
             return None
         except InvalidInputError as error:
-            if self._refused.get((place, uuid)) != (version, error.code):
-                self._refused[place, uuid] = (version, error.code)
+            if self._refused.add((place, uuid), version, error.code):
                 logger.warning(
                     "position_file_skipped",
                     hotkey=place.hotkey,
@@ -197,11 +257,19 @@ class PositionFiles:
                     reason=str(error),
                 )
             return None
-        self._refused.pop((place, uuid), None)
+        self._refused.discard((place, uuid))
         fingerprint = place.fingerprint(version)
         # The mark makes the next sweep read the file again: a change within the same tick looks the same.
         mark = "" if is_settled(status.st_ctime_ns) else _UNSETTLED
-        self._delivered[place.hotkey, uuid] = fingerprint + mark
+        self._delivered[key] = fingerprint + mark
+        if problems:
+            if self._incomplete.get((place, uuid)) != version:
+                reason = "; ".join(problems)[:_LONGEST_REASON]
+                logger.warning("position_incomplete", hotkey=place.hotkey, uuid=uuid, reason=reason)
+            self._incomplete[place, uuid] = version
+            fingerprint += _UNSETTLED  # the next start reads it again, to count it again
+        else:
+            self._incomplete.pop((place, uuid), None)
         return PositionWritten(position=position, text=text, fingerprint=fingerprint)
 
 

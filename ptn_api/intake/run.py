@@ -27,6 +27,7 @@ from ptn_api.intake.checkpoint import read_checkpoint
 from ptn_api.intake.documents import DocumentFiles, DocumentFollower
 from ptn_api.intake.follow import DirectoryFollower
 from ptn_api.intake.merge import IntakeCounters, Merge
+from ptn_api.intake.miner_files import MinerFiles
 from ptn_api.intake.options import IntakeOptions
 from ptn_api.intake.queue import QueueReader
 from ptn_api.intake.scan import DirectoryScanner
@@ -53,7 +54,7 @@ async def run_intake(
     """Feeds the log from the validator's directory, the queue or a checkpoint until `stop` is set.
 
     Calls `ready` once the log has a baseline. Owns `queue_fd` and `watch`. The log stays open; it is used by
-    two threads, one for positions, one for documents and pruning. After `stop`, nothing more is taken, and
+    three threads, one for positions, two for documents and pruning. After `stop`, nothing more is taken, and
     everything taken is written before this returns. Raises LogError if the log fails for good,
     InvalidInputError for a checkpoint that cannot be used.
     """
@@ -114,7 +115,7 @@ class Intake:
         )
         self._counters = counters
         self._log_thread = ThreadPoolExecutor(1, thread_name_prefix="intake-log")
-        self._background = ThreadPoolExecutor(1, thread_name_prefix="intake-background")
+        self._background = ThreadPoolExecutor(2, thread_name_prefix="intake-background")
         self._merge = Merge(
             log,
             self._log_thread,
@@ -144,13 +145,20 @@ class Intake:
             limit=options.document_limit_bytes,
             confirm_ms=options.removal_confirm_ms,
         )
+        miner_files = MinerFiles(
+            validator_dir / "validation" / "miners",
+            {(document, miner): text for (document, miner), text in documents.items() if miner},
+            position_limit=options.position_limit_bytes,
+            document_limit=options.document_limit_bytes,
+        )
         self._documents = DocumentFollower(
             files,
+            miner_files,
             self._log,
             self._background,
+            options,
             clock=self._clock,
             monotonic=self._monotonic,
-            retry=self._backoff(),
         )
         self._watch = watch
         self._scanner = DirectoryScanner(
@@ -222,6 +230,7 @@ class Intake:
         on_refused: Callable[[int], None] | None = None
         if self._follower is not None and self._documents is not None:
             self._sources.append(asyncio.create_task(self._documents.run()))
+            self._sources.append(asyncio.create_task(self._documents.run_miners()))
             self._following = asyncio.create_task(self._follower.run())
             tasks.append(self._following)
         else:

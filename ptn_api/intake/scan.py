@@ -58,8 +58,9 @@ class DirectoryScanner:
         self._confirm_ms = options.removal_confirm_ms
         self._document_folders = [str(validator_dir / "validation"), str(validator_dir / "runnable")]
         self._document_wds: set[int] = set()
-        self._files = PositionFiles(known, limit=options.position_limit_bytes)
-        self._directory = Directory(validator_dir / "validation" / "miners", self._files, watch)
+        root = validator_dir / "validation" / "miners"
+        self._files = PositionFiles(root, known, limit=options.position_limit_bytes)
+        self._directory = Directory(root, self._files, watch)
         self._guard = RemovalGuard(
             confirm_ms=options.removal_confirm_ms,
             window_ms=options.mass_removal_window_ms,
@@ -152,6 +153,7 @@ class DirectoryScanner:
         changes: list[Change] = self._take_swept(to_read)
         self._defer(to_read)
         changes += self._files.read_all(to_read)
+        changes += self._moved(self._files.take_vanished())
         return changes + self._changed_miners()
 
     def read_deferred(self) -> list[Change]:
@@ -161,6 +163,25 @@ class DirectoryScanner:
         self._claim(batch)
         changes: list[Change] = self._take_swept(batch)
         return [*changes, *self._files.read_all(batch)]
+
+    def _moved(self, keys: Iterable[Key]) -> list[Change]:
+        """Returns the removal of positions whose files were moved to their miner's archive.
+
+        The move is an act of the validator: it needs neither confirmation nor the guard's consent.
+        """
+        changes: list[Change] = []
+        for key in keys:
+            archived = self._files.archived(key)
+            if archived is None:
+                continue
+            self._claim([key])
+            changes += self._take_swept([key])
+            last = self._files.read_archived(key, *archived)
+            if last is not None:
+                changes.append(last)
+            changes.append(PositionRemoved(miner_hotkey=key[0], position_uuid=key[1]))
+            self._files.forget([key])
+        return changes
 
     def _take_swept(self, keys: Iterable[Key]) -> list[Change]:
         """Takes what the sweep has read of these positions: it is older than what is read next."""
@@ -201,6 +222,7 @@ class DirectoryScanner:
     def _pass(self, *, full: bool, rewatch: bool) -> Iterator[None]:
         to_read = PositionsToRead()
         yield from self._directory.sweep(to_read, full=full, rewatch=rewatch)
+        self._files.retry_refused(to_read)
         self._deferred_by_sweep = self._defer(to_read)
         for key, force in to_read.items():
             change = self._files.read(key, force=force)
@@ -213,6 +235,7 @@ class DirectoryScanner:
         self._watch_documents()
         self._is_complete = True
         accept = resync_requested(self._data_dir)
+        moved: list[Change] = []
         removed: list[Key] = []
         if self.root_missing:
             if accept:
@@ -224,6 +247,8 @@ class DirectoryScanner:
             absent = self._files.absent
             if unreadable:
                 absent = {key for key in absent if key[0] not in unreadable and "" not in unreadable}
+            moved = self._moved(list(absent))
+            absent = absent & self._files.absent
             known = len(self._files.known)
             removed = self._guard.after_sweep(absent, known, self._monotonic(), accept=accept)
         if accept:
@@ -234,6 +259,7 @@ class DirectoryScanner:
         swept, self.swept = self.swept, {}
         return [
             *swept.values(),
+            *moved,
             *(PositionRemoved(miner_hotkey=hotkey, position_uuid=uuid) for hotkey, uuid in removed),
             *self._changed_miners(),
         ]

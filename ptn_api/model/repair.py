@@ -6,31 +6,79 @@ Only what does not fit is changed, everything else stays as it was written.
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 __all__ = ["null_for_nan", "repair_list", "repair_object"]
 
-_STRING_OR_NAN = re.compile(rb'"(?:[^"\\]+|\\.)*"|-?\b(?:NaN|Infinity)\b')
+_OUTLINE = bytes.maketrans(b"123456789E", b"000000000e")
+_SUSPECTS = (b"NaN", b"Infinity", b"e000", b"e+000", b"0" * 309)
+"""What a value beyond JSON or beyond a float contains, after `_OUTLINE`."""
+_SUSPECT = re.compile(rb"NaN|Infinity|e\+?000|0{309}")
+_WORD = re.compile(rb"[-+.0-9A-Za-z]+")
+_NOT_A_NUMBER = re.compile(rb"-?(?:NaN|Infinity)")
+_NUMBER = re.compile(rb"-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
+_SLICE = 4 << 20
+"""Bytes that are searched at a time, so that other threads get a turn."""
+_LONGEST_SUSPECT = 309
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
-_NULL = msgspec.Raw(b"null")
+_NULL = b"null"
 
 
 def null_for_nan(text: bytes) -> bytes:
-    """Returns the text with null for NaN and infinities; text without them is returned as it is."""
-    if b"NaN" not in text and b"Infinity" not in text:
+    """Returns JSON with null in place of NaN, infinities and numbers beyond a float.
+
+    Older validators write them. Anything else that is wrong stays, for a decoder to refuse. The same object
+    is returned if nothing is to be replaced; that is found out quickly, since content of 60 MB is common.
+    """
+    parts: list[bytes] = []
+    done = 0
+    in_string = False
+    for start, end in _suspects(text):
+        # An even number of quotes before it, apart from escaped ones: not in a string.
+        before = text[done:start].replace(b"\\\\", b"")
+        in_string ^= (before.count(b'"') - before.count(b'\\"')) % 2 == 1
+        parts.append(text[done:start])
+        word = text[start:end]
+        is_value = _NOT_A_NUMBER.fullmatch(word) or (_NUMBER.fullmatch(word) and math.isinf(float(word)))
+        parts.append(b"null" if is_value and not in_string else word)
+        done = end
+    if not parts:
         return text
-    return _STRING_OR_NAN.sub(lambda token: token[0] if token[0][:1] == b'"' else b"null", text)
+    parts.append(text[done:])
+    return b"".join(parts)
+
+
+def _suspects(text: bytes) -> Iterator[tuple[int, int]]:
+    """Yields the words that may have to be replaced, by their bounds."""
+    done = 0
+    for at in range(0, len(text), _SLICE):
+        # The slices overlap: a suspect may lie across their border.
+        outline = text[at : at + _SLICE + _LONGEST_SUSPECT].translate(_OUTLINE)
+        if not any(suspect in outline for suspect in _SUSPECTS):
+            continue
+        for match in _SUSPECT.finditer(outline):
+            start = at + match.start()
+            if start < done:
+                continue
+            while start > done and _WORD.match(text, start - 1):
+                start -= 1
+            word = _WORD.match(text, start)
+            if word:
+                done = word.end()
+                yield start, done
 
 
 def repair_object(text: bytes, kind: type[msgspec.Struct], problems: list[str]) -> dict[str, msgspec.Raw]:
     """Returns a JSON object's keys with values that fit the struct; unknown keys are kept.
 
-    A whole float becomes an int. Another value that does not fit becomes null, or is left out where null does
-    not fit either, and is named in `problems`. Raises msgspec.ValidationError if it is required.
+    A whole float becomes an int. Another value that does not fit becomes null, or the field's default where
+    null does not fit either, and is named in `problems`. Raises msgspec.ValidationError if it is required.
     """
     fields = _raw_object.decode(text)
     for field in msgspec.structs.fields(kind):
@@ -42,11 +90,9 @@ def repair_object(text: bytes, kind: type[msgspec.Struct], problems: list[str]) 
             if field.required:
                 msgspec.json.decode(fields[name], type=field.type)  # raises
             problems.append(name)
-            value = _NULL if _fits(_NULL, field.type) else None
-        if value is None:
-            del fields[name]
-        else:
-            fields[name] = value
+            default = None if _fits(_NULL, field.type) else field.default
+            value = msgspec.Raw(msgspec.json.encode(default))
+        fields[name] = value
     return fields
 
 

@@ -81,7 +81,7 @@ class AppContext:
         """Returns the context for serving this log."""
         views, documents = PositionViews(log, clock, metrics), Documents(log)
         follower = Follower(log, views, documents, clock, coalesce_ms=options.refresh_coalesce_ms)
-        limit_orders, archive = LimitOrders(documents), Archive(documents, views, clock)
+        limit_orders, archive = LimitOrders(documents), Archive(documents, clock)
         return cls(
             log=log,
             clock=clock,
@@ -97,9 +97,18 @@ class AppContext:
         )
 
     def answer(self, key: Hashable, version: Hashable, make: Callable[[], Body]) -> Body:
-        """Returns the body kept under this key, made anew if its version is another one."""
+        """Returns the body kept under this key, made anew if its version is another one.
+
+        A body with the same tag stays, and with it its timestamp: that must not reveal changes of what the
+        body leaves out.
+        """
         body = self.answers.get(key, version)
-        return self.answers.keep(key, version, make()) if body is None else body
+        if body is None:
+            body, earlier = make(), self.answers.last(key)
+            if earlier is not None and earlier.tag == body.tag:
+                body = earlier
+            self.answers.keep(key, version, body)
+        return body
 
     def stamped(self, fields: dict[str, Any]) -> Body:
         """Returns the fields with the present time as `timestamp`, as a body.

@@ -73,7 +73,8 @@ def positions(app: AppContext, request: RequestContext) -> Response | Awaitable[
 def positions_of(app: AppContext, request: RequestContext) -> Response:
     headers = freshness_headers(app, request.tier)
     # Archived positions are shown here alone: neither the documents of all miners nor the stream have them.
-    body = app.archive.joined(request.hotkey) if request.tier == 100 else None
+    hotkey = request.hotkey
+    body = app.archive.joined(hotkey, app.views.view(hotkey)) if request.tier == 100 else None
     body = body or app.views.entry(request.hotkey, request.tier)
     if body is None:
         raise HTTPError("not_found", "Miner ID not found")

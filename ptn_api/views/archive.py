@@ -20,8 +20,7 @@ from ptn_api.model.position import PositionState, parse_position
 from ptn_api.model.rendering import AS_IS, next_price_source_change_ms, render_position
 from ptn_api.tasks import TimeSlice
 from ptn_api.views.documents import Documents, Recent
-from ptn_api.views.miner_view import TAILS, ShownPosition, earliest
-from ptn_api.views.positions import PositionViews
+from ptn_api.views.miner_view import TAILS, MinerView, ShownPosition, earliest
 
 __all__ = ["Archive", "ArchivedEntry"]
 
@@ -54,9 +53,8 @@ _traits = msgspec.json.Decoder(_Traits)
 class Archive:
     """The archived positions in the log."""
 
-    def __init__(self, documents: Documents, views: PositionViews, clock: Clock) -> None:
+    def __init__(self, documents: Documents, clock: Clock) -> None:
         self._documents = documents
-        self._views = views
         self._clock = clock
         self._entries: dict[str, tuple[tuple[int, float], ArchivedEntry]] = {}
         """By miner, for a revision and a lookback."""
@@ -75,14 +73,13 @@ class Archive:
             await time_slice.yield_if_due()
         return entries
 
-    def joined(self, hotkey: str) -> Body | None:
-        """The miner's live entry in tier 100 with the archived positions; None without any of these."""
+    def joined(self, hotkey: str, view: MinerView | None) -> Body | None:
+        """The view's entry in tier 100 with the miner's archived positions; None without any of these."""
         archived = self._entry(hotkey)
         if archived is None:
             return None
-        view = self._views.view(hotkey)
         live = None if view is None else view.entries[100]
-        now_ms, lookback_days = self._clock(), self._views.lookback_days
+        now_ms, lookback_days = self._clock(), self._documents.lookback_days()
         version = (archived.digest, None if live is None else live.digest, lookback_days)
         kept = self._joined.get(hotkey, version)
         if kept is not None and (kept[1] is None or now_ms < kept[1]):
@@ -105,7 +102,8 @@ class Archive:
         revision = self._documents.revisions_by_miner(Document.ARCHIVED_POSITIONS).get(hotkey)
         if revision is None:
             return None
-        version, now_ms = (revision, self._views.lookback_days), self._clock()
+        lookback_days, now_ms = self._documents.lookback_days(), self._clock()
+        version = (revision, lookback_days)
         kept = self._entries.get(hotkey)
         if kept is not None and kept[0] == version and now_ms < (kept[1].expires_ms or now_ms + 1):
             return kept[1]
@@ -119,7 +117,7 @@ class Archive:
                 expiries.append(next_price_source_change_ms(position, now_ms))
         if not shown:
             return None
-        identity, expires_ms = _entry_text(shown, now_ms, self._views.lookback_days)
+        identity, expires_ms = _entry_text(shown, now_ms, lookback_days)
         digest = hashlib.sha256(identity).digest()
         same = kept is not None and kept[1].digest == digest
         segment = kept[1].segment if kept is not None and same else Segment(identity)

@@ -95,6 +95,11 @@ class Recent(Generic[T]):
         self._kept.move_to_end(key)
         return kept[1]
 
+    def last(self, key: Hashable) -> T | None:
+        """The value, of whatever version."""
+        kept = self._kept.get(key)
+        return None if kept is None else kept[1]
+
     def keep(self, key: Hashable, version: Hashable, value: T) -> T:
         """Keeps the value in place of an older version, or of the one that was not used for longest."""
         self._kept[key] = (version, value)

@@ -18,7 +18,7 @@ from ptn_api.api_manager import APIManager, _Pipe
 from ptn_api.errors import InvalidInputError, SettingsError
 from ptn_api.event_log.contract import PositionWritten
 from ptn_api.intake.queue import QueueReader
-from ptn_api.intake.queue_item import encode_item
+from ptn_api.queue_item import encode_item
 from tests import factories
 from tests.properties import tries
 

@@ -11,7 +11,7 @@ import pytest
 from ptn_api.event_log.contract import Document
 from ptn_api.intake import documents
 from ptn_api.intake.documents import DOCUMENT_FILES, DocumentFiles
-from ptn_api.intake.files import read_file
+from ptn_api.intake.files import read_bytes
 from tests.factories import MINER, order, position, uuid
 from tests.intake.running import WATCH_ALONE, running
 from tests.intake.validator_dir import ValidatorDir
@@ -22,7 +22,7 @@ async def test_a_document_is_in_the_baseline_and_follows_its_file(
     validator: ValidatorDir, data: Path, document: Document
 ) -> None:
     """By the watch alone, byte for byte."""
-    name = DOCUMENT_FILES[document]
+    name = DOCUMENT_FILES[document][0]
     validator.document(name, b'{"first": 1}')
     async with running(data, validator, **WATCH_ALONE) as intake:
         assert intake.log.document(document) == b'{"first": 1}'
@@ -39,9 +39,7 @@ async def test_a_document_that_appears_later_is_read(validator: ValidatorDir, da
         await intake.until(lambda: intake.log.document(Document.STATISTICS) == b'{"data": []}')
 
 
-@pytest.mark.parametrize(
-    "bad", [b"", b'{"eliminations": [', b"[]", b'{"dd": NaN}', b'{"x": "\xff"}', b"null"]
-)
+@pytest.mark.parametrize("bad", [b"", b'{"eliminations": [', b"[]", b'{"dd": NaN', b'{"x": "\xff"}', b"null"])
 async def test_a_bad_document_leaves_the_last_good_one(
     validator: ValidatorDir, data: Path, bad: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,15 +61,15 @@ def test_a_bad_document_that_is_replaced_before_it_is_read_is_logged_once(
 ) -> None:
     """It is refused in the version that was read, not in the one before."""
     document = Document.ELIMINATIONS
-    validator.document(DOCUMENT_FILES[document], b"[1]")
+    validator.document(DOCUMENT_FILES[document][0], b"[1]")
     files = DocumentFiles(validator.path, {}, limit=1_000, confirm_ms=0)
 
     def replacing(path: str, limit: int) -> tuple[bytes, os.stat_result]:
-        validator.document(DOCUMENT_FILES[document], b"[1, 2]")
+        validator.document(DOCUMENT_FILES[document][0], b"[1, 2]")
         monkeypatch.undo()
-        return read_file(path, limit)
+        return read_bytes(path, limit)
 
-    monkeypatch.setattr(documents, "read_file", replacing)
+    monkeypatch.setattr(documents, "read_bytes", replacing)
     for _ in range(3):
         assert files.check(document, 0) is None
     assert capsys.readouterr().out.count("document_skipped") == 1

@@ -106,9 +106,7 @@ def some_changes() -> list[Change]:
         document(Document.ASSET_SELECTIONS, {MINER: "crypto"}),
         document(Document.ENTITIES, {MINER: ENTITY}),
         *(
-            document(
-                kind, {"format_version": "1.0", "ledgers": {MINER: {"hotkey": MINER, "checkpoints": []}}}
-            )
+            document(kind, {"ledgers": {MINER: {"hotkey": MINER, "checkpoints": []}}})
             for kind in (Document.DEBT_LEDGERS, Document.EMISSIONS_LEDGERS, Document.PENALTY_LEDGERS)
         ),
         document(Document.LIMIT_ORDERS, [limit_order(60), limit_order(61, src=7)], MINER),

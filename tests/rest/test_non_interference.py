@@ -1,7 +1,8 @@
 """Every response to a lower tier is a function of what that tier may see.
 
-Two histories over the same miners, removals and eliminations, which differ only after the cutoff and outside
-the tier's sample, give byte-equal responses: bodies in every coding and all headers but Date.
+Two histories with the same removals and documents for every key, which differ only after the cutoff and
+outside the tier's sample, give byte-equal responses: bodies in every coding and all headers but Date. New
+miners, archived positions and limit orders are among the differences.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
 from tests.memory_log import MemoryLog
 from tests.properties import tries
 from tests.rest.serving import (
+    ARCHIVED,
     DAY,
     HOUR,
     NOW,
@@ -29,17 +31,26 @@ from tests.rest.serving import (
     document,
     filled_log,
     key_ring,
+    limit_order,
     respond,
 )
 
 CUTOFF = NOW - DAY
 MINERS = (MINER, OTHER_MINER)
+NEW_MINER = "5New"
 PATHS = [
     "/miner-positions?tier={tier}",
     "/miner-positions?tier={tier}&status=open",
     "/miner-positions?tier={tier}&trade_pair=BTCUSD&status=closed",
     "/miner-positions/" + MINER,
+    "/miner-positions/" + NEW_MINER,
     "/miner-hotkeys",
+    "/orders/" + MINER,
+    "/limit-orders/" + MINER,
+    "/perf-ledger/" + MINER,
+    "/account-snapshots/" + MINER,
+    "/collateral",
+    "/entities",
     "/eliminations",
     "/statistics",
     "/me",
@@ -95,6 +106,22 @@ def body(draw: st.DrawFn, number: int, orders: list[dict[str, Any]], closed: boo
     )
 
 
+UNSEEN = next(n for n in range(1000, 1200) if not is_live(uuid(n), 50))
+hidden_changes = st.sampled_from(
+    [
+        [
+            written(position(UNSEEN, [order(9, at=CUTOFF)], miner=NEW_MINER)),
+            document(Document.MINERS, [*MINERS, NEW_MINER]),
+        ],
+        [document(Document.MINERS, [*MINERS, NEW_MINER])],
+        [document(Document.LIMIT_ORDERS, [limit_order(1), limit_order(2, src=7)], MINER)],
+        [document(Document.LIMIT_ORDERS, [limit_order(3)], NEW_MINER)],
+        [document(Document.ARCHIVED_POSITIONS, [ARCHIVED], MINER)],
+    ]
+)
+"""Changes that tier 100 alone sees."""
+
+
 @st.composite
 def pairs_of_histories(draw: st.DrawFn) -> tuple[list[Any], list[list[Any]], list[list[Any]]]:
     """Draws (common baseline, changes of one log, changes of the other)."""
@@ -116,6 +143,8 @@ def pairs_of_histories(draw: st.DrawFn) -> tuple[list[Any], list[list[Any]], lis
             common.append(written(body(draw, number, old)))
         one += [[written(version)] for version in draw(later_lives(number, old))]
         other += [[written(version)] for version in draw(later_lives(number, old))]
+    one += draw(st.lists(hidden_changes, max_size=3))
+    other += draw(st.lists(hidden_changes, max_size=3))
     return common, one, other
 
 

@@ -23,7 +23,21 @@ from tests.contract import answer_problems, frame_kinds, problems
 from tests.system.api import Api, api
 from tests.waiting import until
 
-TIERS = (0, 30, 50, 100)
+TIERS = (0, 30, 50, 100, 200)
+NOT_SIMULATED = {
+    "/account-snapshots/{hotkey}",
+    "/debt-ledger",
+    "/debt-ledger/{hotkey}",
+    "/emissions-ledger/{hotkey}",
+    "/entity/endpoint",
+    "/entity/{hotkey}",
+    "/limit-orders/{hotkey}",
+    "/penalty-ledger/{hotkey}",
+}
+"""Routes whose documents a simulated validator may lack; test_newest.py requests them."""
+
+CHANGING = ("/health", "/api/health", "/validator-checkpoint", "/me")
+"""Routes whose response may change between two requests."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +47,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def keys(home: Path) -> dict[int, str]:
-    return {tier: add_key(home / "api_keys.json", f"user-{tier}", tier) for tier in TIERS}  # type: ignore[arg-type]
+    return {tier: add_key(home / "api_keys.json", f"user-{tier}", tier) for tier in TIERS}
 
 
 @pytest.fixture(scope="module")
@@ -106,19 +120,23 @@ def test_every_route_answers_as_described(ask: Asker, openapi: dict[str, Any], k
     """Every tier, coding and method: statuses, headers and bodies match the document."""
     miner = ask("/miner-hotkeys", key=keys[100]).json()[0]
     for template, tier, coding in itertools.product(openapi["paths"], TIERS, ("identity", "gzip", "zstd")):
-        tiered = f"?tier={tier}" if template == "/miner-positions" else ""
+        tiered = f"?tier={min(tier, 100)}" if template == "/miner-positions" else ""
+        tiered = f"?subaccount={miner}" if template == "/entity/endpoint" else tiered
         ways: dict[str, Any] = {"key": keys[tier], "hotkey": miner, "Accept_Encoding": coding}
         answer = ask(template, tiered, **ways)
-        assert answer.status_code in (200, 403)
+        assert answer.status_code in (200, 403) or (answer.status_code == 404 and template in NOT_SIMULATED)
         head = ask(template, tiered, method="HEAD", **ways)
         assert head.status_code == answer.status_code
         assert not head.content
         if answer.status_code == 200:
             assert {"etag", "vary", "cache-control"} <= set(answer.headers)
             unchanged = ask(template, tiered, If_None_Match=answer.headers["ETag"], **ways)
-            assert unchanged.status_code == 304 or template in ("/health", "/validator-checkpoint", "/me")
-        assert ask(template, hotkey=miner).status_code == (401 if _keyed(openapi, template) else 200)
-    assert {template for template, status in ask.seen if status == 200} == set(openapi["paths"])
+            assert unchanged.status_code == 304 or template in CHANGING
+        if template not in NOT_SIMULATED or _keyed(openapi, template):
+            without = ask(template, hotkey=miner).status_code
+            assert without == (401 if _keyed(openapi, template) else 200)
+    answered = {template for template, status in ask.seen if status == 200}
+    assert answered >= set(openapi["paths"]) - NOT_SIMULATED
 
 
 def _keyed(document: dict[str, Any], template: str) -> bool:

@@ -63,7 +63,7 @@ def test_every_route_answers(validator: Validator, data_dir: Path, keys: dict[in
         assert list(checkpoint["positions"]) == [factories.MINER]
         assert get(f"/perf-ledger/{factories.MINER}")
         assert get("/me")["tier"] == 100
-        assert len(get("/trade-pairs")) >= 49
+        assert get("/trade-pairs")["total_allowed"] > 1_000
         assert get("/openapi.json")["openapi"].startswith("3.")
         assert session.get(server.rest + "/docs").headers["Content-Type"].startswith("text/html")
         assert requests.get(server.rest + "/health", timeout=30).status_code == 200

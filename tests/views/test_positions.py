@@ -42,7 +42,7 @@ async def served(context: AppContext) -> dict[Any, Any]:
     checkpoint = await context.checkpoint.snapshot()
     found["checkpoint"] = checkpoint and checkpoint.tag
     for miner in (MINER, OTHER_MINER):
-        body = context.archive.joined(miner)
+        body = context.archive.joined(miner, context.views.view(miner))
         found["with archived", miner] = body and body.tag
     return found
 

@@ -14,7 +14,7 @@ import pytest
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.intake.queue import parse_item
-from ptn_api.intake.queue_item import encode_item
+from ptn_api.queue_item import encode_item
 from tests.factories import BTCUSD, order, position
 
 

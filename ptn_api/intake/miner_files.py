@@ -1,0 +1,431 @@
+"""The files of each miner besides its positions, made into one document per miner and kind.
+
+validation/miners/<hotkey>/limit_orders/<PAIR>/{unfilled,closed}/<order uuid>
+                           archived_positions/<PAIR>/{open,closed}/<position uuid>
+                           snapshots.jsonl
+
+They are not watched: every watch is left to the positions. A look costs a stat of each folder, and of each
+file that is likely to be rewritten in place; only the miners of whom something changed are listed and read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+import structlog
+
+from ptn_api.errors import InvalidInputError
+from ptn_api.event_log.contract import Document, DocumentWritten
+from ptn_api.file_version import is_settled, version_of
+from ptn_api.intake.files import Refusals, check_name, check_utf8, json_object, read_bytes, read_file
+from ptn_api.intake.position_files import parse_file
+from ptn_api.model.limit_order import LimitOrderFile
+from ptn_api.model.position import check_unknown
+
+__all__ = ["KEPT_SNAPSHOTS", "MinerFiles"]
+
+logger = structlog.get_logger()
+
+Key = tuple[Document, str]
+FolderName = Literal["closed", "unfilled", "open"]
+_Mark = tuple[int, int, int]
+"""ctime (ns), inode and size of a file or folder; zeros if it is missing."""
+
+KEPT_SNAPSHOTS = 2_160
+"""Snapshots kept of each miner: those of 90 days."""
+_TAIL_BYTES = 512 << 10
+_LINE_BYTES = 64 << 10
+
+
+class _Tree(NamedTuple):
+    """A folder of a miner: pairs, and below each pair these folders of files; the first one wins."""
+
+    name: str
+    folders: tuple[FolderName, ...]
+    rewritten: str
+    """The one whose files the validator rewrites, perhaps in place."""
+
+
+_TREES = {
+    Document.LIMIT_ORDERS: _Tree("limit_orders", ("closed", "unfilled"), "unfilled"),
+    Document.ARCHIVED_POSITIONS: _Tree("archived_positions", ("closed", "open"), ""),
+}
+_SNAPSHOTS_FILE = "snapshots.jsonl"
+
+
+class _Snapshot(msgspec.Struct):
+    account_size: float
+    balance: float
+    equity: float
+    snapshot_ms: float | None = None
+    day_open_ms: float | None = None
+    """The time in older lines."""
+
+
+_snapshot = msgspec.json.Decoder(_Snapshot)
+
+
+class _File(NamedTuple):
+    path: str
+    pair: str
+    folder: FolderName
+    name: str
+    version: str
+    is_settled: bool
+
+
+class _MinerDocument:
+    """What is known about a miner's files of one kind.
+
+    `look_again` has the next look list the files even if no time shows a change. `fingerprint` is that of the
+    delivered document; empty if it lacks a file that could not be read.
+    """
+
+    __slots__ = (
+        "exists",
+        "fingerprint",
+        "folders",
+        "look_again",
+        "refused",
+        "rewritten",
+        "times",
+        "was_empty",
+    )
+
+    def __init__(self, fingerprint: str | None) -> None:
+        self.exists = fingerprint is not None
+        self.fingerprint = fingerprint or ""
+        self.times: list[_Mark] = []
+        self.look_again = True
+        self.was_empty = False
+        self.folders: list[tuple[str, FolderName, str]] = []
+        """Pair, name and path of each folder of files."""
+        self.rewritten: list[str] = []
+        self.refused: set[str] = set()
+
+
+class MinerFiles:
+    """The files below `root` (`validation/miners`) as documents in PER_MINER.
+
+    `known` are the log's fingerprints. `position_limit` is the largest file to read, `document_limit` the
+    largest document to make of a miner's files, in bytes. Not thread-safe.
+    """
+
+    def __init__(
+        self, root: Path, known: Mapping[Key, str], *, position_limit: int, document_limit: int
+    ) -> None:
+        self._root = str(root)
+        self._miners = {key: _MinerDocument(fingerprint) for key, fingerprint in known.items()}
+        self._refused: Refusals[str] = Refusals()
+        self._incomplete: dict[str, str] = {}
+        """Files of which something cannot be served, each with its version."""
+        self._position_limit = position_limit
+        self._document_limit = document_limit
+
+    @property
+    def refused(self) -> int:
+        """Number of files that are skipped at present, or served without something that is malformed."""
+        return len(self._refused) + len(self._incomplete)
+
+    def start_over(self) -> None:
+        """Forgets all deliveries: the baseline that they were part of was rolled back."""
+        self._miners.clear()
+
+    def changes(self, *, full: bool) -> Iterator[DocumentWritten]:
+        """Yields the documents that changed. `full` compares every file, not only folders' times."""
+        try:
+            with os.scandir(self._root) as listing:
+                hotkeys = {entry.name for entry in listing if _is_folder(entry)}
+        except OSError:
+            return  # nothing is known about any miner
+        for hotkey in sorted(hotkeys):
+            for document in (*_TREES, Document.SNAPSHOTS):
+                miner = self._miners.get((document, hotkey))
+                if miner is None:
+                    miner = self._miners[document, hotkey] = _MinerDocument(None)
+                change = self._check(document, hotkey, miner, full=full)
+                if change is not None:
+                    yield change
+        for (document, hotkey), miner in list(self._miners.items()):
+            if hotkey not in hotkeys:
+                change = self._empty(document, hotkey, miner)
+                if change is not None:
+                    yield change
+                if not miner.exists:
+                    del self._miners[document, hotkey]
+
+    # --- one miner ----------------------------------------------------------------------------------------
+
+    def _check(
+        self, document: Document, hotkey: str, miner: _MinerDocument, *, full: bool
+    ) -> DocumentWritten | None:
+        tree = _TREES.get(document)
+        path = f"{self._root}/{hotkey}/{tree.name if tree else _SNAPSHOTS_FILE}"
+        whole = path + "/"
+        """What is refused if not a single file is: the folder, or a document that is too large."""
+        try:
+            must_list = full or miner.look_again
+            miner.look_again = False
+            times = self._times(path, tree, miner, relist=must_list)
+            if times == miner.times and not must_list:
+                return None
+            files = self._list(path, tree, hotkey, miner)
+        except OSError as error:
+            miner.refused.add(whole)
+            unreadable = InvalidInputError(f"{error.strerror}", code="unreadable")
+            self._refuse(document, hotkey, whole, "", unreadable)
+            return None
+        miner.times = times
+        self._accept(miner, miner.refused - {whole} - {file.path for file in files})
+        if not files:
+            self._accept(miner, {whole})
+            return self._empty(document, hotkey, miner)
+        miner.was_empty = False
+        return self._read(document, hotkey, miner, whole, files)
+
+    def _times(self, path: str, tree: _Tree | None, miner: _MinerDocument, *, relist: bool) -> list[_Mark]:
+        """Returns what shows most changes; compare it to that of the last look."""
+        times = [_mark(path)]
+        if tree is not None:
+            if relist or times != miner.times[:1]:
+                pairs = [entry.name for entry in _entries(path) if _is_folder(entry)]
+                miner.folders = [
+                    (pair, folder, f"{path}/{pair}/{folder}") for pair in pairs for folder in tree.folders
+                ]
+            times += [_mark(folder) for _, _, folder in miner.folders]
+            times += [_mark(file) for file in miner.rewritten]
+        newest = max(changed_ns for changed_ns, _, _ in times)
+        if not is_settled(newest):
+            miner.look_again = True
+        return times
+
+    def _list(self, path: str, tree: _Tree | None, hotkey: str, miner: _MinerDocument) -> list[_File]:
+        files: list[_File] = []
+        if tree is None:
+            file = _file(path, "", "closed", _SNAPSHOTS_FILE)
+            return [file] if file else []
+        for pair, folder, folder_path in miner.folders:
+            for entry in _entries(folder_path):
+                file = _file(entry.path, pair, folder, entry.name)
+                if file is None:
+                    continue
+                if tree.name == "archived_positions" and self._is_live(hotkey, pair, entry.name):
+                    miner.look_again = True  # it is being moved
+                    continue
+                files.append(file)
+        files.sort()
+        miner.rewritten = [file.path for file in files if file.folder == tree.rewritten]
+        return files
+
+    def _is_live(self, hotkey: str, pair: str, uuid: str) -> bool:
+        """Returns whether the position still has a file among the positions, which wins."""
+        live = f"{self._root}/{hotkey}/positions/{pair}"
+        return any(os.path.exists(f"{live}/{folder}/{uuid}") for folder in ("open", "closed"))
+
+    def _empty(self, document: Document, hotkey: str, miner: _MinerDocument) -> DocumentWritten | None:
+        """Returns the document's removal, at the second look in a row that finds no file.
+
+        Between two writes of the validator a file may have left one folder and not reached the next.
+        """
+        if not miner.exists:
+            return None
+        if not miner.was_empty:
+            miner.was_empty = miner.look_again = True
+            return None
+        miner.exists = False
+        miner.fingerprint = ""
+        return DocumentWritten(document=document, content=None, miner_hotkey=hotkey)
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    def _read(
+        self, document: Document, hotkey: str, miner: _MinerDocument, whole: str, files: list[_File]
+    ) -> DocumentWritten | None:
+        digest = hashlib.blake2b(digest_size=16)
+        for file in files:
+            digest.update(os.fsencode(f"{file.folder}/{file.pair}/{file.name}/{file.version}\n"))
+        fingerprint = digest.hexdigest()
+        if fingerprint == miner.fingerprint:
+            self._accept(miner, {whole})
+            return None
+        if self._refused.is_final(whole, fingerprint):
+            return None
+        parts: list[bytes] = []
+        names: set[str] = set()
+        size = 0
+        for file in files:
+            if file.name in names:
+                continue
+            if not self._refused.is_final(file.path, file.version):
+                part = self._read_file(document, hotkey, miner, file)
+                if part:
+                    names.add(file.name)
+                    parts.append(part)
+                    size += len(part)
+            if size > self._document_limit:
+                miner.refused.add(whole)
+                excess = InvalidInputError(f"larger than {self._document_limit} bytes", code="too_large")
+                self._refuse(document, hotkey, whole, fingerprint, excess)
+                return None
+        self._accept(miner, {whole})
+        # A file that is being copied into place must not seem gone: the others wait for it, for a few looks.
+        if any(self._refused.is_young(refused) for refused in miner.refused):
+            miner.look_again = True
+            return None
+        if not parts:
+            return None if miner.refused else self._empty(document, hotkey, miner)
+        if not all(file.is_settled for file in files):
+            miner.look_again = True
+            fingerprint = ""
+        miner.fingerprint = "" if miner.refused else fingerprint
+        miner.exists = True
+        return DocumentWritten(
+            document=document,
+            content=b"[" + b",".join(parts) + b"]",
+            miner_hotkey=hotkey,
+            fingerprint=miner.fingerprint,
+        )
+
+    def _read_file(self, document: Document, hotkey: str, miner: _MinerDocument, file: _File) -> bytes:
+        """Returns the file's part of the document; nothing if it is refused."""
+        problems: list[str] = []
+        try:
+            check_name(file.name)
+            part = _READERS[document](file, hotkey, self._position_limit, problems)
+        except FileNotFoundError:
+            miner.look_again = True
+            return b""
+        except InvalidInputError as error:
+            miner.refused.add(file.path)
+            self._refuse(document, hotkey, file.path, file.version, error)
+            return b""
+        is_named = self._incomplete.get(file.path) == file.version
+        self._accept(miner, {file.path})
+        if problems:
+            miner.refused.add(file.path)
+            self._incomplete[file.path] = file.version
+            if not is_named:
+                logger.warning("position_incomplete", hotkey=hotkey, uuid=file.name, reason=problems[0])
+        return part
+
+    def _accept(self, miner: _MinerDocument, paths: set[str]) -> None:
+        for path in paths:
+            self._refused.discard(path)
+            self._incomplete.pop(path, None)
+        miner.refused -= paths
+
+    def _refuse(
+        self, document: Document, hotkey: str, path: str, version: str, error: InvalidInputError
+    ) -> None:
+        if self._refused.add(path, version, error.code):
+            logger.warning(
+                "miner_file_skipped",
+                document=document.value,
+                hotkey=hotkey,
+                name=ascii(os.path.basename(path.rstrip("/")))[1:-1][:200],
+                code=error.code,
+                reason=str(error),
+            )
+
+
+def _read_limit_order(file: _File, hotkey: str, limit: int, problems: list[str]) -> bytes:
+    body, _ = read_bytes(file.path, limit)
+    order = json_object(body, limit)
+    check_unknown(order)
+    folder: Literal["unfilled", "closed"] = "unfilled" if file.folder == "unfilled" else "closed"
+    return msgspec.json.encode(
+        LimitOrderFile(trade_pair_id=file.pair, folder=folder, order=msgspec.Raw(order))
+    )
+
+
+def _read_archived(file: _File, hotkey: str, limit: int, problems: list[str]) -> bytes:
+    body, _ = read_file(file.path, limit)
+    return parse_file(body, (hotkey, file.name), problems)[1].json()
+
+
+def _read_snapshots(file: _File, hotkey: str, limit: int, problems: list[str]) -> bytes:
+    """Returns the last snapshots, from the end of a file of any size."""
+    tail = min(_TAIL_BYTES, limit)
+    while True:
+        body, status = read_bytes(file.path, limit, tail=tail)
+        lines = body.split(b"\n")
+        is_whole = len(body) >= status.st_size
+        if not is_whole:
+            del lines[0]  # its beginning may be missing
+        kept: list[bytes] = []
+        while lines and len(kept) < KEPT_SNAPSHOTS:
+            line = lines.pop().strip()
+            if _is_snapshot(line):
+                kept.append(line)
+        if is_whole or len(kept) == KEPT_SNAPSHOTS or tail >= limit:
+            return b",".join(reversed(kept))
+        tail = min(4 * tail, limit)
+
+
+def _is_snapshot(line: bytes) -> bool:
+    """Returns whether it is a complete line; the last one may be half written."""
+    if not 0 < len(line) <= _LINE_BYTES:
+        return False
+    try:
+        check_utf8(line)
+        check_unknown(line)
+        snapshot = _snapshot.decode(line)
+    except (InvalidInputError, msgspec.DecodeError):
+        return False
+    return snapshot.snapshot_ms is not None or snapshot.day_open_ms is not None
+
+
+_READERS: dict[Document, Callable[[_File, str, int, list[str]], bytes]] = {
+    Document.LIMIT_ORDERS: _read_limit_order,
+    Document.ARCHIVED_POSITIONS: _read_archived,
+    Document.SNAPSHOTS: _read_snapshots,
+}
+
+
+# --- files and folders that may be missing ----------------------------------------------------------------
+
+
+def _stat(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _mark(path: str) -> _Mark:
+    status = _stat(path)
+    return (status.st_ctime_ns, status.st_ino, status.st_size) if status else (0, 0, 0)
+
+
+def _entries(path: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as listing:
+            return list(listing)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Returns whether it is a folder with a proper name; `Directory` reports the others."""
+    try:
+        check_name(entry.name)
+        return entry.is_dir()
+    except (InvalidInputError, OSError):
+        return False
+
+
+def _file(path: str, pair: str, folder: FolderName, name: str) -> _File | None:
+    """Returns a file as it is now; None if it is gone or a folder."""
+    try:
+        status = _stat(path)
+    except OSError:
+        return _File(path, pair, folder, name, "", True)  # reading it tells why
+    if status is None or stat.S_ISDIR(status.st_mode):
+        return None
+    return _File(path, pair, folder, name, version_of(status), is_settled(status.st_ctime_ns))
