@@ -383,7 +383,7 @@ def miner_statistics(hotkey: str, *, checkpoints: bool = True) -> Call[MinerStat
 
 def eliminations() -> Call[list[Elimination]]:
     """The eliminated miners, with time and reason."""
-    return Call("/eliminations", _read_eliminations)
+    return Call("/eliminations", _part_reader(Eliminations, "eliminations"))
 
 
 @overload
@@ -475,17 +475,17 @@ def collateral(*, hotkey: str | None = None, most_recent: bool = False) -> Call[
 
 def miner_selections() -> Call[dict[str, str]]:
     """The asset class that each miner chose."""
-    return Call("/miner-selections", _read_selections)
+    return Call("/miner-selections", _part_reader(MinerSelections, "miner_selections"))
 
 
 def entities() -> Call[dict[str, Any]]:
     """All entities with their subaccounts, by hotkey (tier 200)."""
-    return Call("/entities", _read_entities)
+    return Call("/entities", _part_reader(Entities, "entities"))
 
 
 def entity(hotkey: str) -> Call[dict[str, Any]]:
     """One entity with its subaccounts (tier 200)."""
-    return Call(_path("/entity", hotkey), _read_entity)
+    return Call(_path("/entity", hotkey), _part_reader(EntityAnswer, "entity"))
 
 
 def entity_endpoint(*, hl_address: str | None = None, subaccount: str | None = None) -> Call[EntityEndpoint]:
@@ -563,20 +563,11 @@ def _comma_list(values: str | Sequence[str]) -> str:
     return values if isinstance(values, str) else ",".join(values)
 
 
-def _read_selections(body: bytes, headers: Mapping[str, str]) -> dict[str, str]:
-    return msgspec.json.decode(body, type=MinerSelections).miner_selections
-
-
-def _read_entities(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
-    return msgspec.json.decode(body, type=Entities).entities
-
-
-def _read_entity(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
-    return msgspec.convert(msgspec.json.decode(body, type=EntityAnswer).entity, dict[str, Any])
-
-
-def _read_eliminations(body: bytes, headers: Mapping[str, str]) -> list[Elimination]:
-    return msgspec.json.decode(body, type=Eliminations, strict=False).eliminations
+@cache
+def _part_reader(document_type: type[Any], name: str) -> _Reader[Any]:
+    """Returns a reader of one field of a document."""
+    decoder = msgspec.json.Decoder(document_type, strict=False)
+    return lambda body, _: getattr(decoder.decode(body), name)
 
 
 def _int(text: str | None) -> int | None:
