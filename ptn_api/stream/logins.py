@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import structlog
@@ -16,7 +17,7 @@ from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.log_tail import RETRY_MS, LogTail
 from ptn_api.stream.options import StreamOptions
 from ptn_api.wire.close_codes import INTERNAL_ERROR, KEY_REVOKED, NOT_READY, TOO_MANY_REQUESTS
-from ptn_api.wire.server_session import STREAM_TIER, State
+from ptn_api.wire.server_session import ENTITY_TIER, STREAM_TIER, State
 
 __all__ = ["EvictionBackoff", "LoginPacer", "Logins"]
 
@@ -159,8 +160,9 @@ class Logins:
         self._counters.evictions += 1
         slots[0].evict()  # which frees its slot through `leave`
 
-    def _max_slots(self, holder: KeyHolder) -> int:
-        return holder.max_connections or self._options.max_connections_per_key
+    def _max_slots(self, holder: KeyHolder) -> float:
+        by_tier = math.inf if holder.tier >= ENTITY_TIER else self._options.max_connections_per_key
+        return holder.max_connections or by_tier
 
     def leave(self, connection: Connection) -> None:
         """Frees the connection's slot, if it has one."""
