@@ -21,7 +21,6 @@ from ptn_api.wire.frames import (
     PositionsRemoved,
     Resumed,
     ResumeFailed,
-    SubscriptionStatus,
 )
 
 __all__ = [
@@ -30,20 +29,31 @@ __all__ = [
     "OrderBatch",
     "OrderMessage",
     "ServerFrame",
+    "SubscriptionAnswer",
     "read_frame",
     "read_message_data",
 ]
 
 
 class LoginAccepted(msgspec.Struct, kw_only=True):
-    """The success frame (`frames.AuthSuccess`); a version 1 server sends only the first two fields."""
+    """The success frame (`frames.AuthSuccess`); other servers send only the first two fields."""
 
     current_sequence: int
-    tier: int = 100
+    tier: int | float = 100
     epoch: str | None = None
     oldest_sequence: int | None = None
     version: int = 1
     heartbeat_ms: int = 0
+
+
+class SubscriptionAnswer(msgspec.Struct, kw_only=True, tag="subscription_status"):
+    """The answer to a subscribe or unsubscribe (`frames.SubscriptionStatus`); others leave out the times."""
+
+    status: str = "success"
+    action: str = ""
+    message: str = ""
+    sender_timestamp: Any = None
+    received_timestamp: int | None = None
 
 
 class OrderMessage(msgspec.Struct, kw_only=True):
@@ -82,7 +92,7 @@ ServerFrame = (
     | PositionsRemoved
     | ResumeFailed
     | Resumed
-    | SubscriptionStatus
+    | SubscriptionAnswer
 )
 
 _KINDS: dict[str, Any] = {
@@ -94,7 +104,7 @@ _KINDS: dict[str, Any] = {
     "removed": PositionsRemoved,
     "resume_failed": ResumeFailed,
     "resumed": Resumed,
-    "subscription_status": SubscriptionStatus,
+    "subscription_status": SubscriptionAnswer,
 }
 _STATUSES: dict[str, Any] = {"success": LoginAccepted, "error": AuthFailure}
 

@@ -181,6 +181,26 @@ async def test_a_version_1_client_is_replayed_what_it_missed_before_live_orders(
             assert all("replay" not in m for m in messages)
 
 
+@pytest.mark.parametrize("closed", [False, True])
+async def test_a_position_of_a_validator_of_today_is_sent_whole(closed: bool) -> None:
+    """Every field as in the file, price sources included; `close_ms` is null while it is open."""
+    body = json.loads((Path(__file__).parent / "data" / "position_of_today.json").read_bytes())
+    if closed:
+        close_ms = body["orders"][-1]["processed_ms"]
+        body |= {"close_ms": close_ms, "is_closed_position": True, "position_type": "FLAT"}
+    async with running() as live, live.client() as old, live.client() as new:
+        await old.login()
+        await new.login(version=2)
+        for client in (old, new):
+            await client.subscribe()
+        live.append(written(body))
+        for client in (old, new):
+            first, last = await client.messages(2)
+            assert last["data"] == {"position": body}
+            assert list(last["data"]["position"]) == list(body)
+            assert first["data"]["position"]["orders"] == body["orders"][:1]
+
+
 async def test_version_1_is_not_sent_late_orders_older_than_its_window() -> None:
     """It could not tell them from new ones; version 2 is sent them, marked. Neither live nor in a replay."""
     async with running(replay_window_ms=120_000) as live, live.client() as old, live.client() as new:
