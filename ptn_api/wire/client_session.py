@@ -37,7 +37,6 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from ptn_api.errors import InvalidInputError
-from ptn_api.model.trade_pair import pair_id
 from ptn_api.wire import server_frames
 from ptn_api.wire.clock_offset import ClockOffset
 from ptn_api.wire.codec import encode
@@ -407,7 +406,8 @@ class ClientSession:
         self._counts = True
         self._may_skip = False
         self.cursor = Cursor(message.sequence, self.cursor.epoch)
-        yield StreamItem(message if self._version_2 or self._matches(message) else None, self.cursor)
+        wanted = self._version_2 or server_frames.matches(message, self._subscription)
+        yield StreamItem(message if wanted else None, self.cursor)
         if self.state == "replaying" and (message.sequence >= self._replay_until or not message.replay):
             yield from self._enter("live")
 
@@ -457,19 +457,6 @@ class ClientSession:
         sub = self._subscription
         return sub is not None and sub.miners is None and sub.trade_pairs is None and not self._may_skip
 
-    def _matches(self, message: OrderMessage) -> bool:
-        """Returns whether an order of a server without filters was subscribed to."""
-        sub = self._subscription
-        if sub is None or (sub.miners is None and sub.trade_pairs is None):
-            return True
-        try:
-            position = server_frames.read_message_data(message.data).position
-        except InvalidInputError:
-            return True  # reported by whoever reads it
-        return (sub.miners is None or position.miner_hotkey in sub.miners) and (
-            sub.trade_pairs is None or pair_id(position.trade_pair) in sub.trade_pairs
-        )
-
     def _enter(self, state: State) -> Iterator[Event]:
         if state == "live" and self._source_stale:
             state = "stale"
@@ -481,7 +468,7 @@ class ClientSession:
         assert self._subscription is not None
         self._move(Input.RESUME if self._resumes else Input.SUBSCRIBE)
         self._resumes = False
-        # Version 1 knows no filters: `_matches` applies them here.
+        # Version 1 has no filters: `_order` applies them.
         subscription = self._subscription if self._version_2 else Subscribe(all=True)
         self._send(msgspec.structs.replace(subscription, sender_timestamp=wall_ms))
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from ptn_api.errors import InvalidInputError
+from ptn_api.model.trade_pair import pair_id
 from ptn_api.wire import codec
 from ptn_api.wire.frames import (
     AuthFailure,
@@ -21,6 +23,7 @@ from ptn_api.wire.frames import (
     PositionsRemoved,
     Resumed,
     ResumeFailed,
+    Subscribe,
 )
 
 __all__ = [
@@ -30,6 +33,7 @@ __all__ = [
     "OrderMessage",
     "ServerFrame",
     "SubscriptionAnswer",
+    "matches",
     "read_frame",
     "read_message_data",
 ]
@@ -154,3 +158,17 @@ def read_frame(data: bytes | str) -> ServerFrame | None:
 def read_message_data(data: msgspec.Raw | bytes) -> MessageData:
     """Decodes the data of an order's message. Raises InvalidInputError."""
     return codec.decoded(_data, data)
+
+
+def matches(message: OrderMessage, subscription: Subscribe | None) -> bool:
+    """Returns whether an order passes the subscription's filters, which its server did not apply."""
+    if subscription is None or (subscription.miners is None and subscription.trade_pairs is None):
+        return True
+    try:
+        position = read_message_data(message.data).position
+    except InvalidInputError:
+        return True  # reported by whoever reads it
+    miners, pairs = subscription.miners, subscription.trade_pairs
+    return (miners is None or position.miner_hotkey in miners) and (
+        pairs is None or pair_id(position.trade_pair) in pairs
+    )
