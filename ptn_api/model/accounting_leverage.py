@@ -154,4 +154,7 @@ def liquidation_flat(position_uuid: str, at_ms: int, leverage: float = 0.0) -> O
         order_uuid=position_uuid[::-1],
         src=int(OrderSource.ELIMINATION),
         price_sources=[],
+        quote_usd_rate=0.0,
+        usd_base_rate=0.0,
+        execution_type="MARKET",
     )

@@ -84,8 +84,9 @@ class Order(msgspec.Struct, kw_only=True, gc=False):
     """
 
     order_type: OrderType
-    leverage: float | None
-    price: float
+    leverage: float | None = None
+    price: float = 0.0
+    """0: forced by the validator without a price, or not filled."""
     processed_ms: int
     order_uuid: str
     bid: float | None = 0.0

@@ -139,10 +139,13 @@ _BRACKETS = re.compile(rb'"(?:[^"\\]+|\\.)*"|[][{}]')
 def parse_position(body: bytes, problems: list[str] | None = None) -> tuple[Position, PositionText]:
     """Reads one position as a validator writes it; the text that is returned is valid JSON.
 
-    NaN becomes null and a whole float an int where an int belongs. An optional value of a wrong type becomes
-    null. Unknown trade pairs, unknown keys and odd price sources are kept unchanged. An order that cannot be
-    understood (no uuid, time or type) is left out, so that it hides no other: every client would fail to
-    decode it. `problems` collects a sentence for each of these; without it, such an order is refused.
+    NaN becomes null, and a whole float an int where an int belongs. Another value of a wrong type becomes
+    null, or its default if it may not be null. Unknown trade pairs, unknown keys and odd price sources are
+    kept unchanged.
+
+    An order that cannot be understood (no uuid, time or type) is left out, so that it hides no other: it has
+    no identity to announce, no time to delay it by, and clients would fail to decode the whole position.
+    `problems` collects a sentence for each of these changes; without it, such an order is refused.
 
     Raises InvalidInputError with code `not_json`, `not_a_position` or `bad_value`: missing or mistyped fields
     that identify the position, absurd times, numbers beyond a float, too deep nesting.

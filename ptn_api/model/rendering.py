@@ -102,6 +102,18 @@ _encode = msgspec.json.Encoder().encode
 _EMPTY_LIST = msgspec.Raw(b"[]")
 _NULL = msgspec.Raw(b"null")
 _STATE_KEYS = frozenset(PositionState.__struct_fields__)
+_OLDEST_STATE_KEYS = (
+    "open_ms",
+    "current_return",
+    "net_leverage",
+    "return_at_close",
+    "average_entry_price",
+    "cumulative_entry_value",
+    "realized_pnl",
+    "position_type",
+    "is_closed_position",
+)
+"""The keys of a state by generation 1, which a rebuilt position has even if its file is older."""
 _KEPT_KEYS = frozenset(
     {"miner_hotkey", "position_uuid", "trade_pair", "account_size", "is_hl", "is_pro", "orders"}
 )
@@ -131,8 +143,8 @@ _UNKNOWN_SOURCE = msgspec.Raw(
 def render_position(text: PositionText, position: Position, shown: AsIs | Rebuilt, now_ms: int) -> bytes:
     """Returns the position's compact JSON. `position` is the decoded `text`, `shown` what the tier shows.
 
-    As is: all keys of the file. Rebuilt: the known keys that the file has, each as of the cutoff; nothing
-    depends on later orders. Both in the file's order, with `close_ms` 0 while open.
+    As is: all keys of the file. Rebuilt: its known keys, each as of the cutoff; nothing depends on later
+    orders. Both in the file's order, with `close_ms` 0 while open.
     """
     if isinstance(shown, Rebuilt):
         return _render_rebuilt(text, position, shown, now_ms)
@@ -202,17 +214,22 @@ class _Moment(msgspec.Struct, frozen=True):
 def _render_rebuilt(text: PositionText, position: Position, shown: Rebuilt, now_ms: int) -> bytes:
     rebuilt = shown.position
     fields = _raw_object.decode(text.header)
+    last = text.orders[shown.indexes[-1]]
     moment = _Moment(shown.cutoff_ms, _date(shown.cutoff_ms))
-    at = _fields_at(fields, position, rebuilt, text.orders[shown.indexes[-1]], moment)
+    at = _fields_at(fields, position, rebuilt, last, moment)
+    if position.initial_entry_price is not None:
+        at["initial_entry_price"] = rebuilt.initial_entry_price
     orders = [
         (order, _accounted(text.orders[index], position.orders[index], order))
         for index, order in zip(shown.indexes, rebuilt.orders, strict=True)
     ]
     texts = [*_order_texts(orders, now_ms)]
     if rebuilt.appended is not None:
-        texts.append(_encode({key: getattr(rebuilt.appended, key) for key in _ORDER_KEYS}))
+        keys = [key for key in _raw_object.decode(last) if key in Order.__struct_fields__]
+        texts.append(_encode({key: getattr(rebuilt.appended, key) for key in [*keys, *_ORDER_KEYS]}))
     # A value from the file would reveal later orders, except for those that no order changes.
     known = {key: at.get(key, value) for key, value in fields.items() if key in at or key in _KEPT_KEYS}
+    known |= {key: getattr(rebuilt.state, key) for key in _OLDEST_STATE_KEYS if key not in known}
     known["orders"] = msgspec.Raw(b"[" + b",".join(texts) + b"]")
     known["close_ms"] = rebuilt.state.close_ms or 0
     return _encode(known)
@@ -227,8 +244,6 @@ def _fields_at(
 ) -> dict[str, Any]:
     """Returns the values of the keys that change in the course of a position, those of `fields` only."""
     at: dict[str, Any] = {key: getattr(rebuilt.state, key) for key in fields if key in _STATE_KEYS}
-    if position.initial_entry_price is not None:
-        at["initial_entry_price"] = rebuilt.initial_entry_price
     if position.fee_history is not None:
         at["fee_history"] = [
             raw

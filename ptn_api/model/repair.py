@@ -27,7 +27,7 @@ _SLICE = 4 << 20
 _LONGEST_SUSPECT = 309
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
-_NULL = msgspec.Raw(b"null")
+_NULL = b"null"
 
 
 def null_for_nan(text: bytes) -> bytes:
@@ -77,8 +77,8 @@ def _suspects(text: bytes) -> Iterator[tuple[int, int]]:
 def repair_object(text: bytes, kind: type[msgspec.Struct], problems: list[str]) -> dict[str, msgspec.Raw]:
     """Returns a JSON object's keys with values that fit the struct; unknown keys are kept.
 
-    A whole float becomes an int. Another value that does not fit becomes null, or is left out where null does
-    not fit either, and is named in `problems`. Raises msgspec.ValidationError if it is required.
+    A whole float becomes an int. Another value that does not fit becomes null, or the field's default where
+    null does not fit either, and is named in `problems`. Raises msgspec.ValidationError if it is required.
     """
     fields = _raw_object.decode(text)
     for field in msgspec.structs.fields(kind):
@@ -90,11 +90,9 @@ def repair_object(text: bytes, kind: type[msgspec.Struct], problems: list[str]) 
             if field.required:
                 msgspec.json.decode(fields[name], type=field.type)  # raises
             problems.append(name)
-            value = _NULL if _fits(_NULL, field.type) else None
-        if value is None:
-            del fields[name]
-        else:
-            fields[name] = value
+            default = None if _fits(_NULL, field.type) else field.default
+            value = msgspec.Raw(msgspec.json.encode(default))
+        fields[name] = value
     return fields
 
 

@@ -69,7 +69,7 @@ SOURCE_KEYS = [
 
 
 def rebuilt(position: Position) -> PositionState:
-    again = rebuild(position.orders, position.trade_pair, position.position_uuid)
+    again = rebuild(position)
     assert again is not None
     return again.state
 
