@@ -11,7 +11,8 @@ validator's files. A changed file passes the modules in this order:
     files            a single file: content, version, name
     merge, pending   directory and queue into one writer
 
-    documents               files that are served whole
+    documents               files that are served whole, and the threads that read documents
+    miner_files             limit orders, archived positions and snapshots: one document per miner
     queue                   the embedded queue: the reader of its items
     checkpoint              a one-off import
 """

@@ -35,7 +35,7 @@ logger = structlog.get_logger()
 Key = tuple[Document, str]
 FolderName = Literal["closed", "unfilled", "open"]
 _Mark = tuple[int, int, int]
-"""ctime (ns), inode and size of a file or folder; zeros if it is missing."""
+"""ctime (ns), inode and size of a file or folder; zeros if it has none."""
 
 KEPT_SNAPSHOTS = 2_160
 """Snapshots kept of each miner: those of 90 days."""
@@ -391,16 +391,12 @@ _READERS: dict[Document, Callable[[_File, str, int, list[str]], bytes]] = {
 # --- files and folders that may be missing ----------------------------------------------------------------
 
 
-def _stat(path: str) -> os.stat_result | None:
-    try:
-        return os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
 def _mark(path: str) -> _Mark:
-    status = _stat(path)
-    return (status.st_ctime_ns, status.st_ino, status.st_size) if status else (0, 0, 0)
+    try:
+        status = os.stat(path)
+    except OSError:
+        return (0, 0, 0)
+    return (status.st_ctime_ns, status.st_ino, status.st_size)
 
 
 def _entries(path: str) -> list[os.DirEntry[str]]:
@@ -423,9 +419,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _file(path: str, pair: str, folder: FolderName, name: str) -> _File | None:
     """Returns a file as it is now; None if it is gone or a folder."""
     try:
-        status = _stat(path)
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError:
         return _File(path, pair, folder, name, "", True)  # reading it tells why
-    if status is None or stat.S_ISDIR(status.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         return None
     return _File(path, pair, folder, name, version_of(status), is_settled(status.st_ctime_ns))

@@ -30,6 +30,8 @@ PERIODS: dict[str, Any] = {
     "blind_sweep_ms": 30,
     "removal_confirm_ms": 60,
     "mass_removal_window_ms": NEVER_MS,
+    "miner_files_ms": 20,
+    "account_sizes_ms": 10,
     "queue_hold_ms": 200,
     "prune_ms": NEVER_MS,
     "retry_ms": 5,

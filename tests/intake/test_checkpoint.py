@@ -13,6 +13,7 @@ import pytest
 from ptn_api.errors import InvalidInputError
 from ptn_api.event_log.contract import Document, DocumentWritten, PositionWritten
 from ptn_api.intake.checkpoint import read_checkpoint
+from tests import newest
 from tests.factories import MINER, OTHER_MINER, order, position, uuid
 from tests.intake.running import running
 
@@ -73,6 +74,83 @@ def test_malformed_entries_are_skipped(tmp_path: Path, capsys: pytest.CaptureFix
     kept = [c.position.position_uuid for c in changes if isinstance(c, PositionWritten)]
     assert kept == [uuid(1)]
     assert capsys.readouterr().out.count("checkpoint_entry_skipped") == 7
+
+
+def test_every_part_of_a_checkpoint_of_today_is_read(tmp_path: Path) -> None:
+    """Into the documents that its validator's files make; miners without a position are kept too."""
+    content = newest.expected()["checkpoint"]
+    changes = list(read_checkpoint(zipped(tmp_path / "c", content)))
+    documents = {
+        (change.document, change.miner_hotkey): json.loads(change.content or b"")
+        for change in changes
+        if isinstance(change, DocumentWritten)
+    }
+    files = {
+        (change.document, change.miner_hotkey): json.loads(change.content or b"")
+        for change in newest.changes()
+        if isinstance(change, DocumentWritten)
+    }
+    for document in (
+        *(Document.ELIMINATIONS, Document.CHALLENGEPERIOD, Document.PERF_LEDGERS, Document.ACCOUNT_SIZES),
+        *(Document.ASSET_SELECTIONS, Document.ENTITIES, Document.MINERS),
+    ):
+        assert documents[document, ""] == files[document, ""], document
+    uuids = {change.position.position_uuid for change in changes if isinstance(change, PositionWritten)}
+    assert uuids == {
+        change.position.position_uuid for change in newest.changes() if isinstance(change, PositionWritten)
+    }
+    for (document, miner), listed in files.items():
+        if document is Document.LIMIT_ORDERS:
+            waiting = {
+                (file["trade_pair_id"], file["order"]["order_uuid"])
+                for file in listed
+                if file["folder"] == "unfilled"
+            }
+            read = documents.get((document, miner), [])
+            assert {(file["trade_pair_id"], file["order"]["order_uuid"]) for file in read} == waiting
+            assert {file["folder"] for file in read} <= {"unfilled"}
+        if document is Document.ARCHIVED_POSITIONS:
+            ids = {body["position_uuid"] for body in listed}
+            assert {body["position_uuid"] for body in documents[document, miner]} == ids
+
+
+def test_a_checkpoint_with_values_that_are_no_numbers_is_read(tmp_path: Path) -> None:
+    """An older validator without an order writes Infinity for the time of the oldest."""
+    path = tmp_path / "c"
+    text = json.dumps(
+        checkpoint(oldest_order_processed_ms=float("inf"), asset_selections={"a": float("nan")})
+    )
+    path.write_text(text)
+    documents = {c.document: c.content for c in read_checkpoint(path) if isinstance(c, DocumentWritten)}
+    assert documents[Document.ASSET_SELECTIONS] == b'{"a": null}'
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"limit_orders": [1]},
+        {"limit_orders": {"BTCUSD": [1]}},
+        {"limit_orders": {"BTCUSD": {MINER: {}}}},
+        {"limit_orders": {"BTCUSD": {MINER: [1]}}},
+        {"limit_orders": {"BTCUSD": {"../x": [order(1)]}}},
+        {"archived_positions": {MINER: {"positions": [{}]}}},
+        {"archived_positions": {MINER: 1}},
+        {"archived_positions": "x"},
+        {"entities": []},
+    ],
+)
+def test_a_malformed_part_hides_no_other(
+    tmp_path: Path, fields: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is logged and skipped."""
+    content = checkpoint(miner_account_sizes={MINER: []}) | fields
+    changes = list(read_checkpoint(plain(tmp_path / "c", content)))
+    documents = {c.document for c in changes if isinstance(c, DocumentWritten)}
+    assert documents == {
+        *(Document.ELIMINATIONS, Document.CHALLENGEPERIOD, Document.PERF_LEDGERS),
+        *(Document.ACCOUNT_SIZES, Document.MINERS),
+    }
+    assert capsys.readouterr().out.count("checkpoint_entry_skipped") == 1
 
 
 def test_the_older_schema_is_accepted(tmp_path: Path) -> None:

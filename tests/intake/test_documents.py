@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import json
 import os
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
+from ptn_api import file_version
 from ptn_api.event_log.contract import Document
 from ptn_api.intake import documents
 from ptn_api.intake.documents import DOCUMENT_FILES, DocumentFiles
 from ptn_api.intake.files import read_bytes
 from tests.factories import MINER, order, position, uuid
-from tests.intake.running import WATCH_ALONE, running
+from tests.intake.running import NEVER_MS, WATCH_ALONE, running
 from tests.intake.validator_dir import ValidatorDir
 
 
@@ -28,6 +33,162 @@ async def test_a_document_is_in_the_baseline_and_follows_its_file(
         assert intake.log.document(document) == b'{"first": 1}'
         validator.document(name, b'{"second": 2}')
         await intake.until(lambda: intake.log.document(document) == b'{"second": 2}')
+
+
+# --- several files of one document ------------------------------------------------------------------------
+
+LEDGERS = Document.PERF_LEDGERS
+ZIPPED, PKL, PLAIN = DOCUMENT_FILES[LEDGERS]
+PICKLE = b"\x80\x04\x95\x0a\x00\x00\x00\x00\x00\x00\x00}\x94."
+
+
+class Ledgers:
+    """The files of the performance ledgers, written with the given ages in seconds."""
+
+    def __init__(self, validator: ValidatorDir, limit: int = 1 << 20) -> None:
+        self.validator = validator
+        self.files = DocumentFiles(validator.path, {}, limit=limit, confirm_ms=0)
+
+    def write(self, name: str, content: bytes, age: int = 0) -> None:
+        path = self.validator.document(name, content)
+        then = time.time_ns() - age * 10**9
+        os.utime(path, ns=(then, then))
+
+    def check(self) -> bytes | None:
+        change = self.files.check(LEDGERS, 0)
+        return change.content if change else None
+
+
+def zipped(content: bytes) -> bytes:
+    return gzip.compress(content, 1)
+
+
+@pytest.fixture
+def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if 50 ms had passed since each change."""
+    monkeypatch.setattr(file_version, "_SETTLE_NS", -1)
+
+
+@pytest.mark.usefixtures("_settled")
+def test_the_newest_file_counts(validator: ValidatorDir) -> None:
+    """Of equally old ones the first: gzipped JSON, then the same under a wrong name, then plain JSON."""
+    ledgers = Ledgers(validator)
+    then = time.time_ns()
+    for name, content in (
+        (PLAIN, b'{"plain":1}'),
+        (PKL, zipped(b'{"pkl":1}')),
+        (ZIPPED, zipped(b'{"gz":1}')),
+    ):
+        os.utime(validator.document(name, content), ns=(then, then))
+        assert ledgers.check() == (content if name == PLAIN else gzip.decompress(content))
+    assert ledgers.check() is None
+    ledgers.write(PLAIN, b'{"plain":2}', age=-1)
+    assert ledgers.check() == b'{"plain":2}'
+    for name in (PLAIN, ZIPPED):
+        (validator.path / name).unlink()
+    assert ledgers.check() == b'{"pkl":1}'
+    assert ledgers.files.refused == 0
+
+
+@pytest.mark.usefixtures("_settled")
+def test_a_pickle_is_never_loaded(validator: ValidatorDir, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is counted and named once, and an older file is served; nor is gzip of anything but an object."""
+    ledgers = Ledgers(validator)
+    ledgers.write(PKL, PICKLE)
+    ledgers.write(PLAIN, b"{}", age=1)
+    assert ledgers.check() == b"{}"
+    for _ in range(8):
+        assert ledgers.check() is None
+    assert ledgers.files.refused == 1
+    output = capsys.readouterr().out
+    assert output.count("document_skipped") == 1
+    assert "perf_ledgers.pkl" in output
+    assert str(validator.path) not in output
+    ledgers.write(PKL, zipped(PICKLE))
+    assert ledgers.check() is None
+    assert ledgers.files.refused == 1
+    ledgers.write(PKL, zipped(b" \n{}"))
+    assert ledgers.check() == b" \n{}"
+    assert ledgers.files.refused == 0
+
+
+def test_a_damaged_file_is_not_replaced_by_an_older_one(validator: ValidatorDir) -> None:
+    """It may be half written: the last content stays until it is whole."""
+    ledgers = Ledgers(validator)
+    ledgers.write(PLAIN, b'{"old":1}', age=5)
+    assert ledgers.check() == b'{"old":1}'
+    whole = zipped(b'{"new":1}')
+    for half in (b"", whole[:5], whole[:-3]):
+        ledgers.write(ZIPPED, half)
+        assert ledgers.check() is None
+        assert ledgers.files.refused == 1
+    ledgers.write(ZIPPED, whole)
+    assert ledgers.check() == b'{"new":1}'
+    assert ledgers.files.refused == 0
+
+
+def test_inflated_content_is_limited(validator: ValidatorDir) -> None:
+    """However small the file, and whatever comes first in it."""
+    ledgers = Ledgers(validator, limit=1 << 20)
+    for content in (b"{" + b" " * (8 << 20) + b"}", b" " * (8 << 20), b"0" * (64 << 20)):
+        ledgers.write(ZIPPED, zipped(content))
+        tracemalloc.start()
+        assert ledgers.check() is None
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        tracemalloc.stop()
+    assert ledgers.files.refused == 1
+
+
+def test_statistics_are_read_from_the_gzipped_file(validator: ValidatorDir) -> None:
+    """The validator writes it after the plain one, which counts only if it is clearly newer."""
+    files = DocumentFiles(validator.path, {}, limit=1 << 20, confirm_ms=0)
+    first, second = (validator.path / name for name in DOCUMENT_FILES[Document.STATISTICS])
+    validator.put(first, zipped(b'{"gz":1}'))
+    validator.put(second, b'{"plain":1}')
+    change = files.check(Document.STATISTICS, 0)
+    assert change is not None
+    assert change.content == b'{"gz":1}'
+    past = time.time_ns() - 3_600 * 10**9
+    os.utime(first, ns=(past, past))
+    change = files.check(Document.STATISTICS, 0)
+    assert change is not None
+    assert change.content == b'{"plain":1}'
+
+
+async def test_account_sizes_are_read_at_most_once_in_a_while(validator: ValidatorDir, data: Path) -> None:
+    """They change with every order; the last version is read in the end."""
+    sizes = "validation/miner_account_sizes.json"
+    async with running(data, validator, account_sizes_ms=NEVER_MS) as intake:
+        validator.document(sizes, b'{"n":1}')
+        await intake.until(lambda: intake.log.document(Document.ACCOUNT_SIZES) == b'{"n":1}')
+        validator.document(sizes, b'{"n":2}')
+        validator.document("runnable/minerstatistics.json", b"{}")
+        await intake.until(lambda: intake.log.document(Document.STATISTICS) == b"{}")
+        assert intake.log.document(Document.ACCOUNT_SIZES) == b'{"n":1}'
+    async with running(data, validator, account_sizes_ms=100, **WATCH_ALONE) as intake:
+        for n in range(9):
+            validator.document(sizes, b'{"n":%d}' % n)
+            await asyncio.sleep(0)
+        await intake.until(lambda: intake.log.document(Document.ACCOUNT_SIZES) == b'{"n":8}')
+
+
+@pytest.mark.parametrize(
+    ("written", "served"),
+    [
+        (b'{"dd": NaN, "x": [-Infinity]}', b'{"dd": null, "x": [null]}'),
+        (b'{"dd": 1e999}', b'{"dd": null}'),
+    ],
+)
+async def test_a_document_is_served_as_json(
+    validator: ValidatorDir, data: Path, written: bytes, served: bytes
+) -> None:
+    """Null for what is not a number."""
+    validator.document("runnable/minerstatistics.json", written)
+    async with running(data, validator) as intake:
+        assert intake.log.document(Document.STATISTICS) == served
+
+
+# --- every document ---------------------------------------------------------------------------------------
 
 
 async def test_a_document_that_appears_later_is_read(validator: ValidatorDir, data: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.file_version import version_of
-from ptn_api.intake.files import LONGEST_NAME, check_name, read_file
+from ptn_api.intake.files import LONGEST_NAME, Refusals, check_name, json_object, read_file
 from tests.factories import MINER
 
 
@@ -54,6 +55,53 @@ def test_a_missing_file_is_missing(tmp_path: Path) -> None:
     """A missing file is a change, not a malformed file."""
     with pytest.raises(FileNotFoundError):
         read_file(str(tmp_path / "a"), 100)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"\x80\x04.", "pickle"),
+        (gzip.compress(b"{}")[:-4], "damaged"),
+        (b"\x1f\x8bnonsense", "damaged"),
+        (gzip.compress(b"[]"), "not_json"),
+        (gzip.compress(b"{" + b" " * 200), "too_large"),
+        (gzip.compress(b'{"a": "\xff"}'), "not_utf8"),
+        (b'{"a": NaN', "not_json"),
+        (b"[]", "not_an_object"),
+    ],
+)
+def test_what_is_not_a_json_object_is_refused(body: bytes, code: str) -> None:
+    """Gzipped or not; nothing is loaded that is not JSON."""
+    with pytest.raises(InvalidInputError) as refused:
+        json_object(body, 100)
+    assert refused.value.code == code
+
+
+def test_a_json_object_may_be_gzipped() -> None:
+    """In several members too, with padding behind."""
+    parts = [b'{"a":', b"NaN", b"}"]
+    for body in (b"".join(parts), b"".join(map(gzip.compress, parts)) + b"\0\0"):
+        assert json_object(body, 100) == b'{"a":null}'
+
+
+def test_a_refused_version_is_tried_a_few_times() -> None:
+    """It may have been half written. One without permission is tried each time, a new version again."""
+    refused: Refusals[str] = Refusals()
+    named = [refused.add("a", "1", "not_json") for _ in range(4)]
+    assert named == [True, False, False, False]
+    assert not refused.is_final("a", "1")
+    assert refused.is_young("a")
+    refused.add("a", "1", "not_json")
+    assert refused.is_final("a", "1")
+    assert not refused.is_young("a")
+    assert not refused.is_final("a", "2")
+    assert list(refused.to_retry()) == []
+    assert refused.add("a", "2", "not_json")
+    assert list(refused.to_retry()) == ["a"]
+    for _ in range(9):
+        refused.add("b", "1", "unreadable")
+    assert not refused.is_final("b", "1")
+    assert len(refused) == 2
 
 
 @pytest.mark.parametrize("name", [MINER, "a", "BTCUSD", "x" * LONGEST_NAME, "miner 7", "名前", "a-b_c.d"])

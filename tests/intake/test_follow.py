@@ -19,7 +19,7 @@ from ptn_api.intake import position_files
 from ptn_api.intake.scan import DirectoryScanner
 from ptn_api.intake.watch import FsEvent, InotifyWatch, NullWatch
 from tests.factories import EURUSD, MINER, OTHER_MINER, T0, order, position, uuid
-from tests.intake.running import WATCH_ALONE, running
+from tests.intake.running import NEVER_MS, WATCH_ALONE, running
 from tests.intake.validator_dir import ValidatorDir
 from tests.waiting import PATIENCE_S
 
@@ -371,7 +371,6 @@ def _bad_files() -> dict[str, bytes]:
         "empty": b"",
         "truncated": text[: len(text) // 2],
         "no JSON": b"Traceback (most recent call last):",
-        "NaN": text.replace(b"1.01", b"NaN"),
         "negative time": json.dumps(position(1, [order(1, at=-5)])).encode(),
         "no orders": json.dumps({k: v for k, v in good.items() if k != "orders"}).encode(),
         "a list": b"[]",
@@ -391,12 +390,55 @@ async def test_a_bad_file_is_skipped_and_retried_when_it_changes(
     async with running(data, validator) as intake:
         validator.put(path, _bad_files()[kind])
         await intake.until(lambda: intake.log.source().invalid == 1)
-        await intake.swept(12)
+        await intake.swept(6)
         assert intake.state() == {(MINER, uuid(1)): good}
         validator.write(position(1, [order(1), order(2)]))
         await intake.until(lambda: intake.announced() == [order(2)["order_uuid"]])
         await intake.until(lambda: intake.log.source().invalid == 0)
     assert capsys.readouterr().out.count("position_file_skipped") == 1
+
+
+async def test_a_malformed_order_hides_no_other(
+    validator: ValidatorDir, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is left out, counted and named, after a restart too; once it is sound it is announced."""
+    bad = order(2, order_uuid="")
+    async with running(data, validator) as intake:
+        validator.write(position(1, [order(1), bad, order(3)], odd=float("inf")))
+        await intake.until(lambda: len(intake.events()) == 2)
+        await intake.until(lambda: intake.log.source().invalid == 1)
+        assert intake.state()[MINER, uuid(1)]["odd"] is None
+        await intake.swept(6)
+    async with running(data, validator) as intake:
+        await intake.until(lambda: intake.log.source().invalid == 1)
+        validator.write(position(1, [order(1), order(2), order(3)]))
+        await intake.until(lambda: len(intake.events()) == 3)
+        assert intake.announced() == [order(n)["order_uuid"] for n in (1, 3, 2)]
+        await intake.until(lambda: intake.log.source().invalid == 0)
+    output = capsys.readouterr().out
+    assert output.count("position_incomplete") == 2
+    assert output.count("position_file_skipped") == 0
+
+
+@pytest.mark.parametrize("watching", [True, False])
+async def test_a_file_copied_into_place_is_read_when_it_is_whole(
+    validator: ValidatorDir, data: Path, watching: bool
+) -> None:
+    """A move from another file system is seen empty or half written, and without watches only by a sweep."""
+    content = json.dumps(position(1, [order(1), order(2)])).encode()
+    periods = WATCH_ALONE if watching else {"full_sweep_ms": NEVER_MS}
+    watch = None if watching else NullWatch()
+    path = validator.write(position(1, [order(1)]))
+    async with running(data, validator, watch=watch, **periods) as intake:
+        with path.open("wb", buffering=0) as file:
+            for part in (content[:10], content[10:200]):
+                file.write(part)
+                if not watching:
+                    await intake.until(lambda: intake.log.source().invalid == 1)
+                    await intake.swept(2)
+            file.write(content[200:])
+        await intake.until(lambda: intake.announced() == [order(2)["order_uuid"]])
+        assert len(intake.state()[MINER, uuid(1)]["orders"]) == 2
 
 
 async def test_a_pipe_among_the_files_does_not_block(validator: ValidatorDir, data: Path) -> None:

@@ -1,0 +1,73 @@
+"""JSON that a validator wrote in an unusual way is made to fit, and nothing else is changed."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptn_api.model import repair
+from ptn_api.model.repair import null_for_nan
+from tests.properties import tries
+
+_TEXTS = st.text('NaInfity-+e0139.,:[]{}\\"\u00e9 ', max_size=12)
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | _TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXTS, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, list):
+        return [_finite(element) for element in value]
+    return {key: _finite(member) for key, member in value.items()} if isinstance(value, dict) else value
+
+
+def _refuse(word: str) -> None:
+    raise AssertionError(word)
+
+
+@tries(400)
+@given(_VALUES, st.booleans(), st.sampled_from([None, 1]))
+def test_null_takes_the_place_of_what_is_not_a_number(value: Any, is_ascii: bool, indent: int | None) -> None:
+    """Strings that look like one stay, and so does everything else, byte for byte."""
+    text = json.dumps(value, ensure_ascii=is_ascii, indent=indent).encode()
+    sound = null_for_nan(text)
+    assert json.loads(sound, parse_constant=_refuse) == _finite(value)
+    assert sound == json.dumps(_finite(value), ensure_ascii=is_ascii, indent=indent).encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "sound"),
+    [
+        (b"[1e999,-1E+400,1e5,1e-999]", b"[null,null,1e5,1e-999]"),
+        (b"[" + b"1" * 400 + b"," + b"9" * 308 + b"]", b"[null," + b"9" * 308 + b"]"),
+        (b'["1e999", "5Ge123NaN", "\\"", 1e999]', b'["1e999", "5Ge123NaN", "\\"", null]'),
+        (b"[NaNs, xNaN, 1e9999x]", b"[NaNs, xNaN, 1e9999x]"),
+    ],
+)
+def test_numbers_beyond_a_float_are_none(text: bytes, sound: bytes) -> None:
+    """They would be infinite to some readers and an error to others. Words that are wrong stay wrong."""
+    assert null_for_nan(text) == sound
+
+
+def test_sound_text_is_not_copied() -> None:
+    """The same object is returned, however large."""
+    text = b"[" + b"0.5," * 100_000 + b"1]"
+    assert null_for_nan(text) is text
+
+
+@pytest.mark.parametrize("offset", range(-12, 3))
+def test_a_word_may_lie_anywhere(offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Across the border of two slices as well."""
+    monkeypatch.setattr(repair, "_SLICE", 1_000)
+    before = b"[" + b"0," * 499
+    text = before[: 1_000 + offset].rstrip(b"0") + b"-Infinity,1e999,1]"
+    assert json.loads(null_for_nan(text))[-3:] == [None, None, 1]
