@@ -64,7 +64,7 @@ def package_of(module: str) -> str:
 def all_imports() -> Iterator[tuple[Path, str]]:
     """(file, imported module) for every import in the package."""
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(structure.tree_of(path)):
             if isinstance(node, ast.Import):
                 yield from ((path, alias.name) for alias in node.names)
             if isinstance(node, ast.ImportFrom):

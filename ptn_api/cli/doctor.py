@@ -10,6 +10,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,6 +21,7 @@ from ptn_api.access import check_keys, exposed_to, key_file_places, parse_keys, 
 from ptn_api.access.address import is_loopback
 from ptn_api.clock import wall_ms
 from ptn_api.errors import PTNError, SettingsError
+from ptn_api.intake.files import owner_of
 from ptn_api.process.certificate import Certificate
 from ptn_api.process.data_dir import foreign_files, other_log
 from ptn_api.process.settings import SETTINGS, Settings
@@ -29,6 +31,9 @@ __all__ = ["CHECKS", "Finding", "diagnose"]
 
 FEW_BYTES = 1 << 30
 FEW_FILES = 4_096
+MOST_OPENED = 20_000
+"""Files of miners that are opened, to see whether this user can read them."""
+RUN_AS = "run the service, and this command, as the user they belong to:"
 EXPIRY_WARNING_MS = 7 * 86_400_000
 CLOCK_TOLERANCE_MS = 60_000
 _TIMEOUT_S = 2
@@ -98,7 +103,8 @@ PROBLEMS = {
 }
 STALE_REASONS = {
     "mass_removal": "many positions vanished at once: if that is intended, ptn resync --accept-removals",
-    "root_missing": "the validator's directory is missing: is it mounted?",
+    "root_missing": "the validator's directory is missing, or its user cannot enter it: is it mounted?",
+    "files_refused": "it cannot serve most of the validator's position files: see its log output",
 }
 
 
@@ -253,6 +259,23 @@ def _miners_dir(settings: Settings) -> Path:
     return Path(settings.validator_dir or ".").expanduser().absolute() / "validation" / "miners"
 
 
+def _files_below(miners: Path) -> Iterator[Path]:
+    """Yields all files, and in the end the folders that cannot be listed."""
+    locked: list[Path] = []
+    for folder, _, names in os.walk(miners, onerror=lambda error: locked.append(Path(error.filename))):
+        yield from (Path(folder, name) for name in names)
+    yield from locked
+
+
+def _is_locked(path: Path) -> bool:
+    """Returns whether this user may not read the file. Tries it: a container may forbid more."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+    except OSError as error:  # moved or removed meanwhile, for example
+        return isinstance(error, PermissionError)
+    return False
+
+
 @check
 def validator(settings: Settings) -> Iterator[Finding]:
     if settings.demo:
@@ -266,12 +289,23 @@ def validator(settings: Settings) -> Iterator[Finding]:
         )
         return
     miners = _miners_dir(settings)
-    if not os.access(miners, os.R_OK | os.X_OK):
-        yield Finding("bad", "validator", f"{miners} is missing or unreadable; see --validator-dir")
+    try:
+        changed_ms = [entry.stat().st_mtime_ns // 1_000_000 for entry in os.scandir(miners)]
+    except PermissionError:
+        yield Finding("bad", "validator", f"{miners} cannot be read; {RUN_AS} {owner_of(miners)}")
         return
-    yield Finding("ok", "validator", f"{miners} has {len(os.listdir(miners)):,} miners")
-    newest_ms = max((entry.stat().st_mtime_ns // 1_000_000 for entry in os.scandir(miners)), default=0)
-    if newest_ms > wall_ms() + CLOCK_TOLERANCE_MS:
+    except OSError as error:
+        yield Finding("bad", "validator", f"{miners}: {error.strerror}; see --validator-dir")
+        return
+    yield Finding("ok", "validator", f"{miners} has {len(changed_ms):,} miners")
+    root = miners.parent.parent
+    documents = [file for folder in ("validation", "runnable") for file in root.glob(f"{folder}/*.*")]
+    for what, files in (("files of miners", _files_below(miners)), ("documents", documents)):
+        opened = list(islice(files, MOST_OPENED))
+        if locked := [file for file in opened if _is_locked(file)]:
+            share = f"{len(locked):,} of {len(opened):,} {what}"
+            yield Finding("bad", "validator", f"{share} cannot be read; {RUN_AS} {owner_of(locked[0])}")
+    if max(changed_ms, default=0) > wall_ms() + CLOCK_TOLERANCE_MS:
         sentence = "the validator's newest directory has a time in the future: which clock is wrong?"
         yield Finding("warn", "clock", sentence)
 
@@ -280,7 +314,7 @@ def validator(settings: Settings) -> Iterator[Finding]:
 def inotify(settings: Settings) -> Iterator[Finding]:
     """Checks the limit on watches: intake watches every directory below a miner's."""
     miners = _miners_dir(settings)
-    if settings.demo or (settings.checkpoint and not settings.validator_dir) or not miners.is_dir():
+    if settings.demo or (settings.checkpoint and not settings.validator_dir) or not os.path.isdir(miners):
         return
     needed = sum(1 for _ in os.walk(miners))
     try:

@@ -105,9 +105,9 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How fresh the source is.
 
     `swept_ms` is the end of the last completed sweep, None without a directory. `stale`: the state may differ
-    from the validator's (root vanished, mass removal held back), and `reason` is the code for `/health`.
-    `invalid` counts the files skipped at present. `watching` is False when inotify watches ran out and intake
-    sweeps instead.
+    from the validator's (root vanished, mass removal held back, most position files refused), and `reason` is
+    the code for `/health`. `invalid` counts the files skipped at present. `watching` is False when inotify
+    watches ran out and intake sweeps instead.
     """
 
     swept_ms: int | None = None

@@ -120,6 +120,21 @@ class Directory:
         """Number of entries that are skipped at present: bad names, no permission, links to themselves."""
         return len(self._refused_paths) + len(self._unreadable)
 
+    @property
+    def unreadable(self) -> int:
+        """Number of folders that this user cannot list at present."""
+        return len(self._unreadable)
+
+    def locked_path(self) -> str:
+        """Returns a folder that this user cannot list, or the root if it is out of reach; else nothing."""
+        try:
+            os.stat(self._root.path)
+        except PermissionError:
+            return self._root.path
+        except OSError:
+            pass  # missing is not locked
+        return next((folder.path for folder in self._unreadable), "")
+
     def unreadable_hotkeys(self) -> set[str]:
         """Returns the miners whose files are unknown at present; an empty name stands for all miners."""
         return {folder.hotkey for folder in self._unreadable}

@@ -34,7 +34,7 @@ from ptn_api.intake.options import IntakeOptions
 from ptn_api.intake.scan import BATCH, DirectoryScanner
 from ptn_api.intake.watch import FsEvent, Watch
 
-__all__ = ["DirectoryFollower"]
+__all__ = ["ROOT_MISSING", "DirectoryFollower"]
 
 logger = structlog.get_logger()
 
@@ -42,7 +42,8 @@ T = TypeVar("T")
 
 _BATCH_PERIOD_MS = 40
 """Pause between two batches of deferred files, so that most orders find the log idle."""
-_ROOT_MISSING = "root_missing"
+ROOT_MISSING = "root_missing"
+"""The reason in the source status while there is no directory of miners."""
 
 
 class State(enum.Enum):
@@ -109,7 +110,9 @@ class DirectoryFollower:
         exists = await self._in_thread(self._scanner.check_root)
         if not exists and not self._warned:
             self._warned = True
-            logger.warning("no_miners_directory", hint="is --validator-dir the validator's checkout?")
+            owner = self._scanner.needed_user()
+            hint = f"run the service as its owner, {owner}" if owner else "is it the validator's checkout?"
+            logger.warning("no_miners_directory", setting="--validator-dir", hint=hint)
         return exists
 
     async def watch(self) -> None:
@@ -124,6 +127,8 @@ class DirectoryFollower:
 
     async def run(self) -> None:
         """Follows the directory until stopped, beginning with a full sweep."""
+        if self._scanner.mostly_refused:  # after the baseline: not only once the first sweep has ended
+            self._publish_status(None)
         while not self._stopping:
             # Cleared before anything is examined: an event that comes during this turn sets it again, so
             # that the pause at the turn's end returns at once.
@@ -171,11 +176,11 @@ class DirectoryFollower:
         self._merge.put(changes)
         if self._scanner.root_missing and not self._status.stale:
             self._publish_status(self._status.swept_ms)
-        elif not self._scanner.root_missing and self._status.reason == _ROOT_MISSING:
+        elif not self._scanner.root_missing and self._status.reason == ROOT_MISSING:
             self._missed_events = True  # what happened below the root while it was away
 
     def _start_sweep(self, now_ms: int) -> None:
-        rewatch = self._missed_events or self._status.reason == _ROOT_MISSING
+        rewatch = self._missed_events or self._status.reason == ROOT_MISSING
         self._missed_events = False
         full = rewatch or now_ms >= self._next_full_sweep_ms
         if full:
@@ -196,11 +201,15 @@ class DirectoryFollower:
     def _publish_status(self, swept_ms: int | None) -> None:
         reason = ""
         if self._scanner.root_missing:
-            reason = _ROOT_MISSING
+            reason = ROOT_MISSING
         elif self._scanner.holds_removals:
             reason = "mass_removal"
+        elif self._scanner.mostly_refused:
+            reason = "files_refused"
         if reason and reason != self._status.reason:
-            logger.warning("source_stale", reason=reason)
+            owner = self._scanner.needed_user()
+            hint = {"hint": f"run the service as the files' owner, {owner}"} if owner else {}
+            logger.warning("source_stale", reason=reason, **hint)
         elif not reason and self._status.reason:
             logger.info("source_recovered")
         self._status = SourceStatus(

@@ -111,6 +111,18 @@ class PositionFiles:
         """Number of files that are skipped at present, or served without something that is malformed."""
         return len(self._refused) + len(self._incomplete)
 
+    @property
+    def listed(self) -> int:
+        """Number of positions that have a file."""
+        return len(self._places)
+
+    def locked_path(self) -> str:
+        """Returns a file that this user cannot read; empty if there is none."""
+        refused = self._refused.items()
+        return next(
+            (f"{place.path}/{uuid}" for (place, uuid), (_, code) in refused if code == "unreadable"), ""
+        )
+
     def vanished_unread(self, keys: Iterable[Key]) -> list[Key]:
         """Returns those positions that were never delivered and have no file any more."""
         return [key for key in keys if key not in self._delivered and key not in self._places]

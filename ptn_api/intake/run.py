@@ -25,7 +25,7 @@ from ptn_api.event_log.contract import (
 )
 from ptn_api.intake.checkpoint import read_checkpoint
 from ptn_api.intake.documents import DocumentFiles, DocumentFollower
-from ptn_api.intake.follow import DirectoryFollower
+from ptn_api.intake.follow import ROOT_MISSING, DirectoryFollower
 from ptn_api.intake.merge import IntakeCounters, Merge
 from ptn_api.intake.miner_files import MinerFiles
 from ptn_api.intake.options import IntakeOptions
@@ -185,7 +185,10 @@ class Intake:
         """Gives a new log its first state; returns False if stopped before that."""
         if await self._merge.call(self._log.ready):
             return True
-        if self._follower is not None:
+        if self._follower is not None and not await self._follower.root_exists():
+            missing = SourceStatus(stale=True, reason=ROOT_MISSING)
+            with contextlib.suppress(LogUnwritableError):  # the baseline reports it
+                await self._merge.call(lambda: self._log.set_source(missing))
             while not stop.is_set() and not await self._follower.root_exists():
                 await wait_for_event(stop, min(self._options.sweep_ms, 1_000))
         retry = self._backoff()

@@ -17,7 +17,7 @@ import structlog
 from ptn_api.clock import Monotonic
 from ptn_api.event_log.contract import Change, Document, DocumentWritten, PositionRemoved, PositionWritten
 from ptn_api.intake.directory import Directory
-from ptn_api.intake.files import Key
+from ptn_api.intake.files import Key, owner_of
 from ptn_api.intake.options import IntakeOptions
 from ptn_api.intake.position_files import PositionFiles, PositionsToRead
 from ptn_api.intake.removal import RemovalGuard, resync_done, resync_requested
@@ -91,6 +91,19 @@ class DirectoryScanner:
     def refused(self) -> int:
         """Number of files and folders that are skipped at present."""
         return self._files.refused + self._directory.refused
+
+    @property
+    def mostly_refused(self) -> bool:
+        """Whether the root is unreadable, or more than half of the position files and unreadable folders."""
+        folders = self._directory.unreadable
+        if "" in self._directory.unreadable_hotkeys():
+            return True
+        return 2 * (self._files.refused + folders) > self._files.listed + folders
+
+    def needed_user(self) -> str:
+        """Returns the owner of a file or folder that this user cannot read; empty if there is none."""
+        path = self._directory.locked_path() or self._files.locked_path()
+        return owner_of(path) if path else ""
 
     @property
     def root_missing(self) -> bool:

@@ -30,6 +30,7 @@ from ptn_api.event_log.database import log_path
 from ptn_api.event_log.schema import SCHEMA_VERSION
 from tests.event_log.writer_process import text_with
 from tests.factories import T0, order, position, written
+from tests.properties import tries
 
 ROOT = Path(__file__).parents[2]
 
@@ -323,12 +324,13 @@ class Killed:
 
 
 def test_kill_9_loses_repeats_and_renumbers_nothing(tmp_path: Path) -> None:
-    """25 writers are killed at random moments; every acknowledged append is there exactly once."""
+    """Writers are killed at random moments; every acknowledged append is there exactly once."""
     killed = Killed(tmp_path / "data")
     delays = random.Random(8)
     killed.run_and_kill(0, at_least=1)
     watcher = open_reader(tmp_path / "data")
-    for n in range(24):
+    runs = tries(24).max_examples
+    for n in range(runs):
         # Some are killed while they open the log, or before.
         killed.run_and_kill(
             delays.uniform(0.1, 0.5) if n % 4 == 0 else delays.uniform(0, 0.1), at_least=n % 4
@@ -339,7 +341,7 @@ def test_kill_9_loses_repeats_and_renumbers_nothing(tmp_path: Path) -> None:
         fresh.close()
     watcher.close()
     assert integrity(tmp_path / "data") == "ok"
-    assert len(killed.acknowledged) > 24
+    assert len(killed.acknowledged) > runs
     log = open_writer(tmp_path / "data")
     killed.check(log)
     log.close()

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -228,6 +229,41 @@ async def test_a_vanished_root_can_be_accepted(validator: ValidatorDir, data: Pa
         await intake.until(lambda: intake.state() == {})
         await intake.until(lambda: json.loads(intake.log.document(Document.MINERS) or b"") == [])
         assert _is_stale(intake, "root_missing")
+
+
+async def test_mostly_refused_files_make_the_source_stale(validator: ValidatorDir, data: Path) -> None:
+    """More than half of the position files, from the first moment; what is served is served all the same."""
+    for n in range(5):
+        validator.write(position(n, [order(n)]))
+    whole = [validator.file(position(n, [])).read_bytes() for n in range(5)]
+    for n in range(3):
+        validator.file(position(n, [])).write_bytes(b"{")
+    async with running(data, validator) as intake:
+        assert _is_stale(intake, "files_refused")
+        assert len(intake.state()) == 2
+        validator.put(validator.file(position(0, [])), whole[0])
+        await intake.until(lambda: not intake.log.source().stale)
+        assert intake.log.source().invalid == 2
+
+
+async def test_an_unlistable_root_is_stale(
+    validator: ValidatorDir, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is known about the files below it."""
+    validator.write(position(1, [order(1)]))
+    scandir = os.scandir
+
+    def locked(path: str) -> Any:
+        if path == str(validator.miners):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    async with running(data, validator) as intake:
+        monkeypatch.setattr("ptn_api.intake.directory.os.scandir", locked)
+        await intake.until(lambda: _is_stale(intake, "files_refused"))
+        assert len(intake.state()) == 1
+        monkeypatch.undo()
+        await intake.until(lambda: not intake.log.source().stale)
 
 
 async def test_a_split_position_removes_the_old_one(validator: ValidatorDir, data: Path) -> None:

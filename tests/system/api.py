@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -113,9 +113,13 @@ def api(
     keys: Path | None = None,
     wait: bool = True,
     script: str = "api_manager.py",
+    prefix: Sequence[str] = (),
     **settings: object,
 ) -> Iterator[Api]:
-    """Starts the API on free ports with short periods, and ends all its processes afterwards."""
+    """Starts the API on free ports with short periods, and ends all its processes afterwards.
+
+    `prefix` is a command that starts the command after it, such as `nice`.
+    """
     values: dict[str, object] = {"api_rest_port": 0, "api_ws_port": 0, "data_dir": data_dir}
     values |= SHORT_PERIODS | settings
     values |= {"validator_dir": validator_dir} if validator_dir else {}
@@ -127,7 +131,7 @@ def api(
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PTN_")}
     with log.open("a") as stderr:
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / script), "--serve", *arguments],
+            [*prefix, sys.executable, str(ROOT / script), "--serve", *arguments],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
