@@ -67,11 +67,12 @@ class UsdAccount:
             return order
         now, sizes = order.processed_ms, self._sizes_of(order)
         leverage, quantity, value = sizes.leverage, sizes.quantity, sizes.value
-        if self.position_type is None:  # 1
+        opens = self.position_type is None
+        if opens:  # 1
             self.position_type = "LONG" if leverage > 0 else "SHORT" if leverage < 0 else "FLAT"
             self.close_ms = None if leverage else now
         closes = order.order_type == "FLAT" or self._crosses(leverage, quantity)
-        if closes:  # 2
+        if closes and not (opens and leverage == 0):  # 2
             self._close(now)
             leverage, quantity, value = -self.net_leverage, -self.net_quantity, -self.net_value
         self.orders.append(
