@@ -105,7 +105,7 @@ class UsdAccount:
             realized = -(effective - self.average_entry_price) * quantity * multiplier
             self.realized_pnl += realized
         after = self.net_quantity + quantity
-        held = min(self.net_quantity, after, key=abs)
+        held = after if abs(after) < abs(self.net_quantity) else self.net_quantity
         self.unrealized_pnl = (order.price - self.average_entry_price) * held * multiplier  # 6
         gain = 0.0
         if self.cumulative_entry_value:
