@@ -83,6 +83,10 @@ class Refusals(Generic[T]):
     def discard(self, item: T) -> None:
         self._refused.pop(item, None)
 
+    def unreadable(self) -> Iterator[T]:
+        """Yields what this user cannot read."""
+        return (item for item, (_, code, _) in self._refused.items() if code == "unreadable")
+
     def to_retry(self) -> Iterator[T]:
         """Yields what is worth another attempt."""
         return (item for item, (version, _, _) in self._refused.items() if not self.is_final(item, version))

@@ -118,10 +118,7 @@ class PositionFiles:
 
     def locked_path(self) -> str:
         """Returns a file that this user cannot read; empty if there is none."""
-        refused = self._refused.items()
-        return next(
-            (f"{place.path}/{uuid}" for (place, uuid), (_, code) in refused if code == "unreadable"), ""
-        )
+        return next((f"{place.path}/{uuid}" for place, uuid in self._refused.unreadable()), "")
 
     def vanished_unread(self, keys: Iterable[Key]) -> list[Key]:
         """Returns those positions that were never delivered and have no file any more."""

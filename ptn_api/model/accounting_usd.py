@@ -67,11 +67,12 @@ class UsdAccount:
             return order
         now, sizes = order.processed_ms, self._sizes_of(order)
         leverage, quantity, value = sizes.leverage, sizes.quantity, sizes.value
-        if self.position_type is None:  # 1
+        opens = self.position_type is None
+        if opens:  # 1
             self.position_type = "LONG" if leverage > 0 else "SHORT" if leverage < 0 else "FLAT"
             self.close_ms = None if leverage else now
         closes = order.order_type == "FLAT" or self._crosses(leverage, quantity)
-        if closes:  # 2
+        if closes and not (opens and leverage == 0):  # 2
             self._close(now)
             leverage, quantity, value = -self.net_leverage, -self.net_quantity, -self.net_value
         self.orders.append(
@@ -104,7 +105,7 @@ class UsdAccount:
             realized = -(effective - self.average_entry_price) * quantity * multiplier
             self.realized_pnl += realized
         after = self.net_quantity + quantity
-        held = min(self.net_quantity, after, key=abs)
+        held = after if abs(after) < abs(self.net_quantity) else self.net_quantity
         self.unrealized_pnl = (order.price - self.average_entry_price) * held * multiplier  # 6
         gain = 0.0
         if self.cumulative_entry_value:

@@ -133,7 +133,9 @@ _anything = msgspec.json.Decoder(dict[str, Any])
 _EMPTY_ORDERS = b'"orders":[]'
 _MAX_DEPTH = 48
 """More than any validator writes, less than the limit of JSON parsers (64 in some)."""
-_BRACKETS = re.compile(rb'"(?:[^"\\]+|\\.)*"|[][{}]')
+_STRING = re.compile(rb'"(?:[^"\\]+|\\.)*"')
+_AS_ROUND = bytes.maketrans(b"[]{}", b"()()")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def parse_position(body: bytes, problems: list[str] | None = None) -> tuple[Position, PositionText]:
@@ -245,11 +247,11 @@ def check_unknown(text: bytes) -> None:
 def _check_nesting(text: bytes) -> None:
     if text.count(b"[") + text.count(b"{") <= _MAX_DEPTH:
         return  # the common case, without a scan for strings
-    depth = 0
-    for token in _BRACKETS.finditer(text):
-        depth += (token[0] in (b"[", b"{")) - (token[0] in (b"]", b"}"))
-        if depth > _MAX_DEPTH:
-            raise InvalidInputError("nested too deeply", code="bad_value")
+    brackets = _STRING.sub(b"", text).translate(_AS_ROUND, _NO_BRACKETS)
+    for _ in range(_MAX_DEPTH):  # each removes the innermost level
+        brackets = brackets.replace(b"()", b"")
+    if brackets:
+        raise InvalidInputError("nested too deeply", code="bad_value")
 
 
 def _cut(body: bytes) -> PositionText:

@@ -16,7 +16,7 @@ from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.log_tail import RETRY_MS, LogTail
 from ptn_api.stream.options import StreamOptions
 from ptn_api.wire.close_codes import INTERNAL_ERROR, KEY_REVOKED, NOT_READY, TOO_MANY_REQUESTS
-from ptn_api.wire.server_session import ENTITY_TIER, STREAM_TIER, State
+from ptn_api.wire.server_session import STREAM_TIER, State
 
 __all__ = ["EvictionBackoff", "LoginPacer", "Logins"]
 
