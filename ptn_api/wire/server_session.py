@@ -354,19 +354,18 @@ class ServerSession:
         # Version 1 sends no epoch and cannot tell a replay from live: only recent orders are replayed.
         if last < 0 or not floor - 1 <= last <= head:
             return head
-        first_missed = self._log.first_timestamp_after(last)
-        if first_missed is None or now_ms - first_missed >= self._replay_window_ms:
-            return head
-        # A client that reconnects because of a jump in the sequences continues behind it, and does not see
-        # the same jump again.
+        # Orders that the client is not sent are not missed: the first one that it is sent decides. A client
+        # that reconnects because of the jump in the sequences does not see the same jump again.
         limit = 1  # nearly always enough
         while orders := self._log.read(last, limit, orders=False):
-            for order in orders:
-                if not self.subscription.is_too_old(order, now_ms):
-                    return last
-                last = order.sequence
-            limit = 100
-        return last
+            due = (o.sequence for o in orders if not self.subscription.is_too_old(o, now_ms))
+            if first := next(due, None):
+                last = first - 1
+                break
+            last, limit = orders[-1].sequence, 100
+        first_missed = self._log.first_timestamp_after(last)
+        recent = first_missed is None or now_ms - first_missed < self._replay_window_ms
+        return last if recent else head
 
     def _why_not_resumable(self, wanted: int, *, oldest: int, newest: int) -> ResumeFailure | None:
         """Returns why the client cannot resume from a sequence or revision, or None if it can."""
@@ -431,7 +430,8 @@ class ServerSession:
 
     def _subaccount_status(self, frame: SubaccountRequest) -> SubaccountStatus:
         """Refuses the request: a success would be followed by silence."""
-        hotkey = frame.synthetic_hotkey if isinstance(frame.synthetic_hotkey, str) else ""
+        hotkey = _echo(frame.synthetic_hotkey)
+        hotkey = hotkey if isinstance(hotkey, str) else ""
         status = SubaccountStatus(
             status="error",
             action=frame.type,
@@ -478,7 +478,7 @@ class ServerSession:
 
 
 def _echo(value: Any) -> int | float | str | None:
-    """Returns a client's timestamp unchanged; None for anything but a number or a short text."""
+    """Returns a client's value unchanged; None for anything but a number or a short text."""
     if isinstance(value, str):
         return value if len(value) <= 64 else None
     return value if isinstance(value, (int, float)) else None

@@ -228,6 +228,20 @@ async def test_version_1_is_not_sent_late_orders_older_than_its_window() -> None
             assert [m["sequence"] - before for m in await again.messages(2)] == [3, 4]
 
 
+async def test_a_late_order_that_was_not_sent_does_not_end_a_replay() -> None:
+    """Seen before the window began, it is still the first after the client's last sequence."""
+    async with running(replay_window_ms=120_000) as live:
+        last = live.trade().sequence
+        live.now_ms += 1_000_000
+        live.append(written(position(101, [order(101, at=live.now_ms - 900_000)])))
+        live.now_ms += 200_000
+        live.append(written(position(102, [order(102, at=live.now_ms)])))
+        async with live.client() as client:
+            assert (await client.login(last_sequence=last))["current_sequence"] == last + 1
+            await client.subscribe()
+            assert [m["sequence"] for m in await client.messages(1)] == [last + 2]
+
+
 async def test_an_implausible_cursor_counts_as_absent_in_version_1() -> None:
     """Below the floor, beyond the head, or too old: the stream starts at the head."""
     async with running(replay_window_ms=1_000) as live:
