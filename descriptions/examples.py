@@ -15,9 +15,11 @@ from ptn_api.model.documents import (
     Entities,
     EntityAnswer,
     EntityEndpoint,
+    ListedTradePair,
     MinerLedger,
     MinerSelections,
     OrdersByStatus,
+    PairList,
     Period,
     ServiceHealth,
 )
@@ -31,7 +33,6 @@ from ptn_api.model.statistics import (
     PerfLedger,
     Statistics,
 )
-from ptn_api.model.trade_pair import ListedTradePair, PairList
 from ptn_api.rest.messages import Messages
 from ptn_api.rest.positions import Changes
 from ptn_api.rest.routes import Route

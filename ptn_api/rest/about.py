@@ -12,8 +12,7 @@ from ptn_api.event_log.contract import SourceStatus
 from ptn_api.http.body import Body, body_of
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.response import Response
-from ptn_api.model.documents import ServiceHealth
-from ptn_api.model.trade_pair import trade_pairs_answer
+from ptn_api.model.documents import ServiceHealth, trade_pairs_answer
 from ptn_api.rest.context import AppContext, RequestContext
 from ptn_api.wire.about import Health, KeyFileHealth, KeyLimits, LogHealth, Me, Problem, SourceHealth, Status
 

@@ -23,12 +23,12 @@ from ptn_api.model.documents import (
     MinerLedger,
     MinerSelections,
     OrdersByStatus,
+    PairList,
     ServiceHealth,
 )
 from ptn_api.model.limit_order import ListedOrder
 from ptn_api.model.miner import MinerEntry
 from ptn_api.model.statistics import Eliminations, MinerStatistics, PerfLedger, Statistics
-from ptn_api.model.trade_pair import PairList
 from ptn_api.rest import about, accounts, documents, messages, orders, pages, positions
 from ptn_api.rest.context import NoQuery, RouteHandler
 from ptn_api.views.checkpoint import CheckpointDocument

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from ptn_api.model import accounting
 from ptn_api.model.accounting import Generation, RebuiltPosition
-from ptn_api.model.fees import SLIPPAGE_STARTS_MS, carry_fee, spread_fee_by_category
-from ptn_api.model.order import Order
+from ptn_api.model.fees import carry_fee, spread_fee_by_category
+from ptn_api.model.order import SLIPPAGE_STARTS_MS, Order
 from ptn_api.model.position import parse_position
 from ptn_api.model.trade_pair import category_and_rate
 from tests.model import histories, literal
