@@ -27,6 +27,7 @@ from ptn_api.model.documents import (
     Entities,
     EntityAnswer,
     EntityEndpoint,
+    ListedTradePair,
     MinerLedger,
     MinerSelections,
 )
@@ -35,7 +36,7 @@ from ptn_api.model.miner import Aggregates, MinerEntry
 from ptn_api.model.position import Position
 from ptn_api.model.statistics import Elimination, Eliminations, MinerStatistics, PerfLedger, Statistics
 from ptn_api.model.tiers import Tier
-from ptn_api.model.trade_pair import Category, ListedTradePair
+from ptn_api.model.trade_pair import Category
 from ptn_api.wire.about import Health, Me
 from ptn_api.wire.frames import Format
 from ptn_api.wire.server_frames import OrderMessage

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import time
@@ -215,12 +216,18 @@ def _with_self(method: M) -> M:
     return method
 
 
+def _above_debug(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.DEBUG
+
+
 def _httpx_options(
     base_url: str, api_key: str | None, timeout: float, options: dict[str, Any]
 ) -> dict[str, Any]:
     if not base_url.startswith(("http://", "https://")):
         raise SettingsError(f"not an HTTP URL: {base_url!r}")
     key = optional_api_key(api_key)
+    # HTTP/2, where a transport uses it, logs the headers that it compresses, keys included.
+    logging.getLogger("hpack.hpack").addFilter(_above_debug)
     headers = {"authorization": f"Bearer {key}"} if key else {}
     return {"base_url": base_url, "headers": headers, "timeout": timeout, **options}
 
