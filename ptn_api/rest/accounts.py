@@ -38,7 +38,7 @@ class SnapshotsQuery(msgspec.Struct, kw_only=True):
     limit: Annotated[
         int,
         Meta(
-            description="the last so many snapshots, at most 2160",
+            description="how many of the newest snapshots, at most 2160",
             extra={"error": "limit must be an integer"},
         ),
     ] = 720

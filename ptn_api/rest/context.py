@@ -97,7 +97,7 @@ class AppContext:
         )
 
     def answer(self, key: Hashable, version: Hashable, make: Callable[[], Body]) -> Body:
-        """Returns the body kept under this key, made anew if its version is another one.
+        """Returns the body kept under this key, built again if its version is another one.
 
         A body with the same tag stays, and with it its timestamp: that must not reveal changes of what the
         body leaves out.

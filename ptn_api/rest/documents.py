@@ -52,7 +52,10 @@ def statistics_of(app: AppContext, request: RequestContext) -> Response:
     if app.documents.snapshot(Document.STATISTICS) is None:
         raise HTTPError("not_found", "Statistics data not found")
     query: StatisticsQuery = request.query
-    return _element(app.documents.statistics_of(request.hotkey, checkpoints=query.checkpoints), headers)
+    element = app.documents.statistics_of(request.hotkey, checkpoints=query.checkpoints)
+    if element is None:
+        raise HTTPError("not_found", "Miner ID not found")
+    return Response(body_of(element), headers)
 
 
 def eliminations(app: AppContext, request: RequestContext) -> Response:
@@ -115,10 +118,3 @@ def _document(body: Body | None, name: str, headers: bytes) -> Response:
     if body is None:
         raise HTTPError("not_found", f"{name} data not found")
     return Response(body, headers)
-
-
-def _element(element: bytes | None, headers: bytes) -> Response:
-    """Returns one miner's part of a document."""
-    if element is None:
-        raise HTTPError("not_found", "Miner ID not found")
-    return Response(body_of(element), headers)

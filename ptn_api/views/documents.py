@@ -96,7 +96,7 @@ class Recent(Generic[T]):
         return kept[1]
 
     def last(self, key: Hashable) -> T | None:
-        """The value, of whatever version."""
+        """The value, of any version."""
         kept = self._kept.get(key)
         return None if kept is None else kept[1]
 

@@ -73,7 +73,7 @@ __all__ = [
 STREAM_TIER = 100
 """The lowest tier with WebSocket access."""
 ENTITY_TIER = 200
-"""The lowest tier of the keys of entities, which run many subaccounts and as many connections."""
+"""The lowest tier of the keys of entities, which run many subaccounts."""
 MAX_WAITING_FRAMES = 16
 """Frames that may wait for the key check, or for a log that cannot be read."""
 

@@ -11,12 +11,25 @@ from structlog.testing import capture_logs
 from ptn_api import tasks
 from ptn_api.errors import LogError, LogPrunedError, LogReplacedError, LogUnusableError
 from ptn_api.event_log import Change, Document, Head, LoggedPosition, RemovedPosition
+from ptn_api.model.position import Position
 from ptn_api.rest.context import AppContext
 from ptn_api.rest.options import RestOptions
+from ptn_api.views import miner_view
 from ptn_api.views.follower import RebuildQueue
+from ptn_api.views.positions import ViewMetrics
 from tests.factories import MINER, OTHER_MINER, order, position, written
 from tests.memory_log import MemoryLog
-from tests.rest.serving import DAY, HOUR, NOW, FakeClock, body_of, context_over, document, filled_log
+from tests.rest.serving import (
+    DAY,
+    HOUR,
+    NOW,
+    FakeClock,
+    body_of,
+    context_over,
+    document,
+    filled_log,
+    limit_order,
+)
 from tests.waiting import PATIENCE_S
 
 
@@ -270,3 +283,43 @@ def test_a_refresh_waits_until_it_is_due() -> None:
     due = queue.next_due()
     assert due is not None
     assert due[1].before == head(1)
+
+
+# --- what is not done -------------------------------------------------------------------------------------
+
+
+async def test_a_replay_is_checked_once_per_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a refresh nor the passage of time repeats it; a contradiction is counted once."""
+    checked: list[int] = []
+
+    def differs(position: Position) -> bool:
+        checked.append(len(position.orders))
+        return True
+
+    monkeypatch.setattr(miner_view, "replay_differs", differs)
+    log, clock, metrics = filled_log(first()[:1]), FakeClock(), ViewMetrics()
+    context = AppContext.over(log, clock, RestOptions(refresh_coalesce_ms=0), metrics)
+    await context.follower.catch_up()
+    for passed in (0, HOUR, DAY):
+        clock.now_ms += passed
+        log.append([refreshed(1.0 + passed)], clock())
+        await context.follower.catch_up()
+    assert checked == [1]
+    orders = [order(1, at=NOW - HOUR), order(2, at=NOW)]
+    log.append([written(position(1, orders))], clock())
+    await context.follower.catch_up()
+    assert (checked, metrics.replay_mismatches) == ([1, 2], 2)
+
+
+async def test_documents_of_miners_rebuild_no_view() -> None:
+    """They are read when asked for; only the checkpoint is joined again."""
+    log = filled_log(first())
+    context = await context_over(log, FakeClock())
+    document_of_all, view = context.views.snapshot(100), context.views.view(MINER)
+    checkpoint = await context.checkpoint.snapshot()
+    log.append([document(Document.LIMIT_ORDERS, [limit_order(1)], MINER)], NOW)
+    log.append([document(Document.SNAPSHOTS, [], MINER)], NOW)
+    await context.follower.catch_up()
+    assert context.views.snapshot(100) is document_of_all
+    assert context.views.view(MINER) is view
+    assert await context.checkpoint.snapshot() is not checkpoint

@@ -178,6 +178,27 @@ async def test_price_sources_age_out_after_7_days(closed: bool) -> None:
             assert [len(o["price_sources"]) for o in found["orders"]] == shown
 
 
+async def test_events_of_a_position_appear_24_hours_later() -> None:
+    """A fee becomes visible without an order."""
+    clock = FakeClock()
+    fee = {"fee_type": "carry", "amount": 1.5, "time_ms": NOW - DAY + 5000}
+    sizes = {"value": 10_000.0, "quantity": 99.0, "quote_usd_rate": 1.0, "usd_base_rate": 0.0099}
+    body = position(
+        not_sampled(1),
+        [order(1, at=NOW - 2 * DAY, **sizes)],
+        account_size=100_000.0,
+        net_quantity=99.0,
+        net_value=10_000.0,
+        fee_history=[fee],
+    )
+    context = await context_over(filled_log([written(body)]), clock)
+    for now, shown in [(5000, []), (5001, [fee])]:
+        clock.now_ms = NOW + now
+        await context.follower.catch_up()
+        (found,) = (await body_of(context, 0))[MINER]["positions"]
+        assert found["fee_history"] == shown
+
+
 async def test_positions_leave_the_window() -> None:
     """`thirty_day_returns` excludes a position opened 180 days ago; other aggregates include it."""
     clock = FakeClock()

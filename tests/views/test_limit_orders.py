@@ -1,0 +1,89 @@
+"""Limit orders of one miner and of all, read again only where they changed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ptn_api.event_log import Document
+from ptn_api.views.documents import Documents, Recent
+from ptn_api.views.limit_orders import LimitOrders
+from tests.factories import MINER, OTHER_MINER
+from tests.memory_log import MemoryLog
+from tests.rest.serving import NOW, document, filled_log, limit_order
+
+
+class CountingLog(MemoryLog):
+    """A log that records which documents of miners are read."""
+
+    def document(self, document: Document, miner_hotkey: str = "") -> bytes | None:
+        if miner_hotkey:
+            self.read_miners.append(miner_hotkey)
+        return super().document(document, miner_hotkey)
+
+    read_miners: list[str]
+
+
+def counting_log() -> CountingLog:
+    log = CountingLog(created_ms=NOW)
+    log.read_miners = []
+    orders = [limit_order(3), limit_order(1), limit_order(2, src=7), limit_order(4, pair="NVDA", src=8)]
+    log.baseline(
+        [
+            document(Document.LIMIT_ORDERS, orders, MINER),
+            document(Document.LIMIT_ORDERS, [limit_order(9)], OTHER_MINER),
+        ],
+        NOW,
+    )
+    return log
+
+
+async def test_unfilled_orders_by_pair() -> None:
+    """Oldest first; only miners whose orders changed are read again; a miner without any disappears."""
+    log = counting_log()
+    limit_orders = LimitOrders(Documents(log))
+
+    async def found() -> dict[str, dict[str, list[int]]]:
+        by_pair: dict[str, Any] = json.loads((await limit_orders.unfilled_by_pair()).identity)
+        return {
+            pair: {
+                hotkey: [o["processed_ms"] % 100_000 // 1000 for o in orders] for hotkey, orders in of.items()
+            }
+            for pair, of in by_pair.items()
+        }
+
+    both = {"BTCUSDC": {MINER: [1, 3], OTHER_MINER: [9]}, "NVDA": {MINER: [4]}}
+    assert await found() == await found() == both
+    assert log.read_miners == [MINER, OTHER_MINER]
+    log.append([document(Document.LIMIT_ORDERS, [limit_order(9, src=7)], OTHER_MINER)], NOW)
+    assert await found() == {"BTCUSDC": {MINER: [1, 3]}, "NVDA": {MINER: [4]}}
+    assert log.read_miners == [MINER, OTHER_MINER, OTHER_MINER]
+    log.append([document(Document.LIMIT_ORDERS, None, MINER)], NOW)
+    assert await found() == {}
+
+
+def test_orders_of_one_miner() -> None:
+    """All of them, oldest first, read once per revision."""
+    log = counting_log()
+    limit_orders = LimitOrders(Documents(log))
+    statuses = [order.status for order in limit_orders.of(MINER)]
+    assert statuses == ["unfilled", "cancelled", "unfilled", "unfilled"]
+    assert limit_orders.of(MINER) is limit_orders.of(MINER)
+    assert limit_orders.of("5Nobody") == []
+    assert log.read_miners == [MINER]
+
+
+def test_the_recent_ones_are_kept() -> None:
+    """The one that was not used for longest goes first; another version counts as absent."""
+    recent: Recent[str] = Recent(2)
+    for key in "ab":
+        recent.keep(key, 1, key.upper())
+    assert recent.get("a", 1) == "A"
+    recent.keep("c", 1, "C")
+    assert [recent.get(key, 1) for key in "abc"] == ["A", None, "C"]
+    assert recent.get("a", 2) is None
+    assert recent.last("a") == "A"
+
+
+def test_a_log_without_any() -> None:
+    assert LimitOrders(Documents(filled_log())).of(MINER) == []
