@@ -94,7 +94,8 @@ def _read_positions(hotkey: str, bodies: Iterable[Raw]) -> Iterator[PositionWrit
 
 
 def _position(hotkey: str, body: Raw) -> PositionWritten:
-    position, text = parse_position(bytes(body))
+    problems: list[str] = []
+    position, text = parse_position(bytes(body), problems)
     if position.miner_hotkey != hotkey:
         raise InvalidInputError("another miner's position", code="wrong_folder", field="miner_hotkey")
     check_name(position.position_uuid)
@@ -102,6 +103,9 @@ def _position(hotkey: str, body: Raw) -> PositionWritten:
         # REST answers, and checkpoints made from them, have 0 where the validator writes null.
         keys = _object.decode(text.json())
         position, text = parse_position(msgspec.json.encode(keys | {"close_ms": Raw(_NULL)}))
+    if problems:
+        uuid = position.position_uuid
+        logger.warning("position_incomplete", hotkey=hotkey, uuid=uuid, reason=problems[0])
     return PositionWritten(position=position, text=text)
 
 
@@ -123,9 +127,14 @@ def _limit_orders(keys: dict[str, Raw]) -> Iterator[DocumentWritten]:
     by_miner: dict[str, list[LimitOrderFile]] = {}
     for pair, miners in _members(keys, "limit_orders"):
         for hotkey, orders in _members({pair: miners}, pair):
-            for order in _elements(orders):
+            try:
+                check_name(hotkey)
+                listed = _list.decode(orders)
+            except (InvalidInputError, msgspec.DecodeError):
+                _skip("not_a_miner", document="limit_orders", hotkey=ascii(hotkey)[:200])
+                continue
+            for order in listed:
                 try:
-                    check_name(hotkey)
                     check_object(order)
                     check_unknown(bytes(order))
                 except InvalidInputError as error:
@@ -163,11 +172,3 @@ def _members(keys: dict[str, Raw], key: str) -> Iterable[tuple[str, Raw]]:
     except (msgspec.DecodeError, RecursionError):
         _skip("not_an_object", document=ascii(key)[:200])
         return ()
-
-
-def _elements(content: Raw) -> list[Raw]:
-    try:
-        return _list.decode(content)
-    except (msgspec.DecodeError, RecursionError):
-        _skip("not_a_list", document="limit_orders")
-        return []

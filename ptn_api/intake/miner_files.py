@@ -215,18 +215,15 @@ class MinerFiles:
                 file = _file(entry.path, pair, folder, entry.name)
                 if file is None:
                     continue
-                if tree.name == "archived_positions" and self._is_live(hotkey, pair, entry.name):
-                    miner.look_again = True  # it is being moved
-                    continue
+                if tree.name == "archived_positions":
+                    live = f"{self._root}/{hotkey}/positions/{pair}"
+                    if any(os.path.exists(f"{live}/{name}/{entry.name}") for name in ("open", "closed")):
+                        miner.look_again = True  # it is being moved; the file among the positions wins
+                        continue
                 files.append(file)
         files.sort()
         miner.rewritten = [file.path for file in files if file.folder == tree.rewritten]
         return files
-
-    def _is_live(self, hotkey: str, pair: str, uuid: str) -> bool:
-        """Returns whether the position still has a file among the positions, which wins."""
-        live = f"{self._root}/{hotkey}/positions/{pair}"
-        return any(os.path.exists(f"{live}/{folder}/{uuid}") for folder in ("open", "closed"))
 
     def _empty(self, document: Document, hotkey: str, miner: _MinerDocument) -> DocumentWritten | None:
         """Returns the document's removal, at the second look in a row that finds no file.
@@ -334,7 +331,10 @@ class MinerFiles:
             )
 
 
-def _read_limit_order(file: _File, hotkey: str, limit: int, problems: list[str]) -> bytes:
+# --- one file ---------------------------------------------------------------------------------------------
+
+
+def read_limit_order(file: _File, hotkey: str, limit: int, problems: list[str]) -> bytes:
     body, _ = read_bytes(file.path, limit)
     order = json_object(body, limit)
     check_unknown(order)
@@ -344,12 +344,12 @@ def _read_limit_order(file: _File, hotkey: str, limit: int, problems: list[str])
     )
 
 
-def _read_archived(file: _File, hotkey: str, limit: int, problems: list[str]) -> bytes:
+def read_archived(file: _File, hotkey: str, limit: int, problems: list[str]) -> bytes:
     body, _ = read_file(file.path, limit)
     return parse_file(body, (hotkey, file.name), problems)[1].json()
 
 
-def _read_snapshots(file: _File, hotkey: str, limit: int, problems: list[str]) -> bytes:
+def read_snapshots(file: _File, hotkey: str, limit: int, problems: list[str]) -> bytes:
     """Returns the last snapshots, from the end of a file of any size."""
     tail = min(_TAIL_BYTES, limit)
     while True:
@@ -361,30 +361,25 @@ def _read_snapshots(file: _File, hotkey: str, limit: int, problems: list[str]) -
         kept: list[bytes] = []
         while lines and len(kept) < KEPT_SNAPSHOTS:
             line = lines.pop().strip()
-            if _is_snapshot(line):
+            if not 0 < len(line) <= _LINE_BYTES:
+                continue
+            try:
+                check_utf8(line)
+                check_unknown(line)
+                snapshot = _snapshot.decode(line)
+            except (InvalidInputError, msgspec.DecodeError):
+                continue  # malformed; the last one may be half written
+            if snapshot.snapshot_ms is not None or snapshot.day_open_ms is not None:
                 kept.append(line)
         if is_whole or len(kept) == KEPT_SNAPSHOTS or tail >= limit:
             return b",".join(reversed(kept))
         tail = min(4 * tail, limit)
 
 
-def _is_snapshot(line: bytes) -> bool:
-    """Returns whether it is a complete line; the last one may be half written."""
-    if not 0 < len(line) <= _LINE_BYTES:
-        return False
-    try:
-        check_utf8(line)
-        check_unknown(line)
-        snapshot = _snapshot.decode(line)
-    except (InvalidInputError, msgspec.DecodeError):
-        return False
-    return snapshot.snapshot_ms is not None or snapshot.day_open_ms is not None
-
-
 _READERS: dict[Document, Callable[[_File, str, int, list[str]], bytes]] = {
-    Document.LIMIT_ORDERS: _read_limit_order,
-    Document.ARCHIVED_POSITIONS: _read_archived,
-    Document.SNAPSHOTS: _read_snapshots,
+    Document.LIMIT_ORDERS: read_limit_order,
+    Document.ARCHIVED_POSITIONS: read_archived,
+    Document.SNAPSHOTS: read_snapshots,
 }
 
 

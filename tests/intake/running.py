@@ -25,9 +25,9 @@ WATCH_ALONE: dict[str, Any] = {"sweep_ms": NEVER_MS, "full_sweep_ms": NEVER_MS}
 """One sweep at the start; after that the watch must see everything."""
 
 PERIODS: dict[str, Any] = {
-    "sweep_ms": 30,
-    "full_sweep_ms": 150,
-    "blind_sweep_ms": 30,
+    "sweep_ms": 10,
+    "full_sweep_ms": 50,
+    "blind_sweep_ms": 10,
     "removal_confirm_ms": 60,
     "mass_removal_window_ms": NEVER_MS,
     "miner_files_ms": 20,

@@ -256,10 +256,11 @@ async def test_an_overflow_is_followed_by_a_full_sweep(
         pytest.skip("the kernel's queue is too long to be filled in a test")
     validator.write(position(1, [order(1)]))
     async with running(data, validator, **WATCH_ALONE) as intake:
-        noise = validator.file(position(1, [])).with_name("noise")
-        for n in range(limit // 2 + 100):  # two events each, unread meanwhile
-            noise.with_name(f"noise{n % 2}").touch()
-            noise.with_name(f"noise{n % 2}").unlink()
+        noise = [f"{validator.file(position(1, [])).parent}/noise{n}" for n in range(2)]
+        Path(noise[0]).touch()
+        for _ in range(limit // 4 + 100):  # four events each, unread meanwhile
+            os.rename(*noise)
+            os.rename(*reversed(noise))
         validator.write(position(2, [order(2)], miner=OTHER_MINER))
         await intake.until(lambda: intake.announced() == [order(2)["order_uuid"]])
     assert "watch_overflowed" in capsys.readouterr().out
@@ -364,38 +365,44 @@ async def test_unknown_pairs_and_unordered_lists_are_accepted(validator: Validat
         assert intake.log.source().invalid == 0
 
 
-def _bad_files() -> dict[str, bytes]:
-    good = position(1, [order(1), order(2)])
+def _bad_files(n: int) -> dict[str, bytes]:
+    """Returns contents that cannot be those of position n."""
+    good = position(n, [order(n), order(50 + n)])
     text = json.dumps(good).encode()
     return {
         "empty": b"",
         "truncated": text[: len(text) // 2],
         "no JSON": b"Traceback (most recent call last):",
-        "negative time": json.dumps(position(1, [order(1, at=-5)])).encode(),
+        "negative time": json.dumps(position(n, [order(n, at=-5)])).encode(),
         "no orders": json.dumps({k: v for k, v in good.items() if k != "orders"}).encode(),
         "a list": b"[]",
         "no UTF-8": text.replace(b"BTC/USD", b"\xff\xfe"),
-        "another miner's": json.dumps(position(1, [order(1)], miner=OTHER_MINER)).encode(),
-        "another uuid": json.dumps(position(2, [order(1)])).encode(),
+        "another miner's": json.dumps(position(n, [order(n)], miner=OTHER_MINER)).encode(),
+        "another uuid": json.dumps(position(100, [order(n)])).encode(),
     }
 
 
-@pytest.mark.parametrize("kind", _bad_files())
 async def test_a_bad_file_is_skipped_and_retried_when_it_changes(
-    validator: ValidatorDir, data: Path, kind: str, capsys: pytest.CaptureFixture[str]
+    validator: ValidatorDir, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Logged once, counted, the last good state stays; a good version is read."""
-    good = position(1, [order(1)])
-    path = validator.write(good)
+    kinds = list(_bad_files(0))
+    good = {(MINER, uuid(n)): position(n, [order(n)]) for n in range(len(kinds))}
+    for body in good.values():
+        validator.write(body)
     async with running(data, validator) as intake:
-        validator.put(path, _bad_files()[kind])
-        await intake.until(lambda: intake.log.source().invalid == 1)
+        for n, kind in enumerate(kinds):
+            validator.put(validator.file(good[MINER, uuid(n)]), _bad_files(n)[kind])
+        await intake.until(lambda: intake.log.source().invalid == len(kinds))
         await intake.swept(6)
-        assert intake.state() == {(MINER, uuid(1)): good}
-        validator.write(position(1, [order(1), order(2)]))
-        await intake.until(lambda: intake.announced() == [order(2)["order_uuid"]])
+        assert intake.state() == good
+        for n in range(len(kinds)):
+            validator.write(position(n, [order(n), order(50 + n)]))
+        await intake.until(
+            lambda: set(intake.announced()) == {order(50 + n)["order_uuid"] for n in range(len(kinds))}
+        )
         await intake.until(lambda: intake.log.source().invalid == 0)
-    assert capsys.readouterr().out.count("position_file_skipped") == 1
+    assert capsys.readouterr().out.count("position_file_skipped") == len(kinds)
 
 
 async def test_a_malformed_order_hides_no_other(
@@ -469,14 +476,15 @@ async def test_links_to_themselves_hide_nothing(
     assert (output.count("folder_skipped"), output.count("position_file_skipped")) == (2, 1)
 
 
-@pytest.mark.parametrize("name", ["q'q", "a\tb", "x" * 129, ".hidden", "caf\udce9"])
-async def test_an_unsafe_uuid_is_skipped(validator: ValidatorDir, data: Path, name: str) -> None:
+async def test_an_unsafe_uuid_is_skipped(validator: ValidatorDir, data: Path) -> None:
     """It would become part of keys, URLs and log lines."""
     validator.write(position(1, [order(1)]))
-    validator.write(position(2, [order(2)], position_uuid=name))
+    names = ["q'q", "a\tb", "x" * 129, ".hidden", "caf\udce9"]
+    for name in names:
+        validator.write(position(2, [order(2)], position_uuid=name))
     async with running(data, validator) as intake:
         assert set(intake.state()) == {(MINER, uuid(1))}
-        assert intake.log.source().invalid == 1
+        assert intake.log.source().invalid == len(names)
 
 
 async def test_a_file_over_the_limit_is_skipped(validator: ValidatorDir, data: Path) -> None:
@@ -488,21 +496,22 @@ async def test_a_file_over_the_limit_is_skipped(validator: ValidatorDir, data: P
         assert intake.log.source().invalid == 1
 
 
-@pytest.mark.parametrize("name", [b"caf\xe9", b"a\nb", b'q"q', b"it's", b"x" * 129, b".hidden"])
 async def test_an_unsafe_hotkey_is_reported_once_and_skipped(
-    validator: ValidatorDir, data: Path, name: bytes, capsys: pytest.CaptureFixture[str]
+    validator: ValidatorDir, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its positions are not served, the others are."""
     validator.write(position(1, [order(1)]))
-    leaf = os.fsencode(validator.miners) + b"/" + name + b"/positions/BTCUSD/open"
-    os.makedirs(leaf)
-    with open(leaf + b"/" + uuid(9).encode(), "w") as file:
-        file.write(json.dumps(position(9, [order(9)])))
+    names = [b"caf\xe9", b"a\nb", b'q"q', b"it's", b"x" * 129, b".hidden"]
+    for name in names:
+        leaf = os.fsencode(validator.miners) + b"/" + name + b"/positions/BTCUSD/open"
+        os.makedirs(leaf)
+        with open(leaf + b"/" + uuid(9).encode(), "w") as file:
+            file.write(json.dumps(position(9, [order(9)])))
     async with running(data, validator) as intake:
         await intake.swept(8)
         assert set(intake.state()) == {(MINER, uuid(1))}
-        assert intake.log.source().invalid == 1
-    assert capsys.readouterr().out.count("folder_skipped") == 1
+        assert intake.log.source().invalid == len(names)
+    assert capsys.readouterr().out.count("folder_skipped") == len(names)
 
 
 async def test_a_late_root_is_waited_for(validator: ValidatorDir, data: Path) -> None:

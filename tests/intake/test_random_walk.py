@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from ptn_api.intake.watch import NullWatch, Watch, open_watch
 from tests.factories import BTCUSD, EURUSD, T0, order, position, uuid
@@ -19,6 +20,8 @@ from tests.intake.running import WATCH_ALONE, Intake, running
 from tests.intake.validator_dir import ValidatorDir
 
 Body = dict[str, Any]
+SEEDS = range(max(1, min(4, settings().max_examples // 25)))
+"""One in the quick profile, four in the others."""
 
 
 class Walk:
@@ -139,7 +142,7 @@ def _watch(kind: str) -> Watch:
     return NullWatch() if kind == "sweep" else open_watch()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("kind", ["watch", "sweep", "both"])
 async def test_the_log_equals_the_files(validator: ValidatorDir, data: Path, kind: str, seed: int) -> None:
     """By the watch, by the sweep, by both; with the queue and with restarts in between.
