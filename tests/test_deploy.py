@@ -62,7 +62,19 @@ def test_the_unit_may_do_little() -> None:
     result = run("systemd-analyze", "security", "--offline=true", "--threshold=20", str(UNIT))
     assert result.returncode == 0, result.stdout
     assert "NoNewPrivileges=yes" in UNIT.read_text()
-    assert "User=ptn-api" in UNIT.read_text()
+
+
+def test_the_unit_reads_a_home_directory_but_no_wallet() -> None:
+    """It runs as the validator's user. The command of docs/deployment.md puts in another user and home."""
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    (command,) = re.findall(r"^(sed .*deploy/systemd/ptn-api\.service) \|", page, re.MULTILINE | re.DOTALL)
+    script = f"user=vera group=vali home=/srv/vera\n{command}"
+    result = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    lines = result.stdout.splitlines()
+    assert {"User=vera", "Group=vali", "ProtectHome=read-only"} <= set(lines)
+    (hidden,) = (line for line in lines if line.startswith("InaccessiblePaths="))
+    assert "-/srv/vera/.bittensor" in hidden
+    assert "-/srv/vera/.ssh" in hidden
 
 
 def test_the_unit_leaves_time_to_stop_in_order() -> None:

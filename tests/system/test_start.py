@@ -252,3 +252,30 @@ def test_the_demo_runs_on_nothing_and_keeps_to_its_directory(tmp_path: Path) -> 
         ask = {"headers": {"Authorization": f"Bearer {added}"}, "timeout": 30}
         until(lambda: requests.get(server.rest + "/me", **ask).status_code == 200, what="the added key")
     assert {p.name for p in tmp_path.iterdir()} == {"data", "server.log"}
+
+
+def test_a_start_as_with_the_networks_own_manager(
+    validator: Validator, data_dir: Path, tmp_path: Path, keys: dict[int, str]
+) -> None:
+    """All its documented options, in a validator's checkout of 2025, where its key file is found.
+
+    The checkout has a package `ptn_api` of its own.
+    """
+    validator.place()
+    package = validator.root / "ptn_api"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit('the package of the checkout')")
+    (tmp_path / "api_keys.json").rename(package / "api_keys.json")
+    command = [sys.executable, str(ROOT / "api_manager.py"), "--serve", "--api-host", "127.0.0.1"]
+    command += ["--api-rest-port", "0", "--api-ws-port", "0", "--netuid", "8", f"--data-dir={data_dir}"]
+    process = subprocess.Popen(command, cwd=validator.root, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[4]
+        ask = {"headers": {"Authorization": f"Bearer {keys[100]}"}, "timeout": 30}
+        (miner,) = until(lambda: requests.get(f"{url}/miner-positions", **ask).json()).values()
+        assert len(miner["positions"]) == 1
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
+        process.stdout.close()
