@@ -71,7 +71,11 @@ class UsdAccount:
         if opens:  # 1
             self.position_type = "LONG" if leverage > 0 else "SHORT" if leverage < 0 else "FLAT"
             self.close_ms = None if leverage else now
-        closes = order.order_type == "FLAT" or self._crosses(leverage, quantity)
+        nets = [self.net_quantity + quantity]
+        if self._is_g3:
+            nets.append(self.net_leverage + leverage)
+        crosses = min(nets) <= 0 if self.position_type == "LONG" else max(nets) >= 0
+        closes = order.order_type == "FLAT" or (crosses and self.position_type != "FLAT")
         if closes and not (opens and leverage == 0):  # 2
             self._close(now)
             leverage, quantity, value = -self.net_leverage, -self.net_quantity, -self.net_value
@@ -156,14 +160,6 @@ class UsdAccount:
     def _effective_price(self, order: Order, leverage: float) -> float:
         gated = self._is_g3 and order.processed_ms < SLIPPAGE_STARTS_MS
         return order.price if gated else effective_price(order, leverage)
-
-    def _crosses(self, leverage: float, quantity: float) -> bool:
-        nets = [self.net_quantity + quantity]
-        if self._is_g3:
-            nets.append(self.net_leverage + leverage)
-        if self.position_type == "LONG":
-            return min(nets) <= 0
-        return self.position_type == "SHORT" and max(nets) >= 0
 
     def _close(self, at_ms: int) -> None:
         self.position_type = "FLAT"

@@ -168,14 +168,23 @@ def parse_position(body: bytes, problems: list[str] | None = None) -> tuple[Posi
     if not position.position_uuid:
         raise InvalidInputError("empty uuid", code="bad_value", field="position_uuid")
     _check_nesting(text.header)
-    bad = [*map(_problem, position.orders, text.orders)]
-    if any(bad):
-        if problems is None:
-            reason = next(filter(None, bad))
-            raise InvalidInputError(reason, code="bad_value", field="orders")
-        problems += [f"orders[{i}] was left out: {reason}" for i, reason in enumerate(bad) if reason]
-        position.orders = [o for o, reason in zip(position.orders, bad, strict=True) if not reason]
-        kept = tuple(o for o, reason in zip(text.orders, bad, strict=True) if not reason)
+    bad: dict[int, InvalidInputError] = {}
+    for index, (order, order_text) in enumerate(zip(position.orders, text.orders, strict=True)):
+        try:
+            _check_nesting(order_text)
+            if not _is_time(order.processed_ms):
+                raise InvalidInputError("time is negative or absurd", code="bad_value", field="processed_ms")
+            if not order.order_uuid:
+                raise InvalidInputError("empty uuid", code="bad_value", field="order_uuid")
+        except InvalidInputError as error:
+            if problems is None:
+                raise
+            bad[index] = error
+    if bad:
+        assert problems is not None
+        problems += [f"orders[{index}] was left out: {error}" for index, error in bad.items()]
+        position.orders = [order for index, order in enumerate(position.orders) if index not in bad]
+        kept = tuple(order for index, order in enumerate(text.orders) if index not in bad)
         text = msgspec.structs.replace(text, orders=kept)
     return position, text
 
@@ -217,19 +226,6 @@ def _joined(elements: list[bytes]) -> msgspec.Raw:
 
 def _is_time(value: int) -> bool:
     return 0 <= value < 1 << 53
-
-
-def _problem(order: Order, text: bytes) -> str:
-    """Returns why a decoded order cannot be served; empty if it can."""
-    if not _is_time(order.processed_ms):
-        return "time is negative or absurd"
-    if not order.order_uuid:
-        return "empty uuid"
-    try:
-        _check_nesting(text)
-    except InvalidInputError as error:
-        return str(error)
-    return ""
 
 
 def check_unknown(text: bytes) -> None:
