@@ -135,15 +135,13 @@ class Append:
         stored_id = stored.id if stored else None
         position_id = put_position(self._db, stored_id, change, revision, orders.layout_revision)
         put_orders(self._db, position_id, old, orders)
-        self._db.executemany(
-            "INSERT OR REPLACE INTO removed_orders VALUES (?, ?, ?, ?)",
-            [
-                (position_id, uuid, before, self._time.now_ms)
-                for uuid, before in removed_orders(old, uuids).items()
-            ],
-        )
+        removed = [(position_id, *row, self._time.now_ms) for row in removed_orders(old, uuids).items()]
+        if removed:
+            self._db.executemany("INSERT OR REPLACE INTO removed_orders VALUES (?, ?, ?, ?)", removed)
         self._position_ids[position.miner_hotkey, position.position_uuid] = position_id
-        self._announce(change, changed_at(orders, revision), revision)
+        changed = changed_at(orders, revision)
+        if changed:  # not in the common case, a refreshed return
+            self._announce(change, changed, revision)
 
     def _announce(self, change: PositionWritten, changed: list[int], revision: int) -> None:
         """Collects events of the orders never seen before, and remembers these orders."""

@@ -55,7 +55,7 @@ def document(kind: Document, value: Any) -> DocumentWritten:
 
 def filled_log(changes: Iterable[Change] = (), *, now_ms: int = NOW, epoch: str = "e" * 32) -> MemoryLog:
     """A log whose baseline holds these changes."""
-    log = MemoryLog(created_ms=now_ms, epoch=epoch)
+    log = MemoryLog(created_ms=now_ms - 1, epoch=epoch)
     log.baseline(list(changes), now_ms)
     return log
 
