@@ -141,15 +141,10 @@ class Append:
         self._position_ids[position.miner_hotkey, position.position_uuid] = position_id
         changed = changed_at(orders, revision)
         if changed:  # not in the common case, a refreshed return
-            self._announce(change, changed, revision)
-
-    def _announce(self, change: PositionWritten, changed: list[int], revision: int) -> None:
-        """Collects events of the orders never seen before, and remembers these orders."""
-        miner, orders = change.position.miner_hotkey, change.position.orders
-        seen = seen_orders(self._db, miner, {orders[index].order_uuid for index in changed})
-        new = new_orders(change, changed, seen, self._time, revision)
-        remember_orders(self._db, miner, new.first)
-        self._pending.add(new)  # last: what the schema refuses must not leave events behind
+            seen = seen_orders(self._db, position.miner_hotkey, {uuids[index] for index in changed})
+            new = new_orders(change, changed, seen, self._time, revision)
+            remember_orders(self._db, position.miner_hotkey, new.first)
+            self._pending.add(new)  # last: what the schema refuses must not leave events behind
 
     def _write_document(self, change: DocumentWritten, packed: PackedDocument | None) -> None:
         content = change.content
