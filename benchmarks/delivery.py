@@ -21,6 +21,7 @@ from benchmarks.orders import END, client, filled_log, logged_in, position_with,
 from benchmarks.server import DEFAULT_PERIODS, prepared
 from benchmarks.stream_process import KEY
 from ptn_api.access import add_key
+from ptn_api.clock import wall_ms
 from ptn_api.event_log import open_writer
 from ptn_api.event_log.contract import EventLogWriter
 from ptn_api.model.position import parse_position
@@ -46,7 +47,7 @@ def _stream_over(data: Path) -> Iterator[tuple[int, int]]:
 
 def latency(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
     prepared(folder, arguments)
-    log = open_writer(folder / "data")
+    log = open_writer(folder / "data", clock=lambda: wall_ms() - 60_000)  # before the orders
     with _stream_over(folder / "data") as (port, _):
         sockets = [client(port, KEY) for _ in range(_CLIENTS)]
         with on(LOAD):

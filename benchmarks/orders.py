@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ptn_api.clock import wall_ms
 from ptn_api.event_log import open_writer
 from ptn_api.event_log.contract import EventLogWriter, PositionWritten
 from tests import factories
@@ -69,7 +70,7 @@ def message(orders: int = 1, sequence: int = 1_760_000_001) -> bytes:
 @contextmanager
 def filled_log(folder: Path) -> Iterator[EventLogWriter]:
     """Creates an empty, ready log. Returns its writer."""
-    log = open_writer(folder)
+    log = open_writer(folder, clock=lambda: wall_ms() - 60_000)  # before the orders, which become events
     try:
         log.baseline([], time.time_ns() // 1_000_000)
         yield log

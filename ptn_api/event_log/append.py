@@ -135,23 +135,16 @@ class Append:
         stored_id = stored.id if stored else None
         position_id = put_position(self._db, stored_id, change, revision, orders.layout_revision)
         put_orders(self._db, position_id, old, orders)
-        self._db.executemany(
-            "INSERT OR REPLACE INTO removed_orders VALUES (?, ?, ?, ?)",
-            [
-                (position_id, uuid, before, self._time.now_ms)
-                for uuid, before in removed_orders(old, uuids).items()
-            ],
-        )
+        removed = [(position_id, *row, self._time.now_ms) for row in removed_orders(old, uuids).items()]
+        if removed:
+            self._db.executemany("INSERT OR REPLACE INTO removed_orders VALUES (?, ?, ?, ?)", removed)
         self._position_ids[position.miner_hotkey, position.position_uuid] = position_id
-        self._announce(change, changed_at(orders, revision), revision)
-
-    def _announce(self, change: PositionWritten, changed: list[int], revision: int) -> None:
-        """Collects events of the orders never seen before, and remembers these orders."""
-        miner, orders = change.position.miner_hotkey, change.position.orders
-        seen = seen_orders(self._db, miner, {orders[index].order_uuid for index in changed})
-        new = new_orders(change, changed, seen, self._time, revision)
-        remember_orders(self._db, miner, new.first)
-        self._pending.add(new)  # last: what the schema refuses must not leave events behind
+        changed = changed_at(orders, revision)
+        if changed:  # not in the common case, a refreshed return
+            seen = seen_orders(self._db, position.miner_hotkey, {uuids[index] for index in changed})
+            new = new_orders(change, changed, seen, self._time, revision)
+            remember_orders(self._db, position.miner_hotkey, new.first)
+            self._pending.add(new)  # last: what the schema refuses must not leave events behind
 
     def _write_document(self, change: DocumentWritten, packed: PackedDocument | None) -> None:
         content = change.content

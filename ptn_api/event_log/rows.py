@@ -173,14 +173,15 @@ def put_orders(db: sqlite3.Connection, position_id: int, old: OrderList, new: Or
     first = position_id << 32
     before = list(zip(old.uuids, old.revisions, old.texts, strict=True))
     after = list(zip(new.uuids, new.revisions, new.texts, strict=True))
-    db.executemany(
-        "INSERT OR REPLACE INTO orders (id, uuid, revision, text) VALUES (?, ?, ?, ?)",
-        [
-            (first + index, *row)
-            for index, row in enumerate(after)
-            if index >= len(before) or before[index] != row
-        ],
-    )
+    differing = [
+        (first + index, *row)
+        for index, row in enumerate(after)
+        if index >= len(before) or before[index] != row
+    ]
+    if differing:
+        db.executemany(
+            "INSERT OR REPLACE INTO orders (id, uuid, revision, text) VALUES (?, ?, ?, ?)", differing
+        )
     if len(after) < len(before):
         db.execute(
             "DELETE FROM orders WHERE id BETWEEN ? AND ?", (first + len(after), _order_span(position_id)[1])

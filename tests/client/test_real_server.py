@@ -249,7 +249,7 @@ async def test_the_checkpoint_can_be_downloaded(tmp_path: Path) -> None:
 
 async def test_messages_can_be_fetched_by_rest() -> None:
     """Page by page; status 410 for pruned ones."""
-    log = filled_log()
+    log = filled_log(now_ms=T0)
     start = log.head().sequence
     log.append([written(position(n, [order(n, at=T0 + n)])) for n in range(1, 6)], T0 + 10)
     async with serving(log) as served, AsyncPTNClient(served.url, REST_KEY) as api:
@@ -318,7 +318,8 @@ class Both:
 @contextlib.asynccontextmanager
 async def mirrored(timing: Timing, *changes: Any, mend_within: float = 0.0) -> AsyncIterator[Both]:
     clock = FakeClock(T0)
-    log = filled_log(changes, now_ms=T0)
+    newest_ms = max((o.processed_ms for change in changes for o in change.position.orders), default=T0)
+    log = filled_log(changes, now_ms=T0, created_ms=newest_ms)
     live = LiveStream(log=log, ready=False)
     live.keys.replace([("alice", REST_KEY, 100)])
     states: list[str] = []

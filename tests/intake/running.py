@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ptn_api.event_log.contract import Change, Event, EventLogWriter, Head
 from ptn_api.intake.options import IntakeOptions
 from ptn_api.intake.run import run_intake
 from ptn_api.intake.watch import Watch
+from tests.factories import T0
 from tests.intake.validator_dir import ValidatorDir
 from tests.waiting import PATIENCE_S, until_async
 
@@ -85,6 +87,16 @@ class Intake:
             await self.until(lambda before=before: (self.log.source().swept_ms or 0) > before, "a sweep")
 
 
+def _after_the_files(validator: ValidatorDir | None) -> int:
+    """A time right after the orders in the directory, but not in the future: later orders are new."""
+    times = [T0 - 1]
+    for path in validator.miners.rglob("*") if validator is not None else ():
+        with contextlib.suppress(OSError):
+            content = path.read_bytes() if path.is_file() else b""
+            times += map(int, re.findall(rb'"processed_ms": ?(\d{13})\b', content))
+    return max(times)
+
+
 @contextlib.asynccontextmanager
 async def running(
     data_dir: Path,
@@ -92,10 +104,14 @@ async def running(
     *,
     watch: Watch | None = None,
     wrap: Callable[[EventLogWriter], EventLogWriter] = lambda log: log,
+    created_ms: int | None = None,
     **options: Any,
 ) -> AsyncIterator[Intake]:
-    """Runs intake. Yields once the baseline is in the log and the first sweep is done."""
-    log = open_writer(data_dir)
+    """Runs intake. Yields once the baseline is in the log and the first sweep is done.
+
+    A new log is created at `created_ms`, or else right after the orders in the directory.
+    """
+    log = open_writer(data_dir, clock=lambda: created_ms or _after_the_files(validator))
     stop, ready = asyncio.Event(), asyncio.Event()
     reading, writing = os.pipe()
     # A test writes from the event loop that reads: a full pipe would block both.

@@ -14,7 +14,7 @@ from ptn_api.errors import InvalidInputError
 from ptn_api.event_log.contract import Document, DocumentWritten, PositionWritten
 from ptn_api.intake.checkpoint import read_checkpoint
 from tests import newest
-from tests.factories import MINER, OTHER_MINER, order, position, uuid
+from tests.factories import MINER, OTHER_MINER, T0, order, position, uuid
 from tests.intake.running import running
 
 REAL = Path(__file__).parents[3] / "shared/data/real"
@@ -206,7 +206,7 @@ def test_a_missing_file_is_reported_as_missing(tmp_path: Path) -> None:
 async def test_only_a_new_log_reads_the_checkpoint(tmp_path: Path, data: Path) -> None:
     """As a baseline, without events. The queue adds orders to it."""
     path = zipped(tmp_path / "c.json.gz", checkpoint())
-    async with running(data, checkpoint=str(path)) as intake:
+    async with running(data, checkpoint=str(path), created_ms=T0 + 8_000) as intake:
         assert len(intake.state()) == 3
         assert intake.events() == []
         intake.enqueue({"position": position(1, [order(1), order(9)])})

@@ -306,11 +306,11 @@ async def test_a_sweeps_older_version_does_not_undo_a_newer_one(
 ) -> None:
     """A sweep delivers at its end; a newer version that arrived meanwhile stays."""
     for n in (1, 2):
-        validator.write(position(n, [order(10 * n)]))
+        validator.write(position(n, [order(n)]))
     async with running(data, validator):
         pass
     for n in (1, 2):
-        validator.write(position(n, [order(10 * n), order(10 * n + 1)]))
+        validator.write(position(n, [order(n), order(10 * n + 1)]))
     reads: list[int] = []
     real = position_files.read_file
     watch = ReplacedWatch()
@@ -321,7 +321,7 @@ async def test_a_sweeps_older_version_does_not_undo_a_newer_one(
         n = 1 if path.endswith(uuid(1)) else 2
         reads.append(n)
         if len(reads) == 1:
-            validator.write(position(n, [order(10 * n + k) for k in range(3)]))
+            validator.write(position(n, [order(n), order(10 * n + 1), order(10 * n + 2)]))
         elif len(reads) == 2:
             watch.replaced.wait(PATIENCE_S)
         return content

@@ -516,7 +516,7 @@ async def test_an_unsafe_hotkey_is_reported_once_and_skipped(
 
 async def test_a_late_root_is_waited_for(validator: ValidatorDir, data: Path) -> None:
     """A new log gets its baseline from a directory of miners, not from its absence."""
-    validator.write(position(1, [order(1, at=T0)]))
+    validator.write(position(1, [order(1, at=T0 - 1)]))
     hidden = validator.miners.with_name("elsewhere")
     os.rename(validator.miners, hidden)
     asyncio.get_running_loop().call_later(0.1, os.rename, hidden, validator.miners)

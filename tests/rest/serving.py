@@ -73,9 +73,15 @@ def limit_order(n: int, *, pair: str = "BTCUSDC", src: int = 5, **fields: Any) -
     return {"trade_pair_id": pair, "folder": folder, "order": body}
 
 
-def filled_log(changes: Iterable[Change] = (), *, now_ms: int = NOW, epoch: str = "e" * 32) -> MemoryLog:
-    """A log whose baseline holds these changes."""
-    log = MemoryLog(created_ms=now_ms, epoch=epoch)
+def filled_log(
+    changes: Iterable[Change] = (),
+    *,
+    now_ms: int = NOW,
+    created_ms: int | None = None,
+    epoch: str = "e" * 32,
+) -> MemoryLog:
+    """A log whose baseline holds these changes, created just now unless `created_ms` is given."""
+    log = MemoryLog(created_ms=now_ms - 1 if created_ms is None else created_ms, epoch=epoch)
     log.baseline(list(changes), now_ms)
     return log
 

@@ -565,7 +565,7 @@ class UnreadableEvents(MemoryLog):
 
     def add_order(self, number: int) -> Head:
         """Appends a position, so that the follower reads the log."""
-        return self.append([written(position(number, [order(number, at=NOW)]))], NOW)
+        return self.append([written(position(number, [order(number, at=NOW + 1)]))], NOW)
 
 
 def unreadable_events() -> UnreadableEvents:

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import requests
 
+from ptn_api.event_log import open_reader
 from ptn_api.intake.removal import request_resync
 from tests.chaos import ChaosProxy
 from tests.soak.checker import (
@@ -129,7 +130,9 @@ def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str
         reports = fleet.end(End(head=head, checksum=checksum_of(files)))
         figures |= {"seconds_to_catch_up": round(time.monotonic() - ended, 1)}
     verdict = Verdict()
-    deliveries = Deliveries(orders_placed(directory / "journal.ndjson", since_ns), verdict, stale_ms=60_000)
+    with contextlib.closing(open_reader(folder / "data")) as log:
+        placed = orders_placed(directory / "journal.ndjson", since_ns, created_ms=log.created_ms)
+    deliveries = Deliveries(placed, verdict, stale_ms=60_000)
     deliveries.check(reports, head, doubled=trouble.counts["duplications"])
     check_state("REST", positions, files, verdict)
     check_mirrors(reports, files, verdict)

@@ -82,15 +82,20 @@ class OrdersPlaced(msgspec.Struct):
     may: set[str]
 
 
-def orders_placed(journal: Path, since_ns: int, *, grace_ns: int = 15 * 10**9) -> OrdersPlaced:
-    """The orders written since `since_ns` and not removed again within `grace_ns`."""
+def orders_placed(
+    journal: Path, since_ns: int, *, created_ms: int, grace_ns: int = 15 * 10**9
+) -> OrdersPlaced:
+    """The orders written since `since_ns` and not removed again within `grace_ns`.
+
+    Those processed before `created_ms`, the log's creation, must not be announced.
+    """
     written: dict[str, tuple[str, int]] = {}
     may: set[str] = set()
     pending: dict[str, list[Placed]] = {}
     now_ns = 0
     for action in read_journal(journal):
         match action:
-            case Placed():
+            case Placed() if action.processed_ms > created_ms:
                 pending.setdefault(action.position_uuid, []).append(action)
             case Written():
                 now_ns = action.written_ns

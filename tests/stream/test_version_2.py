@@ -151,7 +151,8 @@ async def test_late_orders_are_marked_for_version_2_only() -> None:
         await new.login(version=2)
         for client in (old, new):
             await client.subscribe()
-        live.append(written(position(1, [order(1, at=T0 - 120_000)])))
+        live.now_ms += 120_000
+        live.append(written(position(1, [order(1)])))
         assert "late" not in (await old.messages(1))[0]
         assert (await new.messages(1))[0]["late"] is True
 
