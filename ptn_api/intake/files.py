@@ -6,15 +6,14 @@ Folders are the subject of `directory`, positions that of `position_files`.
 from __future__ import annotations
 
 import os
-import pwd
 import re
 import stat
 import unicodedata
-from pathlib import Path
 
 from ptn_api.errors import InvalidInputError
+from ptn_api.file_version import owner_of
 
-__all__ = ["LONGEST_NAME", "Key", "check_name", "check_utf8", "owner_of", "read_file"]
+__all__ = ["LONGEST_NAME", "Key", "check_name", "check_utf8", "read_file"]
 
 Key = tuple[str, str]
 """A position: (hotkey of its folder, position uuid)."""
@@ -46,34 +45,14 @@ def read_file(path: str, limit: int) -> tuple[bytes, os.stat_result]:
     except FileNotFoundError:
         raise
     except PermissionError as error:
-        sentence = f"cannot be read: {error.strerror}; it belongs to {owner_of(path)}"
-        raise InvalidInputError(sentence, code="unreadable") from None
+        reason = f"cannot be read: {error.strerror}; it belongs to {owner_of(path)}"
+        raise InvalidInputError(reason, code="unreadable") from None
     except OSError as error:
         raise InvalidInputError(f"cannot be read: {error.strerror}", code="unreadable") from None
     if not body:
         raise InvalidInputError("empty file", code="empty")
     check_utf8(body)
     return body, status
-
-
-def owner_of(path: str | Path) -> str:
-    """Returns the user to whom the file belongs, as `validator (uid 1000)`.
-
-    Where the file itself is out of reach, the nearest folder above it decides: it is the one that is locked.
-    """
-    at = Path(path).absolute()
-    while True:
-        try:
-            uid = at.stat().st_uid
-            break
-        except OSError:
-            if at == at.parent:
-                raise
-            at = at.parent
-    try:
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    except KeyError:  # as in a container, which has other users
-        return f"uid {uid}"
 
 
 def check_utf8(body: bytes) -> None:

@@ -6,8 +6,10 @@ once: while it is being closed, after a synchronisation, in a restored backup. A
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from itertools import islice
 
 import structlog
 
@@ -94,11 +96,9 @@ class PositionFiles:
         return len(self._places)
 
     def locked_path(self) -> str:
-        """Returns a file that this user cannot read; empty if there is none."""
-        refused = self._refused.items()
-        return next(
-            (f"{place.path}/{uuid}" for (place, uuid), (_, code) in refused if code == "unreadable"), ""
-        )
+        """Returns a file that this user cannot read; empty if there is none among the first thousand."""
+        paths = (f"{place.path}/{uuid}" for (_, uuid), places in self._places.items() for place in places)
+        return next((path for path in islice(paths, 1_000) if not os.access(path, os.R_OK)), "")
 
     def vanished_unread(self, keys: Iterable[Key]) -> list[Key]:
         """Returns those positions that were never delivered and have no file any more."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.file_version import version_of
-from ptn_api.intake.files import LONGEST_NAME, check_name, owner_of, read_file
+from ptn_api.intake.files import LONGEST_NAME, check_name, read_file
 from tests.factories import MINER
 
 
@@ -22,15 +21,6 @@ def test_content_and_version_belong_together(tmp_path: Path) -> None:
     body, status = read_file(str(path), 100)
     assert body == b"content"
     assert version_of(status) == version_of(os.stat(path))
-
-
-def test_the_owner_of_what_is_out_of_reach(tmp_path: Path) -> None:
-    """That of the nearest folder that can be reached; a user without a name is a number."""
-    me = os.geteuid()
-    assert owner_of(tmp_path / "missing" / "file") == f"{pwd.getpwuid(me).pw_name} (uid {me})"
-    if me == 0:
-        os.chown(tmp_path, 54_321, -1)
-        assert owner_of(tmp_path) == "uid 54321"
 
 
 def _write(content: bytes) -> Callable[[Path], object]:
