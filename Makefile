@@ -52,8 +52,12 @@ else
 	@$(BIN)/ptn serve --demo --data-dir '$(DATA_DIR)' $(ARGS)
 endif
 
+# Many tests wait for a moment, so two workers share a core. Without compiled files, each worker and each process
+# that a test starts would compile everything.
+check: export PYTHONDONTWRITEBYTECODE :=
 check: lint  ## lint and run the quick tests, in about a minute
-	$(BIN)/python -m pytest -q --numprocesses=logical $(SLOW:%=--ignore=tests/%) $(ARGS)
+	$(BIN)/python -m pytest -q --numprocesses=$$((2 * $$(getconf _NPROCESSORS_ONLN))) --maxprocesses=16 \
+		--dist=worksteal $(SLOW:%=--ignore=tests/%) $(ARGS)
 
 # With ARGS, property tests try fewer examples: ARGS=--hypothesis-profile=full overrides.
 test: $(STAMP) $(NGINX)  ## run every test; ARGS=tests/rest for one folder

@@ -1,11 +1,13 @@
-"""Versions of a file, to see from one stat whether it has changed."""
+"""What one stat tells of a file: its version, to see whether it has changed, and its owner."""
 
 from __future__ import annotations
 
 import os
+import pwd
 import time
+from pathlib import Path
 
-__all__ = ["is_settled", "version_of"]
+__all__ = ["is_settled", "owner_of", "version_of"]
 
 _SETTLE_NS = 50_000_000
 
@@ -22,3 +24,23 @@ def is_settled(changed_ns: int) -> bool:
     within the tick of its last change may look the same as the next version.
     """
     return abs(time.time_ns() - changed_ns) > _SETTLE_NS
+
+
+def owner_of(path: str | Path) -> str:
+    """Returns the user to whom the file belongs, as `validator (uid 1000)`.
+
+    Where the file itself is out of reach, the nearest folder above it decides: it is the one that is locked.
+    """
+    at = Path(path).absolute()
+    while True:
+        try:
+            uid = at.stat().st_uid
+            break
+        except OSError:
+            if at == at.parent:
+                raise
+            at = at.parent
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:  # as in a container, which has other users
+        return f"uid {uid}"

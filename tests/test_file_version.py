@@ -1,14 +1,15 @@
-"""Every change of a file is another version, once the version is settled."""
+"""Every change of a file is another version, once the version is settled; and whose the file is."""
 
 from __future__ import annotations
 
 import os
+import pwd
 import time
 from pathlib import Path
 
 import pytest
 
-from ptn_api.file_version import is_settled, version_of
+from ptn_api.file_version import is_settled, owner_of, version_of
 
 
 def test_every_replacement_is_another_version(tmp_path: Path) -> None:
@@ -29,3 +30,12 @@ def test_a_fresh_change_is_not_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_settled(now_ns + 10_000_000)
     assert is_settled(now_ns - 3_600 * 10**9)
     assert is_settled(now_ns + 3_600 * 10**9)
+
+
+def test_the_owner_of_what_is_out_of_reach(tmp_path: Path) -> None:
+    """That of the nearest folder that can be reached; a user without a name is a number."""
+    me = os.geteuid()
+    assert owner_of(tmp_path / "missing" / "file") == f"{pwd.getpwuid(me).pw_name} (uid {me})"
+    if me == 0:
+        os.chown(tmp_path, 54_321, -1)
+        assert owner_of(tmp_path) == "uid 54321"

@@ -21,7 +21,7 @@ from ptn_api.access import check_keys, exposed_to, key_file_places, parse_keys, 
 from ptn_api.access.address import is_loopback
 from ptn_api.clock import wall_ms
 from ptn_api.errors import PTNError, SettingsError
-from ptn_api.intake.files import owner_of
+from ptn_api.file_version import owner_of
 from ptn_api.process.certificate import Certificate
 from ptn_api.process.data_dir import foreign_files, other_log
 from ptn_api.process.settings import SETTINGS, Settings

@@ -6,17 +6,16 @@ Folders are the subject of `directory`, positions that of `position_files`.
 from __future__ import annotations
 
 import os
-import pwd
 import re
 import stat
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
 
 from ptn_api.errors import InvalidInputError
+from ptn_api.file_version import owner_of
 from ptn_api.gzip_file import GZIP_MAGIC, inflate
 from ptn_api.model.repair import null_for_nan
 
@@ -28,7 +27,6 @@ __all__ = [
     "check_object",
     "check_utf8",
     "json_object",
-    "owner_of",
     "read_bytes",
     "read_file",
 ]
@@ -123,8 +121,8 @@ def read_bytes(path: str, limit: int, *, tail: int | None = None) -> tuple[bytes
     except FileNotFoundError:
         raise
     except PermissionError as error:
-        sentence = f"cannot be read: {error.strerror}; it belongs to {owner_of(path)}"
-        raise InvalidInputError(sentence, code="unreadable") from None
+        reason = f"cannot be read: {error.strerror}; it belongs to {owner_of(path)}"
+        raise InvalidInputError(reason, code="unreadable") from None
     except OSError as error:
         raise InvalidInputError(f"cannot be read: {error.strerror}", code="unreadable") from None
     if not body:
@@ -156,26 +154,6 @@ def check_object(body: bytes | msgspec.Raw) -> None:
         raise InvalidInputError(str(error), code="not_an_object") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInputError(f"not JSON: {error}", code="not_json") from None
-
-
-def owner_of(path: str | Path) -> str:
-    """Returns the user to whom the file belongs, as `validator (uid 1000)`.
-
-    Where the file itself is out of reach, the nearest folder above it decides: it is the one that is locked.
-    """
-    at = Path(path).absolute()
-    while True:
-        try:
-            uid = at.stat().st_uid
-            break
-        except OSError:
-            if at == at.parent:
-                raise
-            at = at.parent
-    try:
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    except KeyError:  # as in a container, which has other users
-        return f"uid {uid}"
 
 
 def check_utf8(body: bytes) -> None:

@@ -16,8 +16,9 @@ import structlog
 
 from ptn_api.clock import Monotonic
 from ptn_api.event_log.contract import Change, Document, DocumentWritten, PositionRemoved, PositionWritten
+from ptn_api.file_version import owner_of
 from ptn_api.intake.directory import Directory
-from ptn_api.intake.files import Key, owner_of
+from ptn_api.intake.files import Key
 from ptn_api.intake.options import IntakeOptions
 from ptn_api.intake.position_files import PositionFiles, PositionsToRead
 from ptn_api.intake.removal import RemovalGuard, resync_done, resync_requested

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import pwd
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.file_version import version_of
-from ptn_api.intake.files import LONGEST_NAME, Refusals, check_name, json_object, owner_of, read_file
+from ptn_api.intake.files import LONGEST_NAME, Refusals, check_name, json_object, read_file
 from tests.factories import MINER
 
 
@@ -23,15 +22,6 @@ def test_content_and_version_belong_together(tmp_path: Path) -> None:
     body, status = read_file(str(path), 100)
     assert body == b"content"
     assert version_of(status) == version_of(os.stat(path))
-
-
-def test_the_owner_of_what_is_out_of_reach(tmp_path: Path) -> None:
-    """That of the nearest folder that can be reached; a user without a name is a number."""
-    me = os.geteuid()
-    assert owner_of(tmp_path / "missing" / "file") == f"{pwd.getpwuid(me).pw_name} (uid {me})"
-    if me == 0:
-        os.chown(tmp_path, 54_321, -1)
-        assert owner_of(tmp_path) == "uid 54321"
 
 
 def _write(content: bytes) -> Callable[[Path], object]:
