@@ -27,6 +27,8 @@ from ptn_api.wire.frames import (
     PositionsRemoved,
     Resumed,
     ResumeFailed,
+    SubaccountRequest,
+    SubaccountStatus,
     Subscribe,
     SubscriptionStatus,
     Unsubscribe,
@@ -36,6 +38,7 @@ __all__ = ["asyncapi_document"]
 
 _REF = "#/components/schemas/{name}"
 _BOTH: tuple[int, ...] = (1, 2)
+_ONLY_1: tuple[int, ...] = (1,)
 _ONLY_2: tuple[int, ...] = (2,)
 
 
@@ -51,7 +54,13 @@ class Frame(NamedTuple):
 
 
 _FRAMES = (
-    Frame("login", Auth, "client", "The first frame.", answers=("loginAccepted", "loginRefused")),
+    Frame(
+        "login",
+        Auth,
+        "client",
+        "The first frame, unless the key came in the header.",
+        answers=("loginAccepted", "loginRefused"),
+    ),
     Frame(
         "subscribe",
         Subscribe,
@@ -61,6 +70,14 @@ _FRAMES = (
     ),
     Frame("unsubscribe", Unsubscribe, "client", "Ends the delivery.", answers=("subscriptionStatus",)),
     Frame("ping", Ping, "client", "At any time after the login.", answers=("pong",)),
+    Frame(
+        "subaccounts",
+        SubaccountRequest,
+        "client",
+        "Asks for an entity's subaccounts, which only the validator itself serves.",
+        _ONLY_1,
+        answers=("subaccountStatus",),
+    ),
     Frame("loginAccepted", AuthSuccess, "server", "Messages after `current_sequence` follow the subscribe."),
     Frame(
         "loginRefused",
@@ -69,6 +86,9 @@ _FRAMES = (
         "Before the connection is closed with a code from 4100 to 4199, or evicted (4004).",
     ),
     Frame("subscriptionStatus", SubscriptionStatus, "server", "Confirms a subscribe or an unsubscribe."),
+    Frame(
+        "subaccountStatus", SubaccountStatus, "server", "Refuses a request for subaccounts, always.", _ONLY_1
+    ),
     Frame("pong", Pong, "server", "Answers a ping; a client can estimate its clock offset from it."),
     Frame("order", Message, "server", "One order. `late` and `replay` are sent in version 2 only."),
     Frame("batch", Batch, "server", "Several orders at once."),
@@ -86,11 +106,12 @@ _FRAMES = (
 """Every frame; a test compares with `wire.frames`."""
 
 _ABOUT = """\
-Every order of a Proprietary Trading Network validator as it happens, each with a sequence number that grows
-by exactly 1. Frames are JSON text (binary frames are accepted too); permessage-deflate if the client offers
-it. Needs a key of tier 100. Fields may be added to any frame, and frames to version 2: ignore unknown ones.
+Every order of a Proprietary Trading Network validator as it happens, numbered in sequence. Frames are JSON
+text (binary frames are accepted too); permessage-deflate if the client offers it. Needs a key of tier 100.
+Fields may be added to any frame, and frames to version 2: ignore unknown ones.
 
-1. The client logs in; `"version": 2` asks for version 2.
+1. The client logs in; `"version": 2` asks for version 2. A key in the handshake's `Authorization` header is a
+   login of version 1, unless the header `X-PTN-Protocol: 2` announces a login frame.
 2. The server accepts it, or rejects it and closes.
 3. The client subscribes; the server confirms.
 4. Orders follow, missed ones first.
@@ -98,7 +119,7 @@ it. Needs a key of tier 100. Fields may be added to any frame, and frames to ver
 A connection is closed if it does not log in in time or reads too slowly. A client that reconnects with its
 last sequence has missed nothing."""
 _CHANNELS = {
-    1: "Version 1: for logins without `version`. Missed orders are replayed as ordinary messages.",
+    1: "Version 1: for logins by header or without `version`. Replayed orders are ordinary messages.",
     2: "Version 2: all-or-nothing resume, filters, deltas, updates, heartbeats, errors.",
 }
 
@@ -107,6 +128,7 @@ def asyncapi_document() -> dict[str, Any]:
     """Returns the document as JSON values."""
     _, schemas = msgspec.json.schema_components([row.kind for row in _FRAMES], ref_template=_REF)
     schemas["Auth"]["required"] = ["api_key"]
+    schemas["AuthFailure"]["not"] = {"required": ["type"]}  # what tells it from a `SubaccountStatus`
     document = {
         "asyncapi": "3.0.0",
         "info": {
@@ -125,7 +147,12 @@ def asyncapi_document() -> dict[str, Any]:
             "messages": {row.name: _message(row) for row in _FRAMES},
             "schemas": schemas,
             "securitySchemes": {
-                "apiKey": {"type": "apiKey", "in": "user", "description": "`api_key` in the first frame."}
+                "apiKey": {"type": "apiKey", "in": "user", "description": "`api_key` in the first frame."},
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "The `Authorization` header of the handshake; version 1 only.",
+                },
             },
         },
     }
@@ -146,7 +173,10 @@ def _server() -> dict[str, Any]:
             "host": {"default": "127.0.0.1", "description": "host of the server"},
             "port": {"default": "8765", "description": "`--api-ws-port`"},
         },
-        "security": [{"$ref": "#/components/securitySchemes/apiKey"}],
+        "security": [
+            {"$ref": "#/components/securitySchemes/apiKey"},
+            {"$ref": "#/components/securitySchemes/bearer"},
+        ],
     }
 
 

@@ -49,6 +49,9 @@ def rotate_key(path: Path, alias: str, *, grace_ms: int, now_ms: int, expires_ms
     key = _new_key()
     with _edit(path) as entries:
         entry = _entry_of(entries, alias)
+        for fault in faults_of(alias, entry):
+            if fault.fatal:
+                raise KeyFileError(fault.sentence)
         current, *older = grants_of(alias, entry)
         last_ms = now_ms + grace_ms
         ends = [(old.digest, min(last_ms, old.expires_ms or last_ms)) for old in (*older, current)]

@@ -10,7 +10,6 @@ import msgspec
 from msgspec import Meta
 
 from ptn_api.access.key_ring import Grant
-from ptn_api.errors import KeyFileError
 
 __all__ = [
     "FIELDS",
@@ -102,13 +101,7 @@ def unknown_fields(entry: Any) -> list[str]:
 
 
 def grants_of(alias: str, entry: Any) -> list[Grant]:
-    """The user's key, and the replaced keys that are still valid.
-
-    Raises KeyFileError for a fatal fault; its sentence names the user and never a key.
-    """
-    fault = next((fault for fault in faults_of(alias, entry) if fault.fatal), None)
-    if fault is not None:
-        raise KeyFileError(fault.sentence)
+    """The user's key, and the replaced keys that are still valid. The entry has no fatal fault."""
     if isinstance(entry, str):
         return [Grant(alias, entry, 100)]
     expires = entry.get("expires")

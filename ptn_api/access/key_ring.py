@@ -11,7 +11,7 @@ import msgspec
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.model.tiers import Tier, data_tier
 
-__all__ = ["Grant", "KeyHolder", "KeyRing", "digest_of", "fingerprint"]
+__all__ = ["Grant", "KeyHolder", "KeyRing", "digest_of", "fingerprint", "key_in_header"]
 
 
 _UNLIMITED_TIER = 200
@@ -65,6 +65,14 @@ def fingerprint(api_key: str) -> str:
 def digest_of(api_key: str) -> bytes:
     """The key's SHA-256."""
     return hashlib.sha256(api_key.encode("utf-8", "surrogatepass")).digest()
+
+
+def key_in_header(authorization: str) -> str | None:
+    """The key of an Authorization header: after `Bearer`, or alone. None without one."""
+    scheme, _, key = authorization.strip().partition(" ")
+    if scheme.lower() == "bearer":
+        return key.strip() or None
+    return None if key else scheme or None
 
 
 class KeyRing:

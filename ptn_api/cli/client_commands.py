@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ptn_api.cli.time_arguments import speed_of, time_ms
-from ptn_api.model.trade_pair import trade_pairs
+from ptn_api.model.trade_pair import trade_pairs as table_of_pairs
 
-__all__ = ["CLIENT_COMMANDS"]
+__all__ = ["CLIENT_COMMANDS", "DOCUMENT_COMMANDS"]
 
 
 class Output(str, enum.Enum):
@@ -31,6 +31,13 @@ class Status(str, enum.Enum):
     ALL = "all"
 
 
+class LedgerKind(str, enum.Enum):
+    PERF = "perf"
+    DEBT = "debt"
+    EMISSIONS = "emissions"
+    PENALTY = "penalty"
+
+
 class OnError(str, enum.Enum):
     STOP = "stop"
     RETRY = "retry"
@@ -39,12 +46,12 @@ class OnError(str, enum.Enum):
 
 def _complete_trade_pair(prefix: str) -> list[str]:
     """For the shell's completion."""
-    return [pair for pair in trade_pairs() if pair.upper().startswith(prefix.upper())]
+    return [pair for pair in table_of_pairs() if pair.upper().startswith(prefix.upper())]
 
 
 def _known_trade_pairs(typed: list[str] | None) -> list[str]:
     """Known ids as the network spells them. Unknown ones pass: the validator may have new trade pairs."""
-    known = {pair.upper(): pair for pair in trade_pairs()}
+    known = {pair.upper(): pair for pair in table_of_pairs()}
     return [known.get(pair.upper(), pair) for pair in typed or []]
 
 
@@ -74,6 +81,7 @@ ApiKeyFile = Annotated[
         "(default: PTN_API_KEY, then the config file).",
     ),
 ]
+Hotkey = Annotated[str, typer.Argument(help="The miner's hotkey.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON as the server sends it.")]
 Tier = Annotated[
     int | None, typer.Option(metavar="TIER", help="Show this tier: 0, 30, 50 or 100 (default: your key's).")
@@ -174,7 +182,7 @@ def positions(
 
 
 def miner(
-    hotkey: Annotated[str, typer.Argument(help="The miner's hotkey.")],
+    hotkey: Hotkey,
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
     json: Json = False,
@@ -249,6 +257,107 @@ def checkpoint(
     from ptn_api.cli.documents import run_checkpoint
 
     run_checkpoint(url, api_key_file, output=output, as_json=json)
+
+
+def limit_orders(
+    hotkey: Hotkey,
+    url: RestUrl = None,
+    api_key_file: ApiKeyFile = None,
+    cancelled: Annotated[bool, typer.Option("--cancelled", help="Print the cancelled ones instead.")] = False,
+    json: Json = False,
+) -> None:
+    """Print one miner's limit orders that wait for their price (tier 100)."""
+    from ptn_api.cli.documents import run_limit_orders
+
+    run_limit_orders(url, api_key_file, hotkey, cancelled=cancelled, as_json=json)
+
+
+def ledger(
+    kind: Annotated[LedgerKind, typer.Argument(help="perf, debt, emissions or penalty.")],
+    hotkey: Annotated[
+        str | None, typer.Argument(help="The miner's hotkey; without it, all debt ledgers in short.")
+    ] = None,
+    url: RestUrl = None,
+    api_key_file: ApiKeyFile = None,
+    json: Json = False,
+) -> None:
+    """Print one miner's perf, debt, emissions or penalty ledger."""
+    from ptn_api.cli.documents import run_ledger
+
+    run_ledger(url, api_key_file, kind.value, hotkey, as_json=json)
+
+
+def account(
+    hotkey: Hotkey,
+    url: RestUrl = None,
+    api_key_file: ApiKeyFile = None,
+    limit: Annotated[
+        int, typer.Option(metavar="N", help="Print this many hours, the newest.", min=1, max=2160)
+    ] = 24,
+    json: Json = False,
+) -> None:
+    """Print one miner's balance and equity, hour by hour."""
+    from ptn_api.cli.documents import run_account
+
+    run_account(url, api_key_file, hotkey, limit=limit, as_json=json)
+
+
+def collateral(
+    hotkey: Annotated[str | None, typer.Argument(help="Print only this miner's.")] = None,
+    url: RestUrl = None,
+    api_key_file: ApiKeyFile = None,
+    every: Annotated[bool, typer.Option("--all", help="Print every record, not only the latest.")] = False,
+    json: Json = False,
+) -> None:
+    """Print the miners' account sizes."""
+    from ptn_api.cli.documents import run_collateral
+
+    run_collateral(url, api_key_file, hotkey=hotkey, most_recent=not every, as_json=json)
+
+
+def challenge_period(
+    hotkey: Hotkey, url: RestUrl = None, api_key_file: ApiKeyFile = None, json: Json = False
+) -> None:
+    """Print one miner's place in the competition, and its earlier ones."""
+    from ptn_api.cli.documents import run_challenge_period
+
+    run_challenge_period(url, api_key_file, hotkey, as_json=json)
+
+
+def selections(url: RestUrl = None, api_key_file: ApiKeyFile = None, json: Json = False) -> None:
+    """Print the asset class that each miner chose."""
+    from ptn_api.cli.documents import run_selections
+
+    run_selections(url, api_key_file, as_json=json)
+
+
+def entities(
+    hotkey: Annotated[str | None, typer.Argument(help="Print only this entity's subaccounts.")] = None,
+    url: RestUrl = None,
+    api_key_file: ApiKeyFile = None,
+    json: Json = False,
+) -> None:
+    """Print the entities' subaccounts (tier 200)."""
+    from ptn_api.cli.documents import run_entities
+
+    run_entities(url, api_key_file, hotkey=hotkey, as_json=json)
+
+
+def trade_pairs(
+    url: RestUrl = None,
+    api_key_file: ApiKeyFile = None,
+    asset_class: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASS", help="Print only crypto, forex, equities, commodities, hl_all or all_markets."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Print the network's trade pairs."""
+    from ptn_api.cli.documents import run_trade_pairs
+
+    run_trade_pairs(url, api_key_file, asset_class=asset_class, as_json=json)
 
 
 def me(url: RestUrl = None, api_key_file: ApiKeyFile = None, json: Json = False) -> None:
@@ -343,7 +452,10 @@ def _ends_with_reader(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-_COMMANDS: tuple[Callable[..., None], ...] = (
-    *(stream, positions, miner, orders, stats, eliminations, checkpoint, me, record, replay),
+_COMMANDS: tuple[Callable[..., None], ...] = (stream, positions, miner, orders, me, record, replay)
+_DOCUMENTS: tuple[Callable[..., None], ...] = (
+    *(stats, eliminations, limit_orders, ledger, account, collateral, challenge_period, selections),
+    *(entities, trade_pairs, checkpoint),
 )
 CLIENT_COMMANDS = [_ends_with_reader(command) for command in _COMMANDS]
+DOCUMENT_COMMANDS = [_ends_with_reader(command) for command in _DOCUMENTS]

@@ -95,6 +95,7 @@ def _key_in_file(file: Path, source: str) -> ApiKey:
         raise SettingsError(f"{source}: the file cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{source}: not a text file") from None
+    content = content.removeprefix("\ufeff")
     if content.lstrip().startswith("{"):
         try:
             grants = parse_keys(content.encode(errors="surrogatepass")).grants

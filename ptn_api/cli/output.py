@@ -21,6 +21,7 @@ from ptn_api.client.message import PTNWebSocketMessage
 __all__ = [
     "OrderHandler",
     "OrderOutput",
+    "format_leverage",
     "format_return",
     "format_time",
     "order_handler",
@@ -43,6 +44,11 @@ def format_return(value: float) -> str:
     return f"{value:.5f}"
 
 
+def format_leverage(value: float | None) -> str:
+    """Signed; empty where the validator did not compute it."""
+    return "" if value is None else f"{value:+.4f}"
+
+
 def _shortened(hotkey: str) -> str:
     return f"{hotkey[:8]}…" if len(hotkey) > 12 else hotkey
 
@@ -50,6 +56,7 @@ def _shortened(hotkey: str) -> str:
 # --- rows and documents -----------------------------------------------------------------------------------
 
 _NUMBERS = {
+    *("limit price", "stop loss", "take profit", "quantity", "account size", "balance", "equity"),
     *("leverage", "entry price", "price", "return", "orders"),
     *("weight", "omega", "sharpe", "sortino", "volatility", "drawdown"),
 }
@@ -180,7 +187,7 @@ def _print_styled(messages: list[PTNWebSocketMessage]) -> None:
             (_shortened(position.miner_hotkey), "cyan"),
             f"  {order.trade_pair:<7} ",
             (f"{order.order_type:<5}", _DIRECTIONS.get(order.order_type, "")),
-            f" {order.leverage:+.4f} @ {order.price:<12g} net {position.net_leverage:+.4f}  ",
+            f" {format_leverage(order.leverage)} @ {order.price:<12g} net {position.net_leverage:+.4f}  ",
             f"return {format_return(position.current_return)}  {message.timelag_from_order} ms",
             (marks, "yellow"),
         )

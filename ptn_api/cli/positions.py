@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 
 from ptn_api.cli.client import fetch, open_client
-from ptn_api.cli.output import format_return, format_time, print_document, print_rows
+from ptn_api.cli.output import format_leverage, format_return, format_time, print_document, print_rows
 from ptn_api.client import calls
 from ptn_api.client.calls import Call
 from ptn_api.client.rest import PTNClient
 from ptn_api.errors import SettingsError
 from ptn_api.model.position import Position
-from ptn_api.model.tiers import TIERS
+from ptn_api.model.tiers import TIERS, data_tier
 from ptn_api.model.trade_pair import pair_id
 
 __all__ = ["run", "run_miner", "run_orders"]
@@ -115,7 +115,7 @@ def run_orders(
             position.miner_hotkey,
             pair_id(position.trade_pair),
             order.order_type,
-            f"{order.leverage:+.4f}",
+            format_leverage(order.leverage),
             f"{order.price:g}",
             order.order_uuid,
         )
@@ -132,7 +132,7 @@ def _positions_call(
     status: str = "all",
 ) -> Call[Any]:
     """The request for all miners' positions, at the given tier or the key's own."""
-    wanted = client.me().tier if tier is None else tier
+    wanted = data_tier(client.me().tier) if tier is None else tier
     known_tier = next((known for known in TIERS if known == wanted), None)
     if known_tier is None:
         raise SettingsError(f"--tier: expected 0, 30, 50 or 100, not {wanted}")

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
         Ledgers,
         MessagePage,
         Miner,
+        MinerOrders,
         MinerPositions,
         PositionChanges,
         StatisticsDocument,
+        TradePairs,
     )
     from ptn_api.client.cursor_file import CursorStore, NoCursorFile
     from ptn_api.client.delivery import Following, follow
@@ -42,6 +44,15 @@ if TYPE_CHECKING:
     from ptn_api.client.replaying import Replay, ReplayClock, ReplayServer, replay
     from ptn_api.client.rest import AsyncPTNClient, PTNClient, Retries
     from ptn_api.client.stream import Stream, connect
+    from ptn_api.model.documents import (
+        AccountSnapshots,
+        ChallengePeriod,
+        Collateral,
+        DebtLedgerSummary,
+        EntityEndpoint,
+        MinerLedger,
+    )
+    from ptn_api.model.limit_order import ListedOrder
     from ptn_api.model.order import Order
     from ptn_api.model.position import Position
     from ptn_api.model.statistics import Elimination, MinerStatistics
@@ -49,19 +60,27 @@ if TYPE_CHECKING:
     from ptn_api.wire.client_session import Cursor, Gap, State, StreamItem
 
 __all__ = [
+    "AccountSnapshots",
     "AsyncPTNClient",
     "Book",
+    "ChallengePeriod",
     "Checkpoint",
+    "Collateral",
     "Cursor",
     "CursorStore",
+    "DebtLedgerSummary",
     "Elimination",
+    "EntityEndpoint",
     "Following",
     "Gap",
     "Health",
     "Ledgers",
+    "ListedOrder",
     "Me",
     "MessagePage",
     "Miner",
+    "MinerLedger",
+    "MinerOrders",
     "MinerPositions",
     "MinerStatistics",
     "NewOrder",
@@ -86,6 +105,7 @@ __all__ = [
     "StreamItem",
     "Timing",
     "TradePairId",
+    "TradePairs",
     "connect",
     "follow",
     "open_book",
@@ -101,9 +121,11 @@ _HOMES = {
         "Ledgers",
         "MessagePage",
         "Miner",
+        "MinerOrders",
         "MinerPositions",
         "PositionChanges",
         "StatisticsDocument",
+        "TradePairs",
     ),
     "client.cursor_file": ("CursorStore", "NoCursorFile"),
     "client.delivery": ("Following", "follow"),
@@ -113,6 +135,15 @@ _HOMES = {
     "client.replaying": ("Replay", "ReplayClock", "ReplayServer", "replay"),
     "client.rest": ("AsyncPTNClient", "PTNClient", "Retries"),
     "client.stream": ("Stream", "connect"),
+    "model.documents": (
+        "AccountSnapshots",
+        "ChallengePeriod",
+        "Collateral",
+        "DebtLedgerSummary",
+        "EntityEndpoint",
+        "MinerLedger",
+    ),
+    "model.limit_order": ("ListedOrder",),
     "model.order": ("Order",),
     "model.position": ("Position",),
     "model.statistics": ("Elimination", "MinerStatistics"),

@@ -19,10 +19,24 @@ from ptn_api.client.arguments import Choice, as_list, trade_pairs_from
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.tables import Rows
 from ptn_api.errors import InvalidInputError, SettingsError
+from ptn_api.model.documents import (
+    AccountSnapshots,
+    ChallengePeriod,
+    Collateral,
+    DebtLedgerSummary,
+    Entities,
+    EntityAnswer,
+    EntityEndpoint,
+    ListedTradePair,
+    MinerLedger,
+    MinerSelections,
+)
+from ptn_api.model.limit_order import ListedOrder, OrderStatus
 from ptn_api.model.miner import Aggregates, MinerEntry
 from ptn_api.model.position import Position
 from ptn_api.model.statistics import Elimination, Eliminations, MinerStatistics, PerfLedger, Statistics
 from ptn_api.model.tiers import Tier
+from ptn_api.model.trade_pair import Category
 from ptn_api.wire.about import Health, Me
 from ptn_api.wire.frames import Format
 from ptn_api.wire.server_frames import OrderMessage
@@ -36,11 +50,13 @@ __all__ = [
     "Ledgers",
     "MessagePage",
     "Miner",
+    "MinerOrders",
     "MinerPositions",
     "PositionChanges",
     "Progress",
     "StatisticsDocument",
     "Status",
+    "TradePairs",
 ]
 
 T = TypeVar("T")
@@ -160,23 +176,75 @@ class StatisticsDocument(Statistics, kw_only=True):
 
 
 class Ledgers(dict[str, PerfLedger]):
-    """One miner's ledgers, by trade pair and "portfolio"."""
+    """One miner's ledgers: "portfolio", and those of trade pairs from a server of 2025."""
 
     hotkey = ""
 
     @classmethod
     def read(cls, hotkey: str, body: bytes) -> Ledgers:
-        """Decodes the current schema, or the older one with only the portfolio's ledger."""
+        """Decodes `{hotkey: ledger}`, or what older servers send: ledgers by trade pair, or one ledger."""
         try:
-            ledgers = cls(msgspec.json.decode(body, type=dict[str, PerfLedger]))
+            ledgers = cls(msgspec.json.decode(body, type=dict[str, PerfLedger], strict=False))
         except msgspec.ValidationError:
-            ledgers = cls(portfolio=msgspec.json.decode(body, type=PerfLedger))
+            ledgers = cls(portfolio=msgspec.json.decode(body, type=PerfLedger, strict=False))
+        if hotkey in ledgers:
+            ledgers["portfolio"] = ledgers.pop(hotkey)
         ledgers.hotkey = hotkey
         return ledgers
 
     def to_polars(self) -> polars.DataFrame:
         """Returns one row per checkpoint of a ledger."""
         return tables.ledgers({self.hotkey: self})
+
+
+class MinerOrders(msgspec.Struct, kw_only=True):
+    """One miner's orders by status, oldest first. A status that was not requested is empty."""
+
+    unfilled: list[ListedOrder] = msgspec.field(default_factory=list)
+    filled: list[ListedOrder] = msgspec.field(default_factory=list)
+    cancelled: list[ListedOrder] = msgspec.field(default_factory=list)
+
+    def to_polars(self) -> polars.DataFrame:
+        """Returns one row per order, with its status."""
+        return tables.listed_orders(
+            {"unfilled": self.unfilled, "filled": self.filled, "cancelled": self.cancelled}
+        )
+
+
+class TradePairs(msgspec.Struct, kw_only=True):
+    """The network's trade pairs. Positions in `disabled` ones may exist; they can no longer be traded."""
+
+    allowed: list[ListedTradePair]
+    disabled: list[ListedTradePair] = msgspec.field(default_factory=list)
+
+    @classmethod
+    def read(cls, body: bytes, headers: Mapping[str, str]) -> TradePairs:
+        """Decodes the current shape, or the plain list of a server of 0.1.0."""
+        if body[:1] != b"[":
+            return msgspec.json.decode(body, type=cls)
+        return cls(
+            allowed=[
+                ListedTradePair(
+                    trade_pair_id=pair.id,
+                    hl_coin=None,
+                    trade_pair=pair.display,
+                    trade_pair_category=pair.category,
+                    trade_pair_source="vanta",
+                    min_leverage=pair.min_leverage,
+                    max_leverage=pair.max_leverage,
+                    subaccount_positional_leverage_by_tier={},
+                )
+                for pair in msgspec.json.decode(body, type=list[_FormerTradePair])
+            ]
+        )
+
+
+class _FormerTradePair(msgspec.Struct):
+    id: str
+    display: str
+    category: Category
+    min_leverage: float
+    max_leverage: float
 
 
 class Checkpoint(msgspec.Struct, kw_only=True):
@@ -190,6 +258,12 @@ class Checkpoint(msgspec.Struct, kw_only=True):
     created_timestamp_ms: int | None = None
     created_date: str | None = None
     challengeperiod: Any = None
+    miner_account_sizes: Any = None
+    entities: Any = None
+    asset_selections: Any = None
+    limit_orders: dict[str, dict[str, list[ListedOrder]]] = msgspec.field(default_factory=dict)
+    """The unfilled ones, by trade pair and hotkey."""
+    archived_positions: dict[str, Miner] = msgspec.field(default_factory=dict)
     eliminations: list[Elimination] = msgspec.field(default_factory=list)
     youngest_order_processed_ms: int | None = None
     oldest_order_processed_ms: int | None = None
@@ -295,18 +369,22 @@ def hotkeys() -> Call[list[str]]:
 
 def statistics(*, checkpoints: bool = True) -> Call[StatisticsDocument]:
     """The validator's statistics: `data` is a list of miners."""
-    return Call("/statistics", _decoder(StatisticsDocument), checkpoints=None if checkpoints else "false")
+    return Call(
+        "/statistics",
+        _decoder(StatisticsDocument, strict=False),
+        checkpoints=None if checkpoints else "false",
+    )
 
 
 def miner_statistics(hotkey: str, *, checkpoints: bool = True) -> Call[MinerStatistics]:
     """One miner's statistics."""
     path = _path("/statistics", hotkey)
-    return Call(path, _decoder(MinerStatistics), checkpoints=None if checkpoints else "false")
+    return Call(path, _decoder(MinerStatistics, strict=False), checkpoints=None if checkpoints else "false")
 
 
 def eliminations() -> Call[list[Elimination]]:
     """The eliminated miners, with time and reason."""
-    return Call("/eliminations", _read_eliminations)
+    return Call("/eliminations", _part_reader(Eliminations, "eliminations"))
 
 
 @overload
@@ -334,8 +412,94 @@ def validator_checkpoint(
 
 
 def perf_ledger(hotkey: str) -> Call[Ledgers]:
-    """One miner's ledgers, by trade pair and "portfolio"."""
+    """One miner's perf ledger, as "portfolio"; from a server of 2025 also those of its trade pairs."""
     return Call(_path("/perf-ledger", hotkey), _ledgers_reader(hotkey))
+
+
+def orders(hotkey: str, *, status: OrderStatus | Sequence[OrderStatus] = ()) -> Call[MinerOrders]:
+    """One miner's orders by status (tier 100); `status` chooses some, by default all.
+
+    Filled orders are those of the miner's positions, without archived ones.
+    """
+    return Call(_path("/orders", hotkey), _decoder(MinerOrders), status=_comma_list(status))
+
+
+def limit_orders(
+    hotkey: str, *, status: OrderStatus | Sequence[OrderStatus] = "unfilled"
+) -> Call[MinerOrders]:
+    """One miner's limit orders by status (tier 100); filled ones are among `orders`."""
+    # Without a status, the server sends a list instead.
+    return Call(
+        _path("/limit-orders", hotkey), _decoder(MinerOrders), status=_comma_list(status) or "unfilled"
+    )
+
+
+def challenge_period(hotkey: str, *, history: bool = False) -> Call[ChallengePeriod]:
+    """One miner's place in the competition; with `history` also its earlier ones, oldest first."""
+    return Call(
+        _path("/challenge-period", hotkey),
+        _decoder(ChallengePeriod, strict=False),
+        history="true" if history else None,
+    )
+
+
+def debt_ledgers() -> Call[dict[str, DebtLedgerSummary]]:
+    """A summary of every miner's debt ledger."""
+    return Call("/debt-ledger", _decoder(dict[str, DebtLedgerSummary], strict=False))
+
+
+def debt_ledger(hotkey: str) -> Call[MinerLedger]:
+    """One miner's debt ledger: emissions, performance and penalties, span by span."""
+    return Call(_path("/debt-ledger", hotkey), _decoder(MinerLedger, strict=False))
+
+
+def emissions_ledger(hotkey: str) -> Call[MinerLedger]:
+    """One miner's emissions ledger."""
+    return Call(_path("/emissions-ledger", hotkey), _decoder(MinerLedger, strict=False))
+
+
+def penalty_ledger(hotkey: str) -> Call[MinerLedger]:
+    """One miner's penalty ledger."""
+    return Call(_path("/penalty-ledger", hotkey), _decoder(MinerLedger, strict=False))
+
+
+def account_snapshots(hotkey: str, *, limit: int | None = None) -> Call[AccountSnapshots]:
+    """One miner's account hour by hour, oldest first: the last `limit`, at most 2160 (default: 720)."""
+    return Call(_path("/account-snapshots", hotkey), _decoder(AccountSnapshots, strict=False), limit=limit)
+
+
+def collateral(*, hotkey: str | None = None, most_recent: bool = False) -> Call[Collateral]:
+    """The miners' account sizes: all records, or only the last of each miner."""
+    flag = "true" if most_recent else None
+    return Call("/collateral/", _decoder(Collateral, strict=False), hotkey=hotkey, most_recent=flag)
+
+
+def miner_selections() -> Call[dict[str, str]]:
+    """The asset class that each miner chose."""
+    return Call("/miner-selections", _part_reader(MinerSelections, "miner_selections"))
+
+
+def entities() -> Call[dict[str, Any]]:
+    """All entities with their subaccounts, by hotkey (tier 200)."""
+    return Call("/entities", _part_reader(Entities, "entities"))
+
+
+def entity(hotkey: str) -> Call[dict[str, Any]]:
+    """One entity with its subaccounts (tier 200)."""
+    return Call(_path("/entity", hotkey), _part_reader(EntityAnswer, "entity"))
+
+
+def entity_endpoint(*, hl_address: str | None = None, subaccount: str | None = None) -> Call[EntityEndpoint]:
+    """Where the entity of a subaccount is reached; needs no key.
+
+    The subaccount is given by its Hyperliquid address or by its hotkey.
+    """
+    return Call("/entity/endpoint", _decoder(EntityEndpoint), hl_address=hl_address, subaccount=subaccount)
+
+
+def trade_pairs(asset_class: str | None = None) -> Call[TradePairs]:
+    """The network's trade pairs, or those of one asset class, such as "forex"; needs no key."""
+    return Call("/trade-pairs", TradePairs.read, asset_class=asset_class)
 
 
 def me() -> Call[Me]:
@@ -385,8 +549,9 @@ def _path(route: str, hotkey: str) -> str:
 
 
 @cache  # equal calls need the same reader: it is part of the cache key
-def _decoder(result_type: type[T]) -> _Reader[T]:
-    decoder = msgspec.json.Decoder(result_type)
+def _decoder(result_type: type[T], *, strict: bool = True) -> _Reader[T]:
+    """Returns a reader. `strict=False`: a validator may have written whole floats for integers."""
+    decoder = msgspec.json.Decoder(result_type, strict=strict)
     return lambda body, _: decoder.decode(body)
 
 
@@ -395,8 +560,15 @@ def _ledgers_reader(hotkey: str) -> _Reader[Ledgers]:
     return lambda body, _: Ledgers.read(hotkey, body)
 
 
-def _read_eliminations(body: bytes, headers: Mapping[str, str]) -> list[Elimination]:
-    return msgspec.json.decode(body, type=Eliminations).eliminations
+def _comma_list(values: str | Sequence[str]) -> str:
+    return values if isinstance(values, str) else ",".join(values)
+
+
+@cache
+def _part_reader(document_type: type[Any], name: str) -> _Reader[Any]:
+    """Returns a reader of one field of a document."""
+    decoder = msgspec.json.Decoder(document_type, strict=False)
+    return lambda body, _: getattr(decoder.decode(body), name)
 
 
 def _int(text: str | None) -> int | None:

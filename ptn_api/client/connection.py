@@ -35,6 +35,10 @@ __all__ = ["Connection", "Inbox"]
 
 logger = logging.getLogger("ptn_api.client")
 
+# websockets' debug messages quote the login and the headers, which contain the key. So its logger is not in
+# the logging tree, where a program might enable it.
+_discarding_logger = logging.Logger("websockets.client", logging.CRITICAL + 1)
+
 _MAX_FRAME = 64 << 20
 """Longest accepted frame in bytes: a position with many thousand orders is one message."""
 
@@ -188,6 +192,10 @@ class Connection:
                 close_timeout=self._timing.close,
                 ping_interval=None,  # the session sends its own pings
                 max_size=_MAX_FRAME,
+                logger=_discarding_logger,
+                # A validator's own server takes the key from the header only, and answers at once. The other
+                # header asks ours to wait for the login frame.
+                additional_headers={"Authorization": f"Bearer {self._api_key}", "X-PTN-Protocol": "2"},
                 **self._options,
             ) as socket:
                 ending = await self._run_session(socket)

@@ -82,20 +82,29 @@ class Announcement(NamedTuple):
     text: PositionText
     miner: str
     trade_pair: str
+    processed_ms: int
     late: bool
     extra: bytes
+    sequence: int = 0
 
     @classmethod
     def of(
         cls, position: Mapping[str, Any], timestamp_ms: int, *, late: bool, extra: Mapping[str, Any] | None
     ) -> Announcement:
         parsed, text = parse_position(json.dumps(position).encode())
-        added = json.dumps(extra).encode() if extra else b""
-        return cls(timestamp_ms, text, parsed.miner_hotkey, pair_id(parsed.trade_pair), late, added)
+        return cls(
+            timestamp_ms,
+            text,
+            parsed.miner_hotkey,
+            pair_id(parsed.trade_pair),
+            parsed.orders[-1].processed_ms,
+            late,
+            json.dumps(extra).encode() if extra else b"",
+        )
 
-    def message(self, sequence: int, *, format: Format, version: int, replay: bool) -> bytes:  # noqa: A002 - the protocol's word
+    def message(self, *, format: Format, version: int, replay: bool) -> bytes:  # noqa: A002 - the protocol's word
         return encode_message(
-            sequence=sequence,
+            sequence=self.sequence,
             timestamp_ms=self.timestamp_ms,
             text=self.text,
             order=self.text.orders[-1],
@@ -119,7 +128,9 @@ class OrderLog:
     def append(self, announced: Sequence[Announcement]) -> list[int]:
         """Returns the sequences of the appended orders."""
         sequences = list(range(self.last + 1, self.last + 1 + len(announced)))
-        self.orders.update(zip(sequences, announced, strict=True))
+        self.orders.update(
+            (n, order._replace(sequence=n)) for n, order in zip(sequences, announced, strict=True)
+        )
         self.last += len(announced)
         return sequences
 
@@ -136,6 +147,9 @@ class OrderLog:
     def first_timestamp_after(self, sequence: int) -> int | None:
         later = [n for n in self.orders if n > sequence]
         return self.orders[min(later)].timestamp_ms if later else None
+
+    def read(self, after: int, limit: int, *, orders: bool) -> list[Announcement]:
+        return [order for n, order in sorted(self.orders.items()) if n > after][:limit]
 
     def oldest_revision(self) -> int:
         return 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import time
@@ -215,12 +216,18 @@ def _with_self(method: M) -> M:
     return method
 
 
+def _above_debug(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.DEBUG
+
+
 def _httpx_options(
     base_url: str, api_key: str | None, timeout: float, options: dict[str, Any]
 ) -> dict[str, Any]:
     if not base_url.startswith(("http://", "https://")):
         raise SettingsError(f"not an HTTP URL: {base_url!r}")
     key = optional_api_key(api_key)
+    # HTTP/2, where a transport uses it, logs the headers that it compresses, keys included.
+    logging.getLogger("hpack.hpack").addFilter(_above_debug)
     headers = {"authorization": f"Bearer {key}"} if key else {}
     return {"base_url": base_url, "headers": headers, "timeout": timeout, **options}
 
@@ -307,6 +314,20 @@ class PTNClient:
     eliminations = _blocking(calls.eliminations)
     validator_checkpoint = _blocking(calls.validator_checkpoint)
     perf_ledger = _blocking(calls.perf_ledger)
+    orders = _blocking(calls.orders)
+    limit_orders = _blocking(calls.limit_orders)
+    challenge_period = _blocking(calls.challenge_period)
+    debt_ledgers = _blocking(calls.debt_ledgers)
+    debt_ledger = _blocking(calls.debt_ledger)
+    emissions_ledger = _blocking(calls.emissions_ledger)
+    penalty_ledger = _blocking(calls.penalty_ledger)
+    account_snapshots = _blocking(calls.account_snapshots)
+    collateral = _blocking(calls.collateral)
+    miner_selections = _blocking(calls.miner_selections)
+    entities = _blocking(calls.entities)
+    entity = _blocking(calls.entity)
+    entity_endpoint = _blocking(calls.entity_endpoint)
+    trade_pairs = _blocking(calls.trade_pairs)
     me = _blocking(calls.me)
     health = _blocking(calls.health)
     messages = _blocking(calls.messages)
@@ -385,6 +406,20 @@ class AsyncPTNClient:
     eliminations = _awaitable(calls.eliminations)
     validator_checkpoint = _awaitable(calls.validator_checkpoint)
     perf_ledger = _awaitable(calls.perf_ledger)
+    orders = _awaitable(calls.orders)
+    limit_orders = _awaitable(calls.limit_orders)
+    challenge_period = _awaitable(calls.challenge_period)
+    debt_ledgers = _awaitable(calls.debt_ledgers)
+    debt_ledger = _awaitable(calls.debt_ledger)
+    emissions_ledger = _awaitable(calls.emissions_ledger)
+    penalty_ledger = _awaitable(calls.penalty_ledger)
+    account_snapshots = _awaitable(calls.account_snapshots)
+    collateral = _awaitable(calls.collateral)
+    miner_selections = _awaitable(calls.miner_selections)
+    entities = _awaitable(calls.entities)
+    entity = _awaitable(calls.entity)
+    entity_endpoint = _awaitable(calls.entity_endpoint)
+    trade_pairs = _awaitable(calls.trade_pairs)
     me = _awaitable(calls.me)
     health = _awaitable(calls.health)
     messages = _awaitable(calls.messages)

@@ -225,8 +225,14 @@ class Stream:
             self.commit()
 
     def commit(self, message: PTNWebSocketMessage | None = None) -> None:
-        """Saves the cursor: everything yielded so far is processed, or everything up to `message`."""
+        """Saves the cursor: everything yielded so far is processed, or everything up to `message`.
+
+        A cursor without an epoch, of a server that cannot resume, is not saved.
+        """
         if self._uncommitted is None:
+            return
+        if self._uncommitted.epoch is None:
+            self._uncommitted = None
             return
         # Items without a message, such as heartbeats, move the cursor too; `message` may lie behind it.
         if message is None:

@@ -14,6 +14,7 @@ import msgspec
 
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.errors import ClientError
+from ptn_api.model.limit_order import ListedOrder
 from ptn_api.model.order import Order
 from ptn_api.model.position import Position
 from ptn_api.model.statistics import MinerStatistics, PerfCheckpoint, PerfLedger
@@ -22,7 +23,16 @@ from ptn_api.model.trade_pair import pair_id
 if TYPE_CHECKING:
     import polars
 
-__all__ = ["Rows", "ledgers", "messages", "orders", "positions", "positions_or_orders", "statistics"]
+__all__ = [
+    "Rows",
+    "ledgers",
+    "listed_orders",
+    "messages",
+    "orders",
+    "positions",
+    "positions_or_orders",
+    "statistics",
+]
 
 Rows = Literal["positions", "orders"]
 """The rows of a table of positions."""
@@ -66,6 +76,18 @@ def orders(found: Iterable[Position]) -> polars.DataFrame:
         "place": ("int", [place for _, place, _ in rows]),
     }
     return _frame(position | _order_columns([o for _, _, o in rows]))
+
+
+def listed_orders(found: Mapping[str, Sequence[ListedOrder]]) -> polars.DataFrame:
+    """Returns one row per order of `{status: orders}`."""
+    rows = [(status, order) for status, listed in found.items() for order in listed]
+    first: _Columns = {
+        "status": ("text", [status for status, _ in rows]),
+        "trade_pair": ("text", [order.trade_pair_id for _, order in rows]),
+        "execution_type": ("text", [order.execution_type for _, order in rows]),
+        "limit_price": ("float", [order.limit_price for _, order in rows]),
+    }
+    return _frame(first | _order_columns([order for _, order in rows]))
 
 
 def messages(found: Iterable[PTNWebSocketMessage]) -> polars.DataFrame:

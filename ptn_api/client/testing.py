@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,6 +42,9 @@ from ptn_api.wire.frames import AuthSuccess, Heartbeat
 from ptn_api.wire.server_session import CatchUp, CheckKey, Close, Effect, Send, ServerSession, State
 
 __all__ = ["FakeServer", "fake_order", "fake_position", "quick_pace", "quick_timing"]
+
+# Debug messages would quote the logins, keys included.
+_discarding_logger = logging.Logger("websockets.server", logging.CRITICAL + 1)
 
 _CLOSE_S = 0.2
 """Timeout for the clients' part of the closing handshake when the server ends."""
@@ -299,6 +303,7 @@ class FakeServer:
             self.port,
             ping_interval=None,
             close_timeout=_CLOSE_S,
+            logger=_discarding_logger,
             create_connection=create_connection,  # type: ignore[arg-type]
         )
         self.port = next(iter(self._server.sockets)).getsockname()[1]
@@ -325,7 +330,7 @@ class FakeServer:
         await closed
 
     async def _serve(self, socket: ServerConnection) -> None:
-        session = ServerSession(self._log, heartbeat_ms=self._heartbeat_ms, replay_window_ms=86_400_000)
+        session = ServerSession(self._log, heartbeat_ms=self._heartbeat_ms, replay_window_ms=300_000)
         client = _Client(socket, session)
         self.clients.append(client)
         try:
@@ -384,11 +389,12 @@ class FakeServer:
 
     async def _deliver(self, client: _Client, sequences: list[int], *, replay: bool = False) -> None:
         subscription, version = client.session.subscription, client.session.version
-        orders = [(n, self._log.orders[n]) for n in sequences]
+        orders = [self._log.orders[n] for n in sequences]
         frames = [
-            order.message(n, format=subscription.format, version=version, replay=replay)
-            for n, order in orders
+            order.message(format=subscription.format, version=version, replay=replay)
+            for order in orders
             if subscription.matches(order.miner, order.trade_pair)
+            and not subscription.is_too_old(order, self._now())
         ]
         if frames:
             frame = frames[0] if len(frames) == 1 else encode_batch(frames)

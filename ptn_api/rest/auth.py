@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from ptn_api.access.address import Proxies
-from ptn_api.access.key_ring import KeyHolder, KeyRing, digest_of
+from ptn_api.access.key_ring import KeyHolder, KeyRing, digest_of, key_in_header
 from ptn_api.access.limits import WINDOW_MS, Allowance, LoginGuard, RateLimit
 from ptn_api.clock import Monotonic
 from ptn_api.http.errors import HTTPError
@@ -123,8 +123,7 @@ _key_body = msgspec.json.Decoder(_KeyBody)
 
 def _key_of(request: Request) -> str | None:
     if not key_in_body(request):
-        scheme, _, key = request.headers["authorization"].strip().partition(" ")
-        return key.strip() if scheme.lower() == "bearer" else None
+        return key_in_header(request.headers["authorization"])
     if not request.body or len(request.body) > BODY_LIMIT:
         return None
     try:

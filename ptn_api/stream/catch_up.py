@@ -10,7 +10,7 @@ from itertools import islice
 
 import structlog
 
-from ptn_api.clock import Monotonic, monotonic_ms
+from ptn_api.clock import Clock, Monotonic, monotonic_ms
 from ptn_api.errors import LogError, LogPrunedError
 from ptn_api.event_log.contract import EventLog, RemovedPosition
 from ptn_api.event_log.outage import LogOutage
@@ -46,6 +46,7 @@ class CatchUps:
         counters: StreamCounters,
         *,
         key_is_valid: Callable[[Connection], bool],
+        clock: Clock,
         stall_ms: int,
         monotonic: Monotonic = monotonic_ms,
     ) -> None:
@@ -54,6 +55,7 @@ class CatchUps:
         self._outage = outage
         self._counters = counters
         self._key_is_valid = key_is_valid
+        self._clock = clock
         self._stall_ms = stall_ms
         self._monotonic = monotonic
         self._queue: deque[Connection] = deque()
@@ -146,7 +148,8 @@ class CatchUps:
         limit = min(progress.part_events, self._tail.sequence - progress.cursor)
         events = self._event_log.read(progress.cursor, limit, orders=subscription.format == "full")
         progress.cursor = events[-1].sequence
-        messages = MessageEncoder(events).matching(subscription, replay_until=progress.replay_until)
+        encoder, replay_until = MessageEncoder(events), progress.replay_until
+        messages = encoder.matching(subscription, self._clock(), replay_until=replay_until)
         self._send(connection, list(pack(messages)), len(messages))
         size = sum(map(len, messages))
         if size > 2 * PART_BYTES:

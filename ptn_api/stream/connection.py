@@ -185,6 +185,10 @@ class Connection:
         self.close(TOO_MANY_REQUESTS)
         return False
 
+    def authenticate(self, api_key: str) -> None:
+        """Logs in with the key of the upgrade request."""
+        self._perform(self.session.authenticate(api_key))
+
     def received(self, message: bytes) -> None:
         self._perform(self.session.receive(message, self._clock()))
 
@@ -217,7 +221,10 @@ class Connection:
 
     def key_checked(self, holder: KeyHolder | None) -> None:
         """Answers the login; no holder means an unknown key. Raises LogError with nothing changed."""
-        effects = self.session.key_checked(None if holder is None else holder.tier, self._clock())
+        if holder is None:
+            effects = self.session.key_checked(None, self._clock())
+        else:
+            effects = self.session.key_checked(holder.tier, self._clock(), alias=holder.alias)
         if self.session.logged_in:
             self.holder = holder
             logger.info("connection_opened", **self._identity(), version=self.session.version)

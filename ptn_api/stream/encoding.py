@@ -46,11 +46,13 @@ class MessageEncoder:
         self._events = events
         self._messages: dict[tuple[int, str, bool, bool], bytes] = {}
 
-    def matching(self, subscription: Subscription, *, replay_until: int = 0) -> list[bytes]:
+    def matching(self, subscription: Subscription, now_ms: int, *, replay_until: int = 0) -> list[bytes]:
         """Returns the messages for a subscription; those up to `replay_until` are marked as replayed."""
         messages = []
         for event in self._events:
             if not subscription.matches(event.miner_hotkey, event.trade_pair):
+                continue
+            if subscription.is_too_old(event, now_ms):
                 continue
             late = event.late and subscription.version == 2
             replay = event.sequence <= replay_until

@@ -142,15 +142,14 @@ class SubscriberGroups:
 
     def send_orders(self, events: Sequence[Event]) -> None:
         """Sends the orders to every group whose subscription matches: alone, or in batches if several."""
-        encoder, frame_encoder = MessageEncoder(events), FrameEncoder()
+        encoder, frame_encoder, now = MessageEncoder(events), FrameEncoder(), self._clock()
         for variant, group in self._groups.items():
-            messages = encoder.matching(variant.subscription)
+            messages = encoder.matching(variant.subscription, now)
             frames = [frame_encoder(payload, deflate=variant.deflate) for payload in pack(messages)]
             self._send(group, frames, len(messages))
         self._check_congested()
         if not self._groups:
             return
-        now = self._clock()
         for event in events:
             self._counters.lag_seen.observe(max(0, now - event.timestamp_ms) / 1000)
             if not event.late:

@@ -72,6 +72,7 @@ class Hub:
             self._outage,
             counters,
             key_is_valid=self._logins.key_is_valid,
+            clock=clock,
             stall_ms=options.replay_stall_ms,
         )
         self._unsubscribe_from_keys = keys.on_change(self._logins.check_keys)

@@ -46,9 +46,11 @@ class StreamOptions(ClientLimits, frozen=True, kw_only=True):
     replay_window_ms: Annotated[
         Delay,
         setting(
-            "Stream", "Replay missed orders to a version 1 client if the first of them is at most this old"
+            "Stream",
+            "Replay missed orders to a version 1 client if the first of them is at most this old; send it no "
+            "late order older than this",
         ),
-    ] = 86_400_000
+    ] = 300_000
     unread_close_ms: Annotated[
         Period,
         setting("Stream", "Abort a connection whose client has not read the close frame within this time"),

@@ -24,7 +24,7 @@ from picows import WSAutoPingStrategy, WSCloseCode, WSMsgType
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # its stub leaves it out
 
 from ptn_api.access.address import ClientAddress, Proxies
-from ptn_api.access.key_ring import KeyRing
+from ptn_api.access.key_ring import KeyRing, key_in_header
 from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import InvalidInputError, SettingsError
@@ -182,6 +182,9 @@ class StreamServer:
         response = picows.WSUpgradeResponse.create_101_response(
             {"Sec-WebSocket-Extensions": extension} if extension else {}
         )
+        # A client that names its protocol sends a login frame, which decides: its key may differ from the
+        # header's.
+        login_follows = "X-PTN-Protocol" in headers
         forwarded = headers.getall("X-Forwarded-For", [])
         client = _Client(
             self._hub,
@@ -190,6 +193,7 @@ class StreamServer:
             self._options,
             locate=lambda peer: self._proxies.client(peer, forwarded),
             deflate=extension is not None,
+            api_key=None if login_follows else key_in_header(headers.get("Authorization", "")),
         )
         return picows.WSUpgradeResponseWithListener(response, client)
 
@@ -266,6 +270,7 @@ class _Client(picows.WSListener):
         *,
         locate: Callable[[str], ClientAddress],
         deflate: bool,
+        api_key: str | None,
     ) -> None:
         self.address = ""
         self.address_group: str | None = None
@@ -275,6 +280,7 @@ class _Client(picows.WSListener):
         self._limit = limit
         self._options = options
         self._locate = locate
+        self._api_key = api_key
         self._reader = MessageReader(limit=options.message_limit_bytes, deflate=deflate)
         self._connection: Connection | None = None
         self._closing = False
@@ -325,6 +331,8 @@ class _Client(picows.WSListener):
         underlying.set_write_buffer_limits(high=high, low=high // 4)
         self._clients.add(self)
         self._connection = self._hub.connect(self)
+        if self._api_key is not None:
+            self._connection.authenticate(self._api_key)
 
     def on_ws_frame(self, transport: picows.WSTransport, ws_frame: picows.WSFrame) -> None:
         connection = self._connection

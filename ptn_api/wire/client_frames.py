@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.wire import codec
-from ptn_api.wire.frames import Auth, Format, Ping, Subscribe, Unsubscribe
+from ptn_api.wire.frames import Auth, Format, Ping, SubaccountRequest, Subscribe, Unsubscribe
 
-__all__ = ["ClientRequest", "Subscription", "read_login", "read_request"]
+__all__ = ["ClientRequest", "DatedOrder", "Subscription", "read_login", "read_request"]
 
 
 class _Login(msgspec.Struct):
@@ -37,10 +37,21 @@ def read_login(data: bytes | str) -> Auth:
     )
 
 
+class DatedOrder(Protocol):
+    """What decides whether an order is too old for a subscription."""
+
+    @property
+    def late(self) -> bool: ...
+
+    @property
+    def processed_ms(self) -> int: ...
+
+
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     """The orders that a client wants. Filters are AND-ed; None means no filter, an empty one matches nothing.
 
-    Equal subscriptions are sent the same bytes.
+    Late orders filled more than `late_window_ms` ago are left out; None: they are included. Equal
+    subscriptions are sent the same bytes.
     """
 
     version: int = 1
@@ -48,6 +59,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
     trade_pairs: frozenset[str] | None = None
     format: Format = "full"
     updates: bool = False
+    late_window_ms: int | None = None
 
     @property
     def filtered(self) -> bool:
@@ -64,15 +76,18 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
             return False
         return self.trade_pairs is None or trade_pair is None or trade_pair in self.trade_pairs
 
+    def is_too_old(self, order: DatedOrder, now_ms: int) -> bool:
+        """Returns whether an order is left out because of its age."""
+        window_ms = self.late_window_ms
+        return window_ms is not None and order.late and now_ms - order.processed_ms > window_ms
 
-class _Version1Subscribe(msgspec.Struct, tag="subscribe"):
+
+class _Version1Request(msgspec.Struct):
     """Version 1 always subscribes to everything; other fields are ignored."""
 
+    type: str
     sender_timestamp: Any = None
-
-
-class _Version1Unsubscribe(msgspec.Struct, tag="unsubscribe"):
-    sender_timestamp: Any = None
+    timestamp: Any = 0
 
 
 class _Version2Subscribe(Subscribe, tag="subscribe", forbid_unknown_fields=True):
@@ -83,7 +98,7 @@ class _Version2Unsubscribe(Unsubscribe, tag="unsubscribe", forbid_unknown_fields
     pass
 
 
-ClientRequest = Subscribe | Unsubscribe | Ping
+ClientRequest = Subscribe | Unsubscribe | Ping | SubaccountRequest
 
 
 def read_request(data: bytes | str, version: int) -> ClientRequest:
@@ -92,11 +107,15 @@ def read_request(data: bytes | str, version: int) -> ClientRequest:
     Raises InvalidInputError, code `not_json` or `bad_frame`, with a message that names the field.
     """
     if version == 1:
-        old = codec.decode(data, _Version1Subscribe | _Version1Unsubscribe | Ping)  # type: ignore[arg-type]
-        if isinstance(old, Ping):
-            return old
-        request = Subscribe if isinstance(old, _Version1Subscribe) else Unsubscribe
-        return request(all=True, sender_timestamp=old.sender_timestamp)
+        old = codec.decode(data, _Version1Request)
+        match old.type:
+            case "ping":
+                return Ping(timestamp=old.timestamp)
+            case "subscribe":
+                return Subscribe(all=True, sender_timestamp=old.sender_timestamp)
+            case "unsubscribe":
+                return Unsubscribe(all=True, sender_timestamp=old.sender_timestamp)
+        return codec.decode(data, SubaccountRequest)
     frame: ClientRequest = codec.decode(data, _Version2Subscribe | _Version2Unsubscribe | Ping)  # type: ignore[arg-type]
     if isinstance(frame, Subscribe) and frame.revision is not None:
         if frame.revision < 0:

@@ -21,10 +21,11 @@ Rules
 - The cursor is the sequence after which messages are wanted. A message at or below it is a repeat and is
   dropped. Without filters, the next one must be cursor + 1.
 - If messages are missing, a version 2 server is asked for them by reconnecting and resuming. Only if they are
-  missing again (`known_gap`), or from a version 1 server, which cannot resume, are they reported as a `Gap`.
-- A version 1 server has no epoch. It states the sequence after which it continues: beyond the cursor,
-  messages were missed; before it, the server has started to count again.
-- Heartbeats are the sign of life. During a replay, and from a version 1 server, any frame is.
+  missing again (`known_gap`), or from a server of version 1, are they reported as a `Gap`.
+- A server that sends no epoch is another implementation. It speaks version 1, sends everything regardless of
+  filters, and cannot resume. It may count each connection's messages from 0: sequences are compared only
+  within a connection, from its first message on, and every later login is a `Gap`.
+- Heartbeats are the sign of life. During a replay, and in version 1, any frame is.
 """
 
 from __future__ import annotations
@@ -50,10 +51,15 @@ from ptn_api.wire.frames import (
     Resumed,
     ResumeFailed,
     Subscribe,
-    SubscriptionStatus,
     Unsubscribe,
 )
-from ptn_api.wire.server_frames import ChangedPosition, LoginAccepted, OrderBatch, OrderMessage
+from ptn_api.wire.server_frames import (
+    ChangedPosition,
+    LoginAccepted,
+    OrderBatch,
+    OrderMessage,
+    SubscriptionAnswer,
+)
 
 __all__ = [
     "TRANSITIONS",
@@ -81,13 +87,16 @@ GapReason = Literal[
     "epoch", "too_old", "future", "not_replayed", "restarted", "hole", "unreadable", "handler"
 ]
 """Why messages are missing. `epoch`, `too_old`, `future`: the server cannot resume from the cursor.
-`not_replayed`: a version 1 server continued without the missed messages; `restarted`: it counts from the
-start again. `hole`: a gap in the server's own numbering. `unreadable`: a message could not be decoded.
-`handler`: the consumer's handler failed and was given up on."""
+`not_replayed`: a server without epochs continued without the missed messages; `restarted`: it also counts
+from the start again. `hole`: a gap in the server's own numbering. `unreadable`: a message could not be
+decoded. `handler`: the consumer's handler failed and was given up on."""
 
 
 class Cursor(NamedTuple):
-    """The sequence of the last message handled; -1: start with the next one. Valid within its epoch only."""
+    """The sequence of the last message handled; -1: start with the next one. Valid within its epoch only.
+
+    Without an epoch, as from other servers, it is of no use after the connection.
+    """
 
     sequence: int = -1
     epoch: str | None = None
@@ -96,7 +105,8 @@ class Cursor(NamedTuple):
 class Gap(NamedTuple):
     """The messages between `after` and `next`, both exclusive, will not arrive.
 
-    With reason `epoch` or `restarted` the two belong to different numberings, so they cannot be subtracted.
+    With reason `epoch`, `restarted` or `not_replayed` the two may belong to different numberings, so they
+    cannot be subtracted.
     A REST snapshot, or `/messages`, fills the gap.
     """
 
@@ -196,10 +206,10 @@ TRANSITIONS: dict[Phase, dict[Input, Phase]] = {
 }
 """A frame whose input is not in the table is unexpected: it is reported as a warning and changes nothing."""
 
-Answer = LoginAccepted | SubscriptionStatus | Resumed | ResumeFailed
+Answer = LoginAccepted | SubscriptionAnswer | Resumed | ResumeFailed
 _INPUTS: dict[type[Answer], Input] = {
     LoginAccepted: Input.ACCEPTED,
-    SubscriptionStatus: Input.CONFIRMED,
+    SubscriptionAnswer: Input.CONFIRMED,
     Resumed: Input.ANSWERED,
     ResumeFailed: Input.ANSWERED,
 }
@@ -238,6 +248,8 @@ class ClientSession:
         self._silence_ms = 0
         self._since_ping_ms = 0
         self._resumes = False
+        self._counts = False
+        """Whether the next message's sequence can be compared with the cursor's."""
         self._may_skip = False
         """Whether the next message may skip sequences: the subscription has just changed."""
         self._replay_until = -1
@@ -248,8 +260,7 @@ class ClientSession:
 
     def start(self) -> None:
         """Queues the login."""
-        sequence, epoch = self.cursor
-        epoch = epoch if sequence >= 0 else None
+        sequence, epoch = self.cursor if self._can_resume else Cursor()
         self._send(Auth(api_key=self._api_key, last_sequence=sequence, version=2, epoch=epoch))
 
     def to_send(self) -> list[str]:
@@ -314,7 +325,7 @@ class ClientSession:
                 yield from self._heartbeat(frame)
             case Pong():
                 self._learn_offset(frame.client_timestamp, frame.server_timestamp, wall_ms)
-            case LoginAccepted() | SubscriptionStatus() | Resumed() | ResumeFailed():
+            case LoginAccepted() | SubscriptionAnswer() | Resumed() | ResumeFailed():
                 yield from self._answer(frame, wall_ms)
             case AuthFailure() if frame.code == _EVICTED:
                 yield Evicted(frame.message)
@@ -326,8 +337,12 @@ class ClientSession:
                 pass
 
     def _answer(self, frame: Answer, wall_ms: int) -> Iterator[Event]:
-        if isinstance(frame, SubscriptionStatus):
-            self._learn_offset(frame.sender_timestamp, frame.received_timestamp, wall_ms)
+        if isinstance(frame, SubscriptionAnswer):
+            if frame.status != "success":
+                yield ProtocolWarning(f"error from the server: {frame.action}: {frame.message}")
+                return
+            if frame.received_timestamp is not None:
+                self._learn_offset(frame.sender_timestamp, frame.received_timestamp, wall_ms)
             if frame.action != "subscribe":
                 return
         event = _INPUTS[type(frame)]
@@ -341,7 +356,7 @@ class ClientSession:
         match frame:
             case LoginAccepted():
                 yield from self._accepted(frame, wall_ms)
-            case SubscriptionStatus():
+            case SubscriptionAnswer():
                 if before is Phase.SUBSCRIBING and self.state != "replaying":
                     yield from self._enter("live")
             case Resumed():
@@ -359,12 +374,15 @@ class ClientSession:
         self._timeout_ms = 2 * (frame.heartbeat_ms if self._version_2 else self._ping_ms)
         self._silence_ms = 0
         ours, theirs = self.cursor, Cursor(frame.current_sequence, frame.epoch)
-        self._resumes = ours.sequence >= 0 and self._version_2
+        self._resumes = self._can_resume and self._version_2
+        self._counts = theirs.epoch is not None
         # When resuming, the server's answer to the subscribe tells what is missing; otherwise compare now.
-        if not self._resumes and ours != theirs:
-            reason: GapReason = "not_replayed" if theirs.sequence > ours.sequence else "restarted"
+        if not self._resumes and (ours != theirs or not self._counts):
+            reason: GapReason = "restarted" if theirs.sequence < ours.sequence else "not_replayed"
             if ours.epoch != theirs.epoch:
                 reason = "epoch"
+            elif not self._counts and ours.sequence < 0:
+                yield ProtocolWarning("this server cannot resume: orders missed later are reported as gaps")
             gap = Gap(ours.sequence, theirs.sequence + 1, reason) if ours.sequence >= 0 else None
             self.cursor = theirs
             yield StreamItem(gap, theirs)
@@ -376,17 +394,20 @@ class ClientSession:
         if self.phase is Phase.BROKEN:
             return
         last = self.cursor.sequence
-        if message.sequence <= last:
-            self.repeats += 1
-            return
-        if message.sequence != last + 1 and self._gapless:
-            event = self._gap_before(message.sequence)
-            yield event
-            if isinstance(event, Disconnected):
+        if self._counts:
+            if message.sequence <= last:
+                self.repeats += 1
                 return
+            if message.sequence != last + 1 and self._gapless:
+                event = self._gap_before(message.sequence)
+                yield event
+                if isinstance(event, Disconnected):
+                    return
+        self._counts = True
         self._may_skip = False
         self.cursor = Cursor(message.sequence, self.cursor.epoch)
-        yield StreamItem(message, self.cursor)
+        wanted = self._version_2 or server_frames.matches(message, self._subscription)
+        yield StreamItem(message if wanted else None, self.cursor)
         if self.state == "replaying" and (message.sequence >= self._replay_until or not message.replay):
             yield from self._enter("live")
 
@@ -418,6 +439,10 @@ class ClientSession:
     # --- helpers ------------------------------------------------------------------------------------------
 
     @property
+    def _can_resume(self) -> bool:
+        return self.cursor.sequence >= 0 and self.cursor.epoch is not None
+
+    @property
     def _version_2(self) -> bool:
         return self.login is not None and self.login.version >= 2 and self.login.epoch is not None
 
@@ -443,7 +468,9 @@ class ClientSession:
         assert self._subscription is not None
         self._move(Input.RESUME if self._resumes else Input.SUBSCRIBE)
         self._resumes = False
-        self._send(msgspec.structs.replace(self._subscription, sender_timestamp=wall_ms))
+        # Version 1 has no filters: `_order` applies them.
+        subscription = self._subscription if self._version_2 else Subscribe(all=True)
+        self._send(msgspec.structs.replace(subscription, sender_timestamp=wall_ms))
 
     def _ping(self, wall_ms: int) -> None:
         self._since_ping_ms = 0

@@ -23,6 +23,8 @@ from ptn_api.wire.frames import (
     PositionsRemoved,
     Resumed,
     ResumeFailed,
+    SubaccountRequest,
+    SubaccountStatus,
     Subscribe,
     SubscriptionStatus,
     Unsubscribe,
@@ -96,6 +98,14 @@ FRAMES: dict[str, msgspec.Struct] = {
     ),
     "subscribed": SubscriptionStatus(
         status="success", all=True, action="subscribe", sender_timestamp=_NOW - 40, received_timestamp=_NOW
+    ),
+    "one subaccount": SubaccountRequest(type="subscribe_subaccount", synthetic_hotkey=f"{HOTKEY}_0"),
+    "not served": SubaccountStatus(
+        status="error",
+        action="subscribe_subaccount",
+        synthetic_hotkey=f"{HOTKEY}_0",
+        message="Subaccount data comes from the validator's memory and is not served here.",
+        code="NOT_SERVED",
     ),
     "a pong": Pong(client_timestamp=_NOW - 40, server_timestamp=_NOW, timestamp=_NOW),
     "an order": _FULL,

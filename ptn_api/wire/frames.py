@@ -29,6 +29,8 @@ __all__ = [
     "ResumeFailed",
     "ResumeFailure",
     "Resumed",
+    "SubaccountRequest",
+    "SubaccountStatus",
     "Subscribe",
     "SubscriptionStatus",
     "Unsubscribe",
@@ -70,6 +72,18 @@ class Ping(msgspec.Struct, kw_only=True, tag="ping"):
     timestamp: Any = 0
 
 
+class SubaccountRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A request for an entity's subaccounts, which only the validator itself can serve.
+
+    The singular types need the subaccount's `synthetic_hotkey`.
+    """
+
+    type: Literal[
+        "subscribe_subaccount", "unsubscribe_subaccount", "subscribe_subaccounts", "unsubscribe_subaccounts"
+    ]
+    synthetic_hotkey: Any = None
+
+
 # --- server to client -------------------------------------------------------------------------------------
 
 
@@ -102,6 +116,16 @@ class SubscriptionStatus(msgspec.Struct, kw_only=True, omit_defaults=True, tag="
     trade_pairs: list[str] | None = None
     format: Format | None = None
     updates: bool | None = None
+
+
+class SubaccountStatus(msgspec.Struct, kw_only=True, omit_defaults=True, tag="subscription_status"):
+    """The answer to a `SubaccountRequest`. `code`: `INSUFFICIENT_TIER` or `NOT_SERVED`."""
+
+    status: Literal["error"]  # no default: it would be omitted when encoding
+    action: str
+    synthetic_hotkey: str | None = None
+    message: str
+    code: str = ""
 
 
 class Pong(msgspec.Struct, kw_only=True, tag="pong"):

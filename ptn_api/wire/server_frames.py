@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from ptn_api.errors import InvalidInputError
+from ptn_api.model.trade_pair import pair_id
 from ptn_api.wire import codec
 from ptn_api.wire.frames import (
     AuthFailure,
@@ -21,7 +23,7 @@ from ptn_api.wire.frames import (
     PositionsRemoved,
     Resumed,
     ResumeFailed,
-    SubscriptionStatus,
+    Subscribe,
 )
 
 __all__ = [
@@ -30,13 +32,15 @@ __all__ = [
     "OrderBatch",
     "OrderMessage",
     "ServerFrame",
+    "SubscriptionAnswer",
+    "matches",
     "read_frame",
     "read_message_data",
 ]
 
 
 class LoginAccepted(msgspec.Struct, kw_only=True):
-    """The success frame (`frames.AuthSuccess`); a version 1 server sends only the first two fields."""
+    """The success frame (`frames.AuthSuccess`); other servers send only the first two fields."""
 
     current_sequence: int
     tier: int | float = 100
@@ -44,6 +48,16 @@ class LoginAccepted(msgspec.Struct, kw_only=True):
     oldest_sequence: int | None = None
     version: int = 1
     heartbeat_ms: int = 0
+
+
+class SubscriptionAnswer(msgspec.Struct, kw_only=True, tag="subscription_status"):
+    """The answer to a subscribe or unsubscribe (`frames.SubscriptionStatus`); others leave out the times."""
+
+    status: str = "success"
+    action: str = ""
+    message: str = ""
+    sender_timestamp: Any = None
+    received_timestamp: int | None = None
 
 
 class OrderMessage(msgspec.Struct, kw_only=True):
@@ -82,7 +96,7 @@ ServerFrame = (
     | PositionsRemoved
     | ResumeFailed
     | Resumed
-    | SubscriptionStatus
+    | SubscriptionAnswer
 )
 
 _KINDS: dict[str, Any] = {
@@ -94,7 +108,7 @@ _KINDS: dict[str, Any] = {
     "removed": PositionsRemoved,
     "resume_failed": ResumeFailed,
     "resumed": Resumed,
-    "subscription_status": SubscriptionStatus,
+    "subscription_status": SubscriptionAnswer,
 }
 _STATUSES: dict[str, Any] = {"success": LoginAccepted, "error": AuthFailure}
 
@@ -144,3 +158,17 @@ def read_frame(data: bytes | str) -> ServerFrame | None:
 def read_message_data(data: msgspec.Raw | bytes) -> MessageData:
     """Decodes the data of an order's message. Raises InvalidInputError."""
     return codec.decoded(_data, data)
+
+
+def matches(message: OrderMessage, subscription: Subscribe | None) -> bool:
+    """Returns whether an order passes the subscription's filters, which its server did not apply."""
+    if subscription is None or (subscription.miners is None and subscription.trade_pairs is None):
+        return True
+    try:
+        position = read_message_data(message.data).position
+    except InvalidInputError:
+        return True  # reported by whoever reads it
+    miners, pairs = subscription.miners, subscription.trade_pairs
+    return (miners is None or position.miner_hotkey in miners) and (
+        pairs is None or pair_id(position.trade_pair) in pairs
+    )

@@ -3,7 +3,7 @@
     state        entered when                           sent while in it
     -----        ------------                           ----------------
     NEW          connected                              nothing
-    CHECKING     the login was read                     nothing; further frames wait
+    CHECKING     the key is known, from header or login nothing; further frames wait
     IDLE         logged in, or unsubscribed             replies, heartbeats
     CATCHING_UP  subscribed for the first time          orders from the log, replies, heartbeats
     LIVE         nothing is missing any more            orders as they happen, replies, heartbeats
@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from ptn_api.errors import InvalidInputError, LogError
-from ptn_api.wire.client_frames import Subscription, read_login, read_request
+from ptn_api.wire.client_frames import DatedOrder, Subscription, read_login, read_request
 from ptn_api.wire.close_codes import (
     BAD_FIRST_FRAME,
     INSUFFICIENT_TIER,
@@ -44,12 +45,15 @@ from ptn_api.wire.frames import (
     Resumed,
     ResumeFailed,
     ResumeFailure,
+    SubaccountRequest,
+    SubaccountStatus,
     Subscribe,
     SubscriptionStatus,
     Unsubscribe,
 )
 
 __all__ = [
+    "ENTITY_TIER",
     "STREAM_TIER",
     "CatchUp",
     "CheckKey",
@@ -57,6 +61,7 @@ __all__ = [
     "Effect",
     "LogHead",
     "LogView",
+    "LoggedOrder",
     "Resubscribed",
     "RetryLater",
     "Send",
@@ -67,6 +72,8 @@ __all__ = [
 
 STREAM_TIER = 100
 """The lowest tier with WebSocket access."""
+ENTITY_TIER = 200
+"""The lowest tier of the keys of entities, which run many subaccounts."""
 MAX_WAITING_FRAMES = 16
 """Frames that may wait for the key check, or for a log that cannot be read."""
 
@@ -174,6 +181,11 @@ class LogHead(Protocol):
     def revision(self) -> int: ...
 
 
+class LoggedOrder(DatedOrder, Protocol):
+    @property
+    def sequence(self) -> int: ...
+
+
 class LogView(Protocol):
     """What a session needs of the event log, at a login and at a first subscribe only.
 
@@ -189,22 +201,27 @@ class LogView(Protocol):
 
     def first_timestamp_after(self, sequence: int) -> int | None: ...
 
+    def read(self, after: int, limit: int, *, orders: bool) -> Sequence[LoggedOrder]: ...
+
     def oldest_revision(self) -> int: ...
 
 
 class ServerSession:
     """The protocol state of one connection. `heartbeat_ms` is only announced to the client.
 
-    A version 1 client is replayed what it missed if that began at most `replay_window_ms` ago.
+    A version 1 client is replayed what it missed if that began at most `replay_window_ms` ago, and is sent no
+    late order that was filled before that: it could not tell either from a new order.
     """
 
     def __init__(self, log: LogView, *, heartbeat_ms: int, replay_window_ms: int) -> None:
         self.state = State.NEW
-        self.subscription = Subscription()
+        self.subscription = Subscription(late_window_ms=replay_window_ms)
         self._log = log
         self._heartbeat_ms = heartbeat_ms
         self._replay_window_ms = replay_window_ms
         self._auth = Auth()
+        self._tier: float = 0
+        self._alias = ""
         self._after = 0
         self._resume_failure: ResumeFailure | None = None
         self._subscribed_before = False
@@ -235,6 +252,14 @@ class ServerSession:
         return bool(self._waiting)
 
     # --- frames ---
+
+    def authenticate(self, api_key: str) -> list[Effect]:
+        """Handles a key in the upgrade request: a login of version 1 without a sequence."""
+        if self.state is not State.NEW:
+            return []
+        self._auth = Auth(api_key=api_key)
+        self._move(Input.LOGIN)
+        return [CheckKey(api_key)]
 
     def receive(self, data: bytes | str, now_ms: int) -> list[Effect]:
         """Handles a complete message from the client, text or binary."""
@@ -280,6 +305,8 @@ class ServerSession:
                     return [Stop(), Send(self._status(frame, now_ms))]
                 case Subscribe():
                     return self._subscribe(frame, now_ms)
+                case SubaccountRequest():
+                    return [Send(self._subaccount_status(frame))]
         except InvalidInputError as error:
             if self.version == 1:
                 return []  # version 1 has no error frame
@@ -287,8 +314,8 @@ class ServerSession:
 
     # --- login ---
 
-    def key_checked(self, tier: float | None, now_ms: int) -> list[Effect]:
-        """Answers the login, once after `CheckKey`; `tier` is the key's, None for an unknown key.
+    def key_checked(self, tier: float | None, now_ms: int, *, alias: str = "") -> list[Effect]:
+        """Answers the login, once after `CheckKey`; `tier` is the key's (None: unknown), `alias` its user's.
 
         Raises LogError with the session unchanged: call it again later.
         """
@@ -301,6 +328,7 @@ class ServerSession:
             return self._refuse(message, INSUFFICIENT_TIER, code="INSUFFICIENT_TIER")
         head, floor = self._log.head().sequence, self._log.floor()
         self._after = self._starting_point(head, floor, now_ms)
+        self._tier, self._alias = tier, alias
         self._move(Input.ACCEPT)
         success = AuthSuccess(
             current_sequence=self._after,
@@ -326,6 +354,15 @@ class ServerSession:
         # Version 1 sends no epoch and cannot tell a replay from live: only recent orders are replayed.
         if last < 0 or not floor - 1 <= last <= head:
             return head
+        # Orders that the client is not sent are not missed: the first one that it is sent decides. A client
+        # that reconnects because of the jump in the sequences does not see the same jump again.
+        limit = 1  # nearly always enough
+        while orders := self._log.read(last, limit, orders=False):
+            due = (o.sequence for o in orders if not self.subscription.is_too_old(o, now_ms))
+            if first := next(due, None):
+                last = first - 1
+                break
+            last, limit = orders[-1].sequence, 100
         first_missed = self._log.first_timestamp_after(last)
         recent = first_missed is None or now_ms - first_missed < self._replay_window_ms
         return last if recent else head
@@ -352,6 +389,7 @@ class ServerSession:
             trade_pairs=None if frame.trade_pairs is None else frozenset(frame.trade_pairs),
             format=frame.format,
             updates=frame.updates,
+            late_window_ms=self._replay_window_ms if self.version == 1 else None,
         )
         self._subscribed_before = True
         self._move(Input.FIRST_SUBSCRIBE if first else Input.SUBSCRIBE)
@@ -390,6 +428,25 @@ class ServerSession:
             status.format, status.updates = frame.format, frame.updates
         return status
 
+    def _subaccount_status(self, frame: SubaccountRequest) -> SubaccountStatus:
+        """Refuses the request: a success would be followed by silence."""
+        hotkey = _echo(frame.synthetic_hotkey)
+        hotkey = hotkey if isinstance(hotkey, str) else ""
+        status = SubaccountStatus(
+            status="error",
+            action=frame.type,
+            synthetic_hotkey=hotkey or None,
+            message="Subaccount data comes from the validator's memory and is not served here.",
+            code="NOT_SERVED",
+        )
+        single = frame.type.endswith("subaccount")
+        if single and not hotkey:
+            status.message, status.code = "Missing synthetic_hotkey parameter", ""
+        elif self._tier < ENTITY_TIER and not (single and hotkey.rpartition("_")[0] == self._alias):
+            status.message = "Subaccount subscriptions require tier 200 access."
+            status.code = "INSUFFICIENT_TIER"
+        return status
+
     def caught_up(self) -> None:
         """Takes note that everything a `CatchUp` asked for has been sent."""
         self._move(Input.CAUGHT_UP)
@@ -421,7 +478,7 @@ class ServerSession:
 
 
 def _echo(value: Any) -> int | float | str | None:
-    """Returns a client's timestamp unchanged; None for anything but a number or a short text."""
+    """Returns a client's value unchanged; None for anything but a number or a short text."""
     if isinstance(value, str):
         return value if len(value) <= 64 else None
     return value if isinstance(value, (int, float)) else None

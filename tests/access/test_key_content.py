@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptn_api.access import check_keys, parse_keys
+from ptn_api.access import KeyRing, check_keys, parse_keys
 from ptn_api.access.key_ring import digest_of
 from ptn_api.errors import KeyFileError
+from tests import newest
 
 DIGEST = "ab" * 32
 GOOD = f"""{{
@@ -114,6 +115,18 @@ def test_entries_stand_alone() -> None:
     assert [(grant.alias, grant.tier) for grant in parsed.grants] == [("a", 100), ("b", 0), ("c", 200)]
     assert parsed.left_out == len(parsed.problems) == 6
     assert all("the entry is left out" in problem.sentence for problem in parsed.problems)
+
+
+def test_the_key_file_of_a_present_validator() -> None:
+    """Each key has the tier that the network's own server gives it; faulty entries are named."""
+    content = newest.files()["vanta_api/api_keys.json"]
+    parsed = parse_keys(content)
+    ring = KeyRing()
+    ring.replace(parsed.grants)
+    holders = {key: ring.lookup(key) for key in newest.expected()["keys"]}
+    assert {key: holder and holder.tier for key, holder in holders.items()} == newest.expected()["keys"]
+    assert len(parsed.problems) >= parsed.left_out > 0
+    assert not any("synth-key" in problem.sentence for problem in parsed.problems)
 
 
 def test_of_two_entries_with_one_key_the_later_holds() -> None:

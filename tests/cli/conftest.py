@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import newest
 from tests.cli.ptn import Ptn
 from tests.live import Live, bare_environment, serving
+from tests.system.api import api
 
 
 @pytest.fixture(scope="package")
@@ -25,3 +28,14 @@ def ptn(live: Live, tmp_path: Path) -> Ptn:
 def stranger(tmp_path: Path) -> Ptn:
     """`ptn` without configuration or server."""
     return Ptn(tmp_path, bare_environment(tmp_path))
+
+
+@pytest.fixture(scope="package")
+def of_today(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The addresses of a server on a directory of 2026, and a key of tier 200, as in the environment."""
+    home = tmp_path_factory.mktemp("newest")
+    with tarfile.open(newest.DATA / "newest_directory.tar.gz") as archive:
+        archive.extractall(home, filter="data")
+    root = home / "directory"
+    with api(home / "data", validator_dir=root, keys=root / "vanta_api/api_keys.json") as server:
+        yield {"PTN_API_KEY": "synth-key-200", "PTN_REST_URL": server.rest, "PTN_WS_URL": server.stream}

@@ -16,6 +16,9 @@ from tests.cli.ptn import Ptn
 from tests.live import Live
 from tests.waiting import until
 
+MINER = "5Synr98gHa7RAmPKXBxQBMe4B4kLs8WYw1A64Ewmi21gB1Mu"
+ENTITY = "5EntF8LjeU56zqG625LCRKjpGB2jyEH2av14rbJTmmBppUaG"
+
 
 def test_positions(ptn: Ptn) -> None:
     """Piped: tab-separated, complete hotkeys, a line of names. Open positions by default."""
@@ -67,6 +70,55 @@ def test_documents(ptn: Ptn, words: list[str], key: str) -> None:
     """A table with a header, and the server's JSON."""
     assert "\t" in ptn(*words).lines[0]
     assert key in json.loads(ptn(*words, "--json").stdout)
+
+
+@pytest.mark.parametrize(
+    ("words", "columns", "key"),
+    [
+        ("limit-orders MINER", "processed pair kind", "unfilled"),
+        ("limit-orders MINER --cancelled", "processed pair kind", "cancelled"),
+        ("ledger debt", "miner alpha TAO", "MINER"),
+        ("account MINER --limit 2", "hour account size", "snapshots"),
+        ("collateral", "miner account size", "data"),
+        ("collateral MINER --all", "miner account size", "data"),
+        ("challenge-period MINER", "since bucket", "challenge_period"),
+        ("selections", "miner asset class", "miner_selections"),
+        ("entities", "entity subaccount status", "entities"),
+        ("entities ENTITY", "entity subaccount status", "entity"),
+        ("trade-pairs", "id pair category", "allowed"),
+        ("trade-pairs --asset-class forex", "id pair category", "allowed"),
+    ],
+)
+def test_documents_of_a_present_validator(
+    ptn: Ptn, of_today: dict[str, str], words: str, columns: str, key: str
+) -> None:
+    """A table with as many cells in each row as its header, and the server's JSON."""
+    names = {"MINER": MINER, "ENTITY": ENTITY}
+    arguments = [names.get(word, word) for word in words.split()]
+    ended = ptn(*arguments, **of_today)
+    assert (ended.status, ended.stderr) == (0, "")
+    header, *rows = ended.lines
+    assert header.replace("\t", " ").startswith(columns)
+    assert rows
+    assert {row.count("\t") for row in rows} == {header.count("\t")}
+    assert names.get(key, key) in json.loads(ptn(*arguments, "--json", **of_today).stdout)
+
+
+@pytest.mark.parametrize("kind", ["perf", "debt", "emissions", "penalty"])
+def test_one_miners_ledger(ptn: Ptn, of_today: dict[str, str], kind: str) -> None:
+    """JSON, indented for reading; only the debt ledgers have a summary."""
+    shown, raw = ptn("ledger", kind, MINER, **of_today), ptn("ledger", kind, MINER, "--json", **of_today)
+    assert json.loads(shown.stdout) == json.loads(raw.stdout)
+    assert len(shown.lines) > len(raw.lines) == 1
+    if kind != "debt":
+        assert ptn("ledger", kind, **of_today).status == 2
+
+
+def test_a_tier_above_100_reads_as_100(ptn: Ptn, of_today: dict[str, str]) -> None:
+    """And orders of which the validator did not compute the leverage are printed."""
+    assert ptn("positions", "--status", "all", **of_today).lines[1:]
+    assert ptn("orders", "--limit", 0, **of_today).lines[1:]
+    assert "tier\t200" in ptn("me", **of_today).lines
 
 
 def test_one_miners_statistics(ptn: Ptn) -> None:
@@ -289,5 +341,5 @@ def test_the_script_for_completion(ptn: Ptn, shell: str) -> None:
 def test_completion(ptn: Ptn, asked: dict[str, str]) -> None:
     """As each shell requests it: the known pairs, without a warning about the incomplete one."""
     completed = ptn(**asked)
-    assert re.findall(r"\w+USD", completed.stdout) == ["BTCUSD"]
+    assert re.findall(r"\w+USDC?\b", completed.stdout) == ["BTCUSD", "BTCUSDC"]
     assert completed.stderr == ""

@@ -20,6 +20,7 @@ from ptn_api.errors import APIStatusError, AuthenticationError
 from ptn_api.event_log.contract import PositionRemoved
 from ptn_api.model.checksum import position_checksum
 from ptn_api.wire.client_session import Gap
+from tests import newest
 from tests.factories import MINER, OTHER_MINER, T0, order, position, uuid, written
 from tests.memory_log import MemoryLog
 from tests.rest.serving import FakeClock, filled_log, serving
@@ -136,18 +137,68 @@ async def test_every_route_is_decoded() -> None:
         entries = await api.miner_positions(tier=100, status="open")
         assert set(entries) == {MINER, OTHER_MINER}
         assert entries[OTHER_MINER].positions[0].orders[0].order_type == "LONG"
-        assert (await api.miner(MINER)).n_positions == 1
+        assert (await api.miner(MINER)).n_positions == 2  # one of them archived
         assert MINER in await api.hotkeys()
         assert [m.checkpoints for m in (await api.statistics(checkpoints=False)).data] == [None, None]
         assert (await api.miner_statistics(MINER, checkpoints=False)).weight == 1.0
         assert [(e.hotkey, e.dd) for e in await api.eliminations()] == [(OTHER_MINER, 0.9)]
         assert set((await api.validator_checkpoint()).positions) >= {MINER, OTHER_MINER}
-        assert set(await api.perf_ledger(MINER)) == {"portfolio", "BTCUSD"}
+        assert set(await api.perf_ledger(MINER)) == {"portfolio"}
         assert (await api.perf_ledger("older"))["portfolio"].initialization_time_ms == 1
         assert (await api.me()).tier == 100
         assert (await api.health()).log.ready
         with pytest.raises(APIStatusError, match="Miner ID not found"):
             await api.miner("nobody")
+
+
+async def test_the_documents_of_a_present_validator_are_decoded() -> None:
+    """By hotkey, or for all miners; subaccounts are miners like any."""
+    log = filled_log(newest.changes(), now_ms=newest.expected()["now_ms"])
+    checkpoint = newest.expected()["checkpoint"]
+    (pair, by_miner), *_ = checkpoint["limit_orders"].items()
+    (hotkey, listed), *_ = by_miner.items()
+    selections = checkpoint["asset_selections"]
+    clock = FakeClock(newest.expected()["now_ms"])
+    async with serving(log, clock=clock) as served, AsyncPTNClient(served.url, "k200") as api:
+        orders = await api.orders(hotkey)
+        positions = (await api.miner_positions()).get(hotkey)
+        assert len(orders.filled) == sum(len(p.orders) for p in positions.positions) if positions else 0
+        waiting = (await api.limit_orders(hotkey)).unfilled
+        assert [o.order_uuid for o in waiting if o.trade_pair_id == pair] == [o["order_uuid"] for o in listed]
+        assert (await api.orders(hotkey, status="unfilled")).unfilled == waiting
+        assert orders.to_polars()["status"].value_counts().height >= 1
+        assert await api.miner_selections() == selections
+        sizes = await api.collateral()
+        assert set(sizes.data) <= set(checkpoint["miner_account_sizes"])
+        one = next(iter(sizes.data))
+        assert set((await api.collateral(hotkey=one, most_recent=True)).data) == {one}
+        ledgers = await api.debt_ledgers()
+        owner = next(iter(ledgers))
+        for ledger in (api.debt_ledger, api.emissions_ledger, api.penalty_ledger):
+            assert (await ledger(owner)).hotkey == owner
+        assert (await api.perf_ledger(next(iter(checkpoint["perf_ledgers"]))))["portfolio"].cps
+        entities = await api.entities()
+        assert set(entities) == set(checkpoint["entities"])
+        entity = next(iter(entities))
+        assert await api.entity(entity) == entities[entity]
+        subaccount = entities[entity]["subaccounts"]["0"]["synthetic_hotkey"]
+        assert (await api.entity_endpoint(subaccount=subaccount)).entity_hotkey == entity
+        some = next(iter(checkpoint["challengeperiod"]))
+        period = await api.challenge_period(some, history=True)
+        assert period.history
+        assert period.history[-1] == period.challenge_period
+        pairs = await api.trade_pairs("FOREX")
+        assert {p.trade_pair_category for p in pairs.allowed} == {"forex"}
+        assert len((await api.trade_pairs()).allowed) > len(pairs.allowed)
+        restored = await api.validator_checkpoint()
+        assert set(restored.archived_positions) == set(checkpoint["archived_positions"])
+        assert set(restored.limit_orders) == set(checkpoint["limit_orders"])
+        assert len((await api.account_snapshots(await _with_snapshots(), limit=3)).snapshots) == 3
+
+
+async def _with_snapshots() -> str:
+    paths = (path.split("/") for path in newest.files())
+    return next(parts[2] for parts in paths if parts[-1] == "snapshots.jsonl")
 
 
 async def test_an_unchanged_document_is_not_sent_again() -> None:

@@ -175,6 +175,25 @@ def test_an_unhealthy_servers_health_is_returned() -> None:
     assert len(script.requests) == 1
 
 
+def test_the_ledgers_and_pairs_of_older_servers_are_read() -> None:
+    """Ledgers by trade pair, and 0.1.0's plain list of pairs."""
+    ledger, hotkey = {"cps": [{"last_update_ms": 5}]}, "5Miner"
+    pair = {"id": "BTCUSD", "display": "BTC/USD", "category": "crypto"}
+    pair |= {"fee_rate": 0.001, "min_leverage": 0.01, "max_leverage": 0.5}  # type: ignore[dict-item]
+    shapes = ({"portfolio": ledger, "BTCUSD": ledger}, {hotkey: ledger}, ledger)
+    script = Script(*(answer(body=body) for body in (*shapes, [pair])))
+    with client(script) as api:
+        read = [api.perf_ledger(hotkey) for _ in shapes]
+        assert [sorted(ledgers) for ledgers in read] == [
+            ["BTCUSD", "portfolio"],
+            ["portfolio"],
+            ["portfolio"],
+        ]
+        assert {ledgers["portfolio"].cps[0].last_update_ms for ledgers in read} == {5}
+        (listed,) = api.trade_pairs().allowed
+        assert (listed.trade_pair_id, listed.trade_pair, listed.max_leverage) == ("BTCUSD", "BTC/USD", 0.5)
+
+
 def test_a_newer_servers_health_is_decoded() -> None:
     """With unknown words and fields."""
     newer = {"status": "shaky", "problems": ["gremlins"], "processes": {"rest": "dozing"}, "mood": 3}
@@ -200,7 +219,13 @@ def test_a_401_without_a_key_names_the_missing_key(monkeypatch: pytest.MonkeyPat
     assert script.requests[-1].headers["authorization"] == "Bearer a-key"
 
 
-@pytest.mark.parametrize("ask", [PTNClient.miner, PTNClient.miner_statistics, PTNClient.perf_ledger])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        *(PTNClient.miner, PTNClient.miner_statistics, PTNClient.perf_ledger, PTNClient.debt_ledger),
+        *(PTNClient.orders, PTNClient.entity),
+    ],
+)
 def test_an_empty_hotkey_is_refused(ask: Callable[[PTNClient, str], object]) -> None:
     """Its path would be that of another document."""
     script = Script(answer(body={}))

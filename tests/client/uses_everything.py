@@ -11,19 +11,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ptn_api.client import (
+    AccountSnapshots,
     AsyncPTNClient,
     Book,
+    ChallengePeriod,
     Checkpoint,
+    Collateral,
     Cursor,
     CursorStore,
+    DebtLedgerSummary,
     Elimination,
+    EntityEndpoint,
     Following,
     Gap,
     Health,
     Ledgers,
+    ListedOrder,
     Me,
     MessagePage,
     Miner,
+    MinerLedger,
+    MinerOrders,
     MinerPositions,
     MinerStatistics,
     NewOrder,
@@ -47,6 +55,7 @@ from ptn_api.client import (
     StreamItem,
     Timing,
     TradePairId,
+    TradePairs,
     connect,
     follow,
     open_book,
@@ -169,6 +178,22 @@ def rest(target: Path) -> polars.DataFrame:
         reasons = [elimination.reason for elimination in eliminations]
         me: Me = api.me()
         health: Health = api.health()
+        orders: MinerOrders = api.orders("5A", status=("filled", "cancelled"))
+        waiting: list[ListedOrder] = api.limit_orders("5A").unfilled
+        period: ChallengePeriod = api.challenge_period("5A", history=True)
+        summaries: dict[str, DebtLedgerSummary] = api.debt_ledgers()
+        spans: list[MinerLedger] = [
+            api.debt_ledger("5A"),
+            api.emissions_ledger("5A"),
+            api.penalty_ledger("5A"),
+        ]
+        snapshots: AccountSnapshots = api.account_snapshots("5A", limit=24)
+        sizes: Collateral = api.collateral(hotkey="5A", most_recent=True)
+        classes: dict[str, str] = api.miner_selections()
+        endpoint: EntityEndpoint = api.entity_endpoint(subaccount="5A_0")
+        pairs: TradePairs = api.trade_pairs("forex")
+        print(orders.to_polars(), waiting, period.challenge_period.bucket, summaries, spans, snapshots)
+        print(sizes.data, classes, api.entities(), api.entity("5A"), endpoint.endpoint_url, pairs.allowed)
         print(hotkeys, element.weight, file, reasons, me.limits.requests_per_minute, health.problems)
         frames = [
             entries.to_polars(),

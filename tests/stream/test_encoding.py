@@ -44,8 +44,8 @@ def test_a_message_is_encoded_once_per_variant() -> None:
     log.baseline([], T0)
     log.append([written(position(1, [order(1)]))], T0)
     encoder = MessageEncoder(log.read(log.floor() - 1, 10))
-    (old,) = encoder.matching(Subscription(version=1))
-    (new,) = encoder.matching(Subscription(version=2))
-    (chosen,) = encoder.matching(Subscription(version=2, trade_pairs=frozenset(["BTCUSD"])))
+    (old,) = encoder.matching(Subscription(version=1), T0)
+    (new,) = encoder.matching(Subscription(version=2), T0)
+    (chosen,) = encoder.matching(Subscription(version=2, trade_pairs=frozenset(["BTCUSD"])), T0)
     assert old is new is chosen
-    assert encoder.matching(Subscription(version=2, miners=frozenset())) == []
+    assert encoder.matching(Subscription(version=2, miners=frozenset()), T0) == []

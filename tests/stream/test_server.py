@@ -181,6 +181,67 @@ async def test_a_version_1_client_is_replayed_what_it_missed_before_live_orders(
             assert all("replay" not in m for m in messages)
 
 
+@pytest.mark.parametrize("closed", [False, True])
+async def test_a_position_of_a_validator_of_today_is_sent_whole(closed: bool) -> None:
+    """Every field as in the file, price sources included; `close_ms` is null while it is open."""
+    body = json.loads((Path(__file__).parent / "data" / "position_of_today.json").read_bytes())
+    if closed:
+        close_ms = body["orders"][-1]["processed_ms"]
+        body |= {"close_ms": close_ms, "is_closed_position": True, "position_type": "FLAT"}
+    async with running() as live, live.client() as old, live.client() as new:
+        await old.login()
+        await new.login(version=2)
+        for client in (old, new):
+            await client.subscribe()
+        live.append(written(body))
+        for client in (old, new):
+            first, last = await client.messages(2)
+            assert last["data"] == {"position": body}
+            assert list(last["data"]["position"]) == list(body)
+            assert first["data"]["position"]["orders"] == body["orders"][:1]
+
+
+async def test_version_1_is_not_sent_late_orders_older_than_its_window() -> None:
+    """It could not tell them from new ones; version 2 is sent them, marked. Neither live nor in a replay."""
+    async with running(replay_window_ms=120_000) as live, live.client() as old, live.client() as new:
+        await old.login()
+        await new.login(version=2)
+        for client in (old, new):
+            await client.subscribe()
+        before = live.trade().sequence
+        live.now_ms += 1_000_000
+        for n, age_ms in ((101, 900_000), (102, 900_000), (103, 90_000), (104, 0)):
+            live.append(written(position(n, [order(n, at=live.now_ms - age_ms)])))
+        messages = await new.messages(5)
+        assert [(m["sequence"] - before, m.get("late", False)) for m in messages] == [
+            (0, False),
+            (1, True),
+            (2, True),
+            (3, True),
+            (4, False),
+        ]
+        assert [m["sequence"] - before for m in await old.messages(3)] == [0, 3, 4]
+        async with live.client() as again:
+            login = await again.login(last_sequence=before)
+            assert login["current_sequence"] == before + 2  # no jump in the sequences that follow
+            await again.subscribe()
+            assert [m["sequence"] - before for m in await again.messages(2)] == [3, 4]
+
+
+async def test_a_late_order_that_was_not_sent_does_not_end_a_replay() -> None:
+    """Seen before the window began, it is still the first after the client's last sequence."""
+    async with running(replay_window_ms=120_000) as live:
+        last = live.trade().sequence
+        live.now_ms += 1_000_000
+        live.append(written(position(101, [order(101, at=live.now_ms - 900_000)])))
+        live.now_ms += 200_000
+        live.append(written(position(102, [order(102, at=live.now_ms)])))
+        async with live.client() as client:
+            assert (await client.login(last_sequence=last))["current_sequence"] == last + 1
+            await client.subscribe()
+            assert [m["sequence"] for m in await client.messages(1)] == [last + 2]
+
+
 async def test_an_implausible_cursor_counts_as_absent_in_version_1() -> None:
     """Below the floor, beyond the head, or too old: the stream starts at the head."""
     async with running(replay_window_ms=1_000) as live:

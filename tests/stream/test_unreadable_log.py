@@ -234,7 +234,7 @@ async def test_only_a_catch_up_that_cannot_continue_is_given_up() -> None:
             live.trade(5)
             await other.messages(5)
             log.damaged = start + 5
-            await client.login(last_sequence=start)
+            await client.login(version=2, epoch=log.epoch, last_sequence=start)
             await client.subscribe()
             assert await client.close_code() == close_codes.INTERNAL_ERROR.code
             live.trade()

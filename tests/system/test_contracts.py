@@ -326,7 +326,7 @@ def _refusals(talk: Any, version: int, keys: dict[int, str], codes: set[int]) ->
 
 
 def _old_client(talk: Any, keys: dict[int, str], simulator: Simulator) -> None:
-    """Version 1: orders, a batch, a ping, and a replay after the last sequence."""
+    """Version 1: orders, a batch, a ping, subaccounts, and a replay after the last sequence."""
     with talk(1) as one:
         last = one.login(keys[100], last_sequence=-1)["current_sequence"]
         one.subscribe(all=True, sender_timestamp=1)
@@ -336,6 +336,9 @@ def _old_client(talk: Any, keys: dict[int, str], simulator: Simulator) -> None:
         one.orders(5)
         one.send(type="ping", timestamp=1)
         one.wait_for("pong")
+        for kind in ("subscribe_subaccount", "unsubscribe_subaccounts"):
+            one.send(type=kind)
+            assert one.wait_for("subaccountStatus")["status"] == "error"
         one.send(type="unsubscribe", all=True, sender_timestamp=1)
         one.wait_for("subscriptionStatus")
     with talk(1) as one:

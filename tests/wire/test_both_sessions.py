@@ -13,7 +13,16 @@ from ptn_api.wire import codec
 from ptn_api.wire.client_session import ClientSession, Cursor, Disconnected, Event, Gap, StreamItem
 from ptn_api.wire.frames import Heartbeat, Subscribe
 from ptn_api.wire.server_frames import OrderMessage
-from ptn_api.wire.server_session import CatchUp, CheckKey, Close, Effect, Send, ServerSession, State
+from ptn_api.wire.server_session import (
+    CatchUp,
+    CheckKey,
+    Close,
+    Effect,
+    LoggedOrder,
+    Send,
+    ServerSession,
+    State,
+)
 from tests.properties import tries
 
 NOW = 1_760_000_000_000
@@ -40,6 +49,9 @@ class Log:
 
     def first_timestamp_after(self, sequence: int) -> int | None:
         return NOW if sequence < self.last else None
+
+    def read(self, after: int, limit: int, *, orders: bool) -> list[LoggedOrder]:
+        return []
 
     def oldest_revision(self) -> int:
         return 0

@@ -26,6 +26,7 @@ from ptn_api.wire.client_session import (
 )
 from ptn_api.wire.frames import Subscribe
 from ptn_api.wire.server_frames import OrderMessage
+from tests.factories import BTCUSD, EURUSD, position
 
 NOW = 1_760_000_000_000
 ALL = Subscribe(all=True)
@@ -235,7 +236,7 @@ def test_a_changed_subscription_starts_at_the_next_order() -> None:
 def test_nothing_is_repeated_and_every_gap_is_reported(script: list[tuple[int, bool, bool]]) -> None:
     """For anything a version 1 server loses or repeats, messages plus gaps are all there was."""
     subject = session()
-    feed(subject, success(0, epoch=None), status())
+    feed(subject, success(0, epoch=None), status(), order(0))
     told: list[int] = []
     sequence = 0
     for step, lost, twice in script:
@@ -352,41 +353,77 @@ def test_a_failed_resume_is_a_gap_and_live_messages_follow(reason: str) -> None:
     assert subject.cursor == Cursor(61, "epoch-2")
 
 
-# --- an old server ----------------------------------------------------------------------------------------
+# --- servers without epochs -------------------------------------------------------------------------------
 
 
-def test_an_old_server_that_continues_at_our_cursor_leaves_no_gap() -> None:
-    """No epoch on either side, the same sequence."""
-    events = feed(session(Cursor(10)), success(10, epoch=None), status(), order(11))
+@pytest.mark.parametrize(
+    ("current", "gap"),
+    [(10, Gap(10, 11, "not_replayed")), (15, Gap(10, 16, "not_replayed")), (0, Gap(10, 1, "restarted"))],
+)
+def test_every_later_login_at_another_server_is_a_gap(current: int, gap: Gap) -> None:
+    """It ignores last_sequence, and equal numbers may be those of other orders."""
+    subject = session(Cursor(10))
+    assert sent(subject) == [{"api_key": "secret", "version": 2}]
+    events = feed(subject, success(current, epoch=None), status(), order(current))
+    assert gaps(events) == [gap]
+    assert numbers(events) == [current]
+
+
+def test_the_first_login_at_another_server_warns_that_it_cannot_resume() -> None:
+    """Once: later ones report their gaps."""
+    first, moved = feed(session(), success(10, epoch=None))
+    assert isinstance(first, ProtocolWarning)
+    assert moved == StreamItem(None, Cursor(10))
+
+
+@pytest.mark.parametrize("start", [0, 1, 7, 500])
+def test_another_server_may_start_to_count_anywhere(start: int) -> None:
+    """Below, at or beyond what its success frame states: neither a repeat nor a gap."""
+    subject = session()
+    events = feed(subject, success(7, epoch=None), status(), order(start), order(start + 1))
+    assert numbers(events) == [start, start + 1]
     assert gaps(events) == []
-    assert numbers(events) == [11]
+    assert subject.repeats == 0
 
 
-def test_an_old_server_that_skips_ahead_leaves_a_gap() -> None:
-    """It ignores last_sequence; earlier clients followed it without reporting the gap."""
-    events = feed(session(Cursor(10)), success(15, epoch=None), status(), order(16))
-    assert gaps(events) == [Gap(10, 16, "not_replayed")]
-    assert numbers(events) == [16]
-
-
-def test_an_old_server_that_restarts_its_count_is_followed() -> None:
-    """Its sequences have a new meaning, so they are not repeats."""
-    events = feed(session(Cursor(10)), success(3, epoch=None), status(), order(4))
-    assert gaps(events) == [Gap(10, 4, "restarted")]
-    assert numbers(events) == [4]
-
-
-def test_a_gap_of_an_old_server_is_reported_at_once() -> None:
+def test_a_gap_within_a_connection_to_another_server_is_reported_at_once() -> None:
     """Reconnecting would not fill it."""
     subject = session()
-    events = feed(subject, success(10, epoch=None), status(), order(13))
-    assert gaps(events) == [Gap(10, 13, "hole")]
-    assert numbers(events) == [13]
+    events = feed(subject, success(0, epoch=None), status(), order(0), order(3))
+    assert gaps(events) == [Gap(0, 3, "hole")]
+    assert numbers(events) == [0, 3]
 
 
 def test_sequences_of_another_epoch_are_not_compared() -> None:
-    """A server without the epoch (an older one replaced it) means a gap, regardless of sequences."""
+    """A server without the epoch in place of ours, or ours in place of one, means a gap."""
     assert gaps(feed(session(Cursor(10, E)), success(10, epoch=None))) == [Gap(10, 11, "epoch")]
+    subject = session(Cursor(10))
+    events = feed(subject, success(10), status(), order(11))
+    assert gaps(events) == [Gap(10, 11, "epoch")]
+    assert subject.cursor == Cursor(11, E)
+
+
+def test_filters_are_applied_here_where_the_server_has_none() -> None:
+    """It is asked for everything, in its own form of the subscribe."""
+    subject = session(subscription=Subscribe(miners=["5A"], trade_pairs=["BTCUSD"], format="delta"))
+    feed(subject, success(0, epoch=None))
+    assert sent(subject)[1] == {"type": "subscribe", "all": True, "sender_timestamp": NOW}
+
+    def of(sequence: int, miner: str, pair: list[Any]) -> dict[str, Any]:
+        body = position(1, [], miner=miner, trade_pair=pair)
+        return {"sequence": sequence, "timestamp": NOW, "data": {"position": body}}
+
+    events = feed(subject, status(), of(0, "5B", BTCUSD), of(1, "5A", EURUSD), of(2, "5A", BTCUSD), order(3))
+    assert numbers(events) == [2, 3]  # the last one is malformed, as its reader will report
+    assert gaps(events) == []
+    assert subject.cursor.sequence == 3
+
+
+def test_a_refused_subscription_is_reported() -> None:
+    """And changes nothing."""
+    subject = live()
+    refused = status() | {"status": "error", "message": "no", "code": "NOT_SERVED"}
+    assert feed(subject, refused) == [ProtocolWarning("error from the server: subscribe: no")]
 
 
 # --- silence ----------------------------------------------------------------------------------------------

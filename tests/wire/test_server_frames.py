@@ -9,7 +9,14 @@ import pytest
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.wire import codec, frames
-from ptn_api.wire.server_frames import ChangedPosition, LoginAccepted, OrderBatch, OrderMessage, read_frame
+from ptn_api.wire.server_frames import (
+    ChangedPosition,
+    LoginAccepted,
+    OrderBatch,
+    OrderMessage,
+    SubscriptionAnswer,
+    read_frame,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,12 +29,37 @@ from ptn_api.wire.server_frames import ChangedPosition, LoginAccepted, OrderBatc
         frames.PositionsRemoved(revision=1, after=2, positions=[("5A", "u")]),
         frames.Error(code="bad_frame", message="no"),
         frames.AuthFailure(status="error", message="no", code="INSUFFICIENT_TIER"),
-        frames.SubscriptionStatus(status="success", all=True, action="subscribe", received_timestamp=1),
     ],
 )
 def test_server_frames_are_read_back(frame: Any) -> None:
     """Every frame without a position."""
     assert read_frame(codec.encode(frame)) == frame
+
+
+@pytest.mark.parametrize(
+    ("frame", "answer"),
+    [
+        (
+            frames.SubscriptionStatus(
+                status="success", all=True, action="subscribe", sender_timestamp=1, received_timestamp=2
+            ),
+            SubscriptionAnswer(action="subscribe", sender_timestamp=1, received_timestamp=2),
+        ),
+        (
+            frames.SubaccountStatus(status="error", action="subscribe_subaccount", message="no", code="C"),
+            SubscriptionAnswer(status="error", action="subscribe_subaccount", message="no"),
+        ),
+    ],
+)
+def test_answers_to_subscriptions_are_read_back(frame: Any, answer: SubscriptionAnswer) -> None:
+    """As far as a client needs them."""
+    assert read_frame(codec.encode(frame)) == answer
+
+
+def test_another_servers_answer_to_an_unsubscribe_has_no_times() -> None:
+    """It is understood nevertheless."""
+    frame = {"type": "subscription_status", "status": "success", "all": True, "action": "unsubscribe"}
+    assert read_frame(json.dumps(frame)) == SubscriptionAnswer(action="unsubscribe")
 
 
 def test_an_old_servers_success_frame_is_enough() -> None:

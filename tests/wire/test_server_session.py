@@ -41,9 +41,18 @@ class Head(msgspec.Struct):
     revision: int
 
 
+class Logged(msgspec.Struct):
+    sequence: int
+    processed_ms: int
+    late: bool
+
+
 @dataclass
 class Log:
-    """What a session needs of a log: orders `first`..`last`, each with its time."""
+    """What a session needs of a log: orders `first`..`last`, each with its time.
+
+    `late` maps the sequences of late orders to the times at which they were filled.
+    """
 
     first: int = 101
     last: int = 110
@@ -51,6 +60,7 @@ class Log:
     oldest: int = 10
     epoch: str = "e1"
     times: dict[int, int] = field(default_factory=dict)
+    late: dict[int, int] = field(default_factory=dict)
 
     def head(self) -> Head:
         return Head(self.last, self.revision)
@@ -60,6 +70,13 @@ class Log:
 
     def first_timestamp_after(self, sequence: int) -> int | None:
         return self.times.get(sequence + 1, NOW) if sequence < self.last else None
+
+    def read(self, after: int, limit: int, *, orders: bool) -> list[Logged]:
+        return [self.logged(n) for n in range(after + 1, self.last + 1)][:limit]
+
+    def logged(self, sequence: int) -> Logged:
+        processed_ms = self.late.get(sequence)
+        return Logged(sequence, NOW if processed_ms is None else processed_ms, processed_ms is not None)
 
     def oldest_revision(self) -> int:
         return self.oldest
@@ -86,6 +103,26 @@ def _logged_in(log: Log | None = None, **login: Any) -> tuple[ServerSession, fra
 
 
 # --- login ------------------------------------------------------------------------------------------------
+
+
+def test_a_key_in_the_header_is_a_login_from_the_head() -> None:
+    """Of version 1. A login frame that follows is ignored: today's clients send one or the other."""
+    session = _session()
+    assert session.authenticate("k") == [CheckKey("k")]
+    assert session.key_checked(100, NOW)[0] == Send(
+        frames.AuthSuccess(
+            current_sequence=110, tier=100, epoch="e1", oldest_sequence=101, version=1, heartbeat_ms=15_000
+        )
+    )
+    assert _tell(session, api_key="k", last_sequence=105, version=2) == []
+    catch_up = _tell(session, type="subscribe", all=True)[-1]
+    assert catch_up == CatchUp(after=110, replay_until=0)
+
+
+def test_a_header_after_the_login_frame_changes_nothing() -> None:
+    """The first of the two decides."""
+    session, _ = _logged_in()
+    assert session.authenticate("other") == []
 
 
 def test_a_login_is_checked_and_answered_with_the_streams_place() -> None:
@@ -180,6 +217,15 @@ def test_version_1_is_replayed_what_is_available_and_recent(
     assert success.current_sequence == expected
     effects = _tell(session, type="subscribe", all=True)
     assert effects[1:] == [CatchUp(after=expected, replay_until=0)]
+
+
+@given(st.lists(st.none() | st.integers(0, 2 * WINDOW), min_size=10, max_size=10), st.integers(100, 110))
+def test_version_1_continues_behind_old_late_orders(ages: list[int | None], cursor: int) -> None:
+    """It is not sent them: their numbers must not look like missed messages after every login."""
+    late = {101 + n: NOW - age for n, age in enumerate(ages) if age is not None}
+    too_old = {sequence for sequence, at in late.items() if NOW - at > WINDOW}
+    _, success = _logged_in(Log(late=late), last_sequence=cursor)
+    assert success.current_sequence == next((n for n in range(cursor, 110) if n + 1 not in too_old), 110)
 
 
 def test_orders_between_login_and_subscribe_follow_the_subscribe() -> None:
@@ -300,12 +346,56 @@ def test_a_refused_subscribe_changes_nothing() -> None:
     assert session.subscription.miners == {"m"}
 
 
+SINGLE = ("subscribe_subaccount", "unsubscribe_subaccount")
+ALL = ("subscribe_subaccounts", "unsubscribe_subaccounts")
+
+
+@pytest.mark.parametrize(
+    ("tier", "frame", "code"),
+    [
+        *((100, {"type": kind, "synthetic_hotkey": "5Ent_3"}, "INSUFFICIENT_TIER") for kind in SINGLE),
+        *((100, {"type": kind, "synthetic_hotkey": "5Own_3"}, "NOT_SERVED") for kind in SINGLE),
+        *((200, {"type": kind, "synthetic_hotkey": "5Ent_3"}, "NOT_SERVED") for kind in SINGLE),
+        *((100, {"type": kind}, "INSUFFICIENT_TIER") for kind in ALL),
+        *((500, {"type": kind}, "NOT_SERVED") for kind in ALL),
+    ],
+)
+def test_subaccounts_are_refused_with_the_reason(tier: int, frame: dict[str, str], code: str) -> None:
+    """A success would be followed by silence. An entity's own key is told the same as one of tier 200."""
+    session = _session()
+    session.authenticate("k")
+    session.key_checked(tier, NOW, alias="5Own")
+    (answer,) = _sent(_tell(session, **frame))
+    sentences = {
+        "INSUFFICIENT_TIER": "Subaccount subscriptions require tier 200 access.",
+        "NOT_SERVED": "Subaccount data comes from the validator's memory and is not served here.",
+    }
+    assert answer == frames.SubaccountStatus(
+        status="error",
+        action=frame["type"],
+        synthetic_hotkey=frame.get("synthetic_hotkey"),
+        message=sentences[code],
+        code=code,
+    )
+
+
+@pytest.mark.parametrize("hotkey", [None, "", 5, []])
+@pytest.mark.parametrize("kind", SINGLE)
+def test_a_subaccount_must_be_named(kind: str, hotkey: object) -> None:
+    """Before the tier is looked at."""
+    session, _ = _logged_in()
+    (answer,) = _sent(_tell(session, type=kind, synthetic_hotkey=hotkey))
+    assert answer == frames.SubaccountStatus(
+        status="error", action=kind, message="Missing synthetic_hotkey parameter"
+    )
+
+
 def test_version_1_ignores_unknown_fields() -> None:
     """No filter, no error frame: it subscribes to everything."""
     session, _ = _logged_in()
     effects = _tell(session, type="subscribe", miners=["m"], format=5, extra={})
     assert effects[0].frame.all is True  # type: ignore[union-attr]
-    assert session.subscription == Subscription()
+    assert session.subscription == Subscription(late_window_ms=WINDOW)
     for nonsense in (b"", b"x", b"[]", b'{"type": "dance"}', b'{"no": "type"}'):
         assert session.receive(nonsense, NOW) == []
 
@@ -435,7 +525,13 @@ def test_every_state_can_close_and_none_follows_the_last() -> None:
     assert all(t[Input.CLOSE] is State.CLOSED for s, t in TRANSITIONS.items() if s is not State.CLOSED)
 
 
-VERSION_1_FRAMES = (frames.AuthSuccess, frames.AuthFailure, frames.SubscriptionStatus, frames.Pong)
+VERSION_1_FRAMES = (
+    frames.AuthSuccess,
+    frames.AuthFailure,
+    frames.SubscriptionStatus,
+    frames.SubaccountStatus,
+    frames.Pong,
+)
 _timestamps = st.none() | st.integers() | st.text(max_size=5)
 _requests = st.one_of(
     st.fixed_dictionaries({"type": st.just("ping")}, optional={"timestamp": _timestamps}),
@@ -458,13 +554,15 @@ _requests = st.one_of(
 class Conversation(RuleBasedStateMachine):
     """Any sequence of client frames, key checks and server actions."""
 
-    @initialize(version=st.sampled_from([1, 2]))
-    def connect(self, version: int) -> None:
+    @initialize(version=st.sampled_from([1, 2]), header=st.booleans())
+    def connect(self, version: int, header: bool) -> None:
         self.log = Log()
         self.session = _session(self.log)
         self.version = version
         self.checks = self.successes = self.catch_ups = self.closes = 0
         self.start = -1
+        if header:
+            self.take(self.session.authenticate("k"))
 
     @rule(last=st.integers(-2, 120), epoch=st.sampled_from(["e1", "e2", None]))
     def login(self, last: int, epoch: str | None) -> None:
