@@ -39,14 +39,14 @@ def format_time(ms: float | None) -> str:
     return datetime.fromtimestamp(ms / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def format_leverage(value: float | None) -> str:
+    """A signed leverage; - if the validator states none."""
+    return "-" if value is None else f"{value:+.4f}"
+
+
 def format_return(value: float) -> str:
     """A return as a factor; 1 is unchanged."""
     return f"{value:.5f}"
-
-
-def format_leverage(value: float | None) -> str:
-    """Signed; empty where the validator did not compute it."""
-    return "" if value is None else f"{value:+.4f}"
 
 
 def _shortened(hotkey: str) -> str:

@@ -63,7 +63,7 @@ def run_miner(url: str | None, api_key_file: Path | None, hotkey: str, *, as_jso
         print_document(body)
         return
     print(f"# miner: {hotkey}")
-    print(f"# return over 90 days: {format_return(entry.thirty_day_returns)}")
+    print(f"# recent return: {format_return(entry.thirty_day_returns)}")
     print(f"# return over all time: {format_return(entry.all_time_returns)}")
     print(f"# counted positions: {entry.n_positions}")
     print(f"# profitable: {entry.percentage_profitable:.1%}")

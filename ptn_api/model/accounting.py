@@ -131,15 +131,18 @@ def rebuild_each(
         if account is not None and length >= 1:
             try:
                 taken += map(account.take, orders[len(taken) : length])
-                state = _state_of(account, generation, terms)
+            except (ValueError, ArithmeticError):
+                account = None
+        if account is not None and length >= 1:
+            state = _state_of(account, generation, terms)
+            numbers = (value for value in msgspec.structs.astuple(state) if isinstance(value, float))
+            if all(map(math.isfinite, numbers)):
                 rebuilt = RebuiltPosition(
                     state=state,
                     initial_entry_price=account.initial_entry_price,
                     orders=tuple(taken),
                     appended=_liquidation(account, generation, position.position_uuid),
                 )
-            except (ValueError, ArithmeticError):
-                account = None
         yield rebuilt
 
 
@@ -165,12 +168,12 @@ def _open_account(
 def _state_of(
     account: Account, generation: Generation, terms: tuple[FeeCategory, float] | None
 ) -> PositionState:
-    """Returns the account's state with its fees. Raises ValueError if a number is not finite."""
+    """Returns the account's state, with its fees where they are part of the return."""
     fees = 1.0
     if generation != Generation.FEE_HISTORY and terms is not None and account.priced_ms is not None:
         charge = fee if generation == Generation.LEVERAGE else fee_by_category
         fees = charge(account.priced_ms, account.orders, *terms, account.open_ms)
-    state = PositionState(
+    return PositionState(
         position_type=account.position_type,
         is_closed_position=account.close_ms is not None,
         open_ms=account.open_ms,
@@ -185,10 +188,6 @@ def _state_of(
         current_return=account.current_return,
         return_at_close=account.current_return * fees,
     )
-    numbers = (value for value in msgspec.structs.astuple(state) if isinstance(value, float))
-    if not all(map(math.isfinite, numbers)):
-        raise ValueError("a number is not finite")
-    return state
 
 
 def _liquidation(account: Account, generation: Generation, position_uuid: str) -> Order | None:

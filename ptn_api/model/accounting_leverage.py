@@ -38,10 +38,12 @@ class LeverageAccount:
 
     def take(self, order: Order) -> Order:
         """Takes the next order, and returns it unchanged. Raises ValueError if it has no leverage."""
-        leverage = self._leverage_of(order)
-        self.orders.append(
-            order if order.leverage is not None else msgspec.structs.replace(order, leverage=leverage)
-        )
+        leverage = order.leverage
+        if leverage is None:
+            leverage = self._leverage_of(order)
+            self.orders.append(msgspec.structs.replace(order, leverage=leverage))
+        else:
+            self.orders.append(order)
         if self._stopped:
             return order
         now = order.processed_ms
@@ -95,5 +97,6 @@ class LeverageAccount:
             return (order.price - average) * net / self.initial_entry_price
         if order.order_type != self.position_type or self.position_type == "FLAT":
             self.realized_pnl -= (effective_price(order, leverage) - average) * leverage
-        held = min(net, net + leverage, key=abs)
+        after = net + leverage
+        held = after if abs(after) < abs(net) else net
         return (self.realized_pnl + (order.price - average) * held) / self.initial_entry_price

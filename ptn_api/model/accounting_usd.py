@@ -67,11 +67,16 @@ class UsdAccount:
             return order
         now, sizes = order.processed_ms, self._sizes_of(order)
         leverage, quantity, value = sizes.leverage, sizes.quantity, sizes.value
-        if self.position_type is None:  # 1
+        opens = self.position_type is None
+        if opens:  # 1
             self.position_type = "LONG" if leverage > 0 else "SHORT" if leverage < 0 else "FLAT"
             self.close_ms = None if leverage else now
-        closes = order.order_type == "FLAT" or self._crosses(leverage, quantity)
-        if closes:  # 2
+        nets = [self.net_quantity + quantity]
+        if self._is_g3:
+            nets.append(self.net_leverage + leverage)
+        crosses = min(nets) <= 0 if self.position_type == "LONG" else max(nets) >= 0
+        closes = order.order_type == "FLAT" or (crosses and self.position_type != "FLAT")
+        if closes and not (opens and leverage == 0):  # 2
             self._close(now)
             leverage, quantity, value = -self.net_leverage, -self.net_quantity, -self.net_value
         self.orders.append(
@@ -104,7 +109,7 @@ class UsdAccount:
             realized = -(effective - self.average_entry_price) * quantity * multiplier
             self.realized_pnl += realized
         after = self.net_quantity + quantity
-        held = min(self.net_quantity, after, key=abs)
+        held = after if abs(after) < abs(self.net_quantity) else self.net_quantity
         self.unrealized_pnl = (order.price - self.average_entry_price) * held * multiplier  # 6
         gain = 0.0
         if self.cumulative_entry_value:
@@ -155,14 +160,6 @@ class UsdAccount:
     def _effective_price(self, order: Order, leverage: float) -> float:
         gated = self._is_g3 and order.processed_ms < SLIPPAGE_STARTS_MS
         return order.price if gated else effective_price(order, leverage)
-
-    def _crosses(self, leverage: float, quantity: float) -> bool:
-        nets = [self.net_quantity + quantity]
-        if self._is_g3:
-            nets.append(self.net_leverage + leverage)
-        if self.position_type == "LONG":
-            return min(nets) <= 0
-        return self.position_type == "SHORT" and max(nets) >= 0
 
     def _close(self, at_ms: int) -> None:
         self.position_type = "FLAT"

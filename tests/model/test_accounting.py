@@ -187,6 +187,30 @@ def test_missing_sizes_are_derived(lacking: tuple[str, ...]) -> None:
     assert [getattr(rebuilt.orders[1], key) for key in lacking] == [None] * len(lacking)
 
 
+def test_a_first_order_without_leverage_closes_at_once() -> None:
+    """With its own sizes, and at no gain."""
+    listed = [make_order(NOW, "LONG", 0.0, 100.0, "a") | {"value": 0.0, "quantity": 2.0}]
+    keys = {"account_size": 1e5, "net_quantity": 0.0, "fee_history": []}
+    rebuilt = accounting.rebuild(position_of(typed(listed), "NVDA", UUID, **keys))
+    assert rebuilt is not None
+    state = rebuilt.state
+    assert (state.position_type, state.close_ms, state.current_return) == ("FLAT", NOW, 1.0)
+    assert (rebuilt.orders[0].quantity, state.net_quantity) == (2.0, 0.0)
+
+
+def test_a_null_leverage_by_the_older_rules() -> None:
+    """It follows from value and account size; without these the position cannot be rebuilt."""
+    listed = [make_order(NOW, "LONG", 0.1, 100.0, "a"), make_order(NOW + 1, "LONG", 0.2, 110.0, "b")]
+    nulls = [listed[0], listed[1] | {"leverage": None, "value": 10_000.0}]
+    wanted = accounting.rebuild(position_of(typed(listed), "BTCUSD", UUID, account_size=5e4))
+    found = accounting.rebuild(position_of(typed(nulls), "BTCUSD", UUID, account_size=5e4))
+    assert wanted is not None
+    assert found is not None
+    assert found.state == wanted.state
+    assert found.orders[1].leverage is None
+    assert rebuild(typed(nulls), "BTCUSD", UUID) is None
+
+
 def test_an_order_without_any_size() -> None:
     """Cannot be replayed, unless it closes the position: then the sizes are minus the net ones."""
     nothing = dict.fromkeys(["leverage", "value", "quantity"])
@@ -229,6 +253,18 @@ def test_one_pass_equals_separate_prefixes(bodies: list[dict[str, Any]], pair: s
     orders = typed(bodies)
     lengths = [1, *range(1, len(orders) + 1)]
     assert [*rebuild_each(orders, pair, UUID, lengths)] == [rebuild(orders[:n], pair, UUID) for n in lengths]
+
+
+@histories.patient
+@given(histories.orders(min_size=2), st.sampled_from([3, 4]))
+def test_one_pass_in_usd_equals_separate_prefixes(bodies: list[dict[str, Any]], generation: int) -> None:
+    """For both generations; the file's own state does not matter."""
+    position, _ = histories.written_in_usd(bodies, generation)
+    lengths = range(1, len(bodies) + 1)
+    separate = [accounting.rebuild(position, position.orders[:n]) for n in lengths]
+    assert [*accounting.rebuild_each(position, lengths)] == separate
+    position.current_return, position.net_value, position.average_entry_price = 7.0, 1.0, 5.0
+    assert accounting.rebuild(position) == separate[-1]
 
 
 def test_without_orders_there_is_no_state() -> None:
