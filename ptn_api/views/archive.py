@@ -89,7 +89,7 @@ class Archive:
         if live is not None:
             texts.append(b"".join(block.identity for block in (*live.blocks, TAILS[100])))
         for text in texts:
-            # A position that has just been archived may still be in the state; that one counts.
+            # A position that has just been archived may still be in the state: the live one counts.
             for raw in _positions.decode(text).positions:
                 traits = _traits.decode(raw)
                 position = ShownPosition.of(traits.position_uuid, traits, bytes(raw))

@@ -8,7 +8,7 @@ from typing import Any
 from ptn_api.event_log import Document
 from ptn_api.views.documents import Documents, Recent
 from ptn_api.views.limit_orders import LimitOrders
-from tests.factories import MINER, OTHER_MINER
+from tests.factories import MINER, OTHER_MINER, T0
 from tests.memory_log import MemoryLog
 from tests.rest.serving import NOW, document, filled_log, limit_order
 
@@ -46,17 +46,15 @@ async def test_unfilled_orders_by_pair() -> None:
     async def found() -> dict[str, dict[str, list[int]]]:
         by_pair: dict[str, Any] = json.loads((await limit_orders.unfilled_by_pair()).identity)
         return {
-            pair: {
-                hotkey: [o["processed_ms"] % 100_000 // 1000 for o in orders] for hotkey, orders in of.items()
-            }
+            pair: {hotkey: [order["processed_ms"] - T0 for order in orders] for hotkey, orders in of.items()}
             for pair, of in by_pair.items()
         }
 
-    both = {"BTCUSDC": {MINER: [1, 3], OTHER_MINER: [9]}, "NVDA": {MINER: [4]}}
+    both = {"BTCUSDC": {MINER: [1000, 3000], OTHER_MINER: [9000]}, "NVDA": {MINER: [4000]}}
     assert await found() == await found() == both
     assert log.read_miners == [MINER, OTHER_MINER]
     log.append([document(Document.LIMIT_ORDERS, [limit_order(9, src=7)], OTHER_MINER)], NOW)
-    assert await found() == {"BTCUSDC": {MINER: [1, 3]}, "NVDA": {MINER: [4]}}
+    assert await found() == {"BTCUSDC": {MINER: [1000, 3000]}, "NVDA": {MINER: [4000]}}
     assert log.read_miners == [MINER, OTHER_MINER, OTHER_MINER]
     log.append([document(Document.LIMIT_ORDERS, None, MINER)], NOW)
     assert await found() == {}
