@@ -119,7 +119,7 @@ _KEPT_KEYS = frozenset(
 )
 """The keys that a rebuilt position takes from the validator's text, verbatim."""
 _ACCOUNTED_KEYS = ("leverage", "value", "quantity", "realized_pnl")
-"""The keys of an order that the accounting sets."""
+"""The keys of an order that the accounting may change."""
 _ORDER_KEYS = (
     "order_type",
     "leverage",
@@ -219,14 +219,18 @@ def _render_rebuilt(text: PositionText, position: Position, shown: Rebuilt, now_
     at = _fields_at(fields, position, rebuilt, last, moment)
     if position.initial_entry_price is not None:
         at["initial_entry_price"] = rebuilt.initial_entry_price
-    orders = [
-        (order, _accounted(text.orders[index], position.orders[index], order))
-        for index, order in zip(shown.indexes, rebuilt.orders, strict=True)
-    ]
+    orders = []
+    for index, order in zip(shown.indexes, rebuilt.orders, strict=True):
+        order_text, before = text.orders[index], position.orders[index]
+        changed = [key for key in _ACCOUNTED_KEYS if getattr(order, key) != getattr(before, key)]
+        if changed:
+            keys = _raw_object.decode(order_text)
+            order_text = _encode(keys | {key: getattr(order, key) for key in changed if key in keys})
+        orders.append((order, order_text))
     texts = [*_order_texts(orders, now_ms)]
     if rebuilt.appended is not None:
-        keys = [key for key in _raw_object.decode(last) if key in Order.__struct_fields__]
-        texts.append(_encode({key: getattr(rebuilt.appended, key) for key in [*keys, *_ORDER_KEYS]}))
+        known_keys = [key for key in _raw_object.decode(last) if key in Order.__struct_fields__]
+        texts.append(_encode({key: getattr(rebuilt.appended, key) for key in [*known_keys, *_ORDER_KEYS]}))
     # A value from the file would reveal later orders, except for those that no order changes.
     known = {key: at.get(key, value) for key, value in fields.items() if key in at or key in _KEPT_KEYS}
     known |= {key: getattr(rebuilt.state, key) for key in _OLDEST_STATE_KEYS if key not in known}
@@ -251,12 +255,12 @@ def _fields_at(
             if fee.time_ms < moment.before_ms
         ]
     if position.dividend_history is not None:
+        shown = at["dividend_history"] = []
         raws = _raw_list.decode(fields["dividend_history"])
-        at["dividend_history"] = [
-            _encode_unpaid(raw) if dividend.applied and (dividend.payment_date or "~") > moment.date else raw
-            for raw, dividend in zip(raws, position.dividend_history, strict=True)
-            if dividend.time_ms < moment.before_ms
-        ]
+        for raw, dividend in zip(raws, position.dividend_history, strict=True):
+            if dividend.time_ms < moment.before_ms:
+                unpaid = dividend.applied and (dividend.payment_date or "~") > moment.date
+                shown.append(_raw_object.decode(raw) | {"applied": False} if unpaid else raw)
     if "last_stock_split_date" in fields:
         date = position.last_stock_split_date
         at["last_stock_split_date"] = date if date is not None and date <= moment.date else None
@@ -268,21 +272,6 @@ def _fields_at(
         if "last_quote_usd_conversion" in fields:
             at["last_quote_usd_conversion"] = order.get("quote_usd_rate", _NULL)
     return at
-
-
-def _encode_unpaid(dividend: msgspec.Raw) -> msgspec.Raw:
-    return msgspec.Raw(_encode(_raw_object.decode(dividend) | {"applied": False}))
-
-
-def _accounted(text: bytes, order: Order, rebuilt: Order) -> bytes:
-    """Returns an order's text with what the accounting changed in it; keys that it lacks are not added."""
-    changed = {
-        key: value for key in _ACCOUNTED_KEYS if (value := getattr(rebuilt, key)) != getattr(order, key)
-    }
-    if not changed:
-        return text
-    fields = _raw_object.decode(text)
-    return _encode(fields | {key: value for key, value in changed.items() if key in fields})
 
 
 def _date(at_ms: int) -> str:

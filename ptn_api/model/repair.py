@@ -85,14 +85,19 @@ def repair_object(text: bytes, kind: type[msgspec.Struct], problems: list[str]) 
         name = field.encode_name
         if name not in fields:
             continue
-        value = _repaired(fields[name], field.type)
-        if value is None:
-            if field.required:
-                msgspec.json.decode(fields[name], type=field.type)  # raises
-            problems.append(name)
-            default = None if _fits(_NULL, field.type) else field.default
-            value = msgspec.Raw(msgspec.json.encode(default))
-        fields[name] = value
+        value = fields[name]
+        if _fits(value, field.type):
+            continue
+        plain = msgspec.json.decode(value)
+        if isinstance(plain, float) and plain.is_integer():
+            fields[name] = msgspec.Raw(b"%d" % int(plain))
+            if _fits(fields[name], field.type):
+                continue
+        if field.required:
+            msgspec.json.decode(value, type=field.type)  # raises
+        problems.append(name)
+        default = None if _fits(_NULL, field.type) else field.default
+        fields[name] = msgspec.Raw(msgspec.json.encode(default))
     return fields
 
 
@@ -117,17 +122,6 @@ def repair_list(
         problems += [f"{name}[{index}].{key} has an odd value" for key in odd]
         repaired.append(bytes(element))
     return repaired
-
-
-def _repaired(value: msgspec.Raw, kind: Any) -> msgspec.Raw | None:
-    """Returns the value in a form that fits; None if there is none."""
-    if _fits(value, kind):
-        return value
-    plain = msgspec.json.decode(value)
-    if isinstance(plain, float) and plain.is_integer():
-        whole = msgspec.Raw(b"%d" % int(plain))
-        return whole if _fits(whole, kind) else None
-    return None
 
 
 def _fits(value: bytes | msgspec.Raw, kind: Any) -> bool:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from ptn_api.model import accounting
 from ptn_api.model.accounting import Generation, RebuiltPosition
-from ptn_api.model.fees import SLIPPAGE_STARTS_MS, carry_fee, spread_fee_by_category
-from ptn_api.model.order import Order
+from ptn_api.model.fees import carry_fee, spread_fee_by_category
+from ptn_api.model.order import SLIPPAGE_STARTS_MS, Order
 from ptn_api.model.position import parse_position
 from ptn_api.model.trade_pair import category_and_rate
 from tests.model import histories, literal
@@ -185,6 +185,30 @@ def test_missing_sizes_are_derived(lacking: tuple[str, ...]) -> None:
     assert rebuilt is not None
     assert same(msgspec.structs.asdict(rebuilt.state), msgspec.structs.asdict(complete.state))
     assert [getattr(rebuilt.orders[1], key) for key in lacking] == [None] * len(lacking)
+
+
+def test_a_first_order_without_leverage_closes_at_once() -> None:
+    """With its own sizes, and at no gain."""
+    listed = [make_order(NOW, "LONG", 0.0, 100.0, "a") | {"value": 0.0, "quantity": 2.0}]
+    keys = {"account_size": 1e5, "net_quantity": 0.0, "fee_history": []}
+    rebuilt = accounting.rebuild(position_of(typed(listed), "NVDA", UUID, **keys))
+    assert rebuilt is not None
+    state = rebuilt.state
+    assert (state.position_type, state.close_ms, state.current_return) == ("FLAT", NOW, 1.0)
+    assert (rebuilt.orders[0].quantity, state.net_quantity) == (2.0, 0.0)
+
+
+def test_a_null_leverage_by_the_older_rules() -> None:
+    """It follows from value and account size; without these the position cannot be rebuilt."""
+    listed = [make_order(NOW, "LONG", 0.1, 100.0, "a"), make_order(NOW + 1, "LONG", 0.2, 110.0, "b")]
+    nulls = [listed[0], listed[1] | {"leverage": None, "value": 10_000.0}]
+    wanted = accounting.rebuild(position_of(typed(listed), "BTCUSD", UUID, account_size=5e4))
+    found = accounting.rebuild(position_of(typed(nulls), "BTCUSD", UUID, account_size=5e4))
+    assert wanted is not None
+    assert found is not None
+    assert found.state == wanted.state
+    assert found.orders[1].leverage is None
+    assert rebuild(typed(nulls), "BTCUSD", UUID) is None
 
 
 def test_an_order_without_any_size() -> None:

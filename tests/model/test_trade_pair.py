@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from ptn_api.errors import InvalidInputError
+from ptn_api.model.documents import trade_pairs_answer
 from ptn_api.model.trade_pair import (
     base_and_quote,
     category_and_rate,
@@ -15,7 +16,6 @@ from ptn_api.model.trade_pair import (
     lot_size,
     pair_id,
     trade_pairs,
-    trade_pairs_answer,
 )
 from tests.model.expected import shared
 
