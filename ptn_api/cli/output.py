@@ -44,6 +44,11 @@ def format_return(value: float) -> str:
     return f"{value:.5f}"
 
 
+def format_leverage(value: float | None) -> str:
+    """Signed; - where the validator states none."""
+    return "-" if value is None else f"{value:+.4f}"
+
+
 def _shortened(hotkey: str) -> str:
     return f"{hotkey[:8]}…" if len(hotkey) > 12 else hotkey
 

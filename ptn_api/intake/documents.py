@@ -86,7 +86,14 @@ class DocumentFiles:
         """
         files = self._files(document)
         if not files:
-            return self._missing(document, now_ms)
+            since_ms = self._missing_since.setdefault(document, now_ms)
+            if document not in self._delivered or now_ms - since_ms < self._confirm_ms:
+                return None
+            if not os.path.isdir(os.path.dirname(self._paths[document][0])):
+                return None
+            del self._delivered[document]
+            logger.info("document_removed", document=document.value)
+            return DocumentWritten(document=document, content=None)
         self._missing_since.pop(document, None)
         for place, (path, version) in enumerate(files):
             if not force and version and version == self._delivered.get(document):
@@ -137,16 +144,6 @@ class DocumentFiles:
             newest = status.st_mtime_ns - place * _LEAD_NS.get(document, 0)
             found.append((-newest, place, path, version_of(status)))
         return [(path, version) for _, _, path, version in sorted(found)]
-
-    def _missing(self, document: Document, now_ms: int) -> DocumentWritten | None:
-        since_ms = self._missing_since.setdefault(document, now_ms)
-        if document not in self._delivered or now_ms - since_ms < self._confirm_ms:
-            return None
-        if not os.path.isdir(os.path.dirname(self._paths[document][0])):
-            return None
-        del self._delivered[document]
-        logger.info("document_removed", document=document.value)
-        return DocumentWritten(document=document, content=None)
 
 
 class DocumentFollower:
