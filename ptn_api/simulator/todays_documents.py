@@ -58,6 +58,8 @@ _CONSTANTS = {
     "ANNUAL_RISK_FREE_PERCENTAGE": 4.19,
     "DAYS_IN_YEAR_CRYPTO": 365,
     "DAYS_IN_YEAR_FOREX": 252,
+    "MINIMUM_POSITION_DURATION_MS": 60_000,
+    "VERSION": "9.3.1",
 }
 _SCORES = ("calmar", "sharpe", "omega", "sortino", "statistical_confidence", "return")
 
@@ -436,11 +438,12 @@ class TodaysDocuments(Documents):
                 }
             )
         return {
-            "version": "9.3.1",
+            "version": _CONSTANTS["VERSION"],
             "created_timestamp_ms": now_ms,
             "created_date": date_of(now_ms, "%Y-%m-%d %H:%M:%S"),
             "data": rows,
             "constants": _CONSTANTS,
+            "network_data": {},
         }
 
     def _standing(self, hotkey: str, now_ms: int) -> dict[str, Any]:
