@@ -26,6 +26,8 @@ class SimulatorOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     network: Annotated[Network, setting("Demo", "Write the files of validators of this time")] = "today"
+    """Of a new directory; an existing one keeps its network."""
+
     seed: Annotated[int, setting("Demo", "Seed the simulation with this number", unit="N")] = 1
     miners: Annotated[Count, setting("Demo", "Simulate this many miners")] = 25
     positions: Annotated[Limit, setting("Demo", "Start with this many positions per miner")] = 20

@@ -20,7 +20,7 @@ from ptn_api.simulator.history_edits import HistoryEdits
 from ptn_api.simulator.journal import Action, Journal
 from ptn_api.simulator.market import Market, seeded
 from ptn_api.simulator.miner import Trade, make_hotkey, make_synthetic_hotkey
-from ptn_api.simulator.options import SimulatorOptions
+from ptn_api.simulator.options import Network, SimulatorOptions
 from ptn_api.simulator.population import Population
 from ptn_api.simulator.position_store import PositionStore
 from ptn_api.simulator.todays_documents import TodaysDocuments
@@ -44,9 +44,11 @@ class StopSignal(Protocol):
 class _Note(msgspec.Struct, kw_only=True):
     """State kept for later runs, in a file next to the validator's folders.
 
-    `miners` counts all miners that ever existed, `runs` gives each run its own random numbers.
+    `miners` counts all miners that ever existed, `runs` gives each run its own random numbers. A directory
+    keeps the network that it was built for; without one it is older than the choice.
     """
 
+    network: Network = "2025"
     complete: bool = False
     runs: int = 0
     miners: int = 0
@@ -81,8 +83,11 @@ class Simulator:
         on_position: Callable[[dict[str, Any]], None] | None = None,
         on_action: Callable[[Action], None] | None = None,
     ) -> None:
-        self.options = options
         self.directory = directory
+        note = self._read_note()
+        if note is not None and note.complete:
+            options = msgspec.structs.replace(options, network=note.network)
+        self.options = options
         self.market = Market(options.seed, options.network)
         self._journal = Journal(journal, on_action)
         today = options.network == "today"
@@ -134,7 +139,7 @@ class Simulator:
         if self._read_note() is None and not self._files.is_empty():
             raise SettingsError(f"{self.directory} holds a validator that no simulator wrote")
         self._files.clear()
-        note = _Note(miners=self.options.miners)
+        note = _Note(network=self.options.network, miners=self.options.miners)
         self._write_note(note)
         self.store.now_ms = now_ms
         for number in range(self.options.miners):
@@ -241,8 +246,10 @@ class Simulator:
         return make(self.options.seed, number)
 
     def _read_note(self) -> _Note | None:
-        body = self._files.read_document(_NOTE)
-        return None if body is None else msgspec.json.decode(body, type=_Note)
+        try:
+            return msgspec.json.decode((self.directory / _NOTE).read_bytes(), type=_Note)
+        except FileNotFoundError:
+            return None
 
     def _write_note(self, note: _Note) -> None:
         self._files.write_document(_NOTE, msgspec.json.encode(note))

@@ -359,6 +359,18 @@ def test_a_later_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
         simulator = again
 
 
+def test_a_directory_keeps_its_network(tmp_path: Path) -> None:
+    """One that an older version built, whose note names none, goes on as of 2025."""
+    built(tmp_path, of_2025(QUIET)).close()
+    note = json.loads((tmp_path / "simulator.json").read_bytes())
+    assert note.pop("network") == "2025"
+    (tmp_path / "simulator.json").write_text(json.dumps(note))
+    again = built(tmp_path, QUIET)
+    assert again.place_order()
+    assert not (tmp_path / "validation/entities.json").exists()
+    assert all(list(position) == POSITION_KEYS_2025 for position in position_files(tmp_path).values())
+
+
 def child(directory: Path, journal: Path, options: str) -> subprocess.Popen[bytes]:
     """Runs a simulator in a separate process, to be killed."""
     code = (
