@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from ptn_api.model.documents import PairList, trade_pairs_answer
 from ptn_api.model.miner import Aggregates, MinerEntry
 from ptn_api.model.statistics import (
     Elimination,
@@ -15,7 +16,6 @@ from ptn_api.model.statistics import (
     PerfLedger,
     Statistics,
 )
-from ptn_api.model.trade_pair import PairList, trade_pairs_answer
 from ptn_api.rest.messages import Messages
 from ptn_api.rest.positions import Changes
 from ptn_api.rest.routes import Route

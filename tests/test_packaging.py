@@ -49,6 +49,7 @@ def test_no_key_file_in_wheel_or_sdist(built: Path) -> None:
     static = {f"ptn_api/rest/static/{path.name}" for path in (ROOT / "ptn_api/rest/static").iterdir()}
     assert len(static) == 4
     assert static <= set(wheel)
+    assert "ptn_api/model/trade_pairs.json" in wheel
     assert [name for name in wheel + sdist if "api_keys" in name] == []
 
 

@@ -21,6 +21,7 @@ from ptn_api.client.message import PTNWebSocketMessage
 __all__ = [
     "OrderHandler",
     "OrderOutput",
+    "format_leverage",
     "format_return",
     "format_time",
     "order_handler",
@@ -36,6 +37,11 @@ def format_time(ms: float | None) -> str:
     if not ms:
         return ""
     return datetime.fromtimestamp(ms / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def format_leverage(value: float | None) -> str:
+    """A signed leverage; - if the validator states none."""
+    return "-" if value is None else f"{value:+.4f}"
 
 
 def format_return(value: float) -> str:
@@ -180,7 +186,7 @@ def _print_styled(messages: list[PTNWebSocketMessage]) -> None:
             (_shortened(position.miner_hotkey), "cyan"),
             f"  {order.trade_pair:<7} ",
             (f"{order.order_type:<5}", _DIRECTIONS.get(order.order_type, "")),
-            f" {order.leverage:+.4f} @ {order.price:<12g} net {position.net_leverage:+.4f}  ",
+            f" {format_leverage(order.leverage)} @ {order.price:<12g} net {position.net_leverage:+.4f}  ",
             f"return {format_return(position.current_return)}  {message.timelag_from_order} ms",
             (marks, "yellow"),
         )

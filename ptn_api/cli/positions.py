@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ptn_api.cli.client import fetch, open_client
-from ptn_api.cli.output import format_return, format_time, print_document, print_rows
+from ptn_api.cli.output import format_leverage, format_return, format_time, print_document, print_rows
 from ptn_api.client import calls
 from ptn_api.client.calls import Call
 from ptn_api.client.rest import PTNClient
@@ -63,7 +63,7 @@ def run_miner(url: str | None, api_key_file: Path | None, hotkey: str, *, as_jso
         print_document(body)
         return
     print(f"# miner: {hotkey}")
-    print(f"# return over 90 days: {format_return(entry.thirty_day_returns)}")
+    print(f"# recent return: {format_return(entry.thirty_day_returns)}")
     print(f"# return over all time: {format_return(entry.all_time_returns)}")
     print(f"# counted positions: {entry.n_positions}")
     print(f"# profitable: {entry.percentage_profitable:.1%}")
@@ -115,7 +115,7 @@ def run_orders(
             position.miner_hotkey,
             pair_id(position.trade_pair),
             order.order_type,
-            f"{order.leverage:+.4f}",
+            format_leverage(order.leverage),
             f"{order.price:g}",
             order.order_uuid,
         )

@@ -45,9 +45,12 @@ def positions(found: Iterable[Position]) -> polars.DataFrame:
     }
     for name in (
         "net_leverage",
+        "net_value",
+        "net_quantity",
         "average_entry_price",
         "cumulative_entry_value",
         "realized_pnl",
+        "unrealized_pnl",
         "current_return",
         "return_at_close",
     ):
@@ -128,7 +131,7 @@ def _order_columns(rows: Sequence[Order]) -> _Columns:
         "processed_at": ("time", [o.processed_ms for o in rows]),
         "order_type": ("side", [o.order_type for o in rows]),
     }
-    for name in ("leverage", "price", "bid", "ask", "slippage"):
+    for name in ("leverage", "value", "quantity", "price", "bid", "ask", "slippage", "realized_pnl"):
         columns[name] = ("float", [getattr(o, name) for o in rows])
     return columns | {"src": ("int", [o.src for o in rows])}
 

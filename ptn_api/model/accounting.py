@@ -14,9 +14,10 @@ import msgspec
 
 from ptn_api.model.accounting_leverage import LeverageAccount
 from ptn_api.model.accounting_usd import Contract, UsdAccount
-from ptn_api.model.order import Order
+from ptn_api.model.fees import fee, fee_by_category
+from ptn_api.model.order import Order, OrderSource, OrderType
 from ptn_api.model.position import Position, PositionState
-from ptn_api.model.trade_pair import FOREX_LOT, base_and_quote, category_and_rate, lot_size
+from ptn_api.model.trade_pair import FOREX_LOT, FeeCategory, base_and_quote, category_and_rate, lot_size
 
 __all__ = [
     "Generation",
@@ -55,21 +56,37 @@ class RebuiltPosition(msgspec.Struct, frozen=True, kw_only=True):
     appended: Order | None = None
 
 
-class _Account(Protocol):
-    """A position while its orders are taken one by one."""
+class Account(Protocol):
+    """A position while its orders are taken one by one: the state after the orders taken so far.
+
+    `orders` are those, as the fees see them. `priced_ms` is when the returns were last computed, None before;
+    `liquidated_ms` when the position was liquidated. Units are those of `PositionState`.
+    """
 
     initial_entry_price: float
+    orders: list[Order]
+    priced_ms: int | None
+    liquidated_ms: int | None
+    position_type: OrderType | None
+    open_ms: int
+    close_ms: int | None
+    net_leverage: float
+    average_entry_price: float
+    cumulative_entry_value: float
+    realized_pnl: float
+    current_return: float
+
+    @property
+    def net_value(self) -> float | None: ...
+
+    @property
+    def net_quantity(self) -> float | None: ...
+
+    @property
+    def unrealized_pnl(self) -> float | None: ...
 
     def take(self, order: Order) -> Order:
         """Takes the next order. Returns it as the accounting leaves it."""
-        ...
-
-    def state(self) -> PositionState:
-        """Returns the state after the orders taken so far."""
-        ...
-
-    def liquidation(self) -> Order | None:
-        """Returns the FLAT that a liquidation appends, unless the orders already contain it."""
         ...
 
 
@@ -102,49 +119,96 @@ def rebuild_each(
 ) -> Iterator[RebuiltPosition | None]:
     """Yields `rebuild(position, orders[:length])` for each length, in one pass. Lengths must ascend."""
     orders = position.orders if orders is None else orders
-    account = _open_account(position, orders)
+    generation = generation_of(position, orders)
+    terms = category_and_rate(position.trade_pair)
+    try:
+        account = _open_account(position, orders, generation, terms)
+    except (ValueError, ArithmeticError):
+        account = None
     taken: list[Order] = []
     for length in lengths:
-        if account is None or length < 1:
-            yield None
-            continue
-        try:
-            taken += map(account.take, orders[len(taken) : length])
-            state = account.state()
-        except (ValueError, ArithmeticError):
-            account = None
-            yield None
-            continue
-        yield (
-            RebuiltPosition(
-                state=state,
-                initial_entry_price=account.initial_entry_price,
-                orders=tuple(taken),
-                appended=account.liquidation(),
-            )
-            if _is_finite(state)
-            else None
-        )
+        rebuilt = None
+        if account is not None and length >= 1:
+            try:
+                taken += map(account.take, orders[len(taken) : length])
+            except (ValueError, ArithmeticError):
+                account = None
+        if account is not None and length >= 1:
+            state = _state_of(account, generation, terms)
+            numbers = (value for value in msgspec.structs.astuple(state) if isinstance(value, float))
+            if all(map(math.isfinite, numbers)):
+                rebuilt = RebuiltPosition(
+                    state=state,
+                    initial_entry_price=account.initial_entry_price,
+                    orders=tuple(taken),
+                    appended=_liquidation(account, generation, position.position_uuid),
+                )
+        yield rebuilt
 
 
-def _open_account(position: Position, orders: Sequence[Order]) -> _Account | None:
+def _open_account(
+    position: Position,
+    orders: Sequence[Order],
+    generation: Generation,
+    terms: tuple[FeeCategory, float] | None,
+) -> Account | None:
     """Returns the account of the position's generation; None if the position cannot be rebuilt."""
-    if not orders:
+    if not orders or (terms is None and generation != Generation.FEE_HISTORY):
         return None
-    terms = category_and_rate(position.trade_pair)
-    generation = generation_of(position, orders)
-    uuid, size = position.position_uuid, position.account_size
-    try:
-        if generation < Generation.USD:
-            return None if terms is None else LeverageAccount(orders[0], uuid, terms, size)
-        lot = lot_size_of(position, orders, generation)
-        if lot is None or (terms is None and generation == Generation.USD):
-            return None
-        contract = Contract(lot, *base_and_quote(position.trade_pair))
-        in_return = terms if generation == Generation.USD else None
-        return UsdAccount(orders[0], uuid, size or 0.0, contract, in_return)
-    except (ValueError, ArithmeticError):
+    if generation <= Generation.ACCOUNT_SIZE:
+        return LeverageAccount(orders[0], position.account_size)
+    lot = lot_size_of(position, orders, generation)
+    if lot is None:
         return None
+    contract = Contract(lot, *base_and_quote(position.trade_pair))
+    fees_in_return = generation == Generation.USD
+    return UsdAccount(orders[0], position.account_size or 0.0, contract, fees_in_return=fees_in_return)
+
+
+def _state_of(
+    account: Account, generation: Generation, terms: tuple[FeeCategory, float] | None
+) -> PositionState:
+    """Returns the account's state, with its fees where they are part of the return."""
+    fees = 1.0
+    if generation != Generation.FEE_HISTORY and terms is not None and account.priced_ms is not None:
+        charge = fee if generation == Generation.LEVERAGE else fee_by_category
+        fees = charge(account.priced_ms, account.orders, *terms, account.open_ms)
+    return PositionState(
+        position_type=account.position_type,
+        is_closed_position=account.close_ms is not None,
+        open_ms=account.open_ms,
+        close_ms=account.close_ms,
+        net_leverage=account.net_leverage,
+        net_value=account.net_value,
+        net_quantity=account.net_quantity,
+        average_entry_price=account.average_entry_price,
+        cumulative_entry_value=account.cumulative_entry_value,
+        realized_pnl=account.realized_pnl,
+        unrealized_pnl=account.unrealized_pnl,
+        current_return=account.current_return,
+        return_at_close=account.current_return * fees,
+    )
+
+
+def _liquidation(account: Account, generation: Generation, position_uuid: str) -> Order | None:
+    """Returns the FLAT that a liquidation appends, unless the orders already contain it."""
+    uuid = position_uuid[::-1]
+    if account.liquidated_ms is None or any(
+        order.order_uuid == uuid and order.src in _LIQUIDATIONS for order in account.orders
+    ):
+        return None
+    return Order(
+        order_type="FLAT",
+        leverage=-account.net_leverage if generation == Generation.USD else 0.0,
+        price=0.0,
+        processed_ms=account.liquidated_ms,
+        order_uuid=uuid,
+        src=int(OrderSource.ELIMINATION),
+        price_sources=[],
+        quote_usd_rate=0.0,
+        usd_base_rate=0.0,
+        execution_type="MARKET",
+    )
 
 
 def lot_size_of(position: Position, orders: Sequence[Order], generation: Generation) -> int | None:
@@ -168,6 +232,7 @@ def lot_size_of(position: Position, orders: Sequence[Order], generation: Generat
     return stated
 
 
+_LIQUIDATIONS = (OrderSource.ELIMINATION, OrderSource.PRICED_ELIMINATION)
 _COMPARED = ("average_entry_price", "realized_pnl")
 
 
@@ -183,21 +248,4 @@ def replay_differs(position: Position) -> bool:
         )
         for key in _COMPARED
         if getattr(position, key) is not None
-    )
-
-
-def _is_finite(state: PositionState) -> bool:
-    return all(
-        math.isfinite(value or 0.0)
-        for value in (
-            state.net_leverage,
-            state.net_value,
-            state.net_quantity,
-            state.average_entry_price,
-            state.cumulative_entry_value,
-            state.realized_pnl,
-            state.unrealized_pnl,
-            state.current_return,
-            state.return_at_close,
-        )
     )

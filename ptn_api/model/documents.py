@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from ptn_api.errors import InvalidInputError
 from ptn_api.model.limit_order import ListedOrder
+from ptn_api.model.trade_pair import Category, Source, TradePair, trade_pairs
 
 __all__ = [
     "AccountSnapshot",
@@ -21,12 +23,15 @@ __all__ = [
     "Entities",
     "EntityAnswer",
     "EntityEndpoint",
+    "ListedTradePair",
     "MinerLedger",
     "MinerSelections",
     "OrdersByStatus",
+    "PairList",
     "Period",
     "ServiceHealth",
     "periods",
+    "trade_pairs_answer",
 ]
 
 
@@ -211,3 +216,92 @@ class ServiceHealth(msgspec.Struct, kw_only=True):
     status: Literal["healthy"]
     service: str
     timestamp_ms: int
+
+
+# --- trade pairs -----------------------------------------------------------------------------------------
+
+
+class ListedTradePair(msgspec.Struct, kw_only=True):
+    """A pair as `/trade-pairs` lists it; `lot_size` only for some Hyperliquid commodities, for display."""
+
+    trade_pair_id: str
+    hl_coin: str | None = None
+    trade_pair: str
+    trade_pair_category: Category
+    trade_pair_source: Source
+    min_leverage: float
+    max_leverage: float
+    subaccount_positional_leverage_by_tier: dict[str, float]
+    lot_size: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class PairList(msgspec.Struct, kw_only=True):
+    """The answer of `/trade-pairs`; `disabled` pairs can no longer be traded. `timestamp` is epoch ms."""
+
+    allowed: list[ListedTradePair]
+    disabled: list[ListedTradePair]
+    total_allowed: int
+    total_disabled: int
+    timestamp: int
+
+
+_TIERS = (1, 2, 3, 4)
+_LARGEST_EQUITIES_LEVERAGE = 2.0
+_LISTED_LOT_SIZES = {
+    "GOLDUSDC": 100,
+    "SILVERUSDC": 5000,
+    "PLATINUMUSDC": 100,
+    "COPPERUSDC": 100,
+    "WTIOILUSDC": 100,
+    "NATGASUSDC": 1000,
+}
+"""Of the contracts that the perpetuals follow. Quantities do not count in them."""
+_METALS = ("XAUUSD", "XAGUSD")
+
+
+def trade_pairs_answer(asset_class: str | None, now_ms: int) -> PairList:
+    """Returns the pairs of an asset class, in any case of letters; None means all.
+
+    Raises InvalidInputError, code `bad_parameter`, for an unknown class.
+    """
+    chosen = [pair for pair in trade_pairs().values() if asset_class is None or _belongs(pair, asset_class)]
+    allowed = [_listed(pair) for pair in chosen if not pair.disabled]
+    disabled = [_listed(pair) for pair in chosen if pair.disabled]
+    return PairList(
+        allowed=allowed,
+        disabled=disabled,
+        total_allowed=len(allowed),
+        total_disabled=len(disabled),
+        timestamp=now_ms,
+    )
+
+
+def _belongs(pair: TradePair, asset_class: str) -> bool:
+    perpetual = pair.source == "hyperliquid"
+    match asset_class.lower():
+        case "crypto" | "commodities" as category:
+            return perpetual and pair.category == category
+        case "forex" | "equities" as category:
+            return not perpetual and pair.category == category
+        case "hl_all":
+            return perpetual
+        case "all_markets":
+            return perpetual or (pair.category in ("forex", "equities") and pair.id not in _METALS)
+    raise InvalidInputError(f"Invalid asset class: {asset_class}", code="bad_parameter", field="asset_class")
+
+
+def _listed(pair: TradePair) -> ListedTradePair:
+    by_tier = {str(tier): pair.tier_leverage * tier for tier in _TIERS}
+    if pair.category == "equities" and pair.instrument == "spot":
+        by_tier = {tier: min(leverage, _LARGEST_EQUITIES_LEVERAGE) for tier, leverage in by_tier.items()}
+    return ListedTradePair(
+        trade_pair_id=pair.id,
+        hl_coin=pair.hl_coin,
+        trade_pair=pair.display,
+        trade_pair_category=pair.category,
+        trade_pair_source=pair.source,
+        min_leverage=pair.min_leverage,
+        max_leverage=pair.max_leverage,
+        subaccount_positional_leverage_by_tier=by_tier,
+        lot_size=_LISTED_LOT_SIZES.get(pair.id, msgspec.UNSET),
+    )

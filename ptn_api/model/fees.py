@@ -11,13 +11,12 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ptn_api.model.order import Order
+from ptn_api.model.order import SLIPPAGE_STARTS_MS, Order
 from ptn_api.model.trade_pair import FeeCategory
 
 __all__ = [
     "CARRY_STARTS_MS",
     "CUMULATIVE_STARTS_MS",
-    "SLIPPAGE_STARTS_MS",
     "Carry",
     "carry_fee",
     "fee",
@@ -26,8 +25,6 @@ __all__ = [
     "spread_fee_by_category",
 ]
 
-SLIPPAGE_STARTS_MS = 1739937600000
-"""From here on an order's slippage is part of its price, and the spread is no longer charged."""
 CARRY_STARTS_MS = 1720843707000
 CUMULATIVE_STARTS_MS = 1713198680000
 """Before this, the fee was the rate times the largest leverage."""

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
-__all__ = ["ExecutionType", "Order", "OrderSource", "OrderType", "PriceSource"]
+__all__ = [
+    "SLIPPAGE_STARTS_MS",
+    "ExecutionType",
+    "Order",
+    "OrderSource",
+    "OrderType",
+    "PriceSource",
+    "effective_price",
+]
+
+SLIPPAGE_STARTS_MS = 1739937600000
+"""From here on an order's slippage is part of its price."""
 
 OrderType = Literal["LONG", "SHORT", "FLAT"]
 ExecutionType = Literal["MARKET", "LIMIT", "BRACKET", "STOP_LIMIT", "LIMIT_CANCEL", "FLAT_ALL"]
@@ -84,8 +95,9 @@ class Order(msgspec.Struct, kw_only=True, gc=False):
     """
 
     order_type: OrderType
-    leverage: float | None
-    price: float
+    leverage: float | None = None
+    price: float = 0.0
+    """0: forced by the validator without a price, or not filled."""
     processed_ms: int
     order_uuid: str
     bid: float | None = 0.0
@@ -111,3 +123,9 @@ class Order(msgspec.Struct, kw_only=True, gc=False):
     realized_pnl: float | None = None
     margin_loan: float | None = None
     is_hl_taker: bool | None = None
+
+
+def effective_price(order: Order, leverage: float) -> float:
+    """Returns the order's price with its slippage, which is to the miner's disadvantage."""
+    slippage = order.slippage or 0.0
+    return order.price * (1 + slippage if leverage > 0 else 1 - slippage)

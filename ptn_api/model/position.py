@@ -133,16 +133,21 @@ _anything = msgspec.json.Decoder(dict[str, Any])
 _EMPTY_ORDERS = b'"orders":[]'
 _MAX_DEPTH = 48
 """More than any validator writes, less than the limit of JSON parsers (64 in some)."""
-_BRACKETS = re.compile(rb'"(?:[^"\\]+|\\.)*"|[][{}]')
+_STRING = re.compile(rb'"(?:[^"\\]+|\\.)*"')
+_AS_ROUND = bytes.maketrans(b"[]{}", b"()()")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def parse_position(body: bytes, problems: list[str] | None = None) -> tuple[Position, PositionText]:
     """Reads one position as a validator writes it; the text that is returned is valid JSON.
 
-    NaN becomes null and a whole float an int where an int belongs. An optional value of a wrong type becomes
-    null. Unknown trade pairs, unknown keys and odd price sources are kept unchanged. An order that cannot be
-    understood (no uuid, time or type) is left out, so that it hides no other: every client would fail to
-    decode it. `problems` collects a sentence for each of these; without it, such an order is refused.
+    NaN becomes null, and a whole float an int where an int belongs. Another value of a wrong type becomes
+    null, or its default if it may not be null. Unknown trade pairs, unknown keys and odd price sources are
+    kept unchanged.
+
+    An order that cannot be understood (no uuid, time or type) is left out, so that it hides no other: it has
+    no identity to announce, no time to delay it by, and clients would fail to decode the whole position.
+    `problems` collects a sentence for each of these changes; without it, such an order is refused.
 
     Raises InvalidInputError with code `not_json`, `not_a_position` or `bad_value`: missing or mistyped fields
     that identify the position, absurd times, numbers beyond a float, too deep nesting.
@@ -163,14 +168,23 @@ def parse_position(body: bytes, problems: list[str] | None = None) -> tuple[Posi
     if not position.position_uuid:
         raise InvalidInputError("empty uuid", code="bad_value", field="position_uuid")
     _check_nesting(text.header)
-    bad = [*map(_problem, position.orders, text.orders)]
-    if any(bad):
-        if problems is None:
-            reason = next(filter(None, bad))
-            raise InvalidInputError(reason, code="bad_value", field="orders")
-        problems += [f"orders[{i}] was left out: {reason}" for i, reason in enumerate(bad) if reason]
-        position.orders = [o for o, reason in zip(position.orders, bad, strict=True) if not reason]
-        kept = tuple(o for o, reason in zip(text.orders, bad, strict=True) if not reason)
+    bad: dict[int, InvalidInputError] = {}
+    for index, (order, order_text) in enumerate(zip(position.orders, text.orders, strict=True)):
+        try:
+            _check_nesting(order_text)
+            if not _is_time(order.processed_ms):
+                raise InvalidInputError("time is negative or absurd", code="bad_value", field="processed_ms")
+            if not order.order_uuid:
+                raise InvalidInputError("empty uuid", code="bad_value", field="order_uuid")
+        except InvalidInputError as error:
+            if problems is None:
+                raise
+            bad[index] = error
+    if bad:
+        assert problems is not None
+        problems += [f"orders[{index}] was left out: {error}" for index, error in bad.items()]
+        position.orders = [order for index, order in enumerate(position.orders) if index not in bad]
+        kept = tuple(order for index, order in enumerate(text.orders) if index not in bad)
         text = msgspec.structs.replace(text, orders=kept)
     return position, text
 
@@ -214,19 +228,6 @@ def _is_time(value: int) -> bool:
     return 0 <= value < 1 << 53
 
 
-def _problem(order: Order, text: bytes) -> str:
-    """Returns why a decoded order cannot be served; empty if it can."""
-    if not _is_time(order.processed_ms):
-        return "time is negative or absurd"
-    if not order.order_uuid:
-        return "empty uuid"
-    try:
-        _check_nesting(text)
-    except InvalidInputError as error:
-        return str(error)
-    return ""
-
-
 def check_unknown(text: bytes) -> None:
     """Checks JSON that is passed on unchanged, to clients whose decoders may be stricter than this one.
 
@@ -242,11 +243,11 @@ def check_unknown(text: bytes) -> None:
 def _check_nesting(text: bytes) -> None:
     if text.count(b"[") + text.count(b"{") <= _MAX_DEPTH:
         return  # the common case, without a scan for strings
-    depth = 0
-    for token in _BRACKETS.finditer(text):
-        depth += (token[0] in (b"[", b"{")) - (token[0] in (b"]", b"}"))
-        if depth > _MAX_DEPTH:
-            raise InvalidInputError("nested too deeply", code="bad_value")
+    brackets = _STRING.sub(b"", text).translate(_AS_ROUND, _NO_BRACKETS)
+    for _ in range(_MAX_DEPTH):  # each removes the innermost level
+        brackets = brackets.replace(b"()", b"")
+    if brackets:
+        raise InvalidInputError("nested too deeply", code="bad_value")
 
 
 def _cut(body: bytes) -> PositionText:

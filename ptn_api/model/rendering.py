@@ -98,16 +98,29 @@ def _closed_before(position: Position, cutoff_ms: int) -> bool:
 
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
+_raw_list_or_none = msgspec.json.Decoder(list[msgspec.Raw] | None)
 _encode = msgspec.json.Encoder().encode
 _EMPTY_LIST = msgspec.Raw(b"[]")
 _NULL = msgspec.Raw(b"null")
 _STATE_KEYS = frozenset(PositionState.__struct_fields__)
+_OLDEST_STATE_KEYS = (
+    "open_ms",
+    "current_return",
+    "net_leverage",
+    "return_at_close",
+    "average_entry_price",
+    "cumulative_entry_value",
+    "realized_pnl",
+    "position_type",
+    "is_closed_position",
+)
+"""The keys of a state by generation 1, which a rebuilt position has even if its file is older."""
 _KEPT_KEYS = frozenset(
     {"miner_hotkey", "position_uuid", "trade_pair", "account_size", "is_hl", "is_pro", "orders"}
 )
 """The keys that a rebuilt position takes from the validator's text, verbatim."""
 _ACCOUNTED_KEYS = ("leverage", "value", "quantity", "realized_pnl")
-"""The keys of an order that the accounting sets."""
+"""The keys of an order that the accounting may change."""
 _ORDER_KEYS = (
     "order_type",
     "leverage",
@@ -131,8 +144,8 @@ _UNKNOWN_SOURCE = msgspec.Raw(
 def render_position(text: PositionText, position: Position, shown: AsIs | Rebuilt, now_ms: int) -> bytes:
     """Returns the position's compact JSON. `position` is the decoded `text`, `shown` what the tier shows.
 
-    As is: all keys of the file. Rebuilt: the known keys that the file has, each as of the cutoff; nothing
-    depends on later orders. Both in the file's order, with `close_ms` 0 while open.
+    As is: all keys of the file. Rebuilt: its known keys, each as of the cutoff; nothing depends on later
+    orders. Both in the file's order, with `close_ms` 0 while open.
     """
     if isinstance(shown, Rebuilt):
         return _render_rebuilt(text, position, shown, now_ms)
@@ -159,7 +172,7 @@ def headers_after(
             continue
         order = position.orders[length - 1]
         fields = _raw_object.decode(text.header)
-        moment = _Moment(order.processed_ms + 1, _date(order.processed_ms))
+        moment = _Moment(order.processed_ms + 1, order.processed_ms)
         fields |= _fields_at(fields, position, rebuilt, text.orders[length - 1], moment)
         # Joined by hand, to know where the orders belong.
         header = bytearray(b"{")
@@ -193,26 +206,40 @@ def _order_texts(orders: Iterable[tuple[Order, bytes]], now_ms: int) -> Iterator
 
 
 class _Moment(msgspec.Struct, frozen=True):
-    """A time in a position's history: events before `before_ms` have happened; `date` is the UTC date."""
+    """A time in a position's history: events before `before_ms` have happened, it is `now_ms`."""
 
     before_ms: int
-    date: str
+    now_ms: int
+
+    def has_begun(self, date: str | None) -> bool:
+        """Returns whether a UTC date has begun; never, if it is none."""
+        start = _start_of(date)
+        return start is not None and start <= self.now_ms
 
 
 def _render_rebuilt(text: PositionText, position: Position, shown: Rebuilt, now_ms: int) -> bytes:
     rebuilt = shown.position
     fields = _raw_object.decode(text.header)
-    moment = _Moment(shown.cutoff_ms, _date(shown.cutoff_ms))
-    at = _fields_at(fields, position, rebuilt, text.orders[shown.indexes[-1]], moment)
-    orders = [
-        (order, _accounted(text.orders[index], position.orders[index], order))
-        for index, order in zip(shown.indexes, rebuilt.orders, strict=True)
-    ]
+    last = text.orders[shown.indexes[-1]]
+    moment = _Moment(shown.cutoff_ms, shown.cutoff_ms)
+    at = _fields_at(fields, position, rebuilt, last, moment)
+    if position.initial_entry_price is not None:
+        at["initial_entry_price"] = rebuilt.initial_entry_price
+    orders = []
+    for index, order in zip(shown.indexes, rebuilt.orders, strict=True):
+        order_text, before = text.orders[index], position.orders[index]
+        changed = [key for key in _ACCOUNTED_KEYS if getattr(order, key) != getattr(before, key)]
+        if changed:
+            keys = _raw_object.decode(order_text)
+            order_text = _encode(keys | {key: getattr(order, key) for key in changed if key in keys})
+        orders.append((order, order_text))
     texts = [*_order_texts(orders, now_ms)]
     if rebuilt.appended is not None:
-        texts.append(_encode({key: getattr(rebuilt.appended, key) for key in _ORDER_KEYS}))
+        known_keys = [key for key in _raw_object.decode(last) if key in Order.__struct_fields__]
+        texts.append(_encode({key: getattr(rebuilt.appended, key) for key in [*known_keys, *_ORDER_KEYS]}))
     # A value from the file would reveal later orders, except for those that no order changes.
     known = {key: at.get(key, value) for key, value in fields.items() if key in at or key in _KEPT_KEYS}
+    known |= {key: getattr(rebuilt.state, key) for key in _OLDEST_STATE_KEYS if key not in known}
     known["orders"] = msgspec.Raw(b"[" + b",".join(texts) + b"]")
     known["close_ms"] = rebuilt.state.close_ms or 0
     return _encode(known)
@@ -227,8 +254,6 @@ def _fields_at(
 ) -> dict[str, Any]:
     """Returns the values of the keys that change in the course of a position, those of `fields` only."""
     at: dict[str, Any] = {key: getattr(rebuilt.state, key) for key in fields if key in _STATE_KEYS}
-    if position.initial_entry_price is not None:
-        at["initial_entry_price"] = rebuilt.initial_entry_price
     if position.fee_history is not None:
         at["fee_history"] = [
             raw
@@ -236,43 +261,23 @@ def _fields_at(
             if fee.time_ms < moment.before_ms
         ]
     if position.dividend_history is not None:
+        shown = at["dividend_history"] = []
         raws = _raw_list.decode(fields["dividend_history"])
-        at["dividend_history"] = [
-            _encode_unpaid(raw) if dividend.applied and (dividend.payment_date or "~") > moment.date else raw
-            for raw, dividend in zip(raws, position.dividend_history, strict=True)
-            if dividend.time_ms < moment.before_ms
-        ]
+        for raw, dividend in zip(raws, position.dividend_history, strict=True):
+            if dividend.time_ms < moment.before_ms:
+                unpaid = dividend.applied and not moment.has_begun(dividend.payment_date)
+                shown.append(_raw_object.decode(raw) | {"applied": False} if unpaid else raw)
     if "last_stock_split_date" in fields:
         date = position.last_stock_split_date
-        at["last_stock_split_date"] = date if date is not None and date <= moment.date else None
+        at["last_stock_split_date"] = date if moment.has_begun(date) else None
     if "last_price_source" in fields or "last_quote_usd_conversion" in fields:
         order = _raw_object.decode(last_order)
         if "last_price_source" in fields:
-            sources = _raw_list.decode(order.get("price_sources", _EMPTY_LIST))
+            sources = _raw_list_or_none.decode(order.get("price_sources", _NULL)) or []
             at["last_price_source"] = next((s for s in sources if bytes(s)[:1] == b"{"), _UNKNOWN_SOURCE)
         if "last_quote_usd_conversion" in fields:
             at["last_quote_usd_conversion"] = order.get("quote_usd_rate", _NULL)
     return at
-
-
-def _encode_unpaid(dividend: msgspec.Raw) -> msgspec.Raw:
-    return msgspec.Raw(_encode(_raw_object.decode(dividend) | {"applied": False}))
-
-
-def _accounted(text: bytes, order: Order, rebuilt: Order) -> bytes:
-    """Returns an order's text with what the accounting changed in it; keys that it lacks are not added."""
-    changed = {
-        key: value for key in _ACCOUNTED_KEYS if (value := getattr(rebuilt, key)) != getattr(order, key)
-    }
-    if not changed:
-        return text
-    fields = _raw_object.decode(text)
-    return _encode(fields | {key: value for key, value in changed.items() if key in fields})
-
-
-def _date(at_ms: int) -> str:
-    """Returns the UTC date, "YYYY-MM-DD"."""
-    return (_EPOCH + timedelta(milliseconds=at_ms)).date().isoformat()
 
 
 def _start_of(date: str | None) -> int | None:

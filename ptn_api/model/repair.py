@@ -16,7 +16,7 @@ __all__ = ["null_for_nan", "repair_list", "repair_object"]
 _STRING_OR_NAN = re.compile(rb'"(?:[^"\\]+|\\.)*"|-?\b(?:NaN|Infinity)\b')
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
-_NULL = msgspec.Raw(b"null")
+_NULL = b"null"
 
 
 def null_for_nan(text: bytes) -> bytes:
@@ -29,24 +29,27 @@ def null_for_nan(text: bytes) -> bytes:
 def repair_object(text: bytes, kind: type[msgspec.Struct], problems: list[str]) -> dict[str, msgspec.Raw]:
     """Returns a JSON object's keys with values that fit the struct; unknown keys are kept.
 
-    A whole float becomes an int. Another value that does not fit becomes null, or is left out where null does
-    not fit either, and is named in `problems`. Raises msgspec.ValidationError if it is required.
+    A whole float becomes an int. Another value that does not fit becomes null, or the field's default where
+    null does not fit either, and is named in `problems`. Raises msgspec.ValidationError if it is required.
     """
     fields = _raw_object.decode(text)
     for field in msgspec.structs.fields(kind):
         name = field.encode_name
         if name not in fields:
             continue
-        value = _repaired(fields[name], field.type)
-        if value is None:
-            if field.required:
-                msgspec.json.decode(fields[name], type=field.type)  # raises
-            problems.append(name)
-            value = _NULL if _fits(_NULL, field.type) else None
-        if value is None:
-            del fields[name]
-        else:
-            fields[name] = value
+        value = fields[name]
+        if _fits(value, field.type):
+            continue
+        plain = msgspec.json.decode(value)
+        if isinstance(plain, float) and plain.is_integer():
+            fields[name] = msgspec.Raw(b"%d" % int(plain))
+            if _fits(fields[name], field.type):
+                continue
+        if field.required:
+            msgspec.json.decode(value, type=field.type)  # raises
+        problems.append(name)
+        default = None if _fits(_NULL, field.type) else field.default
+        fields[name] = msgspec.Raw(msgspec.json.encode(default))
     return fields
 
 
@@ -71,17 +74,6 @@ def repair_list(
         problems += [f"{name}[{index}].{key} has an odd value" for key in odd]
         repaired.append(bytes(element))
     return repaired
-
-
-def _repaired(value: msgspec.Raw, kind: Any) -> msgspec.Raw | None:
-    """Returns the value in a form that fits; None if there is none."""
-    if _fits(value, kind):
-        return value
-    plain = msgspec.json.decode(value)
-    if isinstance(plain, float) and plain.is_integer():
-        whole = msgspec.Raw(b"%d" % int(plain))
-        return whole if _fits(whole, kind) else None
-    return None
 
 
 def _fits(value: bytes | msgspec.Raw, kind: Any) -> bool:

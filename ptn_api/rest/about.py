@@ -8,7 +8,7 @@ from ptn_api.errors import LogError
 from ptn_api.event_log.contract import SourceStatus
 from ptn_api.http.body import body_of
 from ptn_api.http.response import Response
-from ptn_api.model.trade_pair import trade_pairs_answer
+from ptn_api.model.documents import trade_pairs_answer
 from ptn_api.rest.context import AppContext, RequestContext
 from ptn_api.wire.about import Health, KeyLimits, LogHealth, Me, Problem, SourceHealth, Status
 

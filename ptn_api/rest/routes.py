@@ -12,9 +12,9 @@ from urllib.parse import parse_qs
 import msgspec
 
 from ptn_api.http.errors import HTTPError
+from ptn_api.model.documents import PairList
 from ptn_api.model.miner import MinerEntry
 from ptn_api.model.statistics import Eliminations, MinerStatistics, PerfLedger, Statistics
-from ptn_api.model.trade_pair import PairList
 from ptn_api.rest import about, documents, messages, pages, positions
 from ptn_api.rest.context import NoQuery, RouteHandler
 from ptn_api.views.checkpoint import CheckpointDocument

@@ -289,5 +289,5 @@ def test_the_script_for_completion(ptn: Ptn, shell: str) -> None:
 def test_completion(ptn: Ptn, asked: dict[str, str]) -> None:
     """As each shell requests it: the known pairs, without a warning about the incomplete one."""
     completed = ptn(**asked)
-    assert re.findall(r"\w+USD", completed.stdout) == ["BTCUSD"]
+    assert re.findall(r"\w+USDC?", completed.stdout) == ["BTCUSD", "BTCUSDC"]
     assert completed.stderr == ""

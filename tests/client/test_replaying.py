@@ -206,7 +206,7 @@ def test_a_checkpoint_is_a_source(tmp_path: Path, zipped: bool) -> None:
     assert [m.sequence for m in past] == [1, 2, 3, 4, 5]
     assert [len(m.position.orders) for m in past] == [1, 1, 2, 2, 3]
     assert [m.position.is_closed_position for m in past] == [False, False, False, False, True]
-    then = rebuild(past[3].position.orders, first["trade_pair"], first["position_uuid"])
+    then = rebuild(past[3].position)
     assert then is not None
     assert past[3].position.net_leverage == then.state.net_leverage
     assert past[3].position.current_return == then.state.current_return

@@ -37,6 +37,19 @@ def test_an_intermediate_event_of_a_closed_position_is_open() -> None:
     assert (closed["is_closed_position"], closed["close_ms"]) == (True, T0 + 2_000)
 
 
+def test_several_new_orders_of_a_position_in_usd() -> None:
+    """Each event has the units and keys of the file, with the nets and fees after its order."""
+    sizes = {"value": 1_000.0, "quantity": 10.0, "quote_usd_rate": 1.0, "usd_base_rate": 0.01}
+    listed = [order(n, 0.01, price=100.0, slippage=0.0, **sizes) for n in (1, 2, 3)]
+    fees = [{"fee_type": "transaction", "amount": 0.1, "time_ms": o["processed_ms"]} for o in listed]
+    state = {"net_quantity": 30.0, "net_value": 3_000.0, "account_size": 1e5, "fee_history": fees}
+    headers = [json.loads(event.header) for event in announce(position(1, listed, **state), [0, 1, 2])]
+    assert [header["net_quantity"] for header in headers] == [10.0, 20.0, 30.0]
+    assert [header["net_value"] for header in headers] == [1_000.0, 2_000.0, 3_000.0]
+    assert [header["fee_history"] for header in headers] == [fees[:1], fees[:2], fees]
+    assert {header["account_size"] for header in headers} == {1e5}
+
+
 def test_the_largest_time_includes_seen_orders() -> None:
     """Events are sorted by the largest time so far in the whole list."""
     body = position(1, [order(n, at=T0 + at) for n, at in enumerate((100, 900, 300, 950))])

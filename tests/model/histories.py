@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,14 @@ from tests.model import literal
 from tests.model.literal import HOUR
 from tests.model.make_data import DAY, ERAS, PAIRS
 from tests.properties import tries
+
+ACCOUNT_SIZE = 100_000.0
+"""USD."""
+SINCE_2026 = {
+    *("fee_history", "is_hl", "is_pro", "last_stock_split_date", "dividend_history", "last_price_source"),
+    "last_quote_usd_conversion",
+}
+"""Keys that generation 3 lacks."""
 
 
 @st.composite
@@ -65,6 +74,11 @@ def typed(bodies: list[dict[str, Any]]) -> list[Order]:
     return msgspec.convert(bodies, list[Order])
 
 
+def position_of(orders: list[Order], pair: Any, uuid: str, **keys: Any) -> Position:
+    """Returns a position with these orders whose state is not computed."""
+    return Position(miner_hotkey="5Miner", position_uuid=uuid, trade_pair=pair, orders=orders, **keys)
+
+
 def written(
     listed: list[dict[str, Any]], *, pair: str = "BTCUSD", uuid: str = str(UUID(int=99)), **extra: Any
 ) -> tuple[Position, PositionText]:
@@ -78,6 +92,73 @@ def written(
         "trade_pair": [pair, pair, 0.003, 0.1, 5],
     }
     return parse_position(json.dumps(body | {"orders": listed + appended} | state | extra).encode())
+
+
+def in_usd(order: dict[str, Any]) -> dict[str, Any]:
+    """Returns an order with the keys of today's validators, in an account of 100,000 USD."""
+    value = order["leverage"] * ACCOUNT_SIZE
+    sizes = {"value": value, "quantity": value / order["price"], "execution_type": "MARKET"}
+    rates = {"quote_usd_rate": 1.0, "usd_base_rate": 1 / order["price"]}
+    return order | sizes | rates | {"realized_pnl": 0.0, "margin_loan": 0.0}
+
+
+def written_in_usd(
+    listed: list[dict[str, Any]], generation: int = 4, **extra: Any
+) -> tuple[Position, PositionText]:
+    """Returns a position of these orders as validators of today write it, with a state that is made up."""
+    state: dict[str, Any] = {
+        "miner_hotkey": "5Miner",
+        "position_uuid": str(UUID(int=99)),
+        "open_ms": listed[0]["processed_ms"],
+        "trade_pair": ["ETHUSDC", "ETH/USDC", 0.001, 0.01, 1.0],
+        "position_type": "LONG",
+        "orders": list(map(in_usd, listed)),
+        "current_return": 1.0 + len(listed),
+        "close_ms": None,
+        "net_leverage": 0.5,
+        "net_value": 50_000.0,
+        "net_quantity": len(listed) / 3,
+        "return_at_close": 1.0 + len(listed),
+        "average_entry_price": 100.0,
+        "cumulative_entry_value": 50_000.0,
+        "account_size": ACCOUNT_SIZE,
+        "realized_pnl": 0.0,
+        "unrealized_pnl": float(len(listed)),
+        "is_closed_position": False,
+        "fee_history": [],
+        "is_hl": False,
+        "is_pro": False,
+        "last_stock_split_date": None,
+        "dividend_history": [],
+        "last_price_source": {"source": f"mark {len(listed)}"},
+        "last_quote_usd_conversion": len(listed) / 7,
+    }
+    if generation == 3:
+        state = {key: value for key, value in state.items() if key not in SINCE_2026}
+    return parse_position(json.dumps(state | extra).encode())
+
+
+@st.composite
+def fees(draw: st.DrawFn, earliest: int, latest: int) -> list[dict[str, Any]]:
+    """Draws a fee history, by time."""
+    times = draw(st.lists(st.integers(earliest, latest), max_size=4))
+    return [{"fee_type": "carry", "amount": at % 97 / 8, "time_ms": at} for at in sorted(times)]
+
+
+@st.composite
+def dividends(draw: st.DrawFn, earliest: int, latest: int) -> list[dict[str, Any]]:
+    """Draws dividends, by time; each is paid some days later, and applied if that is past at the end."""
+    drawn = []
+    for at in sorted(draw(st.lists(st.integers(earliest, latest), max_size=3))):
+        paid_ms = at + draw(st.integers(0, 12)) * DAY
+        dates = {"ex_date": date(at), "payment_date": date(paid_ms)}
+        applied = date(paid_ms) <= date(latest)
+        drawn.append({"type": "long_credit", "amount": 2.5, "time_ms": at} | dates | {"applied": applied})
+    return drawn
+
+
+def date(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, tz=timezone.utc).date().isoformat()
 
 
 patient = tries(200)

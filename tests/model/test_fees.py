@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from ptn_api.model.fees import (
     CARRY_STARTS_MS,
     CUMULATIVE_STARTS_MS,
-    SLIPPAGE_STARTS_MS,
     carry_fee,
     fee,
     spread_fee,
 )
-from ptn_api.model.order import Order
+from ptn_api.model.order import SLIPPAGE_STARTS_MS, Order
 from tests.model import histories, literal
 from tests.model.expected import own, same, shared
 from tests.model.make_data import DAY, NOW, PAIRS

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import msgspec
 import pytest
 
 from ptn_api.model.accounting import rebuild
 from ptn_api.model.miner import (
+    DEFAULT_LOOKBACK_DAYS,
     Aggregates,
     MinerEntry,
     Outcome,
@@ -19,9 +21,9 @@ from ptn_api.model.miner import (
 )
 from ptn_api.model.position import Position, parse_position
 from ptn_api.model.rendering import Hidden, Rebuilt, appearance
-from ptn_api.model.tiers import TIER_LAG_MS
+from ptn_api.model.tiers import TIER_LAG_MS, Tier
 from tests import factories
-from tests.model.expected import same, shared
+from tests.model.expected import golden, same, shared
 from tests.model.make_data import DAY, NOW
 
 
@@ -31,31 +33,51 @@ def closed(return_at_close: float, *, opened: int = NOW - DAY, lasted: int = 60_
 
 @pytest.mark.parametrize("scenario", [0, 1, 2])
 def test_the_published_aggregates(scenario: int) -> None:
-    """Of every miner in every tier, and the miners' order."""
+    """Of every miner in every tier, except for eliminated ones, who had none by an older rule."""
     case = shared("golden/tiers.json.gz")["scenarios"][scenario]
     now = case["now_ms"]
     eliminated = {e["hotkey"] for e in case["input"]["eliminations_json"]["eliminations"]}
     for tier, miners in case["expected"]["tiers"].items():
         for hotkey, bodies in case["input"]["positions_on_disk"].items():
-            positions = [parse_position(json.dumps(body).encode())[0] for body in bodies]
-            entry = entry_of(positions, int(tier), now, eliminated=hotkey in eliminated)
-            assert same(
-                msgspec.structs.asdict(entry), {k: miners[hotkey][k] for k in entry.__struct_fields__}
-            )
-    live = case["expected"]["tiers"]["100"]
-    returns = [live[hotkey]["thirty_day_returns"] for hotkey in case["expected"]["miner_order"]]
-    ordered = sorted(miner_order(entry["thirty_day_returns"], hotkey) for hotkey, entry in live.items())
-    assert returns == [-key for key, _ in ordered]
+            if hotkey not in eliminated:
+                entry = entry_of([parse(body) for body in bodies], int(tier), now, lookback_days=90)
+                wanted = {k: miners[hotkey][k] for k in entry.__struct_fields__}
+                assert same(msgspec.structs.asdict(entry), wanted)
 
 
-def entry_of(positions: list[Position], tier: int, now_ms: int, *, eliminated: bool) -> Aggregates:
+@pytest.mark.parametrize("days", [90, 120, 180])
+def test_the_published_lookbacks(days: int) -> None:
+    """All three that validators have used, at tier 100, to the millisecond."""
+    wanted = golden("aggregates")
+    for hotkey, bodies in golden("tiers")["files"].items():
+        entry = entry_of([parse(body) for body in bodies], 100, wanted["now_ms"], lookback_days=days)
+        assert same(msgspec.structs.asdict(entry), wanted["expected"][str(days)][hotkey]), hotkey
+
+
+def test_archived_positions_count_with_the_others() -> None:
+    """Where a document lists both."""
+    wanted, files = golden("aggregates"), golden("tiers")["files"]
+    for hotkey, archived in wanted["archived"].items():
+        positions = [parse(body) for body in files.get(hotkey, []) + archived]
+        entry = entry_of(positions, 100, wanted["now_ms"])
+        assert same(msgspec.structs.asdict(entry), wanted["expected"]["180_with_archived"][hotkey]), hotkey
+
+
+def parse(body: dict[str, Any]) -> Position:
+    return parse_position(json.dumps(body).encode())[0]
+
+
+def entry_of(
+    positions: list[Position], tier: Tier, now_ms: int, *, lookback_days: float = DEFAULT_LOOKBACK_DAYS
+) -> Aggregates:
     shown = []
     for position in positions:
         what = appearance(position, tier, now_ms - TIER_LAG_MS)
         if not isinstance(what, Hidden):
             outcome = Outcome.of(what.position.state if isinstance(what, Rebuilt) else position)
             shown.append((position_order(outcome.close_ms, position.position_uuid), outcome))
-    return aggregates([o for _, o in sorted(shown, key=lambda pair: pair[0])], now_ms, eliminated=eliminated)
+    ordered = [outcome for _, outcome in sorted(shown, key=lambda pair: pair[0])]
+    return aggregates(ordered, now_ms, lookback_days=lookback_days)
 
 
 def test_aggregates_by_hand() -> None:
@@ -87,27 +109,23 @@ def test_open_positions_do_not_count() -> None:
     assert aggregates([Outcome(0, None, 2.0)], NOW) == Aggregates()
 
 
-@pytest.mark.parametrize(("age", "recent"), [(90 * DAY, 1.1), (90 * DAY + 1, 1.0)])
-def test_returns_of_the_window_go_back_ninety_days(age: int, recent: float) -> None:
-    """By the opening; older positions stay in the all-time returns."""
-    added = aggregates([closed(1.1, opened=NOW - age)], NOW)
-    assert (added.thirty_day_returns, added.all_time_returns) == (recent, 1.1)
+@pytest.mark.parametrize("days", [180, 90, 0.5])
+def test_returns_of_the_window_go_back_so_many_days(days: float) -> None:
+    """By the opening, strictly after the window's start; older positions stay in the all-time returns."""
+    for age, recent in ((days * DAY, 1.0), (days * DAY - 1, 1.1)):
+        added = aggregates([closed(1.1, opened=int(NOW - age))], NOW, lookback_days=days)
+        assert (added.thirty_day_returns, added.all_time_returns) == (recent, 1.1)
 
 
 def test_when_the_window_moves_past_a_position() -> None:
     """The first millisecond at which the aggregates differ; positions that do not count are ignored."""
     shown = [closed(1.1, opened=NOW), closed(1.2, opened=NOW + 5), closed(9.0, opened=NOW - 9, lasted=1)]
-    first = next_aggregate_change_ms(shown, NOW)
-    assert first == NOW + 90 * DAY + 1
-    assert aggregates(shown, first - 1) == aggregates(shown, NOW)
-    assert aggregates(shown, first).thirty_day_returns == 1.2
-    assert next_aggregate_change_ms(shown, first) == first + 5
-    assert next_aggregate_change_ms(shown, first + 5) is None
-
-
-def test_an_eliminated_miner_has_empty_aggregates() -> None:
-    """In every tier, at once; the positions stay."""
-    assert aggregates([closed(1.1)], NOW, eliminated=True) == Aggregates() == aggregates([], NOW)
+    first = next_aggregate_change_ms(shown, NOW, lookback_days=90)
+    assert first == NOW + 90 * DAY
+    assert aggregates(shown, first - 1, lookback_days=90) == aggregates(shown, NOW, lookback_days=90)
+    assert aggregates(shown, first, lookback_days=90).thirty_day_returns == 1.2
+    assert next_aggregate_change_ms(shown, first, lookback_days=90) == first + 5
+    assert next_aggregate_change_ms(shown, first + 5, lookback_days=90) is None
 
 
 def test_an_outcome_is_taken_from_a_file_or_a_rebuild() -> None:
@@ -115,7 +133,7 @@ def test_an_outcome_is_taken_from_a_file_or_a_rebuild() -> None:
     body = factories.position(1, [factories.order(1)], close_ms=0)
     position, _ = parse_position(json.dumps(body).encode())
     assert Outcome.of(position) == Outcome(position.open_ms, None, 1.009)
-    rebuilt = rebuild(position.orders, position.trade_pair, position.position_uuid)
+    rebuilt = rebuild(position)
     assert rebuilt is not None
     assert Outcome.of(rebuilt.state) == Outcome(position.orders[0].processed_ms, None, 1.0)
 

@@ -18,6 +18,7 @@ from ptn_api.model.rendering import (
     Hidden,
     Rebuilt,
     appearance,
+    headers_after,
     next_change_ms,
     next_price_source_change_ms,
     render_position,
@@ -25,15 +26,25 @@ from ptn_api.model.rendering import (
 from ptn_api.model.tiers import TIER_LAG_MS, TIERS
 from tests import factories
 from tests.model import histories
-from tests.model.expected import own, same, shared
+from tests.model.expected import golden, own, same, shared
 from tests.model.histories import make_order, written
 from tests.model.make_data import DAY, NOW, PAIRS
 
-CANONICAL = [
-    *("miner_hotkey", "position_uuid", "open_ms", "trade_pair", "orders", "current_return", "close_ms"),
-    *("net_leverage", "return_at_close", "average_entry_price", "cumulative_entry_value", "realized_pnl"),
-    *("position_type", "is_closed_position"),
-]
+UNKNOWN = {
+    "source": "unknown",
+    "timespan_ms": 0,
+    "open": None,
+    "close": None,
+    "vwap": None,
+    "high": None,
+    "low": None,
+    "start_ms": 0,
+    "websocket": False,
+    "lag_ms": 0,
+    "bid": 0.0,
+    "ask": 0.0,
+}
+"""The price source that a validator writes where it has none."""
 
 
 def parse(body: dict[str, Any]) -> tuple[Position, PositionText]:
@@ -43,6 +54,12 @@ def parse(body: dict[str, Any]) -> tuple[Position, PositionText]:
 def shown(position: Position, text: PositionText, tier: int, now_ms: int) -> bytes | None:
     what = appearance(position, tier, now_ms - TIER_LAG_MS)
     return None if isinstance(what, Hidden) else render_position(text, position, what, now_ms)
+
+
+def rendered(position: Position, text: PositionText, cutoff_ms: int) -> bytes | None:
+    """Returns what tier 0 shows at a cutoff, with all price sources."""
+    what = appearance(position, 0, cutoff_ms)
+    return None if isinstance(what, Hidden) else render_position(text, position, what, NOW)
 
 
 def shown_body(body: dict[str, Any], tier: int, now_ms: int) -> dict[str, Any] | None:
@@ -137,12 +154,12 @@ def test_when_a_view_changes() -> None:
 @given(histories.orders(earliest=NOW, latest=NOW + 40), st.integers(NOW - 2, NOW + 44))
 def test_a_view_is_constant_between_its_changes(bodies: list[dict[str, Any]], cutoff: int) -> None:
     """Going from change to change meets every appearance that any cutoff has."""
-    position, _ = written(bodies)
+    position, text = written(bodies)
     at = NOW - 2
     while (following := next_change_ms(position, 0, at)) is not None and following <= cutoff:
         assert following > at
         at = following
-    assert appearance(position, 0, cutoff) == appearance(position, 0, at)
+    assert rendered(position, text, cutoff) == rendered(position, text, at)
 
 
 @histories.patient
@@ -165,6 +182,27 @@ def test_the_published_tiers(scenario: int) -> None:
             for body in bodies:
                 answer = shown_body(body, int(tier), case["now_ms"])
                 assert same(answer, wanted.get(body["position_uuid"])), (tier, body["position_uuid"])
+
+
+@pytest.mark.parametrize("name", ["tiers", "tiers_dec2025"])
+def test_the_networks_positions_a_day_later(name: str) -> None:
+    """Every position in today's files and in those of December 2025, as tier 0 shows it."""
+    case = golden(name)
+    replayed = case["replayed"]
+    for body in itertools.chain.from_iterable(case["files"].values()):
+        answer = shown_body(body, 0, case["now_ms"])
+        wanted = replayed.get(body["position_uuid"], without_aged_sources(body, case["now_ms"]))
+        if wanted is not None:
+            wanted = wanted | {"close_ms": wanted["close_ms"] or 0}
+            assert answer is not None
+            assert list(answer) == list(body)
+        assert same(answer, wanted), (case.get("kind", {}).get(body["position_uuid"]), body["position_uuid"])
+
+
+def without_aged_sources(body: dict[str, Any], now_ms: int) -> dict[str, Any]:
+    oldest = now_ms - PRICE_SOURCES_SHOWN_MS
+    orders = [o | ({"price_sources": []} if o["processed_ms"] < oldest else {}) for o in body["orders"]]
+    return body | {"orders": orders}
 
 
 @pytest.mark.parametrize("case", own("tiers"), ids=lambda case: case["name"])
@@ -237,14 +275,14 @@ def test_when_price_sources_age_out() -> None:
 
 
 def test_a_rebuilt_position_has_the_known_keys_only() -> None:
-    """In canonical order, not the file's; the orders verbatim."""
+    """In the file's order; the orders verbatim."""
     listed = [factories.order(1, at=NOW, price=100.50, note="kept"), factories.order(2, at=NOW + 5)]
     body = factories.position(1, listed, live_price=1.5)
     position, text = parse(dict(reversed(body.items())))
     answer = shown(position, text, 0, NOW + 5 + TIER_LAG_MS)
     assert answer is not None
     decoded = json.loads(answer)
-    assert list(decoded) == CANONICAL
+    assert list(decoded) == [key for key in reversed(body) if key != "live_price"]
     assert decoded["orders"] == listed[:1]
     assert text.orders[0] in answer
     assert b'"trade_pair":["BTCUSD","BTC/USD",0.003,0.01,0.5]' in answer
@@ -257,7 +295,7 @@ def test_an_older_position_keeps_its_entry_price_when_rebuilt() -> None:
     del body["cumulative_entry_value"], body["realized_pnl"]
     answer = shown_body(body, 0, NOW + 2 * DAY)
     assert answer is not None
-    assert set(answer) == {*CANONICAL, "initial_entry_price"}
+    assert set(answer) == {*factories.position(1, []), "initial_entry_price"}
     assert answer["initial_entry_price"] == 101.0
 
 
@@ -320,6 +358,197 @@ def test_later_orders_leave_no_trace(lists: Sequence[list[dict[str, Any]]], pair
         assert not isinstance(what, Hidden)
         answers.append(render_position(text, position, what, now + passed))
     assert answers[0] == answers[1]
+
+
+@st.composite
+def two_futures_in_usd(draw: st.DrawFn) -> Sequence[tuple[list[dict[str, Any]], dict[str, Any]]]:
+    """Draws the orders and other keys of two positions that are equal before the cutoff."""
+    listed = draw(two_futures())
+    start, end = CUTOFF - 9 * DAY, CUTOFF + DAY
+    past_fees, past_dividends = draw(histories.fees(start, CUTOFF - 1)), draw(histories.dividends(start, end))
+    split = draw(st.sampled_from([None, histories.date(CUTOFF - DAY), histories.date(CUTOFF)]))
+    later_splits = st.sampled_from([None, histories.date(CUTOFF + DAY)])
+    drawn = []
+    for orders in listed:
+        dividends = [dict(dividend) for dividend in past_dividends if dividend["time_ms"] < CUTOFF]
+        for dividend in dividends:
+            # Whether it has been applied since is known only later.
+            if dividend["payment_date"] > histories.date(CUTOFF):
+                dividend["applied"] = draw(st.booleans())
+        keys = {
+            "fee_history": past_fees + draw(histories.fees(CUTOFF, end)),
+            "dividend_history": dividends + draw(histories.dividends(CUTOFF, end)),
+            "last_stock_split_date": split or draw(later_splits),
+            "unfilled_orders": draw(st.just([]) | st.just([{"limit_price": 7.0}])),
+            "novelty": len(orders),
+        }
+        if draw(st.booleans()):
+            keys |= {"is_closed_position": True, "position_type": "FLAT", "close_ms": CUTOFF + 5}
+        drawn.append((orders, keys))
+    return drawn
+
+
+@histories.patient
+@given(two_futures_in_usd(), st.sampled_from([3, 4]), st.integers(0, 10 * DAY))
+def test_later_events_leave_no_trace(
+    futures: Sequence[tuple[list[dict[str, Any]], dict[str, Any]]], generation: int, passed: int
+) -> None:
+    """Non-interference of fees, dividends, splits, marks and unknown keys, in files of both generations."""
+    now = CUTOFF + TIER_LAG_MS
+    answers = []
+    for listed, keys in futures:
+        if generation == 3:
+            keys = {key: value for key, value in keys.items() if key not in histories.SINCE_2026}
+        position, text = histories.written_in_usd(listed, generation, **keys)
+        what = appearance(position, 0, CUTOFF)
+        assert isinstance(what, Rebuilt)
+        answers.append(render_position(text, position, what, now + passed))
+    assert answers[0] == answers[1]
+
+
+@histories.patient
+@given(
+    histories.orders(earliest=NOW, latest=NOW + 9 * DAY),
+    histories.fees(NOW, NOW + 9 * DAY),
+    histories.dividends(NOW, NOW + 9 * DAY),
+    st.sampled_from([None, histories.date(NOW + 4 * DAY)]),
+    st.integers(NOW, NOW + 12 * DAY),
+)
+def test_a_view_in_usd_is_constant_between_its_changes(
+    bodies: list[dict[str, Any]],
+    fees: list[dict[str, Any]],
+    dividends: list[dict[str, Any]],
+    split: str | None,
+    cutoff: int,
+) -> None:
+    """Of fees, dividends, their payment at midnight, and stock splits as well."""
+    keys = {"fee_history": fees, "dividend_history": dividends, "last_stock_split_date": split}
+    position, text = histories.written_in_usd(bodies, **keys)
+    at = NOW - 2
+    while (following := next_change_ms(position, 0, at)) is not None and following <= cutoff:
+        assert following > at
+        at = following
+    assert rendered(position, text, cutoff) == rendered(position, text, at)
+
+
+def test_what_ages_into_a_view() -> None:
+    """A fee and a dividend one millisecond after their times, a payment and a split at midnight."""
+    midnight = NOW - NOW % DAY + DAY
+    order = make_order(NOW, "LONG", 0.1, 100.0, "a")
+    dividend = {
+        "type": "long_credit",
+        "time_ms": NOW + 7,
+        "payment_date": histories.date(midnight),
+        "applied": True,
+    }
+    position, text = histories.written_in_usd(
+        [order],
+        fee_history=[{"fee_type": "carry", "amount": 1.5, "time_ms": NOW + 5}],
+        dividend_history=[dividend],
+        last_stock_split_date=histories.date(midnight + DAY),
+    )
+    changes = [NOW + 1, NOW + 6, NOW + 8, midnight, midnight + DAY]
+    at, met = 0, []
+    while (following := next_change_ms(position, 0, at)) is not None:
+        at = following
+        met.append(at)
+    assert met == changes
+
+    def keys(cutoff: int) -> list[Any]:
+        body = json.loads(rendered(position, text, cutoff) or b"{}")
+        paid = [d["applied"] for d in body["dividend_history"]]
+        return [len(body["fee_history"]), paid, body["last_stock_split_date"]]
+
+    assert [keys(cutoff) for cutoff in changes] == [
+        [0, [], None],
+        [1, [], None],
+        [1, [False], None],
+        [1, [True], None],
+        [1, [True], histories.date(midnight + DAY)],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sources", "shown_source"),
+    [
+        ([{"source": "a", "lag_ms": 7.0}, {"source": "b"}], "a"),
+        ([None, {"source": "b"}], "b"),
+        ([], "unknown"),
+        ([None, "x"], "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_the_mark_of_a_rebuilt_position(sources: list[Any], shown_source: str) -> None:
+    """The first price source of its last order and that order's rate, even if the sources have aged out."""
+    order = make_order(NOW, "LONG", 0.1, 100.0, "a") | {"price_sources": sources}
+    position, text = histories.written_in_usd([order])
+    what = appearance(position, 0, NOW + 1)
+    assert isinstance(what, Rebuilt)
+    answer = json.loads(render_position(text, position, what, NOW + 9 * DAY))
+    assert answer["last_price_source"]["source"] == shown_source
+    assert answer["last_quote_usd_conversion"] == 1.0
+    assert not answer["orders"][0]["price_sources"]
+
+
+@pytest.mark.parametrize("date", [None, "", "soon", "2025-10-09T12:00", "20251009", "9999-12-31"])
+def test_an_odd_date_has_begun_or_not(date: str | None) -> None:
+    """At one time, which is known in advance; a text that is no date never begins."""
+    dividend = {"time_ms": NOW, "payment_date": date, "applied": True}
+    keys = {"dividend_history": [dividend], "last_stock_split_date": date}
+    position, text = histories.written_in_usd([make_order(NOW, "LONG", 0.1, 100.0, "a")], **keys)
+    at = NOW + 1
+    while (following := next_change_ms(position, 0, at)) is not None and following < NOW + 99 * DAY:
+        assert rendered(position, text, at) == rendered(position, text, following - 1)
+        at = following
+    assert rendered(position, text, at) == rendered(position, text, NOW + 99 * DAY)
+
+
+def test_an_absurd_time_breaks_no_header() -> None:
+    """Beyond the last year of calendars."""
+    listed = [make_order(NOW, "LONG", 0.1, 100.0, "a"), make_order((1 << 53) - 1, "LONG", 0.1, 100.0, "b")]
+    position, text = histories.written_in_usd(listed)
+    (header, _), _ = headers_after(text, position, [2, 2])
+    assert json.loads(header)["net_leverage"] == 0.2
+    assert next_change_ms(position, 0, NOW + 1) == 1 << 53
+
+
+def test_a_rebuilt_order_has_the_sizes_and_pnl_of_that_time() -> None:
+    """What a later correction of the file changed in them does not show."""
+    long = make_order(NOW, "LONG", 0.1, 100.0, "a") | {"slippage": 0.0}
+    flat = make_order(NOW + 1, "FLAT", -0.1, 110.0, "b") | {"slippage": 0.0}
+    position, text = histories.written_in_usd([long, flat])
+    answer = json.loads(rendered(position, text, NOW + 2) or b"{}")
+    assert answer["close_ms"] == NOW + 1
+    last = answer["orders"][1]
+    wanted = {"leverage": -0.1, "value": -10_000.0, "quantity": -100.0, "realized_pnl": 1_000.0}
+    assert same({key: last[key] for key in wanted}, wanted)
+    assert list(last) == list(histories.in_usd(flat))
+
+
+def test_headers_after_each_order() -> None:
+    """In the file's units and with all its keys; fees up to the order's time, its mark as the latest."""
+    for case in golden("accounting_usd")["cases"]:
+        body, states = case["file"] | {"novelty": 1}, case["states_rebuilt"]
+        position, text = parse(body)
+        headers = headers_after(text, position, range(1, len(states) + 1))
+        for length, wanted, (header, orders_at) in zip(itertools.count(1), states, headers, strict=False):
+            listed = text.orders[:length]
+            after = json.loads(PositionText(header=header, orders_at=orders_at, orders=listed).json())
+            order = body["orders"][length - 1]
+            assert list(after) == list(body)
+            assert after["orders"] == body["orders"][:length]
+            assert same(
+                {key: after[key] for key in wanted if key != "last_order"}, without_last_order(wanted)
+            )
+            assert after["fee_history"] == [
+                fee for fee in body["fee_history"] if fee["time_ms"] <= order["processed_ms"]
+            ]
+            assert after["last_price_source"] == [*order["price_sources"], UNKNOWN][0]
+            assert (after["novelty"], after["account_size"]) == (1, body["account_size"])
+
+
+def without_last_order(state: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in state.items() if key != "last_order"}
 
 
 @pytest.mark.parametrize("name", ["positions_2024", "miner_2025_ck", "miner_2025_tm"])
