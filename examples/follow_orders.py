@@ -1,4 +1,4 @@
-"""Every BTCUSD order as it happens, across lost connections and restarts."""
+"""Every BTCUSDC order as it happens, across lost connections and restarts."""
 
 import os
 from urllib.parse import urlsplit
@@ -13,7 +13,7 @@ client = PTNWebSocketClient(  # the API key is read from PTN_API_KEY
 
 def handle_messages(messages):
     for msg in messages:
-        if msg.new_order.trade_pair == "BTCUSD":
+        if msg.new_order.trade_pair == "BTCUSDC":
             print(
                 f"{msg.new_order.trade_pair}: ({msg.new_order.order_type}) {msg.new_order.leverage}",
                 flush=True,

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import msgspec
 import typer
@@ -19,7 +19,7 @@ from ptn_api.cli.settings_options import EPILOG, Command, takes_settings
 from ptn_api.cli.time_arguments import speed_of
 from ptn_api.errors import SettingsError
 from ptn_api.process.settings import SETTINGS, Settings
-from ptn_api.simulator.options import SimulatorOptions
+from ptn_api.simulator.options import Network, SimulatorOptions
 
 __all__ = ["FATAL", "Embedding", "embedded", "main", "resync", "serve", "simulate"]
 
@@ -121,6 +121,9 @@ def simulate(
     seed: Annotated[
         int, typer.Option(metavar="N", help=f"{SETTINGS['demo_seed'].description}.")
     ] = _SIMULATED.seed,
+    network: Annotated[
+        Network, typer.Option(help=f"{SETTINGS['demo_network'].description}: {', '.join(get_args(Network))}.")
+    ] = _SIMULATED.network,
     orders_per_minute: Annotated[
         float, typer.Option(min=0, metavar="N", help=f"{SETTINGS['demo_orders_per_minute'].description}.")
     ] = _SIMULATED.orders_per_minute,
@@ -137,7 +140,7 @@ def simulate(
     from ptn_api.simulator.simulator import run_simulator
 
     options = SimulatorOptions(
-        miners=miners, positions=positions, seed=seed, orders_per_minute=orders_per_minute
+        network=network, miners=miners, positions=positions, seed=seed, orders_per_minute=orders_per_minute
     )
     times_faster = speed_of(speed) or 1.0
     stop = threading.Event()

@@ -1,4 +1,4 @@
-"""The documents of a simulated validator: eliminations, challenge period, ledgers and statistics."""
+"""The documents of a simulated validator of 2025: eliminations, challenge period, ledgers and statistics."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import msgspec
 from ptn_api.simulator.journal import DocumentRewritten, Journal
 from ptn_api.simulator.market import seeded
 from ptn_api.simulator.miner import Miner
+from ptn_api.simulator.position import SimulatedPosition
 from ptn_api.simulator.validator import ValidatorFiles
 
 __all__ = ["Documents"]
 
 _ELIMINATIONS = "validation/eliminations.json"
-_CHALLENGEPERIOD = "validation/challengeperiod.json"
 _LEDGERS = "validation/perf_ledgers.json"
 _STATISTICS = "runnable/minerstatistics.json"
 _CHECKPOINT_MS = 43_200_000
@@ -59,6 +59,8 @@ class Documents:
     `checkpoints` is the length of a ledger: 180 (of 12 hours each) make 60 MB of ledgers for 250 miners.
     """
 
+    CHALLENGEPERIOD = "validation/challengeperiod.json"
+
     def __init__(self, files: ValidatorFiles, journal: Journal, seed: int, checkpoints: int) -> None:
         self._files = files
         self._journal = journal
@@ -68,20 +70,23 @@ class Documents:
         self._challenge = _ChallengePeriod()
         self._reports: dict[str, _Report] = {}
 
-    def load(self) -> None:
+    def load(self, miners: Iterable[Miner], now_ms: int) -> None:
         """Reads eliminations and challenge period; a missing or malformed file counts as empty."""
         self._eliminations = _read(self._files, _ELIMINATIONS, _Eliminations)
-        self._challenge = _read(self._files, _CHALLENGEPERIOD, _ChallengePeriod)
+        self._challenge = _read(self._files, self.CHALLENGEPERIOD, _ChallengePeriod)
 
     # --- membership ---------------------------------------------------------------------------------------
 
     def eliminated(self) -> set[str]:
         return {str(row["hotkey"]) for row in self._eliminations.eliminations}
 
-    def admit(self, hotkey: str, at_ms: int, *, veteran: bool) -> None:
+    def admit(self, miner: Miner, at_ms: int, *, veteran: bool) -> None:
         """Adds a miner to the challenge period, a veteran to those that passed it. Does not write."""
         group = self._challenge.success if veteran else self._challenge.testing
-        group[hotkey] = at_ms
+        group[miner.hotkey] = at_ms
+
+    def promote(self, hotkey: str, now_ms: int) -> None:
+        """Notes that a miner passed the challenge period, or starts again."""
 
     def forget(self, hotkey: str, now_ms: int) -> None:
         """Drops a removed miner from the challenge period and the reports."""
@@ -90,8 +95,8 @@ class Documents:
         self._reports.pop(hotkey, None)
         self.write_challengeperiod(now_ms)
 
-    def eliminate(self, hotkey: str, now_ms: int, rng: Random) -> str:
-        """Adds a miner to the eliminations and writes them. Returns the reason."""
+    def eliminate(self, hotkey: str, now_ms: int, rng: Random, prices: dict[str, float]) -> str:
+        """Adds a miner to the eliminations and writes them; `prices` of its pairs. Returns the reason."""
         reason = rng.choice(_REASONS)
         dd = round(rng.uniform(0.82, 0.9), 6) if "DRAWDOWN" in reason else None
         self._eliminations.eliminations.append(
@@ -110,22 +115,42 @@ class Documents:
         self._eliminations.eliminations = list(eliminations)
         self.write_eliminations(now_ms)
 
+    # --- accounts, which only validators of today keep ----------------------------------------------------
+
+    def balance(self, hotkey: str) -> float:
+        """Returns the USD that a miner may trade with."""
+        return 0.0
+
+    def book(self, position: SimulatedPosition) -> None:
+        """Books a position's new orders."""
+
+    def write_snapshots(self, miners: Iterable[Miner], now_ms: int, since_ms: int) -> None:
+        """Writes the accounts since a time."""
+
     # --- writing ------------------------------------------------------------------------------------------
+
+    def write_small(self, now_ms: int) -> None:
+        """Writes the documents that only change with the membership."""
+        self.write_eliminations(now_ms)
+        self.write_challengeperiod(now_ms)
 
     def write_eliminations(self, now_ms: int) -> None:
         self._write(_ELIMINATIONS, _encode(self._eliminations), now_ms)
 
     def write_challengeperiod(self, now_ms: int) -> None:
-        self._write(_CHALLENGEPERIOD, _encode(self._challenge), now_ms)
+        self._write(self.CHALLENGEPERIOD, _encode(self._challenge), now_ms)
 
-    def write_reports(self, miners: Iterable[Miner], now_ms: int, rng: Random, *, share: float = 0.1) -> None:
+    def write_reports(
+        self, miners: Iterable[Miner], now_ms: int, rng: Random, *, share: float | None = None
+    ) -> None:
         """Writes ledgers and statistics, recomputed for that share of the miners and for new ones."""
+        share = 0.1 if share is None else share
         present = list(miners)
         for miner in present:
             if miner.hotkey not in self._reports or rng.random() < share:
                 names = ("portfolio", *(instrument.id for instrument in miner.pairs))
                 ledgers = {name: self._ledger(miner, name, now_ms) for name in names}
-                statistics = self._statistics(miner, ledgers["portfolio"], now_ms)
+                statistics = self._miner_statistics(miner, ledgers["portfolio"], now_ms)
                 self._reports[miner.hotkey] = _Report(
                     msgspec.Raw(_encode(ledgers)), msgspec.Raw(_encode(statistics))
                 )
@@ -164,7 +189,7 @@ class Documents:
             "cps": checkpoints,
         }
 
-    def _statistics(self, miner: Miner, portfolio: dict[str, Any], now_ms: int) -> dict[str, Any]:
+    def _miner_statistics(self, miner: Miner, portfolio: dict[str, Any], now_ms: int) -> dict[str, Any]:
         rng = seeded(f"{self._seed}/statistics/{miner.hotkey}/{now_ms}")
         passed = miner.hotkey in self._challenge.success
         started = (self._challenge.success if passed else self._challenge.testing).get(miner.hotkey, now_ms)

@@ -8,10 +8,9 @@ from random import Random
 
 import msgspec
 
-from ptn_api.model.order import Order
-from ptn_api.simulator.market import Instrument, Market, seeded
+from ptn_api.simulator.market import Instrument, Market, SimulatedOrder, seeded
 from ptn_api.simulator.miner import Miner, Trade
-from ptn_api.simulator.position import SimulatedPosition
+from ptn_api.simulator.position import POSITION_KINDS, SimulatedPosition
 
 __all__ = ["Period", "make_history"]
 
@@ -71,14 +70,14 @@ def _position(
     if still_open:
         count = max(1, count - rng.randint(1, 3))
     trades = _trades(miner, instrument, count, still_open, rng)
-    orders: list[Order] = []
+    orders: list[SimulatedOrder] = []
     for trade, at_ms in zip(trades, _times(span, len(trades), rng), strict=True):
         with_sources = at_ms >= period.sources_from_ms
         orders.append(
             market.fill(instrument, trade.order_type, trade.leverage, at_ms, rng, sources=with_sources)
         )
-    position = SimulatedPosition(miner.hotkey, orders[0].order_uuid, list(instrument.trade_pair), orders)
-    if not position.rebuild():
+    position = POSITION_KINDS[market.network].begin(miner, instrument)
+    if not position.take_all(orders, market):
         raise AssertionError("the accounting rejected a simulated history")
     return position
 

@@ -6,9 +6,9 @@ import math
 from itertools import pairwise
 from random import Random
 
-from ptn_api.model.order import Order, OrderSource
+from ptn_api.model.order import OrderSource
 from ptn_api.simulator.journal import MinerRemoved, Split
-from ptn_api.simulator.market import Market, new_uuid
+from ptn_api.simulator.market import Market, SimulatedOrder, new_uuid
 from ptn_api.simulator.miner import Roster
 from ptn_api.simulator.position import SimulatedPosition
 from ptn_api.simulator.position_store import PositionStore
@@ -129,6 +129,7 @@ class HistoryEdits:
         side = 1 if (position.orders[0].leverage or 0.0) > 0 else -1
         leverage = side * instrument.limits[0]
         order = self._market.fill(instrument, "LONG" if side > 0 else "SHORT", leverage, at_ms, self._rng)
+        order = position.sized(order)
         edited = position.copy([*position.orders[:place], order, *position.orders[place:]])
         return self._replace(position, edited, new=[order])
 
@@ -150,8 +151,8 @@ class HistoryEdits:
         position: SimulatedPosition,
         edited: SimulatedPosition,
         *,
-        new: list[Order] | None = None,
-        dropped: Order | None = None,
+        new: list[SimulatedOrder] | None = None,
+        dropped: SimulatedOrder | None = None,
     ) -> bool:
         """Deletes the position and writes the edited one, as a synchronisation does.
 
@@ -168,7 +169,7 @@ class HistoryEdits:
         return True
 
 
-def _reaches_zero(orders: list[Order]) -> int | None:
+def _reaches_zero(orders: list[SimulatedOrder]) -> int | None:
     """Returns how many orders it takes to reach or cross zero, or None if no order comes after that."""
     net = 0.0
     for place, order in enumerate(orders[:-1]):

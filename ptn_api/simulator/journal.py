@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 __all__ = [
+    "AccountReset",
     "Action",
     "BackupRestored",
     "Corrected",
@@ -21,6 +22,7 @@ __all__ = [
     "Dropped",
     "Eliminated",
     "Journal",
+    "LimitOrder",
     "MinerAdded",
     "MinerRemoved",
     "OpenFileDeleted",
@@ -42,8 +44,8 @@ class Placed(_Action, frozen=True, kw_only=True, tag="placed"):
     """An order that is about to appear in a file for the first time; the API must announce it once.
 
     (If a backup restores the position of an eliminated miner, the same FLAT may be placed again.) `place`
-    counts from 1 in the position's list of `n_orders`. `cause` is miner, liquidation, elimination, or sync,
-    which may insert it before existing orders.
+    counts from 1 in the position's list of `n_orders`. `cause` is miner, liquidation, elimination,
+    promotion, or sync, which may insert it before existing orders.
     """
 
     miner_hotkey: str
@@ -99,7 +101,10 @@ class Refreshed(_Action, frozen=True, kw_only=True, tag="refreshed"):
 
 
 class Removed(_Action, frozen=True, kw_only=True, tag="removed"):
-    """A position that was deleted for good. `cause` is sync, split, backup or miner."""
+    """A position that was deleted for good or, with `cause` archive, moved to its miner's archive.
+
+    Other causes are sync, split, backup and miner.
+    """
 
     miner_hotkey: str
     position_uuid: str
@@ -117,6 +122,24 @@ class Split(_Action, frozen=True, kw_only=True, tag="split"):
 class Eliminated(_Action, frozen=True, kw_only=True, tag="eliminated"):
     miner_hotkey: str
     reason: str
+
+
+class AccountReset(_Action, frozen=True, kw_only=True, tag="account_reset"):
+    """A miner whose `positions` are about to be archived, all of them."""
+
+    miner_hotkey: str
+    positions: int
+
+
+class LimitOrder(_Action, frozen=True, kw_only=True, tag="limit_order"):
+    """An order that began to wait for its price, or stopped. `status` is unfilled, filled or cancelled.
+
+    It becomes part of a position, and is journaled as placed, when it is filled.
+    """
+
+    miner_hotkey: str
+    order_uuid: str
+    status: str
 
 
 class MinerAdded(_Action, frozen=True, kw_only=True, tag="miner_added"):
@@ -151,6 +174,8 @@ Action = (
     | Removed
     | Split
     | Eliminated
+    | AccountReset
+    | LimitOrder
     | MinerAdded
     | MinerRemoved
     | BackupRestored

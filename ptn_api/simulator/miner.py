@@ -13,7 +13,7 @@ import msgspec
 from ptn_api.model.order import OrderType
 from ptn_api.simulator.market import Instrument, Market, seeded
 
-__all__ = ["Miner", "Roster", "Trade", "make_hotkey", "make_miner"]
+__all__ = ["Miner", "Roster", "Trade", "entity_of", "make_hotkey", "make_miner", "make_synthetic_hotkey"]
 
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
@@ -30,6 +30,9 @@ class Miner(msgspec.Struct, frozen=True, kw_only=True):
 
     `activity` is its weight in the choice of the next trader, `orders` the usual number of orders per
     position, `size` an order's share of the largest leverage, `bias` the share of long positions.
+
+    The rest is known of miners of today only: the account in USD, the class of assets that it may trade, and
+    the address at Hyperliquid of a subaccount that trades there.
     """
 
     hotkey: str
@@ -38,6 +41,14 @@ class Miner(msgspec.Struct, frozen=True, kw_only=True):
     orders: float
     size: float
     bias: float
+    account_size: float = 0.0
+    asset_class: str = ""
+    hl_address: str | None = None
+
+    @property
+    def entity(self) -> str | None:
+        """The entity of which it is a subaccount."""
+        return entity_of(self.hotkey)
 
     def opening(self, instrument: Instrument, rng: Random) -> Trade:
         return self._trade(self._size(instrument, rng) * (1 if rng.random() < self.bias else -1))
@@ -80,9 +91,53 @@ def make_hotkey(seed: int, number: int) -> str:
     return _base58(body + checksum)
 
 
-def make_miner(hotkey: str, instruments: Sequence[Instrument]) -> Miner:
+def make_synthetic_hotkey(seed: int, number: int) -> str:
+    """Returns the hotkey of a miner of today: every third miner is one of four subaccounts of an entity."""
+    if number % 3 < 2:
+        return make_hotkey(seed, number)
+    entity, place = divmod(number // 3, 4)
+    return f"{make_hotkey(seed, -1 - entity)}_{place}"
+
+
+def entity_of(hotkey: str) -> str | None:
+    """Returns the entity of which the miner is a subaccount."""
+    return hotkey.partition("_")[0] if "_" in hotkey else None
+
+
+def make_miner(hotkey: str, market: Market) -> Miner:
     """Returns the miner with that hotkey, always with the same habits."""
+    instruments: Sequence[Instrument] = list(market.instruments.values())
     rng = seeded(f"habits/{hotkey}")
+    if market.network == "today":
+        return _todays_miner(hotkey, instruments, rng)
+    return _habits(hotkey, instruments, rng)
+
+
+def _todays_miner(hotkey: str, instruments: Sequence[Instrument], rng: Random) -> Miner:
+    """Returns a miner that has selected a class of assets, and trades those alone."""
+    subaccount = entity_of(hotkey) is not None
+    classes = ("crypto", "forex", "equities", "commodities", "all_markets", "hl_all")
+    asset_class = rng.choices(classes, (3, 4, 3, 1, 2, 8 if subaccount else 0))[0]
+    allowed = [i for i in instruments if is_allowed(i, asset_class)]
+    miner = _habits(hotkey, allowed, rng)
+    return msgspec.structs.replace(
+        miner,
+        account_size=rng.choice([25_000.0, 50_000.0, 100_000.0, 250_000.0]),
+        asset_class=asset_class,
+        hl_address=f"0x{rng.getrandbits(160):040x}" if asset_class == "hl_all" else None,
+    )
+
+
+def is_allowed(instrument: Instrument, asset_class: str) -> bool:
+    """Whether a miner that selected this class may trade the instrument."""
+    if asset_class in ("crypto", "commodities"):
+        return instrument.hyperliquid and instrument.category == asset_class
+    if asset_class in ("forex", "equities"):
+        return not instrument.hyperliquid and instrument.category == asset_class
+    return asset_class == "all_markets" or instrument.hyperliquid
+
+
+def _habits(hotkey: str, instruments: Sequence[Instrument], rng: Random) -> Miner:
     specialist = rng.random() < 0.3
     count = min(len(instruments), rng.randint(1, 2) if specialist else rng.randint(3, 8))
     return Miner(
@@ -99,7 +154,7 @@ class Roster:
     """All miners that have a directory. Eliminated ones no longer trade."""
 
     def __init__(self, market: Market) -> None:
-        self._instruments = list(market.instruments.values())
+        self._market = market
         self._miners: dict[str, Miner] = {}
         self._active: list[Miner] = []
         self._weights: list[float] = []
@@ -115,7 +170,7 @@ class Roster:
         return self._miners.get(hotkey)
 
     def add(self, hotkey: str) -> Miner:
-        miner = self._miners[hotkey] = make_miner(hotkey, self._instruments)
+        miner = self._miners[hotkey] = make_miner(hotkey, self._market)
         self._update_weights()
         return miner
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from ptn_api.options import Count, Limit, setting
 
-__all__ = ["SimulatorOptions"]
+__all__ = ["Network", "SimulatorOptions"]
+
+Network = Literal["today", "2025"]
+"""The validators whose files the simulator writes: those of today, or those of 2025."""
 
 _MINUTE_MS = 60_000
 _HOUR_MS = 60 * _MINUTE_MS
@@ -21,6 +24,9 @@ class SimulatorOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     The settings among them begin with `demo_` on the command line of a server.
     """
+
+    network: Annotated[Network, setting("Demo", "Write the files of validators of this time")] = "today"
+    """Of a new directory; an existing one keeps its network."""
 
     seed: Annotated[int, setting("Demo", "Seed the simulation with this number", unit="N")] = 1
     miners: Annotated[Count, setting("Demo", "Simulate this many miners")] = 25
@@ -39,6 +45,14 @@ class SimulatorOptions(msgspec.Struct, frozen=True, kw_only=True):
     burst_orders: int = 5
     close_gap_ms: int = 20
     """From the deletion of the open file to the closed one."""
+    copy_every: int = 0
+    """One file of this many is copied into its place, as from another file system, instead of renamed."""
+    limit_orders_per_minute: float = 2.0
+    """Of validators of today, as are the next two."""
+    flats_per_day: float = 12.0
+    """How often a miner closes all its positions at once."""
+    account_resets_per_day: float = 1.0
+    """How often a miner's positions are archived, by a promotion or another reset of the account."""
     liquidations_per_day: float = 4.0
     eliminations_per_day: float = 2.0
     new_miners_per_day: float = 3.0
@@ -51,4 +65,8 @@ class SimulatorOptions(msgspec.Struct, frozen=True, kw_only=True):
     restores_per_day: float = 0.0
     documents_ms: int = 5 * _MINUTE_MS
     """How often ledgers and statistics are rewritten."""
-    ledger_checkpoints: int = 180
+    ledger_checkpoints: int = 240
+    """The most that a ledger holds; 240, of 12 hours each, cover the history."""
+    snapshots_ms: int = _HOUR_MS
+    """How often a line is added to each miner's account snapshots."""
+    snapshot_history_ms: int = 14 * _DAY_MS

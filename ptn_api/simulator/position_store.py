@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import time_ns
 from typing import Any
 
 import msgspec
 
 from ptn_api.errors import InvalidInputError
-from ptn_api.model.order import Order, OrderSource
+from ptn_api.model.order import OrderSource
 from ptn_api.simulator.journal import (
+    AccountReset,
     BackupRestored,
     Dropped,
     Journal,
@@ -19,7 +20,8 @@ from ptn_api.simulator.journal import (
     Removed,
     Written,
 )
-from ptn_api.simulator.position import SimulatedPosition
+from ptn_api.simulator.market import Market, SimulatedOrder
+from ptn_api.simulator.position import POSITION_KINDS, SimulatedPosition
 from ptn_api.simulator.validator import Backup, PositionFile, ValidatorFiles
 
 __all__ = ["PositionStore"]
@@ -30,23 +32,26 @@ class _Closing(msgspec.Struct, frozen=True):
 
     due_ms: int
     position: SimulatedPosition
-    new: tuple[Order, ...]
+    new: tuple[SimulatedOrder, ...]
     cause: str
 
 
 class PositionStore:
     """Open positions in memory (one per miner and pair); closed ones by name only.
 
-    `now_ms` is the simulated time, `close_gap_ms` the time between the two halves of a close. `on_position`
-    is called after a write with the item that a validator would put on its queue.
+    `now_ms` is the simulated time, `close_gap_ms` the time between the two halves of a close. `on_write` is
+    called before a position with new orders is written, `on_position` after it, with the item that a
+    validator would put on its queue.
     """
 
     def __init__(
         self,
         files: ValidatorFiles,
         journal: Journal,
+        market: Market,
         *,
         close_gap_ms: int = 0,
+        on_write: Callable[[SimulatedPosition], None] | None = None,
         on_position: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.now_ms = 0
@@ -55,7 +60,9 @@ class PositionStore:
         """hotkey -> position uuid -> pair"""
         self.files = files
         self.journal = journal
+        self._market = market
         self._close_gap_ms = close_gap_ms
+        self._on_write = on_write
         self._on_position = on_position
         self._closing: dict[tuple[str, str], _Closing] = {}
         """By (hotkey, pair), in due order."""
@@ -81,9 +88,12 @@ class PositionStore:
     def _parse(self, file: PositionFile) -> SimulatedPosition | None:
         body = self.files.read(file)
         try:
-            return None if body is None else SimulatedPosition.parse(body)
+            return None if body is None else self._read(body)
         except InvalidInputError:
             return None
+
+    def _read(self, body: bytes) -> SimulatedPosition:
+        return POSITION_KINDS[self._market.network].parse(body, self._market)
 
     def is_closing(self, hotkey: str, pair: str) -> bool:
         """Whether the miner's position on that pair is between the two halves of a close."""
@@ -97,6 +107,14 @@ class PositionStore:
         held = (p for (owner, _), p in self.open.items() if owner == hotkey)
         return next((p for p in held if p.position_uuid == position_uuid), None)
 
+    def of_miner(self, hotkey: str) -> Iterator[SimulatedPosition]:
+        """Yields all positions of a miner, those between the two halves of a close too."""
+        for uuid, pair in self.closed.get(hotkey, {}).items():
+            if (position := self._parse(PositionFile(hotkey, pair, True, uuid))) is not None:
+                yield position
+        yield from [p for (owner, _), p in self.open.items() if owner == hotkey]
+        yield from [c.position for (owner, _), c in self._closing.items() if owner == hotkey]
+
     def names(self) -> list[tuple[str, str]]:
         """Returns (hotkey, uuid) of every position that has a file."""
         opened = [(p.miner_hotkey, p.position_uuid) for p in self.open.values()]
@@ -107,7 +125,7 @@ class PositionStore:
     def save(
         self,
         position: SimulatedPosition,
-        new: Sequence[Order] = (),
+        new: Sequence[SimulatedOrder] = (),
         *,
         cause: str = "miner",
     ) -> None:
@@ -160,7 +178,7 @@ class PositionStore:
         else:
             self.open[position.miner_hotkey, position.pair] = position
 
-    def announce(self, position: SimulatedPosition, new: Sequence[Order], cause: str) -> None:
+    def announce(self, position: SimulatedPosition, new: Sequence[SimulatedOrder], cause: str) -> None:
         """Journals orders that are about to appear in a file for the first time."""
         placed = []
         for order in new:
@@ -176,14 +194,14 @@ class PositionStore:
                     order_type=order.order_type,
                     leverage=order.leverage or 0.0,
                     src=order.src or 0,
-                    place=1 + next(i for i, o in enumerate(position.orders) if o is order),
+                    place=1 + [o.order_uuid for o in position.orders].index(order.order_uuid),
                     n_orders=len(position.orders),
                     cause="liquidation" if validators_own else cause,
                 )
             )
         self.journal.add(*placed)
 
-    def written(self, position: SimulatedPosition, new: Sequence[Order], cause: str) -> None:
+    def written(self, position: SimulatedPosition, new: Sequence[SimulatedOrder], cause: str) -> None:
         """Journals a written position and puts it on the queue if it has new orders."""
         self.journal.add(
             Written(
@@ -199,33 +217,50 @@ class PositionStore:
             self._on_position(position.queue_item())
 
     def remove(self, hotkey: str, position_uuid: str, cause: str) -> None:
-        """Deletes a position for good."""
+        """Deletes a position for good, or archives it."""
         pair = self.closed.get(hotkey, {}).pop(position_uuid, None)
         if pair is not None:
             file = PositionFile(hotkey, pair, True, position_uuid)
             self._preserve(file)
-            self.files.delete(file)
+            self._take_away(file, cause)
         else:
             position = self.find(hotkey, position_uuid)
             if position is None:
                 return
-            self._delete(position)
+            self._delete(position, cause)
         self.journal.add(
             Removed(at_ms=self.now_ms, miner_hotkey=hotkey, position_uuid=position_uuid, cause=cause)
         )
+
+    def archive(self, hotkey: str) -> int:
+        """Moves all of a miner's positions to its archive, those that are open as well. Returns how many."""
+        self.finish_closes()
+        names = [name for name in self.names() if name[0] == hotkey]
+        self.journal.add(AccountReset(at_ms=self.now_ms, miner_hotkey=hotkey, positions=len(names)))
+        for _, uuid in names:
+            self.remove(hotkey, uuid, "archive")
+        return len(names)
 
     def _write(self, closing: _Closing) -> None:
         position, new, cause = closing.position, closing.new, closing.cause
         self.enter(position)
         self.announce(position, new, cause)
+        if self._on_write is not None:
+            self._on_write(position)
         self.rewrite(position)
         self.written(position, new, cause)
 
-    def _delete(self, position: SimulatedPosition) -> None:
-        """Deletes an open position's file."""
+    def _take_away(self, file: PositionFile, cause: str) -> None:
+        if cause == "archive":
+            self.files.archive(file)
+        else:
+            self.files.delete(file)
+
+    def _delete(self, position: SimulatedPosition, cause: str = "") -> None:
+        """Deletes an open position's file, or archives it."""
         file = PositionFile(position.miner_hotkey, position.pair, False, position.position_uuid)
         self._preserve(file)
-        self.files.delete(file)
+        self._take_away(file, cause)
         del self.open[position.miner_hotkey, position.pair]
 
     def _file(self, position: SimulatedPosition) -> PositionFile:
@@ -244,7 +279,7 @@ class PositionStore:
         if backup is None:
             return 0
         self.finish_closes()
-        changed = {file: SimulatedPosition.parse(body) for file, body in backup.changed().items()}
+        changed = {file: self._read(body) for file, body in backup.changed().items()}
         for restored in changed.values():
             hotkey, uuid = restored.miner_hotkey, restored.position_uuid
             current = self.find(hotkey, uuid)
@@ -265,6 +300,7 @@ class PositionStore:
             else:
                 del self.open[file.miner_hotkey, file.pair]
         for file, body in backup.changed().items():
+            self.files.unarchive(file)
             self.files.write(self.files.path(file), body)
             self.enter(changed[file])
             self.written(changed[file], (), "backup")
@@ -272,7 +308,7 @@ class PositionStore:
         self.take_backup()
         return len(changed)
 
-    def announce_drop(self, hotkey: str, position_uuid: str, order: Order) -> None:
+    def announce_drop(self, hotkey: str, position_uuid: str, order: SimulatedOrder) -> None:
         """Journals an order that is about to be dropped from a position's list."""
         uuids = {"position_uuid": position_uuid, "order_uuid": order.order_uuid}
         self.journal.add(Dropped(at_ms=self.now_ms, miner_hotkey=hotkey, **uuids))

@@ -19,11 +19,12 @@ from ptn_api.simulator.documents import Documents
 from ptn_api.simulator.history_edits import HistoryEdits
 from ptn_api.simulator.journal import Action, Journal
 from ptn_api.simulator.market import Market, seeded
-from ptn_api.simulator.miner import Trade, make_hotkey
-from ptn_api.simulator.options import SimulatorOptions
+from ptn_api.simulator.miner import Trade, make_hotkey, make_synthetic_hotkey
+from ptn_api.simulator.options import Network, SimulatorOptions
 from ptn_api.simulator.population import Population
 from ptn_api.simulator.position_store import PositionStore
-from ptn_api.simulator.trading import Trading
+from ptn_api.simulator.todays_documents import TodaysDocuments
+from ptn_api.simulator.trading import LimitOrders, Trading
 from ptn_api.simulator.validator import ValidatorFiles
 
 __all__ = ["Simulator", "SimulatorOptions", "StopSignal", "run_simulator"]
@@ -43,9 +44,11 @@ class StopSignal(Protocol):
 class _Note(msgspec.Struct, kw_only=True):
     """State kept for later runs, in a file next to the validator's folders.
 
-    `miners` counts all miners that ever existed, `runs` gives each run its own random numbers.
+    `miners` counts all miners that ever existed, `runs` gives each run its own random numbers. A directory
+    keeps the network that it was built for; without one it is older than the choice.
     """
 
+    network: Network = "2025"
     complete: bool = False
     runs: int = 0
     miners: int = 0
@@ -80,15 +83,28 @@ class Simulator:
         on_position: Callable[[dict[str, Any]], None] | None = None,
         on_action: Callable[[Action], None] | None = None,
     ) -> None:
-        self.options = options
         self.directory = directory
-        self.market = Market(options.seed)
+        note = self._read_note()
+        if note is not None and note.complete:
+            options = msgspec.structs.replace(options, network=note.network)
+        self.options = options
+        self.market = Market(options.seed, options.network)
         self._journal = Journal(journal, on_action)
-        self._files = ValidatorFiles(directory)
+        today = options.network == "today"
+        self._files = ValidatorFiles(directory, private=today, copy_every=options.copy_every)
         self.store = PositionStore(
-            self._files, self._journal, close_gap_ms=options.close_gap_ms, on_position=on_position
+            self._files,
+            self._journal,
+            self.market,
+            close_gap_ms=options.close_gap_ms,
+            on_write=lambda position: documents.book(position),
+            on_position=on_position,
         )
-        documents = Documents(self._files, self._journal, options.seed, options.ledger_checkpoints)
+        common = (self._files, self._journal, options.seed, options.ledger_checkpoints)
+        documents = (
+            TodaysDocuments(*common, self.market, self.store.of_miner) if today else Documents(*common)
+        )
+        self._documents = documents
         self.population = Population(self.store, self.market, documents, options, self._new_hotkey)
         self._begin_run(_Note())
 
@@ -123,14 +139,15 @@ class Simulator:
         if self._read_note() is None and not self._files.is_empty():
             raise SettingsError(f"{self.directory} holds a validator that no simulator wrote")
         self._files.clear()
-        note = _Note(miners=self.options.miners)
+        note = _Note(network=self.options.network, miners=self.options.miners)
         self._write_note(note)
         self.store.now_ms = now_ms
         for number in range(self.options.miners):
             if stop is not None and stop.is_set():
                 return
-            self.population.settle(make_hotkey(self.options.seed, number))
+            self.population.settle(self._hotkey(number))
         self.population.write_documents(self._rng, small=True)
+        self.population.write_snapshots(now_ms - self.options.snapshot_history_ms)
         note.complete, note.runs = True, 1
         self._write_note(note)
         self._begin_run(note)
@@ -148,6 +165,7 @@ class Simulator:
         note.runs += 1
         self._write_note(note)
         self._begin_run(note)
+        self.store.now_ms = now_ms
         self.store.load()
         self.population.load()
         self._start_at(now_ms)
@@ -157,7 +175,8 @@ class Simulator:
         self._note = note
         self._rng = seeded(f"{self.options.seed}/run/{note.runs}")
         roster = self.population.roster
-        self._trading = Trading(self.store, self.market, roster, self._rng)
+        self._trading = Trading(self.store, self.market, roster, self._rng, self._documents.balance)
+        self._limit_orders = LimitOrders(self.store, self.market, roster, self._trading, self._rng)
         self._history_edits = HistoryEdits(self.store, self.market, roster, self._rng)
 
         options, population = self.options, self.population
@@ -178,25 +197,41 @@ class Simulator:
             at_random(lambda: population.add_miner(3, self._rng), options.new_miners_per_day, day),
             at_random(self._remove_miner, options.miners_removed_per_day, day),
             at_random(population.restore_backup, options.restores_per_day, day),
-            steadily(self._trading.refresh_all, options.refresh_ms),
+            steadily(self._refresh_all, options.refresh_ms),
             steadily(
                 lambda: self._history_edits.synchronise(options.synchronise_share), options.synchronise_ms
             ),
             steadily(population.take_backup, options.backup_ms),
             steadily(lambda: population.write_documents(self._rng), options.documents_ms),
         ]
+        if options.network == "today":
+            behaviours += [
+                at_random(self._limit_orders.place, options.limit_orders_per_minute, minute),
+                at_random(self._limit_orders.cancel_one, options.limit_orders_per_minute / 3, minute),
+                at_random(self._trading.flatten_one_miner, options.flats_per_day, day),
+                at_random(self._reset_account, options.account_resets_per_day, day),
+                steadily(population.write_snapshots, options.snapshots_ms),
+            ]
         self._behaviours = [behaviour for behaviour in behaviours if behaviour.every_ms]
 
     def _start_at(self, now_ms: int) -> None:
         """Starts all behaviours at this time, without catching up on the past."""
         self.store.now_ms = now_ms
         self._trading.remember()
+        self._limit_orders.load()
         self.population.take_backup()
         for behaviour in self._behaviours:
             behaviour.due_ms = now_ms + self._interval(behaviour)
 
     def _eliminate(self, hotkey: str | None = None) -> None:
-        self.population.eliminate(hotkey, self._trading, self._rng)
+        self.population.eliminate(hotkey, self._trading, self._limit_orders, self._rng)
+
+    def _reset_account(self, hotkey: str | None = None) -> None:
+        self.population.reset_account(hotkey, self._trading, self._limit_orders, self._rng)
+
+    def _refresh_all(self) -> None:
+        self._trading.refresh_all()
+        self._limit_orders.fill_due()
 
     def _remove_miner(self, hotkey: str | None = None) -> None:
         self.population.remove_miner(hotkey, self._history_edits)
@@ -204,11 +239,17 @@ class Simulator:
     def _new_hotkey(self) -> str:
         self._note.miners += 1
         self._write_note(self._note)
-        return make_hotkey(self.options.seed, self._note.miners - 1)
+        return self._hotkey(self._note.miners - 1)
+
+    def _hotkey(self, number: int) -> str:
+        make = make_synthetic_hotkey if self.options.network == "today" else make_hotkey
+        return make(self.options.seed, number)
 
     def _read_note(self) -> _Note | None:
-        body = self._files.read_document(_NOTE)
-        return None if body is None else msgspec.json.decode(body, type=_Note)
+        try:
+            return msgspec.json.decode((self.directory / _NOTE).read_bytes(), type=_Note)
+        except FileNotFoundError:
+            return None
 
     def _write_note(self, note: _Note) -> None:
         self._files.write_document(_NOTE, msgspec.json.encode(note))
@@ -281,6 +322,31 @@ class Simulator:
     def refresh_all(self) -> list[Action]:
         """Rewrites every open position with new returns."""
         self._trading.refresh_all()
+        return self._journal.take()
+
+    def place_limit_order(self) -> list[Action]:
+        """Places an order that waits for its price, only at a validator of today."""
+        self._limit_orders.place()
+        return self._journal.take()
+
+    def cancel_limit_order(self) -> list[Action]:
+        """Cancels an order that waits."""
+        self._limit_orders.cancel_one()
+        return self._journal.take()
+
+    def fill_limit_orders(self) -> list[Action]:
+        """Fills the orders whose price has come."""
+        self._limit_orders.fill_due()
+        return self._journal.take()
+
+    def flatten_one_miner(self) -> list[Action]:
+        """Closes all positions of a miner at its request."""
+        self._trading.flatten_one_miner()
+        return self._journal.take()
+
+    def reset_account(self, hotkey: str | None = None) -> list[Action]:
+        """Closes and archives all positions of a miner, only at a validator of today."""
+        self._reset_account(hotkey)
         return self._journal.take()
 
     def correct_recent(self) -> list[Action]:

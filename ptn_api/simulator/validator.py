@@ -26,12 +26,19 @@ class PositionFile(NamedTuple):
 
 
 class ValidatorFiles:
-    """A validator's directory. Each file is written to `validation/tmp/<uuid>` and renamed, without fsync."""
+    """A validator's directory. Each file is written to `validation/tmp/<uuid>` and renamed, without fsync.
 
-    def __init__(self, root: Path) -> None:
+    With `private`, only the validator's user may read the files. Of `copy_every` files one is copied into its
+    place, as if it came from another file system: for a moment the place holds a part of it.
+    """
+
+    def __init__(self, root: Path, *, private: bool = False, copy_every: int = 0) -> None:
         self.root = root
         self.miners = root / "validation" / "miners"
         self._tmp = root / "validation" / "tmp"
+        self._mode = 0o600 if private else 0o666
+        self._copy_every = copy_every
+        self._written = 0
 
     def clear(self) -> None:
         """Removes all miners and creates the folders of an empty validator."""
@@ -44,15 +51,26 @@ class ValidatorFiles:
         return f"{self.miners}/{file.miner_hotkey}/positions/{file.pair}/{status}/{file.position_uuid}"
 
     def write(self, path: str | Path, body: bytes) -> None:
-        """Replaces a file atomically; creates its folder if missing."""
+        """Replaces a file, atomically unless it is copied; creates its folder if missing."""
+        self._written += 1
+        if self._copy_every and self._written % self._copy_every == 0:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            self._fill(path, body[: len(body) // 2], body[len(body) // 2 :])
+            return
         scratch = self._scratch()
-        with open(scratch, "wb") as file:
-            file.write(body)
+        self._fill(scratch, body)
         try:
             os.replace(scratch, path)
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             os.replace(scratch, path)
+
+    def _fill(self, path: str | Path, *parts: bytes) -> None:
+        """Overwrites a file in as many steps as there are parts."""
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, self._mode)
+        with open(number, "wb", buffering=0) as file:
+            for part in parts:
+                file.write(part)
 
     def write_document(self, name: str, body: bytes) -> None:
         """Replaces a document, named relative to the root (`validation/eliminations.json`)."""
@@ -84,8 +102,38 @@ class ValidatorFiles:
         for file, body in bodies.items():
             path = self.path(file).replace(f"{self.miners}/{hotkey}", scratch, 1)
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            Path(path).write_bytes(body)
+            self._fill(path, body)
         os.rename(scratch, self.miners / hotkey)
+
+    # --- files of validators of today -------------------------------------------------------------------
+
+    def archive(self, file: PositionFile) -> None:
+        """Moves a position's file to its miner's archive."""
+        target = self._archived(file)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self.path(file), target)
+
+    def unarchive(self, file: PositionFile) -> None:
+        """Deletes a position's file from the archive, if it is there."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._archived(file))
+
+    def _archived(self, file: PositionFile) -> str:
+        return self.path(file).replace("/positions/", "/archived_positions/", 1)
+
+    def limit_order(self, hotkey: str, pair: str, folder: str, order_uuid: str) -> Path:
+        """Returns the path of a limit order's file; `folder` is unfilled or closed."""
+        return self.miners / hotkey / "limit_orders" / pair / folder / order_uuid
+
+    def limit_orders(self, folder: str) -> list[Path]:
+        return sorted(self.miners.glob(f"*/limit_orders/*/{folder}/*"))
+
+    def append(self, hotkey: str, name: str, lines: bytes) -> None:
+        """Appends lines to one of a miner's files."""
+        number = os.open(self.miners / hotkey / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, self._mode)
+        with open(number, "ab", buffering=0) as file:
+            file.write(lines)
 
     def add_miner(self, hotkey: str) -> None:
         (self.miners / hotkey / "positions").mkdir(parents=True, exist_ok=True)

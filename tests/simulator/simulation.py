@@ -6,10 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ptn_api.simulator.simulator import Simulator, SimulatorOptions
 from tests.factories import T0
 
-SMALL = SimulatorOptions(seed=3, miners=6, positions=15, ledger_checkpoints=4)
+HOUR_MS = 3_600_000
+
+SMALL = SimulatorOptions(
+    seed=3, miners=6, positions=15, ledger_checkpoints=4, snapshot_history_ms=2 * HOUR_MS
+)
 CALM = SimulatorOptions(
     seed=3,
     miners=5,
@@ -19,8 +25,11 @@ CALM = SimulatorOptions(
     refresh_ms=3_600_000,
     corrections_per_minute=0.3,
     bursts_per_hour=1,
-    documents_ms=6 * 3_600_000,
+    documents_ms=6 * HOUR_MS,
     restores_per_day=2,
+    limit_orders_per_minute=0.05,
+    snapshots_ms=6 * HOUR_MS,
+    snapshot_history_ms=2 * HOUR_MS,
 )
 """All behaviours at low rates: a simulated day writes about a thousand files."""
 QUIET = SimulatorOptions(
@@ -39,8 +48,18 @@ QUIET = SimulatorOptions(
     miners_removed_per_day=0,
     synchronise_ms=0,
     documents_ms=0,
+    limit_orders_per_minute=0,
+    flats_per_day=0,
+    account_resets_per_day=0,
+    snapshots_ms=0,
+    snapshot_history_ms=2 * HOUR_MS,
 )
 """No behaviour runs by itself."""
+
+
+def of_2025(options: SimulatorOptions) -> SimulatorOptions:
+    """Returns the same options for a validator of 2025."""
+    return msgspec.structs.replace(options, network="2025")
 
 
 def built(directory: Path, options: SimulatorOptions = QUIET, **more: Any) -> Simulator:

@@ -27,11 +27,22 @@ from ptn_api.simulator.journal import (
     Written,
 )
 from ptn_api.simulator.miner import Trade
+from ptn_api.simulator.options import Network
 from ptn_api.simulator.simulator import Simulator
 from tests.factories import T0
-from tests.simulator.simulation import QUIET, built, files, position_files
+from tests.simulator.simulation import QUIET, built, files, of_2025, position_files
 
 Positions = dict[str, dict[str, Any]]
+MARKED = {
+    "current_return",
+    "return_at_close",
+    "unrealized_pnl",
+    "last_price_source",
+    "last_quote_usd_conversion",
+    "fee_history",
+    "dividend_history",
+}
+"""What changes without an order."""
 
 
 def of(kind: type[Any], actions: list[Action]) -> list[Any]:
@@ -69,7 +80,8 @@ def test_an_order_replaces_one_file_and_is_last_in_it(tmp_path: Path) -> None:
     assert not went
     assert after[path]["orders"][:-1] == before[path]["orders"]
     last = after[path]["orders"][-1]
-    assert (last["order_uuid"], last["leverage"], last["src"]) == (placed.order_uuid, 0.01, 0)
+    assert (last["order_uuid"], last["src"]) == (placed.order_uuid, placed.src)
+    assert last["leverage"] == pytest.approx(0.01, abs=0.005) == placed.leverage
     assert (placed.place, placed.n_orders) == (len(after[path]["orders"]),) * 2
 
 
@@ -155,7 +167,7 @@ def test_a_refresh_moves_returns_of_every_open_position_and_nothing_else(tmp_pat
     assert refreshed.positions == len(other) > 0
     for path in other:
         keys = {k for k in before[path] if before[path][k] != after[path][k]}
-        assert keys <= {"current_return", "return_at_close"}
+        assert keys <= MARKED
         assert 0 < after[path]["return_at_close"] <= after[path]["current_return"]
 
 
@@ -173,7 +185,8 @@ def test_a_correction_changes_one_recent_order_in_place(tmp_path: Path) -> None:
     assert old[place]["order_uuid"] == corrected.order_uuid
     assert old[place]["processed_ms"] > T0 - 240_000
     keys = {k for k in old[place] if old[place][k] != new[place][k]}
-    assert {"price", "price_sources"} <= keys <= {"price", "bid", "ask", "slippage", "price_sources"}
+    corrected_keys = {"price", "bid", "ask", "slippage", "price_sources", "realized_pnl"}
+    assert {"price", "price_sources"} <= keys <= corrected_keys
 
 
 def test_only_orders_of_the_last_minutes_are_corrected(tmp_path: Path) -> None:
@@ -187,8 +200,8 @@ def test_only_orders_of_the_last_minutes_are_corrected(tmp_path: Path) -> None:
 
 
 def test_a_liquidation_ends_with_a_flat_that_no_miner_sent(tmp_path: Path) -> None:
-    """Price 0, src 1, the position's uuid reversed, last in the list."""
-    simulator = built(tmp_path)
+    """In 2025: price 0, src 1, the position's uuid reversed, last in the list."""
+    simulator = built(tmp_path, of_2025(QUIET))
     actions = simulator.liquidate_one()
     flat = of(Placed, actions)[-1]
     [path] = [p for p in position_files(tmp_path) if p.endswith(flat.position_uuid)]
@@ -200,8 +213,8 @@ def test_a_liquidation_ends_with_a_flat_that_no_miner_sent(tmp_path: Path) -> No
 
 
 def test_a_ruinous_order_brings_its_flat_with_it(tmp_path: Path) -> None:
-    """One rewrite has two new orders: the miner's, and the FLAT appended by the accounting."""
-    simulator = built(tmp_path)
+    """In 2025 one rewrite has two new orders: the miner's, and the FLAT appended by the accounting."""
+    simulator = built(tmp_path, of_2025(QUIET))
     found = []
     while not found and simulator.store.open:
         actions = simulator.liquidate_one()
@@ -214,14 +227,53 @@ def test_a_ruinous_order_brings_its_flat_with_it(tmp_path: Path) -> None:
     assert body["current_return"] == 0
 
 
-def test_an_elimination_closes_everything_and_is_on_record(tmp_path: Path) -> None:
-    """eliminations.json grows, each open position gets its FLAT, and the miner stops trading."""
+def test_today_a_ruinous_order_has_no_effect_and_the_position_goes_on(tmp_path: Path) -> None:
+    """No FLAT is appended: the return is 0 until the next mark, sizes and average stay."""
+    simulator = built(tmp_path, msgspec.structs.replace(QUIET, miners=8))
+    before = position_files(tmp_path)
+    for _ in range(30):
+        placed = of(Placed, simulator.liquidate_one())
+        if placed and placed[0].order_type != "FLAT":
+            break
+    [ruinous] = placed
+    [path] = [p for p in before if p.endswith(ruinous.position_uuid)]
+    after = position_files(tmp_path)[path]
+    assert (after["current_return"], after["is_closed_position"]) == (0, False)
+    for key in ("net_quantity", "net_leverage", "average_entry_price", "cumulative_entry_value"):
+        assert after[key] == before[path][key]
+    simulator.refresh_all()
+    assert position_files(tmp_path)[path]["current_return"] > 0
+
+
+def test_today_a_position_is_closed_by_a_flat_at_a_price(tmp_path: Path) -> None:
+    """Named after the position and the reason, in minus the sizes that are held."""
     simulator = built(tmp_path)
+    before, actions, after = doing(simulator, simulator.flatten_one_miner)
+    assert of(Placed, actions)
+    for placed in of(Placed, actions):
+        [old] = [p for p in before.values() if p["position_uuid"] == placed.position_uuid]
+        [new] = [p for p in after.values() if p["position_uuid"] == placed.position_uuid]
+        flat = new["orders"][-1]
+        assert flat["order_uuid"] == placed.order_uuid == f"{placed.position_uuid}-flat-all"
+        assert (flat["order_type"], flat["src"]) == ("FLAT", 11)
+        assert flat["price"] > 0
+        assert flat["quantity"] == -old["net_quantity"]
+        assert new["realized_pnl"] == sum(o["realized_pnl"] for o in new["orders"])
+
+
+@pytest.mark.parametrize("network", ["today", "2025"])
+def test_an_elimination_closes_everything_and_is_on_record(tmp_path: Path, network: Network) -> None:
+    """eliminations.json grows, each open position gets its FLAT, and the miner stops trading."""
+    simulator = built(tmp_path, msgspec.structs.replace(QUIET, network=network))
     hotkey = next(iter(simulator.store.open))[0]
     before, actions, after = doing(simulator, lambda: simulator.eliminate_one(hotkey))
     was_open = {p for p in before if p.startswith(hotkey) and "/open/" in p}
     assert {p.replace("/open/", "/closed/") for p in was_open} == changed(before, after)[0]
-    assert {a.position_uuid[::-1] for a in of(Placed, actions)} == {a.order_uuid for a in of(Placed, actions)}
+    for placed in of(Placed, actions):
+        names = [placed.position_uuid[::-1]]
+        if network == "today":
+            names = [f"{placed.position_uuid}-close-{src}" for src in (1, 3)]
+        assert placed.order_uuid in names
     [eliminated] = of(Eliminated, actions)
     record = json.loads((tmp_path / "validation/eliminations.json").read_bytes())["eliminations"]
     assert [(r["hotkey"], r["reason"]) for r in record] == [(hotkey, eliminated.reason)]
@@ -299,7 +351,8 @@ def test_a_removed_miner_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "validation/miners" / hotkey).exists()
     assert [a.miner_hotkey for a in of(MinerRemoved, actions)] == [hotkey]
     assert len(of(Removed, actions)) == QUIET.positions
-    assert hotkey not in (tmp_path / "validation/challengeperiod.json").read_text()
+    for name in ("challengeperiod", "miner_account_sizes", "asset_selections"):
+        assert hotkey not in (tmp_path / f"validation/{name}.json").read_text()
     assert all(a.miner_hotkey != hotkey for _ in range(100) for a in of(Placed, simulator.place_order()))
 
 
@@ -371,7 +424,7 @@ def test_a_restored_backup_brings_back_what_was(tmp_path: Path) -> None:
     actions = simulator.restore_backup()
 
     def of_interest(held: dict[str, bytes]) -> dict[str, bytes]:
-        return {path: body for path, body in held.items() if "miners/" in path or "eliminations" in path}
+        return {path: body for path, body in held.items() if "/positions/" in path or "eliminations" in path}
 
     assert of_interest(files(tmp_path)) == of_interest(before)
     [restored] = of(BackupRestored, actions)

@@ -12,19 +12,30 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ptn_api.errors import SettingsError
 from ptn_api.model.accounting import rebuild
 from ptn_api.model.position import Position, PositionState, parse_position
 from ptn_api.simulator.journal import DocumentRewritten, Placed, Refreshed, read_journal
+from ptn_api.simulator.options import Network
 from ptn_api.simulator.simulator import Simulator, SimulatorOptions, run_simulator
 from tests.factories import T0
-from tests.simulator.simulation import CALM, QUIET, SMALL, built, files, order_uuids, position_files
+from tests.simulator.simulation import (
+    CALM,
+    QUIET,
+    SMALL,
+    built,
+    files,
+    of_2025,
+    order_uuids,
+    position_files,
+)
 from tests.waiting import until
 
 DAY_MS = 86_400_000
-POSITION_KEYS = [
+POSITION_KEYS_2025 = [
     "miner_hotkey",
     "position_uuid",
     "open_ms",
@@ -40,7 +51,7 @@ POSITION_KEYS = [
     "position_type",
     "is_closed_position",
 ]
-ORDER_KEYS = [
+ORDER_KEYS_2025 = [
     "order_type",
     "leverage",
     "price",
@@ -77,7 +88,7 @@ def rebuilt(position: Position) -> PositionState:
 def state_of(position: Position, *, returns: bool) -> dict[str, Any]:
     names = set(PositionState.__struct_fields__)
     if not returns:
-        names -= {"current_return", "return_at_close"}
+        names -= {"current_return", "return_at_close", "unrealized_pnl"}
     return {name: getattr(position, name) for name in names}
 
 
@@ -89,24 +100,24 @@ def parsed(directory: Path) -> list[Position]:
 # --- the initial state ------------------------------------------------------------------------------------
 
 
-def test_a_build_has_the_validators_layout_and_key_order(tmp_path: Path) -> None:
+def test_a_build_of_2025_has_the_validators_layout_and_key_order(tmp_path: Path) -> None:
     """Folders, names and key order match the validator's."""
-    built(tmp_path)
+    built(tmp_path, of_2025(QUIET))
     held = position_files(tmp_path)
     assert len(held) == QUIET.miners * QUIET.positions
     for path, position in held.items():
         status = "closed" if position["is_closed_position"] else "open"
         pair, uuid = position["trade_pair"][0], position["position_uuid"]
         assert path == f"{position['miner_hotkey']}/positions/{pair}/{status}/{uuid}"
-        assert list(position) == POSITION_KEYS
+        assert list(position) == POSITION_KEYS_2025
         for order in position["orders"]:
-            assert list(order) == ORDER_KEYS
+            assert list(order) == ORDER_KEYS_2025
             assert all(list(source) == SOURCE_KEYS for source in order["price_sources"])
 
 
 def test_a_history_is_mostly_closed_averages_six_orders_and_straddles_the_cutoff(tmp_path: Path) -> None:
     """Tiers differ only then, and the load resembles the network's."""
-    built(tmp_path, SimulatorOptions(miners=40, positions=40, ledger_checkpoints=1))
+    built(tmp_path, SimulatorOptions(miners=40, positions=40, ledger_checkpoints=1, snapshot_history_ms=1))
     positions = parsed(tmp_path)
     lengths = [len(p.orders) for p in positions]
     still_open = [p for p in positions if not p.is_closed_position]
@@ -121,18 +132,19 @@ def test_a_history_is_mostly_closed_averages_six_orders_and_straddles_the_cutoff
     assert {bool(o.price_sources) for p in positions for o in p.orders} == {True, False}
 
 
-def test_every_state_is_what_its_orders_make_it(tmp_path: Path) -> None:
-    """The files match the accounting (docs/accounting.md, 2) to the last digit."""
-    built(tmp_path)
+@pytest.mark.parametrize("network", ["today", "2025"])
+def test_every_state_is_what_its_orders_make_it(tmp_path: Path, network: Network) -> None:
+    """The files match the accounting (docs/accounting.md, 2) to the last digit; open ones may be marked."""
+    built(tmp_path, msgspec.structs.replace(QUIET, network=network, miners=12))
     for position in parsed(tmp_path):
-        assert state_of(position, returns=True) == {
-            name: getattr(rebuilt(position), name) for name in PositionState.__struct_fields__
-        }
+        names = state_of(position, returns=network == "2025" or position.is_closed_position)
+        assert names == {name: getattr(rebuilt(position), name) for name in names}
 
 
-def test_states_still_follow_from_orders_after_a_busy_day(tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", ["today", "2025"])
+def test_states_still_follow_from_orders_after_a_busy_day(tmp_path: Path, network: Network) -> None:
     """All live changes follow the accounting; only open positions' returns are refreshed in between."""
-    simulator = built(tmp_path, CALM)
+    simulator = built(tmp_path, msgspec.structs.replace(CALM, network=network))
     for hour in range(1, 25):
         simulator.step(T0 + hour * DAY_MS // 24)
     simulator.finish_closes()
@@ -144,9 +156,9 @@ def test_states_still_follow_from_orders_after_a_busy_day(tmp_path: Path) -> Non
         assert names == {name: getattr(again, name) for name in names}
 
 
-def test_the_documents_have_the_validators_shapes(tmp_path: Path) -> None:
+def test_the_documents_of_2025_have_the_validators_shapes(tmp_path: Path) -> None:
     """In the real format (docs/accounting.md, 6), for every miner."""
-    simulator = built(tmp_path)
+    simulator = built(tmp_path, of_2025(QUIET))
     simulator.eliminate_one()
     hotkeys = {entry.name for entry in (tmp_path / "validation/miners").iterdir()}
 
@@ -185,7 +197,7 @@ def test_the_same_seed_and_times_write_the_same_bytes(tmp_path: Path) -> None:
         simulator.close()
     assert files(tmp_path / "a") == files(tmp_path / "b")
     other = built(tmp_path / "c", SimulatorOptions(seed=4, miners=5, positions=12, ledger_checkpoints=4))
-    assert not set(files(tmp_path / "a")) & {path for path in files(other.directory) if "miners/" in path}
+    assert not set(files(tmp_path / "a")) & {path for path in files(other.directory) if "/positions/" in path}
 
 
 @pytest.mark.parametrize(("miners", "positions"), [(0, 0), (1, 0), (1, 1), (3, 2), (2, 100)])
@@ -229,7 +241,10 @@ def test_files_are_written_to_tmp_and_moved(tmp_path: Path, monkeypatch: pytest.
     simulator = built(tmp_path, SMALL)
     simulator.step(T0 + 600_000)
     assert {str(Path(source).parent) for source, _ in moves} == {str(tmp_path / "validation/tmp")}
-    assert {target for _, target in moves} >= {str(tmp_path / path) for path in files(tmp_path)}
+    appended = {path for path in files(tmp_path) if path.endswith("snapshots.jsonl")}
+    assert {target for _, target in moves} >= {
+        str(tmp_path / path) for path in files(tmp_path).keys() - appended
+    }
     assert not list((tmp_path / "validation/tmp").iterdir())
 
 
@@ -342,6 +357,18 @@ def test_a_later_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
         assert placed
         assert not {(a.miner_hotkey, a.order_uuid) for a in placed} & before
         simulator = again
+
+
+def test_a_directory_keeps_its_network(tmp_path: Path) -> None:
+    """One that an older version built, whose note names none, goes on as of 2025."""
+    built(tmp_path, of_2025(QUIET)).close()
+    note = json.loads((tmp_path / "simulator.json").read_bytes())
+    assert note.pop("network") == "2025"
+    (tmp_path / "simulator.json").write_text(json.dumps(note))
+    again = built(tmp_path, QUIET)
+    assert again.place_order()
+    assert not (tmp_path / "validation/entities.json").exists()
+    assert all(list(position) == POSITION_KEYS_2025 for position in position_files(tmp_path).values())
 
 
 def child(directory: Path, journal: Path, options: str) -> subprocess.Popen[bytes]:
