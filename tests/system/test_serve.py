@@ -134,7 +134,7 @@ def test_a_new_key_works_and_a_removed_one_does_not(
         path.write_text('{"alice": {"key": "new-key", "tier": 30}}')
         until(lambda: status() == 200)
         path.write_text('{"alice": {"key": "new-k')
-        until(lambda: "half written" in server.log.read_text())
+        until(lambda: "keys_not_read" in server.log.read_text())
         assert status() == 200
         path.write_text("{}")
         until(lambda: status() == 401)
