@@ -225,7 +225,7 @@ class ListedTradePair(msgspec.Struct, kw_only=True):
     """A pair as `/trade-pairs` lists it; `lot_size` only for some Hyperliquid commodities, for display."""
 
     trade_pair_id: str
-    hl_coin: str | None
+    hl_coin: str | None = None
     trade_pair: str
     trade_pair_category: Category
     trade_pair_source: Source

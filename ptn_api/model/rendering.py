@@ -98,6 +98,7 @@ def _closed_before(position: Position, cutoff_ms: int) -> bool:
 
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
+_raw_list_or_none = msgspec.json.Decoder(list[msgspec.Raw] | None)
 _encode = msgspec.json.Encoder().encode
 _EMPTY_LIST = msgspec.Raw(b"[]")
 _NULL = msgspec.Raw(b"null")
@@ -171,7 +172,7 @@ def headers_after(
             continue
         order = position.orders[length - 1]
         fields = _raw_object.decode(text.header)
-        moment = _Moment(order.processed_ms + 1, _date(order.processed_ms))
+        moment = _Moment(order.processed_ms + 1, order.processed_ms)
         fields |= _fields_at(fields, position, rebuilt, text.orders[length - 1], moment)
         # Joined by hand, to know where the orders belong.
         header = bytearray(b"{")
@@ -205,17 +206,22 @@ def _order_texts(orders: Iterable[tuple[Order, bytes]], now_ms: int) -> Iterator
 
 
 class _Moment(msgspec.Struct, frozen=True):
-    """A time in a position's history: events before `before_ms` have happened; `date` is the UTC date."""
+    """A time in a position's history: events before `before_ms` have happened, it is `now_ms`."""
 
     before_ms: int
-    date: str
+    now_ms: int
+
+    def has_begun(self, date: str | None) -> bool:
+        """Returns whether a UTC date has begun; never, if it is none."""
+        start = _start_of(date)
+        return start is not None and start <= self.now_ms
 
 
 def _render_rebuilt(text: PositionText, position: Position, shown: Rebuilt, now_ms: int) -> bytes:
     rebuilt = shown.position
     fields = _raw_object.decode(text.header)
     last = text.orders[shown.indexes[-1]]
-    moment = _Moment(shown.cutoff_ms, _date(shown.cutoff_ms))
+    moment = _Moment(shown.cutoff_ms, shown.cutoff_ms)
     at = _fields_at(fields, position, rebuilt, last, moment)
     if position.initial_entry_price is not None:
         at["initial_entry_price"] = rebuilt.initial_entry_price
@@ -259,24 +265,19 @@ def _fields_at(
         raws = _raw_list.decode(fields["dividend_history"])
         for raw, dividend in zip(raws, position.dividend_history, strict=True):
             if dividend.time_ms < moment.before_ms:
-                unpaid = dividend.applied and (dividend.payment_date or "~") > moment.date
+                unpaid = dividend.applied and not moment.has_begun(dividend.payment_date)
                 shown.append(_raw_object.decode(raw) | {"applied": False} if unpaid else raw)
     if "last_stock_split_date" in fields:
         date = position.last_stock_split_date
-        at["last_stock_split_date"] = date if date is not None and date <= moment.date else None
+        at["last_stock_split_date"] = date if moment.has_begun(date) else None
     if "last_price_source" in fields or "last_quote_usd_conversion" in fields:
         order = _raw_object.decode(last_order)
         if "last_price_source" in fields:
-            sources = _raw_list.decode(order.get("price_sources", _EMPTY_LIST))
+            sources = _raw_list_or_none.decode(order.get("price_sources", _NULL)) or []
             at["last_price_source"] = next((s for s in sources if bytes(s)[:1] == b"{"), _UNKNOWN_SOURCE)
         if "last_quote_usd_conversion" in fields:
             at["last_quote_usd_conversion"] = order.get("quote_usd_rate", _NULL)
     return at
-
-
-def _date(at_ms: int) -> str:
-    """Returns the UTC date, "YYYY-MM-DD"."""
-    return (_EPOCH + timedelta(milliseconds=at_ms)).date().isoformat()
 
 
 def _start_of(date: str | None) -> int | None:

@@ -19,6 +19,11 @@ from tests.properties import tries
 
 ACCOUNT_SIZE = 100_000.0
 """USD."""
+SINCE_2026 = {
+    *("fee_history", "is_hl", "is_pro", "last_stock_split_date", "dividend_history", "last_price_source"),
+    "last_quote_usd_conversion",
+}
+"""Keys that generation 3 lacks."""
 
 
 @st.composite
@@ -97,9 +102,11 @@ def in_usd(order: dict[str, Any]) -> dict[str, Any]:
     return order | sizes | rates | {"realized_pnl": 0.0, "margin_loan": 0.0}
 
 
-def written_in_usd(listed: list[dict[str, Any]], **extra: Any) -> tuple[Position, PositionText]:
-    """Returns a position of these orders as today's validators write it, with a state that is made up."""
-    state = {
+def written_in_usd(
+    listed: list[dict[str, Any]], generation: int = 4, **extra: Any
+) -> tuple[Position, PositionText]:
+    """Returns a position of these orders as validators of today write it, with a state that is made up."""
+    state: dict[str, Any] = {
         "miner_hotkey": "5Miner",
         "position_uuid": str(UUID(int=99)),
         "open_ms": listed[0]["processed_ms"],
@@ -126,6 +133,8 @@ def written_in_usd(listed: list[dict[str, Any]], **extra: Any) -> tuple[Position
         "last_price_source": {"source": f"mark {len(listed)}"},
         "last_quote_usd_conversion": len(listed) / 7,
     }
+    if generation == 3:
+        state = {key: value for key, value in state.items() if key not in SINCE_2026}
     return parse_position(json.dumps(state | extra).encode())
 
 

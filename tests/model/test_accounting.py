@@ -255,6 +255,18 @@ def test_one_pass_equals_separate_prefixes(bodies: list[dict[str, Any]], pair: s
     assert [*rebuild_each(orders, pair, UUID, lengths)] == [rebuild(orders[:n], pair, UUID) for n in lengths]
 
 
+@histories.patient
+@given(histories.orders(min_size=2), st.sampled_from([3, 4]))
+def test_one_pass_in_usd_equals_separate_prefixes(bodies: list[dict[str, Any]], generation: int) -> None:
+    """For both generations; the file's own state does not matter."""
+    position, _ = histories.written_in_usd(bodies, generation)
+    lengths = range(1, len(bodies) + 1)
+    separate = [accounting.rebuild(position, position.orders[:n]) for n in lengths]
+    assert [*accounting.rebuild_each(position, lengths)] == separate
+    position.current_return, position.net_value, position.average_entry_price = 7.0, 1.0, 5.0
+    assert accounting.rebuild(position) == separate[-1]
+
+
 def test_without_orders_there_is_no_state() -> None:
     """A prefix of length 0 cannot be rebuilt, the ones after it can."""
     orders = rows((NOW, "LONG", 0.1, 100.0, 0.0, 0))

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptn_api.errors import InvalidInputError
+from ptn_api.model.order import Order
 from ptn_api.model.position import FeeEvent, Position, parse_position
 from tests.factories import T0, order, position
 from tests.model.expected import shared
@@ -215,6 +216,29 @@ def test_a_value_of_a_wrong_type_becomes_null(where: str, key: str, value: Any, 
     (wanted if where == "position" else wanted["orders"][0])[key] = value if shown == "unchanged" else shown
     assert served == wanted
     assert text.position() == parsed
+
+
+@patient
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted({*Position.__struct_fields__} - {"orders"})), json_values, max_size=3
+    ),
+    st.dictionaries(st.sampled_from(sorted(Order.__struct_fields__)), json_values, max_size=3),
+)
+def test_any_values(position_keys: dict[str, Any], order_keys: dict[str, Any]) -> None:
+    """Either the position is refused, or its text decodes again, with every order that is sound."""
+    body = position(1, [order(1), order(2), order(3)], fee_history=[FEE]) | position_keys
+    body["orders"][1] |= order_keys
+    try:
+        parsed, text = parse_position(encoded(body), [])
+    except InvalidInputError:
+        decisive = {"miner_hotkey", "position_uuid", "open_ms", "close_ms"}
+        assert decisive & position_keys.keys() or b"\\ud" in encoded(body)  # or half a character
+        return
+    assert text.position() == parsed
+    assert json.loads(text.json()).keys() == body.keys()
+    assert {order(1)["order_uuid"], order(3)["order_uuid"]} <= {o.order_uuid for o in parsed.orders}
+    assert parse_position(text.json()) == (parsed, text)
 
 
 def test_an_order_without_a_price() -> None:

@@ -389,15 +389,17 @@ def two_futures_in_usd(draw: st.DrawFn) -> Sequence[tuple[list[dict[str, Any]], 
 
 
 @histories.patient
-@given(two_futures_in_usd(), st.integers(0, 10 * DAY))
+@given(two_futures_in_usd(), st.sampled_from([3, 4]), st.integers(0, 10 * DAY))
 def test_later_events_leave_no_trace(
-    futures: Sequence[tuple[list[dict[str, Any]], dict[str, Any]]], passed: int
+    futures: Sequence[tuple[list[dict[str, Any]], dict[str, Any]]], generation: int, passed: int
 ) -> None:
-    """Non-interference of fees, dividends, splits, marks and unknown keys, in today's files."""
+    """Non-interference of fees, dividends, splits, marks and unknown keys, in files of both generations."""
     now = CUTOFF + TIER_LAG_MS
     answers = []
     for listed, keys in futures:
-        position, text = histories.written_in_usd(listed, **keys)
+        if generation == 3:
+            keys = {key: value for key, value in keys.items() if key not in histories.SINCE_2026}
+        position, text = histories.written_in_usd(listed, generation, **keys)
         what = appearance(position, 0, CUTOFF)
         assert isinstance(what, Rebuilt)
         answers.append(render_position(text, position, what, now + passed))
@@ -473,6 +475,7 @@ def test_what_ages_into_a_view() -> None:
         ([None, {"source": "b"}], "b"),
         ([], "unknown"),
         ([None, "x"], "unknown"),
+        (None, "unknown"),
     ],
 )
 def test_the_mark_of_a_rebuilt_position(sources: list[Any], shown_source: str) -> None:
@@ -484,7 +487,29 @@ def test_the_mark_of_a_rebuilt_position(sources: list[Any], shown_source: str) -
     answer = json.loads(render_position(text, position, what, NOW + 9 * DAY))
     assert answer["last_price_source"]["source"] == shown_source
     assert answer["last_quote_usd_conversion"] == 1.0
-    assert answer["orders"][0]["price_sources"] == []
+    assert not answer["orders"][0]["price_sources"]
+
+
+@pytest.mark.parametrize("date", [None, "", "soon", "2025-10-09T12:00", "20251009", "9999-12-31"])
+def test_an_odd_date_has_begun_or_not(date: str | None) -> None:
+    """At one time, which is known in advance; a text that is no date never begins."""
+    dividend = {"time_ms": NOW, "payment_date": date, "applied": True}
+    keys = {"dividend_history": [dividend], "last_stock_split_date": date}
+    position, text = histories.written_in_usd([make_order(NOW, "LONG", 0.1, 100.0, "a")], **keys)
+    at = NOW + 1
+    while (following := next_change_ms(position, 0, at)) is not None and following < NOW + 99 * DAY:
+        assert rendered(position, text, at) == rendered(position, text, following - 1)
+        at = following
+    assert rendered(position, text, at) == rendered(position, text, NOW + 99 * DAY)
+
+
+def test_an_absurd_time_breaks_no_header() -> None:
+    """Beyond the last year of calendars."""
+    listed = [make_order(NOW, "LONG", 0.1, 100.0, "a"), make_order((1 << 53) - 1, "LONG", 0.1, 100.0, "b")]
+    position, text = histories.written_in_usd(listed)
+    (header, _), _ = headers_after(text, position, [2, 2])
+    assert json.loads(header)["net_leverage"] == 0.2
+    assert next_change_ms(position, 0, NOW + 1) == 1 << 53
 
 
 def test_a_rebuilt_order_has_the_sizes_and_pnl_of_that_time() -> None:
