@@ -62,7 +62,11 @@ def build(folder: Path, arguments: argparse.Namespace) -> BenchValidator:
     """Returns a validator directory of the given size."""
     stop = threading.Event()
     options = SimulatorOptions(
-        seed=arguments.seed, miners=arguments.miners, positions=arguments.positions, orders_per_minute=0
+        network="2025",  # as the servers that it is compared with read it
+        seed=arguments.seed,
+        miners=arguments.miners,
+        positions=arguments.positions,
+        orders_per_minute=0,
     )
     run_simulator(options, folder / "validator", stop=stop, ready=stop.set)
     return BenchValidator(folder / "validator")

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import msgspec
 import typer
@@ -122,7 +122,7 @@ def simulate(
         int, typer.Option(metavar="N", help=f"{SETTINGS['demo_seed'].description}.")
     ] = _SIMULATED.seed,
     network: Annotated[
-        Network, typer.Option(help=f"{SETTINGS['demo_network'].description}: {', '.join(get_args(Network))}.")
+        Network, typer.Option(metavar="NETWORK", help=f"{SETTINGS['demo_network'].description}.")
     ] = _SIMULATED.network,
     orders_per_minute: Annotated[
         float, typer.Option(min=0, metavar="N", help=f"{SETTINGS['demo_orders_per_minute'].description}.")

@@ -108,18 +108,13 @@ def make_miner(hotkey: str, market: Market) -> Miner:
     """Returns the miner with that hotkey, always with the same habits."""
     instruments: Sequence[Instrument] = list(market.instruments.values())
     rng = seeded(f"habits/{hotkey}")
-    if market.network == "today":
-        return _todays_miner(hotkey, instruments, rng)
-    return _habits(hotkey, instruments, rng)
-
-
-def _todays_miner(hotkey: str, instruments: Sequence[Instrument], rng: Random) -> Miner:
-    """Returns a miner that has selected a class of assets, and trades those alone."""
+    if market.network == "2025":
+        return _habits(hotkey, instruments, rng)
+    # A miner of today has selected a class of assets, and trades those alone.
     subaccount = entity_of(hotkey) is not None
     classes = ("crypto", "forex", "equities", "commodities", "all_markets", "hl_all")
     asset_class = rng.choices(classes, (3, 4, 3, 1, 2, 8 if subaccount else 0))[0]
-    allowed = [i for i in instruments if is_allowed(i, asset_class)]
-    miner = _habits(hotkey, allowed, rng)
+    miner = _habits(hotkey, [i for i in instruments if is_allowed(i, asset_class)], rng)
     return msgspec.structs.replace(
         miner,
         account_size=rng.choice([25_000.0, 50_000.0, 100_000.0, 250_000.0]),

@@ -25,7 +25,9 @@ class SimulatorOptions(msgspec.Struct, frozen=True, kw_only=True):
     The settings among them begin with `demo_` on the command line of a server.
     """
 
-    network: Annotated[Network, setting("Demo", "Write the files of validators of this time")] = "today"
+    network: Annotated[
+        Network, setting("Demo", "Write the files of validators of this time: today or 2025", unit="NETWORK")
+    ] = "today"
     """Of a new directory; an existing one keeps its network."""
 
     seed: Annotated[int, setting("Demo", "Seed the simulation with this number", unit="N")] = 1

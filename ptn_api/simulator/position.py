@@ -370,7 +370,8 @@ class TodaysPosition(SimulatedPosition):
             digits = (4 if balance <= 10_000 else 2) if self.instrument.category == "forex" else 5
             exact = order.leverage * balance * sized.usd_base_rate / lot
             sized.quantity = round(exact, digits) or math.copysign(10**-digits, exact)
-            closes = reduces and abs(sized.quantity) >= abs(quantity) - 1e-6
+            if reduces and abs(sized.quantity) >= abs(quantity) - 1e-6:
+                sized.quantity = -quantity / 2  # rounding must not close the position
         if closes:
             sized.leverage, sized.quantity, sized.value = -leverage, -quantity, -value
         else:
@@ -589,16 +590,27 @@ class TodaysPosition(SimulatedPosition):
             "realized_pnl": state.realized_pnl,
             "unrealized_pnl": state.unrealized_pnl,
             "is_closed_position": state.is_closed_position,
-            "fee_history": self.fees,
+            "fee_history": [{key: getattr(fee, key) for key in _FEE_KEYS} for fee in self.fees],
             "is_hl": self.is_hl,
             "is_pro": False,
             "last_stock_split_date": self.last_stock_split_date,
-            "dividend_history": self.dividends,
+            "dividend_history": [{key: getattr(d, key) for key in _DIVIDEND_KEYS} for d in self.dividends],
             "last_price_source": self.last_price_source,
             "last_quote_usd_conversion": self.last_quote_usd_conversion,
         }
 
 
+_FEE_KEYS = ("fee_type", "amount", "time_ms")
+_DIVIDEND_KEYS = (
+    "type",
+    "gross_dividend",
+    "quantity",
+    "amount",
+    "ex_date",
+    "payment_date",
+    "time_ms",
+    "applied",
+)
 _TODAYS_ORDER_KEYS = (
     "order_type",
     "leverage",

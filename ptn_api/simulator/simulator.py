@@ -146,6 +146,9 @@ class Simulator:
             if stop is not None and stop.is_set():
                 return
             self.population.settle(self._hotkey(number))
+        if self.options.limit_orders_per_minute:
+            for _ in range(2 * self.options.miners):
+                self._limit_orders.place()
         self.population.write_documents(self._rng, small=True)
         self.population.write_snapshots(now_ms - self.options.snapshot_history_ms)
         note.complete, note.runs = True, 1

@@ -374,7 +374,12 @@ class TodaysDocuments(Documents):
         first_ms = min((p.state.open_ms for p in positions), default=now_ms - CHECKPOINT_MS)
         times = times_until(now_ms, first_ms, self._checkpoints)
         performance = measure(positions, self._accounts[miner.hotkey].size, self._market, times)
-        ledger = perf_ledger(performance) | {"last_known_prices": self._known_prices(positions, now_ms)}
+        held = {p.pair: p.instrument for p in positions if not p.closed}
+        ledger = perf_ledger(performance) | {
+            "last_known_prices": {
+                pair: [self._market.mark(instrument, now_ms), now_ms] for pair, instrument in held.items()
+            }
+        }
         durations = [(p.state.close_ms or now_ms) - p.state.open_ms for p in positions]
         by_class: dict[str, dict[str, float]] = {}
         for position in positions:
@@ -389,10 +394,6 @@ class TodaysDocuments(Documents):
             position_duration=sum(durations) / max(len(durations), 1),
             by_class=by_class,
         )
-
-    def _known_prices(self, positions: list[TodaysPosition], now_ms: int) -> dict[str, Any]:
-        held = {p.pair: p.instrument for p in positions if not p.closed}
-        return {pair: [self._market.mark(instrument, now_ms), now_ms] for pair, instrument in held.items()}
 
     def _statistics(self, reports: dict[str, _Report], now_ms: int) -> dict[str, Any]:
         """Returns the statistics of all miners, with ranks among them."""

@@ -17,13 +17,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import requests
 
 from ptn_api.event_log import open_reader
 from ptn_api.intake.removal import request_resync
+from ptn_api.simulator.options import Network
 from tests.chaos import ChaosProxy
 from tests.soak.checker import (
     Deliveries,
@@ -84,6 +85,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--orders-per-second", type=float, default=50)
     parser.add_argument("--trouble-every", type=float, default=3, help="seconds between troubles, on average")
+    parser.add_argument("--network", choices=get_args(Network), default="today")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--bot-processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs, journal and reports")
@@ -184,6 +186,7 @@ def _validator(directory: Path, arguments: argparse.Namespace) -> Iterator[subpr
     """A simulated validator that does everything a real one does, far more often."""
     directory.mkdir()
     options = {
+        "network": arguments.network,
         "seed": arguments.seed,
         "miners": 25,
         "positions": 20,
@@ -199,6 +202,11 @@ def _validator(directory: Path, arguments: argparse.Namespace) -> Iterator[subpr
         "backup_ms": 30_000,
         "restores_per_day": 700,
         "documents_ms": 5_000,
+        "limit_orders_per_minute": 60,
+        "flats_per_day": 2_000,
+        "account_resets_per_day": 700,
+        "snapshots_ms": 20_000,
+        "copy_every": 50 if arguments.network == "today" else 0,
     }
     command = [
         sys.executable,
