@@ -32,7 +32,7 @@ def read_maybe_gzipped(path: str | os.PathLike[str], name: str) -> bytes:
 def inflate(body: bytes, limit: int, *, begins: bytes = b"") -> bytes:
     """Returns gzipped content that is not trusted to be of a reasonable size.
 
-    Stops at more than `limit` bytes, and at once if the first byte that is not blank is none of `begins`.
+    Stops at more than `limit` bytes, and at once if the first byte that is not blank is not in `begins`.
     Raises InvalidInputError with code `too_large`, `not_json` (because of `begins`) or `damaged`.
     """
     content = bytearray()

@@ -125,8 +125,8 @@ class PTNWebSocketClient:
         A plain handler runs in the calling thread; nothing is received meanwhile, and nothing is lost. Under
         a running event loop (a notebook) everything runs in another thread, and this call still blocks.
         Signals are handled only if the program has left them at their defaults. Raises AuthenticationError
-        without a key, or for a refused key with `stop_on_auth_error`; with `on_error="stop"` whatever the
-        handler raised.
+        without a key, or for a refused key with `stop_on_auth_error`; with `on_error="stop"` the
+        exception of the handler.
         """
         with self._signals_handled():
             run_blocking(lambda: self._follow(handler), "ptn-client")
@@ -160,7 +160,7 @@ class PTNWebSocketClient:
 
     @contextmanager
     def _signals_handled(self) -> Iterator[None]:
-        """Lets SIGINT and SIGTERM stop the client, unless the program has handlers of its own for them."""
+        """Lets SIGINT and SIGTERM stop the client, unless the program handles them itself."""
 
         def on_signal(number: int, frame: FrameType | None) -> None:
             if self._stopping:  # the second signal: the handler does not return

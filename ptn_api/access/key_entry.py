@@ -123,7 +123,7 @@ def grants_of(alias: str, entry: Any) -> list[Grant]:
 
 
 def _tier_of(entry: dict[str, Any]) -> float | None:
-    """The entry's tier, a whole one as int; None if it is no finite number, as true is none."""
+    """Returns the entry's tier, as int if whole; None unless it is a finite number (true does not count)."""
     tier = entry.get("tier", 0)
     if isinstance(tier, bool) or not isinstance(tier, (int, float)) or not abs(tier) < _LARGEST_TIER:
         return None

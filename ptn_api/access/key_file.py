@@ -44,9 +44,9 @@ def find_key_file(validator_dir: str) -> Path | None:
 class KeyFile:
     """A key file and the KeyRing that follows it. `refresh` costs one stat if nothing changed.
 
-    A file that is no JSON object, perhaps half written, leaves the last good keys in place and is read again
-    by the next call. A file that is missing at two calls in a row was deleted on purpose: then every key
-    becomes invalid.
+    A file that does not contain a JSON object, perhaps because it is half written, leaves the last good keys
+    in place and is read again by the next call. A file that is missing at two calls in a row was deleted on
+    purpose: then every key becomes invalid.
     """
 
     def __init__(self, path: Path | None, ring: KeyRing) -> None:
@@ -61,7 +61,7 @@ class KeyFile:
         self.problem: KeyFileError | None = None
         """Why the file cannot be read at present."""
         self.entry_problems: list[KeyFileProblem] = []
-        """What is wrong with entries of the content that the ring holds."""
+        """The problems of single entries in the content that the ring holds."""
         self.reloads: Counter[str] = Counter()
         """How often the file was `read`, and how often reading `failed`."""
 

@@ -263,10 +263,10 @@ def limit_orders(
     hotkey: Hotkey,
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
-    cancelled: Annotated[bool, typer.Option("--cancelled", help="Print the cancelled ones instead.")] = False,
+    cancelled: Annotated[bool, typer.Option("--cancelled", help="Print cancelled orders instead.")] = False,
     json: Json = False,
 ) -> None:
-    """Print one miner's limit orders that wait for their price (tier 100)."""
+    """Print one miner's waiting limit orders (tier 100)."""
     from ptn_api.cli.documents import run_limit_orders
 
     run_limit_orders(url, api_key_file, hotkey, cancelled=cancelled, as_json=json)
@@ -275,7 +275,7 @@ def limit_orders(
 def ledger(
     kind: Annotated[LedgerKind, typer.Argument(help="perf, debt, emissions or penalty.")],
     hotkey: Annotated[
-        str | None, typer.Argument(help="The miner's hotkey; without it, all debt ledgers in short.")
+        str | None, typer.Argument(help="The miner's hotkey; without it, `debt` prints a summary of all miners.")
     ] = None,
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
@@ -292,7 +292,7 @@ def account(
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
     limit: Annotated[
-        int, typer.Option(metavar="N", help="Print this many hours, the newest.", min=1, max=2160)
+        int, typer.Option(metavar="N", help="Print the latest snapshots, at most this many.", min=1, max=2160)
     ] = 24,
     json: Json = False,
 ) -> None:
@@ -303,7 +303,7 @@ def account(
 
 
 def collateral(
-    hotkey: Annotated[str | None, typer.Argument(help="Print only this miner's.")] = None,
+    hotkey: Annotated[str | None, typer.Argument(help="Print only this miner's account size.")] = None,
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
     every: Annotated[bool, typer.Option("--all", help="Print every record, not only the latest.")] = False,
@@ -318,7 +318,7 @@ def collateral(
 def challenge_period(
     hotkey: Hotkey, url: RestUrl = None, api_key_file: ApiKeyFile = None, json: Json = False
 ) -> None:
-    """Print one miner's place in the competition, and its earlier ones."""
+    """Print the buckets of the competition that one miner has been in, oldest first."""
     from ptn_api.cli.documents import run_challenge_period
 
     run_challenge_period(url, api_key_file, hotkey, as_json=json)
@@ -337,7 +337,7 @@ def entities(
     api_key_file: ApiKeyFile = None,
     json: Json = False,
 ) -> None:
-    """Print the entities' subaccounts (tier 200)."""
+    """Print the entities and their subaccounts (tier 200)."""
     from ptn_api.cli.documents import run_entities
 
     run_entities(url, api_key_file, hotkey=hotkey, as_json=json)

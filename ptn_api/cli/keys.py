@@ -214,7 +214,7 @@ def _existing(data_dir: Path) -> Path:
 
 
 def _key_file(given: Path | None, validator_dir: str) -> Path:
-    """The key file of a server with the same options; where there is none, the one to create."""
+    """Returns the key file of a server with the same options; if it is missing, the one to create."""
     from ptn_api.access import find_key_file, key_file_places
 
     return given or find_key_file(validator_dir) or key_file_places(validator_dir)[0]

@@ -104,7 +104,7 @@ class DocumentFiles:
                     for other, _ in files[place:]:
                         self._refused.discard(other)
                     return change
-            # What is damaged may be whole soon, so that an older file must not take its place.
+            # A damaged file may soon be complete, so an older one must not take its place.
             if self._refused.code(path) != "pickle":
                 return None
         return None
@@ -219,7 +219,7 @@ class DocumentFollower:
             changes = self._miner_files.changes(full=full)
             while (change := await self._in_thread(partial(next, changes, None))) is not None:
                 await self._append(change)
-            # So many miners that looking takes long are looked at less often.
+            # If looking at all miners takes long, look less often.
             period_ms = self._options.miner_files_ms
             spent_ms = min(self._monotonic() - started_ms, period_ms)
             await asyncio.sleep(max(period_ms, _REST * spent_ms) / 1000)

@@ -46,7 +46,7 @@ _PICKLE = b"\x80"
 
 
 class Refusals(Generic[T]):
-    """What cannot be read at present, each with the version in which it was refused.
+    """Files that cannot be read at present, each with the version in which it was refused.
 
     A version is tried a few times: files that are copied into place are seen empty or half written, and the
     rest may come within one tick of the file's clock. A file without permission is tried each time.

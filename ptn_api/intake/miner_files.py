@@ -81,7 +81,7 @@ class _File(NamedTuple):
 
 
 class _MinerDocument:
-    """What is known about a miner's files of one kind.
+    """The known state of a miner's files of one kind.
 
     `look_again` has the next look list the files even if no time shows a change. `fingerprint` is that of the
     delivered document; empty if it lacks a file that could not be read.
@@ -168,7 +168,7 @@ class MinerFiles:
         tree = _TREES.get(document)
         path = f"{self._root}/{hotkey}/{tree.name if tree else _SNAPSHOTS_FILE}"
         whole = path + "/"
-        """What is refused if not a single file is: the folder, or a document that is too large."""
+        """The path that is refused if the folder, or the document as a whole, is at fault."""
         try:
             must_list = full or miner.look_again
             miner.look_again = False

@@ -117,7 +117,7 @@ class PositionFiles:
         return len(self._places)
 
     def locked_path(self) -> str:
-        """Returns a file that this user cannot read; empty if there is none."""
+        """Returns a file that this user cannot read, or an empty string."""
         return next((f"{place.path}/{uuid}" for place, uuid in self._refused.unreadable()), "")
 
     def vanished_unread(self, keys: Iterable[Key]) -> list[Key]:

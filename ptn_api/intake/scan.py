@@ -102,7 +102,7 @@ class DirectoryScanner:
         return 2 * (self._files.refused + folders) > self._files.listed + folders
 
     def needed_user(self) -> str:
-        """Returns the owner of a file or folder that this user cannot read; empty if there is none."""
+        """Returns the owner of a file or folder that this user cannot read, or an empty string."""
         path = self._directory.locked_path() or self._files.locked_path()
         return owner_of(path) if path else ""
 

@@ -150,7 +150,7 @@ class UsdAccount:
         if value is None:
             if order.order_type != "FLAT":
                 raise ValueError("no sizes")
-            value = 0.0  # it closes the position, whatever its size
+            value = 0.0  # it closes the position at any size
         if leverage is None:
             leverage = value / self._account_size
         if quantity is None:

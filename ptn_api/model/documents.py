@@ -72,7 +72,7 @@ def periods(document: Any) -> dict[str, list[Period]]:
 
     Per miner a list of {bucket, bucket_start_time or start_time_ms}, an object that has that list as
     `entries`, or one with the present and the previous bucket; or for the whole file the oldest form,
-    {"testing": {hotkey: ms}, "success": {hotkey: ms}}. What has none of these forms is left out.
+    {"testing": {hotkey: ms}, "success": {hotkey: ms}}. Any other form is left out.
     """
     if not isinstance(document, dict):
         return {}

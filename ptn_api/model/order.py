@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     PriceSources: TypeAlias = list[Any]
 else:
     PriceSources = list[PriceSource | list[Any] | str | float | bool | None]
-    """Elements that are no objects are malformed, and kept as they are."""
+    """Elements other than objects are malformed, and kept as they are."""
 
 
 # gc=False: there are hundreds of thousands of orders, and none can be part of a reference cycle.

@@ -212,7 +212,7 @@ class _Moment(msgspec.Struct, frozen=True):
     now_ms: int
 
     def has_begun(self, date: str | None) -> bool:
-        """Returns whether a UTC date has begun; never, if it is none."""
+        """Returns whether a UTC date has begun; False if it cannot be parsed."""
         start = _start_of(date)
         return start is not None and start <= self.now_ms
 
@@ -281,7 +281,7 @@ def _fields_at(
 
 
 def _start_of(date: str | None) -> int | None:
-    """Returns the epoch ms at which a UTC date begins; None if it is none."""
+    """Returns the epoch ms at which a UTC date begins; None if it cannot be parsed."""
     try:
         start = datetime.fromisoformat(date or "").replace(tzinfo=timezone.utc)
     except ValueError:

@@ -103,7 +103,7 @@ FOREX_LOT = 100_000
 
 
 def pair_id(trade_pair: Any) -> str:
-    """Returns the id in a `trade_pair`, which may be the id, a list or an object; "" if there is none."""
+    """Returns the id in a `trade_pair`, which may be the id, a list or an object; "" without one."""
     if isinstance(trade_pair, list | tuple):
         trade_pair = trade_pair[0] if trade_pair else None
     elif isinstance(trade_pair, dict):

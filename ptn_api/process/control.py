@@ -69,7 +69,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, tag="config"):
 class HealthReport(msgspec.Struct, frozen=True, tag="health"):
     """The health of all processes. Times are monotonic milliseconds, one clock for the whole machine.
 
-    `key_file` is the key file in use; empty while there is none at any of the default places.
+    `key_file` is the key file in use; empty until a default place has one.
     """
 
     alive_until_ms: dict[str, int]

@@ -76,8 +76,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Data",
             "Read API keys from this file; reloaded when it changes",
             unit="FILE",
-            default="ptn_api/api_keys.json, else the validator's vanta_api/api_keys.json or "
-            "ptn_api/api_keys.json, whichever exists first",
+            default="the first that exists of ptn_api/api_keys.json, and of vanta_api/api_keys.json "
+            "and ptn_api/api_keys.json in the validator's directory",
         ),
     ] = ""
     netuid: Annotated[int, setting("Data", "Ignored; accepted for compatibility", unit="N")] = 8

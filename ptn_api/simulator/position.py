@@ -160,7 +160,7 @@ class SimulatedPosition:
     # --- between orders -----------------------------------------------------------------------------------
 
     def accrue(self, market: Market, until_ms: int) -> bool:
-        """Applies the events until that time that are no orders. Returns whether there were any."""
+        """Applies the events other than orders until that time. Returns whether there were any."""
         return False
 
     def mark(self, market: Market, now_ms: int) -> bool:

@@ -167,7 +167,7 @@ def matches(message: OrderMessage, subscription: Subscribe | None) -> bool:
     try:
         position = read_message_data(message.data).position
     except InvalidInputError:
-        return True  # reported by whoever reads it
+        return True  # reported when it is read
     miners, pairs = subscription.miners, subscription.trade_pairs
     return (miners is None or position.miner_hotkey in miners) and (
         pairs is None or pair_id(position.trade_pair) in pairs
