@@ -1,4 +1,4 @@
-"""What one stat tells of a file: its version, to see whether it has changed, and its owner."""
+"""A file's version, to see whether it has changed, and its owner: the results of one stat."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def is_settled(changed_ns: int) -> bool:
 def owner_of(path: str | Path) -> str:
     """Returns the user to whom the file belongs, as `validator (uid 1000)`.
 
-    Where the file itself is out of reach, the nearest folder above it decides: it is the one that is locked.
+    If the file itself is out of reach, returns the owner of the nearest folder above it, which is locked.
     """
     at = Path(path).absolute()
     while True:

@@ -1,6 +1,6 @@
 """The content of a key file: the keys of each entry, and the problems of the file, each with its line.
 
-Entries stand alone: one that cannot be used is left out, and all others hold.
+Entries are independent: one that cannot be used is left out, and all others count.
 """
 
 from __future__ import annotations
@@ -35,11 +35,14 @@ class KeyFileContent:
     grants: list[Grant] = field(default_factory=list)
     problems: list[KeyFileProblem] = field(default_factory=list)
     left_out: int = 0
-    """How many users have an entry that cannot be used."""
+    """Number of users whose entry cannot be used."""
 
 
 def parse_keys(content: bytes) -> KeyFileContent:
-    """The usable entries. Raises KeyFileError if the content is not a JSON object."""
+    """Returns the keys of all usable entries, and the problems of the others.
+
+    Raises KeyFileError if the content is not a JSON object.
+    """
     parsed = KeyFileContent()
     try:
         _parse(_text_of(content), parsed, [])
@@ -50,7 +53,7 @@ def parse_keys(content: bytes) -> KeyFileContent:
 
 
 def check_keys(content: bytes) -> list[KeyFileProblem]:
-    """All problems by line, including fields that the server ignores, and a syntax error."""
+    """Returns all problems by line, including fields that the server ignores, and a syntax error."""
     parsed, problems = KeyFileContent(), list[KeyFileProblem]()
     try:
         _parse(_text_of(content), parsed, problems)
@@ -60,7 +63,7 @@ def check_keys(content: bytes) -> list[KeyFileProblem]:
 
 
 def _text_of(content: bytes) -> str:
-    """The text, without a byte order mark. Raises JSONDecodeError."""
+    """Returns the text without a byte order mark. Raises JSONDecodeError."""
     encoding = json.detect_encoding(content)
     if not encoding.startswith("utf-8"):
         name = encoding[:6].upper()
@@ -90,13 +93,13 @@ def _parse(text: str, parsed: KeyFileContent, ignored: list[KeyFileProblem]) -> 
             fields = _members(text, entry_at, entry_line, json.JSONDecoder())
             lines = {member.name: member.line for member in fields}
         if alias in entries:
-            sentence = f"{user} is already in line {entries[alias][0]}; the last entry holds"
+            sentence = f"{user} is already in line {entries[alias][0]}; the last entry counts"
             parsed.problems.append(KeyFileProblem(line, sentence))
         for fault in faults:
             sentence = f"{fault.sentence}; {'the entry is left out' if fault.fatal else 'it counts as 0'}"
             parsed.problems.append(KeyFileProblem(lines.get(fault.field or "", line), sentence))
         for name in repeated:
-            sentence = f"{user}: {name} is there more than once; the last one holds"
+            sentence = f"{user}: {name} occurs more than once; the last one counts"
             parsed.problems.append(KeyFileProblem(lines.get(name, line), sentence))
         for name in unknown:
             ignored.append(KeyFileProblem(lines[name], f'{user}: unknown field "{printable(name)}"'))
@@ -110,7 +113,7 @@ def _parse(text: str, parsed: KeyFileContent, ignored: list[KeyFileProblem]) -> 
             other = by_digest.get(grant.digest, grant)
             by_digest[grant.digest] = grant
             if other.alias != grant.alias:
-                sentence = f'users "{other.alias}" and "{grant.alias}" have the same key; the last one holds'
+                sentence = f'users "{other.alias}" and "{grant.alias}" have the same key; the last one counts'
                 parsed.problems.append(KeyFileProblem(line, sentence))
     parsed.grants = [*by_digest.values()]
     parsed.problems.sort()
@@ -132,7 +135,7 @@ class _Member(NamedTuple):
 def _members(
     text: str, at: int, line: int, decoder: json.JSONDecoder, *, whole: bool = False
 ) -> Iterator[_Member]:
-    """The members of the JSON object at this offset, in this line. Raises JSONDecodeError.
+    """Yields the members of the JSON object at this offset, in this line. Raises JSONDecodeError.
 
     json.loads would drop the lines, and all but the last of two equal names. With `whole`, nothing may follow
     the object.
@@ -171,13 +174,13 @@ def _decode(decoder: json.JSONDecoder, text: str, at: int) -> tuple[Any, int]:
 
 
 def _skip(text: str, at: int) -> int:
-    """The offset after white space."""
+    """Returns the offset after white space."""
     match = _blank.match(text, at)
     return match.end() if match else at
 
 
 def _expect(text: str, at: int, character: str) -> int:
-    """The offset after the character, which may follow white space."""
+    """Returns the offset after the character, which may follow white space."""
     at = _skip(text, at)
     if text[at : at + 1] != character:
         raise json.JSONDecodeError(f"expected {character!r}", text, at)

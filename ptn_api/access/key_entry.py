@@ -91,7 +91,7 @@ def faults_of(alias: str, entry: Any) -> Iterator[Fault]:
 
 
 def printable(name: str) -> str:
-    """A name from the file, for a terminal or a log."""
+    """Returns a name from the file in a form for terminals and logs."""
     return name if name.isprintable() else name.encode("unicode_escape").decode()
 
 
@@ -101,7 +101,7 @@ def unknown_fields(entry: Any) -> list[str]:
 
 
 def grants_of(alias: str, entry: Any) -> list[Grant]:
-    """The user's key, and the replaced keys that are still valid. The entry has no fatal fault."""
+    """Returns the user's key and its replaced keys that are still valid; the entry has no fatal fault."""
     if isinstance(entry, str):
         return [Grant(alias, entry, 100)]
     expires = entry.get("expires")

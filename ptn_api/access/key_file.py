@@ -5,7 +5,7 @@
      "carol": {"key_sha256": "<64 hex digits>", "tier": 30, "expires": "2027-01-01T00:00:00Z",
                "max_connections": 5, "requests_per_minute": 600, "note": "..."}}
 
-A plain string is the legacy form and means tier 100. Each entry stands alone (key_content.py). `ptn keys`
+A plain string is the legacy form and means tier 100. Entries are independent (key_content.py). `ptn keys`
 stores only hashes (key_edit.py).
 """
 
@@ -27,7 +27,7 @@ MAX_BYTES = 16 << 20
 
 
 def key_file_places(validator_dir: str) -> list[Path]:
-    """Where the key file is looked for if the operator names none; the first one that exists is used.
+    """Returns where to look for the key file if the operator names none; the first that exists is used.
 
     Without a validator's directory, the working directory counts as one.
     """
@@ -37,7 +37,7 @@ def key_file_places(validator_dir: str) -> list[Path]:
 
 
 def find_key_file(validator_dir: str) -> Path | None:
-    """The first of `key_file_places` that exists."""
+    """Returns the first of `key_file_places` that exists."""
     return next((place for place in key_file_places(validator_dir) if os.path.exists(place)), None)
 
 

@@ -51,7 +51,7 @@ class KeyHolder(msgspec.Struct, frozen=True, kw_only=True):
         return data_tier(self.tier)
 
     def connection_limit(self, default: int) -> int | None:
-        """How many WebSocket connections the user may have; None = any number, as from tier 200 on."""
+        """Returns the limit of WebSocket connections; None = unlimited, the default from tier 200 on."""
         if self.max_connections is None and self.tier < _UNLIMITED_TIER:
             return default
         return self.max_connections
@@ -68,7 +68,7 @@ def digest_of(api_key: str) -> bytes:
 
 
 def key_in_header(authorization: str) -> str | None:
-    """The key of an Authorization header: after `Bearer`, or alone. None without one."""
+    """Returns the key of an Authorization header: after `Bearer`, or alone. None without one."""
     scheme, _, key = authorization.strip().partition(" ")
     if scheme.lower() == "bearer":
         return key.strip() or None
@@ -86,7 +86,7 @@ class KeyRing:
         self._holders: dict[bytes, KeyHolder] = {}
         self._listeners: list[Callable[[], None]] = []
         self.left_out = 0
-        """How many entries of the key file cannot be used."""
+        """Number of entries of the key file that cannot be used."""
 
     def on_change(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Calls the listener after every change of the keys. Returns a function that unregisters it."""

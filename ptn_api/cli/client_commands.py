@@ -275,7 +275,8 @@ def limit_orders(
 def ledger(
     kind: Annotated[LedgerKind, typer.Argument(help="perf, debt, emissions or penalty.")],
     hotkey: Annotated[
-        str | None, typer.Argument(help="The miner's hotkey; without it, `debt` prints a summary of all miners.")
+        str | None,
+        typer.Argument(help="The miner's hotkey; without it, `debt` prints a summary of all miners."),
     ] = None,
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,

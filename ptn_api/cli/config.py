@@ -101,7 +101,7 @@ def _key_in_file(file: Path, source: str) -> ApiKey:
             grants = parse_keys(content.encode(errors="surrogatepass")).grants
         except KeyFileError:
             raise SettingsError(f"{source}: neither an API key nor a server's key file") from None
-        # Of a hashed key the file does not tell the key.
+        # A hashed key cannot be recovered from the file.
         keys = [(grant.tier, grant.key) for grant in grants if isinstance(grant.key, str)]
         content = max(keys, default=(0, ""))[1]
     return _checked(content, source)

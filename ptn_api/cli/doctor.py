@@ -32,7 +32,7 @@ __all__ = ["CHECKS", "Finding", "diagnose"]
 FEW_BYTES = 1 << 30
 FEW_FILES = 4_096
 MOST_OPENED = 20_000
-"""Files of miners that are opened, to see whether this user can read them."""
+"""The largest number of files to open, to see whether this user can read them."""
 RUN_AS = "run the service, and this command, as the user they belong to:"
 EXPIRY_WARNING_MS = 7 * 86_400_000
 CLOCK_TOLERANCE_MS = 60_000
@@ -103,7 +103,7 @@ PROBLEMS = {
 }
 STALE_REASONS = {
     "mass_removal": "many positions vanished at once: if that is intended, ptn resync --accept-removals",
-    "root_missing": "the validator's directory is missing, or its user cannot enter it: is it mounted?",
+    "root_missing": "the validator's directory is missing, or the server may not enter it: is it mounted?",
     "files_refused": "it cannot serve most of the validator's position files: see its log output",
 }
 

@@ -45,7 +45,7 @@ def format_return(value: float) -> str:
 
 
 def format_leverage(value: float | None) -> str:
-    """Signed; - where the validator states none."""
+    """Formats a leverage with its sign; - if the validator states none."""
     return "-" if value is None else f"{value:+.4f}"
 
 

@@ -102,7 +102,7 @@ class PendingEvents:
             self._events.append((sort_key, event))
 
     def in_order(self) -> list[Event]:
-        """The events in the order of their sequences."""
+        """Returns the events in the order of their sequences."""
         return [event for _, event in sorted(self._events, key=lambda row: row[0])]
 
 

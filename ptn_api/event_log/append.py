@@ -41,7 +41,7 @@ _FAULTS = (
     OverflowError,
     UnicodeEncodeError,
 )
-"""What SQLite and its module raise for a value that the schema does not allow or that cannot be stored."""
+"""Raised by SQLite and its module for values that the schema does not allow or that cannot be stored."""
 
 
 class Skipped(NamedTuple):
@@ -54,7 +54,8 @@ class Skipped(NamedTuple):
 class Append:
     """Changes applied one by one; `finish` gives their events sequences.
 
-    What the schema refuses is skipped, because a retry would fail as well and hold up all other changes.
+    A change that the schema refuses is skipped, because a retry would fail as well and hold up all other
+    changes.
     """
 
     def __init__(self, db: sqlite3.Connection, state: LogState, time: AppendTime) -> None:
@@ -144,7 +145,7 @@ class Append:
             seen = seen_orders(self._db, position.miner_hotkey, {uuids[index] for index in changed})
             new = new_orders(change, changed, seen, self._time, revision)
             remember_orders(self._db, position.miner_hotkey, new.first)
-            self._pending.add(new)  # last: what the schema refuses must not leave events behind
+            self._pending.add(new)  # last: a refused change must not leave events behind
 
     def _write_document(self, change: DocumentWritten, packed: PackedDocument | None) -> None:
         content = change.content

@@ -313,10 +313,10 @@ class EventLogWriter(EventLog, Protocol):
     def append(self, changes: Iterable[Change], now_ms: int) -> Head:
         """Applies the changes in one transaction and returns when they are durable.
 
-        Idempotent: a change without effect makes no revision. Orders processed at or before the log's
-        creation (`created_ms`) are state and never events, whenever they are first seen. The events of one
-        call are sorted by (largest processed_ms so far in the position's list, position_uuid, index in the
-        list).
+        Idempotent: a change without effect does not increase the revision. Orders processed at or before the
+        log's creation (`created_ms`) are state and never events, whenever they are first seen. The events of
+        one call are sorted by (largest processed_ms so far in the position's list, position_uuid, index in
+        the list).
 
         Raises LogUnwritableError with nothing changed; the log remains usable. A change that the schema
         refuses is a bug: it is logged, counted and skipped, and all others are applied.
@@ -339,7 +339,7 @@ class EventLogWriter(EventLog, Protocol):
         ...
 
     def set_source(self, status: SourceStatus) -> None:
-        """Stores the status of the source; makes no revision."""
+        """Stores the status of the source, without a new revision."""
         ...
 
     def prune(self, now_ms: int) -> int:

@@ -85,7 +85,7 @@ def put_document(
 
 
 def stored_digest(db: sqlite3.Connection, change: DocumentWritten) -> bytes | None:
-    """The digest of the document as stored before this change; None without a document."""
+    """Returns the digest of the document as stored before this change; None without a document."""
     row = db.execute(
         "SELECT digest FROM documents WHERE name = ? AND miner = ?",
         (change.document.value, change.miner_hotkey),

@@ -152,8 +152,8 @@ SCHEMA_VERSION = 1 + len(MIGRATIONS)
 def create_or_migrate(db: sqlite3.Connection, path: Path, created_ms: int) -> None:
     """Creates the schema in a new file, or migrates that of an older version.
 
-    Both happen in one transaction, the pragmas included: a reader sees the result or nothing of it, and after
-    a failure the file is as before. Raises LogUnusableError for a file that is not a log, or a newer
+    Both happen in one transaction, the pragmas included: readers see either nothing or the result, and a
+    failure leaves the file unchanged. Raises LogUnusableError for a file that is not a log, or a newer
     version's.
     """
     found = _version(db, path)
@@ -196,7 +196,7 @@ def require_schema(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _version(db: sqlite3.Connection, path: Path) -> int:
-    """The version of the file's schema, 0 without one."""
+    """Returns the version of the file's schema, 0 without one."""
     (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if not tables:
         return 0  # checked first: a writer may be creating the schema, in one transaction

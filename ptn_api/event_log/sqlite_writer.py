@@ -240,7 +240,7 @@ class SqliteWriter(SqliteReader):
 
 
 def _reported(state: LogState, append: Append) -> Head:
-    """The head after a committed append, whose conflicts and skipped changes are logged."""
+    """Returns the head after a committed append; logs its conflicts and skipped changes."""
     for conflict in append.conflicts:
         logger.warning("order_conflict", **conflict._asdict())
     for skipped in append.skipped:

@@ -49,7 +49,7 @@ Where several files exist, the newest counts; of equally old ones, the first. A 
 wrong name.
 """
 _REST = 10
-"""Look at the miners' files for at most one part in eleven of the time."""
+"""A pass over the miners' files is followed by at least this many times its duration."""
 _LEAD_NS = {Document.STATISTICS: 60 * 10**9}
 """Files of these are written in turn, the first one last: a later one must be newer by this much to count."""
 
@@ -219,7 +219,7 @@ class DocumentFollower:
             changes = self._miner_files.changes(full=full)
             while (change := await self._in_thread(partial(next, changes, None))) is not None:
                 await self._append(change)
-            # If looking at all miners takes long, look less often.
+            # Longer passes run less often.
             period_ms = self._options.miner_files_ms
             spent_ms = min(self._monotonic() - started_ms, period_ms)
             await asyncio.sleep(max(period_ms, _REST * spent_ms) / 1000)

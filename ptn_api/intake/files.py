@@ -82,11 +82,11 @@ class Refusals(Generic[T]):
         self._refused.pop(item, None)
 
     def unreadable(self) -> Iterator[T]:
-        """Yields what this user cannot read."""
+        """Yields the items that this user cannot read."""
         return (item for item, (_, code, _) in self._refused.items() if code == "unreadable")
 
     def to_retry(self) -> Iterator[T]:
-        """Yields what is worth another attempt."""
+        """Yields the items that are worth another attempt."""
         return (item for item, (version, _, _) in self._refused.items() if not self.is_final(item, version))
 
 

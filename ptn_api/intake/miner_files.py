@@ -4,8 +4,8 @@ validation/miners/<hotkey>/limit_orders/<PAIR>/{unfilled,closed}/<order uuid>
                            archived_positions/<PAIR>/{open,closed}/<position uuid>
                            snapshots.jsonl
 
-They are not watched: every watch is left to the positions. A look costs a stat of each folder, and of each
-file that is likely to be rewritten in place; only the miners of whom something changed are listed and read.
+They are not watched: every watch is left to the positions. A pass costs a stat of each folder, and of each
+file that is likely to be rewritten in place; only miners with a change are listed and read.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class _File(NamedTuple):
 class _MinerDocument:
     """The known state of a miner's files of one kind.
 
-    `look_again` has the next look list the files even if no time shows a change. `fingerprint` is that of the
+    `look_again`: the next pass lists the files even if no time shows a change. `fingerprint` is that of the
     delivered document; empty if it lacks a file that could not be read.
     """
 
@@ -124,7 +124,7 @@ class MinerFiles:
         self._miners = {key: _MinerDocument(fingerprint) for key, fingerprint in known.items()}
         self._refused: Refusals[str] = Refusals()
         self._incomplete: dict[str, str] = {}
-        """Files of which something cannot be served, each with its version."""
+        """Files that are refused, or served only in part, each with its version."""
         self._position_limit = position_limit
         self._document_limit = document_limit
 
@@ -190,7 +190,7 @@ class MinerFiles:
         return self._read(document, hotkey, miner, whole, files)
 
     def _times(self, path: str, tree: _Tree | None, miner: _MinerDocument, *, relist: bool) -> list[_Mark]:
-        """Returns what shows most changes; compare it to that of the last look."""
+        """Returns the times that show most changes; compare them to those of the last pass."""
         times = [_mark(path)]
         if tree is not None:
             if relist or times != miner.times[:1]:
@@ -226,7 +226,7 @@ class MinerFiles:
         return files
 
     def _empty(self, document: Document, hotkey: str, miner: _MinerDocument) -> DocumentWritten | None:
-        """Returns the document's removal, at the second look in a row that finds no file.
+        """Returns the document's removal, at the second pass in a row that finds no file.
 
         Between two writes of the validator a file may have left one folder and not reached the next.
         """
@@ -271,7 +271,7 @@ class MinerFiles:
                 self._refuse(document, hotkey, whole, fingerprint, excess)
                 return None
         self._accept(miner, {whole})
-        # A file that is being copied into place must not seem gone: the others wait for it, for a few looks.
+        # A file that is being copied into place must not seem gone: the others wait for it, for a few passes.
         if any(self._refused.is_young(refused) for refused in miner.refused):
             miner.look_again = True
             return None

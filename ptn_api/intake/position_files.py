@@ -61,7 +61,7 @@ class Place:
 
 
 def parse_file(body: bytes, key: Key, problems: list[str]) -> tuple[Position, PositionText]:
-    """Returns the position that a file contains; `problems` collects what of it cannot be served.
+    """Returns the position in a file; `problems` collects descriptions of the parts that cannot be served.
 
     Raises InvalidInputError as `parse_position`, or with code `wrong_folder` if it is not `key`.
     """
@@ -88,7 +88,7 @@ class PositionFiles:
         self._places: dict[Key, dict[Place, str]] = {}
         self._refused: Refusals[tuple[Place, str]] = Refusals()
         self._incomplete: dict[tuple[Place, str], str] = {}
-        """Files of which something cannot be served, each with its version."""
+        """Files that are refused, or served only in part, each with its version."""
         self._limit = limit
 
     def start_over(self) -> None:

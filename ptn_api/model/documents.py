@@ -255,7 +255,7 @@ _LISTED_LOT_SIZES = {
     "WTIOILUSDC": 100,
     "NATGASUSDC": 1000,
 }
-"""Of the contracts that the perpetuals follow. Quantities do not count in them."""
+"""The lot sizes of the contracts that perpetuals follow; quantities are not counted in them."""
 _METALS = ("XAUUSD", "XAGUSD")
 
 

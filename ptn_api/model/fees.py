@@ -73,7 +73,7 @@ def fee_by_category(
     open_ms: int,
     close_ms: int | None = None,
 ) -> float:
-    """Returns what `fee` returns, by generations 2 and 3."""
+    """Returns the same factor by generations 2 and 3."""
     if at_ms < CUMULATIVE_STARTS_MS:
         return 1 - rate * _Exposure(orders).peak
     carry = carry_fee(at_ms, orders, category, open_ms, close_ms)

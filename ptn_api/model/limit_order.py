@@ -78,7 +78,7 @@ _DEFAULTS = {key: msgspec.Raw(_encode(value)) for key, value in _KEYS.items()}
 
 
 def status_of(src: int | None) -> OrderStatus:
-    """Returns what an order's `src` says of it (`OrderSource`); anything that is unknown has been filled."""
+    """Returns the status that an order's `src` (`OrderSource`) means; an unknown `src` means filled."""
     return "unfilled" if src in _UNFILLED else "cancelled" if src in _CANCELLED else "filled"
 
 

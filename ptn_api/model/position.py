@@ -196,7 +196,7 @@ def _read(body: bytes) -> tuple[Position, PositionText]:
 
 
 def _read_repaired(body: bytes, problems: list[str] | None) -> tuple[Position, PositionText]:
-    """As `_read`, of a position with values that do not fit."""
+    """Reads a position like `_read`, but repairs values that do not fit."""
     odd: list[str] = []
     left_out: list[str] = []
     try:

@@ -33,8 +33,8 @@ _NULL = b"null"
 def null_for_nan(text: bytes) -> bytes:
     """Returns JSON with null in place of NaN, infinities and numbers beyond a float.
 
-    Older validators write them. Anything else that is wrong stays, for a decoder to refuse. The same object
-    is returned if nothing is to be replaced; that is found out quickly, since content of 60 MB is common.
+    Older validators write them. Any other fault stays, for a decoder to refuse. If nothing is to
+    be replaced, returns the same object, quickly: content of 60 MB is common.
     """
     parts: list[bytes] = []
     done = 0

@@ -24,7 +24,7 @@ __all__ = [
 
 Category = Literal["crypto", "forex", "equities", "indices", "commodities"]
 FeeCategory = Literal["crypto", "forex", "equities", "indices", "perpetual"]
-"""What decides the fees of generations 1 to 3; perpetuals (Hyperliquid pairs) have no carry fee."""
+"""Decides the fees of generations 1 to 3; perpetuals (Hyperliquid pairs) have no carry fee."""
 Source = Literal["vanta", "hyperliquid"]
 
 

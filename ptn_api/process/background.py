@@ -18,7 +18,7 @@ from ptn_api.process.certificate import Certificate
 __all__ = ["flush_usage", "read_keys", "reload_certificate", "reload_keys"]
 
 _LOGGED_PROBLEMS = 20
-"""How many problems of a key file's entries are logged; `ptn keys check` prints all."""
+"""The largest number of entry problems to log; `ptn keys check` prints all."""
 
 logger = structlog.get_logger()
 
@@ -26,7 +26,7 @@ logger = structlog.get_logger()
 def read_keys(key_file: KeyFile, *, report_entries: bool) -> None:
     """Reads the key file if it changed; logs an unusable one and keeps the last good keys.
 
-    `report_entries`: also log what is wrong with entries, once for each content of the file.
+    `report_entries`: also log problems of entries, once for each content of the file.
     """
     log = logger.bind(file=str(key_file.path))
     try:
@@ -50,7 +50,7 @@ async def reload_keys(
 ) -> None:
     """Rereads the key file when it has changed, and expires keys.
 
-    `chosen` returns the path of the key file, if that was not known at the start.
+    `chosen` returns the path of the key file, if it was not known at the start.
     """
     while True:
         await asyncio.sleep(every_ms / 1000)

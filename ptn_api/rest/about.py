@@ -63,7 +63,7 @@ def health(app: AppContext, request: RequestContext) -> Response:
 
 
 def service_health(app: AppContext, request: RequestContext) -> Response:
-    """The health as today's clients ask for it."""
+    """Returns the health in the form that the network's clients read."""
     status = _status_code(_health(app))
     result = ServiceHealth(
         status="healthy" if status == 200 else "unhealthy",

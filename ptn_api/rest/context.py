@@ -66,7 +66,7 @@ class AppContext:
     health: ProcessHealth
     keys: KeyRing
     answers: Recent[Body] = field(default_factory=lambda: Recent(_RECENT_ANSWERS))
-    """Bodies that are made on request, each kept until what it is made of changes."""
+    """Bodies that are built on request, each kept until its source changes."""
 
     @classmethod
     def over(
@@ -97,10 +97,10 @@ class AppContext:
         )
 
     def answer(self, key: Hashable, version: Hashable, make: Callable[[], Body]) -> Body:
-        """Returns the body kept under this key, built again if its version is another one.
+        """Returns the body kept under this key; rebuilds it if its version differs.
 
-        A body with the same tag stays, and with it its timestamp: that must not reveal changes of what the
-        body leaves out.
+        A rebuilt body with the same tag is discarded: its newer timestamp would reveal changes of data that
+        the body leaves out.
         """
         body = self.answers.get(key, version)
         if body is None:
@@ -113,7 +113,7 @@ class AppContext:
     def stamped(self, fields: dict[str, Any]) -> Body:
         """Returns the fields with the present time as `timestamp`, as a body.
 
-        The tag leaves out the time: servers with the same data agree on it.
+        The tag does not cover the time, so servers with the same data agree on it.
         """
         text = msgspec.json.encode(fields)
         return Body(body_of(text[:-1] + b',"timestamp":%d}' % self.clock()).runs, tag_of([text]))

@@ -98,9 +98,9 @@ def miner_selections(app: AppContext, request: RequestContext) -> Response:
 
 
 def hotkeys(app: AppContext, request: RequestContext) -> Response:
-    """The miners that have a directory; without the validator's directory, those that have positions.
+    """Returns the miners that have a directory; without the validator's directory, those with positions.
 
-    Below tier 100 they are the miners of whom the tier shows a position.
+    Below tier 100, only the miners of which the tier shows a position.
     """
     headers = freshness_headers(app, request.tier)
     listed = app.documents.miners() if request.tier == 100 else None

@@ -43,7 +43,7 @@ _entry = msgspec.json.Decoder(_Entry)
 
 
 async def orders(app: AppContext, request: RequestContext) -> Response:
-    """Filled orders are those of the miner's positions, the others are limit orders."""
+    """Returns filled orders from the miner's positions, the others from its limit orders."""
     headers = freshness_headers(app, request.tier)
     statuses = _statuses(request.query) or _STATUSES
     hotkey, view = request.hotkey, app.views.view(request.hotkey)
@@ -68,7 +68,7 @@ async def orders(app: AppContext, request: RequestContext) -> Response:
 
 
 def limit_orders(app: AppContext, request: RequestContext) -> Response:
-    """Without `status` the unfilled orders as one list."""
+    """Returns orders by status; without `status`, the unfilled ones as a list."""
     headers = freshness_headers(app, request.tier)
     statuses = _statuses(request.query)
     listed = [order for order in app.limit_orders.of(request.hotkey) if order.status != "filled"]

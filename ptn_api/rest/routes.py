@@ -44,7 +44,7 @@ class Route(NamedTuple):
     """A row of the table of routes.
 
     `path` may end in `{hotkey}`. `response` is the type of the 200 response's JSON. `errors` are codes of
-    errors that the handler raises, besides those that any route with this access meets; `own_tier_error` is
+    errors that the handler raises, besides those of any route with this access; `own_tier_error` is
     the sentence for keys of too low a tier, where it is not the usual one.
 
     The rest is for the API's description: `variant` is the response type with some parameter, `ndjson_line`
@@ -204,7 +204,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "/perf-ledger/{hotkey}",
         accounts.perf_ledger,
-        "One miner's perf ledger of its portfolio, by its hotkey",
+        "The perf ledger of one miner's portfolio, by its hotkey",
         dict[str, PerfLedger],
         errors=("not_found",),
         description="For every valid key; not delayed.",

@@ -124,7 +124,7 @@ def make_miner(hotkey: str, market: Market) -> Miner:
 
 
 def is_allowed(instrument: Instrument, asset_class: str) -> bool:
-    """Whether a miner that selected this class may trade the instrument."""
+    """Returns whether a miner that selected this class may trade the instrument."""
     if asset_class in ("crypto", "commodities"):
         return instrument.hyperliquid and instrument.category == asset_class
     if asset_class in ("forex", "equities"):

@@ -338,7 +338,7 @@ class Simulator:
         return self._journal.take()
 
     def fill_limit_orders(self) -> list[Action]:
-        """Fills the orders whose price has come."""
+        """Fills the orders whose price was reached."""
         self._limit_orders.fill_due()
         return self._journal.take()
 

@@ -346,7 +346,7 @@ class LimitOrders:
             self._cancel(path, src or (self._unfilled[path].src or 0) + 2)
 
     def fill_due(self) -> None:
-        """Fills the orders whose price has come; cancels brackets whose position was closed otherwise."""
+        """Fills the orders whose price was reached; cancels brackets whose position was closed otherwise."""
         for path, order in list(self._unfilled.items()):
             hotkey, pair = path.parts[-5], path.parts[-3]
             position = self._store.open.get((hotkey, pair))
@@ -362,7 +362,7 @@ class LimitOrders:
                 self._trading.fill_limit(hotkey, pair, order)
 
     def _fits(self, order: _WaitingOrder, position: SimulatedPosition | None) -> bool:
-        """Whether the order opens, increases or closes; other reductions wait."""
+        """Returns whether the order opens, increases or closes; other reductions wait."""
         if position is None or order.execution_type == "BRACKET":
             return True
         if self._store.is_closing(position.miner_hotkey, position.pair):

@@ -1,6 +1,6 @@
 """Archived positions: one entry per miner for the checkpoint, and joined with the miner's live positions.
 
-Only the checkpoint and one route show them. They are rendered when asked for.
+Only the checkpoint and one route show them. They are rendered on request.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Positions(msgspec.Struct):
 
 
 class _Traits(PositionState):
-    """What a rendered position is sorted by and adds to the aggregates."""
+    """The sort key of a rendered position, and its part of the aggregates."""
 
     position_uuid: str = ""
 
@@ -61,7 +61,7 @@ class Archive:
         self._joined: Recent[tuple[Body, int | None]] = Recent(_RECENT_MINERS)
 
     async def entries(self) -> dict[str, ArchivedEntry]:
-        """The entry of each miner with archived positions, as the checkpoint has it."""
+        """Returns the entry of each miner with archived positions, as the checkpoint has it."""
         revisions = self._documents.revisions_by_miner(Document.ARCHIVED_POSITIONS)
         for hotkey in self._entries.keys() - revisions.keys():
             del self._entries[hotkey]
@@ -74,7 +74,7 @@ class Archive:
         return entries
 
     def joined(self, hotkey: str, view: MinerView | None) -> Body | None:
-        """The view's entry in tier 100 with the miner's archived positions; None without any of these."""
+        """Returns the tier 100 entry of the view with the miner's archived positions; None without any."""
         archived = self._entry(hotkey)
         if archived is None:
             return None
@@ -89,7 +89,7 @@ class Archive:
         if live is not None:
             texts.append(b"".join(block.identity for block in (*live.blocks, TAILS[100])))
         for text in texts:
-            # A position that has just been archived may still be in the state: the live one counts.
+            # A position that has just been archived may still be in the state; then the live one counts.
             for raw in _positions.decode(text).positions:
                 traits = _traits.decode(raw)
                 position = ShownPosition.of(traits.position_uuid, traits, bytes(raw))

@@ -62,13 +62,13 @@ class _DebtCheckpoint(msgspec.Struct):
 
 
 class _DebtLedger(msgspec.Struct):
-    """The part of a debt ledger that its summary is made of."""
+    """The part of a debt ledger from which its summary is computed."""
 
     summary: dict[str, Any] = {}
     checkpoints: list[_DebtCheckpoint] = []
 
     def summary_of(self, hotkey: str) -> dict[str, Any]:
-        """The summary's values where there are any, and those of the last checkpoint."""
+        """Returns the summary's values, if present, and those of the last checkpoint."""
         last = self.checkpoints[-1]
         pnl = [last.performance.get(key) or 0.0 for key in ("realized_pnl", "unrealized_pnl")]
         return {key: self.summary.get(key) for key in DebtLedgerSummary.__struct_fields__} | {
@@ -80,7 +80,7 @@ class _DebtLedger(msgspec.Struct):
 
 
 class Recent(Generic[T]):
-    """Values that were asked for recently, each kept until its version changes."""
+    """Recently used values, each kept until its version changes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -88,7 +88,7 @@ class Recent(Generic[T]):
         """The least recently used one first."""
 
     def get(self, key: Hashable, version: Hashable) -> T | None:
-        """The value if it has this version."""
+        """Returns the value if it has this version."""
         kept = self._kept.get(key)
         if kept is None or kept[0] != version:
             return None
@@ -96,12 +96,12 @@ class Recent(Generic[T]):
         return kept[1]
 
     def last(self, key: Hashable) -> T | None:
-        """The value, of any version."""
+        """Returns the value, of any version."""
         kept = self._kept.get(key)
         return None if kept is None else kept[1]
 
     def keep(self, key: Hashable, version: Hashable, value: T) -> T:
-        """Keeps the value in place of an older version, or of the one that was not used for longest."""
+        """Keeps the value; evicts its older version, or the least recently used value."""
         self._kept[key] = (version, value)
         self._kept.move_to_end(key)
         if len(self._kept) > self._limit:
@@ -152,11 +152,11 @@ class Documents:
         return None if value is None else bytes(value)
 
     def of_miner(self, document: Document, hotkey: str) -> bytes | None:
-        """One miner's document, read from the log: documents of miners are not kept in memory."""
+        """Reads one miner's document from the log: documents of miners are not kept in memory."""
         return self._log.document(document, hotkey)
 
     def revisions_by_miner(self, document: Document) -> dict[str, int]:
-        """The miners that have such a document, with the revision at which each last changed; sorted."""
+        """Returns the miners with such a document and the revision at which each last changed; sorted."""
         return self._keep(
             "revisions_by_miner",
             document,
@@ -189,7 +189,7 @@ class Documents:
 
     @_derived_from(Document.STATISTICS)
     def lookback_days(self, content: bytes | None) -> float:
-        """The days that `thirty_day_returns` looks back."""
+        """Returns the days that `thirty_day_returns` looks back."""
         try:
             return lookback_days(msgspec.json.decode(_elements(content).get("constants", b"{}")))
         except _MALFORMED:
@@ -208,7 +208,7 @@ class Documents:
 
     @_derived_from(Document.ELIMINATIONS)
     def elimination_reasons(self, content: bytes | None) -> dict[str, str | None]:
-        """The eliminated miners, and why."""
+        """Returns the eliminated miners, each with the reason."""
         try:
             rows = msgspec.json.decode(content or b'{"eliminations":[]}', type=_Eliminations).eliminations
         except _MALFORMED:
@@ -217,7 +217,7 @@ class Documents:
 
     @_derived_from(Document.CHALLENGEPERIOD)
     def challenge_periods(self, content: bytes | None) -> dict[str, list[Period]]:
-        """Each miner's buckets, oldest first."""
+        """Returns each miner's buckets, oldest first."""
         try:
             return periods(msgspec.json.decode(content or b"{}"))
         except _MALFORMED:
@@ -233,7 +233,7 @@ class Documents:
 
     @_derived_from(Document.ENTITIES)
     def endpoints(self, content: bytes | None) -> dict[tuple[str, str], EntityEndpoint]:
-        """Where the entities that state an address are reached, by what their subaccounts are looked up by.
+        """Returns the endpoints of the entities that state an address, by the keys of their subaccounts.
 
         The keys are ("subaccount", its hotkey) and ("hl_address", its address in lower case).
         """
@@ -258,21 +258,21 @@ class Documents:
 
     @_derived_from(Document.PERF_LEDGERS)
     def portfolio_ledgers(self, content: bytes | None) -> dict[str, msgspec.Raw]:
-        """Each miner's perf ledger of its portfolio."""
+        """Returns the perf ledger of each miner's portfolio."""
         return _portfolio_ledgers(content)
 
     @_derived_from(Document.PERF_LEDGERS)
     def perf_ledgers_body(self, content: bytes | None) -> Body:
-        """{hotkey: portfolio ledger}, as in the checkpoint."""
+        """Returns {hotkey: portfolio ledger}, as in the checkpoint."""
         return body_of(msgspec.json.encode(_portfolio_ledgers(content)))
 
     def ledgers(self, document: Document) -> dict[str, msgspec.Raw]:
-        """The miners' elements of the debt, emissions or penalty ledgers."""
+        """Returns the miners' elements of the debt, emissions or penalty ledgers."""
         return self._keep("ledgers", document, lambda text: _elements(_elements(text).get("ledgers")))
 
     @_derived_from(Document.DEBT_LEDGERS)
     def debt_summaries(self, content: bytes | None) -> Body | None:
-        """A summary of each debt ledger that has a checkpoint; None without debt ledgers."""
+        """Returns a summary of each debt ledger that has a checkpoint; None without debt ledgers."""
         if content is None:
             return None
         summaries = {}

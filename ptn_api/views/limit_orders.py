@@ -27,7 +27,7 @@ class ListedText(NamedTuple):
 
 
 class _Traits(msgspec.Struct):
-    """The fields of a listed order that are looked at."""
+    """The fields by which listed orders are sorted and selected."""
 
     trade_pair_id: str
     processed_ms: int | float | None = None
@@ -39,7 +39,7 @@ _traits = msgspec.json.Decoder(_Traits)
 
 
 class LimitOrders:
-    """The limit orders in the log, decoded when asked for."""
+    """The limit orders in the log, decoded on request."""
 
     def __init__(self, documents: Documents) -> None:
         self._documents = documents
@@ -49,7 +49,7 @@ class LimitOrders:
         self._by_pair: tuple[int, Segment] | None = None
 
     def of(self, hotkey: str) -> list[ListedText]:
-        """One miner's orders, oldest first."""
+        """Returns one miner's orders, oldest first."""
         revision = self._documents.revisions_by_miner(Document.LIMIT_ORDERS).get(hotkey)
         if revision is None:
             return []
@@ -57,7 +57,7 @@ class LimitOrders:
         return self._recent.keep(hotkey, revision, self._read(hotkey)) if orders is None else orders
 
     async def unfilled_by_pair(self) -> Segment:
-        """{trade pair: {hotkey: [order]}}, as in the checkpoint."""
+        """Returns {trade pair: {hotkey: [order]}}, as in the checkpoint."""
         revision = self._documents.revisions_of(Document.LIMIT_ORDERS)[0]
         if self._by_pair is not None and self._by_pair[0] == revision:
             return self._by_pair[1]
@@ -94,7 +94,7 @@ class LimitOrders:
 
 
 def listed_text(text: bytes) -> ListedText:
-    """Returns an order from `order_answer` with what it is sorted and selected by."""
+    """Returns an order from `order_answer` with the fields to sort and select it by."""
     traits = _traits.decode(text)
     src = None if traits.src is None else int(traits.src)
     return ListedText(traits.processed_ms or 0, status_of(src), traits.trade_pair_id, text)

@@ -89,12 +89,12 @@ class PositionViews:
         return Body([*runs, _CLOSE] if runs else [_NO_MINERS], tag_of(digests))
 
     def entry(self, hotkey: str, tier: Tier) -> Body | None:
-        """One miner's entry as the tier shows it; None for a miner that is unknown to the tier."""
+        """Returns one miner's entry in the tier; None if the tier's responses do not contain the miner."""
         view = self._views.get(hotkey)
         return view.body(tier) if view is not None and _is_known(view, tier) else None
 
     def ranked(self, tier: Tier) -> list[MinerView]:
-        """The views of the tier's miners, sorted by the returns that the tier shows, best first."""
+        """Returns the views of the tier's miners, sorted by the returns that the tier shows, best first."""
         return sorted(
             (view for view in self._views.values() if _is_known(view, tier)),
             key=lambda view: miner_order(view.entries[tier].aggregates.thirty_day_returns, view.hotkey),
@@ -104,7 +104,7 @@ class PositionViews:
         return self._views.get(hotkey)
 
     def hotkeys(self, tier: Tier = 100) -> list[str]:
-        """The tier's miners, sorted."""
+        """Returns the tier's miners, sorted."""
         return sorted(hotkey for hotkey, view in self._views.items() if _is_known(view, tier))
 
     def omitted(self) -> int:
@@ -205,5 +205,5 @@ class PositionViews:
 
 
 def _is_known(view: MinerView, tier: Tier) -> bool:
-    """Whether the tier's responses mention the miner: below tier 100 not before it shows a position."""
+    """Returns whether the tier's responses contain the miner: below tier 100, if it shows a position."""
     return tier == 100 or not view.entries[tier].empty

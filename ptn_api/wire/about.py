@@ -43,7 +43,7 @@ class LogHealth(msgspec.Struct, kw_only=True):
 
 
 class KeyFileHealth(msgspec.Struct, kw_only=True):
-    """`left_out`: how many entries of the key file cannot be used; all others hold."""
+    """`left_out` is the number of entries of the key file that cannot be used; all others count."""
 
     left_out: int = 0
 

@@ -38,7 +38,7 @@ def read_login(data: bytes | str) -> Auth:
 
 
 class DatedOrder(Protocol):
-    """What decides whether an order is too old for a subscription."""
+    """The facts that decide whether an order is too old for a subscription."""
 
     @property
     def late(self) -> bool: ...

@@ -14,7 +14,7 @@ returns the frames to send. Both return events, to be handled in order:
 
 - `StreamItem`: an item to handle, and the cursor to commit once it is handled;
 - `StateChanged`, `Refused`, `Evicted`, `ProtocolWarning`: something to report;
-- `Disconnected`: the connection is of no more use, make a new one.
+- `Disconnected`: the connection can no longer be used; open a new one.
 
 Rules
 
@@ -95,7 +95,7 @@ decoded. `handler`: the consumer's handler failed and was given up on."""
 class Cursor(NamedTuple):
     """The sequence of the last message handled; -1: start with the next one. Valid within its epoch only.
 
-    Without an epoch, as from other servers, it is of no use after the connection.
+    Without an epoch, as from other servers, it is valid only within the connection.
     """
 
     sequence: int = -1

@@ -209,8 +209,8 @@ class LogView(Protocol):
 class ServerSession:
     """The protocol state of one connection. `heartbeat_ms` is only announced to the client.
 
-    A version 1 client is replayed what it missed if that began at most `replay_window_ms` ago, and is sent no
-    late order that was filled before that: it could not tell either from a new order.
+    A version 1 client gets a replay if the first missed order is at most `replay_window_ms` old, and no late
+    order that is older than that: it could not tell either from a new order.
     """
 
     def __init__(self, log: LogView, *, heartbeat_ms: int, replay_window_ms: int) -> None:
@@ -354,8 +354,8 @@ class ServerSession:
         # Version 1 sends no epoch and cannot tell a replay from live: only recent orders are replayed.
         if last < 0 or not floor - 1 <= last <= head:
             return head
-        # Orders that the client is not sent are not missed: the first one that it is sent decides. A client
-        # that reconnects because of the jump in the sequences does not see the same jump again.
+        # Orders that version 1 is never sent do not count as missed: the first one that is due decides. A
+        # client that reconnects because of a jump in the sequences does not see the same jump again.
         limit = 1  # nearly always enough
         while orders := self._log.read(last, limit, orders=False):
             due = (o.sequence for o in orders if not self.subscription.is_too_old(o, now_ms))

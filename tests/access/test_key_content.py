@@ -53,8 +53,8 @@ def test_every_problem_is_reported_with_its_line() -> None:
         "expires must be",
         'unknown field "expire"',
         "already in line 7",
-        'users "bob" and "fred" have the same key; the last one holds',
-        "tier is there more than once",
+        'users "bob" and "fred" have the same key; the last one counts',
+        "tier occurs more than once",
     ):
         assert words in sentences
     assert "s3cret" not in sentences
@@ -135,7 +135,7 @@ def test_of_two_entries_with_one_key_the_later_holds() -> None:
     parsed = parse_keys(b'{"a": {"key": "k", "tier": 100}, "b": {"key_sha256": "%s"}}' % digest.encode())
     assert [(grant.alias, grant.tier) for grant in parsed.grants] == [("b", 0)]
     assert [problem.sentence for problem in parsed.problems] == [
-        'users "a" and "b" have the same key; the last one holds'
+        'users "a" and "b" have the same key; the last one counts'
     ]
     assert parsed.left_out == 0
 
