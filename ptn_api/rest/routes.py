@@ -153,6 +153,8 @@ ROUTES: tuple[Route, ...] = (
         "One miner's positions, as the key's tier shows them",
         MinerEntry,
         errors=("not_found",),
+        description="From tier 100 on, archived positions are listed and counted, too. Below tier 100, a miner "
+        "is a 404 while the tier shows none of its positions.",
         freshness=True,
     ),
     Route(
@@ -160,6 +162,7 @@ ROUTES: tuple[Route, ...] = (
         documents.hotkeys,
         "The hotkeys of the validator's miners",
         list[str],
+        description="Below tier 100, only those of which the tier shows a position.",
         freshness=True,
     ),
     Route(
@@ -298,7 +301,8 @@ ROUTES: tuple[Route, ...] = (
         Collateral,
         query=accounts.CollateralQuery,
         errors=("bad_parameter",),
-        description="For every valid key; not delayed. The path may end in a slash.",
+        description="For every valid key; not delayed. Account values that change with every order are left "
+        "out. The path may end in a slash.",
         freshness=True,
     ),
     Route(
