@@ -153,8 +153,8 @@ ROUTES: tuple[Route, ...] = (
         "One miner's positions, as the key's tier shows them",
         MinerEntry,
         errors=("not_found",),
-        description="From tier 100 on, archived positions are listed and counted, too. Below tier 100, a miner "
-        "is a 404 while the tier shows none of its positions.",
+        description="From tier 100 on, archived positions are listed and counted, too. Below tier 100, a "
+        "miner is a 404 while the tier shows none of its positions.",
         freshness=True,
     ),
     Route(
