@@ -146,8 +146,10 @@ def announcements(
     # The fee at each event depends on all orders before it, so the cost is quadratic in a list of new orders.
     if sum(rebuilt) > _MAX_REBUILT_ORDERS:
         rebuilt = []
-    lengths = [index + 1 for index in rebuilt]
-    headers = dict(zip(rebuilt, headers_after(text, position, lengths), strict=True))
+    headers: dict[int, tuple[bytes, int]] = {}
+    if rebuilt:  # an order at the end of its list needs none, and preparing to rebuild reads the whole list
+        lengths = [index + 1 for index in rebuilt]
+        headers = dict(zip(rebuilt, headers_after(text, position, lengths), strict=True))
     for index in announced:
         order = orders[index]
         header, orders_at = headers.get(index, (text.header, text.orders_at))

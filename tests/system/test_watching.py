@@ -182,7 +182,7 @@ def test_doctor_finds_nothing_wrong_with_a_healthy_server(
     assert code == 0, said
     for words in (
         "all is well",
-        "4 keys are valid",
+        "4 keys in",
         "is writable",
         "1 miners",
         "watches are needed",
