@@ -15,7 +15,7 @@ import pytest
 
 from ptn_api.event_log.contract import PER_MINER, Document, DocumentWritten, PositionWritten
 from tests import newest
-from tests.factories import T0, order, position, uuid
+from tests.factories import order, position, uuid
 from tests.intake.running import WATCH_ALONE, Intake, running
 from tests.intake.validator_dir import ValidatorDir
 
@@ -88,12 +88,13 @@ async def test_a_day_of_changes_is_followed(validator: ValidatorDir, data: Path,
     periods: dict[str, Any] = WATCH_ALONE | {"miner_files_ms": 10} if watching else {"miner_files_ms": 10}
     async with running(data, validator, **periods) as intake:
         assert len(intake.state()) == 96
-        opened = position(1, [_sourced(1, float(T0 + 1))], miner=miner, fee_history=[])
+        now = intake.log.created_ms
+        opened = position(1, [_sourced(1, float(now), processed_ms=now + 1)], miner=miner, fee_history=[])
         validator.write(opened)
         await intake.until(lambda: (miner, uuid(1)) in intake.state())
-        flat = _sourced(2, None, order_type="FLAT", leverage=None, quantity=-0.5)
+        flat = _sourced(2, None, order_type="FLAT", leverage=None, quantity=-0.5, processed_ms=now + 2)
         closed = opened | {"orders": [*opened["orders"], flat]}
-        closed |= {"is_closed_position": True, "close_ms": T0 + 2000, "position_type": "FLAT"}
+        closed |= {"is_closed_position": True, "close_ms": now + 2, "position_type": "FLAT"}
         validator.delete(opened)
         validator.write(closed)
         await intake.until(lambda: intake.state().get((miner, uuid(1))) == closed, "the close")
@@ -119,8 +120,7 @@ from tests.intake.running import running
 from tests.intake.validator_dir import ValidatorDir
 
 async def main():
-    validator = ValidatorDir.__new__(ValidatorDir)
-    validator.path = Path(sys.argv[1])
+    validator = ValidatorDir(Path(sys.argv[1]))
     async with running(Path(sys.argv[2]), validator, miner_files_ms=10) as intake:
         await intake.until(lambda: intake.log.source().invalid == int(sys.argv[3]))
         print("positions:", len(intake.state()), flush=True)
@@ -152,19 +152,18 @@ def test_files_of_another_user_are_counted_until_they_can_be_read(public_path: P
     os.chown(data, 65534, 65534)
     files = [path for path in (validator.path / "validation").rglob("*") if path.is_file()]
     read = [path for path in files if _is_read(path.relative_to(validator.path / "validation"))]
-    child = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", _READ_AS_ANOTHER_USER, validator.path, data, str(len(read) + 1)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert child.stdin is not None
-    assert child.stdout is not None
-    first = next(line for line in child.stdout if line.startswith("positions:"))
-    assert first == "positions: 0\n"
-    for path in (*files, validator.path / "runnable/minerstatistics.json"):
-        path.chmod(0o644)
-    child.communicate("\n")
+    ) as child:
+        assert child.stdout is not None
+        first = next((line for line in child.stdout if line.startswith("positions:")), "the child ended")
+        assert first == "positions: 0\n"
+        for path in (*files, validator.path / "runnable/minerstatistics.json"):
+            path.chmod(0o644)
+        child.communicate("\n")
     assert child.returncode == 0
 
 

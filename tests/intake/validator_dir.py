@@ -24,9 +24,8 @@ class ValidatorDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.miners = path / "validation/miners"
-        (path / "validation/tmp").mkdir(parents=True)
-        (path / "runnable").mkdir()
-        self.miners.mkdir()
+        for folder in (path / "validation/tmp", path / "runnable", self.miners):
+            folder.mkdir(parents=True, exist_ok=True)
 
     def file(self, body: dict[str, Any], *, folder: str = "", pair: str = "") -> Path:
         """Returns the position's path."""
