@@ -64,7 +64,7 @@ class UsdAccount:
         """
         if self._stopped:
             self.orders.append(order)
-            return order
+            return msgspec.structs.replace(order, realized_pnl=0.0)
         now, sizes = order.processed_ms, self._sizes_of(order)
         leverage, quantity, value = sizes.leverage, sizes.quantity, sizes.value
         opens = self.position_type is None
