@@ -94,9 +94,7 @@ class UsdAccount:
             return msgspec.structs.replace(
                 order, leverage=leverage, quantity=quantity, value=value, realized_pnl=realized
             )
-        return (
-            order if order.realized_pnl == realized else msgspec.structs.replace(order, realized_pnl=realized)
-        )
+        return msgspec.structs.replace(order, realized_pnl=realized)
 
     def _account_for(
         self, order: Order, sizes: _Sizes, leverage: float, quantity: float, value: float
