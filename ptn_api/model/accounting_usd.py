@@ -64,7 +64,7 @@ class UsdAccount:
         """
         if self._stopped:
             self.orders.append(order)
-            return order
+            return msgspec.structs.replace(order, realized_pnl=0.0)
         now, sizes = order.processed_ms, self._sizes_of(order)
         leverage, quantity, value = sizes.leverage, sizes.quantity, sizes.value
         opens = self.position_type is None
@@ -94,9 +94,7 @@ class UsdAccount:
             return msgspec.structs.replace(
                 order, leverage=leverage, quantity=quantity, value=value, realized_pnl=realized
             )
-        return (
-            order if order.realized_pnl == realized else msgspec.structs.replace(order, realized_pnl=realized)
-        )
+        return msgspec.structs.replace(order, realized_pnl=realized)
 
     def _account_for(
         self, order: Order, sizes: _Sizes, leverage: float, quantity: float, value: float

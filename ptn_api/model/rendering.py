@@ -14,7 +14,7 @@ import msgspec
 
 from ptn_api.model.accounting import RebuiltPosition, rebuild, rebuild_each
 from ptn_api.model.order import Order
-from ptn_api.model.position import Position, PositionState, PositionText
+from ptn_api.model.position import Dividend, FeeEvent, Position, PositionState, PositionText
 from ptn_api.model.tiers import Tier, is_live
 
 __all__ = [
@@ -121,7 +121,13 @@ _KEPT_KEYS = frozenset(
 """The keys that a rebuilt position takes from the validator's text, verbatim."""
 _ACCOUNTED_KEYS = ("leverage", "value", "quantity", "realized_pnl")
 """The keys of an order that the accounting may change."""
-_ORDER_KEYS = (
+_ORDER_KEYS = frozenset(Order.__struct_fields__)
+_EVENT_KEYS = {
+    "fee_history": frozenset(FeeEvent.__struct_fields__),
+    "dividend_history": frozenset(Dividend.__struct_fields__),
+}
+"""The known keys of orders and events. A validator may change unknown ones at any time."""
+_APPENDED_KEYS = (
     "order_type",
     "leverage",
     "price",
@@ -225,24 +231,32 @@ def _render_rebuilt(text: PositionText, position: Position, shown: Rebuilt, now_
     at = _fields_at(fields, position, rebuilt, last, moment)
     if position.initial_entry_price is not None:
         at["initial_entry_price"] = rebuilt.initial_entry_price
-    orders = []
+    for key, known_keys in _EVENT_KEYS.items():
+        if key in at:
+            at[key] = [_only(known_keys, event) for event in at[key]]
+    oldest_ms = now_ms - PRICE_SOURCES_SHOWN_MS
+    texts = []
     for index, order in zip(shown.indexes, rebuilt.orders, strict=True):
-        order_text, before = text.orders[index], position.orders[index]
-        changed = [key for key in _ACCOUNTED_KEYS if getattr(order, key) != getattr(before, key)]
-        if changed:
-            keys = _raw_object.decode(order_text)
-            order_text = _encode(keys | {key: getattr(order, key) for key in changed if key in keys})
-        orders.append((order, order_text))
-    texts = [*_order_texts(orders, now_ms)]
+        keys = _only(_ORDER_KEYS, text.orders[index])
+        keys |= {key: getattr(order, key) for key in _ACCOUNTED_KEYS if key in keys}
+        if order.price_sources and order.processed_ms < oldest_ms:
+            keys["price_sources"] = _EMPTY_LIST
+        texts.append(_encode(keys))
     if rebuilt.appended is not None:
-        known_keys = [key for key in _raw_object.decode(last) if key in Order.__struct_fields__]
-        texts.append(_encode({key: getattr(rebuilt.appended, key) for key in [*known_keys, *_ORDER_KEYS]}))
+        last_keys = _only(_ORDER_KEYS, last)
+        texts.append(_encode({key: getattr(rebuilt.appended, key) for key in [*last_keys, *_APPENDED_KEYS]}))
     # A value from the file would reveal later orders, except for those that no order changes.
     known = {key: at.get(key, value) for key, value in fields.items() if key in at or key in _KEPT_KEYS}
     known |= {key: getattr(rebuilt.state, key) for key in _OLDEST_STATE_KEYS if key not in known}
     known["orders"] = msgspec.Raw(b"[" + b",".join(texts) + b"]")
     known["close_ms"] = rebuilt.state.close_ms or 0
     return _encode(known)
+
+
+def _only(known_keys: frozenset[str], text: bytes | msgspec.Raw | dict[str, Any]) -> dict[str, Any]:
+    """Returns these keys of an object, in its order."""
+    fields = text if isinstance(text, dict) else _raw_object.decode(text)
+    return {key: value for key, value in fields.items() if key in known_keys}
 
 
 def _fields_at(

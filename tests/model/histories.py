@@ -99,7 +99,7 @@ def in_usd(order: dict[str, Any]) -> dict[str, Any]:
     value = order["leverage"] * ACCOUNT_SIZE
     sizes = {"value": value, "quantity": value / order["price"], "execution_type": "MARKET"}
     rates = {"quote_usd_rate": 1.0, "usd_base_rate": 1 / order["price"]}
-    return order | sizes | rates | {"realized_pnl": 0.0, "margin_loan": 0.0}
+    return order | sizes | rates | {"realized_pnl": order.get("realized_pnl", 0.0), "margin_loan": 0.0}
 
 
 def written_in_usd(

@@ -275,16 +275,16 @@ def test_when_price_sources_age_out() -> None:
 
 
 def test_a_rebuilt_position_has_the_known_keys_only() -> None:
-    """In the file's order; the orders verbatim."""
-    listed = [factories.order(1, at=NOW, price=100.50, note="kept"), factories.order(2, at=NOW + 5)]
-    body = factories.position(1, listed, live_price=1.5)
+    """In the file's order, also in its orders; their values verbatim."""
+    listed = [factories.order(1, at=NOW) | {"price": 100.50}, factories.order(2, at=NOW + 5)]
+    body = factories.position(1, [listed[0] | {"best_price": 1.5}, listed[1]], live_price=1.5)
     position, text = parse(dict(reversed(body.items())))
     answer = shown(position, text, 0, NOW + 5 + TIER_LAG_MS)
     assert answer is not None
     decoded = json.loads(answer)
     assert list(decoded) == [key for key in reversed(body) if key != "live_price"]
     assert decoded["orders"] == listed[:1]
-    assert text.orders[0] in answer
+    assert text.orders[0].replace(b',"best_price":1.5', b"") in answer
     assert b'"trade_pair":["BTCUSD","BTC/USD",0.003,0.01,0.5]' in answer
     assert (decoded["close_ms"], decoded["current_return"]) == (0, 1.0)
 
@@ -328,16 +328,16 @@ CUTOFF = NOW
 
 @st.composite
 def two_futures(draw: st.DrawFn) -> Sequence[list[dict[str, Any]]]:
-    """Draws two order lists that are equal before the cutoff; later orders are anywhere after the first."""
+    """Draws two order lists that are equal before the cutoff; later orders are at any place."""
     past = draw(histories.orders(earliest=CUTOFF - 9 * DAY, latest=CUTOFF - 1))
     lists = []
     for first_id in (100, 200):
-        listed = list(past)
+        listed = [dict(order) for order in past]
         future: st.SearchStrategy[Any] = st.just([]) | histories.orders(
             earliest=CUTOFF, latest=CUTOFF + DAY, first_id=first_id
         )
         for order in draw(future):
-            listed.insert(draw(st.integers(1, len(listed))), order)
+            listed.insert(draw(st.integers(0, len(listed))), order)
         lists.append(listed)
     return lists
 
@@ -375,8 +375,12 @@ def two_futures_in_usd(draw: st.DrawFn) -> Sequence[tuple[list[dict[str, Any]], 
             # Whether it has been applied since is known only later.
             if dividend["payment_date"] > histories.date(CUTOFF):
                 dividend["applied"] = draw(st.booleans())
+            dividend["novelty"] = len(orders)
+        for order in orders:
+            order |= {"novelty": len(orders), "realized_pnl": draw(st.floats(-9, 9))}
         keys = {
-            "fee_history": past_fees + draw(histories.fees(CUTOFF, end)),
+            "fee_history": [fee | {"novelty": len(orders)} for fee in past_fees]
+            + draw(histories.fees(CUTOFF, end)),
             "dividend_history": dividends + draw(histories.dividends(CUTOFF, end)),
             "last_stock_split_date": split or draw(later_splits),
             "unfilled_orders": draw(st.just([]) | st.just([{"limit_price": 7.0}])),
@@ -393,7 +397,7 @@ def two_futures_in_usd(draw: st.DrawFn) -> Sequence[tuple[list[dict[str, Any]], 
 def test_later_events_leave_no_trace(
     futures: Sequence[tuple[list[dict[str, Any]], dict[str, Any]]], generation: int, passed: int
 ) -> None:
-    """Non-interference of fees, dividends, splits, marks and unknown keys, in files of both generations."""
+    """Non-interference of fees, dividends, splits, marks, realized pnl and unknown keys, in both generations."""
     now = CUTOFF + TIER_LAG_MS
     answers = []
     for listed, keys in futures:
