@@ -109,8 +109,7 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     from the validator's (root vanished, mass removal held back, most position files refused), and `reason` is
     the code for `/health`. `invalid` counts all files skipped at present, `invalid_documents` those of them
     that are no position files. `watching` is False while intake sweeps instead, since inotify watches ran out
-    or, `events_missing`, since events do not come. `queue_refused` and `skipped` count the queue's items and
-    the changes that were refused since intake's start.
+    or, `events_missing`, since events do not come.
     """
 
     swept_ms: int | None = None
@@ -120,8 +119,6 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     watching: bool = True
     invalid_documents: int = 0
     events_missing: bool = False
-    queue_refused: int = 0
-    skipped: int = 0
 
     @property
     def findings(self) -> Findings:
@@ -131,10 +128,8 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
             "source_stale": self.stale,
             "files_refused": self.invalid - self.invalid_documents,
             "documents_refused": self.invalid_documents,
-            "queue_items_refused": self.queue_refused,
             "not_watching": not self.watching and not self.events_missing,
             "events_missing": self.events_missing,
-            "changes_skipped": self.skipped,
         }
 
 
