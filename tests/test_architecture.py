@@ -26,6 +26,7 @@ UTILITIES = {
     "histogram",
     "loop_thread",
     "options",
+    "problems",
     "queue_item",
     "tasks",
 }

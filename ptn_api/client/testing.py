@@ -90,8 +90,8 @@ class FakeServer:
 
     Settable at any time: `keys` (valid keys), `low_keys` (valid, but of tier 50), `mute` (sends nothing after
     the login, but stays connected), `deaf` (accepts connections and answers nothing), `slow` (s of delay
-    before each frame with orders), `stale`, `clock_ahead_ms`. `clients` are the connections, `logins` counts
-    attempts.
+    before each frame with orders), `stale`, `problems`, `clock_ahead_ms`. `clients` are the connections,
+    `logins` counts attempts.
     """
 
     host = "127.0.0.1"
@@ -112,6 +112,7 @@ class FakeServer:
         self.deaf = False
         self.slow = 0.0
         self.stale = False
+        self.problems: list[str] = []
         self.clock_ahead_ms = 0
         self.version = version
         self.port = port
@@ -406,7 +407,12 @@ class FakeServer:
             if client.session.logged_in and client.session.version == 2:
                 head = self._log.last if client.caught_up_to is None else client.caught_up_to
                 beat = Heartbeat(
-                    head=head, revision=0, timestamp=self._now(), source_ms=None, stale=self.stale
+                    head=head,
+                    revision=0,
+                    timestamp=self._now(),
+                    source_ms=None,
+                    stale=self.stale,
+                    problems=self.problems,
                 )
                 await self._send(client, encode(beat).decode())
 
