@@ -30,7 +30,7 @@ def take_lock(descriptor: int, *, wait: bool = False) -> OSError | None:
 
 
 class FileLock:
-    """An open file with a lock that ends with `close`, or with the process; a forked child does not keep it."""
+    """An open file whose lock ends with `close` or with the process; a forked child does not keep it."""
 
     def __init__(self, descriptor: int) -> None:
         """Takes over the descriptor. Raises BlockingIOError, after closing it, if another holds the lock."""

@@ -117,7 +117,8 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         text=True,
     ) as parent:
-        assert parent.stdout is not None and parent.stdin is not None
+        assert parent.stdout is not None
+        assert parent.stdin is not None
         assert parent.stdout.readline() == "forked\n"
         parent.wait()
         Recording(path).close()

@@ -255,8 +255,8 @@ class Recording:
             except BlockingIOError:
                 problem = f"another process records to {self.path}"
                 raise ClientError(problem, code="in_use") from None
-            if error := self._lock.unsupported:
-                logger.warning("no file locks at %s (%s): record to it once only", self.path, error.strerror)
+            if (failed := self._lock.unsupported) is not None:
+                logger.warning("no file locks at %s (%s): record to it once only", self.path, failed.strerror)
             # Checked before the file is truncated: a file of another kind may be one long incomplete line.
             if not is_recording(self.path):
                 raise InvalidInputError(f"not a recording: {self.path}", code="not_a_recording")
