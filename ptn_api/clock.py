@@ -67,3 +67,8 @@ class SteadyClock:
             self._offset = offset
             self._jumped_at = None
         return monotonic + self._offset
+
+    def is_waiting(self) -> bool:
+        """Whether the system's time has jumped, and is not followed yet."""
+        self()
+        return self._jumped_at is not None

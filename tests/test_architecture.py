@@ -27,6 +27,7 @@ UTILITIES = {
     "histogram",
     "loop_thread",
     "options",
+    "problems",
     "queue_item",
     "tasks",
 }

@@ -20,6 +20,7 @@ from ptn_api.access.key_content import KeyFileProblem, parse_keys
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.errors import KeyFileError
 from ptn_api.file_version import is_settled, version_of
+from ptn_api.problems import Findings
 
 __all__ = ["KeyFile", "exposed_to", "find_key_file", "key_file_places", "read_key_file"]
 
@@ -62,8 +63,20 @@ class KeyFile:
         """Why the file cannot be read at present."""
         self.entry_problems: list[KeyFileProblem] = []
         """What is wrong with entries of the content that the ring holds."""
+        self._is_detached = False
+        """Whether the file has no name any more: it was deleted, and is still here by a mount of its own."""
         self.reloads: Counter[str] = Counter()
         """How often the file was `read`, and how often reading `failed`."""
+
+    @property
+    def findings(self) -> Findings:
+        missing = self.path is None or self._missing > 1
+        return {
+            "no_key_file": missing,
+            "key_file_unreadable": self.problem is not None and not self._missing,
+            "key_file_detached": self._is_detached,
+            "key_entries_left_out": self._ring.left_out,
+        }
 
     def refresh(self) -> bool:
         """Reads the file if it changed. Returns whether the keys were replaced.
@@ -75,6 +88,7 @@ class KeyFile:
         try:
             status = self.path.stat()
             version, settled = version_of(status), is_settled(status.st_ctime_ns)
+            self._is_detached = status.st_nlink == 0
             if self._settled and version == self._read[0]:
                 self._missing, self.problem = 0, None
                 return False

@@ -141,7 +141,7 @@ class CursorFile:
         self._pid = os.getpid()
         deadline = self._monotonic() + seconds
         try:
-            while not self._take(self._find()) and self._monotonic() < deadline:
+            while not self._take(self._find()) and self._monotonic() < deadline:  # noqa: ASYNC110 - others set no event
                 await asyncio.sleep(_POLL_S)
         except BaseException:
             self.close()

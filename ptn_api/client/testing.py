@@ -88,10 +88,10 @@ class FakeServer:
     end of the block raises what it raised. `version` 1 makes it an old server: no epoch, no replay, no
     heartbeats.
 
-    Settable at any time: `keys` (valid keys), `low_keys` (valid, but of tier 50), `users` (names by key),
+    Settable at any time: `keys` (valid keys), `low_keys` (valid, but of tier 50), `users` (by key; alice),
     `mute` (sends nothing after the login, but stays connected), `deaf` (accepts connections and answers
-    nothing), `slow` (s of delay before each frame with orders), `stale`, `clock_ahead_ms`. `clients` are the
-    connections, `logins` counts attempts.
+    nothing), `slow` (s of delay before each frame with orders), `stale`, `problems`, `clock_ahead_ms`.
+    `clients` are the connections, `logins` counts attempts.
     """
 
     host = "127.0.0.1"
@@ -113,6 +113,7 @@ class FakeServer:
         self.deaf = False
         self.slow = 0.0
         self.stale = False
+        self.problems: list[str] = []
         self.clock_ahead_ms = 0
         self.version = version
         self.port = port
@@ -373,7 +374,7 @@ class FakeServer:
                     self.logins += 1
                     tier = 100 if key in self.keys else 50 if key in self.low_keys else None
                     await self._perform(
-                        client, client.session.key_checked(tier, self._now(), alias=self.users.get(key, ""))
+                        client, client.session.key_checked(tier, self._now(), alias=self.users.get(key, "alice"))
                     )
                 case CatchUp():
                     await self._catch_up(client, effect)
@@ -409,7 +410,12 @@ class FakeServer:
             if client.session.logged_in and client.session.version == 2:
                 head = self._log.last if client.caught_up_to is None else client.caught_up_to
                 beat = Heartbeat(
-                    head=head, revision=0, timestamp=self._now(), source_ms=None, stale=self.stale
+                    head=head,
+                    revision=0,
+                    timestamp=self._now(),
+                    source_ms=None,
+                    stale=self.stale,
+                    problems=self.problems,
                 )
                 await self._send(client, encode(beat).decode())
 

@@ -21,6 +21,7 @@ from typing import Protocol
 import msgspec
 
 from ptn_api.model.position import Position, PositionText
+from ptn_api.problems import Code, Findings
 
 __all__ = [
     "PER_MINER",
@@ -106,8 +107,9 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     `swept_ms` is the end of the last completed sweep, None without a directory. `stale`: the state may differ
     from the validator's (root vanished, mass removal held back, most position files refused), and `reason` is
-    the code for `/health`. `invalid` counts the files skipped at present. `watching` is False when inotify
-    watches ran out and intake sweeps instead.
+    the code for `/health`. `invalid` counts all files skipped at present, `invalid_documents` those of them
+    that are no position files. `watching` is False while intake sweeps instead, since inotify watches ran out
+    or, `events_missing`, since events do not come.
     """
 
     swept_ms: int | None = None
@@ -115,6 +117,20 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     invalid: int = 0
     watching: bool = True
+    invalid_documents: int = 0
+    events_missing: bool = False
+
+    @property
+    def findings(self) -> Findings:
+        """The problems of the source, those that are absent included."""
+        by_reason: dict[Code, bool] = {code: self.reason == code for code in ("root_missing", "mass_removal")}
+        return by_reason | {
+            "source_stale": self.stale,
+            "files_refused": self.invalid - self.invalid_documents,
+            "documents_refused": self.invalid_documents,
+            "not_watching": not self.watching and not self.events_missing,
+            "events_missing": self.events_missing,
+        }
 
 
 # --- what readers receive ---------------------------------------------------------------------------------

@@ -106,6 +106,8 @@ class Directory:
         self.root_missing = False
         self.watching = True
         """False once inotify watches have run out; every full sweep tries again."""
+        self.events_missing = False
+        """Set from outside while changes are found that had no event; sweeps then look as without watches."""
 
     @property
     def hotkeys(self) -> list[str]:
@@ -163,11 +165,20 @@ class Directory:
                 continue  # dropped by an event between two steps
             unwatched = folder.wd is None and self.watching
             # Open positions may be rewritten in place, which their folder's time does not show.
-            blind = not self.watching and folder.place is not None and not folder.place.closed
+            blind = (
+                (not self.watching or self.events_missing)
+                and folder.place is not None
+                and not folder.place.closed
+            )
             if folder.listed_in != self._pass and (full or unwatched or blind or folder.has_changed()):
                 self._list(folder, to_read)
             pending.extend(folder.folders.values())
             yield
+
+    def hotkeys_of(self, events: Iterable[FsEvent]) -> set[str]:
+        """Returns the miners in whose folders the events happened."""
+        folders = ((self._by_wd.get(wd), name) for wd, name in events)
+        return {folder.hotkey or name for folder, name in folders if folder is not None}
 
     def follow_events(self, events: Iterable[FsEvent], to_read: PositionsToRead) -> None:
         """Follows up events: on a file by its status, on a folder by a listing."""
@@ -248,6 +259,7 @@ class Directory:
             status = os.stat(folder.path)
             if status.st_ino != folder.inode:
                 self._unwatch(folder)
+            was_watched = folder.wd is not None
             # Before the listing: a file that appears between the two is reported twice, not never.
             self._add_watch(folder)
             with os.scandir(folder.path) as listing:
@@ -257,6 +269,7 @@ class Directory:
                 self._refused_paths -= refused - {entry.path for entry in entries}
             if folder.place is not None:
                 self._compare_files(folder, folder.place, entries, to_read)
+                folder.place.watched = was_watched
             else:
                 self._compare_folders(folder, entries, to_read)
         except (FileNotFoundError, NotADirectoryError):

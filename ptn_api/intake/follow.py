@@ -194,6 +194,8 @@ class DirectoryFollower:
         period_ms = self._options.sweep_ms
         if not self._scanner.watching:
             period_ms = min(period_ms, self._options.blind_sweep_ms)
+        elif self._scanner.awaits_event:
+            period_ms = min(period_ms, self._options.event_grace_ms)
         self._next_sweep_ms = self._monotonic() + period_ms
         self._publish_status(self._status.swept_ms if self._scanner.root_missing else self._clock())
         self._on_documents()
@@ -212,11 +214,14 @@ class DirectoryFollower:
             logger.warning("source_stale", reason=reason, **hint)
         elif not reason and self._status.reason:
             logger.info("source_recovered")
+        documents_refused = self._documents_refused()
         self._status = SourceStatus(
             swept_ms=swept_ms,
             stale=bool(reason),
             reason=reason,
-            invalid=self._scanner.refused + self._documents_refused(),
+            invalid=self._scanner.refused + documents_refused,
             watching=self._scanner.watching,
+            invalid_documents=documents_refused,
+            events_missing=self._scanner.events_missing,
         )
         self._merge.set_source(self._status)

@@ -42,6 +42,7 @@ class IntakeCounters:
     """`unwritable`: the last write to the log failed; the others are totals since the start."""
 
     unwritable: bool = False
+    queue_refused: int = 0
     append_failures: int = 0
     append_seconds: Histogram = field(default_factory=Histogram)
     """Time from handing changes to the log until they are durable."""

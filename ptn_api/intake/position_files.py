@@ -47,13 +47,15 @@ class PositionsToRead(dict[Key, bool]):
 class Place:
     """A folder of position files. Compared by identity: a scan makes 300,000 lookups."""
 
-    __slots__ = ("closed", "hotkey", "pair", "path")
+    __slots__ = ("closed", "hotkey", "pair", "path", "watched")
 
     def __init__(self, *, hotkey: str, pair: str, closed: bool, path: str) -> None:
         self.hotkey = hotkey
         self.pair = pair
         self.closed = closed
         self.path = path
+        self.watched = False
+        """Whether it was watched before its last listing, so that a change since then has an event."""
 
     def fingerprint(self, version: str) -> str:
         """Returns what identifies a version of a position: its folder and `version_of` its file."""
@@ -189,6 +191,11 @@ class PositionFiles:
         place, version = places[0]
         folder, _, before = self._delivered.get(key, "").rpartition("/")
         return place.fingerprint("") == folder + "/" and _size(version) < _size(before) + _SMALLEST_ORDER
+
+    def expects_event(self, key: Key) -> bool:
+        """Returns whether there must be an event if the position has changed since it was last examined."""
+        places = self._by_precedence(key)
+        return all(place.watched and not self._refused.code((place, key[1])) for place, _ in places)
 
     def read_all(self, to_read: PositionsToRead) -> Iterator[PositionWritten]:
         """Yields those of the positions that have a version to deliver."""

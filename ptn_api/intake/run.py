@@ -86,9 +86,6 @@ class QueueAlone:
             content = msgspec.json.encode(sorted(self._miners))
             self._merge.put([DocumentWritten(document=Document.MINERS, content=content)])
 
-    def report_refused(self, refused: int) -> None:
-        self._merge.set_source(SourceStatus(invalid=refused))
-
 
 class Interrupted(Exception):  # noqa: N818 - not an error
     """Intake must stop during the baseline, of which nothing may be committed."""
@@ -230,22 +227,24 @@ class Intake:
         tasks = [self._writing]
         self._sources.append(asyncio.create_task(self._prune()))
         put: Callable[[PositionWritten], None] = self._merge.put_queue_item
-        on_refused: Callable[[int], None] | None = None
         if self._follower is not None and self._documents is not None:
             self._sources.append(asyncio.create_task(self._documents.run()))
             self._sources.append(asyncio.create_task(self._documents.run_miners()))
             self._following = asyncio.create_task(self._follower.run())
             tasks.append(self._following)
         else:
-            alone = QueueAlone(self._merge, await self._merge.call(self._log.hotkeys))
-            put, on_refused = alone.put, alone.report_refused
+            put = QueueAlone(self._merge, await self._merge.call(self._log.hotkeys)).put
         if queue_fd is not None:
+
+            def count_refused(refused: int) -> None:
+                self._counters.queue_refused = refused
+
             queue = QueueReader(
                 queue_fd,
                 put,
                 line_limit=self._options.queue_line_limit_bytes,
                 wait_for_capacity=self._merge.wait_for_capacity,
-                on_refused=on_refused,
+                on_refused=count_refused,
             )
             self._sources.append(asyncio.create_task(queue.run()))
         stopping = asyncio.create_task(stop.wait())

@@ -73,6 +73,11 @@ class DirectoryScanner:
         self._deferred_by_sweep: set[Key] = set()
         self.swept: dict[Key, PositionWritten] = {}
         """Positions that the current sweep has read; delivered together at its end."""
+        self._without_event: dict[Key, int] = {}
+        """Orders that a sweep has found and no event announced, each with the time; one may still come."""
+        self._event_grace_ms = options.event_grace_ms
+        self._events_expected = False
+        self._has_swept = False
         self._is_complete = False
         self._miners: list[str] | None = None
 
@@ -117,8 +122,18 @@ class DirectoryScanner:
 
     @property
     def watching(self) -> bool:
-        """False while inotify watches are short."""
-        return self._directory.watching
+        """False while inotify watches are short, or events do not come."""
+        return self._directory.watching and not self.events_missing
+
+    @property
+    def events_missing(self) -> bool:
+        """Whether the last new order was found by a sweep alone."""
+        return self._directory.events_missing
+
+    @property
+    def awaits_event(self) -> bool:
+        """Whether the next sweep decides if an event is missing."""
+        return bool(self._without_event)
 
     def has_document_events(self, events: Iterable[FsEvent]) -> bool:
         """Returns whether any of the events happened in a folder of documents."""
@@ -166,9 +181,19 @@ class DirectoryScanner:
         # Before `_defer`: a version that the sweep has read is delivered now, even if the next is deferred.
         changes: list[Change] = self._take_swept(to_read)
         self._defer(to_read)
-        changes += self._files.read_all(to_read)
+        found = list(self._files.read_all(to_read))
+        self._note_events(self._directory.hotkeys_of(events), found)
+        changes += found
         changes += self._moved(self._files.take_vanished())
         return changes + self._changed_miners()
+
+    def _note_events(self, hotkeys: Collection[str], found: Collection[PositionWritten]) -> None:
+        """Notes that events have come for these miners."""
+        self._without_event = {
+            key: since_ms for key, since_ms in self._without_event.items() if key[0] not in hotkeys
+        }
+        if hotkeys and found:
+            self._directory.events_missing = False
 
     def read_deferred(self) -> list[Change]:
         """Reads the next batch of deferred positions."""
@@ -224,6 +249,9 @@ class DirectoryScanner:
         `rewatch` sets every watch again, after events were lost.
         """
         self._steps = self._pass(full=full, rewatch=rewatch)
+        # The first sweep, and one after lost events, finds what happened meanwhile.
+        self._events_expected = self._has_swept and self.watching and not rewatch
+        self._has_swept = True
 
     def advance(self) -> bool:
         """Continues the sweep for some 10 ms; returns whether it has reached its end."""
@@ -239,15 +267,19 @@ class DirectoryScanner:
         self._files.retry_refused(to_read)
         self._deferred_by_sweep = self._defer(to_read)
         for key, force in to_read.items():
+            is_expected = self._events_expected and self._files.expects_event(key)
             change = self._files.read(key, force=force)
             if change is not None:
                 self.swept[key] = change
+                if is_expected:
+                    self._without_event.setdefault(key, self._monotonic())
             yield
 
     def finish_sweep(self) -> list[Change]:
         """Returns what the sweep found, and what follows from it: removals, and the list of miners."""
         self._watch_documents()
         self._is_complete = True
+        self._check_events()
         accept = resync_requested(self._data_dir)
         moved: list[Change] = []
         removed: list[Key] = []
@@ -277,6 +309,16 @@ class DirectoryScanner:
             *(PositionRemoved(miner_hotkey=hotkey, position_uuid=uuid) for hotkey, uuid in removed),
             *self._changed_miners(),
         ]
+
+    def _check_events(self) -> None:
+        """Decides whether events are missing, once they have had time to come."""
+        late_ms = self._monotonic() - self._event_grace_ms
+        late = [key for key, since_ms in self._without_event.items() if since_ms <= late_ms]
+        if late and not self.events_missing:
+            logger.warning("events_missing", hotkey=late[0][0], uuid=late[0][1])
+            self._directory.events_missing = True
+        for key in late:
+            del self._without_event[key]
 
     # --- documents, and the list of miners ----------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import structlog
 from ptn_api.access import KeyFile, KeyRing, exposed_to
 from ptn_api.access.usage import Usage, UsageFile
 from ptn_api.errors import KeyFileError, SettingsError
+from ptn_api.problems import ProblemRegister
 from ptn_api.process.certificate import Certificate
 
 __all__ = ["flush_usage", "read_keys", "reload_certificate", "reload_keys"]
@@ -61,18 +62,20 @@ async def reload_keys(
             logger.info("keys_expired")
 
 
-async def reload_certificate(certificate: Certificate, *, every_ms: int) -> None:
+async def reload_certificate(certificate: Certificate, problems: ProblemRegister, *, every_ms: int) -> None:
     """Reloads the certificate when its files have changed."""
     while True:
         await asyncio.sleep(every_ms / 1000)
         try:
             if certificate.refresh():
                 logger.info("certificate_read")
+                problems.set("certificate_unreadable", present=False)
         except SettingsError as error:
             logger.error("certificate_not_read", reason=str(error))
+            problems.set("certificate_unreadable", present=True)
 
 
-async def flush_usage(usage: Usage, file: UsageFile, *, every_ms: int) -> None:
+async def flush_usage(usage: Usage, file: UsageFile, problems: ProblemRegister, *, every_ms: int) -> None:
     """Adds the usage to the file, and once more when cancelled. Counts of a failed write go into the next."""
     failing = False
     try:
@@ -87,6 +90,7 @@ async def flush_usage(usage: Usage, file: UsageFile, *, every_ms: int) -> None:
                 if not failing:
                     logger.warning("usage_not_written", reason=str(error))
                 failing = True
+            problems.set("usage_unwritable", failing)
     finally:
         with contextlib.suppress(sqlite3.Error, OSError):  # logged above; the counts end with the process
             file.add(usage.take())

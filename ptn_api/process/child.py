@@ -18,6 +18,7 @@ import structlog
 
 from ptn_api.backoff import Backoff
 from ptn_api.clock import monotonic_ms
+from ptn_api.problems import Troubles
 from ptn_api.process.control import (
     Alive,
     Channel,
@@ -75,9 +76,12 @@ class Child:
         self.name = name
         self.ready = asyncio.Event()
         self.restarts = 0
+        self._recent_restarts = 0
+        self._started_ms = monotonic_ms()
         self.fatal = False
         self.alive_until_ms = monotonic_ms() + silent_ms
-        self.log_writable = True
+        self.problems: Troubles = {}
+        """What the process has found, as it last reported."""
         self._command = command
         self.config = config
         self._fds = fds
@@ -102,7 +106,7 @@ class Child:
     async def run(self) -> None:
         """Starts the process, and restarts it whenever it ends, until `stop()` or a fatal report."""
         while not self._stopping.is_set():
-            started_ms = monotonic_ms()
+            self._started_ms = monotonic_ms()
             try:
                 status = await self._run_once()
             except OSError as error:  # out of processes, memory or descriptors
@@ -113,12 +117,22 @@ class Child:
             else:
                 if self._stopping.is_set() or self.fatal:
                     return
-                if monotonic_ms() - started_ms >= self._settled_ms:
+                if self._is_settled():
                     self._backoff.reset()
+                    self._recent_restarts = 0
                 pause_ms = self._backoff.next_ms()
                 self.restarts += 1
+                self._recent_restarts += 1
                 logger.error("process_ended", child=self.name, status=status, pause_ms=round(pause_ms))
             await wait_for_event(self._stopping, pause_ms)
+
+    @property
+    def recent_restarts(self) -> int:
+        """Restarts since the process last ran for a while."""
+        return 0 if self._is_settled() else self._recent_restarts
+
+    def _is_settled(self) -> bool:
+        return monotonic_ms() - self._started_ms >= self._settled_ms
 
     def send(self, message: msgspec.Struct) -> bool:
         """Sends the message to the process; returns False if it is not running or not reading."""
@@ -192,7 +206,7 @@ class Child:
             case Ready():
                 self.ready.set()
             case Alive():
-                self.alive_until_ms, self.log_writable = message.until_ms, message.log_writable
+                self.alive_until_ms, self.problems = message.until_ms, message.problems
                 self._on_alive()
             case MetricSamples():
                 self._resolve_answer(message.samples)

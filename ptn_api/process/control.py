@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from ptn_api.clock import monotonic_ms
+from ptn_api.problems import ProblemRegister, Troubles, merged
 from ptn_api.process.metrics import Samples, Sources, samples_of
 from ptn_api.process.settings import Settings
 from ptn_api.tasks import wait_for_event
@@ -69,11 +70,12 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, tag="config"):
 class HealthReport(msgspec.Struct, frozen=True, tag="health"):
     """The health of all processes. Times are monotonic milliseconds, one clock for the whole machine.
 
-    `key_file` is the key file in use; empty while there is none at any of the default places.
+    `problems` are those that the supervisor and the other processes have found. `key_file` is the key file in
+    use; empty while there is none at any of the default places.
     """
 
     alive_until_ms: dict[str, int]
-    log_writable: bool
+    problems: Troubles = {}
     key_file: str = ""
 
 
@@ -99,7 +101,8 @@ class Alive(msgspec.Struct, frozen=True, tag="alive"):
     """The child's event loop runs; if nothing follows until `until_ms` (monotonic), it is down."""
 
     until_ms: int
-    log_writable: bool = True
+    problems: Troubles = {}
+    """What the child has found."""
 
 
 class MetricSamples(msgspec.Struct, frozen=True, tag="samples"):
@@ -195,7 +198,8 @@ class ReportedHealth:
 
     def __init__(self, own_name: str, silent_ms: int) -> None:
         self._own_name = own_name
-        self.report = HealthReport(dict.fromkeys(PROCESSES, monotonic_ms() + silent_ms), log_writable=True)
+        self.report = HealthReport(dict.fromkeys(PROCESSES, monotonic_ms() + silent_ms))
+        self._register = ProblemRegister()
 
     def processes(self) -> dict[str, bool]:
         """Name -> whether the process is up."""
@@ -205,9 +209,10 @@ class ReportedHealth:
             for name, until_ms in self.report.alive_until_ms.items()
         }
 
-    def log_writable(self) -> bool:
-        """Whether intake could write the log when it last reported."""
-        return self.report.log_writable
+    def problems(self) -> Troubles:
+        """What the others have found, and whether any of them is down."""
+        self._register.set("process_down", sum(not up for up in self.processes().values()))
+        return merged(self._register.look(), self.report.problems)
 
     def key_file(self) -> str:
         """The key file that the supervisor has chosen; empty if none has been reported."""
@@ -221,7 +226,8 @@ class WorkerControl:
         self.stop = asyncio.Event()
         self.sources: Sources | None = None
         """Where the metrics are read, once the process has them."""
-        self.log_writable: Callable[[], bool] = lambda: True
+        self.problems = ProblemRegister()
+        """What this process finds."""
         self.health = ReportedHealth(config.process, config.settings.process_silent_ms)
         self._name = config.process
         self._silent_ms = config.settings.process_silent_ms
@@ -243,7 +249,7 @@ class WorkerControl:
         """Reports five times per `process_silent_ms` that this process lives, until cancelled."""
         while True:
             until_ms = monotonic_ms() + self._silent_ms
-            self._channel.send(Alive(until_ms, log_writable=self.log_writable()))
+            self._channel.send(Alive(until_ms, self.problems.look()))
             await asyncio.sleep(self._silent_ms / 5_000)
 
     async def end_with_supervisor(self) -> None:

@@ -98,6 +98,7 @@ _PER_REQUEST = ("route", "status", "encoding")
 METRICS: tuple[Metric, ...] = (
     Metric("ptn_process_up", "gauge", "1 if the process answers", _ALL, None),
     Metric("ptn_process_restarts_total", "counter", "restarts of a process that ended", _ALL, None),
+    Metric("ptn_problem", "gauge", "1 while the server has this problem (docs/troubleshooting.md)", ("supervisor",), None, ("code",)),
 
     Metric("ptn_log_head_sequence", "gauge", "newest sequence", _REST, lambda s: s.log.head().sequence),
     Metric("ptn_log_head_revision", "gauge", "newest revision", _REST, lambda s: s.log.head().revision),

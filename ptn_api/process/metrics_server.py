@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 from wsgiref.simple_server import WSGIServer
 
@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from ptn_api.errors import SettingsError
+from ptn_api.problems import CODES, Troubles
 from ptn_api.process.metrics import METRICS, Buckets, Metric, Samples
 
 __all__ = ["MetricsServer", "WatchedProcess"]
@@ -66,9 +67,9 @@ class MetricsServer:
         assert isinstance(self._server, WSGIServer)
         return f"http://{HOST}:{self._server.server_port}/metrics"
 
-    def watch(self, processes: Sequence[WatchedProcess]) -> None:
-        """Collects from these processes, which belong to the running event loop."""
-        self._collector.watched = (asyncio.get_running_loop(), processes)
+    def watch(self, processes: Sequence[WatchedProcess], problems: Callable[[], Troubles]) -> None:
+        """Collects from these processes, which belong to the running event loop, as `problems` does."""
+        self._collector.watched = (asyncio.get_running_loop(), processes, problems)
 
     def close(self) -> None:
         self._server.shutdown()
@@ -80,7 +81,9 @@ class _Collector(Collector):
     """Asks every process for its samples at each scrape, in the server's thread."""
 
     def __init__(self) -> None:
-        self.watched: tuple[asyncio.AbstractEventLoop, Sequence[WatchedProcess]] | None = None
+        self.watched: (
+            tuple[asyncio.AbstractEventLoop, Sequence[WatchedProcess], Callable[[], Troubles]] | None
+        ) = None
 
     def describe(self) -> Iterable[Family]:
         return ()
@@ -88,18 +91,20 @@ class _Collector(Collector):
     def collect(self) -> Iterator[Family]:
         if self.watched is None or self.watched[0].is_closed():
             return
-        loop, processes = self.watched
+        loop, processes, problems = self.watched
 
         async def ask_all() -> list[Samples | None]:
-            return await asyncio.gather(*(process.samples(_ANSWER_MS) for process in processes))
+            answers = await asyncio.gather(*(process.samples(_ANSWER_MS) for process in processes))
+            found = problems()
+            return [*answers, {"ptn_problem": [([code], float(code in found)) for code in CODES]}]
 
         answering = asyncio.run_coroutine_threadsafe(ask_all(), loop)
         try:
             answers = answering.result(_LOOP_MS / 1000)
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
             answering.cancel()
-            answers = [None for _ in processes]
-        samples: dict[str, Samples] = {}
+            answers = [None for _ in (*processes, "supervisor")]
+        samples: dict[str, Samples] = {"supervisor": answers.pop() or {}}
         for process, answer in zip(processes, answers, strict=True):
             samples[process.name] = (answer or {}) | {
                 "ptn_process_up": [([], float(answer is not None))],

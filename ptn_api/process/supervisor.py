@@ -19,6 +19,8 @@ import structlog
 
 from ptn_api.access import find_key_file, key_file_places
 from ptn_api.backoff import Backoff
+from ptn_api.clock import monotonic_ms, wall_ms
+from ptn_api.problems import PROBLEMS, Findings, ProblemRegister, Troubles, merged
 from ptn_api.process.child import Child, python_command
 from ptn_api.process.control import PROCESSES, HealthReport, WorkerConfig
 from ptn_api.process.metrics_server import MetricsServer
@@ -54,6 +56,9 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._children: dict[str, Child] = {}
         self._running: list[asyncio.Task[None]] = []
+        self._register = ProblemRegister()
+        self._register.watch(self._find_problems)
+        self._logged: Troubles = {}
 
     async def run(
         self,
@@ -123,7 +128,7 @@ class Supervisor:
             self._spawn("stream", listener=self._stream.fileno()),
         ]
         if self._metrics is not None:
-            self._metrics.watch(children)
+            self._metrics.watch(children, self._problems)
         return await self._until_ready(*children)
 
     def _spawn(self, process: str, *, listener: int = -1, queue: int = -1) -> Child:
@@ -144,14 +149,38 @@ class Supervisor:
         return child
 
     def _report_health(self) -> None:
-        """Sends rest and stream the time until which each process counts as alive, and the key file."""
+        """Sends rest and stream the health of all others, and the key file; logs problems."""
         self._choose_key_file()
         children = self._children
         if all(name in children for name in PROCESSES):
+            self._log_problems()
             alive_until_ms = {name: children[name].alive_until_ms for name in PROCESSES}
-            writable, key_file = children["intake"].log_writable, self._settings.api_keys_file
             for name in ("rest", "stream"):
-                children[name].send(HealthReport(alive_until_ms, writable, key_file))
+                problems = self._problems(without=name)
+                children[name].send(HealthReport(alive_until_ms, problems, self._settings.api_keys_file))
+
+    def _find_problems(self) -> Findings:
+        """What only the supervisor knows."""
+        children, now = self._children.values(), monotonic_ms()
+        return {
+            "process_down": sum(child.alive_until_ms < now for child in children if child.name in PROCESSES),
+            "process_restarting": sum(child.recent_restarts for child in children),
+        }
+
+    def _problems(self, *, without: str = "") -> Troubles:
+        """All problems, or those that a process did not find itself."""
+        found = (child.problems for child in self._children.values() if child.name != without)
+        return merged(self._register.look(), *found)
+
+    def _log_problems(self) -> None:
+        """Logs each problem when it begins and when it ends."""
+        before, self._logged = self._logged, self._problems()
+        for code in self._logged.keys() - before.keys() - {"starting"}:
+            problem, count = PROBLEMS[code], self._logged[code].count
+            log = logger.warning if problem.severity == "degraded" else logger.error
+            log("problem", code=code, reason=problem.sentence, remedy=problem.remedy, count=count)
+        for code in before.keys() - self._logged.keys() - {"starting"}:
+            logger.info("problem_ended", code=code, lasted_ms=wall_ms() - before[code].since_ms)
 
     def _choose_key_file(self) -> None:
         """Chooses the key file, if the operator named none, as soon as there is one; then it stays."""

@@ -21,6 +21,7 @@ from ptn_api.access import KeyFile, KeyRing
 from ptn_api.access.usage import Usage, UsageFile
 from ptn_api.errors import LogLockedError, LogMissingError, LogUnusableError, PTNError, SettingsError
 from ptn_api.event_log.contract import EventLog
+from ptn_api.problems import Findings
 from ptn_api.process.background import flush_usage, read_keys, reload_certificate, reload_keys
 from ptn_api.process.certificate import Certificate
 from ptn_api.process.control import WorkerConfig, WorkerControl, read_config, take_over_stdin
@@ -103,7 +104,16 @@ async def _run_intake(config: WorkerConfig, control: WorkerControl) -> None:
     )
     with contextlib.closing(event_log):
         control.sources = Sources(counters)
-        control.log_writable = lambda: not counters.unwritable
+        skipped = event_log.counters()["skipped"]
+
+        def find_problems() -> Findings:
+            return {
+                "log_unwritable": counters.unwritable,
+                "queue_items_refused": counters.queue_refused,
+                "changes_skipped": event_log.counters()["skipped"] - skipped,
+            }
+
+        control.problems.watch(find_problems)
         await run_intake(
             log=event_log,
             options=IntakeOptions(
@@ -137,7 +147,7 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
         from ptn_api.rest.run import run_rest
 
         counters = RestCounters()
-        run = partial(run_rest, options=settings.rest, health=control.health)
+        run = partial(run_rest, options=settings.rest)
     else:
         from ptn_api.stream.counters import StreamCounters
         from ptn_api.stream.server import run_stream
@@ -154,12 +164,14 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
             report_entries=report_entries,
             every_ms=settings.key_check_ms,
         ),
-        flush_usage(usage, UsageFile(data_dir), every_ms=settings.usage_flush_ms),
+        flush_usage(usage, UsageFile(data_dir), control.problems, every_ms=settings.usage_flush_ms),
     ]
+    control.problems.watch(lambda: key_file.findings)
     if certificate is not None:
         run = partial(run, tls=certificate.context)
-        background.append(reload_certificate(certificate, every_ms=settings.key_check_ms))
+        background.append(reload_certificate(certificate, control.problems, every_ms=settings.key_check_ms))
     run = partial(run, log=event_log, keys=keys, counters=counters, usage=usage)
+    run = partial(run, problems=control.problems, others=control.health)
     with contextlib.closing(event_log), socket.socket(fileno=config.listener) as listener:
         tasks = [asyncio.create_task(work) for work in background]
         await run_with(run(sock=listener, stop=control.stop, ready=control.ready), tasks)

@@ -13,10 +13,11 @@ from ptn_api.http.body import Body, body_of
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.response import Response
 from ptn_api.model.documents import ServiceHealth, trade_pairs_answer
+from ptn_api.problems import merged, severity_of
 from ptn_api.rest.context import AppContext, RequestContext
-from ptn_api.wire.about import Health, KeyFileHealth, KeyLimits, LogHealth, Me, Problem, SourceHealth, Status
+from ptn_api.wire.about import Health, KeyFileHealth, KeyLimits, LogHealth, Me, SourceHealth
 
-__all__ = ["TradePairsQuery", "health", "me", "service_health", "trade_pairs"]
+__all__ = ["HealthQuery", "TradePairsQuery", "health", "me", "service_health", "trade_pairs"]
 
 
 class TradePairsQuery(msgspec.Struct, kw_only=True):
@@ -24,6 +25,10 @@ class TradePairsQuery(msgspec.Struct, kw_only=True):
         str | None,
         Meta(description="only this class: crypto, forex, equities, commodities, hl_all or all_markets"),
     ] = None
+
+
+class HealthQuery(msgspec.Struct, kw_only=True):
+    epoch: Annotated[str, Meta(description="an epoch, to learn whether it is that of the server's log")] = ""
 
 
 def me(app: AppContext, request: RequestContext) -> Response:
@@ -58,7 +63,7 @@ def trade_pairs(app: AppContext, request: RequestContext) -> Response:
 
 
 def health(app: AppContext, request: RequestContext) -> Response:
-    result = _health(app)
+    result = _health(app, request.query.epoch)
     return Response(body_of(msgspec.json.encode(result)), status=_status_code(result))
 
 
@@ -77,35 +82,25 @@ def _status_code(result: Health) -> int:
     return 200 if result.status in ("ok", "degraded") else 503
 
 
-def _health(app: AppContext) -> Health:
-    alive, writable = app.health.processes(), app.health.log_writable()
+def _health(app: AppContext, asked: str = "") -> Health:
+    problems = merged(app.problems.look(), app.others.problems())
     try:
-        source, log_ready, unreadable = app.log.source(), app.log.ready(), bool(app.follower.outage.failing)
+        source, ready, epoch = app.log.source(), app.log.ready(), app.log.epoch
     except LogError:
-        source, log_ready, unreadable = SourceStatus(), False, True
-    now, swept_ms = app.clock(), source.swept_ms
-    silent = swept_ms is not None and now - swept_ms > app.options.silent_ms
-    failures: list[tuple[Problem, bool]] = [
-        ("log_unwritable", not writable),
-        ("process_down", not all(alive.values())),
-        ("log_unreadable", unreadable),
-        ("source_stale", source.stale),
-        ("source_silent", silent),
-    ]
-    starting = not ((log_ready and app.views.built) or unreadable)
-    problems = [name for name, present in failures if present]
-    status: Status = "failing" if problems else "starting" if starting else "ok"
-    problems += ["starting"] if starting else []
-    if not source.watching:
-        problems.append("not_watching")
-        status = "degraded" if status == "ok" else status
+        source, ready, epoch = SourceStatus(), False, None
+    severity = severity_of(problems)
     return Health(
-        status=status,
+        status="failing" if severity == "unavailable" else severity,
         problems=[*problems],
-        processes={name: "up" if up else "down" for name, up in alive.items()},
+        details=dict(problems.items()),
+        processes={name: "up" if up else "down" for name, up in app.others.processes().items()},
         source=SourceHealth(
-            swept_ms=swept_ms, stale=source.stale, reason=source.reason, watching=source.watching
+            swept_ms=source.swept_ms, stale=source.stale, reason=source.reason, watching=source.watching
         ),
-        log=LogHealth(ready=log_ready, writable=writable),
+        log=LogHealth(
+            ready=ready,
+            writable="log_unwritable" not in problems,
+            epoch_matches=epoch == asked if asked else None,
+        ),
         key_file=KeyFileHealth(left_out=app.keys.left_out),
     )

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from ptn_api.access.key_ring import KeyHolder, KeyRing
 from ptn_api.clock import Clock
+from ptn_api.errors import LogError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.http.body import Body, body_of, tag_of
 from ptn_api.http.response import Response, header_lines
 from ptn_api.model.tiers import Tier
+from ptn_api.problems import Findings, OtherProcesses, ProblemRegister, SingleProcess
 from ptn_api.rest.options import RestOptions
 from ptn_api.views.archive import Archive
 from ptn_api.views.checkpoint import Checkpoint
@@ -23,31 +25,9 @@ from ptn_api.views.follower import Follower
 from ptn_api.views.limit_orders import LimitOrders
 from ptn_api.views.positions import PositionViews, ViewMetrics
 
-__all__ = ["AppContext", "NoQuery", "ProcessHealth", "RequestContext", "RouteHandler", "freshness_headers"]
+__all__ = ["AppContext", "NoQuery", "RequestContext", "RouteHandler", "freshness_headers"]
 
 _RECENT_ANSWERS = 64
-
-
-class ProcessHealth(Protocol):
-    """The health of the service's other processes."""
-
-    def processes(self) -> dict[str, bool]:
-        """Returns whether each process is alive, by name."""
-        ...
-
-    def log_writable(self) -> bool:
-        """Whether intake can write the log."""
-        ...
-
-
-class SingleProcess:
-    """The process health where REST runs alone, as in tests."""
-
-    def processes(self) -> dict[str, bool]:
-        return {}
-
-    def log_writable(self) -> bool:
-        return True
 
 
 @dataclass(frozen=True)
@@ -63,8 +43,9 @@ class AppContext:
     limit_orders: LimitOrders
     archive: Archive
     checkpoint: Checkpoint
-    health: ProcessHealth
     keys: KeyRing
+    problems: ProblemRegister
+    others: OtherProcesses
     answers: Recent[Body] = field(default_factory=lambda: Recent(_RECENT_ANSWERS))
     """Bodies that are made on request, each kept until what it is made of changes."""
 
@@ -75,14 +56,15 @@ class AppContext:
         clock: Clock,
         options: RestOptions,
         metrics: ViewMetrics | None = None,
-        health: ProcessHealth | None = None,
         keys: KeyRing | None = None,
+        problems: ProblemRegister | None = None,
+        others: OtherProcesses | None = None,
     ) -> AppContext:
         """Returns the context for serving this log."""
         views, documents = PositionViews(log, clock, metrics), Documents(log)
         follower = Follower(log, views, documents, clock, coalesce_ms=options.refresh_coalesce_ms)
         limit_orders, archive = LimitOrders(documents), Archive(documents, clock)
-        return cls(
+        context = cls(
             log=log,
             clock=clock,
             options=options,
@@ -92,9 +74,27 @@ class AppContext:
             limit_orders=limit_orders,
             archive=archive,
             checkpoint=Checkpoint(views, documents, limit_orders, archive),
-            health=health or SingleProcess(),
             keys=KeyRing() if keys is None else keys,
+            problems=ProblemRegister(clock) if problems is None else problems,
+            others=others or SingleProcess(),
         )
+        context.problems.watch(context.find_problems)
+        return context
+
+    def find_problems(self) -> Findings:
+        """What is wrong with the log and its source, as far as this process can tell."""
+        try:
+            source, ready = self.log.source(), self.log.ready()
+        except LogError:
+            return {"log_unreadable": True, "starting": False}
+        unreadable = bool(self.follower.outage.failing)
+        age_ms = 0 if source.swept_ms is None else self.clock() - source.swept_ms
+        return {
+            **source.findings,
+            "source_silent": age_ms > self.options.silent_ms,
+            "log_unreadable": unreadable,
+            "starting": not ((ready and self.views.built) or unreadable),
+        }
 
     def answer(self, key: Hashable, version: Hashable, make: Callable[[], Body]) -> Body:
         """Returns the body kept under this key, built again if its version is another one.

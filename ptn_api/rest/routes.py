@@ -368,6 +368,7 @@ ROUTES: tuple[Route, ...] = (
         "Health of the service; 503 while starting or failing",
         Health,
         access="anyone",
+        query=about.HealthQuery,
         also_503=True,
     ),
     Route(

@@ -17,9 +17,10 @@ from ptn_api.http.connection import Connection
 from ptn_api.http.connection_limit import ConnectionLimit
 from ptn_api.http.request import Limits
 from ptn_api.http.server import Server
+from ptn_api.problems import OtherProcesses, ProblemRegister
 from ptn_api.rest.app import App
 from ptn_api.rest.auth import ConnectLimit
-from ptn_api.rest.context import AppContext, ProcessHealth
+from ptn_api.rest.context import AppContext
 from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.routes import ROUTES
@@ -46,7 +47,8 @@ async def run_rest(
     tls: ssl.SSLContext | None = None,
     counters: RestCounters | None = None,
     usage: Usage | None = None,
-    health: ProcessHealth | None = None,
+    problems: ProblemRegister | None = None,
+    others: OtherProcesses | None = None,
 ) -> None:
     """Serves on the listening socket until `stop`, then drains.
 
@@ -54,12 +56,15 @@ async def run_rest(
     LogReplacedError if the log was replaced: start again.
     """
     counters = counters or RestCounters()
-    clock = clock or SteadyClock(
-        jump_ms=options.clock_jump_ms,
-        settle_ms=options.clock_settle_ms,
-        on_jump=lambda ms: logger.warning("clock_jumped", by_ms=ms),
-    )
-    context = AppContext.over(log, clock, options, counters.views, health, keys)
+    if clock is None:
+        clock = steady = SteadyClock(
+            jump_ms=options.clock_jump_ms,
+            settle_ms=options.clock_settle_ms,
+            on_jump=lambda ms: logger.warning("clock_jumped", by_ms=ms),
+        )
+        problems = problems or ProblemRegister(clock)
+        problems.watch(lambda: {"clock_untrusted": steady.is_waiting()})
+    context = AppContext.over(log, clock, options, counters.views, keys, problems, others)
 
     def count_evictions() -> None:
         counters.limited["connections"] += 1

@@ -12,6 +12,7 @@ from ptn_api.clock import Clock, monotonic_ms
 from ptn_api.errors import LogError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.event_log.outage import LogOutage
+from ptn_api.problems import Findings, OtherProcesses, ProblemRegister, SingleProcess, merged
 from ptn_api.stream.catch_up import CatchUps
 from ptn_api.stream.connection import Connection, Socket
 from ptn_api.stream.counters import StreamCounters
@@ -32,7 +33,8 @@ TICK_MS = 1_000
 class Hub:
     """The `ConnectionHost` of every connection, from its upgrade to its end.
 
-    To be created inside a running loop. `clock` is the time that clients are told.
+    To be created inside a running loop. `clock` is the time that clients are told. Heartbeats name the
+    problems that `problems` has found here and `others` elsewhere.
     """
 
     def __init__(
@@ -44,6 +46,8 @@ class Hub:
         counters: StreamCounters,
         clock: Clock,
         usage: Usage | None = None,
+        problems: ProblemRegister | None = None,
+        others: OtherProcesses | None = None,
     ) -> None:
         self._event_log = log
         self._options = options
@@ -53,6 +57,11 @@ class Hub:
         self._connections: dict[Connection, Socket] = {}
         self._connect_limit = RateLimit(options.connects_per_minute)
         self._outage = LogOutage()
+        self._problems = ProblemRegister(clock) if problems is None else problems
+        self._problems.watch(self._find_problems)
+        self._others = others or SingleProcess()
+        self._told: list[str] = []
+        """The problems that the last heartbeats named."""
         self._groups = SubscriberGroups(counters, clock)
         self._tail = LogTail(
             log,
@@ -188,6 +197,7 @@ class Hub:
         self._tail.update_checksum_demand()
         self._tail.read_source()
         now, checksum = self._clock(), self._tail.checksum()
+        self._told = problems = self._present_problems()
         for connection in list(self._connections):
             session = connection.session
             if session.version != 2 or not session.logged_in:
@@ -202,6 +212,7 @@ class Hub:
                     source_ms=self._tail.source.swept_ms,
                     stale=self._tail.stale,
                     checksum=checksum if use_checksum else None,
+                    problems=problems,
                 )
             )
 
@@ -214,8 +225,16 @@ class Hub:
         subscribed = connection.session.subscribed_before
         return self._tail.sequence if subscribed else connection.session.after, self._tail.revision
 
+    def _find_problems(self) -> Findings:
+        return {**self._tail.source.findings, "log_unreadable": bool(self._outage.failing)}
+
+    def _present_problems(self) -> list[str]:
+        return [*merged(self._problems.look(), self._others.problems())]
+
     def _tick(self) -> None:
         now = monotonic_ms()
+        if self._tail.started and self._present_problems() != self._told:
+            self.send_heartbeats()
         for connection, socket in list(self._connections.items()):
             self._record_usage(connection)
             self._catch_ups.close_stalled(connection, now)

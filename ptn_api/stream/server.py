@@ -30,6 +30,7 @@ from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import InvalidInputError, SettingsError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.http.connection_limit import ConnectionLimit
+from ptn_api.problems import OtherProcesses, ProblemRegister
 from ptn_api.stream.connection import Connection
 from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.framing import PONG, MessageReader, frame, negotiate
@@ -83,6 +84,8 @@ async def run_stream(
     clock: Clock = wall_ms,
     tls: ssl.SSLContext | None = None,
     usage: Usage | None = None,
+    problems: ProblemRegister | None = None,
+    others: OtherProcesses | None = None,
 ) -> None:
     """Serves the log's orders on `sock`, a bound socket, until `stop` is set.
 
@@ -91,7 +94,16 @@ async def run_stream(
     connections whose key is no longer valid are closed at once. Raises the error that ended any of the tasks.
     """
     counters = counters or StreamCounters()
-    hub = Hub(log, keys, options=options, counters=counters, clock=clock, usage=usage)
+    hub = Hub(
+        log,
+        keys,
+        options=options,
+        counters=counters,
+        clock=clock,
+        usage=usage,
+        problems=problems,
+        others=others,
+    )
     server = StreamServer(hub, options, counters)
     tasks = hub.start()
     stopping = asyncio.create_task(stop.wait())

@@ -11,18 +11,11 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from msgspec import Meta
 
-__all__ = ["Health", "KeyFileHealth", "KeyLimits", "LogHealth", "Me", "Problem", "SourceHealth", "Status"]
+from ptn_api.problems import CODES, Trouble
+
+__all__ = ["Health", "KeyFileHealth", "KeyLimits", "LogHealth", "Me", "SourceHealth", "Status"]
 
 Status = Literal["ok", "degraded", "starting", "failing"]
-Problem = Literal[
-    "log_unreadable",
-    "log_unwritable",
-    "process_down",
-    "source_stale",
-    "source_silent",
-    "starting",
-    "not_watching",
-]
 ProcessState = Literal["up", "down"]
 
 
@@ -36,10 +29,14 @@ class SourceHealth(msgspec.Struct, kw_only=True):
 
 
 class LogHealth(msgspec.Struct, kw_only=True):
-    """`ready`: the first scan of the validator's files is complete. `writable`: orders can be stored."""
+    """`ready`: the first scan of the validator's files is complete. `writable`: orders can be stored.
+
+    `epoch_matches`: whether the request's `epoch` is that of the log; null without one.
+    """
 
     ready: bool = False
     writable: bool = True
+    epoch_matches: bool | None = None
 
 
 class KeyFileHealth(msgspec.Struct, kw_only=True):
@@ -49,13 +46,16 @@ class KeyFileHealth(msgspec.Struct, kw_only=True):
 
 
 class Health(msgspec.Struct, kw_only=True):
-    """Server health; independent of live orders. `degraded`: everything is served, but there is a problem.
+    """Server health; independent of live orders. `degraded`: the server works, but there is a problem.
 
-    `processes` maps each process to `up` or `down`; it is empty where they are not known.
+    `details` has for each problem the time since when it is known (`since_ms`, epoch ms) and, where it can be
+    counted, how many files, processes or users it concerns (`count`). `processes` maps each process to `up`
+    or `down`; it is empty where they are not known.
     """
 
     status: Annotated[str, Meta(extra_json_schema={"enum": [*get_args(Status)]})]
-    problems: list[Annotated[str, Meta(extra_json_schema={"enum": [*get_args(Problem)]})]]
+    problems: list[Annotated[str, Meta(extra_json_schema={"enum": [*CODES]})]]
+    details: dict[str, Trouble] = {}
     processes: dict[str, Annotated[str, Meta(extra_json_schema={"enum": [*get_args(ProcessState)]})]] = {}
     source: SourceHealth
     log: LogHealth

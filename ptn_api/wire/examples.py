@@ -125,6 +125,7 @@ FRAMES: dict[str, msgspec.Struct] = {
         source_ms=_NOW - 3_000,
         stale=False,
         checksum="9f86d081884c7d65",
+        problems=["files_refused"],
     ),
     "a refreshed return": PositionChanged(
         revision=_REVISION, after=_SEQUENCE, position=msgspec.structs.replace(SUMMARY, current_return=1.0021)

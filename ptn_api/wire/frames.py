@@ -181,7 +181,10 @@ class ResumeFailed(msgspec.Struct, kw_only=True, tag="resume_failed"):
 
 
 class Heartbeat(msgspec.Struct, kw_only=True, omit_defaults=True, tag="heartbeat"):
-    """Everything up to `head` that matches the subscription has been sent."""
+    """Everything up to `head` that matches the subscription has been sent.
+
+    `problems` are the codes of `/health` at that moment, absent while there are none.
+    """
 
     head: int
     revision: int
@@ -189,6 +192,7 @@ class Heartbeat(msgspec.Struct, kw_only=True, omit_defaults=True, tag="heartbeat
     source_ms: int | None
     stale: bool
     checksum: str | None = None
+    problems: list[str] = []
 
 
 class PositionChanged(msgspec.Struct, kw_only=True, omit_defaults=True, tag="position"):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ptn_api.access.key_ring import KeyHolder
 from ptn_api.access.usage import Usage, UsageFile, UsageRow
+from ptn_api.problems import ProblemRegister
 from ptn_api.process.background import flush_usage
 from tests.waiting import until_async
 
@@ -67,7 +68,7 @@ async def test_rows_that_cannot_be_written_are_retried(tmp_path: Path) -> None:
             super().add(rows)
 
     file = Watched(away)
-    task = asyncio.create_task(flush_usage(usage, file, every_ms=10))
+    task = asyncio.create_task(flush_usage(usage, file, ProblemRegister(), every_ms=10))
     usage.add(ALICE, requests=1)
     await asyncio.sleep(0)
     usage.add(ALICE, requests=2)

@@ -526,3 +526,65 @@ async def test_a_late_root_is_waited_for(validator: ValidatorDir, data: Path) ->
     async with running(data, validator) as intake:
         assert set(intake.state()) == {(MINER, uuid(1))}
         assert intake.events() == []
+
+
+class DeafWatch(InotifyWatch):
+    """Adds watches and yields no event, as on NFS and FUSE, until it `hears`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hears = False
+
+    async def events(self) -> AsyncIterator[FsEvent | None]:
+        async for event in super().events():
+            if self.hears:
+                yield event
+
+
+async def test_a_file_system_without_events_is_told(validator: ValidatorDir, data: Path) -> None:
+    """An order that only a sweep found says so, and sweeps get faster; an order with an event ends it."""
+    watch = DeafWatch()
+    validator.write(position(1, [order(1)]))
+    options: dict[str, Any] = {
+        "sweep_ms": 300,
+        "full_sweep_ms": NEVER_MS,
+        "blind_sweep_ms": 10,
+        "event_grace_ms": 100,
+    }
+    async with running(data, validator, watch=watch, **options) as intake:
+        assert intake.log.source().watching
+        validator.write(position(1, [order(1), order(2)]))
+        await intake.until(lambda: intake.log.source().events_missing)
+        assert not intake.log.source().watching
+        assert intake.announced() == [order(2)["order_uuid"]]
+        watch.hears = True
+        orders = [order(1), order(2)]
+
+        def heard() -> bool:
+            orders.append(order(len(orders) + 1))
+            validator.write(position(1, orders))
+            return not intake.log.source().events_missing
+
+        await intake.until(heard)
+        assert intake.log.source().watching
+
+
+async def test_changes_that_never_have_an_event_do_not_count_as_missing_ones(
+    validator: ValidatorDir, data: Path
+) -> None:
+    """What happened before the start, new folders, and files that became readable."""
+    validator.write(position(1, [order(1)]))
+    options: dict[str, Any] = {"event_grace_ms": 30}
+    async with running(data, validator, **options):
+        pass
+    validator.write(position(1, [order(1), order(2)]))
+    async with running(data, validator, **options) as intake:
+        broken = validator.write(position(2, [order(3)]))
+        broken.write_text("{")
+        await intake.until(lambda: intake.log.source().invalid)
+        validator.write(position(2, [order(3)]))
+        validator.write(position(3, [order(4)], miner=OTHER_MINER))
+        await intake.until(lambda: len(intake.announced()) == 3)
+        await asyncio.sleep(0.1)
+        await intake.swept()
+        assert not intake.log.source().events_missing

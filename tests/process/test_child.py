@@ -144,16 +144,17 @@ async def test_a_process_without_its_channel_is_replaced() -> None:
 
 
 async def test_reports_say_how_long_a_child_is_alive() -> None:
-    """And whether intake can write the log; each is passed on at once."""
-    reports: list[tuple[int, bool]] = []
-    code = READY + "tell(type='alive', until_ms=1, log_writable=False); tell(type='alive', until_ms=2)\n"
+    """And what is wrong with it; each is passed on at once."""
+    reports: list[tuple[int, list[str]]] = []
+    ill = "tell(type='alive', until_ms=1, problems={'starting': {'since_ms': 5}})"
+    code = READY + ill + "; tell(type='alive', until_ms=2)\n"
     started_ms = monotonic_ms()
     async with running(
-        code + SLEEP, on_alive=lambda: reports.append((child.alive_until_ms, child.log_writable))
+        code + SLEEP, on_alive=lambda: reports.append((child.alive_until_ms, [*child.problems]))
     ) as child:
         assert child.alive_until_ms >= started_ms + 1_000
         await until_async(lambda: len(reports) == 2)
-    assert reports == [(1, False), (2, True)]
+    assert reports == [(1, ["starting"]), (2, [])]
 
 
 async def test_metrics_are_asked_for_once_until_they_come() -> None:
@@ -172,7 +173,7 @@ async def test_metrics_are_asked_for_once_until_they_come() -> None:
         assert await child.samples(10) is None
         assert await child.samples(10) is None
         answer = asyncio.create_task(child.samples(20_000))
-        child.send(HealthReport({}, log_writable=True))
+        child.send(HealthReport({}))
         assert await answer == {"requests": [([], 1.0)]}
 
 
@@ -180,7 +181,7 @@ async def test_a_child_that_reads_nothing_blocks_nobody() -> None:
     """What it does not take is bounded, and it is still stopped."""
     async with running(READY + SLEEP) as child:
         await asyncio.wait_for(child.ready.wait(), 20)
-        report = HealthReport({"x" * 10_000: 1}, log_writable=True)
+        report = HealthReport({"x" * 10_000: 1})
         await until_async(lambda: not child.send(report))
         assert await child.samples(20_000) is None  # at once
         assert not child.send(Stop())

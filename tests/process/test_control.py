@@ -18,6 +18,7 @@ import structlog
 
 from ptn_api.clock import monotonic_ms
 from ptn_api.intake.merge import IntakeCounters
+from ptn_api.problems import Trouble
 from ptn_api.process.control import (
     Alive,
     Channel,
@@ -71,7 +72,7 @@ async def test_a_worker_reports_and_is_told() -> None:
         worker.ready()
         worker.fatal()
         await until_async(lambda: supervisor.received == [Ready(), Fatal()])
-        report = HealthReport({"rest": 5}, log_writable=False)
+        report = HealthReport({"rest": 5}, {"log_unwritable": Trouble(7)})
         supervisor.channel.send(report)
         supervisor.channel.send(Stop())
         await asyncio.wait_for(worker.stop.wait(), 20)
@@ -81,13 +82,13 @@ async def test_a_worker_reports_and_is_told() -> None:
 async def test_a_worker_reports_that_it_lives_until_it_hangs() -> None:
     """Each report is good for `process_silent_ms`, and says whether the log can be written."""
     async with connected() as (worker, supervisor):
-        worker.log_writable = lambda: False
+        worker.problems.watch(lambda: {"log_unwritable": True})
         task = asyncio.create_task(worker.report_alive())
         await until_async(lambda: len(supervisor.all(Alive)) >= 3)
         task.cancel()
         first, second = supervisor.all(Alive)[:2]
         assert first.until_ms < second.until_ms <= monotonic_ms() + SETTINGS.process_silent_ms
-        assert not first.log_writable
+        assert [*first.problems] == ["log_unwritable"]
 
 
 async def test_metrics_are_sent_when_asked_for() -> None:
@@ -140,7 +141,7 @@ async def test_a_reader_that_hangs_gets_no_more_than_fits() -> None:
     ours, theirs = socket.socketpair()
     supervisor = Supervisor()
     await supervisor.channel.open(ours)
-    report = HealthReport({"x" * 10_000: 1}, log_writable=True)
+    report = HealthReport({"x" * 10_000: 1})
     with theirs:
         assert sum(supervisor.channel.send(report) for _ in range(1_000)) < 1_000
         await supervisor.channel.close(timeout_ms=10)
@@ -165,13 +166,14 @@ def test_health_lapses_with_the_reports() -> None:
     """A process is up until its deadline passes, and the one that answers always is."""
     health = ReportedHealth("rest", silent_ms=1_000_000)
     assert health.processes() == {"intake": True, "rest": True, "stream": True}
-    assert health.log_writable()
+    assert health.problems() == {}
     now = monotonic_ms()
     health.report = HealthReport(
-        {"intake": now - 1, "rest": now - 1, "stream": now + 60_000}, log_writable=False
+        {"intake": now - 1, "rest": now - 1, "stream": now + 60_000}, {"log_unwritable": Trouble(7)}
     )
     assert health.processes() == {"intake": False, "rest": True, "stream": True}
-    assert not health.log_writable()
+    assert health.problems()["log_unwritable"].since_ms == 7
+    assert health.problems()["process_down"].count == 1
     assert ReportedHealth("rest", silent_ms=-1).processes() == {
         "intake": False,
         "rest": True,

@@ -10,6 +10,7 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from ptn_api.problems import Trouble
 from ptn_api.process import metrics_server
 from ptn_api.process.metrics import Buckets, Samples
 from ptn_api.process.metrics_server import MetricsServer
@@ -57,7 +58,10 @@ async def test_each_process_answers_for_itself(server: MetricsServer) -> None:
     """One without an answer is not up, and costs the others nothing."""
     lag = Buckets([0.1, 1.0], [1, 2, 4], 7.5)
     answer: Samples = {"ptn_keys": [([], 3.0)], "ptn_stream_order_lag_seconds": [([], lag)]}
-    server.watch([Process("rest", None), Process("stream", answer, pid=os.getpid())])
+    server.watch(
+        [Process("rest", None), Process("stream", answer, pid=os.getpid())],
+        lambda: {"not_watching": Trouble(5)},
+    )
     values = await scrape(server)
     assert values["ptn_process_up", "rest"] == 0
     assert values["ptn_process_up", "stream"] == 1
@@ -80,6 +84,6 @@ async def test_a_scrape_does_not_wait_for_a_supervisor_that_hangs(
 ) -> None:
     """Then no process counts as up."""
     monkeypatch.setattr(metrics_server, "_LOOP_MS", 50)
-    server.watch([Process("rest", {}), Process("stream", {}, hangs=True)])
+    server.watch([Process("rest", {}), Process("stream", {}, hangs=True)], dict)
     values = await scrape(server)
     assert (values["ptn_process_up", "rest"], values["ptn_process_up", "stream"]) == (0, 0)

@@ -493,7 +493,17 @@ async def test_health_names_the_problems() -> None:
         cases: list[tuple[SourceStatus, int, list[str]]] = [
             (SourceStatus(swept_ms=NOW), 200, []),
             (SourceStatus(swept_ms=NOW, watching=False), 200, ["not_watching"]),
-            (SourceStatus(swept_ms=NOW, stale=True, reason="root_vanished"), 503, ["source_stale"]),
+            (
+                SourceStatus(swept_ms=NOW, stale=True, reason="root_missing"),
+                503,
+                ["source_stale", "root_missing"],
+            ),
+            (
+                SourceStatus(swept_ms=NOW, invalid=3, invalid_documents=1),
+                200,
+                ["files_refused", "documents_refused"],
+            ),
+            (SourceStatus(swept_ms=NOW, watching=False, events_missing=True), 200, ["events_missing"]),
             (SourceStatus(swept_ms=NOW - HOUR), 503, ["source_silent"]),
         ]
         for source, status, problems in cases:

@@ -185,6 +185,18 @@ async def test_a_heartbeat_is_sent_at_once_when_the_source_becomes_stale() -> No
         assert (await client.receive())["stale"] is False
 
 
+async def test_heartbeats_name_the_problems() -> None:
+    """Those of the source, found at once; without any the field is absent."""
+    async with running() as live, live.client() as client:
+        await client.login(version=2)
+        live.log.set_source(SourceStatus(swept_ms=T0, invalid=3, invalid_documents=1))
+        beat = await client.receive()
+        assert (beat["type"], beat["stale"]) == ("heartbeat", False)
+        assert beat["problems"] == ["files_refused", "documents_refused"]
+        live.log.set_source(SourceStatus(swept_ms=T0))
+        assert "problems" not in await client.receive()
+
+
 # --- updates ----------------------------------------------------------------------------------------------
 
 

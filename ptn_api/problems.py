@@ -1,0 +1,279 @@
+"""Everything that can be wrong with a running server, in one table.
+
+From it are made: `/health`, the stream's heartbeats, the metric `ptn_problem`, `ptn doctor`, the log lines
+`problem` and `problem_ended`, and the tables of docs/operators.md and docs/troubleshooting.md. A problem that
+one of them reports is therefore known to all.
+
+Each process keeps a `ProblemRegister` of what it finds itself. The supervisor collects them (process/control.py),
+logs them, and tells every process about those of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple, Protocol, get_args
+
+import msgspec
+
+from ptn_api.clock import Clock, wall_ms
+
+__all__ = [
+    "CODES",
+    "PROBLEMS",
+    "Code",
+    "Findings",
+    "OtherProcesses",
+    "Problem",
+    "ProblemRegister",
+    "SingleProcess",
+    "Trouble",
+    "Troubles",
+    "merged",
+    "severity_of",
+]
+
+Severity = Literal["degraded", "starting", "unavailable"]
+"""`degraded`: `/health` is a 200, for what is served is right. The others are a 503."""
+
+Code = Literal[
+    "starting",
+    "source_stale",
+    "root_missing",
+    "mass_removal",
+    "source_silent",
+    "log_unwritable",
+    "log_unreadable",
+    "process_down",
+    "process_restarting",
+    "files_refused",
+    "documents_refused",
+    "queue_items_refused",
+    "not_watching",
+    "events_missing",
+    "changes_skipped",
+    "clock_untrusted",
+    "no_key_file",
+    "key_file_unreadable",
+    "key_file_detached",
+    "key_entries_left_out",
+    "certificate_unreadable",
+    "usage_unwritable",
+]
+CODES: tuple[Code, ...] = get_args(Code)
+
+
+class Problem(NamedTuple):
+    """A row of the table. `counted` says what the number beside it counts; empty without one."""
+
+    severity: Severity
+    sentence: str
+    remedy: str
+    counted: str = ""
+
+
+# fmt: off
+# ruff: noqa: E501 - one text a line
+PROBLEMS: Mapping[Code, Problem] = {
+    "starting": Problem(
+        "starting",
+        "The server is reading the validator's files for the first time, or assembling the documents",
+        "Wait; a first start takes about ten seconds. If it lasts, look for another problem in the list",
+    ),
+    "source_stale": Problem(
+        "unavailable",
+        "The served state may differ from the validator's; the code beside this one, and `source.reason`, say why",
+        "Follow the remedy of `root_missing`, `mass_removal` or `files_refused`",
+    ),
+    "root_missing": Problem(
+        "unavailable",
+        "The validator's directory of miners (`validation/miners`) is missing, or the service's user cannot enter it",
+        "Mount the directory, correct `--validator-dir`, or run the service as the validator's user; `ptn doctor` tells which",
+    ),
+    "mass_removal": Problem(
+        "unavailable",
+        "Many positions vanished at once; their last state stays until somebody confirms that",
+        "Bring the files back, or, if the removal is intended, run `ptn resync --accept-removals`",
+    ),
+    "source_silent": Problem(
+        "unavailable",
+        "No sweep of the validator's files has been completed for minutes",
+        "Check the disk of the validator's directory: a network file system that hangs is the usual cause",
+    ),
+    "log_unwritable": Problem(
+        "unavailable",
+        "The event log cannot be written; new orders are kept and announced once it can",
+        "Free space on the disk of the data directory, or make it writable again; no restart is needed",
+    ),
+    "log_unreadable": Problem(
+        "unavailable",
+        "A process cannot read the event log; it retries, and clients stay connected",
+        "Check the disk and the permissions of the data directory; the log line `log_unreadable` has the reason",
+    ),
+    "process_down": Problem(
+        "unavailable",
+        "A process has not reported for seconds; `processes` shows which",
+        "See the log of that process: it hangs, or cannot be started",
+        counted="processes",
+    ),
+    "process_restarting": Problem(
+        "degraded",
+        "A process ended unexpectedly within the last half minute and was started again",
+        "See its last lines in the log (`process_ended` has the status). Killed by the system: give it more memory",
+        counted="restarts",
+    ),
+    "files_refused": Problem(
+        "degraded",
+        "Position files cannot be read, or not everything in them; the last good state of each is served",
+        "See `position_file_skipped` and `position_incomplete` in the log. Unreadable files: run the service as the user that `ptn doctor` names",
+        counted="files and folders",
+    ),
+    "documents_refused": Problem(
+        "degraded",
+        "Documents of the validator, or a miner's limit orders, archive or snapshots cannot be read; the last good ones are served",
+        "See `document_skipped` and `miner_file_skipped` in the log. Unreadable files: run the service as the user that `ptn doctor` names",
+        counted="files",
+    ),
+    "queue_items_refused": Problem(
+        "degraded",
+        "Items of the embedding validator's queue were not positions, and their orders are not announced",
+        "See `queue_item_skipped` in the log. It lasts until the next start",
+        counted="items since the start",
+    ),
+    "not_watching": Problem(
+        "degraded",
+        "inotify watches have run out, so files are swept every second",
+        "Raise `fs.inotify.max_user_watches` (`ptn doctor` says how many are needed)",
+    ),
+    "events_missing": Problem(
+        "degraded",
+        "A sweep found an order of which the file system had not told, so files are swept every second",
+        "Run the server on the machine that writes the files, on its own disk: network and FUSE file systems and some container mounts send no inotify events",
+    ),
+    "changes_skipped": Problem(
+        "degraded",
+        "The event log refused changes of the validator's files, which is a bug; they are not served",
+        "Report the log line `change_skipped`. It lasts until the next start",
+        counted="changes since the start",
+    ),
+    "clock_untrusted": Problem(
+        "degraded",
+        "The system's clock jumped; the time before the jump is continued until the new one has lasted",
+        "Set the clock right (NTP). If the new time is the right one, wait ten minutes (`--clock-settle-ms`)",
+    ),
+    "no_key_file": Problem(
+        "degraded",
+        "There is no key file, so every request is answered with 401",
+        "Create it with `ptn keys add`, or correct `--api-keys-file`",
+    ),
+    "key_file_unreadable": Problem(
+        "degraded",
+        "The key file cannot be read, so the keys that were valid before stay valid and no revocation takes effect",
+        "`ptn keys check` names the line; `ptn doctor` the permissions",
+    ),
+    "key_file_detached": Problem(
+        "degraded",
+        "The key file that the server sees has been deleted from its folder, so changes of the new one are not seen",
+        "It is bound into a container as a single file and was replaced outside: mount its folder instead, and restart",
+    ),
+    "key_entries_left_out": Problem(
+        "degraded",
+        "Entries of the key file cannot be used; these users get 401",
+        "`ptn keys check` names each",
+        counted="users",
+    ),
+    "certificate_unreadable": Problem(
+        "degraded",
+        "The certificate was changed and cannot be read; the former one is still used",
+        "Put chain and key in place together; the log line `certificate_not_read` has the reason",
+    ),
+    "usage_unwritable": Problem(
+        "degraded",
+        "The usage per key cannot be written; it is counted and written later",
+        "Check space and permissions of the data directory; the log line `usage_not_written` has the reason",
+    ),
+}
+# fmt: on
+
+
+class Trouble(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A present problem: since when (epoch ms) it has been known, and how many things it concerns."""
+
+    since_ms: int
+    count: int | None = None
+
+
+Troubles = dict[Code, Trouble]
+Findings = Mapping[Code, bool | int]
+"""Whether each of these problems is there; a number says how many things it concerns."""
+
+
+class ProblemRegister:
+    """The problems that one process finds, each with the time since when.
+
+    `watch` adds a function that is called at every look; what happens in between is noted with `set`.
+    """
+
+    def __init__(self, clock: Clock = wall_ms) -> None:
+        self._clock = clock
+        self._present: Troubles = {}
+        self._finders: list[Callable[[], Findings]] = []
+
+    def watch(self, finder: Callable[[], Findings]) -> None:
+        self._finders.append(finder)
+
+    def set(self, code: Code, present: bool | int) -> None:
+        if not present:
+            self._present.pop(code, None)
+            return
+        known = self._present.get(code)
+        since_ms = self._clock() if known is None else known.since_ms
+        self._present[code] = Trouble(since_ms, None if present is True else present)
+
+    def look(self) -> Troubles:
+        """What is there now."""
+        for finder in self._finders:
+            for code, present in finder().items():
+                self.set(code, present)
+        return dict(self._present)
+
+
+class OtherProcesses(Protocol):
+    """What a process knows of the service's other processes."""
+
+    def processes(self) -> dict[str, bool]:
+        """Returns whether each process is alive, by name."""
+        ...
+
+    def problems(self) -> Mapping[Code, Trouble]:
+        """Returns what the others have found."""
+        ...
+
+
+class SingleProcess:
+    """Where a process runs alone, as in tests."""
+
+    def processes(self) -> dict[str, bool]:
+        return {}
+
+    def problems(self) -> Mapping[Code, Trouble]:
+        return {}
+
+
+def merged(*registers: Mapping[Code, Trouble]) -> Troubles:
+    """The problems of all of them in the table's order, each since its first sight."""
+    together: Troubles = {}
+    for code in CODES:
+        found = [register[code] for register in registers if code in register]
+        if found:
+            counts = [trouble.count for trouble in found if trouble.count is not None]
+            together[code] = Trouble(
+                min(trouble.since_ms for trouble in found), max(counts) if counts else None
+            )
+    return together
+
+
+def severity_of(codes: Mapping[Code, object]) -> Literal["ok"] | Severity:
+    """The worst severity of these problems; `starting` counts only where nothing is unavailable."""
+    present = {PROBLEMS[code].severity for code in codes}
+    ranking: tuple[Severity, ...] = ("unavailable", "starting", "degraded")
+    return next((severity for severity in ranking if severity in present), "ok")
