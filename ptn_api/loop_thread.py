@@ -10,13 +10,16 @@ from __future__ import annotations
 import _thread
 import asyncio
 import contextlib
+import os
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
+from ptn_api.errors import ClientError
 from ptn_api.tasks import cancel_and_wait
 
-__all__ = ["SIGNAL_CHECK_S", "Job", "LoopThread", "run_blocking"]
+__all__ = ["SIGNAL_CHECK_S", "Job", "LoopThread", "forked", "run_blocking"]
 
 T = TypeVar("T")
 
@@ -88,14 +91,28 @@ class Job(Generic[T]):
         self.ended.set()
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """A loop that a forked child cannot close: closing it changes the epoll object that both share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pid = os.getpid()
+
+    def close(self) -> None:
+        if self._pid == os.getpid():
+            super().close()
+
+
 class LoopThread:
     """An event loop in a daemon thread that starts with its first job.
 
-    Callers may themselves have a running event loop, as in a notebook.
+    Callers may themselves have a running event loop, as in a notebook. A forked child has no such thread:
+    there `wait`, `run` and `call` raise ClientError, and ending it does nothing.
     """
 
     def __init__(self, name: str) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = asyncio.new_event_loop() if sys.platform == "win32" else _Loop()
+        self._pid = os.getpid()
         self._thread = threading.Thread(target=self._run_loop, name=name, daemon=True)
         self._starting = threading.Lock()
         self._start_requested = False
@@ -107,6 +124,7 @@ class LoopThread:
 
         Raises RuntimeError in the loop's own thread, and if the thread ends first.
         """
+        self.check_process()
         if threading.current_thread() is self._thread:
             raise RuntimeError("called from a callback, which would wait for itself")
         if not job.ended.is_set:
@@ -118,6 +136,7 @@ class LoopThread:
 
     def run(self, function: Callable[[], Awaitable[T]]) -> T:
         """Calls an asynchronous function and returns its result. An interrupt such as Ctrl-C cancels it."""
+        self.check_process()
         job = Job(function)
         try:
             return self.wait(job)
@@ -155,6 +174,8 @@ class LoopThread:
             if self._last is None:
                 self._last = self._loop.create_task(finish())
 
+        if self._pid != os.getpid():
+            return
         if not self._start_requested:
             self._loop.close()
             return
@@ -163,11 +184,20 @@ class LoopThread:
 
     def join(self) -> None:
         """Waits for the end of the thread; returns at once in the thread itself."""
-        if not self._start_requested or threading.current_thread() is self._thread:
+        if (
+            not self._start_requested
+            or self._pid != os.getpid()
+            or threading.current_thread() is self._thread
+        ):
             return
         while not self._ended.wait_briefly():
             pass
         self._thread.join()
+
+    def check_process(self) -> None:
+        """Raises ClientError, code `forked`, in a child forked after this was made."""
+        if self._pid != os.getpid():
+            raise forked()
 
     def _submit(self, function: Callable[[], object]) -> None:
         """Calls the function in the loop's thread, soon. Raises RuntimeError if the loop is closed."""
@@ -201,6 +231,11 @@ class LoopThread:
     def _end(self) -> None:
         self._loop.close()
         self._ended.set()
+
+
+def forked() -> ClientError:
+    """The error of whatever has connections and is used in a forked child."""
+    return ClientError("made before this process was forked: make a new one in this process", code="forked")
 
 
 def run_blocking(work: Callable[[], Coroutine[Any, Any, T]], thread_name: str) -> T:

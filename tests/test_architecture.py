@@ -20,6 +20,7 @@ PACKAGE = Path(ptn_api.__file__).parent
 UTILITIES = {
     "backoff",
     "errors",
+    "file_lock",
     "file_version",
     "clock",
     "gzip_file",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
+import logging
 import os
 import secrets
 import tempfile
@@ -17,9 +17,12 @@ from ptn_api.access.key_entry import faults_of, grants_of, time_text
 from ptn_api.access.key_file import read_key_file
 from ptn_api.access.key_ring import digest_of
 from ptn_api.errors import KeyFileError
+from ptn_api.file_lock import take_lock
 from ptn_api.model.tiers import TIERS
 
 __all__ = ["add_key", "make_demo_keys", "revoke_key", "rotate_key"]
+
+logger = logging.getLogger("ptn_api.access")
 
 
 def add_key(path: Path, alias: str, tier: float, *, expires_ms: int | None = None, **others: Any) -> str:
@@ -144,9 +147,15 @@ def _locked(path: Path) -> Iterator[None]:
     The directory cannot be locked instead: it may be the data directory, whose lock a running server holds.
     """
     while True:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        except PermissionError:  # who may write the directory may replace a read-only file
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if error := take_lock(descriptor, wait=True):
+                logger.warning(
+                    "no file locks at %s (%s): edit it in one place at a time", path, error.strerror
+                )
             # While we waited, the holder may have replaced the file: then our lock is on the old one.
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 yield

@@ -118,6 +118,8 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """Shortest delay after a refused login; the longest is twice that."""
     retry: float = 0.5
     """Delay before a failed handler is called again; doubles up to `backoff_max`."""
+    cursor: float = 2.0
+    """Longest wait at the start for a cursor that another process still uses."""
 
 
 class ReconnectBackoff:

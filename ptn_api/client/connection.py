@@ -21,6 +21,7 @@ from ptn_api.wire.client_session import (
     Disconnected,
     Event,
     Evicted,
+    LoggedIn,
     ProtocolWarning,
     Refused,
     State,
@@ -99,7 +100,7 @@ class Inbox:
 class Ending(NamedTuple):
     """The way a connection ended."""
 
-    kind: Literal["lost", "evicted", "refused"]
+    kind: Literal["lost", "evicted", "refused", "again"]
     detail: str
 
 
@@ -107,7 +108,8 @@ class Connection:
     """A connection that is kept up until it is cancelled.
 
     A refused login is retried slowly, or, with `stop_on_auth_error`, closes the inbox with
-    AuthenticationError. `on_state` is called at once, ahead of the items that wait in the inbox.
+    AuthenticationError. `on_state` is called at once, ahead of the items that wait in the inbox. `on_login`
+    gets the log's epoch and the user; it may return a cursor, from which a new connection resumes.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Connection:
         subscription: Subscribe | None,
         timing: Timing,
         on_state: Callable[[State], Awaitable[None]],
+        on_login: Callable[[str | None, str], Cursor | None] = lambda epoch, user: None,
         stop_on_auth_error: bool = False,
         ssl: Any = None,
         clock: Clock = wall_ms,
@@ -133,6 +136,7 @@ class Connection:
         self._inbox = inbox
         self._timing = timing
         self._on_state = on_state
+        self._on_login = on_login
         self._stop_on_auth_error = stop_on_auth_error
         self._options = {} if ssl is None else {"ssl": ssl}
         self._clock = clock
@@ -153,6 +157,8 @@ class Connection:
                 self._inbox.close(AuthenticationError(ending.detail))
                 return
             match ending.kind:
+                case "again":
+                    continue
                 case "refused":
                     level, delay = logging.ERROR, self._backoff.refused()
                 case "evicted":
@@ -262,6 +268,12 @@ class Connection:
         self._outgoing.set()
         for event in events:
             match event:
+                case LoggedIn():
+                    if (cursor := self._on_login(event.epoch, event.user)) is not None:
+                        self.cursor = cursor
+                        self._ending = Ending("again", "the cursor of this user is known")
+                        self._disconnected = True
+                        return
                 case StreamItem():
                     # In this order: a cancellation while the inbox is full must not skip the item.
                     await self._inbox.put(event)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import logging
 import os
-import sys
+import re
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -15,10 +17,8 @@ from typing import Protocol
 import msgspec
 import platformdirs
 
+from ptn_api.file_lock import FileLock
 from ptn_api.wire.client_session import Cursor
-
-if sys.platform != "win32":
-    import fcntl
 
 __all__ = ["CursorFile", "CursorStore", "NoCursorFile", "cursor_path"]
 
@@ -55,33 +55,51 @@ def cursor_path(state_dir: str | os.PathLike[str] | None, server: str, api_key: 
     """Returns the file for this server ("host:port"), key and name; its name is a hash that reveals none."""
     folder = Path(state_dir) if state_dir is not None else platformdirs.user_state_path("ptn-api")
     key = hashlib.sha256(api_key.encode("utf-8", "surrogatepass")).hexdigest()
-    identity = "\n".join((server, key, name))
-    return folder / f"cursor-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.json"
+    return folder / _file_name(server, key, name)
 
 
-class _Content(msgspec.Struct, kw_only=True):
+def _file_name(*identity: str) -> str:
+    return f"cursor-{hashlib.sha256(chr(10).join(identity).encode()).hexdigest()[:24]}.json"
+
+
+class _Content(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A cursor, or the name of the file that has it (`moved_to`)."""
+
     server: str
-    epoch: str | None
-    sequence: int
+    epoch: str | msgspec.UnsetType | None = msgspec.UNSET
+    sequence: int | msgspec.UnsetType = msgspec.UNSET
+    moved_to: str = ""
+
+    @property
+    def cursor(self) -> Cursor | None:
+        if self.sequence is msgspec.UNSET or self.epoch is msgspec.UNSET or self.sequence < -1:
+            return None
+        return Cursor(self.sequence, self.epoch)
 
 
 _RECORD = 512
 """Size of a cursor file in bytes: one disk sector, so overwriting it is atomic if the process is killed."""
 
 _BINARY = getattr(os, "O_BINARY", 0)  # without it Windows would translate line ends
+_MOVED_TO = re.compile(r"cursor-[0-9a-f]{24}\.json")
+_POLL_S = 0.05
 
 
 class CursorFile:
     """A cursor in a small JSON file, mode 0600.
+
+    A cursor belongs to a user of a log, and to a name: once a server has told both (`identify`), it is kept
+    in a file of theirs, and the file at `path`, of this address and key, only names it. So a client with a
+    new key, or at another address of the server, continues. Without that, the file at `path` has the cursor.
 
     The first save of a run replaces the file; later ones overwrite its single sector, which takes a few
     microseconds. A saved cursor survives a crash of the process at once. It survives a crash of the machine
     once it is synced: on save, if the last sync was `sync_every` s ago, or else with a later save or `close`.
     A cursor lost in that way is an older one, so messages come again, marked as replayed; none is missed.
 
-    An unreadable file is logged and ignored. An unwritable folder, or a cursor in use by another running
-    client, is logged once; the cursor is then kept in memory only. (Without file locks, as on Windows, two
-    clients of one name are not noticed.)
+    Trouble (a full disk, another process with the same cursor) is logged once, and `trouble` says what it is
+    while it lasts: every save tries again. A newer client of the same cursor in this process takes it over
+    and calls `on_taken`. (Without file locks, as on Windows, other processes are not noticed.)
     """
 
     def __init__(
@@ -89,87 +107,205 @@ class CursorFile:
         path: Path,
         server: str,
         *,
+        name: str = "",
         sync_every: float = 1.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = path
+        self.trouble = ""
+        """Why the cursor is not kept at present; empty if it is."""
+        self.lost: Cursor | None = None
+        """A saved cursor from which this run does not continue; `Cursor()` for an unreadable one."""
+        self.on_taken: Callable[[], None] = lambda: None
+        self.taken = False
+        """Whether a newer client in this process has the cursor."""
         self._server = server
+        self._name = name
         self._sync_every = sync_every
         self._monotonic = monotonic
+        self._users: dict[str, str] = {}
+        """The user by epoch, as servers told them."""
+        self._target = path
         self._saved: Cursor | None = None
-        self._writable = True
-        self._lock: int | None = None
+        self._unsaved: Cursor | None = None
+        self._locks: dict[Path, FileLock | None] = {}
+        """The cursor files that are ours; None where locking is impossible."""
         self._file: int | None = None
         self._synced_at = 0.0
         self._unsynced = False
+        self._pid = os.getpid()
+        self._closed = False
+
+    async def wait_until_free(self, seconds: float) -> None:
+        """Waits that long for another process to release the cursor, as one that is being replaced does."""
+        self._pid = os.getpid()
+        deadline = self._monotonic() + seconds
+        try:
+            while not self._take(self._find()) and self._monotonic() < deadline:  # noqa: ASYNC110 - others set no event
+                await asyncio.sleep(_POLL_S)
+        except BaseException:
+            self.close()
+            raise
 
     def load(self) -> Cursor:
-        """Returns the last saved cursor; `Cursor()` without one, or if it is unreadable."""
-        self._lock_file()
-        if not self._writable:
+        """Returns the last saved cursor; `Cursor()` without one, or if it cannot be used (`lost`)."""
+        self._pid, self._closed = os.getpid(), False
+        self._target = self._find()
+        return self._load()
+
+    def identify(self, epoch: str, user: str) -> Cursor:
+        """Notes whose log the server has. Returns a cursor of that user, if this run has none yet."""
+        self._users[epoch] = user
+        target = self._path_of(epoch)
+        if self._saved is not None or target == self._target:
             return Cursor()
-        try:
-            content = msgspec.json.decode(self.path.read_bytes(), type=_Content)
-        except FileNotFoundError:
-            return Cursor()
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-            logger.warning("ignoring the unreadable cursor file %s: %s", self.path, error)
-            return Cursor()
-        if content.server != self._server or content.sequence < -1:
-            logger.warning("ignoring the cursor file %s: not a valid cursor of %s", self.path, self._server)
-            return Cursor()
-        self._saved = Cursor(content.sequence, content.epoch)
-        return self._saved
+        self._target = target
+        return self._load()
 
     def save(self, cursor: Cursor) -> None:
-        """Writes the cursor to the file, unless keeping it has failed before."""
-        if cursor == self._saved or not self._writable:
+        """Writes the cursor to the file; if that fails, the next save tries again."""
+        if cursor == self._saved or self.taken or self._pid != os.getpid():
             return
-        fields = _Content(server=self._server, epoch=cursor.epoch, sequence=cursor.sequence)
-        content = msgspec.json.encode(fields).ljust(_RECORD)
+        self._unsaved = cursor
         try:
-            # The first save of a run proves that the folder is writable, and leaves a file of exactly one
-            # sector. An epoch too long for a sector is replaced every time.
-            if self._file is None or len(content) > _RECORD:
-                self._replace(content)
+            target = self._path_of(cursor.epoch)
+            if target != self._target:
+                self._close_file()
+                self._target = target
+            if self._take(target):
+                self._write(cursor)
+                self._saved, self._unsaved = cursor, None
+                if self.trouble:
+                    logger.warning("the cursor is saved again")
+                    self.trouble = ""
             else:
-                os.lseek(self._file, 0, os.SEEK_SET)
-                os.write(self._file, content)
-                self._unsynced = True
-                if self._monotonic() - self._synced_at >= self._sync_every:
-                    self._sync(self._file)
+                self._report(_IN_USE)
         except OSError as error:
-            self._give_up(f"cannot write the cursor file {self.path}: {error.strerror}")
-        else:
-            self._saved = cursor
+            self._report(f"cannot write the cursor file {self._target}: {error.strerror}")
+        if self._closed:
+            self._release()
 
     def close(self) -> None:
         """Syncs the file and releases the cursor for other clients."""
+        self._closed = True
+        if self._unsaved is not None:
+            self.save(self._unsaved)
+        self._release()
+
+    def _release(self) -> None:
         if self._file is not None:
             with contextlib.suppress(OSError):  # written already; only a crash of the machine could undo it
                 self._sync(self._file)
-            file, self._file = self._file, None
-            os.close(file)
-        if self._lock is not None:
-            lock, self._lock = self._lock, None
-            os.close(lock)
+            self._close_file()
+        for path in list(self._locks):
+            if _in_use.get(path) is self:
+                del _in_use[path]
+            lock = self._locks.pop(path, None)
+            if lock is not None:
+                lock.close()
 
-    def _lock_file(self) -> None:
+    # --- whose cursor -------------------------------------------------------------------------------------
+
+    def _path_of(self, epoch: str | None) -> Path:
+        user = self._users.get(epoch or "")
+        if not user:
+            return self._target
+        return self.path.with_name(_file_name("log", epoch or "", user, self._name))
+
+    def _find(self) -> Path:
+        """The file that has the cursor of this address and key."""
+        with contextlib.suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            moved_to = msgspec.json.decode(self.path.read_bytes(), type=_Content).moved_to
+            if _MOVED_TO.fullmatch(moved_to):
+                return self.path.with_name(moved_to)
+        return self.path
+
+    def _take(self, target: Path) -> bool:
+        """Makes the file at `path` and the target ours; returns whether no other process has one of them."""
+        ours = self._lock(self.path)
+        return self._lock(target) and ours
+
+    def _lock(self, path: Path) -> bool:
+        if path in self._locks:
+            return True
+        older = _in_use.get(path)
+        if older is not None and older._pid == os.getpid():
+            # Its lock goes over to this one, so that no other process is faster.
+            self._locks[path] = older._locks.pop(path, None)
+            _in_use[path] = self
+            if not older.taken:
+                older.taken = True
+                older.on_taken()
+            return True
+        lock: FileLock | None = None
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            self._give_up(f"cannot keep a cursor in {self.path}: {error.strerror}")
-            return
-        self._lock = lock
-        if sys.platform == "win32":
-            return
-        # A separate file, because replacing the cursor file would replace the lock with it.
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # A separate file, because replacing the cursor file would replace the lock with it.
+            lock = FileLock(os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600))
+        except BlockingIOError:
+            return False
         except OSError:
-            self.close()
-            self._give_up("another client of this server and key is running (pass a different name=)")
+            return True  # the cursor can perhaps be read; saving it will tell
+        if lock.unsupported is not None and path == self.path:
+            reason = os.strerror(lock.unsupported.errno or 0)
+            logger.warning("no file locks at %s (%s): run no second client there", path.parent, reason)
+        self._locks[path] = lock
+        _in_use[path] = self
+        return True
+
+    # --- the file -----------------------------------------------------------------------------------------
+
+    def _load(self) -> Cursor:
+        ours = self._take(self._target)
+        cursor = self._read()
+        if ours:
+            self._saved = cursor if cursor != Cursor() else None
+            return cursor
+        self._report(_IN_USE)
+        self.lost = cursor if cursor != Cursor() else self.lost
+        return Cursor()
+
+    def _read(self) -> Cursor:
+        """Returns the file's cursor; `Cursor()` if there is none, or it is unreadable, which `lost` tells."""
+        try:
+            content = msgspec.json.decode(self._target.read_bytes(), type=_Content)
+        except (FileNotFoundError, NotADirectoryError):
+            return Cursor()
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            logger.warning("ignoring the unreadable cursor file %s: %s", self._target, error)
+            self.lost = Cursor()
+            return Cursor()
+        if content.cursor is None or (self._target == self.path and content.server != self._server):
+            logger.warning(
+                "ignoring the cursor file %s: not a valid cursor of %s", self._target, self._server
+            )
+            self.lost = Cursor()
+            return Cursor()
+        return content.cursor
+
+    def _write(self, cursor: Cursor) -> None:
+        fields = _Content(server=self._server, epoch=cursor.epoch, sequence=cursor.sequence)
+        content = msgspec.json.encode(fields).ljust(_RECORD)
+        # The first save of a run proves that the folder is writable, and leaves a file of exactly one
+        # sector. An epoch too long for a sector is replaced every time.
+        if self._file is None or len(content) > _RECORD:
+            self._close_file()
+            self._replace(self._target, content)
+            self._synced_at = self._monotonic()
+            if len(content) == _RECORD:
+                self._file = os.open(self._target, os.O_WRONLY | _BINARY)
+            if self._target != self.path and self._find() != self._target:
+                moved = _Content(server=self._server, moved_to=self._target.name)
+                self._replace(self.path, msgspec.json.encode(moved))
+            return
+        if hasattr(os, "pwrite"):  # in one step, because another thread may save too
+            os.pwrite(self._file, content, 0)
+        else:
+            os.lseek(self._file, 0, os.SEEK_SET)
+            os.write(self._file, content)
+        self._unsynced = True
+        if self._monotonic() - self._synced_at >= self._sync_every:
+            self._sync(self._file)
 
     def _sync(self, file: int) -> None:
         if self._unsynced:
@@ -177,8 +313,8 @@ class CursorFile:
             self._unsynced = False
             self._synced_at = self._monotonic()
 
-    def _replace(self, content: bytes) -> None:
-        new = self.path.with_suffix(".new")
+    def _replace(self, path: Path, content: bytes) -> None:
+        new = path.with_suffix(".new")
         with contextlib.suppress(FileNotFoundError):
             new.unlink()  # left by a crash, perhaps with other permissions
         file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o600)
@@ -187,15 +323,21 @@ class CursorFile:
             os.fsync(file)
         finally:
             os.close(file)
+        os.replace(new, path)
+
+    def _close_file(self) -> None:
         if self._file is not None:
             # Forgotten before it is closed and its file is deleted: a signal handler may raise in between.
-            old, self._file = self._file, None
-            os.close(old)
-        os.replace(new, self.path)
-        self._synced_at = self._monotonic()
-        if len(content) == _RECORD:
-            self._file = os.open(self.path, os.O_WRONLY | _BINARY)
+            file, self._file = self._file, None
+            os.close(file)
 
-    def _give_up(self, problem: str) -> None:
-        self._writable = False
-        logger.warning("%s; the next run cannot resume", problem)
+    def _report(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            self.trouble = trouble
+            logger.warning("%s; trying again with each message, but a restart now would not resume", trouble)
+
+
+_IN_USE = "another client of this server, user and name is running (pass a different name=)"
+
+_in_use: weakref.WeakValueDictionary[Path, CursorFile] = weakref.WeakValueDictionary()
+"""The clients of this process by cursor file."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 import weakref
 from asyncio import CancelledError
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -19,6 +20,7 @@ from ptn_api.backoff import Backoff
 from ptn_api.client.arguments import Timing, with_parameters_of
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.stream import Stream
+from ptn_api.errors import ClientError
 from ptn_api.loop_thread import Job, LoopThread
 from ptn_api.wire.client_session import Gap, State
 
@@ -109,8 +111,9 @@ class Following:
     left; without `with` it ends when it is garbage-collected. Callbacks (`on_gap`, `on_state`, `on_stale`)
     run in that thread; gaps and stale messages in order with the messages.
 
-    An interrupt of the waiting (Ctrl-C, an exception from a signal handler) loses nothing: the iteration can
-    go on, and begins with the message that was next.
+    Ctrl-C (KeyboardInterrupt) while it waits ends it. Any other exception from a signal handler loses
+    nothing: the iteration can go on, and begins with the message that was next. It is for one thread at a
+    time, and for the process that made it.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -125,7 +128,9 @@ class Following:
         # A job outlives an interrupt of the waiting for it: the next call waits for the same one.
         self._fetching: Job[list[PTNWebSocketMessage]] | None = None
         self._reporting: Job[None] | None = None
+        self._owner: dict[str, int] = {}  # the thread that is inside `__next__`
         weakref.finalize(self, self._thread.close, stream.close)
+        stream.end_elsewhere = partial(self._thread.close, stream.close)
 
     @property
     def state(self) -> State:
@@ -153,20 +158,38 @@ class Following:
         return self
 
     def __next__(self) -> PTNWebSocketMessage:
-        """Raises AuthenticationError for a refused key, with `stop_on_auth_error`."""
-        self.commit()
-        while not self._stopping and (self._position < len(self._batch) or self._fetch()):
-            message = self._batch[self._position]
-            # It may have aged since the batch arrived.
-            if self._reporting is None and not self._stream.is_stale(message):
-                # Signal handlers run at calls, so none interrupts between here and the loop body: the message
-                # is either still the next one or received.
-                self._position += 1
-                self._uncommitted = message
-                return message
-            self._report_stale(message)
-        self.close()
-        raise StopIteration
+        """Raises AuthenticationError for a refused key, with `stop_on_auth_error`.
+
+        Raises ClientError in a forked child (code `forked`), while another thread is in here (`threads`), and
+        once a newer follower in this process has the same cursor (`replaced`).
+        """
+        thread = threading.get_ident()
+        if self._owner.setdefault("thread", thread) != thread:
+            problem = "another thread waits for this follower: give each thread its own, with its own name="
+            raise ClientError(problem, code="threads")
+        try:
+            self._thread.check_process()
+            self._stream.check()
+            self.commit()
+            while not self._stopping and (self._position < len(self._batch) or self._fetch()):
+                message = self._batch[self._position]
+                # It may have aged since the batch arrived.
+                if self._reporting is None and not self._stream.is_stale(message):
+                    # Signal handlers run at calls, so none interrupts between here and the loop body: the
+                    # message is either still the next one or received.
+                    self._position += 1
+                    self._uncommitted = message
+                    return message
+                self._report_stale(message)
+            self.close()
+            raise StopIteration
+        except KeyboardInterrupt:
+            # Whoever holds the traceback, as a notebook does, holds this object too.
+            self.stop()
+            self._thread.close(self._stream.close)
+            raise
+        finally:
+            self._owner = {}  # no call, see above
 
     def _fetch(self) -> bool:
         """Waits for the next batch; False at the end."""
@@ -177,6 +200,7 @@ class Following:
         except StopAsyncIteration:
             return False
         except (CancelledError, RuntimeError):
+            self._stream.check()
             if not self._stopping:
                 raise
             return False  # another thread has closed it

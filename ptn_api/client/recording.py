@@ -15,8 +15,8 @@ end. Readers ignore it; opening the file for appending truncates it.
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, get_args
 import msgspec
 
 from ptn_api.errors import ClientError, InvalidInputError
+from ptn_api.file_lock import FileLock
 from ptn_api.gzip_file import read_maybe_gzipped
 from ptn_api.model.position import Position, PositionText, parse_position
 from ptn_api.model.rendering import headers_after
@@ -31,10 +32,9 @@ from ptn_api.wire.client_session import Cursor, Gap, GapReason, StreamItem
 from ptn_api.wire.codec import encode_message
 from ptn_api.wire.server_frames import OrderMessage
 
-if sys.platform != "win32":
-    import fcntl
-
 __all__ = ["Recording", "is_recording", "read_checkpoint", "read_recording"]
+
+logger = logging.getLogger("ptn_api.client")
 
 _CHUNK = 1 << 20
 _FRAME = 64 << 10
@@ -244,17 +244,19 @@ class Recording:
     def _open(self) -> Any:
         """Opens and locks the file, finds its cursor, and returns the compression function."""
         self._created = not self.path.exists()
+        self._lock: FileLock | None = None
         try:
             self._file = open(self.path, "ab+", buffering=0)  # noqa: SIM115 - held until `close`
         except OSError as error:
             raise ClientError(f"cannot write {self.path}: {error.strerror}", code="unwritable") from None
         try:
-            if sys.platform != "win32":
-                try:
-                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    problem = f"another process records to {self.path}"
-                    raise ClientError(problem, code="in_use") from None
+            try:
+                self._lock = FileLock(os.open(self.path, os.O_RDWR))
+            except BlockingIOError:
+                problem = f"another process records to {self.path}"
+                raise ClientError(problem, code="in_use") from None
+            if (failed := self._lock.unsupported) is not None:
+                logger.warning("no file locks at %s (%s): record to it once only", self.path, failed.strerror)
             # Checked before the file is truncated: a file of another kind may be one long incomplete line.
             if not is_recording(self.path):
                 raise InvalidInputError(f"not a recording: {self.path}", code="not_a_recording")
@@ -274,6 +276,8 @@ class Recording:
         if self._created and os.fstat(self._file.fileno()).st_size == 0:
             self.path.unlink(missing_ok=True)
         self._file.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def _write(self, line: bytes, cursor: Cursor) -> None:
         self._buffer.append(line)

@@ -25,7 +25,8 @@ from ptn_api.client.connection import Connection, Inbox
 from ptn_api.client.cursor_file import CursorFile, CursorStore, cursor_path
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.clock import Clock, wall_ms
-from ptn_api.errors import InvalidInputError, SettingsError
+from ptn_api.errors import ClientError, InvalidInputError, SettingsError
+from ptn_api.loop_thread import forked
 from ptn_api.tasks import wait_for_event
 from ptn_api.wire.client_session import Cursor, Gap, State, StreamItem
 from ptn_api.wire.frames import Format, Subscribe
@@ -90,7 +91,17 @@ class Stream:
         except InvalidURI as error:
             raise SettingsError(f"not a WebSocket URL: {error}") from None
         server = f"{uri.host}:{uri.port}"
-        self._store = cursor_store or CursorFile(cursor_path(state_dir, server, key, name), server)
+        self._file: CursorFile | None = None
+        if cursor_store is None:
+            cursor_store = self._file = CursorFile(
+                cursor_path(state_dir, server, key, name), server, name=name
+            )
+            self._file.on_taken = self._on_taken
+        self._store = cursor_store
+        self._timing = timing or pace or Timing()
+        self.end_elsewhere: Callable[[], None] | None = None
+        """Closes a stream whose cursor was taken over, where nobody else would; for `Following`."""
+        self._pid: int | None = None
         self._resume = resume
         self._subscription = Subscribe(
             all=True if miners is None and trade_pairs is None else None,
@@ -120,8 +131,9 @@ class Stream:
             self._inbox,
             cursor=Cursor(),
             subscription=self._subscription if subscribe else None,
-            timing=timing or pace or Timing(),
+            timing=self._timing,
             on_state=report_state,
+            on_login=self._identify,
             stop_on_auth_error=stop_on_auth_error,
             ssl=ssl,
             clock=clock,
@@ -141,6 +153,9 @@ class Stream:
 
     async def __aenter__(self) -> Stream:
         self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
+        if self._file is not None and not self._stopping:
+            await self._file.wait_until_free(self._timing.cursor)
         cursor = self._store.load()
         self._connection.cursor = cursor if self._resume else Cursor()
 
@@ -183,13 +198,37 @@ class Stream:
         self._stopped.set()
         self._inbox.close()
 
-    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
+    def _call(self, function: Callable[..., object], *arguments: Any) -> None:
         """Calls the function soon in the loop's thread; directly before the loop is known."""
         if self._loop is None:
             function(*arguments)
             return
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _identify(self, epoch: str | None, user: str) -> Cursor | None:
+        """At a login: returns the cursor of another key or address, if this run has none."""
+        if self._file is None or not epoch or not user:
+            return None
+        found = self._file.identify(epoch, user)
+        fresh = self._resume and self._connection.subscription is not None
+        return found if fresh and found.epoch == epoch and self._connection.cursor.sequence < 0 else None
+
+    def _on_taken(self) -> None:
+        """Ends, because a newer client in this process has the cursor; `check` raises it."""
+        self._call(self._end)
+        if (task := self._task) is not None:
+            self._call(lambda: task.cancel())
+        if self.end_elsewhere is not None:
+            self.end_elsewhere()
+
+    def check(self) -> None:
+        """Raises ClientError in a forked child, or if a newer client in this process took the cursor over."""
+        if self._pid is not None and self._pid != os.getpid():
+            raise forked()
+        if self._file is not None and self._file.taken:
+            problem = "a newer client with the same cursor runs in this process"
+            raise ClientError(f"{problem} (pass a different name= to run both)", code="replaced")
 
     # --- messages -----------------------------------------------------------------------------------------
 
@@ -267,7 +306,10 @@ class Stream:
     tell_gap = report_gap
 
     async def _first(self) -> StreamItem | None:
-        return None if self._stopping else await self._inbox.first()
+        self.check()
+        item = None if self._stopping else await self._inbox.first()
+        self.check()
+        return item
 
     def _next_without_waiting(self) -> PTNWebSocketMessage | None:
         """Returns the next message if it is here and no callback has to be called before it."""
@@ -290,6 +332,7 @@ class Stream:
 
     async def _message(self, item: StreamItem) -> PTNWebSocketMessage | None:
         """Returns the item's message, if any; reports gaps and stale messages."""
+        await self._report_lost(item.cursor)
         if isinstance(item.value, Gap):
             await self.report_gap(item.value)
         if not isinstance(item.value, OrderMessage):
@@ -305,6 +348,14 @@ class Stream:
             await self.report_stale(message)
             return None
         return message
+
+    async def _report_lost(self, cursor: Cursor) -> None:
+        """Reports what lies between a saved cursor that could not be used and the beginning of this run."""
+        if self._file is None or (lost := self._file.lost) is None or cursor.epoch is None:
+            return
+        self._file.lost = None
+        if self._resume and (lost.epoch != cursor.epoch or lost.sequence < cursor.sequence):
+            await self.report_gap(Gap(lost.sequence, cursor.sequence + 1, "cursor"))
 
     # --- subscription -------------------------------------------------------------------------------------
 

@@ -88,10 +88,10 @@ class FakeServer:
     end of the block raises what it raised. `version` 1 makes it an old server: no epoch, no replay, no
     heartbeats.
 
-    Settable at any time: `keys` (valid keys), `low_keys` (valid, but of tier 50), `mute` (sends nothing after
-    the login, but stays connected), `deaf` (accepts connections and answers nothing), `slow` (s of delay
-    before each frame with orders), `stale`, `problems`, `clock_ahead_ms`. `clients` are the connections,
-    `logins` counts attempts.
+    Settable at any time: `keys` (valid keys), `low_keys` (valid, but of tier 50), `users` (by key; alice),
+    `mute` (sends nothing after the login, but stays connected), `deaf` (accepts connections and answers
+    nothing), `slow` (s of delay before each frame with orders), `stale`, `problems`, `clock_ahead_ms`.
+    `clients` are the connections, `logins` counts attempts.
     """
 
     host = "127.0.0.1"
@@ -108,6 +108,7 @@ class FakeServer:
     ) -> None:
         self.keys = {self.api_key}
         self.low_keys: set[str] = set()
+        self.users: dict[str, str] = {}
         self.mute = False
         self.deaf = False
         self.slow = 0.0
@@ -372,7 +373,9 @@ class FakeServer:
                 case CheckKey(api_key=key):
                     self.logins += 1
                     tier = 100 if key in self.keys else 50 if key in self.low_keys else None
-                    await self._perform(client, client.session.key_checked(tier, self._now()))
+                    await self._perform(
+                        client, client.session.key_checked(tier, self._now(), alias=self.users.get(key, "alice"))
+                    )
                 case CatchUp():
                     await self._catch_up(client, effect)
                 case Close():

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from pathlib import Path
+
+import structlog
 
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import LogLockedError, LogMissingError, LogUnwritableError
 from ptn_api.event_log.contract import EventLog, EventLogWriter
 from ptn_api.event_log.sqlite_reader import SqliteReader
 from ptn_api.event_log.sqlite_writer import SqliteWriter
+from ptn_api.file_lock import take_lock
 from ptn_api.options import LATE_MS, RETENTION_BYTES, RETENTION_MS
 
 __all__ = ["open_reader", "open_writer"]
+
+logger = structlog.get_logger()
 
 _RETRY_S = 0.02
 
@@ -72,12 +76,23 @@ def open_reader(data_dir: Path, *, wait_ms: int = 0) -> EventLog:
 def _lock_directory(data_dir: Path) -> int:
     """Creates the directory (0700) if needed and locks it until the descriptor is closed or the process ends.
 
-    Raises LogLockedError if another process holds the lock, OSError if the directory cannot be opened.
+    On NFS only a file open for writing can be locked, so there it is a file in the directory. Without any
+    locks the writer goes on and says so. Raises LogLockedError if another process holds the lock, OSError if
+    the directory cannot be opened.
     """
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if take_lock(descriptor) is not None:
+            os.close(descriptor)
+            descriptor = os.open(data_dir / "log.sqlite3.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            if error := take_lock(descriptor):
+                logger.warning(
+                    "log_without_lock",
+                    detail="this file system has no locks: start no second server with this data directory",
+                    path=str(data_dir),
+                    error=error.strerror,
+                )
     except BlockingIOError:
         os.close(descriptor)
         raise LogLockedError(

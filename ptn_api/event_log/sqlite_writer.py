@@ -69,7 +69,7 @@ class SqliteWriter(SqliteReader):
         retention_bytes: int,
         clock: Clock,
     ) -> None:
-        """Takes ownership of `lock`, the descriptor of the locked directory."""
+        """Takes ownership of `lock`, the descriptor of the locked directory or of a locked file in it."""
         self._lock_descriptor = lock
         self._late_ms = late_ms
         self._retention_ms = retention_ms
@@ -83,7 +83,11 @@ class SqliteWriter(SqliteReader):
         try:
             with writing():
                 create_or_migrate(self._writer, path, clock())
-            os.fsync(lock)  # makes the new file's name durable
+            directory = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(directory)  # makes the new file's name durable
+            finally:
+                os.close(directory)
             super().__init__(data_dir)
         except BaseException:
             self._writer.close()

@@ -13,7 +13,7 @@
 returns the frames to send. Both return events, to be handled in order:
 
 - `StreamItem`: an item to handle, and the cursor to commit once it is handled;
-- `StateChanged`, `Refused`, `Evicted`, `ProtocolWarning`: something to report;
+- `LoggedIn`, `StateChanged`, `Refused`, `Evicted`, `ProtocolWarning`: something to report;
 - `Disconnected`: the connection can no longer be used; open a new one.
 
 Rules
@@ -71,6 +71,7 @@ __all__ = [
     "Gap",
     "GapReason",
     "Input",
+    "LoggedIn",
     "Phase",
     "ProtocolWarning",
     "Refused",
@@ -84,12 +85,13 @@ State = Literal["connecting", "replaying", "live", "stale", "resync", "stopped"]
 `resync`: messages were missed for good, a snapshot is needed."""
 
 GapReason = Literal[
-    "epoch", "too_old", "future", "not_replayed", "restarted", "hole", "unreadable", "handler"
+    "epoch", "too_old", "future", "not_replayed", "restarted", "hole", "unreadable", "handler", "cursor"
 ]
 """Why messages are missing. `epoch`, `too_old`, `future`: the server cannot resume from the cursor.
 `not_replayed`: a server without epochs continued without the missed messages; `restarted`: it also counts
 from the start again. `hole`: a gap in the server's own numbering. `unreadable`: a message could not be
-decoded. `handler`: the consumer's handler failed and was given up on."""
+decoded. `handler`: the consumer's handler failed and was given up on. `cursor`: the saved cursor is
+unreadable (then `after` is -1), or another client uses it."""
 
 
 class Cursor(NamedTuple):
@@ -126,6 +128,13 @@ class StateChanged(NamedTuple):
     state: State
 
 
+class LoggedIn(NamedTuple):
+    """The login was accepted, by a server that tells the user's name."""
+
+    epoch: str | None
+    user: str
+
+
 class Refused(NamedTuple):
     """The login was refused; the close code that follows tells whether for good."""
 
@@ -150,7 +159,7 @@ class Disconnected(NamedTuple):
     detail: str
 
 
-Event = StreamItem | StateChanged | Refused | Evicted | ProtocolWarning | Disconnected
+Event = StreamItem | StateChanged | LoggedIn | Refused | Evicted | ProtocolWarning | Disconnected
 
 _EVICTED = "MAX_CONNECTIONS_EXCEEDED"
 
@@ -371,6 +380,8 @@ class ClientSession:
 
     def _accepted(self, frame: LoginAccepted, wall_ms: int) -> Iterator[Event]:
         self.login = frame
+        if frame.user:
+            yield LoggedIn(frame.epoch, frame.user)
         self._timeout_ms = 2 * (frame.heartbeat_ms if self._version_2 else self._ping_ms)
         self._silence_ms = 0
         ours, theirs = self.cursor, Cursor(frame.current_sequence, frame.epoch)

@@ -89,6 +89,7 @@ FRAMES: dict[str, msgspec.Struct] = {
         oldest_sequence=1_763_500_000,
         version=2,
         heartbeat_ms=15_000,
+        user="alice",
     ),
     "wrong key": AuthFailure(status="error", message="Invalid API key. Authentication failed."),
     "replaced": AuthFailure(

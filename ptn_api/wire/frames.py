@@ -88,7 +88,10 @@ class SubaccountRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class AuthSuccess(msgspec.Struct, kw_only=True):
-    """`current_sequence`: the sequence after which messages will follow."""
+    """`current_sequence`: the sequence after which messages will follow.
+
+    Only version 2 has `user`, the name of the key's user: with `epoch`, it tells whose cursor a client has.
+    """
 
     status: Literal["success"] = "success"
     message: str = "Authentication successful."
@@ -98,6 +101,7 @@ class AuthSuccess(msgspec.Struct, kw_only=True):
     oldest_sequence: int
     version: int
     heartbeat_ms: int
+    user: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class AuthFailure(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -48,6 +48,7 @@ class LoginAccepted(msgspec.Struct, kw_only=True):
     oldest_sequence: int | None = None
     version: int = 1
     heartbeat_ms: int = 0
+    user: str = ""
 
 
 class SubscriptionAnswer(msgspec.Struct, kw_only=True, tag="subscription_status"):

@@ -337,6 +337,7 @@ class ServerSession:
             oldest_sequence=floor,
             version=self.version,
             heartbeat_ms=self._heartbeat_ms,
+            user=alias if alias and self.version == 2 else msgspec.UNSET,
         )
         return [Send(success), *self.retry(now_ms)]
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import fcntl
 import itertools
 import logging
 import os
 import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from subprocess import PIPE
 
 import msgspec
 import pytest
@@ -15,6 +23,7 @@ import pytest
 from ptn_api.client.cursor_file import CursorFile, NoCursorFile, cursor_path
 from ptn_api.wire.client_session import Cursor
 from tests.interrupts import interrupt
+from tests.waiting import PATIENCE_S
 
 SERVER = "localhost:8765"
 
@@ -129,17 +138,176 @@ def test_a_crash_while_saving_leaves_the_old_cursor(tmp_path: Path) -> None:
     assert reloaded(tmp_path) == Cursor(6, "e")
 
 
-def test_two_running_clients_do_not_share_a_cursor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The second is told to use another name, and does not touch the first one's."""
+HOLDER = """
+import sys
+from pathlib import Path
+from ptn_api.client.cursor_file import CursorFile
+from ptn_api.wire.client_session import Cursor
+file = CursorFile(Path(sys.argv[1]), sys.argv[2])
+file.load()
+file.save(Cursor(5, "e"))
+print("holds", flush=True)
+sys.stdin.readline()
+file.close()
+"""
+
+
+@contextmanager
+def another_process(path: Path) -> Iterator[Callable[[], None]]:
+    """Has the cursor 5, and releases it when told."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path), SERVER], stdin=PIPE, stdout=PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "holds\n"
+
+        def release() -> None:
+            process.communicate("\n")
+
+        yield release
+
+
+def test_two_processes_do_not_share_a_cursor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The second is told to use another name, once, and does not touch the first one's."""
+    second = cursor_file(tmp_path)
+    with another_process(second.path) as release:
+        assert second.load() == Cursor()
+        assert second.lost == Cursor(5, "e")
+        second.save(Cursor(98, "e"))
+        second.save(Cursor(99, "e"))
+        assert caplog.text.count("name=") == 1
+        assert msgspec.json.decode(second.path.read_bytes())["sequence"] == 5
+        release()
+    second.close()
+
+
+def test_a_cursor_that_another_process_releases_is_saved_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every save tries; so one second of a second bot does not cost the run its cursor."""
+    second = cursor_file(tmp_path)
+    with another_process(second.path) as release:
+        second.load()
+        second.save(Cursor(99, "e"))
+        assert "another client" in second.trouble
+        release()
+    second.save(Cursor(100, "e"))
+    assert second.trouble == ""
+    assert "saved again" in caplog.text
+    second.close()
+    assert reloaded(tmp_path) == Cursor(100, "e")
+
+
+async def test_a_cursor_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A process that replaces another resumes where that one ends."""
+    second = cursor_file(tmp_path)
+    with another_process(second.path) as release:
+        waiting = asyncio.create_task(second.wait_until_free(PATIENCE_S))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await asyncio.to_thread(release)
+        await waiting
+    assert second.load() == Cursor(5, "e")
+    assert caplog.records == []
+    second.close()
+
+
+def test_a_newer_client_of_this_process_takes_the_cursor_over(tmp_path: Path) -> None:
+    """At once, and the older one saves nothing any more; closing it does not release the newer one's."""
+    taken: list[str] = []
     first, second = cursor_file(tmp_path), cursor_file(tmp_path)
+    first.on_taken = lambda: taken.append("first")
     first.load()
     first.save(Cursor(5, "e"))
-    assert second.load() == Cursor()
-    assert "name=" in caplog.text
-    second.save(Cursor(99, "e"))
+    assert second.load() == Cursor(5, "e")
+    second.save(Cursor(6, "e"))
+    first.save(Cursor(99, "e"))
     first.close()
+    assert taken == ["first"]
+    assert reload_elsewhere(second.path) == "-1"
     second.close()
-    assert reloaded(tmp_path) == Cursor(5, "e")
+    assert reload_elsewhere(second.path) == "6"
+
+
+def reload_elsewhere(path: Path) -> str:
+    """The sequence that another process gets; -1 if it gets none."""
+    code = (
+        "import sys; from pathlib import Path; from ptn_api.client.cursor_file import CursorFile;"
+        "print(CursorFile(Path(sys.argv[1]), sys.argv[2]).load().sequence)"
+    )
+    command = [sys.executable, "-c", code, str(path), SERVER]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+# --- whose cursor -----------------------------------------------------------------------------------------
+
+
+def login_file(tmp_path: Path, server: str = SERVER, key: str = "k", name: str = "") -> CursorFile:
+    return CursorFile(cursor_path(tmp_path, server, key, name), server, name=name)
+
+
+def test_a_cursor_belongs_to_a_user_of_a_log(tmp_path: Path) -> None:
+    """With another key, and at another address of the same log, it is found after the login."""
+    file = login_file(tmp_path)
+    file.load()
+    assert file.identify("e", "alice") == Cursor()
+    file.save(Cursor(5, "e"))
+    file.close()
+    for sequence, login in enumerate([{"key": "rotated"}, {"server": "elsewhere:443"}, {}], 5):
+        again = login_file(tmp_path, **login)
+        before = again.load()
+        after = again.identify("e", "alice")
+        assert Cursor(sequence, "e") in (before, after)
+        assert again.lost is None
+        again.save(Cursor(sequence + 1, "e"))
+        again.close()
+
+
+def test_another_user_log_or_name_has_another_cursor(tmp_path: Path) -> None:
+    """Also with the same key text."""
+    file = login_file(tmp_path)
+    file.load()
+    file.identify("e", "alice")
+    file.save(Cursor(5, "e"))
+    file.close()
+    for name, epoch, user in [("", "e", "bob"), ("", "f", "alice"), ("n", "e", "alice")]:
+        other = login_file(tmp_path, key="other", name=name)
+        assert other.load() == Cursor()
+        assert other.identify(epoch, user) == Cursor()
+        other.close()
+
+
+def test_a_file_of_an_address_and_key_is_taken_over(tmp_path: Path) -> None:
+    """Once: then it names the file of the user. A server that tells no user goes on in that one."""
+    old = login_file(tmp_path)
+    old.load()
+    old.save(Cursor(5, "e"))
+    old.close()
+    file = login_file(tmp_path)
+    assert file.load() == Cursor(5, "e")
+    assert file.identify("e", "alice") == Cursor()
+    file.save(Cursor(6, "e"))
+    file.close()
+    assert b"moved_to" in file.path.read_bytes()
+    again = login_file(tmp_path)
+    assert again.load() == Cursor(6, "e")
+    again.save(Cursor(7, "e"))
+    again.close()
+    rotated = login_file(tmp_path, key="rotated")
+    rotated.load()
+    assert rotated.identify("e", "alice") == Cursor(7, "e")
+    rotated.close()
+
+
+def test_a_file_that_names_no_cursor_file_is_not_followed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A path elsewhere is no name of ours."""
+    file = login_file(tmp_path)
+    file.path.write_bytes(msgspec.json.encode({"server": SERVER, "moved_to": "../../elsewhere.json"}))
+    assert file.load() == Cursor()
+    assert "ignoring the" in caplog.text
+    file.close()
 
 
 def test_an_unusable_folder_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -153,17 +321,49 @@ def test_an_unusable_folder_is_logged_once(tmp_path: Path, caplog: pytest.LogCap
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
-def test_a_full_disk_is_logged_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The cursor is then kept in memory."""
+def test_a_full_disk_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Every save tries again, the end too."""
     file = cursor_file(tmp_path)
     file.load()
-    file.path.with_suffix(".new").mkdir()  # makes writing impossible
+    obstacle = file.path.with_suffix(".new")
+    obstacle.mkdir()  # makes writing impossible
     file.save(Cursor(1, "e"))
     file.save(Cursor(2, "e"))
-    file.close()
+    assert "cannot write" in file.trouble
     assert len(caplog.records) == 1
+    obstacle.rmdir()
+    file.close()
+    assert file.trouble == ""
+    assert reloaded(tmp_path) == Cursor(2, "e")
+
+
+def test_a_save_after_the_end_holds_nothing(tmp_path: Path) -> None:
+    """Another process can have the cursor."""
+    file = cursor_file(tmp_path)
+    file.load()
+    file.close()
+    file.save(Cursor(3, "e"))
+    assert reload_elsewhere(file.path) == "3"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EBADF, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(
+    number: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said once, nobody is blamed, and the cursor is kept."""
+
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    file = cursor_file(tmp_path)
+    file.load()
+    file.identify("e", "alice")
+    file.save(Cursor(5, "e"))
+    file.close()
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "another" not in caplog.text
+    assert reloaded(tmp_path) == Cursor(5, "e")
 
 
 def test_a_cursor_without_a_file_lasts_for_the_run() -> None:

@@ -179,7 +179,7 @@ async def test_the_success_frame(server: Server, client: Client, version: int) -
         "oldest_sequence": server.floor,
         "version": version,
         "heartbeat_ms": 100,
-    }
+    } | ({"user": "alice"} if version == 2 else {})
 
 
 # --- orders -----------------------------------------------------------------------------------------------
