@@ -68,7 +68,7 @@ UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Setting
     ],
 )
 def test_a_request_that_offers_an_upgrade_keeps_its_body(framing: bytes, body: bytes) -> None:
-    """As Java's HttpClient and `curl --http2` send it; it is the connection's last, and what follows is ignored."""
+    """As Java's HttpClient and `curl --http2` send it. What follows it is ignored."""
     sent = b"GET /me HTTP/1.1\r\nHost: x\r\n" + UPGRADE + framing + b"\r\n" + body
     for at in range(1, len(sent) + 1):
         reader = reader_of(sent[:at], sent[at:] + GET)
