@@ -62,7 +62,7 @@ _REQUEST_HEADERS = {
         "name": "Accept-Encoding",
         "in": "header",
         "required": False,
-        "description": "`gzip` or `zstd`: about a fifth of the size",
+        "description": "`gzip`: about a fifth of the size. `zstd` is used for small responses only",
         "schema": {"type": "string"},
         "example": "gzip",
     },

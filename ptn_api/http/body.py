@@ -5,7 +5,8 @@ those of the segments, joined:
 
 - gzip: one stream. Each segment is raw deflate that ends with a full flush, so it is byte-aligned and refers
   to nothing before it. The checksum is combined from the segments' checksums (RFC 1952; crc32_combine).
-- zstd: one frame per segment (RFC 8878, 3.1: frames may follow each other).
+- zstd: one frame, so only for bodies of one segment. Frames may follow each other (RFC 8878, 3.1), but some
+  decoders, such as one-shot ones, return the first frame alone without an error.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ __all__ = [
 Coding = Literal["identity", "gzip", "zstd"]
 CODINGS: tuple[Coding, ...] = ("gzip", "zstd", "identity")
 """The codings on offer, in order of preference at equal weight: every client decodes gzip."""
+_JOINABLE: tuple[Coding, ...] = ("gzip", "identity")
 
 _LEVEL_DEFLATE = 2
 _LEVEL_ZSTD = 3
@@ -74,12 +76,12 @@ class Segment:
         return coding == "identity" or (self._deflate if coding == "gzip" else self._zstd) is not None
 
     def encoded(self, coding: Coding) -> bytes:
-        """Returns the form to be joined with other segments' (for gzip: raw deflate)."""
+        """Returns the form: for gzip raw deflate, to be joined with other segments'; for zstd a frame."""
         if coding == "identity":
             return self.identity
         if coding == "zstd":
             if self._zstd is None:
-                self._zstd = _zstd.compress(self.identity) if self.identity else b""
+                self._zstd = _zstd.compress(self.identity)
             return self._zstd
         if self._deflate is None:
             self._deflate = _deflated(self.identity)
@@ -182,8 +184,13 @@ class Body:
             for segment in (run.segments if isinstance(run, SegmentRun) else (run,))
         ]
 
+    @property
+    def codings(self) -> tuple[Coding, ...]:
+        """The codings on offer for this body."""
+        return CODINGS if len(self.runs) == 1 and isinstance(self.runs[0], Segment) else _JOINABLE
+
     def encode(self, coding: Coding) -> EncodedBody | None:
-        """Returns the body in that coding, compressed for at most one time slice.
+        """Returns the body in that coding, one of `codings`, compressed for at most one time slice.
 
         None: there is more to compress. Let other tasks run and call again.
         """

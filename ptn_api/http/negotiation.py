@@ -11,7 +11,7 @@ __all__ = ["matches_etag", "negotiate_coding", "prefers"]
 
 
 @lru_cache(maxsize=256)
-def negotiate_coding(accept_encoding: str | None) -> Coding:
+def negotiate_coding(accept_encoding: str | None, offered: tuple[Coding, ...] = CODINGS) -> Coding:
     """Returns the coding to respond in (RFC 9110, 12.5.3); identity if none is requested or acceptable."""
     if not accept_encoding:
         return "identity"
@@ -19,7 +19,7 @@ def negotiate_coding(accept_encoding: str | None) -> Coding:
     default = weights.get("*", 0.0)
     best: Coding = "identity"
     best_weight = 0.0
-    for coding in CODINGS:
+    for coding in offered:
         # Identity is acceptable unless excluded, but any coding that the client names is preferred to it.
         weight = weights.get(coding, default if coding != "identity" else min(default, 0.0005))
         if weight > best_weight:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
 
@@ -127,9 +128,12 @@ class RequestReader:
         at_start, started = not self.incomplete, self.started
         self._received_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # No protocol to upgrade to: answered as an ordinary request, the connection's last.
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                # No protocol to upgrade to: answered as an ordinary request, the connection's last.
+                if self.incomplete:
+                    self._read_body(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             cause = error.__context__  # raised by a callback below
             self.close(cause if isinstance(cause, HTTPError) else _invalid())
@@ -141,6 +145,14 @@ class RequestReader:
         one_request = at_start and self.started == started + 1 and not (self.incomplete or self.closed)
         request = self._request if one_request and len(data) <= _MAX_REPEATED_BYTES else None
         self._previous = None if request is None or request.body else (data, request)
+
+    def _read_body(self, start: bytes) -> None:
+        """Reads the body of a request that asks for an upgrade. httptools takes it for the other protocol."""
+        callbacks = SimpleNamespace(on_body=self.on_body, on_message_complete=self.on_message_complete)
+        self._parser = httptools.HttpRequestParser(callbacks)
+        length = self._headers.get("content-length")
+        framing = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
+        self._parser.feed_data(f"GET / HTTP/1.1\r\n{framing}\r\n\r\n".encode() + start)
 
     def close(self, error: HTTPError | None = None) -> None:
         """Stops reading. Queued requests are still answered, then the error."""
@@ -184,8 +196,11 @@ class RequestReader:
         parser = self._parser
         self._request = Request(parser.get_method(), self._target, self._headers, self._connection)
         http_1_1 = parser.get_http_version() == "1.1"
+        upgrade = parser.should_upgrade()
         # No keep-alive for HTTP/1.0: proxies may forward that header blindly (RFC 9112, C.2.2).
-        self._is_last = not (http_1_1 and parser.should_keep_alive()) or parser.should_upgrade()
+        self._is_last = not (http_1_1 and parser.should_keep_alive()) or upgrade
+        has_body = "transfer-encoding" in self._headers or int(self._headers.get("content-length", 0)) > 0
+        self._upgrade_with_body = upgrade and has_body
         self.expects_continue = http_1_1 and self._headers.get("expect", "").lower() == "100-continue"
         if int(self._headers.get("content-length", 0)) > BODY_LIMIT:
             self._skip_body()
@@ -208,6 +223,9 @@ class RequestReader:
 
     def on_message_complete(self) -> None:
         if self._request is None or self.closed:
+            return
+        if self._upgrade_with_body:
+            self._upgrade_with_body = False  # `_read_body` reads the rest
             return
         self.queue.append(self._request)
         self.incomplete = self.expects_continue = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +21,10 @@ __all__ = [
     "display_of",
     "lot_size",
     "pair_id",
+    "resolve_pair",
+    "split_names",
     "trade_pairs",
+    "unknown_pair",
 ]
 
 Category = Literal["crypto", "forex", "equities", "indices", "commodities"]
@@ -92,6 +97,39 @@ def trade_pairs() -> dict[str, TradePair]:
             )
             found[pair.id] = pair
     return found
+
+
+# --- pairs as people write them ---------------------------------------------------------------------------
+
+
+def split_names(texts: Iterable[str]) -> list[str]:
+    """Returns the names in these texts, each of which may hold several, separated by commas.
+
+    Empty ones are ignored: proxies join repeated parameters with commas and may add empty ones.
+    """
+    return [name for text in texts for part in text.split(",") if (name := part.strip())]
+
+
+def resolve_pair(name: str) -> str | None:
+    """Returns the id of a known pair in any usual spelling, such as btcusd or BTC/USD; None if unknown."""
+    return _ids_by_letters().get(_letters(name))
+
+
+def unknown_pair(name: str) -> str:
+    """Returns the sentence for a name that is no pair's, with a similar pair if there is one."""
+    shown = name if len(name) <= 40 else f"{name[:40]}..."
+    similar = get_close_matches(_letters(shown), _ids_by_letters(), n=1)
+    hint = f"; did you mean {_ids_by_letters()[similar[0]]}?" if similar else ""
+    return f"Unknown trade pair: {shown}{hint} (/trade-pairs lists all)"
+
+
+@lru_cache(maxsize=1)
+def _ids_by_letters() -> dict[str, str]:
+    return {_letters(pair): pair for pair in trade_pairs()}
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).casefold()
 
 
 # --- a position's `trade_pair` ----------------------------------------------------------------------------

@@ -38,7 +38,9 @@ class Router:
         }
 
     def find(self, path: str) -> tuple[Route, str] | None:
-        """Returns the path's route and hotkey; one trailing slash is ignored."""
+        """Returns the path's route and hotkey; a trailing slash and repeated slashes are ignored."""
+        while "//" in path:  # as from an address with a slash at its end
+            path = path.replace("//", "/")
         path = path[:-1] if path.endswith("/") else path
         if path in self._exact:
             return self._exact[path], ""

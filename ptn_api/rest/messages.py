@@ -15,6 +15,7 @@ from ptn_api.http.negotiation import prefers
 from ptn_api.http.response import JSON, Response, header_lines
 from ptn_api.rest.context import AppContext, RequestContext, freshness_headers
 from ptn_api.tasks import TimeSlice
+from ptn_api.views.filters import chosen_pairs
 from ptn_api.wire.codec import encode_message
 from ptn_api.wire.frames import Format, Message
 
@@ -35,8 +36,10 @@ class MessagesQuery(msgspec.Struct, kw_only=True):
     ] = -1
     epoch: Annotated[str, Meta(description="epoch of the log that `after` refers to; 410 if it differs")] = ""
     limit: Annotated[int, Meta(ge=1, le=_MAX_SCANNED, description="at most this many messages")] = 1_000
-    miner: Annotated[list[str], Meta(description="only these hotkeys (repeatable)")] = []
-    trade_pair: Annotated[list[str], Meta(description="only these trade pairs, by id (repeatable)")] = []
+    miner: Annotated[list[str], Meta(description="only these hotkeys")] = []
+    trade_pair: Annotated[
+        list[str], Meta(description="only these trade pairs, such as BTCUSD or btc/usd")
+    ] = []
     format: Annotated[Format, Meta(description="`delta` leaves out the position's earlier orders")] = "full"
 
 
@@ -61,6 +64,18 @@ class _Page(msgspec.Struct):
 
 def messages(app: AppContext, request: RequestContext) -> Response | Awaitable[Response]:
     query: MessagesQuery = request.query
+    return _filtered(app, request, query) if query.trade_pair else _messages(app, request, query)
+
+
+async def _filtered(app: AppContext, request: RequestContext, query: MessagesQuery) -> Response:
+    pairs = await chosen_pairs(app.views, 100, query.trade_pair)
+    result = _messages(app, request, msgspec.structs.replace(query, trade_pair=[*pairs]))
+    return result if isinstance(result, Response) else await result
+
+
+def _messages(
+    app: AppContext, request: RequestContext, query: MessagesQuery
+) -> Response | Awaitable[Response]:
     headers = freshness_headers(app, 100)
     ndjson = prefers(request.accept, NDJSON, over=JSON)
     floor, head = app.log.floor(), app.log.head().sequence

@@ -25,9 +25,8 @@ _STATUSES: tuple[OrderStatus, ...] = ("unfilled", "filled", "cancelled")
 
 class OrdersQuery(msgspec.Struct, kw_only=True):
     status: Annotated[
-        str,
-        Meta(description="only orders of these statuses, separated by commas: unfilled, filled, cancelled"),
-    ] = ""
+        list[str], Meta(description="only orders of these statuses: unfilled, filled, cancelled")
+    ] = []
 
 
 class _Position(msgspec.Struct):
@@ -83,7 +82,7 @@ def limit_orders(app: AppContext, request: RequestContext) -> Response:
 
 def _statuses(query: OrdersQuery) -> tuple[OrderStatus, ...]:
     """Returns the requested statuses, none for all. Raises HTTPError `bad_parameter`."""
-    names = [name.strip().lower() for name in query.status.split(",")] if query.status else []
+    names = [name.lower() for name in query.status]
     unknown = ", ".join(sorted({repr(name) for name in names if name not in _STATUSES}))
     if unknown:
         sentence = f"Invalid status values: {{{unknown}}}. Valid values are: {', '.join(_STATUSES)}"

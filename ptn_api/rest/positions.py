@@ -18,7 +18,7 @@ from ptn_api.model.rendering import AS_IS, render_position
 from ptn_api.model.tiers import Tier
 from ptn_api.rest.context import AppContext, RequestContext, freshness_headers
 from ptn_api.tasks import TimeSlice
-from ptn_api.views.filters import filtered
+from ptn_api.views.filters import chosen_pairs, filtered
 
 __all__ = ["Changes", "PositionsQuery", "positions", "positions_of"]
 
@@ -33,11 +33,11 @@ class PositionsQuery(msgspec.Struct, kw_only=True):
             extra={"error": "Invalid tier value. Allowed values are 0, 30, 50, or 100"},
         ),
     ] = 100
-    miner: Annotated[list[str], Meta(description="only these hotkeys (repeatable)")] = []
-    trade_pair: Annotated[list[str], Meta(description="only these trade pairs, by id (repeatable)")] = []
-    status: Annotated[
-        list[Literal["open", "closed"]], Meta(description="only open or closed positions (repeatable)")
+    miner: Annotated[list[str], Meta(description="only these hotkeys")] = []
+    trade_pair: Annotated[
+        list[str], Meta(description="only these trade pairs, such as BTCUSD or btc/usd")
     ] = []
+    status: Annotated[list[Literal["open", "closed"]], Meta(description="only open or closed positions")] = []
     since: Annotated[
         str,
         Meta(description="only changes since this cursor, `<epoch>:<revision>` (tier 100, no filters)"),
@@ -87,7 +87,7 @@ async def _filtered(app: AppContext, query: PositionsQuery) -> Response:
         app.views,
         query.tier,
         miners=frozenset(query.miner),
-        trade_pairs=frozenset(query.trade_pair),
+        trade_pairs=await chosen_pairs(app.views, query.tier, query.trade_pair),
         statuses=frozenset(query.status),
     )
     return Response(body, headers)
@@ -96,6 +96,9 @@ async def _filtered(app: AppContext, query: PositionsQuery) -> Response:
 async def _changes(app: AppContext, request: RequestContext) -> Response:
     query: PositionsQuery = request.query
     headers = freshness_headers(app, query.tier)
+    if query.miner or query.trade_pair or query.status:
+        sentence = "since cannot be combined with filters: it returns all changes"
+        raise HTTPError("bad_parameter", sentence, parameter="since")
     if query.tier < 100:
         raise HTTPError("bad_parameter", "Changes since a cursor are available in tier 100 only")
     since = _revision(app, query.since)

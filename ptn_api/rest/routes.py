@@ -29,6 +29,7 @@ from ptn_api.model.documents import (
 from ptn_api.model.limit_order import ListedOrder
 from ptn_api.model.miner import MinerEntry
 from ptn_api.model.statistics import Eliminations, MinerStatistics, PerfLedger, Statistics
+from ptn_api.model.trade_pair import split_names
 from ptn_api.rest import about, accounts, documents, messages, orders, pages, positions
 from ptn_api.rest.context import NoQuery, RouteHandler
 from ptn_api.views.checkpoint import CheckpointDocument
@@ -77,41 +78,52 @@ class Route(NamedTuple):
         return self.own_tier_error or f"Your API key does not have access to tier {self.lowest_tier} data"
 
     def parse_query(self, text: bytes) -> msgspec.Struct:
-        """Returns the query string as the route's query type; unknown parameters are ignored."""
-        texts = parse_qs(text.decode("latin-1"), keep_blank_values=True)
+        """Returns the query string as the route's query type. Raises HTTPError `bad_parameter`.
+
+        Lists are given by repeating the parameter, or with commas. Empty values are ignored. A route with
+        lists filters by them, so there a misspelt name would mean "no filter", and is refused; names that
+        begin with `_` are left to proxies and caches. Other routes ignore unknown names.
+        """
+        texts = parse_qs(text.decode("latin-1"))
+        parameters = _parameters(self.query)
         values: dict[str, Any] = {}
-        for name, kind, repeatable, error in _parameters(self.query):
-            if name not in texts:
+        for name, given in texts.items():
+            parameter = parameters.get(name)
+            if parameter is None:
+                if not name.startswith("_") and any(known.is_list for known in parameters.values()):
+                    sentence = f"Unknown parameter {name[:40]}. Known parameters are {', '.join(parameters)}"
+                    raise HTTPError("bad_parameter", sentence, parameter=name[:40])
                 continue
-            value = texts[name] if repeatable else texts[name][-1]
+            value = split_names(given) if parameter.is_list else given[-1]
             try:
-                values[name] = msgspec.convert(value, kind, strict=False)
+                values[name] = msgspec.convert(value, parameter.kind, strict=False)
             except msgspec.ValidationError:
-                raise HTTPError("bad_parameter", error, parameter=name) from None
+                raise HTTPError("bad_parameter", parameter.error, parameter=name) from None
         return self.query(**values)
 
 
 class _Parameter(NamedTuple):
-    """A parameter of a query. A list is given by repeating the parameter."""
-
-    name: str
     kind: Any
-    repeatable: bool
+    is_list: bool
     error: str
     """The sentence for a malformed value."""
 
 
 @lru_cache
-def _parameters(query: type[msgspec.Struct]) -> list[_Parameter]:
-    """Returns the parameters. A field may bring its sentence: `Meta(extra={"error": ...})`."""
-    parameters = []
+def _parameters(query: type[msgspec.Struct]) -> dict[str, _Parameter]:
+    """Returns the parameters by name. A field may bring its sentence: `Meta(extra={"error": ...})`."""
+    parameters = {}
     for field in msgspec.structs.fields(query):
-        kind, error = field.type, f"Invalid value of the parameter {field.name}"
-        if get_origin(kind) is Annotated:
-            kind, *metas = get_args(kind)
-            for meta in metas:
-                error = (meta.extra or {}).get("error", error)
-        parameters.append(_Parameter(field.name, field.type, get_origin(kind) is list, error))
+        kind, *metas = get_args(field.type) if get_origin(field.type) is Annotated else (field.type,)
+        is_list = get_origin(kind) is list
+        (element,) = get_args(kind) if is_list else (kind,)
+        error = f"Invalid value of the parameter {field.name}"
+        if element is bool or get_origin(element) is Literal:
+            allowed = ("true", "false") if element is bool else get_args(element)
+            error += f". Allowed values are {', '.join(map(str, allowed))}"
+        for meta in metas:
+            error = (meta.extra or {}).get("error", error)
+        parameters[field.name] = _Parameter(field.type, is_list, error)
     return parameters
 
 

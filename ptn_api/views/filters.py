@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 import msgspec
 
 from ptn_api.http.body import Body, Segment, tag_of
+from ptn_api.http.errors import HTTPError
 from ptn_api.model.tiers import Tier
-from ptn_api.model.trade_pair import pair_id
+from ptn_api.model.trade_pair import pair_id, resolve_pair, unknown_pair
 from ptn_api.tasks import TimeSlice
 from ptn_api.views.miner_view import TAILS, MinerView
 from ptn_api.views.positions import PositionViews
 
-__all__ = ["filtered"]
+__all__ = ["chosen_pairs", "filtered"]
 
 
 class _Positions(msgspec.Struct):
@@ -27,6 +31,33 @@ class _Traits(msgspec.Struct):
 
 _positions = msgspec.json.Decoder(_Positions)
 _traits = msgspec.json.Decoder(_Traits)
+
+
+async def chosen_pairs(views: PositionViews, tier: Tier, names: Iterable[str]) -> frozenset[str]:
+    """Returns the ids of these trade pairs, which may be written in any usual way.
+
+    A pair that the network's table lacks is accepted by its id, if the tier shows a position in it. Any other
+    name raises HTTPError `bad_parameter`: a misspelt pair must not look like one without positions.
+    """
+    ids = set()
+    for name in names:
+        known = resolve_pair(name)
+        if known is None and not await _is_traded(views, tier, name):
+            raise HTTPError("bad_parameter", unknown_pair(name), parameter="trade_pair")
+        ids.add(known or name)
+    return frozenset(ids)
+
+
+async def _is_traded(views: PositionViews, tier: Tier, pair: str) -> bool:
+    """Whether the tier shows a position in the pair, by a search in the text that is served."""
+    text = re.escape(msgspec.json.encode(pair))
+    search = re.compile(rb'"trade_pair":(?:\[|\{[^{}]*?"trade_pair_id":)?' + text).search
+    time_slice = TimeSlice()
+    for view in views.ranked(tier):
+        if any(search(block.identity) for block in view.entries[tier].blocks):
+            return True
+        await time_slice.yield_if_due()
+    return False
 
 
 async def filtered(

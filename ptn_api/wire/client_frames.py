@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ptn_api.errors import InvalidInputError
+from ptn_api.model.trade_pair import resolve_pair, split_names
 from ptn_api.wire import codec
 from ptn_api.wire.frames import Auth, Format, Ping, SubaccountRequest, Subscribe, Unsubscribe
 
@@ -48,7 +49,7 @@ class DatedOrder(Protocol):
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
-    """The orders that a client wants. Filters are AND-ed; None means no filter, an empty one matches nothing.
+    """The orders that a client wants. Filters are AND-ed; None means no filter.
 
     Late orders filled more than `late_window_ms` ago are left out; None: they are included. Equal
     subscriptions are sent the same bytes.
@@ -117,9 +118,25 @@ def read_request(data: bytes | str, version: int) -> ClientRequest:
                 return Unsubscribe(all=True, sender_timestamp=old.sender_timestamp)
         return codec.decode(data, SubaccountRequest)
     frame: ClientRequest = codec.decode(data, _Version2Subscribe | _Version2Unsubscribe | Ping)  # type: ignore[arg-type]
-    if isinstance(frame, Subscribe) and frame.revision is not None:
+    if not isinstance(frame, Subscribe):
+        return frame
+    # As REST reads them, except that an empty choice is an error: here a filter is present or it is not.
+    if frame.miners is not None:
+        frame.miners = _names(frame.miners, "miners")
+    if frame.trade_pairs is not None:
+        names = _names(frame.trade_pairs, "trade_pairs")
+        frame.trade_pairs = [resolve_pair(name) or name for name in names]
+    if frame.revision is not None:
         if frame.revision < 0:
             raise InvalidInputError("revision: must not be negative", code="bad_frame", field="revision")
         if not frame.updates:
             raise InvalidInputError("revision: needs updates", code="bad_frame", field="revision")
     return frame
+
+
+def _names(texts: list[str], field: str) -> list[str]:
+    names = split_names(texts)
+    if not names:
+        problem = f"{field}: an empty list chooses nothing; leave the field out to choose all"
+        raise InvalidInputError(problem, code="bad_frame", field=field)
+    return names

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ptn_api.errors import InvalidInputError, LogError
+from ptn_api.model.trade_pair import resolve_pair, unknown_pair
 from ptn_api.wire.client_frames import DatedOrder, Subscription, read_login, read_request
 from ptn_api.wire.close_codes import (
     BAD_FIRST_FRAME,
@@ -394,7 +395,11 @@ class ServerSession:
         )
         self._subscribed_before = True
         self._move(Input.FIRST_SUBSCRIBE if first else Input.SUBSCRIBE)
-        return [Send(self._status(frame, now_ms)), *start]
+        effects: list[Effect] = [Send(self._status(frame, now_ms))]
+        # The network adds pairs, and an unlisted one is served like any other: the filter holds all the same.
+        if unknown := next((name for name in frame.trade_pairs or () if resolve_pair(name) is None), None):
+            effects.append(Send(Error(code="unknown_trade_pair", message=unknown_pair(unknown))))
+        return [*effects, *start]
 
     def _start(self, revision: int | None) -> list[Effect]:
         """Returns the effects that start the flow of orders."""

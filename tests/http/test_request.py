@@ -55,6 +55,36 @@ def test_a_repeated_request_is_not_parsed_again() -> None:
     ]
 
 
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAE\r\n"
+
+
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [
+        (b"Content-Length: 7\r\n", b'{"a":1}'),
+        (b"Transfer-Encoding: chunked\r\n", b'3\r\n{"a\r\n4\r\n":1}\r\n0\r\n\r\n'),
+        (b"Content-Length: 0\r\n", b""),
+        (b"", b""),
+    ],
+)
+def test_a_request_that_offers_an_upgrade_keeps_its_body(framing: bytes, body: bytes) -> None:
+    """As Java's HttpClient and `curl --http2` send it. What follows it is ignored."""
+    sent = b"GET /me HTTP/1.1\r\nHost: x\r\n" + UPGRADE + framing + b"\r\n" + body
+    for at in range(1, len(sent) + 1):
+        reader = reader_of(sent[:at], sent[at:] + GET)
+        (request,) = requests_in(reader)
+        assert request.body == (b'{"a":1}' if body else b"")
+        assert (errors_in(reader), reader.closed, reader.incomplete) == ([], True, False)
+
+
+def test_a_malformed_body_of_a_request_that_offers_an_upgrade_is_an_error() -> None:
+    """Nothing is passed on, and nothing else is read."""
+    reader = reader_of(b"GET /me HTTP/1.1\r\n" + UPGRADE + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", GET)
+    assert (requests_in(reader), errors_in(reader)) == ([], ["bad_request"])
+    too_long = b"Content-Length: %d\r\n\r\n" % (BODY_LIMIT + 1)
+    assert reader_of(b"GET /me HTTP/1.1\r\n" + UPGRADE + too_long + b" " * BODY_LIMIT).unread_input
+
+
 @pytest.mark.parametrize("at", range(1, len(GET)))
 def test_the_tail_of_a_request_is_not_a_request(at: int) -> None:
     """Not even if it is repeated."""

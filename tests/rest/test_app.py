@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import io
 import json
 import shutil
 import zlib
@@ -172,17 +171,22 @@ def decoded(coding: str, body: bytes) -> list[bytes]:
         whole = zlib.decompressobj(31)
         return [gzip.decompress(body), whole.decompress(body) + whole.flush()]
     if coding == "zstd":
-        stream = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(body), read_across_frames=True)
-        return [stream.read()]
+        return [zstandard.ZstdDecompressor().decompressobj().decompress(body)]  # the first frame alone
     return [body]
 
 
 @pytest.mark.parametrize("coding", ["identity", "gzip", "zstd"])
 @pytest.mark.parametrize(
-    "path", ["/miner-positions", f"/miner-positions/{MINER}", "/validator-checkpoint", "/statistics"]
+    ("path", "joined"),
+    [
+        ("/miner-positions", True),
+        (f"/miner-positions/{MINER}", False),
+        ("/validator-checkpoint", True),
+        ("/statistics", False),
+    ],
 )
-async def test_every_coding_has_the_same_content(path: str, coding: str) -> None:
-    """The requested coding is used, and every decoder reads it."""
+async def test_every_coding_has_the_same_content(path: str, joined: bool, coding: str) -> None:
+    """Every decoder reads it, also one that stops after a zstd frame: joined documents are not in zstd."""
     async with serving() as served:
         plain = await served.get(path)
         assert "content-encoding" not in plain.headers
@@ -190,9 +194,10 @@ async def test_every_coding_has_the_same_content(path: str, coding: str) -> None
             "GET", path, headers={"authorization": "Bearer k100", "accept-encoding": coding}
         ) as response:
             body = b"".join([chunk async for chunk in response.aiter_raw()])
-        assert response.headers.get("content-encoding", "identity") == coding
+        used = "identity" if coding == "zstd" and joined else coding
+        assert response.headers.get("content-encoding", "identity") == used
         assert int(response.headers["content-length"]) == len(body)
-        assert all(text == plain.content for text in decoded(coding, body))
+        assert all(text == plain.content for text in decoded(used, body))
 
 
 async def test_clients_decode_it() -> None:
@@ -218,6 +223,10 @@ async def curl(*arguments: str) -> bytes:
     return output
 
 
+JOINED = ("/miner-positions", "/validator-checkpoint")
+"""Not in zstd, because they would be made of several frames."""
+
+
 @pytest.mark.parametrize("route", KEYED, ids=lambda route: route.path)
 async def test_conditional_requests(route: Any) -> None:
     """One ETag per coding; 304 without a body; HEAD has the headers of GET."""
@@ -238,7 +247,7 @@ async def test_conditional_requests(route: Any) -> None:
                 for name in ("etag", "content-length", "content-encoding"):
                     expected.pop(name, None)
             assert {k: v for k, v in head.headers.items() if k not in MOVING} == expected
-        assert len(tags) == 3
+        assert len(tags) == (2 if route.path in JOINED else 3)
 
 
 async def test_headers_of_each_tier() -> None:
@@ -397,7 +406,7 @@ async def test_tiers_above_the_keys_are_forbidden() -> None:
 # --- malformed requests -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tier", ["7", "101", "-1", "", "abc", "30.0", "0x1e", "%00", "３０", "9" * 400])
+@pytest.mark.parametrize("tier", ["7", "101", "-1", "abc", "30.0", "0x1e", "%00", "３０", "9" * 400])
 async def test_invalid_tiers(tier: str) -> None:
     """400 with the sentence that existing clients expect."""
     async with serving() as served:
@@ -429,17 +438,7 @@ async def test_malformed_parameters(path: str) -> None:
         assert response.json()["code"] == "bad_parameter"
 
 
-async def test_unknown_parameters_are_ignored() -> None:
-    """So that cache busters and tracking parameters of proxies do no harm."""
-    async with serving() as served:
-        plain = await served.get("/miner-positions?tier=30")
-        response = await served.get("/miner-positions?_=123&tier=30&utm_source=x&%ff=%fe&&=")
-        assert response.headers["etag"] == plain.headers["etag"]
-
-
-@pytest.mark.parametrize(
-    "path", ["/", "/nope", "/miner-positions/a/b", "/statistics//", "/miner-positions//", "/..%2f", "//me"]
-)
+@pytest.mark.parametrize("path", ["/", "/nope", "/miner-positions/a/b", "/statistics/a/b", "//", "/..%2f"])
 async def test_unknown_paths(path: str) -> None:
     """404 in JSON that does not repeat the path."""
     async with serving() as served:
@@ -457,11 +456,14 @@ async def test_other_methods(method: str) -> None:
 
 
 async def test_trailing_slashes() -> None:
-    """A slash at the end changes nothing."""
+    """A slash at the end changes nothing, and neither do repeated ones: an address may end in a slash."""
     async with serving() as served:
         for route in ROUTES:
-            with_slash = await served.get(path_of(route, "/"), "k200")
-            assert with_slash.status_code == (await served.get(path_of(route), "k200")).status_code == 200
+            plain = await served.get(path_of(route), "k200")
+            for path in (path_of(route, "/"), path_of(route, "//"), f"/{path_of(route)}"):
+                odd = await served.client.get(served.url + path, headers={"authorization": "Bearer k200"})
+                assert odd.status_code == plain.status_code == 200
+                assert odd.headers.get("etag") == plain.headers.get("etag")
 
 
 # --- starting, faults -------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def test_the_page_shows_every_route_and_loads_nothing(document: dict[str, Any]) 
         ("/miner-positions/5A", ("/miner-positions/{hotkey}", "5A")),
         ("/statistics/5A/", ("/statistics/{hotkey}", "5A")),
         ("/statistics/5A/x", None),
-        ("/miner-positions//", None),
+        ("/miner-positions/a/b", None),
         ("/perf-ledger", None),
         ("/docs/stream", ("/docs/stream", "")),
         ("/eliminations/5A", None),

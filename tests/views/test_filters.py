@@ -27,7 +27,6 @@ def changes() -> list[Any]:
     [
         ("trade_pair=EURUSD", {MINER: [2]}),
         ("trade_pair=EURUSD&trade_pair=BTCUSD", {MINER: [1, 3, 2], OTHER_MINER: [4]}),
-        ("trade_pair=NOPE", {}),
         ("status=closed", {MINER: [1, 3]}),
         ("status=open", {MINER: [2], OTHER_MINER: [4]}),
         ("status=open&status=closed", {MINER: [1, 3, 2], OTHER_MINER: [4]}),

@@ -288,7 +288,7 @@ def test_the_status_echoes_a_version_2_subscription() -> None:
         session,
         type="subscribe",
         miners=["m"],
-        trade_pairs=[],
+        trade_pairs=["BTCUSD"],
         format="delta",
         updates=True,
         sender_timestamp=8,
@@ -301,14 +301,47 @@ def test_the_status_echoes_a_version_2_subscription() -> None:
             sender_timestamp=8,
             received_timestamp=NOW,
             miners=["m"],
-            trade_pairs=[],
+            trade_pairs=["BTCUSD"],
             format="delta",
             updates=True,
         )
     )
     assert session.subscription == Subscription(
-        version=2, miners=frozenset("m"), trade_pairs=frozenset(), format="delta", updates=True
+        version=2, miners=frozenset("m"), trade_pairs=frozenset(["BTCUSD"]), format="delta", updates=True
     )
+
+
+def test_filters_are_read_as_rest_reads_them() -> None:
+    """Pairs in any usual spelling, names separated by commas; the status has them as understood."""
+    session, _ = _logged_in(version=2)
+    pairs = ["btc/usd, kpepeusdc", "", "EUR-USD"]
+    effects = _tell(session, type="subscribe", miners=["a,b", ""], trade_pairs=pairs)
+    (status,) = _sent(effects)
+    assert isinstance(status, frames.SubscriptionStatus)
+    assert (status.miners, status.trade_pairs) == (["a", "b"], ["BTCUSD", "kPEPEUSDC", "EURUSD"])
+    assert session.subscription.miners == frozenset("ab")
+    assert session.subscription.trade_pairs == frozenset(["BTCUSD", "kPEPEUSDC", "EURUSD"])
+
+
+@pytest.mark.parametrize("field", ["miners", "trade_pairs"])
+@pytest.mark.parametrize("names", [[], [""], [" ,"]])
+def test_an_empty_choice_is_an_error(field: str, names: list[str]) -> None:
+    """It must mean neither everything nor silence; the subscription stays as it was."""
+    session, _ = _logged_in(version=2)
+    (error,) = _sent(_tell(session, type="subscribe", **{field: names}))
+    assert isinstance(error, frames.Error)
+    assert error.code == "bad_frame"
+    assert field in error.message
+    assert not session.subscription.filtered
+
+
+def test_an_unlisted_pair_is_reported_and_the_filter_holds() -> None:
+    """The network adds pairs; a misspelt one must not be silence without a word."""
+    session, _ = _logged_in(version=2)
+    _, warning = _sent(_tell(session, type="subscribe", trade_pairs=["BTCUSDX"]))
+    assert isinstance(warning, frames.Error)
+    assert (warning.code, "did you mean BTCUSD" in warning.message) == ("unknown_trade_pair", True)
+    assert session.subscription.trade_pairs == frozenset(["BTCUSDX"])
 
 
 def test_subscribing_again_starts_no_second_catch_up() -> None:
