@@ -178,7 +178,14 @@ def test_options_that_are_not_settings_are_few(options: type[msgspec.Struct]) ->
     """They exist for tests; everything that an operator may change is declared as a setting."""
     plain = {field.name for field in msgspec.structs.fields(options)} - SETTINGS.keys()
     assert plain <= {
-        *("blind_sweep_ms", "retry_ms", "retry_max_ms", "mass_removal_share", "mass_removal_count"),
+        *(
+            "blind_sweep_ms",
+            "event_grace_ms",
+            "retry_ms",
+            "retry_max_ms",
+            "mass_removal_share",
+            "mass_removal_count",
+        ),
         *("position_limit_bytes", "document_limit_bytes", "queue_line_limit_bytes"),
         *("rate_window_ms", "silent_ms", "replay_stall_ms"),
     }
