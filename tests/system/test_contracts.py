@@ -44,7 +44,7 @@ def keys(home: Path) -> dict[int, str]:
 @pytest.fixture(scope="module")
 def validator(home: Path) -> Iterator[Simulator]:
     """A validator with history and documents, which acts only on request."""
-    options = SimulatorOptions(seed=5, miners=4, positions=6, history_ms=20 * 86_400_000)
+    options = SimulatorOptions(seed=5, miners=4, positions=6, history_ms=20 * 86_400_000, close_gap_ms=0)
     simulated = Simulator(home / "validator", options)
     simulated.prepare(wall_ms())
     yield simulated
