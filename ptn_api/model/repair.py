@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -81,7 +82,7 @@ def repair_object(text: bytes, kind: type[msgspec.Struct], problems: list[str]) 
     null does not fit either, and is named in `problems`. Raises msgspec.ValidationError if it is required.
     """
     fields = _raw_object.decode(text)
-    for field in msgspec.structs.fields(kind):
+    for field in _fields(kind):
         name = field.encode_name
         if name not in fields:
             continue
@@ -94,7 +95,7 @@ def repair_object(text: bytes, kind: type[msgspec.Struct], problems: list[str]) 
             if _fits(fields[name], field.type):
                 continue
         if field.required:
-            msgspec.json.decode(value, type=field.type)  # raises
+            _decoder(field.type).decode(value)  # raises
         problems.append(name)
         default = None if _fits(_NULL, field.type) else field.default
         fields[name] = msgspec.Raw(msgspec.json.encode(default))
@@ -114,7 +115,7 @@ def repair_list(
         try:
             if not _fits(element, kind):
                 element = msgspec.Raw(msgspec.json.encode(repair_object(element, kind, odd)))
-                msgspec.json.decode(element, type=kind)
+                _decoder(kind).decode(element)
             msgspec.json.decode(element)  # unknown keys too
         except msgspec.ValidationError as error:
             problems.append(f"{name}[{index}] was left out: {error}")
@@ -124,9 +125,14 @@ def repair_list(
     return repaired
 
 
+# Both are slow to make, and a list may have a million odd elements.
+_fields = cache(msgspec.structs.fields)
+_decoder = cache(msgspec.json.Decoder)
+
+
 def _fits(value: bytes | msgspec.Raw, kind: Any) -> bool:
     try:
-        msgspec.json.decode(value, type=kind)
+        _decoder(kind).decode(value)
     except msgspec.ValidationError:
         return False
     return True

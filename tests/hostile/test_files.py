@@ -68,7 +68,9 @@ def folder(fortress: Fortress) -> bytes:
 def still_reads(fortress: Fortress) -> None:
     """Places a position and waits for its announcement: everything before it was processed."""
     fortress.check_served()
-    assert fortress.call("/health").json()["status"] in ("ok", "degraded")
+    health = fortress.call("/health").json()
+    # Hostile files may outnumber the others.
+    assert health["status"] in ("ok", "degraded") or health["source"]["reason"] == "files_refused", health
 
 
 def test_malformed_position_files(fortress: Fortress, folder: bytes) -> None:
@@ -149,15 +151,11 @@ def test_malformed_documents(fortress: Fortress) -> None:
 def test_malformed_key_files(fortress: Fortress) -> None:
     """The last good keys stay valid, no other key is accepted, and no key is logged."""
     good = fortress.key_file.read_bytes()
-    entry = '{"mallory": {"key": "mallorys-key", "tier": %s}}'
+    entry = '{"mallory": {"key": "mallorys-key", "tier": 100}, "bob": %s}'
     bad = [
         *(DEEP.encode(), b'{"a":' * 100_000, b"\xff\xfe", b"\0" * 100, b"[]", b"", b"{}}", b" " * (17 << 20)),
-        *(
-            (entry % tier).encode()
-            for tier in ("99", "1e999", '"100"', DEEP, "[" * 900 + "]" * 900, "-0.5", "9" * 400)
-        ),
-        b'{"a\\u0000b": "mallorys-key"}',
-        b'{"a\\ud800": "mallorys-key"}',
+        (entry % DEEP).encode(),
+        (entry % "{").encode(),
     ]
     try:
         for number, content in enumerate(bad):
@@ -167,8 +165,29 @@ def test_malformed_key_files(fortress: Fortress) -> None:
             assert fortress.call("/me").status_code == 200
             marked = json.loads(good) | {"marker": {"key": f"marker-{number}", "tier": 0}}
             replace(fortress.key_file, json.dumps(marked).encode())
-            until(lambda number=number: knows(fortress, f"marker-{number}"), what="good keys again")  # type: ignore[misc]
-            assert not knows(fortress, "mallorys-key")
+            until(lambda number=number: tier_of(fortress, f"marker-{number}") == 0, what="good keys again")  # type: ignore[misc]
+            assert tier_of(fortress, "mallorys-key") is None
+    finally:
+        replace(fortress.key_file, good)
+    assert "mallorys-key" not in fortress.server.log.read_text()
+
+
+def test_malformed_entries_of_a_key_file(fortress: Fortress) -> None:
+    """All others hold. A tier that is no number counts as 0, one below 0 admits to nothing."""
+    good = fortress.key_file.read_bytes()
+    tiers = ("1e999", '"100"', "[" * 900 + "]" * 900, "9" * 400, "true", "{}")
+    odd: list[tuple[str, float | None]] = [
+        *((f'"mallory": {{"key": "mallorys-key", "tier": {tier}}}', 0) for tier in tiers),
+        ('"mallory": {"key": "mallorys-key", "tier": -0.5}', None),
+        *((f'"{name}": "mallorys-key"', None) for name in ("a\\u0000b", "a\\ud800", "a\\nb", "")),
+    ]
+    try:
+        for number, (entry, tier) in enumerate(odd):
+            marked = json.loads(good) | {"marker": {"key": f"entry-{number}", "tier": 0}}
+            replace(fortress.key_file, (json.dumps(marked)[:-1] + f", {entry}}}").encode())
+            until(lambda number=number: tier_of(fortress, f"entry-{number}") == 0, what="the new keys")  # type: ignore[misc]
+            assert tier_of(fortress, "mallorys-key") == tier, entry
+            assert fortress.call("/me").json()["tier"] == 100
     finally:
         replace(fortress.key_file, good)
     assert "mallorys-key" not in fortress.server.log.read_text()
@@ -180,6 +199,7 @@ def replace(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def knows(fortress: Fortress, key: str) -> bool:
+def tier_of(fortress: Fortress, key: str) -> float | None:
     headers = {"Authorization": f"Bearer {key}"}
-    return requests.get(fortress.server.rest + "/me", headers=headers, timeout=20).status_code == 200
+    answer = requests.get(fortress.server.rest + "/me", headers=headers, timeout=20)
+    return answer.json()["tier"] if answer.status_code == 200 else None
