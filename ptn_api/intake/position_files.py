@@ -86,6 +86,8 @@ class PositionFiles:
         self._root = root
         self._delivered = dict(known)
         self._absent = set(known)
+        self._unlisted = set(known)
+        """Positions that had no file at any look since the start."""
         self._vanished: set[Key] = set()
         self._places: dict[Key, dict[Place, str]] = {}
         self._refused: Refusals[tuple[Place, str]] = Refusals()
@@ -97,6 +99,7 @@ class PositionFiles:
         """Forgets all deliveries: the baseline that they were part of was rolled back."""
         self._delivered.clear()
         self._absent.clear()
+        self._unlisted.clear()
 
     @property
     def absent(self) -> AbstractSet[Key]:
@@ -135,6 +138,7 @@ class PositionFiles:
         key = (place.hotkey, uuid)
         self._places.setdefault(key, {})[place] = version
         self._absent.discard(key)
+        self._unlisted.discard(key)
         if force or self._delivered.get(key) != place.fingerprint(version):
             to_read.add(key, force=force)
 
@@ -241,8 +245,11 @@ class PositionFiles:
     def read_archived(self, key: Key, place: Place, status: os.stat_result) -> PositionWritten | None:
         """Returns an archived position that may have got orders after the version that was delivered.
 
-        They were placed while it lay among the positions: they are announced, and then it is removed.
+        They were placed while it lay among the positions: they are announced, and then it is removed. One
+        that was moved before the start is not read: its file was never seen there.
         """
+        if key in self._unlisted:
+            return None
         delivered = self._delivered.get(key, "").rpartition("/")[2].rstrip(_UNSETTLED)
         inode, _, size = version_of(status).split("-")
         if delivered.startswith(inode + "-") and delivered.endswith("-" + size):

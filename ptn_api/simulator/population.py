@@ -154,10 +154,13 @@ class Population:
     def restore_backup(self) -> None:
         """Restores positions and eliminations from the backup."""
         self._store.restore_backup()
-        self._documents.restore(self._backed_up_eliminations, self._store.now_ms)
-        for hotkey in self._store.files.hotkeys():
-            if self.roster.get(hotkey) is None:
-                self.roster.add(hotkey)
+        now_ms = self._store.now_ms
+        self._documents.restore(self._backed_up_eliminations, now_ms)
+        returned = [hotkey for hotkey in self._store.files.hotkeys() if self.roster.get(hotkey) is None]
+        for hotkey in returned:
+            self._documents.admit(self.roster.add(hotkey), now_ms, veteran=False)
+        if returned:
+            self._documents.write_small(now_ms)
         self.roster.eliminate(self._documents.eliminated())
 
     def write_documents(self, rng: Random, *, small: bool = False) -> None:

@@ -157,6 +157,7 @@ class TodaysDocuments(Documents):
             entries.append({"bucket": second, "bucket_start_time": at_ms + _CHALLENGE_MS})
         self._buckets[miner.hotkey] = entries
         self._open_account(miner, [_record(miner.account_size, at_ms)])
+        self.settle_account(miner.hotkey)  # a restored backup brings back miners that had positions
         if miner.entity is not None:
             self._add_subaccount(miner.entity, miner, at_ms)
 

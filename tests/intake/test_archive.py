@@ -44,14 +44,16 @@ async def test_many_positions_are_moved_at_once(
 async def test_a_move_while_the_api_was_down_is_seen_at_the_start(
     validator: ValidatorDir, data: Path
 ) -> None:
-    """The first sweep removes the position."""
+    """The first sweep removes the position. Its file was not seen where it lay."""
     validator.write(position(1, [order(1)]))
     async with running(data, validator, **UNCONFIRMED) as intake:
         assert len(intake.state()) == 1
-    validator.archive(position(1, [order(1)]))
+    target = validator.archive(position(1, [order(1)]))
+    validator.put(target, json.dumps(position(1, [order(1), order(2)])).encode())
     async with running(data, validator, **UNCONFIRMED) as intake:
         await intake.until(lambda: intake.state() == {})
         await intake.until(lambda: archived(intake) == [uuid(1)])
+        assert intake.events() == []
 
 
 async def test_orders_in_the_archive_are_not_announced(validator: ValidatorDir, data: Path) -> None:

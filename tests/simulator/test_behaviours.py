@@ -432,7 +432,7 @@ def test_a_restored_backup_brings_back_what_was(tmp_path: Path) -> None:
     again = Simulator(tmp_path, QUIET)
     again.load(T0)
     assert sorted(again.store.names()) == sorted(simulator.store.names())
-    assert simulator.place_order()
+    assert simulator.place_order(hotkey), "the miner that was removed trades again"
 
 
 def test_orders_go_on_after_a_restored_backup(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_the_journal_names_every_order_that_came(tmp_path: Path) -> None:
     simulator.step(T0 + 86_400_000)
     simulator.close()
     placed = Counter((a.miner_hotkey, a.order_uuid) for a in read_journal(journal) if isinstance(a, Placed))
-    assert len(placed) > 300
+    assert len(placed) > 200
     assert set(placed.values()) == {1}
     assert not placed.keys() & baseline
     assert order_uuids(tmp_path / "v") == baseline | placed.keys()
@@ -43,7 +43,7 @@ def test_nothing_unjournaled_is_in_the_files_whatever_happened(tmp_path: Path) -
     journal = tmp_path / "journal"
     simulator = built(tmp_path / "v", CALM, journal=journal)
     baseline = order_uuids(tmp_path / "v")
-    simulator.step(T0 + 2 * 86_400_000)
+    simulator.step(T0 + 30 * 3_600_000)
     simulator.close()
     actions = list(read_journal(journal))
     placed = {(a.miner_hotkey, a.order_uuid) for a in actions if isinstance(a, Placed)}
