@@ -88,7 +88,7 @@ async def test_a_directory_in_every_tier(tmp_path: Path, name: str, lookback_day
     validator.document("runnable/minerstatistics.json", json.dumps(statistics).encode())
     async with (
         running(tmp_path / "data", validator, created_ms=now_ms) as intake,
-        serving(intake.log, clock=FakeClock(now_ms), requests_per_minute=0) as served,
+        serving(intake.log, clock=FakeClock(now_ms), requests_per_minute=0) as served,  # type: ignore[arg-type]
     ):
         await intake.swept()
         for tier in TIERS:
