@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -121,13 +122,8 @@ _KEPT_KEYS = frozenset(
 """The keys that a rebuilt position takes from the validator's text, verbatim."""
 _ACCOUNTED_KEYS = ("leverage", "value", "quantity", "realized_pnl")
 """The keys of an order that the accounting may change."""
-_ORDER_KEYS = frozenset(Order.__struct_fields__)
-_EVENT_KEYS = {
-    "fee_history": frozenset(FeeEvent.__struct_fields__),
-    "dividend_history": frozenset(Dividend.__struct_fields__),
-}
-"""The known keys of orders and events. A validator may change unknown ones at any time."""
-_APPENDED_KEYS = (
+_accounted = attrgetter(*_ACCOUNTED_KEYS)
+_ORDER_KEYS = (
     "order_type",
     "leverage",
     "price",
@@ -231,20 +227,22 @@ def _render_rebuilt(text: PositionText, position: Position, shown: Rebuilt, now_
     at = _fields_at(fields, position, rebuilt, last, moment)
     if position.initial_entry_price is not None:
         at["initial_entry_price"] = rebuilt.initial_entry_price
-    for key, known_keys in _EVENT_KEYS.items():
+    for key, kind in _EVENTS.items():
         if key in at:
-            at[key] = [_only(known_keys, event) for event in at[key]]
-    oldest_ms = now_ms - PRICE_SOURCES_SHOWN_MS
-    texts = []
+            at[key] = [_known_part(kind, event) for event in at[key]]
+    orders = []
     for index, order in zip(shown.indexes, rebuilt.orders, strict=True):
-        keys = _only(_ORDER_KEYS, text.orders[index])
-        keys |= {key: getattr(order, key) for key in _ACCOUNTED_KEYS if key in keys}
-        if order.price_sources and order.processed_ms < oldest_ms:
-            keys["price_sources"] = _EMPTY_LIST
-        texts.append(_encode(keys))
+        order_text, before = _known_part(_ORDER, text.orders[index]), position.orders[index]
+        # Compared as texts: 0.0 equals -0.0.
+        if order is not before and _encode(_accounted(order)) != _encode(_accounted(before)):
+            keys = _raw_object.decode(order_text)
+            keys |= {key: getattr(order, key) for key in _ACCOUNTED_KEYS if key in keys}
+            order_text = _encode(keys)
+        orders.append((order, order_text))
+    texts = [*_order_texts(orders, now_ms)]
     if rebuilt.appended is not None:
-        last_keys = _only(_ORDER_KEYS, last)
-        texts.append(_encode({key: getattr(rebuilt.appended, key) for key in [*last_keys, *_APPENDED_KEYS]}))
+        known_keys = [key for key in _raw_object.decode(last) if key in Order.__struct_fields__]
+        texts.append(_encode({key: getattr(rebuilt.appended, key) for key in [*known_keys, *_ORDER_KEYS]}))
     # A value from the file would reveal later orders, except for those that no order changes.
     known = {key: at.get(key, value) for key, value in fields.items() if key in at or key in _KEPT_KEYS}
     known |= {key: getattr(rebuilt.state, key) for key in _OLDEST_STATE_KEYS if key not in known}
@@ -253,10 +251,30 @@ def _render_rebuilt(text: PositionText, position: Position, shown: Rebuilt, now_
     return _encode(known)
 
 
-def _only(known_keys: frozenset[str], text: bytes | msgspec.Raw | dict[str, Any]) -> dict[str, Any]:
-    """Returns these keys of an object, in its order."""
-    fields = text if isinstance(text, dict) else _raw_object.decode(text)
-    return {key: value for key, value in fields.items() if key in known_keys}
+class _Known(NamedTuple):
+    """A kind of objects in a position, with a decoder that refuses unknown keys."""
+
+    keys: frozenset[str]
+    strict: msgspec.json.Decoder[Any]
+
+    @classmethod
+    def of(cls, kind: type[msgspec.Struct]) -> _Known:
+        strict = msgspec.defstruct(f"Known{kind.__name__}", [], bases=(kind,), forbid_unknown_fields=True)
+        return cls(frozenset(kind.__struct_fields__), msgspec.json.Decoder(strict))
+
+
+_ORDER = _Known.of(Order)
+_EVENTS = {"fee_history": _Known.of(FeeEvent), "dividend_history": _Known.of(Dividend)}
+
+
+def _known_part(known: _Known, text: bytes | msgspec.Raw) -> bytes | msgspec.Raw:
+    """Returns an object's text without unknown keys: a validator may change those at any time."""
+    try:
+        known.strict.decode(text)
+    except msgspec.ValidationError:
+        fields = _raw_object.decode(text)
+        return msgspec.Raw(_encode({key: value for key, value in fields.items() if key in known.keys}))
+    return text
 
 
 def _fields_at(
@@ -280,7 +298,8 @@ def _fields_at(
         for raw, dividend in zip(raws, position.dividend_history, strict=True):
             if dividend.time_ms < moment.before_ms:
                 unpaid = dividend.applied and not moment.has_begun(dividend.payment_date)
-                shown.append(_raw_object.decode(raw) | {"applied": False} if unpaid else raw)
+                fields_now = _raw_object.decode(raw) | {"applied": False}
+                shown.append(msgspec.Raw(_encode(fields_now)) if unpaid else raw)
     if "last_stock_split_date" in fields:
         date = position.last_stock_split_date
         at["last_stock_split_date"] = date if moment.has_begun(date) else None

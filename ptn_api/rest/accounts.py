@@ -149,21 +149,18 @@ def collateral(app: AppContext, request: RequestContext) -> Response:
     headers = freshness_headers(app, request.tier)
     query: CollateralQuery = request.query
 
+    version, collateral_records = app.documents.collateral_records()
+
     def make() -> Body:
-        data = {}
-        for hotkey, element in app.documents.elements(Document.ACCOUNT_SIZES).items():
-            state = msgspec.json.decode(element)
-            if isinstance(state, dict):
-                state = state.get("collateral_records")
-            if isinstance(state, list) and query.hotkey in ("", hotkey):
-                # A list may end in the account's other values, which are not a record.
-                records = [row for row in state if isinstance(row, dict) and "update_time_ms" in row]
-                data[hotkey] = records[-1:] if query.most_recent else records
+        data = {
+            hotkey: records[-1:] if query.most_recent else records
+            for hotkey, records in collateral_records.items()
+            if query.hotkey in ("", hotkey)
+        }
         total = sum(len(records) for records in data.values())
         counts = {"miner_count": len(data), "total_records": total}
         return app.stamped({"status": "success", "data": data} | counts)
 
-    version = app.documents.revisions_of(Document.ACCOUNT_SIZES)
     return Response(app.answer(("collateral", query.hotkey, query.most_recent), version, make), headers)
 
 

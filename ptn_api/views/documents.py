@@ -133,6 +133,7 @@ class Documents:
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self._kept: dict[tuple[str, Document], tuple[int, Any]] = {}
+        self._collateral: tuple[int, dict[str, list[dict[str, Any]]]] = (0, {})
 
     def snapshot(self, document: Document) -> Body | None:
         """The document as the validator wrote it; None without one."""
@@ -230,6 +231,28 @@ class Documents:
             return None if content is None else _hotkeys.decode(content)
         except _MALFORMED:
             return None
+
+    @_derived_from(Document.ACCOUNT_SIZES)
+    def collateral_records(self, content: bytes | None) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+        """The records of each miner's account size, oldest first, and a number that changes when they do.
+
+        The file has other values of the accounts as well, which change with every order.
+        """
+        found = {}
+        for hotkey, element in _elements(content).items():
+            try:
+                state = msgspec.json.decode(element)
+            except _MALFORMED:
+                continue
+            if isinstance(state, dict):
+                state = state.get("collateral_records")
+            if isinstance(state, list):
+                # A list may end in the account's other values, which are not a record.
+                found[hotkey] = [row for row in state if isinstance(row, dict) and "update_time_ms" in row]
+        number, records = self._collateral
+        if found != records:
+            self._collateral = (number + 1, found)
+        return self._collateral
 
     @_derived_from(Document.ENTITIES)
     def endpoints(self, content: bytes | None) -> dict[tuple[str, str], EntityEndpoint]:

@@ -201,6 +201,9 @@ class Follower:
                 for hotkey in self._views.hotkeys():
                     self._queue.add_urgent(hotkey, self._taken)
                 self._views.lookback_days = lookback_days
+        if Document.ACCOUNT_SIZES in changed:
+            # Not at the next request: every order changes the file, and the time of the answer would tell.
+            self._documents.collateral_records()
         if Document.MINERS in changed:
             listed = set(self._documents.miners() or ())
             for hotkey in listed ^ set(self._views.hotkeys()):

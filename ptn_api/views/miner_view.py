@@ -318,8 +318,13 @@ class MinerView:
             *(rendering.expires_ms for rendering in renderings),
             *(entry.expires_ms for entry in self.entries.values()),
         )
-        self._bodies: dict[Tier, Body] = {}
-        self._runs: dict[tuple[Tier, bool, Segment], SegmentRun] = {}
+        # A tier that shows the same keeps its bodies: the time of an answer must not tell of hidden orders.
+        same = [tier for tier in TIERS if previous and previous.entries[tier].same_as(self.entries[tier])]
+        kept_bodies, kept_runs = ({}, {}) if previous is None else (previous._bodies, previous._runs)
+        self._bodies: dict[Tier, Body] = {tier: body for tier, body in kept_bodies.items() if tier in same}
+        self._runs: dict[tuple[Tier, bool, Segment], SegmentRun] = {
+            key: run for key, run in kept_runs.items() if key[0] in same
+        }
 
     def run(self, tier: Tier, *, first: bool, tail: Segment) -> SegmentRun:
         """The tier's entry with its name, as it appears in a document, as the first one or not."""

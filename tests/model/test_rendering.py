@@ -397,7 +397,7 @@ def two_futures_in_usd(draw: st.DrawFn) -> Sequence[tuple[list[dict[str, Any]], 
 def test_later_events_leave_no_trace(
     futures: Sequence[tuple[list[dict[str, Any]], dict[str, Any]]], generation: int, passed: int
 ) -> None:
-    """What a lower tier shows depends on nothing hidden: fees, dividends, splits, marks, unknown keys."""
+    """Non-interference of fees, dividends, splits, marks, realized pnl and unknown keys."""
     now = CUTOFF + TIER_LAG_MS
     answers = []
     for listed, keys in futures:

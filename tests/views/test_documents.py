@@ -55,6 +55,20 @@ def test_elements_keep_their_text() -> None:
     assert documents.statistics_of("b", checkpoints=True) is None
 
 
+def test_an_order_changes_no_collateral_record() -> None:
+    """The same object, whatever the rest of the account does; a malformed account has no records."""
+    record = {"account_size": 5.0, "update_time_ms": 7}
+    log = filled_log([document(Document.ACCOUNT_SIZES, {"a": [record, {"capital_used": 1.0}], "_cost": 5.0})])
+    documents = Documents(log)
+    first = documents.collateral_records()
+    assert first[1] == {"a": [record]}
+    sizes = {"a": {"capital_used": 2.0, "collateral_records": [record]}, "_cost": 6.0}
+    log.append([document(Document.ACCOUNT_SIZES, sizes)], NOW)
+    assert documents.collateral_records() is first
+    log.append([document(Document.ACCOUNT_SIZES, {"a": [record, record]})], NOW)
+    assert documents.collateral_records()[0] != first[0]
+
+
 def test_portfolio_ledgers_of_both_forms() -> None:
     """By trade pair, of which the checkpoint takes `portfolio`, or the older single ledger of a miner."""
     ledger: dict[str, Any] = {"initialization_time_ms": 1, "cps": []}

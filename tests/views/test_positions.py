@@ -306,3 +306,16 @@ async def test_moving_a_position_to_the_first_block_keeps_the_document() -> None
     assert after[100, "identity"] == before[100, "identity"]
     assert after[100, "gzip"] != before[100, "gzip"]
     assert after == await served(await context_over(log, clock))
+
+
+async def test_a_hidden_order_leaves_the_bodies_of_lower_tiers() -> None:
+    """They are not made again: the time that an answer takes would tell."""
+    hidden = next(n for n in range(1, 200) if not is_live(uuid(n), 50))
+    orders = [order(1, at=NOW - 3 * DAY)]
+    log = filled_log([written(position(hidden, orders, miner=MINER))])
+    context = await context_over(log, FakeClock(NOW))
+    before = {tier: context.views.entry(MINER, tier) for tier in TIERS}  # type: ignore[arg-type]
+    log.append([written(position(hidden, [*orders, order(2, at=NOW - HOUR)], miner=MINER))], NOW)
+    await context.follower.catch_up()
+    same = [tier for tier in TIERS if context.views.entry(MINER, tier) is before[tier]]  # type: ignore[arg-type]
+    assert same == [0, 30, 50]
