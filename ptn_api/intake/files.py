@@ -42,7 +42,10 @@ _FORBIDDEN = frozenset("'\"`\\/")
 
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TRIES = 5
+_LOGGED_TRY = 3
 _PICKLE = b"\x80"
+_INCOMPLETE = frozenset({"empty", "not_json", "not_utf8", "damaged"})
+"""Reasons for refusing a file that is still being copied into place."""
 
 
 class Refusals(Generic[T]):
@@ -72,11 +75,11 @@ class Refusals(Generic[T]):
         return self._refused.get(item, ("", "", 0))[1]
 
     def add(self, item: T, version: str, code: str) -> bool:
-        """Notes a failed attempt. Returns whether it is the first one for this version, to be logged."""
+        """Notes a failed attempt. Returns whether to log it: once per version, unless it may just be incomplete."""
         before = self._refused.get(item, ("", "", 0))
-        is_new = before[:2] != (version, code)
-        self._refused[item] = (version, code, 1 if is_new else before[2] + 1)
-        return is_new
+        tries = before[2] + 1 if before[:2] == (version, code) else 1
+        self._refused[item] = (version, code, tries)
+        return tries == (_LOGGED_TRY if code in _INCOMPLETE else 1)
 
     def discard(self, item: T) -> None:
         self._refused.pop(item, None)

@@ -127,6 +127,7 @@ _DECODERS = {
 }
 _head = msgspec.json.Decoder(_Head)
 _data = msgspec.json.Decoder(MessageData)
+_keys = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 _MESSAGE_START = b'{"sequence":'
 _BATCH_START = b'{"type":"batch"'
@@ -162,10 +163,15 @@ def read_message_data(data: msgspec.Raw | bytes) -> MessageData:
 
 
 def matches(message: OrderMessage, subscription: Subscribe | None) -> bool:
-    """Returns whether an order passes the subscription's filters, which its server did not apply."""
-    if subscription is None or (subscription.miners is None and subscription.trade_pairs is None):
-        return True
+    """Returns whether it is an order that passes the subscription's filters, which its server did not apply.
+
+    A validator's own server numbers its dashboards like orders.
+    """
     try:
+        if "position" not in codec.decoded(_keys, message.data):
+            return False
+        if subscription is None or (subscription.miners is None and subscription.trade_pairs is None):
+            return True
         position = read_message_data(message.data).position
     except InvalidInputError:
         return True  # reported when it is read

@@ -58,13 +58,16 @@ class OtherServer:
 
     def send(self, position: dict[str, Any], *, lost: bool = False) -> None:
         """Sends an order to every subscriber; a `lost` one only takes its number."""
+        self.send_data({"position": position}, lost=lost)
+
+    def send_data(self, data: dict[str, Any], *, lost: bool = False) -> None:
 
         async def send_to_all() -> None:
             for client in [client for client, subscribed in self.subscribed.items() if subscribed]:
                 number = self._next if self.login == "frame" else self._sent[client]
                 self._sent[client] += 1
                 if not lost:
-                    await _send(client, sequence=number, timestamp=NOW, data={"position": position})
+                    await _send(client, sequence=number, timestamp=NOW, data=data)
             self._next += 1
 
         self._thread.run(send_to_all)

@@ -106,6 +106,20 @@ async def test_every_reconnect_is_a_gap_and_no_order_is_taken_for_a_repeat(
     assert not any("last_sequence" in frame for frame in other.frames)
 
 
+async def test_numbered_frames_that_are_no_orders_are_passed_over(
+    other: OtherServer, reader: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server of today numbers dashboards like orders: they are neither messages nor gaps."""
+    async with reader() as client:
+        other.send(numbered(0))
+        other.send_data({"dashboard": {"position": 1}})
+        other.send_data({"type": "subscription_status", "action": "new_subaccount_subscribed"})
+        other.send(numbered(1))
+        assert await client.received(2) == UUIDS[:2]
+    assert client.gaps == []
+    assert "malformed" not in caplog.text
+
+
 async def test_an_order_lost_on_the_way_is_a_gap(other: OtherServer, reader: Any) -> None:
     """Within a connection every number counts, from the first message on."""
     async with reader() as client:
