@@ -112,7 +112,9 @@ class DirectoryFollower:
             self._warned = True
             owner = self._scanner.needed_user()
             hint = f"run the service as its owner, {owner}" if owner else "is it the validator's checkout?"
-            logger.warning("no_miners_directory", setting="--validator-dir", hint=hint)
+            logger.warning(
+                "no_miners_directory", setting="--validator-dir", path=self._scanner.root, hint=hint
+            )
         return exists
 
     async def watch(self) -> None:

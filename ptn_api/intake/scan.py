@@ -60,6 +60,7 @@ class DirectoryScanner:
         self._document_folders = [str(validator_dir / "validation"), str(validator_dir / "runnable")]
         self._document_wds: set[int] = set()
         root = validator_dir / "validation" / "miners"
+        self.root = str(root)
         self._files = PositionFiles(root, known, limit=options.position_limit_bytes)
         self._directory = Directory(root, self._files, watch)
         self._guard = RemovalGuard(
