@@ -150,7 +150,7 @@ def port_holder(port: int) -> str:
                 if row[3] == _LISTENING and int(row[1].rpartition(":")[2], 16) == port
             }
     if not inodes:
-        return "nobody that can be seen from here"
+        return "an unknown user"
     sockets = {f"socket:[{inode}]" for inode in inodes}
     processes: list[int] = []
     for folder in Path("/proc").glob("[0-9]*/fd"):
