@@ -1,13 +1,15 @@
-"""A file's version, to see whether it has changed, and its owner: the results of one stat."""
+"""What the system tells of a file: its version, to see whether it has changed, its owner and its mount."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import re
 import time
 from pathlib import Path
 
-__all__ = ["is_settled", "owner_of", "version_of"]
+__all__ = ["is_settled", "mount_of", "owner_of", "user_name", "version_of"]
 
 _SETTLE_NS = 50_000_000
 
@@ -40,7 +42,26 @@ def owner_of(path: str | Path) -> str:
             if at == at.parent:
                 raise
             at = at.parent
+    return user_name(uid)
+
+
+def user_name(uid: int) -> str:
+    """Returns the user, as `validator (uid 1000)`."""
     try:
         return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
     except KeyError:  # as in a container, which has other users
         return f"uid {uid}"
+
+
+def mount_of(path: str | Path) -> tuple[str, str]:
+    """Returns where the file's file system is mounted, and its kind; empty if that is unknown."""
+    place, kind = "", ""
+    real = os.path.realpath(path)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            mount, _, source = line.partition(" - ")
+            at = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), mount.split(" ")[4])
+            is_above = real == at or real.startswith(at.rstrip("/") + "/")
+            if is_above and len(at) >= len(place):  # of several at one place, the last one is on top
+                place, kind = at, source.split(" ")[0]
+    return place, kind

@@ -63,7 +63,7 @@ CODES: tuple[Code, ...] = get_args(Code)
 
 
 class Problem(NamedTuple):
-    """A row of the table. `counted` says what the number beside it counts; empty without one."""
+    """A row of the table. `counted` names what the problem's number counts; empty without one."""
 
     severity: Severity
     sentence: str
@@ -81,7 +81,7 @@ PROBLEMS: Mapping[Code, Problem] = {
     ),
     "source_stale": Problem(
         "unavailable",
-        "The served state may differ from the validator's; the code beside this one, and `source.reason`, say why",
+        "The served state may differ from the validator's; `source.reason` and another code say why",
         "Follow the remedy of `root_missing`, `mass_removal` or `files_refused`",
     ),
     "root_missing": Problem(
@@ -91,7 +91,7 @@ PROBLEMS: Mapping[Code, Problem] = {
     ),
     "mass_removal": Problem(
         "unavailable",
-        "Many positions vanished at once; their last state stays until somebody confirms that",
+        "Many positions vanished at once; their last state is served until the removal is confirmed",
         "Bring the files back, or, if the removal is intended, run `ptn resync --accept-removals`",
     ),
     "source_silent": Problem(
@@ -162,7 +162,7 @@ PROBLEMS: Mapping[Code, Problem] = {
     ),
     "no_key_file": Problem(
         "degraded",
-        "There is no key file, so every request is answered with 401",
+        "The key file is missing, so every request is answered with 401",
         "Create it with `ptn keys add`, or correct `--api-keys-file`",
     ),
     "key_file_unreadable": Problem(
@@ -230,7 +230,7 @@ class ProblemRegister:
         self._present[code] = Trouble(since_ms, None if present is True else present)
 
     def look(self) -> Troubles:
-        """What is there now."""
+        """The present problems."""
         for finder in self._finders:
             for code, present in finder().items():
                 self.set(code, present)

@@ -11,9 +11,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from ptn_api.problems import PROBLEMS
 from tests import structure
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,14 +24,28 @@ CITATION = re.compile(r'docs/(\w+\.md),\s+(?:(\d+(?:\s+(?:and|to)\s+\d+)*)|"([^"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_reference_matches_the_tables() -> None:
-    """All settings, routes, frames, close codes and commands; `make descriptions` regenerates it."""
-    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "docs" / "make_reference.py")
+def generator(name: str) -> ModuleType:
+    """A script in docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (ROOT / "docs" / "reference.md").read_text() == module.reference()
+    return module
+
+
+def test_the_reference_matches_the_tables() -> None:
+    """All settings, routes, frames, close codes and commands; `make descriptions` regenerates it."""
+    assert (ROOT / "docs" / "reference.md").read_text() == generator("make_reference").reference()
+
+
+def test_the_problems_match_the_table() -> None:
+    """In both pages, every code with its severity; `make descriptions` regenerates them."""
+    module = generator("make_troubleshooting")
+    assert (ROOT / "docs" / "troubleshooting.md").read_text() == module.troubleshooting()
+    operators = (ROOT / "docs" / "operators.md").read_text()
+    assert operators == module.operators(operators)
+    assert all(f"[`{code}`]" in operators for code in PROBLEMS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -64,7 +64,7 @@ class KeyFile:
         self.entry_problems: list[KeyFileProblem] = []
         """The problems of single entries in the content that the ring holds."""
         self._is_detached = False
-        """Whether the file has no name any more: it was deleted, and is still here by a mount of its own."""
+        """Whether the file was deleted from its folder, and is still seen because it is mounted by itself."""
         self.reloads: Counter[str] = Counter()
         """How often the file was `read`, and how often reading `failed`."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
+import re
 import resource
 import shutil
 import socket
@@ -20,8 +22,11 @@ import msgspec
 from ptn_api.access import check_keys, exposed_to, key_file_places, parse_keys, read_key_file
 from ptn_api.access.address import is_loopback
 from ptn_api.clock import wall_ms
-from ptn_api.errors import PTNError, SettingsError
-from ptn_api.file_version import owner_of
+from ptn_api.errors import InvalidInputError, LogError, PTNError, SettingsError
+from ptn_api.event_log.sqlite_log import open_reader
+from ptn_api.file_version import mount_of, owner_of, user_name
+from ptn_api.intake.options import IntakeOptions
+from ptn_api.problems import PROBLEMS
 from ptn_api.process.certificate import Certificate
 from ptn_api.process.data_dir import foreign_files, other_log
 from ptn_api.process.settings import SETTINGS, Settings
@@ -37,6 +42,14 @@ RUN_AS = "run the service, and this command, as the user they belong to:"
 EXPIRY_WARNING_MS = 7 * 86_400_000
 CLOCK_TOLERANCE_MS = 60_000
 _TIMEOUT_S = 2
+_LISTENING = "0A"
+_LONGEST_COMMAND = 300
+MOST_PARSED = 5_000
+"""Position files that are read as intake does, the others are only opened."""
+WITHOUT_EVENTS = re.compile(
+    r"nfs\d?|cifs|smb3?|9p|virtiofs|fuse(\..*|blk)?|sshfs|ceph|glusterfs|lustre|afs|gpfs|beegfs"
+)
+"""Kinds of file systems that do not tell of changes made elsewhere."""
 
 
 class Finding(NamedTuple):
@@ -91,41 +104,70 @@ def environment(settings: Settings) -> Iterator[Finding]:
 
 # --- the running server -----------------------------------------------------------------------------------
 
-PROBLEMS = {
-    "starting": "it is still reading the validator's files: wait, then run this again",
-    "log_unreadable": "it cannot read its event log: see its log output and check the data directory",
-    "log_unwritable": "it cannot write its event log: is the disk full or read-only? Orders wait meanwhile",
-    "process_down": "one of its processes is down or hung: see its log output",
-    "source_stale": "its data may be older than the validator's",
-    "source_silent": "the validator's files have not been read for minutes: is their disk slow or gone?",
-    "not_watching": "too few inotify watches, so files are swept every second: raise "
-    "fs.inotify.max_user_watches",
-}
-STALE_REASONS = {
-    "mass_removal": "many positions vanished at once: if that is intended, ptn resync --accept-removals",
-    "root_missing": "the validator's directory is missing, or the server may not enter it: is it mounted?",
-    "files_refused": "it cannot serve most of the validator's position files: see its log output",
-}
-
 
 @check
 def running_server(settings: Settings) -> Iterator[Finding]:
-    health = _health(settings)
+    path = Path(settings.data_dir).expanduser().absolute()
+    try:
+        epoch = open_reader(path).epoch
+    except (LogError, OSError):
+        epoch = ""
+    health = _health(settings, epoch)
     if health is None:
         return
-    for problem in health.problems:
-        level: Literal["warn", "bad"] = "warn" if problem in ("starting", "not_watching") else "bad"
-        yield Finding(level, "server", PROBLEMS.get(problem, problem))
+    is_ours = bool(health.log.epoch_matches) or not (epoch or health.log.ready)
+    if not is_ours:
+        holder = port_holder(settings.api_rest_port)
+        sentence = (
+            f"port {settings.api_rest_port} is another server's, not that of {path}; it belongs to {holder}"
+        )
+        yield Finding("bad", "server", sentence)
+    for code in health.problems:
+        problem = PROBLEMS.get(code)  # type: ignore[call-overload]  # a newer server has other codes
+        level: Literal["warn", "bad"] = "warn" if problem and problem.severity != "unavailable" else "bad"
+        count = health.details[code].count if code in health.details else None
+        number = f" ({count:,} {problem.counted})" if problem and problem.counted and count else ""
+        text = (
+            f"{problem.sentence}{number}. {problem.remedy}" if problem else "see the server's documentation"
+        )
+        yield Finding(level, "server", f"{code}: {text.replace('`', '')}")
     down = [name for name, state in health.processes.items() if state == "down"]
     if down:
         yield Finding("bad", "server", f"down: {', '.join(down)}")
-    if reason := health.source.reason:
-        yield Finding("warn", "server", STALE_REASONS.get(reason, f"the source is stale: {reason}"))
-    if not health.problems:
+    if is_ours and not health.problems:
         yield Finding("ok", "server", "running, and reports that all is well")
 
 
-def _health(settings: Settings) -> Health | None:
+def port_holder(port: int) -> str:
+    """The user that listens on the port, and the process if this user may see it; in words."""
+    inodes: dict[str, int] = {}
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            rows = [row.split() for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+            inodes |= {
+                row[9]: int(row[7])
+                for row in rows
+                if row[3] == _LISTENING and int(row[1].rpartition(":")[2], 16) == port
+            }
+    if not inodes:
+        return "an unknown user"
+    sockets = {f"socket:[{inode}]" for inode in inodes}
+    processes: list[int] = []
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        with contextlib.suppress(OSError):  # ended, or of another user
+            if any(os.readlink(link) in sockets for link in folder.iterdir()):
+                processes.append(int(folder.parent.name))
+    user = user_name(next(iter(inodes.values())))
+    if not processes:
+        return user
+    first = min(processes)  # the supervisor; its children inherit the socket
+    with contextlib.suppress(OSError):
+        command = Path(f"/proc/{first}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return f"{user}, process {first}: {command.strip()[:_LONGEST_COMMAND]}"
+    return f"{user}, process {first}"
+
+
+def _health(settings: Settings, epoch: str = "") -> Health | None:
     """The answer of the running server to /health; None if it does not answer."""
     scheme = "https" if settings.tls_cert else "http"
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api_host, settings.api_host)  # noqa: S104 - compared
@@ -135,6 +177,7 @@ def _health(settings: Settings) -> Health | None:
         # environment is for other hosts.
         response = httpx.get(
             f"{scheme}://{netloc}:{settings.api_rest_port}/health",
+            params={"epoch": epoch} if epoch else None,
             timeout=_TIMEOUT_S,
             verify=False,  # noqa: S501
             trust_env=False,
@@ -218,6 +261,14 @@ def keys(settings: Settings) -> Iterator[Finding]:
         yield Finding("warn", "keys", f"{path}:{line}: {sentence}")
     if danger := exposed_to(path):
         yield Finding("warn", "keys", f"{danger}; chmod o-rw {path}")
+    detached = PROBLEMS["key_file_detached"]
+    if path.stat().st_nlink == 0:
+        yield Finding("bad", "keys", f"{path}: {detached.sentence}. {detached.remedy}")
+    elif mount_of(path)[0] == str(path.resolve()):
+        sentence = (
+            "is mounted as a single file: if it is replaced outside, the server does not see the new one"
+        )
+        yield Finding("warn", "keys", f"{path} {sentence}; mount its folder instead")
     grants, now_ms = parsed.grants, wall_ms()
     expiring = [(grant.alias, grant.expires_ms - now_ms) for grant in grants if grant.expires_ms is not None]
     expired = [alias for alias, left_ms in expiring if left_ms <= 0]
@@ -305,9 +356,44 @@ def validator(settings: Settings) -> Iterator[Finding]:
         if locked := [file for file in opened if _is_locked(file)]:
             share = f"{len(locked):,} of {len(opened):,} {what}"
             yield Finding("bad", "validator", f"{share} cannot be read; {RUN_AS} {owner_of(locked[0])}")
+    yield from _refused_files(miners)
     if max(changed_ms, default=0) > wall_ms() + CLOCK_TOLERANCE_MS:
         sentence = "the validator's newest directory has a time in the future: which clock is wrong?"
         yield Finding("warn", "clock", sentence)
+
+
+def _refused_files(miners: Path) -> Iterator[Finding]:
+    """Reads position files as intake does; those that are out of reach are reported before."""
+    from ptn_api.intake.files import read_file
+    from ptn_api.intake.position_files import parse_file
+
+    files = list(islice(miners.glob("*/positions/*/*/*"), MOST_PARSED))
+    limit = IntakeOptions(data_dir="").position_limit_bytes
+    refused: list[str] = []
+    for file in files:
+        problems: list[str] = []
+        with contextlib.suppress(OSError):  # moved meanwhile
+            try:
+                parse_file(read_file(str(file), limit)[0], (file.parents[3].name, file.name), problems)
+            except InvalidInputError as error:
+                problems += [str(error)] if error.code != "unreadable" else []
+        refused += [f"{file}: {problem}" for problem in problems[:1]]
+    if refused:
+        count = f"{len(refused):,} of {len(files):,} position files are refused, or a part of them"
+        yield Finding("warn", "validator", f"{count}; the first is {refused[0]}")
+
+
+@check
+def file_system(settings: Settings) -> Iterator[Finding]:
+    """Looks at the kind of file system: some never tell of an order."""
+    miners = _miners_dir(settings)
+    if settings.demo or (settings.checkpoint and not settings.validator_dir) or not os.path.isdir(miners):
+        return
+    place, kind = mount_of(miners)
+    if WITHOUT_EVENTS.fullmatch(kind):
+        problem = PROBLEMS["events_missing"]
+        sentence = f"{place} is a {kind} file system, which tells nothing of changes made on other machines"
+        yield Finding("warn", "validator", f"{sentence}: orders come up to seconds late. {problem.remedy}")
 
 
 @check

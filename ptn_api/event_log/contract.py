@@ -108,7 +108,8 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     `swept_ms` is the end of the last completed sweep, None without a directory. `stale`: the state may differ
     from the validator's (root vanished, mass removal held back, most position files refused), and `reason` is
     the code for `/health`. `invalid` counts all files skipped at present, `invalid_documents` those of them
-    that are no position files. `watching` is False while intake sweeps instead, since inotify watches ran out
+    that are no position files, `refused_items` the malformed items of a queue without a directory, which
+    `invalid` counts too. `watching` is False while intake sweeps instead, since inotify watches ran out
     or, `events_missing`, since events do not come.
     """
 
@@ -119,6 +120,7 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     watching: bool = True
     invalid_documents: int = 0
     events_missing: bool = False
+    refused_items: int = 0
 
     @property
     def findings(self) -> Findings:
@@ -126,7 +128,7 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
         by_reason: dict[Code, bool] = {code: self.reason == code for code in ("root_missing", "mass_removal")}
         return by_reason | {
             "source_stale": self.stale,
-            "files_refused": self.invalid - self.invalid_documents,
+            "files_refused": self.invalid - self.invalid_documents - self.refused_items,
             "documents_refused": self.invalid_documents,
             "not_watching": not self.watching and not self.events_missing,
             "events_missing": self.events_missing,

@@ -28,6 +28,7 @@ import structlog
 
 from ptn_api.clock import Clock, Monotonic
 from ptn_api.event_log.contract import Change, SourceStatus
+from ptn_api.intake import scan
 from ptn_api.intake.files import Key
 from ptn_api.intake.merge import Merge
 from ptn_api.intake.options import IntakeOptions
@@ -112,7 +113,9 @@ class DirectoryFollower:
             self._warned = True
             owner = self._scanner.needed_user()
             hint = f"run the service as its owner, {owner}" if owner else "is it the validator's checkout?"
-            logger.warning("no_miners_directory", setting="--validator-dir", hint=hint)
+            logger.warning(
+                "no_miners_directory", setting="--validator-dir", path=self._scanner.root, hint=hint
+            )
         return exists
 
     async def watch(self) -> None:
@@ -195,7 +198,7 @@ class DirectoryFollower:
         if not self._scanner.watching:
             period_ms = min(period_ms, self._options.blind_sweep_ms)
         elif self._scanner.awaits_event:
-            period_ms = min(period_ms, self._options.event_grace_ms)
+            period_ms = min(period_ms, scan.EVENT_GRACE_MS)
         self._next_sweep_ms = self._monotonic() + period_ms
         self._publish_status(self._status.swept_ms if self._scanner.root_missing else self._clock())
         self._on_documents()

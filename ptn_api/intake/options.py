@@ -63,8 +63,6 @@ class IntakeSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     blind_sweep_ms: int = 1_000
     """The sweep's period while inotify watches are short, or its events do not come."""
-    event_grace_ms: int = 1_000
-    """How much later than a sweep the event for an order may come."""
     mass_removal_share: float = 0.05
     mass_removal_count: int = 20
     retry_ms: int = 100

@@ -86,6 +86,9 @@ class QueueAlone:
             content = msgspec.json.encode(sorted(self._miners))
             self._merge.put([DocumentWritten(document=Document.MINERS, content=content)])
 
+    def report_refused(self, refused: int) -> None:
+        self._merge.set_source(SourceStatus(invalid=refused, refused_items=refused))
+
 
 class Interrupted(Exception):  # noqa: N818 - not an error
     """Intake must stop during the baseline, of which nothing may be committed."""
@@ -227,17 +230,21 @@ class Intake:
         tasks = [self._writing]
         self._sources.append(asyncio.create_task(self._prune()))
         put: Callable[[PositionWritten], None] = self._merge.put_queue_item
+        alone: QueueAlone | None = None
         if self._follower is not None and self._documents is not None:
             self._sources.append(asyncio.create_task(self._documents.run()))
             self._sources.append(asyncio.create_task(self._documents.run_miners()))
             self._following = asyncio.create_task(self._follower.run())
             tasks.append(self._following)
         else:
-            put = QueueAlone(self._merge, await self._merge.call(self._log.hotkeys)).put
+            alone = QueueAlone(self._merge, await self._merge.call(self._log.hotkeys))
+            put = alone.put
         if queue_fd is not None:
 
             def count_refused(refused: int) -> None:
                 self._counters.queue_refused = refused
+                if alone is not None:
+                    alone.report_refused(refused)
 
             queue = QueueReader(
                 queue_fd,

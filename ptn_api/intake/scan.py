@@ -24,7 +24,7 @@ from ptn_api.intake.position_files import PositionFiles, PositionsToRead
 from ptn_api.intake.removal import RemovalGuard, resync_done, resync_requested
 from ptn_api.intake.watch import FsEvent, Watch
 
-__all__ = ["BATCH", "DirectoryScanner"]
+__all__ = ["BATCH", "EVENT_GRACE_MS", "DirectoryScanner"]
 
 logger = structlog.get_logger()
 
@@ -32,6 +32,8 @@ BATCH = 25
 """Deferred positions that are read and appended together."""
 _LARGE_BATCH_DIVISOR = 50
 """If 1/50 of the deferred positions is more, that many are read: the whole directory was rewritten."""
+EVENT_GRACE_MS = 1_000
+"""How much later than a sweep the event for an order may come."""
 _SLICE_MS = 10
 _RELIST_S = 0.02
 
@@ -60,6 +62,7 @@ class DirectoryScanner:
         self._document_folders = [str(validator_dir / "validation"), str(validator_dir / "runnable")]
         self._document_wds: set[int] = set()
         root = validator_dir / "validation" / "miners"
+        self.root = str(root)
         self._files = PositionFiles(root, known, limit=options.position_limit_bytes)
         self._directory = Directory(root, self._files, watch)
         self._guard = RemovalGuard(
@@ -75,7 +78,6 @@ class DirectoryScanner:
         """Positions that the current sweep has read; delivered together at its end."""
         self._without_event: dict[Key, int] = {}
         """Orders that a sweep has found and no event announced, each with the time; one may still come."""
-        self._event_grace_ms = options.event_grace_ms
         self._events_expected = False
         self._has_swept = False
         self._is_complete = False
@@ -312,7 +314,7 @@ class DirectoryScanner:
 
     def _check_events(self) -> None:
         """Decides whether events are missing, once they have had time to come."""
-        late_ms = self._monotonic() - self._event_grace_ms
+        late_ms = self._monotonic() - EVENT_GRACE_MS
         late = [key for key, since_ms in self._without_event.items() if since_ms <= late_ms]
         if late and not self.events_missing:
             logger.warning("events_missing", hotkey=late[0][0], uuid=late[0][1])

@@ -1,18 +1,23 @@
-"""The server's data directory: private to its user, and checked before any process starts."""
+"""A server's directories, checked before any process starts: its own, and the validator's."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 from pathlib import Path
 
 from ptn_api.errors import SettingsError
 
-__all__ = ["DEMO_VALIDATOR", "foreign_files", "make_data_dir", "other_log"]
+__all__ = ["DEMO_VALIDATOR", "check_validator_dir", "foreign_files", "make_data_dir", "other_log"]
 
 DEMO_VALIDATOR = "demo-validator"
 """The folder of a demo's simulated validator; it marks the log as a demo's."""
 
 _LOG = "log.sqlite3*"
+_MINERS = "validation/miners"
+_MOST_TRIED = 100
+"""Folders in which a validator is looked for, to suggest it."""
 _OURS = (_LOG, "usage.db*", "bells")
 
 
@@ -32,6 +37,31 @@ def make_data_dir(path: Path, *, demo: bool) -> None:
         raise SettingsError(f"--data-dir {other}", code="data_dir")
     if demo:
         (path / DEMO_VALIDATOR).mkdir(mode=0o700, exist_ok=True)
+
+
+def check_validator_dir(path: Path) -> None:
+    """Raises SettingsError if the directory is not a validator's; one that this user cannot enter may be."""
+    if _is_validators(path):
+        return
+    near = [path.parent, path.parent.parent]
+    with contextlib.suppress(OSError):
+        near += sorted(path.iterdir())[:_MOST_TRIED]
+    meant = next((f"; did you mean {other}?" for other in near if (other / _MINERS).is_dir()), "")
+    found = f"no {_MINERS} in it" if path.is_dir() else "no such directory"
+    raise SettingsError(
+        f"--validator-dir {path}: {found}; expected the validator's checkout, with a folder for each miner "
+        f"in {_MINERS}{meant} (if it comes later: --wait-for-validator)",
+        code="validator_dir",
+    )
+
+
+def _is_validators(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path / _MINERS).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:  # out of reach
+        return True
 
 
 def foreign_files(path: Path) -> list[str]:

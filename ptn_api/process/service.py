@@ -17,7 +17,7 @@ from ptn_api.access import key_file_places, make_demo_keys
 from ptn_api.access.address import Proxies, is_loopback
 from ptn_api.errors import PTNError, SettingsError
 from ptn_api.process.certificate import Certificate
-from ptn_api.process.data_dir import DEMO_VALIDATOR, make_data_dir
+from ptn_api.process.data_dir import DEMO_VALIDATOR, check_validator_dir, make_data_dir
 from ptn_api.process.log_output import configure_logging
 from ptn_api.process.metrics_server import MetricsServer
 from ptn_api.process.settings import Settings
@@ -49,6 +49,11 @@ def serve(
     configure_logging(settings.log_level, process="supervisor")
     try:
         settings = _prepare(settings)
+        is_embedded = (
+            parent is not None
+        )  # then the validator is here, and makes its directory when it needs it
+        if settings.validator_dir and not (settings.demo or settings.wait_for_validator or is_embedded):
+            check_validator_dir(Path(settings.validator_dir))
         ws_host = settings.api_ws_host or settings.api_host
         if not settings.tls_cert and not (is_loopback(settings.api_host) and is_loopback(ws_host)):
             logger.warning("keys_in_the_clear", reason=_IN_THE_CLEAR)

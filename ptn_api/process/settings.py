@@ -63,6 +63,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             default="the current directory, if it contains validation/",
         ),
     ] = ""
+    wait_for_validator: Annotated[
+        bool,
+        setting(
+            "Data", "Wait for a validator's directory that is not there yet, instead of ending with an error"
+        ),
+    ] = False
     checkpoint: Annotated[
         str,
         setting("Data", "Serve this validator_checkpoint.json (or .gz) instead of a directory", unit="FILE"),

@@ -82,7 +82,7 @@ class AppContext:
         return context
 
     def find_problems(self) -> Findings:
-        """What is wrong with the log and its source, as far as this process can tell."""
+        """The problems of the log and its source, as far as this process can tell."""
         try:
             source, ready = self.log.source(), self.log.ready()
         except LogError:

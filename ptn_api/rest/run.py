@@ -56,14 +56,15 @@ async def run_rest(
     LogReplacedError if the log was replaced: start again.
     """
     counters = counters or RestCounters()
-    if clock is None:
-        clock = steady = SteadyClock(
-            jump_ms=options.clock_jump_ms,
-            settle_ms=options.clock_settle_ms,
-            on_jump=lambda ms: logger.warning("clock_jumped", by_ms=ms),
-        )
-        problems = problems or ProblemRegister(clock)
-        problems.watch(lambda: {"clock_untrusted": steady.is_waiting()})
+    clock = clock or SteadyClock(
+        jump_ms=options.clock_jump_ms,
+        settle_ms=options.clock_settle_ms,
+        on_jump=lambda ms: logger.warning("clock_jumped", by_ms=ms),
+    )
+    problems = problems or ProblemRegister(clock)
+    if isinstance(clock, SteadyClock):
+        is_waiting = clock.is_waiting
+        problems.watch(lambda: {"clock_untrusted": is_waiting()})
     context = AppContext.over(log, clock, options, counters.views, keys, problems, others)
 
     def count_evictions() -> None:

@@ -183,7 +183,7 @@ class ResumeFailed(msgspec.Struct, kw_only=True, tag="resume_failed"):
 class Heartbeat(msgspec.Struct, kw_only=True, omit_defaults=True, tag="heartbeat"):
     """Everything up to `head` that matches the subscription has been sent.
 
-    `problems` are the codes of `/health` at that moment, absent while there are none.
+    `problems` are the codes of `/health` at that moment; absent if the server is well.
     """
 
     head: int

@@ -15,6 +15,7 @@ from typing import Any
 from ptn_api.errors import LogUnwritableError
 from ptn_api.event_log import open_writer
 from ptn_api.event_log.contract import Change, Event, EventLogWriter, Head
+from ptn_api.intake.merge import IntakeCounters
 from ptn_api.intake.options import IntakeOptions
 from ptn_api.intake.run import run_intake
 from ptn_api.intake.watch import Watch
@@ -44,8 +45,11 @@ PERIODS: dict[str, Any] = {
 class Intake:
     """A running intake as tests see it: its log, and the write end of its queue."""
 
-    def __init__(self, log: EventLogWriter, queue: int, task: asyncio.Task[None]) -> None:
+    def __init__(
+        self, log: EventLogWriter, queue: int, task: asyncio.Task[None], counters: IntakeCounters
+    ) -> None:
         self.log = log
+        self.counters = counters
         self._task = task
         self._queue: int | None = queue
 
@@ -117,6 +121,7 @@ async def running(
     # A test writes from the event loop that reads: a full pipe would block both.
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 1 << 20)
     started_ms = log.source().swept_ms
+    counters = IntakeCounters()
     task = asyncio.create_task(
         run_intake(
             log=wrap(log),
@@ -127,9 +132,10 @@ async def running(
             stop=stop,
             ready=ready.set,
             watch=watch,
+            counters=counters,
         )
     )
-    intake = Intake(log, writing, task)
+    intake = Intake(log, writing, task, counters)
     try:
         await until_async(lambda: ready.is_set() or task.done(), what="readiness")
         if validator is not None:

@@ -16,7 +16,7 @@ import pytest
 
 from ptn_api import file_version
 from ptn_api.event_log.contract import Change, Document, EventLogWriter, Head, PositionWritten
-from ptn_api.intake import position_files
+from ptn_api.intake import position_files, scan
 from ptn_api.intake.scan import DirectoryScanner
 from ptn_api.intake.watch import FsEvent, InotifyWatch, NullWatch
 from tests.factories import EURUSD, MINER, OTHER_MINER, T0, order, position, uuid
@@ -541,15 +541,17 @@ class DeafWatch(InotifyWatch):
                 yield event
 
 
-async def test_a_file_system_without_events_is_told(validator: ValidatorDir, data: Path) -> None:
+async def test_a_file_system_without_events_is_told(
+    validator: ValidatorDir, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An order that only a sweep found says so, and sweeps get faster; an order with an event ends it."""
+    monkeypatch.setattr(scan, "EVENT_GRACE_MS", 100)
     watch = DeafWatch()
     validator.write(position(1, [order(1)]))
     options: dict[str, Any] = {
         "sweep_ms": 300,
         "full_sweep_ms": NEVER_MS,
         "blind_sweep_ms": 10,
-        "event_grace_ms": 100,
     }
     async with running(data, validator, watch=watch, **options) as intake:
         assert intake.log.source().watching
@@ -570,15 +572,15 @@ async def test_a_file_system_without_events_is_told(validator: ValidatorDir, dat
 
 
 async def test_changes_that_never_have_an_event_do_not_count_as_missing_ones(
-    validator: ValidatorDir, data: Path
+    validator: ValidatorDir, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What happened before the start, new folders, and files that became readable."""
+    monkeypatch.setattr(scan, "EVENT_GRACE_MS", 30)
     validator.write(position(1, [order(1)]))
-    options: dict[str, Any] = {"event_grace_ms": 30}
-    async with running(data, validator, **options):
+    async with running(data, validator):
         pass
     validator.write(position(1, [order(1), order(2)]))
-    async with running(data, validator, **options) as intake:
+    async with running(data, validator) as intake:
         broken = validator.write(position(2, [order(3)]))
         broken.write_text("{")
         await intake.until(lambda: intake.log.source().invalid)

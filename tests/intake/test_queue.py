@@ -123,6 +123,8 @@ async def test_an_item_that_is_too_long_is_counted(data: Path) -> None:
         intake.enqueue({"position": position(2, [order(50)])})
         await intake.until(lambda: intake.announced() == [order(50)["order_uuid"]])
         await intake.until(lambda: intake.log.source().invalid == 1)
+        assert intake.log.source().findings["files_refused"] == 0
+        assert intake.counters.queue_refused == 1  # the process reports it as queue_items_refused
 
 
 # --- with a directory -------------------------------------------------------------------------------------

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
 import pytest
 
 from ptn_api.errors import SettingsError
+from ptn_api.problems import ProblemRegister
 from ptn_api.process import certificate as module
+from ptn_api.process.background import reload_certificate
 from ptn_api.process.certificate import Certificate
 from tests.system.certificates import certificates
+from tests.waiting import until_async
 
 
 def test_files_that_have_just_changed_are_left_to_the_next_call(
@@ -51,3 +55,20 @@ def test_unusable_files_are_reported_once_per_change(tmp_path: Path, monkeypatch
     with pytest.raises(SettingsError, match="--tls-key"):
         certificate.refresh()
     assert certificate.refresh() is False
+
+
+async def test_an_unusable_certificate_is_a_problem_until_it_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts as `certificate_unreadable` while the last good one is used."""
+    monkeypatch.setattr(module, "is_settled", lambda _: True)
+    files, renewed = certificates(tmp_path / "tls"), certificates(tmp_path / "renewed")
+    problems = ProblemRegister()
+    certificate = Certificate(files.certificate, files.key)
+    task = asyncio.create_task(reload_certificate(certificate, problems, every_ms=5))
+    files.key.unlink()
+    await until_async(lambda: [*problems.look()] == ["certificate_unreadable"])
+    os.replace(renewed.certificate, files.certificate)
+    os.replace(renewed.key, files.key)
+    await until_async(lambda: problems.look() == {})
+    task.cancel()

@@ -56,6 +56,11 @@ class Rooms:
         entries: dict[str, Any] = answer.json()
         return [p["position_uuid"] for entry in entries.values() for p in entry["positions"]]
 
+    async def problems(self) -> list[str]:
+        async with httpx.AsyncClient() as client:
+            found: list[str] = (await client.get(f"{self.rest}/health")).json()["problems"]
+            return found
+
 
 @asynccontextmanager
 async def rooms(data_dir: Path, validator: Validator) -> AsyncIterator[Rooms]:
@@ -141,13 +146,16 @@ async def test_a_jump_loses_repeats_and_reveals_nothing(
         collecting = asyncio.create_task(collect())
         validator.place()
         await until_async(lambda: len(got) == 1)
+        assert "clock_untrusted" not in await running.problems()
         running.clock.off_ms = jump_ms
+        assert "clock_untrusted" in await running.problems()
         before = running.prunes
         await until_async(lambda: running.prunes > before + 2)
         for _ in range(5):
             validator.place()
         await until_async(lambda: len(got) == 6)
         running.clock.off_ms = 0
+        assert "clock_untrusted" not in await running.problems()
         validator.place()
         await until_async(lambda: len(got) == 7)
         collecting.cancel()
