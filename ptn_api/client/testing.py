@@ -374,7 +374,8 @@ class FakeServer:
                     self.logins += 1
                     tier = 100 if key in self.keys else 50 if key in self.low_keys else None
                     await self._perform(
-                        client, client.session.key_checked(tier, self._now(), alias=self.users.get(key, "alice"))
+                        client,
+                        client.session.key_checked(tier, self._now(), alias=self.users.get(key, "alice")),
                     )
                 case CatchUp():
                     await self._catch_up(client, effect)

@@ -63,7 +63,9 @@ def doctor(validator: Validator, data_dir: Path) -> subprocess.CompletedProcess[
 def test_files_of_another_user(locked: Validator, data_dir: Path, keys: dict[int, str]) -> None:
     """/health is 503 with the reason, log and doctor name the user; readable files end it all."""
     with api(data_dir, validator_dir=locked.root, prefix=AS_ANOTHER_USER) as server:
-        status, answer = until(lambda: (h := health(server))[1]["problems"][:2] == ["source_stale", "files_refused"] and h)
+        status, answer = until(
+            lambda: (h := health(server))[1]["problems"][:2] == ["source_stale", "files_refused"] and h
+        )
         assert (status, answer["source"]["reason"]) == (503, "files_refused")
         assert f"run the service as the files' owner, uid {OWNER}" in server.log.read_text()
         found = doctor(locked, data_dir)
