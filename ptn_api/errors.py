@@ -48,6 +48,8 @@ class PTNError(Exception):
     """The root of all errors; `code` is a stable identifier, the message a sentence for people."""
 
     code = "error"
+    remedy = ""
+    """What to do about it, where that is not in the message."""
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
         super().__init__(message)

@@ -118,6 +118,7 @@ class LoopThread:
         self._start_requested = False
         self._ended = _Flag()
         self._last: asyncio.Task[None] | None = None
+        self._last_error: Exception | None = None
 
     def wait(self, job: Job[T]) -> T:
         """Runs the job, unless it has run, and returns its result. After an interrupt it can be called again.
@@ -167,6 +168,8 @@ class LoopThread:
             try:
                 if last is not None:
                     await last()
+            except Exception as error:  # noqa: BLE001 - `join` raises it
+                self._last_error = error
             finally:
                 self._loop.stop()
 
@@ -183,7 +186,7 @@ class LoopThread:
             self._submit(start_last)
 
     def join(self) -> None:
-        """Waits for the end of the thread; returns at once in the thread itself."""
+        """Waits for the end of the thread, and raises what `last` raised; returns at once in the thread."""
         if (
             not self._start_requested
             or self._pid != os.getpid()
@@ -193,6 +196,9 @@ class LoopThread:
         while not self._ended.wait_briefly():
             pass
         self._thread.join()
+        error, self._last_error = self._last_error, None
+        if error is not None:
+            raise error
 
     def check_process(self) -> None:
         """Raises ClientError, code `forked`, in a child forked after this was made."""

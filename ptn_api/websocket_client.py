@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from ptn_api.client.arguments import Choice, Timing
+from ptn_api.client.connection import OnState
 from ptn_api.client.cursor_file import CursorStore
 from ptn_api.client.delivery import Dispatcher, Handler, OnError
 from ptn_api.client.message import PTNWebSocketMessage
@@ -59,7 +60,7 @@ class PTNWebSocketClient:
         trade_pairs: Choice | None = None,
         format: Format = "full",  # noqa: A002 - the protocol's word
         on_gap: Callable[[Gap], Any] | None = None,
-        on_state: Callable[[State], Any] | None = None,
+        on_state: OnState | None = None,
         on_stale: Callable[[PTNWebSocketMessage], Any] | None = None,
         max_age_ms: int | None = None,
         on_error: OnError = "retry",

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ptn_api.cli.time_arguments import speed_of, time_ms
+from ptn_api.cli.time_arguments import duration_ms, speed_of, time_ms
 from ptn_api.model.trade_pair import trade_pairs as table_of_pairs
 
 __all__ = ["CLIENT_COMMANDS", "DOCUMENT_COMMANDS"]
@@ -137,13 +137,15 @@ def stream(
     count: Count = 0,
     resume: Annotated[
         bool,
-        typer.Option(
-            "--resume", help="Continue after the last order of the previous run; --exec always does."
-        ),
+        typer.Option("--resume", help="Save the place in the stream and continue there; --exec always does."),
     ] = False,
     name: Annotated[
-        str, typer.Option(metavar="NAME", help="Save the place in the stream for --resume under this name.")
+        str, typer.Option(metavar="NAME", help="Save the place for --resume or --exec under this name.")
     ] = "",
+    max_age: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="Skip older orders, as 30s or 5m; each is reported."),
+    ] = None,
     wait: Wait = False,
 ) -> None:
     """Follow every order as it happens."""
@@ -161,6 +163,7 @@ def stream(
         count=count,
         resume=resume,
         name=name,
+        max_age_ms=None if max_age is None else duration_ms(max_age, "--max-age"),
         wait=wait,
     )
 

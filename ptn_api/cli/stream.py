@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,12 +14,14 @@ from ptn_api.cli.client import authentication_failure, check_stream, print_clien
 from ptn_api.cli.config import read_api_key
 from ptn_api.cli.output import OrderOutput, order_handler, print_document
 from ptn_api.client.arguments import Timing
+from ptn_api.client.connection import StreamState
+from ptn_api.client.cursor_file import NoCursorFile
 from ptn_api.client.delivery import Dispatcher, OnError
 from ptn_api.client.recording import Recording
 from ptn_api.client.stream import Stream
 from ptn_api.errors import AuthenticationError
 from ptn_api.tasks import cancel_and_wait
-from ptn_api.wire.client_session import Gap, State
+from ptn_api.wire.client_session import Gap
 
 __all__ = ["print_gap", "run", "run_recorder"]
 
@@ -37,24 +39,27 @@ def run(
     count: int,
     resume: bool,
     name: str,
+    max_age_ms: int | None,
     wait: bool,
 ) -> None:
     """Prints orders, and what happens to the connection on standard error.
 
-    The position is remembered under `name` if `resume` is given, and always with a command: its exit status
-    decides whether an order is done.
+    The place in the stream is saved under `name` if `resume` is given, and always with a command: its exit
+    status decides whether an order is done. The two do not share it, because an order that was only printed
+    must not be taken for one that the command has seen, nor the reverse.
     """
     print_client_log()
     address, key = ws_url(url), read_api_key(api_key_file)
     stream = Stream(
         address,
         key.value,
-        name=f"ptn-stream-{name}" if name else "ptn-stream",
-        resume=resume or command is not None,
+        name="-".join(filter(None, ("ptn", "stream" if command is None else "exec", name))),
+        cursor_store=None if resume or command is not None else NoCursorFile(),
+        max_age_ms=max_age_ms,
         miners=list(miners) or None,
         trade_pairs=list(trade_pairs) or None,
         format="delta" if delta else "full",
-        on_state=_print_state,
+        on_state=_state_printer(),
         stop_on_auth_error=True,
     )
     handler = order_handler(output, command)
@@ -102,7 +107,7 @@ def run_recorder(
         cursor_store=recording,
         miners=list(miners) or None,
         trade_pairs=list(trade_pairs) or None,
-        on_state=_print_state,
+        on_state=_state_printer(),
         stop_on_auth_error=True,
     )
 
@@ -151,8 +156,19 @@ def _stop_on_signals(stream: Stream) -> None:
         loop.add_signal_handler(number, stop, number)
 
 
-def _print_state(state: State) -> None:
-    print(f"ptn: {state}", file=sys.stderr)
+def _state_printer() -> Callable[[StreamState], None]:
+    """Prints each state, and each problem when it begins."""
+    printed: list[str] = [""]
+
+    def print_state(state: StreamState) -> None:
+        if state != printed[0]:
+            print(f"ptn: {state}", file=sys.stderr)
+        for code, sentence, remedy in state.problems:
+            if code not in printed:
+                print(f"ptn: {sentence} ({code}). {remedy}.", file=sys.stderr)
+        printed[:] = [state, *(problem.code for problem in state.problems)]
+
+    return print_state
 
 
 def print_gap(gap: Gap) -> None:

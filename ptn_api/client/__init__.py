@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         StatisticsDocument,
         TradePairs,
     )
+    from ptn_api.client.connection import StreamProblem, StreamState
     from ptn_api.client.cursor_file import CursorStore, NoCursorFile
     from ptn_api.client.delivery import Following, follow
     from ptn_api.client.message import NewOrder, PTNWebSocketMessage, TradePairId
@@ -103,6 +104,8 @@ __all__ = [
     "StatisticsDocument",
     "Stream",
     "StreamItem",
+    "StreamProblem",
+    "StreamState",
     "Timing",
     "TradePairId",
     "TradePairs",
@@ -127,6 +130,7 @@ _HOMES = {
         "StatisticsDocument",
         "TradePairs",
     ),
+    "client.connection": ("StreamProblem", "StreamState"),
     "client.cursor_file": ("CursorStore", "NoCursorFile"),
     "client.delivery": ("Following", "follow"),
     "client.message": ("NewOrder", "PTNWebSocketMessage", "TradePairId"),

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from ptn_api.client.arguments import ReconnectBackoff, Timing
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import AuthenticationError, error_text
+from ptn_api.problems import PROBLEMS, Code
 from ptn_api.tasks import cancel_and_wait
 from ptn_api.wire.client_session import (
     ClientSession,
@@ -30,9 +31,9 @@ from ptn_api.wire.client_session import (
 )
 from ptn_api.wire.clock_offset import ClockOffset
 from ptn_api.wire.close_codes import CLOSE_CODES, REPLACED, should_return
-from ptn_api.wire.frames import Subscribe
+from ptn_api.wire.frames import Heartbeat, Subscribe
 
-__all__ = ["Connection", "Inbox"]
+__all__ = ["Connection", "Inbox", "OnState", "StreamProblem", "StreamState"]
 
 logger = logging.getLogger("ptn_api.client")
 
@@ -97,6 +98,56 @@ class Inbox:
         self._filled.set()
 
 
+class StreamProblem(NamedTuple):
+    """Something that is wrong: with the connection, the cursor, or, as its heartbeats tell, the server."""
+
+    code: str
+    sentence: str
+    remedy: str
+
+
+class StreamState(str):
+    """A state's text, equal to it, with the `problems` of the moment; what `on_state` gets."""
+
+    problems: tuple[StreamProblem, ...] = ()
+
+    @property
+    def connection(self) -> Literal["connected", "stale", "reconnecting", "stopped"]:
+        """The state in fewer words."""
+        match str(self):
+            case "connecting":
+                return "reconnecting"
+            case "stale":
+                return "stale"
+            case "stopped":
+                return "stopped"
+        return "connected"
+
+
+OnState = Callable[[State], Any] | Callable[[StreamState], Any]
+
+_REMEDIES = {
+    "unreachable": "Check the address, the network and any proxy between; the client goes on trying",
+    "login_refused": "Check the API key; the server's operator can tell whether it is valid, and its tier",
+    "evicted": "Run fewer connections with this key, or ask the operator for a higher limit",
+    "server_silent": "Nothing, if it passes: the client connects again; otherwise ask the operator",
+}
+"""By the code of a problem of the connection."""
+_KINDS = {"lost": "unreachable", "evicted": "evicted", "refused": "login_refused"}
+
+
+def server_problems(beat: Heartbeat) -> tuple[StreamProblem, ...]:
+    """What a heartbeat says, in the words of the server's own table."""
+    codes = beat.problems or (["source_stale"] if beat.stale else [])
+    problems = []
+    for code in codes:
+        known = PROBLEMS.get(cast(Code, code))
+        sentence = known.sentence if known else f"The server reports the problem {code}"
+        remedy = known.remedy if known else "Ask the server's operator"
+        problems.append(StreamProblem(code, sentence, remedy))
+    return tuple(problems)
+
+
 class Ending(NamedTuple):
     """The way a connection ended."""
 
@@ -121,7 +172,8 @@ class Connection:
         cursor: Cursor,
         subscription: Subscribe | None,
         timing: Timing,
-        on_state: Callable[[State], Awaitable[None]],
+        on_state: Callable[[StreamState], Awaitable[None]],
+        other_problems: Callable[[], tuple[StreamProblem, ...]] = tuple,
         on_login: Callable[[str | None, str], Cursor | None] = lambda epoch, user: None,
         stop_on_auth_error: bool = False,
         ssl: Any = None,
@@ -137,6 +189,10 @@ class Connection:
         self._timing = timing
         self._on_state = on_state
         self._on_login = on_login
+        self._other_problems = other_problems
+        self._link_problem: tuple[StreamProblem, ...] = ()
+        self._server_problems: tuple[StreamProblem, ...] = ()
+        self._reported: tuple[State, list[str]] = "stopped", []
         self._stop_on_auth_error = stop_on_auth_error
         self._options = {} if ssl is None else {"ssl": ssl}
         self._clock = clock
@@ -153,12 +209,22 @@ class Connection:
         while True:
             await self._enter("connecting")
             ending = await self._connect_once()
+            if ending.kind == "again":
+                continue
+            code = _KINDS[ending.kind]
+            if self._link_problem and self._link_problem[0].code == "server_silent":
+                code = "server_silent"
+            sentence = f"Not connected: {ending.detail}"
+            self._link_problem = (StreamProblem(code, sentence, _REMEDIES[code]),)
+            self._server_problems = ()
             if ending.kind == "refused" and self._stop_on_auth_error:
-                self._inbox.close(AuthenticationError(ending.detail))
+                await self._report()
+                error = AuthenticationError(ending.detail)
+                error.remedy = _REMEDIES[code]
+                self._inbox.close(error)
                 return
+            await self._enter("connecting")
             match ending.kind:
-                case "again":
-                    continue
                 case "refused":
                     level, delay = logging.ERROR, self._backoff.refused()
                 case "evicted":
@@ -169,7 +235,9 @@ class Connection:
             await asyncio.sleep(delay)
 
     async def report_stopped(self) -> None:
-        """Reports the final state; called after `run` has ended."""
+        """Reports the final state, without problems; called after `run` has ended."""
+        self._link_problem = self._server_problems = ()
+        self._other_problems = tuple
         await self._enter("stopped")
 
     def subscribe(self, subscription: Subscribe) -> None:
@@ -259,13 +327,19 @@ class Connection:
         # event loop must not pass for a silent server.
         while not self._disconnected:
             await asyncio.sleep(self._timing.tick)
-            if self._receiving:
+            if not self._receiving:
+                await self._report()
+            else:
                 await self._handle_events(session, session.tick(_ms(self._timing.tick), self._clock()))
 
     # --- session events -----------------------------------------------------------------------------------
 
     async def _handle_events(self, session: ClientSession, events: list[Event]) -> None:
         self._outgoing.set()
+        for event in events:  # before the change of state that comes with it
+            if isinstance(event, Disconnected) and event.reason == "silent":
+                sentence, remedy = f"The server is silent: {event.detail}", _REMEDIES["server_silent"]
+                self._link_problem = (StreamProblem("server_silent", sentence, remedy),)
         for event in events:
             match event:
                 case LoggedIn():
@@ -278,7 +352,11 @@ class Connection:
                     # In this order: a cancellation while the inbox is full must not skip the item.
                     await self._inbox.put(event)
                     self.cursor = event.cursor
+                    if isinstance(event.value, Heartbeat):
+                        self._server_problems = server_problems(event.value)
                 case StateChanged():
+                    if event.state != "stale":
+                        self._link_problem = ()
                     await self._enter(event.state)
                 case Refused():
                     self._ending = Ending("refused", f"login refused: {event.message}")
@@ -292,10 +370,25 @@ class Connection:
                     self._disconnected = True
                 case ProtocolWarning():
                     logger.warning("%s: %s", self._url, event.message)
+        await self._report()
 
     async def _enter(self, state: State) -> None:
-        if state != self.state:
-            self.state = state
+        self.state = state
+        await self._report()
+
+    @property
+    def problems(self) -> tuple[StreamProblem, ...]:
+        """What is wrong at present."""
+        return *self._link_problem, *self._server_problems, *self._other_problems()
+
+    async def _report(self) -> None:
+        """Calls `on_state` if the state or its problems are other ones than before."""
+        problems = self.problems
+        now = self.state, [problem.code for problem in problems]
+        if now != self._reported:
+            self._reported = now
+            state = StreamState(self.state)
+            state.problems = problems
             await self._on_state(state)
 
 

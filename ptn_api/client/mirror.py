@@ -13,6 +13,7 @@ a new snapshot. `open_mirror` is the same for blocking code.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,7 @@ import msgspec
 
 from ptn_api.client.arguments import ReconnectBackoff, Timing, api_key_from, check_literal, with_parameters_of
 from ptn_api.client.calls import Status
+from ptn_api.client.connection import OnState
 from ptn_api.client.cursor_file import NoCursorFile
 from ptn_api.client.mirror_state import Key, MirrorState, changes, snapshot
 from ptn_api.client.rest import AsyncPTNClient, Retries
@@ -30,7 +32,7 @@ from ptn_api.client.stream import Stream, call_listener
 from ptn_api.errors import APIStatusError, AuthenticationError, ClientError
 from ptn_api.loop_thread import LoopThread
 from ptn_api.model.position import Position
-from ptn_api.wire.client_session import Cursor, Gap, State, StreamItem
+from ptn_api.wire.client_session import Cursor, Gap, StreamItem
 from ptn_api.wire.frames import Heartbeat, PositionsRemoved
 from ptn_api.wire.server_frames import ChangedPosition, OrderMessage
 
@@ -65,7 +67,7 @@ class PositionMirror:
         api_key: str | None = None,
         *,
         on_change: Callable[[str, str], Any] | None = None,
-        on_state: Callable[[State], Any] | None = None,
+        on_state: OnState | None = None,
         stop_on_auth_error: bool = False,
         mend_within: float = 30.0,
         timing: Timing | None = None,
@@ -355,17 +357,22 @@ class OpenMirror:
         try:
             self._thread.run(load)
         except BaseException:
-            self.close()
+            with contextlib.suppress(Exception):  # the one that is raised here
+                self.close()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except Exception:
+            if error is None:
+                raise
 
     def close(self) -> None:
-        """Stops following; the mirror cannot be read afterwards."""
+        """Stops following; the mirror cannot be read afterwards. Raises the error that ended it, if any."""
         self._thread.close(self._mirror.close)
         self._thread.join()
 

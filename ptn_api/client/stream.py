@@ -21,7 +21,7 @@ from websockets.exceptions import InvalidURI
 from websockets.uri import parse_uri
 
 from ptn_api.client.arguments import Choice, Timing, api_key_from, as_list, check_literal, trade_pairs_from
-from ptn_api.client.connection import Connection, Inbox
+from ptn_api.client.connection import Connection, Inbox, OnState, StreamProblem, StreamState
 from ptn_api.client.cursor_file import CursorFile, CursorStore, cursor_path
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.clock import Clock, wall_ms
@@ -49,9 +49,10 @@ class Stream:
     the orders of positions. `subscribe=False` receives nothing before `subscribe()`.
 
     Callbacks, each a plain or an async function; an exception is logged and ignored: `on_state(state)` at
-    once; `on_gap(gap)`, in order with the messages, for messages that will not come (take a snapshot);
-    `on_stale(message)` for messages older than `max_age_ms` by the server's clock
-    (`PTNWebSocketMessage.age_ms`), which are not yielded. Without `on_stale` they are logged.
+    once, when the state or its `problems` change (`StreamState`); `on_gap(gap)`, in order with the messages,
+    for messages that will not come (take a snapshot); `on_stale(message)` for messages older than
+    `max_age_ms` by the server's clock (`PTNWebSocketMessage.age_ms`), which are not yielded. Without
+    `on_stale` they are logged.
 
     A refused login is retried slowly; with `stop_on_auth_error=True` iterating raises AuthenticationError.
     `updates` and `revision` request changes other than orders, and since when; they are for a mirror. `ssl`
@@ -75,7 +76,7 @@ class Stream:
         revision: int | None = None,
         subscribe: bool = True,
         on_gap: Callable[[Gap], Any] | None = None,
-        on_state: Callable[[State], Any] | None = None,
+        on_state: OnState | None = None,
         on_stale: Callable[[PTNWebSocketMessage], Any] | None = None,
         max_age_ms: int | None = None,
         stop_on_auth_error: bool = False,
@@ -122,7 +123,7 @@ class Stream:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
 
-        async def report_state(state: State) -> None:
+        async def report_state(state: StreamState) -> None:
             await call_listener(on_state, state)
 
         self._connection = Connection(
@@ -134,6 +135,7 @@ class Stream:
             timing=self._timing,
             on_state=report_state,
             on_login=self._identify,
+            other_problems=self._cursor_problems,
             stop_on_auth_error=stop_on_auth_error,
             ssl=ssl,
             clock=clock,
@@ -143,6 +145,11 @@ class Stream:
     def state(self) -> State:
         """The connection's state, which may be ahead of the messages still to be yielded."""
         return self._connection.state
+
+    @property
+    def problems(self) -> tuple[StreamProblem, ...]:
+        """What is wrong at present with the connection, the cursor or the server."""
+        return self._connection.problems
 
     @property
     def clock_offset_ms(self) -> int:
@@ -213,6 +220,13 @@ class Stream:
         found = self._file.identify(epoch, user)
         fresh = self._resume and self._connection.subscription is not None
         return found if fresh and found.epoch == epoch and self._connection.cursor.sequence < 0 else None
+
+    def _cursor_problems(self) -> tuple[StreamProblem, ...]:
+        if self._file is None or not self._file.trouble:
+            return ()
+        remedy = "Free space or permit writing there; a second client needs its own name="
+        sentence = f"The place in the stream is not saved: {self._file.trouble}"
+        return (StreamProblem("cursor_not_saved", sentence, remedy),)
 
     def _on_taken(self) -> None:
         """Ends, because a newer client in this process has the cursor; `check` raises it."""

@@ -219,6 +219,33 @@ def test_the_status_of_the_command_decides_whether_an_order_is_done(ptn: Ptn, tm
     assert (second, third, again) == (first + 1, first + 2, first + 2)
 
 
+def test_a_plain_stream_leaves_no_place(ptn: Ptn, tmp_path: Path) -> None:
+    """The first --exec begins now: nobody's command is fed what was missed since somebody looked."""
+    seen = tmp_path / "seen"
+    printed = [ptn("stream", *how, "--count", 1, "--json") for how in ([], ["--resume"])]
+    first = ptn("stream", "--exec", f"cat >> {seen}", "--count", 1)
+    assert [run.status for run in (*printed, first)] == [0, 0, 0]
+    assert "replaying" not in first.stderr
+    assert "replay" not in json.loads(seen.read_text())
+    places = [path for path in tmp_path.rglob("cursor-*.json") if "moved_to" not in path.read_text()]
+    assert len(places) == 2  # of --resume and of --exec
+
+
+def test_old_orders_are_skipped_by_age(ptn: Ptn) -> None:
+    """Each is reported."""
+    process = ptn.begin("stream", "--max-age", "0")
+    assert process.stdout is not None
+    lines = iter(process.stdout.readline, "")
+    assert next(line for line in lines if "live" not in line and "connecting" not in line).startswith(
+        "ptn: skipped order "
+    )
+    process.terminate()
+    assert process.wait(20) == 0
+    process.stdout.close()
+    refused = ptn("stream", "--max-age", "soon")
+    assert (refused.status, "--max-age" in refused.stderr) == (2, True)
+
+
 def test_exec_can_skip_an_order_after_a_failure(ptn: Ptn) -> None:
     """Skipped orders are reported, and the stream continues."""
     ended = ptn("stream", "--exec", "cat > /dev/null; exit 1", "--on-error", "skip", "--count", 2)

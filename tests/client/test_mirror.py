@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import threading
 from typing import Any
@@ -104,8 +105,8 @@ async def test_callbacks_may_read() -> None:
     assert len(leverages) == 1
 
 
-async def test_a_refused_key_is_raised_with_stop_on_auth_error() -> None:
-    """Without it the key is retried."""
+async def test_a_refused_key_is_raised_with_stop_on_auth_error(caplog: pytest.LogCaptureFixture) -> None:
+    """Once, and nothing is left in a task. Without it the key is retried."""
     log = filled_log([some(1, 1)], now_ms=T0)
 
     def program(rest_url: str) -> None:
@@ -117,3 +118,5 @@ async def test_a_refused_key_is_raised_with_stop_on_auth_error() -> None:
 
     async with serving(log, clock=FakeClock(T0)) as served:
         await asyncio.to_thread(program, served.url)
+    gc.collect()
+    assert "never retrieved" not in caplog.text

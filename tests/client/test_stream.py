@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from ptn_api.client.arguments import Timing
+from ptn_api.client.connection import StreamState
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.stream import Stream, connect
 from ptn_api.client.testing import FakeServer
 from ptn_api.errors import AuthenticationError, SettingsError
+from ptn_api.problems import PROBLEMS
 from ptn_api.wire.client_session import Gap
 from ptn_api.wire.close_codes import INSUFFICIENT_TIER, SHUTTING_DOWN
 from tests.factories import OTHER_MINER, order, position
@@ -154,7 +156,7 @@ async def test_an_absent_server_is_retried_forever(follow: Any, caplog: pytest.L
         port = server.port
     async with follow(server) as follower:
         await until_async(lambda: caplog.text.count("no connection") >= 5)
-        assert follower.states == ["connecting"]
+        assert set(follower.states) == {"connecting"}
         with FakeServer(port=port):
             await follower.live()
 
@@ -598,3 +600,137 @@ async def test_a_single_name_is_one_name(server: FakeServer, follow: Any) -> Non
         [client] = server.clients
         assert client.session.subscription.trade_pairs == {"ETHUSD"}
         assert client.session.subscription.miners == {OTHER_MINER}
+
+
+# --- what is wrong ----------------------------------------------------------------------------------------
+
+
+class States:
+    """What `on_state` gets: (state, codes of its problems)."""
+
+    def __init__(self) -> None:
+        self.seen: list[StreamState] = []
+
+    def __call__(self, state: StreamState) -> None:
+        self.seen.append(state)
+
+    @property
+    def codes(self) -> list[tuple[str, list[str]]]:
+        return [(state.connection, [problem.code for problem in state.problems]) for state in self.seen]
+
+
+async def test_states_tell_what_is_wrong_with_the_server(
+    server: FakeServer, timing: Timing, tmp_path: Path
+) -> None:
+    """In the words of the server's own table, while it lasts; an unknown code is passed on."""
+    states = States()
+    options: Any = {"timing": timing, "state_dir": tmp_path, "on_state": states}
+    async with connect(server.url, server.api_key, **options) as stream:
+        await until_async(lambda: stream.state == "live")
+        server.problems = ["files_refused", "of_tomorrow"]
+        server.heartbeat()
+        await until_async(lambda: states.seen[-1].problems)
+        known, unknown = states.seen[-1].problems
+        assert known == (
+            "files_refused",
+            PROBLEMS["files_refused"].sentence,
+            PROBLEMS["files_refused"].remedy,
+        )
+        assert (unknown.code, "of_tomorrow" in unknown.sentence) == ("of_tomorrow", True)
+        assert stream.problems == states.seen[-1].problems
+        server.heartbeat()
+        server.problems = []
+        server.heartbeat()
+        await until_async(lambda: not states.seen[-1].problems)
+    assert states.codes == [
+        ("reconnecting", []),
+        ("connected", []),
+        ("connected", ["files_refused", "of_tomorrow"]),
+        ("connected", []),
+        ("stopped", []),
+    ]
+
+
+async def test_states_tell_what_is_wrong_with_the_connection(
+    server: FakeServer, timing: Timing, tmp_path: Path
+) -> None:
+    """At once, with a remedy, and not while it is well."""
+    states = States()
+    server.keys.clear()
+    options: Any = {"timing": timing, "state_dir": tmp_path, "on_state": states}
+    async with connect(server.url, server.api_key, **options) as stream:
+        await until_async(lambda: server.logins >= 3)
+        server.keys.add(server.api_key)
+        await until_async(lambda: stream.state == "live")
+        server.cut()
+        await until_async(lambda: len(states.seen) > 4 and stream.state == "live")
+        server.evict_all()
+        await until_async(lambda: len(states.seen) > 6 and stream.state == "live")
+    assert states.codes == [
+        ("reconnecting", []),
+        ("reconnecting", ["login_refused"]),
+        ("connected", []),
+        ("reconnecting", ["unreachable"]),
+        ("connected", []),
+        ("reconnecting", ["evicted"]),
+        ("connected", []),
+        ("stopped", []),
+    ]
+    problems = [problem for state in states.seen for problem in state.problems]
+    assert all(problem.sentence and problem.remedy for problem in problems)
+
+
+async def test_states_tell_that_the_cursor_is_not_saved(
+    server: FakeServer, timing: Timing, tmp_path: Path
+) -> None:
+    """And that it is again: a full disk passes."""
+    states = States()
+    options: Any = {"timing": timing, "state_dir": tmp_path, "on_state": states}
+    async with connect(server.url, server.api_key, **options) as stream:
+        assert stream._file is not None
+        obstacle = stream._file._path_of(server._log.epoch).with_suffix(".new")
+        obstacle.mkdir()
+        reading = asyncio.create_task(stream.__anext__())
+        await until_async(lambda: ("connected", ["cursor_not_saved"]) in states.codes)
+        obstacle.rmdir()
+        server.order()
+        await reading
+        stream.commit()
+        await until_async(lambda: states.codes[-1] == ("connected", []))
+
+
+async def test_a_refusal_has_a_remedy(server: FakeServer, timing: Timing, tmp_path: Path) -> None:
+    """In the exception, beside the reason."""
+    server.keys.clear()
+    options: Any = {"timing": timing, "state_dir": tmp_path, "stop_on_auth_error": True}
+    async with connect(server.url, server.api_key, **options) as stream:
+        with pytest.raises(AuthenticationError) as error:
+            await anext(stream)
+    assert "API key" in error.value.remedy
+
+
+@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden"])
+async def test_a_proxys_page_is_no_refusal(status: str, timing: Timing, tmp_path: Path) -> None:
+    """The key may be right: the client goes on, whatever `stop_on_auth_error` says."""
+    requests = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        requests += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 13\r\n\r\n<html></html>".encode())
+        await writer.drain()
+        writer.close()
+
+    states = States()
+    options: Any = {"timing": timing, "state_dir": tmp_path, "stop_on_auth_error": True, "on_state": states}
+    proxy = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = proxy.sockets[0].getsockname()[1]
+    async with proxy, connect(f"ws://127.0.0.1:{port}", "a-key", **options) as stream:
+        reading = asyncio.create_task(stream.__anext__())
+        await until_async(lambda: requests >= 3)
+        stream.stop()
+        with pytest.raises(StopAsyncIteration):
+            await reading
+    assert states.codes[1] == ("reconnecting", ["unreachable"])
+    assert status[:3] in states.seen[1].problems[0].sentence
