@@ -75,7 +75,7 @@ class Refusals(Generic[T]):
         return self._refused.get(item, ("", "", 0))[1]
 
     def add(self, item: T, version: str, code: str) -> bool:
-        """Notes a failed attempt. Returns whether to log it: once per version, if it is no longer young."""
+        """Notes a failed attempt. Returns whether to log it: once per version, if it seems to be complete."""
         before = self._refused.get(item, ("", "", 0))
         tries = before[2] + 1 if before[:2] == (version, code) else 1
         self._refused[item] = (version, code, tries)
