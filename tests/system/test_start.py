@@ -189,6 +189,26 @@ def test_no_validator_here(tmp_path: Path) -> None:
     assert "--demo" in result.stderr
 
 
+@pytest.mark.parametrize("given", ["", "nowhere", "above/validation", "above/validation/miners", "parent"])
+def test_a_directory_that_is_no_validators(tmp_path: Path, given: str) -> None:
+    """At once, with the path and what was expected there, and the directory that was probably meant."""
+    validator = Validator(tmp_path / "above")
+    Validator(tmp_path / "parent" / "checkout")
+    result = run(
+        "--serve",
+        f"--validator-dir={tmp_path / given if given else tmp_path / 'empty'}",
+        f"--data-dir={tmp_path / 'data'}",
+        "--api-rest-port=0",
+        "--api-ws-port=0",
+    )
+    assert result.returncode == 1
+    assert str(tmp_path / given) in result.stderr
+    assert "validation/miners" in result.stderr
+    assert "--wait-for-validator" in result.stderr
+    meant = {"parent": tmp_path / "parent" / "checkout"}.get(given, validator.root)
+    assert (f"did you mean {meant}?" in result.stderr) == ("/" in given or given == "parent")
+
+
 def test_a_second_server_on_the_same_data(validator: Validator, data_dir: Path) -> None:
     """The second server is refused and ends; the first does not notice."""
     validator.place()
