@@ -23,9 +23,7 @@ from ptn_api.access import check_keys, exposed_to, key_file_places, parse_keys, 
 from ptn_api.access.address import is_loopback
 from ptn_api.clock import wall_ms
 from ptn_api.errors import InvalidInputError, LogError, PTNError, SettingsError
-from ptn_api.event_log.sqlite_log import open_reader
 from ptn_api.file_version import mount_of, owner_of, user_name
-from ptn_api.intake.options import IntakeOptions
 from ptn_api.problems import PROBLEMS
 from ptn_api.process.certificate import Certificate
 from ptn_api.process.data_dir import foreign_files, other_log
@@ -108,10 +106,12 @@ def environment(settings: Settings) -> Iterator[Finding]:
 @check
 def running_server(settings: Settings) -> Iterator[Finding]:
     path = Path(settings.data_dir).expanduser().absolute()
-    try:
-        epoch = open_reader(path).epoch
-    except (LogError, OSError):
-        epoch = ""
+    epoch = ""
+    with contextlib.suppress(ModuleNotFoundError, LogError, OSError):  # the other checks report those
+        from ptn_api.event_log import open_reader
+
+        with contextlib.closing(open_reader(path)) as log:
+            epoch = log.epoch
     health = _health(settings, epoch)
     if health is None:
         return
@@ -364,11 +364,15 @@ def validator(settings: Settings) -> Iterator[Finding]:
 
 def _refused_files(miners: Path) -> Iterator[Finding]:
     """Reads position files as intake does; those that are out of reach are reported before."""
-    from ptn_api.intake.files import read_file
-    from ptn_api.intake.position_files import parse_file
+    try:
+        from ptn_api.intake.files import read_file
+        from ptn_api.intake.options import IntakeSettings
+        from ptn_api.intake.position_files import parse_file
+    except ModuleNotFoundError:  # the first check reports it
+        return
 
     files = list(islice(miners.glob("*/positions/*/*/*"), MOST_PARSED))
-    limit = IntakeOptions(data_dir="").position_limit_bytes
+    limit = IntakeSettings().position_limit_bytes
     refused: list[str] = []
     for file in files:
         problems: list[str] = []
