@@ -209,6 +209,19 @@ def test_a_directory_that_is_no_validators(tmp_path: Path, given: str) -> None:
     assert (f"did you mean {meant}?" in result.stderr) == ("/" in given or given == "parent")
 
 
+@pytest.mark.parametrize("content", [None, "", "{"])
+def test_a_checkpoint_that_cannot_be_used(tmp_path: Path, content: str | None) -> None:
+    """Missing, empty or cut off: an error that names it, and no restart that could not help."""
+    path = tmp_path / "checkpoint.json"
+    if content is not None:
+        path.write_text(content)
+    arguments = ["--api-rest-port=0", "--api-ws-port=0", f"--data-dir={tmp_path / 'data'}"]
+    result = run("--serve", f"--checkpoint={path}", *arguments, cwd=tmp_path)
+    assert result.returncode == 1
+    assert f"--checkpoint {path} cannot be used: " in result.stderr
+    assert "process_ended" not in result.stderr
+
+
 def test_a_second_server_on_the_same_data(validator: Validator, data_dir: Path) -> None:
     """The second server is refused and ends; the first does not notice."""
     validator.place()
