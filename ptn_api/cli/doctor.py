@@ -22,7 +22,7 @@ import msgspec
 from ptn_api.access import check_keys, exposed_to, key_file_places, parse_keys, read_key_file
 from ptn_api.access.address import is_loopback
 from ptn_api.clock import wall_ms
-from ptn_api.errors import InvalidInputError, LogError, PTNError, SettingsError
+from ptn_api.errors import InvalidInputError, LogError, LogMissingError, PTNError, SettingsError
 from ptn_api.file_version import mount_of, owner_of, user_name
 from ptn_api.problems import PROBLEMS
 from ptn_api.process.certificate import Certificate
@@ -106,16 +106,21 @@ def environment(settings: Settings) -> Iterator[Finding]:
 @check
 def running_server(settings: Settings) -> Iterator[Finding]:
     path = Path(settings.data_dir).expanduser().absolute()
-    epoch = ""
-    with contextlib.suppress(ModuleNotFoundError, LogError, OSError):  # the other checks report those
+    epoch: str | None = None
+    try:
         from ptn_api.event_log import open_reader
 
         with contextlib.closing(open_reader(path)) as log:
             epoch = log.epoch
-    health = _health(settings, epoch)
+    except LogMissingError:
+        epoch = ""
+    except (ModuleNotFoundError, LogError, OSError):
+        pass  # unknown; the other checks report those
+    health = _health(settings, epoch or "")
     if health is None:
         return
-    is_ours = bool(health.log.epoch_matches) or not (epoch or health.log.ready)
+    # Without a log there, its server can only be starting. Where the log cannot be read, nothing is claimed.
+    is_ours = not (health.log.ready if epoch == "" else health.log.epoch_matches is False)
     if not is_ours:
         holder = port_holder(settings.api_rest_port)
         sentence = (
