@@ -41,7 +41,7 @@ def _page() -> Iterator[str]:
     yield "Everything that a running server knows to be wrong with itself has a code. The same code appears"
     yield "in [`/health`](operators.md#health) (`problems`; `details` has since when and how many), in the"
     yield "stream's [heartbeats](protocol.md), as label of the metric `ptn_problem`, in the log (`problem`"
-    yield "at the beginning, `problem_ended` at the end) and in the output of `ptn doctor`.\n"
+    yield "when it begins, `problem_ended` when it ends) and in the output of `ptn doctor`.\n"
     for code, problem in PROBLEMS.items():
         yield f"## {code}\n"
         yield f"- **Symptom**: `/health` is {_STATUS[problem.severity].replace(', ', ' with status ')}."

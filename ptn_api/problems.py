@@ -162,8 +162,8 @@ PROBLEMS: Mapping[Code, Problem] = {
     ),
     "no_key_file": Problem(
         "degraded",
-        "The key file is missing, so every request is answered with 401",
-        "Create it with `ptn keys add`, or correct `--api-keys-file`",
+        "The key file was removed, so every request is answered with 401",
+        "Put it back, or create a new one with `ptn keys add`",
     ),
     "key_file_unreadable": Problem(
         "degraded",

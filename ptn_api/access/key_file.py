@@ -70,9 +70,8 @@ class KeyFile:
 
     @property
     def findings(self) -> Findings:
-        missing = self.path is None or self._missing > 1
         return {
-            "no_key_file": missing,
+            "no_key_file": self._missing > 1 and self.reloads["read"] > 0,
             "key_file_unreadable": self.problem is not None and not self._missing,
             "key_file_detached": self._is_detached,
             "key_entries_left_out": self._ring.left_out,

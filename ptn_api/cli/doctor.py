@@ -22,10 +22,8 @@ import msgspec
 from ptn_api.access import check_keys, exposed_to, key_file_places, parse_keys, read_key_file
 from ptn_api.access.address import is_loopback
 from ptn_api.clock import wall_ms
-from ptn_api.errors import InvalidInputError, LogError, PTNError, SettingsError
-from ptn_api.event_log.sqlite_log import open_reader
+from ptn_api.errors import InvalidInputError, LogError, LogMissingError, PTNError, SettingsError
 from ptn_api.file_version import mount_of, owner_of, user_name
-from ptn_api.intake.options import IntakeOptions
 from ptn_api.problems import PROBLEMS
 from ptn_api.process.certificate import Certificate
 from ptn_api.process.data_dir import foreign_files, other_log
@@ -108,14 +106,21 @@ def environment(settings: Settings) -> Iterator[Finding]:
 @check
 def running_server(settings: Settings) -> Iterator[Finding]:
     path = Path(settings.data_dir).expanduser().absolute()
+    epoch: str | None = None
     try:
-        epoch = open_reader(path).epoch
-    except (LogError, OSError):
+        from ptn_api.event_log import open_reader
+
+        with contextlib.closing(open_reader(path)) as log:
+            epoch = log.epoch
+    except LogMissingError:
         epoch = ""
-    health = _health(settings, epoch)
+    except (ModuleNotFoundError, LogError, OSError):
+        pass  # unknown; the other checks report those
+    health = _health(settings, epoch or "")
     if health is None:
         return
-    is_ours = bool(health.log.epoch_matches) or not (epoch or health.log.ready)
+    # Without a log there, its server can only be starting. Where the log cannot be read, nothing is claimed.
+    is_ours = not (health.log.ready if epoch == "" else health.log.epoch_matches is False)
     if not is_ours:
         holder = port_holder(settings.api_rest_port)
         sentence = (
@@ -364,11 +369,15 @@ def validator(settings: Settings) -> Iterator[Finding]:
 
 def _refused_files(miners: Path) -> Iterator[Finding]:
     """Reads position files as intake does; those that are out of reach are reported before."""
-    from ptn_api.intake.files import read_file
-    from ptn_api.intake.position_files import parse_file
+    try:
+        from ptn_api.intake.files import read_file
+        from ptn_api.intake.options import IntakeSettings
+        from ptn_api.intake.position_files import parse_file
+    except ModuleNotFoundError:  # the first check reports it
+        return
 
     files = list(islice(miners.glob("*/positions/*/*/*"), MOST_PARSED))
-    limit = IntakeOptions(data_dir="").position_limit_bytes
+    limit = IntakeSettings().position_limit_bytes
     refused: list[str] = []
     for file in files:
         problems: list[str] = []

@@ -19,7 +19,14 @@ import structlog
 
 from ptn_api.access import KeyFile, KeyRing
 from ptn_api.access.usage import Usage, UsageFile
-from ptn_api.errors import LogLockedError, LogMissingError, LogUnusableError, PTNError, SettingsError
+from ptn_api.errors import (
+    InvalidInputError,
+    LogLockedError,
+    LogMissingError,
+    LogUnusableError,
+    PTNError,
+    SettingsError,
+)
 from ptn_api.event_log.contract import EventLog
 from ptn_api.problems import Findings
 from ptn_api.process.background import flush_usage, read_keys, reload_certificate, reload_keys
@@ -114,19 +121,23 @@ async def _run_intake(config: WorkerConfig, control: WorkerControl) -> None:
             }
 
         control.problems.watch(find_problems)
-        await run_intake(
-            log=event_log,
-            options=IntakeOptions(
-                **msgspec.structs.asdict(settings.intake),
-                data_dir=Path(settings.data_dir),
-                validator_dir=Path(settings.validator_dir) if settings.validator_dir else None,
-                checkpoint=Path(settings.checkpoint) if settings.checkpoint else None,
-            ),
-            queue_fd=config.queue if config.queue >= 0 else None,
-            stop=control.stop,
-            ready=control.ready,
-            counters=counters,
-        )
+        try:
+            await run_intake(
+                log=event_log,
+                options=IntakeOptions(
+                    **msgspec.structs.asdict(settings.intake),
+                    data_dir=Path(settings.data_dir),
+                    validator_dir=Path(settings.validator_dir) if settings.validator_dir else None,
+                    checkpoint=Path(settings.checkpoint) if settings.checkpoint else None,
+                ),
+                queue_fd=config.queue if config.queue >= 0 else None,
+                stop=control.stop,
+                ready=control.ready,
+                counters=counters,
+            )
+        except InvalidInputError as error:  # the one input whose fault ends intake
+            sentence = f"--checkpoint {settings.checkpoint} cannot be used: {error}"
+            raise SettingsError(sentence, code=error.code) from None
 
 
 async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:

@@ -269,3 +269,23 @@ def test_no_content_raises_anything_but_a_key_file_error(content: bytes) -> None
     except KeyFileError:
         return
     assert bool(parsed.left_out) <= bool(parsed.problems)
+
+
+def test_a_file_that_was_deleted_and_is_still_mounted_is_told(tmp_path: Path) -> None:
+    """As bound into a container as a single file. Its keys stay; a file in a folder ends it."""
+    path, kept = tmp_path / "keys.json", tmp_path / "kept.json"
+    kept.write_text('{"alice": "a-key"}')
+    ring = KeyRing()
+    key_file = KeyFile(path, ring)
+    with kept.open() as file:
+        path.symlink_to(f"/proc/self/fd/{file.fileno()}")
+        key_file.refresh()
+        assert not key_file.findings["key_file_detached"]
+        kept.unlink()
+        key_file.refresh()
+        assert key_file.findings["key_file_detached"]
+        assert ring.lookup("a-key") is not None
+    path.unlink()
+    path.write_text('{"bob": "b-key"}')
+    key_file.refresh()
+    assert not key_file.findings["key_file_detached"]

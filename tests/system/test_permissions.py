@@ -108,6 +108,11 @@ def test_a_position_that_is_locked_while_the_server_runs(locked: Validator, data
         os.chown(path, 0, 0)
     with api(data_dir, validator_dir=locked.root, prefix=AS_ANOTHER_USER) as server:
         until(lambda: health(server)[0] == 200)
-        for path in (locked.root / "validation" / "miners").rglob("*"):
+        files = [path for path in (locked.root / "validation" / "miners").rglob("*") if path.is_file()]
+        os.chown(files[0], OWNER, OWNER)
+        status, answer = until(lambda: (h := health(server))[1]["problems"] == ["files_refused"] and h)
+        assert (status, answer["status"]) == (200, "degraded")
+        assert answer["details"]["files_refused"]["count"] == 1
+        for path in files:
             os.chown(path, OWNER, OWNER)
         until(lambda: health(server)[1]["source"]["reason"] == "files_refused")

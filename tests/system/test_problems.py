@@ -25,6 +25,8 @@ from websockets.sync.client import connect
 
 from ptn_api.access import add_key
 from ptn_api.cli.doctor import diagnose
+from ptn_api.client import PTNClient
+from ptn_api.errors import APIStatusError
 from ptn_api.problems import CODES, PROBLEMS, Code
 from ptn_api.process.settings import load_settings
 from tests import factories
@@ -318,3 +320,37 @@ def test_a_server_that_waits_for_its_validator_is_starting(tmp_path: Path) -> No
         Validator(root).place()
         server.wait_ready()
         until(lambda: problems() == [])
+
+
+def test_documents_with_what_is_no_number_are_read_by_the_client(patient: Patient) -> None:
+    """NaN, infinities and numbers beyond a float are null, also where an int is expected; none is refused."""
+    checkpoint = b'{"last_update_ms": NaN, "gain": Infinity, "mdd": 1e999, "n_updates": 3.0}'
+    statistics = (
+        b'{"created_timestamp_ms": 1e999, "constants": {"SET_WEIGHT_LOOKBACK_RANGE_DAYS": NaN}, "data": ['
+        b'{"hotkey": "m", "weight": {"value": -Infinity}, "scores": NaN, "checkpoints": [%b]}]}' % checkpoint
+    )
+    root = patient.validator.root
+    (root / "runnable").mkdir(exist_ok=True)
+    (root / "runnable" / "minerstatistics.json").write_bytes(statistics)
+    ledgers = b'{"m": {"max_return": NaN, "initialization_time_ms": Infinity, "cps": [%b]}}' % checkpoint
+    (root / "validation" / "perf_ledgers.json").write_bytes(ledgers)
+    gone = b'{"eliminations": [{"hotkey": "m", "dd": NaN, "elimination_initiated_time_ms": 1e999}]}'
+    (root / "validation" / "eliminations.json").write_bytes(gone)
+    with PTNClient(patient.server.rest, patient.key) as client:
+
+        def is_there(read: Callable[[], Any]) -> bool:
+            with contextlib.suppress(APIStatusError):  # not read yet
+                return bool(read())
+            return False
+
+        until(lambda: is_there(client.statistics) and client.statistics().data)
+        (miner,) = client.statistics().data
+        assert (miner.weight, miner.scores) == ({"value": None}, None)
+        assert miner.checkpoints is not None
+        assert (miner.checkpoints[0].gain, miner.checkpoints[0].n_updates) == (None, 3)
+        assert client.miner_statistics("m") == miner
+        until(lambda: is_there(lambda: client.perf_ledger("m")))
+        assert client.perf_ledger("m")["portfolio"].max_return is None
+        until(lambda: [gone.hotkey for gone in client.eliminations()] == ["m"])
+        assert client.eliminations()[0].dd is None
+    assert patient.health()[1]["problems"] == []

@@ -189,6 +189,39 @@ def test_no_validator_here(tmp_path: Path) -> None:
     assert "--demo" in result.stderr
 
 
+@pytest.mark.parametrize("given", ["", "nowhere", "above/validation", "above/validation/miners", "parent"])
+def test_a_directory_that_is_no_validators(tmp_path: Path, given: str) -> None:
+    """At once, with the path and what was expected there, and the directory that was probably meant."""
+    validator = Validator(tmp_path / "above")
+    Validator(tmp_path / "parent" / "checkout")
+    result = run(
+        "--serve",
+        f"--validator-dir={tmp_path / given if given else tmp_path / 'empty'}",
+        f"--data-dir={tmp_path / 'data'}",
+        "--api-rest-port=0",
+        "--api-ws-port=0",
+    )
+    assert result.returncode == 1
+    assert str(tmp_path / given) in result.stderr
+    assert "validation/miners" in result.stderr
+    assert "--wait-for-validator" in result.stderr
+    meant = {"parent": tmp_path / "parent" / "checkout"}.get(given, validator.root)
+    assert (f"did you mean {meant}?" in result.stderr) == ("/" in given or given == "parent")
+
+
+@pytest.mark.parametrize("content", [None, "", "{"])
+def test_a_checkpoint_that_cannot_be_used(tmp_path: Path, content: str | None) -> None:
+    """Missing, empty or cut off: an error that names it, and no restart that could not help."""
+    path = tmp_path / "checkpoint.json"
+    if content is not None:
+        path.write_text(content)
+    arguments = ["--api-rest-port=0", "--api-ws-port=0", f"--data-dir={tmp_path / 'data'}"]
+    result = run("--serve", f"--checkpoint={path}", *arguments, cwd=tmp_path)
+    assert result.returncode == 1
+    assert f"--checkpoint {path} cannot be used: " in result.stderr
+    assert "process_ended" not in result.stderr
+
+
 def test_a_second_server_on_the_same_data(validator: Validator, data_dir: Path) -> None:
     """The second server is refused and ends; the first does not notice."""
     validator.place()

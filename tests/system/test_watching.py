@@ -17,7 +17,10 @@ import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from ptn_api.cli import doctor
+from ptn_api.event_log import open_writer
 from ptn_api.process.metrics import METRICS
+from ptn_api.process.settings import load_settings
 from tests.system.api import PROCESSES, ROOT, Api, api
 from tests.system.follower import Follower
 from tests.system.validator import Validator
@@ -188,6 +191,42 @@ def test_doctor_finds_nothing_wrong_with_a_healthy_server(
         "watches are needed",
     ):
         assert words in said
+
+
+def test_doctor_tells_its_server_from_another_one(server: Api, tmp_path: Path) -> None:
+    """The port answers, but not for this data directory: doctor says whose the server is."""
+    until(lambda: health(server)[0] == 200)
+    port = server.rest.rpartition(":")[2]
+    mine = tmp_path / "mine"
+    open_writer(mine).close()
+    for data_dir in (mine, tmp_path / "none-yet"):
+        code, said = ptn_doctor(f"--api-rest-port={port}", f"--data-dir={data_dir}", "--demo")
+        assert code == 1
+        assert f"port {port} is another server's, not that of {data_dir}" in said
+        assert f"process {server.process.pid}: " in said
+        assert "all is well" not in said
+
+
+def test_doctor_reads_positions_as_intake_does(validator: Validator, tmp_path: Path) -> None:
+    """A malformed one is named with the reason, before any server runs."""
+    validator.place()
+    path = validator.path(validator.place())
+    path.write_text(path.read_text()[:-20])
+    said = ptn_doctor(f"--validator-dir={validator.root}", f"--data-dir={tmp_path / 'data'}")[1]
+    assert f"1 of 2 position files are refused, or a part of them; the first is {path}: " in said
+
+
+def test_doctor_knows_file_systems_without_events(
+    validator: Validator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS and its kin tell nothing of changes made elsewhere."""
+    settings = load_settings({"validator_dir": str(validator.root)})
+    assert [*doctor.file_system(settings)] == []
+    for kind in ("nfs4", "fuse.sshfs", "9p", "virtiofs", "cifs"):
+        monkeypatch.setattr(doctor, "mount_of", lambda _, kind=kind: ("/mnt", kind))
+        (finding,) = doctor.file_system(settings)
+        assert finding.level == "warn"
+        assert f"/mnt is a {kind} file system" in finding.sentence
 
 
 def test_doctor_finds_each_problem(tmp_path: Path) -> None:
