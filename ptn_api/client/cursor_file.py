@@ -266,7 +266,7 @@ class CursorFile:
         return Cursor()
 
     def _read(self) -> Cursor:
-        """Returns the file's cursor; `Cursor()` if there is none, or it is unreadable, which `lost` tells."""
+        """Returns the file's cursor; `Cursor()` without a file, or, with `lost` set, if it is unreadable."""
         try:
             content = msgspec.json.decode(self._target.read_bytes(), type=_Content)
         except (FileNotFoundError, NotADirectoryError):
