@@ -160,7 +160,10 @@ class CursorFile:
         if self._saved is not None or target == self._target:
             return Cursor()
         self._target = target
-        return self._load()
+        found = self._load()
+        if found != Cursor():
+            self.lost = None  # nothing is: the unreadable file only named this one
+        return found
 
     def save(self, cursor: Cursor) -> None:
         """Writes the cursor to the file; if that fails, the next save tries again."""

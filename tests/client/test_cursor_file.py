@@ -299,6 +299,21 @@ def test_a_file_of_an_address_and_key_is_taken_over(tmp_path: Path) -> None:
     rotated.close()
 
 
+def test_a_damaged_file_that_only_names_another_costs_nothing(tmp_path: Path) -> None:
+    """The login finds the cursor."""
+    file = login_file(tmp_path)
+    file.load()
+    file.identify("e", "alice")
+    file.save(Cursor(5, "e"))
+    file.close()
+    file.path.write_bytes(b"{")
+    again = login_file(tmp_path)
+    assert again.load() == Cursor()
+    assert again.identify("e", "alice") == Cursor(5, "e")
+    assert again.lost is None
+    again.close()
+
+
 def test_a_file_that_names_no_cursor_file_is_not_followed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
