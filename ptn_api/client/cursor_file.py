@@ -289,6 +289,9 @@ class CursorFile:
     def _write(self, cursor: Cursor) -> None:
         fields = _Content(server=self._server, epoch=cursor.epoch, sequence=cursor.sequence)
         content = msgspec.json.encode(fields).ljust(_RECORD)
+        due = self._monotonic() - self._synced_at >= self._sync_every
+        if self._file is not None and due and os.fstat(self._file).st_nlink == 0:
+            self._close_file()  # somebody deleted it: it is made again
         # The first save of a run proves that the folder is writable, and leaves a file of exactly one
         # sector. An epoch too long for a sector is replaced every time.
         if self._file is None or len(content) > _RECORD:
@@ -307,7 +310,7 @@ class CursorFile:
             os.lseek(self._file, 0, os.SEEK_SET)
             os.write(self._file, content)
         self._unsynced = True
-        if self._monotonic() - self._synced_at >= self._sync_every:
+        if due:
             self._sync(self._file)
 
     def _sync(self, file: int) -> None:
@@ -317,6 +320,7 @@ class CursorFile:
             self._synced_at = self._monotonic()
 
     def _replace(self, path: Path, content: bytes) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = path.with_suffix(".new")
         with contextlib.suppress(FileNotFoundError):
             new.unlink()  # left by a crash, perhaps with other permissions
