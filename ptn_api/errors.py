@@ -96,7 +96,7 @@ class LogReplacedError(LogError):
 
 
 class LogUnusableError(LogError):
-    """`code`: `corrupt`, `not_a_log`, `newer_schema` or `no_wal` (file system without a write-ahead log)."""
+    """`code`: `corrupt`, `not_a_log`, `newer_schema`, `no_wal` or `no_locks` (file system without)."""
 
     code = "log_unusable"
 

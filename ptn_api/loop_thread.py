@@ -240,7 +240,7 @@ class LoopThread:
 
 
 def forked() -> ClientError:
-    """The error of whatever has connections and is used in a forked child."""
+    """The error of an object with connections that is used in a forked child."""
     return ClientError("made before this process was forked: make a new one in this process", code="forked")
 
 

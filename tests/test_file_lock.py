@@ -16,7 +16,7 @@ import pytest
 
 from ptn_api.access import add_key, revoke_key
 from ptn_api.client.recording import Recording
-from ptn_api.errors import ClientError, LogLockedError
+from ptn_api.errors import ClientError, LogLockedError, LogUnusableError
 from ptn_api.event_log.sqlite_log import open_writer
 from ptn_api.file_lock import FileLock
 
@@ -46,13 +46,45 @@ def nfs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", flock)
 
 
+SECOND_WRITER = """
+import errno, fcntl, sys
+from pathlib import Path
+from ptn_api.errors import LogLockedError
+from ptn_api.event_log.sqlite_log import open_writer
+
+def flock(*_):
+    raise OSError(errno.ENOLCK, "none")
+
+fcntl.flock = flock
+try:
+    open_writer(Path(sys.argv[1])).close()
+except LogLockedError:
+    print("locked")
+"""
+
+
 @pytest.mark.usefixtures("no_locks")
-def test_the_log_is_written_where_there_are_no_locks(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It is said once."""
-    open_writer(tmp_path / "data").close()
-    assert capsys.readouterr().out.count("log_without_lock") == 1
+def test_a_second_writer_is_locked_out_without_flock(tmp_path: Path) -> None:
+    """By a lock as SQLite takes them, which it needs anyway."""
+    writer = open_writer(tmp_path / "data")
+    command = [sys.executable, "-c", SECOND_WRITER, str(tmp_path / "data")]
+    outputs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout]
+    writer.close()
+    outputs.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert outputs == ["locked\n", ""]
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_a_log_needs_locks_of_some_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite would say forever that the database is locked; the server ends instead, and says why."""
+
+    def lockf(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", lockf)
+    with pytest.raises(LogUnusableError, match="local disk") as error:
+        open_writer(tmp_path / "data")
+    assert error.value.code == "no_locks"
 
 
 @pytest.mark.usefixtures("nfs")

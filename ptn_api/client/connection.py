@@ -378,7 +378,7 @@ class Connection:
 
     @property
     def problems(self) -> tuple[StreamProblem, ...]:
-        """What is wrong at present."""
+        """The present problems of the connection, the server and the cursor."""
         return *self._link_problem, *self._server_problems, *self._other_problems()
 
     async def _report(self) -> None:

@@ -160,7 +160,10 @@ class CursorFile:
         if self._saved is not None or target == self._target:
             return Cursor()
         self._target = target
-        return self._load()
+        found = self._load()
+        if found != Cursor():
+            self.lost = None  # nothing is: the unreadable file only named this one
+        return found
 
     def save(self, cursor: Cursor) -> None:
         """Writes the cursor to the file; if that fails, the next save tries again."""
@@ -266,7 +269,7 @@ class CursorFile:
         return Cursor()
 
     def _read(self) -> Cursor:
-        """Returns the file's cursor; `Cursor()` if there is none, or it is unreadable, which `lost` tells."""
+        """Returns the file's cursor; `Cursor()` without a file, or, with `lost` set, if it is unreadable."""
         try:
             content = msgspec.json.decode(self._target.read_bytes(), type=_Content)
         except (FileNotFoundError, NotADirectoryError):
@@ -286,6 +289,9 @@ class CursorFile:
     def _write(self, cursor: Cursor) -> None:
         fields = _Content(server=self._server, epoch=cursor.epoch, sequence=cursor.sequence)
         content = msgspec.json.encode(fields).ljust(_RECORD)
+        due = self._monotonic() - self._synced_at >= self._sync_every
+        if self._file is not None and due and os.fstat(self._file).st_nlink == 0:
+            self._close_file()  # somebody deleted it: it is made again
         # The first save of a run proves that the folder is writable, and leaves a file of exactly one
         # sector. An epoch too long for a sector is replaced every time.
         if self._file is None or len(content) > _RECORD:
@@ -304,7 +310,7 @@ class CursorFile:
             os.lseek(self._file, 0, os.SEEK_SET)
             os.write(self._file, content)
         self._unsynced = True
-        if self._monotonic() - self._synced_at >= self._sync_every:
+        if due:
             self._sync(self._file)
 
     def _sync(self, file: int) -> None:
@@ -314,6 +320,7 @@ class CursorFile:
             self._synced_at = self._monotonic()
 
     def _replace(self, path: Path, content: bytes) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = path.with_suffix(".new")
         with contextlib.suppress(FileNotFoundError):
             new.unlink()  # left by a crash, perhaps with other permissions

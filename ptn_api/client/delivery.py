@@ -184,7 +184,7 @@ class Following:
             self.close()
             raise StopIteration
         except KeyboardInterrupt:
-            # Whoever holds the traceback, as a notebook does, holds this object too.
+            # A notebook keeps the traceback, and with it this object.
             self.stop()
             self._thread.close(self._stream.close)
             raise

@@ -26,6 +26,7 @@ import msgspec
 from ptn_api.errors import ClientError, InvalidInputError
 from ptn_api.file_lock import FileLock
 from ptn_api.gzip_file import read_maybe_gzipped
+from ptn_api.loop_thread import forked
 from ptn_api.model.position import Position, PositionText, parse_position
 from ptn_api.model.rendering import headers_after
 from ptn_api.wire.client_session import Cursor, Gap, GapReason, StreamItem
@@ -188,6 +189,7 @@ class Recording:
         self._cursor = Cursor()
         self._recorded = Cursor()
         self._buffer: list[bytes] = []
+        self._pid = os.getpid()
         self._compress = self._open()
 
     def load(self) -> Cursor:
@@ -234,6 +236,9 @@ class Recording:
         if self._file.closed:
             return
         try:
+            if self._pid != os.getpid():
+                self._buffer.clear()  # the parent's
+                return
             # Heartbeats moved the cursor beyond the last line; a header records it.
             if self._cursor.epoch is not None and self._cursor != self._recorded:
                 self._write(_header(self._cursor), self._cursor)
@@ -280,6 +285,8 @@ class Recording:
             self._lock.close()
 
     def _write(self, line: bytes, cursor: Cursor) -> None:
+        if self._pid != os.getpid():
+            raise forked()
         self._buffer.append(line)
         self._recorded = cursor
         if self._compress is bytes or sum(map(len, self._buffer)) >= _FRAME:

@@ -101,7 +101,7 @@ class Stream:
         self._store = cursor_store
         self._timing = timing or pace or Timing()
         self.end_elsewhere: Callable[[], None] | None = None
-        """Closes a stream whose cursor was taken over, where nobody else would; for `Following`."""
+        """Closes a stream whose cursor was taken over; set by `Following`, which may be abandoned."""
         self._pid: int | None = None
         self._resume = resume
         self._subscription = Subscribe(
@@ -148,7 +148,7 @@ class Stream:
 
     @property
     def problems(self) -> tuple[StreamProblem, ...]:
-        """What is wrong at present with the connection, the cursor or the server."""
+        """The present problems of the connection, the server and the cursor."""
         return self._connection.problems
 
     @property

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from pathlib import Path
 
-import structlog
-
 from ptn_api.clock import Clock, wall_ms
-from ptn_api.errors import LogLockedError, LogMissingError, LogUnwritableError
+from ptn_api.errors import LogLockedError, LogMissingError, LogUnusableError, LogUnwritableError
 from ptn_api.event_log.contract import EventLog, EventLogWriter
 from ptn_api.event_log.sqlite_reader import SqliteReader
 from ptn_api.event_log.sqlite_writer import SqliteWriter
@@ -17,8 +16,6 @@ from ptn_api.file_lock import take_lock
 from ptn_api.options import LATE_MS, RETENTION_BYTES, RETENTION_MS
 
 __all__ = ["open_reader", "open_writer"]
-
-logger = structlog.get_logger()
 
 _RETRY_S = 0.02
 
@@ -76,9 +73,9 @@ def open_reader(data_dir: Path, *, wait_ms: int = 0) -> EventLog:
 def _lock_directory(data_dir: Path) -> int:
     """Creates the directory (0700) if needed and locks it until the descriptor is closed or the process ends.
 
-    On NFS only a file open for writing can be locked, so there it is a file in the directory. Without any
-    locks the writer goes on and says so. Raises LogLockedError if another process holds the lock, OSError if
-    the directory cannot be opened.
+    On NFS only a file open for writing can be locked, so there it is a file in the directory. Raises
+    LogLockedError if another process holds the lock, LogUnusableError without any locks, OSError if the
+    directory cannot be opened.
     """
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY)
@@ -86,16 +83,23 @@ def _lock_directory(data_dir: Path) -> int:
         if take_lock(descriptor) is not None:
             os.close(descriptor)
             descriptor = os.open(data_dir / "log.sqlite3.lock", os.O_RDWR | os.O_CREAT, 0o600)
-            if error := take_lock(descriptor):
-                logger.warning(
-                    "log_without_lock",
-                    detail="this file system has no locks: start no second server with this data directory",
-                    path=str(data_dir),
-                    error=error.strerror,
-                )
-    except BlockingIOError:
+            if take_lock(descriptor) is not None:
+                _take_posix_lock(descriptor, data_dir)
+    except BaseException as error:
         os.close(descriptor)
-        raise LogLockedError(
-            f"another process writes the log in {data_dir}: stop it, or use another data directory"
-        ) from None
+        if isinstance(error, BlockingIOError):
+            problem = f"another process writes the log in {data_dir}: stop it, or use another data directory"
+            raise LogLockedError(problem) from None
+        raise
     return descriptor
+
+
+def _take_posix_lock(descriptor: int, data_dir: Path) -> None:
+    """Takes a lock as SQLite does, where `flock` fails. Raises BlockingIOError, LogUnusableError."""
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # both mean that another process holds it
+        raise BlockingIOError from None
+    except OSError as error:
+        reason = f"its file system has no file locks ({error.strerror}); use a local disk"
+        raise LogUnusableError(f"no log in {data_dir}: {reason}", code="no_locks") from None

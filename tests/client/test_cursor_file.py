@@ -8,6 +8,7 @@ import fcntl
 import itertools
 import logging
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -299,6 +300,21 @@ def test_a_file_of_an_address_and_key_is_taken_over(tmp_path: Path) -> None:
     rotated.close()
 
 
+def test_a_damaged_file_that_only_names_another_costs_nothing(tmp_path: Path) -> None:
+    """The login finds the cursor."""
+    file = login_file(tmp_path)
+    file.load()
+    file.identify("e", "alice")
+    file.save(Cursor(5, "e"))
+    file.close()
+    file.path.write_bytes(b"{")
+    again = login_file(tmp_path)
+    assert again.load() == Cursor()
+    assert again.identify("e", "alice") == Cursor(5, "e")
+    assert again.lost is None
+    again.close()
+
+
 def test_a_file_that_names_no_cursor_file_is_not_followed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -335,6 +351,20 @@ def test_a_full_disk_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFix
     file.close()
     assert file.trouble == ""
     assert reloaded(tmp_path) == Cursor(2, "e")
+
+
+def test_a_deleted_folder_is_made_again(tmp_path: Path) -> None:
+    """Within a second: until then the writes go to the deleted file."""
+    seconds = [100.0]
+    path = cursor_path(tmp_path / "state", SERVER, "secret-key")
+    file = CursorFile(path, SERVER, monotonic=lambda: seconds[0])
+    file.load()
+    file.save(Cursor(1, "e"))
+    shutil.rmtree(tmp_path / "state")
+    seconds[0] += 1.0
+    file.save(Cursor(2, "e"))
+    assert msgspec.json.decode(path.read_bytes())["sequence"] == 2
+    file.close()
 
 
 def test_a_save_after_the_end_holds_nothing(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from ptn_api.client.arguments import Timing
 from ptn_api.client.delivery import Following, follow
+from ptn_api.client.recording import Recording
 from ptn_api.client.stream import Stream
 from ptn_api.client.testing import FakeServer
 from ptn_api.errors import ClientError
@@ -106,6 +107,45 @@ def test_a_forked_child_is_told_at_once(server: FakeServer, how: str, tmp_path: 
         server.order()
         assert parent.stdout.readline() == "parent 103\n"
         assert parent.stderr.read() == ""
+
+
+WORKER_LIVES_ON = """
+import os, sys
+from ptn_api.client import Recording, follow
+from ptn_api.client.testing import quick_timing
+from ptn_api.errors import ClientError
+recording = Recording(sys.argv[3] + "/orders.ndjson")
+orders = follow(sys.argv[1], sys.argv[2], state_dir=sys.argv[3], timing=quick_timing())
+print(next(orders).sequence, flush=True)
+orders.commit()
+if os.fork():
+    os._exit(0)
+try:
+    recording._write(b"{}", None)
+except ClientError as error:
+    print(error.code, flush=True)
+recording.close()
+print(sys.stdin.read())
+"""
+
+
+def test_a_worker_that_lives_on_does_not_keep_the_cursor(
+    server: FakeServer, orders: Callable[..., Following], tmp_path: Path
+) -> None:
+    """Nor a recording; the next run resumes after the killed parent."""
+    command = [sys.executable, "-c", WORKER_LIVES_ON, server.url, server.api_key, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        server.wait_until_live(seconds=PATIENCE_S)
+        server.order()
+        assert parent.stdout.readline() == "101\n"
+        assert parent.stdout.readline() == "forked\n"
+        parent.wait()
+        server.order()
+        with orders() as following:
+            assert next(following).sequence == 102
+        Recording(tmp_path / "orders.ndjson").close()
+        parent.communicate("")
 
 
 # --- interrupts -------------------------------------------------------------------------------------------

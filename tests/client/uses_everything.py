@@ -53,6 +53,8 @@ from ptn_api.client import (
     StatisticsDocument,
     Stream,
     StreamItem,
+    StreamProblem,
+    StreamState,
     Timing,
     TradePairId,
     TradePairs,
@@ -208,6 +210,16 @@ def rest(target: Path) -> polars.DataFrame:
             tables.orders(entries.positions()),
         ]
         return frames[0].filter(frames[0]["is_closed_position"])
+
+
+def states() -> None:
+    def on_state(state: StreamState) -> None:
+        problems: tuple[StreamProblem, ...] = state.problems
+        for code, sentence, remedy in problems:
+            print(state == "live", state.connection, code, sentence, remedy)
+
+    for _ in follow(WS, "k", on_state=on_state):
+        pass
 
 
 async def mirror() -> None:
