@@ -22,6 +22,7 @@ UTILITIES = {
     "errors",
     "file_version",
     "clock",
+    "connection_errors",
     "gzip_file",
     "histogram",
     "loop_thread",
