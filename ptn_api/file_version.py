@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-import pwd
+import sys
 import time
 from pathlib import Path
+
+if sys.platform != "win32":
+    import pwd
 
 __all__ = ["is_settled", "owner_of", "version_of"]
 
@@ -40,6 +43,8 @@ def owner_of(path: str | Path) -> str:
             if at == at.parent:
                 raise
             at = at.parent
+    if sys.platform == "win32":
+        return "another user"
     try:
         return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
     except KeyError:  # as in a container, which has other users

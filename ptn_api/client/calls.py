@@ -347,8 +347,8 @@ class _EncodedPage(msgspec.Struct):
 def miner_positions(
     *,
     tier: Tier | None = None,
-    miner: Choice = ALL,
-    trade_pair: Choice = ALL,
+    miner: Choice | None = ALL,
+    trade_pair: Choice | None = ALL,
     status: Status | None = None,
     since: None = None,
 ) -> Call[MinerPositions]: ...
@@ -361,8 +361,8 @@ def miner_positions(*, since: str) -> Call[PositionChanges]: ...
 def miner_positions(
     *,
     tier: Tier | None = None,
-    miner: Choice = ALL,
-    trade_pair: Choice = ALL,
+    miner: Choice | None = ALL,
+    trade_pair: Choice | None = ALL,
     status: Status | None = None,
     since: str | None = None,
 ) -> Call[MinerPositions] | Call[PositionChanges]:
@@ -544,8 +544,8 @@ def messages(
     *,
     epoch: str | None = None,
     limit: int = 1_000,
-    miner: Choice = ALL,
-    trade_pair: Choice = ALL,
+    miner: Choice | None = ALL,
+    trade_pair: Choice | None = ALL,
     format: Format = "full",  # noqa: A002 - the protocol's word
 ) -> Call[MessagePage]:
     """The stream's messages after a sequence; -1 returns no messages, but where to begin.

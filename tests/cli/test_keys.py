@@ -100,3 +100,27 @@ def test_a_missing_data_directory_is_not_an_idle_server(ptn: Ptn, tmp_path: Path
     used = ptn("keys", "usage", missing)
     assert (used.status, used.stdout) == (2, "")
     assert "--data-dir" in used.stderr
+
+
+@pytest.mark.parametrize(
+    "variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}]
+)
+def test_characters_that_the_locale_lacks_are_replaced(
+    ptn: Ptn, path: Path, variables: dict[str, str]
+) -> None:
+    """In names and in messages; the output is complete, and the key usable."""
+    for name in ("j\u00fcrgen", "\u5b89\u5168", "\U0001f600"):
+        added = ptn.process("keys", "add", name, "--tier=100", "--note=\u00e9", **variables)
+        assert added.status == 0, added.stderr
+        assert added.stdout.strip().isascii()
+    surrogate = json.loads(path.read_text()) | {"\ud800": {"key": "k", "tier": 7}}
+    path.write_text(json.dumps(surrogate))
+    listed = ptn.process("keys", "list", **variables)
+    assert (listed.status, len(listed.lines)) == (0, 5), listed.stderr
+    assert "Traceback" not in ptn.process("keys", "check", **variables).stderr
+
+
+def test_a_new_key_file_names_its_owner(ptn: Ptn, path: Path) -> None:
+    """With sudo it is the directory's, not root."""
+    assert f"Created {path}, which belongs to " in ptn("keys", "add", "alice", "--tier=100").stderr
+    assert "Created" not in ptn("keys", "add", "bob", "--tier=100").stderr
