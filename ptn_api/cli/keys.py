@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 from typing import Annotated
@@ -99,7 +100,7 @@ def add(
         requests_per_minute=requests_per_minute,
         note=note,
     )
-    if created:
+    if created and path.stat().st_uid != getattr(os, "geteuid", lambda: 0)():  # with sudo, for a service
         typer.echo(f"Created {path}, which belongs to {owner_of(path)}.", err=True)
     _print_key(f"Added {user} with tier {tier} to {path}.", key, path)
 

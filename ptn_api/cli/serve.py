@@ -65,7 +65,11 @@ def _hint(settings: Settings, rest: str, stream: str) -> None:
         lines.append(f"  keys      {keys}")
         if sys.stderr.isatty():
             grants = parse_keys(keys.read_bytes()).grants
-            lines += [f"            tier {grant.tier:<3}  {grant.key}" for grant in grants if grant.key]
+            lines += [
+                f"            tier {grant.tier:<3}  {grant.key}"
+                for grant in grants
+                if isinstance(grant.key, str)
+            ]
         header = Path(settings.data_dir) / "demo-100.header"
         lines += [
             f"  curl      curl --compressed -H @{header} {rest}/miner-positions",

@@ -1,4 +1,4 @@
-"""The client and the commands that use a server, on systems that lack what Unix has: emulated in a process."""
+"""The client and its commands on systems that lack what Unix has, emulated in a process."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from tests.live import Live
 
 WINDOWS = """
 import asyncio, sys
-missing = ("fcntl", "pwd", "grp", "resource", "termios", "pty", "asyncinotify", "uvloop", "picows", "aiofastnet")
+missing = ("fcntl", "pwd", "grp", "resource", "pty", "asyncinotify", "uvloop", "picows", "aiofastnet")
 
 class Missing:
     def find_spec(self, name, path=None, target=None):
         if name in missing:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-import json, os, platformdirs, rich.console, signal, socket, ssl, tempfile, typer
+import json, os, platformdirs, rich.console, signal, socket, ssl, subprocess, tempfile, typer, zoneinfo
+import httpx, websockets.asyncio.client
 for name in missing:
     sys.modules.pop(name, None)
 sys.meta_path.insert(0, Missing())
