@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     )
     from ptn_api.client.cursor_file import CursorStore, NoCursorFile
     from ptn_api.client.delivery import Following, follow
-    from ptn_api.client.message import NewOrder, PTNWebSocketMessage, TradePairId
+    from ptn_api.client.message import NewOrder, OrderType, PTNWebSocketMessage, TradePairId
     from ptn_api.client.mirror import OpenMirror, PositionMirror, open_mirror
     from ptn_api.client.mirror import OpenMirror as OpenBook
     from ptn_api.client.mirror import PositionMirror as Book
@@ -88,6 +88,7 @@ __all__ = [
     "OpenBook",
     "OpenMirror",
     "Order",
+    "OrderType",
     "PTNClient",
     "PTNWebSocketMessage",
     "Pace",
@@ -129,7 +130,7 @@ _HOMES = {
     ),
     "client.cursor_file": ("CursorStore", "NoCursorFile"),
     "client.delivery": ("Following", "follow"),
-    "client.message": ("NewOrder", "PTNWebSocketMessage", "TradePairId"),
+    "client.message": ("NewOrder", "OrderType", "PTNWebSocketMessage", "TradePairId"),
     "client.mirror": ("OpenMirror", "PositionMirror", "open_mirror"),
     "client.recording": ("Recording", "read_recording"),
     "client.replaying": ("Replay", "ReplayClock", "ReplayServer", "replay"),
