@@ -14,7 +14,7 @@
     └── ClientError           a failure in the client library
         ├── ServerUnreachableError   no connection, or it was lost
         ├── AuthenticationError      unknown key, or its tier is too low
-        └── APIStatusError           an HTTP response with a status of 400 or above
+        └── APIStatusError           an HTTP response with a status of 300 or above
 
 Each has a `code`, a stable identifier for programs; messages are for people and may change. HTTP statuses and
 close codes depend on codes and types, never on messages.
@@ -22,7 +22,9 @@ close codes depend on codes and types, never on messages.
 
 from __future__ import annotations
 
+import copyreg
 import os
+from typing import Any
 
 __all__ = [
     "APIStatusError",
@@ -55,6 +57,11 @@ class PTNError(Exception):
         super().__init__(message)
         if code is not None:
             self.code = code
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By default `__init__` is called with the message alone. An error that cannot be unpickled leaves a
+        # process pool waiting forever.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class SettingsError(PTNError):
@@ -124,7 +131,11 @@ class AuthenticationError(ClientError):
 
 
 class APIStatusError(ClientError):
-    """An HTTP response with a `status` of 400 or above; the message is the body's `error`."""
+    """An HTTP response with a `status` of 300 or above; the message is the body's `error`.
+
+    `code` is the body's, or `redirect`, or `foreign` for a response of something else than the API, such as a
+    proxy.
+    """
 
     code = "http_status"
 

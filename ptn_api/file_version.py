@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import re
+import sys
 import time
 from pathlib import Path
+
+if sys.platform != "win32":
+    import pwd
 
 __all__ = ["is_settled", "mount_of", "owner_of", "user_name", "version_of"]
 
@@ -47,6 +50,8 @@ def owner_of(path: str | Path) -> str:
 
 def user_name(uid: int) -> str:
     """Returns the user, as `validator (uid 1000)`."""
+    if sys.platform == "win32":
+        return "another user"
     try:
         return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
     except KeyError:  # as in a container, which has other users

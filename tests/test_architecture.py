@@ -23,6 +23,7 @@ UTILITIES = {
     "file_lock",
     "file_version",
     "clock",
+    "connection_errors",
     "gzip_file",
     "histogram",
     "loop_thread",

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,11 +26,15 @@ __all__ = ["add_key", "make_demo_keys", "revoke_key", "rotate_key"]
 logger = logging.getLogger("ptn_api.access")
 
 
+_NONBLOCKING = 0 if sys.platform == "win32" else os.O_CLOEXEC | os.O_NONBLOCK
+
+
 def add_key(path: Path, alias: str, tier: float, *, expires_ms: int | None = None, **others: Any) -> str:
     """Adds a user and returns the new key, of which only the SHA-256 is stored.
 
     `others` are further fields of the entry. The file keeps its mode and, if permitted, its owner; a new file
-    has mode 0600. Raises KeyFileError if the user exists, its name is unusable, or the file is.
+    has mode 0600 and, if permitted, the owner and group of its directory: root creates it for the service's
+    user, who must read it. Raises KeyFileError if the user exists, its name is unusable, or the file is.
     """
     key = _new_key()
     with _edit(path, create=True) as entries:
@@ -89,9 +94,24 @@ def make_demo_keys(path: Path) -> None:
         with _edit(path, create=True) as entries:
             for tier in TIERS:
                 entries[f"demo-{tier}"] = {"key": _new_key(), "tier": tier}
-    grants = parse_keys(read_key_file(path)).grants
-    best = next(grant.key for grant in grants if grant.tier == 100 and isinstance(grant.key, str))
-    _replace(path.with_name("demo-100.header"), f"Authorization: Bearer {best}\n".encode())
+    header = path.with_name("demo-100.header")
+    usable = [
+        grant
+        for grant in parse_keys(read_key_file(path)).grants
+        if grant.tier == 100 and not grant.expires_ms
+    ]
+    with contextlib.suppress(OSError, UnicodeError):
+        kept = header.read_text().removeprefix("Authorization: Bearer ").strip()
+        if digest_of(kept) in {grant.digest for grant in usable}:
+            return
+    best = next((grant.key for grant in usable if isinstance(grant.key, str)), None)
+    if best is None:  # rotated, revoked or expired; a rotated key is printed only once, and stored as a hash
+        best = _new_key()
+        with _edit(path) as entries:
+            names = ("demo-100", *(f"demo-100-{n}" for n in range(2, len(entries) + 3)))
+            alias = next(name for name in names if name not in entries)
+            entries[alias] = {"key": best, "tier": 100}
+    _replace(header, f"Authorization: Bearer {best}\n".encode())
 
 
 def _new_key() -> str:
@@ -127,11 +147,15 @@ def _edit(path: Path, *, create: bool = False) -> Iterator[dict[str, Any]]:
 
 
 def _create_if_missing(path: Path) -> None:
-    """Creates an empty key file atomically."""
+    """Creates an empty key file atomically, with the owner of its directory."""
+    missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        _give(folder, folder.parent.stat())
     if path.exists():
         return
     with _temporary_file(path, b"{}\n") as temporary:
+        _give(temporary, path.parent.stat())
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -148,9 +172,9 @@ def _locked(path: Path) -> Iterator[None]:
     """
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = os.open(path, os.O_RDWR | _NONBLOCKING)
         except PermissionError:  # who may write the directory may replace a read-only file
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = os.open(path, os.O_RDONLY | _NONBLOCKING)
         try:
             if error := take_lock(descriptor, wait=True):
                 logger.warning(
@@ -169,10 +193,16 @@ def _replace(path: Path, content: bytes) -> None:
     with _temporary_file(path, content) as temporary:
         if path.exists():
             before = path.stat()
-            with contextlib.suppress(PermissionError):  # root edits for the service's user, who must read it
-                os.chown(temporary, before.st_uid, before.st_gid)
+            _give(temporary, before)
             os.chmod(temporary, before.st_mode & 0o777)
         os.replace(temporary, path)
+
+
+def _give(path: Path | str, like: os.stat_result) -> None:
+    """Gives a new file the owner and group of another one, if permitted: only root may."""
+    if sys.platform != "win32":
+        with contextlib.suppress(PermissionError):
+            os.chown(path, like.st_uid, like.st_gid)
 
 
 @contextlib.contextmanager

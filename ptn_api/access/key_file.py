@@ -19,12 +19,13 @@ from pathlib import Path
 from ptn_api.access.key_content import KeyFileProblem, parse_keys
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.errors import KeyFileError
-from ptn_api.file_version import is_settled, version_of
+from ptn_api.file_version import is_settled, owner_of, version_of
 from ptn_api.problems import Findings
 
 __all__ = ["KeyFile", "exposed_to", "find_key_file", "key_file_places", "read_key_file"]
 
 MAX_BYTES = 16 << 20
+_NONBLOCKING = getattr(os, "O_NONBLOCK", 0)  # Windows has neither that flag nor FIFOs in folders
 
 
 def key_file_places(validator_dir: str) -> list[Path]:
@@ -129,8 +130,8 @@ class KeyFile:
 
 def read_key_file(path: Path) -> bytes:
     """The file's bytes. Raises OSError, or KeyFileError if the file is too large."""
-    # O_NONBLOCK: opening a FIFO must not block the server.
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+    # Non-blocking: opening a FIFO must not block the server.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NONBLOCKING)) as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise KeyFileError(f"the key file is larger than {MAX_BYTES >> 20} MiB")
@@ -138,10 +139,19 @@ def read_key_file(path: Path) -> bytes:
 
 
 def exposed_to(path: Path) -> str:
-    """A warning if users other than the owner and the group can read or write the file; else empty."""
+    """A warning if users other than the owner and the group can read or write the file; else empty.
+
+    Also if the file belongs to root and its directory to another user, whose server then cannot read it.
+    """
     try:
-        mode = path.stat().st_mode
+        status, folder = path.stat(), path.resolve().parent.stat()
     except OSError:
         return ""
+    mode = status.st_mode
+    if status.st_uid == 0 != folder.st_uid and not mode & 0o044:
+        owner = owner_of(path.resolve().parent)
+        return (
+            f"the key file belongs to root and its directory to {owner}; a server of that user cannot read it"
+        )
     verbs = [verb for bit, verb in ((0o004, "read"), (0o002, "written")) if mode & bit]
     return f"the key file can be {' and '.join(verbs)} by every user of this system" if verbs else ""

@@ -6,26 +6,25 @@ import asyncio
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import msgspec
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from ptn_api.cli.config import ApiKey, read_api_key, read_config
 from ptn_api.client.calls import Call
 from ptn_api.client.rest import PTNClient, Retries
+from ptn_api.connection_errors import failure_text, foreign_text, proxy_note
 from ptn_api.errors import (
     APIStatusError,
     AuthenticationError,
     ClientError,
     ServerUnreachableError,
     SettingsError,
-    error_text,
 )
 
 __all__ = [
@@ -76,12 +75,9 @@ def open_client(url: str | None, api_key_file: Path | None) -> Iterator[PTNClien
         except AuthenticationError as error:
             raise authentication_failure(error, address, key) from None
         except APIStatusError as error:
-            problem = f"{address}: {error}"
-            if str(error) == f"status {error.status}":  # without our error body: another server
-                problem = f"{address} answers {error.status}; is that the REST address?"
-            elif error.status == 404:  # an unknown miner, say
-                problem = str(error)
-            raise APIStatusError(problem, status=error.status) from None
+            unknown = error.status == 404 and error.code != "foreign"  # an unknown miner, say
+            problem = str(error) if unknown else f"{address}: {error}"
+            raise APIStatusError(problem, status=error.status, code=error.code) from None
         except ClientError as error:
             if error.code != "bad_answer":
                 raise
@@ -97,11 +93,11 @@ def authentication_failure(error: AuthenticationError, address: str, key: ApiKey
 
 def fetch(client: PTNClient, call: Call[T]) -> tuple[bytes, T]:
     """The response's body as received, and decoded."""
-    body = client.call(Call(call.path, lambda body, headers: body, **call.parameters))
-    try:
-        return body, call.read(body, {})
-    except msgspec.MsgspecError as error:
-        raise ClientError(str(error), code="bad_answer") from None
+
+    def read(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, T]:
+        return body, call.read(body, headers)
+
+    return client.call(Call(call.path, read, join=call.join, **call.parameters))
 
 
 async def check_stream(url: str) -> None:
@@ -110,9 +106,12 @@ async def check_stream(url: str) -> None:
         async with connect(url, open_timeout=10, close_timeout=1):
             return
     except InvalidStatus as error:
-        problem = f"answers HTTP {error.response.status_code}; is that the WebSocket address?"
+        status = error.response.status_code
+        problem = f"answers HTTP {status}; is that the WebSocket address?"
+        if status in (401, 403, 407, 502, 504):
+            problem = f"answers: {foreign_text(status, error.response.headers)}{proxy_note(url)}"
     except (OSError, EOFError, WebSocketException, asyncio.TimeoutError) as error:
-        problem = f"does not answer: {_reason(error, url)}"
+        problem = f"does not answer: {_reason(error, url)}{proxy_note(url)}"
     raise ServerUnreachableError(f"{url} {problem}")
 
 
@@ -129,7 +128,7 @@ _OTHER_SCHEMES = {
 
 def _reason(error: BaseException, url: str) -> str:
     """The system's message, and the other scheme where only one side uses TLS."""
-    message = re.sub(r"^no answer: |\[(Errno|SSL)[^\]]*\] | \(_ssl\.c:\d+\)|\.$", "", error_text(error))
+    message = re.sub(r"^no answer: |\[(Errno|SSL)[^\]]*\] | \(_ssl\.c:\d+\)|\.$", "", failure_text(error))
     scheme, _, rest = url.partition(":")
     other, signs = _OTHER_SCHEMES[scheme]
     return message + (f"; is it {other}:{rest}?" if any(sign in message for sign in signs) else "")

@@ -49,12 +49,6 @@ def _complete_trade_pair(prefix: str) -> list[str]:
     return [pair for pair in table_of_pairs() if pair.upper().startswith(prefix.upper())]
 
 
-def _known_trade_pairs(typed: list[str] | None) -> list[str]:
-    """Known ids as the network spells them. Unknown ones pass: the validator may have new trade pairs."""
-    known = {pair.upper(): pair for pair in table_of_pairs()}
-    return [known.get(pair.upper(), pair) for pair in typed or []]
-
-
 RestUrl = Annotated[
     str | None,
     typer.Option(
@@ -96,7 +90,6 @@ TradePairs = Annotated[
         metavar="ID",
         help="Include only this trade pair; repeatable.",
         autocompletion=_complete_trade_pair,
-        callback=_known_trade_pairs,
     ),
 ]
 Since = Annotated[

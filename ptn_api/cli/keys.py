@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from ptn_api.cli.settings_options import Command, CommandGroup
 from ptn_api.cli.time_arguments import duration_ms, expiry_ms
 from ptn_api.clock import wall_ms
 from ptn_api.errors import PTNError, SettingsError
+from ptn_api.file_version import owner_of
 from ptn_api.process.settings import SETTINGS
 
 __all__ = ["keys_app"]
@@ -87,6 +89,7 @@ def add(
     from ptn_api.access import add_key
 
     path = _key_file(api_keys_file, validator_dir)
+    created = not path.exists()
     tier = int(tier) if tier.is_integer() else tier
     key = add_key(
         path,
@@ -97,6 +100,8 @@ def add(
         requests_per_minute=requests_per_minute,
         note=note,
     )
+    if created and path.stat().st_uid != getattr(os, "geteuid", lambda: 0)():  # with sudo, for a service
+        typer.echo(f"Created {path}, which belongs to {owner_of(path)}.", err=True)
     _print_key(f"Added {user} with tier {tier} to {path}.", key, path)
 
 
@@ -243,4 +248,5 @@ def _warn_if_exposed(path: Path) -> None:
     from ptn_api.access import exposed_to
 
     if danger := exposed_to(path):
-        typer.echo(f"ptn: warning: {danger}; chmod o-rw {path}", err=True)
+        remedy = f"chown --reference={path.resolve().parent}" if "belongs to" in danger else "chmod o-rw"
+        typer.echo(f"ptn: warning: {danger}; {remedy} {path}", err=True)

@@ -138,7 +138,7 @@ def _positions_call(
         raise SettingsError(f"--tier: expected 0, 30, 50 or 100, not {wanted}")
     only: Any = None if status == "all" else status
     return calls.miner_positions(
-        tier=known_tier, miner=list(miners), trade_pair=list(trade_pairs), status=only
+        tier=known_tier, miner=list(miners) or None, trade_pair=list(trade_pairs) or None, status=only
     )
 
 

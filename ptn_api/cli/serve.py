@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import sys
 import threading
@@ -66,7 +65,11 @@ def _hint(settings: Settings, rest: str, stream: str) -> None:
         lines.append(f"  keys      {keys}")
         if sys.stderr.isatty():
             grants = parse_keys(keys.read_bytes()).grants
-            lines += [f"            tier {grant.tier:<3}  {grant.key!s}" for grant in grants]
+            lines += [
+                f"            tier {grant.tier:<3}  {grant.key}"
+                for grant in grants
+                if isinstance(grant.key, str)
+            ]
         header = Path(settings.data_dir) / "demo-100.header"
         lines += [
             f"  curl      curl --compressed -H @{header} {rest}/miner-positions",
@@ -94,6 +97,8 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True):
 
 def embedded() -> int:
     """The supervisor's main function when a validator embeds the API."""
+    import resource  # Unix only, like everything that an embedding validator needs
+
     from ptn_api.process import service
 
     os.setsid()  # Ctrl-C in the validator's terminal is for the validator

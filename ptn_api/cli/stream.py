@@ -148,12 +148,15 @@ def _stop_on_signals(stream: Stream) -> None:
     """The first signal stops the stream in order, the second ends the process."""
     loop = asyncio.get_running_loop()
 
-    def stop(number: int) -> None:
-        loop.remove_signal_handler(number)
-        stream.stop()
+    def stop(number: int, _: object = None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        loop.call_soon_threadsafe(stream.stop)
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
+        try:
+            loop.add_signal_handler(number, stop, number)
+        except NotImplementedError:  # Windows; there the event loop wakes up for signals by itself
+            signal.signal(number, stop)
 
 
 def _state_printer() -> Callable[[StreamState], None]:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ptn_api.client.connection import StreamProblem, StreamState
     from ptn_api.client.cursor_file import CursorStore, NoCursorFile
     from ptn_api.client.delivery import Following, follow
-    from ptn_api.client.message import NewOrder, PTNWebSocketMessage, TradePairId
+    from ptn_api.client.message import NewOrder, OrderType, PTNWebSocketMessage, TradePairId
     from ptn_api.client.mirror import OpenMirror, PositionMirror, open_mirror
     from ptn_api.client.mirror import OpenMirror as OpenBook
     from ptn_api.client.mirror import PositionMirror as Book
@@ -89,6 +89,7 @@ __all__ = [
     "OpenBook",
     "OpenMirror",
     "Order",
+    "OrderType",
     "PTNClient",
     "PTNWebSocketMessage",
     "Pace",
@@ -133,7 +134,7 @@ _HOMES = {
     "client.connection": ("StreamProblem", "StreamState"),
     "client.cursor_file": ("CursorStore", "NoCursorFile"),
     "client.delivery": ("Following", "follow"),
-    "client.message": ("NewOrder", "PTNWebSocketMessage", "TradePairId"),
+    "client.message": ("NewOrder", "OrderType", "PTNWebSocketMessage", "TradePairId"),
     "client.mirror": ("OpenMirror", "PositionMirror", "open_mirror"),
     "client.recording": ("Recording", "read_recording"),
     "client.replaying": ("Replay", "ReplayClock", "ReplayServer", "replay"),

@@ -13,9 +13,10 @@ import msgspec
 
 from ptn_api.backoff import Backoff
 from ptn_api.errors import AuthenticationError, SettingsError
-from ptn_api.model.trade_pair import trade_pairs
+from ptn_api.model.trade_pair import resolve_pair, split_names
 
 __all__ = [
+    "ALL",
     "NO_KEY",
     "Choice",
     "ReconnectBackoff",
@@ -67,23 +68,40 @@ def optional_api_key(api_key: str | None) -> str:
 # --- choices ----------------------------------------------------------------------------------------------
 
 Choice = str | Sequence[str]
-"""One name, or several."""
+"""One name, or several, also separated by commas."""
+
+
+class _All(tuple[str, ...]):
+    """A default that an empty choice differs from."""
+
+    __slots__ = ()
+
+
+ALL = _All()
 
 
 def as_list(choice: Choice | None) -> list[str] | None:
-    """Returns a list; a single string is one name, not a sequence of letters. None means all."""
-    if choice is None:
+    """Returns a list; None and ALL mean all.
+
+    Raises SettingsError for an empty choice, such as the result of a search: it means neither all nor none.
+    """
+    if choice is None or choice is ALL:
         return None
-    return [choice] if isinstance(choice, str) else list(choice)
+    names = split_names([choice] if isinstance(choice, str) else choice)
+    if not names:
+        raise SettingsError("an empty choice of miners or trade pairs; leave it out to choose all")
+    return names
 
 
 def trade_pairs_from(choice: Choice | None) -> list[str] | None:
-    """Returns a list of trade pair ids; logs unknown ones, which may be misspelt or new."""
-    pairs = as_list(choice)
-    for pair in pairs or ():
-        if pair not in trade_pairs():
-            logger.warning("unknown trade pair %r", pair)
-    return pairs
+    """Returns a list of trade pair ids, from any usual spelling; logs unknown ones, misspelt or new."""
+    names = as_list(choice)
+    if names is None:
+        return None
+    for name in names:
+        if resolve_pair(name) is None:
+            logger.warning("unknown trade pair %r", name)
+    return [resolve_pair(name) or name for name in names]
 
 
 def check_literal(literal: Any, value: str, name: str) -> None:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 
 from ptn_api.client import tables
-from ptn_api.client.arguments import Choice, as_list, trade_pairs_from
+from ptn_api.client.arguments import ALL, Choice, as_list, trade_pairs_from
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.tables import Rows
 from ptn_api.errors import InvalidInputError, SettingsError
@@ -32,7 +32,7 @@ from ptn_api.model.documents import (
     MinerSelections,
 )
 from ptn_api.model.limit_order import ListedOrder, OrderStatus
-from ptn_api.model.miner import Aggregates, MinerEntry
+from ptn_api.model.miner import Aggregates, MinerEntry, miner_order, position_order
 from ptn_api.model.position import Position
 from ptn_api.model.statistics import Elimination, Eliminations, MinerStatistics, PerfLedger, Statistics
 from ptn_api.model.tiers import Tier
@@ -67,13 +67,17 @@ Progress = Callable[[int, int | None], object]
 
 _Reader = Callable[[bytes, Mapping[str, str]], T]
 """Decodes a response: (body, headers) -> result."""
+_Answer = tuple[bytes, Mapping[str, str]]
+_QUERY_BYTES = 6_000
+"""Longer queries are asked in parts. Servers and proxies limit a request line to about 8,000 bytes."""
 
 
 class Call(Generic[T]):
     """A GET request and the reader of its response.
 
     `accept` lists the statuses that `read` understands; `cached` results are kept with their ETag.
-    With `to_file` the body is downloaded to that file, and the result is its path.
+    With `to_file` the body is downloaded to that file, and the result is its path. With `join`, a call with
+    long lists is sent as several, whose answers it puts together.
     """
 
     def __init__(
@@ -85,9 +89,11 @@ class Call(Generic[T]):
         cached: bool = True,
         to_file: Path | None = None,
         progress: Progress | None = None,
+        join: Callable[[Sequence[_Answer]], _Answer] | None = None,
         **parameters: Any,
     ) -> None:
         self.path = path
+        self.join = join
         self.read = read
         self.accept = accept
         self.cached = cached and to_file is None
@@ -96,6 +102,26 @@ class Call(Generic[T]):
         self.parameters = {name: value for name, value in parameters.items() if value not in (None, [], "")}
         self.key = (path, read, msgspec.json.encode(self.parameters))
         """Identifies the request in the cache."""
+
+    def parts(self) -> list[Call[_Answer]]:
+        """Returns the calls that together ask for the same, none if this one can be sent."""
+        if self.join is None or not _is_long(self.parameters):
+            return []
+        parts = [self.parameters]
+        for name, names in self.parameters.items():
+            if isinstance(names, list):
+                size = _QUERY_BYTES // 2 // (max(len(urlencode({name: value})) for value in names) + 1)
+                chunks = [names[at : at + max(size, 1)] for at in range(0, len(names), max(size, 1))]
+                parts = [part | {name: chunk} for part in parts for chunk in chunks]
+        return [Call(self.path, _as_received, **part) for part in parts]
+
+
+def _is_long(parameters: Mapping[str, Any]) -> bool:
+    return len(urlencode(parameters, doseq=True)) > _QUERY_BYTES
+
+
+def _as_received(body: bytes, headers: Mapping[str, str]) -> _Answer:
+    return body, headers
 
 
 # --- documents --------------------------------------------------------------------------------------------
@@ -321,8 +347,8 @@ class _EncodedPage(msgspec.Struct):
 def miner_positions(
     *,
     tier: Tier | None = None,
-    miner: Choice = (),
-    trade_pair: Choice = (),
+    miner: Choice | None = ALL,
+    trade_pair: Choice | None = ALL,
     status: Status | None = None,
     since: None = None,
 ) -> Call[MinerPositions]: ...
@@ -335,8 +361,8 @@ def miner_positions(*, since: str) -> Call[PositionChanges]: ...
 def miner_positions(
     *,
     tier: Tier | None = None,
-    miner: Choice = (),
-    trade_pair: Choice = (),
+    miner: Choice | None = ALL,
+    trade_pair: Choice | None = ALL,
     status: Status | None = None,
     since: str | None = None,
 ) -> Call[MinerPositions] | Call[PositionChanges]:
@@ -350,6 +376,7 @@ def miner_positions(
     return Call(
         "/miner-positions",
         MinerPositions.read,
+        join=_joined_positions,
         tier=tier,
         miner=as_list(miner),
         trade_pair=trade_pairs_from(trade_pair),
@@ -517,25 +544,69 @@ def messages(
     *,
     epoch: str | None = None,
     limit: int = 1_000,
-    miner: Choice = (),
-    trade_pair: Choice = (),
+    miner: Choice | None = ALL,
+    trade_pair: Choice | None = ALL,
     format: Format = "full",  # noqa: A002 - the protocol's word
 ) -> Call[MessagePage]:
     """The stream's messages after a sequence; -1 returns no messages, but where to begin.
 
     APIStatusError with status 410 means that the server no longer has them.
     """
+    miners, pairs = as_list(miner), trade_pairs_from(trade_pair)
+    read: _Reader[MessagePage] = MessagePage.read
+    if _is_long({"miner": miners or (), "trade_pair": pairs or ()}):
+        read, miners, pairs = _page_reader(miners, pairs), None, None
     return Call(
         "/messages",
-        MessagePage.read,
+        read,
         cached=False,
         after=after,
         epoch=epoch,
         limit=limit,
-        miner=as_list(miner),
-        trade_pair=trade_pairs_from(trade_pair),
+        miner=miners,
+        trade_pair=pairs,
         format=format,
     )
+
+
+# --- requests that are too long ---------------------------------------------------------------------------
+
+
+def _joined_positions(answers: Sequence[_Answer]) -> _Answer:
+    """Returns the parts of a positions document as one; what they state in headers are lower bounds."""
+    entries: dict[str, dict[str, Any]] = {}
+    for body, _ in answers:
+        for hotkey, entry in msgspec.json.decode(body, type=dict[str, dict[str, Any]]).items():
+            if hotkey in entries:
+                entries[hotkey]["positions"] += entry["positions"]
+            else:
+                entries[hotkey] = entry
+    for entry in entries.values():
+        entry["positions"].sort(key=lambda p: position_order(p["close_ms"] or None, p["position_uuid"]))
+    ranked = sorted(entries, key=lambda hotkey: miner_order(entries[hotkey]["thirty_day_returns"], hotkey))
+    headers: dict[str, str] = {}
+    if len({stated.get("x-ptn-epoch") for _, stated in answers}) == 1:
+        headers = dict(answers[0][1])
+        for name in ("x-ptn-sequence", "x-ptn-revision", "x-ptn-as-of"):
+            if name in headers:
+                headers[name] = str(min(int(stated[name]) for _, stated in answers))
+    return msgspec.json.encode({hotkey: entries[hotkey] for hotkey in ranked}), headers
+
+
+def _page_reader(miners: list[str] | None, trade_pairs: list[str] | None) -> _Reader[MessagePage]:
+    """Returns a reader that filters: pages of several requests would not fit together."""
+
+    def read(body: bytes, headers: Mapping[str, str]) -> MessagePage:
+        page = MessagePage.read(body, headers)
+        chosen = [
+            message
+            for message in page.messages
+            if (miners is None or message.position.miner_hotkey in miners)
+            and (trade_pairs is None or message.new_order.trade_pair in trade_pairs)
+        ]
+        return msgspec.structs.replace(page, messages=chosen)
+
+    return read
 
 
 # --- reading responses ------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from ptn_api.client.arguments import ReconnectBackoff, Timing
 from ptn_api.clock import Clock, wall_ms
-from ptn_api.errors import AuthenticationError, error_text
+from ptn_api.connection_errors import failure_text, proxy_note
+from ptn_api.errors import AuthenticationError
 from ptn_api.problems import PROBLEMS, Code
 from ptn_api.tasks import cancel_and_wait
 from ptn_api.wire.client_session import (
@@ -274,7 +275,9 @@ class Connection:
             ) as socket:
                 ending = await self._run_session(socket)
         except (OSError, EOFError, WebSocketException, asyncio.TimeoutError) as error:
-            ending = self._ending or Ending("lost", f"no connection: {error_text(error)}")
+            ending = self._ending or Ending(
+                "lost", f"no connection: {failure_text(error)}{proxy_note(self._url)}"
+            )
         self._backoff.connected_for(asyncio.get_running_loop().time() - started)
         return ending
 

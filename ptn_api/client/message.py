@@ -1,7 +1,12 @@
-"""The message that a client receives: one order, with its position."""
+"""The message that a client receives: one order, with its position.
+
+Its objects also answer to the names that the network's own classes have (`order_type.name`,
+`position.trade_pair.trade_pair_id`, `is_open_position`, `to_dict()`), so that bots written for those work.
+"""
 
 from __future__ import annotations
 
+import enum
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +17,11 @@ from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import InvalidInputError
 from ptn_api.model.order import Order
 from ptn_api.model.position import Position
-from ptn_api.model.trade_pair import pair_id
+from ptn_api.model.trade_pair import display_of, pair_id
 from ptn_api.wire import codec
-from ptn_api.wire.server_frames import OrderMessage, read_message_data
+from ptn_api.wire.server_frames import OrderMessage
 
-__all__ = ["NewOrder", "PTNWebSocketMessage", "TradePairId"]
+__all__ = ["NewOrder", "OrderType", "PTNWebSocketMessage", "TradePairId"]
 
 _ORDER_KEYS = (
     "order_type",
@@ -50,11 +55,125 @@ class TradePairId(str):
     def trade_pair_id(self) -> str:
         return str(self)
 
+    @property
+    def trade_pair(self) -> str:
+        """The display, such as "BTC/USD"."""
+        return display_of(self.definition)
+
+
+class OrderType(str, enum.Enum):
+    """LONG, SHORT or FLAT: a string, which also equals the member of that name of any other enum."""
+
+    LONG = "LONG"
+    SHORT = "SHORT"
+    FLAT = "FLAT"
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other.name if isinstance(other, enum.Enum) else other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__  # that of an enum's member of this name, too
+    __str__ = str.__str__
+
+    def __format__(self, format_spec: str) -> str:
+        return str.__format__(self, format_spec)
+
+
+class _Named:
+    """A position's `trade_pair` with the names of the network's class."""
+
+    @property
+    def trade_pair_id(self) -> str:
+        return pair_id(self)
+
+    @property
+    def trade_pair(self) -> str:
+        """The display, such as "BTC/USD"."""
+        return display_of(self)
+
+    @property
+    def fees(self) -> Any:
+        return self._part(2, "fees")
+
+    @property
+    def min_leverage(self) -> Any:
+        return self._part(3, "min_leverage")
+
+    @property
+    def max_leverage(self) -> Any:
+        return self._part(4, "max_leverage")
+
+    def _part(self, index: int, key: str) -> Any:
+        if isinstance(self, dict):
+            return self.get(key)
+        assert isinstance(self, list)
+        return self[index] if len(self) > index else None
+
+
+class _PairList(_Named, list[Any]):
+    pass
+
+
+class _PairObject(_Named, dict[str, Any]):
+    pass
+
+
+class _MessageOrder(Order, kw_only=True):
+    order_type: OrderType  # type: ignore[assignment]  # a string as well
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain values."""
+        return _plain(self)
+
 
 class NewOrder(Order, kw_only=True):
     """An order with its position's trade pair, which orders on the wire lack."""
 
+    order_type: OrderType  # type: ignore[assignment]  # a string as well
     trade_pair: TradePairId = TradePairId("")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain values."""
+        return _plain(self)
+
+
+def _plain(value: msgspec.Struct) -> dict[str, Any]:
+    values: dict[str, Any] = msgspec.to_builtins(value, enc_hook=str)  # a TradePairId
+    return values
+
+
+class _MessagePosition(Position, kw_only=True):
+    position_type: OrderType | None = None  # type: ignore[assignment]
+    orders: list[_MessageOrder] = msgspec.field(default_factory=list)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        pair = self.trade_pair
+        if isinstance(pair, list):
+            self.trade_pair = _PairList(pair)
+        elif isinstance(pair, dict):
+            self.trade_pair = _PairObject(pair)
+        elif isinstance(pair, str):
+            self.trade_pair = TradePairId(pair)
+
+    @property
+    def is_open_position(self) -> bool:
+        return not self.is_closed_position
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields as plain values."""
+        return _plain(self)
+
+
+class _Data(msgspec.Struct):
+    """A message's data as a client reads it (wire/frames.py, MessageData)."""
+
+    position: _MessagePosition
+    order: _MessageOrder | None = None
+
+
+_data = msgspec.json.Decoder(_Data)
 
 
 class PTNWebSocketMessage:
@@ -78,7 +197,7 @@ class PTNWebSocketMessage:
         else:
             text = msgspec.json.encode(raw_message) if isinstance(raw_message, Mapping) else raw_message
             message = codec.decode(text, OrderMessage)
-        data = read_message_data(message.data)
+        data = codec.decoded(_data, message.data)
         if data.order is None and not data.position.orders:
             raise InvalidInputError("the message has no order", code="bad_frame", field="orders")
         self._order = data.order or data.position.orders[-1]
@@ -91,7 +210,7 @@ class PTNWebSocketMessage:
         self.replay: bool = message.replay
         self.clock_offset_ms = clock_offset_ms
         """The server's clock minus the client's."""
-        self.position: Position = data.position
+        self.position: _MessagePosition = data.position
 
     @property
     def new_order(self) -> NewOrder:

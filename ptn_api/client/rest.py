@@ -13,16 +13,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import mmap
 import os
 import secrets
+import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Generator, Hashable, Iterator
+from collections.abc import Callable, Coroutine, Generator, Hashable, Iterator, Mapping
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar
+from typing import Any, BinaryIO, Concatenate, Generic, ParamSpec, TypeVar
 
 import httpx
 import msgspec
@@ -31,13 +33,13 @@ from ptn_api.backoff import Backoff
 from ptn_api.client import calls
 from ptn_api.client.arguments import NO_KEY, optional_api_key
 from ptn_api.client.calls import Call
+from ptn_api.connection_errors import failure_text, foreign_text, proxy_note, redirect_text
 from ptn_api.errors import (
     APIStatusError,
     AuthenticationError,
     ClientError,
     ServerUnreachableError,
     SettingsError,
-    error_text,
 )
 
 __all__ = ["AsyncPTNClient", "PTNClient", "Retries"]
@@ -66,75 +68,96 @@ class Retries(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResponseCache:
-    """The most recently used results, with their ETags."""
+    """The most recently used results, with their ETags. May be used from several threads."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._entries: OrderedDict[Hashable, tuple[str, Any]] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def conditional_headers(self, key: Hashable) -> dict[str, str]:
-        entry = self._entries.get(key)
-        return {} if entry is None else {"if-none-match": entry[0]}
-
-    def get(self, key: Hashable) -> Any:
-        """Returns the result that the server calls unchanged, None if it is not here."""
-        if key not in self._entries:
-            return None
-        self._entries.move_to_end(key)
-        return self._entries[key][1]
+    def get(self, key: Hashable) -> tuple[str, Any] | None:
+        """Returns (ETag, result), None if it is not here."""
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+            return self._entries.get(key)
 
     def put(self, key: Hashable, etag: str | None, result: Any) -> None:
         if etag is None or self._size == 0:
             return
-        self._entries[key] = (etag, result)
-        self._entries.move_to_end(key)
-        if len(self._entries) > self._size:
-            self._entries.popitem(last=False)
+        with self._lock:
+            self._entries[key] = (etag, result)
+            self._entries.move_to_end(key)
+            if len(self._entries) > self._size:
+                self._entries.popitem(last=False)
 
 
 # --- one request, without I/O -----------------------------------------------------------------------------
 
-SEND = None
+Headers = Mapping[str, str]
 Outcome = httpx.Response | httpx.RequestError | None
-_RETRIED = {429, 503}
+_RETRIED = {304, 429, 503}
+"""304: called unchanged without having been asked whether it is, as by a faulty proxy."""
 
 
-def exchange(call: Call[T], retries: Retries, cache: ResponseCache) -> Generator[float | None, Outcome, T]:
-    """Yields SEND and expects the response or error, or yields a delay in s. Returns the call's result.
+def exchange(
+    call: Call[T], retries: Retries, cache: ResponseCache, url: str, proxy: str
+) -> Generator[float | Headers, Outcome, T]:
+    """Yields headers to send and expects the response or error, or yields a delay in s. Returns the result.
 
-    Raises AuthenticationError (401, 403), APIStatusError, ServerUnreachableError, or ClientError with code
+    `url` is the server's address and `proxy` the words about a proxy before it, for errors. Raises
+    AuthenticationError (401, 403), APIStatusError, ServerUnreachableError, or ClientError with code
     `bad_answer` for a malformed response.
     """
     attempt = 0
+    # Held until the response is here: other calls may replace it in the cache meanwhile.
+    kept = cache.get(call.key) if call.cached else None
     while True:
-        outcome = yield SEND
+        outcome = yield {} if kept is None else {"if-none-match": kept[0]}
         retry_after = None
         if isinstance(outcome, httpx.Response):
+            if outcome.status_code == 304 and kept is not None:
+                unchanged: T = kept[1]
+                return unchanged
             # `accept` comes first: an unhealthy server answers /health with 503.
-            if outcome.status_code in call.accept or outcome.status_code not in _RETRIED:
-                return _result(call, outcome, cache)
-            with contextlib.suppress(ValueError):  # absent, or a date, which this API never sends
-                retry_after = max(0.0, float(outcome.headers.get("retry-after", "")))
+            if outcome.status_code in call.accept:
+                try:
+                    return _result(call, outcome, cache)
+                except _IncompleteError as error:
+                    outcome = error
+            elif outcome.status_code not in _RETRIED:
+                raise _failure(outcome, call, url, proxy)
+            else:
+                with contextlib.suppress(ValueError):  # absent, or a date, which this API never sends
+                    retry_after = max(0.0, float(outcome.headers.get("retry-after", "")))
         delay = retries.pause(attempt, retry_after)
         if delay is None:
-            raise _failure(outcome)
+            raise _failure(outcome, call, url, proxy)
         yield delay
         attempt += 1
 
 
+class _IncompleteError(httpx.RequestError):
+    """The body ended early. Without a length, as in HTTP/1.0 or from some proxies, only its content tells."""
+
+    def __init__(self) -> None:
+        super().__init__("the response ended early")
+
+
 def _result(call: Call[T], response: httpx.Response, cache: ResponseCache) -> T:
-    if response.status_code == 304 and (unchanged := cache.get(call.key)) is not None:
-        result: T = unchanged
-        return result
-    if response.status_code not in call.accept:
-        raise _failure(response)
     try:
         result = call.read(b"" if call.to_file else response.content, response.headers)
     except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, ValueError) as error:
-        raise ClientError(f"malformed response to {call.path}: {error}", code="bad_answer") from None
+        raise _malformed(call, error) from None
     if call.cached:
         cache.put(call.key, response.headers.get("etag"), result)
     return result
+
+
+def _malformed(call: Call[Any], error: Exception) -> Exception:
+    if isinstance(error, msgspec.DecodeError) and "truncated" in str(error):
+        return _IncompleteError()
+    return ClientError(f"malformed response to {call.path}: {error}", code="bad_answer")
 
 
 class _ErrorBody(msgspec.Struct):
@@ -142,21 +165,26 @@ class _ErrorBody(msgspec.Struct):
     code: str | None = None
 
 
-def _failure(outcome: Outcome) -> ClientError:
+def _failure(outcome: Outcome, call: Call[Any], url: str, proxy: str) -> ClientError:
     assert outcome is not None  # the request was sent
     if not isinstance(outcome, httpx.Response):
-        return ServerUnreachableError(f"no answer: {error_text(outcome)}")
+        return ServerUnreachableError(f"no answer: {failure_text(outcome)}{proxy}")
+    status = outcome.status_code
+    if location := outcome.headers.get("location", ""):
+        return APIStatusError(redirect_text(url, call.path, location), status=status, code="redirect")
     try:
         body = msgspec.json.decode(outcome.content, type=_ErrorBody)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        body = _ErrorBody()  # perhaps a proxy's error page
-    message = body.error or f"status {outcome.status_code}"
+        body = _ErrorBody()
+    # Of the statuses 401 and 403 only the API's own are about the key; others are a proxy's.
+    if not body.error:
+        return APIStatusError(foreign_text(status, outcome.headers) + proxy, status=status, code="foreign")
     # Without a key the server's message would be about an invalid one.
-    if outcome.status_code == 401 and "authorization" not in outcome.request.headers:
+    if status == 401 and "authorization" not in outcome.request.headers:
         return AuthenticationError(NO_KEY, code="no_key", status=401)
-    if outcome.status_code in (401, 403):
-        return AuthenticationError(message, code=body.code, status=outcome.status_code)
-    return APIStatusError(message, status=outcome.status_code, code=body.code)
+    if status in (401, 403):
+        return AuthenticationError(body.error, code=body.code, status=status)
+    return APIStatusError(body.error, status=status, code=body.code)
 
 
 @contextlib.contextmanager
@@ -165,13 +193,29 @@ def _temporary_file(path: Path) -> Iterator[BinaryIO]:
     target = path.resolve()  # replaces what a symbolic link points to, not the link
     part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")  # unique: downloads may overlap
     try:
-        with part.open("wb") as file:
+        with part.open("w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _check_complete(call: Call[Any], file: BinaryIO) -> None:
+    """Raises ClientError unless the file is one JSON document, or _IncompleteError if it is the start of one.
+
+    The transport need not notice: a body without a length ends where the connection does, and half a gzip
+    stream decompresses to half a document.
+    """
+    file.flush()
+    try:
+        if file.tell() == 0:
+            raise _IncompleteError
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            msgspec.json.decode(content, type=msgspec.Raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _malformed(call, error) from None
 
 
 def _report_progress(call: Call[Any], response: httpx.Response) -> None:
@@ -220,16 +264,56 @@ def _above_debug(record: logging.LogRecord) -> bool:
     return record.levelno > logging.DEBUG
 
 
-def _httpx_options(
-    base_url: str, api_key: str | None, timeout: float, options: dict[str, Any]
-) -> dict[str, Any]:
-    if not base_url.startswith(("http://", "https://")):
-        raise SettingsError(f"not an HTTP URL: {base_url!r}")
-    key = optional_api_key(api_key)
-    # HTTP/2, where a transport uses it, logs the headers that it compresses, keys included.
-    logging.getLogger("hpack.hpack").addFilter(_above_debug)
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    return {"base_url": base_url, "headers": headers, "timeout": timeout, **options}
+_WITHOUT_CONNECTIONS = httpx.MockTransport, httpx.ASGITransport, httpx.WSGITransport
+
+H = TypeVar("H", httpx.Client, httpx.AsyncClient)
+
+
+class _HttpClients(Generic[H]):
+    """Makes a client's HTTP clients: connections belong to one process and one event loop.
+
+    A connection that a forked process inherits is shared with its parent: each would read responses to the
+    other's requests.
+    """
+
+    def __init__(
+        self, kind: type[H], base_url: str, api_key: str | None, timeout: float, options: dict[str, Any]
+    ) -> None:
+        if not base_url.startswith(("http://", "https://")):
+            raise SettingsError(f"not an HTTP URL: {base_url!r}")
+        key = optional_api_key(api_key)
+        # HTTP/2, where a transport uses it, logs the headers that it compresses, keys included.
+        logging.getLogger("hpack.hpack").addFilter(_above_debug)
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._kind: type[H] = kind
+        self._options = {"base_url": base_url, "headers": headers, "timeout": timeout, **options}
+        self.url = base_url
+        own_transport = any(options.get(name) for name in ("transport", "mounts"))
+        self.proxy = ""
+        if options.get("proxy") is not None:
+            self.proxy = proxy_note(base_url, str(getattr(options["proxy"], "url", options["proxy"])))
+        elif options.get("trust_env", True) and not own_transport:
+            self.proxy = proxy_note(base_url)
+
+    def make(self) -> H:
+        """Raises SettingsError for unusable options or environment variables, such as SSL_CERT_FILE."""
+        try:
+            client: H = self._kind(**self._options)
+        except (ValueError, ImportError) as error:  # as for a proxy of an unknown kind
+            raise SettingsError(f"{error}{self.proxy}") from None
+        except OSError as error:  # an SSLError too
+            file = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+            named = f"SSL_CERT_FILE or SSL_CERT_DIR ({file})" if file else "the certificates"
+            raise SettingsError(f"{named} cannot be used: {failure_text(error)}") from None
+        return client
+
+    def make_again(self) -> H:
+        """Makes another one, for another process or event loop."""
+        given = [self._options.get("transport"), *(self._options.get("mounts") or {}).values()]
+        if any(part is not None and not isinstance(part, _WITHOUT_CONNECTIONS) for part in given):
+            problem = "this client has a transport of another process or event loop; make one here"
+            raise ClientError(problem, code="other_process")
+        return self.make()
 
 
 class PTNClient:
@@ -238,6 +322,8 @@ class PTNClient:
     `timeout` (s) applies to connecting and to each part of a response, not to the whole. `cache` is the
     number of results kept and requested only if changed; an unchanged document is the same object as before
     (modify a copy). Other options are passed to `httpx.Client`.
+
+    Threads may share a client. A forked process may use its parent's: it makes connections of its own.
 
     Every method may raise AuthenticationError (`status` 401 or 403: the key, or its tier), APIStatusError
     (`status`, and the server's message), ServerUnreachableError, or ClientError with code `bad_answer`.
@@ -254,9 +340,22 @@ class PTNClient:
         cache: int = 8,
         **options: Any,
     ) -> None:
-        self._http = httpx.Client(**_httpx_options(base_url, api_key, timeout, options))
+        self._clients = _HttpClients(httpx.Client, base_url, api_key, timeout, options)
         self._retries = retries or Retries()
+        self._cache_size = cache
         self._cache = ResponseCache(cache)
+        self._client = self._clients.make()
+        self._process = os.getpid()
+
+    @property
+    def _http(self) -> httpx.Client:
+        if self._process != os.getpid() and not self._client.is_closed:
+            # The parent's is dropped without closing it, and so is the cache: a thread that does not exist
+            # here may hold their locks.
+            self._client = self._clients.make_again()
+            self._cache = ResponseCache(self._cache_size)
+            self._process = os.getpid()
+        return self._client
 
     def __enter__(self) -> PTNClient:
         return self
@@ -268,34 +367,37 @@ class PTNClient:
 
     def close(self) -> None:
         """Closes the connections."""
-        self._http.close()
+        if self._process == os.getpid():
+            self._client.close()
 
     def call(self, call: Call[T]) -> T:
         """Sends any call of `ptn_api.client.calls` and returns its result."""
-        steps = exchange(call, self._retries, self._cache)
-        delay, outcome = next(steps), None
+        if call.join is not None and (parts := call.parts()):
+            return call.read(*call.join([self.call(part) for part in parts]))
+        http = self._http
+        steps = exchange(call, self._retries, self._cache, self._clients.url, self._clients.proxy)
+        step, outcome = next(steps), None
         try:
             while True:
-                if delay is SEND:
-                    outcome = self._send(call)
+                if isinstance(step, float):
+                    time.sleep(step)
                 else:
-                    time.sleep(delay)
-                delay = steps.send(outcome)
+                    outcome = self._send(http, call, step)
+                step = steps.send(outcome)
         except StopIteration as end:
             result: T = end.value
             return result
 
-    def _send(self, call: Call[T]) -> Outcome:
+    def _send(self, http: httpx.Client, call: Call[T], headers: Headers) -> Outcome:
         try:
             if call.to_file is not None:
-                return self._download(call, call.to_file)
-            headers = self._cache.conditional_headers(call.key)
-            return self._http.get(call.path, params=call.parameters, headers=headers)
+                return self._download(http, call, call.to_file)
+            return http.get(call.path, params=call.parameters, headers=headers)
         except httpx.RequestError as error:
             return error
 
-    def _download(self, call: Call[T], path: Path) -> httpx.Response:
-        with self._http.stream("GET", call.path, params=call.parameters) as response:
+    def _download(self, http: httpx.Client, call: Call[T], path: Path) -> httpx.Response:
+        with http.stream("GET", call.path, params=call.parameters) as response:
             if response.status_code != 200:
                 response.read()
                 return response
@@ -303,6 +405,7 @@ class PTNClient:
                 for chunk in response.iter_bytes():
                     file.write(chunk)
                     _report_progress(call, response)
+                _check_complete(call, file)
         return response
 
     # The routes; `calls` documents them.
@@ -334,7 +437,11 @@ class PTNClient:
 
 
 class AsyncPTNClient:
-    """`PTNClient` for asyncio: the same methods, to be awaited."""
+    """`PTNClient` for asyncio: the same methods, to be awaited.
+
+    It may be used in several event loops, one after the other or in several threads: each has connections of
+    its own. `close` closes those of the running one.
+    """
 
     def __init__(
         self,
@@ -346,9 +453,27 @@ class AsyncPTNClient:
         cache: int = 8,
         **options: Any,
     ) -> None:
-        self._http = httpx.AsyncClient(**_httpx_options(base_url, api_key, timeout, options))
+        self._clients = _HttpClients(httpx.AsyncClient, base_url, api_key, timeout, options)
         self._retries = retries or Retries()
+        self._cache_size = cache
         self._cache = ResponseCache(cache)
+        self._unused: list[httpx.AsyncClient] = [self._clients.make()]
+        self._by_loop: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
+        self._process = os.getpid()
+
+    def _http(self) -> httpx.AsyncClient:
+        """The HTTP client of the running event loop."""
+        if self._process != os.getpid():
+            self._by_loop = {}
+            self._cache = ResponseCache(self._cache_size)
+            self._process = os.getpid()
+        loop = asyncio.get_running_loop()
+        http = self._by_loop.get(loop)
+        if http is None:
+            http = self._unused.pop() if self._unused else self._clients.make_again()
+            open_ones = {known: client for known, client in self._by_loop.items() if not known.is_closed()}
+            self._by_loop = open_ones | {loop: http}
+        return http
 
     async def __aenter__(self) -> AsyncPTNClient:
         return self
@@ -360,34 +485,36 @@ class AsyncPTNClient:
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self._http.aclose()
+        await self._http().aclose()
 
     async def call(self, call: Call[T]) -> T:
         """Sends any call of `ptn_api.client.calls` and returns its result."""
-        steps = exchange(call, self._retries, self._cache)
-        delay, outcome = next(steps), None
+        if call.join is not None and (parts := call.parts()):
+            return call.read(*call.join([await self.call(part) for part in parts]))
+        http = self._http()
+        steps = exchange(call, self._retries, self._cache, self._clients.url, self._clients.proxy)
+        step, outcome = next(steps), None
         try:
             while True:
-                if delay is SEND:
-                    outcome = await self._send(call)
+                if isinstance(step, float):
+                    await asyncio.sleep(step)
                 else:
-                    await asyncio.sleep(delay)
-                delay = steps.send(outcome)
+                    outcome = await self._send(http, call, step)
+                step = steps.send(outcome)
         except StopIteration as end:
             result: T = end.value
             return result
 
-    async def _send(self, call: Call[T]) -> Outcome:
+    async def _send(self, http: httpx.AsyncClient, call: Call[T], headers: Headers) -> Outcome:
         try:
             if call.to_file is not None:
-                return await self._download(call, call.to_file)
-            headers = self._cache.conditional_headers(call.key)
-            return await self._http.get(call.path, params=call.parameters, headers=headers)
+                return await self._download(http, call, call.to_file)
+            return await http.get(call.path, params=call.parameters, headers=headers)
         except httpx.RequestError as error:
             return error
 
-    async def _download(self, call: Call[T], path: Path) -> httpx.Response:
-        async with self._http.stream("GET", call.path, params=call.parameters) as response:
+    async def _download(self, http: httpx.AsyncClient, call: Call[T], path: Path) -> httpx.Response:
+        async with http.stream("GET", call.path, params=call.parameters) as response:
             if response.status_code != 200:
                 await response.aread()
                 return response
@@ -395,6 +522,7 @@ class AsyncPTNClient:
                 async for chunk in response.aiter_bytes():
                     file.write(chunk)
                     _report_progress(call, response)
+                _check_complete(call, file)
         return response
 
     # The routes; `calls` documents them.

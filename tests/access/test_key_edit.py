@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from ptn_api.access import Grant, KeyFile, KeyRing, add_key, exposed_to, parse_keys, revoke_key, rotate_key
+from ptn_api.access import (
+    Grant,
+    KeyFile,
+    KeyRing,
+    add_key,
+    exposed_to,
+    make_demo_keys,
+    parse_keys,
+    revoke_key,
+    rotate_key,
+)
 from ptn_api.access.key_ring import fingerprint
 from ptn_api.errors import KeyFileError
 
@@ -180,3 +190,51 @@ def test_null_means_not_given() -> None:
     content = b'{"bob": {"key": "k", "tier": 30, "expires": null, "max_connections": null}}'
     assert parse_keys(content).grants == [Grant("bob", "k", 30)]
     assert len(fingerprint("k")) == 8
+
+
+# --- the demo's keys --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("edit", ["rotate", "revoke", "expire", "none"])
+def test_a_demo_makes_the_key_that_it_lacks(path: Path, edit: str) -> None:
+    """A rotated key is stored as a hash, so the header file needs another one; every other user stays."""
+    make_demo_keys(path)
+    header = path.with_name("demo-100.header")
+    first, before = header.read_text(), json.loads(path.read_text())
+    if edit == "rotate":
+        rotate_key(path, "demo-100", grace_ms=0, now_ms=NOW)
+    elif edit == "revoke":
+        revoke_key(path, "demo-100")
+    elif edit == "expire":
+        expired = before["demo-100"] | {"expires": "2020-01-01T00:00:00Z"}
+        path.write_text(json.dumps(before | {"demo-100": expired}))
+    for _ in range(2):
+        make_demo_keys(path)
+        key = header.read_text().removeprefix("Authorization: Bearer ").strip()
+        holder = ring_of(path, [NOW]).lookup(key)
+        assert holder is not None
+        assert holder.tier == 100
+    assert (header.read_text() == first) == (edit == "none")
+    after = json.loads(path.read_text())
+    assert all(after[alias] == entry for alias, entry in before.items() if alias != "demo-100")
+    assert len(after) <= len(before) + 1
+
+
+# --- root edits for a service -----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, as under sudo")
+def test_root_creates_the_file_for_its_directorys_user(tmp_path: Path) -> None:
+    """With owner and group, also of directories in between: the service's user must read it."""
+    service = tmp_path / "service"
+    service.mkdir()
+    os.chown(service, 4321, 8765)
+    path = service / "a" / "b" / "api_keys.json"
+    add_key(path, "alice", 100)
+    for made in (path, path.parent, path.parent.parent):
+        assert (made.stat().st_uid, made.stat().st_gid) == (4321, 8765)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    add_key(path, "bob", 100)
+    assert (path.stat().st_uid, path.stat().st_gid) == (4321, 8765)
+    os.chown(path, 0, 0)  # as an older version left it
+    assert "belongs to root and its directory to uid 4321" in exposed_to(path)

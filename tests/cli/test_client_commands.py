@@ -189,14 +189,15 @@ def test_stream_filters(ptn: Ptn) -> None:
 
 
 def test_trade_pairs_in_lower_case(ptn: Ptn) -> None:
-    """Accepted. An unknown pair may be a new one of the validator: it is sent, with a warning."""
+    """Accepted, in any usual spelling and with commas. An unknown pair is an error that suggests another."""
     pair = ptn("orders", "--limit", 1).lines[1].split("\t")[2]
-    small = ptn("orders", "--trade-pair", pair.lower())
+    small = ptn("orders", "--trade-pair", f"{pair.lower()},")
     assert {row.split("\t")[2] for row in small.lines[1:]} == {pair}
     assert small.stderr == ""
-    new = ptn("orders", "--trade-pair", "NewUSD")
-    assert (new.status, len(new.lines)) == (0, 1)
-    assert "unknown trade pair 'NewUSD'" in new.stderr
+    misspelt = ptn("orders", "--trade-pair", "BTCUSDX")
+    assert (misspelt.status, misspelt.stdout) == (1, "")
+    assert "did you mean BTCUSD?" in misspelt.stderr
+    assert ptn("orders", "--miner", ",").status == 2
 
 
 def test_resume_continues_after_the_last_order(ptn: Ptn) -> None:

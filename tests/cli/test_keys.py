@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,32 @@ def test_a_missing_data_directory_is_not_an_idle_server(ptn: Ptn, tmp_path: Path
     used = ptn("keys", "usage", missing)
     assert (used.status, used.stdout) == (2, "")
     assert "--data-dir" in used.stderr
+
+
+@pytest.mark.parametrize(
+    "variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}]
+)
+def test_characters_that_the_locale_lacks_are_replaced(
+    ptn: Ptn, path: Path, variables: dict[str, str]
+) -> None:
+    """In names and in messages; the output is complete, and the key usable."""
+    for name in ("j\u00fcrgen", "\u5b89\u5168", "\U0001f600"):
+        added = ptn.process("keys", "add", name, "--tier=100", "--note=\u00e9", **variables)
+        assert added.status == 0, added.stderr
+        assert added.stdout.strip().isascii()
+    listed = ptn.process("keys", "list", **variables)
+    assert (listed.status, len(listed.lines)) == (0, 4), listed.stderr
+    assert "Traceback" not in ptn.process("keys", "check", **variables).stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, as under sudo")
+def test_a_key_file_for_another_user_is_said(ptn: Ptn, path: Path) -> None:
+    """With sudo it belongs to its directory's user. One that root made before is warned about."""
+    os.chown(path.parent, 4321, 8765)
+    added = ptn("keys", "add", "alice", "--tier=100")
+    assert added.stderr.startswith(f"Created {path}, which belongs to uid 4321.\n")
+    assert "warning" not in added.stderr
+    os.chown(path, 0, 0)
+    warned = ptn("keys", "add", "bob", "--tier=100").stderr
+    assert "Created" not in warned
+    assert f"chown --reference={path.parent} {path}" in warned

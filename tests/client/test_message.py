@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import json
+import pickle
 from typing import Any
 
 import pytest
 
-from ptn_api.client.message import NewOrder, PTNWebSocketMessage
+from ptn_api.client.message import NewOrder, OrderType, PTNWebSocketMessage
 from ptn_api.errors import InvalidInputError
 from ptn_api.model.order import Order, PriceSource
 from tests.factories import T0, order, position
@@ -181,3 +183,64 @@ def test_a_malformed_message_is_refused(raw: Any) -> None:
     """With InvalidInputError."""
     with pytest.raises(InvalidInputError):
         PTNWebSocketMessage(raw)
+
+
+# --- the names of the network's own classes ---------------------------------------------------------------
+
+
+class NetworksOrderType(enum.Enum):
+    """As a bot that imports the network's package has it."""
+
+    LONG = "LONG"
+    SHORT = "SHORT"
+    FLAT = "FLAT"
+
+
+@pytest.mark.parametrize("delta", [False, True])
+def test_the_objects_answer_to_the_networks_names(delta: bool) -> None:
+    """What a bot written for the network's objects does with each message."""
+    body = position(1, [order(1, 0.1), order(2, -0.05)])
+    fields = {"position": body}
+    if delta:
+        last = body["orders"][-1]
+        fields = {"position": {k: v for k, v in body.items() if k != "orders"}, "order": last, "n_orders": 2}
+    message = PTNWebSocketMessage({"sequence": 1, "timestamp": T0, "data": fields})
+    orders = [message.new_order, *message.position.orders[1:]]
+    for one in orders:
+        assert (one.order_type.name, one.order_type.value, f"{one.order_type:<6}|") == (
+            "SHORT",
+            "SHORT",
+            "SHORT |",
+        )
+        assert one.order_type == NetworksOrderType.SHORT == one.order_type
+        assert one.order_type == OrderType.SHORT == "SHORT" == str(one.order_type)
+        assert one.order_type != NetworksOrderType.LONG != one.order_type
+        assert one.order_type != OrderType.LONG != "SHORT"
+        assert {NetworksOrderType.SHORT: 1, "LONG": 2}[one.order_type] == 1  # type: ignore[index]
+        assert {"SHORT": 1}[one.order_type] == 1
+        assert json.dumps(one.order_type) == '"SHORT"'
+        assert one.to_dict()["order_type"] == "SHORT"
+    pair = message.position.trade_pair
+    assert (pair.trade_pair_id, pair.trade_pair) == ("BTCUSD", "BTC/USD")
+    assert (pair.fees, pair.min_leverage, pair.max_leverage) == tuple(pair[2:5])
+    assert pair == body["trade_pair"]
+    assert message.position.position_type is OrderType.LONG
+    assert message.position.is_open_position is True
+    assert message.new_order.trade_pair.trade_pair == "BTC/USD"
+    plain = message.position.to_dict()
+    assert (plain["trade_pair"], plain["position_type"]) == (body["trade_pair"], "LONG")
+    assert type(plain["trade_pair"]) is list
+    assert json.loads(json.dumps(plain)) == plain
+    assert pickle.loads(pickle.dumps(message)).position == message.position
+
+
+@pytest.mark.parametrize(
+    "pair", ["BTCUSD", {"trade_pair_id": "BTCUSD", "trade_pair": "BTC/USD", "fees": 0.001}]
+)
+def test_every_form_of_a_pair_has_its_names(pair: Any) -> None:
+    """The id alone, or an object."""
+    body = position(1, [order(1)], trade_pair=pair)
+    message = PTNWebSocketMessage({"sequence": 1, "timestamp": T0, "data": {"position": body}})
+    named = message.position.trade_pair
+    assert (named.trade_pair_id, named.trade_pair, named) == ("BTCUSD", "BTC/USD", pair)
+    assert message.new_order.trade_pair == "BTCUSD"

@@ -149,7 +149,6 @@ def test_a_malformed_message_is_a_gap() -> None:
         ({"miners": [OTHER_MINER]}, [2]),
         ({"trade_pairs": ["EURUSD"]}, [3]),
         ({"miners": [MINER], "trade_pairs": ["BTCUSD"]}, [1, 6]),
-        ({"miners": []}, []),
     ],
 )
 def test_selection(choice: dict[str, Any], expected: list[int]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +100,66 @@ def test_an_error_has_the_status_and_the_servers_message() -> None:
 
 
 def test_a_proxys_error_page_is_an_error_with_its_status() -> None:
-    """The page itself is ignored."""
-    error = raised(Script(httpx.Response(502, content=b"<html>")))
+    """And says that it is not the API's: a proxy's 403 page has nothing to do with the key."""
+    for status in (401, 403, 404, 407, 502, 504):
+        for content in (b"<html>", b'{"message": "Forbidden"}', b""):
+            page = httpx.Response(status, content=content, headers={"server": "cloudflare"})
+            error = raised(Script(page))
+            assert isinstance(error, APIStatusError)
+            assert (error.status, error.code) == (status, "foreign")
+            assert f"status {status} from cloudflare" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        ("https://api.example.com/miner-hotkeys", "https://api.example.com"),
+        ("https://api.example.com/v2/miner-hotkeys?token=x", "https://api.example.com/v2"),
+        ("/login?next=miner-hotkeys", "http://server/login"),
+        ("https://user:word@sso.example.com/", "https://sso.example.com/"),
+    ],
+)
+def test_a_redirect_names_the_address_to_use(location: str, expected: str) -> None:
+    """It is not followed with the key. No query or login of the target is repeated."""
+    error = raised(Script(httpx.Response(308, headers={"location": location})))
     assert isinstance(error, APIStatusError)
-    assert str(error) == "status 502"
+    assert (error.status, error.code) == (308, "redirect")
+    assert str(error) == f"it redirects to {expected}; use that address"
+
+
+def test_an_unreachable_server_behind_a_proxy_names_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the setting that it comes from, and without its login."""
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        proxy = f"http://user:word@127.0.0.1:{unused.getsockname()[1]}"
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with PTNClient(URL, "k", retries=QUICK) as api, pytest.raises(ServerUnreachableError) as caught:
+        api.hotkeys()
+    assert "through the proxy http://127.0.0.1:" in str(caught.value)
+    assert "HTTP_PROXY; NO_PROXY=server avoids it" in str(caught.value)
+    assert "word" not in str(caught.value)
+    with (
+        PTNClient(URL, "k", retries=QUICK, proxy=proxy) as api,
+        pytest.raises(ServerUnreachableError, match=r"through the proxy http://127.0.0.1:\d+/?\)$"),
+    ):
+        api.hotkeys()
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [({"SSL_CERT_FILE": "/nowhere.pem"}, "/nowhere.pem"), ({"ALL_PROXY": "gopher://x:1"}, "gopher")],
+)
+def test_unusable_settings_of_the_environment_are_named(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], named: str
+) -> None:
+    """When the client is made, by both clients."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for kind in (PTNClient, AsyncPTNClient):
+        with pytest.raises(SettingsError, match=named):
+            kind("https://server", "k")
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -136,7 +195,7 @@ def test_a_lost_connection_is_retried() -> None:
     assert isinstance(error, ServerUnreachableError)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1}', b"\xff"])
+@pytest.mark.parametrize("content", [b"[1}", b"<html>", b'{"a": 1}', b"\xff"])
 def test_a_malformed_response_is_a_client_error(content: bytes) -> None:
     """Not an exception of the JSON library."""
     assert raised(Script(httpx.Response(200, content=content))).code == "bad_answer"
@@ -288,10 +347,42 @@ def test_the_cache_is_bounded() -> None:
 
 
 def test_an_unexpected_304_is_an_error() -> None:
-    """As from a faulty proxy."""
+    """As from a faulty proxy, if it stays. It is asked again first."""
     error = raised(Script(unchanged()))
     assert isinstance(error, APIStatusError)
     assert error.status == 304
+    script = Script(unchanged(), answer(body=["5A"]))
+    with client(script) as api:
+        assert api.hotkeys() == ["5A"]
+
+
+def test_many_threads_share_a_small_cache() -> None:
+    """More documents at once than the cache keeps: a 304 always finds the result it is about."""
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        tag = f'"{request.url.path}"'
+        if request.headers.get("if-none-match") == tag:
+            return httpx.Response(304)
+        return httpx.Response(200, json={"thirty_day_returns": 2.0}, headers={"etag": tag})
+
+    transport = httpx.MockTransport(respond)
+    with PTNClient(URL, "k", cache=2, transport=transport) as api, ThreadPoolExecutor(12) as pool:
+        read = pool.map(lambda n: api.miner(f"m{n % 6}").thirty_day_returns, range(600))
+        assert set(read) == {2.0}
+
+
+async def test_many_documents_at_once() -> None:
+    """Also of the asynchronous client."""
+
+    async def respond(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(0)
+        tag = f'"{request.url.path}"'
+        known = request.headers.get("if-none-match") == tag
+        return httpx.Response(304) if known else httpx.Response(200, json={}, headers={"etag": tag})
+
+    async with AsyncPTNClient(URL, "k", cache=8, transport=httpx.MockTransport(respond)) as api:
+        for _ in range(3):
+            await asyncio.gather(*(api.miner(f"m{n}") for n in range(40)))
 
 
 # --- downloads --------------------------------------------------------------------------------------------
@@ -316,6 +407,27 @@ class Torn(httpx.SyncByteStream):
     def __iter__(self) -> Iterator[bytes]:
         yield b'{"posi'
         raise httpx.ReadError("broken")
+
+
+def test_a_response_that_ends_early_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+    """Nothing but the content tells if the transport states no length. It is requested again."""
+    target, half = tmp_path / "checkpoint.json", httpx.Response(200, content=b'{"positions": {"a": {}')
+    whole = httpx.Response(200, content=b'{"positions": {}}')
+    with client(Script(half, whole)) as api:
+        api.validator_checkpoint(target)
+    assert target.read_bytes() == whole.content
+    with client(Script(half, whole)) as api:
+        assert api.validator_checkpoint().positions == {}
+    for script in (Script(half), Script(httpx.Response(200))):
+        error = raised(script, lambda api: api.validator_checkpoint(target))
+        assert isinstance(error, ServerUnreachableError)
+        assert "ended early" in str(error)
+        assert isinstance(raised(script, lambda api: api.miner_positions()), ServerUnreachableError)
+    assert raised(
+        Script(httpx.Response(200, content=b"<html>")), lambda api: api.validator_checkpoint(target)
+    )
+    assert list(tmp_path.iterdir()) == [target]
+    assert target.read_bytes() == whole.content
 
 
 def test_two_downloads_to_one_file_may_overlap(tmp_path: Path) -> None:

@@ -58,8 +58,12 @@ def nginx(folder: Path, files: Files, rest: str, stream: str) -> Iterator[tuple[
 def _start(
     folder: Path, ports: tuple[int, int], files: Files, rest: str, stream: str
 ) -> subprocess.Popen[bytes]:
+    return _run(folder, configuration(*ports, files, rest, stream))
+
+
+def _run(folder: Path, servers: str) -> subprocess.Popen[bytes]:
     assert NGINX is not None
-    (folder / "ptn-api.conf").write_text(configuration(*ports, files, rest, stream))
+    (folder / "ptn-api.conf").write_text(servers)
     temporary = "\n".join(
         f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
@@ -70,6 +74,24 @@ def _start(
     )
     command = [NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
     return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+
+@contextmanager
+def run_nginx(folder: Path, servers: str, port: int) -> Iterator[None]:
+    """Runs with these servers, one of which listens on the port."""
+    folder.mkdir()
+    process = _run(folder, servers)
+    try:
+        until(lambda: _listens(port) or process.poll() is not None, what="nginx listens")
+        assert process.poll() is None, (folder / "error.log").read_text()
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def free_port() -> int:
+    return _free_ports()[0]
 
 
 def _free_ports() -> tuple[int, int]:
