@@ -187,8 +187,8 @@ def test_stream_filters(ptn: Ptn) -> None:
 
 def test_trade_pairs_in_lower_case(ptn: Ptn) -> None:
     """Accepted, in any usual spelling and with commas. An unknown pair is an error that suggests another."""
-    small = ptn("orders", "--trade-pair", "btc/usd,")
-    assert {row.split("\t")[2] for row in small.lines[1:]} == {"BTCUSD"}
+    small = ptn("orders", "--trade-pair", "btc/usdc,")
+    assert {row.split("\t")[2] for row in small.lines[1:]} == {"BTCUSDC"}
     assert small.stderr == ""
     misspelt = ptn("orders", "--trade-pair", "BTCUSDX")
     assert (misspelt.status, misspelt.stdout) == (1, "")
