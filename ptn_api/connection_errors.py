@@ -23,7 +23,7 @@ _CERTIFICATES = {
 }
 """Part of an error of TLS -> the remedy; the first match holds."""
 _LAYERS = {
-    401: "something before it asks for a login of its own",
+    401: "a proxy before it asks for a login",
     403: "a proxy or firewall before it refuses the request",
     407: "the proxy asks for a login: put it into the proxy's address",
     502: "a proxy before it cannot reach it",
@@ -41,7 +41,7 @@ def failure_text(error: BaseException) -> str:
 
 
 def proxy_note(url: str, proxy: str | None = None) -> str:
-    """Returns words that name the proxy on the way to this address, empty if there is none.
+    """Returns words that name the proxy on the way to this address, else an empty string.
 
     `proxy` is the one that was given to the client; otherwise the environment decides. Never with its login.
     """

@@ -323,7 +323,7 @@ class PTNClient:
     number of results kept and requested only if changed; an unchanged document is the same object as before
     (modify a copy). Other options are passed to `httpx.Client`.
 
-    Threads may share a client. A forked process may use its parent's: it makes connections of its own.
+    Threads may share a client. A forked process may use its parent's: it makes new connections.
 
     Every method may raise AuthenticationError (`status` 401 or 403: the key, or its tier), APIStatusError
     (`status`, and the server's message), ServerUnreachableError, or ClientError with code `bad_answer`.
@@ -439,8 +439,8 @@ class PTNClient:
 class AsyncPTNClient:
     """`PTNClient` for asyncio: the same methods, to be awaited.
 
-    It may be used in several event loops, one after the other or in several threads: each has connections of
-    its own. `close` closes those of the running one.
+    It may be used in several event loops, one after the other or in several threads: each has its own
+    connections. `close` closes those of the running one.
     """
 
     def __init__(

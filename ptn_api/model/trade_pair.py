@@ -116,7 +116,7 @@ def resolve_pair(name: str) -> str | None:
 
 
 def unknown_pair(name: str) -> str:
-    """Returns the sentence for a name that is no pair's, with a similar pair if there is one."""
+    """Returns the sentence for an unknown name; it suggests a similar pair, if any."""
     shown = name if len(name) <= 40 else f"{name[:40]}..."
     similar = get_close_matches(_letters(shown), _ids_by_letters(), n=1)
     hint = f"; did you mean {_ids_by_letters()[similar[0]]}?" if similar else ""

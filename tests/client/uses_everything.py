@@ -39,6 +39,7 @@ from ptn_api.client import (
     OpenBook,
     OpenMirror,
     Order,
+    OrderType,
     Pace,
     Position,
     PositionChanges,
@@ -95,7 +96,8 @@ def handler(messages: list[PTNWebSocketMessage]) -> None:
     for message in messages:
         order: NewOrder = message.new_order
         pair: TradePairId = order.trade_pair
-        text: str = f"{pair}: {order.order_type} {order.leverage:+.2f} @ {order.price}"
+        direction: OrderType = order.order_type
+        text: str = f"{pair}: {direction} {order.leverage:+.2f} @ {order.price}"
         marks: tuple[bool, bool] = message.late, message.replay
         lags: int = message.timelag_from_order + message.timelag_from_queue
         numbers: int = message.sequence + message.timestamp
