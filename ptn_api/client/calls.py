@@ -273,16 +273,6 @@ class _FormerTradePair(msgspec.Struct):
     max_leverage: float
 
 
-class _PairLedgers(msgspec.Struct):
-    portfolio: PerfLedger | None = None
-
-
-class _NestedLedgers(msgspec.Struct):
-    """A checkpoint from a validator of 2025, with the ledgers of each trade pair."""
-
-    perf_ledgers: dict[str, _PairLedgers] = msgspec.field(default_factory=dict)
-
-
 class Checkpoint(msgspec.Struct, kw_only=True):
     """The state that a validator restores from; times are epoch ms.
 
@@ -305,16 +295,12 @@ class Checkpoint(msgspec.Struct, kw_only=True):
     oldest_order_processed_ms: int | None = None
     positions: dict[str, Miner] = msgspec.field(default_factory=dict)
     perf_ledgers: dict[str, PerfLedger] = msgspec.field(default_factory=dict)
-    """The portfolio's ledger of each miner."""
     epoch: str | None = None
     sequence: int | None = None
 
     @classmethod
     def read(cls, body: bytes, headers: Mapping[str, str]) -> Checkpoint:
         checkpoint = msgspec.json.decode(body, type=cls)
-        for hotkey, ledgers in msgspec.json.decode(body, type=_NestedLedgers).perf_ledgers.items():
-            if ledgers.portfolio is not None:
-                checkpoint.perf_ledgers[hotkey] = ledgers.portfolio
         checkpoint.epoch = headers.get("x-ptn-epoch")
         checkpoint.sequence = _int(headers.get("x-ptn-sequence"))
         return checkpoint

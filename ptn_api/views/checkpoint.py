@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 
 from ptn_api.event_log.contract import Document
-from ptn_api.http.body import Body, Segment, SegmentRun, body_of, tag_of
+from ptn_api.http.body import Body, Segment, SegmentRun, tag_of
 from ptn_api.model.limit_order import ListedOrder
 from ptn_api.model.miner import MinerEntry
-from ptn_api.model.statistics import Elimination
+from ptn_api.model.statistics import Elimination, PerfLedger
 from ptn_api.views.archive import Archive
 from ptn_api.views.documents import Documents
 from ptn_api.views.limit_orders import LimitOrders
@@ -33,14 +33,12 @@ _DOCUMENTS = (
     Document.ARCHIVED_POSITIONS,
     Document.STATISTICS,
 )
-_NO_LEDGERS = body_of(b"{}")
 
 
 class CheckpointDocument(msgspec.Struct, kw_only=True):
     """The checkpoint's JSON. The validator's parts are as it wrote them; times are epoch ms.
 
-    `perf_ledgers` has a ledger per hotkey; validators of 2025 write, and restore, {"portfolio": ledger, <pair>:
-    ledger} instead. `limit_orders` are the unfilled ones, by trade pair and hotkey; `archived_positions` has entries like
+    `limit_orders` are the unfilled ones, by trade pair and hotkey; `archived_positions` has entries like
     `positions`. Without any order the youngest time is null and the oldest 0.
     """
 
@@ -54,7 +52,7 @@ class CheckpointDocument(msgspec.Struct, kw_only=True):
     youngest_order_processed_ms: int | None
     oldest_order_processed_ms: int
     positions: dict[str, MinerEntry]
-    perf_ledgers: dict[str, Any]
+    perf_ledgers: dict[str, PerfLedger]
     asset_selections: Any
     limit_orders: dict[str, dict[str, list[ListedOrder]]]
     archived_positions: dict[str, MinerEntry]
@@ -103,7 +101,7 @@ class Checkpoint:
             + youngest
             + b',"oldest_order_processed_ms":%d,"positions":' % max((last for _, last in times), default=0)
         )
-        ledgers = documents.snapshot(Document.PERF_LEDGERS) or _NO_LEDGERS
+        ledgers = documents.perf_ledgers_body()
         selections = (
             b',"asset_selections":'
             + (documents.content(Document.ASSET_SELECTIONS) or b"{}")

@@ -281,15 +281,13 @@ class Documents:
 
     @_derived_from(Document.PERF_LEDGERS)
     def portfolio_ledgers(self, content: bytes | None) -> dict[str, msgspec.Raw]:
-        """Returns the perf ledger of each miner's portfolio. Validators of 2025 keep one of each pair, too."""
-        ledgers = {}
-        for hotkey, element in _elements(content).items():
-            keys = _elements(element)
-            if "portfolio" in keys:
-                ledgers[hotkey] = keys["portfolio"]
-            elif "cps" in keys:
-                ledgers[hotkey] = element
-        return ledgers
+        """Returns the perf ledger of each miner's portfolio."""
+        return _portfolio_ledgers(content)
+
+    @_derived_from(Document.PERF_LEDGERS)
+    def perf_ledgers_body(self, content: bytes | None) -> Body:
+        """Returns {hotkey: portfolio ledger}, as in the checkpoint."""
+        return body_of(msgspec.json.encode(_portfolio_ledgers(content)))
 
     def ledgers(self, document: Document) -> dict[str, msgspec.Raw]:
         """Returns the miners' elements of the debt, emissions or penalty ledgers."""
@@ -324,6 +322,18 @@ def _elements(text: bytes | msgspec.Raw | None) -> dict[str, msgspec.Raw]:
         return _object.decode(text or b"{}")
     except _MALFORMED:
         return {}
+
+
+def _portfolio_ledgers(content: bytes | None) -> dict[str, msgspec.Raw]:
+    """Returns the ledgers of portfolios. Some validators keep one of each trade pair, too."""
+    ledgers = {}
+    for hotkey, element in _elements(content).items():
+        keys = _elements(element)
+        if "portfolio" in keys:
+            ledgers[hotkey] = keys["portfolio"]
+        elif "cps" in keys:
+            ledgers[hotkey] = element
+    return ledgers
 
 
 def _without(element: bytes, key: str) -> bytes:

@@ -533,12 +533,3 @@ def test_delays_double_with_full_jitter() -> None:
     assert requested is not None
     assert 3 <= requested <= 3.25
     assert retries.pause(9, None) is None
-
-
-def test_a_checkpoint_of_2025_has_ledgers_of_trade_pairs() -> None:
-    """The portfolio's is returned, as from a validator of today."""
-    ledger = {"max_return": 1.5, "cps": []}
-    body = {"perf_ledgers": {"5A": {"BTCUSD": {}, "portfolio": ledger}, "5B": ledger}}
-    with client(Script(answer(body=body))) as api:
-        ledgers = api.validator_checkpoint().perf_ledgers
-    assert [ledgers[hotkey].max_return for hotkey in ("5A", "5B")] == [1.5, 1.5]

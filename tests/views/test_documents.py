@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import msgspec
 import pytest
 
 from ptn_api.event_log import Document, DocumentWritten
@@ -71,11 +70,11 @@ def test_an_order_changes_no_collateral_record() -> None:
 
 
 def test_portfolio_ledgers_of_both_forms() -> None:
-    """By trade pair with `portfolio` among them, or a single ledger of a miner."""
+    """By trade pair, of which the checkpoint takes `portfolio`, or the older single ledger of a miner."""
     ledger: dict[str, Any] = {"initialization_time_ms": 1, "cps": []}
     content = {"new": {"portfolio": ledger, "BTCUSD": {}}, "old": ledger, "odd": {"BTCUSD": ledger}}
     documents = Documents(filled_log([document(Document.PERF_LEDGERS, content)]))
-    assert json.loads(msgspec.json.encode(documents.portfolio_ledgers())) == {"new": ledger, "old": ledger}
+    assert json.loads(text_of(documents.perf_ledgers_body())) == {"new": ledger, "old": ledger}
 
 
 @pytest.mark.parametrize(
@@ -91,6 +90,6 @@ def test_malformed_documents_have_no_elements(content: bytes) -> None:
     assert documents.lookback_days() == DEFAULT_LOOKBACK_DAYS
     assert documents.statistics_of("a", checkpoints=False) is None
     assert documents.element(Document.ELIMINATIONS, "eliminations") is None
-    assert documents.portfolio_ledgers() == {}
+    assert text_of(documents.perf_ledgers_body()) == b"{}"
     documents.statistics_without_checkpoints()
     documents.miners()
