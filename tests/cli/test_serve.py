@@ -19,7 +19,7 @@ from tests.live import ROOT, bare_environment
 @pytest.mark.parametrize("command", ["serve", "doctor"])
 def test_help_lists_every_setting_in_its_section(stranger: Ptn, command: str) -> None:
     """With its unit (none for a switch), description and default, on a wide terminal in one line each."""
-    shown = stranger(command, "--help", COLUMNS="220", TERMINAL_WIDTH="220").stdout
+    shown = stranger(command, "--help", COLUMNS="300", TERMINAL_WIDTH="300").stdout
     sections = re.split(r"╭─ (\w+) ─+╮", shown)
     assert sections[3::2] == list(SECTIONS)
     for setting in SETTINGS.values():

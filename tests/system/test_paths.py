@@ -14,6 +14,7 @@ from tests.intake.validator_dir import ValidatorDir
 from tests.stream.live import KEY, LiveStream
 from tests.stream.live import running as running_stream
 from tests.tracing import files_executed
+from tests.waiting import until_async
 
 MOST_FILES = 30
 
@@ -32,6 +33,7 @@ async def test_an_order_passes_few_files_on_its_way_to_the_handler(tmp_path: Pat
                     running_stream(live, heartbeat_ms=60_000),
                     connect(f"ws://127.0.0.1:{live.port}", KEY, state_dir=tmp_path) as stream,
                 ):
+                    await until_async(lambda: stream.state == "live")  # a first login begins at the head
                     orders = [order(1)]
                     validator.write(position(1, orders))
                     await anext(stream)
