@@ -54,14 +54,15 @@ endif
 
 # Many tests wait for a moment, so two workers share a core. Without compiled files, each worker and each process
 # that a test starts would compile everything.
-check: export PYTHONDONTWRITEBYTECODE :=
-check: lint  ## lint and run the quick tests, in about a minute
-	$(BIN)/python -m pytest -q --numprocesses=$$((2 * $$(getconf _NPROCESSORS_ONLN))) --maxprocesses=16 \
-		--dist=worksteal $(SLOW:%=--ignore=tests/%) $(ARGS)
+PARALLEL := --numprocesses=$$((2 * $$(getconf _NPROCESSORS_ONLN))) --maxprocesses=16 --dist=worksteal
+check test: export PYTHONDONTWRITEBYTECODE :=
+check: lint  ## lint and run the quick tests, in under a minute
+	$(BIN)/python -m pytest -q $(PARALLEL) $(SLOW:%=--ignore=tests/%) $(ARGS)
 
-# With ARGS, property tests try fewer examples: ARGS=--hypothesis-profile=full overrides.
+# With ARGS, tests run in parallel and property tests try fewer examples; later options override:
+# ARGS="tests/rest --numprocesses=0 --hypothesis-profile=full".
 test: $(STAMP) $(NGINX)  ## run every test; ARGS=tests/rest for one folder
-	$(BIN)/python -m pytest --hypothesis-profile=$(if $(ARGS),quick,full) $(ARGS)
+	$(BIN)/python -m pytest $(if $(ARGS),--hypothesis-profile=quick $(PARALLEL),--hypothesis-profile=full) $(ARGS)
 
 # The newest versions are locked, the oldest allowed ones are tested here. Only direct requirements are lowered;
 # some of them use functions that newer indirect ones deprecate.
