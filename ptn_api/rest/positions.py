@@ -74,7 +74,9 @@ def positions_of(app: AppContext, request: RequestContext) -> Response:
     headers = freshness_headers(app, request.tier)
     # Archived positions are shown here alone: neither the documents of all miners nor the stream have them.
     hotkey = request.hotkey
-    body = app.archive.joined(hotkey, app.views.view(hotkey)) if request.tier == 100 else None
+    # Known from the views: most miners have no archive, and asking the log would cost more than the answer.
+    has_archive = request.tier == 100 and hotkey in app.views.archived
+    body = app.archive.joined(hotkey, app.views.view(hotkey)) if has_archive else None
     body = body or app.views.entry(request.hotkey, request.tier)
     if body is None:
         raise HTTPError("not_found", "Miner ID not found")

@@ -204,6 +204,9 @@ class Follower:
         if Document.ACCOUNT_SIZES in changed:
             # Not at the next request: every order changes the file, and the time of the answer would tell.
             self._documents.collateral_records()
+        if Document.ARCHIVED_POSITIONS in changed:
+            revisions = self._documents.revisions_by_miner(Document.ARCHIVED_POSITIONS)
+            self._views.archived = frozenset(revisions)
         if Document.MINERS in changed:
             listed = set(self._documents.miners() or ())
             for hotkey in listed ^ set(self._views.hotkeys()):

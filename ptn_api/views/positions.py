@@ -55,6 +55,8 @@ class PositionViews:
         """The first expiry among the views taken for a rebuild that is not complete."""
         self.head = Head(sequence=0, revision=0)
         self.lookback_days: float = DEFAULT_LOOKBACK_DAYS
+        self.archived: frozenset[str] = frozenset()
+        """The miners with archived positions."""
         self.built = False
         """Whether every miner's view has been built once."""
         self.changed_ms = 0
