@@ -291,7 +291,7 @@ class CursorFile:
         content = msgspec.json.encode(fields).ljust(_RECORD)
         due = self._monotonic() - self._synced_at >= self._sync_every
         if self._file is not None and due and os.fstat(self._file).st_nlink == 0:
-            self._close_file()  # somebody deleted it: it is made again
+            self._close_file()  # it was deleted: create it again
         # The first save of a run proves that the folder is writable, and leaves a file of exactly one
         # sector. An epoch too long for a sector is replaced every time.
         if self._file is None or len(content) > _RECORD:

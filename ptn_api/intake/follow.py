@@ -44,7 +44,7 @@ T = TypeVar("T")
 _BATCH_PERIOD_MS = 40
 """Pause between two batches of deferred files, so that most orders find the log idle."""
 ROOT_MISSING = "root_missing"
-"""The reason in the source status while there is no directory of miners."""
+"""The source status has this reason while the directory of miners is missing."""
 
 
 class State(enum.Enum):
