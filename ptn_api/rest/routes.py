@@ -5,7 +5,7 @@ Requests are routed by it, and the OpenAPI document is made from it.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 from urllib.parse import parse_qs
 
@@ -41,7 +41,7 @@ __all__ = ["ROUTES", "Access", "Route", "not_served"]
 Access = Literal["anyone", "key", "tier 100", "tier 200"]
 
 
-class Route(NamedTuple):
+class Route(msgspec.Struct, frozen=True, dict=True):
     """A row of the table of routes.
 
     `path` may end in `{hotkey}`. `response` is the type of the 200 response's JSON. `errors` are codes of
@@ -68,7 +68,7 @@ class Route(NamedTuple):
     also_503: bool = False
     media_type: str = "application/json"
 
-    @property
+    @cached_property
     def lowest_tier(self) -> int:
         """The tier that a key needs; a route for anyone needs none."""
         return {"tier 100": 100, "tier 200": 200}.get(self.access, 0)
