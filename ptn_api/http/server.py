@@ -43,6 +43,8 @@ class Server:
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> None:
+        # Accepted sockets inherit it. asyncio sets it only if the listener was made with IPPROTO_TCP.
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         tls: dict[str, Any] = {}
         if self._tls is not None:
             tls = {

@@ -114,6 +114,26 @@ async def current_task() -> bytes:
     return b"done"
 
 
+def test_no_write_waits_for_an_acknowledgement(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A response's head and body may be two writes, and the second would wait 40 ms."""
+    options = []
+    made = Connection.connection_made
+
+    def connection_made(connection: Connection, transport: asyncio.BaseTransport) -> None:
+        sock = transport.get_extra_info("socket")
+        options.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0)
+        made(connection, transport)
+
+    async def check() -> None:
+        async with serving(FakeHandler()) as (reader, writer):
+            writer.write(LAST)
+            await reader.read()
+
+    monkeypatch.setattr(Connection, "connection_made", connection_made)
+    run(check())
+    assert options == [True]
+
+
 @pytest.mark.parametrize("work", [wait_for_timeout, timeout_context, task_group, current_task])
 def test_a_handler_may_use_all_of_asyncio(run: Run, work: Callable[[], Awaitable[bytes]]) -> None:
     """From its first line it runs in a task: timeouts and task groups need one."""
