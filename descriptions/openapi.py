@@ -44,6 +44,7 @@ _ALWAYS = (
     "uri_too_long",
     "headers_too_large",
     "too_many_connections",
+    "version_not_supported",
     "internal",
 )
 _WITH_KEY = ("unauthorized", "too_many_requests", "starting", "log_unreadable")

@@ -16,6 +16,12 @@ _IPV6_SITE_BITS = 64
 """The prefix that identifies a site; a client can choose the other bits of its address freely."""
 
 
+_FORWARDED_CHARACTERS = 1_024
+"""The end of X-Forwarded-For that is read: more hops than any chain of proxies has."""
+_CACHED_CHARACTERS = 128
+"""Longer headers are not cached: a client that writes its own could fill the memory."""
+
+
 class ClientAddress(NamedTuple):
     """`text` is for logs. `group` is the name under which limits count the client; None = exempt."""
 
@@ -45,21 +51,24 @@ class Proxies:
         Exempt from limits are loopback peers, behind which many clients may be, and a trusted proxy whose
         request has no usable header.
         """
-        return self._client(peer, tuple(forwarded))
+        if not self._networks:
+            return self._client(peer, "")
+        header = ",".join(forwarded)[-_FORWARDED_CHARACTERS:]
+        return self._client(peer, header) if len(header) <= _CACHED_CHARACTERS else self._find(peer, header)
 
     def trusts(self, peer: str) -> bool:
         """Whether the peer is a trusted proxy."""
         address = _parse(peer)
         return address is not None and self._trusts(address)
 
-    def _find(self, peer: str, forwarded: tuple[str, ...]) -> ClientAddress:
+    def _find(self, peer: str, forwarded: str) -> ClientAddress:
         address = _parse(peer)
         if address is None:
             return ClientAddress(peer, None)
         if not self._trusts(address):
             return ClientAddress(peer, None if address.is_loopback else _group(address))
         # Each proxy appends its peer. Left of the last untrusted hop, the client may have written anything.
-        for hop in reversed(",".join(forwarded).split(",")):
+        for hop in reversed(forwarded.split(",")):
             client = _parse(hop.strip())
             if client is None:
                 break

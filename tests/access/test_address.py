@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from ptn_api.access.address import ClientAddress, Proxies
@@ -45,3 +47,19 @@ def test_addresses_of_one_ipv6_site_share_a_group() -> None:
 def test_a_malformed_proxy_is_an_error_that_names_the_flag() -> None:
     with pytest.raises(SettingsError, match=r"--trusted-proxies.*nonsense"):
         Proxies("127.0.0.1, nonsense")
+
+
+@pytest.mark.parametrize("trusted", ["", "10.0.0.0/8"])
+@pytest.mark.parametrize("peer", ["192.0.2.1", "10.0.0.1"])
+def test_nothing_is_kept_of_long_headers(trusted: str, peer: str) -> None:
+    """Clients write what they like into X-Forwarded-For; the hop that a proxy adds at its end counts."""
+    proxies = Proxies(trusted)
+    tracemalloc.start()
+    try:
+        for n in range(500):
+            for long in (f"{n}," * 5_000, f"{n}" * 5_000 + ",", "10.0.0.2," * 4_000 + f"{n},"):
+                client = proxies.client(peer, [long + "192.0.2.7"])
+                assert client.text == ("192.0.2.7" if trusted and peer == "10.0.0.1" else peer)
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()

@@ -132,7 +132,7 @@ def test_the_queue_of_pipelined_requests_is_bounded(run: Run) -> None:
             assert responses.count(b"HTTP/1.1 200") == 64
             assert error_of(responses[responses.index(b"HTTP/1.1 400") :]) == (400, "bad_request")
         async with serving() as served, connected(served) as (reader, writer):
-            writer.write(one * 50 + one.replace(b"Host: x", b"Connection: close"))
+            writer.write(one * 50 + one.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
             assert (await everything(reader)).count(b"HTTP/1.1 200") == 51
 
     run(test())
@@ -168,7 +168,7 @@ def test_a_long_queue_yields_to_other_tasks(run: Run, monkeypatch: pytest.Monkey
     async def test() -> None:
         async with serving() as served, connected(served) as (reader, writer):
             one = f"GET /me HTTP/1.1\r\nHost: x\r\n{KEY}\r\n"
-            writer.write((one * 20 + one.replace("Host: x", "Connection: close")).encode())
+            writer.write((one * 20 + one.replace("Host: x", "Host: x\r\nConnection: close")).encode())
             assert (await everything(reader)).count(b"HTTP/1.1 200") == 21
 
     run(test())
@@ -214,13 +214,15 @@ def test_expect_100_continue(run: Run) -> None:
     [
         (f"GET /me?{'x' * 9000} HTTP/1.1\r\nHost: x\r\n{KEY}\r\n", (414, "uri_too_long")),
         (f"GET /me HTTP/1.1\r\nHost: x\r\nX: {'x' * 33_000}\r\n\r\n", (431, "headers_too_large")),
-        ("GET /me HTTP/1.1\r\n" + "X: y\r\n" * 20_000, (431, "headers_too_large")),
+        ("GET /me HTTP/1.1\r\nHost: x\r\n" + "X: y\r\n" * 20_000, (431, "headers_too_large")),
         ("G" * 100_000, (400, "bad_request")),
         ("\x16\x03\x01\x02\x00\x01", (400, "bad_request")),
         ("GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n", (400, "bad_request")),
+        ("GET /me HTTP/1.1\r\n\r\n", (400, "bad_request")),
+        ("GET /me HTTP/2.0\r\nHost: x\r\n\r\n", (505, "version_not_supported")),
         ("GET ?x HTTP/1.1\r\nHost: x\r\n\r\n", (400, "bad_request")),
         ("CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", (400, "bad_request")),
-        ("GET /me HTTP/1.1\r\nContent-Length: -1\r\n\r\n", (400, "bad_request")),
+        ("GET /me HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", (400, "bad_request")),
     ],
 )
 def test_malformed_and_oversized_requests(run: Run, request_text: str, expected: tuple[int, str]) -> None:
@@ -241,7 +243,7 @@ def test_malformed_and_oversized_requests(run: Run, request_text: str, expected:
         (f"GET http://x/me HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{KEY}\r\n", 200),
         ("GET /me HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization:  Bearer k100  \r\n\r\n", 200),
         ("GET /me HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer \r\n\r\n", 401),
-        ("GET /me HTTP/1.1\r\nConnection: close, Upgrade\r\nUpgrade: websocket\r\n\r\n", 401),
+        ("GET /me HTTP/1.1\r\nHost: x\r\nConnection: close, Upgrade\r\nUpgrade: websocket\r\n\r\n", 401),
         (
             "GET /me HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
             '13\r\n{"api_key": "k100"}\r\n0\r\n\r\n',
