@@ -294,8 +294,9 @@ import sys
 from ptn_api.client import follow
 from ptn_api.client.testing import quick_timing
 orders = follow(sys.argv[1], sys.argv[2], state_dir=sys.argv[3], timing=quick_timing())
-print(next(orders).sequence, flush=True)
+sequence = next(orders).sequence
 orders.commit()
+print(sequence, flush=True)
 sys.stdin.readline()
 """
 
