@@ -133,6 +133,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_stream_slow_closes_total", "counter", "clients disconnected because they read too slowly", _STREAM, lambda s: s.counters.slow_closes),
     Metric("ptn_stream_evictions_total", "counter", "connections replaced by a newer one of the same user", _STREAM, lambda s: s.counters.evictions),
     Metric("ptn_stream_closed_total", "counter", "connections that ended, by close code", _STREAM, lambda s: s.counters.closed, ("code",)),
+    Metric("ptn_stream_bad_logins_total", "counter", "first frames that are not a login, by reason (too_big, not_json, bad_frame, no_key, bad_fragment, not_deflated, not_a_frame)", _STREAM, lambda s: s.counters.bad_logins, ("reason",)),
     Metric("ptn_stream_order_lag_seconds", "histogram", "time from the validator's fill of an order until it was written to the sockets; live orders only", _STREAM, lambda s: s.counters.lag_processed),
     Metric("ptn_stream_seen_lag_seconds", "histogram", "time from intake's first sight of an order until it was written to the sockets; live orders only", _STREAM, lambda s: s.counters.lag_seen),
 
@@ -140,7 +141,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_key_entries_left_out", "gauge", "entries of the key file that cannot be used; see `ptn keys check`", _REST, lambda s: s.keys.left_out),
     Metric("ptn_key_reloads_total", "counter", "reloads of the changed key file, by result (read, failed)", _SERVERS, lambda s: s.key_file.reloads, ("result",)),
     Metric("ptn_auth_failures_total", "counter", "requests and logins refused for their key", _SERVERS, lambda s: s.counters.auth_failures),
-    Metric("ptn_rate_limited_total", "counter", "refusals by limit (requests, failed_logins, connects, frames)", _SERVERS, lambda s: s.counters.limited, ("limit",)),
+    Metric("ptn_rate_limited_total", "counter", "refusals by limit (requests, failed_logins, waiting_logins, connects, waiting_connections, frames)", _SERVERS, lambda s: s.counters.limited, ("limit",)),
 )
 # fmt: on
 

@@ -149,6 +149,9 @@ class Hub:
     def check_login(self, connection: Connection) -> None:
         self._logins.check(connection)
 
+    def count_bad_login(self, connection: Connection, reason: str) -> bool:
+        return self._logins.count_bad_login(connection, reason)
+
     def catch_up(self, connection: Connection) -> None:
         self._tail.step()  # nearly always up to the log's head: a client that missed nothing joins at once
         self._catch_ups.add(connection)

@@ -28,6 +28,8 @@ from ptn_api.errors import SettingsError
         ("", "::ffff:9.9.9.9", [], ClientAddress("::ffff:9.9.9.9", "9.9.9.9")),
         ("", "fe80::1%eth0", [], ClientAddress("fe80::1%eth0", "fe80::/64")),
         ("", "", [], ClientAddress("", None)),
+        ("127.0.0.1", "127.0.0.1", ["x" * 20_000], ClientAddress("127.0.0.1", None)),
+        ("127.0.0.1", "127.0.0.1", ["x" * 20_000 + ", 1.1.1.1"], ClientAddress("1.1.1.1", "1.1.1.1")),
     ],
 )
 def test_the_client_is_the_one_that_a_trusted_proxy_reports(
@@ -35,6 +37,21 @@ def test_the_client_is_the_one_that_a_trusted_proxy_reports(
 ) -> None:
     """The last hop that is not a trusted proxy. A loopback peer that is not a proxy is exempt from limits."""
     assert Proxies(trusted).client(peer, forwarded) == expected
+
+
+@pytest.mark.parametrize("trusted", ["", "127.0.0.1"])
+def test_nothing_long_is_kept_of_a_header(trusted: str) -> None:
+    """Neither from strangers nor of what a trusted proxy passes on."""
+    proxies = Proxies(trusted)
+    tracemalloc.start()
+    try:
+        for peer in ("9.9.9.9", "127.0.0.1"):
+            for n in range(200):
+                proxies.client(peer, [f"{n:020000d}", f"{n:020000d}, 1.1.1.1"])
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 200_000
 
 
 def test_addresses_of_one_ipv6_site_share_a_group() -> None:
@@ -47,19 +64,3 @@ def test_addresses_of_one_ipv6_site_share_a_group() -> None:
 def test_a_malformed_proxy_is_an_error_that_names_the_flag() -> None:
     with pytest.raises(SettingsError, match=r"--trusted-proxies.*nonsense"):
         Proxies("127.0.0.1, nonsense")
-
-
-@pytest.mark.parametrize("trusted", ["", "10.0.0.0/8"])
-@pytest.mark.parametrize("peer", ["192.0.2.1", "10.0.0.1"])
-def test_nothing_is_kept_of_long_headers(trusted: str, peer: str) -> None:
-    """Clients write what they like into X-Forwarded-For; the hop that a proxy adds at its end counts."""
-    proxies = Proxies(trusted)
-    tracemalloc.start()
-    try:
-        for n in range(500):
-            for long in (f"{n}," * 5_000, f"{n}" * 5_000 + ",", "10.0.0.2," * 4_000 + f"{n},"):
-                client = proxies.client(peer, [long + "192.0.2.7"])
-                assert client.text == ("192.0.2.7" if trusted and peer == "10.0.0.1" else peer)
-        assert tracemalloc.get_traced_memory()[0] < 500_000
-    finally:
-        tracemalloc.stop()
