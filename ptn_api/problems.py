@@ -157,8 +157,8 @@ PROBLEMS: Mapping[Code, Problem] = {
     ),
     "clock_untrusted": Problem(
         "degraded",
-        "The system's clock jumped; the time before the jump is continued until the new one has lasted",
-        "Set the clock right (NTP). If the new time is the right one, wait ten minutes (`--clock-settle-ms`)",
+        "The system's clock jumped, or the server was down; delayed data stays late until the new time has lasted",
+        "Check the clock (NTP). If it is right, wait ten minutes (`--clock-settle-ms`); live data is not affected",
     ),
     "no_key_file": Problem(
         "degraded",

@@ -110,7 +110,8 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     the code for `/health`. `invalid` counts all files skipped at present, `invalid_documents` those of them
     that are no position files, `refused_items` the malformed items of a queue without a directory, which
     `invalid` counts too. `watching` is False while intake sweeps instead, since inotify watches ran out
-    or, `events_missing`, since events do not come.
+    or, `events_missing`, since events do not come. `steady_ms` is the time of this status by intake's steady
+    clock (`clock.py`); logs of earlier versions have none.
     """
 
     swept_ms: int | None = None
@@ -121,6 +122,12 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     invalid_documents: int = 0
     events_missing: bool = False
     refused_items: int = 0
+    steady_ms: int | None = None
+
+    @property
+    def known_ms(self) -> int | None:
+        """A time that has passed, as far as the log can tell; None in a new log."""
+        return self.swept_ms if self.steady_ms is None else self.steady_ms
 
     @property
     def findings(self) -> Findings:

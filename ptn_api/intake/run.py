@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from ptn_api.backoff import Backoff
-from ptn_api.clock import Clock, Monotonic, SteadyClock, monotonic_ms, wall_ms
+from ptn_api.clock import Clock, ClockStart, Monotonic, SteadyClock, monotonic_ms, wall_ms
 from ptn_api.errors import LogUnwritableError
 from ptn_api.event_log.contract import (
     Change,
@@ -48,6 +48,7 @@ async def run_intake(
     ready: Callable[[], None],
     watch: Watch | None = None,
     clock: Clock = wall_ms,
+    clock_start: ClockStart | None = None,
     monotonic: Monotonic = monotonic_ms,
     counters: IntakeCounters | None = None,
 ) -> None:
@@ -59,7 +60,15 @@ async def run_intake(
     InvalidInputError for a checkpoint that cannot be used.
     """
     counters = counters or IntakeCounters()
-    intake = Intake(log, options, clock=clock, monotonic=monotonic, counters=counters)
+    steady = SteadyClock(
+        jump_ms=options.clock_jump_ms,
+        settle_ms=options.clock_settle_ms,
+        wall=clock,
+        monotonic=monotonic,
+        start=clock_start,
+        known_ms=log.source().known_ms,
+    )
+    intake = Intake(log, options, clock=clock, steady=steady, monotonic=monotonic, counters=counters)
     try:
         if options.validator_dir:
             await intake.open_directory(Path(options.validator_dir), watch or open_watch())
@@ -73,10 +82,12 @@ async def run_intake(
 class QueueAlone:
     """The queue without a directory, which would provide the list of miners and the source status."""
 
-    def __init__(self, merge: Merge, miners: Iterable[str]) -> None:
+    def __init__(self, merge: Merge, miners: Iterable[str], steady: Clock) -> None:
         self._merge = merge
         self._miners = set(miners)
-        merge.set_source(SourceStatus())
+        self._steady = steady
+        self._refused = 0
+        self._publish()
 
     def put(self, change: PositionWritten) -> None:
         self._merge.put_queue_item(change)
@@ -87,7 +98,19 @@ class QueueAlone:
             self._merge.put([DocumentWritten(document=Document.MINERS, content=content)])
 
     def report_refused(self, refused: int) -> None:
-        self._merge.set_source(SourceStatus(invalid=refused, refused_items=refused))
+        self._refused = refused
+        self._publish()
+
+    async def run(self, every_ms: int) -> None:
+        """Keeps the log informed of the time, as sweeps do where there is a directory."""
+        while True:
+            await asyncio.sleep(every_ms / 1000)
+            self._publish()
+
+    def _publish(self) -> None:
+        refused = self._refused
+        status = SourceStatus(invalid=refused, refused_items=refused, steady_ms=self._steady())
+        self._merge.set_source(status)
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
@@ -103,6 +126,7 @@ class Intake:
         options: IntakeOptions,
         *,
         clock: Clock,
+        steady: SteadyClock,
         monotonic: Monotonic,
         counters: IntakeCounters,
     ) -> None:
@@ -110,9 +134,7 @@ class Intake:
         self._options = options
         self._clock = clock
         self._monotonic = monotonic
-        self._steady = SteadyClock(
-            jump_ms=options.clock_jump_ms, settle_ms=options.clock_settle_ms, wall=clock, monotonic=monotonic
-        )
+        self._steady = steady
         self._counters = counters
         self._log_thread = ThreadPoolExecutor(1, thread_name_prefix="intake-log")
         self._background = ThreadPoolExecutor(2, thread_name_prefix="intake-background")
@@ -174,6 +196,7 @@ class Intake:
             watch,
             options,
             clock=self._clock,
+            steady=self._steady,
             monotonic=self._monotonic,
             on_documents=self._documents.due,
             documents_refused=self._documents.refused,
@@ -237,8 +260,9 @@ class Intake:
             self._following = asyncio.create_task(self._follower.run())
             tasks.append(self._following)
         else:
-            alone = QueueAlone(self._merge, await self._merge.call(self._log.hotkeys))
+            alone = QueueAlone(self._merge, await self._merge.call(self._log.hotkeys), self._steady)
             put = alone.put
+            self._sources.append(asyncio.create_task(alone.run(self._options.sweep_ms)))
         if queue_fd is not None:
 
             def count_refused(refused: int) -> None:
@@ -286,4 +310,4 @@ class Intake:
         while True:
             await asyncio.sleep(self._options.prune_ms / 1000)
             with contextlib.suppress(LogUnwritableError):  # the merge logs it; the next round tries again
-                await loop.run_in_executor(self._background, lambda: self._log.prune(self._steady()))
+                await loop.run_in_executor(self._background, self._log.prune, self._steady())

@@ -131,6 +131,7 @@ async def _run_intake(config: WorkerConfig, control: WorkerControl) -> None:
                     checkpoint=Path(settings.checkpoint) if settings.checkpoint else None,
                 ),
                 queue_fd=config.queue if config.queue >= 0 else None,
+                clock_start=config.clock,
                 stop=control.stop,
                 ready=control.ready,
                 counters=counters,
@@ -158,7 +159,7 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
         from ptn_api.rest.run import run_rest
 
         counters = RestCounters()
-        run = partial(run_rest, options=settings.rest)
+        run = partial(run_rest, options=settings.rest, clock_start=config.clock)
     else:
         from ptn_api.stream.counters import StreamCounters
         from ptn_api.stream.server import run_stream

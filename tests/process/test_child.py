@@ -47,7 +47,7 @@ def make_child(
     return Child(
         "test",
         command,
-        config=config,
+        config=lambda: config,
         backoff=Backoff(first_ms=1, max_ms=4),
         settled_ms=settled_ms,
         stop_timeout_ms=300,
