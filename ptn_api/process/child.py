@@ -161,14 +161,16 @@ class Child:
     async def _run_once(self) -> int | None:
         """Runs the process until it ends; returns its exit status. Raises OSError if it cannot be started."""
         ours, theirs = socket.socketpair()
-        self._channel = channel = Channel[FromWorker](FromWorker, self._receive)
+        channel = Channel[FromWorker](FromWorker, self._receive)
         try:
             with theirs:
                 await channel.open(ours)
+                # First of all: reports to every child go out while the process is being started.
+                channel.send(self._config())
+                self._channel = channel
                 self._process = process = await asyncio.create_subprocess_exec(
                     *self._command, stdin=theirs.fileno(), pass_fds=self._fds, start_new_session=True
                 )
-            channel.send(self._config())
             logger.debug("process_started", child=self.name, pid=process.pid)
             if self._stopping.is_set():  # stop() was called while there was no process yet
                 await self.stop()
