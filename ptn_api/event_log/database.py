@@ -30,6 +30,8 @@ from ptn_api.event_log.schema import require_schema
 
 __all__ = [
     "FileIdentity",
+    "accept_damaged_text",
+    "adapt_to",
     "connect_reader",
     "connect_writer",
     "log_path",
@@ -153,16 +155,24 @@ def without_waiting(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(
+    return sqlite3.connect(
         f"file:{quote(str(path))}?mode=rw",  # never creates a file: make_file() sets its permissions
         uri=True,
         timeout=_BUSY_S,
         isolation_level=None,  # explicit BEGIN and COMMIT
         check_same_thread=False,  # callers hold a lock per connection
     )
-    # Damaged text that is not UTF-8 must not fail the whole read: its row's checksum reveals it.
+
+
+def adapt_to(error: BaseException, db: sqlite3.Connection) -> None:
+    """Lets the next attempt succeed after text that is not UTF-8; until then, reading text costs less."""
+    if isinstance(error, sqlite3.OperationalError) and "decode to UTF-8" in str(error):
+        accept_damaged_text(db)
+
+
+def accept_damaged_text(db: sqlite3.Connection) -> None:
+    """Lets text that is not UTF-8 be read: the checksum of its row reveals the damage."""
     db.text_factory = partial(str, encoding="utf-8", errors="replace")
-    return db
 
 
 def _raise_if_damaged(error: sqlite3.Error | UnicodeDecodeError) -> None:

@@ -35,7 +35,7 @@ __all__ = [
     "insert_event",
     "is_damaged",
     "logged_position",
-    "names_of",
+    "mark_positions",
     "orders_of",
     "orders_up_to",
     "prune_events",
@@ -174,17 +174,19 @@ def logged_position(
         damaged.add("positions", *row[:3])
         return None
     position_id, miner, uuid, revision, layout_revision, close_ms, _, orders_at, header, n_orders, _ = row
-    orders = orders_of(db, position_id, n_orders)
-    if orders is None:
+    query = "SELECT id, uuid, revision, text, crc FROM orders WHERE id BETWEEN ? AND ?"
+    orders = db.execute(query, _order_span(position_id)).fetchall()
+    if len(orders) != n_orders or not all(map(intact, orders)):
         damaged.add("orders", *row[:3])
         return None
+    _, _, revisions, texts, _ = zip(*orders, strict=True) if orders else ((),) * 5
     return LoggedPosition(
         miner_hotkey=miner,
         position_uuid=uuid,
         revision=revision,
         close_ms=close_ms,
-        text=PositionText(header=header, orders_at=orders_at, orders=orders.texts),
-        order_revisions=orders.revisions,
+        text=PositionText(header=header, orders_at=orders_at, orders=texts),
+        order_revisions=revisions,
         layout_revision=layout_revision,
     )
 
@@ -208,13 +210,15 @@ class OrderList(msgspec.Struct, frozen=True, kw_only=True):
 def orders_of(
     db: sqlite3.Connection, position_id: int, n_orders: int, layout_revision: int = 0
 ) -> OrderList | None:
-    """Returns the position's orders, or None if one is damaged or missing."""
-    rows = db.execute(
-        "SELECT id, uuid, revision, text, crc FROM orders WHERE id BETWEEN ? AND ?", _order_span(position_id)
-    ).fetchall()
-    if len(rows) != n_orders or not all(map(intact, rows)):
+    """Returns the position's orders as they are, or None if they are not as many as they should be.
+
+    A writer compares them with the validator's text, and so need not check them.
+    """
+    query = "SELECT uuid, revision, text FROM orders WHERE id BETWEEN ? AND ?"
+    rows = db.execute(query, _order_span(position_id)).fetchall()
+    if len(rows) != n_orders:
         return None
-    _, uuids, revisions, texts, _ = zip(*rows, strict=True) if rows else ((),) * 5
+    uuids, revisions, texts = zip(*rows, strict=True) if rows else ((),) * 3
     return OrderList(uuids=uuids, texts=texts, revisions=revisions, layout_revision=layout_revision)
 
 
@@ -451,16 +455,20 @@ def restore_indexes(db: sqlite3.Connection, damaged_ids: Iterable[int]) -> None:
     db.execute("REINDEX")
     for position_id in set(damaged_ids) & names.keys():
         db.execute(
-            "UPDATE OR IGNORE positions SET miner = ?, uuid = ?, crc = ? WHERE id = ?",
-            (*names[position_id], UNREPAIRED, position_id),
+            "UPDATE OR IGNORE positions SET miner = ?, uuid = ? WHERE id = ?",
+            (*names[position_id], position_id),
         )
 
 
-def names_of(db: sqlite3.Connection, position_ids: Iterable[int]) -> list[tuple[str, str]]:
-    """Returns miner and uuid of these positions, those that no longer exist left out."""
-    query = "SELECT miner, uuid FROM positions WHERE id = ?"
-    found = (db.execute(query, (position_id,)).fetchone() for position_id in position_ids)
-    return [name for name in found if name is not None]
+def mark_positions(db: sqlite3.Connection, position_ids: Iterable[int]) -> list[tuple[str, str]]:
+    """Has these positions written again, all orders included. Returns miner and uuid of each that exists."""
+    names = []
+    for position_id in position_ids:
+        name = db.execute("SELECT miner, uuid FROM positions WHERE id = ?", (position_id,)).fetchone()
+        if name is not None:
+            db.execute("UPDATE positions SET crc = ? WHERE id = ?", (UNREPAIRED, position_id))
+            names.append(name)
+    return names
 
 
 def restore_seen(db: sqlite3.Connection) -> None:

@@ -22,7 +22,14 @@ from ptn_api.event_log.contract import (
     SourceStatus,
 )
 from ptn_api.event_log.damage import Damage, DamagedRows, check_file, intact
-from ptn_api.event_log.database import FileIdentity, connect_reader, log_path, reading
+from ptn_api.event_log.database import (
+    FileIdentity,
+    accept_damaged_text,
+    adapt_to,
+    connect_reader,
+    log_path,
+    reading,
+)
 from ptn_api.event_log.documents import KINDS, read_document
 from ptn_api.event_log.rows import (
     POSITION_COLUMNS,
@@ -202,6 +209,7 @@ class SqliteReader:
     def check(self) -> list[Damage]:
         # A separate connection: other reads do not wait for this one.
         with reading(), contextlib.closing(connect_reader(self._path)) as db:
+            accept_damaged_text(db)
             return check_file(db)
 
     def _intact(self, db: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[LoggedPosition]:
@@ -242,6 +250,9 @@ class SqliteReader:
             self._db.execute("BEGIN")
             try:
                 yield self._db
+            except sqlite3.Error as error:
+                adapt_to(error, self._db)
+                raise
             finally:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")

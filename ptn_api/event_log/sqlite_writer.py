@@ -23,6 +23,7 @@ from ptn_api.event_log.commit_notifier import CommitNotifier, listener_folder
 from ptn_api.event_log.contract import Change, Document, DocumentWritten, Head, Lost, SourceStatus
 from ptn_api.event_log.damage import row_checksum
 from ptn_api.event_log.database import (
+    adapt_to,
     connect_writer,
     log_path,
     make_file,
@@ -45,7 +46,7 @@ from ptn_api.event_log.documents import (
 )
 from ptn_api.event_log.rows import (
     LogState,
-    names_of,
+    mark_positions,
     prune_events,
     prune_removed_orders,
     prune_tombstones,
@@ -171,7 +172,7 @@ class SqliteWriter(SqliteReader):
                 restore_seen(db)
             for version, _ in keys.get("chunks", ()):
                 mark_damaged(db, version)
-            positions = names_of(
+            positions = mark_positions(
                 db, [key[0] for key in (*keys.get("positions", ()), *keys.get("orders", ()))]
             )
             documents = {key for key in damaged_documents(db) if key[0] in KINDS}
@@ -236,7 +237,8 @@ class SqliteWriter(SqliteReader):
                 if state != before:
                     state.save(db)
                 db.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
+                adapt_to(error, db)
                 try:
                     if db.in_transaction:
                         db.execute("ROLLBACK")
