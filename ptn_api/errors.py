@@ -10,6 +10,7 @@
     │   ├── LogPrunedError        the requested events or removals have been pruned
     │   ├── LogReplacedError      the log was deleted or replaced while open; reopen it
     │   ├── LogUnusableError      damaged, not a log, or a newer version's; a retry does not help
+    │   │   └── LogDamagedError       damaged: the file's structure, or the row with its counters
     │   └── LogUnwritableError    disk full, read-only, no permission; retry
     └── ClientError           a failure in the client library
         ├── ServerUnreachableError   no connection, or it was lost
@@ -32,6 +33,7 @@ __all__ = [
     "ClientError",
     "InvalidInputError",
     "KeyFileError",
+    "LogDamagedError",
     "LogError",
     "LogLockedError",
     "LogMissingError",
@@ -106,6 +108,12 @@ class LogUnusableError(LogError):
     """`code`: `corrupt`, `not_a_log`, `newer_schema`, `no_wal` or `no_locks` (file system without)."""
 
     code = "log_unusable"
+
+
+class LogDamagedError(LogUnusableError):
+    """Bits of the file are wrong. `ptn doctor --check-log` names each damaged part, with the remedy."""
+
+    code = "corrupt"
 
 
 class LogUnwritableError(LogError):

@@ -43,6 +43,8 @@ Code = Literal[
     "source_silent",
     "log_unwritable",
     "log_unreadable",
+    "log_unusable",
+    "log_damaged",
     "process_down",
     "process_restarting",
     "files_refused",
@@ -108,6 +110,17 @@ PROBLEMS: Mapping[Code, Problem] = {
         "unavailable",
         "A process cannot read the event log; it retries, and clients stay connected",
         "Check the disk and the permissions of the data directory; the log line `log_unreadable` has the reason",
+    ),
+    "log_unusable": Problem(
+        "unavailable",
+        "The event log's file is damaged and cannot be opened or written; new orders are kept, and nothing can be announced",
+        "Run `ptn doctor --check-log` and check the disk. Then stop, move `log.sqlite3*` away (or restore a backup of the data directory), and start",
+    ),
+    "log_damaged": Problem(
+        "degraded",
+        "Parts of the event log are damaged and left out; positions and documents are written again from the validator's files",
+        "Check the disk and the memory; `ptn doctor --check-log` names each part. Lost orders are a gap for clients until they are pruned",
+        counted="parts",
     ),
     "process_down": Problem(
         "unavailable",

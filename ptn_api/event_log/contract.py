@@ -5,8 +5,8 @@ The log is the one ordered history. Intake is its only writer; REST and stream o
 Two counters:
 
 - `sequence` counts orders only. It grows by exactly 1 and is never reused. A new log has a random `epoch` and
-  starts counting at its creation time in Unix seconds, so that a sequence remembered from another log lies
-  below the floor instead of naming a different event.
+  starts counting at its creation time in epoch ms, so that a sequence remembered from another log lies below
+  the floor instead of naming a different event.
 - `revision` counts every change of the served state: a position's text written or removed, a document.
 
 An event is one order. Its identity is (miner_hotkey, order_uuid) alone.
@@ -20,6 +20,7 @@ from typing import Protocol
 
 import msgspec
 
+from ptn_api.event_log.damage import Damage
 from ptn_api.model.position import Position, PositionText
 from ptn_api.problems import Code, Findings
 
@@ -34,6 +35,7 @@ __all__ = [
     "EventLogWriter",
     "Head",
     "LoggedPosition",
+    "Lost",
     "PositionRemoved",
     "PositionWritten",
     "RemovedPosition",
@@ -209,6 +211,19 @@ class RemovedPosition(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
 
 
+class Lost(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check of the log has found damaged.
+
+    `positions` and `documents` can be written again from the validator's files. `structure`: positions may
+    be missing whose keys are unknown. `others` counts the damaged parts that cannot be restored.
+    """
+
+    positions: frozenset[tuple[str, str]] = frozenset()
+    documents: frozenset[tuple[Document, str]] = frozenset()
+    structure: bool = False
+    others: int = 0
+
+
 class CommitListener(Protocol):
     """A reader's notifications of commits. A lost one costs a second, never an event."""
 
@@ -244,7 +259,8 @@ class EventLog(Protocol):
     def read(self, after: int, limit: int, *, orders: bool = True) -> list[Event]:
         """At most `limit` events with sequence > `after`, in order.
 
-        Raises LogPrunedError if `after` + 1 lies below the floor, rather than returning a part.
+        Damaged events are left out, so the page ends at `after` + `limit` or at the head, not at its last
+        event. Raises LogPrunedError if `after` + 1 lies below the floor, rather than returning a part.
         """
         ...
 
@@ -318,6 +334,14 @@ class EventLog(Protocol):
         """
         ...
 
+    def damaged(self) -> int:
+        """The number of damaged rows that reads have left out and that are still damaged."""
+        ...
+
+    def check(self) -> list[Damage]:
+        """Reads the whole log; returns what is damaged. Takes about a second for 100 MB."""
+        ...
+
     def commit_listener(self) -> CommitListener:
         """A new listener for this reader, bound to the running asyncio loop."""
         ...
@@ -361,6 +385,10 @@ class EventLogWriter(EventLog, Protocol):
 
     def seen(self, miner: str, order_uuids: Iterable[str]) -> set[str]:
         """The subset of these orders that were seen before."""
+        ...
+
+    def repair(self) -> Lost:
+        """Checks the log, repairs what it can by itself, and returns what is to be written again."""
         ...
 
     def set_source(self, status: SourceStatus) -> None:

@@ -14,10 +14,12 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 from ptn_api.errors import (
+    LogDamagedError,
     LogError,
     LogMissingError,
     LogReplacedError,
@@ -28,6 +30,8 @@ from ptn_api.event_log.schema import require_schema
 
 __all__ = [
     "FileIdentity",
+    "accept_damaged_text",
+    "adapt_to",
     "connect_reader",
     "connect_writer",
     "log_path",
@@ -122,20 +126,20 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Turns SQLite's errors into LogError, those of a damaged file into LogUnusableError."""
+    """Turns SQLite's errors into LogError, those of a damaged file into LogDamagedError."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         _raise_if_damaged(error)
         raise LogError(f"the log cannot be read: {error}") from error
 
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Turns SQLite's errors into LogUnwritableError, those of a damaged file into LogUnusableError."""
+    """Turns SQLite's errors into LogUnwritableError, those of a damaged file into LogDamagedError."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         _raise_if_damaged(error)
         raise LogUnwritableError(f"the log cannot be written: {error}") from error
 
@@ -160,7 +164,22 @@ def _connect(path: Path) -> sqlite3.Connection:
     )
 
 
-def _raise_if_damaged(error: sqlite3.Error) -> None:
-    """SQLite raises the base class itself for a damaged file or one that is not a database."""
-    if type(error) is sqlite3.DatabaseError:
-        raise LogUnusableError(f"the log is damaged: {error}", code="corrupt") from error
+def adapt_to(error: BaseException, db: sqlite3.Connection) -> None:
+    """Lets the next attempt succeed after text that is not UTF-8; until then, reading text costs less."""
+    if isinstance(error, sqlite3.OperationalError) and "decode to UTF-8" in str(error):
+        accept_damaged_text(db)
+
+
+def accept_damaged_text(db: sqlite3.Connection) -> None:
+    """Lets text that is not UTF-8 be read: the checksum of its row reveals the damage."""
+    db.text_factory = partial(str, encoding="utf-8", errors="replace")
+
+
+def _raise_if_damaged(error: sqlite3.Error | UnicodeDecodeError) -> None:
+    """SQLite raises the base class itself for a damaged file or one that is not a database.
+
+    A damaged text of the schema lacks a table or column, or is not UTF-8 in SQLite's message about it.
+    """
+    is_schema = isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such ")
+    if is_schema or type(error) in (sqlite3.DatabaseError, UnicodeDecodeError):
+        raise LogDamagedError(f"the log is damaged: {error}") from error

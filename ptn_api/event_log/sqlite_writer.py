@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -19,8 +20,10 @@ from ptn_api.errors import LogUnwritableError
 from ptn_api.event_log.announcements import AppendTime
 from ptn_api.event_log.append import Append
 from ptn_api.event_log.commit_notifier import CommitNotifier, listener_folder
-from ptn_api.event_log.contract import Change, Document, DocumentWritten, Head, SourceStatus
+from ptn_api.event_log.contract import Change, Document, DocumentWritten, Head, Lost, SourceStatus
+from ptn_api.event_log.damage import row_checksum
 from ptn_api.event_log.database import (
+    adapt_to,
     connect_writer,
     log_path,
     make_file,
@@ -32,14 +35,25 @@ from ptn_api.event_log.documents import (
     KINDS,
     LARGE_BYTES,
     PackedDocument,
+    damaged_documents,
     delete_chunk,
+    mark_damaged,
     pack,
     prune_deleted,
     put_chunk,
     stored_digest,
     unused_chunks,
 )
-from ptn_api.event_log.rows import LogState, prune_events, prune_removed_orders, prune_tombstones, seen_orders
+from ptn_api.event_log.rows import (
+    LogState,
+    mark_positions,
+    prune_events,
+    prune_removed_orders,
+    prune_tombstones,
+    restore_indexes,
+    restore_seen,
+    seen_orders,
+)
 from ptn_api.event_log.schema import create_or_migrate
 from ptn_api.event_log.sqlite_reader import SqliteReader
 
@@ -141,9 +155,41 @@ class SqliteWriter(SqliteReader):
         with self._snapshot() as db:
             return set(seen_orders(db, miner, order_uuids))
 
+    def repair(self) -> Lost:
+        found = self.check()
+        self.damaged_rows.found.intersection_update(found)
+        for damage in found:
+            self.damaged_rows.add(damage.table, *damage.key)
+        if not found:
+            return Lost()
+        keys: dict[str, list[Any]] = {}
+        for damage in found:
+            keys.setdefault(damage.table, []).append(damage.key)
+        with self._transaction() as (db, _):
+            if "" in keys or "positions" in keys:
+                restore_indexes(db, [key[0] for key in keys.get("positions", ())])
+            if "seen" in keys:
+                restore_seen(db)
+            for version, _ in keys.get("chunks", ()):
+                mark_damaged(db, version)
+            positions = mark_positions(
+                db, [key[0] for key in (*keys.get("positions", ()), *keys.get("orders", ()))]
+            )
+            documents = {key for key in damaged_documents(db) if key[0] in KINDS}
+        restored = sum(
+            len(keys.get(table, ())) for table in ("positions", "orders", "documents", "chunks", "seen")
+        )
+        return Lost(
+            positions=frozenset(positions),
+            documents=frozenset((KINDS[name], miner) for name, miner in documents),
+            structure="" in keys,
+            others=len(found) - restored,
+        )
+
     def set_source(self, status: SourceStatus) -> None:
         with self._transaction() as (db, _):
-            db.execute("UPDATE log SET source = ?", (msgspec.json.encode(status),))
+            source = msgspec.json.encode(status)
+            db.execute("UPDATE log SET source = ?, source_crc = ?", (source, row_checksum(source)))
         self._notifier.notify()
 
     def prune(self, now_ms: int) -> int:
@@ -191,7 +237,8 @@ class SqliteWriter(SqliteReader):
                 if state != before:
                     state.save(db)
                 db.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
+                adapt_to(error, db)
                 try:
                     if db.in_transaction:
                         db.execute("ROLLBACK")

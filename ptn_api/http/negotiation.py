@@ -14,10 +14,8 @@ _CACHED_CHARACTERS = 128
 """Longer headers are not cached: clients could fill the memory."""
 
 
-def negotiate_coding(accept_encoding: str | None, offered: tuple[Coding, ...] = CODINGS) -> Coding:
-    """Returns the coding to respond in (RFC 9110, 12.5.3); identity if none is requested or acceptable."""
-    if not accept_encoding:
-        return "identity"
+def negotiate_coding(accept_encoding: str, offered: tuple[Coding, ...] = CODINGS) -> Coding:
+    """Returns the coding to respond in (RFC 9110, 12.5.3); identity if none is acceptable."""
     long = len(accept_encoding) > _CACHED_CHARACTERS
     return (_negotiate if long else _cached_negotiate)(accept_encoding, offered)
 

@@ -77,7 +77,8 @@ class Exchange:
             self.status = response.status
             self.headers = headers + header_lines({"content-type": response.media_type})
             return True
-        coding = negotiate_coding(request.headers.get("accept-encoding"), response.body.codings)
+        accepted = request.headers.get("accept-encoding")
+        coding = negotiate_coding(accepted, response.body.codings) if accepted else "identity"
         # Strong validators differ between codings (RFC 9110, 8.8.3.3).
         etag = f'"{response.body.tag}-{coding}"'
         if_none_match = request.headers.get("if-none-match")

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -103,6 +103,11 @@ class DirectoryFollower:
         """Reads the position's file again, soon."""
         self._rechecks.add(key)
         self._wake.set()
+
+    async def restore(self, positions: Collection[Key], present: Collection[Key] | None) -> None:
+        """Reads the files of positions that the log has lost (see `DirectoryScanner.restore`)."""
+        for key in await self._in_thread(partial(self._scanner.restore, positions, present)):
+            self.recheck(key)
 
     def stop(self) -> None:
         """Lets `run` return once its current turn is delivered."""

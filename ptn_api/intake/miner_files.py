@@ -137,6 +137,11 @@ class MinerFiles:
         """Forgets all deliveries: the baseline that they were part of was rolled back."""
         self._miners.clear()
 
+    def forget(self, document: Document, hotkey: str) -> None:
+        """Has the document delivered again, or removed if the miner has no files of it."""
+        miner = self._miners.setdefault((document, hotkey), _MinerDocument(""))
+        miner.fingerprint, miner.look_again, miner.exists = "", True, True
+
     def changes(self, *, full: bool) -> Iterator[DocumentWritten]:
         """Yields the documents that changed. `full` compares every file, not only folders' times."""
         try:

@@ -14,7 +14,7 @@ import structlog
 
 from ptn_api.backoff import Backoff
 from ptn_api.clock import Clock, ClockStart, Monotonic, SteadyClock, monotonic_ms, wall_ms
-from ptn_api.errors import LogUnwritableError
+from ptn_api.errors import LogDamagedError, LogError, LogReplacedError
 from ptn_api.event_log.contract import (
     Change,
     Document,
@@ -23,6 +23,7 @@ from ptn_api.event_log.contract import (
     PositionWritten,
     SourceStatus,
 )
+from ptn_api.event_log.outage import RETRIED_WRITE_ERRORS
 from ptn_api.intake.checkpoint import read_checkpoint
 from ptn_api.intake.documents import DocumentFiles, DocumentFollower
 from ptn_api.intake.follow import ROOT_MISSING, DirectoryFollower
@@ -136,6 +137,7 @@ class Intake:
         self._monotonic = monotonic
         self._steady = steady
         self._counters = counters
+        self._check_now = asyncio.Event()
         self._log_thread = ThreadPoolExecutor(1, thread_name_prefix="intake-log")
         self._background = ThreadPoolExecutor(2, thread_name_prefix="intake-background")
         self._merge = Merge(
@@ -144,6 +146,7 @@ class Intake:
             clock=clock,
             retry=self._backoff(),
             counters=counters,
+            on_damage=self._check_now.set,
         )
         self._watch: Watch | None = None
         self._scanner: DirectoryScanner | None = None
@@ -210,7 +213,7 @@ class Intake:
             return True
         if self._follower is not None and not await self._follower.root_exists():
             missing = SourceStatus(stale=True, reason=ROOT_MISSING)
-            with contextlib.suppress(LogUnwritableError):  # the baseline reports it
+            with contextlib.suppress(*RETRIED_WRITE_ERRORS):  # the baseline reports it
                 await self._merge.call(lambda: self._log.set_source(missing))
             while not stop.is_set() and not await self._follower.root_exists():
                 await wait_for_event(stop, min(self._options.sweep_ms, 1_000))
@@ -224,13 +227,14 @@ class Intake:
                 )
             except Interrupted:
                 return False
-            except LogUnwritableError as error:
-                if not self._counters.unwritable:
-                    self._counters.unwritable = True
+            except RETRIED_WRITE_ERRORS as error:
+                if not (self._counters.unwritable or self._counters.unusable):
                     logger.error("log_unwritable", reason=str(error))
+                self._counters.unusable = isinstance(error, LogDamagedError)
+                self._counters.unwritable = not self._counters.unusable
                 await wait_for_event(stop, retry.next_ms())
             else:
-                self._counters.unwritable = False
+                self._counters.unwritable = self._counters.unusable = False
                 logger.info("baseline_taken", revision=head.revision, ms=self._monotonic() - started_ms)
                 return True
         return False
@@ -252,6 +256,7 @@ class Intake:
         self._writing = asyncio.create_task(self._merge.run())
         tasks = [self._writing]
         self._sources.append(asyncio.create_task(self._prune()))
+        self._sources.append(asyncio.create_task(self._check_log()))
         put: Callable[[PositionWritten], None] = self._merge.put_queue_item
         alone: QueueAlone | None = None
         if self._follower is not None and self._documents is not None:
@@ -309,5 +314,23 @@ class Intake:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._options.prune_ms / 1000)
-            with contextlib.suppress(LogUnwritableError):  # the merge logs it; the next round tries again
+            with contextlib.suppress(*RETRIED_WRITE_ERRORS):  # the merge logs it; the next round tries again
                 await loop.run_in_executor(self._background, self._log.prune, self._steady())
+
+    async def _check_log(self) -> None:
+        """Checks the log at the start, periodically and after damage; has what it has lost read again."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._check_now.clear()
+            try:
+                lost = await loop.run_in_executor(self._background, self._log.repair)
+                if self._follower is not None and self._documents is not None:
+                    present = await self._merge.call(self._log.fingerprints) if lost.structure else None
+                    await self._follower.restore(lost.positions, present)
+                    self._documents.restore(lost.documents)
+            except LogReplacedError:
+                raise
+            except LogError as error:
+                logger.warning("log_not_checked", reason=str(error))
+            if await wait_for_event(self._check_now, self._options.log_check_ms):
+                await asyncio.sleep(self._options.retry_max_ms / 1000)

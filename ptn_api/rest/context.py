@@ -11,7 +11,7 @@ import msgspec
 
 from ptn_api.access.key_ring import KeyHolder, KeyRing
 from ptn_api.clock import Clock
-from ptn_api.errors import LogError
+from ptn_api.errors import LogError, LogMissingError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.http.body import Body, body_of, tag_of
 from ptn_api.http.response import Response, header_lines
@@ -85,8 +85,9 @@ class AppContext:
         """The problems of the log and its source, as far as this process can tell."""
         try:
             source, ready = self.log.source(), self.log.ready()
-        except LogError:
-            return {"log_unreadable": True, "starting": False}
+        except LogError as error:
+            missing = isinstance(error, LogMissingError)  # intake has not made it yet
+            return {"log_unreadable": not missing, "starting": missing}
         unreadable = bool(self.follower.outage.failing)
         age_ms = 0 if source.swept_ms is None else self.clock() - source.swept_ms
         return {

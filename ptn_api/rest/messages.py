@@ -112,6 +112,7 @@ def _read_events(app: AppContext, query: MessagesQuery, page: _Page) -> bool:
         events = app.log.read(page.next, limit, orders=query.format == "full")
     except LogPrunedError:  # since the check of the cursor, or between two reads
         raise _gone(app, "That cursor is too old") from None
+    last = page.next + limit  # also if damaged events are left out
     for event in events:
         page.scanned += 1
         page.next = event.sequence
@@ -133,6 +134,7 @@ def _read_events(app: AppContext, query: MessagesQuery, page: _Page) -> bool:
         page.size += len(message)
         if len(page.messages) >= query.limit or page.size >= _MAX_BYTES:
             return True
+    page.next = last
     return page.next == page.head
 
 

@@ -365,7 +365,7 @@ def test_it_runs_on_uvloop() -> None:
             await client.login()
             await client.subscribe()
             live.trade(10)
-            return [m["sequence"] - live.log.created_ms // 1000 for m in await client.messages(10)]
+            return [m["sequence"] - live.log.created_ms for m in await client.messages(10)]
 
     assert uvloop.run(main()) == list(range(1, 11))
 

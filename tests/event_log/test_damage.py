@@ -1,0 +1,226 @@
+"""Damage of the log's file: found, named, left out, and written again; nothing wrong is ever served."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from ptn_api.errors import LogError
+from ptn_api.event_log import (
+    Document,
+    DocumentWritten,
+    EventLog,
+    EventLogWriter,
+    PositionRemoved,
+    SourceStatus,
+    open_reader,
+    open_writer,
+)
+from ptn_api.event_log.database import log_path
+from tests.factories import MINER, OTHER_MINER, T0, order, position, uuid, written
+from tests.properties import tries
+
+POSITIONS = {
+    n: written(
+        position(n, [order(10 * n + k) for k in range(3)], miner=MINER if n % 2 else OTHER_MINER),
+        fingerprint=f"file {n}",
+    )
+    for n in range(1, 13)
+}
+REMOVED = 12
+DOCUMENTS = {
+    Document.STATISTICS: json.dumps({"data": list(range(5_000))}).encode(),
+    Document.ELIMINATIONS: b'{"eliminations": []}',
+}
+
+
+def fill(log: EventLogWriter) -> None:
+    """Positions in several texts, an order that was dropped from its list, a removal, and documents."""
+    log.baseline([POSITIONS[1]], T0)
+    for n, change in POSITIONS.items():
+        miner = MINER if n % 2 else OTHER_MINER
+        dropped = order(10 * n + 5)
+        log.append([written(position(n, [order(10 * n), dropped], miner=miner))], T0 + n)
+        log.append([change], T0 + n)
+    log.append([PositionRemoved(miner_hotkey=OTHER_MINER, position_uuid=uuid(REMOVED))], T0 + 100)
+    for document, content in DOCUMENTS.items():
+        log.append([DocumentWritten(document=document, content=content, fingerprint="f")], T0 + 100)
+    log.set_source(SourceStatus(swept_ms=T0))
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data directory of a log that was closed, all of it in one file."""
+    data_dir = tmp_path_factory.mktemp("original")
+    log = open_writer(data_dir, clock=lambda: T0 - 1)
+    fill(log)
+    log.close()
+    return data_dir
+
+
+@pytest.fixture
+def data_dir(original: Path, tmp_path: Path) -> Path:
+    shutil.copytree(original, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def change(data_dir: Path, *statements: str) -> None:
+    """Changes the file behind the log's back, as a disk does."""
+    db = sqlite3.connect(log_path(data_dir))
+    db.text_factory = bytes
+    for statement in statements:
+        db.execute(statement)
+    db.commit()
+    db.close()
+
+
+def reads(log: EventLog) -> dict[str, Callable[[], Any]]:
+    """Every way to read the log, by name; what each returns is comparable."""
+    first = log.created_ms + 1
+
+    def events(*, orders: bool) -> dict[Any, Any]:
+        found = {}
+        after = first - 1
+        while after < log.head().sequence:
+            found.update({event.sequence: event for event in log.read(after, 7, orders=orders)})
+            after += 7
+        return found
+
+    return {
+        "ready": log.ready,
+        "head": log.head,
+        "floor": log.floor,
+        "counters": log.counters,
+        "source": log.source,
+        "events": lambda: events(orders=True),
+        "deltas": lambda: events(orders=False),
+        "positions": lambda: {(p.miner_hotkey, p.position_uuid): p for p in log.positions()},
+        "of miner": lambda: {p.position_uuid: p for p in log.positions(miner=MINER)},
+        "open": lambda: {p.position_uuid: p for p in log.positions_of(MINER, open_or_closed_since_ms=0)},
+        "single": lambda: {
+            n: log.position(MINER if n % 2 else OTHER_MINER, uuid(n))
+            for n in POSITIONS
+            if log.position(MINER if n % 2 else OTHER_MINER, uuid(n))
+        },
+        "removed": lambda: {r.position_uuid: r for r in log.removed(0)},
+        "changes": lambda: {p.position_uuid: p for p in log.changes(0)[1]},
+        "documents": lambda: {d: log.document(d) for d in DOCUMENTS if log.document(d) is not None},
+        "first": lambda: log.first_timestamp_after(first - 1),
+    }
+
+
+def compare(log: EventLog, truth: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Returns the names of the reads that differ from the truth, and of those that are wrong.
+
+    A read may fail with a LogError, or lack something.
+    """
+    lacking, wrong = [], []
+    for name, read in reads(log).items():
+        try:
+            result = read()
+        except LogError:
+            lacking.append(name)
+            continue
+        expected = truth[name]
+        if result == expected:
+            continue
+        lacking.append(name)
+        if name == "first":  # the timestamp of the next event, if the first one is damaged
+            continue
+        if not isinstance(result, dict) or any(expected.get(key) != value for key, value in result.items()):
+            wrong.append(name)
+    return lacking, wrong
+
+
+def flipped(data: bytes, random_: random.Random) -> bytes:
+    damaged = bytearray(data)
+    damaged[random_.randrange(len(data))] ^= 1 << random_.randrange(8)
+    return bytes(damaged)
+
+
+@contextlib.contextmanager
+def reader_of(data_dir: Path) -> Iterator[EventLog]:
+    with contextlib.closing(open_reader(data_dir)) as log:
+        yield log
+
+
+def truth_of(data_dir: Path) -> dict[str, Any]:
+    with reader_of(data_dir) as log:
+        return {name: read() for name, read in reads(log).items()}
+
+
+def try_damage(data_dir: Path, truth: dict[str, Any]) -> str:
+    """Reads and writes a damaged log, returns what came of it. Anything but a LogError is raised."""
+    try:
+        log = open_reader(data_dir)
+    except LogError:
+        return "refused"
+    with contextlib.closing(log):
+        lacking, wrong = compare(log, truth)
+        assert not wrong
+        log.damaged()
+        checked = log.check()
+        assert checked or not lacking, lacking
+    try:
+        writer = open_writer(data_dir)
+    except LogError:
+        assert checked
+        return "unwritable"
+    with contextlib.closing(writer):
+        try:
+            lost = writer.repair()
+            missing = POSITIONS.keys() - {REMOVED}
+            known = writer.fingerprints()
+            again = [
+                POSITIONS[n]
+                for n in missing
+                if (key := (MINER if n % 2 else OTHER_MINER, uuid(n))) in lost.positions or key not in known
+            ]
+            head = writer.append(again, T0 + 200)
+            writer.append(
+                [
+                    DocumentWritten(document=d, content=DOCUMENTS[d])
+                    for d, _ in lost.documents
+                    if d in DOCUMENTS
+                ],
+                T0 + 200,
+            )
+            writer.append([written(position(50, [order(900)]))], T0 + 200)
+        except LogError:
+            assert checked
+            return "unwritable"
+        assert head.sequence == truth["head"].sequence, "an old order was announced again"
+        try:
+            found = {(p.miner_hotkey, p.position_uuid): p.text for p in writer.positions()}
+        except LogError:
+            assert checked
+            return "unreadable"
+        found.pop((MINER, uuid(50)), None)
+        expected = {key: p.text for key, p in truth["positions"].items()}
+        if not lacking and not checked:
+            assert found == expected
+            return "harmless"
+        assert found.items() <= expected.items()
+        return "restored" if found == expected and not writer.check() else "reported"
+
+
+def test_no_flipped_bit_is_served(original: Path, tmp_path: Path) -> None:
+    """Wherever it is: reads return the truth, lack something that is reported, or raise a LogError."""
+    truth, data = truth_of(original), log_path(original).read_bytes()
+    random_ = random.Random(1)
+    for _ in range(tries(150).max_examples):
+        data_dir = tmp_path / "data"
+        data_dir.mkdir()
+        log_path(data_dir).write_bytes(flipped(data, random_))
+        with capture_logs():
+            try_damage(data_dir, truth)
+        shutil.rmtree(data_dir)
