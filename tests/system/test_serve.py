@@ -124,7 +124,7 @@ def test_an_order_is_on_the_socket_and_in_rest(
 def test_a_new_key_works_and_a_removed_one_does_not(
     validator: Validator, data_dir: Path, tmp_path: Path
 ) -> None:
-    """Without a restart. Without a key file every request gets 401; log, health and doctor name the reason."""
+    """Without a restart. Without a key file every request gets 401; log, /health and doctor say why."""
     validator.place()
     path = tmp_path / "late_keys.json"
     with api(data_dir, validator_dir=validator.root, keys=path) as server:
