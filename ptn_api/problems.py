@@ -175,8 +175,8 @@ PROBLEMS: Mapping[Code, Problem] = {
     ),
     "no_key_file": Problem(
         "degraded",
-        "The key file was removed, so every request is answered with 401",
-        "Put it back, or create a new one with `ptn keys add`",
+        "There is no key file, so every request is answered with 401",
+        "Correct `--api-keys-file`, put the file back, or create one with `ptn keys add`; `ptn doctor` names the path",
     ),
     "key_file_unreadable": Problem(
         "degraded",

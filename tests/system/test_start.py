@@ -119,7 +119,7 @@ def test_a_file_that_is_not_a_log(validator: Validator, data_dir: Path) -> None:
 
 @pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("::1", False)])
 def test_keys_in_the_clear_are_warned_about(
-    host: str, warned: bool, validator: Validator, data_dir: Path
+    host: str, warned: bool, validator: Validator, data_dir: Path, keys: dict[int, str]
 ) -> None:
     """Beyond loopback without TLS. The ready line has an IPv6 address in brackets."""
     validator.place()
