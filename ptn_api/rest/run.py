@@ -65,6 +65,8 @@ async def run_rest(
     if isinstance(clock, SteadyClock):
         is_waiting = clock.is_waiting
         problems.watch(lambda: {"clock_untrusted": is_waiting()})
+    pauses = counters.accept_pauses
+    problems.watch(lambda: {"accept_paused": pauses.lasting})
     context = AppContext.over(log, clock, options, counters.views, keys, problems, others)
 
     def count_evictions() -> None:
@@ -83,6 +85,7 @@ async def run_rest(
         connections=connections,
         drain_ms=int(options.stop_timeout_ms * _DRAIN_SHARE),
         tls=tls,
+        pauses=pauses,
     )
     async with server:
         following = asyncio.create_task(context.follower.run())
