@@ -60,6 +60,7 @@ Code = Literal[
     "key_entries_left_out",
     "certificate_unreadable",
     "usage_unwritable",
+    "accept_paused",
 ]
 CODES: tuple[Code, ...] = get_args(Code)
 
@@ -203,6 +204,11 @@ PROBLEMS: Mapping[Code, Problem] = {
         "degraded",
         "The usage per key cannot be written; it is counted and written later",
         "Check space and permissions of the data directory; the log line `usage_not_written` has the reason",
+    ),
+    "accept_paused": Problem(
+        "degraded",
+        "New connections have to wait, because no more files can be opened; connected clients are served",
+        "Raise the limit of open files (`LimitNOFILE=` in the unit, `ulimit -n`); `accept_paused` in the log has the reason. Sudden: look for a flood of connections",
     ),
 }
 # fmt: on

@@ -48,18 +48,24 @@ class ConnectionLimit(Generic[C]):
 
     def add(self, connection: C) -> None:
         """Adds a new connection, which is idle."""
-        if len(self) >= self._maximum:
+        if len(self) >= self._maximum and not self.evict():
             self._on_limit()
-            evicted = next(iter(self._idle), None)
-            if evicted is None:
-                evicted = next((busy for busy, evictable in self._busy.items() if evictable), None)
-            if evicted is None:
-                connection.abort()
-                return
-            self.remove(evicted)  # now: connection_lost comes in a later turn of the loop
-            evicted.abort()
+            connection.abort()
+            return
         self._idle[connection] = None
         self._empty.clear()
+
+    def evict(self) -> bool:
+        """Closes one connection, if any may be evicted; returns whether it did."""
+        evicted = next(iter(self._idle), None)
+        if evicted is None:
+            evicted = next((busy for busy, evictable in self._busy.items() if evictable), None)
+        if evicted is None:
+            return False
+        self._on_limit()
+        self.remove(evicted)  # now: connection_lost comes in a later turn of the loop
+        evicted.abort()
+        return True
 
     def mark_busy(self, connection: C, *, evictable: bool) -> None:
         """Marks an idle connection as busy: it awaits a response."""

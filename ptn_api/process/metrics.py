@@ -140,6 +140,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_keys", "gauge", "keys that are valid now", _SERVERS, lambda s: len(s.keys)),
     Metric("ptn_key_entries_left_out", "gauge", "entries of the key file that cannot be used; see `ptn keys check`", _REST, lambda s: s.keys.left_out),
     Metric("ptn_key_reloads_total", "counter", "reloads of the changed key file, by result (read, failed)", _SERVERS, lambda s: s.key_file.reloads, ("result",)),
+    Metric("ptn_accept_paused_seconds_total", "counter", "time in which no new connection was accepted, because no more files could be opened", _SERVERS, lambda s: s.counters.accept_pauses.total_s),
     Metric("ptn_auth_failures_total", "counter", "requests and logins refused for their key", _SERVERS, lambda s: s.counters.auth_failures),
     Metric("ptn_rate_limited_total", "counter", "refusals by limit (requests, failed_logins, waiting_logins, connects, waiting_connections, frames)", _SERVERS, lambda s: s.counters.limited, ("limit",)),
 )

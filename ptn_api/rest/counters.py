@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from ptn_api.http.acceptor import AcceptPauses
 from ptn_api.views.positions import ViewMetrics
 
 __all__ = ["RestCounters"]
@@ -22,4 +23,5 @@ class RestCounters:
     sent_bytes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     auth_failures: int = 0
     limited: Counter[str] = field(default_factory=Counter)
+    accept_pauses: AcceptPauses = field(default_factory=AcceptPauses)
     views: ViewMetrics = field(default_factory=ViewMetrics)

@@ -71,6 +71,8 @@ async def run_rest(
     if isinstance(clock, SteadyClock):
         is_untrusted = clock.is_untrusted
         problems.watch(lambda: {"clock_untrusted": is_untrusted()})
+    pauses = counters.accept_pauses
+    problems.watch(lambda: {"accept_paused": pauses.lasting})
     context = AppContext.over(log, clock, options, counters.views, keys, problems, others)
 
     def count_evictions() -> None:
@@ -89,6 +91,7 @@ async def run_rest(
         connections=connections,
         drain_ms=int(options.stop_timeout_ms * _DRAIN_SHARE),
         tls=tls,
+        pauses=pauses,
     )
     async with server:
         following = asyncio.create_task(context.follower.run())

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from ptn_api.histogram import Histogram
+from ptn_api.http.acceptor import AcceptPauses
 
 __all__ = ["StreamCounters"]
 
@@ -32,5 +33,6 @@ class StreamCounters:
     closed: Counter[int] = field(default_factory=Counter)
     limited: Counter[str] = field(default_factory=Counter)
     bad_logins: Counter[str] = field(default_factory=Counter)
+    accept_pauses: AcceptPauses = field(default_factory=AcceptPauses)
     lag_seen: Histogram = field(default_factory=Histogram)
     lag_processed: Histogram = field(default_factory=Histogram)

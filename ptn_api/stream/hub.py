@@ -59,6 +59,7 @@ class Hub:
         self._outage = LogOutage()
         self._problems = ProblemRegister(clock) if problems is None else problems
         self._problems.watch(self._find_problems)
+        self._problems.watch(lambda: {"accept_paused": counters.accept_pauses.lasting})
         self._others = others or SingleProcess()
         self._told: list[str] = []
         """The problems that the last heartbeats named."""

@@ -29,6 +29,7 @@ from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import InvalidInputError, SettingsError
 from ptn_api.event_log.contract import EventLog
+from ptn_api.http.acceptor import Acceptor
 from ptn_api.http.connection_limit import ConnectionLimit
 from ptn_api.problems import OtherProcesses, ProblemRegister
 from ptn_api.stream.connection import Connection
@@ -49,9 +50,6 @@ and 2.3.0 refuses the upgrade requests of browsers."""
 
 HIGH_WATER_BYTES = 256 * 1024
 """A connection with more unsent bytes is congested: its catch-up pauses, its buffer is checked."""
-
-_BACKLOG = 1024
-"""Pending connects: a thousand clients may reconnect at once."""
 
 _MAX_CLOSE_CODE = 4_999
 """The highest code allowed in a close frame (RFC 6455, 7.4.2)."""
@@ -137,7 +135,7 @@ class StreamServer:
     def __init__(self, hub: Hub, options: StreamOptions, counters: StreamCounters) -> None:
         self._hub = hub
         self._options = options
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
         self._clients = _Clients()
         self._counters = counters
         self._limit: _LoginLimit = ConnectionLimit(options.max_waiting_connections, self._count_eviction)
@@ -145,23 +143,29 @@ class StreamServer:
 
     async def start(self, sock: sockets.socket, tls: ssl.SSLContext | None = None) -> None:
         check_picows(version("picows"))
-        sock.setblocking(False)
         # Plain connections use the transports that picows is built for: uvloop's cost more CPU per delivery.
         # aiofastnet's TLS fails with a context that has an sni_callback.
         loop = asyncio.get_running_loop()
-        create_server = loop.create_server if tls else partial(aiofastnet.create_server, loop)
-        self._server = await create_server(
-            partial(_Protocol, self._limit, self._accept, self._options),
-            sock=sock,
-            backlog=_BACKLOG,
-            ssl=tls,
-            ssl_handshake_timeout=None if tls is None else self._options.auth_timeout_ms / 1000,
+        connect = loop.connect_accepted_socket if tls else partial(aiofastnet.connect_accepted_socket, loop)
+        protocol = partial(_Protocol, self._limit, self._accept, self._options)
+        self._acceptor = Acceptor(
+            sock,
+            partial(
+                connect,
+                protocol,
+                ssl=tls,
+                ssl_handshake_timeout=None if tls is None else self._options.auth_timeout_ms / 1000,
+            ),
+            make_room=self._limit.evict,
+            pauses=self._counters.accept_pauses,
+            tls=tls is not None,
         )
+        self._acceptor.start()
 
     async def stop(self) -> None:
         """Stops listening; waits for closing connections to end, and aborts those that do not."""
-        if self._server is not None:
-            self._server.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
         if not await self._clients.wait_until_gone(self._options.unread_close_ms):
             for client in self._clients.all():
                 client.abort()

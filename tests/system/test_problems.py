@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -51,6 +52,7 @@ class Heartbeats:
 
     def __init__(self, url: str, key: str) -> None:
         self.problems: list[str] = []
+        self.connected = threading.Event()
         self._url, self._key = url, key
         self._stopping = False
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -67,6 +69,7 @@ class Heartbeats:
                     connection.send(json.dumps({"api_key": self._key, "version": 2}))
                     while not self._stopping:
                         frame = json.loads(connection.recv(timeout=2))
+                        self.connected.set()
                         if frame.get("type") == "heartbeat":
                             self.problems = frame.get("problems", [])
             except (WebSocketException, OSError, EOFError):
@@ -239,6 +242,23 @@ def lost_usage(patient: Patient) -> Iterator[None]:
     (patient.data_dir / "usage.db").rmdir()
 
 
+@contextmanager
+def no_more_files(patient: Patient) -> Iterator[None]:
+    until(patient.heartbeats.connected.is_set)
+    stream = patient.server.children()["stream"].pid
+    logged = patient.server.log.stat().st_size
+    before = resource.prlimit(stream, resource.RLIMIT_NOFILE)
+    resource.prlimit(stream, resource.RLIMIT_NOFILE, (3, before[1]))
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):  # the lowest numbers may be free
+            address = ("127.0.0.1", patient.server.ws_port)
+            stack.enter_context(socket.create_connection(address, timeout=30))
+        yield
+        resource.prlimit(stream, resource.RLIMIT_NOFILE, before)
+    log = patient.server.log.read_text()[logged:]
+    assert "Traceback" not in log
+
+
 def left_out(path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"bob": {"tier": 100}}))
 
@@ -258,6 +278,7 @@ PROVOKED: dict[Code, Any] = {
     "key_file_detached": detached_key_file,
     "key_entries_left_out": lambda patient: changed_keys(patient, left_out),
     "usage_unwritable": lost_usage,
+    "accept_paused": no_more_files,
 }
 COUNTS: dict[Code, int] = {"files_refused": 1, "documents_refused": 1, "key_entries_left_out": 1}
 
