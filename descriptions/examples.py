@@ -284,6 +284,7 @@ _ERRORS: dict[str, dict[str, Any]] = {
     "uri_too_long": {"error": "Request target too long"},
     "headers_too_large": {"error": "Request headers too large"},
     "internal": {"error": "Internal server error"},
+    "busy": {"error": "Too many expensive requests at the moment; they are answered one after the other"},
     "starting": {"error": "The service is starting"},
     "log_unreadable": {"error": "The data cannot be read at the moment"},
 }

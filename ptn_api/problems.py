@@ -58,6 +58,7 @@ Code = Literal[
     "key_entries_left_out",
     "certificate_unreadable",
     "usage_unwritable",
+    "work_refused",
 ]
 CODES: tuple[Code, ...] = get_args(Code)
 
@@ -190,6 +191,11 @@ PROBLEMS: Mapping[Code, Problem] = {
         "degraded",
         "The usage per key cannot be written; it is counted and written later",
         "Check space and permissions of the data directory; the log line `usage_not_written` has the reason",
+    ),
+    "work_refused": Problem(
+        "degraded",
+        "Expensive REST requests were answered with 503 within the last minute, since too many were waiting",
+        "`ptn_rest_heavy_requests_total` shows the route, `ptn keys list` who uses the server most: lower that user's `requests_per_minute` in the key file",
     ),
 }
 # fmt: on

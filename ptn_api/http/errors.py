@@ -23,6 +23,7 @@ STATUS: dict[str, HTTPStatus] = {
     "uri_too_long": HTTPStatus.REQUEST_URI_TOO_LONG,
     "headers_too_large": HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     "internal": HTTPStatus.INTERNAL_SERVER_ERROR,
+    "busy": HTTPStatus.SERVICE_UNAVAILABLE,
     "starting": HTTPStatus.SERVICE_UNAVAILABLE,
     "log_unreadable": HTTPStatus.SERVICE_UNAVAILABLE,
 }
