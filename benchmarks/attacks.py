@@ -140,7 +140,8 @@ async def _repeated(
         while not target.over:
             path, coding = paths[number % len(paths)], codings[number // len(paths) % len(codings)]
             try:
-                await _request(target, path, coding, read_bytes, pause_s)
+                refused = await _request(target, path, coding, read_bytes, pause_s)
+                await asyncio.sleep(0.2 if refused else 0)
             except (OSError, EOFError) as error:
                 target.count(type(error).__name__)
                 await asyncio.sleep(0.1)
@@ -152,8 +153,8 @@ async def _repeated(
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _request(target: Target, path: str, coding: str, read_bytes: int, pause_s: float) -> None:
-    """One request on a connection of its own; the body is discarded, and a Retry-After not obeyed."""
+async def _request(target: Target, path: str, coding: str, read_bytes: int, pause_s: float) -> bool:
+    """One request on a connection of its own; the body is discarded. Returns whether it was refused."""
     reader, writer = await asyncio.open_connection(*target.rest_address, limit=read_bytes)
     head = f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {target.key}\r\n"
     try:
@@ -161,9 +162,11 @@ async def _request(target: Target, path: str, coding: str, read_bytes: int, paus
         status = await reader.readline()
         if not status:
             raise EOFError
-        target.count(status.split()[1].decode())
+        code = status.split()[1].decode()
+        target.count(code)
         while await reader.read(read_bytes):
             await asyncio.sleep(pause_s)
+        return code != "200"
     finally:
         writer.close()
 

@@ -285,6 +285,7 @@ _ERRORS: dict[str, dict[str, Any]] = {
     "headers_too_large": {"error": "Request headers too large"},
     "version_not_supported": {"error": "HTTP version not supported (use HTTP/1.1)"},
     "internal": {"error": "Internal server error"},
+    "busy": {"error": "Too many expensive requests at the moment; they are answered one after the other"},
     "starting": {"error": "The service is starting"},
     "log_unreadable": {"error": "The data cannot be read at the moment"},
 }

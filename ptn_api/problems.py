@@ -61,6 +61,7 @@ Code = Literal[
     "certificate_unreadable",
     "usage_unwritable",
     "accept_paused",
+    "work_refused",
 ]
 CODES: tuple[Code, ...] = get_args(Code)
 
@@ -209,6 +210,11 @@ PROBLEMS: Mapping[Code, Problem] = {
         "degraded",
         "New connections have to wait, because no more files can be opened; connected clients are served",
         "Raise the limit of open files (`LimitNOFILE=` in the unit, `ulimit -n`); `accept_paused` in the log has the reason. Sudden: look for a flood of connections",
+    ),
+    "work_refused": Problem(
+        "degraded",
+        "Expensive REST requests were answered with 503 within the last minute, since too many were waiting",
+        "`ptn_rest_heavy_requests_total` shows the route, `ptn keys list` who uses the server most: lower that user's `requests_per_minute` in the key file",
     ),
 }
 # fmt: on

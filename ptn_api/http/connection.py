@@ -21,6 +21,7 @@ from typing import Any, Protocol, cast
 
 import structlog
 
+from ptn_api.http.body import EncodedBody
 from ptn_api.http.connection_limit import ConnectionLimit
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.request import ConnectionInfo, Limits, Request, RequestReader
@@ -176,9 +177,10 @@ class Connection(asyncio.Protocol):
     def _answer(self, exchange: Exchange) -> None:
         try:
             pending = self._handler.handle(exchange)
-            if pending is None and exchange.body.length <= _SMALL_BODY_BYTES:
-                self._transport.write(b"".join((self._head(exchange), *exchange.body.parts)))
-                exchange.sent_bytes = exchange.body.length
+            body = exchange.body
+            if pending is None and isinstance(body, EncodedBody) and body.length <= _SMALL_BODY_BYTES:
+                self._transport.write(b"".join((self._head(exchange), *body.parts)))
+                exchange.sent_bytes = body.length
             else:
                 self._task = self._loop.create_task(self._answer_later(exchange, pending))
                 self._task.add_done_callback(partial(self._task_done, exchange, pending))
@@ -196,9 +198,14 @@ class Connection(asyncio.Protocol):
             self._transport.write(self._head(exchange))
             # Only one chunk at a time waits in memory for a client that reads slowly.
             time_slice = TimeSlice()
-            for chunk in exchange.body.chunks():
+            chunks = exchange.body.chunks()
+            while True:
                 await self._backpressure.wait()
                 await time_slice.yield_if_due()
+                async with exchange.pace or contextlib.nullcontext():
+                    chunk = next(chunks, None)
+                if chunk is None or self._transport.is_closing():
+                    break
                 self._transport.write(chunk)
                 exchange.sent_bytes += len(chunk)
         except Exception:  # the head may be out already: only a closed connection tells the client

@@ -67,7 +67,7 @@ class Request:
     `bad_request` if the target or the body's length is malformed.
     """
 
-    __slots__ = ("body", "connection", "headers", "method", "path", "query", "state")
+    __slots__ = ("body", "connection", "headers", "http_1_1", "method", "path", "query", "state")
 
     def __init__(
         self, method: bytes, target: bytes, headers: dict[str, str], connection: ConnectionInfo
@@ -88,6 +88,8 @@ class Request:
         self.headers = headers
         self.connection = connection
         self.body = b""
+        self.http_1_1 = True
+        """Whether the client understands HTTP/1.1."""
         self.state: Any = None
         """What the handler derives from the request. A request repeated byte for byte is the same object."""
         # Request smuggling: no length that a proxy in front might read differently (RFC 9112, 6.3).
@@ -226,6 +228,7 @@ class RequestReader:
         if http_1_1 if host is None else not _HOST.fullmatch(host.strip(" \t")):
             raise HTTPError("bad_request", "Invalid HTTP request: one valid Host header is required")
         self._request = Request(method, self._target, self._headers, self._connection)
+        self._request.http_1_1 = http_1_1
         upgrade = parser.should_upgrade()
         # No keep-alive for HTTP/1.0: proxies may forward that header blindly (RFC 9112, C.2.2).
         self._is_last = not (http_1_1 and parser.should_keep_alive()) or upgrade

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,7 @@ from ptn_api.http.response import Response, header_lines
 from ptn_api.model.tiers import Tier
 from ptn_api.problems import Findings, OtherProcesses, ProblemRegister, SingleProcess
 from ptn_api.rest.options import RestOptions
+from ptn_api.tasks import TimeSlice
 from ptn_api.views.archive import Archive
 from ptn_api.views.checkpoint import Checkpoint
 from ptn_api.views.documents import Documents, Recent
@@ -25,7 +26,7 @@ from ptn_api.views.follower import Follower
 from ptn_api.views.limit_orders import LimitOrders
 from ptn_api.views.positions import PositionViews, ViewMetrics
 
-__all__ = ["AppContext", "NoQuery", "RequestContext", "RouteHandler", "freshness_headers"]
+__all__ = ["AppContext", "Heavy", "NoQuery", "RequestContext", "RouteHandler", "freshness_headers"]
 
 _RECENT_ANSWERS = 64
 
@@ -144,7 +145,13 @@ class NoQuery(msgspec.Struct):
     """The query type of routes without parameters."""
 
 
-RouteHandler = Callable[[AppContext, RequestContext], Response | Awaitable[Response]]
+class Heavy(NamedTuple):
+    """A handler's answer that takes turns (turns.py); `work` yields to others by the time slice."""
+
+    work: Callable[[TimeSlice], Awaitable[Response]]
+
+
+RouteHandler = Callable[[AppContext, RequestContext], Response | Awaitable[Response] | Heavy]
 """A plain function is answered at once; what a coroutine function does runs in a task."""
 
 

@@ -15,7 +15,8 @@ __all__ = ["RestCounters"]
 class RestCounters:
     """Totals since the start, except `connections`, which are open now.
 
-    `requests` and `sent_bytes` are keyed by (route, status, coding), `limited` by the limit exceeded.
+    `requests` and `sent_bytes` are keyed by (route, status, coding), `limited` by the limit exceeded. `heavy`
+    counts by route the requests that were "queued" or "refused" (turns.py).
     """
 
     connections: int = 0
@@ -24,4 +25,5 @@ class RestCounters:
     auth_failures: int = 0
     limited: Counter[str] = field(default_factory=Counter)
     accept_pauses: AcceptPauses = field(default_factory=AcceptPauses)
+    heavy: Counter[tuple[str, str]] = field(default_factory=Counter)
     views: ViewMetrics = field(default_factory=ViewMetrics)

@@ -40,6 +40,28 @@ class RestOptions(ClientLimits, frozen=True, kw_only=True):
             "Keep at most this many REST connections; beyond that, the longest-idle connection is closed",
         ),
     ] = 4_096
+    heavy_requests: Annotated[
+        Count,
+        setting(
+            "Limits",
+            "Work on this many expensive REST requests at once (filters, changes, messages, checkpoint), up "
+            "to 4 MB each",
+        ),
+    ] = 32
+    heavy_requests_per_user: Annotated[
+        Count, setting("Limits", "Work on this many expensive REST requests of a user at once")
+    ] = 4
+    heavy_waiting: Annotated[
+        Limit,
+        setting("Limits", "Let this many expensive REST requests wait; beyond that, the response is a 503"),
+    ] = 1_024
+    heavy_waiting_per_user: Annotated[
+        Limit, setting("Limits", "Let this many expensive REST requests of a user wait")
+    ] = 64
+    work_refused_ms: Annotated[
+        Period,
+        setting("REST", "Report refused expensive requests in /health for this long after the last one"),
+    ] = 60_000
     refresh_coalesce_ms: Annotated[
         Delay,
         setting("REST", "Collect refreshed returns for this long before serving them; orders never wait"),

@@ -152,7 +152,7 @@ ROUTES: tuple[Route, ...] = (
         "Every miner's positions, as a tier shows them",
         dict[str, MinerEntry],
         query=positions.PositionsQuery,
-        errors=("bad_parameter", "insufficient_tier", "gone"),
+        errors=("bad_parameter", "insufficient_tier", "gone", "busy"),
         description="Best miner first, by `thirty_day_returns`. `tier` defaults to 100. An open position's "
         "`close_ms` is 0. With `since` the response is the changes since that cursor: `{cursor, sequence, "
         "removed, positions, miners}`.",
@@ -212,7 +212,7 @@ ROUTES: tuple[Route, ...] = (
         "The checkpoint that a validator restores from",
         CheckpointDocument,
         access="tier 100",
-        errors=("not_found",),
+        errors=("not_found", "busy"),
         own_tier_error="Validator checkpoint data requires tier 100 access",
         freshness=True,
     ),
@@ -232,7 +232,7 @@ ROUTES: tuple[Route, ...] = (
         OrdersByStatus,
         access="tier 100",
         query=orders.OrdersQuery,
-        errors=("bad_parameter", "not_found"),
+        errors=("bad_parameter", "not_found", "busy"),
         description="Filled orders are those of the miner's positions, archived ones excepted; unfilled and "
         "cancelled ones are limit orders. Oldest first.",
         freshness=True,
@@ -302,7 +302,7 @@ ROUTES: tuple[Route, ...] = (
         "One miner's account, hour by hour",
         AccountSnapshots,
         query=accounts.SnapshotsQuery,
-        errors=("bad_parameter", "not_found"),
+        errors=("bad_parameter", "not_found", "busy"),
         description="For every valid key; not delayed.",
         freshness=True,
     ),
@@ -360,7 +360,7 @@ ROUTES: tuple[Route, ...] = (
         ndjson_line=Message,
         access="tier 100",
         query=messages.MessagesQuery,
-        errors=("bad_parameter", "gone"),
+        errors=("bad_parameter", "gone", "busy"),
         own_tier_error="This data requires tier 100 access",
         description="`{messages, next, head, epoch}`; continue with `after=<next>`. With `Accept: "
         "application/x-ndjson` the response has one message per line, and the headers `X-PTN-Next` and "

@@ -25,6 +25,7 @@ SHORT_PERIODS = {
     "removal_confirm_ms": 300,
     "queue_hold_ms": 1_000,
     "refresh_coalesce_ms": 50,
+    "work_refused_ms": 500,
     "heartbeat_ms": 200,
     "key_check_ms": 100,
     "parent_check_ms": 100,

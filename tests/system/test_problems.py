@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import io
 import json
 import os
@@ -259,6 +260,38 @@ def no_more_files(patient: Patient) -> Iterator[None]:
     assert "Traceback" not in log
 
 
+@contextmanager
+def crowded_server(patient: Patient) -> Iterator[None]:
+    """More expensive requests of one user, arriving at once, than may wait: until the block ends."""
+    address = patient.server.rest.removeprefix("http://")
+    headers = {"Authorization": f"Bearer {patient.key}"}
+    connections = [http.client.HTTPConnection(address, timeout=30) for _ in range(80)]
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(0.1):
+            rest = patient.server.children()["rest"]
+            rest.send_signal(signal.SIGSTOP)  # so that all arrive before the first is answered
+            for connection in connections:
+                connection.request("GET", "/miner-positions?status=open", headers=headers)
+            rest.send_signal(signal.SIGCONT)
+            for connection in connections:
+                connection.getresponse().read()
+
+    for connection in connections:
+        connection.request("GET", "/me", headers=headers)
+        connection.getresponse().read()
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        for connection in connections:
+            connection.close()
+
+
 def left_out(path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"bob": {"tier": 100}}))
 
@@ -279,6 +312,7 @@ PROVOKED: dict[Code, Any] = {
     "key_entries_left_out": lambda patient: changed_keys(patient, left_out),
     "usage_unwritable": lost_usage,
     "accept_paused": no_more_files,
+    "work_refused": crowded_server,
 }
 COUNTS: dict[Code, int] = {"files_refused": 1, "documents_refused": 1, "key_entries_left_out": 1}
 
