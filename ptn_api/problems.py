@@ -58,6 +58,7 @@ Code = Literal[
     "key_entries_left_out",
     "certificate_unreadable",
     "usage_unwritable",
+    "event_loop_busy",
 ]
 CODES: tuple[Code, ...] = get_args(Code)
 
@@ -190,6 +191,11 @@ PROBLEMS: Mapping[Code, Problem] = {
         "degraded",
         "The usage per key cannot be written; it is counted and written later",
         "Check space and permissions of the data directory; the log line `usage_not_written` has the reason",
+    ),
+    "event_loop_busy": Problem(
+        "degraded",
+        "REST or the stream ran late for more than a third of the last ten seconds, so answers and orders are delayed",
+        "See which clients cause the load (`ptn keys usage`, `ptn_rate_limited_total`, `ptn_stream_bad_logins_total`); give the service more of a processor, or lower the limits",
     ),
 }
 # fmt: on
