@@ -62,6 +62,7 @@ Code = Literal[
     "usage_unwritable",
     "accept_paused",
     "work_refused",
+    "event_loop_busy",
 ]
 CODES: tuple[Code, ...] = get_args(Code)
 
@@ -215,6 +216,11 @@ PROBLEMS: Mapping[Code, Problem] = {
         "degraded",
         "Expensive REST requests were answered with 503 within the last minute, since too many were waiting",
         "`ptn_rest_heavy_requests_total` shows the route, `ptn keys list` who uses the server most: lower that user's `requests_per_minute` in the key file",
+    ),
+    "event_loop_busy": Problem(
+        "degraded",
+        "REST or the stream ran late for more than a third of the last ten seconds, so answers and orders are delayed",
+        "See which clients cause the load (`ptn keys usage`, `ptn_rate_limited_total`, `ptn_stream_bad_logins_total`); give the service more of a processor, or lower the limits",
     ),
 }
 # fmt: on

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -33,6 +33,7 @@ class Sources:
     keys: KeyRing | None = None
     key_file: KeyFile | None = None
     data_dir: Path = Path()
+    loop_lag: Histogram = field(default_factory=Histogram)
 
     def log_bytes(self) -> float:
         """The size of the log's files, write-ahead log included."""
@@ -138,6 +139,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_stream_order_lag_seconds", "histogram", "time from the validator's fill of an order until it was written to the sockets; live orders only", _STREAM, lambda s: s.counters.lag_processed),
     Metric("ptn_stream_seen_lag_seconds", "histogram", "time from intake's first sight of an order until it was written to the sockets; live orders only", _STREAM, lambda s: s.counters.lag_seen),
 
+    Metric("ptn_event_loop_lag_seconds", "histogram", "how late the event loop does what is due, measured four times a second", _SERVERS, lambda s: s.loop_lag),
     Metric("ptn_keys", "gauge", "keys that are valid now", _SERVERS, lambda s: len(s.keys)),
     Metric("ptn_key_entries_left_out", "gauge", "entries of the key file that cannot be used; see `ptn keys check`", _REST, lambda s: s.keys.left_out),
     Metric("ptn_key_reloads_total", "counter", "reloads of the changed key file, by result (read, failed)", _SERVERS, lambda s: s.key_file.reloads, ("result",)),

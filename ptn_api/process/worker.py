@@ -29,7 +29,13 @@ from ptn_api.errors import (
 )
 from ptn_api.event_log.contract import EventLog, EventLogWriter
 from ptn_api.problems import Findings
-from ptn_api.process.background import flush_usage, read_keys, reload_certificate, reload_keys
+from ptn_api.process.background import (
+    flush_usage,
+    read_keys,
+    reload_certificate,
+    reload_keys,
+    watch_loop,
+)
 from ptn_api.process.certificate import Certificate
 from ptn_api.process.control import WorkerConfig, WorkerControl, read_config, take_over_stdin
 from ptn_api.process.log_output import configure_logging
@@ -165,7 +171,7 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
         counters = StreamCounters()
         run = partial(run_stream, options=settings.stream)
     data_dir, usage = Path(settings.data_dir), Usage()
-    control.sources = Sources(counters, event_log, keys, key_file, data_dir)
+    control.sources = sources = Sources(counters, event_log, keys, key_file, data_dir)
     background = [
         reload_keys(
             key_file,
@@ -175,6 +181,7 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
             every_ms=settings.key_check_ms,
         ),
         flush_usage(usage, UsageFile(data_dir), control.problems, every_ms=settings.usage_flush_ms),
+        watch_loop(sources.loop_lag, control.problems),
     ]
     control.problems.watch(lambda: key_file.findings)
     control.problems.watch(lambda: {"log_damaged": event_log.damaged()})

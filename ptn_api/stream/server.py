@@ -238,13 +238,13 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
         self._handshake: HandshakeReader | None = HandshakeReader()
         self._discarding = False
         """Whether everything further is thrown away, until the connection's end."""
-        self._own_buffer = bytearray(_READ_BYTES)
-        """What is read before and after picows has its turn."""
+        self._own_buffer: memoryview | None = memoryview(bytearray(_READ_BYTES))
+        """What is read before and after picows has its turn. asyncio's TLS writes to slices of it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(transport)
         self._socket = transport
         self._timer = asyncio.get_running_loop().call_later(self._timeout_s, transport.abort)
+        super().connection_made(transport)
         self._limit.add(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -252,13 +252,13 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
         self._limit.remove(self._socket)
         super().connection_lost(exc)
 
-    def get_buffer(self, sizehint: int) -> bytearray | memoryview:
+    def get_buffer(self, sizehint: int) -> memoryview:
         return self._own_buffer or cast(memoryview, super().get_buffer(sizehint))
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._discarding:
             return
-        if self._handshake is None:
+        if self._handshake is None or self._own_buffer is None:
             self._parse_frames(nbytes)
             return
         found = self._handshake.feed(bytes(self._own_buffer[:nbytes]))
@@ -269,7 +269,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
             peer = self._socket.get_extra_info("peername")
             peer = peer[:2] if isinstance(peer, tuple) and len(peer) >= 2 else None
             self._response.append(self._accept(found.headers, peer))
-            self._handshake, self._own_buffer = None, bytearray()
+            self._handshake, self._own_buffer = None, None
             self._feed(found.for_picows())
             self._feed(found.rest)
 
@@ -309,7 +309,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
 
     def _discard(self) -> None:
         self._discarding = True
-        self._own_buffer = bytearray(_READ_BYTES)
+        self._own_buffer = memoryview(bytearray(_READ_BYTES))
 
 
 def _take(

@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,33 +150,31 @@ async def test_a_malformed_handshake_gets_a_short_error(
     assert (caplog.text, capsys.readouterr().out) == ("", "")
 
 
-async def test_a_handshake_in_pieces_with_a_login_behind_it(live: LiveStream) -> None:
-    """Byte by byte; the client need not wait for the response to send its frames."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
-    with contextlib.closing(writer):
-        for n in range(len(WHOLE)):
-            writer.write(WHOLE[n : n + 1])
-            await writer.drain()
-        writer.write(b"\r\n")
-        raw = Raw(reader, writer)
-        await raw.frame(LOGIN)
-        await raw.frame(b'{"type":"ping","timestamp":7}')
-        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
-        assert json.loads((await raw.read())[1])["status"] == "success"
-        assert json.loads((await raw.read())[1])["client_timestamp"] == 7
-    # All at once, and more than is read at a time.
-    reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
-    with contextlib.closing(writer):
-        raw = Raw(reader, writer)
-        ping = b'{"type":"ping","timestamp":8}'
-        frames = b"".join(
-            bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text for text in (LOGIN, *[ping] * 300)
-        )
-        writer.write(WHOLE + b"\r\n" + frames)
-        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
-        assert json.loads((await raw.read())[1])["status"] == "success"
-        for _ in range(300):
-            assert json.loads((await raw.read())[1])["client_timestamp"] == 8
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+async def test_a_handshake_in_pieces_with_a_login_behind_it(secure: bool, tmp_path: Path) -> None:
+    """Byte by byte, or all at once: the client need not wait for the response to send its frames."""
+    context, options = tls(tmp_path) if secure else (None, {})
+    ping = b'{"type":"ping","timestamp":7}'
+    frames = b"".join(bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text for text in (LOGIN, *[ping] * 300))
+    sent = WHOLE + b"\r\n" + frames
+    async with running(tls=context) as live:
+        for size in (1, 7, 5_000, len(sent)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", live.port, **options)
+            raw = Raw(reader, writer)
+            for n in range(0, len(sent), size):
+                writer.write(sent[n : n + size])  # over TLS, a record each
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
+            assert json.loads((await raw.read())[1])["status"] == "success"
+            for _ in range(300):
+                assert json.loads((await raw.read())[1])["client_timestamp"] == 7
+            writer.transport.abort()
+
+
+def tls(folder: Path) -> tuple[ssl.SSLContext, dict[str, Any]]:
+    """Returns the server's context and the client's options."""
+    files = certificates(folder)
+    client = ssl.create_default_context(cafile=files.authority)
+    return Certificate(files.certificate, files.key).context, {"ssl": client, "server_hostname": "localhost"}
 
 
 REFUSALS = {
@@ -195,15 +194,11 @@ REFUSALS = {
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
 async def test_the_server_ends_every_refused_connection_by_itself(secure: bool, tmp_path: Path) -> None:
     """Even if the client sends nothing more and closes nothing, not even TLS."""
-    context = client_context = None
-    if secure:
-        files = certificates(tmp_path)
-        context = Certificate(files.certificate, files.key).context
-        client_context = ssl.create_default_context(cafile=files.authority)
+    context, options = tls(tmp_path) if secure else (None, {})
     async with running(auth_timeout_ms=400, unread_close_ms=200, tls=context) as live:
         received = await asyncio.gather(
             *(
-                asyncio.to_thread(_read_to_end, live.port, sent, client_context)
+                asyncio.to_thread(_read_to_end, live.port, sent, options.get("ssl"))
                 for sent, _ in REFUSALS.values()
             )
         )

@@ -44,6 +44,7 @@ ELSEWHERE: dict[Code, str] = {
     "queue_items_refused": "intake/test_queue.py",
     "clock_untrusted": "system/test_clock_jumps.py",
     "certificate_unreadable": "process/test_certificate.py",
+    "event_loop_busy": "process/test_background.py",
 }
 """Problems that real processes cannot be given here, and the files whose tests provoke them."""
 
