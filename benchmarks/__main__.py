@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import client, cold, cost, decode, delivery, fanout, kill, latency, queue, rest
+from benchmarks import client, cold, cost, decode, delivery, fanout, kill, latency, queue, rest, timing
 from benchmarks.figures import Figures
 from benchmarks.machine import many_files
 
@@ -38,6 +38,7 @@ BENCHMARKS = {
     "latency": latency.run,
     "queue": queue.run,
     "kill": kill.run,
+    "timing": timing.run,
 }
 
 
