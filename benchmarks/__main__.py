@@ -20,7 +20,20 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import attacks, client, cold, cost, decode, delivery, fanout, kill, latency, queue, rest
+from benchmarks import (
+    attacks,
+    client,
+    cold,
+    cost,
+    decode,
+    delivery,
+    fanout,
+    kill,
+    latency,
+    queue,
+    rest,
+    timing,
+)
 from benchmarks.figures import Figures
 from benchmarks.machine import many_files
 
@@ -39,6 +52,7 @@ BENCHMARKS = {
     "queue": queue.run,
     "kill": kill.run,
     "attacks": attacks.run,
+    "timing": timing.run,
 }
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "PositionWritten",
     "RemovedPosition",
     "SourceStatus",
+    "known_ms",
 ]
 
 
@@ -125,11 +126,6 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     events_missing: bool = False
     refused_items: int = 0
     steady_ms: int | None = None
-
-    @property
-    def known_ms(self) -> int | None:
-        """A time that has passed, as far as the log can tell; None in a new log."""
-        return self.swept_ms if self.steady_ms is None else self.steady_ms
 
     @property
     def findings(self) -> Findings:
@@ -347,6 +343,16 @@ class EventLog(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def known_ms(log: EventLog) -> int:
+    """Returns the latest time that has certainly passed, as far as the log can tell. Raises LogError."""
+    source = log.source()
+    if source.steady_ms is not None:
+        return source.steady_ms
+    # A log of an earlier version, or one whose writer has not completed a sweep yet.
+    newest_ms = log.first_timestamp_after(log.head().sequence - 1)
+    return max(log.created_ms, source.swept_ms or 0, newest_ms or 0)
 
 
 class EventLogWriter(EventLog, Protocol):

@@ -22,6 +22,7 @@ from ptn_api.event_log.contract import (
     EventLogWriter,
     PositionWritten,
     SourceStatus,
+    known_ms,
 )
 from ptn_api.event_log.outage import RETRIED_WRITE_ERRORS
 from ptn_api.intake.checkpoint import read_checkpoint
@@ -67,7 +68,7 @@ async def run_intake(
         wall=clock,
         monotonic=monotonic,
         start=clock_start,
-        known_ms=log.source().known_ms,
+        known_ms=known_ms(log),
     )
     intake = Intake(log, options, clock=clock, steady=steady, monotonic=monotonic, counters=counters)
     try:

@@ -59,10 +59,8 @@ class Supervisor:
         self._register = ProblemRegister()
         self._register.watch(self._find_problems)
         self._logged: Troubles = {}
-        rest_settings = settings.rest
-        self._clock = SteadyClock(
-            jump_ms=rest_settings.clock_jump_ms, settle_ms=rest_settings.clock_settle_ms
-        )
+        jump_ms, settle_ms = settings.rest.clock_jump_ms, settings.rest.clock_settle_ms
+        self._clock = SteadyClock(jump_ms=jump_ms, settle_ms=settle_ms)
         """The children start with its time: the system's may have been wrong before their restart."""
 
     async def run(

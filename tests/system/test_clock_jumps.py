@@ -6,6 +6,7 @@ The rooms run in this process, because a test cannot set the clock of another on
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -241,6 +242,26 @@ async def test_a_start_with_a_wrong_clock_reveals_and_prunes_nothing(
     async with rooms(data_dir, validator) as running:
         await running.until_swept()
         assert await running.positions(0) == []
+
+
+@pytest.mark.parametrize("has_event", [False, True])
+async def test_a_log_without_a_sweep_knows_when_it_was_made(
+    has_event: bool, validator: Validator, data_dir: Path
+) -> None:
+    """And when its last order came. A start at that time ended early, or the log is of an earlier version."""
+    validator.place()
+    made_ms = wall_ms() - 1_000
+    with contextlib.closing(open_writer(data_dir, clock=lambda: made_ms - has_event * 30 * DAY_MS)) as log:
+        log.baseline([], made_ms)
+        if has_event:
+            old = factories.order(77, at=made_ms - 1)
+            log.append([factories.written(factories.position(77, [old]))], made_ms)
+    async with rooms(data_dir, validator, off_ms=3 * DAY_MS) as running:
+        await running.until_swept()
+        assert await running.positions(0) == []
+        assert "clock_untrusted" in await running.problems()
+        running.clock.off_ms = 0
+        assert "clock_untrusted" not in await running.problems()
 
 
 async def test_a_clock_that_is_set_right_is_followed_at_once(validator: Validator, data_dir: Path) -> None:
