@@ -211,13 +211,12 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     """What a check of the log has found damaged.
 
     `positions` and `documents` can be written again from the validator's files. `structure`: positions may
-    be missing whose keys are unknown. `others` counts the damaged parts that cannot be restored.
+    be missing whose keys are unknown.
     """
 
     positions: frozenset[tuple[str, str]] = frozenset()
     documents: frozenset[tuple[Document, str]] = frozenset()
     structure: bool = False
-    others: int = 0
 
 
 class CommitListener(Protocol):

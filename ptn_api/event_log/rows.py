@@ -137,13 +137,14 @@ def put_position(
     closed_ms, n_orders = position.closed_at, len(text.orders)
     values = (revision, layout_revision, closed_ms, None, text.orders_at, text.header, n_orders)
     if position_id is None:
-        cursor = db.execute(
-            "INSERT INTO positions (fingerprint, revision, layout_revision, orders_at, header, miner, uuid,"
-            " last_sequence) VALUES (?, 0, 0, 0, x'', ?, ?, 0)",
-            (change.fingerprint, *key),
+        # Before the INSERT, since the checksum covers it.
+        (position_id,) = db.execute("SELECT coalesce(max(id), 0) + 1 FROM positions").fetchone()
+        db.execute(
+            f"INSERT INTO positions ({POSITION_COLUMNS}, fingerprint, last_sequence)"  # noqa: S608
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+            (position_id, *key, *values, row_checksum(position_id, *key, *values), change.fingerprint),
         )
-        assert cursor.lastrowid is not None  # set by every INSERT that does not raise
-        position_id = cursor.lastrowid
+        return int(position_id)
     db.execute(
         "UPDATE positions SET revision = ?, layout_revision = ?, close_ms = ?, removed_ms = ?, orders_at = ?,"
         " header = ?, n_orders = ?, crc = ?, fingerprint = ? WHERE id = ?",

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from ptn_api.event_log.commit_notifier import CommitNotifier, listener_folder
 from ptn_api.event_log.contract import Change, Document, DocumentWritten, Head, Lost, SourceStatus
 from ptn_api.event_log.damage import row_checksum
 from ptn_api.event_log.database import (
+    accept_damaged_text,
     adapt_to,
     connect_writer,
     log_path,
@@ -103,6 +105,7 @@ class SqliteWriter(SqliteReader):
             finally:
                 os.close(directory)
             super().__init__(data_dir)
+            accept_damaged_text(self._db)  # what intake reads at its start must not depend on it
         except BaseException:
             self._writer.close()
             raise
@@ -162,28 +165,23 @@ class SqliteWriter(SqliteReader):
             self.damaged_rows.add(damage.table, *damage.key)
         if not found:
             return Lost()
-        keys: dict[str, list[Any]] = {}
+        keys: dict[str, list[Any]] = defaultdict(list)
         for damage in found:
-            keys.setdefault(damage.table, []).append(damage.key)
+            keys[damage.table].append(damage.key[0])
         with self._transaction() as (db, _):
-            if "" in keys or "positions" in keys:
-                restore_indexes(db, [key[0] for key in keys.get("positions", ())])
-            if "seen" in keys:
+            accept_damaged_text(db)
+            if keys[""] or keys["positions"]:
+                restore_indexes(db, keys["positions"])
+            if keys["seen"]:
                 restore_seen(db)
-            for version, _ in keys.get("chunks", ()):
+            for version in keys["chunks"]:
                 mark_damaged(db, version)
-            positions = mark_positions(
-                db, [key[0] for key in (*keys.get("positions", ()), *keys.get("orders", ()))]
-            )
-            documents = {key for key in damaged_documents(db) if key[0] in KINDS}
-        restored = sum(
-            len(keys.get(table, ())) for table in ("positions", "orders", "documents", "chunks", "seen")
-        )
+            positions = mark_positions(db, [*keys["positions"], *keys["orders"]])
+            documents = [(name, miner) for name, miner in damaged_documents(db) if name in KINDS]
         return Lost(
             positions=frozenset(positions),
             documents=frozenset((KINDS[name], miner) for name, miner in documents),
-            structure="" in keys,
-            others=len(found) - restored,
+            structure=bool(keys[""]),
         )
 
     def set_source(self, status: SourceStatus) -> None:

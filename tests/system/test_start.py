@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -107,13 +108,14 @@ def test_files_of_another_user_in_the_data_directory(validator: Validator, data_
 
 
 def test_a_file_that_is_not_a_log(validator: Validator, data_dir: Path) -> None:
-    """A restart would not help: the reason is logged, with exit status 1."""
+    """Another program's database: a restart would not help. The reason is logged, with exit status 1."""
     data_dir.mkdir()
-    (data_dir / "log.sqlite3").write_text("no database, and long enough to be looked at as one" * 10)
+    with contextlib.closing(sqlite3.connect(data_dir / "log.sqlite3")) as db:
+        db.execute("CREATE TABLE notes (text)")
     ports = ("--api-rest-port=0", "--api-ws-port=0")
     result = run("--serve", f"--validator-dir={validator.root}", f"--data-dir={data_dir}", *ports)
     assert result.returncode == 1
-    assert "the log is damaged" in result.stderr
+    assert "not an event log" in result.stderr
     assert "Traceback" not in result.stderr
 
 
