@@ -52,8 +52,9 @@ PERIODS = {
     "key_check_ms": 500,
     "parent_check_ms": 500,
     "usage_flush_ms": 1_000,
+    "replay_window_ms": 86_400_000,
 }
-"""Long enough to leave the machine to the orders."""
+"""Long enough to leave the machine to the orders, and for version 1 to get every late order as well."""
 
 _VALIDATOR = """
 import json, signal, sys, threading

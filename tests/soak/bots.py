@@ -72,12 +72,12 @@ class Bot:
         self.report.gaps.append(f"{gap.reason} {gap.after}-{gap.next}")
 
     def _state(self, state: State) -> None:
-        if state == "connecting":
+        if state == "connecting" and not self._connecting:  # it comes again if its problems change
             self.report.connections += 1
             self._connecting = wall_ms()
-        elif state in ("replaying", "live"):
+        elif state in ("replaying", "live") and self._connecting:
             # Not before: messages of the former connection may still be waiting while it connects.
-            self._connected = self._connecting
+            self._connected, self._connecting = self._connecting, 0
         if state == "live":
             self._live.set()
 

@@ -226,6 +226,19 @@ class Traders:
             self._gone(trader, "cursor_not_saved")
             trader.unsaved_after = None
 
+    def replace_folder(self) -> None:
+        """A file takes the place of the folder of the cursor for a while."""
+        trader = self._one()
+        folder = Path(trader.config.folder)
+        away = folder.rename(folder.with_suffix(".away"))
+        folder.touch()
+        self._shown(trader, "cursor_not_saved")
+        time.sleep(self._random.uniform(0.1, 2.0))
+        folder.unlink()
+        away.rename(folder)
+        self._gone(trader, "cursor_not_saved")
+        self._restart(trader)
+
     def delete_folder(self) -> None:
         """The folder of the cursor is deleted; the program makes it again, and is then killed."""
         trader = self._one()

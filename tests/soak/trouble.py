@@ -12,18 +12,18 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
 import requests
 
-from ptn_api.event_log.database import log_path
 from ptn_api.problems import Code
 from tests.chaos import ChaosProxy
 from tests.soak.checker import Verdict
 from tests.soak.traders import Traders
-from tests.system.api import PROCESSES, Api
+from tests.system.api import PROCESSES, Api, unreadable_log
+from tests.waiting import until
 
 __all__ = ["Trouble"]
 
@@ -70,10 +70,12 @@ class Trouble:
             "broken key files": (1, self._break_keys),
             "vanished directories": (1, self._vanish),
             "unreadable files": (2, self._break_files),
+            "unreadable documents": (1, self._break_document),
             "unreadable logs": (1, self._break_log),
             "rotated keys": (1, traders.rotate_key),
             "killed traders": (1, traders.kill),
             "full disks of traders": (2, traders.fill_disk),
+            "replaced folders of traders": (1, traders.replace_folder),
             "deleted cursors": (1, traders.delete_folder),
             "forks": (2, traders.fork),
             "second followers": (1, traders.second),
@@ -169,16 +171,15 @@ class Trouble:
             return
 
     def _break_keys(self) -> None:
-        good = self._keys.read_bytes()
-        self._keys.write_bytes(good[: len(good) // 2])
+        put_right = self._spoil(self._keys, ["halves", "locked"])
         with self._problem("key_file_unreadable", 1.5):
-            self._keys.write_bytes(good)
+            put_right()
 
     def _vanish(self) -> None:
         """The validator's positions are unmounted for a moment; the validator itself is stuck meanwhile."""
         miners = self._directory / "validation" / "miners"
         away = miners.with_name("miners-away")
-        self._validator.send_signal(signal.SIGSTOP)
+        self._suspend_validator()
         os.rename(miners, away)
         with self._problem("root_missing", 2.5):
             os.rename(away, miners)
@@ -186,34 +187,58 @@ class Trouble:
 
     def _break_files(self) -> None:
         """Files of positions cannot be read; the validator itself is stuck meanwhile."""
-        self._validator.send_signal(signal.SIGSTOP)
+        self._suspend_validator()
         files = sorted((self._directory / "validation" / "miners").glob("*/positions/*/*/*"))
         chosen = self._random.sample(files, min(len(files), self._random.randint(1, 3)))
-        aside = [path.rename(self._directory / f"aside-{n}") for n, path in enumerate(chosen)]
-        for path, good in zip(chosen, aside, strict=True):
-            how = self._random.choice(["locked", "halves", "directories"])
-            self.counts[f"files replaced: {how}"] += 1
-            if how == "halves":
-                path.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
-            elif how == "directories":
-                path.mkdir()
-            elif os.geteuid():
-                path.touch(mode=0o000)
-            else:  # a mode does not stop root
-                path.symlink_to(path.name)
+        put_right = [self._spoil(path, ["halves", "locked", "folders"]) for path in chosen]
         with self._problem("files_refused", 3.0):
-            for path, good in zip(chosen, aside, strict=True):
-                if path.is_dir():
-                    path.rmdir()
-                good.replace(path)
+            for put_one_right in put_right:
+                put_one_right()
             self._validator.send_signal(signal.SIGCONT)
 
+    def _break_document(self) -> None:
+        """The list of eliminated miners cannot be read; the validator itself is stuck meanwhile."""
+        self._suspend_validator()
+        put_right = self._spoil(
+            self._directory / "validation" / "eliminations.json", ["halves", "locked", "folders"]
+        )
+        with self._problem("documents_refused", 3.0):
+            put_right()
+            self._validator.send_signal(signal.SIGCONT)
+
+    def _spoil(self, path: Path, ways: list[str]) -> Callable[[], None]:
+        """Puts something unreadable in the file's place; returns a function that puts the file back."""
+        beside = self._data_dir.with_name(f"{path.parent.name}-{path.name}")
+        aside, new = beside.with_suffix(".aside"), beside.with_suffix(".new")
+        os.link(path, aside)
+        way = self._random.choice(ways)
+        self.counts[f"files replaced: {way}"] += 1
+        if way == "halves":
+            new.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        elif way == "folders":
+            new.mkdir()
+            path.unlink()
+        elif os.geteuid():
+            new.touch(mode=0o000)
+        else:  # a mode does not stop root
+            new.symlink_to(path.name)
+        new.rename(path)
+
+        def put_back() -> None:
+            if path.is_dir():
+                path.rmdir()
+            aside.replace(path)
+
+        return put_back
+
+    def _suspend_validator(self) -> None:
+        self._validator.send_signal(signal.SIGSTOP)
+        process = psutil.Process(self._validator.pid)
+        until(lambda: process.status() == psutil.STATUS_STOPPED, what="the validator is stopped")
+
     def _break_log(self) -> None:
-        """The log's name leads to itself for a while; those who have the file open keep it."""
-        log = log_path(self._data_dir)
-        aside, loop = log.with_name("aside"), log.with_name("loop")
-        os.link(log, aside)
-        loop.symlink_to(log.name)
-        loop.replace(log)  # in one step: a log that is missing counts as deleted
-        with self._problem("log_unreadable", 2.0, killable=["intake", "stream"]):
-            aside.replace(log)
+        """REST is not killed meanwhile: without a log it could not serve /health."""
+        with ExitStack() as cause:
+            cause.enter_context(unreadable_log(self._data_dir))
+            with self._problem("log_unreadable", 2.0, killable=["intake", "stream"]):
+                cause.close()

@@ -147,6 +147,18 @@ def api(
         running.close()
 
 
+@contextmanager
+def unreadable_log(data_dir: Path) -> Iterator[None]:
+    """The log's name leads to itself meanwhile; processes that have the file open keep it."""
+    log = data_dir / "log.sqlite3"
+    aside, loop = log.with_name("aside"), log.with_name("loop")
+    os.link(log, aside)
+    loop.symlink_to(log.name)
+    loop.replace(log)  # in one step: a log that is missing counts as deleted
+    yield
+    aside.replace(log)
+
+
 def _end(process: subprocess.Popen[str]) -> None:
     family = [process.pid]
     with suppress(psutil.NoSuchProcess):

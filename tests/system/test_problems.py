@@ -32,13 +32,12 @@ from ptn_api.errors import APIStatusError
 from ptn_api.problems import CODES, PROBLEMS, Code
 from ptn_api.process.settings import load_settings
 from tests import factories
-from tests.system.api import ROOT, Api, api
+from tests.system.api import ROOT, Api, api, unreadable_log
 from tests.system.validator import Validator
 from tests.waiting import until
 
 ELSEWHERE: dict[Code, str] = {
     "source_silent": "rest/test_app.py",
-    "log_unreadable": "rest/test_app.py",
     "not_watching": "rest/test_app.py",
     "events_missing": "intake/test_follow.py",
     "queue_items_refused": "intake/test_queue.py",
@@ -302,6 +301,7 @@ PROVOKED: dict[Code, Any] = {
     "root_missing": without_root,
     "mass_removal": mass_removal,
     "log_unwritable": full_disk,
+    "log_unreadable": lambda patient: unreadable_log(patient.data_dir),
     "process_down": hanging_process,
     "process_restarting": killed_process,
     "files_refused": malformed_file,
