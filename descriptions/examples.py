@@ -285,6 +285,7 @@ _ERRORS: dict[str, dict[str, Any]] = {
     "headers_too_large": {"error": "Request headers too large"},
     "version_not_supported": {"error": "HTTP version not supported (use HTTP/1.1)"},
     "internal": {"error": "Internal server error"},
+    "too_many_downloads": {"error": "Too many large downloads with this key at the same time"},
     "starting": {"error": "The service is starting"},
     "log_unreadable": {"error": "The data cannot be read at the moment"},
 }

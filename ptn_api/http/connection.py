@@ -24,7 +24,7 @@ from typing import Any, Protocol, cast
 
 import structlog
 
-from ptn_api.http.connection_limit import ConnectionLimit
+from ptn_api.http.connection_limit import ConnectionLimit, DownloadLimit
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.request import ConnectionInfo, Limits, Request, RequestReader
 from ptn_api.http.response import Exchange, error_message
@@ -77,13 +77,20 @@ class Connection(asyncio.Protocol):
     """The asyncio protocol of one connection."""
 
     def __init__(
-        self, handler: Handler, limits: Limits, *, limiter: Limiter, connections: ConnectionLimit[Connection]
+        self,
+        handler: Handler,
+        limits: Limits,
+        *,
+        limiter: Limiter,
+        connections: ConnectionLimit[Connection],
+        downloads: DownloadLimit,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._handler = handler
         self._limits = limits
         self._limiter = limiter
         self._connections = connections
+        self._downloads = downloads
         self._task: asyncio.Task[None] | None = None
         """Sends the current response, if that has to wait."""
         self._timer: asyncio.TimerHandle | None = None
@@ -133,7 +140,7 @@ class Connection(asyncio.Protocol):
             self._answer_queue()
             # Most connections are idle again by now, and need not be marked twice per request.
             if self._task is not None or reader.queue:
-                self._connections.mark_busy(self, evictable=self._info.user is None)
+                self._connections.mark_busy(self, self._info.owner)
         elif reader.closed:
             # The input that follows the last request is discarded, up to a limit.
             self._discarded_bytes += len(data)
@@ -200,18 +207,29 @@ class Connection(asyncio.Protocol):
         try:
             if pending is not None:
                 await pending
-            self._transport.write(self._head(exchange))
-            # Only one chunk at a time waits in memory for a client that reads slowly.
-            time_slice = TimeSlice()
-            for chunk in exchange.body.chunks():
-                await self._backpressure.wait()
-                await time_slice.yield_if_due()
-                self._transport.write(chunk)
-                self._backpressure.written_bytes += len(chunk)
-                exchange.sent_bytes += len(chunk)
+            if exchange.body.length <= _SMALL_BODY_BYTES:
+                await self._send(exchange)
+                return
+            try:
+                async with self._downloads.turn(exchange.owner or self._info.peer):
+                    await self._send(exchange)
+            except HTTPError as error:
+                exchange.respond_with_error(error)
+                await self._send(exchange)
         except Exception:  # the head may be out already: only a closed connection tells the client
             logger.exception("response_failed", route=exchange.route)
             self._transport.abort()
+
+    async def _send(self, exchange: Exchange) -> None:
+        self._transport.write(self._head(exchange))
+        # Only one chunk at a time waits in memory for a client that reads slowly.
+        time_slice = TimeSlice()
+        for chunk in exchange.body.chunks():
+            await self._backpressure.wait()
+            await time_slice.yield_if_due()
+            self._transport.write(chunk)
+            self._backpressure.written_bytes += len(chunk)
+            exchange.sent_bytes += len(chunk)
 
     def _task_done(
         self, exchange: Exchange, pending: Coroutine[Any, Any, None] | None, _: asyncio.Task[None]

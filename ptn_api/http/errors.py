@@ -24,6 +24,7 @@ STATUS: dict[str, HTTPStatus] = {
     "headers_too_large": HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     "version_not_supported": HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
     "internal": HTTPStatus.INTERNAL_SERVER_ERROR,
+    "too_many_downloads": HTTPStatus.SERVICE_UNAVAILABLE,
     "starting": HTTPStatus.SERVICE_UNAVAILABLE,
     "log_unreadable": HTTPStatus.SERVICE_UNAVAILABLE,
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 from ptn_api.http.acceptor import Acceptor, AcceptPauses
 from ptn_api.http.connection import Connection, Handler, Limiter
-from ptn_api.http.connection_limit import ConnectionLimit
+from ptn_api.http.connection_limit import ConnectionLimit, DownloadLimit
 from ptn_api.http.request import Limits
 
 __all__ = ["Server"]
@@ -41,6 +41,9 @@ class Server:
         self._limits = limits
         self._limiter = limiter
         self._connections = connections
+        self._downloads = DownloadLimit(
+            limits.downloads, most_waiting=limits.waiting_downloads, wait_ms=limits.download_wait_ms
+        )
         self._drain_s = drain_ms / 1000
         self._tls = tls
         self._acceptor = Acceptor(
@@ -66,7 +69,11 @@ class Server:
             }
         await asyncio.get_running_loop().connect_accepted_socket(
             lambda: Connection(
-                self._handler, self._limits, limiter=self._limiter, connections=self._connections
+                self._handler,
+                self._limits,
+                limiter=self._limiter,
+                connections=self._connections,
+                downloads=self._downloads,
             ),
             sock,
             **tls,
