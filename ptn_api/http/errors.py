@@ -25,6 +25,7 @@ STATUS: dict[str, HTTPStatus] = {
     "version_not_supported": HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
     "internal": HTTPStatus.INTERNAL_SERVER_ERROR,
     "busy": HTTPStatus.SERVICE_UNAVAILABLE,
+    "too_many_downloads": HTTPStatus.SERVICE_UNAVAILABLE,
     "starting": HTTPStatus.SERVICE_UNAVAILABLE,
     "log_unreadable": HTTPStatus.SERVICE_UNAVAILABLE,
 }

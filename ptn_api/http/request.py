@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Hashable
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
@@ -36,7 +37,8 @@ _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(:[0-9]*)?"
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of a connection: times in ms, sizes in bytes.
 
-    `minimum_rate` is in bytes per second, measured over `rate_window_ms`; 0 = no minimum.
+    `minimum_rate` is in bytes per second, measured over `rate_window_ms`; 0 = no minimum. The last three are
+    how many large downloads an owner may have, how many more wait, and for how long.
     """
 
     request_ms: int = 10_000
@@ -44,12 +46,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     head_bytes: int = 32_768
     minimum_rate: int = 1_024
     rate_window_ms: int = 10_000
+    downloads: int = 8
+    waiting_downloads: int = 32
+    download_wait_ms: int = 30_000
 
 
 class ConnectionInfo:
     """A connection as handlers see it: the address of the peer, and attributes that the handler may set."""
 
-    __slots__ = ("client", "peer", "requests", "user")
+    __slots__ = ("client", "owner", "peer", "requests", "user")
 
     def __init__(self, peer: str) -> None:
         self.peer = peer
@@ -57,6 +62,8 @@ class ConnectionInfo:
         """The client's address, which behind a proxy is not the peer's."""
         self.user: Any = None
         """The user who last authenticated. Connections without one are evicted first."""
+        self.owner: Hashable = None
+        """What connections are counted under if their number has to be reduced; None = a stranger."""
         self.requests = 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable
 from contextlib import AbstractAsyncContextManager
 from email.utils import formatdate
 from functools import lru_cache, partial
@@ -44,6 +45,7 @@ class Exchange:
         "coding",
         "extra_headers",
         "headers",
+        "owner",
         "pace",
         "request",
         "route",
@@ -58,6 +60,8 @@ class Exchange:
         """The route's path template, for metrics and the log."""
         self.user: Any = None
         """The user that the request authenticated as."""
+        self.owner: Hashable = None
+        """What the caps on downloads count the request under; None = the address of the peer."""
         self.status = 0
         self.headers = b""
         """Header lines, made by `header_lines`."""

@@ -10,11 +10,13 @@ from typing import Any
 
 from ptn_api.http.acceptor import Acceptor, AcceptPauses
 from ptn_api.http.connection import Connection, Handler, Limiter
-from ptn_api.http.connection_limit import ConnectionLimit
+from ptn_api.http.connection_limit import ConnectionLimit, DownloadLimit
 from ptn_api.http.request import Limits
 
 __all__ = ["Server"]
 
+_UNSENT_BYTES = 131_072
+"""How much the system takes of what it cannot send yet; a slow download would hold megabytes of it."""
 _TLS_SHUTDOWN_S = 1.0
 """How long to wait for the peer's close_notify. Everything has been sent by then."""
 
@@ -35,9 +37,13 @@ class Server:
         pauses: AcceptPauses | None = None,
     ) -> None:
         self._handler = handler
+        self._sock = sock
         self._limits = limits
         self._limiter = limiter
         self._connections = connections
+        self._downloads = DownloadLimit(
+            limits.downloads, most_waiting=limits.waiting_downloads, wait_ms=limits.download_wait_ms
+        )
         self._drain_s = drain_ms / 1000
         self._tls = tls
         self._acceptor = Acceptor(
@@ -49,6 +55,8 @@ class Server:
         )
 
     async def __aenter__(self) -> None:
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # connections inherit it
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         self._acceptor.start()
 
     async def _connect(self, sock: socket.socket) -> None:
@@ -61,7 +69,11 @@ class Server:
             }
         await asyncio.get_running_loop().connect_accepted_socket(
             lambda: Connection(
-                self._handler, self._limits, limiter=self._limiter, connections=self._connections
+                self._handler,
+                self._limits,
+                limiter=self._limiter,
+                connections=self._connections,
+                downloads=self._downloads,
             ),
             sock,
             **tls,

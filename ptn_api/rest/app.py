@@ -157,6 +157,7 @@ class App:
                     after = {"retry-after": str(allowance.retry_s)}
                     raise HTTPError("too_many_requests", "Too many requests with this key", headers=after)
             exchange.user = request.connection.user = holder
+            exchange.owner = request.connection.owner = holder.alias
             if holder.tier < route.lowest_tier:
                 raise HTTPError("insufficient_tier", route.tier_error)
             if not self._context.views.built:

@@ -20,7 +20,7 @@ import uvloop
 
 from ptn_api.http import acceptor as module
 from ptn_api.http.acceptor import Acceptor, AcceptPauses
-from tests.system.certificates import certificates
+from tests.system.certificates import contexts
 from tests.waiting import until_async
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -198,10 +198,7 @@ def test_files_that_run_out_for_another_reason(run: Run) -> None:
 
 def test_unfinished_handshakes_count_and_evict_each_other(run: Run, tmp_path: Path) -> None:
     """The oldest goes first; established connections stay, and a client that speaks TLS gets in."""
-    files = certificates(tmp_path / "tls")
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(files.certificate, files.key)
-    trust = ssl.create_default_context(cafile=str(files.authority))
+    trust, tls = contexts(tmp_path / "tls")
 
     async def test() -> None:
         accepting = Accepting(tls=tls)
