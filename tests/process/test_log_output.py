@@ -94,13 +94,13 @@ def test_a_logged_name_does_not_control_the_terminal() -> None:
 
 @pytest.mark.parametrize("call", EXCEPTIONS)
 def test_an_exception_is_logged_with_its_traceback(call: str) -> None:
-    """In JSON, as text in the event's line. Without an exception there is nothing to add."""
+    """In JSON, as text in the event's line."""
     error = 'ValueError("\\x1b[2J\\nforged")'
     first, second = map(json.loads, in_pipe(RAISED.format(call=EXCEPTIONS[call], error=error)))
     assert first["event"] == "failed"
     assert first["exception"].startswith("Traceback (most recent call last):\n")
     assert first["exception"].endswith("ValueError: \x1b[2J\nforged")
-    assert second.keys() == {"process", "event", "level", "timestamp"}
+    assert (second["event"], "exc_info" in second) == ("after", False)
     assert "exc_info" not in first
 
 
