@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ class Program:
     def _follow(self, client: PTNClient) -> None:
         self._orders = orders = self._follower()
         with orders:
+            if self._stopping:  # since before there was this follower
+                return
             for message in orders:
                 order = message.new_order
                 self._last = message.sequence
@@ -128,14 +131,14 @@ class Program:
                 if not pid:
                     child()
                     sys.exit(0)  # with all finalizers, as a worker of gunicorn ends
+                join: Callable[[], object] = partial(os.waitpid, pid, 0)
             else:
                 process = multiprocessing.get_context("fork").Process(target=child)
                 process.start()
-                assert process.pid is not None
-                pid = process.pid
+                join = process.join
             wrong = self._wrong_answers(client, miners)
             if not linger:
-                os.waitpid(pid, 0)
+                join()
             if not len(mirror):
                 wrong.append("the parent's mirror is empty")
             tell("answers", wrong)

@@ -27,6 +27,7 @@ import requests
 
 from ptn_api.access import rotate_key
 from ptn_api.clock import wall_ms
+from tests.processes import suspended
 from tests.soak.checker import Verdict
 from tests.soak.report import BotReport, Received, Record, TraderConfig
 from tests.system.api import ROOT
@@ -86,11 +87,6 @@ class Trader:
         self.process.send_signal(number)
         self.process.wait(60)
         self._reader.join(60)
-
-    def release(self, process: subprocess.Popen[bytes]) -> None:
-        """Closes stdin, for which a child that outlived the program waits."""
-        assert process.stdin is not None
-        process.stdin.close()
 
     def limit_files(self, size: int) -> int:
         """Sets the size to which the program may write files; returns the former one."""
@@ -184,7 +180,7 @@ class Traders:
     def __enter__(self) -> Traders:
         for trader in self._all:
             trader.start()
-        until(lambda: all(trader.follows for trader in self._all), seconds=120, what="every trader is live")
+        until(lambda: all(trader.follows for trader in self._all), seconds=600, what="every trader is live")
         return self
 
     def __exit__(
@@ -230,12 +226,14 @@ class Traders:
         """A file takes the place of the folder of the cursor for a while."""
         trader = self._one()
         folder = Path(trader.config.folder)
-        away = folder.rename(folder.with_suffix(".away"))
-        folder.touch()
+        with suspended(trader.process.pid):
+            away = folder.rename(folder.with_suffix(".away"))
+            folder.touch()
         self._shown(trader, "cursor_not_saved")
         time.sleep(self._random.uniform(0.1, 2.0))
-        folder.unlink()
-        away.rename(folder)
+        with suspended(trader.process.pid):
+            folder.unlink()
+            away.rename(folder)
         self._gone(trader, "cursor_not_saved")
         self._restart(trader)
 
@@ -243,7 +241,8 @@ class Traders:
         """The folder of the cursor is deleted; the program makes it again, and is then killed."""
         trader = self._one()
         folder = Path(trader.config.folder)
-        shutil.rmtree(folder)
+        with suspended(trader.process.pid):
+            shutil.rmtree(folder)
         what = f"the cursor file of trader {trader.report.number} is missing"
         self._verdict.expect("trouble_still_shown", what, lambda: list(folder.glob("cursor-*.json")))
         self._restart(trader)
@@ -257,9 +256,7 @@ class Traders:
         what = f"no answers after a fork of trader {trader.report.number}"
         self._verdict.expect("trouble_not_shown", what, lambda: trader.answers >= answers + 2)
         if linger:
-            parent = trader.process
             self._restart(trader)
-            trader.release(parent)
 
     def rotate_key(self) -> None:
         """A user gets another key, and the former one ends; its program is told, or notices."""
@@ -318,11 +315,13 @@ class Traders:
         return self._random.choice(self._all)
 
     def _restart(self, trader: Trader) -> None:
-        began = trader.began
+        began, former = trader.began, trader.process
         trader.end()
         trader.start()
         what = f"trader {trader.report.number} is not live after its restart"
         self._verdict.expect("trouble_still_shown", what, lambda: trader.began > began and trader.follows)
+        assert former.stdin is not None
+        former.stdin.close()  # a child that outlived the program waits for it
 
     def _shown(self, trader: Trader, code: str) -> None:
         what = f"{code} of trader {trader.report.number}"
@@ -335,6 +334,7 @@ class Traders:
     def _status(self, key: str) -> int:
         """The status with which REST answers a request with this key; 0 without an answer."""
         headers = {"Authorization": f"Bearer {key}"}
+        time.sleep(0.2)  # too many refused requests would block the address
         try:
             return requests.get(f"{self._rest_url}/me", headers=headers, timeout=30).status_code
         except requests.RequestException:

@@ -20,10 +20,10 @@ import requests
 
 from ptn_api.problems import Code
 from tests.chaos import ChaosProxy
+from tests.processes import suspend
 from tests.soak.checker import Verdict
 from tests.soak.traders import Traders
 from tests.system.api import PROCESSES, Api, unreadable_log
-from tests.waiting import until
 
 __all__ = ["Trouble"]
 
@@ -179,7 +179,7 @@ class Trouble:
         """The validator's positions are unmounted for a moment; the validator itself is stuck meanwhile."""
         miners = self._directory / "validation" / "miners"
         away = miners.with_name("miners-away")
-        self._suspend_validator()
+        suspend(self._validator.pid)
         os.rename(miners, away)
         with self._problem("root_missing", 2.5):
             os.rename(away, miners)
@@ -187,7 +187,7 @@ class Trouble:
 
     def _break_files(self) -> None:
         """Files of positions cannot be read; the validator itself is stuck meanwhile."""
-        self._suspend_validator()
+        suspend(self._validator.pid)
         files = sorted((self._directory / "validation" / "miners").glob("*/positions/*/*/*"))
         chosen = self._random.sample(files, min(len(files), self._random.randint(1, 3)))
         put_right = [self._spoil(path, ["halves", "locked", "folders"]) for path in chosen]
@@ -198,7 +198,7 @@ class Trouble:
 
     def _break_document(self) -> None:
         """The list of eliminated miners cannot be read; the validator itself is stuck meanwhile."""
-        self._suspend_validator()
+        suspend(self._validator.pid)
         put_right = self._spoil(
             self._directory / "validation" / "eliminations.json", ["halves", "locked", "folders"]
         )
@@ -230,11 +230,6 @@ class Trouble:
             aside.replace(path)
 
         return put_back
-
-    def _suspend_validator(self) -> None:
-        self._validator.send_signal(signal.SIGSTOP)
-        process = psutil.Process(self._validator.pid)
-        until(lambda: process.status() == psutil.STATUS_STOPPED, what="the validator is stopped")
 
     def _break_log(self) -> None:
         """REST is not killed meanwhile: without a log it could not serve /health."""
