@@ -35,14 +35,18 @@ __all__ = [
     "connect_reader",
     "connect_writer",
     "log_path",
+    "lost_commits",
     "make_file",
     "reading",
+    "wal_commits",
     "wal_path",
     "without_waiting",
     "writing",
 ]
 
 _BUSY_S = 10.0
+_PAGE_BYTES = {512 << n for n in range(8)}
+_WAL_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24  # https://www.sqlite.org/fileformat.html, 4
 _WRITER_PRAGMAS = (
     "synchronous = FULL",
     "wal_autocheckpoint = 2000",  # pages: a checkpoint every 8 MB, which costs one commit a few ms
@@ -89,10 +93,47 @@ class FileIdentity:
         return status.st_dev, status.st_ino
 
 
-def make_file(path: Path) -> None:
-    """Creates an empty file, readable by its owner only, unless it exists. Raises OSError."""
-    with contextlib.suppress(FileExistsError):
+def make_file(path: Path) -> bool:
+    """Creates an empty file, readable by its owner only, unless it exists; returns whether it did.
+
+    Raises OSError.
+    """
+    try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        return False
+    return True
+
+
+def wal_commits(path: Path) -> list[int]:
+    """Returns the numbers of the frames in the write-ahead log that end a commit, damaged ones included.
+
+    To be called before SQLite opens the log: it ignores everything from the first damaged frame on.
+    """
+    try:
+        data = wal_path(path).read_bytes()
+    except FileNotFoundError:
+        return []
+    page_bytes = int.from_bytes(data[8:12], "big")
+    step = _FRAME_HEADER_BYTES + (page_bytes if page_bytes in _PAGE_BYTES else 4096)
+    starts = range(_WAL_HEADER_BYTES, len(data) - step + 1, step)
+    headers = [data[at : at + _FRAME_HEADER_BYTES] for at in starts]
+    # Frames of an earlier round have other salts. Both places are read, since one of them may be damaged.
+    salts = {data[16:24], *(header[8:16] for header in headers[:1])}
+    return [
+        number
+        for number, header in enumerate(headers, 1)
+        if header[4:8] != bytes(4) and header[8:16] in salts
+    ]
+
+
+def lost_commits(db: sqlite3.Connection, commits: list[int]) -> int:
+    """Returns how many of the `wal_commits` SQLite has ignored, apart from one that was being written."""
+    if not commits:
+        return 0
+    frames: int
+    _, frames, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return max(0, sum(number > frames for number in commits) - 1)
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:

@@ -361,6 +361,9 @@ def events_after(
         if of_position is None:
             damaged.add("orders", row[3], row[4], row[5])
             continue
+        if orders and not _has_predecessors(row[7], of_position):
+            damaged.add("removed_orders", row[0])
+            continue
         event = Event(
             sequence=row[0],
             revision=row[1],
@@ -380,6 +383,16 @@ def events_after(
         )
         events.append(event)
     return events
+
+
+def _has_predecessors(order_uuid: str, lists: _EventLists) -> bool:
+    """Returns whether the list has the order, or it is known which order before it remained."""
+    uuid: str | None = order_uuid
+    while uuid is not None and uuid not in lists.indexes:
+        if uuid not in lists.removed:
+            return False
+        uuid = lists.removed[uuid]
+    return True
 
 
 class _EventLists(NamedTuple):
@@ -433,6 +446,8 @@ def _lists_of_events(db: sqlite3.Connection, first: int, last: int) -> dict[int,
 def is_damaged(db: sqlite3.Connection, damage: Damage) -> bool:
     """Returns whether a row that was damaged still is; one that is gone is not."""
     found, key = DamagedRows(quiet=True), damage.key
+    if damage.table == "removed_orders" and len(key) == 1:  # by the event that needs it
+        return LogState.load(db).floor <= int(key[0])
     if damage.table == "events":
         state = LogState.load(db)
         return state.floor <= key[0] <= state.sequence and not _is_intact(db, "events", key[0])

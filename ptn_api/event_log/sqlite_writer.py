@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sqlite3
 import threading
 import time
@@ -28,7 +29,9 @@ from ptn_api.event_log.database import (
     adapt_to,
     connect_writer,
     log_path,
+    lost_commits,
     make_file,
+    wal_commits,
     wal_path,
     without_waiting,
     writing,
@@ -93,12 +96,16 @@ class SqliteWriter(SqliteReader):
         self._write_lock = threading.Lock()
         self._staging: set[int] = set()
         path = log_path(data_dir)
-        make_file(path)
+        if not make_file(path) and path.stat().st_size == 0:
+            logger.warning("log_empty", reason="nothing is left of an earlier log: a new one begins")
+        commits = wal_commits(path)
         with writing():
             self._writer: sqlite3.Connection | None = connect_writer(path)
         try:
             with writing():
                 create_or_migrate(self._writer, path, clock())
+                if lost := lost_commits(self._writer, commits):
+                    _renew(self._writer, lost, clock())
             directory = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(directory)  # makes the new file's name durable
@@ -286,6 +293,24 @@ class SqliteWriter(SqliteReader):
                         delete_chunk(db, version, index)
         except LogUnwritableError as error:
             logger.warning("document_cleanup_failed", reason=str(error))
+
+
+def _renew(db: sqlite3.Connection, lost: int, now_ms: int) -> None:
+    """Gives the log a new epoch and newer sequences: those of the lost commits would be assigned again."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        state = LogState.load(db)
+        state.epoch = secrets.token_hex(16)
+        state.sequence = max(state.sequence, now_ms)
+        state.pruned, state.event_bytes = state.events, 0
+        state.save(db)
+        db.execute("DELETE FROM events")
+        db.execute("COMMIT")
+    except BaseException:
+        db.rollback()
+        raise
+    reason = "the write-ahead log is damaged: commits are lost, and clients are told of a new epoch"
+    logger.error("log_commits_lost", commits=lost, reason=reason)
 
 
 def _reported(state: LogState, append: Append) -> Head:

@@ -224,3 +224,94 @@ def test_no_flipped_bit_is_served(original: Path, tmp_path: Path) -> None:
         with capture_logs():
             try_damage(data_dir, truth)
         shutil.rmtree(data_dir)
+
+
+def test_damaged_events_are_left_out_and_counted(data_dir: Path) -> None:
+    """Each is named once; a page ends where it would have ended with them, and pruning goes on."""
+    truth = truth_of(data_dir)
+    first = truth["floor"]
+    damaged = (first, first + 3)
+    change(data_dir, f"UPDATE events SET timestamp_ms = timestamp_ms + 1 WHERE sequence IN {damaged}")
+    with capture_logs() as logs, reader_of(data_dir) as log:
+        for _ in range(2):
+            assert compare(log, truth) == (["events", "deltas"], [])
+        assert [event.sequence for event in log.read(first - 1, 5)] == [first + 1, first + 2, first + 4]
+        assert log.damaged() == 2
+    assert [(entry["table"], entry["key"]) for entry in logs] == [("events", str(n)) for n in damaged]
+    with contextlib.closing(open_writer(data_dir, retention_ms=0)) as writer:
+        assert writer.repair().positions == frozenset()
+        assert writer.damaged() == 2
+        assert writer.prune(T0 + 10**9) == truth["head"].sequence + 1
+        assert (writer.damaged(), writer.check()) == (0, [])
+
+
+def test_a_damaged_young_event_does_not_stop_pruning(data_dir: Path) -> None:
+    """Its time may be wrong, so that it would be kept forever, and all later ones with it."""
+    events = truth_of(data_dir)["deltas"]
+    first = min(events)
+    kept = min(n for n, event in events.items() if event.timestamp_ms >= T0 + 3)
+    change(data_dir, f"UPDATE events SET timestamp_ms = 1 << 50 WHERE sequence = {first}")
+    with contextlib.closing(open_writer(data_dir, retention_ms=0)) as writer:
+        assert writer.prune(T0 + 3) == kept
+
+
+def wal_of(data_dir: Path, tmp_path: Path) -> Path:
+    """A copy of a log whose writer was killed: all commits since its creation are in the write-ahead log."""
+    log = open_writer(data_dir, clock=lambda: T0 - 1)
+    log.baseline([], T0)
+    for n in range(1, 9):
+        log.append([POSITIONS[n]], T0 + n)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in data_dir.glob("log.sqlite3*"):
+        shutil.copyfile(path, copy / path.name)
+    log.close()
+    return copy
+
+
+@pytest.mark.parametrize("part", ["header", "salt", "page"])
+def test_lost_commits_change_the_epoch(part: str, tmp_path: Path) -> None:
+    """SQLite ignores a write-ahead log from its first damaged frame on: sequences would be assigned twice."""
+    data_dir = wal_of(tmp_path / "data", tmp_path)
+    wal = data_dir / "log.sqlite3-wal"
+    data = bytearray(wal.read_bytes())
+    frame = 32 + 60 * (24 + 4096)
+    data[{"header": 17, "salt": frame + 9, "page": frame + 500}[part]] ^= 4
+    wal.write_bytes(data)
+    with capture_logs() as logs, contextlib.closing(open_writer(data_dir, clock=lambda: T0 + 500)) as log:
+        assert (log.head().sequence, log.floor()) == (T0 + 500, T0 + 501)
+        assert log.check() == []
+        log.append([written(position(50, [order(900)]))], T0 + 600)
+        assert [event.sequence for event in log.read(T0 + 500, 10)] == [T0 + 501]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["log_commits_lost"]
+
+
+@pytest.mark.parametrize("cut", [0, 2_000])
+def test_a_killed_writers_log_keeps_its_epoch(cut: int, tmp_path: Path) -> None:
+    """With an intact write-ahead log, and one whose last commit was cut short by a power failure."""
+    data_dir = wal_of(tmp_path / "data", tmp_path)
+    wal = data_dir / "log.sqlite3-wal"
+    wal.write_bytes(wal.read_bytes()[: -cut or None])
+    with capture_logs() as logs, contextlib.closing(open_writer(data_dir)) as log:
+        assert len(list(log.positions())) == 8 - bool(cut)
+        assert log.floor() == T0
+    assert logs == []
+
+
+def test_a_damaged_shared_memory_file_is_made_again(tmp_path: Path) -> None:
+    """Whoever opens the log first does not trust it."""
+    data_dir = wal_of(tmp_path / "data", tmp_path)
+    (data_dir / "log.sqlite3-shm").write_bytes(b"\xff" * 32_768)
+    with contextlib.closing(open_writer(data_dir)) as log:
+        assert log.check() == []
+        assert len(list(log.positions())) == 8
+
+
+def test_an_empty_file_is_a_new_log(data_dir: Path) -> None:
+    """Nothing is left to read: a new epoch begins, which is logged."""
+    epoch = truth_of(data_dir)
+    log_path(data_dir).write_bytes(b"")
+    with capture_logs() as logs, contextlib.closing(open_writer(data_dir)) as log:
+        assert not log.ready()
+        assert log.head() != epoch["head"]
+    assert logs[0]["event"] == "log_empty"

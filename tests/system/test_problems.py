@@ -38,6 +38,8 @@ from tests.waiting import until
 
 ELSEWHERE: dict[Code, str] = {
     "source_silent": "rest/test_app.py",
+    "log_unusable": "system/test_damage.py",
+    "log_damaged": "system/test_damage.py",
     "not_watching": "rest/test_app.py",
     "events_missing": "intake/test_follow.py",
     "queue_items_refused": "intake/test_queue.py",
