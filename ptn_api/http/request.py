@@ -197,13 +197,12 @@ class RequestReader:
             raise HTTPError("bad_request", "Too many pipelined requests")
         parser = self._parser
         self._request = Request(parser.get_method(), self._target, self._headers, self._connection)
-        http_1_1 = parser.get_http_version() == "1.1"
+        http_1_1 = self._request.http_1_1 = parser.get_http_version() == "1.1"
         upgrade = parser.should_upgrade()
         # No keep-alive for HTTP/1.0: proxies may forward that header blindly (RFC 9112, C.2.2).
         self._is_last = not (http_1_1 and parser.should_keep_alive()) or upgrade
         has_body = "transfer-encoding" in self._headers or int(self._headers.get("content-length", 0)) > 0
         self._upgrade_with_body = upgrade and has_body
-        self._request.http_1_1 = http_1_1
         self.expects_continue = http_1_1 and self._headers.get("expect", "").lower() == "100-continue"
         if int(self._headers.get("content-length", 0)) > BODY_LIMIT:
             self._skip_body()
