@@ -11,11 +11,15 @@ import httpx
 import pytest
 
 from ptn_api.http.body import body_of
+from ptn_api.http.errors import HTTPError
 from ptn_api.http.response import Response
+from ptn_api.problems import ProblemRegister
 from ptn_api.rest import about
 from ptn_api.rest.context import AppContext, Heavy, RequestContext
+from ptn_api.rest.counters import RestCounters
+from ptn_api.rest.options import RestOptions
 from ptn_api.rest.routes import Route
-from ptn_api.rest.turns import FairQueue
+from ptn_api.rest.turns import FairQueue, Turns
 from ptn_api.tasks import TimeSlice
 from ptn_api.wire.about import Health
 from tests.rest.serving import Served, serving
@@ -70,6 +74,27 @@ async def test_who_is_cancelled_leaves_the_queue() -> None:
     await asyncio.wait(waiting, timeout=PATIENCE_S)
     assert [task.cancelled() for task in waiting] == [True, False, True]
     assert queue.try_acquire("c")
+
+
+async def test_waiting_and_refused_requests_are_counted_by_route() -> None:
+    """Until they are closed they count towards the limit; one that has a place at once is not counted."""
+    options = RestOptions(heavy_requests_per_user=1, heavy_waiting_per_user=1)
+    counters, problems = RestCounters(), ProblemRegister()
+    turns = Turns(options, counters, problems, lambda: 1_000)
+    first, second = turns.begin("a", "/one"), turns.begin("a", "/two")
+    assert problems.look() == {}
+    with pytest.raises(HTTPError, match="expensive") as refused:
+        turns.begin("a", "/two")
+    assert (refused.value.status, refused.value.code) == (503, "busy")
+    turns.begin("b", "/one")
+    assert counters.heavy == {("/two", "queued"): 1, ("/two", "refused"): 1}
+    assert [*problems.look()] == ["work_refused"]
+    second.close()
+    second.close()
+    third = turns.begin("a", "/two")
+    first.close()
+    async with third:
+        assert turns.begin("a", "/two") is not None
 
 
 # --- the server -------------------------------------------------------------------------------------------
