@@ -57,7 +57,7 @@ class RestOptions(ClientLimits, frozen=True, kw_only=True):
     ] = 1_024
     heavy_waiting_per_user: Annotated[
         Limit, setting("Limits", "Let this many expensive REST requests of a user wait")
-    ] = 64
+    ] = 128
     work_refused_ms: Annotated[
         Period,
         setting("REST", "Report refused expensive requests in /health for this long after the last one"),

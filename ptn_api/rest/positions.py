@@ -71,14 +71,22 @@ def positions(app: AppContext, request: RequestContext) -> Response | Heavy:
     return Response(app.views.snapshot(query.tier), headers)
 
 
-def positions_of(app: AppContext, request: RequestContext) -> Response:
-    headers = freshness_headers(app, request.tier)
+def positions_of(app: AppContext, request: RequestContext) -> Response | Heavy:
     # Archived positions are shown here alone: neither the documents of all miners nor the stream have them.
-    hotkey = request.hotkey
     # Known from the views: most miners have no archive, and asking the log would cost more than the answer.
-    has_archive = request.tier == 100 and hotkey in app.views.archived
-    body = app.archive.joined(hotkey, app.views.view(hotkey)) if has_archive else None
-    body = body or app.views.entry(request.hotkey, request.tier)
+    if request.tier == 100 and request.hotkey in app.views.archived:
+        return Heavy(partial(_with_archive, app, request))
+    return _entry(app, request, freshness_headers(app, request.tier))
+
+
+async def _with_archive(app: AppContext, request: RequestContext, _: TimeSlice) -> Response:
+    headers = freshness_headers(app, request.tier)
+    body = app.archive.joined(request.hotkey, app.views.view(request.hotkey))
+    return _entry(app, request, headers) if body is None else Response(body, headers)
+
+
+def _entry(app: AppContext, request: RequestContext, headers: bytes) -> Response:
+    body = app.views.entry(request.hotkey, request.tier)
     if body is None:
         raise HTTPError("not_found", "Miner ID not found")
     return Response(body, headers)

@@ -164,7 +164,7 @@ ROUTES: tuple[Route, ...] = (
         positions.positions_of,
         "One miner's positions, as the key's tier shows them",
         MinerEntry,
-        errors=("not_found",),
+        errors=("not_found", "busy"),
         description="From tier 100 on, archived positions are listed and counted, too. Below tier 100, a "
         "miner is a 404 while the tier shows none of its positions.",
         freshness=True,

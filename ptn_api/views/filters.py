@@ -166,11 +166,10 @@ class _Entry(NamedTuple):
     def parts(self, tier: Tier) -> Iterator[Part]:
         """Blocks all of whose positions are chosen come as segments, which are compressed already."""
         (first, second), (one, two) = self.blocks, self.indexes
-        texts = _cut(second, two, (kind in self.kinds for kind in two.kinds))
+        texts = self._cut_of(second, two)
         if not self.kinds >= one.sums.keys():
             yield OPENING
-            texts = chain(_cut(first, one, (kind in self.kinds for kind in one.kinds)), texts)
-            yield from _separated(texts)
+            yield from _separated(chain(self._cut_of(first, one), texts))
         elif self.kinds >= two.sums.keys():
             yield from (first, second, TAILS[tier].identity)
             return
@@ -178,6 +177,10 @@ class _Entry(NamedTuple):
             yield first
             yield from _separated(texts, after=len(one) > 0)
         yield self.end
+
+    def _cut_of(self, block: Segment, index: BlockIndex) -> Iterator[Part]:
+        if not self.kinds.isdisjoint(index.sums):
+            yield from _cut(block, index, (kind in self.kinds for kind in index.kinds))
 
 
 class _Change(NamedTuple):

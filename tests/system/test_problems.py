@@ -267,7 +267,7 @@ def crowded_server(patient: Patient) -> Iterator[None]:
     """More expensive requests of one user, arriving at once, than may wait: until the block ends."""
     address = patient.server.rest.removeprefix("http://")
     headers = {"Authorization": f"Bearer {patient.key}"}
-    connections = [http.client.HTTPConnection(address, timeout=30) for _ in range(80)]
+    connections = [http.client.HTTPConnection(address, timeout=30) for _ in range(140)]
     over = threading.Event()
 
     def ask() -> None:
