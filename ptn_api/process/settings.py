@@ -105,6 +105,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             unit="PORT",
         ),
     ] = -1
+    memory_limit_bytes: Annotated[
+        int,
+        msgspec.Meta(ge=0),
+        setting(
+            "Limits",
+            "Report memory_near_limit once the resident memory of all processes is 90 % of this; 0 = only "
+            "the system's limits count",
+            unit="BYTES",
+        ),
+    ] = 0
+    problem_log_ms: Annotated[
+        Period, setting("Processes", "Log a problem that comes and goes at most once in this time")
+    ] = 60_000
     usage_flush_ms: Annotated[Period, setting("Processes", "Write per-key usage at this interval")] = 5_000
     key_check_ms: Annotated[
         Period, setting("Processes", "Check the key file and the certificate for changes at this interval")

@@ -58,9 +58,13 @@ class OpenLimiter:
     def __init__(self, error: HTTPError | None = None) -> None:
         self.error = error
         self.reasons: list[str] = []
+        self.causes: list[str] = []
 
     def opened(self, connection: ConnectionInfo) -> HTTPError | None:
         return self.error
+
+    def refused(self, connection: ConnectionInfo, cause: str) -> None:
+        self.causes.append(cause)
 
     def closed(self, connection: ConnectionInfo, reason: str) -> None:
         self.reasons.append(reason)
