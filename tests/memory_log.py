@@ -172,6 +172,9 @@ class MemoryLog:
     def source(self) -> SourceStatus:
         return self._source
 
+    def behind_ms(self) -> int:
+        return 0
+
     def counters(self) -> dict[str, int]:
         return dict(self._counters)
 

@@ -39,7 +39,7 @@ def open_writer(
         # The directory is locked, not the file: the lock also covers the creation of the file.
         lock = _lock_directory(data_dir)
         try:
-            return SqliteWriter(
+            writer = SqliteWriter(
                 data_dir,
                 lock,
                 late_ms=late_ms,
@@ -50,6 +50,8 @@ def open_writer(
         except BaseException:
             os.close(lock)
             raise
+        writer.delete_unused_chunks()
+        return writer
     except OSError as error:
         raise LogUnwritableError(f"the log in {data_dir} cannot be written: {error}") from error
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from ptn_api.clock import monotonic_ms
 from ptn_api.errors import LogPrunedError
 from ptn_api.event_log.commit_notifier import SocketCommitListener, listener_folder
 from ptn_api.event_log.contract import (
@@ -160,6 +161,14 @@ class SqliteReader:
         with self._snapshot() as db:
             (status,) = db.execute("SELECT source FROM log").fetchone()
         return _source.decode(status)
+
+    def behind_ms(self) -> int | None:
+        with self._snapshot() as db:
+            row = db.execute("SELECT complete_ms FROM chain").fetchone()
+        if row is None:
+            return 0
+        # After a restart of the machine its clock may be behind the stored time.
+        return monotonic_ms() - row[0] if row[0] is not None and row[0] <= monotonic_ms() else None
 
     def counters(self) -> dict[str, int]:
         state = self._state()

@@ -79,7 +79,7 @@ class SqliteWriter(SqliteReader):
         path = log_path(data_dir)
         make_file(path)
         with writing():
-            self._writer: sqlite3.Connection | None = connect_writer(path)
+            self._writer: sqlite3.Connection | None = self._connect(path)
         try:
             with writing():
                 create_or_migrate(self._writer, path, clock())
@@ -93,7 +93,6 @@ class SqliteWriter(SqliteReader):
             self._writer.close()
             raise
         self._notifier = CommitNotifier(listener_folder(data_dir))
-        self._delete_unused_chunks()
 
     def baseline(self, changes: Iterable[Change], now_ms: int) -> Head:
         with self._transaction() as (db, state):
@@ -124,7 +123,7 @@ class SqliteWriter(SqliteReader):
         if before != (state.sequence, state.revision):
             self._notifier.notify()
         if ahead:
-            self._delete_unused_chunks()
+            self.delete_unused_chunks()
         return _reported(state, append)
 
     def fingerprints(self) -> dict[tuple[str, str], str]:
@@ -158,7 +157,7 @@ class SqliteWriter(SqliteReader):
                 more = prune_tombstones(db, state, oldest_ms=oldest_ms)
                 prune_removed_orders(db, oldest_ms=oldest_ms)
                 state.tombstone_floor = max(state.tombstone_floor, prune_deleted(db, oldest_ms=oldest_ms))
-        self._delete_unused_chunks()
+        self.delete_unused_chunks()
         self._checkpoint(over_bytes=_LARGE_WAL_BYTES)
         return self.floor()
 
@@ -180,9 +179,10 @@ class SqliteWriter(SqliteReader):
         with self._write_lock, writing():
             self._identity.check()
             if self._writer is None:
-                self._writer = connect_writer(self._path)
+                self._writer = self._connect(self._path)
             db = self._writer
             try:
+                self._before_begin(db)
                 # IMMEDIATE takes SQLite's write lock now; upgrading a read transaction later could fail.
                 db.execute("BEGIN IMMEDIATE")
                 state = LogState.load(db)
@@ -190,6 +190,7 @@ class SqliteWriter(SqliteReader):
                 yield db, state
                 if state != before:
                     state.save(db)
+                self._before_commit(db)
                 db.execute("COMMIT")
             except BaseException:
                 try:
@@ -199,6 +200,17 @@ class SqliteWriter(SqliteReader):
                     self._writer = None  # the connection is broken: the next transaction opens a new one
                     db.close()
                 raise
+
+    # Where the log of a cluster differs from that of a single machine (ptn_api/cluster).
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        return connect_writer(path)
+
+    def _before_begin(self, db: sqlite3.Connection) -> None:
+        """Called before each transaction, without one."""
+
+    def _before_commit(self, db: sqlite3.Connection) -> None:
+        """Called at the end of each transaction; an error rolls it back."""
 
     def _checkpoint(self, *, over_bytes: int = 0) -> None:
         """Checkpoints and truncates a write-ahead log larger than this, as far as readers allow."""
@@ -228,7 +240,7 @@ class SqliteWriter(SqliteReader):
                         put_chunk(db, packed, chunk)
                     time.sleep(_YIELD_S)
 
-    def _delete_unused_chunks(self) -> None:
+    def delete_unused_chunks(self) -> None:
         """Cleans up after replaced documents and crashes. On a full disk the next call does it."""
         try:
             with self._snapshot() as db:
