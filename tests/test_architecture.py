@@ -68,7 +68,7 @@ HOMES = {
     "typer": ("cli/",),
     "uvloop": ("process/worker.py",),
     "websockets": ("client/", "cli/client.py"),
-    "zstandard": ("event_log/documents.py", "http/", "client/recording.py"),
+    "zstandard": ("cluster/", "event_log/documents.py", "http/", "client/recording.py"),
 }
 """Where a library may be imported: in these modules, or in these folders."""
 

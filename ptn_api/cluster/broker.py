@@ -59,10 +59,10 @@ class Broker(Protocol):
     def publish(self, payload: bytes, *, expected: int) -> int:
         """Appends an entry after index `expected`; returns its index once it is durable.
 
-        Raises PublishRefusedError if the stream has another last index, or if the broker refuses for a reason
-        that proves that nothing was stored. Raises OutcomeUnknownError if no answer came, also if the
-        connection broke: the entry is stored, or not, or will be. Raises BrokerError if the request was
-        certainly not sent.
+        Raises PublishRefusedError if the stream has another last index, or if the broker could not take the
+        entry now (no leader). Raises OutcomeUnknownError if no answer came, also if the connection broke: the
+        entry is stored, or not, or will be. Raises BrokerError if the request was certainly not sent. The
+        writer reads on after any of them, so a wrong one costs time and no correctness.
 
         The check against `expected` saves void entries and is not needed for safety: a broker without it
         returns a larger index, and the caller reads on to find out whether its entry counts.

@@ -15,7 +15,7 @@ from ptn_api.event_log.sqlite_writer import SqliteWriter
 from ptn_api.file_lock import take_lock
 from ptn_api.options import LATE_MS, RETENTION_BYTES, RETENTION_MS
 
-__all__ = ["open_reader", "open_writer"]
+__all__ = ["lock_directory", "open_reader", "open_writer"]
 
 _RETRY_S = 0.02
 
@@ -37,7 +37,7 @@ def open_writer(
     data_dir = data_dir.absolute()
     try:
         # The directory is locked, not the file: the lock also covers the creation of the file.
-        lock = _lock_directory(data_dir)
+        lock = lock_directory(data_dir)
         try:
             writer = SqliteWriter(
                 data_dir,
@@ -72,7 +72,7 @@ def open_reader(data_dir: Path, *, wait_ms: int = 0) -> EventLog:
         time.sleep(_RETRY_S)
 
 
-def _lock_directory(data_dir: Path) -> int:
+def lock_directory(data_dir: Path) -> int:
     """Creates the directory (0700) if needed and locks it until the descriptor is closed or the process ends.
 
     On NFS only a file open for writing can be locked, so there it is a file in the directory. Raises

@@ -79,7 +79,7 @@ class SqliteWriter(SqliteReader):
         path = log_path(data_dir)
         make_file(path)
         with writing():
-            self._writer: sqlite3.Connection | None = self._connect(path)
+            self._writer: sqlite3.Connection | None = self.connect(path)
         try:
             with writing():
                 create_or_migrate(self._writer, path, clock())
@@ -177,39 +177,48 @@ class SqliteWriter(SqliteReader):
     def _transaction(self) -> Iterator[tuple[sqlite3.Connection, LogState]]:
         """A transaction that is durable after the block; an exception rolls it back."""
         with self._write_lock, writing():
-            self._identity.check()
-            if self._writer is None:
-                self._writer = self._connect(self._path)
-            db = self._writer
-            try:
-                self._before_begin(db)
-                # IMMEDIATE takes SQLite's write lock now; upgrading a read transaction later could fail.
-                db.execute("BEGIN IMMEDIATE")
+            db = self.connected()
+            self.before_begin(db)
+            with self.committed(db):
                 state = LogState.load(db)
                 before = replace(state)
                 yield db, state
                 if state != before:
                     state.save(db)
-                self._before_commit(db)
-                db.execute("COMMIT")
-            except BaseException:
-                try:
-                    if db.in_transaction:
-                        db.execute("ROLLBACK")
-                except sqlite3.Error:
-                    self._writer = None  # the connection is broken: the next transaction opens a new one
-                    db.close()
-                raise
+                self.before_commit(db)
 
-    # Where the log of a cluster differs from that of a single machine (ptn_api/cluster).
+    def connected(self) -> sqlite3.Connection:
+        """The connection for writing, under the write lock."""
+        self._identity.check()
+        if self._writer is None:
+            self._writer = self.connect(self._path)
+        return self._writer
 
-    def _connect(self, path: Path) -> sqlite3.Connection:
+    @contextlib.contextmanager
+    def committed(self, db: sqlite3.Connection) -> Iterator[None]:
+        try:
+            # IMMEDIATE takes SQLite's write lock now; upgrading a read transaction later could fail.
+            db.execute("BEGIN IMMEDIATE")
+            yield
+            db.execute("COMMIT")
+        except BaseException:
+            try:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+            except sqlite3.Error:
+                self._writer = None  # the connection is broken: the next transaction opens a new one
+                db.close()
+            raise
+
+    # For subclasses, under the write lock: the log of a cluster differs in these (ptn_api/cluster).
+
+    def connect(self, path: Path) -> sqlite3.Connection:
         return connect_writer(path)
 
-    def _before_begin(self, db: sqlite3.Connection) -> None:
+    def before_begin(self, db: sqlite3.Connection) -> None:
         """Called before each transaction, without one."""
 
-    def _before_commit(self, db: sqlite3.Connection) -> None:
+    def before_commit(self, db: sqlite3.Connection) -> None:
         """Called at the end of each transaction; an error rolls it back."""
 
     def _checkpoint(self, *, over_bytes: int = 0) -> None:
