@@ -97,6 +97,8 @@ class LogError(PTNError):
 
 
 class BrokerError(LogError):
+    """`code` may be `damaged_commit`: another server of the broker may have the commit undamaged."""
+
     code = "broker_error"
 
 
@@ -131,7 +133,7 @@ class LogReplacedError(LogError):
 class LogUnusableError(LogError):
     """`code`: `corrupt`, `not_a_log`, `newer_schema`, `no_wal` or `no_locks` (file system without).
 
-    In a cluster also `not_joined`, `newer_commit`, `damaged_commit`, `diverged` and `forked`.
+    In a cluster also `not_joined`, `newer_commit`, `diverged` and `forked`.
     """
 
     code = "log_unusable"

@@ -19,7 +19,7 @@ import zstandard
 
 from ptn_api.cluster.broker import PART_BYTES
 from ptn_api.cluster.chain import Link
-from ptn_api.errors import LogUnusableError
+from ptn_api.errors import BrokerError, LogUnusableError
 from ptn_api.event_log.schema import SCHEMA_VERSION
 
 __all__ = ["Part", "TableRows", "decode_part", "decode_rows", "encode_part", "encode_rows", "new_id"]
@@ -68,12 +68,15 @@ def encode_part(part: Part) -> bytes:
 
 
 def decode_part(payload: bytes) -> Part:
-    """Raises LogUnusableError for a damaged entry, and for one of a newer version."""
+    """Raises LogUnusableError for an entry of a newer version, BrokerError for a damaged one.
+
+    Another server of the broker may have the entry undamaged.
+    """
     content = payload[1 + _DIGEST_BYTES :]
     if payload[:1] and payload[0] > _FORMAT:
         raise LogUnusableError("the cluster's writer has a newer version: upgrade", code="newer_commit")
     if payload[1 : 1 + _DIGEST_BYTES] != _digest(content):
-        raise LogUnusableError("the broker returned a damaged commit", code="damaged_commit")
+        raise BrokerError("the broker returned a damaged commit", code="damaged_commit")
     part = _parts.decode(content)
     if part.schema > SCHEMA_VERSION:
         raise LogUnusableError(

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import structlog
 
+from ptn_api.backoff import Backoff
 from ptn_api.clock import Monotonic, monotonic_ms, wall_ms
 from ptn_api.cluster.broker import Broker, Entry
 from ptn_api.cluster.chain import START, Link, Tip, Verdict, advance, start_at
@@ -36,7 +37,10 @@ from ptn_api.cluster.tape import Table, put_rows, shared_tables
 from ptn_api.errors import (
     BrokerError,
     EntriesPurgedError,
+    LogError,
+    LogFencedError,
     LogMissingError,
+    LogReplacedError,
     LogUnusableError,
     LogUnwritableError,
     PublishRefusedError,
@@ -89,8 +93,7 @@ class Incoming:
 class Copy(SqliteWriter):
     """A log that follows the stream. Threads may share it, as they may share the log of a single machine.
 
-    Everything but the fingerprints of files comes from the stream: changes of anything else are refused, with
-    LogFencedError, by the subclass that can write.
+    It changes only by what the stream brings: writing to it raises LogFencedError. `ClusterWriter` can write.
     """
 
     def __init__(
@@ -161,6 +164,7 @@ class Copy(SqliteWriter):
     def run(self, stop: threading.Event) -> None:
         """Follows the stream until `stop` is set. Raises LogUnusableError, LogReplacedError."""
         stalled = False
+        pause = Backoff(first_ms=self._pause_ms, max_ms=_LOOK_MS)
         check_at = self._monotonic()
         while not stop.is_set():
             try:
@@ -169,7 +173,9 @@ class Copy(SqliteWriter):
                     progress = self.check()
                 else:
                     progress = self.follow() > 0
-            except (BrokerError, LogUnwritableError) as error:
+            except (LogUnusableError, LogReplacedError):
+                raise
+            except LogError as error:
                 if not stalled:
                     logger.error("cluster_copy_stalled", code=error.code, reason=str(error))
                 stalled, progress = True, False
@@ -179,9 +185,10 @@ class Copy(SqliteWriter):
                 stalled = False
             incoming = self._incoming
             if progress and incoming is not None:
+                pause.reset()
                 self._broker.wait(incoming.chain.read, max(check_at - self._monotonic(), 0))
-            else:  # an entry may be announced before the server that answers has it
-                stop.wait(self._pause_ms / 1000)
+            else:  # without the pause, an entry that was announced and is not readable yet would keep it busy
+                stop.wait(pause.next_ms() / 1000)
 
     # --- under the write lock -----------------------------------------------------------------------------
 
@@ -190,6 +197,9 @@ class Copy(SqliteWriter):
         # After a power loss this copy may lack the last commits. The stream has them.
         db.execute("PRAGMA synchronous = NORMAL")
         return db
+
+    def before_begin(self, db: sqlite3.Connection) -> None:
+        raise LogFencedError("another machine writes this log: this one has a copy")
 
     def place(self, db: sqlite3.Connection) -> Incoming:
         """Where this copy is in the stream. Starts at the stored tip if anything went wrong since."""
@@ -219,7 +229,7 @@ class Copy(SqliteWriter):
         """Applies a batch; if the copy must stop at an entry, those before it are applied first."""
         self._incoming = None  # after an error it no longer fits the stored tip
         counts: Counter[str] = Counter()
-        unusable: LogUnusableError | None = None
+        failure: BrokerError | LogUnusableError | None = None
         suspect = False
         with self.committed(db):
             for entry in entries:
@@ -227,24 +237,25 @@ class Copy(SqliteWriter):
                 before = incoming.chain
                 try:
                     verdict = incoming.apply(db, entry)
-                except LogUnusableError as error:
+                except (BrokerError, LogUnusableError) as error:
                     db.execute("ROLLBACK TO entry")
                     incoming.chain = before
-                    unusable = error
+                    failure = error
                 db.execute("RELEASE entry")
-                if unusable is not None:
+                if failure is not None:
                     break
                 counts[verdict.value] += 1
                 suspect = suspect or verdict is Verdict.SUSPECT
         self.counts += counts
-        if unusable is not None:
-            raise unusable
+        applied = counts[Verdict.COUNTS.value]
+        if applied:
+            self._notifier.notify()
+        if failure is not None:
+            raise failure
         if suspect:
             self._require_same_stream(incoming.chain.tip)
         self._incoming = incoming
-        if counts[Verdict.COUNTS.value]:
-            self._notifier.notify()
-        return counts[Verdict.COUNTS.value]
+        return applied
 
     def _require_same_stream(self, tip: Tip) -> None:
         """Raises LogUnusableError if the stream has another commit in the tip's place."""
@@ -319,11 +330,11 @@ def open_copy(
 ) -> C:
     """Opens this machine's copy in the directory, as a `Copy` or a `ClusterWriter`; makes it if necessary.
 
-    `pause_ms` is the pause before another attempt, where the broker would answer at once.
+    The file appears when it is complete, so its readers never see another epoch. A copy that exists is opened
+    without the broker. `pause_ms` is the pause before another attempt, where the broker would answer at once.
 
-    The file appears when it is complete, so its readers never see another epoch. Raises what `open_writer`
-    raises, LogMissingError if the cluster has no log yet, LogUnusableError (`not_joined`) for the log of a
-    single machine, BrokerError.
+    Raises what `open_writer` raises, LogMissingError if the cluster has no log yet, LogUnusableError
+    (`not_joined`) for the log of a single machine, BrokerError.
     """
     data_dir = data_dir.absolute()
     try:
@@ -379,6 +390,8 @@ def _make_copy(path: Path, broker: Broker) -> None:
                         raise LogMissingError("the cluster has no log yet")
                     incoming.apply(db, entry)
                 db.execute("COMMIT")
+        for suffix in ("-wal", "-shm"):  # of a copy whose file was deleted: SQLite would apply them
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
         file.replace(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 from pathlib import Path
@@ -16,6 +17,7 @@ from ptn_api.cluster.copy import Copy, found, open_copy
 from ptn_api.cluster.snapshot import publish_snapshot
 from ptn_api.errors import (
     BrokerError,
+    LogFencedError,
     LogLockedError,
     LogMissingError,
     LogUnusableError,
@@ -23,7 +25,7 @@ from ptn_api.errors import (
     OutcomeUnknownError,
 )
 from ptn_api.event_log import PositionRemoved, open_reader, open_writer
-from ptn_api.event_log.database import log_path
+from ptn_api.event_log.database import log_path, wal_path
 from ptn_api.event_log.schema import SCHEMA_VERSION
 from tests.cluster.conftest import Cluster
 from tests.cluster.machines import content, machine
@@ -80,6 +82,19 @@ def test_a_directory_holds_one_log(cluster: Cluster, tmp_path: Path) -> None:
     open_writer(tmp_path / "alone").close()
 
 
+def test_a_deleted_copy_is_made_again(cluster: Cluster, tmp_path: Path) -> None:
+    """Also if its write-ahead log was left, which SQLite would apply to the new file."""
+    append(cluster, 1)
+    shutil.copytree(cluster.folder / "writer", tmp_path / "new")
+    log_path(tmp_path / "new").unlink()
+    assert wal_path(log_path(tmp_path / "new")).stat().st_size
+    again = open_copy(tmp_path / "new", cluster.broker, Copy)
+    assert numbers(again) == []
+    again.follow()
+    assert content(tmp_path / "new") == content(cluster.folder / "writer")
+    again.close()
+
+
 def test_a_copy_appears_when_it_is_complete(cluster: Cluster, tmp_path: Path) -> None:
     """A machine killed while it made its copy leaves a folder, which the next start removes."""
     data_dir = tmp_path / "new"
@@ -121,11 +136,16 @@ async def test_readers_are_notified(cluster: Cluster) -> None:
 
 
 def test_a_restarted_copy_goes_on(cluster: Cluster) -> None:
-    """From its last commit, even one in the middle of another's parts."""
+    """From its last commit, also without the broker."""
     append(cluster, 1)
     cluster.copy.follow()
     cluster.copy.close()
     append(cluster, 2)
+    cluster.broker.down = True
+    again = open_copy(cluster.folder / "copy", cluster.broker, Copy)
+    assert numbers(again) == [1]
+    again.close()
+    cluster.broker.down = False
     again = open_copy(cluster.folder / "copy", cluster.broker, Copy)
     assert again.follow() == 1
     assert numbers(again) == [1, 2]
@@ -165,6 +185,19 @@ def test_a_thread_follows(cluster: Cluster) -> None:
         stop.set()
         thread.join()
     assert len([entry for entry in logs if entry["event"] == "cluster_copy_stalled"]) == 1
+
+
+def test_a_copy_cannot_be_written(cluster: Cluster) -> None:
+    """It would no longer be one."""
+    before = content(cluster.folder / "copy")
+    for write in (
+        lambda: cluster.copy.append([written(position(1, [order(1)]))], NOW),
+        lambda: cluster.copy.baseline([], NOW),
+        lambda: cluster.copy.prune(NOW),
+    ):
+        with pytest.raises(LogFencedError):
+            write()
+    assert content(cluster.folder / "copy") == before
 
 
 # --- how far behind ---------------------------------------------------------------------------------------
@@ -231,17 +264,19 @@ def test_a_newer_commit_stops_the_copy(cluster: Cluster) -> None:
         assert numbers(cluster.copy) == [1]
 
 
-def test_a_damaged_commit_stops_the_copy(cluster: Cluster) -> None:
-    """Until another server returns it undamaged."""
-    append(cluster, 1)
+def test_a_damaged_commit_is_not_skipped(cluster: Cluster) -> None:
+    """The copy waits until another server returns it undamaged; what came before it is applied."""
+    append(cluster, 1, 2)
     entry = cluster.broker.entries[-1]
     cluster.broker.entries[-1] = msgspec.structs.replace(entry, payload=entry.payload[:-1] + b"?")
-    with pytest.raises(LogUnusableError) as caught:
-        cluster.copy.follow()
-    assert caught.value.code == "damaged_commit"
+    for _ in range(2):
+        with pytest.raises(BrokerError) as caught:
+            cluster.copy.follow()
+        assert caught.value.code == "damaged_commit"
+        assert numbers(cluster.copy) == [1]
     cluster.broker.entries[-1] = entry
     cluster.copy.follow()
-    assert numbers(cluster.copy) == [1]
+    assert numbers(cluster.copy) == [1, 2]
 
 
 @pytest.mark.parametrize("fields", [{"before": (1, 1)}, {"after": (1, 1)}])
