@@ -82,8 +82,9 @@ class Broker(Protocol):
     def last(self) -> int:
         """The last index of the stream, 0 if it is empty, as far as the server that answers knows.
 
-        The answer may be too small: a server that was cut off, or that has just started, does not know
-        better. An answer below an index that the caller has read therefore means "not known yet".
+        Asks each time, since a remembered answer would hide that this machine is cut off. The answer may be
+        too small: a server that was cut off, or that has just started, does not know better. An answer below
+        an index that the caller has read therefore means "not known yet". Raises BrokerError without one.
         """
         ...
 

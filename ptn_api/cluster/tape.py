@@ -34,7 +34,9 @@ class Table(NamedTuple):
 
 def shared_tables(db: sqlite3.Connection) -> dict[str, Table]:
     """The tables by name, in an order that is the same everywhere."""
-    names = db.execute("SELECT name FROM main.sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
+    names = db.execute(
+        "SELECT name FROM main.sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY name"
+    ).fetchall()
     tables = {}
     for (name,) in names:
         if name not in LOCAL_TABLES:

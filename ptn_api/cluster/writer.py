@@ -57,7 +57,8 @@ class ClusterWriter(Copy):
     def __init__(self, data_dir: Path, lock: int, **options: Any) -> None:
         self._writer_id = secrets.token_bytes(8)
         self._tape: Tape | None = None
-        self._taking_over = False
+        self._taking_over_from: int | None = None
+        """The term that `take_over` is about to end."""
         self._head = (0, 0)
         super().__init__(data_dir, lock, **options)
 
@@ -71,12 +72,22 @@ class ClusterWriter(Copy):
         return self._tip().term
 
     def take_over(self) -> None:
-        """Makes this writer the active one. Raises LogUnwritableError: call it again, or stand by."""
-        self._taking_over = True
+        """Makes this writer the active one.
+
+        Raises LogFencedError if another machine takes over at the same time, LogUnwritableError if the broker
+        does not answer: call it again, or stand by.
+        """
         try:
-            self._retried(self._empty_commit)
+            self.follow()
+        except BrokerError as error:
+            raise LogUnwritableError(f"the cluster's broker cannot be read: {error}") from error
+        self._taking_over_from = self.term
+        try:
+            self._retried(self._empty_transaction)
         finally:
-            self._taking_over = False
+            self._taking_over_from = None
+        if not self.active:
+            raise LogFencedError("another machine has just taken over")
         logger.info("cluster_writer_active", term=self.term)
 
     def append(self, changes: Iterable[Change], now_ms: int) -> Head:
@@ -98,7 +109,7 @@ class ClusterWriter(Copy):
                 time.sleep(self._pause_ms / 1000)  # a broker without a leader refuses at once
         return write()
 
-    def _empty_commit(self) -> None:
+    def _empty_transaction(self) -> None:
         with self._transaction():
             pass
 
@@ -113,7 +124,7 @@ class ClusterWriter(Copy):
     def before_begin(self, db: sqlite3.Connection) -> None:
         try:
             known = self._incoming
-            if self.place(db) is not known or self._taking_over:
+            if self.place(db) is not known:
                 self.read_on(db)
         except BrokerError as error:
             raise LogUnwritableError(f"the cluster's broker cannot be read: {error}") from error
@@ -124,20 +135,20 @@ class ClusterWriter(Copy):
     def before_commit(self, db: sqlite3.Connection) -> None:
         assert self._tape is not None
         assert self._incoming is not None
-        if self._tape.empty and not self._taking_over:
-            return  # nothing that the machines share
         tip = self._incoming.chain.tip
-        if not self._taking_over and tip.writer != self._writer_id:
+        taking_over = tip.term == self._taking_over_from
+        if self._tape.empty and not taking_over:
+            return  # nothing that the machines share
+        if not taking_over and tip.writer != self._writer_id:
             raise LogFencedError("another machine writes this log, or none does yet: this one stands by")
-        self._publish(db, self._tape, self._incoming)
+        self._publish(db, self._tape, self._incoming, tip.term + taking_over)
 
-    def _publish(self, db: sqlite3.Connection, tape: Tape, incoming: Incoming) -> None:
-        """Publishes the transaction. Raises _UnsettledError."""
+    def _publish(self, db: sqlite3.Connection, tape: Tape, incoming: Incoming, term: int) -> None:
+        """Publishes the transaction as a commit of that term. Raises _UnsettledError."""
         self._incoming = None  # unless all parts are acknowledged, read on from the stored tip
         chain = incoming.chain
         tip, commit_id = chain.tip, new_id()
         head = db.execute("SELECT sequence, revision FROM log").fetchone()
-        term = tip.term + 1 if self._taking_over else tip.term
         for number, (body, last) in enumerate(encode_rows(tape.rows())):
             link = Link(commit_id, tip.commit_id, tip.index, term, self._writer_id, number, last)
             payload = encode_part(Part(link, SCHEMA_VERSION, self._head, head, body))

@@ -229,6 +229,9 @@ def test_a_copy_knows_how_far_behind_it_is(cluster: Cluster, tmp_path: Path) -> 
     copy.close()
     again = open_copy(tmp_path / "new", cluster.broker, Copy)
     assert again.behind_ms() is None
+    assert again._writer is not None
+    again._writer.execute("UPDATE chain SET complete_ms = ?", (1 << 60,))
+    assert again.behind_ms() is None  # the machine has restarted, and its clock with it
     again.close()
 
 

@@ -132,6 +132,41 @@ def test_the_former_writer_is_fenced(cluster: Cluster) -> None:
     assert same_everywhere(cluster)
 
 
+@pytest.mark.parametrize("checking", [True, False])
+def test_of_two_machines_that_take_over_at_once_one_does(
+    cluster: Cluster, checking: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one sees that it came second, and does not take the log away from the first."""
+    cluster.broker.checking = checking
+    publish = cluster.broker.publish
+
+    def overtaken(payload: bytes, *, expected: int) -> int:
+        monkeypatch.undo()
+        cluster.standby.take_over()
+        return publish(payload, expected=expected)
+
+    monkeypatch.setattr(cluster.broker, "publish", overtaken)
+    with pytest.raises(LogFencedError):
+        cluster.writer.take_over()
+    assert cluster.standby.active
+    assert not cluster.writer.active
+    cluster.standby.append([text_with(1)], NOW)
+    assert same_everywhere(cluster)
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_taking_over_is_one_commit(cluster: Cluster, fault: Fault) -> None:
+    """Also without an acknowledgement; without a broker it fails, and changes nothing."""
+    cluster.broker.faults.append(fault)
+    cluster.standby.take_over()
+    assert cluster.standby.active
+    assert cluster.standby.term == 2
+    cluster.broker.down = True
+    with pytest.raises(LogUnwritableError):
+        cluster.writer.take_over()
+    assert cluster.writer.term == 1
+
+
 def test_a_machine_that_never_took_over_writes_nothing(cluster: Cluster) -> None:
     """It may store fingerprints of its files, since they are local, and append what the log has."""
     with pytest.raises(LogFencedError):
