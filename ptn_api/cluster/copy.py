@@ -131,16 +131,21 @@ class Copy(SqliteWriter):
             with self.committed(db):
                 db.execute("UPDATE chain SET complete_ms = NULL")  # it may be of an earlier boot
 
-    def follow(self) -> int:
+    def follow(self, stop: threading.Event | None = None) -> int:
         """Applies the commits that the stream has after this copy; returns their number.
 
-        Raises BrokerError without an answer, LogUnwritableError if this machine cannot store them, and
-        LogUnusableError if it must not: a newer version's commit, or one that does not fit this copy.
+        Catching up may take half a minute, so it ends between two batches once `stop` is set. Raises
+        BrokerError without an answer, LogUnwritableError if this machine cannot store them, LogUnusableError if
+        it must not: a newer version's commit, or one that does not fit this copy.
         """
-        with self._write_lock, writing():
-            return self.read_on(self.connected())
+        applied, more = 0, True
+        while more and not (stop is not None and stop.is_set()):
+            with self._write_lock, writing():
+                count, more = self.read_on(self.connected())
+            applied += count
+        return applied
 
-    def check(self) -> bool:
+    def check(self, stop: threading.Event | None = None) -> bool:
         """Follows, and records when this copy was known to be complete; returns whether it is.
 
         The broker's answer about its end may be too old, so it is asked before the copy reads on.
@@ -149,7 +154,7 @@ class Copy(SqliteWriter):
         last = self._broker.last()
         with self._write_lock, writing():
             read = self.place(self.connected()).chain.read
-        self.follow()
+        self.follow(stop)
         with self._write_lock, writing():
             db = self.connected()
             complete = read <= last <= self.place(db).chain.read
@@ -170,9 +175,9 @@ class Copy(SqliteWriter):
             try:
                 if self._monotonic() >= check_at:
                     check_at = self._monotonic() + _LOOK_MS
-                    progress = self.check()
+                    progress = self.check(stop)
                 else:
-                    progress = self.follow() > 0
+                    progress = self.follow(stop) > 0
             except (LogUnusableError, LogReplacedError):
                 raise
             except LogError as error:
@@ -210,20 +215,15 @@ class Copy(SqliteWriter):
             self._incoming = Incoming(tip, self._tables)
         return self._incoming
 
-    def read_on(self, db: sqlite3.Connection) -> int:
-        """Applies entries until the broker returns no more; returns the number of commits."""
-        applied = 0
-        while True:
-            incoming = self.place(db)
-            try:
-                entries = self._broker.read(incoming.chain.read, _READ_BYTES)
-            except EntriesPurgedError:
-                self.load_snapshot(db, incoming.chain.tip)
-                applied += 1
-                continue
-            if not entries:
-                return applied
-            applied += self.apply_entries(db, incoming, entries)
+    def read_on(self, db: sqlite3.Connection) -> tuple[int, bool]:
+        """Reads and applies a batch; returns the number of commits, and whether there may be more entries."""
+        incoming = self.place(db)
+        try:
+            entries = self._broker.read(incoming.chain.read, _READ_BYTES)
+        except EntriesPurgedError:
+            self.load_snapshot(db, incoming.chain.tip)
+            return 1, True
+        return (self.apply_entries(db, incoming, entries), True) if entries else (0, False)
 
     def apply_entries(self, db: sqlite3.Connection, incoming: Incoming, entries: list[Entry]) -> int:
         """Applies a batch; if the copy must stop at an entry, those before it are applied first."""

@@ -125,7 +125,8 @@ class ClusterWriter(Copy):
         try:
             known = self._incoming
             if self.place(db) is not known:
-                self.read_on(db)
+                while self.read_on(db)[1]:
+                    pass
         except BrokerError as error:
             raise LogUnwritableError(f"the cluster's broker cannot be read: {error}") from error
         if self._tape is None or self._tape.db is not db:
