@@ -135,8 +135,8 @@ class Copy(SqliteWriter):
         """Applies the commits that the stream has after this copy; returns their number.
 
         Catching up may take half a minute, so it ends between two batches once `stop` is set. Raises
-        BrokerError without an answer, LogUnwritableError if this machine cannot store them, LogUnusableError if
-        it must not: a newer version's commit, or one that does not fit this copy.
+        BrokerError without an answer, LogUnwritableError if this machine cannot store them, LogUnusableError
+        if it must not: a newer version's commit, or one that does not fit this copy.
         """
         applied, more = 0, True
         while more and not (stop is not None and stop.is_set()):
