@@ -167,13 +167,21 @@ def test_recorded_rows_make_another_database_equal(
         " orders_at, header) VALUES ('m', 'u', 'f', 1, 1, 1, 1, x'00ff')"
     )
     db.executemany(ORDER, [(n, "é", 1 << 61, b"t" * 100) for n in range(3_000)])
-    db.execute("INSERT INTO removed_orders VALUES (1, 'u', NULL, 2), (1, 'v', 'u', 2)")
-    db.execute("INSERT INTO seen VALUES ('m', 'u', 1, 0.1), ('m', 'v', 1, NULL)")
     db.execute(
-        "INSERT INTO events VALUES (1, 1, 1, 1, 'm', 'u', 'BTCUSD', 'o', 1, 1, 0, 1, x'01', x'02', x'')"
+        "INSERT INTO removed_orders (position, uuid, before, removed_ms)"
+        " VALUES (1, 'u', NULL, 2), (1, 'v', 'u', 2)"
+    )
+    db.execute(
+        "INSERT INTO seen (miner, uuid, processed_ms, leverage)"
+        " VALUES ('m', 'u', 1, 0.1), ('m', 'v', 1, NULL)"
+    )
+    db.execute(
+        "INSERT INTO events (sequence, revision, timestamp_ms, position, miner, position_uuid, trade_pair,"
+        " order_uuid, processed_ms, n_orders, late, orders_at, order_text, header, extra)"
+        " VALUES (1, 1, 1, 1, 'm', 'u', 'BTCUSD', 'o', 1, 1, 0, 1, x'01', x'02', x'')"
     )
     db.execute(DOCUMENT, ("statistics", "", 2, "here"))
-    db.execute("INSERT INTO chunks VALUES (5, 0, x'03'), (5, 1, x'04')")
+    db.execute("INSERT INTO chunks (version, number, content) VALUES (5, 0, x'03'), (5, 1, x'04')")
     for _ in range(2):
         tables = shared_tables(other)
         for rows in decode_rows([body for body, _ in encode_rows(tape.rows())]):

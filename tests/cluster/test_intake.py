@@ -8,6 +8,7 @@ from ptn_api.cluster.copy import Copy, found, open_copy
 from ptn_api.event_log import open_reader
 from tests.cluster.machines import content, machine
 from tests.cluster.memory_broker import Fault, MemoryBroker
+from tests.event_log.reading import FIRST
 from tests.factories import MINER, T0, order, position, uuid
 from tests.intake.running import running
 from tests.intake.validator_dir import ValidatorDir
@@ -39,10 +40,10 @@ async def test_intake_moves_from_machine_to_machine(tmp_path: Path) -> None:
                 broker.deliver_late()
             await intake.swept()
         copy.check()
-        assert [event.order_uuid for event in reader.read(T0 // 1000, 100)] == [
+        assert [event.order_uuid for event in reader.read(FIRST - 1, 100)] == [
             uuid(1000 + n) for n in range(1, len(orders))
         ]
-        assert reader.read(T0 // 1000, 100)[-1].sequence == T0 // 1000 + len(orders) - 1
+        assert reader.read(FIRST - 1, 100)[-1].sequence == FIRST + len(orders) - 2
         assert content(tmp_path / name) == content(tmp_path / "copy")
     assert reader.source().swept_ms is not None
     stored = reader.position(MINER, uuid(1))

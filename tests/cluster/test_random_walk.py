@@ -25,6 +25,7 @@ from ptn_api.event_log import Document, DocumentWritten, Head, PositionRemoved, 
 from ptn_api.event_log.database import log_path
 from tests.cluster.machines import content
 from tests.cluster.memory_broker import Fault, MemoryBroker
+from tests.event_log.reading import FIRST
 from tests.factories import MINER, T0, order, position, uuid, written
 from tests.properties import tries
 
@@ -162,7 +163,7 @@ class Cluster(RuleBasedStateMachine):
         assert [event.sequence for event in announced] == list(range(floor, head.sequence + 1))
         assert len({event.order_uuid for event in announced}) == len(announced)
         assert self.copy.seen(MINER, self.acknowledged) == self.acknowledged
-        assert self.copy.counters()["events"] == head.sequence - T0 // 1000
+        assert self.copy.counters()["events"] == head.sequence - FIRST + 1
         assert all(earlier <= head for earlier in self.heads)
 
     def teardown(self) -> None:

@@ -18,8 +18,8 @@ from ptn_api.event_log import Change, Document, DocumentWritten, PositionWritten
 from tests.cluster.conftest import Cluster
 from tests.cluster.machines import content, machine
 from tests.cluster.memory_broker import Fault
-from tests.event_log.reading import NOW, numbers
-from tests.factories import MINER, T0, order, position, uuid, written
+from tests.event_log.reading import FIRST, NOW, numbers
+from tests.factories import MINER, order, position, uuid, written
 
 
 def text_with(number: int) -> PositionWritten:
@@ -46,7 +46,7 @@ def test_an_order_is_announced_once_whatever_its_request_suffers(
         cluster.broker.faults.append(fault)
         head = cluster.writer.append([text_with(number)], NOW)
         cluster.broker.deliver_late()
-    assert head.sequence == T0 // 1000 + 3
+    assert head.sequence == FIRST + 2
     assert same_everywhere(cluster)
     assert numbers(cluster.copy) == [1, 2, 3]
 
