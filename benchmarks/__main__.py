@@ -20,7 +20,20 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import client, cold, cost, decode, delivery, fanout, kill, latency, queue, rest
+from benchmarks import (
+    attacks,
+    client,
+    cold,
+    cost,
+    decode,
+    delivery,
+    fanout,
+    kill,
+    latency,
+    queue,
+    rest,
+    timing,
+)
 from benchmarks.figures import Figures
 from benchmarks.machine import many_files
 
@@ -38,6 +51,8 @@ BENCHMARKS = {
     "latency": latency.run,
     "queue": queue.run,
     "kill": kill.run,
+    "attacks": attacks.run,
+    "timing": timing.run,
 }
 
 
@@ -83,6 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--cost-positions", type=int, default=50, help="positions per miner for that")
     add("--idle-clients", type=int, default=1_000)
     add("--idle-seconds", type=float, default=20)
+    add("--only", choices=[*attacks.ATTACKS], help="of the attacks, run this one")
+    add("--seconds", type=float, default=10, help="how long each attack lasts")
+    add("--attack-mb", type=float, default=200, help="by how much an attack may raise a process's memory")
     add("--keep", default="", help="keep simulated directories and logs here for later runs")
     add("--json", type=Path, help="also write the figures to this file")
     return parser

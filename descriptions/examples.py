@@ -283,7 +283,10 @@ _ERRORS: dict[str, dict[str, Any]] = {
     "too_many_connections": {"error": "Too many connections from this address"},
     "uri_too_long": {"error": "Request target too long"},
     "headers_too_large": {"error": "Request headers too large"},
+    "version_not_supported": {"error": "HTTP version not supported (use HTTP/1.1)"},
     "internal": {"error": "Internal server error"},
+    "busy": {"error": "Too many expensive requests at the moment; they are answered one after the other"},
+    "too_many_downloads": {"error": "Too many large downloads with this key at the same time"},
     "starting": {"error": "The service is starting"},
     "log_unreadable": {"error": "The data cannot be read at the moment"},
 }

@@ -44,9 +44,10 @@ _ALWAYS = (
     "uri_too_long",
     "headers_too_large",
     "too_many_connections",
+    "version_not_supported",
     "internal",
 )
-_WITH_KEY = ("unauthorized", "too_many_requests", "starting", "log_unreadable")
+_WITH_KEY = ("unauthorized", "too_many_requests", "too_many_downloads", "starting", "log_unreadable")
 _PHRASES = {HTTPStatus.REQUEST_URI_TOO_LONG: "URI Too Long"}
 """Reason phrases that changed between versions of Python: the document must not depend on them."""
 _REQUEST_HEADERS = {

@@ -123,6 +123,10 @@ def _command(command: Any, name: str) -> Iterator[str]:
     yield f"{(command.help or '').strip()}\n"
     if SETTINGS.keys() <= {parameter.name for parameter in command.params}:
         yield "Options: all [settings](#settings).\n"
+        own = {"serve"} | SETTINGS.keys()
+        if switches := [parameter for parameter in command.params if parameter.name not in own | {"help"}]:
+            yield from (f"- `{switch.opts[0]}`: {switch.help}" for switch in switches)
+            yield ""
         return
     for parameter in command.params:
         names = ", ".join(f"`{option}`" for option in parameter.opts)

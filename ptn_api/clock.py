@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ptn_api.options import CLOCK_JUMP_MS, CLOCK_SETTLE_MS
 
-__all__ = ["Clock", "Monotonic", "SteadyClock", "monotonic_ms", "wall_ms"]
+__all__ = ["Clock", "ClockStart", "Monotonic", "SteadyClock", "monotonic_ms", "wall_ms"]
 
 Clock = Callable[[], int]
 """Returns integer milliseconds since the Unix epoch, UTC."""
@@ -25,12 +26,27 @@ def monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
-class SteadyClock:
-    """A wall clock that ignores a jump until it has lasted.
+class ClockStart(NamedTuple):
+    """How a clock goes on in another process of the machine.
 
-    If the system's time is set forward by mistake, lower tiers would be shown what they may not see yet. A
-    jump of more than `jump_ms` is reported once through `on_jump(jump_ms)`, and followed after the system's
-    time has gone on without another one for `settle_ms`; smaller steps are followed at once.
+    `offset_ms` is the wall clock's lead over the monotonic clock, `since_ms` the monotonic time since which
+    that lead has been used.
+    """
+
+    offset_ms: int
+    since_ms: int
+
+
+class SteadyClock:
+    """A wall clock that follows a step back at once, and a step forward only after it has lasted.
+
+    If the system's time is set forward by mistake, lower tiers would be shown what they may not see yet.
+    Small steps are followed at once, but forward at most `jump_ms` per `settle_ms`. A larger step is followed
+    after the system's time has gone on without another one for `settle_ms`. Large steps, forward or back,
+    are reported once through `on_jump(ms)`.
+
+    `start` continues the clock of another process. `known_ms` is a time that has passed, from before the
+    start: unless the clock has run for `settle_ms` already, it counts as having stepped away from there.
     """
 
     def __init__(
@@ -40,35 +56,63 @@ class SteadyClock:
         settle_ms: int = CLOCK_SETTLE_MS,
         wall: Clock = wall_ms,
         monotonic: Monotonic = monotonic_ms,
-        on_jump: Callable[[int], None] | None = None,
+        on_jump: Callable[[int], None] = lambda ms: None,
+        start: ClockStart | None = None,
+        known_ms: int | None = None,
     ) -> None:
         self._jump_ms = jump_ms
         self._settle_ms = settle_ms
         self._wall = wall
         self._monotonic = monotonic
         self._on_jump = on_jump
-        self._offset = wall() - monotonic()
-        self._jumped_at: int | None = None
-        self._jumped_to = self._offset
-        """The offset right after the jump that is waited out."""
+        now = monotonic()
+        start = start or ClockStart(wall() - now, now)
+        self._offset, self._since = start
+        self._jump: ClockStart | None = None
+        """The offset right after the step forward that is waited out, and when it was first seen."""
+        self._stepped_back_at: int | None = None
+        if known_ms is not None and now - self._since < settle_ms:
+            lead = self._offset - (known_ms - now)
+            if lead > jump_ms:
+                self._offset, self._jump = known_ms - now, start
+                on_jump(lead)
+            elif lead < -jump_ms:
+                self._stepped_back_at = self._since
+                on_jump(lead)
+        self._anchor, self._anchored_at = self._offset, now
+        """Where small steps forward are measured from, so that many of them do not add up."""
 
     def __call__(self) -> int:
-        monotonic = self._monotonic()
-        offset = self._wall() - monotonic
-        jump = offset - self._offset
-        if abs(jump) <= self._jump_ms:
-            self._offset = offset
-            self._jumped_at = None
-        elif self._jumped_at is None or abs(offset - self._jumped_to) > self._jump_ms:
-            self._jumped_at, self._jumped_to = monotonic, offset
-            if self._on_jump is not None:
-                self._on_jump(jump)
-        elif monotonic - self._jumped_at >= self._settle_ms:
-            self._offset = offset
-            self._jumped_at = None
-        return monotonic + self._offset
+        now = self._monotonic()
+        offset = self._wall() - now
+        if offset < self._offset - self._jump_ms:
+            self._stepped_back_at = now
+            self._on_jump(offset - self._offset)
+            self._follow(offset, now)
+        elif offset <= self._anchor + self._jump_ms:
+            self._offset, self._jump = offset, None
+            if offset < self._anchor or now - self._anchored_at >= self._settle_ms:
+                self._anchor, self._anchored_at = offset, now
+        elif self._jump is None or abs(offset - self._jump.offset_ms) > self._jump_ms:
+            self._jump = ClockStart(offset, now)
+            self._on_jump(offset - self._offset)
+        elif now - self._jump.since_ms >= self._settle_ms:
+            self._follow(offset, self._jump.since_ms)
+        return now + self._offset
 
-    def is_waiting(self) -> bool:
-        """Whether the system's time has jumped, and is not followed yet."""
+    def _follow(self, offset: int, since: int) -> None:
+        self._offset, self._since, self._jump = offset, since, None
+        self._anchor, self._anchored_at = offset, self._monotonic()
+
+    def is_untrusted(self) -> bool:
+        """Whether the system's time has stepped forward and is not followed yet, or stepped back recently."""
         self()
-        return self._jumped_at is not None
+        back_at = self._stepped_back_at
+        return self._jump is not None or (
+            back_at is not None and self._monotonic() - back_at < self._settle_ms
+        )
+
+    def as_start(self) -> ClockStart:
+        """Returns what continues this clock in another process."""
+        self()
+        return ClockStart(self._offset, self._since)

@@ -14,6 +14,7 @@
     │   ├── LogPrunedError        the requested events or removals have been pruned
     │   ├── LogReplacedError      the log was deleted or replaced while open; reopen it
     │   ├── LogUnusableError      damaged, not a log, or a newer version's; a retry does not help
+    │   │   └── LogDamagedError       damaged: the file's structure, or the row with its counters
     │   └── LogUnwritableError    disk full, read-only, no permission, no broker; retry
     │       └── LogFencedError        another machine writes the log now
     └── ClientError           a failure in the client library
@@ -39,6 +40,7 @@ __all__ = [
     "EntriesPurgedError",
     "InvalidInputError",
     "KeyFileError",
+    "LogDamagedError",
     "LogError",
     "LogFencedError",
     "LogLockedError",
@@ -137,6 +139,12 @@ class LogUnusableError(LogError):
     """
 
     code = "log_unusable"
+
+
+class LogDamagedError(LogUnusableError):
+    """Bits of the file are wrong. `ptn doctor --check-log` names each damaged part, with the remedy."""
+
+    code = "corrupt"
 
 
 class LogUnwritableError(LogError):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import weakref
+from pathlib import Path
 
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["FileLock", "take_lock"]
+__all__ = ["FileLock", "is_at", "take_lock"]
 
 
 def take_lock(descriptor: int, *, wait: bool = False) -> OSError | None:
@@ -29,6 +30,17 @@ def take_lock(descriptor: int, *, wait: bool = False) -> OSError | None:
     return None
 
 
+def is_at(descriptor: int, path: Path) -> bool:
+    """Returns whether the open file still has this path: it may have been deleted, or moved with its folder.
+
+    Raises OSError if that is unknown.
+    """
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 class FileLock:
     """An open file whose lock ends with `close` or with the process; a forked child does not keep it."""
 
@@ -42,6 +54,10 @@ class FileLock:
             self.close()
             raise
         _held.add(self)
+
+    def is_at(self, path: Path) -> bool:
+        """Returns whether another process would find the lock at this path. Raises OSError if unknown."""
+        return self._descriptor is not None and is_at(self._descriptor, path)
 
     def close(self) -> None:
         if self._descriptor is not None:

@@ -57,9 +57,13 @@ def setting(section: Section, description: str, *, unit: str = "", default: str 
 
 # --- settings of more than one package --------------------------------------------------------------------
 
-ClockJump = Annotated[Period, setting("Intake", "Distrust the system clock after a jump larger than this")]
+ClockJump = Annotated[
+    Period, setting("Intake", "Distrust the system clock after a jump larger than this, or a longer downtime")
+]
 CLOCK_JUMP_MS = 60_000
-ClockSettle = Annotated[Delay, setting("Intake", "Follow a clock jump once it has lasted this long")]
+ClockSettle = Annotated[
+    Delay, setting("Intake", "Follow a forward jump of the clock once it has lasted this long")
+]
 CLOCK_SETTLE_MS = 600_000
 StopTimeout = Annotated[Period, setting("Processes", "Kill a process that has not stopped within this time")]
 STOP_TIMEOUT_MS = 10_000

@@ -43,6 +43,8 @@ Code = Literal[
     "source_silent",
     "log_unwritable",
     "log_unreadable",
+    "log_unusable",
+    "log_damaged",
     "process_down",
     "process_restarting",
     "files_refused",
@@ -58,6 +60,9 @@ Code = Literal[
     "key_entries_left_out",
     "certificate_unreadable",
     "usage_unwritable",
+    "accept_paused",
+    "work_refused",
+    "event_loop_busy",
 ]
 CODES: tuple[Code, ...] = get_args(Code)
 
@@ -109,6 +114,17 @@ PROBLEMS: Mapping[Code, Problem] = {
         "A process cannot read the event log; it retries, and clients stay connected",
         "Check the disk and the permissions of the data directory; the log line `log_unreadable` has the reason",
     ),
+    "log_unusable": Problem(
+        "unavailable",
+        "The event log's file is damaged and cannot be opened or written; new orders are kept, and nothing can be announced",
+        "Run `ptn doctor --check-log` and check the disk. Then stop, move `log.sqlite3*` away (or restore a backup of the data directory), and start",
+    ),
+    "log_damaged": Problem(
+        "degraded",
+        "Parts of the event log are damaged and left out; positions and documents are written again from the validator's files",
+        "Check the disk and the memory; `ptn doctor --check-log` names each part. Lost orders are a gap for clients until they are pruned",
+        counted="parts",
+    ),
     "process_down": Problem(
         "unavailable",
         "A process has not reported for seconds; `processes` shows which",
@@ -157,13 +173,13 @@ PROBLEMS: Mapping[Code, Problem] = {
     ),
     "clock_untrusted": Problem(
         "degraded",
-        "The system's clock jumped; the time before the jump is continued until the new one has lasted",
-        "Set the clock right (NTP). If the new time is the right one, wait ten minutes (`--clock-settle-ms`)",
+        "The system's clock jumped, or the server was down; delayed data stays late until the new time has lasted",
+        "Check the clock (NTP). If it is right, wait ten minutes (`--clock-settle-ms`); live data is not affected",
     ),
     "no_key_file": Problem(
         "degraded",
-        "The key file was removed, so every request is answered with 401",
-        "Put it back, or create a new one with `ptn keys add`",
+        "There is no key file, so every request is answered with 401",
+        "Correct `--api-keys-file`, put the file back, or create one with `ptn keys add`; `ptn doctor` names the path",
     ),
     "key_file_unreadable": Problem(
         "degraded",
@@ -190,6 +206,21 @@ PROBLEMS: Mapping[Code, Problem] = {
         "degraded",
         "The usage per key cannot be written; it is counted and written later",
         "Check space and permissions of the data directory; the log line `usage_not_written` has the reason",
+    ),
+    "accept_paused": Problem(
+        "degraded",
+        "New connections have to wait, because no more files can be opened; connected clients are served",
+        "Raise the limit of open files (`LimitNOFILE=` in the unit, `ulimit -n`); `accept_paused` in the log has the reason. Sudden: look for a flood of connections",
+    ),
+    "work_refused": Problem(
+        "degraded",
+        "Expensive REST requests were answered with 503 within the last minute, since too many were waiting",
+        "`ptn_rest_heavy_requests_total` shows the route, `ptn keys list` who uses the server most: lower that user's `requests_per_minute` in the key file",
+    ),
+    "event_loop_busy": Problem(
+        "degraded",
+        "REST or the stream ran late for more than a third of the last ten seconds, so answers and orders are delayed",
+        "See which clients cause the load (`ptn keys usage`, `ptn_rate_limited_total`, `ptn_stream_bad_logins_total`); give the service more of a processor, or lower the limits",
     ),
 }
 # fmt: on

@@ -19,6 +19,10 @@ class TimeSlice:
     """
 
     def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Counts from now."""
         self._started = monotonic()
 
     @property
@@ -29,7 +33,7 @@ class TimeSlice:
     async def yield_if_due(self) -> None:
         if self.due:
             await asyncio.sleep(0)
-            self._started = monotonic()
+            self.restart()
 
 
 async def wait_for_event(event: asyncio.Event, timeout_ms: float) -> bool:

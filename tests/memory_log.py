@@ -20,11 +20,13 @@ from ptn_api.event_log.contract import (
     Event,
     Head,
     LoggedPosition,
+    Lost,
     PositionRemoved,
     PositionWritten,
     RemovedPosition,
     SourceStatus,
 )
+from ptn_api.event_log.damage import Damage
 from ptn_api.event_log.rows import OrderList, orders_up_to
 from ptn_api.model.position import PositionText
 from ptn_api.options import LATE_MS, RETENTION_BYTES, RETENTION_MS
@@ -78,7 +80,7 @@ class MemoryLog:
         self._retention_ms = retention_ms
         self._retention_bytes = retention_bytes
         self._ready = False
-        self._head = Head(sequence=self.created_ms // 1000, revision=0)
+        self._head = Head(sequence=self.created_ms, revision=0)
         self._tombstone_floor = 0
         self._events: list[Event] = []
         self._positions: dict[tuple[str, str], _Entry] = {}
@@ -177,6 +179,15 @@ class MemoryLog:
 
     def counters(self) -> dict[str, int]:
         return dict(self._counters)
+
+    def damaged(self) -> int:
+        return 0
+
+    def find_damage(self) -> list[Damage]:
+        return []
+
+    def repair(self) -> Lost:
+        return Lost()
 
     def commit_listener(self) -> _MemoryListener:
         listener = _MemoryListener(self._listeners)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ptn_api.file_version import is_settled, owner_of, version_of
+from ptn_api.file_version import is_settled, mount_of, owner_of, version_of
 
 
 def test_every_replacement_is_another_version(tmp_path: Path) -> None:
@@ -30,6 +30,25 @@ def test_a_fresh_change_is_not_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_settled(now_ns + 10_000_000)
     assert is_settled(now_ns - 3_600 * 10**9)
     assert is_settled(now_ns + 3_600 * 10**9)
+
+
+def test_the_mount_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The innermost; of several at one place, the last one. Special characters in paths are octal."""
+    folder = tmp_path.resolve() / "a b"
+    at = str(folder).replace(" ", "\\040")
+    lines = [
+        "22 1 0:21 / / rw - ext4 /dev/root rw",
+        f"23 22 0:22 / {at} rw,relatime shared:1 - tmpfs tmpfs rw",
+        f"24 23 0:23 /keys.json {at}/keys.json rw - ext4 /dev/other rw",
+        f"25 22 0:24 / {at} rw - nfs4 server:/ rw",
+        f"26 22 0:25 / {at}c rw - xfs /dev/third rw",
+    ]
+    monkeypatch.setattr(Path, "read_text", lambda path: "\n".join(lines))
+    assert mount_of(folder / "keys.json") == (str(folder / "keys.json"), "ext4")
+    assert mount_of(folder / "keys.json.bak") == (str(folder), "nfs4")
+    assert mount_of(tmp_path / "other") == ("/", "ext4")
+    lines.clear()
+    assert mount_of(folder) == ("", "")
 
 
 def test_the_owner_of_what_is_out_of_reach(tmp_path: Path) -> None:

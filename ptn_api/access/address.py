@@ -14,6 +14,8 @@ __all__ = ["ClientAddress", "Proxies", "is_loopback"]
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _IPV6_SITE_BITS = 64
 """The prefix that identifies a site; a client can choose the other bits of its address freely."""
+_LONGEST_ADDRESS = 64
+"""The longest hop that is parsed and remembered: an IPv6 address with zone, brackets and port is shorter."""
 
 
 class ClientAddress(NamedTuple):
@@ -21,6 +23,13 @@ class ClientAddress(NamedTuple):
 
     text: str
     group: str | None
+
+
+class _Known(NamedTuple):
+    text: str
+    group: str
+    is_loopback: bool
+    trusted: bool
 
 
 class Proxies:
@@ -32,7 +41,7 @@ class Proxies:
             self._networks = [ipaddress.ip_network(part) for part in trusted.replace(",", " ").split()]
         except ValueError as error:
             raise SettingsError(f"--trusted-proxies: {error}") from None
-        self._client = lru_cache(4096)(self._find)
+        self._look_up = lru_cache(4096)(self._read)
 
     @property
     def any(self) -> bool:
@@ -45,30 +54,32 @@ class Proxies:
         Exempt from limits are loopback peers, behind which many clients may be, and a trusted proxy whose
         request has no usable header.
         """
-        return self._client(peer, tuple(forwarded))
+        known = self._look_up(peer)
+        if known is None:
+            return ClientAddress(peer, None)
+        if not known.trusted:  # its header is neither read nor kept
+            return ClientAddress(peer, None if known.is_loopback else known.group)
+        # Each proxy appends its peer. Left of the last untrusted hop, the client may have written anything.
+        for hop in reversed(",".join(forwarded).split(",")):
+            text = hop.strip()
+            client = self._look_up(text) if len(text) <= _LONGEST_ADDRESS else None
+            if client is None:
+                break
+            if not client.trusted:
+                return ClientAddress(client.text, client.group)
+        return ClientAddress(peer, None)
 
     def trusts(self, peer: str) -> bool:
         """Whether the peer is a trusted proxy."""
-        address = _parse(peer)
-        return address is not None and self._trusts(address)
+        known = self._look_up(peer)
+        return known is not None and known.trusted
 
-    def _find(self, peer: str, forwarded: tuple[str, ...]) -> ClientAddress:
-        address = _parse(peer)
+    def _read(self, text: str) -> _Known | None:
+        address = _parse(text)
         if address is None:
-            return ClientAddress(peer, None)
-        if not self._trusts(address):
-            return ClientAddress(peer, None if address.is_loopback else _group(address))
-        # Each proxy appends its peer. Left of the last untrusted hop, the client may have written anything.
-        for hop in reversed(",".join(forwarded).split(",")):
-            client = _parse(hop.strip())
-            if client is None:
-                break
-            if not self._trusts(client):
-                return ClientAddress(str(client), _group(client))
-        return ClientAddress(peer, None)
-
-    def _trusts(self, address: _Address) -> bool:
-        return any(address in network for network in self._networks)
+            return None
+        trusted = any(address in network for network in self._networks)
+        return _Known(str(address), _group(address), address.is_loopback, trusted)
 
 
 def is_loopback(host: str) -> bool:

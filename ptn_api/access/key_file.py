@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections import Counter
 from pathlib import Path
 
@@ -72,7 +73,7 @@ class KeyFile:
     @property
     def findings(self) -> Findings:
         return {
-            "no_key_file": self._missing > 1 and self.reloads["read"] > 0,
+            "no_key_file": self.path is None or self._missing > 1,
             "key_file_unreadable": self.problem is not None and not self._missing,
             "key_file_detached": self._is_detached,
             "key_entries_left_out": self._ring.left_out,
@@ -121,6 +122,8 @@ class KeyFile:
         return revoked
 
     def _report(self, problem: KeyFileError) -> bool:
+        if problem.code != "no_key_file":
+            self._missing = 0
         if self.problem is None or str(self.problem) != str(problem):
             self.problem = problem
             self.reloads["failed"] += 1
@@ -129,9 +132,11 @@ class KeyFile:
 
 
 def read_key_file(path: Path) -> bytes:
-    """The file's bytes. Raises OSError, or KeyFileError if the file is too large."""
+    """The file's bytes. Raises OSError, or KeyFileError if the file is too large or not a regular file."""
     # Non-blocking: opening a FIFO must not block the server.
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NONBLOCKING)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise KeyFileError("the key file is not a regular file")
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise KeyFileError(f"the key file is larger than {MAX_BYTES >> 20} MiB")

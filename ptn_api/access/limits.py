@@ -44,13 +44,18 @@ class RateLimit:
         self._most_names = most_names
         self._full_at: dict[str, float] = {}
 
-    def take(self, name: str, now_ms: float, *, per_minute: int | None = None) -> Allowance | None:
-        """Takes one from the quota if possible; None without a limit. `per_minute`: this name's own limit."""
+    def take(
+        self, name: str, now_ms: float, *, per_minute: int | None = None, cost: int = 1
+    ) -> Allowance | None:
+        """Takes `cost` from the quota if possible; None without a limit.
+
+        `per_minute`: this name's own limit.
+        """
         per_minute = self._per_minute if per_minute is None else per_minute
         if per_minute == 0:
             return None
         before_ms = self._refill_ms(name, now_ms)
-        after_ms = before_ms + WINDOW_MS / per_minute
+        after_ms = before_ms + cost * WINDOW_MS / per_minute
         if after_ms > WINDOW_MS + _ROUNDING_MS:
             return Allowance(per_minute, 0, _seconds(before_ms), max(1, _seconds(after_ms - WINDOW_MS)))
         _remember(self._full_at, name, now_ms + after_ms, self._most_names)

@@ -77,7 +77,8 @@ class Usage:
     def put_back(self, rows: Iterable[UsageRow]) -> None:
         """Adds rows back that were taken and could not be written."""
         for row in rows:
-            day = datetime.strptime(row.day, "%Y-%m-%d").replace(tzinfo=timezone.utc)
+            # Not strptime, which imports a module when it is first used: files may have run out.
+            day = datetime.fromisoformat(row.day).replace(tzinfo=timezone.utc)
             key = (row.alias, row.fingerprint, int(day.timestamp() * 1000) // _DAY_MS)
             self._add(key, row.requests, row.sent_bytes, row.messages, row.seen_ms)
 

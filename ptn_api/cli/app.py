@@ -22,14 +22,19 @@ def main() -> None:
     run(app, "ptn")
 
 
-def doctor(settings: Settings) -> None:
+def doctor(settings: Settings, *, check_log: bool) -> None:
     """Check the prerequisites and diagnose a running server.
 
     Takes the same options as `ptn serve`.
     """
-    from ptn_api.cli.doctor import diagnose
+    from ptn_api.cli.doctor import check_event_log, diagnose
 
-    raise typer.Exit(diagnose(settings))
+    raise typer.Exit(check_event_log(settings) if check_log else diagnose(settings))
+
+
+_CHECK_LOG = typer.Option(
+    "--check-log", help="Only read the whole event log, and name every damaged part of it."
+)
 
 
 app = typer.Typer(
@@ -41,7 +46,9 @@ app = typer.Typer(
 )
 _SERVER, _CLIENT, _DOCUMENTS = "Run a server", "Use a server", "Print a validator's documents"
 app.command("serve", cls=Command, epilog=EPILOG, rich_help_panel=_SERVER)(takes_settings(serve.serve))
-app.command("doctor", cls=Command, epilog=EPILOG, rich_help_panel=_SERVER)(takes_settings(doctor))
+app.command("doctor", cls=Command, epilog=EPILOG, rich_help_panel=_SERVER)(
+    takes_settings(doctor, check_log=_CHECK_LOG)
+)
 app.add_typer(keys_app, name="keys", rich_help_panel=_SERVER)
 app.command(cls=Command, rich_help_panel=_SERVER)(serve.resync)
 app.command(cls=Command, rich_help_panel=_SERVER)(serve.simulate)

@@ -30,7 +30,7 @@ from ptn_api.process.data_dir import foreign_files, other_log
 from ptn_api.process.settings import SETTINGS, Settings
 from ptn_api.wire.about import Health
 
-__all__ = ["CHECKS", "Finding", "diagnose"]
+__all__ = ["CHECKS", "Finding", "check_event_log", "diagnose"]
 
 FEW_BYTES = 1 << 30
 FEW_FILES = 4_096
@@ -42,6 +42,8 @@ CLOCK_TOLERANCE_MS = 60_000
 _TIMEOUT_S = 2
 _LISTENING = "0A"
 _LONGEST_COMMAND = 300
+MOST_NAMED = 100
+"""Damaged parts of the log that are named."""
 MOST_PARSED = 5_000
 """Position files that are read as intake does, the others are only opened."""
 WITHOUT_EVENTS = re.compile(
@@ -71,7 +73,48 @@ def check(function: Check) -> Check:
 
 def diagnose(settings: Settings) -> int:
     """Prints all findings; returns 1 if one of them is bad."""
-    findings = [finding for check in CHECKS for finding in check(settings)]
+    return _report([finding for check in CHECKS for finding in check(settings)])
+
+
+def check_event_log(settings: Settings) -> int:
+    """Reads the whole log and prints what is damaged; returns 1 if anything is, or if it cannot be read."""
+    return _report([*_check_event_log(Path(settings.data_dir).expanduser().absolute())])
+
+
+def _check_event_log(path: Path) -> Iterator[Finding]:
+    from ptn_api.event_log import open_reader
+
+    unusable = "Stop the server, move log.sqlite3* away (or restore a backup), and start it again"
+    try:
+        with contextlib.closing(open_reader(path)) as log:
+            damaged = log.find_damage()
+            head, floor = log.head(), log.floor()
+    except LogMissingError as error:
+        yield Finding("bad", "log", str(error))
+        return
+    except LogError as error:
+        yield Finding("bad", "log", f"{path}: {error}. {unusable}")
+        return
+    remedies = {
+        "": unusable,
+        "log": unusable,
+        "events": "Clients are told of a gap until it is pruned",
+        "removed_orders": "Messages of dropped orders are left out until they are pruned",
+    }
+    for damage in damaged[:MOST_NAMED]:
+        if damage == ("log", ("source",)):
+            yield Finding("bad", "log", "damaged: the status of the source. The next sweep writes it again")
+            continue
+        remedy = remedies.get(damage.table, "A running server writes it again from the validator's files")
+        yield Finding("bad", "log", f"damaged: {damage.table or 'file'} {damage.label}. {remedy}")
+    if damaged:
+        yield Finding("bad", "log", f"{len(damaged):,} parts are damaged; check the disk and the memory")
+    else:
+        events = head.sequence - floor + 1
+        yield Finding("ok", "log", f"{path} is intact, with {events:,} events up to sequence {head.sequence}")
+
+
+def _report(findings: list[Finding]) -> int:
     for level, topic, sentence in findings:
         print(f"{level:<4}  {topic:<10}  {sentence}")
     return 1 if any(finding.level == "bad" for finding in findings) else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,11 @@ import msgspec
 from ptn_api.cli.client import fetch, open_client
 from ptn_api.cli.output import format_leverage, format_return, format_time, print_document, print_rows
 from ptn_api.client import calls
-from ptn_api.client.calls import Call
 from ptn_api.client.rest import PTNClient
 from ptn_api.errors import SettingsError
 from ptn_api.model.position import Position
 from ptn_api.model.tiers import TIERS, data_tier
-from ptn_api.model.trade_pair import pair_id
+from ptn_api.model.trade_pair import pair_id, split_names
 
 __all__ = ["run", "run_miner", "run_orders"]
 
@@ -46,7 +46,7 @@ def run(
 ) -> None:
     """Prints all miners' positions, the best miner first."""
     with open_client(url, api_key_file) as client:
-        body, entries = fetch(client, _positions_call(client, tier, miners, trade_pairs, status))
+        body, entries = _fetch_positions(client, tier, miners, trade_pairs, status)
     if as_json:
         print_document(body)
     else:
@@ -84,7 +84,7 @@ def run_orders(
 ) -> None:
     """Prints the newest `limit` orders processed within the span (epoch ms, end excluded), newest last."""
     with open_client(url, api_key_file) as client:
-        _, entries = fetch(client, _positions_call(client, tier, miners, trade_pairs))
+        _, entries = _fetch_positions(client, tier, miners, trade_pairs)
     start, end = span
     in_span = sorted(
         (
@@ -124,22 +124,28 @@ def run_orders(
     print_rows(_ORDER_COLUMNS, rows, title=f"{len(rows)} orders, newest last")
 
 
-def _positions_call(
+def _fetch_positions(
     client: PTNClient,
     tier: int | None,
     miners: Sequence[str],
     trade_pairs: Sequence[str],
     status: str = "all",
-) -> Call[Any]:
-    """The request for all miners' positions, at the given tier or the key's own."""
+) -> tuple[bytes, calls.MinerPositions]:
+    """All miners' positions, at the given tier or the key's own. Prints a warning for unknown miners."""
     wanted = data_tier(client.me().tier) if tier is None else tier
     known_tier = next((known for known in TIERS if known == wanted), None)
     if known_tier is None:
         raise SettingsError(f"--tier: expected 0, 30, 50 or 100, not {wanted}")
     only: Any = None if status == "all" else status
-    return calls.miner_positions(
+    call = calls.miner_positions(
         tier=known_tier, miner=list(miners) or None, trade_pair=list(trade_pairs) or None, status=only
     )
+    body, entries = fetch(client, call)
+    # Without other filters, the client's log has the same.
+    absent = set(split_names(miners)) - entries.keys() if trade_pairs or only else set()
+    for hotkey in sorted(absent - set(client.hotkeys())) if absent else ():
+        print(f"ptn: no positions of miner {hotkey!r}: is the hotkey right?", file=sys.stderr)
+    return body, entries
 
 
 def _position_rows(positions: Iterable[tuple[str, Position]]) -> Iterator[tuple[str, ...]]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ptn_api.process.settings import SETTINGS, Setting, Settings, load_settings
+from ptn_api.process.settings import SETTINGS, Setting, load_settings
 
 __all__ = ["EPILOG", "Command", "CommandGroup", "takes_settings"]
 
@@ -37,18 +37,22 @@ def _without_types(parameters: Any) -> Any:
     return parameters
 
 
-def takes_settings(command: Callable[[Settings], None]) -> Callable[..., None]:
+def takes_settings(command: Callable[..., None], **switches: Any) -> Callable[..., None]:
     """A command with an option for every setting, which passes the settings to `command`.
+
+    `switches` are options of this command alone, by name; it gets them as keywords.
 
     Typer derives options from a function's signature, so this one is made from the table. An omitted option
     stays None, and the environment or the default applies (`load_settings`).
     """
 
     def run(*, serve: bool, **values: Any) -> None:
-        command(load_settings(values))
+        others = {name: values.pop(name) for name in switches}
+        command(load_settings(values), **others)
 
     # api_manager.py needs `--serve` to start; other commands accept and ignore it.
     options = {"serve": Annotated[bool, typer.Option("--serve", hidden=True)]}
+    options |= {name: Annotated[bool, option] for name, option in switches.items()}
     options |= {name: _option_for(setting) for name, setting in SETTINGS.items()}
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [

@@ -5,6 +5,7 @@ Each function here makes the `Call` that `PTNClient` and `AsyncPTNClient` (`rest
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -58,6 +59,8 @@ __all__ = [
     "Status",
     "TradePairs",
 ]
+
+logger = logging.getLogger("ptn_api.client")
 
 T = TypeVar("T")
 
@@ -373,15 +376,32 @@ def miner_positions(
     """
     if since is not None:
         return Call("/miner-positions", _decoder(PositionChanges), cached=False, since=since)
+    miners, pairs = as_list(miner), trade_pairs_from(trade_pair)
+    read: _Reader[MinerPositions] = MinerPositions.read
+    if miners and not pairs and status is None:
+        read = _ChosenMiners(tuple(miners))
     return Call(
         "/miner-positions",
-        MinerPositions.read,
+        read,
         join=_joined_positions,
         tier=tier,
-        miner=as_list(miner),
-        trade_pair=trade_pairs_from(trade_pair),
+        miner=miners,
+        trade_pair=pairs,
         status=status,
     )
+
+
+class _ChosenMiners(msgspec.Struct, frozen=True):
+    """A reader of these miners' positions, equal to another one of the same miners."""
+
+    miners: tuple[str, ...]
+
+    def __call__(self, body: bytes, headers: Mapping[str, str]) -> MinerPositions:
+        entries = MinerPositions.read(body, headers)
+        for hotkey in self.miners:
+            if hotkey not in entries:  # no error: the miner may be new
+                logger.warning("no positions of miner %r: is the hotkey right?", hotkey)
+        return entries
 
 
 def miner(hotkey: str) -> Call[Miner]:

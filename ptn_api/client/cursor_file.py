@@ -17,7 +17,7 @@ from typing import Protocol
 import msgspec
 import platformdirs
 
-from ptn_api.file_lock import FileLock
+from ptn_api.file_lock import FileLock, is_at
 from ptn_api.wire.client_session import Cursor
 
 __all__ = ["CursorFile", "CursorStore", "NoCursorFile", "cursor_path"]
@@ -175,8 +175,14 @@ class CursorFile:
             if target != self._target:
                 self._close_file()
                 self._target = target
+            due = self._monotonic() - self._synced_at >= self._sync_every
+            if self._file is not None and due and not is_at(self._file, target):
+                self._close_file()  # deleted, or moved with its folder: create it again, with its locks
+                for path, lock in list(self._locks.items()):
+                    if lock is not None and not lock.is_at(_lock_path(path)):
+                        self._unlock(path)
             if self._take(target):
-                self._write(cursor)
+                self._write(cursor, due)
                 self._saved, self._unsaved = cursor, None
                 if self.trouble:
                     logger.warning("the cursor is saved again")
@@ -201,11 +207,7 @@ class CursorFile:
                 self._sync(self._file)
             self._close_file()
         for path in list(self._locks):
-            if _in_use.get(path) is self:
-                del _in_use[path]
-            lock = self._locks.pop(path, None)
-            if lock is not None:
-                lock.close()
+            self._unlock(path)
 
     # --- whose cursor -------------------------------------------------------------------------------------
 
@@ -243,8 +245,7 @@ class CursorFile:
         lock: FileLock | None = None
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # A separate file, because replacing the cursor file would replace the lock with it.
-            lock = FileLock(os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600))
+            lock = FileLock(os.open(_lock_path(path), os.O_RDWR | os.O_CREAT, 0o600))
         except BlockingIOError:
             return False
         except OSError:
@@ -255,6 +256,13 @@ class CursorFile:
         self._locks[path] = lock
         _in_use[path] = self
         return True
+
+    def _unlock(self, path: Path) -> None:
+        if _in_use.get(path) is self:
+            del _in_use[path]
+        lock = self._locks.pop(path, None)
+        if lock is not None:
+            lock.close()
 
     # --- the file -----------------------------------------------------------------------------------------
 
@@ -286,12 +294,9 @@ class CursorFile:
             return Cursor()
         return content.cursor
 
-    def _write(self, cursor: Cursor) -> None:
+    def _write(self, cursor: Cursor, due: bool) -> None:
         fields = _Content(server=self._server, epoch=cursor.epoch, sequence=cursor.sequence)
         content = msgspec.json.encode(fields).ljust(_RECORD)
-        due = self._monotonic() - self._synced_at >= self._sync_every
-        if self._file is not None and due and os.fstat(self._file).st_nlink == 0:
-            self._close_file()  # it was deleted: create it again
         # The first save of a run proves that the folder is writable, and leaves a file of exactly one
         # sector. An epoch too long for a sector is replaced every time.
         if self._file is None or len(content) > _RECORD:
@@ -342,6 +347,11 @@ class CursorFile:
         if trouble != self.trouble:
             self.trouble = trouble
             logger.warning("%s; trying again with each message, but a restart now would not resume", trouble)
+
+
+def _lock_path(path: Path) -> Path:
+    """A separate file, because replacing the cursor file would replace the lock with it."""
+    return path.with_suffix(".lock")
 
 
 _IN_USE = "another client of this server, user and name is running (pass a different name=)"

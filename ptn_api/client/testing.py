@@ -39,7 +39,7 @@ from ptn_api.tasks import cancel_and_wait
 from ptn_api.wire.close_codes import CloseCode
 from ptn_api.wire.codec import encode, encode_batch
 from ptn_api.wire.frames import AuthSuccess, Heartbeat
-from ptn_api.wire.server_session import CatchUp, CheckKey, Close, Effect, Send, ServerSession, State
+from ptn_api.wire.server_session import BadLogin, CatchUp, CheckKey, Close, Effect, Send, ServerSession, State
 
 __all__ = ["FakeServer", "fake_order", "fake_position", "quick_pace", "quick_timing"]
 
@@ -377,6 +377,8 @@ class FakeServer:
                         client,
                         client.session.key_checked(tier, self._now(), alias=self.users.get(key, "alice")),
                     )
+                case BadLogin(reason=reason):
+                    await self._perform(client, client.session.refuse_login(reason, must_wait=False))
                 case CatchUp():
                     await self._catch_up(client, effect)
                 case Close():

@@ -203,6 +203,9 @@ class Copy(SqliteWriter):
         db.execute("PRAGMA synchronous = NORMAL")
         return db
 
+    def commits_lost(self, db: sqlite3.Connection, lost: int, now_ms: int) -> None:
+        logger.warning("copy_commits_lost", commits=lost, reason="they are read from the cluster again")
+
     def before_begin(self, db: sqlite3.Connection) -> None:
         raise LogFencedError("another machine writes this log: this one has a copy")
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
+import structlog
 
 from ptn_api.event_log.announcements import AppendTime, Conflict, PendingEvents, event_bytes, new_orders
 from ptn_api.event_log.contract import Change, DocumentWritten, PositionRemoved, PositionWritten
@@ -22,17 +23,21 @@ from ptn_api.event_log.documents import (
 from ptn_api.event_log.rows import (
     LogState,
     OrderList,
+    delete_orders,
     find_position,
     insert_event,
     orders_of,
     put_orders,
     put_position,
+    put_removed_orders,
+    put_tombstone,
     remember_orders,
     seen_orders,
 )
 
 __all__ = ["Append", "Skipped", "changed_at", "removed_orders", "rewritten"]
 
+logger = structlog.get_logger()
 _FAULTS = (
     sqlite3.IntegrityError,
     sqlite3.InterfaceError,
@@ -88,12 +93,9 @@ class Append:
                 self._write_position(change)
             case PositionRemoved():
                 stored = find_position(self._db, change.miner_hotkey, change.position_uuid)
-                if stored is not None and not stored.removed:
-                    # The row remains as a tombstone, and the orders for the events that need them.
-                    self._db.execute(
-                        "UPDATE positions SET removed_ms = ?, revision = ?, fingerprint = '' WHERE id = ?",
-                        (self._time.now_ms, self._state.next_revision(), stored.id),
-                    )
+                if stored is not None and not (stored.removed and stored.intact):
+                    key, revision = (change.miner_hotkey, change.position_uuid), self._state.next_revision()
+                    put_tombstone(self._db, stored, *key, revision, self._time.now_ms)
             case DocumentWritten():
                 self._write_document(change, packed)
 
@@ -121,8 +123,18 @@ class Append:
 
     def _write_position(self, change: PositionWritten) -> None:
         position, text = change.position, change.text
-        stored = find_position(self._db, position.miner_hotkey, position.position_uuid)
-        old = orders_of(self._db, stored.id, stored.layout_revision) if stored else OrderList()
+        key = (position.miner_hotkey, position.position_uuid)
+        stored = find_position(self._db, *key)
+        old = OrderList()
+        if stored is not None:
+            found = orders_of(self._db, stored.id, stored.n_orders, stored.layout_revision)
+            if found is not None and stored.intact:
+                old = found
+            else:
+                # Written as if it had been removed: readers have left it out, and get all of it.
+                delete_orders(self._db, stored.id)
+                stored = stored._replace(removed=True)
+                logger.warning("log_row_rewritten", miner_hotkey=key[0], position_uuid=key[1])
         if stored and not stored.removed and stored.header == text.header and old.texts == text.orders:
             if stored.fingerprint != change.fingerprint:
                 self._db.execute(
@@ -136,10 +148,9 @@ class Append:
         stored_id = stored.id if stored else None
         position_id = put_position(self._db, stored_id, change, revision, orders.layout_revision)
         put_orders(self._db, position_id, old, orders)
-        removed = [(position_id, *row, self._time.now_ms) for row in removed_orders(old, uuids).items()]
-        if removed:
-            self._db.executemany("INSERT OR REPLACE INTO removed_orders VALUES (?, ?, ?, ?)", removed)
-        self._position_ids[position.miner_hotkey, position.position_uuid] = position_id
+        if removed := removed_orders(old, uuids):
+            put_removed_orders(self._db, position_id, removed, self._time.now_ms)
+        self._position_ids[key] = position_id
         changed = changed_at(orders, revision)
         if changed:  # not in the common case, a refreshed return
             seen = seen_orders(self._db, position.miner_hotkey, {uuids[index] for index in changed})

@@ -6,8 +6,8 @@ may hold copies of one log (ptn_api/cluster); one of them writes at a time.
 Two counters:
 
 - `sequence` counts orders only. It grows by exactly 1 and is never reused. A new log has a random `epoch` and
-  starts counting at its creation time in Unix seconds, so that a sequence remembered from another log lies
-  below the floor instead of naming a different event.
+  starts counting at its creation time in epoch ms, so that a sequence remembered from another log lies below
+  the floor instead of naming a different event.
 - `revision` counts every change of the served state: a position's text written or removed, a document.
 
 An event is one order. Its identity is (miner_hotkey, order_uuid) alone.
@@ -21,6 +21,7 @@ from typing import Protocol
 
 import msgspec
 
+from ptn_api.event_log.damage import Damage
 from ptn_api.model.position import Position, PositionText
 from ptn_api.problems import Code, Findings
 
@@ -35,10 +36,12 @@ __all__ = [
     "EventLogWriter",
     "Head",
     "LoggedPosition",
+    "Lost",
     "PositionRemoved",
     "PositionWritten",
     "RemovedPosition",
     "SourceStatus",
+    "known_ms",
 ]
 
 
@@ -111,7 +114,8 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     the code for `/health`. `invalid` counts all files skipped at present, `invalid_documents` those of them
     that are no position files, `refused_items` the malformed items of a queue without a directory, which
     `invalid` counts too. `watching` is False while intake sweeps instead, since inotify watches ran out
-    or, `events_missing`, since events do not come.
+    or, `events_missing`, since events do not come. `steady_ms` is the time of this status by intake's steady
+    clock (`clock.py`); logs of earlier versions have none.
     """
 
     swept_ms: int | None = None
@@ -122,6 +126,7 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     invalid_documents: int = 0
     events_missing: bool = False
     refused_items: int = 0
+    steady_ms: int | None = None
 
     @property
     def findings(self) -> Findings:
@@ -203,6 +208,18 @@ class RemovedPosition(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
 
 
+class Lost(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check of the log has found damaged.
+
+    `positions` and `documents` can be written again from the validator's files. `structure`: positions may
+    be missing whose keys are unknown.
+    """
+
+    positions: frozenset[tuple[str, str]] = frozenset()
+    documents: frozenset[tuple[Document, str]] = frozenset()
+    structure: bool = False
+
+
 class CommitListener(Protocol):
     """A reader's notifications of commits. A lost one costs a second, never an event."""
 
@@ -238,7 +255,8 @@ class EventLog(Protocol):
     def read(self, after: int, limit: int, *, orders: bool = True) -> list[Event]:
         """At most `limit` events with sequence > `after`, in order.
 
-        Raises LogPrunedError if `after` + 1 lies below the floor, rather than returning a part.
+        Damaged events are left out, so the page ends at `after` + `limit` or at the head, not at its last
+        event. Raises LogPrunedError if `after` + 1 lies below the floor, rather than returning a part.
         """
         ...
 
@@ -320,11 +338,29 @@ class EventLog(Protocol):
         """
         ...
 
+    def damaged(self) -> int:
+        """The number of damaged rows that reads have left out and that are still damaged."""
+        ...
+
+    def find_damage(self) -> list[Damage]:
+        """Reads the whole log; returns what is damaged. Takes about a second for 100 MB."""
+        ...
+
     def commit_listener(self) -> CommitListener:
         """A new listener for this reader, bound to the running asyncio loop."""
         ...
 
     def close(self) -> None: ...
+
+
+def known_ms(log: EventLog) -> int:
+    """Returns the latest time that has certainly passed, as far as the log can tell. Raises LogError."""
+    source = log.source()
+    if source.steady_ms is not None:
+        return source.steady_ms
+    # A log of an earlier version, or one whose writer has not completed a sweep yet.
+    newest_ms = log.first_timestamp_after(log.head().sequence - 1)
+    return max(log.created_ms, source.swept_ms or 0, newest_ms or 0)
 
 
 class EventLogWriter(EventLog, Protocol):
@@ -371,6 +407,10 @@ class EventLogWriter(EventLog, Protocol):
 
     def seen(self, miner: str, order_uuids: Iterable[str]) -> set[str]:
         """The subset of these orders that were seen before."""
+        ...
+
+    def repair(self) -> Lost:
+        """Checks the log, repairs what it can by itself, and returns what is to be written again."""
         ...
 
     def set_source(self, status: SourceStatus) -> None:

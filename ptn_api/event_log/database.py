@@ -14,10 +14,12 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 from ptn_api.errors import (
+    LogDamagedError,
     LogError,
     LogMissingError,
     LogReplacedError,
@@ -28,17 +30,23 @@ from ptn_api.event_log.schema import require_schema
 
 __all__ = [
     "FileIdentity",
+    "accept_damaged_text",
+    "adapt_to",
     "connect_reader",
     "connect_writer",
     "log_path",
+    "lost_commits",
     "make_file",
     "reading",
+    "wal_commits",
     "wal_path",
     "without_waiting",
     "writing",
 ]
 
 _BUSY_S = 10.0
+_PAGE_BYTES = {512 << n for n in range(8)}
+_WAL_HEADER_BYTES, _FRAME_HEADER_BYTES = 32, 24  # https://www.sqlite.org/fileformat.html, 4
 _WRITER_PRAGMAS = (
     "synchronous = FULL",
     "wal_autocheckpoint = 2000",  # pages: a checkpoint every 8 MB, which costs one commit a few ms
@@ -85,10 +93,47 @@ class FileIdentity:
         return status.st_dev, status.st_ino
 
 
-def make_file(path: Path) -> None:
-    """Creates an empty file, readable by its owner only, unless it exists. Raises OSError."""
-    with contextlib.suppress(FileExistsError):
+def make_file(path: Path) -> bool:
+    """Creates an empty file, readable by its owner only, unless it exists; returns whether it did.
+
+    Raises OSError.
+    """
+    try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        return False
+    return True
+
+
+def wal_commits(path: Path) -> list[int]:
+    """Returns the numbers of the frames in the write-ahead log that end a commit, damaged ones included.
+
+    To be called before SQLite opens the log: it ignores everything from the first damaged frame on.
+    """
+    try:
+        data = wal_path(path).read_bytes()
+    except FileNotFoundError:
+        return []
+    page_bytes = int.from_bytes(data[8:12], "big")
+    step = _FRAME_HEADER_BYTES + (page_bytes if page_bytes in _PAGE_BYTES else 4096)
+    starts = range(_WAL_HEADER_BYTES, len(data) - step + 1, step)
+    headers = [data[at : at + _FRAME_HEADER_BYTES] for at in starts]
+    # Frames of an earlier round have other salts. Both places are read, since one of them may be damaged.
+    salts = {data[16:24], *(header[8:16] for header in headers[:1])}
+    return [
+        number
+        for number, header in enumerate(headers, 1)
+        if header[4:8] != bytes(4) and header[8:16] in salts
+    ]
+
+
+def lost_commits(db: sqlite3.Connection, commits: list[int]) -> int:
+    """Returns how many of the `wal_commits` SQLite has ignored, apart from one that was being written."""
+    if not commits:
+        return 0
+    frames: int
+    _, frames, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return max(0, sum(number > frames for number in commits) - 1)
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:
@@ -122,20 +167,20 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Turns SQLite's errors into LogError, those of a damaged file into LogUnusableError."""
+    """Turns SQLite's errors into LogError, those of a damaged file into LogDamagedError."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         _raise_if_damaged(error)
         raise LogError(f"the log cannot be read: {error}") from error
 
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Turns SQLite's errors into LogUnwritableError, those of a damaged file into LogUnusableError."""
+    """Turns SQLite's errors into LogUnwritableError, those of a damaged file into LogDamagedError."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         _raise_if_damaged(error)
         raise LogUnwritableError(f"the log cannot be written: {error}") from error
 
@@ -160,7 +205,22 @@ def _connect(path: Path) -> sqlite3.Connection:
     )
 
 
-def _raise_if_damaged(error: sqlite3.Error) -> None:
-    """SQLite raises the base class itself for a damaged file or one that is not a database."""
-    if type(error) is sqlite3.DatabaseError:
-        raise LogUnusableError(f"the log is damaged: {error}", code="corrupt") from error
+def adapt_to(error: BaseException, db: sqlite3.Connection) -> None:
+    """Lets the next attempt succeed after text that is not UTF-8; until then, reading text costs less."""
+    if isinstance(error, sqlite3.OperationalError) and "decode to UTF-8" in str(error):
+        accept_damaged_text(db)
+
+
+def accept_damaged_text(db: sqlite3.Connection) -> None:
+    """Lets text that is not UTF-8 be read: the checksum of its row reveals the damage."""
+    db.text_factory = partial(str, encoding="utf-8", errors="replace")
+
+
+def _raise_if_damaged(error: sqlite3.Error | UnicodeDecodeError) -> None:
+    """SQLite raises the base class itself for a damaged file or one that is not a database.
+
+    A damaged text of the schema lacks a table or column, or is not UTF-8 in SQLite's message about it.
+    """
+    is_schema = isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such ")
+    if is_schema or type(error) in (sqlite3.DatabaseError, UnicodeDecodeError):
+        raise LogDamagedError(f"the log is damaged: {error}") from error

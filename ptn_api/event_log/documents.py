@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import sqlite3
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import zstandard
 
 from ptn_api.event_log.contract import Document, DocumentWritten
+from ptn_api.event_log.damage import CHECKED_COLUMNS, UNREPAIRED, DamagedRows, intact, row_checksum
 
 __all__ = [
     "KINDS",
     "LARGE_BYTES",
     "PackedDocument",
+    "damaged_documents",
     "delete_chunk",
+    "mark_damaged",
     "pack",
     "prune_deleted",
     "put_chunk",
@@ -29,6 +33,7 @@ __all__ = [
 LARGE_BYTES = 1 << 20
 """The chunks of a document this large are written before its transaction, each in a separate one."""
 _CHUNK_BYTES = 512 << 10
+_COLUMNS = CHECKED_COLUMNS["documents"]
 KINDS = {document.value: document for document in Document}
 """Documents by name. A later version with this schema may have written others, which are ignored."""
 
@@ -55,7 +60,8 @@ def pack(content: bytes, *, stored: bytes | None = None) -> PackedDocument:
 
 
 def put_chunk(db: sqlite3.Connection, packed: PackedDocument, index: int) -> None:
-    db.execute("INSERT INTO chunks VALUES (?, ?, ?)", (packed.version, index, packed.chunks[index]))
+    row = (packed.version, index, packed.chunks[index])
+    db.execute("INSERT INTO chunks VALUES (?, ?, ?, ?)", (*row, row_checksum(*row)))
 
 
 def put_document(
@@ -77,20 +83,26 @@ def put_document(
         key,
     )
     digest, version, removed_ms = (packed.digest, packed.version, None) if packed else (None, None, now_ms)
+    row = (*key, revision, digest, version, removed_ms)
     db.execute(
-        "INSERT OR REPLACE INTO documents (name, miner, revision, fingerprint, digest, version, removed_ms)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (*key, revision, change.fingerprint, digest, version, removed_ms),
+        "INSERT OR REPLACE INTO documents (name, miner, revision, digest, version, removed_ms, crc,"
+        " fingerprint) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (*row, row_checksum(*row), change.fingerprint),
     )
 
 
 def stored_digest(db: sqlite3.Connection, change: DocumentWritten) -> bytes | None:
-    """Returns the digest of the document as stored before this change; None without a document."""
-    row = db.execute(
-        "SELECT digest FROM documents WHERE name = ? AND miner = ?",
-        (change.document.value, change.miner_hotkey),
+    """Returns the digest of the document as stored before this change; None without an intact one."""
+    row = _find(db, change.document.value, change.miner_hotkey)
+    return row[3] if row and intact(row) else None
+
+
+def _find(db: sqlite3.Connection, name: str, miner: str) -> tuple[Any, ...] | None:
+    row: tuple[Any, ...] | None = db.execute(
+        f"SELECT {_COLUMNS}, crc FROM documents WHERE name = ? AND miner = ?",  # noqa: S608 - constants
+        (name, miner),
     ).fetchone()
-    return row[0] if row else None
+    return row
 
 
 def update_fingerprint(db: sqlite3.Connection, change: DocumentWritten) -> None:
@@ -100,14 +112,32 @@ def update_fingerprint(db: sqlite3.Connection, change: DocumentWritten) -> None:
     )
 
 
-def read_document(db: sqlite3.Connection, name: str, miner: str) -> bytes | None:
-    rows = db.execute(
-        "SELECT content FROM documents JOIN chunks USING (version) WHERE name = ? AND miner = ?"
-        " ORDER BY number",
-        (name, miner),
+def read_document(db: sqlite3.Connection, name: str, miner: str, damaged: DamagedRows) -> bytes | None:
+    """Returns the document; None without one, or if it is damaged."""
+    row = _find(db, name, miner)
+    if row is None or (intact(row) and row[4] is None):
+        return None
+    chunks = db.execute(
+        f"SELECT {CHECKED_COLUMNS['chunks']}, crc FROM chunks WHERE version = ? ORDER BY number",  # noqa: S608
+        (row[4],),
     ).fetchall()
-    packed = b"".join(row[0] for row in rows)
-    return zstandard.ZstdDecompressor().decompress(packed) if packed else None
+    if intact(row) and all(map(intact, chunks)):
+        with contextlib.suppress(zstandard.ZstdError):  # raised if a chunk is missing
+            return zstandard.ZstdDecompressor().decompress(b"".join(chunk[2] for chunk in chunks))
+    damaged.add("documents", name, miner)
+    return None
+
+
+def mark_damaged(db: sqlite3.Connection, version: int) -> None:
+    """Has the document with this version written again at its next change, even to the same content."""
+    db.execute("UPDATE documents SET crc = ? WHERE version = ?", (UNREPAIRED, version))
+
+
+def damaged_documents(db: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Returns name and miner of each document that is damaged or has no chunks."""
+    rows = db.execute(f"SELECT {_COLUMNS}, crc FROM documents").fetchall()  # noqa: S608 - constants
+    versions = {row[0] for row in db.execute("SELECT DISTINCT version FROM chunks")}
+    return [row[:2] for row in rows if not intact(row) or (row[4] is not None and row[4] not in versions)]
 
 
 def prune_deleted(db: sqlite3.Connection, *, oldest_ms: int) -> int:
@@ -116,10 +146,11 @@ def prune_deleted(db: sqlite3.Connection, *, oldest_ms: int) -> int:
     The last change of each kind is kept, so that the kind's revision never decreases.
     """
     rows = db.execute(
-        "SELECT name, miner, revision FROM documents WHERE removed_ms < ?"
+        f"SELECT {_COLUMNS}, crc FROM documents WHERE removed_ms < ?"  # noqa: S608 - constants
         " AND revision NOT IN (SELECT max(revision) FROM documents GROUP BY name)",
         (oldest_ms,),
     ).fetchall()
+    rows = list(filter(intact, rows))
     db.executemany("DELETE FROM documents WHERE name = ? AND miner = ?", [row[:2] for row in rows])
     return max((row[2] for row in rows), default=0)
 

@@ -7,9 +7,18 @@ from contextlib import contextmanager
 
 import structlog
 
-from ptn_api.errors import LogError, LogPrunedError, LogReplacedError
+from ptn_api.errors import (
+    LogDamagedError,
+    LogError,
+    LogPrunedError,
+    LogReplacedError,
+    LogUnwritableError,
+)
 
-__all__ = ["LogOutage"]
+__all__ = ["RETRIED_WRITE_ERRORS", "LogOutage"]
+
+RETRIED_WRITE_ERRORS = (LogUnwritableError, LogDamagedError)
+"""Errors of the log after which a writer keeps its changes and tries again."""
 
 logger = structlog.get_logger()
 

@@ -5,13 +5,23 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import Any, NamedTuple
 
 import msgspec
 
+from ptn_api.errors import LogDamagedError
 from ptn_api.event_log.announcements import EVENT_OVERHEAD, FirstSeen
 from ptn_api.event_log.contract import Event, LoggedPosition, PositionWritten
+from ptn_api.event_log.damage import (
+    CHECKED_COLUMNS,
+    UNREPAIRED,
+    Damage,
+    DamagedRows,
+    intact,
+    row_checksum,
+)
+from ptn_api.event_log.documents import read_document
 from ptn_api.model.position import PositionText
 
 __all__ = [
@@ -19,10 +29,13 @@ __all__ = [
     "LogState",
     "OrderList",
     "StoredPosition",
+    "delete_orders",
     "events_after",
     "find_position",
     "insert_event",
+    "is_damaged",
     "logged_position",
+    "mark_positions",
     "orders_of",
     "orders_up_to",
     "prune_events",
@@ -30,7 +43,11 @@ __all__ = [
     "prune_tombstones",
     "put_orders",
     "put_position",
+    "put_removed_orders",
+    "put_tombstone",
     "remember_orders",
+    "restore_indexes",
+    "restore_seen",
     "seen_orders",
 ]
 
@@ -54,25 +71,33 @@ class LogState:
 
     @classmethod
     def load(cls, db: sqlite3.Connection) -> LogState:
-        return cls(*db.execute(_LOAD_STATE).fetchone())
+        """Raises LogDamagedError: without its counters a log can be neither read nor written."""
+        row = db.execute(_LOAD_STATE).fetchone()
+        if row is None or not intact(row):
+            raise LogDamagedError("the log is damaged: the row with its counters")
+        return cls(*row[1:-1])
 
     def save(self, db: sqlite3.Connection) -> None:
-        db.execute(_SAVE_STATE, [getattr(self, name) for name in _MUTABLE])
+        values = [int(value) if isinstance(value, bool) else value for value in astuple(self)]
+        db.execute(_SAVE_STATE, (*values, row_checksum(1, *values)))
+
+    @property
+    def floor(self) -> int:
+        """The oldest sequence that can be read."""
+        return self.sequence - (self.events - self.pruned) + 1
 
     def next_revision(self) -> int:
         self.revision += 1
         return self.revision
 
 
-_COLUMNS = tuple(field.name for field in fields(LogState))
-_MUTABLE = tuple(name for name in _COLUMNS if name not in ("epoch", "created_ms"))
-_LOAD_STATE = f"SELECT {', '.join(_COLUMNS)} FROM log"  # noqa: S608 - the names above
-_SAVE_STATE = f"UPDATE log SET {', '.join(f'{name} = ?' for name in _MUTABLE)}"  # noqa: S608
+_LOAD_STATE = f"SELECT {CHECKED_COLUMNS['log']}, crc FROM log"  # noqa: S608 - constant column names
+_SAVE_STATE = f"UPDATE log SET {', '.join(f'{field.name} = ?' for field in fields(LogState))}, crc = ?"  # noqa: S608
 
 
 # --- positions --------------------------------------------------------------------------------------------
 
-POSITION_COLUMNS = "id, miner, uuid, revision, close_ms, header, orders_at, layout_revision"
+POSITION_COLUMNS = f"{CHECKED_COLUMNS['positions']}, crc"
 """The columns that `logged_position` takes."""
 
 
@@ -82,15 +107,21 @@ class StoredPosition(NamedTuple):
     fingerprint: str
     header: bytes
     layout_revision: int
+    n_orders: int
+    intact: bool
 
 
 def find_position(db: sqlite3.Connection, miner: str, uuid: str) -> StoredPosition | None:
     row = db.execute(
-        "SELECT id, removed_ms IS NOT NULL, fingerprint, header, layout_revision"
-        " FROM positions WHERE miner = ? AND uuid = ?",
+        f"SELECT fingerprint, {POSITION_COLUMNS} FROM positions WHERE miner = ? AND uuid = ?",  # noqa: S608
         (miner, uuid),
     ).fetchone()
-    return StoredPosition(*row) if row else None
+    if row is None:
+        return None
+    fingerprint, position_id, _, _, _, layout_revision, _, removed_ms, _, header, n_orders, _ = row
+    return StoredPosition(
+        position_id, removed_ms is not None, fingerprint, header, layout_revision, n_orders, intact(row[1:])
+    )
 
 
 def put_position(
@@ -102,37 +133,54 @@ def put_position(
 ) -> int:
     """Updates the row with that id, or inserts one without an id. Returns the id."""
     position, text = change.position, change.text
-    values = (
-        change.fingerprint,
-        revision,
-        layout_revision,
-        position.closed_at,
-        text.orders_at,
-        text.header,
-    )
-    if position_id is not None:
+    key = (position.miner_hotkey, position.position_uuid)
+    closed_ms, n_orders = position.closed_at, len(text.orders)
+    values = (revision, layout_revision, closed_ms, None, text.orders_at, text.header, n_orders)
+    if position_id is None:
+        # Before the INSERT, since the checksum covers it.
+        (position_id,) = db.execute("SELECT coalesce(max(id), 0) + 1 FROM positions").fetchone()
         db.execute(
-            "UPDATE positions SET fingerprint = ?, revision = ?, layout_revision = ?, close_ms = ?,"
-            " orders_at = ?, header = ?, removed_ms = NULL WHERE id = ?",
-            (*values, position_id),
+            f"INSERT INTO positions ({POSITION_COLUMNS}, fingerprint, last_sequence)"  # noqa: S608
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+            (position_id, *key, *values, row_checksum(position_id, *key, *values), change.fingerprint),
         )
-        return position_id
-    cursor = db.execute(
-        "INSERT INTO positions (fingerprint, revision, layout_revision, close_ms, orders_at, header,"
-        " miner, uuid, last_sequence) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
-        (*values, position.miner_hotkey, position.position_uuid),
+        return int(position_id)
+    db.execute(
+        "UPDATE positions SET revision = ?, layout_revision = ?, close_ms = ?, removed_ms = ?, orders_at = ?,"
+        " header = ?, n_orders = ?, crc = ?, fingerprint = ? WHERE id = ?",
+        (*values, row_checksum(position_id, *key, *values), change.fingerprint, position_id),
     )
-    assert cursor.lastrowid is not None  # set by every INSERT that does not raise
-    return cursor.lastrowid
+    return position_id
 
 
-def logged_position(db: sqlite3.Connection, row: tuple[Any, ...]) -> LoggedPosition:
-    """`row` has the POSITION_COLUMNS."""
-    position_id, miner, uuid, revision, close_ms, header, orders_at, layout_revision = row
-    orders = db.execute(
-        "SELECT text, revision FROM orders WHERE id BETWEEN ? AND ?", _order_span(position_id)
+def put_tombstone(
+    db: sqlite3.Connection, stored: StoredPosition, miner: str, uuid: str, revision: int, now_ms: int
+) -> None:
+    """Marks the position as removed. The row remains, and the orders for the events that need them."""
+    count = "SELECT count(*) FROM orders WHERE id BETWEEN ? AND ?"
+    n_orders = stored.n_orders if stored.intact else db.execute(count, _order_span(stored.id)).fetchone()[0]
+    values = (revision, 0, None, now_ms, 0, b"", n_orders)
+    db.execute(
+        "UPDATE positions SET revision = ?, layout_revision = ?, close_ms = ?, removed_ms = ?, orders_at = ?,"
+        " header = ?, n_orders = ?, crc = ?, fingerprint = '' WHERE id = ?",
+        (*values, row_checksum(stored.id, miner, uuid, *values), stored.id),
     )
-    texts, revisions = _columns(orders.fetchall(), 2)
+
+
+def logged_position(
+    db: sqlite3.Connection, row: tuple[Any, ...], damaged: DamagedRows
+) -> LoggedPosition | None:
+    """`row` has the POSITION_COLUMNS. Returns None for a damaged position."""
+    if not intact(row):
+        damaged.add("positions", *row[:3])
+        return None
+    position_id, miner, uuid, revision, layout_revision, close_ms, _, orders_at, header, n_orders, _ = row
+    query = "SELECT id, uuid, revision, text, crc FROM orders WHERE id BETWEEN ? AND ?"
+    orders = db.execute(query, _order_span(position_id)).fetchall()
+    if len(orders) != n_orders or not all(map(intact, orders)):
+        damaged.add("orders", *row[:3])
+        return None
+    _, _, revisions, texts, _ = zip(*orders, strict=True) if orders else ((),) * 5
     return LoggedPosition(
         miner_hotkey=miner,
         position_uuid=uuid,
@@ -160,11 +208,18 @@ class OrderList(msgspec.Struct, frozen=True, kw_only=True):
     layout_revision: int = 0
 
 
-def orders_of(db: sqlite3.Connection, position_id: int, layout_revision: int = 0) -> OrderList:
-    rows = db.execute(
-        "SELECT uuid, text, revision FROM orders WHERE id BETWEEN ? AND ?", _order_span(position_id)
-    )
-    uuids, texts, revisions = _columns(rows.fetchall(), 3)
+def orders_of(
+    db: sqlite3.Connection, position_id: int, n_orders: int, layout_revision: int = 0
+) -> OrderList | None:
+    """Returns the position's orders as they are, or None if they are not as many as they should be.
+
+    A writer compares them with the validator's text, and so need not check them.
+    """
+    query = "SELECT uuid, revision, text FROM orders WHERE id BETWEEN ? AND ?"
+    rows = db.execute(query, _order_span(position_id)).fetchall()
+    if len(rows) != n_orders:
+        return None
+    uuids, revisions, texts = zip(*rows, strict=True) if rows else ((),) * 3
     return OrderList(uuids=uuids, texts=texts, revisions=revisions, layout_revision=layout_revision)
 
 
@@ -174,27 +229,38 @@ def put_orders(db: sqlite3.Connection, position_id: int, old: OrderList, new: Or
     before = list(zip(old.uuids, old.revisions, old.texts, strict=True))
     after = list(zip(new.uuids, new.revisions, new.texts, strict=True))
     differing = [
-        (first + index, *row)
+        (first + index, *row, row_checksum(first + index, *row))
         for index, row in enumerate(after)
         if index >= len(before) or before[index] != row
     ]
     if differing:
         db.executemany(
-            "INSERT OR REPLACE INTO orders (id, uuid, revision, text) VALUES (?, ?, ?, ?)", differing
+            "INSERT OR REPLACE INTO orders (id, uuid, revision, text, crc) VALUES (?, ?, ?, ?, ?)", differing
         )
     if len(after) < len(before):
-        db.execute(
-            "DELETE FROM orders WHERE id BETWEEN ? AND ?", (first + len(after), _order_span(position_id)[1])
-        )
+        delete_orders(db, position_id, first=len(after))
+
+
+def delete_orders(db: sqlite3.Connection, position_id: int, *, first: int = 0) -> None:
+    """Deletes the position's orders from this index on."""
+    start, end = _order_span(position_id)
+    db.execute("DELETE FROM orders WHERE id BETWEEN ? AND ?", (start + first, end))
+
+
+def put_removed_orders(
+    db: sqlite3.Connection, position_id: int, removed: Mapping[str, str | None], now_ms: int
+) -> None:
+    """Remembers which orders a position lost, each with the nearest one before it that remained."""
+    rows = [(position_id, uuid, before, now_ms) for uuid, before in removed.items()]
+    db.executemany(
+        "INSERT OR REPLACE INTO removed_orders VALUES (?, ?, ?, ?, ?)",
+        [(*row, row_checksum(*row)) for row in rows],
+    )
 
 
 def _order_span(position_id: int) -> tuple[int, int]:
     """The smallest and the largest id that an order of the position can have."""
     return position_id << 32, ((position_id + 1) << 32) - 1
-
-
-def _columns(rows: list[tuple[Any, ...]], width: int) -> tuple[tuple[Any, ...], ...]:
-    return tuple(zip(*rows, strict=True)) if rows else ((),) * width
 
 
 # --- seen orders ------------------------------------------------------------------------------------------
@@ -207,41 +273,45 @@ def seen_orders(db: sqlite3.Connection, miner: str, uuids: Iterable[str]) -> Fir
         row = db.execute(
             "SELECT processed_ms, leverage FROM seen WHERE miner = ? AND uuid = ?", (miner, uuid)
         ).fetchone()
-        if row is not None:
+        if row is not None:  # damaged values make a conflict at most: the order counts as seen
             seen[uuid] = row
     return seen
 
 
 def remember_orders(db: sqlite3.Connection, miner: str, orders: FirstSeen) -> None:
     """Adds orders that were never seen before."""
-    db.executemany(
-        "INSERT INTO seen VALUES (?, ?, ?, ?)", [(miner, uuid, *version) for uuid, version in orders.items()]
-    )
+    # As SQLite returns them: a REAL column has neither NaN nor -0.0.
+    rows = [
+        (miner, uuid, processed_ms, None if leverage is None or leverage != leverage else leverage + 0.0)
+        for uuid, (processed_ms, leverage) in orders.items()
+    ]
+    db.executemany("INSERT INTO seen VALUES (?, ?, ?, ?, ?)", [(*row, row_checksum(*row)) for row in rows])
 
 
 # --- events -----------------------------------------------------------------------------------------------
 
 
 def insert_event(db: sqlite3.Connection, position_id: int, event: Event) -> None:
+    row = (
+        event.sequence,
+        event.revision,
+        event.timestamp_ms,
+        position_id,
+        event.miner_hotkey,
+        event.position_uuid,
+        event.trade_pair,
+        event.order_uuid,
+        event.processed_ms,
+        event.n_orders,
+        int(event.late),
+        event.orders_at,
+        event.order,
+        event.header,
+        event.extra,
+    )
     db.execute(
-        "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            event.sequence,
-            event.revision,
-            event.timestamp_ms,
-            position_id,
-            event.miner_hotkey,
-            event.position_uuid,
-            event.trade_pair,
-            event.order_uuid,
-            event.processed_ms,
-            event.n_orders,
-            event.late,
-            event.orders_at,
-            event.order,
-            event.header,
-            event.extra,
-        ),
+        "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (*row, row_checksum(*row)),
     )
     db.execute("UPDATE positions SET last_sequence = ? WHERE id = ?", (event.sequence, position_id))
 
@@ -267,16 +337,34 @@ def orders_up_to(
     return (*texts[: indexes[before] + 1], order) if before is not None else (order,)
 
 
-def events_after(db: sqlite3.Connection, after: int, limit: int, *, orders: bool) -> list[Event]:
-    rows = db.execute(
-        "SELECT sequence, revision, timestamp_ms, position, miner, position_uuid, trade_pair, order_uuid,"
-        " processed_ms, n_orders, late, orders_at, order_text, header, extra"
-        " FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?",
-        (after, limit),
-    ).fetchall()
-    lists = _lists_of_events(db, rows[0][0], rows[-1][0]) if orders and rows else {}
-    return [
-        Event(
+def events_after(
+    db: sqlite3.Connection, after: int, last: int, damaged: DamagedRows, *, orders: bool
+) -> list[Event]:
+    """Returns the events after `after` up to `last`, which exist, without the damaged ones."""
+    rows: dict[int, tuple[Any, ...]] = {
+        row[0]: row
+        for row in db.execute(
+            f"SELECT {CHECKED_COLUMNS['events']}, crc FROM events"  # noqa: S608 - constant column names
+            " WHERE sequence BETWEEN ? AND ? ORDER BY sequence",
+            (after + 1, last),
+        )
+        if intact(row)
+    }
+    if len(rows) < last - after:
+        for sequence in range(after + 1, last + 1):
+            if sequence not in rows:
+                damaged.add("events", sequence)
+    lists = _lists_of_events(db, after + 1, last) if orders and rows else {}
+    events = []
+    for row in rows.values():
+        of_position = lists.get(row[3]) if orders else _NO_LIST
+        if of_position is None:
+            damaged.add("orders", row[3], row[4], row[5])
+            continue
+        if orders and not _has_predecessors(row[7], of_position):
+            damaged.add("removed_orders", row[0])
+            continue
+        event = Event(
             sequence=row[0],
             revision=row[1],
             timestamp_ms=row[2],
@@ -291,41 +379,134 @@ def events_after(db: sqlite3.Connection, after: int, limit: int, *, orders: bool
             order=row[12],
             header=row[13],
             extra=row[14],
-            orders=orders_up_to(row[7], row[12], *lists[row[3]]) if orders else (),
+            orders=orders_up_to(row[7], row[12], *of_position) if orders else (),
         )
-        for row in rows
-    ]
+        events.append(event)
+    return events
+
+
+def _has_predecessors(order_uuid: str, lists: _EventLists) -> bool:
+    """Returns whether the list has the order, or it is known which order before it remained."""
+    uuid: str | None = order_uuid
+    while uuid is not None and uuid not in lists.indexes:
+        if uuid not in lists.removed:
+            return False
+        uuid = lists.removed[uuid]
+    return True
 
 
 class _EventLists(NamedTuple):
     """The orders of a position with events in a page, as `orders_up_to` takes them."""
 
     indexes: dict[str, int]
-    texts: list[bytes]
+    texts: Sequence[bytes]
     removed: dict[str, str | None]
 
 
+_NO_LIST = _EventLists({}, (), {})
 _POSITIONS_OF_EVENTS = "SELECT DISTINCT position FROM events WHERE sequence BETWEEN ? AND ?"
 _ORDERS_OF_EVENTS = (  # CROSS keeps SQLite from starting at `orders` and scanning all of it
-    f"SELECT orders.id >> 32, uuid, text FROM ({_POSITIONS_OF_EVENTS}) CROSS JOIN orders"  # noqa: S608
+    f"SELECT orders.id, uuid, revision, text, crc FROM ({_POSITIONS_OF_EVENTS}) CROSS JOIN orders"  # noqa: S608
     " ON orders.id BETWEEN position << 32 AND (position + 1 << 32) - 1 ORDER BY orders.id"
 )
 _REMOVED_OF_EVENTS = (
-    "SELECT position, uuid, before FROM removed_orders"  # noqa: S608 - a constant
+    "SELECT position, uuid, before, removed_ms, crc FROM removed_orders"  # noqa: S608 - a constant
     f" WHERE position IN ({_POSITIONS_OF_EVENTS})"
+)
+_COUNTS_OF_EVENTS = f"SELECT id, n_orders FROM positions WHERE id IN ({_POSITIONS_OF_EVENTS})"  # noqa: S608
+
+
+def _lists_of_events(db: sqlite3.Connection, first: int, last: int) -> dict[int, _EventLists | None]:
+    """The lists of the positions with events from `first` to `last`, by position id: three queries in total.
+
+    None: the list is damaged.
+    """
+    found: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
+    for row in db.execute(_ORDERS_OF_EVENTS, (first, last)):
+        found[row[0] >> 32].append(row)
+    lists: dict[int, _EventLists | None] = {}
+    for position_id, n_orders in db.execute(_COUNTS_OF_EVENTS, (first, last)):
+        rows = found.pop(position_id, [])
+        lists[position_id] = None
+        if len(rows) == n_orders and all(map(intact, rows)):
+            indexes: dict[str, int] = {}
+            for index, row in enumerate(rows):
+                indexes.setdefault(row[1], index)
+            lists[position_id] = _EventLists(indexes, [row[3] for row in rows], {})
+    lists.update(dict.fromkeys(found))
+    for row in db.execute(_REMOVED_OF_EVENTS, (first, last)):
+        of_position = lists.get(row[0])
+        if of_position is not None and intact(row):
+            of_position.removed[row[1]] = row[2]
+        elif of_position is not None:
+            lists[row[0]] = None
+    return lists
+
+
+def is_damaged(db: sqlite3.Connection, damage: Damage) -> bool:
+    """Returns whether a row that was damaged still is; one that is gone is not."""
+    found, key = DamagedRows(quiet=True), damage.key
+    if damage.table == "removed_orders" and len(key) == 1:  # by the event that needs it
+        return LogState.load(db).floor <= int(key[0])
+    if damage.table == "events":
+        state = LogState.load(db)
+        return state.floor <= key[0] <= state.sequence and not _is_intact(db, "events", key[0])
+    if damage.table in ("positions", "orders"):
+        query = f"SELECT {POSITION_COLUMNS} FROM positions WHERE id = ?"  # noqa: S608 - constant column names
+        row = db.execute(query, key[:1]).fetchone()
+        return row is not None and logged_position(db, row, found) is None
+    if damage.table == "documents":
+        return read_document(db, key[0], key[1], found) is None and bool(found)
+    return True  # until the next check of the whole log
+
+
+_NAMES = (
+    "SELECT id, miner, uuid FROM positions INDEXED BY sqlite_autoindex_positions_1"  # only the index is read
 )
 
 
-def _lists_of_events(db: sqlite3.Connection, first: int, last: int) -> dict[int, _EventLists]:
-    """The lists of the positions with events from `first` to `last`, by position id: two queries in total."""
-    lists: dict[int, _EventLists] = defaultdict(lambda: _EventLists({}, [], {}))
-    for position_id, uuid, text in db.execute(_ORDERS_OF_EVENTS, (first, last)):
-        orders = lists[position_id]
-        orders.indexes.setdefault(uuid, len(orders.texts))
-        orders.texts.append(text)
-    for position_id, uuid, before in db.execute(_REMOVED_OF_EVENTS, (first, last)):
-        lists[position_id].removed[uuid] = before
-    return lists
+def restore_indexes(db: sqlite3.Connection, damaged_ids: Iterable[int]) -> None:
+    """Makes the indexes agree with the tables again; damaged positions get the names that the index has."""
+    names = {row[0]: row[1:] for row in db.execute(_NAMES)}
+    db.execute("REINDEX")
+    for position_id in set(damaged_ids) & names.keys():
+        db.execute(
+            "UPDATE OR IGNORE positions SET miner = ?, uuid = ? WHERE id = ?",
+            (*names[position_id], position_id),
+        )
+
+
+def mark_positions(db: sqlite3.Connection, position_ids: Iterable[int]) -> list[tuple[str, str]]:
+    """Has these positions written again, all orders included. Returns miner and uuid of each that exists."""
+    names = []
+    for position_id in position_ids:
+        name = db.execute("SELECT miner, uuid FROM positions WHERE id = ?", (position_id,)).fetchone()
+        if name is not None:
+            db.execute("UPDATE positions SET crc = ? WHERE id = ?", (UNREPAIRED, position_id))
+            names.append(name)
+    return names
+
+
+def restore_seen(db: sqlite3.Connection) -> None:
+    """Replaces the damaged records of seen orders by those of the orders that positions have now."""
+    rows = db.execute(f"SELECT {CHECKED_COLUMNS['seen']}, crc FROM seen").fetchall()  # noqa: S608 - constants
+    damaged = [row[:2] for row in rows if not intact(row)]
+    db.executemany("DELETE FROM seen WHERE miner = ? AND uuid = ?", damaged)
+    unseen = db.execute(
+        "SELECT miner, orders.uuid, text FROM orders JOIN positions ON positions.id = orders.id >> 32"
+        " WHERE NOT EXISTS (SELECT 1 FROM seen WHERE miner = positions.miner AND uuid = orders.uuid)"
+    ).fetchall()
+    for miner, uuid, text in unseen:
+        try:
+            order = msgspec.json.decode(text, type=_Seen)
+        except (msgspec.MsgspecError, UnicodeDecodeError):  # damaged as well
+            order = _Seen()
+        remember_orders(db, miner, {uuid: (order.processed_ms, order.leverage)})
+
+
+class _Seen(msgspec.Struct):
+    processed_ms: int = 0
+    leverage: float | None = None
 
 
 # --- pruning ----------------------------------------------------------------------------------------------
@@ -338,35 +519,46 @@ def prune_events(db: sqlite3.Connection, state: LogState, *, oldest_ms: int, ret
     """Deletes at most a batch of the oldest events; returns whether more may have to go."""
     rows = db.execute(
         "SELECT sequence, timestamp_ms, length(order_text) + length(header) + length(extra) + ?"
-        " FROM events ORDER BY sequence LIMIT ?",
-        (EVENT_OVERHEAD, _BATCH),
+        " FROM events WHERE sequence BETWEEN ? AND ? ORDER BY sequence LIMIT ?",
+        (EVENT_OVERHEAD, state.floor, state.sequence, _BATCH),
     ).fetchall()
     # From the oldest on, so that the remaining sequences have no gap.
-    last, deleted = 0, 0
+    last, deleted = state.floor - 1, 0
     for sequence, timestamp_ms, size in rows:
         if state.event_bytes <= retention_bytes and timestamp_ms >= oldest_ms:
-            break
+            if _is_intact(db, "events", sequence):
+                break
+            continue  # whether it is young is unknown: it goes with the next one that is old
         state.event_bytes -= size
         last, deleted = sequence, deleted + 1
     db.execute("DELETE FROM events WHERE sequence <= ?", (last,))
-    state.pruned += deleted
+    state.pruned += last - state.floor + 1
     return deleted == _BATCH
+
+
+def _is_intact(db: sqlite3.Connection, table: str, key: int) -> bool:
+    """Returns whether the row exists and is not damaged; `key` is that of a table with one integer as key."""
+    columns = CHECKED_COLUMNS[table]
+    row = db.execute(
+        f"SELECT {columns}, crc FROM {table} WHERE {columns.partition(',')[0]} = ?",  # noqa: S608 - constants
+        (key,),
+    ).fetchone()
+    return row is not None and intact(row)
 
 
 def prune_tombstones(db: sqlite3.Connection, state: LogState, *, oldest_ms: int) -> bool:
     """Deletes at most a batch of old tombstones, with their orders unless an event still needs them."""
     # `last_sequence` is the position's last event: below the oldest one kept, no event needs the orders.
     rows = db.execute(
-        "SELECT id, revision FROM positions WHERE removed_ms < ?"
-        " AND last_sequence < coalesce((SELECT min(sequence) FROM events), last_sequence + 1) LIMIT ?",
-        (oldest_ms, _BATCH),
+        f"SELECT {POSITION_COLUMNS} FROM positions WHERE removed_ms < ? AND last_sequence < ? LIMIT ?",  # noqa: S608
+        (oldest_ms, state.floor, _BATCH),
     ).fetchall()
-    for position_id, revision in rows:
-        db.execute("DELETE FROM orders WHERE id BETWEEN ? AND ?", _order_span(position_id))
-        db.execute("DELETE FROM removed_orders WHERE position = ?", (position_id,))
-        db.execute("DELETE FROM positions WHERE id = ?", (position_id,))
-        state.tombstone_floor = max(state.tombstone_floor, revision)
-    return len(rows) == _BATCH
+    for row in filter(intact, rows):
+        db.execute("DELETE FROM removed_orders WHERE position = ?", (row[0],))
+        delete_orders(db, row[0])
+        db.execute("DELETE FROM positions WHERE id = ?", (row[0],))
+        state.tombstone_floor = max(state.tombstone_floor, row[3])
+    return len(rows) == _BATCH and all(map(intact, rows))
 
 
 def prune_removed_orders(db: sqlite3.Connection, *, oldest_ms: int) -> None:

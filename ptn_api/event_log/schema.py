@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 
 from ptn_api.errors import LogMissingError, LogUnusableError
+from ptn_api.event_log.damage import CHECKED_COLUMNS, row_checksum
 
 __all__ = [
     "LOCAL_COLUMNS",
@@ -25,6 +26,7 @@ _APPLICATION_ID = 0x50544E31  # "PTN1"
 
 # A new log is created with SCHEMA, an older one goes through MIGRATIONS; a test compares the results.
 SCHEMA = """
+-- crc: the checksum of the row (damage.py).
 CREATE TABLE log (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     epoch TEXT NOT NULL,
@@ -39,7 +41,9 @@ CREATE TABLE log (
     conflicts INTEGER NOT NULL DEFAULT 0,
     pruned INTEGER NOT NULL DEFAULT 0,
     source BLOB NOT NULL DEFAULT x'7b7d',
-    skipped INTEGER NOT NULL DEFAULT 0
+    skipped INTEGER NOT NULL DEFAULT 0,
+    crc INTEGER NOT NULL DEFAULT 0,
+    source_crc INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE positions (
     id INTEGER PRIMARY KEY,
@@ -53,6 +57,8 @@ CREATE TABLE positions (
     last_sequence INTEGER NOT NULL,
     orders_at INTEGER NOT NULL,
     header BLOB NOT NULL,
+    n_orders INTEGER NOT NULL DEFAULT 0,
+    crc INTEGER NOT NULL DEFAULT 0,
     UNIQUE (miner, uuid)
 );
 CREATE INDEX positions_by_revision ON positions (revision);
@@ -62,13 +68,15 @@ CREATE TABLE orders (
     id INTEGER PRIMARY KEY,
     uuid TEXT NOT NULL,
     revision INTEGER NOT NULL,
-    text BLOB NOT NULL
+    text BLOB NOT NULL,
+    crc INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE removed_orders (
     position INTEGER NOT NULL,
     uuid TEXT NOT NULL,
     before TEXT,
     removed_ms INTEGER NOT NULL,
+    crc INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (position, uuid)
 ) WITHOUT ROWID;
 CREATE TABLE seen (
@@ -76,6 +84,7 @@ CREATE TABLE seen (
     uuid TEXT NOT NULL,
     processed_ms INTEGER NOT NULL,
     leverage REAL,
+    crc INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (miner, uuid)
 ) WITHOUT ROWID;
 CREATE TABLE events (
@@ -93,7 +102,8 @@ CREATE TABLE events (
     orders_at INTEGER NOT NULL,
     order_text BLOB NOT NULL,
     header BLOB NOT NULL,
-    extra BLOB NOT NULL
+    extra BLOB NOT NULL,
+    crc INTEGER NOT NULL DEFAULT 0
 );
 -- miner '': the document is not one of a miner. version NULL: the validator deleted it, at removed_ms.
 CREATE TABLE documents (
@@ -104,6 +114,7 @@ CREATE TABLE documents (
     digest BLOB,
     version INTEGER,
     removed_ms INTEGER,
+    crc INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (name, miner)
 ) WITHOUT ROWID;
 CREATE INDEX documents_by_revision ON documents (revision);
@@ -111,6 +122,7 @@ CREATE TABLE chunks (
     version INTEGER NOT NULL,
     number INTEGER NOT NULL,
     content BLOB NOT NULL,
+    crc INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (version, number)
 );
 -- Empty on a single machine. In a cluster: the last commit that this copy contains (cluster/chain.py), and
@@ -170,6 +182,41 @@ DROP TABLE documents_1;
 """
 
 _TO_3 = """
+ALTER TABLE positions ADD COLUMN n_orders INTEGER NOT NULL DEFAULT 0;
+UPDATE positions SET n_orders = (
+    SELECT count(*) FROM orders WHERE orders.id BETWEEN positions.id << 32 AND (positions.id + 1 << 32) - 1
+);
+-- The floor follows from the two counters.
+UPDATE log SET pruned = events - (SELECT count(*) FROM events);
+ALTER TABLE log ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+UPDATE log SET crc = row_checksum(
+    id, epoch, created_ms, ready, sequence, revision, tombstone_floor, event_bytes, events, late,
+    conflicts, pruned, skipped
+);
+ALTER TABLE positions ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+UPDATE positions SET crc = row_checksum(
+    id, miner, uuid, revision, layout_revision, close_ms, removed_ms, orders_at, header, n_orders
+);
+ALTER TABLE orders ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+UPDATE orders SET crc = row_checksum(id, uuid, revision, text);
+ALTER TABLE removed_orders ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+UPDATE removed_orders SET crc = row_checksum(position, uuid, before, removed_ms);
+ALTER TABLE seen ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+UPDATE seen SET crc = row_checksum(miner, uuid, processed_ms, leverage);
+ALTER TABLE events ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+UPDATE events SET crc = row_checksum(
+    sequence, revision, timestamp_ms, position, miner, position_uuid, trade_pair, order_uuid,
+    processed_ms, n_orders, late, orders_at, order_text, header, extra
+);
+ALTER TABLE documents ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+UPDATE documents SET crc = row_checksum(name, miner, revision, digest, version, removed_ms);
+ALTER TABLE chunks ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+UPDATE chunks SET crc = row_checksum(version, number, content);
+ALTER TABLE log ADD COLUMN source_crc INTEGER NOT NULL DEFAULT 0;
+UPDATE log SET source_crc = row_checksum(source);
+"""
+
+_TO_4 = """
 CREATE TABLE chain (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     tip INTEGER NOT NULL,
@@ -180,7 +227,7 @@ CREATE TABLE chain (
 );
 """
 
-MIGRATIONS = (_TO_2, _TO_3)
+MIGRATIONS = (_TO_2, _TO_3, _TO_4)
 """Scripts: the first one leads from schema 1 to 2, the next one from 2 to 3, and so on."""
 SCHEMA_VERSION = 1 + len(MIGRATIONS)
 
@@ -195,6 +242,7 @@ def create_or_migrate(db: sqlite3.Connection, path: Path, created_ms: int) -> No
     found = _version(db, path)
     if found == SCHEMA_VERSION:
         return
+    db.create_function("row_checksum", -1, row_checksum, deterministic=True)
     db.execute("BEGIN IMMEDIATE")
     try:
         for script in MIGRATIONS[found - 1 :] if found else (SCHEMA,):
@@ -203,8 +251,10 @@ def create_or_migrate(db: sqlite3.Connection, path: Path, created_ms: int) -> No
         if not found:
             db.execute(
                 "INSERT INTO log (id, epoch, created_ms, sequence) VALUES (1, ?, ?, ?)",
-                (secrets.token_hex(16), created_ms, created_ms // 1000),
+                (secrets.token_hex(16), created_ms, created_ms),
             )
+            db.execute(f"UPDATE log SET crc = row_checksum({CHECKED_COLUMNS['log']})")  # noqa: S608
+            db.execute("UPDATE log SET source_crc = row_checksum(source)")
             db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         db.execute("COMMIT")

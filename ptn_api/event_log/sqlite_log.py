@@ -6,16 +6,18 @@ import fcntl
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import LogLockedError, LogMissingError, LogUnusableError, LogUnwritableError
-from ptn_api.event_log.contract import EventLog, EventLogWriter
+from ptn_api.event_log.commit_notifier import SocketCommitListener, listener_folder
+from ptn_api.event_log.contract import CommitListener, EventLog, EventLogWriter
 from ptn_api.event_log.sqlite_reader import SqliteReader
 from ptn_api.event_log.sqlite_writer import SqliteWriter
 from ptn_api.file_lock import take_lock
 from ptn_api.options import LATE_MS, RETENTION_BYTES, RETENTION_MS
 
-__all__ = ["lock_directory", "open_reader", "open_writer"]
+__all__ = ["WaitingReader", "lock_directory", "open_reader", "open_writer"]
 
 _RETRY_S = 0.02
 
@@ -70,6 +72,41 @@ def open_reader(data_dir: Path, *, wait_ms: int = 0) -> EventLog:
             if time.monotonic() >= deadline:
                 raise
         time.sleep(_RETRY_S)
+
+
+class WaitingReader:
+    """An `EventLog` that opens itself at the first use for which there is a log; until then it is not ready.
+
+    Any other call raises LogMissingError, or the error for which the log cannot be opened.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._reader: EventLog | None = None
+
+    def ready(self) -> bool:
+        try:
+            return self._opened().ready()
+        except LogMissingError:
+            return False
+
+    def damaged(self) -> int:
+        return 0 if self._reader is None else self._reader.damaged()
+
+    def commit_listener(self) -> CommitListener:
+        return SocketCommitListener(listener_folder(self._data_dir))
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._opened(), name)
+
+    def _opened(self) -> EventLog:
+        if self._reader is None:
+            self._reader = open_reader(self._data_dir)
+        return self._reader
 
 
 def lock_directory(data_dir: Path) -> int:

@@ -7,11 +7,12 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from ptn_api.clock import monotonic_ms
-from ptn_api.errors import LogPrunedError
+from ptn_api.errors import LogDamagedError, LogError, LogPrunedError
 from ptn_api.event_log.commit_notifier import SocketCommitListener, listener_folder
 from ptn_api.event_log.contract import (
     Document,
@@ -21,9 +22,23 @@ from ptn_api.event_log.contract import (
     RemovedPosition,
     SourceStatus,
 )
-from ptn_api.event_log.database import FileIdentity, connect_reader, log_path, reading
+from ptn_api.event_log.damage import Damage, DamagedRows, check_file, intact
+from ptn_api.event_log.database import (
+    FileIdentity,
+    accept_damaged_text,
+    adapt_to,
+    connect_reader,
+    log_path,
+    reading,
+)
 from ptn_api.event_log.documents import KINDS, read_document
-from ptn_api.event_log.rows import POSITION_COLUMNS, LogState, events_after, logged_position
+from ptn_api.event_log.rows import (
+    POSITION_COLUMNS,
+    LogState,
+    events_after,
+    is_damaged,
+    logged_position,
+)
 
 __all__ = ["SqliteReader"]
 
@@ -45,6 +60,7 @@ class SqliteReader:
         self._data_dir = data_dir
         self._path = log_path(data_dir)
         self._lock = threading.Lock()
+        self.damaged_rows = DamagedRows()
         self._identity = FileIdentity(self._path)
         self._db = connect_reader(self._path)
         try:
@@ -64,22 +80,24 @@ class SqliteReader:
         return Head(sequence=state.sequence, revision=state.revision)
 
     def floor(self) -> int:
-        with self._snapshot() as db:
-            return _floor(db)
+        return self._state().floor
 
     def read(self, after: int, limit: int, *, orders: bool = True) -> list[Event]:
         with self._snapshot() as db:
-            floor = _floor(db)
-            if after + 1 < floor:
-                raise LogPrunedError(f"events after {after} are gone, the oldest is {floor}")
-            return events_after(db, after, limit, orders=orders)
+            state = LogState.load(db)
+            if after + 1 < state.floor:
+                raise LogPrunedError(f"events after {after} are gone, the oldest is {state.floor}")
+            last = min(after + limit, state.sequence)
+            return events_after(db, after, last, self.damaged_rows, orders=orders)
 
     def first_timestamp_after(self, sequence: int) -> int | None:
         with self._snapshot() as db:
-            row = db.execute(
-                "SELECT timestamp_ms FROM events WHERE sequence > ? ORDER BY sequence LIMIT 1", (sequence,)
-            ).fetchone()
-        return row[0] if row else None
+            state = LogState.load(db)
+            for candidate in range(max(sequence + 1, state.floor), state.sequence + 1):
+                events = events_after(db, candidate - 1, candidate, self.damaged_rows, orders=False)
+                if events:  # nearly always the first
+                    return events[0].timestamp_ms
+        return None
 
     def hotkeys(self) -> list[str]:
         with self._snapshot() as db:
@@ -92,13 +110,20 @@ class SqliteReader:
         size = _FIRST_BATCH
         while True:
             with self._snapshot() as db:
-                batch = _positions(db, since_revision, miner=miner, limit=size)
+                rows = _position_rows(db, since_revision, miner=miner, limit=size)
+                batch = self._intact(db, rows)
             # No transaction is open here, however long the caller takes. A position that changes in the
             # meantime gets a larger revision and appears in a later batch.
             yield from batch
-            if len(batch) < size:
+            if len(rows) < size:
                 return
-            since_revision = batch[-1].revision
+            # Where no row is intact, their revisions may be wrong: this can skip others, but it ends.
+            revisions = [position.revision for position in batch] or [
+                row[3] for row in rows if isinstance(row[3], int) and row[3] > since_revision
+            ]
+            if not revisions:
+                return
+            since_revision = max(revisions)
             size = min(2 * size, _LARGEST_BATCH)
 
     def positions_of(self, miner: str, *, open_or_closed_since_ms: int) -> list[LoggedPosition]:
@@ -108,7 +133,7 @@ class SqliteReader:
                 " AND (close_ms IS NULL OR close_ms >= ?) ORDER BY revision",
                 (miner, open_or_closed_since_ms),
             ).fetchall()
-            return [logged_position(db, row) for row in rows]
+            return self._intact(db, rows)
 
     def position(self, miner: str, position_uuid: str) -> LoggedPosition | None:
         with self._snapshot() as db:
@@ -117,11 +142,11 @@ class SqliteReader:
                 " WHERE miner = ? AND uuid = ? AND removed_ms IS NULL",
                 (miner, position_uuid),
             ).fetchone()
-            return logged_position(db, row) if row else None
+            return logged_position(db, row, self.damaged_rows) if row else None
 
     def removed(self, since_revision: int) -> list[RemovedPosition]:
         with self._snapshot() as db:
-            return _removed(db, since_revision)
+            return self._removed(db, since_revision)
 
     def oldest_revision(self) -> int:
         return self._state().tombstone_floor
@@ -129,13 +154,13 @@ class SqliteReader:
     def changes(self, since_revision: int) -> tuple[Head, list[LoggedPosition], list[RemovedPosition]]:
         with self._snapshot() as db:
             state = LogState.load(db)
-            removed = _removed(db, since_revision)
-            changed = _positions(db, since_revision)
+            removed = self._removed(db, since_revision)
+            changed = self._intact(db, _position_rows(db, since_revision))
         return Head(sequence=state.sequence, revision=state.revision), changed, removed
 
     def document(self, document: Document, miner_hotkey: str = "") -> bytes | None:
         with self._snapshot() as db:
-            return read_document(db, document.value, miner_hotkey)
+            return read_document(db, document.value, miner_hotkey, self.damaged_rows)
 
     def document_revision(self, document: Document) -> int:
         with self._snapshot() as db:
@@ -159,8 +184,10 @@ class SqliteReader:
 
     def source(self) -> SourceStatus:
         with self._snapshot() as db:
-            (status,) = db.execute("SELECT source FROM log").fetchone()
-        return _source.decode(status)
+            row = db.execute("SELECT source, source_crc FROM log").fetchone()
+        if row is None or not intact(row):
+            raise LogDamagedError("the log is damaged: its source's status, which the next sweep rewrites")
+        return _source.decode(row[0])
 
     def behind_ms(self) -> int | None:
         with self._snapshot() as db:
@@ -181,6 +208,40 @@ class SqliteReader:
         with self._lock:
             self._db.close()
 
+    def damaged(self) -> int:
+        for damage in list(self.damaged_rows.found):
+            with contextlib.suppress(LogError), self._snapshot() as db:
+                if not is_damaged(db, damage):
+                    self.damaged_rows.found.discard(damage)
+        return len(self.damaged_rows.found)
+
+    def find_damage(self) -> list[Damage]:
+        # A separate connection: other reads do not wait for this one.
+        with reading(), contextlib.closing(connect_reader(self._path)) as db:
+            accept_damaged_text(db)
+            return check_file(db)
+
+    def _intact(self, db: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[LoggedPosition]:
+        positions = (logged_position(db, row, self.damaged_rows) for row in rows)
+        return [position for position in positions if position is not None]
+
+    def _removed(self, db: sqlite3.Connection, since_revision: int) -> list[RemovedPosition]:
+        if since_revision < LogState.load(db).tombstone_floor:
+            raise LogPrunedError(f"removals after revision {since_revision} are gone")
+        rows = db.execute(
+            f"SELECT {POSITION_COLUMNS} FROM positions WHERE revision > ? AND removed_ms IS NOT NULL"  # noqa: S608
+            " ORDER BY revision",
+            (since_revision,),
+        ).fetchall()
+        for row in rows:
+            if not intact(row):
+                self.damaged_rows.add("positions", *row[:3])
+        return [
+            RemovedPosition(miner_hotkey=row[1], position_uuid=row[2], revision=row[3])
+            for row in rows
+            if intact(row)
+        ]
+
     def _state(self) -> LogState:
         with self._snapshot() as db:
             return LogState.load(db)
@@ -198,35 +259,20 @@ class SqliteReader:
             self._db.execute("BEGIN")
             try:
                 yield self._db
+            except sqlite3.Error as error:
+                adapt_to(error, self._db)
+                raise
             finally:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 
 
-def _floor(db: sqlite3.Connection) -> int:
-    # `sequence` is the log's: without events the floor is one above the head.
-    row = db.execute("SELECT coalesce((SELECT min(sequence) FROM events), sequence + 1) FROM log").fetchone()
-    return int(row[0])
-
-
-def _positions(
+def _position_rows(
     db: sqlite3.Connection, since_revision: int, *, miner: str | None = None, limit: int = -1
-) -> list[LoggedPosition]:
+) -> list[tuple[Any, ...]]:
     of_miner = " AND miner = ?" if miner is not None else ""
-    rows = db.execute(
+    return db.execute(
         f"SELECT {POSITION_COLUMNS} FROM positions WHERE revision > ? AND removed_ms IS NULL"  # noqa: S608
         f"{of_miner} ORDER BY revision LIMIT ?",
         (since_revision, limit) if miner is None else (since_revision, miner, limit),
     ).fetchall()
-    return [logged_position(db, row) for row in rows]
-
-
-def _removed(db: sqlite3.Connection, since_revision: int) -> list[RemovedPosition]:
-    if since_revision < LogState.load(db).tombstone_floor:
-        raise LogPrunedError(f"removals after revision {since_revision} are gone")
-    rows = db.execute(
-        "SELECT miner, uuid, revision FROM positions WHERE revision > ? AND removed_ms IS NOT NULL"
-        " ORDER BY revision",
-        (since_revision,),
-    ).fetchall()
-    return [RemovedPosition(miner_hotkey=row[0], position_uuid=row[1], revision=row[2]) for row in rows]

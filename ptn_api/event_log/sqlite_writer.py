@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sqlite3
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -19,11 +22,16 @@ from ptn_api.errors import LogUnwritableError
 from ptn_api.event_log.announcements import AppendTime
 from ptn_api.event_log.append import Append
 from ptn_api.event_log.commit_notifier import CommitNotifier, listener_folder
-from ptn_api.event_log.contract import Change, Document, DocumentWritten, Head, SourceStatus
+from ptn_api.event_log.contract import Change, Document, DocumentWritten, Head, Lost, SourceStatus
+from ptn_api.event_log.damage import row_checksum
 from ptn_api.event_log.database import (
+    accept_damaged_text,
+    adapt_to,
     connect_writer,
     log_path,
+    lost_commits,
     make_file,
+    wal_commits,
     wal_path,
     without_waiting,
     writing,
@@ -32,14 +40,25 @@ from ptn_api.event_log.documents import (
     KINDS,
     LARGE_BYTES,
     PackedDocument,
+    damaged_documents,
     delete_chunk,
+    mark_damaged,
     pack,
     prune_deleted,
     put_chunk,
     stored_digest,
     unused_chunks,
 )
-from ptn_api.event_log.rows import LogState, prune_events, prune_removed_orders, prune_tombstones, seen_orders
+from ptn_api.event_log.rows import (
+    LogState,
+    mark_positions,
+    prune_events,
+    prune_removed_orders,
+    prune_tombstones,
+    restore_indexes,
+    restore_seen,
+    seen_orders,
+)
 from ptn_api.event_log.schema import create_or_migrate
 from ptn_api.event_log.sqlite_reader import SqliteReader
 
@@ -77,18 +96,23 @@ class SqliteWriter(SqliteReader):
         self._write_lock = threading.Lock()
         self._staging: set[int] = set()
         path = log_path(data_dir)
-        make_file(path)
+        if not make_file(path) and path.stat().st_size == 0:
+            logger.warning("log_empty", reason="nothing is left of an earlier log: a new one begins")
+        commits = wal_commits(path)
         with writing():
             self._writer: sqlite3.Connection | None = self.connect(path)
         try:
             with writing():
                 create_or_migrate(self._writer, path, clock())
+                if lost := lost_commits(self._writer, commits):
+                    self.commits_lost(self._writer, lost, clock())
             directory = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(directory)  # makes the new file's name durable
             finally:
                 os.close(directory)
             super().__init__(data_dir)
+            accept_damaged_text(self._db)  # what intake reads at its start must not depend on it
         except BaseException:
             self._writer.close()
             raise
@@ -140,9 +164,36 @@ class SqliteWriter(SqliteReader):
         with self._snapshot() as db:
             return set(seen_orders(db, miner, order_uuids))
 
+    def repair(self) -> Lost:
+        found = self.find_damage()
+        self.damaged_rows.found.intersection_update(found)
+        for damage in found:
+            self.damaged_rows.add(damage.table, *damage.key)
+        if not found:
+            return Lost()
+        keys: dict[str, list[Any]] = defaultdict(list)
+        for damage in found:
+            keys[damage.table].append(damage.key[0])
+        with self._transaction() as (db, _):
+            accept_damaged_text(db)
+            if keys[""] or keys["positions"]:
+                restore_indexes(db, keys["positions"])
+            if keys["seen"]:
+                restore_seen(db)
+            for version in keys["chunks"]:
+                mark_damaged(db, version)
+            positions = mark_positions(db, [*keys["positions"], *keys["orders"]])
+            documents = [(name, miner) for name, miner in damaged_documents(db) if name in KINDS]
+        return Lost(
+            positions=frozenset(positions),
+            documents=frozenset((KINDS[name], miner) for name, miner in documents),
+            structure=bool(keys[""]),
+        )
+
     def set_source(self, status: SourceStatus) -> None:
         with self._transaction() as (db, _):
-            db.execute("UPDATE log SET source = ?", (msgspec.json.encode(status),))
+            source = msgspec.json.encode(status)
+            db.execute("UPDATE log SET source = ?, source_crc = ?", (source, row_checksum(source)))
         self._notifier.notify()
 
     def prune(self, now_ms: int) -> int:
@@ -201,7 +252,8 @@ class SqliteWriter(SqliteReader):
             db.execute("BEGIN IMMEDIATE")
             yield
             db.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
+            adapt_to(error, db)
             try:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
@@ -214,6 +266,10 @@ class SqliteWriter(SqliteReader):
 
     def connect(self, path: Path) -> sqlite3.Connection:
         return connect_writer(path)
+
+    def commits_lost(self, db: sqlite3.Connection, lost: int, now_ms: int) -> None:
+        """Called when the log is opened and its write-ahead log has lost commits that were acknowledged."""
+        _renew(db, lost, now_ms)
 
     def before_begin(self, db: sqlite3.Connection) -> None:
         """Called before each transaction, without one."""
@@ -262,6 +318,24 @@ class SqliteWriter(SqliteReader):
                         delete_chunk(db, version, index)
         except LogUnwritableError as error:
             logger.warning("document_cleanup_failed", reason=str(error))
+
+
+def _renew(db: sqlite3.Connection, lost: int, now_ms: int) -> None:
+    """Gives the log a new epoch and newer sequences: those of the lost commits would be assigned again."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        state = LogState.load(db)
+        state.epoch = secrets.token_hex(16)
+        state.sequence = max(state.sequence, now_ms)
+        state.pruned, state.event_bytes = state.events, 0
+        state.save(db)
+        db.execute("DELETE FROM events")
+        db.execute("COMMIT")
+    except BaseException:
+        db.rollback()
+        raise
+    reason = "the write-ahead log is damaged: commits are lost, and clients are told of a new epoch"
+    logger.error("log_commits_lost", commits=lost, reason=reason)
 
 
 def _reported(state: LogState, append: Append) -> Head:

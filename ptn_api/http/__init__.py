@@ -9,6 +9,7 @@ certificates that are renewed without a restart, listening sockets handed over f
 bodies that share compressed segments (body.py).
 
 - server.py: serves on a listening socket, drains on exit
+- acceptor.py: accepts connections within the limit of open files
 - connection.py: one connection; responses in the order of the requests, backpressure, timeouts
 - connection_limit.py: the cap on open connections
 - request.py: bytes in, requests out, with limits

@@ -7,12 +7,14 @@ those of the segments, joined:
   to nothing before it. The checksum is combined from the segments' checksums (RFC 1952; crc32_combine).
 - zstd: one frame, so only for bodies of one segment. Frames may follow each other (RFC 8878, 3.1), but some
   decoders, such as one-shot ones, return the first frame alone without an error.
+
+A selection from such a document is a `StreamedBody`: it is encoded while it is sent, and not kept.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -26,8 +28,11 @@ __all__ = [
     "Body",
     "Coding",
     "EncodedBody",
+    "EncodedStream",
+    "Part",
     "Segment",
     "SegmentRun",
+    "StreamedBody",
     "body_of",
     "gzip_parts",
     "tag_of",
@@ -47,6 +52,10 @@ _SEGMENT_BYTES = 1 << 20
 _CACHED_BYTES = 4_096
 _CHUNK_BYTES = 262_144
 """Size of writes. Each costs a turn of the event loop; a client that reads slowly holds one in memory."""
+_STREAMED_BYTES = 65_536
+"""The same for bodies that are encoded while they are sent."""
+_COMPRESSED_BYTES = 131_072
+"""About as much text is compressed at once while a body is sent: less compresses worse."""
 
 # Magic number, deflate, no flags, no time, no extra flags, unknown system (RFC 1952, 2.3). Without a time,
 # equal content has equal bytes, as its strong ETag promises.
@@ -146,21 +155,7 @@ class EncodedBody:
 
     def chunks(self) -> Iterator[bytes | memoryview]:
         """Yields socket-sized writes: small parts joined, large ones cut without a copy."""
-        small: list[bytes] = []
-        size = 0
-        for part in self.parts:
-            if size and size + len(part) > _CHUNK_BYTES:
-                yield b"".join(small)
-                small, size = [], 0
-            if len(part) < _CHUNK_BYTES:
-                small.append(part)
-                size += len(part)
-            else:
-                view = memoryview(part)
-                for start in range(0, len(view), _CHUNK_BYTES):
-                    yield view[start : start + _CHUNK_BYTES]
-        if small:
-            yield b"".join(small)
+        return _chunks(self.parts, _CHUNK_BYTES)
 
 
 class Body:
@@ -189,6 +184,10 @@ class Body:
         """The codings on offer for this body."""
         return CODINGS if len(self.runs) == 1 and isinstance(self.runs[0], Segment) else _JOINABLE
 
+    def is_encoded(self, coding: Coding) -> bool:
+        """Whether that form exists already."""
+        return all(run.is_encoded(coding) for run in self.runs)
+
     def encode(self, coding: Coding) -> EncodedBody | None:
         """Returns the body in that coding, one of `codings`, compressed for at most one time slice.
 
@@ -210,6 +209,70 @@ class Body:
                 parts = [part for run in self.runs for part in run.encoded_parts(coding)]
             encoded = self._encoded[coding] = EncodedBody(parts)
         return encoded
+
+
+Part = Segment | bytes | memoryview
+
+
+class StreamedBody:
+    """A document whose parts are found and encoded while it is sent. No copy of it is ever in memory.
+
+    `parts` yields them, the same at each call: segments, whose compressed forms are kept anyway, and views of
+    text that the caller keeps. `length` is their total.
+    """
+
+    __slots__ = ("length", "parts", "tag")
+
+    codings = _JOINABLE
+
+    def __init__(self, parts: Callable[[], Iterator[Part]], length: int, tag: str) -> None:
+        self.parts = parts
+        self.length = length
+        self.tag = tag
+
+    def encode(self, coding: Coding) -> EncodedStream:
+        """Returns the body in that coding, one of `codings`."""
+        return EncodedStream(self, coding)
+
+
+class EncodedStream:
+    """A streamed body in one coding. Compressed, its length is unknown until its end."""
+
+    __slots__ = ("_body", "_coding", "length")
+
+    def __init__(self, body: StreamedBody, coding: Coding) -> None:
+        self._body = body
+        self._coding = coding
+        self.length = body.length if coding == "identity" else None
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """Yields writes, each encoded when it is requested; without a length, framed as HTTP/1.1's chunks."""
+        parts = self._body.parts()
+        if self.length is not None:
+            texts = (part.identity if isinstance(part, Segment) else part for part in parts)
+            yield from _chunks(texts, _STREAMED_BYTES)
+            return
+        for chunk in _chunks(_gzip_stream(parts), _STREAMED_BYTES):
+            yield b"".join((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
+        yield b"0\r\n\r\n"
+
+
+def _chunks(parts: Iterable[bytes | memoryview], size: int) -> Iterator[bytes | memoryview]:
+    small: list[bytes | memoryview] = []
+    total = 0
+    for part in parts:
+        if total and total + len(part) > size:
+            yield b"".join(small)
+            small, total = [], 0
+        if len(part) < size:
+            small.append(part)
+            total += len(part)
+        else:
+            view = memoryview(part)
+            for start in range(0, len(view), size):
+                yield view[start : start + size]
+    if small:
+        yield b"".join(small)
 
 
 def body_of(content: bytes) -> Body:
@@ -238,10 +301,40 @@ def gzip_parts(runs: Sequence[SegmentRun | Segment]) -> list[bytes]:
     parts = [_GZIP_HEADER]
     for run in runs:
         parts += run.encoded_parts("gzip")
-    # Trailer: CRC-32 and the size modulo 2^32 (RFC 1952, 2.3.1).
-    crc, size = _combined_crc(runs), sum(map(len, runs))
-    parts.append(_DEFLATE_END + crc.to_bytes(4, "little") + (size & 0xFFFF_FFFF).to_bytes(4, "little"))
+    parts.append(_gzip_end(_combined_crc(runs), sum(map(len, runs))))
     return parts
+
+
+def _gzip_stream(parts: Iterator[Part]) -> Iterator[bytes]:
+    """Yields the parts as one gzip stream; texts between two segments are compressed together."""
+    yield _GZIP_HEADER
+    crc = size = 0
+    for segment in _as_segments(parts):
+        yield segment.encoded("gzip")
+        crc = isal_zlib.crc32_combine(crc, segment.crc(), len(segment))
+        size += len(segment)
+    yield _gzip_end(crc, size)
+
+
+def _as_segments(parts: Iterator[Part]) -> Iterator[Segment]:
+    texts: list[bytes | memoryview] = []
+    size = 0
+    for part in parts:
+        if texts and (size >= _COMPRESSED_BYTES or isinstance(part, Segment)):
+            yield Segment(b"".join(texts))
+            texts, size = [], 0
+        if isinstance(part, Segment):
+            yield part
+        else:
+            texts.append(part)
+            size += len(part)
+    if texts:
+        yield Segment(b"".join(texts))
+
+
+def _gzip_end(crc: int, size: int) -> bytes:
+    """The last block, and the trailer: CRC-32 and the size modulo 2^32 (RFC 1952, 2.3.1)."""
+    return _DEFLATE_END + crc.to_bytes(4, "little") + (size & 0xFFFF_FFFF).to_bytes(4, "little")
 
 
 def _combined_crc(runs: Sequence[SegmentRun | Segment]) -> int:

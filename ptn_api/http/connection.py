@@ -15,13 +15,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
+import sys
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any, Protocol, cast
 
 import structlog
 
-from ptn_api.http.connection_limit import ConnectionLimit
+from ptn_api.http.body import EncodedBody
+from ptn_api.http.connection_limit import ConnectionLimit, DownloadLimit
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.request import ConnectionInfo, Limits, Request, RequestReader
 from ptn_api.http.response import Exchange, error_message
@@ -39,6 +43,10 @@ _LINGER_S = 2
 """How long a client may go on sending after an error, so that it receives the response."""
 _LINGER_BYTES = 1_048_576
 """How much it may send then; it is discarded."""
+_MAX_CREDIT_BYTES = 2 << 20
+"""How far a client may be ahead of the minimum rate, and then stall: more than a proxy reads in one lump."""
+_ACKNOWLEDGED = slice(120, 128)
+"""Linux: `tcpi_bytes_acked` in `struct tcp_info`."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -70,13 +78,20 @@ class Connection(asyncio.Protocol):
     """The asyncio protocol of one connection."""
 
     def __init__(
-        self, handler: Handler, limits: Limits, *, limiter: Limiter, connections: ConnectionLimit[Connection]
+        self,
+        handler: Handler,
+        limits: Limits,
+        *,
+        limiter: Limiter,
+        connections: ConnectionLimit[Connection],
+        downloads: DownloadLimit,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._handler = handler
         self._limits = limits
         self._limiter = limiter
         self._connections = connections
+        self._downloads = downloads
         self._task: asyncio.Task[None] | None = None
         """Sends the current response, if that has to wait."""
         self._timer: asyncio.TimerHandle | None = None
@@ -126,7 +141,7 @@ class Connection(asyncio.Protocol):
             self._answer_queue()
             # Most connections are idle again by now, and need not be marked twice per request.
             if self._task is not None or reader.queue:
-                self._connections.mark_busy(self, evictable=self._info.user is None)
+                self._connections.mark_busy(self, self._info.owner)
         elif reader.closed:
             # The input that follows the last request is discarded, up to a limit.
             self._discarded_bytes += len(data)
@@ -176,9 +191,10 @@ class Connection(asyncio.Protocol):
     def _answer(self, exchange: Exchange) -> None:
         try:
             pending = self._handler.handle(exchange)
-            if pending is None and exchange.body.length <= _SMALL_BODY_BYTES:
-                self._transport.write(b"".join((self._head(exchange), *exchange.body.parts)))
-                exchange.sent_bytes = exchange.body.length
+            body = exchange.body
+            if pending is None and isinstance(body, EncodedBody) and body.length <= _SMALL_BODY_BYTES:
+                self._transport.write(b"".join((self._head(exchange), *body.parts)))
+                exchange.sent_bytes = body.length
             else:
                 self._task = self._loop.create_task(self._answer_later(exchange, pending))
                 self._task.add_done_callback(partial(self._task_done, exchange, pending))
@@ -193,17 +209,34 @@ class Connection(asyncio.Protocol):
         try:
             if pending is not None:
                 await pending
-            self._transport.write(self._head(exchange))
-            # Only one chunk at a time waits in memory for a client that reads slowly.
-            time_slice = TimeSlice()
-            for chunk in exchange.body.chunks():
-                await self._backpressure.wait()
-                await time_slice.yield_if_due()
-                self._transport.write(chunk)
-                exchange.sent_bytes += len(chunk)
+            length = exchange.body.length
+            async with contextlib.AsyncExitStack() as stack:
+                if length is None or length > _SMALL_BODY_BYTES:
+                    try:
+                        turn = self._downloads.turn(exchange.owner or self._info.peer)
+                        await stack.enter_async_context(turn)
+                    except HTTPError as error:
+                        exchange.respond_with_error(error)
+                await self._send(exchange)
         except Exception:  # the head may be out already: only a closed connection tells the client
             logger.exception("response_failed", route=exchange.route)
             self._transport.abort()
+
+    async def _send(self, exchange: Exchange) -> None:
+        self._transport.write(self._head(exchange))
+        # Only one chunk at a time waits in memory for a client that reads slowly.
+        time_slice = TimeSlice()
+        chunks = exchange.body.chunks()
+        while True:
+            await self._backpressure.wait()
+            await time_slice.yield_if_due()
+            async with exchange.pace or contextlib.nullcontext():
+                chunk = next(chunks, None)
+            if chunk is None or self._transport.is_closing():
+                break
+            self._transport.write(chunk)
+            self._backpressure.written_bytes += len(chunk)
+            exchange.sent_bytes += len(chunk)
 
     def _task_done(
         self, exchange: Exchange, pending: Coroutine[Any, Any, None] | None, _: asyncio.Task[None]
@@ -312,23 +345,30 @@ class Connection(asyncio.Protocol):
 class Backpressure:
     """Whether the client keeps up. One that reads more slowly than the minimum rate is disconnected.
 
-    The rate is measured only while a write is not fully taken, so an idle connection costs nothing. A client
-    that reads nothing holds a socket and one chunk until the first window ends.
+    The rate is measured only while a write is not fully taken, so an idle connection costs nothing. It is the
+    rate of what the client's system has acknowledged: the server's own system may take megabytes and then
+    nothing for minutes. The client's system acknowledges in lumps too, and a proxy in larger ones. A lump
+    therefore counts for as long as a client at the minimum rate takes to read it.
     """
 
     def __init__(self, transport: asyncio.Transport, *, minimum_rate: int, window_ms: int) -> None:
-        """`minimum_rate` is in bytes per second over each window; 0 = no minimum."""
+        """`minimum_rate` is in bytes per second; it is checked after each window; 0 = no minimum."""
         self._transport = transport
+        self._socket = transport.get_extra_info("socket")
         self._window_s = window_ms / 1000
-        self._minimum_bytes = minimum_rate * self._window_s
+        self._minimum_rate = minimum_rate
         self._timer: asyncio.TimerHandle | None = None
         self._resumed = asyncio.Event()
+        self._credit_bytes = 0.0
+        self._counted_bytes = 0
         self.paused = False
+        self.written_bytes = 0
+        """Bytes of chunks written, used where the system does not report what was acknowledged."""
 
     def pause(self) -> None:
         self.paused = True
         self._resumed.clear()
-        if self._minimum_bytes:
+        if self._minimum_rate:
             self._start_window()
 
     def resume(self) -> None:
@@ -347,13 +387,27 @@ class Backpressure:
             self._timer = None
 
     def _start_window(self) -> None:
-        buffered = self._transport.get_write_buffer_size()
-        self._timer = asyncio.get_running_loop().call_later(self._window_s, self._check_rate, buffered)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._window_s, self._check_rate, loop.time())
 
-    def _check_rate(self, buffered_before: int) -> None:
-        sent = buffered_before - self._transport.get_write_buffer_size()
-        if sent < self._minimum_bytes:
-            logger.info("slow_download_aborted", sent=sent, window_ms=int(self._window_s * 1000))
+    def _check_rate(self, began: float) -> None:
+        acknowledged = self._acknowledged_bytes()
+        progress = acknowledged - self._counted_bytes
+        self._counted_bytes = acknowledged
+        self._credit_bytes = min(self._credit_bytes + progress, _MAX_CREDIT_BYTES)
+        self._credit_bytes -= (asyncio.get_running_loop().time() - began) * self._minimum_rate
+        if self._credit_bytes < 0:
+            logger.info("slow_download_aborted", sent=progress, window_ms=int(self._window_s * 1000))
+            with contextlib.suppress(OSError):  # reset: the system would go on sending what it holds
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._transport.abort()
         else:
             self._start_window()
+
+    def _acknowledged_bytes(self) -> int:
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # not TCP
+                info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED.stop)
+                if len(info) == _ACKNOWLEDGED.stop:
+                    return int.from_bytes(info[_ACKNOWLEDGED], sys.byteorder)
+        return self.written_bytes - self._transport.get_write_buffer_size()

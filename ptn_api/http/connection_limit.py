@@ -1,13 +1,17 @@
-"""A cap on open connections."""
+"""Caps on open connections, and on the large downloads of each user."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from typing import Generic, Protocol, TypeVar
 
-__all__ = ["Abortable", "ConnectionLimit"]
+from ptn_api.http.errors import HTTPError
+
+__all__ = ["Abortable", "ConnectionLimit", "DownloadLimit"]
 
 
 class Abortable(Protocol):
@@ -23,7 +27,8 @@ class ConnectionLimit(Generic[C]):
     """Open connections, capped; when one more opens, the one that has been idle longest is evicted.
 
     A flood of idle connections therefore evicts only itself. If none is idle, the oldest busy connection
-    marked as evictable is evicted; if none is evictable, the new one is closed.
+    without an owner is evicted; then the newest one of the owner with the most, if that is more than one.
+    Otherwise the new one is closed.
     """
 
     def __init__(self, maximum: int, on_limit: Callable[[], None]) -> None:
@@ -36,8 +41,8 @@ class ConnectionLimit(Generic[C]):
         self._maximum = max(1, maximum if unlimited else min(maximum, files // 2))
         self._on_limit = on_limit
         self._idle: dict[C, None] = {}
-        self._busy: dict[C, bool] = {}
-        """Whether each busy connection may be evicted."""
+        self._busy: dict[C, Hashable] = {}
+        """The owner of each busy connection; None = no owner."""
         self._empty = asyncio.Event()
 
     def __iter__(self) -> Iterator[C]:
@@ -48,31 +53,42 @@ class ConnectionLimit(Generic[C]):
 
     def add(self, connection: C) -> None:
         """Adds a new connection, which is idle."""
-        if len(self) >= self._maximum:
+        if len(self) >= self._maximum and not self.evict():
             self._on_limit()
-            evicted = next(iter(self._idle), None)
-            if evicted is None:
-                evicted = next((busy for busy, evictable in self._busy.items() if evictable), None)
-            if evicted is None:
-                connection.abort()
-                return
-            self.remove(evicted)  # now: connection_lost comes in a later turn of the loop
-            evicted.abort()
+            connection.abort()
+            return
         self._idle[connection] = None
         self._empty.clear()
 
-    def mark_busy(self, connection: C, *, evictable: bool) -> None:
+    def evict(self) -> bool:
+        """Closes one connection, if any may be evicted; returns whether it did."""
+        evicted = next(iter(self._idle), None)
+        if evicted is None:
+            evicted = next((busy for busy, owner in self._busy.items() if owner is None), None)
+        if evicted is None and self._busy:
+            [(most, count)] = Counter(self._busy.values()).most_common(1)
+            if count > 1:
+                evicted = next(busy for busy, owner in reversed(self._busy.items()) if owner == most)
+        if evicted is None:
+            return False
+        self._on_limit()
+        self.remove(evicted)  # now: connection_lost comes in a later turn of the loop
+        evicted.abort()
+        return True
+
+    def mark_busy(self, connection: C, owner: Hashable) -> None:
         """Marks an idle connection as busy: it awaits a response."""
         if connection in self._idle:
             del self._idle[connection]
-            self._busy[connection] = evictable
+            self._busy[connection] = owner
 
     def mark_idle(self, connection: C) -> None:
         """Marks a connection as idle, and as the one that became so last."""
         if connection in self._idle:
             del self._idle[connection]
             self._idle[connection] = None
-        elif self._busy.pop(connection, None) is not None:
+        elif connection in self._busy:
+            del self._busy[connection]
             self._idle[connection] = None
 
     def remove(self, connection: C) -> None:
@@ -85,3 +101,65 @@ class ConnectionLimit(Generic[C]):
     async def wait_until_empty(self) -> None:
         if len(self):
             await self._empty.wait()
+
+
+class DownloadLimit:
+    """Large responses in progress, capped per owner; further ones wait their turn, in order."""
+
+    def __init__(self, maximum: int, *, most_waiting: int, wait_ms: int) -> None:
+        """`most_waiting` requests of an owner wait, each for at most `wait_ms`."""
+        self._maximum = maximum
+        self._most_waiting = most_waiting
+        self._wait_s = wait_ms / 1000
+        self._running: Counter[Hashable] = Counter()
+        self._waiting: dict[Hashable, deque[asyncio.Future[None]]] = {}
+
+    @contextlib.asynccontextmanager
+    async def turn(self, owner: Hashable) -> AsyncIterator[None]:
+        """Waits until it is this download's turn. Raises HTTPError `too_many_downloads`."""
+        if self._running[owner] >= self._maximum:
+            await self._wait(owner)
+        else:
+            self._running[owner] += 1
+        try:
+            yield
+        finally:
+            self._end(owner)
+
+    async def _wait(self, owner: Hashable) -> None:
+        queue = self._waiting.setdefault(owner, deque())
+        if len(queue) >= self._most_waiting:
+            raise _too_many_downloads()
+        turn = asyncio.get_running_loop().create_future()
+        queue.append(turn)
+        try:
+            await asyncio.wait({turn}, timeout=self._wait_s)
+        except asyncio.CancelledError:
+            if turn.done():  # the turn came at the same time
+                self._end(owner)
+            raise
+        finally:
+            if not turn.done():
+                queue.remove(turn)
+            if not queue:
+                self._waiting.pop(owner, None)
+        if not turn.done():
+            raise _too_many_downloads()
+
+    def _end(self, owner: Hashable) -> None:
+        """Passes the turn on, or ends it."""
+        queue = self._waiting.get(owner)
+        if queue:
+            queue.popleft().set_result(None)
+            return
+        self._running[owner] -= 1
+        if not self._running[owner]:
+            del self._running[owner]
+
+
+def _too_many_downloads() -> HTTPError:
+    return HTTPError(
+        "too_many_downloads",
+        "Too many large downloads with this key at the same time",
+        headers={"retry-after": "5"},
+    )

@@ -22,7 +22,10 @@ STATUS: dict[str, HTTPStatus] = {
     "too_many_connections": HTTPStatus.TOO_MANY_REQUESTS,
     "uri_too_long": HTTPStatus.REQUEST_URI_TOO_LONG,
     "headers_too_large": HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "version_not_supported": HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
     "internal": HTTPStatus.INTERNAL_SERVER_ERROR,
+    "busy": HTTPStatus.SERVICE_UNAVAILABLE,
+    "too_many_downloads": HTTPStatus.SERVICE_UNAVAILABLE,
     "starting": HTTPStatus.SERVICE_UNAVAILABLE,
     "log_unreadable": HTTPStatus.SERVICE_UNAVAILABLE,
 }

@@ -10,11 +10,17 @@ from ptn_api.http.body import CODINGS, Coding
 __all__ = ["matches_etag", "negotiate_coding", "prefers"]
 
 
-@lru_cache(maxsize=256)
-def negotiate_coding(accept_encoding: str | None, offered: tuple[Coding, ...] = CODINGS) -> Coding:
-    """Returns the coding to respond in (RFC 9110, 12.5.3); identity if none is requested or acceptable."""
-    if not accept_encoding:
-        return "identity"
+_CACHED_CHARACTERS = 128
+"""Longer headers are not cached: clients could fill the memory."""
+
+
+def negotiate_coding(accept_encoding: str, offered: tuple[Coding, ...] = CODINGS) -> Coding:
+    """Returns the coding to respond in (RFC 9110, 12.5.3); identity if none is acceptable."""
+    long = len(accept_encoding) > _CACHED_CHARACTERS
+    return (_negotiate if long else _cached_negotiate)(accept_encoding, offered)
+
+
+def _negotiate(accept_encoding: str, offered: tuple[Coding, ...]) -> Coding:
     weights = dict(_weights(accept_encoding))
     default = weights.get("*", 0.0)
     best: Coding = "identity"
@@ -25,6 +31,9 @@ def negotiate_coding(accept_encoding: str | None, offered: tuple[Coding, ...] = 
         if weight > best_weight:
             best, best_weight = coding, weight
     return best
+
+
+_cached_negotiate = lru_cache(256)(_negotiate)
 
 
 def prefers(accept: str | None, media_type: str, over: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Hashable
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
@@ -26,13 +27,18 @@ _MAX_QUEUED = 64
 """Requests that may wait for the first one's response (pipelining)."""
 _MAX_REPEATED_BYTES = 2_048
 """Longer requests are parsed again even if they repeat the one before."""
+_MAX_HEADERS = 100
+"""Many short headers take a hundred times the memory of their bytes."""
 _DIGITS = re.compile("[0-9]+")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(:[0-9]*)?")
+"""A Host header that is not empty (RFC 9112, 3.2), without the comma that joins two."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of a connection: times in ms, sizes in bytes.
 
-    `minimum_rate` is in bytes per second, measured over `rate_window_ms`; 0 = no minimum.
+    `minimum_rate` is in bytes per second, measured over `rate_window_ms`; 0 = no minimum. The last three are
+    how many large downloads an owner may have, how many more wait, and for how long.
     """
 
     request_ms: int = 10_000
@@ -40,12 +46,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     head_bytes: int = 32_768
     minimum_rate: int = 1_024
     rate_window_ms: int = 10_000
+    downloads: int = 8
+    waiting_downloads: int = 32
+    download_wait_ms: int = 30_000
 
 
 class ConnectionInfo:
     """A connection as handlers see it: the address of the peer, and attributes that the handler may set."""
 
-    __slots__ = ("client", "peer", "requests", "user")
+    __slots__ = ("client", "owner", "peer", "requests", "user")
 
     def __init__(self, peer: str) -> None:
         self.peer = peer
@@ -53,6 +62,8 @@ class ConnectionInfo:
         """The client's address, which behind a proxy is not the peer's."""
         self.user: Any = None
         """The user who last authenticated. Connections without one are evicted first."""
+        self.owner: Hashable = None
+        """What connections are counted under if their number has to be reduced; None = a stranger."""
         self.requests = 0
 
 
@@ -63,7 +74,7 @@ class Request:
     `bad_request` if the target or the body's length is malformed.
     """
 
-    __slots__ = ("body", "connection", "headers", "method", "path", "query", "state")
+    __slots__ = ("body", "connection", "headers", "http_1_1", "method", "path", "query", "state")
 
     def __init__(
         self, method: bytes, target: bytes, headers: dict[str, str], connection: ConnectionInfo
@@ -72,6 +83,9 @@ class Request:
         try:
             url = httptools.parse_url(target)
             path = url.path.decode("ascii") if url.path else ""
+            if url.schema:  # absolute-form: Host is ignored (RFC 9112, 3.2.2)
+                usual = url.schema.lower() in (b"http", b"https") and url.userinfo is None
+                path = (path or "/") if usual else ""
         except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
             path = ""
         if not path:
@@ -81,6 +95,8 @@ class Request:
         self.headers = headers
         self.connection = connection
         self.body = b""
+        self.http_1_1 = True
+        """Whether the client understands HTTP/1.1."""
         self.state: Any = None
         """What the handler derives from the request. A request repeated byte for byte is the same object."""
         # Request smuggling: no length that a proxy in front might read differently (RFC 9112, 6.3).
@@ -113,6 +129,9 @@ class RequestReader:
         self._connection = connection
         self._parser = httptools.HttpRequestParser(self)
         self._received_bytes = 0
+        self._headers: dict[str, str] = {}
+        self._fed = bytearray()
+        """The bytes of an unfinished head, from the feed in which its request began."""
         self._request: Request | None = None
         self._previous: tuple[bytes, Request] | None = None
         """The last bytes fed, if they were exactly one request, and that request."""
@@ -127,6 +146,7 @@ class RequestReader:
             return
         at_start, started = not self.incomplete, self.started
         self._received_bytes += len(data)
+        self._fed += data
         try:
             try:
                 self._parser.feed_data(data)
@@ -145,6 +165,13 @@ class RequestReader:
         one_request = at_start and self.started == started + 1 and not (self.incomplete or self.closed)
         request = self._request if one_request and len(data) <= _MAX_REPEATED_BYTES else None
         self._previous = None if request is None or request.body else (data, request)
+        if not self.incomplete:
+            # An idle connection keeps nothing of a large request.
+            self._request, self._target, self._headers = None, b"", {}
+        if self._request is not None or not self.incomplete:
+            self._fed.clear()
+        elif self.started != started:
+            self._fed = bytearray(data[-self._limits.head_bytes :])
 
     def _read_body(self, start: bytes) -> None:
         """Reads the body of a request that asks for an upgrade. httptools takes it for the other protocol."""
@@ -172,7 +199,8 @@ class RequestReader:
         self.incomplete = True
         self._request = None
         self._target = b""
-        self._headers: dict[str, str] = {}
+        self._headers = {}
+        self._header_count = 0
         self._head_bytes = 0
 
     def on_url(self, part: bytes) -> None:
@@ -187,15 +215,27 @@ class RequestReader:
         if self._head_bytes > self._limits.head_bytes:
             raise _too_large()
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        self._header_count += 1
+        if self._header_count > _MAX_HEADERS:
+            raise HTTPError("headers_too_large", f"More than {_MAX_HEADERS} request headers")
         previous = self._headers.get(key)
         self._headers[key] = text if previous is None else f"{previous}, {text}"
 
     def on_headers_complete(self) -> None:
         if len(self.queue) >= _MAX_QUEUED:
             raise HTTPError("bad_request", "Too many pipelined requests")
-        parser = self._parser
-        self._request = Request(parser.get_method(), self._target, self._headers, self._connection)
-        http_1_1 = parser.get_http_version() == "1.1"
+        parser, method = self._parser, self._parser.get_method()
+        version = parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise HTTPError("version_not_supported", "HTTP version not supported (use HTTP/1.1)")
+        # httptools also reads RTSP, and does not report it.
+        if b"%b %b HTTP/" % (method, self._target) not in self._fed:
+            raise _invalid()
+        http_1_1, host = version == "1.1", self._headers.get("host")
+        if http_1_1 if host is None else not _HOST.fullmatch(host.strip(" \t")):
+            raise HTTPError("bad_request", "Invalid HTTP request: one valid Host header is required")
+        self._request = Request(method, self._target, self._headers, self._connection)
+        self._request.http_1_1 = http_1_1
         upgrade = parser.should_upgrade()
         # No keep-alive for HTTP/1.0: proxies may forward that header blindly (RFC 9112, C.2.2).
         self._is_last = not (http_1_1 and parser.should_keep_alive()) or upgrade

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable
+from contextlib import AbstractAsyncContextManager
 from email.utils import formatdate
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 
-from ptn_api.http.body import Body, Coding, EncodedBody
+from ptn_api.http.body import Body, Coding, EncodedBody, EncodedStream, StreamedBody
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.negotiation import matches_etag, negotiate_coding
 from ptn_api.http.request import Request
@@ -28,7 +30,7 @@ class Response(msgspec.Struct, frozen=True):
     in addition to those that every response depends on.
     """
 
-    body: Body | None
+    body: Body | StreamedBody | None
     headers: bytes = b""
     vary: str = ""
     media_type: str = JSON
@@ -43,6 +45,8 @@ class Exchange:
         "coding",
         "extra_headers",
         "headers",
+        "owner",
+        "pace",
         "request",
         "route",
         "sent_bytes",
@@ -56,13 +60,17 @@ class Exchange:
         """The route's path template, for metrics and the log."""
         self.user: Any = None
         """The user that the request authenticated as."""
+        self.owner: Hashable = None
+        """What the caps on downloads count the request under; None = the address of the peer."""
         self.status = 0
         self.headers = b""
         """Header lines, made by `header_lines`."""
         self.extra_headers = b""
         """Header lines to send with any response to this request, such as rate limits."""
         self.coding: Coding = "identity"
-        self.body = _EMPTY
+        self.body: EncodedBody | EncodedStream = _EMPTY
+        self.pace: AbstractAsyncContextManager[Any] | None = None
+        """Entered for each chunk of the body: the handler's turn to work on it, if it takes turns."""
         self.sent_bytes = 0
         """Bytes of the body that have been written."""
 
@@ -77,19 +85,34 @@ class Exchange:
             self.status = response.status
             self.headers = headers + header_lines({"content-type": response.media_type})
             return True
-        coding = negotiate_coding(request.headers.get("accept-encoding"), response.body.codings)
+        # HTTP/1.0 has no chunks: its clients take a body that was cut off for the whole.
+        streamed_1_0 = isinstance(response.body, StreamedBody) and not request.http_1_1
+        offered = ("identity",) if streamed_1_0 else response.body.codings
+        accepted = request.headers.get("accept-encoding")
+        coding = negotiate_coding(accepted, offered) if accepted else "identity"
         # Strong validators differ between codings (RFC 9110, 8.8.3.3).
         etag = f'"{response.body.tag}-{coding}"'
         if_none_match = request.headers.get("if-none-match")
         if if_none_match and response.status == 200 and matches_etag(if_none_match, etag):
             self.status, self.headers = 304, headers + _etag_line(etag)
             return True
+        self.status, self.coding = response.status, coding
+        head_lines = partial(_body_lines, etag, response.media_type, coding)
+        if (
+            request.method == b"HEAD"
+            and isinstance(response.body, Body)
+            and not response.body.is_encoded(coding)
+        ):
+            # Nothing is compressed for its length alone, which may be left out (RFC 9110, 8.6).
+            self.headers = headers + head_lines(None)
+            return True
         body = response.body.encode(coding)
         if body is None:
             return False
-        self.status, self.coding = response.status, coding
-        self.headers = headers + _body_lines(etag, response.media_type, coding, body.length)
+        self.headers = headers + head_lines(body.length)
         if request.method != b"HEAD":
+            if body.length is None:
+                self.headers += b"transfer-encoding: chunked\r\n"
             self.body = body
         return True
 
@@ -160,6 +183,8 @@ def _etag_line(etag: str) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _body_lines(etag: str, media_type: str, coding: Coding, length: int) -> bytes:
-    headers = {"etag": etag, "content-type": media_type, "content-length": str(length)}
+def _body_lines(etag: str, media_type: str, coding: Coding, length: int | None) -> bytes:
+    headers = {"etag": etag, "content-type": media_type}
+    if length is not None:
+        headers["content-length"] = str(length)
     return header_lines(headers if coding == "identity" else headers | {"content-encoding": coding})

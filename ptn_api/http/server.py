@@ -8,13 +8,15 @@ import socket
 import ssl
 from typing import Any
 
+from ptn_api.http.acceptor import Acceptor, AcceptPauses
 from ptn_api.http.connection import Connection, Handler, Limiter
-from ptn_api.http.connection_limit import ConnectionLimit
+from ptn_api.http.connection_limit import ConnectionLimit, DownloadLimit
 from ptn_api.http.request import Limits
 
 __all__ = ["Server"]
 
-_BACKLOG = 1024
+_UNSENT_BYTES = 131_072
+"""How much the system takes of what it cannot send yet; a slow download would hold megabytes of it."""
 _TLS_SHUTDOWN_S = 1.0
 """How long to wait for the peer's close_notify. Everything has been sent by then."""
 
@@ -32,17 +34,32 @@ class Server:
         connections: ConnectionLimit[Connection],
         drain_ms: int,
         tls: ssl.SSLContext | None = None,
+        pauses: AcceptPauses | None = None,
     ) -> None:
         self._handler = handler
         self._sock = sock
         self._limits = limits
         self._limiter = limiter
         self._connections = connections
+        self._downloads = DownloadLimit(
+            limits.downloads, most_waiting=limits.waiting_downloads, wait_ms=limits.download_wait_ms
+        )
         self._drain_s = drain_ms / 1000
         self._tls = tls
-        self._server: asyncio.Server | None = None
+        self._acceptor = Acceptor(
+            sock,
+            self._connect,
+            make_room=connections.evict,
+            pauses=pauses or AcceptPauses(),
+            tls=tls is not None,
+        )
 
     async def __aenter__(self) -> None:
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # connections inherit it
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+        self._acceptor.start()
+
+    async def _connect(self, sock: socket.socket) -> None:
         tls: dict[str, Any] = {}
         if self._tls is not None:
             tls = {
@@ -50,19 +67,21 @@ class Server:
                 "ssl_handshake_timeout": self._limits.request_ms / 1000,
                 "ssl_shutdown_timeout": _TLS_SHUTDOWN_S,
             }
-        self._server = await asyncio.get_running_loop().create_server(
+        await asyncio.get_running_loop().connect_accepted_socket(
             lambda: Connection(
-                self._handler, self._limits, limiter=self._limiter, connections=self._connections
+                self._handler,
+                self._limits,
+                limiter=self._limiter,
+                connections=self._connections,
+                downloads=self._downloads,
             ),
-            sock=self._sock,
-            backlog=_BACKLOG,
+            sock,
             **tls,
         )
 
     async def __aexit__(self, *_: object) -> None:
         """Stops accepting, lets responses that have begun finish, and aborts the rest when time is up."""
-        assert self._server is not None
-        self._server.close()
+        self._acceptor.close()
         for connection in self._connections:
             connection.finish()
         # Server.wait_closed() does not wait for connections before Python 3.12.

@@ -7,7 +7,6 @@ validation/miners/<hotkey>/positions/<PAIR>/{open,closed}/<position uuid>
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -238,9 +237,9 @@ class Directory:
                     present.add(entry.name)  # not gone
                 continue
             self._refused_paths.discard(entry.path)
-            if not stat.S_ISDIR(status.st_mode):
-                present.add(entry.name)
-                self._files.add_file(place, entry.name, version_of(status), to_read)
+            # A folder too: reading it fails, so it is reported, and a position that had a file there stays.
+            present.add(entry.name)
+            self._files.add_file(place, entry.name, version_of(status), to_read)
         for name in folder.files - present:
             self._files.remove_file(place, name, to_read)
         folder.files = present

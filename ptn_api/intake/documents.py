@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,9 @@ import structlog
 
 from ptn_api.backoff import Backoff
 from ptn_api.clock import Clock, Monotonic
-from ptn_api.errors import InvalidInputError, LogUnwritableError
+from ptn_api.errors import InvalidInputError
 from ptn_api.event_log.contract import Document, DocumentWritten, EventLogWriter
+from ptn_api.event_log.outage import RETRIED_WRITE_ERRORS
 from ptn_api.file_version import is_settled, version_of
 from ptn_api.intake.files import Refusals, json_object, read_bytes
 from ptn_api.intake.miner_files import MinerFiles
@@ -109,6 +110,11 @@ class DocumentFiles:
                 return None
         return None
 
+    def forget(self, document: Document) -> None:
+        """Has the document delivered again, or removed if there is no file of it."""
+        if document in self._paths:
+            self._delivered[document] = ""
+
     def _read(self, document: Document, path: str, version: str) -> DocumentWritten | None:
         try:
             body, status = read_bytes(path, self._limit)
@@ -178,6 +184,15 @@ class DocumentFollower:
         """Has `run` look at the documents: one of them may have changed."""
         self._due.set()
 
+    def restore(self, documents: Iterable[tuple[Document, str]]) -> None:
+        """Delivers these documents again: the log has lost them."""
+        for document, miner in documents:
+            if miner:
+                self._miner_files.forget(document, miner)
+            else:
+                self._files.forget(document)
+        self.due()
+
     def refused(self) -> int:
         """Returns the number of files that are skipped at present."""
         return self._files.refused + self._miner_files.refused
@@ -230,7 +245,7 @@ class DocumentFollower:
             try:
                 await self._in_thread(lambda: self._log.append([change], self._clock()))
                 return
-            except LogUnwritableError as error:
+            except RETRIED_WRITE_ERRORS as error:
                 logger.warning("document_pending", document=change.document.value, reason=str(error))
             await asyncio.sleep(retry.next_ms() / 1000)
 

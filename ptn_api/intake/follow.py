@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -56,8 +56,9 @@ class State(enum.Enum):
 class DirectoryFollower:
     """Delivers the directory's changes to the merge, and the state of the directory as source status.
 
-    `clock` gives epoch ms, `monotonic` ms that only grow. `on_documents` is called when a document may have
-    changed, `documents_refused` gives the number of documents that are skipped.
+    `clock` and `steady` (a `SteadyClock`) give epoch ms, `monotonic` ms that only grow. `on_documents` is
+    called when a document may have changed, `documents_refused` gives the number of documents that are
+    skipped.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class DirectoryFollower:
         options: IntakeOptions,
         *,
         clock: Clock,
+        steady: Clock,
         monotonic: Monotonic,
         on_documents: Callable[[], None],
         documents_refused: Callable[[], int],
@@ -77,6 +79,7 @@ class DirectoryFollower:
         self._watch = watch
         self._options = options
         self._clock = clock
+        self._steady = steady
         self._monotonic = monotonic
         self._on_documents = on_documents
         self._documents_refused = documents_refused
@@ -100,6 +103,11 @@ class DirectoryFollower:
         """Reads the position's file again, soon."""
         self._rechecks.add(key)
         self._wake.set()
+
+    async def restore(self, positions: Collection[Key], present: Collection[Key] | None) -> None:
+        """Reads the files of positions that the log has lost (see `DirectoryScanner.restore`)."""
+        for key in await self._in_thread(partial(self._scanner.restore, positions, present)):
+            self.recheck(key)
 
     def stop(self) -> None:
         """Lets `run` return once its current turn is delivered."""
@@ -226,5 +234,6 @@ class DirectoryFollower:
             watching=self._scanner.watching,
             invalid_documents=documents_refused,
             events_missing=self._scanner.events_missing,
+            steady_ms=self._steady(),
         )
         self._merge.set_source(self._status)

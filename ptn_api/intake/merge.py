@@ -13,7 +13,7 @@ import structlog
 
 from ptn_api.backoff import Backoff
 from ptn_api.clock import Clock
-from ptn_api.errors import LogUnwritableError
+from ptn_api.errors import LogDamagedError
 from ptn_api.event_log.contract import (
     Change,
     DocumentWritten,
@@ -22,6 +22,7 @@ from ptn_api.event_log.contract import (
     PositionWritten,
     SourceStatus,
 )
+from ptn_api.event_log.outage import RETRIED_WRITE_ERRORS
 from ptn_api.histogram import Histogram
 from ptn_api.intake.files import Key
 from ptn_api.intake.pending import PendingChange, PendingChanges, QueueOverlay, key_of
@@ -39,9 +40,13 @@ _MAX_PENDING = 20_000
 
 @dataclass
 class IntakeCounters:
-    """`unwritable`: the last write to the log failed; the others are totals since the start."""
+    """`unwritable`, `unusable`: the last write to the log failed, for want of space or because of damage.
+
+    The others are totals since the start.
+    """
 
     unwritable: bool = False
+    unusable: bool = False
     queue_refused: int = 0
     append_failures: int = 0
     append_seconds: Histogram = field(default_factory=Histogram)
@@ -52,8 +57,8 @@ class Merge:
     """The write queue of the log: changes that arrive during an append go into the next one.
 
     `executor` must have a single thread. While the log cannot be written, changes are kept and retried.
-    Documents passed to `put` must be small; `documents` appends large ones itself. Without a directory,
-    queue items are authoritative (`prefer_directory`).
+    `on_damage` is called when it is damaged. Documents passed to `put` must be small; `documents` appends
+    large ones itself. Without a directory, queue items are authoritative (`prefer_directory`).
     """
 
     def __init__(
@@ -64,8 +69,10 @@ class Merge:
         clock: Clock,
         retry: Backoff,
         counters: IntakeCounters | None = None,
+        on_damage: Callable[[], None] = lambda: None,
     ) -> None:
         self._log = log
+        self._on_damage = on_damage
         self._executor = executor
         self._clock = clock
         self._retry = retry
@@ -168,19 +175,22 @@ class Merge:
                 continue
             try:
                 await self._write_next()
-            except LogUnwritableError as error:
+            except RETRIED_WRITE_ERRORS as error:
                 self._counters.append_failures += 1
                 if self._closing.is_set():
                     logger.error("log_unwritable_at_stop", unwritten=self.pending, reason=str(error))
                     return
-                if not self._counters.unwritable:
-                    self._counters.unwritable = True
+                if not (self._counters.unwritable or self._counters.unusable):
                     logger.error("log_unwritable", pending=self.pending, reason=str(error))
+                self._counters.unusable = isinstance(error, LogDamagedError)
+                self._counters.unwritable = not self._counters.unusable
+                if self._counters.unusable:
+                    self._on_damage()
                 # Closing ends the wait early, for one last attempt.
                 await wait_for_event(self._closing, self._retry.next_ms())
             else:
-                if self._counters.unwritable:
-                    self._counters.unwritable = False
+                if self._counters.unwritable or self._counters.unusable:
+                    self._counters.unwritable = self._counters.unusable = False
                     self._retry.reset()
                     logger.info("log_writable_again", pending=self.pending)
 

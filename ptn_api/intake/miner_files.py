@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -136,6 +135,11 @@ class MinerFiles:
     def start_over(self) -> None:
         """Forgets all deliveries: the baseline that they were part of was rolled back."""
         self._miners.clear()
+
+    def forget(self, document: Document, hotkey: str) -> None:
+        """Has the document delivered again, or removed if the miner has no files of it."""
+        miner = self._miners.setdefault((document, hotkey), _MinerDocument(""))
+        miner.fingerprint, miner.look_again, miner.exists = "", True, True
 
     def changes(self, *, full: bool) -> Iterator[DocumentWritten]:
         """Yields the documents that changed. `full` compares every file, not only folders' times."""
@@ -412,13 +416,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _file(path: str, pair: str, folder: FolderName, name: str) -> _File | None:
-    """Returns a file as it is now; None if it is gone or a folder."""
+    """Returns a file as it is now, or what is in its place; None if it is gone."""
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError:
         return _File(path, pair, folder, name, "", True)  # reading it tells why
-    if stat.S_ISDIR(status.st_mode):
-        return None
     return _File(path, pair, folder, name, version_of(status), is_settled(status.st_ctime_ns))

@@ -32,6 +32,9 @@ class IntakeSettings(msgspec.Struct, frozen=True, kw_only=True):
         RETENTION_BYTES
     )
     prune_ms: Annotated[Period, setting("Data", "Prune old events at this interval")] = 60_000
+    log_check_ms: Annotated[
+        Period, setting("Data", "Check the whole event log for damage at this interval")
+    ] = 600_000
     sweep_ms: Annotated[
         Period, setting("Intake", "Sweep the directories at this interval for changes that inotify missed")
     ] = 5_000

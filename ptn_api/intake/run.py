@@ -13,8 +13,8 @@ import msgspec
 import structlog
 
 from ptn_api.backoff import Backoff
-from ptn_api.clock import Clock, Monotonic, SteadyClock, monotonic_ms, wall_ms
-from ptn_api.errors import LogUnwritableError
+from ptn_api.clock import Clock, ClockStart, Monotonic, SteadyClock, monotonic_ms, wall_ms
+from ptn_api.errors import LogDamagedError, LogError, LogReplacedError
 from ptn_api.event_log.contract import (
     Change,
     Document,
@@ -22,7 +22,9 @@ from ptn_api.event_log.contract import (
     EventLogWriter,
     PositionWritten,
     SourceStatus,
+    known_ms,
 )
+from ptn_api.event_log.outage import RETRIED_WRITE_ERRORS
 from ptn_api.intake.checkpoint import read_checkpoint
 from ptn_api.intake.documents import DocumentFiles, DocumentFollower
 from ptn_api.intake.follow import ROOT_MISSING, DirectoryFollower
@@ -48,6 +50,7 @@ async def run_intake(
     ready: Callable[[], None],
     watch: Watch | None = None,
     clock: Clock = wall_ms,
+    clock_start: ClockStart | None = None,
     monotonic: Monotonic = monotonic_ms,
     counters: IntakeCounters | None = None,
 ) -> None:
@@ -59,7 +62,15 @@ async def run_intake(
     InvalidInputError for a checkpoint that cannot be used.
     """
     counters = counters or IntakeCounters()
-    intake = Intake(log, options, clock=clock, monotonic=monotonic, counters=counters)
+    steady = SteadyClock(
+        jump_ms=options.clock_jump_ms,
+        settle_ms=options.clock_settle_ms,
+        wall=clock,
+        monotonic=monotonic,
+        start=clock_start,
+        known_ms=known_ms(log),
+    )
+    intake = Intake(log, options, clock=clock, steady=steady, monotonic=monotonic, counters=counters)
     try:
         if options.validator_dir:
             await intake.open_directory(Path(options.validator_dir), watch or open_watch())
@@ -73,10 +84,12 @@ async def run_intake(
 class QueueAlone:
     """The queue without a directory, which would provide the list of miners and the source status."""
 
-    def __init__(self, merge: Merge, miners: Iterable[str]) -> None:
+    def __init__(self, merge: Merge, miners: Iterable[str], steady: Clock) -> None:
         self._merge = merge
         self._miners = set(miners)
-        merge.set_source(SourceStatus())
+        self._steady = steady
+        self._refused = 0
+        self._publish()
 
     def put(self, change: PositionWritten) -> None:
         self._merge.put_queue_item(change)
@@ -87,7 +100,19 @@ class QueueAlone:
             self._merge.put([DocumentWritten(document=Document.MINERS, content=content)])
 
     def report_refused(self, refused: int) -> None:
-        self._merge.set_source(SourceStatus(invalid=refused, refused_items=refused))
+        self._refused = refused
+        self._publish()
+
+    async def run(self, every_ms: int) -> None:
+        """Keeps the log informed of the time, as sweeps do where there is a directory."""
+        while True:
+            await asyncio.sleep(every_ms / 1000)
+            self._publish()
+
+    def _publish(self) -> None:
+        refused = self._refused
+        status = SourceStatus(invalid=refused, refused_items=refused, steady_ms=self._steady())
+        self._merge.set_source(status)
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
@@ -103,6 +128,7 @@ class Intake:
         options: IntakeOptions,
         *,
         clock: Clock,
+        steady: SteadyClock,
         monotonic: Monotonic,
         counters: IntakeCounters,
     ) -> None:
@@ -110,10 +136,9 @@ class Intake:
         self._options = options
         self._clock = clock
         self._monotonic = monotonic
-        self._steady = SteadyClock(
-            jump_ms=options.clock_jump_ms, settle_ms=options.clock_settle_ms, wall=clock, monotonic=monotonic
-        )
+        self._steady = steady
         self._counters = counters
+        self._check_now = asyncio.Event()
         self._log_thread = ThreadPoolExecutor(1, thread_name_prefix="intake-log")
         self._background = ThreadPoolExecutor(2, thread_name_prefix="intake-background")
         self._merge = Merge(
@@ -122,6 +147,7 @@ class Intake:
             clock=clock,
             retry=self._backoff(),
             counters=counters,
+            on_damage=self._check_now.set,
         )
         self._watch: Watch | None = None
         self._scanner: DirectoryScanner | None = None
@@ -174,6 +200,7 @@ class Intake:
             watch,
             options,
             clock=self._clock,
+            steady=self._steady,
             monotonic=self._monotonic,
             on_documents=self._documents.due,
             documents_refused=self._documents.refused,
@@ -187,7 +214,7 @@ class Intake:
             return True
         if self._follower is not None and not await self._follower.root_exists():
             missing = SourceStatus(stale=True, reason=ROOT_MISSING)
-            with contextlib.suppress(LogUnwritableError):  # the baseline reports it
+            with contextlib.suppress(*RETRIED_WRITE_ERRORS):  # the baseline reports it
                 await self._merge.call(lambda: self._log.set_source(missing))
             while not stop.is_set() and not await self._follower.root_exists():
                 await wait_for_event(stop, min(self._options.sweep_ms, 1_000))
@@ -201,13 +228,14 @@ class Intake:
                 )
             except Interrupted:
                 return False
-            except LogUnwritableError as error:
-                if not self._counters.unwritable:
-                    self._counters.unwritable = True
+            except RETRIED_WRITE_ERRORS as error:
+                if not (self._counters.unwritable or self._counters.unusable):
                     logger.error("log_unwritable", reason=str(error))
+                self._counters.unusable = isinstance(error, LogDamagedError)
+                self._counters.unwritable = not self._counters.unusable
                 await wait_for_event(stop, retry.next_ms())
             else:
-                self._counters.unwritable = False
+                self._counters.unwritable = self._counters.unusable = False
                 logger.info("baseline_taken", revision=head.revision, ms=self._monotonic() - started_ms)
                 return True
         return False
@@ -229,6 +257,7 @@ class Intake:
         self._writing = asyncio.create_task(self._merge.run())
         tasks = [self._writing]
         self._sources.append(asyncio.create_task(self._prune()))
+        self._sources.append(asyncio.create_task(self._check_log()))
         put: Callable[[PositionWritten], None] = self._merge.put_queue_item
         alone: QueueAlone | None = None
         if self._follower is not None and self._documents is not None:
@@ -237,8 +266,9 @@ class Intake:
             self._following = asyncio.create_task(self._follower.run())
             tasks.append(self._following)
         else:
-            alone = QueueAlone(self._merge, await self._merge.call(self._log.hotkeys))
+            alone = QueueAlone(self._merge, await self._merge.call(self._log.hotkeys), self._steady)
             put = alone.put
+            self._sources.append(asyncio.create_task(alone.run(self._options.sweep_ms)))
         if queue_fd is not None:
 
             def count_refused(refused: int) -> None:
@@ -285,5 +315,23 @@ class Intake:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._options.prune_ms / 1000)
-            with contextlib.suppress(LogUnwritableError):  # the merge logs it; the next round tries again
-                await loop.run_in_executor(self._background, lambda: self._log.prune(self._steady()))
+            with contextlib.suppress(*RETRIED_WRITE_ERRORS):  # the merge logs it; the next round tries again
+                await loop.run_in_executor(self._background, self._log.prune, self._steady())
+
+    async def _check_log(self) -> None:
+        """Checks the log at the start, periodically and after damage; has what it has lost read again."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._check_now.clear()
+            try:
+                lost = await loop.run_in_executor(self._background, self._log.repair)
+                if self._follower is not None and self._documents is not None:
+                    present = await self._merge.call(self._log.fingerprints) if lost.structure else None
+                    await self._follower.restore(lost.positions, present)
+                    self._documents.restore(lost.documents)
+            except LogReplacedError:
+                raise
+            except LogError as error:
+                logger.warning("log_not_checked", reason=str(error))
+            if await wait_for_event(self._check_now, self._options.log_check_ms):
+                await asyncio.sleep(self._options.retry_max_ms / 1000)

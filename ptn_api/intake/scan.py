@@ -170,6 +170,15 @@ class DirectoryScanner:
         listed.update(to_read)
         yield from self._files.read_all(to_read)
 
+    def restore(self, positions: Collection[Key], present: Collection[Key] | None) -> list[Key]:
+        """Returns which of these positions, which the log has lost, and of all others are to be read again.
+
+        `present` are the positions that the log still has; None if it has lost none but `positions`.
+        """
+        self._miners = None
+        missing = set() if present is None else set(self._files.known).difference(present)
+        return [*missing.union(positions)]
+
     # --- single changes -----------------------------------------------------------------------------------
 
     def read_changes(self, events: Collection[FsEvent], rechecks: Iterable[Key]) -> list[Change]:

@@ -129,7 +129,7 @@ def _ids_by_letters() -> dict[str, str]:
 
 
 def _letters(name: str) -> str:
-    return "".join(filter(str.isalnum, name)).casefold()
+    return (name if name.isalnum() else "".join(filter(str.isalnum, name))).casefold()
 
 
 # --- a position's `trade_pair` ----------------------------------------------------------------------------

@@ -1,10 +1,11 @@
-"""Periodic tasks of rest and stream, each until it is cancelled: keys, certificate, usage."""
+"""Periodic tasks of rest and stream, each until it is cancelled: keys, certificate, usage, the loop's lag."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import sqlite3
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,13 +14,17 @@ import structlog
 from ptn_api.access import KeyFile, KeyRing, exposed_to
 from ptn_api.access.usage import Usage, UsageFile
 from ptn_api.errors import KeyFileError, SettingsError
+from ptn_api.histogram import Histogram
 from ptn_api.problems import ProblemRegister
 from ptn_api.process.certificate import Certificate
 
-__all__ = ["flush_usage", "read_keys", "reload_certificate", "reload_keys"]
+__all__ = ["flush_usage", "read_keys", "reload_certificate", "reload_keys", "watch_loop"]
 
 _LOGGED_PROBLEMS = 20
 """The largest number of entry problems to log; `ptn keys check` prints all."""
+
+_BUSY_SHARE = 1 / 3
+"""A loop that is late for a larger share of the time is a problem."""
 
 logger = structlog.get_logger()
 
@@ -94,3 +99,23 @@ async def flush_usage(usage: Usage, file: UsageFile, problems: ProblemRegister, 
     finally:
         with contextlib.suppress(sqlite3.Error, OSError):  # logged above; the counts end with the process
             file.add(usage.take())
+
+
+async def watch_loop(
+    lag: Histogram, problems: ProblemRegister, *, every_ms: int = 250, window_ms: int = 10_000
+) -> None:
+    """Measures how late the event loop does what is due, and reports a loop that stays late.
+
+    A load that nothing else reports, such as many small requests, is seen here.
+    """
+    loop, every_s, window_s = asyncio.get_running_loop(), every_ms / 1000, window_ms / 1000
+    recent: deque[float] = deque()
+    while True:
+        due = loop.time() + every_s
+        await asyncio.sleep(every_s)
+        late = max(0.0, loop.time() - due)
+        lag.observe(late)
+        recent.append(late)
+        while len(recent) > 1 and sum(recent) + len(recent) * every_s > window_s:
+            recent.popleft()
+        problems.set("event_loop_busy", sum(recent) > _BUSY_SHARE * window_s)

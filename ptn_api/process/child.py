@@ -55,9 +55,9 @@ def python_command(function: str, *arguments: str) -> list[str]:
 class Child:
     """One supervised process. `run()` keeps it running until `stop()`.
 
-    `config` is the first message on its control channel at each start, `fds` are the descriptors it inherits.
-    After a run of `settled_ms` or more the backoff starts over. `on_alive` is called whenever the child
-    reports.
+    `config()` is the first message on its control channel at each start, `fds` are the descriptors it
+    inherits. After a run of `settled_ms` or more the backoff starts over. `on_alive` is called whenever the
+    child reports.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Child:
         name: str,
         command: Sequence[str],
         *,
-        config: msgspec.Struct,
+        config: Callable[[], msgspec.Struct],
         fds: Sequence[int] = (),
         backoff: Backoff,
         settled_ms: int,
@@ -83,7 +83,7 @@ class Child:
         self.problems: Troubles = {}
         """What the process has found, as it last reported."""
         self._command = command
-        self.config = config
+        self._config = config
         self._fds = fds
         self._backoff = backoff
         self._settled_ms = settled_ms
@@ -161,14 +161,16 @@ class Child:
     async def _run_once(self) -> int | None:
         """Runs the process until it ends; returns its exit status. Raises OSError if it cannot be started."""
         ours, theirs = socket.socketpair()
-        self._channel = channel = Channel[FromWorker](FromWorker, self._receive)
+        channel = Channel[FromWorker](FromWorker, self._receive)
         try:
             with theirs:
                 await channel.open(ours)
+                # First of all: reports to every child go out while the process is being started.
+                channel.send(self._config())
+                self._channel = channel
                 self._process = process = await asyncio.create_subprocess_exec(
                     *self._command, stdin=theirs.fileno(), pass_fds=self._fds, start_new_session=True
                 )
-            channel.send(self.config)
             logger.debug("process_started", child=self.name, pid=process.pid)
             if self._stopping.is_set():  # stop() was called while there was no process yet
                 await self.stop()

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 import structlog
 
-from ptn_api.clock import monotonic_ms
+from ptn_api.clock import ClockStart, monotonic_ms
 from ptn_api.problems import ProblemRegister, Troubles, merged
 from ptn_api.process.metrics import Samples, Sources, samples_of
 from ptn_api.process.settings import Settings
@@ -58,13 +58,14 @@ _ORPHAN_GRACE_S = 0.5
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, tag="config"):
     """What a child runs: one of PROCESSES, or the simulator.
 
-    `listener` and `queue` are inherited descriptors, -1 without one.
+    `listener` and `queue` are inherited descriptors, -1 without one; `clock` is the supervisor's.
     """
 
     process: str
     settings: Settings
     listener: int = -1
     queue: int = -1
+    clock: ClockStart | None = None
 
 
 class HealthReport(msgspec.Struct, frozen=True, tag="health"):

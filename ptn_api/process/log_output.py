@@ -33,16 +33,23 @@ def configure_logging(level: str, *, process: str) -> None:
 
     def escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         # A file's name must not control the terminal. (JSON escapes it by itself.)
-        return {name: value if str(value).isprintable() else ascii(value) for name, value in event.items()}
+        escaped = {name: value if str(value).isprintable() else ascii(value) for name, value in event.items()}
+        if "exception" in event:
+            lines = event["exception"].split("\n")
+            escaped["exception"] = "\n".join(line if line.isprintable() else ascii(line) for line in lines)
+        return escaped
 
     rendering: list[Any] = [structlog.processors.JSONRenderer()]
     if sys.stderr.isatty():
-        rendering = [escape, structlog.dev.ConsoleRenderer()]
+        # The default is Rich's traceback, with the values of all variables: keys, for example.
+        formatter = structlog.dev.plain_traceback
+        rendering = [escape, structlog.dev.ConsoleRenderer(exception_formatter=formatter)]
     structlog.configure(
         processors=[
             add_process,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
             *rendering,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -33,6 +33,7 @@ class Sources:
     keys: KeyRing | None = None
     key_file: KeyFile | None = None
     data_dir: Path = Path()
+    loop_lag: Histogram = field(default_factory=Histogram)
 
     def log_bytes(self) -> float:
         """The size of the log's files, write-ahead log included."""
@@ -121,6 +122,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_rest_connections", "gauge", "open HTTP connections", _REST, lambda s: s.counters.connections),
     Metric("ptn_rest_requests_total", "counter", "responses by route, HTTP status and content coding", _REST, lambda s: s.counters.requests, _PER_REQUEST),
     Metric("ptn_rest_sent_bytes_total", "counter", "bytes of response bodies, as sent", _REST, lambda s: s.counters.sent_bytes, _PER_REQUEST),
+    Metric("ptn_rest_heavy_requests_total", "counter", "expensive requests that had to wait (queued) or were answered with 503 (refused), by route", _REST, lambda s: s.counters.heavy, ("route", "outcome")),
     Metric("ptn_rest_piece_build_seconds", "histogram", "time to build one miner's part of the documents", _REST, lambda s: s.counters.views.build_seconds),
     Metric("ptn_rest_replay_mismatches_total", "counter", "changes of a position's orders whose replay contradicts the validator's file", _REST, lambda s: s.counters.views.replay_mismatches),
     Metric("ptn_rest_view_assembly_seconds", "histogram", "time to join those parts into a tier's document", _REST, lambda s: s.counters.views.assembly_seconds),
@@ -133,14 +135,17 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_stream_slow_closes_total", "counter", "clients disconnected because they read too slowly", _STREAM, lambda s: s.counters.slow_closes),
     Metric("ptn_stream_evictions_total", "counter", "connections replaced by a newer one of the same user", _STREAM, lambda s: s.counters.evictions),
     Metric("ptn_stream_closed_total", "counter", "connections that ended, by close code", _STREAM, lambda s: s.counters.closed, ("code",)),
+    Metric("ptn_stream_bad_logins_total", "counter", "first frames that are not a login, by reason (too_big, not_json, bad_frame, no_key, bad_fragment, not_deflated, not_a_frame)", _STREAM, lambda s: s.counters.bad_logins, ("reason",)),
     Metric("ptn_stream_order_lag_seconds", "histogram", "time from the validator's fill of an order until it was written to the sockets; live orders only", _STREAM, lambda s: s.counters.lag_processed),
     Metric("ptn_stream_seen_lag_seconds", "histogram", "time from intake's first sight of an order until it was written to the sockets; live orders only", _STREAM, lambda s: s.counters.lag_seen),
 
+    Metric("ptn_event_loop_lag_seconds", "histogram", "how late the event loop does what is due, measured four times a second", _SERVERS, lambda s: s.loop_lag),
     Metric("ptn_keys", "gauge", "keys that are valid now", _SERVERS, lambda s: len(s.keys)),
     Metric("ptn_key_entries_left_out", "gauge", "entries of the key file that cannot be used; see `ptn keys check`", _REST, lambda s: s.keys.left_out),
     Metric("ptn_key_reloads_total", "counter", "reloads of the changed key file, by result (read, failed)", _SERVERS, lambda s: s.key_file.reloads, ("result",)),
+    Metric("ptn_accept_paused_seconds_total", "counter", "time in which no new connection was accepted, because no more files could be opened", _SERVERS, lambda s: s.counters.accept_pauses.total_s),
     Metric("ptn_auth_failures_total", "counter", "requests and logins refused for their key", _SERVERS, lambda s: s.counters.auth_failures),
-    Metric("ptn_rate_limited_total", "counter", "refusals by limit (requests, failed_logins, connects, frames)", _SERVERS, lambda s: s.counters.limited, ("limit",)),
+    Metric("ptn_rate_limited_total", "counter", "refusals by limit (requests, failed_logins, waiting_logins, connects, waiting_connections, frames)", _SERVERS, lambda s: s.counters.limited, ("limit",)),
 )
 # fmt: on
 

@@ -108,7 +108,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     usage_flush_ms: Annotated[Period, setting("Processes", "Write per-key usage at this interval")] = 5_000
     key_check_ms: Annotated[
         Period, setting("Processes", "Check the key file and the certificate for changes at this interval")
-    ] = 900
+    ] = 450  # a file that was removed counts after two checks, within a second
     parent_check_ms: Annotated[
         Period, setting("Processes", "Embedded: check this often whether the validator is alive")
     ] = 1_000

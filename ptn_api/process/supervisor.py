@@ -19,7 +19,7 @@ import structlog
 
 from ptn_api.access import find_key_file, key_file_places
 from ptn_api.backoff import Backoff
-from ptn_api.clock import monotonic_ms, wall_ms
+from ptn_api.clock import SteadyClock, monotonic_ms, wall_ms
 from ptn_api.problems import PROBLEMS, Findings, ProblemRegister, Troubles, merged
 from ptn_api.process.child import Child, python_command
 from ptn_api.process.control import PROCESSES, HealthReport, WorkerConfig
@@ -59,6 +59,9 @@ class Supervisor:
         self._register = ProblemRegister()
         self._register.watch(self._find_problems)
         self._logged: Troubles = {}
+        jump_ms, settle_ms = settings.rest.clock_jump_ms, settings.rest.clock_settle_ms
+        self._clock = SteadyClock(jump_ms=jump_ms, settle_ms=settle_ms)
+        """The children start with its time: the system's may have been wrong before their restart."""
 
     async def run(
         self,
@@ -133,10 +136,17 @@ class Supervisor:
 
     def _spawn(self, process: str, *, listener: int = -1, queue: int = -1) -> Child:
         settings = self._settings
+
+        def config() -> WorkerConfig:
+            clock = self._clock.as_start()
+            return WorkerConfig(
+                process=process, settings=self._settings, listener=listener, queue=queue, clock=clock
+            )
+
         child = Child(
             process,
             python_command("ptn_api.process.worker:run_child", f"ptn-api-{process}"),
-            config=WorkerConfig(process=process, settings=settings, listener=listener, queue=queue),
+            config=config,
             fds=[fd for fd in (listener, queue) if fd >= 0],
             backoff=Backoff(first_ms=settings.restart_backoff_ms, max_ms=settings.restart_backoff_max_ms),
             settled_ms=settings.restart_backoff_max_ms,
@@ -151,6 +161,7 @@ class Supervisor:
     def _report_health(self) -> None:
         """Sends rest and stream the health of all others, and the key file; logs problems."""
         self._choose_key_file()
+        self._clock()  # sees a jump when it happens, not at the next start of a child
         children = self._children
         if all(name in children for name in PROCESSES):
             self._log_problems()
@@ -188,8 +199,6 @@ class Supervisor:
             return
         logger.info("key_file_chosen", file=str(found))
         self._settings = msgspec.structs.replace(self._settings, api_keys_file=str(found))
-        for child in self._children.values():  # for their next start
-            child.config = msgspec.structs.replace(child.config, settings=self._settings)
 
     async def _until_ready(self, *children: Child) -> bool:
         """Waits until all are ready; returns False after a stop or a fatal report."""

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -21,15 +21,21 @@ from ptn_api.access import KeyFile, KeyRing
 from ptn_api.access.usage import Usage, UsageFile
 from ptn_api.errors import (
     InvalidInputError,
+    LogDamagedError,
     LogLockedError,
-    LogMissingError,
     LogUnusableError,
     PTNError,
     SettingsError,
 )
-from ptn_api.event_log.contract import EventLog
+from ptn_api.event_log.contract import EventLog, EventLogWriter
 from ptn_api.problems import Findings
-from ptn_api.process.background import flush_usage, read_keys, reload_certificate, reload_keys
+from ptn_api.process.background import (
+    flush_usage,
+    read_keys,
+    reload_certificate,
+    reload_keys,
+    watch_loop,
+)
 from ptn_api.process.certificate import Certificate
 from ptn_api.process.control import WorkerConfig, WorkerControl, read_config, take_over_stdin
 from ptn_api.process.log_output import configure_logging
@@ -96,19 +102,15 @@ async def _run_process(config: WorkerConfig, sock: socket.socket) -> int:
 
 
 async def _run_intake(config: WorkerConfig, control: WorkerControl) -> None:
-    from ptn_api.event_log import open_writer
     from ptn_api.intake.merge import IntakeCounters
     from ptn_api.intake.options import IntakeOptions
     from ptn_api.intake.run import run_intake
 
     settings = config.settings
     counters = IntakeCounters()
-    event_log = open_writer(
-        Path(settings.data_dir),
-        late_ms=settings.intake.late_ms,
-        retention_ms=settings.intake.retention_ms,
-        retention_bytes=settings.intake.retention_bytes,
-    )
+    event_log = await _open_writer(config, control)
+    if event_log is None:
+        return
     with contextlib.closing(event_log):
         control.sources = Sources(counters)
         skipped = event_log.counters()["skipped"]
@@ -116,6 +118,8 @@ async def _run_intake(config: WorkerConfig, control: WorkerControl) -> None:
         def find_problems() -> Findings:
             return {
                 "log_unwritable": counters.unwritable,
+                "log_unusable": counters.unusable,
+                "log_damaged": event_log.damaged(),
                 "queue_items_refused": counters.queue_refused,
                 "changes_skipped": event_log.counters()["skipped"] - skipped,
             }
@@ -131,6 +135,7 @@ async def _run_intake(config: WorkerConfig, control: WorkerControl) -> None:
                     checkpoint=Path(settings.checkpoint) if settings.checkpoint else None,
                 ),
                 queue_fd=config.queue if config.queue >= 0 else None,
+                clock_start=config.clock,
                 stop=control.stop,
                 ready=control.ready,
                 counters=counters,
@@ -141,16 +146,16 @@ async def _run_intake(config: WorkerConfig, control: WorkerControl) -> None:
 
 
 async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
-    """Runs rest or stream, which read the log."""
+    """Runs rest or stream, which read the log as soon as intake has made it."""
+    from ptn_api.event_log.sqlite_log import WaitingReader
+
     settings = config.settings
     certificate = Certificate(Path(settings.tls_cert), Path(settings.tls_key)) if settings.tls_cert else None
     keys = KeyRing()
     key_file = KeyFile(Path(settings.api_keys_file) if settings.api_keys_file else None, keys)
     report_entries = config.process == "rest"  # one of the two that read the file
     read_keys(key_file, report_entries=report_entries)
-    event_log = await _open_log(Path(settings.data_dir), control.stop)
-    if event_log is None:
-        return
+    event_log = cast(EventLog, WaitingReader(Path(settings.data_dir)))
     run: Callable[..., Coroutine[Any, Any, None]]
     counters: Any
     if config.process == "rest":
@@ -158,7 +163,7 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
         from ptn_api.rest.run import run_rest
 
         counters = RestCounters()
-        run = partial(run_rest, options=settings.rest)
+        run = partial(run_rest, options=settings.rest, clock_start=config.clock)
     else:
         from ptn_api.stream.counters import StreamCounters
         from ptn_api.stream.server import run_stream
@@ -166,7 +171,7 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
         counters = StreamCounters()
         run = partial(run_stream, options=settings.stream)
     data_dir, usage = Path(settings.data_dir), Usage()
-    control.sources = Sources(counters, event_log, keys, key_file, data_dir)
+    control.sources = sources = Sources(counters, event_log, keys, key_file, data_dir)
     background = [
         reload_keys(
             key_file,
@@ -176,8 +181,10 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
             every_ms=settings.key_check_ms,
         ),
         flush_usage(usage, UsageFile(data_dir), control.problems, every_ms=settings.usage_flush_ms),
+        watch_loop(sources.loop_lag, control.problems),
     ]
     control.problems.watch(lambda: key_file.findings)
+    control.problems.watch(lambda: {"log_damaged": event_log.damaged()})
     if certificate is not None:
         run = partial(run, tls=certificate.context)
         background.append(reload_certificate(certificate, control.problems, every_ms=settings.key_check_ms))
@@ -188,16 +195,34 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
         await run_with(run(sock=listener, stop=control.stop, ready=control.ready), tasks)
 
 
-async def _open_log(data_dir: Path, stop: asyncio.Event) -> EventLog | None:
-    """Opens the log as soon as intake has made it; None if a stop comes first."""
-    from ptn_api.event_log import open_reader
+async def _open_writer(config: WorkerConfig, control: WorkerControl) -> EventLogWriter | None:
+    """Opens the log; waits while the disk is full or the file damaged. None if a stop comes first."""
+    from ptn_api.event_log import open_writer
+    from ptn_api.event_log.outage import RETRIED_WRITE_ERRORS
 
-    while not stop.is_set():
+    settings, said = config.settings.intake, ""
+    while not control.stop.is_set():
         try:
-            return open_reader(data_dir)
-        except LogMissingError:
-            pass
-        await wait_for_event(stop, 50)
+            event_log = open_writer(
+                Path(config.settings.data_dir),
+                late_ms=settings.late_ms,
+                retention_ms=settings.retention_ms,
+                retention_bytes=settings.retention_bytes,
+            )
+        except RETRIED_WRITE_ERRORS as error:
+            is_damaged = isinstance(error, LogDamagedError)
+            control.problems.set("log_unusable", is_damaged)
+            control.problems.set("log_unwritable", not is_damaged)
+            if str(error) != said:
+                said = str(error)
+                logger.error("log_not_opened", code=error.code, reason=said)
+            await wait_for_event(control.stop, settings.retry_max_ms)
+        else:
+            control.problems.set("log_unusable", False)
+            control.problems.set("log_unwritable", False)
+            if said:
+                logger.info("log_opened")
+            return event_log
     return None
 
 

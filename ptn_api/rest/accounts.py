@@ -13,7 +13,8 @@ from ptn_api.http.body import Body, body_of
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.response import Response
 from ptn_api.model.documents import AccountSnapshot, AccountSnapshots
-from ptn_api.rest.context import AppContext, RequestContext, freshness_headers
+from ptn_api.rest.context import AppContext, Heavy, RequestContext, freshness_headers
+from ptn_api.tasks import TimeSlice
 
 __all__ = [
     "CollateralQuery",
@@ -105,7 +106,7 @@ class _Snapshot(msgspec.Struct):
     day_open_ms: float | None = None
 
 
-def account_snapshots(app: AppContext, request: RequestContext) -> Response:
+def account_snapshots(app: AppContext, request: RequestContext) -> Heavy:
     headers = freshness_headers(app, request.tier)
     query: SnapshotsQuery = request.query
     if query.limit < 1:
@@ -142,7 +143,10 @@ def account_snapshots(app: AppContext, request: RequestContext) -> Response:
         result = AccountSnapshots(hotkey=hotkey, count=len(snapshots), snapshots=snapshots)
         return body_of(msgspec.json.encode(result))
 
-    return Response(app.answer(("account-snapshots", hotkey, limit), revision, make), headers)
+    async def made(_: TimeSlice) -> Response:
+        return Response(app.answer(("account-snapshots", hotkey, limit), revision, make), headers)
+
+    return Heavy(made)
 
 
 def collateral(app: AppContext, request: RequestContext) -> Response:

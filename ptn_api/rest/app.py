@@ -15,9 +15,10 @@ from ptn_api.errors import LogError
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.response import Exchange, Response
 from ptn_api.rest.auth import Authenticator, key_in_body, rate_limit_lines
-from ptn_api.rest.context import AppContext, RequestContext
+from ptn_api.rest.context import AppContext, Heavy, RequestContext
 from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.routes import Route, not_served
+from ptn_api.rest.turns import Turn, Turns
 
 __all__ = ["App", "Router"]
 
@@ -69,6 +70,7 @@ class App:
         self._outage = context.follower.outage
         self._forgetting: dict[str, asyncio.TimerHandle] = {}
         """Timers of the routes whose last read of the log failed."""
+        self._turns = Turns(context.options, self._counters, context.problems, monotonic)
         self._authenticator = Authenticator(keys, context.options, monotonic, self._counters)
 
     def handle(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
@@ -79,16 +81,26 @@ class App:
                 if self._forgetting:
                     self._log_read(exchange.route)
                 return None
+            user = "" if request.holder is None else request.holder.alias
+            if isinstance(result, Heavy):
+                turn = exchange.pace = self._turns.begin(user, exchange.route)
+            else:
+                turn = self._turns.step(user)
         except Exception as error:  # noqa: BLE001 - each becomes a response
             self._respond_with_error(exchange, error)
             return None
-        return self._handle_later(exchange, result)
+        return self._handle_later(exchange, result, turn)
 
-    async def _handle_later(self, exchange: Exchange, result: Response | Awaitable[Response]) -> None:
+    async def _handle_later(
+        self, exchange: Exchange, result: Response | Awaitable[Response] | Heavy, turn: Turn
+    ) -> None:
         try:
-            response = result if isinstance(result, Response) else await result
-            while not self._respond(exchange, response):  # noqa: ASYNC110 - each call compresses more
-                await asyncio.sleep(0)
+            if isinstance(result, Awaitable):
+                result = await result
+            async with turn:
+                response = await result.work(turn) if isinstance(result, Heavy) else result
+                while not self._respond(exchange, response):  # each call compresses more
+                    await turn.yield_if_due()
             if self._forgetting:
                 self._log_read(exchange.route)
         except Exception as error:  # noqa: BLE001 - each becomes a response
@@ -145,6 +157,7 @@ class App:
                     after = {"retry-after": str(allowance.retry_s)}
                     raise HTTPError("too_many_requests", "Too many requests with this key", headers=after)
             exchange.user = request.connection.user = holder
+            exchange.owner = request.connection.owner = holder.alias
             if holder.tier < route.lowest_tier:
                 raise HTTPError("insufficient_tier", route.tier_error)
             if not self._context.views.built:
@@ -164,5 +177,7 @@ class App:
         self._counters.requests[labels] += 1
         self._counters.sent_bytes[labels] += exchange.sent_bytes
         exchange.request.connection.requests += 1
+        if isinstance(exchange.pace, Turn):
+            exchange.pace.close()
         if self._usage is not None and exchange.user is not None:
             self._usage.add(exchange.user, requests=1, sent_bytes=exchange.sent_bytes)

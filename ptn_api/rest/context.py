@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ptn_api.access.key_ring import KeyHolder, KeyRing
 from ptn_api.clock import Clock
-from ptn_api.errors import LogError
+from ptn_api.errors import LogError, LogMissingError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.http.body import Body, body_of, tag_of
 from ptn_api.http.response import Response, header_lines
 from ptn_api.model.tiers import Tier
 from ptn_api.problems import Findings, OtherProcesses, ProblemRegister, SingleProcess
 from ptn_api.rest.options import RestOptions
+from ptn_api.tasks import TimeSlice
 from ptn_api.views.archive import Archive
 from ptn_api.views.checkpoint import Checkpoint
 from ptn_api.views.documents import Documents, Recent
@@ -25,7 +26,7 @@ from ptn_api.views.follower import Follower
 from ptn_api.views.limit_orders import LimitOrders
 from ptn_api.views.positions import PositionViews, ViewMetrics
 
-__all__ = ["AppContext", "NoQuery", "RequestContext", "RouteHandler", "freshness_headers"]
+__all__ = ["AppContext", "Heavy", "NoQuery", "RequestContext", "RouteHandler", "freshness_headers"]
 
 _RECENT_ANSWERS = 64
 
@@ -85,8 +86,9 @@ class AppContext:
         """The problems of the log and its source, as far as this process can tell."""
         try:
             source, ready = self.log.source(), self.log.ready()
-        except LogError:
-            return {"log_unreadable": True, "starting": False}
+        except LogError as error:
+            missing = isinstance(error, LogMissingError)  # intake has not made it yet
+            return {"log_unreadable": not missing, "starting": missing}
         unreadable = bool(self.follower.outage.failing)
         age_ms = 0 if source.swept_ms is None else self.clock() - source.swept_ms
         return {
@@ -143,7 +145,13 @@ class NoQuery(msgspec.Struct):
     """The query type of routes without parameters."""
 
 
-RouteHandler = Callable[[AppContext, RequestContext], Response | Awaitable[Response]]
+class Heavy(NamedTuple):
+    """A handler's answer that takes turns (turns.py); `work` yields to others by the time slice."""
+
+    work: Callable[[TimeSlice], Awaitable[Response]]
+
+
+RouteHandler = Callable[[AppContext, RequestContext], Response | Awaitable[Response] | Heavy]
 """A plain function is answered at once; what a coroutine function does runs in a task."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from ptn_api.http.acceptor import AcceptPauses
 from ptn_api.views.positions import ViewMetrics
 
 __all__ = ["RestCounters"]
@@ -14,7 +15,8 @@ __all__ = ["RestCounters"]
 class RestCounters:
     """Totals since the start, except `connections`, which are open now.
 
-    `requests` and `sent_bytes` are keyed by (route, status, coding), `limited` by the limit exceeded.
+    `requests` and `sent_bytes` are keyed by (route, status, coding), `limited` by the limit exceeded. `heavy`
+    counts by route the requests that were "queued" or "refused" (turns.py).
     """
 
     connections: int = 0
@@ -22,4 +24,6 @@ class RestCounters:
     sent_bytes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     auth_failures: int = 0
     limited: Counter[str] = field(default_factory=Counter)
+    accept_pauses: AcceptPauses = field(default_factory=AcceptPauses)
+    heavy: Counter[tuple[str, str]] = field(default_factory=Counter)
     views: ViewMetrics = field(default_factory=ViewMetrics)

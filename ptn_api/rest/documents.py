@@ -11,7 +11,8 @@ from ptn_api.event_log.contract import Document
 from ptn_api.http.body import Body, body_of
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.response import Response
-from ptn_api.rest.context import AppContext, RequestContext, freshness_headers
+from ptn_api.rest.context import AppContext, Heavy, RequestContext, freshness_headers
+from ptn_api.tasks import TimeSlice
 
 __all__ = [
     "ChallengePeriodQuery",
@@ -109,9 +110,12 @@ def hotkeys(app: AppContext, request: RequestContext) -> Response:
     return Response(body_of(msgspec.json.encode([key for key in listed if key != _TEST_HOTKEY])), headers)
 
 
-async def checkpoint(app: AppContext, request: RequestContext) -> Response:
-    headers = freshness_headers(app, request.tier)
-    return _document(await app.checkpoint.snapshot(), "Checkpoint", headers)
+def checkpoint(app: AppContext, request: RequestContext) -> Heavy:
+    async def joined(_: TimeSlice) -> Response:
+        headers = freshness_headers(app, request.tier)
+        return _document(await app.checkpoint.snapshot(), "Checkpoint", headers)
+
+    return Heavy(joined)
 
 
 def _document(body: Body | None, name: str, headers: bytes) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -13,7 +13,7 @@ from ptn_api.http.body import body_of
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.negotiation import prefers
 from ptn_api.http.response import JSON, Response, header_lines
-from ptn_api.rest.context import AppContext, RequestContext, freshness_headers
+from ptn_api.rest.context import AppContext, Heavy, RequestContext, freshness_headers
 from ptn_api.tasks import TimeSlice
 from ptn_api.views.filters import chosen_pairs
 from ptn_api.wire.codec import encode_message
@@ -24,9 +24,9 @@ __all__ = ["NDJSON", "Messages", "MessagesQuery", "messages"]
 NDJSON = "application/x-ndjson"
 _MAX_SCANNED = 10_000
 """Events read for one response, also if filters drop them."""
-_READ_EVENTS = 100
-"""Events read from the log at a time."""
-_MAX_BYTES = 16 << 20
+_READ_EVENTS = 50
+"""Events read from the log at a time: a few milliseconds' work."""
+_MAX_BYTES = 1 << 20
 """A response that exceeds this ends early; its `next` is where to continue."""
 
 
@@ -62,20 +62,22 @@ class _Page(msgspec.Struct):
     size: int = 0
 
 
-def messages(app: AppContext, request: RequestContext) -> Response | Awaitable[Response]:
+def messages(app: AppContext, request: RequestContext) -> Response | Heavy:
     query: MessagesQuery = request.query
-    return _filtered(app, request, query) if query.trade_pair else _messages(app, request, query)
+    if query.trade_pair:
+        return Heavy(partial(_filtered, app, request, query))
+    return _messages(app, request, query)
 
 
-async def _filtered(app: AppContext, request: RequestContext, query: MessagesQuery) -> Response:
-    pairs = await chosen_pairs(app.views, 100, query.trade_pair)
+async def _filtered(
+    app: AppContext, request: RequestContext, query: MessagesQuery, time_slice: TimeSlice
+) -> Response:
+    pairs = await chosen_pairs(app.views, 100, query.trade_pair, time_slice)
     result = _messages(app, request, msgspec.structs.replace(query, trade_pair=[*pairs]))
-    return result if isinstance(result, Response) else await result
+    return await result.work(time_slice) if isinstance(result, Heavy) else result
 
 
-def _messages(
-    app: AppContext, request: RequestContext, query: MessagesQuery
-) -> Response | Awaitable[Response]:
+def _messages(app: AppContext, request: RequestContext, query: MessagesQuery) -> Response | Heavy:
     headers = freshness_headers(app, 100)
     ndjson = prefers(request.accept, NDJSON, over=JSON)
     floor, head = app.log.floor(), app.log.head().sequence
@@ -91,13 +93,12 @@ def _messages(
     page = _Page(after, head)
     if _read_events(app, query, page):
         return _response(app, page, headers, ndjson)
-    return _read_more(app, query, page, headers, ndjson)
+    return Heavy(partial(_read_more, app, query, page, headers, ndjson))
 
 
 async def _read_more(
-    app: AppContext, query: MessagesQuery, page: _Page, headers: bytes, ndjson: bool
+    app: AppContext, query: MessagesQuery, page: _Page, headers: bytes, ndjson: bool, time_slice: TimeSlice
 ) -> Response:
-    time_slice = TimeSlice()
     while not _read_events(app, query, page):
         await time_slice.yield_if_due()
     return _response(app, page, headers, ndjson)
@@ -112,6 +113,7 @@ def _read_events(app: AppContext, query: MessagesQuery, page: _Page) -> bool:
         events = app.log.read(page.next, limit, orders=query.format == "full")
     except LogPrunedError:  # since the check of the cursor, or between two reads
         raise _gone(app, "That cursor is too old") from None
+    last = page.next + limit  # also if damaged events are left out
     for event in events:
         page.scanned += 1
         page.next = event.sequence
@@ -133,6 +135,7 @@ def _read_events(app: AppContext, query: MessagesQuery, page: _Page) -> bool:
         page.size += len(message)
         if len(page.messages) >= query.limit or page.size >= _MAX_BYTES:
             return True
+    page.next = last
     return page.next == page.head
 
 

@@ -40,6 +40,32 @@ class RestOptions(ClientLimits, frozen=True, kw_only=True):
             "Keep at most this many REST connections; beyond that, the longest-idle connection is closed",
         ),
     ] = 4_096
+    heavy_requests: Annotated[
+        Count,
+        setting(
+            "Limits",
+            "Work on this many expensive REST requests at once (filters, changes, messages, checkpoint), up "
+            "to 4 MB each",
+        ),
+    ] = 32
+    heavy_requests_per_user: Annotated[
+        Count, setting("Limits", "Work on this many expensive REST requests of a user at once")
+    ] = 4
+    heavy_waiting: Annotated[
+        Limit,
+        setting("Limits", "Let this many expensive REST requests wait; beyond that, the response is a 503"),
+    ] = 1_024
+    heavy_waiting_per_user: Annotated[
+        Limit, setting("Limits", "Let this many expensive REST requests of a user wait")
+    ] = 128
+    work_refused_ms: Annotated[
+        Period,
+        setting("REST", "Report refused expensive requests in /health for this long after the last one"),
+    ] = 60_000
+    max_downloads_per_user: Annotated[
+        Count,
+        setting("Limits", "Send each user at most this many large documents at a time; further ones wait"),
+    ] = 8
     refresh_coalesce_ms: Annotated[
         Delay,
         setting("REST", "Collect refreshed returns for this long before serving them; orders never wait"),
@@ -59,5 +85,9 @@ class RestOptions(ClientLimits, frozen=True, kw_only=True):
 
     rate_window_ms: int = 10_000
     """The time over which `minimum_rate` is measured."""
+    waiting_downloads: int = 32
+    """How many large documents more a user may wait for."""
+    download_wait_ms: int = 30_000
+    """How long each of them waits before the response is a 503."""
     silent_ms: int = 300_000
     """The age at which the last sweep of the validator's files counts as a problem."""

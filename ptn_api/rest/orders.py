@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -13,7 +14,7 @@ from ptn_api.http.body import Body, body_of
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.response import Response
 from ptn_api.model.limit_order import OrderStatus, order_answer
-from ptn_api.rest.context import AppContext, RequestContext, freshness_headers
+from ptn_api.rest.context import AppContext, Heavy, RequestContext, freshness_headers
 from ptn_api.tasks import TimeSlice
 from ptn_api.views.limit_orders import ListedText, listed_text
 from ptn_api.views.miner_view import TAILS
@@ -41,10 +42,15 @@ class _Entry(msgspec.Struct):
 _entry = msgspec.json.Decoder(_Entry)
 
 
-async def orders(app: AppContext, request: RequestContext) -> Response:
+def orders(app: AppContext, request: RequestContext) -> Heavy:
     """Returns filled orders from the miner's positions, the others from its limit orders."""
+    return Heavy(partial(_orders, app, request, _statuses(request.query) or _STATUSES))
+
+
+async def _orders(
+    app: AppContext, request: RequestContext, statuses: tuple[OrderStatus, ...], time_slice: TimeSlice
+) -> Response:
     headers = freshness_headers(app, request.tier)
-    statuses = _statuses(request.query) or _STATUSES
     hotkey, view = request.hotkey, app.views.view(request.hotkey)
     limit_revision = app.documents.revisions_by_miner(Document.LIMIT_ORDERS).get(hotkey)
     key, version = ("orders", hotkey, statuses), (limit_revision, view and view.entries[100].digest)
@@ -52,7 +58,6 @@ async def orders(app: AppContext, request: RequestContext) -> Response:
     if body is None:
         listed = [order for order in app.limit_orders.of(hotkey) if order.status != "filled"]
         if view is not None and "filled" in statuses:
-            time_slice = TimeSlice()
             text = b"".join(block.identity for block in (*view.entries[100].blocks, TAILS[100]))
             for position in _entry.decode(text).positions:
                 for order in position.orders:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from functools import partial
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from ptn_api.errors import LogPrunedError
-from ptn_api.http.body import body_of
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.response import Response
 from ptn_api.model.miner import Aggregates
 from ptn_api.model.position import Position
-from ptn_api.model.rendering import AS_IS, render_position
 from ptn_api.model.tiers import Tier
-from ptn_api.rest.context import AppContext, RequestContext, freshness_headers
+from ptn_api.rest.context import AppContext, Heavy, RequestContext, freshness_headers
 from ptn_api.tasks import TimeSlice
-from ptn_api.views.filters import chosen_pairs, filtered
+from ptn_api.views.filters import changed_since, chosen_pairs, filtered
 
 __all__ = ["Changes", "PositionsQuery", "positions", "positions_of"]
+
+
+_NO_POSITIONS = b'"positions":{}'
 
 
 class PositionsQuery(msgspec.Struct, kw_only=True):
@@ -58,46 +59,54 @@ class Changes(msgspec.Struct, kw_only=True):
     miners: dict[str, Aggregates]
 
 
-def positions(app: AppContext, request: RequestContext) -> Response | Awaitable[Response]:
+def positions(app: AppContext, request: RequestContext) -> Response | Heavy:
     query: PositionsQuery = request.query
     if query.tier > request.tier:
         raise HTTPError("insufficient_tier", f"Your API key does not have access to tier {query.tier} data")
     if query.since:
         return _changes(app, request)
     if query.miner or query.trade_pair or query.status:
-        return _filtered(app, query)
+        return Heavy(partial(_filtered, app, query))
     headers = freshness_headers(app, query.tier)
     return Response(app.views.snapshot(query.tier), headers)
 
 
-def positions_of(app: AppContext, request: RequestContext) -> Response:
-    headers = freshness_headers(app, request.tier)
+def positions_of(app: AppContext, request: RequestContext) -> Response | Heavy:
     # Archived positions are shown here alone: neither the documents of all miners nor the stream have them.
-    hotkey = request.hotkey
     # Known from the views: most miners have no archive, and asking the log would cost more than the answer.
-    has_archive = request.tier == 100 and hotkey in app.views.archived
-    body = app.archive.joined(hotkey, app.views.view(hotkey)) if has_archive else None
-    body = body or app.views.entry(request.hotkey, request.tier)
+    if request.tier == 100 and request.hotkey in app.views.archived:
+        return Heavy(partial(_with_archive, app, request))
+    return _entry(app, request, freshness_headers(app, request.tier))
+
+
+async def _with_archive(app: AppContext, request: RequestContext, _: TimeSlice) -> Response:
+    headers = freshness_headers(app, request.tier)
+    body = app.archive.joined(request.hotkey, app.views.view(request.hotkey))
+    return _entry(app, request, headers) if body is None else Response(body, headers)
+
+
+def _entry(app: AppContext, request: RequestContext, headers: bytes) -> Response:
+    body = app.views.entry(request.hotkey, request.tier)
     if body is None:
         raise HTTPError("not_found", "Miner ID not found")
     return Response(body, headers)
 
 
-async def _filtered(app: AppContext, query: PositionsQuery) -> Response:
+async def _filtered(app: AppContext, query: PositionsQuery, time_slice: TimeSlice) -> Response:
     headers = freshness_headers(app, query.tier)
     body = await filtered(
         app.views,
         query.tier,
         miners=frozenset(query.miner),
-        trade_pairs=await chosen_pairs(app.views, query.tier, query.trade_pair),
+        trade_pairs=await chosen_pairs(app.views, query.tier, query.trade_pair, time_slice),
         statuses=frozenset(query.status),
+        time_slice=time_slice,
     )
     return Response(body, headers)
 
 
-async def _changes(app: AppContext, request: RequestContext) -> Response:
+def _changes(app: AppContext, request: RequestContext) -> Response | Heavy:
     query: PositionsQuery = request.query
-    headers = freshness_headers(app, query.tier)
     if query.miner or query.trade_pair or query.status:
         sentence = "since cannot be combined with filters: it returns all changes"
         raise HTTPError("bad_parameter", sentence, parameter="since")
@@ -105,27 +114,30 @@ async def _changes(app: AppContext, request: RequestContext) -> Response:
         raise HTTPError("bad_parameter", "Changes since a cursor are available in tier 100 only")
     since = _revision(app, query.since)
     if request.head:
-        return Response(None, headers)
-    # The head is read first: changes that follow it are sent again from the cursor, which is harmless.
-    head = app.log.head()
+        return Response(None, freshness_headers(app, query.tier))
+    return Heavy(partial(_changes_since, app, since))
+
+
+async def _changes_since(app: AppContext, since: int, time_slice: TimeSlice) -> Response:
+    headers = freshness_headers(app, 100)
+    # The head is read first: changes that follow it are sent again from the cursor, which is harmless. It is
+    # that of the views, which the positions are cut from and which may lag behind the client's cursor.
+    head = app.views.head
     try:
         removed = app.log.removed(since)
     except LogPrunedError:
         raise _gone(app, "That cursor is too old") from None
-    positions: dict[str, list[msgspec.Raw]] = {}
-    time_slice, now = TimeSlice(), app.clock()
-    for logged in app.log.positions(since_revision=since):
-        text = render_position(logged.text, logged.text.position(), AS_IS, now)
-        positions.setdefault(logged.miner_hotkey, []).append(msgspec.Raw(text))
-        await time_slice.yield_if_due()
     changes = Changes(
-        cursor=f"{app.log.epoch}:{head.revision}",
+        cursor=f"{app.log.epoch}:{max(since, head.revision)}",
         sequence=head.sequence,
         removed=[(position.miner_hotkey, position.position_uuid) for position in removed],
-        positions=positions,  # type: ignore[arg-type]  # already encoded
+        positions={},
         miners={view.hotkey: view.entries[100].aggregates for view in app.views.ranked(100)},
     )
-    return Response(body_of(msgspec.json.encode(changes)), headers)
+    before, after = msgspec.json.encode(changes).split(_NO_POSITIONS)
+    key = _NO_POSITIONS[:-2]
+    body = await changed_since(app.views, since, before + key, after, time_slice)
+    return Response(body, headers)
 
 
 def _revision(app: AppContext, cursor: str) -> int:

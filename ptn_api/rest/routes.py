@@ -5,7 +5,7 @@ Requests are routed by it, and the OpenAPI document is made from it.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 from urllib.parse import parse_qs
 
@@ -41,7 +41,7 @@ __all__ = ["ROUTES", "Access", "Route", "not_served"]
 Access = Literal["anyone", "key", "tier 100", "tier 200"]
 
 
-class Route(NamedTuple):
+class Route(msgspec.Struct, frozen=True, dict=True):
     """A row of the table of routes.
 
     `path` may end in `{hotkey}`. `response` is the type of the 200 response's JSON. `errors` are codes of
@@ -68,7 +68,7 @@ class Route(NamedTuple):
     also_503: bool = False
     media_type: str = "application/json"
 
-    @property
+    @cached_property
     def lowest_tier(self) -> int:
         """The tier that a key needs; a route for anyone needs none."""
         return {"tier 100": 100, "tier 200": 200}.get(self.access, 0)
@@ -152,7 +152,7 @@ ROUTES: tuple[Route, ...] = (
         "Every miner's positions, as a tier shows them",
         dict[str, MinerEntry],
         query=positions.PositionsQuery,
-        errors=("bad_parameter", "insufficient_tier", "gone"),
+        errors=("bad_parameter", "insufficient_tier", "gone", "busy"),
         description="Best miner first, by `thirty_day_returns`. `tier` defaults to 100. An open position's "
         "`close_ms` is 0. With `since` the response is the changes since that cursor: `{cursor, sequence, "
         "removed, positions, miners}`.",
@@ -164,7 +164,7 @@ ROUTES: tuple[Route, ...] = (
         positions.positions_of,
         "One miner's positions, as the key's tier shows them",
         MinerEntry,
-        errors=("not_found",),
+        errors=("not_found", "busy"),
         description="From tier 100 on, archived positions are listed and counted, too. Below tier 100, a "
         "miner is a 404 while the tier shows none of its positions.",
         freshness=True,
@@ -212,7 +212,7 @@ ROUTES: tuple[Route, ...] = (
         "The checkpoint that a validator restores from",
         CheckpointDocument,
         access="tier 100",
-        errors=("not_found",),
+        errors=("not_found", "busy"),
         own_tier_error="Validator checkpoint data requires tier 100 access",
         freshness=True,
     ),
@@ -232,7 +232,7 @@ ROUTES: tuple[Route, ...] = (
         OrdersByStatus,
         access="tier 100",
         query=orders.OrdersQuery,
-        errors=("bad_parameter", "not_found"),
+        errors=("bad_parameter", "not_found", "busy"),
         description="Filled orders are those of the miner's positions, archived ones excepted; unfilled and "
         "cancelled ones are limit orders. Oldest first.",
         freshness=True,
@@ -302,7 +302,7 @@ ROUTES: tuple[Route, ...] = (
         "One miner's account, hour by hour",
         AccountSnapshots,
         query=accounts.SnapshotsQuery,
-        errors=("bad_parameter", "not_found"),
+        errors=("bad_parameter", "not_found", "busy"),
         description="For every valid key; not delayed.",
         freshness=True,
     ),
@@ -360,7 +360,7 @@ ROUTES: tuple[Route, ...] = (
         ndjson_line=Message,
         access="tier 100",
         query=messages.MessagesQuery,
-        errors=("bad_parameter", "gone"),
+        errors=("bad_parameter", "gone", "busy"),
         own_tier_error="This data requires tier 100 access",
         description="`{messages, next, head, epoch}`; continue with `after=<next>`. With `Accept: "
         "application/x-ndjson` the response has one message per line, and the headers `X-PTN-Next` and "

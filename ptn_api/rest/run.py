@@ -11,8 +11,8 @@ import structlog
 
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.usage import Usage
-from ptn_api.clock import Clock, Monotonic, SteadyClock, monotonic_ms
-from ptn_api.event_log.contract import EventLog
+from ptn_api.clock import Clock, ClockStart, Monotonic, SteadyClock, monotonic_ms, wall_ms
+from ptn_api.event_log.contract import EventLog, known_ms
 from ptn_api.http.connection import Connection
 from ptn_api.http.connection_limit import ConnectionLimit
 from ptn_api.http.request import Limits
@@ -43,6 +43,8 @@ async def run_rest(
     stop: asyncio.Event,
     ready: Callable[[], None],
     clock: Clock | None = None,
+    wall: Clock = wall_ms,
+    clock_start: ClockStart | None = None,
     monotonic: Monotonic = monotonic_ms,
     tls: ssl.SSLContext | None = None,
     counters: RestCounters | None = None,
@@ -53,18 +55,24 @@ async def run_rest(
     """Serves on the listening socket until `stop`, then drains.
 
     `ready` is called when the views are built; until then requests are answered with 503. Raises
-    LogReplacedError if the log was replaced: start again.
+    LogReplacedError if the log was replaced: start again. Without `clock`, the time is that of a steady
+    clock over `wall`, which continues `clock_start`.
     """
     counters = counters or RestCounters()
     clock = clock or SteadyClock(
         jump_ms=options.clock_jump_ms,
         settle_ms=options.clock_settle_ms,
         on_jump=lambda ms: logger.warning("clock_jumped", by_ms=ms),
+        wall=wall,
+        start=clock_start,
+        known_ms=known_ms(log),
     )
     problems = problems or ProblemRegister(clock)
     if isinstance(clock, SteadyClock):
-        is_waiting = clock.is_waiting
-        problems.watch(lambda: {"clock_untrusted": is_waiting()})
+        is_untrusted = clock.is_untrusted
+        problems.watch(lambda: {"clock_untrusted": is_untrusted()})
+    pauses = counters.accept_pauses
+    problems.watch(lambda: {"accept_paused": pauses.lasting})
     context = AppContext.over(log, clock, options, counters.views, keys, problems, others)
 
     def count_evictions() -> None:
@@ -78,11 +86,15 @@ async def run_rest(
             request_ms=options.header_timeout_ms,
             minimum_rate=options.minimum_rate,
             rate_window_ms=options.rate_window_ms,
+            downloads=options.max_downloads_per_user,
+            waiting_downloads=options.waiting_downloads,
+            download_wait_ms=options.download_wait_ms,
         ),
         limiter=ConnectLimit(options, monotonic, counters),
         connections=connections,
         drain_ms=int(options.stop_timeout_ms * _DRAIN_SHARE),
         tls=tls,
+        pauses=pauses,
     )
     async with server:
         following = asyncio.create_task(context.follower.run())

@@ -147,7 +147,7 @@ class CatchUps:
         subscription = connection.subscription
         limit = min(progress.part_events, self._tail.sequence - progress.cursor)
         events = self._event_log.read(progress.cursor, limit, orders=subscription.format == "full")
-        progress.cursor = events[-1].sequence
+        progress.cursor += limit  # not the last event's: damaged ones are left out
         encoder, replay_until = MessageEncoder(events), progress.replay_until
         messages = encoder.matching(subscription, self._clock(), replay_until=replay_until)
         self._send(connection, list(pack(messages)), len(messages))

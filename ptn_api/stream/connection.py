@@ -17,10 +17,19 @@ from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.framing import frame, join_frames
 from ptn_api.stream.options import StreamOptions
 from ptn_api.wire import codec
-from ptn_api.wire.client_frames import Subscription
-from ptn_api.wire.close_codes import AUTH_TIMEOUT, SLOW_CONSUMER, TOO_MANY_REQUESTS, CloseCode
+from ptn_api.wire.client_frames import SMALL_FRAME_BYTES, Subscription
+from ptn_api.wire.close_codes import (
+    AUTH_TIMEOUT,
+    BAD_PAYLOAD,
+    MESSAGE_TOO_BIG,
+    PROTOCOL_ERROR,
+    SLOW_CONSUMER,
+    TOO_MANY_REQUESTS,
+    CloseCode,
+)
 from ptn_api.wire.frames import Heartbeat
 from ptn_api.wire.server_session import (
+    BadLogin,
     CatchUp,
     CheckKey,
     Close,
@@ -34,6 +43,13 @@ from ptn_api.wire.server_session import (
 )
 
 __all__ = ["CatchUpProgress", "Connection", "ConnectionHost", "Socket"]
+
+_REFUSALS = {
+    "too_big": MESSAGE_TOO_BIG,
+    "not_a_frame": PROTOCOL_ERROR,
+    "bad_fragment": PROTOCOL_ERROR,
+    "not_deflated": BAD_PAYLOAD,
+}
 
 logger = structlog.get_logger()
 
@@ -62,8 +78,11 @@ class Socket(Protocol):
         """Sends the close frame; aborts the connection if the client does not read it in time."""
         ...
 
-    def authenticated(self) -> None:
-        """Takes the connection out of the limit on connections that have not logged in."""
+    def authenticated(self, *, filters: bool) -> None:
+        """Takes the connection out of the limits on connections that have not logged in.
+
+        `filters`: the client may send messages as large as filters need.
+        """
         ...
 
     def abort_if_closing(self) -> None:
@@ -75,6 +94,10 @@ class ConnectionHost(Protocol):
     """What a connection needs of the rest of the stream."""
 
     def check_login(self, connection: Connection) -> None: ...
+
+    def count_bad_login(self, connection: Connection, reason: str) -> bool:
+        """Counts a first frame that is not a login. Returns whether the address must wait."""
+        ...
 
     def catch_up(self, connection: Connection) -> None: ...
 
@@ -176,9 +199,9 @@ class Connection:
 
     # --- called by the socket ---
 
-    def admits_frame(self) -> bool:
+    def admits_frame(self, cost: int = 1) -> bool:
         """Returns whether the client may send another frame; closes the connection if not."""
-        allowance = self._frame_limit.take("", self._monotonic())
+        allowance = self._frame_limit.take("", self._monotonic(), cost=cost)
         if allowance is None or allowance.allowed:
             return True
         self._counters.limited["frames"] += 1
@@ -190,7 +213,18 @@ class Connection:
         self._perform(self.session.authenticate(api_key))
 
     def received(self, message: bytes) -> None:
-        self._perform(self.session.receive(message, self._clock()))
+        """Handles a complete message. A large one costs as much of the limit on frames as many small ones."""
+        more = len(message) // SMALL_FRAME_BYTES
+        if not more or self.admits_frame(more):
+            self._perform(self.session.receive(message, self._clock()))
+
+    def refuse_frame(self, code: str) -> None:
+        """Closes the connection because of a frame that cannot be read."""
+        self.close(TOO_MANY_REQUESTS if self.count_bad_login(code) else _REFUSALS[code])
+
+    def count_bad_login(self, reason: str) -> bool:
+        """Counts a bad frame as a failed login if it is the first. Returns whether the address must wait."""
+        return self.session.state is State.NEW and self._host.count_bad_login(self, reason)
 
     def congested(self) -> None:
         self.congested_since = self._monotonic()
@@ -217,7 +251,7 @@ class Connection:
 
     def authenticated(self) -> None:
         """Takes note that the key is valid, even if the login itself has to wait."""
-        self._socket.authenticated()
+        self._socket.authenticated(filters=self.session.version == 2)
 
     def key_checked(self, holder: KeyHolder | None) -> None:
         """Answers the login; no holder means an unknown key. Raises LogError with nothing changed."""
@@ -297,6 +331,9 @@ class Connection:
             if self._reason is not None:
                 return
             match effect:
+                case BadLogin():
+                    must_wait = self._host.count_bad_login(self, effect.reason)
+                    self._perform(self.session.refuse_login(effect.reason, must_wait=must_wait))
                 case Send():
                     self._send(frame(codec.encode(effect.frame)))
                 case CheckKey():

@@ -60,10 +60,9 @@ class MessageReader:
     """
 
     def __init__(self, *, limit: int, deflate: bool) -> None:
-        self._limit = limit
+        self.limit = limit
         self._deflate = deflate
-        self._fragments: list[bytes] | None = None
-        self._size = 0
+        self._message: bytearray | None = None
         self._compressed = False
 
     def feed(self, opcode: int, payload: bytes, *, fin: bool, compressed: bool) -> bytes | None:
@@ -72,21 +71,20 @@ class MessageReader:
         Raises InvalidInputError, code `too_big`, `bad_fragment` or `not_deflated`: close the connection.
         """
         if opcode != CONTINUATION:
-            if self._fragments is not None:
+            if self._message is not None:
                 raise InvalidInputError("a new message before the last fragment", code="bad_fragment")
             if compressed and not self._deflate:
                 raise InvalidInputError("compression was not negotiated", code="bad_fragment")
-            self._fragments, self._size, self._compressed = [], 0, compressed
-        elif self._fragments is None or compressed:  # only the first fragment may have the compression bit
+            self._message, self._compressed = bytearray(), compressed
+        elif self._message is None or compressed:  # only the first fragment may have the compression bit
             raise InvalidInputError("a continuation without a message", code="bad_fragment")
-        self._size += len(payload)
-        if self._size > self._limit:
+        if len(self._message) + len(payload) > self.limit:
             raise InvalidInputError("message too big", code="too_big")
-        self._fragments.append(payload)
+        self._message += payload
         if not fin:
             return None
-        message, self._fragments = b"".join(self._fragments), None
-        return inflate(message, self._limit) if self._compressed else message
+        message, self._message = bytes(self._message), None
+        return inflate(message, self.limit) if self._compressed else message
 
 
 # --- permessage-deflate -----------------------------------------------------------------------------------

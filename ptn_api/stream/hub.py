@@ -59,6 +59,7 @@ class Hub:
         self._outage = LogOutage()
         self._problems = ProblemRegister(clock) if problems is None else problems
         self._problems.watch(self._find_problems)
+        self._problems.watch(lambda: {"accept_paused": counters.accept_pauses.lasting})
         self._others = others or SingleProcess()
         self._told: list[str] = []
         """The problems that the last heartbeats named."""
@@ -148,6 +149,9 @@ class Hub:
 
     def check_login(self, connection: Connection) -> None:
         self._logins.check(connection)
+
+    def count_bad_login(self, connection: Connection, reason: str) -> bool:
+        return self._logins.count_bad_login(connection, reason)
 
     def catch_up(self, connection: Connection) -> None:
         self._tail.step()  # nearly always up to the log's head: a client that missed nothing joins at once

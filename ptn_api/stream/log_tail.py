@@ -231,7 +231,7 @@ class LogTail:
             return
         events = self._event_log.read(self.sequence, limit, orders=self._groups.wants_full_positions)
         self._groups.send_orders(events)
-        self.sequence = events[-1].sequence
+        self.sequence += limit  # not the last event's: damaged ones are left out
         if self._groups.wants_updates:
             self._announced += events
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 
 import structlog
 
@@ -24,6 +24,8 @@ EVICTIONS = 3
 EVICTION_WINDOW_MS = 60_000
 MAX_DELAY_FACTOR = 12
 """The longest delay, as a multiple of the first."""
+MOST_WAITING = 10
+"""How many of a user's logins may wait at once, unless the user may have more connections than that."""
 
 logger = structlog.get_logger()
 
@@ -93,6 +95,9 @@ class Logins:
         self._slots: dict[str, deque[Connection]] = {}
         """Alias -> the user's connections, oldest first."""
         self._backoffs: dict[str, EvictionBackoff] = {}
+        self._waiting: dict[Connection, str] = {}
+        """Each connection whose login waits although its key is valid -> its user's alias."""
+        self._n_waiting: Counter[str] = Counter()
 
     def check(self, connection: Connection) -> None:
         """Decides on a login, now or when its turn comes."""
@@ -104,16 +109,45 @@ class Logins:
         if not self.key_is_valid(connection):
             self._decide(connection, deadline)  # refusals are cheap, and take no valid login's turn
             return
+        holder = self._keys.lookup(connection.api_key)
+        assert holder is not None
+        if self._too_many_wait(holder):
+            self._counters.limited["waiting_logins"] += 1
+            connection.close(TOO_MANY_REQUESTS)
+            return
         connection.authenticated()
         delay = self._pacer.wait_ms(now)
-        holder = self._keys.lookup(connection.api_key)
-        backoff = None if holder is None else self._backoffs.get(holder.alias)
+        backoff = self._backoffs.get(holder.alias)
         if backoff is not None:
             delay += backoff.delay_ms(now)
         if delay:
-            connection.later(delay, lambda: self._decide(connection, deadline + delay))
+            self._wait(connection, holder, delay, deadline + delay)
         else:
             self._decide(connection, deadline)
+
+    def count_bad_login(self, connection: Connection, reason: str) -> bool:
+        """Counts a first frame that is not a login as a failed one. Returns whether the address must wait."""
+        self._counters.bad_logins[reason] += 1
+        if not self._guard.record_attempt(connection.address_group, None, self._monotonic()):
+            return False
+        self._counters.limited["failed_logins"] += 1
+        return True
+
+    def _wait(self, connection: Connection, holder: KeyHolder, delay_ms: float, deadline_ms: float) -> None:
+        if connection not in self._waiting:
+            self._waiting[connection] = holder.alias
+            self._n_waiting[holder.alias] += 1
+        connection.later(delay_ms, lambda: self._decide(connection, deadline_ms))
+
+    def _stop_waiting(self, connection: Connection) -> None:
+        alias = self._waiting.pop(connection, None)
+        if alias is not None:
+            self._n_waiting[alias] -= 1
+
+    def _too_many_wait(self, holder: KeyHolder) -> bool:
+        """Returns whether as many of the user's logins wait as may; with more connections, more may wait."""
+        limit = holder.connection_limit(self._options.max_connections_per_key)
+        return limit is not None and self._n_waiting[holder.alias] >= max(limit, MOST_WAITING)
 
     def _decide(self, connection: Connection, deadline_ms: float) -> None:
         if connection.session.state is not State.CHECKING:
@@ -127,12 +161,14 @@ class Logins:
         try:
             connection.key_checked(holder)
         except LogError as error:
+            assert holder is not None  # without a holder, the log is not read
             self._outage.failed(connection, error)
             if now < deadline_ms:
-                connection.later(RETRY_MS, lambda: self._decide(connection, deadline_ms))
+                self._wait(connection, holder, RETRY_MS, deadline_ms)
             else:
                 connection.close(INTERNAL_ERROR)
             return
+        self._stop_waiting(connection)
         self._outage.succeeded(connection)
         if connection.holder is None:
             self._counters.auth_failures += 1
@@ -164,7 +200,8 @@ class Logins:
         return limit is not None and len(slots) > limit
 
     def leave(self, connection: Connection) -> None:
-        """Frees the connection's slot, if it has one."""
+        """Frees the connection's slot, if it has one, or its place among the waiting logins."""
+        self._stop_waiting(connection)
         alias = connection.holder.alias if connection.holder else ""
         slots = self._slots.get(alias)
         if slots is None or connection not in slots:

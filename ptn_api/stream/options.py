@@ -28,11 +28,21 @@ class StreamOptions(ClientLimits, frozen=True, kw_only=True):
         ),
     ] = 500
     frames_per_minute: Annotated[
-        Limit, setting("Limits", "Accept this many frames per minute from a WebSocket client; 0 = no limit")
+        Limit,
+        setting(
+            "Limits",
+            "Accept this many frames per minute from a WebSocket client, every full 4 KiB of a message "
+            "counting as another frame; 0 = no limit",
+        ),
     ] = 600
     message_limit_bytes: Annotated[
-        Bytes, setting("Limits", "Accept WebSocket messages of up to this size from a client")
-    ] = 1 << 20
+        Bytes,
+        setting(
+            "Limits",
+            "Accept a subscribe of up to this size from a WebSocket client of version 2; other messages may "
+            "have up to 4 KiB",
+        ),
+    ] = 128 << 10
     send_buffer_bytes: Annotated[
         Bytes,
         setting("Limits", "Disconnect a WebSocket client that falls further behind than this; it can resume"),

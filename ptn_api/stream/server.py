@@ -1,7 +1,7 @@
 """The WebSocket server; the only module that uses picows.
 
 Frames are written directly to a connection's transport, encoded beforehand: picows would frame every copy
-again. picows does the handshake, parses the frames that clients send, and closes.
+again. picows answers the handshake, parses the frames that clients send, and closes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
-from typing import Any, cast
+from typing import cast
 
 import aiofastnet
 import picows
@@ -29,22 +29,18 @@ from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import InvalidInputError, SettingsError
 from ptn_api.event_log.contract import EventLog
+from ptn_api.http.acceptor import Acceptor
 from ptn_api.http.connection_limit import ConnectionLimit
 from ptn_api.problems import OtherProcesses, ProblemRegister
 from ptn_api.stream.connection import Connection
 from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.framing import PONG, MessageReader, frame, negotiate
+from ptn_api.stream.handshake import HandshakeReader
 from ptn_api.stream.hub import Hub
 from ptn_api.stream.options import StreamOptions
 from ptn_api.tasks import cancel_and_wait, wait_for_event
-from ptn_api.wire.close_codes import (
-    BAD_PAYLOAD,
-    INTERNAL_ERROR,
-    MESSAGE_TOO_BIG,
-    PROTOCOL_ERROR,
-    SHUTTING_DOWN,
-    CloseCode,
-)
+from ptn_api.wire.client_frames import SMALL_FRAME_BYTES
+from ptn_api.wire.close_codes import INTERNAL_ERROR, MESSAGE_TOO_BIG, SHUTTING_DOWN, CloseCode
 
 __all__ = ["PICOWS_VERSIONS", "StreamServer", "check_picows", "run_stream"]
 
@@ -55,14 +51,14 @@ and 2.3.0 refuses the upgrade requests of browsers."""
 HIGH_WATER_BYTES = 256 * 1024
 """A connection with more unsent bytes is congested: its catch-up pauses, its buffer is checked."""
 
-_BACKLOG = 1024
-"""Pending connects: a thousand clients may reconnect at once."""
-
 _MAX_CLOSE_CODE = 4_999
 """The highest code allowed in a close frame (RFC 6455, 7.4.2)."""
 
-_CLOSE_CODES = {"too_big": MESSAGE_TOO_BIG, "bad_fragment": PROTOCOL_ERROR, "not_deflated": BAD_PAYLOAD}
+_READ_BYTES = 4 * 1024
+_LONGEST_HEADER = 14
+"""A frame's header with the longest length and the mask (RFC 6455, section 5.2)."""
 
+_Accept = Callable[[dict[str, str], tuple[str, int] | None], picows.WSUpgradeResponseWithListener]
 _LoginLimit = ConnectionLimit[asyncio.Transport]
 """The connections that have not logged in: all idle to the limit, so one more evicts the oldest."""
 
@@ -139,7 +135,7 @@ class StreamServer:
     def __init__(self, hub: Hub, options: StreamOptions, counters: StreamCounters) -> None:
         self._hub = hub
         self._options = options
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
         self._clients = _Clients()
         self._counters = counters
         self._limit: _LoginLimit = ConnectionLimit(options.max_waiting_connections, self._count_eviction)
@@ -147,65 +143,63 @@ class StreamServer:
 
     async def start(self, sock: sockets.socket, tls: ssl.SSLContext | None = None) -> None:
         check_picows(version("picows"))
-        sock.setblocking(False)
         # Plain connections use the transports that picows is built for: uvloop's cost more CPU per delivery.
         # aiofastnet's TLS fails with a context that has an sni_callback.
         loop = asyncio.get_running_loop()
-        create_server = loop.create_server if tls else partial(aiofastnet.create_server, loop)
-        self._server = await create_server(
+        connect = loop.connect_accepted_socket if tls else partial(aiofastnet.connect_accepted_socket, loop)
+        protocol = partial(_Protocol, self._limit, self._accept, self._options)
+        self._acceptor = Acceptor(
+            sock,
             partial(
-                _Protocol,
-                self._limit,
-                ws_listener_factory=self._accept,
-                websocket_handshake_timeout=self._options.auth_timeout_ms / 1000,
-                max_frame_size=self._options.message_limit_bytes,
+                connect,
+                protocol,
+                ssl=tls,
+                ssl_handshake_timeout=None if tls is None else self._options.auth_timeout_ms / 1000,
             ),
-            sock=sock,
-            backlog=_BACKLOG,
-            ssl=tls,
-            ssl_handshake_timeout=None if tls is None else self._options.auth_timeout_ms / 1000,
+            make_room=self._limit.evict,
+            pauses=self._counters.accept_pauses,
+            tls=tls is not None,
         )
+        self._acceptor.start()
 
     async def stop(self) -> None:
         """Stops listening; waits for closing connections to end, and aborts those that do not."""
-        if self._server is not None:
-            self._server.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
         if not await self._clients.wait_until_gone(self._options.unread_close_ms):
             for client in self._clients.all():
                 client.abort()
             await self._clients.wait_until_gone(self._options.unread_close_ms)
+        for transport in self._limit:  # no client: the handshake is incomplete or was refused
+            transport.abort()
 
     def _count_eviction(self) -> None:
         self._counters.limited["waiting_connections"] += 1
 
-    def _accept(self, request: picows.WSUpgradeRequest) -> picows.WSUpgradeResponseWithListener:
-        """Answers an upgrade request. Any path and any origin is accepted: the key decides."""
-        headers = request.headers
-        if headers.get("Upgrade", "").lower() != "websocket":
-            response = picows.WSUpgradeResponse.create_error_response(
-                426,
-                b'{"error": "This port speaks WebSocket only", "code": "websocket_only"}',
-                {"Content-Type": "application/json", "Upgrade": "websocket"},
-            )
-            return picows.WSUpgradeResponseWithListener(response, None)
-        if "upgrade" in (token.strip() for token in headers.get("Connection", "").lower().split(",")):
-            headers["Connection"] = "upgrade"  # picows refuses the "keep-alive, Upgrade" of browsers
-        extension = negotiate(",".join(headers.getall("Sec-WebSocket-Extensions", [])))
+    def _accept(
+        self, headers: dict[str, str], peer: tuple[str, int] | None
+    ) -> picows.WSUpgradeResponseWithListener:
+        """Answers a handshake. Any path and any origin is accepted: the key decides."""
+        extension = negotiate(headers.get("sec-websocket-extensions", ""))
         response = picows.WSUpgradeResponse.create_101_response(
             {"Sec-WebSocket-Extensions": extension} if extension else {}
         )
+        address = ClientAddress("", None)
+        if peer is not None:
+            address = self._proxies.client(peer[0], (headers.get("x-forwarded-for", ""),))
+            if address.text == peer[0]:
+                address = address._replace(text=f"{peer[0]}:{peer[1]}")
         # A client that names its protocol sends a login frame, which decides: its key may differ from the
         # header's.
-        login_follows = "X-PTN-Protocol" in headers
-        forwarded = headers.getall("X-Forwarded-For", [])
+        login_follows = "x-ptn-protocol" in headers
         client = _Client(
             self._hub,
             self._clients,
             self._limit,
             self._options,
-            locate=lambda peer: self._proxies.client(peer, forwarded),
+            address=address,
             deflate=extension is not None,
-            api_key=None if login_follows else key_in_header(headers.get("Authorization", "")),
+            api_key=None if login_follows else key_in_header(headers.get("authorization", "")),
         )
         return picows.WSUpgradeResponseWithListener(response, client)
 
@@ -213,37 +207,115 @@ class StreamServer:
 class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
     """A connection from its first byte on, counted until it logs in.
 
-    picows' own server reports a connection only after its upgrade, too late to cap silent ones.
+    picows' own server reports a connection only after its upgrade, too late to cap silent ones. Its parser
+    would also keep the handshake, and hold whatever a frame announces.
     """
 
-    def __init__(self, limit: _LoginLimit, **arguments: Any) -> None:
+    def __init__(self, limit: _LoginLimit, accept: _Accept, options: StreamOptions) -> None:
+        # picows asks for the response that `buffer_updated` has put here. A bound method would be a cycle.
+        self._response: list[picows.WSUpgradeResponseWithListener] = []
         super().__init__(
             host_port=None,
             ws_path=None,
             is_client_side=False,
+            ws_listener_factory=partial(_take, self._response),
             logger=_discarding_logger,
             disconnect_on_exception=True,
+            websocket_handshake_timeout=None,  # its own would wait for the client's side of TLS
             enable_auto_ping=False,
             auto_ping_idle_timeout=0,
             auto_ping_reply_timeout=0,
             auto_ping_strategy=WSAutoPingStrategy.PING_WHEN_IDLE,
             enable_auto_pong=False,  # unread pongs must count as unsent bytes
+            max_frame_size=max(options.message_limit_bytes, SMALL_FRAME_BYTES),
             extra_headers=None,
             read_buffer_init_size=4 * 1024,
-            **arguments,
         )
         self._limit = limit
-        self._socket: asyncio.Transport | None = None
+        self._accept = accept
+        self._timeout_s = options.auth_timeout_ms / 1000
+        self._unread_close_s = options.unread_close_ms / 1000
+        self._handshake: HandshakeReader | None = HandshakeReader()
+        self._discarding = False
+        """Whether everything further is thrown away, until the connection's end."""
+        self._own_buffer: memoryview | None = memoryview(bytearray(_READ_BYTES))
+        """What is read before and after picows has its turn. asyncio's TLS writes to slices of it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(transport)
         self._socket = transport
+        self._timer = asyncio.get_running_loop().call_later(self._timeout_s, transport.abort)
+        super().connection_made(transport)
         self._limit.add(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._socket is not None:
-            self._limit.remove(self._socket)
+        self._timer.cancel()
+        self._limit.remove(self._socket)
         super().connection_lost(exc)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._own_buffer or cast(memoryview, super().get_buffer(sizehint))
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._discarding:
+            return
+        if self._handshake is None or self._own_buffer is None:
+            self._parse_frames(nbytes)
+            return
+        found = self._handshake.feed(bytes(self._own_buffer[:nbytes]))
+        if isinstance(found, bytes):
+            self._refuse(found)
+        elif found is not None:
+            self._timer.cancel()
+            peer = self._socket.get_extra_info("peername")
+            peer = peer[:2] if isinstance(peer, tuple) and len(peer) >= 2 else None
+            self._response.append(self._accept(found.headers, peer))
+            self._handshake, self._own_buffer = None, None
+            self._feed(found.for_picows())
+            self._feed(found.rest)
+
+    def _feed(self, data: bytes) -> None:
+        while data and not self._discarding:
+            buffer = super().get_buffer(-1)
+            size = min(len(data), len(buffer))
+            buffer[:size] = data[:size]
+            self._parse_frames(size)
+            data = data[size:]
+
+    def _parse_frames(self, size: int) -> None:
+        client: _Client | None = self.listener
+        if client is not None:
+            client.unparsed_bytes += size  # a complete frame sets it to 0
+        super().buffer_updated(size)
+        if client is None:
+            return
+        if client.unparsed_bytes > client.frame_limit:
+            self._discard()
+            client.refuse_large_frame()
+        elif client.closed_by_picows:
+            self._discard()  # its parser would find the same fault again
+
+    def _refuse(self, response: bytes) -> None:
+        """Answers a handshake that is none, and closes: in time, even if the client does not."""
+        self._handshake = None
+        self._discard()
+        self._socket.write(response)
+        # Closing at once would reset a connection with unread input, and the response would be lost.
+        if self._socket.can_write_eof():
+            self._socket.write_eof()
+        else:
+            self._socket.close()
+        self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(self._unread_close_s, self._socket.abort)
+
+    def _discard(self) -> None:
+        self._discarding = True
+        self._own_buffer = memoryview(bytearray(_READ_BYTES))
+
+
+def _take(
+    responses: list[picows.WSUpgradeResponseWithListener], _: picows.WSUpgradeRequest
+) -> picows.WSUpgradeResponseWithListener:
+    return responses.pop()
 
 
 class _Clients:
@@ -280,20 +352,20 @@ class _Client(picows.WSListener):
         limit: _LoginLimit,
         options: StreamOptions,
         *,
-        locate: Callable[[str], ClientAddress],
+        address: ClientAddress,
         deflate: bool,
         api_key: str | None,
     ) -> None:
-        self.address = ""
-        self.address_group: str | None = None
+        self.address, self.address_group = address
         self.deflate = deflate
         self._hub = hub
         self._clients = clients
         self._limit = limit
         self._options = options
-        self._locate = locate
         self._api_key = api_key
-        self._reader = MessageReader(limit=options.message_limit_bytes, deflate=deflate)
+        self.unparsed_bytes = 0
+        """An upper bound of what the parser holds of an incomplete frame."""
+        self._reader = MessageReader(limit=SMALL_FRAME_BYTES, deflate=deflate)
         self._connection: Connection | None = None
         self._closing = False
         self._aborting = False
@@ -313,15 +385,32 @@ class _Client(picows.WSListener):
         self._transport.send_close(cast(WSCloseCode, reason.code), reason.reason)
         self._abort_later()
 
-    def authenticated(self) -> None:
+    def authenticated(self, *, filters: bool) -> None:
         self._limit.remove(self._transport.underlying_transport)
+        if filters:
+            self._reader.limit = max(self._options.message_limit_bytes, SMALL_FRAME_BYTES)
 
     def abort_if_closing(self) -> None:
-        if self._transport.is_close_frame_sent:
+        if self.closed_by_picows:
             self._abort_later()
 
     def abort(self) -> None:
         self._transport.underlying_transport.abort()
+
+    @property
+    def frame_limit(self) -> int:
+        """The most bytes that the parser may hold of a frame, with its header."""
+        return self._reader.limit + _LONGEST_HEADER
+
+    @property
+    def closed_by_picows(self) -> bool:
+        """Whether picows has sent a close frame, because of a frame that it could not parse."""
+        return bool(self._transport.is_close_frame_sent) and not self._closing
+
+    def refuse_large_frame(self) -> None:
+        """Closes the connection before the frame is complete."""
+        if self._connection is not None:
+            self._connection.refuse_frame("too_big")
 
     def _abort_later(self) -> None:
         if self._aborting:
@@ -335,10 +424,6 @@ class _Client(picows.WSListener):
         underlying = transport.underlying_transport
         self._transport = transport
         self.write = underlying.write
-        peer = underlying.get_extra_info("peername")
-        if isinstance(peer, tuple) and len(peer) >= 2:
-            text, self.address_group = self._locate(peer[0])
-            self.address = f"{text}:{peer[1]}" if text == peer[0] else text
         high = min(HIGH_WATER_BYTES, self._options.send_buffer_bytes // 2)
         underlying.set_write_buffer_limits(high=high, low=high // 4)
         self._clients.add(self)
@@ -347,13 +432,14 @@ class _Client(picows.WSListener):
             self._connection.authenticate(self._api_key)
 
     def on_ws_frame(self, transport: picows.WSTransport, ws_frame: picows.WSFrame) -> None:
+        self.unparsed_bytes = 0
         connection = self._connection
         if connection is None:
             return
         try:
             self._handle_frame(connection, ws_frame)
         except InvalidInputError as error:
-            connection.close(_CLOSE_CODES[error.code])
+            connection.refuse_frame(error.code)
         except Exception:  # noqa: BLE001 - a frame that triggers a fault costs its sender the connection, no more
             # The traceback without local variables: one of them may be a login.
             logger.error("frame_failed", address=self.address, traceback=traceback.format_exc())
@@ -365,9 +451,9 @@ class _Client(picows.WSListener):
             return
         handshake = transport.close_handshake
         why = CloseCode(self._client_code, "closed by the client")
-        if handshake is not None and handshake.sent is not None and not self._closing:
-            # Closed by picows, because of a frame that it could not parse.
+        if handshake is not None and handshake.sent is not None and self.closed_by_picows:
             why = CloseCode(int(cast(int, handshake.sent.code)), handshake.sent.reason)
+            self._connection.count_bad_login("too_big" if why.code == MESSAGE_TOO_BIG.code else "not_a_frame")
         self._hub.disconnected(self._connection, why)
         self._connection = None
 
@@ -383,6 +469,9 @@ class _Client(picows.WSListener):
 
     def _handle_frame(self, connection: Connection, ws_frame: picows.WSFrame) -> None:
         kind = ws_frame.msg_type
+        control = kind in (WSMsgType.CLOSE, WSMsgType.PING, WSMsgType.PONG)
+        if not self._closing and (ws_frame.rsv2 or ws_frame.rsv3 or (ws_frame.rsv1 and control)):
+            raise InvalidInputError("a reserved bit is set", code="not_a_frame")
         if kind == WSMsgType.CLOSE:
             self._handle_close(ws_frame)
         elif self._closing or not connection.admits_frame():

@@ -9,9 +9,10 @@ nothing about later orders.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -37,24 +38,29 @@ from ptn_api.model.rendering import (
     render_position,
 )
 from ptn_api.model.tiers import TIER_LAG_MS, TIERS, Tier, is_live
+from ptn_api.model.trade_pair import pair_id
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 __all__ = [
+    "OPENING",
     "TAILS",
+    "BlockIndex",
     "ClosedBlock",
     "EncodedEntry",
     "MinerView",
+    "PositionKind",
     "Replay",
     "ShownPosition",
+    "after_positions",
     "block_boundary_ms",
     "earliest",
 ]
 
 _HOUR_MS = 3_600_000
-_OPENING = b'{"positions":['
-_EMPTY_BLOCK = Segment(_OPENING)
+OPENING = b'{"positions":['
+_EMPTY_BLOCK = Segment(OPENING)
 
 TAILS: dict[Tier, Segment] = {tier: Segment(b',"tier":%d}' % tier) for tier in TIERS}
 """The end of an entry after its second block; in the checkpoint it is only a brace."""
@@ -95,7 +101,7 @@ class ClosedBlock:
         "expires_ms",
         "order_times",
         "outcomes",
-        "position_uuids",
+        "revisions",
         "sort_keys",
     )
 
@@ -109,8 +115,11 @@ class ClosedBlock:
         shown: list[ShownPosition] = []
         expiries: list[int | None] = []
         spans: list[TimeSpan | None] = []
+        self.revisions: dict[str, int] = {}
+        """The revision of each position, by its uuid."""
         for logged in positions:
             position = logged.text.position()
+            self.revisions[logged.position_uuid] = logged.revision
             text = render_position(logged.text, position, AS_IS, now_ms)
             shown.append(ShownPosition.of(position.position_uuid, position, text))
             expiries.append(next_price_source_change_ms(position, now_ms))
@@ -121,20 +130,19 @@ class ClosedBlock:
         """When price sources age out of the block."""
         self.order_times = _union(*spans)
         self.sort_keys = [position.sort_key for position in shown]
-        self.position_uuids = frozenset(uuid for _, _, uuid in self.sort_keys)
         self.outcomes = [position.outcome for position in shown]
-        identity = _OPENING + b",".join(position.text for position in shown)
+        identity = OPENING + b",".join(position.text for position in shown)
         self.block = previous if previous is not None and previous.identity == identity else Segment(identity)
         self.digest: _Hash = hashlib.sha256(self.block.identity)
 
     def covers(self, position: LoggedPosition) -> bool:
         """Whether the block contains that position, or should."""
         closed_early = position.close_ms is not None and position.close_ms < self.before_ms
-        return closed_early or position.position_uuid in self.position_uuids
+        return closed_early or position.position_uuid in self.revisions
 
     def shown(self) -> list[ShownPosition]:
         """The positions in the block, with texts cut out of it: it stores no second copy of them."""
-        array = self.block.identity[len(_OPENING) - 1 :] + b"]"
+        array = self.block.identity[len(OPENING) - 1 :] + b"]"
         texts = map(bytes, msgspec.json.decode(array, type=list[msgspec.Raw]))
         return [ShownPosition(*row) for row in zip(self.sort_keys, texts, self.outcomes, strict=True)]
 
@@ -237,9 +245,9 @@ class EncodedEntry(NamedTuple):
             outcomes = [position.outcome for position in shown]
             first = _EMPTY_BLOCK
         sums = aggregates(outcomes, now_ms, lookback_days=lookback_days)
-        comma = b"," if shown and len(first) > len(_OPENING) else b""
+        comma = b"," if shown and len(first) > len(OPENING) else b""
         texts = b",".join(position.text for position in shown)
-        identity = comma + texts + b"]," + msgspec.json.encode(sums)[1:-1]
+        identity = comma + texts + after_positions(sums)
         second = previous if previous is not None and previous.identity == identity else Segment(identity)
         # The hash of the shared block continues from a copy of its state, so its text is hashed only once.
         digest = closed.digest.copy() if first is closed.block else hashlib.sha256(first.identity)
@@ -251,6 +259,70 @@ class EncodedEntry(NamedTuple):
     def same_as(self, other: EncodedEntry) -> bool:
         """Whether text and boundary of the blocks are equal; then their compressed forms are, too."""
         return self.digest == other.digest and len(self.blocks[0]) == len(other.blocks[0])
+
+
+PositionKind = tuple[str, bool]
+"""What filters choose positions by: the trade pair's id, and whether the position is closed."""
+
+
+class _Traits(msgspec.Struct):
+    position_uuid: str = ""
+    trade_pair: Any = None
+    is_closed_position: bool = False
+
+
+_traits_list = msgspec.json.Decoder(list[_Traits])
+_raw_list = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class BlockIndex:
+    """Where the positions of a block are in its text, and of which kind: filters cut them out by it."""
+
+    __slots__ = ("ends", "kinds", "start", "sums", "uuids")
+
+    def __init__(self, text: bytes, start: int, end: int) -> None:
+        """The text from `start` to `end` is the positions, separated by single commas."""
+        listed = b"[" + text[start:end] + b"]"
+        traits = _traits_list.decode(listed)
+        known: dict[PositionKind, PositionKind] = {}
+        self.start = start
+        self.ends = array("L")
+        self.uuids = [trait.position_uuid for trait in traits]
+        self.kinds: list[PositionKind] = []
+        self.sums: dict[PositionKind, tuple[int, int]] = {}
+        """The number and the bytes of the positions of each kind."""
+        for trait, raw in zip(traits, _raw_list.decode(listed), strict=True):
+            kind = (pair_id(trait.trade_pair), trait.is_closed_position)
+            kind = known.setdefault(kind, kind)
+            size = len(memoryview(raw))
+            count, total = self.sums.get(kind, (0, 0))
+            self.sums[kind] = (count + 1, total + size)
+            self.kinds.append(kind)
+            self.ends.append(start + size)
+            start += size + 1
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def sizes(self) -> Iterator[int]:
+        """Yields the length of each position's text."""
+        start = self.start
+        for end in self.ends:
+            yield end - start
+            start = end + 1
+
+    def runs(self, chosen: Iterable[bool]) -> Iterator[tuple[int, int]]:
+        """Yields where the text of the chosen positions begins and ends; adjacent ones together."""
+        start, first = self.start, -1
+        for end, is_chosen in zip(self.ends, chosen, strict=True):
+            if is_chosen and first < 0:
+                first = start
+            elif not is_chosen and first >= 0:
+                yield first, start - 1
+                first = -1
+            start = end + 1
+        if first >= 0:
+            yield first, start - 1
 
 
 class MinerView:
@@ -265,10 +337,13 @@ class MinerView:
         "entries",
         "expires_ms",
         "hotkey",
+        "indexes",
         "name_segments",
         "omitted",
         "order_times",
         "replays",
+        "revision",
+        "revisions",
     )
 
     def __init__(
@@ -306,6 +381,16 @@ class MinerView:
             self.entries[tier] = EncodedEntry.of(
                 tier, closed, shown, now_ms, lookback_days=lookback_days, previous=before
             )
+        self.revisions = {logged.position_uuid: logged.revision for logged in others}
+        """The revision of each position outside `closed`, by its uuid."""
+        self.revision = max([0, *closed.revisions.values(), *self.revisions.values()])
+        """The newest revision of any position."""
+        blocks = {block for entry in self.entries.values() for block in entry.blocks}
+        kept_indexes = {} if previous is None else previous.indexes
+        self.indexes: dict[Segment, BlockIndex] = {
+            block: index for block, index in kept_indexes.items() if block in blocks
+        }
+        """Where the positions of each block are, for `index_of`."""
         self.order_times = _union(closed.order_times, *(rendering.order_times for rendering in renderings))
         self.omitted = sum(rendering.omitted for rendering in renderings)
         """The number of positions that lagging tiers omit because they cannot be rebuilt."""
@@ -335,6 +420,22 @@ class MinerView:
             self._runs[tier, first, tail] = run
         return run
 
+    def index_of(self, tier: Tier) -> tuple[BlockIndex, BlockIndex]:
+        """Where the positions of the tier's entry are in its two blocks."""
+        entry = self.entries[tier]
+        first, second = entry.blocks
+        for block in entry.blocks:
+            if block not in self.indexes:
+                text = block.identity
+                at, end = 0, len(text)
+                if block is first:
+                    at = len(OPENING)
+                else:
+                    at += text.startswith(b",")
+                    end -= len(after_positions(entry.aggregates))
+                self.indexes[block] = BlockIndex(text, at, end)
+        return self.indexes[first], self.indexes[second]
+
     def body(self, tier: Tier) -> Body:
         """The tier's entry as a document."""
         body = self._bodies.get(tier)
@@ -342,6 +443,11 @@ class MinerView:
             entry = self.entries[tier]
             body = self._bodies[tier] = Body([*entry.blocks, TAILS[tier]], entry.digest.hex()[:32])
         return body
+
+
+def after_positions(sums: Aggregates) -> bytes:
+    """Returns the text that follows an entry's last position, up to the tier's tail."""
+    return b"]," + msgspec.json.encode(sums)[1:-1]
 
 
 def earliest(*times: int | None) -> int | None:

@@ -153,8 +153,9 @@ class PositionViews:
     def drop(self, hotkey: str) -> None:
         """Forgets a miner."""
         self._scheduled.pop(hotkey, None)
-        if self._views.pop(hotkey, None) is not None:
-            self._invalidate(TIERS)
+        view = self._views.pop(hotkey, None)
+        if view is not None:
+            self._invalidate(tier for tier in TIERS if _is_known(view, tier))
 
     def _store(self, hotkey: str, closed: ClosedBlock, others: list[LoggedPosition], now_ms: int) -> None:
         """Replaces a miner's view; invalidates the documents of the tiers that show a difference."""
@@ -171,9 +172,7 @@ class PositionViews:
             # A heap cannot update an entry: the old one stays and is skipped when it surfaces.
             self._scheduled[hotkey] = view.expires_ms
             heapq.heappush(self._expiries, (view.expires_ms, hotkey))
-        self._invalidate(
-            tier for tier in TIERS if not previous or not previous.entries[tier].same_as(view.entries[tier])
-        )
+        self._invalidate(tier for tier in TIERS if not _same_in(tier, previous, view))
 
     def _invalidate(self, tiers: Iterable[Tier]) -> None:
         for tier in tiers:
@@ -209,3 +208,10 @@ class PositionViews:
 def _is_known(view: MinerView, tier: Tier) -> bool:
     """Returns whether the tier's responses contain the miner: below tier 100, if it shows a position."""
     return tier == 100 or not view.entries[tier].empty
+
+
+def _same_in(tier: Tier, previous: MinerView | None, view: MinerView) -> bool:
+    """Returns whether the tier's document may be kept, so that its timing reveals no hidden order either."""
+    if previous is None:
+        return not _is_known(view, tier)
+    return previous.entries[tier].same_as(view.entries[tier])

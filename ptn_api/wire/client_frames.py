@@ -2,40 +2,85 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.model.trade_pair import resolve_pair, split_names
 from ptn_api.wire import codec
-from ptn_api.wire.frames import Auth, Format, Ping, SubaccountRequest, Subscribe, Unsubscribe
+from ptn_api.wire.frames import (
+    Auth,
+    ClientTime,
+    Format,
+    Ping,
+    SubaccountAction,
+    SubaccountRequest,
+    Subscribe,
+    Unsubscribe,
+)
 
-__all__ = ["ClientRequest", "DatedOrder", "Subscription", "read_login", "read_request"]
+__all__ = [
+    "MOST_NAMES",
+    "SMALL_FRAME_BYTES",
+    "ClientRequest",
+    "DatedOrder",
+    "Subscription",
+    "read_login",
+    "read_request",
+]
+
+T = TypeVar("T")
+
+
+SMALL_FRAME_BYTES = 4_096
+"""The most bytes of a login, and of any later message but a version 2 subscribe, which may have filters."""
+MOST_NAMES = 2_048
+"""The most names in one filter: more than there are miners, or trade pairs."""
+LONGEST_NAME = 64
+_ECHOED_BYTES = 64
+_ABSENT = msgspec.Raw()
+_ClientTime: Any = ClientTime | None
+_Text: Any = str | None
 
 
 class _Login(msgspec.Struct):
-    """The first frame, with values of any type."""
+    """The first frame. Values stay undecoded until their type is known to be right."""
 
-    api_key: Any = None
-    last_sequence: Any = None
-    version: Any = None
-    epoch: Any = None
+    api_key: msgspec.Raw = _ABSENT
+    last_sequence: msgspec.Raw = _ABSENT
+    version: msgspec.Raw = _ABSENT
+    epoch: msgspec.Raw = _ABSENT
 
 
 def read_login(data: bytes | str) -> Auth:
     """Decodes a login; a field of the wrong type counts as absent, as with existing servers.
 
-    Raises InvalidInputError if the frame is not JSON.
+    Raises InvalidInputError, code `not_json` or `bad_frame`, if the frame is not a JSON object.
     """
-    value = codec.decode(data, object)
-    login = msgspec.convert(value, _Login) if isinstance(value, dict) else _Login()
+    login = codec.decode(data, _Login)
     return Auth(
-        api_key=login.api_key if isinstance(login.api_key, str) else "",
-        last_sequence=login.last_sequence if type(login.last_sequence) is int else -1,
-        version=login.version if type(login.version) is int else 1,
-        epoch=login.epoch if isinstance(login.epoch, str) else None,
+        api_key=_lenient(login.api_key, str, ""),
+        last_sequence=_lenient(login.last_sequence, int, -1),
+        version=_lenient(login.version, int, 1),
+        epoch=_lenient(login.epoch, _Text, None),
     )
+
+
+def _lenient(raw: msgspec.Raw, kind: type[T], default: T) -> T:
+    """Decodes a value; one that is absent or of another type counts as the default."""
+    try:
+        return codec.decode(raw, kind) if raw else default
+    except InvalidInputError:
+        return default
+
+
+def _echoed(raw: msgspec.Raw) -> ClientTime | None:
+    """Decodes a time that is only echoed: 0 if it is neither a number nor a short text, None without one."""
+    if len(raw) > 6 * _ECHOED_BYTES:  # each byte may be written as \\u0000
+        return 0
+    value = _lenient(raw, _ClientTime, 0) if raw else None
+    return 0 if isinstance(value, str) and len(value.encode()) > _ECHOED_BYTES else value
 
 
 class DatedOrder(Protocol):
@@ -87,19 +132,39 @@ class _Version1Request(msgspec.Struct):
     """Version 1 always subscribes to everything; other fields are ignored."""
 
     type: str
-    sender_timestamp: Any = None
-    timestamp: Any = 0
+    sender_timestamp: msgspec.Raw = _ABSENT
+    timestamp: msgspec.Raw = _ABSENT
 
 
-class _Version2Subscribe(Subscribe, tag="subscribe", forbid_unknown_fields=True):
+class _SubaccountRequest(msgspec.Struct):
+    type: SubaccountAction
+    synthetic_hotkey: msgspec.Raw = _ABSENT
+
+
+class _Version2Subscribe(msgspec.Struct, tag="subscribe", forbid_unknown_fields=True):
     """Unknown fields are refused: a misspelt filter must not mean "no filter"."""
 
+    all: bool | None = None
+    sender_timestamp: msgspec.Raw = _ABSENT
+    miners: list[str] | None = None
+    trade_pairs: list[str] | None = None
+    format: Format = "full"
+    updates: bool = False
+    revision: int | None = None
 
-class _Version2Unsubscribe(Unsubscribe, tag="unsubscribe", forbid_unknown_fields=True):
-    pass
+
+class _Version2Unsubscribe(msgspec.Struct, tag="unsubscribe", forbid_unknown_fields=True):
+    all: bool | None = None
+    sender_timestamp: msgspec.Raw = _ABSENT
+
+
+class _Version2Ping(msgspec.Struct, tag="ping"):
+    timestamp: msgspec.Raw = _ABSENT
 
 
 ClientRequest = Subscribe | Unsubscribe | Ping | SubaccountRequest
+_VERSION_1 = msgspec.json.Decoder(_Version1Request)
+_VERSION_2 = msgspec.json.Decoder(_Version2Subscribe | _Version2Unsubscribe | _Version2Ping)
 
 
 def read_request(data: bytes | str, version: int) -> ClientRequest:
@@ -108,35 +173,55 @@ def read_request(data: bytes | str, version: int) -> ClientRequest:
     Raises InvalidInputError, code `not_json` or `bad_frame`, with a message that names the field.
     """
     if version == 1:
-        old = codec.decode(data, _Version1Request)
+        old = codec.decoded(_VERSION_1, data)
         match old.type:
             case "ping":
-                return Ping(timestamp=old.timestamp)
+                return Ping(timestamp=_echoed(old.timestamp) or 0)
             case "subscribe":
-                return Subscribe(all=True, sender_timestamp=old.sender_timestamp)
+                return Subscribe(all=True, sender_timestamp=_echoed(old.sender_timestamp))
             case "unsubscribe":
-                return Unsubscribe(all=True, sender_timestamp=old.sender_timestamp)
-        return codec.decode(data, SubaccountRequest)
-    frame: ClientRequest = codec.decode(data, _Version2Subscribe | _Version2Unsubscribe | Ping)  # type: ignore[arg-type]
-    if not isinstance(frame, Subscribe):
-        return frame
+                return Unsubscribe(all=True, sender_timestamp=_echoed(old.sender_timestamp))
+        request = codec.decode(data, _SubaccountRequest)
+        hotkey = _echoed(request.synthetic_hotkey)
+        return SubaccountRequest(
+            type=request.type, synthetic_hotkey=hotkey if isinstance(hotkey, str) else None
+        )
+    frame = codec.decoded(_VERSION_2, data)
+    if not isinstance(frame, _Version2Subscribe) and len(data) > SMALL_FRAME_BYTES:
+        problem = f"too big: only a subscribe may have more than {SMALL_FRAME_BYTES} bytes"
+        raise InvalidInputError(problem, code="bad_frame")
+    match frame:
+        case _Version2Ping():
+            return Ping(timestamp=_echoed(frame.timestamp) or 0)
+        case _Version2Unsubscribe():
+            return Unsubscribe(all=frame.all, sender_timestamp=_echoed(frame.sender_timestamp))
     # As REST reads them, except that an empty choice is an error: here a filter is present or it is not.
-    if frame.miners is not None:
-        frame.miners = _names(frame.miners, "miners")
-    if frame.trade_pairs is not None:
-        names = _names(frame.trade_pairs, "trade_pairs")
-        frame.trade_pairs = [resolve_pair(name) or name for name in names]
+    miners = None if frame.miners is None else _names(frame.miners, "miners")
+    pairs = None if frame.trade_pairs is None else _names(frame.trade_pairs, "trade_pairs")
     if frame.revision is not None:
         if frame.revision < 0:
             raise InvalidInputError("revision: must not be negative", code="bad_frame", field="revision")
         if not frame.updates:
             raise InvalidInputError("revision: needs updates", code="bad_frame", field="revision")
-    return frame
+    return Subscribe(
+        all=frame.all,
+        sender_timestamp=_echoed(frame.sender_timestamp),
+        miners=miners,
+        trade_pairs=None if pairs is None else [resolve_pair(name) or name for name in pairs],
+        format=frame.format,
+        updates=frame.updates,
+        revision=frame.revision,
+    )
 
 
 def _names(texts: list[str], field: str) -> list[str]:
-    names = split_names(texts)
-    if not names:
-        problem = f"{field}: an empty list chooses nothing; leave the field out to choose all"
-        raise InvalidInputError(problem, code="bad_frame", field=field)
+    problem = None
+    if sum(text.count(",") + 1 for text in texts) > MOST_NAMES:  # before they are split
+        problem = f"more than {MOST_NAMES} names; leave the field out to choose all"
+    elif not (names := split_names(texts)):
+        problem = "an empty list chooses nothing; leave the field out to choose all"
+    elif max(map(len, names)) > LONGEST_NAME:
+        problem = f"a name has more than {LONGEST_NAME} characters"
+    if problem is not None:
+        raise InvalidInputError(f"{field}: {problem}", code="bad_frame", field=field)
     return names

@@ -81,7 +81,7 @@ def encode_position_changed(
     )
 
 
-def decode(data: bytes | str, kind: type[T]) -> T:
+def decode(data: bytes | str | msgspec.Raw, kind: type[T]) -> T:
     """Decodes a frame of a known type or union. Raises InvalidInputError, code `not_json` or `bad_frame`."""
     return decoded(msgspec.json.Decoder(kind), data)
 

@@ -5,7 +5,7 @@ Times are epoch milliseconds. The frames of version 1 keep the exact field names
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -17,6 +17,7 @@ __all__ = [
     "AuthFailure",
     "AuthSuccess",
     "Batch",
+    "ClientTime",
     "Error",
     "Format",
     "Heartbeat",
@@ -29,6 +30,7 @@ __all__ = [
     "ResumeFailed",
     "ResumeFailure",
     "Resumed",
+    "SubaccountAction",
     "SubaccountRequest",
     "SubaccountStatus",
     "Subscribe",
@@ -38,6 +40,11 @@ __all__ = [
 
 Format = Literal["full", "delta"]
 ResumeFailure = Literal["epoch", "too_old", "future"]
+SubaccountAction = Literal[
+    "subscribe_subaccount", "unsubscribe_subaccount", "subscribe_subaccounts", "unsubscribe_subaccounts"
+]
+ClientTime = int | float | str
+"""A time that the server only echoes; a text of at most 64 bytes."""
 
 # --- client to server -------------------------------------------------------------------------------------
 
@@ -55,7 +62,7 @@ class Subscribe(msgspec.Struct, kw_only=True, omit_defaults=True, tag="subscribe
     """Version 1 has only `all` and `sender_timestamp`; the rest needs version 2. Filters are AND-ed."""
 
     all: bool | None = None
-    sender_timestamp: Any = None
+    sender_timestamp: ClientTime | None = None
     miners: list[str] | None = None
     trade_pairs: list[str] | None = None
     format: Format = "full"
@@ -65,11 +72,11 @@ class Subscribe(msgspec.Struct, kw_only=True, omit_defaults=True, tag="subscribe
 
 class Unsubscribe(msgspec.Struct, kw_only=True, omit_defaults=True, tag="unsubscribe"):
     all: bool | None = None
-    sender_timestamp: Any = None
+    sender_timestamp: ClientTime | None = None
 
 
 class Ping(msgspec.Struct, kw_only=True, tag="ping"):
-    timestamp: Any = 0
+    timestamp: ClientTime = 0
 
 
 class SubaccountRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -78,10 +85,8 @@ class SubaccountRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     The singular types need the subaccount's `synthetic_hotkey`.
     """
 
-    type: Literal[
-        "subscribe_subaccount", "unsubscribe_subaccount", "subscribe_subaccounts", "unsubscribe_subaccounts"
-    ]
-    synthetic_hotkey: Any = None
+    type: SubaccountAction
+    synthetic_hotkey: str | None = None
 
 
 # --- server to client -------------------------------------------------------------------------------------
@@ -114,7 +119,7 @@ class SubscriptionStatus(msgspec.Struct, kw_only=True, omit_defaults=True, tag="
     status: str
     all: bool | msgspec.UnsetType = msgspec.UNSET
     action: Literal["subscribe", "unsubscribe"]
-    sender_timestamp: Any = None
+    sender_timestamp: ClientTime | None = None
     received_timestamp: int
     miners: list[str] | None = None
     trade_pairs: list[str] | None = None
@@ -133,7 +138,7 @@ class SubaccountStatus(msgspec.Struct, kw_only=True, omit_defaults=True, tag="su
 
 
 class Pong(msgspec.Struct, kw_only=True, tag="pong"):
-    client_timestamp: Any
+    client_timestamp: ClientTime
     server_timestamp: int
     timestamp: int
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -56,6 +56,7 @@ from ptn_api.wire.frames import (
 __all__ = [
     "ENTITY_TIER",
     "STREAM_TIER",
+    "BadLogin",
     "CatchUp",
     "CheckKey",
     "Close",
@@ -164,11 +165,20 @@ class Stop(msgspec.Struct, frozen=True):
     """Send no more orders."""
 
 
+class BadLogin(msgspec.Struct, frozen=True):
+    """The first frame is not a login: count it, then call `refuse_login`.
+
+    `reason` is `not_json`, `bad_frame` (not an object) or `no_key`.
+    """
+
+    reason: str
+
+
 class Close(msgspec.Struct, frozen=True):
     reason: CloseCode
 
 
-Effect = Send | CheckKey | CatchUp | Resubscribed | RetryLater | Stop | Close
+Effect = Send | CheckKey | BadLogin | CatchUp | Resubscribed | RetryLater | Stop | Close
 
 
 # --- the session ------------------------------------------------------------------------------------------
@@ -269,10 +279,10 @@ class ServerSession:
         if self.state is State.NEW:
             try:
                 self._auth = read_login(data)
-            except InvalidInputError:
-                return self.close(BAD_FIRST_FRAME)
+            except InvalidInputError as error:
+                return [BadLogin(error.code)]
             if not self._auth.api_key:
-                return self._refuse("Authentication required. Please provide an API key.", BAD_FIRST_FRAME)
+                return [BadLogin("no_key")]
             self._move(Input.LOGIN)
             return [CheckKey(self._auth.api_key)]
         if len(self._waiting) >= MAX_WAITING_FRAMES:
@@ -299,8 +309,8 @@ class ServerSession:
             frame = read_request(data, self.version)
             match frame:
                 case Ping():
-                    client_ms = _echo(frame.timestamp) or 0
-                    return [Send(Pong(client_timestamp=client_ms, server_timestamp=now_ms, timestamp=now_ms))]
+                    pong = Pong(client_timestamp=frame.timestamp, server_timestamp=now_ms, timestamp=now_ms)
+                    return [Send(pong)]
                 case Unsubscribe():
                     self._move(Input.UNSUBSCRIBE)
                     return [Stop(), Send(self._status(frame, now_ms))]
@@ -341,6 +351,14 @@ class ServerSession:
             user=alias if alias and self.version == 2 else msgspec.UNSET,
         )
         return [Send(success), *self.retry(now_ms)]
+
+    def refuse_login(self, reason: str, *, must_wait: bool) -> list[Effect]:
+        """Answers a first frame that is not a login; `must_wait`: too many came from the address."""
+        if must_wait:
+            return self.close(TOO_MANY_REQUESTS)
+        if reason == "not_json":
+            return self.close(BAD_FIRST_FRAME)
+        return self._refuse("Authentication required. Please provide an API key.", BAD_FIRST_FRAME)
 
     def _refuse(self, message: str, reason: CloseCode, *, code: str = "") -> list[Effect]:
         return [Send(AuthFailure(status="error", message=message, code=code)), *self.close(reason)]
@@ -426,7 +444,7 @@ class ServerSession:
             status="success",
             all=not (subscribing and self.subscription.filtered),
             action="subscribe" if subscribing else "unsubscribe",
-            sender_timestamp=_echo(frame.sender_timestamp),
+            sender_timestamp=frame.sender_timestamp,
             received_timestamp=now_ms,
         )
         if isinstance(frame, Subscribe) and self.version == 2:
@@ -436,8 +454,7 @@ class ServerSession:
 
     def _subaccount_status(self, frame: SubaccountRequest) -> SubaccountStatus:
         """Refuses the request: a success would be followed by silence."""
-        hotkey = _echo(frame.synthetic_hotkey)
-        hotkey = hotkey if isinstance(hotkey, str) else ""
+        hotkey = frame.synthetic_hotkey or ""
         status = SubaccountStatus(
             status="error",
             action=frame.type,
@@ -481,10 +498,3 @@ class ServerSession:
 
     def _move(self, event: Input) -> None:
         self.state = TRANSITIONS[self.state][event]
-
-
-def _echo(value: Any) -> int | float | str | None:
-    """Returns a client's value unchanged; None for anything but a number or a short text."""
-    if isinstance(value, str):
-        return value if len(value) <= 64 else None
-    return value if isinstance(value, (int, float)) else None

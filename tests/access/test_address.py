@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from ptn_api.access.address import ClientAddress, Proxies
@@ -26,6 +28,8 @@ from ptn_api.errors import SettingsError
         ("", "::ffff:9.9.9.9", [], ClientAddress("::ffff:9.9.9.9", "9.9.9.9")),
         ("", "fe80::1%eth0", [], ClientAddress("fe80::1%eth0", "fe80::/64")),
         ("", "", [], ClientAddress("", None)),
+        ("127.0.0.1", "127.0.0.1", ["x" * 20_000], ClientAddress("127.0.0.1", None)),
+        ("127.0.0.1", "127.0.0.1", ["x" * 20_000 + ", 1.1.1.1"], ClientAddress("1.1.1.1", "1.1.1.1")),
     ],
 )
 def test_the_client_is_the_one_that_a_trusted_proxy_reports(
@@ -33,6 +37,21 @@ def test_the_client_is_the_one_that_a_trusted_proxy_reports(
 ) -> None:
     """The last hop that is not a trusted proxy. A loopback peer that is not a proxy is exempt from limits."""
     assert Proxies(trusted).client(peer, forwarded) == expected
+
+
+@pytest.mark.parametrize("trusted", ["", "127.0.0.1"])
+def test_nothing_long_is_kept_of_a_header(trusted: str) -> None:
+    """Neither from strangers nor of what a trusted proxy passes on."""
+    proxies = Proxies(trusted)
+    tracemalloc.start()
+    try:
+        for peer in ("9.9.9.9", "127.0.0.1"):
+            for n in range(200):
+                proxies.client(peer, [f"{n:020000d}", f"{n:020000d}, 1.1.1.1"])
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 200_000
 
 
 def test_addresses_of_one_ipv6_site_share_a_group() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from ptn_api.access import (
     parse_keys,
 )
 from ptn_api.errors import KeyFileError
+from ptn_api.problems import Code
 
 
 @pytest.fixture
@@ -133,6 +136,7 @@ def test_a_file_that_is_not_chosen_yet_is_not_missing(ring: KeyRing) -> None:
     file = KeyFile(None, ring)
     assert [file.refresh(), file.refresh()] == [False, False]
     assert file.problem is None
+    assert file.findings["no_key_file"], "until then, every key is refused"
 
 
 def test_a_missing_file_revokes_all_keys_at_the_second_check(path: Path, ring: KeyRing) -> None:
@@ -188,11 +192,81 @@ def test_a_rewrite_within_a_tick_of_the_files_clock_is_seen(
     assert file.refresh() is False, "one stat"
 
 
-def test_a_fifo_in_its_place_blocks_nothing(path: Path, ring: KeyRing) -> None:
-    """It is reported as malformed."""
+def no_file(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def folder(path: Path) -> None:
+    no_file(path)
+    path.mkdir()
+
+
+def fifo(path: Path) -> None:
+    no_file(path)
     os.mkfifo(path)
-    with pytest.raises(KeyFileError, match="not a JSON object"):
-        KeyFile(path, ring).refresh()
+
+
+def device(path: Path) -> None:
+    no_file(path)
+    path.symlink_to("/dev/zero")
+
+
+IN_ITS_PLACE: dict[Callable[[Path], object], tuple[str, Code]] = {
+    no_file: ("key file not found", "no_key_file"),
+    folder: ("cannot be read: Is a directory", "key_file_unreadable"),
+    fifo: ("not a regular file", "key_file_unreadable"),
+    device: ("not a regular file", "key_file_unreadable"),
+    Path.touch: ("not a JSON object", "key_file_unreadable"),
+}
+
+
+@pytest.mark.parametrize("place", IN_ITS_PLACE)
+def test_a_path_without_a_key_file_is_a_problem(
+    path: Path, ring: KeyRing, place: Callable[[Path], object]
+) -> None:
+    """From the start on, as where the path is misspelt, until there is a file."""
+    place(path)
+    file = KeyFile(path, ring)
+    sentence, code = IN_ITS_PLACE[place]
+    with pytest.raises(KeyFileError, match=sentence):
+        file.refresh()
+    file.refresh()
+    assert [code for code, present in file.findings.items() if present] == [code]
+    path.rmdir() if path.is_dir() else no_file(path)
+    path.write_text('{"bob": "k"}')
+    assert file.refresh()
+    assert not any(file.findings.values())
+
+
+@pytest.mark.parametrize("place", [place for place in IN_ITS_PLACE if place not in (no_file, Path.touch)])
+def test_what_is_no_file_keeps_the_last_good_keys(
+    path: Path, ring: KeyRing, place: Callable[[Path], object]
+) -> None:
+    """It is reported once, also a FIFO that somebody has opened for writing."""
+    path.write_text('{"bob": "k"}')
+    file = KeyFile(path, ring)
+    file.refresh()
+    place(path)
+    with contextlib.ExitStack() as stack:
+        if place is fifo:
+            stack.callback(os.close, os.open(path, os.O_RDWR))
+        with pytest.raises(KeyFileError):
+            file.refresh()
+        assert [file.refresh(), file.refresh()] == [False, False]
+    assert ring.lookup("k") is not None
+    assert file.findings["key_file_unreadable"]
+
+
+def test_a_folder_after_a_removal_is_told(path: Path, ring: KeyRing) -> None:
+    """The present problem, not the former one."""
+    file = KeyFile(path, ring)
+    for _ in range(3):
+        with contextlib.suppress(KeyFileError):
+            file.refresh()
+    path.mkdir()
+    with pytest.raises(KeyFileError, match="Is a directory"):
+        file.refresh()
+    assert [code for code, present in file.findings.items() if present] == ["key_file_unreadable"]
 
 
 def test_an_added_key_works_and_is_not_stored(path: Path, ring: KeyRing) -> None:

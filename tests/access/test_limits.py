@@ -26,6 +26,15 @@ def test_a_minutes_quota_may_be_used_at_once() -> None:
     assert later.allowed
 
 
+def test_what_costs_more_uses_up_the_quota_sooner() -> None:
+    """It is allowed only as a whole."""
+    limit = RateLimit(60)
+    costs = [40, 30, 20, 1]
+    taken = [limit.take("a", NOW, cost=cost) for cost in costs]
+    assert [t and t.allowed for t in taken] == [True, False, True, False]
+    assert taken[1] == Allowance(60, 0, 40, 10)
+
+
 @given(st.lists(st.integers(0, 20_000), min_size=1, max_size=300), st.integers(1, 100))
 def test_no_minute_takes_more_than_twice_the_limit(gaps: list[int], per_minute: int) -> None:
     """A full quota and its refill. After the returned wait the next request is allowed."""

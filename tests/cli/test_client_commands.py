@@ -42,6 +42,14 @@ def test_positions_as_json(ptn: Ptn) -> None:
     assert entries[hotkey]["tier"] == 30
 
 
+def test_an_unknown_hotkey_is_told(ptn: Ptn) -> None:
+    """It is no error, since the miner may be new; the response is empty."""
+    for command in ("positions", "orders"):
+        ended = ptn(command, "--miner", "5Unknown")
+        assert len(ended.lines) == 1
+        assert "no positions of miner '5Unknown': is the hotkey right?" in ended.stderr
+
+
 def test_miner(ptn: Ptn) -> None:
     hotkey = ptn("positions").lines[1].split("\t")[0]
     ended = ptn("miner", hotkey)

@@ -353,18 +353,43 @@ def test_a_full_disk_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert reloaded(tmp_path) == Cursor(2, "e")
 
 
-def test_a_deleted_folder_is_made_again(tmp_path: Path) -> None:
-    """Within a second: until then the writes go to the deleted file."""
+@pytest.mark.parametrize("remove", [shutil.rmtree, lambda folder: folder.rename(folder.with_name("away"))])
+def test_a_folder_that_is_gone_is_made_again(remove: Callable[[Path], None], tmp_path: Path) -> None:
+    """Within a second: until then the writes go to the old file. No other process gets the cursor."""
     seconds = [100.0]
     path = cursor_path(tmp_path / "state", SERVER, "secret-key")
     file = CursorFile(path, SERVER, monotonic=lambda: seconds[0])
     file.load()
     file.save(Cursor(1, "e"))
-    shutil.rmtree(tmp_path / "state")
+    remove(tmp_path / "state")
     seconds[0] += 1.0
     file.save(Cursor(2, "e"))
     assert msgspec.json.decode(path.read_bytes())["sequence"] == 2
+    assert reload_elsewhere(path) == "-1"
     file.close()
+    assert reload_elsewhere(path) == "2"
+
+
+def test_a_folder_that_was_replaced_by_a_file_is_trouble(tmp_path: Path) -> None:
+    """Until it is back, with an older cursor, which the next save replaces."""
+    seconds = [100.0]
+    folder, away = tmp_path / "state", tmp_path / "away"
+    path = cursor_path(folder, SERVER, "secret-key")
+    file = CursorFile(path, SERVER, monotonic=lambda: seconds[0])
+    file.load()
+    file.save(Cursor(1, "e"))
+    folder.rename(away)
+    folder.touch()
+    seconds[0] += 1.0
+    file.save(Cursor(2, "e"))
+    assert "cannot write" in file.trouble
+    folder.unlink()
+    away.rename(folder)
+    file.save(Cursor(3, "e"))
+    assert file.trouble == ""
+    assert reload_elsewhere(path) == "-1"
+    file.close()
+    assert reload_elsewhere(path) == "3"
 
 
 def test_a_save_after_the_end_holds_nothing(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ class _Refuses(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def _http_server() -> Iterator[str]:
     with HTTPServer(("127.0.0.1", 0), _Refuses) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ptn_api.client.arguments import Timing
@@ -30,7 +31,7 @@ def orders(server: FakeServer, timing: Timing, tmp_path: Path) -> Callable[..., 
     """Returns a function that makes a follower."""
 
     def make(api_key: str = server.api_key, **options: Any) -> Following:
-        return follow(server.url, api_key, timing=timing, state_dir=tmp_path, **options)
+        return follow(server.url, api_key, **{"timing": timing, "state_dir": tmp_path} | options)
 
     return make
 
@@ -293,8 +294,9 @@ import sys
 from ptn_api.client import follow
 from ptn_api.client.testing import quick_timing
 orders = follow(sys.argv[1], sys.argv[2], state_dir=sys.argv[3], timing=quick_timing())
-print(next(orders).sequence, flush=True)
+sequence = next(orders).sequence
 orders.commit()
+print(sequence, flush=True)
 sys.stdin.readline()
 """
 
@@ -313,7 +315,8 @@ def test_a_cursor_in_use_elsewhere_is_told_before_anything_is_handed_over(
         server.order()
         gaps: list[Gap] = []
         told: list[Any] = []
-        with orders(on_gap=gaps.append) as following:
+        impatient = msgspec.structs.replace(timing, cursor=0.1)
+        with orders(on_gap=gaps.append, timing=impatient) as following:
             with in_thread(lambda: (server.wait_until_live(2), server.order())):
                 told += [next(following).sequence, *gaps]
             assert told == [104, Gap(101, 104, "cursor")]

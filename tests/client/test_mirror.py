@@ -6,8 +6,10 @@ import asyncio
 import gc
 import inspect
 import threading
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+import httpx
 import pytest
 
 from ptn_api.client.mirror import PositionMirror, open_mirror
@@ -15,6 +17,7 @@ from ptn_api.client.rest import Retries
 from ptn_api.client.testing import quick_timing
 from ptn_api.errors import AuthenticationError, SettingsError
 from tests.client.test_real_server import REST_KEY, some, url
+from tests.client.test_rest_transport import answering
 from tests.factories import MINER, T0, uuid
 from tests.rest.serving import FakeClock, filled_log, serving
 from tests.stream.live import LiveStream, running
@@ -120,3 +123,41 @@ async def test_a_refused_key_is_raised_with_stop_on_auth_error(caplog: pytest.Lo
         await asyncio.to_thread(program, served.url)
     gc.collect()
     assert "never retrieved" not in caplog.text
+
+
+async def test_a_proxys_403_page_does_not_end_a_mirror(caplog: pytest.LogCaptureFixture) -> None:
+    """With stop_on_auth_error: it is retried. The server's own 401 through the same proxy ends it."""
+    clock = FakeClock(T0)
+    log = filled_log([some(1, 1)], now_ms=T0)
+    live = LiveStream(log=log, ready=False)
+    live.keys.replace([("alice", REST_KEY, 100)])
+    blocks = True
+    options: Any = {
+        "stop_on_auth_error": True,
+        "timing": quick_timing(),
+        "mend_within": 0.0,
+        "retries": Retries(times=0),
+    }
+    async with running(live, heartbeat_ms=100, clock=clock), serving(log, clock=clock) as served:
+
+        def pass_on(handler: BaseHTTPRequestHandler) -> None:
+            if blocks:
+                handler.send_error(403)
+                return
+            headers = {"authorization": handler.headers["authorization"], "accept-encoding": "identity"}
+            response = httpx.get(served.url + handler.path, headers=headers)
+            handler.send_response(response.status_code)
+            for name, value in response.headers.items():
+                handler.send_header(name, value)
+            handler.end_headers()
+            handler.wfile.write(response.content)
+
+        with answering(pass_on) as proxy:
+            async with PositionMirror(url(live), proxy, REST_KEY, **options) as mirror:
+                await until_async(lambda: caplog.text.count("no snapshot: status 403 from BaseHTTP") > 1)
+                blocks = False
+                await mirror.until_verified()
+                assert len(mirror) == 1
+            with pytest.raises(AuthenticationError):
+                async with PositionMirror(url(live), proxy, "wrong", **options) as mirror:
+                    await mirror.loaded()

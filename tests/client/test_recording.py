@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
+import itertools
+import multiprocessing
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -235,33 +236,33 @@ async def _connected(stream: Stream, recording: Recording) -> None:
         return
 
 
-WRITER = """
-import sys, itertools, msgspec
-from ptn_api.client.recording import Recording
-from tests.client.test_recording import step
-recording = Recording(sys.argv[1])
-for n in itertools.count(recording.load().sequence + 1 or 1):
-    recording.take(step(n))
-"""
+def write_until_killed(path: Path) -> None:
+    recording = Recording(path)
+    for n in itertools.count(recording.load().sequence + 1 or 1):
+        recording.take(step(n))
 
 
 @pytest.fixture
-def writers(path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    started: list[subprocess.Popen[bytes]] = []
+def writers() -> Iterator[list[multiprocessing.process.BaseProcess]]:
+    started: list[multiprocessing.process.BaseProcess] = []
     yield started
     for process in started:
         process.kill()
-        process.wait()
+        process.join()
 
 
-def test_it_survives_kill_9(path: Path, writers: list[subprocess.Popen[bytes]]) -> None:
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_it_survives_kill_9(path: Path, writers: list[multiprocessing.process.BaseProcess]) -> None:
     """Every sequence once and in order, however often the writer is killed."""
     path.touch()
     for _ in range(4):
         size = path.stat().st_size
-        writers.append(subprocess.Popen([sys.executable, "-c", WRITER, str(path)]))
+        # Forked: starting Python takes much longer than what is tested.
+        writers.append(multiprocessing.get_context("fork").Process(target=write_until_killed, args=(path,)))
+        writers[-1].start()
         until(lambda size=size: path.stat().st_size > size + 20_000, what="lines are written")  # type: ignore[misc]
         writers[-1].kill()
-        writers[-1].wait()
+        writers[-1].join()
     numbers = sequences(path)
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))

@@ -207,6 +207,19 @@ def test_a_snapshot_without_its_headers_is_malformed() -> None:
     assert error.code == "bad_answer"
 
 
+def test_a_miner_without_positions_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The hotkey may be misspelt. With other filters an empty result is usual; a kept one is not repeated."""
+    body = {"5A": {"positions": []}}
+    script = Script(answer(body=body, etag='"1"'), answer(304, etag='"1"'), answer(body={}))
+    with client(script) as api:
+        for _ in range(2):
+            assert list(api.miner_positions(miner=["5A", "5B", "5C"])) == ["5A"]
+        api.miner_positions(miner="5D", status="open")
+        api.miner_positions(miner="5D", trade_pair="BTCUSD")
+        api.miner_positions()
+    assert [record.args for record in caplog.records if record.name == "ptn_api.client"] == [("5B",), ("5C",)]
+
+
 def test_only_parameters_that_were_passed_are_sent() -> None:
     """Several values repeat the parameter; a hotkey is quoted."""
     script = Script(answer(body={}))

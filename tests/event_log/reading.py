@@ -7,7 +7,7 @@ import json
 from ptn_api.event_log import Event, EventLog, LoggedPosition, PositionRemoved
 from tests.factories import MINER, T0, uuid
 
-FIRST = T0 // 1000 + 1
+FIRST = T0 + 1
 """The first sequence of a log created at T0."""
 NOW = T0 + 30_000
 DAY = 86_400_000

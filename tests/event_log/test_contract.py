@@ -23,12 +23,12 @@ from tests.factories import MINER, OTHER_MINER, T0, order, position, uuid, writt
 # --- a new log --------------------------------------------------------------------------------------------
 
 
-def test_a_new_log_counts_from_its_creation_second(make_log: MakeLog) -> None:
-    """The head is the creation time in seconds, the floor is one above, and the log is empty."""
+def test_a_new_log_counts_from_its_creation_time(make_log: MakeLog) -> None:
+    """The head is the creation time in milliseconds, the floor is one above, and the log is empty."""
     log = make_log()
     assert log.created_ms == T0
-    assert log.head() == Head(sequence=T0 // 1000, revision=0)
-    assert log.floor() == T0 // 1000 + 1
+    assert log.head() == Head(sequence=T0, revision=0)
+    assert log.floor() == T0 + 1
     assert log.read(log.head().sequence, 10) == []
     assert not log.ready()
     assert log.source() == SourceStatus()

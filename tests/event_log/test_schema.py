@@ -101,8 +101,12 @@ def test_a_failed_migration_changes_nothing(data_dir: Path, monkeypatch: pytest.
     """The log is still the older version's, and the next start migrates it."""
     before = structure(data_dir)
     with monkeypatch.context() as patched:
-        patched.setattr(schema, "MIGRATIONS", (MIGRATIONS[0] + "INSERT INTO nowhere VALUES (1);\n",))
-        with pytest.raises(LogUnwritableError, match="nowhere"):
+        patched.setattr(
+            schema,
+            "MIGRATIONS",
+            (MIGRATIONS[0] + "INSERT INTO log (id, epoch, created_ms, sequence) VALUES (2, 0, 0, 0);\n",),
+        )
+        with pytest.raises(LogUnwritableError, match="constraint"):
             open_writer(data_dir)
     assert structure(data_dir) == before
     log = open_writer(data_dir)

@@ -22,7 +22,7 @@ from tests.system.follower import Follower
 from tests.system.validator import Validator
 from tests.waiting import until
 
-__all__ = ["TIMEOUT_MS", "Fortress", "fortress_in", "raise_file_limit"]
+__all__ = ["FRAMES_PER_MINUTE", "TIMEOUT_MS", "Fortress", "fortress_in", "raise_file_limit"]
 
 TIMEOUT_MS = 4_000
 """For headers and logins: shorter than the default, longer than it takes to open thousands of sockets."""

@@ -69,10 +69,11 @@ def _split(received: bytes) -> list[Answer]:
 class RawSocket:
     """A WebSocket connection over a plain socket. `open` reads up to the server's answer to the handshake."""
 
-    def __init__(self, port: int, extensions: bytes = b"") -> None:
+    def __init__(self, port: int, extensions: bytes = b"", *, forwarded: bytes = b"") -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=SOON_S)
-        offer = b"Sec-WebSocket-Extensions: " + extensions + b"\r\n" if extensions else b""
-        self.sock.sendall(UPGRADE + offer + b"\r\n")
+        more = b"Sec-WebSocket-Extensions: " + extensions + b"\r\n" if extensions else b""
+        more += b"X-Forwarded-For: " + forwarded + b"\r\n" if forwarded else b""
+        self.sock.sendall(UPGRADE + more + b"\r\n")
         answer = b""
         while not answer.endswith(b"\r\n\r\n"):
             chunk = self.sock.recv(1)

@@ -126,6 +126,25 @@ def _has_ended(sock: socket.socket) -> bool:
         return True
 
 
+@pytest.mark.parametrize("kind", ["one frame", "fragments", "handshake"])
+def test_unfinished_messages_of_strangers_hold_no_memory(fortress: Fortress, kind: str) -> None:
+    """Hundreds of connections that announce a large message and send most of it."""
+    sent = {
+        "one frame": UPGRADE + b"\r\n" + frame(b"x" * 300_000, claimed=1 << 20),
+        "fragments": UPGRADE + b"\r\n" + frame(b"x", first=0x01) + frame(b"x" * 4_000, first=0x00) * 75,
+        "handshake": UPGRADE + b"X: " + b"x" * 300_000,
+    }[kind]
+    process = fortress.server.children()["stream"]
+    before = process.memory_info().rss
+    with contextlib.ExitStack() as stack:
+        for _ in range(400):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", fortress.ws_port), SOON_S))
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(sent)
+        fortress.check_served()
+        assert process.memory_info().rss - before < 400 * 100_000
+
+
 def test_unread_responses_block_nothing(fortress: Fortress) -> None:
     """Hundreds of pipelined requests whose responses are not read: bounded, and others are served."""
     one = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"

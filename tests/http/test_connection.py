@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from ptn_api.event_log import Document
 from ptn_api.http.connection import Connection
 from tests.memory_log import MemoryLog
 from tests.rest.serving import Served, document, filled_log, serving, some_changes
+from tests.system.certificates import contexts
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 KEY = "Authorization: Bearer k100\r\n"
@@ -132,7 +136,7 @@ def test_the_queue_of_pipelined_requests_is_bounded(run: Run) -> None:
             assert responses.count(b"HTTP/1.1 200") == 64
             assert error_of(responses[responses.index(b"HTTP/1.1 400") :]) == (400, "bad_request")
         async with serving() as served, connected(served) as (reader, writer):
-            writer.write(one * 50 + one.replace(b"Host: x", b"Connection: close"))
+            writer.write(one * 50 + one.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
             assert (await everything(reader)).count(b"HTTP/1.1 200") == 51
 
     run(test())
@@ -168,7 +172,7 @@ def test_a_long_queue_yields_to_other_tasks(run: Run, monkeypatch: pytest.Monkey
     async def test() -> None:
         async with serving() as served, connected(served) as (reader, writer):
             one = f"GET /me HTTP/1.1\r\nHost: x\r\n{KEY}\r\n"
-            writer.write((one * 20 + one.replace("Host: x", "Connection: close")).encode())
+            writer.write((one * 20 + one.replace("Host: x", "Host: x\r\nConnection: close")).encode())
             assert (await everything(reader)).count(b"HTTP/1.1 200") == 21
 
     run(test())
@@ -214,13 +218,15 @@ def test_expect_100_continue(run: Run) -> None:
     [
         (f"GET /me?{'x' * 9000} HTTP/1.1\r\nHost: x\r\n{KEY}\r\n", (414, "uri_too_long")),
         (f"GET /me HTTP/1.1\r\nHost: x\r\nX: {'x' * 33_000}\r\n\r\n", (431, "headers_too_large")),
-        ("GET /me HTTP/1.1\r\n" + "X: y\r\n" * 20_000, (431, "headers_too_large")),
+        ("GET /me HTTP/1.1\r\nHost: x\r\n" + "X: y\r\n" * 20_000, (431, "headers_too_large")),
         ("G" * 100_000, (400, "bad_request")),
         ("\x16\x03\x01\x02\x00\x01", (400, "bad_request")),
         ("GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n", (400, "bad_request")),
+        ("GET /me HTTP/1.1\r\n\r\n", (400, "bad_request")),
+        ("GET /me HTTP/2.0\r\nHost: x\r\n\r\n", (505, "version_not_supported")),
         ("GET ?x HTTP/1.1\r\nHost: x\r\n\r\n", (400, "bad_request")),
         ("CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", (400, "bad_request")),
-        ("GET /me HTTP/1.1\r\nContent-Length: -1\r\n\r\n", (400, "bad_request")),
+        ("GET /me HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", (400, "bad_request")),
     ],
 )
 def test_malformed_and_oversized_requests(run: Run, request_text: str, expected: tuple[int, str]) -> None:
@@ -241,7 +247,7 @@ def test_malformed_and_oversized_requests(run: Run, request_text: str, expected:
         (f"GET http://x/me HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{KEY}\r\n", 200),
         ("GET /me HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization:  Bearer k100  \r\n\r\n", 200),
         ("GET /me HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer \r\n\r\n", 401),
-        ("GET /me HTTP/1.1\r\nConnection: close, Upgrade\r\nUpgrade: websocket\r\n\r\n", 401),
+        ("GET /me HTTP/1.1\r\nHost: x\r\nConnection: close, Upgrade\r\nUpgrade: websocket\r\n\r\n", 401),
         (
             "GET /me HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
             '13\r\n{"api_key": "k100"}\r\n0\r\n\r\n',
@@ -375,13 +381,44 @@ def test_a_client_that_stops_reading_is_disconnected(run: Run) -> None:
 
     async def test() -> None:
         async with (
-            serving(large_log(), minimum_rate=1_000_000, rate_window_ms=100) as served,
+            serving(large_log(), minimum_rate=100_000_000, rate_window_ms=100) as served,
             connected(served, limit=4096) as (reader, writer),
         ):
             await start_download(reader, writer)
             assert (await served.get("/me")).status_code == 200
             await asyncio.sleep(0.5)  # five windows without reading
             assert len(await everything(reader)) < 30_000_000
+
+    run(test())
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("factor", [10, 0.2])
+def test_what_the_systems_buffers_hide_is_measured(
+    run: Run, tmp_path: Path, encrypted: bool, factor: float
+) -> None:
+    """Both systems take megabytes at once and then nothing for several windows. Only the rate counts."""
+    minimum_rate = 200_000
+    trust, tls = contexts(tmp_path / "tls") if encrypted else (None, None)
+
+    def read_steadily(port: int) -> int:
+        """Returns the bytes read until the connection ends, at most 2 MB."""
+        with socket.socket() as plain:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            plain.connect(("127.0.0.1", port))
+            client = plain if trust is None else trust.wrap_socket(plain, server_hostname="localhost")
+            with client, contextlib.suppress(ConnectionError, ssl.SSLError):
+                client.sendall(f"GET /statistics HTTP/1.1\r\nHost: x\r\n{KEY}\r\n".encode())
+                received, began = 0, time.monotonic()
+                while received < 2_000_000 and (chunk := client.recv(5_000)):
+                    received += len(chunk)
+                    time.sleep(max(0, began + received / (factor * minimum_rate) - time.monotonic()))
+        return received
+
+    async def test() -> None:
+        async with serving(large_log(), tls=tls, minimum_rate=minimum_rate, rate_window_ms=100) as served:
+            received = await asyncio.to_thread(read_steadily, served.port)
+            assert (received >= 2_000_000) == (factor > 1)
 
     run(test())
 

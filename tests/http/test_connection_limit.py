@@ -7,10 +7,14 @@ import contextlib
 import resource
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 
-from ptn_api.http.connection_limit import ConnectionLimit
-from tests.rest.serving import Served, serving
+from ptn_api.event_log import Document
+from ptn_api.http.connection_limit import ConnectionLimit, DownloadLimit
+from ptn_api.http.errors import HTTPError
+from tests.rest.serving import Served, document, filled_log, serving, some_changes
+from tests.waiting import until_async
 
 MAXIMUM = 4
 
@@ -38,7 +42,7 @@ def test_the_connection_that_is_idle_longest_is_evicted() -> None:
     first, second, third = (FakeConnection() for _ in range(3))
     evictions: list[None] = []
     limit = limit_over(first, second, maximum=2, evictions=evictions)
-    limit.mark_busy(first, evictable=True)
+    limit.mark_busy(first, None)
     limit.mark_idle(first)
     limit.add(third)
     assert (first.aborted, second.aborted, third.aborted, len(limit)) == (False, True, False, 2)
@@ -50,14 +54,25 @@ def test_if_all_are_busy_an_evictable_one_is_evicted() -> None:
     trusted, stranger, third, fourth = (FakeConnection() for _ in range(4))
     evictions: list[None] = []
     limit = limit_over(trusted, stranger, maximum=2, evictions=evictions)
-    limit.mark_busy(trusted, evictable=False)
-    limit.mark_busy(stranger, evictable=True)
+    limit.mark_busy(trusted, trusted)
+    limit.mark_busy(stranger, None)
     limit.add(third)
     assert (trusted.aborted, stranger.aborted, third.aborted) == (False, True, False)
-    limit.mark_busy(third, evictable=False)
+    limit.mark_busy(third, third)
     limit.add(fourth)
     assert (trusted.aborted, third.aborted, fourth.aborted, len(limit)) == (False, False, True, 2)
     assert len(evictions) == 2
+
+
+def test_if_all_are_busy_with_users_the_greatest_gives_way() -> None:
+    """The newest connection of the user with the most, so that one user alone cannot keep out others."""
+    alice, *others = (FakeConnection() for _ in range(5))
+    limit = limit_over(alice, *others[:3], maximum=4)
+    limit.mark_busy(alice, "alice")
+    for other in others[:3]:
+        limit.mark_busy(other, "mallory")
+    limit.add(others[3])
+    assert [connection.aborted for connection in (alice, *others)] == [False, False, False, True, False]
 
 
 def test_a_connection_that_becomes_idle_again_is_the_last_to_be_evicted() -> None:
@@ -73,11 +88,11 @@ def test_a_closed_connection_does_not_count() -> None:
     """Whether it was idle, busy or evicted."""
     connections = [FakeConnection() for _ in range(4)]
     limit = limit_over(*connections, maximum=3)
-    limit.mark_busy(connections[1], evictable=True)
+    limit.mark_busy(connections[1], None)
     for connection in connections:
         limit.remove(connection)
         limit.mark_idle(connection)
-        limit.mark_busy(connection, evictable=True)
+        limit.mark_busy(connection, None)
     assert len(limit) == 0
     assert [connection.aborted for connection in connections] == [True, False, False, False]
 
@@ -125,3 +140,82 @@ async def test_a_flood_of_idle_connections_evicts_itself(first: bytes) -> None:
         ended = asyncio.gather(*(reader.read() for reader in readers[: 2 * MAXIMUM]), return_exceptions=True)
         await asyncio.wait_for(ended, 45)
         assert (await served.get("/me")).status_code == 200
+
+
+class Downloads:
+    """Downloads of several owners that tests end."""
+
+    def __init__(self, **options: int) -> None:
+        self.limit = DownloadLimit(2, **{"most_waiting": 2, "wait_ms": 60_000, **options})
+        self.running: list[str] = []
+        self.ending: dict[str, asyncio.Event] = {}
+
+    def start(self, name: str) -> asyncio.Task[None]:
+        self.ending[name] = asyncio.Event()
+        return asyncio.create_task(self._run(name))
+
+    async def _run(self, name: str) -> None:
+        async with self.limit.turn(name[0]):
+            self.running.append(name)
+            await self.ending[name].wait()
+            self.running.remove(name)
+
+
+async def test_an_owners_downloads_wait_their_turn() -> None:
+    """In order; others do not wait for them, and too many waiting ones are rejected."""
+    downloads = Downloads()
+    tasks = [downloads.start(name) for name in ("a1", "a2", "a3", "a4", "a5", "b1")]
+    await until_async(lambda: downloads.running == ["a1", "a2", "b1"])
+    with pytest.raises(HTTPError, match="Too many large downloads") as error:
+        await tasks[4]
+    assert (error.value.status, error.value.headers) == (503, {"retry-after": "5"})
+    downloads.ending["a2"].set()
+    await until_async(lambda: downloads.running == ["a1", "b1", "a3"])
+    for event in downloads.ending.values():
+        event.set()
+    await asyncio.gather(*tasks[:4], tasks[5])
+    assert downloads.running == []
+
+
+@pytest.mark.parametrize("cancelled", ["a1", "a3"])
+async def test_a_cancelled_download_leaves_its_turn_to_the_next(cancelled: str) -> None:
+    """Whether it was running or waiting."""
+    downloads = Downloads()
+    tasks = {name: downloads.start(name) for name in ("a1", "a2", "a3", "a4")}
+    await until_async(lambda: downloads.running == ["a1", "a2"])
+    tasks[cancelled].cancel()
+    await asyncio.wait({tasks[cancelled]})
+    downloads.ending["a2"].set()
+    left = {"a1", "a3", "a4"} - {cancelled}
+    await until_async(lambda: set(downloads.running) >= left)
+
+
+async def test_a_download_waits_for_a_limited_time() -> None:
+    downloads = Downloads(wait_ms=10)
+    tasks = [downloads.start(name) for name in ("a1", "a2", "a3")]
+    with pytest.raises(HTTPError):
+        await asyncio.wait_for(tasks[2], 30)
+    for event in downloads.ending.values():
+        event.set()
+    await asyncio.gather(*tasks[:2])
+
+
+async def test_one_users_slow_downloads_keep_nobody_out() -> None:
+    """It opens as many as there are places: the rest waits or is rejected, and others get in."""
+    request = b"GET /statistics HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer k0\r\n\r\n"
+    log = filled_log(some_changes())
+    log.append([document(Document.STATISTICS, {"data": [], "filler": "x" * 8_000_000})], 0)
+    async with (
+        serving(log, max_rest_connections=12, minimum_rate=0, waiting_downloads=2) as served,
+        connections(served, 12, request) as readers,
+    ):
+        starts = [asyncio.create_task(reader.read(15)) for reader in readers]
+        await until_async(lambda: sum(start.done() for start in starts) == 10)
+        statuses = sorted(start.result() for start in starts if start.done())
+        assert statuses == [b"HTTP/1.1 200 OK"] * 8 + [b"HTTP/1.1 503 Se"] * 2
+        for _ in range(6):
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", timeout=30) as client:
+                headers = {"authorization": "Bearer k100"}
+                assert (await client.get("/statistics", headers=headers)).status_code == 200
+        for start in starts:
+            start.cancel()

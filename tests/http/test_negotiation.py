@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from ptn_api.http.negotiation import matches_etag, negotiate_coding, prefers
@@ -10,7 +12,6 @@ from ptn_api.http.negotiation import matches_etag, negotiate_coding, prefers
 @pytest.mark.parametrize(
     ("header", "coding"),
     [
-        (None, "identity"),
         ("", "identity"),
         ("gzip", "gzip"),
         ("zstd", "zstd"),
@@ -33,7 +34,7 @@ from ptn_api.http.negotiation import matches_etag, negotiate_coding, prefers
         (";;,,=;q", "identity"),
     ],
 )
-def test_negotiation(header: str | None, coding: str) -> None:
+def test_negotiation(header: str, coding: str) -> None:
     """The best coding accepted by name or by star; malformed elements are ignored."""
     assert negotiate_coding(header) == coding
 
@@ -68,3 +69,14 @@ def test_if_none_match(header: str, already: bool) -> None:
 def test_media_types(accept: str | None, preferred: bool) -> None:
     """Another type than JSON only if it is requested by name, with at least JSON's weight."""
     assert prefers(accept, "application/x-ndjson", over="application/json") is preferred
+
+
+def test_long_headers_are_not_kept() -> None:
+    """A client may send a new one each time."""
+    tracemalloc.start()
+    try:
+        for n in range(300):
+            assert negotiate_coding(f"x{n}, " * 3_000 + "gzip") == "gzip"
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from ptn_api.http.errors import HTTPError
@@ -35,7 +37,7 @@ def test_fragmentation_does_not_change_a_request() -> None:
         assert (request.method, request.path, request.query) == (b"GET", "/me", b"a=%2f&b")
         assert request.headers == {"host": "x", "x-twice": "1, 2"}
         assert (reader.incomplete, len(reader.queue)) == ((True, 1) if at < len(GET) else (False, 2))
-    escaped = reader_of(b"GET /a%20%C3%A9?x HTTP/1.1\r\n\r\n")
+    escaped = reader_of(b"GET /a%20%C3%A9?x HTTP/1.1\r\nHost: x\r\n\r\n")
     assert requests_in(escaped)[0].path == "/a é"
 
 
@@ -79,10 +81,12 @@ def test_a_request_that_offers_an_upgrade_keeps_its_body(framing: bytes, body: b
 
 def test_a_malformed_body_of_a_request_that_offers_an_upgrade_is_an_error() -> None:
     """Nothing is passed on, and nothing else is read."""
-    reader = reader_of(b"GET /me HTTP/1.1\r\n" + UPGRADE + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", GET)
+    reader = reader_of(
+        b"GET /me HTTP/1.1\r\nHost: x\r\n" + UPGRADE + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", GET
+    )
     assert (requests_in(reader), errors_in(reader)) == ([], ["bad_request"])
     too_long = b"Content-Length: %d\r\n\r\n" % (BODY_LIMIT + 1)
-    assert reader_of(b"GET /me HTTP/1.1\r\n" + UPGRADE + too_long + b" " * BODY_LIMIT).unread_input
+    assert reader_of(b"GET /me HTTP/1.1\r\nHost: x\r\n" + UPGRADE + too_long + b" " * BODY_LIMIT).unread_input
 
 
 @pytest.mark.parametrize("at", range(1, len(GET)))
@@ -94,7 +98,7 @@ def test_the_tail_of_a_request_is_not_a_request(at: int) -> None:
 
 def test_the_same_bytes_in_a_body_are_a_body() -> None:
     """Bytes after a head that announces a body belong to the body."""
-    reader = reader_of(GET, b"GET /me HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(GET), GET, GET)
+    reader = reader_of(GET, b"GET /me HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(GET), GET, GET)
     assert [request.body for request in requests_in(reader)] == [b"", GET, b""]
 
 
@@ -124,6 +128,112 @@ def test_input_that_proxies_may_read_differently_is_rejected(head: bytes) -> Non
     assert (requests_in(reader), errors_in(reader)) == ([], ["bad_request"])
 
 
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        (b"GET /me HTTP/1.1", "bad_request"),
+        (b"GET /me HTTP/1.1\r\nHost: x\r\nHost: x", "bad_request"),
+        (b"GET /me HTTP/1.1\r\nHost: x\r\nX: y\r\nhost: y", "bad_request"),
+        (b"GET /me HTTP/1.0\r\nHost: x\r\nHost: y", "bad_request"),
+        (b"GET http://x/me HTTP/1.1", "bad_request"),
+        *(
+            (b"GET /me HTTP/1.%d\r\nHost:%b" % (n % 2, host), "bad_request")
+            for n, host in enumerate(
+                (
+                    b"",
+                    b" ",
+                    b" a b",
+                    b" a\tb",
+                    b" a,b",
+                    b" a/b",
+                    b" u@a",
+                    b" a:b",
+                    b" a:1:2",
+                    b" [::1",
+                    b" \xe4",
+                    b" a?b",
+                    b" a\\b",
+                    b" <a>",
+                    b' "a"',
+                    b" :80",
+                )
+            )
+        ),
+        (b"GET /me HTTP/2.0\r\nHost: x", "version_not_supported"),
+        (b"GET /me HTTP/0.9\r\nHost: x", "version_not_supported"),
+        (b"GET /me\r\nHost: x", "version_not_supported"),
+        (b"GET /me HTTP/1.2\r\nHost: x", "bad_request"),
+        (b"GET /me HTTP/3.0\r\nHost: x", "bad_request"),
+        (b"GET /me HTTP/11\r\nHost: x", "bad_request"),
+        (b"GET /me RTSP/1.0\r\nHost: x", "bad_request"),
+        (b"OPTIONS /me RTSP/1.1\r\nHost: x", "bad_request"),
+        (b"PLAY /me RTSP/2.0\r\nHost: x", "version_not_supported"),
+        (b"SOURCE /me ICE/1.0\r\nHost: x", "bad_request"),
+        (b"GET /me ICE/1.0\r\nHost: x", "bad_request"),
+        (b"get /me HTTP/1.1\r\nHost: x", "bad_request"),
+        (b"Get /me HTTP/1.1\r\nHost: x", "bad_request"),
+        (b"GET /me http/1.1\r\nHost: x", "bad_request"),
+        (b"GET  /me HTTP/1.1\r\nHost: x", "bad_request"),
+        (b"GET /me  HTTP/1.1\r\nHost: x", "bad_request"),
+        (b"GET ftp://x/me HTTP/1.1\r\nHost: x", "bad_request"),
+        (b"GET http://u:p@x/me HTTP/1.1\r\nHost: x", "bad_request"),
+        (b"GET http:///me HTTP/1.1\r\nHost: x", "bad_request"),
+        (b"GET me HTTP/1.1\r\nHost: x", "bad_request"),
+        (
+            b"GET /me HTTP/1.1\r\nHost: x" + b"".join(b"\r\nX%d: y" % n for n in range(100)),
+            "headers_too_large",
+        ),
+    ],
+)
+def test_what_a_proxy_refuses_is_refused(lines: bytes, error: str) -> None:
+    """Missing, repeated and invalid hosts, other protocols and versions, in any fragments (RFC 9112, 3)."""
+    sent = lines + b"\r\n\r\n"
+    for pieces in ((sent, GET), (GET + sent + GET,), tuple(sent[at : at + 1] for at in range(len(sent)))):
+        reader = reader_of(*pieces)
+        assert len(requests_in(reader)) == (pieces[0] == GET + sent + GET)
+        assert errors_in(reader) == [error]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"GET / HTTP/1.0",
+        b"GET / HTTP/1.0\r\nHost: x",
+        *(
+            b"GET / HTTP/1.1\r\nHost: " + host
+            for host in (b"x:80", b"x:", b"api.example.com.", b"127.0.0.1:1", b"[::1]:48888", b"a_b", b" x ")
+        ),
+        b"GET http://x HTTP/1.1\r\nHost: y",
+        b"GET HTTPS://x:1/ HTTP/1.1\r\nHost: y",
+        b"\r\n\r\nGET / HTTP/1.1\r\nHost: x",
+        b"GET / HTTP/1.1\r\nHost: x\r\nVia: RTSP/1.0 x" + b"".join(b"\r\nX%d: y" % n for n in range(98)),
+    ],
+)
+def test_usual_hosts_and_targets(lines: bytes) -> None:
+    """HTTP/1.0 needs no Host; the server of an absolute target is ignored, as Host is."""
+    sent = lines + b"\r\n\r\n"
+    for pieces in (
+        (sent,),
+        (CHUNKED + b"0\r\n", b"\r\n" + sent),
+        tuple(sent[n : n + 1] for n in range(len(sent))),
+    ):
+        reader = reader_of(*pieces)
+        assert errors_in(reader) == []
+        assert requests_in(reader)[-1].path == "/"
+
+
+def test_an_idle_connection_keeps_nothing_of_a_large_request() -> None:
+    """Thousands may be open, of which each was sent 30 kB."""
+    large = GET[:-2] + b"X: " + b"y" * 30_000 + b"\r\n\r\n"
+    tracemalloc.start()
+    try:
+        reader = reader_of(large[:20_000], large[20_000:])
+        reader.queue.clear()
+        assert tracemalloc.get_traced_memory()[0] < 15_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_chunked_body() -> None:
     """Its chunks are joined; trailers are not headers."""
     reader = reader_of(CHUNKED + b"3;x=y\r\nabc\r\n1\r\nd\r\n0\r\nAuthorization: Bearer x\r\n\r\n" + GET)
@@ -145,7 +255,7 @@ def test_trailers_and_chunk_extensions_are_bounded(endless: bytes) -> None:
 @pytest.mark.parametrize("size", [0, 1, BODY_LIMIT, BODY_LIMIT + 1, 1_000_000])
 def test_a_body_is_read_up_to_the_limit(size: int) -> None:
     """The request is complete once a longer body is announced; nothing more is read."""
-    head = b"GET /me HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size
+    head = b"GET /me HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
     reader = reader_of(head)
     assert reader.closed == (size > BODY_LIMIT)
     reader.feed(b"x" * min(size, 5_000))
@@ -164,10 +274,10 @@ def test_a_chunked_body_is_read_up_to_the_limit() -> None:
 @pytest.mark.parametrize(
     "last",
     [
-        b"GET /me HTTP/1.1\r\nConnection: close\r\n\r\n",
+        b"GET /me HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
         b"GET /me HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
-        b"GET /me HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
-        b"GET /me HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 9\r\n\r\n",
+        b"GET /me HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"GET /me HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 9\r\n\r\n",
     ],
 )
 def test_bytes_after_the_last_request_are_ignored(last: bytes) -> None:

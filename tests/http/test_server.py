@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 import uvloop
 
-from ptn_api.http.body import body_of
+from ptn_api.http.body import StreamedBody, body_of
 from ptn_api.http.connection import Connection
 from ptn_api.http.connection_limit import ConnectionLimit
 from ptn_api.http.errors import HTTPError
@@ -112,6 +112,26 @@ async def task_group() -> bytes:
 async def current_task() -> bytes:
     assert asyncio.current_task() is not None
     return b"done"
+
+
+def test_no_write_waits_for_an_acknowledgement(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A response's head and body may be two writes, and the second would wait 40 ms."""
+    options = []
+    made = Connection.connection_made
+
+    def connection_made(connection: Connection, transport: asyncio.BaseTransport) -> None:
+        sock = transport.get_extra_info("socket")
+        options.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0)
+        made(connection, transport)
+
+    async def check() -> None:
+        async with serving(FakeHandler()) as (reader, writer):
+            writer.write(LAST)
+            await reader.read()
+
+    monkeypatch.setattr(Connection, "connection_made", connection_made)
+    run(check())
+    assert options == [True]
 
 
 @pytest.mark.parametrize("work", [wait_for_timeout, timeout_context, task_group, current_task])
@@ -273,3 +293,57 @@ def test_a_body_is_asked_for_after_the_response_in_progress(run: Run) -> None:
             assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 200 OK")
 
     run(test())
+
+
+class StreamingHandler(FakeHandler):
+    """Responds with a body of a thousand parts, made while it is sent."""
+
+    made = 0
+    part = bytes(range(256)) * 256
+
+    def parts(self) -> Iterator[bytes]:
+        for _ in range(1_000):
+            self.made += len(self.part)
+            yield self.part
+
+    def handle(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
+        body = StreamedBody(self.parts, 1_000 * len(self.part), "tag")
+        exchange.respond(Response(body), private=False, store=True)
+        return None
+
+
+def test_a_streamed_body_is_made_no_faster_than_it_is_read(run: Run) -> None:
+    """What is made and not read yet is in the sockets' buffers, however long the body."""
+
+    async def main() -> None:
+        handler = StreamingHandler()
+        async with serving(handler) as (reader, writer):
+            writer.write(LAST)
+            await reader.readuntil(b"\r\n\r\n")
+            received = 0
+            while part := await reader.read(65_536):
+                received += len(part)
+                assert handler.made - received < 32 << 20
+            assert received == 1_000 * len(handler.part)
+        assert handler.log == [(200, received)]
+
+    run(main())
+
+
+def test_a_streamed_body_that_fails_is_cut_off(run: Run) -> None:
+    """The client sees a body without its end."""
+
+    class Failing(StreamingHandler):
+        def parts(self) -> Iterator[bytes]:
+            yield b"begun" * 100_000
+            raise ValueError
+
+    async def main() -> None:
+        async with serving(Failing()) as (reader, writer):
+            writer.write(LAST.replace(b"Host", b"Accept-Encoding: gzip\r\nHost"))
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"transfer-encoding: chunked" in head
+            with contextlib.suppress(ConnectionError):
+                assert not (await reader.read()).endswith(b"0\r\n\r\n")
+
+    run(main())

@@ -223,6 +223,26 @@ def test_a_known_file_that_an_event_finds_unreadable_is_not_absent(
     assert tree.directory.refused == 0
 
 
+@pytest.mark.parametrize("by_event", [True, False])
+def test_a_folder_in_place_of_a_known_file_is_refused(
+    tree: Tree, validator: ValidatorDir, by_event: bool
+) -> None:
+    """The position is not absent, however often a sweep looks; it is read again when the file is back."""
+    path = validator.file(position(1, []))
+    content = path.read_bytes()
+    path.unlink()
+    path.mkdir()
+    if by_event:
+        tree.look(path.parent, path.name)
+    for _ in range(3):
+        tree.sweep(full=True)
+        assert (tree.files.refused, tree.files.absent) == (1, set())
+    path.rmdir()
+    path.write_bytes(content)
+    assert tree.sweep(full=True) == [KEY]
+    assert tree.files.refused == 0
+
+
 def test_a_bad_file_is_not_read_again_until_it_changes(
     tree: Tree, validator: ValidatorDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:

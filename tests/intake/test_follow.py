@@ -8,7 +8,7 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -451,13 +451,23 @@ async def test_a_file_copied_into_place_is_read_when_it_is_whole(
         assert len(intake.state()[MINER, uuid(1)]["orders"]) == 2
 
 
-async def test_a_pipe_among_the_files_does_not_block(validator: ValidatorDir, data: Path) -> None:
-    """Only regular files are read."""
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+async def test_what_is_no_file_among_the_files_is_refused(
+    make: Callable[[Path], None], validator: ValidatorDir, data: Path
+) -> None:
+    """Only regular files are read. A position that had a file there stays, also across a restart."""
     path = validator.write(position(1, [order(1)]))
-    os.mkfifo(path.with_name("fifo"))
+    other = validator.write(position(2, [order(2)]))
+    make(path.with_name("other"))
     async with running(data, validator) as intake:
         assert intake.log.source().invalid == 1
-        assert len(intake.state()) == 1
+        other.unlink()
+        make(other)
+        await intake.until(lambda: intake.log.source().invalid == 2)
+    async with running(data, validator) as intake:
+        await intake.swept(6)
+        assert intake.log.source().invalid == 2
+        assert set(intake.state()) == {(MINER, uuid(1)), (MINER, uuid(2))}
 
 
 async def test_links_to_themselves_hide_nothing(

@@ -212,9 +212,10 @@ def test_a_half_written_file_is_not_gone(validator: ValidatorDir, half: bytes) -
 def test_a_refused_file_is_logged_once_and_read_when_it_changes(
     validator: ValidatorDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without the path; a link to itself and a bad name are refused alike."""
+    """Without the path; a link to itself, a folder and a bad name are refused alike."""
     path = validator.limit_order(order(1), miner=MINER)
     (path.parent / "loop").symlink_to("loop")
+    (path.parent / "folder").mkdir()
     (path.parent / "q'q").write_text("{}")
     path.write_text("[]")
     validator.limit_order(order(2), miner=MINER)
@@ -222,14 +223,14 @@ def test_a_refused_file_is_logged_once_and_read_when_it_changes(
     for _ in range(8):
         files.look(full=True)
     assert len(files.orders()) == 1
-    assert files.reader.refused == 3
+    assert files.reader.refused == 4
     path.write_text(json.dumps(order(1)))
     for _ in range(8):
         files.look(full=True)
     assert len(files.orders()) == 2
-    assert files.reader.refused == 2
+    assert files.reader.refused == 3
     output = capsys.readouterr().out
-    assert output.count("miner_file_skipped") == 3
+    assert output.count("miner_file_skipped") == 4
     assert str(validator.path) not in output
 
 

@@ -47,7 +47,7 @@ def make_child(
     return Child(
         "test",
         command,
-        config=config,
+        config=lambda: config,
         backoff=Backoff(first_ms=1, max_ms=4),
         settled_ms=settled_ms,
         stop_timeout_ms=300,
@@ -88,6 +88,18 @@ async def test_a_killed_process_is_started_again(tmp_path: Path) -> None:
         assert child.restarts == 3
         assert len(set(lines())) == 4
         assert all(line.startswith("config ") for line in lines())
+
+
+async def test_nothing_is_sent_before_the_configuration(tmp_path: Path) -> None:
+    """Health reports go to every child, also to one that is just being started."""
+    first = tmp_path / "first"
+    code = f"{TELL}open({str(first)!r}, 'w').write(sys.stdin.readline())\n{SLEEP}"
+    async with running(code) as child:
+        while child.pid is None:
+            child.send(HealthReport({}))
+            await asyncio.sleep(0)
+        await until_async(lambda: first.exists() and first.read_text())
+    assert msgspec.json.decode(first.read_text())["type"] == "config"
 
 
 async def test_a_child_is_ready_when_it_reports_it() -> None:

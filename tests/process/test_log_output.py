@@ -2,30 +2,81 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 
-CODE = """
+import pytest
+
+from tests.interrupts import in_thread
+
+SETUP = """
 import structlog
 from ptn_api.process.log_output import configure_logging
 configure_logging("info", process="rest")
-structlog.get_logger().info("skipped", file="\\x1b]0;owned\\x07\\x1b[2J", miner="a\\nlevel=error", ms=7)
+log = structlog.get_logger()
+"""
+LINE = """
+log.info("skipped", file="\\x1b]0;owned\\x07\\x1b[2J", miner="a\\nlevel=error", ms=7)
+"""
+EXCEPTIONS = {
+    "exception": 'log.exception("failed")',
+    "exc_info=True": 'log.error("failed", exc_info=True)',
+    "exc_info=error": 'log.error("failed", exc_info=error)',
+}
+RAISED = """
+class Unprintable(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+def fail(api_key):
+    raise {error}
+
+try:
+    fail("S3" + "CRET")
+except Exception as error:
+    {call}
+log.error("after", exc_info=True)
 """
 
 
-def logged(to: int) -> None:
-    subprocess.run([sys.executable, "-c", CODE], stderr=to, check=True, env=os.environ | {"NO_COLOR": "1"})
+def logged(to: int, code: str) -> None:
+    environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "1000"}
+    subprocess.run([sys.executable, "-c", SETUP + code], stderr=to, check=True, env=environment)
+
+
+def in_pipe(code: str) -> list[str]:
+    """Returns the lines that are logged without a terminal."""
+    reading, writing = os.pipe()
+    logged(writing, code)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        return pipe.read().splitlines()
+
+
+def on_terminal(code: str) -> str:
+    master, terminal = os.openpty()
+    shown = b""
+
+    def log() -> None:
+        try:
+            logged(terminal, code)
+        finally:
+            os.close(terminal)
+
+    # A terminal holds 4 KB. Linux reports its end as an OSError.
+    with in_thread(log), contextlib.suppress(OSError):
+        while part := os.read(master, 65_536):
+            shown += part
+    os.close(master)
+    return shown.decode()
 
 
 def test_json_without_a_terminal() -> None:
     """One line per event."""
-    reading, writing = os.pipe()
-    logged(writing)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        (line,) = pipe.read().splitlines()
+    (line,) = in_pipe(LINE)
     event = json.loads(line)
     assert (event["process"], event["event"], event["level"], event["ms"]) == ("rest", "skipped", "info", 7)
     assert event["miner"] == "a\nlevel=error"
@@ -34,12 +85,39 @@ def test_json_without_a_terminal() -> None:
 
 def test_a_logged_name_does_not_control_the_terminal() -> None:
     """A file name can neither send an escape sequence nor forge a line."""
-    master, terminal = os.openpty()
-    logged(terminal)
-    os.close(terminal)
-    shown = os.read(master, 65_536).decode()
-    os.close(master)
+    shown = on_terminal(LINE)
     assert "skipped" in shown
     assert "\x1b]0;" not in shown
     assert "\x1b[2J" not in shown
     assert len(shown.splitlines()) == 1
+
+
+@pytest.mark.parametrize("call", EXCEPTIONS)
+def test_an_exception_is_logged_with_its_traceback(call: str) -> None:
+    """In JSON, as text in the event's line."""
+    error = 'ValueError("\\x1b[2J\\nforged")'
+    first, second = map(json.loads, in_pipe(RAISED.format(call=EXCEPTIONS[call], error=error)))
+    assert first["event"] == "failed"
+    assert first["exception"].startswith("Traceback (most recent call last):\n")
+    assert first["exception"].endswith("ValueError: \x1b[2J\nforged")
+    assert (second["event"], "exc_info" in second) == ("after", False)
+    assert "exc_info" not in first
+
+
+@pytest.mark.parametrize("call", EXCEPTIONS)
+def test_an_exception_on_a_terminal(call: str) -> None:
+    """It does not control the terminal either, and shows no variables: one of them may be a key."""
+    error = 'ValueError("\\x1b[2J\\nforged")'
+    shown = on_terminal(RAISED.format(call=EXCEPTIONS[call], error=error))
+    assert "Traceback (most recent call last):" in shown
+    assert "ValueError: " in shown
+    assert "\x1b[2J" not in shown
+    assert "S3CRET" not in shown
+
+
+@pytest.mark.parametrize("call", EXCEPTIONS)
+def test_an_exception_that_has_no_text(call: str) -> None:
+    """Its traceback is logged, and the process goes on."""
+    code = RAISED.format(call=EXCEPTIONS[call], error="Unprintable")
+    assert "Unprintable: <exception str() failed>" in in_pipe(code)[0]
+    assert "Unprintable: <exception str() failed>" in on_terminal(code)

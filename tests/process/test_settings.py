@@ -106,7 +106,7 @@ def test_every_setting_has_a_section_a_description_and_a_unit() -> None:
     [
         ("sweep_ms", "5000 = 5 s"),
         ("retention_ms", "604800000 = 7 d"),
-        ("key_check_ms", "900"),
+        ("key_check_ms", "450"),
         ("send_buffer_bytes", "8388608 = 8 MiB"),
         ("demo_orders_per_minute", "60"),
         ("checkpoint", ""),

@@ -6,12 +6,16 @@ import asyncio
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import structlog
 
+from ptn_api.clock import ClockStart, SteadyClock, monotonic_ms, wall_ms
 from ptn_api.process import supervisor
+from ptn_api.process.control import WorkerConfig
 from ptn_api.process.settings import load_settings
 from ptn_api.process.supervisor import Supervisor
 from tests.processes import lives
@@ -53,6 +57,69 @@ class InstantChild:
 
     async def stop(self) -> None:
         self._stopped.set()
+
+
+async def test_a_child_that_is_restarted_goes_on_with_the_time_from_before_a_jump(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It starts while the system's clock is wrong, and is told the time that the supervisor goes by."""
+    off_ms = 0
+    configs: dict[str, Callable[[], WorkerConfig]] = {}
+    reports: list[Callable[[], None]] = []
+
+    class RestartedChild(InstantChild):
+        alive_until_ms, problems, recent_restarts = 0, {}, 0  # type: ignore[var-annotated]
+
+        def __init__(
+            self,
+            name: str,
+            _command: object,
+            *,
+            config: Callable[[], WorkerConfig],
+            on_alive: Callable[[], None],
+            **_: object,
+        ) -> None:
+            super().__init__()
+            self.name, configs[name] = name, config
+            reports.append(on_alive)
+
+        def send(self, _message: object) -> None:
+            pass
+
+    def clock_of(name: str) -> ClockStart:
+        start = configs[name]().clock
+        assert start is not None
+        return start
+
+    done = asyncio.Event()
+
+    async def stop_when_done(stop: asyncio.Event, *_: object, **__: object) -> None:
+        await done.wait()
+        stop.set()
+
+    monkeypatch.setattr(supervisor, "stop_when_orphaned", stop_when_done)
+    monkeypatch.setattr(supervisor, "Child", RestartedChild)
+    monkeypatch.setattr(supervisor, "SteadyClock", partial(SteadyClock, wall=lambda: wall_ms() + off_ms))
+    began_ms = monotonic_ms()
+    settings = load_settings({"demo": "true"}, {})
+    ready = asyncio.Event()
+    with socket.create_server(("127.0.0.1", 0)) as rest, socket.create_server(("127.0.0.1", 0)) as stream:
+        service = Supervisor(settings, rest, stream, queue_fd=-1, metrics=None)
+        running = asyncio.create_task(service.run(lambda _: ready.set(), hint=None, parent=1))
+        await asyncio.wait_for(ready.wait(), PATIENCE_S)
+        right = wall_ms() - monotonic_ms()
+        off_ms = 25 * 3_600_000
+        reports[0]()
+        for name in ("intake", "rest", "stream"):
+            start = clock_of(name)
+            assert abs(start.offset_ms - right) < 60_000
+            assert began_ms <= start.since_ms <= monotonic_ms()
+        off_ms = -25 * 3_600_000
+        reports[0]()
+        off_ms = 0
+        assert abs(clock_of("rest").offset_ms - right + 25 * 3_600_000) < 60_000
+        done.set()
+        assert await asyncio.wait_for(running, PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize("stop_timeout_ms", [100, 10_000, 60_000])

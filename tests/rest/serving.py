@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -217,6 +218,7 @@ async def serving(
     *,
     clock: Any = None,
     usage: Usage | None = None,
+    tls: ssl.SSLContext | None = None,
     **options: Any,
 ) -> AsyncIterator[Served]:
     """Serves the log (by default `some_changes()`) on a free port."""
@@ -238,6 +240,7 @@ async def serving(
                 clock=clock,
                 monotonic=monotonic,
                 usage=usage,
+                tls=tls,
             )
         )
 

@@ -2,8 +2,10 @@
 
 Two histories with the same removals and documents for every key, which differ only after the cutoff and
 outside the tier's sample, give byte-equal responses on every route: bodies in every coding and all headers
-but Date. They differ in orders, marks, fees, dividends, splits and unknown keys of positions of every
-generation, in new miners, archived positions, limit orders, the state of accounts and the entities.
+but Date. They differ in orders and their corrections, closes by the validator, marks, fees, dividends, splits
+and unknown keys of positions of every generation; in the set of miners, from a first order to the removal; in
+positions that move to the archive, limit orders, the state of accounts and the entities. In the midst of it,
+both have the same eliminations, corrections and removals that every tier sees.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any, NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptn_api.event_log import Change, Document, DocumentWritten, PositionRemoved
+from ptn_api.event_log import Change, Document, DocumentWritten, PositionRemoved, PositionWritten
 from ptn_api.model.tiers import is_live
 from ptn_api.rest.app import App
 from ptn_api.rest.context import AppContext
@@ -42,6 +44,9 @@ from tests.rest.serving import (
 CUTOFF = NOW - DAY
 MINERS = (MINER, OTHER_MINER)
 NEW_MINER = "5New"
+NEW_MINERS = (NEW_MINER, "5Newer", "5Ahead")
+NEW_PAIR = ["NEWUSD", "NEW/USD"]
+"""A pair that the network's table lacks: a filter knows it only while a position in it is shown."""
 CODINGS = ("identity", "gzip", "zstd")
 STATIC = ("/openapi.json", "/asyncapi.json", "/docs", "/docs/stream")
 PATHS = [
@@ -54,7 +59,9 @@ PATHS = [
     "/miner-positions?tier={tier}",
     "/miner-positions?tier={tier}&status=open",
     "/miner-positions?tier={tier}&trade_pair=BTCUSD&status=closed",
+    "/miner-positions?tier={tier}&trade_pair=NEWUSD",
     "/miner-positions?tier={tier}&miner=" + NEW_MINER,
+    f"/miner-positions?tier={{tier}}&miner={NEW_MINER},{MINER}",
     "/miner-positions?tier={tier}&since=x:1",
     "/collateral?hotkey=" + NEW_MINER,
     "/collateral?most_recent=true",
@@ -111,13 +118,57 @@ def later_lives(draw: st.DrawFn, past: Past) -> list[Change]:
         later = order(past.number * 100 + 50 + n, draw(st.sampled_from([0.3, -0.1])), at=at)
         orders.insert(draw(st.integers(0, len(orders))), later)
         changes.append(draw(versions(past, orders)))
+    if draw(st.booleans()):  # corrections within minutes of an order
+        price = draw(st.floats(1, 9))
+        orders = [one | {"price": price, "bid": price} if hidden(one) else one for one in orders]
+        changes.append(draw(versions(past, orders)))
     if draw(st.booleans()) and orders:
         at = CUTOFF + draw(st.integers(0, DAY - 1))
-        flat = order(past.number * 100 + 90, 0.0, at=at, order_type="FLAT")
+        # By the miner, or by the validator, as when it eliminates or liquidates a miner.
+        source = draw(st.sampled_from([0, 1, 3]))
+        flat = order(past.number * 100 + 90, 0.0, at=at, order_type="FLAT", src=source)
         changes.append(draw(versions(past, [*orders, flat], closed=True)))
     if draw(st.booleans()) and not past.orders:
-        changes.append(PositionRemoved(miner_hotkey=miner_of(past), position_uuid=uuid(past.number)))
+        changes += draw(departures(miner_of(past), past.number))
     return changes
+
+
+def hidden(order: dict[str, Any]) -> bool:
+    at: int = order["processed_ms"]
+    return at >= CUTOFF
+
+
+@st.composite
+def departures(draw: st.DrawFn, miner: str, number: int) -> list[Change]:
+    """Draws the end of a hidden position: it is removed, or moved to the archive."""
+    removed = PositionRemoved(miner_hotkey=miner, position_uuid=uuid(number))
+    archived = document(Document.ARCHIVED_POSITIONS, [{**ARCHIVED, "position_uuid": uuid(number)}], miner)
+    return draw(st.sampled_from([[removed], [archived, removed], [removed, archived]]))
+
+
+@st.composite
+def new_miners(draw: st.DrawFn) -> list[list[Change]]:
+    """Draws the lives of miners that tier 100 alone knows, from a first order to, maybe, the removal."""
+    steps: list[list[Change]] = []
+    listed = list(MINERS)
+    for index, miner in enumerate(draw(st.lists(st.sampled_from(NEW_MINERS), unique=True, max_size=3))):
+        number, pair = UNSEEN[index], draw(st.sampled_from([{}, {"trade_pair": NEW_PAIR}]))
+        orders = [
+            order(number * 100 + n, draw(st.sampled_from([0.2, -0.1])), at=CUTOFF + n * HOUR)
+            for n in range(draw(st.integers(1, 2)))
+        ]
+        first = [written(position(number, orders[: n + 1], miner=miner, **pair)) for n in range(len(orders))]
+        steps += [[change] for change in first]
+        listed.append(miner)
+        steps.insert(draw(st.integers(0, len(steps))), [document(Document.MINERS, listed)])
+        if draw(st.booleans()):
+            flat = order(number * 100 + 9, 0.0, at=CUTOFF + 3 * HOUR, order_type="FLAT")
+            steps.append([written(position(number, [*orders, flat], miner=miner, closed=True, **pair))])
+        if draw(st.booleans()):
+            steps.append(draw(departures(miner, number)))
+            listed = listed[:-1]
+            steps.append([document(Document.MINERS, listed)])
+    return steps
 
 
 @st.composite
@@ -159,18 +210,12 @@ def miner_of(past: Past) -> str:
     return MINERS[past.number % 2]
 
 
-UNSEEN = next(n for n in range(1000, 1200) if not is_live(uuid(n), 50))
+UNSEEN = [n for n in range(1000, 1200) if not is_live(uuid(n), 50)][:3]
 ACCOUNT = {"update_time_ms": 7, "account_size": 5.0}
 """A record of an account's size; its other values move with every order."""
 hidden_changes: st.SearchStrategy[list[Change]] = st.one_of(
     st.sampled_from(
         [
-            [
-                written(position(UNSEEN, [order(9, at=CUTOFF)], miner=NEW_MINER)),
-                document(Document.MINERS, [*MINERS, NEW_MINER]),
-            ],
-            [PositionRemoved(miner_hotkey=NEW_MINER, position_uuid=uuid(UNSEEN))],
-            [document(Document.MINERS, [*MINERS, NEW_MINER])],
             [document(Document.LIMIT_ORDERS, [limit_order(1), limit_order(2, src=7)], MINER)],
             [document(Document.LIMIT_ORDERS, [limit_order(3)], NEW_MINER)],
             [document(Document.ARCHIVED_POSITIONS, [ARCHIVED], MINER)],
@@ -195,9 +240,19 @@ hidden_changes: st.SearchStrategy[list[Change]] = st.one_of(
 Steps = list[list[Change]]
 
 
+class Histories(NamedTuple):
+    """Two histories: a common baseline, changes of either, common changes, and again changes of either."""
+
+    common: list[Change]
+    one: Steps
+    other: Steps
+    seen: Steps
+    one_later: Steps
+    other_later: Steps
+
+
 @st.composite
-def pairs_of_histories(draw: st.DrawFn) -> tuple[list[Change], Steps, Steps]:
-    """Draws (common baseline, changes of one log, changes of the other)."""
+def pairs_of_histories(draw: st.DrawFn) -> Histories:
     common: list[Change] = [change for change in some_changes() if isinstance(change, DocumentWritten)]
     common.append(document(Document.MINERS, list(MINERS)))
     common.append(document(Document.ACCOUNT_SIZES, {MINER: [ACCOUNT]}))
@@ -216,9 +271,48 @@ def pairs_of_histories(draw: st.DrawFn) -> tuple[list[Change], Steps, Steps]:
             common.append(draw(versions(past, past.orders)))
         one += [[change] for change in draw(later_lives(past))]
         other += [[change] for change in draw(later_lives(past))]
-    one += draw(st.lists(hidden_changes, max_size=3))
-    other += draw(st.lists(hidden_changes, max_size=3))
-    return common, one, other
+    for steps in (one, other):
+        for step in draw(st.lists(hidden_changes, max_size=3)):
+            steps.insert(draw(st.integers(0, len(steps))), step)
+        steps += draw(new_miners())
+    seen = draw(changes_for_all(common))
+    gone = {
+        change.position_uuid for changes in seen for change in changes if isinstance(change, PositionRemoved)
+    }
+
+    def halves(steps: Steps) -> tuple[Steps, Steps]:
+        """Cuts a history anywhere. What every tier saw removed does not come back afterwards."""
+        cut = draw(st.integers(0, len(steps)))
+        return steps[:cut], [
+            [c for c in step if not (isinstance(c, PositionWritten) and c.position.position_uuid in gone)]
+            for step in steps[cut:]
+        ]
+
+    (one, one_later), (other, other_later) = halves(one), halves(other)
+    return Histories(common, one, other, seen, one_later, other_later)
+
+
+@st.composite
+def changes_for_all(draw: st.DrawFn, common: list[Change]) -> Steps:
+    """Draws changes that every tier sees at once, and that both histories have."""
+    positions = [change.position for change in common if isinstance(change, PositionWritten)]
+    steps: Steps = []
+    if draw(st.booleans()):
+        rows = [{"hotkey": miner, "reason": "FAILED"} for miner in MINERS]
+        steps.append([document(Document.ELIMINATIONS, {"eliminations": rows[: draw(st.integers(0, 2))]})])
+    if draw(st.booleans()):
+        sampled = [order(SAMPLED[0] * 100 + n, 0.1, at=NOW - HOUR + n) for n in range(2)]
+        steps.append([written(position(SAMPLED[0], sampled, miner=MINERS[SAMPLED[0] % 2]))])
+    leaving = draw(st.sampled_from([(), ("position",), MINERS[:1], MINERS]))
+    chosen = (
+        positions[-1:] if leaving == ("position",) else [p for p in positions if p.miner_hotkey in leaving]
+    )
+    if chosen:
+        removals: list[Change] = [
+            PositionRemoved(miner_hotkey=one.miner_hotkey, position_uuid=one.position_uuid) for one in chosen
+        ]
+        steps.append(removals)
+    return steps
 
 
 Answers = dict[Any, Any]
@@ -265,13 +359,13 @@ def assert_equal(one: Answers, other: Answers) -> None:
 @given(pairs_of_histories(), st.sampled_from([0, HOUR]), st.booleans())
 @tries(40)
 async def test_lower_tiers_learn_nothing_after_the_cutoff(
-    histories: tuple[list[Change], Steps, Steps], apart: int, early: bool
+    histories: Histories, apart: int, early: bool
 ) -> None:
     """Byte-equal responses however the histories develop, between and after their changes.
 
     `early`: the changes of the first come before the clock moves on, those of the second always after.
     """
-    common, one, other = histories
+    common, one, other, seen, one_later, other_later = histories
     first = await Server.over(filled_log(common, now_ms=NOW - apart), NOW - apart)
     second = await Server.over(filled_log(common, now_ms=NOW - apart, epoch="f" * 32), NOW - apart)
     before = await second.answers("gzip")
@@ -284,21 +378,23 @@ async def test_lower_tiers_learn_nothing_after_the_cutoff(
     await first.take([] if early else one)
     await second.take(other)
     assert_equal(await first.answers("identity"), after)
+    for server, later in ((first, one_later), (second, other_later)):
+        await server.take(seen)
+        await server.take(later)
     assert_equal(await second.answers(*CODINGS), await first.answers(*CODINGS))
 
 
 @given(pairs_of_histories(), st.sampled_from([0, HOUR]))
 @tries(40)
-async def test_a_restart_tells_nothing_either(
-    histories: tuple[list[Change], Steps, Steps], apart: int
-) -> None:
+async def test_a_restart_tells_nothing_either(histories: Histories, apart: int) -> None:
     """Byte-equal responses also if one server read everything at its start."""
-    common, one, other = histories
+    common, one, other, seen, one_later, other_later = histories
     followed = await Server.over(filled_log(common, now_ms=NOW - apart), NOW - apart)
     await followed.take(one)
     await followed.wait_until(NOW)
+    await followed.take([*seen, *one_later])
     at_once = filled_log(common, epoch="f" * 32)
-    at_once.append([change for changes in other for change in changes], NOW)
+    at_once.append([change for changes in [*other, *seen, *other_later] for change in changes], NOW)
     restarted = await Server.over(at_once, NOW)
     assert_equal(await followed.answers(*CODINGS), await restarted.answers(*CODINGS))
 

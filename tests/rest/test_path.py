@@ -10,7 +10,7 @@ from ptn_api.clock import SteadyClock, wall_ms
 from tests.rest.serving import serving
 from tests.tracing import files_executed
 
-MAX_FILES = 13
+MAX_FILES = 12
 GET = b"GET /me HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer k100\r\n\r\n"
 
 

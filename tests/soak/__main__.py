@@ -39,6 +39,7 @@ from tests.soak.fleet import Fleet
 from tests.soak.load import Load
 from tests.soak.patience import Patience
 from tests.soak.report import End
+from tests.soak.traders import Traders
 from tests.soak.trouble import Trouble
 from tests.system.api import ROOT, Api, api
 from tests.waiting import until
@@ -51,8 +52,9 @@ PERIODS = {
     "key_check_ms": 500,
     "parent_check_ms": 500,
     "usage_flush_ms": 1_000,
+    "replay_window_ms": 86_400_000,
 }
-"""Long enough to leave the machine to the orders."""
+"""Long enough to leave the machine to the orders, and for version 1 to get every late order as well."""
 
 _VALIDATOR = """
 import json, signal, sys, threading
@@ -83,6 +85,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--traders", type=int, default=3, help="programs that are killed and forked")
     parser.add_argument("--orders-per-second", type=float, default=50)
     parser.add_argument("--trouble-every", type=float, default=3, help="seconds between troubles, on average")
     parser.add_argument("--network", choices=get_args(Network), default="today")
@@ -103,24 +106,47 @@ def main() -> int:
 
 def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str, object]]:
     """Injects faults for the given minutes; then stops the orders and lets every bot reach the head."""
-    keys = _make_keys(folder / "api_keys.json", arguments.clients)
+    key_file = folder / "api_keys.json"
+    keys = _make_keys(key_file, [f"bot-{n}" for n in range(arguments.clients + arguments.traders)])
+    bots = list(keys.values())[: arguments.clients]
     directory = folder / "validator"
+    verdict = Verdict()
     with (
         _validator(directory, arguments) as simulator,
-        api(folder / "data", validator_dir=directory, keys=folder / "api_keys.json", **PERIODS) as server,
+        api(folder / "data", validator_dir=directory, keys=key_file, **PERIODS) as server,
         ChaosProxy(server.ws_port, seed=arguments.seed) as proxy,
         Fleet(
             folder,
             stream_url=proxy.url,
             rest_url=server.rest,
-            api_keys=keys,
+            api_keys=bots,
             processes=arguments.bot_processes,
         ) as fleet,
+        Traders(
+            folder / "traders",
+            stream_url=proxy.url,
+            rest_url=server.rest,
+            keys=dict(list(keys.items())[arguments.clients :]),
+            first_number=arguments.clients,
+            key_file=key_file,
+            verdict=verdict,
+            seed=arguments.seed,
+        ) as traders,
     ):
         since_ns = time.time_ns()
         (directory / "go").touch()
-        load = Load(proxy, lambda: _pids(simulator, server, fleet))
-        trouble = Trouble(arguments.seed, server, proxy, folder / "api_keys.json", directory, simulator)
+        load = Load(proxy, lambda: _pids(simulator, server, fleet, traders))
+        trouble = Trouble(
+            arguments.seed,
+            server=server,
+            proxy=proxy,
+            traders=traders,
+            keys=key_file,
+            data_dir=folder / "data",
+            directory=directory,
+            validator=simulator,
+            verdict=verdict,
+        )
         _go_wrong(trouble, load, arguments)
         figures = {"minutes": round((time.time_ns() - since_ns) / 60e9, 1)} | load.figures()
         simulator.terminate()
@@ -128,10 +154,12 @@ def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str
         ended = time.monotonic()
         request_resync(folder / "data")  # restored backups remove enough to be held back
         files = files_of(directory)
-        head, positions = _settled(server, keys[0], files)
+        head, positions = _settled(server, bots[0], files)
         reports = fleet.end(End(head=head, checksum=checksum_of(files)))
+        reports += traders.finish(head, Patience().lasts)
         figures |= {"seconds_to_catch_up": round(time.monotonic() - ended, 1)}
-    verdict = Verdict()
+    for line in _exceptions(server.log):
+        verdict.add("server_errors", line)
     with contextlib.closing(open_reader(folder / "data")) as log:
         placed = orders_placed(directory / "journal.ndjson", since_ns, created_ms=log.created_ms)
     deliveries = Deliveries(placed, verdict, stale_ms=60_000)
@@ -139,16 +167,26 @@ def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str
     check_state("REST", positions, files, verdict)
     check_mirrors(reports, files, verdict)
     kinds = Counter(bot.kind for bot in reports)
-    connections = sum(len(bot.connected) for bot in reports)
-    figures |= deliveries.figures() | {"bots": kinds, "connections": connections, "trouble": trouble.counts}
-    return verdict, figures
+    connections = sum(bot.connections for bot in reports)
+    figures |= deliveries.figures() | {"bots": kinds, "connections": connections}
+    return verdict, figures | {"trouble": trouble.counts + traders.counts}
 
 
-def _pids(simulator: subprocess.Popen[bytes], server: Api, fleet: Fleet) -> dict[str, list[int]]:
+def _pids(
+    simulator: subprocess.Popen[bytes], server: Api, fleet: Fleet, traders: Traders
+) -> dict[str, list[int]]:
     """The processes of each role."""
     processes = {name: [process.pid] for name, process in server.children().items()}
     bots = [process.pid for process in fleet.processes]
-    return processes | {"validator": [simulator.pid], "bots": bots}
+    return processes | {"validator": [simulator.pid], "bots": bots, "traders": traders.pids}
+
+
+def _exceptions(log: Path) -> Iterator[str]:
+    """The lines of the server's log that have or begin a traceback."""
+    with log.open(errors="replace") as lines:
+        for line in lines:
+            if any(mark in line for mark in ('"exception"', '"exc_info"', "Traceback")):
+                yield line.strip()[:500]
 
 
 def _settled(server: Api, key: str, files: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
@@ -175,9 +213,9 @@ def _positions(server: Api, key: str) -> tuple[tuple[int, int], list[dict[str, A
     return (int(response.headers["X-PTN-Sequence"]), int(response.headers["X-PTN-Revision"])), positions
 
 
-def _make_keys(path: Path, clients: int) -> list[str]:
-    keys = [secrets.token_urlsafe(16) for _ in range(clients)]
-    path.write_text(json.dumps({f"bot-{n}": {"key": key, "tier": 100} for n, key in enumerate(keys)}))
+def _make_keys(path: Path, aliases: list[str]) -> dict[str, str]:
+    keys = {alias: secrets.token_urlsafe(16) for alias in aliases}
+    path.write_text(json.dumps({alias: {"key": key, "tier": 100} for alias, key in keys.items()}))
     return keys
 
 

@@ -17,6 +17,7 @@ from ptn_api.client.arguments import Timing
 from ptn_api.client.cursor_file import NoCursorFile
 from ptn_api.client.mirror import PositionMirror
 from ptn_api.client.stream import Stream
+from ptn_api.clock import wall_ms
 from ptn_api.model.checksum import position_checksum
 from ptn_api.wire.client_session import Gap, State
 from tests.soak.orphan import end_with_parent
@@ -38,6 +39,7 @@ class Bot:
         kind = kind_of(number)
         self.report = BotReport(number, kind, f"{config.folder}/{number}.received")
         self._live = asyncio.Event()
+        self._connecting = self._connected = 0
         self._stream = Stream(
             config.stream_url,
             config.api_keys[number],
@@ -62,6 +64,7 @@ class Bot:
                     order.processed_ms,
                     message.late,
                     message.replay,
+                    self._connected,
                 )
         record.close()
 
@@ -69,8 +72,12 @@ class Bot:
         self.report.gaps.append(f"{gap.reason} {gap.after}-{gap.next}")
 
     def _state(self, state: State) -> None:
-        if state == "connecting":
-            self.report.note_connection()
+        if state == "connecting" and not self._connecting:  # it comes again if its problems change
+            self.report.connections += 1
+            self._connecting = wall_ms()
+        elif state in ("replaying", "live") and self._connecting:
+            # Not before: messages of the former connection may still be waiting while it connects.
+            self._connected, self._connecting = self._connecting, 0
         if state == "live":
             self._live.set()
 
@@ -108,8 +115,7 @@ class MirrorBot:
                 self.report.positions[position.position_uuid] = position_checksum(text)
 
     def _state(self, state: State) -> None:
-        if state == "connecting":
-            self.report.note_connection()
+        self.report.connections += state == "connecting"
 
     async def ready(self) -> None:
         await self._mirror.loaded()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from ptn_api.simulator.journal import (
     read_journal,
 )
 from tests.soak.report import BotReport, Record
+from tests.waiting import until
 
 __all__ = [
     "Deliveries",
@@ -38,7 +38,9 @@ class Verdict(msgspec.Struct):
 
     `lost`: orders that a bot did not get though it got later ones. `behind`: orders that were still to come
     to bots which got everything before them; the machine may have been too slow. `nonsense`: connections
-    that brought what is no frame, or not the next message, without the network's doing.
+    that brought what is no frame, or not the next message, without the network's doing. `wrong_answers`: what
+    traders' programs got where the client library promises something else. `server_errors`: exceptions in
+    the server's log.
     """
 
     lost: int = 0
@@ -51,12 +53,23 @@ class Verdict(msgspec.Struct):
     unexplained_gaps: int = 0
     state_differences: int = 0
     mirror_differences: int = 0
+    trouble_not_shown: int = 0
+    trouble_still_shown: int = 0
+    wrong_answers: int = 0
+    server_errors: int = 0
     problems: list[str] = []
 
     def add(self, kind: str, problem: str, count: int = 1) -> None:
         setattr(self, kind, getattr(self, kind) + count)
         if len(self.problems) < 20:
             self.problems.append(f"{kind}: {problem}")
+
+    def expect(self, kind: str, what: str, condition: Callable[[], object], seconds: float = 90.0) -> None:
+        """Waits until the condition holds; if it does not, that is a fault."""
+        try:
+            until(condition, seconds=seconds)
+        except AssertionError:
+            self.add(kind, what)
 
     @property
     def zeros(self) -> bool:
@@ -186,11 +199,10 @@ class Deliveries:
 
     def _read(self, bot: BotReport) -> None:
         add, name, marks = self._verdict.add, f"bot {bot.number} ({bot.kind})", bot.kind != "version 1"
-        connected = sorted(bot.connected)
         got: set[int] = set()
         last = None
         for message in Record.read(bot):
-            sequence, order, timestamp, received, processed_ms, late, replay = message
+            sequence, order, timestamp, received, processed_ms, late, replay, since = message
             if last is not None and sequence != last + 1:
                 add("repeated" if sequence <= last else "out_of_order", f"{name}: {sequence} after {last}")
             last = sequence
@@ -205,8 +217,9 @@ class Deliveries:
                 self._first_received[sequence] = received
             if marks and not late and timestamp - processed_ms > self._stale_ms:
                 add("unmarked_stale", f"{name}: {sequence} is late and not marked")
-            since = connected[bisect_right(connected, received) - 1]
-            if timestamp >= since:
+            if not since:
+                pass
+            elif timestamp >= since:
                 self._lags[received - timestamp] += 1
             elif marks and not replay:
                 self._suspects.append(_Suspect(name, sequence, since))

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from ptn_api.clock import wall_ms
 from tests.soak.report import BotConfig, BotReport, End, Record, kind_of
 
 __all__ = ["PlainBot"]
@@ -75,6 +76,7 @@ class PlainBot:
         self.format = "delta" if kind == "plain delta" else "full"
         self.api_key = config.api_keys[number]
         self.epoch = ""
+        self.connected_ms = 0
         address = urlsplit(config.stream_url)
         self._host, self._port = address.hostname or "", address.port
         self._stopped = asyncio.Event()
@@ -132,7 +134,8 @@ class _Conversation(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
-        self._bot.report.note_connection()
+        self._bot.report.connections += 1
+        self._bot.connected_ms = wall_ms()
         transport.write(
             b"GET / HTTP/1.1\r\nHost: soak\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -267,4 +270,5 @@ class _Conversation(asyncio.Protocol):
             order.processed_ms,
             message.late,
             message.replay,
+            self._bot.connected_ms,
         )

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
 
-__all__ = ["BotConfig", "BotReport", "End", "Kind", "Received", "Record", "kind_of"]
+from ptn_api.clock import wall_ms
 
-Kind = Literal["library", "library delta", "mirror", "plain", "plain delta", "version 1"]
-"""`library` and `mirror` are our Stream and PositionMirror; the others speak the protocol themselves."""
+__all__ = ["BotConfig", "BotReport", "End", "Kind", "Received", "Record", "TraderConfig", "kind_of"]
+
+Kind = Literal["library", "library delta", "mirror", "plain", "plain delta", "version 1", "trader"]
+"""`library`, `mirror` and `trader` are our Stream, PositionMirror and `follow`; the others speak the protocol
+themselves."""
 
 _KINDS: tuple[Kind, ...] = (
     *("library", "library delta", "library"),
@@ -44,6 +46,19 @@ class BotConfig(msgspec.Struct):
     """A file with what every bot has to reach before the process ends (`End`)."""
 
 
+class TraderConfig(msgspec.Struct):
+    """The instructions of a trader's program."""
+
+    stream_url: str
+    rest_url: str
+    alias: str
+    """The user whose key it has."""
+    key: str
+    """The file with its key."""
+    folder: str
+    """The folder for its cursor."""
+
+
 class End(msgspec.Struct):
     """`head`: the last sequence; `checksum`: of all positions, as in heartbeats."""
 
@@ -61,19 +76,18 @@ class BotReport(msgspec.Struct):
     last: int = -1
     deliveries: int = 0
     gaps: list[str] = []
-    connected: list[int] = []
-    """The times of its connections, in epoch ms."""
+    connections: int = 0
     broken_off: int = 0
     """How often a plain bot disconnected after a malformed frame or a wrong sequence."""
     positions: dict[str, int] = {}
     """Of a mirror: position uuid -> checksum of its text."""
 
-    def note_connection(self) -> None:
-        self.connected.append(time.time_ns() // 1_000_000)
-
 
 class Received(NamedTuple):
-    """One received message; times in epoch ms. `order` stands for the order's uuid."""
+    """One received message; times in epoch ms. `order` stands for the order's uuid.
+
+    `connected` is when the connection began that brought it; 0 if that is unknown.
+    """
 
     sequence: int
     order: int
@@ -82,25 +96,35 @@ class Received(NamedTuple):
     processed_ms: int
     late: bool
     replay: bool
+    connected: int = 0
 
 
 class Record:
     """A bot's messages in a file, so that neither bots nor checker hold them in memory."""
 
-    _one = struct.Struct("<qQqqq??")
+    _one = struct.Struct("<qQqqq??q")
 
     def __init__(self, report: BotReport) -> None:
         self._report = report
         self._file = open(report.file, "wb", buffering=1 << 16)  # noqa: SIM115 - closed by `close`
 
     def add(
-        self, sequence: int, order_uuid: str, timestamp: int, processed_ms: int, late: bool, replay: bool
+        self,
+        sequence: int,
+        order_uuid: str,
+        timestamp: int,
+        processed_ms: int,
+        late: bool,
+        replay: bool,
+        connected: int,
     ) -> None:
-        now_ms = time.time_ns() // 1_000_000
         number = self.number_of(order_uuid)
-        self._file.write(self._one.pack(sequence, number, timestamp, now_ms, processed_ms, late, replay))
+        self.put(Received(sequence, number, timestamp, wall_ms(), processed_ms, late, replay, connected))
+
+    def put(self, message: Received) -> None:
+        self._file.write(self.packed(message))
         self._report.deliveries += 1
-        self._report.last = sequence
+        self._report.last = message.sequence
 
     def close(self) -> None:
         self._file.close()

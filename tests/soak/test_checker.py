@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.soak.checker import Deliveries, OrdersPlaced, Verdict
-from tests.soak.report import BotReport, Kind, Received, Record
+from tests.soak.report import BotReport, Kind, Received, Record, TraderConfig
+from tests.soak.traders import Trader
 
 HEAD = 5
 PLACED = OrdersPlaced(must={f"order-{n}": "position" for n in range(1, HEAD + 1)}, may={"order-0"})
@@ -19,7 +20,7 @@ def message(sequence: int, *, order: int | None = None, **changes: object) -> Re
     """Seen by intake at 1,000 times its number, received a moment later."""
     at = 1_000 * sequence
     uuid = f"order-{sequence if order is None else order}"
-    plain = Received(sequence, Record.number_of(uuid), at, at + 10, at - 10, late=False, replay=False)
+    plain = Received(sequence, Record.number_of(uuid), at, at + 10, at - 10, False, False, 1)
     return plain._replace(**changes)
 
 
@@ -35,7 +36,7 @@ def judged(tmp_path: Path, *bots: Messages, kind: Kind = "plain", **report: obje
         file.write_bytes(b"".join(map(Record.packed, messages)))
         last = messages[-1].sequence if messages else 0
         reports.append(
-            BotReport(number, kind, str(file), last=last, connected=[0, 4_500], **report)  # type: ignore[arg-type]
+            BotReport(number, kind, str(file), last=last, **report)  # type: ignore[arg-type]
         )
     Deliveries(PLACED, verdict, stale_ms=60_000).check(reports, HEAD, doubled=1)
     return verdict
@@ -101,7 +102,7 @@ def test_what_others_had_before_the_connection_must_be_marked_as_replayed(
     others, bot = whole(), whole()
     others[3] = others[3]._replace(received=had_by_others_at)
     others[4] = others[4]._replace(received=5_010)
-    bot[3] = bot[3]._replace(received=4_700, replay=marked)
+    bot[3] = bot[3]._replace(received=4_700, replay=marked, connected=4_500)
     assert counts(judged(tmp_path, others, bot, kind=kind)) == found
 
 
@@ -110,3 +111,45 @@ def test_gaps_and_nonsense_are_counted(tmp_path: Path) -> None:
     assert counts(judged(tmp_path, whole(), broken_off=1)) == {}
     assert counts(judged(tmp_path, whole(), broken_off=3)) == {"nonsense": 2}
     assert counts(judged(tmp_path, whole(), gaps=["epoch 1-9"])) == {"unexplained_gaps": 1}
+
+
+def test_what_does_not_come_true_is_a_fault() -> None:
+    """It is waited for."""
+    verdict = Verdict()
+    verdict.expect("trouble_not_shown", "seen at the second look", iter([False, True]).__next__)
+    assert counts(verdict) == {}
+    verdict.expect("trouble_not_shown", "never seen", lambda: False, seconds=0.01)
+    assert counts(verdict) == {"trouble_not_shown": 1}
+
+
+@pytest.mark.parametrize(
+    ("again", "unsaved_after", "found"),
+    [
+        ([(6, False)], None, {}),
+        ([(5, True), (6, False)], None, {}),
+        ([(5, False), (6, False)], None, {"unmarked_stale": 1}),
+        ([(4, True), (5, True), (6, False)], None, {"repeated": 1}),
+        ([(3, True), (4, True), (5, True), (6, False)], 3, {}),
+        ([(2, True), (3, True), (4, True), (5, True), (6, False)], 3, {"repeated": 1}),
+        ([(3, True), (5, True), (6, False)], 3, {"out_of_order": 1}),
+        ([(7, False)], None, {"lost": 1, "out_of_order": 1}),
+    ],
+    ids=["next", "last", "unmarked", "committed", "unsaved", "saved", "hole in repeats", "hole"],
+)
+def test_a_restarted_trader_gets_again_what_it_had_not_saved(
+    tmp_path: Path, again: list[tuple[int, bool]], unsaved_after: int | None, found: dict[str, int]
+) -> None:
+    """The last order, which it may not have committed; more while its cursor could not be saved."""
+    verdict = Verdict()
+    config = TraderConfig("", "", "alias", "", str(tmp_path))
+    trader = Trader(0, config, tmp_path / "trader.received", verdict)
+    trader.take(["began", 0])
+    for n in range(1, HEAD + 1):
+        trader.take(["order", 0, n, f"order-{n}", 0, 0, False, False])
+    trader.unsaved_after = unsaved_after
+    trader.take(["began", 0])
+    for n, replay in again:
+        trader.take(["order", 0, n, f"order-{n}", 0, 0, False, replay])
+    placed = OrdersPlaced(must=PLACED.must | {"order-6": "position"}, may={"order-7"})
+    Deliveries(placed, verdict, stale_ms=60_000).check([trader.close()], again[-1][0], doubled=0)
+    assert counts(verdict) == found

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -125,6 +126,7 @@ async def running(
     *,
     clock: Callable[[], int] | None = None,
     usage: Usage | None = None,
+    tls: ssl.SSLContext | None = None,
     **options: Any,
 ) -> AsyncIterator[LiveStream]:
     """Runs the stream of `live` on a free port until the block ends."""
@@ -143,6 +145,7 @@ async def running(
                 counters=live.counters,
                 clock=clock or (lambda: live.now_ms),
                 usage=usage,
+                tls=tls,
             )
         )
         waiting = asyncio.create_task(is_ready.wait())

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import random
+import socket
+import ssl
 import struct
 import zlib
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ptn_api.process.certificate import Certificate
+from ptn_api.stream.handshake import HEAD_BYTES
 from tests.stream.live import SOON_S, LiveStream, running, until
+from tests.system.certificates import certificates
 
 UPGRADE = (
     b"GET /chat HTTP/1.1\r\nHost: x\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n"
@@ -74,35 +82,145 @@ async def _still_serves(live: LiveStream) -> None:
         assert (await client.login())["status"] == "success"
 
 
-@pytest.mark.parametrize(
-    ("request_bytes", "status"),
-    [
-        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"426"),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", b"400"),
-        (b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", b"400"),
-        (b"nonsense\r\n\r\n", b"400"),
-        (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"400"),
-    ],
+GET = b"GET / HTTP/1.1\r\n"
+HOST = b"Host: x\r\n"
+WEBSOCKET = b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
+WITH_KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+VERSION = b"Sec-WebSocket-Version: 13\r\n"
+WHOLE = GET + HOST + WEBSOCKET + WITH_KEY + VERSION
+REFUSED = (
+    {
+        "not an upgrade": (GET + HOST, 426),
+        "another upgrade": (GET + HOST + b"Upgrade: h2c\r\nConnection: Upgrade\r\n", 426),
+        "an older version": (GET + HOST + WEBSOCKET + WITH_KEY + b"Sec-WebSocket-Version: 8\r\n", 426),
+        "no version": (GET + HOST + WEBSOCKET + WITH_KEY, 426),
+        "a version twice": (WHOLE + VERSION, 426),
+        "no key": (GET + HOST + WEBSOCKET + VERSION, 400),
+        "a key twice": (WHOLE + WITH_KEY, 400),
+        "a short key": (GET + HOST + WEBSOCKET + VERSION + b"Sec-WebSocket-Key: aGVsbG8=\r\n", 400),
+        "no Connection": (GET + HOST + b"Upgrade: websocket\r\n" + WITH_KEY + VERSION, 400),
+        "no host": (GET + WEBSOCKET + WITH_KEY + VERSION, 400),
+        "an empty host": (GET + b"Host:\r\n" + WEBSOCKET + WITH_KEY + VERSION, 400),
+        "a host twice": (WHOLE + HOST, 400),
+        "a POST": (WHOLE.replace(b"GET", b"POST"), 400),
+        "a body": (WHOLE + b"Content-Length: 2\r\n", 400),
+        "a chunked body": (WHOLE + b"Transfer-Encoding: chunked\r\n", 400),
+        "HTTP/1.0": (WHOLE.replace(b"HTTP/1.1", b"HTTP/1.0"), 505),
+        "HTTP/2.0": (WHOLE.replace(b"HTTP/1.1", b"HTTP/2.0"), 505),
+        "the preface of HTTP/2": (b"PRI * HTTP/2.0\r\n", 505),
+        "RTSP": (WHOLE.replace(b"HTTP/1.1", b"RTSP/1.0"), 400),
+        "no HTTP": (b"nonsense\r\n", 400),
+        "a TLS hello": (b"\x16\x03\x01\x02\x00\x01\r\n", 400),
+        "NUL in a value": (WHOLE + b"X: a\0b\r\n", 400),
+        "a folded line": (WHOLE + b"X: a\r\n b\r\n", 400),
+        "a bare LF": (WHOLE + b"X: a\nY: b\r\n", 400),
+        "only bare LFs": (WHOLE.replace(b"\r\n", b"\n"), 400),
+        "no colon": (WHOLE + b"X\r\n", 400),
+        "a space before the colon": (WHOLE + b"X : y\r\n", 400),
+        "a large header": (WHOLE + b"X: " + b"y" * HEAD_BYTES + b"\r\n", 431),
+        "a long path": (WHOLE.replace(b"/ ", b"/" + b"y" * HEAD_BYTES + b" "), 431),
+        "headers without an end": (WHOLE + b"X: " + b"y" * 400_000, 431),
+    }
+    | {
+        f"not ASCII in {name}": (WHOLE + name.encode() + b": \xff\xc3\xa9\r\n", 400)
+        for name in ("X", "Authorization", "X-Forwarded-For", "Origin", "Sec-WebSocket-Extensions", "Upgrade")
+    }
+    | {
+        "not ASCII in the version": (WHOLE.replace(b" 13", b" \xff"), 400),
+        "not ASCII in the key": (WHOLE.replace(b"dGhl", b"\xc3\xa9"), 400),
+        "not ASCII in the path": (WHOLE.replace(b"/ ", b"/\xff "), 400),
+    }
 )
-async def test_a_request_without_an_upgrade_gets_a_short_error(
-    live: LiveStream, request_bytes: bytes, status: bytes
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_a_malformed_handshake_gets_a_short_error(
+    live: LiveStream, name: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A 4xx and the end of the connection."""
+    """As JSON that repeats nothing of it; then the connection ends. Nothing is logged."""
+    head, status = REFUSED[name]
     reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
-    writer.write(request_bytes)
-    answer = await asyncio.wait_for(reader.read(), SOON_S)
-    assert answer.startswith(b"HTTP/1.1 " + status)
+    with contextlib.closing(writer):
+        writer.write(head + b"\r\n")
+        answer = await asyncio.wait_for(reader.read(), SOON_S)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert len(answer) < 500
-    writer.close()
+    assert set(json.loads(answer.partition(b"\r\n\r\n")[2])) == {"error", "code"}
+    assert (b"Sec-WebSocket-Version: 13\r\n" in answer) == (status == 426)
+    assert (caplog.text, capsys.readouterr().out) == ("", "")
 
 
-async def test_an_endless_handshake_is_cut_off(live: LiveStream) -> None:
-    """The size of headers is limited."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
-    writer.write(b"GET / HTTP/1.1\r\n" + b"X: " + b"y" * 40_000)
-    with contextlib.suppress(ConnectionResetError):
-        assert await asyncio.wait_for(reader.read(), SOON_S) == b""
-    writer.close()
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+async def test_a_handshake_in_pieces_with_a_login_behind_it(secure: bool, tmp_path: Path) -> None:
+    """Byte by byte, or all at once: the client need not wait for the response to send its frames."""
+    context, options = tls(tmp_path) if secure else (None, {})
+    ping = b'{"type":"ping","timestamp":7}'
+    frames = b"".join(bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text for text in (LOGIN, *[ping] * 300))
+    sent = WHOLE + b"\r\n" + frames
+    async with running(tls=context) as live:
+        for size in (1, 7, 5_000, len(sent)):
+            reader, writer = await asyncio.open_connection("127.0.0.1", live.port, **options)
+            raw = Raw(reader, writer)
+            for n in range(0, len(sent), size):
+                writer.write(sent[n : n + size])  # over TLS, a record each
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
+            assert json.loads((await raw.read())[1])["status"] == "success"
+            for _ in range(300):
+                assert json.loads((await raw.read())[1])["client_timestamp"] == 7
+            writer.transport.abort()
+
+
+def tls(folder: Path) -> tuple[ssl.SSLContext, dict[str, Any]]:
+    """Returns the server's context and the client's options."""
+    files = certificates(folder)
+    client = ssl.create_default_context(cafile=files.authority)
+    return Certificate(files.certificate, files.key).context, {"ssl": client, "server_hostname": "localhost"}
+
+
+REFUSALS = {
+    "a handshake that is none": (b"nonsense\r\n\r\n", 0),
+    "headers without an end": (b"GET / HTTP/1.1\r\nX: " + b"y" * 20_000, 0),
+    "an unknown key": (WHOLE + b"Authorization: Bearer unknown\r\n\r\n", 4101),
+    "no key": (WHOLE + b"\r\n" + b"\x81\x82\0\0\0\0{}", 4100),
+    "a bad frame": (WHOLE + b"\r\n" + b"\xb1\x82\0\0\0\0{}", 1002),
+    "an unmasked frame": (WHOLE + b"\r\n" + b"\x81\x02{}", 1002),
+    "a large frame": (WHOLE + b"\r\n" + b"\x81\xfe\xff\xff\0\0\0\0" + b"x" * 20_000, 1009),
+    "a close frame": (WHOLE + b"\r\n" + b"\x88\x80\0\0\0\0", 1000),
+    "silence": (WHOLE + b"\r\n", 4003),
+    "half a handshake": (WHOLE, 0),
+}
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+async def test_the_server_ends_every_refused_connection_by_itself(secure: bool, tmp_path: Path) -> None:
+    """Even if the client sends nothing more and closes nothing, not even TLS."""
+    context, options = tls(tmp_path) if secure else (None, {})
+    async with running(auth_timeout_ms=400, unread_close_ms=200, tls=context) as live:
+        received = await asyncio.gather(
+            *(
+                asyncio.to_thread(_read_to_end, live.port, sent, options.get("ssl"))
+                for sent, _ in REFUSALS.values()
+            )
+        )
+    for (name, (_, code)), data in zip(REFUSALS.items(), received, strict=True):
+        assert not code or struct.pack("!H", code) in data, name
+
+
+def _read_to_end(port: int, sent: bytes, context: ssl.SSLContext | None) -> bytes:
+    """Returns all bytes up to the end of the TCP connection."""
+    sock = socket.create_connection(("127.0.0.1", port), timeout=SOON_S)
+    if context is not None:
+        sock = context.wrap_socket(sock, server_hostname="localhost")
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        sock.sendall(sent)
+        while chunk := sock.recv(1 << 16):
+            received += chunk
+    with socket.socket(fileno=sock.detach()) as below, contextlib.suppress(ConnectionError):
+        below.settimeout(SOON_S)
+        while below.recv(1 << 16):
+            pass  # what is left of TLS
+    return received
 
 
 @pytest.mark.parametrize(
@@ -112,6 +230,12 @@ async def test_an_endless_handshake_is_cut_off(live: LiveStream) -> None:
         (0xC1, b"compressed without an agreement", 1002),
         (0x83, b"an unknown opcode", 1002),
         (0x09, b"a ping in fragments", 1002),
+        (0xA1, b"RSV2", 1002),
+        (0x91, b"RSV3", 1002),
+        (0xA9, b"RSV2 in a ping", 1002),
+        (0xC9, b"RSV1 in a ping", 1002),
+        (0x9A, b"RSV3 in a pong", 1002),
+        (0xA8, b"", 1002),
         (0x81, b"x" * ((1 << 16) + 1), 1009),
     ],
 )

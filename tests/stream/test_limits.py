@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
+import json
+import tracemalloc
+
+import pytest
 
 from ptn_api.access import Grant, KeyRing
 from ptn_api.access.usage import Usage
 from ptn_api.wire import close_codes
-from tests.stream.live import KEY, LiveStream, running, until
+from ptn_api.wire.client_frames import MOST_NAMES
+from tests.hostile.raw import UPGRADE, RawSocket, deflated, frame
+from tests.stream.live import KEY, SOON_S, LiveStream, running, until
 
 FORWARDED = {"X-Forwarded-For": "1.1.1.1"}
+TOO_MANY = close_codes.TOO_MANY_REQUESTS.code
+CLOSED_BY_PICOWS = (frame(b"{}", masked=False), frame(b"", claimed=1 << 30))
+"""Its own close code stands: it does not know of limits."""
 
 
 async def test_too_many_frames_close_their_connection_only() -> None:
@@ -55,6 +66,81 @@ async def test_an_address_that_guesses_keys_must_wait() -> None:
             assert (await client.login())["status"] == "success"
         assert live.counters.limited == {"failed_logins": 2}
         assert live.counters.auth_failures == 2
+
+
+@pytest.mark.parametrize(
+    ("reason", "sent", "code"),
+    [
+        ("not_json", frame(b"hello"), 4100),
+        ("bad_frame", frame(b"[]"), 4100),
+        ("no_key", frame(b"{}"), 4100),
+        ("too_big", frame(b" " * 4_097), 1009),
+        ("too_big", frame(b" " * 4_000, first=0x01) + frame(b" " * 97, first=0x80), 1009),
+        ("too_big", frame(b" " * 5_000, claimed=100_000), 1009),
+        ("too_big", frame(b"", claimed=1 << 30), 1009),
+        ("too_big", frame(deflated(b" " * 4_097), first=0xC1), 1009),
+        ("not_deflated", frame(b"\xff" * 100, first=0xC1), 1007),
+        ("bad_fragment", frame(b"{}", first=0x80), 1002),
+        ("not_a_frame", frame(b"{}", first=0xA1), 1002),
+        ("not_a_frame", frame(b"{}", masked=False), 1002),
+    ],
+)
+async def test_a_bad_first_frame_counts_as_a_failed_login(reason: str, sent: bytes, code: int) -> None:
+    """Limited by address, and counted by reason."""
+    async with running(failed_logins_per_minute=1, trusted_proxies="127.0.0.1") as live:
+        codes = [await asyncio.to_thread(close_code_after, live.port, sent) for _ in range(2)]
+        assert codes == [code, code if sent in CLOSED_BY_PICOWS else TOO_MANY]
+        assert live.counters.bad_logins == {reason: 2}
+        async with live.client(additional_headers=FORWARDED) as client:
+            await client.send(api_key=KEY)
+            assert await client.close_code() == TOO_MANY
+        async with live.client(additional_headers={"X-Forwarded-For": "2.2.2.2"}) as client:
+            assert (await client.login(KEY))["status"] == "success"
+
+
+def close_code_after(port: int, sent: bytes) -> int:
+    with RawSocket(port, b"permessage-deflate", forwarded=b"1.1.1.1") as raw:
+        raw.send(sent)
+        return raw.close_code()
+
+
+async def test_a_large_filter_costs_as_much_as_many_frames() -> None:
+    """Every full 4 KiB counts as another frame, however well it was compressed."""
+    miners = [f"5Miner{n:042d}" for n in range(MOST_NAMES)]
+    cost = (
+        1
+        + len(json.dumps({"type": "subscribe", "all": True, "sender_timestamp": 5, "miners": miners}))
+        // 4_096
+    )
+    async with running(frames_per_minute=1 + 3 * cost) as live, live.client() as client:
+        await client.login(version=2)
+        for _ in range(3):
+            assert (await client.subscribe(miners=miners))["miners"] == miners
+        await client.send(type="subscribe", all=True, sender_timestamp=5, miners=miners)
+        assert await client.close_code() == TOO_MANY
+        assert live.counters.limited == {"frames": 1}
+
+
+async def test_a_long_header_is_not_kept() -> None:
+    """An open connection holds no more memory for it."""
+
+    async def held(handshake: bytes) -> int:
+        tracemalloc.start()
+        try:
+            async with running() as live, contextlib.AsyncExitStack() as stack:
+                for _ in range(100):
+                    reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
+                    stack.callback(writer.close)
+                    writer.write(handshake + b"\r\n")
+                    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
+                gc.collect()
+                return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    await held(UPGRADE)  # what is imported or cached only once
+    short = await held(UPGRADE)
+    assert await held(UPGRADE + b"X-Forwarded-For: " + b"203.0.113.77, " * 500 + b"\r\n") - short < 100_000
 
 
 async def test_a_loopback_peer_has_only_the_frame_limit() -> None:

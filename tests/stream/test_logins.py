@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ptn_api.access import Grant
 from ptn_api.stream.logins import EvictionBackoff, LoginPacer
 from ptn_api.wire import close_codes
-from tests.stream.live import KEY, running, until
+from tests.stream.live import KEY, Client, running, until
 
 
 def test_the_pacer_admits_a_burst_and_then_a_constant_rate() -> None:
@@ -123,6 +123,42 @@ async def test_a_flood_of_frames_before_the_key_check_is_cut_off() -> None:
             with contextlib.suppress(Exception):
                 await clients[4].send(type="ping", timestamp=1)
         assert await clients[4].close_code() == close_codes.TOO_MANY_REQUESTS.code
+
+
+async def test_at_most_ten_logins_of_a_user_wait() -> None:
+    """Further ones are closed with "reconnect"; one that ends makes room; other users are unaffected."""
+    async with (
+        running(eviction_delay_ms=60_000, max_connections_per_key=1) as live,
+        contextlib.AsyncExitStack() as stack,
+    ):
+
+        async def connect() -> Client:
+            client = await stack.enter_async_context(live.client())
+            await client.send(api_key=KEY)
+            return client
+
+        for _ in range(4):
+            await (await connect()).receive()
+        waiting = [await connect() for _ in range(10)]
+        for _ in range(3):
+            assert await (await connect()).close_code() == close_codes.TOO_MANY_REQUESTS.code
+        assert live.counters.limited == {"waiting_logins": 3}
+        await waiting[0].connection.close()
+        await until(lambda: live.counters.closed[1000] == 1)
+        await connect()
+        assert await (await connect()).close_code() == close_codes.TOO_MANY_REQUESTS.code
+        assert live.counters.limited == {"waiting_logins": 4}
+        async with live.client() as other:
+            assert (await other.login("key-of-bob"))["status"] == "success"
+
+
+async def test_logins_of_a_user_without_a_connection_limit_all_wait() -> None:
+    """As many may wait as may be connected."""
+    async with running(accepts_per_second=40) as live, contextlib.AsyncExitStack() as stack:
+        live.keys.replace([Grant("entity", "key-of-entity", 200)])
+        clients = [await stack.enter_async_context(live.client()) for _ in range(60)]
+        answers = await asyncio.gather(*(client.login("key-of-entity") for client in clients))
+        assert [a["status"] for a in answers] == ["success"] * 60
 
 
 async def test_logins_beyond_the_rate_wait_their_turn_and_all_succeed() -> None:

@@ -130,7 +130,9 @@ async def test_a_refused_login_gets_its_message_then_a_close(
         assert await client.close_code() == (close or close_codes.BAD_FIRST_FRAME).code
 
 
-@pytest.mark.parametrize("garbage", ["no json", "", b"\xff\xfe\x00", "[" * 5000, '{"api_key": "x"'])
+@pytest.mark.parametrize(
+    "garbage", ["no json", "", b"\xff\xfe\x00", '{"api_key":' + "[" * 4000, '{"api_key": "x"']
+)
 async def test_a_first_frame_that_is_not_json_closes_without_a_message(garbage: str | bytes) -> None:
     """Only the close frame is sent."""
     async with running() as live, live.client() as client:
@@ -363,7 +365,7 @@ def test_it_runs_on_uvloop() -> None:
             await client.login()
             await client.subscribe()
             live.trade(10)
-            return [m["sequence"] - live.log.created_ms // 1000 for m in await client.messages(10)]
+            return [m["sequence"] - live.log.created_ms for m in await client.messages(10)]
 
     assert uvloop.run(main()) == list(range(1, 11))
 

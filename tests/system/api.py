@@ -25,6 +25,7 @@ SHORT_PERIODS = {
     "removal_confirm_ms": 300,
     "queue_hold_ms": 1_000,
     "refresh_coalesce_ms": 50,
+    "work_refused_ms": 500,
     "heartbeat_ms": 200,
     "key_check_ms": 100,
     "parent_check_ms": 100,
@@ -144,6 +145,18 @@ def api(
     finally:
         _end(process)
         running.close()
+
+
+@contextmanager
+def unreadable_log(data_dir: Path) -> Iterator[None]:
+    """The log's name leads to itself meanwhile; processes that have the file open keep it."""
+    log = data_dir / "log.sqlite3"
+    aside, loop = log.with_name("aside"), log.with_name("loop")
+    os.link(log, aside)
+    loop.symlink_to(log.name)
+    loop.replace(log)  # in one step: a log that is missing counts as deleted
+    yield
+    aside.replace(log)
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,3 +28,11 @@ def certificates(folder: Path) -> Files:
     files.key.touch(0o600)
     issued.private_key_pem.write_to_path(files.key)
     return files
+
+
+def contexts(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A client's context and a server's, which it trusts."""
+    files = certificates(folder)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(files.certificate, files.key)
+    return ssl.create_default_context(cafile=str(files.authority)), server

@@ -24,7 +24,7 @@ def configuration(http: int, https: int, files: Files, rest: str, stream: str) -
     text = CONFIGURATION.read_text()
     for before, after in (
         (r"listen 80;", f"listen 127.0.0.1:{http};"),
-        (r"listen 443 ssl;", f"listen 127.0.0.1:{https} ssl;"),
+        (r"listen 443 ssl sndbuf=256k;", f"listen 127.0.0.1:{https} ssl sndbuf=256k;"),
         (r"/etc/letsencrypt/live/api\.example\.com/fullchain\.pem", str(files.certificate)),
         (r"/etc/letsencrypt/live/api\.example\.com/privkey\.pem", str(files.key)),
         (r"server 127\.0\.0\.1:48888;", f"server {rest.rpartition('/')[2]};"),

@@ -102,7 +102,26 @@ def test_a_directory_that_is_locked(locked: Validator, data_dir: Path, folder: s
     assert f"as the user they belong to: uid {OWNER}" in found.stdout
 
 
-def test_a_position_that_is_locked_while_the_server_runs(locked: Validator, data_dir: Path) -> None:
+def test_a_key_file_of_another_user(validator: Validator, data_dir: Path, keys: dict[int, str]) -> None:
+    """The server starts and answers 401; /health and the log have the reason, and the log names the file."""
+    validator.place()
+    path = data_dir.parent / "api_keys.json"
+    os.chown(path, OWNER, OWNER)
+    ask = {"headers": {"Authorization": f"Bearer {keys[100]}"}, "timeout": 30}
+    with api(data_dir, validator_dir=validator.root, prefix=AS_ANOTHER_USER) as server:
+        until(lambda: health(server)[1]["problems"] == ["key_file_unreadable"])
+        assert requests.get(server.rest + "/me", **ask).status_code == 401
+        log = server.log.read_text()
+        assert f'"file": "{path}"' in log
+        assert "the key file cannot be read: Permission denied" in log
+        os.chown(path, 0, 0)
+        until(lambda: requests.get(server.rest + "/me", **ask).status_code == 200)
+        until(lambda: health(server)[1]["problems"] == [])
+
+
+def test_a_position_that_is_locked_while_the_server_runs(
+    locked: Validator, data_dir: Path, keys: dict[int, str]
+) -> None:
     """As after an upgrade of the validator: each rewritten file is out of reach."""
     for path in locked.root.rglob("*"):
         os.chown(path, 0, 0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import io
 import json
 import os
 import resource
 import shutil
 import signal
+import socket
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -30,18 +32,20 @@ from ptn_api.errors import APIStatusError
 from ptn_api.problems import CODES, PROBLEMS, Code
 from ptn_api.process.settings import load_settings
 from tests import factories
-from tests.system.api import ROOT, Api, api
+from tests.system.api import ROOT, Api, api, unreadable_log
 from tests.system.validator import Validator
 from tests.waiting import until
 
 ELSEWHERE: dict[Code, str] = {
     "source_silent": "rest/test_app.py",
-    "log_unreadable": "rest/test_app.py",
+    "log_unusable": "system/test_damage.py",
+    "log_damaged": "system/test_damage.py",
     "not_watching": "rest/test_app.py",
     "events_missing": "intake/test_follow.py",
     "queue_items_refused": "intake/test_queue.py",
     "clock_untrusted": "system/test_clock_jumps.py",
     "certificate_unreadable": "process/test_certificate.py",
+    "event_loop_busy": "process/test_background.py",
 }
 """Problems that real processes cannot be given here, and the files whose tests provoke them."""
 
@@ -51,6 +55,7 @@ class Heartbeats:
 
     def __init__(self, url: str, key: str) -> None:
         self.problems: list[str] = []
+        self.connected = threading.Event()
         self._url, self._key = url, key
         self._stopping = False
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -67,6 +72,7 @@ class Heartbeats:
                     connection.send(json.dumps({"api_key": self._key, "version": 2}))
                     while not self._stopping:
                         frame = json.loads(connection.recv(timeout=2))
+                        self.connected.set()
                         if frame.get("type") == "heartbeat":
                             self.problems = frame.get("problems", [])
             except (WebSocketException, OSError, EOFError):
@@ -239,6 +245,55 @@ def lost_usage(patient: Patient) -> Iterator[None]:
     (patient.data_dir / "usage.db").rmdir()
 
 
+@contextmanager
+def no_more_files(patient: Patient) -> Iterator[None]:
+    until(patient.heartbeats.connected.is_set)
+    stream = patient.server.children()["stream"].pid
+    logged = patient.server.log.stat().st_size
+    before = resource.prlimit(stream, resource.RLIMIT_NOFILE)
+    resource.prlimit(stream, resource.RLIMIT_NOFILE, (3, before[1]))
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):  # the lowest numbers may be free
+            address = ("127.0.0.1", patient.server.ws_port)
+            stack.enter_context(socket.create_connection(address, timeout=30))
+        yield
+        resource.prlimit(stream, resource.RLIMIT_NOFILE, before)
+    log = patient.server.log.read_text()[logged:]
+    assert "Traceback" not in log
+
+
+@contextmanager
+def crowded_server(patient: Patient) -> Iterator[None]:
+    """More expensive requests of one user, arriving at once, than may wait: until the block ends."""
+    address = patient.server.rest.removeprefix("http://")
+    headers = {"Authorization": f"Bearer {patient.key}"}
+    connections = [http.client.HTTPConnection(address, timeout=30) for _ in range(140)]
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(0.1):
+            rest = patient.server.children()["rest"]
+            rest.send_signal(signal.SIGSTOP)  # so that all arrive before the first is answered
+            for connection in connections:
+                connection.request("GET", "/miner-positions?status=open", headers=headers)
+            rest.send_signal(signal.SIGCONT)
+            for connection in connections:
+                connection.getresponse().read()
+
+    for connection in connections:
+        connection.request("GET", "/me", headers=headers)
+        connection.getresponse().read()
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        for connection in connections:
+            connection.close()
+
+
 def left_out(path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"bob": {"tier": 100}}))
 
@@ -248,6 +303,7 @@ PROVOKED: dict[Code, Any] = {
     "root_missing": without_root,
     "mass_removal": mass_removal,
     "log_unwritable": full_disk,
+    "log_unreadable": lambda patient: unreadable_log(patient.data_dir),
     "process_down": hanging_process,
     "process_restarting": killed_process,
     "files_refused": malformed_file,
@@ -258,6 +314,8 @@ PROVOKED: dict[Code, Any] = {
     "key_file_detached": detached_key_file,
     "key_entries_left_out": lambda patient: changed_keys(patient, left_out),
     "usage_unwritable": lost_usage,
+    "accept_paused": no_more_files,
+    "work_refused": crowded_server,
 }
 COUNTS: dict[Code, int] = {"files_refused": 1, "documents_refused": 1, "key_entries_left_out": 1}
 

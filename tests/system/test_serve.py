@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import json
 import shutil
 import subprocess
@@ -12,6 +14,8 @@ from typing import Any
 import pytest
 import requests
 
+from ptn_api.cli.doctor import diagnose
+from ptn_api.process.settings import load_settings
 from tests import factories
 from tests.system.api import api
 from tests.system.follower import Follower
@@ -120,7 +124,7 @@ def test_an_order_is_on_the_socket_and_in_rest(
 def test_a_new_key_works_and_a_removed_one_does_not(
     validator: Validator, data_dir: Path, tmp_path: Path
 ) -> None:
-    """Without a restart. Without a key file every request gets 401 and the log says what to do."""
+    """Without a restart. Without a key file every request gets 401; log, /health and doctor say why."""
     validator.place()
     path = tmp_path / "late_keys.json"
     with api(data_dir, validator_dir=validator.root, keys=path) as server:
@@ -131,8 +135,21 @@ def test_a_new_key_works_and_a_removed_one_does_not(
 
         assert status() == 401
         assert "ptn keys add" in server.log.read_text()
+
+        def problems() -> list[str]:
+            found: list[str] = requests.get(server.rest + "/health", timeout=30).json()["problems"]
+            return found
+
+        until(lambda: problems() == ["no_key_file"])
+        until(lambda: '"code": "no_key_file"' in server.log.read_text())
+        settings = {"api_rest_port": server.rest.rpartition(":")[2], "api_keys_file": str(path)}
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            diagnose(load_settings(settings | {"validator_dir": str(validator.root)}, {}))
+        assert f"key file not found: {path}" in printed.getvalue()
+        assert "no_key_file: There is no key file" in printed.getvalue()
         path.write_text('{"alice": {"key": "new-key", "tier": 30}}')
         until(lambda: status() == 200)
+        until(lambda: problems() == [])
         path.write_text('{"alice": {"key": "new-k')
         until(lambda: "keys_not_read" in server.log.read_text())
         assert status() == 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -107,19 +108,20 @@ def test_files_of_another_user_in_the_data_directory(validator: Validator, data_
 
 
 def test_a_file_that_is_not_a_log(validator: Validator, data_dir: Path) -> None:
-    """A restart would not help: the reason is logged, with exit status 1."""
+    """Another program's database: a restart would not help. The reason is logged, with exit status 1."""
     data_dir.mkdir()
-    (data_dir / "log.sqlite3").write_text("no database, and long enough to be looked at as one" * 10)
+    with contextlib.closing(sqlite3.connect(data_dir / "log.sqlite3")) as db:
+        db.execute("CREATE TABLE notes (text)")
     ports = ("--api-rest-port=0", "--api-ws-port=0")
     result = run("--serve", f"--validator-dir={validator.root}", f"--data-dir={data_dir}", *ports)
     assert result.returncode == 1
-    assert "the log is damaged" in result.stderr
+    assert "not an event log" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("::1", False)])
 def test_keys_in_the_clear_are_warned_about(
-    host: str, warned: bool, validator: Validator, data_dir: Path
+    host: str, warned: bool, validator: Validator, data_dir: Path, keys: dict[int, str]
 ) -> None:
     """Beyond loopback without TLS. The ready line has an IPv6 address in brackets."""
     validator.place()

@@ -319,3 +319,27 @@ async def test_a_hidden_order_leaves_the_bodies_of_lower_tiers() -> None:
     await context.follower.catch_up()
     same = [tier for tier in TIERS if context.views.entry(MINER, tier) is before[tier]]  # type: ignore[arg-type]
     assert same == [0, 30, 50]
+
+
+async def test_a_hidden_miner_leaves_the_documents_of_lower_tiers() -> None:
+    """Its first order, its directory and its removal: a document that is joined again takes longer."""
+    hidden = next(n for n in range(1, 200) if not is_live(uuid(n), 50))
+    log = three_miners()
+    context = await context_over(log, FakeClock())
+
+    def documents() -> dict[int, Any]:
+        return {tier: context.views.snapshot(tier) for tier in TIERS}  # type: ignore[arg-type]
+
+    changes: list[Change] = [
+        written(position(hidden, [order(50, at=NOW - HOUR)], miner="5New")),
+        written(position(hidden, [order(50, at=NOW - HOUR), order(51, at=NOW - 1)], miner="5New")),
+        PositionRemoved(miner_hotkey="5New", position_uuid=uuid(hidden)),
+        document(Document.MINERS, [MINER, OTHER_MINER, "5New"]),
+        document(Document.MINERS, [MINER, OTHER_MINER]),
+    ]
+    for change in changes:
+        before = documents()
+        log.append([change], NOW)
+        await context.follower.catch_up()
+        after = documents()
+        assert [tier for tier in TIERS if after[tier] is before[tier]] == [0, 30, 50], change

@@ -14,10 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from ptn_api.errors import LogError
 from ptn_api.wire import close_codes, frames
-from ptn_api.wire.client_frames import Subscription
+from ptn_api.wire.client_frames import MOST_NAMES, Subscription
 from ptn_api.wire.server_session import (
     MAX_WAITING_FRAMES,
     TRANSITIONS,
+    BadLogin,
     CatchUp,
     CheckKey,
     Close,
@@ -157,10 +158,21 @@ def test_an_unknown_key_is_refused() -> None:
     ]
 
 
-@pytest.mark.parametrize("frame", [b"{}", b"[]", b"5", b"null", b'{"api_key": null}', b'{"type": "ping"}'])
-def test_a_first_frame_without_a_key_is_refused(frame: bytes) -> None:
+@pytest.mark.parametrize(
+    ("frame", "reason"),
+    [
+        *((text, "bad_frame") for text in (b"[]", b"5", b"null", b'"api_key"')),
+        *(
+            (text, "no_key")
+            for text in (b"{}", b'{"api_key": null}', b'{"api_key": [[]]}', b'{"type": "ping"}')
+        ),
+    ],
+)
+def test_a_first_frame_without_a_key_is_refused(frame: bytes, reason: str) -> None:
     """JSON, but not a login."""
-    error, close = _session().receive(frame, NOW)
+    session = _session()
+    assert session.receive(frame, NOW) == [BadLogin(reason)]
+    error, close = session.refuse_login(reason, must_wait=False)
     assert isinstance(error, Send)
     assert error.frame.message == "Authentication required. Please provide an API key."  # type: ignore[attr-defined]
     assert close == Close(close_codes.BAD_FIRST_FRAME)
@@ -168,7 +180,18 @@ def test_a_first_frame_without_a_key_is_refused(frame: bytes) -> None:
 
 def test_a_first_frame_that_is_not_json_closes_silently() -> None:
     """Nothing is sent."""
-    assert _session().receive(b"hello", NOW) == [Close(close_codes.BAD_FIRST_FRAME)]
+    session = _session()
+    assert session.receive(b"hello", NOW) == [BadLogin("not_json")]
+    assert session.refuse_login("not_json", must_wait=False) == [Close(close_codes.BAD_FIRST_FRAME)]
+
+
+@pytest.mark.parametrize("frame", [b"{}", b"[]", b"hello"])
+def test_after_too_many_bad_logins_a_first_frame_is_closed_with_come_back(frame: bytes) -> None:
+    """Without an error frame, which existing clients take as final."""
+    session = _session()
+    (bad,) = session.receive(frame, NOW)
+    assert isinstance(bad, BadLogin)
+    assert session.refuse_login(bad.reason, must_wait=True) == [Close(close_codes.TOO_MANY_REQUESTS)]
 
 
 @pytest.mark.parametrize(
@@ -443,15 +466,51 @@ def test_version_1_ignores_unknown_fields() -> None:
         (0, 0),
         ({"a": 1}, 0),
         ([[]], 0),
+        ("x" * 64, "x" * 64),
         ("x" * 65, 0),
+        ("\u20ac" * 21, "\u20ac" * 21),
+        ("\u20ac" * 22, 0),
         (10**30, 10**30),
+        (10**999, 0),
+        (True, 0),
+        ([[]] * 1_000, 0),
     ],
 )
-def test_a_ping_is_answered_with_its_time_or_0(timestamp: Any, echo: Any) -> None:
-    """Only plausible timestamps are echoed."""
-    session, _ = _logged_in()
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_ping_is_answered_with_its_time_or_0(version: int, timestamp: Any, echo: Any) -> None:
+    """A number, or a text of at most 64 bytes in UTF-8, is echoed as it came."""
+    session, _ = _logged_in(version=version)
     expected = frames.Pong(client_timestamp=echo, server_timestamp=NOW, timestamp=NOW)
     assert _tell(session, type="ping", timestamp=timestamp) == [Send(expected)]
+    for kind in ("subscribe", "unsubscribe"):
+        (status,) = _sent(_tell(session, type=kind, sender_timestamp=timestamp))[:1]
+        assert status.sender_timestamp == (None if timestamp is None else echo)  # type: ignore[attr-defined]
+
+
+def test_a_filter_has_at_most_2048_names() -> None:
+    """Counted however they are written; the subscription stays as it was."""
+    session, _ = _logged_in(version=2)
+    names = [f"miner-{n}" for n in range(MOST_NAMES)]
+    for name in ("miners", "trade_pairs"):
+        for too_many in ([*names, "another"], [",".join(names), "another"]):
+            (error,) = _sent(_tell(session, type="subscribe", **{name: too_many}))
+            assert error.code == "bad_frame"  # type: ignore[attr-defined]
+            assert error.message.startswith(f"{name}: more than 2048 names")  # type: ignore[attr-defined]
+        (error,) = _sent(_tell(session, type="subscribe", **{name: ["x" * 65]}))
+        assert error == frames.Error(code="bad_frame", message=f"{name}: a name has more than 64 characters")
+    assert not session.subscribed_before
+    _tell(session, type="subscribe", miners=names)
+    assert session.subscription.miners == frozenset(names)
+
+
+def test_only_a_subscribe_may_be_large() -> None:
+    """Another frame is an error, however little of it would be read."""
+    session, _ = _logged_in(version=2)
+    for kind, name in (("ping", "timestamp"), ("unsubscribe", "sender_timestamp")):
+        (error,) = _sent(_tell(session, type=kind, **{name: "x" * 4_096}))
+        assert error == frames.Error(
+            code="bad_frame", message="too big: only a subscribe may have more than 4096 bytes"
+        )
 
 
 def test_a_subscription_matches_by_miner_and_pair() -> None:

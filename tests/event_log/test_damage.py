@@ -1,0 +1,317 @@
+"""Damage of the log's file: found, named, left out, and written again; nothing wrong is ever served."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from ptn_api.errors import LogError
+from ptn_api.event_log import (
+    Document,
+    DocumentWritten,
+    EventLog,
+    EventLogWriter,
+    PositionRemoved,
+    SourceStatus,
+    open_reader,
+    open_writer,
+)
+from ptn_api.event_log.database import log_path
+from tests.factories import MINER, OTHER_MINER, T0, order, position, uuid, written
+from tests.properties import tries
+
+POSITIONS = {
+    n: written(
+        position(n, [order(10 * n + k) for k in range(3)], miner=MINER if n % 2 else OTHER_MINER),
+        fingerprint=f"file {n}",
+    )
+    for n in range(1, 13)
+}
+REMOVED = 12
+DOCUMENTS = {
+    Document.STATISTICS: json.dumps({"data": list(range(5_000))}).encode(),
+    Document.ELIMINATIONS: b'{"eliminations": []}',
+}
+
+
+def fill(log: EventLogWriter) -> None:
+    """Positions in several texts, an order that was dropped from its list, a removal, and documents."""
+    log.baseline([POSITIONS[1]], T0)
+    for n, change in POSITIONS.items():
+        miner = MINER if n % 2 else OTHER_MINER
+        dropped = order(10 * n + 5)
+        log.append([written(position(n, [order(10 * n), dropped], miner=miner))], T0 + n)
+        log.append([change], T0 + n)
+    log.append([PositionRemoved(miner_hotkey=OTHER_MINER, position_uuid=uuid(REMOVED))], T0 + 100)
+    for document, content in DOCUMENTS.items():
+        log.append([DocumentWritten(document=document, content=content, fingerprint="f")], T0 + 100)
+    log.set_source(SourceStatus(swept_ms=T0))
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data directory of a log that was closed, all of it in one file."""
+    data_dir = tmp_path_factory.mktemp("original")
+    log = open_writer(data_dir, clock=lambda: T0 - 1)
+    fill(log)
+    log.close()
+    return data_dir
+
+
+@pytest.fixture
+def data_dir(original: Path, tmp_path: Path) -> Path:
+    shutil.copytree(original, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def change(data_dir: Path, *statements: str) -> None:
+    """Changes the file behind the log's back, as a disk does."""
+    db = sqlite3.connect(log_path(data_dir))
+    db.text_factory = bytes
+    for statement in statements:
+        db.execute(statement)
+    db.commit()
+    db.close()
+
+
+def reads(log: EventLog) -> dict[str, Callable[[], Any]]:
+    """Every way to read the log, by name; what each returns is comparable."""
+    first = log.created_ms + 1
+
+    def events(*, orders: bool) -> dict[Any, Any]:
+        found = {}
+        after = first - 1
+        while after < log.head().sequence:
+            found.update({event.sequence: event for event in log.read(after, 7, orders=orders)})
+            after += 7
+        return found
+
+    return {
+        "ready": log.ready,
+        "head": log.head,
+        "floor": log.floor,
+        "counters": log.counters,
+        "source": log.source,
+        "events": lambda: events(orders=True),
+        "deltas": lambda: events(orders=False),
+        "positions": lambda: {(p.miner_hotkey, p.position_uuid): p for p in log.positions()},
+        "of miner": lambda: {p.position_uuid: p for p in log.positions(miner=MINER)},
+        "open": lambda: {p.position_uuid: p for p in log.positions_of(MINER, open_or_closed_since_ms=0)},
+        "single": lambda: {
+            n: log.position(MINER if n % 2 else OTHER_MINER, uuid(n))
+            for n in POSITIONS
+            if log.position(MINER if n % 2 else OTHER_MINER, uuid(n))
+        },
+        "removed": lambda: {r.position_uuid: r for r in log.removed(0)},
+        "changes": lambda: {p.position_uuid: p for p in log.changes(0)[1]},
+        "documents": lambda: {d: log.document(d) for d in DOCUMENTS if log.document(d) is not None},
+        "first": lambda: log.first_timestamp_after(first - 1),
+    }
+
+
+def compare(log: EventLog, truth: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Returns the names of the reads that differ from the truth, and of those that are wrong.
+
+    A read may fail with a LogError, or lack something.
+    """
+    lacking, wrong = [], []
+    for name, read in reads(log).items():
+        try:
+            result = read()
+        except LogError:
+            lacking.append(name)
+            continue
+        expected = truth[name]
+        if result == expected:
+            continue
+        lacking.append(name)
+        if name == "first":  # the timestamp of the next event, if the first one is damaged
+            continue
+        if not isinstance(result, dict) or any(expected.get(key) != value for key, value in result.items()):
+            wrong.append(name)
+    return lacking, wrong
+
+
+def flipped(data: bytes, random_: random.Random) -> bytes:
+    damaged = bytearray(data)
+    damaged[random_.randrange(len(data))] ^= 1 << random_.randrange(8)
+    return bytes(damaged)
+
+
+@contextlib.contextmanager
+def reader_of(data_dir: Path) -> Iterator[EventLog]:
+    with contextlib.closing(open_reader(data_dir)) as log:
+        yield log
+
+
+def truth_of(data_dir: Path) -> dict[str, Any]:
+    with reader_of(data_dir) as log:
+        return {name: read() for name, read in reads(log).items()}
+
+
+def try_damage(data_dir: Path, truth: dict[str, Any]) -> str:
+    """Reads and writes a damaged log, returns what came of it. Anything but a LogError is raised."""
+    try:
+        log = open_reader(data_dir)
+    except LogError:
+        return "refused"
+    with contextlib.closing(log):
+        lacking, wrong = compare(log, truth)
+        assert not wrong
+        log.damaged()
+        checked = log.find_damage()
+        assert checked or not lacking, lacking
+    try:
+        writer = open_writer(data_dir)
+    except LogError:
+        assert checked
+        return "unwritable"
+    with contextlib.closing(writer):
+        try:
+            lost = writer.repair()
+            missing = POSITIONS.keys() - {REMOVED}
+            known = writer.fingerprints()
+            again = [
+                POSITIONS[n]
+                for n in missing
+                if (key := (MINER if n % 2 else OTHER_MINER, uuid(n))) in lost.positions or key not in known
+            ]
+            head = writer.append(again, T0 + 200)
+            writer.append(
+                [
+                    DocumentWritten(document=d, content=DOCUMENTS[d])
+                    for d, _ in lost.documents
+                    if d in DOCUMENTS
+                ],
+                T0 + 200,
+            )
+            writer.append([written(position(50, [order(900)]))], T0 + 200)
+        except LogError:
+            assert checked
+            return "unwritable"
+        assert head.sequence == truth["head"].sequence, "an old order was announced again"
+        try:
+            found = {(p.miner_hotkey, p.position_uuid): p.text for p in writer.positions()}
+        except LogError:
+            assert checked
+            return "unreadable"
+        found.pop((MINER, uuid(50)), None)
+        expected = {key: p.text for key, p in truth["positions"].items()}
+        if not lacking and not checked:
+            assert found == expected
+            return "harmless"
+        assert found.items() <= expected.items()
+        return "restored" if found == expected and not writer.find_damage() else "reported"
+
+
+def test_no_flipped_bit_is_served(original: Path, tmp_path: Path) -> None:
+    """Wherever it is: reads return the truth, lack something that is reported, or raise a LogError."""
+    truth, data = truth_of(original), log_path(original).read_bytes()
+    random_ = random.Random(1)
+    for _ in range(tries(150).max_examples):
+        data_dir = tmp_path / "data"
+        data_dir.mkdir()
+        log_path(data_dir).write_bytes(flipped(data, random_))
+        with capture_logs():
+            try_damage(data_dir, truth)
+        shutil.rmtree(data_dir)
+
+
+def test_damaged_events_are_left_out_and_counted(data_dir: Path) -> None:
+    """Each is named once; a page ends where it would have ended with them, and pruning goes on."""
+    truth = truth_of(data_dir)
+    first = truth["floor"]
+    damaged = (first, first + 3)
+    change(data_dir, f"UPDATE events SET timestamp_ms = timestamp_ms + 1 WHERE sequence IN {damaged}")
+    with capture_logs() as logs, reader_of(data_dir) as log:
+        for _ in range(2):
+            assert compare(log, truth) == (["events", "deltas"], [])
+        assert [event.sequence for event in log.read(first - 1, 5)] == [first + 1, first + 2, first + 4]
+        assert log.damaged() == 2
+    assert [(entry["table"], entry["key"]) for entry in logs] == [("events", str(n)) for n in damaged]
+    with contextlib.closing(open_writer(data_dir, retention_ms=0)) as writer:
+        assert writer.repair().positions == frozenset()
+        assert writer.damaged() == 2
+        assert writer.prune(T0 + 10**9) == truth["head"].sequence + 1
+        assert (writer.damaged(), writer.find_damage()) == (0, [])
+
+
+def test_a_damaged_young_event_does_not_stop_pruning(data_dir: Path) -> None:
+    """Its time may be wrong, so that it would be kept forever, and all later ones with it."""
+    events = truth_of(data_dir)["deltas"]
+    first = min(events)
+    kept = min(n for n, event in events.items() if event.timestamp_ms >= T0 + 3)
+    change(data_dir, f"UPDATE events SET timestamp_ms = 1 << 50 WHERE sequence = {first}")
+    with contextlib.closing(open_writer(data_dir, retention_ms=0)) as writer:
+        assert writer.prune(T0 + 3) == kept
+
+
+def wal_of(data_dir: Path, tmp_path: Path) -> Path:
+    """A copy of a log whose writer was killed: all commits since its creation are in the write-ahead log."""
+    log = open_writer(data_dir, clock=lambda: T0 - 1)
+    log.baseline([], T0)
+    for n in range(1, 9):
+        log.append([POSITIONS[n]], T0 + n)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in data_dir.glob("log.sqlite3*"):
+        shutil.copyfile(path, copy / path.name)
+    log.close()
+    return copy
+
+
+@pytest.mark.parametrize("part", ["header", "salt", "page"])
+def test_lost_commits_change_the_epoch(part: str, tmp_path: Path) -> None:
+    """SQLite ignores a write-ahead log from its first damaged frame on: sequences would be assigned twice."""
+    data_dir = wal_of(tmp_path / "data", tmp_path)
+    wal = data_dir / "log.sqlite3-wal"
+    data = bytearray(wal.read_bytes())
+    frame = 32 + 60 * (24 + 4096)
+    data[{"header": 17, "salt": frame + 9, "page": frame + 500}[part]] ^= 4
+    wal.write_bytes(data)
+    with capture_logs() as logs, contextlib.closing(open_writer(data_dir, clock=lambda: T0 + 500)) as log:
+        assert (log.head().sequence, log.floor()) == (T0 + 500, T0 + 501)
+        assert log.find_damage() == []
+        log.append([written(position(50, [order(900)]))], T0 + 600)
+        assert [event.sequence for event in log.read(T0 + 500, 10)] == [T0 + 501]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["log_commits_lost"]
+
+
+@pytest.mark.parametrize("cut", [0, 2_000])
+def test_a_killed_writers_log_keeps_its_epoch(cut: int, tmp_path: Path) -> None:
+    """With an intact write-ahead log, and one whose last commit was cut short by a power failure."""
+    data_dir = wal_of(tmp_path / "data", tmp_path)
+    wal = data_dir / "log.sqlite3-wal"
+    wal.write_bytes(wal.read_bytes()[: -cut or None])
+    with capture_logs() as logs, contextlib.closing(open_writer(data_dir)) as log:
+        assert len(list(log.positions())) == 8 - bool(cut)
+        assert log.floor() == T0
+    assert logs == []
+
+
+def test_a_damaged_shared_memory_file_is_made_again(tmp_path: Path) -> None:
+    """Whoever opens the log first does not trust it."""
+    data_dir = wal_of(tmp_path / "data", tmp_path)
+    (data_dir / "log.sqlite3-shm").write_bytes(b"\xff" * 32_768)
+    with contextlib.closing(open_writer(data_dir)) as log:
+        assert log.find_damage() == []
+        assert len(list(log.positions())) == 8
+
+
+def test_an_empty_file_is_a_new_log(data_dir: Path) -> None:
+    """Nothing is left to read: a new epoch begins, which is logged."""
+    epoch = truth_of(data_dir)
+    log_path(data_dir).write_bytes(b"")
+    with capture_logs() as logs, contextlib.closing(open_writer(data_dir)) as log:
+        assert not log.ready()
+        assert log.head() != epoch["head"]
+    assert logs[0]["event"] == "log_empty"

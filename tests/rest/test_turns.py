@@ -1,0 +1,184 @@
+"""Expensive requests take turns by user, in a bounded number, and small answers go on meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from functools import partial
+
+import httpx
+import pytest
+
+from ptn_api.http.body import body_of
+from ptn_api.http.errors import HTTPError
+from ptn_api.http.response import Response
+from ptn_api.problems import ProblemRegister
+from ptn_api.rest import about
+from ptn_api.rest.context import AppContext, Heavy, RequestContext
+from ptn_api.rest.counters import RestCounters
+from ptn_api.rest.options import RestOptions
+from ptn_api.rest.routes import Route
+from ptn_api.rest.turns import FairQueue, Turns
+from ptn_api.tasks import TimeSlice
+from ptn_api.wire.about import Health
+from tests.rest.serving import Served, serving
+from tests.waiting import PATIENCE_S, until_async
+
+# --- the queue --------------------------------------------------------------------------------------------
+
+
+async def granted_order(queue: FairQueue, users: str) -> list[str]:
+    """In which order waiting users get the slots, each of which is given back at once."""
+    order: list[str] = []
+
+    async def wait(user: str) -> None:
+        await queue.acquire(user)
+        order.append(user)
+        await asyncio.sleep(0)
+        queue.release(user)
+
+    waiting = [asyncio.create_task(wait(user)) for user in users]
+    await asyncio.sleep(0)
+    queue.release("x")
+    await asyncio.gather(*waiting)
+    return order
+
+
+async def test_users_are_granted_slots_in_turn() -> None:
+    """However many requests one of them has, and had first."""
+    queue = FairQueue(1, 1)
+    assert queue.try_acquire("x")
+    assert await granted_order(queue, "aaaabbc") == ["a", "b", "c", "a", "b", "a", "a"]
+
+
+async def test_a_user_has_so_many_slots_at_most() -> None:
+    """The others stay free for other users."""
+    queue = FairQueue(3, 2)
+    assert [queue.try_acquire(user) for user in "aaabb"] == [True, True, False, True, False]
+    queue.release("a")
+    assert queue.try_acquire("b")
+
+
+async def test_who_is_cancelled_leaves_the_queue() -> None:
+    """Whether it waited, or was granted the slot in the same turn of the loop; no slot is lost."""
+    queue = FairQueue(1, 1)
+    assert queue.try_acquire("x")
+    waiting = [asyncio.create_task(queue.acquire(user)) for user in "aab"]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    queue.release("x")  # before the cancelled task has run
+    await asyncio.wait({waiting[1]}, timeout=PATIENCE_S)
+    queue.release("a")
+    waiting[2].cancel()  # after it was granted, before it has run
+    await asyncio.wait(waiting, timeout=PATIENCE_S)
+    assert [task.cancelled() for task in waiting] == [True, False, True]
+    assert queue.try_acquire("c")
+
+
+async def test_waiting_and_refused_requests_are_counted_by_route() -> None:
+    """Until they are closed they count towards the limit; one that has a place at once is not counted."""
+    options = RestOptions(heavy_requests_per_user=1, heavy_waiting_per_user=1)
+    counters, problems = RestCounters(), ProblemRegister()
+    turns = Turns(options, counters, problems, lambda: 1_000)
+    first, second = turns.begin("a", "/one"), turns.begin("a", "/two")
+    assert problems.look() == {}
+    with pytest.raises(HTTPError, match="expensive") as refused:
+        turns.begin("a", "/two")
+    assert (refused.value.status, refused.value.code) == (503, "busy")
+    turns.begin("b", "/one")
+    assert counters.heavy == {("/two", "queued"): 1, ("/two", "refused"): 1}
+    assert [*problems.look()] == ["work_refused"]
+    second.close()
+    second.close()
+    third = turns.begin("a", "/two")
+    first.close()
+    async with third:
+        assert turns.begin("a", "/two") is not None
+
+
+# --- the server -------------------------------------------------------------------------------------------
+
+
+class Work:
+    """A route whose expensive requests go on until they are told to end."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.may_end = asyncio.Event()
+
+    def handler(self, app: AppContext, request: RequestContext) -> Heavy:
+        return Heavy(partial(self._work, request))
+
+    async def _work(self, request: RequestContext, time_slice: TimeSlice) -> Response:
+        assert request.holder is not None
+        self.begun.append(request.holder.alias)
+        while not self.may_end.is_set():
+            await asyncio.sleep(0.001)
+            await time_slice.yield_if_due()
+        return Response(body_of(b'"done"'))
+
+
+@contextlib.asynccontextmanager
+async def working(monkeypatch: pytest.MonkeyPatch, **options: int) -> AsyncIterator[tuple[Served, Work]]:
+    work = Work()
+    routes = (
+        Route("/heavy", work.handler, "Is expensive", str),
+        Route("/me", about.me, "Is small", str),
+        Route("/health", about.health, "Is small", Health, access="anyone", query=about.HealthQuery),
+    )
+    monkeypatch.setattr("ptn_api.rest.run.ROUTES", routes)
+    async with serving(**options) as served:
+        yield served, work
+        work.may_end.set()
+
+
+def ask(served: Served, key: str) -> asyncio.Task[httpx.Response]:
+    return asyncio.create_task(served.get("/heavy", key))
+
+
+async def test_too_many_requests_of_a_user_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 503, code and Retry-After. Other users' are worked on, and small answers are sent to all."""
+    limits = {"heavy_requests_per_user": 1, "heavy_waiting_per_user": 2}
+    async with working(monkeypatch, **limits) as (served, work):
+        mine = [ask(served, "k100") for _ in range(5)]
+        await until_async(lambda: sum(request.done() for request in mine) == 2)
+        assert work.begun == ["user100"]
+        for refused in (request.result() for request in mine if request.done()):
+            assert (refused.status_code, refused.json()["code"]) == (503, "busy")
+            assert int(refused.headers["retry-after"]) > 0
+        other = ask(served, "k50")
+        await until_async(lambda: work.begun == ["user100", "user50"])
+        assert (await served.get("/me", "k100")).status_code == 200
+        health = (await served.get("/health", None)).json()
+        assert health["problems"] == ["work_refused"]
+        work.may_end.set()
+        answers = await asyncio.gather(*mine, other)
+        assert sorted(answer.status_code for answer in answers) == [200] * 4 + [503] * 2
+        served.monotonic.now_ms += 60_000
+        assert (await served.get("/health", None)).json()["problems"] == []
+
+
+async def test_all_users_together_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the number that is worked on, and in the number that waits."""
+    async with working(monkeypatch, heavy_requests=1, heavy_waiting=0) as (served, work):
+        first = ask(served, "k50")
+        await until_async(lambda: work.begun == ["user50"])
+        assert (await served.get("/heavy", "k100")).status_code == 503
+        work.may_end.set()
+        assert (await first).status_code == 200
+        assert (await served.get("/heavy", "k100")).status_code == 200
+
+
+async def test_who_disconnects_gives_the_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is worked on and while it waits."""
+    async with working(monkeypatch, heavy_requests_per_user=1) as (served, work):
+        lost = [ask(served, "k100"), ask(served, "k100")]
+        await until_async(lambda: len(work.begun) == 1)
+        for request in reversed(lost):
+            request.cancel()
+        await asyncio.gather(*lost, return_exceptions=True)
+        last = ask(served, "k100")
+        await until_async(lambda: len(work.begun) >= 2)
+        work.may_end.set()
+        assert (await last).json() == "done"
