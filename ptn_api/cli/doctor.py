@@ -88,7 +88,7 @@ def _check_event_log(path: Path) -> Iterator[Finding]:
     unusable = "Stop the server, move log.sqlite3* away (or restore a backup), and start it again"
     try:
         with contextlib.closing(open_reader(path)) as log:
-            damaged = log.check()
+            damaged = log.find_damage()
             head, floor = log.head(), log.floor()
     except LogMissingError as error:
         yield Finding("bad", "log", str(error))

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ptn_api.clock import monotonic_ms
 from ptn_api.errors import LogDamagedError, LogError, LogPrunedError
 from ptn_api.event_log.commit_notifier import SocketCommitListener, listener_folder
 from ptn_api.event_log.contract import (
@@ -188,6 +189,14 @@ class SqliteReader:
             raise LogDamagedError("the log is damaged: its source's status, which the next sweep rewrites")
         return _source.decode(row[0])
 
+    def behind_ms(self) -> int | None:
+        with self._snapshot() as db:
+            row = db.execute("SELECT complete_ms FROM chain").fetchone()
+        if row is None:
+            return 0
+        # After a restart of the machine its clock may be behind the stored time.
+        return monotonic_ms() - row[0] if row[0] is not None and row[0] <= monotonic_ms() else None
+
     def counters(self) -> dict[str, int]:
         state = self._state()
         return {name: getattr(state, name) for name in ("events", "late", "conflicts", "pruned", "skipped")}
@@ -206,7 +215,7 @@ class SqliteReader:
                     self.damaged_rows.found.discard(damage)
         return len(self.damaged_rows.found)
 
-    def check(self) -> list[Damage]:
+    def find_damage(self) -> list[Damage]:
         # A separate connection: other reads do not wait for this one.
         with reading(), contextlib.closing(connect_reader(self._path)) as db:
             accept_damaged_text(db)
