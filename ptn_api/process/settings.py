@@ -198,7 +198,8 @@ class Setting(NamedTuple):
 
 def _readable(value: Any, unit: str) -> str:
     """A time or size in its largest whole unit: `7 d`, `8 MiB`."""
-    whole = (f"{value // size} {name}" for name, size in _MULTIPLES.get(unit, {}).items() if not value % size)
+    units = _MULTIPLES.get(unit, {}) if value else {}
+    whole = (f"{value // size} {name}" for name, size in units.items() if not value % size)
     return next(whole, "")
 
 

@@ -331,3 +331,12 @@ async def test_the_clients_own_close_is_answered(live: LiveStream) -> None:
         assert await asyncio.wait_for(raw.reader.read(), SOON_S) == b""
         raw.writer.close()
     await until(lambda: live.counters.clients == 0)
+
+
+async def test_a_handshake_must_come_in_time() -> None:
+    """The connection ends without a response; each refused handshake is counted by its status, too."""
+    async with running(auth_timeout_ms=100) as live:
+        for sent in (b"", WHOLE, GET + HOST + b"\r\n", b"nonsense\r\n\r\n"):
+            received = await asyncio.to_thread(_read_to_end, live.port, sent, None)
+            assert received == b"" or sent.endswith(b"\r\n\r\n")
+        assert live.counters.refused_handshakes == {"timeout": 2, "426": 1, "400": 1}
