@@ -86,7 +86,7 @@ class Accepting:
             await until_async(lambda: not self.open)
 
     def _make_room(self) -> bool:
-        if not self.evictable:
+        if not (self.evictable and self.open):
             return False
         self.evictable -= 1
         self.open[0].abort()
