@@ -145,7 +145,7 @@ class Copy(SqliteWriter):
             applied += count
         return applied
 
-    def check(self, stop: threading.Event | None = None) -> bool:
+    def confirm(self, stop: threading.Event | None = None) -> bool:
         """Follows, and records when this copy was known to be complete; returns whether it is.
 
         The broker's answer about its end may be too old, so it is asked before the copy reads on.
@@ -175,7 +175,7 @@ class Copy(SqliteWriter):
             try:
                 if self._monotonic() >= check_at:
                     check_at = self._monotonic() + _LOOK_MS
-                    progress = self.check(stop)
+                    progress = self.confirm(stop)
                 else:
                     progress = self.follow(stop) > 0
             except (LogUnusableError, LogReplacedError):

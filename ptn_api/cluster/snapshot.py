@@ -45,7 +45,14 @@ def publish_snapshot(broker: Broker, path: Path) -> SnapshotInfo:
     """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="copy-") as folder:
         file, packed = Path(folder) / "log", Path(folder) / "packed"
-        tip = _write_file(path, file)
+        with writing():
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+                db.execute("VACUUM INTO ?", (str(file),))
+            with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as db:
+                db.execute("PRAGMA secure_delete = ON")
+                delete_local(db)
+                tip = load_tip(db)
+        assert tip is not None  # only copies are published
         digest = hashlib.blake2b(digest_size=16)
         try:
             with open(file, "rb") as source, open(packed, "wb") as target:
@@ -96,18 +103,6 @@ def fetch_snapshot(broker: Broker, info: SnapshotInfo, file: Path) -> None:
         raise BrokerError(f"the snapshot of commit {info.index} is damaged")
     with writing(), contextlib.closing(sqlite3.connect(file, isolation_level=None)) as db:
         create_or_migrate(db, file, 0)
-
-
-def _write_file(path: Path, file: Path) -> Tip:
-    with writing():
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
-            db.execute("VACUUM INTO ?", (str(file),))
-        with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as db:
-            db.execute("PRAGMA secure_delete = ON")
-            delete_local(db)
-            tip = load_tip(db)
-    assert tip is not None  # only copies are published
-    return tip
 
 
 def _pieces(file: Path) -> Iterator[bytes]:
