@@ -31,6 +31,7 @@ from tests.cluster.conftest import Cluster
 from tests.cluster.machines import content, machine
 from tests.cluster.memory_broker import Fault, MemoryBroker
 from tests.event_log.reading import NOW, numbers
+from tests.event_log.test_sqlite_writer import file_size_limit
 from tests.factories import MINER, T0, order, position, uuid, written
 from tests.waiting import until
 
@@ -393,6 +394,24 @@ def test_a_writer_that_lags_loads_a_snapshot(cluster: Cluster) -> None:
     cluster.copy.follow()
     assert content(cluster.folder / "copy") == content(cluster.folder / "standby")
     assert numbers(cluster.copy) == [1, 2, 3, 4]
+
+
+def test_a_snapshot_on_a_full_disk(cluster: Cluster, tmp_path: Path) -> None:
+    """Neither making nor loading one harms the copy; a deleted log is not created by reading it."""
+    for number in (1, 2):
+        append(cluster, number)
+        publish_snapshot(cluster.broker, log_path(cluster.folder / "writer"))
+    with file_size_limit(20_000):
+        with pytest.raises(LogUnwritableError):
+            publish_snapshot(cluster.broker, log_path(cluster.folder / "writer"))
+        with pytest.raises(LogUnwritableError):
+            cluster.copy.follow()
+    assert numbers(cluster.copy) == []
+    cluster.copy.follow()
+    assert numbers(cluster.copy) == [1, 2]
+    with pytest.raises(LogUnwritableError):
+        publish_snapshot(cluster.broker, log_path(tmp_path))
+    assert not log_path(tmp_path).exists()
 
 
 def test_purged_entries_without_a_snapshot(cluster: Cluster, tmp_path: Path) -> None:
