@@ -60,6 +60,7 @@ HOMES = {
     "httptools": ("http/",),
     "httpx": ("client/", "cli/doctor.py"),
     "isal": ("http/", "stream/framing.py"),
+    "nats": ("cluster/jetstream.py",),
     "picows": ("stream/server.py",),
     "platformdirs": ("client/cursor_file.py", "cli/config.py"),
     "polars": ("client/",),
