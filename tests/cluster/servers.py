@@ -49,12 +49,7 @@ class Server:
             listen: "127.0.0.1:{ports[0]}"
             http: "127.0.0.1:{ports[1]}"
             jetstream {{ store_dir: "{self.store}", sync_interval: {sync}, max_file: 2G, max_mem: 64M }}
-            cluster {{
-                name: tests
-                listen: "127.0.0.1:{ports[2]}"
-                routes: [{", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)}]
-                connect_backoff: false
-            }}
+            {_cluster(ports[2], routes) if len(routes) > 1 else ""}
             lame_duck_grace_period: 100ms
             lame_duck_duration: 30s
             """
@@ -157,6 +152,11 @@ def nats_servers(folder: Path, *, count: int = 3, sync: str = "always") -> Itera
             for server in servers:
                 server.kill()
     raise AssertionError("\n".join(server.log() for server in servers))
+
+
+def _cluster(own: int, routes: list[int]) -> str:
+    urls = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
+    return f'cluster {{ name: tests, listen: "127.0.0.1:{own}", routes: [{urls}] }}'
 
 
 def _start(folder: Path, count: int, sync: str) -> Servers:

@@ -29,35 +29,12 @@ from ptn_api.errors import (
 )
 from ptn_api.event_log.database import log_path
 from tests.cluster.machines import content
-from tests.cluster.servers import Servers, missing, nats_servers
+from tests.cluster.servers import Servers, missing
 from tests.event_log.reading import NOW, numbers
 from tests.factories import T0, order, position, written
 from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
-
-NAMES = (f"test{number}" for number in itertools.count())
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    with nats_servers(tmp_path_factory.mktemp("nats")) as servers:
-        yield servers
-
-
-@pytest.fixture
-def servers(running: Servers) -> Iterator[Servers]:
-    yield running
-    running.restore()
-
-
-@pytest.fixture
-def options(servers: Servers) -> ClusterOptions:
-    """Of a cluster with streams, which no other test uses."""
-    options = ClusterOptions(cluster=servers.urls, cluster_name=next(NAMES))
-    with contextlib.closing(JetStreamBroker(options)) as broker:
-        broker.create_streams()
-    return options
 
 
 @pytest.fixture
