@@ -9,7 +9,7 @@ from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.limits import RateLimit
 from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, monotonic_ms
-from ptn_api.errors import LogError
+from ptn_api.errors import LogBehindError, LogError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.event_log.outage import LogOutage
 from ptn_api.problems import Findings, OtherProcesses, ProblemRegister, Recent, SingleProcess, merged
@@ -179,6 +179,10 @@ class Hub:
             if not connection.session.frames_wait:
                 self._outage.succeeded(connection)
 
+        if isinstance(error, LogBehindError):
+            self._outage.succeeded(connection)
+            connection.later(connection.behind_pause_ms(), connection.retry)
+            return
         self._outage.failed(connection, error)
         connection.later(RETRY_MS, retry)
 

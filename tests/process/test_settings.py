@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 import ptn_api
+from ptn_api.cluster.options import ClusterOptions
 from ptn_api.errors import SettingsError
 from ptn_api.intake.options import IntakeOptions, IntakeSettings
 from ptn_api.options import SECTIONS
@@ -127,7 +128,7 @@ def test_packages_that_share_a_setting_share_its_declaration(name: str) -> None:
     """The same type, description and default."""
     declared = {
         (repr(field.type), field.default)
-        for options in (Settings, IntakeSettings, RestOptions, StreamOptions)
+        for options in (Settings, IntakeSettings, RestOptions, StreamOptions, ClusterOptions)
         for field in msgspec.structs.fields(options)
         if field.name == name
     }
