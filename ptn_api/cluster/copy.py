@@ -54,6 +54,7 @@ from ptn_api.event_log.schema import SCHEMA_VERSION, create_or_migrate
 from ptn_api.event_log.sqlite_log import lock_directory
 from ptn_api.event_log.sqlite_writer import SqliteWriter
 from ptn_api.options import LATE_MS, RETENTION_BYTES, RETENTION_MS
+from ptn_api.problems import Findings
 
 __all__ = ["Copy", "Incoming", "found", "open_copy", "save_tip"]
 
@@ -62,6 +63,8 @@ C = TypeVar("C", bound="Copy")
 logger = structlog.get_logger()
 _READ_BYTES = 4 << 20
 """Read from the broker, and applied in one transaction, at a time."""
+_LOST_MS = 60_000
+"""A broker that has less than a copy for this long has lost entries."""
 _LOOK_MS = 1_000
 """Look for commits at this interval even if none is announced."""
 
@@ -118,7 +121,29 @@ class Copy(SqliteWriter):
         """Of entries read, by verdict."""
         self.broker_behind = False
         """Whether the broker, when it last answered, had less than this copy: stale, or it lost entries."""
+        self.snapshot_ms: int | None = None
+        """When this machine last published a snapshot (epoch ms); its caller knows."""
+        self._broker_behind_since = 0
+        self._unreachable = False
+        self._forked = False
         self._tables: dict[str, Table] = {}
+
+    @property
+    def writer_id(self) -> bytes:
+        """Names this machine in the commits that it writes; empty, as it writes none."""
+        return b""
+
+    @property
+    def findings(self) -> Findings:
+        """The problems between this copy and the broker; how far the copy is behind is in the log itself.
+
+        A broker with less than this copy lost entries if that lasts: servers lag for seconds.
+        """
+        lost_ms = self._monotonic() - self._broker_behind_since if self.broker_behind else 0
+        return {
+            "cluster_unreachable": self._unreachable,
+            "cluster_forked": self._forked or lost_ms >= _LOST_MS,
+        }
 
     def prepare(self) -> None:
         """Checks, once, that the file is a copy. Raises LogUnusableError."""
@@ -132,6 +157,7 @@ class Copy(SqliteWriter):
             self._tables = shared_tables(db)
             with self.committed(db):
                 db.execute("UPDATE chain SET complete_ms = NULL")  # it may be of an earlier boot
+                db.execute("INSERT OR REPLACE INTO machine VALUES (1, ?)", (self.writer_id,))
 
     def follow(self, stop: threading.Event | None = None) -> int:
         """Applies the commits that the stream has after this copy; returns their number.
@@ -153,7 +179,9 @@ class Copy(SqliteWriter):
         The broker's answer about its end may be too old, so it is asked before the copy reads on.
         """
         asked_ms = self._monotonic()
+        self._unreachable = True
         last = self._broker.last()
+        self._unreachable = False
         with self._write_lock, writing():
             read = self.place(self.connected()).chain.read
         self.follow(stop)
@@ -165,6 +193,7 @@ class Copy(SqliteWriter):
                     db.execute("UPDATE chain SET complete_ms = ?", (asked_ms,))
         if last < read and not self.broker_behind:
             logger.warning("cluster_broker_behind", broker=last, copy=read)
+            self._broker_behind_since = asked_ms
         self.broker_behind = last < read
         return complete
 
@@ -270,7 +299,8 @@ class Copy(SqliteWriter):
             entries = self._broker.read(tip.index - 1, 1)
         except EntriesPurgedError:
             return
-        if entries and decode_part(entries[0].payload).link.commit_id != tip.commit_id:
+        self._forked = bool(entries) and decode_part(entries[0].payload).link.commit_id != tip.commit_id
+        if self._forked:
             raise LogUnusableError(
                 f"the broker's commit {tip.index} is not the one of this copy: the broker was restored from a"
                 " backup or replaced, or this data directory belongs to another cluster",
@@ -288,7 +318,8 @@ class Copy(SqliteWriter):
             db.execute("ATTACH ? AS snapshot", (str(file),))
             try:
                 (epoch,) = db.execute("SELECT epoch FROM snapshot.log").fetchone()
-                if epoch != self.epoch:
+                self._forked = epoch != self.epoch
+                if self._forked:
                     raise LogUnusableError("the cluster's snapshot is of another log", code="forked")
                 with self.committed(db):
                     for table in self._tables.values():

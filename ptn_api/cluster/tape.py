@@ -154,6 +154,7 @@ def delete_local(db: sqlite3.Connection) -> None:
         for column in table.local:
             db.execute(f"UPDATE main.{table.name} SET {column} = '' WHERE {column} <> ''")
     db.execute("UPDATE main.chain SET complete_ms = NULL")
+    db.execute("DELETE FROM main.machine")
 
 
 def _trigger(table: Table, event: str) -> str:

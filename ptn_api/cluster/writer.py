@@ -63,6 +63,10 @@ class ClusterWriter(Copy):
         super().__init__(data_dir, lock, **options)
 
     @property
+    def writer_id(self) -> bytes:
+        return self._writer_id
+
+    @property
     def active(self) -> bool:
         """Whether this is the active writer, as far as this copy knows."""
         return self._tip().writer == self._writer_id

@@ -46,6 +46,9 @@ ELSEWHERE: dict[Code, str] = {
     "clock_untrusted": "system/test_clock_jumps.py",
     "certificate_unreadable": "process/test_certificate.py",
     "event_loop_busy": "process/test_background.py",
+    "cluster_behind": "cluster/test_nodes.py",
+    "cluster_unreachable": "cluster/test_nodes.py",
+    "cluster_forked": "cluster/test_nodes.py",
 }
 """Problems that real processes cannot be given here, and the files whose tests provoke them."""
 
