@@ -58,10 +58,6 @@ class RestOptions(ClientLimits, frozen=True, kw_only=True):
     heavy_waiting_per_user: Annotated[
         Limit, setting("Limits", "Let this many expensive REST requests of a user wait")
     ] = 128
-    work_refused_ms: Annotated[
-        Period,
-        setting("REST", "Report refused expensive requests in /health for this long after the last one"),
-    ] = 60_000
     max_downloads_per_user: Annotated[
         Count,
         setting("Limits", "Send each user at most this many large documents at a time; further ones wait"),

@@ -27,7 +27,7 @@ from ptn_api.wire.close_codes import (
     TOO_MANY_REQUESTS,
     CloseCode,
 )
-from ptn_api.wire.frames import Heartbeat
+from ptn_api.wire.frames import Error, Heartbeat
 from ptn_api.wire.server_session import (
     BadLogin,
     CatchUp,
@@ -115,6 +115,10 @@ class ConnectionHost(Protocol):
 
     def retry_later(self, connection: Connection, error: LogError) -> None:
         """Calls `retry` after a while: the log cannot be read, or is behind."""
+        ...
+
+    def too_slow(self, connection: Connection) -> None:
+        """Takes note of a client that is disconnected because it reads too slowly."""
         ...
 
     def congested(self, connection: Connection) -> None: ...
@@ -312,8 +316,12 @@ class Connection:
     def check_buffer(self) -> None:
         """Closes a client that is too far behind, with a code that means "reconnect": memory is shared."""
         if self._reason is None and self._socket.unsent_bytes() > self._options.send_buffer_bytes:
-            self._counters.slow_closes += 1
-            self.close(SLOW_CONSUMER)
+            self.close_slow()
+
+    def close_slow(self) -> None:
+        self._counters.slow_closes += 1
+        self._host.too_slow(self)
+        self.close(SLOW_CONSUMER)
 
     def send_missed(self, frames: Sequence[bytes], messages: int) -> None:
         """Sends a part of a catch-up, of any size: the next part waits until this one has left."""
@@ -355,6 +363,8 @@ class Connection:
                     must_wait = self._host.count_bad_login(self, effect.reason)
                     self._perform(self.session.refuse_login(effect.reason, must_wait=must_wait))
                 case Send():
+                    if isinstance(effect.frame, Error):
+                        self._counters.errors[effect.frame.code] += 1
                     self._send(frame(codec.encode(effect.frame)))
                 case CheckKey():
                     self._stop_auth_timer()

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from ptn_api.errors import LogBehindError, LogError
 from ptn_api.wire import close_codes, frames
-from ptn_api.wire.client_frames import MOST_NAMES, Subscription
+from ptn_api.wire.client_frames import LONGEST_NAME, MOST_NAMES, Subscription
 from ptn_api.wire.server_session import (
     MAX_WAITING_FRAMES,
     TRANSITIONS,
@@ -737,6 +737,14 @@ class Conversation(RuleBasedStateMachine):
 
 TestConversation = Conversation.TestCase
 TestConversation.settings = tries(150, stateful_step_count=25)
+
+
+def test_a_name_of_the_greatest_length_is_accepted() -> None:
+    """In a filter of either kind."""
+    session, _ = _logged_in(version=2)
+    for name in ("miners", "trade_pairs"):
+        _tell(session, type="subscribe", **{name: ["X" * LONGEST_NAME]})
+        assert getattr(session.subscription, name) == {"X" * LONGEST_NAME}
 
 
 # --- a log that is behind -----------------------------------------------------------------------------------
