@@ -133,6 +133,13 @@ class Copy(SqliteWriter):
             with self.committed(db):
                 db.execute("UPDATE chain SET complete_ms = NULL")  # it may be of an earlier boot
 
+    def tip(self) -> Tip:
+        """The last commit that this copy contains."""
+        with self._snapshot() as db:
+            tip = load_tip(db)
+        assert tip is not None  # checked when it was opened
+        return tip
+
     def follow(self, stop: threading.Event | None = None) -> int:
         """Applies the commits that the stream has after this copy; returns their number.
 

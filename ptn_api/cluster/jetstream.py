@@ -164,7 +164,11 @@ class JetStreamBroker:
         self._given_up = asyncio.Event()
         self._last_error = ""
         self._thread = LoopThread("cluster-broker")
-        self._thread.call(self._start)
+
+        def start() -> None:
+            self._connecting = asyncio.get_running_loop().create_task(self._keep_connected())
+
+        self._thread.call(start)
 
     # --- the protocol -------------------------------------------------------------------------------------
 
@@ -225,7 +229,13 @@ class JetStreamBroker:
         with self._announced:
             self._closed = True
             self._announced.notify_all()
-        self._thread.close(self._end)
+
+        async def end() -> None:
+            self._connecting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._connecting
+
+        self._thread.close(end)
         self._thread.join()
 
     # --- for operators ------------------------------------------------------------------------------------
@@ -450,15 +460,6 @@ class JetStreamBroker:
                     raise
                 time.sleep(_RECONNECT_PAUSE_S)
 
-    def _start(self) -> None:
-        self._connected, self._given_up = asyncio.Event(), asyncio.Event()
-        self._connecting = asyncio.get_running_loop().create_task(self._keep_connected())
-
-    async def _end(self) -> None:
-        self._connecting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._connecting
-
     async def _connection(self, timeout_s: float) -> Client:
         """The connection, once there is one. Raises BrokerError: nothing was sent."""
         client = self._client
@@ -469,7 +470,8 @@ class JetStreamBroker:
         except asyncio.TimeoutError:
             reason = f": {self._last_error}" if self._last_error else ""
             raise BrokerError(f"no connection to the cluster's broker{reason}") from None
-        assert self._client is not None
+        if self._client is None:  # lost again since the event was set
+            raise BrokerError("the connection to the cluster's broker was lost")
         return self._client
 
     def _give_up(self, client: Client, reason: str) -> None:
@@ -481,7 +483,7 @@ class JetStreamBroker:
             self._given_up.set()
 
     async def _keep_connected(self) -> None:
-        while True:
+        while not self._closed:  # `wait_for` and the library may swallow the cancellation
             server = self._servers.pop(0)
             self._servers.append(server)
             client = Client()
@@ -497,7 +499,8 @@ class JetStreamBroker:
                 self._client = client
                 self._given_up.clear()
                 self._connected.set()
-                await self._given_up.wait()
+                if not self._closed:
+                    await self._given_up.wait()
             finally:
                 await _close(client)
             await asyncio.sleep(_RECONNECT_PAUSE_S)

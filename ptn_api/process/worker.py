@@ -27,7 +27,7 @@ from ptn_api.errors import (
     PTNError,
     SettingsError,
 )
-from ptn_api.event_log.contract import EventLog
+from ptn_api.event_log.contract import EventLog, EventLogWriter
 from ptn_api.problems import Findings
 from ptn_api.process.background import flush_usage, read_keys, reload_certificate, reload_keys
 from ptn_api.process.certificate import Certificate
@@ -77,6 +77,7 @@ async def _run_process(config: WorkerConfig, sock: socket.socket) -> int:
     ]
     functions = {
         "intake": _run_intake,
+        "copy": _run_copy,
         "rest": _run_reader,
         "stream": _run_reader,
         "simulator": _run_simulator,
@@ -85,7 +86,7 @@ async def _run_process(config: WorkerConfig, sock: socket.socket) -> int:
         await functions[config.process](config, control)
     except PTNError as error:
         logger.error("stopped_by_error", code=error.code, reason=str(error))
-        log_unusable = config.process == "intake" and isinstance(error, _FATAL_LOG_ERRORS)
+        log_unusable = config.process in ("intake", "copy") and isinstance(error, _FATAL_LOG_ERRORS)
         if log_unusable or isinstance(error, SettingsError):
             control.fatal()
         return 1
@@ -96,13 +97,23 @@ async def _run_process(config: WorkerConfig, sock: socket.socket) -> int:
 
 
 async def _run_intake(config: WorkerConfig, control: WorkerControl) -> None:
-    from ptn_api.event_log import open_writer
-    from ptn_api.intake.merge import IntakeCounters
-    from ptn_api.intake.options import IntakeOptions
-    from ptn_api.intake.run import run_intake
+    if config.settings.cluster_options.servers:
+        from ptn_api.process.cluster import run_machine
+
+        await run_machine(config.settings, control, partial(_take_in, config, control))
+        return
+    from ptn_api.event_log import open_reader, open_writer
 
     settings = config.settings
-    counters = IntakeCounters()
+    with (
+        contextlib.suppress(LogMissingError),
+        contextlib.closing(open_reader(Path(settings.data_dir))) as existing,
+    ):
+        if existing.behind_ms() != 0:  # writing to a copy would fork the cluster's log
+            raise LogUnusableError(
+                "--data-dir holds a copy of a cluster's log: give --cluster, or another directory",
+                code="joined",
+            )
     event_log = open_writer(
         Path(settings.data_dir),
         late_ms=settings.intake.late_ms,
@@ -110,34 +121,51 @@ async def _run_intake(config: WorkerConfig, control: WorkerControl) -> None:
         retention_bytes=settings.intake.retention_bytes,
     )
     with contextlib.closing(event_log):
-        control.sources = Sources(counters)
-        skipped = event_log.counters()["skipped"]
+        await _take_in(config, control, event_log)
 
-        def find_problems() -> Findings:
-            return {
-                "log_unwritable": counters.unwritable,
-                "queue_items_refused": counters.queue_refused,
-                "changes_skipped": event_log.counters()["skipped"] - skipped,
-            }
 
-        control.problems.watch(find_problems)
-        try:
-            await run_intake(
-                log=event_log,
-                options=IntakeOptions(
-                    **msgspec.structs.asdict(settings.intake),
-                    data_dir=Path(settings.data_dir),
-                    validator_dir=Path(settings.validator_dir) if settings.validator_dir else None,
-                    checkpoint=Path(settings.checkpoint) if settings.checkpoint else None,
-                ),
-                queue_fd=config.queue if config.queue >= 0 else None,
-                stop=control.stop,
-                ready=control.ready,
-                counters=counters,
-            )
-        except InvalidInputError as error:  # the one input whose fault ends intake
-            sentence = f"--checkpoint {settings.checkpoint} cannot be used: {error}"
-            raise SettingsError(sentence, code=error.code) from None
+async def _run_copy(config: WorkerConfig, control: WorkerControl) -> None:
+    """Keeps this machine's copy of a cluster's log, which the other processes read."""
+    from ptn_api.process.cluster import run_machine
+
+    await run_machine(config.settings, control)
+
+
+async def _take_in(config: WorkerConfig, control: WorkerControl, event_log: EventLogWriter) -> None:
+    """Runs intake on an open log."""
+    from ptn_api.intake.merge import IntakeCounters
+    from ptn_api.intake.options import IntakeOptions
+    from ptn_api.intake.run import run_intake
+
+    settings, counters = config.settings, IntakeCounters()
+    control.sources = Sources(counters, copy=event_log if settings.cluster_options.servers else None)
+    skipped = event_log.counters()["skipped"]
+
+    def find_problems() -> Findings:
+        return {
+            "log_unwritable": counters.unwritable,
+            "queue_items_refused": counters.queue_refused,
+            "changes_skipped": event_log.counters()["skipped"] - skipped,
+        }
+
+    control.problems.watch(find_problems)
+    try:
+        await run_intake(
+            log=event_log,
+            options=IntakeOptions(
+                **msgspec.structs.asdict(settings.intake),
+                data_dir=Path(settings.data_dir),
+                validator_dir=Path(settings.validator_dir) if settings.validator_dir else None,
+                checkpoint=Path(settings.checkpoint) if settings.checkpoint else None,
+            ),
+            queue_fd=config.queue if config.queue >= 0 else None,
+            stop=control.stop,
+            ready=control.ready,
+            counters=counters,
+        )
+    except InvalidInputError as error:  # the one input whose fault ends intake
+        sentence = f"--checkpoint {settings.checkpoint} cannot be used: {error}"
+        raise SettingsError(sentence, code=error.code) from None
 
 
 async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:

@@ -227,6 +227,27 @@ def test_closing_ends_calls_in_other_threads(servers: Servers) -> None:
     broker.close()
 
 
+def test_closing_while_it_reconnects(servers: Servers) -> None:
+    """At any moment of it."""
+    options = ClusterOptions(cluster=servers.urls, cluster_name="nothing")
+    for number in range(60):
+        broker = JetStreamBroker(options)
+        for server in servers if number % 2 else ():
+            server.freeze()
+        time.sleep(number * 0.000_5)
+        broker.close()
+        for server in servers:
+            server.thaw()
+    for number in range(60):
+        broker = JetStreamBroker(options)
+        assert not answered(broker.last)
+        client = broker._client
+        assert client is not None
+        broker._thread.call(lambda broker=broker, client=client: broker._give_up(client, "test"))  # type: ignore[misc]
+        time.sleep(number % 6 * 0.000_5)
+        broker.close()
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -397,7 +418,7 @@ def test_nothing_is_lost_or_repeated(
             machines.end()
             logs = [machines.writer, *machines.copies]
             for log in logs:
-                until(lambda log=log: answered(log.check) and log.check())  # type: ignore[misc]
+                until(lambda log=log: answered(log.confirm) and log.confirm())  # type: ignore[misc]
             for log in logs:
                 assert numbers(log)[: len(machines.acknowledged)] == machines.acknowledged
                 assert (
@@ -441,6 +462,6 @@ def test_a_machine_joins_from_a_snapshot(tmp_path: Path, options: ClusterOptions
             with pytest.raises(EntriesPurgedError):
                 broker.read(0, 1)
             with contextlib.closing(open_copy(tmp_path / "copy", broker, Copy)) as copy:
-                assert copy.check()
+                assert copy.confirm()
                 assert numbers(copy) == [1, 2, 3, 4, 5, 6]
             assert content(tmp_path / "copy") == content(tmp_path / "writer")
