@@ -163,6 +163,7 @@ class JetStreamBroker:
         self._connected = asyncio.Event()
         self._given_up = asyncio.Event()
         self._last_error = ""
+        self._faulty: Client | None = None
         self._thread = LoopThread("cluster-broker")
 
         def start() -> None:
@@ -492,7 +493,7 @@ class JetStreamBroker:
             except nats.errors.NoServersError:
                 pass  # reported by `on_error`
             except Exception as error:  # noqa: BLE001 - of TLS, of a bad seed: all mean "not connected"
-                self._complain(server, error)
+                self._complain(client, server, error)
             else:
                 logger.info("cluster_connected", server=_place(server))
                 self._last_error = ""
@@ -512,7 +513,7 @@ class JetStreamBroker:
             lost(client, "closed")
 
         async def on_error(error: Exception) -> None:
-            self._complain(server, error)
+            self._complain(client, server, error)
 
         connecting = client.connect(
             [server],
@@ -530,9 +531,12 @@ class JetStreamBroker:
         await client.subscribe(self._announced_subject, cb=self._take_announcement)
         await client.flush(1)
 
-    def _complain(self, server: str, error: BaseException) -> None:
-        """Logs a fault of the connection once, until there is another one or a connection."""
-        text = error_text(error).removeprefix("nats: ")
+    def _complain(self, client: Client, server: str, error: BaseException) -> None:
+        """Logs a connection's first fault, unless the one before had the same. Later ones follow from it."""
+        if client is self._faulty:
+            return
+        self._faulty = client
+        text = error_text(error).removeprefix("nats: ").strip("'")
         if text != self._last_error:
             self._last_error = text
             logger.warning("cluster_not_connected", server=_place(server), reason=text)
@@ -550,9 +554,10 @@ async def _close(client: Client) -> None:
     with contextlib.suppress(Exception):
         await asyncio.wait_for(client.close(), _CLOSE_S)
     transport = getattr(client, "_transport", None)
-    writer = getattr(transport, "_bare_io_writer", None)
-    if writer is not None:
-        writer.transport.abort()
+    for name in ("_io_writer", "_bare_io_writer"):  # of TLS, and below it
+        writer = getattr(transport, name, None)
+        if writer is not None:
+            writer.transport.abort()
 
 
 def _security(options: ClusterOptions) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ptn_api.cluster.copy import Copy, open_copy
@@ -88,6 +89,16 @@ def test_the_log_of_a_single_machine(
         assert set(copy.fingerprints().values()) <= {""}
     with contextlib.closing(open_writer(tmp_path / "alone")) as log:
         assert numbers(log) == [1, 2, 3]
+    # A copy, where all servers were lost.
+    words[4] = tmp_path / "copy"
+    again = msgspec.structs.replace(no_streams, cluster_name="again")
+    assert succeeded(ptn(*words, **addressed(again)))["head"] == 1
+    with (
+        contextlib.closing(JetStreamBroker(again)) as broker,
+        contextlib.closing(open_copy(tmp_path / "new", broker, Copy)) as copy,
+    ):
+        assert copy.confirm()
+        assert numbers(copy) == [1, 2, 3, 4]
     with contextlib.closing(open_writer(tmp_path / "other")) as log:
         log.baseline([], T0)
     words[4] = tmp_path / "other"
