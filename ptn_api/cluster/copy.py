@@ -163,6 +163,13 @@ class Copy(SqliteWriter):
                 db.execute("UPDATE chain SET complete_ms = NULL")  # it may be of an earlier boot
                 db.execute("INSERT OR REPLACE INTO machine VALUES (1, ?)", (self.writer_id,))
 
+    def tip(self) -> Tip:
+        """The last commit that this copy contains."""
+        with self._snapshot() as db:
+            tip = load_tip(db)
+        assert tip is not None  # checked when it was opened
+        return tip
+
     def follow(self, stop: threading.Event | None = None) -> int:
         """Applies the commits that the stream has after this copy; returns their number.
 
@@ -258,7 +265,7 @@ class Copy(SqliteWriter):
                     with contextlib.suppress(BrokerError):  # repaired in another round
                         if not self._restored():
                             raise
-                if not stalled:
+                if not stalled and not stop.is_set():
                     logger.error("cluster_copy_stalled", code=error.code, reason=str(error))
                 stalled, progress = True, False
             else:

@@ -26,10 +26,9 @@ from typing import Any, TypeVar
 import structlog
 
 from ptn_api.cluster.broker import Broker, Entry
-from ptn_api.cluster.chain import Link, Tip, Verdict, advance
+from ptn_api.cluster.chain import Link, Verdict, advance
 from ptn_api.cluster.commit import Part, encode_part, encode_rows, new_id
 from ptn_api.cluster.copy import Copy, Incoming, open_copy, save_tip
-from ptn_api.cluster.snapshot import load_tip
 from ptn_api.cluster.tape import Tape, require_intact
 from ptn_api.errors import BrokerError, LogFencedError, LogUnwritableError, PublishRefusedError
 from ptn_api.event_log.contract import Change, Head, SourceStatus
@@ -69,11 +68,11 @@ class ClusterWriter(Copy):
     @property
     def active(self) -> bool:
         """Whether this is the active writer, as far as this copy knows."""
-        return self._tip().writer == self._writer_id
+        return self.tip().writer == self._writer_id
 
     @property
     def term(self) -> int:
-        return self._tip().term
+        return self.tip().term
 
     def take_over(self) -> None:
         """Makes this writer the active one.
@@ -117,12 +116,6 @@ class ClusterWriter(Copy):
             except _UnsettledError:
                 time.sleep(self._pause_ms / 1000)  # a broker without a leader refuses at once
         return write()
-
-    def _tip(self) -> Tip:
-        with self._snapshot() as db:
-            tip = load_tip(db)
-        assert tip is not None
-        return tip
 
     # --- under the write lock -----------------------------------------------------------------------------
 
