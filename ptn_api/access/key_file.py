@@ -11,13 +11,15 @@ stores only hashes (key_edit.py).
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import stat
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
-from ptn_api.access.key_content import KeyFileProblem, parse_keys
+from ptn_api.access.key_content import KeyFileContent, KeyFileProblem, parse_keys
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.errors import KeyFileError
 from ptn_api.file_version import is_settled, owner_of, version_of
@@ -42,6 +44,14 @@ def key_file_places(validator_dir: str) -> list[Path]:
 def find_key_file(validator_dir: str) -> Path | None:
     """Returns the first of `key_file_places` that exists."""
     return next((place for place in key_file_places(validator_dir) if os.path.exists(place)), None)
+
+
+class _Changed(NamedTuple):
+    """What a changed file has, in which version, and whether a later change would be another version."""
+
+    content: bytes
+    version: str
+    settled: bool
 
 
 class KeyFile:
@@ -84,6 +94,18 @@ class KeyFile:
 
         Raises KeyFileError once for every new problem; `problem` holds it until it is solved.
         """
+        changed = self._read_if_changed()
+        return changed if isinstance(changed, bool) else self._take(changed, _parsed(changed.content))
+
+    async def refresh_in_thread(self) -> bool:
+        """Like `refresh`, but parses in a thread, which takes a second for tens of thousands of entries."""
+        changed = self._read_if_changed()
+        if isinstance(changed, bool):
+            return changed
+        return self._take(changed, await asyncio.to_thread(_parsed, changed.content))
+
+    def _read_if_changed(self) -> _Changed | bool:
+        """Returns the new content; False without one, True if a missing file has revoked the keys."""
         if self.path is None:
             return False
         try:
@@ -93,16 +115,20 @@ class KeyFile:
             if self._settled and version == self._read[0]:
                 self._missing, self.problem = 0, None
                 return False
-            content = read_key_file(self.path)
-            parsed = parse_keys(content)
+            return _Changed(read_key_file(self.path), version, settled)
         except FileNotFoundError:
             return self._handle_missing()
         except OSError as error:
             return self._report(KeyFileError(f"the key file cannot be read: {error.strerror}"))
         except KeyFileError as error:
             return self._report(error)
-        read, self._read = self._read, (version, hashlib.sha256(content).digest())
-        self._settled, self._missing, self.problem = settled, 0, None
+
+    def _take(self, changed: _Changed, parsed: KeyFileContent | KeyFileError) -> bool:
+        """Replaces the keys, unless the content is the same as before or cannot be parsed."""
+        if isinstance(parsed, KeyFileError):
+            return self._report(parsed)
+        read, self._read = self._read, (changed.version, hashlib.sha256(changed.content).digest())
+        self._settled, self._missing, self.problem = changed.settled, 0, None
         if read == self._read:
             return False
         self.entry_problems = parsed.problems
@@ -129,6 +155,13 @@ class KeyFile:
             self.reloads["failed"] += 1
             raise problem
         return False
+
+
+def _parsed(content: bytes) -> KeyFileContent | KeyFileError:
+    try:
+        return parse_keys(content)
+    except KeyFileError as error:
+        return error
 
 
 def read_key_file(path: Path) -> bytes:
