@@ -11,7 +11,6 @@ stores only hashes (key_edit.py).
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import stat
@@ -19,11 +18,12 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from ptn_api.access.key_content import KeyFileContent, KeyFileProblem, parse_keys
+from ptn_api.access.key_content import KeyFileContent, KeyFileProblem, parse_keys, parse_stepwise
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.errors import KeyFileError
 from ptn_api.file_version import is_settled, owner_of, version_of
 from ptn_api.problems import Findings
+from ptn_api.tasks import TimeSlice, let_others_run
 
 __all__ = ["KeyFile", "exposed_to", "find_key_file", "key_file_places", "read_key_file"]
 
@@ -95,14 +95,30 @@ class KeyFile:
         Raises KeyFileError once for every new problem; `problem` holds it until it is solved.
         """
         changed = self._read_if_changed()
-        return changed if isinstance(changed, bool) else self._take(changed, _parsed(changed.content))
+        if isinstance(changed, bool):
+            return changed
+        try:
+            return self._take(changed, parse_keys(changed.content))
+        except KeyFileError as error:
+            return self._report(error)
 
-    async def refresh_in_thread(self) -> bool:
-        """Like `refresh`, but parses in a thread, which takes a second for tens of thousands of entries."""
+    async def refresh_in_steps(self) -> bool:
+        """Like `refresh`, but lets other tasks run: thousands of entries take a second.
+
+        A thread would hold up the event loop at each of its system calls.
+        """
         changed = self._read_if_changed()
         if isinstance(changed, bool):
             return changed
-        return self._take(changed, await asyncio.to_thread(_parsed, changed.content))
+        parsed, time_slice = KeyFileContent(), TimeSlice()
+        try:
+            for _ in parse_stepwise(changed.content, parsed):
+                if time_slice.due:
+                    await let_others_run()
+                    time_slice.restart()
+        except KeyFileError as error:
+            return self._report(error)
+        return self._take(changed, parsed)
 
     def _read_if_changed(self) -> _Changed | bool:
         """Returns the new content; False without one, True if a missing file has revoked the keys."""
@@ -123,10 +139,8 @@ class KeyFile:
         except KeyFileError as error:
             return self._report(error)
 
-    def _take(self, changed: _Changed, parsed: KeyFileContent | KeyFileError) -> bool:
-        """Replaces the keys, unless the content is the same as before or cannot be parsed."""
-        if isinstance(parsed, KeyFileError):
-            return self._report(parsed)
+    def _take(self, changed: _Changed, parsed: KeyFileContent) -> bool:
+        """Replaces the keys, unless the content is the same as before."""
         read, self._read = self._read, (changed.version, hashlib.sha256(changed.content).digest())
         self._settled, self._missing, self.problem = changed.settled, 0, None
         if read == self._read:
@@ -155,13 +169,6 @@ class KeyFile:
             self.reloads["failed"] += 1
             raise problem
         return False
-
-
-def _parsed(content: bytes) -> KeyFileContent | KeyFileError:
-    try:
-        return parse_keys(content)
-    except KeyFileError as error:
-        return error
 
 
 def read_key_file(path: Path) -> bytes:

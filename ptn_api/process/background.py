@@ -36,7 +36,7 @@ async def read_keys(key_file: KeyFile, *, report_entries: bool) -> None:
     """
     log = logger.bind(file=str(key_file.path))
     try:
-        if not await key_file.refresh_in_thread():
+        if not await key_file.refresh_in_steps():
             return
     except KeyFileError as error:
         log.warning("keys_not_read", code=error.code, reason=str(error))
