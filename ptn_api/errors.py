@@ -5,13 +5,19 @@
     ├── InvalidInputError     a malformed position, document or frame
     ├── KeyFileError          an unusable API key file
     ├── LogError              the event log cannot be read or written; retry
+    │   ├── BrokerError           the cluster's broker did not answer; retry
+    │   │   ├── EntriesPurgedError    the requested entries are only in a snapshot
+    │   │   ├── OutcomeUnknownError   the entry may have been stored
+    │   │   └── PublishRefusedError   the entry was not stored; read on
+    │   ├── LogBehindError        this machine's copy lacks what a client has seen elsewhere; retry
     │   ├── LogLockedError        another process writes this log
     │   ├── LogMissingError       the writer has not created or migrated the log yet
     │   ├── LogPrunedError        the requested events or removals have been pruned
     │   ├── LogReplacedError      the log was deleted or replaced while open; reopen it
     │   ├── LogUnusableError      damaged, not a log, or a newer version's; a retry does not help
     │   │   └── LogDamagedError       damaged: the file's structure, or the row with its counters
-    │   └── LogUnwritableError    disk full, read-only, no permission; retry
+    │   └── LogUnwritableError    disk full, read-only, no permission, no broker; retry
+    │       └── LogFencedError        another machine writes the log now
     └── ClientError           a failure in the client library
         ├── ServerUnreachableError   no connection, or it was lost
         ├── AuthenticationError      unknown key, or its tier is too low
@@ -30,18 +36,24 @@ from typing import Any
 __all__ = [
     "APIStatusError",
     "AuthenticationError",
+    "BrokerError",
     "ClientError",
+    "EntriesPurgedError",
     "InvalidInputError",
     "KeyFileError",
+    "LogBehindError",
     "LogDamagedError",
     "LogError",
+    "LogFencedError",
     "LogLockedError",
     "LogMissingError",
     "LogPrunedError",
     "LogReplacedError",
     "LogUnusableError",
     "LogUnwritableError",
+    "OutcomeUnknownError",
     "PTNError",
+    "PublishRefusedError",
     "ServerUnreachableError",
     "SettingsError",
     "error_text",
@@ -88,6 +100,28 @@ class LogError(PTNError):
     code = "log_error"
 
 
+class BrokerError(LogError):
+    """`code` may be `damaged_commit`: another server of the broker may have the commit undamaged."""
+
+    code = "broker_error"
+
+
+class EntriesPurgedError(BrokerError):
+    code = "entries_purged"
+
+
+class OutcomeUnknownError(BrokerError):
+    code = "outcome_unknown"
+
+
+class PublishRefusedError(BrokerError):
+    code = "publish_refused"
+
+
+class LogBehindError(LogError):
+    code = "log_behind"
+
+
 class LogLockedError(LogError):
     code = "log_locked"
 
@@ -105,7 +139,10 @@ class LogReplacedError(LogError):
 
 
 class LogUnusableError(LogError):
-    """`code`: `corrupt`, `not_a_log`, `newer_schema`, `no_wal` or `no_locks` (file system without)."""
+    """`code`: `corrupt`, `not_a_log`, `newer_schema`, `no_wal` or `no_locks` (file system without).
+
+    In a cluster also `not_joined`, `newer_commit`, `diverged` and `forked`.
+    """
 
     code = "log_unusable"
 
@@ -118,6 +155,10 @@ class LogDamagedError(LogUnusableError):
 
 class LogUnwritableError(LogError):
     code = "log_unwritable"
+
+
+class LogFencedError(LogUnwritableError):
+    code = "log_fenced"
 
 
 class ClientError(PTNError):

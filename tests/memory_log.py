@@ -174,13 +174,19 @@ class MemoryLog:
     def source(self) -> SourceStatus:
         return self._source
 
+    def behind_ms(self) -> int:
+        return 0
+
+    def copy_status(self) -> None:
+        return None
+
     def counters(self) -> dict[str, int]:
         return dict(self._counters)
 
     def damaged(self) -> int:
         return 0
 
-    def check(self) -> list[Damage]:
+    def find_damage(self) -> list[Damage]:
         return []
 
     def repair(self) -> Lost:

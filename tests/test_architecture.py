@@ -32,11 +32,25 @@ UTILITIES = {
     "queue_item",
     "tasks",
 }
-PACKAGES = ["model", "wire", "access", "event_log", "intake", "http", "views", "rest", "stream", "simulator"]
+PACKAGES = [
+    "model",
+    "wire",
+    "access",
+    "event_log",
+    "cluster",
+    "intake",
+    "http",
+    "views",
+    "rest",
+    "stream",
+    "simulator",
+]
 SIDE_BY_SIDE = ({"intake"}, {"views", "rest"}, {"stream"}, {"simulator"})
 """Groups of packages that do not import each other."""
 ONLY = {"client": {"wire", "model"}, "http": set[str](), "simulator": {"model"}}
 """All packages that these may import."""
+WIRED = {"cluster"}
+"""Packages that only the entry points and WIRING import: the others know the event log's contract."""
 ENTRY_POINTS = {"api_manager", "websocket_client", "__init__"}
 WIRING = {"process", "cli"}
 EVERYWHERE = {"msgspec", "structlog"}
@@ -44,8 +58,9 @@ HOMES = {
     "aiofastnet": ("stream/server.py",),
     "asyncinotify": ("intake/watch.py",),
     "httptools": ("http/",),
-    "httpx": ("client/", "cli/doctor.py"),
+    "httpx": ("client/", "cli/cluster.py", "cli/doctor.py"),
     "isal": ("http/", "stream/framing.py"),
+    "nats": ("cluster/jetstream.py",),
     "picows": ("stream/server.py",),
     "platformdirs": ("client/cursor_file.py", "cli/config.py"),
     "polars": ("client/",),
@@ -54,7 +69,7 @@ HOMES = {
     "typer": ("cli/",),
     "uvloop": ("process/worker.py",),
     "websockets": ("client/", "cli/client.py"),
-    "zstandard": ("event_log/documents.py", "http/", "client/recording.py"),
+    "zstandard": ("cluster/", "event_log/documents.py", "http/", "client/recording.py"),
 }
 """Where a library may be imported: in these modules, or in these folders."""
 
@@ -89,7 +104,7 @@ def may_import(importer: str, imported: str) -> bool:
         return True
     if importer in ONLY:
         return imported in ONLY[importer]
-    if importer in UTILITIES or imported not in PACKAGES:
+    if importer in UTILITIES or imported not in PACKAGES or imported in WIRED:
         return False
     side = {package: index for index, group in enumerate(SIDE_BY_SIDE) for package in group}
     if {importer, imported} <= side.keys() and side[importer] != side[imported]:
@@ -117,6 +132,9 @@ def test_packages_side_by_side_do_not_import_each_other() -> None:
     }
     assert allowed == set()
     assert may_import("rest", "views")
+    assert may_import("cluster", "event_log")
+    assert may_import("process", "cluster")
+    assert not any(may_import(package, "cluster") for package in ("intake", "rest", "stream", "event_log"))
     assert may_import("stream", "http")
     assert not may_import("views", "rest")
     assert not may_import("simulator", "http")

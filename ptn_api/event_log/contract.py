@@ -1,6 +1,7 @@
 """The contract of an event log; one test suite holds every implementation to it.
 
-The log is the one ordered history. Intake is its only writer; REST and stream only read it.
+The log is the one ordered history. Intake is its only writer; REST and stream only read it. Several machines
+may hold copies of one log (ptn_api/cluster); one of them writes at a time.
 
 Two counters:
 
@@ -28,6 +29,7 @@ __all__ = [
     "PER_MINER",
     "Change",
     "CommitListener",
+    "CopyStatus",
     "Document",
     "DocumentWritten",
     "Event",
@@ -219,6 +221,19 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     structure: bool = False
 
 
+class CopyStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine's copy of a cluster's log contains.
+
+    `index` is that of the last commit in the cluster's stream, `term` the one of its writer, and `active`
+    whether this machine is that writer. `behind_ms` as in `EventLog`.
+    """
+
+    index: int
+    term: int
+    active: bool
+    behind_ms: int | None
+
+
 class CommitListener(Protocol):
     """A reader's notifications of commits. A lost one costs a second, never an event."""
 
@@ -321,6 +336,18 @@ class EventLog(Protocol):
 
     def source(self) -> SourceStatus: ...
 
+    def behind_ms(self) -> int | None:
+        """How long ago this machine's copy of the log was known to be complete; None if that is unknown.
+
+        Always 0 for the log of a single machine. Of several machines, a copy that is up to date returns up to
+        a few seconds, and one that is cut off returns more and more.
+        """
+        ...
+
+    def copy_status(self) -> CopyStatus | None:
+        """The state of this machine's copy; None for the log of a single machine."""
+        ...
+
     def counters(self) -> dict[str, int]:
         """Counts since creation: `events`, `late` events, `conflicts`, `pruned` events and `skipped` changes.
 
@@ -333,7 +360,7 @@ class EventLog(Protocol):
         """The number of damaged rows that reads have left out and that are still damaged."""
         ...
 
-    def check(self) -> list[Damage]:
+    def find_damage(self) -> list[Damage]:
         """Reads the whole log; returns what is damaged. Takes about a second for 100 MB."""
         ...
 
@@ -372,8 +399,10 @@ class EventLogWriter(EventLog, Protocol):
         one call are sorted by (largest processed_ms so far in the position's list, position_uuid, index in
         the list).
 
-        Raises LogUnwritableError with nothing changed; the log remains usable. A change that the schema
-        refuses is a bug: it is logged, counted and skipped, and all others are applied.
+        Raises LogUnwritableError, having changed nothing, or its outcome is not known: the log of several
+        machines may have taken the changes although no acknowledgement came. The next call finds out, so the
+        caller appends the same changes again. The log remains usable. A change that the schema refuses is a
+        bug: it is logged, counted and skipped, and all others are applied.
 
         Several threads may append to the SQLite log. Compressing and writing a large document takes about a
         second: append it alone, from a separate thread, so that orders are written between its chunks.
@@ -381,11 +410,17 @@ class EventLogWriter(EventLog, Protocol):
         ...
 
     def fingerprints(self) -> dict[tuple[str, str], str]:
-        """(miner_hotkey, position_uuid) -> fingerprint, for every position."""
+        """(miner_hotkey, position_uuid) -> fingerprint, for every position.
+
+        Fingerprints belong to this machine's files: empty where another machine wrote the position.
+        """
         ...
 
     def document_fingerprints(self) -> dict[tuple[Document, str], str]:
-        """(document, miner_hotkey) -> fingerprint, for every document that was not deleted."""
+        """(document, miner_hotkey) -> fingerprint, for every document that was not deleted.
+
+        It is empty where another machine wrote the document.
+        """
         ...
 
     def seen(self, miner: str, order_uuids: Iterable[str]) -> set[str]:

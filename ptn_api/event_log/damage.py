@@ -155,7 +155,8 @@ def _check_table(db: sqlite3.Connection, table: str) -> Iterator[Damage]:
         row = db.execute(query).fetchone()
         if row is not None and intact(row[2:]):  # else the range may be of any size
             head, kept = row[:2]
-            yield from (Damage("events", (n,)) for n in _missing(range(head - kept + 1, head + 1), keys))
+            missing = set(range(head - kept + 1, head + 1)).difference(key[0] for key in keys)
+            yield from (Damage("events", (sequence,)) for sequence in sorted(missing))
 
 
 def _unhurried(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
@@ -180,7 +181,3 @@ def _check_orders(db: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> It
         key = positions.get(position, (position, "", "", 0))
         if counts.get(position, 0) != key[3]:
             yield Damage("orders", key[:3])
-
-
-def _missing(expected: range, keys: Iterable[tuple[Any, ...]]) -> list[int]:
-    return sorted(set(expected).difference(key[0] for key in keys))

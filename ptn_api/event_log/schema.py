@@ -11,7 +11,15 @@ import structlog
 from ptn_api.errors import LogMissingError, LogUnusableError
 from ptn_api.event_log.damage import CHECKED_COLUMNS, row_checksum
 
-__all__ = ["MIGRATIONS", "SCHEMA", "SCHEMA_VERSION", "create_or_migrate", "require_schema"]
+__all__ = [
+    "LOCAL_COLUMNS",
+    "LOCAL_TABLES",
+    "MIGRATIONS",
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "create_or_migrate",
+    "require_schema",
+]
 
 logger = structlog.get_logger()
 _APPLICATION_ID = 0x50544E31  # "PTN1"
@@ -117,6 +125,28 @@ CREATE TABLE chunks (
     crc INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (version, number)
 );
+-- Empty on a single machine. In a cluster: the last commit that this copy contains (cluster/chain.py), and
+-- when the copy was last known to be complete, by the machine's monotonic clock.
+CREATE TABLE chain (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    tip INTEGER NOT NULL,
+    commit_id BLOB NOT NULL,
+    term INTEGER NOT NULL,
+    writer BLOB NOT NULL,
+    complete_ms INTEGER
+);
+-- Empty on a single machine. The id of this machine's writer, as in chain.writer; empty if it only follows.
+CREATE TABLE machine (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    writer BLOB NOT NULL
+);
+"""
+
+LOCAL_TABLES = frozenset({"chain", "machine"})
+LOCAL_COLUMNS = frozenset({"fingerprint"})
+"""What belongs to one machine's file and is not shared in a cluster. All other tables and columns are.
+
+A local column has the type TEXT, and is empty in a row that another machine wrote.
 """
 
 _TO_2 = """
@@ -191,7 +221,22 @@ ALTER TABLE log ADD COLUMN source_crc INTEGER NOT NULL DEFAULT 0;
 UPDATE log SET source_crc = row_checksum(source);
 """
 
-MIGRATIONS = (_TO_2, _TO_3)
+_TO_4 = """
+CREATE TABLE chain (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    tip INTEGER NOT NULL,
+    commit_id BLOB NOT NULL,
+    term INTEGER NOT NULL,
+    writer BLOB NOT NULL,
+    complete_ms INTEGER
+);
+CREATE TABLE machine (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    writer BLOB NOT NULL
+);
+"""
+
+MIGRATIONS = (_TO_2, _TO_3, _TO_4)
 """Scripts: the first one leads from schema 1 to 2, the next one from 2 to 3, and so on."""
 SCHEMA_VERSION = 1 + len(MIGRATIONS)
 

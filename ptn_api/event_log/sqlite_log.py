@@ -17,7 +17,7 @@ from ptn_api.event_log.sqlite_writer import SqliteWriter
 from ptn_api.file_lock import take_lock
 from ptn_api.options import LATE_MS, RETENTION_BYTES, RETENTION_MS
 
-__all__ = ["WaitingReader", "open_reader", "open_writer"]
+__all__ = ["WaitingReader", "lock_directory", "open_reader", "open_writer"]
 
 _RETRY_S = 0.02
 
@@ -39,9 +39,9 @@ def open_writer(
     data_dir = data_dir.absolute()
     try:
         # The directory is locked, not the file: the lock also covers the creation of the file.
-        lock = _lock_directory(data_dir)
+        lock = lock_directory(data_dir)
         try:
-            return SqliteWriter(
+            writer = SqliteWriter(
                 data_dir,
                 lock,
                 late_ms=late_ms,
@@ -52,6 +52,8 @@ def open_writer(
         except BaseException:
             os.close(lock)
             raise
+        writer.delete_unused_chunks()
+        return writer
     except OSError as error:
         raise LogUnwritableError(f"the log in {data_dir} cannot be written: {error}") from error
 
@@ -107,7 +109,7 @@ class WaitingReader:
         return self._reader
 
 
-def _lock_directory(data_dir: Path) -> int:
+def lock_directory(data_dir: Path) -> int:
     """Creates the directory (0700) if needed and locks it until the descriptor is closed or the process ends.
 
     On NFS only a file open for writing can be locked, so there it is a file in the directory. Raises

@@ -11,9 +11,11 @@ from typing import Any
 
 import msgspec
 
+from ptn_api.clock import monotonic_ms
 from ptn_api.errors import LogDamagedError, LogError, LogPrunedError
 from ptn_api.event_log.commit_notifier import SocketCommitListener, listener_folder
 from ptn_api.event_log.contract import (
+    CopyStatus,
     Document,
     Event,
     Head,
@@ -191,6 +193,21 @@ class SqliteReader:
             raise LogDamagedError("the log is damaged: its source's status, which the next sweep rewrites")
         return _source.decode(row[0])
 
+    def behind_ms(self) -> int | None:
+        with self._snapshot() as db:
+            row = db.execute("SELECT complete_ms FROM chain").fetchone()
+        return 0 if row is None else _age_ms(row[0])
+
+    def copy_status(self) -> CopyStatus | None:
+        with self._snapshot() as db:
+            row = db.execute(
+                "SELECT tip, term, complete_ms, chain.writer IS machine.writer"
+                " FROM chain LEFT JOIN machine ON machine.id = chain.id"
+            ).fetchone()
+        if row is None:
+            return None
+        return CopyStatus(index=row[0], term=row[1], active=bool(row[3]), behind_ms=_age_ms(row[2]))
+
     def counters(self) -> dict[str, int]:
         state = self._state()
         return {name: getattr(state, name) for name in ("events", "late", "conflicts", "pruned", "skipped")}
@@ -209,7 +226,7 @@ class SqliteReader:
                     self.damaged_rows.found.discard(damage)
         return len(self.damaged_rows.found)
 
-    def check(self) -> list[Damage]:
+    def find_damage(self) -> list[Damage]:
         # A separate connection: other reads do not wait for this one.
         with reading(), contextlib.closing(connect_reader(self._path)) as db:
             accept_damaged_text(db)
@@ -273,3 +290,9 @@ def _position_rows(
         f"{of_miner} ORDER BY revision LIMIT ?",
         (since_revision, limit) if miner is None else (since_revision, miner, limit),
     ).fetchall()
+
+
+def _age_ms(complete_ms: int | None) -> int | None:
+    # After a restart of the machine its clock may be behind the stored time.
+    now_ms = monotonic_ms()
+    return now_ms - complete_ms if complete_ms is not None and complete_ms <= now_ms else None

@@ -23,7 +23,7 @@ from ptn_api.event_log.announcements import AppendTime
 from ptn_api.event_log.append import Append
 from ptn_api.event_log.commit_notifier import CommitNotifier, listener_folder
 from ptn_api.event_log.contract import Change, Document, DocumentWritten, Head, Lost, SourceStatus
-from ptn_api.event_log.damage import row_checksum
+from ptn_api.event_log.damage import Damage, row_checksum
 from ptn_api.event_log.database import (
     accept_damaged_text,
     adapt_to,
@@ -100,12 +100,12 @@ class SqliteWriter(SqliteReader):
             logger.warning("log_empty", reason="nothing is left of an earlier log: a new one begins")
         commits = wal_commits(path)
         with writing():
-            self._writer: sqlite3.Connection | None = connect_writer(path)
+            self._writer: sqlite3.Connection | None = self.connect(path)
         try:
             with writing():
                 create_or_migrate(self._writer, path, clock())
                 if lost := lost_commits(self._writer, commits):
-                    _renew(self._writer, lost, clock())
+                    self.commits_lost(self._writer, lost, clock())
             directory = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(directory)  # makes the new file's name durable
@@ -117,7 +117,6 @@ class SqliteWriter(SqliteReader):
             self._writer.close()
             raise
         self._notifier = CommitNotifier(listener_folder(data_dir))
-        self._delete_unused_chunks()
 
     def baseline(self, changes: Iterable[Change], now_ms: int) -> Head:
         with self._transaction() as (db, state):
@@ -148,7 +147,7 @@ class SqliteWriter(SqliteReader):
         if before != (state.sequence, state.revision):
             self._notifier.notify()
         if ahead:
-            self._delete_unused_chunks()
+            self.delete_unused_chunks()
         return _reported(state, append)
 
     def fingerprints(self) -> dict[tuple[str, str], str]:
@@ -165,11 +164,16 @@ class SqliteWriter(SqliteReader):
         with self._snapshot() as db:
             return set(seen_orders(db, miner, order_uuids))
 
-    def repair(self) -> Lost:
-        found = self.check()
+    def report_damage(self) -> list[Damage]:
+        """Reads the whole log; returns what is damaged, and reports it."""
+        found = self.find_damage()
         self.damaged_rows.found.intersection_update(found)
         for damage in found:
             self.damaged_rows.add(damage.table, *damage.key)
+        return found
+
+    def repair(self) -> Lost:
+        found = self.report_damage()
         if not found:
             return Lost()
         keys: dict[str, list[Any]] = defaultdict(list)
@@ -209,7 +213,7 @@ class SqliteWriter(SqliteReader):
                 more = prune_tombstones(db, state, oldest_ms=oldest_ms)
                 prune_removed_orders(db, oldest_ms=oldest_ms)
                 state.tombstone_floor = max(state.tombstone_floor, prune_deleted(db, oldest_ms=oldest_ms))
-        self._delete_unused_chunks()
+        self.delete_unused_chunks()
         self._checkpoint(over_bytes=_LARGE_WAL_BYTES)
         return self.floor()
 
@@ -229,28 +233,54 @@ class SqliteWriter(SqliteReader):
     def _transaction(self) -> Iterator[tuple[sqlite3.Connection, LogState]]:
         """A transaction that is durable after the block; an exception rolls it back."""
         with self._write_lock, writing():
-            self._identity.check()
-            if self._writer is None:
-                self._writer = connect_writer(self._path)
-            db = self._writer
-            try:
-                # IMMEDIATE takes SQLite's write lock now; upgrading a read transaction later could fail.
-                db.execute("BEGIN IMMEDIATE")
+            db = self.connected()
+            self.before_begin(db)
+            with self.committed(db):
                 state = LogState.load(db)
                 before = replace(state)
                 yield db, state
                 if state != before:
                     state.save(db)
-                db.execute("COMMIT")
-            except BaseException as error:
-                adapt_to(error, db)
-                try:
-                    if db.in_transaction:
-                        db.execute("ROLLBACK")
-                except sqlite3.Error:
-                    self._writer = None  # the connection is broken: the next transaction opens a new one
-                    db.close()
-                raise
+                self.before_commit(db)
+
+    def connected(self) -> sqlite3.Connection:
+        """The connection for writing, under the write lock."""
+        self._identity.check()
+        if self._writer is None:
+            self._writer = self.connect(self._path)
+        return self._writer
+
+    @contextlib.contextmanager
+    def committed(self, db: sqlite3.Connection) -> Iterator[None]:
+        try:
+            # IMMEDIATE takes SQLite's write lock now; upgrading a read transaction later could fail.
+            db.execute("BEGIN IMMEDIATE")
+            yield
+            db.execute("COMMIT")
+        except BaseException as error:
+            adapt_to(error, db)
+            try:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+            except sqlite3.Error:
+                self._writer = None  # the connection is broken: the next transaction opens a new one
+                db.close()
+            raise
+
+    # For subclasses, under the write lock: the log of a cluster differs in these (ptn_api/cluster).
+
+    def connect(self, path: Path) -> sqlite3.Connection:
+        return connect_writer(path)
+
+    def commits_lost(self, db: sqlite3.Connection, lost: int, now_ms: int) -> None:
+        """Called when the log is opened and its write-ahead log has lost commits that were acknowledged."""
+        _renew(db, lost, now_ms)
+
+    def before_begin(self, db: sqlite3.Connection) -> None:
+        """Called before each transaction, without one."""
+
+    def before_commit(self, db: sqlite3.Connection) -> None:
+        """Called at the end of each transaction; an error rolls it back."""
 
     def _checkpoint(self, *, over_bytes: int = 0) -> None:
         """Checkpoints and truncates a write-ahead log larger than this, as far as readers allow."""
@@ -280,7 +310,7 @@ class SqliteWriter(SqliteReader):
                         put_chunk(db, packed, chunk)
                     time.sleep(_YIELD_S)
 
-    def _delete_unused_chunks(self) -> None:
+    def delete_unused_chunks(self) -> None:
         """Cleans up after replaced documents and crashes. On a full disk the next call does it."""
         try:
             with self._snapshot() as db:

@@ -22,7 +22,7 @@ import structlog
 from ptn_api.clock import ClockStart, monotonic_ms
 from ptn_api.problems import ProblemRegister, Troubles, merged
 from ptn_api.process.metrics import Samples, Sources, samples_of
-from ptn_api.process.settings import Settings
+from ptn_api.process.settings import PROCESSES, Settings
 from ptn_api.tasks import wait_for_event
 
 __all__ = [
@@ -44,9 +44,6 @@ __all__ = [
 ]
 
 logger = structlog.get_logger()
-
-PROCESSES = ("intake", "rest", "stream")
-"""The processes that /health and the metrics report on."""
 
 _UNSENT_BYTES = 1 << 16
 _ORPHAN_GRACE_S = 0.5

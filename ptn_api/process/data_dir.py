@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
@@ -18,6 +19,7 @@ _LOG = "log.sqlite3*"
 _MINERS = "validation/miners"
 _MOST_TRIED = 100
 """Folders in which a validator is looked for, to suggest it."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _OURS = (_LOG, "usage.db*", "bells")
 
 
@@ -29,6 +31,8 @@ def make_data_dir(path: Path, *, demo: bool) -> None:
         probe.touch(0o600)
         probe.unlink()
     except OSError as error:
+        if error.errno in _FULL and path.is_dir():
+            return  # the server waits for space, and /health says so
         raise SettingsError(f"--data-dir cannot be written: {error.strerror}", code="data_dir") from None
     if foreign := foreign_files(path):
         sentence = "cannot be written by this user (did another user start a server there?)"

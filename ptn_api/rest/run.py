@@ -12,12 +12,12 @@ import structlog
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, ClockStart, Monotonic, SteadyClock, monotonic_ms, wall_ms
-from ptn_api.event_log.contract import EventLog, known_ms
+from ptn_api.event_log.contract import EventLog
 from ptn_api.http.connection import Connection
 from ptn_api.http.connection_limit import ConnectionLimit
 from ptn_api.http.request import Limits
 from ptn_api.http.server import Server
-from ptn_api.problems import OtherProcesses, ProblemRegister
+from ptn_api.problems import OtherProcesses, ProblemRegister, Recent
 from ptn_api.rest.app import App
 from ptn_api.rest.auth import ConnectLimit
 from ptn_api.rest.context import AppContext
@@ -65,7 +65,6 @@ async def run_rest(
         on_jump=lambda ms: logger.warning("clock_jumped", by_ms=ms),
         wall=wall,
         start=clock_start,
-        known_ms=known_ms(log),
     )
     problems = problems or ProblemRegister(clock)
     if isinstance(clock, SteadyClock):
@@ -75,8 +74,12 @@ async def run_rest(
     problems.watch(lambda: {"accept_paused": pauses.lasting})
     context = AppContext.over(log, clock, options, counters.views, keys, problems, others)
 
+    evictions = Recent(options.overload_ms, monotonic)
+    problems.watch(lambda: {"connections_at_limit": evictions.total})
+
     def count_evictions() -> None:
         counters.limited["connections"] += 1
+        evictions.note()
 
     connections: ConnectionLimit[Connection] = ConnectionLimit(options.max_rest_connections, count_evictions)
     server = Server(

@@ -9,7 +9,7 @@ import structlog
 from ptn_api.access.key_ring import KeyHolder, KeyRing, fingerprint
 from ptn_api.access.limits import LoginGuard
 from ptn_api.clock import Monotonic
-from ptn_api.errors import LogError
+from ptn_api.errors import LogBehindError, LogError
 from ptn_api.event_log.outage import LogOutage
 from ptn_api.stream.connection import Connection
 from ptn_api.stream.counters import StreamCounters
@@ -160,8 +160,13 @@ class Logins:
             return
         try:
             connection.key_checked(holder)
-        except LogError as error:
+        except LogBehindError:
             assert holder is not None  # without a holder, the log is not read
+            self._outage.succeeded(connection)
+            self._wait(connection, holder, connection.behind_pause_ms(), deadline_ms)
+            return
+        except LogError as error:
+            assert holder is not None
             self._outage.failed(connection, error)
             if now < deadline_ms:
                 self._wait(connection, holder, RETRY_MS, deadline_ms)
@@ -170,7 +175,7 @@ class Logins:
             return
         self._stop_waiting(connection)
         self._outage.succeeded(connection)
-        if connection.holder is None:
+        if holder is None or holder.tier < STREAM_TIER:
             self._counters.auth_failures += 1
             logger.info(
                 "login_refused", fingerprint=fingerprint(connection.api_key), address=connection.address
@@ -178,7 +183,7 @@ class Logins:
         elif connection.session.logged_in:
             self._counters.logins += 1
             self._counters.clients += 1
-            self._take_slot(connection, connection.holder)
+            self._take_slot(connection, holder)
 
     def _take_slot(self, connection: Connection, holder: KeyHolder) -> None:
         """Gives the connection a slot; all keys of a user share the user's slots."""

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from ptn_api.event_log import EventLogWriter, open_writer
+from tests.cluster.machines import writer_and_copy
 from tests.factories import T0
 from tests.memory_log import MemoryLog
 
 MakeLog = Callable[..., EventLogWriter]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "cluster"])
 def make_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeLog]:
     """Creates logs at T0; takes the options of `open_writer`."""
     logs: list[EventLogWriter] = []
@@ -24,6 +25,8 @@ def make_log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeLog
         log: EventLogWriter
         if request.param == "memory":
             log = MemoryLog(clock=lambda: T0, **options)
+        elif request.param == "cluster":
+            log = writer_and_copy(tmp_path / f"log{len(logs)}", **options)
         else:
             log = open_writer(tmp_path / f"log{len(logs)}", clock=lambda: T0, **options)
         logs.append(log)

@@ -35,6 +35,12 @@ def test_a_new_log_counts_from_its_creation_time(make_log: MakeLog) -> None:
     assert log.oldest_revision() == 0
 
 
+def test_a_log_of_one_machine_is_never_behind(log: EventLogWriter) -> None:
+    """Only a copy of another machine's log can be; right after a change it is at most seconds behind."""
+    log.append([written(position(1, [order(1)]))], NOW)
+    assert log.behind_ms() is not None
+
+
 def test_every_new_log_has_a_different_epoch(make_log: MakeLog) -> None:
     """A cursor of one log is not valid in another."""
     first, second = make_log(), make_log()

@@ -168,7 +168,7 @@ def try_damage(data_dir: Path, truth: dict[str, Any]) -> str:
         lacking, wrong = compare(log, truth)
         assert not wrong
         log.damaged()
-        checked = log.check()
+        checked = log.find_damage()
         assert checked or not lacking, lacking
     try:
         writer = open_writer(data_dir)
@@ -210,7 +210,7 @@ def try_damage(data_dir: Path, truth: dict[str, Any]) -> str:
             assert found == expected
             return "harmless"
         assert found.items() <= expected.items()
-        return "restored" if found == expected and not writer.check() else "reported"
+        return "restored" if found == expected and not writer.find_damage() else "reported"
 
 
 def test_no_flipped_bit_is_served(original: Path, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_damaged_events_are_left_out_and_counted(data_dir: Path) -> None:
         assert writer.repair().positions == frozenset()
         assert writer.damaged() == 2
         assert writer.prune(T0 + 10**9) == truth["head"].sequence + 1
-        assert (writer.damaged(), writer.check()) == (0, [])
+        assert (writer.damaged(), writer.find_damage()) == (0, [])
 
 
 def test_a_damaged_young_event_does_not_stop_pruning(data_dir: Path) -> None:
@@ -280,7 +280,7 @@ def test_lost_commits_change_the_epoch(part: str, tmp_path: Path) -> None:
     wal.write_bytes(data)
     with capture_logs() as logs, contextlib.closing(open_writer(data_dir, clock=lambda: T0 + 500)) as log:
         assert (log.head().sequence, log.floor()) == (T0 + 500, T0 + 501)
-        assert log.check() == []
+        assert log.find_damage() == []
         log.append([written(position(50, [order(900)]))], T0 + 600)
         assert [event.sequence for event in log.read(T0 + 500, 10)] == [T0 + 501]
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["log_commits_lost"]
@@ -303,7 +303,7 @@ def test_a_damaged_shared_memory_file_is_made_again(tmp_path: Path) -> None:
     data_dir = wal_of(tmp_path / "data", tmp_path)
     (data_dir / "log.sqlite3-shm").write_bytes(b"\xff" * 32_768)
     with contextlib.closing(open_writer(data_dir)) as log:
-        assert log.check() == []
+        assert log.find_damage() == []
         assert len(list(log.positions())) == 8
 
 

@@ -109,13 +109,15 @@ async def running(
     watch: Watch | None = None,
     wrap: Callable[[EventLogWriter], EventLogWriter] = lambda log: log,
     created_ms: int | None = None,
+    log: EventLogWriter | None = None,
     **options: Any,
 ) -> AsyncIterator[Intake]:
     """Runs intake. Yields once the baseline is in the log and the first sweep is done.
 
-    A new log is created at `created_ms`, or else right after the orders in the directory.
+    A new log is created at `created_ms`, or else right after the orders in the directory. `log` is an open
+    one to use instead; it is closed at the end.
     """
-    log = open_writer(data_dir, clock=lambda: created_ms or _after_the_files(validator))
+    log = log or open_writer(data_dir, clock=lambda: created_ms or _after_the_files(validator))
     stop, ready = asyncio.Event(), asyncio.Event()
     reading, writing = os.pipe()
     # A test writes from the event loop that reads: a full pipe would block both.

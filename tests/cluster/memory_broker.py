@@ -1,0 +1,145 @@
+"""A broker in memory whose every promise that may be broken can be broken (ptn_api/cluster/broker.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from ptn_api.cluster.broker import Entry, SnapshotInfo
+from ptn_api.errors import BrokerError, EntriesPurgedError, OutcomeUnknownError, PublishRefusedError
+
+__all__ = ["Fault", "MemoryBroker"]
+
+
+class Fault(enum.Enum):
+    """What happens to one request."""
+
+    NONE = "none"
+    LOST = "lost"
+    """It never arrives."""
+    ACK_LOST = "ack lost"
+    """It is carried out."""
+    LATE = "late"
+    """It is carried out at `deliver_late`."""
+    DOUBLED = "doubled"
+    """It arrives twice; the second answer is lost."""
+    FIRST_ACK_LOST = "first ack lost"
+    """It arrives twice; the first answer is lost."""
+    REFUSED = "refused"
+    """The broker has no leader."""
+    DOWN = "down"
+    """It cannot be sent."""
+
+
+class MemoryBroker:
+    """One stream. `faults` holds what happens to the next requests to publish; NONE once it is empty.
+
+    A server that answers reads lags by `stale` entries. Without `checking`, the expectation of a request is
+    ignored.
+    """
+
+    def __init__(self, *, checking: bool = True) -> None:
+        self.entries: list[Entry] = []
+        self.purged = 0
+        self.faults: deque[Fault] = deque()
+        self.stale = 0
+        self.down = False
+        self.checking = checking
+        self.late: list[tuple[bytes, int]] = []
+        self.stored: dict[str, tuple[SnapshotInfo, list[bytes]]] = {}
+        self._changed = threading.Condition()
+
+    def publish(self, payload: bytes, *, expected: int) -> int:
+        with self._changed:
+            fault = self.faults.popleft() if self.faults else Fault.NONE
+            if self.down or fault is Fault.DOWN:
+                raise BrokerError("no connection")
+            if fault is Fault.REFUSED:
+                raise PublishRefusedError("no leader")
+            if fault is Fault.LATE:
+                self.late.append((payload, expected))
+            if fault in (Fault.LATE, Fault.LOST):
+                raise OutcomeUnknownError("no answer")
+            index = self._store(payload, expected)
+            if fault is Fault.ACK_LOST:
+                raise OutcomeUnknownError("no answer")
+            if fault in (Fault.DOUBLED, Fault.FIRST_ACK_LOST):
+                try:
+                    second = self._store(payload, expected)
+                except PublishRefusedError:
+                    if fault is Fault.FIRST_ACK_LOST:
+                        raise
+                else:
+                    index = second if fault is Fault.FIRST_ACK_LOST else index
+            return index
+
+    def deliver_late(self) -> None:
+        """Carries out the requests that are late."""
+        with self._changed:
+            late, self.late = self.late, []
+            for payload, expected in late:
+                with contextlib.suppress(PublishRefusedError):
+                    self._store(payload, expected)
+
+    def _store(self, payload: bytes, expected: int) -> int:
+        last = self.purged + len(self.entries)
+        if self.checking and last != expected:
+            raise PublishRefusedError(f"the last index is {last}, not {expected}")
+        self.entries.append(Entry(last + 1, payload))
+        self._changed.notify_all()
+        return last + 1
+
+    def read(self, after: int, max_bytes: int) -> list[Entry]:
+        self._require_up()
+        if after < self.purged:
+            raise EntriesPurgedError(f"the entry {after + 1} was purged")
+        known = self.entries[: max(len(self.entries) - self.stale, 0)]
+        found: list[Entry] = []
+        for entry in known[after - self.purged :]:
+            if found and max_bytes <= 0:
+                break
+            found.append(entry)
+            max_bytes -= len(entry.payload)
+        return found
+
+    def last(self) -> int:
+        self._require_up()
+        return max(self.purged + len(self.entries) - self.stale, 0)
+
+    def wait(self, after: int, timeout_ms: int) -> None:
+        with self._changed:
+            # Later entries of the same thread cannot come: tests that need the wait publish in another one.
+            self._changed.wait_for(lambda: self.purged + len(self.entries) > after, timeout_ms / 1000)
+
+    def purge(self, through: int) -> None:
+        self._require_up()
+        with self._changed:
+            self.entries = [entry for entry in self.entries if entry.index > through]
+            self.purged = max(self.purged, through)
+
+    def put_snapshot(self, info: SnapshotInfo, pieces: Iterable[bytes]) -> None:
+        self._require_up()
+        self.stored[info.name] = (info, list(pieces))
+
+    def snapshots(self) -> list[SnapshotInfo]:
+        self._require_up()
+        infos = [info for info, pieces in self.stored.values() if len(pieces) == info.pieces]
+        return sorted(infos, key=lambda info: -info.index)
+
+    def get_snapshot(self, info: SnapshotInfo) -> Iterator[bytes]:
+        self._require_up()
+        yield from self.stored[info.name][1]
+
+    def delete_snapshot(self, info: SnapshotInfo) -> None:
+        self._require_up()
+        self.stored.pop(info.name, None)
+
+    def close(self) -> None:
+        self.down = True
+
+    def _require_up(self) -> None:
+        if self.down:
+            raise BrokerError("no connection")
