@@ -185,7 +185,7 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
     keys = KeyRing()
     key_file = KeyFile(Path(settings.api_keys_file) if settings.api_keys_file else None, keys)
     report_entries = config.process == "rest"  # one of the two that read the file
-    read_keys(key_file, report_entries=report_entries)
+    await read_keys(key_file, report_entries=report_entries)
     event_log = cast(EventLog, WaitingReader(Path(settings.data_dir)))
     run: Callable[..., Coroutine[Any, Any, None]]
     counters: Any
