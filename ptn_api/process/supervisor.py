@@ -1,8 +1,9 @@
 """The supervisor: which process runs what, and in which order they start and stop.
 
 Three processes: intake (the only writer of the event log), rest and stream (readers). With `--demo` a fourth
-one simulates the validator. The listening sockets are open before any process starts and are inherited, so a
-restarted process keeps its port. Each process imports its own folder of the package (worker.py).
+one simulates the validator; with `--stream-processes` there are several of the stream. The listening sockets
+are open before any process starts and are inherited, so a restarted process keeps its port. Each process
+imports its own folder of the package (worker.py).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import msgspec
@@ -22,7 +23,14 @@ from ptn_api.backoff import Backoff
 from ptn_api.clock import SteadyClock, monotonic_ms, wall_ms
 from ptn_api.problems import PROBLEMS, Findings, ProblemRegister, Troubles, merged
 from ptn_api.process.child import Child, python_command
-from ptn_api.process.control import PROCESSES, HealthReport, WorkerConfig
+from ptn_api.process.control import (
+    HealthReport,
+    PeerGone,
+    PeerPresence,
+    WorkerConfig,
+    kind_of,
+    process_names,
+)
 from ptn_api.process.metrics_server import MetricsServer
 from ptn_api.process.settings import Settings
 from ptn_api.tasks import wait_for_event
@@ -44,14 +52,16 @@ class Supervisor:
         self,
         settings: Settings,
         rest: socket.socket,
-        stream: socket.socket,
+        streams: Sequence[socket.socket],
         queue_fd: int,
         metrics: MetricsServer | None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._rest = rest
-        self._stream = stream
+        self._streams = streams
+        """The listener of each process of the stream; they have one address."""
+        self._names = process_names(settings)
         self._queue_fd = queue_fd
         self._stop = asyncio.Event()
         self._children: dict[str, Child] = {}
@@ -80,7 +90,7 @@ class Supervisor:
         try:
             if await self._start():
                 s = "s" if self._settings.tls_cert else ""
-                rest, stream = _url("http" + s, self._rest), _url("ws" + s, self._stream)
+                rest, stream = _url("http" + s, self._rest), _url("ws" + s, self._streams[0])
                 announce(f"PTN API ready: REST {rest} WebSocket {stream}")
                 if self._metrics is not None:
                     announce(f"PTN API metrics: {self._metrics.url}")
@@ -88,10 +98,9 @@ class Supervisor:
                     hint(self._settings, rest, stream)
                 await self._stop_or_fatal()
         finally:
-            for names in _STOP_ORDER:
-                await asyncio.gather(
-                    *(self._children[name].stop() for name in names if name in self._children)
-                )
+            for kinds in _STOP_ORDER:
+                stopping = [child for name, child in self._children.items() if kind_of(name) in kinds]
+                await asyncio.gather(*(child.stop() for child in stopping))
             await asyncio.gather(*self._running)
             if watch is not None:
                 watch.cancel()
@@ -128,7 +137,10 @@ class Supervisor:
         children = [
             self._spawn("intake", queue=self._queue_fd),
             self._spawn("rest", listener=self._rest.fileno()),
-            self._spawn("stream", listener=self._stream.fileno()),
+            *(
+                self._spawn(name, listener=listener.fileno())
+                for name, listener in zip(self._names[2:], self._streams, strict=True)
+            ),
         ]
         if self._metrics is not None:
             self._metrics.watch(children, self._problems)
@@ -153,20 +165,28 @@ class Supervisor:
             stop_timeout_ms=settings.stop_timeout_ms,
             silent_ms=settings.process_silent_ms,
             on_alive=self._report_health,
+            on_presence=lambda update: self._tell_peers(process, PeerPresence(process, update)),
+            on_end=lambda: self._tell_peers(process, PeerGone(process)),
         )
         self._children[process] = child
         self._running.append(asyncio.create_task(child.run()))
         return child
+
+    def _tell_peers(self, process: str, message: PeerPresence | PeerGone) -> None:
+        """Passes a message of, or about, a process of the stream on to the others."""
+        for name, child in self._children.items():
+            if name != process and kind_of(name) == kind_of(process) == "stream":
+                child.send(message)
 
     def _report_health(self) -> None:
         """Sends rest and stream the health of all others, and the key file; logs problems."""
         self._choose_key_file()
         self._clock()  # sees a jump when it happens, not at the next start of a child
         children = self._children
-        if all(name in children for name in PROCESSES):
+        if all(name in children for name in self._names):
             self._log_problems()
-            alive_until_ms = {name: children[name].alive_until_ms for name in PROCESSES}
-            for name in ("rest", "stream"):
+            alive_until_ms = {name: children[name].alive_until_ms for name in self._names}
+            for name in self._names[1:]:
                 problems = self._problems(without=name)
                 children[name].send(HealthReport(alive_until_ms, problems, self._settings.api_keys_file))
 
@@ -174,7 +194,9 @@ class Supervisor:
         """What only the supervisor knows."""
         children, now = self._children.values(), monotonic_ms()
         return {
-            "process_down": sum(child.alive_until_ms < now for child in children if child.name in PROCESSES),
+            "process_down": sum(
+                child.alive_until_ms < now for child in children if child.name in self._names
+            ),
             "process_restarting": sum(child.recent_restarts for child in children),
         }
 
