@@ -20,13 +20,17 @@ from tests.stream.live import KEY, Client, LiveStream, running, until
 
 
 class Network:
-    """The streams that are connected; `sent` has all messages. While `loses`, none arrives."""
+    """The streams that are connected; `sent` has all messages.
+
+    While `loses`, none arrives; those in `deaf` get none.
+    """
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
         self.repeats: Counter[str] = Counter()
         """How often each stream has sent its whole table."""
         self.loses = False
+        self.deaf: set[str] = set()
         self.nodes: dict[str, Node] = {}
 
     def node(self, name: str) -> Node:
@@ -50,7 +54,7 @@ class Node:
         self._network.sent.append(update)
         self._network.repeats[self.name] += b'"whole":true' in update
         for node in list(self._network.nodes.values()):
-            if node is not self and not self._network.loses:
+            if node is not self and not self._network.loses and node.name not in self._network.deaf:
                 asyncio.get_running_loop().call_soon(node.receive, self.name, update)
 
     def listen(self, receive: Callable[[str, bytes], None], gone: Callable[[str], object]) -> None:
@@ -161,6 +165,24 @@ async def test_lost_messages_are_made_up_for() -> None:
         await s.settle()
         await last.send(type="ping", timestamp=1)
         assert (await last.receive())["type"] == "pong"
+
+
+async def test_a_process_that_hangs_locks_no_user_out() -> None:
+    """Its connections count, but others are evicted only from the limit on; it evicts its own when it is back."""
+    async with streams("a", "b", max_connections_per_key=2, eviction_delay_ms=0) as s:
+        old = [await s.login("a"), await s.login("a")]
+        await s.settle()
+        s.network.deaf = {"a"}
+        newer = [await s.login("b") for _ in range(4)]
+        for client in newer[:2]:
+            assert await client.close_code() == close_codes.REPLACED.code
+        await s.settle()
+        assert s.clients() == 4
+        s.network.deaf = set()
+        for client in old:
+            assert await client.close_code() == close_codes.REPLACED.code
+        await s.settle()
+        assert (s.all["a"].counters.clients, s.all["b"].counters.clients) == (0, 2)
 
 
 async def test_a_new_process_learns_of_the_others_at_once() -> None:
