@@ -168,7 +168,7 @@ async def test_lost_messages_are_made_up_for() -> None:
 
 
 async def test_a_process_that_hangs_locks_no_user_out() -> None:
-    """Its connections count, but others are evicted only from the limit on; it evicts its own when it is back."""
+    """The user may have the limit once more elsewhere. The process evicts its own when it is back."""
     async with streams("a", "b", max_connections_per_key=2, eviction_delay_ms=0) as s:
         old = [await s.login("a"), await s.login("a")]
         await s.settle()
