@@ -91,10 +91,11 @@ docs: $(STAMP)  ## build the documentation into site/, strictly
 	@test -x $(BIN)/zensical || { echo "The documentation tool needs Python 3.11 or newer."; exit 1; }
 	$(BIN)/zensical build --strict --clean
 
-descriptions: $(STAMP)  ## regenerate the OpenAPI and AsyncAPI files, docs/reference.md and docs/troubleshooting.md
+descriptions: $(STAMP)  ## regenerate the OpenAPI and AsyncAPI files, and the generated pages in docs/
 	$(BIN)/python -m descriptions
 	$(BIN)/python docs/make_reference.py
 	$(BIN)/python docs/make_troubleshooting.py
+	$(BIN)/python docs/make_limits.py
 
 bench: $(STAMP)  ## run the benchmarks, about 15 minutes; ARGS=--help
 	@$(BIN)/python -c 'import flask, waitress' 2>/dev/null || \

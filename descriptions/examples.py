@@ -288,6 +288,7 @@ _ERRORS: dict[str, dict[str, Any]] = {
     "busy": {"error": "Too many expensive requests at the moment; they are answered one after the other"},
     "too_many_downloads": {"error": "Too many large downloads with this key at the same time"},
     "starting": {"error": "The service is starting"},
+    "behind": {"error": "This server is behind the one that the cursor is from"},
     "log_unreadable": {"error": "The data cannot be read at the moment"},
 }
 _UNKNOWN_STATUS = {

@@ -9,6 +9,7 @@
     │   │   ├── EntriesPurgedError    the requested entries are only in a snapshot
     │   │   ├── OutcomeUnknownError   the entry may have been stored
     │   │   └── PublishRefusedError   the entry was not stored; read on
+    │   ├── LogBehindError        this machine's copy lacks what a client has seen elsewhere; retry
     │   ├── LogLockedError        another process writes this log
     │   ├── LogMissingError       the writer has not created or migrated the log yet
     │   ├── LogPrunedError        the requested events or removals have been pruned
@@ -40,6 +41,7 @@ __all__ = [
     "EntriesPurgedError",
     "InvalidInputError",
     "KeyFileError",
+    "LogBehindError",
     "LogDamagedError",
     "LogError",
     "LogFencedError",
@@ -114,6 +116,10 @@ class OutcomeUnknownError(BrokerError):
 
 class PublishRefusedError(BrokerError):
     code = "publish_refused"
+
+
+class LogBehindError(LogError):
+    code = "log_behind"
 
 
 class LogLockedError(LogError):

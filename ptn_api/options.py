@@ -33,7 +33,9 @@ __all__ = [
     "setting",
 ]
 
-Section = Literal["Network", "TLS", "Data", "Demo", "Limits", "Intake", "REST", "Stream", "Processes"]
+Section = Literal[
+    "Network", "TLS", "Data", "Demo", "Limits", "Intake", "REST", "Stream", "Cluster", "Processes"
+]
 SECTIONS: tuple[Section, ...] = get_args(Section)
 """The sections of the help and of the documentation, in their order."""
 

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, Protocol, get_args
 
 import msgspec
 
-from ptn_api.clock import Clock, wall_ms
+from ptn_api.clock import Clock, Monotonic, monotonic_ms, wall_ms
 
 __all__ = [
     "CODES",
@@ -25,6 +25,7 @@ __all__ = [
     "OtherProcesses",
     "Problem",
     "ProblemRegister",
+    "Recent",
     "SingleProcess",
     "Trouble",
     "Troubles",
@@ -63,6 +64,9 @@ Code = Literal[
     "accept_paused",
     "work_refused",
     "event_loop_busy",
+    "memory_near_limit",
+    "connections_at_limit",
+    "clients_too_slow",
 ]
 CODES: tuple[Code, ...] = get_args(Code)
 
@@ -216,11 +220,29 @@ PROBLEMS: Mapping[Code, Problem] = {
         "degraded",
         "Expensive REST requests were answered with 503 within the last minute, since too many were waiting",
         "`ptn_rest_heavy_requests_total` shows the route, `ptn keys list` who uses the server most: lower that user's `requests_per_minute` in the key file",
+        counted="requests since it began",
     ),
     "event_loop_busy": Problem(
         "degraded",
         "REST or the stream ran late for more than a third of the last ten seconds, so answers and orders are delayed",
         "See which clients cause the load (`ptn keys usage`, `ptn_rate_limited_total`, `ptn_stream_bad_logins_total`); give the service more of a processor, or lower the limits",
+    ),
+    "memory_near_limit": Problem(
+        "degraded",
+        "The server uses 90 % or more of the memory that it may have; beyond the limit, the system ends a process",
+        "`ptn_memory_used_bytes` and `ptn_memory_limit_bytes` show which limit: raise `MemoryMax=`, the container's limit or `ulimit -v`. Or lower `--heavy-requests`, `--send-buffer-bytes` and `--max-rest-connections` (docs/limits.md)",
+    ),
+    "connections_at_limit": Problem(
+        "degraded",
+        "Connections were closed within the last minute to make room for new ones; clients that are logged in to the stream stay",
+        "`ptn_rate_limited_total` (`connections`, `waiting_connections`) shows which limit. A flood: lower `--connects-per-minute`, or block the addresses. Otherwise raise `--max-rest-connections` or `--max-waiting-connections`, and `LimitNOFILE=`",
+        counted="connections since it began",
+    ),
+    "clients_too_slow": Problem(
+        "degraded",
+        "Several users' WebSocket connections were closed within the last minute, because they fell too far behind; they can resume",
+        "Check the server's bandwidth and the proxy in front. Lines `connection_closed` with code 4001 name the users. Bursts: raise `--send-buffer-bytes`, if there is memory",
+        counted="users",
     ),
 }
 # fmt: on
@@ -266,6 +288,29 @@ class ProblemRegister:
             for code, present in finder().items():
                 self.set(code, present)
         return dict(self._present)
+
+
+class Recent:
+    """What has happened again within the last `window_ms`, by name: how often since it began."""
+
+    def __init__(self, window_ms: int, monotonic: Monotonic = monotonic_ms) -> None:
+        self._window_ms = window_ms
+        self._monotonic = monotonic
+        self._noted: dict[str, tuple[float, int]] = {}
+        """When each last happened, and how often."""
+
+    def note(self, name: str = "") -> None:
+        count = self.counts().get(name, 0)
+        self._noted[name] = (self._monotonic(), count + 1)
+
+    def counts(self) -> dict[str, int]:
+        oldest_ms = self._monotonic() - self._window_ms
+        self._noted = {name: noted for name, noted in self._noted.items() if noted[0] > oldest_ms}
+        return {name: count for name, (_, count) in self._noted.items()}
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts().values())
 
 
 class OtherProcesses(Protocol):

@@ -14,7 +14,7 @@ __all__ = ["ClientAddress", "Proxies", "is_loopback"]
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _IPV6_SITE_BITS = 64
 """The prefix that identifies a site; a client can choose the other bits of its address freely."""
-_LONGEST_ADDRESS = 64
+LONGEST_ADDRESS = 64
 """The longest hop that is parsed and remembered: an IPv6 address with zone, brackets and port is shorter."""
 
 
@@ -62,7 +62,7 @@ class Proxies:
         # Each proxy appends its peer. Left of the last untrusted hop, the client may have written anything.
         for hop in reversed(",".join(forwarded).split(",")):
             text = hop.strip()
-            client = self._look_up(text) if len(text) <= _LONGEST_ADDRESS else None
+            client = self._look_up(text) if len(text) <= LONGEST_ADDRESS else None
             if client is None:
                 break
             if not client.trusted:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from ptn_api.options import Count, Limit, setting
+from ptn_api.options import Count, Limit, Period, setting
 
 __all__ = ["ClientLimits"]
 
@@ -41,3 +41,11 @@ class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
         Limit,
         setting("Limits", "Allow each address this many connections per minute to each server; 0 = no limit"),
     ] = 600
+    overload_ms: Annotated[
+        Period,
+        setting(
+            "Limits",
+            "Report refused work, evicted connections and slow clients in /health for this long after the "
+            "last one",
+        ),
+    ] = 60_000

@@ -9,6 +9,7 @@ import typer
 from ptn_api import __version__
 from ptn_api.cli import serve
 from ptn_api.cli.client_commands import CLIENT_COMMANDS, DOCUMENT_COMMANDS
+from ptn_api.cli.cluster import cluster_app
 from ptn_api.cli.exit_status import run
 from ptn_api.cli.keys import keys_app
 from ptn_api.cli.settings_options import EPILOG, Command, CommandGroup, takes_settings
@@ -50,6 +51,7 @@ app.command("doctor", cls=Command, epilog=EPILOG, rich_help_panel=_SERVER)(
     takes_settings(doctor, check_log=_CHECK_LOG)
 )
 app.add_typer(keys_app, name="keys", rich_help_panel=_SERVER)
+app.add_typer(cluster_app, name="cluster", rich_help_panel=_SERVER)
 app.command(cls=Command, rich_help_panel=_SERVER)(serve.resync)
 app.command(cls=Command, rich_help_panel=_SERVER)(serve.simulate)
 for panel, commands in ((_CLIENT, CLIENT_COMMANDS), (_DOCUMENTS, DOCUMENT_COMMANDS)):

@@ -419,15 +419,15 @@ def replay(
     command: Exec = None,
 ) -> None:
     """Replay past orders as if they happened now."""
-    from ptn_api.cli.replay import run, run_server
+    from ptn_api.cli.stream import run_replay, run_replay_server
 
     choice = {"miners": miner or [], "trade_pairs": trade_pair or []}
     span, pace = (time_ms(since), time_ms(until)), speed_of(speed)
     if serve:
-        run_server(file, url, api_key_file, port=port, speed=pace, span=span, **choice)
+        run_replay_server(file, url, api_key_file, port=port, speed=pace, span=span, **choice)
     else:
         form = _chosen_output(output, json)
-        run(file, url, api_key_file, output=form, command=command, speed=pace, span=span, **choice)
+        run_replay(file, url, api_key_file, output=form, command=command, speed=pace, span=span, **choice)
 
 
 def _chosen_output(output: Output | None, json: bool) -> Literal["table", "json", "ndjson", "csv"]:

@@ -34,6 +34,7 @@ __all__ = ["CHECKS", "Finding", "check_event_log", "diagnose"]
 
 FEW_BYTES = 1 << 30
 FEW_FILES = 4_096
+FEW_MEMORY_BYTES = 1_000_000_000
 MOST_OPENED = 20_000
 """The largest number of files to open, to see whether this user can read them."""
 RUN_AS = "run the service, and this command, as the user they belong to:"
@@ -477,6 +478,21 @@ def open_files(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "files", "enough open files are allowed, one per client")
     else:
         yield Finding("warn", "files", f"only {most} open files are allowed, one per client; see ulimit -Hn")
+
+
+@check
+def memory(settings: Settings) -> Iterator[Finding]:
+    """Compares the memory that the server may have with what a validator of the network needs."""
+    from ptn_api.process.memory import memory_uses
+
+    uses = memory_uses({"server": os.getpid()}, settings.memory_limit_bytes)
+    least = min(uses, key=lambda use: use.limit_bytes, default=None)
+    if least is None:
+        yield Finding("ok", "memory", "neither a cgroup nor ulimit -v limits the memory")
+        return
+    level: Literal["ok", "warn"] = "warn" if least.limit_bytes < FEW_MEMORY_BYTES else "ok"
+    sentence = f"limited to {least.limit_bytes >> 20:,} MiB ({least.limit.replace('_', ' ')})"
+    yield Finding(level, "memory", f"{sentence}; a server of all miners needs about 1 GiB")
 
 
 @check

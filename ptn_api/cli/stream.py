@@ -1,16 +1,18 @@
-"""`ptn stream` and `ptn record`: follow every order, and print it or keep it in a file."""
+"""`ptn stream`, `ptn record` and `ptn replay`: orders, live or past, printed, kept in a file or served."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
 
-from ptn_api.cli.client import authentication_failure, check_stream, print_client_log, ws_url
+from ptn_api.cli.client import authentication_failure, check_stream, open_client, print_client_log, ws_url
 from ptn_api.cli.config import read_api_key
 from ptn_api.cli.output import OrderOutput, order_handler, print_document
 from ptn_api.client.arguments import Timing
@@ -18,12 +20,13 @@ from ptn_api.client.connection import StreamState
 from ptn_api.client.cursor_file import NoCursorFile
 from ptn_api.client.delivery import Dispatcher, OnError
 from ptn_api.client.recording import Recording
+from ptn_api.client.replaying import Replay, ReplayServer, replay
 from ptn_api.client.stream import Stream
 from ptn_api.errors import AuthenticationError
 from ptn_api.tasks import cancel_and_wait
 from ptn_api.wire.client_session import Gap
 
-__all__ = ["print_gap", "run", "run_recorder"]
+__all__ = ["run", "run_recorder", "run_replay", "run_replay_server"]
 
 
 def run(
@@ -126,7 +129,7 @@ def run_recorder(
                 async for item in stream.items():
                     recording.take(item)
                     if isinstance(item.value, Gap):
-                        print_gap(item.value)
+                        _print_gap(item.value)
                     if recording.written == count > 0:
                         break
         finally:
@@ -174,5 +177,67 @@ def _state_printer() -> Callable[[StreamState], None]:
     return print_state
 
 
-def print_gap(gap: Gap) -> None:
+def _print_gap(gap: Gap) -> None:
     print(f"ptn: messages between {gap.after} and {gap.next} are missing: {gap.reason}", file=sys.stderr)
+
+
+# --- past orders ------------------------------------------------------------------------------------------
+
+
+def run_replay(
+    file: Path | None,
+    url: str | None,
+    api_key_file: Path | None,
+    *,
+    output: OrderOutput,
+    command: str | None,
+    miners: Sequence[str],
+    trade_pairs: Sequence[str],
+    speed: float | None,
+    span: tuple[int | None, int | None],
+) -> None:
+    """Replays the file, or without one the orders that the server still has."""
+    start_ms, end_ms = span
+    with open_client(url, api_key_file) if file is None else nullcontext(file) as source:
+        replay(
+            source,
+            order_handler(output, command),
+            speed=speed,
+            start_ms=start_ms,
+            end_ms=end_ms,
+            miners=list(miners) or None,
+            trade_pairs=list(trade_pairs) or None,
+            on_gap=_print_gap,
+        )
+
+
+def run_replay_server(
+    file: Path | None,
+    url: str | None,
+    api_key_file: Path | None,
+    *,
+    port: int,
+    miners: Sequence[str],
+    trade_pairs: Sequence[str],
+    speed: float | None,
+    span: tuple[int | None, int | None],
+) -> None:
+    """Starts with the first subscriber and runs until interrupted, so that a client can reconnect."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    start_ms, end_ms = span
+    with open_client(url, api_key_file) if file is None else nullcontext(file) as source:
+        past = Replay(
+            source,
+            speed=speed,
+            start_ms=start_ms,
+            end_ms=end_ms,
+            miners=list(miners) or None,
+            trade_pairs=list(trade_pairs) or None,
+        )
+        with ReplayServer(past, port=port) as server:
+            print(f"PTN replay ready: WebSocket {server.url}", flush=True)
+            served = server.play(stop)
+            print(f"ptn: {served} orders served; press Ctrl-C to end", file=sys.stderr, flush=True)
+            stop.wait()

@@ -153,3 +153,6 @@ class OrderLog:
 
     def oldest_revision(self) -> int:
         return 0
+
+    def behind_ms(self) -> int:
+        return 0

@@ -275,12 +275,16 @@ class PositionMirror:
 
     async def _load_changes(self) -> bool:
         """Loads the changes since the last verified revision; False if only a snapshot helps."""
-        try:
-            changed = await self._rest.call(changes(self._epoch, self._revision))
-        except ClientError as error:
-            level = logging.INFO if isinstance(error, APIStatusError) else logging.WARNING
-            logger.log(level, "no changes since %s:%d: %s", self._epoch, self._revision, error)
-            return False
+        while True:
+            try:
+                changed = await self._rest.call(changes(self._epoch, self._revision))
+                break
+            except ClientError as error:
+                level = logging.INFO if isinstance(error, APIStatusError) else logging.WARNING
+                logger.log(level, "no changes since %s:%d: %s", self._epoch, self._revision, error)
+                if error.code != "behind":  # its snapshot would be older than this state
+                    return False
+            await asyncio.sleep(self._backoff.lost())
         # Removals first: a position may have been removed and added again.
         await self._report_changed(self._state.remove(changed.removed))
         try:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sqlite3
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Mapping
@@ -32,7 +30,13 @@ from ptn_api.cluster.commit import (
     encode_rows,
     new_id,
 )
-from ptn_api.cluster.snapshot import fetch_snapshot, load_tip, newest_snapshot
+from ptn_api.cluster.snapshot import (
+    fetch_snapshot,
+    load_tip,
+    newest_snapshot,
+    remove_leftovers,
+    temporary_folder,
+)
 from ptn_api.cluster.tape import Table, put_rows, shared_tables
 from ptn_api.errors import (
     BrokerError,
@@ -60,8 +64,6 @@ _READ_BYTES = 4 << 20
 """Read from the broker, and applied in one transaction, at a time."""
 _LOOK_MS = 1_000
 """Look for commits at this interval even if none is announced."""
-_TEMPORARY = "copy-"
-"""How the names of temporary folders in the data directory begin."""
 
 
 class Incoming:
@@ -145,7 +147,7 @@ class Copy(SqliteWriter):
             applied += count
         return applied
 
-    def check(self, stop: threading.Event | None = None) -> bool:
+    def confirm(self, stop: threading.Event | None = None) -> bool:
         """Follows, and records when this copy was known to be complete; returns whether it is.
 
         The broker's answer about its end may be too old, so it is asked before the copy reads on.
@@ -175,7 +177,7 @@ class Copy(SqliteWriter):
             try:
                 if self._monotonic() >= check_at:
                     check_at = self._monotonic() + _LOOK_MS
-                    progress = self.check(stop)
+                    progress = self.confirm(stop)
                 else:
                     progress = self.follow(stop) > 0
             except (LogUnusableError, LogReplacedError):
@@ -280,8 +282,8 @@ class Copy(SqliteWriter):
         info = newest_snapshot(self._broker)
         if info is None or info.index <= tip.index:
             raise BrokerError(f"the commits after {tip.index} were purged, and no snapshot contains them")
-        with tempfile.TemporaryDirectory(dir=self._data_dir, prefix=_TEMPORARY) as folder:
-            file = Path(folder) / "log"
+        with temporary_folder(self._data_dir) as folder:
+            file = folder / "log"
             fetch_snapshot(self._broker, info, file)
             db.execute("ATTACH ? AS snapshot", (str(file),))
             try:
@@ -343,8 +345,7 @@ def open_copy(
     try:
         lock = lock_directory(data_dir)
         try:
-            for leftover in data_dir.glob(f"{_TEMPORARY}*"):  # of a killed process
-                shutil.rmtree(leftover, ignore_errors=True)
+            remove_leftovers(data_dir)
             path = log_path(data_dir)
             if not path.exists() or not path.stat().st_size:
                 _make_copy(path, broker)
@@ -372,8 +373,8 @@ def open_copy(
 
 
 def _make_copy(path: Path, broker: Broker) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_TEMPORARY) as folder:
-        file = Path(folder) / path.name
+    with temporary_folder(path.parent) as folder:
+        file = folder / path.name
         info = newest_snapshot(broker)
         if info is not None:
             fetch_snapshot(broker, info, file)

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -22,12 +23,20 @@ from ptn_api.cluster.broker import PART_BYTES, Broker, SnapshotInfo
 from ptn_api.cluster.chain import Tip
 from ptn_api.cluster.tape import delete_local
 from ptn_api.errors import BrokerError, LogUnwritableError
-from ptn_api.event_log.database import writing
+from ptn_api.event_log.database import connect_writer, writing
 from ptn_api.event_log.schema import SCHEMA_VERSION, create_or_migrate
 
-__all__ = ["fetch_snapshot", "load_tip", "newest_snapshot", "publish_snapshot"]
+__all__ = [
+    "fetch_snapshot",
+    "load_tip",
+    "newest_snapshot",
+    "publish_snapshot",
+    "remove_leftovers",
+    "temporary_folder",
+]
 
 _KEPT = 2
+_TEMPORARY = "copy-"
 _LEVEL = 1
 
 
@@ -43,18 +52,22 @@ def publish_snapshot(broker: Broker, path: Path) -> SnapshotInfo:
     Reads the file through another connection, so the copy may be written meanwhile. Raises BrokerError,
     LogUnwritableError.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="copy-") as folder:
-        file, packed = Path(folder) / "log", Path(folder) / "packed"
-        tip = _write_file(path, file)
+    with temporary_folder(path.parent) as folder:
+        file, packed = folder / "log", folder / "packed"
+        with writing():
+            with contextlib.closing(connect_writer(path)) as db:
+                db.execute("VACUUM INTO ?", (str(file),))
+            with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as db:
+                db.execute("PRAGMA secure_delete = ON")
+                delete_local(db)
+                tip = load_tip(db)
+        assert tip is not None  # only copies are published
+        with open(file, "rb") as source, open(packed, "wb") as target:
+            zstandard.ZstdCompressor(level=_LEVEL).copy_stream(source, target)
         digest = hashlib.blake2b(digest_size=16)
-        try:
-            with open(file, "rb") as source, open(packed, "wb") as target:
-                zstandard.ZstdCompressor(level=_LEVEL).copy_stream(source, target)
-            for piece in _pieces(packed):
-                digest.update(piece)
-            size = packed.stat().st_size
-        except OSError as error:
-            raise LogUnwritableError(f"cannot write a snapshot: {error.strerror}") from error
+        for piece in _pieces(packed):
+            digest.update(piece)
+        size = packed.stat().st_size
         info = SnapshotInfo(
             name=secrets.token_hex(8),
             index=tip.index,
@@ -82,32 +95,34 @@ def fetch_snapshot(broker: Broker, info: SnapshotInfo, file: Path) -> None:
     """Writes the snapshot to a new file, with this version's schema. Raises BrokerError if it is damaged."""
     digest = hashlib.blake2b(digest_size=16)
     decompressor = zstandard.ZstdDecompressor().decompressobj()
-    try:
-        with open(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as output:
-            for piece in broker.get_snapshot(info):
-                digest.update(piece)
-                output.write(decompressor.decompress(piece))
-            os.fsync(output.fileno())
-    except zstandard.ZstdError:
-        pass  # the digest differs
-    except OSError as error:
-        raise LogUnwritableError(f"cannot write {file}: {error.strerror}") from error
+    with (
+        contextlib.suppress(zstandard.ZstdError),  # the digest differs
+        open(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as output,
+    ):
+        for piece in broker.get_snapshot(info):
+            digest.update(piece)
+            output.write(decompressor.decompress(piece))
+        os.fsync(output.fileno())
     if digest.digest() != info.digest:
         raise BrokerError(f"the snapshot of commit {info.index} is damaged")
     with writing(), contextlib.closing(sqlite3.connect(file, isolation_level=None)) as db:
         create_or_migrate(db, file, 0)
 
 
-def _write_file(path: Path, file: Path) -> Tip:
-    with writing():
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
-            db.execute("VACUUM INTO ?", (str(file),))
-        with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as db:
-            db.execute("PRAGMA secure_delete = ON")
-            delete_local(db)
-            tip = load_tip(db)
-    assert tip is not None  # only copies are published
-    return tip
+@contextlib.contextmanager
+def temporary_folder(data_dir: Path) -> Iterator[Path]:
+    """A folder in the data directory during the block. Turns OSError into LogUnwritableError."""
+    try:
+        with tempfile.TemporaryDirectory(dir=data_dir, prefix=_TEMPORARY) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise LogUnwritableError(f"cannot write a copy in {data_dir}: {error.strerror}") from error
+
+
+def remove_leftovers(data_dir: Path) -> None:
+    """Deletes the temporary folders of killed processes; under the lock of the directory."""
+    for folder in data_dir.glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _pieces(file: Path) -> Iterator[bytes]:

@@ -81,9 +81,14 @@ class ClusterWriter(Copy):
             self.follow()
         except BrokerError as error:
             raise LogUnwritableError(f"the cluster's broker cannot be read: {error}") from error
+
+        def begin_term() -> None:
+            with self._transaction():
+                pass
+
         self._taking_over_from = self.term
         try:
-            self._retried(self._empty_transaction)
+            self._retried(begin_term)
         finally:
             self._taking_over_from = None
         if not self.active:
@@ -108,10 +113,6 @@ class ClusterWriter(Copy):
             except _UnsettledError:
                 time.sleep(self._pause_ms / 1000)  # a broker without a leader refuses at once
         return write()
-
-    def _empty_transaction(self) -> None:
-        with self._transaction():
-            pass
 
     def _tip(self) -> Tip:
         with self._snapshot() as db:

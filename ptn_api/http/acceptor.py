@@ -14,6 +14,7 @@ import resource
 import select
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any
@@ -44,6 +45,8 @@ class AcceptPauses:
         self._end = self._since = -_LASTING_S
         self._begun: float | None = None
         self._logged: dict[str, float] = {}
+        self.handshakes: Counter[str] = Counter()
+        """TLS handshakes that failed or timed out ("failed"), or were ended to make room ("evicted")."""
 
     @property
     def total_s(self) -> float:
@@ -148,6 +151,8 @@ class Acceptor:
             await self._connect(sock)
         except Exception as error:  # noqa: BLE001 - as after a failed handshake: the client's fault
             logger.debug("connection_failed", reason=str(error))
+            if self._tls:
+                self._pauses.handshakes["failed" if sock in self._connecting else "evicted"] += 1
             sock.close()
         finally:
             self._connecting.pop(sock, None)

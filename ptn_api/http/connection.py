@@ -18,7 +18,7 @@ import contextlib
 import socket
 import struct
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -69,6 +69,12 @@ class Limiter(Protocol):
         """Called for each new connection. An error is sent to the client, and the connection closed."""
         ...
 
+    def refused(self, connection: ConnectionInfo, cause: str) -> None:
+        """Called for input that is not a request and for a large download that is refused, with the error's
+        code, and for one that is too slow, with `slow_download`.
+        """
+        ...
+
     def closed(self, connection: ConnectionInfo, reason: str) -> None:
         """Called when the connection has closed."""
         ...
@@ -103,11 +109,14 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         limits = self._limits
-        self._backpressure = Backpressure(
-            self._transport, minimum_rate=limits.minimum_rate, window_ms=limits.rate_window_ms
-        )
         peer = transport.get_extra_info("peername")
         self._info = ConnectionInfo(peer[0] if isinstance(peer, tuple) else "")
+        self._backpressure = Backpressure(
+            self._transport,
+            minimum_rate=limits.minimum_rate,
+            window_ms=limits.rate_window_ms,
+            on_too_slow=partial(self._limiter.refused, self._info, "slow_download"),
+        )
         self._reader = RequestReader(limits, self._info)
         # pause_writing is called for every write that the socket does not take at once. Under TLS it may be
         # called right here, so the backpressure must exist.
@@ -168,6 +177,7 @@ class Connection(asyncio.Protocol):
                 self._answer(Exchange(item))
             else:
                 self._error = str(item)
+                self._limiter.refused(self._info, item.code)
                 self._transport.write(error_message(item))
             # Pipelined requests of one client must not hold up all others.
             if self._task is None and queue and time_slice is not None and time_slice.due:
@@ -216,6 +226,7 @@ class Connection(asyncio.Protocol):
                         turn = self._downloads.turn(exchange.owner or self._info.peer)
                         await stack.enter_async_context(turn)
                     except HTTPError as error:
+                        self._limiter.refused(self._info, error.code)
                         exchange.respond_with_error(error)
                 await self._send(exchange)
         except Exception:  # the head may be out already: only a closed connection tells the client
@@ -351,10 +362,18 @@ class Backpressure:
     therefore counts for as long as a client at the minimum rate takes to read it.
     """
 
-    def __init__(self, transport: asyncio.Transport, *, minimum_rate: int, window_ms: int) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        *,
+        minimum_rate: int,
+        window_ms: int,
+        on_too_slow: Callable[[], None],
+    ) -> None:
         """`minimum_rate` is in bytes per second; it is checked after each window; 0 = no minimum."""
         self._transport = transport
         self._socket = transport.get_extra_info("socket")
+        self._on_too_slow = on_too_slow
         self._window_s = window_ms / 1000
         self._minimum_rate = minimum_rate
         self._timer: asyncio.TimerHandle | None = None
@@ -397,7 +416,8 @@ class Backpressure:
         self._credit_bytes = min(self._credit_bytes + progress, _MAX_CREDIT_BYTES)
         self._credit_bytes -= (asyncio.get_running_loop().time() - began) * self._minimum_rate
         if self._credit_bytes < 0:
-            logger.info("slow_download_aborted", sent=progress, window_ms=int(self._window_s * 1000))
+            logger.debug("slow_download_aborted", sent=progress, window_ms=int(self._window_s * 1000))
+            self._on_too_slow()
             with contextlib.suppress(OSError):  # reset: the system would go on sending what it holds
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._transport.abort()

@@ -27,6 +27,7 @@ STATUS: dict[str, HTTPStatus] = {
     "busy": HTTPStatus.SERVICE_UNAVAILABLE,
     "too_many_downloads": HTTPStatus.SERVICE_UNAVAILABLE,
     "starting": HTTPStatus.SERVICE_UNAVAILABLE,
+    "behind": HTTPStatus.SERVICE_UNAVAILABLE,
     "log_unreadable": HTTPStatus.SERVICE_UNAVAILABLE,
 }
 """Every error code and its status."""

@@ -23,11 +23,11 @@ __all__ = ["BODY_LIMIT", "ConnectionInfo", "Limits", "Request", "RequestReader"]
 BODY_LIMIT = 4096
 """Bytes of a request's body that are read. The server answers GET and HEAD, whose bodies are small."""
 
-_MAX_QUEUED = 64
+MAX_QUEUED = 64
 """Requests that may wait for the first one's response (pipelining)."""
 _MAX_REPEATED_BYTES = 2_048
 """Longer requests are parsed again even if they repeat the one before."""
-_MAX_HEADERS = 100
+MAX_HEADERS = 100
 """Many short headers take a hundred times the memory of their bytes."""
 _DIGITS = re.compile("[0-9]+")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]+)(:[0-9]*)?")
@@ -216,13 +216,13 @@ class RequestReader:
             raise _too_large()
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
         self._header_count += 1
-        if self._header_count > _MAX_HEADERS:
-            raise HTTPError("headers_too_large", f"More than {_MAX_HEADERS} request headers")
+        if self._header_count > MAX_HEADERS:
+            raise HTTPError("headers_too_large", f"More than {MAX_HEADERS} request headers")
         previous = self._headers.get(key)
         self._headers[key] = text if previous is None else f"{previous}, {text}"
 
     def on_headers_complete(self) -> None:
-        if len(self.queue) >= _MAX_QUEUED:
+        if len(self.queue) >= MAX_QUEUED:
             raise HTTPError("bad_request", "Too many pipelined requests")
         parser, method = self._parser, self._parser.get_method()
         version = parser.get_http_version()

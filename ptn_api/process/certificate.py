@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+import stat
 from pathlib import Path
 
 from ptn_api.errors import SettingsError
@@ -65,7 +67,14 @@ def _load(certificate: Path, key: Path) -> ssl.SSLContext:
 
     for flag, file in (("--tls-cert", certificate), ("--tls-key", key)):
         try:
-            file.open("rb").close()
+            # Non-blocking: opening a FIFO must not block the server.
+            descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+            try:
+                is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            finally:
+                os.close(descriptor)
+            if not is_file:
+                raise SettingsError(f"{flag} {str(file)!r} is not a regular file")
         except OSError as error:
             raise SettingsError(f"{flag} {str(file)!r} cannot be read: {error.strerror}") from None
     try:

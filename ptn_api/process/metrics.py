@@ -101,6 +101,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_process_up", "gauge", "1 if the process answers", _ALL, None),
     Metric("ptn_process_restarts_total", "counter", "restarts of a process that ended", _ALL, None),
     Metric("ptn_problem", "gauge", "1 while the server has this problem (docs/troubleshooting.md)", ("supervisor",), None, ("code",)),
+    Metric("ptn_memory_used_bytes", "gauge", "memory that counts towards a limit: cgroup (without file caches; of the processes together), address_space (of a process), setting (--memory-limit-bytes; resident, of the processes together)", ("supervisor",), None, ("process", "limit")),
+    Metric("ptn_memory_limit_bytes", "gauge", "the limit itself; a limit that is not set has no sample", ("supervisor",), None, ("process", "limit")),
 
     Metric("ptn_log_head_sequence", "gauge", "newest sequence", _REST, lambda s: s.log.head().sequence),
     Metric("ptn_log_head_revision", "gauge", "newest revision", _REST, lambda s: s.log.head().revision),
@@ -113,6 +115,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_log_size_bytes", "gauge", "size of the log's files, write-ahead log included", _REST, lambda s: s.log_bytes()),
     Metric("ptn_log_append_seconds", "histogram", "time from handing changes to the log until they are durable", _INTAKE, lambda s: s.counters.append_seconds),
     Metric("ptn_log_append_failures_total", "counter", "failed writes to the log, each retried", _INTAKE, lambda s: s.counters.append_failures),
+    Metric("ptn_queue_items_refused_total", "counter", "items of the embedding validator's queue that were not positions", _INTAKE, lambda s: s.counters.queue_refused),
     Metric("ptn_log_writable", "gauge", "0 while the log cannot be written", _INTAKE, lambda s: not s.counters.unwritable),
 
     Metric("ptn_source_stale", "gauge", "1 while the state may no longer be the validator's", _REST, lambda s: s.log.source().stale),
@@ -124,6 +127,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_rest_requests_total", "counter", "responses by route, HTTP status and content coding", _REST, lambda s: s.counters.requests, _PER_REQUEST),
     Metric("ptn_rest_sent_bytes_total", "counter", "bytes of response bodies, as sent", _REST, lambda s: s.counters.sent_bytes, _PER_REQUEST),
     Metric("ptn_rest_heavy_requests_total", "counter", "expensive requests that had to wait (queued) or were answered with 503 (refused), by route", _REST, lambda s: s.counters.heavy, ("route", "outcome")),
+    Metric("ptn_rest_refused_total", "counter", "input that is not a request, by the error's code, and downloads that were too slow (slow_download) or too many (too_many_downloads)", _REST, lambda s: s.counters.refused, ("cause",)),
     Metric("ptn_rest_piece_build_seconds", "histogram", "time to build one miner's part of the documents", _REST, lambda s: s.counters.views.build_seconds),
     Metric("ptn_rest_replay_mismatches_total", "counter", "changes of a position's orders whose replay contradicts the validator's file", _REST, lambda s: s.counters.views.replay_mismatches),
     Metric("ptn_rest_view_assembly_seconds", "histogram", "time to join those parts into a tier's document", _REST, lambda s: s.counters.views.assembly_seconds),
@@ -137,6 +141,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_stream_evictions_total", "counter", "connections replaced by a newer one of the same user", _STREAM, lambda s: s.counters.evictions),
     Metric("ptn_stream_closed_total", "counter", "connections that ended, by close code", _STREAM, lambda s: s.counters.closed, ("code",)),
     Metric("ptn_stream_bad_logins_total", "counter", "first frames that are not a login, by reason (too_big, not_json, bad_frame, no_key, bad_fragment, not_deflated, not_a_frame)", _STREAM, lambda s: s.counters.bad_logins, ("reason",)),
+    Metric("ptn_stream_refused_handshakes_total", "counter", "WebSocket handshakes that were refused, by HTTP status, or did not come in time (timeout)", _STREAM, lambda s: s.counters.refused_handshakes, ("cause",)),
+    Metric("ptn_stream_errors_total", "counter", "requests of clients that were answered with an error frame, by its code", _STREAM, lambda s: s.counters.errors, ("code",)),
     Metric("ptn_stream_order_lag_seconds", "histogram", "time from the validator's fill of an order until it was written to the sockets; live orders only", _STREAM, lambda s: s.counters.lag_processed),
     Metric("ptn_stream_seen_lag_seconds", "histogram", "time from intake's first sight of an order until it was written to the sockets; live orders only", _STREAM, lambda s: s.counters.lag_seen),
 
@@ -145,8 +151,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_key_entries_left_out", "gauge", "entries of the key file that cannot be used; see `ptn keys check`", _REST, lambda s: s.keys.left_out),
     Metric("ptn_key_reloads_total", "counter", "reloads of the changed key file, by result (read, failed)", _SERVERS, lambda s: s.key_file.reloads, ("result",)),
     Metric("ptn_accept_paused_seconds_total", "counter", "time in which no new connection was accepted, because no more files could be opened", _SERVERS, lambda s: s.counters.accept_pauses.total_s),
+    Metric("ptn_tls_handshakes_failed_total", "counter", "TLS handshakes that failed or timed out (failed), or were ended to make room (evicted)", _SERVERS, lambda s: s.counters.accept_pauses.handshakes, ("outcome",)),
     Metric("ptn_auth_failures_total", "counter", "requests and logins refused for their key", _SERVERS, lambda s: s.counters.auth_failures),
-    Metric("ptn_rate_limited_total", "counter", "refusals by limit (requests, failed_logins, waiting_logins, connects, waiting_connections, frames)", _SERVERS, lambda s: s.counters.limited, ("limit",)),
+    Metric("ptn_rate_limited_total", "counter", "refusals by limit (requests, failed_logins, waiting_logins, connects, connections and waiting_connections, which closed one to make room, frames)", _SERVERS, lambda s: s.counters.limited, ("limit",)),
 )
 # fmt: on
 

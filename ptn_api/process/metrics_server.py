@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 from wsgiref.simple_server import WSGIServer
@@ -68,9 +69,19 @@ class MetricsServer:
         assert isinstance(self._server, WSGIServer)
         return f"http://{HOST}:{self._server.server_port}/metrics"
 
-    def watch(self, processes: Sequence[WatchedProcess], problems: Callable[[], Troubles]) -> None:
-        """Collects from these processes, which belong to the running event loop, as `problems` does."""
-        self._collector.watched = (asyncio.get_running_loop(), processes, problems)
+    def watch(
+        self,
+        processes: Sequence[WatchedProcess],
+        problems: Callable[[], Troubles],
+        memory: Callable[[], Samples] = dict,
+    ) -> None:
+        """Collects from these processes, which belong to the running event loop, as the functions do."""
+
+        def own() -> Samples:
+            found = problems()
+            return {"ptn_problem": [([code], float(code in found)) for code in CODES], **memory()}
+
+        self._collector.watched = (asyncio.get_running_loop(), processes, own)
 
     def close(self) -> None:
         self._server.shutdown()
@@ -83,7 +94,7 @@ class _Collector(Collector):
 
     def __init__(self) -> None:
         self.watched: (
-            tuple[asyncio.AbstractEventLoop, Sequence[WatchedProcess], Callable[[], Troubles]] | None
+            tuple[asyncio.AbstractEventLoop, Sequence[WatchedProcess], Callable[[], Samples]] | None
         ) = None
 
     def describe(self) -> Iterable[Family]:
@@ -92,12 +103,11 @@ class _Collector(Collector):
     def collect(self) -> Iterator[Family]:
         if self.watched is None or self.watched[0].is_closed():
             return
-        loop, processes, problems = self.watched
+        loop, processes, own = self.watched
 
         async def ask_all() -> list[Samples | None]:
             answers = await asyncio.gather(*(process.samples(_ANSWER_MS) for process in processes))
-            found = problems()
-            return [*answers, {"ptn_problem": [([code], float(code in found)) for code in CODES]}]
+            return [*answers, own()]
 
         answering = asyncio.run_coroutine_threadsafe(ask_all(), loop)
         try:
@@ -117,7 +127,8 @@ class _Collector(Collector):
             if shared and metric.processes == ("stream",):
                 labels = (*labels, "process")
             yield _family(metric, labels, samples)
-        yield from _system_metrics(processes)
+        pids = {process.name: process.pid for process in processes if process.pid is not None}
+        yield from _system_metrics({"supervisor": os.getpid(), **pids})
 
 
 def _family(metric: Metric, label_names: Sequence[str], samples: Mapping[str, Samples]) -> Family:
@@ -136,17 +147,14 @@ def _family(metric: Metric, label_names: Sequence[str], samples: Mapping[str, Sa
     return made
 
 
-def _system_metrics(processes: Iterable[WatchedProcess]) -> Iterator[Family]:
+def _system_metrics(pids: Mapping[str, int]) -> Iterator[Family]:
     """CPU, memory and files of each process, under the names that every Prometheus client uses."""
     families: dict[str, Family] = {}
-    for process in processes:
-        pid = process.pid
-        if pid is None:
-            continue
+    for process, pid in pids.items():
         for family in ProcessCollector(pid=lambda pid=pid: pid, registry=None).collect():  # type: ignore[misc]
             merged = families.setdefault(family.name, Family(family.name, family.documentation, family.type))
             merged.samples += [
-                Sample(sample.name, {**sample.labels, "process": process.name}, sample.value)
+                Sample(sample.name, {**sample.labels, "process": process}, sample.value)
                 for sample in family.samples
             ]
     yield from families.values()

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import msgspec
 
+from ptn_api.cluster.options import ClusterOptions
 from ptn_api.errors import SettingsError
 from ptn_api.intake.options import IntakeSettings
 from ptn_api.options import (
@@ -28,7 +29,10 @@ from ptn_api.rest.options import RestOptions
 from ptn_api.simulator.options import SimulatorOptions
 from ptn_api.stream.options import StreamOptions
 
-__all__ = ["SETTINGS", "Setting", "Settings", "load_settings"]
+__all__ = ["PROCESSES", "SETTINGS", "Setting", "Settings", "load_settings"]
+
+PROCESSES = ("intake", "rest", "stream")
+"""The processes of a server alone."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +118,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             unit="PORT",
         ),
     ] = -1
+    memory_limit_bytes: Annotated[
+        int,
+        msgspec.Meta(ge=0),
+        setting(
+            "Limits",
+            "Report memory_near_limit once the resident memory of all processes is 90 % of this; 0 = only "
+            "the system's limits count",
+            unit="BYTES",
+        ),
+    ] = 0
+    problem_log_ms: Annotated[
+        Period, setting("Processes", "Log a problem that comes and goes at most once in this time")
+    ] = 60_000
     usage_flush_ms: Annotated[Period, setting("Processes", "Write per-key usage at this interval")] = 5_000
     key_check_ms: Annotated[
         Period, setting("Processes", "Check the key file and the certificate for changes at this interval")
@@ -133,11 +150,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Period, setting("Processes", "Wait at most this long before restarting a process")
     ] = 30_000
     stop_timeout_ms: StopTimeout = STOP_TIMEOUT_MS
+    processes: Annotated[
+        str,
+        setting(
+            "Cluster",
+            "Run these processes on this machine (comma-separated); without --cluster, all",
+            unit="NAMES",
+        ),
+    ] = "intake,rest,stream"
 
     intake: IntakeSettings = IntakeSettings()
     rest: RestOptions = RestOptions()
     stream: StreamOptions = StreamOptions()
     simulator: SimulatorOptions = SimulatorOptions()
+    cluster_options: ClusterOptions = ClusterOptions()
+
+    def chosen_processes(self) -> tuple[str, ...]:
+        """The processes of this machine, in the order of their start. Raises SettingsError.
+
+        A machine of a cluster without intake has a process for its copy of the log; intake keeps it itself.
+        """
+        chosen = {name.strip() for name in self.processes.split(",")} - {""}
+        if not chosen or chosen - set(PROCESSES):
+            raise SettingsError(f"--processes {self.processes!r}: expected some of {', '.join(PROCESSES)}")
+        if not self.cluster_options.servers:
+            if len(chosen) < len(PROCESSES):
+                raise SettingsError("--processes needs --cluster: a server alone runs all of them")
+            return PROCESSES
+        log = "intake" if "intake" in chosen else "copy"
+        return (log, *(name for name in ("rest", "stream") if name in chosen))
 
 
 _PREFIXES = {"simulator": "demo_"}
@@ -194,7 +235,8 @@ class Setting(NamedTuple):
 
 def _readable(value: Any, unit: str) -> str:
     """A time or size in its largest whole unit: `7 d`, `8 MiB`."""
-    whole = (f"{value // size} {name}" for name, size in _MULTIPLES.get(unit, {}).items() if not value % size)
+    units = _MULTIPLES.get(unit, {}) if value else {}
+    whole = (f"{value // size} {name}" for name, size in units.items() if not value % size)
     return next(whole, "")
 
 

@@ -12,6 +12,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -31,6 +32,7 @@ from ptn_api.process.control import (
     kind_of,
     process_names,
 )
+from ptn_api.process.memory import MemoryWatch
 from ptn_api.process.metrics_server import MetricsServer
 from ptn_api.process.settings import Settings
 from ptn_api.tasks import wait_for_event
@@ -68,7 +70,16 @@ class Supervisor:
         self._running: list[asyncio.Task[None]] = []
         self._register = ProblemRegister()
         self._register.watch(self._find_problems)
+
+        def pids() -> dict[str, int]:
+            running = {name: child.pid for name, child in self._children.items() if child.pid is not None}
+            return {"supervisor": os.getpid(), **running}
+
+        self._memory = MemoryWatch(pids, settings.memory_limit_bytes)
+        self._register.watch(self._memory.find_problems)
         self._logged: Troubles = {}
+        self._logged_ms: dict[str, int] = {}
+        """When each problem was last logged."""
         jump_ms, settle_ms = settings.rest.clock_jump_ms, settings.rest.clock_settle_ms
         self._clock = SteadyClock(jump_ms=jump_ms, settle_ms=settle_ms)
         """The children start with its time: the system's may have been wrong before their restart."""
@@ -143,7 +154,7 @@ class Supervisor:
             ),
         ]
         if self._metrics is not None:
-            self._metrics.watch(children, self._problems)
+            self._metrics.watch(children, self._problems, self._memory.samples)
         return await self._until_ready(*children)
 
     def _spawn(self, process: str, *, listener: int = -1, queue: int = -1) -> Child:
@@ -206,14 +217,17 @@ class Supervisor:
         return merged(self._register.look(), *found)
 
     def _log_problems(self) -> None:
-        """Logs each problem when it begins and when it ends."""
-        before, self._logged = self._logged, self._problems()
-        for code in self._logged.keys() - before.keys() - {"starting"}:
-            problem, count = PROBLEMS[code], self._logged[code].count
+        """Logs each problem when it begins and when it ends; one that comes and goes, once a minute."""
+        now, present = monotonic_ms(), self._problems()
+        for code in present.keys() - self._logged.keys() - {"starting"}:
+            if now - self._logged_ms.get(code, -sys.maxsize) < self._settings.problem_log_ms:
+                continue
+            problem, count = PROBLEMS[code], present[code].count
             log = logger.warning if problem.severity == "degraded" else logger.error
             log("problem", code=code, reason=problem.sentence, remedy=problem.remedy, count=count)
-        for code in before.keys() - self._logged.keys() - {"starting"}:
-            logger.info("problem_ended", code=code, lasted_ms=wall_ms() - before[code].since_ms)
+            self._logged[code], self._logged_ms[code] = present[code], now
+        for code in self._logged.keys() - present.keys():
+            logger.info("problem_ended", code=code, lasted_ms=wall_ms() - self._logged.pop(code).since_ms)
 
     def _choose_key_file(self) -> None:
         """Chooses the key file, if the operator named none, as soon as there is one; then it stays."""

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any
 
+import msgspec
 import structlog
 
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.usage import Usage
 from ptn_api.clock import Monotonic, monotonic_ms
-from ptn_api.errors import LogError
+from ptn_api.errors import LogBehindError, LogError
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.response import Exchange, Response
 from ptn_api.rest.auth import Authenticator, key_in_body, rate_limit_lines
@@ -25,6 +26,8 @@ __all__ = ["App", "Router"]
 logger = structlog.get_logger()
 
 _RETRY_AFTER = {"retry-after": "2"}
+_BEHIND_PAUSE_MS = 50
+"""The pause before a log that is behind is looked at again; doubles."""
 _FORGET_S = 60
 """How long after its last failure a route that is no longer requested counts as failing."""
 
@@ -76,7 +79,11 @@ class App:
     def handle(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
         try:
             route, request = self._dispatch(exchange)
-            result = route.handler(self._context, request)
+            result: Response | Awaitable[Response | Heavy] | Heavy
+            try:
+                result = route.handler(self._context, request)
+            except LogBehindError:
+                result = self._handle_when_complete(route, request)
             if isinstance(result, Response) and self._respond(exchange, result):
                 if self._forgetting:
                     self._log_read(exchange.route)
@@ -89,14 +96,20 @@ class App:
         except Exception as error:  # noqa: BLE001 - each becomes a response
             self._respond_with_error(exchange, error)
             return None
-        return self._handle_later(exchange, result, turn)
+        return self._handle_later(exchange, result, turn, user)
 
     async def _handle_later(
-        self, exchange: Exchange, result: Response | Awaitable[Response] | Heavy, turn: Turn
+        self,
+        exchange: Exchange,
+        result: Response | Awaitable[Response | Heavy] | Heavy,
+        turn: Turn,
+        user: str,
     ) -> None:
         try:
             if isinstance(result, Awaitable):
                 result = await result
+                if isinstance(result, Heavy):
+                    turn = exchange.pace = self._turns.begin(user, exchange.route)
             async with turn:
                 response = await result.work(turn) if isinstance(result, Heavy) else result
                 while not self._respond(exchange, response):  # each call compresses more
@@ -105,6 +118,23 @@ class App:
                 self._log_read(exchange.route)
         except Exception as error:  # noqa: BLE001 - each becomes a response
             self._respond_with_error(exchange, error)
+
+    async def _handle_when_complete(self, route: Route, request: RequestContext) -> Response | Heavy:
+        """Calls the handler again until the log has what it needs. Raises HTTPError `behind`."""
+        started_ms, pause_ms = monotonic_ms(), _BEHIND_PAUSE_MS
+        while True:
+            await asyncio.sleep(pause_ms / 1000)
+            waited_ms = monotonic_ms() - started_ms
+            try:
+                result = route.handler(self._context, msgspec.structs.replace(request, waited_ms=waited_ms))
+            except LogBehindError:
+                left_ms = self._context.options.behind_wait_ms - waited_ms
+                if left_ms <= 0:
+                    sentence = "This server is behind the one that the cursor is from"
+                    raise HTTPError("behind", sentence, headers=_RETRY_AFTER) from None
+                pause_ms = min(max(waited_ms, _BEHIND_PAUSE_MS), left_ms)
+            else:
+                return await result if isinstance(result, Awaitable) else result
 
     def _respond(self, exchange: Exchange, response: Response) -> bool:
         private = exchange.user is not None

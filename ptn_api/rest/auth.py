@@ -44,6 +44,9 @@ class ConnectLimit:
         after = {"retry-after": str(allowance.retry_s)}
         return HTTPError("too_many_connections", "Too many connections from this address", headers=after)
 
+    def refused(self, connection: ConnectionInfo, cause: str) -> None:
+        self._counters.refused[cause] += 1
+
     def closed(self, connection: ConnectionInfo, reason: str) -> None:
         self._counters.connections -= 1
         holder: KeyHolder | None = connection.user

@@ -133,6 +133,8 @@ class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
     hotkey: str = ""
     head: bool = False
     accept: str | None = None
+    waited_ms: int = 0
+    """How long the request has waited for a log that is behind."""
 
     @property
     def tier(self) -> Tier:
@@ -152,7 +154,10 @@ class Heavy(NamedTuple):
 
 
 RouteHandler = Callable[[AppContext, RequestContext], Response | Awaitable[Response] | Heavy]
-"""A plain function is answered at once; what a coroutine function does runs in a task."""
+"""A plain function is answered at once; what a coroutine function does runs in a task.
+
+After LogBehindError it is called again.
+"""
 
 
 def freshness_headers(app: AppContext, tier: Tier) -> bytes:

@@ -15,8 +15,9 @@ __all__ = ["RestCounters"]
 class RestCounters:
     """Totals since the start, except `connections`, which are open now.
 
-    `requests` and `sent_bytes` are keyed by (route, status, coding), `limited` by the limit exceeded. `heavy`
-    counts by route the requests that were "queued" or "refused" (turns.py).
+    `requests` and `sent_bytes` are keyed by (route, status, coding), `limited` by the limit exceeded, and
+    `refused` by what was wrong with input that is not a request, or `slow_download`. `heavy` counts by route
+    the requests that were "queued" or "refused" (turns.py).
     """
 
     connections: int = 0
@@ -24,6 +25,7 @@ class RestCounters:
     sent_bytes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     auth_failures: int = 0
     limited: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
     accept_pauses: AcceptPauses = field(default_factory=AcceptPauses)
     heavy: Counter[tuple[str, str]] = field(default_factory=Counter)
     views: ViewMetrics = field(default_factory=ViewMetrics)

@@ -18,6 +18,7 @@ from ptn_api.tasks import TimeSlice
 from ptn_api.views.filters import chosen_pairs
 from ptn_api.wire.codec import encode_message
 from ptn_api.wire.frames import Format, Message
+from ptn_api.wire.server_session import require_complete
 
 __all__ = ["NDJSON", "Messages", "MessagesQuery", "messages"]
 
@@ -65,6 +66,7 @@ class _Page(msgspec.Struct):
 def messages(app: AppContext, request: RequestContext) -> Response | Heavy:
     query: MessagesQuery = request.query
     if query.trade_pair:
+        _cursor(app, request, query)  # may wait, which the work must not
         return Heavy(partial(_filtered, app, request, query))
     return _messages(app, request, query)
 
@@ -80,20 +82,30 @@ async def _filtered(
 def _messages(app: AppContext, request: RequestContext, query: MessagesQuery) -> Response | Heavy:
     headers = freshness_headers(app, 100)
     ndjson = prefers(request.accept, NDJSON, over=JSON)
-    floor, head = app.log.floor(), app.log.head().sequence
-    if query.epoch and query.epoch != app.log.epoch:
-        raise _gone(app, "That cursor is of another log")
-    after = head if query.after < 0 else query.after
-    if after > head:
-        raise _gone(app, "That cursor lies beyond the head")
-    if after + 1 < floor:
-        raise _gone(app, "That cursor is too old")
+    after, head = _cursor(app, request, query)
     if request.head:
         return Response(None, headers, vary="Accept", media_type=NDJSON if ndjson else JSON)
     page = _Page(after, head)
     if _read_events(app, query, page):
         return _response(app, page, headers, ndjson)
     return Heavy(partial(_read_more, app, query, page, headers, ndjson))
+
+
+def _cursor(app: AppContext, request: RequestContext, query: MessagesQuery) -> tuple[int, int]:
+    """Returns the sequence to start after, and the head. Raises HTTPError `gone`.
+
+    Raises LogBehindError if the cursor is from a machine that has more.
+    """
+    floor, head = app.log.floor(), app.log.head().sequence
+    if query.epoch and query.epoch != app.log.epoch:
+        raise _gone(app, "That cursor is of another log")
+    after = head if query.after < 0 else query.after
+    if after > head:
+        require_complete(app.log, request.waited_ms)
+        raise _gone(app, "That cursor lies beyond the head")
+    if after + 1 < floor:
+        raise _gone(app, "That cursor is too old")
+    return after, head
 
 
 async def _read_more(

@@ -58,10 +58,6 @@ class RestOptions(ClientLimits, frozen=True, kw_only=True):
     heavy_waiting_per_user: Annotated[
         Limit, setting("Limits", "Let this many expensive REST requests of a user wait")
     ] = 128
-    work_refused_ms: Annotated[
-        Period,
-        setting("REST", "Report refused expensive requests in /health for this long after the last one"),
-    ] = 60_000
     max_downloads_per_user: Annotated[
         Count,
         setting("Limits", "Send each user at most this many large documents at a time; further ones wait"),
@@ -89,5 +85,7 @@ class RestOptions(ClientLimits, frozen=True, kw_only=True):
     """How many large documents more a user may wait for."""
     download_wait_ms: int = 30_000
     """How long each of them waits before the response is a 503."""
+    behind_wait_ms: int = 2_000
+    """How long a request with a cursor above the head waits for this machine's copy of the log."""
     silent_ms: int = 300_000
     """The age at which the last sweep of the validator's files counts as a problem."""

@@ -17,6 +17,7 @@ from ptn_api.model.tiers import Tier
 from ptn_api.rest.context import AppContext, Heavy, RequestContext, freshness_headers
 from ptn_api.tasks import TimeSlice
 from ptn_api.views.filters import changed_since, chosen_pairs, filtered
+from ptn_api.wire.server_session import require_complete
 
 __all__ = ["Changes", "PositionsQuery", "positions", "positions_of"]
 
@@ -112,7 +113,7 @@ def _changes(app: AppContext, request: RequestContext) -> Response | Heavy:
         raise HTTPError("bad_parameter", sentence, parameter="since")
     if query.tier < 100:
         raise HTTPError("bad_parameter", "Changes since a cursor are available in tier 100 only")
-    since = _revision(app, query.since)
+    since = _revision(app, request, query.since)
     if request.head:
         return Response(None, freshness_headers(app, query.tier))
     return Heavy(partial(_changes_since, app, since))
@@ -140,14 +141,18 @@ async def _changes_since(app: AppContext, since: int, time_slice: TimeSlice) -> 
     return Response(body, headers)
 
 
-def _revision(app: AppContext, cursor: str) -> int:
-    """Returns the cursor's revision. Raises HTTPError `gone` if only a complete snapshot helps."""
+def _revision(app: AppContext, request: RequestContext, cursor: str) -> int:
+    """Returns the cursor's revision. Raises HTTPError `gone` if only a complete snapshot helps.
+
+    Raises LogBehindError if the cursor is from a machine that has more.
+    """
     epoch, colon, number = cursor.rpartition(":")
     if not (colon and number.isascii() and number.isdigit() and len(number) < 19):
         raise HTTPError("bad_parameter", "A cursor is <epoch>:<revision>", parameter="since")
     if epoch != app.log.epoch:
         raise _gone(app, "That cursor is of another log")
     if int(number) > app.log.head().revision:
+        require_complete(app.log, request.waited_ms)
         raise _gone(app, "That cursor lies beyond the head")
     if int(number) < app.log.oldest_revision():
         raise _gone(app, "That cursor is too old")

@@ -152,7 +152,7 @@ ROUTES: tuple[Route, ...] = (
         "Every miner's positions, as a tier shows them",
         dict[str, MinerEntry],
         query=positions.PositionsQuery,
-        errors=("bad_parameter", "insufficient_tier", "gone", "busy"),
+        errors=("bad_parameter", "insufficient_tier", "gone", "busy", "behind"),
         description="Best miner first, by `thirty_day_returns`. `tier` defaults to 100. An open position's "
         "`close_ms` is 0. With `since` the response is the changes since that cursor: `{cursor, sequence, "
         "removed, positions, miners}`.",
@@ -360,7 +360,7 @@ ROUTES: tuple[Route, ...] = (
         ndjson_line=Message,
         access="tier 100",
         query=messages.MessagesQuery,
-        errors=("bad_parameter", "gone", "busy"),
+        errors=("bad_parameter", "gone", "busy", "behind"),
         own_tier_error="This data requires tier 100 access",
         description="`{messages, next, head, epoch}`; continue with `after=<next>`. With `Accept: "
         "application/x-ndjson` the response has one message per line, and the headers `X-PTN-Next` and "

@@ -17,7 +17,7 @@ from ptn_api.http.connection import Connection
 from ptn_api.http.connection_limit import ConnectionLimit
 from ptn_api.http.request import Limits
 from ptn_api.http.server import Server
-from ptn_api.problems import OtherProcesses, ProblemRegister
+from ptn_api.problems import OtherProcesses, ProblemRegister, Recent
 from ptn_api.rest.app import App
 from ptn_api.rest.auth import ConnectLimit
 from ptn_api.rest.context import AppContext
@@ -75,8 +75,12 @@ async def run_rest(
     problems.watch(lambda: {"accept_paused": pauses.lasting})
     context = AppContext.over(log, clock, options, counters.views, keys, problems, others)
 
+    evictions = Recent(options.overload_ms, monotonic)
+    problems.watch(lambda: {"connections_at_limit": evictions.total})
+
     def count_evictions() -> None:
         counters.limited["connections"] += 1
+        evictions.note()
 
     connections: ConnectionLimit[Connection] = ConnectionLimit(options.max_rest_connections, count_evictions)
     server = Server(

@@ -16,7 +16,7 @@ from typing import Literal
 
 from ptn_api.clock import Monotonic
 from ptn_api.http.errors import HTTPError
-from ptn_api.problems import ProblemRegister
+from ptn_api.problems import ProblemRegister, Recent
 from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.options import RestOptions
 from ptn_api.tasks import TimeSlice
@@ -92,13 +92,11 @@ class Turns:
     ) -> None:
         self._options = options
         self._counters = counters
-        self._monotonic = monotonic
-        self._refused_ms: float | None = None
-        """When a request was last refused."""
+        self._refused = Recent(options.overload_ms, monotonic)
         self._waiting: Counter[str] = Counter()
         self.places = FairQueue(options.heavy_requests, options.heavy_requests_per_user)
         self.steps = FairQueue(1, 1)
-        problems.watch(lambda: {"work_refused": self._is_refusing()})
+        problems.watch(lambda: {"work_refused": self._refused.total})
 
     def begin(self, user: str, route: str) -> Turn:
         """Returns the request's turns, to be closed when it has been answered.
@@ -113,7 +111,7 @@ class Turns:
             or self._waiting.total() >= options.heavy_waiting
         ):
             self._counters.heavy[route, "refused"] += 1
-            self._refused_ms = self._monotonic()
+            self._refused.note()
             sentence = "Too many expensive requests at the moment; they are answered one after the other"
             raise HTTPError("busy", sentence, headers=_RETRY_AFTER)
         self._counters.heavy[route, "queued"] += 1
@@ -128,10 +126,6 @@ class Turns:
         self._waiting[user] -= 1
         if not self._waiting[user]:
             del self._waiting[user]
-
-    def _is_refusing(self) -> bool:
-        last_ms = self._refused_ms
-        return last_ms is not None and self._monotonic() - last_ms < self._options.work_refused_ms
 
 
 class Turn(TimeSlice):

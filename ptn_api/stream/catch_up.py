@@ -18,7 +18,7 @@ from ptn_api.stream.connection import CatchUpProgress, Connection
 from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.encoding import FrameEncoder, MessageEncoder, UpdateEncoder, pack
 from ptn_api.stream.log_tail import RETRY_MS, LogTail
-from ptn_api.wire.close_codes import INTERNAL_ERROR, KEY_REVOKED, REPLAY_OVERTAKEN, SLOW_CONSUMER
+from ptn_api.wire.close_codes import INTERNAL_ERROR, KEY_REVOKED, REPLAY_OVERTAKEN
 from ptn_api.wire.server_session import State
 
 __all__ = ["CatchUps"]
@@ -90,8 +90,7 @@ class CatchUps:
         """Closes a connection whose client has stopped reading: its catch-up would wait forever."""
         since = connection.congested_since
         if connection.progress is not None and since is not None and now_ms - since > self._stall_ms:
-            self._counters.slow_closes += 1
-            connection.close(SLOW_CONSUMER)
+            connection.close_slow()
 
     def _serve(self, connection: Connection) -> None:
         """Sends the next part."""

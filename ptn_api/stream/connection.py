@@ -27,7 +27,7 @@ from ptn_api.wire.close_codes import (
     TOO_MANY_REQUESTS,
     CloseCode,
 )
-from ptn_api.wire.frames import Heartbeat
+from ptn_api.wire.frames import Error, Heartbeat
 from ptn_api.wire.server_session import (
     BadLogin,
     CatchUp,
@@ -50,6 +50,8 @@ _REFUSALS = {
     "bad_fragment": PROTOCOL_ERROR,
     "not_deflated": BAD_PAYLOAD,
 }
+_BEHIND_PAUSE_MS = 50
+"""The pause before a log that is behind is looked at again; doubles."""
 
 logger = structlog.get_logger()
 
@@ -112,7 +114,11 @@ class ConnectionHost(Protocol):
         ...
 
     def retry_later(self, connection: Connection, error: LogError) -> None:
-        """Calls `retry` after a while: the log cannot be read."""
+        """Calls `retry` after a while: the log cannot be read, or is behind."""
+        ...
+
+    def too_slow(self, connection: Connection) -> None:
+        """Takes note of a client that is disconnected because it reads too slowly."""
         ...
 
     def congested(self, connection: Connection) -> None: ...
@@ -174,6 +180,8 @@ class Connection:
         self._frame_limit = RateLimit(options.frames_per_minute, most_names=1)
         self._reason: CloseCode | None = None
         self._lost = False
+        self._behind_since: int | None = None
+        """When the client's cursor was first found to be above the head of a log that is behind."""
         self._auth_timer: asyncio.TimerHandle | None = self.later(
             options.auth_timeout_ms, lambda: self.close(AUTH_TIMEOUT)
         )
@@ -258,15 +266,31 @@ class Connection:
         if holder is None:
             effects = self.session.key_checked(None, self._clock())
         else:
-            effects = self.session.key_checked(holder.tier, self._clock(), alias=holder.alias)
+            effects = self.session.key_checked(
+                holder.tier, self._clock(), alias=holder.alias, waited_ms=self._waited_ms
+            )
         if self.session.logged_in:
             self.holder = holder
+            self._behind_since = None
             logger.info("connection_opened", **self._identity(), version=self.session.version)
         self._perform(effects)
 
     def retry(self) -> None:
-        """Handles the frames that had to wait because the log could not be read."""
-        self._perform(self.session.retry(self._clock()))
+        """Handles the frames that had to wait because the log could not be read or was behind."""
+        self._perform(self.session.retry(self._clock(), waited_ms=self._waited_ms))
+
+    def behind_pause_ms(self) -> int:
+        """Returns when to look again at a log that is behind; the wait as a whole is limited."""
+        if self._behind_since is None:
+            self._behind_since = self._monotonic()
+        waited_ms = self._monotonic() - self._behind_since
+        return min(max(waited_ms, _BEHIND_PAUSE_MS), max(self._options.behind_wait_ms - waited_ms, 0))
+
+    @property
+    def _waited_ms(self) -> int | None:
+        """How long the client has waited for a log that is behind; None if it waits no longer."""
+        waited_ms = 0 if self._behind_since is None else self._monotonic() - self._behind_since
+        return waited_ms if waited_ms < self._options.behind_wait_ms else None
 
     def evict(self) -> None:
         self._perform(self.session.evict())
@@ -292,8 +316,12 @@ class Connection:
     def check_buffer(self) -> None:
         """Closes a client that is too far behind, with a code that means "reconnect": memory is shared."""
         if self._reason is None and self._socket.unsent_bytes() > self._options.send_buffer_bytes:
-            self._counters.slow_closes += 1
-            self.close(SLOW_CONSUMER)
+            self.close_slow()
+
+    def close_slow(self) -> None:
+        self._counters.slow_closes += 1
+        self._host.too_slow(self)
+        self.close(SLOW_CONSUMER)
 
     def send_missed(self, frames: Sequence[bytes], messages: int) -> None:
         """Sends a part of a catch-up, of any size: the next part waits until this one has left."""
@@ -335,6 +363,8 @@ class Connection:
                     must_wait = self._host.count_bad_login(self, effect.reason)
                     self._perform(self.session.refuse_login(effect.reason, must_wait=must_wait))
                 case Send():
+                    if isinstance(effect.frame, Error):
+                        self._counters.errors[effect.frame.code] += 1
                     self._send(frame(codec.encode(effect.frame)))
                 case CheckKey():
                     self._stop_auth_timer()

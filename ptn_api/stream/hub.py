@@ -9,10 +9,10 @@ from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.limits import RateLimit
 from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, monotonic_ms
-from ptn_api.errors import LogError
+from ptn_api.errors import LogBehindError, LogError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.event_log.outage import LogOutage
-from ptn_api.problems import Findings, OtherProcesses, ProblemRegister, SingleProcess, merged
+from ptn_api.problems import Findings, OtherProcesses, ProblemRegister, Recent, SingleProcess, merged
 from ptn_api.stream.catch_up import CatchUps
 from ptn_api.stream.connection import Connection, Socket
 from ptn_api.stream.counters import StreamCounters
@@ -63,7 +63,9 @@ class Hub:
         self._outage = LogOutage()
         self._problems = ProblemRegister(clock) if problems is None else problems
         self._problems.watch(self._find_problems)
-        self._problems.watch(lambda: {"accept_paused": counters.accept_pauses.lasting})
+        self.evictions = Recent(options.overload_ms)
+        """Connections without a login that were closed to make room."""
+        self._slow_users = Recent(options.overload_ms)
         self._others = others or SingleProcess()
         self._told: list[str] = []
         """The problems that the last heartbeats named."""
@@ -197,8 +199,16 @@ class Hub:
             if not connection.session.frames_wait:
                 self._outage.succeeded(connection)
 
+        if isinstance(error, LogBehindError):
+            self._outage.succeeded(connection)
+            connection.later(connection.behind_pause_ms(), connection.retry)
+            return
         self._outage.failed(connection, error)
         connection.later(RETRY_MS, retry)
+
+    def too_slow(self, connection: Connection) -> None:
+        if connection.holder is not None:
+            self._slow_users.note(connection.holder.alias)
 
     def congested(self, connection: Connection) -> None:
         self._groups.congested(connection)
@@ -250,7 +260,14 @@ class Hub:
         return self._tail.sequence if subscribed else connection.session.after, self._tail.revision
 
     def _find_problems(self) -> Findings:
-        return {**self._tail.source.findings, "log_unreadable": bool(self._outage.failing)}
+        slow_users = len(self._slow_users.counts())
+        return {
+            **self._tail.source.findings,
+            "log_unreadable": bool(self._outage.failing),
+            "accept_paused": self._counters.accept_pauses.lasting,
+            "connections_at_limit": self.evictions.total,
+            "clients_too_slow": slow_users if slow_users > 1 else 0,  # a single one has a slow line
+        }
 
     def _present_problems(self) -> list[str]:
         return [*merged(self._problems.look(), self._others.problems())]

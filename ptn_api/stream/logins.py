@@ -9,7 +9,7 @@ import structlog
 from ptn_api.access.key_ring import KeyHolder, KeyRing, fingerprint
 from ptn_api.access.limits import LoginGuard
 from ptn_api.clock import Monotonic
-from ptn_api.errors import LogError
+from ptn_api.errors import LogBehindError, LogError
 from ptn_api.event_log.outage import LogOutage
 from ptn_api.stream.connection import Connection
 from ptn_api.stream.counters import StreamCounters
@@ -189,8 +189,13 @@ class Logins:
             return
         try:
             connection.key_checked(holder)
-        except LogError as error:
+        except LogBehindError:
             assert holder is not None  # without a holder, the log is not read
+            self._outage.succeeded(connection)
+            self._wait(connection, holder, connection.behind_pause_ms(), deadline_ms)
+            return
+        except LogError as error:
+            assert holder is not None
             self._outage.failed(connection, error)
             if self._monotonic() < deadline_ms:
                 self._wait(connection, holder, RETRY_MS, deadline_ms)
@@ -199,7 +204,7 @@ class Logins:
             return
         self._stop_waiting(connection)
         self._outage.succeeded(connection)
-        if connection.holder is None:
+        if holder is None or holder.tier < STREAM_TIER:
             self._counters.auth_failures += 1
             logger.info(
                 "login_refused", fingerprint=fingerprint(connection.api_key), address=connection.address
@@ -209,7 +214,7 @@ class Logins:
             self._counters.clients += 1
             # Distinct times, so that all processes put the connections into the same order.
             self._newest_ms = max(self._presence.clock(), self._newest_ms + 1)
-            alias = connection.holder.alias  # all keys of a user share the user's slots
+            alias = holder.alias  # all keys of a user share the user's slots
             self._slots.setdefault(alias, {})[connection] = self._newest_ms
             self._evict_excess(alias)
 

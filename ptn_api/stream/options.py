@@ -81,5 +81,7 @@ class StreamOptions(ClientLimits, frozen=True, kw_only=True):
         ),
     ] = 5_000
 
+    behind_wait_ms: int = 2_000
+    """How long a client whose cursor is above the head waits for this machine's copy of the log."""
     replay_stall_ms: int = 60_000
     """A replay whose client has read nothing for this long is given up."""

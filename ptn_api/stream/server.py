@@ -151,7 +151,7 @@ class StreamServer:
         # aiofastnet's TLS fails with a context that has an sni_callback.
         loop = asyncio.get_running_loop()
         connect = loop.connect_accepted_socket if tls else partial(aiofastnet.connect_accepted_socket, loop)
-        protocol = partial(_Protocol, self._limit, self._accept, self._options)
+        protocol = partial(_Protocol, self._limit, self._accept, self._options, self._counters)
         self._acceptor = Acceptor(
             sock,
             partial(
@@ -179,6 +179,7 @@ class StreamServer:
 
     def _count_eviction(self) -> None:
         self._counters.limited["waiting_connections"] += 1
+        self._hub.evictions.note()
 
     def _accept(
         self, headers: dict[str, str], peer: tuple[str, int] | None
@@ -215,7 +216,9 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
     would also keep the handshake, and hold whatever a frame announces.
     """
 
-    def __init__(self, limit: _LoginLimit, accept: _Accept, options: StreamOptions) -> None:
+    def __init__(
+        self, limit: _LoginLimit, accept: _Accept, options: StreamOptions, counters: StreamCounters
+    ) -> None:
         # picows asks for the response that `buffer_updated` has put here. A bound method would be a cycle.
         self._response: list[picows.WSUpgradeResponseWithListener] = []
         super().__init__(
@@ -237,6 +240,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
         )
         self._limit = limit
         self._accept = accept
+        self._counters = counters
         self._timeout_s = options.auth_timeout_ms / 1000
         self._unread_close_s = options.unread_close_ms / 1000
         self._handshake: HandshakeReader | None = HandshakeReader()
@@ -247,9 +251,13 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self._socket = transport
-        self._timer = asyncio.get_running_loop().call_later(self._timeout_s, transport.abort)
+        self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._timed_out)
         super().connection_made(transport)
         self._limit.add(transport)
+
+    def _timed_out(self) -> None:
+        self._counters.refused_handshakes["timeout"] += 1
+        self._socket.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
@@ -301,6 +309,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
     def _refuse(self, response: bytes) -> None:
         """Answers a handshake that is none, and closes: in time, even if the client does not."""
         self._handshake = None
+        self._counters.refused_handshakes[response.split(b" ", 2)[1].decode()] += 1
         self._discard()
         self._socket.write(response)
         # Closing at once would reset a connection with unread input, and the response would be lost.

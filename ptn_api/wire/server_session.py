@@ -25,13 +25,14 @@ from typing import Protocol
 
 import msgspec
 
-from ptn_api.errors import InvalidInputError, LogError
+from ptn_api.errors import InvalidInputError, LogBehindError, LogError
 from ptn_api.model.trade_pair import resolve_pair, unknown_pair
 from ptn_api.wire.client_frames import DatedOrder, Subscription, read_login, read_request
 from ptn_api.wire.close_codes import (
     BAD_FIRST_FRAME,
     INSUFFICIENT_TIER,
     INVALID_KEY,
+    NOT_READY,
     REPLACED,
     TOO_MANY_REQUESTS,
     CloseCode,
@@ -70,6 +71,7 @@ __all__ = [
     "ServerSession",
     "State",
     "Stop",
+    "require_complete",
 ]
 
 STREAM_TIER = 100
@@ -156,7 +158,7 @@ class Resubscribed(msgspec.Struct, frozen=True):
 
 
 class RetryLater(msgspec.Struct, frozen=True):
-    """A frame waits because the log cannot be read: call `retry` after a while."""
+    """A frame waits because the log cannot be read or is behind: call `retry` after a while."""
 
     error: LogError
 
@@ -216,12 +218,25 @@ class LogView(Protocol):
 
     def oldest_revision(self) -> int: ...
 
+    def behind_ms(self) -> int | None: ...
+
+
+def require_complete(log: LogView, waited_ms: int) -> None:
+    """Raises LogBehindError if this machine's log may lack what others had before `waited_ms`."""
+    behind_ms = log.behind_ms()
+    if behind_ms is None or behind_ms > waited_ms:
+        raise LogBehindError("this machine's copy of the log is behind")
+
 
 class ServerSession:
     """The protocol state of one connection. `heartbeat_ms` is only announced to the client.
 
     A version 1 client gets a replay if the first missed order is at most `replay_window_ms` old, and no late
     order that is older than that: it could not tell either from a new order.
+
+    One of several machines may not have everything that a client has seen on another. A number above the head
+    is therefore waited for until the copy was complete after the client came. `waited_ms` is how long that
+    has been, None once the caller waits no longer.
     """
 
     def __init__(self, log: LogView, *, heartbeat_ms: int, replay_window_ms: int) -> None:
@@ -291,19 +306,21 @@ class ServerSession:
         # Behind a frame that waits for a retry, later ones wait as well: replies keep the requests' order.
         return self.retry(now_ms) if self.logged_in and len(self._waiting) == 1 else []
 
-    def retry(self, now_ms: int) -> list[Effect]:
-        """Handles the waiting frames in order, up to one for which the log cannot be read."""
+    def retry(self, now_ms: int, *, waited_ms: int | None = 0) -> list[Effect]:
+        """Handles the waiting frames in order, up to one for which the log cannot be read or is behind."""
         effects: list[Effect] = []
         while self._waiting and self.logged_in:
             try:
-                effects += self._handle_request(self._waiting[0], now_ms)
+                effects += self._handle_request(self._waiting[0], now_ms, waited_ms)
             except LogError as error:
+                if isinstance(error, LogBehindError) and waited_ms is None:
+                    return effects + self.close(NOT_READY)
                 effects.append(RetryLater(error))
                 break
             self._waiting.popleft()
         return effects
 
-    def _handle_request(self, data: bytes | str, now_ms: int) -> list[Effect]:
+    def _handle_request(self, data: bytes | str, now_ms: int, waited_ms: int | None) -> list[Effect]:
         """Raises LogError, with the session unchanged."""
         try:
             frame = read_request(data, self.version)
@@ -315,7 +332,7 @@ class ServerSession:
                     self._move(Input.UNSUBSCRIBE)
                     return [Stop(), Send(self._status(frame, now_ms))]
                 case Subscribe():
-                    return self._subscribe(frame, now_ms)
+                    return self._subscribe(frame, now_ms, waited_ms)
                 case SubaccountRequest():
                     return [Send(self._subaccount_status(frame))]
         except InvalidInputError as error:
@@ -325,7 +342,9 @@ class ServerSession:
 
     # --- login ---
 
-    def key_checked(self, tier: float | None, now_ms: int, *, alias: str = "") -> list[Effect]:
+    def key_checked(
+        self, tier: float | None, now_ms: int, *, alias: str = "", waited_ms: int | None = 0
+    ) -> list[Effect]:
         """Answers the login, once after `CheckKey`; `tier` is the key's (None: unknown), `alias` its user's.
 
         Raises LogError with the session unchanged: call it again later.
@@ -338,7 +357,12 @@ class ServerSession:
             message = "WebSocket connections require tier 100 access. Please upgrade your API key."
             return self._refuse(message, INSUFFICIENT_TIER, code="INSUFFICIENT_TIER")
         head, floor = self._log.head().sequence, self._log.floor()
-        self._after = self._starting_point(head, floor, now_ms)
+        try:
+            self._after = self._starting_point(head, floor, now_ms, waited_ms)
+        except LogBehindError:
+            if waited_ms is None:
+                return self.close(NOT_READY)
+            raise
         self._tier, self._alias = tier, alias
         self._move(Input.ACCEPT)
         success = AuthSuccess(
@@ -363,14 +387,16 @@ class ServerSession:
     def _refuse(self, message: str, reason: CloseCode, *, code: str = "") -> list[Effect]:
         return [Send(AuthFailure(status="error", message=message, code=code)), *self.close(reason)]
 
-    def _starting_point(self, head: int, floor: int, now_ms: int) -> int:
+    def _starting_point(self, head: int, floor: int, now_ms: int, waited_ms: int | None) -> int:
         """Returns the sequence after which orders are due: the client's own if it can be resumed from."""
         last = self._auth.last_sequence
         if self.version == 2:
             if last == _FROM_NOW_ON:
                 return head
-            self._resume_failure = self._why_not_resumable(last, oldest=floor - 1, newest=head)
+            self._resume_failure = self._why_not_resumable(last, floor - 1, head, waited_ms)
             return head if self._resume_failure else last
+        if last > head and waited_ms is not None:  # version 1 is not sent away: the number may be of any log
+            require_complete(self._log, waited_ms)
         # Version 1 sends no epoch and cannot tell a replay from live: only recent orders are replayed.
         if last < 0 or not floor - 1 <= last <= head:
             return head
@@ -387,22 +413,26 @@ class ServerSession:
         recent = first_missed is None or now_ms - first_missed < self._replay_window_ms
         return last if recent else head
 
-    def _why_not_resumable(self, wanted: int, *, oldest: int, newest: int) -> ResumeFailure | None:
+    def _why_not_resumable(
+        self, wanted: int, oldest: int, newest: int, waited_ms: int | None
+    ) -> ResumeFailure | None:
         """Returns why the client cannot resume from a sequence or revision, or None if it can."""
         if self._auth.epoch != self._log.epoch:
             return "epoch"
         if wanted > newest:
+            require_complete(self._log, waited_ms or 0)
             return "future"
         return "too_old" if wanted < oldest else None
 
     # --- subscriptions ---
 
-    def _subscribe(self, frame: Subscribe, now_ms: int) -> list[Effect]:
+    def _subscribe(self, frame: Subscribe, now_ms: int, waited_ms: int | None) -> list[Effect]:
         first = not self._subscribed_before
         if frame.revision is not None and not first:
             problem = "revision: only the first subscribe of a connection can resume"
             raise InvalidInputError(problem, code="bad_frame", field="revision")
-        start = self._start(frame.revision) if first else [Resubscribed()]  # reads the log: before any change
+        # Reads the log: before any change.
+        start = self._start(frame.revision, waited_ms) if first else [Resubscribed()]
         self.subscription = Subscription(
             version=self.version,
             miners=None if frame.miners is None else frozenset(frame.miners),
@@ -419,7 +449,7 @@ class ServerSession:
             effects.append(Send(Error(code="unknown_trade_pair", message=unknown_pair(unknown))))
         return [*effects, *start]
 
-    def _start(self, revision: int | None) -> list[Effect]:
+    def _start(self, revision: int | None, waited_ms: int | None) -> list[Effect]:
         """Returns the effects that start the flow of orders."""
         after, failure = self._after, self._resume_failure
         if self.version == 1 or (self._auth.last_sequence == _FROM_NOW_ON and revision is None):
@@ -427,7 +457,7 @@ class ServerSession:
         head = self._log.head()
         if failure is None and revision is not None:
             oldest = self._log.oldest_revision()
-            failure = self._why_not_resumable(revision, oldest=oldest, newest=head.revision)
+            failure = self._why_not_resumable(revision, oldest, head.revision, waited_ms)
             after = head.sequence if failure else after
         if failure is None:
             catch_up = CatchUp(after=after, replay_until=head.sequence, revision=revision)

@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from ptn_api.access.address import ClientAddress, Proxies
+from ptn_api.access.address import LONGEST_ADDRESS, ClientAddress, Proxies
 from ptn_api.errors import SettingsError
 
 
@@ -64,3 +64,11 @@ def test_addresses_of_one_ipv6_site_share_a_group() -> None:
 def test_a_malformed_proxy_is_an_error_that_names_the_flag() -> None:
     with pytest.raises(SettingsError, match=r"--trusted-proxies.*nonsense"):
         Proxies("127.0.0.1, nonsense")
+
+
+def test_an_address_up_to_the_limit_is_read() -> None:
+    """Longer text is no address: the proxy's own counts."""
+    longest = "fe80::1%" + "x" * (LONGEST_ADDRESS - len("fe80::1%"))
+    proxies = Proxies("127.0.0.1")
+    assert proxies.client("127.0.0.1", [longest]).text == "fe80::1"
+    assert proxies.client("127.0.0.1", [longest + "x"]).text == "127.0.0.1"

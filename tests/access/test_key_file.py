@@ -24,6 +24,7 @@ from ptn_api.access import (
     make_demo_keys,
     parse_keys,
 )
+from ptn_api.access.key_file import read_key_file
 from ptn_api.errors import KeyFileError
 from ptn_api.problems import Code
 
@@ -363,3 +364,14 @@ def test_a_file_that_was_deleted_and_is_still_mounted_is_told(tmp_path: Path) ->
     path.write_text('{"bob": "b-key"}')
     key_file.refresh()
     assert not key_file.findings["key_file_detached"]
+
+
+def test_a_file_up_to_the_limit_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte more is an error, and nothing of it is used."""
+    path = tmp_path / "api_keys.json"
+    path.write_text('{"alice": "key"}')
+    monkeypatch.setattr("ptn_api.access.key_file.MAX_BYTES", path.stat().st_size)
+    assert read_key_file(path) == path.read_bytes()
+    path.write_text('{"alice": "key"} ')
+    with pytest.raises(KeyFileError):
+        read_key_file(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,3 +98,16 @@ def test_an_exempt_address_never_waits() -> None:
     """Loopback peers have no group."""
     guard = LoginGuard(1)
     assert [guard.record_attempt(None, None, NOW) for _ in range(10)] == [0] * 10
+
+
+def test_the_known_keys_of_addresses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the maximum, the one whose last login is oldest counts as unknown."""
+    monkeypatch.setattr("ptn_api.access.limits.MOST_NAMES", 2)
+    guard = LoginGuard(1)
+    for address in ("1.1.1.1", "2.2.2.2"):
+        guard.record_attempt(address, ALICE, NOW)
+        assert guard.record_attempt(address, None, NOW) == 0
+    assert [guard.record_attempt(address, ALICE, NOW) for address in ("1.1.1.1", "2.2.2.2")] == [0, 0]
+    guard.record_attempt("3.3.3.3", ALICE, NOW)
+    assert guard.record_attempt("2.2.2.2", ALICE, NOW) == 0
+    assert guard.record_attempt("1.1.1.1", ALICE, NOW) > 0

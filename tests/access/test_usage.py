@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ptn_api.access.key_ring import KeyHolder
-from ptn_api.access.usage import Usage, UsageFile, UsageRow
+from ptn_api.access.usage import KEPT_DAYS, Usage, UsageFile, UsageRow
 from ptn_api.problems import ProblemRegister
 from ptn_api.process.background import flush_usage
 from tests.waiting import until_async
@@ -52,10 +52,11 @@ def test_the_file_is_bounded(tmp_path: Path) -> None:
     usage, file = Usage(lambda: now[0]), UsageFile(tmp_path)
     usage.add(ALICE, requests=1)
     file.add(usage.take())
-    now[0] += 900 * DAY
-    usage.add(BOB, requests=1)
-    file.add(usage.take())
-    assert [row.alias for row in file.read()] == ["bob"]
+    for days, kept in ((KEPT_DAYS, ["alice", "bob"]), (1, ["bob"])):
+        now[0] += days * DAY
+        usage.add(BOB, requests=1)
+        file.add(usage.take())
+        assert sorted({row.alias for row in file.read()}) == kept
 
 
 async def test_rows_that_cannot_be_written_are_retried(tmp_path: Path) -> None:

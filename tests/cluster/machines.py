@@ -51,21 +51,21 @@ class WriterAndCopy:
 
     def baseline(self, changes: Iterable[Change], now_ms: int) -> Head:
         head = self._writer.baseline(changes, now_ms)
-        self._copy.check()
+        self._copy.confirm()
         return head
 
     def append(self, changes: Iterable[Change], now_ms: int) -> Head:
         head = self._writer.append(changes, now_ms)
-        self._copy.check()
+        self._copy.confirm()
         return head
 
     def set_source(self, status: SourceStatus) -> None:
         self._writer.set_source(status)
-        self._copy.check()
+        self._copy.confirm()
 
     def prune(self, now_ms: int) -> int:
         floor = self._writer.prune(now_ms)
-        self._copy.check()
+        self._copy.confirm()
         return floor
 
     def close(self) -> None:
@@ -80,6 +80,6 @@ def writer_and_copy(folder: Path, **options: Any) -> EventLogWriter:
     writer = machine(folder / "writer", broker, **options)
     writer.take_over()
     copy = open_copy(folder / "copy", broker, Copy, **options)
-    copy.check()
+    copy.confirm()
     log: Any = WriterAndCopy(writer, copy)
     return log

@@ -31,6 +31,7 @@ from tests.cluster.conftest import Cluster
 from tests.cluster.machines import content, machine
 from tests.cluster.memory_broker import Fault, MemoryBroker
 from tests.event_log.reading import NOW, numbers
+from tests.event_log.test_sqlite_writer import file_size_limit
 from tests.factories import MINER, T0, order, position, uuid, written
 from tests.waiting import until
 
@@ -209,7 +210,7 @@ def test_a_copy_knows_how_far_behind_it_is(cluster: Cluster, tmp_path: Path) -> 
     copy = open_copy(tmp_path / "new", cluster.broker, Copy, monotonic=lambda: now)
     reader = open_reader(tmp_path / "new")
     assert reader.behind_ms() is None
-    assert copy.check()
+    assert copy.confirm()
     (stored,) = (
         sqlite3.connect(log_path(tmp_path / "new")).execute("SELECT complete_ms FROM chain").fetchone()
     )
@@ -218,13 +219,13 @@ def test_a_copy_knows_how_far_behind_it_is(cluster: Cluster, tmp_path: Path) -> 
     append(cluster, 1)
     cluster.broker.stale = 1  # of the order, the server that answers knows nothing
     now += 10
-    assert copy.check()
+    assert copy.confirm()
     cluster.broker.stale = 0
-    assert copy.check()
+    assert copy.confirm()
     assert numbers(copy) == [1]
     cluster.broker.down = True
     with pytest.raises(BrokerError):
-        copy.check()
+        copy.confirm()
     reader.close()
     copy.close()
     again = open_copy(tmp_path / "new", cluster.broker, Copy)
@@ -238,18 +239,18 @@ def test_a_copy_knows_how_far_behind_it_is(cluster: Cluster, tmp_path: Path) -> 
 def test_a_broker_that_knows_less_than_the_copy(cluster: Cluster) -> None:
     """A lagging server, or one that lost entries: the copy stays as it is and is not complete meanwhile."""
     append(cluster, 1, 2)
-    assert cluster.copy.check()
+    assert cluster.copy.confirm()
     entries, cluster.broker.entries = cluster.broker.entries, cluster.broker.entries[:-1]
     with capture_logs() as logs:
         for _ in range(3):
-            assert not cluster.copy.check()
+            assert not cluster.copy.confirm()
     assert cluster.copy.broker_behind
     assert [entry["event"] for entry in logs] == ["cluster_broker_behind"]
     assert numbers(cluster.copy) == [1, 2]
     with pytest.raises(LogUnwritableError):
         append(cluster, 3)
     cluster.broker.entries = entries
-    assert cluster.copy.check()
+    assert cluster.copy.confirm()
     assert not cluster.copy.broker_behind
 
 
@@ -393,6 +394,24 @@ def test_a_writer_that_lags_loads_a_snapshot(cluster: Cluster) -> None:
     cluster.copy.follow()
     assert content(cluster.folder / "copy") == content(cluster.folder / "standby")
     assert numbers(cluster.copy) == [1, 2, 3, 4]
+
+
+def test_a_snapshot_on_a_full_disk(cluster: Cluster, tmp_path: Path) -> None:
+    """Neither making nor loading one harms the copy; a deleted log is not created by reading it."""
+    for number in (1, 2):
+        append(cluster, number)
+        publish_snapshot(cluster.broker, log_path(cluster.folder / "writer"))
+    with file_size_limit(20_000):
+        with pytest.raises(LogUnwritableError):
+            publish_snapshot(cluster.broker, log_path(cluster.folder / "writer"))
+        with pytest.raises(LogUnwritableError):
+            cluster.copy.follow()
+    assert numbers(cluster.copy) == []
+    cluster.copy.follow()
+    assert numbers(cluster.copy) == [1, 2]
+    with pytest.raises(LogUnwritableError):
+        publish_snapshot(cluster.broker, log_path(tmp_path))
+    assert not log_path(tmp_path).exists()
 
 
 def test_purged_entries_without_a_snapshot(cluster: Cluster, tmp_path: Path) -> None:

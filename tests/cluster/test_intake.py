@@ -39,7 +39,7 @@ async def test_intake_moves_from_machine_to_machine(tmp_path: Path) -> None:
                 await intake.until(lambda count=count: len(intake.events()) == count, f"order {count}")
                 broker.deliver_late()
             await intake.swept()
-        copy.check()
+        copy.confirm()
         assert [event.order_uuid for event in reader.read(FIRST - 1, 100)] == [
             uuid(1000 + n) for n in range(1, len(orders))
         ]

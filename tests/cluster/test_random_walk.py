@@ -130,7 +130,7 @@ class Cluster(RuleBasedStateMachine):
         """Requests arrive late, reads are answered by a server that lags, and one machine reads on."""
         self.broker.deliver_late()
         self.broker.stale = stale
-        self.attempt(self.machines[name].check)
+        self.attempt(self.machines[name].confirm)
 
     @rule(name=writers, wiped=st.booleans())
     def crash(self, name: str, wiped: bool) -> None:
@@ -143,17 +143,17 @@ class Cluster(RuleBasedStateMachine):
 
     @rule()
     def follow(self) -> None:
-        self.attempt(self.copy.check)
+        self.attempt(self.copy.confirm)
 
     def all_is_well(self) -> None:
         self.broker.stale = 0
         self.broker.deliver_late()
         new = open_copy(self.folder / "new", self.broker, Copy, pause_ms=0)
-        new.check()
+        new.confirm()
         new.close()
         logs = {"copy": self.copy, **self.machines}
         for log in logs.values():
-            log.check()
+            log.confirm()
             assert log.behind_ms() is not None
         contents = {name: content(self.folder / name) for name in (*logs, "new")}
         for name, found_there in contents.items():

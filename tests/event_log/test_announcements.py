@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from ptn_api.event_log.announcements import AppendTime, announcements
 from ptn_api.event_log.contract import Event
 from tests.factories import T0, order, position, written
@@ -83,3 +85,12 @@ def test_silent_orders_are_not_announced() -> None:
     time = AppendTime(now_ms=T0 + 10_000, late_ms=60_000, created_ms=T0 + 2_000)
     events = announce(position(1, [order(n) for n in (1, 2, 3)]), [0, 1, 2], time)
     assert [event.n_orders for event in events] == [3]
+
+
+def test_positions_are_rebuilt_up_to_a_limit_of_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one list of new orders; one more, and every event has the file's own values."""
+    body = position(1, [order(n, 0.1) for n in range(1, 5)], current_return=1.5)
+    for limit, own_values in ((3, [False, False, False, True]), (2, [True] * 4)):  # 0 + 1 + 2 orders before
+        monkeypatch.setattr("ptn_api.event_log.announcements._MAX_REBUILT_ORDERS", limit)
+        headers = [json.loads(event.header) for event in announce(body, [0, 1, 2, 3])]
+        assert [header["current_return"] == 1.5 for header in headers] == own_values

@@ -86,7 +86,7 @@ class Accepting:
             await until_async(lambda: not self.open)
 
     def _make_room(self) -> bool:
-        if not self.evictable:
+        if not (self.evictable and self.open):
             return False
         self.evictable -= 1
         self.open[0].abort()
@@ -221,5 +221,6 @@ def test_unfinished_handshakes_count_and_evict_each_other(run: Run, tmp_path: Pa
         assert [line for line in logged if line["log_level"] != "debug"] == []
         assert errors == []
         assert accepting.pauses.total_s == 0
+        assert accepting.pauses.handshakes["evicted"] >= 3
 
     run(test())

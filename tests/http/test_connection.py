@@ -515,3 +515,15 @@ def test_a_client_that_does_not_read_delays_stopping_until_the_timeout(run: Run)
             assert len(await everything(reader)) < 30_000_000
 
     run(test())
+
+
+def test_an_idle_connection_is_closed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a response, once no further request has come for the keep-alive time."""
+    monkeypatch.setattr("ptn_api.http.connection._KEEP_ALIVE_S", 0.1)
+
+    async def test() -> None:
+        async with serving() as served, connected(served) as (reader, writer):
+            writer.write(f"GET /me HTTP/1.1\r\nHost: x\r\n{KEY}\r\n".encode())
+            assert (await everything(reader)).startswith(b"HTTP/1.1 200 OK")
+
+    run(test())

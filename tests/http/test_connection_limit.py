@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import resource
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from ptn_api.event_log import Document
 from ptn_api.http.connection_limit import ConnectionLimit, DownloadLimit
 from ptn_api.http.errors import HTTPError
+from ptn_api.rest.options import RestOptions
 from tests.rest.serving import Served, document, filled_log, serving, some_changes
 from tests.waiting import until_async
 
@@ -219,3 +221,25 @@ async def test_one_users_slow_downloads_keep_nobody_out() -> None:
                 assert (await client.get("/statistics", headers=headers)).status_code == 200
         for start in starts:
             start.cancel()
+
+
+async def test_evictions_are_a_problem() -> None:
+    """`connections_at_limit` in /health: none at the limit itself, and all since it began."""
+    async with serving(max_rest_connections=MAXIMUM) as served:
+
+        async def problems() -> Any:
+            health = (await served.get("/health")).json()
+            return health["problems"], health["details"].get("connections_at_limit", {}).get("count")
+
+        assert await problems() == ([], None)
+        first = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+        async with connections(served, MAXIMUM - 1, first) as readers:  # and the client of these tests
+            for reader in readers:
+                await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 45)
+            assert await problems() == ([], None)
+            async with connections(served, 2, first) as more:
+                for reader in more:
+                    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 45)
+                assert await problems() == (["connections_at_limit"], 2)
+        served.monotonic.now_ms += RestOptions().overload_ms
+        assert await problems() == ([], None)

@@ -7,7 +7,15 @@ import tracemalloc
 import pytest
 
 from ptn_api.http.errors import HTTPError
-from ptn_api.http.request import BODY_LIMIT, ConnectionInfo, Limits, Request, RequestReader
+from ptn_api.http.request import (
+    BODY_LIMIT,
+    MAX_HEADERS,
+    MAX_QUEUED,
+    ConnectionInfo,
+    Limits,
+    Request,
+    RequestReader,
+)
 
 GET = b"GET /me?a=%2f&b HTTP/1.1\r\nHost: x\r\nX-Twice: 1\r\nx-twice: 2\r\n\r\n"
 CHUNKED = b"GET /me HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -294,3 +302,32 @@ def test_closing_the_reader() -> None:
     reader.feed(GET)
     reader.close(HTTPError("bad_request", "..."))
     assert (len(requests_in(reader)), errors_in(reader)) == (1, ["request_timeout"])
+
+
+# --- at the limits ----------------------------------------------------------------------------------------
+
+
+def test_a_target_up_to_the_limit_is_accepted() -> None:
+    """With its query; a byte more is 414."""
+    most = Limits().target_bytes
+    for size, errors in ((most, []), (most + 1, ["uri_too_long"])):
+        target = b"/me?" + b"x" * (size - 4)
+        assert errors_in(reader_of(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target)) == errors
+
+
+def test_headers_up_to_the_limits_are_accepted() -> None:
+    """In bytes, each counted as `name: value` with its line end, and in number; beyond them it is 431."""
+    start, most = b"GET /me HTTP/1.1\r\nHost: x\r\n", Limits().head_bytes - len("Host: x\r\nX: \r\n")
+    for size, errors in ((most, []), (most + 1, ["headers_too_large"])):
+        assert errors_in(reader_of(start + b"X: " + b"y" * size + b"\r\n\r\n")) == errors
+    for count, errors in ((MAX_HEADERS - 1, []), (MAX_HEADERS, ["headers_too_large"])):  # and Host
+        assert errors_in(reader_of(start + b"X: y\r\n" * count + b"\r\n")) == errors
+
+
+def test_pipelined_requests_up_to_the_limit_are_queued() -> None:
+    """One more is an error, behind those."""
+    one = b"GET /me HTTP/1.1\r\nHost: x\r\n\r\n"
+    reader = reader_of(one * MAX_QUEUED)
+    assert (len(requests_in(reader)), errors_in(reader)) == (MAX_QUEUED, [])
+    reader = reader_of(one * (MAX_QUEUED + 1))
+    assert (len(requests_in(reader)), errors_in(reader)) == (MAX_QUEUED, ["bad_request"])

@@ -58,9 +58,13 @@ class OpenLimiter:
     def __init__(self, error: HTTPError | None = None) -> None:
         self.error = error
         self.reasons: list[str] = []
+        self.causes: list[str] = []
 
     def opened(self, connection: ConnectionInfo) -> HTTPError | None:
         return self.error
+
+    def refused(self, connection: ConnectionInfo, cause: str) -> None:
+        self.causes.append(cause)
 
     def closed(self, connection: ConnectionInfo, reason: str) -> None:
         self.reasons.append(reason)
@@ -347,3 +351,22 @@ def test_a_streamed_body_that_fails_is_cut_off(run: Run) -> None:
                 assert not (await reader.read()).endswith(b"0\r\n\r\n")
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("sent", "cause"),
+    [
+        (b"nonsense\r\n\r\n", "bad_request"),
+        (b"GET /" + b"x" * 9_000, "uri_too_long"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 40_000, "headers_too_large"),
+        (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", "version_not_supported"),
+        (b"GET / HTTP/1.1\r\n", "request_timeout"),
+    ],
+)
+async def test_input_that_is_not_a_request_is_counted_by_its_cause(sent: bytes, cause: str) -> None:
+    """No handler sees it."""
+    limiter = OpenLimiter()
+    async with serving(FakeHandler(), limiter, request_ms=300) as (reader, writer):
+        writer.write(sent)
+        assert cause.encode() in await asyncio.wait_for(reader.read(), 20)
+    assert limiter.causes == [cause]

@@ -331,3 +331,14 @@ async def test_an_order_does_not_wait_for_a_large_document(validator: ValidatorD
         await intake.until(lambda: len(intake.events()) == 5)
         assert (MINER, uuid(4)) in intake.state()
         await intake.until(lambda: intake.log.document(Document.PERF_LEDGERS) == big)
+
+
+def test_inflated_content_up_to_the_limit_is_read(validator: ValidatorDir) -> None:
+    """A byte more is refused, although the file itself is small."""
+    ledgers = Ledgers(validator, limit=1_000)
+    whole = b'{"a":"' + b"x" * 992 + b'"}'
+    ledgers.write(ZIPPED, zipped(whole))
+    assert ledgers.check() == whole
+    ledgers.write(ZIPPED, zipped(whole + b" "))
+    assert ledgers.check() is None
+    assert ledgers.files.refused == 1

@@ -11,7 +11,7 @@ import pytest
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.file_version import version_of
-from ptn_api.intake.files import LONGEST_NAME, Refusals, check_name, json_object, read_file
+from ptn_api.intake.files import LONGEST_NAME, Refusals, check_name, json_object, read_bytes, read_file
 from tests.factories import MINER
 
 
@@ -122,3 +122,17 @@ def test_unsafe_names_are_refused(name: str) -> None:
     with pytest.raises(InvalidInputError) as refused:
         check_name(name)
     assert refused.value.code == "bad_name"
+
+
+@pytest.mark.parametrize("tail", [None, 3])
+def test_a_file_up_to_the_limit_is_read(tmp_path: Path, tail: int | None) -> None:
+    """A byte more is refused, unless only its end is wanted."""
+    path = tmp_path / "a"
+    for size in (10, 11):
+        path.write_bytes(b"x" * size)
+        if size > 10 and tail is None:
+            with pytest.raises(InvalidInputError) as refused:
+                read_bytes(str(path), 10)
+            assert refused.value.code == "too_large"
+        else:
+            assert len(read_bytes(str(path), 10, tail=tail)[0]) == (tail or size)

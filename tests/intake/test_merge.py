@@ -176,3 +176,19 @@ async def test_items_that_were_taken_are_written_before_intake_ends(data: Path) 
         assert 1 <= len(intake.events()) <= 50
         assert len(intake.state()) == len(intake.events())
     assert taken is not intake
+
+
+async def test_the_queue_waits_while_too_many_changes_are_pending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit itself may be pending; one more waits until the log has caught up."""
+    monkeypatch.setattr("ptn_api.intake.merge._MAX_PENDING", 2)
+    monkeypatch.setattr(Merge, "pending", 2)
+    merge = object.__new__(Merge)
+    merge._written = asyncio.Event()
+    await merge.wait_for_capacity()
+    monkeypatch.setattr(Merge, "pending", 3)
+    waiting = asyncio.create_task(merge.wait_for_capacity())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    monkeypatch.setattr(Merge, "pending", 2)
+    merge._written.set()
+    await asyncio.wait_for(waiting, 10)

@@ -382,3 +382,12 @@ async def test_the_baseline_has_the_documents_of_miners(validator: ValidatorDir,
             "snapshots": [MINER],
             "archived_positions": [],
         }
+
+
+def test_a_snapshot_up_to_the_limit_is_read(validator: ValidatorDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A longer line is malformed, and left out."""
+    monkeypatch.setattr(miner_files, "_LINE_BYTES", len(snapshot(10)))
+    write_snapshots(validator, snapshot(10) + "\n", snapshot(100) + "\n", snapshot(11) + "\n")
+    files = Files(validator)
+    files.look()
+    assert [line["snapshot_ms"] for line in files.documents[SNAPSHOTS, MINER]] == [10, 11]

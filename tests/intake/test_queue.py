@@ -224,3 +224,12 @@ async def test_the_end_of_the_queue_is_not_the_end_of_intake(validator: Validato
         intake.close_queue()
         validator.write(position(1, [order(1)]))
         await intake.until(lambda: len(intake.events()) == 1)
+
+
+def test_an_item_up_to_the_limit_is_read() -> None:
+    """However it arrives; a byte more is dropped up to its end."""
+    for size, dropped in ((10, 0), (11, 1)):
+        for step in (1, 7, 100):
+            lines, sent = Lines(10), b"x" * size + b"\nnext\n"
+            got = [line for at in range(0, len(sent), step) for line in lines.feed(sent[at : at + step])]
+            assert (got[-1], len(got), lines.dropped) == (b"next", 2 - dropped, dropped)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,33 @@ def test_unusable_files_are_reported_once_per_change(tmp_path: Path, monkeypatch
     with pytest.raises(SettingsError, match="--tls-key"):
         certificate.refresh()
     assert certificate.refresh() is False
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+@pytest.mark.parametrize("which", ["certificate", "key"])
+def test_what_is_no_file_does_not_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], object], which: str
+) -> None:
+    """A FIFO, a folder or a device is reported, and the last good certificate stays in use."""
+    monkeypatch.setattr(module, "is_settled", lambda _: True)
+    files = certificates(tmp_path)
+    certificate = Certificate(files.certificate, files.key)
+    path: Path = getattr(files, which)
+    path.unlink()
+    make(path)
+    reasons: list[str] = []
+
+    def refresh() -> None:
+        try:
+            certificate.refresh()
+        except SettingsError as error:
+            reasons.append(str(error))
+
+    thread = threading.Thread(target=refresh, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert len(reasons) == 1
+    assert "is not a regular file" in reasons[0]
 
 
 async def test_an_unusable_certificate_is_a_problem_until_it_is_replaced(

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 import ptn_api
+from ptn_api.cluster.options import ClusterOptions
 from ptn_api.errors import SettingsError
 from ptn_api.intake.options import IntakeOptions, IntakeSettings
 from ptn_api.options import SECTIONS
@@ -127,7 +128,7 @@ def test_packages_that_share_a_setting_share_its_declaration(name: str) -> None:
     """The same type, description and default."""
     declared = {
         (repr(field.type), field.default)
-        for options in (Settings, IntakeSettings, RestOptions, StreamOptions)
+        for options in (Settings, IntakeSettings, RestOptions, StreamOptions, ClusterOptions)
         for field in msgspec.structs.fields(options)
         if field.name == name
     }
@@ -188,4 +189,5 @@ def test_options_that_are_not_settings_are_few(options: type[msgspec.Struct]) ->
         ),
         *("position_limit_bytes", "document_limit_bytes", "queue_line_limit_bytes"),
         *("rate_window_ms", "silent_ms", "replay_stall_ms"),
+        *("waiting_downloads", "download_wait_ms"),
     }

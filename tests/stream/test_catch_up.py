@@ -134,6 +134,26 @@ async def test_a_replay_waits_for_its_client_and_is_given_up_after_a_stall() -> 
             await until(lambda: live.counters.clients == 0)
 
 
+async def test_slow_clients_of_several_users_are_a_problem() -> None:
+    """`clients_too_slow`, which heartbeats name. A single user has a slow line."""
+    options = {"replay_stall_ms": 100, "unread_close_ms": 100, "heartbeat_ms": 50}
+    async with running(**options) as live, live.client() as watcher:
+        start = live.log.head().sequence
+        note = "x" * 50_000
+        for n in range(1, 201):
+            live.append(written(position(n, [order(n)], note=note)))
+        await watcher.login(version=2)
+        for user, problems in ((b"bob", None), (b"bob", None), (b"alice", ["clients_too_slow"])):
+            before = live.counters.slow_closes
+            login = b'{"api_key":"key-of-%b","last_sequence":%d}' % (user, start)
+            with contextlib.closing(_stuck_client(live, login)):
+                await until(lambda n=before: live.counters.slow_closes == n + 1)  # type: ignore[misc]
+            await watcher.send(type="ping", timestamp=1)
+            while (await watcher.receive())["type"] != "pong":
+                pass
+            assert (await watcher.receive()).get("problems") == problems
+
+
 async def test_a_replay_that_pruning_overtakes_is_closed_not_cut_short() -> None:
     """The client reconnects and learns what is still available."""
     async with running() as live:

@@ -45,6 +45,23 @@ async def test_silent_connections_evict_each_other() -> None:
         assert len(await client.messages(1)) == 1
 
 
+async def test_the_limit_itself_evicts_nobody_and_one_more_the_oldest() -> None:
+    """Which is a problem, `connections_at_limit`, that heartbeats name."""
+    async with running(max_waiting_connections=MOST) as live, live.client() as client:
+        await client.login(version=2)
+        async with silent(live, MOST, UPGRADE + b"\r\n") as readers:
+            for reader in readers:
+                await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
+            assert live.counters.limited == {}
+            async with silent(live, 1):
+                beat = await client.next("heartbeat")
+                assert beat["problems"] == ["connections_at_limit"]
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(readers[0].read(), SOON_S) == b""
+            assert live.counters.limited == {"waiting_connections": 1}
+            assert not any(reader.at_eof() for reader in readers[1:])
+
+
 async def test_a_valid_login_that_waits_its_turn_is_not_evicted() -> None:
     """A login that the pacer delays no longer counts."""
     async with (

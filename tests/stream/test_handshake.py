@@ -67,3 +67,14 @@ def test_it_does_not_matter_how_a_handshake_arrives(
         assert isinstance(found, bytes)
         assert isinstance(whole, bytes)
         assert len(found) < 500
+
+
+def test_a_handshake_up_to_the_limit_is_read() -> None:
+    """A byte more is 431, before it is complete."""
+    start = b"GET / HTTP/1.1\r\n" + b"\r\n".join([*LINES, b"X: "])
+    whole = start + b"y" * (HEAD_BYTES - len(start))
+    assert HandshakeReader().feed(whole) is None
+    assert isinstance(HandshakeReader().feed(whole + b"\r\n\r\n"), Handshake)
+    refusal = HandshakeReader().feed(whole + b"y\r\n\r\n")
+    assert isinstance(refusal, bytes)
+    assert refusal.startswith(b"HTTP/1.1 431 ")

@@ -331,3 +331,25 @@ async def test_the_clients_own_close_is_answered(live: LiveStream) -> None:
         assert await asyncio.wait_for(raw.reader.read(), SOON_S) == b""
         raw.writer.close()
     await until(lambda: live.counters.clients == 0)
+
+
+async def test_a_handshake_must_come_in_time() -> None:
+    """The connection ends without a response; each refused handshake is counted by its status, too."""
+    async with running(auth_timeout_ms=100) as live:
+        for sent in (b"", WHOLE, GET + HOST + b"\r\n", b"nonsense\r\n\r\n"):
+            received = await asyncio.to_thread(_read_to_end, live.port, sent, None)
+            assert received == b"" or sent.endswith(b"\r\n\r\n")
+        assert live.counters.refused_handshakes == {"timeout": 2, "426": 1, "400": 1}
+
+
+async def test_a_connection_beyond_the_rate_that_sends_nothing_is_closed() -> None:
+    """With "reconnect", and then aborted: nobody need read the close frame."""
+    async with running(connects_per_minute=1, trusted_proxies="127.0.0.1", unread_close_ms=100) as live:
+        sent = WHOLE + b"X-Forwarded-For: 9.9.9.9\r\n\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
+        writer.write(sent)
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
+        received = await asyncio.to_thread(_read_to_end, live.port, sent, None)
+        assert struct.pack("!H", 4006) in received
+        assert live.counters.limited == {"connects": 1}
+        writer.close()

@@ -7,14 +7,21 @@ import contextlib
 import gc
 import json
 import tracemalloc
+from typing import Any, cast
 
 import pytest
 
 from ptn_api.access import Grant, KeyRing
 from ptn_api.access.usage import Usage
+from ptn_api.stream.connection import Socket
+from ptn_api.stream.counters import StreamCounters
+from ptn_api.stream.hub import Hub
+from ptn_api.stream.options import StreamOptions
 from ptn_api.wire import close_codes
-from ptn_api.wire.client_frames import MOST_NAMES
+from ptn_api.wire.client_frames import MOST_NAMES, SMALL_FRAME_BYTES
+from tests.factories import T0
 from tests.hostile.raw import UPGRADE, RawSocket, deflated, frame
+from tests.memory_log import MemoryLog
 from tests.stream.live import KEY, SOON_S, LiveStream, running, until
 
 FORWARDED = {"X-Forwarded-For": "1.1.1.1"}
@@ -28,8 +35,10 @@ async def test_too_many_frames_close_their_connection_only() -> None:
     async with running(frames_per_minute=10) as live, live.client() as client, live.client() as calm:
         await client.login()
         await calm.login()
-        for _ in range(10):
+        for _ in range(9):
             await client.send(type="ping", timestamp=1)
+            assert (await client.receive())["type"] == "pong"
+        await client.send(type="ping", timestamp=1)
         assert await client.close_code() == close_codes.TOO_MANY_REQUESTS.code
         assert close_codes.should_return(close_codes.TOO_MANY_REQUESTS.code)
         await calm.send(type="ping", timestamp=1)
@@ -218,3 +227,55 @@ async def test_usage_counts_what_was_sent_and_orders_are_timed() -> None:
     assert (rows["alice"].messages, rows["bob"].messages) == (3, 0)
     assert rows["alice"].sent_bytes > live.counters.sent_bytes > 0
     assert sum(live.counters.lag_seen.counts) == 3
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+async def test_messages_up_to_their_limits_are_read(compression: str | None) -> None:
+    """4 KiB, or of a version 2 client after its login the limit of filters; a byte more closes with 1009."""
+
+    def padded(size: int, **fields: Any) -> str:
+        text = json.dumps(fields)[:-1] + ', "x": "'
+        return text + "y" * (size - len(text) - 2) + '"}'
+
+    most = StreamOptions().message_limit_bytes
+    async with running() as live:
+        for more, result in ((0, "success"), (1, 1009)):
+            async with live.client(compression=compression) as client:
+                await client.connection.send(padded(SMALL_FRAME_BYTES + more, api_key=KEY))
+                assert result == (await client.close_code() if more else (await client.receive())["status"])
+            for version, size in ((1, SMALL_FRAME_BYTES), (2, most)):
+                async with live.client(compression=compression) as client:
+                    await client.login(version=version)
+                    await client.connection.send(padded(size + more, type="subscribe", all=True))
+                    if more:
+                        assert await client.close_code() == 1009
+                    else:  # version 2 knows no such field
+                        kind = "subscription_status" if version == 1 else "error"
+                        assert (await client.receive())["type"] == kind
+
+
+async def test_unsent_bytes_up_to_the_limit_are_kept() -> None:
+    """A byte more closes the connection with "reconnect"."""
+
+    class Unread:
+        address, address_group, deflate = "", None, False
+        unsent = 0
+        closed: close_codes.CloseCode | None = None
+
+        def write(self, data: bytes) -> None: ...
+        def unsent_bytes(self) -> int:
+            return self.unsent
+
+        def close(self, reason: close_codes.CloseCode) -> None:
+            self.closed = reason
+
+    socket, counters = Unread(), StreamCounters()
+    options = StreamOptions(send_buffer_bytes=1_000)
+    hub = Hub(MemoryLog(created_ms=T0), KeyRing(), options=options, counters=counters, clock=lambda: T0)
+    connection = hub.connect(cast(Socket, socket))
+    connection.congested()
+    for socket.unsent, code in ((1_000, None), (1_001, close_codes.SLOW_CONSUMER)):
+        connection.check_buffer()
+        assert socket.closed == code
+    assert counters.slow_closes == 1
+    hub.disconnected(connection, close_codes.SLOW_CONSUMER)

@@ -46,6 +46,8 @@ ELSEWHERE: dict[Code, str] = {
     "clock_untrusted": "system/test_clock_jumps.py",
     "certificate_unreadable": "process/test_certificate.py",
     "event_loop_busy": "process/test_background.py",
+    "connections_at_limit": "stream/test_connection_limit.py",
+    "clients_too_slow": "stream/test_catch_up.py",
 }
 """Problems that real processes cannot be given here, and the files whose tests provoke them."""
 
@@ -294,6 +296,17 @@ def crowded_server(patient: Patient) -> Iterator[None]:
             connection.close()
 
 
+@contextmanager
+def little_memory(patient: Patient) -> Iterator[None]:
+    """The address space of a process is nearly as large as it may be."""
+    stream = patient.server.children()["stream"]
+    before = resource.prlimit(stream.pid, resource.RLIMIT_AS)
+    most = int(stream.memory_info().vms * 1.06)
+    resource.prlimit(stream.pid, resource.RLIMIT_AS, (most, before[1]))
+    yield
+    resource.prlimit(stream.pid, resource.RLIMIT_AS, before)
+
+
 def left_out(path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"bob": {"tier": 100}}))
 
@@ -316,6 +329,7 @@ PROVOKED: dict[Code, Any] = {
     "usage_unwritable": lost_usage,
     "accept_paused": no_more_files,
     "work_refused": crowded_server,
+    "memory_near_limit": little_memory,
 }
 COUNTS: dict[Code, int] = {"files_refused": 1, "documents_refused": 1, "key_entries_left_out": 1}
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ptn_api.errors import LogError
+from ptn_api.errors import LogBehindError, LogError
 from ptn_api.wire import close_codes, frames
-from ptn_api.wire.client_frames import MOST_NAMES, Subscription
+from ptn_api.wire.client_frames import LONGEST_NAME, MOST_NAMES, Subscription
 from ptn_api.wire.server_session import (
     MAX_WAITING_FRAMES,
     TRANSITIONS,
@@ -62,6 +62,10 @@ class Log:
     epoch: str = "e1"
     times: dict[int, int] = field(default_factory=dict)
     late: dict[int, int] = field(default_factory=dict)
+    behind: int | None = 0
+
+    def behind_ms(self) -> int | None:
+        return self.behind
 
     def head(self) -> Head:
         return Head(self.last, self.revision)
@@ -733,3 +737,53 @@ class Conversation(RuleBasedStateMachine):
 
 TestConversation = Conversation.TestCase
 TestConversation.settings = tries(150, stateful_step_count=25)
+
+
+def test_a_name_of_the_greatest_length_is_accepted() -> None:
+    """In a filter of either kind."""
+    session, _ = _logged_in(version=2)
+    for name in ("miners", "trade_pairs"):
+        _tell(session, type="subscribe", **{name: ["X" * LONGEST_NAME]})
+        assert getattr(session.subscription, name) == {"X" * LONGEST_NAME}
+
+
+# --- a log that is behind -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("behind", [None, 700])
+def test_a_cursor_above_the_head_waits_for_a_log_that_is_behind(behind: int | None) -> None:
+    """Until the log was complete after the client came: then the number is refused."""
+    log = Log(behind=behind)
+    session = _session(log)
+    _tell(session, api_key="k", version=2, last_sequence=115, epoch="e1")
+    for waited_ms in (0, 699):
+        with pytest.raises(LogBehindError):
+            session.key_checked(100, NOW, waited_ms=waited_ms)
+    assert session.state is State.CHECKING
+    log.behind = 700
+    session.key_checked(100, NOW, waited_ms=700)
+    _, failed = _sent(_tell(session, type="subscribe"))
+    assert isinstance(failed, frames.ResumeFailed)
+    assert failed.reason == "future"
+
+
+def test_a_client_that_waited_too_long_is_sent_away() -> None:
+    """At its login, or at a subscribe with a revision; nothing is sent before the close."""
+    session = _session(Log(behind=None))
+    _tell(session, api_key="k", version=2, last_sequence=115, epoch="e1")
+    assert session.key_checked(100, NOW, waited_ms=None) == [Close(close_codes.NOT_READY)]
+    session, _ = _logged_in(Log(behind=None), version=2, last_sequence=105, epoch="e1")
+    (effect,) = _tell(session, type="subscribe", updates=True, format="delta", revision=51)
+    assert isinstance(effect, RetryLater)
+    assert session.retry(NOW, waited_ms=None) == [Close(close_codes.NOT_READY)]
+
+
+def test_version_1_waits_and_then_continues_at_the_head() -> None:
+    """It has no epoch, so the number may be from anywhere."""
+    session = _session(Log(behind=None))
+    _tell(session, api_key="k", last_sequence=115)
+    with pytest.raises(LogBehindError):
+        session.key_checked(100, NOW)
+    (success,) = _sent(session.key_checked(100, NOW, waited_ms=None))
+    assert isinstance(success, frames.AuthSuccess)
+    assert success.current_sequence == 110

@@ -1,0 +1,90 @@
+"""Making the log of a single machine the log of a cluster, with its epoch, sequences and revisions.
+
+The stream's first commit writes nothing: it names the log, and only a copy that is at its head can apply it.
+Everything is in the snapshot after it, which every machine starts from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+import tempfile
+from pathlib import Path
+
+from ptn_api.cluster.broker import Broker, SnapshotInfo
+from ptn_api.cluster.chain import START, Link
+from ptn_api.cluster.commit import Part, decode_part, encode_part, encode_rows
+from ptn_api.cluster.snapshot import publish_snapshot
+from ptn_api.errors import (
+    EntriesPurgedError,
+    LogError,
+    LogMissingError,
+    OutcomeUnknownError,
+    PublishRefusedError,
+)
+from ptn_api.event_log.database import log_path, writing
+from ptn_api.event_log.schema import SCHEMA_VERSION, create_or_migrate
+from ptn_api.event_log.sqlite_log import lock_directory
+
+__all__ = ["adopt"]
+
+
+def adopt(broker: Broker, data_dir: Path) -> SnapshotInfo:
+    """Publishes the log in this directory, which nobody may write meanwhile, to an empty stream.
+
+    The directory keeps its log, which is not a copy of the cluster's. If this was interrupted, it can be
+    called again for the same log. Raises LogLockedError, LogMissingError, LogError if the stream has another
+    log or this one is not ready, and BrokerError.
+    """
+    path = log_path(data_dir.absolute())
+    if not path.exists():
+        raise LogMissingError(f"no log in {data_dir}")
+    lock = lock_directory(data_dir.absolute())
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix="copy-") as folder:
+            file = Path(folder) / path.name
+            with writing():
+                part = _make_first_copy(path, file)
+            try:
+                broker.publish(encode_part(part), expected=0)
+            except (PublishRefusedError, OutcomeUnknownError):
+                if not _is_first(broker, part):
+                    raise LogError(
+                        "the log was not taken over: the cluster has another log, or does not answer",
+                        code="not_empty",
+                    ) from None
+                if done := broker.snapshots():
+                    return done[0]
+            return publish_snapshot(broker, file)
+    finally:
+        os.close(lock)
+
+
+def _is_first(broker: Broker, part: Part) -> bool:
+    """Whether the stream begins with this commit, which an earlier attempt has published."""
+    try:
+        entries = broker.read(0, 1)
+    except EntriesPurgedError:
+        return False
+    return bool(entries) and decode_part(entries[0].payload).link.commit_id == part.link.commit_id
+
+
+def _make_first_copy(path: Path, file: Path) -> Part:
+    """Writes the log as a copy at the stream's first commit, which is returned."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("VACUUM INTO ?", (str(file),))
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as db:
+        create_or_migrate(db, file, 0)
+        epoch, ready, *head = db.execute("SELECT epoch, ready, sequence, revision FROM log").fetchone()
+        if not ready:
+            raise LogError(f"the log in {path.parent} has no content yet", code="not_ready")
+        # The same for the same log, so that a second attempt recognizes the first one's commit.
+        commit_id = hashlib.blake2b(repr((epoch, head)).encode(), digest_size=16).digest()
+        link = Link(commit_id, START.commit_id, START.index, START.term, START.writer)
+        db.execute("DELETE FROM chain")
+        db.execute("INSERT INTO chain VALUES (1, 1, ?, 0, x'', NULL)", (commit_id,))
+    ((body, _),) = encode_rows([])
+    sequence, revision = head
+    return Part(link, SCHEMA_VERSION, (sequence, revision), (sequence, revision), body)

@@ -1,0 +1,593 @@
+"""The broker over NATS JetStream; nothing else in the package knows NATS.
+
+Two replicated streams for each cluster: the log, and the snapshots in pieces. The servers announce
+the log's entries (`republish`), and readers get them in batches from any replica (direct get). There are no
+consumers, so the cluster keeps no state for a reader that could be lost with a server.
+
+There is no message id: the servers would then acknowledge an entry that they do not store, within a window of
+time. `Nats-Expected-Last-Sequence` refuses it instead, which the writer has to settle in any case.
+
+One connection at a time, to one server. After a late answer it is replaced by one to the next server, because
+a server that is frozen or cut off keeps its connections open. The library's own way of reconnecting is not
+used: it would send what it could not send before, long after the caller has stopped waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import ssl
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from ptn_api.cluster.broker import PART_BYTES, Entry, SnapshotInfo
+from ptn_api.cluster.options import ClusterOptions
+from ptn_api.errors import (
+    BrokerError,
+    EntriesPurgedError,
+    OutcomeUnknownError,
+    PublishRefusedError,
+    SettingsError,
+    error_text,
+)
+from ptn_api.loop_thread import LoopThread
+
+__all__ = ["JetStreamBroker", "NodeReport", "StreamStatus"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+logger = structlog.get_logger()
+
+_CONNECT_S = 1.0
+_RECONNECT_PAUSE_S = 0.1
+_CLOSE_S = 1.0
+_BATCH = 1_000
+"""Most entries of one answer; the callers limit its size."""
+_PIECES = 8
+"""Pieces of a snapshot in one answer."""
+_MAX_MESSAGE_BYTES = PART_BYTES + 4_096
+_EXPECTED_SEQUENCE = "Nats-Expected-Last-Sequence"
+_EXPECTED_STREAM = "Nats-Expected-Stream"
+_END_OF_BATCH, _NOT_FOUND, _NO_RESPONDERS = "204", "404", "503"
+_STREAM_NOT_FOUND = 10059
+_NAME_IN_USE = 10058
+
+
+class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine of the cluster reports about itself, once a second, to whoever listens."""
+
+    node: str
+    """Its name, different from all others."""
+    index: int
+    """The last commit that its copy contains."""
+    behind_ms: int | None
+    """How long ago its copy was complete; None: not since it started."""
+    processes: list[str]
+    active: bool = False
+    """Whether its intake is the active one."""
+    term: int = 0
+    version: str = ""
+
+
+class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream as one server sees it."""
+
+    first: int
+    last: int
+    size: int
+    replicas: int
+    leader: str
+    """The leading server's name; empty without a leader."""
+    current: list[str]
+    """The other servers that have everything."""
+    lagging: list[str]
+
+
+class _Error(msgspec.Struct):
+    err_code: int = 0
+    description: str = ""
+
+
+class _Ack(msgspec.Struct):
+    seq: int = 0
+    error: _Error | None = None
+
+
+class _State(msgspec.Struct):
+    first_seq: int = 0
+    last_seq: int = 0
+    bytes: int = 0
+
+
+class _Peer(msgspec.Struct):
+    name: str = ""
+    current: bool = False
+    offline: bool = False
+
+
+class _Group(msgspec.Struct):
+    leader: str = ""
+    replicas: list[_Peer] = []
+
+
+class _Config(msgspec.Struct):
+    num_replicas: int = 1
+
+
+class _Info(msgspec.Struct):
+    error: _Error | None = None
+    state: _State = msgspec.field(default_factory=_State)
+    config: _Config = msgspec.field(default_factory=_Config)
+    cluster: _Group = msgspec.field(default_factory=_Group)
+
+
+_acks = msgspec.json.Decoder(_Ack)
+_infos = msgspec.json.Decoder(_Info)
+_snapshots = msgspec.json.Decoder(SnapshotInfo)
+_reports = msgspec.json.Decoder(NodeReport)
+
+
+class JetStreamBroker:
+    """A `Broker` (see broker.py). Connects in its own thread, and again whenever the connection breaks."""
+
+    def __init__(self, options: ClusterOptions) -> None:
+        """Does not wait for a connection. Raises SettingsError for unusable options and files."""
+        options.check()
+        self._options = options
+        self._request_s = options.request_ms / 1000
+        self._security = _security(options)
+        name = options.cluster_name
+        self._log_stream, self._log_subject = f"{name.upper()}_LOG", f"{name}.log"
+        self._snapshot_stream, self._snapshot_subject = f"{name.upper()}_SNAPSHOT", f"{name}.snapshot"
+        self._announced_subject, self._node_subject = f"{name}.announced", f"{name}.node"
+        self._servers = options.servers
+        random.shuffle(self._servers)
+        self._announced = threading.Condition()
+        self._announced_index = 0
+        self._closed = False
+        self._client: Client | None = None
+        self._connected = asyncio.Event()
+        self._given_up = asyncio.Event()
+        self._last_error = ""
+        self._thread = LoopThread("cluster-broker")
+        self._thread.call(self._start)
+
+    # --- the protocol -------------------------------------------------------------------------------------
+
+    def publish(self, payload: bytes, *, expected: int) -> int:
+        return self._call(self._publish, self._log_stream, self._log_subject, payload, expected)
+
+    def read(self, after: int, max_bytes: int) -> list[Entry]:
+        return self._call(self._read, after, max_bytes)
+
+    def last(self) -> int:
+        return self._call(self._info, self._log_stream).state.last_seq
+
+    def wait(self, after: int, timeout_ms: int) -> None:
+        with self._announced:
+            self._announced.wait_for(
+                lambda: self._announced_index > after or self._closed, max(timeout_ms, 0) / 1000
+            )
+
+    def purge(self, through: int) -> None:
+        self._call(self._request, f"STREAM.PURGE.{self._log_stream}", {"seq": through + 1})
+
+    def put_snapshot(self, info: SnapshotInfo, pieces: Iterable[bytes]) -> None:
+        subject = f"{self._snapshot_subject}.{info.name}"
+        for number, piece in enumerate(pieces):
+            self._call(self._publish, self._snapshot_stream, f"{subject}.piece.{number}", piece)
+        self._call(self._publish, self._snapshot_stream, f"{subject}.info", msgspec.json.encode(info))
+
+    def snapshots(self) -> list[SnapshotInfo]:
+        return [info for info, _ in self.snapshots_stored()]
+
+    def get_snapshot(self, info: SnapshotInfo) -> Iterator[bytes]:
+        subject = f"{self._snapshot_subject}.{info.name}.piece"
+        done, sequence = 0, 1
+        while done < info.pieces:
+            wanted = {
+                "seq": sequence,
+                "next_by_subj": f"{subject}.*",
+                "batch": _PIECES,
+                "max_bytes": _PIECES * _MAX_MESSAGE_BYTES,
+            }
+            found = self._call(self._batch, self._snapshot_stream, wanted)
+            if not found:
+                raise BrokerError(f"piece {done} of the snapshot of commit {info.index} is missing")
+            for message in found:
+                if _header(message, "Nats-Subject") != f"{subject}.{done}":
+                    raise BrokerError(f"piece {done} of the snapshot of commit {info.index} is missing")
+                yield message.data
+                done += 1
+            sequence = int(_header(found[-1], "Nats-Sequence")) + 1
+
+    def delete_snapshot(self, info: SnapshotInfo) -> None:
+        subject = f"{self._snapshot_subject}.{info.name}"
+        # The info first: a snapshot of which pieces are gone must not be listed.
+        for part in (".info", ".piece.*"):
+            self._call(self._request, f"STREAM.PURGE.{self._snapshot_stream}", {"filter": subject + part})
+
+    def close(self) -> None:
+        with self._announced:
+            self._closed = True
+            self._announced.notify_all()
+        self._thread.close(self._end)
+        self._thread.join()
+
+    # --- for operators ------------------------------------------------------------------------------------
+
+    def create_streams(self) -> None:
+        """Creates both streams, or changes their options to those of today. Raises BrokerError.
+
+        Waits until they answer, which new streams do not at once.
+        """
+        options = {
+            "storage": "file",
+            "num_replicas": self._options.replicas,
+            "retention": "limits",
+            "discard": "new",
+            "max_msg_size": _MAX_MESSAGE_BYTES,
+            "allow_direct": True,
+            "deny_delete": True,
+        }
+        republish = {"src": self._log_subject, "dest": self._announced_subject, "headers_only": True}
+        for name, special in (
+            (self._log_stream, {"subjects": [self._log_subject], "republish": republish}),
+            (self._snapshot_stream, {"subjects": [f"{self._snapshot_subject}.>"]}),
+        ):
+            self._settled(self._create_or_change, options | special | {"name": name})
+            self._settled(self._batch, name, {"seq": 1, "batch": 1})
+
+    def status(self) -> dict[str, StreamStatus]:
+        """Both streams, by `log` and `snapshots`, as the server sees them that answers."""
+        found = {}
+        for name, stream in (("log", self._log_stream), ("snapshots", self._snapshot_stream)):
+            info = self._call(self._info, stream)
+            peers = info.cluster.replicas
+            found[name] = StreamStatus(
+                first=info.state.first_seq,
+                last=info.state.last_seq,
+                size=info.state.bytes,
+                replicas=info.config.num_replicas,
+                leader=info.cluster.leader,
+                current=[peer.name for peer in peers if peer.current and not peer.offline],
+                lagging=[peer.name for peer in peers if not peer.current or peer.offline],
+            )
+        return found
+
+    def snapshots_stored(self) -> list[tuple[SnapshotInfo, datetime]]:
+        """The snapshots, as `snapshots` returns them, and when they were stored, by the servers' clocks."""
+        wanted = {"multi_last": [f"{self._snapshot_subject}.*.info"]}
+        found = self._call(self._batch, self._snapshot_stream, wanted)
+        infos = [
+            # To the second: Python 3.10 reads neither nine digits of its fraction nor "Z".
+            (
+                _snapshots.decode(message.data),
+                datetime.fromisoformat(f"{_header(message, 'Nats-Time-Stamp')[:19]}+00:00"),
+            )
+            for message in found
+        ]
+        return sorted(infos, key=lambda pair: -pair[0].index)
+
+    def report(self, report: NodeReport) -> None:
+        """Sends a report to whoever listens; it may be lost. Raises BrokerError without a connection."""
+
+        async def send() -> None:
+            client = await self._connection(self._request_s)
+            try:
+                await client.publish(self._node_subject, msgspec.json.encode(report))
+            except (nats.errors.Error, OSError) as error:
+                raise BrokerError(f"the report was not sent: {error_text(error)}") from error
+
+        self._call(send)
+
+    def reports(self, listen_ms: int) -> list[NodeReport]:
+        """The reports of all machines that send one within this time, by name."""
+        found: dict[str, NodeReport] = {}
+
+        async def take(message: Msg) -> None:
+            with contextlib.suppress(msgspec.DecodeError):
+                report = _reports.decode(message.data)
+                found[report.node] = report
+
+        async def listen() -> None:
+            client = await self._connection(self._request_s)
+            try:
+                subscription = await client.subscribe(self._node_subject, cb=take)
+                await asyncio.sleep(listen_ms / 1000)
+                await subscription.unsubscribe()
+            except (nats.errors.Error, OSError) as error:
+                raise BrokerError(f"the cluster's broker was lost: {error_text(error)}") from error
+
+        self._call(listen)
+        return [found[name] for name in sorted(found)]
+
+    # --- in the loop's thread -----------------------------------------------------------------------------
+
+    async def _publish(self, stream: str, subject: str, payload: bytes, expected: int | None = None) -> int:
+        headers = {_EXPECTED_STREAM: stream}
+        timeout_s = self._request_s
+        if expected is not None:
+            headers[_EXPECTED_SEQUENCE] = str(expected)
+            timeout_s = self._options.ack_ms / 1000
+        client = await self._connection(timeout_s)
+        try:
+            answer = await client.request(subject, payload, timeout=timeout_s, headers=headers)
+        except nats.errors.NoRespondersError as error:
+            raise PublishRefusedError("the cluster's broker has no leader, or no streams") from error
+        except nats.errors.MaxPayloadError as error:
+            raise BrokerError("the NATS servers' max_payload is too small: 1 MiB is needed") from error
+        except (nats.errors.Error, OSError) as error:
+            self._give_up(client, "no acknowledgement")
+            raise OutcomeUnknownError(f"no acknowledgement: {error_text(error)}") from error
+        ack = _decoded(_acks, answer)
+        if ack.error is not None:
+            raise PublishRefusedError(f"the entry was refused: {ack.error.description}")
+        return ack.seq
+
+    async def _read(self, after: int, max_bytes: int) -> list[Entry]:
+        wanted = {"seq": after + 1, "batch": _BATCH, "max_bytes": max_bytes}
+        found = await self._batch(self._log_stream, wanted)
+        entries: list[Entry] = []
+        for message in found:
+            index = int(_header(message, "Nats-Sequence"))
+            if index != after + len(entries) + 1:
+                break
+            entries.append(Entry(index, message.data))
+        if entries:
+            return entries
+        if (await self._info(self._log_stream)).state.first_seq > after + 1:
+            raise EntriesPurgedError(f"the entry {after + 1} was purged")
+        if found:  # a server with a damaged disk; another one may answer next
+            raise BrokerError(f"a server of the cluster's broker lacks the entry {after + 1}")
+        return []
+
+    async def _batch(self, stream: str, wanted: dict[str, Any]) -> list[Msg]:
+        """The messages of one direct get; from any replica. A broken answer ends with its last message."""
+        client = await self._connection(self._request_s)
+        found: list[Msg] = []
+        status = ""
+        arrived = asyncio.Event()
+
+        async def take(message: Msg) -> None:
+            nonlocal status
+            if message.headers and (code := message.headers.get("Status")):
+                status = code
+            else:
+                found.append(message)
+            arrived.set()
+
+        inbox = client.new_inbox()
+        try:
+            subscription = await client.subscribe(inbox, cb=take)
+            request = msgspec.json.encode(wanted)
+            await client.publish(f"$JS.API.DIRECT.GET.{stream}", request, reply=inbox)
+            while not status:
+                arrived.clear()
+                await asyncio.wait_for(arrived.wait(), self._request_s)
+            await subscription.unsubscribe()
+        except (nats.errors.Error, OSError, asyncio.TimeoutError) as error:
+            self._give_up(client, "no answer")
+            if not found:
+                raise BrokerError(f"the cluster's broker does not answer: {error_text(error)}") from error
+        if status == _NO_RESPONDERS:
+            raise BrokerError("the cluster's broker has no leader, or no streams: see ptn cluster init")
+        if status not in ("", _END_OF_BATCH, _NOT_FOUND):
+            raise BrokerError(f"the cluster's broker answers with status {status}")
+        return found
+
+    async def _info(self, stream: str) -> _Info:
+        return await self._request(f"STREAM.INFO.{stream}", {})
+
+    async def _create_or_change(self, config: dict[str, Any]) -> None:
+        name = config["name"]
+        try:
+            await self._request(f"STREAM.CREATE.{name}", config)
+        except BrokerError as error:
+            if error.code != str(_NAME_IN_USE):
+                raise
+            await self._request(f"STREAM.UPDATE.{name}", config)
+
+    async def _request(self, action: str, wanted: dict[str, Any]) -> _Info:
+        """A request of the JetStream API. Raises BrokerError."""
+        client = await self._connection(self._request_s)
+        try:
+            answer = await client.request(
+                f"$JS.API.{action}", msgspec.json.encode(wanted), timeout=self._request_s
+            )
+        except nats.errors.NoRespondersError as error:
+            raise BrokerError("JetStream is not available: not enabled, or without a leader") from error
+        except (nats.errors.Error, OSError) as error:
+            self._give_up(client, "no answer")
+            raise BrokerError(f"the cluster's broker does not answer: {error_text(error)}") from error
+        info = _decoded(_infos, answer)
+        if info.error is not None:
+            if info.error.err_code == _STREAM_NOT_FOUND:
+                raise BrokerError(
+                    f"the cluster {self._options.cluster_name} has no streams: run ptn cluster init",
+                    code="no_streams",
+                )
+            raise BrokerError(
+                f"the cluster's broker refused: {info.error.description}", code=str(info.error.err_code)
+            )
+        return info
+
+    # --- the connection -----------------------------------------------------------------------------------
+
+    def _call(self, work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs a coroutine in the loop's thread. It is bounded in time by itself."""
+        if self._closed:
+            raise BrokerError("the connection to the cluster's broker was closed")
+        try:
+            return self._thread.run(partial(work, *args, **kwargs))
+        except (RuntimeError, asyncio.CancelledError) as error:
+            if not self._closed:
+                raise
+            raise BrokerError("the connection to the cluster's broker was closed") from error
+
+    def _settled(self, work: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Repeats a request that fails until all servers had time for it."""
+        deadline = time.monotonic() + 10 * self._request_s
+        while True:
+            try:
+                return self._call(work, *args, **kwargs)
+            except BrokerError:
+                if self._closed or time.monotonic() > deadline:
+                    raise
+                time.sleep(_RECONNECT_PAUSE_S)
+
+    def _start(self) -> None:
+        self._connected, self._given_up = asyncio.Event(), asyncio.Event()
+        self._connecting = asyncio.get_running_loop().create_task(self._keep_connected())
+
+    async def _end(self) -> None:
+        self._connecting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._connecting
+
+    async def _connection(self, timeout_s: float) -> Client:
+        """The connection, once there is one. Raises BrokerError: nothing was sent."""
+        client = self._client
+        if client is not None and not client.is_connected:
+            self._give_up(client, "connection lost")
+        try:
+            await asyncio.wait_for(self._connected.wait(), timeout_s)
+        except asyncio.TimeoutError:
+            reason = f": {self._last_error}" if self._last_error else ""
+            raise BrokerError(f"no connection to the cluster's broker{reason}") from None
+        assert self._client is not None
+        return self._client
+
+    def _give_up(self, client: Client, reason: str) -> None:
+        if client is self._client:
+            if not self._closed:
+                logger.info("cluster_connection_given_up", reason=reason)
+            self._client = None
+            self._connected.clear()
+            self._given_up.set()
+
+    async def _keep_connected(self) -> None:
+        while True:
+            server = self._servers.pop(0)
+            self._servers.append(server)
+            client = Client()
+            try:
+                await self._connect(client, server)
+            except nats.errors.NoServersError:
+                pass  # reported by `on_error`
+            except Exception as error:  # noqa: BLE001 - of TLS, of a bad seed: all mean "not connected"
+                self._complain(server, error)
+            else:
+                logger.info("cluster_connected", server=_place(server))
+                self._last_error = ""
+                self._client = client
+                self._given_up.clear()
+                self._connected.set()
+                await self._given_up.wait()
+            finally:
+                await _close(client)
+            await asyncio.sleep(_RECONNECT_PAUSE_S)
+
+    async def _connect(self, client: Client, server: str) -> None:
+        lost = self._give_up
+
+        async def on_close() -> None:
+            lost(client, "closed")
+
+        async def on_error(error: Exception) -> None:
+            self._complain(server, error)
+
+        connecting = client.connect(
+            [server],
+            name=f"ptn-{self._options.cluster_name}",
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            connect_timeout=_CONNECT_S,  # type: ignore[arg-type]
+            ping_interval=max(1, self._options.ping_ms // 1000),
+            closed_cb=on_close,
+            error_cb=on_error,
+            **self._security,
+        )
+        await asyncio.wait_for(connecting, 3 * _CONNECT_S)
+        await client.subscribe(self._announced_subject, cb=self._take_announcement)
+        await client.flush(1)
+
+    def _complain(self, server: str, error: BaseException) -> None:
+        """Logs a fault of the connection once, until there is another one or a connection."""
+        text = error_text(error).removeprefix("nats: ")
+        if text != self._last_error:
+            self._last_error = text
+            logger.warning("cluster_not_connected", server=_place(server), reason=text)
+
+    async def _take_announcement(self, message: Msg) -> None:
+        index = int(_header(message, "Nats-Sequence") or 0)
+        with self._announced:
+            if index > self._announced_index:
+                self._announced_index = index
+                self._announced.notify_all()
+
+
+async def _close(client: Client) -> None:
+    """Closes a connection that may be to a frozen server, which takes nothing any more."""
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(client.close(), _CLOSE_S)
+    transport = getattr(client, "_transport", None)
+    writer = getattr(transport, "_bare_io_writer", None)
+    if writer is not None:
+        writer.transport.abort()
+
+
+def _security(options: ClusterOptions) -> dict[str, Any]:
+    """The arguments of `connect` for credentials and TLS. Raises SettingsError."""
+    arguments: dict[str, Any] = {}
+    if options.cluster_credentials:
+        path = Path(options.cluster_credentials).expanduser()
+        try:
+            content = path.read_text()
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"--cluster-credentials cannot be read: {error_text(error)}") from None
+        if "BEGIN NATS USER JWT" in content:
+            arguments["user_credentials"] = str(path)
+        elif content.startswith("SU"):
+            arguments["nkeys_seed"] = str(path)
+        else:
+            raise SettingsError("--cluster-credentials: neither a NATS credentials file nor an nkey seed")
+    if options.cluster_ca or any(server.startswith("tls:") for server in options.servers):
+        try:
+            arguments["tls"] = ssl.create_default_context(
+                cafile=str(Path(options.cluster_ca).expanduser()) if options.cluster_ca else None
+            )
+        except OSError as error:
+            raise SettingsError(f"--cluster-ca cannot be used: {error_text(error)}") from None
+    return arguments
+
+
+def _place(server: str) -> str:
+    parts = urlsplit(server)
+    return f"{parts.hostname}:{parts.port or 4222}"
+
+
+def _header(message: Msg, name: str) -> str:
+    return (message.headers or {}).get(name, "")
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], message: Msg) -> T:
+    try:
+        return decoder.decode(message.data)
+    except msgspec.DecodeError as error:
+        raise BrokerError("the cluster's broker sent a malformed answer") from error

@@ -1,0 +1,86 @@
+"""Options of a server that shares its log with others."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import msgspec
+
+from ptn_api.errors import SettingsError
+from ptn_api.options import Bytes, Count, Period, setting
+
+__all__ = ["ClusterOptions"]
+
+_NAME = re.compile("[a-z][a-z0-9_-]{0,30}")
+_SCHEMES = ("nats", "tls")
+
+
+class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Times are milliseconds, sizes bytes."""
+
+    cluster: Annotated[
+        str,
+        setting(
+            "Cluster",
+            "Share the log with other machines over these NATS servers (nats:// or tls://, comma-separated)",
+            unit="URLS",
+            default="this machine alone",
+        ),
+    ] = ""
+    cluster_name: Annotated[
+        str,
+        setting("Cluster", "Use this name for the log's streams; one for each validator", unit="NAME"),
+    ] = "ptn"
+    cluster_credentials: Annotated[
+        str,
+        setting("Cluster", "Authenticate with this NATS credentials file or nkey seed", unit="FILE"),
+    ] = ""
+    cluster_ca: Annotated[
+        str,
+        setting("Cluster", "Trust NATS servers with certificates of this authority (PEM)", unit="FILE"),
+    ] = ""
+    replicas: Annotated[
+        Count, setting("Cluster", "Store the streams on this many NATS servers (`ptn cluster init`)")
+    ] = 3
+    ack_ms: Annotated[
+        Period, setting("Cluster", "Take the outcome of a commit as unknown without an answer for this long")
+    ] = 500
+    behind_ms: Annotated[
+        Period, setting("Cluster", "Report a copy as behind once it has not been complete for this long")
+    ] = 5_000
+    takeover_ms: Annotated[
+        Period, setting("Cluster", "Take over from an active intake that has been silent for this long")
+    ] = 5_000
+    snapshot_ms: Annotated[Period, setting("Cluster", "Publish a snapshot of the log at this interval")] = (
+        3_600_000
+    )
+    snapshot_bytes: Annotated[
+        Bytes, setting("Cluster", "Publish a snapshot earlier once the stream is larger than this")
+    ] = 256 << 20
+
+    request_ms: int = 1_000
+    """How long servers may take for everything except for publishing."""
+    ping_ms: int = 2_000
+
+    @property
+    def servers(self) -> list[str]:
+        return [url.strip() for url in self.cluster.split(",") if url.strip()]
+
+    def check(self) -> None:
+        """Raises SettingsError for addresses and names that cannot be used."""
+        if not _NAME.fullmatch(self.cluster_name):
+            raise SettingsError(
+                f"--cluster-name {self.cluster_name!r}: expected lower-case letters, digits, - and _"
+            )
+        for url in self.servers:
+            parts = urlsplit(url)
+            if parts.username or parts.password:  # not repeated: it may be a secret
+                raise SettingsError("--cluster must not contain credentials: use --cluster-credentials")
+            try:
+                usable = parts.scheme in _SCHEMES and parts.hostname and parts.port != 0
+            except ValueError:
+                usable = False
+            if not usable or parts.path or parts.query or parts.fragment:
+                raise SettingsError(f"--cluster {url!r}: expected nats://HOST:PORT or tls://HOST:PORT")

@@ -1,0 +1,446 @@
+"""The broker's promises over real NATS servers, which are killed, frozen and wiped meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from ptn_api.cluster.broker import PART_BYTES, Entry, SnapshotInfo
+from ptn_api.cluster.copy import Copy, found, open_copy
+from ptn_api.cluster.jetstream import JetStreamBroker, NodeReport
+from ptn_api.cluster.options import ClusterOptions
+from ptn_api.cluster.snapshot import publish_snapshot
+from ptn_api.cluster.writer import ClusterWriter, open_cluster_writer
+from ptn_api.errors import (
+    BrokerError,
+    EntriesPurgedError,
+    LogUnwritableError,
+    OutcomeUnknownError,
+    PublishRefusedError,
+    SettingsError,
+)
+from ptn_api.event_log.database import log_path
+from tests.cluster.machines import content
+from tests.cluster.servers import Servers, missing
+from tests.event_log.reading import NOW, numbers
+from tests.factories import T0, order, position, written
+from tests.waiting import until
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+
+
+@pytest.fixture
+def broker(options: ClusterOptions) -> Iterator[JetStreamBroker]:
+    with contextlib.closing(JetStreamBroker(options)) as broker:
+        yield broker
+
+
+def published(broker: JetStreamBroker, *payloads: bytes) -> None:
+    for payload in payloads:
+        broker.publish(payload, expected=broker.last())
+
+
+def answered(work: Callable[[], object]) -> bool:
+    try:
+        work()
+    except BrokerError:
+        return False
+    return True
+
+
+# --- entries ----------------------------------------------------------------------------------------------
+
+
+def test_entries_are_stored_in_order(broker: JetStreamBroker) -> None:
+    """From index 1 on, and only after the index that was expected."""
+    assert broker.last() == 0
+    assert broker.read(0, 1 << 20) == []
+    assert [broker.publish(payload, expected=index) for index, payload in enumerate([b"a", b"b"])] == [1, 2]
+    for wrong in (0, 1, 3):
+        with pytest.raises(PublishRefusedError, match="wrong last sequence"):
+            broker.publish(b"c", expected=wrong)
+    assert broker.last() == 2
+    assert broker.read(0, 1 << 20) == [Entry(1, b"a"), Entry(2, b"b")]
+    assert broker.read(1, 1 << 20) == [Entry(2, b"b")]
+    assert broker.read(7, 1 << 20) == []
+
+
+def test_a_read_is_limited(broker: JetStreamBroker) -> None:
+    """By its size, but not to nothing; many entries come in several reads without a gap."""
+    large = secrets.token_bytes(PART_BYTES + 1_000)
+    published(broker, large, large)
+    assert broker.read(0, 1) == [Entry(1, large)]
+    for number in range(1_200):
+        broker.publish(b"%d" % number, expected=2 + number)
+    found: list[Entry] = []
+    while entries := broker.read(found[-1].index if found else 2, 4 << 20):
+        found += entries
+    assert [entry.payload for entry in found] == [b"%d" % number for number in range(1_200)]
+    assert [entry.index for entry in found] == list(range(3, 1_203))
+
+
+def test_an_entry_that_is_too_large_is_refused(broker: JetStreamBroker) -> None:
+    """By the stream, or by the client if a server would not take it at all."""
+    for size in (PART_BYTES + 8_192, 2 << 20):
+        with pytest.raises(BrokerError):
+            broker.publish(bytes(size), expected=0)
+    published(broker, b"a")
+    assert broker.last() == 1
+
+
+def test_purged_entries(broker: JetStreamBroker) -> None:
+    """They raise an error, also if nothing follows them; indexes go on."""
+    published(broker, b"a", b"b", b"c")
+    broker.purge(2)
+    with pytest.raises(EntriesPurgedError):
+        broker.read(0, 1 << 20)
+    assert broker.read(2, 1 << 20) == [Entry(3, b"c")]
+    broker.purge(3)
+    with pytest.raises(EntriesPurgedError):
+        broker.read(2, 1 << 20)
+    assert broker.read(3, 1 << 20) == []
+    assert broker.last() == 3
+    assert broker.publish(b"d", expected=3) == 4
+
+
+def test_entries_are_announced(options: ClusterOptions, broker: JetStreamBroker) -> None:
+    """To other machines; without one, the wait ends in time."""
+    with contextlib.closing(JetStreamBroker(options)) as other:
+        other.last()  # connected
+        other.wait(0, 1)
+        waiting = threading.Thread(target=other.wait, args=(0, 600_000))
+        waiting.start()
+        published(broker, b"a")
+        waiting.join(45)
+        assert not waiting.is_alive()
+        other.wait(0, 600_000)
+
+
+# --- snapshots --------------------------------------------------------------------------------------------
+
+
+def snapshot(name: str, index: int, pieces: int) -> SnapshotInfo:
+    return SnapshotInfo(
+        name=name, index=index, commit_id=b"\xff\x00", schema=1, pieces=pieces, size=1, digest=b"d"
+    )
+
+
+def test_snapshots(broker: JetStreamBroker) -> None:
+    """They are listed from the newest on, and returned piece by piece in their order."""
+    assert broker.snapshots() == []
+    pieces = [bytes([number]) * (PART_BYTES if number % 2 else 10) for number in range(20)]
+    first, second = snapshot("aa", 5, 2), snapshot("bb", 9, len(pieces))
+    broker.put_snapshot(second, iter(pieces))
+    broker.put_snapshot(first, iter([b"1", b"2"]))
+    assert broker.snapshots() == [second, first]
+    assert list(broker.get_snapshot(first)) == [b"1", b"2"]
+    assert list(broker.get_snapshot(second)) == pieces
+    broker.delete_snapshot(second)
+    broker.delete_snapshot(second)
+    assert broker.snapshots() == [first]
+    with pytest.raises(BrokerError, match="missing"):
+        list(broker.get_snapshot(second))
+    assert list(broker.get_snapshot(first)) == [b"1", b"2"]
+
+
+def test_an_incomplete_snapshot(broker: JetStreamBroker) -> None:
+    """It is not listed, and can be deleted; one with too few pieces raises an error."""
+
+    def interrupted() -> Iterator[bytes]:
+        yield b"1"
+        raise BrokerError("lost")
+
+    with pytest.raises(BrokerError, match="lost"):
+        broker.put_snapshot(snapshot("aa", 5, 2), interrupted())
+    assert broker.snapshots() == []
+    broker.delete_snapshot(snapshot("aa", 5, 2))
+    short = snapshot("bb", 6, 2)
+    broker.put_snapshot(short, [b"1"])
+    with pytest.raises(BrokerError, match=r"piece 1 .* is missing"):
+        list(broker.get_snapshot(short))
+
+
+# --- without a cluster ------------------------------------------------------------------------------------
+
+
+def test_without_streams(servers: Servers) -> None:
+    """Each call says what to do, or that nothing was stored."""
+    options = ClusterOptions(cluster=servers.urls, cluster_name="nothing")
+    with contextlib.closing(JetStreamBroker(options)) as broker:
+        with pytest.raises(BrokerError, match="ptn cluster init") as caught:
+            broker.last()
+        assert caught.value.code == "no_streams"
+        with pytest.raises(PublishRefusedError):
+            broker.publish(b"a", expected=0)
+        for work in (broker.snapshots, lambda: broker.read(0, 1), lambda: broker.purge(1)):
+            with pytest.raises(BrokerError):
+                work()
+        broker.wait(0, 1)
+
+
+def test_without_servers() -> None:
+    """Calls end after their time with the reason, which is logged once."""
+    options = ClusterOptions(cluster="nats://127.0.0.1:1", ack_ms=300, request_ms=300)
+    with capture_logs() as logs, contextlib.closing(JetStreamBroker(options)) as broker:
+        with pytest.raises(BrokerError, match="Connection refused") as caught:
+            broker.publish(b"a", expected=0)
+        assert not isinstance(caught.value, OutcomeUnknownError)
+        with pytest.raises(BrokerError, match="no connection"):
+            broker.read(0, 1)
+        broker.wait(0, 1)
+    assert [entry["event"] for entry in logs] == ["cluster_not_connected"]
+
+
+def test_closing_ends_calls_in_other_threads(servers: Servers) -> None:
+    """Also waits."""
+    options = ClusterOptions(cluster="nats://127.0.0.1:1", ack_ms=600_000)
+    broker = JetStreamBroker(options)
+    errors: list[BaseException] = []
+
+    def publish() -> None:
+        try:
+            broker.publish(b"a", expected=0)
+        except BrokerError as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=publish),
+        threading.Thread(target=broker.wait, args=(0, 600_000)),
+    ]
+    for thread in threads:
+        thread.start()
+    broker.close()
+    for thread in threads:
+        thread.join(45)
+        assert not thread.is_alive()
+    assert len(errors) == 1
+    with pytest.raises(BrokerError, match="closed"):
+        broker.last()
+    broker.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"cluster": "nats://user:secret@a"}, "--cluster-credentials"),
+        ({"cluster": "http://a"}, "expected nats://"),
+        ({"cluster": "nats://a:99999"}, "expected nats://"),
+        ({"cluster": "nats://a", "cluster_name": "A b"}, "--cluster-name"),
+        ({"cluster": "nats://a", "cluster_credentials": "/nowhere"}, "--cluster-credentials cannot be read"),
+        ({"cluster": "nats://a", "cluster_ca": "/nowhere"}, "--cluster-ca"),
+    ],
+)
+def test_unusable_settings(fields: dict[str, str], message: str) -> None:
+    """They are refused without repeating a secret."""
+    with pytest.raises(SettingsError, match=message) as caught:
+        JetStreamBroker(ClusterOptions(**fields))
+    assert "secret" not in str(caught.value)
+
+
+# --- status and reports -----------------------------------------------------------------------------------
+
+
+def test_status(broker: JetStreamBroker) -> None:
+    """Of both streams; they exist three times."""
+    published(broker, b"a", b"b")
+    status = until(lambda: (found := broker.status()) and not found["log"].lagging and found)
+    assert status["log"].last == 2
+    assert status["log"].replicas == 3
+    assert {status["log"].leader, *status["log"].current} == {"n1", "n2", "n3"}
+    assert set(status) == {"log", "snapshots"}
+    broker.create_streams()
+    assert broker.last() == 2
+
+
+def test_reports(options: ClusterOptions, broker: JetStreamBroker) -> None:
+    """The newest of each machine; what is malformed is left out."""
+    reports = [
+        NodeReport(node="b", index=3, behind_ms=None, processes=["rest"]),
+        NodeReport(node="a", index=4, behind_ms=12, processes=["intake"], active=True, term=2),
+    ]
+    stop = threading.Event()
+
+    def send() -> None:
+        with contextlib.closing(JetStreamBroker(options)) as other:
+            while not stop.wait(0.05):
+                for report in reports:
+                    other.report(report)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        until(lambda: broker.reports(200) == reports[::-1])
+    finally:
+        stop.set()
+        thread.join()
+
+
+# --- disturbances -----------------------------------------------------------------------------------------
+
+
+def leader_killed(servers: Servers, leader: str) -> None:
+    servers.named(leader).kill()
+
+
+def leader_frozen(servers: Servers, leader: str) -> None:
+    servers.named(leader).freeze()
+
+
+def disk_wiped(servers: Servers, leader: str) -> None:
+    servers.named(leader).kill()
+    servers.named(leader).wipe()
+    servers.named(leader).start()
+
+
+def quorum_lost(servers: Servers, leader: str) -> None:
+    """The leader goes on alone, and answers reads for a while."""
+    for server in servers:
+        if server.name != leader:
+            server.kill()
+
+
+class Machines:
+    """A writer that appends orders, and two copies that follow; one of them knows a single server."""
+
+    def __init__(self, folder: Path, options: ClusterOptions, only: str) -> None:
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._brokers: list[JetStreamBroker] = []
+        self.folder = folder
+        self.acknowledged: list[int] = []
+        self.writer: ClusterWriter = open_cluster_writer(
+            folder / "writer", self._broker(options), pause_ms=20
+        )
+        self.copies = [
+            open_copy(folder / name, self._broker(ClusterOptions(**chosen)), Copy, pause_ms=20)
+            for name, chosen in {
+                "a": {"cluster": options.cluster, "cluster_name": options.cluster_name},
+                "b": {"cluster": only, "cluster_name": options.cluster_name},
+            }.items()
+        ]
+        self.writer.take_over()
+        self.writer.baseline([], T0)
+        self._spawn(self._write)
+        for log in self.copies:
+            self._spawn(lambda log=log: log.run(self._stop))  # type: ignore[misc]
+
+    def _broker(self, options: ClusterOptions) -> JetStreamBroker:
+        self._brokers.append(JetStreamBroker(options))
+        return self._brokers[-1]
+
+    def _spawn(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work)
+        thread.start()
+        self._threads.append(thread)
+
+    def _write(self) -> None:
+        for number in itertools.count(1):
+            while True:
+                if self._stop.is_set():
+                    return
+                with contextlib.suppress(LogUnwritableError):
+                    self.writer.append([written(position(number, [order(number)]))], NOW)
+                    self.acknowledged.append(number)
+                    break
+                time.sleep(0.05)
+            time.sleep(0.002)
+
+    def more(self, count: int = 5) -> None:
+        """Waits until that many more orders are acknowledged."""
+        wanted = len(self.acknowledged) + count
+        until(lambda: len(self.acknowledged) >= wanted, what="acknowledged orders")
+
+    def end(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def close(self) -> None:
+        self.end()
+        for log in (self.writer, *self.copies):
+            log.close()
+        for broker in self._brokers:
+            broker.close()
+
+
+@pytest.mark.parametrize("disturb", [leader_killed, leader_frozen, disk_wiped, quorum_lost])
+def test_nothing_is_lost_or_repeated(
+    tmp_path: Path,
+    servers: Servers,
+    options: ClusterOptions,
+    disturb: Callable[[Servers, str], None],
+) -> None:
+    """Every acknowledged order is in every copy once, whatever happens to the servers meanwhile.
+
+    Outcomes that became unknown are settled, and a copy follows that knows only the server at fault.
+    """
+    with contextlib.closing(JetStreamBroker(options)) as broker:
+        found(broker, T0)
+        leader = until(lambda: broker.status()["log"].leader)
+        with contextlib.closing(Machines(tmp_path, options, servers.named(leader).url)) as machines:
+            machines.more()
+            disturb(servers, leader)
+            if disturb is quorum_lost:
+                until(lambda: machines.writer.counts["unknown"] + machines.writer.counts["refused"])
+                servers.restore()
+            machines.more()
+            servers.restore()
+            machines.more()
+            machines.end()
+            logs = [machines.writer, *machines.copies]
+            for log in logs:
+                until(lambda log=log: answered(log.check) and log.check())  # type: ignore[misc]
+            for log in logs:
+                assert numbers(log)[: len(machines.acknowledged)] == machines.acknowledged
+                assert (
+                    len(numbers(log)) <= len(machines.acknowledged) + 1
+                )  # the last one's outcome is unknown
+            wanted = content(tmp_path / "writer")
+            assert content(tmp_path / "a") == wanted
+            assert content(tmp_path / "b") == wanted
+
+
+def test_an_outcome_is_unknown(broker: JetStreamBroker, servers: Servers) -> None:
+    """Without an answer in time the call ends, and reading on tells what happened."""
+    published(broker, b"a")
+    for server in servers:
+        server.freeze()
+    with pytest.raises(OutcomeUnknownError):
+        broker.publish(b"b", expected=1)
+    for work in (broker.last, lambda: broker.read(0, 1), lambda: broker.publish(b"c", expected=1)):
+        with pytest.raises(BrokerError):
+            work()
+    servers.restore()
+    entries = until(lambda: answered(broker.last) and broker.read(0, 1 << 20))
+    assert [entry.payload for entry in entries] in ([b"a"], [b"a", b"b"])
+    # Late entries are possible still, and expected: the writer reads on after each refusal.
+    until(lambda: answered(lambda: published(broker, b"d")))
+    payloads = [entry.payload for entry in broker.read(0, 1 << 20)]
+    assert payloads in ([b"a", b"d"], [b"a", b"b", b"d"])
+
+
+def test_a_machine_joins_from_a_snapshot(tmp_path: Path, options: ClusterOptions) -> None:
+    """Of a stream whose beginning is purged."""
+    with contextlib.closing(JetStreamBroker(options)) as broker:
+        found(broker, T0)
+        with contextlib.closing(open_cluster_writer(tmp_path / "writer", broker)) as writer:
+            writer.take_over()
+            writer.baseline([], T0)
+            for number in range(1, 7):
+                writer.append([written(position(number, [order(number)]))], NOW)
+                if number % 3 == 0:
+                    publish_snapshot(broker, log_path(tmp_path / "writer"))
+            with pytest.raises(EntriesPurgedError):
+                broker.read(0, 1)
+            with contextlib.closing(open_copy(tmp_path / "copy", broker, Copy)) as copy:
+                assert copy.check()
+                assert numbers(copy) == [1, 2, 3, 4, 5, 6]
+            assert content(tmp_path / "copy") == content(tmp_path / "writer")
