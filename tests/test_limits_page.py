@@ -24,6 +24,8 @@ NOT_A_BOUND = {
     "demo_miners",
     "demo_positions",
     "demo_orders_per_minute",
+    "replicas",
+    "snapshot_bytes",
 }
 
 

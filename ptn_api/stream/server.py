@@ -142,7 +142,12 @@ class StreamServer:
         self._acceptor: Acceptor | None = None
         self._clients = _Clients()
         self._counters = counters
-        self._limit: _LoginLimit = ConnectionLimit(options.max_waiting_connections, self._count_eviction)
+
+        def count_eviction() -> None:
+            counters.limited["waiting_connections"] += 1
+            hub.evictions.note()
+
+        self._limit: _LoginLimit = ConnectionLimit(options.max_waiting_connections, count_eviction)
         self._proxies = Proxies(options.trusted_proxies)
 
     async def start(self, sock: sockets.socket, tls: ssl.SSLContext | None = None) -> None:
@@ -176,10 +181,6 @@ class StreamServer:
             await self._clients.wait_until_gone(self._options.unread_close_ms)
         for transport in self._limit:  # no client: the handshake is incomplete or was refused
             transport.abort()
-
-    def _count_eviction(self) -> None:
-        self._counters.limited["waiting_connections"] += 1
-        self._hub.evictions.note()
 
     def _accept(
         self, headers: dict[str, str], peer: tuple[str, int] | None
@@ -251,13 +252,14 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self._socket = transport
-        self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._timed_out)
+
+        def time_out() -> None:
+            self._counters.refused_handshakes["timeout"] += 1
+            transport.abort()
+
+        self._timer = asyncio.get_running_loop().call_later(self._timeout_s, time_out)
         super().connection_made(transport)
         self._limit.add(transport)
-
-    def _timed_out(self) -> None:
-        self._counters.refused_handshakes["timeout"] += 1
-        self._socket.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
