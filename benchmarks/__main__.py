@@ -39,6 +39,7 @@ from benchmarks.machine import many_files
 
 BENCHMARKS = {
     "fanout": fanout.run,
+    "processes": fanout.run_processes,
     "delivery": delivery.latency,
     "replay": delivery.replay,
     "wire": delivery.wire,

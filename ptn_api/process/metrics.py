@@ -74,7 +74,8 @@ Samples = dict[str, list[Sample]]
 class Metric(NamedTuple):
     """A row of the table, without `read` where the supervisor knows the value.
 
-    A metric of several processes has `process` as its last label.
+    A metric of several processes has `process` as its last label; those of the stream alone have it if the
+    stream has several processes.
     """
 
     name: str

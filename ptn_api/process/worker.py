@@ -38,7 +38,7 @@ from ptn_api.process.background import (
     watch_loop,
 )
 from ptn_api.process.certificate import Certificate
-from ptn_api.process.control import WorkerConfig, WorkerControl, read_config, take_over_stdin
+from ptn_api.process.control import WorkerConfig, WorkerControl, kind_of, read_config, take_over_stdin
 from ptn_api.process.log_output import configure_logging
 from ptn_api.process.metrics import Sources
 from ptn_api.tasks import cancel_and_wait, run_with, wait_for_event
@@ -67,7 +67,7 @@ def run_child() -> int:
     with contextlib.suppress(ValueError, OSError):  # some systems allow less than their limit says
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     configure_logging(config.settings.log_level, process=config.process)
-    if config.process in ("rest", "stream"):  # plain asyncio where no sockets are served
+    if kind_of(config.process) in ("rest", "stream"):  # plain asyncio where no sockets are served
         import uvloop
 
         return uvloop.run(_run_process(config, sock))
@@ -90,7 +90,7 @@ async def _run_process(config: WorkerConfig, sock: socket.socket) -> int:
         "simulator": _run_simulator,
     }
     try:
-        await functions[config.process](config, control)
+        await functions[kind_of(config.process)](config, control)
     except PTNError as error:
         logger.error("stopped_by_error", code=error.code, reason=str(error))
         log_unusable = config.process in ("intake", "copy") and isinstance(error, _FATAL_LOG_ERRORS)
@@ -184,7 +184,7 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
     certificate = Certificate(Path(settings.tls_cert), Path(settings.tls_key)) if settings.tls_cert else None
     keys = KeyRing()
     key_file = KeyFile(Path(settings.api_keys_file) if settings.api_keys_file else None, keys)
-    report_entries = config.process == "rest"  # one of the two that read the file
+    report_entries = config.process == "rest"  # one of those that read the file
     await read_keys(key_file, report_entries=report_entries)
     event_log = cast(EventLog, WaitingReader(Path(settings.data_dir)))
     run: Callable[..., Coroutine[Any, Any, None]]
@@ -200,7 +200,8 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
         from ptn_api.stream.server import run_stream
 
         counters = StreamCounters()
-        run = partial(run_stream, options=settings.stream)
+        peers = control if settings.stream_processes > 1 else None
+        run = partial(run_stream, options=settings.stream, peers=peers)
     data_dir, usage = Path(settings.data_dir), Usage()
     control.sources = sources = Sources(counters, event_log, keys, key_file, data_dir)
     background = [

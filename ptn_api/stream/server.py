@@ -38,6 +38,7 @@ from ptn_api.stream.framing import PONG, MessageReader, frame, negotiate
 from ptn_api.stream.handshake import HandshakeReader
 from ptn_api.stream.hub import Hub
 from ptn_api.stream.options import StreamOptions
+from ptn_api.stream.presence import Peers
 from ptn_api.tasks import cancel_and_wait, wait_for_event
 from ptn_api.wire.client_frames import SMALL_FRAME_BYTES
 from ptn_api.wire.close_codes import INTERNAL_ERROR, MESSAGE_TOO_BIG, SHUTTING_DOWN, CloseCode
@@ -87,12 +88,14 @@ async def run_stream(
     usage: Usage | None = None,
     problems: ProblemRegister | None = None,
     others: OtherProcesses | None = None,
+    peers: Peers | None = None,
 ) -> None:
     """Serves the log's orders on `sock`, a bound socket, until `stop` is set.
 
     Calls `ready` once clients can connect; until the log is ready, logins are closed with a code that
     means "reconnect"; on stop, so is every connection. `keys` may be replaced at any time:
-    connections whose key is no longer valid are closed at once. Raises the error that ended any of the tasks.
+    connections whose key is no longer valid are closed at once. The limits of users and addresses are shared
+    with `peers`. Raises the error that ended any of the tasks.
     """
     counters = counters or StreamCounters()
     hub = Hub(
@@ -104,6 +107,7 @@ async def run_stream(
         usage=usage,
         problems=problems,
         others=others,
+        peers=peers,
     )
     server = StreamServer(hub, options, counters)
     tasks = hub.start()
