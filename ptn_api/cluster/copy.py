@@ -19,7 +19,7 @@ import structlog
 
 from ptn_api.backoff import Backoff
 from ptn_api.clock import Monotonic, monotonic_ms, wall_ms
-from ptn_api.cluster.broker import Broker, Entry
+from ptn_api.cluster.broker import Beat, Broker, Entry
 from ptn_api.cluster.chain import START, Link, Tip, Verdict, advance, start_at
 from ptn_api.cluster.commit import (
     Part,
@@ -62,6 +62,8 @@ C = TypeVar("C", bound="Copy")
 logger = structlog.get_logger()
 _READ_BYTES = 4 << 20
 """Read from the broker, and applied in one transaction, at a time."""
+_BEAT_MS = 3_000
+"""Beats come each second: after three lost ones the broker is asked instead."""
 _LOOK_MS = 1_000
 """Look for commits at this interval even if none is announced."""
 
@@ -119,6 +121,8 @@ class Copy(SqliteWriter):
         self.broker_behind = False
         """Whether the broker, when it last answered, had less than this copy: stale, or it lost entries."""
         self._tables: dict[str, Table] = {}
+        self._beat: tuple[int, int] | None = None
+        """The index of the active writer's last beat, and when it was heard."""
 
     def prepare(self) -> None:
         """Checks, once, that the file is a copy. Raises LogUnusableError."""
@@ -132,6 +136,13 @@ class Copy(SqliteWriter):
             self._tables = shared_tables(db)
             with self.committed(db):
                 db.execute("UPDATE chain SET complete_ms = NULL")  # it may be of an earlier boot
+
+    def tip(self) -> Tip:
+        """The last commit that this copy contains."""
+        with self._snapshot() as db:
+            tip = load_tip(db)
+        assert tip is not None  # checked when it was opened
+        return tip
 
     def follow(self, stop: threading.Event | None = None) -> int:
         """Applies the commits that the stream has after this copy; returns their number.
@@ -150,26 +161,46 @@ class Copy(SqliteWriter):
     def confirm(self, stop: threading.Event | None = None) -> bool:
         """Follows, and records when this copy was known to be complete; returns whether it is.
 
-        The broker's answer about its end may be too old, so it is asked before the copy reads on.
+        The active writer's beats say where the stream ends, also while its servers elect a leader. Without
+        them, the broker is asked. Its answer may be too old, so it is asked before the copy reads on.
         """
         asked_ms = self._monotonic()
-        last = self._broker.last()
+        if (beat := self._beat) is not None and asked_ms - beat[1] < _BEAT_MS:
+            self.follow(stop)
+            if self._complete_at(*beat):
+                return True
         with self._write_lock, writing():
             read = self.place(self.connected()).chain.read
+        last = self._broker.last()
         self.follow(stop)
-        with self._write_lock, writing():
-            db = self.connected()
-            complete = read <= last <= self.place(db).chain.read
-            if complete:
-                with self.committed(db):
-                    db.execute("UPDATE chain SET complete_ms = ?", (asked_ms,))
+        complete = read <= last and self._complete_at(last, asked_ms)
         if last < read and not self.broker_behind:
             logger.warning("cluster_broker_behind", broker=last, copy=read)
         self.broker_behind = last < read
         return complete
 
+    def _complete_at(self, last: int, time_ms: int) -> bool:
+        """Records that the stream ended there at that time, if this copy has read it; returns whether."""
+        with self._write_lock, writing():
+            db = self.connected()
+            complete = last <= self.place(db).chain.read
+            if complete:
+                with self.committed(db):
+                    db.execute("UPDATE chain SET complete_ms = ?", (time_ms,))
+        return complete
+
+    def hear(self, beat: Beat) -> None:
+        """Takes a beat of the active writer; one that is behind this copy proves nothing."""
+        incoming = self._incoming
+        if incoming is None or not beat.active:
+            return
+        if beat.term >= incoming.chain.tip.term and beat.index >= incoming.chain.tip.index:
+            self._beat = (beat.index, self._monotonic())
+            self.broker_behind = False
+
     def run(self, stop: threading.Event) -> None:
         """Follows the stream until `stop` is set. Raises LogUnusableError, LogReplacedError."""
+        self._broker.listen(self.hear)
         stalled = False
         pause = Backoff(first_ms=self._pause_ms, max_ms=_LOOK_MS)
         check_at = self._monotonic()
