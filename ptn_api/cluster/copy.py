@@ -214,7 +214,7 @@ class Copy(SqliteWriter):
             except (LogUnusableError, LogReplacedError):
                 raise
             except LogError as error:
-                if not stalled:
+                if not stalled and not stop.is_set():
                     logger.error("cluster_copy_stalled", code=error.code, reason=str(error))
                 stalled, progress = True, False
             else:

@@ -166,8 +166,13 @@ class JetStreamBroker:
         self._connected = asyncio.Event()
         self._given_up = asyncio.Event()
         self._last_error = ""
+        self._faulty: Client | None = None
         self._thread = LoopThread("cluster-broker")
-        self._thread.call(self._start)
+
+        def start() -> None:
+            self._connecting = asyncio.get_running_loop().create_task(self._keep_connected())
+
+        self._thread.call(start)
 
     # --- the protocol -------------------------------------------------------------------------------------
 
@@ -240,7 +245,13 @@ class JetStreamBroker:
         with self._announced:
             self._closed = True
             self._announced.notify_all()
-        self._thread.close(self._end)
+
+        async def end() -> None:
+            self._connecting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._connecting
+
+        self._thread.close(end)
         self._thread.join()
 
     # --- for operators ------------------------------------------------------------------------------------
@@ -465,15 +476,6 @@ class JetStreamBroker:
                     raise
                 time.sleep(_RECONNECT_PAUSE_S)
 
-    def _start(self) -> None:
-        self._connected, self._given_up = asyncio.Event(), asyncio.Event()
-        self._connecting = asyncio.get_running_loop().create_task(self._keep_connected())
-
-    async def _end(self) -> None:
-        self._connecting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._connecting
-
     async def _connection(self, timeout_s: float) -> Client:
         """The connection, once there is one. Raises BrokerError: nothing was sent."""
         client = self._client
@@ -484,7 +486,8 @@ class JetStreamBroker:
         except asyncio.TimeoutError:
             reason = f": {self._last_error}" if self._last_error else ""
             raise BrokerError(f"no connection to the cluster's broker{reason}") from None
-        assert self._client is not None
+        if self._client is None:  # lost again since the event was set
+            raise BrokerError("the connection to the cluster's broker was lost")
         return self._client
 
     def _give_up(self, client: Client, reason: str) -> None:
@@ -496,7 +499,7 @@ class JetStreamBroker:
             self._given_up.set()
 
     async def _keep_connected(self) -> None:
-        while True:
+        while not self._closed:  # `wait_for` and the library may swallow the cancellation
             server = self._servers.pop(0)
             self._servers.append(server)
             client = Client()
@@ -505,14 +508,15 @@ class JetStreamBroker:
             except nats.errors.NoServersError:
                 pass  # reported by `on_error`
             except Exception as error:  # noqa: BLE001 - of TLS, of a bad seed: all mean "not connected"
-                self._complain(server, error)
+                self._complain(client, server, error)
             else:
                 logger.info("cluster_connected", server=_place(server))
                 self._last_error = ""
                 self._client = client
                 self._given_up.clear()
                 self._connected.set()
-                await self._given_up.wait()
+                if not self._closed:
+                    await self._given_up.wait()
             finally:
                 await _close(client)
             await asyncio.sleep(_RECONNECT_PAUSE_S)
@@ -524,7 +528,7 @@ class JetStreamBroker:
             lost(client, "closed")
 
         async def on_error(error: Exception) -> None:
-            self._complain(server, error)
+            self._complain(client, server, error)
 
         connecting = client.connect(
             [server],
@@ -543,9 +547,12 @@ class JetStreamBroker:
         await client.subscribe(self._beat_subject, cb=self._take_beat)
         await client.flush(1)
 
-    def _complain(self, server: str, error: BaseException) -> None:
-        """Logs a fault of the connection once, until there is another one or a connection."""
-        text = error_text(error).removeprefix("nats: ")
+    def _complain(self, client: Client, server: str, error: BaseException) -> None:
+        """Logs a connection's first fault, unless the one before had the same. Later ones follow from it."""
+        if client is self._faulty:
+            return
+        self._faulty = client
+        text = error_text(error).removeprefix("nats: ").strip("'")
         if text != self._last_error:
             self._last_error = text
             logger.warning("cluster_not_connected", server=_place(server), reason=text)
@@ -569,9 +576,10 @@ async def _close(client: Client) -> None:
     with contextlib.suppress(Exception):
         await asyncio.wait_for(client.close(), _CLOSE_S)
     transport = getattr(client, "_transport", None)
-    writer = getattr(transport, "_bare_io_writer", None)
-    if writer is not None:
-        writer.transport.abort()
+    for name in ("_io_writer", "_bare_io_writer"):  # of TLS, and below it
+        writer = getattr(transport, name, None)
+        if writer is not None:
+            writer.transport.abort()
 
 
 def _security(options: ClusterOptions) -> dict[str, Any]:

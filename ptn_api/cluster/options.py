@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -57,16 +58,28 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
         3_600_000
     )
     snapshot_bytes: Annotated[
-        Bytes, setting("Cluster", "Publish a snapshot earlier once the stream is larger than this")
+        Bytes, setting("Cluster", "Publish a snapshot earlier once the stream has grown by this")
     ] = 256 << 20
 
     request_ms: int = 1_000
     """How long servers may take for everything except for publishing."""
     ping_ms: int = 2_000
+    beat_ms: int = 1_000
+    """How often a machine with intake shows that it runs."""
 
     @property
     def servers(self) -> list[str]:
         return [url.strip() for url in self.cluster.split(",") if url.strip()]
+
+    def prepared(self) -> ClusterOptions:
+        """The same with absolute paths, checked. Raises SettingsError."""
+        self.check()
+        files = {
+            name: str(Path(value).expanduser().absolute())
+            for name in ("cluster_credentials", "cluster_ca")
+            if (value := getattr(self, name))
+        }
+        return msgspec.structs.replace(self, **files)
 
     def check(self) -> None:
         """Raises SettingsError for addresses and names that cannot be used."""

@@ -22,11 +22,10 @@ import structlog
 from ptn_api.clock import ClockStart, monotonic_ms
 from ptn_api.problems import ProblemRegister, Troubles, merged
 from ptn_api.process.metrics import Samples, Sources, samples_of
-from ptn_api.process.settings import PROCESSES, Settings
+from ptn_api.process.settings import Settings
 from ptn_api.tasks import wait_for_event
 
 __all__ = [
-    "PROCESSES",
     "Alive",
     "Channel",
     "Fatal",
@@ -39,6 +38,7 @@ __all__ = [
     "Stop",
     "WorkerConfig",
     "WorkerControl",
+    "process_names",
     "read_config",
     "take_over_stdin",
 ]
@@ -52,8 +52,13 @@ _ORPHAN_GRACE_S = 0.5
 # --- messages: supervisor to child ------------------------------------------------------------------------
 
 
+def process_names(settings: Settings) -> list[str]:
+    """The processes that /health and the metrics report on, in the order of their start."""
+    return list(settings.chosen_processes())
+
+
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, tag="config"):
-    """What a child runs: one of PROCESSES, or the simulator.
+    """What a child runs: one of `process_names`, or the simulator.
 
     `listener` and `queue` are inherited descriptors, -1 without one; `clock` is the supervisor's.
     """
@@ -190,13 +195,14 @@ def read_config(control: socket.socket) -> WorkerConfig:
 class ReportedHealth:
     """The health of the processes as the supervisor last reported it.
 
-    Without a report, the others are up for `silent_ms` from the start of this process. A supervisor that
+    Without a report, the others are up for `process_silent_ms` from the start. A supervisor that
     hangs sends no reports, so they are down then too: it could not restart them.
     """
 
-    def __init__(self, own_name: str, silent_ms: int) -> None:
+    def __init__(self, own_name: str, settings: Settings) -> None:
         self._own_name = own_name
-        self.report = HealthReport(dict.fromkeys(PROCESSES, monotonic_ms() + silent_ms))
+        until_ms = monotonic_ms() + settings.process_silent_ms
+        self.report = HealthReport(dict.fromkeys(process_names(settings), until_ms))
         self._register = ProblemRegister()
 
     def processes(self) -> dict[str, bool]:
@@ -226,7 +232,7 @@ class WorkerControl:
         """Where the metrics are read, once the process has them."""
         self.problems = ProblemRegister()
         """What this process finds."""
-        self.health = ReportedHealth(config.process, config.settings.process_silent_ms)
+        self.health = ReportedHealth(config.process, config.settings)
         self._name = config.process
         self._silent_ms = config.settings.process_silent_ms
         self._channel = Channel[ToWorker](ToWorker, self._receive)

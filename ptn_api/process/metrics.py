@@ -23,6 +23,9 @@ from ptn_api.histogram import Histogram
 
 __all__ = ["METRICS", "Buckets", "Metric", "Samples", "Sources", "samples_of"]
 
+Reading = Mapping[Any, float] | float | Histogram
+"""A mapping has a value for each label value, or for each tuple of them."""
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -34,6 +37,12 @@ class Sources:
     key_file: KeyFile | None = None
     data_dir: Path = Path()
     loop_lag: Histogram = field(default_factory=Histogram)
+    copy: Any = None
+    """This machine's copy of a cluster's log (cluster/copy.py)."""
+
+    def of_copy(self, read: Callable[[Any], Reading]) -> Reading:
+        """No samples without a copy."""
+        return {} if self.copy is None else read(self.copy)
 
     def log_bytes(self) -> float:
         """The size of the log's files, write-ahead log included."""
@@ -54,8 +63,6 @@ Sample = tuple[list[str], Value]
 """The values of the labels, and the value."""
 Samples = dict[str, list[Sample]]
 """The samples of each metric, by its name."""
-Reading = Mapping[Any, float] | float | Histogram
-"""A mapping has a value for each label value, or for each tuple of them."""
 
 
 class Metric(NamedTuple):
@@ -90,7 +97,8 @@ class Metric(NamedTuple):
 
 _INTAKE, _REST, _STREAM = ("intake",), ("rest",), ("stream",)
 _SERVERS = ("rest", "stream")
-_ALL = ("intake", "rest", "stream")
+_COPIES = ("intake", "copy")
+_ALL = ("intake", "copy", "rest", "stream")
 _PER_REQUEST = ("route", "status", "encoding")
 
 
@@ -116,6 +124,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_log_append_failures_total", "counter", "failed writes to the log, each retried", _INTAKE, lambda s: s.counters.append_failures),
     Metric("ptn_queue_items_refused_total", "counter", "items of the embedding validator's queue that were not positions", _INTAKE, lambda s: s.counters.queue_refused),
     Metric("ptn_log_writable", "gauge", "0 while the log cannot be written", _INTAKE, lambda s: not s.counters.unwritable),
+
+    Metric("ptn_cluster_index", "gauge", "last commit that this machine's copy contains", _COPIES, lambda s: s.of_copy(lambda copy: copy.tip().index)),
+    Metric("ptn_cluster_behind_seconds", "gauge", "time since the copy was known to be complete; absent if it never was", _COPIES, lambda s: s.of_copy(lambda copy: {} if (ms := copy.behind_ms()) is None else ms / 1000)),
+    Metric("ptn_cluster_commits_total", "counter", "commits read (counts, part, void, suspect) and, by the writer, published, refused or without an answer", _COPIES, lambda s: s.of_copy(lambda copy: copy.counts), ("result",)),
+    Metric("ptn_cluster_term", "gauge", "increases whenever another machine's intake takes over", _COPIES, lambda s: s.of_copy(lambda copy: copy.tip().term)),
+    Metric("ptn_cluster_active", "gauge", "1 on the machine whose intake writes the log", _INTAKE, lambda s: s.of_copy(lambda copy: copy.active)),
 
     Metric("ptn_source_stale", "gauge", "1 while the state may no longer be the validator's", _REST, lambda s: s.log.source().stale),
     Metric("ptn_source_swept_timestamp_seconds", "gauge", "end of the last full sweep of the validator's files; 0 without a directory", _REST, lambda s: (s.log.source().swept_ms or 0) / 1000),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import importlib.util
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -52,28 +53,26 @@ def serve(
         is_embedded = (
             parent is not None
         )  # then the validator is here, and makes its directory when it needs it
-        if settings.validator_dir and not (settings.demo or settings.wait_for_validator or is_embedded):
+        waits = settings.demo or settings.wait_for_validator or is_embedded
+        if settings.validator_dir and "intake" in settings.chosen_processes() and not waits:
             check_validator_dir(Path(settings.validator_dir))
         ws_host = settings.api_ws_host or settings.api_host
         if not settings.tls_cert and not (is_loopback(settings.api_host) and is_loopback(ws_host)):
             logger.warning("keys_in_the_clear", reason=_IN_THE_CLEAR)
         with contextlib.ExitStack() as stack:
             ws_host_flag = "--api-ws-host" if settings.api_ws_host else "--api-host"
-            rest = stack.enter_context(
-                listen(
-                    settings.api_host,
-                    settings.api_rest_port,
-                    host_flag="--api-host",
-                    port_flag="--api-rest-port",
-                )
-            )
-            stream = stack.enter_context(
-                listen(ws_host, settings.api_ws_port, host_flag=ws_host_flag, port_flag="--api-ws-port")
-            )
+            listeners = {}
+            for name, host, port, host_flag, port_flag in (
+                ("rest", settings.api_host, settings.api_rest_port, "--api-host", "--api-rest-port"),
+                ("stream", ws_host, settings.api_ws_port, ws_host_flag, "--api-ws-port"),
+            ):
+                if name in settings.chosen_processes():
+                    listener = listen(host, port, host_flag=host_flag, port_flag=port_flag)
+                    listeners[name] = stack.enter_context(listener)
             metrics = None
             if settings.metrics_port >= 0:
                 metrics = stack.enter_context(contextlib.closing(MetricsServer(settings.metrics_port)))
-            supervisor = Supervisor(settings, rest, stream, queue_fd, metrics)
+            supervisor = Supervisor(settings, listeners, queue_fd, metrics)
             return asyncio.run(supervisor.run(announce, hint, parent))
     except PTNError as error:
         logger.error("cannot_start", reason=str(error))
@@ -88,7 +87,12 @@ def _prepare(settings: Settings) -> Settings:
     )
     make_data_dir(data_dir, demo=settings.demo)
     Proxies(settings.rest.trusted_proxies)
+    settings.chosen_processes()
     changes: dict[str, Any] = {"data_dir": str(data_dir)}
+    if settings.cluster_options.servers:
+        if importlib.util.find_spec("nats") is None:
+            raise SettingsError("--cluster needs more dependencies: pip install 'ptn-api[server,cluster]'")
+        changes["cluster_options"] = settings.cluster_options.prepared()
     if settings.api_keys_file:
         changes["api_keys_file"] = str(Path(settings.api_keys_file).expanduser().absolute())
     if settings.demo:

@@ -1,8 +1,9 @@
 """The supervisor: which process runs what, and in which order they start and stop.
 
 Three processes: intake (the only writer of the event log), rest and stream (readers). With `--demo` a fourth
-one simulates the validator. The listening sockets are open before any process starts and are inherited, so a
-restarted process keeps its port. Each process imports its own folder of the package (worker.py).
+one simulates the validator. A machine of a cluster may run some of them; without intake, another process,
+`copy`, keeps its copy of the log. The listening sockets are open before any process starts and are inherited,
+so a restarted process keeps its port. Each process imports its own folder of the package (worker.py).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import msgspec
@@ -23,7 +24,7 @@ from ptn_api.backoff import Backoff
 from ptn_api.clock import SteadyClock, monotonic_ms, wall_ms
 from ptn_api.problems import PROBLEMS, Findings, ProblemRegister, Troubles, merged
 from ptn_api.process.child import Child, python_command
-from ptn_api.process.control import PROCESSES, HealthReport, WorkerConfig
+from ptn_api.process.control import HealthReport, WorkerConfig, process_names
 from ptn_api.process.memory import MemoryWatch
 from ptn_api.process.metrics_server import MetricsServer
 from ptn_api.process.settings import Settings
@@ -34,7 +35,7 @@ __all__ = ["Supervisor", "stop_when_orphaned"]
 logger = structlog.get_logger()
 
 # Intake takes no more and flushes. Then both servers close their connections.
-_STOP_ORDER = (("simulator",), ("intake",), ("stream", "rest"))
+_STOP_ORDER = (("simulator",), ("intake", "copy"), ("stream", "rest"))
 _STOP_MARGIN_MS = 5_000
 """What a stop may take beyond the timeouts of its stages: killed processes end, their channels close."""
 
@@ -45,15 +46,14 @@ class Supervisor:
     def __init__(
         self,
         settings: Settings,
-        rest: socket.socket,
-        stream: socket.socket,
+        listeners: Mapping[str, socket.socket],
         queue_fd: int,
         metrics: MetricsServer | None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._rest = rest
-        self._stream = stream
+        self._names = process_names(settings)
+        self._listeners = listeners
         self._queue_fd = queue_fd
         self._stop = asyncio.Event()
         self._children: dict[str, Child] = {}
@@ -91,12 +91,19 @@ class Supervisor:
         try:
             if await self._start():
                 s = "s" if self._settings.tls_cert else ""
-                rest, stream = _url("http" + s, self._rest), _url("ws" + s, self._stream)
-                announce(f"PTN API ready: REST {rest} WebSocket {stream}")
+                urls = {
+                    name: _url(scheme + s, self._listeners[name])
+                    for name, scheme in (("rest", "http"), ("stream", "ws"))
+                    if name in self._listeners
+                }
+                words = {"rest": "REST", "stream": "WebSocket"}
+                announce(
+                    " ".join(["PTN API ready:", *(f"{words[name]} {url}" for name, url in urls.items())])
+                )
                 if self._metrics is not None:
                     announce(f"PTN API metrics: {self._metrics.url}")
-                if hint is not None:
-                    hint(self._settings, rest, stream)
+                if hint is not None and len(urls) == len(words):
+                    hint(self._settings, urls["rest"], urls["stream"])
                 await self._stop_or_fatal()
         finally:
             for names in _STOP_ORDER:
@@ -136,11 +143,11 @@ class Supervisor:
             logger.warning("no_key_file", files=places, reason=reason)
         if self._settings.demo and not await self._until_ready(self._spawn("simulator")):
             return False
-        children = [
-            self._spawn("intake", queue=self._queue_fd),
-            self._spawn("rest", listener=self._rest.fileno()),
-            self._spawn("stream", listener=self._stream.fileno()),
-        ]
+        children = []
+        for name in self._names:
+            listener = self._listeners.get(name)
+            queue = self._queue_fd if name == "intake" else -1
+            children.append(self._spawn(name, listener=listener.fileno() if listener else -1, queue=queue))
         if self._metrics is not None:
             self._metrics.watch(children, self._problems, self._memory.samples)
         return await self._until_ready(*children)
@@ -174,10 +181,10 @@ class Supervisor:
         self._choose_key_file()
         self._clock()  # sees a jump when it happens, not at the next start of a child
         children = self._children
-        if all(name in children for name in PROCESSES):
+        if all(name in children for name in self._names):
             self._log_problems()
-            alive_until_ms = {name: children[name].alive_until_ms for name in PROCESSES}
-            for name in ("rest", "stream"):
+            alive_until_ms = {name: children[name].alive_until_ms for name in self._names}
+            for name in self._listeners:
                 problems = self._problems(without=name)
                 children[name].send(HealthReport(alive_until_ms, problems, self._settings.api_keys_file))
 
@@ -185,7 +192,9 @@ class Supervisor:
         """What only the supervisor knows."""
         children, now = self._children.values(), monotonic_ms()
         return {
-            "process_down": sum(child.alive_until_ms < now for child in children if child.name in PROCESSES),
+            "process_down": sum(
+                child.alive_until_ms < now for child in children if child.name in self._names
+            ),
             "process_restarting": sum(child.recent_restarts for child in children),
         }
 

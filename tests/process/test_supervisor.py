@@ -141,7 +141,7 @@ async def test_an_orphaned_supervisor_is_not_killed_while_it_stops(
     monkeypatch.setattr(supervisor, "Child", InstantChild)
     settings = load_settings({"demo": "true", "stop_timeout_ms": stop_timeout_ms}, {})
     with socket.create_server(("127.0.0.1", 0)) as rest, socket.create_server(("127.0.0.1", 0)) as stream:
-        embedded = Supervisor(settings, rest, stream, queue_fd=-1, metrics=None)
+        embedded = Supervisor(settings, {"rest": rest, "stream": stream}, queue_fd=-1, metrics=None)
         assert await embedded.run(lambda _: ready.set(), hint=None, parent=1) == 0
     assert limits[0] > 3 * stop_timeout_ms
 
@@ -163,7 +163,7 @@ async def test_a_setting_that_fails_in_a_process_ends_the_start(tmp_path: Path) 
         socket.create_server(("127.0.0.1", 0)) as stream,
         structlog.testing.capture_logs() as logs,
     ):
-        server = Supervisor(settings, rest, stream, queue_fd=-1, metrics=None)
+        server = Supervisor(settings, {"rest": rest, "stream": stream}, queue_fd=-1, metrics=None)
         status = await asyncio.wait_for(server.run(announced.append, hint=None, parent=None), PATIENCE_S)
     assert (status, announced) == (1, [])
     assert "process_ended" not in {line["event"] for line in logs}
