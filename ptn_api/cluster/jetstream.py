@@ -33,7 +33,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from ptn_api.cluster.broker import PART_BYTES, Entry, SnapshotInfo
+from ptn_api.cluster.broker import PART_BYTES, Beat, Entry, SnapshotInfo
 from ptn_api.cluster.options import ClusterOptions
 from ptn_api.errors import (
     BrokerError,
@@ -139,6 +139,7 @@ _acks = msgspec.json.Decoder(_Ack)
 _infos = msgspec.json.Decoder(_Info)
 _snapshots = msgspec.json.Decoder(SnapshotInfo)
 _reports = msgspec.json.Decoder(NodeReport)
+_beats = msgspec.json.Decoder(Beat)
 
 
 class JetStreamBroker:
@@ -154,10 +155,12 @@ class JetStreamBroker:
         self._log_stream, self._log_subject = f"{name.upper()}_LOG", f"{name}.log"
         self._snapshot_stream, self._snapshot_subject = f"{name.upper()}_SNAPSHOT", f"{name}.snapshot"
         self._announced_subject, self._node_subject = f"{name}.announced", f"{name}.node"
+        self._beat_subject = f"{name}.beat"
         self._servers = options.servers
         random.shuffle(self._servers)
         self._announced = threading.Condition()
         self._announced_index = 0
+        self._listeners: list[Callable[[Beat], None]] = []
         self._closed = False
         self._client: Client | None = None
         self._connected = asyncio.Event()
@@ -187,6 +190,18 @@ class JetStreamBroker:
             self._announced.wait_for(
                 lambda: self._announced_index > after or self._closed, max(timeout_ms, 0) / 1000
             )
+
+    def announce(self, beat: Beat) -> None:
+        async def send() -> None:
+            if (client := self._client) is not None:
+                with contextlib.suppress(nats.errors.Error, OSError):
+                    await client.publish(self._beat_subject, msgspec.json.encode(beat))
+
+        with contextlib.suppress(BrokerError):
+            self._call(send)
+
+    def listen(self, heard: Callable[[Beat], None]) -> None:
+        self._listeners.append(heard)
 
     def purge(self, through: int) -> None:
         self._call(self._request, f"STREAM.PURGE.{self._log_stream}", {"seq": through + 1})
@@ -529,6 +544,7 @@ class JetStreamBroker:
         )
         await asyncio.wait_for(connecting, 3 * _CONNECT_S)
         await client.subscribe(self._announced_subject, cb=self._take_announcement)
+        await client.subscribe(self._beat_subject, cb=self._take_beat)
         await client.flush(1)
 
     def _complain(self, client: Client, server: str, error: BaseException) -> None:
@@ -547,6 +563,12 @@ class JetStreamBroker:
             if index > self._announced_index:
                 self._announced_index = index
                 self._announced.notify_all()
+
+    async def _take_beat(self, message: Msg) -> None:
+        with contextlib.suppress(msgspec.DecodeError):
+            beat = _beats.decode(message.data)
+            for heard in self._listeners:
+                heard(beat)
 
 
 async def _close(client: Client) -> None:

@@ -62,6 +62,8 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     request_ms: int = 1_000
     """How long servers may take for everything except for publishing."""
     ping_ms: int = 2_000
+    beat_ms: int = 1_000
+    """How often a machine with intake shows that it runs."""
 
     @property
     def servers(self) -> list[str]:

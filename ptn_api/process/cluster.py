@@ -1,7 +1,7 @@
 """A machine of a cluster: its copy of the log, in intake's process or in one of its own.
 
-The copy follows the stream in a thread. Intake's writer does so as well, because it reads its own log and may
-have to take up where another machine stopped.
+The copy follows the stream in a thread. So does intake's writer: it stands by until its turn comes, and takes
+up where another machine stopped.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from ptn_api.clock import monotonic_ms, wall_ms
 from ptn_api.cluster.copy import Copy, open_copy
 from ptn_api.cluster.jetstream import JetStreamBroker, NodeReport
 from ptn_api.cluster.snapshot import publish_snapshot
+from ptn_api.cluster.turns import TurnKeeper
 from ptn_api.cluster.writer import ClusterWriter
-from ptn_api.errors import BrokerError, LogError, LogMissingError, LogUnwritableError
+from ptn_api.errors import BrokerError, LogError, LogMissingError
 from ptn_api.event_log.contract import EventLogWriter
 from ptn_api.event_log.database import log_path
 from ptn_api.process.control import WorkerControl
@@ -41,13 +42,13 @@ logger = structlog.get_logger()
 
 _RETRY_MS = 500
 _REPORT_S = 1.0
-_SNAPSHOT_CHECK_MS = 10_000
+_SNAPSHOT_CHECK_MS = 5_000
 
 
 async def run_machine(
     settings: Settings,
     control: WorkerControl,
-    take_in: Callable[[EventLogWriter], Awaitable[None]] | None = None,
+    take_in: Callable[[EventLogWriter, TurnKeeper], Awaitable[None]] | None = None,
 ) -> None:
     """Keeps this machine's copy until a stop; with `take_in`, writes the log while it is this machine's turn.
 
@@ -74,18 +75,26 @@ async def run_machine(
         async def follow() -> None:
             await asyncio.get_running_loop().run_in_executor(thread, copy.run, stop)
 
-        async def work() -> None:
-            if take_in is None:
-                control.sources = Sources(None, copy=copy)
-                control.ready()
-                await control.stop.wait()
-            elif isinstance(copy, ClusterWriter) and await _take_turn(copy, control.stop):
-                await take_in(copy)
+        async def only_follow() -> None:
+            control.sources = Sources(None, copy=copy)
+            control.ready()
+            await control.stop.wait()
 
         background = [follow(), _report(copy, broker, settings)]
-        if isinstance(copy, ClusterWriter):
-            background.append(_publish_snapshots(copy, broker, settings))
-        await run_with(work(), [asyncio.create_task(task) for task in background])
+        work = only_follow()
+        if isinstance(copy, ClusterWriter) and take_in is not None:
+            options = settings.cluster_options
+            keeper = TurnKeeper(
+                copy,
+                broker,
+                Path(settings.data_dir),
+                takeover_ms=options.takeover_ms,
+                beat_ms=options.beat_ms,
+            )
+            background += [keeper.run(), _publish_snapshots(keeper, copy, broker, settings)]
+            work.close()
+            work = _write_in_turns(take_in, copy, keeper)
+        await run_with(work, [asyncio.create_task(task) for task in background])
 
 
 async def _open(settings: Settings, broker: JetStreamBroker, kind: type[C], stop: asyncio.Event) -> C | None:
@@ -113,23 +122,15 @@ async def _open(settings: Settings, broker: JetStreamBroker, kind: type[C], stop
     return None
 
 
-async def _take_turn(writer: ClusterWriter, stop: asyncio.Event) -> bool:
-    """Makes this machine's writer the active one; returns False if a stop comes first.
-
-    It does not wait for another one to fall silent: only one machine of a cluster may run intake.
-    """
-    waiting = False
-    while not stop.is_set():
-        try:
-            await asyncio.to_thread(writer.take_over)
-        except LogUnwritableError as error:
-            if not waiting:
-                logger.warning("cluster_turn_awaited", reason=str(error))
-            waiting = True
-        else:
-            return True
-        await wait_for_event(stop, _RETRY_MS)
-    return False
+async def _write_in_turns(
+    take_in: Callable[[EventLogWriter, TurnKeeper], Awaitable[None]],
+    writer: ClusterWriter,
+    keeper: TurnKeeper,
+) -> None:
+    try:
+        await take_in(writer, keeper)
+    finally:
+        await keeper.leave()
 
 
 async def _report(copy: Copy, broker: JetStreamBroker, settings: Settings) -> None:
@@ -158,8 +159,13 @@ async def _report(copy: Copy, broker: JetStreamBroker, settings: Settings) -> No
         await asyncio.sleep(_REPORT_S)
 
 
-async def _publish_snapshots(writer: ClusterWriter, broker: JetStreamBroker, settings: Settings) -> None:
-    """Publishes a snapshot when the last one is old or the stream has grown, while this writer is active."""
+async def _publish_snapshots(
+    keeper: TurnKeeper, writer: ClusterWriter, broker: JetStreamBroker, settings: Settings
+) -> None:
+    """Publishes snapshots in this machine's turn: the first one once there is a baseline.
+
+    The others when the last one is old or the stream has grown.
+    """
     options, path = settings.cluster_options, log_path(Path(settings.data_dir))
     before = 0
     """The stream's size after the last snapshot."""
@@ -175,7 +181,7 @@ async def _publish_snapshots(writer: ClusterWriter, broker: JetStreamBroker, set
     while True:
         await asyncio.sleep(min(options.snapshot_ms, _SNAPSHOT_CHECK_MS) / 1000)
         try:
-            if writer.active and await asyncio.to_thread(due):
+            if keeper.active and writer.ready() and await asyncio.to_thread(due):
                 started_ms = monotonic_ms()
                 info = await asyncio.to_thread(publish_snapshot, broker, path)
                 before = (await asyncio.to_thread(broker.status))["log"].size

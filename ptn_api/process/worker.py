@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import structlog
@@ -42,6 +42,9 @@ from ptn_api.process.control import WorkerConfig, WorkerControl, kind_of, read_c
 from ptn_api.process.log_output import configure_logging
 from ptn_api.process.metrics import Sources
 from ptn_api.tasks import cancel_and_wait, run_with, wait_for_event
+
+if TYPE_CHECKING:
+    from ptn_api.intake.merge import Turn
 
 __all__ = ["run_child"]
 
@@ -111,15 +114,17 @@ async def _run_intake(config: WorkerConfig, control: WorkerControl) -> None:
         return
     from ptn_api.event_log import open_reader
 
+    is_copy = False  # what cannot be read is reported when it is opened for writing
     with (
-        contextlib.suppress(LogError),  # a log that cannot be read is dealt with below
+        contextlib.suppress(LogError),
         contextlib.closing(open_reader(Path(config.settings.data_dir))) as existing,
     ):
-        if existing.behind_ms() != 0:  # writing to a copy would fork the cluster's log
-            raise SettingsError(
-                "--data-dir holds a copy of a cluster's log: give --cluster, or another directory",
-                code="joined",
-            )
+        is_copy = existing.behind_ms() != 0
+    if is_copy:  # writing to it would fork the cluster's log
+        raise LogUnusableError(
+            "--data-dir holds a copy of a cluster's log: give --cluster, or another directory",
+            code="joined",
+        )
     event_log = await _open_writer(config, control)
     if event_log is None:
         return
@@ -134,9 +139,11 @@ async def _run_copy(config: WorkerConfig, control: WorkerControl) -> None:
     await run_machine(config.settings, control)
 
 
-async def _take_in(config: WorkerConfig, control: WorkerControl, event_log: EventLogWriter) -> None:
-    """Runs intake on an open log."""
-    from ptn_api.intake.merge import IntakeCounters
+async def _take_in(
+    config: WorkerConfig, control: WorkerControl, event_log: EventLogWriter, turn: Turn | None = None
+) -> None:
+    """Runs intake on an open log, which other machines may write in turns with this one."""
+    from ptn_api.intake.merge import ALONE, IntakeCounters
     from ptn_api.intake.options import IntakeOptions
     from ptn_api.intake.run import run_intake
 
@@ -170,6 +177,7 @@ async def _take_in(config: WorkerConfig, control: WorkerControl, event_log: Even
             stop=control.stop,
             ready=control.ready,
             counters=counters,
+            turn=turn or ALONE,
         )
     except InvalidInputError as error:  # the one input whose fault ends intake
         sentence = f"--checkpoint {settings.checkpoint} cannot be used: {error}"

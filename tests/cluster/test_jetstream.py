@@ -280,7 +280,7 @@ def api(*actions: str) -> list[str]:
 READ = ["ptn.node", *api("DIRECT.GET", "STREAM.INFO")]
 WRITE = [*READ, "ptn.log", "ptn.snapshot.>", *api("STREAM.PURGE")]
 SET_UP = [*WRITE, *api("STREAM.CREATE", "STREAM.UPDATE")]
-HEAR = ["_INBOX.>", "ptn.announced"]
+HEAR = ["_INBOX.>", "ptn.announced", "ptn.beat"]
 """As docs/cluster.md lists them."""
 
 
