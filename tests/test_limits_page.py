@@ -26,6 +26,7 @@ NOT_A_BOUND = {
     "demo_orders_per_minute",
     "replicas",
     "snapshot_bytes",
+    "stream_processes",
 }
 
 
