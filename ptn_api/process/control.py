@@ -22,7 +22,7 @@ import structlog
 from ptn_api.clock import ClockStart, monotonic_ms
 from ptn_api.problems import ProblemRegister, Troubles, merged
 from ptn_api.process.metrics import Samples, Sources, samples_of
-from ptn_api.process.settings import PROCESSES, Settings
+from ptn_api.process.settings import Settings
 from ptn_api.tasks import wait_for_event
 
 __all__ = [
@@ -54,10 +54,14 @@ _ORPHAN_GRACE_S = 0.5
 
 
 def process_names(settings: Settings) -> list[str]:
-    """The processes that /health and the metrics report on. Only several of the stream have numbers."""
+    """The processes that /health and the metrics report on, in the order of their start.
+
+    Only several of the stream have numbers.
+    """
     count = settings.stream_processes
     streams = ["stream"] if count == 1 else [f"stream-{number}" for number in range(1, count + 1)]
-    return [name for process in PROCESSES for name in (streams if process == "stream" else [process])]
+    chosen = settings.chosen_processes()
+    return [name for process in chosen for name in (streams if process == "stream" else [process])]
 
 
 def kind_of(process: str) -> str:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # a single machine does not import the cluster
 
 __all__ = ["METRICS", "Buckets", "Metric", "Samples", "Sources", "samples_of"]
 
+Reading = Mapping[Any, float] | float | Histogram
+"""A mapping has a value for each label value, or for each tuple of them."""
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -66,8 +69,6 @@ Sample = tuple[list[str], Value]
 """The values of the labels, and the value."""
 Samples = dict[str, list[Sample]]
 """The samples of each metric, by its name."""
-Reading = Mapping[Any, float] | float | Histogram
-"""A mapping has a value for each label value, or for each tuple of them."""
 
 
 class Metric(NamedTuple):
@@ -104,7 +105,7 @@ class Metric(NamedTuple):
 _INTAKE, _REST, _STREAM = ("intake",), ("rest",), ("stream",)
 _SERVERS = ("rest", "stream")
 _COPY = ("intake", "copy")
-_ALL = ("intake", "rest", "stream")
+_ALL = ("intake", "copy", "rest", "stream")
 _PER_REQUEST = ("route", "status", "encoding")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import importlib.util
 import socket
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from ptn_api.access import key_file_places, make_demo_keys
 from ptn_api.access.address import Proxies, is_loopback
 from ptn_api.errors import PTNError, SettingsError
 from ptn_api.process.certificate import Certificate
+from ptn_api.process.control import kind_of, process_names
 from ptn_api.process.data_dir import DEMO_VALIDATOR, check_validator_dir, make_data_dir
 from ptn_api.process.log_output import configure_logging
 from ptn_api.process.metrics_server import MetricsServer
@@ -55,36 +57,40 @@ def serve(
         is_embedded = (
             parent is not None
         )  # then the validator is here, and makes its directory when it needs it
-        if settings.validator_dir and not (settings.demo or settings.wait_for_validator or is_embedded):
+        waits = settings.demo or settings.wait_for_validator or is_embedded
+        if settings.validator_dir and "intake" in settings.chosen_processes() and not waits:
             check_validator_dir(Path(settings.validator_dir))
         ws_host = settings.api_ws_host or settings.api_host
         if not settings.tls_cert and not (is_loopback(settings.api_host) and is_loopback(ws_host)):
             logger.warning("keys_in_the_clear", reason=_IN_THE_CLEAR)
         with contextlib.ExitStack() as stack:
             ws_host_flag = "--api-ws-host" if settings.api_ws_host else "--api-host"
-            rest = stack.enter_context(
-                listen(
-                    settings.api_host,
-                    settings.api_rest_port,
-                    host_flag="--api-host",
-                    port_flag="--api-rest-port",
-                )
-            )
-            stream = stack.enter_context(
-                listen(
-                    ws_host,
-                    settings.api_ws_port,
-                    host_flag=ws_host_flag,
-                    port_flag="--api-ws-port",
-                    shared=settings.stream_processes > 1,
-                )
-            )
-            more = range(1, settings.stream_processes)
-            streams = [stream, *(stack.enter_context(listen_again(stream)) for _ in more)]
+            listeners: dict[str, socket.socket] = {}
+            for name in process_names(settings):
+                if name == "rest":
+                    listener = listen(
+                        settings.api_host,
+                        settings.api_rest_port,
+                        host_flag="--api-host",
+                        port_flag="--api-rest-port",
+                    )
+                elif name in ("stream", "stream-1"):
+                    listener = first = listen(
+                        ws_host,
+                        settings.api_ws_port,
+                        host_flag=ws_host_flag,
+                        port_flag="--api-ws-port",
+                        shared=settings.stream_processes > 1,
+                    )
+                elif kind_of(name) == "stream":
+                    listener = listen_again(first)
+                else:
+                    continue
+                listeners[name] = stack.enter_context(listener)
             metrics = None
             if settings.metrics_port >= 0:
                 metrics = stack.enter_context(contextlib.closing(MetricsServer(settings.metrics_port)))
-            supervisor = Supervisor(settings, rest, streams, queue_fd, metrics)
+            supervisor = Supervisor(settings, listeners, queue_fd, metrics)
             return asyncio.run(supervisor.run(announce, hint, parent))
     except PTNError as error:
         logger.error("cannot_start", reason=str(error))
@@ -99,7 +105,12 @@ def _prepare(settings: Settings) -> Settings:
     )
     make_data_dir(data_dir, demo=settings.demo)
     Proxies(settings.rest.trusted_proxies)
+    settings.chosen_processes()
     changes: dict[str, Any] = {"data_dir": str(data_dir)}
+    if settings.cluster_options.servers:
+        if importlib.util.find_spec("nats") is None:
+            raise SettingsError("--cluster needs more dependencies: pip install 'ptn-api[server,cluster]'")
+        changes["cluster_options"] = settings.cluster_options.prepared()
     if settings.api_keys_file:
         changes["api_keys_file"] = str(Path(settings.api_keys_file).expanduser().absolute())
     if settings.demo:

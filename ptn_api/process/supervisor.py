@@ -1,9 +1,10 @@
 """The supervisor: which process runs what, and in which order they start and stop.
 
 Three processes: intake (the only writer of the event log), rest and stream (readers). With `--demo` a fourth
-one simulates the validator; with `--stream-processes` there are several of the stream. The listening sockets
-are open before any process starts and are inherited, so a restarted process keeps its port. Each process
-imports its own folder of the package (worker.py).
+one simulates the validator; with `--stream-processes` there are several of the stream. A machine of a cluster
+may run some of them; without intake, another process, `copy`, keeps its copy of the log. The listening
+sockets are open before any process starts and are inherited, so a restarted process keeps its port. Each
+process imports its own folder of the package (worker.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import msgspec
@@ -42,7 +43,7 @@ __all__ = ["Supervisor", "stop_when_orphaned"]
 logger = structlog.get_logger()
 
 # Intake takes no more and flushes. Then both servers close their connections.
-_STOP_ORDER = (("simulator",), ("intake",), ("stream", "rest"))
+_STOP_ORDER = (("simulator",), ("intake", "copy"), ("stream", "rest"))
 _STOP_MARGIN_MS = 5_000
 """What a stop may take beyond the timeouts of its stages: killed processes end, their channels close."""
 
@@ -53,17 +54,14 @@ class Supervisor:
     def __init__(
         self,
         settings: Settings,
-        rest: socket.socket,
-        streams: Sequence[socket.socket],
+        listeners: Mapping[str, socket.socket],
         queue_fd: int,
         metrics: MetricsServer | None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._rest = rest
-        self._streams = streams
-        """The listener of each process of the stream; they have one address."""
         self._names = process_names(settings)
+        self._listeners = listeners
         self._queue_fd = queue_fd
         self._stop = asyncio.Event()
         self._children: dict[str, Child] = {}
@@ -101,12 +99,18 @@ class Supervisor:
         try:
             if await self._start():
                 s = "s" if self._settings.tls_cert else ""
-                rest, stream = _url("http" + s, self._rest), _url("ws" + s, self._streams[0])
-                announce(f"PTN API ready: REST {rest} WebSocket {stream}")
+                schemes = {"rest": "http", "stream": "ws"}
+                urls = {}
+                for name, listener in self._listeners.items():
+                    urls[kind_of(name)] = _url(schemes[kind_of(name)] + s, listener)
+                words = {"rest": "REST", "stream": "WebSocket"}
+                announce(
+                    " ".join(["PTN API ready:", *(f"{words[name]} {url}" for name, url in urls.items())])
+                )
                 if self._metrics is not None:
                     announce(f"PTN API metrics: {self._metrics.url}")
-                if hint is not None:
-                    hint(self._settings, rest, stream)
+                if hint is not None and len(urls) == len(words):
+                    hint(self._settings, urls["rest"], urls["stream"])
                 await self._stop_or_fatal()
         finally:
             for kinds in _STOP_ORDER:
@@ -145,14 +149,11 @@ class Supervisor:
             logger.warning("no_key_file", files=places, reason=reason)
         if self._settings.demo and not await self._until_ready(self._spawn("simulator")):
             return False
-        children = [
-            self._spawn("intake", queue=self._queue_fd),
-            self._spawn("rest", listener=self._rest.fileno()),
-            *(
-                self._spawn(name, listener=listener.fileno())
-                for name, listener in zip(self._names[2:], self._streams, strict=True)
-            ),
-        ]
+        children = []
+        for name in self._names:
+            listener = self._listeners.get(name)
+            queue = self._queue_fd if name == "intake" else -1
+            children.append(self._spawn(name, listener=listener.fileno() if listener else -1, queue=queue))
         if self._metrics is not None:
             self._metrics.watch(children, self._problems, self._memory.samples)
         return await self._until_ready(*children)
@@ -197,7 +198,7 @@ class Supervisor:
         if all(name in children for name in self._names):
             self._log_problems()
             alive_until_ms = {name: children[name].alive_until_ms for name in self._names}
-            for name in self._names[1:]:
+            for name in self._listeners:
                 problems = self._problems(without=name)
                 children[name].send(HealthReport(alive_until_ms, problems, self._settings.api_keys_file))
 

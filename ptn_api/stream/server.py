@@ -55,7 +55,12 @@ HIGH_WATER_BYTES = 256 * 1024
 _MAX_CLOSE_CODE = 4_999
 """The highest code allowed in a close frame (RFC 6455, 7.4.2)."""
 
+_MOST_IGNORED_FRAMES = 100
+"""How many frames are parsed after the close, in search of the client's close frame."""
+
 _READ_BYTES = 4 * 1024
+_DISCARDED = memoryview(bytearray(256 * 1024))
+"""Where all connections write what is thrown away: large, so that a flood costs few reads."""
 _LONGEST_HEADER = 14
 """A frame's header with the longest length and the mask (RFC 6455, section 5.2)."""
 
@@ -307,6 +312,8 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
             client.refuse_large_frame()
         elif client.closed_by_picows:
             self._discard()  # its parser would find the same fault again
+        elif client.ignored_frames > _MOST_IGNORED_FRAMES:
+            self._discard()
 
     def _refuse(self, response: bytes) -> None:
         """Answers a handshake that is none, and closes: in time, even if the client does not."""
@@ -324,7 +331,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
 
     def _discard(self) -> None:
         self._discarding = True
-        self._own_buffer = memoryview(bytearray(_READ_BYTES))
+        self._own_buffer = _DISCARDED
 
 
 def _take(
@@ -386,6 +393,8 @@ class _Client(picows.WSListener):
         self._aborting = False
         self._client_code = 0
         """The code of the client's close frame."""
+        self.ignored_frames = 0
+        """Frames that came after the close."""
 
     # --- Socket ---
 
@@ -489,7 +498,9 @@ class _Client(picows.WSListener):
             raise InvalidInputError("a reserved bit is set", code="not_a_frame")
         if kind == WSMsgType.CLOSE:
             self._handle_close(ws_frame)
-        elif self._closing or not connection.admits_frame():
+        elif self._closing:
+            self.ignored_frames += 1
+        elif not connection.admits_frame():
             return
         elif kind == WSMsgType.PING:
             connection.pong(frame(ws_frame.get_payload_as_bytes(), opcode=PONG))

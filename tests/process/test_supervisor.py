@@ -106,7 +106,7 @@ async def test_a_child_that_is_restarted_goes_on_with_the_time_from_before_a_jum
     settings = load_settings({"demo": "true"}, {})
     ready = asyncio.Event()
     with socket.create_server(("127.0.0.1", 0)) as rest, socket.create_server(("127.0.0.1", 0)) as stream:
-        service = Supervisor(settings, rest, [stream], queue_fd=-1, metrics=None)
+        service = Supervisor(settings, {"rest": rest, "stream": stream}, queue_fd=-1, metrics=None)
         running = asyncio.create_task(service.run(lambda _: ready.set(), hint=None, parent=1))
         await asyncio.wait_for(ready.wait(), PATIENCE_S)
         right = wall_ms() - monotonic_ms()
@@ -143,7 +143,7 @@ async def test_an_orphaned_supervisor_is_not_killed_while_it_stops(
     monkeypatch.setattr(supervisor, "Child", InstantChild)
     settings = load_settings({"demo": "true", "stop_timeout_ms": stop_timeout_ms}, {})
     with socket.create_server(("127.0.0.1", 0)) as rest, socket.create_server(("127.0.0.1", 0)) as stream:
-        embedded = Supervisor(settings, rest, [stream], queue_fd=-1, metrics=None)
+        embedded = Supervisor(settings, {"rest": rest, "stream": stream}, queue_fd=-1, metrics=None)
         assert await embedded.run(lambda _: ready.set(), hint=None, parent=1) == 0
     assert limits[0] > 3 * stop_timeout_ms
 
@@ -165,7 +165,7 @@ async def test_a_setting_that_fails_in_a_process_ends_the_start(tmp_path: Path) 
         socket.create_server(("127.0.0.1", 0)) as stream,
         structlog.testing.capture_logs() as logs,
     ):
-        server = Supervisor(settings, rest, [stream], queue_fd=-1, metrics=None)
+        server = Supervisor(settings, {"rest": rest, "stream": stream}, queue_fd=-1, metrics=None)
         status = await asyncio.wait_for(server.run(announced.append, hint=None, parent=None), PATIENCE_S)
     assert (status, announced) == (1, [])
     assert "process_ended" not in {line["event"] for line in logs}
@@ -175,8 +175,8 @@ def test_a_problem_that_comes_and_goes_is_logged_once_a_minute(monkeypatch: pyte
     """With its end, which is logged at once; and again after a minute, if it is there."""
     now = 1_000
     monkeypatch.setattr("ptn_api.process.supervisor.monotonic_ms", lambda: now)
-    with socket.socket() as unused, structlog.testing.capture_logs() as lines:
-        running = Supervisor(Settings(), unused, unused, -1, None)
+    with structlog.testing.capture_logs() as lines:
+        running = Supervisor(Settings(), {}, -1, None)
 
         def logged(present: bool) -> list[str]:
             lines.clear()
