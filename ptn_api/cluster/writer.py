@@ -32,7 +32,7 @@ from ptn_api.cluster.copy import Copy, Incoming, open_copy, save_tip
 from ptn_api.cluster.snapshot import load_tip
 from ptn_api.cluster.tape import Tape, require_intact
 from ptn_api.errors import BrokerError, LogFencedError, LogUnwritableError, PublishRefusedError
-from ptn_api.event_log.contract import Change, Head, SourceStatus
+from ptn_api.event_log.contract import Change, Head
 from ptn_api.event_log.schema import SCHEMA_VERSION
 
 __all__ = ["ClusterWriter", "open_cluster_writer"]
@@ -103,14 +103,14 @@ class ClusterWriter(Copy):
         changes = list(changes)
         return self._retried(lambda: super(ClusterWriter, self).append(changes, now_ms))
 
-    def set_source(self, status: SourceStatus) -> None:
-        self._retried(lambda: super(ClusterWriter, self).set_source(status))
-
     def prune(self, now_ms: int) -> int:
         return self._retried(lambda: super(ClusterWriter, self).prune(now_ms))
 
     def _retried(self, write: Callable[[], T]) -> T:
-        """Not for a baseline, whose changes can be read only once; its caller begins again."""
+        """Not for a baseline, whose changes can be read only once; its caller begins again.
+
+        Nor for the source's status: a newer one follows soon, and orders wait in the meantime.
+        """
         for _ in range(_ATTEMPTS - 1):
             try:
                 return write()

@@ -163,7 +163,8 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
         from ptn_api.rest.run import run_rest
 
         counters = RestCounters()
-        run = partial(run_rest, options=settings.rest, clock_start=config.clock)
+        rest = msgspec.structs.replace(settings.rest, cluster_behind_ms=settings.cluster_options.behind_ms)
+        run = partial(run_rest, options=rest, clock_start=config.clock)
     else:
         from ptn_api.stream.counters import StreamCounters
         from ptn_api.stream.server import run_stream

@@ -85,7 +85,7 @@ class RestOptions(ClientLimits, frozen=True, kw_only=True):
     """How many large documents more a user may wait for."""
     download_wait_ms: int = 30_000
     """How long each of them waits before the response is a 503."""
-    behind_ms: int = 5_000
+    cluster_behind_ms: int = 5_000
     """A copy of the log that was not complete for longer than this counts as a problem."""
     behind_wait_ms: int = 2_000
     """How long a request with a cursor above the head waits for this machine's copy of the log."""
