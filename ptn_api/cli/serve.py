@@ -33,7 +33,8 @@ def main() -> None:
 
 def serve(settings: Settings) -> None:
     """Serve a validator's positions and orders over REST and WebSocket."""
-    if not (settings.demo or settings.validator_dir or settings.checkpoint):
+    has_source = settings.demo or settings.validator_dir or settings.checkpoint
+    if "intake" in settings.chosen_processes() and not has_source:
         if not Path("validation").is_dir():
             raise SettingsError(
                 "no validator in this directory: give --validator-dir DIR (with validation/ in it), or --demo"

@@ -50,7 +50,11 @@ def adopt(broker: Broker, data_dir: Path) -> SnapshotInfo:
             try:
                 broker.publish(encode_part(part), expected=0)
             except (PublishRefusedError, OutcomeUnknownError):
-                if not _is_first(broker, part):
+                try:
+                    entries = broker.read(0, 1)
+                except EntriesPurgedError:
+                    entries = []
+                if not entries or decode_part(entries[0].payload).link.commit_id != part.link.commit_id:
                     raise LogError(
                         "the log was not taken over: the cluster has another log, or does not answer",
                         code="not_empty",
@@ -60,15 +64,6 @@ def adopt(broker: Broker, data_dir: Path) -> SnapshotInfo:
             return publish_snapshot(broker, file)
     finally:
         os.close(lock)
-
-
-def _is_first(broker: Broker, part: Part) -> bool:
-    """Whether the stream begins with this commit, which an earlier attempt has published."""
-    try:
-        entries = broker.read(0, 1)
-    except EntriesPurgedError:
-        return False
-    return bool(entries) and decode_part(entries[0].payload).link.commit_id == part.link.commit_id
 
 
 def _make_first_copy(path: Path, file: Path) -> Part:

@@ -11,12 +11,12 @@ Every call returns or raises within a timeout of the implementation (`publish` w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import msgspec
 
-__all__ = ["PART_BYTES", "Broker", "Entry", "SnapshotInfo"]
+__all__ = ["PART_BYTES", "Beat", "Broker", "Entry", "SnapshotInfo"]
 
 PART_BYTES = 512 << 10
 """Most content of one entry, and of a piece of a snapshot. Headers may add 1 KiB."""
@@ -44,6 +44,20 @@ class SnapshotInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The size of all pieces."""
     digest: bytes
     """blake2b of all pieces, 16 bytes."""
+
+
+class Beat(msgspec.Struct, frozen=True, kw_only=True):
+    """A sign of life of a machine that can write, once a second (turns.py). Not stored; may be lost."""
+
+    writer: bytes
+    term: int
+    """The term of the last commit that the machine knows."""
+    index: int
+    """The index of that commit."""
+    active: bool
+    """Whether the machine is the active one, as far as it knows."""
+    leaving: bool = False
+    """Whether it was the active one until now: another one need not wait for silence."""
 
 
 class Broker(Protocol):
@@ -94,6 +108,17 @@ class Broker(Protocol):
         Announcements may be lost or early; readers also look once a second. Never raises BrokerError: without
         a connection it waits for the timeout.
         """
+        ...
+
+    def announce(self, beat: Beat) -> None:
+        """Sends the beat to all machines that listen now, this one included; drops it without a connection.
+
+        Does not wait, and raises no BrokerError.
+        """
+        ...
+
+    def listen(self, heard: Callable[[Beat], None]) -> None:
+        """Has the function called with each beat from now on, in a thread that it must not block."""
         ...
 
     def purge(self, through: int) -> None:

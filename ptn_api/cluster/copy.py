@@ -19,7 +19,7 @@ import structlog
 
 from ptn_api.backoff import Backoff
 from ptn_api.clock import Monotonic, monotonic_ms, wall_ms
-from ptn_api.cluster.broker import Broker, Entry
+from ptn_api.cluster.broker import Beat, Broker, Entry
 from ptn_api.cluster.chain import START, Link, Tip, Verdict, advance, start_at
 from ptn_api.cluster.commit import (
     Part,
@@ -65,6 +65,8 @@ C = TypeVar("C", bound="Copy")
 logger = structlog.get_logger()
 _READ_BYTES = 4 << 20
 """Read from the broker, and applied in one transaction, at a time."""
+_BEAT_MS = 3_000
+"""Beats come each second: after three lost ones the broker is asked instead."""
 _LOST_MS = 60_000
 """A broker that has less than a copy for this long has lost entries."""
 _LOOK_MS = 1_000
@@ -131,6 +133,8 @@ class Copy(SqliteWriter):
         self._unreachable = False
         self._forked = False
         self._tables: dict[str, Table] = {}
+        self._beat: tuple[int, int] | None = None
+        """The index of the active writer's last beat, and when it was heard."""
 
     @property
     def writer_id(self) -> bytes:
@@ -163,6 +167,13 @@ class Copy(SqliteWriter):
                 db.execute("UPDATE chain SET complete_ms = NULL")  # it may be of an earlier boot
                 db.execute("INSERT OR REPLACE INTO machine VALUES (1, ?)", (self.writer_id,))
 
+    def tip(self) -> Tip:
+        """The last commit that this copy contains."""
+        with self._snapshot() as db:
+            tip = load_tip(db)
+        assert tip is not None  # checked when it was opened
+        return tip
+
     def follow(self, stop: threading.Event | None = None) -> int:
         """Applies the commits that the stream has after this copy; returns their number.
 
@@ -180,26 +191,49 @@ class Copy(SqliteWriter):
     def confirm(self, stop: threading.Event | None = None) -> bool:
         """Follows, and records when this copy was known to be complete; returns whether it is.
 
-        The broker's answer about its end may be too old, so it is asked before the copy reads on.
+        The active writer's beats say where the stream ends, also while its servers elect a leader. Without
+        them, the broker is asked. Its answer may be too old, so it is asked before the copy reads on.
         """
         asked_ms = self._monotonic()
-        self._unreachable = True
-        last = self._broker.last()
+        try:
+            if (beat := self._beat) is not None and asked_ms - beat[1] < _BEAT_MS:
+                self.follow(stop)
+                if self._complete_at(*beat):
+                    self._unreachable = False
+                    return True
+            with self._write_lock, writing():
+                read = self.place(self.connected()).chain.read
+            last = self._broker.last()
+            self.follow(stop)
+        except BrokerError:
+            self._unreachable = True
+            raise
         self._unreachable = False
-        with self._write_lock, writing():
-            read = self.place(self.connected()).chain.read
-        self.follow(stop)
-        with self._write_lock, writing():
-            db = self.connected()
-            complete = read <= last <= self.place(db).chain.read
-            if complete:
-                with self.committed(db):
-                    db.execute("UPDATE chain SET complete_ms = ?", (asked_ms,))
+        complete = read <= last and self._complete_at(last, asked_ms)
         if last < read and not self.broker_behind:
             logger.warning("cluster_broker_behind", broker=last, copy=read)
             self._broker_behind_since = asked_ms
         self.broker_behind = last < read
         return complete
+
+    def _complete_at(self, last: int, time_ms: int) -> bool:
+        """Records that the stream ended there at that time, if this copy has read it; returns whether."""
+        with self._write_lock, writing():
+            db = self.connected()
+            complete = last <= self.place(db).chain.read
+            if complete:
+                with self.committed(db):
+                    db.execute("UPDATE chain SET complete_ms = ?", (time_ms,))
+        return complete
+
+    def hear(self, beat: Beat) -> None:
+        """Takes a beat of the active writer; one that is behind this copy proves nothing."""
+        incoming = self._incoming
+        if incoming is None or not beat.active:
+            return
+        if beat.term >= incoming.chain.tip.term and beat.index >= incoming.chain.tip.index:
+            self._beat = (beat.index, self._monotonic())
+            self.broker_behind = False
 
     def repair(self) -> Lost:
         """Replaces a damaged copy by what the cluster has, so nothing is lost, and nothing published."""
@@ -222,6 +256,7 @@ class Copy(SqliteWriter):
         Raises LogUnusableError, LogReplacedError.
         """
         threading.Thread(target=self.keep_intact, args=(stop,), daemon=True).start()
+        self._broker.listen(self.hear)
         stalled = False
         pause = Backoff(first_ms=self._pause_ms, max_ms=_LOOK_MS)
         check_at = self._monotonic()
@@ -241,7 +276,7 @@ class Copy(SqliteWriter):
                     with contextlib.suppress(BrokerError):  # repaired in another round
                         if not self._restored():
                             raise
-                if not stalled:
+                if not stalled and not stop.is_set():
                     logger.error("cluster_copy_stalled", code=error.code, reason=str(error))
                 stalled, progress = True, False
             else:

@@ -33,7 +33,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from ptn_api.cluster.broker import PART_BYTES, Entry, SnapshotInfo
+from ptn_api.cluster.broker import PART_BYTES, Beat, Entry, SnapshotInfo
 from ptn_api.cluster.options import ClusterOptions
 from ptn_api.errors import (
     BrokerError,
@@ -139,6 +139,7 @@ _acks = msgspec.json.Decoder(_Ack)
 _infos = msgspec.json.Decoder(_Info)
 _snapshots = msgspec.json.Decoder(SnapshotInfo)
 _reports = msgspec.json.Decoder(NodeReport)
+_beats = msgspec.json.Decoder(Beat)
 
 
 class JetStreamBroker:
@@ -154,17 +155,24 @@ class JetStreamBroker:
         self._log_stream, self._log_subject = f"{name.upper()}_LOG", f"{name}.log"
         self._snapshot_stream, self._snapshot_subject = f"{name.upper()}_SNAPSHOT", f"{name}.snapshot"
         self._announced_subject, self._node_subject = f"{name}.announced", f"{name}.node"
+        self._beat_subject = f"{name}.beat"
         self._servers = options.servers
         random.shuffle(self._servers)
         self._announced = threading.Condition()
         self._announced_index = 0
+        self._listeners: list[Callable[[Beat], None]] = []
         self._closed = False
         self._client: Client | None = None
         self._connected = asyncio.Event()
         self._given_up = asyncio.Event()
         self._last_error = ""
+        self._faulty: Client | None = None
         self._thread = LoopThread("cluster-broker")
-        self._thread.call(self._start)
+
+        def start() -> None:
+            self._connecting = asyncio.get_running_loop().create_task(self._keep_connected())
+
+        self._thread.call(start)
 
     # --- the protocol -------------------------------------------------------------------------------------
 
@@ -182,6 +190,18 @@ class JetStreamBroker:
             self._announced.wait_for(
                 lambda: self._announced_index > after or self._closed, max(timeout_ms, 0) / 1000
             )
+
+    def announce(self, beat: Beat) -> None:
+        async def send() -> None:
+            if (client := self._client) is not None:
+                with contextlib.suppress(nats.errors.Error, OSError):
+                    await client.publish(self._beat_subject, msgspec.json.encode(beat))
+
+        with contextlib.suppress(BrokerError):
+            self._call(send)
+
+    def listen(self, heard: Callable[[Beat], None]) -> None:
+        self._listeners.append(heard)
 
     def purge(self, through: int) -> None:
         self._call(self._request, f"STREAM.PURGE.{self._log_stream}", {"seq": through + 1})
@@ -225,7 +245,13 @@ class JetStreamBroker:
         with self._announced:
             self._closed = True
             self._announced.notify_all()
-        self._thread.close(self._end)
+
+        async def end() -> None:
+            self._connecting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._connecting
+
+        self._thread.close(end)
         self._thread.join()
 
     # --- for operators ------------------------------------------------------------------------------------
@@ -450,15 +476,6 @@ class JetStreamBroker:
                     raise
                 time.sleep(_RECONNECT_PAUSE_S)
 
-    def _start(self) -> None:
-        self._connected, self._given_up = asyncio.Event(), asyncio.Event()
-        self._connecting = asyncio.get_running_loop().create_task(self._keep_connected())
-
-    async def _end(self) -> None:
-        self._connecting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._connecting
-
     async def _connection(self, timeout_s: float) -> Client:
         """The connection, once there is one. Raises BrokerError: nothing was sent."""
         client = self._client
@@ -469,7 +486,8 @@ class JetStreamBroker:
         except asyncio.TimeoutError:
             reason = f": {self._last_error}" if self._last_error else ""
             raise BrokerError(f"no connection to the cluster's broker{reason}") from None
-        assert self._client is not None
+        if self._client is None:  # lost again since the event was set
+            raise BrokerError("the connection to the cluster's broker was lost")
         return self._client
 
     def _give_up(self, client: Client, reason: str) -> None:
@@ -481,7 +499,7 @@ class JetStreamBroker:
             self._given_up.set()
 
     async def _keep_connected(self) -> None:
-        while True:
+        while not self._closed:  # `wait_for` and the library may swallow the cancellation
             server = self._servers.pop(0)
             self._servers.append(server)
             client = Client()
@@ -490,14 +508,15 @@ class JetStreamBroker:
             except nats.errors.NoServersError:
                 pass  # reported by `on_error`
             except Exception as error:  # noqa: BLE001 - of TLS, of a bad seed: all mean "not connected"
-                self._complain(server, error)
+                self._complain(client, server, error)
             else:
                 logger.info("cluster_connected", server=_place(server))
                 self._last_error = ""
                 self._client = client
                 self._given_up.clear()
                 self._connected.set()
-                await self._given_up.wait()
+                if not self._closed:
+                    await self._given_up.wait()
             finally:
                 await _close(client)
             await asyncio.sleep(_RECONNECT_PAUSE_S)
@@ -509,7 +528,7 @@ class JetStreamBroker:
             lost(client, "closed")
 
         async def on_error(error: Exception) -> None:
-            self._complain(server, error)
+            self._complain(client, server, error)
 
         connecting = client.connect(
             [server],
@@ -525,11 +544,15 @@ class JetStreamBroker:
         )
         await asyncio.wait_for(connecting, 3 * _CONNECT_S)
         await client.subscribe(self._announced_subject, cb=self._take_announcement)
+        await client.subscribe(self._beat_subject, cb=self._take_beat)
         await client.flush(1)
 
-    def _complain(self, server: str, error: BaseException) -> None:
-        """Logs a fault of the connection once, until there is another one or a connection."""
-        text = error_text(error).removeprefix("nats: ")
+    def _complain(self, client: Client, server: str, error: BaseException) -> None:
+        """Logs a connection's first fault, unless the one before had the same. Later ones follow from it."""
+        if client is self._faulty:
+            return
+        self._faulty = client
+        text = error_text(error).removeprefix("nats: ").strip("'")
         if text != self._last_error:
             self._last_error = text
             logger.warning("cluster_not_connected", server=_place(server), reason=text)
@@ -541,15 +564,22 @@ class JetStreamBroker:
                 self._announced_index = index
                 self._announced.notify_all()
 
+    async def _take_beat(self, message: Msg) -> None:
+        with contextlib.suppress(msgspec.DecodeError):
+            beat = _beats.decode(message.data)
+            for heard in self._listeners:
+                heard(beat)
+
 
 async def _close(client: Client) -> None:
     """Closes a connection that may be to a frozen server, which takes nothing any more."""
     with contextlib.suppress(Exception):
         await asyncio.wait_for(client.close(), _CLOSE_S)
     transport = getattr(client, "_transport", None)
-    writer = getattr(transport, "_bare_io_writer", None)
-    if writer is not None:
-        writer.transport.abort()
+    for name in ("_io_writer", "_bare_io_writer"):  # of TLS, and below it
+        writer = getattr(transport, name, None)
+        if writer is not None:
+            writer.transport.abort()
 
 
 def _security(options: ClusterOptions) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
 import msgspec
 
 from ptn_api.errors import SettingsError
-from ptn_api.options import Bytes, Count, Period, setting
+from ptn_api.options import BEHIND_MS, Behind, Bytes, Count, Period, setting
 
 __all__ = ["ClusterOptions"]
 
@@ -47,9 +48,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     ack_ms: Annotated[
         Period, setting("Cluster", "Take the outcome of a commit as unknown without an answer for this long")
     ] = 500
-    behind_ms: Annotated[
-        Period, setting("Cluster", "Report a copy as behind once it has not been complete for this long")
-    ] = 5_000
+    behind_ms: Behind = BEHIND_MS
     takeover_ms: Annotated[
         Period, setting("Cluster", "Take over from an active intake that has been silent for this long")
     ] = 5_000
@@ -57,16 +56,28 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
         3_600_000
     )
     snapshot_bytes: Annotated[
-        Bytes, setting("Cluster", "Publish a snapshot earlier once the stream is larger than this")
+        Bytes, setting("Cluster", "Publish a snapshot earlier once the stream has grown by this")
     ] = 256 << 20
 
     request_ms: int = 1_000
     """How long servers may take for everything except for publishing."""
     ping_ms: int = 2_000
+    beat_ms: int = 1_000
+    """How often a machine with intake shows that it runs."""
 
     @property
     def servers(self) -> list[str]:
         return [url.strip() for url in self.cluster.split(",") if url.strip()]
+
+    def prepared(self) -> ClusterOptions:
+        """The same with absolute paths, checked. Raises SettingsError."""
+        self.check()
+        files = {
+            name: str(Path(value).expanduser().absolute())
+            for name in ("cluster_credentials", "cluster_ca")
+            if (value := getattr(self, name))
+        }
+        return msgspec.structs.replace(self, **files)
 
     def check(self) -> None:
         """Raises SettingsError for addresses and names that cannot be used."""

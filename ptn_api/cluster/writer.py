@@ -16,23 +16,24 @@ of a higher term; every later commit of the former one is void, and its writer g
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
 
 from ptn_api.cluster.broker import Broker, Entry
-from ptn_api.cluster.chain import Link, Tip, Verdict, advance
+from ptn_api.cluster.chain import Link, Verdict, advance
 from ptn_api.cluster.commit import Part, encode_part, encode_rows, new_id
 from ptn_api.cluster.copy import Copy, Incoming, open_copy, save_tip
-from ptn_api.cluster.snapshot import load_tip
 from ptn_api.cluster.tape import Tape, require_intact
 from ptn_api.errors import BrokerError, LogFencedError, LogUnwritableError, PublishRefusedError
-from ptn_api.event_log.contract import Change, Head
+from ptn_api.event_log.contract import Change, Head, SourceStatus
+from ptn_api.event_log.database import writing
 from ptn_api.event_log.schema import SCHEMA_VERSION
 
 __all__ = ["ClusterWriter", "open_cluster_writer"]
@@ -47,6 +48,8 @@ _ATTEMPTS = 3
 class _UnsettledError(LogUnwritableError):
     """The entry was refused, or its outcome is not known."""
 
+    code = "broker_error"
+
 
 class ClusterWriter(Copy):
     """An `EventLogWriter` (see event_log/contract.py) over a copy; stands by until `take_over`.
@@ -60,6 +63,9 @@ class ClusterWriter(Copy):
         self._taking_over_from: int | None = None
         """The term that `take_over` is about to end."""
         self._head = (0, 0)
+        self.failing_since: int | None = None
+        """Since when this machine, not the broker, fails to store what is written; None if it does not."""
+        self.former_id = b""
         super().__init__(data_dir, lock, **options)
 
     @property
@@ -69,28 +75,34 @@ class ClusterWriter(Copy):
     @property
     def active(self) -> bool:
         """Whether this is the active writer, as far as this copy knows."""
-        return self._tip().writer == self._writer_id
+        return self.tip().writer == self._writer_id
 
     @property
     def term(self) -> int:
-        return self._tip().term
+        return self.tip().term
 
-    def take_over(self) -> None:
-        """Makes this writer the active one.
+    def take_over(self, ending: int | None = None) -> None:
+        """Makes this writer the active one; with `ending`, only if that is the present term.
 
-        Raises LogFencedError if another machine takes over at the same time, LogUnwritableError if the broker
-        does not answer: call it again, or stand by.
+        Raises LogFencedError if another machine takes over at the same time, or has done so since that term;
+        LogUnwritableError if the broker does not answer: call it again, or stand by.
         """
         try:
             self.follow()
         except BrokerError as error:
-            raise LogUnwritableError(f"the cluster's broker cannot be read: {error}") from error
+            raise LogUnwritableError(
+                f"the cluster's broker cannot be read: {error}", code=BrokerError.code
+            ) from error
+        with self._write_lock, writing():
+            db = self.connected()
+            with self.committed(db):  # a disk that is full shows it now, not once all others stand by
+                db.execute("UPDATE chain SET complete_ms = complete_ms")
 
         def begin_term() -> None:
             with self._transaction():
                 pass
 
-        self._taking_over_from = self.term
+        self._taking_over_from = self.term if ending is None else ending
         try:
             self._retried(begin_term)
         finally:
@@ -99,30 +111,41 @@ class ClusterWriter(Copy):
             raise LogFencedError("another machine has just taken over")
         logger.info("cluster_writer_active", term=self.term)
 
+    def baseline(self, changes: Iterable[Change], now_ms: int) -> Head:
+        with self._noting_failures():
+            return super().baseline(changes, now_ms)
+
     def append(self, changes: Iterable[Change], now_ms: int) -> Head:
         changes = list(changes)
         return self._retried(lambda: super(ClusterWriter, self).append(changes, now_ms))
+
+    def set_source(self, status: SourceStatus) -> None:
+        """Tries once: a newer status follows soon, and orders wait in the meantime."""
+        with self._noting_failures():
+            super().set_source(status)
 
     def prune(self, now_ms: int) -> int:
         return self._retried(lambda: super(ClusterWriter, self).prune(now_ms))
 
     def _retried(self, write: Callable[[], T]) -> T:
-        """Not for a baseline, whose changes can be read only once; its caller begins again.
+        """Not for a baseline, whose changes can be read only once; its caller begins again."""
+        with self._noting_failures():
+            for _ in range(_ATTEMPTS - 1):
+                try:
+                    return write()
+                except _UnsettledError:
+                    time.sleep(self._pause_ms / 1000)  # a broker without a leader refuses at once
+            return write()
 
-        Nor for the source's status: a newer one follows soon, and orders wait in the meantime.
-        """
-        for _ in range(_ATTEMPTS - 1):
-            try:
-                return write()
-            except _UnsettledError:
-                time.sleep(self._pause_ms / 1000)  # a broker without a leader refuses at once
-        return write()
-
-    def _tip(self) -> Tip:
-        with self._snapshot() as db:
-            tip = load_tip(db)
-        assert tip is not None
-        return tip
+    @contextlib.contextmanager
+    def _noting_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except LogUnwritableError as error:
+            if error.code == LogUnwritableError.code and self.failing_since is None:
+                self.failing_since = self._monotonic()
+            raise
+        self.failing_since = None
 
     # --- under the write lock -----------------------------------------------------------------------------
 
@@ -133,7 +156,9 @@ class ClusterWriter(Copy):
                 while self.read_on(db)[1]:
                     pass
         except BrokerError as error:
-            raise LogUnwritableError(f"the cluster's broker cannot be read: {error}") from error
+            raise LogUnwritableError(
+                f"the cluster's broker cannot be read: {error}", code=BrokerError.code
+            ) from error
         if self._tape is None or self._tape.db is not db:
             self._tape = Tape(db)
         self._head = db.execute("SELECT sequence, revision FROM log").fetchone()

@@ -14,11 +14,12 @@ import structlog
 
 from ptn_api.backoff import Backoff
 from ptn_api.clock import Clock, Monotonic
-from ptn_api.errors import InvalidInputError
+from ptn_api.errors import InvalidInputError, LogFencedError
 from ptn_api.event_log.contract import Document, DocumentWritten, EventLogWriter
 from ptn_api.event_log.outage import RETRIED_WRITE_ERRORS
 from ptn_api.file_version import is_settled, version_of
 from ptn_api.intake.files import Refusals, json_object, read_bytes
+from ptn_api.intake.merge import ALONE, Turn
 from ptn_api.intake.miner_files import MinerFiles
 from ptn_api.intake.options import IntakeOptions
 
@@ -110,6 +111,10 @@ class DocumentFiles:
                 return None
         return None
 
+    @property
+    def delivered(self) -> set[Document]:
+        return set(self._delivered)
+
     def forget(self, document: Document) -> None:
         """Has the document delivered again, or removed if there is no file of it."""
         if document in self._paths:
@@ -156,7 +161,8 @@ class DocumentFollower:
     """Appends documents that changed, in `executor`: reading and writing 60 MB must not delay an order.
 
     The validator's whole documents in one thread, those of its miners in another; one document at a time, so
-    that memory holds no more than one of each. `clock` gives epoch ms, `monotonic` ms that only grow.
+    that memory holds no more than one of each. Nothing is read while it is another machine's turn to write.
+    `clock` gives epoch ms, `monotonic` ms that only grow.
     """
 
     def __init__(
@@ -169,7 +175,9 @@ class DocumentFollower:
         *,
         clock: Clock,
         monotonic: Monotonic,
+        turn: Turn = ALONE,
     ) -> None:
+        self._turn = turn
         self._files = files
         self._miner_files = miner_files
         self._log = log
@@ -193,6 +201,11 @@ class DocumentFollower:
                 self._files.forget(document)
         self.due()
 
+    def compare(self, stored: Mapping[tuple[Document, str], str]) -> None:
+        """Delivers again what the log lacks or has from another machine; `stored` are its fingerprints."""
+        delivered = {*((document, "") for document in self._files.delivered), *self._miner_files.delivered}
+        self.restore(key for key in delivered | stored.keys() if not stored.get(key))
+
     def refused(self) -> int:
         """Returns the number of files that are skipped at present."""
         return self._files.refused + self._miner_files.refused
@@ -212,6 +225,7 @@ class DocumentFollower:
             await self._due.wait()
             self._due.clear()
             for document in DOCUMENT_FILES:
+                await self._wait_for_turn()
                 # Account sizes change with every order.
                 early_ms = self._next_account_sizes_ms - self._monotonic()
                 if document is Document.ACCOUNT_SIZES and early_ms > 0:
@@ -227,6 +241,7 @@ class DocumentFollower:
         """Follows the documents of miners as `run` does."""
         next_full_ms = 0
         while True:
+            await self._wait_for_turn()
             started_ms = self._monotonic()
             full = started_ms >= next_full_ms
             if full:
@@ -245,9 +260,16 @@ class DocumentFollower:
             try:
                 await self._in_thread(lambda: self._log.append([change], self._clock()))
                 return
+            except LogFencedError:  # it is read again when this machine's turn comes
+                self.restore([(change.document, change.miner_hotkey)])
+                return
             except RETRIED_WRITE_ERRORS as error:
                 logger.warning("document_pending", document=change.document.value, reason=str(error))
             await asyncio.sleep(retry.next_ms() / 1000)
+
+    async def _wait_for_turn(self) -> None:
+        while not self._turn.active:
+            await self._turn.changed(self._options.retry_max_ms)
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function)

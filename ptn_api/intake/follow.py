@@ -155,7 +155,7 @@ class DirectoryFollower:
             if self._scanner.deferred and now_ms >= self._next_batch_ms:
                 self._next_batch_ms = now_ms + _BATCH_PERIOD_MS
                 # Not while the log is behind: more refreshes would only push each other's commits back.
-                if self._merge.pending < BATCH:
+                if self._merge.backlog < BATCH:
                     self._deliver(await self._in_thread(self._scanner.read_deferred))
             if self._state is State.SCANNING:
                 if await self._in_thread(self._scanner.advance):

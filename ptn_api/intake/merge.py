@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 import structlog
 
 from ptn_api.backoff import Backoff
 from ptn_api.clock import Clock
-from ptn_api.errors import LogDamagedError
+from ptn_api.errors import LogDamagedError, LogFencedError
 from ptn_api.event_log.contract import (
     Change,
     DocumentWritten,
@@ -28,7 +28,7 @@ from ptn_api.intake.files import Key
 from ptn_api.intake.pending import PendingChange, PendingChanges, QueueOverlay, key_of
 from ptn_api.tasks import wait_for_event
 
-__all__ = ["IntakeCounters", "Merge"]
+__all__ = ["ALONE", "IntakeCounters", "Merge", "Turn"]
 
 logger = structlog.get_logger()
 
@@ -36,6 +36,31 @@ T = TypeVar("T")
 
 _MAX_PENDING = 20_000
 """While more changes are pending, nothing is taken from the queue."""
+_COMPARE_MS = 250
+"""A standby compares what it has found with the log at this interval."""
+
+
+class Turn(Protocol):
+    """Whose turn it is to write a log that several machines write in turns (ptn_api/cluster/turns.py)."""
+
+    active: bool
+    """Whether it is this machine's turn."""
+
+    async def changed(self, timeout_ms: float) -> bool:
+        """Waits until that changes, or for the timeout; returns whether it is this machine's turn."""
+        ...
+
+
+class _Alone:
+    active = True
+
+    async def changed(self, timeout_ms: float) -> bool:
+        await asyncio.sleep(timeout_ms / 1000)
+        return self.active
+
+
+ALONE = _Alone()
+"""The turn of a machine that shares its log with no other."""
 
 
 @dataclass
@@ -59,6 +84,10 @@ class Merge:
     `executor` must have a single thread. While the log cannot be written, changes are kept and retried.
     `on_damage` is called when it is damaged. Documents passed to `put` must be small; `documents` appends
     large ones itself. Without a directory, queue items are authoritative (`prefer_directory`).
+
+    While it is another machine's turn, changes are compared with the log: those that it has are done, which
+    stores their fingerprints, and those with unseen orders are kept for this machine's turn. All others are
+    dropped; `Intake` has their files read again when the turn begins.
     """
 
     def __init__(
@@ -70,8 +99,12 @@ class Merge:
         retry: Backoff,
         counters: IntakeCounters | None = None,
         on_damage: Callable[[], None] = lambda: None,
+        turn: Turn = ALONE,
     ) -> None:
         self._log = log
+        self._turn = turn
+        self.differing: set[Key] = set()
+        """Positions that differ from the log's, without a new order, while it is another machine's turn."""
         self._on_damage = on_damage
         self._executor = executor
         self._clock = clock
@@ -142,6 +175,11 @@ class Merge:
         """Number of changes that are not in the log yet."""
         return len(self._pending)
 
+    @property
+    def backlog(self) -> int:
+        """Number of changes that could be in the log by now."""
+        return self.pending if self._turn.active else 0
+
     async def wait_for_capacity(self) -> None:
         """Returns when few enough changes are pending to take more from the queue."""
         while self.pending > _MAX_PENDING:
@@ -180,7 +218,17 @@ class Merge:
                     return
                 continue
             try:
-                await self._write_next()
+                if self._turn.active:
+                    await self._write_next()
+                else:
+                    await self._compare_next()
+                    if self._closing.is_set():
+                        return
+                    await self._turn.changed(_COMPARE_MS)
+            except LogFencedError:  # the turn has ended, which `turn` learns in a moment
+                if self._closing.is_set():
+                    return
+                await self._turn.changed(_COMPARE_MS)
             except RETRIED_WRITE_ERRORS as error:
                 self._counters.append_failures += 1
                 if self._closing.is_set():
@@ -216,9 +264,7 @@ class Merge:
                 redundant = await self.call(lambda: self._append(items, documents))
             self._pending.done(items, documents)
             self._written.set()
-            for item in redundant:
-                if self._overlay.discard_redundant(item.key, item.orders):
-                    self._recheck(item.key)
+            self._end_overlays(redundant)
         # A status speaks for all changes before it: not before the last of them is written.
         if is_all and status is not None:
             try:
@@ -228,6 +274,47 @@ class Merge:
                 raise
             if self._status is status:
                 self._status = None
+
+    def _end_overlays(self, redundant: Iterable[PendingChange]) -> None:
+        for item in redundant:
+            if self._overlay.discard_redundant(item.key, item.orders):
+                self._recheck(item.key)
+
+    async def _compare_next(self) -> None:
+        """Removes what need not be written when this machine's turn begins."""
+        items, documents = self._pending.next_positions(), self._pending.documents()
+        if items or documents:
+            done, differing = await self.call(lambda: self._compare(items, documents))
+            self._pending.done(done, documents)
+            self.differing.difference_update(item.key for item in done)
+            self.differing.update(differing)
+            self._written.set()
+            self._end_overlays(item for item in done if item.from_queue)
+
+    def _compare(
+        self, items: list[PendingChange], documents: list[DocumentWritten]
+    ) -> tuple[list[PendingChange], set[Key]]:
+        """Returns the changes without an unseen order, and the positions of those that the log has not."""
+        try:
+            self._append(items, documents)
+        except LogFencedError:
+            pass
+        else:
+            return items, set()
+        done: list[PendingChange] = []
+        differing: set[Key] = set()
+        for item in items:
+            unseen = item.orders - self._log.seen(item.key[0], item.orders)
+            try:
+                self._append([item], [])  # after that look: meanwhile its commit may come
+            except LogFencedError:
+                if unseen:
+                    continue
+                differing.add(item.key)
+                if isinstance(item.change, PositionRemoved):
+                    continue
+            done.append(item)
+        return done, differing
 
     def _append(self, items: list[PendingChange], documents: list[DocumentWritten]) -> list[PendingChange]:
         """Appends in the log's thread. Returns the queue items without a new order."""

@@ -132,6 +132,11 @@ class MinerFiles:
         """Number of files that are skipped at present, or served without something that is malformed."""
         return len(self._refused) + len(self._incomplete)
 
+    @property
+    def delivered(self) -> set[Key]:
+        """The documents that were delivered and not removed."""
+        return {key for key, miner in list(self._miners.items()) if miner.exists}
+
     def start_over(self) -> None:
         """Forgets all deliveries: the baseline that they were part of was rolled back."""
         self._miners.clear()

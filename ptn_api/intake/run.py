@@ -14,7 +14,7 @@ import structlog
 
 from ptn_api.backoff import Backoff
 from ptn_api.clock import Clock, ClockStart, Monotonic, SteadyClock, monotonic_ms, wall_ms
-from ptn_api.errors import LogDamagedError, LogError, LogReplacedError
+from ptn_api.errors import LogDamagedError, LogError, LogFencedError, LogReplacedError
 from ptn_api.event_log.contract import (
     Change,
     Document,
@@ -28,7 +28,7 @@ from ptn_api.event_log.outage import RETRIED_WRITE_ERRORS
 from ptn_api.intake.checkpoint import read_checkpoint
 from ptn_api.intake.documents import DocumentFiles, DocumentFollower
 from ptn_api.intake.follow import ROOT_MISSING, DirectoryFollower
-from ptn_api.intake.merge import IntakeCounters, Merge
+from ptn_api.intake.merge import ALONE, IntakeCounters, Merge, Turn
 from ptn_api.intake.miner_files import MinerFiles
 from ptn_api.intake.options import IntakeOptions
 from ptn_api.intake.queue import QueueReader
@@ -39,6 +39,9 @@ from ptn_api.tasks import cancel_and_wait, wait_for_event, wait_or_raise
 __all__ = ["run_intake"]
 
 logger = structlog.get_logger()
+
+_BASELINE_POLL_MS = 500
+_TURN_MS = 60_000
 
 
 async def run_intake(
@@ -53,12 +56,14 @@ async def run_intake(
     clock_start: ClockStart | None = None,
     monotonic: Monotonic = monotonic_ms,
     counters: IntakeCounters | None = None,
+    turn: Turn = ALONE,
 ) -> None:
     """Feeds the log from the validator's directory, the queue or a checkpoint until `stop` is set.
 
-    Calls `ready` once the log has a baseline. Owns `queue_fd` and `watch`. The log stays open; it is used by
-    three threads, one for positions, two for documents and pruning. After `stop`, nothing more is taken, and
-    everything taken is written before this returns. Raises LogError if the log fails for good,
+    While it is another machine's turn, positions are read and compared, and nothing is written. Calls `ready`
+    once the log has a baseline. Owns `queue_fd` and `watch`. The log stays open; it is used by three threads,
+    one for positions, two for documents and pruning. After `stop`, nothing more is taken; in this machine's
+    turn, everything taken is written before this returns. Raises LogError if the log fails for good,
     InvalidInputError for a checkpoint that cannot be used.
     """
     counters = counters or IntakeCounters()
@@ -71,7 +76,9 @@ async def run_intake(
     )
     with contextlib.suppress(LogDamagedError):
         steady.compare(known_ms(log))
-    intake = Intake(log, options, clock=clock, steady=steady, monotonic=monotonic, counters=counters)
+    intake = Intake(
+        log, options, clock=clock, steady=steady, monotonic=monotonic, counters=counters, turn=turn
+    )
     try:
         if options.validator_dir:
             await intake.open_directory(Path(options.validator_dir), watch or open_watch())
@@ -99,6 +106,10 @@ class QueueAlone:
             self._miners.add(hotkey)
             content = msgspec.json.encode(sorted(self._miners))
             self._merge.put([DocumentWritten(document=Document.MINERS, content=content)])
+
+    def add_miners(self, miners: Iterable[str]) -> None:
+        """Takes miners that another machine has added to the log."""
+        self._miners.update(miners)
 
     def report_refused(self, refused: int) -> None:
         self._refused = refused
@@ -132,8 +143,10 @@ class Intake:
         steady: SteadyClock,
         monotonic: Monotonic,
         counters: IntakeCounters,
+        turn: Turn,
     ) -> None:
         self._log = log
+        self._turn = turn
         self._options = options
         self._clock = clock
         self._monotonic = monotonic
@@ -149,11 +162,13 @@ class Intake:
             retry=self._backoff(),
             counters=counters,
             on_damage=self._check_now.set,
+            turn=turn,
         )
         self._watch: Watch | None = None
         self._scanner: DirectoryScanner | None = None
         self._follower: DirectoryFollower | None = None
         self._documents: DocumentFollower | None = None
+        self._alone: QueueAlone | None = None
         self._sources: list[asyncio.Task[None]] = []
         self._following: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -186,6 +201,7 @@ class Intake:
             options,
             clock=self._clock,
             monotonic=self._monotonic,
+            turn=self._turn,
         )
         self._watch = watch
         self._scanner = DirectoryScanner(
@@ -210,7 +226,11 @@ class Intake:
         self._sources.append(asyncio.create_task(self._follower.watch()))
 
     async def baseline(self, stop: asyncio.Event) -> bool:
-        """Gives a new log its first state; returns False if stopped before that."""
+        """Gives a new log its first state, unless another machine does; returns False if stopped before."""
+        while not self._turn.active and not stop.is_set():
+            if await self._merge.call(self._log.ready):
+                return True
+            await self._turn.changed(_BASELINE_POLL_MS)
         if await self._merge.call(self._log.ready):
             return True
         if self._follower is not None and not await self._follower.root_exists():
@@ -229,6 +249,8 @@ class Intake:
                 )
             except Interrupted:
                 return False
+            except LogFencedError:
+                return await self.baseline(stop)
             except RETRIED_WRITE_ERRORS as error:
                 if not (self._counters.unwritable or self._counters.unusable):
                     logger.error("log_unwritable", reason=str(error))
@@ -259,23 +281,25 @@ class Intake:
         tasks = [self._writing]
         self._sources.append(asyncio.create_task(self._prune()))
         self._sources.append(asyncio.create_task(self._check_log()))
+        self._sources.append(asyncio.create_task(self._compare()))
         put: Callable[[PositionWritten], None] = self._merge.put_queue_item
-        alone: QueueAlone | None = None
         if self._follower is not None and self._documents is not None:
             self._sources.append(asyncio.create_task(self._documents.run()))
             self._sources.append(asyncio.create_task(self._documents.run_miners()))
             self._following = asyncio.create_task(self._follower.run())
             tasks.append(self._following)
         else:
-            alone = QueueAlone(self._merge, await self._merge.call(self._log.hotkeys), self._steady)
+            self._alone = alone = QueueAlone(
+                self._merge, await self._merge.call(self._log.hotkeys), self._steady
+            )
             put = alone.put
             self._sources.append(asyncio.create_task(alone.run(self._options.sweep_ms)))
         if queue_fd is not None:
 
             def count_refused(refused: int) -> None:
                 self._counters.queue_refused = refused
-                if alone is not None:
-                    alone.report_refused(refused)
+                if self._alone is not None:
+                    self._alone.report_refused(refused)
 
             queue = QueueReader(
                 queue_fd,
@@ -316,8 +340,36 @@ class Intake:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._options.prune_ms / 1000)
+            if not self._turn.active:
+                continue
             with contextlib.suppress(*RETRIED_WRITE_ERRORS):  # the merge logs it; the next round tries again
                 await loop.run_in_executor(self._background, self._log.prune, self._steady())
+
+    async def _compare(self) -> None:
+        """Has files read again whose state in the log is another machine's; all of them as a turn begins.
+
+        Most prove to be equal, and their fingerprints are stored, so that few are left for the turn.
+        """
+        stands_by = not self._turn.active
+        while True:
+            if not stands_by:
+                stands_by = not await self._turn.changed(_TURN_MS)
+                continue
+            begins = await self._turn.changed(self._options.sweep_ms)
+            with contextlib.suppress(*RETRIED_WRITE_ERRORS):
+                if self._alone is not None:
+                    self._alone.add_miners(await self._merge.call(self._log.hotkeys))
+                if self._follower is not None and self._documents is not None:
+                    stored = await self._merge.call(self._log.fingerprints)
+                    foreign = {key for key, fingerprint in stored.items() if not fingerprint}
+                    if begins:
+                        self._merge.differing.clear()
+                        await self._follower.restore(foreign, stored)
+                        self._documents.compare(await self._merge.call(self._log.document_fingerprints))
+                    else:
+                        for key in foreign - self._merge.differing:
+                            self._follower.recheck(key)
+                stands_by = not begins
 
     async def _check_log(self) -> None:
         """Checks the log at the start, periodically and after damage; has what it has lost read again."""

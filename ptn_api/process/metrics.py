@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # a single machine does not import the cluster
 
 __all__ = ["METRICS", "Buckets", "Metric", "Samples", "Sources", "samples_of"]
 
+Reading = Mapping[Any, float] | float | Histogram
+"""A mapping has a value for each label value, or for each tuple of them."""
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -66,14 +69,13 @@ Sample = tuple[list[str], Value]
 """The values of the labels, and the value."""
 Samples = dict[str, list[Sample]]
 """The samples of each metric, by its name."""
-Reading = Mapping[Any, float] | float | Histogram
-"""A mapping has a value for each label value, or for each tuple of them."""
 
 
 class Metric(NamedTuple):
     """A row of the table, without `read` where the supervisor knows the value.
 
-    A metric of several processes has `process` as its last label.
+    A metric of several processes has `process` as its last label; those of the stream alone have it if the
+    stream has several processes.
     """
 
     name: str
@@ -103,7 +105,7 @@ class Metric(NamedTuple):
 _INTAKE, _REST, _STREAM = ("intake",), ("rest",), ("stream",)
 _SERVERS = ("rest", "stream")
 _COPY = ("intake", "copy")
-_ALL = ("intake", "rest", "stream")
+_ALL = ("intake", "copy", "rest", "stream")
 _PER_REQUEST = ("route", "status", "encoding")
 
 

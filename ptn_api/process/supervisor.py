@@ -1,8 +1,10 @@
 """The supervisor: which process runs what, and in which order they start and stop.
 
 Three processes: intake (the only writer of the event log), rest and stream (readers). With `--demo` a fourth
-one simulates the validator. The listening sockets are open before any process starts and are inherited, so a
-restarted process keeps its port. Each process imports its own folder of the package (worker.py).
+one simulates the validator; with `--stream-processes` there are several of the stream. A machine of a cluster
+may run some of them; without intake, another process, `copy`, keeps its copy of the log. The listening
+sockets are open before any process starts and are inherited, so a restarted process keeps its port. Each
+process imports its own folder of the package (worker.py).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import msgspec
@@ -23,7 +25,14 @@ from ptn_api.backoff import Backoff
 from ptn_api.clock import SteadyClock, monotonic_ms, wall_ms
 from ptn_api.problems import PROBLEMS, Findings, ProblemRegister, Troubles, merged
 from ptn_api.process.child import Child, python_command
-from ptn_api.process.control import PROCESSES, HealthReport, WorkerConfig
+from ptn_api.process.control import (
+    HealthReport,
+    PeerGone,
+    PeerPresence,
+    WorkerConfig,
+    kind_of,
+    process_names,
+)
 from ptn_api.process.memory import MemoryWatch
 from ptn_api.process.metrics_server import MetricsServer
 from ptn_api.process.settings import Settings
@@ -34,7 +43,7 @@ __all__ = ["Supervisor", "stop_when_orphaned"]
 logger = structlog.get_logger()
 
 # Intake takes no more and flushes. Then both servers close their connections.
-_STOP_ORDER = (("simulator",), ("intake",), ("stream", "rest"))
+_STOP_ORDER = (("simulator",), ("intake", "copy"), ("stream", "rest"))
 _STOP_MARGIN_MS = 5_000
 """What a stop may take beyond the timeouts of its stages: killed processes end, their channels close."""
 
@@ -45,15 +54,14 @@ class Supervisor:
     def __init__(
         self,
         settings: Settings,
-        rest: socket.socket,
-        stream: socket.socket,
+        listeners: Mapping[str, socket.socket],
         queue_fd: int,
         metrics: MetricsServer | None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._rest = rest
-        self._stream = stream
+        self._names = process_names(settings)
+        self._listeners = listeners
         self._queue_fd = queue_fd
         self._stop = asyncio.Event()
         self._children: dict[str, Child] = {}
@@ -91,18 +99,23 @@ class Supervisor:
         try:
             if await self._start():
                 s = "s" if self._settings.tls_cert else ""
-                rest, stream = _url("http" + s, self._rest), _url("ws" + s, self._stream)
-                announce(f"PTN API ready: REST {rest} WebSocket {stream}")
+                schemes = {"rest": "http", "stream": "ws"}
+                urls = {}
+                for name, listener in self._listeners.items():
+                    urls[kind_of(name)] = _url(schemes[kind_of(name)] + s, listener)
+                words = {"rest": "REST", "stream": "WebSocket"}
+                announce(
+                    " ".join(["PTN API ready:", *(f"{words[name]} {url}" for name, url in urls.items())])
+                )
                 if self._metrics is not None:
                     announce(f"PTN API metrics: {self._metrics.url}")
-                if hint is not None:
-                    hint(self._settings, rest, stream)
+                if hint is not None and len(urls) == len(words):
+                    hint(self._settings, urls["rest"], urls["stream"])
                 await self._stop_or_fatal()
         finally:
-            for names in _STOP_ORDER:
-                await asyncio.gather(
-                    *(self._children[name].stop() for name in names if name in self._children)
-                )
+            for kinds in _STOP_ORDER:
+                stopping = [child for name, child in self._children.items() if kind_of(name) in kinds]
+                await asyncio.gather(*(child.stop() for child in stopping))
             await asyncio.gather(*self._running)
             if watch is not None:
                 watch.cancel()
@@ -136,11 +149,11 @@ class Supervisor:
             logger.warning("no_key_file", files=places, reason=reason)
         if self._settings.demo and not await self._until_ready(self._spawn("simulator")):
             return False
-        children = [
-            self._spawn("intake", queue=self._queue_fd),
-            self._spawn("rest", listener=self._rest.fileno()),
-            self._spawn("stream", listener=self._stream.fileno()),
-        ]
+        children = []
+        for name in self._names:
+            listener = self._listeners.get(name)
+            queue = self._queue_fd if name == "intake" else -1
+            children.append(self._spawn(name, listener=listener.fileno() if listener else -1, queue=queue))
         if self._metrics is not None:
             self._metrics.watch(children, self._problems, self._memory.samples)
         return await self._until_ready(*children)
@@ -164,20 +177,28 @@ class Supervisor:
             stop_timeout_ms=settings.stop_timeout_ms,
             silent_ms=settings.process_silent_ms,
             on_alive=self._report_health,
+            on_presence=lambda update: self._tell_peers(process, PeerPresence(process, update)),
+            on_end=lambda: self._tell_peers(process, PeerGone(process)),
         )
         self._children[process] = child
         self._running.append(asyncio.create_task(child.run()))
         return child
+
+    def _tell_peers(self, process: str, message: PeerPresence | PeerGone) -> None:
+        """Passes a message of, or about, a process of the stream on to the others."""
+        for name, child in self._children.items():
+            if name != process and kind_of(name) == kind_of(process) == "stream":
+                child.send(message)
 
     def _report_health(self) -> None:
         """Sends rest and stream the health of all others, and the key file; logs problems."""
         self._choose_key_file()
         self._clock()  # sees a jump when it happens, not at the next start of a child
         children = self._children
-        if all(name in children for name in PROCESSES):
+        if all(name in children for name in self._names):
             self._log_problems()
-            alive_until_ms = {name: children[name].alive_until_ms for name in PROCESSES}
-            for name in ("rest", "stream"):
+            alive_until_ms = {name: children[name].alive_until_ms for name in self._names}
+            for name in self._listeners:
                 problems = self._problems(without=name)
                 children[name].send(HealthReport(alive_until_ms, problems, self._settings.api_keys_file))
 
@@ -185,7 +206,9 @@ class Supervisor:
         """What only the supervisor knows."""
         children, now = self._children.values(), monotonic_ms()
         return {
-            "process_down": sum(child.alive_until_ms < now for child in children if child.name in PROCESSES),
+            "process_down": sum(
+                child.alive_until_ms < now for child in children if child.name in self._names
+            ),
             "process_restarting": sum(child.recent_restarts for child in children),
         }
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import structlog
@@ -22,6 +22,7 @@ from ptn_api.access.usage import Usage, UsageFile
 from ptn_api.errors import (
     InvalidInputError,
     LogDamagedError,
+    LogError,
     LogLockedError,
     LogUnusableError,
     PTNError,
@@ -37,10 +38,13 @@ from ptn_api.process.background import (
     watch_loop,
 )
 from ptn_api.process.certificate import Certificate
-from ptn_api.process.control import WorkerConfig, WorkerControl, read_config, take_over_stdin
+from ptn_api.process.control import WorkerConfig, WorkerControl, kind_of, read_config, take_over_stdin
 from ptn_api.process.log_output import configure_logging
 from ptn_api.process.metrics import Sources
 from ptn_api.tasks import cancel_and_wait, run_with, wait_for_event
+
+if TYPE_CHECKING:
+    from ptn_api.intake.merge import Turn
 
 __all__ = ["run_child"]
 
@@ -66,7 +70,7 @@ def run_child() -> int:
     with contextlib.suppress(ValueError, OSError):  # some systems allow less than their limit says
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     configure_logging(config.settings.log_level, process=config.process)
-    if config.process in ("rest", "stream"):  # plain asyncio where no sockets are served
+    if kind_of(config.process) in ("rest", "stream"):  # plain asyncio where no sockets are served
         import uvloop
 
         return uvloop.run(_run_process(config, sock))
@@ -83,15 +87,16 @@ async def _run_process(config: WorkerConfig, sock: socket.socket) -> int:
     ]
     functions = {
         "intake": _run_intake,
+        "copy": _run_copy,
         "rest": _run_reader,
         "stream": _run_reader,
         "simulator": _run_simulator,
     }
     try:
-        await functions[config.process](config, control)
+        await functions[kind_of(config.process)](config, control)
     except PTNError as error:
         logger.error("stopped_by_error", code=error.code, reason=str(error))
-        log_unusable = config.process == "intake" and isinstance(error, _FATAL_LOG_ERRORS)
+        log_unusable = config.process in ("intake", "copy") and isinstance(error, _FATAL_LOG_ERRORS)
         if log_unusable or isinstance(error, SettingsError):
             control.fatal()
         return 1
@@ -102,47 +107,81 @@ async def _run_process(config: WorkerConfig, sock: socket.socket) -> int:
 
 
 async def _run_intake(config: WorkerConfig, control: WorkerControl) -> None:
-    from ptn_api.intake.merge import IntakeCounters
-    from ptn_api.intake.options import IntakeOptions
-    from ptn_api.intake.run import run_intake
+    if config.settings.cluster_options.servers:
+        from ptn_api.process.cluster import run_machine
 
-    settings = config.settings
-    counters = IntakeCounters()
+        await run_machine(config.settings, control, partial(_take_in, config, control))
+        return
+    from ptn_api.event_log import open_reader
+
+    is_copy = False  # what cannot be read is reported when it is opened for writing
+    with (
+        contextlib.suppress(LogError),
+        contextlib.closing(open_reader(Path(config.settings.data_dir))) as existing,
+    ):
+        is_copy = existing.behind_ms() != 0
+    if is_copy:  # writing to it would fork the cluster's log
+        raise LogUnusableError(
+            "--data-dir holds a copy of a cluster's log: give --cluster, or another directory",
+            code="joined",
+        )
     event_log = await _open_writer(config, control)
     if event_log is None:
         return
     with contextlib.closing(event_log):
-        control.sources = Sources(counters)
-        skipped = event_log.counters()["skipped"]
+        await _take_in(config, control, event_log)
 
-        def find_problems() -> Findings:
-            return {
-                "log_unwritable": counters.unwritable,
-                "log_unusable": counters.unusable,
-                "log_damaged": event_log.damaged(),
-                "queue_items_refused": counters.queue_refused,
-                "changes_skipped": event_log.counters()["skipped"] - skipped,
-            }
 
-        control.problems.watch(find_problems)
-        try:
-            await run_intake(
-                log=event_log,
-                options=IntakeOptions(
-                    **msgspec.structs.asdict(settings.intake),
-                    data_dir=Path(settings.data_dir),
-                    validator_dir=Path(settings.validator_dir) if settings.validator_dir else None,
-                    checkpoint=Path(settings.checkpoint) if settings.checkpoint else None,
-                ),
-                queue_fd=config.queue if config.queue >= 0 else None,
-                clock_start=config.clock,
-                stop=control.stop,
-                ready=control.ready,
-                counters=counters,
-            )
-        except InvalidInputError as error:  # the one input whose fault ends intake
-            sentence = f"--checkpoint {settings.checkpoint} cannot be used: {error}"
-            raise SettingsError(sentence, code=error.code) from None
+async def _run_copy(config: WorkerConfig, control: WorkerControl) -> None:
+    """Keeps this machine's copy of a cluster's log, which the other processes read."""
+    from ptn_api.process.cluster import run_machine
+
+    await run_machine(config.settings, control)
+
+
+async def _take_in(
+    config: WorkerConfig, control: WorkerControl, event_log: EventLogWriter, turn: Turn | None = None
+) -> None:
+    """Runs intake on an open log, which other machines may write in turns with this one."""
+    from ptn_api.intake.merge import ALONE, IntakeCounters
+    from ptn_api.intake.options import IntakeOptions
+    from ptn_api.intake.run import run_intake
+
+    settings, counters = config.settings, IntakeCounters()
+    control.sources = Sources(
+        counters, copy=cast(Any, event_log) if settings.cluster_options.servers else None
+    )
+    skipped = event_log.counters()["skipped"]
+
+    def find_problems() -> Findings:
+        return {
+            "log_unwritable": counters.unwritable,
+            "log_unusable": counters.unusable,
+            "log_damaged": event_log.damaged(),
+            "queue_items_refused": counters.queue_refused,
+            "changes_skipped": event_log.counters()["skipped"] - skipped,
+        }
+
+    control.problems.watch(find_problems)
+    try:
+        await run_intake(
+            log=event_log,
+            options=IntakeOptions(
+                **msgspec.structs.asdict(settings.intake),
+                data_dir=Path(settings.data_dir),
+                validator_dir=Path(settings.validator_dir) if settings.validator_dir else None,
+                checkpoint=Path(settings.checkpoint) if settings.checkpoint else None,
+            ),
+            queue_fd=config.queue if config.queue >= 0 else None,
+            clock_start=config.clock,
+            stop=control.stop,
+            ready=control.ready,
+            counters=counters,
+            turn=turn or ALONE,
+        )
+    except InvalidInputError as error:  # the one input whose fault ends intake
+        sentence = f"--checkpoint {settings.checkpoint} cannot be used: {error}"
+        raise SettingsError(sentence, code=error.code) from None
 
 
 async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
@@ -153,8 +192,8 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
     certificate = Certificate(Path(settings.tls_cert), Path(settings.tls_key)) if settings.tls_cert else None
     keys = KeyRing()
     key_file = KeyFile(Path(settings.api_keys_file) if settings.api_keys_file else None, keys)
-    report_entries = config.process == "rest"  # one of the two that read the file
-    read_keys(key_file, report_entries=report_entries)
+    report_entries = config.process == "rest"  # one of those that read the file
+    await read_keys(key_file, report_entries=report_entries)
     event_log = cast(EventLog, WaitingReader(Path(settings.data_dir)))
     run: Callable[..., Coroutine[Any, Any, None]]
     counters: Any
@@ -163,14 +202,14 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
         from ptn_api.rest.run import run_rest
 
         counters = RestCounters()
-        rest = msgspec.structs.replace(settings.rest, cluster_behind_ms=settings.cluster_options.behind_ms)
-        run = partial(run_rest, options=rest, clock_start=config.clock)
+        run = partial(run_rest, options=settings.rest, clock_start=config.clock)
     else:
         from ptn_api.stream.counters import StreamCounters
         from ptn_api.stream.server import run_stream
 
         counters = StreamCounters()
-        run = partial(run_stream, options=settings.stream)
+        peers = control if settings.stream_processes > 1 else None
+        run = partial(run_stream, options=settings.stream, peers=peers)
     data_dir, usage = Path(settings.data_dir), Usage()
     control.sources = sources = Sources(counters, event_log, keys, key_file, data_dir)
     background = [

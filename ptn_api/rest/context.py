@@ -95,7 +95,7 @@ class AppContext:
             **source.findings,
             "source_silent": age_ms > self.options.silent_ms,
             "log_unreadable": unreadable,
-            "cluster_behind": behind_ms is None or behind_ms > self.options.cluster_behind_ms,
+            "cluster_behind": behind_ms is None or behind_ms > self.options.behind_ms,
             "starting": not ((ready and self.views.built) or unreadable),
         }
 

@@ -6,9 +6,11 @@ from typing import Annotated
 
 from ptn_api.access.options import ClientLimits
 from ptn_api.options import (
+    BEHIND_MS,
     CLOCK_JUMP_MS,
     CLOCK_SETTLE_MS,
     STOP_TIMEOUT_MS,
+    Behind,
     ClockJump,
     ClockSettle,
     Count,
@@ -78,6 +80,7 @@ class RestOptions(ClientLimits, frozen=True, kw_only=True):
     clock_jump_ms: ClockJump = CLOCK_JUMP_MS
     clock_settle_ms: ClockSettle = CLOCK_SETTLE_MS
     stop_timeout_ms: StopTimeout = STOP_TIMEOUT_MS
+    behind_ms: Behind = BEHIND_MS
 
     rate_window_ms: int = 10_000
     """The time over which `minimum_rate` is measured."""
@@ -85,8 +88,6 @@ class RestOptions(ClientLimits, frozen=True, kw_only=True):
     """How many large documents more a user may wait for."""
     download_wait_ms: int = 30_000
     """How long each of them waits before the response is a 503."""
-    cluster_behind_ms: int = 5_000
-    """A copy of the log that was not complete for longer than this counts as a problem."""
     behind_wait_ms: int = 2_000
     """How long a request with a cursor above the head waits for this machine's copy of the log."""
     silent_ms: int = 300_000

@@ -6,9 +6,9 @@ import contextlib
 import enum
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from ptn_api.cluster.broker import Entry, SnapshotInfo
+from ptn_api.cluster.broker import Beat, Entry, SnapshotInfo
 from ptn_api.errors import BrokerError, EntriesPurgedError, OutcomeUnknownError, PublishRefusedError
 
 __all__ = ["Fault", "MemoryBroker"]
@@ -50,6 +50,11 @@ class MemoryBroker:
         self.checking = checking
         self.late: list[tuple[bytes, int]] = []
         self.stored: dict[str, tuple[SnapshotInfo, list[bytes]]] = {}
+        self.beats: list[Beat] = []
+        """Those that were announced."""
+        self.silent = False
+        """Whether beats are lost."""
+        self._listeners: list[Callable[[Beat], None]] = []
         self._changed = threading.Condition()
 
     def publish(self, payload: bytes, *, expected: int) -> int:
@@ -113,6 +118,15 @@ class MemoryBroker:
         with self._changed:
             # Later entries of the same thread cannot come: tests that need the wait publish in another one.
             self._changed.wait_for(lambda: self.purged + len(self.entries) > after, timeout_ms / 1000)
+
+    def announce(self, beat: Beat) -> None:
+        if not (self.down or self.silent):
+            self.beats.append(beat)
+            for heard in list(self._listeners):
+                heard(beat)
+
+    def listen(self, heard: Callable[[Beat], None]) -> None:
+        self._listeners.append(heard)
 
     def purge(self, through: int) -> None:
         self._require_up()

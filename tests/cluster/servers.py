@@ -36,7 +36,9 @@ def missing() -> str:
 class Server:
     """One nats-server with its own store; syncs every write, as clusters must."""
 
-    def __init__(self, folder: Path, name: str, ports: list[int], routes: list[int], *, sync: str) -> None:
+    def __init__(
+        self, folder: Path, name: str, ports: list[int], routes: list[int], *, sync: str, extra: str
+    ) -> None:
         self.name = name
         self.port, self.monitor_port, _ = ports
         self.store = folder / name
@@ -50,6 +52,7 @@ class Server:
             http: "127.0.0.1:{ports[1]}"
             jetstream {{ store_dir: "{self.store}", sync_interval: {sync}, max_file: 2G, max_mem: 64M }}
             {_cluster(ports[2], routes) if len(routes) > 1 else ""}
+            {extra}
             lame_duck_grace_period: 100ms
             lame_duck_duration: 30s
             """
@@ -139,10 +142,13 @@ class Servers(list[Server]):
 
 
 @contextlib.contextmanager
-def nats_servers(folder: Path, *, count: int = 3, sync: str = "always") -> Iterator[Servers]:
-    """A cluster on free ports, healthy. Another process may take a port first: then other ports are tried."""
+def nats_servers(folder: Path, *, count: int = 3, sync: str = "always", extra: str = "") -> Iterator[Servers]:
+    """A cluster on free ports, healthy; `extra` is added to the configuration.
+
+    Another process may take a port first: then other ports are tried.
+    """
     for attempt in range(_TRIES):
-        servers = _start(folder / str(attempt), count, sync)
+        servers = _start(folder / str(attempt), count, sync, extra)
         try:
             if _all_stay(servers):
                 servers.wait_healthy()
@@ -159,12 +165,12 @@ def _cluster(own: int, routes: list[int]) -> str:
     return f'cluster {{ name: tests, listen: "127.0.0.1:{own}", routes: [{urls}] }}'
 
 
-def _start(folder: Path, count: int, sync: str) -> Servers:
+def _start(folder: Path, count: int, sync: str, extra: str) -> Servers:
     folder.mkdir(parents=True)
     ports = _free_ports(3 * count)
     routes = ports[2::3]
     servers = Servers(
-        Server(folder, f"n{number + 1}", ports[3 * number : 3 * number + 3], routes, sync=sync)
+        Server(folder, f"n{number + 1}", ports[3 * number : 3 * number + 3], routes, sync=sync, extra=extra)
         for number in range(count)
     )
     for server in servers:

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ptn_api.cluster.copy import Copy, open_copy
@@ -60,7 +61,7 @@ def test_a_new_cluster(ptn: Ptn, servers: Servers, no_streams: ClusterOptions, t
     with contextlib.closing(JetStreamBroker(no_streams)) as broker:
         assert broker.status()["log"].replicas == 3
         with contextlib.closing(open_copy(tmp_path / "copy", broker, Copy)) as copy:
-            assert copy.check()
+            assert copy.confirm()
             assert not copy.ready()
 
 
@@ -78,16 +79,26 @@ def test_the_log_of_a_single_machine(
         contextlib.closing(JetStreamBroker(no_streams)) as broker,
         contextlib.closing(open_copy(tmp_path / "copy", broker, Copy)) as copy,
     ):
-        assert copy.check()
+        assert copy.confirm()
         assert content(tmp_path / "copy") == content(tmp_path / "alone") == before
         with contextlib.closing(open_cluster_writer(tmp_path / "writer", broker)) as writer:
             writer.take_over()
             writer.append([written(position(4, [order(4)]))], NOW)
-        copy.check()
+        copy.confirm()
         assert numbers(copy) == [1, 2, 3, 4]
         assert set(copy.fingerprints().values()) <= {""}
     with contextlib.closing(open_writer(tmp_path / "alone")) as log:
         assert numbers(log) == [1, 2, 3]
+    # A copy, where all servers were lost.
+    words[4] = tmp_path / "copy"
+    again = msgspec.structs.replace(no_streams, cluster_name="again")
+    assert succeeded(ptn(*words, **addressed(again)))["head"] == 1
+    with (
+        contextlib.closing(JetStreamBroker(again)) as broker,
+        contextlib.closing(open_copy(tmp_path / "new", broker, Copy)) as copy,
+    ):
+        assert copy.confirm()
+        assert numbers(copy) == [1, 2, 3, 4]
     with contextlib.closing(open_writer(tmp_path / "other")) as log:
         log.baseline([], T0)
     words[4] = tmp_path / "other"

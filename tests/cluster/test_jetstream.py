@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import nkeys
 import pytest
+import trustme
 from structlog.testing import capture_logs
 
 from ptn_api.cluster.broker import PART_BYTES, Entry, SnapshotInfo
@@ -29,7 +33,7 @@ from ptn_api.errors import (
 )
 from ptn_api.event_log.database import log_path
 from tests.cluster.machines import content
-from tests.cluster.servers import Servers, missing
+from tests.cluster.servers import Servers, missing, nats_servers
 from tests.event_log.reading import NOW, numbers
 from tests.factories import T0, order, position, written
 from tests.waiting import until
@@ -227,6 +231,27 @@ def test_closing_ends_calls_in_other_threads(servers: Servers) -> None:
     broker.close()
 
 
+def test_closing_while_it_reconnects(servers: Servers) -> None:
+    """At any moment of it."""
+    options = ClusterOptions(cluster=servers.urls, cluster_name="nothing")
+    for number in range(60):
+        broker = JetStreamBroker(options)
+        for server in servers if number % 2 else ():
+            server.freeze()
+        time.sleep(number * 0.000_5)
+        broker.close()
+        for server in servers:
+            server.thaw()
+    for number in range(60):
+        broker = JetStreamBroker(options)
+        assert not answered(broker.last)
+        client = broker._client
+        assert client is not None
+        broker._thread.call(lambda broker=broker, client=client: broker._give_up(client, "test"))  # type: ignore[misc]
+        time.sleep(number % 6 * 0.000_5)
+        broker.close()
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -243,6 +268,112 @@ def test_unusable_settings(fields: dict[str, str], message: str) -> None:
     with pytest.raises(SettingsError, match=message) as caught:
         JetStreamBroker(ClusterOptions(**fields))
     assert "secret" not in str(caught.value)
+
+
+# --- credentials and TLS ----------------------------------------------------------------------------------
+
+
+def api(*actions: str) -> list[str]:
+    return [f"$JS.API.{action}.{stream}" for action in actions for stream in ("PTN_LOG", "PTN_SNAPSHOT")]
+
+
+READ = ["ptn.node", *api("DIRECT.GET", "STREAM.INFO")]
+WRITE = [*READ, "ptn.log", "ptn.snapshot.>", *api("STREAM.PURGE")]
+SET_UP = [*WRITE, *api("STREAM.CREATE", "STREAM.UPDATE")]
+HEAR = ["_INBOX.>", "ptn.announced", "ptn.beat"]
+"""As docs/cluster.md lists them."""
+
+
+class Secured(NamedTuple):
+    url: str
+    ca: Path
+    folder: Path
+
+    def connect(self, user: str, **fields: Any) -> JetStreamBroker:
+        chosen = {"cluster_credentials": str(self.folder / user), "cluster_ca": str(self.ca)} | fields
+        return JetStreamBroker(ClusterOptions(cluster=self.url, replicas=1, request_ms=500, **chosen))
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """A server with TLS, and the users of docs/cluster.md."""
+    folder = tmp_path_factory.mktemp("secured")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "ca"))
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(str(folder / "key"))
+    for part in certificate.cert_chain_pems:
+        part.write_to_path(str(folder / "cert"), append=True)
+    users = []
+    for name, publish, subscribe in (
+        ("serves", READ, HEAR),
+        ("intake", WRITE, HEAR),
+        ("admin", SET_UP, [*HEAR, "ptn.node"]),
+        ("stranger", None, None),
+    ):
+        seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)
+        (folder / name).write_bytes(seed)
+        public = nkeys.from_seed(bytearray(seed)).public_key.decode()
+        if publish is not None:
+            allowed = json.dumps({"publish": publish, "subscribe": subscribe})
+            users.append(f'{{ nkey: "{public}", permissions: {allowed} }}')
+    extra = f"""
+        tls {{ cert_file: "{folder / "cert"}", key_file: "{folder / "key"}" }}
+        authorization {{ users: [{", ".join(users)}] }}
+    """
+    with nats_servers(folder / "nats", count=1, extra=extra) as servers:
+        yield Secured(servers.urls.replace("nats:", "tls:"), folder / "ca", folder)
+
+
+def test_permissions_are_enough(secured: Secured, tmp_path: Path) -> None:
+    """Those of the documentation; and a machine that only serves can publish nothing."""
+    with contextlib.closing(secured.connect("admin")) as admin:
+        admin.create_streams()
+        admin.create_streams()
+        found(admin, T0)
+    with (
+        contextlib.closing(secured.connect("intake")) as own,
+        contextlib.closing(secured.connect("serves")) as other,
+        contextlib.closing(open_cluster_writer(tmp_path / "writer", own)) as writer,
+        contextlib.closing(open_copy(tmp_path / "copy", other, Copy)) as copy,
+    ):
+        writer.take_over()
+        writer.baseline([], T0)
+        for _ in range(3):
+            publish_snapshot(own, log_path(tmp_path / "writer"))
+        other.wait(0, 600_000)
+        assert copy.confirm()
+        own.report(NodeReport(node="a", index=1, behind_ms=0, processes=[]))
+        other.report(NodeReport(node="b", index=1, behind_ms=0, processes=[]))
+        assert other.snapshots() == own.snapshots() != []
+        last = own.last()
+        with capture_logs() as logs:
+            for forbidden in (
+                lambda: other.publish(b"a", expected=last),
+                lambda: other.put_snapshot(snapshot("aa", 5, 1), [b"1"]),
+                lambda: other.purge(1),
+            ):
+                assert not answered(forbidden)
+        assert any("ermissions" in str(entry.get("reason")) for entry in logs)
+        assert own.last() == last
+        assert all(info.name != "aa" for info in own.snapshots())
+
+
+@pytest.mark.parametrize(
+    ("user", "fields", "message"),
+    [
+        ("stranger", {}, "[Aa]uthorization"),
+        ("serves", {"cluster_credentials": ""}, "[Aa]uthorization"),
+        ("serves", {"cluster_ca": ""}, "certificate verify failed"),
+    ],
+)
+def test_refused_connections(secured: Secured, user: str, fields: dict[str, str], message: str) -> None:
+    """The error names the reason."""
+    with (
+        contextlib.closing(secured.connect(user, **fields)) as broker,
+        pytest.raises(BrokerError, match=message),
+    ):
+        until(lambda: broker.last())
 
 
 # --- status and reports -----------------------------------------------------------------------------------
@@ -397,7 +528,7 @@ def test_nothing_is_lost_or_repeated(
             machines.end()
             logs = [machines.writer, *machines.copies]
             for log in logs:
-                until(lambda log=log: answered(log.check) and log.check())  # type: ignore[misc]
+                until(lambda log=log: answered(log.confirm) and log.confirm())  # type: ignore[misc]
             for log in logs:
                 assert numbers(log)[: len(machines.acknowledged)] == machines.acknowledged
                 assert (
@@ -441,6 +572,6 @@ def test_a_machine_joins_from_a_snapshot(tmp_path: Path, options: ClusterOptions
             with pytest.raises(EntriesPurgedError):
                 broker.read(0, 1)
             with contextlib.closing(open_copy(tmp_path / "copy", broker, Copy)) as copy:
-                assert copy.check()
+                assert copy.confirm()
                 assert numbers(copy) == [1, 2, 3, 4, 5, 6]
             assert content(tmp_path / "copy") == content(tmp_path / "writer")

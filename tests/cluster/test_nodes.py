@@ -330,7 +330,7 @@ async def test_two_copies_serve_the_same(cluster: Cluster, reader: Reader) -> No
 async def test_a_copy_that_is_behind_is_reported(cluster: Cluster, reader: Reader) -> None:
     """`cluster_behind` makes /health a 503 until the copy was complete again, also right after a start."""
     cluster.broker.down = True
-    async with rest(reader, cluster_behind_ms=SHORT) as served:
+    async with rest(reader, behind_ms=SHORT) as served:
 
         async def problems() -> list[str]:
             response = await served.get("/health")
@@ -343,7 +343,7 @@ async def test_a_copy_that_is_behind_is_reported(cluster: Cluster, reader: Reade
 
         await served.until(is_behind)
         cluster.broker.down = False
-    async with rest(reader, cluster_behind_ms=LONG) as served:
+    async with rest(reader, behind_ms=LONG) as served:
         cluster.copy.confirm()
         assert "cluster_behind" not in await problems()
         cluster.copy.prepare()  # as at the start of the process that follows

@@ -15,7 +15,7 @@ from typing import Any
 from ptn_api.errors import LogUnwritableError
 from ptn_api.event_log import open_writer
 from ptn_api.event_log.contract import Change, Event, EventLogWriter, Head
-from ptn_api.intake.merge import IntakeCounters
+from ptn_api.intake.merge import ALONE, IntakeCounters, Turn
 from ptn_api.intake.options import IntakeOptions
 from ptn_api.intake.run import run_intake
 from ptn_api.intake.watch import Watch
@@ -110,6 +110,7 @@ async def running(
     wrap: Callable[[EventLogWriter], EventLogWriter] = lambda log: log,
     created_ms: int | None = None,
     log: EventLogWriter | None = None,
+    turn: Turn = ALONE,
     **options: Any,
 ) -> AsyncIterator[Intake]:
     """Runs intake. Yields once the baseline is in the log and the first sweep is done.
@@ -135,6 +136,7 @@ async def running(
             ready=ready.set,
             watch=watch,
             counters=counters,
+            turn=turn,
         )
     )
     intake = Intake(log, writing, task, counters)

@@ -164,7 +164,7 @@ def test_the_configuration_is_the_first_line_only() -> None:
 
 def test_health_lapses_with_the_reports() -> None:
     """A process is up until its deadline passes, and the one that answers always is."""
-    health = ReportedHealth("rest", silent_ms=1_000_000)
+    health = ReportedHealth("rest", Settings(process_silent_ms=1_000_000))
     assert health.processes() == {"intake": True, "rest": True, "stream": True}
     assert health.problems() == {}
     now = monotonic_ms()
@@ -174,7 +174,7 @@ def test_health_lapses_with_the_reports() -> None:
     assert health.processes() == {"intake": False, "rest": True, "stream": True}
     assert health.problems()["log_unwritable"].since_ms == 7
     assert health.problems()["process_down"].count == 1
-    assert ReportedHealth("rest", silent_ms=-1).processes() == {
+    assert ReportedHealth("rest", Settings(process_silent_ms=-1)).processes() == {
         "intake": False,
         "rest": True,
         "stream": False,

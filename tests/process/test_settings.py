@@ -188,6 +188,6 @@ def test_options_that_are_not_settings_are_few(options: type[msgspec.Struct]) ->
             "mass_removal_count",
         ),
         *("position_limit_bytes", "document_limit_bytes", "queue_line_limit_bytes"),
-        *("rate_window_ms", "silent_ms", "replay_stall_ms", "behind_wait_ms", "cluster_behind_ms"),
-        *("waiting_downloads", "download_wait_ms"),
+        *("rate_window_ms", "silent_ms", "replay_stall_ms"),
+        *("waiting_downloads", "download_wait_ms", "behind_wait_ms"),
     }

@@ -1,0 +1,157 @@
+"""`ptn serve --cluster` with real processes: one machine with the validator, one that only serves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptn_api.access import add_key
+from ptn_api.cluster.copy import found
+from ptn_api.cluster.jetstream import JetStreamBroker
+from ptn_api.cluster.options import ClusterOptions
+from tests.cluster.machines import content
+from tests.cluster.servers import Servers, missing
+from tests.factories import T0
+from tests.system.api import Api, api
+from tests.system.follower import Follower
+from tests.system.validator import Validator
+from tests.waiting import until
+
+pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
+
+
+class Machines:
+    """Starts the machines of one cluster, which share a key file."""
+
+    def __init__(self, folder: Path, options: ClusterOptions) -> None:
+        self.folder = folder
+        self.key = add_key(folder / "api_keys.json", "user", 100)
+        self._settings = {"cluster": options.cluster, "cluster_name": options.cluster_name}
+
+    def start(self, name: str, **settings: Any) -> contextlib.AbstractContextManager[Api]:
+        (self.folder / name).mkdir(exist_ok=True)
+        keys = self.folder / "api_keys.json"
+        return api(self.folder / name / "data", keys=keys, **(self._settings | settings))
+
+    def get(self, server: Api, path: str) -> Any:
+        request = urllib.request.Request(server.rest + path, headers={"Authorization": f"Bearer {self.key}"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+
+@pytest.fixture
+def machines(options: ClusterOptions, tmp_path: Path) -> Iterator[Machines]:
+    with contextlib.closing(JetStreamBroker(options)) as broker:
+        found(broker, T0)
+    made = Machines(tmp_path, options)
+    yield made
+    for log in tmp_path.rglob("server.log"):
+        assert made.key not in log.read_text(errors="replace")
+
+
+def test_two_machines_serve_the_same(machines: Machines, servers: Servers, tmp_path: Path) -> None:
+    """The one with the validator and one without: the same sequences, positions and epoch.
+
+    A server of the broker may be killed meanwhile, and the machine that only serves may be restarted.
+    """
+    validator = Validator(tmp_path / "validator")
+    position = validator.place()
+    with (
+        machines.start("first", validator_dir=tmp_path / "validator") as first,
+        machines.start("second", processes="rest,stream") as second,
+        Follower(first.stream, machines.key) as near,
+        Follower(second.stream, machines.key) as far,
+    ):
+        assert set(first.children()) == {"intake", "rest", "stream"}
+        assert set(second.children()) == {"copy", "rest", "stream"}
+        for _ in range(5):
+            position = validator.add_order(position)
+        near.wait_for(5)
+        far.wait_for(5)
+        servers[0].kill()
+        for _ in range(5):
+            position = validator.add_order(position)
+        near.wait_for(10)
+        far.wait_for(10)
+        second.wait_restarted("copy", second.kill("copy"))
+        position = validator.add_order(position)
+        near.wait_for(11)
+        far.wait_for(11)
+        assert far.sequences == near.sequences == sorted(set(near.sequences))
+        assert far.order_uuids == near.order_uuids
+        assert near.order_uuids == [order["order_uuid"] for order in position["orders"][1:]]
+        for server, log in ((first, "intake"), (second, "copy")):
+            wanted = dict.fromkeys((log, "rest", "stream"), "up")
+            until(lambda: machines.get(server, "/health")["processes"] == wanted)  # noqa: B023
+        # Each machine puts its documents together by itself.
+        until(lambda: len({json.dumps(machines.get(s, "/miner-positions")) for s in (first, second)}) == 1)
+        assert first.stop() == 0
+        wanted = content(tmp_path / "first" / "data")
+        until(lambda: content(tmp_path / "second" / "data") == wanted, what="equal copies")
+
+
+def test_a_machine_waits_for_the_cluster(
+    no_streams: ClusterOptions, tmp_path: Path, servers: Servers
+) -> None:
+    """Until it has a log, and serves without it once it has a copy."""
+    machines = Machines(tmp_path, no_streams)
+    validator = Validator(tmp_path / "validator")
+    validator.place()
+    with machines.start("first", wait=False, validator_dir=tmp_path / "validator") as first:
+        until(lambda: first.log.exists() and "ptn cluster init" in first.log.read_text())
+        with contextlib.closing(JetStreamBroker(no_streams)) as broker:
+            broker.create_streams()
+            found(broker, T0)
+        first.wait_ready()
+        with machines.start("second", processes="rest,stream") as second:
+            assert second.stop() == 0
+        for server in servers:
+            server.kill()
+        with machines.start("second", processes="rest,stream") as second:
+            assert len(machines.get(second, "/miner-positions")) == 1
+    servers.restore()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"cluster": "nats://user:secret@127.0.0.1:1"}, "use --cluster-credentials"),
+        ({"processes": "intake,rest,typo"}, "--processes"),
+        ({"cluster": "", "processes": "rest"}, "--processes needs --cluster"),
+        ({"name": "alone"}, "use another data directory"),
+    ],
+)
+def test_what_ends_the_start(
+    machines: Machines, tmp_path: Path, settings: dict[str, str], message: str
+) -> None:
+    """With a reason that repeats no secret."""
+    validator = Validator(tmp_path / "validator")
+    validator.place()
+    (tmp_path / "alone").mkdir()
+    common: dict[str, Any] = {"validator_dir": tmp_path / "validator"}
+    with api(tmp_path / "alone" / "data", keys=tmp_path / "api_keys.json", **common):
+        pass
+    with machines.start(**({"name": "first", "wait": False} | common | settings)) as first:
+        assert first.process.wait(60) in (1, 2)
+    text = first.log.read_text()
+    assert message in text
+    assert "secret" not in text
+
+
+def test_a_copy_is_not_written_alone(machines: Machines, tmp_path: Path) -> None:
+    """Without --cluster the log would fork, and clients would see it."""
+    validator = Validator(tmp_path / "validator")
+    validator.place()
+    with machines.start("first", validator_dir=tmp_path / "validator"):
+        pass
+    before = content(tmp_path / "first" / "data")
+    with machines.start("first", wait=False, validator_dir=tmp_path / "validator", cluster="") as alone:
+        assert alone.process.wait(60) == 1
+    assert "holds a copy of a cluster's log" in alone.log.read_text()
+    assert content(tmp_path / "first" / "data") == before
