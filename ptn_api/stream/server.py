@@ -276,7 +276,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
             # Not as fast as the client sends: the loop would do little else.
             if not self._socket.is_closing():
                 self._socket.pause_reading()
-                asyncio.get_running_loop().call_later(_DISCARD_PAUSE_S, self._read_on)
+                asyncio.get_running_loop().call_later(_DISCARD_PAUSE_S, self.read_on)
             return
         if self._handshake is None or self._own_buffer is None:
             self._parse_frames(nbytes)
@@ -330,7 +330,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
         self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(self._unread_close_s, self._socket.abort)
 
-    def _read_on(self) -> None:
+    def read_on(self) -> None:
         if not self._socket.is_closing():
             self._socket.resume_reading()
 
