@@ -42,7 +42,7 @@ logger = structlog.get_logger()
 
 _RETRY_MS = 500
 _REPORT_S = 1.0
-_SNAPSHOT_CHECK_MS = 5_000
+_SNAPSHOT_CHECK_MS = 2_000
 
 
 async def run_machine(
