@@ -39,6 +39,7 @@ from benchmarks.machine import many_files
 
 BENCHMARKS = {
     "fanout": fanout.run,
+    "processes": fanout.run_processes,
     "delivery": delivery.latency,
     "replay": delivery.replay,
     "wire": delivery.wire,
@@ -98,8 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--cost-positions", type=int, default=50, help="positions per miner for that")
     add("--idle-clients", type=int, default=1_000)
     add("--idle-seconds", type=float, default=20)
-    add("--only", choices=[*attacks.ATTACKS], help="of the attacks, run this one")
+    add("--only", choices=[*attacks.ATTACKS], nargs="+", help="of the attacks, run these")
     add("--seconds", type=float, default=10, help="how long each attack lasts")
+    add("--windows", type=int, default=3, help="in how many parts, each after a quiet one")
+    add("--files", type=int, default=0, help="attacks: limit the open files of the server's processes")
+    add("--memory-mb", type=int, default=0, help="attacks: limit the address space of the server's processes")
+    add("--nginx", action="store_true", help="attacks: behind nginx, as deploy/ configures it")
     add("--attack-mb", type=float, default=200, help="by how much an attack may raise a process's memory")
     add("--keep", default="", help="keep simulated directories and logs here for later runs")
     add("--json", type=Path, help="also write the figures to this file")

@@ -1,28 +1,35 @@
 """Attacks on the servers, each measured by what an innocent user notices of it.
 
-    python -m benchmarks attacks                              # all, one after the other
-    python -m benchmarks attacks --only filters --seconds 20  # one
+    python -m benchmarks attacks                               # all, one after the other
+    python -m benchmarks attacks --only filters --seconds 20   # one
+    python -m benchmarks attacks --seconds 1 --nginx           # behind nginx, as deploy/ configures it
+    python -m benchmarks attacks --seconds 1 --files 1024      # with a limit of open files
+    python -m benchmarks attacks --seconds 1 --memory-mb 600   # with a limit of memory (address space)
 
-Each runs for `--seconds` against a server of its own, from a process of its own. Meanwhile a victim requests
-small answers, on an open connection and on new ones, and follows the stream. Its times are compared with
-those of a quiet server; memory is that of the process that is attacked, before, at its highest, and once the
-attack is over.
+A victim requests small answers, on an open connection and on new ones, and follows the stream. Each attack
+(benchmarks/attackers.py) runs for `--seconds` in a process of its own, in `--windows` parts; before each part
+the victim is measured for as long without it. The median of the parts' 99th percentiles counts, so that
+neither other programs on the machine nor one slow moment decides. A row passes if the attacked p99 is at most
+3 times the quiet one, or 100 ms, and if the victim got every answer and stayed connected.
 
-To add one, write `async def attack_x(target: Target) -> None`, which attacks until `target.over`, and add a
-row to ATTACKS.
+All attacks meet the same server, so memory that one of them leaks shows in the next. Victim and attackers
+share a core at the same priority; the server has the other one.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import http.client
+import itertools
 import os
+import ssl
+import statistics
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -31,150 +38,28 @@ import msgspec
 import psutil
 import requests
 
+from benchmarks.attackers import ATTACKS, Target
 from benchmarks.figures import Figures, percentile
-from benchmarks.machine import LOAD, SERVER, on, pinned, start
+from benchmarks.machine import LOAD, SERVER, cpu_seconds, on, pinned, start
 from benchmarks.server import DEFAULT_PERIODS, BenchValidator, prepared
 from ptn_api.access import add_key
-from tests.system.api import Api, api
+from tests.system.api import api
+from tests.system.certificates import Files, certificates
 from tests.system.follower import Follower
+from tests.system.nginx import nginx
 
-__all__ = ["ATTACKS", "Attack", "Target", "run"]
+__all__ = ["ATTACKS", "run"]
 
-_VICTIM_PERIOD_S = 0.02
-_ORDER_PERIOD_S = 0.2
+_VICTIM_PERIOD_S = 0.04
+_ORDER_PERIOD_S = 0.1
+_SETTLE_S = 8
+"""How long the server may work on the remains of an attack before the next quiet part, at most."""
 _RECOVERY_S = 20
-"""How long to wait for memory to be given back, at most."""
-
-
-class Target(msgspec.Struct):
-    """What an attack is told: addresses, the attacker's key, the log's epoch, and when to end."""
-
-    rest: str
-    stream: str
-    key: str
-    epoch: str
-    seconds: float
-    outcomes: dict[str, int] = {}
-    """What became of the attacker's requests: HTTP statuses, and the kinds of errors."""
-    began: float = msgspec.field(default_factory=time.monotonic)
-
-    def count(self, outcome: str) -> None:
-        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
-
-    @property
-    def over(self) -> bool:
-        return self.left_s <= 0
-
-    @property
-    def left_s(self) -> float:
-        return self.began + self.seconds - time.monotonic()
-
-    @property
-    def rest_address(self) -> tuple[str, int]:
-        parts = urlsplit(self.rest)
-        return parts.hostname or "", parts.port or 0
-
-
-# --- the attacks ------------------------------------------------------------------------------------------
-
-
-async def attack_filters(target: Target) -> None:
-    """300 connections that request filtered documents again and again, uncompressed and compressed."""
-    queries = ["trade_pair=BTCUSD", "trade_pair=BTCUSD,ETHUSD,EURUSD", "status=closed", "status=open"]
-    await _repeated(target, [f"/miner-positions?tier=0&{query}" for query in queries], connections=300)
-
-
-async def attack_since(target: Target) -> None:
-    """60 mirrors that are as late as can be."""
-    await _repeated(target, [f"/miner-positions?since={target.epoch}:0"], connections=60)
-
-
-async def attack_messages(target: Target) -> None:
-    """60 clients that read the log from its start, with a filter that passes little."""
-    path = "/messages?after={oldest}&limit=10000&trade_pair=EURUSD"
-    oldest = await asyncio.to_thread(_oldest_sequence, target)
-    await _repeated(target, [path.format(oldest=oldest - 1)], connections=60)
-
-
-async def attack_checkpoint(target: Target) -> None:
-    """60 downloads of the checkpoint at once, uncompressed."""
-    await _repeated(target, ["/validator-checkpoint"], connections=60, codings=["identity"])
-
-
-async def attack_slow_filters(target: Target) -> None:
-    """300 connections that request filtered documents and read slowly: 8 KB/s each."""
-    path = "/miner-positions?tier=0&status=closed"
-    await _repeated(target, [path], connections=300, read_bytes=8_192, pause_s=1)
-
-
-class Attack(NamedTuple):
-    """A row of the table. `tier` is the attacker's, `process` the one whose memory is measured."""
-
-    run: Callable[[Target], Awaitable[None]]
-    tier: int
-    process: str = "rest"
-
-
-ATTACKS: dict[str, Attack] = {
-    "filters": Attack(attack_filters, tier=0),
-    "since": Attack(attack_since, tier=100),
-    "messages": Attack(attack_messages, tier=100),
-    "checkpoint": Attack(attack_checkpoint, tier=100),
-    "slow-filters": Attack(attack_slow_filters, tier=0),
-}
-
-
-async def _repeated(
-    target: Target,
-    paths: list[str],
-    *,
-    connections: int,
-    codings: list[str] | None = None,
-    read_bytes: int = 1 << 18,
-    pause_s: float = 0,
-) -> None:
-    """Requests the paths in turn over that many connections, each again as soon as it is answered."""
-    codings = codings or ["identity", "gzip"]
-
-    async def one(number: int) -> None:
-        while not target.over:
-            path, coding = paths[number % len(paths)], codings[number // len(paths) % len(codings)]
-            try:
-                refused = await _request(target, path, coding, read_bytes, pause_s)
-                await asyncio.sleep(0.2 if refused else 0)
-            except (OSError, EOFError) as error:
-                target.count(type(error).__name__)
-                await asyncio.sleep(0.1)
-
-    tasks = [asyncio.create_task(one(number)) for number in range(connections)]
-    await asyncio.wait(tasks, timeout=target.left_s)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _request(target: Target, path: str, coding: str, read_bytes: int, pause_s: float) -> bool:
-    """One request on a connection of its own; the body is discarded. Returns whether it was refused."""
-    reader, writer = await asyncio.open_connection(*target.rest_address, limit=read_bytes)
-    head = f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {target.key}\r\n"
-    try:
-        writer.write(f"{head}accept-encoding: {coding}\r\n\r\n".encode())
-        status = await reader.readline()
-        if not status:
-            raise EOFError
-        code = status.split()[1].decode()
-        target.count(code)
-        while await reader.read(read_bytes):
-            await asyncio.sleep(pause_s)
-        return code != "200"
-    finally:
-        writer.close()
-
-
-def _oldest_sequence(target: Target) -> int:
-    headers = {"Authorization": f"Bearer {target.key}"}
-    gone = requests.get(f"{target.rest}/messages?after=0", headers=headers, timeout=60)
-    return int(gone.json().get("oldest_sequence", 1))
+"""How long to wait for memory to be given back after the last attack, at most."""
+_LIMIT_MS = 100.0
+_RATIO = 3.0
+_LIMITS = {"requests_per_minute": 600, "frames_per_minute": 600, "failed_logins_per_minute": 30}
+"""Those of an ordinary server, which tests switch off. Loopback is exempt from those per address."""
 
 
 # --- the victim -------------------------------------------------------------------------------------------
@@ -184,24 +69,38 @@ class Victim:
     """An innocent user: small answers on a kept connection and on new ones, and live orders.
 
     A request that is due while the former one is still unanswered counts from the time at which it was due.
+    A connection that is closed before the response is replaced once, as HTTP clients do.
     """
 
-    def __init__(self, server: Api, validator: BenchValidator, key: str) -> None:
-        self.kept_ms: list[float] = []
-        self.new_ms: list[float] = []
-        self.orders_ms: list[float] = []
-        self.unanswered = 0
-        self._address = urlsplit(server.rest).netloc
+    def __init__(
+        self, rest: str, stream: str, validator: BenchValidator, key: str, tls: Files | None
+    ) -> None:
+        self.times_ms: dict[str, list[float]] = {"small": [], "new": [], "orders": []}
+        self.faults: Counter[str] = Counter()
+        self._host = urlsplit(rest).netloc
+        self._tls = None if tls is None else ssl.create_default_context(cafile=str(tls.authority))
         self._headers = {"Authorization": f"Bearer {key}"}
         self._validator = validator
-        self._follower = Follower(server.stream, key)
+        miners = (validator.root / "validation" / "miners").iterdir()
+        self._miners = itertools.cycle(sorted(path.name for path in miners))
+        if tls is not None:
+            os.environ["SSL_CERT_FILE"] = str(tls.authority)  # for the follower
+        self._follower = Follower(stream, key)
         self._stop = threading.Event()
+
+    def __enter__(self) -> Victim:
+        self._follower.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._follower.__exit__()
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
         self._stop.clear()
-        del self.kept_ms[:], self.new_ms[:], self.orders_ms[:]
-        self.unanswered = 0
+        self.times_ms = {name: [] for name in self.times_ms}
+        self.faults.clear()
+        logins = len(self._follower.success)
         jobs = (self._request_on_kept, self._request_on_new, self._place_orders)
         threads = [threading.Thread(target=job, daemon=True) for job in jobs]
         for thread in threads:
@@ -212,17 +111,10 @@ class Victim:
             self._stop.set()
             for thread in threads:
                 thread.join()
+            self.faults["stream reconnects"] += len(self._follower.success) - logins
 
-    def __enter__(self) -> Victim:
-        self._follower.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._follower.__exit__()
-
-    def figures(self) -> dict[str, float]:
-        times = {"small_p99_ms": self.kept_ms, "new_p99_ms": self.new_ms, "order_p99_ms": self.orders_ms}
-        return {name: round(percentile(values or [0.0], 0.99), 1) for name, values in times.items()}
+    def p99_ms(self) -> dict[str, float]:
+        return {name: percentile(values or [0.0], 0.99) for name, values in self.times_ms.items()}
 
     def _due_times(self, period_s: float) -> Iterator[float]:
         due = time.monotonic()
@@ -230,59 +122,73 @@ class Victim:
             yield due
             due += period_s
 
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._tls is None:
+            return http.client.HTTPConnection(self._host, timeout=60)
+        return http.client.HTTPSConnection(self._host, timeout=60, context=self._tls)
+
     def _request_on_kept(self) -> None:
-        connection = http.client.HTTPConnection(self._address, timeout=60)
+        connection = self._connection()
         for due in self._due_times(_VICTIM_PERIOD_S):
             self._ask(connection)
-            self.kept_ms.append(1000 * (time.monotonic() - due))
+            self.times_ms["small"].append(1000 * (time.monotonic() - due))
         connection.close()
 
     def _request_on_new(self) -> None:
         for due in self._due_times(_VICTIM_PERIOD_S):
-            connection = http.client.HTTPConnection(self._address, timeout=60)
+            connection = self._connection()
             self._ask(connection)
             connection.close()
-            self.new_ms.append(1000 * (time.monotonic() - due))
+            self.times_ms["new"].append(1000 * (time.monotonic() - due))
 
     def _ask(self, connection: http.client.HTTPConnection) -> None:
-        try:
-            connection.request("GET", "/me", headers=self._headers)
-            answer = connection.getresponse()
-            answer.read()
-            self.unanswered += answer.status != 200
-        except (OSError, http.client.HTTPException):
-            connection.close()
-            self.unanswered += 1
+        for retried in (False, True):
+            try:
+                connection.request("GET", "/me", headers=self._headers)
+                answer = connection.getresponse()
+                answer.read()
+                if answer.status != 200:
+                    self.faults[f"status {answer.status}"] += 1
+                return
+            except (OSError, http.client.HTTPException):
+                connection.close()
+                self.faults["failed" if retried else "connections lost"] += 1
 
     def _place_orders(self) -> None:
         placed: dict[str, int] = {}
         before = len(self._follower.messages)
         for _ in self._due_times(_ORDER_PERIOD_S):
-            self._validator.place()
+            # A miner's view is rebuilt after each of its orders, so no miner may get many.
+            self._validator.place(miner=next(self._miners))
             placed[self._validator.placed[-1]] = self._validator.moved_ns
         with contextlib.suppress(AssertionError):
-            self._follower.wait_for(before + len(placed), 60)
+            self._follower.wait_for(before + len(placed), 30)
         received = dict(zip(self._follower.order_uuids, self._follower.received_ns, strict=False))
         late = time.time_ns()
-        self.orders_ms = [(received.get(uuid, late) - at) / 1e6 for uuid, at in placed.items()]
+        self.faults["orders missed"] += sum(uuid not in received for uuid in placed)
+        self.times_ms["orders"] = [(received.get(uuid, late) - at) / 1e6 for uuid, at in placed.items()]
 
 
 class Memory:
-    """The memory of a process in MB, sampled in a thread."""
+    """The memory of the server's processes in MB, sampled in a thread."""
 
-    def __init__(self, pid: int) -> None:
-        self._process = psutil.Process(pid)
+    def __init__(self, pids: dict[str, int]) -> None:
+        self.pids = pids
+        self._processes = {name: psutil.Process(pid) for name, pid in pids.items()}
         self.highest = self.now()
         self._stop = threading.Event()
 
-    def now(self) -> float:
-        try:
-            return self._process.memory_info().rss / 1e6
-        except psutil.NoSuchProcess:  # killed by the attack
-            return 0.0
+    def now(self) -> dict[str, float]:
+        found = {}
+        for name, process in self._processes.items():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found[name] = process.memory_info().rss / 1e6
+        return found
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
+        self._stop.clear()
+        self.highest = self.now()
         thread = threading.Thread(target=self._watch, daemon=True)
         thread.start()
         try:
@@ -292,90 +198,235 @@ class Memory:
             thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.02):
-            self.highest = max(self.highest, self.now())
+        while not self._stop.wait(0.05):
+            for name, value in self.now().items():
+                self.highest[name] = max(self.highest.get(name, 0.0), value)
+
+
+# --- the attacker -----------------------------------------------------------------------------------------
+
+
+class Attacker:
+    """A process that attacks when it is told to."""
+
+    def __init__(self, name: str, target: Target) -> None:
+        self._process = start([sys.executable, "-m", "benchmarks.attackers", name], LOAD)
+        self._seconds = target.seconds
+        self._tell(msgspec.json.encode(target).decode())
+        self.outcomes: Counter[str] = Counter()
+
+    def __enter__(self) -> Attacker:
+        self._expect_ready()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def attack(self, *, last: bool) -> None:
+        """Attacks for its time, and gets ready again."""
+        guard = threading.Timer(self._seconds + 60, self._process.kill)
+        guard.start()
+        self._tell("go")
+        self.outcomes.update(msgspec.json.decode(self._line(), type=dict[str, int]))
+        if not last:
+            self._expect_ready()
+        guard.cancel()
+
+    def _expect_ready(self) -> None:
+        assert self._line() == "ready"
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
 
 
 # --- measuring --------------------------------------------------------------------------------------------
 
 
+class Row(NamedTuple):
+    """A row of the table: p99 by measure, in ms, and memory in MB of the process that grew most."""
+
+    description: str
+    quiet: dict[str, float]
+    attacked: dict[str, float]
+    memory: str
+    met: bool
+
+    def text(self) -> str:
+        quiet, attacked = (
+            " / ".join(f"{value:.0f}" for value in values.values()) for values in (self.quiet, self.attacked)
+        )
+        ratio = max(self.attacked[name] / self.quiet[name] for name in self.quiet)
+        verdict = "passes" if self.met else "**fails**"
+        return f"| {self.description} | {quiet} | {attacked} | {ratio:.1f} | {self.memory} | {verdict} |"
+
+
 def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
-    for name in [arguments.only] if arguments.only else ATTACKS:
-        place = folder / name
+    sys.setswitchinterval(0.000_5)  # the victim's threads must not wait for each other
+    names = arguments.only or [*ATTACKS]
+    groups: dict[tuple[int, bool], list[str]] = {}
+    for name in names:
+        attack = ATTACKS[name]
+        if (attack.files or attack.tls) and (arguments.nginx or arguments.files or arguments.memory_mb):
+            continue  # measured on a server of its own anyway
+        groups.setdefault((attack.files or arguments.files, attack.tls), []).append(name)
+    rows: list[Row] = []
+    for number, ((files, tls), group) in enumerate(groups.items()):
+        place = folder / str(number)
         place.mkdir()
-        _measure(name, place, arguments, figures)
+        rows += _measure(group, place, arguments, figures, files=files, tls=tls)
+    print("\n| Attack | Quiet p99, ms | Attacked p99, ms | Ratio | Memory, MB | Verdict |")
+    print("|---|---|---|---|---|---|")
+    print("\n".join(row.text() for row in rows), flush=True)
 
 
-def _measure(name: str, folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
+def _measure(
+    names: list[str], folder: Path, arguments: argparse.Namespace, figures: Figures, *, files: int, tls: bool
+) -> list[Row]:
     validator, keys = prepared(folder, arguments), folder / "api_keys.json"
-    attack, seconds = ATTACKS[name], arguments.seconds
     victims = add_key(keys, "victim", 100, requests_per_minute=1_000_000_000)
-    attackers = add_key(keys, "attacker", attack.tier)
-    # The limits are those of an ordinary server, except that of the address, which both users share here.
-    limits = {"requests_per_minute": 600, "connects_per_minute": 0, "frames_per_minute": 120}
-    settings = DEFAULT_PERIODS | limits
-    with api(folder / "data", validator_dir=validator.root, wait=False, **settings) as server:
+    attackers = {
+        # A user each time: the limits per minute start again.
+        name: [add_key(keys, f"{name}-{n}", ATTACKS[name].tier) for n in range(arguments.windows)]
+        for name in names
+    }
+    settings: dict[str, Any] = DEFAULT_PERIODS | _LIMITS
+    limits = f"ulimit -n {files}; " if files else ""
+    limits += f"ulimit -v {arguments.memory_mb * 1024}; " if arguments.memory_mb else ""
+    prefix = ("sh", "-c", limits + 'exec "$@"', "sh")
+    pem = certificates(folder / "tls") if tls or arguments.nginx else None
+    if tls and pem is not None:
+        settings |= {"tls_cert": pem.certificate, "tls_key": pem.key}
+    if arguments.nginx:
+        settings |= {"trusted_proxies": "127.0.0.1"}
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(
+            api(folder / "data", validator_dir=validator.root, wait=False, prefix=prefix, **settings)
+        )
         server.wait_ready(300)
-        headers = {"Authorization": f"Bearer {victims}"}
-        epoch = requests.get(f"{server.rest}/miner-positions", headers=headers, timeout=60).headers[
-            "x-ptn-epoch"
-        ]
+        rest, stream = server.rest, server.stream
+        if arguments.nginx and pem is not None:
+            ports = stack.enter_context(nginx(folder / "nginx", pem, rest, stream))
+            rest, stream = f"https://localhost:{ports[1]}", f"wss://localhost:{ports[1]}"
+        elif tls:
+            rest, stream = rest.replace("127.0.0.1", "localhost"), stream.replace("127.0.0.1", "localhost")
+        epoch, oldest = _warmed(rest, victims, pem)
         pids = {child: process.pid for child, process in server.children().items()}
         pinned([*pids.values()], SERVER)
-        memory = Memory(pids[attack.process])
-        target = Target(server.rest, server.stream, attackers, epoch, seconds)
-        with on(LOAD), Victim(server, validator, victims) as victim:
-            with victim.measuring():
-                time.sleep(seconds)
-            quiet, before = victim.figures(), memory.now()
-            with memory.watched(), victim.measuring():
-                outcomes = _attack(name, target)
-            attacked = victim.figures()
-        time.sleep(1)
+        memory = Memory(pids)
+        rows = []
+        stack.enter_context(on(LOAD))
+        with Victim(rest, stream, validator, victims, pem) as victim:
+            before = memory.now()
+            for name in names:
+                target = Target(
+                    rest,
+                    stream,
+                    "" if pem is None else str(pem.authority),
+                    attackers[name],
+                    epoch,
+                    oldest,
+                    str(keys),
+                    str(validator.root),
+                    arguments.seconds / arguments.windows,
+                )
+                rows.append(_attacked(name, target, victim, memory, figures))
         until = time.monotonic() + _RECOVERY_S
-        while memory.now() > before * 1.1 and time.monotonic() < until:
+        while sum(memory.now().values()) > sum(before.values()) + 30 and time.monotonic() < until:
             time.sleep(0.5)
-        figures.add(f"attack {name}: quiet", **quiet)
-        figures.add(f"attack {name}: attacked", **attacked, failed=victim.unanswered)
-        mb = {"before_MB": before, "highest_MB": memory.highest, "after_MB": memory.now()}
-        figures.add(f"attack {name}: {attack.process}", **{key: round(value) for key, value in mb.items()})
-        figures.add(f"attack {name}: answers to the attacker", **outcomes)
-        same = server.children().get(attack.process)
-        figures.target(
-            f"attack {name}: processes restarted",
-            int(same is None or same.pid != pids[attack.process]),
-            at_most=0,
+        after = memory.now()
+        label = f"server with {files or 'ordinary'} files{', TLS' * tls}{', nginx' * arguments.nginx}"
+        figures.add(
+            f"{label}: memory, MB", **{name: f"{before[name]:.0f}->{after[name]:.0f}" for name in after}
         )
-    for key, value in attacked.items():
-        figures.target(f"attack {name}: {key}", value, at_most=round(max(3 * quiet[key], 100.0)))
-    figures.target(
-        f"attack {name}: highest memory, MB more", memory.highest - before, at_most=arguments.attack_mb
+        figures.target(
+            f"{label}: memory kept by a process after all attacks, MB more",
+            max(after[name] - before[name] for name in after),
+            at_most=arguments.attack_mb / 2,
+        )
+        same = {child: process.pid for child, process in server.children().items()} == pids
+        figures.target(f"{label}: processes restarted", int(not same), at_most=0)
+        log = server.log.read_text(errors="replace")
+        wrong = log.count("Traceback") + log.count('"level": "error"') + log.count('"level": "critical"')
+        figures.target(f"{label}: tracebacks and errors logged", wrong, at_most=0)
+        if wrong:
+            Path("/tmp/attacks-server.log").write_text(log)
+    return rows
+
+
+def _warmed(rest: str, key: str, pem: Files | None) -> tuple[str, int]:
+    """Requests what the server then keeps; returns the log's epoch and oldest sequence."""
+    verify: Any = True if pem is None else str(pem.authority)
+    with requests.Session() as session:
+        session.headers["Authorization"] = f"Bearer {key}"
+
+        def get(path: str, coding: str = "identity") -> requests.Response:
+            headers = {"Accept-Encoding": coding}
+            return session.get(rest + path, headers=headers, timeout=60, verify=verify)
+
+        for path in ("/miner-positions", "/miner-positions?tier=0", "/validator-checkpoint"):
+            get(path)
+            get(path, "gzip")
+        epoch = get("/miner-positions").headers["x-ptn-epoch"]
+        return epoch, int(get("/messages?after=0").json().get("oldest_sequence", 1))
+
+
+def _settle(pids: dict[str, int]) -> None:
+    """Waits until the server is idle."""
+    until = time.monotonic() + _SETTLE_S
+    busy = 1.0
+    while busy > 0.05 and time.monotonic() < until:
+        before = sum(cpu_seconds(pid) for pid in pids.values())
+        time.sleep(0.2)
+        busy = (sum(cpu_seconds(pid) for pid in pids.values()) - before) / 0.2
+
+
+def _attacked(name: str, target: Target, victim: Victim, memory: Memory, figures: Figures) -> Row:
+    quiet: list[dict[str, float]] = []
+    attacked: list[dict[str, float]] = []
+    faults: Counter[str] = Counter()
+    before, highest = memory.now(), memory.now()
+    with Attacker(name, target) as attacker:
+        for window in range(len(target.keys)):
+            _settle(memory.pids)
+            with victim.measuring():
+                time.sleep(target.seconds)
+            quiet.append(victim.p99_ms())
+            with memory.watched(), victim.measuring():
+                attacker.attack(last=window == len(target.keys) - 1)
+            attacked.append(victim.p99_ms())
+            faults += victim.faults
+            for process, value in memory.highest.items():
+                highest[process] = max(highest.get(process, 0.0), value)
+    medians = [
+        {measure: statistics.median(one[measure] for one in windows) for measure in windows[0]}
+        for windows in (quiet, attacked)
+    ]
+    late = [one for one in medians[0] if medians[1][one] > max(_RATIO * medians[0][one], _LIMIT_MS)]
+    grown = {process: highest[process] - before.get(process, 0.0) for process in highest}
+    most = max(grown, key=lambda process: grown[process])
+    after = memory.now()
+    used = f"{most} {before.get(most, 0):.0f}, {highest[most]:.0f}, {after.get(most, 0):.0f}"
+    wrong = {fault: count for fault, count in faults.items() if count}
+    figures.add(
+        f"attack {name}",
+        quiet="/".join(f"{value:.0f}" for value in medians[0].values()),
+        attacked="/".join(f"{value:.0f}" for value in medians[1].values()),
+        memory=used,
+        faults=str(wrong or "none"),
+        outcomes=str(dict(attacker.outcomes)),
     )
-    figures.target(
-        f"attack {name}: memory kept, MB more", mb["after_MB"] - before, at_most=arguments.attack_mb / 2
-    )
-
-
-def _attack(name: str, target: Target) -> dict[str, Any]:
-    """Runs the attack in a process of its own; returns the counts of its answers."""
-    attacker = start([sys.executable, "-m", "benchmarks.attacks", name], LOAD)
-    try:
-        told, _ = attacker.communicate(msgspec.json.encode(target).decode(), timeout=target.seconds + 60)
-    finally:
-        attacker.kill()
-        attacker.wait()
-    counts: dict[str, Any] = msgspec.json.decode(told)
-    return counts
-
-
-def _main(name: str) -> None:
-    """The attacker's process."""
-    os.nice(5)  # the victim's clock must not suffer from the attacker's work
-    target = msgspec.json.decode(sys.stdin.read(), type=Target)
-    target.began = time.monotonic()
-    asyncio.run(ATTACKS[name].run(target))  # type: ignore[arg-type]
-    print(msgspec.json.encode(target.outcomes).decode())
-
-
-if __name__ == "__main__":
-    _main(sys.argv[1])
+    for measure in medians[0]:
+        figures.target(
+            f"attack {name}: p99 of {measure}, ms",
+            medians[1][measure],
+            at_most=round(max(_RATIO * medians[0][measure], _LIMIT_MS)),
+        )
+    figures.target(f"attack {name}: faults that the victim saw", sum(wrong.values()), at_most=0)
+    return Row(ATTACKS[name].description, medians[0], medians[1], used, not late and not wrong)

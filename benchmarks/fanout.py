@@ -24,7 +24,7 @@ from benchmarks.peers import Nchan, nchan_installed
 from benchmarks.stream_process import KEY
 from ptn_api.event_log.contract import PositionWritten
 
-__all__ = ["Round", "run", "sink"]
+__all__ = ["Round", "run", "run_processes", "sink"]
 
 ROUNDS = 3
 _PYTHON = sys.executable
@@ -81,12 +81,30 @@ def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
     _burst(folder, arguments, figures)
 
 
+def run_processes(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
+    """The same fan-out by one and by two processes of the stream, which share all cores with the sink."""
+    del folder
+    clients, messages = arguments.clients, arguments.messages
+    rounds: dict[int, list[Round]] = {1: [], 2: []}
+    for _ in range(ROUNDS):
+        for processes, done in rounds.items():
+            done.append(_ours(clients, messages, processes=processes))
+    best = {processes: max(done, key=lambda one: one.rate) for processes, done in rounds.items()}
+    for processes, one in best.items():
+        figures.add(
+            f"fan-out, {clients} clients, 1 KB, one by one, processes: {processes}",
+            per_s=round(one.rate),
+            us_cpu=round(one.cpu / one.deliveries * 1e6, 2),
+        )
+    figures.target("fan-out by two processes / by one", best[2].rate / best[1].rate, at_least=1.3)
+
+
 # --- the receiving end ------------------------------------------------------------------------------------
 
 
-def sink(sockets: Sequence[socket.socket]) -> subprocess.Popen[str]:
-    """Starts a process that reads from all sockets on the load's core."""
-    process = start([*native.command("sink"), str(len(sockets)), END], LOAD, sockets)
+def sink(sockets: Sequence[socket.socket], cores: set[int] = LOAD) -> subprocess.Popen[str]:
+    """Starts a process that reads from all sockets, on the load's core."""
+    process = start([*native.command("sink"), str(len(sockets)), END], cores, sockets)
     assert process.stdout is not None
     process.stdout.readline()
     return process
@@ -127,28 +145,37 @@ def _plain(clients: int, messages: int, *, in_c: bool) -> Round:
     return Round(clients * messages, ended - began, cpu)
 
 
-def _ours(clients: int, messages: int) -> Round:
+def _ours(clients: int, messages: int, *, processes: int = 0) -> Round:
+    """`processes` share the clients and all cores with the sink; 0 = one process on the server's core."""
+    cores = (SERVER | LOAD) if processes else SERVER
     with tempfile.TemporaryDirectory(prefix="ptn-bench-") as folder:
         with filled_log(Path(folder)) as log:
-            server = start([_PYTHON, "-m", "benchmarks.stream_process", folder, "one"], SERVER)
-            assert server.stdin is not None
-            assert server.stdout is not None
-            port = int(server.stdout.readline())
-            sockets = [client(port, KEY) for _ in range(clients)]
+            command = [_PYTHON, "-m", "benchmarks.stream_process", folder, "one"]
+            servers = [start(command, cores) for _ in range(processes or 1)]
+            ports = [int(_line(server)) for server in servers]
+            sockets = [client(ports[number % len(ports)], KEY) for number in range(clients)]
             now = time.time_ns() // 1_000_000
             for number in range(0, messages, 500):
                 some = [written(n) for n in range(number, min(number + 500, messages - 1))]
                 log.append(some, now)
             log.append([_last(messages)], now)
-        receiver = sink(sockets)
+        receiver = sink(sockets, cores if processes else LOAD)
         began = time.monotonic()
-        server.stdin.write("\n")
-        server.stdin.flush()
+        for server in servers:
+            assert server.stdin is not None
+            server.stdin.write("\n")
+            server.stdin.flush()
         ended, _ = finished(receiver)
-        cpu = float(server.stdout.readline())
+        cpu = sum(float(_line(server)) for server in servers)
         _closed(sockets)
-        server.communicate()
+        for server in servers:
+            server.communicate()
     return Round(clients * messages, ended - began, cpu)
+
+
+def _line(server: subprocess.Popen[str]) -> str:
+    assert server.stdout is not None
+    return server.stdout.readline()
 
 
 def _last(number: int) -> PositionWritten:

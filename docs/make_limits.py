@@ -243,6 +243,11 @@ SECTIONS: dict[str, tuple[Bound, ...]] = {
         Bound("the key file", "ptn_api.access.key_file:MAX_BYTES", "The last good keys stay valid", 'ptn_key_reloads_total{result="failed"}, problem key_file_unreadable',
             ("access/test_key_file.py::test_a_file_up_to_the_limit_is_read",), unit="bytes"),
     ),
+    "A log that several machines share": (
+        Bound("time for which a client with a newer cursor waits for this machine's copy", "ptn_api.rest.options:RestOptions.behind_wait_ms", "REST: 503 `behind` with Retry-After. WebSocket: closed with 4007",
+            f'ptn_rest_requests_total{{status="503"}}, {CLOSED % 4007}',
+            ("wire/test_server_session.py::test_a_cursor_above_the_head_waits_for_a_log_that_is_behind",), unit="ms"),
+    ),
     "The data directory": (
         Bound("age of events", "retention_ms", "Pruned: a client that resumes from before is told of a gap", "ptn_log_pruned_events_total",
             ("event_log/test_contract.py::test_pruning_by_age_moves_the_floor",)),

@@ -45,8 +45,7 @@ class SteadyClock:
     after the system's time has gone on without another one for `settle_ms`. Large steps, forward or back,
     are reported once through `on_jump(ms)`.
 
-    `start` continues the clock of another process. `known_ms` is a time that has passed, from before the
-    start: unless the clock has run for `settle_ms` already, it counts as having stepped away from there.
+    `start` continues the clock of another process.
     """
 
     def __init__(
@@ -58,7 +57,6 @@ class SteadyClock:
         monotonic: Monotonic = monotonic_ms,
         on_jump: Callable[[int], None] = lambda ms: None,
         start: ClockStart | None = None,
-        known_ms: int | None = None,
     ) -> None:
         self._jump_ms = jump_ms
         self._settle_ms = settle_ms
@@ -66,21 +64,29 @@ class SteadyClock:
         self._monotonic = monotonic
         self._on_jump = on_jump
         now = monotonic()
-        start = start or ClockStart(wall() - now, now)
-        self._offset, self._since = start
+        self._offset, self._since = start or ClockStart(wall() - now, now)
         self._jump: ClockStart | None = None
         """The offset right after the step forward that is waited out, and when it was first seen."""
         self._stepped_back_at: int | None = None
-        if known_ms is not None and now - self._since < settle_ms:
-            lead = self._offset - (known_ms - now)
-            if lead > jump_ms:
-                self._offset, self._jump = known_ms - now, start
-                on_jump(lead)
-            elif lead < -jump_ms:
-                self._stepped_back_at = self._since
-                on_jump(lead)
         self._anchor, self._anchored_at = self._offset, now
         """Where small steps forward are measured from, so that many of them do not add up."""
+
+    def compare(self, known_ms: int) -> None:
+        """Compares the clock with a time that has passed, from before the start; once, before it is used.
+
+        Unless the clock has run for `settle_ms` already, it counts as having stepped away from there.
+        """
+        now = self._monotonic()
+        if now - self._since >= self._settle_ms:
+            return
+        lead = self._offset - (known_ms - now)
+        if lead > self._jump_ms:
+            self._jump = ClockStart(self._offset, self._since)
+            self._offset = self._anchor = known_ms - now
+            self._on_jump(lead)
+        elif lead < -self._jump_ms:
+            self._stepped_back_at = self._since
+            self._on_jump(lead)
 
     def __call__(self) -> int:
         now = self._monotonic()

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, get_args
 from msgspec import Meta
 
 __all__ = [
+    "BEHIND_MS",
     "CLOCK_JUMP_MS",
     "CLOCK_SETTLE_MS",
     "LATE_MS",
@@ -20,6 +21,7 @@ __all__ = [
     "RETENTION_MS",
     "SECTIONS",
     "STOP_TIMEOUT_MS",
+    "Behind",
     "Bytes",
     "ClockJump",
     "ClockSettle",
@@ -67,6 +69,10 @@ ClockSettle = Annotated[
     Delay, setting("Intake", "Follow a forward jump of the clock once it has lasted this long")
 ]
 CLOCK_SETTLE_MS = 600_000
+Behind = Annotated[
+    Period, setting("Cluster", "Report a copy as behind once it has not been complete for this long")
+]
+BEHIND_MS = 5_000
 StopTimeout = Annotated[Period, setting("Processes", "Kill a process that has not stopped within this time")]
 STOP_TIMEOUT_MS = 10_000
 LATE_MS = 60_000

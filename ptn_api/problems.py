@@ -46,6 +46,9 @@ Code = Literal[
     "log_unreadable",
     "log_unusable",
     "log_damaged",
+    "cluster_behind",
+    "cluster_unreachable",
+    "cluster_forked",
     "process_down",
     "process_restarting",
     "files_refused",
@@ -128,6 +131,21 @@ PROBLEMS: Mapping[Code, Problem] = {
         "Parts of the event log are damaged and left out; positions and documents are written again from the validator's files",
         "Check the disk and the memory; `ptn doctor --check-log` names each part. Lost orders are a gap for clients until they are pruned",
         counted="parts",
+    ),
+    "cluster_behind": Problem(
+        "unavailable",
+        "This machine's copy of the cluster's log is behind, so it may serve old data; load balancers send clients elsewhere",
+        "Wait after a start. If it lasts, check the network to the broker (`cluster_unreachable`) and the log of the process that keeps the copy",
+    ),
+    "cluster_unreachable": Problem(
+        "degraded",
+        "The cluster's broker does not answer this machine; what it has is served until `cluster_behind`",
+        "Check the network and the broker's servers: a majority of them must be up. The machine goes on by itself",
+    ),
+    "cluster_forked": Problem(
+        "unavailable",
+        "The broker's commits are not those of this machine's copy: the broker was restored from a backup or replaced, or the data directory belongs to another cluster",
+        "Compare with the other machines. If the copy is right, found the cluster again from it; if the broker is, delete `log.sqlite3*` on this machine, and it is copied again",
     ),
     "process_down": Problem(
         "unavailable",

@@ -7,9 +7,27 @@ from collections.abc import Coroutine, Iterable
 from time import monotonic
 from typing import Any
 
-__all__ = ["TimeSlice", "cancel_and_wait", "run_with", "wait_for_event", "wait_or_raise"]
+__all__ = ["TimeSlice", "cancel_and_wait", "let_others_run", "run_with", "wait_for_event", "wait_or_raise"]
 
 SLICE_S = 0.005
+_OTHERS_S = 0.02
+_IDLE_TURN_S = 0.000_3
+"""A turn of the loop that takes no longer had nothing to do."""
+
+
+async def let_others_run() -> None:
+    """Lets the event loop do what is ready, and what follows from it, for a limited time.
+
+    A new connection takes several turns from the accept to the response. With a step of long work in each,
+    it would wait for all of them.
+    """
+    began = ended = monotonic()
+    while ended - began < _OTHERS_S:
+        before = ended
+        await asyncio.sleep(0)
+        ended = monotonic()
+        if ended - before < _IDLE_TURN_S:
+            return
 
 
 class TimeSlice:

@@ -177,6 +177,9 @@ class MemoryLog:
     def behind_ms(self) -> int:
         return 0
 
+    def copy_status(self) -> None:
+        return None
+
     def counters(self) -> dict[str, int]:
         return dict(self._counters)
 

@@ -22,13 +22,14 @@ class Times:
         """Replaces the steady clock by that of a new process."""
         self.clock = SteadyClock(
             start=start,
-            known_ms=known_ms,
             jump_ms=60_000,
             settle_ms=600_000,
             wall=lambda: self.wall,
             monotonic=lambda: self.monotonic,
             on_jump=self.jumps.append,
         )
+        if known_ms is not None:
+            self.clock.compare(known_ms)
 
     def pass_ms(self, ms: int) -> int:
         self.wall += ms

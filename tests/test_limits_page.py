@@ -24,6 +24,9 @@ NOT_A_BOUND = {
     "demo_miners",
     "demo_positions",
     "demo_orders_per_minute",
+    "replicas",
+    "snapshot_bytes",
+    "stream_processes",
 }
 
 
@@ -38,6 +41,7 @@ INTERNAL = {
     "ptn_api.stream.logins:MAX_DELAY_FACTOR",  # of the delay, whose text has it
     "ptn_api.stream.server:_LONGEST_HEADER",  # of the protocol, as the next
     "ptn_api.stream.server:_MAX_CLOSE_CODE",
+    "ptn_api.stream.server:_MOST_IGNORED_FRAMES",  # after the close
 }
 
 

@@ -16,7 +16,7 @@ from ptn_api.access.key_entry import FIELDS, faults_of, grants_of, printable, un
 from ptn_api.access.key_ring import Grant
 from ptn_api.errors import KeyFileError
 
-__all__ = ["KeyFileContent", "KeyFileProblem", "check_keys", "parse_keys"]
+__all__ = ["KeyFileContent", "KeyFileProblem", "check_keys", "parse_keys", "parse_stepwise"]
 
 _blank = re.compile(r"[ \t\r\n]*")
 
@@ -44,19 +44,26 @@ def parse_keys(content: bytes) -> KeyFileContent:
     Raises KeyFileError if the content is not a JSON object.
     """
     parsed = KeyFileContent()
+    for _ in parse_stepwise(content, parsed):
+        pass
+    return parsed
+
+
+def parse_stepwise(content: bytes, parsed: KeyFileContent) -> Iterator[None]:
+    """Does the same entry by entry, into `parsed`, which is complete at the end."""
     try:
-        _parse(_text_of(content), parsed, [])
+        yield from _parse(_text_of(content), parsed, [])
     except json.JSONDecodeError as error:
         sentence = f"the key file is not a JSON object: line {error.lineno}: {error.msg}"
         raise KeyFileError(sentence, code="not_json") from None
-    return parsed
 
 
 def check_keys(content: bytes) -> list[KeyFileProblem]:
     """Returns all problems by line, including fields that the server ignores, and a syntax error."""
     parsed, problems = KeyFileContent(), list[KeyFileProblem]()
     try:
-        _parse(_text_of(content), parsed, problems)
+        for _ in _parse(_text_of(content), parsed, problems):
+            pass
     except json.JSONDecodeError as error:
         problems.append(KeyFileProblem(error.lineno, f"not a JSON object: {error.msg}"))
     return sorted(parsed.problems + problems)
@@ -75,8 +82,8 @@ def _text_of(content: bytes) -> str:
         raise json.JSONDecodeError("not UTF-8 text", before, len(before)) from None
 
 
-def _parse(text: str, parsed: KeyFileContent, ignored: list[KeyFileProblem]) -> None:
-    """Adds all entries to `parsed`, and unknown fields to `ignored`. Raises JSONDecodeError."""
+def _parse(text: str, parsed: KeyFileContent, ignored: list[KeyFileProblem]) -> Iterator[None]:
+    """Adds all entries to `parsed`, and unknown fields to `ignored`; yields often. Raises JSONDecodeError."""
     repeated: list[str] = []
 
     def note_repeated(members: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -106,6 +113,7 @@ def _parse(text: str, parsed: KeyFileContent, ignored: list[KeyFileProblem]) -> 
         repeated.clear()
         usable = not any(fault.fatal for fault in faults)
         entries[alias] = (line, grants_of(alias, entry) if usable else [])
+        yield
     by_digest: dict[bytes, Grant] = {}
     for line, grants in entries.values():
         parsed.left_out += not grants
@@ -115,6 +123,7 @@ def _parse(text: str, parsed: KeyFileContent, ignored: list[KeyFileProblem]) -> 
             if other.alias != grant.alias:
                 sentence = f'users "{other.alias}" and "{grant.alias}" have the same key; the last one counts'
                 parsed.problems.append(KeyFileProblem(line, sentence))
+        yield
     parsed.grants = [*by_digest.values()]
     parsed.problems.sort()
 

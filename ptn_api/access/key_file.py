@@ -16,12 +16,14 @@ import os
 import stat
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
-from ptn_api.access.key_content import KeyFileProblem, parse_keys
+from ptn_api.access.key_content import KeyFileContent, KeyFileProblem, parse_keys, parse_stepwise
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.errors import KeyFileError
 from ptn_api.file_version import is_settled, owner_of, version_of
 from ptn_api.problems import Findings
+from ptn_api.tasks import TimeSlice, let_others_run
 
 __all__ = ["KeyFile", "exposed_to", "find_key_file", "key_file_places", "read_key_file"]
 
@@ -42,6 +44,14 @@ def key_file_places(validator_dir: str) -> list[Path]:
 def find_key_file(validator_dir: str) -> Path | None:
     """Returns the first of `key_file_places` that exists."""
     return next((place for place in key_file_places(validator_dir) if os.path.exists(place)), None)
+
+
+class _Changed(NamedTuple):
+    """What a changed file has, in which version, and whether a later change would be another version."""
+
+    content: bytes
+    version: str
+    settled: bool
 
 
 class KeyFile:
@@ -84,6 +94,34 @@ class KeyFile:
 
         Raises KeyFileError once for every new problem; `problem` holds it until it is solved.
         """
+        changed = self._read_if_changed()
+        if isinstance(changed, bool):
+            return changed
+        try:
+            return self._take(changed, parse_keys(changed.content))
+        except KeyFileError as error:
+            return self._report(error)
+
+    async def refresh_in_steps(self) -> bool:
+        """Like `refresh`, but lets other tasks run: thousands of entries take a second.
+
+        A thread would hold up the event loop at each of its system calls.
+        """
+        changed = self._read_if_changed()
+        if isinstance(changed, bool):
+            return changed
+        parsed, time_slice = KeyFileContent(), TimeSlice()
+        try:
+            for _ in parse_stepwise(changed.content, parsed):
+                if time_slice.due:
+                    await let_others_run()
+                    time_slice.restart()
+        except KeyFileError as error:
+            return self._report(error)
+        return self._take(changed, parsed)
+
+    def _read_if_changed(self) -> _Changed | bool:
+        """Returns the new content; False without one, True if a missing file has revoked the keys."""
         if self.path is None:
             return False
         try:
@@ -93,16 +131,18 @@ class KeyFile:
             if self._settled and version == self._read[0]:
                 self._missing, self.problem = 0, None
                 return False
-            content = read_key_file(self.path)
-            parsed = parse_keys(content)
+            return _Changed(read_key_file(self.path), version, settled)
         except FileNotFoundError:
             return self._handle_missing()
         except OSError as error:
             return self._report(KeyFileError(f"the key file cannot be read: {error.strerror}"))
         except KeyFileError as error:
             return self._report(error)
-        read, self._read = self._read, (version, hashlib.sha256(content).digest())
-        self._settled, self._missing, self.problem = settled, 0, None
+
+    def _take(self, changed: _Changed, parsed: KeyFileContent) -> bool:
+        """Replaces the keys, unless the content is the same as before."""
+        read, self._read = self._read, (changed.version, hashlib.sha256(changed.content).digest())
+        self._settled, self._missing, self.problem = changed.settled, 0, None
         if read == self._read:
             return False
         self.entry_problems = parsed.problems

@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from ptn_api.access.key_ring import KeyHolder
-
 __all__ = ["WINDOW_MS", "Allowance", "LoginGuard", "RateLimit"]
 
 WINDOW_MS = 60_000
@@ -85,21 +83,21 @@ class LoginGuard:
         self._failures = RateLimit(failures_per_minute)
         self._known: dict[tuple[str, str], None] = {}
 
-    def record_attempt(self, address: str | None, holder: KeyHolder | None, now_ms: float) -> int:
+    def record_attempt(self, address: str | None, fingerprint: str | None, now_ms: float) -> int:
         """Records a login attempt. Returns the seconds to wait before the next; 0 = proceed with the result.
 
-        `holder` is the key's holder, None for an invalid key. An address of None is exempt.
+        `fingerprint` is that of a valid key, None for an invalid one. An address of None is exempt.
         """
         if address is None:
             return 0
-        known = holder is not None and (address, holder.fingerprint) in self._known
+        known = fingerprint is not None and (address, fingerprint) in self._known
         wait_s = 0 if known else self._failures.retry_s(address, now_ms)
         if wait_s:
             return wait_s
-        if holder is None:
+        if fingerprint is None:
             self._failures.take(address, now_ms)
         else:
-            _remember(self._known, (address, holder.fingerprint), None, MOST_NAMES)
+            _remember(self._known, (address, fingerprint), None, MOST_NAMES)
         return 0
 
 

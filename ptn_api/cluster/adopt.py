@@ -85,6 +85,7 @@ def leave(data_dir: Path) -> Tip:
                 raise LogUnusableError(
                     f"the log in {data_dir} is not a copy of a cluster's", code="not_joined"
                 )
+            db.execute("DELETE FROM machine")
             db.execute("DELETE FROM chain")
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return tip

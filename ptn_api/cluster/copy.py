@@ -41,6 +41,7 @@ from ptn_api.cluster.tape import Table, put_rows, shared_tables
 from ptn_api.errors import (
     BrokerError,
     EntriesPurgedError,
+    LogDamagedError,
     LogError,
     LogFencedError,
     LogMissingError,
@@ -49,11 +50,13 @@ from ptn_api.errors import (
     LogUnwritableError,
     PublishRefusedError,
 )
+from ptn_api.event_log.contract import Lost
 from ptn_api.event_log.database import connect_writer, log_path, make_file, writing
 from ptn_api.event_log.schema import SCHEMA_VERSION, create_or_migrate
 from ptn_api.event_log.sqlite_log import lock_directory
 from ptn_api.event_log.sqlite_writer import SqliteWriter
 from ptn_api.options import LATE_MS, RETENTION_BYTES, RETENTION_MS
+from ptn_api.problems import Findings
 
 __all__ = ["Copy", "Incoming", "found", "open_copy", "save_tip"]
 
@@ -64,6 +67,8 @@ _READ_BYTES = 4 << 20
 """Read from the broker, and applied in one transaction, at a time."""
 _BEAT_MS = 3_000
 """Beats come each second: after three lost ones the broker is asked instead."""
+_LOST_MS = 60_000
+"""A broker that has less than a copy for this long has lost entries."""
 _LOOK_MS = 1_000
 """Look for commits at this interval even if none is announced."""
 
@@ -107,6 +112,7 @@ class Copy(SqliteWriter):
         *,
         broker: Broker,
         pause_ms: int,
+        check_ms: int,
         monotonic: Monotonic,
         **options: Any,
     ) -> None:
@@ -114,15 +120,40 @@ class Copy(SqliteWriter):
         super().__init__(data_dir, lock, clock=wall_ms, **options)
         self._broker = broker
         self._pause_ms = pause_ms
+        self._check_ms = check_ms
         self._monotonic = monotonic
         self._incoming: Incoming | None = None
         self.counts: Counter[str] = Counter()
         """Of entries read, by verdict."""
         self.broker_behind = False
         """Whether the broker, when it last answered, had less than this copy: stale, or it lost entries."""
+        self.snapshot_ms: int | None = None
+        """When this machine last published a snapshot (epoch ms); its caller knows."""
+        self._broker_behind_since = 0
+        self._unreachable = False
+        self._forked = False
         self._tables: dict[str, Table] = {}
+        self.former_id = b""
+        """The `writer_id` of the process that had this copy before, and has certainly ended."""
         self._beat: tuple[int, int] | None = None
         """The index of the active writer's last beat, and when it was heard."""
+
+    @property
+    def writer_id(self) -> bytes:
+        """Names this machine in the commits that it writes; empty, as it writes none."""
+        return b""
+
+    @property
+    def findings(self) -> Findings:
+        """The problems between this copy and the broker; how far the copy is behind is in the log itself.
+
+        A broker with less than this copy lost entries if that lasts: servers lag for seconds.
+        """
+        lost_ms = self._monotonic() - self._broker_behind_since if self.broker_behind else 0
+        return {
+            "cluster_unreachable": self._unreachable,
+            "cluster_forked": self._forked or lost_ms >= _LOST_MS,
+        }
 
     def prepare(self) -> None:
         """Checks, once, that the file is a copy. Raises LogUnusableError."""
@@ -136,6 +167,9 @@ class Copy(SqliteWriter):
             self._tables = shared_tables(db)
             with self.committed(db):
                 db.execute("UPDATE chain SET complete_ms = NULL")  # it may be of an earlier boot
+                row = db.execute("SELECT writer FROM machine").fetchone()
+                self.former_id = row[0] if row else b""
+                db.execute("INSERT OR REPLACE INTO machine VALUES (1, ?)", (self.writer_id,))
 
     def tip(self) -> Tip:
         """The last commit that this copy contains."""
@@ -168,14 +202,18 @@ class Copy(SqliteWriter):
         if (beat := self._beat) is not None and asked_ms - beat[1] < _BEAT_MS:
             self.follow(stop)
             if self._complete_at(*beat):
+                self._unreachable = False
                 return True
         with self._write_lock, writing():
             read = self.place(self.connected()).chain.read
+        self._unreachable = True
         last = self._broker.last()
+        self._unreachable = False
         self.follow(stop)
         complete = read <= last and self._complete_at(last, asked_ms)
         if last < read and not self.broker_behind:
             logger.warning("cluster_broker_behind", broker=last, copy=read)
+            self._broker_behind_since = asked_ms
         self.broker_behind = last < read
         return complete
 
@@ -198,9 +236,45 @@ class Copy(SqliteWriter):
             self._beat = (beat.index, self._monotonic())
             self.broker_behind = False
 
+    def repair(self) -> Lost:
+        """Replaces a damaged copy by what the cluster has, so nothing is lost, and nothing published."""
+        self._restored()
+        return Lost()
+
+    def _restored(self) -> bool:
+        """Returns whether the copy was damaged. Raises BrokerError if it still is."""
+        if not self.report_damage():
+            return False
+        with self._write_lock, writing():
+            self.load_again(self.connected())
+        self.damaged_rows.found.clear()
+        self._checkpoint()
+        return True
+
     def run(self, stop: threading.Event) -> None:
-        """Follows the stream until `stop` is set. Raises LogUnusableError, LogReplacedError."""
+        """Follows the stream until `stop` is set, and keeps the file intact.
+
+        Raises LogUnusableError, LogReplacedError.
+        """
         self._broker.listen(self.hear)
+        ended = threading.Event()
+        threading.Thread(target=self._keep_intact, args=(ended,), daemon=True).start()
+        try:
+            self._run(stop)
+        finally:
+            ended.set()
+
+    def _keep_intact(self, ended: threading.Event) -> None:
+        """Repairs the copy periodically. Reading the whole file takes seconds, in which commits must come."""
+        while not ended.is_set():
+            try:
+                self.repair()
+            except LogError as error:
+                if not ended.is_set():
+                    logger.warning("log_not_checked", reason=str(error))
+            ended.wait(self._check_ms / 1000)
+
+    def _run(self, stop: threading.Event) -> None:
         stalled = False
         pause = Backoff(first_ms=self._pause_ms, max_ms=_LOOK_MS)
         check_at = self._monotonic()
@@ -211,9 +285,15 @@ class Copy(SqliteWriter):
                     progress = self.confirm(stop)
                 else:
                     progress = self.follow(stop) > 0
-            except (LogUnusableError, LogReplacedError):
+            except LogReplacedError:
                 raise
             except LogError as error:
+                if isinstance(error, LogUnusableError):
+                    if not (isinstance(error, LogDamagedError) or error.code == "diverged"):
+                        raise
+                    with contextlib.suppress(BrokerError):  # repaired in another round
+                        if not self._restored():
+                            raise
                 if not stalled and not stop.is_set():
                     logger.error("cluster_copy_stalled", code=error.code, reason=str(error))
                 stalled, progress = True, False
@@ -257,7 +337,7 @@ class Copy(SqliteWriter):
         try:
             entries = self._broker.read(incoming.chain.read, _READ_BYTES)
         except EntriesPurgedError:
-            self.load_snapshot(db, incoming.chain.tip)
+            self.load_again(db)
             return 1, True
         return (self.apply_entries(db, incoming, entries), True) if entries else (0, False)
 
@@ -301,40 +381,44 @@ class Copy(SqliteWriter):
             entries = self._broker.read(tip.index - 1, 1)
         except EntriesPurgedError:
             return
-        if entries and decode_part(entries[0].payload).link.commit_id != tip.commit_id:
+        self._forked = bool(entries) and decode_part(entries[0].payload).link.commit_id != tip.commit_id
+        if self._forked:
             raise LogUnusableError(
                 f"the broker's commit {tip.index} is not the one of this copy: the broker was restored from a"
                 " backup or replaced, or this data directory belongs to another cluster",
                 code="forked",
             )
 
-    def load_snapshot(self, db: sqlite3.Connection, tip: Tip) -> None:
-        """Replaces the content of the open file, in one transaction: its readers go on from there."""
-        info = newest_snapshot(self._broker)
-        if info is None or info.index <= tip.index:
-            raise BrokerError(f"the commits after {tip.index} were purged, and no snapshot contains them")
+    def load_again(self, db: sqlite3.Connection) -> None:
+        """Replaces the content of the open file by what the cluster has; its readers go on from there.
+
+        In one transaction, which rewrites every page, damaged ones too. Readers never see an older state.
+        """
+        tip = load_tip(db) or START
+        (complete_ms,) = db.execute("SELECT complete_ms FROM chain").fetchone()
         with temporary_folder(self._data_dir) as folder:
             file = folder / "log"
-            fetch_snapshot(self._broker, info, file)
-            db.execute("ATTACH ? AS snapshot", (str(file),))
-            try:
-                (epoch,) = db.execute("SELECT epoch FROM snapshot.log").fetchone()
-                if epoch != self.epoch:
+            _make_file(file, self._broker)
+            with contextlib.closing(connect_writer(file)) as new:
+                (epoch,) = new.execute("SELECT epoch FROM log").fetchone()
+                self._forked = epoch != self.epoch
+                if self._forked:
                     raise LogUnusableError("the cluster's snapshot is of another log", code="forked")
-                with self.committed(db):
-                    for table in self._tables.values():
-                        columns = ", ".join((*table.columns, *table.local))
-                        db.execute(f"DELETE FROM main.{table.name}")  # noqa: S608 - names of the schema
-                        db.execute(
-                            f"INSERT INTO main.{table.name} ({columns})"  # noqa: S608
-                            f" SELECT {columns} FROM snapshot.{table.name}"
-                        )
-                    save_tip(db, load_tip(db, "snapshot") or START)
-            finally:
-                db.execute("DETACH snapshot")
+                incoming = Incoming(load_tip(new) or START, self._tables)
+                first = incoming.chain.tip.index
+                while entries := self._broker.read(incoming.chain.read, _READ_BYTES):
+                    new.execute("BEGIN")
+                    for entry in entries:
+                        incoming.apply(new, entry)
+                    new.execute("COMMIT")
+                if incoming.chain.tip.index < tip.index:
+                    raise BrokerError(f"the broker has no commits up to {tip.index}, which this copy has")
+                new.execute("UPDATE chain SET complete_ms = ?", (complete_ms,))
+                new.execute("INSERT OR REPLACE INTO machine VALUES (1, ?)", (self.writer_id,))
+                new.backup(db)
         self._incoming = None
         self._notifier.notify()
-        logger.info("cluster_snapshot_loaded", index=info.index, size=info.size)
+        logger.info("cluster_snapshot_loaded", index=first, commit=incoming.chain.tip.index)
 
 
 def found(broker: Broker, created_ms: int) -> None:
@@ -362,6 +446,7 @@ def open_copy(
     retention_ms: int = RETENTION_MS,
     retention_bytes: int = RETENTION_BYTES,
     pause_ms: int = 50,
+    check_ms: int = 600_000,
     monotonic: Monotonic = monotonic_ms,
 ) -> C:
     """Opens this machine's copy in the directory, as a `Copy` or a `ClusterWriter`; makes it if necessary.
@@ -388,6 +473,7 @@ def open_copy(
                 retention_ms=retention_ms,
                 retention_bytes=retention_bytes,
                 pause_ms=pause_ms,
+                check_ms=check_ms,
                 monotonic=monotonic,
             )
         except BaseException:
@@ -406,28 +492,35 @@ def open_copy(
 def _make_copy(path: Path, broker: Broker) -> None:
     with temporary_folder(path.parent) as folder:
         file = folder / path.name
-        info = newest_snapshot(broker)
-        if info is not None:
-            fetch_snapshot(broker, info, file)
-        else:
-            make_file(file)
-        with writing(), contextlib.closing(connect_writer(file)) as db:
-            if info is None:
-                create_or_migrate(db, file, 0)
-                db.execute("BEGIN")
-                db.execute("DELETE FROM log")
-                db.execute("INSERT INTO chain VALUES (1, 0, x'', 0, x'', NULL)")
-                incoming = Incoming(START, shared_tables(db))
-                entries = iter(broker.read(0, 1))
-                while incoming.chain.tip == START:
-                    entry = next(entries, None)
-                    if entry is None:
-                        raise LogMissingError("the cluster has no log yet")
-                    incoming.apply(db, entry)
-                db.execute("COMMIT")
+        _make_file(file, broker)
         for suffix in ("-wal", "-shm"):  # of a copy whose file was deleted: SQLite would apply them
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         file.replace(path)
+
+
+def _make_file(file: Path, broker: Broker) -> None:
+    """Makes a log as of the newest snapshot, or of the stream's first commit if there is none."""
+    info = newest_snapshot(broker)
+    if info is not None:
+        fetch_snapshot(broker, info, file)
+        return
+    make_file(file)
+    with writing(), contextlib.closing(connect_writer(file)) as db:
+        create_or_migrate(db, file, 0)
+        db.execute("BEGIN")
+        db.execute("DELETE FROM log")
+        db.execute("INSERT INTO chain VALUES (1, 0, x'', 0, x'', NULL)")
+        incoming = Incoming(START, shared_tables(db))
+        try:
+            entries = iter(broker.read(0, 1))
+        except EntriesPurgedError as error:
+            raise BrokerError("the first commits were purged, and no snapshot contains them") from error
+        while incoming.chain.tip == START:
+            entry = next(entries, None)
+            if entry is None:
+                raise LogMissingError("the cluster has no log yet")
+            incoming.apply(db, entry)
+        db.execute("COMMIT")
 
 
 def save_tip(db: sqlite3.Connection, tip: Tip) -> None:

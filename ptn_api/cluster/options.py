@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ptn_api.errors import SettingsError
-from ptn_api.options import Bytes, Count, Period, setting
+from ptn_api.options import BEHIND_MS, Behind, Bytes, Count, Period, setting
 
 __all__ = ["ClusterOptions"]
 
@@ -48,9 +48,7 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     ack_ms: Annotated[
         Period, setting("Cluster", "Take the outcome of a commit as unknown without an answer for this long")
     ] = 500
-    behind_ms: Annotated[
-        Period, setting("Cluster", "Report a copy as behind once it has not been complete for this long")
-    ] = 5_000
+    behind_ms: Behind = BEHIND_MS
     takeover_ms: Annotated[
         Period, setting("Cluster", "Take over from an active intake that has been silent for this long")
     ] = 5_000

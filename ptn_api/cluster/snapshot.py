@@ -22,8 +22,9 @@ import zstandard
 from ptn_api.cluster.broker import PART_BYTES, Broker, SnapshotInfo
 from ptn_api.cluster.chain import Tip
 from ptn_api.cluster.tape import delete_local
-from ptn_api.errors import BrokerError, LogUnwritableError
-from ptn_api.event_log.database import connect_writer, writing
+from ptn_api.errors import BrokerError, LogDamagedError, LogUnwritableError
+from ptn_api.event_log.damage import check_file
+from ptn_api.event_log.database import accept_damaged_text, connect_writer, writing
 from ptn_api.event_log.schema import SCHEMA_VERSION, create_or_migrate
 
 __all__ = [
@@ -50,7 +51,7 @@ def publish_snapshot(broker: Broker, path: Path) -> SnapshotInfo:
     """Publishes the copy in this file as it is now; deletes older snapshots, and entries that none needs.
 
     Reads the file through another connection, so the copy may be written meanwhile. Raises BrokerError,
-    LogUnwritableError.
+    LogUnwritableError, LogDamagedError.
     """
     with temporary_folder(path.parent) as folder:
         file, packed = folder / "log", folder / "packed"
@@ -61,6 +62,9 @@ def publish_snapshot(broker: Broker, path: Path) -> SnapshotInfo:
                 db.execute("PRAGMA secure_delete = ON")
                 delete_local(db)
                 tip = load_tip(db)
+                accept_damaged_text(db)
+                if damage := check_file(db):
+                    raise LogDamagedError(f"no snapshot is made of a damaged copy: {damage[0].table}")
         assert tip is not None  # only copies are published
         with open(file, "rb") as source, open(packed, "wb") as target:
             zstandard.ZstdCompressor(level=_LEVEL).copy_stream(source, target)

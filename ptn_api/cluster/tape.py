@@ -10,14 +10,15 @@ session extension does the same in C, but Python's sqlite3 module does not offer
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ptn_api.cluster.commit import TableRows
-from ptn_api.errors import LogUnusableError
+from ptn_api.errors import LogDamagedError, LogUnusableError
+from ptn_api.event_log.damage import CHECKED_COLUMNS, intact
 from ptn_api.event_log.schema import LOCAL_COLUMNS, LOCAL_TABLES
 
-__all__ = ["Table", "Tape", "delete_local", "put_rows", "shared_tables"]
+__all__ = ["Table", "Tape", "delete_local", "put_rows", "require_intact", "shared_tables"]
 
 _BATCH_BYTES = 256 << 10
 """About as much is read and encoded at a time."""
@@ -123,6 +124,16 @@ class Tape:
                 yield TableRows(table.name, table.columns, batch, [])
 
 
+def require_intact(tables: Iterable[TableRows]) -> Iterator[TableRows]:
+    """Yields rows to publish. Raises LogDamagedError before a damaged one gets to other machines."""
+    for written in tables:
+        columns = [*CHECKED_COLUMNS[written.table].split(", "), "crc"]
+        places = [written.columns.index(column) for column in columns]
+        if not all(intact(tuple(row[place] for place in places)) for row in written.rows):
+            raise LogDamagedError(f"a damaged row is not published: of {written.table}")
+        yield written
+
+
 def put_rows(db: sqlite3.Connection, tables: Mapping[str, Table], written: TableRows) -> None:
     """Makes a table's rows those of another machine; their local columns become empty.
 
@@ -154,6 +165,7 @@ def delete_local(db: sqlite3.Connection) -> None:
         for column in table.local:
             db.execute(f"UPDATE main.{table.name} SET {column} = '' WHERE {column} <> ''")
     db.execute("UPDATE main.chain SET complete_ms = NULL")
+    db.execute("DELETE FROM main.machine")
 
 
 def _trigger(table: Table, event: str) -> str:

@@ -27,10 +27,10 @@ from typing import Any, TypeVar
 import structlog
 
 from ptn_api.cluster.broker import Broker, Entry
-from ptn_api.cluster.chain import Link, Tip, Verdict, advance
+from ptn_api.cluster.chain import Link, Verdict, advance
 from ptn_api.cluster.commit import Part, encode_part, encode_rows, new_id
 from ptn_api.cluster.copy import Copy, Incoming, open_copy, save_tip
-from ptn_api.cluster.tape import Tape
+from ptn_api.cluster.tape import Tape, require_intact
 from ptn_api.errors import BrokerError, LogFencedError, LogUnwritableError, PublishRefusedError
 from ptn_api.event_log.contract import Change, Head, SourceStatus
 from ptn_api.event_log.database import writing
@@ -65,7 +65,6 @@ class ClusterWriter(Copy):
         self._head = (0, 0)
         self.failing_since: int | None = None
         """Since when this machine, not the broker, fails to store what is written; None if it does not."""
-        self.former_id = b""
         super().__init__(data_dir, lock, **options)
 
     @property
@@ -178,7 +177,7 @@ class ClusterWriter(Copy):
         chain = incoming.chain
         tip, commit_id = chain.tip, new_id()
         head = db.execute("SELECT sequence, revision FROM log").fetchone()
-        for number, (body, last) in enumerate(encode_rows(tape.rows())):
+        for number, (body, last) in enumerate(encode_rows(require_intact(tape.rows()))):
             link = Link(commit_id, tip.commit_id, tip.index, term, self._writer_id, number, last)
             payload = encode_part(Part(link, SCHEMA_VERSION, self._head, head, body))
             try:
@@ -203,9 +202,9 @@ class ClusterWriter(Copy):
         self._stop_recording(db)
         return super().apply_entries(db, incoming, entries)
 
-    def load_snapshot(self, db: sqlite3.Connection, tip: Tip) -> None:
+    def load_again(self, db: sqlite3.Connection) -> None:
         self._stop_recording(db)
-        super().load_snapshot(db, tip)
+        super().load_again(db)
 
     def _stop_recording(self, db: sqlite3.Connection) -> None:
         """Rows from the stream must not be published; the next transaction records again."""

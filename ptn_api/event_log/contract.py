@@ -29,6 +29,7 @@ __all__ = [
     "PER_MINER",
     "Change",
     "CommitListener",
+    "CopyStatus",
     "Document",
     "DocumentWritten",
     "Event",
@@ -220,6 +221,19 @@ class Lost(msgspec.Struct, frozen=True, kw_only=True):
     structure: bool = False
 
 
+class CopyStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine's copy of a cluster's log contains.
+
+    `index` is that of the last commit in the cluster's stream, `term` the one of its writer, and `active`
+    whether this machine is that writer. `behind_ms` as in `EventLog`.
+    """
+
+    index: int
+    term: int
+    active: bool
+    behind_ms: int | None
+
+
 class CommitListener(Protocol):
     """A reader's notifications of commits. A lost one costs a second, never an event."""
 
@@ -328,6 +342,10 @@ class EventLog(Protocol):
         Always 0 for the log of a single machine. Of several machines, a copy that is up to date returns up to
         a few seconds, and one that is cut off returns more and more.
         """
+        ...
+
+    def copy_status(self) -> CopyStatus | None:
+        """The state of this machine's copy; None for the log of a single machine."""
         ...
 
     def counters(self) -> dict[str, int]:

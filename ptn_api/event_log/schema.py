@@ -135,9 +135,14 @@ CREATE TABLE chain (
     writer BLOB NOT NULL,
     complete_ms INTEGER
 );
+-- Empty on a single machine. The id of this machine's writer, as in chain.writer; empty if it only follows.
+CREATE TABLE machine (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    writer BLOB NOT NULL
+);
 """
 
-LOCAL_TABLES = frozenset({"chain"})
+LOCAL_TABLES = frozenset({"chain", "machine"})
 LOCAL_COLUMNS = frozenset({"fingerprint"})
 """What belongs to one machine's file and is not shared in a cluster. All other tables and columns are.
 
@@ -224,6 +229,10 @@ CREATE TABLE chain (
     term INTEGER NOT NULL,
     writer BLOB NOT NULL,
     complete_ms INTEGER
+);
+CREATE TABLE machine (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    writer BLOB NOT NULL
 );
 """
 

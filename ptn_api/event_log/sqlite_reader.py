@@ -15,6 +15,7 @@ from ptn_api.clock import monotonic_ms
 from ptn_api.errors import LogDamagedError, LogError, LogPrunedError
 from ptn_api.event_log.commit_notifier import SocketCommitListener, listener_folder
 from ptn_api.event_log.contract import (
+    CopyStatus,
     Document,
     Event,
     Head,
@@ -45,6 +46,9 @@ __all__ = ["SqliteReader"]
 _FIRST_BATCH = 32
 _LARGEST_BATCH = 1_024
 """Positions read in one transaction: few at first, because many callers stop early."""
+
+_FEW_CHANGES = 2_000
+"""So many positions are read quickly, to find the removed ones among them."""
 
 _source = msgspec.json.Decoder(SourceStatus)
 
@@ -192,10 +196,17 @@ class SqliteReader:
     def behind_ms(self) -> int | None:
         with self._snapshot() as db:
             row = db.execute("SELECT complete_ms FROM chain").fetchone()
+        return 0 if row is None else _age_ms(row[0])
+
+    def copy_status(self) -> CopyStatus | None:
+        with self._snapshot() as db:
+            row = db.execute(
+                "SELECT tip, term, complete_ms, chain.writer IS machine.writer"
+                " FROM chain LEFT JOIN machine ON machine.id = chain.id"
+            ).fetchone()
         if row is None:
-            return 0
-        # After a restart of the machine its clock may be behind the stored time.
-        return monotonic_ms() - row[0] if row[0] is not None and row[0] <= monotonic_ms() else None
+            return None
+        return CopyStatus(index=row[0], term=row[1], active=bool(row[3]), behind_ms=_age_ms(row[2]))
 
     def counters(self) -> dict[str, int]:
         state = self._state()
@@ -226,11 +237,14 @@ class SqliteReader:
         return [position for position in positions if position is not None]
 
     def _removed(self, db: sqlite3.Connection, since_revision: int) -> list[RemovedPosition]:
-        if since_revision < LogState.load(db).tombstone_floor:
+        state = LogState.load(db)
+        if since_revision < state.tombstone_floor:
             raise LogPrunedError(f"removals after revision {since_revision} are gone")
+        # SQLite would always take the first: after an old revision it has every position.
+        index = "positions_by_revision" if state.revision - since_revision < _FEW_CHANGES else "tombstones"
         rows = db.execute(
-            f"SELECT {POSITION_COLUMNS} FROM positions WHERE revision > ? AND removed_ms IS NOT NULL"  # noqa: S608
-            " ORDER BY revision",
+            f"SELECT {POSITION_COLUMNS} FROM positions INDEXED BY {index}"  # noqa: S608 - constants
+            " WHERE revision > ? AND removed_ms IS NOT NULL ORDER BY revision",
             (since_revision,),
         ).fetchall()
         for row in rows:
@@ -276,3 +290,9 @@ def _position_rows(
         f"{of_miner} ORDER BY revision LIMIT ?",
         (since_revision, limit) if miner is None else (since_revision, miner, limit),
     ).fetchall()
+
+
+def _age_ms(complete_ms: int | None) -> int | None:
+    # After a restart of the machine its clock may be behind the stored time.
+    now_ms = monotonic_ms()
+    return now_ms - complete_ms if complete_ms is not None and complete_ms <= now_ms else None

@@ -23,7 +23,7 @@ from ptn_api.event_log.announcements import AppendTime
 from ptn_api.event_log.append import Append
 from ptn_api.event_log.commit_notifier import CommitNotifier, listener_folder
 from ptn_api.event_log.contract import Change, Document, DocumentWritten, Head, Lost, SourceStatus
-from ptn_api.event_log.damage import row_checksum
+from ptn_api.event_log.damage import Damage, row_checksum
 from ptn_api.event_log.database import (
     accept_damaged_text,
     adapt_to,
@@ -164,11 +164,16 @@ class SqliteWriter(SqliteReader):
         with self._snapshot() as db:
             return set(seen_orders(db, miner, order_uuids))
 
-    def repair(self) -> Lost:
+    def report_damage(self) -> list[Damage]:
+        """Reads the whole log; returns what is damaged, and reports it."""
         found = self.find_damage()
         self.damaged_rows.found.intersection_update(found)
         for damage in found:
             self.damaged_rows.add(damage.table, *damage.key)
+        return found
+
+    def repair(self) -> Lost:
+        found = self.report_damage()
         if not found:
             return Lost()
         keys: dict[str, list[Any]] = defaultdict(list)

@@ -27,7 +27,8 @@ logger = structlog.get_logger()
 
 _BACKLOG = 1_024
 """Pending connects: a thousand clients may reconnect at once. They also wait here during a pause."""
-_ACCEPTS_PER_TURN = 100
+_ACCEPTS_PER_TURN = 16
+"""Each leads to a handshake or a request in the next turns of the loop, for which others have to wait."""
 _RETRY_S = 0.2
 _LASTING_S = 1.0
 """A pause of this length is a problem."""

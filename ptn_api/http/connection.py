@@ -29,7 +29,6 @@ from ptn_api.http.connection_limit import ConnectionLimit, DownloadLimit
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.request import ConnectionInfo, Limits, Request, RequestReader
 from ptn_api.http.response import Exchange, error_message
-from ptn_api.tasks import TimeSlice
 
 __all__ = ["Connection", "Handler", "Limiter"]
 
@@ -166,10 +165,9 @@ class Connection(asyncio.Protocol):
             self._set_deadline(self._limits.request_ms / 1000)
 
     def _answer_queue(self) -> None:
-        """Answers queued requests until a response has to wait; then idles or closes."""
+        """Answers a queued request, and others in later turns of the loop; then idles or closes."""
         reader, queue = self._reader, self._reader.queue
-        time_slice = TimeSlice() if len(queue) > 1 else None
-        while queue and self._task is None and not self._backpressure.paused:
+        if queue and self._task is None and not self._backpressure.paused:
             if self._transport.is_closing():
                 return  # connection_lost follows
             item = queue.popleft()
@@ -179,10 +177,9 @@ class Connection(asyncio.Protocol):
                 self._error = str(item)
                 self._limiter.refused(self._info, item.code)
                 self._transport.write(error_message(item))
-            # Pipelined requests of one client must not hold up all others.
-            if self._task is None and queue and time_slice is not None and time_slice.due:
+            # One per turn: pipelined requests on many connections must not hold up all other clients.
+            if self._task is None and queue:
                 self._loop.call_soon(self._answer_queue)
-                break
         if queue:
             self._set_reading(False)
         elif self._task is not None:
@@ -236,11 +233,11 @@ class Connection(asyncio.Protocol):
     async def _send(self, exchange: Exchange) -> None:
         self._transport.write(self._head(exchange))
         # Only one chunk at a time waits in memory for a client that reads slowly.
-        time_slice = TimeSlice()
         chunks = exchange.body.chunks()
         while True:
             await self._backpressure.wait()
-            await time_slice.yield_if_due()
+            # One chunk per turn of the loop: many downloads must not hold up all other clients.
+            await asyncio.sleep(0)
             async with exchange.pace or contextlib.nullcontext():
                 chunk = next(chunks, None)
             if chunk is None or self._transport.is_closing():

@@ -73,8 +73,9 @@ async def run_intake(
         wall=clock,
         monotonic=monotonic,
         start=clock_start,
-        known_ms=known_ms(log),
     )
+    with contextlib.suppress(LogDamagedError):
+        steady.compare(known_ms(log))
     intake = Intake(
         log, options, clock=clock, steady=steady, monotonic=monotonic, counters=counters, turn=turn
     )

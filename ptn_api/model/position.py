@@ -132,6 +132,8 @@ _position = msgspec.json.Decoder(Position)
 _anything = msgspec.json.Decoder(dict[str, Any])
 _EMPTY_ORDERS = b'"orders":[]'
 _MAX_DEPTH = 48
+_MOST_MALFORMED_ORDERS = 10_000
+"""Beyond that, the file is refused: no order may wait for seconds until a million of them were examined."""
 """More than any validator writes, less than the limit of JSON parsers (64 in some)."""
 _STRING = re.compile(rb'"(?:[^"\\]+|\\.)*"')
 _AS_ROUND = bytes.maketrans(b"[]{}", b"()()")
@@ -206,7 +208,10 @@ def _read_repaired(body: bytes, problems: list[str] | None) -> tuple[Position, P
             if key in fields and bytes(fields[key])[:1] == b"[":
                 fields[key] = _joined(repair_list(fields[key], kind, odd, name=key))
         if "orders" in fields:
-            fields["orders"] = _joined(repair_list(fields["orders"], Order, left_out, name="orders"))
+            orders = repair_list(
+                fields["orders"], Order, left_out, name="orders", most_left_out=_MOST_MALFORMED_ORDERS
+            )
+            fields["orders"] = _joined(orders)
         fields = repair_object(msgspec.json.encode(fields), Position, odd)
         result = _read(msgspec.json.encode(fields))
     except msgspec.ValidationError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -103,13 +104,20 @@ def repair_object(text: bytes, kind: type[msgspec.Struct], problems: list[str]) 
 
 
 def repair_list(
-    text: bytes, kind: type[msgspec.Struct], problems: list[str], *, name: str = ""
+    text: bytes,
+    kind: type[msgspec.Struct],
+    problems: list[str],
+    *,
+    name: str,
+    most_left_out: int = sys.maxsize,
 ) -> list[bytes]:
     """Returns the elements of a JSON list that fit the struct, repaired if need be.
 
-    The others are left out and named in `problems`. Raises msgspec.ValidationError if it is not a list.
+    The others are left out and named in `problems`. Raises msgspec.ValidationError if it is not a list, or if
+    these are more than `most_left_out`: a million of them would take seconds.
     """
     repaired: list[bytes] = []
+    left_out = 0
     for index, element in enumerate(_raw_list.decode(text)):
         odd: list[str] = []
         try:
@@ -119,6 +127,9 @@ def repair_list(
             msgspec.json.decode(element)  # unknown keys too
         except msgspec.ValidationError as error:
             problems.append(f"{name}[{index}] was left out: {error}")
+            left_out += 1
+            if left_out > most_left_out:
+                raise msgspec.ValidationError(f"more than {most_left_out:,} malformed {name}") from None
             continue
         problems += [f"{name}[{index}].{key} has an odd value" for key in odd]
         repaired.append(bytes(element))

@@ -29,14 +29,14 @@ _BUSY_SHARE = 1 / 3
 logger = structlog.get_logger()
 
 
-def read_keys(key_file: KeyFile, *, report_entries: bool) -> None:
+async def read_keys(key_file: KeyFile, *, report_entries: bool) -> None:
     """Reads the key file if it changed; logs an unusable one and keeps the last good keys.
 
     `report_entries`: also log problems of entries, once for each content of the file.
     """
     log = logger.bind(file=str(key_file.path))
     try:
-        if not key_file.refresh():
+        if not await key_file.refresh_in_steps():
             return
     except KeyFileError as error:
         log.warning("keys_not_read", code=error.code, reason=str(error))
@@ -62,7 +62,7 @@ async def reload_keys(
         await asyncio.sleep(every_ms / 1000)
         if key_file.path is None and (path := chosen()):
             key_file.path = Path(path)
-        read_keys(key_file, report_entries=report_entries)
+        await read_keys(key_file, report_entries=report_entries)
         if keys.expire():
             logger.info("keys_expired")
 

@@ -26,6 +26,7 @@ from ptn_api.process.control import (
     FromWorker,
     MetricSamples,
     MetricsRequest,
+    Presence,
     Ready,
     Stop,
 )
@@ -57,7 +58,7 @@ class Child:
 
     `config()` is the first message on its control channel at each start, `fds` are the descriptors it
     inherits. After a run of `settled_ms` or more the backoff starts over. `on_alive` is called whenever the
-    child reports.
+    child reports, `on_presence` with what it tells of its users, `on_end` at the end of each run.
     """
 
     def __init__(
@@ -72,6 +73,8 @@ class Child:
         stop_timeout_ms: int,
         silent_ms: int,
         on_alive: Callable[[], None] = lambda: None,
+        on_presence: Callable[[msgspec.Raw], None] = lambda _: None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.ready = asyncio.Event()
@@ -89,6 +92,8 @@ class Child:
         self._settled_ms = settled_ms
         self._stop_timeout_ms = stop_timeout_ms
         self._on_alive = on_alive
+        self._on_presence = on_presence
+        self._on_end = on_end
         self._stopping = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self._channel: Channel[FromWorker] | None = None
@@ -187,6 +192,7 @@ class Child:
             self._process = self._channel = None
             self._listening = False
             self._resolve_answer(None)
+            self._on_end()
 
     async def _wait_or_kill(self, process: asyncio.subprocess.Process) -> None:
         try:
@@ -212,5 +218,7 @@ class Child:
                 self._on_alive()
             case MetricSamples():
                 self._resolve_answer(message.samples)
+            case Presence():
+                self._on_presence(message.update)
             case Fatal():  # only fatal before the first ready
                 self.fatal = not self.ready.is_set()

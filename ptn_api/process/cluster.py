@@ -94,6 +94,7 @@ async def run_machine(
             background += [keeper.run(), _publish_snapshots(keeper, copy, broker, settings)]
             work.close()
             work = _write_in_turns(take_in, copy, keeper)
+        control.problems.watch(lambda: copy.findings)
         await run_with(work, [asyncio.create_task(task) for task in background])
 
 
@@ -186,6 +187,7 @@ async def _publish_snapshots(
                 info = await asyncio.to_thread(publish_snapshot, broker, path)
                 before = (await asyncio.to_thread(broker.status))["log"].size
                 took_ms = monotonic_ms() - started_ms
+                writer.snapshot_ms = wall_ms()
                 logger.info("cluster_snapshot_published", index=info.index, size=info.size, ms=took_ms)
             failing = False
         except LogError as error:

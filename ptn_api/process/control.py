@@ -33,11 +33,15 @@ __all__ = [
     "HealthReport",
     "MetricSamples",
     "MetricsRequest",
+    "PeerGone",
+    "PeerPresence",
+    "Presence",
     "Ready",
     "ReportedHealth",
     "Stop",
     "WorkerConfig",
     "WorkerControl",
+    "kind_of",
     "process_names",
     "read_config",
     "take_over_stdin",
@@ -49,12 +53,23 @@ _UNSENT_BYTES = 1 << 16
 _ORPHAN_GRACE_S = 0.5
 
 
-# --- messages: supervisor to child ------------------------------------------------------------------------
-
-
 def process_names(settings: Settings) -> list[str]:
-    """The processes that /health and the metrics report on, in the order of their start."""
-    return list(settings.chosen_processes())
+    """The processes that /health and the metrics report on, in the order of their start.
+
+    Only several of the stream have numbers.
+    """
+    count = settings.stream_processes
+    streams = ["stream"] if count == 1 else [f"stream-{number}" for number in range(1, count + 1)]
+    chosen = settings.chosen_processes()
+    return [name for process in chosen for name in (streams if process == "stream" else [process])]
+
+
+def kind_of(process: str) -> str:
+    """What a process runs: `stream` for `stream-2`."""
+    return process.partition("-")[0]
+
+
+# --- messages: supervisor to child ------------------------------------------------------------------------
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, tag="config"):
@@ -86,11 +101,24 @@ class MetricsRequest(msgspec.Struct, frozen=True, tag="metrics"):
     """Asks for the child's metrics."""
 
 
+class PeerPresence(msgspec.Struct, frozen=True, tag="presence"):
+    """What another process of the stream has told of its users (stream/presence.py)."""
+
+    peer: str
+    update: msgspec.Raw
+
+
+class PeerGone(msgspec.Struct, frozen=True, tag="gone"):
+    """Another process of the stream has ended, and its connections with it."""
+
+    peer: str
+
+
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Asks the child to stop in order, as SIGTERM does."""
 
 
-ToWorker = HealthReport | MetricsRequest | Stop
+ToWorker = HealthReport | MetricsRequest | PeerPresence | PeerGone | Stop
 
 
 # --- messages: child to supervisor ------------------------------------------------------------------------
@@ -114,11 +142,17 @@ class MetricSamples(msgspec.Struct, frozen=True, tag="samples"):
     samples: Samples
 
 
+class Presence(msgspec.Struct, frozen=True, tag="presence"):
+    """What a process of the stream tells the others of its users; the supervisor passes it on unread."""
+
+    update: msgspec.Raw
+
+
 class Fatal(msgspec.Struct, frozen=True, tag="fatal"):
     """The child ends, and starting it again would not help."""
 
 
-FromWorker = Ready | Alive | MetricSamples | Fatal
+FromWorker = Ready | Alive | MetricSamples | Presence | Fatal
 
 
 # --- either end -------------------------------------------------------------------------------------------
@@ -195,8 +229,8 @@ def read_config(control: socket.socket) -> WorkerConfig:
 class ReportedHealth:
     """The health of the processes as the supervisor last reported it.
 
-    Without a report, the others are up for `process_silent_ms` from the start. A supervisor that
-    hangs sends no reports, so they are down then too: it could not restart them.
+    Without a report, the others are up for `process_silent_ms` from the start of this process. A supervisor
+    that hangs sends no reports, so they are down then too: it could not restart them.
     """
 
     def __init__(self, own_name: str, settings: Settings) -> None:
@@ -224,7 +258,10 @@ class ReportedHealth:
 
 
 class WorkerControl:
-    """A worker's end of its channel: reports that it lives, and does what the supervisor asks."""
+    """A worker's end of its channel: reports that it lives, and does what the supervisor asks.
+
+    For a process of the stream it is also the way to the others, its `Peers`.
+    """
 
     def __init__(self, config: WorkerConfig) -> None:
         self.stop = asyncio.Event()
@@ -233,7 +270,9 @@ class WorkerControl:
         self.problems = ProblemRegister()
         """What this process finds."""
         self.health = ReportedHealth(config.process, config.settings)
-        self._name = config.process
+        self.name = config.process
+        self._on_presence: Callable[[str, bytes], None] = lambda _peer, _update: None
+        self._on_gone: Callable[[str], object] = lambda _peer: None
         self._silent_ms = config.settings.process_silent_ms
         self._channel = Channel[ToWorker](ToWorker, self._receive)
 
@@ -248,6 +287,12 @@ class WorkerControl:
 
     async def close(self) -> None:
         await self._channel.close()
+
+    def publish(self, update: bytes) -> None:
+        self._channel.send(Presence(msgspec.Raw(update)))
+
+    def listen(self, receive: Callable[[str, bytes], None], gone: Callable[[str], object]) -> None:
+        self._on_presence, self._on_gone = receive, gone
 
     async def report_alive(self) -> None:
         """Reports five times per `process_silent_ms` that this process lives, until cancelled."""
@@ -265,6 +310,8 @@ class WorkerControl:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _receive(self, message: ToWorker) -> None:
+        # What may raise goes into a separate call, since an exception raised here would close the channel.
+        later = asyncio.get_running_loop().call_soon
         match message:
             case Stop():
                 self.stop.set()
@@ -273,8 +320,11 @@ class WorkerControl:
             case MetricsRequest():
 
                 def answer() -> None:
-                    samples = samples_of(self._name, self.sources) if self.sources is not None else {}
+                    samples = {} if self.sources is None else samples_of(kind_of(self.name), self.sources)
                     self._channel.send(MetricSamples(samples))
 
-                # In a separate call, since an exception raised here would close the channel.
-                asyncio.get_running_loop().call_soon(answer)
+                later(answer)
+            case PeerPresence():
+                later(self._on_presence, message.peer, bytes(message.update))
+            case PeerGone():
+                later(self._on_gone, message.peer)

@@ -11,15 +11,19 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
 from ptn_api.access import KeyFile, KeyRing
+from ptn_api.clock import wall_ms
 from ptn_api.errors import LogError
-from ptn_api.event_log.contract import EventLog
+from ptn_api.event_log.contract import CopyStatus, EventLog
 from ptn_api.event_log.database import log_path
 from ptn_api.histogram import Histogram
+
+if TYPE_CHECKING:  # a single machine does not import the cluster
+    from ptn_api.cluster.copy import Copy
 
 __all__ = ["METRICS", "Buckets", "Metric", "Samples", "Sources", "samples_of"]
 
@@ -37,12 +41,14 @@ class Sources:
     key_file: KeyFile | None = None
     data_dir: Path = Path()
     loop_lag: Histogram = field(default_factory=Histogram)
-    copy: Any = None
-    """This machine's copy of a cluster's log (cluster/copy.py)."""
+    copy: Copy | None = None
+    """In a cluster, what the process that writes the log, or only keeps this machine's copy, has opened."""
 
-    def of_copy(self, read: Callable[[Any], Reading]) -> Reading:
-        """No samples without a copy."""
-        return {} if self.copy is None else read(self.copy)
+    def cluster(self, read: Callable[[CopyStatus], float | None]) -> Mapping[Any, float]:
+        """A value of this machine's copy; no sample on a single machine or where the value is not known."""
+        status = self.log.copy_status() if self.log else None
+        value = None if status is None else read(status)
+        return {} if value is None else {(): value}
 
     def log_bytes(self) -> float:
         """The size of the log's files, write-ahead log included."""
@@ -68,7 +74,8 @@ Samples = dict[str, list[Sample]]
 class Metric(NamedTuple):
     """A row of the table, without `read` where the supervisor knows the value.
 
-    A metric of several processes has `process` as its last label.
+    A metric of several processes has `process` as its last label; those of the stream alone have it if the
+    stream has several processes.
     """
 
     name: str
@@ -97,7 +104,7 @@ class Metric(NamedTuple):
 
 _INTAKE, _REST, _STREAM = ("intake",), ("rest",), ("stream",)
 _SERVERS = ("rest", "stream")
-_COPIES = ("intake", "copy")
+_COPY = ("intake", "copy")
 _ALL = ("intake", "copy", "rest", "stream")
 _PER_REQUEST = ("route", "status", "encoding")
 
@@ -125,11 +132,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_queue_items_refused_total", "counter", "items of the embedding validator's queue that were not positions", _INTAKE, lambda s: s.counters.queue_refused),
     Metric("ptn_log_writable", "gauge", "0 while the log cannot be written", _INTAKE, lambda s: not s.counters.unwritable),
 
-    Metric("ptn_cluster_index", "gauge", "last commit that this machine's copy contains", _COPIES, lambda s: s.of_copy(lambda copy: copy.tip().index)),
-    Metric("ptn_cluster_behind_seconds", "gauge", "time since the copy was known to be complete; absent if it never was", _COPIES, lambda s: s.of_copy(lambda copy: {} if (ms := copy.behind_ms()) is None else ms / 1000)),
-    Metric("ptn_cluster_commits_total", "counter", "commits read (counts, part, void, suspect) and, by the writer, published, refused or without an answer", _COPIES, lambda s: s.of_copy(lambda copy: copy.counts), ("result",)),
-    Metric("ptn_cluster_term", "gauge", "increases whenever another machine's intake takes over", _COPIES, lambda s: s.of_copy(lambda copy: copy.tip().term)),
-    Metric("ptn_cluster_active", "gauge", "1 on the machine whose intake writes the log", _INTAKE, lambda s: s.of_copy(lambda copy: copy.active)),
+    Metric("ptn_cluster_index", "gauge", "last commit that this machine's copy of the log contains; in a cluster only, as the others", _REST, lambda s: s.cluster(lambda copy: copy.index)),
+    Metric("ptn_cluster_behind_seconds", "gauge", "how long ago the copy was known to be complete; absent before it was, see ptn_problem", _REST, lambda s: s.cluster(lambda copy: copy.behind_ms and copy.behind_ms / 1000)),
+    Metric("ptn_cluster_term", "gauge", "turn of writing that the last commit belongs to", _REST, lambda s: s.cluster(lambda copy: copy.term)),
+    Metric("ptn_cluster_active", "gauge", "1 if this machine writes the log", _REST, lambda s: s.cluster(lambda copy: copy.active)),
+    Metric("ptn_cluster_commits_total", "counter", "entries of the stream by verdict: read ones (counts, part, void, suspect), own ones (published, refused, unknown)", _COPY, lambda s: s.copy.counts if s.copy else {}, ("verdict",)),
+    Metric("ptn_cluster_snapshot_age_seconds", "gauge", "time since this machine published a snapshot", _COPY, lambda s: {(): (wall_ms() - s.copy.snapshot_ms) / 1000} if s.copy and s.copy.snapshot_ms else {}),
 
     Metric("ptn_source_stale", "gauge", "1 while the state may no longer be the validator's", _REST, lambda s: s.log.source().stale),
     Metric("ptn_source_swept_timestamp_seconds", "gauge", "end of the last full sweep of the validator's files; 0 without a directory", _REST, lambda s: (s.log.source().swept_ms or 0) / 1000),

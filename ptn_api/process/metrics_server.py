@@ -17,6 +17,7 @@ from prometheus_client.samples import Sample
 
 from ptn_api.errors import SettingsError
 from ptn_api.problems import CODES, Troubles
+from ptn_api.process.control import kind_of
 from ptn_api.process.metrics import METRICS, Buckets, Metric, Samples
 
 __all__ = ["MetricsServer", "WatchedProcess"]
@@ -120,17 +121,21 @@ class _Collector(Collector):
                 "ptn_process_up": [([], float(answer is not None))],
                 "ptn_process_restarts_total": [([], float(process.restarts))],
             }
+        shared = sum(kind_of(process.name) == "stream" for process in processes) > 1
         for metric in METRICS:
-            yield _family(metric, samples)
+            labels = metric.all_labels
+            if shared and metric.processes == ("stream",):
+                labels = (*labels, "process")
+            yield _family(metric, labels, samples)
         pids = {process.name: process.pid for process in processes if process.pid is not None}
         yield from _system_metrics({"supervisor": os.getpid(), **pids})
 
 
-def _family(metric: Metric, samples: Mapping[str, Samples]) -> Family:
+def _family(metric: Metric, label_names: Sequence[str], samples: Mapping[str, Samples]) -> Family:
     """The metric with the samples of all processes that have it."""
-    family: Any = _FAMILIES[metric.kind](metric.name, metric.meaning, labels=metric.all_labels)
+    family: Any = _FAMILIES[metric.kind](metric.name, metric.meaning, labels=label_names)
     for process, found in samples.items():
-        process_label = [process] if metric.all_labels[-1:] == ("process",) else []
+        process_label = [process] if "process" in label_names else []
         for labels, value in found.get(metric.name, ()):
             if isinstance(value, Buckets):
                 bounds = [*map(str, value.bounds), "+Inf"]

@@ -100,6 +100,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Processes", "Log messages of this level and above: debug, info, warning or error", unit="LEVEL"
         ),
     ] = "info"
+    stream_processes: Annotated[
+        int,
+        msgspec.Meta(ge=1, le=64),
+        setting(
+            "Processes",
+            "Serve the stream with this many processes, which share its port and the limits of users",
+            unit="N",
+        ),
+    ] = 1
     metrics_port: Annotated[
         int,
         msgspec.Meta(ge=-1, le=65_535),

@@ -1,9 +1,10 @@
 """The supervisor: which process runs what, and in which order they start and stop.
 
 Three processes: intake (the only writer of the event log), rest and stream (readers). With `--demo` a fourth
-one simulates the validator. A machine of a cluster may run some of them; without intake, another process,
-`copy`, keeps its copy of the log. The listening sockets are open before any process starts and are inherited,
-so a restarted process keeps its port. Each process imports its own folder of the package (worker.py).
+one simulates the validator; with `--stream-processes` there are several of the stream. A machine of a cluster
+may run some of them; without intake, another process, `copy`, keeps its copy of the log. The listening
+sockets are open before any process starts and are inherited, so a restarted process keeps its port. Each
+process imports its own folder of the package (worker.py).
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ from ptn_api.backoff import Backoff
 from ptn_api.clock import SteadyClock, monotonic_ms, wall_ms
 from ptn_api.problems import PROBLEMS, Findings, ProblemRegister, Troubles, merged
 from ptn_api.process.child import Child, python_command
-from ptn_api.process.control import HealthReport, WorkerConfig, process_names
+from ptn_api.process.control import (
+    HealthReport,
+    PeerGone,
+    PeerPresence,
+    WorkerConfig,
+    kind_of,
+    process_names,
+)
 from ptn_api.process.memory import MemoryWatch
 from ptn_api.process.metrics_server import MetricsServer
 from ptn_api.process.settings import Settings
@@ -91,11 +99,10 @@ class Supervisor:
         try:
             if await self._start():
                 s = "s" if self._settings.tls_cert else ""
-                urls = {
-                    name: _url(scheme + s, self._listeners[name])
-                    for name, scheme in (("rest", "http"), ("stream", "ws"))
-                    if name in self._listeners
-                }
+                schemes = {"rest": "http", "stream": "ws"}
+                urls = {}
+                for name, listener in self._listeners.items():
+                    urls[kind_of(name)] = _url(schemes[kind_of(name)] + s, listener)
                 words = {"rest": "REST", "stream": "WebSocket"}
                 announce(
                     " ".join(["PTN API ready:", *(f"{words[name]} {url}" for name, url in urls.items())])
@@ -106,10 +113,9 @@ class Supervisor:
                     hint(self._settings, urls["rest"], urls["stream"])
                 await self._stop_or_fatal()
         finally:
-            for names in _STOP_ORDER:
-                await asyncio.gather(
-                    *(self._children[name].stop() for name in names if name in self._children)
-                )
+            for kinds in _STOP_ORDER:
+                stopping = [child for name, child in self._children.items() if kind_of(name) in kinds]
+                await asyncio.gather(*(child.stop() for child in stopping))
             await asyncio.gather(*self._running)
             if watch is not None:
                 watch.cancel()
@@ -171,10 +177,18 @@ class Supervisor:
             stop_timeout_ms=settings.stop_timeout_ms,
             silent_ms=settings.process_silent_ms,
             on_alive=self._report_health,
+            on_presence=lambda update: self._tell_peers(process, PeerPresence(process, update)),
+            on_end=lambda: self._tell_peers(process, PeerGone(process)),
         )
         self._children[process] = child
         self._running.append(asyncio.create_task(child.run()))
         return child
+
+    def _tell_peers(self, process: str, message: PeerPresence | PeerGone) -> None:
+        """Passes a message of, or about, a process of the stream on to the others."""
+        for name, child in self._children.items():
+            if name != process and kind_of(name) == kind_of(process) == "stream":
+                child.send(message)
 
     def _report_health(self) -> None:
         """Sends rest and stream the health of all others, and the key file; logs problems."""

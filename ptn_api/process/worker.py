@@ -38,7 +38,7 @@ from ptn_api.process.background import (
     watch_loop,
 )
 from ptn_api.process.certificate import Certificate
-from ptn_api.process.control import WorkerConfig, WorkerControl, read_config, take_over_stdin
+from ptn_api.process.control import WorkerConfig, WorkerControl, kind_of, read_config, take_over_stdin
 from ptn_api.process.log_output import configure_logging
 from ptn_api.process.metrics import Sources
 from ptn_api.tasks import cancel_and_wait, run_with, wait_for_event
@@ -70,7 +70,7 @@ def run_child() -> int:
     with contextlib.suppress(ValueError, OSError):  # some systems allow less than their limit says
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     configure_logging(config.settings.log_level, process=config.process)
-    if config.process in ("rest", "stream"):  # plain asyncio where no sockets are served
+    if kind_of(config.process) in ("rest", "stream"):  # plain asyncio where no sockets are served
         import uvloop
 
         return uvloop.run(_run_process(config, sock))
@@ -93,7 +93,7 @@ async def _run_process(config: WorkerConfig, sock: socket.socket) -> int:
         "simulator": _run_simulator,
     }
     try:
-        await functions[config.process](config, control)
+        await functions[kind_of(config.process)](config, control)
     except PTNError as error:
         logger.error("stopped_by_error", code=error.code, reason=str(error))
         log_unusable = config.process in ("intake", "copy") and isinstance(error, _FATAL_LOG_ERRORS)
@@ -114,17 +114,15 @@ async def _run_intake(config: WorkerConfig, control: WorkerControl) -> None:
         return
     from ptn_api.event_log import open_reader
 
-    is_copy = False  # what cannot be read is reported when it is opened for writing
     with (
-        contextlib.suppress(LogError),
+        contextlib.suppress(LogError),  # a log that cannot be read is dealt with below
         contextlib.closing(open_reader(Path(config.settings.data_dir))) as existing,
     ):
-        is_copy = existing.behind_ms() != 0
-    if is_copy:  # writing to it would fork the cluster's log
-        raise LogUnusableError(
-            "--data-dir holds a copy of a cluster's log: give --cluster, or another directory",
-            code="joined",
-        )
+        if existing.behind_ms() != 0:  # writing to a copy would fork the cluster's log
+            raise SettingsError(
+                "--data-dir holds a copy of a cluster's log: give --cluster, or another directory",
+                code="joined",
+            )
     event_log = await _open_writer(config, control)
     if event_log is None:
         return
@@ -148,7 +146,9 @@ async def _take_in(
     from ptn_api.intake.run import run_intake
 
     settings, counters = config.settings, IntakeCounters()
-    control.sources = Sources(counters, copy=event_log if settings.cluster_options.servers else None)
+    control.sources = Sources(
+        counters, copy=cast(Any, event_log) if settings.cluster_options.servers else None
+    )
     skipped = event_log.counters()["skipped"]
 
     def find_problems() -> Findings:
@@ -190,8 +190,8 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
     certificate = Certificate(Path(settings.tls_cert), Path(settings.tls_key)) if settings.tls_cert else None
     keys = KeyRing()
     key_file = KeyFile(Path(settings.api_keys_file) if settings.api_keys_file else None, keys)
-    report_entries = config.process == "rest"  # one of the two that read the file
-    read_keys(key_file, report_entries=report_entries)
+    report_entries = config.process == "rest"  # one of those that read the file
+    await read_keys(key_file, report_entries=report_entries)
     event_log = cast(EventLog, WaitingReader(Path(settings.data_dir)))
     run: Callable[..., Coroutine[Any, Any, None]]
     counters: Any
@@ -206,7 +206,8 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
         from ptn_api.stream.server import run_stream
 
         counters = StreamCounters()
-        run = partial(run_stream, options=settings.stream)
+        peers = control if settings.stream_processes > 1 else None
+        run = partial(run_stream, options=settings.stream, peers=peers)
     data_dir, usage = Path(settings.data_dir), Usage()
     control.sources = sources = Sources(counters, event_log, keys, key_file, data_dir)
     background = [

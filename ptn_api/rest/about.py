@@ -15,7 +15,7 @@ from ptn_api.http.response import Response
 from ptn_api.model.documents import ServiceHealth, trade_pairs_answer
 from ptn_api.problems import merged, severity_of
 from ptn_api.rest.context import AppContext, RequestContext
-from ptn_api.wire.about import Health, KeyFileHealth, KeyLimits, LogHealth, Me, SourceHealth
+from ptn_api.wire.about import ClusterHealth, Health, KeyFileHealth, KeyLimits, LogHealth, Me, SourceHealth
 
 __all__ = ["HealthQuery", "TradePairsQuery", "health", "me", "service_health", "trade_pairs"]
 
@@ -86,8 +86,9 @@ def _health(app: AppContext, asked: str = "") -> Health:
     problems = merged(app.problems.look(), app.others.problems())
     try:
         source, ready, epoch = app.log.source(), app.log.ready(), app.log.epoch
+        copy = app.log.copy_status()
     except LogError:
-        source, ready, epoch = SourceStatus(), False, None
+        source, ready, epoch, copy = SourceStatus(), False, None, None
     severity = severity_of(problems)
     return Health(
         status="failing" if severity == "unavailable" else severity,
@@ -103,4 +104,7 @@ def _health(app: AppContext, asked: str = "") -> Health:
             epoch_matches=epoch == asked if asked else None,
         ),
         key_file=KeyFileHealth(left_out=app.keys.left_out),
+        cluster=None
+        if copy is None
+        else ClusterHealth(index=copy.index, term=copy.term, writes=copy.active, behind_ms=copy.behind_ms),
     )

@@ -98,7 +98,8 @@ class Authenticator:
             hops = () if forwarded is None else (forwarded,)
             connection.client = self._proxies.client(connection.peer, hops)
         # Checked before the key counts for anything, so that a blocked address cannot go on guessing.
-        retry_s = self._guard.record_attempt(connection.client.group, holder, now)
+        fingerprint = None if holder is None else holder.fingerprint
+        retry_s = self._guard.record_attempt(connection.client.group, fingerprint, now)
         if retry_s:
             self._counters.limited["failed_logins"] += 1
             logger.debug("too_many_failed_logins", address=connection.client.text)

@@ -85,7 +85,7 @@ class AppContext:
     def find_problems(self) -> Findings:
         """The problems of the log and its source, as far as this process can tell."""
         try:
-            source, ready = self.log.source(), self.log.ready()
+            source, ready, behind_ms = self.log.source(), self.log.ready(), self.log.behind_ms()
         except LogError as error:
             missing = isinstance(error, LogMissingError)  # intake has not made it yet
             return {"log_unreadable": not missing, "starting": missing}
@@ -95,6 +95,7 @@ class AppContext:
             **source.findings,
             "source_silent": age_ms > self.options.silent_ms,
             "log_unreadable": unreadable,
+            "cluster_behind": behind_ms is None or behind_ms > self.options.behind_ms,
             "starting": not ((ready and self.views.built) or unreadable),
         }
 

@@ -6,9 +6,11 @@ from typing import Annotated
 
 from ptn_api.access.options import ClientLimits
 from ptn_api.options import (
+    BEHIND_MS,
     CLOCK_JUMP_MS,
     CLOCK_SETTLE_MS,
     STOP_TIMEOUT_MS,
+    Behind,
     ClockJump,
     ClockSettle,
     Count,
@@ -78,6 +80,7 @@ class RestOptions(ClientLimits, frozen=True, kw_only=True):
     clock_jump_ms: ClockJump = CLOCK_JUMP_MS
     clock_settle_ms: ClockSettle = CLOCK_SETTLE_MS
     stop_timeout_ms: StopTimeout = STOP_TIMEOUT_MS
+    behind_ms: Behind = BEHIND_MS
 
     rate_window_ms: int = 10_000
     """The time over which `minimum_rate` is measured."""

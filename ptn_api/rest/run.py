@@ -12,7 +12,7 @@ import structlog
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, ClockStart, Monotonic, SteadyClock, monotonic_ms, wall_ms
-from ptn_api.event_log.contract import EventLog, known_ms
+from ptn_api.event_log.contract import EventLog
 from ptn_api.http.connection import Connection
 from ptn_api.http.connection_limit import ConnectionLimit
 from ptn_api.http.request import Limits
@@ -65,7 +65,6 @@ async def run_rest(
         on_jump=lambda ms: logger.warning("clock_jumped", by_ms=ms),
         wall=wall,
         start=clock_start,
-        known_ms=known_ms(log),
     )
     problems = problems or ProblemRegister(clock)
     if isinstance(clock, SteadyClock):

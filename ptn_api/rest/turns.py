@@ -3,7 +3,8 @@
 - To be worked on, a request needs a place, and keeps it until its answer has been sent. A user has few places
   and all users together have a fixed number, which bounds the memory. The others wait, a bounded number of
   them; beyond that, requests are refused with 503 and Retry-After.
-- The work itself is done in steps of about 5 ms, one at a time. Between two steps small answers are sent.
+- The work itself is done in steps of about 5 ms, one at a time. Between two steps, for up to 20 ms, others
+  have their turn: small answers, new connections.
 
 Places and steps are granted to the users in turn, so one user's many requests delay another's by one.
 """
@@ -19,7 +20,7 @@ from ptn_api.http.errors import HTTPError
 from ptn_api.problems import ProblemRegister, Recent
 from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.options import RestOptions
-from ptn_api.tasks import TimeSlice
+from ptn_api.tasks import TimeSlice, let_others_run
 
 __all__ = ["FairQueue", "Turn", "Turns"]
 
@@ -96,6 +97,7 @@ class Turns:
         self._waiting: Counter[str] = Counter()
         self.places = FairQueue(options.heavy_requests, options.heavy_requests_per_user)
         self.steps = FairQueue(1, 1)
+        self._worked = TimeSlice()
         problems.watch(lambda: {"work_refused": self._refused.total})
 
     def begin(self, user: str, route: str) -> Turn:
@@ -122,6 +124,12 @@ class Turns:
         """Returns turns for work that needs no place: it makes what is kept for others, too."""
         return Turn(self, user, "none")
 
+    async def let_others_run_if_due(self) -> None:
+        """Called by the request whose turn it is, so that no other one works meanwhile."""
+        if self._worked.due:
+            await let_others_run()
+            self._worked.restart()
+
     def no_longer_waits(self, user: str) -> None:
         self._waiting[user] -= 1
         if not self._waiting[user]:
@@ -141,12 +149,13 @@ class Turn(TimeSlice):
         self._place = place
         self._running = False
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Turn:
         if self._place == "awaited":
             await self._turns.places.acquire(self._user)
             self._place = "held"
             self._turns.no_longer_waits(self._user)
         await self._take_turn()
+        return self
 
     async def __aexit__(self, *_: object) -> None:
         self._pass_on()
@@ -168,6 +177,11 @@ class Turn(TimeSlice):
     async def _take_turn(self) -> None:
         await self._turns.steps.acquire(self._user)
         self._running = True
+        try:
+            await self._turns.let_others_run_if_due()
+        except BaseException:  # cancelled
+            self._pass_on()
+            raise
         self.restart()
 
     def _pass_on(self) -> None:

@@ -20,6 +20,7 @@ from ptn_api.stream.fanout import SubscriberGroups
 from ptn_api.stream.log_tail import RETRY_MS, LogTail
 from ptn_api.stream.logins import Logins
 from ptn_api.stream.options import StreamOptions
+from ptn_api.stream.presence import Peers, Presence
 from ptn_api.wire.close_codes import REPLAY_OVERTAKEN, TOO_MANY_REQUESTS, CloseCode
 from ptn_api.wire.frames import Heartbeat
 from ptn_api.wire.server_session import ServerSession, State
@@ -34,7 +35,7 @@ class Hub:
     """The `ConnectionHost` of every connection, from its upgrade to its end.
 
     To be created inside a running loop. `clock` is the time that clients are told. Heartbeats name the
-    problems that `problems` has found here and `others` elsewhere.
+    problems that `problems` has found here and `others` elsewhere. With `peers`, limits are shared.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Hub:
         usage: Usage | None = None,
         problems: ProblemRegister | None = None,
         others: OtherProcesses | None = None,
+        peers: Peers | None = None,
     ) -> None:
         self._event_log = log
         self._options = options
@@ -55,7 +57,9 @@ class Hub:
         self._clock = clock
         self._usage = usage
         self._connections: dict[Connection, Socket] = {}
+        self._presence = Presence(peers)
         self._connect_limit = RateLimit(options.connects_per_minute)
+        self._presence.on_event("connect", lambda address, _: self._may_connect(address))
         self._outage = LogOutage()
         self._problems = ProblemRegister(clock) if problems is None else problems
         self._problems.watch(self._find_problems)
@@ -76,7 +80,13 @@ class Hub:
             stale_after_ms=options.heartbeat_ms,
         )
         self._logins = Logins(
-            self._tail, self._outage, keys, options=options, counters=counters, monotonic=monotonic_ms
+            self._tail,
+            self._outage,
+            keys,
+            options=options,
+            counters=counters,
+            monotonic=monotonic_ms,
+            presence=self._presence,
         )
         self._catch_ups = CatchUps(
             log,
@@ -93,12 +103,16 @@ class Hub:
         """Starts the tasks that run as long as the stream; if one ends, the stream must end."""
         tick_ms = min(TICK_MS, self._options.unread_close_ms)
         heartbeats = _every(self._options.heartbeat_ms, self.send_heartbeats)
-        return [
+        tasks = [
             asyncio.create_task(self._tail.run(), name="log_tail"),
             asyncio.create_task(self._catch_ups.run(), name="catch_ups"),
             asyncio.create_task(heartbeats, name="heartbeats"),
             asyncio.create_task(_every(tick_ms, self._tick), name="tick"),
         ]
+        if self._presence.is_shared:
+            repeating = self._presence.repeat(self._options.presence_ms)
+            tasks.append(asyncio.create_task(repeating, name="presence"))
+        return tasks
 
     # --- connections come and go ---
 
@@ -118,12 +132,18 @@ class Hub:
             monotonic=monotonic_ms,
         )
         self._connections[connection] = socket
-        if connection.address_group is not None:
-            allowance = self._connect_limit.take(connection.address_group, monotonic_ms())
-            if allowance is not None and not allowance.allowed:
+        address = connection.address_group
+        if address is not None:
+            if self._may_connect(address):
+                self._presence.tell("connect", address)
+            else:
                 self._counters.limited["connects"] += 1
                 connection.close(TOO_MANY_REQUESTS)
         return connection
+
+    def _may_connect(self, address: str) -> bool:
+        allowance = self._connect_limit.take(address, monotonic_ms())
+        return allowance is None or allowance.allowed
 
     def disconnected(self, connection: Connection, why: CloseCode) -> None:
         self._connections.pop(connection, None)

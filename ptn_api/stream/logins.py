@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 
 import structlog
 
@@ -15,6 +15,7 @@ from ptn_api.stream.connection import Connection
 from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.log_tail import RETRY_MS, LogTail
 from ptn_api.stream.options import StreamOptions
+from ptn_api.stream.presence import Presence, UserPresence
 from ptn_api.wire.close_codes import INTERNAL_ERROR, KEY_REVOKED, NOT_READY, TOO_MANY_REQUESTS
 from ptn_api.wire.server_session import STREAM_TIER, State
 
@@ -72,7 +73,11 @@ class EvictionBackoff:
 
 
 class Logins:
-    """Decides on logins, keeps each user's connection slots, and checks keys again when the ring changes."""
+    """Decides on logins, keeps each user's connection slots, and checks keys again when the ring changes.
+
+    Slots, waiting logins, eviction backoff and failed logins are shared with the other processes of the
+    stream, if there are any; the pace of logins is each process's own.
+    """
 
     def __init__(
         self,
@@ -83,6 +88,7 @@ class Logins:
         options: StreamOptions,
         counters: StreamCounters,
         monotonic: Monotonic,
+        presence: Presence,
     ) -> None:
         self._tail = tail
         self._outage = outage
@@ -92,12 +98,23 @@ class Logins:
         self._monotonic = monotonic
         self._guard = LoginGuard(options.failed_logins_per_minute)
         self._pacer = LoginPacer(options.accepts_per_second)
-        self._slots: dict[str, deque[Connection]] = {}
-        """Alias -> the user's connections, oldest first."""
-        self._backoffs: dict[str, EvictionBackoff] = {}
+        self._slots: dict[str, dict[Connection, int]] = {}
+        """Alias -> the user's connections here and when each logged in, oldest first."""
+        self._newest_ms = 0
+        self._backoffs: defaultdict[str, EvictionBackoff] = defaultdict(
+            lambda: EvictionBackoff(options.eviction_delay_ms)
+        )
         self._waiting: dict[Connection, str] = {}
         """Each connection whose login waits although its key is valid -> its user's alias."""
         self._n_waiting: Counter[str] = Counter()
+        self._presence = presence
+        presence.on_user(lambda alias: self._evict_excess(alias) if alias in self._slots else None)
+        presence.on_event("evicted", lambda alias, _: self._backoffs[alias].evicted(monotonic()))
+        presence.on_event("delayed", lambda alias, _: self._delay_ms(alias))
+        presence.on_event(
+            "attempt",
+            lambda address, key: self._guard.record_attempt(address, key or None, monotonic()),
+        )
 
     def check(self, connection: Connection) -> None:
         """Decides on a login, now or when its turn comes."""
@@ -117,9 +134,9 @@ class Logins:
             return
         connection.authenticated()
         delay = self._pacer.wait_ms(now)
-        backoff = self._backoffs.get(holder.alias)
-        if backoff is not None:
-            delay += backoff.delay_ms(now)
+        if holder.alias in self._backoffs:
+            delay += self._delay_ms(holder.alias)
+            self._presence.tell("delayed", holder.alias)
         if delay:
             self._wait(connection, holder, delay, deadline + delay)
         else:
@@ -128,34 +145,46 @@ class Logins:
     def count_bad_login(self, connection: Connection, reason: str) -> bool:
         """Counts a first frame that is not a login as a failed one. Returns whether the address must wait."""
         self._counters.bad_logins[reason] += 1
-        if not self._guard.record_attempt(connection.address_group, None, self._monotonic()):
-            return False
-        self._counters.limited["failed_logins"] += 1
-        return True
+        return self._must_wait(connection, None)
+
+    def _must_wait(self, connection: Connection, holder: KeyHolder | None) -> bool:
+        """Records an attempt to log in, failed without a holder. Returns whether the address must wait."""
+        address, key = connection.address_group, None if holder is None else holder.fingerprint
+        if self._guard.record_attempt(address, key, self._monotonic()):
+            self._counters.limited["failed_logins"] += 1
+            return True
+        if address is not None:
+            self._presence.tell("attempt", address, key or "")
+        return False
+
+    def _delay_ms(self, alias: str) -> int:
+        """Returns how long a login of the user that arrives now, here or elsewhere, must wait."""
+        return self._backoffs[alias].delay_ms(self._monotonic())
 
     def _wait(self, connection: Connection, holder: KeyHolder, delay_ms: float, deadline_ms: float) -> None:
         if connection not in self._waiting:
             self._waiting[connection] = holder.alias
             self._n_waiting[holder.alias] += 1
+            self._tell(holder.alias)
         connection.later(delay_ms, lambda: self._decide(connection, deadline_ms))
 
     def _stop_waiting(self, connection: Connection) -> None:
         alias = self._waiting.pop(connection, None)
         if alias is not None:
             self._n_waiting[alias] -= 1
+            self._tell(alias)
 
     def _too_many_wait(self, holder: KeyHolder) -> bool:
         """Returns whether as many of the user's logins wait as may; with more connections, more may wait."""
-        limit = holder.connection_limit(self._options.max_connections_per_key)
-        return limit is not None and self._n_waiting[holder.alias] >= max(limit, MOST_WAITING)
+        limit = self._limit(holder)
+        waiting = self._n_waiting[holder.alias] + self._presence.waiting(holder.alias)
+        return limit is not None and waiting >= max(limit, MOST_WAITING)
 
     def _decide(self, connection: Connection, deadline_ms: float) -> None:
         if connection.session.state is not State.CHECKING:
             return
-        now = self._monotonic()
         holder = self._keys.lookup(connection.api_key)
-        if self._guard.record_attempt(connection.address_group, holder, now):
-            self._counters.limited["failed_logins"] += 1
+        if self._must_wait(connection, holder):
             connection.close(TOO_MANY_REQUESTS)
             return
         try:
@@ -168,7 +197,7 @@ class Logins:
         except LogError as error:
             assert holder is not None
             self._outage.failed(connection, error)
-            if now < deadline_ms:
+            if self._monotonic() < deadline_ms:
                 self._wait(connection, holder, RETRY_MS, deadline_ms)
             else:
                 connection.close(INTERNAL_ERROR)
@@ -183,26 +212,45 @@ class Logins:
         elif connection.session.logged_in:
             self._counters.logins += 1
             self._counters.clients += 1
-            self._take_slot(connection, holder)
+            # Distinct times, so that all processes put the connections into the same order.
+            self._newest_ms = max(self._presence.clock(), self._newest_ms + 1)
+            alias = holder.alias  # all keys of a user share the user's slots
+            self._slots.setdefault(alias, {})[connection] = self._newest_ms
+            self._evict_excess(alias)
 
-    def _take_slot(self, connection: Connection, holder: KeyHolder) -> None:
-        """Gives the connection a slot; all keys of a user share the user's slots."""
-        slots = self._slots.setdefault(holder.alias, deque())
-        slots.append(connection)
-        while self._too_many(slots, holder):
-            backoff = self._backoffs.setdefault(
-                holder.alias, EvictionBackoff(self._options.eviction_delay_ms)
-            )
-            backoff.evicted(self._monotonic())
-            self._evict_oldest(slots)
+    def _evict_excess(self, alias: str) -> None:
+        """Evicts the user's oldest connections beyond the limit, as far as they are in this process.
 
-    def _evict_oldest(self, slots: deque[Connection]) -> None:
-        self._counters.evictions += 1
-        slots[0].evict()  # which frees its slot through `leave`
+        All processes order the connections alike, so each evicts its own.
+        """
+        slots = self._slots.get(alias, {})
+        limit = self._limit_of(alias)
+        if limit is not None:
+            here = [(time, self._presence.name) for time in slots.values()]
+            everywhere = sorted(here + self._presence.logins(alias))
+            excess = everywhere[: max(0, len(everywhere) - limit)]
+            for connection in list(slots)[: sum(login in here for login in excess)]:
+                self._counters.evictions += 1
+                self._backoffs[alias].evicted(self._monotonic())
+                self._presence.tell("evicted", alias)
+                connection.evict()  # which frees its slot through `leave`
+        self._tell(alias)
 
-    def _too_many(self, slots: deque[Connection], holder: KeyHolder) -> bool:
-        limit = holder.connection_limit(self._options.max_connections_per_key)
-        return limit is not None and len(slots) > limit
+    def _limit(self, holder: KeyHolder) -> int | None:
+        return holder.connection_limit(self._options.max_connections_per_key)
+
+    def _limit_of(self, alias: str) -> int | None:
+        """Returns the limit of a user that is connected here, by the key of the newest connection."""
+        newest = next(reversed(self._slots.get(alias, {})), None)
+        holder = None if newest is None else self._keys.lookup(newest.api_key)
+        return None if holder is None or holder.alias != alias else self._limit(holder)
+
+    def _tell(self, alias: str) -> None:
+        """Tells the other processes how the user's limit is used here. Without a limit nothing is counted."""
+        if self._presence.is_shared:
+            counts = self._limit_of(alias) is not None
+            logins = list(self._slots[alias].values()) if counts else []
+            self._presence.set_user(alias, UserPresence(logins, self._n_waiting[alias]))
 
     def leave(self, connection: Connection) -> None:
         """Frees the connection's slot, if it has one, or its place among the waiting logins."""
@@ -211,10 +259,11 @@ class Logins:
         slots = self._slots.get(alias)
         if slots is None or connection not in slots:
             return
-        slots.remove(connection)
+        del slots[connection]
         self._counters.clients -= 1
         if not slots:
             del self._slots[alias]
+        self._tell(alias)
 
     def key_is_valid(self, connection: Connection) -> bool:
         """Returns whether the connection's key still gives access to the stream."""
@@ -227,6 +276,4 @@ class Logins:
             for connection in list(slots):
                 if not self.key_is_valid(connection):
                     connection.close(KEY_REVOKED)
-            holder = self._keys.lookup(slots[-1].api_key) if slots else None
-            while holder is not None and holder.alias == alias and self._too_many(slots, holder):
-                self._evict_oldest(slots)
+            self._evict_excess(alias)

@@ -61,6 +61,13 @@ class StreamOptions(ClientLimits, frozen=True, kw_only=True):
             "late order older than this",
         ),
     ] = 300_000
+    presence_ms: Annotated[
+        Period,
+        setting(
+            "Stream",
+            "With several stream processes: repeat to the others which users are connected, at this interval",
+        ),
+    ] = 5_000
     unread_close_ms: Annotated[
         Period,
         setting("Stream", "Abort a connection whose client has not read the close frame within this time"),

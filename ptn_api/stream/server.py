@@ -38,6 +38,7 @@ from ptn_api.stream.framing import PONG, MessageReader, frame, negotiate
 from ptn_api.stream.handshake import HandshakeReader
 from ptn_api.stream.hub import Hub
 from ptn_api.stream.options import StreamOptions
+from ptn_api.stream.presence import Peers
 from ptn_api.tasks import cancel_and_wait, wait_for_event
 from ptn_api.wire.client_frames import SMALL_FRAME_BYTES
 from ptn_api.wire.close_codes import INTERNAL_ERROR, MESSAGE_TOO_BIG, SHUTTING_DOWN, CloseCode
@@ -54,7 +55,12 @@ HIGH_WATER_BYTES = 256 * 1024
 _MAX_CLOSE_CODE = 4_999
 """The highest code allowed in a close frame (RFC 6455, 7.4.2)."""
 
+_MOST_IGNORED_FRAMES = 100
+"""How many frames are parsed after the close, in search of the client's close frame."""
+
 _READ_BYTES = 4 * 1024
+_DISCARDED = memoryview(bytearray(256 * 1024))
+"""Where all connections write what is thrown away: large, so that a flood costs few reads."""
 _LONGEST_HEADER = 14
 """A frame's header with the longest length and the mask (RFC 6455, section 5.2)."""
 
@@ -82,12 +88,14 @@ async def run_stream(
     usage: Usage | None = None,
     problems: ProblemRegister | None = None,
     others: OtherProcesses | None = None,
+    peers: Peers | None = None,
 ) -> None:
     """Serves the log's orders on `sock`, a bound socket, until `stop` is set.
 
     Calls `ready` once clients can connect; until the log is ready, logins are closed with a code that
     means "reconnect"; on stop, so is every connection. `keys` may be replaced at any time:
-    connections whose key is no longer valid are closed at once. Raises the error that ended any of the tasks.
+    connections whose key is no longer valid are closed at once. The limits of users and addresses are shared
+    with `peers`. Raises the error that ended any of the tasks.
     """
     counters = counters or StreamCounters()
     hub = Hub(
@@ -99,6 +107,7 @@ async def run_stream(
         usage=usage,
         problems=problems,
         others=others,
+        peers=peers,
     )
     server = StreamServer(hub, options, counters)
     tasks = hub.start()
@@ -138,7 +147,12 @@ class StreamServer:
         self._acceptor: Acceptor | None = None
         self._clients = _Clients()
         self._counters = counters
-        self._limit: _LoginLimit = ConnectionLimit(options.max_waiting_connections, self._count_eviction)
+
+        def count_eviction() -> None:
+            counters.limited["waiting_connections"] += 1
+            hub.evictions.note()
+
+        self._limit: _LoginLimit = ConnectionLimit(options.max_waiting_connections, count_eviction)
         self._proxies = Proxies(options.trusted_proxies)
 
     async def start(self, sock: sockets.socket, tls: ssl.SSLContext | None = None) -> None:
@@ -172,10 +186,6 @@ class StreamServer:
             await self._clients.wait_until_gone(self._options.unread_close_ms)
         for transport in self._limit:  # no client: the handshake is incomplete or was refused
             transport.abort()
-
-    def _count_eviction(self) -> None:
-        self._counters.limited["waiting_connections"] += 1
-        self._hub.evictions.note()
 
     def _accept(
         self, headers: dict[str, str], peer: tuple[str, int] | None
@@ -247,13 +257,14 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self._socket = transport
-        self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._timed_out)
+
+        def time_out() -> None:
+            self._counters.refused_handshakes["timeout"] += 1
+            transport.abort()
+
+        self._timer = asyncio.get_running_loop().call_later(self._timeout_s, time_out)
         super().connection_made(transport)
         self._limit.add(transport)
-
-    def _timed_out(self) -> None:
-        self._counters.refused_handshakes["timeout"] += 1
-        self._socket.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
@@ -301,6 +312,8 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
             client.refuse_large_frame()
         elif client.closed_by_picows:
             self._discard()  # its parser would find the same fault again
+        elif client.ignored_frames > _MOST_IGNORED_FRAMES:
+            self._discard()
 
     def _refuse(self, response: bytes) -> None:
         """Answers a handshake that is none, and closes: in time, even if the client does not."""
@@ -318,7 +331,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
 
     def _discard(self) -> None:
         self._discarding = True
-        self._own_buffer = memoryview(bytearray(_READ_BYTES))
+        self._own_buffer = _DISCARDED
 
 
 def _take(
@@ -380,6 +393,8 @@ class _Client(picows.WSListener):
         self._aborting = False
         self._client_code = 0
         """The code of the client's close frame."""
+        self.ignored_frames = 0
+        """Frames that came after the close."""
 
     # --- Socket ---
 
@@ -483,7 +498,9 @@ class _Client(picows.WSListener):
             raise InvalidInputError("a reserved bit is set", code="not_a_frame")
         if kind == WSMsgType.CLOSE:
             self._handle_close(ws_frame)
-        elif self._closing or not connection.admits_frame():
+        elif self._closing:
+            self.ignored_frames += 1
+        elif not connection.admits_frame():
             return
         elif kind == WSMsgType.PING:
             connection.pong(frame(ws_frame.get_payload_as_bytes(), opcode=PONG))

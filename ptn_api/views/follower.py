@@ -12,9 +12,9 @@ from time import monotonic
 
 import structlog
 
-from ptn_api.clock import Clock
+from ptn_api.clock import Clock, SteadyClock
 from ptn_api.errors import LogPrunedError
-from ptn_api.event_log.contract import Document, EventLog, Head
+from ptn_api.event_log.contract import Document, EventLog, Head, known_ms
 from ptn_api.event_log.outage import LogOutage
 from ptn_api.tasks import TimeSlice
 from ptn_api.views.documents import Documents
@@ -131,6 +131,8 @@ class Follower:
             if not self._log.ready():
                 return
             if self._taken.revision == 0:
+                if isinstance(self._clock, SteadyClock):
+                    self._clock.compare(known_ms(self._log))
                 self._take_everything(self._log.head())
         time_slice = TimeSlice()
         while True:

@@ -13,7 +13,16 @@ from msgspec import Meta
 
 from ptn_api.problems import CODES, Trouble
 
-__all__ = ["Health", "KeyFileHealth", "KeyLimits", "LogHealth", "Me", "SourceHealth", "Status"]
+__all__ = [
+    "ClusterHealth",
+    "Health",
+    "KeyFileHealth",
+    "KeyLimits",
+    "LogHealth",
+    "Me",
+    "SourceHealth",
+    "Status",
+]
 
 Status = Literal["ok", "degraded", "starting", "failing"]
 ProcessState = Literal["up", "down"]
@@ -45,12 +54,25 @@ class KeyFileHealth(msgspec.Struct, kw_only=True):
     left_out: int = 0
 
 
+class ClusterHealth(msgspec.Struct, kw_only=True):
+    """This machine's copy of a log that several machines share.
+
+    `index` is its last commit, `term` that commit's turn of writing, `writes` whether it is this machine's.
+    `behind_ms`: how long ago the copy was known to be complete; null: not since it was opened.
+    """
+
+    index: int
+    term: int
+    writes: bool
+    behind_ms: int | None
+
+
 class Health(msgspec.Struct, kw_only=True):
     """Server health; independent of live orders. `degraded`: the server works, but there is a problem.
 
     `details` has for each problem the time since when it is known (`since_ms`, epoch ms) and, where it can be
     counted, how many files, processes or users it concerns (`count`). `processes` maps each process to `up`
-    or `down`; it is empty where they are not known.
+    or `down`; it is empty where they are not known. `cluster` is null on a single machine.
     """
 
     status: Annotated[str, Meta(extra_json_schema={"enum": [*get_args(Status)]})]
@@ -60,6 +82,7 @@ class Health(msgspec.Struct, kw_only=True):
     source: SourceHealth
     log: LogHealth
     key_file: KeyFileHealth = msgspec.field(default_factory=KeyFileHealth)
+    cluster: ClusterHealth | None = None
 
 
 class KeyLimits(msgspec.Struct, kw_only=True):

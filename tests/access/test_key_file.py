@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -56,6 +57,36 @@ def test_both_forms_and_the_hashed_one_are_read(path: Path, ring: KeyRing) -> No
         ("carol", 0),
         None,
     ]
+
+
+async def test_a_large_file_does_not_hold_up_the_event_loop(path: Path, ring: KeyRing) -> None:
+    """It is parsed in steps; then its keys take effect at once, and faults are reported as ever."""
+    turns = 0
+    key_file = KeyFile(path, ring)
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    path.write_text(json.dumps({f"user-{n}": {"key": f"key-{n}", "tier": 30} for n in range(3_000)}))
+    counting = asyncio.create_task(take_turns())
+    assert await key_file.refresh_in_steps()
+    assert turns > 3
+    assert (len(ring), ring.lookup("key-7") is not None) == (3_000, True)
+    counting.cancel()
+    assert not await key_file.refresh_in_steps()
+    path.write_text("half of it {")
+    with pytest.raises(KeyFileError, match="not a JSON object"):
+        await key_file.refresh_in_steps()
+    assert not await key_file.refresh_in_steps()
+    assert (len(ring), str(key_file.problem)[:12]) == (3_000, "the key file")
+    path.unlink()
+    for expected in (KeyFileError, None):
+        with pytest.raises(expected) if expected else contextlib.nullcontext():
+            assert await key_file.refresh_in_steps()
+    assert len(ring) == 0
 
 
 def test_a_change_of_tier_alone_takes_effect(path: Path, ring: KeyRing) -> None:

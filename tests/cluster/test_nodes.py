@@ -14,11 +14,14 @@ from ptn_api.client.mirror import PositionMirror
 from ptn_api.client.rest import Retries
 from ptn_api.client.stream import connect
 from ptn_api.client.testing import quick_timing
+from ptn_api.cluster.copy import Copy, open_copy
+from ptn_api.errors import BrokerError, LogUnusableError
 from ptn_api.event_log import EventLog, open_reader
+from ptn_api.process.metrics import METRICS, Samples, Sources
 from tests.cluster.conftest import Cluster
 from tests.event_log.reading import FIRST, NOW
 from tests.factories import MINER, order, position, written
-from tests.rest.serving import FakeClock, Served, serving, some_changes
+from tests.rest.serving import FakeClock, Served, filled_log, serving, some_changes
 from tests.stream.live import KEY, LiveStream, running
 from tests.waiting import until_async
 
@@ -319,3 +322,117 @@ async def test_two_copies_serve_the_same(cluster: Cluster, reader: Reader) -> No
                 await served.until(is_current)
             ours, theirs = await here.get(since), await there.get(since)
             assert ours.json()["positions"] == theirs.json()["positions"] != {}
+
+
+# --- what a machine reports of itself ---------------------------------------------------------------------
+
+
+async def test_a_copy_that_is_behind_is_reported(cluster: Cluster, reader: Reader) -> None:
+    """`cluster_behind` makes /health a 503 until the copy was complete again, also right after a start."""
+    cluster.broker.down = True
+    async with rest(reader, behind_ms=SHORT) as served:
+
+        async def problems() -> list[str]:
+            response = await served.get("/health")
+            found: list[str] = response.json()["problems"]
+            assert response.status_code == (503 if "cluster_behind" in found else 200)
+            return found
+
+        async def is_behind() -> bool:
+            return "cluster_behind" in await problems()
+
+        await served.until(is_behind)
+        cluster.broker.down = False
+    async with rest(reader, behind_ms=LONG) as served:
+        cluster.copy.confirm()
+        assert "cluster_behind" not in await problems()
+        cluster.copy.prepare()  # as at the start of the process that follows
+        assert "cluster_behind" in await problems()
+
+
+async def test_health_names_the_copys_place(cluster: Cluster, reader: Reader) -> None:
+    """And whether this machine writes; a single machine has no such object."""
+    cluster.standby.take_over()
+    cluster.copy.confirm()
+    cluster.writer.confirm()
+    index = cluster.broker.last()
+    with (
+        contextlib.closing(open_reader(cluster.folder / "standby")) as active,
+        contextlib.closing(open_reader(cluster.folder / "writer")) as former,
+    ):
+        for log, writes in ((reader, False), (active, True), (former, False)):
+            async with rest(log) as served:
+                health = (await served.get("/health")).json()["cluster"]
+                behind_ms = health.pop("behind_ms")
+                assert health == {"index": index, "term": 2, "writes": writes}
+                assert (behind_ms is None) == (log is active)
+    async with serving() as served:
+        assert (await served.get("/health")).json()["cluster"] is None
+
+
+def test_metrics_of_a_copy(cluster: Cluster, reader: Reader) -> None:
+    """In the processes that know them; a single machine has no samples."""
+
+    def samples(sources: Sources, process: str) -> Samples:
+        metrics = [metric for metric in METRICS if metric.name.startswith("ptn_cluster")]
+        return {metric.name: metric.samples(sources) for metric in metrics if process in metric.processes}
+
+    log: Any = reader
+    found = samples(Sources(None, log), "rest")
+    assert found["ptn_cluster_index"] == [([], cluster.broker.last())]
+    assert found["ptn_cluster_term"] == [([], 1.0)]
+    assert found["ptn_cluster_active"] == [([], 0.0)]
+    assert len(found["ptn_cluster_behind_seconds"]) == 1
+    cluster.copy.prepare()
+    assert samples(Sources(None, log), "rest")["ptn_cluster_behind_seconds"] == []
+    cluster.copy.snapshot_ms = 1
+    found = samples(Sources(None, copy=cluster.copy), "copy")
+    assert found["ptn_cluster_commits_total"] == [(["counts"], 2.0)]
+    ((_, age_s),) = found["ptn_cluster_snapshot_age_seconds"]
+    assert isinstance(age_s, float)
+    assert age_s > 1e9
+    assert not any(samples(Sources(None, filled_log()), "rest").values())
+    assert not any(samples(Sources(None), "copy").values())
+
+
+def test_an_unreachable_broker_is_reported(cluster: Cluster) -> None:
+    """`cluster_unreachable`, from the first attempt that fails to the first that does not."""
+    cluster.copy.confirm()
+    assert not any(cluster.copy.findings.values())
+    cluster.broker.down = True
+    with pytest.raises(BrokerError):
+        cluster.copy.confirm()
+    assert cluster.copy.findings["cluster_unreachable"]
+    cluster.broker.down = False
+    cluster.copy.confirm()
+    assert not any(cluster.copy.findings.values())
+
+
+def test_a_broker_with_other_commits_is_reported(cluster: Cluster) -> None:
+    """`cluster_forked`: of another cluster, or restored from a backup and written since."""
+    append(cluster, 1)
+    cluster.copy.confirm()
+    cluster.broker.entries.pop()
+    cluster.standby.take_over()
+    cluster.standby.append([written(position(2, [order(2)]))], NOW)
+    for _ in range(2):
+        with pytest.raises(LogUnusableError, match="backup"):
+            cluster.copy.confirm()
+        assert cluster.copy.findings["cluster_forked"]
+
+
+def test_a_broker_that_lost_commits_is_reported(cluster: Cluster) -> None:
+    """`cluster_forked` once it lasts: a server that lags has less than a copy for a while, too."""
+    append(cluster, 1)
+    now = FakeClock(1_000)
+    copy = open_copy(cluster.folder / "late", cluster.broker, Copy, monotonic=now)
+    copy.confirm()
+    lost = cluster.broker.entries.pop()
+    for seconds, forked in ((1, False), (30, False), (61, True)):
+        now.now_ms = 1_000 * (1 + seconds)
+        assert not copy.confirm()
+        assert copy.findings["cluster_forked"] == forked
+    cluster.broker.entries.append(lost)
+    assert copy.confirm()
+    assert not copy.findings["cluster_forked"]
+    copy.close()

@@ -16,6 +16,7 @@ from ptn_api.event_log import (
     EventLogWriter,
     Head,
     SourceStatus,
+    sqlite_reader,
 )
 from tests.event_log.conftest import MakeLog
 from tests.event_log.reading import DAY, FIRST, NOW, announced, numbers, order_numbers, removal, the_position
@@ -148,8 +149,12 @@ def test_a_position_that_returned_has_changed_completely(log: EventLogWriter) ->
     assert the_position(log).layout_revision == 3
 
 
-def test_removed_positions_leave_tombstones(log: EventLogWriter) -> None:
-    """A removal has a revision and is reported for every older one."""
+@pytest.mark.parametrize("few_changes", [0, 2_000])
+def test_removed_positions_leave_tombstones(
+    log: EventLogWriter, few_changes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A removal has a revision and is reported for every older one, however long ago that was."""
+    monkeypatch.setattr(sqlite_reader, "_FEW_CHANGES", few_changes)
     log.append([written(position(n, [order(n)])) for n in (1, 2)], NOW)
     head = log.append([removal(1), removal(1), removal(9)], NOW)
     assert head.revision == 3

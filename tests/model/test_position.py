@@ -241,6 +241,15 @@ def test_any_values(position_keys: dict[str, Any], order_keys: dict[str, Any]) -
     assert parse_position(text.json()) == (parsed, text)
 
 
+def test_a_position_of_malformed_orders_is_refused_early() -> None:
+    """A file of 3 MB may have a million of them, and other positions wait meanwhile."""
+    body = encoded(position(1, [])).replace(b"[]", b"[" + b"{}," * 10_001 + b"{}]")
+    problems: list[str] = []
+    with pytest.raises(InvalidInputError, match="more than 10,000 malformed orders"):
+        parse_position(body, problems)
+    assert problems == []
+
+
 def test_an_order_without_a_price() -> None:
     """Has the price 0, as one of the validator that was forced without a price."""
     problems: list[str] = []

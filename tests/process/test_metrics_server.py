@@ -74,6 +74,16 @@ async def test_each_process_answers_for_itself(server: MetricsServer) -> None:
     assert ("process_resident_memory_bytes", "rest") not in values
 
 
+async def test_several_processes_of_the_stream_have_a_label(server: MetricsServer) -> None:
+    """Their values are not added up: a restarted process would look like a reset of all counters."""
+    answers: list[Samples] = [{"ptn_stream_clients": [([], n)], "ptn_keys": [([], 7.0)]} for n in (3.0, 5.0)]
+    server.watch([Process(f"stream-{n}", answer) for n, answer in enumerate(answers, 1)], dict)
+    values = await scrape(server)
+    assert [values["ptn_stream_clients", f"stream-{n}"] for n in (1, 2)] == [3, 5]
+    assert [values["ptn_keys", f"stream-{n}"] for n in (1, 2)] == [7, 7]
+    assert ("ptn_stream_clients", "") not in values
+
+
 async def test_before_there_are_processes_there_is_nothing(server: MetricsServer) -> None:
     """The port is open from the start of the server."""
     assert await scrape(server) == {}

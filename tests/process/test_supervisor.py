@@ -16,7 +16,7 @@ import structlog
 from ptn_api.clock import ClockStart, SteadyClock, monotonic_ms, wall_ms
 from ptn_api.process import supervisor
 from ptn_api.process.control import WorkerConfig
-from ptn_api.process.settings import load_settings
+from ptn_api.process.settings import Settings, load_settings
 from ptn_api.process.supervisor import Supervisor
 from tests.processes import lives
 from tests.waiting import PATIENCE_S, until
@@ -46,7 +46,9 @@ def test_an_embedded_supervisor_ends_when_its_validator_is_killed(tmp_path: Path
 
 
 class InstantChild:
-    """A child that is ready and stopped at once."""
+    """A child that is ready and stopped at once, without a process."""
+
+    pid = None
 
     def __init__(self, *_: object, **__: object) -> None:
         self.fatal, self.ready, self._stopped = False, asyncio.Event(), asyncio.Event()
@@ -104,7 +106,7 @@ async def test_a_child_that_is_restarted_goes_on_with_the_time_from_before_a_jum
     settings = load_settings({"demo": "true"}, {})
     ready = asyncio.Event()
     with socket.create_server(("127.0.0.1", 0)) as rest, socket.create_server(("127.0.0.1", 0)) as stream:
-        service = Supervisor(settings, rest, stream, queue_fd=-1, metrics=None)
+        service = Supervisor(settings, {"rest": rest, "stream": stream}, queue_fd=-1, metrics=None)
         running = asyncio.create_task(service.run(lambda _: ready.set(), hint=None, parent=1))
         await asyncio.wait_for(ready.wait(), PATIENCE_S)
         right = wall_ms() - monotonic_ms()
@@ -167,3 +169,22 @@ async def test_a_setting_that_fails_in_a_process_ends_the_start(tmp_path: Path) 
         status = await asyncio.wait_for(server.run(announced.append, hint=None, parent=None), PATIENCE_S)
     assert (status, announced) == (1, [])
     assert "process_ended" not in {line["event"] for line in logs}
+
+
+def test_a_problem_that_comes_and_goes_is_logged_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its end, which is logged at once; and again after a minute, if it is there."""
+    now = 1_000
+    monkeypatch.setattr("ptn_api.process.supervisor.monotonic_ms", lambda: now)
+    with structlog.testing.capture_logs() as lines:
+        running = Supervisor(Settings(), {}, -1, None)
+
+        def logged(present: bool) -> list[str]:
+            lines.clear()
+            running._register.set("work_refused", present)
+            running._log_problems()
+            return [line["event"] for line in lines]
+
+        assert [logged(True), logged(True), logged(False)] == [["problem"], [], ["problem_ended"]]
+        assert [logged(True), logged(False), logged(True)] == [[], [], []]
+        now += Settings().problem_log_ms
+        assert [logged(True), logged(False)] == [["problem"], ["problem_ended"]]

@@ -97,6 +97,55 @@ async def test_waiting_and_refused_requests_are_counted_by_route() -> None:
         assert turns.begin("a", "/two") is not None
 
 
+async def test_between_two_steps_others_have_several_turns_of_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A new connection takes several until its response. Meanwhile no other expensive request works."""
+    monkeypatch.setattr("ptn_api.tasks.SLICE_S", 0)
+    monkeypatch.setattr("ptn_api.tasks._IDLE_TURN_S", 0)  # each turn counts as busy
+    monkeypatch.setattr("ptn_api.tasks._OTHERS_S", 0.01)
+    turns = Turns(RestOptions(), RestCounters(), ProblemRegister(), lambda: 1_000)
+    events: list[str] = []
+
+    async def work(user: str) -> None:
+        async with turns.begin(user, "/one") as turn:
+            for _ in range(3):
+                events.append("step")
+                await turn.yield_if_due()
+
+    async def connect() -> None:
+        while True:
+            await asyncio.sleep(0)
+            events.append("other")
+
+    connecting = asyncio.create_task(connect())
+    await asyncio.gather(work("a"), work("a"), work("b"))
+    connecting.cancel()
+    text = "".join(event[0] for event in events)
+    assert text.count("s") == 9
+    assert "ss" not in text
+    assert min(len(others) for others in text.split("s")[1:-1]) >= 3
+
+
+async def test_who_is_cancelled_between_two_steps_passes_the_turn_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptn_api.tasks.SLICE_S", 0)
+    monkeypatch.setattr("ptn_api.tasks._IDLE_TURN_S", 0)
+    monkeypatch.setattr("ptn_api.tasks._OTHERS_S", PATIENCE_S)
+    turns = Turns(RestOptions(), RestCounters(), ProblemRegister(), lambda: 1_000)
+
+    async def work() -> None:
+        async with turns.begin("a", "/one"):
+            pass
+
+    working = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not turns.steps.try_acquire("b")
+    working.cancel()
+    await asyncio.wait({working})
+    assert turns.steps.try_acquire("b")
+
+
 # --- the server -------------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from ptn_api.access.usage import Usage
 from ptn_api.event_log.contract import Change, EventLog, EventLogWriter, Head, PositionRemoved
 from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.options import StreamOptions
+from ptn_api.stream.presence import Peers
 from ptn_api.stream.server import run_stream
 from tests.factories import T0, order, position, written
 from tests.memory_log import MemoryLog
@@ -127,6 +128,7 @@ async def running(
     clock: Callable[[], int] | None = None,
     usage: Usage | None = None,
     tls: ssl.SSLContext | None = None,
+    peers: Peers | None = None,
     **options: Any,
 ) -> AsyncIterator[LiveStream]:
     """Runs the stream of `live` on a free port until the block ends."""
@@ -146,6 +148,7 @@ async def running(
                 clock=clock or (lambda: live.now_ms),
                 usage=usage,
                 tls=tls,
+                peers=peers,
             )
         )
         waiting = asyncio.create_task(is_ready.wait())

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import gc
 import json
+import struct
 import tracemalloc
 from typing import Any, cast
 
+import picows
 import pytest
 
 from ptn_api.access import Grant, KeyRing
@@ -17,6 +19,7 @@ from ptn_api.stream.connection import Socket
 from ptn_api.stream.counters import StreamCounters
 from ptn_api.stream.hub import Hub
 from ptn_api.stream.options import StreamOptions
+from ptn_api.stream.server import _Client
 from ptn_api.wire import close_codes
 from ptn_api.wire.client_frames import MOST_NAMES, SMALL_FRAME_BYTES
 from tests.factories import T0
@@ -45,6 +48,31 @@ async def test_too_many_frames_close_their_connection_only() -> None:
         assert (await calm.receive())["type"] == "pong"
         assert live.counters.limited == {"frames": 1}
         assert live.counters.closed[close_codes.TOO_MANY_REQUESTS.code] == 1
+
+
+async def test_a_flood_after_the_close_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few frames are, since the client's close frame may follow."""
+    handled: list[bytes] = []
+    handle = _Client.on_ws_frame
+
+    def counted(client: _Client, transport: picows.WSTransport, ws_frame: picows.WSFrame) -> None:
+        handled.append(ws_frame.get_payload_as_bytes())
+        handle(client, transport, ws_frame)
+
+    monkeypatch.setattr(_Client, "on_ws_frame", counted)
+    async with running(frames_per_minute=10) as live, live.client() as calm:
+        await calm.login()
+        reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
+        writer.write(UPGRADE + b"\r\n" + frame(b'{"type":"ping"}', first=0x89) * 100_000)
+        data = b""
+        while chunk := await asyncio.wait_for(reader.read(1 << 16), SOON_S):
+            data += chunk
+        writer.close()
+        assert struct.pack("!H", TOO_MANY) in data
+        await calm.send(type="ping", timestamp=1)
+        assert (await calm.receive())["type"] == "pong"
+    # The parser finishes what it has read: at most its buffer of 64 KiB.
+    assert 10 < len(handled) < 20_000
 
 
 async def test_too_many_connects_from_an_address_are_closed_with_come_back() -> None:

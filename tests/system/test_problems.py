@@ -46,6 +46,9 @@ ELSEWHERE: dict[Code, str] = {
     "clock_untrusted": "system/test_clock_jumps.py",
     "certificate_unreadable": "process/test_certificate.py",
     "event_loop_busy": "process/test_background.py",
+    "cluster_behind": "cluster/test_nodes.py",
+    "cluster_unreachable": "cluster/test_nodes.py",
+    "cluster_forked": "cluster/test_nodes.py",
     "connections_at_limit": "stream/test_connection_limit.py",
     "clients_too_slow": "stream/test_catch_up.py",
 }

@@ -99,7 +99,8 @@ def test_metrics_tell_what_happened(server: Api, validator: Validator, keys: dic
     assert value(found, "ptn_key_reloads_total", process="rest", result="read") == 1
     assert value(found, "ptn_log_size_bytes") > 0
     assert value(found, "ptn_source_swept_timestamp_seconds") > 1.7e9
-    assert value(found, "process_resident_memory_bytes", process="intake") > 1e6
+    for process in (*PROCESSES, "supervisor"):
+        assert value(found, "process_resident_memory_bytes", process=process) > 1e6
     suffixes = {"histogram": "_count", "counter": "", "gauge": ""}
     unlabelled = {metric.name + suffixes[metric.kind] for metric in METRICS if not metric.labels}
     assert unlabelled <= {name for name, _ in found}
@@ -247,6 +248,7 @@ def test_doctor_finds_each_problem(tmp_path: Path) -> None:
             f"--api-keys-file={keys}",
             f"--tls-cert={keys}",
             f"--tls-key={keys}",
+            "--memory-limit-bytes=500000000",
             PTN_METRIC_PORT="9469",
         )
     assert code == 1
@@ -257,6 +259,7 @@ def test_doctor_finds_each_problem(tmp_path: Path) -> None:
         "is not a directory that this user can write",
         "see --validator-dir",
         "not a PEM certificate chain",
+        "limited to 476 MiB (setting); a server of all miners needs about 1 GiB",
         "unknown environment variable PTN_METRIC_PORT",
     ):
         assert words in said, said

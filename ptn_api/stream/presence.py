@@ -1,0 +1,177 @@
+"""Presence: what the other processes of the stream know of their users, so that all share one limit per user.
+
+A process tells the others which users are connected to it, and what counts towards the limits: evictions,
+delayed logins, attempts to log in, connects. The others apply that as if it had happened to them. A message
+may be lost, so the whole table is repeated every few seconds. Keys are never part of it.
+
+How messages reach the others is up to `Peers`: the control channel between processes of one machine
+(process/control.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import msgspec
+import structlog
+
+from ptn_api.clock import Monotonic, monotonic_ms
+from ptn_api.tasks import wait_for_event
+
+__all__ = ["Event", "Peers", "Presence", "Update", "UserPresence"]
+
+logger = structlog.get_logger()
+
+_COALESCE_S = 0.01
+"""Changes within this time go into one message."""
+
+Event = Literal["evicted", "delayed", "attempt", "connect"]
+"""`evicted` and `delayed` are about a user, `attempt` and `connect` about an address."""
+
+
+class UserPresence(msgspec.Struct, frozen=True, array_like=True):
+    """A user in one process: when each connection logged in, oldest first, and how many logins wait."""
+
+    logins: list[int] = []
+    waiting: int = 0
+
+
+class Update(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A message to the other processes: users by alias as they are now, and events since the last message.
+
+    With `whole`, users that are not named have left. The last part of an event is the fingerprint of the key
+    of a successful attempt to log in, otherwise empty.
+    """
+
+    users: dict[str, UserPresence] = {}
+    whole: bool = False
+    events: list[tuple[Event, str, str]] = []
+
+
+class Peers(Protocol):
+    """The way to the other processes of the stream. Messages of one process arrive in their order."""
+
+    @property
+    def name(self) -> str:
+        """This process, as the others know it."""
+        ...
+
+    def publish(self, update: bytes) -> None:
+        """Sends the message to all others; never waits."""
+        ...
+
+    def listen(self, receive: Callable[[str, bytes], None], gone: Callable[[str], object]) -> None:
+        """Calls `receive` with each sender and message, and `gone` with a process that has ended."""
+        ...
+
+
+class Presence:
+    """The users of the other processes, and what these are told of this one. Without peers it does nothing.
+
+    Login times are those of `clock`, which all processes must share.
+    """
+
+    def __init__(self, peers: Peers | None = None, *, clock: Monotonic = monotonic_ms) -> None:
+        self.clock = clock
+        self.name = "" if peers is None else peers.name
+        self.is_shared = peers is not None
+        self._peers = peers
+        self._own: dict[str, UserPresence] = {}
+        self._others: dict[str, dict[str, UserPresence]] = {}
+        """Process -> alias -> the user there."""
+        self._changed: set[str] = set()
+        self._events: list[tuple[Event, str, str]] = []
+        self._flush: asyncio.TimerHandle | None = None
+        self._repeat = asyncio.Event()
+        self._on_user: Callable[[str], object] = lambda _: None
+        self._handlers: dict[Event, Callable[[str, str], object]] = {}
+        self._decoder = msgspec.json.Decoder(Update)
+        if peers is not None:
+            peers.listen(self._receive, lambda process: self._others.pop(process, None))
+
+    async def repeat(self, every_ms: int) -> None:
+        """Sends the whole table at this interval, and to each new process, until cancelled."""
+        while self._peers is not None:
+            self._repeat.clear()
+            self._publish(Update(users=self._own, whole=True))
+            await wait_for_event(self._repeat, every_ms)
+
+    def on_user(self, call: Callable[[str], object]) -> None:
+        """Calls back with the alias of each user that has changed elsewhere."""
+        self._on_user = call
+
+    def on_event(self, event: Event, call: Callable[[str, str], object]) -> None:
+        """Calls back with the name and the detail of each such event elsewhere."""
+        self._handlers[event] = call
+
+    def logins(self, alias: str) -> list[tuple[int, str]]:
+        """The time and the process of each of the user's connections elsewhere."""
+        return [
+            (time, process)
+            for process, users in self._others.items()
+            if alias in users
+            for time in users[alias].logins
+        ]
+
+    def waiting(self, alias: str) -> int:
+        """The number of the user's logins that wait elsewhere."""
+        return sum(users[alias].waiting for users in self._others.values() if alias in users)
+
+    def set_user(self, alias: str, user: UserPresence) -> None:
+        """Notes the user as it is now in this process, for the others."""
+        if user == self._own.get(alias, UserPresence()):
+            return
+        _store(self._own, alias, user)
+        self._changed.add(alias)
+        self._flush_soon()
+
+    def tell(self, event: Event, name: str, detail: str = "") -> None:
+        """Tells the others of an event in this process."""
+        if self.is_shared:
+            self._events.append((event, name, detail))
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if self._flush is None:
+            self._flush = asyncio.get_running_loop().call_later(_COALESCE_S, self._send_changes)
+
+    def _send_changes(self) -> None:
+        self._flush = None
+        users = {alias: self._own.get(alias, UserPresence()) for alias in self._changed}
+        update = Update(users=users, events=self._events)
+        self._changed, self._events = set(), []
+        self._publish(update)
+
+    def _publish(self, update: Update) -> None:
+        if self._peers is not None:
+            self._peers.publish(msgspec.json.encode(update))
+
+    def _receive(self, process: str, message: bytes) -> None:
+        try:
+            update = self._decoder.decode(message)
+        except msgspec.MsgspecError as error:
+            logger.error("presence_malformed", peer=process, reason=str(error))
+            return
+        if process not in self._others:  # it has just started, and knows nothing of this one either
+            self._repeat.set()
+        before = self._others.setdefault(process, {})
+        changed = [alias for alias, user in update.users.items() if before.get(alias) != user]
+        if update.whole:
+            self._others[process] = update.users
+        else:
+            for alias, user in update.users.items():
+                _store(before, alias, user)
+        for event, name, detail in update.events:
+            if event in self._handlers:
+                self._handlers[event](name, detail)
+        for alias in changed:
+            self._on_user(alias)
+
+
+def _store(users: dict[str, UserPresence], alias: str, user: UserPresence) -> None:
+    if user.logins or user.waiting:
+        users[alias] = user
+    else:
+        users.pop(alias, None)
