@@ -21,15 +21,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from ptn_api.clock import Monotonic, monotonic_ms
 from ptn_api.cluster.broker import Beat, Broker
 from ptn_api.cluster.chain import START, Tip
-from ptn_api.cluster.writer import ClusterWriter
 from ptn_api.errors import LogError, LogUnwritableError, SettingsError
 from ptn_api.tasks import wait_for_event
+
+if TYPE_CHECKING:
+    from ptn_api.cluster.writer import ClusterWriter
 
 __all__ = ["TurnKeeper", "Turns", "request_takeover"]
 
@@ -162,9 +165,14 @@ class TurnKeeper:
         """Keeps the turns until cancelled. Raises LogError if the log fails for good."""
         loop = asyncio.get_running_loop()
 
+        def hear(beat: Beat) -> None:
+            self._turns.hear(beat, self._monotonic())
+            if beat.leaving:
+                self._wake.set()
+
         def heard(beat: Beat) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._hear, beat)
+                loop.call_soon_threadsafe(hear, beat)
 
         self._broker.listen(heard)
         next_beat_ms = self._monotonic()
@@ -198,11 +206,6 @@ class TurnKeeper:
         if self.active:
             await asyncio.to_thread(self._broker.announce, self._turns.leave(self._monotonic()))
             self._note()
-
-    def _hear(self, beat: Beat) -> None:
-        self._turns.hear(beat, self._monotonic())
-        if beat.leaving:
-            self._wake.set()
 
     async def _take_over(self) -> bool:
         """Returns whether the turn has been decided; it may be that of a machine that was faster."""

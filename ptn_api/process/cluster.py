@@ -75,27 +75,28 @@ async def run_machine(
         async def follow() -> None:
             await asyncio.get_running_loop().run_in_executor(thread, copy.run, stop)
 
-        async def only_follow() -> None:
-            control.sources = Sources(None, copy=copy)
-            control.ready()
-            await control.stop.wait()
-
         background = [follow(), _report(copy, broker, settings)]
-        work = only_follow()
-        if isinstance(copy, ClusterWriter) and take_in is not None:
-            options = settings.cluster_options
+        keeper: TurnKeeper | None = None
+        if isinstance(copy, ClusterWriter):
+            options, data_dir = settings.cluster_options, Path(settings.data_dir)
             keeper = TurnKeeper(
-                copy,
-                broker,
-                Path(settings.data_dir),
-                takeover_ms=options.takeover_ms,
-                beat_ms=options.beat_ms,
+                copy, broker, data_dir, takeover_ms=options.takeover_ms, beat_ms=options.beat_ms
             )
             background += [keeper.run(), _publish_snapshots(keeper, copy, broker, settings)]
-            work.close()
-            work = _write_in_turns(take_in, copy, keeper)
+
+        async def work() -> None:
+            if take_in is None or keeper is None:
+                control.sources = Sources(None, copy=copy)
+                control.ready()
+                await control.stop.wait()
+                return
+            try:
+                await take_in(copy, keeper)
+            finally:
+                await keeper.leave()
+
         control.problems.watch(lambda: copy.findings)
-        await run_with(work, [asyncio.create_task(task) for task in background])
+        await run_with(work(), [asyncio.create_task(task) for task in background])
 
 
 async def _open(settings: Settings, broker: JetStreamBroker, kind: type[C], stop: asyncio.Event) -> C | None:
@@ -121,17 +122,6 @@ async def _open(settings: Settings, broker: JetStreamBroker, kind: type[C], stop
                 logger.warning("cluster_awaited", reason=waiting)
         await wait_for_event(stop, _RETRY_MS)
     return None
-
-
-async def _write_in_turns(
-    take_in: Callable[[EventLogWriter, TurnKeeper], Awaitable[None]],
-    writer: ClusterWriter,
-    keeper: TurnKeeper,
-) -> None:
-    try:
-        await take_in(writer, keeper)
-    finally:
-        await keeper.leave()
 
 
 async def _report(copy: Copy, broker: JetStreamBroker, settings: Settings) -> None:
