@@ -133,6 +133,8 @@ class Copy(SqliteWriter):
         self._unreachable = False
         self._forked = False
         self._tables: dict[str, Table] = {}
+        self.former_id = b""
+        """The `writer_id` of the process that had this copy before, and has certainly ended."""
         self._beat: tuple[int, int] | None = None
         """The index of the active writer's last beat, and when it was heard."""
 
@@ -165,6 +167,8 @@ class Copy(SqliteWriter):
             self._tables = shared_tables(db)
             with self.committed(db):
                 db.execute("UPDATE chain SET complete_ms = NULL")  # it may be of an earlier boot
+                row = db.execute("SELECT writer FROM machine").fetchone()
+                self.former_id = row[0] if row else b""
                 db.execute("INSERT OR REPLACE INTO machine VALUES (1, ?)", (self.writer_id,))
 
     def tip(self) -> Tip:

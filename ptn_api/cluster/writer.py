@@ -65,7 +65,6 @@ class ClusterWriter(Copy):
         self._head = (0, 0)
         self.failing_since: int | None = None
         """Since when this machine, not the broker, fails to store what is written; None if it does not."""
-        self.former_id = b""
         super().__init__(data_dir, lock, **options)
 
     @property

@@ -283,38 +283,36 @@ class Merge:
     async def _compare_next(self) -> None:
         """Removes what need not be written when this machine's turn begins."""
         items, documents = self._pending.next_positions(), self._pending.documents()
+        done: list[PendingChange] = []
+        differing: set[Key] = set()
+
+        def compare() -> None:
+            try:
+                self._append(items, documents)
+            except LogFencedError:
+                pass
+            else:
+                done.extend(items)
+                return
+            for item in items:
+                unseen = item.orders - self._log.seen(item.key[0], item.orders)
+                try:
+                    self._append([item], [])  # after that look: meanwhile its commit may come
+                except LogFencedError:
+                    if unseen:
+                        continue
+                    differing.add(item.key)
+                    if isinstance(item.change, PositionRemoved):
+                        continue
+                done.append(item)
+
         if items or documents:
-            done, differing = await self.call(lambda: self._compare(items, documents))
+            await self.call(compare)
             self._pending.done(done, documents)
             self.differing.difference_update(item.key for item in done)
             self.differing.update(differing)
             self._written.set()
             self._end_overlays(item for item in done if item.from_queue)
-
-    def _compare(
-        self, items: list[PendingChange], documents: list[DocumentWritten]
-    ) -> tuple[list[PendingChange], set[Key]]:
-        """Returns the changes without an unseen order, and the positions of those that the log has not."""
-        try:
-            self._append(items, documents)
-        except LogFencedError:
-            pass
-        else:
-            return items, set()
-        done: list[PendingChange] = []
-        differing: set[Key] = set()
-        for item in items:
-            unseen = item.orders - self._log.seen(item.key[0], item.orders)
-            try:
-                self._append([item], [])  # after that look: meanwhile its commit may come
-            except LogFencedError:
-                if unseen:
-                    continue
-                differing.add(item.key)
-                if isinstance(item.change, PositionRemoved):
-                    continue
-            done.append(item)
-        return done, differing
 
     def _append(self, items: list[PendingChange], documents: list[DocumentWritten]) -> list[PendingChange]:
         """Appends in the log's thread. Returns the queue items without a new order."""

@@ -42,7 +42,7 @@ logger = structlog.get_logger()
 
 _RETRY_MS = 500
 _REPORT_S = 1.0
-_SNAPSHOT_CHECK_MS = 5_000
+_SNAPSHOT_CHECK_MS = 2_000
 
 
 async def run_machine(
@@ -83,27 +83,28 @@ async def run_machine(
 
         control.problems.watch(lambda: copy.findings)
 
-        async def only_follow() -> None:
-            control.problems.watch(lambda: {"log_damaged": copy.damaged()})
-            control.sources = Sources(None, copy=copy)
-            control.ready()
-            await control.stop.wait()
-
         background = [follow(), _report(copy, broker, settings)]
-        work = only_follow()
-        if isinstance(copy, ClusterWriter) and take_in is not None:
-            options = settings.cluster_options
+        keeper: TurnKeeper | None = None
+        if isinstance(copy, ClusterWriter):
+            options, data_dir = settings.cluster_options, Path(settings.data_dir)
             keeper = TurnKeeper(
-                copy,
-                broker,
-                Path(settings.data_dir),
-                takeover_ms=options.takeover_ms,
-                beat_ms=options.beat_ms,
+                copy, broker, data_dir, takeover_ms=options.takeover_ms, beat_ms=options.beat_ms
             )
             background += [keeper.run(), _publish_snapshots(keeper, copy, broker, settings)]
-            work.close()
-            work = _write_in_turns(take_in, copy, keeper)
-        await run_with(work, [asyncio.create_task(task) for task in background])
+
+        async def work() -> None:
+            if take_in is None or keeper is None:
+                control.problems.watch(lambda: {"log_damaged": copy.damaged()})
+                control.sources = Sources(None, copy=copy)
+                control.ready()
+                await control.stop.wait()
+                return
+            try:
+                await take_in(copy, keeper)
+            finally:
+                await keeper.leave()
+
+        await run_with(work(), [asyncio.create_task(task) for task in background])
 
 
 async def _open(settings: Settings, broker: JetStreamBroker, kind: type[C], stop: asyncio.Event) -> C | None:
@@ -129,17 +130,6 @@ async def _open(settings: Settings, broker: JetStreamBroker, kind: type[C], stop
                 logger.warning("cluster_awaited", reason=waiting)
         await wait_for_event(stop, _RETRY_MS)
     return None
-
-
-async def _write_in_turns(
-    take_in: Callable[[EventLogWriter, TurnKeeper], Awaitable[None]],
-    writer: ClusterWriter,
-    keeper: TurnKeeper,
-) -> None:
-    try:
-        await take_in(writer, keeper)
-    finally:
-        await keeper.leave()
 
 
 async def _report(copy: Copy, broker: JetStreamBroker, settings: Settings) -> None:
@@ -193,9 +183,9 @@ async def _publish_snapshots(
             if keeper.active and writer.ready() and await asyncio.to_thread(due):
                 started_ms = monotonic_ms()
                 info = await asyncio.to_thread(publish_snapshot, broker, path)
-                writer.snapshot_ms = wall_ms()
                 before = (await asyncio.to_thread(broker.status))["log"].size
                 took_ms = monotonic_ms() - started_ms
+                writer.snapshot_ms = wall_ms()
                 logger.info("cluster_snapshot_published", index=info.index, size=info.size, ms=took_ms)
             failing = False
         except LogError as error:
