@@ -224,6 +224,8 @@ SECTIONS: dict[str, tuple[Bound, ...]] = {
     "The validator's files, the queue, the key file": (
         Bound("a position's file", "ptn_api.intake.options:IntakeSettings.position_limit_bytes", "Skipped; the last good state stays", "ptn_source_invalid_files, problem files_refused",
             ("intake/test_files.py::test_a_file_up_to_the_limit_is_read", "intake/test_follow.py::test_a_file_over_the_limit_is_skipped"), unit="bytes"),
+        Bound("malformed orders of a position", "ptn_api.model.position:_MOST_MALFORMED_ORDERS", "Up to this number they are left out; beyond it the file is skipped", "ptn_source_invalid_files, problem files_refused",
+            ("model/test_position.py::test_a_position_of_malformed_orders_is_refused_early",)),
         Bound("a document, inflated", "ptn_api.intake.options:IntakeSettings.document_limit_bytes", "Skipped; the last good one stays", "problem documents_refused",
             ("intake/test_files.py::test_a_file_up_to_the_limit_is_read", "intake/test_documents.py::test_inflated_content_up_to_the_limit_is_read"), unit="bytes"),
         Bound("characters of a hotkey or uuid as a file name", "ptn_api.intake.files:LONGEST_NAME", "Skipped", "ptn_source_invalid_files, problem files_refused",

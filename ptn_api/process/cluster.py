@@ -26,7 +26,7 @@ from ptn_api.cluster.jetstream import JetStreamBroker, NodeReport
 from ptn_api.cluster.snapshot import publish_snapshot
 from ptn_api.cluster.turns import TurnKeeper
 from ptn_api.cluster.writer import ClusterWriter
-from ptn_api.errors import BrokerError, LogError, LogMissingError
+from ptn_api.errors import BrokerError, LogError, LogMissingError, LogUnusableError
 from ptn_api.event_log.contract import EventLogWriter
 from ptn_api.event_log.database import log_path
 from ptn_api.process.control import WorkerControl
@@ -73,9 +73,18 @@ async def run_machine(
         stack.callback(end_thread)
 
         async def follow() -> None:
-            await asyncio.get_running_loop().run_in_executor(thread, copy.run, stop)
+            try:
+                await asyncio.get_running_loop().run_in_executor(thread, copy.run, stop)
+            except LogUnusableError as error:
+                if error.code != "forked":
+                    raise
+                logger.error("cluster_copy_stopped", code=error.code, reason=str(error))
+                await control.stop.wait()  # the operator decides which one is right; /health reports it
+
+        control.problems.watch(lambda: copy.findings)
 
         async def only_follow() -> None:
+            control.problems.watch(lambda: {"log_damaged": copy.damaged()})
             control.sources = Sources(None, copy=copy)
             control.ready()
             await control.stop.wait()
@@ -184,6 +193,7 @@ async def _publish_snapshots(
             if keeper.active and writer.ready() and await asyncio.to_thread(due):
                 started_ms = monotonic_ms()
                 info = await asyncio.to_thread(publish_snapshot, broker, path)
+                writer.snapshot_ms = wall_ms()
                 before = (await asyncio.to_thread(broker.status))["log"].size
                 took_ms = monotonic_ms() - started_ms
                 logger.info("cluster_snapshot_published", index=info.index, size=info.size, ms=took_ms)
