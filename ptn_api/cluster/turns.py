@@ -21,15 +21,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from ptn_api.clock import Monotonic, monotonic_ms
 from ptn_api.cluster.broker import Beat, Broker
 from ptn_api.cluster.chain import START, Tip
-from ptn_api.cluster.writer import ClusterWriter
 from ptn_api.errors import LogError, LogUnwritableError, SettingsError
 from ptn_api.tasks import wait_for_event
+
+if TYPE_CHECKING:
+    from ptn_api.cluster.writer import ClusterWriter
 
 __all__ = ["TurnKeeper", "Turns", "request_takeover"]
 
