@@ -416,7 +416,7 @@ class Copy(SqliteWriter):
 def found(broker: Broker, created_ms: int) -> None:
     """Makes the first commit of a stream, with a new epoch; does nothing if there is one.
 
-    Raises BrokerError if the outcome is not known: call it again.
+    Raises BrokerError if the outcome is not known, or the broker has no leader: call it again.
     """
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
         create_or_migrate(db, Path(), created_ms)
@@ -425,8 +425,11 @@ def found(broker: Broker, created_ms: int) -> None:
     ((body, _),) = encode_rows([TableRows("log", columns, [row], [])])
     link = Link(new_id(), START.commit_id, START.index, START.term, START.writer)
     head = (row[columns.index("sequence")], row[columns.index("revision")])
-    with contextlib.suppress(PublishRefusedError):
+    try:
         broker.publish(encode_part(Part(link, SCHEMA_VERSION, (0, 0), head, body)), expected=0)
+    except PublishRefusedError:
+        if not broker.last():
+            raise
 
 
 def open_copy(
