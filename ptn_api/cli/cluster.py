@@ -48,6 +48,11 @@ Name = Annotated[str, _option("cluster_name")]
 Credentials = Annotated[str, _option("cluster_credentials")]
 Authority = Annotated[str, _option("cluster_ca")]
 Replicas = Annotated[int, _option("replicas")]
+DataDir = Annotated[
+    Path,
+    typer.Option(metavar="DIR", help="The server's data directory.", envvar=SETTINGS["data_dir"].variable),
+]
+_DATA_DIR = Path(SETTINGS["data_dir"].default)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -181,6 +186,32 @@ def status(
             for node in nodes
         ],
     )
+
+
+@cluster_app.command(cls=Command)
+def takeover(data_dir: DataDir = _DATA_DIR) -> None:
+    """Make the intake that runs on this data directory the active one."""
+    from ptn_api.cluster.turns import request_takeover
+
+    if not data_dir.is_dir():
+        raise SettingsError(f"no such data directory: {data_dir} (give the server's with --data-dir)")
+    request_takeover(data_dir)
+    typer.echo("ptn: requested; ptn cluster status shows which intake is active", err=True)
+
+
+@cluster_app.command(cls=Command)
+def leave(data_dir: DataDir = _DATA_DIR, json: Json = False) -> None:
+    """Make a copy the log of a single machine. Stop its server first, and the cluster's intakes.
+
+    Otherwise two logs would give the same numbers to different orders.
+    """
+    from ptn_api.cluster.adopt import leave as leave_cluster
+
+    index = leave_cluster(data_dir).index
+    if json:
+        typer.echo(msgspec.json.encode({"head": index}))
+    else:
+        typer.echo(f"ptn: the log is this machine's alone, as of commit {index}", err=True)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Making the log of a single machine the log of a cluster, with its epoch, sequences and revisions.
+"""From a single machine to a cluster and back, with the log's epoch, sequences and revisions.
 
 The stream's first commit writes nothing: it names the log, and only a copy that is at its head can apply it.
 Everything is in the snapshot after it, which every machine starts from.
@@ -14,21 +14,22 @@ import tempfile
 from pathlib import Path
 
 from ptn_api.cluster.broker import Broker, SnapshotInfo
-from ptn_api.cluster.chain import START, Link
+from ptn_api.cluster.chain import START, Link, Tip
 from ptn_api.cluster.commit import Part, decode_part, encode_part, encode_rows
-from ptn_api.cluster.snapshot import publish_snapshot
+from ptn_api.cluster.snapshot import load_tip, publish_snapshot
 from ptn_api.errors import (
     EntriesPurgedError,
     LogError,
     LogMissingError,
+    LogUnusableError,
     OutcomeUnknownError,
     PublishRefusedError,
 )
-from ptn_api.event_log.database import log_path, writing
+from ptn_api.event_log.database import connect_writer, log_path, writing
 from ptn_api.event_log.schema import SCHEMA_VERSION, create_or_migrate
 from ptn_api.event_log.sqlite_log import lock_directory
 
-__all__ = ["adopt"]
+__all__ = ["adopt", "leave"]
 
 
 def adopt(broker: Broker, data_dir: Path) -> SnapshotInfo:
@@ -62,6 +63,32 @@ def adopt(broker: Broker, data_dir: Path) -> SnapshotInfo:
                 if done := broker.snapshots():
                     return done[0]
             return publish_snapshot(broker, file)
+    finally:
+        os.close(lock)
+
+
+def leave(data_dir: Path) -> Tip:
+    """Makes this machine's copy the log of a single machine; returns the last commit that it contains.
+
+    The cluster is not told. Raises LogLockedError while a server runs, LogMissingError, and LogUnusableError
+    (`not_joined`) for a log that is not a copy.
+    """
+    path = log_path(data_dir.absolute())
+    if not path.exists():
+        raise LogMissingError(f"no log in {data_dir}")
+    lock = lock_directory(data_dir.absolute())
+    try:
+        with writing(), contextlib.closing(connect_writer(path)) as db:
+            create_or_migrate(db, path, 0)
+            tip = load_tip(db)
+            if tip is None:
+                raise LogUnusableError(
+                    f"the log in {data_dir} is not a copy of a cluster's", code="not_joined"
+                )
+            db.execute("DELETE FROM machine")
+            db.execute("DELETE FROM chain")
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return tip
     finally:
         os.close(lock)
 

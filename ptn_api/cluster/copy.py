@@ -133,6 +133,8 @@ class Copy(SqliteWriter):
         self._unreachable = False
         self._forked = False
         self._tables: dict[str, Table] = {}
+        self.former_id = b""
+        """The `writer_id` of the process that had this copy before, and has certainly ended."""
         self._beat: tuple[int, int] | None = None
         """The index of the active writer's last beat, and when it was heard."""
 
@@ -165,6 +167,8 @@ class Copy(SqliteWriter):
             self._tables = shared_tables(db)
             with self.committed(db):
                 db.execute("UPDATE chain SET complete_ms = NULL")  # it may be of an earlier boot
+                row = db.execute("SELECT writer FROM machine").fetchone()
+                self.former_id = row[0] if row else b""
                 db.execute("INSERT OR REPLACE INTO machine VALUES (1, ?)", (self.writer_id,))
 
     def tip(self) -> Tip:
@@ -255,24 +259,7 @@ class Copy(SqliteWriter):
 
         Raises LogUnusableError, LogReplacedError.
         """
-        ended = threading.Event()
-        threading.Thread(target=self._keep_intact, args=(ended,), daemon=True).start()
-        try:
-            self._run(stop)
-        finally:
-            ended.set()
-
-    def _keep_intact(self, ended: threading.Event) -> None:
-        """Repairs the copy periodically. Reading the whole file takes seconds, in which commits must come."""
-        while not ended.is_set():
-            try:
-                self.repair()
-            except LogError as error:
-                if not ended.is_set():
-                    logger.warning("log_not_checked", reason=str(error))
-            ended.wait(self._check_ms / 1000)
-
-    def _run(self, stop: threading.Event) -> None:
+        threading.Thread(target=self.keep_intact, args=(stop,), daemon=True).start()
         self._broker.listen(self.hear)
         stalled = False
         pause = Backoff(first_ms=self._pause_ms, max_ms=_LOOK_MS)
@@ -306,6 +293,16 @@ class Copy(SqliteWriter):
                 self._broker.wait(incoming.chain.read, max(check_at - self._monotonic(), 0))
             else:  # without the pause, an entry that was announced and is not readable yet would keep it busy
                 stop.wait(pause.next_ms() / 1000)
+
+    def keep_intact(self, stop: threading.Event) -> None:
+        """Repairs the copy periodically until `stop` is set, since commits must come while a file is read."""
+        while not stop.is_set():
+            try:
+                self.repair()
+            except LogError as error:
+                if not stop.is_set():
+                    logger.warning("log_not_checked", reason=str(error))
+            stop.wait(self._check_ms / 1000)
 
     # --- under the write lock -----------------------------------------------------------------------------
 
@@ -466,7 +463,12 @@ def open_copy(
             remove_leftovers(data_dir)
             path = log_path(data_dir)
             if not path.exists() or not path.stat().st_size:
-                _make_copy(path, broker)
+                with temporary_folder(data_dir) as folder:
+                    file = folder / path.name
+                    _make_file(file, broker)
+                    for suffix in ("-wal", "-shm"):  # of a deleted file: SQLite would apply them
+                        path.with_name(path.name + suffix).unlink(missing_ok=True)
+                    file.replace(path)
             copy = kind(
                 data_dir,
                 lock,
@@ -489,15 +491,6 @@ def open_copy(
         copy.close()
         raise
     return copy
-
-
-def _make_copy(path: Path, broker: Broker) -> None:
-    with temporary_folder(path.parent) as folder:
-        file = folder / path.name
-        _make_file(file, broker)
-        for suffix in ("-wal", "-shm"):  # of a copy whose file was deleted: SQLite would apply them
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        file.replace(path)
 
 
 def _make_file(file: Path, broker: Broker) -> None:

@@ -21,15 +21,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from ptn_api.clock import Monotonic, monotonic_ms
 from ptn_api.cluster.broker import Beat, Broker
 from ptn_api.cluster.chain import START, Tip
-from ptn_api.cluster.writer import ClusterWriter
 from ptn_api.errors import LogError, LogUnwritableError, SettingsError
 from ptn_api.tasks import wait_for_event
+
+if TYPE_CHECKING:
+    from ptn_api.cluster.writer import ClusterWriter
 
 __all__ = ["TurnKeeper", "Turns", "request_takeover"]
 
@@ -93,14 +96,19 @@ class Turns:
         """Makes this machine take over as soon as it can."""
         self._requested = True
 
-    def due(self, now_ms: int) -> bool:
-        """Whether to take over now."""
+    def due_in_ms(self, now_ms: int) -> int:
+        """How long until this machine takes over if it hears nothing more; at most 0: now."""
         if self.active:
-            return False
+            return self._takeover_ms
         if now_ms - self._echo_ms > self._deaf_ms:
             self._silent_since = now_ms
-        vacant = self._tip.term <= self._vacant_term
-        return self._requested or vacant or now_ms - self._silent_since >= self._takeover_ms
+        if self._requested or self._tip.term <= self._vacant_term:
+            return 0
+        return self._silent_since + self._takeover_ms - now_ms
+
+    def due(self, now_ms: int) -> bool:
+        """Whether to take over now."""
+        return not self.active and self.due_in_ms(now_ms) <= 0
 
     def beat(self) -> Beat:
         tip = self._tip
@@ -157,9 +165,14 @@ class TurnKeeper:
         """Keeps the turns until cancelled. Raises LogError if the log fails for good."""
         loop = asyncio.get_running_loop()
 
+        def hear(beat: Beat) -> None:
+            self._turns.hear(beat, self._monotonic())
+            if beat.leaving:
+                self._wake.set()
+
         def heard(beat: Beat) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._hear, beat)
+                loop.call_soon_threadsafe(hear, beat)
 
         self._broker.listen(heard)
         next_beat_ms = self._monotonic()
@@ -183,7 +196,9 @@ class TurnKeeper:
             if self._turns.due(self._monotonic()) and not await self._take_over():
                 await asyncio.sleep(min(_RETRY_MS, self._beat_ms) / 1000)
                 continue
-            await wait_for_event(self._wake, max(next_beat_ms - self._monotonic(), 1))
+            now_ms = self._monotonic()
+            pause_ms = min(next_beat_ms - now_ms, self._turns.due_in_ms(now_ms))
+            await wait_for_event(self._wake, max(pause_ms, 1))
 
     async def leave(self) -> None:
         """Hands over at once, if it is this machine's turn."""
@@ -191,11 +206,6 @@ class TurnKeeper:
         if self.active:
             await asyncio.to_thread(self._broker.announce, self._turns.leave(self._monotonic()))
             self._note()
-
-    def _hear(self, beat: Beat) -> None:
-        self._turns.hear(beat, self._monotonic())
-        if beat.leaving:
-            self._wake.set()
 
     async def _take_over(self) -> bool:
         """Returns whether the turn has been decided; it may be that of a machine that was faster."""

@@ -65,7 +65,6 @@ class ClusterWriter(Copy):
         self._head = (0, 0)
         self.failing_since: int | None = None
         """Since when this machine, not the broker, fails to store what is written; None if it does not."""
-        self.former_id = b""
         super().__init__(data_dir, lock, **options)
 
     @property
@@ -120,7 +119,9 @@ class ClusterWriter(Copy):
         return self._retried(lambda: super(ClusterWriter, self).append(changes, now_ms))
 
     def set_source(self, status: SourceStatus) -> None:
-        self._retried(lambda: super(ClusterWriter, self).set_source(status))
+        """Tries once: a newer status follows soon, and orders wait in the meantime."""
+        with self._noting_failures():
+            super().set_source(status)
 
     def prune(self, now_ms: int) -> int:
         return self._retried(lambda: super(ClusterWriter, self).prune(now_ms))

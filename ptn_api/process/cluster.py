@@ -26,7 +26,7 @@ from ptn_api.cluster.jetstream import JetStreamBroker, NodeReport
 from ptn_api.cluster.snapshot import publish_snapshot
 from ptn_api.cluster.turns import TurnKeeper
 from ptn_api.cluster.writer import ClusterWriter
-from ptn_api.errors import BrokerError, LogError, LogMissingError
+from ptn_api.errors import BrokerError, LogError, LogMissingError, LogUnusableError
 from ptn_api.event_log.contract import EventLogWriter
 from ptn_api.event_log.database import log_path
 from ptn_api.process.control import WorkerControl
@@ -42,7 +42,7 @@ logger = structlog.get_logger()
 
 _RETRY_MS = 500
 _REPORT_S = 1.0
-_SNAPSHOT_CHECK_MS = 5_000
+_SNAPSHOT_CHECK_MS = 2_000
 
 
 async def run_machine(
@@ -73,28 +73,38 @@ async def run_machine(
         stack.callback(end_thread)
 
         async def follow() -> None:
-            await asyncio.get_running_loop().run_in_executor(thread, copy.run, stop)
+            try:
+                await asyncio.get_running_loop().run_in_executor(thread, copy.run, stop)
+            except LogUnusableError as error:
+                if error.code != "forked":
+                    raise
+                logger.error("cluster_copy_stopped", code=error.code, reason=str(error))
+                await control.stop.wait()  # the operator decides which one is right; /health reports it
 
-        async def only_follow() -> None:
-            control.sources = Sources(None, copy=copy)
-            control.ready()
-            await control.stop.wait()
+        control.problems.watch(lambda: copy.findings)
 
         background = [follow(), _report(copy, broker, settings)]
-        work = only_follow()
-        if isinstance(copy, ClusterWriter) and take_in is not None:
-            options = settings.cluster_options
+        keeper: TurnKeeper | None = None
+        if isinstance(copy, ClusterWriter):
+            options, data_dir = settings.cluster_options, Path(settings.data_dir)
             keeper = TurnKeeper(
-                copy,
-                broker,
-                Path(settings.data_dir),
-                takeover_ms=options.takeover_ms,
-                beat_ms=options.beat_ms,
+                copy, broker, data_dir, takeover_ms=options.takeover_ms, beat_ms=options.beat_ms
             )
             background += [keeper.run(), _publish_snapshots(keeper, copy, broker, settings)]
-            work.close()
-            work = _write_in_turns(take_in, copy, keeper)
-        await run_with(work, [asyncio.create_task(task) for task in background])
+
+        async def work() -> None:
+            if take_in is None or keeper is None:
+                control.problems.watch(lambda: {"log_damaged": copy.damaged()})
+                control.sources = Sources(None, copy=copy)
+                control.ready()
+                await control.stop.wait()
+                return
+            try:
+                await take_in(copy, keeper)
+            finally:
+                await keeper.leave()
+
+        await run_with(work(), [asyncio.create_task(task) for task in background])
 
 
 async def _open(settings: Settings, broker: JetStreamBroker, kind: type[C], stop: asyncio.Event) -> C | None:
@@ -120,17 +130,6 @@ async def _open(settings: Settings, broker: JetStreamBroker, kind: type[C], stop
                 logger.warning("cluster_awaited", reason=waiting)
         await wait_for_event(stop, _RETRY_MS)
     return None
-
-
-async def _write_in_turns(
-    take_in: Callable[[EventLogWriter, TurnKeeper], Awaitable[None]],
-    writer: ClusterWriter,
-    keeper: TurnKeeper,
-) -> None:
-    try:
-        await take_in(writer, keeper)
-    finally:
-        await keeper.leave()
 
 
 async def _report(copy: Copy, broker: JetStreamBroker, settings: Settings) -> None:
@@ -186,6 +185,7 @@ async def _publish_snapshots(
                 info = await asyncio.to_thread(publish_snapshot, broker, path)
                 before = (await asyncio.to_thread(broker.status))["log"].size
                 took_ms = monotonic_ms() - started_ms
+                writer.snapshot_ms = wall_ms()
                 logger.info("cluster_snapshot_published", index=info.index, size=info.size, ms=took_ms)
             failing = False
         except LogError as error:
