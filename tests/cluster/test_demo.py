@@ -42,11 +42,11 @@ def test_the_demo_serves_and_leaves_nothing_running(tmp_path: Path) -> None:
         key = (tmp_path / "demo" / "demo-100.header").read_text().strip().partition(": ")[2]
 
         def head(node: str) -> Any:
-            request = urllib.request.Request(f"{node}/health", headers={"Authorization": key})
+            request = urllib.request.Request(f"{node}/messages", headers={"Authorization": key})
             try:
                 with urllib.request.urlopen(request, timeout=10) as answer:
                     found = json.load(answer)
-                    return found["epoch"], found["last_sequence"]
+                    return found["epoch"], found["head"]
             except OSError:
                 return None
 
