@@ -100,7 +100,7 @@ SECTIONS: dict[str, tuple[Bound, ...]] = {
             ("http/test_acceptor.py::test_connections_beyond_the_limit_wait_for_others_to_close", "http/test_acceptor.py::test_unfinished_handshakes_count_and_evict_each_other", "hostile/test_open_files.py::test_connections_never_take_the_last_file")),
         Bound("WebSocket connections of a user below tier 200", "max_connections_per_key",
             "The user's oldest is closed with 4004", "ptn_stream_evictions_total",
-            ("stream/test_logins.py::test_the_sixth_connection_of_a_key_evicts_the_oldest", "stream/test_limits.py::test_a_keys_own_connection_limit_applies_and_changes_without_a_reconnect")),
+            ("stream/test_logins.py::test_the_sixth_connection_of_a_key_evicts_the_oldest", "stream/test_presence.py::test_the_oldest_connection_is_evicted_wherever_it_is", "stream/test_limits.py::test_a_keys_own_connection_limit_applies_and_changes_without_a_reconnect")),
         Bound("large downloads of a user at a time", "max_downloads_per_user",
             "Further ones wait", 'ptn_rest_refused_total{cause="too_many_downloads"} once too many wait',
             ("http/test_connection_limit.py::test_an_owners_downloads_wait_their_turn",)),
@@ -114,10 +114,10 @@ SECTIONS: dict[str, tuple[Bound, ...]] = {
     "Rates": (
         Bound("new connections of an address, per minute", "connects_per_minute",
             "REST: 429 `too_many_connections`, then closed. WebSocket: closed with 4006", LIMITED % "connects",
-            ("rest/test_auth.py::test_too_many_connections_of_an_address_are_rejected", "stream/test_limits.py::test_too_many_connects_from_an_address_are_closed_with_come_back")),
+            ("rest/test_auth.py::test_too_many_connections_of_an_address_are_rejected", "stream/test_limits.py::test_too_many_connects_from_an_address_are_closed_with_come_back", "stream/test_presence.py::test_connects_of_an_address_count_together")),
         Bound("failed logins of an address, per minute", "failed_logins_per_minute",
             "REST: 429. WebSocket: closed with 4006. Also with a valid key, unless it has logged in from there before", LIMITED % "failed_logins",
-            ("rest/test_auth.py::test_failed_logins_block_an_address_but_not_its_neighbours", "stream/test_limits.py::test_an_address_that_guesses_keys_must_wait", "access/test_limits.py::test_after_too_many_failures_an_address_waits_even_with_a_valid_key")),
+            ("rest/test_auth.py::test_failed_logins_block_an_address_but_not_its_neighbours", "stream/test_limits.py::test_an_address_that_guesses_keys_must_wait", "stream/test_presence.py::test_failed_logins_of_an_address_count_together", "access/test_limits.py::test_after_too_many_failures_an_address_waits_even_with_a_valid_key")),
         Bound("addresses and users whose rates are remembered", "ptn_api.access.limits:MOST_NAMES",
             "The one that was seen least recently is forgotten: its quota is full again", "",
             ("access/test_limits.py::test_memory_is_bounded", "access/test_limits.py::test_the_known_keys_of_addresses_are_bounded")),
@@ -224,6 +224,8 @@ SECTIONS: dict[str, tuple[Bound, ...]] = {
     "The validator's files, the queue, the key file": (
         Bound("a position's file", "ptn_api.intake.options:IntakeSettings.position_limit_bytes", "Skipped; the last good state stays", "ptn_source_invalid_files, problem files_refused",
             ("intake/test_files.py::test_a_file_up_to_the_limit_is_read", "intake/test_follow.py::test_a_file_over_the_limit_is_skipped"), unit="bytes"),
+        Bound("malformed orders of a position", "ptn_api.model.position:_MOST_MALFORMED_ORDERS", "Up to this number they are left out; beyond it the file is skipped", "ptn_source_invalid_files, problem files_refused",
+            ("model/test_position.py::test_a_position_of_malformed_orders_is_refused_early",)),
         Bound("a document, inflated", "ptn_api.intake.options:IntakeSettings.document_limit_bytes", "Skipped; the last good one stays", "problem documents_refused",
             ("intake/test_files.py::test_a_file_up_to_the_limit_is_read", "intake/test_documents.py::test_inflated_content_up_to_the_limit_is_read"), unit="bytes"),
         Bound("characters of a hotkey or uuid as a file name", "ptn_api.intake.files:LONGEST_NAME", "Skipped", "ptn_source_invalid_files, problem files_refused",
@@ -279,7 +281,8 @@ def _page() -> Iterator[str]:
     yield "What the server takes at most, what it does beyond that, and where you see it. A setting can be given"
     yield "as a flag or an environment variable ([reference.md](reference.md#settings)); a constant is part of the"
     yield "program. A user's entry in the [key file](operators.md#keys) can override `--requests-per-minute` and"
-    yield "`--max-connections-per-key`. Loopback addresses are exempt from limits per address.\n"
+    yield "`--max-connections-per-key`. Loopback addresses are exempt from limits per address. Several processes\n"
+    yield "of the stream count WebSocket limits per user and per address together, all others by process.\n"
     yield "A [problem](troubleshooting.md) is in `/health`, in heartbeats, in the metric `ptn_problem`, in `ptn doctor`"
     yield "and, at most once a minute, in the log. Individual refusals are not logged: the"
     yield "[metrics](reference.md#metrics) count them by cause. After a [close code](reference.md#close-codes) below 4100,"

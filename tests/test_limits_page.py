@@ -41,7 +41,7 @@ INTERNAL = {
     "ptn_api.stream.logins:MAX_DELAY_FACTOR",  # of the delay, whose text has it
     "ptn_api.stream.server:_LONGEST_HEADER",  # of the protocol, as the next
     "ptn_api.stream.server:_MAX_CLOSE_CODE",
-    "ptn_api.stream.server:_MOST_IGNORED_FRAMES",  # after the close
+    "ptn_api.stream.server:_MOST_IGNORED_FRAMES",  # of a connection that is closed anyway
 }
 
 

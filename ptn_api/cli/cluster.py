@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ import msgspec
 import typer
 
 from ptn_api.cli.settings_options import Command, CommandGroup
-from ptn_api.clock import wall_ms
+from ptn_api.clock import monotonic_ms, wall_ms
 from ptn_api.cluster.options import ClusterOptions
 from ptn_api.errors import BrokerError, SettingsError
 from ptn_api.process.settings import SETTINGS
@@ -28,6 +29,7 @@ cluster_app = typer.Typer(
 )
 
 _MONITOR_PORT = 8222
+_FOUND_MS = 10_000
 _LISTEN_MS = 2_500
 """Machines report once a second."""
 
@@ -106,8 +108,15 @@ def init(
                 raise SettingsError(f"no such data directory: {from_dir}")
             index = adopt(broker, from_dir).index
         else:
-            if broker.last() == 0:
-                found(broker, wall_ms())
+            deadline_ms = monotonic_ms() + _FOUND_MS
+            while True:
+                try:
+                    found(broker, wall_ms())
+                    break
+                except BrokerError:  # new streams answer nobody for a moment
+                    if monotonic_ms() > deadline_ms:
+                        raise
+                    time.sleep(0.1)
             index = broker.last()
     if json:
         typer.echo(msgspec.json.encode({"cluster": cluster_name, "replicas": replicas, "head": index}))

@@ -199,17 +199,20 @@ class Copy(SqliteWriter):
         them, the broker is asked. Its answer may be too old, so it is asked before the copy reads on.
         """
         asked_ms = self._monotonic()
-        if (beat := self._beat) is not None and asked_ms - beat[1] < _BEAT_MS:
+        try:
+            if (beat := self._beat) is not None and asked_ms - beat[1] < _BEAT_MS:
+                self.follow(stop)
+                if self._complete_at(*beat):
+                    self._unreachable = False
+                    return True
+            with self._write_lock, writing():
+                read = self.place(self.connected()).chain.read
+            last = self._broker.last()
             self.follow(stop)
-            if self._complete_at(*beat):
-                self._unreachable = False
-                return True
-        with self._write_lock, writing():
-            read = self.place(self.connected()).chain.read
-        self._unreachable = True
-        last = self._broker.last()
+        except BrokerError:
+            self._unreachable = True
+            raise
         self._unreachable = False
-        self.follow(stop)
         complete = read <= last and self._complete_at(last, asked_ms)
         if last < read and not self.broker_behind:
             logger.warning("cluster_broker_behind", broker=last, copy=read)
@@ -256,25 +259,8 @@ class Copy(SqliteWriter):
 
         Raises LogUnusableError, LogReplacedError.
         """
+        threading.Thread(target=self.keep_intact, args=(stop,), daemon=True).start()
         self._broker.listen(self.hear)
-        ended = threading.Event()
-        threading.Thread(target=self._keep_intact, args=(ended,), daemon=True).start()
-        try:
-            self._run(stop)
-        finally:
-            ended.set()
-
-    def _keep_intact(self, ended: threading.Event) -> None:
-        """Repairs the copy periodically. Reading the whole file takes seconds, in which commits must come."""
-        while not ended.is_set():
-            try:
-                self.repair()
-            except LogError as error:
-                if not ended.is_set():
-                    logger.warning("log_not_checked", reason=str(error))
-            ended.wait(self._check_ms / 1000)
-
-    def _run(self, stop: threading.Event) -> None:
         stalled = False
         pause = Backoff(first_ms=self._pause_ms, max_ms=_LOOK_MS)
         check_at = self._monotonic()
@@ -307,6 +293,16 @@ class Copy(SqliteWriter):
                 self._broker.wait(incoming.chain.read, max(check_at - self._monotonic(), 0))
             else:  # without the pause, an entry that was announced and is not readable yet would keep it busy
                 stop.wait(pause.next_ms() / 1000)
+
+    def keep_intact(self, stop: threading.Event) -> None:
+        """Repairs the copy periodically until `stop` is set, since commits must come while a file is read."""
+        while not stop.is_set():
+            try:
+                self.repair()
+            except LogError as error:
+                if not stop.is_set():
+                    logger.warning("log_not_checked", reason=str(error))
+            stop.wait(self._check_ms / 1000)
 
     # --- under the write lock -----------------------------------------------------------------------------
 
@@ -424,7 +420,7 @@ class Copy(SqliteWriter):
 def found(broker: Broker, created_ms: int) -> None:
     """Makes the first commit of a stream, with a new epoch; does nothing if there is one.
 
-    Raises BrokerError if the outcome is not known: call it again.
+    Raises BrokerError if the outcome is not known, or the broker has no leader: call it again.
     """
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
         create_or_migrate(db, Path(), created_ms)
@@ -433,8 +429,11 @@ def found(broker: Broker, created_ms: int) -> None:
     ((body, _),) = encode_rows([TableRows("log", columns, [row], [])])
     link = Link(new_id(), START.commit_id, START.index, START.term, START.writer)
     head = (row[columns.index("sequence")], row[columns.index("revision")])
-    with contextlib.suppress(PublishRefusedError):
+    try:
         broker.publish(encode_part(Part(link, SCHEMA_VERSION, (0, 0), head, body)), expected=0)
+    except PublishRefusedError:
+        if not broker.last():
+            raise
 
 
 def open_copy(
@@ -464,7 +463,12 @@ def open_copy(
             remove_leftovers(data_dir)
             path = log_path(data_dir)
             if not path.exists() or not path.stat().st_size:
-                _make_copy(path, broker)
+                with temporary_folder(data_dir) as folder:
+                    file = folder / path.name
+                    _make_file(file, broker)
+                    for suffix in ("-wal", "-shm"):  # of a deleted file: SQLite would apply them
+                        path.with_name(path.name + suffix).unlink(missing_ok=True)
+                    file.replace(path)
             copy = kind(
                 data_dir,
                 lock,
@@ -487,15 +491,6 @@ def open_copy(
         copy.close()
         raise
     return copy
-
-
-def _make_copy(path: Path, broker: Broker) -> None:
-    with temporary_folder(path.parent) as folder:
-        file = folder / path.name
-        _make_file(file, broker)
-        for suffix in ("-wal", "-shm"):  # of a copy whose file was deleted: SQLite would apply them
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        file.replace(path)
 
 
 def _make_file(file: Path, broker: Broker) -> None:

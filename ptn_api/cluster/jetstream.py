@@ -44,6 +44,7 @@ from ptn_api.errors import (
     error_text,
 )
 from ptn_api.loop_thread import LoopThread
+from ptn_api.tasks import cancel_and_wait
 
 __all__ = ["JetStreamBroker", "NodeReport", "StreamStatus"]
 
@@ -247,9 +248,10 @@ class JetStreamBroker:
             self._announced.notify_all()
 
         async def end() -> None:
-            self._connecting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._connecting
+            self._given_up.set()
+            # Not cancelled at once: while it connects, the library may swallow that or leave a socket open.
+            await asyncio.wait([self._connecting], timeout=_CLOSE_S)
+            await cancel_and_wait([self._connecting])
 
         self._thread.close(end)
         self._thread.join()
@@ -499,7 +501,7 @@ class JetStreamBroker:
             self._given_up.set()
 
     async def _keep_connected(self) -> None:
-        while not self._closed:  # `wait_for` and the library may swallow the cancellation
+        while not self._closed:
             server = self._servers.pop(0)
             self._servers.append(server)
             client = Client()
@@ -519,7 +521,8 @@ class JetStreamBroker:
                     await self._given_up.wait()
             finally:
                 await _close(client)
-            await asyncio.sleep(_RECONNECT_PAUSE_S)
+            if not self._closed:
+                await asyncio.sleep(_RECONNECT_PAUSE_S)
 
     async def _connect(self, client: Client, server: str) -> None:
         lost = self._give_up
@@ -552,7 +555,8 @@ class JetStreamBroker:
         if client is self._faulty:
             return
         self._faulty = client
-        text = error_text(error).removeprefix("nats: ").strip("'")
+        timed_out = isinstance(error, asyncio.TimeoutError)
+        text = "no answer" if timed_out else error_text(error).removeprefix("nats: ").strip("'")
         if text != self._last_error:
             self._last_error = text
             logger.warning("cluster_not_connected", server=_place(server), reason=text)

@@ -119,7 +119,9 @@ class ClusterWriter(Copy):
         return self._retried(lambda: super(ClusterWriter, self).append(changes, now_ms))
 
     def set_source(self, status: SourceStatus) -> None:
-        self._retried(lambda: super(ClusterWriter, self).set_source(status))
+        """Tries once: a newer status follows soon, and orders wait in the meantime."""
+        with self._noting_failures():
+            super().set_source(status)
 
     def prune(self, now_ms: int) -> int:
         return self._retried(lambda: super(ClusterWriter, self).prune(now_ms))

@@ -120,6 +120,9 @@ class Merge:
         self._idle.set()
         self._closing = asyncio.Event()
         self._written = asyncio.Event()
+        self._arrived = asyncio.Event()
+        """Changes have arrived since the last write began, or the merge is closing."""
+        self._status_failed = False
 
     def prefer_directory(self, overlay_ms: int, *, recheck: Callable[[Key], None]) -> None:
         """Makes the directory authoritative: a queue item overlays older files for at most this long.
@@ -144,6 +147,7 @@ class Merge:
                 orders = _order_uuids(change)
                 if self._overlay.admits(key_of(change), orders):
                     self._pending.add(PendingChange(change, arrived_ms, orders))
+        self._arrived.set()
         self._wake()
 
     def put_queue_item(self, change: PositionWritten) -> None:
@@ -158,6 +162,7 @@ class Merge:
 
             asyncio.get_running_loop().call_later(self._overlay_ms / 1000, expire)
         self._pending.add(item)
+        self._arrived.set()
         self._wake()
 
     def set_source(self, status: SourceStatus) -> None:
@@ -192,6 +197,7 @@ class Merge:
     def close(self) -> None:
         """Lets `run` return once everything is in the log, or at once if the log cannot be written."""
         self._closing.set()
+        self._arrived.set()
         self._work.set()
 
     def _wake(self) -> None:
@@ -234,8 +240,11 @@ class Merge:
                 self._counters.unwritable = not self._counters.unusable
                 if self._counters.unusable:
                     self._on_damage()
-                # Closing ends the wait early, for one last attempt.
-                await wait_for_event(self._closing, self._retry.next_ms())
+                # Closing ends the wait early, for one last attempt. A status must not hold up orders.
+                if not self._status_failed:
+                    await wait_for_event(self._closing, self._retry.next_ms())
+                elif await wait_for_event(self._arrived, self._retry.next_ms()):
+                    self._retry.reset()
             else:
                 if self._counters.unwritable or self._counters.unusable:
                     self._counters.unwritable = self._counters.unusable = False
@@ -243,6 +252,8 @@ class Merge:
                     logger.info("log_writable_again", pending=self.pending)
 
     async def _write_next(self) -> None:
+        self._arrived.clear()
+        self._status_failed = False
         # One consistent picture: the loop takes more changes while the log's thread appends.
         items = self._pending.next_positions()
         documents = self._pending.documents()
@@ -256,7 +267,11 @@ class Merge:
             self._end_overlays(redundant)
         # A status speaks for all changes before it: not before the last of them is written.
         if is_all and status is not None:
-            await self.call(lambda: self._log.set_source(status))
+            try:
+                await self.call(lambda: self._log.set_source(status))
+            except RETRIED_WRITE_ERRORS:
+                self._status_failed = True
+                raise
             if self._status is status:
                 self._status = None
 

@@ -26,7 +26,7 @@ from ptn_api.cluster.jetstream import JetStreamBroker, NodeReport
 from ptn_api.cluster.snapshot import publish_snapshot
 from ptn_api.cluster.turns import TurnKeeper
 from ptn_api.cluster.writer import ClusterWriter
-from ptn_api.errors import BrokerError, LogError, LogMissingError
+from ptn_api.errors import BrokerError, LogError, LogMissingError, LogUnusableError
 from ptn_api.event_log.contract import EventLogWriter
 from ptn_api.event_log.database import log_path
 from ptn_api.process.control import WorkerControl
@@ -73,7 +73,15 @@ async def run_machine(
         stack.callback(end_thread)
 
         async def follow() -> None:
-            await asyncio.get_running_loop().run_in_executor(thread, copy.run, stop)
+            try:
+                await asyncio.get_running_loop().run_in_executor(thread, copy.run, stop)
+            except LogUnusableError as error:
+                if error.code != "forked":
+                    raise
+                logger.error("cluster_copy_stopped", code=error.code, reason=str(error))
+                await control.stop.wait()  # the operator decides which one is right; /health reports it
+
+        control.problems.watch(lambda: copy.findings)
 
         background = [follow(), _report(copy, broker, settings)]
         keeper: TurnKeeper | None = None
@@ -86,6 +94,7 @@ async def run_machine(
 
         async def work() -> None:
             if take_in is None or keeper is None:
+                control.problems.watch(lambda: {"log_damaged": copy.damaged()})
                 control.sources = Sources(None, copy=copy)
                 control.ready()
                 await control.stop.wait()
@@ -95,7 +104,6 @@ async def run_machine(
             finally:
                 await keeper.leave()
 
-        control.problems.watch(lambda: copy.findings)
         await run_with(work(), [asyncio.create_task(task) for task in background])
 
 
@@ -175,9 +183,9 @@ async def _publish_snapshots(
             if keeper.active and writer.ready() and await asyncio.to_thread(due):
                 started_ms = monotonic_ms()
                 info = await asyncio.to_thread(publish_snapshot, broker, path)
+                writer.snapshot_ms = wall_ms()
                 before = (await asyncio.to_thread(broker.status))["log"].size
                 took_ms = monotonic_ms() - started_ms
-                writer.snapshot_ms = wall_ms()
                 logger.info("cluster_snapshot_published", index=info.index, size=info.size, ms=took_ms)
             failing = False
         except LogError as error:

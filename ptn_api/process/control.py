@@ -288,6 +288,9 @@ class WorkerControl:
     async def close(self) -> None:
         await self._channel.close()
 
+    def now_ms(self) -> int:
+        return monotonic_ms()
+
     def publish(self, update: bytes) -> None:
         self._channel.send(Presence(msgspec.Raw(update)))
 

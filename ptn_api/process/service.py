@@ -166,10 +166,10 @@ def listen_again(listener: socket.socket) -> socket.socket:
 
     Linux distributes new connections among them by a hash of the client's address and port (SO_REUSEPORT).
     The alternative, one queue that all processes accept from, distributes them by chance: of 400 clients that
-    connected at once, four processes took 45 to 178, with SO_REUSEPORT 90 to 111. And after a kill, the other
-    processes take all of its clients before it is back, and keep them. Here about a quarter or more of its
-    share waits in its own queue for its restart. The supervisor holds every socket, so none is lost; but a
-    process that cannot be started leaves its share of the new connections waiting.
+    connected at once, four processes took 45 to 178, with SO_REUSEPORT 90 to 112. After a kill, the other
+    processes would take all of its clients before it is back, and keep them; of two processes, one had none
+    left. Here, its own share of them waits for its restart: 92 of 400 clients. The supervisor holds every
+    socket, so no connection is lost. The price: if a process cannot be started, its share goes on waiting.
     """
     if sys.platform != "linux":  # where only one of the sockets would get connections
         return listener.dup()

@@ -213,7 +213,7 @@ class Logins:
             self._counters.logins += 1
             self._counters.clients += 1
             # Distinct times, so that all processes put the connections into the same order.
-            self._newest_ms = max(self._presence.clock(), self._newest_ms + 1)
+            self._newest_ms = max(self._presence.now_ms(), self._newest_ms + 1)
             alias = holder.alias  # all keys of a user share the user's slots
             self._slots.setdefault(alias, {})[connection] = self._newest_ms
             self._evict_excess(alias)
@@ -225,11 +225,11 @@ class Logins:
         """
         slots = self._slots.get(alias, {})
         limit = self._limit_of(alias)
-        if limit is not None:
-            here = [(time, self._presence.name) for time in slots.values()]
-            everywhere = sorted(here + self._presence.logins(alias))
-            excess = everywhere[: max(0, len(everywhere) - limit)]
-            for connection in list(slots)[: sum(login in here for login in excess)]:
+        elsewhere = self._presence.logins(alias)
+        if limit is not None and (n_excess := len(slots) + len(elsewhere) - limit) > 0:
+            here = {(time, self._presence.name) for time in slots.values()}
+            excess = sorted([*here, *elsewhere])[:n_excess]
+            for connection in list(slots)[: len(here.intersection(excess))]:
                 self._counters.evictions += 1
                 self._backoffs[alias].evicted(self._monotonic())
                 self._presence.tell("evicted", alias)

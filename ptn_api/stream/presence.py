@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 import msgspec
 import structlog
 
-from ptn_api.clock import Monotonic, monotonic_ms
+from ptn_api.clock import monotonic_ms
 from ptn_api.tasks import wait_for_event
 
 __all__ = ["Event", "Peers", "Presence", "Update", "UserPresence"]
@@ -58,6 +58,10 @@ class Peers(Protocol):
         """This process, as the others know it."""
         ...
 
+    def now_ms(self) -> int:
+        """The time that decides which login is older; all processes must use the same clock."""
+        ...
+
     def publish(self, update: bytes) -> None:
         """Sends the message to all others; never waits."""
         ...
@@ -68,13 +72,10 @@ class Peers(Protocol):
 
 
 class Presence:
-    """The users of the other processes, and what these are told of this one. Without peers it does nothing.
+    """The users of the other processes, and what those are told of this one. Idle without peers."""
 
-    Login times are those of `clock`, which all processes must share.
-    """
-
-    def __init__(self, peers: Peers | None = None, *, clock: Monotonic = monotonic_ms) -> None:
-        self.clock = clock
+    def __init__(self, peers: Peers | None = None) -> None:
+        self.now_ms = monotonic_ms if peers is None else peers.now_ms
         self.name = "" if peers is None else peers.name
         self.is_shared = peers is not None
         self._peers = peers

@@ -61,6 +61,7 @@ _MOST_IGNORED_FRAMES = 100
 _READ_BYTES = 4 * 1024
 _DISCARDED = memoryview(bytearray(256 * 1024))
 """Where all connections write what is thrown away: large, so that a flood costs few reads."""
+_DISCARD_PAUSE_S = 0.05
 _LONGEST_HEADER = 14
 """A frame's header with the longest length and the mask (RFC 6455, section 5.2)."""
 
@@ -276,6 +277,10 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._discarding:
+            # Not as fast as the client sends: the loop would do little else.
+            if not self._socket.is_closing():
+                self._socket.pause_reading()
+                asyncio.get_running_loop().call_later(_DISCARD_PAUSE_S, self.read_on)
             return
         if self._handshake is None or self._own_buffer is None:
             self._parse_frames(nbytes)
@@ -328,6 +333,10 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
             self._socket.close()
         self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(self._unread_close_s, self._socket.abort)
+
+    def read_on(self) -> None:
+        if not self._socket.is_closing():
+            self._socket.resume_reading()
 
     def _discard(self) -> None:
         self._discarding = True

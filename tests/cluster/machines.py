@@ -7,15 +7,31 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ptn_api.cluster.broker import Broker
 from ptn_api.cluster.copy import Copy, found, open_copy
 from ptn_api.cluster.writer import ClusterWriter, open_cluster_writer
+from ptn_api.errors import BrokerError
 from ptn_api.event_log import Change, EventLogWriter, Head, SourceStatus
 from ptn_api.event_log.database import log_path
 from ptn_api.event_log.schema import LOCAL_COLUMNS, LOCAL_TABLES
 from tests.cluster.memory_broker import MemoryBroker
 from tests.factories import T0
+from tests.waiting import until
 
-__all__ = ["WriterAndCopy", "content", "machine", "writer_and_copy"]
+__all__ = ["WriterAndCopy", "begin", "content", "machine", "writer_and_copy"]
+
+
+def begin(broker: Broker) -> None:
+    """Makes the first commit of a new stream, whose servers may have no leader for a moment."""
+
+    def begun() -> bool:
+        try:
+            found(broker, T0)
+        except BrokerError:
+            return False
+        return True
+
+    until(begun)
 
 
 def machine(folder: Path, broker: MemoryBroker, **options: Any) -> ClusterWriter:

@@ -26,6 +26,7 @@ from ptn_api.errors import (
     LogUnusableError,
     LogUnwritableError,
     OutcomeUnknownError,
+    PublishRefusedError,
 )
 from ptn_api.event_log import PositionRemoved, open_reader, open_writer
 from ptn_api.event_log.database import log_path, wal_path
@@ -59,6 +60,9 @@ def test_a_stream_begins_once(tmp_path: Path) -> None:
     broker = MemoryBroker()
     with pytest.raises(LogMissingError, match="no log yet"):
         open_copy(tmp_path / "a", broker, Copy)
+    broker.faults.append(Fault.REFUSED)  # without a leader
+    with pytest.raises(PublishRefusedError):
+        found(broker, T0)
     broker.faults.append(Fault.ACK_LOST)
     with pytest.raises(OutcomeUnknownError):
         found(broker, T0)

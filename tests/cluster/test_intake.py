@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ptn_api.backoff import Backoff
+from ptn_api.cluster.commit import decode_part, decode_rows
 from ptn_api.cluster.copy import Copy, found, open_copy
-from ptn_api.event_log import open_reader
+from ptn_api.event_log import SourceStatus, open_reader
+from ptn_api.intake.merge import IntakeCounters, Merge
+from tests.cluster.conftest import Cluster
 from tests.cluster.machines import content, machine
 from tests.cluster.memory_broker import Fault, MemoryBroker
-from tests.event_log.reading import FIRST
-from tests.factories import MINER, T0, order, position, uuid
+from tests.event_log.reading import FIRST, NOW, numbers
+from tests.factories import MINER, T0, order, position, uuid, written
 from tests.intake.running import running
 from tests.intake.validator_dir import ValidatorDir
+from tests.waiting import PATIENCE_S, until_async
 
 FAULTS = (Fault.ACK_LOST, Fault.LATE, Fault.LOST, Fault.REFUSED, Fault.DOWN)
 
@@ -51,3 +58,54 @@ async def test_intake_moves_from_machine_to_machine(tmp_path: Path) -> None:
     assert len(stored.text.orders) == len(orders)
     reader.close()
     copy.close()
+
+
+async def test_a_status_that_cannot_be_written_holds_up_no_order(cluster: Cluster) -> None:
+    """While the broker has no majority, only the newest one waits; it is tried once at a time."""
+    entries, counters = len(cluster.broker.entries), IntakeCounters()
+    cluster.broker.faults.extend([Fault.LOST, Fault.LOST])
+    with ThreadPoolExecutor(1) as thread:
+        merge = Merge(
+            cluster.writer,
+            thread,
+            clock=lambda: NOW,
+            retry=Backoff(first_ms=1_000_000, max_ms=1_000_000),
+            counters=counters,
+        )
+        running = asyncio.create_task(merge.run())
+        merge.set_source(SourceStatus(swept_ms=1))
+        await until_async(lambda: counters.append_failures == 1)
+        assert list(cluster.broker.faults) == [Fault.LOST]
+        merge.set_source(SourceStatus(swept_ms=2))
+        merge.set_source(SourceStatus(swept_ms=3))
+        cluster.broker.faults.clear()
+        merge.put([written(position(1, [order(1)]))])
+        await asyncio.wait_for(merge.flush(), PATIENCE_S)
+        merge.close()
+        await running
+    assert not counters.unwritable
+    cluster.copy.follow()
+    assert numbers(cluster.copy) == [1]
+    assert cluster.copy.source().swept_ms == 3
+    assert len(cluster.broker.entries) == entries + 2
+
+
+async def test_a_validator_at_rest_costs_one_commit_per_sweep(tmp_path: Path) -> None:
+    """The status; files that were rewritten with the same content, and full sweeps, cost none."""
+    validator, broker = ValidatorDir(tmp_path / "validator"), MemoryBroker()
+    found(broker, T0)
+    validator.write(position(1, [order(0, at=T0)]))
+    validator.document("validation/eliminations.json", b'{"eliminations": []}')
+    log = machine(tmp_path / "first", broker)
+    log.take_over()
+    async with running(tmp_path / "first", validator, log=log, full_sweep_ms=1, prune_ms=1) as intake:
+        await intake.swept()
+        before = len(broker.entries)
+        for _ in range(3):
+            validator.write(position(1, [order(0, at=T0)]))
+            validator.document("validation/eliminations.json", b'{"eliminations": []}')
+            await intake.swept()
+        parts = [decode_part(entry.payload) for entry in broker.entries[before:]]
+    assert len(parts) >= 6
+    assert {rows.table for part in parts for rows in decode_rows([part.body])} == {"log"}
+    assert {part.after for part in parts} == {part.before for part in parts}

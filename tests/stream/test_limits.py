@@ -65,8 +65,9 @@ async def test_a_flood_after_the_close_is_not_parsed(monkeypatch: pytest.MonkeyP
         reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
         writer.write(UPGRADE + b"\r\n" + frame(b'{"type":"ping"}', first=0x89) * 100_000)
         data = b""
-        while chunk := await asyncio.wait_for(reader.read(1 << 16), SOON_S):
-            data += chunk
+        with contextlib.suppress(ConnectionError):  # reset: the server does not read all of it
+            while chunk := await asyncio.wait_for(reader.read(1 << 16), SOON_S):
+                data += chunk
         writer.close()
         assert struct.pack("!H", TOO_MANY) in data
         await calm.send(type="ping", timestamp=1)

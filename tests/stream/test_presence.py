@@ -15,6 +15,7 @@ import structlog
 
 from ptn_api.access import Grant
 from ptn_api.access.key_ring import fingerprint
+from ptn_api.clock import monotonic_ms
 from ptn_api.wire import close_codes
 from tests.stream.live import KEY, Client, LiveStream, running, until
 
@@ -49,6 +50,9 @@ class Node:
     def __init__(self, name: str, network: Network) -> None:
         self.name = name
         self._network = network
+
+    def now_ms(self) -> int:
+        return monotonic_ms()
 
     def publish(self, update: bytes) -> None:
         self._network.sent.append(update)
