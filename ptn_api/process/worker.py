@@ -114,17 +114,15 @@ async def _run_intake(config: WorkerConfig, control: WorkerControl) -> None:
         return
     from ptn_api.event_log import open_reader
 
-    is_copy = False  # what cannot be read is reported when it is opened for writing
     with (
-        contextlib.suppress(LogError),
+        contextlib.suppress(LogError),  # a log that cannot be read is dealt with below
         contextlib.closing(open_reader(Path(config.settings.data_dir))) as existing,
     ):
-        is_copy = existing.behind_ms() != 0
-    if is_copy:  # writing to it would fork the cluster's log
-        raise LogUnusableError(
-            "--data-dir holds a copy of a cluster's log: give --cluster, or another directory",
-            code="joined",
-        )
+        if existing.behind_ms() != 0:  # writing to a copy would fork the cluster's log
+            raise SettingsError(
+                "--data-dir holds a copy of a cluster's log: give --cluster, or another directory",
+                code="joined",
+            )
     event_log = await _open_writer(config, control)
     if event_log is None:
         return

@@ -44,8 +44,10 @@ class Machines:
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return json.load(answer)
-        except urllib.error.HTTPError as error:  # /health is 503 while a copy is behind
-            with error:
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise
+            with error:  # the copy is behind for a moment; /health has a body all the same
                 return json.load(error)
 
 
