@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import secrets
 import threading
 import time
@@ -36,6 +35,7 @@ from tests.cluster.machines import begin, content
 from tests.cluster.servers import Servers, missing, nats_servers
 from tests.event_log.reading import NOW, numbers
 from tests.factories import T0, order, position, written
+from tests.system.api import ROOT
 from tests.waiting import until
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
@@ -272,16 +272,7 @@ def test_unusable_settings(fields: dict[str, str], message: str) -> None:
 
 # --- credentials and TLS ----------------------------------------------------------------------------------
 
-
-def api(*actions: str) -> list[str]:
-    return [f"$JS.API.{action}.{stream}" for action in actions for stream in ("PTN_LOG", "PTN_SNAPSHOT")]
-
-
-READ = ["ptn.node", *api("DIRECT.GET", "STREAM.INFO")]
-WRITE = [*READ, "ptn.log", "ptn.beat", "ptn.snapshot.>", *api("STREAM.PURGE")]
-SET_UP = [*WRITE, *api("STREAM.CREATE", "STREAM.UPDATE")]
-HEAR = ["_INBOX.>", "ptn.announced", "ptn.beat"]
-"""As docs/cluster.md lists them."""
+NATS_CONF = ROOT / "deploy" / "cluster" / "nats.conf"
 
 
 class Secured(NamedTuple):
@@ -296,7 +287,7 @@ class Secured(NamedTuple):
 
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
-    """A server with TLS, and the users of docs/cluster.md."""
+    """A server with TLS, and the users of deploy/cluster/nats.conf."""
     folder = tmp_path_factory.mktemp("secured")
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "ca"))
@@ -304,36 +295,29 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
     certificate.private_key_pem.write_to_path(str(folder / "key"))
     for part in certificate.cert_chain_pems:
         part.write_to_path(str(folder / "cert"), append=True)
-    users = []
-    for name, publish, subscribe in (
-        ("serves", READ, HEAR),
-        ("intake", WRITE, HEAR),
-        ("admin", SET_UP, [*HEAR, "ptn.node"]),
-        ("stranger", None, None),
-    ):
+    permissions = NATS_CONF.read_text().partition("\nauthorization")[2]
+    for name in ("node", "intake", "admin", "stranger"):
         seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)
         (folder / name).write_bytes(seed)
         public = nkeys.from_seed(bytearray(seed)).public_key.decode()
-        if publish is not None:
-            allowed = json.dumps({"publish": publish, "subscribe": subscribe})
-            users.append(f'{{ nkey: "{public}", permissions: {allowed} }}')
+        permissions = permissions.replace(f"$PTN_{name.upper()}_NKEY", public)
     extra = f"""
         tls {{ cert_file: "{folder / "cert"}", key_file: "{folder / "key"}" }}
-        authorization {{ users: [{", ".join(users)}] }}
+        authorization {permissions}
     """
     with nats_servers(folder / "nats", count=1, extra=extra) as servers:
         yield Secured(servers.urls.replace("nats:", "tls:"), folder / "ca", folder)
 
 
 def test_permissions_are_enough(secured: Secured, tmp_path: Path) -> None:
-    """Those of the documentation; and a machine that only serves can publish nothing."""
+    """Those of deploy/cluster/nats.conf; and a machine that only serves can publish nothing."""
     with contextlib.closing(secured.connect("admin")) as admin:
         admin.create_streams()
         admin.create_streams()
         begin(admin)
     with (
         contextlib.closing(secured.connect("intake")) as own,
-        contextlib.closing(secured.connect("serves")) as other,
+        contextlib.closing(secured.connect("node")) as other,
         contextlib.closing(open_cluster_writer(tmp_path / "writer", own)) as writer,
         contextlib.closing(open_copy(tmp_path / "copy", other, Copy)) as copy,
     ):
@@ -371,8 +355,8 @@ def test_permissions_are_enough(secured: Secured, tmp_path: Path) -> None:
     ("user", "fields", "message"),
     [
         ("stranger", {}, "[Aa]uthorization"),
-        ("serves", {"cluster_credentials": ""}, "[Aa]uthorization"),
-        ("serves", {"cluster_ca": ""}, "certificate verify failed"),
+        ("node", {"cluster_credentials": ""}, "[Aa]uthorization"),
+        ("node", {"cluster_ca": ""}, "certificate verify failed"),
     ],
 )
 def test_refused_connections(secured: Secured, user: str, fields: dict[str, str], message: str) -> None:
