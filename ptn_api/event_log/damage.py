@@ -89,7 +89,7 @@ class DamagedRows:
     """The damaged rows that a reader has met, each logged once unless `quiet`."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.found: set[Damage] = set()
+        self.found: dict[Damage, None] = {}
         self._quiet = quiet
 
     def __bool__(self) -> bool:
@@ -98,7 +98,7 @@ class DamagedRows:
     def add(self, table: str, *key: Any) -> None:
         damage = Damage(table, key)
         if damage not in self.found:
-            self.found.add(damage)
+            self.found[damage] = None
             if not self._quiet:
                 logger.error("log_damaged", table=table, key=damage.label)
 

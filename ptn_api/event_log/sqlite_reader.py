@@ -50,6 +50,9 @@ _LARGEST_BATCH = 1_024
 _FEW_CHANGES = 2_000
 """So many positions are read quickly, to find the removed ones among them."""
 
+_MOST_RECHECKED = 100
+"""Damaged rows that a call of `damaged` reads again, to see whether they have been repaired."""
+
 _source = msgspec.json.Decoder(SourceStatus)
 
 
@@ -220,11 +223,15 @@ class SqliteReader:
             self._db.close()
 
     def damaged(self) -> int:
-        for damage in list(self.damaged_rows.found):
+        found = self.damaged_rows.found
+        # A few per call, in turn: /health asks for it at every request.
+        for damage in list(found)[:_MOST_RECHECKED]:
             with contextlib.suppress(LogError), self._snapshot() as db:
-                if not is_damaged(db, damage):
-                    self.damaged_rows.found.discard(damage)
-        return len(self.damaged_rows.found)
+                still_damaged = is_damaged(db, damage)
+                found.pop(damage, None)
+                if still_damaged:
+                    found[damage] = None
+        return len(found)
 
     def find_damage(self) -> list[Damage]:
         # A separate connection: other reads do not wait for this one.

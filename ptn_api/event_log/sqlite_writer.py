@@ -167,7 +167,8 @@ class SqliteWriter(SqliteReader):
     def report_damage(self) -> list[Damage]:
         """Reads the whole log; returns what is damaged, and reports it."""
         found = self.find_damage()
-        self.damaged_rows.found.intersection_update(found)
+        for damage in self.damaged_rows.found.keys() - found:
+            self.damaged_rows.found.pop(damage, None)
         for damage in found:
             self.damaged_rows.add(damage.table, *damage.key)
         return found

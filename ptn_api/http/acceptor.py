@@ -21,12 +21,12 @@ from typing import Any
 
 import structlog
 
-__all__ = ["AcceptPauses", "Acceptor"]
+__all__ = ["BACKLOG", "AcceptPauses", "Acceptor"]
 
 logger = structlog.get_logger()
 
-_BACKLOG = 1_024
-"""Pending connects: a thousand clients may reconnect at once. They also wait here during a pause."""
+BACKLOG = 4_096
+"""Pending connects: thousands of clients may reconnect at once. They also wait here during a pause."""
 _ACCEPTS_PER_TURN = 16
 """Each leads to a handshake or a request in the next turns of the loop, for which others have to wait."""
 _RETRY_S = 0.2
@@ -111,7 +111,7 @@ class Acceptor:
         self._sock.setblocking(False)
         # Accepted sockets inherit it. asyncio sets it only if the listener was made with IPPROTO_TCP.
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._sock.listen(_BACKLOG)
+        self._sock.listen(BACKLOG)
         self._loop.add_reader(self._sock, self._accept)
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ import structlog
 from ptn_api.access import key_file_places, make_demo_keys
 from ptn_api.access.address import Proxies, is_loopback
 from ptn_api.errors import PTNError, SettingsError
+from ptn_api.http.acceptor import BACKLOG
 from ptn_api.process.certificate import Certificate
 from ptn_api.process.control import kind_of, process_names
 from ptn_api.process.data_dir import DEMO_VALIDATOR, check_validator_dir, make_data_dir
@@ -32,8 +33,6 @@ _IN_THE_CLEAR = (
     "listening beyond this machine without TLS: give --tls-cert and --tls-key, or let only a TLS proxy "
     "reach the ports"
 )
-
-_BACKLOG = 4_096
 
 logger = structlog.get_logger()
 
@@ -54,9 +53,8 @@ def serve(
     configure_logging(settings.log_level, process="supervisor")
     try:
         settings = _prepare(settings)
-        is_embedded = (
-            parent is not None
-        )  # then the validator is here, and makes its directory when it needs it
+        # A validator that embeds the server makes its directory when it needs it.
+        is_embedded = parent is not None
         waits = settings.demo or settings.wait_for_validator or is_embedded
         if settings.validator_dir and "intake" in settings.chosen_processes() and not waits:
             check_validator_dir(Path(settings.validator_dir))
@@ -146,7 +144,7 @@ def listen(host: str, port: int, *, host_flag: str, port_flag: str, shared: bool
             listener.bind((host, port))
             if shared and sys.platform == "linux":  # now, since the bind has failed if the port is taken
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listener.listen(_BACKLOG)
+            listener.listen(BACKLOG)
         except OSError as error:
             if error.errno in (errno.EADDRINUSE, errno.EACCES):
                 raise SettingsError(
@@ -178,7 +176,7 @@ def listen_again(listener: socket.socket) -> socket.socket:
         another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         another.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         another.bind(listener.getsockname())
-        another.listen(_BACKLOG)
+        another.listen(BACKLOG)
         on_error.pop_all()
     another.setblocking(False)
     return another

@@ -321,7 +321,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
             self._discard()
 
     def _refuse(self, response: bytes) -> None:
-        """Answers a handshake that is none, and closes: in time, even if the client does not."""
+        """Answers a malformed handshake and closes the connection, in time even if the client does not."""
         self._handshake = None
         self._counters.refused_handshakes[response.split(b" ", 2)[1].decode()] += 1
         self._discard()

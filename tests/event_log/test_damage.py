@@ -344,3 +344,15 @@ def test_a_log_that_cannot_be_opened_is_not_left_locked(
         with pytest.raises(LogError, match="disk I/O error"):
             open_writer(data_dir)
     open_writer(data_dir).close()
+
+
+def test_counting_many_damaged_rows_is_cheap(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call, of which strangers cause one with every /health, looks at a few rows; all get their turn."""
+    monkeypatch.setattr("ptn_api.event_log.sqlite_reader._MOST_RECHECKED", 2)
+    change(data_dir, "UPDATE positions SET header = x'ff' WHERE removed_ms IS NULL")
+    with contextlib.closing(open_writer(data_dir)) as log:
+        assert list(log.positions()) == []
+        found = log.damaged()
+        assert found == len(POSITIONS) - 1
+        log.append(list(POSITIONS.values()), T0 + 200)
+        assert [log.damaged() for _ in range(6)] == [9, 7, 5, 3, 1, 0]

@@ -110,7 +110,7 @@ class _Protocol(asyncio.Protocol):
 def clients(port: int, count: int) -> Iterator[list[socket.socket]]:
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=45))
             for _ in range(count)
         ]
 
