@@ -52,7 +52,11 @@ def open_writer(
         except BaseException:
             os.close(lock)
             raise
-        writer.delete_unused_chunks()
+        try:
+            writer.delete_unused_chunks()
+        except BaseException:
+            writer.close()
+            raise
         return writer
     except OSError as error:
         raise LogUnwritableError(f"the log in {data_dir} cannot be written: {error}") from error

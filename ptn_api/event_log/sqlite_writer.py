@@ -18,7 +18,6 @@ import msgspec
 import structlog
 
 from ptn_api.clock import Clock
-from ptn_api.errors import LogUnwritableError
 from ptn_api.event_log.announcements import AppendTime
 from ptn_api.event_log.append import Append
 from ptn_api.event_log.commit_notifier import CommitNotifier, listener_folder
@@ -49,6 +48,7 @@ from ptn_api.event_log.documents import (
     stored_digest,
     unused_chunks,
 )
+from ptn_api.event_log.outage import RETRIED_WRITE_ERRORS
 from ptn_api.event_log.rows import (
     LogState,
     mark_positions,
@@ -311,7 +311,10 @@ class SqliteWriter(SqliteReader):
                     time.sleep(_YIELD_S)
 
     def delete_unused_chunks(self) -> None:
-        """Cleans up after replaced documents and crashes. On a full disk the next call does it."""
+        """Cleans up after replaced documents and crashes.
+
+        On a full disk, or in a damaged file, that is left to the next call.
+        """
         try:
             with self._snapshot() as db:
                 unused = unused_chunks(db)
@@ -321,7 +324,7 @@ class SqliteWriter(SqliteReader):
                 with self._transaction() as (db, _):
                     if version not in self._staging:
                         delete_chunk(db, version, index)
-        except LogUnwritableError as error:
+        except RETRIED_WRITE_ERRORS as error:
             logger.warning("document_cleanup_failed", reason=str(error))
 
 

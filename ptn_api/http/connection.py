@@ -235,9 +235,11 @@ class Connection(asyncio.Protocol):
         # Only one chunk at a time waits in memory for a client that reads slowly.
         chunks = exchange.body.chunks()
         while True:
-            await self._backpressure.wait()
             # One chunk per turn of the loop: many downloads must not hold up all other clients.
-            await asyncio.sleep(0)
+            if self._backpressure.paused:
+                await self._backpressure.wait()
+            else:
+                await asyncio.sleep(0)
             async with exchange.pace or contextlib.nullcontext():
                 chunk = next(chunks, None)
             if chunk is None or self._transport.is_closing():

@@ -185,7 +185,6 @@ async def _publish_snapshots(
                 info = await asyncio.to_thread(publish_snapshot, broker, path)
                 before = (await asyncio.to_thread(broker.status))["log"].size
                 took_ms = monotonic_ms() - started_ms
-                writer.snapshot_ms = wall_ms()
                 logger.info("cluster_snapshot_published", index=info.index, size=info.size, ms=took_ms)
             failing = False
         except LogError as error:

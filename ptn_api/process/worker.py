@@ -118,7 +118,7 @@ async def _run_intake(config: WorkerConfig, control: WorkerControl) -> None:
         contextlib.suppress(LogError),  # a log that cannot be read is dealt with below
         contextlib.closing(open_reader(Path(config.settings.data_dir))) as existing,
     ):
-        if existing.behind_ms() != 0:  # writing to a copy would fork the cluster's log
+        if existing.copy_status() is not None:  # writing to a copy would fork the cluster's log
             raise SettingsError(
                 "--data-dir holds a copy of a cluster's log: give --cluster, or another directory",
                 code="joined",
@@ -149,15 +149,18 @@ async def _take_in(
     control.sources = Sources(
         counters, copy=cast(Any, event_log) if settings.cluster_options.servers else None
     )
-    skipped = event_log.counters()["skipped"]
+    before = skipped = event_log.counters()["skipped"]
 
     def find_problems() -> Findings:
+        nonlocal skipped
+        with contextlib.suppress(LogError):  # an error would end the reports that this process lives
+            skipped = event_log.counters()["skipped"]
         return {
             "log_unwritable": counters.unwritable,
             "log_unusable": counters.unusable,
             "log_damaged": event_log.damaged(),
             "queue_items_refused": counters.queue_refused,
-            "changes_skipped": event_log.counters()["skipped"] - skipped,
+            "changes_skipped": skipped - before,
         }
 
     control.problems.watch(find_problems)

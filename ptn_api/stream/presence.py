@@ -135,15 +135,15 @@ class Presence:
             self._flush_soon()
 
     def _flush_soon(self) -> None:
-        if self._flush is None:
-            self._flush = asyncio.get_running_loop().call_later(_COALESCE_S, self._send_changes)
+        def flush() -> None:
+            self._flush = None
+            users = {alias: self._own.get(alias, UserPresence()) for alias in self._changed}
+            update = Update(users=users, events=self._events)
+            self._changed, self._events = set(), []
+            self._publish(update)
 
-    def _send_changes(self) -> None:
-        self._flush = None
-        users = {alias: self._own.get(alias, UserPresence()) for alias in self._changed}
-        update = Update(users=users, events=self._events)
-        self._changed, self._events = set(), []
-        self._publish(update)
+        if self._flush is None:
+            self._flush = asyncio.get_running_loop().call_later(_COALESCE_S, flush)
 
     def _publish(self, update: Update) -> None:
         if self._peers is not None:

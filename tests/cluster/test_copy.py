@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from ptn_api.cluster import copy as copying
+from ptn_api.cluster.broker import Beat
 from ptn_api.cluster.commit import decode_part, encode_part, encode_rows
 from ptn_api.cluster.copy import Copy, found, open_copy
 from ptn_api.cluster.snapshot import publish_snapshot
@@ -238,6 +241,49 @@ def test_a_copy_knows_how_far_behind_it_is(cluster: Cluster, tmp_path: Path) -> 
     again._writer.execute("UPDATE chain SET complete_ms = ?", (1 << 60,))
     assert again.behind_ms() is None  # the machine has restarted, and its clock with it
     again.close()
+
+
+def test_beats_say_where_the_stream_ends(cluster: Cluster, tmp_path: Path) -> None:
+    """While a server elects a leader, too; for three seconds, and not before the copy has read that far."""
+    now = 1_000_000
+    copy = open_copy(tmp_path / "new", cluster.broker, Copy, monotonic=lambda: now)
+    assert copy.confirm()
+
+    def beat(**fields: Any) -> None:
+        tip = cluster.writer.tip()
+        known = {"writer": b"w", "term": tip.term, "index": tip.index, "active": True}
+        copy.hear(Beat(**known | fields))
+
+    def complete_ms() -> int:
+        with contextlib.closing(sqlite3.connect(log_path(tmp_path / "new"))) as db:
+            found: int = db.execute("SELECT complete_ms FROM chain").fetchone()[0]
+            return found
+
+    def refuse() -> int:
+        raise BrokerError("no leader")
+
+    cluster.broker.last = refuse  # type: ignore[method-assign]
+    append(cluster, 1)
+    now += 1_000
+    beat()
+    now += 2_000
+    assert copy.confirm()
+    assert complete_ms() == 1_001_000
+    append(cluster, 2)
+    now += 500
+    beat()
+    cluster.broker.stale = 1  # the beat names a commit that cannot be read yet
+    with pytest.raises(BrokerError):
+        copy.confirm()
+    assert complete_ms() == 1_001_000
+    cluster.broker.stale = 0
+    assert copy.confirm()
+    now += 10_000
+    for fields in ({"active": False}, {"term": 0}, {"index": 0}):
+        beat(**fields)  # of a standby, of a former active machine, and one that was overtaken
+    with pytest.raises(BrokerError):
+        copy.confirm()
+    copy.close()
 
 
 def test_a_broker_that_knows_less_than_the_copy(cluster: Cluster) -> None:

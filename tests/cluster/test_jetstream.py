@@ -16,7 +16,7 @@ import pytest
 import trustme
 from structlog.testing import capture_logs
 
-from ptn_api.cluster.broker import PART_BYTES, Entry, SnapshotInfo
+from ptn_api.cluster.broker import PART_BYTES, Beat, Entry, SnapshotInfo
 from ptn_api.cluster.copy import Copy, open_copy
 from ptn_api.cluster.jetstream import JetStreamBroker, NodeReport
 from ptn_api.cluster.options import ClusterOptions
@@ -330,8 +330,15 @@ def test_permissions_are_enough(secured: Secured, tmp_path: Path) -> None:
         own.report(NodeReport(node="a", index=1, behind_ms=0, processes=[]))
         other.report(NodeReport(node="b", index=1, behind_ms=0, processes=[]))
         assert other.snapshots() == own.snapshots() != []
+        heard: list[Beat] = []
+        for machine in (own, other):
+            machine.listen(heard.append)
+        beat = Beat(writer=b"a", term=1, index=2, active=True, leaving=True)
+        own.announce(beat)
+        until(lambda: heard == [beat] * 2, what="a beat on both machines")
         last = own.last()
         with capture_logs() as logs:
+            other.announce(beat)
             for forbidden in (
                 lambda: other.publish(b"a", expected=last),
                 lambda: other.put_snapshot(snapshot("aa", 5, 1), [b"1"]),
@@ -341,6 +348,7 @@ def test_permissions_are_enough(secured: Secured, tmp_path: Path) -> None:
         assert any("ermissions" in str(entry.get("reason")) for entry in logs)
         assert own.last() == last
         assert all(info.name != "aa" for info in own.snapshots())
+        assert len(heard) == 2
 
 
 @pytest.mark.parametrize(

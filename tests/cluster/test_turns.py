@@ -345,11 +345,32 @@ async def test_an_orderly_stop_hands_over_at_once(
     async with contextlib.AsyncExitStack() as stack:
         async with started(tmp_path / "a", broker, validator):
             b = await stack.enter_async_context(started(tmp_path / "b", broker, validator))
-            assert not b.keeper.active
         await until_async(lambda: b.keeper.active, what="the take-over")
         placed = place(validator, 10)
         await until_async(lambda: b.intake.announced() == [placed], what="the order")
     assert content(tmp_path / "b")["positions"]
+
+
+async def test_a_restarted_machine_resumes_at_once(
+    tmp_path: Path, broker: MemoryBroker, validator: ValidatorDir
+) -> None:
+    """Unless another one has taken over since; its predecessor did not say that it leaves."""
+    async with started(tmp_path / "a", broker, validator):
+        broker.silent = True
+    broker.silent = False
+    async with contextlib.AsyncExitStack() as stack:
+        b = await stack.enter_async_context(started(tmp_path / "b", broker, validator))
+        async with started(tmp_path / "a", broker, validator) as a:
+            await until_active(a.keeper)
+            request_takeover(tmp_path / "b")
+            await until_active(b.keeper)
+            broker.silent = True
+        broker.silent = False
+        async with started(tmp_path / "a", broker, validator) as a:
+            placed = place(validator, 10)
+            await until_placed(a, [placed])
+            assert b.keeper.active
+            assert a.log.term == 3
 
 
 async def test_two_new_machines_at_once(

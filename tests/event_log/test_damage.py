@@ -315,3 +315,32 @@ def test_an_empty_file_is_a_new_log(data_dir: Path) -> None:
         assert not log.ready()
         assert log.head() != epoch["head"]
     assert logs[0]["event"] == "log_empty"
+
+
+def test_a_log_whose_chunks_cannot_be_read_takes_orders(data_dir: Path) -> None:
+    """The cleanup at the start, which reads the index of the chunks, is put off."""
+    with contextlib.closing(sqlite3.connect(log_path(data_dir))) as db:
+        name = "sqlite_autoindex_chunks_1"
+        [(page,)] = db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchall()
+        [(size,)] = db.execute("PRAGMA page_size").fetchall()
+    with log_path(data_dir).open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+    with contextlib.closing(open_writer(data_dir)) as log:
+        before = log.head().sequence
+        log.append([written(position(20, [order(200)]), fingerprint="file 20")], T0 + 200)
+        assert log.head().sequence == before + 1
+        assert "" in {damage.table for damage in log.find_damage()}
+
+
+def test_a_log_that_cannot_be_opened_is_not_left_locked(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise LogError("the log cannot be read: disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ptn_api.event_log.sqlite_writer.SqliteWriter.delete_unused_chunks", fail)
+        with pytest.raises(LogError, match="disk I/O error"):
+            open_writer(data_dir)
+    open_writer(data_dir).close()

@@ -184,6 +184,20 @@ def test_a_log_that_cannot_be_used_is_said(
         assert "Traceback" not in server.log.read_text()
 
 
+@pytest.mark.usefixtures("keys")
+def test_a_log_that_is_damaged_for_a_while(validator: Validator, data_dir: Path) -> None:
+    """Intake goes on reporting that it lives although the log's counters cannot be read."""
+    validator.place(5)
+    with api(data_dir, validator_dir=validator.root) as server:
+        intake = server.children()["intake"]
+        change(data_dir, "UPDATE log SET sequence = sequence + 5")
+        until(lambda: "log_unusable" in problems(server), what="/health to report it")
+        change(data_dir, "UPDATE log SET sequence = sequence - 5")
+        until(lambda: not problems(server), what="the problem to end")
+        assert server.children()["intake"].pid == intake.pid
+        assert "Traceback" not in server.log.read_text()
+
+
 def test_a_full_disk_at_the_start(validator: Validator, data_dir: Path, keys: dict[int, str]) -> None:
     """One line and /health say it; with space the server becomes ready without a restart."""
     validator.place()
