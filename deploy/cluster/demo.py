@@ -1,8 +1,8 @@
 """A cluster on this machine, to try out: `make cluster`.
 
 Three NATS servers, two machines with intake next to one simulated validator, and two machines that only
-serve. Each "machine" is a process with its children. One that ends is started again after a while, in which
-the others can be watched doing without it.
+serve. Each "machine" is a process with its children. One that ends is started again after a while, which
+leaves time to watch the others do without it.
 """
 
 from __future__ import annotations
