@@ -400,6 +400,7 @@ class Copy(SqliteWriter):
                 self._forked = epoch != self.epoch
                 if self._forked:
                     raise LogUnusableError("the cluster's snapshot is of another log", code="forked")
+                self._tables = shared_tables(new)  # the schema may be what is damaged
                 incoming = Incoming(load_tip(new) or START, self._tables)
                 first = incoming.chain.tip.index
                 while entries := self._broker.read(incoming.chain.read, _READ_BYTES):
