@@ -43,6 +43,7 @@ Try, in another terminal (. .venv/bin/activate):
 {curls}
   ptn stream --url {stream} --api-key-file {keys}
   ptn cluster status --cluster {servers}
+  ptn cluster takeover --data-dir {folder}/intake-1
 
 Kill one and watch the stream and the status; it is started again after {restart_s:g} s:
 {kills}
