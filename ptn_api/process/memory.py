@@ -7,11 +7,13 @@ import os
 import resource
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ptn_api.clock import Monotonic, monotonic_ms
 from ptn_api.problems import Findings
-from ptn_api.process.metrics import Samples
+
+if TYPE_CHECKING:  # `ptn doctor` works without the server's libraries
+    from ptn_api.process.metrics import Samples
 
 __all__ = ["MemoryUse", "MemoryWatch", "memory_uses"]
 
