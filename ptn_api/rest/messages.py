@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import Annotated
 
@@ -66,7 +67,8 @@ class _Page(msgspec.Struct):
 def messages(app: AppContext, request: RequestContext) -> Response | Heavy:
     query: MessagesQuery = request.query
     if query.trade_pair:
-        _cursor(app, request, query)  # may wait, which the work must not
+        with contextlib.suppress(HTTPError):  # an unknown pair is reported first
+            _cursor(app, request, query)  # may wait, which the work must not
         return Heavy(partial(_filtered, app, request, query))
     return _messages(app, request, query)
 
