@@ -113,7 +113,7 @@ def init(
                 try:
                     found(broker, wall_ms())
                     break
-                except BrokerError:  # new streams answer nobody for a moment
+                except BrokerError:  # new streams do not answer for a moment
                     if monotonic_ms() > deadline_ms:
                         raise
                     time.sleep(0.1)

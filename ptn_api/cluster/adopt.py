@@ -33,7 +33,7 @@ __all__ = ["adopt", "leave"]
 
 
 def adopt(broker: Broker, data_dir: Path) -> SnapshotInfo:
-    """Publishes the log in this directory, which nobody may write meanwhile, to an empty stream.
+    """Publishes the log in this directory, which no process may write meanwhile, to an empty stream.
 
     The directory keeps its log, which is not a copy of the cluster's. If this was interrupted, it can be
     called again for the same log. Raises LogLockedError, LogMissingError, LogError if the stream has another

@@ -59,7 +59,7 @@ class Turns:
         self._silent_since = now_ms
         self._echo_ms = now_ms
         self._vacant_term = START.term
-        """The last term that is known to be over; nobody writes as long as the tip is of this term."""
+        """The last term that is known to be over; no machine writes as long as the tip is of this term."""
         self._left_term = -1
         self._requested = False
 

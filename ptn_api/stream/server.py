@@ -220,7 +220,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
     """A connection from its first byte on, counted until it logs in.
 
     picows' own server reports a connection only after its upgrade, too late to cap silent ones. Its parser
-    would also keep the handshake, and hold whatever a frame announces.
+    would also keep the handshake, and allocate as much as a frame announces.
     """
 
     def __init__(
