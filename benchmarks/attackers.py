@@ -314,15 +314,23 @@ async def attack_connects(target: Target) -> None:
 
 
 async def attack_half_open(target: Target) -> None:
-    """5,000 connections to each port that send half a line"""
+    """600 connections to each port at once, as an address may open in a minute, that send half a line"""
+    await _half_open(target, 1_200)
 
+
+async def attack_half_open_flood(target: Target) -> None:
+    """5,000 connections to each port at once, from many addresses, that send half a line"""
+    await _half_open(target, 10_000)
+
+
+async def _half_open(target: Target, connections: int) -> None:
     async def one(number: int) -> None:
         async with target.connection((target.rest, target.stream)[number % 2]) as (reader, writer):
             target.count("opened")
             writer.write(b"GET / HTTP/1.1\r\nHo")
             await reader.read(1)  # until the server closes
 
-    await _all(target, 10_000, one)
+    await _all(target, connections, one)
 
 
 async def attack_tls(target: Target) -> None:
@@ -577,6 +585,7 @@ ATTACKS: dict[str, Attack] = {
     "malformed": Attack(attack_malformed),
     "connects": Attack(attack_connects),
     "half-open": Attack(attack_half_open),
+    "half-open-flood": Attack(attack_half_open_flood),
     "bombs": Attack(attack_bombs),
     "unfinished": Attack(attack_unfinished),
     "fragments": Attack(attack_fragments),

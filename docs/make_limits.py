@@ -84,7 +84,7 @@ _LIMITS = "ptn_api.http.request:Limits"
 SECTIONS: dict[str, tuple[Bound, ...]] = {
     "Connections": (
         Bound("REST connections", "max_rest_connections",
-            "The one that is idle longest is closed; if all are busy, one without a key, then the newest one of the user with the most. If there is none, the new one",
+            "Of the idle ones without a valid key, the one that is idle longest is closed, then one of the user with the most idle ones. If all are busy: one without a key, then the newest one of the user with the most, or else the new one",
             f"{LIMITED % 'connections'}, problem connections_at_limit",
             ("http/test_connection_limit.py::test_the_connection_that_is_idle_longest_is_evicted", "http/test_connection_limit.py::test_if_all_are_busy_an_evictable_one_is_evicted", "http/test_connection_limit.py::test_if_all_are_busy_with_users_the_greatest_gives_way", "http/test_connection_limit.py::test_evictions_are_a_problem")),
         Bound("WebSocket connections without a login", "max_waiting_connections",
@@ -95,7 +95,7 @@ SECTIONS: dict[str, tuple[Bound, ...]] = {
             "The limit is lowered to that at the start", "process_max_fds",
             ("http/test_connection_limit.py::test_half_of_the_files_remain",)),
         Bound("all connections of a process, with TLS handshakes", "(the open files allowed, less those in use and a reserve of 16 to 256)",
-            "The oldest TLS handshake is ended, or a connection evicted as above. If there is none, new ones wait",
+            "The oldest TLS handshake is ended, or a connection evicted as above. Otherwise new ones wait",
             'ptn_tls_handshakes_failed_total{outcome="evicted"}, ptn_accept_paused_seconds_total, problem accept_paused',
             ("http/test_acceptor.py::test_connections_beyond_the_limit_wait_for_others_to_close", "http/test_acceptor.py::test_unfinished_handshakes_count_and_evict_each_other", "hostile/test_open_files.py::test_connections_never_take_the_last_file")),
         Bound("WebSocket connections of a user below tier 200", "max_connections_per_key",

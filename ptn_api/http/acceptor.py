@@ -27,7 +27,7 @@ logger = structlog.get_logger()
 
 BACKLOG = 4_096
 """Pending connects: thousands of clients may reconnect at once. They also wait here during a pause."""
-_ACCEPTS_PER_TURN = 16
+_ACCEPTS_PER_TURN = 4
 """Each leads to a handshake or a request in the next turns of the loop, for which others have to wait."""
 _RETRY_S = 0.2
 _LASTING_S = 1.0

@@ -187,7 +187,7 @@ class Connection(asyncio.Protocol):
         elif reader.closed:
             self._close()
         else:
-            self._connections.mark_idle(self)
+            self._connections.mark_idle(self, self._info.owner)
             self._set_reading(True)
             # Part of the next request may have arrived behind the last one.
             if reader.expects_continue:

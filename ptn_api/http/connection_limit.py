@@ -24,11 +24,12 @@ C = TypeVar("C", bound=Abortable)
 
 
 class ConnectionLimit(Generic[C]):
-    """Open connections, capped; when one more opens, the one that has been idle longest is evicted.
+    """Open connections, capped; when one more opens, another one is evicted.
 
-    A flood of idle connections therefore evicts only itself. If none is idle, the oldest busy connection
-    without an owner is evicted; then the newest one of the owner with the most, if that is more than one.
-    Otherwise the new one is closed.
+    That is the one without an owner that has been idle longest, or else the one that has been idle longest of
+    the owner with the most. A flood of strangers, or of one owner, therefore evicts only itself. If none is
+    idle, the oldest busy connection without an owner is evicted; then the newest one of the owner with the
+    most, if that is more than one. Otherwise the new one is closed.
     """
 
     def __init__(self, maximum: int, on_limit: Callable[[], None]) -> None:
@@ -40,16 +41,19 @@ class ConnectionLimit(Generic[C]):
         unlimited = files == resource.RLIM_INFINITY
         self._maximum = max(1, maximum if unlimited else min(maximum, files // 2))
         self._on_limit = on_limit
-        self._idle: dict[C, None] = {}
+        self._strangers: dict[C, None] = {}
+        """Idle, without an owner."""
+        self._idle: dict[C, Hashable] = {}
+        """The owner of each idle connection that has one."""
         self._busy: dict[C, Hashable] = {}
         """The owner of each busy connection; None = no owner."""
         self._empty = asyncio.Event()
 
     def __iter__(self) -> Iterator[C]:
-        return iter([*self._idle, *self._busy])
+        return iter([*self._strangers, *self._idle, *self._busy])
 
     def __len__(self) -> int:
-        return len(self._idle) + len(self._busy)
+        return len(self._strangers) + len(self._idle) + len(self._busy)
 
     def add(self, connection: C) -> None:
         """Adds a new connection, which is idle."""
@@ -57,12 +61,15 @@ class ConnectionLimit(Generic[C]):
             self._on_limit()
             connection.abort()
             return
-        self._idle[connection] = None
+        self._strangers[connection] = None
         self._empty.clear()
 
     def evict(self) -> bool:
         """Closes one connection, if any may be evicted; returns whether it did."""
-        evicted = next(iter(self._idle), None)
+        evicted = next(iter(self._strangers), None)
+        if evicted is None and self._idle:
+            [(most, _)] = Counter(self._idle.values()).most_common(1)
+            evicted = next(idle for idle, owner in self._idle.items() if owner == most)
         if evicted is None:
             evicted = next((busy for busy, owner in self._busy.items() if owner is None), None)
         if evicted is None and self._busy:
@@ -78,25 +85,29 @@ class ConnectionLimit(Generic[C]):
 
     def mark_busy(self, connection: C, owner: Hashable) -> None:
         """Marks an idle connection as busy: it awaits a response."""
-        if connection in self._idle:
-            del self._idle[connection]
+        if self._forget(connection):
             self._busy[connection] = owner
 
-    def mark_idle(self, connection: C) -> None:
+    def mark_idle(self, connection: C, owner: Hashable = None) -> None:
         """Marks a connection as idle, and as the one that became so last."""
-        if connection in self._idle:
-            del self._idle[connection]
-            self._idle[connection] = None
-        elif connection in self._busy:
-            del self._busy[connection]
-            self._idle[connection] = None
+        if self._forget(connection):
+            if owner is None:
+                self._strangers[connection] = None
+            else:
+                self._idle[connection] = owner
 
     def remove(self, connection: C) -> None:
         """Removes a connection that has closed; one that was evicted is gone already."""
-        self._idle.pop(connection, None)
-        self._busy.pop(connection, None)
+        self._forget(connection)
         if not len(self):
             self._empty.set()
+
+    def _forget(self, connection: C) -> bool:
+        for connections in (self._strangers, self._idle, self._busy):
+            if connection in connections:
+                del connections[connection]
+                return True
+        return False
 
     async def wait_until_empty(self) -> None:
         if len(self):

@@ -31,6 +31,7 @@ from ptn_api.errors import (
 from ptn_api.event_log.contract import EventLog, EventLogWriter
 from ptn_api.problems import Findings
 from ptn_api.process.background import (
+    collect_garbage,
     flush_usage,
     read_keys,
     reload_certificate,
@@ -223,6 +224,7 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
         ),
         flush_usage(usage, UsageFile(data_dir), control.problems, every_ms=settings.usage_flush_ms),
         watch_loop(sources.loop_lag, control.problems),
+        collect_garbage(),
     ]
     control.problems.watch(lambda: key_file.findings)
     control.problems.watch(lambda: {"log_damaged": event_log.damaged()})

@@ -59,6 +59,8 @@ _MOST_IGNORED_FRAMES = 100
 """How many frames are parsed after the close, in search of the client's close frame."""
 
 _READ_BYTES = 4 * 1024
+_PARSED_BYTES = 512
+"""Of one connection in one turn of the loop: a hundred of the smallest frames."""
 _DISCARDED = memoryview(bytearray(256 * 1024))
 """Where all connections write what is thrown away: large, so that a flood costs few reads."""
 _DISCARD_PAUSE_S = 0.05
@@ -243,7 +245,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
             enable_auto_pong=False,  # unread pongs must count as unsent bytes
             max_frame_size=max(options.message_limit_bytes, SMALL_FRAME_BYTES),
             extra_headers=None,
-            read_buffer_init_size=4 * 1024,
+            read_buffer_init_size=_PARSED_BYTES,
         )
         self._limit = limit
         self._accept = accept
@@ -253,8 +255,8 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
         self._handshake: HandshakeReader | None = HandshakeReader()
         self._discarding = False
         """Whether everything further is thrown away, until the connection's end."""
-        self._own_buffer: memoryview | None = memoryview(bytearray(_READ_BYTES))
-        """What is read before and after picows has its turn. asyncio's TLS writes to slices of it."""
+        self._buffer = memoryview(bytearray(_READ_BYTES))
+        """What is read. asyncio's TLS writes to slices of it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         self._socket = transport
@@ -273,7 +275,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
         super().connection_lost(exc)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._own_buffer or cast(memoryview, super().get_buffer(sizehint))
+        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._discarding:
@@ -282,10 +284,11 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
                 self._socket.pause_reading()
                 asyncio.get_running_loop().call_later(_DISCARD_PAUSE_S, self.read_on)
             return
-        if self._handshake is None or self._own_buffer is None:
-            self._parse_frames(nbytes)
+        data = bytes(self._buffer[:nbytes])
+        if self._handshake is None:
+            self._feed(data)
             return
-        found = self._handshake.feed(bytes(self._own_buffer[:nbytes]))
+        found = self._handshake.feed(data)
         if isinstance(found, bytes):
             self._refuse(found)
         elif found is not None:
@@ -293,17 +296,25 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
             peer = self._socket.get_extra_info("peername")
             peer = peer[:2] if isinstance(peer, tuple) and len(peer) >= 2 else None
             self._response.append(self._accept(found.headers, peer))
-            self._handshake, self._own_buffer = None, None
-            self._feed(found.for_picows())
-            self._feed(found.rest)
+            self._handshake = None
+            self._feed(found.for_picows() + found.rest)
 
     def _feed(self, data: bytes) -> None:
-        while data and not self._discarding:
+        """Parses what was read; of many frames, some in each turn of the loop, and reads on after that."""
+        part, rest = data[:_PARSED_BYTES], data[_PARSED_BYTES:]
+        while part and not (self._discarding or self._socket.is_closing()):
             buffer = super().get_buffer(-1)
-            size = min(len(data), len(buffer))
-            buffer[:size] = data[:size]
+            size = min(len(part), len(buffer))
+            buffer[:size] = part[:size]
             self._parse_frames(size)
-            data = data[size:]
+            part = part[size:]
+        if self._socket.is_closing() or self._discarding:
+            return
+        if rest:
+            self._socket.pause_reading()
+            asyncio.get_running_loop().call_soon(self._feed, rest)
+        else:
+            self._socket.resume_reading()
 
     def _parse_frames(self, size: int) -> None:
         client: _Client | None = self.listener
@@ -340,7 +351,7 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
 
     def _discard(self) -> None:
         self._discarding = True
-        self._own_buffer = _DISCARDED
+        self._buffer = _DISCARDED
 
 
 def _take(

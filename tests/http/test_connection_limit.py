@@ -86,6 +86,20 @@ def test_a_connection_that_becomes_idle_again_is_the_last_to_be_evicted() -> Non
     assert (first.aborted, second.aborted) == (False, True)
 
 
+def test_connections_without_an_owner_are_evicted_first() -> None:
+    """However long ago the others made their last request; then those of the owner with the most."""
+    alice, bob, again, stranger, *new = (FakeConnection() for _ in range(6))
+    limit = limit_over(alice, bob, again, stranger, maximum=4)
+    limit.mark_idle(alice, "alice")
+    limit.mark_idle(bob, "bob")
+    limit.mark_idle(again, "bob")
+    limit.add(new[0])
+    assert [one.aborted for one in (alice, bob, again, stranger)] == [False, False, False, True]
+    limit.mark_idle(new[0], "carol")
+    limit.add(new[1])
+    assert [one.aborted for one in (alice, bob, again, new[0])] == [False, True, False, False]
+
+
 def test_a_closed_connection_does_not_count() -> None:
     """Whether it was idle, busy or evicted."""
     connections = [FakeConnection() for _ in range(4)]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 
 from ptn_api.histogram import Histogram
 from ptn_api.problems import ProblemRegister
-from ptn_api.process.background import watch_loop
+from ptn_api.process.background import collect_garbage, watch_loop
 from ptn_api.tasks import cancel_and_wait
 from tests.waiting import until_async
 
@@ -26,3 +28,35 @@ async def test_a_loop_that_stays_late_is_a_problem_until_it_is_no_longer() -> No
     await until_async(lambda: "event_loop_busy" not in problems.look())
     await cancel_and_wait([task])
     assert lag.sum - before > 0.6
+
+
+class _Cyclic:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+async def test_only_the_background_task_makes_full_collections() -> None:
+    """Not the growth by thousands of objects; and garbage in cycles is found."""
+    generations: list[int] = []
+
+    def count(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop":
+            generations.append(info["generation"])
+
+    before = gc.get_threshold()
+    task = asyncio.create_task(collect_garbage(every_ms=50))
+    await asyncio.sleep(0)
+    gc.callbacks.append(count)
+    try:
+        old, kept = _Cyclic(), [[number] for number in range(400_000)]
+        assert 1 in generations
+        assert 2 not in generations
+        gone = weakref.ref(old)
+        del old
+        await until_async(lambda: gone() is None)
+        assert 2 in generations
+        assert len(kept) == 400_000
+    finally:
+        gc.callbacks.remove(count)
+        await cancel_and_wait([task])
+    assert gc.get_threshold() == before

@@ -8,6 +8,7 @@ import gc
 import json
 import struct
 import tracemalloc
+from collections import Counter
 from typing import Any, cast
 
 import picows
@@ -72,8 +73,37 @@ async def test_a_flood_after_the_close_is_not_parsed(monkeypatch: pytest.MonkeyP
         assert struct.pack("!H", TOO_MANY) in data
         await calm.send(type="ping", timestamp=1)
         assert (await calm.receive())["type"] == "pong"
-    # The parser finishes what it has read: at most its buffer of 64 KiB.
-    assert 10 < len(handled) < 20_000
+    # The parser finishes what it has read in one turn of the loop.
+    assert 10 < len(handled) < 300
+
+
+async def test_a_flood_of_frames_leaves_turns_of_the_loop_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection is read for long without a pause, before its login or after."""
+    turn = 0
+    turns: list[int] = []
+    handle = _Client.on_ws_frame
+
+    def counted(client: _Client, transport: picows.WSTransport, ws_frame: picows.WSFrame) -> None:
+        turns.append(turn)
+        handle(client, transport, ws_frame)
+
+    def next_turn() -> None:
+        nonlocal turn
+        turn += 1
+        asyncio.get_running_loop().call_soon(next_turn)
+
+    monkeypatch.setattr(_Client, "on_ws_frame", counted)
+    login = json.dumps({"api_key": KEY}).encode()
+    async with running(frames_per_minute=0) as live:
+        next_turn()
+        for first_frame in (b"", frame(login)):
+            turns.clear()
+            _, writer = await asyncio.open_connection("127.0.0.1", live.port)
+            # What arrives together, and what the sender's system holds back until there is room.
+            writer.write(UPGRADE + b"\r\n" + first_frame + frame(b"", first=0x8A) * 50_000)
+            await until(lambda: len(turns) >= 50_000)
+            assert max(Counter(turns).values()) < 300
+            writer.transport.abort()
 
 
 async def test_too_many_connects_from_an_address_are_closed_with_come_back() -> None:
