@@ -162,7 +162,7 @@ PROBLEMS: Mapping[Code, Problem] = {
     "files_refused": Problem(
         "degraded",
         "Position files cannot be read, or not everything in them; the last good state of each is served",
-        "See `position_file_skipped` and `position_incomplete` in the log. Unreadable files: run the service as the user that `ptn doctor` names",
+        "See `position_file_skipped`, `position_incomplete` and `folder_skipped` in the log. Unreadable files: run the service as the user that `ptn doctor` names",
         counted="files and folders",
     ),
     "documents_refused": Problem(
