@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, Protocol, get_args
 
 import msgspec
+import structlog
 
 from ptn_api.clock import Clock, Monotonic, monotonic_ms, wall_ms
 
@@ -32,6 +33,8 @@ __all__ = [
     "merged",
     "severity_of",
 ]
+
+logger = structlog.get_logger()
 
 Severity = Literal["degraded", "starting", "unavailable"]
 """`degraded`: `/health` is a 200, for what is served is right. The others are a 503."""
@@ -70,6 +73,7 @@ Code = Literal[
     "memory_near_limit",
     "connections_at_limit",
     "clients_too_slow",
+    "checks_failing",
 ]
 CODES: tuple[Code, ...] = get_args(Code)
 
@@ -162,7 +166,7 @@ PROBLEMS: Mapping[Code, Problem] = {
     "files_refused": Problem(
         "degraded",
         "Position files cannot be read, or not everything in them; the last good state of each is served",
-        "See `position_file_skipped` and `position_incomplete` in the log. Unreadable files: run the service as the user that `ptn doctor` names",
+        "See `position_file_skipped`, `position_incomplete` and `folder_skipped` in the log. Unreadable files: run the service as the user that `ptn doctor` names",
         counted="files and folders",
     ),
     "documents_refused": Problem(
@@ -262,6 +266,12 @@ PROBLEMS: Mapping[Code, Problem] = {
         "Check the server's bandwidth and the proxy in front. Lines `connection_closed` with code 4001 name the users. Bursts: raise `--send-buffer-bytes`, if there is memory",
         counted="users",
     ),
+    "checks_failing": Problem(
+        "degraded",
+        "A process cannot look for some of its problems, which is a bug; what it found of them before is still reported",
+        "Report the traceback of `problem_check_failed` in the log",
+        counted="checks",
+    ),
 }
 # fmt: on
 
@@ -288,6 +298,7 @@ class ProblemRegister:
         self._clock = clock
         self._present: Troubles = {}
         self._finders: list[Callable[[], Findings]] = []
+        self._failing: set[Callable[[], Findings]] = set()
 
     def watch(self, finder: Callable[[], Findings]) -> None:
         self._finders.append(finder)
@@ -301,10 +312,19 @@ class ProblemRegister:
         self._present[code] = Trouble(since_ms, None if present is True else present)
 
     def look(self) -> Troubles:
-        """The present problems."""
+        """The present problems. A finder that raises is a problem itself, and leaves the others."""
         for finder in self._finders:
-            for code, present in finder().items():
+            try:
+                findings = finder()
+            except Exception:  # whatever it is: this is how a process reports that it lives
+                if finder not in self._failing:
+                    self._failing.add(finder)
+                    logger.exception("problem_check_failed")
+                continue
+            self._failing.discard(finder)
+            for code, present in findings.items():
                 self.set(code, present)
+        self.set("checks_failing", len(self._failing))
         return dict(self._present)
 
 

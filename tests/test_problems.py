@@ -1,8 +1,44 @@
-"""Problems that last for a while after their last sign."""
+"""What a process finds of its problems, and those that last for a while after their last sign."""
 
 from __future__ import annotations
 
-from ptn_api.problems import Recent
+import structlog
+
+from ptn_api.problems import Findings, ProblemRegister, Recent
+
+
+class Finder:
+    """A finder that raises while `error` is set."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def __call__(self) -> Findings:
+        if self.error is not None:
+            raise self.error
+        return {"not_watching": True}
+
+
+def test_a_finder_that_raises_blinds_no_other() -> None:
+    """It is logged once until it works again, and is a problem itself; what it found last stays."""
+    register, finder, other = ProblemRegister(lambda: 5), Finder(), Finder()
+    register.watch(finder)
+    register.watch(lambda: {"work_refused": 7})
+    with structlog.testing.capture_logs() as lines:
+        assert set(register.look()) == {"not_watching", "work_refused"}
+        for _ in range(2):
+            finder.error = RuntimeError("broken")
+            for _ in range(3):
+                present = register.look()
+                assert set(present) == {"not_watching", "work_refused", "checks_failing"}
+                assert present["checks_failing"].count == 1
+            finder.error = None
+            assert set(register.look()) == {"not_watching", "work_refused"}
+        register.watch(other)
+        finder.error, other.error = KeyError("a"), ValueError("b")
+        assert register.look()["checks_failing"].count == 2
+    assert [line["event"] for line in lines] == ["problem_check_failed"] * 4
+    assert all(line["exc_info"] for line in lines)
 
 
 def test_what_happens_again_is_counted_until_it_has_not_happened_for_the_window() -> None:

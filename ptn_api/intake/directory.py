@@ -23,6 +23,7 @@ __all__ = ["Directory"]
 logger = structlog.get_logger()
 
 _HOTKEY, _POSITIONS, _PAIR, _FILES = 1, 2, 3, 4
+_BAD_NAME = "bad_name"
 _FIXED_NAMES = {_POSITIONS: ("positions",), _FILES: ("open", "closed")}
 
 
@@ -99,7 +100,8 @@ class Directory:
         self._miners: set[str] = set()
         self._hotkeys: list[str] = []
         self._unreadable: set[Folder] = set()
-        self._refused_paths: set[str] = set()
+        self._refused: dict[str, str] = {}
+        """Entries in the place of a folder, each with why it is skipped."""
         self._pass = 0
         self._rewatching = False
         self.root_missing = False
@@ -118,13 +120,13 @@ class Directory:
 
     @property
     def refused(self) -> int:
-        """Number of entries that are skipped at present: bad names, no permission, links to themselves."""
-        return len(self._refused_paths) + len(self._unreadable)
+        """Number of folders, and of entries in the place of one, that are skipped at present."""
+        return len(self._refused) + len(self._unreadable)
 
     @property
     def unreadable(self) -> int:
-        """Number of folders that this user cannot list at present."""
-        return len(self._unreadable)
+        """Number of folders that cannot be listed at present."""
+        return len(self._unreadable) + sum(code != _BAD_NAME for code in self._refused.values())
 
     def locked_path(self) -> str:
         """Returns a folder that this user cannot list, or the root if it is out of reach; else nothing."""
@@ -138,7 +140,12 @@ class Directory:
 
     def unreadable_hotkeys(self) -> set[str]:
         """Returns the miners whose files are unknown at present; an empty name stands for all miners."""
-        return {folder.hotkey for folder in self._unreadable}
+        below = len(self._root.path) + 1
+        replaced = (path[below:] for path, code in self._refused.items() if code != _BAD_NAME)
+        return {
+            *(folder.hotkey for folder in self._unreadable),
+            *(path.partition("/")[0] for path in replaced),
+        }
 
     def check_root(self) -> bool:
         """Returns whether the root exists."""
@@ -206,18 +213,16 @@ class Directory:
         path = f"{folder.path}/{name}"
         try:
             version = version_of(os.stat(path))
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            is_missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+            if not is_missing or os.path.islink(path):
+                folder.files.add(name)
+                self._files.add_unreadable(place, name, to_read)
             # Below a root that was moved away every file is missing: that means nothing for this one.
-            if self.check_root():
-                self._refused_paths.discard(path)
+            elif self.check_root():
                 folder.files.discard(name)
                 self._files.remove_file(place, name, to_read)
             return
-        except OSError as error:
-            self._skip_file(place, name, error)
-            folder.mtime_ns = 0  # the next sweep tries again
-            return
-        self._refused_paths.discard(path)
         folder.files.add(name)
         # Forced: the kernel reports a write, even if inode, time and size look the same.
         self._files.add_file(place, name, version, to_read, force=True)
@@ -229,14 +234,12 @@ class Directory:
         for entry in entries:
             try:
                 status = entry.stat()
-            except FileNotFoundError:
-                continue  # gone since the listing, or a dangling link
             except OSError as error:
-                self._skip_file(place, entry.name, error)
-                if entry.name in folder.files:
-                    present.add(entry.name)  # not gone
+                if isinstance(error, FileNotFoundError) and not entry.is_symlink():
+                    continue  # gone since the listing
+                present.add(entry.name)
+                self._files.add_unreadable(place, entry.name, to_read)
                 continue
-            self._refused_paths.discard(entry.path)
             # A folder too: reading it fails, so it is reported, and a position that had a file there stays.
             present.add(entry.name)
             self._files.add_file(place, entry.name, version_of(status), to_read)
@@ -263,15 +266,14 @@ class Directory:
             self._add_watch(folder)
             with os.scandir(folder.path) as listing:
                 entries = list(listing)
-            if self._refused_paths:
-                refused = {path for path in self._refused_paths if os.path.dirname(path) == folder.path}
-                self._refused_paths -= refused - {entry.path for entry in entries}
             if folder.place is not None:
                 self._compare_files(folder, folder.place, entries, to_read)
                 folder.place.watched = was_watched
             else:
                 self._compare_folders(folder, entries, to_read)
         except (FileNotFoundError, NotADirectoryError):
+            if folder.parent is not None:
+                folder.parent.mtime_ns = 0  # the next sweep sees what lies in the folder's place
             self._drop(folder, to_read)
         except OSError as error:
             self._skip_folder(folder, error)
@@ -279,35 +281,44 @@ class Directory:
             self._unreadable.discard(folder)
             folder.listed_in = self._pass
             folder.inode = status.st_ino
-            folder.mtime_ns = status.st_mtime_ns if is_settled(status.st_mtime_ns) else 0
+            # A link may lead to a folder again without a change of the folder that it lies in.
+            must_list = any(os.path.dirname(path) == folder.path for path in self._refused)
+            folder.mtime_ns = status.st_mtime_ns if is_settled(status.st_mtime_ns) and not must_list else 0
 
     def _compare_folders(
         self, folder: Folder, entries: list[os.DirEntry[str]], to_read: PositionsToRead
     ) -> None:
-        present = {entry.name: entry for entry in entries if self._is_wanted(folder, entry)}
+        depth = folder.depth + 1
+        present: dict[str, os.DirEntry[str]] = {}
+        refused: dict[str, str] = {}
+        for entry in entries:
+            if entry.name not in _FIXED_NAMES.get(depth, (entry.name,)):
+                continue
+            try:
+                if not entry.is_dir():
+                    refused[entry.name] = "not_a_folder"
+                    continue
+                check_name(entry.name)
+            except InvalidInputError as error:
+                refused[entry.name] = error.code
+            except OSError:  # a link to itself, or into a folder without permission
+                refused[entry.name] = "unreadable"
+            else:
+                present[entry.name] = entry
         for name in folder.folders.keys() - present.keys():
             self._drop(folder.folders[name], to_read)
+        # Where names are free, a stray file is ignored, unless positions are missing below its name.
+        for name in [name for name, code in refused.items() if code == "not_a_folder"]:
+            missing = (name, "") if depth == _HOTKEY else (folder.hotkey, name)
+            if depth not in _FIXED_NAMES and not self._files.misses(*missing):
+                del refused[name]
+        self._refuse(folder, refused)
         for name, entry in present.items():
             child = folder.folders.get(name)
             if child is None:
                 folder.folders[name] = Folder(folder, name, entry.path)
             elif not entry.is_symlink() and entry.inode() != child.inode:
                 child.inode = 0
-
-    def _is_wanted(self, folder: Folder, entry: os.DirEntry[str]) -> bool:
-        depth = folder.depth + 1
-        try:
-            if entry.name not in _FIXED_NAMES.get(depth, (entry.name,)) or not entry.is_dir():
-                return False
-            check_name(entry.name)
-        except InvalidInputError as error:
-            self._skip_child(entry, error.code)
-            return False
-        except OSError:  # a link to itself, or into a folder without permission
-            self._skip_child(entry, "unreadable")
-            return entry.name in folder.folders  # not gone
-        self._refused_paths.discard(entry.path)
-        return True
 
     def _drop(self, folder: Folder, to_read: PositionsToRead) -> None:
         if folder.parent is None:
@@ -318,6 +329,7 @@ class Directory:
         while dropped:
             folder = dropped.pop()
             self._unreadable.discard(folder)
+            self._refuse(folder, {})
             self._unwatch(folder)
             if folder.place is not None:
                 for name in folder.files:
@@ -328,22 +340,17 @@ class Directory:
 
     # --- skipped entries ----------------------------------------------------------------------------------
 
-    def _skip_file(self, place: Place, name: str, error: OSError) -> None:
-        path = f"{place.path}/{name}"
-        if path not in self._refused_paths:
-            self._refused_paths.add(path)
-            logger.warning(
-                "position_file_skipped",
-                hotkey=place.hotkey,
-                uuid=ascii(name)[1:-1][:200],
-                code="unreadable",
-                reason=error.strerror,
-            )
-
-    def _skip_child(self, entry: os.DirEntry[str], code: str) -> None:
-        if entry.path not in self._refused_paths:
-            self._refused_paths.add(entry.path)
-            logger.warning("folder_skipped", name=ascii(entry.name)[:200], code=code)
+    def _refuse(self, folder: Folder, refused: dict[str, str]) -> None:
+        """Notes which entries of a folder are skipped, by name; logs those that were not before."""
+        before = {path for path in self._refused if os.path.dirname(path) == folder.path}
+        now = {f"{folder.path}/{name}": code for name, code in refused.items()}
+        for path in before - now.keys():
+            del self._refused[path]
+        for path, code in now.items():
+            if path not in before:
+                name = ascii(os.path.basename(path))[:200]
+                logger.warning("folder_skipped", hotkey=folder.hotkey, name=name, code=code)
+        self._refused.update(now)
 
     def _skip_folder(self, folder: Folder, error: OSError) -> None:
         folder.mtime_ns = 0

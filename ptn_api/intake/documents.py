@@ -99,6 +99,7 @@ class DocumentFiles:
         self._missing_since.pop(document, None)
         for place, (path, version) in enumerate(files):
             if not force and version and version == self._delivered.get(document):
+                self._refused.discard(path)  # out of reach for a while
                 return None
             if force or not self._refused.is_final(path, version):
                 change = self._read(document, path, version)
@@ -146,11 +147,11 @@ class DocumentFiles:
         for place, path in enumerate(self._paths[document]):
             try:
                 status = os.stat(path)
-            except (FileNotFoundError, NotADirectoryError):
-                self._refused.discard(path)
-                continue
-            except OSError:
-                found.append((0, place, path, ""))  # reading it tells why
+            except OSError as error:
+                if isinstance(error, FileNotFoundError) and not os.path.islink(path):
+                    self._refused.discard(path)
+                else:
+                    found.append((0, place, path, ""))  # reading it tells why
                 continue
             newest = status.st_mtime_ns - place * _LEAD_NS.get(document, 0)
             found.append((-newest, place, path, version_of(status)))

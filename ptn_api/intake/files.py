@@ -122,6 +122,8 @@ def read_bytes(path: str, limit: int, *, tail: int | None = None) -> tuple[bytes
         finally:
             os.close(descriptor)
     except FileNotFoundError:
+        if os.path.islink(path):  # the disk that it leads to may be mounted again
+            raise InvalidInputError("a link to a missing file", code="unreadable") from None
         raise
     except PermissionError as error:
         reason = f"cannot be read: {error.strerror}; it belongs to {owner_of(path)}"

@@ -10,9 +10,10 @@ file that is likely to be rewritten in place; only miners with a change are list
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -26,6 +27,7 @@ from ptn_api.intake.files import Refusals, check_name, check_utf8, json_object, 
 from ptn_api.intake.position_files import parse_file
 from ptn_api.model.limit_order import LimitOrderFile
 from ptn_api.model.position import check_unknown
+from ptn_api.model.trade_pair import trade_pairs
 
 __all__ = ["KEPT_SNAPSHOTS", "MinerFiles"]
 
@@ -150,9 +152,10 @@ class MinerFiles:
         """Yields the documents that changed. `full` compares every file, not only folders' times."""
         try:
             with os.scandir(self._root) as listing:
-                hotkeys = {entry.name for entry in listing if _is_folder(entry)}
+                entries = {entry.name: _is_folder(entry) for entry in listing}
         except OSError:
             return  # nothing is known about any miner
+        hotkeys = {name for name, is_folder in entries.items() if is_folder}
         for hotkey in sorted(hotkeys):
             for document in (*_TREES, Document.SNAPSHOTS):
                 miner = self._miners.get((document, hotkey))
@@ -162,7 +165,13 @@ class MinerFiles:
                 if change is not None:
                     yield change
         for (document, hotkey), miner in list(self._miners.items()):
-            if hotkey not in hotkeys:
+            if hotkey in hotkeys:
+                continue
+            if hotkey in entries and miner.exists:
+                whole = f"{self._path(document, hotkey)}/"
+                self._hold(document, hotkey, miner, whole, _not_a_folder())
+            else:
+                self._accept(miner, miner.refused.copy())
                 change = self._empty(document, hotkey, miner)
                 if change is not None:
                     yield change
@@ -175,7 +184,7 @@ class MinerFiles:
         self, document: Document, hotkey: str, miner: _MinerDocument, *, full: bool
     ) -> DocumentWritten | None:
         tree = _TREES.get(document)
-        path = f"{self._root}/{hotkey}/{tree.name if tree else _SNAPSHOTS_FILE}"
+        path = self._path(document, hotkey)
         whole = path + "/"
         """The path that is refused if the folder, or the document as a whole, is at fault."""
         try:
@@ -186,9 +195,7 @@ class MinerFiles:
                 return None
             files = self._list(path, tree, hotkey, miner)
         except OSError as error:
-            miner.refused.add(whole)
-            unreadable = InvalidInputError(f"{error.strerror}", code="unreadable")
-            self._refuse(document, hotkey, whole, "", unreadable)
+            self._hold(document, hotkey, miner, whole, error)
             return None
         miner.times = times
         self._accept(miner, miner.refused - {whole} - {file.path for file in files})
@@ -203,7 +210,8 @@ class MinerFiles:
         times = [_mark(path)]
         if tree is not None:
             if relist or times != miner.times[:1]:
-                pairs = [entry.name for entry in _entries(path) if _is_folder(entry)]
+                known = trade_pairs().keys() | {pair for pair, _, _ in miner.folders}
+                pairs = [entry.name for entry in _entries(path) if _is_folder(entry, known)]
                 miner.folders = [
                     (pair, folder, f"{path}/{pair}/{folder}") for pair in pairs for folder in tree.folders
                 ]
@@ -320,6 +328,19 @@ class MinerFiles:
                 logger.warning("position_incomplete", hotkey=hotkey, uuid=file.name, reason=problems[0])
         return part
 
+    def _path(self, document: Document, hotkey: str) -> str:
+        tree = _TREES.get(document)
+        return f"{self._root}/{hotkey}/{tree.name if tree else _SNAPSHOTS_FILE}"
+
+    def _hold(
+        self, document: Document, hotkey: str, miner: _MinerDocument, whole: str, error: OSError
+    ) -> None:
+        """Keeps a document whose files are out of reach; the next pass looks again."""
+        miner.look_again = True
+        miner.refused.add(whole)
+        unreadable = InvalidInputError(f"{error.strerror}", code="unreadable")
+        self._refuse(document, hotkey, whole, "", unreadable)
+
     def _accept(self, miner: _MinerDocument, paths: set[str]) -> None:
         for path in paths:
             self._refused.discard(path)
@@ -407,25 +428,34 @@ def _entries(path: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(path) as listing:
             return list(listing)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
+        if os.path.islink(path):  # the disk that it leads to may be mounted again
+            raise
         return []
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Returns whether it is a folder with a proper name; `Directory` reports the others."""
+def _is_folder(entry: os.DirEntry[str], known: Set[str] = frozenset()) -> bool:
+    """Returns whether it is a folder with a proper name; raises OSError if a known name is no folder."""
     try:
         check_name(entry.name)
-        return entry.is_dir()
+        is_folder = entry.is_dir()
     except (InvalidInputError, OSError):
-        return False
+        is_folder = False
+    if entry.name in known and not is_folder:
+        raise _not_a_folder()
+    return is_folder
+
+
+def _not_a_folder() -> OSError:
+    return NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
 
 def _file(path: str, pair: str, folder: FolderName, name: str) -> _File | None:
     """Returns a file as it is now, or what is in its place; None if it is gone."""
     try:
         status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError:
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not os.path.islink(path):
+            return None
         return _File(path, pair, folder, name, "", True)  # reading it tells why
     return _File(path, pair, folder, name, version_of(status), is_settled(status.st_ctime_ns))

@@ -25,6 +25,7 @@ __all__ = ["Place", "PositionFiles", "PositionsToRead", "parse_file"]
 logger = structlog.get_logger()
 
 _UNSETTLED = "~"
+_UNKNOWN_VERSION = "0-0-0"
 _SMALLEST_ORDER = 100
 """Bytes. An order takes more, a refreshed return fewer."""
 _LONGEST_REASON = 1_000
@@ -125,6 +126,13 @@ class PositionFiles:
         """Returns a file that this user cannot read, or an empty string."""
         return next((f"{place.path}/{uuid}" for place, uuid in self._refused.unreadable()), "")
 
+    def misses(self, hotkey: str, pair: str) -> bool:
+        """Returns whether positions of this miner have no file now; with `pair`, of this pair's folder."""
+        return any(
+            key[0] == hotkey and pair in ("", self._delivered[key].rpartition("/")[0].partition("/")[2])
+            for key in self._absent
+        )
+
     def vanished_unread(self, keys: Iterable[Key]) -> list[Key]:
         """Returns those positions that were never delivered and have no file any more."""
         return [key for key in keys if key not in self._delivered and key not in self._places]
@@ -141,6 +149,10 @@ class PositionFiles:
         self._unlisted.discard(key)
         if force or self._delivered.get(key) != place.fingerprint(version):
             to_read.add(key, force=force)
+
+    def add_unreadable(self, place: Place, uuid: str, to_read: PositionsToRead) -> None:
+        """Notes that something lies in a file's place that cannot be examined. Reading it tells why."""
+        self.add_file(place, uuid, _UNKNOWN_VERSION, to_read, force=True)
 
     def remove_file(self, place: Place, uuid: str, to_read: PositionsToRead) -> None:
         """Notes that a file no longer exists. The position may be elsewhere, or return in a moment."""
@@ -212,6 +224,7 @@ class PositionFiles:
         """Returns the position's valid file of the highest precedence, unless it was delivered before."""
         for place, version in self._by_precedence(key):
             if not force and self._delivered.get(key) == place.fingerprint(version):
+                self._refused.discard((place, key[1]))  # out of reach for a while
                 return None
             if not force and self._refused.is_final((place, key[1]), version):
                 continue

@@ -42,7 +42,7 @@ from ptn_api.process.certificate import Certificate
 from ptn_api.process.control import WorkerConfig, WorkerControl, kind_of, read_config, take_over_stdin
 from ptn_api.process.log_output import configure_logging
 from ptn_api.process.metrics import Sources
-from ptn_api.tasks import cancel_and_wait, run_with, wait_for_event
+from ptn_api.tasks import run_with, wait_for_event
 
 if TYPE_CHECKING:
     from ptn_api.intake.merge import Turn
@@ -94,7 +94,7 @@ async def _run_process(config: WorkerConfig, sock: socket.socket) -> int:
         "simulator": _run_simulator,
     }
     try:
-        await functions[kind_of(config.process)](config, control)
+        await run_with(functions[kind_of(config.process)](config, control), control_tasks)
     except PTNError as error:
         logger.error("stopped_by_error", code=error.code, reason=str(error))
         log_unusable = config.process in ("intake", "copy") and isinstance(error, _FATAL_LOG_ERRORS)
@@ -102,7 +102,6 @@ async def _run_process(config: WorkerConfig, sock: socket.socket) -> int:
             control.fatal()
         return 1
     finally:
-        await cancel_and_wait(control_tasks)
         await control.close()
     return 0
 
@@ -154,7 +153,7 @@ async def _take_in(
 
     def find_problems() -> Findings:
         nonlocal skipped
-        with contextlib.suppress(LogError):  # an error would end the reports that this process lives
+        with contextlib.suppress(LogError):  # an outage, which is reported; the last number stays
             skipped = event_log.counters()["skipped"]
         return {
             "log_unwritable": counters.unwritable,
@@ -289,4 +288,5 @@ async def _run_simulator(config: WorkerConfig, control: WorkerControl) -> None:
             run_simulator, settings.simulator, Path(settings.validator_dir), stop=stop, ready=ready
         )
     finally:
+        stop.set()  # its thread cannot be cancelled
         passing_on.cancel()

@@ -195,12 +195,12 @@ def test_a_file_that_an_event_finds_unreadable_is_skipped_alone(
     (leaf / "loop").symlink_to("loop")
     assert tree.look(leaf, "loop") == []
     assert tree.directory.unreadable_hotkeys() == set()
-    assert tree.directory.refused == 1
+    assert tree.files.refused == 1
     tree.sweep(full=True)
-    assert tree.directory.refused == 1
+    assert tree.files.refused == 1
     (leaf / "loop").unlink()
     tree.look(leaf, "loop")
-    assert tree.directory.refused == 0
+    assert tree.files.refused == 0
     output = capsys.readouterr().out
     assert (output.count("position_file_skipped"), output.count("folder_skipped")) == (1, 0)
 
@@ -220,7 +220,7 @@ def test_a_known_file_that_an_event_finds_unreadable_is_not_absent(
     path.unlink()
     path.write_bytes(content)
     tree.look(path.parent, path.name)
-    assert tree.directory.refused == 0
+    assert tree.files.refused == 0
 
 
 @pytest.mark.parametrize("by_event", [True, False])

@@ -51,6 +51,7 @@ ELSEWHERE: dict[Code, str] = {
     "cluster_forked": "cluster/test_nodes.py",
     "connections_at_limit": "stream/test_connection_limit.py",
     "clients_too_slow": "stream/test_catch_up.py",
+    "checks_failing": "test_problems.py",
 }
 """Problems that real processes cannot be given here, and the files whose tests provoke them."""
 
