@@ -136,7 +136,7 @@ class ChaosProxy:
         self.duplicate_next = False
         self.cuts = 0
         self.links: set[_Link] = set()
-        self._target_port = target_port
+        self._targets: tuple[int, ...] = (target_port,)
         self._stalled = False
         self._loop = uvloop.new_event_loop()
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -177,8 +177,9 @@ class ChaosProxy:
     def flow(self) -> None:
         self._call(self._flow())
 
-    def retarget(self, port: int) -> None:
-        self._target_port = port
+    def retarget(self, *ports: int) -> None:
+        """Leads new connections to these ports, each to one of them at random."""
+        self._targets = ports
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -210,7 +211,8 @@ class ChaosProxy:
 
     async def _connect(self, link: _Link) -> None:
         try:
-            await self._loop.create_connection(lambda: link.server, "127.0.0.1", self._target_port)
+            port = self.random.choice(self._targets)
+            await self._loop.create_connection(lambda: link.server, "127.0.0.1", port)
         except OSError:
             link.cut()
             return

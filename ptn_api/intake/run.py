@@ -363,8 +363,9 @@ class Intake:
                     stored = await self._merge.call(self._log.fingerprints)
                     foreign = {key for key, fingerprint in stored.items() if not fingerprint}
                     if begins:
+                        differing = set(self._merge.differing)
                         self._merge.differing.clear()
-                        await self._follower.restore(foreign, stored)
+                        await self._follower.restore(foreign | differing, stored)
                         self._documents.compare(await self._merge.call(self._log.document_fingerprints))
                     else:
                         for key in foreign - self._merge.differing:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.waiting import until
@@ -37,11 +37,19 @@ class Server:
     """One nats-server with its own store; syncs every write, as clusters must."""
 
     def __init__(
-        self, folder: Path, name: str, ports: list[int], routes: list[int], *, sync: str, extra: str
+        self,
+        folder: Path,
+        name: str,
+        ports: list[int],
+        routes: list[int],
+        *,
+        store: Path,
+        sync: str,
+        extra: str,
     ) -> None:
         self.name = name
         self.port, self.monitor_port, _ = ports
-        self.store = folder / name
+        self.store = store
         self._log = folder / f"{name}.log"
         self._config = folder / f"{name}.conf"
         self._process: subprocess.Popen[bytes] | None = None
@@ -51,7 +59,7 @@ class Server:
             listen: "127.0.0.1:{ports[0]}"
             http: "127.0.0.1:{ports[1]}"
             jetstream {{ store_dir: "{self.store}", sync_interval: {sync}, max_file: 2G, max_mem: 64M }}
-            {_cluster(ports[2], routes) if len(routes) > 1 else ""}
+            {_cluster(ports[2], routes) if routes else ""}
             {extra}
             lame_duck_grace_period: 100ms
             lame_duck_duration: 30s
@@ -75,6 +83,11 @@ class Server:
             )
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
@@ -83,6 +96,11 @@ class Server:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+    def stop(self) -> None:
+        """Lets it hand over what it leads, and then end."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGUSR2)
 
     def freeze(self) -> None:
         assert self._process is not None
@@ -124,12 +142,12 @@ class Servers(list[Server]):
     def named(self, name: str) -> Server:
         return next(server for server in self if server.name == name)
 
+    def healthy(self) -> bool:
+        """Whether all run, and every stream of theirs has a leader and is up to date."""
+        return all(server.running and server.ask("healthz").get("status") == "ok" for server in self)
+
     def wait_healthy(self) -> None:
-        """Waits until all run, and every stream of theirs has a leader and is up to date."""
-        until(
-            lambda: all(server.running and server.ask("healthz").get("status") == "ok" for server in self),
-            what="healthy NATS servers",
-        )
+        until(self.healthy, what="healthy NATS servers")
 
     def restore(self) -> None:
         """Thaws and starts whatever is frozen or killed, and waits until all are healthy."""
@@ -142,13 +160,26 @@ class Servers(list[Server]):
 
 
 @contextlib.contextmanager
-def nats_servers(folder: Path, *, count: int = 3, sync: str = "always", extra: str = "") -> Iterator[Servers]:
+def nats_servers(
+    folder: Path,
+    *,
+    count: int = 3,
+    sync: str = "always",
+    extra: str = "",
+    routes: Callable[[list[int]], list[list[int]]] | None = None,
+    disks: Sequence[Path] = (),
+) -> Iterator[Servers]:
     """A cluster on free ports, healthy; `extra` is added to the configuration.
 
-    Another process may take a port first: then other ports are tried.
+    Each server has its store in the folder, or on its own one of `disks`.
+
+    `routes` returns, for the ports at which the servers expect each other, the ports at which each of them
+    reaches the others: those of proxies. Another process may take a port first: then other ports are tried.
     """
     for attempt in range(_TRIES):
-        servers = _start(folder / str(attempt), count, sync, extra)
+        place = folder / str(attempt)
+        stores = [(disks[number] if disks else place) / f"{attempt}-{number + 1}" for number in range(count)]
+        servers = _start(place, stores, sync, extra, routes)
         try:
             if _all_stay(servers):
                 servers.wait_healthy()
@@ -162,15 +193,33 @@ def nats_servers(folder: Path, *, count: int = 3, sync: str = "always", extra: s
 
 def _cluster(own: int, routes: list[int]) -> str:
     urls = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
-    return f'cluster {{ name: tests, listen: "127.0.0.1:{own}", routes: [{urls}] }}'
+    # Servers tell each other their addresses; with one that leads nowhere, they use only those in `routes`.
+    return f'cluster {{ name: tests, listen: "127.0.0.1:{own}", advertise: "127.0.0.1:1", routes: [{urls}] }}'
 
 
-def _start(folder: Path, count: int, sync: str, extra: str) -> Servers:
+def _start(
+    folder: Path,
+    stores: list[Path],
+    sync: str,
+    extra: str,
+    routes: Callable[[list[int]], list[list[int]]] | None,
+) -> Servers:
     folder.mkdir(parents=True)
-    ports = _free_ports(3 * count)
-    routes = ports[2::3]
+    count = len(stores)
+    free = _free_ports(3 * count)
+    ports = [free[3 * number : 3 * number + 3] for number in range(count)]
+    own = [route for _, _, route in ports]
+    reached = routes(own) if routes else [[port for port in own if port != mine] for mine in own]
     servers = Servers(
-        Server(folder, f"n{number + 1}", ports[3 * number : 3 * number + 3], routes, sync=sync, extra=extra)
+        Server(
+            folder,
+            f"n{number + 1}",
+            ports[number],
+            reached[number],
+            store=stores[number],
+            sync=sync,
+            extra=extra,
+        )
         for number in range(count)
     )
     for server in servers:

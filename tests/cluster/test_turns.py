@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from ptn_api.cluster.copy import Copy, found, open_copy
 from ptn_api.cluster.turns import TurnKeeper, Turns, request_takeover
 from ptn_api.cluster.writer import ClusterWriter
 from ptn_api.errors import BrokerError, LogFencedError, LogUnwritableError, SettingsError
+from ptn_api.event_log import Change, Head, PositionWritten
 from tests.cluster.machines import content, machine
 from tests.cluster.memory_broker import MemoryBroker
 from tests.factories import T0, order, position, uuid, written
@@ -432,6 +433,36 @@ async def test_while_standing_by_nothing_is_published(
         await until_async(lambda: b.intake.announced() == [kept], what="its order")
         await until_async(
             lambda: all("another refresh" in text for text in texts(b.intake)), what="its own texts"
+        )
+
+
+async def test_what_differed_is_written_when_the_turn_begins(
+    tmp_path: Path, broker: MemoryBroker, validator: ValidatorDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a new text of a position whose former one was equal to the log's, and nobody has written."""
+    async with (
+        started(tmp_path / "a", broker, validator) as a,
+        started(tmp_path / "b", broker, validator) as b,
+    ):
+        await until_async(lambda: all(b.log.fingerprints().values()), what="the comparison")
+        refused: list[str] = []
+        append = b.log.append
+
+        def noting(changes: Iterable[Change], now_ms: int) -> Head:
+            changes = list(changes)
+            try:
+                return append(changes, now_ms)
+            except LogFencedError:
+                refused.extend(c.position.position_uuid for c in changes if isinstance(c, PositionWritten))
+                raise
+
+        monkeypatch.setattr(b.log, "append", noting)
+        a.line.cut = True
+        validator.write(position(1, [order(1, at=T0)], note="another refresh"))
+        await until_async(lambda: refused.count(uuid(1)) > 1, what="the comparison of the new text")
+        request_takeover(tmp_path / "b")
+        await until_async(
+            lambda: any("another refresh" in text for text in texts(b.intake)), what="the new text"
         )
 
 
