@@ -361,10 +361,10 @@ async def test_health_names_the_copys_place(cluster: Cluster, reader: Reader) ->
         contextlib.closing(open_reader(cluster.folder / "writer")) as former,
     ):
         for log, writes in ((reader, False), (active, True), (former, False)):
-            async with rest(log) as served:
+            async with rest(log, node_name="here") as served:
                 health = (await served.get("/health")).json()["cluster"]
                 behind_ms = health.pop("behind_ms")
-                assert health == {"index": index, "term": 2, "writes": writes}
+                assert health == {"index": index, "term": 2, "writes": writes, "node": "here"}
                 assert (behind_ms is None) == (log is active)
     async with serving() as served:
         assert (await served.get("/health")).json()["cluster"] is None
