@@ -27,7 +27,7 @@ from ptn_api.model.documents import (
     ServiceHealth,
 )
 from ptn_api.model.limit_order import ListedOrder
-from ptn_api.model.miner import MinerEntry
+from ptn_api.model.miner import Leaderboard, MinerEntry
 from ptn_api.model.statistics import Eliminations, MinerStatistics, PerfLedger, Statistics
 from ptn_api.model.trade_pair import split_names
 from ptn_api.rest import about, accounts, documents, messages, orders, pages, positions
@@ -50,7 +50,8 @@ class Route(msgspec.Struct, frozen=True, dict=True):
 
     The rest is for the API's description: `variant` is the response type with some parameter, `ndjson_line`
     the type of a line if NDJSON is requested; `freshness`: the response has the headers of
-    `context.freshness_headers`; `also_503`: the response may come with status 503.
+    `context.freshness_headers`; `also_503`: the response may come with status 503. `any_origin`: scripts of
+    every website may read the response in a browser, without a setting.
     """
 
     path: str
@@ -66,6 +67,7 @@ class Route(msgspec.Struct, frozen=True, dict=True):
     ndjson_line: Any = None
     freshness: bool = False
     also_503: bool = False
+    any_origin: bool = False
     media_type: str = "application/json"
 
     @cached_property
@@ -167,6 +169,17 @@ ROUTES: tuple[Route, ...] = (
         errors=("not_found", "busy"),
         description="From tier 100 on, archived positions are listed and counted, too. Below tier 100, a "
         "miner is a 404 while the tier shows none of its positions.",
+        freshness=True,
+    ),
+    Route(
+        "/miners",
+        positions.miners,
+        "The leaderboard: a row for each miner, without its positions",
+        Leaderboard,
+        errors=("busy",),
+        description="Best miner first, by `thirty_day_returns`, as the key's tier shows the positions. "
+        "`phase`, `elimination`, `drawdown` and `curve` come from documents that are not delayed; the last "
+        "two are rounded to 5 decimals.",
         freshness=True,
     ),
     Route(
@@ -386,6 +399,7 @@ ROUTES: tuple[Route, ...] = (
         access="anyone",
         query=about.HealthQuery,
         also_503=True,
+        any_origin=True,
     ),
     Route(
         "/ready",
@@ -411,6 +425,7 @@ ROUTES: tuple[Route, ...] = (
         "This description",
         dict[str, Any],
         access="anyone",
+        any_origin=True,
     ),
     Route(
         "/asyncapi.json",
@@ -418,8 +433,17 @@ ROUTES: tuple[Route, ...] = (
         "The WebSocket's description: AsyncAPI 3",
         dict[str, Any],
         access="anyone",
+        any_origin=True,
     ),
-    Route("/docs", pages.docs, "This description as a page", str, access="anyone", media_type=pages.HTML),
+    Route(
+        "/docs",
+        pages.docs,
+        "This description as a page",
+        str,
+        access="anyone",
+        media_type=pages.HTML,
+        any_origin=True,
+    ),
     Route(
         "/docs/stream",
         pages.stream_docs,
@@ -427,5 +451,6 @@ ROUTES: tuple[Route, ...] = (
         str,
         access="anyone",
         media_type=pages.HTML,
+        any_origin=True,
     ),
 )
