@@ -82,6 +82,8 @@ export class Stream<M extends StreamMessage = OrderMessage> implements AsyncIter
     const after = options.after ?? null;
     const cursor = after === null ? START : parseCursor(after);
     if (cursor === null) throw new SettingsError("after: not a cursor of a stream");
+    if (options.updates === true && after !== null && cursor.revision === null)
+      throw new SettingsError("after: updates need a cursor with a revision");
     const timing = { ...DEFAULT_TIMING, ...options.timing };
     const [miners, pairs] = [asList(options.miners), asList(options.tradePairs)];
     const subscription: Subscription = {
