@@ -139,8 +139,8 @@ export class Connection {
         const { kind, detail, error } = ending;
         this.#report(kind, detail);
         const final = kind === "failed" || (kind === "refused" && this.options.stopOnAuthError);
-        if (final) return inbox.close(error ?? new AuthenticationError(detail));
         this.#enter("connecting");
+        if (final) return inbox.close(error ?? new AuthenticationError(detail));
         const asked = error instanceof APIStatusError ? (error.retryAfter ?? 0) * 1_000 : 0;
         const delay = asked + this.#backoff.after(kind as "lost" | "evicted" | "refused");
         onWarning(`${detail}; retrying in ${(delay / 1_000).toFixed(1)} s`);

@@ -43,7 +43,10 @@ export function events(texts: string[], { end = false } = {}): Answer {
   };
 }
 
-export function order(sequence: number, { epoch = "e", revision = 1, ...marks } = {}): string {
+export function order(
+  sequence: number,
+  { epoch = "e", revision = 1, ...marks }: { epoch?: string; revision?: number; replay?: boolean; timestamp?: number } = {},
+): string {
   const orders = [{ order_uuid: `o${sequence}`, processed_ms: Date.now() }];
   const position = { miner_hotkey: "5A", position_uuid: "p", trade_pair: ["BTCUSD"], orders };
   const data = { sequence, timestamp: Date.now(), data: { position }, ...marks };
