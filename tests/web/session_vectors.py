@@ -1,6 +1,6 @@
 """The cases of the client's session, for the TypeScript client: `python -m tests.web.session_vectors`.
 
-Every session that tests/wire/test_client_session.py drives is recorded: what it was given, and what it returned.
+Every session that tests/wire/test_client_session.py drives is recorded: its input and what it returned.
 Property tests are replaced by some random scripts.
 """
 
@@ -57,9 +57,7 @@ class _Recorded(ClientSession):
         return self._note({"do": "receive", "text": text, "at": wall_ms}, events)
 
     def tick(self, elapsed_ms: int, wall_ms: int) -> list[Event]:
-        return self._note(
-            {"do": "tick", "ms": elapsed_ms, "at": wall_ms}, super().tick(elapsed_ms, wall_ms)
-        )
+        return self._note({"do": "tick", "ms": elapsed_ms, "at": wall_ms}, super().tick(elapsed_ms, wall_ms))
 
     def subscribe(self, subscription: Subscribe, wall_ms: int) -> None:
         super().subscribe(subscription, wall_ms)
@@ -140,7 +138,7 @@ def _tests() -> Iterator[tuple[str, Callable[[], None]]]:
 
 def _scripts() -> Iterator[tuple[str, Callable[[], None]]]:
     for seed in range(_SCRIPTS):
-        yield f"script {seed}", lambda seed=seed: _run_script(random.Random(seed))  # noqa: S311
+        yield f"script {seed}", lambda seed=seed: _run_script(random.Random(seed))
 
 
 def _run_script(choose: random.Random) -> None:
