@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AuthenticationError, Mirror, SettingsError, type Position } from "../src/index.js";
-import { event, events, heartbeat, json, QUICK, serving, type Answer, type Served } from "./serving.js";
+import { event, events, heartbeat, json, QUICK, serving, until, type Answer, type Served } from "./serving.js";
 
 const HEADERS = { "x-ptn-epoch": "e", "x-ptn-sequence": "4", "x-ptn-revision": "2" };
 const options = { apiKey: "secret", miners: ["5A"], timing: QUICK, mendWithin: 0, onWarning: () => {} };
@@ -25,14 +25,6 @@ async function both(t: Parameters<typeof serving>[0], rest: Answer[], streams: A
   return serving(t, (request, response) => {
     next(request.url?.startsWith("/stream") === true ? streamsLeft : restLeft)?.(request, response);
   });
-}
-
-async function until(condition: () => boolean): Promise<void> {
-  const deadline = Date.now() + 20_000;
-  while (!condition()) {
-    assert.ok(Date.now() < deadline, String(condition));
-    await new Promise((resolve) => setTimeout(resolve, 2));
-  }
 }
 
 function uuids({ orders = [] }: Position): string[] {

@@ -62,4 +62,13 @@ export function event(name: string, id: string, data: unknown): string {
   return `event: ${name}\nid: ${id}\ndata: ${JSON.stringify(data)}\n\n`;
 }
 
-export const QUICK = { connect: 2_000, backoff: 1, backoffMax: 5, tick: 10, refused: 1, eviction: 1, close: 50 };
+/** Waits for a condition, longer than any machine takes. */
+export async function until(condition: () => boolean): Promise<void> {
+  const deadline = Date.now() + 60_000;
+  while (!condition()) {
+    if (Date.now() > deadline) throw new Error(`still not: ${String(condition)}`);
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+}
+
+export const QUICK = { connect: 30_000, backoff: 1, backoffMax: 5, tick: 10, refused: 1, eviction: 1, close: 50 };
