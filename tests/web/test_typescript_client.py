@@ -1,0 +1,179 @@
+"""The TypeScript client: its own tests, and real servers behind proxies that cut connections."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from descriptions.__main__ import TYPESCRIPT, typescript
+from ptn_api.access import add_key
+from ptn_api.rest.routes import ROUTES
+from tests import factories
+from tests.chaos import ChaosProxy
+from tests.live import serving
+from tests.system.api import Api, api
+from tests.system.validator import Validator
+from tests.web import node, session_vectors
+
+needs_node = pytest.mark.skipif(bool(node.missing()), reason=node.missing() or "-")
+
+N_ORDERS = 10_000
+PER_FILE = 20
+OTHER_MINER = "5Other"
+THIRD_MINER = "5Third"
+
+
+def test_the_types_match_the_descriptions() -> None:
+    """After a change of a route or a frame: `make descriptions`."""
+    assert TYPESCRIPT.read_text() == typescript()
+
+
+def test_both_clients_are_tested_with_the_same_sessions() -> None:
+    """After a change of the client's session or its tests: `python -m tests.web.session_vectors`."""
+    assert session_vectors.FILE.read_text() == session_vectors.text()
+
+
+def test_the_lock_file_names_no_registry() -> None:
+    """npm installs from the one that it is configured to use."""
+    assert "http" not in (node.CLIENT / "package-lock.json").read_text().replace('"url": "https', "")
+
+
+@needs_node
+def test_its_own_tests_pass() -> None:
+    """Compiled in strict mode."""
+    tests = sorted(node.built().glob("*.test.js"))
+    command = ["node", "--test", "--test-reporter=spec", *map(str, tests)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_node
+def test_a_strict_program_may_use_every_public_name() -> None:
+    """With the declarations that the package contains."""
+    node.compiled("tsconfig.json")
+    node.compiled("tsconfig.sample.json")
+    sample = (node.CLIENT / "test" / "sample" / "uses_everything.ts").read_text()
+    names = (node.CLIENT / "src" / "index.ts").read_text().partition("{")[2].replace(";", ",")
+    exported = {word for word in names.replace("type ", "").split() if word.endswith(",")}
+    assert exported
+    assert {name for name in exported if name[:-1].isidentifier() and name[:-1] not in sample} == set()
+
+
+# --- real servers -----------------------------------------------------------------------------------------
+
+
+class Served:
+    """A server of a validator's directory, and a key for it."""
+
+    def __init__(self, server: Api, validator: Validator, key: str, folder: Path) -> None:
+        self.server = server
+        self.validator = validator
+        self.key = key
+        self.folder = folder
+
+    def place(self, number: int, miner: str = factories.MINER) -> dict[str, Any]:
+        """Writes a position with several new orders at once."""
+        now = time.time_ns() // 1_000_000
+        orders = [factories.order(number * 1000 + n, 0.1, at=now + n) for n in range(PER_FILE)]
+        self.validator.placed += [order["order_uuid"] for order in orders]
+        position = factories.position(number, orders, miner=miner)
+        self.validator.write(position)
+        return position
+
+    def proxies(self, stack: ExitStack) -> dict[str, ChaosProxy]:
+        """Returns a proxy for each transport, by its scheme."""
+        ports = {"ws": self.server.ws_port, "http": int(self.server.rest.rpartition(":")[2])}
+        return {scheme: stack.enter_context(ChaosProxy(port)) for scheme, port in ports.items()}
+
+    def program(
+        self, name: str, scheme: str, proxy: ChaosProxy, **environment: str
+    ) -> AbstractContextManager[node.Program]:
+        url = f"{scheme}://127.0.0.1:{proxy.port}"
+        log = self.folder / f"{name}-{scheme}.txt"
+        known = {"PTN_API_KEY": self.key, "PTN_REST_URL": self.server.rest, "PTN_URL": url}
+        return node.program(name, log, **known, **environment)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    validator = Validator(tmp_path / "validator")
+    key = add_key(tmp_path / "api_keys.json", "user", 100)
+    with api(tmp_path / "data", validator_dir=validator.root) as server:
+        yield Served(server, validator, key, tmp_path)
+
+
+@needs_node
+def test_orders_survive_cut_connections(served: Served) -> None:
+    """Over both transports, every order comes once and in order, and no gap is reported."""
+    with ExitStack() as stack:
+        proxies = served.proxies(stack)
+        programs = [
+            stack.enter_context(served.program("follow", scheme, proxy, PTN_ORDERS=str(N_ORDERS)))
+            for scheme, proxy in proxies.items()
+        ]
+        for program in programs:
+            program.wait_for("state")
+        for number in range(N_ORDERS // PER_FILE):
+            served.place(number)
+            if number % 25 == 0:
+                for proxy in proxies.values():
+                    proxy.cut(0.7)
+        placed = sorted(served.validator.placed)
+        for program in programs:
+            assert sorted(program.wait_for("uuids")) == placed
+            assert program.wait_for("gaps") == []
+            assert program.wait_for("connections") > 3
+
+
+@needs_node
+def test_mirrors_survive_cut_connections(served: Served) -> None:
+    """Over both transports, the chosen miners' positions become what REST returns, removals included."""
+    first = [served.place(n) for n in range(3)]
+    kept, closed, removed = (served.place(n, OTHER_MINER) for n in range(3, 6))
+    served.place(6, THIRD_MINER)
+    with ExitStack() as stack:
+        proxies = served.proxies(stack)
+        miners = f"{factories.MINER},{OTHER_MINER}"
+        mirrors = [
+            stack.enter_context(served.program("mirror", scheme, proxy, PTN_MINERS=miners))
+            for scheme, proxy in proxies.items()
+        ]
+        for mirror in mirrors:
+            mirror.wait_for("loaded")
+            mirror.send("first")
+            mirror.wait_for("first")
+        for round_ in range(10):
+            kept = served.validator.add_order(kept)
+            served.place(10 + round_, THIRD_MINER)
+            first[0] = served.validator.add_order(first[0])
+            for proxy in proxies.values():
+                proxy.cut(0.7)
+        served.validator.write(closed | {"is_closed_position": True, "close_ms": closed["open_ms"] + 9})
+        served.validator.write(first[1] | {"current_return": 1.5})
+        served.validator.path(removed).unlink()
+        for mirror in mirrors:
+            mirror.send("last")
+            assert mirror.wait_for("last")["positions"] == 5
+            assert mirror.wait_for("last")["orders"] == 5 * PER_FILE + 20
+
+
+@needs_node
+def test_every_route_is_called(tmp_path: Path) -> None:
+    """Documents are kept with their ETags; errors have the server's codes."""
+    with serving(tmp_path) as live:
+        environment = {"PTN_API_KEY": live.key, "PTN_REST_URL": live.rest}
+        with node.program("routes", tmp_path / "routes.txt", **environment) as program:
+            results = program.wait_for("results")
+    expected = dict.fromkeys(results, "kept") | dict.fromkeys(("changes", "messages", "stream"), "read")
+    expected |= dict.fromkeys(("entities", "entity"), "403 insufficient_tier")
+    expected |= {"health": "read", "limitOrders": "404 not_found", "entityEndpoint": "404 not_found"}
+    expected |= {"wrong key": "401 unauthorized", "no key": "401 no_key"}
+    if not any(route.path == "/miners" for route in ROUTES):
+        expected["miners"] = "404 not_found"
+    assert results == expected
