@@ -107,14 +107,16 @@ export interface CheckpointDocument {
 /**
  * This machine's copy of a log that several machines share.
  *
- * `index` is its last commit, `term` that commit's turn of writing, `writes` whether it is this machine's.
- * `behind_ms`: how long ago the copy was known to be complete; null: not since it was opened.
+ * `node` is the machine's name, `index` its copy's last commit, `term` that commit's turn of writing,
+ * `writes` whether it is this machine's. `behind_ms`: how long ago the copy was known to be complete; null:
+ * not since it was opened.
  */
 export interface ClusterHealth {
   index: number;
   term: number;
   writes: boolean;
   behind_ms: number | null;
+  node?: string;
 }
 
 /** Account sizes per miner, as the validator's file has them. */
@@ -216,7 +218,7 @@ export interface FeeEvent {
  */
 export interface Health {
   status: "ok" | "degraded" | "starting" | "failing";
-  problems: ("starting" | "source_stale" | "root_missing" | "mass_removal" | "source_silent" | "log_unwritable" | "log_unreadable" | "log_unusable" | "log_damaged" | "cluster_behind" | "cluster_unreachable" | "cluster_forked" | "process_down" | "process_restarting" | "files_refused" | "documents_refused" | "queue_items_refused" | "not_watching" | "events_missing" | "changes_skipped" | "clock_untrusted" | "no_key_file" | "key_file_unreadable" | "key_file_detached" | "key_entries_left_out" | "certificate_unreadable" | "usage_unwritable" | "accept_paused" | "work_refused" | "event_loop_busy" | "memory_near_limit" | "connections_at_limit" | "clients_too_slow")[];
+  problems: ("starting" | "source_stale" | "root_missing" | "mass_removal" | "source_silent" | "log_unwritable" | "log_unreadable" | "log_unusable" | "log_damaged" | "cluster_behind" | "cluster_unreachable" | "cluster_forked" | "cluster_outdated" | "cluster_leaderless" | "cluster_clock_skew" | "process_down" | "process_restarting" | "files_refused" | "documents_refused" | "queue_items_refused" | "not_watching" | "events_missing" | "changes_skipped" | "clock_untrusted" | "no_key_file" | "key_file_unreadable" | "key_file_detached" | "key_entries_left_out" | "certificate_unreadable" | "usage_unwritable" | "accept_paused" | "work_refused" | "event_loop_busy" | "memory_near_limit" | "connections_at_limit" | "clients_too_slow" | "checks_failing")[];
   details?: Record<string, Trouble>;
   processes?: Record<string, "up" | "down">;
   source: SourceHealth;
@@ -250,6 +252,51 @@ export interface KeyFileHealth {
 export interface KeyLimits {
   websocket_connections: number | null;
   requests_per_minute?: number | null;
+}
+
+/** The newest order that a tier shows, by `processed_ms`; `leverage` is null if the file has none. */
+export interface LastOrder {
+  processed_ms: number;
+  trade_pair: string;
+  order_type: "FLAT" | "LONG" | "SHORT";
+  leverage: number | null;
+}
+
+/**
+ * All miners that a tier shows, best first.
+ *
+ * `delay_ms` is how late the tier's delayed data is; `lookback_days` is the window of
+ * `thirty_day_returns`.
+ */
+export interface Leaderboard {
+  tier: number;
+  delay_ms: number;
+  lookback_days: number;
+  miners: LeaderboardEntry[];
+}
+
+/**
+ * A miner's row of the leaderboard; every value is as the tier shows the miner's positions.
+ *
+ * Except for the last four, which come from documents that are not delayed: `phase` is the bucket of the
+ * challenge period, `drawdown` the fraction lost from the highest return to the lowest one after it
+ * (0.034 = 3.4 % lost), `curve` up to 60 pairs [epoch ms, return of the portfolio as a factor], the oldest
+ * first.
+ */
+export interface LeaderboardEntry {
+  hotkey: string;
+  rank: number;
+  thirty_day_returns: number;
+  all_time_returns: number;
+  n_positions: number;
+  percentage_profitable: number;
+  open_positions: number;
+  net_leverage: Record<string, number>;
+  last_order: LastOrder | null;
+  phase: string | null;
+  elimination: MinerElimination | null;
+  drawdown: number | null;
+  curve: [number, number][] | null;
 }
 
 /** An order as it is listed, with `trade_pair` as [id, display]; see `Order` for the units. */
@@ -342,6 +389,12 @@ export interface Messages {
   next: number;
   head: number;
   epoch: string;
+}
+
+/** Why and when a miner was excluded from the competition. */
+export interface MinerElimination {
+  reason: string | null;
+  elimination_initiated_time_ms: number | null;
 }
 
 /** A miner's entry in `/miner-positions` and in the checkpoint, where entries have no `tier`. */
@@ -573,6 +626,12 @@ export interface PriceSource {
   lag_ms?: unknown;
   bid?: unknown;
   ask?: unknown;
+}
+
+/** Whether to send clients to this server; `reason` is a problem's code, or `stopping`. */
+export interface Ready {
+  ready: boolean;
+  reason?: string;
 }
 
 /** The missed messages will not follow: take a snapshot. */
