@@ -1,0 +1,14 @@
+import { defineConfig } from "vite";
+
+// No inline script, style or data: URI, because the server's Content-Security-Policy allows only its own files.
+export default defineConfig({
+  base: "/",
+  build: {
+    outDir: "../../ptn_api/page",
+    emptyOutDir: true,
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+    target: "es2022",
+    reportCompressedSize: false,
+  },
+});
