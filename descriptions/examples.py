@@ -24,7 +24,14 @@ from ptn_api.model.documents import (
     ServiceHealth,
 )
 from ptn_api.model.limit_order import ListedOrder
-from ptn_api.model.miner import Aggregates, MinerEntry
+from ptn_api.model.miner import (
+    Aggregates,
+    LastOrder,
+    Leaderboard,
+    LeaderboardEntry,
+    MinerElimination,
+    MinerEntry,
+)
 from ptn_api.model.statistics import (
     Elimination,
     Eliminations,
@@ -109,6 +116,31 @@ _RESPONSES: dict[str, dict[str, Any]] = {
         ),
     },
     "/miner-positions/{hotkey}": {"one miner": _ENTRY},
+    "/miners": {
+        "one miner": Leaderboard(
+            tier=100,
+            delay_ms=0,
+            lookback_days=180,
+            miners=[
+                LeaderboardEntry(
+                    hotkey=HOTKEY,
+                    rank=1,
+                    **msgspec.structs.asdict(_SUMS),
+                    open_positions=1,
+                    net_leverage={"BTCUSD": 0.1},
+                    last_order=LastOrder(
+                        processed_ms=_NOW, trade_pair="BTCUSD", order_type="LONG", leverage=0.1
+                    ),
+                    phase="ELIMINATED",
+                    elimination=MinerElimination(
+                        reason="MAX_TOTAL_DRAWDOWN", elimination_initiated_time_ms=_NOW
+                    ),
+                    drawdown=0.034,
+                    curve=[(_NOW - 43_200_000, 1.036), (_NOW, 1.0412)],
+                )
+            ],
+        )
+    },
     "/miner-hotkeys": {"all miners": [HOTKEY]},
     "/statistics": {
         "all miners": Statistics(

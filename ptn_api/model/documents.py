@@ -12,6 +12,7 @@ import msgspec
 
 from ptn_api.errors import InvalidInputError
 from ptn_api.model.limit_order import ListedOrder
+from ptn_api.model.miner import MinerElimination
 from ptn_api.model.trade_pair import Category, Source, TradePair, trade_pairs
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "PairList",
     "Period",
     "ServiceHealth",
+    "eliminations_by_hotkey",
     "periods",
     "trade_pairs_answer",
 ]
@@ -108,8 +110,22 @@ def _periods_of(state: Any) -> list[Period]:
 
 
 def _time(value: Any) -> int | None:
-    known = isinstance(value, int | float) and not isinstance(value, bool)
+    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1 << 53
     return int(value) if known else None
+
+
+def eliminations_by_hotkey(document: Any) -> dict[str, MinerElimination]:
+    """Returns the eliminated miners; of several rows about one, the last. Malformed rows are skipped."""
+    rows = document.get("eliminations") if isinstance(document, dict) else None
+    found = {}
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, dict) and isinstance(row.get("hotkey"), str):
+            reason = row.get("reason")
+            found[row["hotkey"]] = MinerElimination(
+                reason=reason if isinstance(reason, str) else None,
+                elimination_initiated_time_ms=_time(row.get("elimination_initiated_time_ms")),
+            )
+    return found
 
 
 # --- ledgers ----------------------------------------------------------------------------------------------

@@ -1,17 +1,26 @@
-"""A miner's entry: aggregates, and the order of positions and miners (docs/accounting.md, 5)."""
+"""A miner's entry and its row of the leaderboard: aggregates, and the orders (docs/accounting.md, 5)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
+from ptn_api.model.order import Order, OrderType
 from ptn_api.model.position import Position, PositionState
+from ptn_api.model.trade_pair import pair_id
 
 __all__ = [
     "DEFAULT_LOOKBACK_DAYS",
     "Aggregates",
+    "Exposure",
+    "LastOrder",
+    "Leaderboard",
+    "LeaderboardEntry",
+    "MinerElimination",
     "MinerEntry",
     "Outcome",
     "aggregates",
@@ -66,6 +75,106 @@ class MinerEntry(msgspec.Struct, kw_only=True):
     tier: int | None = None
 
 
+class LastOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest order that a tier shows, by `processed_ms`; `leverage` is null if the file has none."""
+
+    processed_ms: int
+    trade_pair: str
+    order_type: OrderType
+    leverage: float | None
+
+
+class Exposure(msgspec.Struct, frozen=True, kw_only=True):
+    """What a miner holds in one or several positions, as a tier shows them.
+
+    `net_leverage` is that of the open positions, signed, by trade pair. The fields are in the order of a
+    row's keys.
+    """
+
+    open_positions: int = 0
+    net_leverage: dict[str, float] = msgspec.field(default_factory=dict)
+    last_order: LastOrder | None = None
+
+    @classmethod
+    def of(cls, trade_pair: Any, state: PositionState, orders: Sequence[Order]) -> Exposure:
+        """Returns the exposure of a position in this state after these orders."""
+        pair, last = pair_id(trade_pair), max(orders, key=_time_and_uuid, default=None)
+        is_open = state.closed_at is None
+        return cls(
+            open_positions=int(is_open),
+            net_leverage={pair: state.net_leverage} if is_open else {},
+            last_order=None
+            if last is None
+            else LastOrder(
+                processed_ms=last.processed_ms,
+                trade_pair=pair,
+                order_type=last.order_type,
+                leverage=last.leverage,
+            ),
+        )
+
+    @classmethod
+    def total(cls, parts: Iterable[Exposure]) -> Exposure:
+        """Returns the exposure of all these positions together; of equally new orders, the first counts."""
+        count, leverages, last = 0, dict[str, float](), None
+        for part in parts:
+            count += part.open_positions
+            for pair, leverage in part.net_leverage.items():
+                leverages[pair] = _finite(leverages.get(pair, 0.0) + leverage)
+            order = part.last_order
+            if order is not None and (last is None or order.processed_ms > last.processed_ms):
+                last = order
+        return cls(open_positions=count, net_leverage=leverages, last_order=last)
+
+
+def _time_and_uuid(order: Order) -> tuple[int, str]:
+    return order.processed_ms, order.order_uuid
+
+
+class MinerElimination(msgspec.Struct, frozen=True, kw_only=True):
+    """Why and when a miner was excluded from the competition."""
+
+    reason: str | None
+    elimination_initiated_time_ms: int | None
+
+
+class LeaderboardEntry(msgspec.Struct, kw_only=True):
+    """A miner's row of the leaderboard; every value is as the tier shows the miner's positions.
+
+    Except for the last four, which come from documents that are not delayed: `phase` is the bucket of the
+    challenge period, `drawdown` the fraction lost from the highest return to the lowest one after it
+    (0.034 = 3.4 % lost), `curve` up to 60 pairs [epoch ms, return of the portfolio as a factor], the oldest
+    first.
+    """
+
+    hotkey: str
+    rank: int
+    thirty_day_returns: float
+    all_time_returns: float
+    n_positions: int
+    percentage_profitable: float
+    open_positions: int
+    net_leverage: dict[str, float]
+    last_order: LastOrder | None
+    phase: str | None
+    elimination: MinerElimination | None
+    drawdown: float | None
+    curve: list[tuple[int, float]] | None
+
+
+class Leaderboard(msgspec.Struct, kw_only=True):
+    """All miners that a tier shows, best first.
+
+    `delay_ms` is how late the tier's delayed data is; `lookback_days` is the window of
+    `thirty_day_returns`.
+    """
+
+    tier: int
+    delay_ms: int
+    lookback_days: float
+    miners: list[LeaderboardEntry]
+
+
 def aggregates(
     shown: Iterable[Outcome], now_ms: int, *, lookback_days: float = DEFAULT_LOOKBACK_DAYS
 ) -> Aggregates:
@@ -85,11 +194,18 @@ def aggregates(
         if outcome.open_ms > start_ms:
             recent *= outcome.return_at_close
     return Aggregates(
-        thirty_day_returns=recent,
-        all_time_returns=total,
+        thirty_day_returns=_finite(recent),
+        all_time_returns=_finite(total),
         n_positions=count,
         percentage_profitable=profitable / count if count else 0.0,
     )
+
+
+def _finite(value: float) -> float:
+    """Returns the value, or the nearest float that JSON can express; 0 for infinity x 0."""
+    if math.isfinite(value):
+        return value
+    return 0.0 if math.isnan(value) else math.copysign(sys.float_info.max, value)
 
 
 def next_aggregate_change_ms(

@@ -5,6 +5,7 @@ For reading: every key is optional, unknown keys are ignored. Returns are factor
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgspec
@@ -12,13 +13,16 @@ import msgspec
 from ptn_api.model.miner import DEFAULT_LOOKBACK_DAYS
 
 __all__ = [
+    "CURVE_POINTS",
     "Elimination",
     "Eliminations",
     "MinerStatistics",
     "PerfCheckpoint",
     "PerfLedger",
+    "Performance",
     "Statistics",
     "lookback_days",
+    "performance_of",
 ]
 
 
@@ -65,6 +69,69 @@ class PerfLedger(msgspec.Struct, kw_only=True):
     target_ledger_window_ms: int | None = None
     last_known_prices: Any = None
     cps: list[PerfCheckpoint] = msgspec.field(default_factory=list)
+
+
+CURVE_POINTS = 60
+_DECIMALS = 6
+"""Of drawdown and curve: more would double the size of the leaderboard."""
+
+
+class Performance(msgspec.Struct, frozen=True, kw_only=True):
+    """A perf ledger in brief, with the values of `LeaderboardEntry`."""
+
+    drawdown: float | None = None
+    curve: list[tuple[int, float]] | None = None
+
+
+class _Point(msgspec.Struct):
+    """The part of a checkpoint that enters a miner's performance."""
+
+    last_update_ms: float | None = None
+    prev_portfolio_ret: float | None = None
+    mdd: float | None = None
+
+
+class _Points(msgspec.Struct):
+    cps: list[_Point] = []
+
+
+class _RawPoints(msgspec.Struct):
+    cps: list[msgspec.Raw] = []
+
+
+_points = msgspec.json.Decoder(_Points)
+_raw_points = msgspec.json.Decoder(_RawPoints)
+_point = msgspec.json.Decoder(_Point)
+
+
+def performance_of(ledger: bytes | msgspec.Raw) -> Performance:
+    """Returns the performance in a ledger; malformed checkpoints are skipped.
+
+    `mdd` is a checkpoint's lowest return as a share of the highest one until then.
+    """
+    points: list[_Point] = []
+    try:
+        points = _points.decode(ledger).cps
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            for raw in _raw_points.decode(ledger).cps:
+                with contextlib.suppress(msgspec.ValidationError):
+                    points.append(_point.decode(raw))
+    lowest = min((point.mdd for point in points if point.mdd is not None), default=None)
+    curve = sorted(
+        (int(point.last_update_ms), round(point.prev_portfolio_ret, _DECIMALS))
+        for point in points
+        if point.last_update_ms is not None
+        and abs(point.last_update_ms) < 1 << 53
+        and point.prev_portfolio_ret is not None
+    )
+    if len(curve) > CURVE_POINTS:
+        last = len(curve) - 1
+        curve = [curve[n * last // (CURVE_POINTS - 1)] for n in range(CURVE_POINTS)]
+    return Performance(
+        drawdown=None if lowest is None else round(min(max(1 - lowest, 0.0), 1.0), _DECIMALS),
+        curve=curve or None,
+    )
 
 
 class MinerStatistics(msgspec.Struct, kw_only=True):

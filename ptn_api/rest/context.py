@@ -23,6 +23,7 @@ from ptn_api.views.archive import Archive
 from ptn_api.views.checkpoint import Checkpoint
 from ptn_api.views.documents import Documents, Recent
 from ptn_api.views.follower import Follower
+from ptn_api.views.leaderboard import Leaderboards
 from ptn_api.views.limit_orders import LimitOrders
 from ptn_api.views.positions import PositionViews, ViewMetrics
 
@@ -44,6 +45,7 @@ class AppContext:
     limit_orders: LimitOrders
     archive: Archive
     checkpoint: Checkpoint
+    leaderboards: Leaderboards
     keys: KeyRing
     problems: ProblemRegister
     others: OtherProcesses
@@ -75,6 +77,7 @@ class AppContext:
             limit_orders=limit_orders,
             archive=archive,
             checkpoint=Checkpoint(views, documents, limit_orders, archive),
+            leaderboards=Leaderboards(views, documents),
             keys=KeyRing() if keys is None else keys,
             problems=ProblemRegister(clock) if problems is None else problems,
             others=others or SingleProcess(),

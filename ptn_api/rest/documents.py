@@ -73,7 +73,8 @@ def challenge_period(app: AppContext, request: RequestContext) -> Response:
         raise HTTPError("not_found", f"Miner ID {hotkey} not found")
 
     def make() -> Body:
-        reason = documents.elimination_reasons().get(hotkey)
+        elimination = documents.eliminated().get(hotkey)
+        reason = None if elimination is None else elimination.reason
         history = [
             msgspec.structs.replace(period, reason=period.reason or reason)
             if period.bucket == "ELIMINATED"

@@ -1,4 +1,4 @@
-"""Positions of all miners or of one: complete, filtered, or as changes since a cursor."""
+"""Positions of all miners or of one: complete, filtered, as changes since a cursor, or as a leaderboard."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ptn_api.tasks import TimeSlice
 from ptn_api.views.filters import changed_since, chosen_pairs, filtered
 from ptn_api.wire.server_session import require_complete
 
-__all__ = ["Changes", "PositionsQuery", "positions", "positions_of"]
+__all__ = ["Changes", "PositionsQuery", "miners", "positions", "positions_of"]
 
 
 _NO_POSITIONS = b'"positions":{}'
@@ -70,6 +70,17 @@ def positions(app: AppContext, request: RequestContext) -> Response | Heavy:
         return Heavy(partial(_filtered, app, query))
     headers = freshness_headers(app, query.tier)
     return Response(app.views.snapshot(query.tier), headers)
+
+
+def miners(app: AppContext, request: RequestContext) -> Response | Heavy:
+    headers = freshness_headers(app, request.tier)
+    body = app.leaderboards.current(request.tier)
+    return Heavy(partial(_leaderboard, app, request)) if body is None else Response(body, headers)
+
+
+async def _leaderboard(app: AppContext, request: RequestContext, time_slice: TimeSlice) -> Response:
+    headers = freshness_headers(app, request.tier)
+    return Response(await app.leaderboards.updated(request.tier, time_slice), headers)
 
 
 def positions_of(app: AppContext, request: RequestContext) -> Response | Heavy:

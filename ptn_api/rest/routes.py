@@ -27,7 +27,7 @@ from ptn_api.model.documents import (
     ServiceHealth,
 )
 from ptn_api.model.limit_order import ListedOrder
-from ptn_api.model.miner import MinerEntry
+from ptn_api.model.miner import Leaderboard, MinerEntry
 from ptn_api.model.statistics import Eliminations, MinerStatistics, PerfLedger, Statistics
 from ptn_api.model.trade_pair import split_names
 from ptn_api.rest import about, accounts, documents, messages, orders, pages, positions
@@ -167,6 +167,17 @@ ROUTES: tuple[Route, ...] = (
         errors=("not_found", "busy"),
         description="From tier 100 on, archived positions are listed and counted, too. Below tier 100, a "
         "miner is a 404 while the tier shows none of its positions.",
+        freshness=True,
+    ),
+    Route(
+        "/miners",
+        positions.miners,
+        "The leaderboard: a row for each miner, without its positions",
+        Leaderboard,
+        errors=("busy",),
+        description="Best miner first, by `thirty_day_returns`, as the key's tier shows the positions. "
+        "`phase`, `elimination`, `drawdown` and `curve` come from documents that are not delayed; the last "
+        "two are rounded to 6 decimals.",
         freshness=True,
     ),
     Route(
@@ -409,7 +420,14 @@ ROUTES: tuple[Route, ...] = (
         dict[str, Any],
         access="anyone",
     ),
-    Route("/docs", pages.docs, "This description as a page", str, access="anyone", media_type=pages.HTML),
+    Route(
+        "/docs",
+        pages.docs,
+        "This description as a page",
+        str,
+        access="anyone",
+        media_type=pages.HTML,
+    ),
     Route(
         "/docs/stream",
         pages.stream_docs,

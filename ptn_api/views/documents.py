@@ -15,7 +15,14 @@ import msgspec
 
 from ptn_api.event_log.contract import Document, EventLog
 from ptn_api.http.body import Body, body_of
-from ptn_api.model.documents import DebtLedgerSummary, EntityEndpoint, Period, periods
+from ptn_api.model.documents import (
+    DebtLedgerSummary,
+    EntityEndpoint,
+    Period,
+    eliminations_by_hotkey,
+    periods,
+)
+from ptn_api.model.miner import MinerElimination
 from ptn_api.model.statistics import lookback_days
 
 __all__ = ["Documents", "Recent"]
@@ -34,15 +41,6 @@ class _Hotkey(msgspec.Struct):
 
 class _Statistics(msgspec.Struct):
     data: list[msgspec.Raw]
-
-
-class _Eliminated(msgspec.Struct):
-    hotkey: str
-    reason: str | None = None
-
-
-class _Eliminations(msgspec.Struct):
-    eliminations: list[_Eliminated]
 
 
 class _Subaccount(msgspec.Struct):
@@ -208,13 +206,12 @@ class Documents:
     # --- miners -------------------------------------------------------------------------------------------
 
     @_derived_from(Document.ELIMINATIONS)
-    def elimination_reasons(self, content: bytes | None) -> dict[str, str | None]:
-        """Returns the eliminated miners, each with the reason."""
+    def eliminated(self, content: bytes | None) -> dict[str, MinerElimination]:
+        """Returns the eliminated miners."""
         try:
-            rows = msgspec.json.decode(content or b'{"eliminations":[]}', type=_Eliminations).eliminations
+            return eliminations_by_hotkey(msgspec.json.decode(content or b"{}"))
         except _MALFORMED:
             return {}
-        return {row.hotkey: row.reason for row in rows}
 
     @_derived_from(Document.CHALLENGEPERIOD)
     def challenge_periods(self, content: bytes | None) -> dict[str, list[Period]]:

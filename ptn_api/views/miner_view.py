@@ -22,6 +22,7 @@ from ptn_api.model.accounting import replay_differs
 from ptn_api.model.miner import (
     DEFAULT_LOOKBACK_DAYS,
     Aggregates,
+    Exposure,
     Outcome,
     aggregates,
     next_aggregate_change_ms,
@@ -61,6 +62,7 @@ __all__ = [
 _HOUR_MS = 3_600_000
 OPENING = b'{"positions":['
 _EMPTY_BLOCK = Segment(OPENING)
+_NO_EXPOSURE = Exposure()
 
 TAILS: dict[Tier, Segment] = {tier: Segment(b',"tier":%d}' % tier) for tier in TIERS}
 """The end of an entry after its second block; in the checkpoint it is only a brace."""
@@ -78,11 +80,14 @@ class ShownPosition(NamedTuple):
     sort_key: tuple[bool, int, str]
     text: bytes
     outcome: Outcome
+    exposure: Exposure = _NO_EXPOSURE
 
     @classmethod
-    def of(cls, position_uuid: str, state: PositionState, text: bytes) -> ShownPosition:
+    def of(
+        cls, position_uuid: str, state: PositionState, text: bytes, exposure: Exposure = _NO_EXPOSURE
+    ) -> ShownPosition:
         outcome = Outcome.of(state)
-        return cls(position_order(outcome.close_ms, position_uuid), text, outcome)
+        return cls(position_order(outcome.close_ms, position_uuid), text, outcome, exposure)
 
 
 _sort_key = attrgetter("sort_key")
@@ -99,6 +104,7 @@ class ClosedBlock:
         "block",
         "digest",
         "expires_ms",
+        "exposure",
         "order_times",
         "outcomes",
         "revisions",
@@ -121,7 +127,8 @@ class ClosedBlock:
             position = logged.text.position()
             self.revisions[logged.position_uuid] = logged.revision
             text = render_position(logged.text, position, AS_IS, now_ms)
-            shown.append(ShownPosition.of(position.position_uuid, position, text))
+            exposure = Exposure.of(position.trade_pair, position, position.orders)
+            shown.append(ShownPosition.of(position.position_uuid, position, text, exposure))
             expiries.append(next_price_source_change_ms(position, now_ms))
             spans.append(_order_times(position))
         shown.sort(key=_sort_key)
@@ -131,6 +138,7 @@ class ClosedBlock:
         self.order_times = _union(*spans)
         self.sort_keys = [position.sort_key for position in shown]
         self.outcomes = [position.outcome for position in shown]
+        self.exposure = Exposure.total(position.exposure for position in shown)
         identity = OPENING + b",".join(position.text for position in shown)
         self.block = previous if previous is not None and previous.identity == identity else Segment(identity)
         self.digest: _Hash = hashlib.sha256(self.block.identity)
@@ -175,14 +183,18 @@ class _Renderings(NamedTuple):
         """`replays` are earlier ones by position uuid: one is repeated only after an order has changed."""
         position, cutoff_ms = logged.text.position(), now_ms - TIER_LAG_MS
         text = render_position(logged.text, position, AS_IS, now_ms)
-        live = ShownPosition.of(position.position_uuid, position, text)
+        exposure = Exposure.of(position.trade_pair, position, position.orders)
+        live = ShownPosition.of(position.position_uuid, position, text, exposure)
         lagging: ShownPosition | None = live
         appears_as = appearance(position, 0, cutoff_ms)
         if isinstance(appears_as, Hidden):
             lagging = None
         elif isinstance(appears_as, Rebuilt):
             text = render_position(logged.text, position, appears_as, now_ms)
-            lagging = ShownPosition.of(position.position_uuid, appears_as.position.state, text)
+            rebuilt = appears_as.position
+            orders = rebuilt.orders if rebuilt.appended is None else (*rebuilt.orders, rebuilt.appended)
+            exposure = Exposure.of(position.trade_pair, rebuilt.state, orders)
+            lagging = ShownPosition.of(position.position_uuid, rebuilt.state, text, exposure)
         changes_ms = next_change_ms(position, 0, cutoff_ms)
         enters_ms: int | None = None
         if position.closed_at is not None:
@@ -215,12 +227,13 @@ class EncodedEntry(NamedTuple):
     """A miner's entry for one tier, encoded (`model.miner.MinerEntry` is its decoded form).
 
     `digest` is a hash of the blocks and the tier's tail, `expires_ms` when the aggregates change by age,
-    `empty` whether the tier shows no position.
+    `empty` whether the tier shows no position. `exposure` is for the leaderboard and follows from the blocks.
     """
 
     blocks: tuple[Segment, Segment]
     digest: bytes
     aggregates: Aggregates
+    exposure: Exposure
     expires_ms: int | None
     empty: bool
 
@@ -237,6 +250,7 @@ class EncodedEntry(NamedTuple):
     ) -> EncodedEntry:
         """The entry with `others`, sorted, in the second block; `previous` is kept if it is equal."""
         first, shown = closed.block, others
+        exposure = Exposure.total([closed.exposure, *(position.exposure for position in others)])
         outcomes = closed.outcomes + [position.outcome for position in shown]
         if shown and closed.sort_keys and shown[0].sort_key < closed.sort_keys[-1]:
             # A rebuilt position may have closed earlier than the file states and then sorts before positions
@@ -254,7 +268,7 @@ class EncodedEntry(NamedTuple):
         digest.update(identity)
         digest.update(TAILS[tier].identity)
         changes_ms = next_aggregate_change_ms(outcomes, now_ms, lookback_days=lookback_days)
-        return cls((first, second), digest.digest(), sums, changes_ms, empty=not outcomes)
+        return cls((first, second), digest.digest(), sums, exposure, changes_ms, empty=not outcomes)
 
     def same_as(self, other: EncodedEntry) -> bool:
         """Whether text and boundary of the blocks are equal; then their compressed forms are, too."""

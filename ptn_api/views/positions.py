@@ -7,6 +7,7 @@ list of references to the views' blocks, joined at the first request after a cha
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -61,6 +62,8 @@ class PositionViews:
         """Whether every miner's view has been built once."""
         self.changed_ms = 0
         """When the document of tier 100 last changed."""
+        self.changes: Counter[Tier] = Counter()
+        """How often each tier's document has changed."""
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -177,6 +180,7 @@ class PositionViews:
     def _invalidate(self, tiers: Iterable[Tier]) -> None:
         for tier in tiers:
             self._documents.pop(tier, None)
+            self.changes[tier] += 1
             if tier == 100:
                 self._documents.pop(None, None)
                 self.changed_ms = self._clock()

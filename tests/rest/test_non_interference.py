@@ -301,6 +301,9 @@ def changes_for_all(draw: st.DrawFn, common: list[Change]) -> Steps:
         rows = [{"hotkey": miner, "reason": "FAILED"} for miner in MINERS]
         steps.append([document(Document.ELIMINATIONS, {"eliminations": rows[: draw(st.integers(0, 2))]})])
     if draw(st.booleans()):
+        points = [{"last_update_ms": NOW, "prev_portfolio_ret": draw(st.floats(0.5, 2)), "mdd": 0.9}]
+        steps.append([document(Document.PERF_LEDGERS, {miner: {"cps": points} for miner in MINERS})])
+    if draw(st.booleans()):
         sampled = [order(SAMPLED[0] * 100 + n, 0.1, at=NOW - HOUR + n) for n in range(2)]
         steps.append([written(position(SAMPLED[0], sampled, miner=MINERS[SAMPLED[0] % 2]))])
     leaving = draw(st.sampled_from([(), ("position",), MINERS[:1], MINERS]))

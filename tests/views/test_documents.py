@@ -83,7 +83,7 @@ def test_portfolio_ledgers_of_both_forms() -> None:
 def test_malformed_documents_have_no_elements(content: bytes) -> None:
     """Intake checks what it writes; anything it lets through still causes no error here."""
     documents = Documents(filled_log([raw(kind, content) for kind in Document]))
-    assert documents.elimination_reasons() == {}
+    assert documents.eliminated() == {}
     assert documents.challenge_periods() == {}
     assert documents.endpoints() == {}
     assert documents.ledgers(Document.DEBT_LEDGERS) == {}
