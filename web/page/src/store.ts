@@ -1,25 +1,27 @@
 // The state of the page, and what keeps it current: the stream at tier 100, requests that are repeated otherwise.
 
 import { batch, computed, signal } from "@preact/signals";
-import { ApiError, get, type Answer } from "./api.ts";
+import { APIStatusError, AuthenticationError, PTNClient, type Stream } from "ptn-api-client";
 import { applied } from "./pure/board.ts";
 import { errorSentence } from "./pure/errors.ts";
-import type { Board, Health, Message } from "./pure/model.ts";
+import type { Board, Health, OrderMessage } from "./pure/model.ts";
 import { extended, pace, tapeOrder, type TapeOrder } from "./pure/tape.ts";
-import { followStream, type StreamEvents } from "./stream.ts";
 
 const KEY = "ptn-key";
-/** Orders that fill the tape at the start. */
-const FIRST_ORDERS = 200;
+/** Orders that fill the tape at the start, as many as the log has. */
+const FIRST_ORDERS = [200, 50, 10];
 const POLL_MS = { live: 5_000, delayed: 30_000, health: 5_000, hidden: 60_000 };
+/** A lost connection shall be noticed and restored within seconds, since somebody is watching. */
+const RECONNECT_MS = { backoff: 500, backoffMax: 10_000 };
+/** An answer may lack the orders that arrived this long before it. */
+const BEHIND_MS = 10_000;
 
-export type Session = { key: string; tier: number; alias: string };
+export type Session = { client: PTNClient; tier: number; alias: string };
 
 export const session = signal<Session | null>(null);
 /** Whether a stored key is being checked, and why the last one was refused. */
 export const login = signal<{ busy: boolean; error: string }>({ busy: false, error: "" });
 export const board = signal<Board | null>(null);
-export const asOfMs = signal<number | null>(null);
 export const boardError = signal("");
 export const tape = signal<TapeOrder[]>([]);
 export const health = signal<Health | null>(null);
@@ -39,27 +41,25 @@ export const isLive = computed(() => (session.value?.tier ?? 0) >= 100);
 export const pulse = computed(() => pace(tape.value, now.value, clockAheadMs.value));
 
 let stop: () => void = () => {};
-let boardAnswer: Answer<Board> | null = null;
-let cursor: { epoch: string; sequence: number } | null = null;
+let lastAnswer: Board | null = null;
 
 export async function signIn(key: string): Promise<void> {
   login.value = { busy: true, error: "" };
   try {
+    // Requests are repeated by their timers, so a failed one is not repeated at once.
+    const client = new PTNClient("/", { apiKey: key, timeout: 20_000, retries: { times: 0 } });
     // Both at once: the leaderboard is drawn one round trip earlier.
-    const [me, first] = await Promise.all([
-      get<{ tier: number; alias: string }>("/me", key),
-      get<Board>("/miners", key).catch((error: unknown) => error as Error),
-    ]);
+    const [me, first] = await Promise.all([client.me(), client.miners().catch((error: unknown) => error as Error)]);
     sessionStorage.setItem(KEY, key);
     batch(() => {
-      session.value = { key, tier: me.value.tier, alias: me.value.alias };
+      session.value = { client, tier: me.tier, alias: me.alias };
       login.value = { busy: false, error: "" };
       if (first instanceof Error) boardError.value = errorSentence(first);
-      else takeBoard(first);
+      else board.value = lastAnswer = first;
     });
     start();
   } catch (error) {
-    const refused = error instanceof ApiError && error.status === 401;
+    const refused = error instanceof AuthenticationError;
     if (refused) sessionStorage.removeItem(KEY);
     login.value = {
       busy: false,
@@ -72,13 +72,10 @@ export function signOut(error = ""): void {
   stop();
   stop = () => {};
   sessionStorage.removeItem(KEY);
-  cursor = null;
-  boardAnswer = null;
   batch(() => {
     session.value = null;
     board.value = null;
     boardError.value = "";
-    asOfMs.value = null;
     tape.value = [];
     beat.value = null;
     gap.value = "";
@@ -93,149 +90,165 @@ export function resumeSession(): void {
   if (key !== null) void signIn(key);
 }
 
-/** Requests with the session's key. A key that is no longer valid ends the session. */
-export async function load<T>(path: string, known: Answer<T> | null = null): Promise<Answer<T>> {
-  const key = session.peek()?.key ?? null;
+/** Requests something with the session's key. A key that is no longer valid ends the session. */
+export async function load<T>(request: (client: PTNClient) => Promise<T>): Promise<T> {
+  const { client } = session.peek()!;
   try {
-    return await get<T>(path, key, known);
+    return await request(client);
   } catch (error) {
-    if (error instanceof ApiError && error.status === 401 && key === session.peek()?.key) {
+    const isCurrent = client === session.peek()?.client;
+    if (isCurrent && error instanceof AuthenticationError && error.status !== 403) {
       signOut("The key is no longer valid.");
     }
     throw error;
   }
 }
 
-function takeBoard(answer: Answer<Board>): void {
-  boardError.value = "";
-  if (answer === boardAnswer) return;
-  boardAnswer = answer;
-  const { value, epoch, sequence } = answer;
-  // The stream may be ahead of the answer.
-  const later = tape.peek().filter((order) => sequence !== null && order.sequence > sequence);
-  board.value = applied(value, later.reverse());
-  asOfMs.value = answer.asOfMs;
-  if (epoch !== null && sequence !== null) cursor ??= { epoch, sequence };
+/** Repeats a task until the signal is aborted; rarely while the page is hidden, and at once when it is shown. */
+function repeat(signal: AbortSignal, ms: number, task: () => Promise<void>): void {
+  let timer = 0;
+  let running = false;
+  const run = async () => {
+    clearTimeout(timer);
+    if (running) return;
+    running = true;
+    await task();
+    running = false;
+    if (!signal.aborted) timer = window.setTimeout(run, document.hidden ? POLL_MS.hidden : ms);
+  };
+  timer = window.setTimeout(run, ms);
+  document.addEventListener("visibilitychange", () => document.hidden || void run(), { signal });
+  signal.addEventListener("abort", () => clearTimeout(timer));
 }
 
 function start(): void {
   const ending = new AbortController();
   stop = () => ending.abort();
-  const { key, tier } = session.peek()!;
-  const repeat = (ms: () => number, task: () => Promise<void>) => {
-    const run = async () => {
-      await task().catch(() => {});
-      if (!ending.signal.aborted) timer = setTimeout(run, document.hidden ? POLL_MS.hidden : ms());
-    };
-    let timer = setTimeout(run, ms());
-    const wake = () => {
-      if (document.hidden) return;
-      clearTimeout(timer);
-      void run();
-    };
-    document.addEventListener("visibilitychange", wake, { signal: ending.signal });
-    ending.signal.addEventListener("abort", () => clearTimeout(timer));
+  const { client, tier } = session.peek()!;
+  repeat(ending.signal, tier >= 100 ? POLL_MS.live : POLL_MS.delayed, async () => {
+    const sinceMs = Date.now() - BEHIND_MS;
+    try {
+      const answer = await load((c) => c.miners());
+      if (ending.signal.aborted) return;
+      boardError.value = "";
+      // Without a change, the client returns the same object.
+      if (answer === lastAnswer) return;
+      lastAnswer = answer;
+      const later = tape.peek().filter((order) => (order.arrivedMs ?? 0) > sinceMs);
+      board.value = applied(answer, later.reverse());
+    } catch (error) {
+      if (!ending.signal.aborted) boardError.value = errorSentence(error);
+    }
+  });
+  const checkHealth = async () => {
+    try {
+      const answer = await client.health();
+      if (ending.signal.aborted) return;
+      health.value = answer;
+      unreachableSince.value = null;
+    } catch {
+      unreachableSince.value ??= Date.now();
+    }
   };
-  repeat(
-    () => (tier >= 100 ? POLL_MS.live : POLL_MS.delayed),
-    async () => {
-      try {
-        const answer = await load<Board>("/miners", boardAnswer);
-        if (!ending.signal.aborted) takeBoard(answer);
-      } catch (error) {
-        boardError.value = errorSentence(error);
-      }
-    },
-  );
   void checkHealth();
-  repeat(() => POLL_MS.health, checkHealth);
-  if (tier >= 100) void followOrders(key, ending.signal);
+  repeat(ending.signal, POLL_MS.health, checkHealth);
+  if (tier >= 100) void followOrders(client, ending.signal);
 }
 
-async function checkHealth(): Promise<void> {
+async function followOrders(client: PTNClient, signal: AbortSignal): Promise<void> {
+  stream.value = { state: "connecting", sinceMs: Date.now(), why: "" };
+  const after = await fillTape(client);
+  if (signal.aborted) return;
+  let why = "";
+  const setState = (state: StreamState["state"]) => {
+    const old = stream.peek();
+    const reason = state === "lost" ? why : "";
+    if (state === old.state && reason === old.why) return;
+    stream.value = { state, why: reason, sinceMs: state === old.state ? old.sinceMs : Date.now() };
+  };
+  const orders = new Batches();
+  const following: Stream = client.stream({
+    format: "delta",
+    after,
+    signal,
+    timing: RECONNECT_MS,
+    onWarning: (message) => (why = message),
+    onState: ({ connection, problems }) => {
+      why = problems[0]?.sentence ?? why;
+      if (connection === "connected" || connection === "stale") setState("open");
+      else if (connection === "reconnecting") setState(stream.peek().state === "connecting" ? "connecting" : "lost");
+    },
+    onGap: ({ reason }) => (gap.value = `Some orders were missed and cannot be sent again (${reason.replace("_", " ")}).`),
+  });
   try {
-    const answer = await get<Health>("/health", null);
-    health.value = answer.value;
-    unreachableSince.value = null;
-  } catch {
-    unreachableSince.value ??= Date.now();
+    for await (const { value } of following.items()) {
+      if (value?.type === "order") orders.add(value);
+      else if (value?.type === "heartbeat") {
+        orders.flushIfHidden();
+        clockAheadMs.value = Math.abs(following.clockOffsetMs) > 1000 ? -following.clockOffsetMs : 0;
+        beat.value = { stale: value.stale, problems: value.problems ?? [], sourceMs: value.source_ms };
+      }
+    }
+  } catch (error) {
+    if (signal.aborted) return;
+    if (error instanceof AuthenticationError) signOut("The key is no longer valid.");
+    else {
+      why = errorSentence(error);
+      setState("lost");
+    }
   }
 }
 
-async function followOrders(key: string, signal: AbortSignal): Promise<void> {
-  stream.value = { state: "connecting", sinceMs: Date.now(), why: "" };
-  await fillTape(signal);
-  if (signal.aborted) return;
-  let pending: TapeOrder[] = [];
-  let frame = 0;
-  const flush = () => {
-    frame = 0;
-    const orders = pending.sort((a, b) => a.sequence - b.sequence);
-    pending = [];
+/** Orders that are drawn together, with the next frame. A hidden page has no frames, so it collects some. */
+class Batches {
+  private pending: TapeOrder[] = [];
+  private frame = 0;
+
+  add(message: OrderMessage): void {
+    const order = tapeOrder(message, Date.now());
+    if (order === null) return;
+    this.pending.push(order);
+    if (this.pending.length >= 500) this.flush();
+    else if (this.frame === 0) this.frame = requestAnimationFrame(() => this.flush());
+  }
+
+  flushIfHidden(): void {
+    if (document.hidden && this.pending.length > 0) this.flush();
+  }
+
+  private flush(): void {
+    cancelAnimationFrame(this.frame);
+    this.frame = 0;
+    const orders = this.pending.sort((a, b) => a.sequence - b.sequence);
+    this.pending = [];
     batch(() => {
       tape.value = extended(tape.peek(), orders);
       const shown = board.peek();
       if (shown !== null) board.value = applied(shown, orders);
       now.value = Date.now();
     });
-  };
-  const events: StreamEvents = {
-    onState: (state, why) => {
-      if (state !== stream.peek().state || why !== stream.peek().why) {
-        const same = state === stream.peek().state;
-        stream.value = { state, why, sinceMs: same ? stream.peek().sinceMs : Date.now() };
-      }
-    },
-    onOrder: (message: Message) => {
-      pending.push(tapeOrder(message, Date.now()));
-      if (document.hidden) {
-        // A hidden page gets no animation frames.
-        if (frame !== 0) cancelAnimationFrame(frame);
-        if (pending.length >= 100) flush();
-        else frame = requestAnimationFrame(flush);
-      } else if (frame === 0) frame = requestAnimationFrame(flush);
-    },
-    onHeartbeat: (heartbeat) => {
-      if (pending.length > 0 && document.hidden) flush();
-      const ahead = Date.now() - heartbeat.timestamp;
-      clockAheadMs.value = Math.abs(ahead) > 1000 ? ahead : 0;
-      beat.value = {
-        stale: heartbeat.stale,
-        problems: heartbeat.problems ?? [],
-        sourceMs: heartbeat.source_ms,
-      };
-    },
-    onGap: (why) => {
-      gap.value = why;
-    },
-    onRefused: (why) => signOut(why),
-  };
-  await followStream(key, cursor, events, signal);
-}
-
-/** Fills the tape with the orders before the stream begins. */
-async function fillTape(signal: AbortSignal): Promise<void> {
-  try {
-    cursor ??= await head();
-    const before = (after: number) => load<{ messages: Message[] }>(`/messages?after=${after}&format=delta`);
-    const answer = await before(cursor.sequence - FIRST_ORDERS).catch((error: unknown) => {
-      const oldest = error instanceof ApiError && error.code === "gone" ? error.body["oldest_sequence"] : null;
-      if (typeof oldest !== "number") throw error;
-      return before(oldest - 1);
-    });
-    if (signal.aborted) return;
-    tape.value = extended(
-      tape.peek(),
-      answer.value.messages.map((message) => tapeOrder(message, null)),
-    );
-  } catch {
-    // The stream fills the tape.
   }
 }
 
-async function head() {
-  const answer = await load<{ head: number; epoch: string }>("/messages");
-  return { epoch: answer.value.epoch, sequence: answer.value.head };
+/** Fills the tape with the newest orders; returns where the stream continues. */
+async function fillTape(client: PTNClient): Promise<string | null> {
+  try {
+    const { head, epoch } = await client.messages();
+    for (const count of FIRST_ORDERS) {
+      const page = await client.messages(head - count, { format: "delta" }).catch((error: unknown) => {
+        // A new log does not have that many.
+        if (error instanceof APIStatusError && error.code === "gone") return null;
+        throw error;
+      });
+      if (page === null) continue;
+      const orders = page.messages.map((message) => tapeOrder(message, null)).filter((order) => order !== null);
+      tape.value = extended(tape.peek(), orders);
+      break;
+    }
+    return `${epoch}:${head}`;
+  } catch {
+    return null; // the stream fills the tape
+  }
 }
 
 setInterval(() => {

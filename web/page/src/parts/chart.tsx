@@ -46,7 +46,7 @@ function useChart(
   return place;
 }
 
-const FONT = "11px system-ui, sans-serif";
+const FONT = "11px Inter, system-ui, sans-serif";
 
 function axis(c: Colours, size: number, values?: (value: number) => string): uPlot.Axis {
   return {
@@ -86,7 +86,7 @@ export function EquityChart({ curve, label }: { curve: Curve; label: string }) {
   const equity = useMemoOf<uPlot.AlignedData>(key, [times, returns]);
   const water = useMemoOf<uPlot.AlignedData>(key, [times, losses]);
   const percentText = (value: number) => `${number(value, Math.abs(value) < 1 && value !== 0 ? 2 : 1)}%`;
-  const above = useChart(200, equity, (c) => ({
+  const above = useChart(222, equity, (c) => ({
     tzDate: utc,
     cursor: { sync: { key: sync.key }, y: false },
     legend: { live: true },
@@ -105,7 +105,7 @@ export function EquityChart({ curve, label }: { curve: Curve; label: string }) {
       },
     ],
   }));
-  const below = useChart(130, water, (c) => ({
+  const below = useChart(150, water, (c) => ({
     tzDate: utc,
     cursor: { sync: { key: sync.key }, y: false },
     scales: { x: { time: true }, y: { range: (_, low) => [Math.min(low * 1.1, -0.1), 0] } },
@@ -160,7 +160,11 @@ export function FillsChart({ fills, last, label }: { fills: Fill[]; last: number
     });
     return {
       tzDate: utc,
-      scales: { x: { time: true } },
+      scales: {
+        x: { time: true },
+        // Fills may all have one price.
+        y: { range: (_, low, high) => widened(low, high) },
+      },
       axes: [timeAxis(c), axis(c, 74, (price) => priceText(price))],
       series: [
         { label: "UTC", value: (_, seconds: number | null) => (seconds == null ? "–" : minute(seconds * 1000)) },
@@ -172,6 +176,11 @@ export function FillsChart({ fills, last, label }: { fills: Fill[]; last: number
     };
   });
   return <div class="charts fills" ref={place} role="img" aria-label={label} />;
+}
+
+function widened(low: number, high: number): [number, number] {
+  const margin = Math.max((high - low) * 0.12, Math.abs(high) * 0.0002, 1e-9);
+  return [low - margin, high + margin];
 }
 
 function markers(shape: "up" | "down" | "dot"): uPlot.Series.Points.PathBuilder {

@@ -2,7 +2,7 @@
 
 import { delay, moment, period } from "../pure/format.ts";
 import { verdict } from "../pure/verdict.ts";
-import { asOfMs, beat, board, gap, health, isLive, now, pulse, session, stream, tape, unreachableSince } from "../store.ts";
+import { beat, board, gap, health, isLive, now, pulse, session, stream, tape, unreachableSince } from "../store.ts";
 
 export function HealthStrip() {
   const state = verdict({
@@ -68,7 +68,7 @@ function AsOf() {
   const tier = session.value?.tier ?? 0;
   if (tier >= 100) return null;
   const late = board.value?.delay_ms || 86_400_000;
-  const at = asOfMs.value ?? now.value - late;
+  const at = now.value - late;
   return (
     <p class="banner asof">
       <strong>As of {period(late).replace("1 d", "24 h")} ago</strong>

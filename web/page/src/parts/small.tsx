@@ -41,7 +41,7 @@ export function PairLink({ pair }: { pair: string }) {
   );
 }
 
-export function Side({ side }: { side: string | null }) {
+export function Side({ side }: { side: string | null | undefined }) {
   const kind = side === "LONG" ? "up" : side === "SHORT" ? "down" : "";
   return <span class={`side ${kind}`}>{side ?? NOTHING}</span>;
 }

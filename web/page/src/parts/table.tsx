@@ -2,7 +2,7 @@
 
 import type { ComponentChild, ComponentChildren, JSX } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import { sortedBy, type Order } from "../pure/board.ts";
+import { sortedBy, type Sorting } from "../pure/board.ts";
 import { fitting, rowWindow } from "../pure/window.ts";
 
 export type Column<Row> = {
@@ -15,7 +15,7 @@ export type Column<Row> = {
   priority: number;
   align?: "left" | "right" | "center";
   /** What to sort by; a column without it cannot be sorted. */
-  value?: (row: Row) => number | string | null;
+  value?: (row: Row) => number | string | null | undefined;
   /** Whether the first click sorts falling; the usual way for numbers. */
   falling?: boolean;
   cell: (row: Row) => ComponentChild;
@@ -26,8 +26,8 @@ type Props<Row> = {
   columns: Column<Row>[];
   rows: Row[];
   rowKey: (row: Row) => string | number;
-  order?: Order;
-  onOrder?: (order: Order) => void;
+  order?: Sorting;
+  onOrder?: (order: Sorting) => void;
   onOpen?: (row: Row) => void;
   selected?: string | number | null;
   /** Changes when the row has news, which is shown for a moment. */

@@ -27,7 +27,7 @@ export function applied(board: Board, orders: TapeOrder[]): Board {
             processed_ms: order.processedMs,
             trade_pair: order.pair,
             order_type: order.side,
-            leverage: order.leverage,
+            leverage: order.leverage ?? 0,
           }
         : miner.last_order,
     });
@@ -67,13 +67,13 @@ export function phaseOf(miner: Miner): string | null {
   return miner.elimination === null ? miner.phase : "ELIMINATED";
 }
 
-export type Order = { column: string; falling: boolean };
+export type Sorting = { column: string; falling: boolean };
 
 /** Returns the rows by this value; rows without a value come last in both directions, and ties keep their order. */
-export function sortedBy<Row>(rows: Row[], value: (row: Row) => number | string | null, falling: boolean): Row[] {
+export function sortedBy<Row>(rows: Row[], value: (row: Row) => number | string | null | undefined, falling: boolean): Row[] {
   const sign = falling ? -1 : 1;
   return rows
-    .map((row) => ({ row, value: value(row) }))
+    .map((row) => ({ row, value: value(row) ?? null }))
     .sort((a, b) => {
       if (a.value === null || b.value === null) return Number(a.value === null) - Number(b.value === null);
       if (a.value === b.value) return 0;

@@ -1,6 +1,6 @@
 // The newest orders, newest first. Bounded, so that a page that is open for days does not grow.
 
-import { isClosed, pairOf, type Message } from "./model.ts";
+import { isClosed, pairOf, type OrderMessage } from "./model.ts";
 
 export const TAPE_LIMIT = 2000;
 
@@ -23,13 +23,14 @@ export type TapeOrder = {
   action: Action;
   netLeverage: number;
   closed: boolean;
-  gain: number;
   late: boolean;
 };
 
-export function tapeOrder(message: Message, arrivedMs: number | null): TapeOrder {
+/** Returns the order that a message of the format `delta` announces; null if the message has none. */
+export function tapeOrder(message: OrderMessage, arrivedMs: number | null): TapeOrder | null {
   const { order, position, n_orders } = message.data;
-  const closed = isClosed(position);
+  if (!order) return null;
+  const [closed, net] = [isClosed(position), position.net_leverage ?? 0];
   return {
     sequence: message.sequence,
     uuid: order.order_uuid,
@@ -42,11 +43,10 @@ export function tapeOrder(message: Message, arrivedMs: number | null): TapeOrder
     leverage: order.leverage ?? null,
     price: order.price ?? null,
     execution: order.execution_type ?? "MARKET",
-    action: closed ? "close" : n_orders <= 1 ? "open" : actionOf(order.leverage ?? 0, position.net_leverage),
-    netLeverage: closed ? 0 : position.net_leverage,
+    action: closed ? "close" : (n_orders ?? 1) <= 1 ? "open" : actionOf(order.leverage ?? 0, net),
+    netLeverage: closed ? 0 : net,
     closed,
-    gain: position.return_at_close,
-    late: message.late ?? false,
+    late: message.late,
   };
 }
 

@@ -1,6 +1,6 @@
 import { signal } from "@preact/signals";
 import { useEffect, useMemo, useState } from "preact/hooks";
-import type { Order } from "../pure/board.ts";
+import type { Sorting } from "../pure/board.ts";
 import { errorSentence } from "../pure/errors.ts";
 import { minute, number } from "../pure/format.ts";
 import { Ago, MinerLink, Search } from "../parts/small.tsx";
@@ -40,7 +40,7 @@ const columns: Column<Elimination>[] = [
   },
   { key: "ago", label: "Age", width: 70, priority: 0, align: "right", value: (e) => e.elimination_initiated_time_ms ?? null, cell: (e) => <Ago ms={e.elimination_initiated_time_ms} /> },
 ];
-const order = signal<Order>({ column: "time", falling: true });
+const order = signal<Sorting>({ column: "time", falling: true });
 const text = signal("");
 
 export function Eliminations() {
@@ -48,8 +48,8 @@ export function Eliminations() {
   const [error, setError] = useState("");
   useEffect(() => {
     const update = () =>
-      void load<{ eliminations?: Elimination[] }>("/eliminations").then(
-        (answer) => setRows(answer.value.eliminations ?? []),
+      void load((client) => client.eliminations()).then(
+        (answer) => setRows(answer as Elimination[]),
         (failure: unknown) => setError(errorSentence(failure)),
       );
     update();

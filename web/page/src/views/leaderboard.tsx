@@ -1,6 +1,6 @@
 import { signal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
-import { ageDays, matchingMiners, netOf, phaseOf, type BoardFilter, type Order } from "../pure/board.ts";
+import { ageDays, matchingMiners, netOf, phaseOf, type BoardFilter, type Sorting } from "../pure/board.ts";
 import { number, percent, phase } from "../pure/format.ts";
 import type { Miner } from "../pure/model.ts";
 import { linkTo } from "../pure/route.ts";
@@ -11,7 +11,7 @@ import { Tape } from "./tape.tsx";
 
 // They outlive the view, so that the back button returns to the same list.
 const filter = signal<BoardFilter>({ text: "", phase: "", openOnly: false });
-const order = signal<Order>({ column: "rank", falling: false });
+const order = signal<Sorting>({ column: "rank", falling: false });
 
 function columnsFor(lookbackDays: number): Column<Miner>[] {
   return [

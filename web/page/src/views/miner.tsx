@@ -1,67 +1,57 @@
 import { signal } from "@preact/signals";
+import { APIStatusError, type PTNClient } from "ptn-api-client";
 import { useEffect, useMemo, useState } from "preact/hooks";
-import { netOf, phaseOf, type Order } from "../pure/board.ts";
+import { netOf, phaseOf, type Sorting } from "../pure/board.ts";
 import { curveOf } from "../pure/curve.ts";
 import { errorSentence } from "../pure/errors.ts";
 import { minute, money, number, percent, period, price } from "../pure/format.ts";
-import { isClosed, pairOf, type FullPosition, type RawOrder } from "../pure/model.ts";
+import { isClosed, lastPrice, pairOf, type Order, type Position } from "../pure/model.ts";
 import { linkTo } from "../pure/route.ts";
 import { measures, type Measure } from "../pure/statistics.ts";
-import { ApiError, type Answer } from "../api.ts";
 import { EquityChart, FillsChart } from "../parts/chart.tsx";
 import { Ago, Figure, Gain, Leverage, Loss, PairLink, Phase, Side } from "../parts/small.tsx";
 import { Table, type Column } from "../parts/table.tsx";
 import { board, isLive, load, now, tape } from "../store.ts";
 
-type Entry = {
-  positions: FullPosition[];
-  thirty_day_returns: number;
-  all_time_returns: number;
-  n_positions: number;
-  percentage_profitable: number;
-};
-
-/** Loads a document and keeps it current. Returns undefined while it loads, and null where there is none. */
-function useDocument<T>(path: string, periodMs: number, news: unknown) {
-  const [state, setState] = useState<{ path: string; answer: Answer<T> | null | undefined; error: string }>({
-    path,
-    answer: undefined,
-    error: "",
-  });
-  const current = state.path === path ? state : { path, answer: undefined, error: "" };
+/** Loads a document and keeps it current. It is undefined while it loads, and null where there is none. */
+function useDocument<T>(name: string, request: (client: PTNClient) => Promise<T>, periodMs: number, news: unknown) {
+  type State = { name: string; value: T | null | undefined; error: string };
+  const [state, setState] = useState<State>({ name, value: undefined, error: "" });
+  const current: State = state.name === name ? state : { name, value: undefined, error: "" };
   useEffect(() => {
     let ended = false;
     const update = async () => {
       try {
-        const answer = await load<T>(path, current.answer ?? null);
-        if (!ended && answer !== current.answer) setState({ path, answer, error: "" });
+        const value = await load(request);
+        // Without a change, the client returns the same object.
+        if (!ended && (value !== current.value || current.error !== "")) setState({ name, value, error: "" });
       } catch (error) {
         if (ended) return;
-        const missing = error instanceof ApiError && error.status === 404;
-        setState({ path, answer: missing ? null : current.answer, error: errorSentence(error) });
+        const missing = error instanceof APIStatusError && error.status === 404;
+        setState({ name, value: missing ? null : current.value, error: errorSentence(error) });
       }
     };
-    const wait = current.answer === undefined ? 0 : 250;
-    const first = setTimeout(() => void update(), wait);
+    const first = setTimeout(() => void update(), current.value === undefined ? 0 : 250);
     const timer = setInterval(() => document.hidden || void update(), periodMs);
     return () => {
       ended = true;
       clearTimeout(first);
       clearInterval(timer);
     };
-  }, [path, periodMs, news, current.answer === undefined]);
-  return { value: current.answer === undefined ? undefined : (current.answer?.value ?? null), error: current.error };
+  }, [name, periodMs, news, current.value === undefined]);
+  return current;
 }
 
-function lastPrice(position: FullPosition): number | null {
-  return isClosed(position) ? null : (position.last_price_source?.close ?? null);
+function ordersOf(position: Position): Order[] {
+  return position.orders ?? [];
 }
 
-function endOf(position: FullPosition): number {
-  return isClosed(position) && position.close_ms ? position.close_ms : now.peek();
+function heldMs(position: Position): number {
+  const end = isClosed(position) && position.close_ms ? position.close_ms : now.peek();
+  return end - (position.open_ms ?? end);
 }
 
-const pairColumn: Column<FullPosition> = {
+const pairColumn: Column<Position> = {
   key: "pair",
   label: "Pair",
   width: 92,
@@ -69,7 +59,7 @@ const pairColumn: Column<FullPosition> = {
   value: pairOf,
   cell: (p) => <PairLink pair={pairOf(p)} />,
 };
-const entryColumn: Column<FullPosition> = {
+const entryColumn: Column<Position> = {
   key: "entry",
   label: "Entry",
   title: "Average entry price",
@@ -79,7 +69,7 @@ const entryColumn: Column<FullPosition> = {
   value: (p) => p.average_entry_price ?? null,
   cell: (p) => price(p.average_entry_price),
 };
-const returnColumn: Column<FullPosition> = {
+const returnColumn: Column<Position> = {
   key: "return",
   label: "Return",
   title: "Return with fees",
@@ -89,16 +79,16 @@ const returnColumn: Column<FullPosition> = {
   value: (p) => p.return_at_close,
   cell: (p) => <Gain factor={p.return_at_close} digits={3} />,
 };
-const ordersColumn: Column<FullPosition> = {
+const ordersColumn: Column<Position> = {
   key: "orders",
   label: "Orders",
   width: 64,
   priority: 5,
   align: "right",
-  value: (p) => p.orders.length,
-  cell: (p) => p.orders.length,
+  value: (p) => ordersOf(p).length,
+  cell: (p) => ordersOf(p).length,
 };
-const openedColumn: Column<FullPosition> = {
+const openedColumn: Column<Position> = {
   key: "opened",
   label: "Opened (UTC)",
   width: 126,
@@ -108,7 +98,7 @@ const openedColumn: Column<FullPosition> = {
   cell: (p) => minute(p.open_ms),
 };
 
-const openColumns: Column<FullPosition>[] = [
+const openColumns: Column<Position>[] = [
   pairColumn,
   { key: "side", label: "Side", width: 70, priority: 2, value: (p) => p.position_type, cell: (p) => <Side side={p.position_type} /> },
   {
@@ -146,7 +136,7 @@ const openColumns: Column<FullPosition>[] = [
   { key: "age", label: "Age", width: 60, priority: 1, align: "right", value: (p) => p.open_ms, falling: false, cell: (p) => <Ago ms={p.open_ms} /> },
 ];
 
-const closedColumns: Column<FullPosition>[] = [
+const closedColumns: Column<Position>[] = [
   pairColumn,
   entryColumn,
   returnColumn,
@@ -178,12 +168,12 @@ const closedColumns: Column<FullPosition>[] = [
     width: 64,
     priority: 1,
     align: "right",
-    value: (p) => endOf(p) - p.open_ms,
-    cell: (p) => period(endOf(p) - p.open_ms),
+    value: heldMs,
+    cell: (p) => period(heldMs(p)),
   },
 ];
 
-const orderColumns: Column<RawOrder>[] = [
+const orderColumns: Column<Order>[] = [
   { key: "time", label: "Time (UTC)", width: 126, priority: 0, cell: (o) => minute(o.processed_ms) },
   { key: "side", label: "Side", width: 70, priority: 0, cell: (o) => <Side side={o.order_type} /> },
   { key: "leverage", label: "Leverage", width: 82, priority: 0, align: "right", cell: (o) => <Leverage value={o.leverage} /> },
@@ -206,15 +196,14 @@ const measureColumns: Column<Measure>[] = [
   },
 ];
 
-const openOrder = signal<Order>({ column: "opened", falling: true });
-const closedOrder = signal<Order>({ column: "closed", falling: true });
+const openOrder = signal<Sorting>({ column: "opened", falling: true });
+const closedOrder = signal<Sorting>({ column: "closed", falling: true });
 
 export function MinerView({ hotkey }: { hotkey: string }) {
   const miner = board.value?.miners.find((candidate) => candidate.hotkey === hotkey);
   const newest = tape.value.find((order) => order.hotkey === hotkey)?.sequence;
-  const path = encodeURIComponent(hotkey);
-  const entry = useDocument<Entry>(`/miner-positions/${path}`, isLive.value ? 5_000 : 60_000, newest);
-  const statistics = useDocument<Record<string, unknown>>(`/statistics/${path}`, 60_000, null);
+  const entry = useDocument(`positions ${hotkey}`, (c) => c.miner(hotkey), isLive.value ? 5_000 : 60_000, newest);
+  const statistics = useDocument(`statistics ${hotkey}`, (c) => c.minerStatistics(hotkey), 60_000, null);
   const [selected, setSelected] = useState<string | null>(null);
   useEffect(() => setSelected(null), [hotkey]);
 
@@ -225,10 +214,10 @@ export function MinerView({ hotkey }: { hotkey: string }) {
   );
   const shown =
     positions.find((p) => p.position_uuid === selected) ??
-    [...open].sort((a, b) => b.open_ms - a.open_ms)[0] ??
+    [...open].sort((a, b) => (b.open_ms ?? 0) - (a.open_ms ?? 0))[0] ??
     [...closed].sort((a, b) => (b.close_ms ?? 0) - (a.close_ms ?? 0))[0];
   const curve = useMemo(
-    () => curveOf(statistics.value?.["checkpoints"]) ?? miner?.curve ?? null,
+    () => curveOf(statistics.value?.checkpoints) ?? miner?.curve ?? null,
     [statistics.value, miner?.curve],
   );
   const rows = useMemo(() => measures(statistics.value), [statistics.value]);
@@ -329,7 +318,7 @@ export function MinerView({ hotkey }: { hotkey: string }) {
             onOrder={(next) => (openOrder.value = next)}
             onOpen={(p) => setSelected(p.position_uuid)}
             selected={shown?.position_uuid ?? null}
-            news={(p) => p.orders.length}
+            news={(p) => ordersOf(p).length}
             maxRows={10}
             empty={entry.value === undefined ? "Loading…" : "No open position."}
           />
@@ -355,7 +344,7 @@ export function MinerView({ hotkey }: { hotkey: string }) {
             <h2 id="orders-title">Orders{shown ? ` of ${pairOf(shown)}` : ""}</h2>
             {shown && (
               <span class="count">
-                {isClosed(shown) ? "closed" : "open"}, {shown.orders.length} orders
+                {isClosed(shown) ? "closed" : "open"}, {ordersOf(shown).length} orders
               </span>
             )}
           </header>
@@ -366,8 +355,8 @@ export function MinerView({ hotkey }: { hotkey: string }) {
   );
 }
 
-function Fills({ position }: { position: FullPosition }) {
-  const orders = useMemo(() => [...position.orders].sort((a, b) => b.processed_ms - a.processed_ms), [position]);
+function Fills({ position }: { position: Position }) {
+  const orders = useMemo(() => [...ordersOf(position)].sort((a, b) => b.processed_ms - a.processed_ms), [position]);
   const fills = orders
     .filter((order) => typeof order.price === "number" && order.price > 0)
     .map((order) => ({ ms: order.processed_ms, price: order.price!, side: order.order_type }))

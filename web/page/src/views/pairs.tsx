@@ -1,6 +1,6 @@
 import { signal } from "@preact/signals";
 import { useEffect, useMemo } from "preact/hooks";
-import type { Order } from "../pure/board.ts";
+import type { Sorting } from "../pure/board.ts";
 import { leverage, number, percent } from "../pure/format.ts";
 import { exposures, holdersOf, type Holding, type PairExposure } from "../pure/pairs.ts";
 import { linkTo } from "../pure/route.ts";
@@ -11,16 +11,15 @@ import { tapeColumns } from "./tape.tsx";
 
 const text = signal("");
 const category = signal("");
-const order = signal<Order>({ column: "gross", falling: true });
+const order = signal<Sorting>({ column: "gross", falling: true });
 /** The class of each pair, such as crypto; loaded once. */
 const categories = signal<Record<string, string> | null>(null);
 
 async function loadCategories(): Promise<void> {
   if (categories.peek() !== null) return;
-  type Listed = { trade_pair_id: string; trade_pair_category: string };
-  const answer = await load<{ allowed: Listed[]; disabled: Listed[] }>("/trade-pairs").catch(() => null);
+  const answer = await load((client) => client.tradePairs()).catch(() => null);
   if (answer === null) return;
-  const listed = [...answer.value.allowed, ...answer.value.disabled];
+  const listed = [...answer.allowed, ...answer.disabled];
   categories.value = Object.fromEntries(listed.map((pair) => [pair.trade_pair_id, pair.trade_pair_category]));
 }
 
@@ -151,7 +150,7 @@ const holderColumns: Column<Holding>[] = [
   { key: "miner", label: "Miner", width: 140, priority: 0, value: (h) => h.hotkey, cell: (h) => <MinerLink hotkey={h.hotkey} /> },
   { key: "leverage", label: "Net leverage", width: 104, priority: 0, align: "right", value: (h) => h.leverage, cell: (h) => <Leverage value={h.leverage} /> },
 ];
-const holderOrder = signal<Order>({ column: "", falling: true });
+const holderOrder = signal<Sorting>({ column: "", falling: true });
 
 function Pair({ pair, exposure }: { pair: string; exposure: PairExposure | undefined }) {
   const holders = useMemo(() => holdersOf(board.value?.miners ?? [], pair), [board.value, pair]);
