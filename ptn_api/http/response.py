@@ -27,7 +27,7 @@ class Response(msgspec.Struct, frozen=True):
     """A handler's response. For a HEAD request `body` may be left out (None), to save building it.
 
     `headers` are lines made by `header_lines`. `vary` names a request header that the response depends on,
-    in addition to those that every response depends on.
+    in addition to those that every response depends on. `cache_control` replaces the usual one.
     """
 
     body: Body | StreamedBody | None
@@ -35,6 +35,7 @@ class Response(msgspec.Struct, frozen=True):
     vary: str = ""
     media_type: str = JSON
     status: int = 200
+    cache_control: str = ""
 
 
 class Exchange:
@@ -52,6 +53,7 @@ class Exchange:
         "sent_bytes",
         "status",
         "user",
+        "vary",
     )
 
     def __init__(self, request: Request) -> None:
@@ -67,6 +69,8 @@ class Exchange:
         """Header lines, made by `header_lines`."""
         self.extra_headers = b""
         """Header lines to send with any response to this request, such as rate limits."""
+        self.vary = ""
+        """The request header that any response to this request depends on, if it is an unusual one."""
         self.coding: Coding = "identity"
         self.body: EncodedBody | EncodedStream = _EMPTY
         self.pace: AbstractAsyncContextManager[Any] | None = None
@@ -80,7 +84,8 @@ class Exchange:
         `private`: the response depends on the API key; `store`: caches may store it and revalidate.
         """
         request = self.request
-        headers = response.headers + _cache_lines(response.vary, private, store)
+        vary = ", ".join(filter(None, (response.vary, self.vary)))
+        headers = response.headers + _cache_lines(vary, private, store, response.cache_control)
         if response.body is None:
             self.status = response.status
             self.headers = headers + header_lines({"content-type": response.media_type})
@@ -119,6 +124,8 @@ class Exchange:
     def respond_with_error(self, error: HTTPError) -> None:
         self.status, self.coding = error.status.value, "identity"
         content, self.headers = _error_content(error)
+        if self.vary:
+            self.headers += header_lines({"vary": self.vary})
         self.body = _EMPTY if self.request.method == b"HEAD" else EncodedBody([content])
 
     def head(self, *, close: bool) -> bytes:
@@ -166,13 +173,13 @@ def _date_line(second: int) -> bytes:
 
 
 @lru_cache
-def _cache_lines(vary: str, private: bool, store: bool) -> bytes:
+def _cache_lines(vary: str, private: bool, store: bool, cache_control: str) -> bytes:
     all_vary = "Accept-Encoding, Authorization" if private else "Accept-Encoding"
     stored = "private, no-cache" if private else "no-cache"
     return header_lines(
         {
             "vary": f"{vary}, {all_vary}" if vary else all_vary,
-            "cache-control": stored if store else "no-store",
+            "cache-control": cache_control or (stored if store else "no-store"),
         }
     )
 

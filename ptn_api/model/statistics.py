@@ -6,7 +6,7 @@ For reading: every key is optional, unknown keys are ignored. Returns are factor
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -72,8 +72,8 @@ class PerfLedger(msgspec.Struct, kw_only=True):
 
 
 CURVE_POINTS = 60
-_DECIMALS = 6
-"""Of drawdown and curve: more would double the size of the leaderboard."""
+_DECIMALS = 5
+"""Of drawdown and curve: all of them would double the size of the leaderboard."""
 
 
 class Performance(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +86,7 @@ class Performance(msgspec.Struct, frozen=True, kw_only=True):
 class _Point(msgspec.Struct):
     """The part of a checkpoint that enters a miner's performance."""
 
-    last_update_ms: float | None = None
+    last_update_ms: Annotated[float, msgspec.Meta(ge=0, lt=1 << 53)] | None = None
     prev_portfolio_ret: float | None = None
     mdd: float | None = None
 
@@ -117,20 +117,20 @@ def performance_of(ledger: bytes | msgspec.Raw) -> Performance:
             for raw in _raw_points.decode(ledger).cps:
                 with contextlib.suppress(msgspec.ValidationError):
                     points.append(_point.decode(raw))
-    lowest = min((point.mdd for point in points if point.mdd is not None), default=None)
+    lowest = min([point.mdd for point in points if point.mdd is not None], default=None)
     curve = sorted(
-        (int(point.last_update_ms), round(point.prev_portfolio_ret, _DECIMALS))
-        for point in points
-        if point.last_update_ms is not None
-        and abs(point.last_update_ms) < 1 << 53
-        and point.prev_portfolio_ret is not None
+        [
+            (point.last_update_ms, point.prev_portfolio_ret)
+            for point in points
+            if point.last_update_ms is not None and point.prev_portfolio_ret is not None
+        ]
     )
     if len(curve) > CURVE_POINTS:
         last = len(curve) - 1
         curve = [curve[n * last // (CURVE_POINTS - 1)] for n in range(CURVE_POINTS)]
     return Performance(
         drawdown=None if lowest is None else round(min(max(1 - lowest, 0.0), 1.0), _DECIMALS),
-        curve=curve or None,
+        curve=[(int(ms), round(value, _DECIMALS)) for ms, value in curve] or None,
     )
 
 

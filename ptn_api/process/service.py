@@ -19,6 +19,7 @@ from ptn_api.access import key_file_places, make_demo_keys
 from ptn_api.access.address import Proxies, is_loopback
 from ptn_api.errors import PTNError, SettingsError
 from ptn_api.http.acceptor import BACKLOG
+from ptn_api.http.cross_origin import CrossOrigin
 from ptn_api.process.certificate import Certificate
 from ptn_api.process.control import kind_of, process_names
 from ptn_api.process.data_dir import DEMO_VALIDATOR, check_validator_dir, make_data_dir
@@ -103,6 +104,7 @@ def _prepare(settings: Settings) -> Settings:
     )
     make_data_dir(data_dir, demo=settings.demo)
     Proxies(settings.rest.trusted_proxies)
+    CrossOrigin(settings.rest.cors_origins)
     settings.chosen_processes()
     changes: dict[str, Any] = {"data_dir": str(data_dir)}
     if settings.cluster_options.servers:

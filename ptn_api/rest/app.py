@@ -13,6 +13,7 @@ from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.usage import Usage
 from ptn_api.clock import Monotonic, monotonic_ms
 from ptn_api.errors import LogBehindError, LogError
+from ptn_api.http.cross_origin import CrossOrigin, allow_preflight, is_preflight
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.response import Exchange, Response
 from ptn_api.rest.auth import Authenticator, key_in_body, rate_limit_lines
@@ -75,10 +76,18 @@ class App:
         """Timers of the routes whose last read of the log failed."""
         self._turns = Turns(context.options, self._counters, context.problems, monotonic)
         self._authenticator = Authenticator(keys, context.options, monotonic, self._counters)
+        self._cross_origin = CrossOrigin(context.options.cors_origins)
 
     def handle(self, exchange: Exchange) -> Coroutine[Any, Any, None] | None:
+        found = self._router.find(exchange.request.path)
+        public = found is not None and found[0].any_origin
+        if public or self._cross_origin.enabled:
+            may_read = self._cross_origin.mark(exchange, public=public)
+            if may_read and is_preflight(exchange):
+                allow_preflight(exchange)
+                return None
         try:
-            route, request = self._dispatch(exchange)
+            route, request = self._dispatch(exchange, found)
             result: Response | Awaitable[Response | Heavy] | Heavy
             try:
                 result = route.handler(self._context, request)
@@ -168,10 +177,9 @@ class App:
 
     # --- dispatch -------------------------------------------------------------------------------------------
 
-    def _dispatch(self, exchange: Exchange) -> tuple[Route, RequestContext]:
-        """Routes, authenticates and parses the query, in this order: the cheapest rejection comes first."""
+    def _dispatch(self, exchange: Exchange, found: tuple[Route, str] | None) -> tuple[Route, RequestContext]:
+        """Authenticates and parses the query, in this order: the cheapest rejection comes first."""
         request = exchange.request
-        found = self._router.find(request.path)
         if found is None:
             raise HTTPError("not_found", not_served(request.path) or "Not found")
         route, hotkey = found
@@ -182,7 +190,7 @@ class App:
         if route.access != "anyone":
             holder, allowance = self._authenticator.authenticate(request)
             if allowance is not None:
-                exchange.extra_headers = rate_limit_lines(allowance)
+                exchange.extra_headers += rate_limit_lines(allowance)
                 if not allowance.allowed:
                     after = {"retry-after": str(allowance.retry_s)}
                     raise HTTPError("too_many_requests", "Too many requests with this key", headers=after)

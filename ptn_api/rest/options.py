@@ -77,6 +77,16 @@ class RestOptions(ClientLimits, frozen=True, kw_only=True):
             "REST", "Disconnect a client that downloads slower than this many bytes per second; 0 = never"
         ),
     ] = 1_024
+    cors_origins: Annotated[
+        str,
+        setting(
+            "REST",
+            "Let scripts of these origins read responses in a browser (comma-separated, such as "
+            "https://app.example.com; * = any)",
+            unit="ORIGINS",
+            default="none; /health and the descriptions are open to all",
+        ),
+    ] = ""
     clock_jump_ms: ClockJump = CLOCK_JUMP_MS
     clock_settle_ms: ClockSettle = CLOCK_SETTLE_MS
     stop_timeout_ms: StopTimeout = STOP_TIMEOUT_MS

@@ -50,7 +50,8 @@ class Route(msgspec.Struct, frozen=True, dict=True):
 
     The rest is for the API's description: `variant` is the response type with some parameter, `ndjson_line`
     the type of a line if NDJSON is requested; `freshness`: the response has the headers of
-    `context.freshness_headers`; `also_503`: the response may come with status 503.
+    `context.freshness_headers`; `also_503`: the response may come with status 503. `any_origin`: scripts of
+    every website may read the response in a browser, without a setting.
     """
 
     path: str
@@ -66,6 +67,7 @@ class Route(msgspec.Struct, frozen=True, dict=True):
     ndjson_line: Any = None
     freshness: bool = False
     also_503: bool = False
+    any_origin: bool = False
     media_type: str = "application/json"
 
     @cached_property
@@ -177,7 +179,7 @@ ROUTES: tuple[Route, ...] = (
         errors=("busy",),
         description="Best miner first, by `thirty_day_returns`, as the key's tier shows the positions. "
         "`phase`, `elimination`, `drawdown` and `curve` come from documents that are not delayed; the last "
-        "two are rounded to 6 decimals.",
+        "two are rounded to 5 decimals.",
         freshness=True,
     ),
     Route(
@@ -397,6 +399,7 @@ ROUTES: tuple[Route, ...] = (
         access="anyone",
         query=about.HealthQuery,
         also_503=True,
+        any_origin=True,
     ),
     Route(
         "/api/health",
@@ -412,6 +415,7 @@ ROUTES: tuple[Route, ...] = (
         "This description",
         dict[str, Any],
         access="anyone",
+        any_origin=True,
     ),
     Route(
         "/asyncapi.json",
@@ -419,6 +423,7 @@ ROUTES: tuple[Route, ...] = (
         "The WebSocket's description: AsyncAPI 3",
         dict[str, Any],
         access="anyone",
+        any_origin=True,
     ),
     Route(
         "/docs",
@@ -427,6 +432,7 @@ ROUTES: tuple[Route, ...] = (
         str,
         access="anyone",
         media_type=pages.HTML,
+        any_origin=True,
     ),
     Route(
         "/docs/stream",
@@ -435,5 +441,6 @@ ROUTES: tuple[Route, ...] = (
         str,
         access="anyone",
         media_type=pages.HTML,
+        any_origin=True,
     ),
 )

@@ -25,7 +25,7 @@ from ptn_api.model.documents import (
 from ptn_api.model.miner import MinerElimination
 from ptn_api.model.statistics import lookback_days
 
-__all__ = ["Documents", "Recent"]
+__all__ = ["Documents", "Recent", "elements_of", "portfolio_ledger"]
 
 T = TypeVar("T")
 
@@ -143,12 +143,16 @@ class Documents:
 
     def elements(self, document: Document) -> dict[str, msgspec.Raw]:
         """The texts of an object's values; empty if the document is not an object."""
-        return self._keep("elements", document, _elements)
+        return self._keep("elements", document, elements_of)
 
     def element(self, document: Document, key: str) -> bytes | None:
         """The text of one value of an object."""
         value = self.elements(document).get(key)
         return None if value is None else bytes(value)
+
+    def read(self, document: Document) -> bytes | None:
+        """Reads the document from the log: unlike `content`, it is not kept in memory."""
+        return self._log.document(document)
 
     def of_miner(self, document: Document, hotkey: str) -> bytes | None:
         """Reads one miner's document from the log: documents of miners are not kept in memory."""
@@ -178,7 +182,7 @@ class Documents:
         """The statistics without the miners' checkpoints, or unchanged if they are malformed."""
         if content is None:
             return None
-        keys = _elements(content)
+        keys = elements_of(content)
         try:
             miners = _array.decode(keys["data"])
         except (KeyError, msgspec.MsgspecError):
@@ -190,7 +194,7 @@ class Documents:
     def lookback_days(self, content: bytes | None) -> float:
         """Returns the days that `thirty_day_returns` looks back."""
         try:
-            return lookback_days(msgspec.json.decode(_elements(content).get("constants", b"{}")))
+            return lookback_days(msgspec.json.decode(elements_of(content).get("constants", b"{}")))
         except _MALFORMED:
             return lookback_days({})
 
@@ -236,7 +240,7 @@ class Documents:
         The file has other values of the accounts as well, which change with every order.
         """
         found = {}
-        for hotkey, element in _elements(content).items():
+        for hotkey, element in elements_of(content).items():
             try:
                 state = msgspec.json.decode(element)
             except _MALFORMED:
@@ -258,7 +262,7 @@ class Documents:
         The keys are ("subaccount", its hotkey) and ("hl_address", its address in lower case).
         """
         found: dict[tuple[str, str], EntityEndpoint] = {}
-        for hotkey, element in _elements(content).items():
+        for hotkey, element in elements_of(content).items():
             try:
                 entity = msgspec.json.decode(element, type=_Entity)
             except _MALFORMED:
@@ -288,7 +292,7 @@ class Documents:
 
     def ledgers(self, document: Document) -> dict[str, msgspec.Raw]:
         """Returns the miners' elements of the debt, emissions or penalty ledgers."""
-        return self._keep("ledgers", document, lambda text: _elements(_elements(text).get("ledgers")))
+        return self._keep("ledgers", document, lambda text: elements_of(elements_of(text).get("ledgers")))
 
     @_derived_from(Document.DEBT_LEDGERS)
     def debt_summaries(self, content: bytes | None) -> Body | None:
@@ -314,25 +318,25 @@ class Documents:
         return value
 
 
-def _elements(text: bytes | msgspec.Raw | None) -> dict[str, msgspec.Raw]:
+def elements_of(text: bytes | msgspec.Raw | None) -> dict[str, msgspec.Raw]:
+    """Returns the texts of an object's values; empty if the text is not an object."""
     try:
         return _object.decode(text or b"{}")
     except _MALFORMED:
         return {}
 
 
+def portfolio_ledger(element: msgspec.Raw) -> msgspec.Raw | None:
+    """Returns the ledger of a miner's portfolio. Some validators keep one of each trade pair, too."""
+    keys = elements_of(element)
+    return keys.get("portfolio", element if "cps" in keys else None)
+
+
 def _portfolio_ledgers(content: bytes | None) -> dict[str, msgspec.Raw]:
-    """Returns the ledgers of portfolios. Some validators keep one of each trade pair, too."""
-    ledgers = {}
-    for hotkey, element in _elements(content).items():
-        keys = _elements(element)
-        if "portfolio" in keys:
-            ledgers[hotkey] = keys["portfolio"]
-        elif "cps" in keys:
-            ledgers[hotkey] = element
-    return ledgers
+    ledgers = ((hotkey, portfolio_ledger(element)) for hotkey, element in elements_of(content).items())
+    return {hotkey: ledger for hotkey, ledger in ledgers if ledger is not None}
 
 
 def _without(element: bytes, key: str) -> bytes:
-    keys = _elements(element)
+    keys = elements_of(element)
     return msgspec.json.encode({k: v for k, v in keys.items() if k != key}) if key in keys else element

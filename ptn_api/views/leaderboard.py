@@ -15,7 +15,7 @@ from ptn_api.http.body import Body, body_of
 from ptn_api.model.statistics import Performance, performance_of
 from ptn_api.model.tiers import TIER_LAG_MS, TIERS, Tier
 from ptn_api.tasks import TimeSlice
-from ptn_api.views.documents import Documents
+from ptn_api.views.documents import Documents, elements_of, portfolio_ledger
 from ptn_api.views.positions import PositionViews
 
 __all__ = ["Leaderboards"]
@@ -36,7 +36,7 @@ class Leaderboards:
         self._rows: dict[Tier, dict[str, _Row]] = {tier: {} for tier in TIERS}
         self._performances: dict[str, Performance] = {}
         self._unread: dict[str, msgspec.Raw] = {}
-        """Ledgers whose performance is still to be computed. Concurrent requests share the work."""
+        """Miners' ledgers whose performance is still to be computed. Concurrent requests share the work."""
         self._ledgers_revision = -1
         """The revision that `_performances` and `_unread` are from."""
 
@@ -92,10 +92,11 @@ class Leaderboards:
         """Computes each miner's performance if the ledgers have changed."""
         (revision,) = self._documents.revisions_of(Document.PERF_LEDGERS)
         if revision != self._ledgers_revision:
-            ledgers = self._documents.portfolio_ledgers()
-            self._unread, self._ledgers_revision = {**ledgers}, revision
-            self._performances = {h: self._performances[h] for h in ledgers if h in self._performances}
+            self._unread = elements_of(self._documents.read(Document.PERF_LEDGERS))
+            self._ledgers_revision = revision
+            self._performances = {h: p for h, p in self._performances.items() if h in self._unread}
         while self._unread:
-            hotkey, ledger = self._unread.popitem()
-            self._performances[hotkey] = performance_of(ledger)
+            hotkey, element = self._unread.popitem()
+            ledger = portfolio_ledger(element)
+            self._performances[hotkey] = _NO_PERFORMANCE if ledger is None else performance_of(ledger)
             await time_slice.yield_if_due()

@@ -73,8 +73,8 @@ async def test_a_row() -> None:
         },
         "phase": "CHALLENGE",
         "elimination": {"reason": "FAILED", "elimination_initiated_time_ms": 7},
-        "drawdown": 0.043333,
-        "curve": [[NOW - 2 * DAY, 1.02], [NOW - DAY, 0.981235], [NOW, 1.0]],
+        "drawdown": 0.04333,
+        "curve": [[NOW - 2 * DAY, 1.02], [NOW - DAY, 0.98123], [NOW, 1.0]],
     }
     assert list(json.loads(encoded(await _body(context)))["miners"][1]) == list(row)
     other = (await rows(context))[OTHER_MINER]
@@ -171,6 +171,7 @@ async def test_odd_documents_cost_their_own_values_alone() -> None:
         {"last_update_ms": 1e300, "prev_portfolio_ret": 1.5},
         {"last_update_ms": "soon", "prev_portfolio_ret": 1.5, "mdd": 0.5},
         {"last_update_ms": NOW, "prev_portfolio_ret": 1.25, "mdd": 1.5},
+        {"last_update_ms": -1, "prev_portfolio_ret": 1.5},
         {"last_update_ms": NOW - 1.0, "prev_portfolio_ret": 1.125},
     ]
     ledgers = {f"5Odd{n}": ledger for n, ledger in enumerate(odd)} | {MINER: {"cps": points}}
