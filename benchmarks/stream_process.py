@@ -26,7 +26,7 @@ from ptn_api.access.key_ring import KeyRing
 from ptn_api.event_log import open_reader
 from ptn_api.event_log.contract import CommitListener, Head
 from ptn_api.event_log.sqlite_reader import SqliteReader
-from ptn_api.stream.options import StreamOptions
+from ptn_api.fanout.options import StreamOptions
 from ptn_api.stream.server import run_stream
 
 KEY = "benchmark-key"

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from ptn_api.fanout.event_stream import EventFraming
 from ptn_api.model.documents import (
     AccountSnapshot,
     AccountSnapshots,
@@ -177,6 +178,11 @@ _RESPONSES: dict[str, dict[str, Any]] = {
             messages=[_MESSAGE], next=_MESSAGE.sequence, head=_MESSAGE.sequence, epoch=EPOCH
         )
     },
+    "/stream": {
+        "one order": EventFraming(EPOCH)
+        .orders([(_MESSAGE.sequence, msgspec.json.encode(plain(_MESSAGE)))], _REVISION, {})[0]
+        .decode()
+    },
     "/orders/{hotkey}": {"unfilled and cancelled": OrdersByStatus(unfilled=[_LIMIT_ORDER], cancelled=[])},
     "/limit-orders/{hotkey}": {
         "unfilled": [_LIMIT_ORDER],
@@ -340,6 +346,12 @@ _ERRORS_BY_ROUTE: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("/validator-checkpoint", "not_found"): {"error": "Checkpoint data not found"},
     ("/messages", "insufficient_tier"): {"error": "This data requires tier 100 access"},
+    ("/stream", "insufficient_tier"): {"error": "This data requires tier 100 access"},
+    ("/stream", "bad_parameter"): {
+        "error": "Invalid value of the parameter after: expected the id of an event, with a revision for "
+        "updates",
+        "parameter": "after",
+    },
     ("/orders/{hotkey}", "not_found"): {"error": f"No orders found for miner {HOTKEY}"},
     ("/limit-orders/{hotkey}", "not_found"): {"error": f"No limit orders found for miner {HOTKEY}"},
     ("/orders/{hotkey}", "bad_parameter"): _UNKNOWN_STATUS,

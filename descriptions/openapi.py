@@ -15,6 +15,7 @@ from ptn_api.http.errors import STATUS
 from ptn_api.http.response import JSON
 from ptn_api.rest.messages import NDJSON
 from ptn_api.rest.routes import Route
+from ptn_api.wire.examples import EPOCH
 
 __all__ = ["cleaned", "errors_of", "openapi_document"]
 
@@ -67,6 +68,14 @@ _REQUEST_HEADERS = {
         "schema": {"type": "string"},
         "example": "gzip",
     },
+    "LastEventID": {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "required": False,
+        "description": "the `id` of the last event received: resume after it",
+        "schema": {"type": "string"},
+        "example": f"{EPOCH}:1763800237:1763812345",
+    },
 }
 
 
@@ -91,6 +100,7 @@ _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
     "X-PTN-As-Of": _header(
         "lower tiers: the response is complete up to this time, epoch ms", 1_763_713_901_000
     ),
+    "X-Accel-Buffering": _header("`no`: nginx passes each event on at once", "no"),
     "X-PTN-Next": _header("NDJSON: `after` of the next request", 1_763_800_237),
     "X-PTN-Head": _header("NDJSON: the newest sequence", 1_763_800_237),
     "WWW-Authenticate": _header("how to send the key", "Bearer"),
@@ -164,7 +174,11 @@ def _operation(route: Route) -> dict[str, Any]:
         "summary": route.summary,
         "operationId": route.handler.__name__,
         "parameters": _parameters(route),
-        "responses": {"200": _success(route), "304": _unchanged(route), **_errors(route)},
+        "responses": {
+            "200": _success(route),
+            **({} if route.is_endless else {"304": _unchanged(route)}),
+            **_errors(route),
+        },
         "security": [] if route.access == "anyone" else [{"apiKey": []}],
     }
     notes = [route.description, f"Tier {route.lowest_tier} or higher." if route.lowest_tier else ""]
@@ -189,7 +203,9 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     for name, schema in components[route.query.__name__]["properties"].items():
         text = schema.pop("description", "")
         found.append({"name": name, "in": "query", "required": False, "description": text, "schema": schema})
-    return found + [{"$ref": f"#/components/parameters/{name}"} for name in _REQUEST_HEADERS]
+    endless = ("LastEventID",)
+    names = [name for name in _REQUEST_HEADERS if (name in endless) == route.is_endless]
+    return found + [{"$ref": f"#/components/parameters/{name}"} for name in names]
 
 
 def _success(route: Route) -> dict[str, Any]:
@@ -226,8 +242,10 @@ def _headers_of(route: Route, status: int) -> dict[str, Any]:
     """Returns the headers of the route's responses with this status, as references."""
     names = ["Cache-Control"]
     if status in (200, 304) or (route.also_503 and status == 503):
-        names += ["ETag", "Vary"]
-    if status == 200 or (route.also_503 and status == 503):
+        names += ["Vary"] if route.is_endless else ["ETag", "Vary"]
+    if status == 200 and route.is_endless:
+        names += ["X-Accel-Buffering"]
+    elif status == 200 or (route.also_503 and status == 503):
         names += ["Content-Encoding"]
     if status in (200, 304) and route.freshness:
         names += _FRESHNESS_HEADERS

@@ -41,6 +41,7 @@ PACKAGES = [
     "intake",
     "http",
     "views",
+    "fanout",
     "rest",
     "stream",
     "simulator",
@@ -136,6 +137,9 @@ def test_packages_side_by_side_do_not_import_each_other() -> None:
     assert may_import("process", "cluster")
     assert not any(may_import(package, "cluster") for package in ("intake", "rest", "stream", "event_log"))
     assert may_import("stream", "http")
+    assert may_import("rest", "fanout")
+    assert may_import("stream", "fanout")
+    assert not may_import("fanout", "rest")
     assert not may_import("views", "rest")
     assert not may_import("simulator", "http")
     assert not may_import("errors", "model")

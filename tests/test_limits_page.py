@@ -37,8 +37,8 @@ INTERNAL = {
     "ptn_api.intake.position_files:_LONGEST_REASON",  # of a log line
     "ptn_api.intake.position_files:_MAX_RETRIES",  # the next sweep tries the others
     "ptn_api.rest.accounts:_MOST_SNAPSHOTS",  # as many as are kept
-    "ptn_api.stream.catch_up:MAX_PART_EVENTS",  # the next part has the others
-    "ptn_api.stream.logins:MAX_DELAY_FACTOR",  # of the delay, whose text has it
+    "ptn_api.fanout.catch_up:MAX_PART_EVENTS",  # the next part has the others
+    "ptn_api.fanout.logins:MAX_DELAY_FACTOR",  # of the delay, whose text has it
     "ptn_api.stream.server:_LONGEST_HEADER",  # of the protocol, as the next
     "ptn_api.stream.server:_MAX_CLOSE_CODE",
     "ptn_api.stream.server:_MOST_IGNORED_FRAMES",  # of a connection that is closed anyway

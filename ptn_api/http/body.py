@@ -13,6 +13,7 @@ A selection from such a document is a `StreamedBody`: it is encoded while it is 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -29,6 +30,7 @@ __all__ = [
     "Coding",
     "EncodedBody",
     "EncodedStream",
+    "LiveBody",
     "Part",
     "Segment",
     "SegmentRun",
@@ -255,6 +257,30 @@ class EncodedStream:
         for chunk in _chunks(_gzip_stream(parts), _STREAMED_BYTES):
             yield b"".join((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
         yield b"0\r\n\r\n"
+
+
+class LiveBody:
+    """A body without a known end, written as things happen; the connection closes after it.
+
+    It is exempt from the minimum rate. Whoever writes it bounds what is unsent.
+    """
+
+    high_water_bytes = 262_144
+    """`congested` is called when more than this is unsent, `drained` when a quarter of it is left."""
+
+    async def run(self, transport: asyncio.Transport) -> None:
+        """Writes to the transport until the body ends. Cancelled when the connection is lost."""
+        raise NotImplementedError
+
+    def congested(self) -> None:
+        raise NotImplementedError
+
+    def drained(self) -> None:
+        raise NotImplementedError
+
+    def ended(self) -> None:
+        """Called when the connection has been lost or the body has ended, also if it was never run."""
+        raise NotImplementedError
 
 
 def _chunks(parts: Iterable[bytes | memoryview], size: int) -> Iterator[bytes | memoryview]:

@@ -24,7 +24,7 @@ from typing import Any, Protocol, cast
 
 import structlog
 
-from ptn_api.http.body import EncodedBody
+from ptn_api.http.body import EncodedBody, EncodedStream, LiveBody
 from ptn_api.http.connection_limit import ConnectionLimit, DownloadLimit
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.request import ConnectionInfo, Limits, Request, RequestReader
@@ -99,6 +99,8 @@ class Connection(asyncio.Protocol):
         self._downloads = downloads
         self._task: asyncio.Task[None] | None = None
         """Sends the current response, if that has to wait."""
+        self._live: LiveBody | None = None
+        """The body that is being written by others."""
         self._timer: asyncio.TimerHandle | None = None
         self._reading = True
         self._lingering = False
@@ -216,6 +218,9 @@ class Connection(asyncio.Protocol):
         try:
             if pending is not None:
                 await pending
+            if isinstance(exchange.body, LiveBody):
+                await self._send_live(exchange, exchange.body)
+                return
             length = exchange.body.length
             async with contextlib.AsyncExitStack() as stack:
                 if length is None or length > _SMALL_BODY_BYTES:
@@ -225,15 +230,29 @@ class Connection(asyncio.Protocol):
                     except HTTPError as error:
                         self._limiter.refused(self._info, error.code)
                         exchange.respond_with_error(error)
-                await self._send(exchange)
+                await self._send(exchange, exchange.body)
         except Exception:  # the head may be out already: only a closed connection tells the client
             logger.exception("response_failed", route=exchange.route)
             self._transport.abort()
 
-    async def _send(self, exchange: Exchange) -> None:
+    async def _send_live(self, exchange: Exchange, body: LiveBody) -> None:
+        """Sends a body that ends with the connection; what the client sends meanwhile is ignored."""
+        await self._backpressure.wait()
+        self._reader.close()
+        self._reader.queue.clear()
+        self._set_reading(True)  # to notice a client that leaves
+        self._live, high = body, body.high_water_bytes
+        self._transport.set_write_buffer_limits(high=high, low=high // 4)
+        self._transport.write(self._head(exchange))
+        try:
+            await body.run(self._transport)
+        finally:
+            self._loop.call_later(_LINGER_S, self._transport.abort)
+
+    async def _send(self, exchange: Exchange, body: EncodedBody | EncodedStream) -> None:
         self._transport.write(self._head(exchange))
         # Only one chunk at a time waits in memory for a client that reads slowly.
-        chunks = exchange.body.chunks()
+        chunks = body.chunks()
         while True:
             # One chunk per turn of the loop: many downloads must not hold up all other clients.
             if self._backpressure.paused:
@@ -253,6 +272,8 @@ class Connection(asyncio.Protocol):
     ) -> None:
         if pending is not None:
             pending.close()  # for a task cancelled before its first step
+        if isinstance(exchange.body, LiveBody):
+            exchange.body.ended()
         self._handler.finished(exchange)
         self._task = None
         self._answer_queue()
@@ -288,9 +309,15 @@ class Connection(asyncio.Protocol):
     # --- backpressure ---------------------------------------------------------------------------------------
 
     def pause_writing(self) -> None:
-        self._backpressure.pause()
+        if self._live is None:
+            self._backpressure.pause()
+        else:
+            self._live.congested()
 
     def resume_writing(self) -> None:
+        if self._live is not None:
+            self._live.drained()
+            return
         self._backpressure.resume()
         if self._reader.queue:
             self._answer_queue()

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ptn_api.http.body import Body, Coding, EncodedBody, EncodedStream, StreamedBody
+from ptn_api.http.body import Body, Coding, EncodedBody, EncodedStream, LiveBody, StreamedBody
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.negotiation import matches_etag, negotiate_coding
 from ptn_api.http.request import Request
@@ -30,7 +30,7 @@ class Response(msgspec.Struct, frozen=True):
     in addition to those that every response depends on. `cache_control` replaces the usual one.
     """
 
-    body: Body | StreamedBody | None
+    body: Body | StreamedBody | LiveBody | None
     headers: bytes = b""
     vary: str = ""
     media_type: str = JSON
@@ -72,7 +72,7 @@ class Exchange:
         self.vary = ""
         """The request header that any response to this request depends on, if it is an unusual one."""
         self.coding: Coding = "identity"
-        self.body: EncodedBody | EncodedStream = _EMPTY
+        self.body: EncodedBody | EncodedStream | LiveBody = _EMPTY
         self.pace: AbstractAsyncContextManager[Any] | None = None
         """Entered for each chunk of the body: the handler's turn to work on it, if it takes turns."""
         self.sent_bytes = 0
@@ -86,9 +86,10 @@ class Exchange:
         request = self.request
         vary = ", ".join(filter(None, (response.vary, self.vary)))
         headers = response.headers + _cache_lines(vary, private, store, response.cache_control)
-        if response.body is None:
+        if response.body is None or isinstance(response.body, LiveBody):
             self.status = response.status
             self.headers = headers + header_lines({"content-type": response.media_type})
+            self.body = response.body or self.body
             return True
         # HTTP/1.0 has no chunks: its clients take a body that was cut off for the whole.
         streamed_1_0 = isinstance(response.body, StreamedBody) and not request.http_1_1

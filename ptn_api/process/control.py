@@ -102,14 +102,14 @@ class MetricsRequest(msgspec.Struct, frozen=True, tag="metrics"):
 
 
 class PeerPresence(msgspec.Struct, frozen=True, tag="presence"):
-    """What another process of the stream has told of its users (stream/presence.py)."""
+    """What another process that serves the stream has told of its users (fanout/presence.py)."""
 
     peer: str
     update: msgspec.Raw
 
 
 class PeerGone(msgspec.Struct, frozen=True, tag="gone"):
-    """Another process of the stream has ended, and its connections with it."""
+    """Another process that serves the stream has ended, and its connections with it."""
 
     peer: str
 
@@ -143,7 +143,7 @@ class MetricSamples(msgspec.Struct, frozen=True, tag="samples"):
 
 
 class Presence(msgspec.Struct, frozen=True, tag="presence"):
-    """What a process of the stream tells the others of its users; the supervisor passes it on unread."""
+    """What rest or a process of the stream tells the others of its users; passed on unread."""
 
     update: msgspec.Raw
 
@@ -260,7 +260,7 @@ class ReportedHealth:
 class WorkerControl:
     """A worker's end of its channel: reports that it lives, and does what the supervisor asks.
 
-    For a process of the stream it is also the way to the others, its `Peers`.
+    For rest and the processes of the stream it is also the way to the others, their `Peers`.
     """
 
     def __init__(self, config: WorkerConfig) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from ptn_api.cluster.options import ClusterOptions
 from ptn_api.errors import SettingsError
+from ptn_api.fanout.options import StreamOptions
 from ptn_api.intake.options import IntakeSettings
 from ptn_api.options import (
     SECTIONS,
@@ -27,7 +28,6 @@ from ptn_api.options import (
 )
 from ptn_api.rest.options import RestOptions
 from ptn_api.simulator.options import SimulatorOptions
-from ptn_api.stream.options import StreamOptions
 
 __all__ = ["PROCESSES", "SETTINGS", "Setting", "Settings", "load_settings"]
 

@@ -185,9 +185,9 @@ class Supervisor:
         return child
 
     def _tell_peers(self, process: str, message: PeerPresence | PeerGone) -> None:
-        """Passes a message of, or about, a process of the stream on to the others."""
+        """Passes a message of, or about, a process that serves the stream on to the others."""
         for name, child in self._children.items():
-            if name != process and kind_of(name) == kind_of(process) == "stream":
+            if name != process and {kind_of(name), kind_of(process)} <= {"rest", "stream"}:
                 child.send(message)
 
     def _report_health(self) -> None:

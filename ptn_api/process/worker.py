@@ -203,14 +203,15 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
         from ptn_api.rest.run import run_rest
 
         counters = RestCounters()
-        run = partial(run_rest, options=settings.rest, clock_start=config.clock)
+        run = partial(
+            run_rest, options=settings.rest, stream_options=settings.stream, clock_start=config.clock
+        )
     else:
-        from ptn_api.stream.counters import StreamCounters
+        from ptn_api.fanout.counters import StreamCounters
         from ptn_api.stream.server import run_stream
 
         counters = StreamCounters()
-        peers = control if settings.stream_processes > 1 else None
-        run = partial(run_stream, options=settings.stream, peers=peers)
+        run = partial(run_stream, options=settings.stream)
     data_dir, usage = Path(settings.data_dir), Usage()
     control.sources = sources = Sources(counters, event_log, keys, key_file, data_dir)
     background = [
@@ -230,7 +231,7 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
         run = partial(run, tls=certificate.context)
         background.append(reload_certificate(certificate, control.problems, every_ms=settings.key_check_ms))
     run = partial(run, log=event_log, keys=keys, counters=counters, usage=usage)
-    run = partial(run, problems=control.problems, others=control.health)
+    run = partial(run, problems=control.problems, others=control.health, peers=control)
     with contextlib.closing(event_log), socket.socket(fileno=config.listener) as listener:
         tasks = [asyncio.create_task(work) for work in background]
         await run_with(run(sock=listener, stop=control.stop, ready=control.ready), tasks)

@@ -13,6 +13,7 @@ from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.usage import Usage
 from ptn_api.clock import Monotonic, monotonic_ms
 from ptn_api.errors import LogBehindError, LogError
+from ptn_api.http.body import LiveBody
 from ptn_api.http.cross_origin import CrossOrigin, allow_preflight, is_preflight
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.response import Exchange, Response
@@ -29,6 +30,8 @@ logger = structlog.get_logger()
 _RETRY_AFTER = {"retry-after": "2"}
 _BEHIND_PAUSE_MS = 50
 """The pause before a log that is behind is looked at again; doubles."""
+_NOT_STORED = ("/health", "/api/health", "/stream")
+"""Routes whose responses no cache may keep."""
 _FORGET_S = 60
 """How long after its last failure a route that is no longer requested counts as failing."""
 
@@ -119,6 +122,9 @@ class App:
                 result = await result
                 if isinstance(result, Heavy):
                     turn = exchange.pace = self._turns.begin(user, exchange.route)
+                elif isinstance(result.body, LiveBody):
+                    self._respond(exchange, result)  # without a pause, in which the client may leave
+                    return
             async with turn:
                 response = await result.work(turn) if isinstance(result, Heavy) else result
                 while not self._respond(exchange, response):  # each call compresses more
@@ -148,9 +154,7 @@ class App:
     def _respond(self, exchange: Exchange, response: Response) -> bool:
         private = exchange.user is not None
         # Caches tell responses apart by Authorization (Vary), not by the request's body.
-        store = not (
-            exchange.route in ("/health", "/api/health") or (private and key_in_body(exchange.request))
-        )
+        store = not (exchange.route in _NOT_STORED or (private and key_in_body(exchange.request)))
         return exchange.respond(response, private=private, store=store)
 
     def _respond_with_error(self, exchange: Exchange, error: Exception) -> None:
@@ -206,6 +210,7 @@ class App:
             hotkey=hotkey,
             head=request.method == b"HEAD",
             accept=request.headers.get("accept"),
+            http=request,
         )
         return route, context
 

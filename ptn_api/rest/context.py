@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -14,6 +14,7 @@ from ptn_api.clock import Clock
 from ptn_api.errors import LogError, LogMissingError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.http.body import Body, body_of, tag_of
+from ptn_api.http.request import Request
 from ptn_api.http.response import Response, header_lines
 from ptn_api.model.tiers import Tier
 from ptn_api.problems import Findings, OtherProcesses, ProblemRegister, SingleProcess
@@ -26,6 +27,9 @@ from ptn_api.views.follower import Follower
 from ptn_api.views.leaderboard import Leaderboards
 from ptn_api.views.limit_orders import LimitOrders
 from ptn_api.views.positions import PositionViews, ViewMetrics
+
+if TYPE_CHECKING:
+    from ptn_api.fanout.hub import Hub
 
 __all__ = ["AppContext", "Heavy", "NoQuery", "RequestContext", "RouteHandler", "freshness_headers"]
 
@@ -51,6 +55,8 @@ class AppContext:
     others: OtherProcesses
     answers: Recent[Body] = field(default_factory=lambda: Recent(_RECENT_ANSWERS))
     """Bodies that are built on request, each kept until its source changes."""
+    hub: Hub | None = None
+    """The fan-out to event streams; None while nothing follows the log."""
 
     @classmethod
     def over(
@@ -137,6 +143,8 @@ class RequestContext(msgspec.Struct, frozen=True, kw_only=True):
     hotkey: str = ""
     head: bool = False
     accept: str | None = None
+    http: Request | None = None
+    """The request as it came."""
     waited_ms: int = 0
     """How long the request has waited for a log that is behind."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from ptn_api.fanout.counters import StreamCounters
 from ptn_api.http.acceptor import AcceptPauses
 from ptn_api.views.positions import ViewMetrics
 
@@ -17,7 +18,7 @@ class RestCounters:
 
     `requests` and `sent_bytes` are keyed by (route, status, coding), `limited` by the limit exceeded, and
     `refused` by what was wrong with input that is not a request, or `slow_download`. `heavy` counts by route
-    the requests that were "queued" or "refused" (turns.py).
+    the requests that were "queued" or "refused" (turns.py). `events` are those of the event streams.
     """
 
     connections: int = 0
@@ -28,4 +29,5 @@ class RestCounters:
     refused: Counter[str] = field(default_factory=Counter)
     accept_pauses: AcceptPauses = field(default_factory=AcceptPauses)
     heavy: Counter[tuple[str, str]] = field(default_factory=Counter)
+    events: StreamCounters = field(default_factory=StreamCounters)
     views: ViewMetrics = field(default_factory=ViewMetrics)

@@ -1,4 +1,4 @@
-"""The stream's messages over plain GETs, for clients and proxies that cannot hold a WebSocket open."""
+"""The stream's messages without a WebSocket: page by page, or as Server-Sent Events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from ptn_api.errors import LogPrunedError
+from ptn_api.access.key_ring import key_in_header
+from ptn_api.errors import InvalidInputError, LogPrunedError
+from ptn_api.fanout.event_stream import EVENT_STREAM, EventCursor, EventStream, read_cursor
 from ptn_api.http.body import body_of
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.negotiation import prefers
@@ -17,11 +19,13 @@ from ptn_api.http.response import JSON, Response, header_lines
 from ptn_api.rest.context import AppContext, Heavy, RequestContext, freshness_headers
 from ptn_api.tasks import TimeSlice
 from ptn_api.views.filters import chosen_pairs
-from ptn_api.wire.codec import encode_message
-from ptn_api.wire.frames import Format, Message
+from ptn_api.wire.client_frames import read_request
+from ptn_api.wire.close_codes import INTERNAL_ERROR, KEY_REVOKED, TOO_MANY_REQUESTS
+from ptn_api.wire.codec import encode, encode_message
+from ptn_api.wire.frames import Format, Message, Subscribe
 from ptn_api.wire.server_session import require_complete
 
-__all__ = ["NDJSON", "Messages", "MessagesQuery", "messages"]
+__all__ = ["NDJSON", "Messages", "MessagesQuery", "StreamQuery", "messages", "stream"]
 
 NDJSON = "application/x-ndjson"
 _MAX_SCANNED = 10_000
@@ -176,3 +180,83 @@ def _gone(app: AppContext, sentence: str) -> HTTPError:
         oldest_sequence=app.log.floor(),
         head=app.log.head().sequence,
     )
+
+
+# --- Server-Sent Events -----------------------------------------------------------------------------------
+
+_STREAM_HEADERS = header_lines({"x-accel-buffering": "no"})  # nginx passes each event on at once
+_RETRY_AFTER = {"retry-after": "2"}
+_OTHER_LOG = EventCursor("", 0, 0)
+"""The place of a client whose Last-Event-ID is not from here: it is told of a gap."""
+
+
+class StreamQuery(msgspec.Struct, kw_only=True):
+    after: Annotated[
+        str,
+        Meta(
+            description="resume after this cursor, the `id` of an event: `<epoch>:<sequence>:<revision>`, or "
+            "`<epoch>:<sequence>` without `updates`. The header `Last-Event-ID` wins"
+        ),
+    ] = ""
+    miner: Annotated[list[str], Meta(description="only these hotkeys")] = []
+    trade_pair: Annotated[
+        list[str], Meta(description="only these trade pairs, such as BTCUSD or btc/usd")
+    ] = []
+    format: Annotated[Format, Meta(description="`delta` leaves out the position's earlier orders")] = "full"
+    updates: Annotated[bool, Meta(description="also changes of positions that are no orders")] = False
+
+
+async def stream(app: AppContext, request: RequestContext) -> Response:
+    """Answers once the login is decided; from then on, a fault ends the stream."""
+    query, http, hub = request.query, request.http, app.hub
+    assert http is not None
+    api_key = key_in_header(http.headers.get("authorization", ""))
+    if api_key is None:
+        raise HTTPError("unauthorized", "The key belongs into the Authorization header")
+    cursor = _stream_cursor(query, http.headers.get("last-event-id", ""))
+    subscribe = Subscribe(all=True, format=query.format, updates=query.updates)
+    if query.miner:
+        subscribe.miners = query.miner
+    if query.trade_pair:
+        subscribe.trade_pairs = sorted(await chosen_pairs(app.views, 100, query.trade_pair, TimeSlice()))
+    if cursor is not None and query.updates:
+        subscribe.revision = cursor.revision
+    try:
+        read_request(encode(subscribe), 2)
+    except InvalidInputError as error:
+        names = {"miners": "miner", "trade_pairs": "trade_pair"}
+        raise HTTPError("bad_parameter", str(error), parameter=names.get(error.field or "", "")) from None
+    if hub is None or hub.closed:
+        raise HTTPError("starting", "The service is starting or stopping", headers=_RETRY_AFTER)
+    if request.head:
+        return Response(None, _STREAM_HEADERS, media_type=EVENT_STREAM)
+    events = EventStream(hub, app.log.epoch, http.connection.client.text)
+    if await events.log_in(api_key, cursor, subscribe):
+        return Response(events, _STREAM_HEADERS, media_type=EVENT_STREAM)
+    match events.refusal:
+        case code if code == TOO_MANY_REQUESTS:
+            raise HTTPError("too_many_requests", "Too many streams of this user wait", headers=_RETRY_AFTER)
+        case code if code == KEY_REVOKED:
+            raise HTTPError("unauthorized", "Unauthorized access", headers={"www-authenticate": "Bearer"})
+        case code if code == INTERNAL_ERROR:
+            raise HTTPError("log_unreadable", "The data cannot be read at the moment", headers=_RETRY_AFTER)
+    raise HTTPError(
+        "behind", "This server is starting, or behind the one that the cursor is from", headers=_RETRY_AFTER
+    )
+
+
+def _stream_cursor(query: StreamQuery, last_event_id: str) -> EventCursor | None:
+    """Returns where to resume, None for the head. Raises HTTPError `bad_parameter`.
+
+    Browsers repeat an id by themselves, so one that cannot be read is a gap, not an error.
+    """
+    cursor = read_cursor(last_event_id or query.after)
+    usable = cursor is not None and (cursor.revision is not None or not query.updates)
+    if usable or not (last_event_id or query.after):
+        return cursor
+    if last_event_id:
+        return _OTHER_LOG
+    sentence = (
+        "Invalid value of the parameter after: expected the id of an event, with a revision for updates"
+    )
+    raise HTTPError("bad_parameter", sentence, parameter="after")

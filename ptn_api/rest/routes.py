@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from ptn_api.fanout.event_stream import EVENT_STREAM
 from ptn_api.http.errors import HTTPError
 from ptn_api.model.documents import (
     AccountSnapshots,
@@ -74,6 +75,11 @@ class Route(msgspec.Struct, frozen=True, dict=True):
     def lowest_tier(self) -> int:
         """The tier that a key needs; a route for anyone needs none."""
         return {"tier 100": 100, "tier 200": 200}.get(self.access, 0)
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether the response is a stream of events: neither stored nor compressed."""
+        return self.media_type == EVENT_STREAM
 
     @property
     def tier_error(self) -> str:
@@ -379,6 +385,20 @@ ROUTES: tuple[Route, ...] = (
         "application/x-ndjson` the response has one message per line, and the headers `X-PTN-Next` and "
         "`X-PTN-Head`.",
         freshness=True,
+    ),
+    Route(
+        "/stream",
+        messages.stream,
+        "The stream's messages as Server-Sent Events",
+        str,
+        access="tier 100",
+        query=messages.StreamQuery,
+        errors=("bad_parameter", "behind"),
+        own_tier_error="This data requires tier 100 access",
+        description="Events `order`, `position`, `removed`, `heartbeat` and `gap`; `data` is the message of "
+        "the WebSocket's version 2, `id` a cursor to resume from. Each stream counts as one of the user's "
+        "connections, as a WebSocket does.",
+        media_type=EVENT_STREAM,
     ),
     Route(
         "/trade-pairs",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import socket
 import ssl
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, ClockStart, Monotonic, SteadyClock, monotonic_ms, wall_ms
 from ptn_api.event_log.contract import EventLog
+from ptn_api.fanout.hub import Hub
+from ptn_api.fanout.options import StreamOptions
+from ptn_api.fanout.presence import Peers
 from ptn_api.http.connection import Connection
 from ptn_api.http.connection_limit import ConnectionLimit
 from ptn_api.http.request import Limits
@@ -25,6 +29,7 @@ from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.routes import ROUTES
 from ptn_api.tasks import cancel_and_wait
+from ptn_api.wire.close_codes import SHUTTING_DOWN
 
 __all__ = ["RestOptions", "run_rest"]
 
@@ -51,12 +56,15 @@ async def run_rest(
     usage: Usage | None = None,
     problems: ProblemRegister | None = None,
     others: OtherProcesses | None = None,
+    stream_options: StreamOptions | None = None,
+    peers: Peers | None = None,
 ) -> None:
     """Serves on the listening socket until `stop`, then drains.
 
     `ready` is called when the views are built; until then requests are answered with 503. Raises
     LogReplacedError if the log was replaced: start again. Without `clock`, the time is that of a steady
-    clock over `wall`, which continues `clock_start`.
+    clock over `wall`, which continues `clock_start`. Event streams follow `stream_options` and count together
+    with the connections of `peers`.
     """
     counters = counters or RestCounters()
     clock = clock or SteadyClock(
@@ -73,6 +81,19 @@ async def run_rest(
     pauses = counters.accept_pauses
     problems.watch(lambda: {"accept_paused": pauses.lasting})
     context = AppContext.over(log, clock, options, counters.views, keys, problems, others)
+    hub = Hub(
+        log,
+        keys,
+        options=stream_options or StreamOptions(),
+        counters=counters.events,
+        clock=wall,
+        problems=problems,
+        usage=usage,
+        outage=context.follower.outage,
+        others=others,
+        peers=peers,
+    )
+    context = dataclasses.replace(context, hub=hub)
 
     evictions = Recent(options.overload_ms, monotonic)
     problems.watch(lambda: {"connections_at_limit": evictions.total})
@@ -101,14 +122,17 @@ async def run_rest(
     )
     async with server:
         following = asyncio.create_task(context.follower.run())
+        fan_out = hub.start()
         stopping = asyncio.create_task(stop.wait())
         built = asyncio.create_task(context.follower.built.wait())
         try:
-            await asyncio.wait({following, stopping, built}, return_when=asyncio.FIRST_COMPLETED)
+            ends = {following, stopping, *fan_out}
+            await asyncio.wait({*ends, built}, return_when=asyncio.FIRST_COMPLETED)
             if built.done():
                 ready()
-            await asyncio.wait({following, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if following.done():
-                following.result()  # raises: the follower ends only by an error
+            ended, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended - {stopping}:
+                task.result()  # raises: these end only by an error
         finally:
-            await cancel_and_wait([following, stopping, built])
+            hub.close_all(SHUTTING_DOWN)
+            await cancel_and_wait([following, stopping, built, *fan_out])

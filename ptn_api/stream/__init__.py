@@ -1,5 +1,5 @@
-"""The WebSocket stream: every order in the event log, to every subscriber, exactly once and in order.
+"""The WebSocket server: the orders of the event log, to every subscriber, exactly once and in order.
 
-`server.run_stream` starts it. Orders flow from `log_tail` through `fanout` to the live connections;
-`catch_up` serves the connections that missed something. `server` alone knows the WebSocket library.
+`server.run_stream` starts it. `server` alone knows the WebSocket library; what is sent to whom is decided in
+`ptn_api/fanout`.
 """

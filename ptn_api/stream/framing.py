@@ -8,14 +8,28 @@ its history.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
+import msgspec
 from isal import isal_zlib
 from isal.igzip_lib import IsalError
 
 from ptn_api.errors import InvalidInputError
+from ptn_api.fanout.encoding import Change, Message, Shared
+from ptn_api.wire import codec
 
-__all__ = ["PONG", "TEXT", "MessageReader", "compress", "frame", "inflate", "join_frames", "negotiate"]
+__all__ = [
+    "PONG",
+    "TEXT",
+    "MessageReader",
+    "SocketFraming",
+    "compress",
+    "frame",
+    "inflate",
+    "negotiate",
+    "pack",
+]
 
 CONTINUATION = 0x0
 TEXT = 0x1
@@ -24,8 +38,55 @@ _FIN = 0x80
 _RSV1 = 0x40
 """Set on a message that permessage-deflate compressed (RFC 7692, section 6)."""
 
-_WRITE_BYTES = 64 * 1024
-"""Frames are joined up to this size: copying them costs less than the system calls saved."""
+BATCH_MESSAGES = 50
+BATCH_BYTES = 512 * 1024
+_ENVELOPE_BYTES = 64
+"""More than a batch adds around its messages."""
+COMPRESS_FROM_BYTES = 256
+"""Below this size deflate costs more than it saves."""
+
+
+class SocketFraming(NamedTuple):
+    """The `Framing` of a WebSocket: orders alone, or in batches if several."""
+
+    deflate: bool
+
+    def orders(self, messages: Sequence[Message], revision: int, shared: Shared) -> list[bytes]:
+        return [self._frame(payload, shared) for payload in pack(message for _, message in messages)]
+
+    def changes(
+        self, changes: Sequence[Change], sequence: int, revisions: tuple[int, int], shared: Shared
+    ) -> list[bytes]:
+        return [self._frame(payload, shared) for _, payload in changes]
+
+    def single(self, frame_: msgspec.Struct, revision: int) -> bytes:
+        return frame(codec.encode(frame_))
+
+    def _frame(self, payload: bytes, shared: Shared) -> bytes:
+        deflate = self.deflate and len(payload) >= COMPRESS_FROM_BYTES
+        encoded = shared.get((payload, deflate))
+        if encoded is None:
+            encoded = frame(compress(payload), compressed=True) if deflate else frame(payload)
+            shared[payload, deflate] = encoded
+        return encoded
+
+
+def pack(messages: Iterable[bytes]) -> Iterator[bytes]:
+    """Yields the messages as payloads: alone, or in batches of bounded count and size."""
+    batch: list[bytes] = []
+    size = _ENVELOPE_BYTES
+    for message in messages:
+        if batch and (len(batch) == BATCH_MESSAGES or size + len(message) >= BATCH_BYTES):
+            yield _payload(batch)
+            batch, size = [], _ENVELOPE_BYTES
+        batch.append(message)
+        size += len(message) + 1
+    if batch:
+        yield _payload(batch)
+
+
+def _payload(batch: list[bytes]) -> bytes:
+    return batch[0] if len(batch) == 1 else codec.encode_batch(batch)
 
 
 def frame(payload: bytes, *, opcode: int = TEXT, compressed: bool = False) -> bytes:
@@ -37,20 +98,6 @@ def frame(payload: bytes, *, opcode: int = TEXT, compressed: bool = False) -> by
     if size < 1 << 16:
         return struct.pack("!BBH", first, 126, size) + payload
     return struct.pack("!BBQ", first, 127, size) + payload
-
-
-def join_frames(frames: Sequence[bytes]) -> Iterator[bytes]:
-    """Yields the frames in as few writes as sensible: small ones joined, large ones unchanged."""
-    small: list[bytes] = []
-    size = 0
-    for data in frames:
-        if small and size + len(data) > _WRITE_BYTES:
-            yield b"".join(small)
-            small, size = [], 0
-        small.append(data)
-        size += len(data)
-    if small:
-        yield b"".join(small) if len(small) > 1 else small[0]
 
 
 class MessageReader:

@@ -29,16 +29,16 @@ from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import InvalidInputError, SettingsError
 from ptn_api.event_log.contract import EventLog
+from ptn_api.fanout.connection import Connection
+from ptn_api.fanout.counters import StreamCounters
+from ptn_api.fanout.hub import Hub
+from ptn_api.fanout.options import StreamOptions
+from ptn_api.fanout.presence import Peers
 from ptn_api.http.acceptor import Acceptor
 from ptn_api.http.connection_limit import ConnectionLimit
-from ptn_api.problems import OtherProcesses, ProblemRegister
-from ptn_api.stream.connection import Connection
-from ptn_api.stream.counters import StreamCounters
-from ptn_api.stream.framing import PONG, MessageReader, frame, negotiate
+from ptn_api.problems import Findings, OtherProcesses, ProblemRegister, Recent
+from ptn_api.stream.framing import PONG, MessageReader, SocketFraming, frame, negotiate
 from ptn_api.stream.handshake import HandshakeReader
-from ptn_api.stream.hub import Hub
-from ptn_api.stream.options import StreamOptions
-from ptn_api.stream.presence import Peers
 from ptn_api.tasks import cancel_and_wait, wait_for_event
 from ptn_api.wire.client_frames import SMALL_FRAME_BYTES
 from ptn_api.wire.close_codes import INTERNAL_ERROR, MESSAGE_TOO_BIG, SHUTTING_DOWN, CloseCode
@@ -98,7 +98,7 @@ async def run_stream(
     connections whose key is no longer valid are closed at once. The limits of users and addresses are shared
     with `peers`. Raises the error that ended any of the tasks.
     """
-    counters = counters or StreamCounters()
+    counters, problems = counters or StreamCounters(), problems or ProblemRegister(clock)
     hub = Hub(
         log,
         keys,
@@ -111,6 +111,8 @@ async def run_stream(
         peers=peers,
     )
     server = StreamServer(hub, options, counters)
+    problems.watch(hub.log_problems)
+    problems.watch(server.find_problems)
     tasks = hub.start()
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -149,12 +151,20 @@ class StreamServer:
         self._clients = _Clients()
         self._counters = counters
 
+        self._evictions = Recent(options.overload_ms)
+
         def count_eviction() -> None:
             counters.limited["waiting_connections"] += 1
-            hub.evictions.note()
+            self._evictions.note()
 
         self._limit: _LoginLimit = ConnectionLimit(options.max_waiting_connections, count_eviction)
         self._proxies = Proxies(options.trusted_proxies)
+
+    def find_problems(self) -> Findings:
+        return {
+            "accept_paused": self._counters.accept_pauses.lasting,
+            "connections_at_limit": self._evictions.total,
+        }
 
     async def start(self, sock: sockets.socket, tls: ssl.SSLContext | None = None) -> None:
         check_picows(version("picows"))
@@ -376,6 +386,8 @@ class _Clients:
 class _Client(picows.WSListener):
     """picows' listener of one connection, and the `Socket` of a `Connection`."""
 
+    idle_heartbeats = True
+
     def __init__(
         self,
         hub: Hub,
@@ -388,7 +400,7 @@ class _Client(picows.WSListener):
         api_key: str | None,
     ) -> None:
         self.address, self.address_group = address
-        self.deflate = deflate
+        self.framing = SocketFraming(deflate)
         self._hub = hub
         self._clients = clients
         self._limit = limit
@@ -422,6 +434,9 @@ class _Client(picows.WSListener):
         self._limit.remove(self._transport.underlying_transport)
         if filters:
             self._reader.limit = max(self._options.message_limit_bytes, SMALL_FRAME_BYTES)
+
+    def logged_in(self) -> None:
+        pass  # `authenticated` came before
 
     def abort_if_closing(self) -> None:
         if self.closed_by_picows:

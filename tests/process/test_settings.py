@@ -13,12 +13,12 @@ import pytest
 import ptn_api
 from ptn_api.cluster.options import ClusterOptions
 from ptn_api.errors import SettingsError
+from ptn_api.fanout.options import StreamOptions
 from ptn_api.intake.options import IntakeOptions, IntakeSettings
 from ptn_api.options import SECTIONS
 from ptn_api.process.settings import SETTINGS, Settings, load_settings
 from ptn_api.rest.options import RestOptions
 from ptn_api.simulator.options import SimulatorOptions
-from ptn_api.stream.options import StreamOptions
 
 PACKAGE = Path(ptn_api.__file__).parent
 DECLARING = {"options.py", "settings.py"}

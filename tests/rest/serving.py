@@ -15,11 +15,14 @@ import httpx
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.usage import Usage
 from ptn_api.event_log import Change, Document, DocumentWritten
+from ptn_api.fanout.options import StreamOptions
+from ptn_api.fanout.presence import Peers
 from ptn_api.http.body import Body, Coding
 from ptn_api.http.request import ConnectionInfo, Request
 from ptn_api.http.response import Exchange
 from ptn_api.rest.app import App
 from ptn_api.rest.context import AppContext
+from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.run import run_rest
 from tests.factories import MINER, OTHER_MINER, order, position, written
@@ -180,8 +183,12 @@ class Served:
         port: int,
         client: httpx.AsyncClient,
         stopped: Callable[[], Awaitable[None]],
+        keys: KeyRing,
+        counters: RestCounters,
     ) -> None:
         self.log = log
+        self.keys = keys
+        self.counters = counters
         self.stopped = stopped
         """Stops the server and waits until it has."""
         self.clock = clock
@@ -219,9 +226,13 @@ async def serving(
     clock: Any = None,
     usage: Usage | None = None,
     tls: ssl.SSLContext | None = None,
+    stream: dict[str, Any] | None = None,
+    peers: Peers | None = None,
+    keys: KeyRing | None = None,
     **options: Any,
 ) -> AsyncIterator[Served]:
-    """Serves the log (by default `some_changes()`) on a free port."""
+    """Serves the log (by default `some_changes()`) on a free port; `stream` are options of event streams."""
+    keys, counters = keys or key_ring(), RestCounters()
     log = filled_log(some_changes()) if log is None else log
     clock, monotonic = clock or FakeClock(), FakeClock(1_000)
     stop, ready = asyncio.Event(), asyncio.Event()
@@ -232,7 +243,10 @@ async def serving(
         running = asyncio.create_task(
             run_rest(
                 log=log,
-                keys=key_ring(),
+                keys=keys,
+                counters=counters,
+                stream_options=StreamOptions(**stream or {}),
+                peers=peers,
                 sock=sock,
                 options=RestOptions(**{"refresh_coalesce_ms": 0, "stop_timeout_ms": 1_000, **options}),
                 stop=stop,
@@ -258,6 +272,6 @@ async def serving(
                 timeout=30,
                 verify=False,
             ) as client:
-                yield Served(log, clock, monotonic, port, client, stopped)
+                yield Served(log, clock, monotonic, port, client, stopped, keys, counters)
         finally:
             await stopped()

@@ -15,9 +15,9 @@ from websockets.asyncio.client import ClientConnection, connect
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.usage import Usage
 from ptn_api.event_log.contract import Change, EventLog, EventLogWriter, Head, PositionRemoved
-from ptn_api.stream.counters import StreamCounters
-from ptn_api.stream.options import StreamOptions
-from ptn_api.stream.presence import Peers
+from ptn_api.fanout.counters import StreamCounters
+from ptn_api.fanout.options import StreamOptions
+from ptn_api.fanout.presence import Peers
 from ptn_api.stream.server import run_stream
 from tests.factories import T0, order, position, written
 from tests.memory_log import MemoryLog

@@ -7,7 +7,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptn_api.stream.encoding import BATCH_BYTES, BATCH_MESSAGES, FrameEncoder, MessageEncoder, pack
+from ptn_api.fanout.encoding import MessageEncoder, Shared
+from ptn_api.stream.framing import BATCH_BYTES, BATCH_MESSAGES, SocketFraming, pack
 from ptn_api.wire.client_frames import Subscription
 from tests.factories import T0, order, position, written
 from tests.memory_log import MemoryLog
@@ -31,11 +32,15 @@ def test_packing_keeps_every_message_in_order_within_the_bounds(sizes: list[int]
 
 def test_equal_payloads_are_one_frame_object() -> None:
     """A thousand clients that do not read cost the memory of one."""
-    encoder = FrameEncoder()
-    payload = b'{"sequence":1}' * 100
-    assert encoder(payload, deflate=False) is encoder(bytes(payload), deflate=False)
-    assert encoder(payload, deflate=True) is encoder(bytes(payload), deflate=True)
-    assert len(encoder(payload, deflate=True)) < len(encoder(payload, deflate=False))
+    shared: Shared = {}
+
+    def framed(*, deflate: bool) -> bytes:
+        [frame] = SocketFraming(deflate).orders([(1, b'{"sequence":1}' * 100)], 1, shared)
+        return frame
+
+    assert framed(deflate=False) is framed(deflate=False)
+    assert framed(deflate=True) is framed(deflate=True)
+    assert len(framed(deflate=True)) < len(framed(deflate=False))
 
 
 def test_a_message_is_encoded_once_per_variant() -> None:

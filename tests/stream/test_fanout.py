@@ -6,8 +6,9 @@ from collections.abc import Callable
 from itertools import count
 
 from ptn_api.event_log.contract import Event
-from ptn_api.stream.counters import StreamCounters
-from ptn_api.stream.fanout import SubscriberGroups
+from ptn_api.fanout.counters import StreamCounters
+from ptn_api.fanout.groups import SubscriberGroups
+from ptn_api.stream.framing import SocketFraming
 from ptn_api.wire.client_frames import Subscription
 from tests.factories import T0, order, position, written
 from tests.memory_log import MemoryLog
@@ -16,7 +17,7 @@ from tests.memory_log import MemoryLog
 class Client:
     """A subscriber that keeps what is written."""
 
-    deflate = False
+    framing = SocketFraming(deflate=False)
 
     def __init__(self, subscription: Subscription | None = None) -> None:
         self.subscription = subscription or Subscription()
@@ -60,7 +61,7 @@ def test_equal_subscriptions_share_one_bytes_object() -> None:
     clients = [Client() for _ in range(3)]
     for client in clients:
         groups.join(client)
-    groups.send_orders(market.orders(1))
+    groups.send_orders(market.orders(1), 0)
     assert clients[0].got[0] is clients[1].got[0] is clients[2].got[0]
 
 
@@ -70,17 +71,17 @@ def test_each_subscriber_is_counted_what_it_was_sent() -> None:
     groups, market = SubscriberGroups(counters), Market()
     first, second = Client(), Client()
     groups.join(first)
-    groups.send_orders(market.orders(2))
+    groups.send_orders(market.orders(2), 0)
     groups.join(second)
-    groups.send_orders(market.orders(3))
+    groups.send_orders(market.orders(3), 0)
     groups.update_counts(first)
     assert first.counted == (5, first.size)
     first.subscription = Subscription(version=2, miners=frozenset(["nobody"]))
     groups.join(first)
-    groups.send_orders(market.orders(4))
+    groups.send_orders(market.orders(4), 0)
     groups.leave(second)
     groups.leave(first)
-    groups.send_orders(market.orders(5))
+    groups.send_orders(market.orders(5), 0)
     groups.update_counts(second)
     assert first.counted == (5, first.size)
     assert second.counted == (7, second.size)
@@ -95,9 +96,9 @@ def test_only_live_congested_subscribers_are_checked() -> None:
     groups.join(fast)
     groups.congested(slow)
     groups.congested(replaying)
-    groups.send_orders(market.orders(1))
+    groups.send_orders(market.orders(1), 0)
     groups.drained(slow)
-    groups.send_orders(market.orders(1))
+    groups.send_orders(market.orders(1), 0)
     assert (slow.checked, fast.checked, replaying.checked) == (1, 0, 0)
 
 
@@ -120,6 +121,6 @@ def test_a_full_buffer_closes_a_subscriber_after_all_writes() -> None:
     full, other = Full(), Client(Subscription(version=2, updates=True))
     groups.join(full)
     groups.join(other)
-    groups.send_orders(market.orders(1))
-    groups.send_orders(market.orders(1))
+    groups.send_orders(market.orders(1), 0)
+    groups.send_orders(market.orders(1), 0)
     assert (len(full.got), len(other.got)) == (1, 2)

@@ -12,6 +12,7 @@ from websockets.frames import Frame
 from websockets.streams import StreamReader
 
 from ptn_api.errors import InvalidInputError
+from ptn_api.fanout.encoding import join_frames
 from ptn_api.stream.framing import (
     CONTINUATION,
     PONG,
@@ -20,7 +21,6 @@ from ptn_api.stream.framing import (
     compress,
     frame,
     inflate,
-    join_frames,
     negotiate,
 )
 

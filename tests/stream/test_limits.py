@@ -15,10 +15,11 @@ import pytest
 
 from ptn_api.access import Grant, KeyRing
 from ptn_api.access.usage import Usage
-from ptn_api.stream.connection import Socket
-from ptn_api.stream.counters import StreamCounters
-from ptn_api.stream.hub import Hub
-from ptn_api.stream.options import StreamOptions
+from ptn_api.fanout.connection import Socket
+from ptn_api.fanout.counters import StreamCounters
+from ptn_api.fanout.hub import Hub
+from ptn_api.fanout.options import StreamOptions
+from ptn_api.problems import ProblemRegister
 from ptn_api.stream.server import _Client
 from ptn_api.wire import close_codes
 from ptn_api.wire.client_frames import MOST_NAMES, SMALL_FRAME_BYTES
@@ -287,7 +288,7 @@ async def test_unsent_bytes_up_to_the_limit_are_kept() -> None:
     """A byte more closes the connection with "reconnect"."""
 
     class Unread:
-        address, address_group, deflate = "", None, False
+        address, address_group = "", None
         unsent = 0
         closed: close_codes.CloseCode | None = None
 
@@ -300,7 +301,14 @@ async def test_unsent_bytes_up_to_the_limit_are_kept() -> None:
 
     socket, counters = Unread(), StreamCounters()
     options = StreamOptions(send_buffer_bytes=1_000)
-    hub = Hub(MemoryLog(created_ms=T0), KeyRing(), options=options, counters=counters, clock=lambda: T0)
+    hub = Hub(
+        MemoryLog(created_ms=T0),
+        KeyRing(),
+        options=options,
+        counters=counters,
+        clock=lambda: T0,
+        problems=ProblemRegister(),
+    )
     connection = hub.connect(cast(Socket, socket))
     connection.congested()
     for socket.unsent, code in ((1_000, None), (1_001, close_codes.SLOW_CONSUMER)):

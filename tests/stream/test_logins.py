@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptn_api.access import Grant
-from ptn_api.stream.logins import EvictionBackoff, LoginPacer
+from ptn_api.fanout.logins import EvictionBackoff, LoginPacer
 from ptn_api.wire import close_codes
 from tests.stream.live import KEY, Client, running, until
 

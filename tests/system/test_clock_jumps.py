@@ -21,11 +21,11 @@ from websockets.asyncio.client import connect
 from ptn_api.access import KeyRing
 from ptn_api.clock import ClockStart, monotonic_ms, wall_ms
 from ptn_api.event_log import EventLog, open_reader, open_writer
+from ptn_api.fanout.options import StreamOptions
 from ptn_api.intake.options import IntakeOptions
 from ptn_api.intake.run import run_intake
 from ptn_api.options import CLOCK_SETTLE_MS
 from ptn_api.rest.run import RestOptions, run_rest
-from ptn_api.stream.options import StreamOptions
 from ptn_api.stream.server import run_stream
 from tests import factories
 from tests.system.validator import Validator

@@ -74,6 +74,8 @@ def test_every_route_answers_as_described(server: Api) -> None:
             path = route.path.replace("{hotkey}", hotkey)
             path += f"?subaccount={ENTITY}_0" if path == "/entity/endpoint" else ""
             path += "?tier=0" if path == "/miner-positions" else ""
+            if route.is_endless:
+                continue
             response = ask(server, path, key or None)
             if route.access == "anyone":
                 expected = 200

@@ -13,10 +13,9 @@ from ptn_api.access.key_ring import KeyHolder
 from ptn_api.access.limits import RateLimit
 from ptn_api.clock import Clock, Monotonic
 from ptn_api.errors import LogError
-from ptn_api.stream.counters import StreamCounters
-from ptn_api.stream.framing import frame, join_frames
-from ptn_api.stream.options import StreamOptions
-from ptn_api.wire import codec
+from ptn_api.fanout.counters import StreamCounters
+from ptn_api.fanout.encoding import Framing, join_frames
+from ptn_api.fanout.options import StreamOptions
 from ptn_api.wire.client_frames import SMALL_FRAME_BYTES, Subscription
 from ptn_api.wire.close_codes import (
     AUTH_TIMEOUT,
@@ -57,7 +56,7 @@ logger = structlog.get_logger()
 
 
 class Socket(Protocol):
-    """What a connection needs of the WebSocket library."""
+    """What a connection needs of its transport."""
 
     @property
     def address(self) -> str: ...
@@ -68,7 +67,7 @@ class Socket(Protocol):
         ...
 
     @property
-    def deflate(self) -> bool: ...
+    def framing(self) -> Framing: ...
 
     def write(self, data: bytes) -> None:
         """Sends complete frames, or buffers them; never waits."""
@@ -87,13 +86,27 @@ class Socket(Protocol):
         """
         ...
 
+    def logged_in(self) -> None:
+        """Takes note that the login was accepted, before anything else is sent."""
+        ...
+
+    @property
+    def idle_heartbeats(self) -> bool:
+        """Whether the client gets heartbeats before it has subscribed."""
+        ...
+
     def abort_if_closing(self) -> None:
         """Aborts, in time, a connection that the library has closed because of a malformed frame."""
         ...
 
 
 class ConnectionHost(Protocol):
-    """What a connection needs of the rest of the stream."""
+    """What a connection needs of the rest of the fan-out."""
+
+    @property
+    def revision(self) -> int:
+        """The revision up to which live connections have been sent every change."""
+        ...
 
     def check_login(self, connection: Connection) -> None: ...
 
@@ -191,8 +204,8 @@ class Connection:
         return self.session.subscription
 
     @property
-    def deflate(self) -> bool:
-        return self._socket.deflate
+    def framing(self) -> Framing:
+        return self._socket.framing
 
     @property
     def address(self) -> str:
@@ -272,6 +285,7 @@ class Connection:
         if self.session.logged_in:
             self.holder = holder
             self._behind_since = None
+            self._socket.logged_in()
             logger.info("connection_opened", **self._identity(), version=self.session.version)
         self._perform(effects)
 
@@ -339,10 +353,12 @@ class Connection:
             self._send(data)
 
     def heartbeat(self, beat: Heartbeat) -> None:
-        self._send(frame(codec.encode(beat)))
+        self._send(self.framing.single(beat, beat.revision))
 
     def _send(self, data: bytes) -> None:
         """Sends a frame outside the orders' flow; clients that do not read may not pile up any of these."""
+        if not data:
+            return  # this transport has no such frame
         self._write(data)
         if self.congested_since is not None:
             self.check_buffer()
@@ -365,7 +381,7 @@ class Connection:
                 case Send():
                     if isinstance(effect.frame, Error):
                         self._counters.errors[effect.frame.code] += 1
-                    self._send(frame(codec.encode(effect.frame)))
+                    self._send(self.framing.single(effect.frame, self._host.revision))
                 case CheckKey():
                     self._stop_auth_timer()
                     self.api_key = effect.api_key

@@ -12,15 +12,15 @@ from ptn_api.clock import Clock, monotonic_ms
 from ptn_api.errors import LogBehindError, LogError
 from ptn_api.event_log.contract import EventLog
 from ptn_api.event_log.outage import LogOutage
+from ptn_api.fanout.catch_up import CatchUps
+from ptn_api.fanout.connection import Connection, Socket
+from ptn_api.fanout.counters import StreamCounters
+from ptn_api.fanout.groups import SubscriberGroups
+from ptn_api.fanout.log_tail import RETRY_MS, LogTail
+from ptn_api.fanout.logins import Logins
+from ptn_api.fanout.options import StreamOptions
+from ptn_api.fanout.presence import Peers, Presence
 from ptn_api.problems import Findings, OtherProcesses, ProblemRegister, Recent, SingleProcess, merged
-from ptn_api.stream.catch_up import CatchUps
-from ptn_api.stream.connection import Connection, Socket
-from ptn_api.stream.counters import StreamCounters
-from ptn_api.stream.fanout import SubscriberGroups
-from ptn_api.stream.log_tail import RETRY_MS, LogTail
-from ptn_api.stream.logins import Logins
-from ptn_api.stream.options import StreamOptions
-from ptn_api.stream.presence import Peers, Presence
 from ptn_api.wire.close_codes import REPLAY_OVERTAKEN, TOO_MANY_REQUESTS, CloseCode
 from ptn_api.wire.frames import Heartbeat
 from ptn_api.wire.server_session import ServerSession, State
@@ -35,7 +35,8 @@ class Hub:
     """The `ConnectionHost` of every connection, from its upgrade to its end.
 
     To be created inside a running loop. `clock` is the time that clients are told. Heartbeats name the
-    problems that `problems` has found here and `others` elsewhere. With `peers`, limits are shared.
+    problems that `problems` has found here and `others` elsewhere. With `peers`, limits are shared. `outage`
+    is that of the process, if it has other readers of the log.
     """
 
     def __init__(
@@ -46,26 +47,26 @@ class Hub:
         options: StreamOptions,
         counters: StreamCounters,
         clock: Clock,
+        problems: ProblemRegister,
         usage: Usage | None = None,
-        problems: ProblemRegister | None = None,
+        outage: LogOutage | None = None,
         others: OtherProcesses | None = None,
         peers: Peers | None = None,
     ) -> None:
         self._event_log = log
-        self._options = options
+        self.options = options
         self._counters = counters
         self._clock = clock
         self._usage = usage
+        self.closed = False
         self._connections: dict[Connection, Socket] = {}
         self._presence = Presence(peers)
         self._connect_limit = RateLimit(options.connects_per_minute)
         self._presence.on_event("connect", lambda address, _: self._may_connect(address))
-        self._outage = LogOutage()
-        self._problems = ProblemRegister(clock) if problems is None else problems
-        self._problems.watch(self._find_problems)
-        self.evictions = Recent(options.overload_ms)
-        """Connections without a login that were closed to make room."""
+        self._outage = LogOutage() if outage is None else outage
+        self._problems = problems
         self._slow_users = Recent(options.overload_ms)
+        problems.watch(self._find_slow_clients)
         self._others = others or SingleProcess()
         self._told: list[str] = []
         """The problems that the last heartbeats named."""
@@ -101,8 +102,8 @@ class Hub:
 
     def start(self) -> list[asyncio.Task[None]]:
         """Starts the tasks that run as long as the stream; if one ends, the stream must end."""
-        tick_ms = min(TICK_MS, self._options.unread_close_ms)
-        heartbeats = _every(self._options.heartbeat_ms, self.send_heartbeats)
+        tick_ms = min(TICK_MS, self.options.unread_close_ms)
+        heartbeats = _every(self.options.heartbeat_ms, self.send_heartbeats)
         tasks = [
             asyncio.create_task(self._tail.run(), name="log_tail"),
             asyncio.create_task(self._catch_ups.run(), name="catch_ups"),
@@ -110,7 +111,7 @@ class Hub:
             asyncio.create_task(_every(tick_ms, self._tick), name="tick"),
         ]
         if self._presence.is_shared:
-            repeating = self._presence.repeat(self._options.presence_ms)
+            repeating = self._presence.repeat(self.options.presence_ms)
             tasks.append(asyncio.create_task(repeating, name="presence"))
         return tasks
 
@@ -119,14 +120,14 @@ class Hub:
     def connect(self, socket: Socket) -> Connection:
         session = ServerSession(
             self._event_log,
-            heartbeat_ms=self._options.heartbeat_ms,
-            replay_window_ms=self._options.replay_window_ms,
+            heartbeat_ms=self.options.heartbeat_ms,
+            replay_window_ms=self.options.replay_window_ms,
         )
         connection = Connection(
             socket,
             session,
             self,
-            options=self._options,
+            options=self.options,
             counters=self._counters,
             clock=self._clock,
             monotonic=monotonic_ms,
@@ -151,6 +152,7 @@ class Hub:
         connection.lost(why)
 
     def close_all(self, reason: CloseCode) -> None:
+        self.closed = True
         self._unsubscribe_from_keys()
         for connection in list(self._connections):
             connection.close(reason)
@@ -168,6 +170,10 @@ class Hub:
                 connection.close(REPLAY_OVERTAKEN)
 
     # --- ConnectionHost ---
+
+    @property
+    def revision(self) -> int:
+        return self._tail.revision
 
     def check_login(self, connection: Connection) -> None:
         self._logins.check(connection)
@@ -230,44 +236,44 @@ class Hub:
         self._tail.step()
         self._tail.update_checksum_demand()
         self._tail.read_source()
-        now, checksum = self._clock(), self._tail.checksum()
-        self._told = problems = self._present_problems()
-        for connection in list(self._connections):
+        self._told = self._present_problems()
+        for connection, socket in list(self._connections.items()):
             session = connection.session
-            if session.version != 2 or not session.logged_in:
-                continue
-            head, revision = self._sent_up_to(connection)
-            use_checksum = session.state is State.LIVE and connection.subscription.wants_checksum
-            connection.heartbeat(
-                Heartbeat(
-                    head=head,
-                    revision=revision,
-                    timestamp=now,
-                    source_ms=self._tail.source.swept_ms,
-                    stale=self._tail.stale,
-                    checksum=checksum if use_checksum else None,
-                    problems=problems,
-                )
+            subscribed = session.subscribed_before or socket.idle_heartbeats
+            if session.version == 2 and session.logged_in and subscribed:
+                self.send_heartbeat(connection)
+
+    def send_heartbeat(self, connection: Connection) -> None:
+        head, revision = self._sent_up_to(connection)
+        use_checksum = connection.session.state is State.LIVE and connection.subscription.wants_checksum
+        connection.heartbeat(
+            Heartbeat(
+                head=head,
+                revision=revision,
+                timestamp=self._clock(),
+                source_ms=self._tail.source.swept_ms,
+                stale=self._tail.stale,
+                checksum=self._tail.checksum() if use_checksum else None,
+                problems=self._told,
             )
+        )
 
     def _sent_up_to(self, connection: Connection) -> tuple[int, int]:
         """Returns the sequence and revision up to which this connection was sent everything that matches."""
         progress = connection.progress
         if progress is not None:
-            revision = self._tail.revision if progress.since_revision is None else progress.revision
-            return progress.cursor, revision
+            since = progress.since_revision  # counts until the removals have been sent, which are last
+            return progress.cursor, self._tail.revision if since is None else since
         subscribed = connection.session.subscribed_before
         return self._tail.sequence if subscribed else connection.session.after, self._tail.revision
 
-    def _find_problems(self) -> Findings:
+    def log_problems(self) -> Findings:
+        """The problems of the log and its source."""
+        return {**self._tail.source.findings, "log_unreadable": bool(self._outage.failing)}
+
+    def _find_slow_clients(self) -> Findings:
         slow_users = len(self._slow_users.counts())
-        return {
-            **self._tail.source.findings,
-            "log_unreadable": bool(self._outage.failing),
-            "accept_paused": self._counters.accept_pauses.lasting,
-            "connections_at_limit": self.evictions.total,
-            "clients_too_slow": slow_users if slow_users > 1 else 0,  # a single one has a slow line
-        }
+        return {"clients_too_slow": slow_users if slow_users > 1 else 0}  # a single one has a slow line
 
     def _present_problems(self) -> list[str]:
         return [*merged(self._problems.look(), self._others.problems())]

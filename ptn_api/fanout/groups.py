@@ -7,9 +7,15 @@ from typing import NamedTuple, Protocol
 
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.event_log.contract import Event, RemovedPosition
-from ptn_api.stream.counters import StreamCounters
-from ptn_api.stream.encoding import FrameEncoder, MessageEncoder, PositionUpdate, UpdateEncoder, pack
-from ptn_api.stream.framing import join_frames
+from ptn_api.fanout.counters import StreamCounters
+from ptn_api.fanout.encoding import (
+    Framing,
+    MessageEncoder,
+    PositionUpdate,
+    Shared,
+    UpdateEncoder,
+    join_frames,
+)
 from ptn_api.wire.client_frames import Subscription
 
 __all__ = ["Subscriber", "SubscriberGroups"]
@@ -22,7 +28,7 @@ class Subscriber(Protocol):
     def subscription(self) -> Subscription: ...
 
     @property
-    def deflate(self) -> bool: ...
+    def framing(self) -> Framing: ...
 
     @property
     def write(self) -> Callable[[bytes], None]:
@@ -44,7 +50,7 @@ class Subscriber(Protocol):
 
 class _Variant(NamedTuple):
     subscription: Subscription
-    deflate: bool
+    framing: Framing
 
 
 class _Group:
@@ -101,7 +107,7 @@ class SubscriberGroups:
     def join(self, subscriber: Subscriber) -> None:
         """Adds a subscriber from the next order on, or moves it to the group of its new subscription."""
         self.leave(subscriber)
-        variant = _Variant(subscriber.subscription, subscriber.deflate)
+        variant = _Variant(subscriber.subscription, subscriber.framing)
         self._variants[subscriber] = variant
         self._groups.setdefault(variant, _Group()).add(subscriber)
 
@@ -127,6 +133,9 @@ class SubscriberGroups:
         if variant is not None:
             self._groups[variant].update_counts(subscriber)
 
+    def __len__(self) -> int:
+        return len(self._variants)
+
     @property
     def wants_full_positions(self) -> bool:
         """Whether a subscription has format `full`, for which the log must add each position's orders."""
@@ -140,13 +149,13 @@ class SubscriberGroups:
     def wants_checksum(self) -> bool:
         return any(variant.subscription.wants_checksum for variant in self._groups)
 
-    def send_orders(self, events: Sequence[Event]) -> None:
-        """Sends the orders to every group whose subscription matches: alone, or in batches if several."""
-        encoder, frame_encoder, now = MessageEncoder(events), FrameEncoder(), self._clock()
+    def send_orders(self, events: Sequence[Event], revision: int) -> None:
+        """Sends the orders to every group whose subscription matches, after all changes up to `revision`."""
+        encoder, now = MessageEncoder(events), self._clock()
+        shared: Shared = {}
         for variant, group in self._groups.items():
             messages = encoder.matching(variant.subscription, now)
-            frames = [frame_encoder(payload, deflate=variant.deflate) for payload in pack(messages)]
-            self._send(group, frames, len(messages))
+            self._send(group, variant.framing.orders(messages, revision, shared), len(messages))
         self._check_congested()
         if not self._groups:
             return
@@ -156,19 +165,21 @@ class SubscriberGroups:
                 self._counters.lag_processed.observe(max(0, now - event.processed_ms) / 1000)
 
     def send_updates(
-        self, encoder: UpdateEncoder, updates: Sequence[PositionUpdate], removed: Sequence[RemovedPosition]
+        self,
+        encoder: UpdateEncoder,
+        updates: Sequence[PositionUpdate],
+        removed: Sequence[RemovedPosition],
+        revision: int,
     ) -> None:
-        """Sends position changes and removals to the subscriptions with `updates`."""
-        frame_encoder = FrameEncoder()
+        """Sends position changes and removals up to `revision` to the subscriptions with `updates`."""
+        shared: Shared = {}
         for variant, group in self._groups.items():
             subscription = variant.subscription
             if not subscription.updates:
                 continue
-            payloads = [u.payload for u in updates if subscription.matches(u.miner_hotkey, u.trade_pair)]
-            removals = encoder.removed(removed, subscription)
-            if removals is not None:
-                payloads.append(removals)
-            self._send(group, [frame_encoder(p, deflate=variant.deflate) for p in payloads], 0)
+            changes = encoder.matching(subscription, updates, removed)
+            revisions = (encoder.since_revision, revision)
+            self._send(group, variant.framing.changes(changes, encoder.after, revisions, shared), 0)
         self._check_congested()
 
     def _send(self, group: _Group, frames: Sequence[bytes], messages: int) -> None:

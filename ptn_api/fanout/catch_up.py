@@ -14,10 +14,10 @@ from ptn_api.clock import Clock, Monotonic, monotonic_ms
 from ptn_api.errors import LogError, LogPrunedError
 from ptn_api.event_log.contract import EventLog, RemovedPosition
 from ptn_api.event_log.outage import LogOutage
-from ptn_api.stream.connection import CatchUpProgress, Connection
-from ptn_api.stream.counters import StreamCounters
-from ptn_api.stream.encoding import FrameEncoder, MessageEncoder, UpdateEncoder, pack
-from ptn_api.stream.log_tail import RETRY_MS, LogTail
+from ptn_api.fanout.connection import CatchUpProgress, Connection
+from ptn_api.fanout.counters import StreamCounters
+from ptn_api.fanout.encoding import MessageEncoder, UpdateEncoder
+from ptn_api.fanout.log_tail import RETRY_MS, LogTail
 from ptn_api.wire.close_codes import INTERNAL_ERROR, KEY_REVOKED, REPLAY_OVERTAKEN
 from ptn_api.wire.server_session import State
 
@@ -149,8 +149,9 @@ class CatchUps:
         progress.cursor += limit  # not the last event's: damaged ones are left out
         encoder, replay_until = MessageEncoder(events), progress.replay_until
         messages = encoder.matching(subscription, self._clock(), replay_until=replay_until)
-        self._send(connection, list(pack(messages)), len(messages))
-        size = sum(map(len, messages))
+        revision = self._tail.revision if progress.since_revision is None else progress.since_revision
+        self._send(connection, connection.framing.orders(messages, revision, {}), len(messages))
+        size = sum(len(message) for _, message in messages)
         if size > 2 * PART_BYTES:
             progress.part_events = max(1, progress.part_events // 2)
         elif size < PART_BYTES // 2:
@@ -173,22 +174,19 @@ class CatchUps:
             last_part = not removed or removed[-1].revision <= self._tail.revision
         subscription = connection.subscription
         updates = [update for position in sendable if (update := encoder.changed(position))]
-        payloads = [u.payload for u in updates if subscription.matches(u.miner_hotkey, u.trade_pair)]
         # Both reads have succeeded: only now may the progress move.
+        complete = progress.since_revision  # until the removals have been sent
         if sendable:
             progress.revision = sendable[-1].revision
         if last_part:
-            removals = encoder.removed(removed, subscription)
-            if removals is not None:
-                payloads.append(removals)
-            progress.revision = self._tail.revision
+            progress.revision = complete = self._tail.revision
         elif len(sendable) < len(changed) or removed:
             self._tail.step()
-        self._send(connection, payloads, 0)
+        changes = encoder.matching(subscription, updates, removed if last_part else ())
+        revisions = (progress.since_revision, complete)
+        self._send(connection, connection.framing.changes(changes, progress.cursor, revisions, {}), 0)
 
-    def _send(self, connection: Connection, payloads: list[bytes], messages: int) -> None:
-        frame_encoder = FrameEncoder()
-        frames = [frame_encoder(payload, deflate=connection.deflate) for payload in payloads]
+    def _send(self, connection: Connection, frames: list[bytes], messages: int) -> None:
         connection.send_missed(frames, messages)
         self._counters.deliveries += messages
         self._counters.sent_bytes += sum(map(len, frames))

@@ -11,11 +11,11 @@ from ptn_api.access.limits import LoginGuard
 from ptn_api.clock import Monotonic
 from ptn_api.errors import LogBehindError, LogError
 from ptn_api.event_log.outage import LogOutage
-from ptn_api.stream.connection import Connection
-from ptn_api.stream.counters import StreamCounters
-from ptn_api.stream.log_tail import RETRY_MS, LogTail
-from ptn_api.stream.options import StreamOptions
-from ptn_api.stream.presence import Presence, UserPresence
+from ptn_api.fanout.connection import Connection
+from ptn_api.fanout.counters import StreamCounters
+from ptn_api.fanout.log_tail import RETRY_MS, LogTail
+from ptn_api.fanout.options import StreamOptions
+from ptn_api.fanout.presence import Presence, UserPresence
 from ptn_api.wire.close_codes import INTERNAL_ERROR, KEY_REVOKED, NOT_READY, TOO_MANY_REQUESTS
 from ptn_api.wire.server_session import STREAM_TIER, State
 

@@ -12,9 +12,9 @@ from ptn_api.clock import Monotonic, monotonic_ms
 from ptn_api.errors import LogError, LogPrunedError, LogReplacedError
 from ptn_api.event_log.contract import Event, EventLog, LoggedPosition, RemovedPosition, SourceStatus
 from ptn_api.event_log.outage import LogOutage
+from ptn_api.fanout.encoding import UpdateEncoder
+from ptn_api.fanout.groups import SubscriberGroups
 from ptn_api.model.checksum import CHECKSUM_MODULUS, position_checksum
-from ptn_api.stream.encoding import UpdateEncoder
-from ptn_api.stream.fanout import SubscriberGroups
 
 __all__ = ["RETRY_MS", "LogTail", "StateChecksum"]
 
@@ -220,7 +220,7 @@ class LogTail:
         encoder = UpdateEncoder(since_revision=self.revision, after=self.sequence, announced=self._announced)
         if self._groups.wants_updates:
             updates = [update for position in changed if (update := encoder.changed(position))]
-            self._groups.send_updates(encoder, updates, removed)
+            self._groups.send_updates(encoder, updates, removed, head.revision)
         if self._checksum is not None:
             self._checksum.apply(head.revision, changed, removed)
         self._announced.clear()
@@ -229,8 +229,11 @@ class LogTail:
     def _send_orders(self, limit: int) -> None:
         if limit <= 0:
             return
+        if not self._groups:
+            self.sequence += limit
+            return
         events = self._event_log.read(self.sequence, limit, orders=self._groups.wants_full_positions)
-        self._groups.send_orders(events)
+        self._groups.send_orders(events, self.revision)
         self.sequence += limit  # not the last event's: damaged ones are left out
         if self._groups.wants_updates:
             self._announced += events
