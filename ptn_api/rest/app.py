@@ -90,7 +90,7 @@ class App:
                 return None
             user = "" if request.holder is None else request.holder.alias
             if isinstance(result, Heavy):
-                turn = exchange.pace = self._turns.begin(user, exchange.route)
+                turn = exchange.pace = self._turns.begin(user, exchange.route, exchange.abort)
             else:
                 turn = self._turns.step(user)
         except Exception as error:  # noqa: BLE001 - each becomes a response
@@ -109,7 +109,7 @@ class App:
             if isinstance(result, Awaitable):
                 result = await result
                 if isinstance(result, Heavy):
-                    turn = exchange.pace = self._turns.begin(user, exchange.route)
+                    turn = exchange.pace = self._turns.begin(user, exchange.route, exchange.abort)
             async with turn:
                 response = await result.work(turn) if isinstance(result, Heavy) else result
                 while not self._respond(exchange, response):  # each call compresses more
