@@ -174,6 +174,10 @@ SECTIONS: dict[str, tuple[Bound, ...]] = {
             ("rest/test_turns.py::test_all_users_together_are_limited",)),
         Bound("waiting, of a user", "heavy_waiting_per_user", "503 `busy` with Retry-After", 'ptn_rest_heavy_requests_total{outcome="refused"}, problem work_refused',
             ("rest/test_turns.py::test_too_many_requests_of_a_user_are_refused", "rest/test_turns.py::test_waiting_and_refused_requests_are_counted_by_route")),
+        Bound("time for which each waits", "ptn_api.rest.options:RestOptions.heavy_wait_ms", "503 `busy` with Retry-After", 'ptn_rest_heavy_requests_total{outcome="refused"}, problem work_refused',
+            ("rest/test_turns.py::test_a_place_is_awaited_for_a_limited_time", "rest/test_turns.py::test_a_request_that_waits_too_long_gets_a_503"), unit="ms"),
+        Bound("the same for a user without any in progress, while others have all", "ptn_api.rest.options:RestOptions.heavy_yield_ms", "The newest one of the user with the most in progress is ended: its connection is closed", 'ptn_rest_heavy_requests_total{outcome="ended"}',
+            ("rest/test_turns.py::test_the_user_with_the_most_places_gives_way", "rest/test_turns.py::test_users_who_read_slowly_keep_no_other_user_out"), unit="ms"),
     ),
     "WebSocket": (
         Bound("handshake", "ptn_api.stream.handshake:HEAD_BYTES", "431, then closed", 'ptn_stream_refused_handshakes_total{cause="431"}',

@@ -143,7 +143,7 @@ class CursorFile:
         try:
             while not self._take(self._find()) and self._monotonic() < deadline:  # noqa: ASYNC110 - others set no event
                 await asyncio.sleep(_POLL_S)
-        except BaseException:
+        except BaseException:  # cancelled as well: the lock would stay
             self.close()
             raise
 

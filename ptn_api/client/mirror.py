@@ -349,7 +349,7 @@ class OpenMirror:
         self._thread = LoopThread("ptn-client")
         try:
             self._mirror = self._thread.call(make)
-        except BaseException:
+        except BaseException:  # Ctrl-C as well: the thread would go on
             self._thread.close()
             raise
 
@@ -360,7 +360,7 @@ class OpenMirror:
 
         try:
             self._thread.run(load)
-        except BaseException:
+        except BaseException:  # Ctrl-C as well: nobody else closes what was not entered
             with contextlib.suppress(Exception):  # the one that is raised here
                 self.close()
             raise
@@ -371,7 +371,7 @@ class OpenMirror:
     ) -> None:
         try:
             self.close()
-        except Exception:
+        except Exception:  # whatever ended the mirror: the block's own error goes first
             if error is None:
                 raise
 

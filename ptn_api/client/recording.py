@@ -272,7 +272,7 @@ class Recording:
             self._file.truncate(intact)
             compressed = _is_compressed(self.path, self._file)
             return _import_zstandard().ZstdCompressor(level=6).compress if compressed else bytes
-        except BaseException:
+        except BaseException:  # Ctrl-C as well: the file and its lock would stay
             self._close_file()
             raise
 

@@ -138,7 +138,7 @@ class FakeServer:
     def __enter__(self) -> FakeServer:
         try:
             self._thread.run(self._start)
-        except BaseException:
+        except BaseException:  # Ctrl-C as well: the thread would go on
             self._thread.close()
             raise
         if (script := self._script) is None:

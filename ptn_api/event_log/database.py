@@ -146,7 +146,7 @@ def connect_writer(path: Path) -> sqlite3.Connection:
             raise LogUnusableError(f"no write-ahead log at {path}: {reason}", code="no_wal")
         for pragma in _WRITER_PRAGMAS:
             db.execute(f"PRAGMA {pragma}")
-    except BaseException:
+    except BaseException:  # Ctrl-C as well: the connection would keep its locks
         db.close()
         raise
     return db
@@ -159,7 +159,7 @@ def connect_reader(path: Path) -> sqlite3.Connection:
         try:
             db.execute("PRAGMA query_only = ON")
             require_schema(db, path)
-        except BaseException:
+        except BaseException:  # Ctrl-C as well: the connection would keep its locks
             db.close()
             raise
     return db

@@ -32,6 +32,8 @@ __all__ = [
     "delete_orders",
     "events_after",
     "find_position",
+    "indexed_names",
+    "indexes",
     "insert_event",
     "is_damaged",
     "logged_position",
@@ -45,8 +47,9 @@ __all__ = [
     "put_position",
     "put_removed_orders",
     "put_tombstone",
+    "reindex",
     "remember_orders",
-    "restore_indexes",
+    "restore_names",
     "restore_seen",
     "seen_orders",
 ]
@@ -460,15 +463,25 @@ def is_damaged(db: sqlite3.Connection, damage: Damage) -> bool:
     return True  # until the next check of the whole log
 
 
-_NAMES = (
-    "SELECT id, miner, uuid FROM positions INDEXED BY sqlite_autoindex_positions_1"  # only the index is read
-)
+def indexed_names(db: sqlite3.Connection) -> dict[int, tuple[str, str]]:
+    """Returns miner and uuid of each position by id, as the index has them."""
+    rows = db.execute("SELECT id, miner, uuid FROM positions INDEXED BY sqlite_autoindex_positions_1")
+    return {row[0]: row[1:] for row in rows}  # only the index is read
 
 
-def restore_indexes(db: sqlite3.Connection, damaged_ids: Iterable[int]) -> None:
-    """Makes the indexes agree with the tables again; damaged positions get the names that the index has."""
-    names = {row[0]: row[1:] for row in db.execute(_NAMES)}
-    db.execute("REINDEX")
+def indexes(db: sqlite3.Connection) -> list[str]:
+    return [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'index'")]
+
+
+def reindex(db: sqlite3.Connection, index: str) -> None:
+    """Makes the index agree with its table again."""
+    db.execute('REINDEX "{}"'.format(index.replace('"', '""')))
+
+
+def restore_names(
+    db: sqlite3.Connection, names: Mapping[int, tuple[str, str]], damaged_ids: Iterable[int]
+) -> None:
+    """Gives damaged positions the names that the index has."""
     for position_id in set(damaged_ids) & names.keys():
         db.execute(
             "UPDATE OR IGNORE positions SET miner = ?, uuid = ? WHERE id = ?",

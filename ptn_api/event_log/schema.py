@@ -245,8 +245,8 @@ def create_or_migrate(db: sqlite3.Connection, path: Path, created_ms: int) -> No
     """Creates the schema in a new file, or migrates that of an older version.
 
     Both happen in one transaction, the pragmas included: readers see either nothing or the result, and a
-    failure leaves the file unchanged. Raises LogUnusableError for a file that is not a log, or a newer
-    version's.
+    failure leaves the file unchanged. Raises LogUnusableError for a file that is not a log, or is one of a newer
+    version, or a damaged one of an older version.
     """
     found = _version(db, path)
     if found == SCHEMA_VERSION:
@@ -267,8 +267,15 @@ def create_or_migrate(db: sqlite3.Connection, path: Path, created_ms: int) -> No
             db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         db.execute("COMMIT")
-    except BaseException:
+    except BaseException as error:  # Ctrl-C as well: the transaction would stay open
         db.rollback()
+        if found and isinstance(error, sqlite3.OperationalError) and "user-defined function" in str(error):
+            # `row_checksum` is not called with text that is not UTF-8.
+            raise LogUnusableError(
+                f"{path} is damaged and cannot be migrated: it has text that is not UTF-8."
+                " Restore a backup of it, or move log.sqlite3* away to begin a new log",
+                code="not_migrated",
+            ) from error
         raise
     if found:
         logger.info("log_migrated", from_schema=found, to_schema=SCHEMA_VERSION)

@@ -23,7 +23,7 @@ from ptn_api.event_log.contract import (
     RemovedPosition,
     SourceStatus,
 )
-from ptn_api.event_log.damage import Damage, DamagedRows, check_file, intact
+from ptn_api.event_log.damage import CHECKED_COLUMNS, Damage, DamagedRows, check_file, intact
 from ptn_api.event_log.database import (
     FileIdentity,
     accept_damaged_text,
@@ -111,7 +111,7 @@ class SqliteReader:
             rows = db.execute(
                 "SELECT DISTINCT miner FROM positions WHERE removed_ms IS NULL ORDER BY miner"
             ).fetchall()
-        return [row[0] for row in rows]
+            return [row[0] for row in rows if self._has_position(db, row[0])]
 
     def positions(self, *, miner: str | None = None, since_revision: int = 0) -> Iterator[LoggedPosition]:
         size = _FIRST_BATCH
@@ -171,18 +171,26 @@ class SqliteReader:
 
     def document_revision(self, document: Document) -> int:
         with self._snapshot() as db:
-            row = db.execute(
-                "SELECT max(revision) FROM documents WHERE name = ?", (document.value,)
-            ).fetchone()
-        return row[0] or 0
+            rows = db.execute(
+                f"SELECT {CHECKED_COLUMNS['documents']}, crc FROM documents"  # noqa: S608 - constants
+                " WHERE name = ? ORDER BY revision DESC",
+                (document.value,),
+            ).fetchall()
+        # A damaged revision must not hide changes of other miners. Where it is the only one, it is harmless.
+        revisions = [row[2] for row in rows if isinstance(row[2], int)]
+        return next((row[2] for row in rows if intact(row)), revisions[0] if revisions else 0)
 
     def document_revisions(self, document: Document) -> dict[str, int]:
         with self._snapshot() as db:
             rows = db.execute(
-                "SELECT miner, revision FROM documents WHERE name = ? AND version IS NOT NULL ORDER BY miner",
+                f"SELECT {CHECKED_COLUMNS['documents']}, crc FROM documents"  # noqa: S608 - constants
+                " WHERE name = ? AND version IS NOT NULL ORDER BY miner",
                 (document.value,),
-            )
-            return dict(rows.fetchall())
+            ).fetchall()
+        for row in rows:
+            if not intact(row):
+                self.damaged_rows.add("documents", *row[:2])
+        return {row[1]: row[2] for row in rows if intact(row)}
 
     def documents_changed(self, since_revision: int) -> set[tuple[Document, str]]:
         with self._snapshot() as db:
@@ -238,6 +246,18 @@ class SqliteReader:
         with reading(), contextlib.closing(connect_reader(self._path)) as db:
             accept_damaged_text(db)
             return check_file(db)
+
+    def _has_position(self, db: sqlite3.Connection, miner: str) -> bool:
+        """Returns whether the miner's name is real: the first of its rows that is intact says so."""
+        rows = db.execute(
+            f"SELECT {POSITION_COLUMNS} FROM positions WHERE miner = ? AND removed_ms IS NULL",  # noqa: S608
+            (miner,),
+        )
+        for row in rows:
+            if intact(row):
+                return True
+            self.damaged_rows.add("positions", *row[:3])
+        return False
 
     def _intact(self, db: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[LoggedPosition]:
         positions = (logged_position(db, row, self.damaged_rows) for row in rows)

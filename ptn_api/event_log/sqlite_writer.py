@@ -9,15 +9,17 @@ import sqlite3
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
 
 from ptn_api.clock import Clock
+from ptn_api.errors import LogDamagedError
 from ptn_api.event_log.announcements import AppendTime
 from ptn_api.event_log.append import Append
 from ptn_api.event_log.commit_notifier import CommitNotifier, listener_folder
@@ -51,11 +53,14 @@ from ptn_api.event_log.documents import (
 from ptn_api.event_log.outage import RETRIED_WRITE_ERRORS
 from ptn_api.event_log.rows import (
     LogState,
+    indexed_names,
+    indexes,
     mark_positions,
     prune_events,
     prune_removed_orders,
     prune_tombstones,
-    restore_indexes,
+    reindex,
+    restore_names,
     restore_seen,
     seen_orders,
 )
@@ -65,6 +70,9 @@ from ptn_api.event_log.sqlite_reader import SqliteReader
 __all__ = ["SqliteWriter"]
 
 logger = structlog.get_logger()
+
+T = TypeVar("T")
+
 _YIELD_S = 0.001
 """A pause between the chunks of a document: long enough for a waiting thread to take the lock."""
 _LARGE_WAL_BYTES = 64 << 20
@@ -180,21 +188,32 @@ class SqliteWriter(SqliteReader):
         keys: dict[str, list[Any]] = defaultdict(list)
         for damage in found:
             keys[damage.table].append(damage.key[0])
-        with self._transaction() as (db, _):
-            accept_damaged_text(db)
-            if keys[""] or keys["positions"]:
-                restore_indexes(db, keys["positions"])
-            if keys["seen"]:
-                restore_seen(db)
-            for version in keys["chunks"]:
-                mark_damaged(db, version)
-            positions = mark_positions(db, [*keys["positions"], *keys["orders"]])
-            documents = [(name, miner) for name, miner in damaged_documents(db) if name in KINDS]
+        if keys[""] or keys["positions"]:
+            names = self._mend(indexed_names) or {}
+            for index in self._mend(indexes) or []:
+                self._mend(partial(reindex, index=index))
+            self._mend(lambda db: restore_names(db, names, keys["positions"]))
+        if keys["seen"]:
+            self._mend(restore_seen)
+        positions = self._mend(lambda db: mark_positions(db, [*keys["positions"], *keys["orders"]])) or []
+        for version in keys["chunks"]:
+            self._mend(partial(mark_damaged, version=version))
+        documents = [key for key in self._mend(damaged_documents) or [] if key[0] in KINDS]
         return Lost(
             positions=frozenset(positions),
             documents=frozenset((KINDS[name], miner) for name, miner in documents),
             structure=bool(keys[""]),
         )
+
+    def _mend(self, step: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Runs a step of the repair in a transaction, which SQLite ends at a page that cannot be read.
+
+        That page is reported already, and what does not need it is mended all the same.
+        """
+        with contextlib.suppress(LogDamagedError), self._transaction() as (db, _):
+            accept_damaged_text(db)
+            return step(db)
+        return None
 
     def set_source(self, status: SourceStatus) -> None:
         with self._transaction() as (db, _):

@@ -174,7 +174,7 @@ class Connection(asyncio.Protocol):
                 return  # connection_lost follows
             item = queue.popleft()
             if isinstance(item, Request):
-                self._answer(Exchange(item))
+                self._answer(Exchange(item, self.abort))
             else:
                 self._error = str(item)
                 self._limiter.refused(self._info, item.code)

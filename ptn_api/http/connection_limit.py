@@ -7,11 +7,11 @@ import contextlib
 import resource
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ptn_api.http.errors import HTTPError
 
-__all__ = ["Abortable", "ConnectionLimit", "DownloadLimit"]
+__all__ = ["Abortable", "ConnectionLimit", "DownloadLimit", "newest_of_greatest"]
 
 
 class Abortable(Protocol):
@@ -21,6 +21,16 @@ class Abortable(Protocol):
 
 
 C = TypeVar("C", bound=Abortable)
+T = TypeVar("T")
+
+
+def newest_of_greatest(owners: dict[T, Any]) -> T | None:
+    """Returns what gives way where all room is taken: the newest of the owner with the most.
+
+    None if nobody has more than one. `owners` has the owner of each, the oldest first.
+    """
+    [(most, count)] = Counter(owners.values()).most_common(1) or [(None, 0)]
+    return next(each for each, owner in reversed(owners.items()) if owner == most) if count > 1 else None
 
 
 class ConnectionLimit(Generic[C]):
@@ -72,10 +82,8 @@ class ConnectionLimit(Generic[C]):
             evicted = next(idle for idle, owner in self._idle.items() if owner == most)
         if evicted is None:
             evicted = next((busy for busy, owner in self._busy.items() if owner is None), None)
-        if evicted is None and self._busy:
-            [(most, count)] = Counter(self._busy.values()).most_common(1)
-            if count > 1:
-                evicted = next(busy for busy, owner in reversed(self._busy.items()) if owner == most)
+        if evicted is None:
+            evicted = newest_of_greatest(self._busy)
         if evicted is None:
             return False
         self._on_limit()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractAsyncContextManager
 from email.utils import formatdate
 from functools import lru_cache, partial
@@ -42,6 +42,7 @@ class Exchange:
     """One request and what is sent in response."""
 
     __slots__ = (
+        "abort",
         "body",
         "coding",
         "extra_headers",
@@ -56,8 +57,10 @@ class Exchange:
         "vary",
     )
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, abort: Callable[[], None] = lambda: None) -> None:
         self.request = request
+        self.abort = abort
+        """Closes the connection at once, whatever has been sent."""
         self.route = "unknown"
         """The route's path template, for metrics and the log."""
         self.user: Any = None

@@ -374,7 +374,7 @@ class Intake:
 
     async def _check_log(self) -> None:
         """Checks the log at the start, periodically and after damage; has what it has lost read again."""
-        loop = asyncio.get_running_loop()
+        loop, said = asyncio.get_running_loop(), ""
         while True:
             self._check_now.clear()
             try:
@@ -383,9 +383,12 @@ class Intake:
                     present = await self._merge.call(self._log.fingerprints) if lost.structure else None
                     await self._follower.restore(lost.positions, present)
                     self._documents.restore(lost.documents)
+                said = ""
             except LogReplacedError:
                 raise
             except LogError as error:
-                logger.warning("log_not_checked", reason=str(error))
+                if str(error) != said:
+                    said = str(error)
+                    logger.warning("log_not_checked", reason=said)
             if await wait_for_event(self._check_now, self._options.log_check_ms):
                 await asyncio.sleep(self._options.retry_max_ms / 1000)

@@ -148,7 +148,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_rest_connections", "gauge", "open HTTP connections", _REST, lambda s: s.counters.connections),
     Metric("ptn_rest_requests_total", "counter", "responses by route, HTTP status and content coding", _REST, lambda s: s.counters.requests, _PER_REQUEST),
     Metric("ptn_rest_sent_bytes_total", "counter", "bytes of response bodies, as sent", _REST, lambda s: s.counters.sent_bytes, _PER_REQUEST),
-    Metric("ptn_rest_heavy_requests_total", "counter", "expensive requests that had to wait (queued) or were answered with 503 (refused), by route", _REST, lambda s: s.counters.heavy, ("route", "outcome")),
+    Metric("ptn_rest_heavy_requests_total", "counter", "expensive requests that had to wait (queued), were answered with 503 (refused), or were ended for another user (ended), by route", _REST, lambda s: s.counters.heavy, ("route", "outcome")),
     Metric("ptn_rest_refused_total", "counter", "input that is not a request, by the error's code, and downloads that were too slow (slow_download) or too many (too_many_downloads)", _REST, lambda s: s.counters.refused, ("cause",)),
     Metric("ptn_rest_piece_build_seconds", "histogram", "time to build one miner's part of the documents", _REST, lambda s: s.counters.views.build_seconds),
     Metric("ptn_rest_replay_mismatches_total", "counter", "changes of a position's orders whose replay contradicts the validator's file", _REST, lambda s: s.counters.views.replay_mismatches),

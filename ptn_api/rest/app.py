@@ -102,7 +102,7 @@ class App:
                 return None
             user = "" if request.holder is None else request.holder.alias
             if isinstance(result, Heavy):
-                turn = exchange.pace = self._turns.begin(user, exchange.route)
+                turn = exchange.pace = self._turns.begin(user, exchange.route, exchange.abort)
             else:
                 turn = self._turns.step(user)
         except Exception as error:  # noqa: BLE001 - each becomes a response
@@ -121,7 +121,7 @@ class App:
             if isinstance(result, Awaitable):
                 result = await result
                 if isinstance(result, Heavy):
-                    turn = exchange.pace = self._turns.begin(user, exchange.route)
+                    turn = exchange.pace = self._turns.begin(user, exchange.route, exchange.abort)
                 elif isinstance(result.body, LiveBody):
                     self._respond(exchange, result)  # without a pause, in which the client may leave
                     return

@@ -18,7 +18,7 @@ class RestCounters:
 
     `requests` and `sent_bytes` are keyed by (route, status, coding), `limited` by the limit exceeded, and
     `refused` by what was wrong with input that is not a request, or `slow_download`. `heavy` counts by route
-    the requests that were "queued" or "refused" (turns.py). `events` are those of the event streams.
+    the requests that were "queued", "refused" or "ended" (turns.py). `events` are those of the event streams.
     """
 
     connections: int = 0

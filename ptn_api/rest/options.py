@@ -100,6 +100,10 @@ class RestOptions(ClientLimits, frozen=True, kw_only=True):
     """How many large documents more a user may wait for."""
     download_wait_ms: int = 30_000
     """How long each of them waits before the response is a 503."""
+    heavy_wait_ms: int = 30_000
+    """How long an expensive request waits before the response is a 503."""
+    heavy_yield_ms: int = 10_000
+    """How long one waits whose user has none in progress, before the user with the most gives way."""
     behind_wait_ms: int = 2_000
     """How long a request with a cursor above the head waits for this machine's copy of the log."""
     silent_ms: int = 300_000

@@ -54,6 +54,9 @@ def fill(log: EventLogWriter) -> None:
     log.append([PositionRemoved(miner_hotkey=OTHER_MINER, position_uuid=uuid(REMOVED))], T0 + 100)
     for document, content in DOCUMENTS.items():
         log.append([DocumentWritten(document=document, content=content, fingerprint="f")], T0 + 100)
+    for miner in (MINER, OTHER_MINER):
+        snapshots = DocumentWritten(document=Document.SNAPSHOTS, content=b"[]", miner_hotkey=miner)
+        log.append([snapshots], T0 + 100)
     log.set_source(SourceStatus(swept_ms=T0))
 
 
@@ -115,6 +118,8 @@ def reads(log: EventLog) -> dict[str, Callable[[], Any]]:
         "changes": lambda: {p.position_uuid: p for p in log.changes(0)[1]},
         "documents": lambda: {d: log.document(d) for d in DOCUMENTS if log.document(d) is not None},
         "first": lambda: log.first_timestamp_after(first - 1),
+        "hotkeys": lambda: dict.fromkeys(log.hotkeys(), True),
+        "revisions": lambda: log.document_revisions(Document.SNAPSHOTS),
     }
 
 
@@ -317,15 +322,74 @@ def test_an_empty_file_is_a_new_log(data_dir: Path) -> None:
     assert logs[0]["event"] == "log_empty"
 
 
-def test_a_log_whose_chunks_cannot_be_read_takes_orders(data_dir: Path) -> None:
-    """The cleanup at the start, which reads the index of the chunks, is put off."""
+def break_index(data_dir: Path, name: str) -> None:
     with contextlib.closing(sqlite3.connect(log_path(data_dir))) as db:
-        name = "sqlite_autoindex_chunks_1"
         [(page,)] = db.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchall()
         [(size,)] = db.execute("PRAGMA page_size").fetchall()
     with log_path(data_dir).open("r+b") as file:
         file.seek((page - 1) * size)
         file.write(b"\xff" * size)
+
+
+def test_damaged_names_of_miners_are_not_listed(data_dir: Path) -> None:
+    """A miner is listed if any of its positions is intact; the others are reported."""
+    change(
+        data_dir,
+        f"UPDATE positions SET miner = 'nonsense' WHERE uuid IN ('{uuid(1)}', '{uuid(3)}')",
+        f"UPDATE positions SET miner = CAST(x'ff' AS TEXT) WHERE uuid = '{uuid(5)}'",
+        f"UPDATE positions SET removed_ms = NULL, miner = 'gone' WHERE uuid = '{uuid(REMOVED)}'",
+    )
+    for open_log in (open_reader, open_writer):
+        with contextlib.closing(open_log(data_dir)) as log:
+            with contextlib.suppress(LogError):  # text that is not UTF-8: the next attempt succeeds
+                log.hotkeys()
+            assert log.hotkeys() == sorted([MINER, OTHER_MINER])
+            assert log.damaged() >= 3
+
+
+def test_a_damaged_revision_hides_no_change(data_dir: Path) -> None:
+    """Not those of other miners' documents; the damaged document has none in the list."""
+    with reader_of(data_dir) as log:
+        before = log.document_revision(Document.SNAPSHOTS)
+        whole = log.document_revision(Document.STATISTICS)
+    for nonsense in ("1 << 60", "'text'", "x'ff'", "-1"):
+        change(
+            data_dir,
+            f"UPDATE documents SET revision = {nonsense} WHERE name = 'snapshots' AND miner = '{MINER}'",
+            f"UPDATE documents SET removed_ms = {nonsense} WHERE name = 'statistics'",
+        )
+        with contextlib.closing(open_writer(data_dir)) as log:
+            assert log.document_revision(Document.SNAPSHOTS) <= before
+            assert list(log.document_revisions(Document.SNAPSHOTS)) == [OTHER_MINER]
+            # What readers keep of it stays valid: its content has not changed.
+            assert log.document_revision(Document.STATISTICS) == whole
+            fields = {"document": Document.SNAPSHOTS, "miner_hotkey": OTHER_MINER}
+            head = log.append([DocumentWritten(content=f"[{nonsense!r:.1}]".encode(), **fields)], T0 + 200)
+            head = log.append([DocumentWritten(content=b"[]", **fields)], T0 + 200)
+            assert log.document_revision(Document.SNAPSHOTS) == head.revision
+            before = head.revision
+
+
+@pytest.mark.parametrize("name", ["sqlite_autoindex_chunks_1", "documents_by_revision", "chunks"])
+def test_what_cannot_be_mended_is_reported_once(data_dir: Path, name: str) -> None:
+    """However often the log is checked; meanwhile everything else is mended."""
+    change(data_dir, f"UPDATE positions SET header = 'x' WHERE uuid = '{uuid(1)}'")
+    break_index(data_dir, name)
+    with capture_logs() as logs, contextlib.closing(open_writer(data_dir)) as log:
+        lost = log.repair()
+        assert lost.structure
+        assert lost.positions == {(MINER, uuid(1))}
+        for _ in range(2):
+            log.append([POSITIONS[1]], T0 + 200)
+            reported = len([line for line in logs if line["event"] == "log_damaged"])
+            assert not log.repair().positions
+        assert len([line for line in logs if line["event"] == "log_damaged"]) == reported
+        assert log.damaged() >= 1
+
+
+def test_a_log_whose_chunks_cannot_be_read_takes_orders(data_dir: Path) -> None:
+    """The cleanup at the start, which reads the index of the chunks, is put off."""
+    break_index(data_dir, "sqlite_autoindex_chunks_1")
     with contextlib.closing(open_writer(data_dir)) as log:
         before = log.head().sequence
         log.append([written(position(20, [order(200)]), fingerprint="file 20")], T0 + 200)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from ptn_api.errors import LogMissingError, LogUnwritableError
+from ptn_api.errors import LogMissingError, LogUnusableError, LogUnwritableError
 from ptn_api.event_log import EventLog, open_reader, open_writer, schema
 from ptn_api.event_log.database import log_path
 from ptn_api.event_log.schema import MIGRATIONS, SCHEMA_VERSION
@@ -112,3 +113,17 @@ def test_a_failed_migration_changes_nothing(data_dir: Path, monkeypatch: pytest.
     log = open_writer(data_dir)
     assert len(announced(log)) == len(expected(data_dir)["events"])
     log.close()
+
+
+@pytest.mark.parametrize("damage", ["UPDATE orders SET text = ", "UPDATE events SET order_uuid = "])
+def test_an_older_log_with_damaged_text_ends_in_an_error(data_dir: Path, damage: str) -> None:
+    """It names what to do, and a retry would not help; the file stays as it was."""
+    with contextlib.closing(sqlite3.connect(log_path(data_dir))) as db:
+        db.execute(damage + "CAST(x'61ff' AS TEXT)")
+        db.commit()
+    before = structure(data_dir)
+    for _ in range(2):
+        with pytest.raises(LogUnusableError, match=r"cannot be migrated.*move.*away") as raised:
+            open_writer(data_dir)
+        assert raised.value.code == "not_migrated"
+    assert structure(data_dir) == before

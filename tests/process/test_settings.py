@@ -189,5 +189,5 @@ def test_options_that_are_not_settings_are_few(options: type[msgspec.Struct]) ->
         ),
         *("position_limit_bytes", "document_limit_bytes", "queue_line_limit_bytes"),
         *("rate_window_ms", "silent_ms", "replay_stall_ms"),
-        *("waiting_downloads", "download_wait_ms", "behind_wait_ms"),
+        *("waiting_downloads", "download_wait_ms", "heavy_wait_ms", "heavy_yield_ms", "behind_wait_ms"),
     }

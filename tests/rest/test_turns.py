@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 import httpx
@@ -19,11 +19,23 @@ from ptn_api.rest.context import AppContext, Heavy, RequestContext
 from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.routes import Route
-from ptn_api.rest.turns import FairQueue, Turns
+from ptn_api.rest.turns import FairQueue, Turn, Turns
 from ptn_api.tasks import TimeSlice
 from ptn_api.wire.about import Health
 from tests.rest.serving import Served, serving
 from tests.waiting import PATIENCE_S, until_async
+
+NEVER_MS = 3_600_000
+
+
+def aborted(user: str) -> Callable[[], None]:
+    """What must not be called."""
+
+    def abort() -> None:
+        raise AssertionError(f"a request of {user} was ended")
+
+    return abort
+
 
 # --- the queue --------------------------------------------------------------------------------------------
 
@@ -81,20 +93,90 @@ async def test_waiting_and_refused_requests_are_counted_by_route() -> None:
     options = RestOptions(heavy_requests_per_user=1, heavy_waiting_per_user=1)
     counters, problems = RestCounters(), ProblemRegister()
     turns = Turns(options, counters, problems, lambda: 1_000)
-    first, second = turns.begin("a", "/one"), turns.begin("a", "/two")
+    first, second = turns.begin("a", "/one", aborted("a")), turns.begin("a", "/two", aborted("a"))
     assert problems.look() == {}
     with pytest.raises(HTTPError, match="expensive") as refused:
-        turns.begin("a", "/two")
+        turns.begin("a", "/two", aborted("a"))
     assert (refused.value.status, refused.value.code) == (503, "busy")
-    turns.begin("b", "/one")
+    turns.begin("b", "/one", aborted("b"))
     assert counters.heavy == {("/two", "queued"): 1, ("/two", "refused"): 1}
     assert [*problems.look()] == ["work_refused"]
     second.close()
     second.close()
-    third = turns.begin("a", "/two")
+    third = turns.begin("a", "/two", aborted("a"))
     first.close()
     async with third:
-        assert turns.begin("a", "/two") is not None
+        assert turns.begin("a", "/two", aborted("a")) is not None
+
+
+async def test_a_slot_is_awaited_for_a_limited_time() -> None:
+    """Whoever is next in the queue keeps the place in it; no slot is lost."""
+    queue = FairQueue(1, 1)
+    assert queue.try_acquire("x")
+    with pytest.raises(TimeoutError):
+        await queue.acquire("a", timeout_ms=1)
+    waiting = asyncio.create_task(queue.acquire("b", timeout_ms=NEVER_MS))
+    with pytest.raises(TimeoutError):
+        await queue.acquire("b", timeout_ms=1)
+    queue.release("x")
+    await waiting
+    queue.release("b")
+    assert queue.try_acquire("c")
+
+
+async def test_a_place_is_awaited_for_a_limited_time() -> None:
+    """Then the response is a 503, which is counted; the request no longer counts as waiting."""
+    options = RestOptions(heavy_requests_per_user=1, heavy_waiting_per_user=1, heavy_wait_ms=1)
+    counters, problems = RestCounters(), ProblemRegister()
+    turns = Turns(options, counters, problems, lambda: 1_000)
+    first = turns.begin("a", "/one", aborted("a"))
+    for _ in range(2):
+        second = turns.begin("a", "/two", aborted("a"))
+        with pytest.raises(HTTPError, match="expensive") as refused:
+            await second.__aenter__()
+        assert (refused.value.status, refused.value.code) == (503, "busy")
+        second.close()
+    assert counters.heavy == {("/two", "queued"): 2, ("/two", "refused"): 2}
+    assert [*problems.look()] == ["work_refused"]
+    first.close()
+    async with turns.begin("a", "/two", aborted("a")):
+        pass
+
+
+async def test_the_user_with_the_most_places_gives_way() -> None:
+    """Its newest request is ended for a user without any who has waited; nobody's only one is."""
+    options = RestOptions(heavy_requests=4, heavy_requests_per_user=2, heavy_yield_ms=1)
+    counters = RestCounters()
+    turns = Turns(options, counters, ProblemRegister(), lambda: 1_000)
+    held: dict[str, Turn] = {}
+
+    def begin(name: str) -> Turn:
+        def abort() -> None:
+            ended.append(name)
+            held.pop(name).close()
+
+        held[name] = turns.begin(name[0], f"/{name}", abort)
+        return held[name]
+
+    async def work(name: str) -> None:
+        async with begin(name):
+            pass
+
+    ended: list[str] = []
+    for name in ("a1", "a2", "b1", "b2"):
+        begin(name)
+    for name in ("c1", "d1"):
+        await work(name)
+    assert ended == ["a2", "b2"]
+    last, more = asyncio.create_task(work("e1")), asyncio.create_task(work("a3"))
+    _, pending = await asyncio.wait({last, more}, timeout=0.05)
+    assert pending == {last, more}
+    assert ended == ["a2", "b2"]
+    assert counters.heavy["/b2", "ended"] == 1
+    held.pop("b1").close()
+    await last
+    held.pop("c1").close()
+    await more
 
 
 async def test_between_two_steps_others_have_several_turns_of_the_loop(
@@ -108,7 +190,7 @@ async def test_between_two_steps_others_have_several_turns_of_the_loop(
     events: list[str] = []
 
     async def work(user: str) -> None:
-        async with turns.begin(user, "/one") as turn:
+        async with turns.begin(user, "/one", aborted(user)) as turn:
             for _ in range(3):
                 events.append("step")
                 await turn.yield_if_due()
@@ -134,7 +216,7 @@ async def test_who_is_cancelled_between_two_steps_passes_the_turn_on(monkeypatch
     turns = Turns(RestOptions(), RestCounters(), ProblemRegister(), lambda: 1_000)
 
     async def work() -> None:
-        async with turns.begin("a", "/one"):
+        async with turns.begin("a", "/one", aborted("a")):
             pass
 
     working = asyncio.create_task(work())
@@ -231,3 +313,31 @@ async def test_who_disconnects_gives_the_place_back(monkeypatch: pytest.MonkeyPa
         await until_async(lambda: len(work.begun) >= 2)
         work.may_end.set()
         assert (await last).json() == "done"
+
+
+async def test_users_who_read_slowly_keep_no_other_user_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all places taken, the newest request of the user with the most is ended for one with none."""
+    limits = {"heavy_requests": 3, "heavy_requests_per_user": 2, "heavy_yield_ms": 20}
+    async with working(monkeypatch, **limits) as (served, work):
+        slow = [ask(served, "k50"), ask(served, "k50"), ask(served, "k30")]
+        await until_async(lambda: len(work.begun) == 3)
+        mine = ask(served, "k100")
+        await until_async(lambda: work.begun[-1] == "user100")
+        (ended,), _ = await asyncio.wait(slow, return_when=asyncio.FIRST_COMPLETED)
+        assert isinstance(ended.exception(), httpx.TransportError)
+        assert ended in slow[:2]
+        work.may_end.set()
+        assert (await mine).status_code == 200
+        assert [(await request).status_code for request in slow if request is not ended] == [200, 200]
+
+
+async def test_a_request_that_waits_too_long_gets_a_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Retry-After."""
+    async with working(monkeypatch, heavy_requests_per_user=1, heavy_wait_ms=20) as (served, work):
+        first = ask(served, "k100")
+        await until_async(lambda: len(work.begun) == 1)
+        refused = await ask(served, "k100")
+        assert (refused.status_code, refused.json()["code"]) == (503, "busy")
+        assert int(refused.headers["retry-after"]) > 0
+        work.may_end.set()
+        assert (await first).status_code == 200
