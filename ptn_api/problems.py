@@ -49,6 +49,7 @@ Code = Literal[
     "cluster_behind",
     "cluster_unreachable",
     "cluster_forked",
+    "cluster_keys_stale",
     "process_down",
     "process_restarting",
     "files_refused",
@@ -147,6 +148,11 @@ PROBLEMS: Mapping[Code, Problem] = {
         "The broker's commits are not those of this machine's copy: the broker was restored from a backup or replaced, or the data directory belongs to another cluster",
         "Compare with the other machines. If the copy is right, found the cluster again from it; if the broker is, delete `log.sqlite3*` on this machine, and it is copied again",
     ),
+    "cluster_keys_stale": Problem(
+        "degraded",
+        "This machine does not get changes of the cluster's keys, so the keys that were valid before stay valid and no revocation takes effect",
+        "The log line `cluster_keys_not_read` has the reason: no connection, no stream (`ptn cluster init` makes it), or no permission (deploy/cluster/nats.conf)",
+    ),
     "process_down": Problem(
         "unavailable",
         "A process has not reported for seconds; `processes` shows which",
@@ -201,7 +207,7 @@ PROBLEMS: Mapping[Code, Problem] = {
     "no_key_file": Problem(
         "degraded",
         "There is no key file, so every request is answered with 401",
-        "Correct `--api-keys-file`, put the file back, or create one with `ptn keys add`; `ptn doctor` names the path",
+        "Correct `--api-keys-file`, put the file back, or create one with `ptn keys add`; `ptn doctor` names the path. With `--cluster-keys`, the cluster has no keys so far: add one with `ptn keys add --cluster`",
     ),
     "key_file_unreadable": Problem(
         "degraded",

@@ -22,7 +22,7 @@ from ptn_api.process.settings import SETTINGS
 if TYPE_CHECKING:
     from ptn_api.cluster.jetstream import JetStreamBroker
 
-__all__ = ["cluster_app"]
+__all__ = ["cluster_app", "connected"]
 
 cluster_app = typer.Typer(
     cls=CommandGroup, help="Set up and inspect a log that several machines share.", no_args_is_help=True
@@ -99,7 +99,7 @@ def init(
         cluster_ca=cluster_ca,
         replicas=replicas,
     )
-    with _connected(options) as broker:
+    with connected(options) as broker:
         if not accept_unsynced:
             _require_synced(options, monitors)
         broker.create_streams()
@@ -141,7 +141,7 @@ def status(
         cluster_credentials=cluster_credentials,
         cluster_ca=cluster_ca,
     )
-    with _connected(options) as broker:
+    with connected(options) as broker:
         streams = broker.status()
         snapshots = [
             (info, max(0, wall_ms() - int(stored.timestamp() * 1000)))
@@ -215,7 +215,8 @@ def leave(data_dir: DataDir = _DATA_DIR, json: Json = False) -> None:
 
 
 @contextlib.contextmanager
-def _connected(options: ClusterOptions) -> Iterator[JetStreamBroker]:
+def connected(options: ClusterOptions) -> Iterator[JetStreamBroker]:
+    """The connection to the cluster's broker. Raises SettingsError."""
     if not options.servers:
         raise SettingsError("give the NATS servers with --cluster nats://HOST,nats://HOST,nats://HOST")
     try:

@@ -12,10 +12,15 @@ import msgspec
 from ptn_api.errors import SettingsError
 from ptn_api.options import BEHIND_MS, Behind, Bytes, Count, Period, setting
 
-__all__ = ["ClusterOptions"]
+__all__ = ["ClusterOptions", "shared_key_file"]
 
 _NAME = re.compile("[a-z][a-z0-9_-]{0,30}")
 _SCHEMES = ("nats", "tls")
+
+
+def shared_key_file(data_dir: str | Path) -> Path:
+    """Where a machine has its copy of the keys that all machines share (key_copy.py)."""
+    return Path(data_dir) / "cluster_keys.json"
 
 
 class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +47,18 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
         str,
         setting("Cluster", "Trust NATS servers with certificates of this authority (PEM)", unit="FILE"),
     ] = ""
+    cluster_keys: Annotated[
+        bool,
+        setting(
+            "Cluster",
+            "Use the API keys that all machines share (`ptn keys --cluster`) instead of a key file of this "
+            "machine",
+        ),
+    ] = False
+    usage_publish_ms: Annotated[
+        Period,
+        setting("Cluster", "Publish this machine's usage records to the others at this interval"),
+    ] = 60_000
     replicas: Annotated[
         Count, setting("Cluster", "Store the streams on this many NATS servers (`ptn cluster init`)")
     ] = 3
@@ -62,6 +79,8 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     request_ms: int = 1_000
     """How long servers may take for everything except for publishing."""
     ping_ms: int = 2_000
+    keys_poll_ms: int = 400
+    """How often to look for changed keys, whose announcement may be lost; a revocation may take a second."""
     beat_ms: int = 1_000
     """How often a machine with intake shows that it runs."""
 

@@ -2,6 +2,8 @@
 
 The copy follows the stream in a thread. So does intake's writer: it stands by until its turn comes, and takes
 up where another machine stopped.
+
+The same process has the machine's connection to the broker, so it does what needs one (shared.py).
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from ptn_api.event_log.database import log_path
 from ptn_api.process.control import WorkerControl
 from ptn_api.process.metrics import Sources
 from ptn_api.process.settings import Settings
+from ptn_api.process.shared import share
 from ptn_api.tasks import run_with, wait_for_event
 
 __all__ = ["run_machine"]
@@ -54,9 +57,18 @@ async def run_machine(
 
     Waits for the cluster if there is no copy yet. Raises SettingsError, LogError.
     """
+    with contextlib.closing(JetStreamBroker(settings.cluster_options)) as broker:
+        sharing = asyncio.create_task(share(broker, settings, control))
+        await run_with(_keep_log(settings, control, broker, take_in), [sharing])
+
+
+async def _keep_log(
+    settings: Settings,
+    control: WorkerControl,
+    broker: JetStreamBroker,
+    take_in: Callable[[EventLogWriter, TurnKeeper], Awaitable[None]] | None,
+) -> None:
     with contextlib.ExitStack() as stack:
-        broker = JetStreamBroker(settings.cluster_options)
-        stack.callback(broker.close)
         kind = Copy if take_in is None else ClusterWriter
         copy = await _open(settings, broker, kind, control.stop)
         if copy is None:

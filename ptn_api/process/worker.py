@@ -209,7 +209,7 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
         from ptn_api.stream.server import run_stream
 
         counters = StreamCounters()
-        peers = control if settings.stream_processes > 1 else None
+        peers = control if settings.stream_processes > 1 or control.machine else None
         run = partial(run_stream, options=settings.stream, peers=peers)
     data_dir, usage = Path(settings.data_dir), Usage()
     control.sources = sources = Sources(counters, event_log, keys, key_file, data_dir)

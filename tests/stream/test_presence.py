@@ -321,3 +321,19 @@ async def test_a_message_that_cannot_be_read_is_skipped() -> None:
         assert [line["event"] for line in logs] == ["presence_malformed"] * 4
         await s.login("b")
         assert await older.close_code() == close_codes.REPLACED.code
+
+
+async def test_a_process_that_falls_silent_is_forgotten() -> None:
+    """As on a machine that died, whose end nobody reports. One that has no news repeats its table."""
+    async with streams("a", "b", "c", max_connections_per_key=2) as s:
+        await s.login("b")
+        await s.login("c")
+        await s.settle()
+        del s.network.nodes["b"]
+        silent = s.network.repeats["a"]
+        await until(lambda: s.network.repeats["a"] > silent + 6)
+        await s.login("a")
+        await s.settle()
+        assert sum(live.counters.evictions for live in s.all.values()) == 0
+        await s.login("a")
+        await until(lambda: s.all["c"].counters.evictions == 1)
