@@ -57,14 +57,27 @@ class PresenceRelay:
         self._broker = broker
         self._machine = machine
         self._pass_on = pass_on
+        self._peers: set[str] = set()
+        """This machine's processes that the others know."""
+        self._left = False
         self._unsent: asyncio.Queue[bytes] = asyncio.Queue(MOST_UNSENT)
         self._decoder = msgspec.json.Decoder(_Message)
 
     def send(self, peer: str, update: bytes | None) -> None:
         """Sends what a process of this machine tells, soon; None: it has ended."""
-        message = _Message(peer, msgspec.Raw(_GONE if update is None else update))
+        if update is None:
+            self._peers.discard(peer)
+        else:
+            self._peers.add(peer)
         with contextlib.suppress(asyncio.QueueFull):
-            self._unsent.put_nowait(msgspec.json.encode(message))
+            self._unsent.put_nowait(_encoded(peer, update))
+
+    def leave(self) -> None:
+        """Tells the others at once that this machine stops, so that its connections no longer count."""
+        self._left = True
+        with contextlib.suppress(LogError):
+            for peer in self._peers:
+                self._broker.send_presence(_encoded(peer, None))
 
     async def run(self) -> None:
         """Passes messages on in both directions, each process's in their order, until cancelled."""
@@ -77,6 +90,8 @@ class PresenceRelay:
         self._broker.hear_presence(heard)
         while True:
             message = await self._unsent.get()
+            if self._left:
+                continue
             with contextlib.suppress(LogError):
                 await asyncio.to_thread(self._broker.send_presence, message)
 
@@ -91,3 +106,7 @@ class PresenceRelay:
         # In one line, as messages between processes are (process/control.py).
         update = bytes(msgspec.json.format(message.update, indent=-1))
         self._pass_on(message.peer, None if update == _GONE else update)
+
+
+def _encoded(peer: str, update: bytes | None) -> bytes:
+    return msgspec.json.encode(_Message(peer, msgspec.Raw(_GONE if update is None else update)))

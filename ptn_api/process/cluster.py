@@ -25,6 +25,7 @@ from ptn_api import __version__
 from ptn_api.clock import monotonic_ms, wall_ms
 from ptn_api.cluster.copy import Copy, open_copy
 from ptn_api.cluster.jetstream import JetStreamBroker, NodeReport
+from ptn_api.cluster.presence import PresenceRelay
 from ptn_api.cluster.snapshot import publish_snapshot
 from ptn_api.cluster.turns import TurnKeeper
 from ptn_api.cluster.writer import ClusterWriter
@@ -58,8 +59,9 @@ async def run_machine(
     Waits for the cluster if there is no copy yet. Raises SettingsError, LogError.
     """
     with contextlib.closing(JetStreamBroker(settings.cluster_options)) as broker:
-        sharing = asyncio.create_task(share(broker, settings, control))
-        await run_with(_keep_log(settings, control, broker, take_in), [sharing])
+        relay = PresenceRelay(broker, control.machine, control.pass_on)
+        sharing = asyncio.create_task(share(broker, relay, settings, control))
+        await run_with(_keep_log(settings, control, broker, take_in, relay.leave), [sharing])
 
 
 async def _keep_log(
@@ -67,6 +69,7 @@ async def _keep_log(
     control: WorkerControl,
     broker: JetStreamBroker,
     take_in: Callable[[EventLogWriter, TurnKeeper], Awaitable[None]] | None,
+    leave: Callable[[], None],
 ) -> None:
     with contextlib.ExitStack() as stack:
         kind = Copy if take_in is None else ClusterWriter
@@ -79,6 +82,7 @@ async def _keep_log(
 
         def end_thread() -> None:
             stop.set()
+            leave()
             broker.close()  # wakes it
             thread.shutdown()
 

@@ -31,9 +31,10 @@ _KEYS_LAG_MS = 50
 """After an announcement of new keys, another of the broker's servers may not have them for a moment."""
 
 
-async def share(broker: JetStreamBroker, settings: Settings, control: WorkerControl) -> None:
+async def share(
+    broker: JetStreamBroker, relay: PresenceRelay, settings: Settings, control: WorkerControl
+) -> None:
     """Exchanges all of it with the other machines, until cancelled."""
-    relay = PresenceRelay(broker, control.machine, control.pass_on)
     control.listen(relay.send, lambda peer: relay.send(peer, None))
     tasks = [asyncio.create_task(_publish_usage(broker, settings))]
     if settings.cluster_options.cluster_keys:

@@ -65,7 +65,8 @@ class StreamOptions(ClientLimits, frozen=True, kw_only=True):
         Period,
         setting(
             "Stream",
-            "With several stream processes: repeat to the others which users are connected, at this interval",
+            "With several stream processes or machines: repeat to the others which users are connected, at "
+            "this interval",
         ),
     ] = 5_000
     unread_close_ms: Annotated[

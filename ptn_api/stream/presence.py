@@ -27,8 +27,8 @@ logger = structlog.get_logger()
 
 _COALESCE_S = 0.01
 """Changes within this time go into one message."""
-_MISSED_TABLES = 3
-"""A process that has sent nothing while this process sent its table this often is gone."""
+_MISSED_TABLES = 2
+"""A process that has sent nothing while this process sent its table more often than this is gone."""
 
 Event = Literal["evicted", "delayed", "attempt", "connect"]
 """`evicted` and `delayed` are about a user, `attempt` and `connect` about an address."""

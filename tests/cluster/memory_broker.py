@@ -54,7 +54,7 @@ class MemoryBroker:
         self.beats: list[Beat] = []
         """Those that were announced."""
         self.silent = False
-        """Whether beats are lost."""
+        """Whether beats and announcements of keys are lost."""
         self._listeners: list[Callable[[Beat], None]] = []
         self.shared_keys: Entry | None = None
         self.key_faults: deque[Fault] = deque()
@@ -62,6 +62,7 @@ class MemoryBroker:
         self.records: dict[str, bytes] = {}
         """The usage records by name, the last one that was stored last."""
         self._presence_listeners: list[Callable[[bytes], None]] = []
+        self._key_listeners: list[Callable[[], object]] = []
         self._changed = threading.Condition()
 
     def publish(self, payload: bytes, *, expected: int) -> int:
@@ -172,9 +173,14 @@ class MemoryBroker:
         if fault is Fault.REFUSED or last != expected:
             raise PublishRefusedError(f"the last index is {last}, not {expected}")
         self.shared_keys = Entry(last + 1, payload)
+        for heard in [] if self.silent else self._key_listeners:
+            heard()
         if fault is Fault.ACK_LOST:
             raise OutcomeUnknownError("no answer")
         return last + 1
+
+    def hear_keys(self, heard: Callable[[], object]) -> None:
+        self._key_listeners.append(heard)
 
     def send_presence(self, message: bytes) -> None:
         if not self.down:

@@ -54,6 +54,21 @@ async def test_a_message_is_one_line() -> None:
         assert [line["event"] for line in logs] == ["presence_malformed"] * 4
 
 
+async def test_a_machine_that_stops_is_gone_at_once() -> None:
+    """Also if its processes send more while they stop."""
+    async with machines("a", "b") as (_, relays, heard):
+        for name in ("stream-1", "stream-2"):
+            relays["a"].send(f"a/{name}", b"{}")
+        relays["a"].send("a/stream-2", None)
+        await until_async(lambda: len(heard["b"]) == 3)
+        relays["a"].leave()
+        relays["a"].send("a/stream-1", b"{}")
+        await until_async(lambda: len(heard["b"]) == 4)
+        relays["b"].send("b/stream", b"{}")
+        await until_async(lambda: heard["a"])
+        assert heard["b"][-2:] == [("a/stream-2", None), ("a/stream-1", None)]
+
+
 async def test_unsent_messages_are_bounded() -> None:
     """The newest are dropped, and made up for by the next table."""
     async with machines("a", "b") as (_, relays, heard):

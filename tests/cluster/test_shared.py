@@ -14,6 +14,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from ptn_api.access import fingerprint
 from ptn_api.cluster.jetstream import JetStreamBroker
 from ptn_api.cluster.key_copy import read_shared_keys
 from ptn_api.cluster.options import ClusterOptions, shared_key_file
@@ -87,6 +88,44 @@ def test_presence_is_heard_everywhere(brokers: list[JetStreamBroker]) -> None:
         broker.last()  # connected
     one.send_presence(b"a")
     until(lambda: heard == [b"a"] * 2)
+
+
+# --- the operator -----------------------------------------------------------------------------------------
+
+
+def test_ptn_keys_edits_the_cluster(options: ClusterOptions, tmp_path: Path) -> None:
+    """With --cluster, or where the server uses the cluster's keys; a key file is neither read nor written."""
+    ptn = Ptn(tmp_path, bare_environment(tmp_path))
+    known = {"PTN_CLUSTER": options.cluster, "PTN_CLUSTER_NAME": options.cluster_name}
+    shared = known | {"PTN_CLUSTER_KEYS": "true"}
+    local = ptn("keys", "add", "local", "--tier=30", **known)
+    assert "api_keys.json" in local.stderr
+    file = tmp_path / "ptn_api" / "api_keys.json"
+    before = file.read_bytes()
+    added = ptn("keys", "add", "alice", "--tier=100", **shared)
+    assert (added.status, added.stderr.count(f"the cluster {options.cluster_name}")) == (0, 1)
+    rotated = ptn("keys", "rotate", "alice", "--grace=0", **shared)
+    keys = [added.stdout.strip(), rotated.stdout.strip()]
+    listed = ptn("keys", "list", "--cluster", options.cluster, "--cluster-name", options.cluster_name)
+    assert [line.split("\t")[::4] for line in listed.lines[1:]] == [["alice", "never"]]
+    assert fingerprint(keys[1]) in listed.stdout
+    assert "1 keys, no problems" in ptn("keys", "check", **shared).stdout
+    refused = ptn("keys", "push", file, **shared)
+    assert (refused.status, "--replace" in refused.stderr) == (1, True)
+    assert ptn("keys", "push", file, "--replace", **shared).status == 0
+    assert "local" in ptn("keys", "list", **shared).stdout
+    assert "alice" not in ptn("keys", "list", **shared).stdout
+    assert "unknown user" in ptn("keys", "revoke", "alice", **shared).stderr
+    assert ptn("keys", "revoke", "local", **shared).status == 0
+    assert ptn("keys", "usage", **shared).lines == ["user\tday\trequests\tbytes\tmessages"]
+    assert file.read_bytes() == before
+    for wrong in (
+        ptn("keys", "list", "--api-keys-file", file, **shared),
+        ptn("keys", "list", PTN_CLUSTER_KEYS="true"),
+        ptn("keys", "push", file, **known),
+    ):
+        assert (wrong.status, wrong.stdout) == (2, "")
+    assert not any(key in str(ended) for key in keys for ended in (listed, refused))
 
 
 # --- machines ---------------------------------------------------------------------------------------------

@@ -34,10 +34,6 @@ class Network:
         self.deaf: set[str] = set()
         self.nodes: dict[str, Node] = {}
 
-    def node(self, name: str) -> Node:
-        self.nodes[name] = Node(name, self)
-        return self.nodes[name]
-
     def end(self, name: str) -> None:
         del self.nodes[name]
         for node in self.nodes.values():
@@ -63,6 +59,7 @@ class Node:
 
     def listen(self, receive: Callable[[str, bytes], None], gone: Callable[[str], object]) -> None:
         self.receive, self.gone = receive, gone
+        self._network.nodes[self.name] = self
 
 
 class Streams:
@@ -78,7 +75,7 @@ class Streams:
         for name in names:
             first = next(iter(self.all.values()), None)
             live = LiveStream(log=first and first.log, ready=first is None)
-            peers = self.network.node(name)
+            peers = Node(name, self.network)
             self.all[name] = await self._stack.enter_async_context(
                 running(live, peers=peers, **self._options)
             )
