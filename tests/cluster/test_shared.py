@@ -207,9 +207,11 @@ def test_machines_share_keys_limits_and_usage(
     bob = "key-of-bob-in-the-clear"
     machines.keys("push", tmp_path / "old.json")
     with (
-        machines.start("first", validator_dir=tmp_path / "validator") as first,
-        machines.start("second", processes="rest,stream") as second,
+        machines.start("first", wait=False, validator_dir=tmp_path / "validator") as first,
+        machines.start("second", wait=False, processes="rest,stream") as second,
     ):
+        for server in (first, second):
+            server.wait_ready()
         alice = machines.keys("add", "alice", "--tier=100").stdout.strip()
         # The sixth connection evicts the oldest, wherever each is.
         with contextlib.ExitStack() as stack:

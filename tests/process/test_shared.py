@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ptn_api.access import add_key, revoke_key
 from ptn_api.access.usage import UsageFile, UsageRow, day_of
+from ptn_api.cli.doctor import keys as check_key_file
 from ptn_api.clock import wall_ms
 from ptn_api.cluster.key_copy import SharedKeyStore
 from ptn_api.cluster.options import ClusterOptions, shared_key_file
@@ -112,3 +114,20 @@ def test_shared_keys_replace_files_in_default_places(tmp_path: Path) -> None:
     prepared = _prepare(Settings(**common, cluster_options=cluster))
     assert prepared.api_keys_file == str(shared_key_file(tmp_path / "data"))
     assert _prepare(Settings(**common)).api_keys_file == ""
+
+
+def test_doctor_looks_at_the_copy(tmp_path: Path) -> None:
+    """It warns while there is none, and reports a key file that is named as well."""
+    cluster = ClusterOptions(cluster="nats://a", cluster_keys=True)
+    settings = Settings(data_dir=str(tmp_path), cluster_options=cluster)
+    path = shared_key_file(tmp_path)
+
+    def found(**changes: Any) -> list[tuple[str, str]]:
+        return [finding[::2] for finding in check_key_file(msgspec.structs.replace(settings, **changes))]
+
+    ((status, sentence),) = found()
+    assert status == "warn"
+    assert f"{path}; all requests get 401 until `ptn keys add --cluster`" in sentence
+    add_key(path, "alice", 100)
+    assert found() == [("ok", f"1 keys in {path} are valid")]
+    assert ("bad", "give --cluster-keys or --api-keys-file, not both") in found(api_keys_file="keys.json")
