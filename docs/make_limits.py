@@ -250,6 +250,11 @@ SECTIONS: dict[str, tuple[Bound, ...]] = {
             ("access/test_key_file.py::test_a_file_up_to_the_limit_is_read",), unit="bytes"),
     ),
     "A log that several machines share": (
+        Bound("the keys that machines share, compressed", "ptn_api.cluster.broker:PART_BYTES", "`ptn keys` refuses the edit", "",
+            ("cluster/test_key_copy.py::test_too_many_keys_are_refused",), unit="bytes"),
+        Bound("messages about users that wait to be sent to other machines", "ptn_api.cluster.presence:MOST_UNSENT",
+            "New ones are dropped; the table that is repeated makes up for them", "",
+            ("cluster/test_presence.py::test_unsent_messages_are_bounded",)),
         Bound("time for which a client with a newer cursor waits for this machine's copy", "ptn_api.rest.options:RestOptions.behind_wait_ms", "REST: 503 `behind` with Retry-After. WebSocket: closed with 4007",
             f'ptn_rest_requests_total{{status="503"}}, {CLOSED % 4007}',
             ("wire/test_server_session.py::test_a_cursor_above_the_head_waits_for_a_log_that_is_behind",), unit="ms"),

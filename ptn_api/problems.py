@@ -55,6 +55,7 @@ Code = Literal[
     "cluster_outdated",
     "cluster_leaderless",
     "cluster_clock_skew",
+    "cluster_keys_stale",
     "process_down",
     "process_restarting",
     "files_refused",
@@ -169,6 +170,11 @@ PROBLEMS: Mapping[Code, Problem] = {
         "This machine's clock differs by more than a second from that of the broker's servers, so machines show delayed data at different times",
         "Check the clocks of this machine and of the broker's servers (NTP); `ptn doctor` shows the difference",
     ),
+    "cluster_keys_stale": Problem(
+        "degraded",
+        "This machine does not get changes of the cluster's keys, so the keys that were valid before stay valid and no revocation takes effect",
+        "The log line `cluster_keys_not_read` has the reason: no connection, no stream (`ptn cluster init` makes it), or no permission (deploy/cluster/nats.conf)",
+    ),
     "process_down": Problem(
         "unavailable",
         "A process has not reported for seconds; `processes` shows which",
@@ -223,7 +229,7 @@ PROBLEMS: Mapping[Code, Problem] = {
     "no_key_file": Problem(
         "degraded",
         "There is no key file, so every request is answered with 401",
-        "Correct `--api-keys-file`, put the file back, or create one with `ptn keys add`; `ptn doctor` names the path",
+        "Correct `--api-keys-file`, put the file back, or create one with `ptn keys add`; `ptn doctor` names the path. With `--cluster-keys`, the cluster has no keys so far: add one with `ptn keys add --cluster`",
     ),
     "key_file_unreadable": Problem(
         "degraded",

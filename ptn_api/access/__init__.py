@@ -1,26 +1,39 @@
 """Access: the key file, the ring of valid keys, rate limits, client addresses and usage records."""
 
 from ptn_api.access.key_content import KeyFileContent, KeyFileProblem, check_keys, parse_keys
-from ptn_api.access.key_edit import add_key, make_demo_keys, revoke_key, rotate_key
+from ptn_api.access.key_edit import (
+    Entries,
+    KeyStore,
+    add_key,
+    hashed_entries,
+    make_demo_keys,
+    revoke_key,
+    rotate_key,
+    write_key_file,
+)
 from ptn_api.access.key_file import KeyFile, exposed_to, find_key_file, key_file_places, read_key_file
 from ptn_api.access.key_ring import Grant, KeyHolder, KeyRing, fingerprint
 
 __all__ = [
+    "Entries",
     "Grant",
     "KeyFile",
     "KeyFileContent",
     "KeyFileProblem",
     "KeyHolder",
     "KeyRing",
+    "KeyStore",
     "add_key",
     "check_keys",
     "exposed_to",
     "find_key_file",
     "fingerprint",
+    "hashed_entries",
     "key_file_places",
     "make_demo_keys",
     "parse_keys",
     "read_key_file",
     "revoke_key",
     "rotate_key",
+    "write_key_file",
 ]

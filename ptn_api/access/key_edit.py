@@ -1,4 +1,7 @@
-"""Edits of the key file, for the command line: atomic, and keeping the file's mode and owner."""
+"""Edits of the keys, for the command line. Those of a file are atomic and keep its mode and owner.
+
+A cluster keeps the same entries in its broker instead, without the keys themselves (cluster/key_copy.py).
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,33 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import msgspec
 
 from ptn_api.access.key_content import parse_keys
-from ptn_api.access.key_entry import faults_of, grants_of, time_text
+from ptn_api.access.key_entry import FIELDS, PreviousKey, faults_of, grants_of, time_text
 from ptn_api.access.key_file import read_key_file
 from ptn_api.access.key_ring import digest_of
 from ptn_api.errors import KeyFileError
 from ptn_api.file_lock import take_lock
 from ptn_api.model.tiers import TIERS
 
-__all__ = ["add_key", "make_demo_keys", "revoke_key", "rotate_key"]
+__all__ = [
+    "Entries",
+    "KeyStore",
+    "add_key",
+    "hashed_entries",
+    "make_demo_keys",
+    "revoke_key",
+    "rotate_key",
+    "write_key_file",
+]
+
+Entries = dict[str, Any]
+"""The decoded content of a key file: an entry for each user."""
 
 logger = logging.getLogger("ptn_api.access")
 
@@ -29,15 +46,26 @@ logger = logging.getLogger("ptn_api.access")
 _NONBLOCKING = 0 if sys.platform == "win32" else os.O_CLOEXEC | os.O_NONBLOCK
 
 
-def add_key(path: Path, alias: str, tier: float, *, expires_ms: int | None = None, **others: Any) -> str:
+class KeyStore(Protocol):
+    """Keys that are not in a file."""
+
+    def edit(self, change: Callable[[Entries], None]) -> None:
+        """Stores the entries as `change` leaves them; calls it again after another edit at the same time."""
+        ...
+
+
+def add_key(
+    keys: Path | KeyStore, alias: str, tier: float, *, expires_ms: int | None = None, **others: Any
+) -> str:
     """Adds a user and returns the new key, of which only the SHA-256 is stored.
 
-    `others` are further fields of the entry. The file keeps its mode and, if permitted, its owner; a new file
+    `others` are further fields of the entry. A file keeps its mode and, if permitted, its owner; a new file
     has mode 0600 and, if permitted, the owner and group of its directory: root creates it for the service's
     user, who must read it. Raises KeyFileError if the user exists, its name is unusable, or the file is.
     """
     key = _new_key()
-    with _edit(path, create=True) as entries:
+
+    def add(entries: Entries) -> None:
         if alias in entries:
             raise KeyFileError(f'user "{alias}" already exists (see `ptn keys rotate`)', code="exists")
         entry = {"key_sha256": digest_of(key).hex(), "tier": tier}
@@ -46,16 +74,21 @@ def add_key(path: Path, alias: str, tier: float, *, expires_ms: int | None = Non
         entries[alias] = entry | {name: value for name, value in others.items() if value is not None}
         for fault in faults_of(alias, entries[alias]):
             raise KeyFileError(fault.sentence)
+
+    _change(keys, add, create=True)
     return key
 
 
-def rotate_key(path: Path, alias: str, *, grace_ms: int, now_ms: int, expires_ms: int | None = None) -> str:
+def rotate_key(
+    keys: Path | KeyStore, alias: str, *, grace_ms: int, now_ms: int, expires_ms: int | None = None
+) -> str:
     """Gives a user a new key and returns it. Older keys stay valid for at most `grace_ms`.
 
     `expires_ms` changes the expiry; the new key inherits the old one's by default. Raises KeyFileError.
     """
     key = _new_key()
-    with _edit(path) as entries:
+
+    def rotate(entries: Entries) -> None:
         entry = _entry_of(entries, alias)
         for fault in faults_of(alias, entry):
             if fault.fatal:
@@ -74,14 +107,45 @@ def rotate_key(path: Path, alias: str, *, grace_ms: int, now_ms: int, expires_ms
             entries[alias]["previous"] = previous
         if expires_ms is not None:
             entries[alias]["expires"] = time_text(expires_ms)
+
+    _change(keys, rotate)
     return key
 
 
-def revoke_key(path: Path, alias: str) -> None:
+def revoke_key(keys: Path | KeyStore, alias: str) -> None:
     """Removes a user with all keys. Raises KeyFileError."""
-    with _edit(path) as entries:
+
+    def revoke(entries: Entries) -> None:
         _entry_of(entries, alias)
         del entries[alias]
+
+    _change(keys, revoke)
+
+
+def hashed_entries(content: bytes) -> Entries:
+    """Returns a key file's entries with the SHA-256 of each key in its place, and without unknown fields.
+
+    Raises KeyFileError if an entry has a problem, or if a name or note contains a key.
+    """
+    for line, sentence in parse_keys(content).problems:
+        raise KeyFileError(f"line {line}: {sentence}. Correct the file first: `ptn keys check` lists all")
+    entries: Entries = json.loads(content)
+    keys = []
+    for alias in entries:
+        entry = _entry_of(entries, alias)
+        hashed = {name: value for name, value in entry.items() if name in FIELDS and name != "key"}
+        if "key" in entry:
+            keys.append(entry["key"])
+            hashed = {"key_sha256": digest_of(entry["key"]).hex(), **hashed}
+        if hashed.get("previous"):
+            older = msgspec.convert(hashed["previous"], list[PreviousKey])  # without other fields
+            hashed["previous"] = msgspec.to_builtins(older)
+        entries[alias] = hashed
+    for alias, entry in entries.items():
+        texts = (alias, json.dumps(entry.get("note"), ensure_ascii=False))
+        if any(key in text for key in keys for text in texts):
+            raise KeyFileError("a user's name or note contains a key", code="key_in_text")
+    return entries
 
 
 def make_demo_keys(path: Path) -> None:
@@ -118,7 +182,7 @@ def _new_key() -> str:
     return secrets.token_urlsafe(32)
 
 
-def _entry_of(entries: dict[str, Any], alias: str) -> dict[str, Any]:
+def _entry_of(entries: Entries, alias: str) -> dict[str, Any]:
     """The user's entry as an object."""
     if alias not in entries:
         raise KeyFileError(f'unknown user "{alias}" (`ptn keys list` prints all)', code="no_user")
@@ -126,8 +190,16 @@ def _entry_of(entries: dict[str, Any], alias: str) -> dict[str, Any]:
     return {"key": entry, "tier": 100} if isinstance(entry, str) else entry
 
 
+def _change(keys: Path | KeyStore, change: Callable[[Entries], None], *, create: bool = False) -> None:
+    if isinstance(keys, Path):
+        with _edit(keys, create=create) as entries:
+            change(entries)
+    else:
+        keys.edit(change)
+
+
 @contextlib.contextmanager
-def _edit(path: Path, *, create: bool = False) -> Iterator[dict[str, Any]]:
+def _edit(path: Path, *, create: bool = False) -> Iterator[Entries]:
     """The file's entries, written back if the block succeeds. Only one process edits at a time."""
     path = path.resolve()  # edit the target of a symbolic link, not the link
     try:
@@ -136,10 +208,9 @@ def _edit(path: Path, *, create: bool = False) -> Iterator[dict[str, Any]]:
         with _locked(path):
             content = read_key_file(path)
             parse_keys(content)  # raises if the file is unusable; faulty entries are kept as they are
-            entries: dict[str, Any] = json.loads(content)
+            entries: Entries = json.loads(content)
             yield entries
-            new = json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
-            _replace(path, new.encode(errors="backslashreplace"))  # a lone surrogate becomes JSON's \uXXXX
+            write_key_file(path, entries)
     except FileNotFoundError:
         raise KeyFileError(f"key file not found: {path} (see --api-keys-file)", code="no_file") from None
     except OSError as error:
@@ -186,6 +257,12 @@ def _locked(path: Path) -> Iterator[None]:
                 return
         finally:
             os.close(descriptor)
+
+
+def write_key_file(path: Path, entries: Entries) -> None:
+    """Replaces the file atomically; a new one has mode 0600. Raises OSError."""
+    content = json.dumps(entries, indent=2, ensure_ascii=False) + "\n"
+    _replace(path, content.encode(errors="backslashreplace"))  # a lone surrogate becomes JSON's \uXXXX
 
 
 def _replace(path: Path, content: bytes) -> None:

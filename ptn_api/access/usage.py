@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
@@ -117,6 +118,21 @@ class UsageFile:
             with db:
                 db.executemany(_ADD, rows)
                 db.execute("DELETE FROM usage WHERE day < ?", (day_of(oldest_ms),))
+
+    def machine(self) -> str:
+        """A random name of this file, by which a cluster tells its machines' records apart.
+
+        A new file gets another one, so its sums, which begin at 0, replace none of the former file's. Raises
+        sqlite3.Error or OSError.
+        """
+        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+        with self._open("rw") as db, db:
+            db.execute("CREATE TABLE IF NOT EXISTS machine (name TEXT NOT NULL)")
+            db.execute(
+                "INSERT INTO machine SELECT ? WHERE NOT EXISTS (SELECT * FROM machine)",
+                (secrets.token_hex(6),),
+            )
+            return str(db.execute("SELECT name FROM machine").fetchone()[0])
 
     def read(self, *, since_day: str = "") -> list[UsageRow]:
         """The rows since that day, ordered by user and day. Raises sqlite3.Error."""

@@ -24,7 +24,7 @@ from ptn_api.process.settings import SETTINGS
 if TYPE_CHECKING:
     from ptn_api.cluster.jetstream import JetStreamBroker
 
-__all__ = ["cluster_app", "without_log_lines"]
+__all__ = ["cluster_app", "connected", "without_log_lines"]
 
 cluster_app = typer.Typer(
     cls=CommandGroup, help="Set up and inspect a log that several machines share.", no_args_is_help=True
@@ -108,7 +108,7 @@ def init(
     from ptn_api.cluster.adopt import adopt
     from ptn_api.cluster.copy import found
 
-    with _connected(options) as broker:
+    with connected(options) as broker:
         _require_usable(options, accept_unsynced=accept_unsynced)
         broker.create_streams()
         if from_dir is not None:
@@ -139,7 +139,7 @@ def status(options: ClusterOptions, json: Json = False) -> None:
     """Print the state of the streams, the snapshots, and each machine's copy."""
     from ptn_api.cli.output import print_rows
 
-    with _connected(options) as broker:
+    with connected(options) as broker:
         streams = broker.status()
         snapshots = [
             (info, max(0, wall_ms() - int(stored.timestamp() * 1000)))
@@ -217,7 +217,7 @@ def leave(
     from ptn_api.cluster.adopt import leave as leave_cluster
 
     if not force:
-        with _connected(options) as broker:
+        with connected(options) as broker:
             complete(broker, data_dir, listen_ms=_LISTEN_MS)
     index = leave_cluster(data_dir).index
     if json:
@@ -227,7 +227,8 @@ def leave(
 
 
 @contextlib.contextmanager
-def _connected(options: ClusterOptions) -> Iterator[JetStreamBroker]:
+def connected(options: ClusterOptions) -> Iterator[JetStreamBroker]:
+    """The connection to the cluster's broker. Raises SettingsError."""
     if not options.servers:
         raise SettingsError("give the NATS servers with --cluster nats://HOST,nats://HOST,nats://HOST")
     try:

@@ -22,6 +22,7 @@ import msgspec
 from ptn_api.access import check_keys, exposed_to, key_file_places, parse_keys, read_key_file
 from ptn_api.access.address import is_loopback
 from ptn_api.clock import wall_ms
+from ptn_api.cluster.options import shared_key_file
 from ptn_api.errors import InvalidInputError, LogError, LogMissingError, PTNError, SettingsError
 from ptn_api.file_version import mount_of, owner_of, user_name
 from ptn_api.problems import PROBLEMS
@@ -333,6 +334,12 @@ def keys(settings: Settings) -> Iterator[Finding]:
     places = key_file_places(settings.validator_dir)[: 1 if settings.demo else None]
     if settings.api_keys_file:
         places = [Path(settings.api_keys_file).expanduser().absolute()]
+    is_shared, add = settings.cluster_options.cluster_keys, "`ptn keys add` creates it"
+    if is_shared:
+        if settings.api_keys_file:
+            yield Finding("bad", "keys", "give --cluster-keys or --api-keys-file, not both")
+        places = [shared_key_file(Path(settings.data_dir).expanduser().absolute())]
+        add = "`ptn keys add --cluster` adds one, and this machine has a copy"
     path = next((place for place in places if os.path.exists(place)), places[0])
     try:
         content = read_key_file(path)
@@ -342,7 +349,7 @@ def keys(settings: Settings) -> Iterator[Finding]:
             yield Finding("ok", "keys", "the demo creates its own")
             return
         tried = ", ".join(map(str, places))
-        sentence = f"key file not found: {tried}; all requests get 401 until `ptn keys add` creates it"
+        sentence = f"key file not found: {tried}; all requests get 401 until {add}"
         yield Finding("warn", "keys", sentence)
         return
     except OSError as error:

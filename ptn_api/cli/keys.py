@@ -1,20 +1,29 @@
-"""`ptn keys`: the server's API keys and their use."""
+"""`ptn keys`: the server's API keys and their use, in a file or shared by the machines of a cluster."""
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import os
 import sqlite3
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ptn_api.cli.cluster import connected
 from ptn_api.cli.settings_options import Command, CommandGroup
 from ptn_api.cli.time_arguments import duration_ms, expiry_ms
 from ptn_api.clock import wall_ms
+from ptn_api.cluster.options import ClusterOptions
 from ptn_api.errors import PTNError, SettingsError
 from ptn_api.file_version import owner_of
 from ptn_api.process.settings import SETTINGS
+
+if TYPE_CHECKING:
+    from ptn_api.access import KeyStore
+    from ptn_api.access.usage import UsageRow
 
 __all__ = ["keys_app"]
 
@@ -53,10 +62,135 @@ Expires = Annotated[
         metavar="TIME", help="Expire the new key after this long (90d, 12h, 30m) or at this time (UTC)."
     ),
 ]
+Cluster = Annotated[
+    str,
+    typer.Option(
+        metavar="URLS",
+        help="Use what the machines of the cluster with these NATS servers share, instead of this machine's "
+        f"(default: {SETTINGS['cluster'].variable} if {SETTINGS['cluster_keys'].variable} is true).",
+    ),
+]
+
+
+class _Keys:
+    """The keys that the options choose: those of a file, or of a cluster."""
+
+    def __init__(self, api_keys_file: Path | None, validator_dir: str, cluster: str, **others: str) -> None:
+        """`others` are further options of the cluster. Raises SettingsError."""
+        from ptn_api.access import find_key_file, key_file_places
+
+        self.cluster = _chosen_cluster(cluster, **others)
+        if self.cluster and api_keys_file:
+            raise SettingsError("the cluster's keys or those of --api-keys-file: give only one of them")
+        self.path = api_keys_file or find_key_file(validator_dir) or key_file_places(validator_dir)[0]
+
+    def __str__(self) -> str:
+        return f"the cluster {self.cluster.cluster_name}" if self.cluster else str(self.path)
+
+    @contextlib.contextmanager
+    def store(self) -> Iterator[Path | KeyStore]:
+        """Where to change them."""
+        if self.cluster is None:
+            yield self.path
+            return
+        with connected(self.cluster) as broker:
+            from ptn_api.cluster.key_copy import SharedKeyStore
+
+            yield SharedKeyStore(broker)
+
+    def read(self) -> bytes:
+        """Their content, as of a key file."""
+        if self.cluster is None:
+            return _read_keys(self.path)
+        import json
+
+        from ptn_api.cluster.key_copy import read_shared_keys
+
+        with connected(self.cluster) as broker:
+            return json.dumps(read_shared_keys(broker)).encode()
+
+    def warn_if_exposed(self) -> None:
+        from ptn_api.access import exposed_to
+
+        if self.cluster is None and (danger := exposed_to(self.path)):
+            remedy = (
+                f"chown --reference={self.path.resolve().parent}" if "belongs to" in danger else "chmod o-rw"
+            )
+            typer.echo(f"ptn: warning: {danger}; {remedy} {self.path}", err=True)
+
+    def print_new(self, sentence: str, key: str) -> None:
+        """Prints the key alone on standard output, everything else on standard error."""
+        typer.echo(f"{sentence} The key is not shown again:", err=True)
+        typer.echo(key)
+        self.warn_if_exposed()
+
+
+def _chosen_cluster(
+    cluster: str, cluster_name: str, cluster_credentials: str, cluster_ca: str
+) -> ClusterOptions | None:
+    """The cluster of the options, or of the environment if its server uses the cluster's keys."""
+    shared = SETTINGS["cluster_keys"]
+    if not cluster:
+        if not shared.convert(os.environ.get(shared.variable, "false"), shared.variable):
+            return None
+        cluster = os.environ.get(SETTINGS["cluster"].variable, "")
+    return ClusterOptions(
+        cluster=cluster,
+        cluster_name=cluster_name,
+        cluster_credentials=cluster_credentials,
+        cluster_ca=cluster_ca,
+    )
+
+
+def _with(choose: Callable[..., object]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the options that `choose` takes, and its result as the first argument."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        first, *own = inspect.signature(command, eval_str=True).parameters.values()
+        names = [name for name in _OPTIONS if choose is _Keys or name.startswith("cluster")]
+
+        def run(**values: Any) -> None:
+            chosen = choose(**{name: values.pop(name) for name in names})
+            command(**{first.name: chosen}, **values)
+
+        added = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for name, (kind, default) in _OPTIONS.items()
+            if name in names
+        ]
+        own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+        run.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *added]}
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        return run
+
+    return decorate
+
+
+def _option_of(name: str) -> Any:
+    setting = SETTINGS[name]
+    return Annotated[
+        str,
+        typer.Option(
+            setting.flag, metavar=setting.unit, help=f"{setting.description}.", envvar=setting.variable
+        ),
+    ]
+
+
+_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "api_keys_file": (KeysFile, None),
+    "validator_dir": (ValidatorDir, ""),
+    "cluster": (Cluster, ""),
+    "cluster_name": (_option_of("cluster_name"), SETTINGS["cluster_name"].default),
+    "cluster_credentials": (_option_of("cluster_credentials"), ""),
+    "cluster_ca": (_option_of("cluster_ca"), ""),
+}
 
 
 @keys_app.command(cls=Command)
+@_with(_Keys)
 def add(
+    keys: _Keys,
     user: User,
     tier: Annotated[
         float,
@@ -82,31 +216,32 @@ def add(
         ),
     ] = None,
     note: Annotated[str | None, typer.Option(metavar="TEXT", help="Store this note with the key.")] = None,
-    api_keys_file: KeysFile = None,
-    validator_dir: ValidatorDir = "",
 ) -> None:
     """Add a user. The new key is printed once; only its hash is stored."""
     from ptn_api.access import add_key
 
-    path = _key_file(api_keys_file, validator_dir)
-    created = not path.exists()
+    path, expires_ms = keys.path, expiry_ms(expires, wall_ms(), "--expires")
+    created = keys.cluster is None and not path.exists()
     tier = int(tier) if tier.is_integer() else tier
-    key = add_key(
-        path,
-        user,
-        tier,
-        expires_ms=expiry_ms(expires, wall_ms(), "--expires"),
-        max_connections=max_connections,
-        requests_per_minute=requests_per_minute,
-        note=note,
-    )
+    with keys.store() as store:
+        key = add_key(
+            store,
+            user,
+            tier,
+            expires_ms=expires_ms,
+            max_connections=max_connections,
+            requests_per_minute=requests_per_minute,
+            note=note,
+        )
     if created and path.stat().st_uid != getattr(os, "geteuid", lambda: 0)():  # with sudo, for a service
         typer.echo(f"Created {path}, which belongs to {owner_of(path)}.", err=True)
-    _print_key(f"Added {user} with tier {tier} to {path}.", key, path)
+    keys.print_new(f"Added {user} with tier {tier} to {keys}.", key)
 
 
 @keys_app.command(cls=Command)
+@_with(_Keys)
 def rotate(
+    keys: _Keys,
     user: User,
     grace: Annotated[
         str,
@@ -115,80 +250,115 @@ def rotate(
         ),
     ] = "7d",
     expires: Expires = "",
-    api_keys_file: KeysFile = None,
-    validator_dir: ValidatorDir = "",
 ) -> None:
     """Give a user a new key. The old one stays valid for a while (--grace)."""
     from ptn_api.access import rotate_key
 
-    path = _key_file(api_keys_file, validator_dir)
     now_ms, grace_ms = wall_ms(), duration_ms(grace, "--grace")
     expires_ms = expiry_ms(expires, now_ms, "--expires")
-    key = rotate_key(path, user, grace_ms=grace_ms, now_ms=now_ms, expires_ms=expires_ms)
+    with keys.store() as store:
+        key = rotate_key(store, user, grace_ms=grace_ms, now_ms=now_ms, expires_ms=expires_ms)
     old = f"stays valid for {grace}" if grace_ms else "is revoked"
-    _print_key(f"{user} has a new key; the old one {old}.", key, path)
+    keys.print_new(f"{user} has a new key; the old one {old}.", key)
 
 
 @keys_app.command(cls=Command)
-def revoke(user: User, api_keys_file: KeysFile = None, validator_dir: ValidatorDir = "") -> None:
+@_with(_Keys)
+def revoke(keys: _Keys, user: User) -> None:
     """Remove a user and all the user's keys. Open connections are closed within a second."""
     from ptn_api.access import revoke_key
 
-    path = _key_file(api_keys_file, validator_dir)
-    revoke_key(path, user)
-    typer.echo(f"Removed {user} from {path}.", err=True)
-    _warn_if_exposed(path)
+    with keys.store() as store:
+        revoke_key(store, user)
+    typer.echo(f"Removed {user} from {keys}.", err=True)
+    keys.warn_if_exposed()
+
+
+@keys_app.command(cls=Command)
+@_with(_chosen_cluster)
+def push(
+    cluster: ClusterOptions | None,
+    file: Annotated[Path, typer.Argument(help="A key file.", exists=True, dir_okay=False)],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the cluster's keys, if it has any.")
+    ] = False,
+) -> None:
+    """Copy a key file into a cluster, with the hash of each key instead of the key."""
+    from ptn_api.access import Entries, hashed_entries
+    from ptn_api.errors import KeyFileError
+
+    entries = hashed_entries(_read_keys(file))
+
+    def change(shared: Entries) -> None:
+        if shared and not replace:
+            raise KeyFileError("the cluster already has keys: give --replace to replace them", code="exists")
+        shared.clear()
+        shared.update(entries)
+
+    with connected(cluster or ClusterOptions()) as broker:
+        from ptn_api.cluster.key_copy import SharedKeyStore
+
+        SharedKeyStore(broker).edit(change)
+    typer.echo(f"Copied {len(entries)} users from {file} into the cluster.", err=True)
 
 
 @keys_app.command("list", cls=Command)
-def list_(
-    api_keys_file: KeysFile = None, validator_dir: ValidatorDir = "", data_dir: DataDir = DATA_DIR
-) -> None:
+@_with(_Keys)
+def list_(keys: _Keys, data_dir: DataDir = DATA_DIR) -> None:
     """List every key: user, tier, fingerprint, expiry and last use."""
     from ptn_api.access import parse_keys
     from ptn_api.access.usage import UsageFile
     from ptn_api.cli.output import format_time, print_rows
 
-    path = _key_file(api_keys_file, validator_dir)
-    parsed = parse_keys(_read_keys(path))
+    parsed = parse_keys(keys.read())
     unused, last_seen = "never", dict[tuple[str, str], int]()
     try:
-        last_seen = UsageFile(_existing(data_dir)).last_seen()
+        if keys.cluster:
+            from ptn_api.cluster.usage_copy import last_use
+
+            with connected(keys.cluster) as broker:
+                for grant in parsed.grants:
+                    used = (grant.alias, grant.digest.hex()[:8])
+                    last_seen[used] = last_use(broker, *used) or 0
+        else:
+            last_seen = UsageFile(_existing(data_dir)).last_seen()
     except (sqlite3.Error, PTNError) as error:
         typer.echo(f"ptn: the last use of keys cannot be read: {error}", err=True)
         unused = "unknown"
     rows = []
     for grant in parsed.grants:
         fingerprint = grant.digest.hex()[:8]
-        seen = format_time(last_seen.get((grant.alias, fingerprint))) or unused
+        seen = format_time(last_seen.get((grant.alias, fingerprint)) or None) or unused
         expires = format_time(grant.expires_ms) or "never"
         rows.append((grant.alias, str(grant.tier), fingerprint, expires, seen))
     print_rows(("user", "tier", "fingerprint", "expires", "last seen"), rows)
     if parsed.problems:
-        counts = f"{len(parsed.problems)} problems in {path}, entries left out: {parsed.left_out}"
+        counts = f"{len(parsed.problems)} problems in {keys}, entries left out: {parsed.left_out}"
         typer.echo(f"ptn: warning: {counts}; see `ptn keys check`", err=True)
-    _warn_if_exposed(path)
+    keys.warn_if_exposed()
 
 
 @keys_app.command(cls=Command)
-def check(api_keys_file: KeysFile = None, validator_dir: ValidatorDir = "") -> None:
+@_with(_Keys)
+def check(keys: _Keys) -> None:
     """Print all problems in the key file; exit with status 1 if there are any."""
     from ptn_api.access import check_keys, exposed_to, parse_keys
 
-    path = _key_file(api_keys_file, validator_dir)
-    content = _read_keys(path)
-    problems = [f"{path}:{line}: {sentence}" for line, sentence in check_keys(content)]
-    if danger := exposed_to(path):
-        problems.append(f"{path}: {danger}")
+    content = keys.read()
+    problems = [f"{keys}:{line}: {sentence}" for line, sentence in check_keys(content)]
+    if keys.cluster is None and (danger := exposed_to(keys.path)):
+        problems.append(f"{keys}: {danger}")
     for problem in problems:
         typer.echo(problem)
     if problems:
         raise typer.Exit(1)
-    typer.echo(f"{path}: {len(parse_keys(content).grants)} keys, no problems")
+    typer.echo(f"{keys}: {len(parse_keys(content).grants)} keys, no problems")
 
 
 @keys_app.command(cls=Command)
+@_with(_chosen_cluster)
 def usage(
+    cluster: ClusterOptions | None,
     days: Annotated[
         int, typer.Option(min=1, metavar="N", help="Cover this many days, including today.")
     ] = 30,
@@ -200,14 +370,24 @@ def usage(
 
     first_day = day_of(wall_ms() - (days - 1) * 86_400_000)
     totals: dict[tuple[str, str], list[int]] = {}
-    try:
-        for row in UsageFile(_existing(data_dir)).read(since_day=first_day):
+
+    def add(found: Iterable[UsageRow]) -> None:
+        for row in found:
             total = totals.setdefault((row.alias, row.day), [0, 0, 0])
             for n, amount in enumerate((row.requests, row.sent_bytes, row.messages)):
                 total[n] += amount
-    except sqlite3.Error as error:
-        raise PTNError(f"the usage records in {data_dir} cannot be read: {error}") from None
-    rows = [(user, day, *map(str, total)) for (user, day), total in totals.items()]
+
+    if cluster:
+        from ptn_api.cluster.usage_copy import usage_since
+
+        with connected(cluster) as broker:
+            add(usage_since(broker, first_day, days))
+    else:
+        try:
+            add(UsageFile(_existing(data_dir)).read(since_day=first_day))
+        except sqlite3.Error as error:
+            raise PTNError(f"the usage records in {data_dir} cannot be read: {error}") from None
+    rows = [(user, day, *map(str, total)) for (user, day), total in sorted(totals.items())]
     print_rows(("user", "day", "requests", "bytes", "messages"), rows)
 
 
@@ -216,13 +396,6 @@ def _existing(data_dir: Path) -> Path:
     if not data_dir.is_dir():
         raise SettingsError(f"no such data directory: {data_dir} (give the server's with --data-dir)")
     return data_dir
-
-
-def _key_file(given: Path | None, validator_dir: str) -> Path:
-    """Returns the key file of a server with the same options; if it is missing, the one to create."""
-    from ptn_api.access import find_key_file, key_file_places
-
-    return given or find_key_file(validator_dir) or key_file_places(validator_dir)[0]
 
 
 def _read_keys(path: Path) -> bytes:
@@ -235,18 +408,3 @@ def _read_keys(path: Path) -> bytes:
         raise KeyFileError(f"key file not found: {path} (see --api-keys-file)", code="no_file") from None
     except OSError as error:
         raise KeyFileError(f"the key file {path} cannot be read: {error.strerror}") from None
-
-
-def _print_key(sentence: str, key: str, path: Path) -> None:
-    """Prints the key alone on standard output, everything else on standard error."""
-    typer.echo(f"{sentence} The key is not shown again:", err=True)
-    typer.echo(key)
-    _warn_if_exposed(path)
-
-
-def _warn_if_exposed(path: Path) -> None:
-    from ptn_api.access import exposed_to
-
-    if danger := exposed_to(path):
-        remedy = f"chown --reference={path.resolve().parent}" if "belongs to" in danger else "chmod o-rw"
-        typer.echo(f"ptn: warning: {danger}; {remedy} {path}", err=True)

@@ -1,8 +1,9 @@
 """The broker over NATS JetStream; nothing else in the package knows NATS.
 
-Two replicated streams for each cluster: the log, and the snapshots in pieces. The servers announce
-the log's entries (`republish`), and readers get them in batches from any replica (direct get). There are no
-consumers, so the cluster keeps no state for a reader that could be lost with a server.
+Replicated streams for each cluster: the log, the snapshots in pieces, the shared keys and the usage records.
+The servers announce entries of the log and new keys (`republish`), and readers get them in batches from any
+replica (direct get). There are no consumers, so the cluster keeps no state for a reader that could be lost
+with a server.
 
 There is no message id: the servers would then acknowledge an entry that they do not store, within a window of
 time. `Nats-Expected-Last-Sequence` refuses it instead, which the writer has to settle in any case.
@@ -34,6 +35,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from ptn_api.access.usage import KEPT_DAYS
 from ptn_api.clock import wall_ms
 from ptn_api.cluster.broker import PART_BYTES, Beat, Entry, SnapshotInfo
 from ptn_api.cluster.options import ClusterOptions
@@ -69,6 +71,7 @@ _NEVER = 1 << 53
 """An index that no stream reaches."""
 _VIOLATION = re.compile(r"permissions violation for (publish|subscription) to \"(\S+?)\"", re.IGNORECASE)
 _END_OF_BATCH, _NOT_FOUND, _NO_RESPONDERS = "204", "404", "503"
+_NO_STREAMS = "the cluster's broker has no leader, or no streams: see ptn cluster init"
 _STREAM_NOT_FOUND = 10059
 _NAME_IN_USE = 10058
 
@@ -172,12 +175,17 @@ class JetStreamBroker:
         self._log_stream, self._log_subject = f"{name.upper()}_LOG", f"{name}.log"
         self._snapshot_stream, self._snapshot_subject = f"{name.upper()}_SNAPSHOT", f"{name}.snapshot"
         self._announced_subject, self._node_subject = f"{name}.announced", f"{name}.node"
-        self._beat_subject = f"{name}.beat"
+        self._beat_subject, self._presence_subject = f"{name}.beat", f"{name}.presence"
+        self._keys_stream, self._keys_subject = f"{name.upper()}_KEYS", f"{name}.keys"
+        self._keys_announced_subject = f"{name}.keys.announced"
+        self._usage_stream, self._usage_subject = f"{name.upper()}_USAGE", f"{name}.usage"
         self._servers = options.servers
         random.shuffle(self._servers)
         self._announced = threading.Condition()
         self._announced_index = 0
         self._listeners: list[Callable[[Beat], None]] = []
+        self._presence_listeners: list[Callable[[bytes], None]] = []
+        self._key_listeners: list[Callable[[], object]] = []
         self._closed = False
         self._client: Client | None = None
         self._connected = asyncio.Event()
@@ -264,6 +272,43 @@ class JetStreamBroker:
         for part in (".info", ".piece.*"):
             self._call(self._request, f"STREAM.PURGE.{self._snapshot_stream}", {"filter": subject + part})
 
+    # --- keys, presence and usage: the protocols of key_copy.py, presence.py and usage_copy.py ------------
+
+    def keys(self, after: int) -> Entry | None:
+        found = self._call(self._batch, self._keys_stream, {"seq": after + 1, "batch": 1})
+        return Entry(int(_header(found[0], "Nats-Sequence")), found[0].data) if found else None
+
+    def put_keys(self, payload: bytes, *, expected: int) -> int:
+        return self._call(self._publish, self._keys_stream, self._keys_subject, payload, expected)
+
+    def hear_keys(self, heard: Callable[[], object]) -> None:
+        self._key_listeners.append(heard)
+
+    def send_presence(self, message: bytes) -> None:
+        async def send() -> None:
+            if (client := self._client) is not None:
+                with contextlib.suppress(nats.errors.Error, OSError):
+                    await client.publish(self._presence_subject, message)
+
+        self._call(send)
+
+    def hear_presence(self, heard: Callable[[bytes], None]) -> None:
+        self._presence_listeners.append(heard)
+
+    def put_usage(self, name: str, record: bytes) -> None:
+        self._call(self._publish, self._usage_stream, f"{self._usage_subject}.{name}", record)
+
+    def usage(self, names: str) -> Iterator[bytes]:
+        wanted = {"seq": 1, "next_by_subj": f"{self._usage_subject}.{names}", "batch": _BATCH}
+        while found := self._call(self._batch, self._usage_stream, wanted):
+            yield from (message.data for message in found)
+            wanted["seq"] = int(_header(found[-1], "Nats-Sequence")) + 1
+
+    def last_usage(self, names: str) -> bytes | None:
+        wanted = {"last_by_subj": f"{self._usage_subject}.{names}"}
+        found = self._call(self._get, self._usage_stream, wanted)
+        return None if _header(found, "Status") == _NOT_FOUND else found.data
+
     def close(self) -> None:
         with self._announced:
             self._closed = True
@@ -336,7 +381,7 @@ class JetStreamBroker:
         return self._call(try_all)
 
     def create_streams(self) -> None:
-        """Creates both streams, or changes their options to those of today. Raises BrokerError.
+        """Creates the streams, or changes their options to those of today. Raises BrokerError.
 
         Waits until they answer, which new streams do not at once.
         """
@@ -350,15 +395,20 @@ class JetStreamBroker:
             "deny_delete": True,
         }
         republish = {"src": self._log_subject, "dest": self._announced_subject, "headers_only": True}
+        announced = {"src": self._keys_subject, "dest": self._keys_announced_subject, "headers_only": True}
+        newest = {"discard": "old", "max_msgs_per_subject": 1}
+        kept_ns = KEPT_DAYS * 86_400 * 1_000_000_000
         for name, special in (
             (self._log_stream, {"subjects": [self._log_subject], "republish": republish}),
             (self._snapshot_stream, {"subjects": [f"{self._snapshot_subject}.>"]}),
+            (self._keys_stream, {"subjects": [self._keys_subject], "republish": announced} | newest),
+            (self._usage_stream, {"subjects": [f"{self._usage_subject}.>"], "max_age": kept_ns} | newest),
         ):
             self._settled(self._create_or_change, options | special | {"name": name})
             self._settled(self._batch, name, {"seq": 1, "batch": 1})
 
     def status(self) -> dict[str, StreamStatus]:
-        """Both streams, by `log` and `snapshots`, as the server sees them that answers."""
+        """The log and the snapshots, as the server sees them that answers."""
         found = {}
         for name, stream in (("log", self._log_stream), ("snapshots", self._snapshot_stream)):
             info = self._call(self._info, stream)
@@ -490,10 +540,22 @@ class JetStreamBroker:
             if not found:
                 raise BrokerError(f"the cluster's broker does not answer: {error_text(error)}") from error
         if status == _NO_RESPONDERS:
-            raise BrokerError("the cluster's broker has no leader, or no streams: see ptn cluster init")
+            raise BrokerError(_NO_STREAMS)
         if status not in ("", _END_OF_BATCH, _NOT_FOUND):
             raise BrokerError(f"the cluster's broker answers with status {status}")
         return found
+
+    async def _get(self, stream: str, wanted: dict[str, Any]) -> Msg:
+        """The answer to a direct get of one message, from any replica."""
+        client = await self._connection(self._request_s)
+        try:
+            subject, request = f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(wanted)
+            return await client.request(subject, request, timeout=self._request_s)
+        except nats.errors.NoRespondersError as error:
+            raise BrokerError(_NO_STREAMS) from error
+        except (nats.errors.Error, OSError) as error:
+            self._give_up(client, "no answer")
+            raise BrokerError(f"the cluster's broker does not answer: {error_text(error)}") from error
 
     async def _info(self, stream: str) -> _Info:
         return await self._request(f"STREAM.INFO.{stream}", {})
@@ -662,6 +724,8 @@ class JetStreamBroker:
         await asyncio.wait_for(connecting, 3 * _CONNECT_S)
         await client.subscribe(self._announced_subject, cb=self._take_announcement)
         await client.subscribe(self._beat_subject, cb=self._take_beat)
+        await client.subscribe(self._presence_subject, cb=self._take_presence)
+        await client.subscribe(self._keys_announced_subject, cb=self._take_new_keys)
         await client.flush(1)
 
     def _complain(self, client: Client, server: str, error: BaseException) -> None:
@@ -687,6 +751,14 @@ class JetStreamBroker:
             beat = _beats.decode(message.data)
             for heard in self._listeners:
                 heard(beat)
+
+    async def _take_presence(self, message: Msg) -> None:
+        for heard in self._presence_listeners:
+            heard(message.data)
+
+    async def _take_new_keys(self, _: Msg) -> None:
+        for heard in self._key_listeners:
+            heard()
 
 
 async def _close(client: Client) -> None:

@@ -13,12 +13,17 @@ import msgspec
 from ptn_api.errors import SettingsError
 from ptn_api.options import BEHIND_MS, Behind, Bytes, Count, NodeName, Period, setting
 
-__all__ = ["ClusterOptions"]
+__all__ = ["ClusterOptions", "shared_key_file"]
 
 _NAME = re.compile("[a-z][a-z0-9_-]{0,30}")
 _NODE_NAME = re.compile("[A-Za-z0-9._-]{1,63}")
 _SCHEMES = ("nats", "tls")
 _MONITOR_PORT = 8222
+
+
+def shared_key_file(data_dir: str | Path) -> Path:
+    """Where a machine has its copy of the keys that all machines share (key_copy.py)."""
+    return Path(data_dir) / "cluster_keys.json"
 
 
 class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +61,18 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
             default="port 8222 of each server",
         ),
     ] = ""
+    cluster_keys: Annotated[
+        bool,
+        setting(
+            "Cluster",
+            "Use the API keys that all machines share (`ptn keys --cluster`) instead of a key file of this "
+            "machine",
+        ),
+    ] = False
+    usage_publish_ms: Annotated[
+        Period,
+        setting("Cluster", "Publish this machine's usage records to the others at this interval"),
+    ] = 60_000
     replicas: Annotated[
         Count, setting("Cluster", "Store the streams on this many NATS servers (`ptn cluster init`)")
     ] = 3
@@ -76,6 +93,8 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     request_ms: int = 1_000
     """How long servers may take for everything except for publishing."""
     ping_ms: int = 2_000
+    keys_poll_ms: int = 400
+    """How often to look for changed keys, whose announcement may be lost; a revocation may take a second."""
     beat_ms: int = 1_000
     """How often a machine with intake shows that it runs."""
 

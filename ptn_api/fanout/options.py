@@ -67,7 +67,8 @@ class StreamOptions(ClientLimits, frozen=True, kw_only=True):
         Period,
         setting(
             "Stream",
-            "Repeat to the other processes that serve the stream which users are connected, at this interval",
+            "Repeat to the other processes and machines that serve the stream which users are connected, at "
+            "this interval",
         ),
     ] = 5_000
     unread_close_ms: Annotated[

@@ -5,12 +5,13 @@ delayed logins, attempts to log in, connects. The others apply that as if it had
 may be lost, so the whole table is repeated every few seconds. Keys are never part of it.
 
 How messages reach the others is up to `Peers`: the control channel between processes of one machine
-(process/control.py).
+(process/control.py), and from there the broker between the machines of a cluster (cluster/presence.py).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from typing import Literal, Protocol
 
@@ -26,6 +27,8 @@ logger = structlog.get_logger()
 
 _COALESCE_S = 0.01
 """Changes within this time go into one message."""
+_MISSED_TABLES = 2
+"""A process that has sent nothing while this process sent its table more often than this is gone."""
 
 Event = Literal["evicted", "delayed", "attempt", "connect"]
 """`evicted` and `delayed` are about a user, `attempt` and `connect` about an address."""
@@ -82,6 +85,8 @@ class Presence:
         self._own: dict[str, UserPresence] = {}
         self._others: dict[str, dict[str, UserPresence]] = {}
         """Process -> alias -> the user there."""
+        self._missed: Counter[str] = Counter()
+        """Process -> how often this process has sent its table since that one's last message."""
         self._changed: set[str] = set()
         self._events: list[tuple[Event, str, str]] = []
         self._flush: asyncio.TimerHandle | None = None
@@ -90,14 +95,21 @@ class Presence:
         self._handlers: dict[Event, Callable[[str, str], object]] = {}
         self._decoder = msgspec.json.Decoder(Update)
         if peers is not None:
-            peers.listen(self._receive, lambda process: self._others.pop(process, None))
+            peers.listen(self._receive, self._forget)
 
     async def repeat(self, every_ms: int) -> None:
-        """Sends the whole table at this interval, and to each new process, until cancelled."""
+        """Sends the whole table at this interval, and to each new process, until cancelled.
+
+        Forgets processes that are silent: that another machine is gone is not always reported.
+        """
         while self._peers is not None:
             self._repeat.clear()
             self._publish(Update(users=self._own, whole=True))
-            await wait_for_event(self._repeat, every_ms)
+            if not await wait_for_event(self._repeat, every_ms):
+                for process in list(self._others):
+                    self._missed[process] += 1
+                    if self._missed[process] > _MISSED_TABLES:
+                        self._forget(process)
 
     def on_user(self, call: Callable[[str], object]) -> None:
         """Calls back with the alias of each user that has changed elsewhere."""
@@ -134,6 +146,10 @@ class Presence:
             self._events.append((event, name, detail))
             self._flush_soon()
 
+    def _forget(self, process: str) -> None:
+        self._others.pop(process, None)
+        self._missed.pop(process, None)
+
     def _flush_soon(self) -> None:
         def flush() -> None:
             self._flush = None
@@ -157,6 +173,7 @@ class Presence:
             return
         if process not in self._others:  # it has just started, and knows nothing of this one either
             self._repeat.set()
+        self._missed.pop(process, None)
         before = self._others.setdefault(process, {})
         changed = [alias for alias, user in update.users.items() if before.get(alias) != user]
         if update.whole:

@@ -26,6 +26,8 @@ from ptn_api.process.control import (
     FromWorker,
     MetricSamples,
     MetricsRequest,
+    PeerGone,
+    PeerPresence,
     Presence,
     Ready,
     Stop,
@@ -58,7 +60,8 @@ class Child:
 
     `config()` is the first message on its control channel at each start, `fds` are the descriptors it
     inherits. After a run of `settled_ms` or more the backoff starts over. `on_alive` is called whenever the
-    child reports, `on_presence` with what it tells of its users, `on_end` at the end of each run.
+    child reports, `on_presence` with what it tells of its users, `on_peer` with what processes of other
+    machines tell, `on_end` at the end of each run.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Child:
         silent_ms: int,
         on_alive: Callable[[], None] = lambda: None,
         on_presence: Callable[[msgspec.Raw], None] = lambda _: None,
+        on_peer: Callable[[PeerPresence | PeerGone], None] = lambda _: None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
@@ -93,6 +97,7 @@ class Child:
         self._stop_timeout_ms = stop_timeout_ms
         self._on_alive = on_alive
         self._on_presence = on_presence
+        self._on_peer = on_peer
         self._on_end = on_end
         self._stopping = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
@@ -220,5 +225,7 @@ class Child:
                 self._resolve_answer(message.samples)
             case Presence():
                 self._on_presence(message.update)
+            case PeerPresence() | PeerGone():
+                self._on_peer(message)
             case Fatal():  # only fatal before the first ready
                 self.fatal = not self.ready.is_set()

@@ -2,6 +2,8 @@
 
 The copy follows the stream in a thread. So does intake's writer: it stands by until its turn comes, and takes
 up where another machine stopped.
+
+The same process has the machine's connection to the broker, so it does what needs one (shared.py).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from ptn_api import __version__
 from ptn_api.clock import monotonic_ms, wall_ms
 from ptn_api.cluster.copy import Copy, open_copy
 from ptn_api.cluster.jetstream import JetStreamBroker, NodeReport
+from ptn_api.cluster.presence import PresenceRelay
 from ptn_api.cluster.snapshot import publish_snapshot
 from ptn_api.cluster.turns import TurnKeeper
 from ptn_api.cluster.writer import ClusterWriter
@@ -33,6 +36,7 @@ from ptn_api.problems import Code, Findings
 from ptn_api.process.control import WorkerControl
 from ptn_api.process.metrics import Sources
 from ptn_api.process.settings import Settings
+from ptn_api.process.shared import share
 from ptn_api.tasks import run_with, wait_for_event
 
 __all__ = ["run_machine"]
@@ -62,9 +66,20 @@ async def run_machine(
 
     Waits for the cluster if there is no copy yet. Raises SettingsError, LogError.
     """
+    with contextlib.closing(JetStreamBroker(settings.cluster_options)) as broker:
+        relay = PresenceRelay(broker, control.machine, control.pass_on)
+        sharing = asyncio.create_task(share(broker, relay, settings, control))
+        await run_with(_keep_log(settings, control, broker, take_in, relay.leave), [sharing])
+
+
+async def _keep_log(
+    settings: Settings,
+    control: WorkerControl,
+    broker: JetStreamBroker,
+    take_in: Callable[[EventLogWriter, TurnKeeper], Awaitable[None]] | None,
+    leave: Callable[[], None],
+) -> None:
     with contextlib.ExitStack() as stack:
-        broker = JetStreamBroker(settings.cluster_options)
-        stack.callback(broker.close)
         kind = Copy if take_in is None else ClusterWriter
         copy = await _open(settings, broker, kind, control.stop)
         if copy is None:
@@ -75,6 +90,7 @@ async def run_machine(
 
         def end_thread() -> None:
             stop.set()
+            leave()
             broker.close()  # wakes it
             thread.shutdown()
 

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar, cast
 import msgspec
 import structlog
 
-from ptn_api.clock import ClockStart, monotonic_ms
+from ptn_api.clock import ClockStart, monotonic_ms, wall_ms
 from ptn_api.problems import ProblemRegister, Troubles, merged
 from ptn_api.process.metrics import Samples, Sources, samples_of
 from ptn_api.process.settings import Settings
@@ -42,6 +42,7 @@ __all__ = [
     "WorkerConfig",
     "WorkerControl",
     "kind_of",
+    "peer_name",
     "process_names",
     "read_config",
     "take_over_stdin",
@@ -69,13 +70,19 @@ def kind_of(process: str) -> str:
     return process.partition("-")[0]
 
 
+def peer_name(process: str, machine: str) -> str:
+    """The name of a process of the stream among all of the cluster."""
+    return f"{machine}/{process}" if machine else process
+
+
 # --- messages: supervisor to child ------------------------------------------------------------------------
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, tag="config"):
     """What a child runs: one of `process_names`, or the simulator.
 
-    `listener` and `queue` are inherited descriptors, -1 without one; `clock` is the supervisor's.
+    `listener` and `queue` are inherited descriptors, -1 without one; `clock` is the supervisor's. `machine`
+    is a name that no other machine of the cluster has; empty without a cluster.
     """
 
     process: str
@@ -83,6 +90,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, tag="config"):
     listener: int = -1
     queue: int = -1
     clock: ClockStart | None = None
+    machine: str = ""
 
 
 class HealthReport(msgspec.Struct, frozen=True, tag="health"):
@@ -143,7 +151,7 @@ class MetricSamples(msgspec.Struct, frozen=True, tag="samples"):
     samples: Samples
 
 
-class Presence(msgspec.Struct, frozen=True, tag="presence"):
+class Presence(msgspec.Struct, frozen=True, tag="own_presence"):
     """What rest or a process of the stream tells the others of its users; passed on unread."""
 
     update: msgspec.Raw
@@ -153,7 +161,8 @@ class Fatal(msgspec.Struct, frozen=True, tag="fatal"):
     """The child ends, and starting it again would not help."""
 
 
-FromWorker = Ready | Alive | MetricSamples | Presence | Fatal
+FromWorker = Ready | Alive | MetricSamples | Presence | PeerPresence | PeerGone | Fatal
+"""PeerPresence and PeerGone are about other machines, from the process that is connected to the broker."""
 
 
 # --- either end -------------------------------------------------------------------------------------------
@@ -264,7 +273,8 @@ class ReportedHealth:
 class WorkerControl:
     """A worker's end of its channel: reports that it lives, and does what the supervisor asks.
 
-    For rest and the processes of the stream it is also the way to the others, their `Peers`.
+    For rest and the processes of the stream it is also the way to the others, their `Peers`. In a cluster,
+    the process that keeps the copy passes on what they tell each other.
     """
 
     def __init__(self, config: WorkerConfig) -> None:
@@ -274,7 +284,9 @@ class WorkerControl:
         self.problems = ProblemRegister()
         """What this process finds."""
         self.health = ReportedHealth(config.process, config.settings)
-        self.name = config.process
+        self.machine = config.machine
+        self.name = peer_name(config.process, config.machine)
+        self._kind = kind_of(config.process)
         self._on_presence: Callable[[str, bytes], None] = lambda _peer, _update: None
         self._on_gone: Callable[[str], object] = lambda _peer: None
         self._silent_ms = config.settings.process_silent_ms
@@ -293,10 +305,14 @@ class WorkerControl:
         await self._channel.close()
 
     def now_ms(self) -> int:
-        return monotonic_ms()
+        return wall_ms() if self.machine else monotonic_ms()  # machines have only the wall clock in common
 
     def publish(self, update: bytes) -> None:
         self._channel.send(Presence(msgspec.Raw(update)))
+
+    def pass_on(self, peer: str, update: bytes | None) -> None:
+        """Sends this machine's processes of the stream what one elsewhere has told; None: it has ended."""
+        self._channel.send(PeerGone(peer) if update is None else PeerPresence(peer, msgspec.Raw(update)))
 
     def listen(self, receive: Callable[[str, bytes], None], gone: Callable[[str], object]) -> None:
         self._on_presence, self._on_gone = receive, gone
@@ -327,7 +343,7 @@ class WorkerControl:
             case MetricsRequest():
 
                 def answer() -> None:
-                    samples = {} if self.sources is None else samples_of(kind_of(self.name), self.sources)
+                    samples = {} if self.sources is None else samples_of(self._kind, self.sources)
                     self._channel.send(MetricSamples(samples))
 
                 later(answer)

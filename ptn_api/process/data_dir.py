@@ -20,7 +20,7 @@ _MINERS = "validation/miners"
 _MOST_TRIED = 100
 """Folders in which a validator is looked for, to suggest it."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_OURS = (_LOG, "usage.db*", "bells")
+_OURS = (_LOG, "usage.db*", "cluster_keys.*", "bells")
 
 
 def make_data_dir(path: Path, *, demo: bool) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 import structlog
 
-from ptn_api.access import key_file_places, make_demo_keys
+from ptn_api.access import find_key_file, key_file_places, make_demo_keys
 from ptn_api.access.address import Proxies, is_loopback
+from ptn_api.cluster.options import shared_key_file
 from ptn_api.errors import PTNError, SettingsError
 from ptn_api.http.acceptor import BACKLOG
 from ptn_api.http.cross_origin import CrossOrigin
@@ -112,7 +113,18 @@ def _prepare(settings: Settings) -> Settings:
             raise SettingsError("--cluster needs more dependencies: pip install 'ptn-api[server,cluster]'")
         changes["cluster_options"] = options = settings.cluster_options.prepared()
         changes["rest"] = msgspec.structs.replace(settings.rest, node_name=options.name)
-    if settings.api_keys_file:
+    if settings.cluster_options.cluster_keys:
+        if not settings.cluster_options.servers:
+            raise SettingsError("--cluster-keys needs --cluster")
+        if settings.api_keys_file or settings.demo:
+            raise SettingsError(
+                "--cluster-keys replaces the key file: omit --api-keys-file and --demo (`ptn keys push` "
+                "copies a file's keys into the cluster)"
+            )
+        changes["api_keys_file"] = str(shared_key_file(data_dir))
+        if ignored := find_key_file(settings.validator_dir):
+            logger.info("key_file_ignored", file=str(ignored), reason="--cluster-keys is set")
+    elif settings.api_keys_file:
         changes["api_keys_file"] = str(Path(settings.api_keys_file).expanduser().absolute())
     if settings.demo:
         if settings.validator_dir or settings.checkpoint:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -31,6 +32,7 @@ from ptn_api.process.control import (
     PeerPresence,
     WorkerConfig,
     kind_of,
+    peer_name,
     process_names,
 )
 from ptn_api.process.memory import MemoryWatch
@@ -63,6 +65,8 @@ class Supervisor:
         self._names = process_names(settings)
         self._listeners = listeners
         self._queue_fd = queue_fd
+        self._machine = secrets.token_hex(4) if settings.cluster_options.servers else ""
+        """Another one after each start: connections before it are gone."""
         self._stop = asyncio.Event()
         self._stopping = False
         self._children: dict[str, Child] = {}
@@ -164,12 +168,17 @@ class Supervisor:
         return await self._until_ready(*children)
 
     def _spawn(self, process: str, *, listener: int = -1, queue: int = -1) -> Child:
-        settings = self._settings
+        settings, peer = self._settings, peer_name(process, self._machine)
 
         def config() -> WorkerConfig:
             clock = self._clock.as_start()
             return WorkerConfig(
-                process=process, settings=self._settings, listener=listener, queue=queue, clock=clock
+                process=process,
+                settings=self._settings,
+                listener=listener,
+                queue=queue,
+                clock=clock,
+                machine=self._machine,
             )
 
         child = Child(
@@ -182,21 +191,26 @@ class Supervisor:
             stop_timeout_ms=settings.stop_timeout_ms,
             silent_ms=settings.process_silent_ms,
             on_alive=self._report_health,
-            on_presence=lambda update: self._tell_peers(process, PeerPresence(process, update)),
-            on_end=lambda: self._tell_peers(process, PeerGone(process)),
+            on_presence=lambda update: self._tell_peers(process, PeerPresence(peer, update)),
+            on_peer=lambda message: self._tell_peers(process, message),
+            on_end=lambda: self._tell_peers(process, PeerGone(peer)),
         )
         self._children[process] = child
         self._running.append(asyncio.create_task(child.run()))
         return child
 
     def _tell_peers(self, process: str, message: PeerPresence | PeerGone) -> None:
-        """Passes a message of, or about, a process that serves the stream on to the others."""
+        """Passes a message of, or about, a process that serves the stream on to the others.
+
+        In a cluster, intake or the copy passes it on to other machines, and theirs on to here.
+        """
         if isinstance(message, PeerPresence):
             self._known_peers.add(message.peer)
         elif message.peer not in self._known_peers:
             return
+        kinds = {"rest", "stream", "intake", "copy"} if self._machine else {"rest", "stream"}
         for name, child in self._children.items():
-            if name != process and {kind_of(name), kind_of(process)} <= {"rest", "stream"}:
+            if name != process and {kind_of(name), kind_of(process)} <= kinds:
                 child.send(message)
 
     def _report_health(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -53,8 +54,15 @@ class MemoryBroker:
         self.beats: list[Beat] = []
         """Those that were announced."""
         self.silent = False
-        """Whether beats are lost."""
+        """Whether beats and announcements of keys are lost."""
         self._listeners: list[Callable[[Beat], None]] = []
+        self.shared_keys: Entry | None = None
+        self.key_faults: deque[Fault] = deque()
+        """What happens to the next edits of the keys."""
+        self.records: dict[str, bytes] = {}
+        """The usage records by name, the last one that was stored last."""
+        self._presence_listeners: list[Callable[[bytes], None]] = []
+        self._key_listeners: list[Callable[[], object]] = []
         self._changed = threading.Condition()
 
     def publish(self, payload: bytes, *, expected: int) -> int:
@@ -150,6 +158,50 @@ class MemoryBroker:
     def delete_snapshot(self, info: SnapshotInfo) -> None:
         self._require_up()
         self.stored.pop(info.name, None)
+
+    def keys(self, after: int) -> Entry | None:
+        self._require_up()
+        found = self.shared_keys
+        return found if found is not None and found.index > after else None
+
+    def put_keys(self, payload: bytes, *, expected: int) -> int:
+        self._require_up()
+        fault = self.key_faults.popleft() if self.key_faults else Fault.NONE
+        last = self.shared_keys.index if self.shared_keys else 0
+        if fault is Fault.LOST:
+            raise OutcomeUnknownError("no answer")
+        if fault is Fault.REFUSED or last != expected:
+            raise PublishRefusedError(f"the last index is {last}, not {expected}")
+        self.shared_keys = Entry(last + 1, payload)
+        for heard in [] if self.silent else self._key_listeners:
+            heard()
+        if fault is Fault.ACK_LOST:
+            raise OutcomeUnknownError("no answer")
+        return last + 1
+
+    def hear_keys(self, heard: Callable[[], object]) -> None:
+        self._key_listeners.append(heard)
+
+    def send_presence(self, message: bytes) -> None:
+        if not self.down:
+            for heard in list(self._presence_listeners):
+                heard(message)
+
+    def hear_presence(self, heard: Callable[[bytes], None]) -> None:
+        self._presence_listeners.append(heard)
+
+    def put_usage(self, name: str, record: bytes) -> None:
+        self._require_up()
+        self.records.pop(name, None)
+        self.records[name] = record
+
+    def usage(self, names: str) -> Iterator[bytes]:
+        self._require_up()
+        wanted = re.compile(re.escape(names).replace(r"\*", "[^.]+"))
+        yield from [record for name, record in self.records.items() if wanted.fullmatch(name)]
+
+    def last_usage(self, names: str) -> bytes | None:
+        return [None, *self.usage(names)][-1]
 
     def close(self) -> None:
         self.down = True

@@ -18,12 +18,16 @@ import pytest
 import trustme
 from structlog.testing import capture_logs
 
+from ptn_api.access import add_key
+from ptn_api.access.usage import UsageFile, UsageRow, day_of
 from ptn_api.cluster import jetstream
 from ptn_api.cluster.broker import PART_BYTES, Beat, Entry, SnapshotInfo
 from ptn_api.cluster.copy import Copy, open_copy
 from ptn_api.cluster.jetstream import JetStreamBroker, NodeReport
+from ptn_api.cluster.key_copy import SharedKeyStore
 from ptn_api.cluster.options import ClusterOptions
 from ptn_api.cluster.snapshot import publish_snapshot
+from ptn_api.cluster.usage_copy import UsageCopy, usage_since
 from ptn_api.cluster.writer import ClusterWriter, open_cluster_writer
 from ptn_api.errors import (
     BrokerError,
@@ -311,6 +315,14 @@ def test_the_servers_time(broker: JetStreamBroker, monkeypatch: pytest.MonkeyPat
 NATS_CONF = ROOT / "deploy" / "cluster" / "nats.conf"
 
 
+def used(data_dir: Path) -> UsageFile:
+    """Usage records with one row."""
+    data_dir.mkdir()
+    file = UsageFile(data_dir)
+    file.add([UsageRow("alice", "ffffffff", day_of(NOW), 1, 0, 0, NOW)])
+    return file
+
+
 class Secured(NamedTuple):
     url: str
     ca: Path
@@ -385,6 +397,33 @@ def test_permissions_are_enough(secured: Secured, tmp_path: Path) -> None:
         assert own.last() == last
         assert all(info.name != "aa" for info in own.snapshots())
         assert len(heard) == 2
+
+
+def test_permissions_for_what_machines_share(secured: Secured, tmp_path: Path) -> None:
+    """A machine reads the keys, and publishes presence and usage; only an operator changes keys."""
+    with (
+        contextlib.closing(secured.connect("admin")) as admin,
+        contextlib.closing(secured.connect("intake")) as intake,
+        contextlib.closing(secured.connect("node")) as node,
+    ):
+        admin.create_streams()
+        heard: list[bytes] = []
+        for machine in (intake, node):
+            machine.hear_presence(heard.append)
+            machine.hear_keys(lambda: heard.append(b"new keys"))
+            assert machine.keys(0) is None
+        add_key(SharedKeyStore(admin), "alice", 100)
+        until(lambda: heard == [b"new keys"] * 2)
+        for machine in (intake, node):
+            before = machine.keys(0)
+            assert before is not None
+            assert not answered(lambda: machine.put_keys(b"a", expected=before.index))  # noqa: B023
+            assert machine.keys(0) == admin.keys(0) == before
+            assert UsageCopy(machine, used(tmp_path / str(machine is node))).publish() == 1
+            heard.clear()
+            machine.send_presence(b"presence")
+            until(lambda: heard == [b"presence"] * 2)
+        assert len(list(usage_since(admin, day_of(NOW), 1))) == 2
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,6 @@ class Network:
         self.deaf: set[str] = set()
         self.nodes: dict[str, Node] = {}
 
-    def node(self, name: str) -> Node:
-        self.nodes[name] = Node(name, self)
-        return self.nodes[name]
-
     def end(self, name: str) -> None:
         del self.nodes[name]
         for node in self.nodes.values():
@@ -63,6 +59,7 @@ class Node:
 
     def listen(self, receive: Callable[[str, bytes], None], gone: Callable[[str], object]) -> None:
         self.receive, self.gone = receive, gone
+        self._network.nodes[self.name] = self
 
 
 class Streams:
@@ -78,7 +75,7 @@ class Streams:
         for name in names:
             first = next(iter(self.all.values()), None)
             live = LiveStream(log=first and first.log, ready=first is None)
-            peers = self.network.node(name)
+            peers = Node(name, self.network)
             self.all[name] = await self._stack.enter_async_context(
                 running(live, peers=peers, **self._options)
             )
@@ -321,3 +318,19 @@ async def test_a_message_that_cannot_be_read_is_skipped() -> None:
         assert [line["event"] for line in logs] == ["presence_malformed"] * 4
         await s.login("b")
         assert await older.close_code() == close_codes.REPLACED.code
+
+
+async def test_a_process_that_falls_silent_is_forgotten() -> None:
+    """As on a machine that died, whose end nobody reports. One that has no news repeats its table."""
+    async with streams("a", "b", "c", max_connections_per_key=2) as s:
+        await s.login("b")
+        await s.login("c")
+        await s.settle()
+        del s.network.nodes["b"]
+        silent = s.network.repeats["a"]
+        await until(lambda: s.network.repeats["a"] > silent + 6)
+        await s.login("a")
+        await s.settle()
+        assert sum(live.counters.evictions for live in s.all.values()) == 0
+        await s.login("a")
+        await until(lambda: s.all["c"].counters.evictions == 1)

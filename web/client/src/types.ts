@@ -218,7 +218,7 @@ export interface FeeEvent {
  */
 export interface Health {
   status: "ok" | "degraded" | "starting" | "failing";
-  problems: ("starting" | "source_stale" | "root_missing" | "mass_removal" | "source_silent" | "log_unwritable" | "log_unreadable" | "log_unusable" | "log_damaged" | "cluster_behind" | "cluster_unreachable" | "cluster_forked" | "cluster_outdated" | "cluster_leaderless" | "cluster_clock_skew" | "process_down" | "process_restarting" | "files_refused" | "documents_refused" | "queue_items_refused" | "not_watching" | "events_missing" | "changes_skipped" | "clock_untrusted" | "no_key_file" | "key_file_unreadable" | "key_file_detached" | "key_entries_left_out" | "certificate_unreadable" | "usage_unwritable" | "accept_paused" | "work_refused" | "event_loop_busy" | "memory_near_limit" | "connections_at_limit" | "clients_too_slow" | "checks_failing")[];
+  problems: ("starting" | "source_stale" | "root_missing" | "mass_removal" | "source_silent" | "log_unwritable" | "log_unreadable" | "log_unusable" | "log_damaged" | "cluster_behind" | "cluster_unreachable" | "cluster_forked" | "cluster_outdated" | "cluster_leaderless" | "cluster_clock_skew" | "cluster_keys_stale" | "process_down" | "process_restarting" | "files_refused" | "documents_refused" | "queue_items_refused" | "not_watching" | "events_missing" | "changes_skipped" | "clock_untrusted" | "no_key_file" | "key_file_unreadable" | "key_file_detached" | "key_entries_left_out" | "certificate_unreadable" | "usage_unwritable" | "accept_paused" | "work_refused" | "event_loop_busy" | "memory_near_limit" | "connections_at_limit" | "clients_too_slow" | "checks_failing")[];
   details?: Record<string, Trouble>;
   processes?: Record<string, "up" | "down">;
   source: SourceHealth;
