@@ -20,9 +20,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import structlog
+
 from benchmarks import (
     attacks,
     client,
+    cluster,
     cold,
     cost,
     decode,
@@ -54,12 +57,15 @@ BENCHMARKS = {
     "kill": kill.run,
     "attacks": attacks.run,
     "timing": timing.run,
+    "cluster": cluster.run,
+    "cluster-failures": cluster.run_failures,
 }
 
 
 def main() -> None:
     arguments = _parser().parse_args()
     many_files()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     figures, began = Figures(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ptn-bench-kept-") as kept:
         arguments.keep = arguments.keep or kept
