@@ -657,6 +657,16 @@ export interface ServiceHealth {
   timestamp_ms: number;
 }
 
+/** Where everything is; `routes` are the paths, each with a line about it. */
+export interface ServiceIndex {
+  service: string;
+  version: string;
+  docs: string;
+  openapi: string;
+  asyncapi: string;
+  routes: Record<string, string>;
+}
+
 /** `swept_ms`: end of the last completed sweep of the validator's files; null without a directory. */
 export interface SourceHealth {
   swept_ms?: number | null;
