@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOWEST := .venv-lowest
 # These folders start whole servers; `make check` leaves them out.
-SLOW := cli examples hostile soak system
+SLOW := cli examples hostile soak system web
 # A demo and a real validator must not share a log.
 DEMO_DIR := .ptn-demo
 CLUSTER_DIR := .ptn-demo-cluster
@@ -14,8 +14,9 @@ SERVER := $(VENV)/.server
 CLUSTER := $(VENV)/.cluster
 STAMP := $(VENV)/.installed
 NGINX := $(VENV)/.nginx
+TYPESCRIPT := $(VENV)/.typescript
 
-.PHONY: help setup serve cluster check test test-lowest lint docs descriptions lock bench soak fuzz clean
+.PHONY: help setup serve cluster web check test test-lowest lint docs descriptions lock bench soak fuzz clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -47,6 +48,16 @@ $(NGINX): | $(STAMP)
 		|| echo "nginx is missing and cannot be installed here; its tests are skipped (to run them: apt-get install nginx)"
 	@touch $(NGINX)
 
+# Without Node.js or its registry, the tests of the TypeScript client are skipped.
+$(TYPESCRIPT): web/client/package.json web/client/package-lock.json | $(STAMP)
+	@{ command -v npm >/dev/null && timeout 120 npm --prefix web/client ci --ignore-scripts --silent; } \
+		|| echo "npm is missing or cannot install here; the tests of the TypeScript client are skipped (see: make web)"
+	@touch $(TYPESCRIPT)
+
+web:  ## build the TypeScript client into web/client/dist; needs Node.js 20 or newer
+	npm --prefix web/client ci --ignore-scripts
+	npm --prefix web/client run check
+
 serve: $(SERVER)  ## run the API; VALIDATOR_DIR=... (default: a simulated validator)
 ifdef VALIDATOR_DIR
 	@$(BIN)/ptn serve --validator-dir '$(VALIDATOR_DIR)' --data-dir '$(DATA_DIR)' $(ARGS)
@@ -71,7 +82,7 @@ check: lint  ## lint and run the quick tests, in under a minute
 
 # With ARGS, tests run in parallel and property tests try fewer examples; later options override:
 # ARGS="tests/rest --numprocesses=0 --hypothesis-profile=full".
-test: $(STAMP) $(NGINX)  ## run every test; ARGS=tests/rest for one folder
+test: $(STAMP) $(NGINX) $(TYPESCRIPT)  ## run every test; ARGS=tests/rest for one folder
 	$(BIN)/python -m pytest $(if $(ARGS),--hypothesis-profile=quick $(PARALLEL),--hypothesis-profile=full) $(ARGS)
 
 # The newest versions are locked, the oldest allowed ones are tested here. Only direct requirements are lowered;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import time
 from collections.abc import Iterator
@@ -24,7 +25,8 @@ from tests.web import node, session_vectors
 needs_node = pytest.mark.skipif(bool(node.missing()), reason=node.missing() or "-")
 
 N_ORDERS = 10_000
-PER_FILE = 20
+PER_FILE = 50
+ROUNDS = 10
 OTHER_MINER = "5Other"
 THIRD_MINER = "5Third"
 
@@ -117,26 +119,26 @@ def test_orders_survive_cut_connections(served: Served) -> None:
             stack.enter_context(served.program("follow", scheme, proxy, PTN_ORDERS=str(N_ORDERS)))
             for scheme, proxy in proxies.items()
         ]
-        for program in programs:
-            program.wait_for("state")
-        for number in range(N_ORDERS // PER_FILE):
-            served.place(number)
-            if number % 25 == 0:
-                for proxy in proxies.values():
-                    proxy.cut(0.7)
+        for round_ in range(ROUNDS):
+            for program in programs:
+                program.wait_for("state", times=round_ + 1)
+            for number in range(round_, N_ORDERS // PER_FILE, ROUNDS):
+                served.place(number)
+            for proxy in proxies.values():
+                proxy.cut()
         placed = sorted(served.validator.placed)
         for program in programs:
             assert sorted(program.wait_for("uuids")) == placed
             assert program.wait_for("gaps") == []
-            assert program.wait_for("connections") > 3
 
 
 @needs_node
 def test_mirrors_survive_cut_connections(served: Served) -> None:
     """Over both transports, the chosen miners' positions become what REST returns, removals included."""
-    first = [served.place(n) for n in range(3)]
-    kept, closed, removed = (served.place(n, OTHER_MINER) for n in range(3, 6))
-    served.place(6, THIRD_MINER)
+    numbers = itertools.count(500)  # the validator's own begin with 1
+    first = [served.place(next(numbers)) for _ in range(3)]
+    kept, closed, removed = (served.place(next(numbers), OTHER_MINER) for _ in range(3))
+    served.place(next(numbers), THIRD_MINER)
     with ExitStack() as stack:
         proxies = served.proxies(stack)
         miners = f"{factories.MINER},{OTHER_MINER}"
@@ -148,9 +150,9 @@ def test_mirrors_survive_cut_connections(served: Served) -> None:
             mirror.wait_for("loaded")
             mirror.send("first")
             mirror.wait_for("first")
-        for round_ in range(10):
+        for _ in range(10):
             kept = served.validator.add_order(kept)
-            served.place(10 + round_, THIRD_MINER)
+            served.place(next(numbers), THIRD_MINER)
             first[0] = served.validator.add_order(first[0])
             for proxy in proxies.values():
                 proxy.cut(0.7)
@@ -170,10 +172,12 @@ def test_every_route_is_called(tmp_path: Path) -> None:
         environment = {"PTN_API_KEY": live.key, "PTN_REST_URL": live.rest}
         with node.program("routes", tmp_path / "routes.txt", **environment) as program:
             results = program.wait_for("results")
-    expected = dict.fromkeys(results, "kept") | dict.fromkeys(("changes", "messages", "stream"), "read")
-    expected |= dict.fromkeys(("entities", "entity"), "403 insufficient_tier")
-    expected |= {"health": "read", "limitOrders": "404 not_found", "entityEndpoint": "404 not_found"}
+    # The demo trades, so any document may have changed between two calls, but not these.
+    assert (results.pop("tradePairs"), results.pop("me"), results.pop("minerSelections")) == ("kept",) * 3
+    errors = {name: text for name, text in results.items() if text not in ("kept", "read")}
+    expected = dict.fromkeys(("entities", "entity"), "403 insufficient_tier")
+    expected |= {"limitOrders": "404 not_found", "entityEndpoint": "404 not_found"}
     expected |= {"wrong key": "401 unauthorized", "no key": "401 no_key"}
     if not any(route.path == "/miners" for route in ROUTES):
         expected["miners"] = "404 not_found"
-    assert results == expected
+    assert errors == expected
