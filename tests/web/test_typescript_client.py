@@ -15,6 +15,7 @@ import pytest
 from descriptions.__main__ import TYPESCRIPT, typescript
 from ptn_api.access import add_key
 from ptn_api.rest.routes import ROUTES
+from ptn_api.wire import close_codes
 from tests import factories
 from tests.chaos import ChaosProxy
 from tests.live import serving
@@ -39,6 +40,11 @@ def test_the_types_match_the_descriptions() -> None:
 def test_both_clients_are_tested_with_the_same_sessions() -> None:
     """After a change of the client's session or its tests: `python -m tests.web.session_vectors`."""
     assert session_vectors.FILE.read_text() == session_vectors.text()
+
+
+def test_evictions_are_recognised_by_the_server_s_words() -> None:
+    """An event stream ends with the reason as a comment, without a code."""
+    assert f'"{close_codes.REPLACED.reason}"' in (node.CLIENT / "src" / "links.ts").read_text()
 
 
 def test_the_lock_file_names_no_registry() -> None:
