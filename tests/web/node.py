@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 __all__ = ["CLIENT", "Program", "built", "compiled", "missing", "program"]
 
@@ -61,7 +61,7 @@ class Program:
         for line in self.process.stdout:
             self.lines.append(json.loads(line))
 
-    def wait_for(self, name: str, *, times: int = 1) -> Any:
+    def wait_for(self, name: str, *, times: int = 1, seconds: float = PATIENCE_S) -> Any:
         """Waits for this many lines with the key; returns the value of the last of them."""
 
         def found() -> list[Any]:
@@ -69,7 +69,7 @@ class Program:
             assert len(values) == times or self.process.poll() is None, self.log.read_text()[-4_000:]
             return values if len(values) == times else []
 
-        return until(found, what=name)[-1]
+        return until(found, seconds=seconds, what=name)[-1]
 
     def send(self, line: str) -> None:
         assert self.process.stdin is not None

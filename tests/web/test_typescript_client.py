@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from descriptions.__main__ import TYPESCRIPT, typescript
 from ptn_api.access import add_key
@@ -22,6 +23,7 @@ from tests.chaos import ChaosProxy
 from tests.live import serving
 from tests.system.api import Api, api
 from tests.system.validator import Validator
+from tests.waiting import until
 from tests.web import node, session_vectors
 
 needs_node = pytest.mark.skipif(bool(node.missing()), reason=node.missing() or "-")
@@ -96,6 +98,13 @@ class Served:
         self.validator.write(position)
         return position
 
+    def positions(self) -> dict[str, dict[str, Any]]:
+        """Returns what REST serves, by position_uuid; nothing while it is busy."""
+        headers = {"Authorization": f"Bearer {self.key}"}
+        answer = requests.get(f"{self.server.rest}/miner-positions", headers=headers, timeout=30)
+        entries = answer.json() if answer.status_code == 200 else {}
+        return {p["position_uuid"]: p for entry in entries.values() for p in entry["positions"]}
+
     def proxies(self, stack: ExitStack) -> dict[str, ChaosProxy]:
         """Returns a proxy for each transport, by its scheme."""
         ports = {"ws": self.server.ws_port, "http": int(self.server.rest.rpartition(":")[2])}
@@ -119,6 +128,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 
 @needs_node
+@pytest.mark.timeout(300)
 def test_orders_survive_cut_connections(served: Served) -> None:
     """Over both transports, every order comes once and in order, and no gap is reported."""
     with ExitStack() as stack:
@@ -136,7 +146,7 @@ def test_orders_survive_cut_connections(served: Served) -> None:
                 proxy.cut()
         placed = sorted(served.validator.placed)
         for program in programs:
-            assert sorted(program.wait_for("uuids")) == placed
+            assert sorted(program.wait_for("uuids", seconds=120)) == placed
             assert program.wait_for("gaps") == []
 
 
@@ -167,6 +177,18 @@ def test_mirrors_survive_cut_connections(served: Served) -> None:
         served.validator.write(closed | {"is_closed_position": True, "close_ms": closed["open_ms"] + 9})
         served.validator.write(first[1] | {"current_return": 1.5})
         served.validator.path(removed).unlink()
+
+        def all_is_served() -> bool:
+            found = served.positions()
+            return bool(
+                found
+                and removed["position_uuid"] not in found
+                and found[closed["position_uuid"]]["is_closed_position"]
+                and found[first[1]["position_uuid"]]["current_return"] == 1.5
+                and all(len(found[p["position_uuid"]]["orders"]) == PER_FILE + 10 for p in (kept, first[0]))
+            )
+
+        until(all_is_served, what="the last changes in REST")
         for mirror in mirrors:
             mirror.send("last")
             assert mirror.wait_for("last")["positions"] == 5
