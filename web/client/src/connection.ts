@@ -142,7 +142,7 @@ export class Connection {
         this.#enter("connecting");
         if (final) return inbox.close(error ?? new AuthenticationError(detail));
         const asked = error instanceof APIStatusError ? (error.retryAfter ?? 0) * 1_000 : 0;
-        const delay = asked + this.#backoff.after(kind as "lost" | "evicted" | "refused");
+        const delay = Math.min(asked, this.options.timing.backoffMax) + this.#backoff.after(kind as "lost" | "evicted" | "refused");
         onWarning(`${detail}; retrying in ${(delay / 1_000).toFixed(1)} s`);
         await sleep(delay, this.#stop.signal);
       }
@@ -165,7 +165,7 @@ export class Connection {
 
   async #connectOnce(): Promise<Ending> {
     const { timing, clock } = this.options;
-    const started = clock();
+    const started = performance.now();
     this.#ending = null;
     const link = (this.#link = this.options.connect(this.cursor));
     const session = new ClientSession({
@@ -204,7 +204,7 @@ export class Connection {
       link.close();
       this.#link = null;
     }
-    this.#backoff.connectedFor(clock() - started);
+    this.#backoff.connectedFor(performance.now() - started);
     return ending(this.#ending, link.end);
   }
 

@@ -50,6 +50,7 @@ export interface WebSocketLike {
 export type WebSocketConstructor = new (url: string) => WebSocketLike;
 
 const OPEN = 1;
+const CLOSED = 3;
 const NO_STATUS = 1005;
 const ABNORMAL = 1006;
 /** Frames in memory before reading pauses. */
@@ -121,6 +122,7 @@ export class WebSocketLink implements Link {
 
   close(): void {
     this.#finish();
+    if (this.#socket.readyState === CLOSED) return;
     if (this.#paused) this.#socket.resume?.();
     this.#socket.close(1000);
     const { terminate } = this.#socket;
@@ -211,6 +213,7 @@ export class EventLink implements Link {
       const response = await fetch(url, {
         headers: { authorization: `Bearer ${apiKey}`, accept: "text/event-stream" },
         cache: "no-store",
+        redirect: "manual", // the key must not go to another address
         signal: this.#abort.signal,
       });
       clearTimeout(timer);

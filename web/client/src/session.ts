@@ -250,7 +250,7 @@ export class ClientSession {
   /** Subscribes, or changes the subscription, from the next order on. */
   subscribe(subscription: Subscription, wallMs: number): void {
     this.#subscription = subscription;
-    if (this.login === null) return;
+    if (this.login === null || this.phase === "broken") return;
     this.#maySkip = true;
     this.#subscribe(wallMs);
   }
@@ -258,7 +258,7 @@ export class ClientSession {
   unsubscribe(wallMs: number): void {
     this.#subscription = null;
     this.#maySkip = true;
-    if (this.login === null) return;
+    if (this.login === null || this.phase === "broken") return;
     this.#move("unsubscribe");
     this.#send({ type: "unsubscribe", all: true, sender_timestamp: wallMs });
   }

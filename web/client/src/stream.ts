@@ -1,6 +1,6 @@
 /** The stream of a server's orders. */
 
-import { asList, baseURL, requiredKey, type Choice } from "./arguments.js";
+import { asList, baseURL, requiredKey, warnings, type Choice } from "./arguments.js";
 import { Connection, Inbox, type StreamState } from "./connection.js";
 import { errorText, SettingsError } from "./errors.js";
 import {
@@ -96,7 +96,7 @@ export class Stream<M extends StreamMessage = OrderMessage> implements AsyncIter
     this.#options = options;
     this.#cursor = cursor;
     this.#clock = options.clock ?? Date.now;
-    this.#warn = options.onWarning ?? ((message) => console.warn(`ptn-api-client: ${message}`));
+    this.#warn = warnings(options.onWarning);
     this.#connection = new Connection(
       {
         apiKey,

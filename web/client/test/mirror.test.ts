@@ -100,19 +100,20 @@ test("a broken connection resumes, also the changes", async (t) => {
   await mirror.close();
 });
 
-test("a gap loads a new snapshot after the next heartbeat", async (t) => {
+test("a gap loads a new snapshot, not older than the next heartbeat", async (t) => {
   const failed = { type: "resume_failed", reason: "epoch", epoch: "e2", oldest_sequence: 1, head: 60 };
   const gap = event("gap", "e2:60:9", failed);
   const later = { ...HEADERS, "x-ptn-epoch": "e2", "x-ptn-sequence": "61", "x-ptn-revision": "9" };
+  const behind = { ...later, "x-ptn-revision": "8" };
   const { url, requests } = await both(
     t,
-    [snapshot([position("p"), position("q")]), snapshot([position("q")], later)],
+    [snapshot([position("p"), position("q")]), snapshot([], behind), snapshot([position("q")], later)],
     [events([gap, heartbeat(60, { epoch: "e2", revision: 9 })])],
   );
   const reasons: string[] = [];
   const mirror = new Mirror(url, { ...options, onGap: ({ reason }) => reasons.push(reason) });
   await until(() => mirror.size === 1);
-  assert.deepEqual([reasons, requests.length, mirror.position("5A", "p")], [["epoch"], 3, undefined]);
+  assert.deepEqual([reasons, requests.length, mirror.position("5A", "p")], [["epoch"], 4, undefined]);
   assert.equal(mirror.cursor, "e2:60:9");
   await mirror.close();
 });

@@ -92,6 +92,15 @@ test("a proxy's error page is told from the API's", async (t) => {
   assert.equal(error.code, "foreign");
 });
 
+test("a redirect is an error, and the key does not follow it", async (t) => {
+  const other = await serving(t, json([]));
+  const redirect: Answer = (_, response) => response.writeHead(307, { location: other.url }).end();
+  const { url } = await serving(t, redirect);
+  const error = await new PTNClient(url, { apiKey: "k" }).hotkeys().catch((e: unknown) => e);
+  assert.ok(error instanceof APIStatusError);
+  assert.deepEqual([error.code, other.requests.length], ["redirect", 0]);
+});
+
 test("an unhealthy server's health is a result", async (t) => {
   const { url } = await serving(t, json({ status: "failing", problems: ["starting"] }, 503));
   assert.equal((await new PTNClient(url).health()).status, "failing");

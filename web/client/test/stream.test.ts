@@ -182,12 +182,19 @@ test("a malformed order is a gap, a malformed frame a warning", async (t) => {
   assert.match(warnings.join("\n"), /malformed frame/);
 });
 
-test("a failing callback does not end the stream", async (t) => {
+test("failing callbacks do not end the stream", async (t) => {
   const { url } = await serving(t, events([heartbeat(4), order(5)]));
-  const onState = (): never => {
+  const fail = (): never => {
     throw new Error("my bug");
   };
-  assert.deepEqual(numbers(await take(stream(url, { ...options, onState }), 1)), [5]);
+  const failing = { ...options, onState: fail, onWarning: fail };
+  assert.deepEqual(numbers(await take(stream(url, failing), 1)), [5]);
+});
+
+test("a wait that the server asks for is bounded", async (t) => {
+  const limited = json({ error: "wait" }, 429, { "retry-after": "86400" });
+  const { url } = await serving(t, limited, events([heartbeat(4), order(5)]));
+  assert.deepEqual(numbers(await take(stream(url, options), 1)), [5]);
 });
 
 test("a stream ends when its signal is aborted, and when it is closed", async (t) => {

@@ -32,7 +32,10 @@ for await (const line of createInterface({ input: process.stdin })) {
       say({ [line]: { positions: found.length, orders: found.flatMap((p) => p.orders ?? []).length, changes } });
       break;
     }
-    if (Date.now() - started > 40_000) throw new Error(JSON.stringify([found, expected]).slice(0, 20_000));
+    if (Date.now() - started > 40_000) {
+      const different = found.filter((p, n) => !isDeepStrictEqual(p, expected[n]));
+      throw new Error(`${found.length} of ${expected.length}: ${JSON.stringify(different).slice(0, 2_000)}`);
+    }
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
