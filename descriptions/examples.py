@@ -42,6 +42,7 @@ from ptn_api.model.statistics import (
     Statistics,
 )
 from ptn_api.rest.messages import Messages
+from ptn_api.rest.pages import ServiceIndex
 from ptn_api.rest.positions import Changes
 from ptn_api.rest.routes import Route
 from ptn_api.views.checkpoint import CheckpointDocument
@@ -140,6 +141,16 @@ _RESPONSES: dict[str, dict[str, Any]] = {
                     curve=[(_NOW - 43_200_000, 1.036), (_NOW, 1.0412)],
                 )
             ],
+        )
+    },
+    "/": {
+        "shortened": ServiceIndex(
+            service="PTN API",
+            version="1.0.0",
+            docs="/docs",
+            openapi="/openapi.json",
+            asyncapi="/asyncapi.json",
+            routes={"/miner-hotkeys": "The hotkeys of the validator's miners"},
         )
     },
     "/miner-hotkeys": {"all miners": [HOTKEY]},

@@ -27,6 +27,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "ptn_api", tree / "ptn_api", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
         shutil.copy(ROOT / name, tree)
+    shutil.rmtree(tree / "ptn_api" / "page", ignore_errors=True)
+    (tree / "ptn_api" / "page" / "assets").mkdir(parents=True)
+    (tree / "ptn_api" / "page" / "index.html").write_text("<title>")
+    (tree / "ptn_api" / "page" / "assets" / "index-1.js").write_text("")
+    ignored = (tree / ".gitignore").read_text()
+    (tree / ".gitignore").write_text(f"{ignored}ptn_api/page/\n")
     (tree / "ptn_api" / "api_keys.json").write_text('{"alice": "secret"}')
     (tree / "ptn_api" / "api_keys.json.bak").write_text('{"alice": "secret"}')
     subprocess.run(
@@ -51,6 +57,14 @@ def test_no_key_file_in_wheel_or_sdist(built: Path) -> None:
     assert static <= set(wheel)
     assert "ptn_api/model/trade_pairs.json" in wheel
     assert [name for name in wheel + sdist if "api_keys" in name] == []
+
+
+def test_a_page_that_was_built_is_in_wheel_and_sdist(built: Path) -> None:
+    """Although git ignores it."""
+    page = {"ptn_api/page/index.html", "ptn_api/page/assets/index-1.js"}
+    assert page <= set(zipfile.ZipFile(next(built.glob("*.whl"))).namelist())
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        assert page <= {name.partition("/")[2] for name in archive.getnames()}
 
 
 def brought_by(name: str) -> set[str]:

@@ -31,6 +31,16 @@ class Status(str, enum.Enum):
     ALL = "all"
 
 
+class TopOrder(str, enum.Enum):
+    RANK = "rank"
+    ALL_TIME = "all-time"
+    WON = "won"
+    LOST = "lost"
+    OPEN = "open"
+    NET = "net"
+    LAST = "last"
+
+
 class LedgerKind(str, enum.Enum):
     PERF = "perf"
     DEBT = "debt"
@@ -175,6 +185,42 @@ def positions(
 
     chosen = {"miners": miner or [], "trade_pairs": trade_pair or [], "status": status.value}
     run(url, api_key_file, tier=tier, as_json=json, **chosen)  # type: ignore[arg-type]
+
+
+def top(
+    url: RestUrl = None,
+    api_key_file: ApiKeyFile = None,
+    sort: Annotated[
+        TopOrder,
+        typer.Option(
+            help="Sort by rank, return over all time, share of profitable positions, drawdown (the smallest "
+            "first), open positions, net leverage, or newest order."
+        ),
+    ] = TopOrder.RANK,
+    limit: Annotated[
+        int, typer.Option(metavar="N", help="Print at most this many miners; 0 = all.", min=0)
+    ] = 25,
+    live: Annotated[bool, typer.Option("--live", help="Go on, and print again after each change.")] = False,
+    interval: Annotated[
+        float, typer.Option(metavar="SECONDS", help="With --live, ask the server this often.", min=0.1)
+    ] = 2.0,
+    output: Annotated[
+        Output | None, typer.Option("--output", "-o", help="Print miners in this format (default: table).")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Same as --output json.")] = False,
+) -> None:
+    """Print the leaderboard: returns, drawdown and exposure of the best miners."""
+    from ptn_api.cli.positions import run_top
+
+    run_top(
+        url,
+        api_key_file,
+        sort=sort.value,
+        limit=limit,
+        output=output.value if output else "json" if json else "table",
+        live=live,
+        interval_s=interval,
+    )
 
 
 def miner(
@@ -449,7 +495,7 @@ def _ends_with_reader(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-_COMMANDS: tuple[Callable[..., None], ...] = (stream, positions, miner, orders, me, record, replay)
+_COMMANDS: tuple[Callable[..., None], ...] = (stream, top, positions, miner, orders, me, record, replay)
 _DOCUMENTS: tuple[Callable[..., None], ...] = (
     *(stats, eliminations, limit_orders, ledger, account, collateral, challenge_period, selections),
     *(entities, trade_pairs, checkpoint),

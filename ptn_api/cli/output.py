@@ -21,12 +21,15 @@ from ptn_api.client.message import PTNWebSocketMessage
 __all__ = [
     "OrderHandler",
     "OrderOutput",
+    "format_age",
     "format_leverage",
     "format_return",
     "format_time",
     "order_handler",
+    "print_csv",
     "print_document",
     "print_rows",
+    "table_of",
 ]
 
 _DIRECTIONS = {"LONG": "green", "SHORT": "red", "FLAT": "dim"}
@@ -37,6 +40,14 @@ def format_time(ms: float | None) -> str:
     if not ms:
         return ""
     return datetime.fromtimestamp(ms / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def format_age(ms: float) -> str:
+    """A duration in its largest unit, such as 5m."""
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000)):
+        if ms >= size:
+            return f"{ms // size:.0f}{unit}"
+    return f"{max(ms, 0) // 1000:.0f}s"
 
 
 def format_return(value: float) -> str:
@@ -58,10 +69,11 @@ def _shortened(hotkey: str) -> str:
 _NUMBERS = {
     *("limit price", "stop loss", "take profit", "quantity", "account size", "balance", "equity"),
     *("leverage", "entry price", "price", "return", "orders"),
+    *("rank", "all time", "won", "lost", "open", "net", "last"),
     *("weight", "omega", "sharpe", "sortino", "volatility", "drawdown"),
 }
-_SHRINKABLE = {"entry price", "order"}
-"""Columns that give way on a narrow terminal: the header is wrapped, the uuid is cut short."""
+_SHRINKABLE = {"entry price", "order", "phase"}
+"""Columns that give way on a narrow terminal: a header is wrapped, an uuid or a phase is cut short."""
 
 
 def print_rows(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
@@ -73,17 +85,23 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: 
         for row in (columns, *rows):
             print("\t".join(row))
         return
+    console = Console()
+    console.print(table_of(console, columns, rows, title=title))
+
+
+def table_of(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str) -> Table:
+    """Returns the rows as they look on a terminal."""
     shown = list(rows)
     used = [n for n in range(len(columns)) if not shown or any(row[n] for row in shown)]
-    console = Console()
     gap = 2 if console.width >= 100 else 1
     table = Table(title=title, title_justify="left", box=None, padding=(0, gap, 0, 0), pad_edge=False)
     for n in used:
-        side: Literal["left", "right"] = "right" if columns[n] in _NUMBERS else "left"
+        is_number = columns[n] in _NUMBERS or columns[n].endswith("return")
+        side: Literal["left", "right"] = "right" if is_number else "left"
         table.add_column(columns[n], justify=side, no_wrap=columns[n] not in _SHRINKABLE)
     for row in shown:
         table.add_row(*(_styled(columns[n], row[n]) for n in used))
-    console.print(table)
+    return table
 
 
 def _styled(column: str, cell: str) -> Text:
@@ -93,9 +111,13 @@ def _styled(column: str, cell: str) -> Text:
     if column in ("opened", "closed"):  # as `ls` does: to the minute within this year, else the date
         this_year = cell.startswith(f"{datetime.now(timezone.utc).year}-")
         return Text(cell[5:16] if this_year else cell[:10])
-    if column == "return" and cell:
+    if column.endswith("return") and cell:
         return Text(cell, style="green" if float(cell) > 1 else "red" if float(cell) < 1 else "")
     return Text(cell, style=_DIRECTIONS.get(cell, ""), no_wrap=True, overflow="ellipsis")
+
+
+def print_csv(rows: Iterable[Sequence[object]]) -> None:
+    csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
 
 
 def print_document(body: bytes) -> None:

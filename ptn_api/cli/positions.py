@@ -1,24 +1,39 @@
-"""`ptn positions`, `ptn miner` and `ptn orders`: the positions of miners, and the orders in them."""
+"""`ptn top`, `ptn positions`, `ptn miner` and `ptn orders`: miners, what they hold, and their orders."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich.console import Console
+from rich.live import Live
 
 from ptn_api.cli.client import fetch, open_client
-from ptn_api.cli.output import format_leverage, format_return, format_time, print_document, print_rows
+from ptn_api.cli.output import (
+    OrderOutput,
+    format_age,
+    format_leverage,
+    format_return,
+    format_time,
+    print_csv,
+    print_document,
+    print_rows,
+    table_of,
+)
 from ptn_api.client import calls
 from ptn_api.client.rest import PTNClient
-from ptn_api.errors import SettingsError
+from ptn_api.errors import ServerUnreachableError, SettingsError
+from ptn_api.model.miner import Leaderboard, LeaderboardEntry
 from ptn_api.model.position import Position
 from ptn_api.model.tiers import TIERS, data_tier
 from ptn_api.model.trade_pair import pair_id, split_names
 
-__all__ = ["run", "run_miner", "run_orders"]
+__all__ = ["TOP_ORDERS", "run", "run_miner", "run_orders", "run_top"]
 
 _POSITION_COLUMNS = (
     "miner",
@@ -161,3 +176,115 @@ def _position_rows(positions: Iterable[tuple[str, Position]]) -> Iterator[tuple[
             format_time(position.open_ms),
             format_time(position.close_ms),
         )
+
+
+# --- the leaderboard --------------------------------------------------------------------------------------
+
+
+def _net(row: LeaderboardEntry) -> float:
+    """The sum of the miner's signed leverages."""
+    return sum(row.net_leverage.values())
+
+
+TOP_ORDERS: dict[str, Callable[[LeaderboardEntry], float]] = {
+    "rank": lambda row: row.rank,
+    "all-time": lambda row: -row.all_time_returns,
+    "won": lambda row: -row.percentage_profitable,
+    "lost": lambda row: 2.0 if row.drawdown is None else row.drawdown,
+    "open": lambda row: -row.open_positions,
+    "net": lambda row: -_net(row),
+    "last": lambda row: 0 if row.last_order is None else -row.last_order.processed_ms,
+}
+"""The orders of `ptn top`; ties by rank."""
+_CELLS: dict[str, Callable[[LeaderboardEntry], object]] = {
+    "rank": lambda row: row.rank,
+    "miner_hotkey": lambda row: row.hotkey,
+    "thirty_day_returns": lambda row: row.thirty_day_returns,
+    "all_time_returns": lambda row: row.all_time_returns,
+    "n_positions": lambda row: row.n_positions,
+    "percentage_profitable": lambda row: row.percentage_profitable,
+    "drawdown": lambda row: row.drawdown,
+    "open_positions": lambda row: row.open_positions,
+    "net_leverage": _net,
+    "last_order_ms": lambda row: row.last_order and row.last_order.processed_ms,
+    "last_order_trade_pair": lambda row: row.last_order and row.last_order.trade_pair,
+    "phase": lambda row: row.phase,
+    "elimination": lambda row: row.elimination and row.elimination.reason,
+}
+"""The columns of `ptn top --output csv`."""
+
+
+def run_top(
+    url: str | None,
+    api_key_file: Path | None,
+    *,
+    sort: str,
+    limit: int,
+    output: OrderOutput,
+    live: bool,
+    interval_s: float,
+) -> None:
+    """Prints the leaderboard's first rows; with `live` until interrupted, each time it has changed."""
+    console, shown = Console(), None
+    with open_client(url, api_key_file) as client, contextlib.ExitStack() as stack:
+        screen: Live | None = None
+        if live and output == "table" and sys.stdout.isatty():
+            screen = stack.enter_context(Live(console=console, auto_refresh=False))
+        while True:
+            note = ""
+            try:
+                found = client.leaderboard()  # the client asks with the ETag
+            except ServerUnreachableError:
+                if shown is None:
+                    raise
+                found, note = shown, "; the server does not answer"
+            rows = sorted(found.miners, key=lambda row: (TOP_ORDERS[sort](row), row.rank))
+            chosen = msgspec.structs.replace(found, miners=rows[: limit or None])
+            if screen is not None:
+                columns, cells, title = _top_table(chosen, len(found.miners))
+                screen.update(table_of(console, columns, cells, title=title + note), refresh=True)
+            elif found is not shown:
+                _print_top(chosen, len(found.miners), output)
+            shown = found
+            if not live:
+                return
+            time.sleep(interval_s)
+
+
+def _print_top(chosen: Leaderboard, count: int, output: OrderOutput) -> None:
+    match output:
+        case "table":
+            columns, cells, title = _top_table(chosen, count)
+            print_rows(columns, cells, title=title)
+        case "csv":
+            print_csv([[*_CELLS], *([cell(row) for cell in _CELLS.values()] for row in chosen.miners)])
+        case "json":
+            print_document(msgspec.json.encode(chosen))
+        case "ndjson":
+            for row in chosen.miners:
+                print_document(msgspec.json.encode(row))
+    sys.stdout.flush()
+
+
+def _top_table(chosen: Leaderboard, count: int) -> tuple[Sequence[str], Sequence[Sequence[str]], str]:
+    """Returns columns, rows and title."""
+    days = f"{chosen.lookback_days:g}d return"
+    columns = ("rank", "miner", days, "all time", "won", "lost", "open", "net", "last", "phase")
+    now_ms = time.time() * 1000
+    rows = [
+        (
+            str(row.rank),
+            row.hotkey,
+            format_return(row.thirty_day_returns),
+            format_return(row.all_time_returns),
+            f"{row.percentage_profitable:.0%}" if row.n_positions else "",
+            "" if row.drawdown is None else f"{row.drawdown:.1%}",
+            str(row.open_positions),
+            f"{_net(row):+.2f}" if row.open_positions else "",
+            "" if row.last_order is None else format_age(now_ms - row.last_order.processed_ms),
+            "ELIMINATED" if row.elimination else row.phase or "",
+        )
+        for row in chosen.miners
+    ]
+    delay = f", {chosen.delay_ms // 3_600_000} h late" if chosen.delay_ms else ""
+    return columns, rows, f"{len(rows)} of {count} miners, tier {chosen.tier}{delay}"

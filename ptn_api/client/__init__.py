@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         MinerLedger,
     )
     from ptn_api.model.limit_order import ListedOrder
+    from ptn_api.model.miner import Leaderboard, LeaderboardEntry
     from ptn_api.model.order import Order
     from ptn_api.model.position import Position
     from ptn_api.model.statistics import Elimination, MinerStatistics
@@ -75,6 +76,8 @@ __all__ = [
     "Following",
     "Gap",
     "Health",
+    "Leaderboard",
+    "LeaderboardEntry",
     "Ledgers",
     "ListedOrder",
     "Me",
@@ -149,6 +152,7 @@ _HOMES = {
         "MinerLedger",
     ),
     "model.limit_order": ("ListedOrder",),
+    "model.miner": ("Leaderboard", "LeaderboardEntry"),
     "model.order": ("Order",),
     "model.position": ("Position",),
     "model.statistics": ("Elimination", "MinerStatistics"),

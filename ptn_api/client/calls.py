@@ -33,7 +33,7 @@ from ptn_api.model.documents import (
     MinerSelections,
 )
 from ptn_api.model.limit_order import ListedOrder, OrderStatus
-from ptn_api.model.miner import Aggregates, MinerEntry, miner_order, position_order
+from ptn_api.model.miner import Aggregates, Leaderboard, MinerEntry, miner_order, position_order
 from ptn_api.model.position import Position
 from ptn_api.model.statistics import Elimination, Eliminations, MinerStatistics, PerfLedger, Statistics
 from ptn_api.model.tiers import Tier
@@ -407,6 +407,11 @@ class _ChosenMiners(msgspec.Struct, frozen=True):
 def miner(hotkey: str) -> Call[Miner]:
     """One miner's entry, at the key's own tier."""
     return Call(_path("/miner-positions", hotkey), _decoder(Miner))
+
+
+def leaderboard() -> Call[Leaderboard]:
+    """A row for each miner, best first, at the key's own tier: returns, exposure, drawdown and a curve."""
+    return Call("/miners", _decoder(Leaderboard))
 
 
 def hotkeys() -> Call[list[str]]:

@@ -411,6 +411,7 @@ class PTNClient:
     # The routes; `calls` documents them.
     miner_positions = _blocking(calls.miner_positions)
     miner = _blocking(calls.miner)
+    leaderboard = _blocking(calls.leaderboard)
     hotkeys = _blocking(calls.hotkeys)
     statistics = _blocking(calls.statistics)
     miner_statistics = _blocking(calls.miner_statistics)
@@ -528,6 +529,7 @@ class AsyncPTNClient:
     # The routes; `calls` documents them.
     miner_positions = _awaitable(calls.miner_positions)
     miner = _awaitable(calls.miner)
+    leaderboard = _awaitable(calls.leaderboard)
     hotkeys = _awaitable(calls.hotkeys)
     statistics = _awaitable(calls.statistics)
     miner_statistics = _awaitable(calls.miner_statistics)

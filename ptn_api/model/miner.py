@@ -161,6 +161,9 @@ class LeaderboardEntry(msgspec.Struct, kw_only=True):
     drawdown: float | None
     curve: list[tuple[int, float]] | None
 
+    def __repr__(self) -> str:
+        return f"LeaderboardEntry({self.rank}. {self.hotkey}, {self.thirty_day_returns:.5f})"
+
 
 class Leaderboard(msgspec.Struct, kw_only=True):
     """All miners that a tier shows, best first.
@@ -173,6 +176,9 @@ class Leaderboard(msgspec.Struct, kw_only=True):
     delay_ms: int
     lookback_days: float
     miners: list[LeaderboardEntry]
+
+    def __repr__(self) -> str:
+        return f"Leaderboard(tier={self.tier}, {len(self.miners)} miners)"
 
 
 def aggregates(

@@ -37,12 +37,12 @@ _FORGET_S = 60
 
 
 class Router:
-    """Finds routes by path: exact paths, and prefixes that a hotkey follows."""
+    """Finds routes by path: exact paths, and prefixes that a hotkey or a file's name follows."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        self._exact = {route.path: route for route in routes if not route.path.endswith("/{hotkey}")}
+        self._exact = {route.path.rstrip("/"): route for route in routes if not route.path.endswith("}")}
         self._by_prefix = {
-            route.path.removesuffix("{hotkey}"): route for route in routes if route.path.endswith("/{hotkey}")
+            route.path[: route.path.rindex("{")]: route for route in routes if route.path.endswith("}")
         }
 
     def find(self, path: str) -> tuple[Route, str] | None:

@@ -1,20 +1,163 @@
-"""The API's descriptions: OpenAPI and AsyncAPI documents, and a page for each.
+"""Pages for humans, and the API's descriptions for programs.
 
-The files in static/ are made from the types by `make descriptions`; a test holds them equal.
+The files in static/ are made from the types by `make descriptions`; a test holds them equal. The page at `/`
+is built by `make page`, and may be rebuilt while the server runs.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 from functools import lru_cache
 from importlib.resources import files
+from pathlib import Path
 
-from ptn_api.http.body import body_of
-from ptn_api.http.response import JSON, Response
+import msgspec
+
+import ptn_api
+from ptn_api.file_version import version_of
+from ptn_api.http.body import Body, body_of
+from ptn_api.http.errors import HTTPError
+from ptn_api.http.negotiation import prefers
+from ptn_api.http.response import JSON, Response, header_lines
 from ptn_api.rest.context import AppContext, RequestContext
 
-__all__ = ["HTML", "asyncapi", "docs", "openapi", "stream_docs"]
+__all__ = [
+    "HTML",
+    "PAGE",
+    "BuiltPage",
+    "ServiceIndex",
+    "asset",
+    "asyncapi",
+    "docs",
+    "index",
+    "openapi",
+    "stream_docs",
+]
 
 HTML = "text/html; charset=utf-8"
+_MEDIA_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".ico": "image/x-icon",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": JSON,
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".woff2": "font/woff2",
+}
+_SECURITY = header_lines(
+    {
+        "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+        "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'",
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+    }
+)
+_FOREVER = "public, max-age=31536000, immutable"
+"""For files whose name contains a hash of their content."""
+_NOT_BUILT = b"""<!doctype html>
+<html lang="en">
+<title>PTN API</title>
+<p>The API is running, but its page has not been built. Run <code>make page</code> in a checkout of the
+repository, then reload this address. The routes are described at <a href="/docs">/docs</a>.</p>
+"""
+
+
+class ServiceIndex(msgspec.Struct, kw_only=True):
+    """Where everything is; `routes` are the paths, each with a line about it."""
+
+    service: str
+    version: str
+    docs: str
+    openapi: str
+    asyncapi: str
+    routes: dict[str, str]
+
+
+class _Operation(msgspec.Struct):
+    summary: str
+
+
+class _Operations(msgspec.Struct):
+    get: _Operation
+
+
+class _Description(msgspec.Struct):
+    paths: dict[str, _Operations]
+
+
+class BuiltPage:
+    """The files of the built page as responses: `index.html`, and by name those in `assets/`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._versions: dict[Path, str] = {}
+        self._responses: dict[str, Response] = {}
+
+    def index(self) -> Response | None:
+        """Returns the page itself; None if it has not been built."""
+        return self._read().get("")
+
+    def asset(self, name: str) -> Response | None:
+        """Returns a file that the page refers to. The name is looked up, never joined to a path."""
+        return self._read().get(name) if name else None
+
+    def _read(self) -> dict[str, Response]:
+        """Reads the files again if one has changed. A file that is still being written changes once more."""
+        start, assets = self._folder / "index.html", self._folder / "assets"
+        try:
+            paths = [start]
+            with contextlib.suppress(FileNotFoundError), os.scandir(assets) as entries:
+                paths += sorted(Path(entry) for entry in entries if entry.is_file())
+            versions = {path: version_of(path.stat()) for path in paths}
+            if versions != self._versions:
+                responses = {
+                    path.name: Response(
+                        body_of(path.read_bytes()),
+                        _SECURITY,
+                        media_type=_MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
+                        cache_control=_FOREVER,
+                    )
+                    for path in paths[1:]
+                }
+                page = body_of(start.read_bytes())
+                responses[""] = Response(page, _SECURITY, vary="Accept", media_type=HTML)
+                self._versions, self._responses = versions, responses
+        except OSError:  # not built, or replaced just now
+            self._versions, self._responses = {}, {}
+        return self._responses
+
+
+PAGE = BuiltPage(Path(ptn_api.__file__).with_name("page"))
+
+
+def index(app: AppContext, request: RequestContext) -> Response:
+    """Returns the page to browsers, which ask for HTML, and an index of the routes to programs."""
+    if not prefers(request.accept, "text/html", over=JSON):
+        return Response(_routes(), vary="Accept")
+    return PAGE.index() or Response(body_of(_NOT_BUILT), _SECURITY, vary="Accept", media_type=HTML)
+
+
+def asset(app: AppContext, request: RequestContext) -> Response:
+    response = PAGE.asset(request.hotkey)
+    if response is None:
+        raise HTTPError("not_found", "Not found")
+    return response
+
+
+@lru_cache
+def _routes() -> Body:
+    description = msgspec.json.decode(_static("openapi.json"), type=_Description)
+    content = ServiceIndex(
+        service="PTN API",
+        version=ptn_api.__version__,
+        docs="/docs",
+        openapi="/openapi.json",
+        asyncapi="/asyncapi.json",
+        routes={path: operations.get.summary for path, operations in description.paths.items()},
+    )
+    return body_of(msgspec.json.encode(content))
 
 
 def openapi(app: AppContext, request: RequestContext) -> Response:
@@ -35,5 +178,8 @@ def stream_docs(app: AppContext, request: RequestContext) -> Response:
 
 @lru_cache
 def _file(name: str, media_type: str) -> Response:
-    content = files("ptn_api.rest").joinpath("static", name).read_bytes()
-    return Response(body_of(content), media_type=media_type)
+    return Response(body_of(_static(name)), media_type=media_type)
+
+
+def _static(name: str) -> bytes:
+    return files("ptn_api.rest").joinpath("static", name).read_bytes()

@@ -37,7 +37,7 @@ from ptn_api.views.checkpoint import CheckpointDocument
 from ptn_api.wire.about import Health, Me
 from ptn_api.wire.frames import Message
 
-__all__ = ["ROUTES", "Access", "Route", "not_served"]
+__all__ = ["ASSETS", "ROUTES", "Access", "Route", "not_served"]
 
 Access = Literal["anyone", "key", "tier 100", "tier 200"]
 
@@ -45,9 +45,9 @@ Access = Literal["anyone", "key", "tier 100", "tier 200"]
 class Route(msgspec.Struct, frozen=True, dict=True):
     """A row of the table of routes.
 
-    `path` may end in `{hotkey}`. `response` is the type of the 200 response's JSON. `errors` are codes of
-    errors that the handler raises, besides those of any route with this access; `own_tier_error` is
-    the sentence for keys of too low a tier, where it is not the usual one.
+    `path` may end in `{hotkey}`, or in `{name}` for a file. `response` is the type of the 200 response's
+    JSON. `errors` are codes of errors that the handler raises, besides those of any route with this access;
+    `own_tier_error` is the sentence for keys of too low a tier, where it is not the usual one.
 
     The rest is for the API's description: `variant` is the response type with some parameter, `ndjson_line`
     the type of a line if NDJSON is requested; `freshness`: the response has the headers of
@@ -410,6 +410,14 @@ ROUTES: tuple[Route, ...] = (
         errors=("bad_parameter",),
         description="`disabled` pairs can no longer be traded.",
     ),
+    Route(
+        "/",
+        pages.index,
+        "An index of the routes; for browsers a page",
+        pages.ServiceIndex,
+        access="anyone",
+        description="JSON unless Accept prefers `text/html`.",
+    ),
     Route("/me", about.me, "The request's key: alias, tier, expiry and limits", Me),
     Route(
         "/health",
@@ -464,3 +472,6 @@ ROUTES: tuple[Route, ...] = (
         any_origin=True,
     ),
 )
+
+ASSETS = Route("/assets/{name}", pages.asset, "A file of the page", str, access="anyone")
+"""Not part of the API, so not described."""

@@ -27,7 +27,7 @@ from ptn_api.rest.auth import ConnectLimit
 from ptn_api.rest.context import AppContext
 from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.options import RestOptions
-from ptn_api.rest.routes import ROUTES
+from ptn_api.rest.routes import ASSETS, ROUTES
 from ptn_api.tasks import cancel_and_wait
 from ptn_api.wire.close_codes import SHUTTING_DOWN
 
@@ -104,7 +104,7 @@ async def run_rest(
 
     connections: ConnectionLimit[Connection] = ConnectionLimit(options.max_rest_connections, count_evictions)
     server = Server(
-        App(context, keys, ROUTES, counters=counters, usage=usage, monotonic=monotonic),
+        App(context, keys, (*ROUTES, ASSETS), counters=counters, usage=usage, monotonic=monotonic),
         sock,
         Limits(
             request_ms=options.header_timeout_ms,

@@ -50,6 +50,55 @@ def test_an_unknown_hotkey_is_told(ptn: Ptn) -> None:
         assert "no positions of miner '5Unknown': is the hotkey right?" in ended.stderr
 
 
+def test_top(ptn: Ptn) -> None:
+    """Best first or by a column; complete hotkeys when piped; the formats hold the same miners."""
+    header, *rows = (line.split("\t") for line in ptn("top", "--limit", 0).lines)
+    assert header == [
+        "rank",
+        "miner",
+        "180d return",
+        "all time",
+        "won",
+        "lost",
+        "open",
+        "net",
+        "last",
+        "phase",
+    ]
+    assert [row[0] for row in rows] == [str(n + 1) for n in range(len(rows))]
+    assert all(HOTKEY.fullmatch(row[1]) for row in rows)
+    document = json.loads(ptn("top", "--json", "--limit", 3).stdout)
+    assert [row["hotkey"] for row in document["miners"]] == [row[1] for row in rows[:3]]
+    lines = ptn("top", "-o", "ndjson", "--limit", 3).lines
+    assert [json.loads(line)["rank"] for line in lines] == [1, 2, 3]
+    cells = list(csv.DictReader(ptn("top", "-o", "csv", "--limit", 3).lines))
+    assert [cell["miner_hotkey"] for cell in cells] == [row[1] for row in rows[:3]]
+    assert float(cells[0]["thirty_day_returns"]) == document["miners"][0]["thirty_day_returns"]
+
+
+@pytest.mark.parametrize(
+    ("sort", "key"),
+    [
+        ("all-time", lambda row: -row["all_time_returns"]),
+        ("won", lambda row: -row["percentage_profitable"]),
+        ("lost", lambda row: 2.0 if row["drawdown"] is None else row["drawdown"]),
+        ("open", lambda row: -row["open_positions"]),
+        ("net", lambda row: -sum(row["net_leverage"].values())),
+        ("last", lambda row: -(row["last_order"] or {}).get("processed_ms", 0)),
+    ],
+)
+def test_top_by_a_column(ptn: Ptn, sort: str, key: Any) -> None:
+    rows = [json.loads(line) for line in ptn("top", "--sort", sort, "-o", "ndjson").lines]
+    assert rows
+    assert [key(row) for row in rows] == sorted(key(row) for row in rows)
+
+
+def test_live_top_prints_changes(ptn: Ptn) -> None:
+    """Piped: the rows again once something has changed, until the reader or the user ends it."""
+    ended = ptn.shell("ptn top --live --interval 0.1 --limit 1 -o ndjson | head -2")
+    assert [json.loads(line)["rank"] for line in ended.lines] == [1, 1]
+
+
 def test_miner(ptn: Ptn) -> None:
     hotkey = ptn("positions").lines[1].split("\t")[0]
     ended = ptn("miner", hotkey)

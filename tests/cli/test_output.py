@@ -23,13 +23,13 @@ class _Terminal(io.StringIO):
         return True
 
 
-def on_terminal(row: Sequence[str] | None) -> list[str]:
+def on_terminal(row: Sequence[str] | None, columns: Sequence[str] = POSITIONS) -> list[str]:
     """The lines of a table with this row on a terminal of 80 columns."""
     with (
         patch.object(sys, "stdout", _Terminal()) as terminal,
         patch.dict(os.environ, COLUMNS="80", TERM="dumb"),
     ):
-        print_rows(POSITIONS, [] if row is None else [row])
+        print_rows(columns, [] if row is None else [row])
     return terminal.getvalue().splitlines()
 
 
@@ -38,6 +38,27 @@ def test_eighty_columns_are_enough() -> None:
     *_, names, row = on_terminal((*CLOSED, "2025-07-30 20:46:20"))
     assert names.split() == [name.removeprefix("entry ") for name in POSITIONS]
     assert row.split() == ["5GhCxfBc…", *CLOSED[1:7], "2025-07-29", "2025-07-30"]
+
+
+def test_the_leaderboard_fits_too() -> None:
+    """Of a miner with long values: the hotkey and the phase are cut short."""
+    columns = ("rank", "miner", "180d return", "all time", "won", "lost", "open", "net", "last", "phase")
+    row = (
+        "1000",
+        HOTKEY,
+        "10.04320",
+        "12.21000",
+        "100%",
+        "10.0%",
+        "12",
+        "-10.50",
+        "59m",
+        "SUBACCOUNT_FUNDED",
+    )
+    *_, shown = on_terminal(row, columns)
+    assert len(shown) <= 80
+    assert shown.split()[:-1] == ["1000", "5GhCxfBc…", *row[2:9]]
+    assert shown.split()[-1].startswith("SUBACC")
 
 
 def test_a_column_that_is_empty_in_every_row() -> None:

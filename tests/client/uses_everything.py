@@ -25,6 +25,8 @@ from ptn_api.client import (
     Following,
     Gap,
     Health,
+    Leaderboard,
+    LeaderboardEntry,
     Ledgers,
     ListedOrder,
     Me,
@@ -169,6 +171,9 @@ def rest(target: Path) -> polars.DataFrame:
         )
         entry: Miner = api.miner("5A")
         hotkeys: list[str] = api.hotkeys()
+        leaderboard: Leaderboard = api.leaderboard()
+        best: LeaderboardEntry = leaderboard.miners[0]
+        print(best.rank, best.curve, best.net_leverage, best.elimination and best.elimination.reason)
         if entries.cursor is not None:
             changes: PositionChanges = api.miner_positions(since=entries.cursor)
             assert changes.removed

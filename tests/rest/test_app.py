@@ -439,7 +439,7 @@ async def test_malformed_parameters(path: str) -> None:
         assert response.json()["code"] == "bad_parameter"
 
 
-@pytest.mark.parametrize("path", ["/", "/nope", "/miner-positions/a/b", "/statistics/a/b", "//", "/..%2f"])
+@pytest.mark.parametrize("path", ["/nope", "/miner-positions/a/b", "/statistics/a/b", "/nope//", "/..%2f"])
 async def test_unknown_paths(path: str) -> None:
     """404 in JSON that does not repeat the path."""
     async with serving() as served:

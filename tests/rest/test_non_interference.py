@@ -48,7 +48,7 @@ NEW_MINERS = (NEW_MINER, "5Newer", "5Ahead")
 NEW_PAIR = ["NEWUSD", "NEW/USD"]
 """A pair that the network's table lacks: a filter knows it only while a position in it is shown."""
 CODINGS = ("identity", "gzip", "zstd")
-STATIC = ("/openapi.json", "/asyncapi.json", "/docs", "/docs/stream")
+STATIC = ("/", "/openapi.json", "/asyncapi.json", "/docs", "/docs/stream")
 PATHS = [
     *(
         route.path.replace("{hotkey}", hotkey)

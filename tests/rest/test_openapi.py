@@ -123,8 +123,8 @@ def test_the_page_shows_every_route_and_loads_nothing(document: dict[str, Any]) 
         ("/docs/stream", ("/docs/stream", "")),
         ("/eliminations/5A", None),
         ("/{hotkey}", None),
-        ("/", None),
-        ("", None),
+        ("/", ("/", "")),
+        ("//", ("/", "")),
     ],
 )
 def test_routing(path: str, found: tuple[str, str] | None) -> None:

@@ -27,6 +27,9 @@ pytestmark = [
 ]
 
 
+ORIGIN = "https://app.example.com"
+
+
 class Proxied:
     """A server behind nginx."""
 
@@ -47,7 +50,9 @@ def proxied(validator: Validator, data_dir: Path, keys: dict[int, str], tmp_path
     validator.place(2)
     files = certificates(tmp_path / "tls")
     with (
-        api(data_dir, validator_dir=validator.root, trusted_proxies="127.0.0.1") as server,
+        api(
+            data_dir, validator_dir=validator.root, trusted_proxies="127.0.0.1", cors_origins=ORIGIN
+        ) as server,
         nginx(tmp_path / "nginx", files, server.rest, server.stream) as ports,
     ):
         yield Proxied(server, ports, files, tmp_path / "nginx")
@@ -86,6 +91,22 @@ def test_our_clients_through_tls(
     with connect(f"wss://localhost:{proxied.https}/stream", ssl=trust) as socket:
         socket.send(json.dumps({"api_key": keys[100], "last_sequence": -1}))
         assert json.loads(socket.recv())["status"] == "success"
+
+
+def test_a_websites_requests(proxied: Proxied, keys: dict[int, str]) -> None:
+    """Preflight, response and error keep the API's headers on the way to the browser, the page its policy."""
+    asked = ("-H", f"Origin: {ORIGIN}", "-D", "-", "-o", "/dev/null")
+    method = ("-X", "OPTIONS", "-H", "Access-Control-Request-Method: GET")
+    key = ("-H", f"Authorization: Bearer {keys[100]}")
+    for status, options in ((204, method), (200, key), (401, ())):
+        head = proxied.curl("/miners", *asked, *options).decode().lower().split("\r\n")
+        assert head[0].startswith(f"http/1.1 {status}")
+        assert head.count(f"access-control-allow-origin: {ORIGIN}") == 1
+        assert any(line.startswith("vary:") and "origin" in line for line in head)
+    other = proxied.curl("/miners", "-H", "Origin: https://evil.example.com", "-D", "-", *key)
+    assert b"access-control-allow-origin" not in other.lower()
+    page = proxied.curl("/", "-H", "Accept: text/html", "-D", "-", "-o", "/dev/null").lower()
+    assert b"content-security-policy: default-src 'none'" in page
 
 
 def test_nothing_is_served_in_the_clear(proxied: Proxied, keys: dict[int, str]) -> None:
