@@ -57,9 +57,7 @@ class _Recorded(ClientSession):
         return self._note({"do": "receive", "text": text, "at": wall_ms}, events)
 
     def tick(self, elapsed_ms: int, wall_ms: int) -> list[Event]:
-        return self._note(
-            {"do": "tick", "ms": elapsed_ms, "at": wall_ms}, super().tick(elapsed_ms, wall_ms)
-        )
+        return self._note({"do": "tick", "ms": elapsed_ms, "at": wall_ms}, super().tick(elapsed_ms, wall_ms))
 
     def subscribe(self, subscription: Subscribe, wall_ms: int) -> None:
         super().subscribe(subscription, wall_ms)
