@@ -37,7 +37,6 @@ def take(folder: Path) -> None:
         orders = wide.page.locator("table[aria-label='Newest orders']")
         long = "table => Number(table.getAttribute('aria-rowcount')) > 40"
         wide.page.wait_for_function(long, arg=orders.element_handle())
-        )
         wide.page.mouse.move(0, 0)
         save(wide, "leaderboard")
         wide.show("#/pairs", "Pairs")
