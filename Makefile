@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOWEST := .venv-lowest
 # These folders start whole servers; `make check` leaves them out.
-SLOW := cli examples hostile page soak system
+SLOW := cli examples hostile page soak system web
 # A demo and a real validator must not share a log.
 DEMO_DIR := .ptn-demo
 CLUSTER_DIR := .ptn-demo-cluster
@@ -19,8 +19,9 @@ NODE := $(VENV)/.node
 PAGE := ptn_api/page/index.html
 PAGE_SOURCES = $(shell find web/page/*.* web/page/src web/client/src -type f)
 PAGE_MODULES := web/page/node_modules/.package-lock.json
+TYPESCRIPT := $(VENV)/.typescript
 
-.PHONY: help setup serve page dist cluster check test test-lowest lint docs descriptions lock bench soak fuzz \
+.PHONY: help setup serve page dist cluster web check test test-lowest lint docs descriptions lock bench soak fuzz \
 	screenshots optional-page clean
 
 help:  ## list the commands
@@ -70,7 +71,7 @@ $(NODE): | $(SERVER)
 NPM := cd web/page && PATH="$(CURDIR)/$(BIN):$$PATH" npm --no-progress
 
 $(PAGE_MODULES): web/page/package.json web/page/package-lock.json | $(NODE)
-	@$(NPM) ci --silent
+	@$(NPM) ci --ignore-scripts --silent
 	@touch $(PAGE_MODULES)
 
 $(PAGE): $(PAGE_MODULES) $(PAGE_SOURCES)
@@ -89,6 +90,16 @@ dist: $(STAMP) optional-page  ## build the wheel and the sdist into dist/, with 
 # The server starts at once; the page appears when it is built.
 BUILD_PAGE = @{ nice $(MAKE) --no-print-directory page >$(VENV)/page.log 2>&1 </dev/null \
 	|| echo "the web page was not built (see $(VENV)/page.log); the API works without it" >&2; } &
+
+# Without Node.js or its registry, the tests of the TypeScript client are skipped.
+$(TYPESCRIPT): web/client/package.json web/client/package-lock.json | $(STAMP)
+	@{ command -v npm >/dev/null && timeout 120 npm --prefix web/client ci --ignore-scripts --silent; } \
+		|| echo "npm is missing or cannot install here; the tests of the TypeScript client are skipped (see: make web)"
+	@touch $(TYPESCRIPT)
+
+web:  ## build the TypeScript client into web/client/dist; needs Node.js 20 or newer
+	npm --prefix web/client ci --ignore-scripts
+	npm --prefix web/client run check
 
 serve: $(SERVER)  ## run the API; VALIDATOR_DIR=... (default: a simulated validator)
 	$(BUILD_PAGE)
@@ -115,7 +126,7 @@ check: lint  ## lint and run the quick tests, in under a minute
 
 # With ARGS, tests run in parallel and property tests try fewer examples; later options override:
 # ARGS="tests/rest --numprocesses=0 --hypothesis-profile=full".
-test: $(STAMP) $(NGINX) $(CHROMIUM) optional-page  ## run every test; ARGS=tests/rest for one folder
+test: $(STAMP) $(NGINX) $(CHROMIUM) $(TYPESCRIPT) optional-page  ## run every test; ARGS=tests/rest for one folder
 	$(BIN)/python -m pytest $(if $(ARGS),--hypothesis-profile=quick $(PARALLEL),--hypothesis-profile=full) $(ARGS)
 
 # The newest versions are locked, the oldest allowed ones are tested here. Only direct requirements are lowered;

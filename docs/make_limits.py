@@ -98,9 +98,9 @@ SECTIONS: dict[str, tuple[Bound, ...]] = {
             "The oldest TLS handshake is ended, or a connection evicted as above. If there is none, new ones wait",
             'ptn_tls_handshakes_failed_total{outcome="evicted"}, ptn_accept_paused_seconds_total, problem accept_paused',
             ("http/test_acceptor.py::test_connections_beyond_the_limit_wait_for_others_to_close", "http/test_acceptor.py::test_unfinished_handshakes_count_and_evict_each_other", "hostile/test_open_files.py::test_connections_never_take_the_last_file")),
-        Bound("WebSocket connections of a user below tier 200", "max_connections_per_key",
-            "The user's oldest is closed with 4004", "ptn_stream_evictions_total",
-            ("stream/test_logins.py::test_the_sixth_connection_of_a_key_evicts_the_oldest", "stream/test_presence.py::test_the_oldest_connection_is_evicted_wherever_it_is", "stream/test_limits.py::test_a_keys_own_connection_limit_applies_and_changes_without_a_reconnect")),
+        Bound("WebSocket connections and event streams of a user below tier 200", "max_connections_per_key",
+            "The user's oldest is closed: a WebSocket with 4004", "ptn_stream_evictions_total, ptn_rest_event_evictions_total",
+            ("rest/test_event_stream.py::test_the_sixth_connection_of_a_user_evicts_the_oldest_of_either_kind", "stream/test_logins.py::test_the_sixth_connection_of_a_key_evicts_the_oldest", "stream/test_presence.py::test_the_oldest_connection_is_evicted_wherever_it_is", "stream/test_limits.py::test_a_keys_own_connection_limit_applies_and_changes_without_a_reconnect")),
         Bound("large downloads of a user at a time", "max_downloads_per_user",
             "Further ones wait", 'ptn_rest_refused_total{cause="too_many_downloads"} once too many wait',
             ("http/test_connection_limit.py::test_an_owners_downloads_wait_their_turn",)),
@@ -193,8 +193,8 @@ SECTIONS: dict[str, tuple[Bound, ...]] = {
             ("wire/test_server_session.py::test_a_ping_is_answered_with_its_time_or_0",), unit="bytes"),
         Bound("messages that wait for the login's check, or for a log that cannot be read", "ptn_api.wire.server_session:MAX_WAITING_FRAMES", "Closed with 4006", CLOSED % 4006,
             ("wire/test_server_session.py::test_frames_that_wait_for_the_key_check_are_bounded", "wire/test_server_session.py::test_frames_that_wait_for_the_log_are_bounded")),
-        Bound("unsent bytes of a client", "send_buffer_bytes", "Closed with 4001: it can resume", "ptn_stream_slow_closes_total, problem clients_too_slow",
-            ("stream/test_limits.py::test_unsent_bytes_up_to_the_limit_are_kept", "stream/test_catch_up.py::test_slow_clients_of_several_users_are_a_problem")),
+        Bound("unsent bytes of a client", "send_buffer_bytes", "Closed (a WebSocket with 4001): it can resume", "ptn_stream_slow_closes_total, ptn_rest_event_slow_closes_total, problem clients_too_slow",
+            ("rest/test_event_stream.py::test_a_reader_that_is_too_slow_is_ended", "stream/test_limits.py::test_unsent_bytes_up_to_the_limit_are_kept", "stream/test_catch_up.py::test_slow_clients_of_several_users_are_a_problem")),
         Bound("time in which a replay's client reads nothing", "ptn_api.fanout.options:StreamOptions.replay_stall_ms", "Closed with 4001: it can resume", "ptn_stream_slow_closes_total, problem clients_too_slow",
             ("stream/test_catch_up.py::test_a_replay_waits_for_its_client_and_is_given_up_after_a_stall",), unit="ms"),
         Bound("orders in a frame `batch`", "ptn_api.stream.framing:BATCH_MESSAGES", "Another frame begins", "ptn_stream_deliveries_total",
@@ -281,8 +281,9 @@ def _page() -> Iterator[str]:
     yield "What the server takes at most, what it does beyond that, and where you see it. A setting can be given"
     yield "as a flag or an environment variable ([reference.md](reference.md#settings)); a constant is part of the"
     yield "program. A user's entry in the [key file](operators.md#keys) can override `--requests-per-minute` and"
-    yield "`--max-connections-per-key`. Loopback addresses are exempt from limits per address. Several processes\n"
-    yield "of the stream count WebSocket limits per user and per address together, all others by process.\n"
+    yield "`--max-connections-per-key`. Loopback addresses are exempt from limits per address. REST"
+    yield "and the processes of the stream count a user's connections to the stream together. Several processes of the"
+    yield "stream count WebSocket limits per user and per address together, all others by process.\n"
     yield "A [problem](troubleshooting.md) is in `/health`, in heartbeats, in the metric `ptn_problem`, in `ptn doctor`"
     yield "and, at most once a minute, in the log. Individual refusals are not logged: the"
     yield "[metrics](reference.md#metrics) count them by cause. After a [close code](reference.md#close-codes) below 4100,"

@@ -258,7 +258,7 @@ PROBLEMS: Mapping[Code, Problem] = {
     ),
     "clients_too_slow": Problem(
         "degraded",
-        "Several users' WebSocket connections were closed within the last minute, because they fell too far behind; they can resume",
+        "Several users' connections to the stream were closed within the last minute, because they fell too far behind; they can resume",
         "Check the server's bandwidth and the proxy in front. Lines `connection_closed` with code 4001 name the users. Bursts: raise `--send-buffer-bytes`, if there is memory",
         counted="users",
     ),

@@ -88,7 +88,7 @@ def test_every_constant_with_the_name_of_a_bound_is_on_the_page() -> None:
     named = re.compile(r"^(_?(?:MAX|MOST|LONGEST)_\w+|_?\w+_LIMIT)(?:: \w+)? =", re.MULTILINE)
     found = {
         f"ptn_api.{package}.{path.stem}:{name}"
-        for package in ("access", "http", "intake", "rest", "stream", "wire")
+        for package in ("access", "fanout", "http", "intake", "rest", "stream", "wire")
         for path in (ROOT / "ptn_api" / package).glob("*.py")
         for name in named.findall(path.read_text())
     }

@@ -51,7 +51,7 @@ class KeyHolder(msgspec.Struct, frozen=True, kw_only=True):
         return data_tier(self.tier)
 
     def connection_limit(self, default: int) -> int | None:
-        """Returns the limit of WebSocket connections; None = unlimited, the default from tier 200 on."""
+        """Returns the limit of connections to the stream; None = unlimited, the default from tier 200 on."""
         if self.max_connections is None and self.tier < _UNLIMITED_TIER:
             return default
         return self.max_connections

@@ -26,7 +26,8 @@ class ClientLimits(msgspec.Struct, frozen=True, kw_only=True):
         Count,
         setting(
             "Limits",
-            "Allow each user (not each key) this many WebSocket connections; one more disconnects the oldest",
+            "Allow each user (not each key) this many WebSocket connections and event streams together; one "
+            "more disconnects the oldest",
         ),
     ] = 5
     failed_logins_per_minute: Annotated[

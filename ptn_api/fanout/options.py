@@ -1,4 +1,4 @@
-"""Options of the WebSocket server."""
+"""Options of the WebSocket server, and of REST's event streams."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ class StreamOptions(ClientLimits, frozen=True, kw_only=True):
     ] = 128 << 10
     send_buffer_bytes: Annotated[
         Bytes,
-        setting("Limits", "Disconnect a WebSocket client that falls further behind than this; it can resume"),
+        setting(
+            "Limits", "Disconnect a client of the stream that falls further behind than this; it can resume"
+        ),
     ] = 8 << 20
     auth_timeout_ms: Annotated[
         Period, setting("Stream", "Disconnect a client that has not logged in within this time")
@@ -65,7 +67,7 @@ class StreamOptions(ClientLimits, frozen=True, kw_only=True):
         Period,
         setting(
             "Stream",
-            "With several stream processes: repeat to the others which users are connected, at this interval",
+            "Repeat to the other processes that serve the stream which users are connected, at this interval",
         ),
     ] = 5_000
     unread_close_ms: Annotated[

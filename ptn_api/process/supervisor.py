@@ -65,6 +65,8 @@ class Supervisor:
         self._queue_fd = queue_fd
         self._stop = asyncio.Event()
         self._children: dict[str, Child] = {}
+        self._known_peers: set[str] = set()
+        """Processes of which the others have been told."""
         self._running: list[asyncio.Task[None]] = []
         self._register = ProblemRegister()
         self._register.watch(self._find_problems)
@@ -186,6 +188,10 @@ class Supervisor:
 
     def _tell_peers(self, process: str, message: PeerPresence | PeerGone) -> None:
         """Passes a message of, or about, a process that serves the stream on to the others."""
+        if isinstance(message, PeerPresence):
+            self._known_peers.add(message.peer)
+        elif message.peer not in self._known_peers:
+            return
         for name, child in self._children.items():
             if name != process and {kind_of(name), kind_of(process)} <= {"rest", "stream"}:
                 child.send(message)

@@ -31,3 +31,6 @@ class RestCounters:
     heavy: Counter[tuple[str, str]] = field(default_factory=Counter)
     events: StreamCounters = field(default_factory=StreamCounters)
     views: ViewMetrics = field(default_factory=ViewMetrics)
+
+    def __post_init__(self) -> None:
+        self.events.limited = self.limited

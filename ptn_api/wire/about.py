@@ -86,7 +86,7 @@ class Health(msgspec.Struct, kw_only=True):
 
 
 class KeyLimits(msgspec.Struct, kw_only=True):
-    """Null means no limit."""
+    """Null means no limit. Event streams count as WebSocket connections."""
 
     websocket_connections: int | None
     requests_per_minute: int | None = None

@@ -308,14 +308,14 @@ class ClientSession:
     def subscribe(self, subscription: Subscribe, wall_ms: int) -> None:
         """Subscribes, or changes the subscription, from the next order on."""
         self._subscription = subscription
-        if self.login is not None:
+        if self.login is not None and self.phase is not Phase.BROKEN:
             self._may_skip = True
             self._subscribe(wall_ms)
 
     def unsubscribe(self, wall_ms: int) -> None:
         self._subscription = None
         self._may_skip = True
-        if self.login is not None:
+        if self.login is not None and self.phase is not Phase.BROKEN:
             self._move(Input.UNSUBSCRIBE)
             self._send(Unsubscribe(all=True, sender_timestamp=wall_ms))
 

@@ -13,38 +13,45 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
-__all__ = ["CLIENT", "Program", "built", "missing", "program"]
+__all__ = ["CLIENT", "Program", "built", "compiled", "missing", "program"]
 
 CLIENT = Path(__file__).parents[2] / "web" / "client"
-_BUILD_S = 120
+_COMPILE_S = 100
+_NODE = shutil.which("node")
 
 
 @cache
 def missing() -> str:
     """Returns what keeps the client from being built here; empty if nothing does."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
+    if _NODE is None:
         return "Node.js 20 or newer is not installed"
     if not (CLIENT / "node_modules" / "typescript").is_dir():
-        return "the client's development packages are not installed; run: make web"
+        return "the client's development packages are not installed; run: npm ci, in web/client"
     return ""
+
+
+def compiled(project: str) -> None:
+    """Runs the TypeScript compiler."""
+    command = ["node", "node_modules/typescript/bin/tsc", "--project", project]
+    done = subprocess.run(command, cwd=CLIENT, capture_output=True, text=True, timeout=_COMPILE_S)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @cache
 def built() -> Path:
     """Compiles the client with its tests; returns the folder of the compiled tests."""
-    command = [str(CLIENT / "node_modules" / ".bin" / "tsc"), "--project", "tsconfig.test.json"]
-    done = subprocess.run(command, cwd=CLIENT, capture_output=True, text=True, timeout=_BUILD_S)
-    assert done.returncode == 0, done.stdout + done.stderr
+    compiled("tsconfig.test.json")
     return CLIENT / "build" / "test"
 
 
 class Program:
     """A running program that prints lines of JSON."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self.process = process
+        self.log = log
         self.lines: list[dict[str, Any]] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -54,15 +61,15 @@ class Program:
         for line in self.process.stdout:
             self.lines.append(json.loads(line))
 
-    def wait_for(self, name: str) -> Any:
-        """Waits for a line with this key; returns its value."""
+    def wait_for(self, name: str, *, times: int = 1, seconds: float = PATIENCE_S) -> Any:
+        """Waits for this many lines with the key; returns the value of the last of them."""
 
         def found() -> list[Any]:
-            values = [line[name] for line in self.lines if name in line]
-            assert values or self.process.poll() is None, f"the program ended without {name!r}"
-            return values
+            values = [line[name] for line in self.lines if name in line][:times]
+            assert len(values) == times or self.process.poll() is None, self.log.read_text()[-4_000:]
+            return values if len(values) == times else []
 
-        return until(found, what=name)[0]
+        return until(found, seconds=seconds, what=name)[-1]
 
     def send(self, line: str) -> None:
         assert self.process.stdin is not None
@@ -90,7 +97,7 @@ def program(name: str, log: Path, **environment: str) -> Iterator[Program]:
             text=True,
             env={"PATH": os.environ["PATH"]} | environment,
         )
-    running = Program(process)
+    running = Program(process, log)
     try:
         yield running
     finally:

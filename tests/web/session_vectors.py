@@ -1,6 +1,6 @@
 """The cases of the client's session, for the TypeScript client: `python -m tests.web.session_vectors`.
 
-Every session that tests/wire/test_client_session.py drives is recorded: what it was given, and what it returned.
+Every session that tests/wire/test_client_session.py drives is recorded: its input and what it returned.
 Property tests are replaced by some random scripts.
 """
 
@@ -11,15 +11,17 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import msgspec
 
-from ptn_api.wire.client_session import ClientSession, Event, Gap, StreamItem
+from ptn_api.wire.client_session import ClientSession, Cursor, Event, Gap, StreamItem
 from ptn_api.wire.frames import Heartbeat, PositionsRemoved, Subscribe
 from ptn_api.wire.server_frames import ChangedPosition, OrderMessage
+from tests.factories import position
 from tests.wire import test_client_session as tests
 
 __all__ = ["FILE", "cases"]
@@ -133,22 +135,22 @@ def _tests() -> Iterator[tuple[str, Callable[[], None]]]:
             for row in rows:
                 values = row if isinstance(names, tuple) else (row,)
                 arguments = dict(zip(names if isinstance(names, tuple) else (names,), values, strict=True))
-                yield name, lambda function=function, arguments=arguments: function(**arguments)
+                yield name, partial(function, **arguments)
 
 
 def _scripts() -> Iterator[tuple[str, Callable[[], None]]]:
     for seed in range(_SCRIPTS):
-        yield f"script {seed}", lambda seed=seed: _run_script(random.Random(seed))  # noqa: S311
+        yield f"script {seed}", partial(_run_script, random.Random(seed))
 
 
 def _run_script(choose: random.Random) -> None:
     """Drives a session with random frames, sensible and senseless, of either version."""
     epoch = choose.choice([tests.E, tests.E, None])
-    cursor = choose.choice([tests.NEW, tests.Cursor(10, tests.E), tests.Cursor(10)])
+    cursor = choose.choice([tests.NEW, Cursor(10, tests.E), Cursor(10)])
     filters = choose.choice([tests.ALL, Subscribe(miners=["5A"], updates=True)])
     subject = tests.session(cursor, filters, known_gap=choose.choice([None, 10]), ping_ms=700)
     tests.feed(subject, tests.success(10, epoch=epoch))
-    changed = {"type": "position", "revision": 4, "after": 10, "position": tests.position(1, [])}
+    changed = {"type": "position", "revision": 4, "after": 10, "position": position(1, [])}
     removed = {"type": "removed", "revision": 5, "after": 10, "positions": [["5A", "uuid"]]}
     failed = {"type": "resume_failed", "reason": "too_old", "epoch": "e2", "oldest_sequence": 1, "head": 20}
     last = 10

@@ -310,6 +310,19 @@ def test_a_subscribe_while_resuming_waits_for_the_answer() -> None:
     assert numbers(feed(subject, resumed(5, 9), order(6, replay=True))) == [6]
 
 
+@pytest.mark.parametrize("subscribes", [True, False])
+def test_a_broken_session_sends_nothing_more(subscribes: bool) -> None:
+    """A program may subscribe or unsubscribe before it learns that the connection broke."""
+    subject = live()
+    feed(subject, order(13))
+    assert subject.phase is Phase.BROKEN
+    if subscribes:
+        subject.subscribe(ALL, NOW)
+    else:
+        subject.unsubscribe(NOW)
+    assert sent(subject) == []
+
+
 # --- resuming ---------------------------------------------------------------------------------------------
 
 

@@ -48,3 +48,15 @@ export function baseURL(text: string, protocols: readonly string[]): URL {
   if (!url.pathname.endsWith("/")) url.pathname += "/";
   return url;
 }
+
+/** Returns a function that passes warnings on, to the callback or else the console, and never throws. */
+export function warnings(onWarning: ((message: string) => void) | undefined): (message: string) => void {
+  const warn = onWarning ?? ((message: string) => console.warn(`ptn-api-client: ${message}`));
+  return (message) => {
+    try {
+      warn(message);
+    } catch {
+      // there is nowhere left to report it
+    }
+  };
+}

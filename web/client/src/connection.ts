@@ -2,7 +2,7 @@
 
 import { APIStatusError, AuthenticationError, PTNError } from "./errors.js";
 import type { Subscription } from "./frames.js";
-import type { Link, LinkEnd } from "./links.js";
+import { REPLACED_CODE, type Link, type LinkEnd } from "./links.js";
 import {
   ClientSession,
   ClockOffset,
@@ -33,7 +33,6 @@ const REMEDIES = {
   evicted: "Run fewer connections with this key, or ask the operator for a higher limit",
   server_silent: "Nothing, if it passes: the client connects again; otherwise ask the operator",
 };
-const REPLACED = 4004;
 
 interface Ending {
   kind: "lost" | "evicted" | "refused" | "failed" | "again";
@@ -140,10 +139,10 @@ export class Connection {
         const { kind, detail, error } = ending;
         this.#report(kind, detail);
         const final = kind === "failed" || (kind === "refused" && this.options.stopOnAuthError);
-        if (final) return inbox.close(error ?? new AuthenticationError(detail));
         this.#enter("connecting");
+        if (final) return inbox.close(error ?? new AuthenticationError(detail));
         const asked = error instanceof APIStatusError ? (error.retryAfter ?? 0) * 1_000 : 0;
-        const delay = asked + this.#backoff.after(kind as "lost" | "evicted" | "refused");
+        const delay = Math.min(asked, this.options.timing.backoffMax) + this.#backoff.after(kind as "lost" | "evicted" | "refused");
         onWarning(`${detail}; retrying in ${(delay / 1_000).toFixed(1)} s`);
         await sleep(delay, this.#stop.signal);
       }
@@ -166,7 +165,7 @@ export class Connection {
 
   async #connectOnce(): Promise<Ending> {
     const { timing, clock } = this.options;
-    const started = clock();
+    const started = performance.now();
     this.#ending = null;
     const link = (this.#link = this.options.connect(this.cursor));
     const session = new ClientSession({
@@ -178,6 +177,7 @@ export class Connection {
       // Over SSE the first event stands for the answer, and may be the first heartbeat.
       loginMs: link.oneWay ? 2 * timing.heartbeat : timing.connect,
       clockOffset: this.clockOffset,
+      oneWay: link.oneWay,
     });
     let receiving = false;
     // Counts ticks during which the reader waits for a frame, not wall time: a slow consumer must not pass for a
@@ -192,10 +192,11 @@ export class Connection {
       for (;;) {
         for (const frame of session.toSend()) link.send(frame);
         receiving = true;
-        const frame = await link.next();
+        const arrival = await link.next();
         receiving = false;
-        if (frame === undefined) break;
-        for (const event of session.receive(frame, clock())) await this.#handle(event, session, link);
+        if (arrival === undefined) break;
+        const { text, revision } = arrival;
+        for (const event of session.receive(text, clock(), revision)) await this.#handle(event, session, link);
         if (session.phase === "broken") break;
       }
     } finally {
@@ -203,7 +204,7 @@ export class Connection {
       link.close();
       this.#link = null;
     }
-    this.#backoff.connectedFor(clock() - started);
+    this.#backoff.connectedFor(performance.now() - started);
     return ending(this.#ending, link.end);
   }
 
@@ -281,11 +282,11 @@ function ending(reported: Ending | null, { code, reason, error, overflow }: Link
     const ours = error.code !== "foreign" && error.code !== "redirect";
     return { kind: ours && !temporary ? "failed" : "lost", detail: error.message, error };
   }
-  const closed = code === undefined ? "" : `closed with ${code} ${reason ?? ""}`.trimEnd();
-  const detail = closed || (error?.message ?? "connection lost");
+  const closed = code === undefined ? undefined : `closed with ${code} ${reason ?? ""}`.trimEnd();
+  const detail = closed ?? error?.message ?? (reason || "connection lost");
   // A code that forbids a return is a refusal, also without an answer to the login.
   if (!shouldReturn(code)) return reported ?? { kind: "refused", detail: `login refused: ${detail}` };
-  if (code === REPLACED) return reported ?? { kind: "evicted", detail };
+  if (code === REPLACED_CODE) return reported ?? { kind: "evicted", detail };
   // A refusal with a code that invites a return is temporary: the server is full, or shutting down.
   if (code !== undefined && code >= 4000 && code <= 4099 && reported?.kind === "refused")
     return { kind: "lost", detail: reported.detail };

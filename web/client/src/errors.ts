@@ -95,10 +95,10 @@ export function statusError(status: number, headers: Headers, body: string): Cli
   const retryAfter = Number.isFinite(seconds) ? Math.max(0, seconds) : undefined;
   if (message && (status === 401 || status === 403)) return new AuthenticationError(message, code, status);
   if (!message) {
-    const redirected = status >= 300 && status < 400;
+    const redirected = status === 0 || (status >= 300 && status < 400); // browsers hide the status
     code = redirected ? "redirect" : "foreign";
     message = redirected
-      ? `redirected (status ${status}): use the address that it leads to`
+      ? "the server redirects to another address: use that one"
       : `status ${status} from something else than the API, such as a proxy`;
   }
   const kind = status === 429 ? RateLimitError : status >= 500 ? ServerError : APIStatusError;

@@ -13,6 +13,8 @@ export class EventParser {
   #event = "";
   #id = "";
 
+  constructor(private readonly onComment: (text: string) => void = () => {}) {}
+
   /** Yields the events that this part completes. */
   *events(part: string): Generator<ServerSentEvent> {
     let start = 0;
@@ -35,7 +37,10 @@ export class EventParser {
       return empty ? null : event;
     }
     const colon = line.indexOf(":");
-    if (colon === 0) return null; // a comment
+    if (colon === 0) {
+      this.onComment(line.slice(1).trim());
+      return null;
+    }
     const field = colon < 0 ? line : line.slice(0, colon);
     const value = colon < 0 ? "" : line.slice(line[colon + 1] === " " ? colon + 2 : colon + 1);
     if (field === "event") this.#event = value;

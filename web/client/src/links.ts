@@ -15,13 +15,19 @@ export interface LinkEnd {
   overflow?: boolean;
 }
 
+/** A frame, and the revision up to which everything has arrived with it, where the transport states it. */
+export interface Arrival {
+  text: string;
+  revision?: number | null;
+}
+
 export interface Link {
-  /** Returns the next frame; undefined once the link has ended. For one caller at a time. */
-  next(): Promise<string | undefined>;
+  /** Returns what arrives next; undefined once the link has ended. For one caller at a time. */
+  next(): Promise<Arrival | undefined>;
   send(frame: string): void;
   close(): void;
   readonly end: LinkEnd;
-  /** Whether heartbeats are the only measure of the server's clock. */
+  /** Whether only the server sends: it answers nothing, and its heartbeats alone tell its clock. */
   readonly oneWay: boolean;
 }
 
@@ -44,6 +50,7 @@ export interface WebSocketLike {
 export type WebSocketConstructor = new (url: string) => WebSocketLike;
 
 const OPEN = 1;
+const CLOSED = 3;
 const NO_STATUS = 1005;
 const ABNORMAL = 1006;
 /** Frames in memory before reading pauses. */
@@ -97,15 +104,15 @@ export class WebSocketLink implements Link {
     });
   }
 
-  async next(): Promise<string | undefined> {
+  async next(): Promise<Arrival | undefined> {
     while (this.#queue.length === 0 && !this.#ended) await new Promise<void>((wake) => (this.#wake = wake));
     this.#wake = null;
-    const frame = this.#queue.shift();
+    const text = this.#queue.shift();
     if (this.#paused && this.#queue.length < QUEUED / 2) {
       this.#paused = false;
       this.#socket.resume?.();
     }
-    return frame;
+    return text === undefined ? undefined : { text };
   }
 
   send(frame: string): void {
@@ -115,6 +122,7 @@ export class WebSocketLink implements Link {
 
   close(): void {
     this.#finish();
+    if (this.#socket.readyState === CLOSED) return;
     if (this.#paused) this.#socket.resume?.();
     this.#socket.close(1000);
     const { terminate } = this.#socket;
@@ -137,6 +145,10 @@ export class WebSocketLink implements Link {
 
 // --- Server-Sent Events -------------------------------------------------------------------------------------
 
+/** The last comment of a stream that ends because a newer connection of the same user replaced it. */
+const REPLACED = "replaced by a newer connection of the same user";
+export const REPLACED_CODE = 4004;
+
 /** Longest query of a request: servers and proxies limit a request line to about 8,000 bytes. */
 const QUERY_BYTES = 6_000;
 
@@ -153,7 +165,7 @@ export class EventLink implements Link {
   readonly #events: AsyncGenerator<ServerSentEvent>;
   readonly #cursor: Cursor;
   readonly #heartbeatMs: number;
-  #frames: string[] = [];
+  #arrivals: Arrival[] = [];
   #first = true;
 
   constructor(
@@ -171,13 +183,13 @@ export class EventLink implements Link {
     this.#events = this.#read(eventURL(url, options.subscription, options.cursor), options);
   }
 
-  async next(): Promise<string | undefined> {
-    while (this.#frames.length === 0) {
+  async next(): Promise<Arrival | undefined> {
+    while (this.#arrivals.length === 0) {
       const step = await this.#events.next();
       if (step.done === true) return undefined;
       this.#take(step.value);
     }
-    return this.#frames.shift();
+    return this.#arrivals.shift();
   }
 
   send(): void {
@@ -201,6 +213,7 @@ export class EventLink implements Link {
       const response = await fetch(url, {
         headers: { authorization: `Bearer ${apiKey}`, accept: "text/event-stream" },
         cache: "no-store",
+        redirect: "manual", // the key must not go to another address
         signal: this.#abort.signal,
       });
       clearTimeout(timer);
@@ -209,7 +222,10 @@ export class EventLink implements Link {
         this.end.error = statusError(response.status, response.headers, await response.text());
         return;
       }
-      const parser = new EventParser();
+      const parser = new EventParser((comment) => {
+        this.end.reason = comment;
+        if (comment === REPLACED) this.end.code = REPLACED_CODE;
+      });
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       for (let part = await reader.read(); !part.done; part = await reader.read())
         yield* parser.events(part.value);
@@ -226,31 +242,26 @@ export class EventLink implements Link {
     const place = parseCursor(id);
     if (this.#first && place !== null) {
       this.#first = false;
-      const resumes = this.#cursor.sequence >= 0 && this.#cursor.epoch !== null;
+      const { sequence, epoch } = this.#cursor;
+      const resumes = sequence >= 0 && epoch !== null;
       // The id of an order is its own sequence; that of other events states what was sent before.
       const current = event === "order" ? place.sequence - 1 : place.sequence;
-      this.#frame({
+      this.#derive({
         status: "success",
-        current_sequence: resumes ? this.#cursor.sequence : current,
+        current_sequence: resumes ? sequence : current,
         epoch: place.epoch,
         version: 2,
         heartbeat_ms: this.#heartbeatMs,
       });
-      this.#frame({ type: "subscription_status", status: "success", action: "subscribe" });
-      if (resumes && event !== "gap")
-        this.#frame({ type: "resumed", after: this.#cursor.sequence, head: this.#replayHead(event, data) });
+      this.#derive({ type: "subscription_status", status: "success", action: "subscribe" });
+      // Where the replay ends is not stated; the session goes by the messages' own marks.
+      if (resumes && event !== "gap") this.#derive({ type: "resumed", after: sequence, head: sequence });
     }
-    this.#frames.push(data);
+    this.#arrivals.push({ text: data, revision: place?.revision });
   }
 
-  /** Where the replay ends: unknown, but if the first event is none of it, there is none. */
-  #replayHead(event: string, data: string): number {
-    const replays = event === "order" && (JSON.parse(data) as { replay?: unknown }).replay === true;
-    return replays ? Number.MAX_SAFE_INTEGER : this.#cursor.sequence;
-  }
-
-  #frame(frame: object): void {
-    this.#frames.push(JSON.stringify(frame));
+  #derive(frame: object): void {
+    this.#arrivals.push({ text: JSON.stringify(frame) });
   }
 }
 

@@ -1,11 +1,11 @@
 /** A live mirror of the positions of chosen miners. */
 
-import { asList, type Choice } from "./arguments.js";
+import { asList, warnings, type Choice } from "./arguments.js";
 import type { StreamState } from "./connection.js";
 import { APIStatusError, AuthenticationError, ClientError, errorText } from "./errors.js";
 import type { OrderMessage, PositionMessage } from "./frames.js";
-import { PTNClient, type PTNClientOptions } from "./rest.js";
-import type { Gap, StreamItem } from "./session.js";
+import { PTNClient, type MinerPositions, type PTNClientOptions } from "./rest.js";
+import type { Cursor, Gap, StreamItem } from "./session.js";
 import { Stream, type StreamOptions } from "./stream.js";
 import { DEFAULT_TIMING, ReconnectBackoff, sleep } from "./timing.js";
 import type { Order, Position } from "./types.js";
@@ -47,6 +47,7 @@ export class Mirror {
   readonly #url: string;
   readonly #miners: string[];
   readonly #rest: PTNClient;
+  readonly #warn: (message: string) => void;
   readonly #stop = new AbortController();
   readonly #backoff: ReconnectBackoff;
   readonly #loaded: Promise<void>;
@@ -62,6 +63,7 @@ export class Mirror {
     this.#url = url;
     this.#options = options;
     this.#miners = asList(options.miners) ?? [];
+    this.#warn = warnings(options.onWarning);
     const { apiKey, timeout, retries, fetch } = options;
     this.#rest = new PTNClient(url, { apiKey, timeout, retries, fetch, cache: 0 });
     this.#backoff = new ReconnectBackoff({ ...DEFAULT_TIMING, ...options.timing });
@@ -119,7 +121,7 @@ export class Mirror {
   // --- following --------------------------------------------------------------------------------------------
 
   async #follow(): Promise<void> {
-    await this.#load();
+    await this.#load(null);
     if (this.#stop.signal.aborted) return;
     const { apiKey, streamURL, transport, onState, onGap, onWarning, stopOnAuthError, timing, fetch, WebSocket } =
       this.#options;
@@ -146,7 +148,7 @@ export class Mirror {
       if (this.#repairAt !== null && item.value?.type === "heartbeat" && Date.now() >= this.#repairAt) {
         this.#repairAt = null;
         // The stream waits meanwhile: its items are newer than the response and are applied after it.
-        await this.#load();
+        await this.#load(item.cursor);
       }
     }
   }
@@ -218,13 +220,15 @@ export class Mirror {
     this.#warn(`loading the positions again in ${(delay / 1_000).toFixed(1)} s: a gap (${gap.reason})`);
   }
 
-  /** Loads a snapshot, with retries until one arrives. */
-  async #load(): Promise<void> {
+  /** Loads a snapshot that is not older than the stream's cursor, with retries until one arrives. */
+  async #load(cursor: Cursor | null): Promise<void> {
     const { signal } = this.#stop;
     for (;;) {
       try {
-        const { miners, streamCursor } = await this.#rest.minerPositions({ miner: this.#miners }, { signal });
-        return this.#replace(Object.values(miners).flatMap(({ positions }) => positions), streamCursor);
+        const snapshot = await this.#rest.minerPositions({ miner: this.#miners }, { signal });
+        if (cursor === null || !isOlder(snapshot, cursor)) return this.#replace(snapshot);
+        await sleep(this.#backoff.after("lost"), signal);
+        if (signal.aborted) return;
       } catch (error) {
         if (signal.aborted) return;
         if (!(error instanceof ClientError)) throw error;
@@ -239,21 +243,24 @@ export class Mirror {
     }
   }
 
-  #replace(positions: Position[], cursor: string | null): void {
+  #replace({ miners, streamCursor }: MinerPositions): void {
+    const positions = Object.values(miners).flatMap((entry) => entry.positions);
     const before = this.#positions;
     // 0 in a REST snapshot
     const loaded = positions.map((p) => (p.is_closed_position === true ? p : { ...p, close_ms: null }));
     this.#positions = new Map(loaded.map((p) => [key(p.miner_hotkey, p.position_uuid), p]));
-    this.#cursor ??= cursor;
+    this.#cursor ??= streamCursor;
     this.#markLoaded();
     for (const { miner_hotkey, position_uuid } of loaded) this.#changed(miner_hotkey, position_uuid);
     for (const [name, { miner_hotkey, position_uuid }] of before)
       if (!this.#positions.has(name)) this.#changed(miner_hotkey, position_uuid);
   }
+}
 
-  #warn(message: string): void {
-    (this.#options.onWarning ?? ((text) => console.warn(`ptn-api-client: ${text}`)))(message);
-  }
+/** Whether the stream is ahead of it: another machine, or another process, may have answered. */
+function isOlder({ epoch, sequence, revision }: MinerPositions, cursor: Cursor): boolean {
+  if (epoch !== cursor.epoch) return false;
+  return (sequence ?? 0) < cursor.sequence || (revision ?? 0) < (cursor.revision ?? 0);
 }
 
 function key(minerHotkey: string, positionUuid: string): string {

@@ -404,6 +404,7 @@ export class PTNClient {
           ...(etag === undefined ? {} : { "if-none-match": etag }),
         },
         cache: "no-store", // the results are kept here
+        redirect: "manual", // the key must not go to another address
         signal: abort.signal,
       });
       let body = "";

@@ -155,6 +155,7 @@ export class ClientSession {
   readonly #apiKey: string;
   readonly #pingMs: number;
   readonly #knownGap: number | null;
+  readonly #oneWay: boolean;
   #subscription: Subscription | null;
   #timeoutMs: number;
   #silenceMs = 0;
@@ -165,6 +166,7 @@ export class ClientSession {
   /** Whether the next message may skip sequences: the subscription has just changed. */
   #maySkip = false;
   #replayUntil = -1;
+  #revision: number | null = null;
   #sourceStale = false;
   #outbox: string[] = [];
   #events: SessionEvent[] = [];
@@ -177,6 +179,8 @@ export class ClientSession {
     pingMs?: number;
     loginMs?: number;
     clockOffset?: ClockOffset;
+    /** The server does not state where a replay ends; the messages' marks tell. */
+    oneWay?: boolean;
   }) {
     const { cursor, subscription } = options;
     this.cursor = subscription === null ? { ...cursor, sequence: -1 } : cursor;
@@ -184,6 +188,7 @@ export class ClientSession {
     this.#apiKey = options.apiKey;
     this.#subscription = subscription;
     this.#knownGap = options.knownGap ?? null;
+    this.#oneWay = options.oneWay ?? false;
     this.#pingMs = options.pingMs ?? 15_000;
     this.#timeoutMs = options.loginMs ?? 10_000;
   }
@@ -204,8 +209,11 @@ export class ClientSession {
     return frames;
   }
 
-  /** Handles a frame from the server; `wallMs` is the time of its arrival by our clock, epoch ms. */
-  receive(text: string, wallMs: number): SessionEvent[] {
+  /**
+   * Handles a frame from the server; `wallMs` is the time of its arrival by our clock, epoch ms. `revision` is
+   * the state up to which changes have arrived, where the transport states it with every frame.
+   */
+  receive(text: string, wallMs: number, revision: number | null = null): SessionEvent[] {
     if (this.phase === "broken") return [];
     let frame: ServerFrame | null;
     try {
@@ -217,6 +225,8 @@ export class ClientSession {
     // Once heartbeats are due, nothing else counts: they alone prove that no order is missing.
     const heartbeatsDue = this.#version2 && this.#settled && this.state !== "replaying";
     if (frame?.type === "heartbeat" || !heartbeatsDue) this.#silenceMs = 0;
+    this.#revision = revision;
+    if (revision !== null) this.cursor = { ...this.cursor, revision };
     if (frame !== null) this.#handle(frame, wallMs);
     return this.#taken();
   }
@@ -240,7 +250,7 @@ export class ClientSession {
   /** Subscribes, or changes the subscription, from the next order on. */
   subscribe(subscription: Subscription, wallMs: number): void {
     this.#subscription = subscription;
-    if (this.login === null) return;
+    if (this.login === null || this.phase === "broken") return;
     this.#maySkip = true;
     this.#subscribe(wallMs);
   }
@@ -248,7 +258,7 @@ export class ClientSession {
   unsubscribe(wallMs: number): void {
     this.#subscription = null;
     this.#maySkip = true;
-    if (this.login === null) return;
+    if (this.login === null || this.phase === "broken") return;
     this.#move("unsubscribe");
     this.#send({ type: "unsubscribe", all: true, sender_timestamp: wallMs });
   }
@@ -308,7 +318,7 @@ export class ClientSession {
         return this.#enter(frame.head <= this.cursor.sequence ? "live" : "replaying");
       case "resume_failed": {
         const after = this.cursor.sequence;
-        this.cursor = { sequence: frame.head, epoch: frame.epoch, revision: null };
+        this.cursor = { sequence: frame.head, epoch: frame.epoch, revision: this.#revision };
         this.#enter("resync");
         this.#item({ type: "gap", after, next: frame.head + 1, reason: frame.reason });
         return this.#enter("live");
@@ -352,6 +362,10 @@ export class ClientSession {
     this.#counts = true;
     this.#maySkip = false;
     this.cursor = { ...this.cursor, sequence };
+    if (this.#oneWay && message.replay) {
+      this.#replayUntil = Number.MAX_SAFE_INTEGER;
+      this.#enter("replaying");
+    }
     const wanted = this.#version2 || matches(message, this.#subscription);
     this.#item(wanted ? { ...message, type: "order" } : null);
     if (this.state === "replaying" && (sequence >= this.#replayUntil || !message.replay)) this.#enter("live");
@@ -386,7 +400,7 @@ export class ClientSession {
     }
     if (this.phase === "flowing") this.cursor = { ...this.cursor, revision: frame.revision };
     this.#item(frame);
-    const caughtUp = this.state === "replaying" && frame.head >= this.#replayUntil;
+    const caughtUp = this.state === "replaying" && (this.#oneWay || frame.head >= this.#replayUntil);
     if (this.state === "live" || this.state === "stale" || caughtUp) this.#enter("live");
   }
 

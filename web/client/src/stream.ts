@@ -1,6 +1,6 @@
 /** The stream of a server's orders. */
 
-import { asList, baseURL, requiredKey, type Choice } from "./arguments.js";
+import { asList, baseURL, requiredKey, warnings, type Choice } from "./arguments.js";
 import { Connection, Inbox, type StreamState } from "./connection.js";
 import { errorText, SettingsError } from "./errors.js";
 import {
@@ -82,6 +82,8 @@ export class Stream<M extends StreamMessage = OrderMessage> implements AsyncIter
     const after = options.after ?? null;
     const cursor = after === null ? START : parseCursor(after);
     if (cursor === null) throw new SettingsError("after: not a cursor of a stream");
+    if (options.updates === true && after !== null && cursor.revision === null)
+      throw new SettingsError("after: updates need a cursor with a revision");
     const timing = { ...DEFAULT_TIMING, ...options.timing };
     const [miners, pairs] = [asList(options.miners), asList(options.tradePairs)];
     const subscription: Subscription = {
@@ -94,7 +96,7 @@ export class Stream<M extends StreamMessage = OrderMessage> implements AsyncIter
     this.#options = options;
     this.#cursor = cursor;
     this.#clock = options.clock ?? Date.now;
-    this.#warn = options.onWarning ?? ((message) => console.warn(`ptn-api-client: ${message}`));
+    this.#warn = warnings(options.onWarning);
     this.#connection = new Connection(
       {
         apiKey,

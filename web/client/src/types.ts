@@ -246,7 +246,7 @@ export interface KeyFileHealth {
   left_out?: number;
 }
 
-/** Null means no limit. */
+/** Null means no limit. Event streams count as WebSocket connections. */
 export interface KeyLimits {
   websocket_connections: number | null;
   requests_per_minute?: number | null;

@@ -7,7 +7,6 @@ import { QUICK, environment, say } from "./program.js";
 const { apiKey, url, orders: wanted } = environment();
 const gaps: Gap[] = [];
 const uuids: string[] = [];
-let connections = 0;
 const followed = stream(url, {
   apiKey,
   WebSocket,
@@ -15,7 +14,6 @@ const followed = stream(url, {
   timing: QUICK,
   onGap: (gap) => gaps.push(gap),
   onState: ({ state }) => {
-    if (state === "connecting") connections += 1;
     if (state === "live") say({ state });
   },
   onWarning: () => {},
@@ -27,4 +25,4 @@ for await (const message of followed) {
   uuids.push(newOrder(message)?.order_uuid ?? "");
   if (uuids.length === wanted) break;
 }
-say({ uuids, gaps, connections });
+say({ uuids, gaps });
