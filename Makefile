@@ -71,7 +71,7 @@ $(NODE): | $(SERVER)
 NPM := cd web/page && PATH="$(CURDIR)/$(BIN):$$PATH" npm --no-progress
 
 $(PAGE_MODULES): web/page/package.json web/page/package-lock.json | $(NODE)
-	@$(NPM) ci --silent
+	@$(NPM) ci --ignore-scripts --silent
 	@touch $(PAGE_MODULES)
 
 $(PAGE): $(PAGE_MODULES) $(PAGE_SOURCES)

@@ -124,6 +124,8 @@ def test_no_key_and_no_data_reach_the_image() -> None:
     for path in ("ptn_api/process/service.py", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
         assert sent(path), path
         assert (ROOT / path).exists()
+    assert sent("web/page/package-lock.json")
+    assert not sent("web/page/node_modules/vite/package.json")
     secrets = (
         "ptn_api/api_keys.json",
         "ptn_api/api_keys.json.bak",

@@ -100,7 +100,7 @@ class Tab:
 
     def close(self, *expected: str) -> None:
         """Closes the tab. An error in it that does not match is a failure, and so is a foreign request."""
-        self._context.close()
         errors = [error for error in self.errors if not any(re.search(e, error) for e in expected)]
-        assert errors == []
+        self._context.close()
+        assert errors == [], errors
         assert [url for url in self.requested if not url.startswith((self.address, "data:"))] == []

@@ -1,15 +1,15 @@
 // The state of the page, and what keeps it current: the stream at tier 100, requests that are repeated otherwise.
 
 import { batch, computed, signal } from "@preact/signals";
-import { APIStatusError, AuthenticationError, PTNClient, type Stream } from "ptn-api-client";
+import { AuthenticationError, PTNClient, type Stream } from "ptn-api-client";
 import { applied } from "./pure/board.ts";
 import { errorSentence } from "./pure/errors.ts";
 import type { Board, Health, OrderMessage } from "./pure/model.ts";
 import { extended, pace, tapeOrder, type TapeOrder } from "./pure/tape.ts";
 
 const KEY = "ptn-key";
-/** Orders that fill the tape at the start, as many as the log has. */
-const FIRST_ORDERS = [200, 50, 10];
+/** Earlier orders that fill the tape at the start; none of them if the log has fewer. */
+const FIRST_ORDERS = 200;
 const POLL_MS = { live: 5_000, delayed: 30_000, health: 5_000, hidden: 60_000 };
 /** A lost connection shall be noticed and restored within seconds, since somebody is watching. */
 const RECONNECT_MS = { backoff: 500, backoffMax: 10_000 };
@@ -157,19 +157,20 @@ function start(): void {
 
 async function followOrders(client: PTNClient, signal: AbortSignal): Promise<void> {
   stream.value = { state: "connecting", sinceMs: Date.now(), why: "" };
-  const after = await fillTape(client);
+  const start = await client.messages().catch(() => null);
   if (signal.aborted) return;
   let why = "";
+  let begun = false;
   const setState = (state: StreamState["state"]) => {
     const old = stream.peek();
     const reason = state === "lost" ? why : "";
     if (state === old.state && reason === old.why) return;
     stream.value = { state, why: reason, sinceMs: state === old.state ? old.sinceMs : Date.now() };
   };
-  const orders = new Batches();
+  const orders = new Batches(start?.head ?? -1);
   const following: Stream = client.stream({
     format: "delta",
-    after,
+    after: start && `${start.epoch}:${start.head - FIRST_ORDERS}`,
     signal,
     timing: RECONNECT_MS,
     onWarning: (message) => (why = message),
@@ -178,10 +179,13 @@ async function followOrders(client: PTNClient, signal: AbortSignal): Promise<voi
       if (connection === "connected" || connection === "stale") setState("open");
       else if (connection === "reconnecting") setState(stream.peek().state === "connecting" ? "connecting" : "lost");
     },
-    onGap: ({ reason }) => (gap.value = `Some orders were missed and cannot be sent again (${reason.replace("_", " ")}).`),
+    onGap: ({ reason }) => {
+      if (begun) gap.value = `Some orders were missed and cannot be sent again (${reason.replace("_", " ")}).`;
+    },
   });
   try {
     for await (const { value } of following.items()) {
+      if (value?.type !== "gap") begun = true;
       if (value?.type === "order") orders.add(value);
       else if (value?.type === "heartbeat") {
         orders.flushIfHidden();
@@ -204,6 +208,9 @@ class Batches {
   private pending: TapeOrder[] = [];
   private frame = 0;
 
+  /** The leaderboard contains the orders up to `head` already, and maybe later changes. */
+  constructor(private readonly head: number) {}
+
   add(message: OrderMessage): void {
     const order = tapeOrder(message, Date.now());
     if (order === null) return;
@@ -224,30 +231,9 @@ class Batches {
     batch(() => {
       tape.value = extended(tape.peek(), orders);
       const shown = board.peek();
-      if (shown !== null) board.value = applied(shown, orders);
+      if (shown !== null) board.value = applied(shown, orders.filter((order) => order.sequence > this.head));
       now.value = Date.now();
     });
-  }
-}
-
-/** Fills the tape with the newest orders; returns where the stream continues. */
-async function fillTape(client: PTNClient): Promise<string | null> {
-  try {
-    const { head, epoch } = await client.messages();
-    for (const count of FIRST_ORDERS) {
-      const page = await client.messages(head - count, { format: "delta" }).catch((error: unknown) => {
-        // A new log does not have that many.
-        if (error instanceof APIStatusError && error.code === "gone") return null;
-        throw error;
-      });
-      if (page === null) continue;
-      const orders = page.messages.map((message) => tapeOrder(message, null)).filter((order) => order !== null);
-      tape.value = extended(tape.peek(), orders);
-      break;
-    }
-    return `${epoch}:${head}`;
-  } catch {
-    return null; // the stream fills the tape
   }
 }
 

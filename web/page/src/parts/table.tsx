@@ -109,12 +109,12 @@ export function Table<Row>(props: Props<Row>): JSX.Element {
 
   const activeKey = rows.some((row) => rowKey(row) === active) ? active : rows[0] && rowKey(rows[0]);
   const total = shown.reduce((sum, column) => sum + column.width, 0);
-  const height = maxRows === undefined ? undefined : Math.min(Math.max(rows.length, 1), maxRows) * view.row + 32;
+  const height = maxRows === undefined ? undefined : Math.min(rows.length, maxRows) * view.row + 32;
   return (
     <div
-      class="table"
+      class={rows.length === 0 ? "table bare" : "table"}
       ref={scroller}
-      style={height === undefined ? {} : { height: `${height}px` }}
+      style={height === undefined || rows.length === 0 ? {} : { height: `${height}px` }}
       onScroll={(event) => {
         const { scrollTop } = event.currentTarget;
         setView((old) => ({ ...old, top: scrollTop }));
