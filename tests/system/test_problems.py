@@ -49,6 +49,7 @@ ELSEWHERE: dict[Code, str] = {
     "cluster_behind": "cluster/test_nodes.py",
     "cluster_unreachable": "cluster/test_nodes.py",
     "cluster_forked": "cluster/test_nodes.py",
+    "cluster_keys_stale": "process/test_shared.py",
     "connections_at_limit": "stream/test_connection_limit.py",
     "clients_too_slow": "stream/test_catch_up.py",
 }
