@@ -52,6 +52,7 @@ ELSEWHERE: dict[Code, str] = {
     "cluster_outdated": "cluster/test_serve.py",
     "cluster_leaderless": "cluster/test_ready.py",
     "cluster_clock_skew": "cluster/test_jetstream.py",
+    "cluster_keys_stale": "process/test_shared.py",
     "connections_at_limit": "stream/test_connection_limit.py",
     "clients_too_slow": "stream/test_catch_up.py",
     "checks_failing": "test_problems.py",
