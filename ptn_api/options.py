@@ -28,6 +28,7 @@ __all__ = [
     "Count",
     "Delay",
     "Limit",
+    "NodeName",
     "Period",
     "Port",
     "Section",
@@ -73,6 +74,15 @@ Behind = Annotated[
     Period, setting("Cluster", "Report a copy as behind once it has not been complete for this long")
 ]
 BEHIND_MS = 5_000
+NodeName = Annotated[
+    str,
+    setting(
+        "Cluster",
+        "Show this machine by this name in logs, `/health` and `ptn cluster status`",
+        unit="NAME",
+        default="the host's name",
+    ),
+]
 StopTimeout = Annotated[Period, setting("Processes", "Kill a process that has not stopped within this time")]
 STOP_TIMEOUT_MS = 10_000
 LATE_MS = 60_000

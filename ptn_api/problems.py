@@ -49,6 +49,9 @@ Code = Literal[
     "cluster_behind",
     "cluster_unreachable",
     "cluster_forked",
+    "cluster_outdated",
+    "cluster_leaderless",
+    "cluster_clock_skew",
     "process_down",
     "process_restarting",
     "files_refused",
@@ -146,6 +149,21 @@ PROBLEMS: Mapping[Code, Problem] = {
         "unavailable",
         "The broker's commits are not those of this machine's copy: the broker was restored from a backup or replaced, or the data directory belongs to another cluster",
         "Compare with the other machines. If the copy is right, found the cluster again from it; if the broker is, delete `log.sqlite3*` on this machine, and it is copied again",
+    ),
+    "cluster_outdated": Problem(
+        "unavailable",
+        "A newer version writes the cluster's log, so this machine's copy stands still at the last commit that it understands",
+        "Upgrade this machine. Next time, upgrade the active intake last",
+    ),
+    "cluster_leaderless": Problem(
+        "degraded",
+        "The servers of the cluster's broker that this machine reaches have no leader, so no machine can store new orders",
+        "Wait some seconds for an election. If it lasts, start the broker's servers: a majority must run and reach each other",
+    ),
+    "cluster_clock_skew": Problem(
+        "degraded",
+        "This machine's clock differs by more than a second from that of the broker's servers, so machines show delayed data at different times",
+        "Check the clocks of this machine and of the broker's servers (NTP); `ptn doctor` shows the difference",
     ),
     "process_down": Problem(
         "unavailable",
@@ -342,6 +360,10 @@ class OtherProcesses(Protocol):
         """Returns what the others have found."""
         ...
 
+    def stopping(self) -> bool:
+        """Returns whether the service is about to stop."""
+        ...
+
 
 class SingleProcess:
     """Where a process runs alone, as in tests."""
@@ -351,6 +373,9 @@ class SingleProcess:
 
     def problems(self) -> Mapping[Code, Trouble]:
         return {}
+
+    def stopping(self) -> bool:
+        return False
 
 
 def merged(*registers: Mapping[Code, Trouble]) -> Troubles:

@@ -98,7 +98,8 @@ class Broker(Protocol):
 
         Asks each time, since a remembered answer would hide that this machine is cut off. The answer may be
         too small: a server that was cut off, or that has just started, does not know better. An answer below
-        an index that the caller has read therefore means "not known yet". Raises BrokerError without one.
+        an index that the caller has read therefore means "not known yet". Raises BrokerError without one, and
+        if the server knows of no leader.
         """
         ...
 

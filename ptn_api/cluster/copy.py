@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,8 +67,15 @@ _READ_BYTES = 4 << 20
 """Read from the broker, and applied in one transaction, at a time."""
 _BEAT_MS = 3_000
 """Beats come each second: after three lost ones the broker is asked instead."""
+_ASK_MS = 5_000
+"""The broker is asked at this interval even if beats come."""
+_LEADER_MS = 15_000
+"""Beats prove nothing once the broker has had no leader for this long, which is longer than an election.
+
+The machine that sends them may be cut off from the others together with this one."""
 _LOST_MS = 60_000
 """A broker that has less than a copy for this long has lost entries."""
+_SKEW_MS = 1_000
 _LOOK_MS = 1_000
 """Look for commits at this interval even if none is announced."""
 
@@ -129,12 +136,16 @@ class Copy(SqliteWriter):
         """Whether the broker, when it last answered, had less than this copy: stale, or it lost entries."""
         self.snapshot_ms: int | None = None
         """When this machine last published a snapshot (epoch ms); its caller knows."""
+        self.clock_skew_ms: int | None = None
+        """How far this machine's clock is ahead of the broker's; its caller knows."""
         self._broker_behind_since = 0
         self._unreachable = False
         self._forked = False
         self._tables: dict[str, Table] = {}
         self.former_id = b""
         """The `writer_id` of the process that had this copy before, and has certainly ended."""
+        self._asked_ms = self._leader_ms = -_LEADER_MS
+        """When the broker was last asked where the stream ends, and when it last knew."""
         self._beat: tuple[int, int] | None = None
         """The index of the active writer's last beat, and when it was heard."""
 
@@ -153,6 +164,7 @@ class Copy(SqliteWriter):
         return {
             "cluster_unreachable": self._unreachable,
             "cluster_forked": self._forked or lost_ms >= _LOST_MS,
+            "cluster_clock_skew": abs(self.clock_skew_ms or 0) > _SKEW_MS,
         }
 
     def prepare(self) -> None:
@@ -201,16 +213,21 @@ class Copy(SqliteWriter):
         asked_ms = self._monotonic()
         try:
             if (beat := self._beat) is not None and asked_ms - beat[1] < _BEAT_MS:
-                self.follow(stop)
-                if self._complete_at(*beat):
-                    self._unreachable = False
-                    return True
+                if asked_ms - self._asked_ms >= _ASK_MS:
+                    with contextlib.suppress(BrokerError):
+                        self._ask(asked_ms)
+                if asked_ms - self._leader_ms < _LEADER_MS:
+                    self.follow(stop)
+                    if self._complete_at(*beat):
+                        self._unreachable = False
+                        return True
             with self._write_lock, writing():
                 read = self.place(self.connected()).chain.read
-            last = self._broker.last()
+            last = self._ask(asked_ms)
             self.follow(stop)
         except BrokerError:
             self._unreachable = True
+            self._asked_ms = asked_ms - _ASK_MS  # ask again at once
             raise
         self._unreachable = False
         complete = read <= last and self._complete_at(last, asked_ms)
@@ -219,6 +236,12 @@ class Copy(SqliteWriter):
             self._broker_behind_since = asked_ms
         self.broker_behind = last < read
         return complete
+
+    def _ask(self, now_ms: int) -> int:
+        self._asked_ms = now_ms
+        last = self._broker.last()
+        self._leader_ms = now_ms
+        return last
 
     def _complete_at(self, last: int, time_ms: int) -> bool:
         """Records that the stream ended there at that time, if this copy has read it; returns whether."""
@@ -248,8 +271,9 @@ class Copy(SqliteWriter):
         """Returns whether the copy was damaged. Raises BrokerError if it still is."""
         if not self.report_damage():
             return False
-        with self._write_lock, writing():
-            self.load_again(self.connected())
+        # What takes long needs no lock: orders are written meanwhile, as far as the damage permits.
+        with self._new_file() as (new, incoming), self._write_lock, writing():
+            self.replace_content(self.connected(), new, incoming)
         self.damaged_rows.found.clear()
         self._checkpoint()
         return True
@@ -386,12 +410,34 @@ class Copy(SqliteWriter):
             )
 
     def load_again(self, db: sqlite3.Connection) -> None:
-        """Replaces the content of the open file by what the cluster has; its readers go on from there.
+        """Replaces the content of the open file by what the cluster has; its readers go on from there."""
+        with self._new_file() as (new, incoming):
+            self.replace_content(db, new, incoming)
 
-        In one transaction, which rewrites every page, damaged ones too. Readers never see an older state.
+    def replace_content(self, db: sqlite3.Connection, new: sqlite3.Connection, incoming: Incoming) -> None:
+        """Replaces the content in one transaction, which rewrites every page, damaged ones too.
+
+        Readers never see an older state.
         """
+        self._read_to_end(new, incoming)
         tip = load_tip(db) or START
+        if incoming.chain.tip.index < tip.index:
+            raise BrokerError(f"the broker has no commits up to {tip.index}, which this copy has")
         (complete_ms,) = db.execute("SELECT complete_ms FROM chain").fetchone()
+        new.execute("UPDATE chain SET complete_ms = ?", (complete_ms,))
+        new.execute("INSERT OR REPLACE INTO machine VALUES (1, ?)", (self.writer_id,))
+        new.backup(db)
+        self._tables = shared_tables(new)  # the schema may have been what was damaged
+        self._incoming = None
+        self._notifier.notify()
+        logger.info("cluster_snapshot_loaded", commit=incoming.chain.tip.index)
+
+    @contextlib.contextmanager
+    def _new_file(self) -> Iterator[tuple[sqlite3.Connection, Incoming]]:
+        """A temporary copy from the newest snapshot and the commits after it, and its place in the stream.
+
+        Needs no lock. Raises BrokerError, LogUnusableError for another log's snapshot.
+        """
         with temporary_folder(self._data_dir) as folder:
             file = folder / "log"
             _make_file(file, self._broker)
@@ -400,22 +446,16 @@ class Copy(SqliteWriter):
                 self._forked = epoch != self.epoch
                 if self._forked:
                     raise LogUnusableError("the cluster's snapshot is of another log", code="forked")
-                self._tables = shared_tables(new)  # the schema may be what is damaged
-                incoming = Incoming(load_tip(new) or START, self._tables)
-                first = incoming.chain.tip.index
-                while entries := self._broker.read(incoming.chain.read, _READ_BYTES):
-                    new.execute("BEGIN")
-                    for entry in entries:
-                        incoming.apply(new, entry)
-                    new.execute("COMMIT")
-                if incoming.chain.tip.index < tip.index:
-                    raise BrokerError(f"the broker has no commits up to {tip.index}, which this copy has")
-                new.execute("UPDATE chain SET complete_ms = ?", (complete_ms,))
-                new.execute("INSERT OR REPLACE INTO machine VALUES (1, ?)", (self.writer_id,))
-                new.backup(db)
-        self._incoming = None
-        self._notifier.notify()
-        logger.info("cluster_snapshot_loaded", index=first, commit=incoming.chain.tip.index)
+                incoming = Incoming(load_tip(new) or START, shared_tables(new))
+                self._read_to_end(new, incoming)
+                yield new, incoming
+
+    def _read_to_end(self, new: sqlite3.Connection, incoming: Incoming) -> None:
+        while entries := self._broker.read(incoming.chain.read, _READ_BYTES):
+            new.execute("BEGIN")
+            for entry in entries:
+                incoming.apply(new, entry)
+            new.execute("COMMIT")
 
 
 def found(broker: Broker, created_ms: int) -> None:

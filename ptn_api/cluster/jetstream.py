@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 import ssl
 import threading
 import time
@@ -33,6 +34,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from ptn_api.clock import wall_ms
 from ptn_api.cluster.broker import PART_BYTES, Beat, Entry, SnapshotInfo
 from ptn_api.cluster.options import ClusterOptions
 from ptn_api.errors import (
@@ -46,7 +48,7 @@ from ptn_api.errors import (
 from ptn_api.loop_thread import LoopThread
 from ptn_api.tasks import cancel_and_wait
 
-__all__ = ["JetStreamBroker", "NodeReport", "StreamStatus"]
+__all__ = ["JetStreamBroker", "NodeReport", "ServerInfo", "StreamStatus"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,6 +65,9 @@ _PIECES = 8
 _MAX_MESSAGE_BYTES = PART_BYTES + 4_096
 _EXPECTED_SEQUENCE = "Nats-Expected-Last-Sequence"
 _EXPECTED_STREAM = "Nats-Expected-Stream"
+_NEVER = 1 << 53
+"""An index that no stream reaches."""
+_VIOLATION = re.compile(r"permissions violation for (publish|subscription) to \"(\S+?)\"")
 _END_OF_BATCH, _NOT_FOUND, _NO_RESPONDERS = "204", "404", "503"
 _STREAM_NOT_FOUND = 10059
 _NAME_IN_USE = 10058
@@ -72,7 +77,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a machine of the cluster reports about itself, once a second, to whoever listens."""
 
     node: str
-    """Its name, different from all others."""
+    """The name that its operator gave it, or its host has."""
     index: int
     """The last commit that its copy contains."""
     behind_ms: int | None
@@ -82,6 +87,16 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     """Whether its intake is the active one."""
     term: int = 0
     version: str = ""
+    id: str = ""
+    """Distinguishes machines of the same name."""
+
+
+class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a NATS server tells a client that connects."""
+
+    name: str = ""
+    version: str = ""
+    max_payload: int = 0
 
 
 class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +146,7 @@ class _Config(msgspec.Struct):
 
 class _Info(msgspec.Struct):
     error: _Error | None = None
+    ts: str = ""
     state: _State = msgspec.field(default_factory=_State)
     config: _Config = msgspec.field(default_factory=_Config)
     cluster: _Group = msgspec.field(default_factory=_Group)
@@ -168,6 +184,12 @@ class JetStreamBroker:
         self._given_up = asyncio.Event()
         self._last_error = ""
         self._faulty: Client | None = None
+        self._violations: dict[str, None] = {}
+        """The subjects that the present connection's credentials were refused, in lower case."""
+        self._leaderless: dict[str, bool] = {}
+        """The servers tried since the last one that knew a leader: True for those that could be reached."""
+        self.clock_skew_ms: int | None = None
+        """How far this machine's clock is ahead of the servers', at least, as of the last call of `last`."""
         self._thread = LoopThread("cluster-broker")
 
         def start() -> None:
@@ -184,7 +206,7 @@ class JetStreamBroker:
         return self._call(self._read, after, max_bytes)
 
     def last(self) -> int:
-        return self._call(self._info, self._log_stream).state.last_seq
+        return self._call(self._last)
 
     def wait(self, after: int, timeout_ms: int) -> None:
         with self._announced:
@@ -256,7 +278,64 @@ class JetStreamBroker:
         self._thread.close(end)
         self._thread.join()
 
+    # --- the state of the servers -------------------------------------------------------------------------
+
+    @property
+    def leaderless(self) -> bool:
+        """Whether no server that can be reached knows a leader: then no machine can write.
+
+        False as well if none can be reached, since the others may write.
+        """
+        tried = dict(self._leaderless)
+        return len(tried) == len(self._options.servers) and any(tried.values())
+
     # --- for operators ------------------------------------------------------------------------------------
+
+    def server(self) -> ServerInfo:
+        """The server of the present connection. Raises BrokerError without one."""
+
+        async def ask() -> ServerInfo:
+            client = await self._connection(self._request_s)
+            return ServerInfo(
+                name=str(client._server_info.get("server_name", "")),
+                version=str(client._server_info.get("version", "")),
+                max_payload=client.max_payload,
+            )
+
+        return self._call(ask)
+
+    def forbidden(self, *, writes: bool) -> list[str]:
+        """The subjects that these credentials may not use. Raises BrokerError without a connection.
+
+        Tries each subject of a machine that only reads, or that also `writes`, with messages that everyone
+        refuses: malformed ones, and entries for another stream after an index that does not exist.
+        """
+        streams = (self._log_stream, self._snapshot_stream)
+        actions = ["DIRECT.GET", "STREAM.INFO", *(["STREAM.PURGE"] if writes else [])]
+        subjects = [
+            self._node_subject,
+            *(f"$JS.API.{action}.{name}" for action in actions for name in streams),
+        ]
+        entries = [self._log_subject, f"{self._snapshot_subject}.check.info"] if writes else []
+        if writes:
+            subjects.append(self._beat_subject)
+
+        async def try_all() -> list[str]:
+            client = await self._connection(self._request_s)
+            try:
+                for subject in subjects:
+                    await client.publish(subject, b"{")
+                for subject in entries:
+                    refused = {_EXPECTED_STREAM: "none", _EXPECTED_SEQUENCE: str(_NEVER)}
+                    await client.publish(subject, b"{", headers=refused)
+                for _ in "ab":  # the library sends the first ping before what is still in its buffer
+                    await client.flush(self._request_s)  # type: ignore[arg-type]
+            except (nats.errors.Error, OSError) as error:
+                raise BrokerError(f"the cluster's broker was lost: {error_text(error)}") from error
+            usual = {subject.lower(): subject for subject in (*subjects, *entries)}
+            return [usual.get(subject, subject) for subject in self._violations]
+
+        return self._call(try_all)
 
     def create_streams(self) -> None:
         """Creates both streams, or changes their options to those of today. Raises BrokerError.
@@ -325,12 +404,12 @@ class JetStreamBroker:
 
     def reports(self, listen_ms: int) -> list[NodeReport]:
         """The reports of all machines that send one within this time, by name."""
-        found: dict[str, NodeReport] = {}
+        found: dict[tuple[str, str], NodeReport] = {}
 
         async def take(message: Msg) -> None:
             with contextlib.suppress(msgspec.DecodeError):
                 report = _reports.decode(message.data)
-                found[report.node] = report
+                found[report.node, report.id] = report
 
         async def listen() -> None:
             client = await self._connection(self._request_s)
@@ -342,7 +421,7 @@ class JetStreamBroker:
                 raise BrokerError(f"the cluster's broker was lost: {error_text(error)}") from error
 
         self._call(listen)
-        return [found[name] for name in sorted(found)]
+        return [found[key] for key in sorted(found)]
 
     # --- in the loop's thread -----------------------------------------------------------------------------
 
@@ -420,6 +499,39 @@ class JetStreamBroker:
 
     async def _info(self, stream: str) -> _Info:
         return await self._request(f"STREAM.INFO.{stream}", {})
+
+    async def _last(self) -> int:
+        """Also finds out whether there is a leader, and which time it is there.
+
+        A server that knows no leader may answer all the same, for as long as it is cut off from the others.
+        Another one is asked next time.
+        """
+        client = await self._connection(self._request_s)
+        server = self._servers[-1]
+        try:
+            await client.flush(self._request_s)  # type: ignore[arg-type]
+        except (nats.errors.Error, OSError) as error:
+            self._leaderless[server] = False  # frozen, or the network to it is broken
+            self._give_up(client, "no answer")
+            raise BrokerError(f"the cluster's broker does not answer: {error_text(error)}") from error
+        sent_ms = wall_ms()
+        try:
+            info = await self._info(self._log_stream)
+            if info.config.num_replicas > 1 and not info.cluster.leader:
+                raise BrokerError("the cluster's broker has no leader")
+        except BrokerError as error:
+            if error.code == "no_streams":
+                self._leaderless.clear()
+            else:
+                self._leaderless[server] = True
+                self._give_up(client, "its server knows no leader")
+            raise
+        self._leaderless.clear()
+        if info.ts:
+            at_ms, received_ms = _milliseconds(info.ts), wall_ms()
+            ahead_ms = max(sent_ms - at_ms, 0)
+            self.clock_skew_ms = received_ms - at_ms if at_ms > received_ms else ahead_ms
+        return info.state.last_seq
 
     async def _create_or_change(self, config: dict[str, Any]) -> None:
         name = config["name"]
@@ -508,8 +620,9 @@ class JetStreamBroker:
             try:
                 await self._connect(client, server)
             except nats.errors.NoServersError:
-                pass  # reported by `on_error`
+                self._leaderless[server] = False  # the reason is reported by `on_error`
             except Exception as error:  # noqa: BLE001 - of TLS, of a bad seed: all mean "not connected"
+                self._leaderless[server] = False
                 self._complain(client, server, error)
             else:
                 logger.info("cluster_connected", server=_place(server))
@@ -526,11 +639,14 @@ class JetStreamBroker:
 
     async def _connect(self, client: Client, server: str) -> None:
         lost = self._give_up
+        self._violations = {}
 
         async def on_close() -> None:
             lost(client, "closed")
 
         async def on_error(error: Exception) -> None:
+            if violation := _VIOLATION.search(str(error)):
+                self._violations[violation[2]] = None
             self._complain(client, server, error)
 
         connecting = client.connect(
@@ -614,6 +730,12 @@ def _security(options: ClusterOptions) -> dict[str, Any]:
 def _place(server: str) -> str:
     parts = urlsplit(server)
     return f"{parts.hostname}:{parts.port or 4222}"
+
+
+def _milliseconds(time_text: str) -> int:
+    """Epoch milliseconds of a time in UTC with up to nine digits of a second's fraction."""
+    seconds, _, fraction = time_text.rstrip("Z").partition(".")
+    return int((datetime.fromisoformat(f"{seconds}+00:00").timestamp() + float(f"0.{fraction}0")) * 1000)
 
 
 def _header(message: Msg, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -10,12 +11,14 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ptn_api.errors import SettingsError
-from ptn_api.options import BEHIND_MS, Behind, Bytes, Count, Period, setting
+from ptn_api.options import BEHIND_MS, Behind, Bytes, Count, NodeName, Period, setting
 
 __all__ = ["ClusterOptions"]
 
 _NAME = re.compile("[a-z][a-z0-9_-]{0,30}")
+_NODE_NAME = re.compile("[A-Za-z0-9._-]{1,63}")
 _SCHEMES = ("nats", "tls")
+_MONITOR_PORT = 8222
 
 
 class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +44,17 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     cluster_ca: Annotated[
         str,
         setting("Cluster", "Trust NATS servers with certificates of this authority (PEM)", unit="FILE"),
+    ] = ""
+    node_name: NodeName = ""
+    monitors: Annotated[
+        str,
+        setting(
+            "Cluster",
+            "Ask these monitoring ports whether the NATS servers sync every write (`ptn cluster init`,"
+            " `ptn doctor`)",
+            unit="URLS",
+            default="port 8222 of each server",
+        ),
     ] = ""
     replicas: Annotated[
         Count, setting("Cluster", "Store the streams on this many NATS servers (`ptn cluster init`)")
@@ -69,6 +83,16 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
     def servers(self) -> list[str]:
         return [url.strip() for url in self.cluster.split(",") if url.strip()]
 
+    @property
+    def name(self) -> str:
+        """This machine's name in the cluster; empty for a single machine."""
+        return (self.node_name or socket.gethostname()) if self.servers else ""
+
+    @property
+    def monitoring_ports(self) -> list[str]:
+        given = [url.strip().rstrip("/") for url in self.monitors.split(",") if url.strip()]
+        return given or [f"http://{urlsplit(server).hostname}:{_MONITOR_PORT}" for server in self.servers]
+
     def prepared(self) -> ClusterOptions:
         """The same with absolute paths, checked. Raises SettingsError."""
         self.check()
@@ -84,6 +108,10 @@ class ClusterOptions(msgspec.Struct, frozen=True, kw_only=True):
         if not _NAME.fullmatch(self.cluster_name):
             raise SettingsError(
                 f"--cluster-name {self.cluster_name!r}: expected lower-case letters, digits, - and _"
+            )
+        if self.node_name and not _NODE_NAME.fullmatch(self.node_name):
+            raise SettingsError(
+                f"--node-name {self.node_name!r}: expected up to 63 letters, digits, -, _ and dots"
             )
         for url in self.servers:
             parts = urlsplit(url)

@@ -204,9 +204,9 @@ class ClusterWriter(Copy):
         self._stop_recording(db)
         return super().apply_entries(db, incoming, entries)
 
-    def load_again(self, db: sqlite3.Connection) -> None:
+    def replace_content(self, db: sqlite3.Connection, new: sqlite3.Connection, incoming: Incoming) -> None:
         self._stop_recording(db)
-        super().load_again(db)
+        super().replace_content(db, new, incoming)
 
     def _stop_recording(self, db: sqlite3.Connection) -> None:
         """Rows from the stream must not be published; the next transaction records again."""

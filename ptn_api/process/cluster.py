@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from ptn_api.cluster.writer import ClusterWriter
 from ptn_api.errors import BrokerError, LogError, LogMissingError, LogUnusableError
 from ptn_api.event_log.contract import EventLogWriter
 from ptn_api.event_log.database import log_path
+from ptn_api.problems import Code, Findings
 from ptn_api.process.control import WorkerControl
 from ptn_api.process.metrics import Sources
 from ptn_api.process.settings import Settings
@@ -42,6 +43,12 @@ logger = structlog.get_logger()
 
 _RETRY_MS = 500
 _REPORT_S = 1.0
+_STOPPED_BY: Mapping[str, Code] = {
+    "forked": "cluster_forked",
+    "diverged": "cluster_forked",
+    "newer_commit": "cluster_outdated",
+}
+"""Codes of errors that a restart of the process would only repeat, and the problems that they are."""
 _SNAPSHOT_CHECK_MS = 2_000
 
 
@@ -73,15 +80,16 @@ async def run_machine(
         stack.callback(end_thread)
 
         async def follow() -> None:
-            try:
-                await asyncio.get_running_loop().run_in_executor(thread, copy.run, stop)
-            except LogUnusableError as error:
-                if error.code != "forked":
-                    raise
-                logger.error("cluster_copy_stopped", code=error.code, reason=str(error))
-                await control.stop.wait()  # the operator decides which one is right; /health reports it
+            await asyncio.get_running_loop().run_in_executor(thread, copy.run, stop)
 
-        control.problems.watch(lambda: copy.findings)
+        def find_problems() -> Findings:
+            copy.clock_skew_ms = broker.clock_skew_ms
+            return {
+                **copy.findings,
+                "cluster_leaderless": broker.leaderless,
+            }
+
+        control.problems.watch(find_problems)
 
         background = [follow(), _report(copy, broker, settings)]
         keeper: TurnKeeper | None = None
@@ -104,7 +112,16 @@ async def run_machine(
             finally:
                 await keeper.leave()
 
-        await run_with(work(), [asyncio.create_task(task) for task in background])
+        try:
+            await run_with(work(), [asyncio.create_task(task) for task in background])
+        except LogUnusableError as error:
+            if (problem := _STOPPED_BY.get(error.code)) is None:
+                raise
+            # The operator decides what is right. Until then the other processes serve what the copy has.
+            logger.error("cluster_copy_stopped", code=error.code, reason=str(error))
+            control.problems.watch(lambda: {problem: True})
+            control.ready()
+            await control.stop.wait()
 
 
 async def _open(settings: Settings, broker: JetStreamBroker, kind: type[C], stop: asyncio.Event) -> C | None:
@@ -134,21 +151,22 @@ async def _open(settings: Settings, broker: JetStreamBroker, kind: type[C], stop
 
 async def _report(copy: Copy, broker: JetStreamBroker, settings: Settings) -> None:
     """Reports this machine's state once a second, for `ptn cluster status`."""
-    own = hashlib.blake2b(settings.data_dir.encode(), digest_size=2).hexdigest()
-    node = f"{socket.gethostname()}-{own}"  # there may be several on a host
+    place = f"{socket.gethostname()}:{settings.data_dir}"  # there may be several on a host
+    own_id = hashlib.blake2b(place.encode(), digest_size=4).hexdigest()
 
     def report() -> None:
         writes = isinstance(copy, ClusterWriter) and copy.active
         tip = copy.tip()
         broker.report(
             NodeReport(
-                node=node,
+                node=settings.cluster_options.name,
                 index=tip.index,
                 behind_ms=copy.behind_ms(),
                 processes=list(settings.chosen_processes()),
                 active=writes,
                 term=tip.term,
                 version=__version__,
+                id=own_id,
             )
         )
 

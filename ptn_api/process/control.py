@@ -89,12 +89,13 @@ class HealthReport(msgspec.Struct, frozen=True, tag="health"):
     """The health of all processes. Times are monotonic milliseconds, one clock for the whole machine.
 
     `problems` are those that the supervisor and the other processes have found. `key_file` is the key file in
-    use; empty until a default place has one.
+    use; empty until a default place has one. `stopping`: the server has been told to stop.
     """
 
     alive_until_ms: dict[str, int]
     problems: Troubles = {}
     key_file: str = ""
+    stopping: bool = False
 
 
 class MetricsRequest(msgspec.Struct, frozen=True, tag="metrics"):
@@ -251,6 +252,9 @@ class ReportedHealth:
         """What the others have found, and whether any of them is down."""
         self._register.set("process_down", sum(not up for up in self.processes().values()))
         return merged(self._register.look(), self.report.problems)
+
+    def stopping(self) -> bool:
+        return self.report.stopping
 
     def key_file(self) -> str:
         """The key file that the supervisor has chosen; empty if none has been reported."""

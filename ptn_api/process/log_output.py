@@ -25,11 +25,12 @@ class _StandardError:
         pass
 
 
-def configure_logging(level: str, *, process: str) -> None:
-    """Sets up structlog for this process."""
+def configure_logging(level: str, *, process: str, node: str = "") -> None:
+    """Sets up structlog for this process; in a cluster, lines also have the machine's name."""
+    origin = {"process": process} | ({"node": node} if node else {})
 
     def add_process(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        return {"process": process} | dict(event)
+        return origin | dict(event)
 
     def escape(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         # A file's name must not control the terminal. (JSON escapes it by itself.)

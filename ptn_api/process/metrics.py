@@ -138,6 +138,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ptn_cluster_active", "gauge", "1 if this machine writes the log", _REST, lambda s: s.cluster(lambda copy: copy.active)),
     Metric("ptn_cluster_commits_total", "counter", "entries of the stream by verdict: read ones (counts, part, void, suspect), own ones (published, refused, unknown)", _COPY, lambda s: s.copy.counts if s.copy else {}, ("verdict",)),
     Metric("ptn_cluster_snapshot_age_seconds", "gauge", "time since this machine published a snapshot", _COPY, lambda s: {(): (wall_ms() - s.copy.snapshot_ms) / 1000} if s.copy and s.copy.snapshot_ms else {}),
+    Metric("ptn_cluster_clock_skew_seconds", "gauge", "how far this machine's clock is ahead of the NATS servers' (negative: behind), beyond what their answers' travel time explains", _COPY, lambda s: {(): s.copy.clock_skew_ms / 1000} if s.copy and s.copy.clock_skew_ms is not None else {}),
 
     Metric("ptn_source_stale", "gauge", "1 while the state may no longer be the validator's", _REST, lambda s: s.log.source().stale),
     Metric("ptn_source_swept_timestamp_seconds", "gauge", "end of the last full sweep of the validator's files; 0 without a directory", _REST, lambda s: (s.log.source().swept_ms or 0) / 1000),

@@ -50,7 +50,7 @@ def serve(
     SIGHUP stops a server that was started on a terminal, and is ignored otherwise. `announce` gets each line
     for standard output once all processes are ready, and `hint` the settings and both addresses after that.
     """
-    configure_logging(settings.log_level, process="supervisor")
+    configure_logging(settings.log_level, process="supervisor", node=settings.cluster_options.name)
     try:
         settings = _prepare(settings)
         # A validator that embeds the server makes its directory when it needs it.
@@ -108,7 +108,8 @@ def _prepare(settings: Settings) -> Settings:
     if settings.cluster_options.servers:
         if importlib.util.find_spec("nats") is None:
             raise SettingsError("--cluster needs more dependencies: pip install 'ptn-api[server,cluster]'")
-        changes["cluster_options"] = settings.cluster_options.prepared()
+        changes["cluster_options"] = options = settings.cluster_options.prepared()
+        changes["rest"] = msgspec.structs.replace(settings.rest, node_name=options.name)
     if settings.api_keys_file:
         changes["api_keys_file"] = str(Path(settings.api_keys_file).expanduser().absolute())
     if settings.demo:

@@ -64,6 +64,7 @@ class Supervisor:
         self._listeners = listeners
         self._queue_fd = queue_fd
         self._stop = asyncio.Event()
+        self._stopping = False
         self._children: dict[str, Child] = {}
         self._running: list[asyncio.Task[None]] = []
         self._register = ProblemRegister()
@@ -113,6 +114,8 @@ class Supervisor:
                     hint(self._settings, urls["rest"], urls["stream"])
                 await self._stop_or_fatal()
         finally:
+            self._stopping = True
+            self._report_health()  # so that /ready sends no more clients here
             for kinds in _STOP_ORDER:
                 stopping = [child for name, child in self._children.items() if kind_of(name) in kinds]
                 await asyncio.gather(*(child.stop() for child in stopping))
@@ -200,7 +203,8 @@ class Supervisor:
             alive_until_ms = {name: children[name].alive_until_ms for name in self._names}
             for name in self._listeners:
                 problems = self._problems(without=name)
-                children[name].send(HealthReport(alive_until_ms, problems, self._settings.api_keys_file))
+                report = HealthReport(alive_until_ms, problems, self._settings.api_keys_file, self._stopping)
+                children[name].send(report)
 
     def _find_problems(self) -> Findings:
         """What only the supervisor knows."""

@@ -69,7 +69,8 @@ def run_child() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # some systems allow less than their limit says
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    configure_logging(config.settings.log_level, process=config.process)
+    settings = config.settings
+    configure_logging(settings.log_level, process=config.process, node=settings.cluster_options.name)
     if kind_of(config.process) in ("rest", "stream"):  # plain asyncio where no sockets are served
         import uvloop
 

@@ -15,9 +15,18 @@ from ptn_api.http.response import Response
 from ptn_api.model.documents import ServiceHealth, trade_pairs_answer
 from ptn_api.problems import merged, severity_of
 from ptn_api.rest.context import AppContext, RequestContext
-from ptn_api.wire.about import ClusterHealth, Health, KeyFileHealth, KeyLimits, LogHealth, Me, SourceHealth
+from ptn_api.wire.about import (
+    ClusterHealth,
+    Health,
+    KeyFileHealth,
+    KeyLimits,
+    LogHealth,
+    Me,
+    Ready,
+    SourceHealth,
+)
 
-__all__ = ["HealthQuery", "TradePairsQuery", "health", "me", "service_health", "trade_pairs"]
+__all__ = ["HealthQuery", "TradePairsQuery", "health", "me", "ready", "service_health", "trade_pairs"]
 
 
 class TradePairsQuery(msgspec.Struct, kw_only=True):
@@ -78,6 +87,23 @@ def service_health(app: AppContext, request: RequestContext) -> Response:
     return Response(body_of(msgspec.json.encode(result)), status=status)
 
 
+def ready(app: AppContext, request: RequestContext) -> Response:
+    """Returns whether a load balancer should send clients here.
+
+    A copy that is behind is a reason only while other machines may have newer data. Without a leader, no
+    machine can have any, and if all of them were taken out, nothing would be served.
+    """
+    problems = merged(app.problems.look(), app.others.problems())
+    reasons: list[str] = ["stopping"] if app.others.stopping() else []
+    reasons += [code for code in ("starting", "log_unreadable", "cluster_forked") if code in problems]
+    if "cluster_behind" in problems and "cluster_leaderless" not in problems:
+        reasons.append("cluster_behind")
+    if not all(up for name, up in app.others.processes().items() if name.startswith("stream")):
+        reasons.append("process_down")
+    result = Ready(ready=not reasons, reason=reasons[0] if reasons else "")
+    return Response(body_of(msgspec.json.encode(result)), status=503 if reasons else 200)
+
+
 def _status_code(result: Health) -> int:
     return 200 if result.status in ("ok", "degraded") else 503
 
@@ -106,5 +132,11 @@ def _health(app: AppContext, asked: str = "") -> Health:
         key_file=KeyFileHealth(left_out=app.keys.left_out),
         cluster=None
         if copy is None
-        else ClusterHealth(index=copy.index, term=copy.term, writes=copy.active, behind_ms=copy.behind_ms),
+        else ClusterHealth(
+            index=copy.index,
+            term=copy.term,
+            writes=copy.active,
+            behind_ms=copy.behind_ms,
+            node=app.options.node_name,
+        ),
     )

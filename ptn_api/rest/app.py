@@ -140,7 +140,8 @@ class App:
         private = exchange.user is not None
         # Caches tell responses apart by Authorization (Vary), not by the request's body.
         store = not (
-            exchange.route in ("/health", "/api/health") or (private and key_in_body(exchange.request))
+            exchange.route in ("/health", "/ready", "/api/health")
+            or (private and key_in_body(exchange.request))
         )
         return exchange.respond(response, private=private, store=store)
 

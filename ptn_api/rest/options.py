@@ -16,6 +16,7 @@ from ptn_api.options import (
     Count,
     Delay,
     Limit,
+    NodeName,
     Period,
     StopTimeout,
     setting,
@@ -81,6 +82,7 @@ class RestOptions(ClientLimits, frozen=True, kw_only=True):
     clock_settle_ms: ClockSettle = CLOCK_SETTLE_MS
     stop_timeout_ms: StopTimeout = STOP_TIMEOUT_MS
     behind_ms: Behind = BEHIND_MS
+    node_name: NodeName = ""
 
     rate_window_ms: int = 10_000
     """The time over which `minimum_rate` is measured."""

@@ -33,7 +33,7 @@ from ptn_api.model.trade_pair import split_names
 from ptn_api.rest import about, accounts, documents, messages, orders, pages, positions
 from ptn_api.rest.context import NoQuery, RouteHandler
 from ptn_api.views.checkpoint import CheckpointDocument
-from ptn_api.wire.about import Health, Me
+from ptn_api.wire.about import Health, Me, Ready
 from ptn_api.wire.frames import Message
 
 __all__ = ["ROUTES", "Access", "Route", "not_served"]
@@ -385,6 +385,16 @@ ROUTES: tuple[Route, ...] = (
         Health,
         access="anyone",
         query=about.HealthQuery,
+        also_503=True,
+    ),
+    Route(
+        "/ready",
+        about.ready,
+        "Whether to send clients to this machine, for load balancers; 503 if not",
+        Ready,
+        access="anyone",
+        description="`reason` is `stopping` or one of the problems of /health. Unlike /health, it is a 200"
+        " where all machines of a cluster are behind alike, or where only the validator's data is stale.",
         also_503=True,
     ),
     Route(

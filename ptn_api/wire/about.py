@@ -20,6 +20,7 @@ __all__ = [
     "KeyLimits",
     "LogHealth",
     "Me",
+    "Ready",
     "SourceHealth",
     "Status",
 ]
@@ -57,14 +58,23 @@ class KeyFileHealth(msgspec.Struct, kw_only=True):
 class ClusterHealth(msgspec.Struct, kw_only=True):
     """This machine's copy of a log that several machines share.
 
-    `index` is its last commit, `term` that commit's turn of writing, `writes` whether it is this machine's.
-    `behind_ms`: how long ago the copy was known to be complete; null: not since it was opened.
+    `node` is the machine's name, `index` its copy's last commit, `term` that commit's turn of writing,
+    `writes` whether it is this machine's. `behind_ms`: how long ago the copy was known to be complete; null:
+    not since it was opened.
     """
 
     index: int
     term: int
     writes: bool
     behind_ms: int | None
+    node: str = ""
+
+
+class Ready(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Whether to send clients to this server; `reason` is a problem's code, or `stopping`."""
+
+    ready: bool
+    reason: str = ""
 
 
 class Health(msgspec.Struct, kw_only=True):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import itertools
+import json
 import secrets
 import threading
 import time
@@ -16,6 +18,7 @@ import pytest
 import trustme
 from structlog.testing import capture_logs
 
+from ptn_api.cluster import jetstream
 from ptn_api.cluster.broker import PART_BYTES, Beat, Entry, SnapshotInfo
 from ptn_api.cluster.copy import Copy, open_copy
 from ptn_api.cluster.jetstream import JetStreamBroker, NodeReport
@@ -270,6 +273,19 @@ def test_unusable_settings(fields: dict[str, str], message: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_the_servers_time(broker: JetStreamBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that is wrong shows, by how much and in which direction; an answer's travel time does not."""
+    wall = jetstream.wall_ms
+    assert broker.clock_skew_ms is None
+    for ahead_ms in (0, 5_000, -5_000):
+        monkeypatch.setattr(jetstream, "wall_ms", lambda ahead_ms=ahead_ms: wall() + ahead_ms)
+        broker.last()
+        skew_ms = broker.clock_skew_ms
+        assert skew_ms is not None
+        assert min(0, ahead_ms) <= skew_ms <= max(0, ahead_ms)
+        assert bool(skew_ms) == bool(ahead_ms)
+
+
 # --- credentials and TLS ----------------------------------------------------------------------------------
 
 NATS_CONF = ROOT / "deploy" / "cluster" / "nats.conf"
@@ -366,6 +382,84 @@ def test_refused_connections(secured: Secured, user: str, fields: dict[str, str]
         pytest.raises(BrokerError, match=message),
     ):
         until(lambda: broker.last())
+
+
+# --- credentials files ------------------------------------------------------------------------------------
+
+
+class Identity(NamedTuple):
+    """A pair of keys: of an operator, an account or a user."""
+
+    seed: bytes
+    public: str
+
+
+def identity(prefix: int) -> Identity:
+    seed = nkeys.encode_seed(secrets.token_bytes(32), prefix)
+    return Identity(seed, nkeys.from_seed(bytearray(seed)).public_key.decode())
+
+
+def token(issuer: Identity, subject: Identity, **claims: Any) -> str:
+    """A JWT as NATS uses it, about the subject, signed by the issuer."""
+    content = {"iat": 1, "iss": issuer.public, "sub": subject.public, "nats": claims | {"version": 2}}
+    parts = [{"typ": "JWT", "alg": "ed25519-nkey"}, content]
+    signed = ".".join(_base64(json.dumps(part).encode()) for part in parts)
+    return f"{signed}.{_base64(nkeys.from_seed(bytearray(issuer.seed)).sign(signed.encode()))}"
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def credentials(path: Path, account: Identity, **permissions: Any) -> str:
+    """A file as nsc writes it, for a new user of the account."""
+    user = identity(nkeys.PREFIX_BYTE_USER)
+    jwt = token(account, user, type="user", subs=-1, data=-1, payload=-1, **permissions)
+    path.write_text(
+        f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n------END USER NKEY SEED------\n"
+    )
+    path.chmod(0o600)
+    return str(path)
+
+
+def test_credentials_files(tmp_path: Path) -> None:
+    """Of a server whose users are known by signed tokens alone, with the permissions in them."""
+    operator = identity(nkeys.PREFIX_BYTE_OPERATOR)
+    system, account, stranger = (identity(nkeys.PREFIX_BYTE_ACCOUNT) for _ in range(3))
+    limits = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)
+    storage = dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1)
+    accounts = {
+        system.public: token(operator, system, type="account", limits=limits),
+        account.public: token(operator, account, type="account", limits=limits | storage),
+    }
+    preloaded = "\n".join(f"{public}: {jwt}" for public, jwt in accounts.items())
+    extra = f"""
+        operator: {token(operator, operator, type="operator")}
+        system_account: {system.public}
+        resolver: MEMORY
+        resolver_preload: {{ {preloaded} }}
+    """
+    with nats_servers(tmp_path / "nats", count=1, extra=extra) as servers:
+
+        def connect(file: str) -> contextlib.closing[JetStreamBroker]:
+            options = ClusterOptions(cluster=servers.urls, cluster_credentials=file, replicas=1)
+            return contextlib.closing(JetStreamBroker(options))
+
+        with connect(credentials(tmp_path / "admin", account)) as admin:
+            admin.create_streams()
+            assert admin.forbidden(writes=True) == []
+            published(admin, b"a")
+        with connect(credentials(tmp_path / "node", account, pub={"deny": ["ptn.log"]})) as node:
+            assert node.read(0, 1) == [Entry(1, b"a")]
+            assert node.forbidden(writes=True) == ["ptn.log"]
+            with pytest.raises(OutcomeUnknownError):
+                node.publish(b"b", expected=1)
+        with (
+            connect(credentials(tmp_path / "other", stranger)) as other,
+            pytest.raises(BrokerError, match=r"[Aa]uthorization"),
+        ):
+            until(lambda: other.last())
 
 
 # --- status and reports -----------------------------------------------------------------------------------

@@ -361,10 +361,10 @@ async def test_health_names_the_copys_place(cluster: Cluster, reader: Reader) ->
         contextlib.closing(open_reader(cluster.folder / "writer")) as former,
     ):
         for log, writes in ((reader, False), (active, True), (former, False)):
-            async with rest(log) as served:
+            async with rest(log, node_name="here") as served:
                 health = (await served.get("/health")).json()["cluster"]
                 behind_ms = health.pop("behind_ms")
-                assert health == {"index": index, "term": 2, "writes": writes}
+                assert health == {"index": index, "term": 2, "writes": writes, "node": "here"}
                 assert (behind_ms is None) == (log is active)
     async with serving() as served:
         assert (await served.get("/health")).json()["cluster"] is None
@@ -406,6 +406,13 @@ def test_an_unreachable_broker_is_reported(cluster: Cluster) -> None:
     cluster.broker.down = False
     cluster.copy.confirm()
     assert not any(cluster.copy.findings.values())
+
+
+def test_a_wrong_clock_is_reported(cluster: Cluster) -> None:
+    """`cluster_clock_skew`, of more than a second in either direction."""
+    for skew_ms, reported in ((None, False), (1_000, False), (1_001, True), (-1_001, True)):
+        cluster.copy.clock_skew_ms = skew_ms
+        assert cluster.copy.findings["cluster_clock_skew"] == reported
 
 
 def test_a_broker_with_other_commits_is_reported(cluster: Cluster) -> None:

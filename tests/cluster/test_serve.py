@@ -10,14 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ptn_api.access import add_key
 from ptn_api.cluster.jetstream import JetStreamBroker
 from ptn_api.cluster.options import ClusterOptions
+from ptn_api.cluster.writer import open_cluster_writer
+from ptn_api.errors import BrokerError
 from ptn_api.event_log import open_writer
+from tests import factories
 from tests.cluster.machines import begin, content
 from tests.cluster.servers import Servers, missing
+from tests.factories import T0, written
 from tests.system.api import Api, api
 from tests.system.follower import Follower
 from tests.system.validator import Validator
@@ -117,6 +122,65 @@ def test_a_machine_waits_for_the_cluster(no_streams: ClusterOptions, tmp_path: P
             assert second.stop() == 0
     with machines.start("second", processes="rest,stream", cluster="nats://127.0.0.1:1") as second:
         assert len(machines.get(second, "/miner-positions")) == 1
+
+
+def test_a_newer_versions_commits(machines: Machines, options: ClusterOptions, tmp_path: Path) -> None:
+    """They stop the copies of this version, which name the remedy and go on serving; no process restarts."""
+    validator = Validator(tmp_path / "validator")
+    position = validator.place()
+    with (
+        machines.start("first", validator_dir=validator.root) as first,
+        machines.start("second", processes="rest,stream") as second,
+        contextlib.closing(JetStreamBroker(options)) as broker,
+    ):
+        both = (first, "intake"), (second, "copy")
+        before = {name: server.children()[name].pid for server, name in both}
+
+        def published() -> bool:
+            with contextlib.suppress(BrokerError):
+                broker.publish(b"\xff", expected=broker.last())
+                return True
+            return False
+
+        until(published)
+        validator.add_order(position)
+        for server, name in both:
+
+            def stopped(server: Api = server) -> bool:
+                return "cluster_outdated" in machines.get(server, "/health")["problems"]
+
+            until(stopped, what=f"{name} has stopped")
+            assert '"reason": "the cluster\'s writer has a newer version' in server.log.read_text()
+            assert len(machines.get(server, "/miner-positions")) == 1
+            assert server.children()[name].pid == before[name]
+        assert (first.stop(), second.stop()) == (0, 0)
+
+
+def test_an_intake_of_another_cluster(machines: Machines, options: ClusterOptions, tmp_path: Path) -> None:
+    """It serves what it has, names the problem, and does not end; the other cluster is left as it is."""
+    validator = Validator(tmp_path / "validator")
+    validator.place()
+    with machines.start("first", validator_dir=validator.root):
+        pass
+    other = msgspec.structs.replace(options, cluster_name=f"{options.cluster_name}-other")
+    with contextlib.closing(JetStreamBroker(other)) as broker:
+        broker.create_streams()
+        begin(broker)
+        with contextlib.closing(open_cluster_writer(tmp_path / "writer", broker)) as writer:
+            writer.take_over()
+            writer.baseline([], T0)
+            while broker.last() < 20:
+                writer.append([written(factories.position(broker.last(), [factories.order(1)]))], T0)
+        last = broker.last()
+        with machines.start("first", validator_dir=validator.root, cluster_name=other.cluster_name) as first:
+            until(lambda: "cluster_forked" in machines.get(first, "/health")["problems"])
+            assert machines.get(first, "/health")["processes"]["intake"] == "up"
+            assert len(machines.get(first, "/miner-positions")) == 1
+            pid = first.children()["intake"].pid
+            assert first.log.read_text().count("cluster_copy_stopped") == 1
+            assert first.children()["intake"].pid == pid
+            assert first.stop() == 0
+        assert broker.last() == last
 
 
 @pytest.mark.parametrize(
