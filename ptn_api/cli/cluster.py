@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,32 +24,58 @@ from ptn_api.process.settings import SETTINGS
 if TYPE_CHECKING:
     from ptn_api.cluster.jetstream import JetStreamBroker
 
-__all__ = ["cluster_app"]
+__all__ = ["cluster_app", "without_log_lines"]
 
 cluster_app = typer.Typer(
     cls=CommandGroup, help="Set up and inspect a log that several machines share.", no_args_is_help=True
 )
 
-_MONITOR_PORT = 8222
 _FOUND_MS = 10_000
 _LISTEN_MS = 2_500
 """Machines report once a second."""
 
 
+def _with_options(*more: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the options that reach the cluster, and `more` of its settings.
+
+    The command gets them as its first argument, as ClusterOptions.
+    """
+    names = ("cluster", "cluster_name", "cluster_credentials", "cluster_ca", *more)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [*inspect.signature(command, eval_str=True).parameters.values()][1:]
+        options = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=getattr(_DEFAULTS, name),
+                annotation=Annotated[type(getattr(_DEFAULTS, name)), _option(name)],
+            )
+            for name in names
+        ]
+
+        def run(**values: Any) -> None:
+            command(ClusterOptions(**{name: values.pop(name) for name in names}), **values)
+
+        parameters = [*options, *(one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own)]
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        return run
+
+    return decorate
+
+
 def _option(name: str) -> typer.models.OptionInfo:
     setting = SETTINGS[name]
+    default = f" (default: {setting.empty_default})" if setting.empty_default else ""
     option: typer.models.OptionInfo = typer.Option(
-        setting.flag, metavar=setting.unit, help=f"{setting.description}.", envvar=setting.variable
+        setting.flag, metavar=setting.unit, help=f"{setting.description}{default}.", envvar=setting.variable
     )
     return option
 
 
 _DEFAULTS = ClusterOptions()
-Servers = Annotated[str, _option("cluster")]
-Name = Annotated[str, _option("cluster_name")]
-Credentials = Annotated[str, _option("cluster_credentials")]
-Authority = Annotated[str, _option("cluster_ca")]
-Replicas = Annotated[int, _option("replicas")]
 DataDir = Annotated[
     Path,
     typer.Option(metavar="DIR", help="The server's data directory.", envvar=SETTINGS["data_dir"].variable),
@@ -57,12 +85,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @cluster_app.command(cls=Command)
+@_with_options("replicas", "monitors")
 def init(
-    cluster: Servers = _DEFAULTS.cluster,
-    cluster_name: Name = _DEFAULTS.cluster_name,
-    cluster_credentials: Credentials = _DEFAULTS.cluster_credentials,
-    cluster_ca: Authority = _DEFAULTS.cluster_ca,
-    replicas: Replicas = _DEFAULTS.replicas,
+    options: ClusterOptions,
     from_dir: Annotated[
         Path | None,
         typer.Option(
@@ -71,15 +96,6 @@ def init(
             help="Continue the log in this data directory, of a stopped server; clients resume.",
         ),
     ] = None,
-    monitors: Annotated[
-        str,
-        typer.Option(
-            "--monitors",
-            metavar="URLS",
-            help=f"Ask these monitoring ports whether the servers sync every write"
-            f" (default: port {_MONITOR_PORT} of each server).",
-        ),
-    ] = "",
     accept_unsynced: Annotated[
         bool,
         typer.Option(
@@ -92,16 +108,8 @@ def init(
     from ptn_api.cluster.adopt import adopt
     from ptn_api.cluster.copy import found
 
-    options = ClusterOptions(
-        cluster=cluster,
-        cluster_name=cluster_name,
-        cluster_credentials=cluster_credentials,
-        cluster_ca=cluster_ca,
-        replicas=replicas,
-    )
     with _connected(options) as broker:
-        if not accept_unsynced:
-            _require_synced(options, monitors)
+        _require_usable(options, accept_unsynced=accept_unsynced)
         broker.create_streams()
         if from_dir is not None:
             if not from_dir.is_dir():
@@ -118,29 +126,19 @@ def init(
                         raise
                     time.sleep(0.1)
             index = broker.last()
+    name, replicas = options.cluster_name, options.replicas
     if json:
-        typer.echo(msgspec.json.encode({"cluster": cluster_name, "replicas": replicas, "head": index}))
+        typer.echo(msgspec.json.encode({"cluster": name, "replicas": replicas, "head": index}))
     else:
-        typer.echo(f"ptn: the cluster {cluster_name} is ready: {replicas} replicas, head {index}", err=True)
+        typer.echo(f"ptn: the cluster {name} is ready: {replicas} replicas, head {index}", err=True)
 
 
 @cluster_app.command(cls=Command)
-def status(
-    cluster: Servers = _DEFAULTS.cluster,
-    cluster_name: Name = _DEFAULTS.cluster_name,
-    cluster_credentials: Credentials = _DEFAULTS.cluster_credentials,
-    cluster_ca: Authority = _DEFAULTS.cluster_ca,
-    json: Json = False,
-) -> None:
+@_with_options()
+def status(options: ClusterOptions, json: Json = False) -> None:
     """Print the state of the streams, the snapshots, and each machine's copy."""
     from ptn_api.cli.output import print_rows
 
-    options = ClusterOptions(
-        cluster=cluster,
-        cluster_name=cluster_name,
-        cluster_credentials=cluster_credentials,
-        cluster_ca=cluster_ca,
-    )
     with _connected(options) as broker:
         streams = broker.status()
         snapshots = [
@@ -150,7 +148,7 @@ def status(
         nodes = broker.reports(_LISTEN_MS)
     if json:
         content = {
-            "cluster": cluster_name,
+            "cluster": options.cluster_name,
             "streams": streams,
             "snapshots": [
                 {"index": info.index, "bytes": info.size, "age_ms": age_ms} for info, age_ms in snapshots
@@ -173,11 +171,13 @@ def status(
         ("snapshot", "bytes", "age"),
         [(str(info.index), str(info.size), f"{age_ms // 1000} s") for info, age_ms in snapshots],
     )
+    alike = Counter(node.node for node in nodes)
     print_rows(
         ("machine", "copy", "behind", "processes", "intake", "version"),
         [
             (
-                *(node.node, str(node.index)),
+                node.node if alike[node.node] == 1 else f"{node.node} ({node.id})",
+                str(node.index),
                 "unknown" if node.behind_ms is None else f"{node.behind_ms} ms",
                 " ".join(node.processes),
                 f"active, term {node.term}" if node.active else "",
@@ -200,13 +200,25 @@ def takeover(data_dir: DataDir = _DATA_DIR) -> None:
 
 
 @cluster_app.command(cls=Command)
-def leave(data_dir: DataDir = _DATA_DIR, json: Json = False) -> None:
+@_with_options()
+def leave(
+    options: ClusterOptions,
+    data_dir: DataDir = _DATA_DIR,
+    force: Annotated[
+        bool, typer.Option("--force", help="Leave without asking the NATS servers, which may be gone.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Make a copy the log of a single machine. Stop its server first, and the cluster's intakes.
 
     Otherwise two logs would give the same numbers to different orders.
     """
+    from ptn_api.cluster.adopt import complete
     from ptn_api.cluster.adopt import leave as leave_cluster
 
+    if not force:
+        with _connected(options) as broker:
+            complete(broker, data_dir, listen_ms=_LISTEN_MS)
     index = leave_cluster(data_dir).index
     if json:
         typer.echo(msgspec.json.encode({"head": index}))
@@ -225,33 +237,48 @@ def _connected(options: ClusterOptions) -> Iterator[JetStreamBroker]:
             raise
         missing = f"the cluster's dependencies are missing ({error.name})"
         raise SettingsError(f"{missing}: pip install 'ptn-api[server,cluster]'") from None
+    with without_log_lines(), contextlib.closing(JetStreamBroker(options)) as broker:
+        yield broker
+
+
+@contextlib.contextmanager
+def without_log_lines() -> Iterator[None]:
+    """Commands print their own sentences."""
     import structlog  # with the server's dependencies, as the broker's client
 
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
-        with contextlib.closing(JetStreamBroker(options)) as broker:
-            yield broker
+        yield
     finally:
         structlog.configure(**before)
 
 
-def _require_synced(options: ClusterOptions, monitors: str) -> None:
-    """Raises BrokerError if a server acknowledges before it has synced; warns where that cannot be seen."""
-    import httpx  # half the time that other commands take
+def _require_usable(options: ClusterOptions, *, accept_unsynced: bool) -> None:
+    """Raises BrokerError if a server is too old, or acknowledges before it has synced.
 
-    urls = [url.strip() for url in monitors.split(",") if url.strip()]
-    for url in urls or [f"http://{urlsplit(server).hostname}:{_MONITOR_PORT}" for server in options.servers]:
+    Warns where that cannot be seen.
+    """
+    from ptn_api.cluster.survey import LEAST_VERSION, is_old, server_version, syncs
+
+    for url in options.servers:
+        place = urlsplit(url).netloc
         try:
-            found = httpx.get(f"{url.rstrip('/')}/varz", timeout=2).raise_for_status().json()
-            synced = bool(found["jetstream"]["config"].get("sync_always"))
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError, AttributeError):
+            version = server_version(options, url)
+        except BrokerError as error:
+            typer.echo(f"ptn: warning: the version of {place} is not known: {error}", err=True)
+            continue
+        if is_old(version):
+            raise BrokerError(
+                f"the server {place} has version {version}: upgrade it to {LEAST_VERSION} or newer"
+            )
+    for url in () if accept_unsynced else options.monitoring_ports:
+        if (synced := syncs(url)) is None:
             typer.echo(
                 f"ptn: warning: {url} does not answer: make sure that its server has `sync_interval: always`",
                 err=True,
             )
-            continue
-        if not synced:
+        elif not synced:
             raise BrokerError(
                 f"the server at {url} may lose acknowledged orders in a power failure: set"
                 " `sync_interval: always` in its jetstream section, or give --accept-unsynced"

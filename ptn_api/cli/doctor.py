@@ -72,6 +72,13 @@ def check(function: Check) -> Check:
     return function
 
 
+def runs(settings: Settings, *processes: str) -> bool:
+    """Whether this machine runs one of these processes; in a cluster, it may not."""
+    with contextlib.suppress(SettingsError):  # which another check reports
+        return not {*processes}.isdisjoint(settings.chosen_processes())
+    return True
+
+
 def diagnose(settings: Settings) -> int:
     """Prints all findings; returns 1 if one of them is bad."""
     return _report([finding for check in CHECKS for finding in check(settings)])
@@ -242,11 +249,12 @@ def ports(settings: Settings) -> Iterator[Finding]:
     if _health(settings) is not None:
         return
     ws_host_flag = "--api-ws-host" if settings.api_ws_host else "--api-host"
-    wanted = [
-        (settings.api_host, settings.api_rest_port, "--api-host", "--api-rest-port"),
-        (settings.api_ws_host or settings.api_host, settings.api_ws_port, ws_host_flag, "--api-ws-port"),
-        ("127.0.0.1", max(settings.metrics_port, 0), "", "--metrics-port"),
-    ]
+    wanted = [("127.0.0.1", max(settings.metrics_port, 0), "", "--metrics-port")]
+    if runs(settings, "rest"):
+        wanted.append((settings.api_host, settings.api_rest_port, "--api-host", "--api-rest-port"))
+    if runs(settings, "stream"):
+        ws_host = settings.api_ws_host or settings.api_host
+        wanted.append((ws_host, settings.api_ws_port, ws_host_flag, "--api-ws-port"))
     all_free = True
     for host, port, host_flag, port_flag in wanted:
         try:
@@ -263,11 +271,46 @@ def ports(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "ports", "no server is running, and the ports are free")
 
 
+# --- the cluster ------------------------------------------------------------------------------------------
+
+
+@check
+def cluster(settings: Settings) -> Iterator[Finding]:
+    """Checks the servers, the credentials and this machine's copy, if it shares its log with others."""
+    options = settings.cluster_options
+    try:
+        writes = "intake" in settings.chosen_processes()
+        options.check()
+    except SettingsError as error:
+        yield Finding("bad", "cluster", str(error))
+        return
+    if not options.servers:
+        return
+    try:
+        from ptn_api.cli.cluster import without_log_lines
+        from ptn_api.cluster.survey import survey
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("ptn_api"):
+            raise
+        sentence = f"the cluster's dependencies are missing ({error.name}): pip install 'ptn-api[cluster]'"
+        yield Finding("bad", "cluster", sentence)
+        return
+    try:
+        data_dir = Path(settings.data_dir).expanduser().absolute()
+        with without_log_lines():
+            for level, sentence in survey(options, data_dir, writes=writes):
+                yield Finding(level, "cluster", sentence)
+    except SettingsError as error:
+        yield Finding("bad", "cluster", str(error))
+
+
 # --- files ------------------------------------------------------------------------------------------------
 
 
 @check
 def tls(settings: Settings) -> Iterator[Finding]:
+    if not runs(settings, "rest", "stream"):
+        return
     hosts = (settings.api_host, settings.api_ws_host or settings.api_host)
     if settings.tls_cert and settings.tls_key:
         try:
@@ -285,6 +328,8 @@ def tls(settings: Settings) -> Iterator[Finding]:
 
 @check
 def keys(settings: Settings) -> Iterator[Finding]:
+    if not runs(settings, "rest", "stream"):
+        return
     places = key_file_places(settings.validator_dir)[: 1 if settings.demo else None]
     if settings.api_keys_file:
         places = [Path(settings.api_keys_file).expanduser().absolute()]
@@ -378,6 +423,8 @@ def _is_locked(path: Path) -> bool:
 
 @check
 def validator(settings: Settings) -> Iterator[Finding]:
+    if not runs(settings, "intake"):
+        return
     if settings.demo:
         yield Finding("ok", "validator", "simulated (--demo)")
         return
@@ -440,7 +487,8 @@ def _refused_files(miners: Path) -> Iterator[Finding]:
 def file_system(settings: Settings) -> Iterator[Finding]:
     """Looks at the kind of file system: some never tell of an order."""
     miners = _miners_dir(settings)
-    if settings.demo or (settings.checkpoint and not settings.validator_dir) or not os.path.isdir(miners):
+    simulated = settings.demo or (settings.checkpoint and not settings.validator_dir)
+    if simulated or not runs(settings, "intake") or not os.path.isdir(miners):
         return
     place, kind = mount_of(miners)
     if WITHOUT_EVENTS.fullmatch(kind):
@@ -453,7 +501,8 @@ def file_system(settings: Settings) -> Iterator[Finding]:
 def inotify(settings: Settings) -> Iterator[Finding]:
     """Checks the limit on watches: intake watches every directory below a miner's."""
     miners = _miners_dir(settings)
-    if settings.demo or (settings.checkpoint and not settings.validator_dir) or not os.path.isdir(miners):
+    simulated = settings.demo or (settings.checkpoint and not settings.validator_dir)
+    if simulated or not runs(settings, "intake") or not os.path.isdir(miners):
         return
     needed = sum(1 for _ in os.walk(miners))
     try:

@@ -11,13 +11,16 @@ import hashlib
 import os
 import sqlite3
 import tempfile
+import threading
 from pathlib import Path
 
 from ptn_api.cluster.broker import Broker, SnapshotInfo
 from ptn_api.cluster.chain import START, Link, Tip
 from ptn_api.cluster.commit import Part, decode_part, encode_part, encode_rows
+from ptn_api.cluster.copy import Copy, open_copy
 from ptn_api.cluster.snapshot import load_tip, publish_snapshot
 from ptn_api.errors import (
+    BrokerError,
     EntriesPurgedError,
     LogError,
     LogMissingError,
@@ -29,7 +32,7 @@ from ptn_api.event_log.database import connect_writer, log_path, writing
 from ptn_api.event_log.schema import SCHEMA_VERSION, create_or_migrate
 from ptn_api.event_log.sqlite_log import lock_directory
 
-__all__ = ["adopt", "leave"]
+__all__ = ["adopt", "complete", "leave"]
 
 
 def adopt(broker: Broker, data_dir: Path) -> SnapshotInfo:
@@ -65,6 +68,34 @@ def adopt(broker: Broker, data_dir: Path) -> SnapshotInfo:
             return publish_snapshot(broker, file)
     finally:
         os.close(lock)
+
+
+def complete(broker: Broker, data_dir: Path, *, listen_ms: int) -> None:
+    """Reads what this copy lacks, before it leaves a cluster in which no intake runs any more.
+
+    Otherwise the cluster, or another machine that has left it, would give the same numbers to other orders.
+    Listens for intakes for that long. Raises LogError if it hears one (`intake_active`) or the copy may still
+    lack something, and what `leave` raises.
+    """
+    if not log_path(data_dir.absolute()).exists():
+        raise LogMissingError(f"no log in {data_dir}")
+    heard = threading.Event()
+    try:
+        broker.last()  # connects
+        broker.listen(lambda _beat: heard.set())
+        if heard.wait(listen_ms / 1000):
+            raise LogError(
+                "an intake of the cluster is running: stop all machines with intake first",
+                code="intake_active",
+            )
+        with contextlib.closing(open_copy(data_dir, broker, Copy)) as copy:
+            is_complete = copy.confirm()
+    except BrokerError as error:
+        raise BrokerError(f"{error}. If the cluster is gone for good, give --force") from error
+    if not is_complete:
+        raise LogError(
+            "the NATS server that answered has less than this copy: try again, or give --force", code="behind"
+        )
 
 
 def leave(data_dir: Path) -> Tip:

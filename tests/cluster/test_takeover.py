@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -169,29 +170,98 @@ def test_a_suspended_machine_stands_by(machines: Machines, ptn_figures: list[str
             assert client.order_uuids == validator.placed[1:]
 
 
+@contextlib.contextmanager
+def small_disk(path: Path) -> Iterator[None]:
+    """A file system of 24 MB at this path."""
+    path.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "none", str(path)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("only root can mount a small file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def fill(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12):  # the last pages, too
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)):
+                    pass
+
+
+def test_a_full_disk_ends_a_turn(machines: Machines, tmp_path: Path) -> None:
+    """Of the active machine: the standby goes on, each order once. With space again, the copy follows."""
+    validator, disk = machines.validator, tmp_path / "a" / "data"
+    opened = validator.place()
+    with (
+        small_disk(disk),
+        machines.intake("a", wait=False),
+        machines.start("node", processes="rest,stream") as node,
+        Follower(node.stream, machines.key) as client,
+    ):
+        machines.wait_active("a", 1)
+        with machines.intake("b", wait=False):
+            opened = validator.add_order(opened)
+            client.wait_for(1)
+            machines.wait_known("b")
+            fill(disk / "filler")
+            orders = 1
+
+            def handed_over() -> bool:
+                nonlocal opened, orders
+                if active_lines(machines.log("b")):
+                    return True
+                if len(client.sequences) == orders:  # the write-ahead log may have room for a few more
+                    opened = validator.add_order(opened)
+                    orders += 1
+                return False
+
+            until(handed_over, what="b is active")
+            opened = validator.add_order(opened)
+            client.wait_for(orders + 1)
+            assert client.order_uuids == validator.placed[1:]
+            assert "the log cannot be written here" in machines.log("a")
+            (disk / "filler").unlink()
+            until(lambda: orders_of(disk) == validator.placed, what="the copy follows")
+            until(lambda: "cluster_standing_by" in machines.log("a"), what="standing by")
+        assert client.sequences == list(range(client.sequences[0], client.sequences[0] + orders + 1))
+
+
 def test_the_operator_chooses_and_leaves(machines: Machines, tmp_path: Path) -> None:
-    """`ptn cluster takeover` while both run, then `ptn cluster leave` on one; its cursors stay good."""
+    """`ptn cluster takeover` while both run, then `ptn cluster leave` on one; its cursors stay good.
+
+    Both start at once with empty streams: one takes the baseline, the other one stands by.
+    """
     ptn = Ptn(tmp_path, bare_environment(tmp_path))
     validator = machines.validator
     opened = validator.place()
     data = {"a": tmp_path / "a" / "data", "b": tmp_path / "b" / "data"}
+    known = {"PTN_CLUSTER": machines.options.cluster, "PTN_CLUSTER_NAME": machines.options.cluster_name}
     with machines.intake("a", wait=False), machines.intake("b", wait=False):
         until(lambda: "baseline_taken" in machines.log("a") + machines.log("b"), what="the baseline")
         opened = validator.add_order(opened)
         first = "a" if "baseline_taken" in machines.log("a") else "b"
         second = "b" if first == "a" else "a"
         until(lambda: (data[second] / "log.sqlite3").exists(), what="its copy")
-        refused = ptn("cluster", "leave", "--data-dir", data[second])
-        assert refused.status == 1, refused.stderr
+        refused = ptn("cluster", "leave", "--data-dir", data[second], **known)
+        assert refused.status == 1
+        assert "an intake of the cluster is running" in refused.stderr
+        forced = ptn("cluster", "leave", "--force", "--data-dir", data[second])
+        assert forced.status == 1, forced.stderr  # its server runs
         assert ptn("cluster", "takeover", "--data-dir", data[second]).status == 0
         machines.wait_active(second, 2)
         opened = validator.add_order(opened)
         until(lambda: orders_of(data[first]) == validator.placed, what="the orders")
-    before = content(data[second])
-    left = ptn("cluster", "leave", "--data-dir", data[second], "--json")
+        assert "baseline_taken" not in machines.log(second)
+        assert "cluster_writer_active" in machines.log(first)
+    before = content(data[first])  # which stopped last, or wrote the same
+    assert "--cluster" in ptn("cluster", "leave", "--data-dir", data[second]).stderr
+    left = ptn("cluster", "leave", "--data-dir", data[second], "--json", **known)
     assert left.status == 0, left.stderr
-    assert content(data[second]) == before
-    assert ptn("cluster", "leave", "--data-dir", data[second]).status == 1
+    assert content(data[second])["events"] == before["events"]
+    assert ptn("cluster", "leave", "--force", "--data-dir", data[second]).status == 1
     with machines.start(
         second, cluster=None, cluster_name=None, takeover_ms=None, validator_dir=validator.root
     ) as alone:
