@@ -96,7 +96,7 @@ def test_the_composition_fits_the_configurations() -> None:
 
 
 def test_pods_are_restricted_and_found() -> None:
-    """By their service and disruption budget; secrets are unreadable to others; /health decides readiness."""
+    """By their service and disruption budget; secrets are unreadable to others; /ready decides readiness."""
     for workload in WORKLOADS:
         labels = workload["spec"]["template"]["metadata"]["labels"]
         assert workload["spec"]["selector"]["matchLabels"] == labels
@@ -117,7 +117,7 @@ def test_pods_are_restricted_and_found() -> None:
     node = WORKLOADS[0]
     assert manifest("Service", "ptn-node")["spec"]["selector"] == {"app": "ptn-node"}
     probe = pod(node)["containers"][0]["readinessProbe"]["httpGet"]
-    assert probe == {"path": "/health", "port": "rest"}
+    assert probe == {"path": "/ready", "port": "rest"}
     ports = {port["name"]: port["containerPort"] for port in pod(node)["containers"][0]["ports"]}
     assert ports == {"rest": Settings().api_rest_port, "stream": Settings().api_ws_port}
 
