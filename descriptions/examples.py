@@ -46,7 +46,7 @@ from ptn_api.rest.pages import ServiceIndex
 from ptn_api.rest.positions import Changes
 from ptn_api.rest.routes import Route
 from ptn_api.views.checkpoint import CheckpointDocument
-from ptn_api.wire.about import Health, KeyLimits, LogHealth, Me, SourceHealth
+from ptn_api.wire.about import Health, KeyLimits, LogHealth, Me, Ready, SourceHealth
 from ptn_api.wire.examples import EPOCH, FRAMES, HOTKEY, POSITION, plain
 from ptn_api.wire.frames import Message
 
@@ -301,6 +301,7 @@ _RESPONSES: dict[str, dict[str, Any]] = {
     "/api/health": {
         "healthy": ServiceHealth(status="healthy", service="ValidatorRestServer", timestamp_ms=_NOW)
     },
+    "/ready": {"a machine that serves": Ready(ready=True)},
     "/me": {
         "a key of tier 100": Me(
             alias="alice",

@@ -59,7 +59,7 @@ HOMES = {
     "aiofastnet": ("stream/server.py",),
     "asyncinotify": ("intake/watch.py",),
     "httptools": ("http/",),
-    "httpx": ("client/", "cli/cluster.py", "cli/doctor.py"),
+    "httpx": ("client/", "cli/doctor.py"),
     "isal": ("http/", "stream/framing.py"),
     "nats": ("cluster/jetstream.py",),
     "picows": ("stream/server.py",),

@@ -75,6 +75,7 @@ _LEADER_MS = 15_000
 The machine that sends them may be cut off from the others together with this one."""
 _LOST_MS = 60_000
 """A broker that has less than a copy for this long has lost entries."""
+_SKEW_MS = 1_000
 _LOOK_MS = 1_000
 """Look for commits at this interval even if none is announced."""
 
@@ -163,6 +164,7 @@ class Copy(SqliteWriter):
         return {
             "cluster_unreachable": self._unreachable,
             "cluster_forked": self._forked or lost_ms >= _LOST_MS,
+            "cluster_clock_skew": abs(self.clock_skew_ms or 0) > _SKEW_MS,
         }
 
     def prepare(self) -> None:

@@ -69,7 +69,7 @@ _EXPECTED_SEQUENCE = "Nats-Expected-Last-Sequence"
 _EXPECTED_STREAM = "Nats-Expected-Stream"
 _NEVER = 1 << 53
 """An index that no stream reaches."""
-_VIOLATION = re.compile(r"permissions violation for (publish|subscription) to \"(\S+?)\"", re.IGNORECASE)
+_VIOLATION = re.compile(r"permissions violation for (publish|subscription) to \"(\S+?)\"")
 _END_OF_BATCH, _NOT_FOUND, _NO_RESPONDERS = "204", "404", "503"
 _NO_STREAMS = "the cluster's broker has no leader, or no streams: see ptn cluster init"
 _STREAM_NOT_FOUND = 10059
@@ -193,7 +193,7 @@ class JetStreamBroker:
         self._last_error = ""
         self._faulty: Client | None = None
         self._violations: dict[str, None] = {}
-        """What the present connection's credentials were refused, in its order."""
+        """The subjects that the present connection's credentials were refused, in lower case."""
         self._leaderless: dict[str, bool] = {}
         """The servers tried since the last one that knew a leader: True for those that could be reached."""
         self.clock_skew_ms: int | None = None
@@ -350,7 +350,7 @@ class JetStreamBroker:
         return self._call(ask)
 
     def forbidden(self, *, writes: bool) -> list[str]:
-        """What these credentials may not do: `publish to ptn.log`. Raises BrokerError without a connection.
+        """The subjects that these credentials may not use. Raises BrokerError without a connection.
 
         Tries each subject of a machine that only reads, or that also `writes`, with messages that everyone
         refuses: malformed ones, and entries for another stream after an index that does not exist.
@@ -373,10 +373,12 @@ class JetStreamBroker:
                 for subject in entries:
                     refused = {_EXPECTED_STREAM: "none", _EXPECTED_SEQUENCE: str(_NEVER)}
                     await client.publish(subject, b"{", headers=refused)
-                await client.flush(self._request_s)  # type: ignore[arg-type]
+                for _ in "ab":  # the library sends the first ping before what is still in its buffer
+                    await client.flush(self._request_s)  # type: ignore[arg-type]
             except (nats.errors.Error, OSError) as error:
                 raise BrokerError(f"the cluster's broker was lost: {error_text(error)}") from error
-            return list(self._violations)
+            usual = {subject.lower(): subject for subject in (*subjects, *entries)}
+            return [usual.get(subject, subject) for subject in self._violations]
 
         return self._call(try_all)
 
@@ -706,7 +708,7 @@ class JetStreamBroker:
 
         async def on_error(error: Exception) -> None:
             if violation := _VIOLATION.search(str(error)):
-                self._violations[f"{violation[1].lower()} to {violation[2]}"] = None
+                self._violations[violation[2]] = None
             self._complain(client, server, error)
 
         connecting = client.connect(

@@ -163,7 +163,8 @@ def _permissions(broker: JetStreamBroker, *, writes: bool) -> Iterator[Remark]:
     if forbidden:
         yield (
             "bad",
-            f"the credentials may not {', '.join(forbidden)}: compare their permissions with docs/cluster.md",
+            f"the credentials may not use {', '.join(forbidden)}: compare their permissions with"
+            " docs/cluster.md",
         )
     else:
         what = "read and write the log" if writes else "read the log"

@@ -47,7 +47,6 @@ logger = structlog.get_logger()
 
 _RETRY_MS = 500
 _REPORT_S = 1.0
-_SKEW_MS = 1_000
 _STOPPED_BY: Mapping[str, Code] = {
     "forked": "cluster_forked",
     "diverged": "cluster_forked",
@@ -104,7 +103,6 @@ async def _keep_log(
             return {
                 **copy.findings,
                 "cluster_leaderless": broker.leaderless,
-                "cluster_clock_skew": abs(broker.clock_skew_ms or 0) > _SKEW_MS,
             }
 
         control.problems.watch(find_problems)

@@ -159,13 +159,16 @@ def test_wrong_usage(ptn: Ptn) -> None:
 
 def test_the_status(ptn: Ptn, options: ClusterOptions, tmp_path: Path) -> None:
     """Streams, snapshots with their age, and the machines that report."""
-    report = NodeReport(node="web-1", index=7, behind_ms=12, processes=["rest"], active=True, term=3)
+    report = NodeReport(
+        node="web-1", id="0a0a", index=7, behind_ms=12, processes=["rest"], active=True, term=3
+    )
     stop = threading.Event()
 
     def send() -> None:
         while not stop.wait(0.2):
             with contextlib.suppress(LogError):
                 broker.report(report)
+                broker.report(msgspec.structs.replace(report, id="0b0b"))
 
     single_machine(tmp_path / "alone")
     known = addressed(options)
@@ -187,5 +190,9 @@ def test_the_status(ptn: Ptn, options: ClusterOptions, tmp_path: Path) -> None:
     (snapshot,) = found["snapshots"]
     assert snapshot["index"] == 1
     assert 0 <= snapshot["age_ms"] < 3_600_000
-    assert found["nodes"] == [json.loads(json.dumps(found["nodes"][0])) | {"node": "web-1", "behind_ms": 12}]
-    assert "web-1\t7\t12 ms\trest\tactive, term 3" in table
+    assert [(node["node"], node["id"], node["behind_ms"]) for node in found["nodes"]] == [
+        ("web-1", "0a0a", 12),
+        ("web-1", "0b0b", 12),
+    ]
+    for own_id in ("0a0a", "0b0b"):  # where names are equal
+        assert f"web-1 ({own_id})\t7\t12 ms\trest\tactive, term 3" in table

@@ -286,6 +286,32 @@ def test_beats_say_where_the_stream_ends(cluster: Cluster, tmp_path: Path) -> No
     copy.close()
 
 
+def test_beats_count_for_a_while_without_a_leader(cluster: Cluster, tmp_path: Path) -> None:
+    """The active machine may be cut off together with this one, while others elect a leader and go on."""
+    now = 1_000_000
+    copy = open_copy(tmp_path / "new", cluster.broker, Copy, monotonic=lambda: now)
+    tip = cluster.writer.tip()
+    beat = Beat(writer=b"w", term=tip.term, index=tip.index, active=True)
+    assert copy.confirm()
+    last = cluster.broker.last
+
+    def refuse() -> int:
+        raise BrokerError("no leader")
+
+    cluster.broker.last = refuse  # type: ignore[method-assign]
+    for seconds in range(1, 21):
+        now = 1_000_000 + 1_000 * seconds
+        copy.hear(beat)
+        if seconds < 15:
+            assert copy.confirm()
+        else:
+            with pytest.raises(BrokerError):
+                copy.confirm()
+    cluster.broker.last = last  # type: ignore[method-assign]
+    assert copy.confirm()
+    copy.close()
+
+
 def test_a_broker_that_knows_less_than_the_copy(cluster: Cluster) -> None:
     """A lagging server, or one that lost entries: the copy stays as it is and is not complete meanwhile."""
     append(cluster, 1, 2)

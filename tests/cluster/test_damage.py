@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from ptn_api.cluster.broker import Entry
 from ptn_api.cluster.copy import Copy, found, open_copy
 from ptn_api.cluster.snapshot import publish_snapshot
 from ptn_api.errors import BrokerError, LogDamagedError, LogError, LogUnusableError
@@ -30,7 +31,7 @@ from tests.factories import T0, order, position, written
 from tests.intake.running import running
 from tests.intake.validator_dir import ValidatorDir
 from tests.properties import tries
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 COLUMNS = {
     "log": "sequence = sequence + 1",
@@ -215,6 +216,31 @@ def test_no_snapshot_is_made_of_a_damaged_copy(filled: Cluster) -> None:
     assert (filled.broker.snapshots(), filled.broker.purged) == ([], 0)
     filled.writer.repair()
     publish_snapshot(filled.broker, log_path(filled.folder / "writer"))
+
+
+def test_orders_are_written_while_a_damaged_copy_is_fetched(filled: Cluster) -> None:
+    """By the machine whose copy it is, if the damage does not concern them; they are in the new copy."""
+    change(filled.folder / "writer", "UPDATE orders SET text = '{}' WHERE id = (SELECT min(id) FROM orders)")
+    read, done = filled.broker.read, []
+
+    def append() -> None:
+        filled.writer.append([written(position(60, [order(901)]))], NOW)
+
+    def read_later(after: int, max_bytes: int) -> list[Entry]:
+        filled.broker.read = read  # type: ignore[method-assign]
+        thread = threading.Thread(target=append, daemon=True)
+        thread.start()
+        thread.join(PATIENCE_S)
+        done.append(not thread.is_alive())
+        return read(after, max_bytes)
+
+    filled.broker.read = read_later  # type: ignore[method-assign]
+    filled.writer.repair()
+    assert done == [True]
+    assert filled.writer.find_damage() == []
+    filled.standby.follow()
+    filled.copy.follow()
+    assert contents(filled)[0] == contents(filled)[1] == contents(filled)[2]
 
 
 def test_a_repair_without_a_broker_is_repeated(filled: Cluster) -> None:

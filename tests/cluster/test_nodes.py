@@ -408,6 +408,13 @@ def test_an_unreachable_broker_is_reported(cluster: Cluster) -> None:
     assert not any(cluster.copy.findings.values())
 
 
+def test_a_wrong_clock_is_reported(cluster: Cluster) -> None:
+    """`cluster_clock_skew`, of more than a second in either direction."""
+    for skew_ms, reported in ((None, False), (1_000, False), (1_001, True), (-1_001, True)):
+        cluster.copy.clock_skew_ms = skew_ms
+        assert cluster.copy.findings["cluster_clock_skew"] == reported
+
+
 def test_a_broker_with_other_commits_is_reported(cluster: Cluster) -> None:
     """`cluster_forked`: of another cluster, or restored from a backup and written since."""
     append(cluster, 1)

@@ -46,12 +46,12 @@ def test_readiness_without_servers(machines: Machines, servers: Servers, options
     near = {"processes": "rest,stream", "behind_ms": 2_000, "process_silent_ms": 1_500}
     with contextlib.closing(JetStreamBroker(options)) as broker:
         leader = servers.named(until(lambda: broker.status()["log"].leader))
-    first, second = (server for server in servers if server is not leader)
+    first, other = (server for server in servers if server is not leader)
     with (
         machines.intake("a", wait=False) as intake,
         # Each knows one server, and so loses the cluster with it.
         machines.start("one", cluster=first.url, node_name="one", **near) as one,
-        machines.start("two", cluster=second.url, **near) as two,
+        machines.start("two", cluster=leader.url, **near) as two,
     ):
         until(lambda: answers(one) == answers(two) == (200, 200), what="complete copies")
         assert ask(one, "/health")[1]["cluster"]["node"] == "one"
@@ -62,7 +62,7 @@ def test_readiness_without_servers(machines: Machines, servers: Servers, options
         assert "cluster_leaderless" not in problems(one)
         until(lambda: answers(two) == (200, 200), what="the other machine in")
         assert intake.stop() == 0  # whose beats would go on proving that the copies are complete, for a while
-        leader.kill()
+        other.kill()  # the leader goes on answering for up to 20 seconds, and must not be believed for longer
         until(lambda: answers(two) == (503, 200), what="no quorum")
         assert {"cluster_behind", "cluster_leaderless"} <= problems(two)
         assert answers(one) == (503, 503)

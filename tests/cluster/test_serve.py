@@ -173,9 +173,8 @@ def test_an_intake_of_another_cluster(machines: Machines, options: ClusterOption
                 writer.append([written(factories.position(broker.last(), [factories.order(1)]))], T0)
         last = broker.last()
         with machines.start("first", validator_dir=validator.root, cluster_name=other.cluster_name) as first:
-            health = machines.get(first, "/health")
-            assert "cluster_forked" in health["problems"]
-            assert health["processes"]["intake"] == "up"
+            until(lambda: "cluster_forked" in machines.get(first, "/health")["problems"])
+            assert machines.get(first, "/health")["processes"]["intake"] == "up"
             assert len(machines.get(first, "/miner-positions")) == 1
             pid = first.children()["intake"].pid
             assert first.log.read_text().count("cluster_copy_stopped") == 1

@@ -95,17 +95,16 @@ def test_servers_that_fail(
     begun: JetStreamBroker, options: ClusterOptions, servers: Servers, tmp_path: Path
 ) -> None:
     """One is a warning; without a majority nothing works."""
-    common = known(options, servers)
-    servers[0].kill()
-    findings = doctor(tmp_path, **common)
-    warned = texts(findings, "warn")
-    assert f"127.0.0.1:{servers[0].port} cannot be used" in warned
+    dead, dead_too = "nats://127.0.0.1:1", "nats://127.0.0.1:2"
+    common = known(options, servers) | {"monitors": f"{servers[0].monitor},http://127.0.0.1:1"}
+    alive = ",".join(server.url for server in servers[:2])
+    warned = texts(doctor(tmp_path, **common | {"cluster": f"{alive},{dead}"}), "warn")
+    assert "127.0.0.1:1 cannot be used" in warned
     assert "Connection refused" in warned
-    assert f"{servers[0].monitor} does not answer" in warned
-    servers[1].kill()
-    failed = texts(doctor(tmp_path, **common), "bad")
-    assert failed.count("cannot be used") == 2
-    assert "the streams cannot be read" in failed
+    assert "http://127.0.0.1:1 does not answer" in warned
+    findings = doctor(tmp_path, **common | {"cluster": f"{servers[0].url},{dead},{dead_too}"})
+    assert texts(findings, "bad").count("cannot be used") == 2
+    assert "the streams cannot be read" in texts(doctor(tmp_path, **common | {"cluster": dead}), "bad")
 
 
 def test_a_server_with_wrong_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +148,7 @@ def test_credentials(secured: Secured, tmp_path: Path) -> None:
         assert "the credentials permit this machine" in texts(findings, "ok")
     denied = texts(permitted("node", "intake"), "bad")
     for subject in ("ptn.log", "ptn.beat", "ptn.snapshot.check.info", "$JS.API.STREAM.PURGE.PTN_LOG"):
-        assert f"publish to {subject}" in denied
+        assert subject in denied
     assert "uthorization" in texts(permitted("stranger", "rest"), "bad")
     (secured.folder / "node").chmod(0o644)
     common = {"cluster": secured.url, "cluster_ca": str(secured.ca), "processes": "rest,stream"}

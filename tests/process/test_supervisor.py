@@ -49,13 +49,18 @@ class InstantChild:
     """A child that is ready and stopped at once, without a process."""
 
     pid = None
+    alive_until_ms, problems, recent_restarts = 0, {}, 0  # type: ignore[var-annotated]
 
-    def __init__(self, *_: object, **__: object) -> None:
+    def __init__(self, name: str, *_: object, **__: object) -> None:
+        self.name = name
         self.fatal, self.ready, self._stopped = False, asyncio.Event(), asyncio.Event()
         self.ready.set()
 
     async def run(self) -> None:
         await self._stopped.wait()
+
+    def send(self, _: object) -> bool:
+        return True
 
     async def stop(self) -> None:
         self._stopped.set()
@@ -70,8 +75,6 @@ async def test_a_child_that_is_restarted_goes_on_with_the_time_from_before_a_jum
     reports: list[Callable[[], None]] = []
 
     class RestartedChild(InstantChild):
-        alive_until_ms, problems, recent_restarts = 0, {}, 0  # type: ignore[var-annotated]
-
         def __init__(
             self,
             name: str,
@@ -81,12 +84,9 @@ async def test_a_child_that_is_restarted_goes_on_with_the_time_from_before_a_jum
             on_alive: Callable[[], None],
             **_: object,
         ) -> None:
-            super().__init__()
-            self.name, configs[name] = name, config
+            super().__init__(name)
+            configs[name] = config
             reports.append(on_alive)
-
-        def send(self, _message: object) -> None:
-            pass
 
     def clock_of(name: str) -> ClockStart:
         start = configs[name]().clock

@@ -51,7 +51,7 @@ ELSEWHERE: dict[Code, str] = {
     "cluster_forked": "cluster/test_nodes.py",
     "cluster_outdated": "cluster/test_serve.py",
     "cluster_leaderless": "cluster/test_ready.py",
-    "cluster_clock_skew": "cluster/test_jetstream.py",
+    "cluster_clock_skew": "cluster/test_nodes.py",
     "cluster_keys_stale": "process/test_shared.py",
     "connections_at_limit": "stream/test_connection_limit.py",
     "clients_too_slow": "stream/test_catch_up.py",

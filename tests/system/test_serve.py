@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -156,3 +157,27 @@ def test_a_new_key_works_and_a_removed_one_does_not(
         path.write_text("{}")
         until(lambda: status() == 401)
         assert "new-key" not in server.log.read_text()
+
+
+def test_a_server_that_stops_is_not_ready(validator: Validator, data_dir: Path) -> None:
+    """It says so before it stops to answer, here while its intake hangs; /health stays as it is."""
+    validator.place()
+    with (
+        api(
+            data_dir, validator_dir=validator.root, stop_timeout_ms=40_000, process_silent_ms=60_000
+        ) as server,
+        requests.Session() as session,
+    ):
+
+        def answer() -> tuple[int, Any]:
+            response = session.get(server.rest + "/ready", timeout=30)
+            return response.status_code, response.json()
+
+        assert answer() == (200, {"ready": True})
+        intake = server.children()["intake"]
+        intake.send_signal(signal.SIGSTOP)
+        server.process.terminate()
+        until(lambda: answer() == (503, {"ready": False, "reason": "stopping"}), what="not ready")
+        assert session.get(server.rest + "/health", timeout=30).status_code == 200
+        intake.send_signal(signal.SIGCONT)
+        assert server.process.wait(60) == 0
