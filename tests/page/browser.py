@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Page
 
 __all__ = ["PAGE", "Tab", "launched", "missing", "tools_missing"]
 
@@ -77,10 +77,16 @@ class Tab:
         )
         self._context.set_default_timeout(PATIENCE_MS)
         self.page: Page = self._context.new_page()
-        self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
+        self.page.on("console", self._note)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", lambda request: self.requested.append(request.url))
         self.page.goto(address)
+
+    def _note(self, message: ConsoleMessage) -> None:
+        text = f"{message.text} {message.location['url']}"
+        # A 503 is how /health tells that something is wrong.
+        if message.type == "error" and not re.search(r"status of 503.*/health$", text):
+            self.errors.append(text)
 
     def sign_in(self, key: str) -> None:
         self.page.get_by_label("API key").fill(key)

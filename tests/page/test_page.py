@@ -47,6 +47,7 @@ def served(browser: Browser, tmp_path: Path) -> Iterator[Served]:
     validator = Validator(tmp_path / "validator")
     validator.place()
     validator.place(miner=factories.OTHER_MINER)
+    validator.document("validation/eliminations.json", {"eliminations": []})
     keys = {tier: add_key(tmp_path / "api_keys.json", f"user-{tier}", tier) for tier in (0, 30, 100)}  # type: ignore[arg-type]
     with api(tmp_path / "data", validator_dir=validator.root) as server:
         yield Served(server, validator, keys)

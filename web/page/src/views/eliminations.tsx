@@ -1,4 +1,5 @@
 import { signal } from "@preact/signals";
+import { APIStatusError } from "ptn-api-client";
 import { useEffect, useMemo, useState } from "preact/hooks";
 import type { Sorting } from "../pure/board.ts";
 import { errorSentence } from "../pure/errors.ts";
@@ -50,7 +51,11 @@ export function Eliminations() {
     const update = () =>
       void load((client) => client.eliminations()).then(
         (answer) => setRows(answer as Elimination[]),
-        (failure: unknown) => setError(errorSentence(failure)),
+        (failure: unknown) => {
+          // A validator that has eliminated nobody has no such document.
+          if (failure instanceof APIStatusError && failure.status === 404) setRows([]);
+          else setError(errorSentence(failure));
+        },
       );
     update();
     const timer = setInterval(() => document.hidden || update(), 30_000);
