@@ -27,7 +27,7 @@ __all__ = ["NDJSON", "Messages", "MessagesQuery", "messages"]
 NDJSON = "application/x-ndjson"
 _MAX_SCANNED = 10_000
 """Events read for one response, also if filters drop them."""
-_MOST_NAMED = 10
+_NAMED_MINERS = 10
 """Unknown miners that the header of a response names."""
 _READ_EVENTS = 50
 """Events read from the log at a time: a few milliseconds' work."""
@@ -91,7 +91,7 @@ def _messages(app: AppContext, request: RequestContext, query: MessagesQuery) ->
         # Quoted: what the client has sent must not become another header.
         unknown = [quote(miner, safe="") for miner in query.miner if miner not in known]
         if unknown:
-            headers += header_lines({"x-ptn-unknown-miners": ",".join(unknown[:_MOST_NAMED])})
+            headers += header_lines({"x-ptn-unknown-miners": ",".join(unknown[:_NAMED_MINERS])})
     ndjson = prefers(request.accept, NDJSON, over=JSON)
     after, head = _cursor(app, request, query)
     if request.head:

@@ -161,7 +161,7 @@ class Disconnected(NamedTuple):
 
 Event = StreamItem | StateChanged | LoggedIn | Refused | Evicted | ProtocolWarning | Disconnected
 
-_MOST_NAMED = 3
+_NAMED_MINERS = 3
 """Unknown miners that a warning names."""
 _EVICTED = "MAX_CONNECTIONS_EXCEEDED"
 
@@ -357,7 +357,7 @@ class ClientSession:
             if frame.action != "subscribe":
                 return
             if frame.unknown_miners:
-                names = ", ".join(frame.unknown_miners[:_MOST_NAMED])
+                names = ", ".join(frame.unknown_miners[:_NAMED_MINERS])
                 yield ProtocolWarning(f"the validator has no such miner at present: {names}")
         event = _INPUTS[type(frame)]
         if event not in TRANSITIONS[self.phase]:
