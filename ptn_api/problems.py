@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, Protocol, get_args
 
 import msgspec
-import structlog
 
 from ptn_api.clock import Clock, Monotonic, monotonic_ms, wall_ms
 
@@ -33,8 +32,6 @@ __all__ = [
     "merged",
     "severity_of",
 ]
-
-logger = structlog.get_logger()
 
 Severity = Literal["degraded", "starting", "unavailable"]
 """`degraded`: `/health` is a 200, for what is served is right. The others are a 503."""
@@ -340,10 +337,12 @@ class ProblemRegister:
         for finder in self._finders:
             try:
                 findings = finder()
-            except Exception:  # whatever it is: this is how a process reports that it lives
+            except Exception:  # noqa: BLE001 - this is how a process reports that it lives
                 if finder not in self._failing:
                     self._failing.add(finder)
-                    logger.exception("problem_check_failed")
+                    import structlog  # the client reads this module, and has no structlog
+
+                    structlog.get_logger().exception("problem_check_failed")
                 continue
             self._failing.discard(finder)
             for code, present in findings.items():

@@ -245,8 +245,8 @@ def create_or_migrate(db: sqlite3.Connection, path: Path, created_ms: int) -> No
     """Creates the schema in a new file, or migrates that of an older version.
 
     Both happen in one transaction, the pragmas included: readers see either nothing or the result, and a
-    failure leaves the file unchanged. Raises LogUnusableError for a file that is not a log, or is one of a
-    newer version, or a damaged one of an older version.
+    failure leaves the file unchanged. Raises LogUnusableError for a file that is not a log, for a newer
+    version's, and for a damaged one of an older version.
     """
     found = _version(db, path)
     if found == SCHEMA_VERSION:

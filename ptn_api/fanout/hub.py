@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import msgspec
+
 from ptn_api.access.key_ring import KeyRing
 from ptn_api.access.limits import RateLimit
 from ptn_api.access.usage import Usage
 from ptn_api.clock import Clock, monotonic_ms
 from ptn_api.errors import LogBehindError, LogError
-from ptn_api.event_log.contract import EventLog
+from ptn_api.event_log.contract import Document, EventLog
 from ptn_api.event_log.outage import LogOutage
 from ptn_api.fanout.catch_up import CatchUps
 from ptn_api.fanout.connection import Connection, Socket
@@ -115,6 +117,13 @@ class Hub:
             tasks.append(asyncio.create_task(repeating, name="presence"))
         return tasks
 
+    def _listed_miners(self) -> frozenset[str] | None:
+        try:
+            content = self._event_log.document(Document.MINERS)
+        except LogError:  # the subscribe does not depend on it
+            return None
+        return None if content is None else msgspec.json.decode(content, type=frozenset[str])
+
     # --- connections come and go ---
 
     def connect(self, socket: Socket) -> Connection:
@@ -122,6 +131,7 @@ class Hub:
             self._event_log,
             heartbeat_ms=self.options.heartbeat_ms,
             replay_window_ms=self.options.replay_window_ms,
+            listed_miners=self._listed_miners,
         )
         connection = Connection(
             socket,

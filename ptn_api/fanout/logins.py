@@ -161,12 +161,20 @@ class Logins:
         """Returns how long a login of the user that arrives now, here or elsewhere, must wait."""
         return self._backoffs[alias].delay_ms(self._monotonic())
 
-    def _wait(self, connection: Connection, holder: KeyHolder, delay_ms: float, deadline_ms: float) -> None:
+    def _wait(
+        self,
+        connection: Connection,
+        holder: KeyHolder,
+        delay_ms: float,
+        deadline_ms: float,
+        *,
+        retries: bool = False,
+    ) -> None:
         if connection not in self._waiting:
             self._waiting[connection] = holder.alias
             self._n_waiting[holder.alias] += 1
             self._tell(holder.alias)
-        connection.later(delay_ms, lambda: self._decide(connection, deadline_ms))
+        connection.later(delay_ms, lambda: self._decide(connection, deadline_ms, retries=retries))
 
     def _stop_waiting(self, connection: Connection) -> None:
         alias = self._waiting.pop(connection, None)
@@ -180,11 +188,11 @@ class Logins:
         waiting = self._n_waiting[holder.alias] + self._presence.waiting(holder.alias)
         return limit is not None and waiting >= max(limit, MOST_WAITING)
 
-    def _decide(self, connection: Connection, deadline_ms: float) -> None:
+    def _decide(self, connection: Connection, deadline_ms: float, *, retries: bool = False) -> None:
         if connection.session.state is not State.CHECKING:
             return
         holder = self._keys.lookup(connection.api_key)
-        if self._must_wait(connection, holder):
+        if not retries and self._must_wait(connection, holder):
             connection.close(TOO_MANY_REQUESTS)
             return
         try:
@@ -192,13 +200,13 @@ class Logins:
         except LogBehindError:
             assert holder is not None  # without a holder, the log is not read
             self._outage.succeeded(connection)
-            self._wait(connection, holder, connection.behind_pause_ms(), deadline_ms)
+            self._wait(connection, holder, connection.behind_pause_ms(), deadline_ms, retries=True)
             return
         except LogError as error:
             assert holder is not None
             self._outage.failed(connection, error)
             if self._monotonic() < deadline_ms:
-                self._wait(connection, holder, RETRY_MS, deadline_ms)
+                self._wait(connection, holder, RETRY_MS, deadline_ms, retries=True)
             else:
                 connection.close(INTERNAL_ERROR)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 from typing import Annotated
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Meta
@@ -30,6 +31,8 @@ __all__ = ["NDJSON", "Messages", "MessagesQuery", "StreamQuery", "messages", "st
 NDJSON = "application/x-ndjson"
 _MAX_SCANNED = 10_000
 """Events read for one response, also if filters drop them."""
+_NAMED_MINERS = 10
+"""Unknown miners that the header of a response names."""
 _READ_EVENTS = 50
 """Events read from the log at a time: a few milliseconds' work."""
 _MAX_BYTES = 1 << 20
@@ -87,6 +90,12 @@ async def _filtered(
 
 def _messages(app: AppContext, request: RequestContext, query: MessagesQuery) -> Response | Heavy:
     headers = freshness_headers(app, 100)
+    if query.miner:
+        known = {*(app.documents.miners() or ()), *app.views.hotkeys()}
+        # Quoted: what the client has sent must not become another header.
+        unknown = [quote(miner, safe="") for miner in query.miner if miner not in known]
+        if unknown:
+            headers += header_lines({"x-ptn-unknown-miners": ",".join(unknown[:_NAMED_MINERS])})
     ndjson = prefers(request.accept, NDJSON, over=JSON)
     after, head = _cursor(app, request, query)
     if request.head:

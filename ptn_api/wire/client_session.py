@@ -161,6 +161,8 @@ class Disconnected(NamedTuple):
 
 Event = StreamItem | StateChanged | LoggedIn | Refused | Evicted | ProtocolWarning | Disconnected
 
+_NAMED_MINERS = 3
+"""Unknown miners that a warning names."""
 _EVICTED = "MAX_CONNECTIONS_EXCEEDED"
 
 
@@ -354,6 +356,9 @@ class ClientSession:
                 self._learn_offset(frame.sender_timestamp, frame.received_timestamp, wall_ms)
             if frame.action != "subscribe":
                 return
+            if frame.unknown_miners:
+                names = ", ".join(frame.unknown_miners[:_NAMED_MINERS])
+                yield ProtocolWarning(f"the validator has no such miner at present: {names}")
         event = _INPUTS[type(frame)]
         if event not in TRANSITIONS[self.phase]:
             yield ProtocolWarning(

@@ -123,6 +123,8 @@ class SubscriptionStatus(msgspec.Struct, kw_only=True, omit_defaults=True, tag="
     received_timestamp: int
     miners: list[str] | None = None
     trade_pairs: list[str] | None = None
+    unknown_miners: list[str] = []
+    """Those of `miners` that the validator does not have at present: misspelt, or not registered yet."""
     format: Format | None = None
     updates: bool | None = None
 

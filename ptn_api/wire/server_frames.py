@@ -59,6 +59,7 @@ class SubscriptionAnswer(msgspec.Struct, kw_only=True, tag="subscription_status"
     message: str = ""
     sender_timestamp: Any = None
     received_timestamp: int | None = None
+    unknown_miners: list[str] = []
 
 
 class OrderMessage(msgspec.Struct, kw_only=True):

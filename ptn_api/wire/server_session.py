@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import msgspec
@@ -231,6 +231,8 @@ def require_complete(log: LogView, waited_ms: int) -> None:
 class ServerSession:
     """The protocol state of one connection. `heartbeat_ms` is only announced to the client.
 
+    `listed_miners` returns the miners that the validator has, None if that is unknown.
+
     A version 1 client gets a replay if the first missed order is at most `replay_window_ms` old, and no late
     order that is older than that: it could not tell either from a new order.
 
@@ -239,10 +241,18 @@ class ServerSession:
     has been, None once the caller waits no longer.
     """
 
-    def __init__(self, log: LogView, *, heartbeat_ms: int, replay_window_ms: int) -> None:
+    def __init__(
+        self,
+        log: LogView,
+        *,
+        heartbeat_ms: int,
+        replay_window_ms: int,
+        listed_miners: Callable[[], Collection[str] | None] = lambda: None,
+    ) -> None:
         self.state = State.NEW
         self.subscription = Subscription(late_window_ms=replay_window_ms)
         self._log = log
+        self._listed_miners = listed_miners
         self._heartbeat_ms = heartbeat_ms
         self._replay_window_ms = replay_window_ms
         self._auth = Auth()
@@ -479,6 +489,8 @@ class ServerSession:
         )
         if isinstance(frame, Subscribe) and self.version == 2:
             status.miners, status.trade_pairs = frame.miners, frame.trade_pairs
+            if frame.miners and (listed := self._listed_miners()) is not None:
+                status.unknown_miners = [miner for miner in frame.miners if miner not in listed]
             status.format, status.updates = frame.format, frame.updates
         return status
 

@@ -131,3 +131,18 @@ async def test_a_response_of_too_many_bytes_ends_early(monkeypatch: pytest.Monke
         page = (await served.get(f"/messages?after={log.floor() - 1}&limit=10000")).json()
         assert len(page["messages"]) == 1
         assert page["next"] == log.floor()
+
+
+async def test_unknown_miners_are_named_in_a_header() -> None:
+    """Quoted, and at most ten; the response is the same as for a miner without messages."""
+    log = log_with_orders()
+    async with serving(log) as served:
+        for accept in ("application/json", "application/x-ndjson"):
+            path = f"/messages?after={log.floor() - 1}&miner={MINER}"
+            assert "x-ptn-unknown-miners" not in (await served.get(path, accept=accept)).headers
+            raw = await served.get(path + "&miner=mis%0d%0aspelt&miner=other", accept=accept)
+            assert raw.headers["x-ptn-unknown-miners"] == "mis%0D%0Aspelt,other"
+            assert raw.status_code == 200
+        many = "".join(f"&miner=m{n}" for n in range(30))
+        raw = await served.get(path + many)
+        assert raw.headers["x-ptn-unknown-miners"].split(",") == [f"m{n}" for n in range(10)]

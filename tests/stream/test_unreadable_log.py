@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ptn_api.stream.connection import Connection
 from structlog.testing import capture_logs
 from websockets.exceptions import ConnectionClosed
 
+from ptn_api.access.limits import LoginGuard
 from ptn_api.errors import LogError, LogReplacedError
 from ptn_api.event_log import open_reader, open_writer
 from ptn_api.event_log.contract import Event
@@ -83,6 +85,33 @@ async def _stale(client: Client, stale: bool) -> dict[str, Any]:
     while (frame := await client.receive()).get("stale") is not stale:
         pass
     return frame
+
+
+async def test_a_login_that_is_tried_again_counts_once(
+    live: LiveStream, outage: Outage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one attempt of its address, here and in the other processes of the stream."""
+    attempts: list[Any] = []
+    tries: list[Any] = []
+    record, check = LoginGuard.record_attempt, Connection.key_checked
+
+    def recorded(*args: Any) -> int:
+        attempts.append(args)
+        return record(*args)
+
+    def checked(*args: Any) -> None:
+        tries.append(args)
+        check(*args)
+
+    monkeypatch.setattr(LoginGuard, "record_attempt", recorded)
+    monkeypatch.setattr(Connection, "key_checked", checked)
+    async with live.client() as client:
+        outage.start()
+        await client.send(api_key=KEY, version=2, last_sequence=-1)
+        await until(lambda: len(tries) >= 3)
+        outage.stop()
+        await until(lambda: live.counters.logins == 1)
+        assert len(attempts) == 1
 
 
 async def test_live_clients_stay_and_get_every_order(live: LiveStream, outage: Outage) -> None:

@@ -299,6 +299,16 @@ def test_an_unexpected_answer_changes_nothing(
     assert (subject.phase, subject.cursor, subject.state) == stood
 
 
+def test_unknown_miners_are_a_warning() -> None:
+    """The subscription holds: they may appear later."""
+    subject = session()
+    feed(subject, success(10))
+    events = feed(subject, status() | {"unknown_miners": ["a", "b", "c", "d"]})
+    (warning,) = [event for event in events if isinstance(event, ProtocolWarning)]
+    assert "no such miner at present: a, b, c" in warning.message
+    assert numbers(feed(subject, order(11))) == [11]
+
+
 def test_a_subscribe_while_resuming_waits_for_the_answer() -> None:
     """A heartbeat before the answer does not move the cursor past missed messages."""
     subject = session(Cursor(5, E))

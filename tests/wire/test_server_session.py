@@ -371,6 +371,22 @@ def test_an_unlisted_pair_is_reported_and_the_filter_holds() -> None:
     assert session.subscription.trade_pairs == frozenset(["BTCUSDX"])
 
 
+def test_unknown_miners_are_named_and_the_filter_holds() -> None:
+    """A miner may appear later; a misspelt one must not be silence without a word. Version 2 only."""
+    for version, listed, unknown in ((2, {"a", "b"}, ["c"]), (2, None, []), (1, {"a"}, [])):
+        session = ServerSession(
+            Log(), heartbeat_ms=15_000, replay_window_ms=WINDOW, listed_miners=lambda listed=listed: listed
+        )
+        _tell(session, api_key="k", version=version)
+        session.key_checked(100, NOW)
+        status = _sent(_tell(session, type="subscribe", miners=["a,c"] if version == 2 else None))[0]
+        assert isinstance(status, frames.SubscriptionStatus)
+        assert (status.status, status.unknown_miners) == ("success", unknown)
+        assert b"unknown_miners" not in msgspec.json.encode(status) or unknown
+        if version == 2:
+            assert session.subscription.miners == frozenset("ac")
+
+
 def test_subscribing_again_starts_no_second_catch_up() -> None:
     """After an unsubscribe, orders follow from the next one on."""
     session, _ = _logged_in()

@@ -693,6 +693,7 @@ export interface SubscriptionStatus {
   received_timestamp: number;
   miners?: string[] | null;
   trade_pairs?: string[] | null;
+  unknown_miners?: string[];
   format?: "delta" | "full" | null;
   updates?: boolean | null;
 }
