@@ -21,12 +21,12 @@ from tests.waiting import until
 __all__ = ["WriterAndCopy", "begin", "content", "machine", "writer_and_copy"]
 
 
-def begin(broker: Broker) -> None:
+def begin(broker: Broker, created_ms: int = T0) -> None:
     """Makes the first commit of a new stream, whose servers may have no leader for a moment."""
 
     def begun() -> bool:
         try:
-            found(broker, T0)
+            found(broker, created_ms)
         except BrokerError:
             return False
         return True

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import random
-import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import msgspec
-import requests
+import structlog
 
+from ptn_api.cluster.copy import Copy, open_copy
 from ptn_api.event_log import open_reader
 from ptn_api.intake.removal import request_resync
 from ptn_api.simulator.options import Network
 from tests.chaos import ChaosProxy
+from tests.cluster.machines import content
 from tests.soak.checker import (
     Deliveries,
     Verdict,
@@ -35,55 +35,33 @@ from tests.soak.checker import (
     files_of,
     orders_placed,
 )
+from tests.soak.cluster import Cluster, Machine, running_cluster
+from tests.soak.cluster_trouble import ClusterTrouble
 from tests.soak.fleet import Fleet
 from tests.soak.load import Load
 from tests.soak.patience import Patience
-from tests.soak.report import End
+from tests.soak.readers import Readers, check_alike
+from tests.soak.report import BotReport, End, kind_of
+from tests.soak.surroundings import PERIODS, exceptions, make_keys, settled, simulated_validator
 from tests.soak.traders import Traders
-from tests.soak.trouble import Trouble
-from tests.system.api import ROOT, Api, api
-from tests.waiting import until
+from tests.soak.trouble import Injector, Trouble
+from tests.system.api import Api, api
 
-PERIODS = {
-    "heartbeat_ms": 1_000,
-    "sweep_ms": 1_000,
-    "full_sweep_ms": 10_000,
-    "removal_confirm_ms": 500,
-    "key_check_ms": 500,
-    "parent_check_ms": 500,
-    "usage_flush_ms": 1_000,
-    "replay_window_ms": 86_400_000,
+CLUSTER_PERIODS = PERIODS | {
+    "takeover_ms": 3_000,
+    "behind_ms": 3_000,
+    "snapshot_ms": 30_000,
 }
-"""Long enough to leave the machine to the orders, and for version 1 to get every late order as well."""
-
-_VALIDATOR = """
-import json, signal, sys, threading
-from pathlib import Path
-from ptn_api.clock import wall_ms
-from ptn_api.simulator.simulator import Simulator, SimulatorOptions
-from tests.soak.orphan import end_with_parent
-from tests.waiting import until
-end_with_parent()
-stop = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: stop.set())
-arguments = json.loads(sys.argv[1])
-directory = Path(arguments["directory"])
-simulator = Simulator(
-    directory, SimulatorOptions(**arguments["options"]), journal=directory / "journal.ndjson"
-)
-simulator.prepare(wall_ms())
-(directory / "ready").touch()
-until(lambda: stop.is_set() or (directory / "go").exists(), seconds=3_600)
-simulator.skip_to(wall_ms())
-simulator.run(stop)
-simulator.close()
-"""
-"""Trades as soon as the file `go` exists."""
+READERS = 3
+SPREAD_MS = 60_000
+"""How long a machine may be behind the others: it is cut off, or catches up."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--cluster", action="store_true", help="of several machines and NATS servers")
+    parser.add_argument("--nodes", type=int, default=2, help="machines of a cluster that only serve")
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--traders", type=int, default=3, help="programs that are killed and forked")
     parser.add_argument("--orders-per-second", type=float, default=50)
@@ -94,8 +72,9 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs, journal and reports")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     folder = Path(tempfile.mkdtemp(prefix="ptn-soak-"))
-    verdict, figures = soak(folder, arguments)
+    verdict, figures = (soak_cluster if arguments.cluster else soak)(folder, arguments)
     print(json.dumps(figures | msgspec.to_builtins(verdict), indent=1))
     if arguments.keep or not verdict.zeros:
         print(f"kept: {folder}")
@@ -107,19 +86,19 @@ def main() -> int:
 def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str, object]]:
     """Injects faults for the given minutes; then stops the orders and lets every bot reach the head."""
     key_file = folder / "api_keys.json"
-    keys = _make_keys(key_file, [f"bot-{n}" for n in range(arguments.clients + arguments.traders)])
+    keys = make_keys(key_file, [f"bot-{n}" for n in range(arguments.clients + arguments.traders)])
     bots = list(keys.values())[: arguments.clients]
     directory = folder / "validator"
     verdict = Verdict()
     with (
-        _validator(directory, arguments) as simulator,
+        simulated_validator(directory, arguments) as simulator,
         api(folder / "data", validator_dir=directory, keys=key_file, **PERIODS) as server,
         ChaosProxy(server.ws_port, seed=arguments.seed) as proxy,
         Fleet(
             folder,
             stream_url=proxy.url,
             rest_url=server.rest,
-            api_keys=bots,
+            api_keys=dict(enumerate(bots)),
             processes=arguments.bot_processes,
         ) as fleet,
         Traders(
@@ -135,7 +114,7 @@ def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str
     ):
         since_ns = time.time_ns()
         (directory / "go").touch()
-        load = Load(proxy, lambda: _pids(simulator, server, fleet, traders))
+        load = Load(proxy.cpu_s, lambda: _pids(simulator, server, fleet, traders))
         trouble = Trouble(
             arguments.seed,
             server=server,
@@ -154,11 +133,11 @@ def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str
         ended = time.monotonic()
         request_resync(folder / "data")  # restored backups remove enough to be held back
         files = files_of(directory)
-        head, positions = _settled(server, bots[0], files)
+        head, positions = settled(server.rest, bots[0], files)
         reports = fleet.end(End(head=head, checksum=checksum_of(files)))
         reports += traders.finish(head, Patience().lasts)
         figures |= {"seconds_to_catch_up": round(time.monotonic() - ended, 1)}
-    for line in _exceptions(server.log):
+    for line in exceptions(server.log):
         verdict.add("server_errors", line)
     with contextlib.closing(open_reader(folder / "data")) as log:
         placed = orders_placed(directory / "journal.ndjson", since_ns, created_ms=log.created_ms)
@@ -166,10 +145,101 @@ def soak(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str
     deliveries.check(reports, head, doubled=trouble.counts["duplications"])
     check_state("REST", positions, files, verdict)
     check_mirrors(reports, files, verdict)
-    kinds = Counter(bot.kind for bot in reports)
-    connections = sum(bot.connections for bot in reports)
-    figures |= deliveries.figures() | {"bots": kinds, "connections": connections}
+    figures |= deliveries.figures() | _bots(reports)
     return verdict, figures | {"trouble": trouble.counts + traders.counts}
+
+
+def soak_cluster(folder: Path, arguments: argparse.Namespace) -> tuple[Verdict, dict[str, object]]:
+    """The same with clients that come to another machine with each connection, while others fail."""
+    key_file = folder / "api_keys.json"
+    # Version 1 cannot be sent to another machine when one is behind.
+    numbers = [n for n in range(2 * arguments.clients) if kind_of(n) != "version 1"][: arguments.clients]
+    keys = make_keys(key_file, [f"bot-{n}" for n in numbers] + [f"reader-{n}" for n in range(READERS)])
+    bots = dict(zip(numbers, keys.values(), strict=False))
+    directory = folder / "validator"
+    verdict = Verdict()
+    with (
+        simulated_validator(directory, arguments) as simulator,
+        running_cluster(
+            folder,
+            validator=directory,
+            keys=key_file,
+            nodes=arguments.nodes,
+            seed=arguments.seed,
+            **CLUSTER_PERIODS,
+        ) as cluster,
+        Fleet(
+            folder,
+            stream_url=cluster.stream.url,
+            rest_url=cluster.rest_url,
+            api_keys=bots,
+            processes=arguments.bot_processes,
+        ) as fleet,
+        Readers(cluster.rest_url, list(keys.values())[len(bots) :], verdict, seed=arguments.seed) as readers,
+    ):
+        since_ns = time.time_ns()
+        (directory / "go").touch()
+        others = {"validator": [simulator.pid], "bots": [process.pid for process in fleet.processes]}
+        load = Load(time.process_time, lambda: cluster.pids() | others)
+        trouble = ClusterTrouble(
+            arguments.seed, cluster=cluster, verdict=verdict, takeover_ms=CLUSTER_PERIODS["takeover_ms"]
+        )
+        _go_wrong(trouble, load, arguments)
+        figures = {"minutes": round((time.time_ns() - since_ns) / 60e9, 1)} | load.figures()
+        simulator.terminate()
+        simulator.wait()
+        ended = time.monotonic()
+        for machine in cluster.intakes:
+            request_resync(machine.data_dir)
+        files = files_of(directory)
+        key = bots[numbers[0]]
+        head = -1
+        for node in cluster.nodes:
+            head, positions = settled(node.api.rest, key, files)
+            check_state(node.name, positions, files, verdict)
+        reports = fleet.end(End(head=head, checksum=checksum_of(files)))
+        for kept in readers.finish():
+            check_state("a REST reader", kept.values(), files, verdict)
+        cursors = random.Random(arguments.seed).sample(sorted(readers.cursors), min(20, len(readers.cursors)))
+        check_alike([node.api.rest for node in cluster.nodes], key, cursors, verdict)
+        figures |= {"seconds_to_catch_up": round(time.monotonic() - ended, 1)}
+        _check_copies(cluster, verdict)
+    for machine in cluster.intakes + cluster.nodes:
+        for line in exceptions(machine.log):
+            verdict.add("server_errors", f"{machine.name}: {line}")
+    with contextlib.closing(open_reader(cluster.nodes[0].data_dir)) as log:
+        # While nobody takes over, orders may be placed and removed again.
+        placed = orders_placed(
+            directory / "journal.ndjson", since_ns, created_ms=log.created_ms, grace_ns=60 * 10**9
+        )
+    deliveries = Deliveries(placed, verdict, stale_ms=60_000, spread_ms=SPREAD_MS)
+    deliveries.check(reports, head, doubled=0)
+    check_mirrors(reports, files, verdict)
+    figures |= deliveries.figures() | _bots(reports)
+    figures |= {"REST readers' answers": readers.counts, "pauses_ms": deliveries.pauses_ms(trouble.times)}
+    return verdict, figures | {"trouble": trouble.counts}
+
+
+def _check_copies(cluster: Cluster, verdict: Verdict) -> None:
+    """Without intake, all copies have the same content in all tables that machines share."""
+    for machine in cluster.intakes:
+        machine.stop()
+    for machine in cluster.intakes:  # the first one has stopped before the last commits
+        with contextlib.closing(open_copy(machine.data_dir, cluster.broker, Copy)) as copy:
+            verdict.expect("state_differences", f"the copy of {machine.name}", copy.confirm)
+
+    def digest(machine: Machine) -> bytes:
+        return hashlib.sha256(repr(sorted(content(machine.data_dir).items())).encode()).digest()
+
+    def are_equal() -> bool:
+        return len({digest(machine) for machine in cluster.intakes + cluster.nodes}) == 1
+
+    verdict.expect("state_differences", "copies", are_equal)
+
+
+def _bots(reports: list[BotReport]) -> dict[str, object]:
+    connections = sum(bot.connections for bot in reports)
+    return {"bots": Counter(bot.kind for bot in reports), "connections": connections}
 
 
 def _pids(
@@ -181,88 +251,7 @@ def _pids(
     return processes | {"validator": [simulator.pid], "bots": bots, "traders": traders.pids}
 
 
-def _exceptions(log: Path) -> Iterator[str]:
-    """The lines of the server's log that have or begin a traceback."""
-    with log.open(errors="replace") as lines:
-        for line in lines:
-            if any(mark in line for mark in ('"exception"', '"exc_info"', "Traceback")):
-                yield line.strip()[:500]
-
-
-def _settled(server: Api, key: str, files: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
-    """REST's last sequence and positions, once they equal the files or no longer change."""
-    patience = Patience()
-    while True:
-        cursor, positions = _positions(server, key)
-        verdict = Verdict()
-        check_state("REST", positions, files, verdict)
-        if verdict.zeros or not patience.lasts(cursor):
-            return cursor[0], positions  # the checker reports the differences
-        time.sleep(0.5)
-
-
-def _positions(server: Api, key: str) -> tuple[tuple[int, int], list[dict[str, Any]]]:
-    """REST's sequence and revision, and every position of tier 100."""
-    headers = {"Authorization": f"Bearer {key}"}
-    try:
-        response = requests.get(f"{server.rest}/miner-positions", headers=headers, timeout=300)
-        response.raise_for_status()
-    except requests.RequestException:
-        return (-1, -1), []
-    positions = [position for entry in response.json().values() for position in entry["positions"]]
-    return (int(response.headers["X-PTN-Sequence"]), int(response.headers["X-PTN-Revision"])), positions
-
-
-def _make_keys(path: Path, aliases: list[str]) -> dict[str, str]:
-    keys = {alias: secrets.token_urlsafe(16) for alias in aliases}
-    path.write_text(json.dumps({alias: {"key": key, "tier": 100} for alias, key in keys.items()}))
-    return keys
-
-
-@contextmanager
-def _validator(directory: Path, arguments: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
-    """A simulated validator that does everything a real one does, far more often."""
-    directory.mkdir()
-    options = {
-        "network": arguments.network,
-        "seed": arguments.seed,
-        "miners": 25,
-        "positions": 20,
-        "orders_per_minute": arguments.orders_per_second * 60,
-        "refresh_ms": 5_000,
-        "corrections_per_minute": 60,
-        "bursts_per_hour": 360,
-        "liquidations_per_day": 5_000,
-        "eliminations_per_day": 500,
-        "new_miners_per_day": 1_500,
-        "miners_removed_per_day": 300,
-        "synchronise_ms": 20_000,
-        "backup_ms": 30_000,
-        "restores_per_day": 700,
-        "documents_ms": 5_000,
-        "limit_orders_per_minute": 60,
-        "flats_per_day": 2_000,
-        "account_resets_per_day": 700,
-        "snapshots_ms": 20_000,
-        "copy_every": 50 if arguments.network == "today" else 0,
-    }
-    command = [
-        sys.executable,
-        "-c",
-        _VALIDATOR,
-        json.dumps({"directory": str(directory), "options": options}),
-    ]
-    process = subprocess.Popen(command, cwd=ROOT)
-    try:
-        until((directory / "ready").exists, seconds=60, what="the simulated validator")
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        process.wait()
-
-
-def _go_wrong(trouble: Trouble, load: Load, arguments: argparse.Namespace) -> None:
+def _go_wrong(trouble: Injector, load: Load, arguments: argparse.Namespace) -> None:
     deadline = time.monotonic() + arguments.minutes * 60
     while (left := deadline - time.monotonic()) > 0:
         time.sleep(min(left, trouble.pause_s(arguments.trouble_every)))

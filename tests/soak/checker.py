@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,12 +147,14 @@ class Deliveries:
     read, which orders it got: tens of millions of deliveries fit.
     """
 
-    def __init__(self, placed: OrdersPlaced, verdict: Verdict, *, stale_ms: int) -> None:
+    def __init__(self, placed: OrdersPlaced, verdict: Verdict, *, stale_ms: int, spread_ms: int = 0) -> None:
+        """`spread_ms`: by how much one of several machines may be behind another."""
         self._placed = placed
         self._must = {Record.number_of(uuid): uuid for uuid in placed.must}
         self._known = self._must.keys() | {Record.number_of(uuid) for uuid in placed.may}
         self._verdict = verdict
         self._stale_ms = stale_ms
+        self._spread_ms = spread_ms
         self._orders: dict[int, int] = {}
         self._first_received: dict[int, int] = {}
         self._suspects: list[_Suspect] = []
@@ -188,6 +191,15 @@ class Deliveries:
             | self._counts
             | {"lag_ms": {name: self._lag(share) for name, share in shares.items()}}
         )
+
+    def pauses_ms(self, times: list[tuple[str, int, int]]) -> dict[str, int]:
+        """The longest time without a new order, by fault; `times` has when each fault began and was over."""
+        received = sorted(self._first_received.values())
+        longest: dict[str, int] = {}
+        for name, began, ended in times:
+            pauses = [b - a for a, b in pairwise(received) if b > began and a < ended]
+            longest[name] = max([longest.get(name, 0), *pauses])
+        return longest
 
     def _lag(self, share: float) -> int:
         left = share * self._lags.total()
@@ -235,7 +247,7 @@ class Deliveries:
         (If only intake had seen it, it may just have been slow in coming.)
         """
         for name, sequence, since in self._suspects:
-            if self._first_received[sequence] < since:
+            if self._first_received[sequence] < since - self._spread_ms:
                 self._verdict.add("unmarked_stale", f"{name}: {sequence} is replayed and not marked")
 
     def _judge_missing(self, *, somebody_is_there: bool) -> None:

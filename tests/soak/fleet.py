@@ -20,8 +20,9 @@ class Fleet:
     """Starts the bots, all live when `with` begins; `end` lets them finish and reads their reports."""
 
     def __init__(
-        self, folder: Path, *, stream_url: str, rest_url: str, api_keys: list[str], processes: int
+        self, folder: Path, *, stream_url: str, rest_url: str, api_keys: dict[int, str], processes: int
     ) -> None:
+        """`api_keys` has the key of each bot by its number, which determines its kind."""
         self._folder = folder
         self._end = folder / "end.json"
         self._configs = [
@@ -29,7 +30,7 @@ class Fleet:
                 stream_url=stream_url,
                 rest_url=rest_url,
                 # Dealt out in tens, so that every process has bots of each kind.
-                api_keys={n: key for n, key in enumerate(api_keys) if n // 10 % processes == process},
+                api_keys={n: key for n, key in api_keys.items() if n // 10 % processes == process},
                 folder=str(folder / "bots"),
                 report=str(folder / f"report-{process}.json"),
                 ready=str(folder / f"ready-{process}"),

@@ -9,8 +9,6 @@ from collections.abc import Callable
 
 import psutil
 
-from tests.chaos import ChaosProxy
-
 __all__ = ["Load"]
 
 OVERLOADED = 0.95
@@ -19,18 +17,20 @@ OVERLOADED = 0.95
 class Load:
     """Adds up processor time by role. Sample it often: the time of a killed process is lost.
 
-    `processes`: role -> the pids that play it now.
+    `proxy_cpu_s` returns the proxy's processor time. `processes`: role -> the pids that play it now.
     """
 
-    def __init__(self, proxy: ChaosProxy, processes: Callable[[], dict[str, list[int]]]) -> None:
-        self._proxy = proxy
+    def __init__(
+        self, proxy_cpu_s: Callable[[], float], processes: Callable[[], dict[str, list[int]]]
+    ) -> None:
+        self._proxy_cpu_s = proxy_cpu_s
         self._processes = processes
         self._seen: dict[int, float] = {}
         self._spent: defaultdict[str, float] = defaultdict(float)
         self.sample()
         self._spent.clear()
         self._since = time.monotonic()
-        self._proxy_before = proxy.cpu_s()
+        self._proxy_before = proxy_cpu_s()
         self._machine_before = psutil.cpu_times()
 
     def sample(self) -> None:
@@ -46,7 +46,7 @@ class Load:
         elapsed = time.monotonic() - self._since
         busy = self._busy()
         cores = {role: round(spent / elapsed, 2) for role, spent in sorted(self._spent.items())}
-        cores["proxy"] = round((self._proxy.cpu_s() - self._proxy_before) / elapsed, 2)
+        cores["proxy"] = round((self._proxy_cpu_s() - self._proxy_before) / elapsed, 2)
         return {
             "processors": {
                 "ours": cores,

@@ -106,6 +106,33 @@ def test_what_others_had_before_the_connection_must_be_marked_as_replayed(
     assert counts(judged(tmp_path, others, bot, kind=kind)) == found
 
 
+def test_one_of_several_machines_may_be_behind(tmp_path: Path) -> None:
+    """An order that it learns of after the connection began is no replay, unless it is very late."""
+    for spread_ms, found in ((1_000, {}), (100, {"unmarked_stale": 1})):
+        others, bot = whole(), whole()
+        others[3] = others[3]._replace(received=4_100)
+        bot[3] = bot[3]._replace(received=4_700, connected=4_500)
+        verdict, reports = Verdict(), []
+        for number, messages in enumerate((others, bot)):
+            file = tmp_path / f"{number}.received"
+            file.write_bytes(b"".join(map(Record.packed, messages)))
+            reports.append(BotReport(number, "plain", str(file), last=HEAD))
+        deliveries = Deliveries(PLACED, verdict, stale_ms=60_000, spread_ms=spread_ms)
+        deliveries.check(reports, HEAD, doubled=0)
+        assert counts(verdict) == found
+
+
+def test_the_longest_pause_of_each_fault(tmp_path: Path) -> None:
+    """Between the first receptions of two orders, of any bot."""
+    file = tmp_path / "0.received"
+    messages = [message(n)._replace(received=at) for n, at in enumerate((100, 200, 5_200, 5_300), 1)]
+    file.write_bytes(b"".join(map(Record.packed, messages)))
+    deliveries = Deliveries(PLACED, Verdict(), stale_ms=60_000)
+    deliveries.check([BotReport(0, "plain", str(file), last=HEAD)], HEAD, doubled=0)
+    times = [("killed", 150, 160), ("killed", 300, 400), ("cut", 5_250, 5_260), ("late", 6_000, 7_000)]
+    assert deliveries.pauses_ms(times) == {"killed": 5_000, "cut": 100, "late": 0}
+
+
 def test_gaps_and_nonsense_are_counted(tmp_path: Path) -> None:
     """The network may cause a malformed frame for each duplication of bytes."""
     assert counts(judged(tmp_path, whole(), broken_off=1)) == {}

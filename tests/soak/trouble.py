@@ -25,14 +25,41 @@ from tests.soak.checker import Verdict
 from tests.soak.traders import Traders
 from tests.system.api import PROCESSES, Api, unreadable_log
 
-__all__ = ["Trouble"]
+__all__ = ["Injector", "Trouble"]
 
 KILLED_MEANWHILE = 0.25
 """The share of lasting faults during which a process is killed."""
 
 
-class Trouble:
+class Injector:
     """Injects one fault at a time; `counts` has how often each was injected."""
+
+    def __init__(self, seed: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self.kinds: dict[str, tuple[int, Callable[[], None]]] = {}
+        """How often each kind comes, and what injects it."""
+        self.random = random.Random(seed)
+        self._left: list[str] = []
+
+    def once(self) -> None:
+        """Injects one fault, which is over when this returns, apart from its consequences.
+
+        Each kind comes once before any comes twice; later on the frequent ones come more often.
+        """
+        if not self._left:
+            often = sum(self.counts.values()) > 0
+            self._left = [name for name, (n, _) in self.kinds.items() for _ in range(n if often else 1)]
+            self.random.shuffle(self._left)
+        name = self._left.pop()
+        self.counts[name] += 1
+        self.kinds[name][1]()
+
+    def pause_s(self, mean: float) -> float:
+        return min(self.random.expovariate(1 / mean), 5 * mean)
+
+
+class Trouble(Injector):
+    """The faults of a single machine."""
 
     def __init__(
         self,
@@ -48,8 +75,7 @@ class Trouble:
         verdict: Verdict,
     ) -> None:
         """`keys` is the key file, `directory` the validator's."""
-        self.counts: Counter[str] = Counter()
-        self._random = random.Random(seed)
+        super().__init__(seed)
         self._server = server
         self._proxy = proxy
         self._keys = keys
@@ -57,14 +83,14 @@ class Trouble:
         self._directory = directory
         self._validator = validator
         self._verdict = verdict
-        self._kinds: dict[str, tuple[int, Callable[[], None]]] = {
-            "cuts": (6, lambda: self._cut(self._random.uniform(0.1, 0.9))),
+        self.kinds = {
+            "cuts": (6, lambda: self._cut(self.random.uniform(0.1, 0.9))),
             "cuts of all": (2, lambda: self._cut(1.0)),
             "stalls": (2, self._stall),
             "truncations": (2, self._proxy.truncate),
             "duplications": (2, self._duplicate),
             "delays": (2, self._delay),
-            "kills": (6, lambda: self._kill(self._random.choice(PROCESSES))),
+            "kills": (6, lambda: self._kill(self.random.choice(PROCESSES))),
             "freezes": (1, self._freeze),
             "full disks": (1, self._fill_disk),
             "broken key files": (1, self._break_keys),
@@ -81,38 +107,21 @@ class Trouble:
             "second followers": (1, traders.second),
             "followers made again": (1, traders.again),
         }
-        self._left: list[str] = []
-
-    def once(self) -> None:
-        """Injects one fault, which is over when this returns, apart from its consequences.
-
-        Each kind comes once before any comes twice; later on the frequent ones come more often.
-        """
-        if not self._left:
-            often = sum(self.counts.values()) > 0
-            self._left = [name for name, (n, _) in self._kinds.items() for _ in range(n if often else 1)]
-            self._random.shuffle(self._left)
-        name = self._left.pop()
-        self.counts[name] += 1
-        self._kinds[name][1]()
-
-    def pause_s(self, mean: float) -> float:
-        return min(self._random.expovariate(1 / mean), 5 * mean)
 
     def _cut(self, share: float) -> None:
         self.counts["connections cut"] += self._proxy.cut(share)
 
     def _stall(self) -> None:
         self._proxy.stall()
-        time.sleep(self._random.uniform(0.2, 4.0))  # up to several heartbeats
+        time.sleep(self.random.uniform(0.2, 4.0))  # up to several heartbeats
         self._proxy.flow()
 
     def _duplicate(self) -> None:
         self._proxy.duplicate_next = True
 
     def _delay(self) -> None:
-        self._proxy.delay_s = self._random.uniform(0.001, 0.05)
-        time.sleep(self._random.uniform(0.2, 1.0))
+        self._proxy.delay_s = self.random.uniform(0.001, 0.05)
+        time.sleep(self.random.uniform(0.2, 1.0))
         self._proxy.delay_s = 0.0
 
     def _kill(self, name: str) -> None:
@@ -121,12 +130,12 @@ class Trouble:
 
     def _freeze(self) -> None:
         """Suspends a process for a while, as on a machine that swaps."""
-        process = self._server.children().get(self._random.choice(PROCESSES))
+        process = self._server.children().get(self.random.choice(PROCESSES))
         if process is None:
             return
         try:
             process.send_signal(signal.SIGSTOP)
-            time.sleep(self._random.uniform(0.1, 1.0))
+            time.sleep(self.random.uniform(0.1, 1.0))
             process.send_signal(signal.SIGCONT)
         except psutil.NoSuchProcess:
             return
@@ -142,11 +151,11 @@ class Trouble:
         Sometimes a process is killed meanwhile.
         """
         self._verdict.expect("trouble_not_shown", code, lambda: self._shows(code))
-        if killable and self._random.random() < KILLED_MEANWHILE:
-            self._kill(self._random.choice(sorted(killable)))
+        if killable and self.random.random() < KILLED_MEANWHILE:
+            self._kill(self.random.choice(sorted(killable)))
             what = f"{code} after a restart"
             self._verdict.expect("trouble_not_shown", what, lambda: self._shows(code))
-        time.sleep(self._random.uniform(0.1, longest_s))
+        time.sleep(self.random.uniform(0.1, longest_s))
         yield
         self._verdict.expect("trouble_still_shown", code, lambda: self._shows(code) is False)
 
@@ -189,7 +198,7 @@ class Trouble:
         """Files of positions cannot be read; the validator itself is stuck meanwhile."""
         suspend(self._validator.pid)
         files = sorted((self._directory / "validation" / "miners").glob("*/positions/*/*/*"))
-        chosen = self._random.sample(files, min(len(files), self._random.randint(1, 3)))
+        chosen = self.random.sample(files, min(len(files), self.random.randint(1, 3)))
         put_right = [self._spoil(path, ["halves", "locked", "folders"]) for path in chosen]
         with self._problem("files_refused", 3.0):
             for put_one_right in put_right:
@@ -211,7 +220,7 @@ class Trouble:
         beside = self._data_dir.with_name(f"{path.parent.name}-{path.name}")
         aside, new = beside.with_suffix(".aside"), beside.with_suffix(".new")
         os.link(path, aside)
-        way = self._random.choice(ways)
+        way = self.random.choice(ways)
         self.counts[f"files replaced: {way}"] += 1
         if way == "halves":
             new.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
