@@ -1,6 +1,6 @@
 """Benchmarks of the service and of its alternatives, compared within one run: `make bench`.
 
-    make bench                                          # all, at the size of mainnet: about 15 minutes
+    make bench                                          # all, at the size of mainnet: about 20 minutes
     make bench ARGS="fanout replay decode"              # a selection
     make bench ARGS="--miners 25 --positions 20 --json figures.json"
 
@@ -20,9 +20,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import structlog
+
 from benchmarks import (
     attacks,
     client,
+    cluster,
     cold,
     cost,
     decode,
@@ -54,12 +57,15 @@ BENCHMARKS = {
     "kill": kill.run,
     "attacks": attacks.run,
     "timing": timing.run,
+    "cluster": cluster.run,
+    "cluster-failures": cluster.run_failures,
 }
 
 
 def main() -> None:
     arguments = _parser().parse_args()
     many_files()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     figures, began = Figures(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ptn-bench-kept-") as kept:
         arguments.keep = arguments.keep or kept

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,9 +23,9 @@ from benchmarks.machine import LOAD, SERVER, cpu_seconds, start
 from benchmarks.orders import END, client, filled_log, message, written
 from benchmarks.peers import Nchan, nchan_installed
 from benchmarks.stream_process import KEY
-from ptn_api.event_log.contract import PositionWritten
+from ptn_api.event_log.contract import EventLogWriter, PositionWritten
 
-__all__ = ["Round", "run", "run_processes", "sink"]
+__all__ = ["Round", "run", "run_processes", "sink", "stream_round"]
 
 ROUNDS = 3
 _PYTHON = sys.executable
@@ -47,7 +48,7 @@ def run(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
     contestants: dict[str, Callable[[], Round]] = {
         "plain send() loop, C": lambda: _plain(clients, messages, in_c=True),
         "plain send() loop, Python": lambda: _plain(clients, messages, in_c=False),
-        "this stream": lambda: _ours(clients, messages),
+        "this stream": lambda: stream_round(clients, messages),
         "nchan": lambda: _nchan(clients, messages),
         "await send() client by client": lambda: _awaiting(clients, messages // 4),
     }
@@ -88,7 +89,7 @@ def run_processes(folder: Path, arguments: argparse.Namespace, figures: Figures)
     rounds: dict[int, list[Round]] = {1: [], 2: []}
     for _ in range(ROUNDS):
         for processes, done in rounds.items():
-            done.append(_ours(clients, messages, processes=processes))
+            done.append(stream_round(clients, messages, processes=processes))
     best = {processes: max(done, key=lambda one: one.rate) for processes, done in rounds.items()}
     for processes, one in best.items():
         figures.add(
@@ -145,20 +146,27 @@ def _plain(clients: int, messages: int, *, in_c: bool) -> Round:
     return Round(clients * messages, ended - began, cpu)
 
 
-def _ours(clients: int, messages: int, *, processes: int = 0) -> Round:
+def stream_round(
+    clients: int,
+    messages: int,
+    *,
+    processes: int = 0,
+    log: Callable[[Path], AbstractContextManager[EventLogWriter]] = filled_log,
+) -> Round:
     """`processes` share the clients and all cores with the sink; 0 = one process on the server's core."""
     cores = (SERVER | LOAD) if processes else SERVER
     with tempfile.TemporaryDirectory(prefix="ptn-bench-") as folder:
-        with filled_log(Path(folder)) as log:
-            command = [_PYTHON, "-m", "benchmarks.stream_process", folder, "one"]
+        data = Path(folder) / "data"
+        with log(data) as writer:
+            command = [_PYTHON, "-m", "benchmarks.stream_process", str(data), "one"]
             servers = [start(command, cores) for _ in range(processes or 1)]
             ports = [int(_line(server)) for server in servers]
             sockets = [client(ports[number % len(ports)], KEY) for number in range(clients)]
             now = time.time_ns() // 1_000_000
             for number in range(0, messages, 500):
                 some = [written(n) for n in range(number, min(number + 500, messages - 1))]
-                log.append(some, now)
-            log.append([_last(messages)], now)
+                writer.append(some, now)
+            writer.append([_last(messages)], now)
         receiver = sink(sockets, cores if processes else LOAD)
         began = time.monotonic()
         for server in servers:
