@@ -162,7 +162,7 @@ descriptions: $(STAMP)  ## regenerate the OpenAPI and AsyncAPI files, and the ge
 	$(BIN)/python docs/make_troubleshooting.py
 	$(BIN)/python docs/make_limits.py
 
-bench: $(STAMP)  ## run the benchmarks, about 15 minutes; ARGS=--help
+bench: $(STAMP)  ## run the benchmarks, about 20 minutes; ARGS=--help
 	@$(BIN)/python -c 'import flask, waitress' 2>/dev/null || \
 		$(PIP) --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -1,6 +1,6 @@
 """Benchmarks of the service and of its alternatives, compared within one run: `make bench`.
 
-    make bench                                          # all, at the size of mainnet: about 15 minutes
+    make bench                                          # all, at the size of mainnet: about 20 minutes
     make bench ARGS="fanout replay decode"              # a selection
     make bench ARGS="--miners 25 --positions 20 --json figures.json"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import statistics
 import subprocess
 import sys
@@ -38,6 +39,7 @@ from ptn_api.event_log.contract import EventLogWriter
 from tests.cluster.machines import begin
 from tests.cluster.network import Network
 from tests.cluster.servers import Servers, missing, nats_servers
+from tests.factories import MINER
 from tests.soak.cluster import Cluster, Machine, running_cluster
 from tests.system.api import api
 from tests.waiting import until
@@ -498,8 +500,11 @@ class _Placing:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(PAUSE_S):
-            self._validator.place()
+        for number in itertools.count():
+            if self._stop.wait(PAUSE_S):
+                return
+            # Of many miners: each order has its miner's entry rebuilt, with all of the miner's positions.
+            self._validator.place(miner=f"{MINER[:-4]}{number % 100:04}")
 
 
 class _Client(_Orders):

@@ -119,16 +119,17 @@ def test_all_machines_lose_power(tmp_path: Path) -> None:
         with (
             contextlib.closing(JetStreamBroker(running.options)) as broker,
             contextlib.closing(open_cluster_writer(running.data_dir, broker)) as writer,
-            contextlib.closing(open_copy(tmp_path / "copy", broker, Copy)) as copy,
+            contextlib.closing(until(lambda: opened(tmp_path / "copy", broker), what="a copy")) as copy,
         ):
-            until(lambda: taken_over(writer.take_over), what="the take-over")
+            until(lambda: succeeds(writer.take_over), what="the take-over")
             found = numbers(writer)
             assert found[: len(acknowledged)] == acknowledged
             assert found == list(range(1, len(found) + 1))
             assert len(found) <= len(acknowledged) + 1  # the last one's outcome is unknown
             after = len(found) + 1
-            writer.append([written(position(after, [order(after)]))], NOW)
-            until(copy.confirm)
+            more = [written(position(after, [order(after)]))]
+            until(lambda: succeeds(lambda: writer.append(more, NOW)), what="another order")
+            until(lambda: succeeds(copy.confirm) and copy.tip() == writer.tip(), what="the commits")
             assert numbers(copy) == [*found, after]
             assert content(tmp_path / "copy") == content(running.data_dir)
 
@@ -143,6 +144,14 @@ def test_without_syncing_orders_would_be_lost(tmp_path: Path) -> None:
             assert until(lambda: stored(broker), what="an answer") < len(running.acknowledged())
 
 
+def opened(data_dir: Path, broker: JetStreamBroker) -> Copy | None:
+    """A new copy; None while the servers elect leaders."""
+    try:
+        return open_copy(data_dir, broker, Copy)
+    except BrokerError:
+        return None
+
+
 def stored(broker: JetStreamBroker) -> float | None:
     """The last index of the stream, at least 0.1; None if that is not known yet."""
     try:
@@ -151,9 +160,9 @@ def stored(broker: JetStreamBroker) -> float | None:
         return 0.1 if error.code == "no_streams" else None
 
 
-def taken_over(take_over: Callable[[], None]) -> bool:
+def succeeds(work: Callable[[], object]) -> bool:
     try:
-        take_over()
+        work()
     except LogError:
         return False
     return True
