@@ -360,16 +360,20 @@ class JetStreamBroker:
         subjects = [
             self._node_subject,
             *(f"$JS.API.{action}.{name}" for action in actions for name in streams),
+            *(f"$JS.API.DIRECT.GET.{name}" for name in (self._keys_stream, self._usage_stream)),
         ]
-        entries = [self._log_subject, f"{self._snapshot_subject}.check.info"] if writes else []
+        entries = [f"{self._usage_subject}.check"]
         if writes:
             subjects.append(self._beat_subject)
+            entries += [self._log_subject, f"{self._snapshot_subject}.check.info"]
 
         async def try_all() -> list[str]:
             client = await self._connection(self._request_s)
             try:
                 for subject in subjects:
                     await client.publish(subject, b"{")
+                # That a process which nobody knows has ended: machines would log a malformed message.
+                await client.publish(self._presence_subject, b'{"peer":"","update":null}')
                 for subject in entries:
                     refused = {_EXPECTED_STREAM: "none", _EXPECTED_SEQUENCE: str(_NEVER)}
                     await client.publish(subject, b"{", headers=refused)
@@ -377,7 +381,7 @@ class JetStreamBroker:
                     await client.flush(self._request_s)  # type: ignore[arg-type]
             except (nats.errors.Error, OSError) as error:
                 raise BrokerError(f"the cluster's broker was lost: {error_text(error)}") from error
-            usual = {subject.lower(): subject for subject in (*subjects, *entries)}
+            usual = {subject.lower(): subject for subject in (*subjects, *entries, self._presence_subject)}
             return [usual.get(subject, subject) for subject in self._violations]
 
         return self._call(try_all)
