@@ -28,7 +28,8 @@ def take(folder: Path) -> None:
         api(folder / "data", keys=keys, demo=True, overload_ms=60_000, **demo) as server,
         launched() as browser,
     ):
-        wide = Tab(browser, server.rest + "/", width=1360)
+        wide = Tab(browser, server.rest + "/", width=1200)
+        wide.page.set_viewport_size({"width": 1200, "height": 610})
         wide.sign_in(key)
         wide.wait_for_text(".state", "^Live$")
         rows = wide.page.locator("table[aria-label=Leaderboard] tbody tr[data-key]")
@@ -44,7 +45,7 @@ def take(folder: Path) -> None:
         wide.page.emulate_media(color_scheme="light")
         wide.show(f"#/miners/{hotkey}", str(hotkey))
         wide.wait_for_text("table[aria-label='Statistics with rank'] tbody", "Sharpe")
-        wide.page.set_viewport_size({"width": 1360, "height": 1120})
+        wide.page.set_viewport_size({"width": 1200, "height": 900})
         save(wide, "miner")
         wide.close()
         for name, its_key, scheme in (("phone", key, "dark"), ("phone-delayed", delayed, "light")):

@@ -33,7 +33,7 @@ export function leverage(value: number | null | undefined): string {
 export function price(value: number | null | undefined): string {
   if (value == null || !Number.isFinite(value)) return NOTHING;
   const size = Math.abs(value);
-  const digits = size === 0 ? 0 : Math.min(8, Math.max(2, 5 - Math.floor(Math.log10(size))));
+  const digits = size === 0 ? 0 : Math.min(8, Math.max(2, (size < 0.01 ? 3 : 5) - Math.floor(Math.log10(size))));
   return number(value, size >= 10_000 ? 1 : digits);
 }
 

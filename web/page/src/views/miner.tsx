@@ -54,7 +54,7 @@ function heldMs(position: Position): number {
 const pairColumn: Column<Position> = {
   key: "pair",
   label: "Pair",
-  width: 92,
+  width: 110,
   priority: 0,
   value: pairOf,
   cell: (p) => <PairLink pair={pairOf(p)} />,

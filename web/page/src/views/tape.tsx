@@ -19,7 +19,7 @@ export const tapeColumns: Column<TapeOrder>[] = [
     priority: 0,
     cell: (o) => <time title={new Date(o.processedMs).toISOString()}>{clock(o.processedMs)}</time>,
   },
-  { key: "pair", label: "Pair", width: 100, priority: 0, cell: (o) => <PairLink pair={o.pair} /> },
+  { key: "pair", label: "Pair", width: 110, priority: 0, cell: (o) => <PairLink pair={o.pair} /> },
   { key: "side", label: "Side", width: 70, priority: 0, cell: (o) => <Side side={o.side} /> },
   {
     key: "leverage",
@@ -30,7 +30,7 @@ export const tapeColumns: Column<TapeOrder>[] = [
     align: "right",
     cell: (o) => <Leverage value={o.leverage} />,
   },
-  { key: "price", label: "Price", width: 92, priority: 3, align: "right", cell: (o) => price(o.price) },
+  { key: "price", label: "Price", width: 96, priority: 3, align: "right", cell: (o) => price(o.price) },
   {
     key: "action",
     label: "Effect",
@@ -135,7 +135,7 @@ export function Tape({ compact = false }: { compact?: boolean }) {
 
 const lastColumns: Column<Miner>[] = [
   { key: "miner", label: "Miner", width: 132, priority: 0, cell: (m) => <MinerLink hotkey={m.hotkey} /> },
-  { key: "pair", label: "Pair", width: 100, priority: 0, cell: (m) => <PairLink pair={m.last_order!.trade_pair} /> },
+  { key: "pair", label: "Pair", width: 110, priority: 0, cell: (m) => <PairLink pair={m.last_order!.trade_pair} /> },
   { key: "side", label: "Side", width: 70, priority: 0, cell: (m) => <Side side={m.last_order!.order_type} /> },
   { key: "leverage", label: "Leverage", width: 80, priority: 1, align: "right", cell: (m) => <Leverage value={m.last_order!.leverage} /> },
   { key: "ago", label: "Age", width: 64, priority: 0, align: "right", cell: (m) => <Ago ms={m.last_order!.processed_ms} /> },
