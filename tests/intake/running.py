@@ -123,7 +123,8 @@ async def running(
     reading, writing = os.pipe()
     # A test writes from the event loop that reads: a full pipe would block both.
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 1 << 20)
-    started_ms = log.source().swept_ms
+    # A standby may have the last sweep of a machine that has left already: no other one follows.
+    started_ms = log.source().swept_ms if turn is ALONE else None
     counters = IntakeCounters()
     task = asyncio.create_task(
         run_intake(
