@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ptn_api.stream.connection import Connection
 from structlog.testing import capture_logs
 from websockets.exceptions import ConnectionClosed
 
@@ -18,6 +17,7 @@ from ptn_api.event_log import open_reader, open_writer
 from ptn_api.event_log.contract import Event
 from ptn_api.event_log.database import log_path
 from ptn_api.event_log.sqlite_reader import SqliteReader
+from ptn_api.fanout.connection import Connection
 from ptn_api.wire import close_codes
 from tests.factories import MINER, T0, order, position, written
 from tests.memory_log import MemoryLog
