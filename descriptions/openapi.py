@@ -103,6 +103,10 @@ _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
     "X-Accel-Buffering": _header("`no`: nginx passes each event on at once", "no"),
     "X-PTN-Next": _header("NDJSON: `after` of the next request", 1_763_800_237),
     "X-PTN-Head": _header("NDJSON: the newest sequence", 1_763_800_237),
+    "X-PTN-Unknown-Miners": _header(
+        "up to ten miners of the filter that the validator does not have, quoted as in a URL",
+        "5Misspelt,5Gone",
+    ),
     "WWW-Authenticate": _header("how to send the key", "Bearer"),
     "Retry-After": _header("seconds to wait before the next request", 2),
     "RateLimit": _header("requests left to the key, and seconds until all are restored", '"key";r=599;t=60'),
@@ -252,6 +256,8 @@ def _headers_of(route: Route, status: int) -> dict[str, Any]:
         names += ["Content-Encoding"]
     if status in (200, 304) and route.freshness:
         names += _FRESHNESS_HEADERS
+    if status == 200 and (route.is_endless or route.ndjson_line is not None):
+        names.append("X-PTN-Unknown-Miners")
     if status == 200 and route.ndjson_line is not None:
         names += ["X-PTN-Next", "X-PTN-Head"]
     if status == 401:

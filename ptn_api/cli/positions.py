@@ -27,7 +27,7 @@ from ptn_api.cli.output import (
 )
 from ptn_api.client import calls
 from ptn_api.client.rest import PTNClient
-from ptn_api.errors import ServerUnreachableError, SettingsError
+from ptn_api.errors import APIStatusError, ServerUnreachableError, SettingsError
 from ptn_api.model.miner import Leaderboard, LeaderboardEntry
 from ptn_api.model.position import Position
 from ptn_api.model.tiers import TIERS, data_tier
@@ -234,10 +234,11 @@ def run_top(
             note = ""
             try:
                 found = client.leaderboard()  # the client asks with the ETag
-            except ServerUnreachableError:
-                if shown is None:
+            except (ServerUnreachableError, APIStatusError) as error:
+                status = error.status if isinstance(error, APIStatusError) else 503
+                if shown is None or (status < 500 and status != 429):
                     raise
-                found, note = shown, "; the server does not answer"
+                found, note = shown, "; the server does not answer at present"  # or a proxy in front of it
             rows = sorted(found.miners, key=lambda row: (TOP_ORDERS[sort](row), row.rank))
             chosen = msgspec.structs.replace(found, miners=rows[: limit or None])
             if screen is not None:

@@ -16,7 +16,7 @@ __all__ = ["CrossOrigin", "allow_preflight", "is_preflight"]
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _EXPOSED = (
     "ETag, RateLimit, RateLimit-Policy, Retry-After, X-PTN-As-Of, X-PTN-Epoch, X-PTN-Head, X-PTN-Next, "
-    "X-PTN-Revision, X-PTN-Sequence"
+    "X-PTN-Revision, X-PTN-Sequence, X-PTN-Unknown-Miners"
 )
 """The headers of responses that scripts may read besides the few that browsers always show them."""
 _PREFLIGHT = header_lines(

@@ -89,13 +89,7 @@ async def _filtered(
 
 
 def _messages(app: AppContext, request: RequestContext, query: MessagesQuery) -> Response | Heavy:
-    headers = freshness_headers(app, 100)
-    if query.miner:
-        known = {*(app.documents.miners() or ()), *app.views.hotkeys()}
-        # Quoted: what the client has sent must not become another header.
-        unknown = [quote(miner, safe="") for miner in query.miner if miner not in known]
-        if unknown:
-            headers += header_lines({"x-ptn-unknown-miners": ",".join(unknown[:_NAMED_MINERS])})
+    headers = freshness_headers(app, 100) + _unknown_miners(app, query.miner)
     ndjson = prefers(request.accept, NDJSON, over=JSON)
     after, head = _cursor(app, request, query)
     if request.head:
@@ -104,6 +98,14 @@ def _messages(app: AppContext, request: RequestContext, query: MessagesQuery) ->
     if _read_events(app, query, page):
         return _response(app, page, headers, ndjson)
     return Heavy(partial(_read_more, app, query, page, headers, ndjson))
+
+
+def _unknown_miners(app: AppContext, miners: list[str]) -> bytes:
+    """Returns a header line that names the first miners that the validator does not have."""
+    known = {*(app.documents.miners() or ()), *app.views.hotkeys()} if miners else set()
+    # Quoted: what the client has sent must not become another header.
+    unknown = [quote(miner, safe="") for miner in miners if miner not in known]
+    return header_lines({"x-ptn-unknown-miners": ",".join(unknown[:_NAMED_MINERS])}) if unknown else b""
 
 
 def _cursor(app: AppContext, request: RequestContext, query: MessagesQuery) -> tuple[int, int]:
@@ -238,11 +240,12 @@ async def stream(app: AppContext, request: RequestContext) -> Response:
         raise HTTPError("bad_parameter", str(error), parameter=names.get(error.field or "", "")) from None
     if hub is None or hub.closed:
         raise HTTPError("starting", "The service is starting or stopping", headers=_RETRY_AFTER)
+    headers = _STREAM_HEADERS + _unknown_miners(app, query.miner)
     if request.head:
-        return Response(None, _STREAM_HEADERS, media_type=EVENT_STREAM)
+        return Response(None, headers, media_type=EVENT_STREAM)
     events = EventStream(hub, app.log.epoch, http.connection.client.text)
     if await events.log_in(api_key, cursor, subscribe):
-        return Response(events, _STREAM_HEADERS, media_type=EVENT_STREAM)
+        return Response(events, headers, media_type=EVENT_STREAM)
     match events.refusal:
         case code if code == TOO_MANY_REQUESTS:
             raise HTTPError("too_many_requests", "Too many streams of this user wait", headers=_RETRY_AFTER)

@@ -318,9 +318,9 @@ class _Protocol(WSProtocol):  # type: ignore[misc]  # it has no declared type
             buffer[:size] = part[:size]
             self._parse_frames(size)
             part = part[size:]
-        if self._socket.is_closing() or self._discarding:
+        if self._socket.is_closing():
             return
-        if rest:
+        if rest and not self._discarding:
             self._socket.pause_reading()
             asyncio.get_running_loop().call_soon(self._feed, rest)
         else:

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import signal
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from ptn_api.client import Replay
 from tests.cli.ptn import Ptn
+from tests.client.test_rest_transport import answering
 from tests.live import Live
 from tests.waiting import until
 
@@ -97,6 +99,33 @@ def test_live_top_prints_changes(ptn: Ptn) -> None:
     """Piped: the rows again once something has changed, until the reader or the user ends it."""
     ended = ptn.shell("ptn top --live --interval 0.1 --limit 1 -o ndjson | head -2")
     assert [json.loads(line)["rank"] for line in ended.lines] == [1, 1]
+
+
+def test_live_top_outlives_a_restart_of_the_server(ptn: Ptn) -> None:
+    """Errors of a proxy in front of it, and its own while it starts. A refused key is the end."""
+    leaderboard = {"tier": 100, "delay_ms": 0, "lookback_days": 90, "miners": []}
+    bodies = [
+        leaderboard,
+        None,
+        {"error": "starting", "code": "starting"},
+        leaderboard | {"lookback_days": 30},
+    ]
+    answers = iter(zip([200, 502, 503, 200], bodies, strict=True))
+
+    def respond(handler: BaseHTTPRequestHandler) -> None:
+        status, body = next(answers, (401, {"error": "Unauthorized access", "code": "unauthorized"}))
+        content = b"<h1>Bad Gateway</h1>" if body is None else json.dumps(body).encode()
+        handler.send_response(status)
+        handler.send_header("content-length", str(len(content)))
+        handler.send_header("retry-after", "100")
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    with answering(respond) as url:
+        ended = ptn("top", "--live", "--interval", 0.1, "--json", "--url", url)
+    assert [json.loads(line)["lookback_days"] for line in ended.lines] == [90, 30]
+    assert ended.status != 0
+    assert url in ended.stderr
 
 
 def test_miner(ptn: Ptn) -> None:

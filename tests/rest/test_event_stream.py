@@ -168,6 +168,15 @@ async def test_head_has_the_headers_only(served: Served) -> None:
     assert served.counters.events.logins == 0
 
 
+async def test_unknown_miners_are_named_in_a_header(served: Served) -> None:
+    """As in /messages."""
+    trade(served)
+    async with events(served.client, f"/stream?miner={MINER},mis%0d%0aspelt") as stream:
+        assert stream.response.headers["x-ptn-unknown-miners"] == "mis%0D%0Aspelt"
+    async with events(served.client, f"/stream?miner={MINER}") as stream:
+        assert "x-ptn-unknown-miners" not in stream.response.headers
+
+
 async def test_updates_and_removals(served: Served) -> None:
     """An id has the new revision only once everything up to there was sent, removals included."""
     trade(served, 2)

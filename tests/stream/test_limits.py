@@ -107,6 +107,22 @@ async def test_a_flood_of_frames_leaves_turns_of_the_loop_to_others(monkeypatch:
             writer.transport.abort()
 
 
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [
+        (frame(b"", claimed=1 << 30), 1009),
+        (frame(b" " * 5_000, claimed=100_000), 1009),
+        (frame(b"{}", first=0xA1), 1002),
+    ],
+)
+async def test_a_bad_frame_behind_many_others(last: bytes, code: int) -> None:
+    """The connection is still read from: its end is noticed at once."""
+    async with running(unread_close_ms=60_000) as live:
+        sent = frame(b"", first=0x8A) * 150 + last  # more than is parsed in one turn of the loop
+        assert await asyncio.to_thread(close_code_after, live.port, sent) == code
+        await until(lambda: live.counters.closed.total() == 1)
+
+
 async def test_too_many_connects_from_an_address_are_closed_with_come_back() -> None:
     """Behind a trusted proxy every client counts separately."""
     async with (
