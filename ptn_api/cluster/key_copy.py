@@ -28,6 +28,8 @@ __all__ = ["KeyBroker", "KeyCopy", "SharedKeyStore", "read_shared_keys"]
 
 _EDIT_S = 5.0
 _PAUSE_S = 0.05
+_CHECK_POLLS = 25
+"""After so many calls without news, it is checked that the broker still has what the copy has."""
 
 
 class KeyBroker(Protocol):
@@ -91,8 +93,11 @@ class SharedKeyStore:
         self._broker = broker
         self._pause_s = pause_s
 
-    def edit(self, change: Callable[[Entries], None]) -> None:
-        """Changes the entries, after a concurrent edit once more. Raises KeyFileError, BrokerError."""
+    def edit(self, change: Callable[[Entries], None], *, anew: bool = False) -> None:
+        """Changes the entries, after a concurrent edit once more. Raises KeyFileError, BrokerError.
+
+        `anew`: machines take them even if they have a later revision, from before the broker was restored.
+        """
         edit, sent = secrets.token_hex(8), False
         deadline = time.monotonic() + _EDIT_S
         while True:
@@ -105,6 +110,8 @@ class SharedKeyStore:
                     return
                 change(keys.entries)
                 new = msgspec.structs.replace(keys, revision=keys.revision + 1, edit=edit)
+                if anew:
+                    new = msgspec.structs.replace(new, origin=secrets.token_hex(8))
                 payload, sent = encode(new), True
                 self._broker.put_keys(payload, expected=0 if entry is None else entry.index)
                 return
@@ -123,7 +130,7 @@ class KeyCopy:
         self._broker = broker
         self._path = shared_key_file(data_dir)
         self._known_path = self._path.with_suffix(".version")
-        self._index = 0
+        self._index = self._polls = 0
         self._known = _Known()
         # Without it, the copy is taken from the broker as it is.
         with contextlib.suppress(OSError, msgspec.MsgspecError):
@@ -131,12 +138,16 @@ class KeyCopy:
 
     def update(self) -> bool:
         """Takes over new keys; returns whether there were any. Raises BrokerError, KeyFileError, OSError."""
+        self._polls += 1
+        if self._polls % _CHECK_POLLS == 0:
+            self._index = 0  # indexes begin again after a restore of the broker
         entry = self._broker.keys(self._index)
         if entry is None:
             return False
         keys = decode(entry.payload)
-        # After a start, a server that lags may answer: older keys must not make a revoked one valid again.
+        # A server that lags or was restored may answer: older keys must not make a revoked one valid again.
         if keys.origin == self._known.origin and keys.revision < self._known.revision:
+            self._index = 0
             raise KeyFileError("the broker has older keys than this machine", code="older")
         write_key_file(self._path, keys.entries)
         self._known = _Known(keys.origin, keys.revision)
