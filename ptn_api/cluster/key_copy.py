@@ -130,7 +130,9 @@ class KeyCopy:
         self._broker = broker
         self._path = shared_key_file(data_dir)
         self._known_path = self._path.with_suffix(".version")
-        self._index = self._polls = 0
+        self._taken = Entry(0, b"")
+        """The value that this process has taken."""
+        self._polls = 0
         self._known = _Known()
         # Without it, the copy is taken from the broker as it is.
         with contextlib.suppress(OSError, msgspec.MsgspecError):
@@ -139,20 +141,20 @@ class KeyCopy:
     def update(self) -> bool:
         """Takes over new keys; returns whether there were any. Raises BrokerError, KeyFileError, OSError."""
         self._polls += 1
-        if self._polls % _CHECK_POLLS == 0:
-            self._index = 0  # indexes begin again after a restore of the broker
-        entry = self._broker.keys(self._index)
-        if entry is None:
+        # Without this check, one that was restored would go unnoticed until its indexes are above the former.
+        after = self._taken.index if self._polls % _CHECK_POLLS else 0
+        entry = self._broker.keys(after)
+        if entry is None or entry == self._taken:
             return False
         keys = decode(entry.payload)
         # A server that lags or was restored may answer: older keys must not make a revoked one valid again.
         if keys.origin == self._known.origin and keys.revision < self._known.revision:
-            self._index = 0
+            self._taken = Entry(0, b"")
             raise KeyFileError("the broker has older keys than this machine", code="older")
         write_key_file(self._path, keys.entries)
         self._known = _Known(keys.origin, keys.revision)
         handle = os.open(self._known_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "wb") as file:
             file.write(msgspec.json.encode(self._known))
-        self._index = entry.index
+        self._taken = entry
         return True
