@@ -29,7 +29,7 @@ __all__ = ["KeyBroker", "KeyCopy", "SharedKeyStore", "read_shared_keys"]
 _EDIT_S = 5.0
 _PAUSE_S = 0.05
 _CHECK_POLLS = 25
-"""After so many calls without news, it is checked that the broker still has what the copy has."""
+"""Each time after this number of polls, look whether the broker still has what the copy has."""
 
 
 class KeyBroker(Protocol):
@@ -93,10 +93,10 @@ class SharedKeyStore:
         self._broker = broker
         self._pause_s = pause_s
 
-    def edit(self, change: Callable[[Entries], None], *, anew: bool = False) -> None:
+    def edit(self, change: Callable[[Entries], None], *, new_origin: bool = False) -> None:
         """Changes the entries, after a concurrent edit once more. Raises KeyFileError, BrokerError.
 
-        `anew`: machines take them even if they have a later revision, from before the broker was restored.
+        `new_origin`: machines take them even if they have a later revision, from before a restore.
         """
         edit, sent = secrets.token_hex(8), False
         deadline = time.monotonic() + _EDIT_S
@@ -110,7 +110,7 @@ class SharedKeyStore:
                     return
                 change(keys.entries)
                 new = msgspec.structs.replace(keys, revision=keys.revision + 1, edit=edit)
-                if anew:
+                if new_origin:
                     new = msgspec.structs.replace(new, origin=secrets.token_hex(8))
                 payload, sent = encode(new), True
                 self._broker.put_keys(payload, expected=0 if entry is None else entry.index)

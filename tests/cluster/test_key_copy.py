@@ -165,7 +165,7 @@ def test_a_broker_that_was_restored(broker: MemoryBroker, store: SharedKeyStore,
         entries.clear()
         entries.update(copied)
 
-    store.edit(replace, anew=True)
+    store.edit(replace, new_origin=True)
     other = add_key(store, "dave", 100)
     for machine in (running, restarted):
         machine.update()
