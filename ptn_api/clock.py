@@ -88,6 +88,12 @@ class SteadyClock:
             self._stepped_back_at = self._since
             self._on_jump(lead)
 
+    def confirm(self, known_ms: int) -> None:
+        """Compares again, with a later time: follows the system's time at once if it agrees with that."""
+        now, offset = self._monotonic(), self._wall() - self._monotonic()
+        if self._jump is not None and offset - (known_ms - now) <= self._jump_ms:
+            self._follow(offset, now)
+
     def __call__(self) -> int:
         now = self._monotonic()
         offset = self._wall() - now

@@ -170,7 +170,7 @@ PROBLEMS: Mapping[Code, Problem] = {
     "cluster_keys_stale": Problem(
         "degraded",
         "This machine does not get changes of the cluster's keys, so the keys that were valid before stay valid and no revocation takes effect",
-        "The log line `cluster_keys_not_read` has the reason: no connection, no stream (`ptn cluster init` makes it), or no permission (deploy/cluster/nats.conf)",
+        "The log line `cluster_keys_not_read` has the reason: no connection, no stream (`ptn cluster init` makes it), or no permission (deploy/cluster/nats.conf). Without such a line, the NATS server that answers is cut off from the others (`cluster_leaderless`)",
     ),
     "process_down": Problem(
         "unavailable",

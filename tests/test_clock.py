@@ -106,6 +106,27 @@ def test_a_start_ahead_of_what_is_known_has_to_last(known_ago_ms: int) -> None:
     assert times.jumps == [known_ago_ms]
 
 
+def test_a_later_time_that_agrees_ends_the_wait() -> None:
+    """Such as another machine's, in a log that was an old copy at the start."""
+    times = Times()
+    times.start(known_ms=times.wall - HOUR)
+    times.clock.confirm(times.wall - HOUR)
+    assert times.clock() == times.wall - HOUR
+    times.clock.confirm(times.wall - 30_000)
+    assert times.clock() == times.wall
+    assert not times.clock.is_untrusted()
+
+
+def test_a_jump_is_not_confirmed_by_a_time_before_it() -> None:
+    times = Times()
+    times.start(known_ms=times.wall)
+    times.wall += 25 * HOUR
+    times.pass_ms(1_000)
+    times.clock.confirm(times.wall - 25 * HOUR)
+    assert times.clock() == times.wall - 25 * HOUR
+    assert times.clock.is_untrusted()
+
+
 def test_a_clock_that_was_wrong_at_the_start_and_is_set_right_is_trusted() -> None:
     """At once: the right time is where the known one would be by now."""
     times = Times()

@@ -298,7 +298,7 @@ def push(
     with connected(cluster or ClusterOptions()) as broker:
         from ptn_api.cluster.key_copy import SharedKeyStore
 
-        SharedKeyStore(broker).edit(change)
+        SharedKeyStore(broker).edit(change, new_origin=replace)
     typer.echo(f"Copied {len(entries)} users from {file} into the cluster.", err=True)
 
 

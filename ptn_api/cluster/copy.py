@@ -301,7 +301,7 @@ class Copy(SqliteWriter):
                 if isinstance(error, LogUnusableError):
                     if not (isinstance(error, LogDamagedError) or error.code == "diverged"):
                         raise
-                    with contextlib.suppress(BrokerError):  # repaired in another round
+                    with contextlib.suppress(BrokerError, LogUnwritableError):  # repaired in another round
                         if not self._restored():
                             raise
                 if not stalled and not stop.is_set():

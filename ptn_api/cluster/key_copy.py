@@ -28,6 +28,8 @@ __all__ = ["KeyBroker", "KeyCopy", "SharedKeyStore", "read_shared_keys"]
 
 _EDIT_S = 5.0
 _PAUSE_S = 0.05
+_CHECK_POLLS = 25
+"""Each time after this number of polls, look whether the broker still has what the copy has."""
 
 
 class KeyBroker(Protocol):
@@ -91,8 +93,11 @@ class SharedKeyStore:
         self._broker = broker
         self._pause_s = pause_s
 
-    def edit(self, change: Callable[[Entries], None]) -> None:
-        """Changes the entries, after a concurrent edit once more. Raises KeyFileError, BrokerError."""
+    def edit(self, change: Callable[[Entries], None], *, new_origin: bool = False) -> None:
+        """Changes the entries, after a concurrent edit once more. Raises KeyFileError, BrokerError.
+
+        `new_origin`: machines take them even if they have a later revision, from before a restore.
+        """
         edit, sent = secrets.token_hex(8), False
         deadline = time.monotonic() + _EDIT_S
         while True:
@@ -105,6 +110,8 @@ class SharedKeyStore:
                     return
                 change(keys.entries)
                 new = msgspec.structs.replace(keys, revision=keys.revision + 1, edit=edit)
+                if new_origin:
+                    new = msgspec.structs.replace(new, origin=secrets.token_hex(8))
                 payload, sent = encode(new), True
                 self._broker.put_keys(payload, expected=0 if entry is None else entry.index)
                 return
@@ -123,7 +130,9 @@ class KeyCopy:
         self._broker = broker
         self._path = shared_key_file(data_dir)
         self._known_path = self._path.with_suffix(".version")
-        self._index = 0
+        self._taken = Entry(0, b"")
+        """The value that this process has taken."""
+        self._polls = 0
         self._known = _Known()
         # Without it, the copy is taken from the broker as it is.
         with contextlib.suppress(OSError, msgspec.MsgspecError):
@@ -131,17 +140,21 @@ class KeyCopy:
 
     def update(self) -> bool:
         """Takes over new keys; returns whether there were any. Raises BrokerError, KeyFileError, OSError."""
-        entry = self._broker.keys(self._index)
-        if entry is None:
+        self._polls += 1
+        # Without this check, one that was restored would go unnoticed until its indexes are above the former.
+        after = self._taken.index if self._polls % _CHECK_POLLS else 0
+        entry = self._broker.keys(after)
+        if entry is None or entry == self._taken:
             return False
         keys = decode(entry.payload)
-        # After a start, a server that lags may answer: older keys must not make a revoked one valid again.
+        # A server that lags or was restored may answer: older keys must not make a revoked one valid again.
         if keys.origin == self._known.origin and keys.revision < self._known.revision:
+            self._taken = Entry(0, b"")
             raise KeyFileError("the broker has older keys than this machine", code="older")
         write_key_file(self._path, keys.entries)
         self._known = _Known(keys.origin, keys.revision)
         handle = os.open(self._known_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "wb") as file:
             file.write(msgspec.json.encode(self._known))
-        self._index = entry.index
+        self._taken = entry
         return True

@@ -6,8 +6,9 @@ counts once. Whoever reads them adds up the machines.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
 from typing import Protocol
 
@@ -20,6 +21,7 @@ __all__ = ["UsageBroker", "UsageCopy", "last_use", "usage_since"]
 
 _LATE_DAYS = 2
 """Records of a day are written for this long after it."""
+_FIRST_DAY = "2000-01-01"
 
 
 class UsageBroker(Protocol):
@@ -42,6 +44,15 @@ class UsageBroker(Protocol):
 
 
 _rows = msgspec.json.Decoder(UsageRow)
+
+
+def _decoded(records: Iterable[bytes]) -> Iterator[UsageRow]:
+    """Omits malformed ones: every machine may write records."""
+    for record in records:
+        with contextlib.suppress(msgspec.MsgspecError, ValueError):
+            row = _rows.decode(record)
+            if _FIRST_DAY <= row.day == date.fromisoformat(row.day).isoformat():
+                yield row
 
 
 class UsageCopy:
@@ -75,10 +86,11 @@ class UsageCopy:
     def _look_up(self) -> None:
         """Finds out what this machine published before its start."""
         machine = self._file.machine()
-        if last := self._broker.last_usage(f"*.{machine}.*"):
-            self._go_on_from(min(_rows.decode(last).day, day_of(self._clock())))
+        last = self._broker.last_usage(f"*.{machine}.*")
+        for newest in _decoded([last] if last else []):
+            self._go_on_from(min(newest.day, day_of(self._clock())))
             for day in _days(self._since, _LATE_DAYS + 1):
-                for row in map(_rows.decode, self._broker.usage(f"{day}.{machine}.*")):
+                for row in _decoded(self._broker.usage(f"{day}.{machine}.*")):
                     self._published[f"{day}.{machine}.{_name_of(row.alias, row.fingerprint)}"] = row
         self._machine = machine
 
@@ -90,13 +102,13 @@ class UsageCopy:
 def usage_since(broker: UsageBroker, day: str, days: int) -> Iterator[UsageRow]:
     """The records of all machines of so many days, from this one on. Raises BrokerError."""
     for each in _days(day, days):
-        yield from map(_rows.decode, broker.usage(f"{each}.*.*"))
+        yield from _decoded(broker.usage(f"{each}.*.*"))
 
 
 def last_use(broker: UsageBroker, alias: str, fingerprint: str) -> int | None:
     """When the key was last used on any machine, as far as it is published. Raises BrokerError."""
     record = broker.last_usage(f"*.*.{_name_of(alias, fingerprint)}")
-    return None if record is None else _rows.decode(record).seen_ms
+    return max((row.seen_ms for row in _decoded([record] if record else [])), default=None)
 
 
 def _days(first: str, count: int) -> Iterator[str]:

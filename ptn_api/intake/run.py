@@ -357,6 +357,8 @@ class Intake:
                 continue
             begins = await self._turn.changed(self._options.sweep_ms)
             with contextlib.suppress(*RETRIED_WRITE_ERRORS):
+                # The copy may have been old at the start.
+                self._steady.confirm((await self._merge.call(self._log.source)).steady_ms or 0)
                 if self._alone is not None:
                     self._alone.add_miners(await self._merge.call(self._log.hotkeys))
                 if self._follower is not None and self._documents is not None:

@@ -59,7 +59,9 @@ async def _keep_keys(broker: JetStreamBroker, settings: Settings, control: Worke
         try:
             if changed := await asyncio.to_thread(keys.update):
                 logger.info("cluster_keys_read")
-            read_ms, reason = monotonic_ms(), ""
+            reason = ""
+            if not broker.leaderless:  # a server that is cut off from the others answers as well
+                read_ms = monotonic_ms()
         except (LogError, KeyFileError, OSError) as error:
             if str(error) != reason:
                 reason = str(error)

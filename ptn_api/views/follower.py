@@ -134,6 +134,10 @@ class Follower:
                 if isinstance(self._clock, SteadyClock):
                     self._clock.compare(known_ms(self._log))
                 self._take_everything(self._log.head())
+        clock = self._clock
+        if isinstance(clock, SteadyClock) and clock.is_untrusted():
+            # A copy of a cluster's log may have been old at the start, and gets newer times from the writer.
+            clock.confirm(self._log.source().steady_ms or 0)
         time_slice = TimeSlice()
         while True:
             # Between two miners the log is read again, so that a new order does not wait for the others.

@@ -56,6 +56,8 @@ class MemoryBroker:
         self.silent = False
         """Whether beats and announcements of keys are lost."""
         self._listeners: list[Callable[[Beat], None]] = []
+        self.leaderless = False
+        """Whether the server that answers is cut off from the others."""
         self.shared_keys: Entry | None = None
         self.key_faults: deque[Fault] = deque()
         """What happens to the next edits of the keys."""

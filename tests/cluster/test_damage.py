@@ -27,6 +27,7 @@ from tests.cluster.machines import content, machine
 from tests.cluster.memory_broker import MemoryBroker
 from tests.event_log.reading import FIRST, NOW, announced
 from tests.event_log.test_damage import change, fill, flipped
+from tests.event_log.test_sqlite_writer import file_size_limit
 from tests.factories import T0, order, position, written
 from tests.intake.running import running
 from tests.intake.validator_dir import ValidatorDir
@@ -175,6 +176,21 @@ def test_a_copy_that_follows_repairs_itself(filled: Cluster) -> None:
             filled.writer.append([written(position(check_ms, [order(check_ms)]))], NOW)
             until(lambda: errors or content(filled.folder / "other") == contents(filled)[0])
             assert not errors
+
+
+def test_a_repair_on_a_full_disk_is_repeated(filled: Cluster) -> None:
+    """The copy's thread goes on: it is repaired once there is room."""
+    copy = open_copy(filled.folder / "other", filled.broker, Copy, check_ms=3_600_000, pause_ms=1)
+    copy.follow()
+    change(filled.folder / "other", "UPDATE log SET sequence = 7")
+    filled.writer.append([written(position(60, [order(901)]))], NOW)
+    with contextlib.closing(copy), capture_logs() as logs:
+        with file_size_limit(1_000), following(copy) as errors:
+            until(lambda: errors or any(line["event"] == "cluster_copy_stalled" for line in logs))
+        assert not errors
+        with following(copy) as errors:
+            until(lambda: errors or content(filled.folder / "other") == contents(filled)[0])
+        assert not errors
 
 
 def test_a_copy_that_does_not_fit_and_is_intact_stops(filled: Cluster) -> None:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ptn_api.backoff import Backoff
+from ptn_api.clock import wall_ms
 from ptn_api.cluster.commit import decode_part, decode_rows
 from ptn_api.cluster.copy import Copy, found, open_copy
 from ptn_api.event_log import SourceStatus, open_reader
@@ -18,6 +19,7 @@ from tests.event_log.reading import FIRST, NOW, numbers
 from tests.factories import MINER, T0, order, position, uuid, written
 from tests.intake.running import running
 from tests.intake.validator_dir import ValidatorDir
+from tests.memory_log import MemoryLog
 from tests.waiting import PATIENCE_S, until_async
 
 FAULTS = (Fault.ACK_LOST, Fault.LATE, Fault.LOST, Fault.REFUSED, Fault.DOWN)
@@ -109,3 +111,33 @@ async def test_a_validator_at_rest_costs_one_commit_per_sweep(tmp_path: Path) ->
     assert len(parts) >= 6
     assert {rows.table for part in parts for rows in decode_rows([part.body])} == {"log"}
     assert {part.after for part in parts} == {part.before for part in parts}
+
+
+class StandingBy:
+    """The turn of a machine that stands by until the test ends that."""
+
+    def __init__(self) -> None:
+        self.active = False
+        self.waits = 0
+
+    async def changed(self, timeout_ms: float) -> bool:
+        self.waits += 1
+        await asyncio.sleep(min(timeout_ms, 10) / 1000)
+        return self.active
+
+
+async def test_a_standby_with_an_old_copy_takes_over_with_the_right_time(tmp_path: Path) -> None:
+    """Else its delayed data, and that of machines that start, would be late for ten minutes."""
+    validator, log, turn = ValidatorDir(tmp_path / "validator"), MemoryLog(created_ms=T0), StandingBy()
+    validator.write(position(1, [order(0, at=T0)]))
+    log.baseline([], T0)
+    log.set_source(SourceStatus(swept_ms=1, steady_ms=wall_ms() - 3_600_000))
+    async with running(tmp_path, validator, log=log, turn=turn):
+        newest_ms = wall_ms()
+        log.set_source(SourceStatus(swept_ms=1, steady_ms=newest_ms))
+        waits = turn.waits
+        await until_async(lambda: turn.waits > waits + 2)
+        log.set_source(SourceStatus(swept_ms=1))
+        turn.active = True
+        await until_async(lambda: log.source().steady_ms is not None)
+        assert (log.source().steady_ms or 0) >= newest_ms

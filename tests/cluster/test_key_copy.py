@@ -139,6 +139,56 @@ def test_a_revoked_key_stays_revoked(broker: MemoryBroker, store: SharedKeyStore
     assert machine.knows(other)
 
 
+def test_a_broker_that_was_restored(broker: MemoryBroker, store: SharedKeyStore, tmp_path: Path) -> None:
+    """Machines keep the newer keys and report that, until an operator replaces the broker's."""
+    key = add_key(store, "alice", 100)
+    backup = broker.shared_keys
+    for name in ("bob", "carol"):
+        add_key(store, name, 100)
+    revoke_key(store, "alice")
+    running = Machine(tmp_path / "running", broker)
+    running.update()
+    Machine(tmp_path / "restarted", broker).update()
+    broker.shared_keys = backup
+    restarted = Machine(tmp_path / "restarted", broker)
+    with pytest.raises(KeyFileError, match="older"):
+        for _ in range(100):
+            running.copy.update()
+    for machine in (running, running, restarted):
+        with pytest.raises(KeyFileError, match="older"):
+            machine.copy.update()
+        machine._file.refresh()
+        assert not machine.knows(key)
+    copied = hashed_entries(shared_key_file(running.folder).read_bytes())
+
+    def replace(entries: Entries) -> None:
+        entries.clear()
+        entries.update(copied)
+
+    store.edit(replace, new_origin=True)
+    other = add_key(store, "dave", 100)
+    for machine in (running, restarted):
+        machine.update()
+        assert not machine.knows(key)
+        assert machine.knows(other)
+
+
+def test_a_restored_broker_with_an_equal_number_of_edits(
+    broker: MemoryBroker, store: SharedKeyStore, tmp_path: Path
+) -> None:
+    """The edit after the restore counts: the former one is gone."""
+    key = add_key(store, "alice", 100)
+    backup = broker.shared_keys
+    add_key(store, "bob", 100)
+    machine = Machine(tmp_path / "a", broker)
+    machine.update()
+    broker.shared_keys = backup
+    revoke_key(store, "alice")
+    for _ in range(100):
+        machine.update()
+    assert not machine.knows(key)
+
+
 def test_a_local_edit_of_the_copy_does_not_last(
     broker: MemoryBroker, store: SharedKeyStore, tmp_path: Path
 ) -> None:

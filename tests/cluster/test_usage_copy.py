@@ -112,3 +112,21 @@ def test_a_clock_that_was_wrong(tmp_path: Path) -> None:
         machine.use()
         machine.copy.publish()
     assert sums(broker) == {("alice", "2025-10-14"): 2}
+
+
+@pytest.mark.parametrize("record", [b"", b"{", b'["alice"]', b'["m", "f", "0001-01-01", 1, 1, 1, 1]'])
+def test_a_malformed_record_stops_nothing(tmp_path: Path, record: bytes) -> None:
+    """Any machine may write records of another one's name: they must not end that one's processes."""
+    broker = MemoryBroker()
+    machine = Machine(tmp_path / "a", broker)
+    machine.use()
+    machine.copy.publish()
+    stray = f"{day_of(NOW)}.{machine.file.machine()}.0000000000000000"
+    broker.put_usage(stray, record)
+    again = Machine(tmp_path / "a", broker)
+    again.use()
+    assert again.copy.publish() == 1
+    assert sums(broker) == {("alice", "2025-10-14"): 2}
+    name = next(name for name in broker.records if name != stray)
+    broker.put_usage(name, record)
+    assert last_use(broker, "alice", "ffffffff") is None

@@ -77,6 +77,14 @@ async def test_keys_that_cannot_be_read_are_a_problem(tmp_path: Path) -> None:
         assert "alice" in shared_key_file(tmp_path / "data").read_text()
 
 
+async def test_keys_of_a_server_that_is_cut_off_are_stale(tmp_path: Path) -> None:
+    """It answers, and gets no revocations."""
+    broker = MemoryBroker()
+    async with sharing(broker, tmp_path, keys_poll_ms=10, behind_ms=20) as control:
+        for broker.leaderless in (True, False):
+            await until_async(lambda: ("cluster_keys_stale" in control.problems.look()) is broker.leaderless)
+
+
 async def test_usage_is_published(tmp_path: Path) -> None:
     """Also what could not be published before."""
     broker = MemoryBroker()

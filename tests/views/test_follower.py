@@ -9,8 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from ptn_api import tasks
+from ptn_api.clock import SteadyClock
 from ptn_api.errors import LogError, LogPrunedError, LogReplacedError, LogUnusableError
-from ptn_api.event_log import Change, Document, Head, LoggedPosition, RemovedPosition
+from ptn_api.event_log import Change, Document, Head, LoggedPosition, RemovedPosition, SourceStatus
 from ptn_api.model.position import Position
 from ptn_api.rest.context import AppContext
 from ptn_api.rest.options import RestOptions
@@ -225,6 +226,23 @@ async def test_a_clock_that_jumps_back_hides_what_was_shown_too_early() -> None:
     clock.now_ms = NOW
     await context.follower.catch_up()
     assert await body_of(context, 0) == {}
+
+
+async def test_a_copy_that_catches_up_shows_that_the_clock_is_right() -> None:
+    """What a cluster's copy lacks at the start says nothing about the clock."""
+    log = filled_log([written(position(1, [order(1, at=NOW - DAY - HOUR)]))])
+    log.set_source(SourceStatus(steady_ms=NOW - 2 * HOUR))
+    wall = FakeClock(NOW)
+    clock = SteadyClock(wall=wall, monotonic=wall)
+    context = AppContext.over(log, clock, RestOptions(refresh_coalesce_ms=0))
+    await context.follower.catch_up()
+    assert clock.is_untrusted()
+    assert await body_of(context, 0) == {}
+    log.set_source(SourceStatus(steady_ms=NOW - 5_000))
+    await context.follower.catch_up()
+    assert not clock.is_untrusted()
+    assert clock() == NOW
+    assert len((await body_of(context, 0))[MINER]["positions"]) == 1
 
 
 async def test_nothing_is_built_before_the_baseline_is_complete() -> None:
