@@ -20,7 +20,7 @@ export const tapeColumns: Column<TapeOrder>[] = [
     cell: (o) => <time title={new Date(o.processedMs).toISOString()}>{clock(o.processedMs)}</time>,
   },
   { key: "pair", label: "Pair", width: 110, priority: 0, cell: (o) => <PairLink pair={o.pair} /> },
-  { key: "side", label: "Side", width: 70, priority: 0, cell: (o) => <Side side={o.side} /> },
+  { key: "side", label: "Side", width: 64, priority: 0, cell: (o) => <Side side={o.side} /> },
   {
     key: "leverage",
     label: "Leverage",
