@@ -262,7 +262,7 @@ class EncodedStream:
 class LiveBody:
     """A body without a known end, written as things happen; the connection closes after it.
 
-    It is exempt from the minimum rate. Whoever writes it bounds what is unsent.
+    It is exempt from the minimum rate, so its writer has to bound what is unsent.
     """
 
     high_water_bytes = 262_144

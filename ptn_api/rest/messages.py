@@ -186,6 +186,7 @@ def _gone(app: AppContext, sentence: str) -> HTTPError:
 
 _STREAM_HEADERS = header_lines({"x-accel-buffering": "no"})  # nginx passes each event on at once
 _RETRY_AFTER = {"retry-after": "2"}
+_BEARER = {"www-authenticate": "Bearer"}
 _OTHER_LOG = EventCursor("", 0, 0)
 """The place of a client whose Last-Event-ID is not from here: it is told of a gap."""
 
@@ -212,7 +213,7 @@ async def stream(app: AppContext, request: RequestContext) -> Response:
     assert http is not None
     api_key = key_in_header(http.headers.get("authorization", ""))
     if api_key is None:
-        raise HTTPError("unauthorized", "The key belongs into the Authorization header")
+        raise HTTPError("unauthorized", "Send the key in the Authorization header", headers=_BEARER)
     cursor = _stream_cursor(query, http.headers.get("last-event-id", ""))
     subscribe = Subscribe(all=True, format=query.format, updates=query.updates)
     if query.miner:
@@ -237,7 +238,7 @@ async def stream(app: AppContext, request: RequestContext) -> Response:
         case code if code == TOO_MANY_REQUESTS:
             raise HTTPError("too_many_requests", "Too many streams of this user wait", headers=_RETRY_AFTER)
         case code if code == KEY_REVOKED:
-            raise HTTPError("unauthorized", "Unauthorized access", headers={"www-authenticate": "Bearer"})
+            raise HTTPError("unauthorized", "Unauthorized access", headers=_BEARER)
         case code if code == INTERNAL_ERROR:
             raise HTTPError("log_unreadable", "The data cannot be read at the moment", headers=_RETRY_AFTER)
     raise HTTPError(

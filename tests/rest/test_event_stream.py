@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,12 +19,13 @@ from ptn_api.access.usage import Usage
 from ptn_api.event_log.contract import PositionRemoved
 from ptn_api.fanout.event_stream import EventCursor, read_cursor
 from ptn_api.wire import close_codes
-from tests.events import Events, events
+from tests.events import Event, Events, events
 from tests.factories import BTCUSD, EURUSD, MINER, OTHER_MINER, order, position, uuid, written
 from tests.rest.serving import NOW, Served, filled_log, serving
 from tests.stream.live import KEY, Client, LiveStream, running
 from tests.stream.test_presence import Network
-from tests.waiting import until_async
+from tests.system.certificates import contexts
+from tests.waiting import PATIENCE_S, until_async
 
 QUICK = {"heartbeat_ms": 50}
 
@@ -218,28 +221,57 @@ async def test_a_client_that_leaves_frees_its_place(served: Served) -> None:
     await until_async(lambda: served.counters.events.closed[1006] == 1)
 
 
-async def test_a_reader_that_is_too_slow_is_ended() -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_reader_that_is_too_slow_is_ended(run: Any) -> None:
     """It is a problem once it happens to several users; a reader in time is unaffected."""
-    stream_options = {"send_buffer_bytes": 20_000}
-    async with serving(filled_log(), stream=stream_options) as served, events(served.client) as prompt:
-        sockets = []
-        for key in ("k100", "k200"):
-            raw = socket.socket()
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-            raw.connect(("127.0.0.1", served.port))
-            raw.sendall(f"GET /stream HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\n\r\n".encode())
-            sockets.append(raw)
-        counters, n = served.counters.events, 0
-        await until_async(lambda: counters.clients == 3)
-        while counters.slow_closes < 2:
-            n += 1
-            trade(served, first=1_000 + n, padding="x" * 20_000)
-            assert (await prompt.next("order")).id[1] == served.log.head().sequence
-        assert counters.closed[close_codes.SLOW_CONSUMER.code] == 2
-        health = (await served.get("/health", None)).json()
-        assert health["details"]["clients_too_slow"]["count"] == 2
-        for raw in sockets:
-            raw.close()
+
+    async def work() -> None:
+        stream_options = {"send_buffer_bytes": 20_000}
+        async with serving(filled_log(), stream=stream_options) as served, events(served.client) as prompt:
+            sockets = []
+            for key in ("k100", "k200"):
+                raw = socket.socket()
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+                raw.connect(("127.0.0.1", served.port))
+                raw.sendall(f"GET /stream HTTP/1.1\r\nHost: x\r\nAuthorization: {key}\r\n\r\n".encode())
+                sockets.append(raw)
+            counters, n = served.counters.events, 0
+            await until_async(lambda: counters.clients == 3)
+            while counters.slow_closes < 2:
+                n += 1
+                trade(served, first=1_000 + n, padding="x" * 20_000)
+                assert (await prompt.next("order")).id[1] == served.log.head().sequence
+            assert counters.closed[close_codes.SLOW_CONSUMER.code] == 2
+            health = (await served.get("/health", None)).json()
+            assert health["details"]["clients_too_slow"]["count"] == 2
+            for raw in sockets:
+                raw.close()
+
+    run(work())
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_stream_over_tls(run: Any, tmp_path: Path) -> None:
+    """Events arrive at once, and so does the end."""
+
+    async def work() -> None:
+        client, server = contexts(tmp_path)
+        async with serving(filled_log(), tls=server) as served:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", served.port, ssl=client, server_hostname="localhost"
+            )
+            writer.write(b"GET /stream HTTP/1.1\r\nHost: x\r\nAuthorization: k100\r\n\r\n")
+            for end_of in (b"\r\n\r\n", b"\n\n"):  # the response's head, and the first event
+                await asyncio.wait_for(reader.readuntil(end_of), PATIENCE_S)
+            trade(served)
+            event = await asyncio.wait_for(reader.readuntil(b"\n\n"), PATIENCE_S)
+            assert event.startswith(b"event: order\n")
+            await served.stopped()
+            end = await asyncio.wait_for(reader.read(), PATIENCE_S)
+            assert end == b"retry: 1000\n: server is shutting down\n\n"
+            writer.close()
+
+    run(work())
 
 
 async def test_the_sixth_connection_of_a_user_evicts_the_oldest_of_either_kind() -> None:
@@ -303,6 +335,51 @@ async def test_what_is_sent_counts_as_usage() -> None:
         assert sum(row.requests for row in rows) == 1
         assert sum(row.messages for row in rows) == 3
         assert sum(row.sent_bytes for row in rows) > 1_000
+
+
+async def test_what_follows_the_request_is_ignored(served: Served) -> None:
+    """The response ends with the connection, for HTTP/1.0 too, so a pipelined request cannot be answered."""
+    for version in ("1.1", "1.0"):
+        request = f"GET /stream HTTP/{version}\r\nHost: x\r\nAuthorization: k100\r\n\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+        writer.write(request.encode() + b"GET /me HTTP/1.1\r\nHost: x\r\nAuthorization: k100\r\n\r\n")
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
+        assert b"connection: close" in head
+        assert b"transfer-encoding" not in head
+        served.keys.replace([("user200", "k200", 200)])
+        rest = await asyncio.wait_for(reader.read(), PATIENCE_S)
+        assert rest.startswith(b"event: heartbeat")
+        assert b"HTTP/1.1" not in rest
+        served.keys.replace([("user100", "k100", 100)])
+        writer.close()
+
+
+async def test_a_cursor_ahead_waits_for_this_machines_copy() -> None:
+    """503 if the copy stays behind; everything once it has the rest; a gap if it is complete without it."""
+    log = filled_log()
+    async with serving(log, stream={"behind_wait_ms": 200}) as served:
+        log.behind_ms = lambda: None  # type: ignore[method-assign,assignment]
+        ahead = cursor_of(served, log.head().sequence + 2)
+        response = await served.get("/stream", last_event_id=ahead)
+        assert (response.status_code, response.json()["code"]) == (503, "behind")
+        assert int(response.headers["retry-after"]) > 0
+    async with serving(log, stream={"behind_wait_ms": 60_000}) as served:
+        asked: list[None] = []
+        log.behind_ms = lambda: asked.append(None)  # type: ignore[method-assign,assignment,func-returns-value]
+        waiting = asyncio.create_task(_first_events(served, 2, last_event_id=ahead))
+        await until_async(lambda: asked)
+        trade(served, 3)
+        beat, event = await waiting
+        assert (beat.kind, event.kind) == ("heartbeat", "order")
+        assert event.id[1] == log.head().sequence
+        log.behind_ms = lambda: 0  # type: ignore[method-assign,assignment]
+        [gap] = await _first_events(served, 1, last_event_id=cursor_of(served, log.head().sequence + 9))
+        assert (gap.kind, gap.data["reason"]) == ("gap", "future")
+
+
+async def _first_events(served: Served, count: int, **headers: str) -> list[Event]:
+    async with events(served.client, **headers) as stream:
+        return [await stream.next() for _ in range(count)]
 
 
 # --- beside the socket ------------------------------------------------------------------------------------
@@ -411,3 +488,34 @@ async def test_events_are_the_sockets_messages(
             steps = [step for step in missed if step[0] == "order"]
             assert len([frame for frame in replayed if "sequence" in frame]) >= len(steps)
     await until_async(lambda: both.clients() == (0, 0))
+
+
+@given(missed=STEPS, cut=st.integers(0, 20))
+async def test_a_stream_can_be_resumed_from_each_of_its_events(both: Both, missed: Any, cut: int) -> None:
+    """No order is lost or repeated; of the position changes that follow, none is lost."""
+    start = both.log.head()
+    both.take(missed)
+
+    async def read(cursor: str) -> list[Event]:
+        head, found = both.log.head(), []
+        path = f"/stream?updates=true&format=delta&after={cursor}"
+        async with events(both.served.client, path, key=KEY) as stream:
+            while True:
+                found.append(await stream.next())
+                if found[-1].kind == "heartbeat" and found[-1].id[1:] == (head.sequence, head.revision):
+                    break
+        await until_async(lambda: both.clients() == (0, 0))
+        return found
+
+    def orders(found: list[Event]) -> list[int]:
+        return [event.data["sequence"] for event in found if event.kind == "order"]
+
+    def changes(found: list[Event]) -> list[Any]:
+        return [event.data for event in found if event.kind in ("position", "removed")]
+
+    whole = await read(f"{both.log.epoch}:{start.sequence}:{start.revision}")
+    cut = min(cut, len(whole) - 1)
+    rest = await read(whole[cut].cursor)
+    assert orders(whole) == list(range(start.sequence + 1, both.log.head().sequence + 1))
+    assert orders(whole[: cut + 1]) + orders(rest) == orders(whole)
+    assert all(change in changes(rest) for change in changes(whole[cut + 1 :]))

@@ -153,7 +153,7 @@ export const REPLACED_CODE = 4004;
 const QUERY_BYTES = 6_000;
 
 /**
- * `GET /stream`, read by `fetch`: `EventSource` cannot send a header, and the key does not belong into a URL.
+ * `GET /stream`, read by `fetch`: `EventSource` cannot send a header, and the key does not belong in a URL.
  *
  * The events are those of the WebSocket without its answers. What the answers would state is derived: the login
  * from the first event's id, and whether the cursor was resumed from whether that event is a `gap`.

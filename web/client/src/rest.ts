@@ -377,7 +377,7 @@ export class PTNClient {
     }
   }
 
-  /** The delay before the next attempt; null gives up. `asked` is the server's Retry-After, in s. */
+  /** The delay before the next attempt; null: there is none. `asked` is the server's Retry-After, in s. */
   #pause(attempt: number, asked: number | undefined): number | null {
     const { times, first, longest } = this.#retries;
     if (attempt >= times || (asked !== undefined && asked * 1_000 > longest)) return null;
