@@ -109,7 +109,10 @@ _RESPONSE_HEADERS: dict[str, dict[str, Any]] = {
     "RateLimit-Policy": _header(
         "requests per window of the key, and the window in seconds", '"key";q=600;w=60'
     ),
+    "Access-Control-Allow-Origin": _header("the website whose scripts may read the response, or any", "*"),
+    "Access-Control-Expose-Headers": _header("headers that they may read", "ETag, Retry-After"),
 }
+_CROSS_ORIGIN_HEADERS = ("Access-Control-Allow-Origin", "Access-Control-Expose-Headers")
 _FRESHNESS_HEADERS = ("X-PTN-Epoch", "X-PTN-Sequence", "X-PTN-Revision", "X-PTN-As-Of")
 _LIMIT_HEADERS = ("RateLimit", "RateLimit-Policy")
 
@@ -240,9 +243,9 @@ def _unchanged(route: Route) -> dict[str, Any]:
 
 def _headers_of(route: Route, status: int) -> dict[str, Any]:
     """Returns the headers of the route's responses with this status, as references."""
-    names = ["Cache-Control"]
+    names = ["Cache-Control", "Vary", *_CROSS_ORIGIN_HEADERS]
     if status in (200, 304) or (route.also_503 and status == 503):
-        names += ["Vary"] if route.is_endless else ["ETag", "Vary"]
+        names += [] if route.is_endless else ["ETag"]
     if status == 200 and route.is_endless:
         names += ["X-Accel-Buffering"]
     elif status == 200 or (route.also_503 and status == 503):

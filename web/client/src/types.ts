@@ -252,6 +252,51 @@ export interface KeyLimits {
   requests_per_minute?: number | null;
 }
 
+/** The newest order that a tier shows, by `processed_ms`; `leverage` is null if the file has none. */
+export interface LastOrder {
+  processed_ms: number;
+  trade_pair: string;
+  order_type: "FLAT" | "LONG" | "SHORT";
+  leverage: number | null;
+}
+
+/**
+ * All miners that a tier shows, best first.
+ *
+ * `delay_ms` is how late the tier's delayed data is; `lookback_days` is the window of
+ * `thirty_day_returns`.
+ */
+export interface Leaderboard {
+  tier: number;
+  delay_ms: number;
+  lookback_days: number;
+  miners: LeaderboardEntry[];
+}
+
+/**
+ * A miner's row of the leaderboard; every value is as the tier shows the miner's positions.
+ *
+ * Except for the last four, which come from documents that are not delayed: `phase` is the bucket of the
+ * challenge period, `drawdown` the fraction lost from the highest return to the lowest one after it
+ * (0.034 = 3.4 % lost), `curve` up to 60 pairs [epoch ms, return of the portfolio as a factor], the oldest
+ * first.
+ */
+export interface LeaderboardEntry {
+  hotkey: string;
+  rank: number;
+  thirty_day_returns: number;
+  all_time_returns: number;
+  n_positions: number;
+  percentage_profitable: number;
+  open_positions: number;
+  net_leverage: Record<string, number>;
+  last_order: LastOrder | null;
+  phase: string | null;
+  elimination: MinerElimination | null;
+  drawdown: number | null;
+  curve: [number, number][] | null;
+}
+
 /** An order as it is listed, with `trade_pair` as [id, display]; see `Order` for the units. */
 export interface ListedOrder {
   order_type: "FLAT" | "LONG" | "SHORT";
@@ -342,6 +387,12 @@ export interface Messages {
   next: number;
   head: number;
   epoch: string;
+}
+
+/** Why and when a miner was excluded from the competition. */
+export interface MinerElimination {
+  reason: string | null;
+  elimination_initiated_time_ms: number | null;
 }
 
 /** A miner's entry in `/miner-positions` and in the checkpoint, where entries have no `tier`. */
@@ -596,6 +647,16 @@ export interface ServiceHealth {
   status: "healthy" | "unhealthy";
   service: string;
   timestamp_ms: number;
+}
+
+/** Where everything is; `routes` are the paths, each with a line about it. */
+export interface ServiceIndex {
+  service: string;
+  version: string;
+  docs: string;
+  openapi: string;
+  asyncapi: string;
+  routes: Record<string, string>;
 }
 
 /** `swept_ms`: end of the last completed sweep of the validator's files; null without a directory. */
