@@ -269,6 +269,7 @@ test("the verdict names the reason", () => {
 
 test("errors are sentences", () => {
   assert.equal(errorSentence(new TypeError("failed to fetch")), "The server cannot be reached.");
+  assert.equal(errorSentence(Object.assign(new Error("no answer"), { code: "unreachable" })), "The server cannot be reached.");
   assert.equal(errorSentence(new Error("no such thing")), "No such thing.");
   assert.equal(errorSentence("x"), "Something went wrong.");
 });
