@@ -29,7 +29,7 @@ def take(folder: Path) -> None:
         launched() as browser,
     ):
         wide = Tab(browser, server.rest + "/", width=1200)
-        wide.page.set_viewport_size({"width": 1200, "height": 610})
+        wide.page.set_viewport_size({"width": 1200, "height": 540})
         wide.sign_in(key)
         wide.wait_for_text(".state", "^Live$")
         rows = wide.page.locator("table[aria-label=Leaderboard] tbody tr[data-key]")

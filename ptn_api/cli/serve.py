@@ -61,7 +61,7 @@ def _hint(settings: Settings, rest: str, stream: str) -> None:
     from ptn_api.access import key_file_places, parse_keys
 
     keys = Path(settings.api_keys_file or key_file_places(settings.validator_dir)[0])
-    lines = [f"  docs      {rest}/docs"]
+    lines = [f"  page      {rest}/", f"  docs      {rest}/docs"]
     if settings.demo and keys.name == "demo_api_keys.json":
         lines.append(f"  keys      {keys}")
         if sys.stderr.isatty():

@@ -74,6 +74,7 @@ class Tab:
         self._context = browser.new_context(
             viewport={"width": width, "height": 800},
             color_scheme=scheme,  # type: ignore[arg-type]
+            ignore_https_errors=True,  # certificates of the tests are not in the system's store
         )
         self._context.set_default_timeout(PATIENCE_MS)
         self.page: Page = self._context.new_page()

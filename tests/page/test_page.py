@@ -16,6 +16,8 @@ from tests import factories
 from tests.live import Live
 from tests.page.browser import PAGE, Tab, tools_missing
 from tests.system.api import Api, api
+from tests.system.certificates import certificates
+from tests.system.nginx import NGINX, nginx
 from tests.system.validator import Validator
 from tests.waiting import until
 
@@ -111,6 +113,20 @@ def test_a_killed_server_is_survived_and_shown(served: Served, browser: Browser)
     tab.wait_for_text("table[aria-label='Newest orders'] tbody tr", r"EURUSD\s*LONG\s*\+0\.700")
     assert tab.page.locator("table[aria-label=Leaderboard] tbody tr[data-key]").count() == 2
     tab.close(LOST, r"status of 50\d")
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+def test_it_works_through_nginx(served: Served, browser: Browser, tmp_path: Path) -> None:
+    """With the project's own configuration, over TLS: also the stream arrives without delay."""
+    files = certificates(tmp_path / "tls")
+    with nginx(tmp_path / "nginx", files, served.server.rest, served.server.stream) as (_, port):
+        tab = Tab(browser, f"https://localhost:{port}/")
+        tab.sign_in(served.keys[100])
+        tab.wait_for_text(".state", "Live")
+        placed = factories.order(79, 0.9, at=time.time_ns() // 1_000_000)
+        served.validator.write(factories.position(79, [placed], trade_pair=factories.EURUSD))
+        tab.wait_for_text("table[aria-label='Newest orders'] tbody tr", r"EURUSD\s*LONG\s*\+0\.900")
+        tab.close()
 
 
 def test_an_unknown_key_is_refused(served: Served, browser: Browser) -> None:

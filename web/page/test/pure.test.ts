@@ -192,6 +192,8 @@ test("pace counts the last minute, and lag leaves out replayed and late orders",
   const tape = [order(120), order(119, { arrivedMs: null }), order(118, { late: true, arrivedMs: 1e9 }), order(1)];
   assert.deepEqual(pace(tape, 121_000, 0), { perMinute: 3, lagMs: 30 });
   assert.deepEqual(pace(tape.slice(0, 1), 121_000, 20), { perMinute: 1, lagMs: 10 });
+  const full = Array.from({ length: 2000 }, (_, n) => order(2, { seenMs: 120_000 - 10 * n }));
+  assert.equal(pace(full, 120_000, 0).perMinute, 6003);
   assert.deepEqual(pace([], 0, 0), { perMinute: 0, lagMs: null });
 });
 
@@ -267,6 +269,7 @@ test("the verdict names the reason", () => {
 
 test("errors are sentences", () => {
   assert.equal(errorSentence(new TypeError("failed to fetch")), "The server cannot be reached.");
+  assert.equal(errorSentence(Object.assign(new Error("no answer"), { code: "unreachable" })), "The server cannot be reached.");
   assert.equal(errorSentence(new Error("no such thing")), "No such thing.");
   assert.equal(errorSentence("x"), "Something went wrong.");
 });

@@ -46,6 +46,7 @@ export function Table<Row>(props: Props<Row>): JSX.Element {
   const [view, setView] = useState({ top: 0, height: 900, width: 1200, row: 28 });
   const [active, setActive] = useState<string | number | null>(null);
   const follow = useRef<string | number | null>(null);
+  const shownSince = useRef(performance.now());
 
   useLayoutEffect(() => {
     const element = scroller.current!;
@@ -185,7 +186,7 @@ export function Table<Row>(props: Props<Row>): JSX.Element {
               >
                 {shown.map((column, place) => (
                   <td key={column.key} class={column.align ?? "left"}>
-                    {place === 0 && props.news ? <News key={props.news(row)} /> : null}
+                    {place === 0 && props.news ? <News key={props.news(row)} shownSince={shownSince.current} /> : null}
                     {column.cell(row)}
                   </td>
                 ))}
@@ -210,16 +211,15 @@ export function Table<Row>(props: Props<Row>): JSX.Element {
 }
 
 /** A mark that fades. It is made anew, and therefore shown, whenever its key changes. */
-function News() {
+function News({ shownSince }: { shownSince: number }) {
   const [fresh, setFresh] = useState(false);
   const drawn = performance.now();
   useEffect(() => {
-    // Rows that scroll into view have no news.
-    if (drawn - started > 3000 && drawn - lastScroll > 300) setFresh(true);
+    // The first rows of a table and those that scroll into view have no news.
+    if (drawn - shownSince > 2000 && drawn - lastScroll > 300) setFresh(true);
   }, []);
   return <span class={fresh ? "news" : ""} />;
 }
 
-const started = performance.now();
 let lastScroll = 0;
 addEventListener("scroll", () => (lastScroll = performance.now()), { capture: true, passive: true });

@@ -83,12 +83,17 @@ export function matching(tape: TapeOrder[], filter: TapeFilter): TapeOrder[] {
   );
 }
 
-/** Returns the orders of the last minute, and the median time from the validator to this screen. */
+/** Returns the orders per minute, and the median time from the validator to this screen. */
 export function pace(tape: TapeOrder[], nowMs: number, clockAheadMs: number) {
   let perMinute = 0;
   for (const order of tape) {
     if (order.seenMs < nowMs - clockAheadMs - 60_000) break;
     perMinute += 1;
+  }
+  const oldest = tape.at(-1);
+  if (oldest !== undefined && perMinute === tape.length && tape.length >= TAPE_LIMIT) {
+    // The tape is full before it covers a minute.
+    perMinute = Math.round((perMinute * 60_000) / Math.max(1, nowMs - clockAheadMs - oldest.seenMs));
   }
   const lags = tape
     .slice(0, 200)

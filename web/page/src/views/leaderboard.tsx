@@ -156,13 +156,13 @@ export function Leaderboard() {
             options={[["", "All"], ...phases.map((name): [string, string] => [name, phase(name)])]}
             onChange={(name) => set({ phase: name })}
           />
-          <label class="check">
+          <label class="check" title="Only miners with open positions">
             <input
               type="checkbox"
               checked={filter.value.openOnly}
               onChange={(event) => set({ openOnly: event.currentTarget.checked })}
             />
-            With open positions
+            Open only
           </label>
         </header>
         <Table

@@ -1,6 +1,7 @@
 import { signal } from "@preact/signals";
 import { useMemo } from "preact/hooks";
 import { clock, delay, price } from "../pure/format.ts";
+import { linkTo } from "../pure/route.ts";
 import { matching, type TapeFilter, type TapeOrder } from "../pure/tape.ts";
 import type { Miner } from "../pure/model.ts";
 import { Ago, Choice, Leverage, MinerLink, PairLink, Search, Side } from "../parts/small.tsx";
@@ -20,7 +21,7 @@ export const tapeColumns: Column<TapeOrder>[] = [
     cell: (o) => <time title={new Date(o.processedMs).toISOString()}>{clock(o.processedMs)}</time>,
   },
   { key: "pair", label: "Pair", width: 110, priority: 0, cell: (o) => <PairLink pair={o.pair} /> },
-  { key: "side", label: "Side", width: 70, priority: 0, cell: (o) => <Side side={o.side} /> },
+  { key: "side", label: "Side", width: 64, priority: 0, cell: (o) => <Side side={o.side} /> },
   {
     key: "leverage",
     label: "Leverage",
@@ -127,6 +128,7 @@ export function Tape({ compact = false }: { compact?: boolean }) {
         rows={rows}
         rowKey={(o) => o.sequence}
         news={(o) => o.sequence}
+        onOpen={(o) => (location.hash = linkTo("miners", o.hotkey))}
         empty={source.length === 0 ? "Waiting for the next order…" : "No order matches."}
       />
     </section>
