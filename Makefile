@@ -127,7 +127,7 @@ check: lint  ## lint and run the quick tests, in under a minute
 # With ARGS, tests run in parallel and property tests try fewer examples; later options override:
 # ARGS="tests/rest --numprocesses=0 --hypothesis-profile=full".
 test: $(STAMP) $(NGINX) $(CHROMIUM) $(TYPESCRIPT) optional-page  ## run every test; ARGS=tests/rest for one folder
-	$(BIN)/python -m pytest $(if $(ARGS),--hypothesis-profile=quick $(PARALLEL),--hypothesis-profile=full) $(ARGS)
+	$(BIN)/python -m pytest $(if $(ARGS),--hypothesis-profile=quick $(PARALLEL),--hypothesis-profile=full --numprocesses=2 --dist=worksteal) $(ARGS)
 
 # The newest versions are locked, the oldest allowed ones are tested here. Only direct requirements are lowered;
 # some of them use functions that newer indirect ones deprecate.
