@@ -1,6 +1,6 @@
 """Presence between machines: what the processes of the stream on one machine tell those on the others.
 
-Messages go over the broker without being stored (stream/presence.py explains them). One that is lost, or sent
+Messages go over the broker without being stored (fanout/presence.py explains them). One that is lost, or sent
 while there is no connection, is made up for when the sender repeats its table. Aliases and client addresses
 travel, keys do not.
 """

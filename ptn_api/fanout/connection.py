@@ -146,7 +146,8 @@ class ConnectionHost(Protocol):
 class CatchUpProgress(msgspec.Struct, kw_only=True):
     """How far a catch-up got: first orders up to `cursor`, then position changes up to `revision`.
 
-    `since_revision` is the revision of the client's own state; None if it did not ask for changes.
+    `since_revision` is the revision of the client's own state, or that at its subscribe if it has none; None
+    if it did not ask for changes.
     """
 
     cursor: int
@@ -387,11 +388,14 @@ class Connection:
                     self.api_key = effect.api_key
                     self._host.check_login(self)
                 case CatchUp():
+                    since = effect.revision
+                    if since is None and self.subscription.updates and self._host.revision >= 0:
+                        since = self._host.revision  # what changes until it is live is not missed either
                     self.progress = CatchUpProgress(
                         cursor=effect.after,
                         replay_until=effect.replay_until,
-                        since_revision=effect.revision,
-                        revision=effect.revision or 0,
+                        since_revision=since,
+                        revision=since or 0,
                     )
                     self._host.catch_up(self)
                 case Resubscribed():

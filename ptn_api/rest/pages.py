@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -56,6 +57,8 @@ _SECURITY = header_lines(
 )
 _FOREVER = "public, max-age=31536000, immutable"
 """For files whose name contains a hash of their content."""
+_SETTLED_S = 2.0
+"""A file that changed more recently may be incomplete."""
 _NOT_BUILT = b"""<!doctype html>
 <html lang="en">
 <title>PTN API</title>
@@ -104,26 +107,29 @@ class BuiltPage:
         return self._read().get(name) if name else None
 
     def _read(self) -> dict[str, Response]:
-        """Reads the files again if one has changed. A file that is still being written changes once more."""
+        """Reads the files again if one has changed, or may still be being written: no cache may keep that."""
         start, assets = self._folder / "index.html", self._folder / "assets"
         try:
             paths = [start]
             with contextlib.suppress(FileNotFoundError), os.scandir(assets) as entries:
                 paths += sorted(Path(entry) for entry in entries if entry.is_file())
-            versions = {path: version_of(path.stat()) for path in paths}
+            found = {path: path.stat() for path in paths}
+            versions = {path: version_of(status) for path, status in found.items()}
             if versions != self._versions:
+                now = time.time()
+                recent = {path for path in paths if 0 <= now - found[path].st_mtime < _SETTLED_S}
                 responses = {
                     path.name: Response(
                         body_of(path.read_bytes()),
                         _SECURITY,
                         media_type=_MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
-                        cache_control=_FOREVER,
+                        cache_control="" if path in recent else _FOREVER,
                     )
                     for path in paths[1:]
                 }
                 page = body_of(start.read_bytes())
                 responses[""] = Response(page, _SECURITY, vary="Accept", media_type=HTML)
-                self._versions, self._responses = versions, responses
+                self._versions, self._responses = {} if recent else versions, responses
         except OSError:  # not built, or replaced just now
             self._versions, self._responses = {}, {}
         return self._responses

@@ -23,7 +23,7 @@ from tests.events import Event, Events, events
 from tests.factories import BTCUSD, EURUSD, MINER, OTHER_MINER, order, position, uuid, written
 from tests.rest.serving import NOW, Served, filled_log, serving
 from tests.stream.live import KEY, Client, LiveStream, running
-from tests.stream.test_presence import Network
+from tests.stream.test_presence import Network, Node
 from tests.system.certificates import contexts
 from tests.waiting import PATIENCE_S, until_async
 
@@ -287,8 +287,8 @@ async def test_the_sixth_connection_of_a_user_evicts_the_oldest_of_either_kind()
     """Streams in REST and sockets in the stream's process share the limit, in the order of their logins."""
     network, live = Network(), LiveStream(log=filled_log(), ready=False)
     async with (
-        serving(live.log, keys=live.keys, peers=network.node("rest"), stream={"presence_ms": 50}) as served,
-        running(live, peers=network.node("stream"), presence_ms=50),
+        serving(live.log, keys=live.keys, peers=Node("rest", network), stream={"presence_ms": 50}) as served,
+        running(live, peers=Node("stream", network), presence_ms=50),
         contextlib.AsyncExitStack() as stack,
     ):
 

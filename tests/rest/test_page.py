@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import httpx
@@ -30,6 +31,8 @@ def build(folder: Path, script: bytes = b"let a = 1;" * 99, page: bytes = b"<tit
     (folder / "assets" / HASHED).write_bytes(script)
     (folder / "assets" / "style-Deadbee1.css").write_bytes(b"body{}")
     (folder / "index.html").write_bytes(page)
+    for path in folder.rglob("*.*"):
+        os.utime(path, (1e9, 1e9))
 
 
 async def browse(served: Served, path: str = "/", **headers: str) -> httpx.Response:
@@ -86,10 +89,33 @@ async def test_a_page_that_is_built_while_the_server_runs(folder: Path) -> None:
         assert (await browse(served, "/assets/" + HASHED)).status_code == 404
 
 
+async def test_a_file_that_may_be_incomplete_is_not_cached(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing tells whether the build has written all of it; a browser would keep the part for a year."""
+    monkeypatch.setattr(pages, "_SETTLED_S", 3_600.0)
+    build(folder)
+    script = folder / "assets" / HASHED
+    async with serving() as served:
+        for content in (b"let", b"let a = 1"):  # even if the time of its change is the same
+            now = time.time()
+            script.write_bytes(content)
+            os.utime(script, (now, now))
+            recent = await browse(served, "/assets/" + HASHED)
+            assert (recent.content, recent.headers["cache-control"]) == (content, "no-cache")
+        os.utime(script, (2e9, 2e9))  # the clock was set back since
+        complete = await browse(served, "/assets/" + HASHED)
+        assert "immutable" in complete.headers["cache-control"]
+        os.utime(script, (1e9, 1e9))
+        complete = await browse(served, "/assets/" + HASHED)
+        assert "immutable" in complete.headers["cache-control"]
+
+
 async def test_assets(folder: Path) -> None:
     """Cached forever, compressed, with types that browsers execute under nosniff."""
     build(folder)
     (folder / "assets" / "odd.bin").write_bytes(b"\0")
+    os.utime(folder / "assets" / "odd.bin", (1e9, 1e9))
     async with serving() as served:
         script = await browse(served, "/assets/" + HASHED, accept_encoding="gzip")
         assert script.content == b"let a = 1;" * 99

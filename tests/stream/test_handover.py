@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
-from ptn_api.event_log.contract import LoggedPosition, RemovedPosition
+from ptn_api.event_log.contract import Event, LoggedPosition, RemovedPosition
 from tests.factories import MINER, T0, order, position, uuid, written
 from tests.memory_log import MemoryLog
-from tests.stream.live import Client, LiveStream, running
+from tests.stream.live import SOON_S, Client, LiveStream, running
 
 
 class SilentLog(MemoryLog):
@@ -111,10 +113,17 @@ async def test_orders_precede_changes_during_a_catch_up() -> None:
 
 
 class MeddledLog(MemoryLog):
-    """A log with one write during a catch-up: before it returns changes, or removals."""
+    """A log with one write during a catch-up: before it returns orders, changes or removals."""
 
+    before_read: Callable[[], object] | None = None
     before_positions: Callable[[], object] | None = None
     before_removed: Callable[[], object] | None = None
+
+    def read(self, after: int, limit: int, *, orders: bool = True) -> list[Event]:
+        meddle, self.before_read = self.before_read, None
+        if meddle is not None:
+            meddle()
+        return super().read(after, limit, orders=orders)
 
     def positions(self, *, miner: str | None = None, since_revision: int = 0) -> Iterator[LoggedPosition]:
         meddle, self.before_positions = self.before_positions, None
@@ -160,3 +169,26 @@ async def test_a_removal_in_the_middle_of_a_catch_up_is_sent_once() -> None:
         assert [(await client.receive())["type"] for _ in range(3)] == ["resumed", "position", "removed"]
         live.append(written(position(9, [order(9)])))
         assert len(await client.messages(1)) == 1
+
+
+@pytest.mark.parametrize("cursor", [{}, {"last_sequence": 7, "epoch": "another"}])
+async def test_a_client_without_a_revision_gets_changes_that_happen_while_it_catches_up(
+    cursor: dict[str, Any],
+) -> None:
+    """From the state on that the first frames stand for: it takes its snapshot after them."""
+    log = MeddledLog(created_ms=T0, epoch="epoch-1")
+    async with running(LiveStream(log=log)) as live, live.client() as early, live.client() as client:
+        await early.login(version=2)
+        await early.subscribe(updates=True)
+        live.append(written(position(1_000, [order(1_000)])))
+        await early.messages(1)
+        await client.login(version=2, **cursor)
+        live.trade(400)
+        await early.messages(400)
+        log.before_read = lambda: live.append(written(position(1_000, [order(1_000, price=7.0)])))
+        await client.subscribe(updates=True)
+        if cursor:
+            assert (await client.receive())["type"] == "resume_failed"
+        assert len(await client.messages(400)) == 400
+        frame = await asyncio.wait_for(client.next("position"), SOON_S)
+        assert [o["price"] for o in frame["orders"]] == [7.0]
