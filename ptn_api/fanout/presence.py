@@ -168,7 +168,7 @@ class Presence:
     def _receive(self, process: str, message: bytes) -> None:
         try:
             update = self._decoder.decode(message)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             logger.error("presence_malformed", peer=process, reason=str(error))
             return
         if process not in self._others:  # it has just started, and knows nothing of this one either

@@ -313,9 +313,10 @@ async def test_a_message_that_cannot_be_read_is_skipped() -> None:
     async with streams("a", "b", max_connections_per_key=1) as s:
         older = await s.login("a")
         with structlog.testing.capture_logs() as logs:
-            for nonsense in (b"", b"{}x", b'{"users":7}', b'{"events":[["unknown","a",""]]}'):
+            deep = b'{"more":' + b"[" * 10_000 + b"]" * 10_000 + b"}"
+            for nonsense in (b"", b"{}x", b'{"users":7}', b'{"events":[["unknown","a",""]]}', deep):
                 s.network.nodes["a"].receive("c", nonsense)
-        assert [line["event"] for line in logs] == ["presence_malformed"] * 4
+        assert [line["event"] for line in logs] == ["presence_malformed"] * 5
         await s.login("b")
         assert await older.close_code() == close_codes.REPLACED.code
 
