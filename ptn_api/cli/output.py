@@ -79,8 +79,10 @@ _SHRINKABLE = {"entry price", "order", "phase"}
 def print_rows(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
     """A table on a terminal; otherwise tab-separated lines with complete cells, after a line of column names.
 
-    The table fits 80 columns: it has no rules, and no column that is empty in every row.
+    The table fits 80 columns: it has no rules, and no column that is empty in every row. Control characters
+    are escaped: names may come from another machine, and would reach the terminal.
     """
+    rows = [[cell if cell.isprintable() else ascii(cell)[1:-1] for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in (columns, *rows):
             print("\t".join(row))

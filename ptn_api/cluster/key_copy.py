@@ -27,6 +27,8 @@ from ptn_api.errors import BrokerError, KeyFileError
 __all__ = ["KeyBroker", "KeyCopy", "SharedKeyStore", "read_shared_keys"]
 
 _EDIT_S = 5.0
+_EDITS_KEPT = 20
+"""More than are made within that time."""
 _PAUSE_S = 0.05
 _CHECK_POLLS = 25
 """Each time after this number of polls, look whether the broker still has what the copy has."""
@@ -50,8 +52,8 @@ class SharedKeys(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     """Random, from the first edit of a new cluster on."""
     revision: int
-    edit: str
-    """Random: by it, an edit without an answer finds out whether it was stored."""
+    edits: list[str]
+    """Random names of the last edits: an edit without an answer finds out whether it was stored."""
     entries: Entries
 
 
@@ -103,13 +105,14 @@ class SharedKeyStore:
         while True:
             try:
                 entry = self._broker.keys(0)
-                keys = SharedKeys(origin=secrets.token_hex(8), revision=0, edit="", entries={})
+                keys = SharedKeys(origin=secrets.token_hex(8), revision=0, edits=[], entries={})
                 if entry is not None:
                     keys = decode(entry.payload)
-                if keys.edit == edit:  # stored, though the answer was lost
+                if edit in keys.edits:  # stored, though the answer was lost
                     return
                 change(keys.entries)
-                new = msgspec.structs.replace(keys, revision=keys.revision + 1, edit=edit)
+                edits = [*keys.edits[1 - _EDITS_KEPT :], edit]
+                new = msgspec.structs.replace(keys, revision=keys.revision + 1, edits=edits)
                 if new_origin:
                     new = msgspec.structs.replace(new, origin=secrets.token_hex(8))
                 payload, sent = encode(new), True

@@ -98,13 +98,13 @@ class PresenceRelay:
     def _receive(self, content: bytes) -> None:
         try:
             message = self._decoder.decode(content)
-        except msgspec.MsgspecError as error:
+            # In one line, as messages between processes are (process/control.py).
+            update = bytes(msgspec.json.format(message.update, indent=-1))
+        except (msgspec.MsgspecError, RecursionError) as error:
             logger.error("presence_malformed", reason=str(error))
             return
         if message.peer.partition("/")[0] == self._machine:
             return
-        # In one line, as messages between processes are (process/control.py).
-        update = bytes(msgspec.json.format(message.update, indent=-1))
         self._pass_on(message.peer, None if update == _GONE else update)
 
 

@@ -12,6 +12,7 @@ import re
 import sqlite3
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -76,7 +77,7 @@ def syncs(monitor: str) -> bool | None:
     try:
         with urllib.request.urlopen(f"{monitor}/varz", timeout=_MONITOR_S) as answer:  # noqa: S310 - the operator's
             return bool(json.load(answer)["jetstream"]["config"].get("sync_always"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, HTTPException, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

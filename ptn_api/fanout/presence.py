@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, Protocol
 
 import msgspec
@@ -27,6 +27,9 @@ logger = structlog.get_logger()
 
 _COALESCE_S = 0.01
 """Changes within this time go into one message."""
+_PART_USERS = 1_000
+"""A table is sent in parts of this many users, since messages between machines have at most 1 MiB."""
+_PART_PAUSE_S = 0.01
 _MISSED_TABLES = 2
 """A process that has sent nothing while this process sent its table more often than this is gone."""
 
@@ -44,8 +47,8 @@ class UserPresence(msgspec.Struct, frozen=True, array_like=True):
 class Update(msgspec.Struct, frozen=True, omit_defaults=True):
     """A message to the other processes: users by alias as they are now, and events since the last message.
 
-    With `whole`, users that are not named have left. The last part of an event is the fingerprint of the key
-    of a successful attempt to log in, otherwise empty.
+    With `whole`, users that are not named have left; those of a large table follow in parts. The last part of
+    an event is the fingerprint of the key of a successful attempt to log in, otherwise empty.
     """
 
     users: dict[str, UserPresence] = {}
@@ -104,7 +107,11 @@ class Presence:
         """
         while self._peers is not None:
             self._repeat.clear()
-            self._publish(Update(users=self._own, whole=True))
+            aliases = list(self._own)
+            self._publish(Update(users=self._own_users(aliases[:_PART_USERS]), whole=True))
+            for start in range(_PART_USERS, len(aliases), _PART_USERS):
+                await asyncio.sleep(_PART_PAUSE_S)  # on the way, a message behind much unsent data is dropped
+                self._publish(Update(users=self._own_users(aliases[start : start + _PART_USERS])))
             if not await wait_for_event(self._repeat, every_ms):
                 for process in list(self._others):
                     self._missed[process] += 1
@@ -153,13 +160,15 @@ class Presence:
     def _flush_soon(self) -> None:
         def flush() -> None:
             self._flush = None
-            users = {alias: self._own.get(alias, UserPresence()) for alias in self._changed}
-            update = Update(users=users, events=self._events)
+            update = Update(users=self._own_users(self._changed), events=self._events)
             self._changed, self._events = set(), []
             self._publish(update)
 
         if self._flush is None:
             self._flush = asyncio.get_running_loop().call_later(_COALESCE_S, flush)
+
+    def _own_users(self, aliases: Iterable[str]) -> dict[str, UserPresence]:
+        return {alias: self._own.get(alias, UserPresence()) for alias in aliases}
 
     def _publish(self, update: Update) -> None:
         if self._peers is not None:
@@ -168,7 +177,7 @@ class Presence:
     def _receive(self, process: str, message: bytes) -> None:
         try:
             update = self._decoder.decode(message)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             logger.error("presence_malformed", peer=process, reason=str(error))
             return
         if process not in self._others:  # it has just started, and knows nothing of this one either

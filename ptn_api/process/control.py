@@ -206,7 +206,7 @@ class Channel(asyncio.Protocol, Generic[Received]):
         for line in lines:
             try:
                 message = self._decoder.decode(line)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, RecursionError) as error:
                 logger.error("control_message_malformed", reason=str(error))
             else:
                 self._on_message(message)

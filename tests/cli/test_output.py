@@ -75,3 +75,10 @@ def test_times_of_this_year_are_shown_to_the_minute() -> None:
 def test_piped_cells_are_complete(capsys: pytest.CaptureFixture[str]) -> None:
     print_rows(POSITIONS, [(*CLOSED, "")], title="not for programs")
     assert capsys.readouterr().out == "\t".join(POSITIONS) + "\n" + "\t".join((*CLOSED, "")) + "\n"
+
+
+def test_control_characters_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    """A machine of the cluster reports its name and users, and may have been taken over."""
+    print_rows(("user", "day"), [("a\x1b]0;b\x07\tc\n", "é")])
+    assert capsys.readouterr().out == "user\tday\na\\x1b]0;b\\x07\\tc\\n\té\n"
+    assert "\x1b" not in "".join(on_terminal(("a\x1b[2J", "b"), ("user", "day")))

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from ptn_api.access import Entries, KeyFile, KeyRing, add_key, hashed_entries, revoke_key, rotate_key
+from ptn_api.access import (
+    Entries,
+    KeyFile,
+    KeyRing,
+    add_key,
+    hashed_entries,
+    parse_keys,
+    revoke_key,
+    rotate_key,
+)
 from ptn_api.cluster.key_copy import KeyCopy, SharedKeyStore, decode, encode, read_shared_keys
 from ptn_api.cluster.options import shared_key_file
 from ptn_api.errors import BrokerError, KeyFileError
@@ -94,6 +103,30 @@ def test_edits_at_the_same_time_all_count(broker: MemoryBroker, store: SharedKey
 
     store.edit(change)
     assert sorted(read_shared_keys(broker)) == ["faster", "slower"]
+
+
+def test_an_edit_whose_answer_is_lost_before_another_one(broker: MemoryBroker, store: SharedKeyStore) -> None:
+    """It is made once too: a new key that is reported as a failure would be one that no user has."""
+    others = iter("bcde")
+
+    def edit_in_between() -> None:
+        if not broker.key_faults and (name := next(others, "")):
+            add_key(SharedKeyStore(broker), name, 30)
+
+    broker.hear_keys(edit_in_between)
+    broker.key_faults.append(Fault.ACK_LOST)
+    key = add_key(store, "alice", 100)
+    others = iter("fg")
+    broker.key_faults.append(Fault.ACK_LOST)
+    new = rotate_key(store, "alice", grace_ms=10**12, now_ms=NOW)
+    ring = KeyRing(lambda: NOW)
+    ring.replace(parse_keys(json.dumps(read_shared_keys(broker)).encode()).grants)
+    assert [holder and holder.alias for holder in map(ring.lookup, (key, new))] == ["alice"] * 2
+    assert len(read_shared_keys(broker)["alice"]["previous"]) == 1
+    others = iter("h")
+    broker.key_faults.append(Fault.ACK_LOST)
+    revoke_key(store, "alice")
+    assert sorted(read_shared_keys(broker)) == list("bcdefgh")
 
 
 def test_without_a_connection_an_edit_fails(broker: MemoryBroker, store: SharedKeyStore) -> None:
@@ -249,8 +282,6 @@ def test_a_file_becomes_hashes() -> None:
     assert json.loads(text)["carol"]["previous"] == [
         {"key_sha256": digest, "expires": "2027-01-01T00:00:00Z"}
     ]
-    from ptn_api.access import parse_keys
-
     ring.replace(parse_keys(text.encode()).grants)
     holders = [ring.lookup(f"key-of-{name}") for name in ("alice", "bob")]
     assert [(h.tier, h.max_connections) for h in holders if h] == [(100, 3), (100, None)]

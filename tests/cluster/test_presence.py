@@ -46,12 +46,13 @@ async def test_a_message_is_one_line() -> None:
     """Whatever another machine sends; what cannot be read is skipped, and the next one counts."""
     async with machines("a") as (broker, _, heard):
         with structlog.testing.capture_logs() as logs:
-            for nonsense in (b"", b"{}", b'{"peer":7}', b'{"peer":"b/stream","update":{\n'):
+            deep = b'{"peer":"b/stream","update":' + b"[" * 10_000 + b"]" * 10_000 + b"}"
+            for nonsense in (b"", b"{}", b'{"peer":7}', b'{"peer":"b/stream","update":{\n', deep):
                 broker.send_presence(nonsense)
             broker.send_presence(b'{"peer": "b/stream",\n "update": {"whole":\n\ttrue}}')
             await until_async(lambda: heard["a"])
         assert heard["a"] == [("b/stream", b'{"whole":true}')]
-        assert [line["event"] for line in logs] == ["presence_malformed"] * 4
+        assert [line["event"] for line in logs] == ["presence_malformed"] * 5
 
 
 async def test_a_machine_that_stops_is_gone_at_once() -> None:

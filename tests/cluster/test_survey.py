@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from ptn_api.cluster import jetstream
 from ptn_api.cluster.copy import Copy, found, open_copy
 from ptn_api.cluster.jetstream import JetStreamBroker
 from ptn_api.cluster.options import ClusterOptions
-from ptn_api.cluster.survey import is_old
+from ptn_api.cluster.survey import is_old, syncs
 from ptn_api.event_log import open_writer
 from ptn_api.process.settings import load_settings
 from tests.cluster.machines import begin
@@ -194,3 +196,19 @@ def test_what_a_machine_does_not_run_is_not_checked(tmp_path: Path) -> None:
         assert list(checks[name](taking_in)) == []
     assert list(checks["validator"](taking_in)) != []
     assert list(checks["keys"](serving)) != []
+
+
+def test_a_port_that_is_not_for_monitoring() -> None:
+    """Such as the one for clients: whether its server syncs is unknown."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"INFO {}\r\n")
+                connection.recv(4096)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert syncs(f"http://127.0.0.1:{listener.getsockname()[1]}") is None
+        thread.join()

@@ -16,6 +16,7 @@ import structlog
 from ptn_api.access import Grant
 from ptn_api.access.key_ring import fingerprint
 from ptn_api.clock import monotonic_ms
+from ptn_api.fanout.presence import Presence, UserPresence
 from ptn_api.wire import close_codes
 from tests.stream.live import KEY, Client, LiveStream, running, until
 
@@ -313,9 +314,10 @@ async def test_a_message_that_cannot_be_read_is_skipped() -> None:
     async with streams("a", "b", max_connections_per_key=1) as s:
         older = await s.login("a")
         with structlog.testing.capture_logs() as logs:
-            for nonsense in (b"", b"{}x", b'{"users":7}', b'{"events":[["unknown","a",""]]}'):
+            deep = b'{"more":' + b"[" * 10_000 + b"]" * 10_000 + b"}"
+            for nonsense in (b"", b"{}x", b'{"users":7}', b'{"events":[["unknown","a",""]]}', deep):
                 s.network.nodes["a"].receive("c", nonsense)
-        assert [line["event"] for line in logs] == ["presence_malformed"] * 4
+        assert [line["event"] for line in logs] == ["presence_malformed"] * 5
         await s.login("b")
         assert await older.close_code() == close_codes.REPLACED.code
 
@@ -334,3 +336,20 @@ async def test_a_process_that_falls_silent_is_forgotten() -> None:
         assert sum(live.counters.evictions for live in s.all.values()) == 0
         await s.login("a")
         await until(lambda: s.all["c"].counters.evictions == 1)
+
+
+async def test_a_large_table_fits_into_messages() -> None:
+    """Of 1 MiB between machines; a larger one would be dropped, and its users counted nowhere else."""
+    network = Network()
+    sender, receiver = (Presence(Node(name, network)) for name in "ab")
+    users = {f"{n:0200}": UserPresence([n]) for n in range(10_000)}
+    for alias, user in users.items():
+        sender.set_user(alias, user)
+    await until(lambda: bool(network.sent))  # the changes, which come in a few at a time with real logins
+    receiver._forget("a")
+    network.sent.clear()
+    repeating = asyncio.create_task(sender.repeat(3_600_000))
+    await until(lambda: all(receiver.logins(alias) for alias in users))
+    repeating.cancel()
+    assert max(map(len, network.sent)) < 1 << 19
+    assert network.repeats["a"] == 1
