@@ -102,7 +102,12 @@ class Asker:
         if key:
             sent["Authorization"] = f"Bearer {key}"
         url = self._server.rest + template.replace("{hotkey}", hotkey) + query
-        response = self._client.request(method, url, headers=sent)
+        with self._client.stream(method, url, headers=sent) as response:
+            if method == "GET" and response.headers.get("content-type") == "text/event-stream":
+                start = next(response.iter_bytes())  # it has no end
+                response = httpx.Response(response.status_code, headers=response.headers, content=start)
+            else:
+                response.read()
         assert answer_problems(self._document, template, method, response) == [], (method, url, response.text)
         self.seen.add((template, response.status_code))
         return response
@@ -137,7 +142,7 @@ def test_every_route_answers_as_described(ask: Asker, openapi: dict[str, Any], k
         head = ask(template, tiered, method="HEAD", **ways)
         assert head.status_code == answer.status_code
         assert not head.content
-        if answer.status_code == 200:
+        if answer.status_code == 200 and template != "/stream":
             assert {"etag", "vary", "cache-control"} <= set(answer.headers)
             unchanged = ask(template, tiered, If_None_Match=answer.headers["ETag"], **ways)
             assert unchanged.status_code == 304 or template in CHANGING

@@ -19,6 +19,7 @@ from tests.events import Event, parse
 from tests.system.api import Api, api
 from tests.system.certificates import certificates
 from tests.system.nginx import NGINX, nginx
+from tests.system.test_keys import rest_status
 from tests.system.test_watching import scrape, value
 from tests.system.validator import Validator
 from tests.waiting import until
@@ -117,15 +118,16 @@ def test_the_end_of_a_key_and_of_the_server(server: Api, data_dir: Path, validat
     """Both end the stream at once; only the second asks for a reconnect. Metrics count the streams."""
     key_file = data_dir.parent / "api_keys.json"
     first, second = add_key(key_file, "first", 100), add_key(key_file, "second", 100)
+    until(lambda: rest_status(server, first) == rest_status(server, second) == 200)  # the file has been read
     with (
         curl(server.rest, second, "--retry", "60", "--retry-all-errors") as stream,
         curl(server.rest, first) as another,
     ):
-        assert value(scrape(server), "ptn_rest_event_streams") == 2
+        until(lambda: value(scrape(server), "ptn_rest_event_streams") == 2, what="both streams have begun")
         validator.place()
         stream.wait_for(1)
         another.wait_for(1)
-        assert value(scrape(server), "ptn_rest_event_deliveries_total") == 2
+        until(lambda: value(scrape(server), "ptn_rest_event_deliveries_total") == 2, what="both are counted")
         revoke_key(key_file, "first")
         another.wait_ended()
         assert another.others == [": key revoked or downgraded"]

@@ -32,18 +32,22 @@ def missing() -> str:
     return ""
 
 
-def compiled(project: str) -> None:
+def compiled(project: str, *options: str) -> None:
     """Runs the TypeScript compiler."""
-    command = ["node", "node_modules/typescript/bin/tsc", "--project", project]
+    command = ["node", "node_modules/typescript/bin/tsc", "--project", project, *options]
     done = subprocess.run(command, cwd=CLIENT, capture_output=True, text=True, timeout=_COMPILE_S)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @cache
 def built() -> Path:
-    """Compiles the client with its tests; returns the folder of the compiled tests."""
-    compiled("tsconfig.test.json")
-    return CLIENT / "build" / "test"
+    """Compiles the client with its tests; returns the folder of the compiled tests.
+
+    Each worker has a folder of its own: another one would read files that are being written.
+    """
+    folder = CLIENT / f"build-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
+    compiled("tsconfig.test.json", "--outDir", str(folder))
+    return folder / "test"
 
 
 class Program:

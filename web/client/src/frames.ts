@@ -42,6 +42,7 @@ export interface SubscriptionAnswer {
   message: string;
   sender_timestamp: unknown;
   received_timestamp: number | null;
+  unknown_miners: string[];
 }
 
 export interface Resumed {
@@ -150,6 +151,7 @@ const SHAPES: Record<string, Shape> = {
     message: optional(isString, ""),
     sender_timestamp: optional(() => true, null),
     received_timestamp: optional(orNull(isInteger), null),
+    unknown_miners: optional(listOf(isString), []),
   },
 };
 

@@ -132,6 +132,9 @@ const TRANSITIONS: Record<Phase, Partial<Record<Input, Phase>>> = {
   broken: {},
 };
 
+/** How many unknown miners a warning names. */
+const NAMED_MINERS = 3;
+
 const INPUTS = {
   login: "accepted",
   subscription_status: "confirmed",
@@ -301,6 +304,8 @@ export class ClientSession {
       if (frame.received_timestamp !== null)
         this.#learnOffset(frame.sender_timestamp, frame.received_timestamp, wallMs);
       if (frame.action !== "subscribe") return;
+      const unknown = frame.unknown_miners.slice(0, NAMED_MINERS);
+      if (unknown.length > 0) this.#warn(`the validator has no such miner at present: ${unknown.join(", ")}`);
     }
     const input = INPUTS[frame.type];
     const before = this.phase;
