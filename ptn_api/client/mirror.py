@@ -360,7 +360,7 @@ class OpenMirror:
 
         try:
             self._thread.run(load)
-        except BaseException:  # Ctrl-C as well: nobody else closes what was not entered
+        except BaseException:  # also Ctrl-C: without a completed __enter__, __exit__ does not run
             with contextlib.suppress(Exception):  # the one that is raised here
                 self.close()
             raise
@@ -371,7 +371,7 @@ class OpenMirror:
     ) -> None:
         try:
             self.close()
-        except Exception:  # whatever ended the mirror: the block's own error goes first
+        except Exception:  # an error of the block takes precedence over any that ended the mirror
             if error is None:
                 raise
 

@@ -372,7 +372,7 @@ class JetStreamBroker:
             try:
                 for subject in subjects:
                     await client.publish(subject, b"{")
-                # That a process which nobody knows has ended: machines would log a malformed message.
+                # The end of a process that does not exist: every machine would log a malformed message.
                 await client.publish(self._presence_subject, b'{"peer":"","update":null}')
                 for subject in entries:
                     refused = {_EXPECTED_STREAM: "none", _EXPECTED_SEQUENCE: str(_NEVER)}

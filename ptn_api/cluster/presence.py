@@ -1,8 +1,8 @@
 """Presence between machines: what the processes of the stream on one machine tell those on the others.
 
-Messages go over the broker without being stored (fanout/presence.py explains them). One that is lost, or sent
-while there is no connection, is made up for when the sender repeats its table. Aliases and client addresses
-travel, keys do not.
+Messages go over the broker without being stored (fanout/presence.py explains them). If one is lost,
+or there is no connection, the sender's next table corrects it. They contain aliases and client addresses, but
+no keys.
 """
 
 from __future__ import annotations

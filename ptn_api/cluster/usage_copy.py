@@ -100,7 +100,7 @@ class UsageCopy:
 
 
 def usage_since(broker: UsageBroker, day: str, days: int) -> Iterator[UsageRow]:
-    """The records of all machines of so many days, from this one on. Raises BrokerError."""
+    """Returns the records of all machines for `days` days, beginning with `day`. Raises BrokerError."""
     for each in _days(day, days):
         yield from _decoded(broker.usage(f"{each}.*.*"))
 

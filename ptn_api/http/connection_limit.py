@@ -27,7 +27,7 @@ T = TypeVar("T")
 def newest_of_greatest(owners: dict[T, Any]) -> T | None:
     """Returns what gives way where all room is taken: the newest of the owner with the most.
 
-    None if nobody has more than one. `owners` has the owner of each, the oldest first.
+    Returns None if nobody has more than one. `owners` maps each item to its owner, the oldest first.
     """
     [(most, count)] = Counter(owners.values()).most_common(1) or [(None, 0)]
     return next(each for each, owner in reversed(owners.items()) if owner == most) if count > 1 else None

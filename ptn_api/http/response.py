@@ -60,7 +60,7 @@ class Exchange:
     def __init__(self, request: Request, abort: Callable[[], None] = lambda: None) -> None:
         self.request = request
         self.abort = abort
-        """Closes the connection at once, whatever has been sent."""
+        """Closes the connection at once, even in the middle of a response."""
         self.route = "unknown"
         """The route's path template, for metrics and the log."""
         self.user: Any = None

@@ -435,7 +435,7 @@ def _entries(path: str) -> list[os.DirEntry[str]]:
 
 
 def _is_folder(entry: os.DirEntry[str], known: Set[str] = frozenset()) -> bool:
-    """Returns whether it is a folder with a proper name; raises OSError if a known name is no folder."""
+    """Returns whether it is a folder with a valid name. Raises OSError if a known name is not a folder."""
     try:
         check_name(entry.name)
         is_folder = entry.is_dir()

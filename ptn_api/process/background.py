@@ -109,9 +109,9 @@ async def flush_usage(usage: Usage, file: UsageFile, problems: ProblemRegister, 
 async def collect_garbage(*, every_ms: int = 30_000) -> None:
     """Collects the garbage that only a full collection finds, at most this often.
 
-    Python does so whenever the number of objects has grown by a quarter: again and again while thousands of
-    connections are opened, for 40 to 240 ms each time, in which nobody is served. What the process has made
-    by the first time is not looked at again.
+    Python runs one whenever the number of objects has grown by a quarter: repeatedly while thousands of
+    connections are opened, and each stops the process for 40 to 240 ms. Objects that exist at the first
+    collection are frozen, so later ones do not examine them.
     """
     thresholds, known = gc.get_threshold(), False
     gc.set_threshold(*thresholds[:2], _NEVER)

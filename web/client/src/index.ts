@@ -26,8 +26,6 @@ export {
   PTNClient,
   type MessagePage,
   type MinerPositions,
-  type MinerRow,
-  type MinerRows,
   type OrderStatus,
   type PTNClientOptions,
   type RequestOptions,

@@ -65,34 +65,6 @@ export interface MessagePage {
   epoch: string;
 }
 
-/** A miner's row of `GET /miners`; returns are factors, fractions 0..1. */
-export interface MinerRow {
-  hotkey: string;
-  rank: number;
-  thirty_day_returns: number;
-  all_time_returns: number;
-  n_positions: number;
-  percentage_profitable: number;
-  open_positions: number;
-  /** Signed leverage of the open positions that the tier shows, by trade pair. */
-  net_leverage: Record<string, number>;
-  last_order: { processed_ms: number; trade_pair: string; order_type: string; leverage: number } | null;
-  phase: string | null;
-  elimination: { reason: string; elimination_initiated_time_ms: number } | null;
-  /** The fraction lost from the peak. */
-  drawdown: number | null;
-  /** At most 60 points of [ms, return factor], oldest first. */
-  curve: [number, number][] | null;
-}
-
-export interface MinerRows {
-  tier: number;
-  /** How late delayed data is; 0 at tier 100. */
-  delay_ms: number;
-  lookback_days: number;
-  miners: MinerRow[];
-}
-
 const QUERY_BYTES = 6_000;
 /** 304: called unchanged without having been asked whether it is, as by a faulty proxy. */
 const RETRIED = [304, 429, 503];
@@ -156,7 +128,7 @@ export class PTNClient {
   }
 
   /** Every miner's performance, present exposure and curve, best first. */
-  miners(options?: RequestOptions): Promise<MinerRows> {
+  miners(options?: RequestOptions): Promise<types.Leaderboard> {
     return this.#get("miners", {}, options);
   }
 

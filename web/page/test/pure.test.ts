@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { MinerRow, OrderMessage } from "ptn-api-client";
+import type { LeaderboardEntry, OrderMessage } from "ptn-api-client";
 import { applied, matchingMiners, netOf, phaseOf, sortedBy } from "../src/pure/board.ts";
 import { curveOf, sparkline, underwater } from "../src/pure/curve.ts";
 import { errorSentence } from "../src/pure/errors.ts";
@@ -13,7 +13,7 @@ import { extended, matching, pace, tapeOrder, type TapeOrder } from "../src/pure
 import { verdict, type Facts } from "../src/pure/verdict.ts";
 import { fitting, rowWindow } from "../src/pure/window.ts";
 
-function miner(hotkey: string, changes: Partial<MinerRow> = {}): MinerRow {
+function miner(hotkey: string, changes: Partial<LeaderboardEntry> = {}): LeaderboardEntry {
   return {
     hotkey,
     rank: 1,
@@ -53,7 +53,7 @@ function order(sequence: number, changes: Partial<TapeOrder> = {}): TapeOrder {
   };
 }
 
-const board = (...miners: MinerRow[]) => ({ tier: 100, delay_ms: 0, lookback_days: 180, miners });
+const board = (...miners: LeaderboardEntry[]) => ({ tier: 100, delay_ms: 0, lookback_days: 180, miners });
 
 test("numbers have a true minus sign, and zero has none", () => {
   assert.equal(format.gain(1.0432), "+4.32%");

@@ -24,9 +24,9 @@ import {
   type HeartbeatMessage,
   type MessagePage,
   type MinerEntry,
+  type Leaderboard,
+  type LeaderboardEntry,
   type MinerPositions,
-  type MinerRow,
-  type MinerRows,
   type MirrorOptions,
   type Order,
   type OrderMessage,
@@ -68,8 +68,8 @@ export async function rest(): Promise<void> {
     console.log(hotkey, uuid, changed.length, best);
   }
   const entry: MinerEntry = await client.miner("5A", request);
-  const rows: MinerRows = await client.miners();
-  const row: MinerRow | undefined = rows.miners[0];
+  const rows: Leaderboard = await client.miners();
+  const row: LeaderboardEntry | undefined = rows.miners[0];
   const hotkeys: string[] = await client.hotkeys();
   const filled: number | undefined = (await client.orders("5A", { status })).filled?.length;
   const limits = await client.limitOrders("5A", { status: ["unfilled", "cancelled"] });

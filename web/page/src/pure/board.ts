@@ -27,7 +27,7 @@ export function applied(board: Board, orders: TapeOrder[]): Board {
             processed_ms: order.processedMs,
             trade_pair: order.pair,
             order_type: order.side,
-            leverage: order.leverage ?? 0,
+            leverage: order.leverage,
           }
         : miner.last_order,
     });

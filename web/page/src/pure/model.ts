@@ -1,10 +1,10 @@
 // The API's answers, as the client reads them, and what several views ask of a position.
 
-import type { Health, MinerRow, MinerRows, Order, OrderMessage, Position } from "ptn-api-client";
+import type { Health, Leaderboard, LeaderboardEntry, Order, OrderMessage, Position } from "ptn-api-client";
 
 export type { Health, Order, OrderMessage, Position };
-export type Miner = MinerRow;
-export type Board = MinerRows;
+export type Miner = LeaderboardEntry;
+export type Board = Leaderboard;
 
 export function pairOf(position: Pick<Position, "trade_pair">): string {
   const given: unknown = position.trade_pair;

@@ -1,6 +1,6 @@
 // The newest orders, newest first. Bounded, so that a page that is open for days does not grow.
 
-import { isClosed, pairOf, type OrderMessage } from "./model.ts";
+import { isClosed, pairOf, type Order, type OrderMessage } from "./model.ts";
 
 export const TAPE_LIMIT = 2000;
 
@@ -16,7 +16,7 @@ export type TapeOrder = {
   arrivedMs: number | null;
   hotkey: string;
   pair: string;
-  side: string;
+  side: Order["order_type"];
   leverage: number | null;
   price: number | null;
   execution: string;
