@@ -58,13 +58,16 @@ def test_readiness_without_servers(machines: Machines, servers: Servers, options
         assert all('"node": "one"' in line for line in one.log.read_text().splitlines() if "{" in line)
         first.kill()
         until(lambda: answers(one) == (503, 503), what="one machine out")
+        # A cut-off copy cannot come back by itself, so what follows holds until the server starts again.
         assert ask(one, "/ready")[1] == {"ready": False, "reason": "cluster_behind"}
         assert "cluster_leaderless" not in problems(one)
         until(lambda: answers(two) == (200, 200), what="the other machine in")
         assert intake.stop() == 0  # whose beats would go on proving that the copies are complete, for a while
-        other.kill()  # the leader goes on answering for up to 20 seconds, and must not be believed for longer
-        until(lambda: answers(two) == (503, 200), what="no quorum")
-        assert {"cluster_behind", "cluster_leaderless"} <= problems(two)
+        other.kill()
+        # The leader goes on answering for up to 20 seconds, and a slow copy may be behind at times meanwhile:
+        # only both problems together say that there is no quorum.
+        without_leader = {"cluster_behind", "cluster_leaderless"}
+        until(lambda: without_leader <= problems(two) and answers(two) == (503, 200), what="no quorum")
         assert answers(one) == (503, 503)
         first.start()
         until(lambda: answers(one) == answers(two) == (200, 200), what="a quorum")
