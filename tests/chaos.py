@@ -16,6 +16,8 @@ from typing import Any
 
 import uvloop
 
+from tests.waiting import PATIENCE_S
+
 __all__ = ["ChaosProxy"]
 
 _RESET = struct.pack("ii", 1, 0)
@@ -151,7 +153,7 @@ class ChaosProxy:
     def __exit__(self, *_: object) -> None:
         self._call(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
         self._loop.close()
 
     @property

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from ptn_api.process.settings import SETTINGS, Settings, load_settings
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
@@ -28,7 +29,7 @@ needs_systemd = pytest.mark.skipif(
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
 
 
 def settings_in(text: str) -> dict[str, str]:

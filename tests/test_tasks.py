@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from ptn_api.tasks import cancel_and_wait, run_with, wait_for_event, wait_or_raise
+from tests.waiting import PATIENCE_S
 
 
 async def test_waiting_returns_whether_the_event_was_set_in_time() -> None:
@@ -37,7 +38,7 @@ async def test_a_cancellation_takes_effect_however_close_to_the_event(turns: int
     for _ in range(turns):
         await asyncio.sleep(0)
     task.cancel()
-    done, _ = await asyncio.wait({task}, timeout=45)
+    done, _ = await asyncio.wait({task}, timeout=PATIENCE_S)
     assert done, "the cancellation was swallowed"
     assert task.cancelled()
     assert rounds <= 1

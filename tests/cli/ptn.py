@@ -16,6 +16,7 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 from ptn_api.cli.app import main
+from tests.waiting import PATIENCE_S
 
 __all__ = ["Ended", "Ptn"]
 
@@ -62,7 +63,7 @@ class Ptn:
             words,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
             cwd=self.home,
             env=self.environment | environment,
         )
@@ -96,7 +97,7 @@ class Ptn:
         while chunk := _read(ours):
             shown += chunk
         os.close(ours)
-        assert process.wait(60) == 0, shown
+        assert process.wait(PATIENCE_S) == 0, shown
         return shown.decode()
 
 

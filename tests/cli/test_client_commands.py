@@ -16,7 +16,7 @@ from ptn_api.client import Replay
 from tests.cli.ptn import Ptn
 from tests.client.test_rest_transport import answering
 from tests.live import Live
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 MINER = "5Synr98gHa7RAmPKXBxQBMe4B4kLs8WYw1A64Ewmi21gB1Mu"
 ENTITY = "5EntF8LjeU56zqG625LCRKjpGB2jyEH2av14rbJTmmBppUaG"
@@ -327,7 +327,7 @@ def test_old_orders_are_skipped_by_age(ptn: Ptn) -> None:
         "ptn: skipped order "
     )
     process.terminate()
-    assert process.wait(20) == 0
+    assert process.wait(PATIENCE_S) == 0
     process.stdout.close()
     refused = ptn("stream", "--max-age", "soon")
     assert (refused.status, "--max-age" in refused.stderr) == (2, True)
@@ -355,7 +355,7 @@ def test_a_reader_that_ends_early(ptn: Ptn) -> None:
     assert process.stdout is not None
     assert process.stdout.readline().startswith("sequence")
     process.stdout.close()
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -365,7 +365,7 @@ def test_a_signal_ends_the_stream_in_order(ptn: Ptn, number: signal.Signals) -> 
     while not process.stdout.readline()[:1].isdigit():  # an order, by its sequence
         pass
     process.send_signal(number)
-    assert process.wait(20) == 0
+    assert process.wait(PATIENCE_S) == 0
     assert "Traceback" not in process.stdout.read()
     process.stdout.close()
 
@@ -431,7 +431,7 @@ def test_replay_serves_any_client(ptn: Ptn, live: Live) -> None:
     assert served == ptn("replay", "orders.ndjson", "--json").lines
     assert "20 orders served" in process.stdout.readline()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(PATIENCE_S) == 0
     process.stdout.close()
 
 

@@ -17,6 +17,7 @@ from ptn_api.cli.exit_status import EXIT_STATUSES, exit_status
 from ptn_api.errors import AuthenticationError, ClientError, ServerUnreachableError, SettingsError
 from tests.cli.ptn import Ptn
 from tests.live import ROOT, Live
+from tests.waiting import PATIENCE_S
 
 SECRET = "secret-key-1234"
 
@@ -47,7 +48,7 @@ def serving_each(meet: Callable[[socket.socket], None]) -> Iterator[str]:
         thread.start()
         yield f"127.0.0.1:{server.getsockname()[1]}"
         server.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
+        thread.join(PATIENCE_S)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.live import Live
+from tests.waiting import PATIENCE_S
 
 WINDOWS = """
 import asyncio, sys
@@ -42,7 +43,7 @@ for name in ("geteuid", "getuid", "chown", "fork", "setsid"):
 
 def on_windows(code: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", WINDOWS + code]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=environment)
 
 
 def test_everything_of_the_client_can_be_imported(live: Live, tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ for name in ptn_api.client.__all__:
     getattr(ptn_api.client, name)
 print(sorted({"ptn_api.file_version", "resource", "grp"} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.stdout == "[]\n", done.stderr
 
 

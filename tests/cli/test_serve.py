@@ -14,6 +14,7 @@ from ptn_api.options import SECTIONS
 from ptn_api.process.settings import SETTINGS
 from tests.cli.ptn import Ptn
 from tests.live import ROOT, bare_environment
+from tests.waiting import PATIENCE_S
 
 
 @pytest.mark.parametrize("command", ["serve", "doctor"])
@@ -62,7 +63,7 @@ def test_both_scripts_take_the_same_options(tmp_path: Path, script: str) -> None
         [sys.executable, ROOT / script, "--serve", "--sweep-ms=0"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         cwd=tmp_path,
         env=bare_environment(tmp_path) | {"PATH": os.environ["PATH"]},
         check=False,

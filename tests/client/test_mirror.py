@@ -21,7 +21,7 @@ from tests.client.test_rest_transport import answering
 from tests.factories import MINER, T0, uuid
 from tests.rest.serving import FakeClock, filled_log, serving
 from tests.stream.live import LiveStream, running
-from tests.waiting import until, until_async
+from tests.waiting import PATIENCE_S, until, until_async
 
 
 def test_its_parameters_are_those_of_the_mirror() -> None:
@@ -145,7 +145,7 @@ async def test_a_proxys_403_page_does_not_end_a_mirror(caplog: pytest.LogCapture
                 handler.send_error(403)
                 return
             headers = {"authorization": handler.headers["authorization"], "accept-encoding": "identity"}
-            response = httpx.get(served.url + handler.path, headers=headers)
+            response = httpx.get(served.url + handler.path, headers=headers, timeout=PATIENCE_S)
             handler.send_response(response.status_code)
             for name, value in response.headers.items():
                 handler.send_header(name, value)

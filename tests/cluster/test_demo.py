@@ -44,7 +44,7 @@ def test_the_demo_serves_and_leaves_nothing_running(tmp_path: Path) -> None:
         def head(node: str) -> Any:
             request = urllib.request.Request(f"{node}/messages", headers={"Authorization": key})
             try:
-                with urllib.request.urlopen(request, timeout=10) as answer:
+                with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                     found = json.load(answer)
                     return found["epoch"], found["head"]
             except OSError:

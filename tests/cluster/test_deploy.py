@@ -21,6 +21,7 @@ from tests.cluster.servers import binary, missing
 from tests.system.api import ROOT
 from tests.system.certificates import certificates
 from tests.system.nginx import CONFIGURATION, NGINX
+from tests.waiting import PATIENCE_S
 
 FOLDER = ROOT / "deploy" / "cluster"
 NATS_CONF = FOLDER / "nats.conf"
@@ -157,7 +158,9 @@ def test_nats_accepts_its_configuration(tmp_path: Path) -> None:
         seed = nkeys.encode_seed(secrets.token_bytes(32), nkeys.PREFIX_BYTE_USER)
         variables[f"PTN_{name}_NKEY"] = nkeys.from_seed(bytearray(seed)).public_key.decode()
     command = [str(binary()), "-t", "-c", str(tmp_path / "nats.conf")]
-    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command, env=os.environ | variables, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 0, done.stderr
     assert 'http: "127.0.0.1:' in text
     assert "sync_interval: always" in text
@@ -187,5 +190,5 @@ def test_nginx_accepts_the_balancer(tmp_path: Path) -> None:
     main = tmp_path / "nginx.conf"
     main.write_text(f"pid {tmp_path}/pid; error_log stderr;\nevents {{ }}\nhttp {{ {text} }}\n")
     command = [str(NGINX), "-t", "-p", str(tmp_path), "-c", str(main), "-e", "stderr"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr

@@ -43,7 +43,7 @@ from tests.cluster.servers import Servers, missing, nats_servers
 from tests.event_log.reading import NOW, numbers
 from tests.factories import T0, order, position, written
 from tests.system.api import ROOT
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -130,7 +130,7 @@ def test_entries_are_announced(options: ClusterOptions, broker: JetStreamBroker)
         waiting = threading.Thread(target=other.wait, args=(0, 600_000))
         waiting.start()
         published(broker, b"a")
-        waiting.join(45)
+        waiting.join(PATIENCE_S)
         assert not waiting.is_alive()
         other.wait(0, 600_000)
 
@@ -230,7 +230,7 @@ def test_closing_ends_calls_in_other_threads(servers: Servers) -> None:
         thread.start()
     broker.close()
     for thread in threads:
-        thread.join(45)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
     assert len(errors) == 1
     with pytest.raises(BrokerError, match="closed"):

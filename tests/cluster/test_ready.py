@@ -15,7 +15,7 @@ from ptn_api.cluster.options import ClusterOptions
 from tests.cluster.servers import Servers, missing
 from tests.cluster.test_takeover import Machines, machines
 from tests.system.api import Api
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -24,7 +24,7 @@ __all__ = ["machines"]
 
 def ask(server: Api, path: str) -> tuple[int, Any]:
     try:
-        with urllib.request.urlopen(server.rest + path, timeout=30) as answer:
+        with urllib.request.urlopen(server.rest + path, timeout=PATIENCE_S) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:

@@ -26,7 +26,7 @@ from tests.factories import T0, written
 from tests.system.api import Api, api
 from tests.system.follower import Follower
 from tests.system.validator import Validator
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
@@ -47,7 +47,7 @@ class Machines:
     def get(self, server: Api, path: str) -> Any:
         request = urllib.request.Request(server.rest + path, headers={"Authorization": f"Bearer {self.key}"})
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             if error.code != 503:
@@ -201,7 +201,7 @@ def test_what_ends_the_start(
     open_writer(tmp_path / "alone" / "data").close()
     common: dict[str, Any] = {"name": "first", "wait": False, "validator_dir": tmp_path / "validator"}
     with machines.start(**(common | settings)) as first:
-        assert first.process.wait(60) in (1, 2)
+        assert first.process.wait(PATIENCE_S) in (1, 2)
     text = first.log.read_text()
     assert message in text
     assert "secret" not in text
@@ -215,6 +215,6 @@ def test_a_copy_is_not_written_alone(machines: Machines, tmp_path: Path) -> None
         pass
     before = content(tmp_path / "first" / "data")
     with machines.start("first", wait=False, validator_dir=tmp_path / "validator", cluster="") as alone:
-        assert alone.process.wait(60) == 1
+        assert alone.process.wait(PATIENCE_S) == 1
     assert "holds a copy of a cluster's log" in alone.log.read_text()
     assert content(tmp_path / "first" / "data") == before

@@ -163,7 +163,7 @@ def status(server: Api, key: str) -> int:
         f"{server.rest}/miner-hotkeys", headers={"Authorization": f"Bearer {key}"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         with error:
@@ -180,7 +180,7 @@ def login(server: Api, key: str) -> Iterator[ClientConnection]:
 
     until(lambda: status(server, key) == 200)
     while True:
-        with connect(server.stream) as connection:
+        with connect(server.stream, open_timeout=PATIENCE_S) as connection:
             if accepted():
                 yield connection
                 return

@@ -14,6 +14,7 @@ from ptn_api.event_log import open_reader, open_writer
 from ptn_api.event_log.commit_notifier import CommitNotifier, SocketCommitListener, listener_folder
 from tests.event_log.writer_process import text_with
 from tests.factories import T0
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 async def notified(commits: SocketCommitListener) -> None:
-    await asyncio.wait_for(commits.wait_for_commit(600_000), 20)
+    await asyncio.wait_for(commits.wait_for_commit(600_000), PATIENCE_S)
 
 
 async def test_every_listener_is_notified(folder: Path) -> None:
@@ -49,7 +50,7 @@ async def test_many_notifications_wake_once_and_never_block(folder: Path) -> Non
     await asyncio.wait([waiting], timeout=0.05)
     assert not waiting.done()
     notifier.notify()
-    await asyncio.wait_for(waiting, 20)
+    await asyncio.wait_for(waiting, PATIENCE_S)
     commits.close()
     notifier.close()
 
@@ -137,7 +138,7 @@ async def test_notifications_of_a_log_with_a_long_path(
     reader = open_reader(data_dir)
     commits = reader.commit_listener()
     log.append([text_with(1)], T0)
-    await asyncio.wait_for(commits.wait_for_commit(600_000), 20)
+    await asyncio.wait_for(commits.wait_for_commit(600_000), PATIENCE_S)
     assert not (data_dir / "bells").exists()
     commits.close()
     reader.close()

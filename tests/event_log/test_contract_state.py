@@ -21,6 +21,7 @@ from ptn_api.event_log import (
 from tests.event_log.conftest import MakeLog
 from tests.event_log.reading import DAY, FIRST, NOW, announced, numbers, order_numbers, removal, the_position
 from tests.factories import MINER, OTHER_MINER, T0, order, position, uuid, written
+from tests.waiting import PATIENCE_S
 
 # --- the positions of an event ----------------------------------------------------------------------------
 
@@ -316,7 +317,7 @@ def test_source_status_makes_no_revision(log: EventLogWriter) -> None:
 
 async def notified(commits: CommitListener) -> None:
     """Fails unless a notification arrives, long before the listener's own timeout."""
-    await asyncio.wait_for(commits.wait_for_commit(600_000), 20)
+    await asyncio.wait_for(commits.wait_for_commit(600_000), PATIENCE_S)
 
 
 async def test_a_commit_notifies_every_listener(log: EventLogWriter) -> None:
@@ -340,7 +341,7 @@ async def test_a_pending_notification_is_not_missed(log: EventLogWriter) -> None
     await asyncio.wait([waiting], timeout=0.05)
     assert not waiting.done()
     log.set_source(SourceStatus(stale=False))
-    await asyncio.wait_for(waiting, 20)
+    await asyncio.wait_for(waiting, PATIENCE_S)
     commits.close()
 
 
@@ -353,5 +354,5 @@ async def test_an_append_that_changes_nothing_notifies_no_listener(log: EventLog
     waiting = asyncio.ensure_future(commits.wait_for_commit(300))
     await asyncio.wait([waiting], timeout=0.05)
     assert not waiting.done()
-    await asyncio.wait_for(waiting, 20)
+    await asyncio.wait_for(waiting, PATIENCE_S)
     commits.close()

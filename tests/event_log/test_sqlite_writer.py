@@ -30,6 +30,7 @@ from ptn_api.event_log.database import log_path, wal_path
 from ptn_api.event_log.sqlite_writer import SqliteWriter
 from tests.event_log.writer_process import text_with
 from tests.factories import MINER, T0, order, position, uuid, written
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -153,7 +154,7 @@ def test_a_checkpoint_does_not_wait_for_readers(data_dir: Path, monkeypatch: pyt
     log.append([written(position(1, [order(1, at=T0), order(2)]))], T0)
     pruning = threading.Thread(target=log.prune, args=(T0,), daemon=True)
     pruning.start()
-    pruning.join(20)
+    pruning.join(PATIENCE_S)
     assert not pruning.is_alive()
     assert wal_path(log_path(data_dir)).stat().st_size > 0
     reader.close()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.live import ROOT, Live
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 __all__ = ["EXAMPLES", "Script", "run", "running"]
 
@@ -46,7 +46,7 @@ class Script:
     def interrupt(self) -> int:
         """Sends Ctrl-C; returns the exit status."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(20)
+        return self.process.wait(PATIENCE_S)
 
     def kill(self) -> None:
         self.process.kill()
@@ -70,7 +70,7 @@ def run(path: Path, live: Live, home: Path) -> str:
         env=live.environment(home),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert finished.returncode == 0, finished.stderr
     return finished.stdout

@@ -32,7 +32,7 @@ def test_every_example_is_tested() -> None:
 def test_follow_orders(live: Live, tmp_path: Path) -> None:
     """The script prints the documented line and ends with Ctrl-C."""
     with running(EXAMPLES / "follow_orders.py", live, tmp_path) as script:
-        until(lambda: "BTCUSDC: (" in script.output, seconds=60, what="an order in BTCUSDC")
+        until(lambda: "BTCUSDC: (" in script.output, what="an order in BTCUSDC")
         assert script.interrupt() == 0, script.output
 
 

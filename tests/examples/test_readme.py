@@ -31,7 +31,7 @@ def test_following_orders(live: Live, tmp_path: Path) -> None:
     with running(
         snippet(live, tmp_path, "PTNWebSocketClient"), live, tmp_path, PYTHONUNBUFFERED="1"
     ) as script:
-        until(lambda: "BTCUSDC: (" in script.output, seconds=60, what="an order in BTCUSDC")
+        until(lambda: "BTCUSDC: (" in script.output, what="an order in BTCUSDC")
         assert script.interrupt() == 0, script.output
 
 

@@ -9,9 +9,10 @@ import struct
 import zlib
 from typing import NamedTuple
 
+from tests.waiting import PATIENCE_S
+
 __all__ = ["Answer", "RawSocket", "ask_raw", "deflated", "exchange", "frame"]
 
-SOON_S = 15.0
 UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
@@ -25,14 +26,14 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def exchange(port: int, data: bytes, *, patience_s: float = SOON_S) -> bytes:
+def exchange(port: int, data: bytes, *, patience_s: float = PATIENCE_S) -> bytes:
     """Sends bytes to the REST port and nothing more; everything that comes until the server hangs up.
 
     When it has been silent for `patience_s`, it is told that nothing will follow.
     """
     received = b""
     with (
-        socket.create_connection(("127.0.0.1", port), timeout=SOON_S) as sock,
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as sock,
         contextlib.suppress(ConnectionError),
     ):
         sock.sendall(data)
@@ -41,7 +42,7 @@ def exchange(port: int, data: bytes, *, patience_s: float = SOON_S) -> bytes:
             while chunk := sock.recv(1 << 16):
                 received += chunk
         except TimeoutError:
-            sock.settimeout(SOON_S)
+            sock.settimeout(PATIENCE_S)
             sock.shutdown(socket.SHUT_WR)
             while chunk := sock.recv(1 << 16):
                 received += chunk
@@ -70,7 +71,7 @@ class RawSocket:
     """A WebSocket connection over a plain socket. `open` reads up to the server's answer to the handshake."""
 
     def __init__(self, port: int, extensions: bytes = b"", *, forwarded: bytes = b"") -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=SOON_S)
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
         more = b"Sec-WebSocket-Extensions: " + extensions + b"\r\n" if extensions else b""
         more += b"X-Forwarded-For: " + forwarded + b"\r\n" if forwarded else b""
         self.sock.sendall(UPGRADE + more + b"\r\n")

@@ -11,7 +11,7 @@ import requests
 from benchmarks.attackers import ATTACKS, Target
 from ptn_api.access import add_key
 from tests.hostile.fortress import Fortress
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 SECONDS = 0.1
 SHARE = 0.05
@@ -40,12 +40,12 @@ def test_others_are_served_meanwhile(fortress: Fortress, name: str) -> None:
     )
     with requests.Session() as victim:
         address = fortress.server.rest + "/health"
-        assert victim.get(address, timeout=45).ok
+        assert victim.get(address, timeout=PATIENCE_S).ok
         asyncio.run(attack.run(target))  # type: ignore[arg-type]
-        assert victim.get(address, timeout=45).ok
+        assert victim.get(address, timeout=PATIENCE_S).ok
     assert "500" not in target.outcomes
 
 
 def _status(fortress: Fortress, key: str) -> int:
     headers = {"Authorization": f"Bearer {key}"}
-    return requests.get(fortress.server.rest + "/me", headers=headers, timeout=45).status_code
+    return requests.get(fortress.server.rest + "/me", headers=headers, timeout=PATIENCE_S).status_code

@@ -12,7 +12,7 @@ import requests
 
 from tests import factories
 from tests.hostile.fortress import Fortress
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 NUMBERS = iter(range(10**7, 10**8))
 DEEP = "[" * 200_000
@@ -201,5 +201,5 @@ def replace(path: Path, content: bytes) -> None:
 
 def tier_of(fortress: Fortress, key: str) -> float | None:
     headers = {"Authorization": f"Bearer {key}"}
-    answer = requests.get(fortress.server.rest + "/me", headers=headers, timeout=20)
+    answer = requests.get(fortress.server.rest + "/me", headers=headers, timeout=PATIENCE_S)
     return answer.json()["tier"] if answer.status_code == 200 else None

@@ -14,8 +14,8 @@ from websockets.sync.client import connect
 
 from ptn_api.process.settings import Settings
 from tests.hostile.fortress import TIMEOUT_MS, Fortress, raise_file_limit
-from tests.hostile.raw import SOON_S, UPGRADE, RawSocket, frame
-from tests.waiting import until
+from tests.hostile.raw import UPGRADE, RawSocket, frame
+from tests.waiting import PATIENCE_S, until
 
 HALF_OPEN = 5_000
 SPARE = 500
@@ -30,7 +30,7 @@ def half_open(port: int, count: int, first: bytes = b"") -> Iterator[list[socket
     opened: list[socket.socket] = []
     with contextlib.ExitStack() as stack:
         for _ in range(count):
-            sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=SOON_S))
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S))
             with contextlib.suppress(ConnectionError):
                 sock.sendall(first)
             opened.append(sock)
@@ -39,9 +39,9 @@ def half_open(port: int, count: int, first: bytes = b"") -> Iterator[list[socket
 
 def log_in(fortress: Fortress) -> None:
     """Logs in as a client that arrives during the flood."""
-    with connect(fortress.server.stream, open_timeout=SOON_S) as client:
+    with connect(fortress.server.stream, open_timeout=PATIENCE_S) as client:
         client.send(json.dumps({"api_key": fortress.keys[100]}))
-        assert '"success"' in str(client.recv(timeout=SOON_S))
+        assert '"success"' in str(client.recv(timeout=PATIENCE_S))
 
 
 @pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\nHo"], ids=["silent", "half a line"])
@@ -91,12 +91,12 @@ def test_a_slow_loris_is_disconnected(fortress: Fortress) -> None:
         dripping = {}
         for name, (port, first) in drips.items():
             for _ in range(20):
-                sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=SOON_S))
+                sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S))
                 sock.sendall(first)
                 dripping[sock] = name
         until(
             lambda: _drip(dripping),
-            seconds=3 * TIMEOUT_MS / 1000 + SOON_S,
+            seconds=3 * TIMEOUT_MS / 1000 + PATIENCE_S,
             what=f"the end of {set(dripping.values())}",
         )
         log_in(fortress)
@@ -138,7 +138,7 @@ def test_unfinished_messages_of_strangers_hold_no_memory(fortress: Fortress, kin
     before = process.memory_info().rss
     with contextlib.ExitStack() as stack:
         for _ in range(400):
-            sock = stack.enter_context(socket.create_connection(("127.0.0.1", fortress.ws_port), SOON_S))
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", fortress.ws_port), PATIENCE_S))
             with contextlib.suppress(ConnectionError):
                 sock.sendall(sent)
         fortress.check_served()

@@ -15,8 +15,9 @@ from ptn_api.process.settings import Settings
 from ptn_api.wire.client_frames import SMALL_FRAME_BYTES
 from ptn_api.wire.close_codes import INTERNAL_ERROR
 from tests.hostile.fortress import FRAMES_PER_MINUTE, Fortress
-from tests.hostile.raw import SOON_S, RawSocket, deflated, frame
+from tests.hostile.raw import RawSocket, deflated, frame
 from tests.properties import tries
+from tests.waiting import PATIENCE_S
 
 ALLOWED = {0, 1000, 1001, 1002, 1003, 1005, 1007, 1009, 3000, 4006, 4100, 4101, 4102}
 """Close codes that a hostile client may get; 0 means no close frame. 4002 would be a fault of the server."""
@@ -269,7 +270,7 @@ _HANDSHAKES = st.lists(
 )
 def attack_with_handshakes(fortress: Fortress, line: bytes, headers: list[bytes], rest: bytes) -> None:
     with (
-        socket.create_connection(("127.0.0.1", fortress.ws_port), timeout=SOON_S) as sock,
+        socket.create_connection(("127.0.0.1", fortress.ws_port), timeout=PATIENCE_S) as sock,
         contextlib.suppress(OSError),
     ):
         sock.sendall(line + b"\r\n" + b"".join(header + b"\r\n" for header in headers) + b"\r\n" + rest)

@@ -21,6 +21,7 @@ from ptn_api.intake.queue import QueueReader
 from ptn_api.queue_item import encode_item
 from tests import factories
 from tests.properties import tries
+from tests.waiting import PATIENCE_S
 
 
 class FailingObject:
@@ -147,7 +148,7 @@ def pumped(items: Any, *, until_line: bytes) -> list[bytes]:
         reader = threading.Thread(target=take, daemon=True)
         reader.start()
         manager._pump(pipe, process)  # type: ignore[arg-type]
-        reader.join(20)
+        reader.join(PATIENCE_S)
     return process.read
 
 

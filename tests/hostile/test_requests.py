@@ -19,6 +19,7 @@ from tests.contract import answer_problems
 from tests.hostile.fortress import Fortress
 from tests.hostile.raw import ask_raw, exchange
 from tests.properties import tries
+from tests.waiting import PATIENCE_S
 
 # Clients in other threads draw random numbers too.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
@@ -58,7 +59,7 @@ def test_every_response_is_as_described(fortress: Fortress, path: str) -> None:
             key = data.draw(st.sampled_from([*fortress.keys.values(), None]))
             if key is not None:
                 request["headers"]["Authorization"] = f"Bearer {key}"
-            response = Decoded(session.request(**request, timeout=20))
+            response = Decoded(session.request(**request, timeout=PATIENCE_S))
             assert response.status_code != 500
             elsewhere = "%2F" in request["url"] or request["method"] not in ("GET", "HEAD")
             if not (elsewhere and response.status_code in (404, 405)):
@@ -333,7 +334,7 @@ def test_no_header_can_be_injected(fortress: Fortress) -> None:
             response = requests.get(
                 fortress.server.rest + target,
                 headers={"Authorization": f"Bearer {fortress.keys[100]}", header: "a\x0bX-Evil: 1"},
-                timeout=20,
+                timeout=PATIENCE_S,
             )
             assert response.status_code < 500
             assert "x-evil" not in response.headers

@@ -21,7 +21,7 @@ import uvloop
 from ptn_api.http import acceptor as module
 from ptn_api.http.acceptor import Acceptor, AcceptPauses
 from tests.system.certificates import contexts
-from tests.waiting import until_async
+from tests.waiting import PATIENCE_S, until_async
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 MOST = 5
@@ -110,7 +110,7 @@ class _Protocol(asyncio.Protocol):
 def clients(port: int, count: int) -> Iterator[list[socket.socket]]:
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=45))
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S))
             for _ in range(count)
         ]
 

@@ -20,6 +20,7 @@ from ptn_api.http.connection import Connection
 from tests.memory_log import MemoryLog
 from tests.rest.serving import Served, document, filled_log, serving, some_changes
 from tests.system.certificates import contexts
+from tests.waiting import PATIENCE_S
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 KEY = "Authorization: Bearer k100\r\n"
@@ -49,7 +50,7 @@ async def everything(reader: asyncio.StreamReader) -> bytes:
     """Returns all bytes until the server closes the connection, or resets it because more was sent."""
     came = []
     with contextlib.suppress(ConnectionError):
-        while chunk := await asyncio.wait_for(reader.read(1 << 20), 10):
+        while chunk := await asyncio.wait_for(reader.read(1 << 20), PATIENCE_S):
             came.append(chunk)
     return b"".join(came)
 
@@ -282,7 +283,7 @@ def test_a_large_body_is_not_read(run: Run) -> None:
 
 def exchange_bytes(port: int, sent: bytes) -> bytes:
     """Sends everything, then reads until the server closes. Raises ConnectionError for a reset."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as client:
         client.sendall(sent)
         received = []
         while chunk := client.recv(1 << 16):
@@ -324,7 +325,7 @@ def test_a_client_that_sends_on_and_on_is_disconnected(
 
     def send_on(port: int) -> None:
         with (
-            socket.create_connection(("127.0.0.1", port), timeout=10) as client,
+            socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as client,
             contextlib.suppress(ConnectionError),
         ):
             client.sendall(b"nonsense\r\n")
@@ -333,11 +334,11 @@ def test_a_client_that_sends_on_and_on_is_disconnected(
                 client.settimeout(0.01)
                 with contextlib.suppress(TimeoutError):
                     client.recv(1 << 16)
-                client.settimeout(10)
+                client.settimeout(PATIENCE_S)
 
     async def test() -> None:
         async with serving() as served:
-            await asyncio.wait_for(asyncio.to_thread(send_on, served.port), 30)
+            await asyncio.wait_for(asyncio.to_thread(send_on, served.port), PATIENCE_S)
 
     run(test())
 

@@ -16,7 +16,7 @@ from ptn_api.http.connection_limit import ConnectionLimit, DownloadLimit
 from ptn_api.http.errors import HTTPError
 from ptn_api.rest.options import RestOptions
 from tests.rest.serving import Served, document, filled_log, serving, some_changes
-from tests.waiting import until_async
+from tests.waiting import PATIENCE_S, until_async
 
 MAXIMUM = 4
 
@@ -117,13 +117,13 @@ async def test_waiting_until_all_are_closed() -> None:
     """At once if none is open; else when the last one closes."""
     connection = FakeConnection()
     limit = limit_over(maximum=2)
-    await asyncio.wait_for(limit.wait_until_empty(), 10)
+    await asyncio.wait_for(limit.wait_until_empty(), PATIENCE_S)
     limit.add(connection)
     waiting = asyncio.create_task(limit.wait_until_empty())
     await asyncio.sleep(0)
     assert not waiting.done()
     limit.remove(connection)
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, PATIENCE_S)
 
 
 def test_half_of_the_files_remain(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ async def test_a_flood_of_idle_connections_evicts_itself(first: bytes) -> None:
         connections(served, 3 * MAXIMUM, first) as readers,
     ):
         ended = asyncio.gather(*(reader.read() for reader in readers[: 2 * MAXIMUM]), return_exceptions=True)
-        await asyncio.wait_for(ended, 45)
+        await asyncio.wait_for(ended, PATIENCE_S)
         assert (await served.get("/me")).status_code == 200
 
 
@@ -210,7 +210,7 @@ async def test_a_download_waits_for_a_limited_time() -> None:
     downloads = Downloads(wait_ms=10)
     tasks = [downloads.start(name) for name in ("a1", "a2", "a3")]
     with pytest.raises(HTTPError):
-        await asyncio.wait_for(tasks[2], 30)
+        await asyncio.wait_for(tasks[2], PATIENCE_S)
     for event in downloads.ending.values():
         event.set()
     await asyncio.gather(*tasks[:2])
@@ -230,7 +230,9 @@ async def test_one_users_slow_downloads_keep_nobody_out() -> None:
         statuses = sorted(start.result() for start in starts if start.done())
         assert statuses == [b"HTTP/1.1 200 OK"] * 8 + [b"HTTP/1.1 503 Se"] * 2
         for _ in range(6):
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", timeout=30) as client:
+            async with httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{served.port}", timeout=PATIENCE_S
+            ) as client:
                 headers = {"authorization": "Bearer k100"}
                 assert (await client.get("/statistics", headers=headers)).status_code == 200
         for start in starts:
@@ -249,11 +251,11 @@ async def test_evictions_are_a_problem() -> None:
         first = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
         async with connections(served, MAXIMUM - 1, first) as readers:  # and the client of these tests
             for reader in readers:
-                await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 45)
+                await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
             assert await problems() == ([], None)
             async with connections(served, 2, first) as more:
                 for reader in more:
-                    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 45)
+                    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
                 assert await problems() == (["connections_at_limit"], 2)
         served.monotonic.now_ms += RestOptions().overload_ms
         assert await problems() == ([], None)

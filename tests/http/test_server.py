@@ -19,6 +19,7 @@ from ptn_api.http.errors import HTTPError
 from ptn_api.http.request import ConnectionInfo, Limits
 from ptn_api.http.response import Exchange, Response
 from ptn_api.http.server import Server
+from tests.waiting import PATIENCE_S
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -149,7 +150,7 @@ def test_a_handler_may_use_all_of_asyncio(run: Run, work: Callable[[], Awaitable
         handler = FakeHandler(work)
         async with serving(handler) as (reader, writer):
             writer.write(GET + LAST)
-            received = await asyncio.wait_for(reader.read(), 10)
+            received = await asyncio.wait_for(reader.read(), PATIENCE_S)
         assert received.count(b"HTTP/1.1 200 OK") == received.count(b"\r\n\r\ndone") == 2
         assert handler.log == [(200, 4), (200, 4)]
 
@@ -164,7 +165,7 @@ def test_an_answer_at_once_needs_no_task(run: Run) -> None:
         async with serving(handler) as (reader, writer):
             tasks = len(asyncio.all_tasks())
             writer.write(GET * 3)
-            await asyncio.wait_for(reader.readuntil(b"done"), 10)
+            await asyncio.wait_for(reader.readuntil(b"done"), PATIENCE_S)
             assert len(handler.log) == 3
             assert len(asyncio.all_tasks()) <= tasks
 
@@ -182,7 +183,7 @@ def test_an_exception_in_a_handler_ends_the_connection(run: Run) -> None:
         async with serving(handler) as (reader, writer):
             writer.write(GET)
             with contextlib.suppress(ConnectionError):
-                assert await asyncio.wait_for(reader.read(), 10) == b""
+                assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""
             assert handler.log == [(0, 0)]
 
     run(test())
@@ -205,9 +206,9 @@ def test_a_client_that_disconnects_cancels_the_handler(run: Run) -> None:
         handler = FakeHandler(waiting)
         async with serving(handler) as (_, writer):
             writer.write(GET)
-            await asyncio.wait_for(started.wait(), 10)
+            await asyncio.wait_for(started.wait(), PATIENCE_S)
             writer.transport.abort()
-            await asyncio.wait_for(cancelled.wait(), 10)
+            await asyncio.wait_for(cancelled.wait(), PATIENCE_S)
             while not handler.log:
                 await asyncio.sleep(0)
         assert handler.log == [(0, 0)]
@@ -224,7 +225,7 @@ def test_a_rejected_connection_receives_the_error_and_ends(run: Run, sent: bytes
         handler = FakeHandler()
         async with serving(handler, limiter, request_ms=100) as (reader, writer):
             writer.write(sent)
-            received = await asyncio.wait_for(reader.read(), 10)
+            received = await asyncio.wait_for(reader.read(), PATIENCE_S)
         assert received.startswith(b"HTTP/1.1 429")
         assert b"connection: close" in received
         assert handler.log == []
@@ -253,11 +254,11 @@ def test_a_request_is_not_timed_while_the_server_does_not_read(run: Run) -> None
         work = HeldWork()
         async with serving(FakeHandler(work), request_ms=100) as (reader, writer):
             writer.write(GET * 2 + LAST[:20])
-            await asyncio.wait_for(work.started.wait(), 10)
+            await asyncio.wait_for(work.started.wait(), PATIENCE_S)
             writer.write(LAST[20:])
             await asyncio.sleep(0.3)  # three timeouts
             work.released.set()
-            received = await asyncio.wait_for(reader.read(), 10)
+            received = await asyncio.wait_for(reader.read(), PATIENCE_S)
         assert received.count(b"HTTP/1.1 200 OK") == received.count(b"HTTP/1.1") == 3
 
     run(test())
@@ -270,9 +271,9 @@ def test_after_a_pause_a_request_must_come_in_time_again(run: Run) -> None:
         work = HeldWork()
         async with serving(FakeHandler(work), request_ms=100) as (reader, writer):
             writer.write(GET * 2 + LAST[:20])
-            await asyncio.wait_for(work.started.wait(), 10)
+            await asyncio.wait_for(work.started.wait(), PATIENCE_S)
             work.released.set()
-            received = await asyncio.wait_for(reader.read(), 10)
+            received = await asyncio.wait_for(reader.read(), PATIENCE_S)
         assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200", b"200", b"408"]
 
     run(test())
@@ -286,15 +287,15 @@ def test_a_body_is_asked_for_after_the_response_in_progress(run: Run) -> None:
         head = LAST[:-2] + b"Expect: 100-continue\r\nContent-Length: 4\r\n\r\n"
         async with serving(FakeHandler(work), request_ms=100) as (reader, writer):
             writer.write(GET)
-            await asyncio.wait_for(work.started.wait(), 10)
+            await asyncio.wait_for(work.started.wait(), PATIENCE_S)
             writer.write(head)
             await asyncio.sleep(0.3)  # three timeouts
             work.released.set()
-            before = await asyncio.wait_for(reader.readuntil(b"100 Continue\r\n\r\n"), 10)
+            before = await asyncio.wait_for(reader.readuntil(b"100 Continue\r\n\r\n"), PATIENCE_S)
             assert before.startswith(b"HTTP/1.1 200 OK")
             assert before.endswith(b"doneHTTP/1.1 100 Continue\r\n\r\n")
             writer.write(b"body")
-            assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 200 OK")
+            assert (await asyncio.wait_for(reader.read(), PATIENCE_S)).startswith(b"HTTP/1.1 200 OK")
 
     run(test())
 
@@ -368,5 +369,5 @@ async def test_input_that_is_not_a_request_is_counted_by_its_cause(sent: bytes, 
     limiter = OpenLimiter()
     async with serving(FakeHandler(), limiter, request_ms=300) as (reader, writer):
         writer.write(sent)
-        assert cause.encode() in await asyncio.wait_for(reader.read(), 20)
+        assert cause.encode() in await asyncio.wait_for(reader.read(), PATIENCE_S)
     assert limiter.causes == [cause]

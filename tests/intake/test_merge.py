@@ -191,4 +191,4 @@ async def test_the_queue_waits_while_too_many_changes_are_pending(monkeypatch: p
     assert not waiting.done()
     monkeypatch.setattr(Merge, "pending", 2)
     merge._written.set()
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, PATIENCE_S)

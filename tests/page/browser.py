@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.waiting import PATIENCE_S
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
 
@@ -19,7 +21,7 @@ __all__ = ["PAGE", "Tab", "launched", "missing", "tools_missing"]
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "web" / "page"
-PATIENCE_MS = 45_000
+PATIENCE_MS = 1000 * PATIENCE_S
 _CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 _OPTIONS = (
     "--no-sandbox",

@@ -16,7 +16,7 @@ from ptn_api.process import certificate as module
 from ptn_api.process.background import reload_certificate
 from ptn_api.process.certificate import Certificate
 from tests.system.certificates import certificates
-from tests.waiting import until_async
+from tests.waiting import PATIENCE_S, until_async
 
 
 def test_files_that_have_just_changed_are_left_to_the_next_call(
@@ -81,7 +81,7 @@ def test_what_is_no_file_does_not_block(
 
     thread = threading.Thread(target=refresh, daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(PATIENCE_S)
     assert len(reasons) == 1
     assert "is not a regular file" in reasons[0]
 

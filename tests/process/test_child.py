@@ -22,7 +22,7 @@ from ptn_api.clock import monotonic_ms
 from ptn_api.process.child import Child, python_command
 from ptn_api.process.control import HealthReport, Stop
 from tests.processes import lives
-from tests.waiting import until_async
+from tests.waiting import PATIENCE_S, until_async
 
 TELL = """
 import json, os, signal, sys, time
@@ -105,7 +105,7 @@ async def test_nothing_is_sent_before_the_configuration(tmp_path: Path) -> None:
 async def test_a_child_is_ready_when_it_reports_it() -> None:
     """Its start alone does not make it ready."""
     async with running(READY + SLEEP) as child:
-        await asyncio.wait_for(child.ready.wait(), 20)
+        await asyncio.wait_for(child.ready.wait(), PATIENCE_S)
 
 
 async def test_a_fatal_report_before_ready_is_not_retried() -> None:
@@ -181,7 +181,7 @@ async def test_metrics_are_asked_for_once_until_they_come() -> None:
         "        tell(type='samples', samples={'requests': [[[], requests]]})\n"
     )
     async with running(code) as child:
-        await asyncio.wait_for(child.ready.wait(), 20)
+        await asyncio.wait_for(child.ready.wait(), PATIENCE_S)
         assert await child.samples(10) is None
         assert await child.samples(10) is None
         answer = asyncio.create_task(child.samples(20_000))
@@ -192,7 +192,7 @@ async def test_metrics_are_asked_for_once_until_they_come() -> None:
 async def test_a_child_that_reads_nothing_blocks_nobody() -> None:
     """What it does not take is bounded, and it is still stopped."""
     async with running(READY + SLEEP) as child:
-        await asyncio.wait_for(child.ready.wait(), 20)
+        await asyncio.wait_for(child.ready.wait(), PATIENCE_S)
         report = HealthReport({"x" * 10_000: 1})
         await until_async(lambda: not child.send(report))
         assert await child.samples(20_000) is None  # at once
@@ -202,7 +202,7 @@ async def test_a_child_that_reads_nothing_blocks_nobody() -> None:
 async def test_a_child_that_is_gone_answers_nobody() -> None:
     """Also when it goes while it is asked."""
     async with running(READY + "sys.stdin.readline(); sys.stdin.readline()\n") as child:
-        await asyncio.wait_for(child.ready.wait(), 20)
+        await asyncio.wait_for(child.ready.wait(), PATIENCE_S)
         assert await child.samples(20_000) is None
 
 
@@ -229,7 +229,7 @@ async def test_a_failed_start_is_retried(tmp_path: Path) -> None:
         assert len(os.listdir("/proc/self/fd")) <= before + 2
         program.write_text(f"#!{sys.executable}\n{READY}{SLEEP}")
         program.chmod(0o700)
-        await asyncio.wait_for(child.ready.wait(), 45)
+        await asyncio.wait_for(child.ready.wait(), PATIENCE_S)
     finally:
         await child.stop()
         await task

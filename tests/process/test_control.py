@@ -37,7 +37,7 @@ from ptn_api.process.control import (
 from ptn_api.process.metrics import Buckets, Sources
 from ptn_api.process.settings import Settings
 from tests.processes import lives
-from tests.waiting import until_async
+from tests.waiting import PATIENCE_S, until_async
 
 SETTINGS = Settings(process_silent_ms=50)
 
@@ -75,7 +75,7 @@ async def test_a_worker_reports_and_is_told() -> None:
         report = HealthReport({"rest": 5}, {"log_unwritable": Trouble(7)})
         supervisor.channel.send(report)
         supervisor.channel.send(Stop())
-        await asyncio.wait_for(worker.stop.wait(), 20)
+        await asyncio.wait_for(worker.stop.wait(), PATIENCE_S)
         assert worker.health.report == report
 
 
@@ -136,7 +136,7 @@ async def test_lines_arrive_in_any_pieces_and_nonsense_is_skipped() -> None:
         theirs.send(b'{"type":"fatal"}\n')
         await until_async(lambda: supervisor.received == [Ready(), Fatal(), Fatal()])
         assert [line["event"] for line in logs] == ["control_message_malformed"] * 3
-    await asyncio.wait_for(supervisor.channel.closed.wait(), 20)
+    await asyncio.wait_for(supervisor.channel.closed.wait(), PATIENCE_S)
     assert not supervisor.channel.send(Stop())
 
 
@@ -149,7 +149,7 @@ async def test_a_reader_that_hangs_gets_no_more_than_fits() -> None:
     with theirs:
         assert sum(supervisor.channel.send(report) for _ in range(1_000)) < 1_000
         await supervisor.channel.close(timeout_ms=10)
-        await asyncio.wait_for(supervisor.channel.closed.wait(), 20)
+        await asyncio.wait_for(supervisor.channel.closed.wait(), PATIENCE_S)
 
 
 def test_the_configuration_is_the_first_line_only() -> None:
@@ -213,7 +213,7 @@ def test_a_worker_ends_with_its_supervisor() -> None:
         process = subprocess.Popen([sys.executable, "-c", WORKER], stdin=theirs, stderr=subprocess.DEVNULL)
     assert ours.recv(100) == b'{"type":"ready"}\n'
     ours.close()
-    assert process.wait(45) == -signal.SIGKILL
+    assert process.wait(PATIENCE_S) == -signal.SIGKILL
 
 
 def test_a_grandchild_inherits_no_end_of_the_channel() -> None:
@@ -225,7 +225,7 @@ def test_a_grandchild_inherits_no_end_of_the_channel() -> None:
     grandchild = int(process.stdout.readline())
     try:
         assert ours.recv(100) == b""
-        assert process.wait(45) == 3
+        assert process.wait(PATIENCE_S) == 3
         assert lives(grandchild)
     finally:
         os.kill(grandchild, signal.SIGKILL)

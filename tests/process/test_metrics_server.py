@@ -14,6 +14,7 @@ from ptn_api.problems import Trouble
 from ptn_api.process import metrics_server
 from ptn_api.process.metrics import Buckets, Samples
 from ptn_api.process.metrics_server import MetricsServer
+from tests.waiting import PATIENCE_S
 
 Values = dict[tuple[str, str], float]
 
@@ -46,7 +47,7 @@ async def server() -> AsyncIterator[MetricsServer]:
 
 async def scrape(server: MetricsServer) -> Values:
     """(name, process) -> value."""
-    text = (await asyncio.to_thread(requests.get, server.url, timeout=30)).text
+    text = (await asyncio.to_thread(requests.get, server.url, timeout=PATIENCE_S)).text
     return {
         (sample.name, sample.labels.get("process", "")): sample.value
         for family in text_string_to_metric_families(text)

@@ -269,7 +269,7 @@ async def serving(
             async with httpx.AsyncClient(
                 base_url=f"http://127.0.0.1:{port}",
                 headers={"accept-encoding": "identity"},
-                timeout=30,
+                timeout=PATIENCE_S,
                 verify=False,
             ) as client:
                 yield Served(log, clock, monotonic, port, client, stopped, keys, counters)

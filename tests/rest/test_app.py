@@ -24,6 +24,7 @@ from ptn_api.rest.routes import ROUTES, Route
 from tests.factories import MINER, OTHER_MINER, order, position, uuid, written
 from tests.memory_log import MemoryLog
 from tests.rest.serving import DAY, HOUR, NOW, Served, filled_log, serving, some_changes
+from tests.waiting import PATIENCE_S
 
 MOVING = ("date", "ratelimit")
 """Headers that differ from response to response."""
@@ -206,10 +207,12 @@ async def test_clients_decode_it() -> None:
     async with serving() as served:
         plain = (await served.get("/miner-positions")).json()
         url, headers = f"{served.url}/miner-positions", {"Authorization": "Bearer k100"}
-        response = await asyncio.to_thread(requests.get, url, headers=headers, timeout=10)
+        response = await asyncio.to_thread(requests.get, url, headers=headers, timeout=PATIENCE_S)
         assert response.headers["content-encoding"] == "gzip"
         assert response.json() == plain
-        async with httpx.AsyncClient(headers={**headers, "accept-encoding": "zstd"}) as client:
+        async with httpx.AsyncClient(
+            headers={**headers, "accept-encoding": "zstd"}, timeout=PATIENCE_S
+        ) as client:
             assert (await client.get(url)).json() == plain
         if shutil.which("curl") is None:
             pytest.skip("curl is not installed; the other clients were tried")
@@ -648,9 +651,9 @@ async def test_many_concurrent_requests() -> None:
 
 async def waiting_handler(app: AppContext, request: RequestContext) -> Response:
     """Uses asyncio as any coroutine may, in its first lines."""
-    await asyncio.wait_for(asyncio.sleep(0), 10)
+    await asyncio.wait_for(asyncio.sleep(0), PATIENCE_S)
     if hasattr(asyncio, "TaskGroup"):  # since Python 3.11
-        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
             group.create_task(asyncio.sleep(0))
     if request.head:
         raise ValueError

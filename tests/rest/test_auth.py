@@ -17,6 +17,7 @@ from ptn_api.rest.counters import RestCounters
 from ptn_api.rest.options import RestOptions
 from ptn_api.rest.routes import ROUTES
 from tests.rest.serving import NOW, FakeClock, filled_log, key_ring, respond, serving, some_changes
+from tests.waiting import PATIENCE_S
 
 PROXY = "127.0.0.1"
 
@@ -114,7 +115,7 @@ async def test_too_many_connections_of_an_address_are_rejected(monkeypatch: pyte
     async with serving(connects_per_minute=2) as served:
         codes = []
         for _ in range(3):
-            async with httpx.AsyncClient(base_url=served.url) as client:
+            async with httpx.AsyncClient(base_url=served.url, timeout=PATIENCE_S) as client:
                 response = await client.get("/health")
                 codes.append(response.status_code)
         assert codes == [200, 200, 429]
@@ -122,7 +123,7 @@ async def test_too_many_connections_of_an_address_are_rejected(monkeypatch: pyte
         assert int(response.headers["retry-after"]) > 0
         assert response.headers["connection"] == "close"
         served.monotonic.now_ms += 60_000
-        async with httpx.AsyncClient(base_url=served.url) as client:
+        async with httpx.AsyncClient(base_url=served.url, timeout=PATIENCE_S) as client:
             assert (await client.get("/health")).status_code == 200
 
 

@@ -10,6 +10,7 @@ from ptn_api.http.cross_origin import CrossOrigin
 from ptn_api.process.settings import load_settings
 from tests.memory_log import MemoryLog
 from tests.rest.serving import Served, serving
+from tests.waiting import PATIENCE_S
 
 ORIGIN = "https://app.example.com"
 OTHER = "https://evil.example.com"
@@ -134,7 +135,7 @@ async def test_any_origin(monkeypatch: pytest.MonkeyPatch) -> None:
             assert (response.status_code, allowed(response)) == (200, "*")
             assert varies(response) == {"Accept-Encoding", "Authorization"}
         assert allowed(await preflight(served, "/miners", OTHER)) == "*"
-        async with httpx.AsyncClient(base_url=served.url, verify=False) as second:
+        async with httpx.AsyncClient(base_url=served.url, verify=False, timeout=PATIENCE_S) as second:
             refused = await second.get("/miners", headers={"origin": ORIGIN})
         assert (refused.status_code, allowed(refused)) == (429, "*")
 

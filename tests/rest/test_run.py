@@ -49,7 +49,7 @@ async def test_over_the_log_on_disk(tmp_path: Path) -> None:
         running = start(reader, sock, stop, ready)
         await asyncio.wait_for(ready.wait(), PATIENCE_S)
         headers = {"authorization": "Bearer k100"}
-        async with httpx.AsyncClient(base_url=url, headers=headers) as client:
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE_S) as client:
             assert len((await client.get(f"/miner-positions/{MINER}")).json()["positions"]) == 1
             writer.append([written(position(2, [order(2, at=now)]))], now)
             deadline = time.monotonic() + 10
@@ -68,7 +68,8 @@ async def test_it_is_ready_when_the_views_are_built() -> None:
     stop, ready = asyncio.Event(), asyncio.Event()
     with listening() as sock:
         running = start(log, sock, stop, ready)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{sock.getsockname()[1]}") as client:
+        url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client:
             assert (await client.get("/health")).status_code == 503
             assert not ready.is_set()
             log.baseline([], NOW)

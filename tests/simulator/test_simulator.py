@@ -32,7 +32,7 @@ from tests.simulator.simulation import (
     order_uuids,
     position_files,
 )
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 DAY_MS = 86_400_000
 POSITION_KEYS_2025 = [
@@ -290,7 +290,7 @@ def test_a_run_keeps_pace_with_its_clock_and_stops_when_told(tmp_path: Path) -> 
     thread.start()
     until(lambda: simulator.now_ms > T0 + 60_000, what="a simulated minute")
     stop.set()
-    thread.join(10)
+    thread.join(PATIENCE_S)
     assert not thread.is_alive()
     assert simulator.store.next_closing_ms() is None
     assert len(order_uuids(tmp_path)) > before
@@ -385,7 +385,7 @@ def child(directory: Path, journal: Path, options: str) -> subprocess.Popen[byte
 
 def kill(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    process.wait(PATIENCE_S)
 
 
 def test_a_build_killed_midway_is_begun_again(tmp_path: Path) -> None:

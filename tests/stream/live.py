@@ -21,10 +21,9 @@ from ptn_api.fanout.presence import Peers
 from ptn_api.stream.server import run_stream
 from tests.factories import T0, order, position, written
 from tests.memory_log import MemoryLog
+from tests.waiting import PATIENCE_S
 
 KEY = "key-of-alice"
-SOON_S = 20.0
-"""The timeout of every wait."""
 
 
 class LiveStream:
@@ -64,6 +63,7 @@ class LiveStream:
 
     @contextlib.asynccontextmanager
     async def client(self, **options: Any) -> AsyncIterator[Client]:
+        options = {"open_timeout": PATIENCE_S} | options
         async with connect(f"ws://127.0.0.1:{self.port}/any/path", **options) as connection:
             yield Client(connection)
 
@@ -78,7 +78,7 @@ class Client:
         await self.connection.send(json.dumps(frame))
 
     async def receive(self) -> dict[str, Any]:
-        return json.loads(await asyncio.wait_for(self.connection.recv(), SOON_S))
+        return json.loads(await asyncio.wait_for(self.connection.recv(), PATIENCE_S))
 
     async def login(self, api_key: str = KEY, **fields: Any) -> dict[str, Any]:
         await self.send(api_key=api_key, **fields)
@@ -117,7 +117,7 @@ class Client:
         """Waits for the server's close; frames before it are skipped."""
         with contextlib.suppress(Exception):
             while True:
-                await asyncio.wait_for(self.connection.recv(), SOON_S)
+                await asyncio.wait_for(self.connection.recv(), PATIENCE_S)
         return self.connection.close_code
 
 
@@ -158,12 +158,12 @@ async def running(
             yield live
         finally:
             stop.set()
-            await asyncio.wait_for(task, SOON_S)
+            await asyncio.wait_for(task, PATIENCE_S)
 
 
 async def until(condition: Callable[[], bool]) -> None:
     """Waits for a condition."""
-    deadline = asyncio.get_running_loop().time() + SOON_S
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
     while not condition():
         assert asyncio.get_running_loop().time() < deadline, "timed out"
         await asyncio.sleep(0.005)

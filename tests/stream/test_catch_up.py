@@ -11,7 +11,8 @@ from websockets.exceptions import ConnectionClosed
 
 from ptn_api.wire import close_codes
 from tests.factories import order, position, written
-from tests.stream.live import SOON_S, Client, LiveStream, running, until
+from tests.stream.live import Client, LiveStream, running, until
+from tests.waiting import PATIENCE_S
 
 
 async def follow(live: LiveStream, dice: random.Random, cursor: int, until_sequence: int) -> list[int]:
@@ -53,7 +54,7 @@ async def test_reconnecting_clients_under_load_see_neither_gap_nor_repeat() -> N
             live.trade(dice.randrange(1, 20))
             await asyncio.sleep(0)
         for follower in followers:
-            got = await asyncio.wait_for(follower, 30)
+            got = await asyncio.wait_for(follower, PATIENCE_S)
             assert got[:total] == list(range(start + 1, start + total + 1))
         assert live.counters.replays > 0
 
@@ -66,7 +67,7 @@ async def test_a_burst_is_sent_in_batches_of_bounded_size() -> None:
         live.trade(120)
         sizes = []
         while sum(sizes) < 120:
-            text = await asyncio.wait_for(client.connection.recv(), SOON_S)
+            text = await asyncio.wait_for(client.connection.recv(), PATIENCE_S)
             assert len(text) < 512 * 1024
             sizes.append(text.count('"sequence":'))
         assert sizes == [50, 50, 20]
@@ -74,7 +75,7 @@ async def test_a_burst_is_sent_in_batches_of_bounded_size() -> None:
         live.append(*(written(position(n, [order(n)], note=padding)) for n in range(1_000, 1_005)))
         sizes = []
         while sum(sizes) < 5:
-            text = await asyncio.wait_for(client.connection.recv(), SOON_S)
+            text = await asyncio.wait_for(client.connection.recv(), PATIENCE_S)
             assert len(text) < 512 * 1024
             sizes.append(text.count('"sequence":'))
         assert sizes == [2, 2, 1]

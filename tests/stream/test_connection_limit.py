@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from tests.stream.live import KEY, SOON_S, LiveStream, running, until
+from tests.stream.live import KEY, LiveStream, running, until
 from tests.stream.test_hostile import UPGRADE
+from tests.waiting import PATIENCE_S
 
 MOST = 6
 
@@ -37,7 +38,7 @@ async def test_silent_connections_evict_each_other() -> None:
                 ended = asyncio.gather(
                     *(reader.read() for reader in readers[: 2 * MOST]), return_exceptions=True
                 )
-                await asyncio.wait_for(ended, SOON_S)
+                await asyncio.wait_for(ended, PATIENCE_S)
                 async with live.client() as another:
                     assert (await another.login())["status"] == "success"
         assert live.counters.limited["waiting_connections"] >= 6 * MOST
@@ -51,13 +52,13 @@ async def test_the_limit_itself_evicts_nobody_and_one_more_the_oldest() -> None:
         await client.login(version=2)
         async with silent(live, MOST, UPGRADE + b"\r\n") as readers:
             for reader in readers:
-                await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
+                await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
             assert live.counters.limited == {}
             async with silent(live, 1):
                 beat = await client.next("heartbeat")
                 assert beat["problems"] == ["connections_at_limit"]
             with contextlib.suppress(ConnectionError):
-                assert await asyncio.wait_for(readers[0].read(), SOON_S) == b""
+                assert await asyncio.wait_for(readers[0].read(), PATIENCE_S) == b""
             assert live.counters.limited == {"waiting_connections": 1}
             assert not any(reader.at_eof() for reader in readers[1:])
 

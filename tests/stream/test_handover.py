@@ -12,7 +12,8 @@ import pytest
 from ptn_api.event_log.contract import Event, LoggedPosition, RemovedPosition
 from tests.factories import MINER, T0, order, position, uuid, written
 from tests.memory_log import MemoryLog
-from tests.stream.live import SOON_S, Client, LiveStream, running
+from tests.stream.live import Client, LiveStream, running
+from tests.waiting import PATIENCE_S
 
 
 class SilentLog(MemoryLog):
@@ -190,5 +191,5 @@ async def test_a_client_without_a_revision_gets_changes_that_happen_while_it_cat
         if cursor:
             assert (await client.receive())["type"] == "resume_failed"
         assert len(await client.messages(400)) == 400
-        frame = await asyncio.wait_for(client.next("position"), SOON_S)
+        frame = await asyncio.wait_for(client.next("position"), PATIENCE_S)
         assert [o["price"] for o in frame["orders"]] == [7.0]

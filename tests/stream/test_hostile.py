@@ -18,8 +18,9 @@ import pytest
 
 from ptn_api.process.certificate import Certificate
 from ptn_api.stream.handshake import HEAD_BYTES
-from tests.stream.live import SOON_S, LiveStream, running, until
+from tests.stream.live import LiveStream, running, until
 from tests.system.certificates import certificates
+from tests.waiting import PATIENCE_S
 
 UPGRADE = (
     b"GET /chat HTTP/1.1\r\nHost: x\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n"
@@ -49,7 +50,7 @@ class Raw:
 
     async def read(self) -> tuple[int, bytes]:
         """The next frame: first byte and payload."""
-        first, size = await asyncio.wait_for(self.reader.readexactly(2), SOON_S)
+        first, size = await asyncio.wait_for(self.reader.readexactly(2), PATIENCE_S)
         if size == 126:
             (size,) = struct.unpack("!H", await self.reader.readexactly(2))
         return first, await self.reader.readexactly(size)
@@ -66,7 +67,7 @@ async def _connect(live: LiveStream, extensions: bytes = b"") -> tuple[Raw, byte
     reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
     offer = b"Sec-WebSocket-Extensions: " + extensions + b"\r\n" if extensions else b""
     writer.write(UPGRADE + offer + b"\r\n")
-    answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
+    answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
     assert answer.startswith(b"HTTP/1.1 101 ")
     return Raw(reader, writer), answer
 
@@ -142,7 +143,7 @@ async def test_a_malformed_handshake_gets_a_short_error(
     reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
     with contextlib.closing(writer):
         writer.write(head + b"\r\n")
-        answer = await asyncio.wait_for(reader.read(), SOON_S)
+        answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert len(answer) < 500
     assert set(json.loads(answer.partition(b"\r\n\r\n")[2])) == {"error", "code"}
@@ -163,7 +164,7 @@ async def test_a_handshake_in_pieces_with_a_login_behind_it(secure: bool, tmp_pa
             raw = Raw(reader, writer)
             for n in range(0, len(sent), size):
                 writer.write(sent[n : n + size])  # over TLS, a record each
-            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
             assert json.loads((await raw.read())[1])["status"] == "success"
             for _ in range(300):
                 assert json.loads((await raw.read())[1])["client_timestamp"] == 7
@@ -208,7 +209,7 @@ async def test_the_server_ends_every_refused_connection_by_itself(secure: bool, 
 
 def _read_to_end(port: int, sent: bytes, context: ssl.SSLContext | None) -> bytes:
     """Returns all bytes up to the end of the TCP connection."""
-    sock = socket.create_connection(("127.0.0.1", port), timeout=SOON_S)
+    sock = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
     if context is not None:
         sock = context.wrap_socket(sock, server_hostname="localhost")
     received = b""
@@ -217,7 +218,7 @@ def _read_to_end(port: int, sent: bytes, context: ssl.SSLContext | None) -> byte
         while chunk := sock.recv(1 << 16):
             received += chunk
     with socket.socket(fileno=sock.detach()) as below, contextlib.suppress(ConnectionError):
-        below.settimeout(SOON_S)
+        below.settimeout(PATIENCE_S)
         while below.recv(1 << 16):
             pass  # what is left of TLS
     return received
@@ -269,7 +270,7 @@ async def test_random_bytes_after_the_handshake_do_no_harm(live: LiveStream) -> 
             await raw.frame(LOGIN)
         raw.writer.write(dice.randbytes(dice.randrange(1, 3_000)))
         raw.writer.write_eof()
-        await asyncio.wait_for(raw.reader.read(), SOON_S)
+        await asyncio.wait_for(raw.reader.read(), PATIENCE_S)
         raw.writer.close()
     await until(lambda: live.counters.clients == 0)
     await _still_serves(live)
@@ -316,7 +317,7 @@ async def test_unread_pongs_end_the_connection() -> None:
         with pytest.raises(ConnectionError):
             while True:
                 raw.writer.write(frame * 500)
-                await asyncio.wait_for(raw.writer.drain(), SOON_S)
+                await asyncio.wait_for(raw.writer.drain(), PATIENCE_S)
         assert live.counters.slow_closes == 1
         raw.writer.close()
 
@@ -328,7 +329,7 @@ async def test_the_clients_own_close_is_answered(live: LiveStream) -> None:
         await raw.frame(LOGIN)
         await raw.frame(payload, first=0x88)
         assert await raw.close_code() == code
-        assert await asyncio.wait_for(raw.reader.read(), SOON_S) == b""
+        assert await asyncio.wait_for(raw.reader.read(), PATIENCE_S) == b""
         raw.writer.close()
     await until(lambda: live.counters.clients == 0)
 
@@ -348,7 +349,7 @@ async def test_a_connection_beyond_the_rate_that_sends_nothing_is_closed() -> No
         sent = WHOLE + b"X-Forwarded-For: 9.9.9.9\r\n\r\n"
         reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
         writer.write(sent)
-        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
         received = await asyncio.to_thread(_read_to_end, live.port, sent, None)
         assert struct.pack("!H", 4006) in received
         assert live.counters.limited == {"connects": 1}

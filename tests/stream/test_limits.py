@@ -27,7 +27,8 @@ from ptn_api.wire.client_frames import MOST_NAMES, SMALL_FRAME_BYTES
 from tests.factories import T0
 from tests.hostile.raw import UPGRADE, RawSocket, deflated, frame
 from tests.memory_log import MemoryLog
-from tests.stream.live import KEY, SOON_S, LiveStream, running, until
+from tests.stream.live import KEY, LiveStream, running, until
+from tests.waiting import PATIENCE_S
 
 FORWARDED = {"X-Forwarded-For": "1.1.1.1"}
 TOO_MANY = close_codes.TOO_MANY_REQUESTS.code
@@ -68,7 +69,7 @@ async def test_a_flood_after_the_close_is_not_parsed(monkeypatch: pytest.MonkeyP
         writer.write(UPGRADE + b"\r\n" + frame(b'{"type":"ping"}', first=0x89) * 100_000)
         data = b""
         with contextlib.suppress(ConnectionError):  # reset: the server does not read all of it
-            while chunk := await asyncio.wait_for(reader.read(1 << 16), SOON_S):
+            while chunk := await asyncio.wait_for(reader.read(1 << 16), PATIENCE_S):
                 data += chunk
         writer.close()
         assert struct.pack("!H", TOO_MANY) in data
@@ -217,7 +218,7 @@ async def test_a_long_header_is_not_kept() -> None:
                     reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
                     stack.callback(writer.close)
                     writer.write(handshake + b"\r\n")
-                    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON_S)
+                    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
                 gc.collect()
                 return tracemalloc.get_traced_memory()[0]
         finally:

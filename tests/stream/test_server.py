@@ -15,7 +15,8 @@ from ptn_api.stream.server import PICOWS_VERSIONS, check_picows
 from ptn_api.wire import close_codes
 from tests.factories import T0, order, position, written
 from tests.memory_log import MemoryLog
-from tests.stream.live import SOON_S, LiveStream, running
+from tests.stream.live import LiveStream, running
+from tests.waiting import PATIENCE_S
 
 
 async def test_login_subscribe_and_orders_as_existing_clients_know_them() -> None:
@@ -138,7 +139,7 @@ async def test_a_first_frame_that_is_not_json_closes_without_a_message(garbage: 
     async with running() as live, live.client() as client:
         await client.connection.send(garbage)
         with pytest.raises(ConnectionClosed):
-            await asyncio.wait_for(client.connection.recv(), SOON_S)
+            await asyncio.wait_for(client.connection.recv(), PATIENCE_S)
         assert client.connection.close_code == close_codes.BAD_FIRST_FRAME.code
 
 
@@ -305,16 +306,16 @@ async def test_compressed_and_plain_clients_receive_the_same() -> None:
 async def test_a_websocket_ping_is_answered() -> None:
     """With a pong of the same payload, before and after the login."""
     async with running() as live, live.client() as client:
-        await asyncio.wait_for(await client.connection.ping(b"abc"), SOON_S)
+        await asyncio.wait_for(await client.connection.ping(b"abc"), PATIENCE_S)
         await client.login()
-        await asyncio.wait_for(await client.connection.ping(b"def"), SOON_S)
+        await asyncio.wait_for(await client.connection.ping(b"def"), PATIENCE_S)
 
 
 async def test_a_connection_without_a_login_is_closed_with_come_back() -> None:
     """Without an error frame, which existing clients take as final."""
     async with running(auth_timeout_ms=500) as live, live.client() as client:
         with pytest.raises(ConnectionClosed):
-            await asyncio.wait_for(client.connection.recv(), SOON_S)
+            await asyncio.wait_for(client.connection.recv(), PATIENCE_S)
         assert client.connection.close_code == close_codes.AUTH_TIMEOUT.code
 
 
@@ -324,7 +325,7 @@ async def test_before_the_log_is_ready_logins_are_closed_with_come_back() -> Non
         async with live.client() as client:
             await client.send(api_key="key-of-alice")
             with pytest.raises(ConnectionClosed):
-                await asyncio.wait_for(client.connection.recv(), SOON_S)
+                await asyncio.wait_for(client.connection.recv(), PATIENCE_S)
             assert client.connection.close_code == close_codes.NOT_READY.code
         live.log.baseline([], T0)
         async with live.client() as client:

@@ -14,6 +14,7 @@ from tests.factories import T0
 from tests.stream.live import LiveStream, running
 from tests.stream.test_catch_up import follow
 from tests.stream.test_version_2 import Mirror, churn, take_until_summed
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ async def test_reconnecting_clients_see_neither_gap_nor_repeat(live: LiveStream)
         live.trade(dice.randrange(1, 20))
         await asyncio.sleep(0)
     for follower in followers:
-        got = await asyncio.wait_for(follower, 30)
+        got = await asyncio.wait_for(follower, PATIENCE_S)
         assert got[:total] == list(range(start + 1, start + total + 1))
 
 

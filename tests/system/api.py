@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from tests.processes import lives
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 READY = re.compile(r"PTN API ready: REST (https?://127\.0\.0\.1:\d+) WebSocket (wss?://127\.0\.0\.1:\d+)")
@@ -55,7 +55,7 @@ class Api:
 
     def close(self) -> None:
         """Call it when every process has ended."""
-        self._reader.join(10)
+        self._reader.join(PATIENCE_S)
         assert self.process.stdout is not None
         self.process.stdout.close()
 
@@ -93,18 +93,18 @@ class Api:
 
     def kill(self, name: str) -> int:
         """kill -9 of one process; returns the pid that is gone."""
-        process = until(lambda: self.children().get(name), seconds=60, what=f"a process for {name}")
+        process = until(lambda: self.children().get(name), what=f"a process for {name}")
         process.send_signal(signal.SIGKILL)
         return process.pid
 
     def wait_restarted(self, name: str, old_pid: int) -> None:
         back = lambda: name in (c := self.children()) and c[name].pid != old_pid  # noqa: E731
-        until(back, seconds=60, what=f"{name} is back")
+        until(back, what=f"{name} is back")
 
     def stop(self) -> int:
         """Sends SIGTERM; returns the exit status."""
         self.process.terminate()
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=PATIENCE_S)
 
 
 @contextmanager
@@ -167,7 +167,7 @@ def _end(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         process.terminate()
         try:
-            process.wait(timeout=60)  # three stops in a row, each with its own timeout
+            process.wait(timeout=PATIENCE_S)  # three stops in a row, each with its own timeout
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -37,7 +37,7 @@ class Follower:
         self._stopping.set()
         if self._connection is not None:
             self._connection.close()
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
 
     @property
     def order_uuids(self) -> list[str]:
@@ -56,7 +56,9 @@ class Follower:
         while not self._stopping.is_set():
             try:
                 # No pings: they draw from `random`, which hypothesis takes for a test that does so by itself.
-                with connect(self._url, max_size=None, ping_interval=None) as connection:
+                with connect(
+                    self._url, max_size=None, ping_interval=None, open_timeout=PATIENCE_S
+                ) as connection:
                     self._connection = connection
                     self._follow(connection)
             except (ConnectionClosed, WebSocketException, OSError, EOFError):

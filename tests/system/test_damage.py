@@ -21,7 +21,7 @@ from tests import factories
 from tests.system.api import Api, api
 from tests.system.test_faults import bot_epoch, following, health, limit_files, problems
 from tests.system.validator import Validator
-from tests.waiting import until, until_async
+from tests.waiting import PATIENCE_S, until, until_async
 
 
 def change(data_dir: Path, *statements: str) -> None:
@@ -50,7 +50,7 @@ def rest_address(server: Api) -> str:
 
 def health_at(address: str) -> dict[str, Any]:
     with contextlib.suppress(requests.ConnectionError):
-        answer: dict[str, Any] = requests.get(address + "/health", timeout=30).json()
+        answer: dict[str, Any] = requests.get(address + "/health", timeout=PATIENCE_S).json()
         return answer
     return {"problems": []}
 
@@ -58,7 +58,7 @@ def health_at(address: str) -> dict[str, Any]:
 def served(server: Api, key: str) -> dict[str, int]:
     """The served positions of the miner, each with its number of orders."""
     headers = {"Authorization": f"Bearer {key}"}
-    answer = requests.get(server.rest + "/miner-positions", headers=headers, timeout=30).json()
+    answer = requests.get(server.rest + "/miner-positions", headers=headers, timeout=PATIENCE_S).json()
     positions = answer.get(factories.MINER, {"positions": []})["positions"]
     return {position["position_uuid"]: len(position["orders"]) for position in positions}
 
@@ -93,7 +93,7 @@ def test_damage_is_repaired_from_the_validators_files(
     headers = {"Authorization": f"Bearer {keys[100]}"}
 
     def eliminations(server: Api) -> Any:
-        return requests.get(server.rest + "/eliminations", headers=headers, timeout=30).json()
+        return requests.get(server.rest + "/eliminations", headers=headers, timeout=PATIENCE_S).json()
 
     with api(data_dir, validator_dir=validator.root) as server:
         for _ in range(8):
@@ -131,7 +131,7 @@ async def test_a_damaged_event_is_a_gap(
         url = f"/messages?after={bot.messages[0].sequence}&epoch={bot_epoch(tmp_path)}"
 
         def following_messages(server: Api) -> list[int]:
-            answer = requests.get(server.rest + url, headers=headers, timeout=30).json()
+            answer = requests.get(server.rest + url, headers=headers, timeout=PATIENCE_S).json()
             return [message["sequence"] - bot.messages[0].sequence for message in answer["messages"]]
 
         await until_async(lambda: following_messages(server) == [1, 2, 3])
@@ -236,7 +236,7 @@ def test_a_log_replaced_under_a_running_server(
             log_path(data_dir).unlink()
         # A process that had not read the log yet opens the new one instead.
         until(lambda: lines(server, "stopped_by_error"))
-        until(lambda: not health_at(address)["problems"] and health_at(address).get("status"), seconds=60)
+        until(lambda: not health_at(address)["problems"] and health_at(address).get("status"))
         validator.place()
         until(lambda: len(served(server, keys[100])) == 2)
         ended = [line["process"] for line in lines(server, "stopped_by_error")]

@@ -26,7 +26,7 @@ from tests.processes import lives
 from tests.system.api import READY, ROOT, SHORT_PERIODS
 from tests.system.follower import Follower
 from tests.system.validator import Validator
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 class Embedded:
@@ -83,7 +83,7 @@ def embedded(cwd: Path, tmp_path: Path, *, kind: str = "queue") -> Iterator[Embe
             other.kill()
         process.communicate()
         if running is not None:
-            psutil.wait_procs(running.family, timeout=30)
+            psutil.wait_procs(running.family, timeout=PATIENCE_S)
             assert not [p for p in running.family if lives(p)], "left behind by a killed validator"
 
 
@@ -135,7 +135,7 @@ def test_the_api_ends_with_the_validator(tmp_path: Path, validator: Validator) -
     with embedded(validator.root, tmp_path) as running:
         assert len(running.family) == 4
         running.say("quit")
-        assert running.process.wait(timeout=45) == 0
+        assert running.process.wait(timeout=PATIENCE_S) == 0
         until(lambda: not any(lives(p) for p in running.family))
 
 
@@ -175,7 +175,7 @@ def test_a_stop_is_heard_while_the_api_is_being_started(tmp_path: Path, validato
         thread.start()
         time.sleep(pause_s)
         manager.stop()
-        thread.join(60)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
 
 

@@ -22,7 +22,7 @@ from tests.system.nginx import NGINX, nginx
 from tests.system.test_keys import rest_status
 from tests.system.test_watching import scrape, value
 from tests.system.validator import Validator
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
@@ -62,8 +62,8 @@ class Curl:
 
     def wait_ended(self) -> None:
         """Waits until the server has ended the stream, and everything of it was read."""
-        self.process.wait(60)
-        self._reader.join(60)
+        self.process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
 
 
 @contextmanager
@@ -140,7 +140,7 @@ def test_the_limit_is_shared_with_the_socket(server: Api, keys: dict[int, str]) 
     """Five connections of either kind; the sixth ends the oldest, in another process."""
     with curl(server.rest, keys[100]) as oldest, contextlib.ExitStack() as stack:
         for _ in range(5):
-            socket = stack.enter_context(connect(server.stream))
+            socket = stack.enter_context(connect(server.stream, open_timeout=PATIENCE_S))
             socket.send(json.dumps({"api_key": keys[100]}))
             assert json.loads(socket.recv())["status"] == "success"
         oldest.wait_ended()

@@ -27,7 +27,7 @@ from tests.chaos import ChaosProxy
 from tests.system.api import Api, api
 from tests.system.follower import Follower
 from tests.system.validator import Validator
-from tests.waiting import until, until_async
+from tests.waiting import PATIENCE_S, until, until_async
 
 QUICK = Timing(connect=2, backoff=0.05, backoff_max=0.3, settled=1, refused=0.2, eviction=0.2, tick=0.02)
 
@@ -66,7 +66,7 @@ async def following(url: str, key: str, tmp_path: Path) -> AsyncIterator[Bot]:
 
 
 def health(server: Api) -> dict[str, Any]:
-    answer: dict[str, Any] = requests.get(server.rest + "/health", timeout=30).json()
+    answer: dict[str, Any] = requests.get(server.rest + "/health", timeout=PATIENCE_S).json()
     return answer
 
 
@@ -98,7 +98,7 @@ def test_a_full_disk_delays_orders_and_loses_none(
             validator.place(3)
         until(lambda: "log_unwritable" in server.log.read_text())
         headers = {"Authorization": f"Bearer {keys[100]}"}
-        assert requests.get(server.rest + "/miner-positions", headers=headers, timeout=30).ok
+        assert requests.get(server.rest + "/miner-positions", headers=headers, timeout=PATIENCE_S).ok
         assert len(follower.messages) == 1
         limit_files(intake, resource.RLIM_INFINITY)
         follower.wait_for(61)
@@ -118,7 +118,7 @@ async def test_a_log_pruned_below_the_cursor_is_a_gap_that_is_told(
         validator.place()
         url = f"{server.rest}/messages?after={bot.messages[-1].sequence}&epoch={bot_epoch(tmp_path)}"
         headers = {"Authorization": f"Bearer {keys[100]}"}
-        await until_async(lambda: requests.get(url, headers=headers, timeout=30).status_code == 410)
+        await until_async(lambda: requests.get(url, headers=headers, timeout=PATIENCE_S).status_code == 410)
         async with following(server.stream, keys[100], tmp_path) as bot:
             await until_async(lambda: bot.gaps)
             validator.place()
@@ -162,12 +162,12 @@ async def test_a_mirror_takes_a_snapshot_after_a_gap(
         async with PositionMirror(
             server.stream, server.rest, keys[100], on_state=states.append, mend_within=0.1, timing=QUICK
         ) as mirror:
-            await asyncio.wait_for(mirror.until_verified(), 60)
+            await asyncio.wait_for(mirror.until_verified(), PATIENCE_S)
             epoch = mirror.cursor.epoch
             validator.place(2)
             for path in data_dir.glob("log.sqlite3*"):
                 path.unlink()
-            await until_async(lambda: mirror.cursor.epoch != epoch, seconds=60)
+            await until_async(lambda: mirror.cursor.epoch != epoch)
             validator.place()
             files = [json.loads(path.read_text()) for path in validator.root.glob("**/open/*")]
             expected = sum(position_checksum(json.dumps(file).encode()) for file in files)
@@ -191,7 +191,7 @@ async def test_an_unmounted_directory_is_stale_and_loses_nothing(
             await until_async(lambda: health(server)["source"]["stale"])
             await until_async(lambda: bot.states[-1] == "stale")
             headers = {"Authorization": f"Bearer {keys[100]}"}
-            answer = requests.get(server.rest + "/miner-positions", headers=headers, timeout=30)
+            answer = requests.get(server.rest + "/miner-positions", headers=headers, timeout=PATIENCE_S)
             assert len(answer.json()[factories.MINER]["positions"]) == 1
             (tmp_path / "unmounted").rename(miners)
             await until_async(lambda: not health(server)["source"]["stale"])
@@ -235,7 +235,9 @@ def test_a_directory_that_lost_most_is_held_back_until_accepted(
     ):
 
         def served() -> int:
-            answer = requests.get(server.rest + "/miner-positions", headers=headers, timeout=30).json()
+            answer = requests.get(
+                server.rest + "/miner-positions", headers=headers, timeout=PATIENCE_S
+            ).json()
             return len(answer[factories.MINER]["positions"])
 
         left = change(validator.root / "validation" / "miners")
@@ -321,7 +323,7 @@ def test_six_old_clients_on_one_key_do_not_starve_each_other(
             for _ in range(20):
                 validator.place()
             for follower in followers:
-                follower.wait_for(20, seconds=60)
+                follower.wait_for(20)
                 assert sorted(follower.order_uuids) == sorted(validator.placed[1:])
                 assert follower.order_uuids == followers[0].order_uuids
         finally:
@@ -345,14 +347,14 @@ async def test_a_thousand_clients_come_back_at_once(
     with api(data_dir, validator_dir=validator.root, keys=path, accepts_per_second=400) as server:
         tasks = [asyncio.create_task(client.run(server.stream)) for client in clients]
         try:
-            await until_async(lambda: all(client.subscribed for client in clients), seconds=60)
+            await until_async(lambda: all(client.subscribed for client in clients))
             validator.place()
             await until_async(lambda: all(client.got for client in clients))
             earlier = len(logins(server))
             server.kill("stream")
             for _ in range(5):
                 validator.place()
-            await until_async(lambda: all(len(client.got) >= 6 for client in clients), seconds=60)
+            await until_async(lambda: all(len(client.got) >= 6 for client in clients))
         finally:
             for task in tasks:
                 task.cancel()
@@ -385,7 +387,7 @@ class ManyClient:
             await asyncio.sleep(0.1)
 
     async def _follow(self, url: str) -> None:
-        async with connect(url, compression=None, open_timeout=60) as connection:
+        async with connect(url, compression=None, open_timeout=PATIENCE_S) as connection:
             last = self.got[-1] if self.got else -1
             await connection.send(json.dumps({"api_key": self._key, "last_sequence": last}))
             await connection.recv()

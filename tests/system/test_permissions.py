@@ -15,7 +15,7 @@ import requests
 
 from tests.system.api import ROOT, Api, api
 from tests.system.validator import Validator
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 OWNER = 54_321
 # Root without the capabilities that let it pass over modes is a user like any other. (A real other user often
@@ -43,7 +43,7 @@ def health(server: Api) -> tuple[int, dict[str, Any]]:
     """The answer of /health, also of a server that is not ready and has not announced its port."""
     rest = until(lambda: server.children().get("rest"))
     (listener,) = until(lambda: [c for c in rest.net_connections("tcp") if c.status == psutil.CONN_LISTEN])
-    response = requests.get(f"http://127.0.0.1:{listener.laddr.port}/health", timeout=30)
+    response = requests.get(f"http://127.0.0.1:{listener.laddr.port}/health", timeout=PATIENCE_S)
     return response.status_code, response.json()
 
 
@@ -76,7 +76,7 @@ def test_files_of_another_user(locked: Validator, data_dir: Path, keys: dict[int
         for path in locked.root.rglob("*"):
             os.chown(path, 0, 0)
         until(lambda: health(server)[0] == 200)
-        ask = {"headers": {"Authorization": f"Bearer {keys[100]}"}, "timeout": 30}
+        ask = {"headers": {"Authorization": f"Bearer {keys[100]}"}, "timeout": PATIENCE_S}
         (miner,) = requests.get(server.rest + "/miner-positions", **ask).json().values()
         assert len(miner["positions"]) == 3
     assert doctor(locked, data_dir).returncode == 0
@@ -107,7 +107,7 @@ def test_a_key_file_of_another_user(validator: Validator, data_dir: Path, keys: 
     validator.place()
     path = data_dir.parent / "api_keys.json"
     os.chown(path, OWNER, OWNER)
-    ask = {"headers": {"Authorization": f"Bearer {keys[100]}"}, "timeout": 30}
+    ask = {"headers": {"Authorization": f"Bearer {keys[100]}"}, "timeout": PATIENCE_S}
     with api(data_dir, validator_dir=validator.root, prefix=AS_ANOTHER_USER) as server:
         until(lambda: health(server)[1]["problems"] == ["key_file_unreadable"])
         assert requests.get(server.rest + "/me", **ask).status_code == 401

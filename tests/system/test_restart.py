@@ -15,7 +15,7 @@ from tests.processes import lives
 from tests.system.api import PROCESSES, api
 from tests.system.follower import Follower
 from tests.system.validator import Validator
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 def test_what_happened_while_the_api_was_down_is_replayed(
@@ -80,7 +80,10 @@ def test_a_killed_process_comes_back_and_nothing_is_lost(
         after = server.children()
         assert {r for r in PROCESSES if before[r].pid != after[r].pid} == {name}
         # A restarted rest answers "starting" (503) until its documents are built.
-        until(lambda: requests.get(server.rest + "/health", timeout=30).status_code == 200, what="healthy")
+        until(
+            lambda: requests.get(server.rest + "/health", timeout=PATIENCE_S).status_code == 200,
+            what="healthy",
+        )
 
 
 def test_a_killed_supervisor_leaves_no_orphans(
@@ -93,7 +96,7 @@ def test_a_killed_supervisor_leaves_no_orphans(
         ports = {"api_rest_port": server.rest.rpartition(":")[2], "api_ws_port": server.ws_port}
         os.kill(server.process.pid, signal.SIGKILL)
         server.process.wait()
-        psutil.wait_procs(children, timeout=45)
+        psutil.wait_procs(children, timeout=PATIENCE_S)
         assert [p for p in children if lives(p)] == []
     with (
         api(data_dir, validator_dir=validator.root, **ports) as server,
@@ -110,7 +113,7 @@ def test_sigint_and_sigterm_stop_in_order(validator: Validator, data_dir: Path) 
         with api(data_dir, validator_dir=validator.root) as server:
             children = list(server.children().values())
             server.process.send_signal(number)
-            assert server.process.wait(timeout=60) == 0
+            assert server.process.wait(timeout=PATIENCE_S) == 0
             until(lambda children=children: not any(lives(c) for c in children))  # type: ignore[misc]
 
 

@@ -19,7 +19,7 @@ import pytest
 from tests.processes import lives
 from tests.system.api import READY, ROOT
 from tests.system.validator import Validator
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 class Server:
@@ -39,7 +39,7 @@ class Server:
 
     def ended(self) -> int:
         """Waits for the exit status; all its processes must have ended by then."""
-        status = self.process.wait(30)
+        status = self.process.wait(PATIENCE_S)
         assert not any(lives(child) for child in self.family)
         return status
 

@@ -24,7 +24,7 @@ from tests.system.api import ROOT, api
 from tests.system.certificates import Files, certificates
 from tests.system.test_start import run
 from tests.system.validator import Validator
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 @pytest.fixture
@@ -72,9 +72,9 @@ def test_both_servers_speak_tls(
         uuid = first_order(server.ws_port, keys[100], trusting(files), validator, tmp_path / "state")
         assert uuid == validator.placed[1]
         with pytest.raises(httpx.TransportError):
-            httpx.get(server.rest.replace("https", "http") + "/health", timeout=30)
+            httpx.get(server.rest.replace("https", "http") + "/health", timeout=PATIENCE_S)
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
-            httpx.get(server.rest + "/health", timeout=30)
+            httpx.get(server.rest + "/health", timeout=PATIENCE_S)
         assert server.stop() == 0
     assert "Traceback" not in server.log.read_text()
 
@@ -93,13 +93,13 @@ def test_the_command_line_trusts_what_the_environment_says(
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
             return subprocess.Popen([sys.executable, "-c", code, *arguments], **pipes)  # type: ignore[call-overload, no-any-return]
 
-        positions, _ = ptn("positions", "--url", server.rest, "--json").communicate(timeout=60)
+        positions, _ = ptn("positions", "--url", server.rest, "--json").communicate(timeout=PATIENCE_S)
         assert len(json.loads(positions)) == 1
         stream = ptn("stream", "--url", server.stream, "--json", "--count", "1")
         assert stream.stderr is not None
         until(lambda: "live" in stream.stderr.readline(), what="the stream is live")
         validator.place()
-        printed, _ = stream.communicate(timeout=60)
+        printed, _ = stream.communicate(timeout=PATIENCE_S)
         assert validator.placed[1] in printed
         if shutil.which("curl") is not None:
             asked = ["curl", "-sf", "--cacert", str(files.authority), server.rest + "/health"]
@@ -114,7 +114,7 @@ def test_a_renewed_certificate_needs_no_restart(
 
         def trusted(authority: Path, port: int) -> bool:
             context = ssl.create_default_context(cafile=str(authority))
-            with socket.create_connection(("127.0.0.1", port), timeout=30) as plain:
+            with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as plain:
                 try:
                     with context.wrap_socket(plain, server_hostname="127.0.0.1"):
                         return True
@@ -140,7 +140,9 @@ def test_a_connection_that_never_greets_is_dropped(
     settings = {"tls_cert": files.certificate, "tls_key": files.key} | times
     with api(data_dir, validator_dir=validator.root, **settings) as server:
         for url in (server.rest, server.stream):
-            with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=45) as silent:
+            with socket.create_connection(
+                ("127.0.0.1", int(url.rpartition(":")[2])), timeout=PATIENCE_S
+            ) as silent:
                 assert silent.recv(1) == b""
 
 
@@ -166,14 +168,14 @@ def test_a_stop_says_goodbye_through_tls(
         thread.start()
         try:
             until(lambda: "live" in states)
-            with httpx.Client(verify=trusting(files)) as idle:
+            with httpx.Client(verify=trusting(files), timeout=PATIENCE_S) as idle:
                 assert idle.get(server.rest + "/health").status_code == 200
                 server.process.terminate()
                 assert server.process.wait(90) == 0
             until(lambda: states.count("connecting") > 1)
         finally:
             client.stop()
-            thread.join(45)
+            thread.join(PATIENCE_S)
     assert "process_killed" not in server.log.read_text()
     closed = [line for line in server.log.read_text().splitlines() if "connection_closed" in line]
     assert len(closed) == 1, closed

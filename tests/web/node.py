@@ -82,8 +82,8 @@ class Program:
 
     def end(self) -> None:
         self.process.kill()
-        self.process.wait(10)
-        self._reader.join(10)
+        self.process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
             stream.close()

@@ -23,7 +23,7 @@ from tests.chaos import ChaosProxy
 from tests.live import serving
 from tests.system.api import Api, api
 from tests.system.validator import Validator
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 from tests.web import node, session_vectors
 
 needs_node = pytest.mark.skipif(bool(node.missing()), reason=node.missing() or "-")
@@ -101,7 +101,7 @@ class Served:
     def positions(self) -> dict[str, dict[str, Any]]:
         """Returns what REST serves, by position_uuid; nothing while it is busy."""
         headers = {"Authorization": f"Bearer {self.key}"}
-        answer = requests.get(f"{self.server.rest}/miner-positions", headers=headers, timeout=30)
+        answer = requests.get(f"{self.server.rest}/miner-positions", headers=headers, timeout=PATIENCE_S)
         entries = answer.json() if answer.status_code == 200 else {}
         return {p["position_uuid"]: p for entry in entries.values() for p in entry["positions"]}
 
