@@ -22,9 +22,10 @@ import pytest
 from ptn_api.client.rest import AsyncPTNClient, PTNClient, Retries
 from ptn_api.errors import ClientError, ServerUnreachableError, SettingsError
 from tests.factories import order, position, written
+from tests.ports import reserved_ports
 from tests.rest.serving import HOUR, NOW, filled_log, serving
 from tests.system.certificates import certificates
-from tests.system.nginx import NGINX, free_port, run_nginx
+from tests.system.nginx import NGINX, run_nginx
 
 ONCE = Retries(times=0)
 CHECKPOINT = json.dumps({"positions": {f"5Miner{n}": {"positions": []} for n in range(2_000)}}).encode()
@@ -242,9 +243,9 @@ def test_half_a_checkpoint_through_nginx(
     tmp_path: Path, how: str, framing: dict[str, bool], coding: str
 ) -> None:
     """nginx gives a body without a length new frames, which end as those of a complete one do."""
-    port, folder = free_port(), tmp_path / "files"
+    folder = tmp_path / "files"
     folder.mkdir()
-    with answering(half(coding, **framing), "HTTP/1.0") as url:
+    with answering(half(coding, **framing), "HTTP/1.0") as url, reserved_ports(1) as (port,):
         server = f"server {{ listen 127.0.0.1:{port}; {how} location / {{ proxy_pass {url}; }} }}"
         with run_nginx(tmp_path / "nginx", server, port):
             check_refused(f"http://127.0.0.1:{port}", folder)

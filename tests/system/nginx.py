@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from tests.ports import reserved_ports
 from tests.system.api import ROOT
 from tests.system.certificates import Files
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 CONFIGURATION = ROOT / "deploy" / "nginx" / "ptn-api.conf"
 NGINX = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin")
@@ -36,33 +37,21 @@ def configuration(http: int, https: int, files: Files, rest: str, stream: str) -
     return text
 
 
-@contextmanager
+@contextlib.contextmanager
 def nginx(folder: Path, files: Files, rest: str, stream: str) -> Iterator[tuple[int, int]]:
     """Runs in the foreground in its own folder; yields its plain and its TLS port."""
-    folder.mkdir()
-    for _ in range(3):  # another program may take a free port before nginx does
-        ports = _free_ports()
-        process = _start(folder, ports, files, rest, stream)
-        try:
-            listens = lambda p=process, port=ports[1]: _listens(port) or p.poll() is not None  # noqa: E731
-            until(listens, what="nginx listens")
-            if process.poll() is None:
-                yield ports
-                return
-        finally:
-            process.terminate()
-            process.wait(20)
-    raise AssertionError((folder / "error.log").read_text())
+    with contextlib.ExitStack() as stack:
+        plain, secure = stack.enter_context(reserved_ports(2))
+        servers = configuration(plain, secure, files, rest, stream)
+        stack.enter_context(run_nginx(folder, servers, secure))
+        yield plain, secure
 
 
-def _start(
-    folder: Path, ports: tuple[int, int], files: Files, rest: str, stream: str
-) -> subprocess.Popen[bytes]:
-    return _run(folder, configuration(*ports, files, rest, stream))
-
-
-def _run(folder: Path, servers: str) -> subprocess.Popen[bytes]:
+@contextlib.contextmanager
+def run_nginx(folder: Path, servers: str, port: int) -> Iterator[None]:
+    """Runs with these servers, one of which listens on the port."""
     assert NGINX is not None
+    folder.mkdir()
     (folder / "ptn-api.conf").write_text(servers)
     temporary = "\n".join(
         f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -73,30 +62,14 @@ def _run(folder: Path, servers: str) -> subprocess.Popen[bytes]:
         f"include {folder}/ptn-api.conf; }}\n"
     )
     command = [NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
-
-
-@contextmanager
-def run_nginx(folder: Path, servers: str, port: int) -> Iterator[None]:
-    """Runs with these servers, one of which listens on the port."""
-    folder.mkdir()
-    process = _run(folder, servers)
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         until(lambda: _listens(port) or process.poll() is not None, what="nginx listens")
         assert process.poll() is None, (folder / "error.log").read_text()
         yield
     finally:
         process.terminate()
-        process.wait(20)
-
-
-def free_port() -> int:
-    return _free_ports()[0]
-
-
-def _free_ports() -> tuple[int, int]:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        return one.getsockname()[1], two.getsockname()[1]
+        process.wait(PATIENCE_S)
 
 
 def _listens(port: int) -> bool:
