@@ -20,11 +20,13 @@ from websockets.exceptions import InvalidStatus
 from ptn_api.event_log import open_reader
 from tests.cluster.conftest import Cluster
 from tests.cluster.test_nodes import LONG, REST_KEY, SHORT, append, rest
+from tests.ports import reserved_ports
 from tests.rest.serving import Served
 from tests.stream.live import KEY, LiveStream, running
 from tests.system.api import ROOT
 from tests.system.certificates import Files, certificates
-from tests.system.nginx import NGINX, free_port, run_nginx
+from tests.system.nginx import NGINX, run_nginx
+from tests.waiting import PATIENCE_S
 
 HAPROXY = shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin")
 
@@ -40,16 +42,17 @@ def edited(name: str, *changes: tuple[str, str]) -> str:
 
 @contextlib.contextmanager
 def nginx(folder: Path, port: int, files: Files, machines: list[tuple[str, str]]) -> Iterator[None]:
-    servers = edited(
-        "nginx.conf",
-        ("listen 80;", f"listen 127.0.0.1:{free_port()};"),
-        ("listen 443 ssl sndbuf=256k;", f"listen 127.0.0.1:{port} ssl sndbuf=256k;"),
-        ("/etc/letsencrypt/live/api.example.com/", f"{files.key.parent}/"),
-        ("server_name api.example.com;", "server_name localhost;"),
-        *((f"server {before}", f"server {after}") for before, after in machines),
-    )
-    with run_nginx(folder / "nginx", servers, port):
-        yield
+    with reserved_ports(1) as (plain,):
+        servers = edited(
+            "nginx.conf",
+            ("listen 80;", f"listen 127.0.0.1:{plain};"),
+            ("listen 443 ssl sndbuf=256k;", f"listen 127.0.0.1:{port} ssl sndbuf=256k;"),
+            ("/etc/letsencrypt/live/api.example.com/", f"{files.key.parent}/"),
+            ("server_name api.example.com;", "server_name localhost;"),
+            *((f"server {before}", f"server {after}") for before, after in machines),
+        )
+        with run_nginx(folder / "nginx", servers, port):
+            yield
 
 
 @contextlib.contextmanager
@@ -77,7 +80,7 @@ def haproxy(folder: Path, port: int, files: Files, machines: list[tuple[str, str
         assert process.poll() is None
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE_S)
 
 
 class Balanced(NamedTuple):
@@ -100,7 +103,9 @@ class Balanced(NamedTuple):
         return False
 
     async def log_in(self, stack: contextlib.AsyncExitStack) -> None:
-        socket = await stack.enter_async_context(connect(f"wss://localhost:{self.port}", ssl=self.trusting))
+        socket = await stack.enter_async_context(
+            connect(f"wss://localhost:{self.port}", ssl=self.trusting, open_timeout=PATIENCE_S)
+        )
         await socket.send(f'{{"api_key": "{KEY}", "version": 2}}')
         await socket.recv()
 
@@ -131,14 +136,14 @@ async def balanced(cluster: Cluster, start: object) -> AsyncIterator[Balanced]:
             for port, all_ in ((48888, [here.port, there.port]), (8765, [live.port for live in lives]))
             for n, actual in enumerate(all_, 1)
         ]
-        port = free_port()
+        (port,) = stack.enter_context(reserved_ports(1))
         stack.enter_context(start(folder, port, files, machines))  # type: ignore[operator]
         client = await stack.enter_async_context(
             httpx.AsyncClient(
                 base_url=f"https://localhost:{port}",
                 verify=trusting,
                 headers={"authorization": f"Bearer {REST_KEY}"},
-                timeout=30,
+                timeout=PATIENCE_S,
             )
         )
         found = Balanced(cluster, here, there, lives, client, port, trusting)
