@@ -8,7 +8,6 @@ import io
 import json
 import os
 import resource
-import shutil
 import signal
 import socket
 import sqlite3
@@ -34,7 +33,7 @@ from ptn_api.process.settings import load_settings
 from tests import factories
 from tests.system.api import ROOT, Api, api, unreadable_log
 from tests.system.validator import Validator
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 ELSEWHERE: dict[Code, str] = {
     "source_silent": "rest/test_app.py",
@@ -73,19 +72,20 @@ class Heartbeats:
 
     def close(self) -> None:
         self._stopping = True
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
 
     def _run(self) -> None:
         while not self._stopping:
             try:
-                with connect(self._url, ping_interval=None) as connection:
+                with connect(self._url, ping_interval=None, open_timeout=PATIENCE_S) as connection:
                     connection.send(json.dumps({"api_key": self._key, "version": 2}))
                     while not self._stopping:
-                        frame = json.loads(connection.recv(timeout=2))
+                        frame = json.loads(connection.recv(timeout=PATIENCE_S))
                         self.connected.set()
                         if frame.get("type") == "heartbeat":
                             self.problems = frame.get("problems", [])
             except (WebSocketException, OSError, EOFError):
+                self.connected.clear()
                 threading.Event().wait(0.05)
 
 
@@ -108,7 +108,7 @@ class Patient:
         return self.validator.root / "validation" / "miners"
 
     def health(self) -> tuple[int, dict[str, Any]]:
-        response = requests.get(self.server.rest + "/health", timeout=30)
+        response = requests.get(self.server.rest + "/health", timeout=PATIENCE_S)
         return response.status_code, response.json()
 
     def logged(self, event: str, code: str) -> int:
@@ -117,7 +117,7 @@ class Patient:
 
     def metric(self, code: str) -> float:
         url = self.server.stdout[1].split()[-1]
-        families = text_string_to_metric_families(requests.get(url, timeout=30).text)
+        families = text_string_to_metric_families(requests.get(url, timeout=PATIENCE_S).text)
         samples = [sample for family in families for sample in family.samples]
         (value,) = [s.value for s in samples if s.name == "ptn_problem" and s.labels["code"] == code]
         return value
@@ -162,7 +162,7 @@ def without_root(patient: Patient) -> Iterator[None]:
 
 @contextmanager
 def mass_removal(patient: Patient) -> Iterator[None]:
-    shutil.rmtree(patient.miners / factories.MINER)
+    (patient.miners / factories.MINER).rename(patient.validator.root / "lost")  # all at once
     yield
     for position in patient.positions:
         patient.validator.write(position)
@@ -186,9 +186,15 @@ def hanging_process(patient: Patient) -> Iterator[None]:
 
 
 @contextmanager
-def killed_process(patient: Patient) -> Iterator[None]:
-    patient.server.kill("intake")
-    yield
+def killed_process(patient: Patient) -> Iterator[Callable[[], None]]:
+    """The problem lasts for seconds, which may be too short for a busy machine to see it everywhere."""
+
+    def again() -> None:
+        if "process_restarting" not in patient.health()[1]["problems"]:
+            patient.server.kill("intake")
+
+    again()
+    yield again
 
 
 @contextmanager
@@ -250,7 +256,9 @@ def lost_usage(patient: Patient) -> Iterator[None]:
     for path in patient.data_dir.glob("usage.db*"):
         path.unlink()
     (patient.data_dir / "usage.db").mkdir()
-    requests.get(patient.server.rest + "/me", headers={"Authorization": f"Bearer {patient.key}"}, timeout=30)
+    requests.get(
+        patient.server.rest + "/me", headers={"Authorization": f"Bearer {patient.key}"}, timeout=PATIENCE_S
+    )
     yield
     (patient.data_dir / "usage.db").rmdir()
 
@@ -265,7 +273,7 @@ def no_more_files(patient: Patient) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for _ in range(4):  # the lowest numbers may be free
             address = ("127.0.0.1", patient.server.ws_port)
-            stack.enter_context(socket.create_connection(address, timeout=30))
+            stack.enter_context(socket.create_connection(address, timeout=PATIENCE_S))
         yield
         resource.prlimit(stream, resource.RLIMIT_NOFILE, before)
     log = patient.server.log.read_text()[logged:]
@@ -277,7 +285,7 @@ def crowded_server(patient: Patient) -> Iterator[None]:
     """More expensive requests of one user, arriving at once, than may wait: until the block ends."""
     address = patient.server.rest.removeprefix("http://")
     headers = {"Authorization": f"Bearer {patient.key}"}
-    connections = [http.client.HTTPConnection(address, timeout=30) for _ in range(140)]
+    connections = [http.client.HTTPConnection(address, timeout=PATIENCE_S) for _ in range(140)]
     over = threading.Event()
 
     def ask() -> None:
@@ -351,25 +359,33 @@ def test_every_problem_is_provoked() -> None:
 
 @pytest.mark.parametrize("code", PROVOKED)
 def test_a_problem_is_seen_everywhere_and_then_gone(patient: Patient, code: Code) -> None:
-    """With the HTTP status of its severity, and since when."""
+    """With the HTTP status of its severity, and since when.
+
+    On a busy machine, a process may be down for a moment, or a problem end and begin again.
+    """
     problem = PROBLEMS[code]
     before = patient.logged("problem", code)
-    with PROVOKED[code](patient):
-        status, told = until(lambda: code in (h := patient.health())[1]["problems"] and h, what=code)
+    with PROVOKED[code](patient) as again:
+
+        def until_seen(observe: Callable[[], Any], what: str) -> Any:
+            return until(lambda: observe() or (again is not None and again()), what=what)
+
+        status, told = until_seen(lambda: code in (h := patient.health())[1]["problems"] and h, code)
         if problem.severity == "degraded" and "failing" not in told["status"]:
             assert (status, told["status"]) == (200, "degraded")
         if problem.severity == "unavailable":
             assert (status, told["status"]) == (503, "failing")
         assert told["details"][code]["since_ms"] > 1_700_000_000_000
         assert told["details"][code].get("count", 0) >= COUNTS.get(code, 0)
-        until(lambda: patient.logged("problem", code) == before + 1, what="a log line")
-        until(lambda: patient.metric(code) == 1, what="the metric")
+        until_seen(lambda: patient.logged("problem", code) > before, "a log line")
+        until_seen(lambda: patient.metric(code) == 1, "the metric")
         if code != "no_key_file":  # then nobody may log in
-            until(lambda: code in patient.heartbeats.problems, what="a heartbeat")
-        if code != "process_restarting":  # over before doctor has started
-            assert problem.sentence.replace("`", "")[:60] in patient.doctor()
+            until_seen(lambda: code in patient.heartbeats.problems, "a heartbeat")
+        sentence = problem.sentence.replace("`", "")[:60]
+        until_seen(lambda: sentence in patient.doctor(), "doctor")
     until(lambda: code not in patient.health()[1]["problems"], what=f"no {code}")
-    until(lambda: patient.logged("problem_ended", code) == before + 1, what="the end in the log")
+    ended = lambda: patient.logged("problem_ended", code) == patient.logged("problem", code)  # noqa: E731
+    until(ended, what="the end in the log")
     until(lambda: patient.metric(code) == 0)
     until(lambda: code not in patient.heartbeats.problems)
 
@@ -377,7 +393,7 @@ def test_a_problem_is_seen_everywhere_and_then_gone(patient: Patient, code: Code
 def test_the_server_is_well_afterwards(patient: Patient) -> None:
     """No problem leaves another one behind."""
     until(lambda: patient.health()[1]["problems"] == [], what=str(patient.health()))
-    assert "all is well" in patient.doctor()
+    until(lambda: "all is well" in patient.doctor(), what="doctor")
 
 
 def test_a_server_that_waits_for_its_validator_is_starting(tmp_path: Path) -> None:
@@ -391,7 +407,7 @@ def test_a_server_that_waits_for_its_validator_is_starting(tmp_path: Path) -> No
         )
 
         def problems() -> Any:
-            response = requests.get(f"http://127.0.0.1:{port}/health", timeout=30)
+            response = requests.get(f"http://127.0.0.1:{port}/health", timeout=PATIENCE_S)
             assert response.status_code == 503 or response.json()["status"] in ("ok", "degraded")
             return response.json()["problems"]
 
@@ -433,4 +449,4 @@ def test_documents_with_what_is_no_number_are_read_by_the_client(patient: Patien
         assert client.perf_ledger("m")["portfolio"].max_return is None
         until(lambda: [gone.hotkey for gone in client.eliminations()] == ["m"])
         assert client.eliminations()[0].dd is None
-    assert patient.health()[1]["problems"] == []
+    until(lambda: patient.health()[1]["problems"] == [], what="no problem")
