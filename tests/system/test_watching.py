@@ -24,10 +24,10 @@ from ptn_api.process.settings import load_settings
 from tests.system.api import PROCESSES, ROOT, Api, api
 from tests.system.follower import Follower
 from tests.system.validator import Validator
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 ANNOUNCED = re.compile(r"PTN API metrics: (http://127\.0\.0\.1:\d+/metrics)\n")
-SILENT_MS = 3_000
+SILENT_MS = 4_000
 """Shorter than the default, longer than a busy machine keeps a process waiting."""
 Found = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -45,7 +45,7 @@ def scrape(server: Api) -> Found:
     """The value for each sample's name and labels, as Prometheus reads them."""
     match = ANNOUNCED.fullmatch(server.stdout[1])
     assert match
-    text = requests.get(match[1], timeout=30).text
+    text = requests.get(match[1], timeout=PATIENCE_S).text
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -57,9 +57,14 @@ def value(found: Found, name: str, **labels: str) -> float:
     return found.get((name, frozenset(labels.items())), 0.0)
 
 
-def all_up(found: Found) -> Found | None:
-    """The samples, if every process answered in time."""
-    return found if all(value(found, "ptn_process_up", process=name) for name in PROCESSES) else None
+def scrape_all(server: Api) -> Found:
+    """The samples of all processes: one that does not answer in time has none."""
+
+    def complete() -> Found | None:
+        found = scrape(server)
+        return found if all(up for (name, _), up in found.items() if name == "ptn_process_up") else None
+
+    return until(complete, what="metrics of all processes")
 
 
 def ptn_doctor(*arguments: str, **environment: str) -> tuple[int, str]:
@@ -70,8 +75,13 @@ def ptn_doctor(*arguments: str, **environment: str) -> tuple[int, str]:
 
 
 def health(server: Api) -> tuple[int, dict[str, Any]]:
-    answer = requests.get(server.rest + "/health", timeout=30)
+    answer = requests.get(server.rest + "/health", timeout=PATIENCE_S)
     return answer.status_code, answer.json()
+
+
+def alone(server: Api, problem: str) -> tuple[int, dict[str, Any]]:
+    """The health with this problem and no other: on a busy machine, others come and go."""
+    return until(lambda: (now := health(server))[1]["problems"] == [problem] and now, what=problem)
 
 
 def test_metrics_tell_what_happened(server: Api, validator: Validator, keys: dict[int, str]) -> None:
@@ -80,9 +90,16 @@ def test_metrics_tell_what_happened(server: Api, validator: Validator, keys: dic
         validator.place(3)
         follower.wait_for(3)
         headers = {"Authorization": f"Bearer {keys[100]}", "Accept-Encoding": "gzip"}
-        requests.get(server.rest + "/miner-positions", headers=headers, timeout=30)
-        requests.get(server.rest + "/miner-positions", timeout=30)
-        found = until(lambda: all_up(scrape(server)))
+        requests.get(server.rest + "/miner-positions", headers=headers, timeout=PATIENCE_S)
+        requests.get(server.rest + "/miner-positions", timeout=PATIENCE_S)
+        asked = {"route": "/miner-positions", "status": "200", "encoding": "gzip"}
+
+        def counted() -> Found | None:
+            """A response is counted once it has been sent, and so received."""
+            found = scrape_all(server)
+            return found if value(found, "ptn_rest_requests_total", **asked) else None
+
+        found = until(counted, what="the response to be counted")
         assert value(found, "ptn_stream_clients") == 1
     assert value(found, "ptn_log_head_sequence") == follower.sequences[-1]
     assert value(found, "ptn_log_head_sequence") - value(found, "ptn_log_floor_sequence") == 2
@@ -90,7 +107,6 @@ def test_metrics_tell_what_happened(server: Api, validator: Validator, keys: dic
     assert value(found, "ptn_log_append_seconds_count") >= 1
     assert value(found, "ptn_stream_seen_lag_seconds_count") == 3
     assert value(found, "ptn_stream_order_lag_seconds_bucket", le="+Inf") == 3
-    asked = {"route": "/miner-positions", "status": "200", "encoding": "gzip"}
     assert value(found, "ptn_rest_requests_total", **asked) == 1
     assert value(found, "ptn_rest_sent_bytes_total", **asked) > 0
     assert value(found, "ptn_rest_view_assembly_seconds_count") >= 1
@@ -119,7 +135,7 @@ def test_metrics_outlive_a_process(server: Api) -> None:
             return [value(found, "ptn_process_up", process=name) for name in PROCESSES]
 
         until(lambda: up() == [0, 1, 1])
-        assert value(scrape(server), "ptn_log_head_sequence") > 0
+        until(lambda: value(scrape(server), "ptn_log_head_sequence") > 0)
     finally:
         intake.resume()
     server.wait_restarted("rest", server.kill("rest"))
@@ -134,12 +150,11 @@ def test_health_says_which_process_is_down(server: Api) -> None:
     stream.send_signal(signal.SIGSTOP)
     try:
         down = {"intake": "up", "rest": "up", "stream": "down"}
-        status, told = until(lambda: (now := health(server))[1]["processes"] == down and now)
-        assert (status, told["status"], told["problems"]) == (503, "failing", ["process_down"])
+        status, told = until(lambda: (now := alone(server, "process_down"))[1]["processes"] == down and now)
+        assert (status, told["status"]) == (503, "failing")
         port = server.rest.rpartition(":")[2]
-        code, said = ptn_doctor("--api-rest-port", port, "--demo")
-        assert code == 1
-        assert "down: stream" in said
+        asked = lambda: ptn_doctor("--api-rest-port", port, "--demo")  # noqa: E731
+        until(lambda: (now := asked())[0] == 1 and "down: stream" in now[1], what="the process that is down")
     finally:
         stream.send_signal(signal.SIGCONT)
     until(lambda: health(server)[0] == 200)
@@ -162,9 +177,9 @@ def test_health_says_that_the_log_cannot_be_written(server: Api) -> None:
     """As on a full disk: here no file may grow. Reads are served meanwhile."""
     intake = server.children()["intake"].pid
     before = resource.prlimit(intake, resource.RLIMIT_FSIZE, (0, -1))
-    status, told = until(lambda: (now := health(server))[1]["problems"] == ["log_unwritable"] and now)
+    status, told = alone(server, "log_unwritable")
     assert (status, told["log"]["writable"]) == (503, False)
-    found = scrape(server)
+    found = scrape_all(server)
     assert value(found, "ptn_log_writable") == 0
     assert value(found, "ptn_log_append_failures_total") > 0
     resource.prlimit(intake, resource.RLIMIT_FSIZE, before)
@@ -176,15 +191,20 @@ def test_doctor_finds_nothing_wrong_with_a_healthy_server(
 ) -> None:
     """Server, keys and directories are fine; the request does not go through HTTP_PROXY."""
     until(lambda: health(server)[0] == 200)
-    code, said = ptn_doctor(
+    options = (
         f"--api-rest-port={server.rest.rpartition(':')[2]}",
         f"--validator-dir={validator.root}",
         f"--data-dir={data_dir}",
         f"--api-keys-file={data_dir.parent / 'api_keys.json'}",
-        HTTP_PROXY="http://127.0.0.1:1",
-        NO_PROXY="",
     )
-    assert code == 0, said
+    said = ""
+
+    def finds_nothing() -> bool:
+        nonlocal said
+        code, said = ptn_doctor(*options, HTTP_PROXY="http://127.0.0.1:1", NO_PROXY="")
+        return code == 0
+
+    until(finds_nothing, what="a healthy server")
     for words in (
         "all is well",
         "4 keys in",
@@ -202,9 +222,14 @@ def test_doctor_tells_its_server_from_another_one(server: Api, tmp_path: Path) -
     mine = tmp_path / "mine"
     open_writer(mine).close()
     for data_dir in (mine, tmp_path / "none-yet"):
-        code, said = ptn_doctor(f"--api-rest-port={port}", f"--data-dir={data_dir}", "--demo")
-        assert code == 1
-        assert f"port {port} is another server's, not that of {data_dir}" in said
+        words = f"port {port} is another server's, not that of {data_dir}"
+
+        def told(words: str = words, data_dir: Path = data_dir) -> str:
+            code, said = ptn_doctor(f"--api-rest-port={port}", f"--data-dir={data_dir}", "--demo")
+            assert code == 1
+            return said if words in said else ""
+
+        said = until(told, what=words)
         assert f"process {server.process.pid}: " in said
         assert "all is well" not in said
 
@@ -278,6 +303,6 @@ def test_a_taken_metrics_port_ends_the_start_with_one_line(
             data_dir, validator_dir=validator.root, wait=False, metrics_port=taken.getsockname()[1]
         ) as server,
     ):
-        assert server.process.wait(timeout=30) == 1
+        assert server.process.wait(timeout=PATIENCE_S) == 1
         assert "--metrics-port" in server.log.read_text()
         assert server.stdout == []
