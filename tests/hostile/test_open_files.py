@@ -20,7 +20,7 @@ from tests.hostile.raw import UPGRADE, frame
 from tests.system.api import api
 from tests.system.follower import Follower
 from tests.system.validator import Validator
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 SPARE = 200
 
@@ -38,7 +38,7 @@ def clients(port: int, count: int, first: bytes) -> Iterator[list[socket.socket]
                 client.connect(("127.0.0.1", port))
             opened.append(client)
         for client in opened:
-            client.settimeout(15)
+            client.settimeout(PATIENCE_S)
             with contextlib.suppress(OSError):
                 client.sendall(first)
         yield opened
@@ -57,6 +57,7 @@ def test_connections_never_take_the_last_file(tmp_path: Path, files: int) -> Non
         "accepts_per_second": 10_000,
         "header_timeout_ms": 60_000,
         "auth_timeout_ms": 60_000,
+        "process_silent_ms": 60_000,
     }
     with (
         api(
@@ -70,7 +71,7 @@ def test_connections_never_take_the_last_file(tmp_path: Path, files: int) -> Non
         pids = {name: process.pid for name, process in server.children().items()}
 
         def health() -> list[str]:
-            problems: list[str] = caller.get(server.rest + "/health", timeout=30).json()["problems"]
+            problems: list[str] = caller.get(server.rest + "/health", timeout=PATIENCE_S).json()["problems"]
             return problems
 
         def check_orders() -> None:
@@ -81,7 +82,7 @@ def test_connections_never_take_the_last_file(tmp_path: Path, files: int) -> Non
         for first in (b"", b"GET / HTTP/1.1\r\n"):
             with clients(rest_port, 2 * files, first), clients(server.ws_port, 2 * files, first):
                 check_orders()
-                assert requests.get(server.rest + "/health", timeout=30).status_code == 200
+                assert requests.get(server.rest + "/health", timeout=PATIENCE_S).status_code == 200
         until(lambda: health() == [])
 
         login = UPGRADE + b"\r\n" + frame(json.dumps({"api_key": unlimited}).encode())
@@ -103,7 +104,7 @@ def test_connections_never_take_the_last_file(tmp_path: Path, files: int) -> Non
 
             until(is_calm, what="the stream to be calm")
             assert stream.num_fds() < files - 4
-            metrics = requests.get(server.stdout[1].split()[-1], timeout=30).text
+            metrics = requests.get(server.stdout[1].split()[-1], timeout=PATIENCE_S).text
             assert 'ptn_accept_paused_seconds_total{process="stream"} 0.0' not in metrics
         until(lambda: health() == [], what="no pause")
         check_orders()

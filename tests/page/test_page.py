@@ -77,7 +77,7 @@ def test_an_order_appears_without_a_reload(served: Served, browser: Browser) -> 
     served.validator.write(factories.position(77, [placed], trade_pair=factories.EURUSD))
     tab.wait_for_text("table[aria-label='Newest orders'] tbody tr", r"EURUSD\s*SHORT\s*−0\.400\s*64,321\.5")
     tab.wait_for_text(row, "−0.300")
-    assert tab.page.locator(row).locator("td").nth(7).inner_text() == "2"
+    until(lambda: tab.page.locator(row).locator("td").nth(7).inner_text() == "2")
     assert tab.page.evaluate("window.same")
     tab.show("#/orders", "Orders")
     find = tab.page.get_by_label("Find pair or miner")
@@ -111,7 +111,7 @@ def test_a_killed_server_is_survived_and_shown(served: Served, browser: Browser)
     served.server.wait_restarted("rest", pid)
     tab.wait_for_text(".state", "^Live")
     tab.wait_for_text("table[aria-label='Newest orders'] tbody tr", r"EURUSD\s*LONG\s*\+0\.700")
-    assert tab.page.locator("table[aria-label=Leaderboard] tbody tr[data-key]").count() == 2
+    until(lambda: tab.page.locator("table[aria-label=Leaderboard] tbody tr[data-key]").count() == 2)
     tab.close(LOST, r"status of 50\d")
 
 
@@ -284,16 +284,15 @@ def test_a_table_draws_only_what_is_in_view(demo: Live, browser: Browser) -> Non
     table = tab.page.get_by_role("table", name="Orders, newest first")
     until(lambda: int(table.get_attribute("aria-rowcount") or 0) > 80, what="a long tape")
     tab.page.get_by_role("button", name="Hold").click()
-    last = int(table.get_attribute("aria-rowcount") or 0)
     rows.first.focus()
-    tab.page.keyboard.press("End")
-    until(
-        lambda: (
-            tab.page.evaluate(
-                "document.activeElement.ariaRowIndex ?? document.activeElement.getAttribute('aria-rowindex')"
-            )
-            == str(last)
+
+    def at_end() -> bool:
+        tab.page.keyboard.press("End")
+        index = tab.page.evaluate(
+            "document.activeElement.ariaRowIndex ?? document.activeElement.getAttribute('aria-rowindex')"
         )
-    )
+        return bool(index == table.get_attribute("aria-rowcount"))
+
+    until(at_end, what="the last row")
     assert rows.count() < 60
     tab.close()

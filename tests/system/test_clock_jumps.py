@@ -54,7 +54,8 @@ class Rooms:
 
     async def positions(self, tier: int) -> list[str]:
         """The uuids of the positions that a tier shows."""
-        async with httpx.AsyncClient(headers={"authorization": f"Bearer key-{tier}"}) as client:
+        headers = {"authorization": f"Bearer key-{tier}"}
+        async with httpx.AsyncClient(headers=headers, timeout=PATIENCE_S) as client:
             answer = await client.get(f"{self.rest}/miner-positions?tier={tier}")
         entries: dict[str, Any] = answer.json()
         return [p["position_uuid"] for entry in entries.values() for p in entry["positions"]]
@@ -75,7 +76,7 @@ class Rooms:
         await asyncio.wait_for(poll(), PATIENCE_S)
 
     async def problems(self) -> list[str]:
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
             found: list[str] = (await client.get(f"{self.rest}/health")).json()["problems"]
             return found
 
@@ -163,7 +164,10 @@ async def test_a_jump_loses_repeats_and_reveals_nothing(
 ) -> None:
     """Orders arrive once each without a gap; nothing is pruned; the late tier shows nothing early."""
     validator.place()
-    async with rooms(data_dir, validator) as running, connect(running.stream) as connection:
+    async with (
+        rooms(data_dir, validator) as running,
+        connect(running.stream, open_timeout=PATIENCE_S) as connection,
+    ):
         await connection.send(json.dumps({"api_key": "key-100", "version": 2}))
         success = json.loads(await connection.recv())
         await connection.send(json.dumps({"type": "subscribe", "all": True}))
@@ -195,7 +199,7 @@ async def test_a_jump_loses_repeats_and_reveals_nothing(
         assert [m["sequence"] for m in got] == list(range(first, first + 7))
         uuids = [m["data"]["position"]["orders"][-1]["order_uuid"] for m in got]
         assert sorted(uuids) == sorted(validator.placed[1:])
-        assert len(await running.positions(100)) == 8
+        await running.until_shown(100, 8)
         assert await running.positions(0) == []
         log = open_reader(data_dir)
         assert log.floor() == first, "nothing was pruned"
@@ -206,7 +210,10 @@ async def test_what_is_old_is_late_even_if_the_clock_was_behind(validator: Valid
     """An order whose time is a day old is marked late, no matter which clock is wrong."""
     validator.place()
     open_writer(data_dir, clock=lambda: wall_ms() - 2 * DAY_MS).close()  # a log in service since then
-    async with rooms(data_dir, validator) as running, connect(running.stream) as connection:
+    async with (
+        rooms(data_dir, validator) as running,
+        connect(running.stream, open_timeout=PATIENCE_S) as connection,
+    ):
         await connection.send(json.dumps({"api_key": "key-100", "version": 2}))
         await connection.recv()
         await connection.send(json.dumps({"type": "subscribe", "all": True}))
@@ -238,7 +245,7 @@ async def test_a_start_with_a_wrong_clock_reveals_and_prunes_nothing(
             await running.until_swept()
             assert running.log.floor() == floor
             assert await running.positions(0) == []
-            assert len(await running.positions(100)) == len(validator.placed)
+            await running.until_shown(100, len(validator.placed))
     async with rooms(data_dir, validator) as running:
         await running.until_swept()
         assert await running.positions(0) == []

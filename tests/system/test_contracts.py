@@ -21,7 +21,7 @@ from ptn_api.simulator.options import SimulatorOptions
 from ptn_api.simulator.simulator import Simulator
 from tests.contract import answer_problems, frame_kinds, problems
 from tests.system.api import Api, api
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 TIERS = (0, 30, 50, 100, 200)
 NOT_SIMULATED = {"/entity/endpoint"}
@@ -53,7 +53,7 @@ def validator(home: Path) -> Iterator[Simulator]:
 
 @pytest.fixture(scope="module")
 def server(home: Path, keys: dict[int, str], validator: Simulator) -> Iterator[Api]:
-    with api(home / "data", validator_dir=home / "validator", header_timeout_ms=1_000) as running:
+    with api(home / "data", validator_dir=home / "validator", header_timeout_ms=3_000) as running:
         yield running
 
 
@@ -66,13 +66,13 @@ def simulator(validator: Simulator, server: Api) -> Simulator:
 
 @pytest.fixture(scope="module")
 def openapi(server: Api) -> dict[str, Any]:
-    document: dict[str, Any] = httpx.get(server.rest + "/openapi.json", timeout=30).json()
+    document: dict[str, Any] = httpx.get(server.rest + "/openapi.json", timeout=PATIENCE_S).json()
     return document
 
 
 @pytest.fixture(scope="module")
 def asyncapi(server: Api) -> dict[str, Any]:
-    document: dict[str, Any] = httpx.get(server.rest + "/asyncapi.json", timeout=30).json()
+    document: dict[str, Any] = httpx.get(server.rest + "/asyncapi.json", timeout=PATIENCE_S).json()
     return document
 
 
@@ -115,7 +115,7 @@ class Asker:
 
 @pytest.fixture
 def ask(server: Api, openapi: dict[str, Any]) -> Iterator[Asker]:
-    with httpx.Client(timeout=30) as client:
+    with httpx.Client(timeout=PATIENCE_S) as client:
         yield Asker(server, openapi, client)
 
 
@@ -176,7 +176,7 @@ def test_errors_are_as_described(ask: Asker, server: Api, keys: dict[int, str]) 
         assert ask("/messages", query, **best).status_code == 400
     assert ask("/messages", "?after=1", **best).status_code == 410
     assert ask("/statistics", "?checkpoints=perhaps", **best).status_code == 400
-    other_method = httpx.post(server.rest + "/me", timeout=30)
+    other_method = httpx.post(server.rest + "/me", timeout=PATIENCE_S)
     assert (other_method.status_code, other_method.headers["Allow"]) == (405, "GET, HEAD")
 
 
@@ -213,7 +213,7 @@ def test_a_request_timeout_is_as_described(server: Api, openapi: dict[str, Any])
     """408 after the header timeout, in the shape of every error."""
     with socket.create_connection(("127.0.0.1", int(server.rest.rpartition(":")[2]))) as raw:
         raw.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n")
-        raw.settimeout(45)
+        raw.settimeout(PATIENCE_S)
         answer = b"".join(iter(lambda: raw.recv(65_536), b""))
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 408 ")
@@ -237,7 +237,7 @@ class Talk:
         self._connection: ClientConnection
 
     def __enter__(self) -> Talk:
-        self._connecting = connect(self._url, max_size=None)
+        self._connecting = connect(self._url, max_size=None, open_timeout=PATIENCE_S)
         self._connection = self._connecting.__enter__()
         return self
 
@@ -255,7 +255,7 @@ class Talk:
 
     def receive(self) -> tuple[str, dict[str, Any]]:
         """The next frame and its kind, which must be exactly one that this version may receive."""
-        frame = json.loads(self._connection.recv(timeout=45))
+        frame = json.loads(self._connection.recv(timeout=PATIENCE_S))
         kinds = frame_kinds(self._document, self.version, "send", frame)
         assert len(kinds) == 1, (kinds, json.dumps(frame)[:500])
         messages = frame["messages"] if kinds[0] == "batch" else [frame]

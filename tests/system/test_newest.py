@@ -16,6 +16,7 @@ from ptn_api.rest.routes import ROUTES
 from tests import newest
 from tests.contract import answer_problems
 from tests.system.api import Api, api
+from tests.waiting import PATIENCE_S, until
 
 MINER = "5Synr98gHa7RAmPKXBxQBMe4B4kLs8WYw1A64Ewmi21gB1Mu"
 ENTITY = "5EntF8LjeU56zqG625LCRKjpGB2jyEH2av14rbJTmmBppUaG"
@@ -34,7 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 
 def ask(server: Api, path: str, key: str | None = "synth-key-500") -> requests.Response:
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    return requests.get(server.rest + path, headers=headers, timeout=30)
+    return requests.get(server.rest + path, headers=headers, timeout=PATIENCE_S)
 
 
 def test_every_position_is_served(server: Api) -> None:
@@ -53,7 +54,7 @@ def test_every_position_is_served(server: Api) -> None:
     }
     assert set(newest.expected()["quirks"]) <= served.keys()
     # The key file of the directory has such entries on purpose; no file is refused.
-    assert ask(server, "/health", None).json()["problems"] == ["key_entries_left_out"]
+    until(lambda: ask(server, "/health", None).json()["problems"] == ["key_entries_left_out"])
 
 
 def test_the_checkpoint_is_complete(server: Api) -> None:

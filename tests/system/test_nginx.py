@@ -19,7 +19,7 @@ from tests.system.certificates import Files, certificates
 from tests.system.nginx import NGINX, nginx
 from tests.system.test_tls import first_order, trusting
 from tests.system.validator import Validator
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = [
     pytest.mark.skipif(NGINX is None, reason="nginx is not installed"),
@@ -42,7 +42,7 @@ class Proxied:
 
     def curl(self, path: str, *options: str) -> bytes:
         command = ["curl", "-s", "--cacert", str(self.files.authority), *options, self.url + path]
-        return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+        return subprocess.run(command, capture_output=True, check=True, timeout=PATIENCE_S).stdout
 
 
 @pytest.fixture
@@ -85,10 +85,10 @@ def test_our_clients_through_tls(
     trust = trusting(proxied.files)
     with PTNClient(proxied.url, keys[100], verify=trust) as client:
         assert client.hotkeys() == [factories.MINER]
-        assert client.health().status == "ok"
+        until(lambda: client.health().status == "ok")
     uuid = first_order(proxied.https, keys[100], trust, validator, tmp_path / "state")
     assert uuid == validator.placed[2]
-    with connect(f"wss://localhost:{proxied.https}/stream", ssl=trust) as socket:
+    with connect(f"wss://localhost:{proxied.https}/stream", ssl=trust, open_timeout=PATIENCE_S) as socket:
         socket.send(json.dumps({"api_key": keys[100], "last_sequence": -1}))
         assert json.loads(socket.recv())["status"] == "success"
 

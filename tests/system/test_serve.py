@@ -21,7 +21,7 @@ from tests import factories
 from tests.system.api import api
 from tests.system.follower import Follower
 from tests.system.validator import Validator
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 ELIMINATIONS = {
     "eliminations": [
@@ -71,9 +71,9 @@ def test_every_route_answers(validator: Validator, data_dir: Path, keys: dict[in
         assert get("/trade-pairs")["total_allowed"] > 1_000
         assert get("/openapi.json")["openapi"].startswith("3.")
         assert session.get(server.rest + "/docs").headers["Content-Type"].startswith("text/html")
-        assert requests.get(server.rest + "/health", timeout=30).status_code == 200
-        assert requests.get(server.rest + "/miner-positions", timeout=30).status_code == 401
-        body_key = requests.get(server.rest + "/eliminations", json={"api_key": keys[0]}, timeout=30)
+        until(lambda: requests.get(server.rest + "/health", timeout=PATIENCE_S).status_code == 200)
+        assert requests.get(server.rest + "/miner-positions", timeout=PATIENCE_S).status_code == 401
+        body_key = requests.get(server.rest + "/eliminations", json={"api_key": keys[0]}, timeout=PATIENCE_S)
         assert body_key.json() == ELIMINATIONS
 
 
@@ -115,7 +115,9 @@ def test_an_order_is_on_the_socket_and_in_rest(
 
         def seen(tier: int) -> bool:
             headers = {"Authorization": f"Bearer {keys[tier]}"}
-            answer = requests.get(f"{server.rest}/miner-positions?tier={tier}", headers=headers, timeout=30)
+            answer = requests.get(
+                f"{server.rest}/miner-positions?tier={tier}", headers=headers, timeout=PATIENCE_S
+            )
             return position["position_uuid"] in answer.text
 
         until(lambda: seen(100))
@@ -132,22 +134,28 @@ def test_a_new_key_works_and_a_removed_one_does_not(
         headers = {"Authorization": "Bearer new-key"}
 
         def status() -> int:
-            return requests.get(server.rest + "/miner-hotkeys", headers=headers, timeout=30).status_code
+            return requests.get(
+                server.rest + "/miner-hotkeys", headers=headers, timeout=PATIENCE_S
+            ).status_code
 
         assert status() == 401
         assert "ptn keys add" in server.log.read_text()
 
         def problems() -> list[str]:
-            found: list[str] = requests.get(server.rest + "/health", timeout=30).json()["problems"]
+            found: list[str] = requests.get(server.rest + "/health", timeout=PATIENCE_S).json()["problems"]
             return found
 
         until(lambda: problems() == ["no_key_file"])
         until(lambda: '"code": "no_key_file"' in server.log.read_text())
         settings = {"api_rest_port": server.rest.rpartition(":")[2], "api_keys_file": str(path)}
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
-            diagnose(load_settings(settings | {"validator_dir": str(validator.root)}, {}))
-        assert f"key file not found: {path}" in printed.getvalue()
-        assert "no_key_file: There is no key file" in printed.getvalue()
+
+        def diagnosed() -> str:
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                diagnose(load_settings(settings | {"validator_dir": str(validator.root)}, {}))
+            return printed.getvalue()
+
+        assert f"key file not found: {path}" in diagnosed()
+        until(lambda: "no_key_file: There is no key file" in diagnosed())
         path.write_text('{"alice": {"key": "new-key", "tier": 30}}')
         until(lambda: status() == 200)
         until(lambda: problems() == [])
@@ -170,14 +178,14 @@ def test_a_server_that_stops_is_not_ready(validator: Validator, data_dir: Path) 
     ):
 
         def answer() -> tuple[int, Any]:
-            response = session.get(server.rest + "/ready", timeout=30)
+            response = session.get(server.rest + "/ready", timeout=PATIENCE_S)
             return response.status_code, response.json()
 
-        assert answer() == (200, {"ready": True})
+        until(lambda: answer() == (200, {"ready": True}))
         intake = server.children()["intake"]
         intake.send_signal(signal.SIGSTOP)
         server.process.terminate()
         until(lambda: answer() == (503, {"ready": False, "reason": "stopping"}), what="not ready")
-        assert session.get(server.rest + "/health", timeout=30).status_code == 200
+        until(lambda: session.get(server.rest + "/health", timeout=PATIENCE_S).status_code == 200)
         intake.send_signal(signal.SIGCONT)
-        assert server.process.wait(60) == 0
+        assert server.process.wait(PATIENCE_S) == 0

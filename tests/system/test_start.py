@@ -16,7 +16,7 @@ import requests
 
 from tests.system.api import ROOT, api
 from tests.system.validator import Validator
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 PTN = "from ptn_api.cli.app import main; main()"
 
@@ -29,7 +29,7 @@ def run(
         [sys.executable, str(ROOT / script), *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         env=environment,
         cwd=cwd,
         check=False,
@@ -83,7 +83,7 @@ def test_a_read_only_disk(validator: Validator, data_dir: Path) -> None:
         ["unshare", "-m", "sh", "-c", f"{mounts} && {server} {where}"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert result.returncode == 1
@@ -102,7 +102,7 @@ def test_files_of_another_user_in_the_data_directory(validator: Validator, data_
     server = f"{sys.executable} {ROOT / 'api_manager.py'} --serve --api-rest-port 0 --api-ws-port 0"
     where = f"--validator-dir {validator.root} --data-dir {data_dir}"
     command = ["unshare", "-m", "sh", "-c", f"{mounts} && {server} {where}"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert result.returncode == 1
     assert "--data-dir: log.sqlite3 cannot be written by this user" in result.stderr
 
@@ -131,7 +131,8 @@ def test_keys_in_the_clear_are_warned_about(
         url = server.stdout[0].split()[4]
         assert url.startswith("http://[::1]:" if host == "::1" else "http://0.0.0.0:")
         reachable = url.replace("0.0.0.0", "127.0.0.1")
-        assert requests.get(reachable + "/health", timeout=30).json()["status"] == "ok"
+        ask = lambda: requests.get(reachable + "/health", timeout=PATIENCE_S).json()  # noqa: E731
+        until(lambda: ask()["status"] == "ok")
     assert ('"keys_in_the_clear"' in server.log.read_text()) is warned
 
 
@@ -143,11 +144,11 @@ def test_output_that_cannot_be_written_ends_nothing(validator: Validator, data_d
     with open("/dev/full", "w") as full:
         process = subprocess.Popen(command, stdout=full, stderr=full)
     try:
-        until(lambda: any(map(healthy, listening(process.pid))) or process.poll() is not None, seconds=60)
+        until(lambda: any(map(healthy, listening(process.pid))) or process.poll() is not None)
         assert process.poll() is None
     finally:
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE_S) == 0
 
 
 def test_a_process_inherits_only_what_it_needs(validator: Validator, data_dir: Path) -> None:
@@ -178,7 +179,7 @@ def has_ipv6() -> bool:
 
 def healthy(port: int) -> bool:
     try:
-        return requests.get(f"http://127.0.0.1:{port}/health", timeout=30).status_code == 200
+        return requests.get(f"http://127.0.0.1:{port}/health", timeout=PATIENCE_S).status_code == 200
     except requests.RequestException:  # not listening, or no HTTP
         return False
 
@@ -282,7 +283,7 @@ def test_the_demo_runs_on_nothing_and_keeps_to_its_directory(tmp_path: Path) -> 
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=PATIENCE_S,
         ).stdout.split()[-1]
         ask = {"headers": {"Authorization": f"Bearer {added}"}, "timeout": 30}
         until(lambda: requests.get(server.rest + "/me", **ask).status_code == 200, what="the added key")
@@ -312,5 +313,5 @@ def test_a_start_as_with_the_networks_own_manager(
         assert len(miner["positions"]) == 1
     finally:
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE_S) == 0
         process.stdout.close()
