@@ -246,6 +246,14 @@ class HeldWork:
         await self.released.wait()
         return b"done"
 
+    async def once(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Has one request answered. After it, the time starts with the first byte of the next one."""
+        self.released.set()
+        writer.write(GET)
+        await reader.readuntil(b"done")
+        self.started.clear()
+        self.released.clear()
+
 
 def test_a_request_is_not_timed_while_the_server_does_not_read(run: Run) -> None:
     """The third of three pipelined requests comes at once, but is read after a response that takes longer."""
@@ -253,6 +261,7 @@ def test_a_request_is_not_timed_while_the_server_does_not_read(run: Run) -> None
     async def test() -> None:
         work = HeldWork()
         async with serving(FakeHandler(work), request_ms=100) as (reader, writer):
+            await work.once(reader, writer)
             writer.write(GET * 2 + LAST[:20])
             await asyncio.wait_for(work.started.wait(), PATIENCE_S)
             writer.write(LAST[20:])
@@ -270,6 +279,7 @@ def test_after_a_pause_a_request_must_come_in_time_again(run: Run) -> None:
     async def test() -> None:
         work = HeldWork()
         async with serving(FakeHandler(work), request_ms=100) as (reader, writer):
+            await work.once(reader, writer)
             writer.write(GET * 2 + LAST[:20])
             await asyncio.wait_for(work.started.wait(), PATIENCE_S)
             work.released.set()
@@ -285,11 +295,12 @@ def test_a_body_is_asked_for_after_the_response_in_progress(run: Run) -> None:
     async def test() -> None:
         work = HeldWork()
         head = LAST[:-2] + b"Expect: 100-continue\r\nContent-Length: 4\r\n\r\n"
-        async with serving(FakeHandler(work), request_ms=100) as (reader, writer):
+        async with serving(FakeHandler(work), request_ms=1_000) as (reader, writer):
+            await work.once(reader, writer)
             writer.write(GET)
             await asyncio.wait_for(work.started.wait(), PATIENCE_S)
             writer.write(head)
-            await asyncio.sleep(0.3)  # three timeouts
+            await asyncio.sleep(1.5)  # longer than the timeout
             work.released.set()
             before = await asyncio.wait_for(reader.readuntil(b"100 Continue\r\n\r\n"), PATIENCE_S)
             assert before.startswith(b"HTTP/1.1 200 OK")
@@ -367,7 +378,9 @@ def test_a_streamed_body_that_fails_is_cut_off(run: Run) -> None:
 async def test_input_that_is_not_a_request_is_counted_by_its_cause(sent: bytes, cause: str) -> None:
     """No handler sees it."""
     limiter = OpenLimiter()
-    async with serving(FakeHandler(), limiter, request_ms=300) as (reader, writer):
+    async with serving(FakeHandler(), limiter, request_ms=1_000) as (reader, writer):
+        writer.write(GET)  # the time of the next one starts with its first byte
+        await reader.readuntil(b"done")
         writer.write(sent)
         assert cause.encode() in await asyncio.wait_for(reader.read(), PATIENCE_S)
     assert limiter.causes == [cause]

@@ -221,7 +221,7 @@ async def test_clients_decode_it() -> None:
 
 async def curl(*arguments: str) -> bytes:
     process = await asyncio.create_subprocess_exec(
-        "curl", "-sS", "--max-time", "10", *arguments, stdout=asyncio.subprocess.PIPE
+        "curl", "-sS", "--max-time", "90", *arguments, stdout=asyncio.subprocess.PIPE
     )
     output, _ = await process.communicate()
     return output
