@@ -43,6 +43,7 @@ def make_child(
     on_alive: Callable[[], None] = lambda: None,
     *,
     settled_ms: int = 60_000,
+    stop_timeout_ms: int = 300,
 ) -> Child:
     return Child(
         "test",
@@ -50,7 +51,7 @@ def make_child(
         config=lambda: config,
         backoff=Backoff(first_ms=1, max_ms=4),
         settled_ms=settled_ms,
-        stop_timeout_ms=300,
+        stop_timeout_ms=stop_timeout_ms,
         silent_ms=1_000,
         on_alive=on_alive,
     )
@@ -58,9 +59,14 @@ def make_child(
 
 @asynccontextmanager
 async def running(
-    code: str, *, word: str = "", on_alive: Callable[[], None] = lambda: None
+    code: str,
+    *,
+    word: str = "",
+    on_alive: Callable[[], None] = lambda: None,
+    stop_timeout_ms: int = 300,
 ) -> AsyncIterator[Child]:
-    child = make_child([sys.executable, "-c", code], Config(word), on_alive)
+    command = [sys.executable, "-c", code]
+    child = make_child(command, Config(word), on_alive, stop_timeout_ms=stop_timeout_ms)
     task = asyncio.create_task(child.run())
     try:
         yield child
@@ -132,7 +138,7 @@ async def test_a_child_that_reports_is_told_to_stop_on_its_channel(tmp_path: Pat
         "    if json.loads(line)['type'] == 'stop':\n"
         f"        open({str(ended)!r}, 'w').write('in order'); break\n"
     )
-    async with running(code) as child:
+    async with running(code, stop_timeout_ms=60_000) as child:
         await until_async(lambda: child.alive_until_ms == 7)
     assert ended.read_text() == "in order"
 

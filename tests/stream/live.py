@@ -24,6 +24,8 @@ from tests.memory_log import MemoryLog
 from tests.waiting import PATIENCE_S
 
 KEY = "key-of-alice"
+_PERIODS = {"unread_close_ms": 300, "heartbeat_ms": 3_600_000, "auth_timeout_ms": 3_600_000}
+"""What happens after a time happens only in the tests of it: a busy machine may be slow at anything."""
 
 
 class LiveStream:
@@ -141,7 +143,7 @@ async def running(
                 log=live.reader,
                 keys=live.keys,
                 sock=sock,
-                options=StreamOptions(**{"unread_close_ms": 300} | options),
+                options=StreamOptions(**_PERIODS | options),
                 stop=stop,
                 ready=is_ready.set,
                 counters=live.counters,

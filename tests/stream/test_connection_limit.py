@@ -55,8 +55,8 @@ async def test_the_limit_itself_evicts_nobody_and_one_more_the_oldest() -> None:
                 await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)
             assert live.counters.limited == {}
             async with silent(live, 1):
-                beat = await client.next("heartbeat")
-                assert beat["problems"] == ["connections_at_limit"]
+                while (await client.next("heartbeat")).get("problems") != ["connections_at_limit"]:
+                    pass  # one from before
             with contextlib.suppress(ConnectionError):
                 assert await asyncio.wait_for(readers[0].read(), PATIENCE_S) == b""
             assert live.counters.limited == {"waiting_connections": 1}

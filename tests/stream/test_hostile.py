@@ -187,23 +187,25 @@ REFUSALS = {
     "an unmasked frame": (WHOLE + b"\r\n" + b"\x81\x02{}", 1002),
     "a large frame": (WHOLE + b"\r\n" + b"\x81\xfe\xff\xff\0\0\0\0" + b"x" * 20_000, 1009),
     "a close frame": (WHOLE + b"\r\n" + b"\x88\x80\0\0\0\0", 1000),
-    "silence": (WHOLE + b"\r\n", 4003),
-    "half a handshake": (WHOLE, 0),
 }
+UNFINISHED = {"silence": (WHOLE + b"\r\n", 4003), "half a handshake": (WHOLE, 0)}
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
-async def test_the_server_ends_every_refused_connection_by_itself(secure: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("refusals", "timeout_ms"), [(REFUSALS, 600_000), (UNFINISHED, 2_000)])
+async def test_the_server_ends_every_refused_connection_by_itself(
+    secure: bool, tmp_path: Path, refusals: dict[str, tuple[bytes, int]], timeout_ms: int
+) -> None:
     """Even if the client sends nothing more and closes nothing, not even TLS."""
     context, options = tls(tmp_path) if secure else (None, {})
-    async with running(auth_timeout_ms=400, unread_close_ms=200, tls=context) as live:
+    async with running(auth_timeout_ms=timeout_ms, unread_close_ms=200, tls=context) as live:
         received = await asyncio.gather(
             *(
                 asyncio.to_thread(_read_to_end, live.port, sent, options.get("ssl"))
-                for sent, _ in REFUSALS.values()
+                for sent, _ in refusals.values()
             )
         )
-    for (name, (_, code)), data in zip(REFUSALS.items(), received, strict=True):
+    for (name, (_, code)), data in zip(refusals.items(), received, strict=True):
         assert not code or struct.pack("!H", code) in data, name
 
 
@@ -336,11 +338,15 @@ async def test_the_clients_own_close_is_answered(live: LiveStream) -> None:
 
 async def test_a_handshake_must_come_in_time() -> None:
     """The connection ends without a response; each refused handshake is counted by its status, too."""
-    async with running(auth_timeout_ms=100) as live:
-        for sent in (b"", WHOLE, GET + HOST + b"\r\n", b"nonsense\r\n\r\n"):
-            received = await asyncio.to_thread(_read_to_end, live.port, sent, None)
-            assert received == b"" or sent.endswith(b"\r\n\r\n")
-        assert live.counters.refused_handshakes == {"timeout": 2, "426": 1, "400": 1}
+    for timeout_ms, handshakes, counted in (
+        (100, (b"", WHOLE), {"timeout": 2}),
+        (600_000, (GET + HOST + b"\r\n", b"nonsense\r\n\r\n"), {"426": 1, "400": 1}),
+    ):
+        async with running(auth_timeout_ms=timeout_ms) as live:
+            for sent in handshakes:
+                received = await asyncio.to_thread(_read_to_end, live.port, sent, None)
+                assert (received == b"") == ("timeout" in counted)
+            assert live.counters.refused_handshakes == counted
 
 
 async def test_a_connection_beyond_the_rate_that_sends_nothing_is_closed() -> None:

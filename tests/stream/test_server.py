@@ -313,7 +313,7 @@ async def test_a_websocket_ping_is_answered() -> None:
 
 async def test_a_connection_without_a_login_is_closed_with_come_back() -> None:
     """Without an error frame, which existing clients take as final."""
-    async with running(auth_timeout_ms=500) as live, live.client() as client:
+    async with running(auth_timeout_ms=2_500) as live, live.client() as client:
         with pytest.raises(ConnectionClosed):
             await asyncio.wait_for(client.connection.recv(), PATIENCE_S)
         assert client.connection.close_code == close_codes.AUTH_TIMEOUT.code

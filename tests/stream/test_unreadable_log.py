@@ -281,7 +281,7 @@ async def test_a_login_is_closed_with_come_back_when_the_outage_outlasts_it() ->
     log = Headless(created_ms=T0)
     log.baseline([], T0)
     stream = LiveStream(log=log, ready=False)
-    async with running(stream, auth_timeout_ms=300) as live, live.client() as client:
+    async with running(stream, auth_timeout_ms=2_500) as live, live.client() as client:
         await client.send(api_key=KEY)
         assert await client.close_code() == close_codes.INTERNAL_ERROR.code
         assert live.counters.clients == 0
