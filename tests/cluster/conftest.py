@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from ptn_api.cluster.copy import Copy, found, open_copy
@@ -41,6 +42,26 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         log.close()
 
 
+PATIENT = {"ack_ms": 30_000, "request_ms": 30_000, "ping_ms": 30_000}
+"""A busy machine may keep a server or the test itself from answering for seconds, which is no fault here."""
+HASTY = {"ack_ms": 400, "request_ms": 900, "ping_ms": 1_900}
+"""For tests in which servers fail: nearly the defaults."""
+
+
+@pytest.fixture(autouse=True)
+def patient_brokers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets connections in this process wait, where the test leaves their times at the defaults."""
+    from ptn_api.cluster.jetstream import JetStreamBroker
+
+    default, make = msgspec.structs.asdict(ClusterOptions()), JetStreamBroker.__init__
+
+    def make_patient(broker: JetStreamBroker, options: ClusterOptions) -> None:
+        longer = {name: ms for name, ms in PATIENT.items() if getattr(options, name) == default[name]}
+        make(broker, msgspec.structs.replace(options, **longer))
+
+    monkeypatch.setattr(JetStreamBroker, "__init__", make_patient)
+
+
 _names = (f"test{number}" for number in itertools.count())
 
 
@@ -63,6 +84,12 @@ def servers(running_servers: Servers) -> Iterator[Servers]:
 def no_streams(servers: Servers) -> ClusterOptions:
     """A cluster without streams, which no other test uses."""
     return ClusterOptions(cluster=servers.urls, cluster_name=next(_names))
+
+
+@pytest.fixture
+def hasty(options: ClusterOptions) -> ClusterOptions:
+    """The same cluster, for connections that notice a failed server soon."""
+    return msgspec.structs.replace(options, **HASTY)
 
 
 @pytest.fixture

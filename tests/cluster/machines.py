@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from ptn_api.cluster.broker import Broker
 from ptn_api.cluster.copy import Copy, found, open_copy
 from ptn_api.cluster.writer import ClusterWriter, open_cluster_writer
-from ptn_api.errors import BrokerError
+from ptn_api.errors import BrokerError, LogUnwritableError
 from ptn_api.event_log import Change, EventLogWriter, Head, SourceStatus
 from ptn_api.event_log.database import log_path
 from ptn_api.event_log.schema import LOCAL_COLUMNS, LOCAL_TABLES
@@ -18,7 +18,7 @@ from tests.cluster.memory_broker import MemoryBroker
 from tests.factories import T0
 from tests.waiting import until
 
-__all__ = ["WriterAndCopy", "begin", "content", "machine", "writer_and_copy"]
+__all__ = ["WriterAndCopy", "begin", "content", "done", "machine", "writer_and_copy"]
 
 
 def begin(broker: Broker, created_ms: int = T0) -> None:
@@ -32,6 +32,15 @@ def begin(broker: Broker, created_ms: int = T0) -> None:
         return True
 
     until(begun)
+
+
+def done(work: Callable[[], object]) -> bool:
+    """Whether the log could be written, as intake tries again and again."""
+    try:
+        work()
+    except LogUnwritableError:
+        return False
+    return True
 
 
 def machine(folder: Path, broker: MemoryBroker, **options: Any) -> ClusterWriter:

@@ -6,20 +6,16 @@ import contextlib
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from tests.ports import reserved_ports
 from tests.waiting import until
 
 __all__ = ["Server", "Servers", "missing", "nats_servers"]
-
-_START_S = 10.0
-_TRIES = 3
 
 
 def binary() -> str | None:
@@ -147,7 +143,9 @@ class Servers(list[Server]):
         return all(server.running and server.ask("healthz").get("status") == "ok" for server in self)
 
     def wait_healthy(self) -> None:
-        until(self.healthy, what="healthy NATS servers")
+        ended = lambda: [server for server in self if not server.running]  # noqa: E731
+        until(lambda: self.healthy() or ended(), what="healthy NATS servers")
+        assert not ended(), ended()[0].log()
 
     def restore(self) -> None:
         """Thaws and starts whatever is frozen or killed, and waits until all are healthy."""
@@ -174,74 +172,35 @@ def nats_servers(
     Each server has its store in the folder, or on its own one of `disks`.
 
     `routes` returns, for the ports at which the servers expect each other, the ports at which each of them
-    reaches the others: those of proxies. Another process may take a port first: then other ports are tried.
+    reaches the others: those of proxies. The ports stay theirs while they are stopped.
     """
-    for attempt in range(_TRIES):
-        place = folder / str(attempt)
-        stores = [(disks[number] if disks else place) / f"{attempt}-{number + 1}" for number in range(count)]
-        servers = _start(place, stores, sync, extra, routes)
+    folder.mkdir(parents=True, exist_ok=True)
+    with reserved_ports(3 * count) as free:
+        own = free[2::3]
+        reached = routes(own) if routes else [[port for port in own if port != mine] for mine in own]
+        servers = Servers(
+            Server(
+                folder,
+                f"n{number + 1}",
+                free[3 * number : 3 * number + 3],
+                reached[number],
+                store=(disks[number] if disks else folder) / f"{number + 1}",
+                sync=sync,
+                extra=extra,
+            )
+            for number in range(count)
+        )
         try:
-            if _all_stay(servers):
-                servers.wait_healthy()
-                yield servers
-                return
+            for server in servers:
+                server.start()
+            servers.wait_healthy()
+            yield servers
         finally:
             for server in servers:
                 server.kill()
-    raise AssertionError("\n".join(server.log() for server in servers))
 
 
 def _cluster(own: int, routes: list[int]) -> str:
     urls = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
     # Servers tell each other their addresses; with one that leads nowhere, they use only those in `routes`.
     return f'cluster {{ name: tests, listen: "127.0.0.1:{own}", advertise: "127.0.0.1:1", routes: [{urls}] }}'
-
-
-def _start(
-    folder: Path,
-    stores: list[Path],
-    sync: str,
-    extra: str,
-    routes: Callable[[list[int]], list[list[int]]] | None,
-) -> Servers:
-    folder.mkdir(parents=True)
-    count = len(stores)
-    free = _free_ports(3 * count)
-    ports = [free[3 * number : 3 * number + 3] for number in range(count)]
-    own = [route for _, _, route in ports]
-    reached = routes(own) if routes else [[port for port in own if port != mine] for mine in own]
-    servers = Servers(
-        Server(
-            folder,
-            f"n{number + 1}",
-            ports[number],
-            reached[number],
-            store=stores[number],
-            sync=sync,
-            extra=extra,
-        )
-        for number in range(count)
-    )
-    for server in servers:
-        server.start()
-    return servers
-
-
-def _all_stay(servers: Servers) -> bool:
-    """Whether all servers answer; False once one has ended."""
-    deadline = time.monotonic() + _START_S
-    while time.monotonic() < deadline:
-        if not all(server.running for server in servers):
-            return False
-        if all(server.ask("varz") for server in servers):
-            return True
-        time.sleep(0.02)
-    return False
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]

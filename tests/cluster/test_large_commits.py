@@ -21,7 +21,7 @@ from ptn_api.cluster.writer import ClusterWriter, open_cluster_writer
 from ptn_api.errors import BrokerError, LogUnwritableError
 from ptn_api.event_log import Change
 from ptn_api.event_log.database import log_path
-from tests.cluster.machines import begin, content
+from tests.cluster.machines import begin, content, done
 from tests.cluster.servers import Servers, missing
 from tests.event_log.reading import NOW
 from tests.factories import T0, order, position, written
@@ -80,7 +80,7 @@ class Machines:
             open_cluster_writer(folder / "standby", self._broker(options), pause_ms=20)
         )
         self.copy = self._opened(open_copy(folder / "copy", self._broker(options), Copy, pause_ms=20))
-        self.writer.take_over()
+        until(lambda: done(self.writer.take_over), what="the take-over")
         self._threads = [
             threading.Thread(target=work)
             for work in (
@@ -120,54 +120,55 @@ class Machines:
         self._stack.close()
 
 
-@pytest.fixture
-def machines(tmp_path: Path, options: ClusterOptions) -> Iterator[Machines]:
-    with contextlib.closing(JetStreamBroker(options)) as broker:
-        begin(broker)
-    with contextlib.closing(Machines(tmp_path, options)) as made:
+@contextlib.contextmanager
+def running(folder: Path, options: ClusterOptions) -> Iterator[Machines]:
+    with contextlib.closing(Machines(folder, options)) as made:
         yield made
 
 
-def done(work: Callable[[], object]) -> bool:
-    """Whether the log could be written, as intake tries again and again."""
-    try:
-        work()
-    except LogUnwritableError:
-        return False
-    return True
+@pytest.fixture
+def leader(options: ClusterOptions) -> str:
+    """The leader of the streams, of which the log has begun."""
+    with contextlib.closing(JetStreamBroker(options)) as broker:
+        begin(broker)
+        return until(lambda: broker.status()["log"].leader)
 
 
-def test_a_baseline_whose_leader_is_killed(machines: Machines, servers: Servers) -> None:
+def test_a_baseline_whose_leader_is_killed(
+    tmp_path: Path, hasty: ClusterOptions, servers: Servers, leader: str
+) -> None:
     """Between its parts; it is written again as a whole, and no copy ever has some of its positions."""
     changes = many_positions()
-    leader = until(lambda: machines.broker.status()["log"].leader)
-    machines.broker.at_part(2, servers.named(leader).kill)
-    assert not done(lambda: machines.writer.baseline(changes, NOW))
-    assert machines.broker.published >= 2
-    until(lambda: done(lambda: machines.writer.baseline(changes, NOW)), what="the baseline")
-    machines.writer.append([written(position(POSITIONS + 1, [order(POSITIONS + 1)]))], NOW)
-    until(machines.equal, what="equal copies")
-    assert {count for _, count in machines.seen} <= {0, POSITIONS, POSITIONS + 1}
-    assert machines.copy.counts["part"] > 3
+    with running(tmp_path, hasty) as machines:
+        machines.broker.at_part(2, servers.named(leader).kill)
+        until(lambda: done(lambda: machines.writer.baseline(changes, NOW)), what="the baseline")
+        assert not servers.named(leader).running
+        more = [written(position(POSITIONS + 1, [order(POSITIONS + 1)]))]
+        until(lambda: done(lambda: machines.writer.append(more, NOW)), what="another order")
+        until(machines.equal, what="equal copies")
+        assert {count for _, count in machines.seen} <= {0, POSITIONS, POSITIONS + 1}
+        assert machines.copy.counts["part"] > 3
 
 
-def test_a_writer_that_is_lost_between_parts(machines: Machines) -> None:
+@pytest.mark.usefixtures("leader")
+def test_a_writer_that_is_lost_between_parts(tmp_path: Path, options: ClusterOptions) -> None:
     """Its successor writes the same changes; the parts of the former one never show."""
-    machines.writer.baseline([], T0)
     changes = many_positions()
 
     def lost() -> None:
         raise BrokerError("the machine has lost power")
 
-    machines.broker.at_part(3, lost)
-    former: ClusterWriter = machines.writer
-    with pytest.raises(LogUnwritableError):
-        # Without its attempts to repeat it: there is no such process any more.
-        super(ClusterWriter, former).append(changes, NOW)
-    assert machines.broker.published == 3
-    until(lambda: done(machines.standby.take_over), what="the take-over")
-    machines.standby.append(changes, NOW)
-    until(lambda: former.follow() >= 0 and machines.equal(), what="equal copies")
-    assert {count for _, count in machines.seen} <= {0, POSITIONS}
-    head = machines.copy.head()
-    assert head.sequence - machines.copy.floor() + 1 == POSITIONS
+    with running(tmp_path, options) as machines:
+        machines.writer.baseline([], T0)
+        machines.broker.at_part(3, lost)
+        former: ClusterWriter = machines.writer
+        with pytest.raises(LogUnwritableError):
+            # Without its attempts to repeat it: there is no such process any more.
+            super(ClusterWriter, former).append(changes, NOW)
+        assert machines.broker.published == 3
+        until(lambda: done(machines.standby.take_over), what="the take-over")
+        machines.standby.append(changes, NOW)
+        until(lambda: former.follow() >= 0 and machines.equal(), what="equal copies")
+        assert {count for _, count in machines.seen} <= {0, POSITIONS}
+        head = machines.copy.head()
+        assert head.sequence - machines.copy.floor() + 1 == POSITIONS

