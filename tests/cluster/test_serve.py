@@ -174,7 +174,7 @@ def test_an_intake_of_another_cluster(machines: Machines, options: ClusterOption
         last = broker.last()
         with machines.start("first", validator_dir=validator.root, cluster_name=other.cluster_name) as first:
             until(lambda: "cluster_forked" in machines.get(first, "/health")["problems"])
-            assert machines.get(first, "/health")["processes"]["intake"] == "up"
+            until(lambda: machines.get(first, "/health")["processes"]["intake"] == "up")
             assert len(machines.get(first, "/miner-positions")) == 1
             pid = first.children()["intake"].pid
             assert first.log.read_text().count("cluster_copy_stopped") == 1

@@ -195,14 +195,15 @@ def test_a_full_disk_ends_a_turn(machines: Machines, tmp_path: Path) -> None:
     """Of the active machine: the standby goes on, each order once. With space again, the copy follows."""
     validator, disk = machines.validator, tmp_path / "a" / "data"
     opened = validator.place()
+    patient = {"takeover_ms": 4_000}  # a may be slow, but its turn has to end because of the disk
     with (
         small_disk(disk),
-        machines.intake("a", wait=False),
+        machines.intake("a", wait=False, **patient),
         machines.start("node", processes="rest,stream") as node,
         Follower(node.stream, machines.key) as client,
     ):
         machines.wait_active("a", 1)
-        with machines.intake("b", wait=False):
+        with machines.intake("b", wait=False, **patient):
             opened = validator.add_order(opened)
             client.wait_for(1)
             machines.wait_known("b")
