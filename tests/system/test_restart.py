@@ -11,6 +11,7 @@ import psutil
 import pytest
 import requests
 
+from tests.ports import reserved_ports
 from tests.processes import lives
 from tests.system.api import PROCESSES, api
 from tests.system.follower import Follower
@@ -91,19 +92,20 @@ def test_a_killed_supervisor_leaves_no_orphans(
 ) -> None:
     """Its children end by themselves, and a new server starts on the same data and ports."""
     validator.place()
-    with api(data_dir, validator_dir=validator.root) as server:
-        children = list(server.children().values())
-        ports = {"api_rest_port": server.rest.rpartition(":")[2], "api_ws_port": server.ws_port}
-        os.kill(server.process.pid, signal.SIGKILL)
-        server.process.wait()
-        psutil.wait_procs(children, timeout=PATIENCE_S)
-        assert [p for p in children if lives(p)] == []
-    with (
-        api(data_dir, validator_dir=validator.root, **ports) as server,
-        Follower(server.stream, keys[100]) as follower,
-    ):
-        validator.place()
-        follower.wait_for(1)
+    with reserved_ports(2) as (rest_port, ws_port):
+        ports = {"api_rest_port": rest_port, "api_ws_port": ws_port}
+        with api(data_dir, validator_dir=validator.root, **ports) as server:
+            children = list(server.children().values())
+            os.kill(server.process.pid, signal.SIGKILL)
+            server.process.wait()
+            psutil.wait_procs(children, timeout=PATIENCE_S)
+            assert [p for p in children if lives(p)] == []
+        with (
+            api(data_dir, validator_dir=validator.root, **ports) as server,
+            Follower(server.stream, keys[100]) as follower,
+        ):
+            validator.place()
+            follower.wait_for(1)
 
 
 def test_sigint_and_sigterm_stop_in_order(validator: Validator, data_dir: Path) -> None:
