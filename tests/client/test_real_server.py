@@ -32,7 +32,7 @@ REST_KEY = "k100"
 
 @pytest.fixture
 async def live() -> AsyncIterator[LiveStream]:
-    async with running(heartbeat_ms=100) as live:
+    async with running() as live:
         yield live
 
 
@@ -71,7 +71,7 @@ async def test_a_stopped_client_closes_with_1000(live: LiveStream, timing: Timin
 async def test_broken_connections_lose_nothing(timing: Timing, tmp_path: Path) -> None:
     """Every order comes once, in order, without a gap."""
     gaps: list[Gap] = []
-    async with running(heartbeat_ms=100) as live:
+    async with running() as live:
         options: Any = {"timing": timing, "state_dir": tmp_path, "on_gap": gaps.append}
         async with connect(url(live), KEY, **options) as stream:
             await until_async(lambda: stream.state == "live")
@@ -316,7 +316,10 @@ class Both:
 
 
 @contextlib.asynccontextmanager
-async def mirrored(timing: Timing, *changes: Any, mend_within: float = 0.0) -> AsyncIterator[Both]:
+async def mirrored(
+    timing: Timing, *changes: Any, mend_within: float = 0.0, heartbeat_ms: int = 100
+) -> AsyncIterator[Both]:
+    """A busy machine may be silent for two heartbeats of the default: then the mirror reconnects."""
     clock = FakeClock(T0)
     newest_ms = max((o.processed_ms for change in changes for o in change.position.orders), default=T0)
     log = filled_log(changes, now_ms=T0, created_ms=newest_ms)
@@ -325,7 +328,7 @@ async def mirrored(timing: Timing, *changes: Any, mend_within: float = 0.0) -> A
     states: list[str] = []
     options: Any = {"timing": timing, "mend_within": mend_within, "on_state": states.append}
     async with (
-        running(live, heartbeat_ms=100, clock=clock) as live,
+        running(live, heartbeat_ms=heartbeat_ms, clock=clock) as live,
         serving(log, clock=clock) as served,
         PositionMirror(url(live), served.url, REST_KEY, **options) as mirror,
     ):
@@ -441,7 +444,7 @@ async def test_a_missed_change_is_repaired_without_a_snapshot(
     timing: Timing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A snapshot is the last resort."""
-    async with mirrored(timing, some(1, 1), some(2, 2)) as both:
+    async with mirrored(timing, some(1, 1), some(2, 2), heartbeat_ms=1_500) as both:
         requested: list[dict[str, Any]] = []
         real = both.mirror._rest.call
 
@@ -461,7 +464,7 @@ async def test_a_missed_change_is_repaired_without_a_snapshot(
 
 async def test_a_mirror_waits_before_it_repairs_itself(timing: Timing) -> None:
     """A random time, so that many mirrors do not send requests at once."""
-    async with mirrored(timing, some(1, 1), mend_within=1_000) as both:
+    async with mirrored(timing, some(1, 1), mend_within=1_000, heartbeat_ms=1_500) as both:
         both.mirror._state.remove([(MINER, uuid(1))])
         await until_async(lambda: not both.mirror.verified)
         assert both.mirror._repair_at is not None

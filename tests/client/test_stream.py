@@ -235,7 +235,7 @@ async def test_a_login_without_an_answer_times_out(timing: Timing, follow: Any) 
 
 async def test_a_slow_consumer_does_not_pass_for_a_silent_server(timing: Timing, tmp_path: Path) -> None:
     """Not even one that blocks the event loop: only time spent waiting for frames counts."""
-    with FakeServer(heartbeat_ms=400) as server:
+    with FakeServer(heartbeat_ms=1_500) as server:
         states: list[str] = []
         async with connect(
             server.url, server.api_key, timing=timing, state_dir=tmp_path, on_state=states.append
@@ -243,7 +243,7 @@ async def test_a_slow_consumer_does_not_pass_for_a_silent_server(timing: Timing,
             await until_async(lambda: stream.state == "live")
             server.order()
             await anext(stream)
-            time.sleep(1.0)
+            time.sleep(3.5)
             server.order()
             assert (await anext(stream)).sequence == 2
         assert states == ["connecting", "live", "stopped"]
