@@ -63,9 +63,9 @@ _NOT_BUILT = b"""<!doctype html>
 <html lang="en">
 <title>PTN API</title>
 <meta http-equiv="refresh" content="5">
-<p>The API is running, but its page has not been built. <code>make serve</code> builds it in the background, and
-<code>make page</code> in a checkout of the repository. This address reloads itself until the page is there. The routes
-are described at <a href="/docs">/docs</a>.</p>
+<p>The API is running, but its page has not been built. <code>make serve</code> builds it in the background,
+and so does <code>make page</code> in a checkout of the repository. This address reloads itself until then.
+The routes are described at <a href="/docs">/docs</a>.</p>
 """
 
 
