@@ -108,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", choices=[*attacks.ATTACKS], nargs="+", help="of the attacks, run these")
     add("--seconds", type=float, default=10, help="how long each attack lasts")
     add("--windows", type=int, default=3, help="in how many parts, each after a quiet one")
+    add("--rounds", type=int, default=1, help="attacks: repeat all against the same server")
     add("--files", type=int, default=0, help="attacks: limit the open files of the server's processes")
     add("--memory-mb", type=int, default=0, help="attacks: limit the address space of the server's processes")
     add("--nginx", action="store_true", help="attacks: behind nginx, as deploy/ configures it")

@@ -5,6 +5,7 @@
     python -m benchmarks attacks --seconds 1 --nginx           # behind nginx, as deploy/ configures it
     python -m benchmarks attacks --seconds 1 --files 1024      # with a limit of open files
     python -m benchmarks attacks --seconds 1 --memory-mb 600   # with a limit of memory (address space)
+    python -m benchmarks attacks --seconds 1 --rounds 3        # three times: does memory grow on?
 
 A victim requests small answers, on an open connection and on new ones, and follows the stream. Each attack
 (benchmarks/attackers.py) runs for `--seconds` in a process of its own, in `--windows` parts; before each part
@@ -296,7 +297,10 @@ def _measure(
     victims = add_key(keys, "victim", 100, requests_per_minute=1_000_000_000)
     attackers = {
         # A user each time: the limits per minute start again.
-        name: [add_key(keys, f"{name}-{n}", ATTACKS[name].tier) for n in range(arguments.windows)]
+        name: [
+            add_key(keys, f"{name}-{n}", ATTACKS[name].tier)
+            for n in range(arguments.rounds * arguments.windows)
+        ]
         for name in names
     }
     settings: dict[str, Any] = DEFAULT_PERIODS | _LIMITS
@@ -323,36 +327,39 @@ def _measure(
         pids = {child: process.pid for child, process in server.children().items()}
         pinned([*pids.values()], SERVER)
         memory = Memory(pids)
+        label = f"server with {files or 'ordinary'} files{', TLS' * tls}{', nginx' * arguments.nginx}"
         rows = []
         stack.enter_context(on(LOAD))
         with Victim(rest, stream, validator, victims, pem) as victim:
             before = memory.now()
-            for name in names:
-                target = Target(
-                    rest,
-                    stream,
-                    "" if pem is None else str(pem.authority),
-                    attackers[name],
-                    epoch,
-                    oldest,
-                    str(keys),
-                    str(validator.root),
-                    arguments.seconds / arguments.windows,
+            for number in range(arguments.rounds):
+                for name in names:
+                    target = Target(
+                        rest,
+                        stream,
+                        "" if pem is None else str(pem.authority),
+                        attackers[name][number :: arguments.rounds],
+                        epoch,
+                        oldest,
+                        str(keys),
+                        str(validator.root),
+                        arguments.seconds / arguments.windows,
+                    )
+                    rows.append(_attacked(name, target, victim, memory, figures))
+                until = time.monotonic() + _RECOVERY_S
+                while sum(memory.now().values()) > sum(before.values()) + 30 and time.monotonic() < until:
+                    time.sleep(0.5)
+                after = memory.now()
+                figures.add(
+                    f"{label}: memory after round {number + 1}, MB",
+                    **{name: f"{before[name]:.0f}->{after.get(name, 0):.0f}" for name in before},
                 )
-                rows.append(_attacked(name, target, victim, memory, figures))
-        until = time.monotonic() + _RECOVERY_S
-        while sum(memory.now().values()) > sum(before.values()) + 30 and time.monotonic() < until:
-            time.sleep(0.5)
-        after = memory.now()
-        label = f"server with {files or 'ordinary'} files{', TLS' * tls}{', nginx' * arguments.nginx}"
-        figures.add(
-            f"{label}: memory, MB", **{name: f"{before[name]:.0f}->{after[name]:.0f}" for name in after}
-        )
-        figures.target(
-            f"{label}: memory kept by a process after all attacks, MB more",
-            max(after[name] - before[name] for name in after),
-            at_most=arguments.attack_mb / 2,
-        )
+                figures.target(
+                    f"{label}: memory kept by a process after round {number + 1}, MB more",
+                    max(after[name] - before[name] for name in after),
+                    at_most=arguments.attack_mb / 2,
+                )
+                before = after
         same = {child: process.pid for child, process in server.children().items()} == pids
         figures.target(f"{label}: processes restarted", int(not same), at_most=0)
         log = server.log.read_text(errors="replace")

@@ -186,7 +186,11 @@ _RESPONSES: dict[str, dict[str, Any]] = {
     "/perf-ledger/{hotkey}": {"one miner": {HOTKEY: _LEDGER}},
     "/messages": {
         "one order": Messages(
-            messages=[_MESSAGE], next=_MESSAGE.sequence, head=_MESSAGE.sequence, epoch=EPOCH
+            messages=[_MESSAGE],
+            next=_MESSAGE.sequence,
+            head=_MESSAGE.sequence,
+            oldest=1_763_500_000,
+            epoch=EPOCH,
         )
     },
     "/stream": {

@@ -318,18 +318,22 @@ class Checkpoint(msgspec.Struct, kw_only=True):
 
 
 class MessagePage(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of messages after a cursor; continue with `after=next` until `next` is `head`."""
+    """A page of messages after a cursor; continue with `after=next` until `next` is `head`.
+
+    `oldest` is the oldest sequence that the server has; -1 from a server that does not state it.
+    """
 
     messages: list[PTNWebSocketMessage]
     next: int
     head: int
     epoch: str
+    oldest: int = -1
 
     @classmethod
     def read(cls, body: bytes, headers: Mapping[str, str]) -> MessagePage:
         page = msgspec.json.decode(body, type=_EncodedPage)
         messages = [PTNWebSocketMessage(message) for message in page.messages]
-        return cls(messages=messages, next=page.next, head=page.head, epoch=page.epoch)
+        return cls(messages=messages, next=page.next, head=page.head, epoch=page.epoch, oldest=page.oldest)
 
     def to_polars(self) -> polars.DataFrame:
         """Returns one row per order."""
@@ -341,6 +345,7 @@ class _EncodedPage(msgspec.Struct):
     next: int
     head: int
     epoch: str
+    oldest: int = -1
 
 
 # --- routes -----------------------------------------------------------------------------------------------

@@ -513,6 +513,11 @@ class AsyncPTNClient:
             return await http.get(call.path, params=call.parameters, headers=headers)
         except httpx.RequestError as error:
             return error
+        except AttributeError as error:
+            # httpx asks for the socket of a connection that was lost just now; uvloop's is None by then.
+            if error.obj is not None:
+                raise
+            return httpx.ConnectError("connection lost")
 
     async def _download(self, http: httpx.AsyncClient, call: Call[T], path: Path) -> httpx.Response:
         async with http.stream("GET", call.path, params=call.parameters) as response:

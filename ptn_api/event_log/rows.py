@@ -32,7 +32,6 @@ __all__ = [
     "delete_orders",
     "events_after",
     "find_position",
-    "indexed_names",
     "indexes",
     "insert_event",
     "is_damaged",
@@ -463,12 +462,6 @@ def is_damaged(db: sqlite3.Connection, damage: Damage) -> bool:
     return True  # until the next check of the whole log
 
 
-def indexed_names(db: sqlite3.Connection) -> dict[int, tuple[str, str]]:
-    """Returns miner and uuid of each position by id, as the index has them."""
-    rows = db.execute("SELECT id, miner, uuid FROM positions INDEXED BY sqlite_autoindex_positions_1")
-    return {row[0]: row[1:] for row in rows}  # only the index is read
-
-
 def indexes(db: sqlite3.Connection) -> list[str]:
     return [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'index'")]
 
@@ -478,15 +471,24 @@ def reindex(db: sqlite3.Connection, index: str) -> None:
     db.execute('REINDEX "{}"'.format(index.replace('"', '""')))
 
 
-def restore_names(
-    db: sqlite3.Connection, names: Mapping[int, tuple[str, str]], damaged_ids: Iterable[int]
-) -> None:
-    """Gives damaged positions the names that the index has."""
+def restore_names(db: sqlite3.Connection, damaged_ids: Iterable[int]) -> None:
+    """Gives damaged positions the miner and uuid that the index has, and makes the index anew.
+
+    It takes one transaction: the new index no longer has those names.
+    """
+    names = {
+        row[0]: row[1:]  # only the index is read
+        for row in db.execute(f"SELECT id, miner, uuid FROM positions INDEXED BY {_NAMES}")  # noqa: S608
+    }
+    reindex(db, _NAMES)
     for position_id in set(damaged_ids) & names.keys():
         db.execute(
             "UPDATE OR IGNORE positions SET miner = ?, uuid = ? WHERE id = ?",
             (*names[position_id], position_id),
         )
+
+
+_NAMES = "sqlite_autoindex_positions_1"
 
 
 def mark_positions(db: sqlite3.Connection, position_ids: Iterable[int]) -> list[tuple[str, str]]:

@@ -53,7 +53,6 @@ from ptn_api.event_log.documents import (
 from ptn_api.event_log.outage import RETRIED_WRITE_ERRORS
 from ptn_api.event_log.rows import (
     LogState,
-    indexed_names,
     indexes,
     mark_positions,
     prune_events,
@@ -189,10 +188,9 @@ class SqliteWriter(SqliteReader):
         for damage in found:
             keys[damage.table].append(damage.key[0])
         if keys[""] or keys["positions"]:
-            names = self._mend(indexed_names) or {}
+            self._mend(partial(restore_names, damaged_ids=keys["positions"]))
             for index in self._mend(indexes) or []:
                 self._mend(partial(reindex, index=index))
-            self._mend(lambda db: restore_names(db, names, keys["positions"]))
         if keys["seen"]:
             self._mend(restore_seen)
         positions = self._mend(lambda db: mark_positions(db, [*keys["positions"], *keys["orders"]])) or []

@@ -88,8 +88,7 @@ class CatchUps:
 
     def close_stalled(self, connection: Connection, now_ms: int) -> None:
         """Closes a connection whose client has stopped reading: its catch-up would wait forever."""
-        since = connection.congested_since
-        if connection.progress is not None and since is not None and now_ms - since > self._stall_ms:
+        if connection.progress is not None and connection.stalled_ms(now_ms) > self._stall_ms:
             connection.close_slow()
 
     def _serve(self, connection: Connection) -> None:

@@ -181,7 +181,8 @@ class Connection:
         self.api_key = ""
         self.progress: CatchUpProgress | None = None
         self.congested_since: int | None = None
-        """When the socket's buffer passed its high-water mark; None below it."""
+        """When the socket's buffer passed its high-water mark, or shrank since; None below it."""
+        self._unsent_bytes = 0
         self._socket = socket
         self._host = host
         self._options = options
@@ -332,6 +333,15 @@ class Connection:
         """Closes a client that is too far behind, with a code that means "reconnect": memory is shared."""
         if self._reason is None and self._socket.unsent_bytes() > self._options.send_buffer_bytes:
             self.close_slow()
+
+    def stalled_ms(self, now_ms: int) -> int:
+        """Returns how long the client has read nothing of what its socket's buffer holds."""
+        before, self._unsent_bytes = self._unsent_bytes, self._socket.unsent_bytes()
+        if self.congested_since is None:
+            return 0
+        if self._unsent_bytes < before:
+            self.congested_since = now_ms
+        return now_ms - self.congested_since
 
     def close_slow(self) -> None:
         self._counters.slow_closes += 1

@@ -27,6 +27,8 @@ logger = structlog.get_logger()
 
 BACKLOG = 4_096
 """Pending connects: thousands of clients may reconnect at once. They also wait here during a pause."""
+_UNSENT_BYTES = 131_072
+"""How much the system takes of what it cannot send yet: what it holds tells nothing of the client's speed."""
 _ACCEPTS_PER_TURN = 4
 """Each leads to a handshake or a request in the next turns of the loop, for which others have to wait."""
 _RETRY_S = 0.2
@@ -109,8 +111,10 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._most = _files_for_connections()
         self._sock.setblocking(False)
-        # Accepted sockets inherit it. asyncio sets it only if the listener was made with IPPROTO_TCP.
+        # Accepted sockets inherit both. asyncio sets NODELAY only if the listener was made with IPPROTO_TCP.
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         self._sock.listen(BACKLOG)
         self._loop.add_reader(self._sock, self._accept)
 

@@ -14,6 +14,7 @@ from ptn_api.http.response import Exchange, header_lines
 __all__ = ["CrossOrigin", "allow_preflight", "is_preflight"]
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_DEFAULT_PORT = re.compile(r"(?<=^http://)(.*):0*80$|(?<=^https://)(.*):0*443$")
 _EXPOSED = (
     "ETag, RateLimit, RateLimit-Policy, Retry-After, X-PTN-As-Of, X-PTN-Epoch, X-PTN-Head, X-PTN-Next, "
     "X-PTN-Revision, X-PTN-Sequence, X-PTN-Unknown-Miners"
@@ -35,15 +36,16 @@ class CrossOrigin:
     def __init__(self, origins: str) -> None:
         """`origins` are separated by commas; `*` is any. Raises SettingsError."""
         allowed = {origin.strip().lower().rstrip("/") for origin in origins.split(",")} - {""}
-        self.any = "*" in allowed
-        """Whether every origin may read every response."""
+        self._any = "*" in allowed
         for origin in sorted(allowed - {"*"}):
             if not _ORIGIN.fullmatch(origin):
                 raise SettingsError(
                     f"--cors-origins {origin!r}: expected an origin such as https://app.example.com, without "
                     "a path, or *"
                 )
-        self._lines = {origin: _allowing(origin) for origin in allowed}
+        # Browsers leave out a scheme's default port.
+        sent = {_DEFAULT_PORT.sub(r"\1\2", origin) for origin in allowed}
+        self._lines = {origin: _allowing(origin) for origin in sent}
         self.enabled = bool(allowed)
 
     def mark(self, exchange: Exchange, *, public: bool) -> bool:
@@ -51,7 +53,7 @@ class CrossOrigin:
 
         `public`: every origin may.
         """
-        if self.any or public:
+        if self._any or public:
             exchange.extra_headers += _ANY
             return True
         # Also without an Origin: a cache must not hand that response to a browser.

@@ -141,7 +141,14 @@ class Exchange:
 def error_message(error: HTTPError) -> bytes:
     """Returns the whole response to what could not be parsed as a request: the connection's last."""
     content, headers = _error_content(error)
-    return _status_lines(error.status.value) + headers + b"connection: close\r\n\r\n" + content
+    return _status_lines(error.status.value) + headers + _UNREAD + content
+
+
+_UNREAD = (
+    # The origin is unknown. It precedes the key, so every website may read it.
+    b"access-control-allow-origin: *\r\naccess-control-expose-headers: Retry-After\r\n"
+    b"connection: close\r\n\r\n"
+)
 
 
 def header_lines(headers: dict[str, str]) -> bytes:

@@ -15,8 +15,6 @@ from ptn_api.http.request import Limits
 
 __all__ = ["Server"]
 
-_UNSENT_BYTES = 131_072
-"""How much the system takes of what it cannot send yet; a slow download would hold megabytes of it."""
 _TLS_SHUTDOWN_S = 1.0
 """How long to wait for the peer's close_notify. Everything has been sent by then."""
 
@@ -55,8 +53,6 @@ class Server:
         )
 
     async def __aenter__(self) -> None:
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # connections inherit it
-            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         self._acceptor.start()
 
     async def _connect(self, sock: socket.socket) -> None:

@@ -13,7 +13,6 @@ from ptn_api.access.address import Proxies
 from ptn_api.access.key_ring import KeyHolder, KeyRing, digest_of, key_in_header
 from ptn_api.access.limits import WINDOW_MS, Allowance, LoginGuard, RateLimit
 from ptn_api.clock import Monotonic
-from ptn_api.http.cross_origin import CrossOrigin
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.request import BODY_LIMIT, ConnectionInfo, Request
 from ptn_api.rest.counters import RestCounters
@@ -32,9 +31,6 @@ class ConnectLimit:
         self._connects = RateLimit(options.connects_per_minute)
         self._monotonic = monotonic
         self._counters = counters
-        # The request has not been read, so its origin is unknown.
-        any_origin = CrossOrigin(options.cors_origins).any
-        self._headers = {"access-control-allow-origin": "*"} if any_origin else {}
 
     def opened(self, connection: ConnectionInfo) -> HTTPError | None:
         self._counters.connections += 1
@@ -45,7 +41,7 @@ class ConnectLimit:
         if allowance is None or allowance.allowed:
             return None
         self._counters.limited["connects"] += 1
-        headers = {"retry-after": str(allowance.retry_s)} | self._headers
+        headers = {"retry-after": str(allowance.retry_s)}
         return HTTPError("too_many_connections", "Too many connections from this address", headers=headers)
 
     def refused(self, connection: ConnectionInfo, cause: str) -> None:

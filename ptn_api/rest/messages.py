@@ -53,11 +53,15 @@ class MessagesQuery(msgspec.Struct, kw_only=True):
 
 
 class Messages(msgspec.Struct, kw_only=True):
-    """The stream's messages; continue with `after=<next>` until `next` is `head`."""
+    """The stream's messages; continue with `after=<next>` until `next` is `head`.
+
+    `oldest` is the oldest sequence that can be read; if it is beyond `head`, there is none.
+    """
 
     messages: list[Message]
     next: int
     head: int
+    oldest: int
     epoch: str
 
 
@@ -66,6 +70,7 @@ class _Page(msgspec.Struct):
 
     next: int
     head: int
+    oldest: int
     messages: list[bytes] = []
     scanned: int = 0
     size: int = 0
@@ -91,10 +96,9 @@ async def _filtered(
 def _messages(app: AppContext, request: RequestContext, query: MessagesQuery) -> Response | Heavy:
     headers = freshness_headers(app, 100) + _unknown_miners(app, query.miner)
     ndjson = prefers(request.accept, NDJSON, over=JSON)
-    after, head = _cursor(app, request, query)
+    page = _Page(*_cursor(app, request, query))
     if request.head:
         return Response(None, headers, vary="Accept", media_type=NDJSON if ndjson else JSON)
-    page = _Page(after, head)
     if _read_events(app, query, page):
         return _response(app, page, headers, ndjson)
     return Heavy(partial(_read_more, app, query, page, headers, ndjson))
@@ -108,8 +112,8 @@ def _unknown_miners(app: AppContext, miners: list[str]) -> bytes:
     return header_lines({"x-ptn-unknown-miners": ",".join(unknown[:_NAMED_MINERS])}) if unknown else b""
 
 
-def _cursor(app: AppContext, request: RequestContext, query: MessagesQuery) -> tuple[int, int]:
-    """Returns the sequence to start after, and the head. Raises HTTPError `gone`.
+def _cursor(app: AppContext, request: RequestContext, query: MessagesQuery) -> tuple[int, int, int]:
+    """Returns the sequence to start after, the head, and the oldest sequence. Raises HTTPError `gone`.
 
     Raises LogBehindError if the cursor is from a machine that has more.
     """
@@ -122,7 +126,7 @@ def _cursor(app: AppContext, request: RequestContext, query: MessagesQuery) -> t
         raise _gone(app, "That cursor lies beyond the head")
     if after + 1 < floor:
         raise _gone(app, "That cursor is too old")
-    return after, head
+    return after, head, floor
 
 
 async def _read_more(
@@ -174,10 +178,11 @@ def _response(app: AppContext, page: _Page, headers: bytes, ndjson: bool) -> Res
         content = b"".join(message + b"\n" for message in page.messages)
         return Response(body_of(content), headers, vary="Accept", media_type=NDJSON)
     epoch = msgspec.json.encode(app.log.epoch)
-    content = b'{"messages":[%b],"next":%d,"head":%d,"epoch":%b}' % (
+    content = b'{"messages":[%b],"next":%d,"head":%d,"oldest":%d,"epoch":%b}' % (
         b",".join(page.messages),
         page.next,
         page.head,
+        page.oldest,
         epoch,
     )
     return Response(body_of(content), headers, vary="Accept")

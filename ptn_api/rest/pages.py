@@ -62,8 +62,10 @@ _SETTLED_S = 2.0
 _NOT_BUILT = b"""<!doctype html>
 <html lang="en">
 <title>PTN API</title>
-<p>The API is running, but its page has not been built. Run <code>make page</code> in a checkout of the
-repository, then reload this address. The routes are described at <a href="/docs">/docs</a>.</p>
+<meta http-equiv="refresh" content="5">
+<p>The API is running, but its page has not been built. <code>make serve</code> builds it in the background,
+and so does <code>make page</code> in a checkout of the repository. This address reloads itself until then.
+The routes are described at <a href="/docs">/docs</a>.</p>
 """
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
 import multiprocessing
 import pickle
 import shutil
+import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +21,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvloop
 
 from ptn_api.client.rest import AsyncPTNClient, PTNClient, Retries
 from ptn_api.errors import ClientError, ServerUnreachableError, SettingsError
@@ -331,3 +335,28 @@ async def test_an_empty_choice_is_an_error(choice: Any) -> None:
                 await api.miner_positions(**arguments)
             with pytest.raises(SettingsError, match="empty choice"):
                 await api.messages(**arguments)
+
+
+def test_a_connection_that_is_lost_at_once() -> None:
+    """On uvloop too, whose socket is gone before httpx asks for it."""
+
+    async def request_often(port: int) -> None:
+        async with AsyncPTNClient(f"http://127.0.0.1:{port}", "k", retries=ONCE) as api:
+            for _ in range(10):
+                found = await asyncio.gather(*[api.me() for _ in range(20)], return_exceptions=True)
+                assert {type(error) for error in found} == {ServerUnreachableError}
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def reset_all() -> None:
+            with contextlib.suppress(OSError):  # closed
+                while True:
+                    connection, _ = listener.accept()
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    connection.close()
+
+        resetting = threading.Thread(target=reset_all, daemon=True)
+        resetting.start()
+        uvloop.run(request_often(listener.getsockname()[1]))
+        listener.shutdown(socket.SHUT_RDWR)
+        resetting.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import random
 import shutil
@@ -385,6 +386,51 @@ def test_what_cannot_be_mended_is_reported_once(data_dir: Path, name: str) -> No
             assert not log.repair().positions
         assert len([line for line in logs if line["event"] == "log_damaged"]) == reported
         assert log.damaged() >= 1
+
+
+def damage_name(data_dir: Path, name: str) -> None:
+    """Changes a byte of a position's UUID in the table; the index keeps it."""
+    path, encoded, at = log_path(data_dir), name.encode(), -1
+    whole = path.read_bytes()
+    query = "SELECT id FROM positions NOT INDEXED WHERE uuid = ?"
+    found: object = True
+    while found:
+        at = whole.index(encoded, at + 1)
+        path.write_bytes(whole[:at] + b"X" + whole[at + 1 :])
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            found = db.execute(query, (name,)).fetchone()
+
+
+def test_a_killed_repair_is_done_by_the_next(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After whichever transaction it is killed: names that only an index has are not lost."""
+    damage_name(data_dir, uuid(1))
+    ended = False
+    for survived in itertools.count():
+        copy = shutil.copytree(data_dir, tmp_path / str(survived))
+        left = iter(range(survived))
+
+        def killed(_: object, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+
+        with (
+            contextlib.closing(open_writer(copy)) as log,
+            contextlib.suppress(KeyboardInterrupt),
+            monkeypatch.context() as patch,
+        ):
+            patch.setattr(log, "before_begin", killed)
+            log.repair()
+            ended = True
+        with contextlib.closing(open_writer(copy)) as log:
+            assert log.repair().positions <= {(MINER, uuid(1))}, survived
+            assert (MINER, uuid(1)) in log.fingerprints()
+            log.append([POSITIONS[1]], T0 + 200)
+            assert not log.find_damage()
+        if ended:
+            break
+    assert survived > 1
 
 
 def test_a_log_whose_chunks_cannot_be_read_takes_orders(data_dir: Path) -> None:

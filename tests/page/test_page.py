@@ -88,6 +88,20 @@ def test_an_order_appears_without_a_reload(served: Served, browser: Browser) -> 
     tab.close()
 
 
+def test_a_young_log_fills_the_tape(served: Served, browser: Browser) -> None:
+    """With the orders that it has, also if they are fewer than the tape begins with."""
+    placed = factories.order(77, -0.4, at=time.time_ns() // 1_000_000, price=64_321.5)
+    served.validator.write(factories.position(77, [placed], trade_pair=factories.EURUSD))
+    for _ in range(2):  # live, and as an earlier order
+        tab = Tab(browser, served.server.rest + "/")
+        tab.sign_in(served.keys[100])
+        tab.wait_for_text(
+            "table[aria-label='Newest orders'] tbody tr", r"EURUSD\s*SHORT\s*−0\.400\s*64,321\.5"
+        )
+        tab.wait_for_text(".state", "Live")
+        tab.close()
+
+
 def test_a_killed_server_is_survived_and_shown(served: Served, browser: Browser) -> None:
     """The page says that it reconnects, keeps the last state, and misses no order."""
     tab = Tab(browser, served.server.rest + "/")

@@ -7,6 +7,8 @@ import pytest
 
 from ptn_api.errors import SettingsError
 from ptn_api.http.cross_origin import CrossOrigin
+from ptn_api.http.request import ConnectionInfo, Request
+from ptn_api.http.response import Exchange
 from ptn_api.process.settings import load_settings
 from tests.memory_log import MemoryLog
 from tests.rest.serving import Served, serving
@@ -16,6 +18,11 @@ ORIGIN = "https://app.example.com"
 OTHER = "https://evil.example.com"
 PUBLIC = ("/health", "/openapi.json", "/asyncapi.json", "/docs", "/docs/stream")
 ALLOW = "access-control-allow-origin"
+
+
+def may_read(origins: CrossOrigin, origin: str) -> bool:
+    request = Request(b"GET", b"/", {"origin": origin}, ConnectionInfo("127.0.0.1"))
+    return origins.mark(Exchange(request), public=False)
 
 
 async def preflight(served: Served, path: str, origin: str = ORIGIN, method: str = "GET") -> httpx.Response:
@@ -123,21 +130,32 @@ async def test_errors_can_be_read(origins: str) -> None:
         assert "Retry-After" in responses[-1].headers["access-control-expose-headers"]
 
 
-async def test_any_origin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The header is the same for all, so responses do not vary, and caches may share them.
-
-    It comes even with the 429 for a connection too many, which is sent before a request has been read.
-    """
-    monkeypatch.setattr("ipaddress.IPv4Address.is_loopback", False)
-    async with serving(cors_origins="*", connects_per_minute=1) as served:
+async def test_any_origin() -> None:
+    """The header is the same for all, so responses do not vary, and caches may share them."""
+    async with serving(cors_origins="*") as served:
         for headers in ({}, {"origin": ORIGIN}, {"origin": "null"}):
             response = await served.get("/miners", **headers)
             assert (response.status_code, allowed(response)) == (200, "*")
             assert varies(response) == {"Accept-Encoding", "Authorization"}
         assert allowed(await preflight(served, "/miners", OTHER)) == "*"
-        async with httpx.AsyncClient(base_url=served.url, verify=False, timeout=PATIENCE_S) as second:
-            refused = await second.get("/miners", headers={"origin": ORIGIN})
-        assert (refused.status_code, allowed(refused)) == (429, "*")
+
+
+@pytest.mark.parametrize("origins", ["", ORIGIN, "*"])
+async def test_errors_that_precede_the_request(origins: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every website may read them: the origin is unknown, and they contain nothing of the data."""
+    monkeypatch.setattr("ipaddress.IPv4Address.is_loopback", False)
+    async with serving(cors_origins=origins, connects_per_minute=3) as served:
+        for path, headers, code in (
+            ("/miners?miner=" + "5" * 9_000, {}, 414),
+            ("/miners", {"x-long": "5" * 40_000}, 431),
+            ("/miners", {f"x-{n}": "5" for n in range(101)}, 431),
+            ("/miners", {}, 429),
+        ):
+            async with httpx.AsyncClient(base_url=served.url, verify=False, timeout=PATIENCE_S) as client:
+                response = await client.get(path, headers={"origin": ORIGIN, **headers})
+            assert (response.status_code, allowed(response)) == (code, "*")
+            assert response.headers["access-control-expose-headers"] == "Retry-After"
+        assert "retry-after" in response.headers
 
 
 async def test_a_service_that_is_starting() -> None:
@@ -168,10 +186,34 @@ def test_a_malformed_origin(origin: str) -> None:
         CrossOrigin(f"https://sound.example.com,{origin}")
 
 
+@pytest.mark.parametrize(
+    ("setting", "sent"),
+    [
+        ("https://a.example:443", "https://a.example"),
+        ("http://a.example:80/", "http://a.example"),
+        ("https://a.example:0443", "https://a.example"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("https://a.example:80", "https://a.example:80"),
+        ("http://a.example:443", "http://a.example:443"),
+        ("https://a.example:4430", "https://a.example:4430"),
+        ("https://a.example:8443", "https://a.example:8443"),
+        ("app://a.example:80", "app://a.example:80"),
+    ],
+)
+def test_a_port(setting: str, sent: str) -> None:
+    """Browsers leave out the scheme's default port, so it may be given or not."""
+    origins = CrossOrigin(setting)
+    assert may_read(origins, sent)
+    assert not may_read(origins, sent + "0")
+
+
 def test_the_setting() -> None:
     """By flag or variable; compared as browsers send an origin, in lower case."""
     settings = load_settings({}, {"PTN_CORS_ORIGINS": "HTTPS://App.Example.COM:8443, http://[::1]:5173,"})
     origins = CrossOrigin(settings.rest.cors_origins)
-    assert (origins.enabled, origins.any) == (True, False)
+    assert origins.enabled
+    assert may_read(origins, "https://app.example.com:8443")
+    assert may_read(origins, "http://[::1]:5173")
+    assert not may_read(origins, "https://app.example.com")
     assert not CrossOrigin("").enabled
     assert not CrossOrigin(" , ").enabled

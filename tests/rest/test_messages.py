@@ -40,7 +40,7 @@ async def test_pages_hold_every_message_once() -> None:
                 path = f"/messages?after={after}&limit={limit}&epoch={log.epoch}"
                 page = (await served.get(path)).json()
                 assert len(page["messages"]) <= limit
-                assert (page["head"], page["epoch"]) == (head, log.epoch)
+                assert (page["oldest"], page["head"], page["epoch"]) == (floor, head, log.epoch)
                 found += page["messages"]
                 after = page["next"]
             assert [m["sequence"] for m in found] == list(range(floor, head + 1))
@@ -121,6 +121,7 @@ async def test_an_empty_log_has_no_messages() -> None:
     async with serving(log) as served:
         page = (await served.get(f"/messages?after={log.head().sequence}&epoch={log.epoch}")).json()
         assert (page["messages"], page["next"]) == ([], log.head().sequence)
+        assert page["oldest"] == page["head"] + 1
 
 
 async def test_a_response_of_too_many_bytes_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,12 +65,13 @@ async def test_programs_get_an_index(folder: Path) -> None:
 
 
 async def test_a_page_that_is_built_while_the_server_runs(folder: Path) -> None:
-    """Until then HTML that tells how to build it; then each build at once; without it, that HTML again."""
+    """Until then HTML that tells how to build it and reloads itself; then each build at once."""
     async with serving() as served:
         missing = await browse(served)
         assert (missing.status_code, missing.headers["content-type"]) == (200, pages.HTML)
         assert "make page" in missing.text
         assert '"/docs"' in missing.text
+        assert '<meta http-equiv="refresh" content="5">' in missing.text
         assert_strict(missing)
         assert (await browse(served, "/assets/" + HASHED)).status_code == 404
         build(folder)

@@ -121,7 +121,7 @@ async def test_a_client_that_stops_reading_delays_no_other_and_is_closed() -> No
 
 
 async def test_a_replay_waits_for_its_client_and_is_given_up_after_a_stall() -> None:
-    """The server buffers no more than one part."""
+    """The server buffers no more than one part, and its system less than that."""
     async with running(replay_stall_ms=100, unread_close_ms=100) as live:
         start = live.log.head().sequence
         note = "x" * 50_000
@@ -131,7 +131,7 @@ async def test_a_replay_waits_for_its_client_and_is_given_up_after_a_stall() -> 
         with contextlib.closing(_stuck_client(live, login)):
             await until(lambda: live.counters.replays == 1)
             await until(lambda: live.counters.slow_closes == 1)
-            assert live.counters.sent_bytes < 5_000_000
+            assert live.counters.sent_bytes < 2_000_000
             await until(lambda: live.counters.clients == 0)
 
 

@@ -331,35 +331,56 @@ async def test_messages_up_to_their_limits_are_read(compression: str | None) -> 
                         assert (await client.receive())["type"] == kind
 
 
-async def test_unsent_bytes_up_to_the_limit_are_kept() -> None:
-    """A byte more closes the connection with "reconnect"."""
+class Unread:
+    """A socket whose client reads what the test says."""
 
-    class Unread:
-        address, address_group = "", None
-        unsent = 0
-        closed: close_codes.CloseCode | None = None
+    address, address_group = "", None
+    unsent = 0
+    closed: close_codes.CloseCode | None = None
 
-        def write(self, data: bytes) -> None: ...
-        def unsent_bytes(self) -> int:
-            return self.unsent
+    def write(self, data: bytes) -> None: ...
+    def unsent_bytes(self) -> int:
+        return self.unsent
 
-        def close(self, reason: close_codes.CloseCode) -> None:
-            self.closed = reason
+    def close(self, reason: close_codes.CloseCode) -> None:
+        self.closed = reason
 
-    socket, counters = Unread(), StreamCounters()
-    options = StreamOptions(send_buffer_bytes=1_000)
-    hub = Hub(
+
+def hub_of(counters: StreamCounters, **options: Any) -> Hub:
+    return Hub(
         MemoryLog(created_ms=T0),
         KeyRing(),
-        options=options,
+        options=StreamOptions(**options),
         counters=counters,
         clock=lambda: T0,
         problems=ProblemRegister(),
     )
+
+
+async def test_unsent_bytes_up_to_the_limit_are_kept() -> None:
+    """A byte more closes the connection with "reconnect"."""
+    socket, counters = Unread(), StreamCounters()
+    hub = hub_of(counters, send_buffer_bytes=1_000)
     connection = hub.connect(cast(Socket, socket))
     connection.congested()
     for socket.unsent, code in ((1_000, None), (1_001, close_codes.SLOW_CONSUMER)):
         connection.check_buffer()
         assert socket.closed == code
     assert counters.slow_closes == 1
+    hub.disconnected(connection, close_codes.SLOW_CONSUMER)
+
+
+async def test_a_client_that_reads_at_all_does_not_stall() -> None:
+    """Even if it never catches up with what waits for it, to which heartbeats are added."""
+    socket, counters = Unread(), StreamCounters()
+    hub = hub_of(counters)
+    connection = hub.connect(cast(Socket, socket))
+    assert connection.stalled_ms(0) == 0
+    connection.congested()
+    since = connection.congested_since or 0
+    steps = ((0, 900, 0), (5_000, 900, 5_000), (6_000, 800, 0), (7_000, 850, 1_000), (8_000, 849, 0))
+    for after_ms, socket.unsent, stalled_ms in steps:
+        assert connection.stalled_ms(since + after_ms) == stalled_ms
+    connection.drained()
+    assert connection.stalled_ms(since + 99_000) == 0
     hub.disconnected(connection, close_codes.SLOW_CONSUMER)

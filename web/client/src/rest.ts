@@ -57,11 +57,15 @@ export interface MinerPositions {
   streamCursor: string | null;
 }
 
-/** A page of the stream's messages; continue with `after: next` until `next` is `head`. */
+/**
+ * A page of the stream's messages; continue with `after: next` until `next` is `head`. `oldest` is the oldest
+ * sequence that can be read; if it is beyond `head`, there is none.
+ */
 export interface MessagePage {
   messages: OrderMessage[];
   next: number;
   head: number;
+  oldest: number;
   epoch: string;
 }
 

@@ -383,11 +383,16 @@ export interface MessageData {
   n_orders?: number | null;
 }
 
-/** The stream's messages; continue with `after=<next>` until `next` is `head`. */
+/**
+ * The stream's messages; continue with `after=<next>` until `next` is `head`.
+ *
+ * `oldest` is the oldest sequence that can be read; if it is beyond `head`, there is none.
+ */
 export interface Messages {
   messages: Message[];
   next: number;
   head: number;
+  oldest: number;
   epoch: string;
 }
 

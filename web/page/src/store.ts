@@ -8,7 +8,7 @@ import type { Board, Health, OrderMessage } from "./pure/model.ts";
 import { extended, pace, tapeOrder, type TapeOrder } from "./pure/tape.ts";
 
 const KEY = "ptn-key";
-/** Earlier orders that fill the tape at the start; none of them if the log has fewer. */
+/** Earlier orders that fill the tape at the start, if the log has as many. */
 const FIRST_ORDERS = 200;
 const POLL_MS = { live: 5_000, delayed: 30_000, health: 5_000, hidden: 60_000 };
 /** A lost connection shall be noticed and restored within seconds, since somebody is watching. */
@@ -170,7 +170,7 @@ async function followOrders(client: PTNClient, signal: AbortSignal): Promise<voi
   const orders = new Batches(start?.head ?? -1);
   const following: Stream = client.stream({
     format: "delta",
-    after: start && `${start.epoch}:${start.head - FIRST_ORDERS}`,
+    after: start && `${start.epoch}:${Math.max(start.head - FIRST_ORDERS, start.oldest - 1)}`,
     signal,
     timing: RECONNECT_MS,
     onWarning: (message) => (why = message),
