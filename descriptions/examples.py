@@ -41,12 +41,22 @@ from ptn_api.model.statistics import (
     PerfLedger,
     Statistics,
 )
+from ptn_api.problems import Trouble
 from ptn_api.rest.messages import Messages
 from ptn_api.rest.pages import ServiceIndex
 from ptn_api.rest.positions import Changes
 from ptn_api.rest.routes import Route
 from ptn_api.views.checkpoint import CheckpointDocument
-from ptn_api.wire.about import Health, KeyLimits, LogHealth, Me, Ready, SourceHealth
+from ptn_api.wire.about import (
+    ClusterHealth,
+    Health,
+    KeyFileHealth,
+    KeyLimits,
+    LogHealth,
+    Me,
+    Ready,
+    SourceHealth,
+)
 from ptn_api.wire.examples import EPOCH, FRAMES, HOTKEY, POSITION, plain
 from ptn_api.wire.frames import Message
 
@@ -206,7 +216,15 @@ _RESPONSES: dict[str, dict[str, Any]] = {
             challenge_period=_MAINCOMP,
             history=[Period(bucket="CHALLENGE", start_time_ms=1_755_000_000_000), _MAINCOMP],
             timestamp=_NOW,
-        )
+        ),
+        "of an eliminated miner": ChallengePeriod(
+            status="success",
+            hotkey=HOTKEY,
+            challenge_period=Period(
+                bucket="ELIMINATED", start_time_ms=1_762_000_000_000, reason="MAX_TOTAL_DRAWDOWN"
+            ),
+            timestamp=_NOW,
+        ),
     },
     "/debt-ledger": {
         "one miner": {
@@ -301,7 +319,10 @@ _RESPONSES: dict[str, dict[str, Any]] = {
     "/api/health": {
         "healthy": ServiceHealth(status="healthy", service="ValidatorRestServer", timestamp_ms=_NOW)
     },
-    "/ready": {"a machine that serves": Ready(ready=True)},
+    "/ready": {
+        "a machine that serves": Ready(ready=True),
+        "one that does not": Ready(ready=False, reason="stopping"),
+    },
     "/me": {
         "a key of tier 100": Me(
             alias="alice",
@@ -317,7 +338,17 @@ _RESPONSES: dict[str, dict[str, Any]] = {
             processes={"intake": "up", "rest": "up", "stream": "up"},
             source=SourceHealth(swept_ms=_NOW - 3_000),
             log=LogHealth(ready=True),
-        )
+        ),
+        "a machine of a cluster, with a problem": Health(
+            status="degraded",
+            problems=["files_refused"],
+            details={"files_refused": Trouble(since_ms=_NOW - 60_000, count=2)},
+            processes={"intake": "up", "rest": "up", "stream": "up"},
+            source=SourceHealth(swept_ms=_NOW - 3_000),
+            log=LogHealth(ready=True, epoch_matches=True),
+            key_file=KeyFileHealth(left_out=1),
+            cluster=ClusterHealth(index=41_207, term=3, writes=True, behind_ms=120, node="node-1"),
+        ),
     },
 }
 _UNKNOWN_MINER = "Miner ID not found"

@@ -56,9 +56,13 @@ class Messages(msgspec.Struct, kw_only=True):
     """The stream's messages; continue with `after=<next>` until `next` is `head`."""
 
     messages: list[Message]
+    """The messages, by sequence."""
     next: int
+    """The next `after`. Unit: sequence."""
     head: int
+    """Newest sequence of the log. Unit: sequence."""
     epoch: str
+    """Epoch of the log."""
 
 
 class _Page(msgspec.Struct):

@@ -68,14 +68,20 @@ repository, then reload this address. The routes are described at <a href="/docs
 
 
 class ServiceIndex(msgspec.Struct, kw_only=True):
-    """Where everything is; `routes` are the paths, each with a line about it."""
+    """Where everything is. Since: after 0.1.0."""
 
     service: str
+    """Always `PTN API`."""
     version: str
+    """Version of the server."""
     docs: str
+    """Path of the documentation for humans."""
     openapi: str
+    """Path of the OpenAPI document."""
     asyncapi: str
+    """Path of the AsyncAPI document."""
     routes: dict[str, str]
+    """By path, a line about each route."""
 
 
 class _Operation(msgspec.Struct):

@@ -44,7 +44,7 @@ def test_the_document_has_the_shape_of_asyncapi_3(document: dict[str, Any]) -> N
     No package on PyPI ships the specification's own schema.
     """
     assert json.loads(json.dumps(document)) == document
-    assert document["asyncapi"] == "3.0.0"
+    assert document["asyncapi"] == "3.1.0"
     assert {"title", "version"} <= set(document["info"])
     for server in document["servers"].values():
         assert {"host", "protocol"} <= set(server)
