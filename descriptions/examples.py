@@ -43,7 +43,7 @@ from ptn_api.model.statistics import (
 )
 from ptn_api.problems import Trouble
 from ptn_api.rest.messages import Messages
-from ptn_api.rest.pages import ServiceIndex
+from ptn_api.rest.pages import PLACEHOLDER_ADDRESS, ServiceIndex
 from ptn_api.rest.positions import Changes
 from ptn_api.rest.routes import Route
 from ptn_api.views.checkpoint import CheckpointDocument
@@ -60,7 +60,7 @@ from ptn_api.wire.about import (
 from ptn_api.wire.examples import EPOCH, FRAMES, HOTKEY, POSITION, plain
 from ptn_api.wire.frames import Message
 
-__all__ = ["error_example", "ndjson_example", "response_examples"]
+__all__ = ["error_example", "ndjson_example", "request_example", "response_examples"]
 
 _NOW = 1_763_800_301_250
 _REVISION = 90_412
@@ -440,6 +440,30 @@ _ERRORS_BY_ROUTE: dict[tuple[str, str], dict[str, Any]] = {
         "head": _MESSAGE.sequence,
     },
 }
+
+
+_QUERIES = {
+    "/miner-positions": "?tier=0&status=open",
+    "/statistics": "?checkpoints=false",
+    "/statistics/{hotkey}": "?checkpoints=false",
+    "/orders/{hotkey}": "?status=filled",
+    "/limit-orders/{hotkey}": "?status=unfilled,cancelled",
+    "/challenge-period/{hotkey}": "?history=true",
+    "/account-snapshots/{hotkey}": "?limit=24",
+    "/collateral": "?most_recent=true",
+    "/entity/endpoint": f"?subaccount={HOTKEY}_0",
+    "/messages": "?limit=10&format=delta",
+    "/stream": "?format=delta",
+    "/trade-pairs": "?asset_class=forex",
+}
+
+
+def request_example(route: Route) -> str:
+    """Returns a command that requests the route."""
+    url = PLACEHOLDER_ADDRESS + route.path.replace("{hotkey}", HOTKEY) + _QUERIES.get(route.path, "")
+    options = "-N " if route.is_endless else ""
+    options += "" if route.access == "anyone" else "-H 'Authorization: Bearer YOUR_API_KEY' "
+    return f"curl {options}'{url}'"
 
 
 def response_examples(path: str) -> dict[str, Any]:

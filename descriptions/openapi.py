@@ -19,7 +19,7 @@ from ptn_api.rest.messages import NDJSON
 from ptn_api.rest.routes import Route
 from ptn_api.wire.examples import EPOCH
 
-__all__ = ["cleaned", "errors_of", "openapi_document"]
+__all__ = ["cleaned", "common_errors", "errors_of", "openapi_document"]
 
 _REF = "#/components/schemas/{name}"
 _ERROR = {
@@ -316,6 +316,11 @@ def errors_of(route: Route) -> list[str]:
     if route.lowest_tier:
         codes.append("insufficient_tier")
     return list(dict.fromkeys(codes))
+
+
+def common_errors() -> tuple[str, ...]:
+    """Returns the codes that every route, or every route with a key, may respond with."""
+    return (*_ALWAYS, *_WITH_KEY, "insufficient_tier")
 
 
 def _errors(route: Route) -> dict[str, Any]:

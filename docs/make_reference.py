@@ -82,8 +82,8 @@ def _fields() -> Iterator[str]:
     yield "## Fields\n"
     yield "The types of responses and of their parts. In names, `*` stands for any key, and a dot precedes a"
     yield "key within the value. Where the last column is empty, the field has always existed. 2024 to 2026"
-    yield "stand for the validators of these years, 0.1.0 for a version of this server, and generations are those"
-    yield "of [accounting.md](accounting.md#1-generations-pairs-and-when-rules-changed).\n"
+    yield "stand for the validators of these years, 0.1.0 for a version of this server, and generations are"
+    yield "those of [accounting.md](accounting.md#1-generations-pairs-and-when-rules-changed).\n"
     for name, kind in structs().items():
         if name not in frames.__all__:
             yield from _struct(kind)

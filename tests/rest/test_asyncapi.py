@@ -108,7 +108,7 @@ def test_the_page_shows_every_frame_and_loads_nothing(document: dict[str, Any]) 
     """Self-contained, escaped, linked with the other page."""
     html = asyncapi_page(document)
     for message in document["components"]["messages"].values():
-        assert f">{message['title']}</h2>" in html
+        assert f"<h3>{message['title']}</h3>" in html
     for code in CLOSE_CODES:
         assert f"<code>{code}</code>" in html
     assert "<script" not in html
