@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from descriptions.fields import add_descriptions
 from descriptions.openapi import cleaned
 from ptn_api import __version__
 from ptn_api.wire.close_codes import CLOSE_CODES, STANDARD_CODES, should_return
@@ -127,10 +128,11 @@ _CHANNELS = {
 def asyncapi_document() -> dict[str, Any]:
     """Returns the document as JSON values."""
     _, schemas = msgspec.json.schema_components([row.kind for row in _FRAMES], ref_template=_REF)
+    add_descriptions(schemas)
     schemas["Auth"]["required"] = ["api_key"]
     schemas["AuthFailure"]["not"] = {"required": ["type"]}  # what tells it from a `SubaccountStatus`
     document = {
-        "asyncapi": "3.0.0",
+        "asyncapi": "3.1.0",
         "info": {
             "title": "PTN API: WebSocket",
             "version": __version__,

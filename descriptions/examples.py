@@ -41,16 +41,26 @@ from ptn_api.model.statistics import (
     PerfLedger,
     Statistics,
 )
+from ptn_api.problems import Trouble
 from ptn_api.rest.messages import Messages
-from ptn_api.rest.pages import ServiceIndex
+from ptn_api.rest.pages import PLACEHOLDER_ADDRESS, ServiceIndex
 from ptn_api.rest.positions import Changes
 from ptn_api.rest.routes import Route
 from ptn_api.views.checkpoint import CheckpointDocument
-from ptn_api.wire.about import Health, KeyLimits, LogHealth, Me, Ready, SourceHealth
+from ptn_api.wire.about import (
+    ClusterHealth,
+    Health,
+    KeyFileHealth,
+    KeyLimits,
+    LogHealth,
+    Me,
+    Ready,
+    SourceHealth,
+)
 from ptn_api.wire.examples import EPOCH, FRAMES, HOTKEY, POSITION, plain
 from ptn_api.wire.frames import Message
 
-__all__ = ["error_example", "ndjson_example", "response_examples"]
+__all__ = ["error_example", "ndjson_example", "request_example", "response_examples"]
 
 _NOW = 1_763_800_301_250
 _REVISION = 90_412
@@ -210,7 +220,15 @@ _RESPONSES: dict[str, dict[str, Any]] = {
             challenge_period=_MAINCOMP,
             history=[Period(bucket="CHALLENGE", start_time_ms=1_755_000_000_000), _MAINCOMP],
             timestamp=_NOW,
-        )
+        ),
+        "of an eliminated miner": ChallengePeriod(
+            status="success",
+            hotkey=HOTKEY,
+            challenge_period=Period(
+                bucket="ELIMINATED", start_time_ms=1_762_000_000_000, reason="MAX_TOTAL_DRAWDOWN"
+            ),
+            timestamp=_NOW,
+        ),
     },
     "/debt-ledger": {
         "one miner": {
@@ -305,7 +323,10 @@ _RESPONSES: dict[str, dict[str, Any]] = {
     "/api/health": {
         "healthy": ServiceHealth(status="healthy", service="ValidatorRestServer", timestamp_ms=_NOW)
     },
-    "/ready": {"a machine that serves": Ready(ready=True)},
+    "/ready": {
+        "a machine that serves": Ready(ready=True),
+        "one that does not": Ready(ready=False, reason="stopping"),
+    },
     "/me": {
         "a key of tier 100": Me(
             alias="alice",
@@ -321,7 +342,17 @@ _RESPONSES: dict[str, dict[str, Any]] = {
             processes={"intake": "up", "rest": "up", "stream": "up"},
             source=SourceHealth(swept_ms=_NOW - 3_000),
             log=LogHealth(ready=True),
-        )
+        ),
+        "a machine of a cluster, with a problem": Health(
+            status="degraded",
+            problems=["files_refused"],
+            details={"files_refused": Trouble(since_ms=_NOW - 60_000, count=2)},
+            processes={"intake": "up", "rest": "up", "stream": "up"},
+            source=SourceHealth(swept_ms=_NOW - 3_000),
+            log=LogHealth(ready=True, epoch_matches=True),
+            key_file=KeyFileHealth(left_out=1),
+            cluster=ClusterHealth(index=41_207, term=3, writes=True, behind_ms=120, node="node-1"),
+        ),
     },
 }
 _UNKNOWN_MINER = "Miner ID not found"
@@ -413,6 +444,30 @@ _ERRORS_BY_ROUTE: dict[tuple[str, str], dict[str, Any]] = {
         "head": _MESSAGE.sequence,
     },
 }
+
+
+_QUERIES = {
+    "/miner-positions": "?tier=0&status=open",
+    "/statistics": "?checkpoints=false",
+    "/statistics/{hotkey}": "?checkpoints=false",
+    "/orders/{hotkey}": "?status=filled",
+    "/limit-orders/{hotkey}": "?status=unfilled,cancelled",
+    "/challenge-period/{hotkey}": "?history=true",
+    "/account-snapshots/{hotkey}": "?limit=24",
+    "/collateral": "?most_recent=true",
+    "/entity/endpoint": f"?subaccount={HOTKEY}_0",
+    "/messages": "?limit=10&format=delta",
+    "/stream": "?format=delta",
+    "/trade-pairs": "?asset_class=forex",
+}
+
+
+def request_example(route: Route) -> str:
+    """Returns a command that requests the route."""
+    url = PLACEHOLDER_ADDRESS + route.path.replace("{hotkey}", HOTKEY) + _QUERIES.get(route.path, "")
+    options = "-N " if route.is_endless else ""
+    options += "" if route.access == "anyone" else "-H 'Authorization: Bearer YOUR_API_KEY' "
+    return f"curl {options}'{url}'"
 
 
 def response_examples(path: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 
 from descriptions.examples import error_example, ndjson_example, response_examples
+from descriptions.fields import add_descriptions
 from ptn_api import __version__
 from ptn_api.http.errors import STATUS
 from ptn_api.http.response import JSON
@@ -17,7 +19,7 @@ from ptn_api.rest.messages import NDJSON
 from ptn_api.rest.routes import Route
 from ptn_api.wire.examples import EPOCH
 
-__all__ = ["cleaned", "errors_of", "openapi_document"]
+__all__ = ["cleaned", "common_errors", "errors_of", "openapi_document"]
 
 _REF = "#/components/schemas/{name}"
 _ERROR = {
@@ -26,13 +28,29 @@ _ERROR = {
     "properties": {
         "error": {"type": "string", "description": "a sentence for humans"},
         "code": {"type": "string", "description": "a stable identifier", "enum": sorted(STATUS)},
+        "parameter": {"type": "string", "description": "the parameter that is wrong (400)"},
+        "epoch": {"type": "string", "description": "epoch of the log (410)"},
+        "oldest_sequence": {"type": "integer", "description": "oldest sequence that can be read (410)"},
+        "head": {"type": "integer", "description": "newest sequence (410)"},
+        "oldest_cursor": {"type": "string", "description": "oldest cursor that can be used (410)"},
     },
     "required": ["error", "code"],
 }
+_TAGS = {
+    "positions": "Positions and the leaderboard, as a tier shows them.",
+    "orders": "Orders by miner (tier 100).",
+    "messages": "The stream's messages (tier 100).",
+    "documents": "The validator's documents.",
+    "accounts": "Ledgers, accounts and entities.",
+    "about": "The service itself: health, the request's key, trade pairs.",
+    "pages": "Descriptions of the API.",
+}
+"""By the module of the routes' handlers."""
 _SECURITY = {
     "type": "http",
     "scheme": "bearer",
-    "description": 'An API key. Alternatively a JSON body `{"api_key": ...}` in the GET; never in the URL.',
+    "description": "The API key: `Authorization: Bearer <key>`. `Authorization: <key>` is accepted too, and "
+    'without that header a JSON body `{"api_key": ...}` in the GET. A key in the URL is ignored.',
 }
 _ABOUT = (
     "Positions, orders and statistics of a Proprietary Trading Network validator. Methods are `GET` and "
@@ -127,6 +145,7 @@ def openapi_document(routes: Sequence[Route]) -> dict[str, Any]:
         k for route in routes for k in (route.response, route.variant, route.ndjson_line) if k is not None
     ]
     _, components = msgspec.json.schema_components(kinds, ref_template=_REF)
+    add_descriptions(components)
     document = {
         "openapi": "3.1.0",
         "info": {
@@ -136,6 +155,7 @@ def openapi_document(routes: Sequence[Route]) -> dict[str, Any]:
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/", "description": "the server of this document"}],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": {route.path: _path_item(route) for route in routes},
         "components": {
             "schemas": {**components, "Error": _ERROR},
@@ -149,13 +169,22 @@ def openapi_document(routes: Sequence[Route]) -> dict[str, Any]:
 
 
 def cleaned(value: Any) -> Any:
-    """Returns the document with the indentation of docstrings removed from descriptions."""
-    if isinstance(value, dict):
-        return {
-            key: inspect.cleandoc(part) if key == "description" and isinstance(part, str) else cleaned(part)
-            for key, part in value.items()
-        }
-    return [cleaned(part) for part in value] if isinstance(value, list) else value
+    """Returns the document as generators of clients accept it.
+
+    Without indentation in descriptions, and with an object as `items` of every array; `maxItems` already says
+    that nothing follows the `prefixItems`.
+    """
+    if isinstance(value, list):
+        return [cleaned(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    parts = {key: cleaned(part) for key, part in value.items()}
+    if isinstance(parts.get("description"), str):
+        parts["description"] = inspect.cleandoc(parts["description"])
+    if parts.get("type") == "array" and not parts.get("items"):
+        parts |= {} if "prefixItems" in parts else {"items": {}}
+        parts = {key: part for key, part in parts.items() if key != "items" or part is not False}
+    return parts
 
 
 # --- operations -------------------------------------------------------------------------------------------
@@ -168,9 +197,9 @@ def _path_item(route: Route) -> dict[str, Any]:
         for status, answer in get["responses"].items()
     }
     head = {
-        **{key: get[key] for key in ("parameters", "security")},
+        **{key: get[key] for key in ("tags", "parameters", "security")},
         "summary": f"{route.summary}: the headers only",
-        "operationId": f"{get['operationId']}_head",
+        "operationId": get["operationId"].replace("get_", "head_", 1),
         "responses": bodiless,
     }
     return {"get": get, "head": head}
@@ -178,8 +207,9 @@ def _path_item(route: Route) -> dict[str, Any]:
 
 def _operation(route: Route) -> dict[str, Any]:
     operation = {
+        "tags": [route.handler.__module__.rpartition(".")[2]],
         "summary": route.summary,
-        "operationId": route.handler.__name__,
+        "operationId": _operation_id(route.path),
         "parameters": _parameters(route),
         "responses": {
             "200": _success(route),
@@ -192,6 +222,12 @@ def _operation(route: Route) -> dict[str, Any]:
     if any(notes):
         operation["description"] = " ".join(filter(None, notes))
     return operation
+
+
+def _operation_id(path: str) -> str:
+    """`/orders/{hotkey}` -> `get_orders_by_hotkey`, of which generators make the names of functions."""
+    words = path.strip("/").removesuffix(".json").replace("{", "by_").replace("}", "")
+    return "get_" + (re.sub(r"\W", "_", words) or "index")
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
@@ -280,6 +316,11 @@ def errors_of(route: Route) -> list[str]:
     if route.lowest_tier:
         codes.append("insufficient_tier")
     return list(dict.fromkeys(codes))
+
+
+def common_errors() -> tuple[str, ...]:
+    """Returns the codes that every route, or every route with a key, may respond with."""
+    return (*_ALWAYS, *_WITH_KEY, "insufficient_tier")
 
 
 def _errors(route: Route) -> dict[str, Any]:

@@ -5,7 +5,7 @@ A test fails if the file differs from this output.
 
 from __future__ import annotations
 
-import inspect
+import re
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -13,10 +13,11 @@ from typing import Any, get_args
 
 import msgspec
 import typer.main
-from msgspec import UnsetType
 
+from descriptions.fields import about, fields_of, structs, type_name
 from ptn_api.cli.app import app
 from ptn_api.cli.exit_status import EXIT_STATUSES
+from ptn_api.http.response import JSON
 from ptn_api.process.metrics import METRICS
 from ptn_api.process.settings import SETTINGS
 from ptn_api.rest.routes import ROUTES
@@ -28,7 +29,16 @@ __all__ = ["reference"]
 
 def reference() -> str:
     """The whole page."""
-    parts = (_head(), _settings(), _routes(), _frames(), _close_codes(), _metrics(), _commands())
+    parts = (
+        _head(),
+        _settings(),
+        _routes(),
+        _fields(),
+        _frames(),
+        _close_codes(),
+        _metrics(),
+        _commands(),
+    )
     return "\n".join(line for part in parts for line in part) + "\n"
 
 
@@ -63,24 +73,50 @@ def _routes() -> Iterator[str]:
             yield f"- `{field.encode_name}`: {_described(field.type)}"
         if msgspec.structs.fields(route.query):
             yield ""
+        kinds = (route.response, route.variant)
+        if route.media_type == JSON and route.response != dict[str, Any]:
+            yield f"Response: {' or '.join(_linked(type_name(kind)) for kind in kinds if kind)}.\n"
+
+
+def _fields() -> Iterator[str]:
+    yield "## Fields\n"
+    yield "The types of responses and of their parts. In names, `*` stands for any key, and a dot precedes a"
+    yield "key within the value. Where the last column is empty, the field has always existed. 2024 to 2026"
+    yield "stand for the validators of these years, 0.1.0 for a version of this server, and generations are"
+    yield "those of [accounting.md](accounting.md#1-generations-pairs-and-when-rules-changed).\n"
+    for name, kind in structs().items():
+        if name not in frames.__all__:
+            yield from _struct(kind)
 
 
 def _frames() -> Iterator[str]:
     yield "## Frames\n"
     yield "JSON text frames. [protocol.md](protocol.md) describes when each is sent.\n"
     for name in frames.__all__:
-        kind = getattr(frames, name)
-        if not isinstance(kind, type):
-            continue
-        yield f"### {name}\n"
-        tag = kind.__struct_config__.tag
-        if tag:
-            yield f'`"type": "{tag}"`\n'
-        if vars(kind).get("__doc__"):
-            yield f"{inspect.cleandoc(str(kind.__doc__))}\n"
-        for field in msgspec.structs.fields(kind):
-            yield f"- `{field.encode_name}`: {_type(field.type)}"
-        yield ""
+        if name in structs():
+            yield from _struct(structs()[name])
+
+
+def _struct(kind: type[msgspec.Struct]) -> Iterator[str]:
+    yield f"### {kind.__name__}\n"
+    if tag := kind.__struct_config__.tag:
+        yield f'`"type": "{tag}"`\n'
+    # docs/ is the folder of the page itself.
+    yield re.sub(r"docs/(\w+\.md)", r"[\1](\1)", about(kind)) + "\n"
+    yield "| Field | Type | Unit | Meaning | Null or absent | Since |\n|---|---|---|---|---|---|"
+    for row in fields_of(kind).values():
+        null = f"{row.null_word.lower()}: {row.null}" if row.null else ""
+        null = row.null if row.null.startswith("absent") else null
+        meaning = re.sub(r"`(\w+)`", lambda m: _linked(m[1]) if m[1] in structs() else m[0], row.meaning)
+        yield f"| `{row.name}` | {_linked(row.type)} | {row.unit} | {meaning} | {null} | {row.since} |"
+    yield ""
+
+
+def _linked(text: str) -> str:
+    """Returns a type's name with the names of structs as links."""
+    return re.sub(
+        r"\b[A-Z]\w+\b", lambda m: f"[{m[0]}](#{m[0].lower()})" if m[0] in structs() else m[0], text
+    )
 
 
 def _close_codes() -> Iterator[str]:
@@ -140,24 +176,7 @@ def _command(command: Any, name: str) -> Iterator[str]:
 def _described(kind: Any) -> str:
     """A parameter's meaning, and its type."""
     meanings = [meta.description for meta in getattr(kind, "__metadata__", ()) if meta.description]
-    return f"{meanings[-1]} ({_type(get_args(kind)[0])})" if meanings else _type(kind)
-
-
-def _type(kind: Any) -> str:
-    """Returns a type's name in plain words."""
-    if kind is Any:
-        return "anything"
-    if isinstance(kind, type):
-        return {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}.get(
-            kind.__name__, kind.__name__
-        )
-    parts = [part for part in get_args(kind) if part is not UnsetType]
-    origin = getattr(kind, "__origin__", None)
-    if origin in (list, tuple):
-        return f"list of {' and '.join(_type(part) for part in parts if part is not ...)}"
-    if all(not isinstance(part, type) and not getattr(part, "__origin__", None) for part in parts):
-        return " or ".join("null" if part is type(None) else f"`{part}`" for part in parts)
-    return " or ".join("null" if part is type(None) else _type(part) for part in parts)
+    return f"{meanings[-1]} ({type_name(get_args(kind)[0])})" if meanings else type_name(kind)
 
 
 if __name__ == "__main__":

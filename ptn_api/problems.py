@@ -298,10 +298,15 @@ PROBLEMS: Mapping[Code, Problem] = {
 
 
 class Trouble(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A present problem: since when (epoch ms) it has been known, and how many things it concerns."""
+    """A present problem."""
 
     since_ms: int
+    """Since when it has been known. Unit: epoch ms."""
     count: int | None = None
+    """How many things it concerns: files, processes, users.
+
+    Unit: count. Absent: where it cannot be counted.
+    """
 
 
 Troubles = dict[Code, Trouble]

@@ -26,10 +26,12 @@ class LimitOrderFile(msgspec.Struct, kw_only=True):
 
 
 class ListedOrder(Order, kw_only=True):
-    """An order as it is listed, with `trade_pair` as [id, display]; see `Order` for the units."""
+    """An order as it is listed, with its trade pair. Since: after 0.1.0."""
 
     trade_pair_id: str = ""
+    """Id of the trade pair."""
     trade_pair: list[str] = msgspec.field(default_factory=list)
+    """[id, display], such as ["BTCUSDC", "BTC/USDC"]."""
 
 
 _UNFILLED = frozenset(

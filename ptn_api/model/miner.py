@@ -53,35 +53,56 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Aggregates(msgspec.Struct, frozen=True, kw_only=True):
-    """Totals of a miner's counted positions; returns are factors, `percentage_profitable` a fraction 0..1.
+    """Totals of a miner's counted positions: those that the tier shows as closed, after at least 60 s.
 
     The fields are in the order of an entry's keys.
     """
 
     thirty_day_returns: float = 1.0
+    """Product of `return_at_close` over the positions opened in the lookback, 180 days unless the statistics
+    state another (the name is historical); 1.0 without any.
+
+    Unit: factor (1.0 = unchanged).
+    """
     all_time_returns: float = 1.0
+    """Product of `return_at_close` over all counted positions; 1.0 without any.
+
+    Unit: factor (1.0 = unchanged).
+    """
     n_positions: int = 0
+    """Number of counted positions. Unit: count."""
     percentage_profitable: float = 0.0
+    """Share of the counted positions with `return_at_close` > 1, from 0 to 1. Unit: fraction."""
 
 
 class MinerEntry(msgspec.Struct, kw_only=True):
-    """A miner's entry in `/miner-positions` and in the checkpoint, where entries have no `tier`."""
+    """A miner's entry in `/miner-positions` and in the checkpoint."""
 
     positions: list[Position] = msgspec.field(default_factory=list)
+    """The positions that the tier shows, by `close_ms`, open ones last."""
     thirty_day_returns: float = 1.0
+    """See `Aggregates`."""
     all_time_returns: float = 1.0
+    """See `Aggregates`."""
     n_positions: int = 0
+    """See `Aggregates`."""
     percentage_profitable: float = 0.0
+    """See `Aggregates`."""
     tier: int | None = None
+    """The tier by whose rules the positions are shown. Unit: tier. Absent: in the checkpoint."""
 
 
 class LastOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest order that a tier shows, by `processed_ms`; `leverage` is null if the file has none."""
+    """The newest order that a tier shows. Since: after 0.1.0."""
 
     processed_ms: int
+    """See `Order`."""
     trade_pair: str
+    """Id of the order's trade pair."""
     order_type: OrderType
+    """See `Order`."""
     leverage: float | None
+    """See `Order`."""
 
 
 class Exposure(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,50 +153,73 @@ def _time_and_uuid(order: Order) -> tuple[int, str]:
 
 
 class MinerElimination(msgspec.Struct, frozen=True, kw_only=True):
-    """Why and when a miner was excluded from the competition."""
+    """Why and when a miner was excluded from the competition. Since: after 0.1.0."""
 
     reason: str | None
+    """See `Elimination`."""
     elimination_initiated_time_ms: int | None
+    """See `Elimination`."""
 
 
 class LeaderboardEntry(msgspec.Struct, kw_only=True):
-    """A miner's row of the leaderboard; every value is as the tier shows the miner's positions.
+    """A miner's row of the leaderboard, as the tier shows the miner's positions.
 
-    Except for the last four, which come from documents that are not delayed: `phase` is the bucket of the
-    challenge period, `drawdown` the fraction lost from the highest return to the lowest one after it
-    (0.034 = 3.4 % lost), `curve` up to 60 pairs [epoch ms, return of the portfolio as a factor], the oldest
-    first.
+    The last four values are not delayed, since the documents that they come from never are. Since: after
+    0.1.0.
     """
 
     hotkey: str
+    """The miner."""
     rank: int
+    """Place by `thirty_day_returns`, from 1. Unit: place."""
     thirty_day_returns: float
+    """See `Aggregates`."""
     all_time_returns: float
+    """See `Aggregates`."""
     n_positions: int
+    """See `Aggregates`."""
     percentage_profitable: float
+    """See `Aggregates`."""
     open_positions: int
+    """Number of open positions. Unit: count."""
     net_leverage: dict[str, float]
+    """By trade pair: net leverage of the open positions, signed. Unit: multiple of the balance."""
     last_order: LastOrder | None
+    """The newest order, by `processed_ms`. Null: no order is shown."""
     phase: str | None
+    """Bucket of the challenge period, such as MAINCOMP, CHALLENGE, PROBATION or ELIMINATED; an open set.
+
+    Null: not in the document.
+    """
     elimination: MinerElimination | None
+    """Why and when the miner was eliminated. Null: not eliminated."""
     drawdown: float | None
+    """Loss from the highest portfolio return to the lowest one after it, over the perf ledger: 0.034 = 3.4 %
+    lost. 5 decimals.
+
+    Unit: fraction. Null: no ledger.
+    """
     curve: list[tuple[int, float]] | None
+    """Portfolio return over time: up to 60 pairs [epoch ms, factor], oldest first; 5 decimals.
+
+    Unit: epoch ms, factor. Null: no ledger.
+    """
 
     def __repr__(self) -> str:
         return f"LeaderboardEntry({self.rank}. {self.hotkey}, {self.thirty_day_returns:.5f})"
 
 
 class Leaderboard(msgspec.Struct, kw_only=True):
-    """All miners that a tier shows, best first.
-
-    `delay_ms` is how late the tier's delayed data is; `lookback_days` is the window of
-    `thirty_day_returns`.
-    """
+    """All miners that a tier shows, best first. Since: after 0.1.0."""
 
     tier: int
+    """The tier by whose rules the positions are shown. Unit: tier."""
     delay_ms: int
+    """Delay of the tier's delayed data: 0 at tier 100, else a day. Unit: ms."""
     lookback_days: float
+    """Lookback of `thirty_day_returns`. Unit: days."""
     miners: list[LeaderboardEntry]
+    """A row for each miner, by `thirty_day_returns`, ties by hotkey."""
 
     def __repr__(self) -> str:
         return f"Leaderboard(tier={self.tier}, {len(self.miners)} miners)"

@@ -55,24 +55,37 @@ class OrderSource(enum.IntEnum):
 
 
 class PriceSource(msgspec.Struct, kw_only=True, gc=False):
-    """A quote that the validator consulted when it filled an order, or its latest mark; times in ms.
+    """A quote that the validator consulted when it filled an order, or its latest mark.
 
-    For display: values have the stated types in sound files (numbers, `websocket` a bool), but nothing
-    depends on them, so none is checked.
+    For display: values have the stated types in sound files, but nothing depends on them, so none is checked.
+
+    - volume: Traded volume in the span. Unit: base units. Null: absent since 2025. Since: 2024 only.
     """
 
     source: Any = None
+    """Name of the data provider. Type: text. Null: malformed."""
     timespan_ms: Any = None
+    """Length of the span that the quote covers; 0 for a single quote. Unit: ms. Null: malformed."""
     open: Any = None
+    """First price of the span. Unit: quote currency. Null: not provided."""
     close: Any = None
+    """Last price of the span. Unit: quote currency. Null: not provided."""
     vwap: Any = None
+    """Volume-weighted average price of the span. Unit: quote currency. Null: not provided."""
     high: Any = None
+    """Highest price of the span. Unit: quote currency. Null: not provided."""
     low: Any = None
+    """Lowest price of the span. Unit: quote currency. Null: not provided."""
     start_ms: Any = None
+    """Start of the span. Unit: epoch ms. Null: malformed."""
     websocket: Any = None
+    """Whether the quote came from a live feed, not from a request. Type: true or false. Null: malformed."""
     lag_ms: Any = None
+    """Distance in time between the quote and the order. Unit: ms. Null: malformed."""
     bid: Any = None
+    """Best bid; 0 if unknown. Unit: quote currency. Null: not provided. Since: 2025."""
     ask: Any = None
+    """Best ask; 0 if unknown. Unit: quote currency. Null: not provided. Since: 2025."""
 
 
 if TYPE_CHECKING:
@@ -84,45 +97,125 @@ else:
 
 # gc=False: there are hundreds of thousands of orders, and none can be part of a reference cycle.
 class Order(msgspec.Struct, kw_only=True, gc=False):
-    """One order.
+    """One order: a change of a position, as the validator filled it.
 
-    `leverage` is the signed change of the position's leverage (LONG > 0, SHORT < 0), `value` the same in USD
-    and `quantity` in lots; a validator may write null for those that it did not compute. `price`, `bid`,
-    `ask` and the limits are in the quote currency, `slippage` is a fraction of the price, `processed_ms` is
-    epoch milliseconds. `quote_usd_rate` converts the quote currency to USD, `usd_base_rate` USD to the base
-    currency; 0 means unknown. `realized_pnl` and `margin_loan` are in USD. Orders of older validators lack
-    the later keys; bid, ask, slippage and src then count as 0.
+    Orders of older validators lack the later keys; absent bid, ask, slippage and src count as 0.
     """
 
     order_type: OrderType
+    """LONG adds to the long side, SHORT to the short side, FLAT closes the position."""
     leverage: float | None = None
+    """Signed change of the position's leverage: LONG > 0, SHORT < 0.
+
+    Unit: multiple of the balance. Null: the validator did not compute it.
+    """
     price: float = 0.0
-    """0: forced by the validator without a price, or not filled."""
+    """Price at which the order was filled; 0: forced by the validator without a price, or not filled.
+
+    Unit: quote currency.
+    """
     processed_ms: int
+    """Time of the fill; of a limit order that waits, of its creation. Unit: epoch ms."""
     order_uuid: str
+    """Identifies the order within its miner. A forced close has `<position>-close-<src>`, or the position's
+    uuid reversed.
+    """
     bid: float | None = 0.0
+    """Best bid at the fill; 0 if unknown. Unit: quote currency. Null: unknown. Since: 2025."""
     ask: float | None = 0.0
+    """Best ask at the fill; 0 if unknown. Unit: quote currency. Null: unknown. Since: 2025."""
     slippage: float | None = 0.0
+    """Disadvantage of the fill: a buy costs price × (1 + slippage), a sale yields price × (1 − slippage).
+
+    Unit: fraction of the price. Null: counts as 0. Since: 2025.
+    """
     src: int | None = 0
+    """The order's origin: 0 miner, 1 elimination or liquidation, 2 removed pair, 3 elimination with a price,
+    4 too many orders, 5 to 7 limit order unfilled, filled, cancelled, 8 to 10 bracket order likewise, 11 flat
+    all, 12 promotion, 13 to 15 stop-limit order likewise, 16 Hyperliquid fill, 17 correction, 18 cancelled by
+    elimination. Others may follow.
+
+    Unit: code. Null: counts as 0. Since: 2025.
+    """
     price_sources: PriceSources | None = None
+    """Quotes that the validator consulted; [] once the order is older than 7 days.
+
+    Type: list of PriceSource or null. Null: none stored.
+    """
     value: float | None = None
+    """Signed size, also of a FLAT. Unit: USD. Null: the validator did not compute it. Since: generation 3."""
     quantity: float | None = None
+    """Signed size, also of a FLAT: base units / lot size.
+
+    Unit: lots. Null: the validator did not compute it. Since: generation 3.
+    """
     quote_usd_rate: float | None = None
+    """Converts the quote currency to USD; 0 if unknown.
+
+    Unit: USD per unit of the quote currency. Null: unknown. Since: generation 3.
+    """
     usd_base_rate: float | None = None
+    """Converts USD to the base currency; 0 if unknown.
+
+    Unit: base units per USD. Null: unknown. Since: generation 3.
+    """
     execution_type: str | None = None
-    """An `ExecutionType`, or a newer one; None means MARKET."""
+    """MARKET, LIMIT, BRACKET or STOP_LIMIT; others may follow. Null: MARKET. Since: generation 3."""
     limit_price: float | None = None
+    """Price at which a LIMIT or STOP_LIMIT order is filled.
+
+    Unit: quote currency. Null: no limit. Since: generation 3.
+    """
     stop_loss: float | None = None
+    """Price at which the position is closed with a loss.
+
+    Unit: quote currency. Null: none. Since: generation 3.
+    """
     take_profit: float | None = None
+    """Price at which the position is closed with a profit.
+
+    Unit: quote currency. Null: none. Since: generation 3.
+    """
     stop_price: float | None = None
+    """Price that triggers a STOP_LIMIT order.
+
+    Unit: quote currency. Null: another type of order. Since: generation 4.
+    """
     stop_condition: str | None = None
-    """GTE or LTE."""
+    """GTE or LTE: the price triggers from `stop_price` upwards or downwards.
+
+    Null: another type of order. Since: generation 4.
+    """
     trailing_stop: dict[str, Any] | None = None
+    """A stop that follows the price. Null: none. Since: generation 4.
+
+    - trailing_percent: Distance from the best price, 0 to 1. Unit: fraction of the price. Null: absent with
+      `trailing_value`.
+    - trailing_value: Distance from the best price. Unit: quote currency. Null: absent with
+      `trailing_percent`.
+    """
     bracket_orders: list[Any] | None = None
+    """Stops that are placed once the order is filled. Null: none. Since: generation 4.
+
+    - stop_loss: As in the order. Unit: quote currency. Null: none.
+    - take_profit: As in the order. Unit: quote currency. Null: none.
+    - trailing_percent: As in `trailing_stop`. Unit: fraction of the price. Null: absent without one.
+    - trailing_value: As in `trailing_stop`. Unit: quote currency. Null: absent without one.
+    """
     bracket_pct: float | None = None
+    """Share of the open position that a bracket order closes.
+
+    Unit: fraction. Null: all of it, or another type of order. Since: generation 4.
+    """
     realized_pnl: float | None = None
+    """Profit that this order realized, before fees; 0 if it opened or enlarged the position.
+
+    Unit: USD. Null: not stored. Since: generation 4.
+    """
     margin_loan: float | None = None
+    """Borrowed for spot equities (> 0), or repaid (< 0). Unit: USD. Null: not stored. Since: generation 4."""
     is_hl_taker: bool | None = None
+    """Whether a fill at Hyperliquid took liquidity. Null: not such a fill. Since: generation 4."""
 
 
 def effective_price(order: Order, leverage: float) -> float:

@@ -23,50 +23,102 @@ __all__ = [
 
 
 class FeeEvent(msgspec.Struct, kw_only=True, gc=False):
-    """A fee that was charged, in USD; `time_ms` is epoch milliseconds."""
+    """A fee that was charged. Since: generation 4."""
 
     time_ms: int
+    """When it was charged. Unit: epoch ms."""
     fee_type: str | None = None
-    """carry, hl_funding, borrow, interest, transaction, dividend_liability, or another one."""
+    """carry, hl_funding, borrow, interest, transaction, dividend_liability, or another one.
+
+    Null: malformed.
+    """
     amount: float | None = None
+    """The fee, > 0. Unit: USD. Null: malformed."""
 
 
 class Dividend(msgspec.Struct, kw_only=True, gc=False):
-    """A dividend. Dates are "YYYY-MM-DD", `amount` is in USD, `gross_dividend` is per share."""
+    """A dividend of a stock that the position holds. Since: generation 4."""
 
     time_ms: int
+    """When it was recorded. Unit: epoch ms."""
     type: str | None = None
-    """long_credit or short_debit."""
+    """long_credit or short_debit. Null: malformed."""
     gross_dividend: float | None = None
+    """Dividend per share. Unit: USD. Null: malformed."""
     quantity: float | None = None
+    """Shares that it was computed for. Unit: lots. Null: malformed."""
     amount: float | None = None
+    """Total. Unit: USD. Null: malformed."""
     ex_date: str | None = None
+    """Ex-dividend date. Unit: YYYY-MM-DD. Null: malformed."""
     payment_date: str | None = None
+    """Payment date. Unit: YYYY-MM-DD. Null: malformed."""
     applied: bool | None = None
-    """Whether a credit was paid to the account."""
+    """Whether a credit was paid to the account. Null: malformed."""
 
 
 class PositionState(msgspec.Struct, kw_only=True):
     """The part of a position that follows from its orders (docs/accounting.md, 2).
 
-    `close_ms`: None while the position is open. `current_return` and `return_at_close` are factors, 1.0 =
-    unchanged. Prices are in the quote currency. Values and pnl are in USD in positions of generations 3 and
-    4, else price x leverage; `net_quantity` is in lots. The keys that default to None are later ones.
+    Between orders, the validator updates the returns and `unrealized_pnl` of an open position with the
+    market.
     """
 
     position_type: OrderType | None = None
+    """Side: LONG or SHORT; FLAT once closed. Null: in some old files."""
     is_closed_position: bool = False
+    """Whether the position is closed."""
     open_ms: int = 0
+    """Time of the first order. Unit: epoch ms."""
     close_ms: int | None = None
+    """Time of the close.
+
+    Unit: epoch ms. Null: while open, in files and stream messages; REST responses have 0.
+    """
     net_leverage: float = 0.0
+    """Sum of the orders' leverages, signed; 0 once closed. Unit: multiple of the balance."""
     average_entry_price: float = 0.0
+    """Average price of the orders on the position's own side, weighted by size, slippage included; orders
+    that reduce the position do not change it.
+
+    Unit: quote currency.
+    """
     cumulative_entry_value: float | None = 0.0
+    """Signed sum of the sizes of the orders on the position's own side.
+
+    Unit: USD; generation 1: price × leverage. Null: absent until 2025. Since: 2025.
+    """
     realized_pnl: float | None = 0.0
+    """Profit of the parts already closed, before fees.
+
+    Unit: USD; generations 1 and 2: price × leverage. Null: absent until 2025. Since: 2025.
+    """
     unrealized_pnl: float | None = None
+    """Profit of the open part at the latest mark, before fees.
+
+    Unit: USD. Null: generations 1 and 2. Since: generation 3.
+    """
     net_value: float | None = None
+    """Signed value of the open part, at the last order's price.
+
+    Unit: USD. Null: generations 1 and 2. Since: generation 3.
+    """
     net_quantity: float | None = None
+    """Signed size of the open part: base units / lot size.
+
+    Unit: lots. Null: generations 1 and 2. Since: generation 3.
+    """
     current_return: float = 1.0
+    """Return before fees, at the latest mark: 1 + (realized + unrealized pnl) / account size; in generations
+    1 and 2 relative to the initial entry price. Never below 0.
+
+    Unit: factor (1.0 = unchanged).
+    """
     return_at_close: float = 1.0
+    """Return if closed now: `current_return`, in generations 1 to 3 times the fees until now.
+
+    Unit: factor (1.0 = unchanged).
+    """
 
     @property
     def closed_at(self) -> int | None:
@@ -75,29 +127,52 @@ class PositionState(msgspec.Struct, kw_only=True):
 
 
 class Position(PositionState, kw_only=True):
-    """A position in the validator's file, in REST answers and in stream messages.
+    """A position: a miner's stake in one trade pair, in the validator's file, REST responses and stream
+    messages.
 
-    `trade_pair` is [id, display, fee, min leverage, max leverage]; an object or the id alone is accepted.
-    `account_size` is in USD. Keys that are None are absent from the files of older validators, and tell the
-    generation of a position's accounting (docs/accounting.md, 1). Unknown keys are ignored here and kept in
-    the text that is served (`PositionText`). In REST answers `close_ms` is 0 while the position is open.
+    Its keys tell the generation of its accounting (docs/accounting.md, 1). Unknown keys are ignored here and
+    kept in the text that is served (`PositionText`).
     """
 
     miner_hotkey: str
+    """The miner; a subaccount is `<hotkey of its entity>_<number>`."""
     position_uuid: str
+    """Identifies the position; that of the order that opened it."""
     trade_pair: Any
+    """[id, display, fee, min leverage, max leverage], such as ["BTCUSD", "BTC/USD", 0.001, 0.01, 2.5]; an
+    object or the id alone is accepted. The fee is for display.
+
+    Type: list of text and number.
+    """
     orders: list[Order] = msgspec.field(default_factory=list)
+    """The orders, in the validator's order; a closed position's last ones may change nothing."""
     initial_entry_price: float | None = None
+    """Price of the first order. Unit: quote currency. Null: absent since 2025. Since: 2024 only."""
     account_size: float | None = None
+    """Size of the miner's account when the position was opened; 0 if unknown.
+
+    Unit: USD. Null: generation 1. Since: generation 2.
+    """
     fee_history: list[FeeEvent] | None = None
+    """Fees charged so far, by time; they are not part of the returns.
+
+    Null: generations 1 to 3. Since: generation 4.
+    """
     dividend_history: list[Dividend] | None = None
+    """Dividends of a stock, by time. Null: generations 1 to 3. Since: generation 4."""
     is_hl: bool | None = None
-    """Whether the account is one at Hyperliquid."""
+    """Whether the account is one at Hyperliquid. Null: generations 1 to 3. Since: generation 4."""
     is_pro: bool | None = None
+    """Whether the account has the fees of a pro account. Null: generations 1 to 3. Since: generation 4."""
     last_stock_split_date: str | None = None
+    """Last stock split that was applied to the orders. Unit: YYYY-MM-DD. Null: none. Since: generation 4."""
     last_price_source: Any = None
-    """The latest mark; for display."""
+    """The latest mark, for display. Type: PriceSource. Null: generations 1 to 3. Since: generation 4."""
     last_quote_usd_conversion: float | None = None
+    """Rate of the latest mark.
+
+    Unit: USD per unit of the quote currency. Null: generations 1 to 3. Since: generation 4.
+    """
 
 
 class PositionText(msgspec.Struct, frozen=True, kw_only=True):

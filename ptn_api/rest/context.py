@@ -57,6 +57,8 @@ class AppContext:
     """Bodies that are built on request, each kept until its source changes."""
     hub: Hub | None = None
     """The fan-out to event streams; None while nothing follows the log."""
+    tls: bool = False
+    """Whether this server itself speaks TLS."""
 
     @classmethod
     def over(

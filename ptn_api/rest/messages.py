@@ -53,16 +53,18 @@ class MessagesQuery(msgspec.Struct, kw_only=True):
 
 
 class Messages(msgspec.Struct, kw_only=True):
-    """The stream's messages; continue with `after=<next>` until `next` is `head`.
-
-    `oldest` is the oldest sequence that can be read; if it is beyond `head`, there is none.
-    """
+    """The stream's messages; continue with `after=<next>` until `next` is `head`."""
 
     messages: list[Message]
+    """The messages, by sequence."""
     next: int
+    """The next `after`. Unit: sequence."""
     head: int
+    """Newest sequence of the log. Unit: sequence."""
     oldest: int
+    """Oldest sequence that can be read; beyond `head` if there is none. Unit: sequence."""
     epoch: str
+    """Epoch of the log."""
 
 
 class _Page(msgspec.Struct):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from functools import lru_cache
 from importlib.resources import files
@@ -17,7 +18,7 @@ import msgspec
 
 import ptn_api
 from ptn_api.file_version import version_of
-from ptn_api.http.body import Body, body_of
+from ptn_api.http.body import Body, Segment, body_of, tag_of
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.negotiation import prefers
 from ptn_api.http.response import JSON, Response, header_lines
@@ -26,6 +27,7 @@ from ptn_api.rest.context import AppContext, RequestContext
 __all__ = [
     "HTML",
     "PAGE",
+    "PLACEHOLDER_ADDRESS",
     "BuiltPage",
     "ServiceIndex",
     "asset",
@@ -37,6 +39,9 @@ __all__ = [
 ]
 
 HTML = "text/html; charset=utf-8"
+PLACEHOLDER_ADDRESS = "http://localhost:48888"
+"""Stands in the page of routes for the address at which the client reached the server."""
+_ADDRESS = re.compile(r"[\w.-]{1,253}(:\d{1,5})?|\[[\da-fA-F:.]{2,45}\](:\d{1,5})?", re.ASCII)
 _MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".ico": "image/x-icon",
@@ -70,14 +75,20 @@ The routes are described at <a href="/docs">/docs</a>.</p>
 
 
 class ServiceIndex(msgspec.Struct, kw_only=True):
-    """Where everything is; `routes` are the paths, each with a line about it."""
+    """Where everything is. Since: after 0.1.0."""
 
     service: str
+    """Always `PTN API`."""
     version: str
+    """Version of the server."""
     docs: str
+    """Path of the documentation for humans."""
     openapi: str
+    """Path of the OpenAPI document."""
     asyncapi: str
+    """Path of the AsyncAPI document."""
     routes: dict[str, str]
+    """By path, a line about each route."""
 
 
 class _Operation(msgspec.Struct):
@@ -177,11 +188,29 @@ def asyncapi(app: AppContext, request: RequestContext) -> Response:
 
 
 def docs(app: AppContext, request: RequestContext) -> Response:
-    return _file("docs.html", HTML)
+    """Returns the page with the request's own address in its examples."""
+    assert request.http is not None
+    headers = request.http.headers
+    address, host = PLACEHOLDER_ADDRESS, headers.get("host", "")
+    if _ADDRESS.fullmatch(host):
+        https = app.tls or headers.get("x-forwarded-proto") == "https"
+        address = f"http{'s' * https}://{host}"
+    # Only the address is compressed for the request.
+    shown = Segment(address.encode())
+    parts, tag = _docs_parts()
+    runs = [segment for part in parts for segment in (part, shown)][:-1]
+    return Response(Body(runs, tag_of([shown.identity, tag.encode()])), media_type=HTML)
 
 
 def stream_docs(app: AppContext, request: RequestContext) -> Response:
     return _file("stream_docs.html", HTML)
+
+
+@lru_cache
+def _docs_parts() -> tuple[tuple[Segment, ...], str]:
+    """Returns what surrounds the address in the page of routes, and a hash of the page."""
+    page = _static("docs.html")
+    return tuple(map(Segment, page.split(PLACEHOLDER_ADDRESS.encode()))), tag_of([page])
 
 
 @lru_cache

@@ -47,17 +47,18 @@ class PositionsQuery(msgspec.Struct, kw_only=True):
 
 
 class Changes(msgspec.Struct, kw_only=True):
-    """Changes since a cursor: everything up to `cursor`, possibly more. Apply `removed` first.
-
-    `removed` are [hotkey, position uuid], `positions` by hotkey, `miners` the aggregates of all miners,
-    which change with time.
-    """
+    """Changes since a cursor: everything up to the new `cursor`, possibly more. Apply `removed` first."""
 
     cursor: str
+    """The next `since`: `<epoch>:<revision>`."""
     sequence: int
+    """The response contains every order up to this sequence. Unit: sequence."""
     removed: list[tuple[str, str]]
+    """Removed positions: [hotkey, position uuid]."""
     positions: dict[str, list[Position]]
+    """By miner, the positions that changed, complete."""
     miners: dict[str, Aggregates]
+    """By miner, the aggregates of all miners, which change with time."""
 
 
 def positions(app: AppContext, request: RequestContext) -> Response | Heavy:

@@ -161,9 +161,8 @@ ROUTES: tuple[Route, ...] = (
         dict[str, MinerEntry],
         query=positions.PositionsQuery,
         errors=("bad_parameter", "insufficient_tier", "gone", "busy", "behind"),
-        description="Best miner first, by `thirty_day_returns`. `tier` defaults to 100. An open position's "
-        "`close_ms` is 0. With `since` the response is the changes since that cursor: `{cursor, sequence, "
-        "removed, positions, miners}`.",
+        description="Best miner first, by `thirty_day_returns`. An open position's `close_ms` is 0. With "
+        "`since`, the response is the changes since that cursor.",
         variant=positions.Changes,
         freshness=True,
     ),
@@ -184,8 +183,7 @@ ROUTES: tuple[Route, ...] = (
         Leaderboard,
         errors=("busy",),
         description="Best miner first, by `thirty_day_returns`, as the key's tier shows the positions. "
-        "`phase`, `elimination`, `drawdown` and `curve` come from documents that are not delayed; the last "
-        "two are rounded to 5 decimals.",
+        "`phase`, `elimination`, `drawdown` and `curve` come from documents that are not delayed.",
         freshness=True,
     ),
     Route(
@@ -381,9 +379,8 @@ ROUTES: tuple[Route, ...] = (
         query=messages.MessagesQuery,
         errors=("bad_parameter", "gone", "busy", "behind"),
         own_tier_error="This data requires tier 100 access",
-        description="`{messages, next, head, epoch}`; continue with `after=<next>`. With `Accept: "
-        "application/x-ndjson` the response has one message per line, and the headers `X-PTN-Next` and "
-        "`X-PTN-Head`.",
+        description="Continue with `after=<next>`. With `Accept: application/x-ndjson` the response has one "
+        "message per line, and the headers `X-PTN-Next` and `X-PTN-Head`.",
         freshness=True,
     ),
     Route(
@@ -408,7 +405,6 @@ ROUTES: tuple[Route, ...] = (
         access="anyone",
         query=about.TradePairsQuery,
         errors=("bad_parameter",),
-        description="`disabled` pairs can no longer be traded.",
     ),
     Route(
         "/",

@@ -93,7 +93,7 @@ async def run_rest(
         others=others,
         peers=peers,
     )
-    context = dataclasses.replace(context, hub=hub)
+    context = dataclasses.replace(context, hub=hub, tls=tls is not None)
 
     evictions = Recent(options.overload_ms, monotonic)
     problems.watch(lambda: {"connections_at_limit": evictions.total})

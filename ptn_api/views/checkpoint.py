@@ -36,26 +36,82 @@ _DOCUMENTS = (
 
 
 class CheckpointDocument(msgspec.Struct, kw_only=True):
-    """The checkpoint's JSON. The validator's parts are as it wrote them; times are epoch ms.
+    """The checkpoint: everything that a validator restores from.
 
-    `limit_orders` are the unfilled ones, by trade pair and hotkey; `archived_positions` has entries like
-    `positions`. Without any order the youngest time is null and the oldest 0.
+    The validator's parts are as it wrote them.
     """
 
     version: Any
+    """Version of the validator's software; 0.0.0 if unknown. Type: text."""
     created_timestamp_ms: int
+    """When the content last changed. Unit: epoch ms."""
     created_date: str
+    """The same, as UTC date and time. Unit: YYYY-MM-DD HH:MM:SS."""
     challengeperiod: Any
+    """By miner, its buckets, oldest first: a list, or an object with the list as `entries`, or one with the
+    present and the previous bucket. In the oldest form, by `testing` and `success`, then by miner.
+
+    - testing.*: Start of the challenge period. Unit: epoch ms. Since: 2024, until 2025.
+    - success.*: When the miner passed it. Unit: epoch ms. Since: 2024, until 2025.
+    - *.bucket: As in `Period`.
+    - *.bucket_start_time: When the miner entered it. Unit: epoch ms.
+    - *.previous_bucket: The bucket before. Null: none. Since: 2025 only.
+    - *.previous_bucket_start_time: When the miner entered it. Unit: epoch ms. Null: none. Since: 2025 only.
+    - *.entries: The buckets. Null: absent in other forms. Since: 2026.
+    - *.entries.bucket: As in `Period`.
+    - *.entries.bucket_start_time: When the miner entered it. Unit: epoch ms.
+    - *.drawdown: The shape is not fixed. Type: object. Null: absent in other forms. Since: 2026.
+    - *.rank: Place in the competition. Unit: place. Null: none. Since: 2026.
+    """
     miner_account_sizes: Any
+    """By miner, records like those of `Collateral`; the last element may hold the account's present values
+    instead. Since: 2026 in this form.
+
+    - *.account_size: Size of the account. Unit: USD.
+    - *.account_size_theta: Collateral that it stands for. Unit: theta. Null: absent in the account's present
+      values.
+    - *.update_time_ms: When it was recorded. Unit: epoch ms. Null: absent in the account's present values.
+    - *.valid_date_timestamp: From when it counts. Unit: epoch ms. Null: absent in the account's present
+      values.
+    - *.miner_hotkey: The miner.
+    - *.asset_class: The chosen asset class.
+    - *.miner_bucket: Bucket of the challenge period.
+    - *.hl_address: Hyperliquid address. Null: none.
+    - *.total_realized_pnl: Realized profit. Unit: USD.
+    - *.capital_used: Value of the open positions. Unit: USD.
+    - *.capital_used_by_class.*: The same, by asset class. Unit: USD.
+    - *.total_borrowed_amount: Borrowed for spot equities. Unit: USD.
+    - *.total_fees_paid: Fees. Unit: USD.
+    - *.total_dividend_income: Dividends. Unit: USD.
+    - *.max_return: Highest return. Unit: factor (1.0 = unchanged).
+    - *.unrealized_pnl: Unrealized profit. Unit: USD.
+    - *.daily_open_snapshot: The account at the start of the day; the shape is not fixed. Type: object. Null:
+      none.
+    - *.balance: Account size with realized profits and fees. Unit: USD.
+    - *.buying_power: What can still be invested. Unit: USD.
+    - *.equity: Balance with unrealized profits. Unit: USD.
+    """
     eliminations: list[Elimination]
+    """The eliminated miners."""
     entities: Any
+    """By hotkey, the entity, as in `EntityAnswer`. Type: object by key. Since: 2026."""
     youngest_order_processed_ms: int | None
+    """Smallest time of an order; the names of this and the next key are the network's.
+
+    Unit: epoch ms. Null: no orders.
+    """
     oldest_order_processed_ms: int
+    """Largest time of an order; 0 without orders. Unit: epoch ms."""
     positions: dict[str, MinerEntry]
+    """By miner, the entry of tier 100 without `tier`; miners without positions too."""
     perf_ledgers: dict[str, PerfLedger]
+    """By miner, the portfolio's ledger."""
     asset_selections: Any
+    """By miner, the chosen asset class. Type: text by key."""
     limit_orders: dict[str, dict[str, list[ListedOrder]]]
+    """By trade pair and miner, the unfilled limit orders. Since: after 0.1.0."""
     archived_positions: dict[str, MinerEntry]
+    """By miner, an entry of the positions that were archived. Since: after 0.1.0."""
 
 
 class Checkpoint:

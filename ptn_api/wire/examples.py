@@ -100,6 +100,17 @@ FRAMES: dict[str, msgspec.Struct] = {
     "subscribed": SubscriptionStatus(
         status="success", all=True, action="subscribe", sender_timestamp=_NOW - 40, received_timestamp=_NOW
     ),
+    "subscribed to one miner, as deltas": SubscriptionStatus(
+        status="success",
+        all=False,
+        action="subscribe",
+        received_timestamp=_NOW,
+        miners=[HOTKEY, "5Misspelt"],
+        trade_pairs=["BTCUSD"],
+        unknown_miners=["5Misspelt"],
+        format="delta",
+        updates=True,
+    ),
     "one subaccount": SubaccountRequest(type="subscribe_subaccount", synthetic_hotkey=f"{HOTKEY}_0"),
     "not served": SubaccountStatus(
         status="error",
@@ -129,6 +140,13 @@ FRAMES: dict[str, msgspec.Struct] = {
     ),
     "a refreshed return": PositionChanged(
         revision=_REVISION, after=_SEQUENCE, position=msgspec.structs.replace(SUMMARY, current_return=1.0021)
+    ),
+    "a corrected order": PositionChanged(
+        revision=_REVISION,
+        after=_SEQUENCE,
+        position=SUMMARY,
+        orders=[ORDER],
+        order_uuids=[ORDER.order_uuid],
     ),
     "a position is gone": PositionsRemoved(
         revision=_REVISION, after=_SEQUENCE, positions=[(HOTKEY, _POSITION_UUID)]

@@ -44,7 +44,7 @@ def test_the_document_has_the_shape_of_asyncapi_3(document: dict[str, Any]) -> N
     No package on PyPI ships the specification's own schema.
     """
     assert json.loads(json.dumps(document)) == document
-    assert document["asyncapi"] == "3.0.0"
+    assert document["asyncapi"] == "3.1.0"
     assert {"title", "version"} <= set(document["info"])
     for server in document["servers"].values():
         assert {"host", "protocol"} <= set(server)
@@ -108,7 +108,7 @@ def test_the_page_shows_every_frame_and_loads_nothing(document: dict[str, Any]) 
     """Self-contained, escaped, linked with the other page."""
     html = asyncapi_page(document)
     for message in document["components"]["messages"].values():
-        assert f">{message['title']}</h2>" in html
+        assert f"<h3>{message['title']}</h3>" in html
     for code in CLOSE_CODES:
         assert f"<code>{code}</code>" in html
     assert "<script" not in html

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import jsonschema
 import pytest
 from openapi_spec_validator import validate
 
-from descriptions.html import openapi_page
+from descriptions.asyncapi import asyncapi_document
+from descriptions.html import asyncapi_page, openapi_page
 from descriptions.openapi import errors_of, openapi_document
 from ptn_api.http.errors import STATUS
 from ptn_api.model.miner import MinerEntry
@@ -105,9 +107,32 @@ def test_the_page_shows_every_route_and_loads_nothing(document: dict[str, Any]) 
         assert f"<code>GET {route.path}</code>" in html
     assert "<script" not in html
     assert "src=" not in html
-    assert "`" not in html
+    assert "`" not in re.sub(r"<pre>.*?</pre>", "", html, flags=re.DOTALL)
     assert "&lt;epoch&gt;" in html
     assert '<a href="/docs/stream">' in html
+
+
+def test_the_pages_links_lead_somewhere(document: dict[str, Any]) -> None:
+    """Each anchor exists once, on the page or on the other one; the contents list every route and type."""
+    pages = {"/docs": openapi_page(document), "/docs/stream": asyncapi_page(asyncapi_document())}
+    anchors = {path: re.findall(r' id="([^"]+)"', html) for path, html in pages.items()}
+    for path, html in pages.items():
+        assert len(anchors[path]) == len(set(anchors[path]))
+        for target in re.findall(r'href="([^"]*#[^"]+)"', html):
+            page, _, anchor = target.partition("#")
+            assert anchor in anchors[page or path], target
+    contents = pages["/docs"].partition("<nav>")[2].partition("</nav>")[0]
+    assert all(f">{route.path}</a>" in contents for route in ROUTES)
+    assert 'href="#type-Position">' in contents
+
+
+def test_a_page_has_no_sentence_twice(document: dict[str, Any]) -> None:
+    """Within an article about a route or a type, and in no two descriptions of parameters and fields."""
+    for html in (openapi_page(document), asyncapi_page(asyncapi_document())):
+        for article in html.split("<article ")[1:]:
+            text = re.sub(r"<pre.*?</pre>|<[^>]+>", "", article.partition("</article>")[0], flags=re.DOTALL)
+            sentences = [part for part in re.split(r"(?<=[.:;]) |\n", text) if len(part) > 60]
+            assert len(sentences) == len(set(sentences)), article[:60]
 
 
 @pytest.mark.parametrize(
