@@ -152,7 +152,7 @@ def stream(
     wait: Wait = False,
 ) -> None:
     """Follow every order as it happens."""
-    from ptn_api.cli.stream import run
+    from ptn_api.cli.show.stream import run
 
     run(
         url,
@@ -181,7 +181,7 @@ def positions(
     json: Json = False,
 ) -> None:
     """Print every miner's positions, best miner first."""
-    from ptn_api.cli.positions import run
+    from ptn_api.cli.show.positions import run
 
     chosen = {"miners": miner or [], "trade_pairs": trade_pair or [], "status": status.value}
     run(url, api_key_file, tier=tier, as_json=json, **chosen)  # type: ignore[arg-type]
@@ -210,7 +210,7 @@ def top(
     json: Annotated[bool, typer.Option("--json", help="Same as --output json.")] = False,
 ) -> None:
     """Print the leaderboard: returns, drawdown and exposure of the best miners."""
-    from ptn_api.cli.positions import run_top
+    from ptn_api.cli.show.positions import run_top
 
     run_top(
         url,
@@ -230,7 +230,7 @@ def miner(
     json: Json = False,
 ) -> None:
     """Print one miner's returns and positions."""
-    from ptn_api.cli.positions import run_miner
+    from ptn_api.cli.show.positions import run_miner
 
     run_miner(url, api_key_file, hotkey, as_json=json)
 
@@ -251,7 +251,7 @@ def orders(
     ] = False,
 ) -> None:
     """Print the latest orders, newest last."""
-    from ptn_api.cli.positions import run_orders
+    from ptn_api.cli.show.positions import run_orders
 
     run_orders(
         url,
@@ -275,14 +275,14 @@ def stats(
     json: Json = False,
 ) -> None:
     """Print the validator's statistics for every miner."""
-    from ptn_api.cli.documents import run_statistics
+    from ptn_api.cli.show.documents import run_statistics
 
     run_statistics(url, api_key_file, hotkey=hotkey, checkpoints=checkpoints, as_json=json)
 
 
 def eliminations(url: RestUrl = None, api_key_file: ApiKeyFile = None, json: Json = False) -> None:
     """Print the eliminated miners, with time and reason."""
-    from ptn_api.cli.documents import run_eliminations
+    from ptn_api.cli.show.documents import run_eliminations
 
     run_eliminations(url, api_key_file, as_json=json)
 
@@ -296,7 +296,7 @@ def checkpoint(
     json: Annotated[bool, typer.Option("--json", help="Print the file name and size as JSON.")] = False,
 ) -> None:
     """Download the checkpoint that a validator restores from (tier 100)."""
-    from ptn_api.cli.documents import run_checkpoint
+    from ptn_api.cli.show.documents import run_checkpoint
 
     run_checkpoint(url, api_key_file, output=output, as_json=json)
 
@@ -309,7 +309,7 @@ def limit_orders(
     json: Json = False,
 ) -> None:
     """Print one miner's waiting limit orders (tier 100)."""
-    from ptn_api.cli.documents import run_limit_orders
+    from ptn_api.cli.show.documents import run_limit_orders
 
     run_limit_orders(url, api_key_file, hotkey, cancelled=cancelled, as_json=json)
 
@@ -325,7 +325,7 @@ def ledger(
     json: Json = False,
 ) -> None:
     """Print one miner's perf, debt, emissions or penalty ledger."""
-    from ptn_api.cli.documents import run_ledger
+    from ptn_api.cli.show.documents import run_ledger
 
     run_ledger(url, api_key_file, kind.value, hotkey, as_json=json)
 
@@ -340,7 +340,7 @@ def account(
     json: Json = False,
 ) -> None:
     """Print one miner's balance and equity, hour by hour."""
-    from ptn_api.cli.documents import run_account
+    from ptn_api.cli.show.documents import run_account
 
     run_account(url, api_key_file, hotkey, limit=limit, as_json=json)
 
@@ -353,7 +353,7 @@ def collateral(
     json: Json = False,
 ) -> None:
     """Print the miners' account sizes."""
-    from ptn_api.cli.documents import run_collateral
+    from ptn_api.cli.show.documents import run_collateral
 
     run_collateral(url, api_key_file, hotkey=hotkey, most_recent=not every, as_json=json)
 
@@ -362,14 +362,14 @@ def challenge_period(
     hotkey: Hotkey, url: RestUrl = None, api_key_file: ApiKeyFile = None, json: Json = False
 ) -> None:
     """Print the buckets of the competition that one miner has been in, oldest first."""
-    from ptn_api.cli.documents import run_challenge_period
+    from ptn_api.cli.show.documents import run_challenge_period
 
     run_challenge_period(url, api_key_file, hotkey, as_json=json)
 
 
 def selections(url: RestUrl = None, api_key_file: ApiKeyFile = None, json: Json = False) -> None:
     """Print the asset class that each miner chose."""
-    from ptn_api.cli.documents import run_selections
+    from ptn_api.cli.show.documents import run_selections
 
     run_selections(url, api_key_file, as_json=json)
 
@@ -381,7 +381,7 @@ def entities(
     json: Json = False,
 ) -> None:
     """Print the entities and their subaccounts (tier 200)."""
-    from ptn_api.cli.documents import run_entities
+    from ptn_api.cli.show.documents import run_entities
 
     run_entities(url, api_key_file, hotkey=hotkey, as_json=json)
 
@@ -398,14 +398,14 @@ def trade_pairs(
     json: Json = False,
 ) -> None:
     """Print the network's trade pairs."""
-    from ptn_api.cli.documents import run_trade_pairs
+    from ptn_api.cli.show.documents import run_trade_pairs
 
     run_trade_pairs(url, api_key_file, asset_class=asset_class, as_json=json)
 
 
 def me(url: RestUrl = None, api_key_file: ApiKeyFile = None, json: Json = False) -> None:
     """Print what the server knows about your key."""
-    from ptn_api.cli.documents import run_me
+    from ptn_api.cli.show.documents import run_me
 
     run_me(url, api_key_file, as_json=json)
 
@@ -428,7 +428,7 @@ def record(
     ] = False,
 ) -> None:
     """Record the stream to a file. The next run continues where the file ends."""
-    from ptn_api.cli.stream import run_recorder
+    from ptn_api.cli.show.stream import run_recorder
 
     chosen = {"miners": miner or [], "trade_pairs": trade_pair or []}
     run_recorder(file, url, api_key_file, count=count, wait=wait, as_json=json, **chosen)
@@ -465,7 +465,7 @@ def replay(
     command: Exec = None,
 ) -> None:
     """Replay past orders as if they happened now."""
-    from ptn_api.cli.stream import run_replay, run_replay_server
+    from ptn_api.cli.show.stream import run_replay, run_replay_server
 
     choice = {"miners": miner or [], "trade_pairs": trade_pair or []}
     span, pace = (time_ms(since), time_ms(until)), speed_of(speed)

@@ -137,7 +137,7 @@ def init(
 @_with_options()
 def status(options: ClusterOptions, json: Json = False) -> None:
     """Print the state of the streams, the snapshots, and each machine's copy."""
-    from ptn_api.cli.output import print_rows
+    from ptn_api.cli.show.output import print_rows
 
     with connected(options) as broker:
         streams = broker.status()

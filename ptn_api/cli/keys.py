@@ -308,7 +308,7 @@ def list_(keys: _Keys, data_dir: DataDir = DATA_DIR) -> None:
     """List every key: user, tier, fingerprint, expiry and last use."""
     from ptn_api.access import parse_keys
     from ptn_api.access.usage import UsageFile
-    from ptn_api.cli.output import format_time, print_rows
+    from ptn_api.cli.show.output import format_time, print_rows
 
     parsed = parse_keys(keys.read())
     unused, last_seen = "never", dict[tuple[str, str], int]()
@@ -366,7 +366,7 @@ def usage(
 ) -> None:
     """Print requests, bytes and stream messages per user and day (UTC)."""
     from ptn_api.access.usage import UsageFile, day_of
-    from ptn_api.cli.output import print_rows
+    from ptn_api.cli.show.output import print_rows
 
     first_day = day_of(wall_ms() - (days - 1) * 86_400_000)
     totals: dict[tuple[str, str], list[int]] = {}

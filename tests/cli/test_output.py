@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import pytest
 
-from ptn_api.cli.output import print_rows
+from ptn_api.cli.show.output import print_rows
 
 POSITIONS = ("miner", "pair", "type", "leverage", "entry price", "return", "orders", "opened", "closed")
 HOTKEY = "5GhCxfBcA7Ur5iiAS343xwvrYHTUfBjBi4JimiL5LhujT9MM"

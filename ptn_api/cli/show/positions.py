@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 
 from ptn_api.cli.client import fetch, open_client
-from ptn_api.cli.output import (
+from ptn_api.cli.show.output import (
     OrderOutput,
     format_age,
     format_leverage,

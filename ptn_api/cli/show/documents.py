@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from ptn_api.cli.client import fetch, open_client
-from ptn_api.cli.output import format_leverage, format_return, format_time, print_document, print_rows
+from ptn_api.cli.show.output import format_leverage, format_return, format_time, print_document, print_rows
 from ptn_api.client import calls
 from ptn_api.client.calls import Call
 from ptn_api.errors import SettingsError

@@ -14,7 +14,7 @@ import msgspec
 
 from ptn_api.cli.client import authentication_failure, check_stream, open_client, print_client_log, ws_url
 from ptn_api.cli.config import read_api_key
-from ptn_api.cli.output import OrderOutput, order_handler, print_document
+from ptn_api.cli.show.output import OrderOutput, order_handler, print_document
 from ptn_api.client.arguments import Timing
 from ptn_api.client.connection import StreamState
 from ptn_api.client.cursor_file import NoCursorFile
