@@ -67,6 +67,7 @@ HOMES = {
     "polars": ("client/",),
     "prometheus_client": ("process/metrics_server.py",),
     "rich": ("cli/",),
+    "setproctitle": ("process/log_output.py",),
     "typer": ("cli/",),
     "uvloop": ("process/worker.py",),
     "websockets": ("client/", "cli/client.py"),

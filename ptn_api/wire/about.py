@@ -103,9 +103,13 @@ class KeyLimits(msgspec.Struct, kw_only=True):
 
 
 class Me(msgspec.Struct, kw_only=True):
-    """The request's API key: its user and its limits. `expires_ms` is epoch ms; null: never."""
+    """The request's API key: its user and its limits. `expires_ms` is epoch ms; null: never.
+
+    `version` is the server's.
+    """
 
     alias: str
     tier: int | float
     expires_ms: int | None = None
     limits: KeyLimits
+    version: str = ""

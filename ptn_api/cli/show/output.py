@@ -1,159 +1,59 @@
-"""What commands print: orders as a table, JSON, CSV or input of a command; rows and documents."""
+"""What becomes of an order of the stream: a row of a table, JSON, CSV, or the input of a command."""
 
 from __future__ import annotations
 
 import asyncio
 import csv
 import sys
+import textwrap
 from asyncio.subprocess import PIPE
-from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timezone
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ptn_api.cli.exit_status import CommandFailed
+from ptn_api.cli.row_options import Format
+from ptn_api.cli.show.table import (
+    LEVERAGE,
+    NUMBER,
+    RETURN,
+    SIDE,
+    TEXT,
+    Kind,
+    format_time,
+    iso_time,
+    print_lines,
+    shortened,
+)
 from ptn_api.client.message import PTNWebSocketMessage
 
-__all__ = [
-    "OrderHandler",
-    "OrderOutput",
-    "format_age",
-    "format_leverage",
-    "format_return",
-    "format_time",
-    "order_handler",
-    "print_csv",
-    "print_document",
-    "print_rows",
-    "table_of",
-]
-
-_DIRECTIONS = {"LONG": "green", "SHORT": "red", "FLAT": "dim"}
-
-
-def format_time(ms: float | None) -> str:
-    """UTC, to the second; empty for 0 and None, which mean never."""
-    if not ms:
-        return ""
-    return datetime.fromtimestamp(ms / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def format_age(ms: float) -> str:
-    """A duration in its largest unit, such as 5m."""
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000)):
-        if ms >= size:
-            return f"{ms // size:.0f}{unit}"
-    return f"{max(ms, 0) // 1000:.0f}s"
-
-
-def format_return(value: float) -> str:
-    """A return as a factor; 1 is unchanged."""
-    return f"{value:.5f}"
-
-
-def format_leverage(value: float | None) -> str:
-    """Formats a leverage with its sign; - if the validator states none."""
-    return "-" if value is None else f"{value:+.4f}"
-
-
-def _shortened(hotkey: str) -> str:
-    return f"{hotkey[:8]}…" if len(hotkey) > 12 else hotkey
-
-
-# --- rows and documents -----------------------------------------------------------------------------------
-
-_NUMBERS = {
-    *("limit price", "stop loss", "take profit", "quantity", "account size", "balance", "equity"),
-    *("leverage", "entry price", "price", "return", "orders"),
-    *("rank", "all time", "won", "lost", "open", "net", "last"),
-    *("weight", "omega", "sharpe", "sortino", "volatility", "drawdown"),
-}
-_SHRINKABLE = {"entry price", "order", "phase"}
-"""Columns that give way on a narrow terminal: a header is wrapped, an uuid or a phase is cut short."""
-
-
-def print_rows(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
-    """A table on a terminal; otherwise tab-separated lines with complete cells, after a line of column names.
-
-    The table fits 80 columns: it has no rules, and no column that is empty in every row. Control characters
-    are escaped: names may come from another machine, and would reach the terminal.
-    """
-    rows = [[cell if cell.isprintable() else ascii(cell)[1:-1] for cell in row] for row in rows]
-    if not sys.stdout.isatty():
-        for row in (columns, *rows):
-            print("\t".join(row))
-        return
-    console = Console()
-    console.print(table_of(console, columns, rows, title=title))
-
-
-def table_of(console: Console, columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str) -> Table:
-    """Returns the rows as they look on a terminal."""
-    shown = list(rows)
-    used = [n for n in range(len(columns)) if not shown or any(row[n] for row in shown)]
-    gap = 2 if console.width >= 100 else 1
-    table = Table(title=title, title_justify="left", box=None, padding=(0, gap, 0, 0), pad_edge=False)
-    for n in used:
-        is_number = columns[n] in _NUMBERS or columns[n].endswith("return")
-        side: Literal["left", "right"] = "right" if is_number else "left"
-        table.add_column(columns[n], justify=side, no_wrap=columns[n] not in _SHRINKABLE)
-    for row in shown:
-        table.add_row(*(_styled(columns[n], row[n]) for n in used))
-    return table
-
-
-def _styled(column: str, cell: str) -> Text:
-    """A cell as the table shows it: in colour, hotkeys and times shortened."""
-    if column == "miner":
-        return Text(_shortened(cell), style="cyan")
-    if column in ("opened", "closed"):  # as `ls` does: to the minute within this year, else the date
-        this_year = cell.startswith(f"{datetime.now(timezone.utc).year}-")
-        return Text(cell[5:16] if this_year else cell[:10])
-    if column.endswith("return") and cell:
-        return Text(cell, style="green" if float(cell) > 1 else "red" if float(cell) < 1 else "")
-    return Text(cell, style=_DIRECTIONS.get(cell, ""), no_wrap=True, overflow="ellipsis")
-
-
-def print_csv(rows: Iterable[Sequence[object]]) -> None:
-    csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
-
-
-def print_document(body: bytes) -> None:
-    """JSON as the server sent it, on one line."""
-    _print_lines([body.rstrip()])
-
-
-def _print_lines(lines: Iterable[bytes]) -> None:
-    for line in lines:
-        sys.stdout.buffer.write(line + b"\n")
-    sys.stdout.buffer.flush()
-
-
-# --- orders -----------------------------------------------------------------------------------------------
+__all__ = ["OrderHandler", "order_handler"]
 
 OrderHandler = Callable[[list[PTNWebSocketMessage]], Any]
 """A plain or async handler."""
-OrderOutput = Literal["table", "json", "ndjson", "csv"]
-"""`table` is tab-separated when piped, `json` is indented, `ndjson` has one line per order."""
 
 
-def order_handler(output: OrderOutput, command: str | None) -> OrderHandler:
-    """Prints orders, or runs a command for each of them if one is given."""
+def order_handler(
+    output: Format, command: str | None, *, wide: bool = False, live: bool = True
+) -> OrderHandler:
+    """Runs the command for each order, or prints them: as a table on a terminal, tab-separated in a pipe.
+
+    `live` orders have just happened, so their age is shown.
+    """
     if command is not None:
         return _CommandRunner(command)
     match output:
         case "table":
-            return _print_styled if sys.stdout.isatty() else _SeparatedRows("excel-tab")
+            return _StyledRows(wide=wide, live=live) if sys.stdout.isatty() else _SeparatedRows("excel-tab")
         case "csv":
             return _SeparatedRows("excel")
         case "json":
-            return lambda messages: _print_lines(msgspec.json.format(_encode(m)) for m in messages)
+            return lambda messages: print_lines(msgspec.json.format(_encode(m)) for m in messages)
         case "ndjson":
-            return lambda messages: _print_lines(map(_encode, messages))
+            return lambda messages: print_lines(map(_encode, messages))
 
 
 def _encode(message: PTNWebSocketMessage) -> bytes:
@@ -164,7 +64,7 @@ def _encode(message: PTNWebSocketMessage) -> bytes:
 
 
 class _SeparatedRows:
-    """Writes one row per order, after a row of names."""
+    """Writes one row per order, after a row of names. `time` is the order's, `timestamp` the server's."""
 
     def __init__(self, dialect: str) -> None:
         self._rows = csv.writer(sys.stdout, dialect=dialect, lineterminator="\n")
@@ -192,6 +92,7 @@ class _SeparatedRows:
                 "current_return": position.current_return,
                 "late": int(message.late),
                 "replay": int(message.replay),
+                "time": iso_time(order.processed_ms),
             }
             if not self._has_header:
                 self._rows.writerow(cells)
@@ -200,22 +101,77 @@ class _SeparatedRows:
         sys.stdout.flush()
 
 
-def _print_styled(messages: list[PTNWebSocketMessage]) -> None:
-    """One coloured line per order."""
-    console = Console(highlight=False, soft_wrap=True)
-    for message in messages:
-        order, position = message.new_order, message.position
-        marks = (" late" if message.late else "") + (" replay" if message.replay else "")
-        line = Text.assemble(
-            f"{message.sequence}  ",
-            (_shortened(position.miner_hotkey), "cyan"),
-            f"  {order.trade_pair:<7} ",
-            (f"{order.order_type:<5}", _DIRECTIONS.get(order.order_type, "")),
-            f" {format_leverage(order.leverage)} @ {order.price:<12g} net {position.net_leverage:+.4f}  ",
-            f"return {format_return(position.current_return)}  {message.timelag_from_order} ms",
-            (marks, "yellow"),
-        )
-        console.print(line)
+_NOTES = (
+    "leverage: change of the position, net: the position's, both in multiples of the account, - is short. "
+    "price: in the pair's quote currency. return: the position's. age: of the order when it arrived."
+)
+
+
+class _StyledRows:
+    """Prints one coloured line per order, after a heading; a line with the date where it changes.
+
+    A line fits 80 columns. Widths are fixed, since the later rows are not known.
+    """
+
+    def __init__(self, *, wide: bool, live: bool) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._wide = wide
+        self._live = live
+        self._day = ""
+
+    def __call__(self, messages: list[PTNWebSocketMessage]) -> None:
+        for message in messages:
+            order, position = message.new_order, message.position
+            day, _, time = format_time(order.processed_ms).partition(" ")
+            miner = position.miner_hotkey if self._wide else shortened(position.miner_hotkey)
+            cells: list[tuple[str, int, Kind, Any]] = [
+                ("time", 8, TEXT, time),
+                ("miner", 48 if self._wide else 11, _MINER, miner),
+                ("pair", 8, TEXT, str(order.trade_pair)),
+                ("type", 5, SIDE, order.order_type),
+                ("leverage", 8, LEVERAGE, order.leverage),
+                ("price", 9, NUMBER, order.price),
+                ("net", 7, LEVERAGE, position.net_leverage),
+                ("return", 8, RETURN, position.current_return),
+                ("age", 4, _AGE, message.timelag_from_order),
+            ]
+            if not self._live:
+                del cells[8]
+            elif self._console.width < 100 and not self._wide:
+                del cells[6]
+            if not self._day:
+                for note in textwrap.wrap(_NOTES, min(self._console.width, 100)):
+                    self._console.print(Text(note, style="dim"))
+                heading = " ".join(_padded(kind, width, name) for name, width, kind, _ in cells)
+                self._console.print(Text(heading, style="bold"))
+            if day != self._day:
+                self._console.print(Text(f"--- {day} (UTC)", style="dim"))
+                self._day = day
+            line = Text()
+            for n, (_, width, kind, value) in enumerate(cells):
+                shown = "-" if value is None else kind.show(value)
+                line.append(" " * (n > 0))
+                line.append(_padded(kind, width, shown), kind.style(value) if value is not None else "")
+            line.append(" late" * message.late + " replay" * message.replay, "yellow")
+            if not self._wide:
+                line.truncate(self._console.width, overflow="ellipsis")
+            self._console.print(line)
+
+
+def _format_lag(ms: int) -> str:
+    seconds = max(0, ms) / 1000
+    if seconds < 100:
+        return f"{seconds:.1f}s" if seconds < 9.95 else f"{seconds:.0f}s"
+    return f"{seconds / 60:.0f}m" if seconds < 5970 else f"{seconds / 3600:.0f}h"
+
+
+_AGE = Kind(_format_lag, right=True)
+_MINER = Kind(style=lambda _: "cyan")
+
+
+def _padded(kind: Kind, width: int, text: str) -> str:
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return f"{text:>{width}}" if kind.right else f"{text:<{width}}"
 
 
 class _CommandRunner:

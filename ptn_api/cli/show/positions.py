@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,90 +14,140 @@ from rich.console import Console
 from rich.live import Live
 
 from ptn_api.cli.client import fetch, open_client
-from ptn_api.cli.show.output import (
-    OrderOutput,
-    format_age,
-    format_leverage,
-    format_return,
-    format_time,
-    print_csv,
+from ptn_api.cli.row_options import View
+from ptn_api.cli.show.choices import chosen_hotkey, chosen_hotkeys
+from ptn_api.cli.show.table import (
+    AGE,
+    COUNT,
+    DAY_AND_TIME,
+    IDENTITY,
+    LEVERAGE,
+    LOST,
+    NUMBER,
+    RETURN,
+    SHARE,
+    SIDE,
+    TIME,
+    Column,
+    Kind,
+    Table,
     print_document,
-    print_rows,
-    table_of,
+    print_table,
+    rendered,
 )
 from ptn_api.client import calls
+from ptn_api.client.arguments import as_list
 from ptn_api.client.rest import PTNClient
 from ptn_api.errors import APIStatusError, ServerUnreachableError, SettingsError
 from ptn_api.model.miner import Leaderboard, LeaderboardEntry
 from ptn_api.model.position import Position
 from ptn_api.model.tiers import TIERS, data_tier
-from ptn_api.model.trade_pair import pair_id, split_names
+from ptn_api.model.trade_pair import pair_id
 
 __all__ = ["TOP_ORDERS", "run", "run_miner", "run_orders", "run_top"]
 
 _POSITION_COLUMNS = (
-    "miner",
-    "pair",
-    "type",
-    "leverage",
-    "entry price",
-    "return",
-    "orders",
-    "opened",
-    "closed",
+    Column("miner_hotkey", "miner", IDENTITY),
+    Column("thirty_day_returns", "ranked by", RETURN),
+    Column("trade_pair", "pair"),
+    Column("position_type", "type", SIDE),
+    Column("net_leverage", "leverage", LEVERAGE),
+    Column("average_entry_price", "entry", NUMBER, spare=True),
+    Column("current_return", "return", RETURN),
+    Column("opened", "opened", TIME),
+    Column("closed", "closed", TIME),
+    Column("orders", "orders", COUNT, spare=True),
+    Column("position_uuid", "position", IDENTITY, spare=True),
 )
-_ORDER_COLUMNS = ("processed", "miner", "pair", "type", "leverage", "price", "order")
+_ORDER_COLUMNS = (
+    Column("time", "time (UTC)", DAY_AND_TIME),
+    Column("miner_hotkey", "miner", IDENTITY),
+    Column("trade_pair", "pair"),
+    Column("order_type", "type", SIDE),
+    Column("leverage", "leverage", LEVERAGE),
+    Column("price", "price", NUMBER),
+    Column("order_uuid", "order", IDENTITY),
+    Column("position_uuid", "position", IDENTITY, spare=True),
+)
 
 
 def run(
     url: str | None,
     api_key_file: Path | None,
+    view: View,
     *,
     tier: int | None,
     miners: Sequence[str],
     trade_pairs: Sequence[str],
     status: str,
-    as_json: bool,
 ) -> None:
     """Prints all miners' positions, the best miner first."""
     with open_client(url, api_key_file) as client:
         body, entries = _fetch_positions(client, tier, miners, trade_pairs, status)
-    if as_json:
-        print_document(body)
-    else:
-        positions = ((hotkey, position) for hotkey, entry in entries.items() for position in entry.positions)
-        title = f"{len(entries)} miners, best first; {status} positions"
-        print_rows(_POSITION_COLUMNS, _position_rows(positions), title=title)
+    kind = "" if status == "all" else f"{status} "
+    table = Table(
+        _POSITION_COLUMNS,
+        [row for hotkey, entry in entries.items() for row in _position_rows(hotkey, entry)],
+        f"{kind}positions of {len(entries)} miners, best miner first",
+        "ranked by: the miner's return over the validator's lookback (`ptn top` has its days). leverage: "
+        "multiples of the account, - is short. entry: in the pair's quote currency. Times are UTC.",
+    )
+    print_table(table, view, body=body, lists=[("*", "positions")])
 
 
-def run_miner(url: str | None, api_key_file: Path | None, hotkey: str, *, as_json: bool) -> None:
-    """Prints a summary of one miner, as lines that begin with #, and all positions."""
+def run_miner(url: str | None, api_key_file: Path | None, view: View, hotkey: str) -> None:
+    """Prints a summary of one miner, piped as lines that begin with #, and all positions."""
     with open_client(url, api_key_file) as client:
+        hotkey = chosen_hotkey(client, hotkey)
         body, entry = fetch(client, calls.miner(hotkey))
-    if as_json:
-        print_document(body)
-        return
-    print(f"# miner: {hotkey}")
-    print(f"# recent return: {format_return(entry.thirty_day_returns)}")
-    print(f"# return over all time: {format_return(entry.all_time_returns)}")
-    print(f"# counted positions: {entry.n_positions}")
-    print(f"# profitable: {entry.percentage_profitable:.1%}")
-    print(f"# tier: {entry.tier}")
-    print_rows(_POSITION_COLUMNS, _position_rows((hotkey, position) for position in entry.positions))
+    if view.output == "table":
+        names = ("thirty_day_returns", "all_time_returns", "n_positions", "percentage_profitable", "tier")
+        values = {"miner_hotkey": hotkey} | {name: getattr(entry, name) for name in names}
+        if sys.stdout.isatty():
+            gained = (f"{(factor - 1):+.2%}" for factor in (entry.thirty_day_returns, entry.all_time_returns))
+            print(f"Miner {hotkey}, as tier {entry.tier} shows it")
+            print("Return over the validator's lookback {}, over all time {}".format(*gained))
+            print(f"{entry.n_positions} counted positions, {entry.percentage_profitable:.0%} profitable\n")
+        else:
+            print("\n".join(f"# {name}: {value}" for name, value in values.items()))
+    columns = [column for column in _POSITION_COLUMNS if column.name != "thirty_day_returns"]
+    rows = [[*row[:1], *row[2:]] for row in _position_rows(hotkey, entry)]
+    notes = (
+        "leverage: multiples of the account, - is short. entry: in the pair's quote currency. Times are UTC."
+    )
+    print_table(
+        Table(columns, rows, "positions, oldest first", notes), view, body=body, lists=[("positions",)]
+    )
+
+
+def _position_rows(hotkey: str, entry: calls.Miner) -> Iterable[Sequence[Any]]:
+    for position in entry.positions:
+        yield (
+            hotkey,
+            entry.thirty_day_returns,
+            pair_id(position.trade_pair),
+            position.position_type,
+            position.net_leverage,
+            position.average_entry_price,
+            position.current_return,
+            position.open_ms,
+            position.close_ms,
+            len(position.orders),
+            position.position_uuid,
+        )
 
 
 def run_orders(
     url: str | None,
     api_key_file: Path | None,
+    view: View,
     *,
     tier: int | None,
     miners: Sequence[str],
     trade_pairs: Sequence[str],
     span: tuple[int | None, int | None],
-    limit: int,
-    as_json: bool,
 ) -> None:
-    """Prints the newest `limit` orders processed within the span (epoch ms, end excluded), newest last."""
+    """Prints the newest orders processed within the span (epoch ms, end excluded), newest last."""
     with open_client(url, api_key_file) as client:
         _, entries = _fetch_positions(client, tier, miners, trade_pairs)
     start, end = span
@@ -111,32 +161,37 @@ def run_orders(
         ),
         key=lambda pair: (pair[1].processed_ms, pair[1].order_uuid),
     )
-    newest = in_span[-limit:] if limit else in_span
-    if as_json:
-        objects = [
-            {
-                "miner_hotkey": position.miner_hotkey,
-                "position_uuid": position.position_uuid,
-                "trade_pair": pair_id(position.trade_pair),
-            }
-            | msgspec.structs.asdict(order)
-            for position, order in newest
-        ]
+    newest = in_span[-view.limit :] if view.limit else in_span
+    if view.output == "json":
+        objects = [_named(position) | msgspec.structs.asdict(order) for position, order in newest]
         print_document(msgspec.json.encode(objects))
         return
     rows = [
         (
-            format_time(order.processed_ms),
+            order.processed_ms,
             position.miner_hotkey,
             pair_id(position.trade_pair),
             order.order_type,
-            format_leverage(order.leverage),
-            f"{order.price:g}",
+            order.leverage,
+            order.price,
             order.order_uuid,
+            position.position_uuid,
         )
         for position, order in newest
     ]
-    print_rows(_ORDER_COLUMNS, rows, title=f"{len(rows)} orders, newest last")
+    some = f"newest of {len(in_span)} " if len(newest) < len(in_span) else ""
+    notes = (
+        "leverage: change of the position, in multiples of the account. price: in the pair's quote currency."
+    )
+    print_table(Table(_ORDER_COLUMNS, rows, f"{some}orders, newest last", notes), view._replace(limit=0))
+
+
+def _named(position: Position) -> dict[str, Any]:
+    return {
+        "miner_hotkey": position.miner_hotkey,
+        "position_uuid": position.position_uuid,
+        "trade_pair": pair_id(position.trade_pair),
+    }
 
 
 def _fetch_positions(
@@ -146,36 +201,24 @@ def _fetch_positions(
     trade_pairs: Sequence[str],
     status: str = "all",
 ) -> tuple[bytes, calls.MinerPositions]:
-    """All miners' positions, at the given tier or the key's own. Prints a warning for unknown miners."""
+    """All miners' positions, at the given tier or the key's own. Tells which miners have none."""
     wanted = data_tier(client.me().tier) if tier is None else tier
     known_tier = next((known for known in TIERS if known == wanted), None)
     if known_tier is None:
         raise SettingsError(f"--tier: expected 0, 30, 50 or 100, not {wanted}")
     only: Any = None if status == "all" else status
+    if miners:
+        as_list(miners)  # an empty choice is an error
+        miners = chosen_hotkeys(client, miners)
     call = calls.miner_positions(
         tier=known_tier, miner=list(miners) or None, trade_pair=list(trade_pairs) or None, status=only
     )
+    call.read = calls.MinerPositions.read  # chosen_hotkeys has warned already
     body, entries = fetch(client, call)
-    # Without other filters, the client's log has the same.
-    absent = set(split_names(miners)) - entries.keys() if trade_pairs or only else set()
-    for hotkey in sorted(absent - set(client.hotkeys())) if absent else ():
-        print(f"ptn: no positions of miner {hotkey!r}: is the hotkey right?", file=sys.stderr)
+    for hotkey in miners:
+        if hotkey not in entries:
+            print(f"ptn: {hotkey}: no position passes the filters at tier {known_tier}", file=sys.stderr)
     return body, entries
-
-
-def _position_rows(positions: Iterable[tuple[str, Position]]) -> Iterator[tuple[str, ...]]:
-    for hotkey, position in positions:
-        yield (
-            hotkey,
-            pair_id(position.trade_pair),
-            position.position_type or "",
-            f"{position.net_leverage:+.4f}",
-            f"{position.average_entry_price:g}",
-            format_return(position.current_return),
-            str(len(position.orders)),
-            format_time(position.open_ms),
-            format_time(position.close_ms),
-        )
 
 
 # --- the leaderboard --------------------------------------------------------------------------------------
@@ -196,31 +239,14 @@ TOP_ORDERS: dict[str, Callable[[LeaderboardEntry], float]] = {
     "last": lambda row: 0 if row.last_order is None else -row.last_order.processed_ms,
 }
 """The orders of `ptn top`; ties by rank."""
-_CELLS: dict[str, Callable[[LeaderboardEntry], object]] = {
-    "rank": lambda row: row.rank,
-    "miner_hotkey": lambda row: row.hotkey,
-    "thirty_day_returns": lambda row: row.thirty_day_returns,
-    "all_time_returns": lambda row: row.all_time_returns,
-    "n_positions": lambda row: row.n_positions,
-    "percentage_profitable": lambda row: row.percentage_profitable,
-    "drawdown": lambda row: row.drawdown,
-    "open_positions": lambda row: row.open_positions,
-    "net_leverage": _net,
-    "last_order_ms": lambda row: row.last_order and row.last_order.processed_ms,
-    "last_order_trade_pair": lambda row: row.last_order and row.last_order.trade_pair,
-    "phase": lambda row: row.phase,
-    "elimination": lambda row: row.elimination and row.elimination.reason,
-}
-"""The columns of `ptn top --output csv`."""
 
 
 def run_top(
     url: str | None,
     api_key_file: Path | None,
+    view: View,
     *,
     sort: str,
-    limit: int,
-    output: OrderOutput,
     live: bool,
     interval_s: float,
 ) -> None:
@@ -228,7 +254,7 @@ def run_top(
     console, shown = Console(), None
     with open_client(url, api_key_file) as client, contextlib.ExitStack() as stack:
         screen: Live | None = None
-        if live and output == "table" and sys.stdout.isatty():
+        if live and view.output == "table" and sys.stdout.isatty():
             screen = stack.enter_context(Live(console=console, auto_refresh=False))
         while True:
             note = ""
@@ -240,52 +266,58 @@ def run_top(
                     raise
                 found, note = shown, "; the server does not answer at present"  # or a proxy in front of it
             rows = sorted(found.miners, key=lambda row: (TOP_ORDERS[sort](row), row.rank))
-            chosen = msgspec.structs.replace(found, miners=rows[: limit or None])
             if screen is not None:
-                columns, cells, title = _top_table(chosen, len(found.miners))
-                screen.update(table_of(console, columns, cells, title=title + note), refresh=True)
+                screen.update(rendered(_top_table(found, rows), console, view, note=note), refresh=True)
             elif found is not shown:
-                _print_top(chosen, len(found.miners), output)
+                chosen = msgspec.structs.replace(found, miners=rows[: view.limit or None])
+                table, body = _top_table(found, rows), msgspec.json.encode(chosen)
+                print_table(table, view, body=body, lists=[("miners",)], objects=rows)
             shown = found
             if not live:
                 return
             time.sleep(interval_s)
 
 
-def _print_top(chosen: Leaderboard, count: int, output: OrderOutput) -> None:
-    match output:
-        case "table":
-            columns, cells, title = _top_table(chosen, count)
-            print_rows(columns, cells, title=title)
-        case "csv":
-            print_csv([[*_CELLS], *([cell(row) for cell in _CELLS.values()] for row in chosen.miners)])
-        case "json":
-            print_document(msgspec.json.encode(chosen))
-        case "ndjson":
-            for row in chosen.miners:
-                print_document(msgspec.json.encode(row))
-    sys.stdout.flush()
-
-
-def _top_table(chosen: Leaderboard, count: int) -> tuple[Sequence[str], Sequence[Sequence[str]], str]:
-    """Returns columns, rows and title."""
-    days = f"{chosen.lookback_days:g}d return"
-    columns = ("rank", "miner", days, "all time", "won", "lost", "open", "net", "last", "phase")
-    now_ms = time.time() * 1000
+def _top_table(found: Leaderboard, ordered: Sequence[LeaderboardEntry]) -> Table:
+    days = f"{found.lookback_days:g}d"
+    columns = (
+        Column("rank", "rank", COUNT),
+        Column("miner_hotkey", "miner", IDENTITY),
+        Column("thirty_day_returns", days, RETURN),
+        Column("all_time_returns", "all time", RETURN),
+        Column("percentage_profitable", "won", SHARE),
+        Column("drawdown", "lost", LOST),
+        Column("open_positions", "open", COUNT),
+        Column("net_leverage", "net", LEVERAGE),
+        Column("last_order", "last", AGE),
+        Column("phase", "phase"),
+        Column("elimination", "out", Kind(lambda reason: "yes")),
+        Column("n_positions", "counted", COUNT, spare=True),
+        Column("last_order_trade_pair", "pair", spare=True),
+    )
     rows = [
         (
-            str(row.rank),
+            row.rank,
             row.hotkey,
-            format_return(row.thirty_day_returns),
-            format_return(row.all_time_returns),
-            f"{row.percentage_profitable:.0%}" if row.n_positions else "",
-            "" if row.drawdown is None else f"{row.drawdown:.1%}",
-            str(row.open_positions),
-            f"{_net(row):+.2f}" if row.open_positions else "",
-            "" if row.last_order is None else format_age(now_ms - row.last_order.processed_ms),
-            "ELIMINATED" if row.elimination else row.phase or "",
+            row.thirty_day_returns,
+            row.all_time_returns,
+            row.percentage_profitable if row.n_positions else None,
+            row.drawdown,
+            row.open_positions,
+            _net(row),
+            row.last_order and row.last_order.processed_ms,
+            row.phase,
+            row.elimination and (row.elimination.reason or "eliminated"),
+            row.n_positions,
+            row.last_order and row.last_order.trade_pair,
         )
-        for row in chosen.miners
+        for row in ordered
     ]
-    delay = f", {chosen.delay_ms // 3_600_000} h late" if chosen.delay_ms else ""
-    return columns, rows, f"{len(rows)} of {count} miners, tier {chosen.tier}{delay}"
+    delay = f", {found.delay_ms // 3_600_000} h late" if found.delay_ms else ""
+    notes = (
+        f"{days}: return over {found.lookback_days:g} days, which ranks. won: share of the counted (closed) "
+        "positions with a profit. lost: largest loss from a high (drawdown). open: positions. net: sum of "
+        "their leverages, in multiples of the account. last: age of the newest order. "
+        "out: eliminated (`ptn eliminations`)."
+    )
+    return Table(columns, rows, f"miners, tier {found.tier}{delay}", notes)

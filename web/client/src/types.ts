@@ -355,12 +355,17 @@ export interface LogHealth {
   epoch_matches?: boolean | null;
 }
 
-/** The request's API key: its user and its limits. `expires_ms` is epoch ms; null: never. */
+/**
+ * The request's API key: its user and its limits. `expires_ms` is epoch ms; null: never.
+ *
+ * `version` is the server's.
+ */
 export interface Me {
   alias: string;
   tier: number;
   expires_ms?: number | null;
   limits: KeyLimits;
+  version?: string;
 }
 
 /** One order. `timestamp` is when the server first saw it, also in a replay. */
