@@ -35,6 +35,7 @@ __all__ = [
     "fetch",
     "open_client",
     "print_client_log",
+    "rest_url",
     "ws_url",
 ]
 
@@ -61,12 +62,19 @@ def _checked(url: str, schemes: tuple[str, str]) -> str:
     return url
 
 
+def rest_url(option: str | None) -> str:
+    """The REST address: from the option or PTN_REST_URL, the config file, or this machine's."""
+    return _checked(option or read_config().rest_url or REST_URL, ("http", "https"))
+
+
 @contextmanager
-def open_client(url: str | None, api_key_file: Path | None) -> Iterator[PTNClient]:
+def open_client(
+    url: str | None, api_key_file: Path | None, *, key_required: bool = True
+) -> Iterator[PTNClient]:
     """A REST client, whose errors name the address."""
     print_client_log()
-    address = _checked(url or read_config().rest_url or REST_URL, ("http", "https"))
-    key = read_api_key(api_key_file)
+    address = rest_url(url)
+    key = read_api_key(api_key_file, required=key_required)
     with PTNClient(address, key.value, retries=Retries(times=2, first=0.2)) as client:
         try:
             yield client
@@ -75,6 +83,8 @@ def open_client(url: str | None, api_key_file: Path | None) -> Iterator[PTNClien
         except AuthenticationError as error:
             raise authentication_failure(error, address, key) from None
         except APIStatusError as error:
+            if error.status == 400 and error.code == "bad_parameter":
+                raise SettingsError(str(error)) from None
             unknown = error.status == 404 and error.code != "foreign"  # an unknown miner, say
             problem = str(error) if unknown else f"{address}: {error}"
             raise APIStatusError(problem, status=error.status, code=error.code) from None

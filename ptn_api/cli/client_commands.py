@@ -8,21 +8,16 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from ptn_api.cli.completion import complete_choices, complete_hotkeys, complete_trade_pairs
+from ptn_api.cli.exit_status import UNWELL
+from ptn_api.cli.row_options import JsonLines, Output, OutputOption, View, Wide, prints_rows, view_of
 from ptn_api.cli.time_arguments import duration_ms, speed_of, time_ms
-from ptn_api.model.trade_pair import trade_pairs as table_of_pairs
 
 __all__ = ["CLIENT_COMMANDS", "DOCUMENT_COMMANDS"]
-
-
-class Output(str, enum.Enum):
-    TABLE = "table"
-    JSON = "json"
-    NDJSON = "ndjson"
-    CSV = "csv"
 
 
 class Status(str, enum.Enum):
@@ -54,11 +49,6 @@ class OnError(str, enum.Enum):
     SKIP = "skip"
 
 
-def _complete_trade_pair(prefix: str) -> list[str]:
-    """For the shell's completion."""
-    return [pair for pair in table_of_pairs() if pair.upper().startswith(prefix.upper())]
-
-
 RestUrl = Annotated[
     str | None,
     typer.Option(
@@ -85,21 +75,38 @@ ApiKeyFile = Annotated[
         "(default: PTN_API_KEY, then the config file).",
     ),
 ]
-Hotkey = Annotated[str, typer.Argument(help="The miner's hotkey.")]
+Hotkey = Annotated[
+    str,
+    typer.Argument(
+        help="The miner's hotkey, or as many of its first letters as no other has.",
+        autocompletion=complete_hotkeys,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON as the server sends it.")]
 Tier = Annotated[
-    int | None, typer.Option(metavar="TIER", help="Show this tier: 0, 30, 50 or 100 (default: your key's).")
+    int | None,
+    typer.Option(
+        metavar="TIER",
+        help="Show this tier: 0, 30, 50 or 100 (default: your key's).",
+        autocompletion=complete_choices(("0", "30", "50", "100")),
+    ),
 ]
 Miners = Annotated[
-    list[str] | None, typer.Option("--miner", metavar="HOTKEY", help="Include only this miner; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--miner",
+        metavar="HOTKEY",
+        help="Include only this miner (its first letters are enough); repeatable, or with commas.",
+        autocompletion=complete_hotkeys,
+    ),
 ]
 TradePairs = Annotated[
     list[str] | None,
     typer.Option(
         "--trade-pair",
-        metavar="ID",
-        help="Include only this trade pair; repeatable.",
-        autocompletion=_complete_trade_pair,
+        metavar="PAIR",
+        help="Include only this trade pair, such as BTCUSD or btc/usd; repeatable, or with commas.",
+        autocompletion=complete_trade_pairs,
     ),
 ]
 Since = Annotated[
@@ -111,10 +118,6 @@ Since = Annotated[
 Until = Annotated[str | None, typer.Option("--to", metavar="TIME", help="End before this time.")]
 Count = Annotated[int, typer.Option(metavar="N", help="Stop after this many orders; 0 = never.", min=0)]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for a server that is not running yet.")]
-OutputOption = Annotated[
-    Output | None, typer.Option("--output", "-o", help="Print orders in this format (default: table).")
-]
-JsonLines = Annotated[bool, typer.Option("--json", help="Same as --output ndjson.")]
 Exec = Annotated[
     str | None,
     typer.Option(
@@ -150,14 +153,15 @@ def stream(
         typer.Option(metavar="DURATION", help="Skip older orders, as 30s or 5m; each is reported."),
     ] = None,
     wait: Wait = False,
+    wide: Wide = False,
 ) -> None:
     """Follow every order as it happens."""
-    from ptn_api.cli.stream import run
+    from ptn_api.cli.show.stream import run
 
     run(
         url,
         api_key_file,
-        output=_chosen_output(output, json),
+        view_of(output, json, wide, short=Output.NDJSON),
         command=command,
         on_error=on_error.value,
         miners=miner or [],
@@ -171,23 +175,26 @@ def stream(
     )
 
 
+@prints_rows(rows="positions")
 def positions(
+    view: View,
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
     tier: Tier = None,
     miner: Miners = None,
     trade_pair: TradePairs = None,
     status: Annotated[Status, typer.Option(help="Show open, closed or all positions.")] = Status.OPEN,
-    json: Json = False,
 ) -> None:
     """Print every miner's positions, best miner first."""
-    from ptn_api.cli.positions import run
+    from ptn_api.cli.show.positions import run
 
     chosen = {"miners": miner or [], "trade_pairs": trade_pair or [], "status": status.value}
-    run(url, api_key_file, tier=tier, as_json=json, **chosen)  # type: ignore[arg-type]
+    run(url, api_key_file, view, tier=tier, **chosen)  # type: ignore[arg-type]
 
 
+@prints_rows(limit=25, rows="miners")
 def top(
+    view: View,
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
     sort: Annotated[
@@ -197,45 +204,28 @@ def top(
             "first), open positions, net leverage, or newest order."
         ),
     ] = TopOrder.RANK,
-    limit: Annotated[
-        int, typer.Option(metavar="N", help="Print at most this many miners; 0 = all.", min=0)
-    ] = 25,
     live: Annotated[bool, typer.Option("--live", help="Go on, and print again after each change.")] = False,
     interval: Annotated[
         float, typer.Option(metavar="SECONDS", help="With --live, ask the server this often.", min=0.1)
     ] = 2.0,
-    output: Annotated[
-        Output | None, typer.Option("--output", "-o", help="Print miners in this format (default: table).")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Same as --output json.")] = False,
 ) -> None:
     """Print the leaderboard: returns, drawdown and exposure of the best miners."""
-    from ptn_api.cli.positions import run_top
+    from ptn_api.cli.show.positions import run_top
 
-    run_top(
-        url,
-        api_key_file,
-        sort=sort.value,
-        limit=limit,
-        output=output.value if output else "json" if json else "table",
-        live=live,
-        interval_s=interval,
-    )
+    run_top(url, api_key_file, view, sort=sort.value, live=live, interval_s=interval)
 
 
-def miner(
-    hotkey: Hotkey,
-    url: RestUrl = None,
-    api_key_file: ApiKeyFile = None,
-    json: Json = False,
-) -> None:
+@prints_rows(rows="positions")
+def miner(hotkey: Hotkey, view: View, url: RestUrl = None, api_key_file: ApiKeyFile = None) -> None:
     """Print one miner's returns and positions."""
-    from ptn_api.cli.positions import run_miner
+    from ptn_api.cli.show.positions import run_miner
 
-    run_miner(url, api_key_file, hotkey, as_json=json)
+    run_miner(url, api_key_file, view, hotkey)
 
 
+@prints_rows(limit=50, rows="orders, the newest")
 def orders(
+    view: View,
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
     tier: Tier = None,
@@ -243,48 +233,41 @@ def orders(
     trade_pair: TradePairs = None,
     since: Since = None,
     until: Until = None,
-    limit: Annotated[
-        int, typer.Option(metavar="N", help="Print at most this many orders, the newest; 0 = all.", min=0)
-    ] = 50,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON list with one object per order.")
-    ] = False,
 ) -> None:
     """Print the latest orders, newest last."""
-    from ptn_api.cli.positions import run_orders
+    from ptn_api.cli.show.positions import run_orders
 
-    run_orders(
-        url,
-        api_key_file,
-        tier=tier,
-        miners=miner or [],
-        trade_pairs=trade_pair or [],
-        span=(time_ms(since), time_ms(until)),
-        limit=limit,
-        as_json=json,
-    )
+    chosen = {"miners": miner or [], "trade_pairs": trade_pair or []}
+    run_orders(url, api_key_file, view, tier=tier, span=(time_ms(since), time_ms(until)), **chosen)
 
 
+@prints_rows(rows="miners")
 def stats(
-    hotkey: Annotated[str | None, typer.Argument(help="Print only this miner's entry, in full.")] = None,
+    view: View,
+    hotkey: Annotated[
+        str | None,
+        typer.Argument(
+            help="Print only this miner's entry, in full, as JSON.", autocompletion=complete_hotkeys
+        ),
+    ] = None,
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
     checkpoints: Annotated[
-        bool, typer.Option("--checkpoints", help="Include the ledgers' checkpoints.")
+        bool, typer.Option("--checkpoints", help="Include the ledgers' checkpoints in JSON.")
     ] = False,
-    json: Json = False,
 ) -> None:
-    """Print the validator's statistics for every miner."""
-    from ptn_api.cli.documents import run_statistics
+    """Print the validator's statistics for every miner, the largest weight first."""
+    from ptn_api.cli.show.documents import run_statistics
 
-    run_statistics(url, api_key_file, hotkey=hotkey, checkpoints=checkpoints, as_json=json)
+    run_statistics(url, api_key_file, view, hotkey=hotkey, checkpoints=checkpoints)
 
 
-def eliminations(url: RestUrl = None, api_key_file: ApiKeyFile = None, json: Json = False) -> None:
+@prints_rows(rows="miners")
+def eliminations(view: View, url: RestUrl = None, api_key_file: ApiKeyFile = None) -> None:
     """Print the eliminated miners, with time and reason."""
-    from ptn_api.cli.documents import run_eliminations
+    from ptn_api.cli.show.documents import run_eliminations
 
-    run_eliminations(url, api_key_file, as_json=json)
+    run_eliminations(url, api_key_file, view)
 
 
 def checkpoint(
@@ -296,116 +279,135 @@ def checkpoint(
     json: Annotated[bool, typer.Option("--json", help="Print the file name and size as JSON.")] = False,
 ) -> None:
     """Download the checkpoint that a validator restores from (tier 100)."""
-    from ptn_api.cli.documents import run_checkpoint
+    from ptn_api.cli.show.documents import run_checkpoint
 
     run_checkpoint(url, api_key_file, output=output, as_json=json)
 
 
+@prints_rows(rows="orders")
 def limit_orders(
     hotkey: Hotkey,
+    view: View,
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
     cancelled: Annotated[bool, typer.Option("--cancelled", help="Print cancelled orders instead.")] = False,
-    json: Json = False,
 ) -> None:
     """Print one miner's waiting limit orders (tier 100)."""
-    from ptn_api.cli.documents import run_limit_orders
+    from ptn_api.cli.show.documents import run_limit_orders
 
-    run_limit_orders(url, api_key_file, hotkey, cancelled=cancelled, as_json=json)
+    run_limit_orders(url, api_key_file, view, hotkey, cancelled=cancelled)
 
 
+@prints_rows(rows="rows of the summary")
 def ledger(
     kind: Annotated[LedgerKind, typer.Argument(help="perf, debt, emissions or penalty.")],
+    view: View,
     hotkey: Annotated[
         str | None,
-        typer.Argument(help="The miner's hotkey; without it, `debt` prints a summary of all miners."),
+        typer.Argument(
+            help="The miner's hotkey or its first letters; without it, `debt` is a summary of all miners.",
+            autocompletion=complete_hotkeys,
+        ),
     ] = None,
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
-    json: Json = False,
 ) -> None:
     """Print one miner's perf, debt, emissions or penalty ledger."""
-    from ptn_api.cli.documents import run_ledger
+    from ptn_api.cli.show.documents import run_ledger
 
-    run_ledger(url, api_key_file, kind.value, hotkey, as_json=json)
+    run_ledger(url, api_key_file, view, kind.value, hotkey)
 
 
-def account(
-    hotkey: Hotkey,
-    url: RestUrl = None,
-    api_key_file: ApiKeyFile = None,
-    limit: Annotated[
-        int, typer.Option(metavar="N", help="Print the latest snapshots, at most this many.", min=1, max=2160)
-    ] = 24,
-    json: Json = False,
-) -> None:
+@prints_rows(limit=24, rows="hours, the latest (2160 at most)")
+def account(hotkey: Hotkey, view: View, url: RestUrl = None, api_key_file: ApiKeyFile = None) -> None:
     """Print one miner's balance and equity, hour by hour."""
-    from ptn_api.cli.documents import run_account
+    from ptn_api.cli.show.documents import run_account
 
-    run_account(url, api_key_file, hotkey, limit=limit, as_json=json)
+    run_account(url, api_key_file, view, hotkey)
 
 
+@prints_rows(rows="account sizes")
 def collateral(
-    hotkey: Annotated[str | None, typer.Argument(help="Print only this miner's account size.")] = None,
+    view: View,
+    hotkey: Annotated[
+        str | None,
+        typer.Argument(help="Print only this miner's account size.", autocompletion=complete_hotkeys),
+    ] = None,
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
     every: Annotated[bool, typer.Option("--all", help="Print every record, not only the latest.")] = False,
-    json: Json = False,
 ) -> None:
     """Print the miners' account sizes."""
-    from ptn_api.cli.documents import run_collateral
+    from ptn_api.cli.show.documents import run_collateral
 
-    run_collateral(url, api_key_file, hotkey=hotkey, most_recent=not every, as_json=json)
+    run_collateral(url, api_key_file, view, hotkey=hotkey, most_recent=not every)
 
 
+@prints_rows(rows="buckets")
 def challenge_period(
-    hotkey: Hotkey, url: RestUrl = None, api_key_file: ApiKeyFile = None, json: Json = False
+    hotkey: Hotkey, view: View, url: RestUrl = None, api_key_file: ApiKeyFile = None
 ) -> None:
     """Print the buckets of the competition that one miner has been in, oldest first."""
-    from ptn_api.cli.documents import run_challenge_period
+    from ptn_api.cli.show.documents import run_challenge_period
 
-    run_challenge_period(url, api_key_file, hotkey, as_json=json)
+    run_challenge_period(url, api_key_file, view, hotkey)
 
 
-def selections(url: RestUrl = None, api_key_file: ApiKeyFile = None, json: Json = False) -> None:
+@prints_rows(rows="miners")
+def selections(view: View, url: RestUrl = None, api_key_file: ApiKeyFile = None) -> None:
     """Print the asset class that each miner chose."""
-    from ptn_api.cli.documents import run_selections
+    from ptn_api.cli.show.documents import run_selections
 
-    run_selections(url, api_key_file, as_json=json)
+    run_selections(url, api_key_file, view)
 
 
+@prints_rows(rows="subaccounts")
 def entities(
+    view: View,
     hotkey: Annotated[str | None, typer.Argument(help="Print only this entity's subaccounts.")] = None,
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
-    json: Json = False,
 ) -> None:
     """Print the entities and their subaccounts (tier 200)."""
-    from ptn_api.cli.documents import run_entities
+    from ptn_api.cli.show.documents import run_entities
 
-    run_entities(url, api_key_file, hotkey=hotkey, as_json=json)
+    run_entities(url, api_key_file, view, hotkey=hotkey)
 
 
+@prints_rows(rows="trade pairs")
 def trade_pairs(
+    view: View,
     url: RestUrl = None,
     api_key_file: ApiKeyFile = None,
     asset_class: Annotated[
         str | None,
         typer.Option(
-            metavar="CLASS", help="Print only crypto, forex, equities, commodities, hl_all or all_markets."
+            metavar="CLASS",
+            help="Print only crypto, forex, equities, commodities, hl_all or all_markets.",
+            autocompletion=complete_choices(
+                ("crypto", "forex", "equities", "commodities", "hl_all", "all_markets")
+            ),
         ),
     ] = None,
-    json: Json = False,
 ) -> None:
     """Print the network's trade pairs."""
-    from ptn_api.cli.documents import run_trade_pairs
+    from ptn_api.cli.show.documents import run_trade_pairs
 
-    run_trade_pairs(url, api_key_file, asset_class=asset_class, as_json=json)
+    run_trade_pairs(url, api_key_file, view, asset_class=asset_class)
+
+
+@prints_rows(rows="problems of a format other than table")
+def health(view: View, url: RestUrl = None) -> None:
+    """Print the server's health: its problems, each with a remedy, and its processes."""
+    from ptn_api.cli.show.server import run_health
+
+    if not run_health(url, view):
+        raise typer.Exit(UNWELL)
 
 
 def me(url: RestUrl = None, api_key_file: ApiKeyFile = None, json: Json = False) -> None:
-    """Print what the server knows about your key."""
-    from ptn_api.cli.documents import run_me
+    """Print what the server knows about your key: its tier, expiry and limits."""
+    from ptn_api.cli.show.server import run_me
 
     run_me(url, api_key_file, as_json=json)
 
@@ -428,7 +430,7 @@ def record(
     ] = False,
 ) -> None:
     """Record the stream to a file. The next run continues where the file ends."""
-    from ptn_api.cli.stream import run_recorder
+    from ptn_api.cli.show.stream import run_recorder
 
     chosen = {"miners": miner or [], "trade_pairs": trade_pair or []}
     run_recorder(file, url, api_key_file, count=count, wait=wait, as_json=json, **chosen)
@@ -463,21 +465,18 @@ def replay(
     output: OutputOption = None,
     json: JsonLines = False,
     command: Exec = None,
+    wide: Wide = False,
 ) -> None:
     """Replay past orders as if they happened now."""
-    from ptn_api.cli.stream import run_replay, run_replay_server
+    from ptn_api.cli.show.stream import run_replay, run_replay_server
 
     choice = {"miners": miner or [], "trade_pairs": trade_pair or []}
     span, pace = (time_ms(since), time_ms(until)), speed_of(speed)
     if serve:
         run_replay_server(file, url, api_key_file, port=port, speed=pace, span=span, **choice)
     else:
-        form = _chosen_output(output, json)
-        run_replay(file, url, api_key_file, output=form, command=command, speed=pace, span=span, **choice)
-
-
-def _chosen_output(output: Output | None, json: bool) -> Literal["table", "json", "ndjson", "csv"]:
-    return output.value if output else "ndjson" if json else "table"
+        view = view_of(output, json, wide, short=Output.NDJSON)
+        run_replay(file, url, api_key_file, view, command=command, speed=pace, span=span, **choice)
 
 
 def _ends_with_reader(command: Callable[..., None]) -> Callable[..., None]:
@@ -495,7 +494,9 @@ def _ends_with_reader(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-_COMMANDS: tuple[Callable[..., None], ...] = (stream, top, positions, miner, orders, me, record, replay)
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    *(stream, top, positions, miner, orders, health, me, record, replay),
+)
 _DOCUMENTS: tuple[Callable[..., None], ...] = (
     *(stats, eliminations, limit_orders, ledger, account, collateral, challenge_period, selections),
     *(entities, trade_pairs, checkpoint),

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 import typer
 
+from ptn_api.cli.row_options import View, Wide
 from ptn_api.cli.settings_options import Command, CommandGroup
 from ptn_api.clock import monotonic_ms, wall_ms
 from ptn_api.cluster.options import ClusterOptions
@@ -135,9 +136,9 @@ def init(
 
 @cluster_app.command(cls=Command)
 @_with_options()
-def status(options: ClusterOptions, json: Json = False) -> None:
+def status(options: ClusterOptions, wide: Wide = False, json: Json = False) -> None:
     """Print the state of the streams, the snapshots, and each machine's copy."""
-    from ptn_api.cli.output import print_rows
+    from ptn_api.cli.show.table import COUNT, Column, Table, print_table
 
     with connected(options) as broker:
         streams = broker.status()
@@ -157,35 +158,53 @@ def status(options: ClusterOptions, json: Json = False) -> None:
         }
         typer.echo(msgspec.json.encode(content))
         return
-    print_rows(
-        ("stream", "head", "from", "bytes", "leader", "up to date", "lagging"),
-        [
-            (
-                *(name, str(found.last), str(found.first), str(found.size), found.leader or "none"),
-                *(" ".join(found.current), " ".join(found.lagging)),
-            )
-            for name, found in streams.items()
-        ],
-    )
-    print_rows(
-        ("snapshot", "bytes", "age"),
-        [(str(info.index), str(info.size), f"{age_ms // 1000} s") for info, age_ms in snapshots],
-    )
     alike = Counter(node.node for node in nodes)
-    print_rows(
-        ("machine", "copy", "behind", "processes", "intake", "version"),
-        [
+    tables = (
+        Table(
             (
-                node.node if alike[node.node] == 1 else f"{node.node} ({node.id})",
-                str(node.index),
-                "unknown" if node.behind_ms is None else f"{node.behind_ms} ms",
-                " ".join(node.processes),
-                f"active, term {node.term}" if node.active else "",
-                node.version,
-            )
-            for node in nodes
-        ],
+                Column("stream", "stream"),
+                *(Column(name, name, COUNT) for name in ("head", "from", "bytes")),
+                Column("leader", "leader"),
+                Column("up_to_date", "up to date"),
+                Column("lagging", "lagging"),
+            ),
+            [
+                (
+                    *(name, found.last, found.first, found.size, found.leader or "none"),
+                    *(" ".join(found.current), " ".join(found.lagging)),
+                )
+                for name, found in streams.items()
+            ],
+            "streams",
+        ),
+        Table(
+            tuple(Column(name, name, COUNT) for name in ("snapshot", "bytes", "age_ms")),
+            [(info.index, info.size, age_ms) for info, age_ms in snapshots],
+            "snapshots",
+        ),
+        Table(
+            (
+                Column("machine", "machine"),
+                Column("copy", "copy", COUNT),
+                Column("behind", "behind"),
+                *(Column(name, name) for name in ("processes", "intake", "version")),
+            ),
+            [
+                (
+                    node.node if alike[node.node] == 1 else f"{node.node} ({node.id})",
+                    node.index,
+                    "unknown" if node.behind_ms is None else f"{node.behind_ms} ms",
+                    " ".join(node.processes),
+                    f"active, term {node.term}" if node.active else "",
+                    node.version,
+                )
+                for node in nodes
+            ],
+            "machines",
+        ),
     )
+    for table in tables:
+        print_table(table, View(wide=wide))
 
 
 @cluster_app.command(cls=Command)

@@ -64,10 +64,11 @@ class ApiKey(NamedTuple):
     source: str
 
 
-def read_api_key(file: Path | None) -> ApiKey:
+def read_api_key(file: Path | None, *, required: bool = True) -> ApiKey:
     """The key in the file, in PTN_API_KEY, or in the config file, in this order.
 
-    Raises AuthenticationError if all are missing, SettingsError for a file that cannot be read.
+    Empty without any, unless `required`. Raises AuthenticationError if all are missing, SettingsError for a
+    file that cannot be read.
     """
     if file is not None:
         return _key_in_file(file, "--api-key-file")
@@ -79,6 +80,8 @@ def read_api_key(file: Path | None) -> ApiKey:
     if config.api_key_file:
         source = f"api_key_file in {config_path()}"
         return _key_in_file(Path(config.api_key_file).expanduser(), source)
+    if not required:
+        return ApiKey("", "")
     raise AuthenticationError(
         f"no API key: give one with --api-key-file, PTN_API_KEY or {config_path()}", code="no_key"
     )

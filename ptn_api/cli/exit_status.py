@@ -10,8 +10,9 @@ import typer
 
 from ptn_api.errors import AuthenticationError, ClientError, PTNError, ServerUnreachableError, SettingsError
 
-__all__ = ["EXIT_STATUSES", "CommandFailed", "exit_status", "run"]
+__all__ = ["EXIT_STATUSES", "UNWELL", "CommandFailed", "exit_status", "run"]
 
+UNWELL = 6
 EXIT_STATUSES = {
     0: "success",
     1: "an error, explained in one line",
@@ -19,6 +20,7 @@ EXIT_STATUSES = {
     3: "the API key is missing, unknown, or its tier is too low",
     4: "the server cannot be reached or does not answer",
     5: "the command of --exec failed; its order is delivered again by the next run",
+    UNWELL: "`ptn health`: the server reports a problem",
     130: "interrupted",
 }
 """The documentation prints this table."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ptn_api.cli.cluster import connected
+from ptn_api.cli.row_options import View, prints_rows
 from ptn_api.cli.settings_options import Command, CommandGroup
 from ptn_api.cli.time_arguments import duration_ms, expiry_ms
 from ptn_api.clock import wall_ms
@@ -303,12 +304,13 @@ def push(
 
 
 @keys_app.command("list", cls=Command)
+@prints_rows(rows="keys")
 @_with(_Keys)
-def list_(keys: _Keys, data_dir: DataDir = DATA_DIR) -> None:
+def list_(keys: _Keys, view: View, data_dir: DataDir = DATA_DIR) -> None:
     """List every key: user, tier, fingerprint, expiry and last use."""
     from ptn_api.access import parse_keys
     from ptn_api.access.usage import UsageFile
-    from ptn_api.cli.output import format_time, print_rows
+    from ptn_api.cli.show.table import DAY_AND_TIME, Column, Table, print_table
 
     parsed = parse_keys(keys.read())
     unused, last_seen = "never", dict[tuple[str, str], int]()
@@ -325,13 +327,24 @@ def list_(keys: _Keys, data_dir: DataDir = DATA_DIR) -> None:
     except (sqlite3.Error, PTNError) as error:
         typer.echo(f"ptn: the last use of keys cannot be read: {error}", err=True)
         unused = "unknown"
-    rows = []
-    for grant in parsed.grants:
-        fingerprint = grant.digest.hex()[:8]
-        seen = format_time(last_seen.get((grant.alias, fingerprint)) or None) or unused
-        expires = format_time(grant.expires_ms) or "never"
-        rows.append((grant.alias, str(grant.tier), fingerprint, expires, seen))
-    print_rows(("user", "tier", "fingerprint", "expires", "last seen"), rows)
+    rows = [
+        (
+            grant.alias,
+            grant.tier,
+            fingerprint := grant.digest.hex()[:8],
+            grant.expires_ms or "never",
+            last_seen.get((grant.alias, fingerprint)) or unused,
+        )
+        for grant in parsed.grants
+    ]
+    columns = (
+        Column("user", "user"),
+        Column("tier", "tier"),
+        Column("fingerprint", "fingerprint"),
+        Column("expires", "expires (UTC)", DAY_AND_TIME),
+        Column("last_seen", "last seen (UTC)", DAY_AND_TIME),
+    )
+    print_table(Table(columns, rows, f"keys in {keys}"), view)
     if parsed.problems:
         counts = f"{len(parsed.problems)} problems in {keys}, entries left out: {parsed.left_out}"
         typer.echo(f"ptn: warning: {counts}; see `ptn keys check`", err=True)
@@ -356,9 +369,11 @@ def check(keys: _Keys) -> None:
 
 
 @keys_app.command(cls=Command)
+@prints_rows(rows="rows")
 @_with(_chosen_cluster)
 def usage(
     cluster: ClusterOptions | None,
+    view: View,
     days: Annotated[
         int, typer.Option(min=1, metavar="N", help="Cover this many days, including today.")
     ] = 30,
@@ -366,7 +381,7 @@ def usage(
 ) -> None:
     """Print requests, bytes and stream messages per user and day (UTC)."""
     from ptn_api.access.usage import UsageFile, day_of
-    from ptn_api.cli.output import print_rows
+    from ptn_api.cli.show.table import COUNT, Column, Table, print_table
 
     first_day = day_of(wall_ms() - (days - 1) * 86_400_000)
     totals: dict[tuple[str, str], list[int]] = {}
@@ -387,8 +402,15 @@ def usage(
             add(UsageFile(_existing(data_dir)).read(since_day=first_day))
         except sqlite3.Error as error:
             raise PTNError(f"the usage records in {data_dir} cannot be read: {error}") from None
-    rows = [(user, day, *map(str, total)) for (user, day), total in sorted(totals.items())]
-    print_rows(("user", "day", "requests", "bytes", "messages"), rows)
+    rows = [(user, day, *total) for (user, day), total in sorted(totals.items())]
+    columns = (
+        Column("user", "user"),
+        Column("day", "day"),
+        Column("requests", "requests", COUNT),
+        Column("bytes", "bytes", COUNT),
+        Column("messages", "messages", COUNT),
+    )
+    print_table(Table(columns, rows, "users and days (UTC)"), view)
 
 
 def _existing(data_dir: Path) -> Path:

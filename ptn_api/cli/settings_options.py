@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from ptn_api.cli.completion import complete_choices
 from ptn_api.process.settings import SETTINGS, Setting, load_settings
 
 __all__ = ["EPILOG", "Command", "CommandGroup", "takes_settings"]
@@ -78,5 +79,6 @@ def _option_for(setting: Setting) -> Any:
         help=f"{setting.description}{default}.",
         show_default=False,
         rich_help_panel=setting.section,
+        autocompletion=complete_choices(setting.choices) if setting.choices else None,
     )
     return Annotated[(bool if setting.is_switch else str) | None, option]

@@ -116,10 +116,10 @@ def resolve_pair(name: str) -> str | None:
 
 
 def unknown_pair(name: str) -> str:
-    """Returns the sentence for an unknown name; it suggests a similar pair, if any."""
+    """Returns the sentence for an unknown name; it suggests up to three similar pairs, the nearest first."""
     shown = name if len(name) <= 40 else f"{name[:40]}..."
-    similar = get_close_matches(_letters(shown), _ids_by_letters(), n=1)
-    hint = f"; did you mean {_ids_by_letters()[similar[0]]}?" if similar else ""
+    similar = get_close_matches(_letters(shown), _ids_by_letters(), n=3)
+    hint = f"; did you mean {' or '.join(_ids_by_letters()[near] for near in similar)}?" if similar else ""
     return f"Unknown trade pair: {shown}{hint} (/trade-pairs lists all)"
 
 

@@ -1,4 +1,7 @@
-"""The log of the server's processes, on standard error: readable on a terminal, JSON otherwise."""
+"""What operators see of the server's processes: their titles, and their log on standard error.
+
+The log is readable on a terminal and JSON otherwise.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,18 @@ from typing import Any, TextIO, cast
 
 import structlog
 
-__all__ = ["configure_logging"]
+__all__ = ["configure_logging", "set_process_title"]
+
+
+def set_process_title(process: str) -> None:
+    """Names this process `ptn-api <process>` in `ps` and `top`, instead of its command line.
+
+    Without setproctitle, an optional library, or where a system forbids it, the command line stays.
+    """
+    with contextlib.suppress(ImportError, OSError, RuntimeError):
+        from setproctitle import setproctitle
+
+        setproctitle(f"ptn-api {process}")
 
 
 class _StandardError:
@@ -40,19 +54,33 @@ def configure_logging(level: str, *, process: str, node: str = "") -> None:
             escaped["exception"] = "\n".join(line if line.isprintable() else ascii(line) for line in lines)
         return escaped
 
-    rendering: list[Any] = [structlog.processors.JSONRenderer()]
-    if sys.stderr.isatty():
-        # The default is Rich's traceback, with the values of all variables: keys, for example.
-        formatter = structlog.dev.plain_traceback
-        rendering = [escape, structlog.dev.ConsoleRenderer(exception_formatter=formatter)]
+    on_terminal = sys.stderr.isatty()
     structlog.configure(
         processors=[
             add_process,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.TimeStamper(fmt="%H:%M:%S" if on_terminal else "iso", utc=True),
             structlog.processors.format_exc_info,
-            *rendering,
+            *([escape, _readable] if on_terminal else [structlog.processors.JSONRenderer()]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _StandardError())),
     )
+
+
+_COLOURS = {"debug": "2", "warning": "33", "error": "31", "critical": "31"}
+
+
+def _readable(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
+    """A line for people: time (UTC), level, process, event, and the fields that have a value."""
+    time, level, process, name = (event.pop(key) for key in ("timestamp", "level", "process", "event"))
+    exception = event.pop("exception", "")
+    fields = [
+        f"{key}={value!r}" if isinstance(value, str) and " " in value else f"{key}={value}"
+        for key, value in event.items()
+        if value is not None
+    ]
+    line = " ".join([time, f"{level:<7}", f"{process:<10}", str(name), *fields])
+    colour = "" if os.environ.get("NO_COLOR") else _COLOURS.get(level, "")
+    line = f"\x1b[{colour}m{line}\x1b[0m" if colour else line
+    return f"{line}\n{exception}" if exception else line

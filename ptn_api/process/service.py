@@ -24,7 +24,7 @@ from ptn_api.http.cross_origin import CrossOrigin
 from ptn_api.process.certificate import Certificate
 from ptn_api.process.control import kind_of, process_names
 from ptn_api.process.data_dir import DEMO_VALIDATOR, check_validator_dir, make_data_dir
-from ptn_api.process.log_output import configure_logging
+from ptn_api.process.log_output import configure_logging, set_process_title
 from ptn_api.process.metrics_server import MetricsServer
 from ptn_api.process.settings import Settings
 from ptn_api.process.supervisor import Supervisor
@@ -52,6 +52,7 @@ def serve(
     SIGHUP stops a server that was started on a terminal, and is ignored otherwise. `announce` gets each line
     for standard output once all processes are ready, and `hint` the settings and both addresses after that.
     """
+    set_process_title("supervisor")
     configure_logging(settings.log_level, process="supervisor", node=settings.cluster_options.name)
     try:
         settings = _prepare(settings)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
@@ -215,6 +215,12 @@ class Setting(NamedTuple):
     @property
     def is_switch(self) -> bool:
         return self.default is False
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values of a setting that has only some."""
+        plain = next(iter(get_args(self.type)), None)
+        return get_args(plain) if get_origin(plain) is Literal else ()
 
     @property
     def default_text(self) -> str:

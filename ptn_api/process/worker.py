@@ -40,7 +40,7 @@ from ptn_api.process.background import (
 )
 from ptn_api.process.certificate import Certificate
 from ptn_api.process.control import WorkerConfig, WorkerControl, kind_of, read_config, take_over_stdin
-from ptn_api.process.log_output import configure_logging
+from ptn_api.process.log_output import configure_logging, set_process_title
 from ptn_api.process.metrics import Sources
 from ptn_api.tasks import run_with, wait_for_event
 
@@ -71,6 +71,7 @@ def run_child() -> int:
     with contextlib.suppress(ValueError, OSError):  # some systems allow less than their limit says
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     settings = config.settings
+    set_process_title(config.process)
     configure_logging(settings.log_level, process=config.process, node=settings.cluster_options.name)
     if kind_of(config.process) in ("rest", "stream"):  # plain asyncio where no sockets are served
         import uvloop

@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from ptn_api import __version__
 from ptn_api.errors import InvalidInputError, LogError
 from ptn_api.event_log.contract import SourceStatus
 from ptn_api.http.body import Body, body_of
@@ -52,6 +53,7 @@ def me(app: AppContext, request: RequestContext) -> Response:
             websocket_connections=connections if holder.tier >= 100 else 0,
             requests_per_minute=holder.requests_per_minute or options.requests_per_minute or None,
         ),
+        version=__version__,
     )
     return Response(body_of(msgspec.json.encode(result)))
 

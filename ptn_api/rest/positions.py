@@ -14,7 +14,7 @@ from ptn_api.http.response import Response
 from ptn_api.model.miner import Aggregates
 from ptn_api.model.position import Position
 from ptn_api.model.tiers import Tier
-from ptn_api.rest.context import AppContext, Heavy, RequestContext, freshness_headers
+from ptn_api.rest.context import AppContext, Heavy, RequestContext, freshness_headers, unknown_miners
 from ptn_api.tasks import TimeSlice
 from ptn_api.views.filters import changed_since, chosen_pairs, filtered
 from ptn_api.wire.server_session import require_complete
@@ -106,7 +106,7 @@ def _entry(app: AppContext, request: RequestContext, headers: bytes) -> Response
 
 
 async def _filtered(app: AppContext, query: PositionsQuery, time_slice: TimeSlice) -> Response:
-    headers = freshness_headers(app, query.tier)
+    headers = freshness_headers(app, query.tier) + unknown_miners(app, query.tier, query.miner)
     body = await filtered(
         app.views,
         query.tier,

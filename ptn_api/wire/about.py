@@ -125,3 +125,5 @@ class Me(msgspec.Struct, kw_only=True):
     """When the key expires. Unit: epoch ms. Null: never."""
     limits: KeyLimits
     """The user's limits."""
+    version: str = ""
+    """Version of the server."""

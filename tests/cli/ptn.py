@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import logging
 import os
 import pty
+import re
 import shlex
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import termios
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +41,7 @@ class Ptn:
     def __init__(self, home: Path, environment: dict[str, str]) -> None:
         self.home = home
         self.environment = environment
+        self.command = _PTN
 
     def __call__(self, *arguments: object, stdin: str = "", **environment: str) -> Ended:
         """Runs to the end with all streams piped, within this process, which saves a second per call."""
@@ -81,24 +86,51 @@ class Ptn:
             env=self.environment,
         )
 
-    def on_terminal(self, *arguments: object) -> str:
-        """Runs to the end on a pseudo-terminal and returns what it shows."""
+    def on_terminal(self, *arguments: object, columns: int = 160, statuses: Sequence[int] = (0,)) -> str:
+        """Runs to the end on a pseudo-terminal of this width and returns what it shows."""
         ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
         process = subprocess.Popen(
-            [*_PTN, *map(str, arguments)],
+            [*self.command, *map(str, arguments)],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
             cwd=self.home,
-            env=self.environment | {"COLUMNS": "160", "TERM": "xterm"},
+            env={k: v for k, v in self.environment.items() if k not in ("COLUMNS", "LINES")}
+            | {"TERM": "xterm"},
         )
         os.close(theirs)
         shown = b""
         while chunk := _read(ours):
             shown += chunk
         os.close(ours)
-        assert process.wait(PATIENCE_S) == 0, shown
+        assert process.wait(PATIENCE_S) in statuses, shown
         return shown.decode()
+
+    def captures(self, commands: Sequence[str], *, columns: int) -> list[str]:
+        """What each command shows on a pseudo-terminal of this width, without colours.
+
+        One process runs them all, since starting Python takes longer than a command does.
+        """
+        code = (
+            "import shlex, sys\n"
+            "from ptn_api.cli.app import main\n"
+            f"for words in {list(commands)!r}:\n"
+            "    sys.argv = ['ptn', *shlex.split(words)]\n"
+            "    try:\n"
+            "        main()\n"
+            "    except SystemExit as end:\n"
+            "        sys.stderr.write(f'{end}\\n' if isinstance(end.code, str) else '')\n"
+            f"    sys.stdout.write({_BETWEEN!r})\n"
+            "    sys.stdout.flush()\n"
+        )
+        ptn = Ptn(self.home, self.environment)
+        ptn.command = [sys.executable, "-c", code]
+        shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", ptn.on_terminal(columns=columns))
+        return shown.replace("\r", "").split(_BETWEEN)[:-1]
+
+
+_BETWEEN = "\x1e"
 
 
 def _main() -> int:

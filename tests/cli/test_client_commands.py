@@ -27,12 +27,28 @@ HOTKEY = re.compile(r"5[1-9A-HJ-NP-Za-km-z]{47}(_\d+)?")
 def test_positions(ptn: Ptn) -> None:
     """Piped: tab-separated, complete hotkeys, a line of names. Open positions by default."""
     header, *rows = ptn("positions").lines
-    assert header.split("\t")[:3] == ["miner", "pair", "type"]
+    names = header.split("\t")
+    assert names[:4] == ["miner_hotkey", "thirty_day_returns", "trade_pair", "position_type"]
     assert rows
-    assert all(HOTKEY.fullmatch(row.split("\t")[0]) and row.split("\t")[-1] == "" for row in rows)
-    closed = ptn("positions", "--status", "closed").lines[1:]
-    assert closed
-    assert all(row.split("\t")[-1] for row in closed)
+    closed = names.index("closed")
+    assert all(HOTKEY.fullmatch(row.split("\t")[0]) and row.split("\t")[closed] == "" for row in rows)
+    rows = ptn("positions", "--status", "closed").lines[1:]
+    assert rows
+    assert all(row.split("\t")[closed] for row in rows)
+
+
+def test_positions_are_exact(ptn: Ptn) -> None:
+    """All formats hold the same values; `--limit` cuts the JSON like the rows."""
+    chosen = ("positions", "--status", "closed", "--limit", 3, "-o")
+    document = json.loads(ptn(*chosen, "json").stdout)
+    positions = [position for entry in document.values() for position in entry["positions"]]
+    rows = [json.loads(line) for line in ptn(*chosen, "ndjson").lines]
+    cells = list(csv.DictReader(ptn(*chosen, "csv").lines))
+    assert len(rows) == 3
+    for name in ("position_uuid", "current_return", "average_entry_price", "net_leverage"):
+        assert [position[name] for position in positions] == [row[name] for row in rows]
+        assert [cell[name] for cell in cells] == [str(row[name]) for row in rows]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", row["opened"]) for row in rows)
 
 
 def test_positions_as_json(ptn: Ptn) -> None:
@@ -45,28 +61,40 @@ def test_positions_as_json(ptn: Ptn) -> None:
 
 
 def test_an_unknown_hotkey_is_told(ptn: Ptn) -> None:
-    """It is no error, since the miner may be new; the response is empty."""
+    """A whole one is no error, since the miner may be new; the response is empty. The nearest is named."""
+    known = ptn("positions").lines[1].split("\t")[0]
+    other = known[:-1] + ("a" if known[-1] != "a" else "b")
     for command in ("positions", "orders"):
-        ended = ptn(command, "--miner", "5Unknown")
+        ended = ptn(command, "--miner", other)
         assert len(ended.lines) == 1
-        assert "no positions of miner '5Unknown': is the hotkey right?" in ended.stderr
+        assert f"no known miner has the hotkey '{other}'; did you mean {known}" in ended.stderr
+
+
+def test_the_first_letters_of_a_hotkey(ptn: Ptn) -> None:
+    """Enough wherever a hotkey is asked for, also as tables show it; else the candidates are listed."""
+    hotkey = ptn("top").lines[1].split("\t")[1]
+    start = hotkey[:7]
+    for command in (["positions", "--miner"], ["orders", "--miner"], ["miner"]):
+        ended = ptn(*command, f"{start}…", "-o", "csv")
+        assert {row["miner_hotkey"] for row in csv.DictReader(ended.lines)} == {hotkey}, ended.stderr
+    streamed = ptn("stream", "--miner", start, "--count", 1, "-o", "csv").lines
+    assert next(csv.DictReader(streamed))["miner_hotkey"] == hotkey
+    assert json.loads(ptn("stats", start).stdout)["hotkey"] == hotkey
+    for command in (["positions", "--miner"], ["miner"], ["stream", "--miner"]):
+        ambiguous, unknown = ptn(*command, "5"), ptn(*command, "nobody")
+        assert (ambiguous.status, unknown.status) == (2, 2)
+        assert "hotkeys begin with '5': " in ambiguous.stderr
+        assert hotkey in ambiguous.stderr
+        assert "no known miner's hotkey begins with 'nobody'" in unknown.stderr
+    misspelt = ptn("miner", "5" + start[1:-1] + "0")  # no hotkey has this digit
+    assert f"did you mean {hotkey}" in misspelt.stderr
 
 
 def test_top(ptn: Ptn) -> None:
     """Best first or by a column; complete hotkeys when piped; the formats hold the same miners."""
     header, *rows = (line.split("\t") for line in ptn("top", "--limit", 0).lines)
-    assert header == [
-        "rank",
-        "miner",
-        "180d return",
-        "all time",
-        "won",
-        "lost",
-        "open",
-        "net",
-        "last",
-        "phase",
-    ]
+    assert header[:4] == ["rank", "miner_hotkey", "thirty_day_returns", "all_time_returns"]
+    assert {"percentage_profitable", "drawdown", "open_positions", "net_leverage", "phase"} <= {*header}
     assert [row[0] for row in rows] == [str(n + 1) for n in range(len(rows))]
     assert all(HOTKEY.fullmatch(row[1]) for row in rows)
     lines = ptn("top", "-o", "ndjson", "--limit", 3).lines
@@ -138,9 +166,9 @@ def test_live_top_outlives_a_restart_of_the_server(ptn: Ptn) -> None:
 def test_miner(ptn: Ptn) -> None:
     hotkey = ptn("positions").lines[1].split("\t")[0]
     ended = ptn("miner", hotkey)
-    assert f"# miner: {hotkey}" in ended.lines
+    assert f"# miner_hotkey: {hotkey}" in ended.lines
     assert json.loads(ptn("miner", hotkey, "--json").stdout)["tier"] == 100
-    unknown = ptn("miner", "nobody")
+    unknown = ptn("miner", "5" * 48)
     assert (unknown.status, unknown.stderr) == (1, "ptn: Miner ID not found\n")
 
 
@@ -170,18 +198,18 @@ def test_documents(ptn: Ptn, words: list[str], key: str) -> None:
 @pytest.mark.parametrize(
     ("words", "columns", "key"),
     [
-        ("limit-orders MINER", "processed pair kind", "unfilled"),
-        ("limit-orders MINER --cancelled", "processed pair kind", "cancelled"),
-        ("ledger debt", "miner alpha TAO", "MINER"),
-        ("account MINER --limit 2", "hour account size", "snapshots"),
-        ("collateral", "miner account size", "data"),
-        ("collateral MINER --all", "miner account size", "data"),
+        ("limit-orders MINER", "time trade_pair execution_type", "unfilled"),
+        ("limit-orders MINER --cancelled", "time trade_pair execution_type", "cancelled"),
+        ("ledger debt", "miner_hotkey cumulative_emissions_alpha cumulative_emissions_tao", "MINER"),
+        ("account MINER --limit 2", "hour account_size", "snapshots"),
+        ("collateral", "miner_hotkey account_size", "data"),
+        ("collateral MINER --all", "miner_hotkey account_size", "data"),
         ("challenge-period MINER", "since bucket", "challenge_period"),
-        ("selections", "miner asset class", "miner_selections"),
-        ("entities", "entity subaccount status", "entities"),
-        ("entities ENTITY", "entity subaccount status", "entity"),
-        ("trade-pairs", "id pair category", "allowed"),
-        ("trade-pairs --asset-class forex", "id pair category", "allowed"),
+        ("selections", "miner_hotkey asset_class", "miner_selections"),
+        ("entities", "entity_hotkey synthetic_hotkey status", "entities"),
+        ("entities ENTITY", "entity_hotkey synthetic_hotkey status", "entity"),
+        ("trade-pairs", "trade_pair_id trade_pair trade_pair_category", "allowed"),
+        ("trade-pairs --asset-class forex", "trade_pair_id trade_pair trade_pair_category", "allowed"),
     ],
 )
 def test_documents_of_a_present_validator(
@@ -217,7 +245,13 @@ def test_a_tier_above_100_reads_as_100(ptn: Ptn, of_today: dict[str, str]) -> No
 
 
 def test_one_miners_statistics(ptn: Ptn) -> None:
-    hotkey = ptn("stats").lines[1].split("\t")[0]
+    rows = [line.split("\t") for line in ptn("stats").lines]
+    assert rows[0][:3] == ["rank", "miner_hotkey", "weight"]
+    weights = [float(row[2]) for row in rows[1:]]
+    assert weights == sorted(weights, reverse=True)
+    document = json.loads(ptn("stats", "--limit", 2, "--json").stdout)
+    assert {miner["hotkey"] for miner in document["data"]} == {row[1] for row in rows[1:3]}
+    hotkey = rows[1][1]
     element = json.loads(ptn("stats", hotkey).stdout)
     assert element["hotkey"] == hotkey
     assert "checkpoints" not in element
@@ -245,7 +279,7 @@ def test_checkpoint(ptn: Ptn, tmp_path: Path) -> None:
 def test_tables_colours_and_a_progress_bar_on_a_terminal(ptn: Ptn) -> None:
     """A title, colours, shortened hotkeys, and a progress bar for the checkpoint."""
     shown = ptn.on_terminal("orders", "--limit", 3)
-    assert "3 orders, newest last" in shown
+    assert re.search("3 newest of [0-9]+ orders, newest last", shown)
     assert "\x1b[3" in shown
     assert "…" in shown
     assert "checkpoint" in ptn.on_terminal("checkpoint", "-o", "checkpoint.json")
@@ -288,8 +322,12 @@ def test_trade_pairs_in_lower_case(ptn: Ptn) -> None:
     assert {row.split("\t")[2] for row in small.lines[1:]} == {pair}
     assert small.stderr == ""
     misspelt = ptn("orders", "--trade-pair", "BTCUSDX")
-    assert (misspelt.status, misspelt.stdout) == (1, "")
-    assert "did you mean BTCUSD?" in misspelt.stderr
+    assert (misspelt.status, misspelt.stdout) == (2, "")
+    assert "did you mean BTCUSD or BTCUSDC" in misspelt.stderr
+    for command in (["stream"], ["record", "orders.ndjson"], ["replay"]):
+        refused = ptn(*command, "--trade-pair", "btc/usd,BTCUSDX")
+        assert (refused.status, refused.stdout) == (2, "")
+        assert "did you mean BTCUSD or BTCUSDC" in refused.stderr
     assert ptn("orders", "--miner", ",").status == 2
 
 

@@ -1,21 +1,57 @@
-"""Tables on a terminal, tab-separated lines in a pipe."""
+"""Tables on a terminal, exact values elsewhere."""
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 
-from ptn_api.cli.output import print_rows
+from ptn_api.cli.row_options import View
+from ptn_api.cli.show.table import (
+    IDENTITY,
+    LEVERAGE,
+    LOST,
+    NUMBER,
+    RETURN,
+    TIME,
+    Column,
+    Table,
+    print_table,
+)
 
-POSITIONS = ("miner", "pair", "type", "leverage", "entry price", "return", "orders", "opened", "closed")
 HOTKEY = "5GhCxfBcA7Ur5iiAS343xwvrYHTUfBjBi4JimiL5LhujT9MM"
-CLOSED = (HOTKEY, "DOGEUSD", "SHORT", "-10.0000", "0.240167", "1.00491", "1234", "2025-07-29 18:32:41")
+COLUMNS = (
+    Column("miner_hotkey", "miner", IDENTITY),
+    Column("trade_pair", "pair"),
+    Column("net_leverage", "leverage", LEVERAGE),
+    Column("current_return", "return", RETURN),
+    Column("drawdown", "lost", LOST),
+    Column("opened", "opened", TIME),
+    Column("closed", "closed", TIME),
+    Column("average_entry_price", "entry price", NUMBER, spare=True),
+    Column("position_uuid", "position", IDENTITY, spare=True),
+)
+OPENED_MS, CLOSED_MS = 1_753_813_961_123, 1_753_908_380_456
+ROW = (
+    HOTKEY,
+    "DOGEUSD",
+    -10.0,
+    1.0049112345,
+    0.034,
+    OPENED_MS,
+    CLOSED_MS,
+    0.24016712345,
+    "1b4f5c6d-aaaa-bbbb",
+)
 
 
 class _Terminal(io.StringIO):
@@ -23,62 +59,91 @@ class _Terminal(io.StringIO):
         return True
 
 
-def on_terminal(row: Sequence[str] | None, columns: Sequence[str] = POSITIONS) -> list[str]:
-    """The lines of a table with this row on a terminal of 80 columns."""
+def on_terminal(*rows: Sequence[Any], columns: int = 80, view: View | None = None) -> list[str]:
+    """The lines of a table with these rows on a terminal."""
     with (
         patch.object(sys, "stdout", _Terminal()) as terminal,
-        patch.dict(os.environ, COLUMNS="80", TERM="dumb"),
+        patch.dict(os.environ, COLUMNS=str(columns), TERM="xterm"),
     ):
-        print_rows(columns, [] if row is None else [row])
-    return terminal.getvalue().splitlines()
+        print_table(Table(COLUMNS, rows, "positions", "lost: drawdown."), view or View())
+    return re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()).splitlines()
 
 
-def test_eighty_columns_are_enough() -> None:
-    """Only the hotkey is cut short, and only a column's name wraps."""
-    *_, names, row = on_terminal((*CLOSED, "2025-07-30 20:46:20"))
-    assert names.split() == [name.removeprefix("entry ") for name in POSITIONS]
-    assert row.split() == ["5GhCxfBc…", *CLOSED[1:7], "2025-07-29", "2025-07-30"]
+def test_a_narrow_terminal() -> None:
+    """One line per row: hotkeys are cut short, spare columns left out and named. Units are explained."""
+    title, names, row, *notes = on_terminal(ROW, columns=60)
+    assert title.strip() == "1 positions"
+    assert names.split() == ["miner", "pair", "leverage", "return", "lost", "opened", "closed"]
+    assert row.split() == ["5GhCxfBc…", "DOGEUSD", "-10x", "+0.49%", "3.4%", "2025-07-29", "2025-07-30"]
+    assert [note.strip() for note in notes] == [
+        "lost: drawdown.",
+        "Not shown here: entry price, position (--wide).",
+    ]
 
 
-def test_the_leaderboard_fits_too() -> None:
-    """Of a miner with long values: the hotkey and the phase are cut short."""
-    columns = ("rank", "miner", "180d return", "all time", "won", "lost", "open", "net", "last", "phase")
-    row = (
-        "1000",
-        HOTKEY,
-        "10.04320",
-        "12.21000",
-        "100%",
-        "10.0%",
-        "12",
-        "-10.50",
-        "59m",
-        "SUBACCOUNT_FUNDED",
-    )
-    *_, shown = on_terminal(row, columns)
-    assert len(shown) <= 80
-    assert shown.split()[:-1] == ["1000", "5GhCxfBc…", *row[2:9]]
-    assert shown.split()[-1].startswith("SUBACC")
+def test_wide_shows_whole_hotkeys_and_every_column() -> None:
+    _, names, row, *_ = on_terminal(ROW, columns=60, view=View(wide=True))
+    assert names.split()[-1] == "position"
+    assert row.split()[0] == HOTKEY
+    assert row.split()[-1] == ROW[-1]
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 100, 200])
+def test_no_line_is_wider_than_the_terminal(columns: int) -> None:
+    wide = (HOTKEY + "_1234", "PLATINUMUSDC", 12345.678, 1e300, 1.0, OPENED_MS, None, 1e-300, "x" * 300)
+    assert max(map(len, on_terminal(ROW, wide, columns=columns))) <= columns
 
 
 def test_a_column_that_is_empty_in_every_row() -> None:
     """It is left out, such as "closed" for open positions. A table without rows shows all columns."""
-    assert "closed" not in " ".join(on_terminal((*CLOSED, "")))
-    assert "closed" in " ".join(on_terminal(None))
+    assert "closed" not in " ".join(on_terminal((*ROW[:6], 0, *ROW[7:])))
+    assert "closed" in " ".join(on_terminal())
 
 
 def test_times_of_this_year_are_shown_to_the_minute() -> None:
-    year = datetime.now(timezone.utc).year
-    assert on_terminal((*CLOSED, f"{year}-07-30 20:46:20"))[-1].split()[-2:] == ["07-30", "20:46"]
+    this_year = datetime.now(timezone.utc).replace(month=7, day=30, hour=20, minute=46, second=20)
+    row = (*ROW[:6], this_year.timestamp() * 1000, *ROW[7:])
+    assert "07-30 20:46" in on_terminal(row)[2]
 
 
-def test_piped_cells_are_complete(capsys: pytest.CaptureFixture[str]) -> None:
-    print_rows(POSITIONS, [(*CLOSED, "")], title="not for programs")
-    assert capsys.readouterr().out == "\t".join(POSITIONS) + "\n" + "\t".join((*CLOSED, "")) + "\n"
+def test_fewer_rows() -> None:
+    title, *_, hint = on_terminal(ROW, ROW, ROW, view=View(limit=2), columns=120)
+    assert title.strip() == "2 of 3 positions"
+    assert hint.strip() == "1 more: --limit 0."
+
+
+def test_other_output_is_exact(capsys: pytest.CaptureFixture[str]) -> None:
+    """Piped, CSV and JSON: every digit, whole names without spaces, times as ISO 8601."""
+    printed = {}
+    for output in ("table", "csv", "ndjson", "json"):
+        print_table(Table(COLUMNS, [(*ROW[:6], 0, *ROW[7:])], "not for programs"), View(output))  # type: ignore[arg-type]
+        printed[output] = capsys.readouterr().out
+    values = [*ROW[:5], "2025-07-29T18:32:41.123Z", None, *ROW[7:]]
+    expected = {column.name: value for column, value in zip(COLUMNS, values, strict=True)}
+    assert json.loads(printed["ndjson"]) == expected
+    assert json.loads(printed["json"]) == [expected]
+    for output, delimiter in (("table", "\t"), ("csv", ",")):
+        (row,) = csv.DictReader(io.StringIO(printed[output]), delimiter=delimiter)
+        assert row == {name: "" if value is None else str(value) for name, value in expected.items()}
+        assert not any(" " in name for name in row)
+
+
+def test_fewer_rows_of_a_document(capsys: pytest.CaptureFixture[str]) -> None:
+    """The JSON keeps the server's shape."""
+    body = b'{"a":{"positions":[1,2],"n":1},"b":{"positions":[3,4],"n":2},"c":{"positions":[5]}}'
+    table = Table(COLUMNS, [ROW] * 5, "positions")
+    print_table(table, View("json", limit=3), body=body, lists=[("*", "positions")])
+    assert json.loads(capsys.readouterr().out) == {
+        "a": {"positions": [1, 2], "n": 1},
+        "b": {"positions": [3], "n": 2},
+    }
+    print_table(table, View("json"), body=body, lists=[("*", "positions")])
+    assert capsys.readouterr().out.encode() == body + b"\n"
 
 
 def test_control_characters_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     """A machine of the cluster reports its name and users, and may have been taken over."""
-    print_rows(("user", "day"), [("a\x1b]0;b\x07\tc\n", "é")])
-    assert capsys.readouterr().out == "user\tday\na\\x1b]0;b\\x07\\tc\\n\té\n"
-    assert "\x1b" not in "".join(on_terminal(("a\x1b[2J", "b"), ("user", "day")))
+    row = (HOTKEY, "a\x1b]0;b\x07\tc\n", *ROW[2:])
+    print_table(Table(COLUMNS, [row], ""), View())
+    assert "a\\x1b]0;b\\x07\\tc\\n" in capsys.readouterr().out
+    assert "\x1b" not in "".join(on_terminal(row))

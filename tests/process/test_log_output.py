@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -90,6 +93,32 @@ def test_a_logged_name_does_not_control_the_terminal() -> None:
     assert "\x1b]0;" not in shown
     assert "\x1b[2J" not in shown
     assert len(shown.splitlines()) == 1
+
+
+def test_a_line_on_a_terminal_is_short() -> None:
+    """Time, level, process, event, and the fields that have a value."""
+    shown = on_terminal('log.warning("keys_read", file="a b.json", count=None, ms=7)')
+    assert re.fullmatch(r"\d\d:\d\d:\d\d warning rest       keys_read file='a b\.json' ms=7\s*", shown)
+
+
+TITLED = """
+from pathlib import Path
+from ptn_api.process.log_output import set_process_title
+set_process_title("rest")
+log.info("titled", title=Path("/proc/self/cmdline").read_text().rstrip("\\0"))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")
+@pytest.mark.skipif(find_spec("setproctitle") is None, reason="needs setproctitle")
+def test_the_title_of_a_process() -> None:
+    """Its name alone: neither a path nor an option, which could be a secret."""
+    assert json.loads(in_pipe(TITLED)[0])["title"] == "ptn-api rest"
+
+
+def test_without_the_library_a_process_keeps_its_command_line() -> None:
+    missing = "import sys; sys.modules['setproctitle'] = None\n"
+    assert "import structlog" in json.loads(in_pipe(missing + TITLED)[0])["title"]
 
 
 @pytest.mark.parametrize("call", EXCEPTIONS)

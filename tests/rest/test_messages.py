@@ -147,3 +147,6 @@ async def test_unknown_miners_are_named_in_a_header() -> None:
         many = "".join(f"&miner=m{n}" for n in range(30))
         raw = await served.get(path + many)
         assert raw.headers["x-ptn-unknown-miners"].split(",") == [f"m{n}" for n in range(10)]
+        positions = await served.get(f"/miner-positions?miner={MINER}&miner=other")
+        assert positions.headers["x-ptn-unknown-miners"] == "other"
+        assert "x-ptn-unknown-miners" not in (await served.get(f"/miner-positions?miner={MINER}")).headers

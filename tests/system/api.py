@@ -82,13 +82,15 @@ class Api:
         return match[group]
 
     def children(self) -> dict[str, psutil.Process]:
-        """The processes by name, which is on their command lines."""
+        """The processes by name, which is on their command lines, or is their title."""
         found = {}
         for process in psutil.Process(self.process.pid).children():
             try:
-                found[process.cmdline()[4].removeprefix("ptn-api-")] = process
-            except (psutil.NoSuchProcess, IndexError):
-                continue  # ended, or not yet started for good
+                name = re.search(r"ptn-api[- ](?!supervisor)([\w-]+)", " ".join(process.cmdline()))
+            except psutil.NoSuchProcess:
+                continue
+            if name is not None:  # started for good
+                found[name[1]] = process
         return found
 
     def kill(self, name: str) -> int:

@@ -29,6 +29,12 @@ from tests.system.validator import Validator
 from tests.waiting import PATIENCE_S, until
 
 
+def _title(process: psutil.Process) -> str:
+    """The process's title, or where setproctitle is missing, the last word of its command line."""
+    words = " ".join(process.cmdline()).split()
+    return " ".join(words if words[0] == "ptn-api" else words[-1:]).replace("ptn-api-", "ptn-api ")
+
+
 class Embedded:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -37,7 +43,7 @@ class Embedded:
         assert ready
         self.stream = ready[2]
         children = psutil.Process(process.pid).children(recursive=True)
-        self.family = [child for child in children if any("ptn-api-" in word for word in child.cmdline())]
+        self.family = [child for child in children if _title(child).startswith("ptn-api")]
         self.others = [child for child in children if child not in self.family]
         """The validator's own processes, such as the one that holds a manager's queue."""
 
@@ -144,7 +150,7 @@ def test_a_killed_supervisor_is_started_again(
 ) -> None:
     """Its children may hold the log a moment longer; items queued meanwhile come through."""
     with embedded(validator.root, tmp_path) as running:
-        supervisor = next(p for p in running.family if "ptn-api-supervisor" in p.cmdline())
+        supervisor = next(p for p in running.family if _title(p) == "ptn-api supervisor")
         supervisor.kill()
         position = fresh(1)
         for _ in range(5):

@@ -188,7 +188,7 @@ def test_a_key_that_is_used_is_listed_and_accounted(server: Api, path: Path, dat
     listed = [
         line.split("\t") for line in ptn("keys", "list", *files, "--data-dir", str(data_dir)).splitlines()
     ]
-    assert listed[0] == ["user", "tier", "fingerprint", "expires", "last seen"]
+    assert listed[0] == ["user", "tier", "fingerprint", "expires", "last_seen"]
     assert [(row[0], row[1], row[3] != "never", row[4] != "never") for row in listed[1:]] == [
         ("alice", "100", True, True),
         ("bob", "30", False, False),

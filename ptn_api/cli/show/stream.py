@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import threading
@@ -14,15 +15,19 @@ import msgspec
 
 from ptn_api.cli.client import authentication_failure, check_stream, open_client, print_client_log, ws_url
 from ptn_api.cli.config import read_api_key
-from ptn_api.cli.output import OrderOutput, order_handler, print_document
-from ptn_api.client.arguments import Timing
+from ptn_api.cli.row_options import View
+from ptn_api.cli.show.choices import known_trade_pairs, matching_hotkey
+from ptn_api.cli.show.output import order_handler
+from ptn_api.cli.show.table import print_document
+from ptn_api.client.arguments import Timing, as_list
 from ptn_api.client.connection import StreamState
 from ptn_api.client.cursor_file import NoCursorFile
 from ptn_api.client.delivery import Dispatcher, OnError
 from ptn_api.client.recording import Recording
 from ptn_api.client.replaying import Replay, ReplayServer, replay
+from ptn_api.client.rest import PTNClient
 from ptn_api.client.stream import Stream
-from ptn_api.errors import AuthenticationError
+from ptn_api.errors import AuthenticationError, ServerUnreachableError
 from ptn_api.tasks import cancel_and_wait
 from ptn_api.wire.client_session import Gap
 
@@ -32,8 +37,8 @@ __all__ = ["run", "run_recorder", "run_replay", "run_replay_server"]
 def run(
     url: str | None,
     api_key_file: Path | None,
+    view: View,
     *,
-    output: OrderOutput,
     command: str | None,
     on_error: OnError,
     miners: Sequence[str],
@@ -59,13 +64,13 @@ def run(
         name="-".join(filter(None, ("ptn", "stream" if command is None else "exec", name))),
         cursor_store=None if resume or command is not None else NoCursorFile(),
         max_age_ms=max_age_ms,
-        miners=list(miners) or None,
-        trade_pairs=list(trade_pairs) or None,
+        miners=_whole_hotkeys(miners, api_key_file),
+        trade_pairs=known_trade_pairs(trade_pairs) if trade_pairs else None,
         format="delta" if delta else "full",
         on_state=_state_printer(),
         stop_on_auth_error=True,
     )
-    handler = order_handler(output, command)
+    handler = order_handler(view.output, command, wide=view.wide)
 
     async def follow() -> None:
         _stop_on_signals(stream)
@@ -108,8 +113,8 @@ def run_recorder(
         address,
         key.value,
         cursor_store=recording,
-        miners=list(miners) or None,
-        trade_pairs=list(trade_pairs) or None,
+        miners=_whole_hotkeys(miners, api_key_file),
+        trade_pairs=known_trade_pairs(trade_pairs) if trade_pairs else None,
         on_state=_state_printer(),
         stop_on_auth_error=True,
     )
@@ -145,6 +150,21 @@ def run_recorder(
         print_document(msgspec.json.encode({"file": str(file), "orders": recording.written}))
     else:
         print(f"ptn: {recording.written} orders recorded in {file}", file=sys.stderr)
+
+
+def _whole_hotkeys(names: Sequence[str], api_key_file: Path | None) -> list[str] | None:
+    """The chosen hotkeys. The REST server is asked only about parts of hotkeys."""
+
+    def known() -> list[str]:
+        try:
+            with open_client(os.environ.get("PTN_REST_URL"), api_key_file) as client:
+                return client.hotkeys()
+        except ServerUnreachableError as error:
+            remedy = "give whole hotkeys, or the REST server's address in PTN_REST_URL"
+            raise ServerUnreachableError(f"{error} ({remedy})") from None
+
+    names = as_list(names or None) or []
+    return [matching_hotkey(name, known) for name in names] or None
 
 
 def _stop_on_signals(stream: Stream) -> None:
@@ -184,12 +204,24 @@ def _print_gap(gap: Gap) -> None:
 # --- past orders ------------------------------------------------------------------------------------------
 
 
+def _hotkeys_in(source: PTNClient | Path, names: Sequence[str]) -> list[str] | None:
+    """The chosen hotkeys, of which parts are looked up in the server or in the file itself."""
+
+    def known() -> list[str]:
+        if isinstance(source, Path):
+            return sorted({message.position.miner_hotkey for message in Replay(source)})
+        return source.hotkeys()
+
+    names = as_list(names or None) or []
+    return [matching_hotkey(name, known) for name in names] or None
+
+
 def run_replay(
     file: Path | None,
     url: str | None,
     api_key_file: Path | None,
+    view: View,
     *,
-    output: OrderOutput,
     command: str | None,
     miners: Sequence[str],
     trade_pairs: Sequence[str],
@@ -201,12 +233,12 @@ def run_replay(
     with open_client(url, api_key_file) if file is None else nullcontext(file) as source:
         replay(
             source,
-            order_handler(output, command),
+            order_handler(view.output, command, wide=view.wide, live=False),
             speed=speed,
             start_ms=start_ms,
             end_ms=end_ms,
-            miners=list(miners) or None,
-            trade_pairs=list(trade_pairs) or None,
+            miners=_hotkeys_in(source, miners),
+            trade_pairs=known_trade_pairs(trade_pairs) if trade_pairs else None,
             on_gap=_print_gap,
         )
 
@@ -233,8 +265,8 @@ def run_replay_server(
             speed=speed,
             start_ms=start_ms,
             end_ms=end_ms,
-            miners=list(miners) or None,
-            trade_pairs=list(trade_pairs) or None,
+            miners=_hotkeys_in(source, miners),
+            trade_pairs=known_trade_pairs(trade_pairs) if trade_pairs else None,
         )
         with ReplayServer(past, port=port) as server:
             print(f"PTN replay ready: WebSocket {server.url}", flush=True)
