@@ -596,6 +596,7 @@ export interface Me {
   expires_ms?: number | null;
   /** The user's limits. */
   limits: KeyLimits;
+  /** Version of the server. */
   version?: string;
 }
 
