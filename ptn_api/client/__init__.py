@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ptn_api.client.arguments import Timing as Pace
     from ptn_api.client.calls import (
         Checkpoint,
+        EliminationList,
+        LeaderboardDocument,
         Ledgers,
         MessagePage,
         Miner,
@@ -72,11 +74,13 @@ __all__ = [
     "CursorStore",
     "DebtLedgerSummary",
     "Elimination",
+    "EliminationList",
     "EntityEndpoint",
     "Following",
     "Gap",
     "Health",
     "Leaderboard",
+    "LeaderboardDocument",
     "LeaderboardEntry",
     "Ledgers",
     "ListedOrder",
@@ -125,6 +129,8 @@ _HOMES = {
     "client.arguments": ("Timing",),
     "client.calls": (
         "Checkpoint",
+        "EliminationList",
+        "LeaderboardDocument",
         "Ledgers",
         "MessagePage",
         "Miner",

@@ -12,8 +12,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from ptn_api.client.arguments import ReconnectBackoff, Timing
+from ptn_api.client.connection_errors import failure_text, proxy_note
 from ptn_api.clock import Clock, wall_ms
-from ptn_api.connection_errors import failure_text, proxy_note
 from ptn_api.errors import AuthenticationError
 from ptn_api.problems import PROBLEMS, Code
 from ptn_api.tasks import cancel_and_wait

@@ -12,6 +12,7 @@ import msgspec
 from ptn_api.model.order import Order, OrderType
 from ptn_api.model.position import Position, PositionState
 from ptn_api.model.trade_pair import pair_id
+from ptn_api.summary import Summary, number, summarised, time_text
 
 __all__ = [
     "DEFAULT_LOOKBACK_DAYS",
@@ -64,6 +65,7 @@ class Aggregates(msgspec.Struct, frozen=True, kw_only=True):
     percentage_profitable: float = 0.0
 
 
+@summarised
 class MinerEntry(msgspec.Struct, kw_only=True):
     """A miner's entry in `/miner-positions` and in the checkpoint, where entries have no `tier`."""
 
@@ -73,6 +75,26 @@ class MinerEntry(msgspec.Struct, kw_only=True):
     n_positions: int = 0
     percentage_profitable: float = 0.0
     tier: int | None = None
+
+    def _summary(self) -> Summary:
+        title = f"{len(self.positions):,} positions, return {self.thirty_day_returns:.5f}"
+        return Summary(
+            f"{title}, over all time {self.all_time_returns:.5f}",
+            ("pair", "type", "leverage", "return", "orders", "opened", "closed"),
+            (
+                (
+                    pair_id(position.trade_pair),
+                    position.position_type,
+                    f"{position.net_leverage:+g}",
+                    f"{position.current_return:.5f}",
+                    len(position.orders),
+                    time_text(position.open_ms),
+                    time_text(position.closed_at),
+                )
+                for position in self.positions
+            ),
+            len(self.positions),
+        )
 
 
 class LastOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +160,7 @@ class MinerElimination(msgspec.Struct, frozen=True, kw_only=True):
     elimination_initiated_time_ms: int | None
 
 
+@summarised
 class LeaderboardEntry(msgspec.Struct, kw_only=True):
     """A miner's row of the leaderboard; every value is as the tier shows the miner's positions.
 
@@ -161,10 +184,11 @@ class LeaderboardEntry(msgspec.Struct, kw_only=True):
     drawdown: float | None
     curve: list[tuple[int, float]] | None
 
-    def __repr__(self) -> str:
-        return f"LeaderboardEntry({self.rank}. {self.hotkey}, {self.thirty_day_returns:.5f})"
+    def _summary(self) -> Summary:
+        return Summary(f"LeaderboardEntry({self.rank}. {self.hotkey}, {self.thirty_day_returns:.5f})")
 
 
+@summarised
 class Leaderboard(msgspec.Struct, kw_only=True):
     """All miners that a tier shows, best first.
 
@@ -177,8 +201,24 @@ class Leaderboard(msgspec.Struct, kw_only=True):
     lookback_days: float
     miners: list[LeaderboardEntry]
 
-    def __repr__(self) -> str:
-        return f"Leaderboard(tier={self.tier}, {len(self.miners)} miners)"
+    def _summary(self) -> Summary:
+        return Summary(
+            f"{len(self.miners):,} miners, best first, tier {self.tier}",
+            ("rank", "miner", f"{self.lookback_days:g}d return", "all time", "drawdown", "open", "phase"),
+            (
+                (
+                    row.rank,
+                    row.hotkey,
+                    f"{row.thirty_day_returns:.5f}",
+                    f"{row.all_time_returns:.5f}",
+                    number(row.drawdown, ".1%"),
+                    row.open_positions,
+                    "eliminated" if row.elimination else row.phase,
+                )
+                for row in self.miners
+            ),
+            len(self.miners),
+        )
 
 
 def aggregates(

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ptn_api.model.miner import DEFAULT_LOOKBACK_DAYS
+from ptn_api.summary import Summary, number, summarised, time_text
 
 __all__ = [
     "CURVE_POINTS",
@@ -57,6 +58,7 @@ class PerfCheckpoint(msgspec.Struct, kw_only=True):
     cumulative_fees_usd: float | None = None
 
 
+@summarised
 class PerfLedger(msgspec.Struct, kw_only=True):
     """A miner's return over time, for the portfolio or one trade pair.
 
@@ -69,6 +71,23 @@ class PerfLedger(msgspec.Struct, kw_only=True):
     target_ledger_window_ms: int | None = None
     last_known_prices: Any = None
     cps: list[PerfCheckpoint] = msgspec.field(default_factory=list)
+
+    def _summary(self) -> Summary:
+        return Summary(
+            f"perf ledger of {len(self.cps):,} checkpoints, oldest first",
+            ("updated", "return", "gain", "loss", "drawdown factor"),
+            (
+                (
+                    time_text(point.last_update_ms),
+                    number(point.prev_portfolio_ret, ".5f"),
+                    number(point.gain, ".5f"),
+                    number(point.loss, ".5f"),
+                    number(point.mdd, ".5f"),
+                )
+                for point in self.cps
+            ),
+            len(self.cps),
+        )
 
 
 CURVE_POINTS = 60
@@ -134,6 +153,7 @@ def performance_of(ledger: bytes | msgspec.Raw) -> Performance:
     )
 
 
+@summarised
 class MinerStatistics(msgspec.Struct, kw_only=True):
     """A miner's element of the statistics; values without a fixed shape are kept unchanged."""
 
@@ -151,7 +171,11 @@ class MinerStatistics(msgspec.Struct, kw_only=True):
     weight: Any = None
     checkpoints: list[PerfCheckpoint] | None = None
 
+    def _summary(self) -> Summary:
+        return Summary(f"MinerStatistics({self.hotkey}, weight {_value_of(self.weight)})")
 
+
+@summarised
 class Statistics(msgspec.Struct, kw_only=True):
     """The statistics document."""
 
@@ -160,6 +184,27 @@ class Statistics(msgspec.Struct, kw_only=True):
     created_date: str | None = None
     data: list[MinerStatistics] = msgspec.field(default_factory=list)
     constants: Any = None
+
+    def _summary(self) -> Summary:
+        return Summary(
+            f"statistics of {len(self.data):,} miners, {time_text(self.created_timestamp_ms)}",
+            ("miner", "weight", "omega", "sharpe"),
+            (
+                (
+                    miner.hotkey,
+                    _value_of(miner.weight),
+                    *(_value_of(scores.get(name)) for name in ("omega", "sharpe")),
+                )
+                for miner in self.data
+                for scores in [miner.scores if isinstance(miner.scores, dict) else {}]
+            ),
+            len(self.data),
+        )
+
+
+def _value_of(score: Any) -> str:
+    value = score.get("value") if isinstance(score, dict) else score
+    return number(value, ".5f") if isinstance(value, int | float) else ""
 
 
 def lookback_days(constants: Any) -> float:
@@ -170,6 +215,7 @@ def lookback_days(constants: Any) -> float:
     return DEFAULT_LOOKBACK_DAYS
 
 
+@summarised
 class Elimination(msgspec.Struct, kw_only=True):
     """A miner that was excluded from the competition.
 
@@ -182,6 +228,10 @@ class Elimination(msgspec.Struct, kw_only=True):
     reason: str | None = None
     price_info: Any = None
     return_info: Any = None
+
+    def _summary(self) -> Summary:
+        when = time_text(self.elimination_initiated_time_ms)
+        return Summary(f"Elimination({self.hotkey}, {self.reason}, {when})")
 
 
 class Eliminations(msgspec.Struct, kw_only=True):
