@@ -15,9 +15,9 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+import ptn_api.client.tables.columns as columns
 from ptn_api.client.arguments import ALL, Choice, as_list, trade_pairs_from
 from ptn_api.client.message import MESSAGE_COLUMNS, PTNWebSocketMessage, message_cells
-from ptn_api.client.tables import columns
 from ptn_api.client.tables.columns import Rows, Table
 from ptn_api.errors import InvalidInputError, SettingsError
 from ptn_api.model.documents import (

@@ -220,6 +220,8 @@ class PTNWebSocketMessage:
         self.clock_offset_ms = clock_offset_ms
         """The server's clock minus the client's."""
         self.position: _MessagePosition = data.position
+        self.server = ""
+        """The URL of the server that sent it, in a stream of several servers."""
 
     @property
     def new_order(self) -> NewOrder:

@@ -1,0 +1,1 @@
+"""The commands that read a server and print: rows, documents, orders as they happen."""
