@@ -23,6 +23,7 @@ from ptn_api.client.connection import Connection
 from ptn_api.client.cursor_file import CursorFile, CursorStore, NoCursorFile, cursor_path
 from ptn_api.client.mirror import load_in_slices
 from ptn_api.client.mirror_state import MirrorState
+from ptn_api.client.servers.server import Server
 from ptn_api.client.stream import Stream
 from ptn_api.model.position import PositionText, parse_position
 from ptn_api.wire.client_session import ClientSession, Cursor
@@ -111,17 +112,19 @@ class _Canned(Connection):
 
 def _canned(frames: list[bytes], store: CursorStore) -> Stream:
     stream = Stream("ws://localhost:1", "k", cursor_store=store)
+    source = stream._source
+    assert isinstance(source, Server)
     connection = _Canned(
         "ws://localhost:1",
         "k",
-        stream._inbox,
+        source.inbox,
         cursor=Cursor(),
         subscription=None,
         timing=Timing(),
-        on_state=stream._connection._on_state,
+        on_state=source.connection._on_state,
     )
     connection.frames = frames
-    stream._connection = connection
+    source.connection = connection
     return stream
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from ptn_api.client.connection import OnState
 from ptn_api.client.cursor_file import CursorStore
 from ptn_api.client.delivery import Dispatcher, Handler, OnError
 from ptn_api.client.message import PTNWebSocketMessage
+from ptn_api.client.servers.several import Difference
 from ptn_api.client.stream import Stream
 from ptn_api.loop_thread import run_blocking
 from ptn_api.wire.client_session import Gap, State
@@ -35,6 +36,9 @@ H = TypeVar("H", bound=Handler)
 class PTNWebSocketClient:
     """A client that passes a server's orders to handlers, reconnects, and resumes after a restart.
 
+    `host` may also be a URL, such as "wss://host:8765", or a list of hosts or URLs: every order then comes
+    once, from the server that has it first, and `api_key` is one key for all or a list with one for each.
+
     `api_key` None means PTN_API_KEY from the environment. The cursor is kept in `state_dir` (default: the
     user's state folder), per server, key and `name`. Messages whose handlers did not return come again after
     a crash; within a run no message comes twice.
@@ -47,8 +51,8 @@ class PTNWebSocketClient:
 
     def __init__(
         self,
-        api_key: str | None = None,
-        host: str = "localhost",
+        api_key: str | Sequence[str] | None = None,
+        host: str | Sequence[str] = "localhost",
         port: int = 8765,
         secure: bool = False,
         *,
@@ -69,9 +73,14 @@ class PTNWebSocketClient:
         timing: Timing | None = None,
         pace: Timing | None = None,
         ssl: Any = None,
+        on_difference: Callable[[Difference], Any] | None = None,
     ) -> None:
-        address = f"[{host}]" if ":" in host else host
-        self.uri = f"{'wss' if secure else 'ws'}://{address}:{port}"
+        def url(host: str) -> str:
+            address = f"[{host}]" if ":" in host else host
+            return host if "://" in host else f"{'wss' if secure else 'ws'}://{address}:{port}"
+
+        self._urls = url(host) if isinstance(host, str) else [url(one) for one in host]
+        self.uri = self._urls if isinstance(self._urls, str) else ", ".join(self._urls)
         self._api_key = api_key
         self._timing = timing or pace or Timing()
         self._on_error = on_error
@@ -91,6 +100,7 @@ class PTNWebSocketClient:
             "stop_on_auth_error": stop_on_auth_error,
             "timing": self._timing,
             "ssl": ssl,
+            "on_difference": on_difference,
         }
         self._handlers: list[Handler] = []
         self._stream: Stream | None = None
@@ -139,7 +149,7 @@ class PTNWebSocketClient:
             self._stream.stop()
 
     async def _follow(self, handler: Handler | None) -> None:
-        stream = Stream(self.uri, self._api_key, **self._options)
+        stream = Stream(self._urls, self._api_key, **self._options)
         dispatcher = Dispatcher(
             stream,
             [*self._handlers, *([] if handler is None else [handler])],

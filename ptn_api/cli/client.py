@@ -17,8 +17,8 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 
 from ptn_api.cli.config import ApiKey, read_api_key, read_config
 from ptn_api.client.calls import Call
+from ptn_api.client.connection_errors import failure_text, foreign_text, proxy_note
 from ptn_api.client.rest import PTNClient, Retries
-from ptn_api.connection_errors import failure_text, foreign_text, proxy_note
 from ptn_api.errors import (
     APIStatusError,
     AuthenticationError,

@@ -43,6 +43,19 @@ class LedgerKind(str, enum.Enum):
     PENALTY = "penalty"
 
 
+class Content(str, enum.Enum):
+    POSITIONS = "positions"
+    ORDERS = "orders"
+    STATISTICS = "statistics"
+    LEDGERS = "ledgers"
+
+
+class FileFormat(str, enum.Enum):
+    PARQUET = "parquet"
+    CSV = "csv"
+    NDJSON = "ndjson"
+
+
 class OnError(str, enum.Enum):
     STOP = "stop"
     RETRY = "retry"
@@ -65,6 +78,25 @@ WsUrl = Annotated[
         metavar="URL",
         help="Use the WebSocket server at this address (default: ws://127.0.0.1:8765).",
         envvar="PTN_WS_URL",
+    ),
+]
+WsUrls = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--url",
+        metavar="URL",
+        help="Use the WebSocket server at this address (default: ws://127.0.0.1:8765); repeatable: every "
+        "order comes once, from the server that has it first.",
+        envvar="PTN_WS_URL",
+    ),
+]
+ApiKeyFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--api-key-file",
+        metavar="FILE",
+        help="Read your API key from this file; - = standard input "
+        "(default: PTN_API_KEY, then the config file); repeatable: one for each --url.",
     ),
 ]
 ApiKeyFile = Annotated[
@@ -129,8 +161,8 @@ Exec = Annotated[
 
 
 def stream(
-    url: WsUrl = None,
-    api_key_file: ApiKeyFile = None,
+    url: WsUrls = None,
+    api_key_file: ApiKeyFiles = None,
     output: OutputOption = None,
     json: JsonLines = False,
     command: Exec = None,
@@ -159,8 +191,8 @@ def stream(
     from ptn_api.cli.show.stream import run
 
     run(
-        url,
-        api_key_file,
+        url or [],
+        api_key_file or [],
         view_of(output, json, wide, short=Output.NDJSON),
         command=command,
         on_error=on_error.value,
@@ -479,6 +511,52 @@ def replay(
         run_replay(file, url, api_key_file, view, command=command, speed=pace, span=span, **choice)
 
 
+def export(
+    content: Annotated[Content, typer.Argument(help="positions, orders, statistics or ledgers.")],
+    file_format: Annotated[
+        FileFormat,
+        typer.Option(
+            "--format", help="Write this format; Parquet needs Polars (pip install 'ptn-api[dataframe]')."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write to this file (default: standard output)."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    url: RestUrl = None,
+    api_key_file: ApiKeyFile = None,
+    tier: Tier = None,
+    miner: Miners = None,
+    trade_pair: TradePairs = None,
+    status: Annotated[
+        Status | None, typer.Option(help="Positions: only open or closed ones (default: all).")
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+) -> None:
+    """Write positions, orders, statistics or perf ledgers to a file for analysis."""
+    from ptn_api.cli.show.export import Filters, run
+
+    filters = Filters(
+        tier=tier,
+        miners=miner or [],
+        trade_pairs=trade_pair or [],
+        status=status.value if status else None,
+        start_ms=time_ms(since),
+        end_ms=time_ms(until),
+    )
+    run(
+        url,
+        api_key_file,
+        content=content.value,
+        form=file_format.value,
+        out=out,
+        force=force,
+        filters=filters,
+    )
+
+
 def _ends_with_reader(command: Callable[..., None]) -> Callable[..., None]:
     """A command that ends without an error when its reader does, as in `ptn ... | head`."""
 
@@ -496,6 +574,7 @@ def _ends_with_reader(command: Callable[..., None]) -> Callable[..., None]:
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(stream, top, positions, miner, orders, health, me, record, replay),
+    export,
 )
 _DOCUMENTS: tuple[Callable[..., None], ...] = (
     *(stats, eliminations, limit_orders, ledger, account, collateral, challenge_period, selections),

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ptn_api.client.arguments import Timing as Pace
     from ptn_api.client.calls import (
         Checkpoint,
+        EliminationList,
+        LeaderboardDocument,
         Ledgers,
         MessagePage,
         Miner,
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from ptn_api.client.recording import Recording, read_recording
     from ptn_api.client.replaying import Replay, ReplayClock, ReplayServer, replay
     from ptn_api.client.rest import AsyncPTNClient, PTNClient, Retries
+    from ptn_api.client.servers.merge import ServerGap
+    from ptn_api.client.servers.several import Difference
     from ptn_api.client.stream import Stream, connect
     from ptn_api.model.documents import (
         AccountSnapshots,
@@ -71,12 +75,15 @@ __all__ = [
     "Cursor",
     "CursorStore",
     "DebtLedgerSummary",
+    "Difference",
     "Elimination",
+    "EliminationList",
     "EntityEndpoint",
     "Following",
     "Gap",
     "Health",
     "Leaderboard",
+    "LeaderboardDocument",
     "LeaderboardEntry",
     "Ledgers",
     "ListedOrder",
@@ -104,6 +111,7 @@ __all__ = [
     "ReplayClock",
     "ReplayServer",
     "Retries",
+    "ServerGap",
     "State",
     "StatisticsDocument",
     "Stream",
@@ -125,6 +133,8 @@ _HOMES = {
     "client.arguments": ("Timing",),
     "client.calls": (
         "Checkpoint",
+        "EliminationList",
+        "LeaderboardDocument",
         "Ledgers",
         "MessagePage",
         "Miner",
@@ -142,6 +152,8 @@ _HOMES = {
     "client.recording": ("Recording", "read_recording"),
     "client.replaying": ("Replay", "ReplayClock", "ReplayServer", "replay"),
     "client.rest": ("AsyncPTNClient", "PTNClient", "Retries"),
+    "client.servers.merge": ("ServerGap",),
+    "client.servers.several": ("Difference",),
     "client.stream": ("Stream", "connect"),
     "model.documents": (
         "AccountSnapshots",

@@ -22,6 +22,7 @@ __all__ = [
     "ReconnectBackoff",
     "Timing",
     "api_key_from",
+    "api_keys_from",
     "as_list",
     "check_literal",
     "optional_api_key",
@@ -51,6 +52,17 @@ def api_key_from(api_key: str | None) -> str:
     if not key:
         raise AuthenticationError(NO_KEY, code="no_key")
     return key
+
+
+def api_keys_from(api_key: str | Sequence[str] | None, count: int) -> list[str]:
+    """Returns a key for each of `count` servers: one for all, or one each."""
+    if api_key is None or isinstance(api_key, str):
+        return [api_key_from(api_key)] * count
+    if len(api_key) != count:
+        raise SettingsError(
+            f"{len(api_key)} API keys for {count} servers: pass one key, or one for each server"
+        )
+    return [api_key_from(key) for key in api_key]
 
 
 def optional_api_key(api_key: str | None) -> str:
@@ -138,6 +150,12 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """Delay before a failed handler is called again; doubles up to `backoff_max`."""
     cursor: float = 2.0
     """Longest wait at the start for a cursor that another process still uses."""
+    apart: float = 10.0
+    """How far apart several servers may see the same order, when one fills another one's gap."""
+    fill: float = 60.0
+    """Longest wait for a server that could fill another one's gap and does not answer."""
+    behind: float = 30.0
+    """A server that sends an order so much later than another one counts as behind."""
 
 
 class ReconnectBackoff:

@@ -15,10 +15,10 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
-from ptn_api.client import tables
+import ptn_api.client.tables.columns as columns
 from ptn_api.client.arguments import ALL, Choice, as_list, trade_pairs_from
-from ptn_api.client.message import PTNWebSocketMessage
-from ptn_api.client.tables import Rows
+from ptn_api.client.message import MESSAGE_COLUMNS, PTNWebSocketMessage, message_cells
+from ptn_api.client.tables.columns import Rows, Table
 from ptn_api.errors import InvalidInputError, SettingsError
 from ptn_api.model.documents import (
     AccountSnapshots,
@@ -38,11 +38,13 @@ from ptn_api.model.position import Position
 from ptn_api.model.statistics import Elimination, Eliminations, MinerStatistics, PerfLedger, Statistics
 from ptn_api.model.tiers import Tier
 from ptn_api.model.trade_pair import Category
+from ptn_api.summary import SummarisedDict, SummarisedList, Summary, summarised, time_text
 from ptn_api.wire.about import Health, Me
 from ptn_api.wire.frames import Format
 from ptn_api.wire.server_frames import OrderMessage
 
 if TYPE_CHECKING:
+    import pandas
     import polars
 
 __all__ = [
@@ -135,9 +137,14 @@ class Miner(MinerEntry, kw_only=True):
 
     def to_polars(self, rows: Rows = "positions") -> polars.DataFrame:
         """Returns one row per position, or per order."""
-        return tables.positions_or_orders(self.positions, rows)
+        return columns.positions_or_orders(self.positions, rows).to_polars()
+
+    def to_pandas(self, rows: Rows = "positions") -> pandas.DataFrame:
+        """Returns one row per position, or per order."""
+        return columns.positions_or_orders(self.positions, rows).to_pandas()
 
 
+@summarised
 class MinerPositions(dict[str, Miner]):
     """`{hotkey: entry}`, best miner first.
 
@@ -171,9 +178,29 @@ class MinerPositions(dict[str, Miner]):
 
     def to_polars(self, rows: Rows = "positions") -> polars.DataFrame:
         """Returns one row per position, or per order."""
-        return tables.positions_or_orders(self.positions(), rows)
+        return columns.positions_or_orders(self.positions(), rows).to_polars()
+
+    def to_pandas(self, rows: Rows = "positions") -> pandas.DataFrame:
+        """Returns one row per position, or per order."""
+        return columns.positions_or_orders(self.positions(), rows).to_pandas()
+
+    def _summary(self) -> Summary:
+        n_positions = sum(len(entry.positions) for entry in self.values())
+        rows = (
+            (
+                hotkey,
+                f"{entry.thirty_day_returns:.5f}",
+                f"{entry.all_time_returns:.5f}",
+                f"{entry.percentage_profitable:.0%}",
+                len(entry.positions),
+            )
+            for hotkey, entry in self.items()
+        )
+        title = f"{len(self):,} miners, best first, with {n_positions:,} positions"
+        return Summary(title, ("miner", "return", "all time", "won", "positions"), rows, len(self))
 
 
+@summarised
 class PositionChanges(msgspec.Struct, kw_only=True):
     """Changes since a cursor: apply `removed` (hotkey, uuid) first, then `positions` by hotkey.
 
@@ -188,8 +215,21 @@ class PositionChanges(msgspec.Struct, kw_only=True):
 
     def to_polars(self, rows: Rows = "positions") -> polars.DataFrame:
         """Returns one row per changed position, or per order of those."""
+        return self._table(rows).to_polars()
+
+    def to_pandas(self, rows: Rows = "positions") -> pandas.DataFrame:
+        """Returns one row per changed position, or per order of those."""
+        return self._table(rows).to_pandas()
+
+    def _table(self, rows: Rows) -> Table:
         changed = (position for positions in self.positions.values() for position in positions)
-        return tables.positions_or_orders(changed, rows)
+        return columns.positions_or_orders(changed, rows)
+
+    def _summary(self) -> Summary:
+        changed = sum(map(len, self.positions.values()))
+        title = f"{changed:,} changed and {len(self.removed):,} removed positions, up to {self.cursor}"
+        rows = ((hotkey, len(positions)) for hotkey, positions in self.positions.items())
+        return Summary(title, ("miner", "changed positions"), rows, len(self.positions))
 
 
 class StatisticsDocument(Statistics, kw_only=True):
@@ -201,9 +241,14 @@ class StatisticsDocument(Statistics, kw_only=True):
 
     def to_polars(self) -> polars.DataFrame:
         """Returns one row per miner, with a column per value (`scores.omega.value`)."""
-        return tables.statistics(self.data)
+        return columns.statistics(self.data).to_polars()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Returns one row per miner, with a column per value (`scores.omega.value`)."""
+        return columns.statistics(self.data).to_pandas()
 
 
+@summarised
 class Ledgers(dict[str, PerfLedger]):
     """One miner's ledgers: "portfolio", and those of trade pairs from a server of 2025."""
 
@@ -223,9 +268,21 @@ class Ledgers(dict[str, PerfLedger]):
 
     def to_polars(self) -> polars.DataFrame:
         """Returns one row per checkpoint of a ledger."""
-        return tables.ledgers({self.hotkey: self})
+        return columns.ledgers({self.hotkey: self}).to_polars()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Returns one row per checkpoint of a ledger."""
+        return columns.ledgers({self.hotkey: self}).to_pandas()
+
+    def _summary(self) -> Summary:
+        rows = (
+            (name, len(ledger.cps), time_text(ledger.initialization_time_ms)) for name, ledger in self.items()
+        )
+        title = f"perf ledgers of {self.hotkey}"
+        return Summary(title, ("ledger", "checkpoints", "since"), rows, len(self))
 
 
+@summarised
 class MinerOrders(msgspec.Struct, kw_only=True):
     """One miner's orders by status, oldest first. A status that was not requested is empty."""
 
@@ -235,11 +292,35 @@ class MinerOrders(msgspec.Struct, kw_only=True):
 
     def to_polars(self) -> polars.DataFrame:
         """Returns one row per order, with its status."""
-        return tables.listed_orders(
-            {"unfilled": self.unfilled, "filled": self.filled, "cancelled": self.cancelled}
+        return columns.listed_orders(self._by_status()).to_polars()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Returns one row per order, with its status."""
+        return columns.listed_orders(self._by_status()).to_pandas()
+
+    def _by_status(self) -> dict[str, list[ListedOrder]]:
+        return {"unfilled": self.unfilled, "filled": self.filled, "cancelled": self.cancelled}
+
+    def _summary(self) -> Summary:
+        by_status = self._by_status()
+        rows = (
+            (
+                status,
+                order.trade_pair_id,
+                order.order_type,
+                order.leverage,
+                order.price,
+                time_text(order.processed_ms),
+            )
+            for status, orders in by_status.items()
+            for order in orders
         )
+        title = ", ".join(f"{len(orders):,} {status}" for status, orders in by_status.items()) + " orders"
+        total = sum(map(len, by_status.values()))
+        return Summary(title, ("status", "pair", "type", "leverage", "price", "processed"), rows, total)
 
 
+@summarised
 class TradePairs(msgspec.Struct, kw_only=True):
     """The network's trade pairs. Positions in `disabled` ones may exist; they can no longer be traded."""
 
@@ -267,6 +348,14 @@ class TradePairs(msgspec.Struct, kw_only=True):
             ]
         )
 
+    def _summary(self) -> Summary:
+        rows = (
+            (pair.trade_pair_id, pair.trade_pair, pair.trade_pair_category, pair.max_leverage)
+            for pair in self.allowed
+        )
+        title = f"{len(self.allowed):,} trade pairs, {len(self.disabled):,} disabled"
+        return Summary(title, ("id", "pair", "category", "max leverage"), rows, len(self.allowed))
+
 
 class _FormerTradePair(msgspec.Struct):
     id: str
@@ -276,6 +365,7 @@ class _FormerTradePair(msgspec.Struct):
     max_leverage: float
 
 
+@summarised
 class Checkpoint(msgspec.Struct, kw_only=True):
     """The state that a validator restores from; times are epoch ms.
 
@@ -312,11 +402,38 @@ class Checkpoint(msgspec.Struct, kw_only=True):
         """Returns one row per position, or per order."""
         return MinerPositions(self.positions).to_polars(rows)
 
+    def to_pandas(self, rows: Rows = "positions") -> pandas.DataFrame:
+        """Returns one row per position, or per order."""
+        return MinerPositions(self.positions).to_pandas(rows)
+
     def ledgers_to_polars(self) -> polars.DataFrame:
         """Returns one row per checkpoint of a miner's portfolio ledger."""
-        return tables.ledgers({hotkey: {"portfolio": ledger} for hotkey, ledger in self.perf_ledgers.items()})
+        return self._ledgers().to_polars()
+
+    def ledgers_to_pandas(self) -> pandas.DataFrame:
+        """Returns one row per checkpoint of a miner's portfolio ledger."""
+        return self._ledgers().to_pandas()
+
+    def _ledgers(self) -> Table:
+        by_miner = {hotkey: {"portfolio": ledger} for hotkey, ledger in self.perf_ledgers.items()}
+        return columns.ledgers(by_miner)
+
+    def _summary(self) -> Summary:
+        counts = {
+            "miners with positions": len(self.positions),
+            "positions": sum(len(entry.positions) for entry in self.positions.values()),
+            "perf ledgers": len(self.perf_ledgers),
+            "eliminations": len(self.eliminations),
+            "trade pairs with limit orders": len(self.limit_orders),
+            "miners with archived positions": len(self.archived_positions),
+        }
+        title = f"checkpoint of {time_text(self.created_timestamp_ms) or 'an unknown time'}"
+        return Summary(
+            title, ("content", "number"), ((name, f"{n:,}") for name, n in counts.items()), len(counts)
+        )
 
 
+@summarised
 class MessagePage(msgspec.Struct, frozen=True, kw_only=True):
     """A page of messages after a cursor; continue with `after=next` until `next` is `head`.
 
@@ -337,7 +454,49 @@ class MessagePage(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_polars(self) -> polars.DataFrame:
         """Returns one row per order."""
-        return tables.messages(self.messages)
+        return columns.messages(self.messages).to_polars()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Returns one row per order."""
+        return columns.messages(self.messages).to_pandas()
+
+    def _summary(self) -> Summary:
+        rows = map(message_cells, self.messages)
+        title = f"{len(self.messages):,} messages; next {self.next}, head {self.head}"
+        return Summary(title, MESSAGE_COLUMNS, rows, len(self.messages))
+
+
+@summarised
+class EliminationList(list[Elimination]):
+    """The eliminated miners."""
+
+    def of(self, hotkey: str) -> Elimination | None:
+        """Returns one miner's elimination."""
+        return next((found for found in self if found.hotkey == hotkey), None)
+
+    def to_polars(self) -> polars.DataFrame:
+        """Returns one row per miner."""
+        return columns.eliminations(self).to_polars()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Returns one row per miner."""
+        return columns.eliminations(self).to_pandas()
+
+    def _summary(self) -> Summary:
+        rows = ((e.hotkey, time_text(e.elimination_initiated_time_ms), e.reason) for e in self)
+        return Summary(f"{len(self):,} eliminated miners", ("miner", "when", "reason"), rows, len(self))
+
+
+class LeaderboardDocument(Leaderboard, kw_only=True):
+    """A row for each miner, best first."""
+
+    def to_polars(self) -> polars.DataFrame:
+        """Returns one row per miner, without the curves."""
+        return columns.leaderboard(self.miners).to_polars()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Returns one row per miner, without the curves."""
+        return columns.leaderboard(self.miners).to_pandas()
 
 
 class _EncodedPage(msgspec.Struct):
@@ -414,14 +573,14 @@ def miner(hotkey: str) -> Call[Miner]:
     return Call(_path("/miner-positions", hotkey), _decoder(Miner))
 
 
-def leaderboard() -> Call[Leaderboard]:
+def leaderboard() -> Call[LeaderboardDocument]:
     """A row for each miner, best first, at the key's own tier: returns, exposure, drawdown and a curve."""
-    return Call("/miners", _decoder(Leaderboard))
+    return Call("/miners", _decoder(LeaderboardDocument))
 
 
 def hotkeys() -> Call[list[str]]:
     """The hotkeys of all miners known to the validator."""
-    return Call("/miner-hotkeys", _decoder(list[str]))
+    return Call("/miner-hotkeys", _as(SummarisedList, _decoder(list[str])))
 
 
 def statistics(*, checkpoints: bool = True) -> Call[StatisticsDocument]:
@@ -439,9 +598,9 @@ def miner_statistics(hotkey: str, *, checkpoints: bool = True) -> Call[MinerStat
     return Call(path, _decoder(MinerStatistics, strict=False), checkpoints=None if checkpoints else "false")
 
 
-def eliminations() -> Call[list[Elimination]]:
+def eliminations() -> Call[EliminationList]:
     """The eliminated miners, with time and reason."""
-    return Call("/eliminations", _part_reader(Eliminations, "eliminations"))
+    return Call("/eliminations", _as(EliminationList, _part_reader(Eliminations, "eliminations")))
 
 
 @overload
@@ -502,7 +661,7 @@ def challenge_period(hotkey: str, *, history: bool = False) -> Call[ChallengePer
 
 def debt_ledgers() -> Call[dict[str, DebtLedgerSummary]]:
     """A summary of every miner's debt ledger."""
-    return Call("/debt-ledger", _decoder(dict[str, DebtLedgerSummary], strict=False))
+    return Call("/debt-ledger", _as(SummarisedDict, _decoder(dict[str, DebtLedgerSummary], strict=False)))
 
 
 def debt_ledger(hotkey: str) -> Call[MinerLedger]:
@@ -533,12 +692,12 @@ def collateral(*, hotkey: str | None = None, most_recent: bool = False) -> Call[
 
 def miner_selections() -> Call[dict[str, str]]:
     """The asset class that each miner chose."""
-    return Call("/miner-selections", _part_reader(MinerSelections, "miner_selections"))
+    return Call("/miner-selections", _as(SummarisedDict, _part_reader(MinerSelections, "miner_selections")))
 
 
 def entities() -> Call[dict[str, Any]]:
     """All entities with their subaccounts, by hotkey (tier 200)."""
-    return Call("/entities", _part_reader(Entities, "entities"))
+    return Call("/entities", _as(SummarisedDict, _part_reader(Entities, "entities")))
 
 
 def entity(hotkey: str) -> Call[dict[str, Any]]:
@@ -670,6 +829,12 @@ def _part_reader(document_type: type[Any], name: str) -> _Reader[Any]:
     """Returns a reader of one field of a document."""
     decoder = msgspec.json.Decoder(document_type, strict=False)
     return lambda body, _: getattr(decoder.decode(body), name)
+
+
+@cache
+def _as(made: Callable[[Any], T], read: _Reader[Any]) -> _Reader[T]:
+    """Returns a reader whose results are made into another type."""
+    return lambda body, headers: made(read(body, headers))
 
 
 def _int(text: str | None) -> int | None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from ptn_api.client.arguments import ReconnectBackoff, Timing
+from ptn_api.client.connection_errors import failure_text, proxy_note
 from ptn_api.clock import Clock, wall_ms
-from ptn_api.connection_errors import failure_text, proxy_note
 from ptn_api.errors import AuthenticationError
 from ptn_api.problems import PROBLEMS, Code
 from ptn_api.tasks import cancel_and_wait
@@ -49,13 +50,13 @@ _MAX_FRAME = 64 << 20
 class Inbox:
     """Received items in order, bounded: the connection waits while it is full.
 
-    For one producer and one consumer in one event loop.
+    For one producer and one consumer in one event loop. Several may share the event `filled`.
     """
 
-    def __init__(self, limit: int = 1_000) -> None:
+    def __init__(self, limit: int = 1_000, *, filled: asyncio.Event | None = None) -> None:
         self._items: deque[StreamItem] = deque()
         self._limit = limit
-        self._filled = asyncio.Event()
+        self._filled = filled or asyncio.Event()
         self._drained = asyncio.Event()
         self._closed = False
         self._error: BaseException | None = None
@@ -81,6 +82,11 @@ class Inbox:
     def peek(self) -> StreamItem | None:
         """Returns the next item without waiting."""
         return self._items[0] if self._items else None
+
+    @property
+    def error(self) -> BaseException | None:
+        """The error of `close`, after the items that came first."""
+        return None if self._items else self._error
 
     def drop(self, item: StreamItem) -> None:
         """Removes the first item; does nothing if `close` removed it already."""
@@ -111,6 +117,8 @@ class StreamState(str):
     """A state's text, equal to it, with the `problems` of the moment; what `on_state` gets."""
 
     problems: tuple[StreamProblem, ...] = ()
+    servers: Mapping[str, StreamState] = MappingProxyType({})
+    """Of a stream of several servers: the state of each, by URL."""
 
     @property
     def connection(self) -> Literal["connected", "stale", "reconnecting", "stopped"]:

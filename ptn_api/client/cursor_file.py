@@ -10,7 +10,7 @@ import os
 import re
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -119,6 +119,8 @@ class CursorFile:
         self.on_taken: Callable[[], None] = lambda: None
         self.taken = False
         """Whether a newer client in this process has the cursor."""
+        self.siblings: Sequence[CursorFile] = ()
+        """The cursors of all servers of a client; those of one log and user share a file."""
         self._server = server
         self._name = name
         self._sync_every = sync_every
@@ -181,7 +183,9 @@ class CursorFile:
                 for path, lock in list(self._locks.items()):
                     if lock is not None and not lock.is_at(_lock_path(path)):
                         self._unlock(path)
-            if self._take(target):
+            if any(other.has_passed(cursor, target) for other in self.siblings):
+                self._saved, self._unsaved = cursor, None
+            elif self._take(target):
                 self._write(cursor, due)
                 self._saved, self._unsaved = cursor, None
                 if self.trouble:
@@ -193,6 +197,16 @@ class CursorFile:
             self._report(f"cannot write the cursor file {self._target}: {error.strerror}")
         if self._closed:
             self._release()
+
+    def has_passed(self, cursor: Cursor, target: Path) -> bool:
+        """Whether it has saved a later cursor of the same log in this file."""
+        saved = self._saved
+        return (
+            saved is not None
+            and self._target == target
+            and saved.epoch == cursor.epoch
+            and saved.sequence > cursor.sequence
+        )
 
     def close(self) -> None:
         """Syncs the file and releases the cursor for other clients."""
@@ -235,6 +249,8 @@ class CursorFile:
             return True
         older = _in_use.get(path)
         if older is not None and older._pid == os.getpid():
+            if older in self.siblings:
+                return True
             # Its lock goes over to this one, so that no other process is faster.
             self._locks[path] = older._locks.pop(path, None)
             _in_use[path] = self

@@ -18,10 +18,18 @@ from ptn_api.errors import InvalidInputError
 from ptn_api.model.order import Order
 from ptn_api.model.position import Position
 from ptn_api.model.trade_pair import display_of, pair_id
+from ptn_api.summary import Summary, number, summarised, time_text
 from ptn_api.wire import codec
 from ptn_api.wire.server_frames import OrderMessage
 
-__all__ = ["NewOrder", "OrderType", "PTNWebSocketMessage", "TradePairId"]
+__all__ = [
+    "MESSAGE_COLUMNS",
+    "NewOrder",
+    "OrderType",
+    "PTNWebSocketMessage",
+    "TradePairId",
+    "message_cells",
+]
 
 _ORDER_KEYS = (
     "order_type",
@@ -176,6 +184,7 @@ class _Data(msgspec.Struct):
 _data = msgspec.json.Decoder(_Data)
 
 
+@summarised
 class PTNWebSocketMessage:
     """An order, and its position with all orders up to this one.
 
@@ -211,6 +220,8 @@ class PTNWebSocketMessage:
         self.clock_offset_ms = clock_offset_ms
         """The server's clock minus the client's."""
         self.position: _MessagePosition = data.position
+        self.server = ""
+        """The URL of the server that sent it, in a stream of several servers."""
 
     @property
     def new_order(self) -> NewOrder:
@@ -286,7 +297,29 @@ class PTNWebSocketMessage:
             f"from_order={self.timelag_from_order}"
         )
 
-    __repr__ = __str__
+    def _summary(self) -> Summary:
+        sequence, miner, pair, side, leverage, price, processed, marks = message_cells(self)
+        order = f"{pair} {side} {leverage} at {price}, {processed} {marks}".rstrip()
+        return Summary(f"PTNWebSocketMessage({sequence}, {miner}, {order}, {self.new_order.order_uuid})")
+
+
+MESSAGE_COLUMNS = ("sequence", "miner", "pair", "type", "leverage", "price", "processed", "")
+"""Of `message_cells`."""
+
+
+def message_cells(message: PTNWebSocketMessage) -> tuple[object, ...]:
+    """Returns the message as a row of a table."""
+    order = message.new_order
+    return (
+        message.sequence,
+        message.position.miner_hotkey,
+        str(order.trade_pair),
+        str(order.order_type),
+        number(order.leverage, "+g"),
+        f"{order.price:g}",
+        time_text(order.processed_ms),
+        " ".join(name for name in ("late", "replay") if getattr(message, name)),
+    )
 
 
 def _pretty(values: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from types import TracebackType
 from typing import Any, Literal
 
@@ -32,6 +33,8 @@ from ptn_api.client.stream import Stream, call_listener
 from ptn_api.errors import APIStatusError, AuthenticationError, ClientError
 from ptn_api.loop_thread import LoopThread
 from ptn_api.model.position import Position
+from ptn_api.model.trade_pair import pair_id
+from ptn_api.summary import ROWS, Summary, summarised, time_text
 from ptn_api.wire.client_session import Cursor, Gap, StreamItem
 from ptn_api.wire.frames import Heartbeat, PositionsRemoved
 from ptn_api.wire.server_frames import ChangedPosition, OrderMessage
@@ -49,6 +52,7 @@ _MALFORMED = (msgspec.MsgspecError, KeyError)
 _position = msgspec.json.Decoder(Position)
 
 
+@summarised
 class PositionMirror:
     """Every position of a server (tier 100), kept up to date. For one `async with`.
 
@@ -148,6 +152,23 @@ class PositionMirror:
             position = self.position(hotkey, uuid)
             if position is not None and status in (None, "closed" if position.is_closed_position else "open"):
                 yield position
+
+    def _summary(self) -> Summary:
+        shown = (self.position(*key) for key in islice(self._state.positions, ROWS))
+        rows = (
+            (
+                p.miner_hotkey,
+                pair_id(p.trade_pair),
+                p.position_type,
+                f"{p.net_leverage:+g}",
+                time_text(p.open_ms),
+            )
+            for p in shown
+            if p is not None
+        )
+        state = "verified" if self.verified else "not verified"
+        title = f"mirror of {len(self):,} positions, {state}, at sequence {self.cursor.sequence}"
+        return Summary(title, ("miner", "pair", "type", "leverage", "opened"), rows, len(self))
 
     async def loaded(self) -> None:
         """Waits for the first snapshot."""
@@ -338,6 +359,7 @@ async def load_in_slices(state: MirrorState, positions: Iterable[msgspec.Raw]) -
     return keys
 
 
+@summarised
 class OpenMirror:
     """A mirror for blocking code, made by `open_mirror()`; works in a notebook.
 
@@ -402,6 +424,12 @@ class OpenMirror:
     ) -> list[Position]:
         """Returns all positions, as of one moment."""
         return self._thread.call(lambda: list(self._mirror.positions(miner_hotkey, status=status)))
+
+    def _summary(self) -> Summary:
+        try:
+            return self._thread.call(self._mirror._summary)
+        except (ClientError, RuntimeError, asyncio.CancelledError):
+            return Summary("closed mirror")
 
     def until_verified(self) -> None:
         """Waits until a heartbeat has confirmed the state."""

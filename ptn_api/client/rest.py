@@ -33,7 +33,7 @@ from ptn_api.backoff import Backoff
 from ptn_api.client import calls
 from ptn_api.client.arguments import NO_KEY, optional_api_key
 from ptn_api.client.calls import Call
-from ptn_api.connection_errors import failure_text, foreign_text, proxy_note, redirect_text
+from ptn_api.client.connection_errors import failure_text, foreign_text, proxy_note, redirect_text
 from ptn_api.errors import (
     APIStatusError,
     AuthenticationError,

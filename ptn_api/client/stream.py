@@ -12,23 +12,22 @@ import contextlib
 import inspect
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-import msgspec
-from websockets.exceptions import InvalidURI
-from websockets.uri import parse_uri
-
-from ptn_api.client.arguments import Choice, Timing, api_key_from, as_list, check_literal, trade_pairs_from
-from ptn_api.client.connection import Connection, Inbox, OnState, StreamProblem, StreamState
-from ptn_api.client.cursor_file import CursorFile, CursorStore, cursor_path
+from ptn_api.client.arguments import Choice, Timing, api_keys_from, as_list, check_literal, trade_pairs_from
+from ptn_api.client.connection import OnState, StreamProblem, StreamState
+from ptn_api.client.cursor_file import CursorStore, NoCursorFile
 from ptn_api.client.message import PTNWebSocketMessage
+from ptn_api.client.servers.record import OrderRecord, record_path
+from ptn_api.client.servers.server import Server
+from ptn_api.client.servers.several import Difference, ServerItem, Several
 from ptn_api.clock import Clock, wall_ms
 from ptn_api.errors import ClientError, InvalidInputError, SettingsError
 from ptn_api.loop_thread import forked
 from ptn_api.tasks import wait_for_event
-from ptn_api.wire.client_session import Cursor, Gap, State, StreamItem
+from ptn_api.wire.client_session import Gap, State, StreamItem
 from ptn_api.wire.frames import Format, Subscribe
 from ptn_api.wire.server_frames import OrderMessage
 
@@ -54,6 +53,12 @@ class Stream:
     `max_age_ms` by the server's clock (`PTNWebSocketMessage.age_ms`), which are not yielded. Without
     `on_stale` they are logged.
 
+    With several URLs every order comes once, from the server that has it first, also after a restart.
+    `api_key` is one key for all servers, or a list with one for each. `on_gap` is called for a gap that no
+    server fills, `on_difference(Difference)` once per order for which a server states another price or
+    leverage. The state is the best server's, and that of each is in `state.servers`. `cursor_store` can only
+    be a NoCursorFile.
+
     A refused login is retried slowly; with `stop_on_auth_error=True` iterating raises AuthenticationError.
     `updates` and `revision` request changes other than orders, and since when; they are for a mirror. `ssl`
     is an `ssl.SSLContext` for wss. `pace` is the former name of `timing`. Raises AuthenticationError without
@@ -62,8 +67,8 @@ class Stream:
 
     def __init__(
         self,
-        url: str,
-        api_key: str | None = None,
+        url: str | Sequence[str],
+        api_key: str | Sequence[str] | None = None,
         *,
         name: str = "",
         state_dir: str | os.PathLike[str] | None = None,
@@ -84,27 +89,25 @@ class Stream:
         pace: Timing | None = None,
         ssl: Any = None,
         clock: Clock = wall_ms,
+        on_difference: Callable[[Difference], Any] | None = None,
     ) -> None:
-        key = api_key_from(api_key)
+        urls = [url] if isinstance(url, str) else list(url)
+        if not urls or len(set(urls)) < len(urls):
+            raise SettingsError("give the URL of a server, or several different ones")
+        keys = api_keys_from(api_key, len(urls))
         check_literal(Format, format, "format")
-        try:
-            uri = parse_uri(url)
-        except InvalidURI as error:
-            raise SettingsError(f"not a WebSocket URL: {error}") from None
-        server = f"{uri.host}:{uri.port}"
-        self._file: CursorFile | None = None
-        if cursor_store is None:
-            cursor_store = self._file = CursorFile(
-                cursor_path(state_dir, server, key, name), server, name=name
-            )
-            self._file.on_taken = self._on_taken
-        self._store = cursor_store
-        self._timing = timing or pace or Timing()
+        timing = timing or pace or Timing()
         self.end_elsewhere: Callable[[], None] | None = None
         """Closes a stream whose cursor was taken over; set by `Following`, which may be abandoned."""
         self._pid: int | None = None
-        self._resume = resume
-        self._subscription = Subscribe(
+        self._on_gap = on_gap
+        self._on_stale = on_stale
+        self._max_age_ms = max_age_ms
+        self._clock = clock
+        self._stopped = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = False
+        subscription = Subscribe(
             all=True if miners is None and trade_pairs is None else None,
             miners=as_list(miners),
             trade_pairs=trade_pairs_from(trade_pairs),
@@ -112,68 +115,81 @@ class Stream:
             updates=updates,
             revision=revision,
         )
-        self._on_gap = on_gap
-        self._on_stale = on_stale
-        self._max_age_ms = max_age_ms
-        self._clock = clock
-        self._inbox = Inbox()
-        self._stopped = asyncio.Event()
-        self._uncommitted: Cursor | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopping = False
 
         async def report_state(state: StreamState) -> None:
             await call_listener(on_state, state)
 
-        self._connection = Connection(
-            url,
-            key,
-            self._inbox,
-            cursor=Cursor(),
-            subscription=self._subscription if subscribe else None,
-            timing=self._timing,
+        async def report_difference(difference: Difference) -> None:
+            logger.info("%s states another price or leverage: %s", difference.server, difference)
+            await call_listener(on_difference, difference)
+
+        def server(
+            number: int,
+            report: Callable[[StreamState], Awaitable[None]],
+            filled: asyncio.Event | None = None,
+        ) -> Server:
+            return Server(
+                urls[number],
+                keys[number],
+                name=name,
+                state_dir=state_dir,
+                cursor_store=cursor_store if len(urls) == 1 or cursor_store is None else NoCursorFile(),
+                resume=resume,
+                subscription=subscription,
+                subscribe=subscribe,
+                on_state=report,
+                on_taken=self._on_taken,
+                stop_on_auth_error=stop_on_auth_error and len(urls) == 1,
+                timing=timing,
+                ssl=ssl,
+                clock=clock,
+                filled=filled,
+            )
+
+        self._source: Server | Several
+        if len(urls) == 1:
+            self._source = server(0, report_state)
+            return
+        if cursor_store is not None and not isinstance(cursor_store, NoCursorFile):
+            raise SettingsError(
+                "cursor_store= is for one server: several keep one cursor each, in state_dir="
+            )
+        path = None if cursor_store is not None else record_path(state_dir, keys, name)
+        self._source = Several(
+            server,
+            len(urls),
+            lambda addresses, seen: OrderRecord(path, addresses, seen),
+            timing=timing,
             on_state=report_state,
-            on_login=self._identify,
-            other_problems=self._cursor_problems,
+            on_difference=report_difference,
             stop_on_auth_error=stop_on_auth_error,
-            ssl=ssl,
             clock=clock,
         )
 
     @property
     def state(self) -> State:
-        """The connection's state, which may be ahead of the messages still to be yielded."""
-        return self._connection.state
+        """The connection's state, which may be ahead of the messages still to be yielded.
+
+        Of several servers, the best one.
+        """
+        return self._source.state
 
     @property
     def problems(self) -> tuple[StreamProblem, ...]:
         """The present problems of the connection, the server and the cursor."""
-        return self._connection.problems
+        return self._source.problems
 
     @property
     def clock_offset_ms(self) -> int:
         """The server's clock minus this one's, in ms; 0 while unknown."""
-        return self._connection.clock_offset.ms
+        return self._source.clock_offset_ms
 
     # --- start and end ------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Stream:
         self._loop = asyncio.get_running_loop()
         self._pid = os.getpid()
-        if self._file is not None and not self._stopping:
-            await self._file.wait_until_free(self._timing.cursor)
-        cursor = self._store.load()
-        self._connection.cursor = cursor if self._resume else Cursor()
-
-        async def run() -> None:
-            try:
-                await self._connection.run()
-            except Exception as error:  # a bug of this library: the iteration raises it
-                logger.exception("the stream failed")
-                self._inbox.close(error)
-
-        self._task = asyncio.create_task(run())
+        await self._source.open(wait=not self._stopping)
         if self._stopping:  # `stop` was called before there was a loop
             self._end()
         return self
@@ -186,14 +202,7 @@ class Stream:
     async def close(self) -> None:
         """Disconnects and releases the cursor, as leaving `async with` does."""
         self._end()
-        try:
-            if self._task is not None:
-                self._task.cancel()
-                # Awaiting the task itself could not tell its cancellation from the caller's own.
-                await asyncio.wait([self._task])
-        finally:
-            self._store.close()
-        await self._connection.report_stopped()
+        await self._source.close()
 
     def stop(self) -> None:
         """Ends the iteration soon. For any thread, a signal handler, and also before the iteration begins."""
@@ -203,7 +212,7 @@ class Stream:
     def _end(self) -> None:
         self._stopping = True
         self._stopped.set()
-        self._inbox.close()
+        self._source.end()
 
     def _call(self, function: Callable[..., object], *arguments: Any) -> None:
         """Calls the function soon in the loop's thread; directly before the loop is known."""
@@ -213,26 +222,10 @@ class Stream:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(function, *arguments)
 
-    def _identify(self, epoch: str | None, user: str) -> Cursor | None:
-        """At a login: returns the cursor of another key or address, if this run has none."""
-        if self._file is None or not epoch or not user:
-            return None
-        found = self._file.identify(epoch, user)
-        fresh = self._resume and self._connection.subscription is not None
-        return found if fresh and found.epoch == epoch and self._connection.cursor.sequence < 0 else None
-
-    def _cursor_problems(self) -> tuple[StreamProblem, ...]:
-        if self._file is None or not self._file.trouble:
-            return ()
-        remedy = "Free space or permit writing there; a second client needs its own name="
-        sentence = f"The place in the stream is not saved: {self._file.trouble}"
-        return (StreamProblem("cursor_not_saved", sentence, remedy),)
-
     def _on_taken(self) -> None:
         """Ends, because a newer client in this process has the cursor; `check` raises it."""
         self._call(self._end)
-        if (task := self._task) is not None:
-            self._call(lambda: task.cancel())
+        self._call(self._source.cancel)
         if self.end_elsewhere is not None:
             self.end_elsewhere()
 
@@ -240,7 +233,7 @@ class Stream:
         """Raises ClientError in a forked child, or if a newer client in this process took the cursor over."""
         if self._pid is not None and self._pid != os.getpid():
             raise forked()
-        if self._file is not None and self._file.taken:
+        if self._source.taken:
             problem = "a newer client with the same cursor runs in this process"
             raise ClientError(f"{problem} (pass a different name= to run both)", code="replaced")
 
@@ -254,8 +247,7 @@ class Stream:
         while (item := await self._first()) is not None:
             # A cancellation in here leaves the item in the inbox, so the next iteration begins with it.
             message = await self._message(item)
-            self._inbox.drop(item)
-            self._uncommitted = item.cursor
+            self._source.drop(item)
             if message is not None:
                 return message
             self.commit()
@@ -272,9 +264,8 @@ class Stream:
     async def items(self) -> AsyncIterator[StreamItem]:
         """Yields everything received in order, undecoded, heartbeats included; for mirrors and recordings."""
         while (item := await self._first()) is not None:
-            self._inbox.drop(item)
+            self._source.drop(item)
             yield item
-            self._uncommitted = item.cursor
             self.commit()
 
     def commit(self, message: PTNWebSocketMessage | None = None) -> None:
@@ -282,17 +273,7 @@ class Stream:
 
         A cursor without an epoch, of a server that cannot resume, is not saved.
         """
-        if self._uncommitted is None:
-            return
-        if self._uncommitted.epoch is None:
-            self._uncommitted = None
-            return
-        # Items without a message, such as heartbeats, move the cursor too; `message` may lie behind it.
-        if message is None:
-            self._store.save(self._uncommitted)
-            self._uncommitted = None
-        else:
-            self._store.save(Cursor(message.sequence, self._uncommitted.epoch))
+        self._source.commit(message)
 
     def is_stale(self, message: PTNWebSocketMessage) -> bool:
         """Whether the message is older than `max_age_ms` by now."""
@@ -321,38 +302,40 @@ class Stream:
 
     async def _first(self) -> StreamItem | None:
         self.check()
-        item = None if self._stopping else await self._inbox.first()
+        item = None if self._stopping else await self._source.first()
         self.check()
         return item
 
     def _next_without_waiting(self) -> PTNWebSocketMessage | None:
         """Returns the next message if it is here and no callback has to be called before it."""
-        item = None if self._stopping else self._inbox.peek()
+        item = None if self._stopping else self._source.peek()
         # Gaps, malformed and stale messages need a callback, which may be async: `__anext__` reports them.
         if item is None or not isinstance(item.value, OrderMessage):
             return None
         try:
-            message = self._decode(item.value)
+            message = self._decode(item, item.value)
         except InvalidInputError:
             return None
         if self.is_stale(message):
             return None
-        self._inbox.drop(item)
-        self._uncommitted = item.cursor
+        self._source.drop(item)
         return message
 
-    def _decode(self, message: OrderMessage) -> PTNWebSocketMessage:
-        return PTNWebSocketMessage(message, self.clock_offset_ms, clock=self._clock)
+    def _decode(self, item: StreamItem, value: OrderMessage) -> PTNWebSocketMessage:
+        if isinstance(item, ServerItem) and item.message is not None:
+            return item.message
+        return PTNWebSocketMessage(value, self.clock_offset_ms, clock=self._clock)
 
     async def _message(self, item: StreamItem) -> PTNWebSocketMessage | None:
         """Returns the item's message, if any; reports gaps and stale messages."""
-        await self._report_lost(item.cursor)
+        if isinstance(self._source, Server) and (lost := self._source.take_lost(item.cursor)) is not None:
+            await self.report_gap(lost)
         if isinstance(item.value, Gap):
             await self.report_gap(item.value)
         if not isinstance(item.value, OrderMessage):
             return None
         try:
-            message = self._decode(item.value)
+            message = self._decode(item, item.value)
         except InvalidInputError as error:
             sequence = item.value.sequence
             logger.error("malformed message %d: %s", sequence, error)
@@ -363,29 +346,19 @@ class Stream:
             return None
         return message
 
-    async def _report_lost(self, cursor: Cursor) -> None:
-        """Reports what lies between a saved cursor that could not be used and the beginning of this run."""
-        if self._file is None or (lost := self._file.lost) is None or cursor.epoch is None:
-            return
-        self._file.lost = None
-        if self._resume and (lost.epoch != cursor.epoch or lost.sequence < cursor.sequence):
-            await self.report_gap(Gap(lost.sequence, cursor.sequence + 1, "cursor"))
-
     # --- subscription -------------------------------------------------------------------------------------
 
     def resume_from(self, revision: int) -> None:
         """Sets the revision after which the next connection requests updates; for a mirror."""
-        subscription = self._connection.subscription
-        if subscription is not None:
-            self._connection.subscription = msgspec.structs.replace(subscription, revision=revision)
+        self._source.resume_from(revision)
 
     def subscribe(self) -> None:
         """Subscribes (again), from the next order on. For any thread."""
-        self._call(self._connection.subscribe, self._subscription)
+        self._call(self._source.subscribe)
 
     def unsubscribe(self) -> None:
         """Unsubscribes and stays connected. For any thread."""
-        self._call(self._connection.unsubscribe)
+        self._call(self._source.unsubscribe)
 
 
 connect = Stream

@@ -14,6 +14,7 @@ from ptn_api.errors import InvalidInputError
 from ptn_api.model.limit_order import ListedOrder
 from ptn_api.model.miner import MinerElimination
 from ptn_api.model.trade_pair import Category, Source, TradePair, trade_pairs
+from ptn_api.summary import Summary, summarised, time_text
 
 __all__ = [
     "AccountSnapshot",
@@ -64,6 +65,7 @@ class Period(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Why the miner was eliminated. Absent: another bucket than ELIMINATED."""
 
 
+@summarised
 class ChallengePeriod(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A miner's place in the competition. Since: after 0.1.0."""
 
@@ -77,6 +79,12 @@ class ChallengePeriod(msgspec.Struct, kw_only=True, omit_defaults=True):
     """When the response was assembled. Unit: epoch ms."""
     history: list[Period] | msgspec.UnsetType = msgspec.UNSET
     """All buckets, oldest first. Absent: without `history=true`."""
+
+    def _summary(self) -> Summary:
+        past = [] if self.history is msgspec.UNSET else self.history
+        rows = ((period.bucket, time_text(period.start_time_ms), period.reason) for period in past)
+        title = f"challenge period of {self.hotkey}: {self.challenge_period.bucket}"
+        return Summary(title, ("bucket", "since", "reason"), rows, len(past))
 
 
 _WHOLE_FILE = {"testing": "CHALLENGE", "success": "MAINCOMP"}
@@ -144,6 +152,7 @@ def eliminations_by_hotkey(document: Any) -> dict[str, MinerElimination]:
 # --- ledgers ----------------------------------------------------------------------------------------------
 
 
+@summarised
 class MinerLedger(msgspec.Struct, kw_only=True):
     """A miner's debt, emissions or penalty ledger, as the validator wrote it.
 
@@ -217,6 +226,18 @@ class MinerLedger(msgspec.Struct, kw_only=True):
     cumulative_emissions_usd: float | None = None
     """Emissions: total. Unit: USD. Null: another ledger."""
 
+    def _summary(self) -> Summary:
+        names = (
+            [*self.checkpoints[0]][:5] if self.checkpoints and isinstance(self.checkpoints[0], dict) else []
+        )
+        rows = (
+            [str(point.get(name, "")) for name in names]
+            for point in self.checkpoints
+            if isinstance(point, dict)
+        )
+        title = f"ledger of {self.hotkey}, {len(self.checkpoints):,} checkpoints"
+        return Summary(title, names, rows, len(self.checkpoints))
+
 
 class DebtLedgerSummary(msgspec.Struct, kw_only=True):
     """A miner's debt ledger in numbers. Since: after 0.1.0."""
@@ -263,6 +284,7 @@ class AccountSnapshot(msgspec.Struct, kw_only=True):
     """equity / account size; 1.0 for a size of 0. Unit: factor (1.0 = unchanged)."""
 
 
+@summarised
 class AccountSnapshots(msgspec.Struct, kw_only=True):
     """A miner's latest snapshots. Since: after 0.1.0."""
 
@@ -273,7 +295,19 @@ class AccountSnapshots(msgspec.Struct, kw_only=True):
     snapshots: list[AccountSnapshot]
     """The snapshots, oldest first."""
 
+    def _summary(self) -> Summary:
+        return Summary(
+            f"account of {self.hotkey}, {len(self.snapshots):,} hours, oldest first",
+            ("hour", "account size", "balance", "equity", "return"),
+            (
+                (time_text(s.snapshot_ms), s.account_size, s.balance, s.equity, f"{s.equity_return:.5f}")
+                for s in self.snapshots
+            ),
+            len(self.snapshots),
+        )
 
+
+@summarised
 class Collateral(msgspec.Struct, kw_only=True):
     """Account sizes per miner, as the validator's file has them. Since: after 0.1.0."""
 
@@ -293,6 +327,14 @@ class Collateral(msgspec.Struct, kw_only=True):
     """Number of records in `data`. Unit: count."""
     timestamp: int
     """When the response was assembled. Unit: epoch ms."""
+
+    def _summary(self) -> Summary:
+        title = f"account sizes of {len(self.data):,} miners, {self.total_records:,} records"
+        rows = (
+            (hotkey, len(records) if isinstance(records, list) else "")
+            for hotkey, records in self.data.items()
+        )
+        return Summary(title, ("miner", "records"), rows, len(self.data))
 
 
 class MinerSelections(msgspec.Struct, kw_only=True):

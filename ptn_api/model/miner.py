@@ -12,6 +12,7 @@ import msgspec
 from ptn_api.model.order import Order, OrderType
 from ptn_api.model.position import Position, PositionState
 from ptn_api.model.trade_pair import pair_id
+from ptn_api.summary import Summary, number, summarised, time_text
 
 __all__ = [
     "DEFAULT_LOOKBACK_DAYS",
@@ -75,6 +76,7 @@ class Aggregates(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the counted positions with `return_at_close` > 1, from 0 to 1. Unit: fraction."""
 
 
+@summarised
 class MinerEntry(msgspec.Struct, kw_only=True):
     """A miner's entry in `/miner-positions` and in the checkpoint."""
 
@@ -90,6 +92,26 @@ class MinerEntry(msgspec.Struct, kw_only=True):
     """See `Aggregates`."""
     tier: int | None = None
     """The tier by whose rules the positions are shown. Unit: tier. Absent: in the checkpoint."""
+
+    def _summary(self) -> Summary:
+        title = f"{len(self.positions):,} positions, return {self.thirty_day_returns:.5f}"
+        return Summary(
+            f"{title}, over all time {self.all_time_returns:.5f}",
+            ("pair", "type", "leverage", "return", "orders", "opened", "closed"),
+            (
+                (
+                    pair_id(position.trade_pair),
+                    position.position_type,
+                    f"{position.net_leverage:+g}",
+                    f"{position.current_return:.5f}",
+                    len(position.orders),
+                    time_text(position.open_ms),
+                    time_text(position.closed_at),
+                )
+                for position in self.positions
+            ),
+            len(self.positions),
+        )
 
 
 class LastOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,6 +183,7 @@ class MinerElimination(msgspec.Struct, frozen=True, kw_only=True):
     """See `Elimination`."""
 
 
+@summarised
 class LeaderboardEntry(msgspec.Struct, kw_only=True):
     """A miner's row of the leaderboard, as the tier shows the miner's positions.
 
@@ -205,10 +228,11 @@ class LeaderboardEntry(msgspec.Struct, kw_only=True):
     Unit: epoch ms, factor. Null: no ledger.
     """
 
-    def __repr__(self) -> str:
-        return f"LeaderboardEntry({self.rank}. {self.hotkey}, {self.thirty_day_returns:.5f})"
+    def _summary(self) -> Summary:
+        return Summary(f"LeaderboardEntry({self.rank}. {self.hotkey}, {self.thirty_day_returns:.5f})")
 
 
+@summarised
 class Leaderboard(msgspec.Struct, kw_only=True):
     """All miners that a tier shows, best first. Since: after 0.1.0."""
 
@@ -221,8 +245,24 @@ class Leaderboard(msgspec.Struct, kw_only=True):
     miners: list[LeaderboardEntry]
     """A row for each miner, by `thirty_day_returns`, ties by hotkey."""
 
-    def __repr__(self) -> str:
-        return f"Leaderboard(tier={self.tier}, {len(self.miners)} miners)"
+    def _summary(self) -> Summary:
+        return Summary(
+            f"{len(self.miners):,} miners, best first, tier {self.tier}",
+            ("rank", "miner", f"{self.lookback_days:g}d return", "all time", "drawdown", "open", "phase"),
+            (
+                (
+                    row.rank,
+                    row.hotkey,
+                    f"{row.thirty_day_returns:.5f}",
+                    f"{row.all_time_returns:.5f}",
+                    number(row.drawdown, ".1%"),
+                    row.open_positions,
+                    "eliminated" if row.elimination else row.phase,
+                )
+                for row in self.miners
+            ),
+            len(self.miners),
+        )
 
 
 def aggregates(

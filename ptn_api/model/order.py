@@ -217,6 +217,11 @@ class Order(msgspec.Struct, kw_only=True, gc=False):
     is_hl_taker: bool | None = None
     """Whether a fill at Hyperliquid took liquidity. Null: not such a fill. Since: generation 4."""
 
+    def __repr__(self) -> str:
+        size = self.value if self.leverage is None else self.leverage
+        done = f"{self.order_type!s:.9} {size} at {self.price}, {self.processed_ms}"
+        return f"{type(self).__name__}({done}, {self.order_uuid[:48]!r})"
+
 
 def effective_price(order: Order, leverage: float) -> float:
     """Returns the order's price with its slippage, which is to the miner's disadvantage."""

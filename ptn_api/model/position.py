@@ -10,6 +10,8 @@ import msgspec
 from ptn_api.errors import InvalidInputError
 from ptn_api.model.order import Order, OrderType
 from ptn_api.model.repair import null_for_nan, repair_list, repair_object
+from ptn_api.model.trade_pair import pair_id
+from ptn_api.summary import Summary, summarised, time_text
 
 __all__ = [
     "Dividend",
@@ -126,6 +128,7 @@ class PositionState(msgspec.Struct, kw_only=True):
         return (self.close_ms or None) if self.is_closed_position else None
 
 
+@summarised
 class Position(PositionState, kw_only=True):
     """A position: a miner's stake in one trade pair, in the validator's file, REST responses and stream
     messages.
@@ -173,6 +176,15 @@ class Position(PositionState, kw_only=True):
 
     Unit: USD per unit of the quote currency. Null: generations 1 to 3. Since: generation 4.
     """
+
+    def _summary(self) -> Summary:
+        side = "closed" if self.is_closed_position else self.position_type or "open"
+        state = (
+            f"{side} {self.net_leverage:+g}, return {self.current_return:.5f}, {len(self.orders):,} orders"
+        )
+        since = f"since {time_text(self.open_ms)}"
+        name = f"{pair_id(self.trade_pair)} of {self.miner_hotkey}"
+        return Summary(f"Position({name}, {state}, {since}, {self.position_uuid})")
 
 
 class PositionText(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ptn_api.model.miner import DEFAULT_LOOKBACK_DAYS
+from ptn_api.summary import Summary, number, summarised, time_text
 
 __all__ = [
     "CURVE_POINTS",
@@ -82,6 +83,7 @@ class PerfCheckpoint(msgspec.Struct, kw_only=True):
     """Fees until the end of the span. Unit: USD. Null: absent in older ledgers. Since: 2026."""
 
 
+@summarised
 class PerfLedger(msgspec.Struct, kw_only=True):
     """A miner's return over time, for the portfolio; in older files also per trade pair.
 
@@ -103,6 +105,23 @@ class PerfLedger(msgspec.Struct, kw_only=True):
     """
     cps: list[PerfCheckpoint] = msgspec.field(default_factory=list)
     """The checkpoints, oldest first."""
+
+    def _summary(self) -> Summary:
+        return Summary(
+            f"perf ledger of {len(self.cps):,} checkpoints, oldest first",
+            ("updated", "return", "gain", "loss", "drawdown factor"),
+            (
+                (
+                    time_text(point.last_update_ms),
+                    number(point.prev_portfolio_ret, ".5f"),
+                    number(point.gain, ".5f"),
+                    number(point.loss, ".5f"),
+                    number(point.mdd, ".5f"),
+                )
+                for point in self.cps
+            ),
+            len(self.cps),
+        )
 
 
 CURVE_POINTS = 60
@@ -168,6 +187,7 @@ def performance_of(ledger: bytes | msgspec.Raw) -> Performance:
     )
 
 
+@summarised
 class MinerStatistics(msgspec.Struct, kw_only=True):
     """A miner's element of the statistics, as the validator wrote it.
 
@@ -266,7 +286,11 @@ class MinerStatistics(msgspec.Struct, kw_only=True):
     checkpoints: list[PerfCheckpoint] | None = None
     """The portfolio's perf ledger. Absent: with `checkpoints=false`."""
 
+    def _summary(self) -> Summary:
+        return Summary(f"MinerStatistics({self.hotkey}, weight {_value_of(self.weight)})")
 
+
+@summarised
 class Statistics(msgspec.Struct, kw_only=True):
     """The validator's statistics of all miners, `minerstatistics.json`.
 
@@ -289,6 +313,27 @@ class Statistics(msgspec.Struct, kw_only=True):
     - *: The constant. Type: anything.
     """
 
+    def _summary(self) -> Summary:
+        return Summary(
+            f"statistics of {len(self.data):,} miners, {time_text(self.created_timestamp_ms)}",
+            ("miner", "weight", "omega", "sharpe"),
+            (
+                (
+                    miner.hotkey,
+                    _value_of(miner.weight),
+                    *(_value_of(scores.get(name)) for name in ("omega", "sharpe")),
+                )
+                for miner in self.data
+                for scores in [miner.scores if isinstance(miner.scores, dict) else {}]
+            ),
+            len(self.data),
+        )
+
+
+def _value_of(score: Any) -> str:
+    value = score.get("value") if isinstance(score, dict) else score
+    return number(value, ".5f") if isinstance(value, int | float) else ""
+
 
 def lookback_days(constants: Any) -> float:
     """Returns the days that `thirty_day_returns` looks back, as the statistics' `constants` state them."""
@@ -298,6 +343,7 @@ def lookback_days(constants: Any) -> float:
     return DEFAULT_LOOKBACK_DAYS
 
 
+@summarised
 class Elimination(msgspec.Struct, kw_only=True):
     """A miner that was excluded from the competition."""
 
@@ -326,6 +372,10 @@ class Elimination(msgspec.Struct, kw_only=True):
 
     Type: object. Null: absent in older files. Since: 2026.
     """
+
+    def _summary(self) -> Summary:
+        when = time_text(self.elimination_initiated_time_ms)
+        return Summary(f"Elimination({self.hotkey}, {self.reason}, {when})")
 
 
 class Eliminations(msgspec.Struct, kw_only=True):

@@ -167,7 +167,7 @@ def test_a_message_that_ages_while_others_are_processed_is_stale(
     batch = [position(n, [order(n, at=now[0])]) for n in range(3)]
     server.publish(*batch, timestamp_ms=now[0])
     with orders(max_age_ms=1_000, on_stale=stale.append, clock=lambda: now[0]) as following:
-        following._stream._connection.clock_offset.learn = lambda *_: None  # type: ignore[method-assign]
+        following._stream._source.connection.clock_offset.learn = lambda *_: None  # type: ignore[method-assign]
         assert take(following, 1) == [101]
         now[0] += 2_000
         server.publish(position(9, [order(9, at=now[0])]), timestamp_ms=now[0])
@@ -324,7 +324,7 @@ def test_an_interrupt_at_any_point_of_a_stale_message(
             on_stale=lambda message, stale=stale: stale.append(message.sequence),
             clock=lambda clock=clock: clock[0],
         )
-        following._stream._connection.clock_offset.learn = lambda *_: None  # type: ignore[method-assign]
+        following._stream._source.connection.clock_offset.learn = lambda *_: None  # type: ignore[method-assign]
         receive(following, received, 1)
         clock[0] += 2_000
         interrupted = interrupt(step, partial(receive, following, received, 2))

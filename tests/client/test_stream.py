@@ -119,7 +119,7 @@ async def test_a_filtered_client_resumes_after_the_last_heartbeat(server: FakeSe
         await follower.live()
         server.order("BTCUSD")
         server.heartbeat()
-        await until_async(lambda: follower.stream._connection.cursor.sequence == 101)
+        await until_async(lambda: follower.stream._source.connection.cursor.sequence == 101)
         await asyncio.sleep(0)
     async with follow(miners=[OTHER_MINER]) as follower:
         await follower.live()
@@ -686,8 +686,8 @@ async def test_states_tell_that_the_cursor_is_not_saved(
     states = States()
     options: Any = {"timing": timing, "state_dir": tmp_path, "on_state": states}
     async with connect(server.url, server.api_key, **options) as stream:
-        assert stream._file is not None
-        obstacle = stream._file._path_of(server._log.epoch).with_suffix(".new")
+        assert stream._source.file is not None
+        obstacle = stream._source.file._path_of(server._log.epoch).with_suffix(".new")
         obstacle.mkdir()
         reading = asyncio.create_task(stream.__anext__())
         await until_async(lambda: ("connected", ["cursor_not_saved"]) in states.codes)

@@ -36,6 +36,19 @@ def test_follow_orders(live: Live, tmp_path: Path) -> None:
         assert script.interrupt() == 0, script.output
 
 
+def test_two_servers(live: Live, tmp_path: Path) -> None:
+    """Two addresses of a server here: every order is printed once, also after kill -9."""
+    urls = f"{live.stream} {live.stream.replace('127.0.0.1', 'localhost')}"
+    for count in (15, 30):
+        with running(EXAMPLES / "two_servers.py", live, tmp_path, PTN_WS_URLS=urls) as script:
+            script.wait_for_lines(count)
+            script.kill()
+            uuids = [line.split()[0] for line in script.lines if " from ws://" in line]
+    assert len(uuids) >= 10
+    # What was printed last before the kill may not have been saved.
+    assert len(uuids) - len(set(uuids)) <= 1
+
+
 def test_poll_positions(live: Live, server: PTNClient, tmp_path: Path) -> None:
     """A line per miner; one may come or go between two requests."""
     hotkeys = set(server.hotkeys())

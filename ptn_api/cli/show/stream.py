@@ -26,6 +26,7 @@ from ptn_api.client.delivery import Dispatcher, OnError
 from ptn_api.client.recording import Recording
 from ptn_api.client.replaying import Replay, ReplayServer, replay
 from ptn_api.client.rest import PTNClient
+from ptn_api.client.servers.several import Difference
 from ptn_api.client.stream import Stream
 from ptn_api.errors import AuthenticationError, ServerUnreachableError
 from ptn_api.tasks import cancel_and_wait
@@ -35,8 +36,8 @@ __all__ = ["run", "run_recorder", "run_replay", "run_replay_server"]
 
 
 def run(
-    url: str | None,
-    api_key_file: Path | None,
+    urls: Sequence[str],
+    api_key_files: Sequence[Path],
     view: View,
     *,
     command: str | None,
@@ -57,17 +58,19 @@ def run(
     must not be taken for one that the command has seen, nor the reverse.
     """
     print_client_log()
-    address, key = ws_url(url), read_api_key(api_key_file)
+    addresses = [ws_url(url) for url in urls] or [ws_url(None)]
+    keys = [read_api_key(file) for file in api_key_files] or [read_api_key(None)]
     stream = Stream(
-        address,
-        key.value,
+        addresses,
+        keys[0].value if len(keys) == 1 else [key.value for key in keys],
         name="-".join(filter(None, ("ptn", "stream" if command is None else "exec", name))),
         cursor_store=None if resume or command is not None else NoCursorFile(),
         max_age_ms=max_age_ms,
-        miners=_whole_hotkeys(miners, api_key_file),
+        miners=_whole_hotkeys(miners, api_key_files[0] if api_key_files else None),
         trade_pairs=known_trade_pairs(trade_pairs) if trade_pairs else None,
         format="delta" if delta else "full",
         on_state=_state_printer(),
+        on_difference=_print_difference,
         stop_on_auth_error=True,
     )
     handler = order_handler(view.output, command, wide=view.wide)
@@ -75,7 +78,10 @@ def run(
     async def follow() -> None:
         _stop_on_signals(stream)
         if not wait:
-            await check_stream(address)
+            checks = [check_stream(address) for address in addresses]
+            failures = [f for f in await asyncio.gather(*checks, return_exceptions=True) if f is not None]
+            if len(failures) == len(addresses):
+                raise failures[0]
         dispatcher = Dispatcher(
             stream, [handler], on_error=on_error if command else "stop", retries=5, timing=Timing()
         )
@@ -91,7 +97,7 @@ def run(
     try:
         asyncio.run(follow())
     except AuthenticationError as error:
-        raise authentication_failure(error, address, key) from None
+        raise authentication_failure(error, ", ".join(addresses), keys[0]) from None
 
 
 def run_recorder(
@@ -189,12 +195,22 @@ def _state_printer() -> Callable[[StreamState], None]:
     def print_state(state: StreamState) -> None:
         if state != printed[0]:
             print(f"ptn: {state}", file=sys.stderr)
-        for code, sentence, remedy in state.problems:
-            if code not in printed:
+        known = [f"{code} {sentence.partition(': ')[0]}" for code, sentence, _ in state.problems]
+        for name, (code, sentence, remedy) in zip(known, state.problems, strict=True):
+            if name not in printed:
                 print(f"ptn: {sentence} ({code}). {remedy}.", file=sys.stderr)
-        printed[:] = [state, *(problem.code for problem in state.problems)]
+        printed[:] = [state, *known]
 
     return print_state
+
+
+def _print_difference(other: Difference) -> None:
+    order = f"order {other.order_uuid} of {other.miner_hotkey}"
+    print(
+        f"ptn: {other.server} states {other.leverage:+g} at {other.price:g} for {order}, "
+        f"delivered as {other.delivered_leverage:+g} at {other.delivered_price:g}",
+        file=sys.stderr,
+    )
 
 
 def _print_gap(gap: Gap) -> None:

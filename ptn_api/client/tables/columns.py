@@ -1,8 +1,6 @@
-"""Polars data frames of positions, orders, statistics and ledgers; `pip install 'ptn-api[dataframe]'`.
+"""Tables by column, before a library makes a data frame of them.
 
-One row per position, order, miner or ledger checkpoint, with flat columns. Times are UTC datetimes
-(`opened_at` from `open_ms`); missing values are null. Polars is imported on first use; every function raises
-ClientError with code `no_polars` if it is not installed.
+Polars and pandas are imported on first use.
 """
 
 from __future__ import annotations
@@ -15,16 +13,21 @@ import msgspec
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.errors import ClientError
 from ptn_api.model.limit_order import ListedOrder
+from ptn_api.model.miner import LeaderboardEntry
 from ptn_api.model.order import Order
 from ptn_api.model.position import Position
-from ptn_api.model.statistics import MinerStatistics, PerfCheckpoint, PerfLedger
+from ptn_api.model.statistics import Elimination, MinerStatistics, PerfCheckpoint, PerfLedger
 from ptn_api.model.trade_pair import pair_id
 
 if TYPE_CHECKING:
+    import pandas
     import polars
 
 __all__ = [
     "Rows",
+    "Table",
+    "eliminations",
+    "leaderboard",
     "ledgers",
     "listed_orders",
     "messages",
@@ -41,7 +44,59 @@ _Kind = Literal["text", "side", "float", "int", "bool", "time"]
 _Columns = dict[str, tuple[_Kind, Sequence[Any]]]
 
 
-def positions(found: Iterable[Position]) -> polars.DataFrame:
+class Table:
+    """Columns of one length, each with its kind."""
+
+    def __init__(self, columns: _Columns) -> None:
+        self.columns = columns
+
+    def to_polars(self) -> polars.DataFrame:
+        """Raises ClientError with code `no_polars` without Polars."""
+        try:
+            import polars as pl
+        except ImportError:
+            raise ClientError(
+                "tables need Polars: pip install 'ptn-api[dataframe]'", code="no_polars"
+            ) from None
+        side = pl.Enum(_SIDES)
+        series: dict[_Kind, Callable[[str, Sequence[Any]], polars.Series]] = {
+            "text": lambda name, values: pl.Series(name, values, pl.String),
+            "side": lambda name, values: pl.Series(name, values, side),
+            "float": lambda name, values: pl.Series(name, values, pl.Float64, strict=False),
+            "int": lambda name, values: pl.Series(name, values, pl.Int64),
+            "bool": lambda name, values: pl.Series(name, values, pl.Boolean),
+            "time": lambda name, values: pl.Series(name, values, pl.Int64).cast(pl.Datetime("ms", "UTC")),
+        }
+        return pl.DataFrame([series[kind](name, values) for name, (kind, values) in self.columns.items()])
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Raises ClientError with code `no_pandas` without pandas."""
+        try:
+            import pandas as pd
+        except ImportError:
+            raise ClientError(
+                "these tables need pandas: pip install 'ptn-api[pandas]'", code="no_pandas"
+            ) from None
+        dtypes: dict[_Kind, Any] = {
+            "text": "string",
+            "side": pd.CategoricalDtype(_SIDES),
+            "float": "float64",
+            "int": "Int64",
+            "bool": "boolean",
+        }
+        frame = {
+            name: pd.Series(pd.array(values, dtype=dtypes[kind]))
+            if kind != "time"
+            else pd.Series(pd.array(values, dtype="Int64")).astype("datetime64[ms]").dt.tz_localize("UTC")
+            for name, (kind, values) in self.columns.items()
+        }
+        return pd.DataFrame(frame)
+
+
+_SIDES = ["LONG", "SHORT", "FLAT"]
+
+
+def positions(found: Iterable[Position]) -> Table:
     """Returns one row per position."""
     rows = list(found)
     columns: _Columns = {
@@ -66,10 +121,10 @@ def positions(found: Iterable[Position]) -> polars.DataFrame:
     ):
         columns[name] = ("float", [getattr(p, name) for p in rows])
     columns["n_orders"] = ("int", [len(p.orders) for p in rows])
-    return _frame(columns)
+    return Table(columns)
 
 
-def orders(found: Iterable[Position]) -> polars.DataFrame:
+def orders(found: Iterable[Position]) -> Table:
     """Returns one row per order, with its position's keys; `place` is its index in the position, from 1."""
     rows = [(p, place, o) for p in found for place, o in enumerate(p.orders, 1)]
     position: _Columns = {
@@ -78,10 +133,10 @@ def orders(found: Iterable[Position]) -> polars.DataFrame:
         "trade_pair": ("text", [pair_id(p.trade_pair) for p, _, _ in rows]),
         "place": ("int", [place for _, place, _ in rows]),
     }
-    return _frame(position | _order_columns([o for _, _, o in rows]))
+    return Table(position | _order_columns([o for _, _, o in rows]))
 
 
-def listed_orders(found: Mapping[str, Sequence[ListedOrder]]) -> polars.DataFrame:
+def listed_orders(found: Mapping[str, Sequence[ListedOrder]]) -> Table:
     """Returns one row per order of `{status: orders}`."""
     rows = [(status, order) for status, listed in found.items() for order in listed]
     first: _Columns = {
@@ -90,10 +145,10 @@ def listed_orders(found: Mapping[str, Sequence[ListedOrder]]) -> polars.DataFram
         "execution_type": ("text", [order.execution_type for _, order in rows]),
         "limit_price": ("float", [order.limit_price for _, order in rows]),
     }
-    return _frame(first | _order_columns([order for _, order in rows]))
+    return Table(first | _order_columns([order for _, order in rows]))
 
 
-def messages(found: Iterable[PTNWebSocketMessage]) -> polars.DataFrame:
+def messages(found: Iterable[PTNWebSocketMessage]) -> Table:
     """Returns one row per stream message: the new order, and its position's leverage and returns after it."""
     rows = list(found)
     message: _Columns = {
@@ -110,17 +165,17 @@ def messages(found: Iterable[PTNWebSocketMessage]) -> polars.DataFrame:
         "current_return": ("float", [m.position.current_return for m in rows]),
         "return_at_close": ("float", [m.position.return_at_close for m in rows]),
     }
-    return _frame(message | _order_columns([m.new_order for m in rows]) | after)
+    return Table(message | _order_columns([m.new_order for m in rows]) | after)
 
 
-def statistics(found: Iterable[MinerStatistics]) -> polars.DataFrame:
+def statistics(found: Iterable[MinerStatistics]) -> Table:
     """Returns one row per miner; nested values become columns (`scores.omega.value`), lists are left out."""
     flat = [_flat(miner) for miner in found]
     names = list(dict.fromkeys(name for row in flat for name in row))
-    return _frame({name: _inferred([row.get(name) for row in flat]) for name in names})
+    return Table({name: _inferred([row.get(name) for row in flat]) for name in names})
 
 
-def ledgers(found: Mapping[str, Mapping[str, PerfLedger]]) -> polars.DataFrame:
+def ledgers(found: Mapping[str, Mapping[str, PerfLedger]]) -> Table:
     """Returns one row per checkpoint of `{hotkey: {"portfolio" or trade pair: ledger}}`."""
     rows = [
         (hotkey, pair, checkpoint)
@@ -136,10 +191,43 @@ def ledgers(found: Mapping[str, Mapping[str, PerfLedger]]) -> polars.DataFrame:
     for name in PerfCheckpoint.__struct_fields__[1:]:
         kind: _Kind = "int" if name in ("accum_ms", "open_ms", "n_updates") else "float"
         columns[name] = (kind, [getattr(c, name) for _, _, c in rows])
-    return _frame(columns)
+    return Table(columns)
 
 
-def positions_or_orders(found: Iterable[Position], rows: Rows) -> polars.DataFrame:
+def eliminations(found: Iterable[Elimination]) -> Table:
+    """Returns one row per eliminated miner."""
+    rows = list(found)
+    return Table(
+        {
+            "hotkey": ("text", [e.hotkey for e in rows]),
+            "eliminated_at": ("time", [e.elimination_initiated_time_ms for e in rows]),
+            "reason": ("text", [e.reason for e in rows]),
+            "dd": ("float", [e.dd for e in rows]),
+        }
+    )
+
+
+def leaderboard(found: Iterable[LeaderboardEntry]) -> Table:
+    """Returns one row per miner, without the curves."""
+    rows = list(found)
+    return Table(
+        {
+            "rank": ("int", [r.rank for r in rows]),
+            "hotkey": ("text", [r.hotkey for r in rows]),
+            "thirty_day_returns": ("float", [r.thirty_day_returns for r in rows]),
+            "all_time_returns": ("float", [r.all_time_returns for r in rows]),
+            "n_positions": ("int", [r.n_positions for r in rows]),
+            "percentage_profitable": ("float", [r.percentage_profitable for r in rows]),
+            "drawdown": ("float", [r.drawdown for r in rows]),
+            "open_positions": ("int", [r.open_positions for r in rows]),
+            "last_order_at": ("time", [r.last_order and r.last_order.processed_ms for r in rows]),
+            "phase": ("text", [r.phase for r in rows]),
+            "elimination": ("text", [r.elimination and r.elimination.reason for r in rows]),
+        }
+    )
+
+
+def positions_or_orders(found: Iterable[Position], rows: Rows) -> Table:
     """Returns the table that `rows` names."""
     return positions(found) if rows == "positions" else orders(found)
 
@@ -187,20 +275,3 @@ def _inferred(values: list[Any]) -> tuple[_Kind, list[Any]]:
         value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
         for value in values
     ]
-
-
-def _frame(columns: _Columns) -> polars.DataFrame:
-    try:
-        import polars as pl
-    except ImportError:
-        raise ClientError("tables need Polars: pip install 'ptn-api[dataframe]'", code="no_polars") from None
-    side = pl.Enum(["LONG", "SHORT", "FLAT"])
-    series: dict[_Kind, Callable[[str, Sequence[Any]], polars.Series]] = {
-        "text": lambda name, values: pl.Series(name, values, pl.String),
-        "side": lambda name, values: pl.Series(name, values, side),
-        "float": lambda name, values: pl.Series(name, values, pl.Float64, strict=False),
-        "int": lambda name, values: pl.Series(name, values, pl.Int64),
-        "bool": lambda name, values: pl.Series(name, values, pl.Boolean),
-        "time": lambda name, values: pl.Series(name, values, pl.Int64).cast(pl.Datetime("ms", "UTC")),
-    }
-    return pl.DataFrame([series[kind](name, values) for name, (kind, values) in columns.items()])

@@ -1,0 +1,1 @@
+"""The servers that a stream follows: one, or several whose orders are merged."""

@@ -1,0 +1,124 @@
+"""Short descriptions of large values, for a Python prompt and for notebooks.
+
+A class that `summarised` decorates has a method `_summary`, and gets `__repr__` and `_repr_html_` from it.
+Hotkeys and names come from other people: every cell is escaped and cut.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from itertools import islice
+from typing import Any, TypeVar
+
+__all__ = ["ROWS", "SummarisedDict", "SummarisedList", "Summary", "number", "summarised", "time_text"]
+
+T = TypeVar("T")
+K = TypeVar("K")
+
+ROWS = 8
+"""Rows that a summary shows."""
+_WIDEST = 48
+"""Characters of a cell, and of a line without a table: that of a hotkey."""
+
+
+class Summary:
+    """A title, and the first rows of a table; `total` is the number of all rows.
+
+    `rows` may be a generator over everything: no more than the shown rows are taken from it.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        columns: Sequence[str] = (),
+        rows: Iterable[Sequence[object]] = (),
+        total: int = 0,
+    ) -> None:
+        self.title = _printable(title, 4 * _WIDEST)
+        self.columns = columns
+        self.rows = [[_printable(_cell(value), _WIDEST) for value in row] for row in islice(rows, ROWS)]
+        more = total - len(self.rows)
+        self.rest = f"... {more:,} more" if more > 0 and columns else ""
+
+    def text(self) -> str:
+        if not self.rows:
+            return self.title
+        lines = [list(self.columns), *self.rows]
+        widths = [max(len(line[n]) for line in lines) for n in range(len(self.columns))]
+        table = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
+        ]
+        return "\n".join(line.rstrip() for line in (self.title, *table, self.rest) if line)
+
+    def html(self) -> str:
+        title, rest = html.escape(self.title), html.escape(self.rest)
+        if not self.rows:
+            return f"<pre>{title}</pre>"
+        head = "".join(f"<th>{html.escape(column)}</th>" for column in self.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows
+        )
+        return (
+            f"<table><caption>{title}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            + (f"<p>{rest}</p>" if rest else "")
+        )
+
+
+def summarised(cls: type[T]) -> type[T]:
+    """Gives a class with a method `_summary` a short `repr` and a table in notebooks."""
+    described: Any = cls
+    described.__repr__ = lambda self: self._summary().text()
+    described._repr_html_ = lambda self: self._summary().html()
+    return cls
+
+
+def number(value: float | None, form: str = "g") -> str:
+    """Formats a number that a validator may have left out."""
+    return "" if value is None else format(value, form)
+
+
+def time_text(ms: float | None) -> str:
+    """UTC, to the second; empty for 0 and None, which mean never."""
+    try:
+        return f"{datetime.fromtimestamp(ms / 1000, timezone.utc):%Y-%m-%d %H:%M:%S}" if ms else ""
+    except (ValueError, OverflowError, OSError):  # no year that Python knows
+        return f"{ms} ms"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "" if value is None else str(value)
+
+
+def _printable(text: str, longest: int) -> str:
+    shown = text if len(text) <= longest else f"{text[: longest - 3]}..."
+    return shown if shown.isprintable() else ascii(shown)[1:-1]
+
+
+@summarised
+class SummarisedList(list[T]):
+    """A list whose `repr` shows the first elements."""
+
+    def _summary(self) -> Summary:
+        return Summary(f"{len(self):,} in a list", ("",), ([_short(value)] for value in self), len(self))
+
+
+@summarised
+class SummarisedDict(dict[K, T]):
+    """A dict whose `repr` shows the first items."""
+
+    def _summary(self) -> Summary:
+        rows = ([_short(key), _short(value)] for key, value in self.items())
+        return Summary(f"{len(self):,} in a dict", ("key", "value"), rows, len(self))
+
+
+def _short(value: object) -> str:
+    """The first line of a value's `repr`; of collections, whose `repr` may be long, only their size."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict | list):
+        return f"{type(value).__name__} of {len(value)}"
+    return repr(value).partition("\n")[0]
