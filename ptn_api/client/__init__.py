@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Miner,
         MinerOrders,
         MinerPositions,
+        OrderPage,
         PositionChanges,
         StatisticsDocument,
         TradePairs,
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     )
     from ptn_api.model.limit_order import ListedOrder
     from ptn_api.model.miner import Leaderboard, LeaderboardEntry
-    from ptn_api.model.order import Order
+    from ptn_api.model.order import Order, OrderRow
     from ptn_api.model.position import Position
     from ptn_api.model.statistics import Elimination, MinerStatistics
     from ptn_api.wire.about import Health, Me
@@ -92,6 +93,8 @@ __all__ = [
     "OpenBook",
     "OpenMirror",
     "Order",
+    "OrderPage",
+    "OrderRow",
     "OrderType",
     "PTNClient",
     "PTNWebSocketMessage",
@@ -130,6 +133,7 @@ _HOMES = {
         "Miner",
         "MinerOrders",
         "MinerPositions",
+        "OrderPage",
         "PositionChanges",
         "StatisticsDocument",
         "TradePairs",
@@ -153,7 +157,7 @@ _HOMES = {
     ),
     "model.limit_order": ("ListedOrder",),
     "model.miner": ("Leaderboard", "LeaderboardEntry"),
-    "model.order": ("Order",),
+    "model.order": ("Order", "OrderRow"),
     "model.position": ("Position",),
     "model.statistics": ("Elimination", "MinerStatistics"),
     "wire.about": ("Health", "Me"),

@@ -34,6 +34,7 @@ from ptn_api.model.documents import (
 )
 from ptn_api.model.limit_order import ListedOrder, OrderStatus
 from ptn_api.model.miner import Aggregates, Leaderboard, MinerEntry, miner_order, position_order
+from ptn_api.model.order import OrderRow
 from ptn_api.model.position import Position
 from ptn_api.model.statistics import Elimination, Eliminations, MinerStatistics, PerfLedger, Statistics
 from ptn_api.model.tiers import Tier
@@ -53,6 +54,7 @@ __all__ = [
     "Miner",
     "MinerOrders",
     "MinerPositions",
+    "OrderPage",
     "PositionChanges",
     "Progress",
     "StatisticsDocument",
@@ -238,6 +240,17 @@ class MinerOrders(msgspec.Struct, kw_only=True):
         return tables.listed_orders(
             {"unfilled": self.unfilled, "filled": self.filled, "cancelled": self.cancelled}
         )
+
+
+class OrderPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Orders of all miners, newest first; continue with `before=next` until `next` is None."""
+
+    orders: list[OrderRow]
+    next: str | None = None
+
+    def to_polars(self) -> polars.DataFrame:
+        """Returns one row per order, with its position's names and its sequence."""
+        return tables.order_rows(self.orders)
 
 
 class TradePairs(msgspec.Struct, kw_only=True):
@@ -476,6 +489,24 @@ def orders(hotkey: str, *, status: OrderStatus | Sequence[OrderStatus] = ()) -> 
     return Call(_path("/orders", hotkey), _decoder(MinerOrders), status=_comma_list(status))
 
 
+def order_page(
+    *,
+    limit: int = 1_000,
+    before: str | None = None,
+    miner: Choice | None = ALL,
+    trade_pair: Choice | None = ALL,
+) -> Call[OrderPage]:
+    """All miners' orders, newest first (tier 100): at most 1,000, before the `next` of another page.
+
+    The orders are those of the positions in `miner_positions`, as they are now.
+    """
+    miners, pairs = as_list(miner), trade_pairs_from(trade_pair)
+    read = _decoder(OrderPage)
+    if _is_long({"miner": miners or (), "trade_pair": pairs or ()}):
+        read, miners, pairs = _order_page_reader(miners, pairs), None, None
+    return Call("/orders", read, cached=False, limit=limit, before=before, miner=miners, trade_pair=pairs)
+
+
 def limit_orders(
     hotkey: str, *, status: OrderStatus | Sequence[OrderStatus] = "unfilled"
 ) -> Call[MinerOrders]:
@@ -630,6 +661,20 @@ def _page_reader(miners: list[str] | None, trade_pairs: list[str] | None) -> _Re
             and (trade_pairs is None or message.new_order.trade_pair in trade_pairs)
         ]
         return msgspec.structs.replace(page, messages=chosen)
+
+    return read
+
+
+def _order_page_reader(miners: list[str] | None, trade_pairs: list[str] | None) -> _Reader[OrderPage]:
+    def read(body: bytes, headers: Mapping[str, str]) -> OrderPage:
+        page: OrderPage = _decoder(OrderPage)(body, headers)
+        chosen = [
+            row
+            for row in page.orders
+            if (miners is None or row.miner_hotkey in miners)
+            and (trade_pairs is None or row.trade_pair in trade_pairs)
+        ]
+        return msgspec.structs.replace(page, orders=chosen)
 
     return read
 

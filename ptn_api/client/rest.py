@@ -19,7 +19,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Generator, Hashable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Hashable, Iterator, Mapping
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
@@ -31,7 +31,7 @@ import msgspec
 
 from ptn_api.backoff import Backoff
 from ptn_api.client import calls
-from ptn_api.client.arguments import NO_KEY, optional_api_key
+from ptn_api.client.arguments import ALL, NO_KEY, Choice, optional_api_key
 from ptn_api.client.calls import Call
 from ptn_api.connection_errors import failure_text, foreign_text, proxy_note, redirect_text
 from ptn_api.errors import (
@@ -41,6 +41,7 @@ from ptn_api.errors import (
     ServerUnreachableError,
     SettingsError,
 )
+from ptn_api.model.order import OrderRow
 
 __all__ = ["AsyncPTNClient", "PTNClient", "Retries"]
 
@@ -388,6 +389,16 @@ class PTNClient:
             result: T = end.value
             return result
 
+    def all_orders(
+        self, *, before: str | None = None, miner: Choice | None = ALL, trade_pair: Choice | None = ALL
+    ) -> Iterator[OrderRow]:
+        """Yields all miners' orders, newest first (tier 100); requests a page of 1,000 when one is needed."""
+        while True:
+            page = self.order_page(before=before, miner=miner, trade_pair=trade_pair)
+            yield from page.orders
+            if (before := page.next) is None:
+                return
+
     def _send(self, http: httpx.Client, call: Call[T], headers: Headers) -> Outcome:
         try:
             if call.to_file is not None:
@@ -419,6 +430,7 @@ class PTNClient:
     validator_checkpoint = _blocking(calls.validator_checkpoint)
     perf_ledger = _blocking(calls.perf_ledger)
     orders = _blocking(calls.orders)
+    order_page = _blocking(calls.order_page)
     limit_orders = _blocking(calls.limit_orders)
     challenge_period = _blocking(calls.challenge_period)
     debt_ledgers = _blocking(calls.debt_ledgers)
@@ -506,6 +518,17 @@ class AsyncPTNClient:
             result: T = end.value
             return result
 
+    async def all_orders(
+        self, *, before: str | None = None, miner: Choice | None = ALL, trade_pair: Choice | None = ALL
+    ) -> AsyncIterator[OrderRow]:
+        """Yields all miners' orders, newest first (tier 100); requests a page of 1,000 when one is needed."""
+        while True:
+            page = await self.order_page(before=before, miner=miner, trade_pair=trade_pair)
+            for row in page.orders:
+                yield row
+            if (before := page.next) is None:
+                return
+
     async def _send(self, http: httpx.AsyncClient, call: Call[T], headers: Headers) -> Outcome:
         try:
             if call.to_file is not None:
@@ -537,6 +560,7 @@ class AsyncPTNClient:
     validator_checkpoint = _awaitable(calls.validator_checkpoint)
     perf_ledger = _awaitable(calls.perf_ledger)
     orders = _awaitable(calls.orders)
+    order_page = _awaitable(calls.order_page)
     limit_orders = _awaitable(calls.limit_orders)
     challenge_period = _awaitable(calls.challenge_period)
     debt_ledgers = _awaitable(calls.debt_ledgers)

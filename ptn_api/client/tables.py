@@ -15,7 +15,7 @@ import msgspec
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.errors import ClientError
 from ptn_api.model.limit_order import ListedOrder
-from ptn_api.model.order import Order
+from ptn_api.model.order import Order, OrderRow
 from ptn_api.model.position import Position
 from ptn_api.model.statistics import MinerStatistics, PerfCheckpoint, PerfLedger
 from ptn_api.model.trade_pair import pair_id
@@ -28,6 +28,7 @@ __all__ = [
     "ledgers",
     "listed_orders",
     "messages",
+    "order_rows",
     "orders",
     "positions",
     "positions_or_orders",
@@ -91,6 +92,18 @@ def listed_orders(found: Mapping[str, Sequence[ListedOrder]]) -> polars.DataFram
         "limit_price": ("float", [order.limit_price for _, order in rows]),
     }
     return _frame(first | _order_columns([order for _, order in rows]))
+
+
+def order_rows(found: Iterable[OrderRow]) -> polars.DataFrame:
+    """Returns one row per order of all miners, with its position's names and its sequence."""
+    rows = list(found)
+    first: _Columns = {
+        "miner_hotkey": ("text", [row.miner_hotkey for row in rows]),
+        "position_uuid": ("text", [row.position_uuid for row in rows]),
+        "trade_pair": ("text", [row.trade_pair for row in rows]),
+        "sequence": ("int", [row.sequence for row in rows]),
+    }
+    return _frame(first | _order_columns([row.order for row in rows]))
 
 
 def messages(found: Iterable[PTNWebSocketMessage]) -> polars.DataFrame:

@@ -11,6 +11,8 @@ __all__ = [
     "SLIPPAGE_STARTS_MS",
     "ExecutionType",
     "Order",
+    "OrderPage",
+    "OrderRow",
     "OrderSource",
     "OrderType",
     "PriceSource",
@@ -123,6 +125,26 @@ class Order(msgspec.Struct, kw_only=True, gc=False):
     realized_pnl: float | None = None
     margin_loan: float | None = None
     is_hl_taker: bool | None = None
+
+
+class OrderRow(msgspec.Struct, kw_only=True):
+    """An order of any miner, with its position's names; `trade_pair` is the pair's id.
+
+    `sequence` is that of its message, None if it was never announced.
+    """
+
+    miner_hotkey: str
+    position_uuid: str
+    trade_pair: str
+    sequence: int | None
+    order: Order
+
+
+class OrderPage(msgspec.Struct, kw_only=True):
+    """Orders, newest first; continue with `before=<next>` until `next` is null."""
+
+    orders: list[OrderRow]
+    next: str | None
 
 
 def effective_price(order: Order, leverage: float) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 
@@ -31,9 +32,19 @@ from ptn_api.views.positions import PositionViews, ViewMetrics
 if TYPE_CHECKING:
     from ptn_api.fanout.hub import Hub
 
-__all__ = ["AppContext", "Heavy", "NoQuery", "RequestContext", "RouteHandler", "freshness_headers"]
+__all__ = [
+    "AppContext",
+    "Heavy",
+    "NoQuery",
+    "RequestContext",
+    "RouteHandler",
+    "freshness_headers",
+    "unknown_miners",
+]
 
 _RECENT_ANSWERS = 64
+_NAMED_MINERS = 10
+"""Unknown miners that the header of a response names."""
 
 
 @dataclass(frozen=True)
@@ -189,3 +200,11 @@ def _position_in_log(epoch: str, sequence: int, revision: int) -> bytes:
     return header_lines(
         {"x-ptn-epoch": epoch, "x-ptn-sequence": str(sequence), "x-ptn-revision": str(revision)}
     )
+
+
+def unknown_miners(app: AppContext, miners: list[str]) -> bytes:
+    """Returns a header line that names the first miners that the validator does not have."""
+    known = {*(app.documents.miners() or ()), *app.views.hotkeys()} if miners else set()
+    # Quoted: what the client has sent must not become another header.
+    unknown = [quote(miner, safe="") for miner in miners if miner not in known]
+    return header_lines({"x-ptn-unknown-miners": ",".join(unknown[:_NAMED_MINERS])}) if unknown else b""

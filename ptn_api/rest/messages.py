@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 from typing import Annotated
-from urllib.parse import quote
 
 import msgspec
 from msgspec import Meta
@@ -17,7 +16,7 @@ from ptn_api.http.body import body_of
 from ptn_api.http.errors import HTTPError
 from ptn_api.http.negotiation import prefers
 from ptn_api.http.response import JSON, Response, header_lines
-from ptn_api.rest.context import AppContext, Heavy, RequestContext, freshness_headers
+from ptn_api.rest.context import AppContext, Heavy, RequestContext, freshness_headers, unknown_miners
 from ptn_api.tasks import TimeSlice
 from ptn_api.views.filters import chosen_pairs
 from ptn_api.wire.client_frames import read_request
@@ -31,8 +30,6 @@ __all__ = ["NDJSON", "Messages", "MessagesQuery", "StreamQuery", "messages", "st
 NDJSON = "application/x-ndjson"
 _MAX_SCANNED = 10_000
 """Events read for one response, also if filters drop them."""
-_NAMED_MINERS = 10
-"""Unknown miners that the header of a response names."""
 _READ_EVENTS = 50
 """Events read from the log at a time: a few milliseconds' work."""
 _MAX_BYTES = 1 << 20
@@ -89,7 +86,7 @@ async def _filtered(
 
 
 def _messages(app: AppContext, request: RequestContext, query: MessagesQuery) -> Response | Heavy:
-    headers = freshness_headers(app, 100) + _unknown_miners(app, query.miner)
+    headers = freshness_headers(app, 100) + unknown_miners(app, query.miner)
     ndjson = prefers(request.accept, NDJSON, over=JSON)
     after, head = _cursor(app, request, query)
     if request.head:
@@ -98,14 +95,6 @@ def _messages(app: AppContext, request: RequestContext, query: MessagesQuery) ->
     if _read_events(app, query, page):
         return _response(app, page, headers, ndjson)
     return Heavy(partial(_read_more, app, query, page, headers, ndjson))
-
-
-def _unknown_miners(app: AppContext, miners: list[str]) -> bytes:
-    """Returns a header line that names the first miners that the validator does not have."""
-    known = {*(app.documents.miners() or ()), *app.views.hotkeys()} if miners else set()
-    # Quoted: what the client has sent must not become another header.
-    unknown = [quote(miner, safe="") for miner in miners if miner not in known]
-    return header_lines({"x-ptn-unknown-miners": ",".join(unknown[:_NAMED_MINERS])}) if unknown else b""
 
 
 def _cursor(app: AppContext, request: RequestContext, query: MessagesQuery) -> tuple[int, int]:
@@ -240,7 +229,7 @@ async def stream(app: AppContext, request: RequestContext) -> Response:
         raise HTTPError("bad_parameter", str(error), parameter=names.get(error.field or "", "")) from None
     if hub is None or hub.closed:
         raise HTTPError("starting", "The service is starting or stopping", headers=_RETRY_AFTER)
-    headers = _STREAM_HEADERS + _unknown_miners(app, query.miner)
+    headers = _STREAM_HEADERS + unknown_miners(app, query.miner)
     if request.head:
         return Response(None, headers, media_type=EVENT_STREAM)
     events = EventStream(hub, app.log.epoch, http.connection.client.text)

@@ -29,6 +29,7 @@ from ptn_api.model.documents import (
 )
 from ptn_api.model.limit_order import ListedOrder
 from ptn_api.model.miner import Leaderboard, MinerEntry
+from ptn_api.model.order import OrderPage
 from ptn_api.model.statistics import Eliminations, MinerStatistics, PerfLedger, Statistics
 from ptn_api.model.trade_pair import split_names
 from ptn_api.rest import about, accounts, documents, messages, orders, pages, positions
@@ -52,7 +53,8 @@ class Route(msgspec.Struct, frozen=True, dict=True):
     The rest is for the API's description: `variant` is the response type with some parameter, `ndjson_line`
     the type of a line if NDJSON is requested; `freshness`: the response has the headers of
     `context.freshness_headers`; `also_503`: the response may come with status 503. `any_origin`: scripts of
-    every website may read the response in a browser, without a setting.
+    every website may read the response in a browser, without a setting. `unknown_miners`: the response has
+    the header of `context.unknown_miners`.
     """
 
     path: str
@@ -70,6 +72,7 @@ class Route(msgspec.Struct, frozen=True, dict=True):
     also_503: bool = False
     any_origin: bool = False
     media_type: str = "application/json"
+    unknown_miners: bool = False
 
     @cached_property
     def lowest_tier(self) -> int:
@@ -245,6 +248,20 @@ ROUTES: tuple[Route, ...] = (
         freshness=True,
     ),
     Route(
+        "/orders",
+        orders.all_orders,
+        "The orders of all miners, newest first",
+        OrderPage,
+        access="tier 100",
+        query=orders.AllOrdersQuery,
+        errors=("bad_parameter", "busy"),
+        description="By `processed_ms` and `order_uuid`; continue with `before=<next>` until `next` is null. "
+        "The orders are those of the positions in `/miner-positions`, as they are now: without those of "
+        "removed and archived positions. `sequence` is that of the order's message.",
+        freshness=True,
+        unknown_miners=True,
+    ),
+    Route(
         "/orders/{hotkey}",
         orders.orders,
         "One miner's orders by status",
@@ -385,6 +402,7 @@ ROUTES: tuple[Route, ...] = (
         "application/x-ndjson` the response has one message per line, and the headers `X-PTN-Next` and "
         "`X-PTN-Head`.",
         freshness=True,
+        unknown_miners=True,
     ),
     Route(
         "/stream",
@@ -399,6 +417,7 @@ ROUTES: tuple[Route, ...] = (
         "the WebSocket's version 2, `id` a cursor to resume from. Each stream counts as one of the user's "
         "connections, as a WebSocket does.",
         media_type=EVENT_STREAM,
+        unknown_miners=True,
     ),
     Route(
         "/trade-pairs",

@@ -482,6 +482,25 @@ export interface Order {
   is_hl_taker?: boolean | null;
 }
 
+/** Orders, newest first; continue with `before=<next>` until `next` is null. */
+export interface OrderPage {
+  orders: OrderRow[];
+  next: string | null;
+}
+
+/**
+ * An order of any miner, with its position's names; `trade_pair` is the pair's id.
+ *
+ * `sequence` is that of its message, None if it was never announced.
+ */
+export interface OrderRow {
+  miner_hotkey: string;
+  position_uuid: string;
+  trade_pair: string;
+  sequence: number | null;
+  order: Order;
+}
+
 /** Orders by `processed_ms`; only the requested statuses are present. */
 export interface OrdersByStatus {
   unfilled?: ListedOrder[];
