@@ -501,10 +501,22 @@ def order_page(
     The orders are those of the positions in `miner_positions`, as they are now.
     """
     miners, pairs = as_list(miner), trade_pairs_from(trade_pair)
-    read = _decoder(OrderPage)
-    if _is_long({"miner": miners or (), "trade_pair": pairs or ()}):
-        read, miners, pairs = _order_page_reader(miners, pairs), None, None
-    return Call("/orders", read, cached=False, limit=limit, before=before, miner=miners, trade_pair=pairs)
+    decode: _Reader[OrderPage] = _decoder(OrderPage)
+    if not _is_long({"miner": miners or (), "trade_pair": pairs or ()}):
+        return Call(
+            "/orders", decode, cached=False, limit=limit, before=before, miner=miners, trade_pair=pairs
+        )
+
+    def read(body: bytes, headers: Mapping[str, str]) -> OrderPage:
+        page = decode(body, headers)
+        chosen = [
+            row
+            for row in page.orders
+            if (miners is None or row.miner_hotkey in miners) and (pairs is None or row.trade_pair in pairs)
+        ]
+        return msgspec.structs.replace(page, orders=chosen)
+
+    return Call("/orders", read, cached=False, limit=limit, before=before)
 
 
 def limit_orders(
@@ -661,20 +673,6 @@ def _page_reader(miners: list[str] | None, trade_pairs: list[str] | None) -> _Re
             and (trade_pairs is None or message.new_order.trade_pair in trade_pairs)
         ]
         return msgspec.structs.replace(page, messages=chosen)
-
-    return read
-
-
-def _order_page_reader(miners: list[str] | None, trade_pairs: list[str] | None) -> _Reader[OrderPage]:
-    def read(body: bytes, headers: Mapping[str, str]) -> OrderPage:
-        page: OrderPage = _decoder(OrderPage)(body, headers)
-        chosen = [
-            row
-            for row in page.orders
-            if (miners is None or row.miner_hotkey in miners)
-            and (trade_pairs is None or row.trade_pair in trade_pairs)
-        ]
-        return msgspec.structs.replace(page, orders=chosen)
 
     return read
 

@@ -98,6 +98,8 @@ class Position(PositionState, kw_only=True):
     last_price_source: Any = None
     """The latest mark; for display."""
     last_quote_usd_conversion: float | None = None
+    return_as_of: str | None = None
+    """`last_order` in documents of the past, of a position that was open: the price of its returns."""
 
 
 class PositionText(msgspec.Struct, frozen=True, kw_only=True):

@@ -165,8 +165,9 @@ ROUTES: tuple[Route, ...] = (
         query=positions.PositionsQuery,
         errors=("bad_parameter", "insufficient_tier", "gone", "busy", "behind"),
         description="Best miner first, by `thirty_day_returns`. `tier` defaults to 100. An open position's "
-        "`close_ms` is 0. With `since` the response is the changes since that cursor: `{cursor, sequence, "
-        "removed, positions, miners}`.",
+        "`close_ms` is 0. With `at` miners are sorted by hotkey, and `X-PTN-As-Of` is that time; positions "
+        "removed since are included for 7 days, and in tier 100 archived ones. With `since` the response is "
+        "the changes since that cursor: `{cursor, sequence, removed, positions, miners}`.",
         variant=positions.Changes,
         freshness=True,
     ),
@@ -175,9 +176,10 @@ ROUTES: tuple[Route, ...] = (
         positions.positions_of,
         "One miner's positions, as the key's tier shows them",
         MinerEntry,
-        errors=("not_found", "busy"),
+        query=positions.MinerQuery,
+        errors=("bad_parameter", "not_found", "busy"),
         description="From tier 100 on, archived positions are listed and counted, too. Below tier 100, a "
-        "miner is a 404 while the tier shows none of its positions.",
+        "miner is a 404 while the tier shows none of its positions. `at` is that of `/miner-positions`.",
         freshness=True,
     ),
     Route(

@@ -607,6 +607,7 @@ export interface Position {
   last_stock_split_date?: string | null;
   last_price_source?: unknown;
   last_quote_usd_conversion?: number | null;
+  return_as_of?: string | null;
 }
 
 /** A position's summary and its changed orders; `order_uuids` if its list of orders changed. */
