@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
@@ -16,7 +17,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from ptn_api.client import tables
-from ptn_api.client.arguments import ALL, Choice, as_list, trade_pairs_from
+from ptn_api.client.arguments import ALL, Choice, Time, as_list, interval_ms, time_from, trade_pairs_from
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.client.tables import Rows
 from ptn_api.errors import InvalidInputError, SettingsError
@@ -37,7 +38,7 @@ from ptn_api.model.miner import Aggregates, Leaderboard, MinerEntry, miner_order
 from ptn_api.model.order import OrderRow
 from ptn_api.model.position import Position
 from ptn_api.model.statistics import Elimination, Eliminations, MinerStatistics, PerfLedger, Statistics
-from ptn_api.model.tiers import Tier
+from ptn_api.model.tiers import TIER_LAG_MS, Tier
 from ptn_api.model.trade_pair import Category
 from ptn_api.wire.about import Health, Me
 from ptn_api.wire.frames import Format
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Call",
     "Checkpoint",
+    "History",
     "Ledgers",
     "MessagePage",
     "Miner",
@@ -73,6 +75,9 @@ Progress = Callable[[int, int | None], object]
 _Reader = Callable[[bytes, Mapping[str, str]], T]
 """Decodes a response: (body, headers) -> result."""
 _Answer = tuple[bytes, Mapping[str, str]]
+_CLOCKS_APART_MS = 60_000
+_MOST_TIMES = 10_000
+"""Requests of one history."""
 _QUERY_BYTES = 6_000
 """Longer queries are asked in parts. Servers and proxies limit a request line to about 8,000 bytes."""
 
@@ -138,6 +143,41 @@ class Miner(MinerEntry, kw_only=True):
     def to_polars(self, rows: Rows = "positions") -> polars.DataFrame:
         """Returns one row per position, or per order."""
         return tables.positions_or_orders(self.positions, rows)
+
+
+class History:
+    """One miner's entries at several times, collected one by one: the times to ask for, and the table."""
+
+    def __init__(
+        self, hotkey: str, every: str | timedelta, start: Time | None, end: Time | None, rows: Rows
+    ) -> None:
+        self.hotkey = hotkey
+        self._every_ms = interval_ms(every)
+        self._start_ms, self._end_ms = time_from(start), time_from(end)
+        self._rows: Rows = rows
+        self._found: list[tuple[int, Miner]] = []
+
+    def times(self, now: Miner, now_ms: int) -> range:
+        """Returns the times, as multiples of the interval: by default from the first position on.
+
+        `now` is the miner's present entry. The newest time is a minute old, since the server's clock may be
+        behind; below tier 100 it is a day older.
+        """
+        newest_ms = now_ms - _CLOCKS_APART_MS - (0 if (now.tier or 0) >= 100 else TIER_LAG_MS)
+        end_ms = newest_ms if self._end_ms is None else min(self._end_ms, newest_ms)
+        first_ms = min((position.open_ms for position in now.positions), default=end_ms + 1) + 1
+        start_ms = max(first_ms, self._start_ms or 0)
+        times = range(-(-start_ms // self._every_ms) * self._every_ms, end_ms + 1, self._every_ms)
+        if len(times) > _MOST_TIMES:
+            raise SettingsError(f"{len(times)} times; ask for at most {_MOST_TIMES}, or a longer interval")
+        return times
+
+    def add(self, at_ms: int, entry: Miner) -> None:
+        self._found.append((at_ms, entry))
+
+    def to_polars(self) -> polars.DataFrame:
+        """Returns one row per time and position, or order, with the time as `at`."""
+        return tables.history([(at_ms, entry.positions) for at_ms, entry in self._found], self._rows)
 
 
 class MinerPositions(dict[str, Miner]):
@@ -367,6 +407,7 @@ def miner_positions(
     trade_pair: Choice | None = ALL,
     status: Status | None = None,
     since: None = None,
+    at: Time | None = None,
 ) -> Call[MinerPositions]: ...
 
 
@@ -381,11 +422,15 @@ def miner_positions(
     trade_pair: Choice | None = ALL,
     status: Status | None = None,
     since: str | None = None,
+    at: Time | None = None,
 ) -> Call[MinerPositions] | Call[PositionChanges]:
     """Every miner's positions, best miner first; `tier` None means 100.
 
     `miner` and `trade_pair` filter. `since` (a previous result's `cursor`, tier 100) returns only what
     changed; APIStatusError with status 410 means that the whole document is needed.
+
+    `at` returns them as they were, by the orders before that time, the miners sorted by hotkey. Below tier
+    100 it is at most 24 hours ago.
     """
     if since is not None:
         return Call("/miner-positions", _decoder(PositionChanges), cached=False, since=since)
@@ -401,6 +446,7 @@ def miner_positions(
         miner=miners,
         trade_pair=pairs,
         status=status,
+        at=time_from(at),
     )
 
 
@@ -417,9 +463,9 @@ class _ChosenMiners(msgspec.Struct, frozen=True):
         return entries
 
 
-def miner(hotkey: str) -> Call[Miner]:
-    """One miner's entry, at the key's own tier."""
-    return Call(_path("/miner-positions", hotkey), _decoder(Miner))
+def miner(hotkey: str, *, at: Time | None = None) -> Call[Miner]:
+    """One miner's entry, at the key's own tier; with `at` as it was then (see `miner_positions`)."""
+    return Call(_path("/miner-positions", hotkey), _decoder(Miner), at=time_from(at))
 
 
 def leaderboard() -> Call[Leaderboard]:

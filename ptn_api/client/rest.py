@@ -20,19 +20,22 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Hashable, Iterator, Mapping
+from datetime import timedelta
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Concatenate, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, Generic, ParamSpec, TypeVar
 
 import httpx
 import msgspec
 
 from ptn_api.backoff import Backoff
 from ptn_api.client import calls
-from ptn_api.client.arguments import ALL, NO_KEY, Choice, optional_api_key
+from ptn_api.client.arguments import ALL, NO_KEY, Choice, Time, optional_api_key
 from ptn_api.client.calls import Call
+from ptn_api.client.tables import Rows
+from ptn_api.clock import wall_ms
 from ptn_api.connection_errors import failure_text, foreign_text, proxy_note, redirect_text
 from ptn_api.errors import (
     APIStatusError,
@@ -42,6 +45,9 @@ from ptn_api.errors import (
     SettingsError,
 )
 from ptn_api.model.order import OrderRow
+
+if TYPE_CHECKING:
+    import polars
 
 __all__ = ["AsyncPTNClient", "PTNClient", "Retries"]
 
@@ -261,6 +267,16 @@ def _with_self(method: M) -> M:
     return method
 
 
+@contextlib.contextmanager
+def _absent_then() -> Iterator[None]:
+    """Accepts that a miner had no position at a time: a 404 below tier 100."""
+    try:
+        yield
+    except APIStatusError as error:
+        if error.status != 404:
+            raise
+
+
 def _above_debug(record: logging.LogRecord) -> bool:
     return record.levelno > logging.DEBUG
 
@@ -399,6 +415,26 @@ class PTNClient:
             if (before := page.next) is None:
                 return
 
+    def history(
+        self,
+        hotkey: str,
+        *,
+        every: str | timedelta = "1d",
+        start: Time | None = None,
+        end: Time | None = None,
+        rows: Rows = "positions",
+    ) -> polars.DataFrame:
+        """Returns a miner's positions, or orders, as they were at each of several times, as a Polars frame.
+
+        The times are multiples of `every` (such as "6h") from `start` to `end`, by default from the miner's
+        first position until now; below tier 100, a day less. One request each.
+        """
+        history = calls.History(hotkey, every, start, end, rows)
+        for at_ms in history.times(self.miner(hotkey), wall_ms()):
+            with _absent_then():
+                history.add(at_ms, self.call(calls.miner(hotkey, at=at_ms)))
+        return history.to_polars()
+
     def _send(self, http: httpx.Client, call: Call[T], headers: Headers) -> Outcome:
         try:
             if call.to_file is not None:
@@ -528,6 +564,26 @@ class AsyncPTNClient:
                 yield row
             if (before := page.next) is None:
                 return
+
+    async def history(
+        self,
+        hotkey: str,
+        *,
+        every: str | timedelta = "1d",
+        start: Time | None = None,
+        end: Time | None = None,
+        rows: Rows = "positions",
+    ) -> polars.DataFrame:
+        """Returns a miner's positions, or orders, as they were at each of several times, as a Polars frame.
+
+        The times are multiples of `every` (such as "6h") from `start` to `end`, by default from the miner's
+        first position until now; below tier 100, a day less. One request each.
+        """
+        history = calls.History(hotkey, every, start, end, rows)
+        for at_ms in history.times(await self.miner(hotkey), wall_ms()):
+            with _absent_then():
+                history.add(at_ms, await self.call(calls.miner(hotkey, at=at_ms)))
+        return history.to_polars()
 
     async def _send(self, http: httpx.AsyncClient, call: Call[T], headers: Headers) -> Outcome:
         try:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Rows",
+    "history",
     "ledgers",
     "listed_orders",
     "messages",
@@ -155,6 +156,19 @@ def ledgers(found: Mapping[str, Mapping[str, PerfLedger]]) -> polars.DataFrame:
 def positions_or_orders(found: Iterable[Position], rows: Rows) -> polars.DataFrame:
     """Returns the table that `rows` names."""
     return positions(found) if rows == "positions" else orders(found)
+
+
+def history(found: Iterable[tuple[int, Sequence[Position]]], rows: Rows) -> polars.DataFrame:
+    """Returns one row per time (epoch ms) and position, or order, with the time as the first column, `at`."""
+    entries = list(found)
+    frame = positions_or_orders((position for _, listed in entries for position in listed), rows)
+    times = [
+        at_ms
+        for at_ms, listed in entries
+        for position in listed
+        for _ in range(1 if rows == "positions" else len(position.orders))
+    ]
+    return frame.insert_column(0, _frame({"at": ("time", times)})["at"])
 
 
 # --- columns ----------------------------------------------------------------------------------------------
