@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import msgspec
@@ -31,6 +32,8 @@ from ptn_api.views.positions import PositionViews
 __all__ = ["Choice", "Past"]
 
 _HOUR_MS = 3_600_000
+_READ_POSITIONS = 32
+"""Positions read from the log at a time: a few milliseconds' work."""
 _AS_OF_LAST_ORDER = b',"return_as_of":"last_order"}'
 """The end of a position that was open: its returns are of the price of its last order before the time."""
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
@@ -160,9 +163,16 @@ class Past:
         # A tier that sees none of the positions today saw none before: not even the time of the answer is to
         # reveal that there are some.
         known = self._views.entry(hotkey, 100 if choice.tier == 100 else 0) is not None
-        for logged in self._log.positions(miner=hotkey) if known else ():
-            seen.add(logged.position_uuid)
-            yield _candidate(logged.position_uuid, logged.text, choice.at_ms, logged.close_ms)
+        since = 0
+        while known:
+            batch = [*islice(self._log.positions(miner=hotkey, since_revision=since), _READ_POSITIONS)]
+            for logged in batch:
+                if logged.position_uuid not in seen:  # it comes again if it changes meanwhile
+                    seen.add(logged.position_uuid)
+                    yield _candidate(logged.position_uuid, logged.text, choice.at_ms, logged.close_ms)
+            if len(batch) < _READ_POSITIONS:
+                break
+            since = batch[-1].revision
         for position, text in self._archived(hotkey) if choice.tier == 100 else ():
             if position.position_uuid not in seen:
                 seen.add(position.position_uuid)
