@@ -33,6 +33,7 @@ from ptn_api.model.miner import (
     MinerElimination,
     MinerEntry,
 )
+from ptn_api.model.order import OrderPage, OrderRow
 from ptn_api.model.statistics import (
     Elimination,
     Eliminations,
@@ -207,6 +208,20 @@ _RESPONSES: dict[str, dict[str, Any]] = {
         "one order": EventFraming(EPOCH)
         .orders([(_MESSAGE.sequence, msgspec.json.encode(plain(_MESSAGE)))], _REVISION, {})[0]
         .decode()
+    },
+    "/orders": {
+        "the newest order": OrderPage(
+            orders=[
+                OrderRow(
+                    miner_hotkey=HOTKEY,
+                    position_uuid=POSITION.position_uuid,
+                    trade_pair="BTCUSD",
+                    sequence=_MESSAGE.sequence,
+                    order=POSITION.orders[-1],
+                )
+            ],
+            next="lM8AAAGa0-Lq-KFhoWHPAAAAAQAAAAA",
+        )
     },
     "/orders/{hotkey}": {"unfilled and cancelled": OrdersByStatus(unfilled=[_LIMIT_ORDER], cancelled=[])},
     "/limit-orders/{hotkey}": {
@@ -398,6 +413,10 @@ _ERRORS_BY_ROUTE: dict[tuple[str, str], dict[str, Any]] = {
         "error": "Invalid value of the parameter after: expected the id of an event, with a revision for "
         "updates",
         "parameter": "after",
+    },
+    ("/orders", "bad_parameter"): {
+        "error": "before is not the `next` of a page of orders",
+        "parameter": "before",
     },
     ("/orders/{hotkey}", "not_found"): {"error": f"No orders found for miner {HOTKEY}"},
     ("/limit-orders/{hotkey}", "not_found"): {"error": f"No limit orders found for miner {HOTKEY}"},

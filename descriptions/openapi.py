@@ -292,7 +292,7 @@ def _headers_of(route: Route, status: int) -> dict[str, Any]:
         names += ["Content-Encoding"]
     if status in (200, 304) and route.freshness:
         names += _FRESHNESS_HEADERS
-    if status == 200 and (route.is_endless or route.ndjson_line is not None):
+    if status in (200, 304) and route.unknown_miners:
         names.append("X-PTN-Unknown-Miners")
     if status == 200 and route.ndjson_line is not None:
         names += ["X-PTN-Next", "X-PTN-Head"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import NamedTuple
 
 from ptn_api.options import CLOCK_JUMP_MS, CLOCK_SETTLE_MS
 
-__all__ = ["Clock", "ClockStart", "Monotonic", "SteadyClock", "monotonic_ms", "wall_ms"]
+__all__ = ["Clock", "ClockStart", "Monotonic", "SteadyClock", "monotonic_ms", "read_time", "wall_ms"]
 
 Clock = Callable[[], int]
 """Returns integer milliseconds since the Unix epoch, UTC."""
@@ -24,6 +25,24 @@ def wall_ms() -> int:
 def monotonic_ms() -> int:
     """Returns ms that only grow, even if the system's time is set; the same count in all processes."""
     return time.monotonic_ns() // 1_000_000
+
+
+def read_time(text: str) -> int | None:
+    """Returns `1764410400000`, `2026-11-22` or `2026-11-22T18:30+01:00` as epoch ms; None for others.
+
+    UTC unless it has an offset, whose plus may be a blank, as in a URL.
+    """
+    if text.isascii() and text.isdigit():
+        return int(text) if len(text) < 17 else None
+    if "T" in text and text[-6:-5] == " ":
+        text = f"{text[:-6]}+{text[-5:]}"
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+        since = moment - datetime(1970, 1, 1, tzinfo=timezone.utc)
+    except (ValueError, OverflowError):
+        return None
+    return max(0, round(since.total_seconds() * 1000))
 
 
 class ClockStart(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -19,8 +19,10 @@ from ptn_api.event_log.contract import (
     DocumentWritten,
     Event,
     Head,
+    LoggedOrder,
     LoggedPosition,
     Lost,
+    OrderKey,
     PositionRemoved,
     PositionWritten,
     RemovedPosition,
@@ -29,6 +31,7 @@ from ptn_api.event_log.contract import (
 from ptn_api.event_log.damage import Damage
 from ptn_api.event_log.rows import OrderList, orders_up_to
 from ptn_api.model.position import PositionText
+from ptn_api.model.trade_pair import pair_id
 from ptn_api.options import LATE_MS, RETENTION_BYTES, RETENTION_MS
 from ptn_api.tasks import wait_for_event
 
@@ -86,6 +89,7 @@ class MemoryLog:
         self._positions: dict[tuple[str, str], _Entry] = {}
         self._seen: dict[str, dict[str, tuple[int, float | None]]] = {}
         """Per miner, as `FirstSeen`."""
+        self._sequences: dict[tuple[str, str], int] = {}
         self._documents: dict[tuple[Document, str], _StoredDocument] = {}
         self._source = SourceStatus()
         self._counters = {"events": 0, "late": 0, "conflicts": 0, "pruned": 0, "skipped": 0}
@@ -113,8 +117,13 @@ class MemoryLog:
     def first_timestamp_after(self, sequence: int) -> int | None:
         return next((e.timestamp_ms for e in self._events if e.sequence > sequence), None)
 
-    def hotkeys(self) -> list[str]:
-        return sorted({key[0] for key, _ in self._present()})
+    def hotkeys(self, *, removed_after_ms: int | None = None) -> list[str]:
+        hotkeys = {key[0] for key, _ in self._present()}
+        if removed_after_ms is not None:
+            hotkeys.update(
+                key[0] for key, entry in self._positions.items() if (entry.removed_ms or 0) > removed_after_ms
+            )
+        return sorted(hotkeys)
 
     def positions(self, *, miner: str | None = None, since_revision: int = 0) -> Iterator[LoggedPosition]:
         positions = [
@@ -136,6 +145,45 @@ class MemoryLog:
         if entry is None or entry.removed_ms is not None:
             return None
         return _logged((miner, position_uuid), entry)
+
+    def removed_positions(self, miner: str, *, removed_after_ms: int) -> list[LoggedPosition]:
+        positions = [
+            _logged(key, entry)
+            for key, entry in self._positions.items()
+            if key[0] == miner and (entry.removed_ms or 0) > removed_after_ms
+        ]
+        return sorted(positions, key=lambda position: position.revision)
+
+    def orders_before(
+        self,
+        before: OrderKey | None,
+        limit: int,
+        *,
+        miners: Collection[str] = (),
+        trade_pairs: Collection[str] = (),
+    ) -> tuple[list[LoggedOrder], OrderKey | None]:
+        found: dict[OrderKey, LoggedOrder] = {}
+        for number, ((miner, position_uuid), entry) in enumerate(self._positions.items(), 1):
+            position = _logged((miner, position_uuid), entry).text.position()
+            pair = pair_id(position.trade_pair)
+            if entry.removed_ms is not None or not (
+                (not miners or miner in miners) and (not trade_pairs or pair in trade_pairs)
+            ):
+                continue
+            for index, (order, text) in enumerate(zip(position.orders, entry.orders.texts, strict=True)):
+                key = OrderKey(order.processed_ms, order.order_uuid, pair, (number << 32) + index)
+                if before is None or key < before:
+                    found[key] = LoggedOrder(
+                        miner_hotkey=miner,
+                        position_uuid=position_uuid,
+                        trade_pair=pair,
+                        order_uuid=order.order_uuid,
+                        processed_ms=order.processed_ms,
+                        sequence=self._sequences.get((miner, order.order_uuid)),
+                        text=text,
+                    )
+        keys = sorted(found, reverse=True)[:limit]
+        return [found[key] for key in keys], keys[-1] if len(keys) == limit else None
 
     def removed(self, since_revision: int) -> list[RemovedPosition]:
         if since_revision < self._tombstone_floor:
@@ -270,6 +318,7 @@ class MemoryLog:
             for sequence, event in enumerate(pending.in_order(), self._head.sequence + 1)
         ]
         self._events += events
+        self._sequences.update({(event.miner_hotkey, event.order_uuid): event.sequence for event in events})
         self._head = Head(sequence=self._head.sequence + len(events), revision=self._head.revision)
         self._counters["events"] += len(events)
         self._counters["late"] += sum(event.late for event in events)

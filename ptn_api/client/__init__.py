@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Miner,
         MinerOrders,
         MinerPositions,
+        OrderPage,
         PositionChanges,
         StatisticsDocument,
         TradePairs,
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
     )
     from ptn_api.model.limit_order import ListedOrder
     from ptn_api.model.miner import Leaderboard, LeaderboardEntry
-    from ptn_api.model.order import Order
+    from ptn_api.model.order import Order, OrderRow
     from ptn_api.model.position import Position
     from ptn_api.model.statistics import Elimination, MinerStatistics
     from ptn_api.wire.about import Health, Me
@@ -99,6 +100,8 @@ __all__ = [
     "OpenBook",
     "OpenMirror",
     "Order",
+    "OrderPage",
+    "OrderRow",
     "OrderType",
     "PTNClient",
     "PTNWebSocketMessage",
@@ -140,6 +143,7 @@ _HOMES = {
         "Miner",
         "MinerOrders",
         "MinerPositions",
+        "OrderPage",
         "PositionChanges",
         "StatisticsDocument",
         "TradePairs",
@@ -165,7 +169,7 @@ _HOMES = {
     ),
     "model.limit_order": ("ListedOrder",),
     "model.miner": ("Leaderboard", "LeaderboardEntry"),
-    "model.order": ("Order",),
+    "model.order": ("Order", "OrderRow"),
     "model.position": ("Position",),
     "model.statistics": ("Elimination", "MinerStatistics"),
     "wire.about": ("Health", "Me"),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, get_args
 
 import msgspec
 
 from ptn_api.backoff import Backoff
+from ptn_api.clock import read_time
 from ptn_api.errors import AuthenticationError, SettingsError
 from ptn_api.model.trade_pair import resolve_pair, split_names
 
@@ -20,12 +23,15 @@ __all__ = [
     "NO_KEY",
     "Choice",
     "ReconnectBackoff",
+    "Time",
     "Timing",
     "api_key_from",
     "api_keys_from",
     "as_list",
     "check_literal",
+    "interval_ms",
     "optional_api_key",
+    "time_from",
     "trade_pairs_from",
     "with_parameters_of",
 ]
@@ -114,6 +120,35 @@ def trade_pairs_from(choice: Choice | None) -> list[str] | None:
         if resolve_pair(name) is None:
             logger.warning("unknown trade pair %r", name)
     return [resolve_pair(name) or name for name in names]
+
+
+Time = int | str | datetime
+"""Epoch ms, ISO 8601 (UTC by default), or a datetime with a time zone."""
+_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
+
+
+def time_from(time: Time | None) -> int | None:
+    """Returns the time as epoch ms. Raises SettingsError if it is none, or a datetime without a time zone."""
+    if isinstance(time, datetime):
+        if time.tzinfo is None:
+            raise SettingsError("the datetime has no time zone; add one, such as timezone.utc")
+        return round(time.timestamp() * 1000)
+    found = read_time(time) if isinstance(time, str) else time
+    if found is None and time is not None:
+        raise SettingsError(f"not a time: {time!r} (give one like 2026-11-22T18:30Z, or epoch milliseconds)")
+    return found
+
+
+def interval_ms(every: str | timedelta) -> int:
+    """Returns `1d`, `6h`, `30m`, `10s`, `2w` or a timedelta as ms. Raises SettingsError."""
+    if isinstance(every, timedelta):
+        interval = every // timedelta(milliseconds=1)
+    else:
+        match = re.fullmatch(r"([0-9]{1,6})([smhdw])", every)
+        interval = 0 if match is None else int(match[1]) * _UNITS_MS[match[2]]
+    if interval <= 0:
+        raise SettingsError(f"not an interval: {every!r} (give one like 1d, 6h or 30m)")
+    return interval
 
 
 def check_literal(literal: Any, value: str, name: str) -> None:

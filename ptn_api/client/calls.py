@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
@@ -16,7 +17,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 import ptn_api.client.tables.columns as columns
-from ptn_api.client.arguments import ALL, Choice, as_list, trade_pairs_from
+from ptn_api.client.arguments import ALL, Choice, Time, as_list, interval_ms, time_from, trade_pairs_from
 from ptn_api.client.message import MESSAGE_COLUMNS, PTNWebSocketMessage, message_cells
 from ptn_api.client.tables.columns import Rows, Table
 from ptn_api.errors import InvalidInputError, SettingsError
@@ -34,9 +35,10 @@ from ptn_api.model.documents import (
 )
 from ptn_api.model.limit_order import ListedOrder, OrderStatus
 from ptn_api.model.miner import Aggregates, Leaderboard, MinerEntry, miner_order, position_order
+from ptn_api.model.order import OrderRow
 from ptn_api.model.position import Position
 from ptn_api.model.statistics import Elimination, Eliminations, MinerStatistics, PerfLedger, Statistics
-from ptn_api.model.tiers import Tier
+from ptn_api.model.tiers import TIER_LAG_MS, Tier
 from ptn_api.model.trade_pair import Category
 from ptn_api.summary import SummarisedDict, SummarisedList, Summary, summarised, time_text
 from ptn_api.wire.about import Health, Me
@@ -50,11 +52,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Call",
     "Checkpoint",
+    "History",
     "Ledgers",
     "MessagePage",
     "Miner",
     "MinerOrders",
     "MinerPositions",
+    "OrderPage",
     "PositionChanges",
     "Progress",
     "StatisticsDocument",
@@ -73,6 +77,9 @@ Progress = Callable[[int, int | None], object]
 _Reader = Callable[[bytes, Mapping[str, str]], T]
 """Decodes a response: (body, headers) -> result."""
 _Answer = tuple[bytes, Mapping[str, str]]
+_CLOCKS_APART_MS = 60_000
+_MOST_TIMES = 10_000
+"""Requests of one history."""
 _QUERY_BYTES = 6_000
 """Longer queries are asked in parts. Servers and proxies limit a request line to about 8,000 bytes."""
 
@@ -142,6 +149,42 @@ class Miner(MinerEntry, kw_only=True):
     def to_pandas(self, rows: Rows = "positions") -> pandas.DataFrame:
         """Returns one row per position, or per order."""
         return columns.positions_or_orders(self.positions, rows).to_pandas()
+
+
+class History:
+    """One miner's entries at several times, collected one by one: the times to ask for, and the table."""
+
+    def __init__(
+        self, hotkey: str, every: str | timedelta, start: Time | None, end: Time | None, rows: Rows
+    ) -> None:
+        self.hotkey = hotkey
+        self._every_ms = interval_ms(every)
+        self._start_ms, self._end_ms = time_from(start), time_from(end)
+        self._rows: Rows = rows
+        self._found: list[tuple[int, Miner]] = []
+
+    def times(self, now: Miner, now_ms: int) -> range:
+        """Returns the times, as multiples of the interval: by default from the first position on.
+
+        `now` is the miner's present entry. The newest time is a minute old, since the server's clock may be
+        behind; below tier 100 it is a day older.
+        """
+        newest_ms = now_ms - _CLOCKS_APART_MS - (0 if (now.tier or 0) >= 100 else TIER_LAG_MS)
+        end_ms = newest_ms if self._end_ms is None else min(self._end_ms, newest_ms)
+        first_ms = min((position.open_ms for position in now.positions), default=end_ms + 1) + 1
+        start_ms = max(first_ms, self._start_ms or 0)
+        times = range(-(-start_ms // self._every_ms) * self._every_ms, end_ms + 1, self._every_ms)
+        if len(times) > _MOST_TIMES:
+            raise SettingsError(f"{len(times)} times; ask for at most {_MOST_TIMES}, or a longer interval")
+        return times
+
+    def add(self, at_ms: int, entry: Miner) -> None:
+        self._found.append((at_ms, entry))
+
+    def to_polars(self) -> polars.DataFrame:
+        """Returns one row per time and position, or order, with the time as `at`."""
+        entries = [(at_ms, entry.positions) for at_ms, entry in self._found]
+        return columns.history(entries, self._rows).to_polars()
 
 
 @summarised
@@ -318,6 +361,38 @@ class MinerOrders(msgspec.Struct, kw_only=True):
         title = ", ".join(f"{len(orders):,} {status}" for status, orders in by_status.items()) + " orders"
         total = sum(map(len, by_status.values()))
         return Summary(title, ("status", "pair", "type", "leverage", "price", "processed"), rows, total)
+
+
+@summarised
+class OrderPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Orders of all miners, newest first; continue with `before=next` until `next` is None."""
+
+    orders: list[OrderRow]
+    next: str | None = None
+
+    def to_polars(self) -> polars.DataFrame:
+        """Returns one row per order, with its position's names and its sequence."""
+        return columns.order_rows(self.orders).to_polars()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Returns one row per order, with its position's names and its sequence."""
+        return columns.order_rows(self.orders).to_pandas()
+
+    def _summary(self) -> Summary:
+        rows = (
+            (
+                row.miner_hotkey,
+                row.trade_pair,
+                row.order.order_type,
+                row.order.leverage,
+                row.order.price,
+                time_text(row.order.processed_ms),
+            )
+            for row in self.orders
+        )
+        total = len(self.orders)
+        names = ("miner", "pair", "type", "leverage", "price", "processed")
+        return Summary(f"{total:,} orders", names, rows, total)
 
 
 @summarised
@@ -518,6 +593,7 @@ def miner_positions(
     trade_pair: Choice | None = ALL,
     status: Status | None = None,
     since: None = None,
+    at: Time | None = None,
 ) -> Call[MinerPositions]: ...
 
 
@@ -532,11 +608,15 @@ def miner_positions(
     trade_pair: Choice | None = ALL,
     status: Status | None = None,
     since: str | None = None,
+    at: Time | None = None,
 ) -> Call[MinerPositions] | Call[PositionChanges]:
     """Every miner's positions, best miner first; `tier` None means 100.
 
     `miner` and `trade_pair` filter. `since` (a previous result's `cursor`, tier 100) returns only what
     changed; APIStatusError with status 410 means that the whole document is needed.
+
+    `at` returns them as they were, by the orders before that time, the miners sorted by hotkey. Below tier
+    100 it is at most 24 hours ago.
     """
     if since is not None:
         return Call("/miner-positions", _decoder(PositionChanges), cached=False, since=since)
@@ -552,6 +632,7 @@ def miner_positions(
         miner=miners,
         trade_pair=pairs,
         status=status,
+        at=time_from(at),
     )
 
 
@@ -568,9 +649,9 @@ class _ChosenMiners(msgspec.Struct, frozen=True):
         return entries
 
 
-def miner(hotkey: str) -> Call[Miner]:
-    """One miner's entry, at the key's own tier."""
-    return Call(_path("/miner-positions", hotkey), _decoder(Miner))
+def miner(hotkey: str, *, at: Time | None = None) -> Call[Miner]:
+    """One miner's entry, at the key's own tier; with `at` as it was then (see `miner_positions`)."""
+    return Call(_path("/miner-positions", hotkey), _decoder(Miner), at=time_from(at))
 
 
 def leaderboard() -> Call[LeaderboardDocument]:
@@ -638,6 +719,36 @@ def orders(hotkey: str, *, status: OrderStatus | Sequence[OrderStatus] = ()) -> 
     Filled orders are those of the miner's positions, without archived ones.
     """
     return Call(_path("/orders", hotkey), _decoder(MinerOrders), status=_comma_list(status))
+
+
+def order_page(
+    *,
+    limit: int = 1_000,
+    before: str | None = None,
+    miner: Choice | None = ALL,
+    trade_pair: Choice | None = ALL,
+) -> Call[OrderPage]:
+    """All miners' orders, newest first (tier 100): at most 1,000, before the `next` of another page.
+
+    The orders are those of the positions in `miner_positions`, as they are now.
+    """
+    miners, pairs = as_list(miner), trade_pairs_from(trade_pair)
+    decode: _Reader[OrderPage] = _decoder(OrderPage)
+    if not _is_long({"miner": miners or (), "trade_pair": pairs or ()}):
+        return Call(
+            "/orders", decode, cached=False, limit=limit, before=before, miner=miners, trade_pair=pairs
+        )
+
+    def read(body: bytes, headers: Mapping[str, str]) -> OrderPage:
+        page = decode(body, headers)
+        chosen = [
+            row
+            for row in page.orders
+            if (miners is None or row.miner_hotkey in miners) and (pairs is None or row.trade_pair in pairs)
+        ]
+        return msgspec.structs.replace(page, orders=chosen)
+
+    return Call("/orders", read, cached=False, limit=limit, before=before)
 
 
 def limit_orders(

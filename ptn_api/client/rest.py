@@ -19,21 +19,24 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Generator, Hashable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Hashable, Iterator, Mapping
+from datetime import timedelta
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Concatenate, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Concatenate, Generic, ParamSpec, TypeVar
 
 import httpx
 import msgspec
 
 from ptn_api.backoff import Backoff
 from ptn_api.client import calls
-from ptn_api.client.arguments import NO_KEY, optional_api_key
+from ptn_api.client.arguments import ALL, NO_KEY, Choice, Time, optional_api_key
 from ptn_api.client.calls import Call
 from ptn_api.client.connection_errors import failure_text, foreign_text, proxy_note, redirect_text
+from ptn_api.client.tables.columns import Rows
+from ptn_api.clock import wall_ms
 from ptn_api.errors import (
     APIStatusError,
     AuthenticationError,
@@ -41,6 +44,10 @@ from ptn_api.errors import (
     ServerUnreachableError,
     SettingsError,
 )
+from ptn_api.model.order import OrderRow
+
+if TYPE_CHECKING:
+    import polars
 
 __all__ = ["AsyncPTNClient", "PTNClient", "Retries"]
 
@@ -260,6 +267,16 @@ def _with_self(method: M) -> M:
     return method
 
 
+@contextlib.contextmanager
+def _absent_then() -> Iterator[None]:
+    """Accepts that a miner had no position at a time: a 404 below tier 100."""
+    try:
+        yield
+    except APIStatusError as error:
+        if error.status != 404:
+            raise
+
+
 def _above_debug(record: logging.LogRecord) -> bool:
     return record.levelno > logging.DEBUG
 
@@ -388,6 +405,36 @@ class PTNClient:
             result: T = end.value
             return result
 
+    def all_orders(
+        self, *, before: str | None = None, miner: Choice | None = ALL, trade_pair: Choice | None = ALL
+    ) -> Iterator[OrderRow]:
+        """Yields all miners' orders, newest first (tier 100); requests a page of 1,000 when one is needed."""
+        while True:
+            page = self.order_page(before=before, miner=miner, trade_pair=trade_pair)
+            yield from page.orders
+            if (before := page.next) is None:
+                return
+
+    def history(
+        self,
+        hotkey: str,
+        *,
+        every: str | timedelta = "1d",
+        start: Time | None = None,
+        end: Time | None = None,
+        rows: Rows = "positions",
+    ) -> polars.DataFrame:
+        """Returns a miner's positions, or orders, as they were at each of several times, as a Polars frame.
+
+        The times are multiples of `every` (such as "6h") from `start` to `end`, by default from the miner's
+        first position until now; below tier 100, a day less. One request each.
+        """
+        history = calls.History(hotkey, every, start, end, rows)
+        for at_ms in history.times(self.miner(hotkey), wall_ms()):
+            with _absent_then():
+                history.add(at_ms, self.call(calls.miner(hotkey, at=at_ms)))
+        return history.to_polars()
+
     def _send(self, http: httpx.Client, call: Call[T], headers: Headers) -> Outcome:
         try:
             if call.to_file is not None:
@@ -419,6 +466,7 @@ class PTNClient:
     validator_checkpoint = _blocking(calls.validator_checkpoint)
     perf_ledger = _blocking(calls.perf_ledger)
     orders = _blocking(calls.orders)
+    order_page = _blocking(calls.order_page)
     limit_orders = _blocking(calls.limit_orders)
     challenge_period = _blocking(calls.challenge_period)
     debt_ledgers = _blocking(calls.debt_ledgers)
@@ -506,6 +554,37 @@ class AsyncPTNClient:
             result: T = end.value
             return result
 
+    async def all_orders(
+        self, *, before: str | None = None, miner: Choice | None = ALL, trade_pair: Choice | None = ALL
+    ) -> AsyncIterator[OrderRow]:
+        """Yields all miners' orders, newest first (tier 100); requests a page of 1,000 when one is needed."""
+        while True:
+            page = await self.order_page(before=before, miner=miner, trade_pair=trade_pair)
+            for row in page.orders:
+                yield row
+            if (before := page.next) is None:
+                return
+
+    async def history(
+        self,
+        hotkey: str,
+        *,
+        every: str | timedelta = "1d",
+        start: Time | None = None,
+        end: Time | None = None,
+        rows: Rows = "positions",
+    ) -> polars.DataFrame:
+        """Returns a miner's positions, or orders, as they were at each of several times, as a Polars frame.
+
+        The times are multiples of `every` (such as "6h") from `start` to `end`, by default from the miner's
+        first position until now; below tier 100, a day less. One request each.
+        """
+        history = calls.History(hotkey, every, start, end, rows)
+        for at_ms in history.times(await self.miner(hotkey), wall_ms()):
+            with _absent_then():
+                history.add(at_ms, await self.call(calls.miner(hotkey, at=at_ms)))
+        return history.to_polars()
+
     async def _send(self, http: httpx.AsyncClient, call: Call[T], headers: Headers) -> Outcome:
         try:
             if call.to_file is not None:
@@ -542,6 +621,7 @@ class AsyncPTNClient:
     validator_checkpoint = _awaitable(calls.validator_checkpoint)
     perf_ledger = _awaitable(calls.perf_ledger)
     orders = _awaitable(calls.orders)
+    order_page = _awaitable(calls.order_page)
     limit_orders = _awaitable(calls.limit_orders)
     challenge_period = _awaitable(calls.challenge_period)
     debt_ledgers = _awaitable(calls.debt_ledgers)

@@ -52,7 +52,7 @@ from ptn_api.errors import (
 )
 from ptn_api.event_log.contract import Lost
 from ptn_api.event_log.database import connect_writer, log_path, make_file, writing
-from ptn_api.event_log.schema import SCHEMA_VERSION, create_or_migrate
+from ptn_api.event_log.schema import SCHEMA_VERSION, complete_rows, create_or_migrate
 from ptn_api.event_log.sqlite_log import lock_directory
 from ptn_api.event_log.sqlite_writer import SqliteWriter
 from ptn_api.options import LATE_MS, RETENTION_BYTES, RETENTION_MS
@@ -98,8 +98,15 @@ class Incoming:
             self._bodies.append(part.body)
         if verdict is Verdict.COUNTS:
             _require_head(db, part.before, entry.index)
+            orders, seen = [], []
             for rows in decode_rows(self._bodies):
                 put_rows(db, self._tables, rows)
+                if part.schema < SCHEMA_VERSION:
+                    orders += [row[0] for row in rows.rows if rows.table == "orders"]
+                    seen += [row[:2] for row in rows.rows if rows.table == "seen"]
+            if part.schema < SCHEMA_VERSION:
+                sequences = (part.before[0] + 1, part.after[0])
+                complete_rows(db, part.schema, orders=orders, seen=seen, sequences=sequences)
             _require_head(db, part.after, entry.index)
             save_tip(db, self.chain.tip)
             self._bodies = []

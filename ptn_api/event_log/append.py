@@ -26,6 +26,7 @@ from ptn_api.event_log.rows import (
     delete_orders,
     find_position,
     insert_event,
+    number_orders,
     orders_of,
     put_orders,
     put_position,
@@ -102,6 +103,7 @@ class Append:
     def finish(self) -> None:
         """Numbers and writes the events, and counts."""
         state = self._state
+        announced = []
         for event in self._pending.in_order():
             position = (event.miner_hotkey, event.position_uuid)
             numbered = msgspec.structs.replace(event, sequence=state.sequence + 1)
@@ -115,6 +117,8 @@ class Append:
             state.events += 1
             state.late += event.late
             state.event_bytes += event_bytes(event)
+            announced.append(numbered)
+        number_orders(self._db, announced)
         state.conflicts += len(self.conflicts)
 
     def _skip(self, fields: dict[str, str], error: Exception) -> None:
@@ -147,7 +151,7 @@ class Append:
         orders = rewritten(old, uuids, text.orders, revision, returned=returned)
         stored_id = stored.id if stored else None
         position_id = put_position(self._db, stored_id, change, revision, orders.layout_revision)
-        put_orders(self._db, position_id, old, orders)
+        put_orders(self._db, position_id, position, old, orders)
         if removed := removed_orders(old, uuids):
             put_removed_orders(self._db, position_id, removed, self._time.now_ms)
         self._position_ids[key] = position_id

@@ -16,8 +16,8 @@ An event is one order. Its identity is (miner_hotkey, order_uuid) alone.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Collection, Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -36,8 +36,10 @@ __all__ = [
     "EventLog",
     "EventLogWriter",
     "Head",
+    "LoggedOrder",
     "LoggedPosition",
     "Lost",
+    "OrderKey",
     "PositionRemoved",
     "PositionWritten",
     "RemovedPosition",
@@ -201,6 +203,30 @@ class LoggedPosition(msgspec.Struct, frozen=True, kw_only=True):
     layout_revision: int
 
 
+class OrderKey(NamedTuple):
+    """An order's place among all orders by time, the same in every copy of the log.
+
+    Two positions may contain an order with the same uuid; `trade_pair` and `id`, the log's own, decide then.
+    """
+
+    processed_ms: int
+    order_uuid: str
+    trade_pair: str
+    id: int
+
+
+class LoggedOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """An order of a position, as it is now; `sequence` is that of its event, None if it was not announced."""
+
+    miner_hotkey: str
+    position_uuid: str
+    trade_pair: str
+    order_uuid: str
+    processed_ms: int
+    sequence: int | None
+    text: bytes
+
+
 class RemovedPosition(msgspec.Struct, frozen=True, kw_only=True):
     """A tombstone, kept as long as events."""
 
@@ -278,8 +304,8 @@ class EventLog(Protocol):
         """`timestamp_ms` of the first event after `sequence`, or None."""
         ...
 
-    def hotkeys(self) -> list[str]:
-        """Miners with a position in the log, sorted."""
+    def hotkeys(self, *, removed_after_ms: int | None = None) -> list[str]:
+        """Miners with a position in the log, sorted; optionally also those with `removed_positions`."""
         ...
 
     def positions(self, *, miner: str | None = None, since_revision: int = 0) -> Iterator[LoggedPosition]:
@@ -296,6 +322,28 @@ class EventLog(Protocol):
         ...
 
     def position(self, miner: str, position_uuid: str) -> LoggedPosition | None: ...
+
+    def removed_positions(self, miner: str, *, removed_after_ms: int) -> list[LoggedPosition]:
+        """One miner's positions that were removed after that time, as they were last.
+
+        They are kept as long as tombstones.
+        """
+        ...
+
+    def orders_before(
+        self,
+        before: OrderKey | None,
+        limit: int,
+        *,
+        miners: Collection[str] = (),
+        trade_pairs: Collection[str] = (),
+    ) -> tuple[list[LoggedOrder], OrderKey | None]:
+        """At most `limit` orders of present positions, newest first by (processed_ms, uuid), and the place to
+        go on from; None: there are no more.
+
+        A call examines a limited number of orders, so it may return fewer, or none, before the end.
+        """
+        ...
 
     def removed(self, since_revision: int) -> list[RemovedPosition]:
         """Positions removed after `since_revision` and not written since, in order of revision.

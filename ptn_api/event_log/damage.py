@@ -39,9 +39,9 @@ CHECKED_COLUMNS = {
     " conflicts, pruned, skipped",
     "positions": "id, miner, uuid, revision, layout_revision, close_ms, removed_ms, orders_at, header,"
     " n_orders",
-    "orders": "id, uuid, revision, text",
+    "orders": "id, uuid, revision, text, processed_ms, trade_pair",
     "removed_orders": "position, uuid, before, removed_ms",
-    "seen": "miner, uuid, processed_ms, leverage",
+    "seen": "miner, uuid, processed_ms, leverage, sequence",
     "events": "sequence, revision, timestamp_ms, position, miner, position_uuid, trade_pair, order_uuid,"
     " processed_ms, n_orders, late, orders_at, order_text, header, extra",
     "documents": "name, miner, revision, digest, version, removed_ms",

@@ -22,9 +22,11 @@ from ptn_api.event_log.damage import (
     row_checksum,
 )
 from ptn_api.event_log.documents import read_document
-from ptn_api.model.position import PositionText
+from ptn_api.model.position import Position, PositionText
+from ptn_api.model.trade_pair import pair_id
 
 __all__ = [
+    "ORDER_COLUMNS",
     "POSITION_COLUMNS",
     "LogState",
     "OrderList",
@@ -37,6 +39,7 @@ __all__ = [
     "is_damaged",
     "logged_position",
     "mark_positions",
+    "number_orders",
     "orders_of",
     "orders_up_to",
     "prune_events",
@@ -101,12 +104,15 @@ _SAVE_STATE = f"UPDATE log SET {', '.join(f'{field.name} = ?' for field in field
 
 POSITION_COLUMNS = f"{CHECKED_COLUMNS['positions']}, crc"
 """The columns that `logged_position` takes."""
+ORDER_COLUMNS = f"{CHECKED_COLUMNS['orders']}, crc"
 
 
 class StoredPosition(NamedTuple):
     id: int
     removed: bool
     fingerprint: str
+    close_ms: int | None
+    orders_at: int
     header: bytes
     layout_revision: int
     n_orders: int
@@ -120,9 +126,30 @@ def find_position(db: sqlite3.Connection, miner: str, uuid: str) -> StoredPositi
     ).fetchone()
     if row is None:
         return None
-    fingerprint, position_id, _, _, _, layout_revision, _, removed_ms, _, header, n_orders, _ = row
+    (
+        fingerprint,
+        position_id,
+        _,
+        _,
+        _,
+        layout_revision,
+        close_ms,
+        removed_ms,
+        orders_at,
+        header,
+        n_orders,
+        _,
+    ) = row
     return StoredPosition(
-        position_id, removed_ms is not None, fingerprint, header, layout_revision, n_orders, intact(row[1:])
+        id=position_id,
+        removed=removed_ms is not None,
+        fingerprint=fingerprint,
+        close_ms=close_ms,
+        orders_at=orders_at,
+        header=header,
+        layout_revision=layout_revision,
+        n_orders=n_orders,
+        intact=intact(row[1:]),
     )
 
 
@@ -158,10 +185,14 @@ def put_position(
 def put_tombstone(
     db: sqlite3.Connection, stored: StoredPosition, miner: str, uuid: str, revision: int, now_ms: int
 ) -> None:
-    """Marks the position as removed. The row remains, and the orders for the events that need them."""
+    """Marks the position as removed.
+
+    The row remains with its header, for the past, and the orders also for the events that need them.
+    """
     count = "SELECT count(*) FROM orders WHERE id BETWEEN ? AND ?"
     n_orders = stored.n_orders if stored.intact else db.execute(count, _order_span(stored.id)).fetchone()[0]
-    values = (revision, 0, None, now_ms, 0, b"", n_orders)
+    text = (stored.close_ms, now_ms, stored.orders_at, stored.header)
+    values = (revision, 0, *(text if stored.intact else (None, now_ms, 0, b"")), n_orders)
     db.execute(
         "UPDATE positions SET revision = ?, layout_revision = ?, close_ms = ?, removed_ms = ?, orders_at = ?,"
         " header = ?, n_orders = ?, crc = ?, fingerprint = '' WHERE id = ?",
@@ -177,12 +208,12 @@ def logged_position(
         damaged.add("positions", *row[:3])
         return None
     position_id, miner, uuid, revision, layout_revision, close_ms, _, orders_at, header, n_orders, _ = row
-    query = "SELECT id, uuid, revision, text, crc FROM orders WHERE id BETWEEN ? AND ?"
+    query = f"SELECT {ORDER_COLUMNS} FROM orders WHERE id BETWEEN ? AND ?"  # noqa: S608 - constant column names
     orders = db.execute(query, _order_span(position_id)).fetchall()
     if len(orders) != n_orders or not all(map(intact, orders)):
         damaged.add("orders", *row[:3])
         return None
-    _, _, revisions, texts, _ = zip(*orders, strict=True) if orders else ((),) * 5
+    _, _, revisions, texts, *_ = zip(*orders, strict=True) if orders else ((),) * 4
     return LoggedPosition(
         miner_hotkey=miner,
         position_uuid=uuid,
@@ -201,9 +232,10 @@ class OrderList(msgspec.Struct, frozen=True, kw_only=True):
     """Orders with the revisions at which they changed.
 
     `revisions[i]` is the revision at which `texts[i]` was added or last changed, `layout_revision` the one at
-    which orders were last removed, moved or inserted before the end.
+    which orders were last removed, moved or inserted before the end. `trade_pair` is stored with each.
     """
 
+    trade_pair: str = ""
     uuids: tuple[str, ...] = ()
     texts: tuple[bytes, ...] = ()
     revisions: tuple[int, ...] = ()
@@ -217,29 +249,41 @@ def orders_of(
 
     A writer compares them with the validator's text, and so need not check them.
     """
-    query = "SELECT uuid, revision, text FROM orders WHERE id BETWEEN ? AND ?"
+    query = "SELECT uuid, revision, text, trade_pair FROM orders WHERE id BETWEEN ? AND ?"
     rows = db.execute(query, _order_span(position_id)).fetchall()
     if len(rows) != n_orders:
         return None
-    uuids, revisions, texts = zip(*rows, strict=True) if rows else ((),) * 3
-    return OrderList(uuids=uuids, texts=texts, revisions=revisions, layout_revision=layout_revision)
+    uuids, revisions, texts, pairs = zip(*rows, strict=True) if rows else ((),) * 4
+    return OrderList(
+        uuids=uuids,
+        texts=texts,
+        revisions=revisions,
+        layout_revision=layout_revision,
+        trade_pair=pairs[0] if pairs else "",
+    )
 
 
-def put_orders(db: sqlite3.Connection, position_id: int, old: OrderList, new: OrderList) -> None:
-    """Writes the rows that differ at their index: one row for an appended order."""
-    first = position_id << 32
-    before = list(zip(old.uuids, old.revisions, old.texts, strict=True))
+def put_orders(
+    db: sqlite3.Connection, position_id: int, position: Position, old: OrderList, new: OrderList
+) -> None:
+    """Writes the rows that differ at their index: one row for an appended order.
+
+    `position` has the new list.
+    """
+    first, pair = position_id << 32, pair_id(position.trade_pair)
+    before = list(zip(old.uuids, old.revisions, old.texts, strict=True)) if old.trade_pair == pair else []
     after = list(zip(new.uuids, new.revisions, new.texts, strict=True))
     differing = [
-        (first + index, *row, row_checksum(first + index, *row))
+        (first + index, *row, position.orders[index].processed_ms, pair)
         for index, row in enumerate(after)
         if index >= len(before) or before[index] != row
     ]
     if differing:
         db.executemany(
-            "INSERT OR REPLACE INTO orders (id, uuid, revision, text, crc) VALUES (?, ?, ?, ?, ?)", differing
+            f"INSERT OR REPLACE INTO orders ({ORDER_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+            [(*row, row_checksum(*row)) for row in differing],
         )
-    if len(after) < len(before):
+    if len(after) < len(old.uuids):
         delete_orders(db, position_id, first=len(after))
 
 
@@ -284,10 +328,30 @@ def remember_orders(db: sqlite3.Connection, miner: str, orders: FirstSeen) -> No
     """Adds orders that were never seen before."""
     # As SQLite returns them: a REAL column has neither NaN nor -0.0.
     rows = [
-        (miner, uuid, processed_ms, None if leverage is None or leverage != leverage else leverage + 0.0)
+        (
+            miner,
+            uuid,
+            processed_ms,
+            None if leverage is None or leverage != leverage else leverage + 0.0,
+            None,
+        )
         for uuid, (processed_ms, leverage) in orders.items()
     ]
-    db.executemany("INSERT INTO seen VALUES (?, ?, ?, ?, ?)", [(*row, row_checksum(*row)) for row in rows])
+    db.executemany(_REMEMBER, [(*row, row_checksum(*row)) for row in rows])
+
+
+def number_orders(db: sqlite3.Connection, events: Iterable[Event]) -> None:
+    """Adds the sequences of announced orders to the records of them."""
+    rows = []
+    for event in events:
+        key = (event.miner_hotkey, event.order_uuid)
+        query = "SELECT processed_ms, leverage FROM seen WHERE miner = ? AND uuid = ?"
+        row = (*key, *db.execute(query, key).fetchone(), event.sequence)
+        rows.append((event.sequence, row_checksum(*row), *key))
+    db.executemany("UPDATE seen SET sequence = ?, crc = ? WHERE miner = ? AND uuid = ?", rows)
+
+
+_REMEMBER = f"INSERT INTO seen ({CHECKED_COLUMNS['seen']}, crc) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608
 
 
 # --- events -----------------------------------------------------------------------------------------------
@@ -408,8 +472,8 @@ class _EventLists(NamedTuple):
 _NO_LIST = _EventLists({}, (), {})
 _POSITIONS_OF_EVENTS = "SELECT DISTINCT position FROM events WHERE sequence BETWEEN ? AND ?"
 _ORDERS_OF_EVENTS = (  # CROSS keeps SQLite from starting at `orders` and scanning all of it
-    f"SELECT orders.id, uuid, revision, text, crc FROM ({_POSITIONS_OF_EVENTS}) CROSS JOIN orders"  # noqa: S608
-    " ON orders.id BETWEEN position << 32 AND (position + 1 << 32) - 1 ORDER BY orders.id"
+    f"SELECT {ORDER_COLUMNS} FROM ({_POSITIONS_OF_EVENTS}) CROSS JOIN orders"  # noqa: S608
+    " ON id BETWEEN position << 32 AND (position + 1 << 32) - 1 ORDER BY id"
 )
 _REMOVED_OF_EVENTS = (
     "SELECT position, uuid, before, removed_ms, crc FROM removed_orders"  # noqa: S608 - a constant

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
+import msgspec
 import structlog
 
 from ptn_api.errors import LogMissingError, LogUnusableError
 from ptn_api.event_log.damage import CHECKED_COLUMNS, row_checksum
+from ptn_api.model.trade_pair import pair_id
 
 __all__ = [
     "LOCAL_COLUMNS",
@@ -17,6 +22,7 @@ __all__ = [
     "MIGRATIONS",
     "SCHEMA",
     "SCHEMA_VERSION",
+    "complete_rows",
     "create_or_migrate",
     "require_schema",
 ]
@@ -69,8 +75,11 @@ CREATE TABLE orders (
     uuid TEXT NOT NULL,
     revision INTEGER NOT NULL,
     text BLOB NOT NULL,
-    crc INTEGER NOT NULL DEFAULT 0
+    crc INTEGER NOT NULL DEFAULT 0,
+    processed_ms INTEGER NOT NULL DEFAULT 0,
+    trade_pair TEXT NOT NULL DEFAULT ''
 );
+CREATE INDEX orders_by_time ON orders (processed_ms, uuid, trade_pair);
 CREATE TABLE removed_orders (
     position INTEGER NOT NULL,
     uuid TEXT NOT NULL,
@@ -85,6 +94,7 @@ CREATE TABLE seen (
     processed_ms INTEGER NOT NULL,
     leverage REAL,
     crc INTEGER NOT NULL DEFAULT 0,
+    sequence INTEGER,
     PRIMARY KEY (miner, uuid)
 ) WITHOUT ROWID;
 CREATE TABLE events (
@@ -236,7 +246,34 @@ CREATE TABLE machine (
 );
 """
 
-MIGRATIONS = (_TO_2, _TO_3, _TO_4)
+# A damaged row keeps the checksum that it contradicts.
+_FILL_ORDERS = """
+UPDATE orders SET processed_ms = order_time(text), trade_pair = position_pair(
+    (SELECT header FROM positions WHERE positions.id = orders.id >> 32)
+), crc = row_checksum(id, uuid, revision, text, order_time(text), position_pair(
+    (SELECT header FROM positions WHERE positions.id = orders.id >> 32)
+)) WHERE crc = row_checksum(id, uuid, revision, text)"""
+_FILL_SEEN = """
+UPDATE seen SET crc = row_checksum(miner, uuid, processed_ms, leverage, sequence)
+    WHERE crc = row_checksum(miner, uuid, processed_ms, leverage)"""
+_FILL_SEQUENCES = """
+INSERT OR REPLACE INTO seen (miner, uuid, processed_ms, leverage, sequence, crc)
+    SELECT seen.miner, uuid, seen.processed_ms, leverage, events.sequence,
+        row_checksum(seen.miner, uuid, seen.processed_ms, leverage, events.sequence)
+    FROM events CROSS JOIN seen ON seen.miner = events.miner AND uuid = order_uuid
+    WHERE seen.crc = row_checksum(seen.miner, uuid, seen.processed_ms, leverage, seen.sequence)"""
+
+_TO_5 = f"""
+ALTER TABLE orders ADD COLUMN processed_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE orders ADD COLUMN trade_pair TEXT NOT NULL DEFAULT '';
+{_FILL_ORDERS};
+CREATE INDEX orders_by_time ON orders (processed_ms, uuid, trade_pair);
+ALTER TABLE seen ADD COLUMN sequence INTEGER;
+{_FILL_SEEN};
+{_FILL_SEQUENCES};
+"""
+
+MIGRATIONS = (_TO_2, _TO_3, _TO_4, _TO_5)
 """Scripts: the first one leads from schema 1 to 2, the next one from 2 to 3, and so on."""
 SCHEMA_VERSION = 1 + len(MIGRATIONS)
 
@@ -251,7 +288,7 @@ def create_or_migrate(db: sqlite3.Connection, path: Path, created_ms: int) -> No
     found = _version(db, path)
     if found == SCHEMA_VERSION:
         return
-    db.create_function("row_checksum", -1, row_checksum, deterministic=True)
+    _add_functions(db, reported=bool(found))
     db.execute("BEGIN IMMEDIATE")
     try:
         for script in MIGRATIONS[found - 1 :] if found else (SCHEMA,):
@@ -279,6 +316,65 @@ def create_or_migrate(db: sqlite3.Connection, path: Path, created_ms: int) -> No
         raise
     if found:
         logger.info("log_migrated", from_schema=found, to_schema=SCHEMA_VERSION)
+
+
+def complete_rows(
+    db: sqlite3.Connection,
+    schema: int,
+    *,
+    orders: Iterable[int],
+    seen: Iterable[tuple[str, str]],
+    sequences: tuple[int, int],
+) -> None:
+    """Adds what a writer of an older schema has left out of rows with these keys, as a migration does.
+
+    `sequences` are the first and the last one of the events among the rows.
+    """
+    if schema < 5:
+        _add_functions(db)
+        db.executemany(f"{_FILL_ORDERS} AND id = ?", [(key,) for key in orders])
+        db.executemany(f"{_FILL_SEEN} AND miner = ? AND uuid = ?", seen)
+        db.execute(f"{_FILL_SEQUENCES} AND events.sequence BETWEEN ? AND ?", sequences)
+
+
+class _Migrated(msgspec.Struct):
+    """What a migration reads of a header or an order."""
+
+    processed_ms: int = 0
+    trade_pair: Any = None
+
+
+_migrated = msgspec.json.Decoder(_Migrated)
+_REPORT_S = 5.0
+
+
+def _add_functions(db: sqlite3.Connection, *, reported: bool = False) -> None:
+    """Adds the functions of the migrations; if `reported`, they log how far a long one is."""
+    rows, report_at = 0, monotonic() + _REPORT_S
+
+    def checksum(*values: Any) -> int:
+        nonlocal rows, report_at
+        rows += 1
+        if reported and rows % 1_000 == 0 and monotonic() > report_at:
+            logger.info("log_migrating", checksums=rows)
+            report_at = monotonic() + _REPORT_S
+        return row_checksum(*values)
+
+    def order_time(text: bytes) -> int:
+        return _migrated.decode(text).processed_ms
+
+    def position_pair(header: bytes | None) -> str:
+        try:
+            return pair_id(_migrated.decode(header or b"{}").trade_pair)
+        except (msgspec.MsgspecError, UnicodeDecodeError):  # damaged: all of the position is written again
+            return ""
+
+    for name, arguments, function in (
+        ("row_checksum", -1, checksum),
+        ("order_time", 1, order_time),
+        ("position_pair", 1, position_pair),
+    ):
+        db.create_function(name, arguments, function, deterministic=True)
 
 
 def require_schema(db: sqlite3.Connection, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from ptn_api.event_log.contract import (
     Document,
     Event,
     Head,
+    LoggedOrder,
     LoggedPosition,
+    OrderKey,
     RemovedPosition,
     SourceStatus,
 )
@@ -33,6 +35,7 @@ from ptn_api.event_log.database import (
     reading,
 )
 from ptn_api.event_log.documents import KINDS, read_document
+from ptn_api.event_log.order_pages import orders_before
 from ptn_api.event_log.rows import (
     POSITION_COLUMNS,
     LogState,
@@ -106,12 +109,14 @@ class SqliteReader:
                     return events[0].timestamp_ms
         return None
 
-    def hotkeys(self) -> list[str]:
+    def hotkeys(self, *, removed_after_ms: int | None = None) -> list[str]:
         with self._snapshot() as db:
-            rows = db.execute(
-                "SELECT DISTINCT miner FROM positions WHERE removed_ms IS NULL ORDER BY miner"
-            ).fetchall()
-            return [row[0] for row in rows if self._has_position(db, row[0])]
+            rows = db.execute("SELECT DISTINCT miner FROM positions WHERE removed_ms IS NULL").fetchall()
+            hotkeys = {row[0] for row in rows if self._has_position(db, row[0])}
+            if removed_after_ms is not None:
+                query = f"SELECT {POSITION_COLUMNS} FROM positions WHERE removed_ms > ?"  # noqa: S608
+                hotkeys.update(row[1] for row in db.execute(query, (removed_after_ms,)) if intact(row))
+            return sorted(hotkeys)
 
     def positions(self, *, miner: str | None = None, since_revision: int = 0) -> Iterator[LoggedPosition]:
         size = _FIRST_BATCH
@@ -150,6 +155,26 @@ class SqliteReader:
                 (miner, position_uuid),
             ).fetchone()
             return logged_position(db, row, self.damaged_rows) if row else None
+
+    def removed_positions(self, miner: str, *, removed_after_ms: int) -> list[LoggedPosition]:
+        with self._snapshot() as db:
+            rows = db.execute(
+                f"SELECT {POSITION_COLUMNS} FROM positions"  # noqa: S608 - constant column names
+                " WHERE miner = ? AND removed_ms > ? AND header <> x'' ORDER BY revision",
+                (miner, removed_after_ms),
+            ).fetchall()
+            return self._intact(db, rows)
+
+    def orders_before(
+        self,
+        before: OrderKey | None,
+        limit: int,
+        *,
+        miners: Collection[str] = (),
+        trade_pairs: Collection[str] = (),
+    ) -> tuple[list[LoggedOrder], OrderKey | None]:
+        with self._snapshot() as db:
+            return orders_before(db, before, limit, self.damaged_rows, miners=miners, trade_pairs=trade_pairs)
 
     def removed(self, since_revision: int) -> list[RemovedPosition]:
         with self._snapshot() as db:

@@ -220,14 +220,15 @@ class StreamedBody:
     """A document whose parts are found and encoded while it is sent. No copy of it is ever in memory.
 
     `parts` yields them, the same at each call: segments, whose compressed forms are kept anyway, and views of
-    text that the caller keeps. `length` is their total.
+    text that the caller keeps. An empty one ends a step of the work. `length` is their total, None if
+    unknown.
     """
 
     __slots__ = ("length", "parts", "tag")
 
     codings = _JOINABLE
 
-    def __init__(self, parts: Callable[[], Iterator[Part]], length: int, tag: str) -> None:
+    def __init__(self, parts: Callable[[], Iterator[Part]], length: int | None, tag: str) -> None:
         self.parts = parts
         self.length = length
         self.tag = tag
@@ -238,7 +239,10 @@ class StreamedBody:
 
 
 class EncodedStream:
-    """A streamed body in one coding. Compressed, its length is unknown until its end."""
+    """A streamed body in one coding. Compressed, its length is unknown until its end.
+
+    A chunk may be empty: the work has taken long.
+    """
 
     __slots__ = ("_body", "_coding", "length")
 
@@ -250,12 +254,12 @@ class EncodedStream:
     def chunks(self) -> Iterator[bytes | memoryview]:
         """Yields writes, each encoded when it is requested; without a length, framed as HTTP/1.1's chunks."""
         parts = self._body.parts()
+        texts = (part.identity if isinstance(part, Segment) else part for part in parts)
         if self.length is not None:
-            texts = (part.identity if isinstance(part, Segment) else part for part in parts)
             yield from _chunks(texts, _STREAMED_BYTES)
             return
-        for chunk in _chunks(_gzip_stream(parts), _STREAMED_BYTES):
-            yield b"".join((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
+        for chunk in _chunks(_gzip_stream(parts) if self._coding == "gzip" else texts, _STREAMED_BYTES):
+            yield b"".join((b"%x\r\n" % len(chunk), chunk, b"\r\n")) if chunk else b""
         yield b"0\r\n\r\n"
 
 
@@ -287,6 +291,8 @@ def _chunks(parts: Iterable[bytes | memoryview], size: int) -> Iterator[bytes | 
     small: list[bytes | memoryview] = []
     total = 0
     for part in parts:
+        if not part:
+            yield b""
         if total and total + len(part) > size:
             yield b"".join(small)
             small, total = [], 0
@@ -346,7 +352,9 @@ def _as_segments(parts: Iterator[Part]) -> Iterator[Segment]:
     texts: list[bytes | memoryview] = []
     size = 0
     for part in parts:
-        if texts and (size >= _COMPRESSED_BYTES or isinstance(part, Segment)):
+        if not part:
+            yield Segment(b"")
+        elif texts and (size >= _COMPRESSED_BYTES or isinstance(part, Segment)):
             yield Segment(b"".join(texts))
             texts, size = [], 0
         if isinstance(part, Segment):

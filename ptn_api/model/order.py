@@ -11,6 +11,8 @@ __all__ = [
     "SLIPPAGE_STARTS_MS",
     "ExecutionType",
     "Order",
+    "OrderPage",
+    "OrderRow",
     "OrderSource",
     "OrderType",
     "PriceSource",
@@ -221,6 +223,30 @@ class Order(msgspec.Struct, kw_only=True, gc=False):
         size = self.value if self.leverage is None else self.leverage
         done = f"{self.order_type!s:.9} {size} at {self.price}, {self.processed_ms}"
         return f"{type(self).__name__}({done}, {self.order_uuid[:48]!r})"
+
+
+class OrderRow(msgspec.Struct, kw_only=True):
+    """An order of any miner, with its position's names. Since: after 0.1.0."""
+
+    miner_hotkey: str
+    """The position's miner. Since: after 0.1.0."""
+    position_uuid: str
+    """The order's position. Since: after 0.1.0."""
+    trade_pair: str
+    """The pair's id, such as BTCUSD. Since: after 0.1.0."""
+    sequence: int | None
+    """Sequence of its message. Unit: sequence. Null: it was never announced. Since: after 0.1.0."""
+    order: Order
+    """The order. Since: after 0.1.0."""
+
+
+class OrderPage(msgspec.Struct, kw_only=True):
+    """Orders, newest first; continue with `before=<next>` until `next` is null."""
+
+    orders: list[OrderRow]
+    """The orders, newest first. Since: after 0.1.0."""
+    next: str | None
+    """The next `before`. Null: there are no older ones. Since: after 0.1.0."""
 
 
 def effective_price(order: Order, leverage: float) -> float:

@@ -176,6 +176,12 @@ class Position(PositionState, kw_only=True):
 
     Unit: USD per unit of the quote currency. Null: generations 1 to 3. Since: generation 4.
     """
+    return_as_of: str | None = None
+    """`last_order` if the returns are of the last order's price: in a document of the past, of a position
+    that was open then.
+
+    Null: otherwise. Since: after 0.1.0.
+    """
 
     def _summary(self) -> Summary:
         side = "closed" if self.is_closed_position else self.position_type or "open"

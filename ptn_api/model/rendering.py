@@ -29,6 +29,7 @@ __all__ = [
     "headers_after",
     "next_change_ms",
     "next_price_source_change_ms",
+    "render_order",
     "render_position",
 ]
 
@@ -102,6 +103,7 @@ _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 _raw_list_or_none = msgspec.json.Decoder(list[msgspec.Raw] | None)
 _encode = msgspec.json.Encoder().encode
 _EMPTY_LIST = msgspec.Raw(b"[]")
+_NO_SOURCES = b'"price_sources":[]'
 _NULL = msgspec.Raw(b"null")
 _STATE_KEYS = frozenset(PositionState.__struct_fields__)
 _OLDEST_STATE_KEYS = (
@@ -192,6 +194,16 @@ def next_price_source_change_ms(position: Position, now_ms: int) -> int | None:
     times = (o.processed_ms for o in position.orders if o.price_sources and o.processed_ms >= oldest_ms)
     first_ms = min(times, default=None)
     return None if first_ms is None else first_ms + PRICE_SOURCES_SHOWN_MS + 1
+
+
+def render_order(text: bytes, processed_ms: int, now_ms: int) -> bytes:
+    """Returns an order's text as it is shown in its position."""
+    if processed_ms >= now_ms - PRICE_SOURCES_SHOWN_MS or _NO_SOURCES in text:
+        return text
+    fields = _raw_object.decode(text)
+    if bytes(fields.get("price_sources", _NULL)) in (b"null", b"[]"):
+        return text
+    return _encode(fields | {"price_sources": _EMPTY_LIST})
 
 
 def _order_texts(orders: Iterable[tuple[Order, bytes]], now_ms: int) -> Iterator[bytes]:

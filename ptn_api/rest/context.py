@@ -27,6 +27,7 @@ from ptn_api.views.documents import Documents, Recent
 from ptn_api.views.follower import Follower
 from ptn_api.views.leaderboard import Leaderboards
 from ptn_api.views.limit_orders import LimitOrders
+from ptn_api.views.past import Past
 from ptn_api.views.positions import PositionViews, ViewMetrics
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class AppContext:
     follower: Follower
     limit_orders: LimitOrders
     archive: Archive
+    past: Past
     checkpoint: Checkpoint
     leaderboards: Leaderboards
     keys: KeyRing
@@ -95,6 +97,7 @@ class AppContext:
             follower=follower,
             limit_orders=limit_orders,
             archive=archive,
+            past=Past(log, views, documents, clock),
             checkpoint=Checkpoint(views, documents, limit_orders, archive),
             leaderboards=Leaderboards(views, documents),
             keys=KeyRing() if keys is None else keys,

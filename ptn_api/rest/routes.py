@@ -29,6 +29,7 @@ from ptn_api.model.documents import (
 )
 from ptn_api.model.limit_order import ListedOrder
 from ptn_api.model.miner import Leaderboard, MinerEntry
+from ptn_api.model.order import OrderPage
 from ptn_api.model.statistics import Eliminations, MinerStatistics, PerfLedger, Statistics
 from ptn_api.model.trade_pair import split_names
 from ptn_api.rest import about, accounts, documents, messages, orders, pages, positions
@@ -52,7 +53,8 @@ class Route(msgspec.Struct, frozen=True, dict=True):
     The rest is for the API's description: `variant` is the response type with some parameter, `ndjson_line`
     the type of a line if NDJSON is requested; `freshness`: the response has the headers of
     `context.freshness_headers`; `also_503`: the response may come with status 503. `any_origin`: scripts of
-    every website may read the response in a browser, without a setting.
+    every website may read the response in a browser, without a setting. `unknown_miners`: the response has
+    the header of `context.unknown_miners`.
     """
 
     path: str
@@ -70,6 +72,7 @@ class Route(msgspec.Struct, frozen=True, dict=True):
     also_503: bool = False
     any_origin: bool = False
     media_type: str = "application/json"
+    unknown_miners: bool = False
 
     @cached_property
     def lowest_tier(self) -> int:
@@ -161,8 +164,10 @@ ROUTES: tuple[Route, ...] = (
         dict[str, MinerEntry],
         query=positions.PositionsQuery,
         errors=("bad_parameter", "insufficient_tier", "gone", "busy", "behind"),
-        description="Best miner first, by `thirty_day_returns`. An open position's `close_ms` is 0. With "
-        "`since`, the response is the changes since that cursor.",
+        description="Best miner first, by `thirty_day_returns`. An open position's `close_ms` is 0. With `at`, "
+        "miners are sorted by hotkey and `X-PTN-As-Of` is that time; positions removed since are included "
+        "for 7 days, and in tier 100 archived ones. With `since`, the response is the changes since that "
+        "cursor.",
         variant=positions.Changes,
         freshness=True,
     ),
@@ -171,9 +176,10 @@ ROUTES: tuple[Route, ...] = (
         positions.positions_of,
         "One miner's positions, as the key's tier shows them",
         MinerEntry,
-        errors=("not_found", "busy"),
+        query=positions.MinerQuery,
+        errors=("bad_parameter", "not_found", "busy"),
         description="From tier 100 on, archived positions are listed and counted, too. Below tier 100, a "
-        "miner is a 404 while the tier shows none of its positions.",
+        "miner is a 404 while the tier shows none of its positions. `at` is that of `/miner-positions`.",
         freshness=True,
     ),
     Route(
@@ -241,6 +247,20 @@ ROUTES: tuple[Route, ...] = (
         errors=("not_found",),
         description="For every valid key; not delayed.",
         freshness=True,
+    ),
+    Route(
+        "/orders",
+        orders.all_orders,
+        "The orders of all miners, newest first",
+        OrderPage,
+        access="tier 100",
+        query=orders.AllOrdersQuery,
+        errors=("bad_parameter", "busy"),
+        description="By `processed_ms` and `order_uuid`; continue with `before=<next>` until `next` is null. "
+        "The orders are those of the positions in `/miner-positions`, as they are now: without those of "
+        "removed and archived positions. `sequence` is that of the order's message.",
+        freshness=True,
+        unknown_miners=True,
     ),
     Route(
         "/orders/{hotkey}",
@@ -382,6 +402,7 @@ ROUTES: tuple[Route, ...] = (
         description="Continue with `after=<next>`. With `Accept: application/x-ndjson` the response has one "
         "message per line, and the headers `X-PTN-Next` and `X-PTN-Head`.",
         freshness=True,
+        unknown_miners=True,
     ),
     Route(
         "/stream",
@@ -396,6 +417,7 @@ ROUTES: tuple[Route, ...] = (
         "the WebSocket's version 2, `id` a cursor to resume from. Each stream counts as one of the user's "
         "connections, as a WebSocket does.",
         media_type=EVENT_STREAM,
+        unknown_miners=True,
     ),
     Route(
         "/trade-pairs",

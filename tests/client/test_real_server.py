@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,15 @@ from ptn_api.client.arguments import Timing
 from ptn_api.client.mirror import PositionMirror
 from ptn_api.client.rest import AsyncPTNClient, PTNClient, Retries
 from ptn_api.client.stream import connect
-from ptn_api.errors import APIStatusError, AuthenticationError
+from ptn_api.clock import wall_ms
+from ptn_api.errors import APIStatusError, AuthenticationError, SettingsError
 from ptn_api.event_log.contract import PositionRemoved
 from ptn_api.model.checksum import position_checksum
 from ptn_api.wire.client_session import Gap
 from tests import newest
 from tests.factories import MINER, OTHER_MINER, T0, order, position, uuid, written
 from tests.memory_log import MemoryLog
-from tests.rest.serving import FakeClock, filled_log, serving
+from tests.rest.serving import DAY, FakeClock, filled_log, serving
 from tests.stream.live import KEY, LiveStream, running
 from tests.waiting import PATIENCE_S, until_async
 
@@ -499,3 +501,38 @@ async def test_a_failed_mirror_is_not_verified(
             with pytest.raises(ZeroDivisionError):
                 await both.mirror.until_verified()
     assert "the mirror failed" in caplog.text
+
+
+async def test_the_past_as_documents_and_as_a_table() -> None:
+    """`at` of a miner and of all, in any form of a time; a history has a row per time and position."""
+    now = wall_ms() // DAY * DAY
+    old = [order(1, at=now - 5 * DAY), order(2, at=now - 3 * DAY - 1), order(3, at=now - 2 * DAY)]
+    log = filled_log([written(position(1, old))], now_ms=now)
+    async with serving(log, clock=wall_ms) as served, AsyncPTNClient(served.url, REST_KEY) as api:
+        at = datetime.fromtimestamp(now / 1000, timezone.utc) - timedelta(days=3)
+        then = await api.miner_positions(at=at)
+        assert (len(then[MINER].positions[0].orders), then.as_of_ms) == (2, now - 3 * DAY)
+        for time in (now - 3 * DAY, at.isoformat(), str(now - 3 * DAY)):
+            entry = await api.miner(MINER, at=time)
+            assert [one.return_as_of for one in entry.positions] == ["last_order"]
+        frame = await api.history(MINER, end=now - DAY)
+        assert frame["at"].to_list() == [at + timedelta(days=day) for day in (-1, 0, 1, 2)]
+        assert frame["n_orders"].to_list() == [1, 2, 2, 3]
+        orders = await api.history(MINER, every=timedelta(days=2), start=at, end=now - DAY, rows="orders")
+        assert orders.group_by("at").len().sort("at")["len"].to_list() == [2, 3]
+        assert (await api.history(MINER, start=now + DAY)).is_empty()
+        with pytest.raises(SettingsError, match="at most 10000"):
+            await api.history(MINER, every="1s")
+        for wrong in ("1x", "0d", timedelta(0)):
+            with pytest.raises(SettingsError, match="interval"):
+                await api.history(MINER, every=wrong)
+        for time in ("NaN", datetime(2026, 1, 1)):  # noqa: DTZ001 - refused for that
+            with pytest.raises(SettingsError, match="time"):
+                await api.miner(MINER, at=time)
+    async with serving(log, clock=wall_ms) as served:
+
+        def count() -> int:
+            with PTNClient(served.url, "k0") as api:
+                return len(api.history(MINER, start=now - 20 * DAY))
+
+        assert await asyncio.to_thread(count) in (3, 4, 5)  # by the time of day

@@ -546,3 +546,44 @@ def test_delays_double_with_full_jitter() -> None:
     assert requested is not None
     assert 3 <= requested <= 3.25
     assert retries.pause(9, None) is None
+
+
+def test_all_orders_follow_the_pages() -> None:
+    """Each page is requested when it is needed; filters go along."""
+    row = {
+        "miner_hotkey": "5A",
+        "position_uuid": "p",
+        "trade_pair": "BTCUSD",
+        "sequence": None,
+        "order": {"order_type": "LONG", "processed_ms": 1, "order_uuid": "o"},
+    }
+    pages = [answer(body={"orders": [row, row], "next": "c"}), answer(body={"orders": [row], "next": None})]
+    script = Script(*pages)
+    with client(script) as api:
+        rows = api.all_orders(miner="5A")
+        assert next(rows).miner_hotkey == "5A"
+        assert len(script.requests) == 1
+        assert [one.order.order_uuid for one in rows] == ["o", "o"]
+    assert [request.url.params.get("before") for request in script.requests] == [None, "c"]
+    assert {request.url.params["miner"] for request in script.requests} == {"5A"}
+
+    async def count() -> int:
+        transport = httpx.MockTransport(Script(*pages))
+        async with AsyncPTNClient(URL, "the-key", transport=transport) as api:
+            return len([one async for one in api.all_orders()])
+
+    assert asyncio.run(count()) == 3
+
+
+def test_a_page_of_orders_with_too_many_miners_is_filtered_here() -> None:
+    """A request line has a limit; a miner that was not chosen is left out."""
+    order = {"order_type": "LONG", "processed_ms": 1, "order_uuid": "o"}
+    rows = [
+        {"miner_hotkey": miner, "position_uuid": "p", "trade_pair": "BTCUSD", "sequence": 7, "order": order}
+        for miner in ("5Miner3", "5Other")
+    ]
+    script = Script(answer(body={"orders": rows, "next": "c"}))
+    with client(script) as api:
+        page = api.order_page(miner=[f"5Miner{n}" + "x" * 40 for n in range(200)] + ["5Miner3"])
+    assert ([row.miner_hotkey for row in page.orders], page.next) == (["5Miner3"], "c")
+    assert "miner" not in script.requests[0].url.params

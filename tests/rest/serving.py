@@ -17,7 +17,7 @@ from ptn_api.access.usage import Usage
 from ptn_api.event_log import Change, Document, DocumentWritten
 from ptn_api.fanout.options import StreamOptions
 from ptn_api.fanout.presence import Peers
-from ptn_api.http.body import Body, Coding
+from ptn_api.http.body import Body, Coding, EncodedStream
 from ptn_api.http.request import ConnectionInfo, Request
 from ptn_api.http.response import Exchange
 from ptn_api.rest.app import App
@@ -165,11 +165,23 @@ async def respond(app: App, target: str, key: str | None = None, **headers: str)
     pending = app.handle(exchange)
     if pending is not None:
         await pending
-    body = b"".join(exchange.body.parts)
+    body = b"".join(exchange.body.chunks())
+    if isinstance(exchange.body, EncodedStream) and exchange.body.length is None:
+        body = _joined(body)
     exchange.sent_bytes = len(body)
     app.finished(exchange)
     lines = exchange.head(close=False).decode().split("\r\n")[1:-2]
     return FakeResponse(exchange.status, dict(line.split(": ", 1) for line in lines), body)
+
+
+def _joined(chunks: bytes) -> bytes:
+    """A body that is sent in chunks (RFC 9112, 7.1)."""
+    body = b""
+    while chunks:
+        size, _, chunks = chunks.partition(b"\r\n")
+        body += chunks[: int(size, 16)]
+        chunks = chunks[int(size, 16) + 2 :]
+    return body
 
 
 class Served:

@@ -63,6 +63,14 @@ PATHS = [
     "/miner-positions?tier={tier}&miner=" + NEW_MINER,
     f"/miner-positions?tier={{tier}}&miner={NEW_MINER},{MINER}",
     "/miner-positions?tier={tier}&since=x:1",
+    *(
+        f"/miner-positions{miner}at={at}"
+        for at in (CUTOFF, CUTOFF - HOUR, CUTOFF - 4 * DAY, NOW)
+        for miner in ("?tier={tier}&", f"/{MINER}?", f"/{NEW_MINER}?")
+    ),
+    f"/miner-positions?tier={{tier}}&trade_pair=BTCUSD&status=closed&miner={NEW_MINER},{MINER}&at={CUTOFF}",
+    f"/miner-positions?tier={{tier}}&trade_pair=NEWUSD&at={CUTOFF}",
+    "/orders?limit=7",
     "/collateral?hotkey=" + NEW_MINER,
     "/collateral?most_recent=true",
     "/challenge-period/" + MINER + "?history=true",

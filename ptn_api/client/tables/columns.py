@@ -14,7 +14,7 @@ from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.errors import ClientError
 from ptn_api.model.limit_order import ListedOrder
 from ptn_api.model.miner import LeaderboardEntry
-from ptn_api.model.order import Order
+from ptn_api.model.order import Order, OrderRow
 from ptn_api.model.position import Position
 from ptn_api.model.statistics import Elimination, MinerStatistics, PerfCheckpoint, PerfLedger
 from ptn_api.model.trade_pair import pair_id
@@ -27,10 +27,12 @@ __all__ = [
     "Rows",
     "Table",
     "eliminations",
+    "history",
     "leaderboard",
     "ledgers",
     "listed_orders",
     "messages",
+    "order_rows",
     "orders",
     "positions",
     "positions_or_orders",
@@ -148,6 +150,18 @@ def listed_orders(found: Mapping[str, Sequence[ListedOrder]]) -> Table:
     return Table(first | _order_columns([order for _, order in rows]))
 
 
+def order_rows(found: Iterable[OrderRow]) -> Table:
+    """Returns one row per order of all miners, with its position's names and its sequence."""
+    rows = list(found)
+    first: _Columns = {
+        "miner_hotkey": ("text", [row.miner_hotkey for row in rows]),
+        "position_uuid": ("text", [row.position_uuid for row in rows]),
+        "trade_pair": ("text", [row.trade_pair for row in rows]),
+        "sequence": ("int", [row.sequence for row in rows]),
+    }
+    return Table(first | _order_columns([row.order for row in rows]))
+
+
 def messages(found: Iterable[PTNWebSocketMessage]) -> Table:
     """Returns one row per stream message: the new order, and its position's leverage and returns after it."""
     rows = list(found)
@@ -230,6 +244,20 @@ def leaderboard(found: Iterable[LeaderboardEntry]) -> Table:
 def positions_or_orders(found: Iterable[Position], rows: Rows) -> Table:
     """Returns the table that `rows` names."""
     return positions(found) if rows == "positions" else orders(found)
+
+
+def history(found: Iterable[tuple[int, Sequence[Position]]], rows: Rows) -> Table:
+    """Returns one row per time (epoch ms) and position, or order, with the time as the first column, `at`."""
+    entries = list(found)
+    table = positions_or_orders((position for _, listed in entries for position in listed), rows)
+    times = [
+        at_ms
+        for at_ms, listed in entries
+        for position in listed
+        for _ in range(1 if rows == "positions" else len(position.orders))
+    ]
+    at: _Columns = {"at": ("time", times)}
+    return Table(at | table.columns)
 
 
 # --- columns ----------------------------------------------------------------------------------------------

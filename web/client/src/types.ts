@@ -1099,6 +1099,7 @@ export interface Position {
   last_price_source?: unknown;
   /** Rate of the latest mark. Unit: USD per unit of the quote currency. Null: generations 1 to 3. Since: generation 4. */
   last_quote_usd_conversion?: number | null;
+  return_as_of?: string | null;
 }
 
 /** A change of a position without a new order: a refreshed return, or a correction. */
