@@ -27,7 +27,7 @@ SHORT_PERIODS = {
     "refresh_coalesce_ms": 50,
     "overload_ms": 500,
     "problem_log_ms": 1,
-    "heartbeat_ms": 200,
+    "heartbeat_ms": 1_000,  # clients reconnect after two: a busy machine may be silent for a second
     "key_check_ms": 100,
     "parent_check_ms": 100,
     "restart_backoff_ms": 20,
