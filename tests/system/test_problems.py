@@ -115,12 +115,13 @@ class Patient:
         lines = self.server.log.read_text().splitlines()
         return sum(f'"{event}"' in line and f'"code": "{code}"' in line for line in lines)
 
-    def metric(self, code: str) -> float:
+    def metric(self, code: str) -> float | None:
+        """None if the supervisor did not answer in time."""
         url = self.server.stdout[1].split()[-1]
         families = text_string_to_metric_families(requests.get(url, timeout=PATIENCE_S).text)
         samples = [sample for family in families for sample in family.samples]
-        (value,) = [s.value for s in samples if s.name == "ptn_problem" and s.labels["code"] == code]
-        return value
+        found = (s.value for s in samples if s.name == "ptn_problem" and s.labels["code"] == code)
+        return next(found, None)
 
     def doctor(self) -> str:
         """What `ptn doctor` prints for these settings."""
