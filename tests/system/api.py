@@ -59,7 +59,7 @@ class Api:
         assert self.process.stdout is not None
         self.process.stdout.close()
 
-    def wait_ready(self, seconds: float = 60) -> Api:
+    def wait_ready(self, seconds: float = 2 * PATIENCE_S) -> Api:
         until(lambda: self.stdout or self.process.poll() is not None, seconds=seconds, what="ready")
         assert self.stdout, f"the server ended: {self.log.read_text()}"
         return self
