@@ -17,6 +17,7 @@ import pytest
 
 from ptn_api.problems import PROBLEMS
 from tests import structure
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ptn_api"
@@ -138,7 +139,7 @@ def test_the_documentation_builds(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=3 * PATIENCE_S,
         env=os.environ | {"NO_COLOR": "1"},
     )
     assert result.returncode == 0, result.stdout + result.stderr

@@ -57,7 +57,7 @@ def test_connections_never_take_the_last_file(tmp_path: Path, files: int) -> Non
         "accepts_per_second": 10_000,
         "header_timeout_ms": 60_000,
         "auth_timeout_ms": 60_000,
-        "process_silent_ms": 60_000,
+        "process_silent_ms": 20_000,
     }
     with (
         api(

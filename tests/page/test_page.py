@@ -19,7 +19,7 @@ from tests.system.api import Api, api
 from tests.system.certificates import certificates
 from tests.system.nginx import NGINX, nginx
 from tests.system.validator import Validator
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -60,7 +60,7 @@ def test_the_types_and_the_pure_parts_are_sound() -> None:
     """Strictly typed, and its own tests pass."""
     for task in ("check", "test"):
         done = subprocess.run(
-            ["npm", "run", "--silent", task], cwd=PAGE, capture_output=True, text=True, timeout=100
+            ["npm", "run", "--silent", task], cwd=PAGE, capture_output=True, text=True, timeout=3 * PATIENCE_S
         )
         assert done.returncode == 0, done.stdout + done.stderr
 

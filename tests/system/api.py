@@ -27,7 +27,7 @@ SHORT_PERIODS = {
     "refresh_coalesce_ms": 50,
     "overload_ms": 500,
     "problem_log_ms": 1,
-    "heartbeat_ms": 200,
+    "heartbeat_ms": 1_000,  # clients reconnect after two: a busy machine may be silent for a second
     "key_check_ms": 100,
     "parent_check_ms": 100,
     "restart_backoff_ms": 20,
@@ -59,7 +59,7 @@ class Api:
         assert self.process.stdout is not None
         self.process.stdout.close()
 
-    def wait_ready(self, seconds: float = 60) -> Api:
+    def wait_ready(self, seconds: float = 2 * PATIENCE_S) -> Api:
         until(lambda: self.stdout or self.process.poll() is not None, seconds=seconds, what="ready")
         assert self.stdout, f"the server ended: {self.log.read_text()}"
         return self

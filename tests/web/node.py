@@ -18,7 +18,7 @@ from tests.waiting import PATIENCE_S, until
 __all__ = ["CLIENT", "Program", "built", "compiled", "missing", "program"]
 
 CLIENT = Path(__file__).parents[2] / "web" / "client"
-_COMPILE_S = 100
+_COMPILE_S = 3 * PATIENCE_S
 _NODE = shutil.which("node")
 
 

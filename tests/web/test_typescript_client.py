@@ -61,7 +61,7 @@ def test_its_own_tests_pass() -> None:
     """Compiled in strict mode."""
     tests = sorted(node.built().glob("*.test.js"))
     command = ["node", "--test", "--test-reporter=spec", *map(str, tests)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3 * PATIENCE_S)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
