@@ -129,17 +129,24 @@ class DocumentFiles:
         except FileNotFoundError:
             return None  # the next check sees that it is gone
         except InvalidInputError as error:
-            if self._refused.add(path, version, error.code):
-                logger.warning(
-                    "document_skipped",
-                    document=document.value,
-                    name=os.path.basename(path),
-                    code=error.code,
-                    reason=str(error),
-                )
+            self._refuse(document, path, version, error)
+            return None
+        except MemoryError:
+            lack = InvalidInputError("not enough memory to read it", code="no_memory")
+            self._refuse(document, path, version, lack)
             return None
         self._delivered[document] = version if is_settled(status.st_ctime_ns) else ""
         return DocumentWritten(document=document, content=content, fingerprint=version)
+
+    def _refuse(self, document: Document, path: str, version: str, error: InvalidInputError) -> None:
+        if self._refused.add(path, version, error.code):
+            logger.warning(
+                "document_skipped",
+                document=document.value,
+                name=os.path.basename(path),
+                code=error.code,
+                reason=str(error),
+            )
 
     def _files(self, document: Document) -> list[tuple[str, str]]:
         """Returns the document's files by precedence, each with its version."""
@@ -264,8 +271,9 @@ class DocumentFollower:
             except LogFencedError:  # it is read again when this machine's turn comes
                 self.restore([(change.document, change.miner_hotkey)])
                 return
-            except RETRIED_WRITE_ERRORS as error:
-                logger.warning("document_pending", document=change.document.value, reason=str(error))
+            except (MemoryError, *RETRIED_WRITE_ERRORS) as error:
+                reason = str(error) or "not enough memory"
+                logger.warning("document_pending", document=change.document.value, reason=reason)
             await asyncio.sleep(retry.next_ms() / 1000)
 
     async def _wait_for_turn(self) -> None:

@@ -6,6 +6,7 @@ Only what does not fit is changed, everything else stays as it was written.
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import sys
@@ -38,22 +39,27 @@ def null_for_nan(text: bytes) -> bytes:
     Older validators write them. Any other fault stays, for a decoder to refuse. If nothing is to
     be replaced, returns the same object, quickly: content of 60 MB is common.
     """
-    parts: list[bytes] = []
-    done = 0
+    sound, view = io.BytesIO(), memoryview(text)  # which copy the text once, not once per word
+    copied = seen = 0
     in_string = False
     for start, end in _suspects(text):
         # An even number of quotes before it, apart from escaped ones: not in a string.
-        before = text[done:start].replace(b"\\\\", b"")
-        in_string ^= (before.count(b'"') - before.count(b'\\"')) % 2 == 1
-        parts.append(text[done:start])
+        quotes = text.count(b'"', seen, start)
+        if text.find(b"\\", seen, start) >= 0:
+            before = text[seen:start].replace(b"\\\\", b"")
+            quotes = before.count(b'"') - before.count(b'\\"')
+        in_string ^= quotes % 2 == 1
+        seen = end
         word = text[start:end]
         is_value = _NOT_A_NUMBER.fullmatch(word) or (_NUMBER.fullmatch(word) and math.isinf(float(word)))
-        parts.append(b"null" if is_value and not in_string else word)
-        done = end
-    if not parts:
+        if is_value and not in_string:
+            sound.write(view[copied:start])
+            sound.write(_NULL)
+            copied = end
+    if not copied:
         return text
-    parts.append(text[done:])
-    return b"".join(parts)
+    sound.write(view[copied:])
+    return sound.getvalue()
 
 
 def _suspects(text: bytes) -> Iterator[tuple[int, int]]:

@@ -94,6 +94,31 @@ def test_the_newest_file_counts(validator: ValidatorDir) -> None:
 
 
 @pytest.mark.usefixtures("_settled")
+def test_a_document_that_memory_does_not_suffice_for_is_skipped(
+    validator: ValidatorDir, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Orders matter more: the process goes on, and does not try the same version for ever."""
+    ledgers = Ledgers(validator)
+    ledgers.write(PLAIN, b"{}")
+    tries = []
+
+    def too_large(body: bytes, limit: int) -> bytes:
+        tries.append(body)
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(documents, "json_object", too_large)
+        for _ in range(8):
+            assert ledgers.check() is None
+    assert ledgers.files.refused == 1
+    assert len(tries) == 5
+    assert capsys.readouterr().out.count("no_memory") == 1
+    ledgers.write(PLAIN, b'{"next": 1}')
+    assert ledgers.check() == b'{"next": 1}'
+    assert ledgers.files.refused == 0
+
+
+@pytest.mark.usefixtures("_settled")
 def test_a_pickle_is_never_loaded(validator: ValidatorDir, capsys: pytest.CaptureFixture[str]) -> None:
     """It is counted and named once, and an older file is served; nor is gzip of anything but an object."""
     ledgers = Ledgers(validator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -62,6 +63,19 @@ def test_sound_text_is_not_copied() -> None:
     """The same object is returned, however large."""
     text = b"[" + b"0.5," * 100_000 + b"1]"
     assert null_for_nan(text) is text
+
+
+def test_unsound_text_is_copied_once() -> None:
+    """Ledgers of 100 MB contain NaN, too."""
+    text = b"[" + b"0.5," * 3_000_000 + b"NaN," * 3 + b"0.5," * 2_000_000 + b"1]"
+    tracemalloc.start()
+    try:
+        sound = null_for_nan(text)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(sound) == len(text) + 3
+    assert peak < 1.6 * len(text)
 
 
 @pytest.mark.parametrize("offset", range(-12, 3))

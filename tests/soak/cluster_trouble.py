@@ -13,6 +13,7 @@ from tests.cluster.servers import Server
 from tests.soak.checker import Verdict
 from tests.soak.cluster import START_S, Cluster, Machine
 from tests.soak.trouble import Injector
+from tests.waiting import until
 
 __all__ = ["ClusterTrouble"]
 
@@ -43,7 +44,7 @@ class ClusterTrouble(Injector):
             "active intake stopped": (1, self._stop),
             "standby killed": (1, lambda: self._kill_machine(cluster.standby())),
             "standby's disk wiped": (1, lambda: self._kill_machine(cluster.standby(), wipe=True)),
-            "take-over demanded": (1, lambda: request_takeover(cluster.standby().data_dir)),
+            "take-over demanded": (1, self._demand_takeover),
             "copy process killed": (2, lambda: self._kill_child("copy")),
             "serving process killed": (1, lambda: self._kill_child(self.random.choice(["rest", "stream"]))),
             "node killed": (2, lambda: self._kill_machine(self._node())),
@@ -133,6 +134,11 @@ class ClusterTrouble(Injector):
         machine.stop()
         self._last(3.0)
         machine.start()
+
+    def _demand_takeover(self) -> None:
+        data_dir = self._cluster.standby().data_dir
+        until(data_dir.is_dir, seconds=START_S, what="a standby whose disk was wiped has a folder again")
+        request_takeover(data_dir)
 
     def _cut_off_machine(self) -> None:
         """A node that is cut off from NATS says so, until it has caught up."""
