@@ -17,6 +17,8 @@ NGINX := $(VENV)/.nginx
 CHROMIUM := $(VENV)/.chromium
 NODE := $(VENV)/.node
 TYPESCRIPT := $(VENV)/.typescript
+TOOLS := $(VENV)/.tools
+GENERATOR := .venv-generator
 PAGE := ptn_api/page/index.html
 PAGE_SOURCES = $(shell find web/page/*.* web/page/src web/client/src -type f)
 PAGE_MODULES := web/page/node_modules/.package-lock.json
@@ -97,6 +99,16 @@ $(TYPESCRIPT): web/client/package.json web/client/package-lock.json | $(STAMP)
 		|| echo "npm is missing or cannot install here; the tests of the TypeScript client are skipped (see: make web)"
 	@touch $(TYPESCRIPT)
 
+# Tools that read descriptions of APIs. The generator of Python clients needs an older typer than this package
+# is tested with, so it has an environment of its own.
+$(TOOLS): web/tools/package.json web/tools/package-lock.json | $(STAMP)
+	@{ command -v npm >/dev/null && timeout 240 npm --prefix web/tools ci --ignore-scripts --silent; } \
+		|| echo "npm is missing or cannot install here; tests with tools that read OpenAPI are skipped"
+	@{ $(PYTHON) -m venv $(GENERATOR) \
+		&& timeout 240 $(GENERATOR)/bin/python -m pip install --quiet --disable-pip-version-check 'openapi-python-client==0.29.1'; } \
+		|| echo "openapi-python-client cannot be installed here; its test is skipped"
+	@touch $(TOOLS)
+
 web:  ## build the TypeScript client into web/client/dist; needs Node.js 20 or newer
 	npm --prefix web/client ci --ignore-scripts
 	npm --prefix web/client run check
@@ -126,7 +138,7 @@ check: lint  ## lint and run the quick tests, in under a minute
 
 # With ARGS, tests run in parallel and property tests try fewer examples; later options override:
 # ARGS="tests/rest --numprocesses=0 --hypothesis-profile=full".
-test: $(STAMP) $(NGINX) $(CHROMIUM) $(TYPESCRIPT) optional-page  ## run every test; ARGS=tests/rest for one folder
+test: $(STAMP) $(NGINX) $(CHROMIUM) $(TYPESCRIPT) $(TOOLS) optional-page  ## run every test; ARGS=tests/rest for one folder
 	$(BIN)/python -m pytest $(if $(ARGS),--hypothesis-profile=quick $(PARALLEL),--hypothesis-profile=full --numprocesses=2 --dist=worksteal) $(ARGS)
 
 # The newest versions are locked, the oldest allowed ones are tested here. Only direct requirements are lowered;
@@ -177,5 +189,5 @@ fuzz: $(STAMP)  ## property tests and attacks with random seeds; MINUTES=10
 	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10) $(ARGS)
 
 clean:  ## remove virtual environments, the demo's data and caches
-	rm -rf $(VENV) $(LOWEST) $(DEMO_DIR) $(CLUSTER_DIR) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache site \
-		dist ptn_api/page web/page/node_modules
+	rm -rf $(VENV) $(GENERATOR) $(LOWEST) $(DEMO_DIR) $(CLUSTER_DIR) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache site \
+		dist ptn_api/page web/*/node_modules

@@ -40,7 +40,8 @@ dl { margin: .25rem 0; } dt { margin-top: .5rem; } dd { margin: 0 0 0 1rem; }
 dt span, dd span { color: var(--dim); font-size: .875rem; }
 summary { cursor: pointer; font-size: .875rem; color: var(--dim); }
 table { border-collapse: collapse; } td { padding: .2rem 1rem .2rem 0; vertical-align: top; }
-:target { scroll-margin-top: 1rem; } article:target > h3 { background: light-dark(#fff3bf, #5c4b00); }
+:target { scroll-margin-top: 1rem; }
+article:target > h3, dt:target { background: light-dark(#fff3bf, #5c4b00); }
 @media (min-width: 60rem) {
   body { display: grid; grid-template-columns: 17rem minmax(0, 1fr); gap: 0 3rem; }
   header { grid-column: 2; }
@@ -254,30 +255,26 @@ def _type(name: str) -> str:
 
 
 def _fields(name: str) -> str:
-    rows = fields_of(structs()[name]).values()
-    return (
-        "<dl>"
-        + "".join(
-            _entry(
-                row.name,
-                ", ".join(filter(None, [row.type, row.unit])),
-                row.meaning,
-                [
-                    f"{row.null_word}: {row.null}." if row.null else "",
-                    f"Since: {row.since}." if row.since else "",
-                ],
-            )
-            for row in rows
+    rows = "".join(
+        _entry(
+            row.name,
+            ", ".join(filter(None, [row.type, row.unit])),
+            row.meaning,
+            " ".join(
+                f"{word}: {fact}." for word, fact in ((row.null_word, row.null), ("Since", row.since)) if fact
+            ),
+            anchor=f"{name}.{row.name}",
         )
-        + "</dl>"
+        for row in fields_of(structs()[name]).values()
     )
+    return f"<dl>{rows}</dl>"
 
 
-def _entry(name: str, facts: str, text: str, more: Iterable[str] = ()) -> str:
-    extra = " ".join(filter(None, more))
+def _entry(name: str, facts: str, text: str, more: str = "", anchor: str = "") -> str:
     return (
-        f"\n<dt><code>{escape(name)}</code> <span>{_linked(facts)}</span></dt>"
-        f"<dd>{_linked(text)}" + (f" <span>{_text(extra)}</span>" if extra else "") + "</dd>"
+        (f'\n<dt id="{anchor}">' if anchor else "\n<dt>")
+        + f"<code>{escape(name)}</code> <span>{_linked(facts)}</span></dt><dd>{_linked(text)}"
+        + (f" <span>{_text(more)}</span></dd>" if more else "</dd>")
     )
 
 
