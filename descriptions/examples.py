@@ -348,6 +348,7 @@ _RESPONSES: dict[str, dict[str, Any]] = {
             tier=100,
             expires_ms=1_798_761_600_000,
             limits=KeyLimits(websocket_connections=5, requests_per_minute=600),
+            version="0.1.0",
         )
     },
     "/health": {

@@ -107,7 +107,7 @@ def fetch(client: PTNClient, call: Call[T]) -> tuple[bytes, T]:
     def read(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, T]:
         return body, call.read(body, headers)
 
-    return client.call(Call(call.path, read, join=call.join, **call.parameters))
+    return client.call(Call(call.path, read, accept=call.accept, join=call.join, **call.parameters))
 
 
 async def check_stream(url: str) -> None:
@@ -148,6 +148,8 @@ class _StderrHandler(logging.Handler):
     """One line per record: the message, and the exception's."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.msg == "unknown trade pair %r":  # the server refuses it, and suggests others
+            return
         detail: Any = record.exc_info and record.exc_info[1]
         print(f"ptn: {record.getMessage()}" + (f": {detail}" if detail else ""), file=sys.stderr)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
+import textwrap
 
 import typer
 
@@ -50,7 +52,11 @@ def run(app: typer.Typer, program: str, arguments: list[str] | None = None) -> N
     try:
         app(arguments, prog_name=program)
     except PTNError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        sentence = f"{program}: {error}"
+        if sys.stderr.isatty():  # broken between words, not within
+            width = shutil.get_terminal_size().columns
+            sentence = textwrap.fill(sentence, width, break_long_words=False, break_on_hyphens=False)
+        print(sentence, file=sys.stderr)
         sys.exit(exit_status(error))
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""

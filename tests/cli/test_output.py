@@ -81,6 +81,22 @@ def test_a_narrow_terminal() -> None:
     ]
 
 
+def test_a_long_text_does_not_shorten_numbers() -> None:
+    row = (HOTKEY, "SUBACCOUNT_CHALLENGE" * 2, *ROW[2:])
+    *_, shown = on_terminal(row, columns=60)[:3]
+    assert shown.split()[2:] == ["-10x", "+0.49%", "3.4%", "2025-07-29", "2025-07-30"]
+    assert shown.split()[1].startswith("SUBACC")
+
+
+def test_nothing_gained_and_no_leverage_have_no_sign() -> None:
+    assert on_terminal((HOTKEY, "BTCUSD", 0.0, 0.99999999, None, OPENED_MS, None, 1.0, ""))[2].split()[
+        2:4
+    ] == [
+        "0x",
+        "0.00%",
+    ]
+
+
 def test_wide_shows_whole_hotkeys_and_every_column() -> None:
     _, names, row, *_ = on_terminal(ROW, columns=60, view=View(wide=True))
     assert names.split()[-1] == "position"

@@ -46,21 +46,15 @@ def matching_hotkey(name: str, known: Callable[[], Sequence[str]]) -> str:
     hotkeys = known()
     found = [hotkey for hotkey in hotkeys if hotkey.startswith(start) and hotkey.endswith(end)]
     # A subaccount's hotkey begins with its entity's.
-    exact = [
-        hotkey for hotkey in found if hotkey == name or (len(found) > 1 and _is_entity_of(hotkey, found))
-    ]
-    if len(exact or found) == 1:
-        return (exact or found)[0]
+    whole = [hotkey for hotkey in found if hotkey == name or all(other.startswith(hotkey) for other in found)]
+    if len(whole or found) == 1:
+        return (whole or found)[0]
     if found:
         listed = ", ".join(sorted(found)[:_NAMED]) + (
             f" and {len(found) - _NAMED} more" * (len(found) > _NAMED)
         )
         raise SettingsError(f"{len(found)} hotkeys begin with {name!r}: {listed}")
     raise SettingsError(f"no known miner's hotkey begins with {name!r}{_hint(start, hotkeys)}")
-
-
-def _is_entity_of(hotkey: str, found: Sequence[str]) -> bool:
-    return all(other == hotkey or other.startswith(f"{hotkey}_") for other in found)
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

@@ -31,6 +31,7 @@ from ptn_api.cli.show.table import (
     format_time,
     print_document,
     print_table,
+    shortened,
 )
 from ptn_api.client import calls
 from ptn_api.client.calls import Call
@@ -122,9 +123,8 @@ _LOST_FACTOR = Kind(lambda factor: LOST.show(max(0.0, 1 - factor)), right=True)
 """From the factor that remained."""
 
 
-def _lost_of(drawdown: float) -> str:
-    """What was lost, from `dd`: a percentage, or a factor that remained (up to 1); the validators differ."""
-    return LOST.show(1 - drawdown if 0 < drawdown <= 1 else abs(drawdown) / 100)
+_LOST_PERCENT = Kind(lambda dd: LOST.show(1 - dd if 0 < dd <= 1 else abs(dd) / 100), right=True)
+"""From `dd`: a percentage, or a factor that remained (up to 1); the validators differ."""
 
 
 def _print(
@@ -144,7 +144,7 @@ def _print(
 _ELIMINATIONS = (
     Column("miner_hotkey", "miner", IDENTITY),
     Column("eliminated", "eliminated", TIME),
-    Column("drawdown", "lost", Kind(_lost_of, right=True)),
+    Column("drawdown", "lost", _LOST_PERCENT),
     Column("reason", "reason"),
 )
 
@@ -352,7 +352,7 @@ def run_challenge_period(url: str | None, api_key_file: Path | None, view: View,
     def table(period: ChallengePeriod) -> Table:
         history = period.history or [period.challenge_period]
         rows = [(entry.start_time_ms, entry.bucket, entry.reason) for entry in history]
-        return Table(_PERIODS, rows, f"buckets of {period.hotkey}, the present one last")
+        return Table(_PERIODS, rows, f"buckets of {shortened(period.hotkey)}, the present one last")
 
     _print(
         url,

@@ -23,6 +23,7 @@ from ptn_api.cli.show.table import (
     SIDE,
     TEXT,
     Kind,
+    format_age,
     format_time,
     iso_time,
     print_lines,
@@ -158,14 +159,7 @@ class _StyledRows:
             self._console.print(line)
 
 
-def _format_lag(ms: int) -> str:
-    seconds = max(0, ms) / 1000
-    if seconds < 100:
-        return f"{seconds:.1f}s" if seconds < 9.95 else f"{seconds:.0f}s"
-    return f"{seconds / 60:.0f}m" if seconds < 5970 else f"{seconds / 3600:.0f}h"
-
-
-_AGE = Kind(_format_lag, right=True)
+_AGE = Kind(format_age, right=True)
 _MINER = Kind(style=lambda _: "cyan")
 
 

@@ -40,7 +40,6 @@ from ptn_api.client.arguments import as_list
 from ptn_api.client.rest import PTNClient
 from ptn_api.errors import APIStatusError, ServerUnreachableError, SettingsError
 from ptn_api.model.miner import Leaderboard, LeaderboardEntry
-from ptn_api.model.position import Position
 from ptn_api.model.tiers import TIERS, data_tier
 from ptn_api.model.trade_pair import pair_id
 
@@ -163,7 +162,15 @@ def run_orders(
     )
     newest = in_span[-view.limit :] if view.limit else in_span
     if view.output == "json":
-        objects = [_named(position) | msgspec.structs.asdict(order) for position, order in newest]
+        objects = [
+            {
+                "miner_hotkey": position.miner_hotkey,
+                "position_uuid": position.position_uuid,
+                "trade_pair": pair_id(position.trade_pair),
+            }
+            | msgspec.structs.asdict(order)
+            for position, order in newest
+        ]
         print_document(msgspec.json.encode(objects))
         return
     rows = [
@@ -184,14 +191,6 @@ def run_orders(
         "leverage: change of the position, in multiples of the account. price: in the pair's quote currency."
     )
     print_table(Table(_ORDER_COLUMNS, rows, f"{some}orders, newest last", notes), view._replace(limit=0))
-
-
-def _named(position: Position) -> dict[str, Any]:
-    return {
-        "miner_hotkey": position.miner_hotkey,
-        "position_uuid": position.position_uuid,
-        "trade_pair": pair_id(position.trade_pair),
-    }
 
 
 def _fetch_positions(

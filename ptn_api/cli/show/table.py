@@ -6,7 +6,7 @@ import csv
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Literal, NamedTuple
 
@@ -34,9 +34,12 @@ __all__ = [
     "Column",
     "Kind",
     "Table",
+    "format_age",
+    "format_day_and_time",
     "format_leverage",
     "format_number",
     "format_return",
+    "format_short_time",
     "format_time",
     "iso_time",
     "print_document",
@@ -67,11 +70,15 @@ def format_time(ms: float | None) -> str:
 
 def format_return(factor: float) -> str:
     """A return as what was gained or lost, from a factor."""
-    gained = (factor - 1) * 100
+    gained = round((factor - 1) * 100, 2)
+    if not gained:
+        return "0.00%"
     return f"{gained:+.2f}%" if abs(gained) < 1e6 else f"{gained:+.2g}%"
 
 
 def format_leverage(value: float) -> str:
+    if not value:
+        return "0x"
     return f"{value:+.3g}x" if abs(value) < 1000 else f"{value:+.0f}x"
 
 
@@ -80,24 +87,24 @@ def format_number(value: float) -> str:
     return f"{value:.2f}" if 1e5 <= abs(value) < 1e9 else f"{value:.6g}"
 
 
-def _format_short_time(ms: float) -> str:
+def format_short_time(ms: float) -> str:
     """To the minute without the year within this year, else the date."""
     text = format_time(ms)
     return text[5:16] if text.startswith(f"{datetime.now(timezone.utc).year}-") else text[:10]
 
 
-def _format_day_and_time(ms: float) -> str:
+def format_day_and_time(ms: float) -> str:
     """To the second, without the year within this year."""
     return format_time(ms).removeprefix(f"{datetime.now(timezone.utc).year}-")
 
 
-def _format_age(ms: float) -> str:
-    """How long ago, in the largest unit, such as 5m."""
-    age_ms = time.time() * 1000 - ms
+def format_age(ms: float) -> str:
+    """A duration in its largest unit, such as 5m; seconds below 10 with a decimal."""
     for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000)):
-        if age_ms >= size:
-            return f"{age_ms // size:.0f}{unit}"
-    return f"{max(age_ms, 0) // 1000:.0f}s"
+        if ms >= size:
+            return f"{ms // size:.0f}{unit}"
+    seconds = max(ms, 0) / 1000
+    return f"{seconds:.1f}s" if seconds < 9.95 else f"{seconds // 1:.0f}s"
 
 
 def shortened(name: str) -> str:
@@ -119,9 +126,9 @@ _SIDES = {"LONG": "green", "SHORT": "red", "FLAT": "dim"}
 TEXT = Kind()
 IDENTITY = Kind(shortened, style=lambda _: "cyan")
 SIDE = Kind(style=lambda side: _SIDES.get(side, ""))
-TIME = Kind(_format_short_time, is_time=True)
-DAY_AND_TIME = Kind(_format_day_and_time, is_time=True)
-AGE = Kind(_format_age, right=True, is_time=True)
+TIME = Kind(format_short_time, is_time=True)
+DAY_AND_TIME = Kind(format_day_and_time, is_time=True)
+AGE = Kind(lambda ms: format_age(time.time() * 1000 - ms), right=True, is_time=True)
 RETURN = Kind(format_return, right=True, style=lambda factor: "green" if factor > 1 else "red" * (factor < 1))
 LEVERAGE = Kind(format_leverage, right=True)
 NUMBER = Kind(format_number, right=True)
@@ -242,22 +249,32 @@ def rendered(table: Table, console: Console, view: View, *, note: str = "") -> R
         if not shown or any(_text(column.kind, row[n], wide=view.wide) for row in shown)
     ]
     left_out: list[str] = []
+    longest: dict[int, int] = {}
     while True:
-        grid = _grid(table, shown, used, console, wide=view.wide)
+        grid = _grid(table, shown, used, console, longest, wide=view.wide)
+        excess = _width_of(grid, console) - console.width
         spare = [n for n in used if table.columns[n].spare]
-        if view.wide or not spare or _width_of(grid, console) <= console.width:
+        if view.wide or longest or excess <= 0:
             break
-        used.remove(spare[-1])
-        left_out.insert(0, table.columns[spare[-1]].heading)
+        if spare:
+            used.remove(spare[-1])
+            left_out.insert(0, table.columns[spare[-1]].heading)
+            continue
+        # Rich would shorten numbers as well.
+        texts = [n for n in used if table.columns[n].kind is TEXT]
+        cells = {n: (table.columns[n].heading, *(row[n] for row in shown)) for n in texts}
+        widths = {n: max(len(str(cell)) for cell in column) for n, column in cells.items()}
+        n = max(widths, key=lambda n: widths[n], default=0)
+        longest = {n: max(4, widths.get(n, 0) - excess)}
     more = len(table.rows) - len(shown)
     count = f"{len(shown)} of {len(table.rows)}" if more else f"{len(shown)}"
     hints = [
         f"Not shown here: {', '.join(left_out)} (--wide)." if left_out else "",
         f"{more} more: --limit 0." if more else "",
     ]
-    texts = (f"{count} {table.what}{note}", table.notes, " ".join(filter(None, hints)))
+    lines = (f"{count} {table.what}{note}", table.notes, " ".join(filter(None, hints)))
     width = min(console.width, 100)
-    title, *notes = [Text("\n".join(textwrap.wrap(text, width)), style="dim") for text in texts if text]
+    title, *notes = [Text("\n".join(textwrap.wrap(text, width)), style="dim") for text in lines if text]
     return Group(title, grid, *notes)
 
 
@@ -266,21 +283,31 @@ def _width_of(show: RenderableType, console: Console) -> int:
 
 
 def _grid(
-    table: Table, shown: Sequence[Sequence[Any]], used: Sequence[int], console: Console, *, wide: bool
+    table: Table,
+    shown: Sequence[Sequence[Any]],
+    used: Sequence[int],
+    console: Console,
+    longest: Mapping[int, int],
+    *,
+    wide: bool,
 ) -> RichTable:
+    """`longest` are limits of columns' widths, by their place."""
     gap = 2 if console.width >= 100 else 1
     grid = RichTable(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold")
     for n in used:
         side: Literal["left", "right"] = "right" if table.columns[n].kind.right else "left"
-        grid.add_column(Text(table.columns[n].heading), justify=side, no_wrap=True, overflow="ellipsis")
+        heading = Text(table.columns[n].heading)
+        limit = longest.get(n)
+        grid.add_column(heading, justify=side, no_wrap=True, overflow="ellipsis", max_width=limit)
     for row in shown:
-        grid.add_row(*(_cell(table.columns[n].kind, row[n], wide=wide) for n in used))
+        cells = []
+        for n in used:
+            kind = table.columns[n].kind
+            text = _text(kind, row[n], wide=wide)
+            style = kind.style(row[n]) if text else ""
+            cells.append(Text(text, style=style, no_wrap=True, overflow="ellipsis"))
+        grid.add_row(*cells)
     return grid
-
-
-def _cell(kind: Kind, value: Any, *, wide: bool) -> Text:
-    text = _text(kind, value, wide=wide)
-    return Text(text, style=kind.style(value) if text else "", no_wrap=True, overflow="ellipsis")
 
 
 def _text(kind: Kind, value: Any, *, wide: bool) -> str:
