@@ -28,6 +28,7 @@ __all__ = ["FATAL", "Embedding", "embedded", "main", "resync", "serve", "simulat
 
 
 _LINE_EVERY_S = 5.0
+_CONTAINER_INITS = ("docker-init", "dumb-init", "tini")
 
 
 def main() -> None:
@@ -77,10 +78,14 @@ def serve(settings: Settings) -> None:
 
 
 def _is_attended() -> bool:
-    """Returns whether somebody reads this terminal: not if a service manager or a container started us."""
+    """Returns whether this is a person's terminal, and not that of a service manager or a container."""
     environ = os.environ
-    if not sys.stderr.isatty() or 1 in (os.getpid(), os.getppid()):
+    if not sys.stderr.isatty() or os.getpid() == 1:
         return False
+    with contextlib.suppress(OSError):
+        # A container's shell may be its first process, too.
+        if os.getppid() == 1 and Path("/proc/1/comm").read_text().strip() in _CONTAINER_INITS:
+            return False
     # Terminals that systemd has started pass on its variables, too.
     is_service = "INVOCATION_ID" in environ or "JOURNAL_STREAM" in environ
     return not is_service or environ.get("SYSTEMD_EXEC_PID", str(os.getpid())) != str(os.getpid())
