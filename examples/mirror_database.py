@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Iterable
 from typing import Any
 
 from ptn_api.client import PTNClient
-from ptn_api.errors import APIStatusError
+from ptn_api.errors import APIStatusError, RateLimitError, ServerError, ServerUnreachableError
 from ptn_api.model.position import Position
 
 DATABASE = os.environ.get("PTN_DATABASE", "positions.sqlite3")
@@ -99,5 +100,9 @@ with (
     PTNClient(os.environ.get("PTN_REST_URL", "http://localhost:48888")) as api,
 ):
     while True:
-        update(api)
+        try:
+            update(api)
+        except (RateLimitError, ServerError, ServerUnreachableError) as error:  # a restart, for example
+            database.rollback()
+            print(error, file=sys.stderr)
         time.sleep(INTERVAL_S)
