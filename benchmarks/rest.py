@@ -120,7 +120,7 @@ def _beside_naive(ours: float, content: bytes, folder: Path, figures: Figures) -
         import flask  # noqa: F401
         import waitress  # noqa: F401
     except ImportError:
-        figures.skip("naive Flask + Waitress", "pip install 'ptn-api[bench]'")
+        figures.skip("naive Flask + Waitress", "pip install '.[bench]'")
         return
     path = folder / "positions.json"
     path.write_bytes(content)

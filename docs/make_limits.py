@@ -44,7 +44,8 @@ class Bound(NamedTuple):
     @property
     def setting(self) -> str:
         if self.source in SETTINGS:
-            return f"[`{SETTINGS[self.source].flag}`](reference.md#{self.source})"
+            setting = SETTINGS[self.source]
+            return f"[`{setting.flag}`](settings.md#{setting.section.lower()})"
         return "" if self.source.startswith("(") else "constant"
 
 
@@ -288,7 +289,7 @@ def _page() -> Iterator[str]:
     yield "# Limits"
     yield "\nGenerated from the program's settings and constants by `make descriptions`; do not edit.\n"
     yield "What the server takes at most, what it does beyond that, and where you see it. A setting can be given"
-    yield "as a flag or an environment variable ([reference.md](reference.md#settings)); a constant is part of the"
+    yield "as a flag or an environment variable ([settings.md](settings.md)); a constant is part of the"
     yield "program. A user's entry in the [key file](operators.md#keys) can override `--requests-per-minute` and"
     yield "`--max-connections-per-key`. Loopback addresses are exempt from limits per address. REST"
     yield "and the processes of the stream count a user's connections to the stream together. Several processes of the"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any, get_args
 
@@ -49,15 +48,7 @@ def _head() -> Iterator[str]:
 
 def _settings() -> Iterator[str]:
     yield "## Settings\n"
-    yield "Options of `ptn serve`, `ptn doctor` and `api_manager.py --serve`; keywords of `APIManager`."
-    yield "A flag wins over the environment variable, the variable over the default. MS are milliseconds.\n"
-    for section, settings in groupby(SETTINGS.values(), key=lambda setting: setting.section):
-        yield f"### {section}\n"
-        for setting in settings:
-            yield f"#### {setting.name}\n"
-            flag = f"`{setting.flag} {setting.unit}`" if setting.unit else f"`{setting.flag}`"
-            yield f"{flag} or `{setting.variable}`. {setting.description}."
-            yield f"Default: {setting.default_text}.\n" if setting.default_text else "Default: none.\n"
+    yield "[settings.md](settings.md) lists every setting with its option, variable, default, unit and meaning.\n"
 
 
 def _routes() -> Iterator[str]:
@@ -158,7 +149,7 @@ def _command(command: Any, name: str) -> Iterator[str]:
     yield f"### {name}\n"
     yield f"{(command.help or '').strip()}\n"
     if SETTINGS.keys() <= {parameter.name for parameter in command.params}:
-        yield "Options: all [settings](#settings).\n"
+        yield "Options: all [settings](settings.md).\n"
         own = {"serve"} | SETTINGS.keys()
         if switches := [parameter for parameter in command.params if parameter.name not in own | {"help"}]:
             yield from (f"- `{switch.opts[0]}`: {switch.help}" for switch in switches)

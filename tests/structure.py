@@ -140,7 +140,7 @@ def prose_of(path: Path) -> Iterator[tuple[int, str]]:
 
 def readable() -> list[Path]:
     """All files whose prose is held to the rules."""
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.md")]
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.md")]
     return [*modules(), *sorted(pages)]
 
 

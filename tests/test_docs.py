@@ -15,14 +15,16 @@ from types import ModuleType
 
 import pytest
 
+from ptn_api import __version__
 from ptn_api.problems import PROBLEMS
+from ptn_api.process.settings import SETTINGS
 from tests import structure
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ptn_api"
 CITATION = re.compile(r'docs/(\w+\.md),\s+(?:(\d+(?:\s+(?:and|to)\s+\d+)*)|"([^"<.]+)")')
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def generator(name: str) -> ModuleType:
@@ -38,6 +40,18 @@ def generator(name: str) -> ModuleType:
 def test_the_reference_matches_the_tables() -> None:
     """All settings, routes, frames, close codes and commands; `make descriptions` regenerates it."""
     assert (ROOT / "docs" / "reference.md").read_text() == generator("make_reference").reference()
+
+
+def test_the_settings_match_their_types() -> None:
+    """Every setting has a row; `make descriptions` regenerates the page."""
+    page = (ROOT / "docs" / "settings.md").read_text()
+    assert page == generator("make_settings").settings_page()
+    assert [name for name in SETTINGS if f"\n| `{name}` | `PTN_{name.upper()}` |" not in page] == []
+
+
+def test_the_site_shows_the_version() -> None:
+    configuration = (ROOT / "zensical.toml").read_text()
+    assert f'site_name = "PTN API {__version__}"' in configuration
 
 
 def test_the_problems_match_the_table() -> None:
@@ -123,7 +137,8 @@ def test_what_code_cites_is_there() -> None:
 def test_every_page_is_in_the_navigation() -> None:
     """Pages outside the index cannot be found."""
     configuration = (ROOT / "zensical.toml").read_text()
-    assert [p.name for p in (ROOT / "docs").glob("*.md") if f'"{p.name}"' not in configuration] == []
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert [page for page in pages if f'"{page}"' not in configuration] == []
 
 
 def test_the_documentation_builds(tmp_path: Path) -> None:

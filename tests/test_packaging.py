@@ -138,7 +138,7 @@ def test_the_command_line_does_without_the_server(tmp_path: Path) -> None:
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     doctor = ptn("doctor", "--demo", "--data-dir=/nowhere/data")
-    assert "pip install 'ptn-api[server]'" in doctor.stdout
+    assert "pip install '.[server]'" in doctor.stdout
     assert "Traceback" not in doctor.stderr
     keys = f"--api-keys-file={tmp_path / 'keys.json'}"
     assert ptn("keys", "add", "alice", "--tier=100", keys).returncode == 0

@@ -256,7 +256,7 @@ def connected(options: ClusterOptions) -> Iterator[JetStreamBroker]:
         if str(error.name).startswith("ptn_api"):
             raise
         missing = f"the cluster's dependencies are missing ({error.name})"
-        raise SettingsError(f"{missing}: pip install 'ptn-api[server,cluster]'") from None
+        raise SettingsError(f"{missing}: in the checkout, pip install '.[server,cluster]'") from None
     with without_log_lines(), contextlib.closing(JetStreamBroker(options)) as broker:
         yield broker
 

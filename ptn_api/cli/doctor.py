@@ -137,7 +137,9 @@ def dependencies(settings: Settings) -> Iterator[Finding]:
     try:
         from ptn_api.process import service
     except ModuleNotFoundError as error:
-        sentence = f"the server's dependencies are missing ({error.name}): pip install 'ptn-api[server]'"
+        sentence = (
+            f"the server's dependencies are missing ({error.name}): in the checkout, pip install '.[server]'"
+        )
         yield Finding("bad", "install", sentence)
     else:
         package, version = service.__name__.partition(".")[0], ".".join(map(str, sys.version_info[:3]))
@@ -293,7 +295,8 @@ def cluster(settings: Settings) -> Iterator[Finding]:
     except ModuleNotFoundError as error:
         if str(error.name).startswith("ptn_api"):
             raise
-        sentence = f"the cluster's dependencies are missing ({error.name}): pip install 'ptn-api[cluster]'"
+        missing = f"the cluster's dependencies are missing ({error.name})"
+        sentence = f"{missing}: in the checkout, pip install '.[cluster]'"
         yield Finding("bad", "cluster", sentence)
         return
     try:

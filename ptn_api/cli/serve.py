@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import shutil
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from time import monotonic
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -16,11 +20,15 @@ import typer
 from ptn_api.cli.exit_status import run
 from ptn_api.cli.settings_options import EPILOG, Command, takes_settings
 from ptn_api.cli.time_arguments import speed_of
-from ptn_api.errors import SettingsError
+from ptn_api.errors import PTNError, SettingsError
 from ptn_api.process.settings import SETTINGS, Settings
 from ptn_api.simulator.options import Network, SimulatorOptions
 
 __all__ = ["FATAL", "Embedding", "embedded", "main", "resync", "serve", "simulate"]
+
+
+_LINE_EVERY_S = 5.0
+_CONTAINER_INITS = ("docker-init", "dumb-init", "tini")
 
 
 def main() -> None:
@@ -46,8 +54,87 @@ def serve(settings: Settings) -> None:
         if str(error.name).startswith("ptn_api"):
             raise
         missing = f"the server's dependencies are missing ({error.name})"
-        raise SettingsError(f"{missing}: pip install 'ptn-api[server]'") from None
-    raise typer.Exit(service.serve(settings, announce=_announce, hint=_hint))
+        raise SettingsError(f"{missing}: in the checkout, pip install '.[server]'") from None
+    if not _is_attended():
+        raise typer.Exit(service.serve(settings, announce=_announce))
+    with contextlib.ExitStack() as bar:
+
+        def announce(line: str) -> None:
+            bar.close()
+            _announce(line)
+
+        def fail(reason: str) -> None:
+            typer.echo(f"ptn: {reason}", err=True)
+
+        show = _shown(bar)
+        status = service.serve(
+            settings,
+            announce=announce,
+            hint=_hint,
+            show=lambda now: show(now.doing, now.done, now.total),
+            fail=fail,
+        )
+    raise typer.Exit(status)
+
+
+def _is_attended() -> bool:
+    """Returns whether this is a person's terminal, and not that of a service manager or a container."""
+    environ = os.environ
+    if not sys.stderr.isatty() or os.getpid() == 1:
+        return False
+    with contextlib.suppress(OSError):
+        # A container's shell may be its first process, too.
+        if os.getppid() == 1 and Path("/proc/1/comm").read_text().strip() in _CONTAINER_INITS:
+            return False
+    # Terminals that systemd has started pass on its variables, too.
+    is_service = "INVOCATION_ID" in environ or "JOURNAL_STREAM" in environ
+    return not is_service or environ.get("SYSTEMD_EXEC_PID", str(os.getpid())) != str(os.getpid())
+
+
+def _shown(stack: contextlib.ExitStack) -> Callable[[str, int, int], None]:
+    """Returns what shows progress on standard error, until the stack is closed.
+
+    On a terminal it is a bar, which appears at the first call; otherwise a line after every five seconds.
+    """
+    if not sys.stderr.isatty():
+        last_s = monotonic()
+
+        def line(doing: str, done: int, total: int) -> None:
+            nonlocal last_s
+            if monotonic() - last_s >= _LINE_EVERY_S:
+                last_s = monotonic()
+                typer.echo(f"{doing}: {done:,}{f' of {total:,}' if total else ''}", err=True)
+
+        return line
+
+    bar: Any = None
+    task: Any = None
+
+    def draw(doing: str, done: int, total: int) -> None:
+        nonlocal bar, task
+        if bar is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"))
+            bar = stack.enter_context(
+                Progress(
+                    *columns,
+                    TimeRemainingColumn(compact=True),
+                    console=Console(stderr=True),
+                    transient=True,
+                    auto_refresh=False,
+                    redirect_stdout=False,
+                    redirect_stderr=False,
+                )
+            )
+            task = bar.add_task(doing, count="")
+        if bar.tasks[0].description != doing:
+            bar.reset(task)
+        count = f"{done:,}/{total:,}" if total else f"{done:,}"
+        bar.update(task, description=doing, completed=done, total=total or None, count=count, refresh=True)
+
+    return draw
 
 
 def _announce(line: str) -> None:
@@ -57,31 +144,51 @@ def _announce(line: str) -> None:
 
 
 def _hint(settings: Settings, rest: str, stream: str) -> None:
-    """Prints what to try next, on standard error: standard output is for programs."""
+    """Prints what to try next in another terminal, on standard error: standard output is for programs."""
     from ptn_api.access import key_file_places, parse_keys
 
+    here = Path.cwd()
+
+    def word(path: Path) -> str:
+        """The path as a word of a shell in this directory."""
+        return shlex.quote(str(path.relative_to(here) if path.is_relative_to(here) else path))
+
+    program = Path(sys.argv[0]).absolute()
+    if program.name != "ptn":  # api_manager.py
+        program = Path(sys.executable).parent / "ptn"
+    in_path = shutil.which("ptn")
+    is_everywhere = in_path == str(program) and "VIRTUAL_ENV" not in os.environ
+    ptn = "ptn" if is_everywhere else word(program)
     keys = Path(settings.api_keys_file or key_file_places(settings.validator_dir)[0])
-    lines = [f"  page      {rest}/", f"  docs      {rest}/docs"]
-    if settings.demo and keys.name == "demo_api_keys.json":
-        lines.append(f"  keys      {keys}")
-        if sys.stderr.isatty():
-            grants = parse_keys(keys.read_bytes()).grants
-            lines += [
-                f"            tier {grant.tier:<3}  {grant.key}"
-                for grant in grants
-                if isinstance(grant.key, str)
-            ]
+    grants = []
+    with contextlib.suppress(OSError, PTNError):
+        grants = parse_keys(keys.read_bytes()).grants
+    lines = [f"  page      {rest}/", f"  docs      {rest}/docs", f"  keys      {keys}"]
+    commands = [f"cd {shlex.quote(str(here))}"]
+    is_demo = settings.demo and keys.name == "demo_api_keys.json"
+    if is_demo:
+        lines += [f"            tier {g.tier:<3}  {g.key}" for g in grants if isinstance(g.key, str)]
         header = Path(settings.data_dir) / "demo-100.header"
-        lines += [
-            f"  curl      curl --compressed -H @{header} {rest}/miner-positions",
-            f"  stream    ptn stream --url {stream} --api-key-file {keys}",
-        ]
-    elif keys.exists():
-        lines.append(f"  keys      {keys}")
+        commands.append(f"curl --compressed -H @{word(header)} {rest}/miner-hotkeys")
     else:
-        lines.append(f"  keys      none yet; add one: ptn keys add USER --tier 100 --api-keys-file {keys}")
+        commands.append(f"curl {'--insecure ' if settings.tls_cert else ''}{rest}/health")
+    # The clients check a certificate's name, and the machines of a cluster may share their keys.
+    if not (settings.tls_cert or settings.cluster_options.cluster_keys):
+        key_file = keys
+        if not any(isinstance(grant.key, str) and grant.tier >= 100 for grant in grants):
+            key_file = Path(settings.data_dir) / "my.key"
+            if not key_file.exists():
+                is_known = any(grant.alias == "me" for grant in grants)
+                change = "rotate me" if is_known else "add me --tier 100"
+                change = f"{ptn} keys {change} --api-keys-file {word(keys)}"
+                commands.append(f"(umask 077; {change} > {word(key_file)})")
+        commands += [
+            f"{ptn} top --url {rest} --api-key-file {word(key_file)}",
+            f"{ptn} stream --url {stream} --api-key-file {word(key_file)}",
+        ]
+    commands = [f"  {command}" for command in commands]
     with contextlib.suppress(OSError):
-        print("\nTry:", *lines, "", sep="\n", file=sys.stderr, flush=True)
+        print(*lines, "\nTry in another terminal:\n", *commands, "", sep="\n", file=sys.stderr, flush=True)
 
 
 FATAL = 78
@@ -153,12 +260,24 @@ def simulate(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
 
-    def built() -> None:
-        typer.echo(f"{directory}: {miners} miners x {positions} positions, seed {seed}", err=True)
-        if not live:
-            stop.set()
+    with contextlib.ExitStack() as bar:
+        show = _shown(bar)
 
-    run_simulator(options, directory, stop=stop, ready=built, speed=times_faster, journal=journal)
+        def built() -> None:
+            bar.close()
+            typer.echo(f"{directory}: {miners} miners x {positions} positions, seed {seed}", err=True)
+            if not live:
+                stop.set()
+
+        run_simulator(
+            options,
+            directory,
+            stop=stop,
+            ready=built,
+            speed=times_faster,
+            journal=journal,
+            progress=lambda done, total: show("simulating miners", done, total),
+        )
 
 
 def resync(

@@ -157,7 +157,8 @@ class EventStream(LiveBody):
     # --- Socket ---
 
     def write(self, data: bytes) -> None:
-        if self._transport is not None:
+        # uvloop's transport raises once its socket is closed, which may be before `ended` is called.
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def unsent_bytes(self) -> int:
@@ -167,14 +168,12 @@ class EventStream(LiveBody):
         self.refusal = reason
         self._decided.set()
         self._closed.set()
-        if self._transport is None:
-            return
-        if reason == SLOW_CONSUMER:
+        if self._transport is not None and reason == SLOW_CONSUMER:
             self._transport.abort()
             return
         if reason == SHUTTING_DOWN:
-            self._transport.write(b"retry: %d\n" % RETRY_MS)
-        self._transport.write(_comment(reason.reason))
+            self.write(b"retry: %d\n" % RETRY_MS)
+        self.write(_comment(reason.reason))
 
     def authenticated(self, *, filters: bool) -> None:
         pass  # the HTTP server has authenticated the request

@@ -74,6 +74,9 @@ class IntakeCounters:
     unusable: bool = False
     queue_refused: int = 0
     append_failures: int = 0
+    read: int = 0
+    listed: int = 0
+    """Positions of the baseline that are read, and that there are."""
     append_seconds: Histogram = field(default_factory=Histogram)
     """Time from handing changes to the log until they are durable."""
 

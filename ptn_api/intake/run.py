@@ -266,6 +266,7 @@ class Intake:
     def _first_state(self, stop: asyncio.Event) -> Iterator[Change]:
         """Yields every position and document, in the log's thread. Raises Interrupted once stopped."""
         changes: Iterator[Change] = iter(())
+        self._counters.read = 0
         if self._scanner is not None and self._documents is not None:
             changes = chain(self._scanner.baseline(), self._documents.baseline())
         elif self._options.checkpoint:
@@ -273,6 +274,9 @@ class Intake:
         for change in changes:
             if stop.is_set():
                 raise Interrupted
+            if self._scanner is not None and isinstance(change, PositionWritten):
+                self._counters.read += 1
+                self._counters.listed = self._scanner.listed
             yield change
 
     async def run(self, queue_fd: int | None, stop: asyncio.Event) -> None:

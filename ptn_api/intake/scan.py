@@ -81,6 +81,8 @@ class DirectoryScanner:
         self._events_expected = False
         self._has_swept = False
         self._is_complete = False
+        self.listed = 0
+        """Number of positions that the baseline has found."""
         self._miners: list[str] | None = None
 
     # --- what the loop may read between two calls ---------------------------------------------------------
@@ -168,6 +170,7 @@ class DirectoryScanner:
         for _ in self._directory.sweep(to_read, full=full):
             continue
         listed.update(to_read)
+        self.listed = len(listed)
         yield from self._files.read_all(to_read)
 
     def restore(self, positions: Collection[Key], present: Collection[Key] | None) -> list[Key]:

@@ -229,24 +229,24 @@ class OrderRow(msgspec.Struct, kw_only=True):
     """An order of any miner, with its position's names. Since: after 0.1.0."""
 
     miner_hotkey: str
-    """The position's miner. Since: after 0.1.0."""
+    """The position's miner."""
     position_uuid: str
-    """The order's position. Since: after 0.1.0."""
+    """The order's position."""
     trade_pair: str
-    """The pair's id, such as BTCUSD. Since: after 0.1.0."""
+    """The pair's id, such as BTCUSD."""
     sequence: int | None
-    """Sequence of its message. Unit: sequence. Null: it was never announced. Since: after 0.1.0."""
+    """Sequence of its message. Unit: sequence. Null: it was never announced."""
     order: Order
-    """The order. Since: after 0.1.0."""
+    """The order."""
 
 
 class OrderPage(msgspec.Struct, kw_only=True):
-    """Orders, newest first; continue with `before=<next>` until `next` is null."""
+    """Orders, newest first; continue with `before=<next>` until `next` is null. Since: after 0.1.0."""
 
     orders: list[OrderRow]
-    """The orders, newest first. Since: after 0.1.0."""
+    """The orders, newest first."""
     next: str | None
-    """The next `before`. Null: there are no older ones. Since: after 0.1.0."""
+    """The next `before`. Null: there are no older ones."""
 
 
 def effective_price(order: Order, leverage: float) -> float:

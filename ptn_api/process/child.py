@@ -29,6 +29,7 @@ from ptn_api.process.control import (
     PeerGone,
     PeerPresence,
     Presence,
+    Progress,
     Ready,
     Stop,
 )
@@ -89,6 +90,8 @@ class Child:
         self.alive_until_ms = monotonic_ms() + silent_ms
         self.problems: Troubles = {}
         """What the process has found, as it last reported."""
+        self.progress: Progress | None = None
+        """How far its start is, as it last reported; None once it is ready."""
         self._command = command
         self._config = config
         self._fds = fds
@@ -218,8 +221,10 @@ class Child:
         match message:
             case Ready():
                 self.ready.set()
+                self.progress = None
             case Alive():
                 self.alive_until_ms, self.problems = message.until_ms, message.problems
+                self.progress = None if self.ready.is_set() else message.progress
                 self._on_alive()
             case MetricSamples():
                 self._resolve_answer(message.samples)

@@ -36,6 +36,7 @@ __all__ = [
     "PeerGone",
     "PeerPresence",
     "Presence",
+    "Progress",
     "Ready",
     "ReportedHealth",
     "Stop",
@@ -137,12 +138,21 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The child does its work from now on."""
 
 
+class Progress(msgspec.Struct, frozen=True):
+    """How far a process is before it is ready; a `total` of 0 is unknown."""
+
+    doing: str
+    done: int
+    total: int
+
+
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
     """The child's event loop runs; if nothing follows until `until_ms` (monotonic), it is down."""
 
     until_ms: int
     problems: Troubles = {}
     """What the child has found."""
+    progress: Progress | None = None
 
 
 class MetricSamples(msgspec.Struct, frozen=True, tag="samples"):
@@ -283,6 +293,8 @@ class WorkerControl:
         """Where the metrics are read, once the process has them."""
         self.problems = ProblemRegister()
         """What this process finds."""
+        self.progress: Callable[[], Progress | None] = lambda: None
+        """What is shown until this process is ready; called in the event loop."""
         self.health = ReportedHealth(config.process, config.settings)
         self.machine = config.machine
         self.name = peer_name(config.process, config.machine)
@@ -321,7 +333,7 @@ class WorkerControl:
         """Reports five times per `process_silent_ms` that this process lives, until cancelled."""
         while True:
             until_ms = monotonic_ms() + self._silent_ms
-            self._channel.send(Alive(until_ms, self.problems.look()))
+            self._channel.send(Alive(until_ms, self.problems.look(), self.progress()))
             await asyncio.sleep(self._silent_ms / 5_000)
 
     async def end_with_supervisor(self) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
+import re
 from pathlib import Path
 
 from ptn_api.errors import SettingsError
+from ptn_api.file_lock import take_lock
+from ptn_api.file_version import owner_of
 
 __all__ = ["DEMO_VALIDATOR", "check_validator_dir", "foreign_files", "make_data_dir", "other_log"]
 
@@ -24,7 +26,10 @@ _OURS = (_LOG, "usage.db*", "cluster_keys.*", "bells")
 
 
 def make_data_dir(path: Path, *, demo: bool) -> None:
-    """Makes the directory. Raises SettingsError if this user cannot write it or another server's files."""
+    """Makes the directory.
+
+    Raises SettingsError if this user cannot write it or another server's files, or if another server uses it.
+    """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         probe = path / f".writable-{os.getpid()}"
@@ -33,39 +38,85 @@ def make_data_dir(path: Path, *, demo: bool) -> None:
     except OSError as error:
         if error.errno in _FULL and path.is_dir():
             return  # the server waits for space, and /health says so
-        raise SettingsError(f"--data-dir cannot be written: {error.strerror}", code="data_dir") from None
+        sentence = f"--data-dir {path} cannot be written: {error.strerror}"
+        remedy = "choose a directory that this user may write"
+        raise SettingsError(f"{sentence}; {remedy}", code="data_dir") from None
     if foreign := foreign_files(path):
         sentence = "cannot be written by this user (did another user start a server there?)"
         raise SettingsError(f"--data-dir: {', '.join(foreign)} {sentence}", code="data_dir")
     if other := other_log(path, demo=demo):
         raise SettingsError(f"--data-dir {other}", code="data_dir")
+    if pid := server_on(path):
+        sentence = f"--data-dir {path}: another server uses it (process {pid})"
+        raise SettingsError(f"{sentence}; stop that one, or choose another directory", code="log_locked")
     if demo:
         (path / DEMO_VALIDATOR).mkdir(mode=0o700, exist_ok=True)
 
 
 def check_validator_dir(path: Path) -> None:
-    """Raises SettingsError if the directory is not a validator's; one that this user cannot enter may be."""
-    if _is_validators(path):
+    """Raises SettingsError, with what is wrong, if this is no directory of a validator or cannot be read."""
+    try:
+        os.scandir(path / _MINERS).close()
         return
-    near = [path.parent, path.parent.parent]
-    with contextlib.suppress(OSError):
-        near += sorted(path.iterdir())[:_MOST_TRIED]
-    meant = next((f"; did you mean {other}?" for other in near if (other / _MINERS).is_dir()), "")
-    found = f"no {_MINERS} in it" if path.is_dir() else "no such directory"
+    except PermissionError:
+        remedy = f"run the server as its owner, {owner_of(path / _MINERS)}"
+        found = f"this user cannot read {_MINERS} in it; {remedy}"
+    except OSError:
+        found = "no such directory"
+        if os.path.isdir(path):
+            found = f"no {_MINERS} in it" if os.listdir(path) else "an empty directory"
+        elif os.path.exists(path):
+            found = "a file, not a directory"
+        found += (
+            f"; expected the validator's checkout, with a folder for each miner in {_MINERS}{_nearby(path)}"
+        )
     raise SettingsError(
-        f"--validator-dir {path}: {found}; expected the validator's checkout, with a folder for each miner "
-        f"in {_MINERS}{meant} (if it comes later: --wait-for-validator)",
-        code="validator_dir",
+        f"--validator-dir {path}: {found} (if it comes later: --wait-for-validator)", code="validator_dir"
     )
 
 
-def _is_validators(path: Path) -> bool:
+def _nearby(path: Path) -> str:
+    """Words about a validator's directory above, in or next to this one; empty if there is none."""
+
+    def folders(of: Path) -> list[Path]:
+        with contextlib.suppress(OSError):
+            return sorted(of.iterdir())[:_MOST_TRIED]
+        return []
+
+    places = {
+        "this is a folder in it": path.parents,
+        "it is in this one": folders(path),
+        "it is next to this one": folders(path.parent) if not os.path.exists(path) else (),
+    }
+    for where, candidates in places.items():
+        for candidate in candidates:
+            if os.path.isdir(candidate / _MINERS):
+                return f"; did you mean {candidate}? {where}"
+    return ""
+
+
+def server_on(path: Path) -> int | None:
+    """Returns the process of the server that has locked this data directory, if the system shows it."""
     try:
-        return stat.S_ISDIR(os.stat(path / _MINERS).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError:  # out of reach
-        return True
+        inode = path.stat().st_ino
+        locks = Path("/proc/locks").read_text()
+    except OSError:
+        return None
+    holder = re.search(rf"FLOCK +ADVISORY +WRITE +(\d+) [0-9a-f]+:[0-9a-f]+:{inode} ", locks)
+    if holder is None:
+        return None
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        take_lock(descriptor)  # the inode may be another file system's
+    except BlockingIOError:
+        pid = int(holder[1])
+        with contextlib.suppress(OSError, IndexError):
+            if b"ptn-api-" in Path(f"/proc/{pid}/cmdline").read_bytes():  # a child of the server
+                pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        return pid
+    finally:
+        os.close(descriptor)
+    return None
 
 
 def foreign_files(path: Path) -> list[str]:

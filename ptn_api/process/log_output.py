@@ -29,11 +29,17 @@ def set_process_title(process: str) -> None:
 
 
 class _StandardError:
-    """Writes each line with one call, so that processes do not mix. On a full disk the line is lost."""
+    """Writes each line with one call, so that processes do not mix. On a full disk the line is lost.
+
+    On a terminal, the line takes the place of a progress bar, which is drawn again below it.
+    """
+
+    def __init__(self, *, erase: bool) -> None:
+        self._before = "\r\x1b[K" if erase else ""
 
     def write(self, line: str) -> None:
         with contextlib.suppress(OSError):
-            os.write(2, line.encode("utf-8", "backslashreplace"))
+            os.write(2, f"{self._before}{line}".encode("utf-8", "backslashreplace"))
 
     def flush(self) -> None:
         pass
@@ -64,7 +70,7 @@ def configure_logging(level: str, *, process: str, node: str = "") -> None:
             *([escape, _readable] if on_terminal else [structlog.processors.JSONRenderer()]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _StandardError())),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _StandardError(erase=sys.stderr.isatty()))),
     )
 
 

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import errno
 import importlib.util
+import os
+import shlex
 import socket
 import sys
 from collections.abc import Callable
@@ -22,7 +24,7 @@ from ptn_api.errors import PTNError, SettingsError
 from ptn_api.http.acceptor import BACKLOG
 from ptn_api.http.cross_origin import CrossOrigin
 from ptn_api.process.certificate import Certificate
-from ptn_api.process.control import kind_of, process_names
+from ptn_api.process.control import Progress, kind_of, process_names
 from ptn_api.process.data_dir import DEMO_VALIDATOR, check_validator_dir, make_data_dir
 from ptn_api.process.log_output import configure_logging, set_process_title
 from ptn_api.process.metrics_server import MetricsServer
@@ -44,6 +46,8 @@ def serve(
     *,
     announce: Callable[[str], None],
     hint: Callable[[Settings, str, str], None] | None = None,
+    show: Callable[[Progress], None] | None = None,
+    fail: Callable[[str], None] | None = None,
     queue_fd: int = -1,
     parent: int | None = None,
 ) -> int:
@@ -51,6 +55,7 @@ def serve(
 
     SIGHUP stops a server that was started on a terminal, and is ignored otherwise. `announce` gets each line
     for standard output once all processes are ready, and `hint` the settings and both addresses after that.
+    `show` gets the progress until then, and `fail` the reason if nothing starts; both are logged without it.
     """
     set_process_title("supervisor")
     configure_logging(settings.log_level, process="supervisor", node=settings.cluster_options.name)
@@ -92,9 +97,12 @@ def serve(
             if settings.metrics_port >= 0:
                 metrics = stack.enter_context(contextlib.closing(MetricsServer(settings.metrics_port)))
             supervisor = Supervisor(settings, listeners, queue_fd, metrics)
-            return asyncio.run(supervisor.run(announce, hint, parent))
+            return asyncio.run(supervisor.run(announce, hint, parent, show))
     except PTNError as error:
-        logger.error("cannot_start", reason=str(error))
+        if fail is None:
+            logger.error("cannot_start", reason=str(error))
+        else:
+            fail(str(error))
         return 1
 
 
@@ -111,7 +119,9 @@ def _prepare(settings: Settings) -> Settings:
     changes: dict[str, Any] = {"data_dir": str(data_dir)}
     if settings.cluster_options.servers:
         if importlib.util.find_spec("nats") is None:
-            raise SettingsError("--cluster needs more dependencies: pip install 'ptn-api[server,cluster]'")
+            raise SettingsError(
+                "--cluster needs more dependencies: in the checkout, pip install '.[server,cluster]'"
+            )
         changes["cluster_options"] = options = settings.cluster_options.prepared()
         changes["rest"] = msgspec.structs.replace(settings.rest, node_name=options.name)
     if settings.cluster_options.cluster_keys:
@@ -163,10 +173,15 @@ def listen(host: str, port: int, *, host_flag: str, port_flag: str, shared: bool
             listener.listen(BACKLOG)
         except OSError as error:
             if error.errno in (errno.EADDRINUSE, errno.EACCES):
-                raise SettingsError(
-                    f"cannot listen on {host} port {port}: {error.strerror}; choose another with {port_flag}",
-                    code="port_in_use",
-                ) from None
+                free = "--api-rest-port 0 --api-ws-port 0"
+                if os.environ.get("MAKELEVEL"):
+                    words = ["make serve"]
+                    if validator_dir := os.environ.get("VALIDATOR_DIR"):
+                        words.append(f"VALIDATOR_DIR={shlex.quote(validator_dir)}")
+                    free = " ".join([*words, f'ARGS="{free}"'])
+                sentence = f"cannot listen on {host} port {port}: {error.strerror}"
+                remedy = f"choose another with {port_flag}, or any free ones: {free}"
+                raise SettingsError(f"{sentence}; {remedy}", code="port_in_use") from None
             raise SettingsError(
                 f"cannot listen on {host}: {error.strerror}; choose another address with {host_flag}"
             ) from None

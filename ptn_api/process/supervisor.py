@@ -30,6 +30,7 @@ from ptn_api.process.control import (
     HealthReport,
     PeerGone,
     PeerPresence,
+    Progress,
     WorkerConfig,
     kind_of,
     peer_name,
@@ -82,6 +83,8 @@ class Supervisor:
 
         self._memory = MemoryWatch(pids, settings.memory_limit_bytes)
         self._register.watch(self._memory.find_problems)
+        self._show: Callable[[Progress], None] = self._log_progress
+        self._progress_logged_ms = monotonic_ms()
         self._logged: Troubles = {}
         self._logged_ms: dict[str, int] = {}
         """When each problem was last logged."""
@@ -94,7 +97,10 @@ class Supervisor:
         announce: Callable[[str], None],
         hint: Callable[[Settings, str, str], None] | None,
         parent: int | None,
+        show: Callable[[Progress], None] | None = None,
     ) -> int:
+        """Runs until a stop or a fatal report; returns the exit status. `show` gets the start's progress."""
+        self._show = show or self._show
         self._handle_signals()
         watch = None
         if parent is not None:
@@ -218,6 +224,9 @@ class Supervisor:
         self._choose_key_file()
         self._clock()  # sees a jump when it happens, not at the next start of a child
         children = self._children
+        progress = [child.progress for child in children.values() if child.progress is not None]
+        if progress and not self._stop.is_set():
+            self._show(progress[0])
         if all(name in children for name in self._names):
             self._log_problems()
             alive_until_ms = {name: children[name].alive_until_ms for name in self._names}
@@ -225,6 +234,13 @@ class Supervisor:
                 problems = self._problems(without=name)
                 report = HealthReport(alive_until_ms, problems, self._settings.api_keys_file, self._stopping)
                 children[name].send(report)
+
+    def _log_progress(self, progress: Progress) -> None:
+        """Logs the progress once in `process_silent_ms`."""
+        now = monotonic_ms()
+        if now - self._progress_logged_ms >= self._settings.process_silent_ms:
+            self._progress_logged_ms = now
+            logger.info("starting", doing=progress.doing, done=progress.done, total=progress.total)
 
     def _find_problems(self) -> Findings:
         """What only the supervisor knows."""

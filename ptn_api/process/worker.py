@@ -39,7 +39,14 @@ from ptn_api.process.background import (
     watch_loop,
 )
 from ptn_api.process.certificate import Certificate
-from ptn_api.process.control import WorkerConfig, WorkerControl, kind_of, read_config, take_over_stdin
+from ptn_api.process.control import (
+    Progress,
+    WorkerConfig,
+    WorkerControl,
+    kind_of,
+    read_config,
+    take_over_stdin,
+)
 from ptn_api.process.log_output import configure_logging, set_process_title
 from ptn_api.process.metrics import Sources
 from ptn_api.tasks import run_with, wait_for_event
@@ -166,6 +173,9 @@ async def _take_in(
         }
 
     control.problems.watch(find_problems)
+    control.progress = lambda: (
+        Progress("reading positions", counters.read, counters.listed) if counters.listed else None
+    )
     try:
         await run_intake(
             log=event_log,
@@ -205,6 +215,11 @@ async def _run_reader(config: WorkerConfig, control: WorkerControl) -> None:
         from ptn_api.rest.run import run_rest
 
         counters = RestCounters()
+        control.progress = lambda: (
+            Progress("assembling miners", built, 0)
+            if (built := sum(counters.views.build_seconds.counts))
+            else None
+        )
         run = partial(
             run_rest, options=settings.rest, stream_options=settings.stream, clock_start=config.clock
         )
@@ -285,10 +300,19 @@ async def _run_simulator(config: WorkerConfig, control: WorkerControl) -> None:
     def ready() -> None:
         loop.call_soon_threadsafe(control.ready)
 
+    def show(done: int, total: int) -> None:
+        progress = Progress("simulating miners", done, total)
+        control.progress = lambda: progress
+
     passing_on = asyncio.create_task(pass_on_stop())
     try:
         await asyncio.to_thread(
-            run_simulator, settings.simulator, Path(settings.validator_dir), stop=stop, ready=ready
+            run_simulator,
+            settings.simulator,
+            Path(settings.validator_dir),
+            stop=stop,
+            ready=ready,
+            progress=show,
         )
     finally:
         stop.set()  # its thread cannot be cancelled

@@ -164,10 +164,10 @@ ROUTES: tuple[Route, ...] = (
         dict[str, MinerEntry],
         query=positions.PositionsQuery,
         errors=("bad_parameter", "insufficient_tier", "gone", "busy", "behind"),
-        description="Best miner first, by `thirty_day_returns`. An open position's `close_ms` is 0. With `at`, "
-        "miners are sorted by hotkey and `X-PTN-As-Of` is that time; positions removed since are included "
-        "for 7 days, and in tier 100 archived ones. With `since`, the response is the changes since that "
-        "cursor.",
+        description="Best miner first, by `thirty_day_returns`. An open position's `close_ms` is 0. With "
+        "`at`, miners are sorted by hotkey, and `X-PTN-As-Of` is that time; positions removed since are "
+        "included for 7 days, and in tier 100 archived ones. With `since`, the response is the changes since "
+        "that cursor.",
         variant=positions.Changes,
         freshness=True,
     ),

@@ -120,18 +120,31 @@ class Simulator:
 
     # --- the initial state --------------------------------------------------------------------------------
 
-    def prepare(self, now_ms: int, *, stop: StopSignal | None = None) -> None:
+    def prepare(
+        self,
+        now_ms: int,
+        *,
+        stop: StopSignal | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
         """Resumes the simulation in the directory or builds it; an interrupted build starts over.
 
-        Raises SettingsError if the directory holds a validator that no simulator wrote.
+        `progress` gets the numbers of miners that are built, and of all. Raises SettingsError if the
+        directory holds a validator that no simulator wrote.
         """
         note = self._read_note()
         if note is not None and note.complete:
             self.load(now_ms)
         else:
-            self.build(now_ms, stop=stop)
+            self.build(now_ms, stop=stop, progress=progress)
 
-    def build(self, now_ms: int, *, stop: StopSignal | None = None) -> None:
+    def build(
+        self,
+        now_ms: int,
+        *,
+        stop: StopSignal | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
         """Writes the initial state as of `now_ms`; the same seed, sizes and time give the same files.
 
         Raises SettingsError if the directory holds a validator that no simulator wrote.
@@ -146,6 +159,8 @@ class Simulator:
             if stop is not None and stop.is_set():
                 return
             self.population.settle(self._hotkey(number))
+            if progress is not None:
+                progress(number + 1, self.options.miners)
         if self.options.limit_orders_per_minute:
             for _ in range(2 * self.options.miners):
                 self._limit_orders.place()
@@ -437,14 +452,16 @@ def run_simulator(
     speed: float = 1.0,
     journal: Path | None = None,
     clock: Clock = wall_ms,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Simulates a validator in that directory until `stop` is set. Blocks.
 
-    Builds or resumes it, calls `ready`, then follows the clock.
+    Builds or resumes it, calls `ready`, then follows the clock. `progress` gets the numbers of miners that
+    are built, and of all.
     """
     simulator = Simulator(directory, options, journal=journal)
     try:
-        simulator.prepare(clock(), stop=stop)
+        simulator.prepare(clock(), stop=stop, progress=progress)
         simulator.skip_to(clock())
         if ready is not None and not stop.is_set():
             ready()

@@ -82,6 +82,32 @@ def _wanted(message: PTNWebSocketMessage) -> float:
     return 0.0 if message.position.is_closed_position else 0.1 * message.position.net_leverage
 
 
+def test_the_database_has_every_position_however_often_it_is_killed(
+    live: Live, server: PTNClient, tmp_path: Path
+) -> None:
+    """After kill -9 at any moment, what was closed meanwhile is there with all orders, and nothing twice."""
+    path = tmp_path / "positions.sqlite3"
+
+    def stored() -> dict[tuple[str, str], int]:
+        with sqlite3.connect(path) as database:
+            query = "SELECT miner_hotkey, position_uuid, orders FROM positions WHERE closed_ms IS NOT NULL"
+            rows = database.execute(query).fetchall()
+        database.close()
+        return {(hotkey, uuid): orders for hotkey, uuid, orders in rows}
+
+    for _ in range(3):
+        with running(EXAMPLES / "mirror_database.py", live, tmp_path, PTN_INTERVAL_S="0.01") as script:
+            script.wait_for_lines(len(script.lines) + 3)
+    closed = {
+        (position.miner_hotkey, position.position_uuid): len(position.orders)
+        for position in server.miner_positions(status="closed").positions()
+    }
+    with running(EXAMPLES / "mirror_database.py", live, tmp_path, PTN_INTERVAL_S="0.01") as script:
+        script.wait_for_lines(len(script.lines) + 1)
+        until(lambda: closed.items() <= stored().items(), what="every closed position")
+        assert script.interrupt() == 0, script.output
+
+
 def test_leaderboard(live: Live, tmp_path: Path) -> None:
     """It is redrawn as orders come; the last table stays when it ends."""
     with running(EXAMPLES / "leaderboard.py", live, tmp_path, FORCE_COLOR="1", COLUMNS="120") as script:

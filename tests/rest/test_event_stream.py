@@ -7,6 +7,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 
 from ptn_api.access.usage import Usage
 from ptn_api.event_log.contract import PositionRemoved
-from ptn_api.fanout.event_stream import EventCursor, read_cursor
+from ptn_api.fanout.event_stream import EventCursor, EventStream, read_cursor
+from ptn_api.fanout.options import StreamOptions
 from ptn_api.wire import close_codes
 from tests.events import Event, Events, events
 from tests.factories import BTCUSD, EURUSD, MINER, OTHER_MINER, order, position, uuid, written
@@ -528,3 +530,29 @@ async def test_a_stream_can_be_resumed_from_each_of_its_events(both: Both, misse
     assert orders(whole) == list(range(start.sequence + 1, both.log.head().sequence + 1))
     assert orders(whole[: cut + 1]) + orders(rest) == orders(whole)
     assert all(change in changes(rest) for change in changes(whole[cut + 1 :]))
+
+
+def test_a_client_that_has_just_left_ends_nothing() -> None:
+    """The socket is closed before the response is cancelled, and orders are sent until then."""
+
+    async def check() -> None:
+        ours, theirs = socket.socketpair()
+        lost = asyncio.Event()
+
+        class Ending(asyncio.Protocol):
+            def connection_lost(self, _: Exception | None) -> None:
+                lost.set()
+
+        transport, _ = await asyncio.get_running_loop().create_unix_connection(Ending, sock=ours)
+        hub = SimpleNamespace(options=StreamOptions(), connect=lambda _: SimpleNamespace())
+        stream = EventStream(hub, "epoch", "127.0.0.1")  # type: ignore[arg-type]
+        stream._transport = transport
+        theirs.close()
+        transport.abort()
+        await lost.wait()
+        await asyncio.sleep(0)  # the handle is closed after the callback
+        stream.write(b"data: 1\n\n")
+        assert stream.unsent_bytes() == 0
+        stream.close(close_codes.SHUTTING_DOWN)
+
+    uvloop.run(check())

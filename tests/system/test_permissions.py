@@ -86,9 +86,24 @@ def test_files_of_another_user(locked: Validator, data_dir: Path, keys: dict[int
     ("folder", "reason"), [("validation", "root_missing"), ("validation/miners", "files_refused")]
 )
 def test_a_directory_that_is_locked(locked: Validator, data_dir: Path, folder: str, reason: str) -> None:
-    """The root or a folder above it cannot be entered: 503 with a reason, and doctor names the user."""
+    """The root or a folder above it cannot be entered: no start, except where the server is told to wait.
+
+    Then 503 with a reason. All name the user.
+    """
     (locked.root / folder).chmod(0o700)
-    with api(data_dir, validator_dir=locked.root, prefix=AS_ANOTHER_USER, wait=False) as server:
+    server_command = [sys.executable, str(ROOT / "api_manager.py"), "--serve", "--api-rest-port=0"]
+    directories = ("--api-ws-port=0", f"--validator-dir={locked.root}", f"--data-dir={data_dir}")
+    refused = subprocess.run(
+        [*AS_ANOTHER_USER, *server_command, *directories],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert refused.returncode == 1
+    assert f"cannot read validation/miners in it; run the server as its owner, uid {OWNER}" in refused.stderr
+    settings = {"wait": False, "wait_for_validator": True}
+    with api(data_dir, validator_dir=locked.root, prefix=AS_ANOTHER_USER, **settings) as server:  # type: ignore[arg-type]
         until(
             lambda: (
                 "source_stale" in server.log.read_text() or "no_miners_directory" in server.log.read_text()
