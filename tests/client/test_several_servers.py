@@ -261,7 +261,7 @@ async def test_a_server_that_lags_counts_as_behind(
     async with Bot(pair, timing, tmp_path) as bot:
         await bot.live()
         uuid = place(one)
-        behind = lambda: [p for p in bot.stream.problems if p.code == "server_behind"]  # noqa: E731
+        behind = lambda: [p for p in bot.states[-1].problems if p.code == "server_behind"]  # noqa: E731
         (problem,) = await until_async(behind, what="behind")
         assert two.url.removeprefix("ws://") in problem.sentence
         two.publish(bot.messages[0].data["position"])

@@ -95,6 +95,7 @@ class Several:
         self._clock = clock
         self._states = [StreamState("stopped") for _ in self.servers]
         self._reported: Any = None
+        self._others: Any = [False for _ in self.servers], ""
         self._error: BaseException | None = None
         self._closed = self._closing = False
         self._current: ServerItem | None = None
@@ -204,6 +205,10 @@ class Several:
         while not self._closed:
             self._filled.clear()
             item = self.peek()
+            others = [c.behind for c in self._coverages], self.record.trouble
+            if others != self._others:  # problems that no connection reports
+                self._others = others
+                await self._report()
             while self._differences:
                 await self._on_difference(self._differences.popleft())
             if item is not None:
