@@ -401,6 +401,26 @@ async def test_a_newer_client_of_the_same_name_takes_over(
         older.task = asyncio.create_task(asyncio.sleep(0))
 
 
+async def test_a_cancelled_start_leaves_nothing_open(
+    pair: list[FakeServer], timing: Timing, tmp_path: Path
+) -> None:
+    """Neither connections nor locks: a client of the same name can start at once."""
+    urls = [server.url for server in pair]
+    blocking = OrderRecord(record_path(tmp_path, [FakeServer.api_key], ""), [], SeenOrders())
+    await blocking.open(0)
+    slow = msgspec.structs.replace(timing, cursor=600.0)
+    entering = asyncio.create_task(connect(urls, "fake-key", timing=slow, state_dir=tmp_path).__aenter__())
+    await until_async(lambda: pair[0].logins and pair[1].logins, what="both connect")
+    entering.cancel()
+    await asyncio.wait([entering])
+    blocking.close([])
+    await until_async(lambda: not pair[0].clients and not pair[1].clients, what="disconnected")
+    async with Bot(pair, timing, tmp_path) as bot:
+        await bot.live()
+        await bot.received([place(*pair)])
+        assert bot.stream.problems == ()
+
+
 # --- the record -------------------------------------------------------------------------------------------
 
 

@@ -173,10 +173,14 @@ class Several:
         files = [server.file for server in self.servers if server.file is not None]
         for file in files:
             file.siblings = files
-        for server in self.servers:
-            await server.open(wait=wait)
-        # Afterwards: an older client in this process ends when its cursors are taken over.
-        known = await self.record.open(self._cursor_wait_s if wait else 0.0)
+        try:
+            for server in self.servers:
+                await server.open(wait=wait)
+            # Afterwards: an older client in this process ends when its cursors are taken over.
+            known = await self.record.open(self._cursor_wait_s if wait else 0.0)
+        except BaseException:  # cancelled as well: connections and locks would stay
+            await self.close()
+            raise
         for server, coverage, found in zip(self.servers, self._coverages, known, strict=True):
             if server.connection.cursor.sequence >= 0:
                 coverage.since, coverage.complete = found or (-math.inf, -math.inf)
