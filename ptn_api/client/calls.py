@@ -46,7 +46,7 @@ from ptn_api.wire.frames import Format
 from ptn_api.wire.server_frames import OrderMessage
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas  # type: ignore[import-untyped,import-not-found,unused-ignore]
     import polars
 
 __all__ = [

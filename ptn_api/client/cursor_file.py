@@ -183,7 +183,7 @@ class CursorFile:
                 for path, lock in list(self._locks.items()):
                     if lock is not None and not lock.is_at(_lock_path(path)):
                         self._unlock(path)
-            if any(other.has_passed(cursor, target) for other in self.siblings):
+            if any(other is not self and other.has_passed(cursor, target) for other in self.siblings):
                 self._saved, self._unsaved = cursor, None
             elif self._take(target):
                 self._write(cursor, due)

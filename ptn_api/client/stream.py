@@ -20,6 +20,7 @@ from ptn_api.client.arguments import Choice, Timing, api_keys_from, as_list, che
 from ptn_api.client.connection import OnState, StreamProblem, StreamState
 from ptn_api.client.cursor_file import CursorStore, NoCursorFile
 from ptn_api.client.message import PTNWebSocketMessage
+from ptn_api.client.servers.merge import ServerGap
 from ptn_api.client.servers.record import OrderRecord, record_path
 from ptn_api.client.servers.server import Server
 from ptn_api.client.servers.several import Difference, ServerItem, Several
@@ -287,7 +288,10 @@ class Stream:
 
     async def report_gap(self, gap: Gap) -> None:
         """Logs the gap and calls `on_gap`."""
-        logger.warning("messages between %d and %d are missing: %s", *gap)
+        server = f" of {gap.server}" if isinstance(gap, ServerGap) else ""
+        logger.warning(
+            "messages between %d and %d%s are missing: %s", gap.after, gap.next, server, gap.reason
+        )
         await call_listener(self._on_gap, gap)
 
     async def pause(self, seconds: float) -> bool:

@@ -186,7 +186,7 @@ class Position(PositionState, kw_only=True):
     def _summary(self) -> Summary:
         side = "closed" if self.is_closed_position else self.position_type or "open"
         state = (
-            f"{side} {self.net_leverage:+g}, return {self.current_return:.5f}, {len(self.orders):,} orders"
+            f"{side} {self.net_leverage:+g}, return {self.current_return:.5f}, orders: {len(self.orders):,}"
         )
         since = f"since {time_text(self.open_ms)}"
         name = f"{pair_id(self.trade_pair)} of {self.miner_hotkey}"

@@ -261,7 +261,7 @@ async def test_a_server_that_lags_counts_as_behind(
     async with Bot(pair, timing, tmp_path) as bot:
         await bot.live()
         uuid = place(one)
-        behind = lambda: [p for p in bot.stream.problems if p.code == "server_behind"]  # noqa: E731
+        behind = lambda: [p for p in bot.states[-1].problems if p.code == "server_behind"]  # noqa: E731
         (problem,) = await until_async(behind, what="behind")
         assert two.url.removeprefix("ws://") in problem.sentence
         two.publish(bot.messages[0].data["position"])
@@ -399,6 +399,26 @@ async def test_a_newer_client_of_the_same_name_takes_over(
             await newer.received([uuid])
             assert not [p for p in newer.stream.problems if p.code == "cursor_not_saved"]
         older.task = asyncio.create_task(asyncio.sleep(0))
+
+
+async def test_a_cancelled_start_leaves_nothing_open(
+    pair: list[FakeServer], timing: Timing, tmp_path: Path
+) -> None:
+    """Neither connections nor locks: a client of the same name can start at once."""
+    urls = [server.url for server in pair]
+    blocking = OrderRecord(record_path(tmp_path, [FakeServer.api_key], ""), [], SeenOrders())
+    await blocking.open(0)
+    slow = msgspec.structs.replace(timing, cursor=600.0)
+    entering = asyncio.create_task(connect(urls, "fake-key", timing=slow, state_dir=tmp_path).__aenter__())
+    await until_async(lambda: pair[0].logins and pair[1].logins, what="both connect")
+    entering.cancel()
+    await asyncio.wait([entering])
+    blocking.close([])
+    await until_async(lambda: not pair[0].clients and not pair[1].clients, what="disconnected")
+    async with Bot(pair, timing, tmp_path) as bot:
+        await bot.live()
+        await bot.received([place(*pair)])
+        assert bot.stream.problems == ()
 
 
 # --- the record -------------------------------------------------------------------------------------------

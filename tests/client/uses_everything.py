@@ -20,12 +20,15 @@ from ptn_api.client import (
     Cursor,
     CursorStore,
     DebtLedgerSummary,
+    Difference,
     Elimination,
+    EliminationList,
     EntityEndpoint,
     Following,
     Gap,
     Health,
     Leaderboard,
+    LeaderboardDocument,
     LeaderboardEntry,
     Ledgers,
     ListedOrder,
@@ -52,6 +55,7 @@ from ptn_api.client import (
     ReplayClock,
     ReplayServer,
     Retries,
+    ServerGap,
     State,
     StatisticsDocument,
     Stream,
@@ -171,7 +175,8 @@ def rest(target: Path) -> polars.DataFrame:
         )
         entry: Miner = api.miner("5A")
         hotkeys: list[str] = api.hotkeys()
-        leaderboard: Leaderboard = api.leaderboard()
+        document: LeaderboardDocument = api.leaderboard()
+        leaderboard: Leaderboard = document
         best: LeaderboardEntry = leaderboard.miners[0]
         print(best.rank, best.curve, best.net_leverage, best.elimination and best.elimination.reason)
         if entries.cursor is not None:
@@ -183,7 +188,9 @@ def rest(target: Path) -> polars.DataFrame:
         checkpoint: Checkpoint = api.validator_checkpoint()
         file: Path = api.validator_checkpoint(target, lambda done, total: print(done, total))
         page: MessagePage = api.messages(-1, limit=10, miner="5A", trade_pair=(), format="delta")
-        eliminations: list[Elimination] = api.eliminations()
+        excluded: EliminationList = api.eliminations()
+        eliminations: list[Elimination] = excluded
+        excluded.to_polars()
         reasons = [elimination.reason for elimination in eliminations]
         me: Me = api.me()
         health: Health = api.health()
@@ -227,6 +234,26 @@ def states() -> None:
 
     for _ in follow(WS, "k", on_state=on_state):
         pass
+
+
+def several() -> None:
+    def on_gap(gap: Gap) -> None:
+        server = gap.server if isinstance(gap, ServerGap) else ""
+        print(server, gap.after)
+
+    def on_difference(other: Difference) -> None:
+        print(other.server, other.price - other.delivered_price)
+
+    def on_state(state: StreamState) -> None:
+        print({url: known.problems for url, known in state.servers.items()})
+
+    urls = [WS, "ws://localhost:8766"]
+    options = Timing(apart=5, fill=30, behind=10)
+    for message in follow(
+        urls, ["k", "l"], timing=options, on_gap=on_gap, on_difference=on_difference, on_state=on_state
+    ):
+        print(message.server)
+    PTNWebSocketClient(["k", "l"], urls, on_difference=on_difference).run(print)
 
 
 async def mirror() -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -22,6 +21,10 @@ from tests.system.test_faults import QUICK
 from tests.system.validator import Validator
 from tests.waiting import until_async
 
+pytestmark = pytest.mark.timeout(600)
+
+_START_S = 180
+"""Time for the start of a server on a busy machine."""
 TIMING = msgspec.structs.replace(QUICK, apart=0.2, fill=60.0)
 
 
@@ -43,8 +46,9 @@ class Site:
         self.logs += new_log
         data_dir = self.folder / f"data-{self.logs}"
         self.server = self._stack.enter_context(
-            api(data_dir, validator_dir=self.validator.root, keys=self.folder / "api_keys.json")
+            api(data_dir, validator_dir=self.validator.root, keys=self.folder / "api_keys.json", wait=False)
         )
+        self.server.wait_ready(_START_S)
         self.proxy.retarget(self.server.ws_port)
 
     def stop(self) -> None:
@@ -79,7 +83,7 @@ class Orders(threading.Thread):
         self.placed: list[str] = []
 
     def run(self) -> None:
-        while not self._stopping.wait(0.02):
+        while not self._stopping.wait(0.1):
             self.place()
 
     def place(self) -> None:
@@ -129,7 +133,7 @@ class Bot:
         def enough() -> bool:
             return bool(self.states) and [*self.states[-1].servers.values()].count("live") == count  # type: ignore[arg-type]
 
-        await until_async(enough, what=f"{count} live servers")
+        await until_async(enough, seconds=_START_S, what=f"{count} live servers")
 
     async def more(self, count: int) -> None:
         """Waits for that many more orders, which proves that none is delayed by the failure."""
@@ -153,45 +157,56 @@ def sites(tmp_path: Path, key: str) -> Iterator[list[Site]]:
         yield made
 
 
-async def test_every_order_comes_once_whatever_fails(sites: list[Site], key: str, tmp_path: Path) -> None:
-    """kill -9, SIGSTOP, a new log, and restarts of the client, while orders flow; no gap is told."""
-    first, second = sites
-    bot = Bot(sites, key, tmp_path / "cursors")
+@asynccontextmanager
+async def flowing(sites: list[Site], bot: Bot) -> AsyncIterator[None]:
+    """Orders are placed within the block; afterwards the bot has each once, and no gap was told."""
     await bot.start()
     await bot.live(2)
     orders = Orders(sites)
     orders.start()
     try:
-        await bot.more(5)
+        await bot.more(3)
+        yield
+    finally:
+        await asyncio.to_thread(orders.end)
+    await until_async(lambda: len(bot.uuids) >= len(orders.placed), what="all orders")
+    await bot.stop()
+    assert sorted(bot.uuids) == sorted(orders.placed)
+    assert bot.gaps == []
+
+
+async def test_killed_and_frozen_servers_cost_nothing(sites: list[Site], key: str, tmp_path: Path) -> None:
+    """kill -9 of a process or of all, SIGSTOP, and a restart of the client, while orders flow."""
+    first, second = sites
+    bot = Bot(sites, key, tmp_path / "cursors")
+    async with flowing(sites, bot):
         for site in sites:
             site.server.kill("stream")
-            await bot.more(5)
+            await bot.more(3)
             await bot.live(2)
         with first.frozen():
-            await bot.more(10)
+            await bot.more(5)
         await bot.live(2)
         await asyncio.to_thread(second.kill)
-        await bot.more(5)
+        await bot.more(3)
         await bot.stop()
         await asyncio.to_thread(second.start)
         await bot.start()
         await bot.live(2)
-        await bot.more(5)
-        # The first server begins anew; the second one has everything meanwhile.
+        await bot.more(3)
+
+
+async def test_a_new_log_costs_nothing(sites: list[Site], key: str, tmp_path: Path) -> None:
+    """A server that begins anew, and a restart of the client after it: the other one has everything."""
+    first, _ = sites
+    bot = Bot(sites, key, tmp_path / "cursors")
+    async with flowing(sites, bot):
         await asyncio.to_thread(first.kill)
-        await bot.more(5)
+        await bot.more(3)
         await asyncio.to_thread(first.start, new_log=True)
         await bot.live(2)
-        await bot.more(5)
+        await bot.more(3)
         await bot.stop()
         await bot.start()
         await bot.live(2)
-        await bot.more(5)
-    finally:
-        await asyncio.to_thread(orders.end)
-    await until_async(lambda: len(bot.uuids) >= len(orders.placed), what="all orders")
-    await asyncio.sleep(0)
-    await bot.stop()
-    assert sorted(bot.uuids) == sorted(orders.placed)
-    assert bot.gaps == []
-    assert os.listdir(tmp_path / "cursors")
+        await bot.more(3)

@@ -199,7 +199,7 @@ class Merge:
         return Verdict(is_new=True)
 
     def _delivered_by_another(self, server: int, seen_ms: float) -> bool:
-        """Whether an order of this time, which nobody remembers, came from another server long ago."""
+        """Whether an order of this time, no longer remembered, came from another server long ago."""
         start, end = seen_ms - self._margin_ms, seen_ms + self._margin_ms
         return any(c.covers(start, end) for n, c in enumerate(self.servers) if n != server)
 

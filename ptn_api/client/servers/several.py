@@ -95,6 +95,7 @@ class Several:
         self._clock = clock
         self._states = [StreamState("stopped") for _ in self.servers]
         self._reported: Any = None
+        self._others: Any = [False for _ in self.servers], ""
         self._error: BaseException | None = None
         self._closed = self._closing = False
         self._current: ServerItem | None = None
@@ -172,10 +173,14 @@ class Several:
         files = [server.file for server in self.servers if server.file is not None]
         for file in files:
             file.siblings = files
-        for server in self.servers:
-            await server.open(wait=wait)
-        # Afterwards: an older client in this process ends when its cursors are taken over.
-        known = await self.record.open(self._cursor_wait_s if wait else 0.0)
+        try:
+            for server in self.servers:
+                await server.open(wait=wait)
+            # Afterwards: an older client in this process ends when its cursors are taken over.
+            known = await self.record.open(self._cursor_wait_s if wait else 0.0)
+        except BaseException:  # cancelled as well: connections and locks would stay
+            await self.close()
+            raise
         for server, coverage, found in zip(self.servers, self._coverages, known, strict=True):
             if server.connection.cursor.sequence >= 0:
                 coverage.since, coverage.complete = found or (-math.inf, -math.inf)
@@ -204,6 +209,10 @@ class Several:
         while not self._closed:
             self._filled.clear()
             item = self.peek()
+            others = [c.behind for c in self._coverages], self.record.trouble
+            if others != self._others:  # problems that no connection reports
+                self._others = others
+                await self._report()
             while self._differences:
                 await self._on_difference(self._differences.popleft())
             if item is not None:

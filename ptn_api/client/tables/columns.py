@@ -20,7 +20,7 @@ from ptn_api.model.statistics import Elimination, MinerStatistics, PerfCheckpoin
 from ptn_api.model.trade_pair import pair_id
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas  # type: ignore[import-untyped,import-not-found,unused-ignore]
     import polars
 
 __all__ = [
@@ -74,7 +74,7 @@ class Table:
     def to_pandas(self) -> pandas.DataFrame:
         """Raises ClientError with code `no_pandas` without pandas."""
         try:
-            import pandas as pd
+            import pandas as pd  # type: ignore[import-untyped,import-not-found,unused-ignore]
         except ImportError:
             raise ClientError(
                 "these tables need pandas: pip install 'ptn-api[pandas]'", code="no_pandas"
