@@ -1,12 +1,13 @@
-"""`ptn stream`, `ptn record` and `ptn replay`: orders, live or past, printed, kept in a file or served."""
+"""`ptn stream`, `record`, `notify` and `replay`: orders are printed, recorded, sent or served."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,11 +23,29 @@ from ptn_api.client.delivery import Dispatcher, OnError
 from ptn_api.client.recording import Recording
 from ptn_api.client.replaying import Replay, ReplayServer, replay
 from ptn_api.client.stream import Stream
-from ptn_api.errors import AuthenticationError
+from ptn_api.errors import AuthenticationError, ClientError, SettingsError
+from ptn_api.notify.notifier import Notifier, NotifyOptions
+from ptn_api.notify.targets import (
+    NotDeliveredError,
+    Sender,
+    choose_targets,
+    exposed_address,
+    parse_targets,
+    read_private_file,
+)
+from ptn_api.notify.webhook import Webhook, parse_secrets
 from ptn_api.tasks import cancel_and_wait
 from ptn_api.wire.client_session import Gap
 
-__all__ = ["run", "run_recorder", "run_replay", "run_replay_server"]
+__all__ = [
+    "notification_senders",
+    "run",
+    "run_notification_test",
+    "run_notifier",
+    "run_recorder",
+    "run_replay",
+    "run_replay_server",
+]
 
 
 def run(
@@ -68,7 +87,7 @@ def run(
     handler = order_handler(output, command)
 
     async def follow() -> None:
-        _stop_on_signals(stream)
+        _stop_on_signals([stream])
         if not wait:
             await check_stream(address)
         dispatcher = Dispatcher(
@@ -120,7 +139,7 @@ def run_recorder(
             recording.flush()
 
     async def record() -> None:
-        _stop_on_signals(stream)
+        _stop_on_signals([stream])
         if not wait:
             await check_stream(address)
         flushing = asyncio.create_task(flush_every_second())
@@ -147,13 +166,14 @@ def run_recorder(
         print(f"ptn: {recording.written} orders recorded in {file}", file=sys.stderr)
 
 
-def _stop_on_signals(stream: Stream) -> None:
-    """The first signal stops the stream in order, the second ends the process."""
+def _stop_on_signals(streams: Sequence[Stream]) -> None:
+    """The first signal stops the streams in order, the second ends the process."""
     loop = asyncio.get_running_loop()
 
     def stop(number: int, _: object = None) -> None:
         signal.signal(number, signal.SIG_DFL)
-        loop.call_soon_threadsafe(stream.stop)
+        for stream in streams:
+            loop.call_soon_threadsafe(stream.stop)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         try:
@@ -162,16 +182,16 @@ def _stop_on_signals(stream: Stream) -> None:
             signal.signal(number, stop)
 
 
-def _state_printer() -> Callable[[StreamState], None]:
+def _state_printer(prefix: str = "ptn") -> Callable[[StreamState], None]:
     """Prints each state, and each problem when it begins."""
     printed: list[str] = [""]
 
     def print_state(state: StreamState) -> None:
         if state != printed[0]:
-            print(f"ptn: {state}", file=sys.stderr)
+            print(f"{prefix}: {state}", file=sys.stderr)
         for code, sentence, remedy in state.problems:
             if code not in printed:
-                print(f"ptn: {sentence} ({code}). {remedy}.", file=sys.stderr)
+                print(f"{prefix}: {sentence} ({code}). {remedy}.", file=sys.stderr)
         printed[:] = [state, *(problem.code for problem in state.problems)]
 
     return print_state
@@ -179,6 +199,121 @@ def _state_printer() -> Callable[[StreamState], None]:
 
 def _print_gap(gap: Gap) -> None:
     print(f"ptn: messages between {gap.after} and {gap.next} are missing: {gap.reason}", file=sys.stderr)
+
+
+# --- notifications ----------------------------------------------------------------------------------------
+
+
+def notification_senders(
+    arguments: Sequence[str], targets_file: Path | None, secret_file: Path | None, *, timeout_s: float
+) -> dict[str, Sender]:
+    """Returns the way to each chosen target, by its name. Raises SettingsError."""
+    known = parse_targets(os.environ.get("PTN_NOTIFY_TARGETS", "").split(), "PTN_NOTIFY_TARGETS")
+    if targets_file is not None:
+        text = read_private_file(targets_file, "--targets-file")
+        known = parse_targets(text.splitlines(), "--targets-file")
+    senders: dict[str, Sender] = {}
+    for target in choose_targets(arguments, known):
+        if target.is_webhook:
+            source, text = "PTN_WEBHOOK_SECRET", os.environ.get("PTN_WEBHOOK_SECRET", "")
+            if secret_file is not None:
+                source = "--webhook-secret-file"
+                text = read_private_file(secret_file, source)
+            senders[target.name] = Webhook(target, parse_secrets(text, source), timeout_s=timeout_s)
+            continue
+        try:
+            from ptn_api.notify.services import Service
+        except ModuleNotFoundError:
+            problem = f"target {target.name}: this needs Apprise: pip install 'ptn-api[notify]'"
+            raise SettingsError(problem) from None
+        service = Service(target)
+        if target.url in arguments and service.has_secret:
+            raise exposed_address(f"argument {arguments.index(target.url) + 1}")
+        senders[target.name] = service
+    return senders
+
+
+def run_notification_test(senders: Mapping[str, Sender]) -> None:
+    """Sends a test message to each target and prints which took it. Raises ClientError if one did not."""
+
+    async def send(sender: Sender) -> str:
+        try:
+            await sender.send_test()
+        except NotDeliveredError as error:
+            return f"failed: {error}"
+        finally:
+            await sender.close()
+        return "delivered"
+
+    async def send_all() -> list[str]:
+        return await asyncio.gather(*map(send, senders.values()))
+
+    results = asyncio.run(send_all())
+    for name, result in zip(senders, results, strict=True):
+        print(f"{name}: {result}")
+    if failed := sum(result != "delivered" for result in results):
+        raise ClientError(f"{failed} of {len(senders)} targets failed", code="not_delivered")
+
+
+def run_notifier(
+    senders: Mapping[str, Sender],
+    url: str | None,
+    api_key_file: Path | None,
+    *,
+    options: NotifyOptions,
+    miners: Sequence[str],
+    trade_pairs: Sequence[str],
+    name: str,
+    max_age_ms: int | None,
+    wait: bool,
+) -> None:
+    """Delivers orders to each target until a signal. Every target has a connection and a cursor."""
+    print_client_log()
+    address, key = ws_url(url), read_api_key(api_key_file)
+    streams = {
+        target: Stream(
+            address,
+            key.value,
+            name="-".join(filter(None, ("ptn", "notify", name, target))),
+            max_age_ms=max_age_ms,
+            miners=list(miners) or None,
+            trade_pairs=list(trade_pairs) or None,
+            format="delta",
+            on_state=_state_printer(f"ptn: {target}"),
+            stop_on_auth_error=True,
+        )
+        for target in senders
+    }
+
+    async def deliver(target: str) -> bool:
+        """Returns whether the target is still there."""
+
+        def report(sentence: str) -> None:
+            print(f"ptn: {target}: {sentence}", file=sys.stderr, flush=True)
+
+        try:
+            await Notifier(streams[target], senders[target], options, report=report).run()
+        except NotDeliveredError as error:
+            report(f"{error}: it wants no more orders; the next start tries again")
+            return False
+        return True
+
+    async def deliver_all() -> bool:
+        _stop_on_signals(list(streams.values()))
+        if not wait:
+            await check_stream(address)
+        tasks = [asyncio.create_task(deliver(target)) for target in streams]
+        try:
+            return any(await asyncio.gather(*tasks))
+        finally:
+            await cancel_and_wait(tasks)
+
+    try:
+        served = asyncio.run(deliver_all())
+    except AuthenticationError as error:
+        raise authentication_failure(error, address, key) from None
+    if not served:
+        raise ClientError("no target is left: each has answered with status 410", code="not_delivered")
 
 
 # --- past orders ------------------------------------------------------------------------------------------
