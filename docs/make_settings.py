@@ -24,9 +24,12 @@ def settings_page() -> str:
 def _lines() -> Iterator[str]:
     yield "# Settings\n"
     yield "Generated from the program's own table by `make descriptions`; do not edit.\n"
-    yield "Each setting is an option of `ptn serve`, `ptn doctor` and `api_manager.py --serve`, an environment variable, and,"
-    yield "by its name, a keyword of `APIManager`. The option takes precedence over the variable, the variable over the default."
-    yield "A switch needs no value as an option, and `true` or `false` as a variable. Times are in milliseconds, sizes in bytes.\n"
+    yield (
+        "Each setting is an option of `ptn serve`, `ptn doctor` and `api_manager.py --serve`, an environment "
+        "variable, and,\nby its name, a keyword of `APIManager`. The option takes precedence over the "
+        "variable, the variable over the default.\nA switch needs no value as an option, and `true` or `false` "
+        "as a variable. Times are in milliseconds, sizes in bytes.\n"
+    )
     for section, settings in groupby(SETTINGS.values(), key=lambda setting: setting.section):
         yield f"## {section}\n"
         yield "| Name | Variable | Option | Default | Unit | Meaning |"

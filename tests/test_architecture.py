@@ -48,7 +48,12 @@ PACKAGES = [
 ]
 SIDE_BY_SIDE = ({"intake"}, {"views", "rest"}, {"stream"}, {"simulator"})
 """Groups of packages that do not import each other."""
-ONLY = {"client": {"wire", "model"}, "http": set[str](), "simulator": {"model"}}
+ONLY = {
+    "client": {"wire", "model"},
+    "http": set[str](),
+    "notify": {"client", "wire", "model"},
+    "simulator": {"model"},
+}
 """All packages that these may import."""
 WIRED = {"cluster"}
 """Packages that only the entry points and WIRING import: the others know the event log's contract."""
@@ -57,9 +62,10 @@ WIRING = {"process", "cli"}
 EVERYWHERE = {"msgspec", "structlog"}
 HOMES = {
     "aiofastnet": ("stream/server.py",),
+    "apprise": ("notify/services.py",),
     "asyncinotify": ("intake/watch.py",),
     "httptools": ("http/",),
-    "httpx": ("client/", "cli/doctor.py"),
+    "httpx": ("client/", "cli/doctor.py", "notify/webhook.py"),
     "isal": ("http/", "stream/framing.py"),
     "nats": ("cluster/jetstream.py",),
     "picows": ("stream/server.py",),
@@ -165,7 +171,15 @@ def test_a_library_has_a_home() -> None:
 def test_every_folder_is_a_known_package() -> None:
     """The folder list is the architecture; only `cli` and `client` have subpackages."""
     folders = {path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
-    assert folders - {"."} == {*PACKAGES, "client", *WIRING, "cli/show", "client/servers", "client/tables"}
+    assert folders - {"."} == {
+        *PACKAGES,
+        "client",
+        "notify",
+        *WIRING,
+        "cli/show",
+        "client/servers",
+        "client/tables",
+    }
 
 
 def test_there_are_no_import_cycles() -> None:

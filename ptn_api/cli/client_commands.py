@@ -141,6 +141,9 @@ TradePairs = Annotated[
         autocompletion=complete_trade_pairs,
     ),
 ]
+MaxAge = Annotated[
+    str | None, typer.Option(metavar="DURATION", help="Skip older orders, as 30s or 5m; each is reported.")
+]
 Since = Annotated[
     str | None,
     typer.Option(
@@ -180,10 +183,7 @@ def stream(
     name: Annotated[
         str, typer.Option(metavar="NAME", help="Save the place for --resume or --exec under this name.")
     ] = "",
-    max_age: Annotated[
-        str | None,
-        typer.Option(metavar="DURATION", help="Skip older orders, as 30s or 5m; each is reported."),
-    ] = None,
+    max_age: MaxAge = None,
     wait: Wait = False,
     wide: Wide = False,
 ) -> None:
@@ -201,6 +201,89 @@ def stream(
         delta=delta,
         count=count,
         resume=resume,
+        name=name,
+        max_age_ms=None if max_age is None else duration_ms(max_age, "--max-age"),
+        wait=wait,
+    )
+
+
+def notify(
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TARGET",
+            help="Send to these targets: names of --targets-file or PTN_NOTIFY_TARGETS, or addresses without "
+            "a secret (default: all that are named).",
+        ),
+    ] = None,
+    url: WsUrl = None,
+    api_key_file: ApiKeyFile = None,
+    targets_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Read targets from this file of mode 0600, one NAME = URL per line "
+            "(default: PTN_NOTIFY_TARGETS, NAME=URL separated by spaces).",
+        ),
+    ] = None,
+    webhook_secret_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Sign webhooks with the secret in this file of mode 0600 (default: PTN_WEBHOOK_SECRET).",
+        ),
+    ] = None,
+    miner: Miners = None,
+    trade_pair: TradePairs = None,
+    min_leverage: Annotated[
+        float,
+        typer.Option(
+            metavar="N", help="Leave out orders of a smaller leverage, unless they close a position.", min=0
+        ),
+    ] = 0.0,
+    per_minute: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Send at most this many messages per minute to a target; more orders are summed up in one.",
+            min=1,
+        ),
+    ] = 10,
+    max_age: MaxAge = None,
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="Save the place in the stream under this name.")
+    ] = "",
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Wait this long for a webhook's response.", min=0.01)
+    ] = 15.0,
+    retry_max: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Wait at most this long between two attempts.", min=0.01)
+    ] = 300.0,
+    test: Annotated[
+        bool, typer.Option("--test", help="Only send a test message to each target, and print which took it.")
+    ] = False,
+    wait: Wait = False,
+) -> None:
+    """Send orders to chats, mail or webhooks as they happen, each at least once."""
+    from ptn_api.cli.show.notify import notification_senders, run_notification_test, run_notifier
+    from ptn_api.notify.notifier import NotifyOptions
+
+    senders = notification_senders(targets or [], targets_file, webhook_secret_file, timeout_s=timeout)
+    if test:
+        run_notification_test(senders)
+        return
+    run_notifier(
+        senders,
+        url,
+        api_key_file,
+        options=NotifyOptions(
+            min_leverage=min_leverage,
+            per_minute=per_minute,
+            retry_first_s=min(1.0, retry_max),
+            retry_max_s=retry_max,
+        ),
+        miners=miner or [],
+        trade_pairs=trade_pair or [],
         name=name,
         max_age_ms=None if max_age is None else duration_ms(max_age, "--max-age"),
         wait=wait,
@@ -573,7 +656,7 @@ def _ends_with_reader(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    *(stream, top, positions, miner, orders, health, me, record, replay),
+    *(stream, notify, top, positions, miner, orders, health, me, record, replay),
     export,
 )
 _DOCUMENTS: tuple[Callable[..., None], ...] = (

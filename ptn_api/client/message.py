@@ -280,6 +280,12 @@ class PTNWebSocketMessage:
         values: dict[str, Any] = msgspec.json.decode(self._data)
         return values
 
+    def to_json(self) -> bytes:
+        """Returns the message as the stream sends it."""
+        fields = {"sequence": self.sequence, "timestamp": self.timestamp, "data": self.data}
+        marks = {"late": self.late, "replay": self.replay}
+        return msgspec.json.encode(fields | {name: True for name, is_set in marks.items() if is_set})
+
     def _server_ms(self) -> int:
         return self._clock() + self.clock_offset_ms
 

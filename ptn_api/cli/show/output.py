@@ -52,16 +52,9 @@ def order_handler(
         case "csv":
             return _SeparatedRows("excel")
         case "json":
-            return lambda messages: print_lines(msgspec.json.format(_encode(m)) for m in messages)
+            return lambda messages: print_lines(msgspec.json.format(m.to_json()) for m in messages)
         case "ndjson":
-            return lambda messages: print_lines(map(_encode, messages))
-
-
-def _encode(message: PTNWebSocketMessage) -> bytes:
-    """The message as the stream sends it."""
-    fields = {"sequence": message.sequence, "timestamp": message.timestamp, "data": message.data}
-    marks = {"late": message.late, "replay": message.replay}
-    return msgspec.json.encode(fields | {name: True for name, is_set in marks.items() if is_set})
+            return lambda messages: print_lines(m.to_json() for m in messages)
 
 
 class _SeparatedRows:
@@ -181,7 +174,7 @@ class _CommandRunner:
     async def __call__(self, messages: list[PTNWebSocketMessage]) -> None:
         for message in messages:
             process = await asyncio.create_subprocess_shell(self._command, stdin=PIPE)
-            await process.communicate(_encode(message) + b"\n")
+            await process.communicate(message.to_json() + b"\n")
             if process.returncode:
                 problem = f"the command of --exec ended with status {process.returncode}"
                 raise CommandFailed(f"{problem} on order {message.sequence}")

@@ -32,7 +32,15 @@ from ptn_api.errors import AuthenticationError, ServerUnreachableError
 from ptn_api.tasks import cancel_and_wait
 from ptn_api.wire.client_session import Gap
 
-__all__ = ["run", "run_recorder", "run_replay", "run_replay_server"]
+__all__ = [
+    "run",
+    "run_recorder",
+    "run_replay",
+    "run_replay_server",
+    "state_printer",
+    "stop_on_signals",
+    "whole_hotkeys",
+]
 
 
 def run(
@@ -66,17 +74,17 @@ def run(
         name="-".join(filter(None, ("ptn", "stream" if command is None else "exec", name))),
         cursor_store=None if resume or command is not None else NoCursorFile(),
         max_age_ms=max_age_ms,
-        miners=_whole_hotkeys(miners, api_key_files[0] if api_key_files else None),
+        miners=whole_hotkeys(miners, api_key_files[0] if api_key_files else None),
         trade_pairs=known_trade_pairs(trade_pairs) if trade_pairs else None,
         format="delta" if delta else "full",
-        on_state=_state_printer(),
+        on_state=state_printer(),
         on_difference=_print_difference,
         stop_on_auth_error=True,
     )
     handler = order_handler(view.output, command, wide=view.wide)
 
     async def follow() -> None:
-        _stop_on_signals(stream)
+        stop_on_signals([stream])
         if not wait:
             checks = [check_stream(address) for address in addresses]
             failures = [f for f in await asyncio.gather(*checks, return_exceptions=True) if f is not None]
@@ -119,9 +127,9 @@ def run_recorder(
         address,
         key.value,
         cursor_store=recording,
-        miners=_whole_hotkeys(miners, api_key_file),
+        miners=whole_hotkeys(miners, api_key_file),
         trade_pairs=known_trade_pairs(trade_pairs) if trade_pairs else None,
-        on_state=_state_printer(),
+        on_state=state_printer(),
         stop_on_auth_error=True,
     )
 
@@ -131,7 +139,7 @@ def run_recorder(
             recording.flush()
 
     async def record() -> None:
-        _stop_on_signals(stream)
+        stop_on_signals([stream])
         if not wait:
             await check_stream(address)
         flushing = asyncio.create_task(flush_every_second())
@@ -158,7 +166,7 @@ def run_recorder(
         print(f"ptn: {recording.written} orders recorded in {file}", file=sys.stderr)
 
 
-def _whole_hotkeys(names: Sequence[str], api_key_file: Path | None) -> list[str] | None:
+def whole_hotkeys(names: Sequence[str], api_key_file: Path | None) -> list[str] | None:
     """The chosen hotkeys. The REST server is asked only about parts of hotkeys."""
 
     def known() -> list[str]:
@@ -173,13 +181,14 @@ def _whole_hotkeys(names: Sequence[str], api_key_file: Path | None) -> list[str]
     return [matching_hotkey(name, known) for name in names] or None
 
 
-def _stop_on_signals(stream: Stream) -> None:
-    """The first signal stops the stream in order, the second ends the process."""
+def stop_on_signals(streams: Sequence[Stream]) -> None:
+    """The first signal stops the streams in order, the second ends the process."""
     loop = asyncio.get_running_loop()
 
     def stop(number: int, _: object = None) -> None:
         signal.signal(number, signal.SIG_DFL)
-        loop.call_soon_threadsafe(stream.stop)
+        for stream in streams:
+            loop.call_soon_threadsafe(stream.stop)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         try:
@@ -188,17 +197,17 @@ def _stop_on_signals(stream: Stream) -> None:
             signal.signal(number, stop)
 
 
-def _state_printer() -> Callable[[StreamState], None]:
+def state_printer(prefix: str = "ptn") -> Callable[[StreamState], None]:
     """Prints each state, and each problem when it begins."""
     printed: list[str] = [""]
 
     def print_state(state: StreamState) -> None:
         if state != printed[0]:
-            print(f"ptn: {state}", file=sys.stderr)
+            print(f"{prefix}: {state}", file=sys.stderr)
         known = [f"{code} {sentence.partition(': ')[0]}" for code, sentence, _ in state.problems]
         for name, (code, sentence, remedy) in zip(known, state.problems, strict=True):
             if name not in printed:
-                print(f"ptn: {sentence} ({code}). {remedy}.", file=sys.stderr)
+                print(f"{prefix}: {sentence} ({code}). {remedy}.", file=sys.stderr)
         printed[:] = [state, *known]
 
     return print_state
