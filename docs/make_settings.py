@@ -27,8 +27,8 @@ def _lines() -> Iterator[str]:
     yield (
         "Each setting is an option of `ptn serve`, `ptn doctor` and `api_manager.py --serve`, an environment "
         "variable, and,\nby its name, a keyword of `APIManager`. The option takes precedence over the "
-        "variable, the variable over the default.\nA switch needs no value as an option, and `true` or `false` "
-        "as a variable. Times are in milliseconds, sizes in bytes.\n"
+        "variable, the variable over the default.\nA switch needs no value as an option, and `true` or "
+        "`false` as a variable. Times are in milliseconds, sizes in bytes.\n"
     )
     for section, settings in groupby(SETTINGS.values(), key=lambda setting: setting.section):
         yield f"## {section}\n"
