@@ -78,7 +78,7 @@ class Table:
     """The rows, of which every key that occurs in data marks one."""
 
     def __init__(self) -> None:
-        self.rows = {name: fields_of(kind) for name, kind in structs().items()}
+        self.rows = {name: dict(fields_of(kind)) for name, kind in structs().items()}
         self.seen: set[tuple[str, str]] = set()
         self.unknown: set[str] = set()
         self.mistyped: set[str] = set()
