@@ -1,4 +1,4 @@
-"""Every command on a terminal of 80 and of 100 columns: no line is wider, so the terminal wraps none."""
+"""Every command on a terminal of 80 columns: no line is wider, so the terminal wraps none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-import pytest
 import typer.main
 
 from ptn_api.cli.app import app
@@ -16,6 +15,7 @@ from tests.cli.test_client_commands import ENTITY, MINER
 from tests.client.test_rest_transport import answering
 from tests.live import Live
 
+COLUMNS = 80
 COMMANDS = (
     "top",
     "positions",
@@ -73,24 +73,21 @@ def test_every_command_that_prints_rows_is_here() -> None:
     assert rows - {"cluster"} <= {words.split()[0] for words in (*COMMANDS, *OF_TODAY)}
 
 
-@pytest.mark.parametrize("columns", [80, 100])
-def test_no_line_is_wider_than_the_terminal(
-    ptn: Ptn, live: Live, of_today: dict[str, str], columns: int
-) -> None:
+def test_no_line_is_wider_than_the_terminal(ptn: Ptn, live: Live, of_today: dict[str, str]) -> None:
     """Against servers with data of the simulator and of a validator of today."""
     row = ptn("replay").lines[3].split("\t")
     given = {"keys": live.keys_file, "middle": row[1]}
     commands = [words.format(**given) for words in COMMANDS]
-    shown = dict(zip(commands, ptn.captures(commands, columns=columns), strict=True))
+    shown = dict(zip(commands, ptn.captures(commands, columns=COLUMNS), strict=True))
     today = Ptn(ptn.home, ptn.environment | of_today)
     shown |= {
-        f"today: {w}": s for w, s in zip(OF_TODAY, today.captures(OF_TODAY, columns=columns), strict=True)
+        f"today: {w}": s for w, s in zip(OF_TODAY, today.captures(OF_TODAY, columns=COLUMNS), strict=True)
     }
     assert not {words for words, text in shown.items() if not text.strip()}
     assert not {words: text for words, text in shown.items() if "Traceback" in text}
     tables = {w: t for w, t in shown.items() if not re.search("BTCUSDX|nobody", w)}  # errors are sentences
     wide = [
-        (words, line) for words, text in tables.items() for line in text.split("\n") if len(line) > columns
+        (words, line) for words, text in tables.items() for line in text.split("\n") if len(line) > COLUMNS
     ]
     assert wide == []
     # A title or what was left out names the hotkeys' full length: each row has its own line.
@@ -99,13 +96,12 @@ def test_no_line_is_wider_than_the_terminal(
     assert not re.search(r"\d{13}", row)  # a sequence would look like a time
 
 
-@pytest.mark.parametrize("columns", [80, 100])
-def test_no_help_is_wider_than_the_terminal(stranger: Ptn, columns: int) -> None:
+def test_no_help_is_wider_than_the_terminal(stranger: Ptn) -> None:
     wide = [
         (words, line)
-        for words, text in zip(HELP, stranger.captures(HELP, columns=columns), strict=True)
+        for words, text in zip(HELP, stranger.captures(HELP, columns=COLUMNS), strict=True)
         for line in text.split("\n")
-        if len(line) > columns
+        if len(line) > COLUMNS
     ]
     assert wide == []
 

@@ -32,7 +32,7 @@ from tests.waiting import PATIENCE_S, until
 def _title(process: psutil.Process) -> str:
     """The process's title, or where setproctitle is missing, the last word of its command line."""
     words = " ".join(process.cmdline()).split()
-    return " ".join(words if words[0] == "ptn-api" else words[-1:]).replace("ptn-api-", "ptn-api ")
+    return " ".join(words if words[:1] == ["ptn-api"] else words[-1:]).replace("ptn-api-", "ptn-api ")
 
 
 class Embedded:
