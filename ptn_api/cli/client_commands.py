@@ -178,13 +178,17 @@ def positions(
     miner: Miners = None,
     trade_pair: TradePairs = None,
     status: Annotated[Status, typer.Option(help="Show open, closed or all positions.")] = Status.OPEN,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="TIME", help="Show them as they were at this time, by hotkey (UTC)."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Print every miner's positions, best miner first."""
     from ptn_api.cli.positions import run
 
     chosen = {"miners": miner or [], "trade_pairs": trade_pair or [], "status": status.value}
-    run(url, api_key_file, tier=tier, as_json=json, **chosen)  # type: ignore[arg-type]
+    run(url, api_key_file, tier=tier, as_json=json, at=time_ms(at), **chosen)  # type: ignore[arg-type]
 
 
 def top(

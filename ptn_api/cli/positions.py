@@ -13,7 +13,7 @@ import msgspec
 from rich.console import Console
 from rich.live import Live
 
-from ptn_api.cli.client import fetch, open_client
+from ptn_api.cli.client import fetch, newest_orders, open_client
 from ptn_api.cli.output import (
     OrderOutput,
     format_age,
@@ -29,6 +29,7 @@ from ptn_api.client import calls
 from ptn_api.client.rest import PTNClient
 from ptn_api.errors import APIStatusError, ServerUnreachableError, SettingsError
 from ptn_api.model.miner import Leaderboard, LeaderboardEntry
+from ptn_api.model.order import Order
 from ptn_api.model.position import Position
 from ptn_api.model.tiers import TIERS, data_tier
 from ptn_api.model.trade_pair import pair_id, split_names
@@ -58,15 +59,17 @@ def run(
     trade_pairs: Sequence[str],
     status: str,
     as_json: bool,
+    at: int | None = None,
 ) -> None:
-    """Prints all miners' positions, the best miner first."""
+    """Prints all miners' positions, the best miner first; with `at` (epoch ms) as they were, by hotkey."""
     with open_client(url, api_key_file) as client:
-        body, entries = _fetch_positions(client, tier, miners, trade_pairs, status)
+        body, entries = _fetch_positions(client, tier, miners, trade_pairs, status, at)
     if as_json:
         print_document(body)
     else:
         positions = ((hotkey, position) for hotkey, entry in entries.items() for position in entry.positions)
-        title = f"{len(entries)} miners, best first; {status} positions"
+        order = "best first" if at is None else f"as of {format_time(at)}"
+        title = f"{len(entries)} miners, {order}; {status} positions"
         print_rows(_POSITION_COLUMNS, _position_rows(positions), title=title)
 
 
@@ -98,20 +101,24 @@ def run_orders(
     as_json: bool,
 ) -> None:
     """Prints the newest `limit` orders processed within the span (epoch ms, end excluded), newest last."""
-    with open_client(url, api_key_file) as client:
-        _, entries = _fetch_positions(client, tier, miners, trade_pairs)
     start, end = span
-    in_span = sorted(
-        (
-            (position, order)
-            for entry in entries.values()
-            for position in entry.positions
-            for order in position.orders
-            if (start is None or start <= order.processed_ms) and (end is None or order.processed_ms < end)
-        ),
-        key=lambda pair: (pair[1].processed_ms, pair[1].order_uuid),
-    )
-    newest = in_span[-limit:] if limit else in_span
+    newest: Sequence[tuple[Any, Order]] | None
+    with open_client(url, api_key_file) as client:
+        newest = newest_orders(client, tier, miners, trade_pairs, span, limit)
+        entries = {} if newest is not None else _fetch_positions(client, tier, miners, trade_pairs)[1]
+    if newest is None:
+        in_span = sorted(
+            (
+                (position, order)
+                for entry in entries.values()
+                for position in entry.positions
+                for order in position.orders
+                if (start is None or start <= order.processed_ms)
+                and (end is None or order.processed_ms < end)
+            ),
+            key=lambda pair: (pair[1].processed_ms, pair[1].order_uuid),
+        )
+        newest = in_span[-limit:] if limit else in_span
     if as_json:
         objects = [
             {
@@ -145,6 +152,7 @@ def _fetch_positions(
     miners: Sequence[str],
     trade_pairs: Sequence[str],
     status: str = "all",
+    at: int | None = None,
 ) -> tuple[bytes, calls.MinerPositions]:
     """All miners' positions, at the given tier or the key's own. Prints a warning for unknown miners."""
     wanted = data_tier(client.me().tier) if tier is None else tier
@@ -153,7 +161,7 @@ def _fetch_positions(
         raise SettingsError(f"--tier: expected 0, 30, 50 or 100, not {wanted}")
     only: Any = None if status == "all" else status
     call = calls.miner_positions(
-        tier=known_tier, miner=list(miners) or None, trade_pair=list(trade_pairs) or None, status=only
+        tier=known_tier, miner=list(miners) or None, trade_pair=list(trade_pairs) or None, status=only, at=at
     )
     body, entries = fetch(client, call)
     # Without other filters, the client's log has the same.
