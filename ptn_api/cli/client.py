@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from ptn_api.cli.config import ApiKey, read_api_key, read_config
+from ptn_api.client.arguments import ALL
 from ptn_api.client.calls import Call
 from ptn_api.client.connection_errors import failure_text, foreign_text, proxy_note
 from ptn_api.client.rest import PTNClient, Retries
@@ -26,6 +27,8 @@ from ptn_api.errors import (
     ServerUnreachableError,
     SettingsError,
 )
+from ptn_api.model.order import Order, OrderRow
+from ptn_api.model.tiers import data_tier
 
 __all__ = [
     "REST_URL",
@@ -33,6 +36,7 @@ __all__ = [
     "authentication_failure",
     "check_stream",
     "fetch",
+    "newest_orders",
     "open_client",
     "print_client_log",
     "rest_url",
@@ -108,6 +112,38 @@ def fetch(client: PTNClient, call: Call[T]) -> tuple[bytes, T]:
         return body, call.read(body, headers)
 
     return client.call(Call(call.path, read, accept=call.accept, join=call.join, **call.parameters))
+
+
+def newest_orders(
+    client: PTNClient,
+    tier: int | None,
+    miners: Sequence[str],
+    trade_pairs: Sequence[str],
+    span: tuple[int | None, int | None],
+    limit: int,
+) -> list[tuple[OrderRow, Order]] | None:
+    """The newest `limit` orders of the span (0: all of them), newest last, without any position.
+
+    None if they are only in the positions: below tier 100, and on older servers.
+    """
+    if (data_tier(client.me().tier) if tier is None else tier) < 100:
+        return None
+    start, end = span
+    newest: list[tuple[OrderRow, Order]] = []
+    page = min(limit, 1_000) if limit and end is None else 1_000
+    try:
+        for row in client.all_orders(miner=miners or ALL, trade_pair=trade_pairs or ALL, page=page):
+            if start is not None and row.order.processed_ms < start:
+                break
+            if end is None or row.order.processed_ms < end:
+                newest.append((row, row.order))
+            if limit and len(newest) == limit:
+                break
+    except APIStatusError as error:
+        if error.status != 404:
+            raise
+        return None
+    return newest[::-1]
 
 
 async def check_stream(url: str) -> None:

@@ -299,12 +299,16 @@ def positions(
     miner: Miners = None,
     trade_pair: TradePairs = None,
     status: Annotated[Status, typer.Option(help="Show open, closed or all positions.")] = Status.OPEN,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="TIME", help="Show them as they were at this time, by hotkey (UTC)."),
+    ] = None,
 ) -> None:
     """Print every miner's positions, best miner first."""
     from ptn_api.cli.show.positions import run
 
     chosen = {"miners": miner or [], "trade_pairs": trade_pair or [], "status": status.value}
-    run(url, api_key_file, view, tier=tier, **chosen)  # type: ignore[arg-type]
+    run(url, api_key_file, view, tier=tier, at=time_ms(at), **chosen)  # type: ignore[arg-type]
 
 
 @prints_rows(limit=25, rows="miners")

@@ -12,7 +12,7 @@ from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 import msgspec
 
@@ -734,13 +734,15 @@ def order_page(
     """
     miners, pairs = as_list(miner), trade_pairs_from(trade_pair)
     decode: _Reader[OrderPage] = _decoder(OrderPage)
-    if not _is_long({"miner": miners or (), "trade_pair": pairs or ()}):
-        return Call(
-            "/orders", decode, cached=False, limit=limit, before=before, miner=miners, trade_pair=pairs
-        )
+    too_long = _is_long({"miner": miners or (), "trade_pair": pairs or ()})
 
     def read(body: bytes, headers: Mapping[str, str]) -> OrderPage:
+        for hotkey in filter(None, headers.get("x-ptn-unknown-miners", "").split(",")):
+            if before is None:  # once, not with each page
+                logger.warning("no positions of miner %r: is the hotkey right?", unquote(hotkey))
         page = decode(body, headers)
+        if not too_long:
+            return page
         chosen = [
             row
             for row in page.orders
@@ -748,7 +750,10 @@ def order_page(
         ]
         return msgspec.structs.replace(page, orders=chosen)
 
-    return Call("/orders", read, cached=False, limit=limit, before=before)
+    asked = (None, None) if too_long else (miners, pairs)
+    return Call(
+        "/orders", read, cached=False, limit=limit, before=before, miner=asked[0], trade_pair=asked[1]
+    )
 
 
 def limit_orders(

@@ -406,13 +406,18 @@ class PTNClient:
             return result
 
     def all_orders(
-        self, *, before: str | None = None, miner: Choice | None = ALL, trade_pair: Choice | None = ALL
+        self,
+        *,
+        before: str | None = None,
+        miner: Choice | None = ALL,
+        trade_pair: Choice | None = ALL,
+        page: int = 1_000,
     ) -> Iterator[OrderRow]:
-        """Yields all miners' orders, newest first (tier 100); requests a page of 1,000 when one is needed."""
+        """Yields all miners' orders, newest first (tier 100); requests `page` of them when one is needed."""
         while True:
-            page = self.order_page(before=before, miner=miner, trade_pair=trade_pair)
-            yield from page.orders
-            if (before := page.next) is None:
+            found = self.order_page(limit=page, before=before, miner=miner, trade_pair=trade_pair)
+            yield from found.orders
+            if (before := found.next) is None:
                 return
 
     def history(
@@ -555,14 +560,19 @@ class AsyncPTNClient:
             return result
 
     async def all_orders(
-        self, *, before: str | None = None, miner: Choice | None = ALL, trade_pair: Choice | None = ALL
+        self,
+        *,
+        before: str | None = None,
+        miner: Choice | None = ALL,
+        trade_pair: Choice | None = ALL,
+        page: int = 1_000,
     ) -> AsyncIterator[OrderRow]:
-        """Yields all miners' orders, newest first (tier 100); requests a page of 1,000 when one is needed."""
+        """Yields all miners' orders, newest first (tier 100); requests `page` of them when one is needed."""
         while True:
-            page = await self.order_page(before=before, miner=miner, trade_pair=trade_pair)
-            for row in page.orders:
+            found = await self.order_page(limit=page, before=before, miner=miner, trade_pair=trade_pair)
+            for row in found.orders:
                 yield row
-            if (before := page.next) is None:
+            if (before := found.next) is None:
                 return
 
     async def history(

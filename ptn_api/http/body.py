@@ -256,9 +256,10 @@ class EncodedStream:
         parts = self._body.parts()
         texts = (part.identity if isinstance(part, Segment) else part for part in parts)
         if self.length is not None:
-            yield from _chunks(texts, _STREAMED_BYTES)
+            yield from _chunks(texts, _STREAMED_BYTES, steps=True)
             return
-        for chunk in _chunks(_gzip_stream(parts) if self._coding == "gzip" else texts, _STREAMED_BYTES):
+        encoded = _gzip_stream(parts) if self._coding == "gzip" else texts
+        for chunk in _chunks(encoded, _STREAMED_BYTES, steps=True):
             yield b"".join((b"%x\r\n" % len(chunk), chunk, b"\r\n")) if chunk else b""
         yield b"0\r\n\r\n"
 
@@ -287,12 +288,16 @@ class LiveBody:
         raise NotImplementedError
 
 
-def _chunks(parts: Iterable[bytes | memoryview], size: int) -> Iterator[bytes | memoryview]:
+def _chunks(
+    parts: Iterable[bytes | memoryview], size: int, *, steps: bool = False
+) -> Iterator[bytes | memoryview]:
+    """Yields writes of about this size; with `steps` also an empty one for an empty part."""
     small: list[bytes | memoryview] = []
     total = 0
     for part in parts:
-        if not part:
+        if steps and not part:
             yield b""
+            continue
         if total and total + len(part) > size:
             yield b"".join(small)
             small, total = [], 0
@@ -354,7 +359,8 @@ def _as_segments(parts: Iterator[Part]) -> Iterator[Segment]:
     for part in parts:
         if not part:
             yield Segment(b"")
-        elif texts and (size >= _COMPRESSED_BYTES or isinstance(part, Segment)):
+            continue
+        if texts and (size >= _COMPRESSED_BYTES or isinstance(part, Segment)):
             yield Segment(b"".join(texts))
             texts, size = [], 0
         if isinstance(part, Segment):

@@ -184,6 +184,25 @@ def test_orders(ptn: Ptn) -> None:
     assert max(order["processed_ms"] for order in chosen) < middle
     assert len(ptn("orders", "--limit", 5).lines) == 6
     assert ptn("orders", "--from", "2100-01-01").lines[1:] == []
+    delayed = json.loads(ptn("orders", "--tier", 50, "--limit", 5, "--json").stdout)
+    assert (len(delayed), list(delayed[0])) == (5, list(orders[0]))
+    recent = json.loads(ptn("orders", "--from", times[3], "--limit", 0, "--json").stdout)
+    assert orders[3:] == [order for order in recent if order in orders]
+
+
+def test_positions_of_the_past(ptn: Ptn) -> None:
+    """As they were: orders placed since then are absent; a time that has no answer is an error."""
+    processed = json.loads(ptn("orders", "--limit", 20, "--json").stdout)[0]["processed_ms"]
+    body = json.loads(ptn("positions", "--at", processed, "--status", "all", "--json").stdout)
+    times = [
+        order["processed_ms"]
+        for entry in body.values()
+        for position in entry["positions"]
+        for order in position["orders"]
+    ]
+    assert max(times) < processed
+    shown = ptn("positions", "--at", "2100-01-01")
+    assert (shown.status, "at lies in the future" in shown.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(

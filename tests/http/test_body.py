@@ -10,7 +10,16 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptn_api.http.body import Body, EncodedBody, Segment, SegmentRun, body_of, gzip_parts, tag_of
+from ptn_api.http.body import (
+    Body,
+    EncodedBody,
+    Segment,
+    SegmentRun,
+    StreamedBody,
+    body_of,
+    gzip_parts,
+    tag_of,
+)
 
 contents = st.lists(st.one_of(st.binary(max_size=200), st.binary(min_size=1).map(lambda b: b * 99)))
 
@@ -102,3 +111,18 @@ async def test_a_large_document_is_cut_into_segments() -> None:
     assert len(body.segments) == 3
     assert b"".join(body.encode("identity").parts) == content
     assert body.tag == tag_of([content[:5], content[5:]])
+
+
+@given(contents, st.sampled_from(["identity", "gzip"]), st.booleans())
+def test_a_streamed_body_is_its_parts(parts: list[bytes], coding: str, known: bool) -> None:
+    """With or without a length; an empty part is an empty write, which must not end the chunks."""
+    length = sum(map(len, parts)) if known else None
+    stream = StreamedBody(lambda: iter(parts), length, "tag").encode(coding)  # type: ignore[arg-type]
+    writes = [bytes(chunk) for chunk in stream.chunks()]
+    assert writes.count(b"") == parts.count(b"")
+    body = b"".join(writes)
+    if stream.length is None:
+        *chunks, end = [write for write in writes if write]
+        assert end == b"0\r\n\r\n"
+        body = b"".join(chunk.partition(b"\r\n")[2][:-2] for chunk in chunks)
+    assert (gzip.decompress(body) if coding == "gzip" else body) == b"".join(parts)

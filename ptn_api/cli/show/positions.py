@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import msgspec
 from rich.console import Console
 from rich.live import Live
 
-from ptn_api.cli.client import fetch, open_client
+from ptn_api.cli.client import fetch, newest_orders, open_client
 from ptn_api.cli.row_options import View
 from ptn_api.cli.show.choices import chosen_hotkey, chosen_hotkeys
 from ptn_api.cli.show.table import (
@@ -40,6 +41,7 @@ from ptn_api.client.arguments import as_list
 from ptn_api.client.rest import PTNClient
 from ptn_api.errors import APIStatusError, ServerUnreachableError, SettingsError
 from ptn_api.model.miner import Leaderboard, LeaderboardEntry
+from ptn_api.model.order import Order
 from ptn_api.model.tiers import TIERS, data_tier
 from ptn_api.model.trade_pair import pair_id
 
@@ -79,15 +81,21 @@ def run(
     miners: Sequence[str],
     trade_pairs: Sequence[str],
     status: str,
+    at: int | None = None,
 ) -> None:
-    """Prints all miners' positions, the best miner first."""
+    """Prints all miners' positions, the best miner first; with `at` (epoch ms) as they were, by hotkey."""
     with open_client(url, api_key_file) as client:
-        body, entries = _fetch_positions(client, tier, miners, trade_pairs, status)
+        body, entries = _fetch_positions(client, tier, miners, trade_pairs, status, at)
     kind = "" if status == "all" else f"{status} "
+    order = (
+        "best miner first"
+        if at is None
+        else f"as of {datetime.fromtimestamp(at / 1000, timezone.utc):%Y-%m-%d %H:%M:%S}"
+    )
     table = Table(
         _POSITION_COLUMNS,
         [row for hotkey, entry in entries.items() for row in _position_rows(hotkey, entry)],
-        f"{kind}positions of {len(entries)} miners, best miner first",
+        f"{kind}positions of {len(entries)} miners, {order}",
         "ranked by: the miner's return over the validator's lookback (`ptn top` has its days). leverage: "
         "multiples of the account, - is short. entry: in the pair's quote currency. Times are UTC.",
     )
@@ -147,20 +155,27 @@ def run_orders(
     span: tuple[int | None, int | None],
 ) -> None:
     """Prints the newest orders processed within the span (epoch ms, end excluded), newest last."""
-    with open_client(url, api_key_file) as client:
-        _, entries = _fetch_positions(client, tier, miners, trade_pairs)
     start, end = span
-    in_span = sorted(
-        (
-            (position, order)
-            for entry in entries.values()
-            for position in entry.positions
-            for order in position.orders
-            if (start is None or start <= order.processed_ms) and (end is None or order.processed_ms < end)
-        ),
-        key=lambda pair: (pair[1].processed_ms, pair[1].order_uuid),
-    )
-    newest = in_span[-view.limit :] if view.limit else in_span
+    newest: Sequence[tuple[Any, Order]] | None
+    with open_client(url, api_key_file) as client:
+        if miners:
+            as_list(miners)  # an empty choice is an error
+            miners = chosen_hotkeys(client, miners)
+        newest = newest_orders(client, tier, miners, trade_pairs, span, view.limit)
+        entries = {} if newest is not None else _fetch_positions(client, tier, miners, trade_pairs)[1]
+    if newest is None:
+        in_span = sorted(
+            (
+                (position, order)
+                for entry in entries.values()
+                for position in entry.positions
+                for order in position.orders
+                if (start is None or start <= order.processed_ms)
+                and (end is None or order.processed_ms < end)
+            ),
+            key=lambda pair: (pair[1].processed_ms, pair[1].order_uuid),
+        )
+        newest = in_span[-view.limit :] if view.limit else in_span
     if view.output == "json":
         objects = [
             {
@@ -186,7 +201,7 @@ def run_orders(
         )
         for position, order in newest
     ]
-    some = f"newest of {len(in_span)} " if len(newest) < len(in_span) else ""
+    some = f"newest {len(newest)} " if len(newest) == view.limit else ""
     notes = (
         "leverage: change of the position, in multiples of the account. price: in the pair's quote currency."
     )
@@ -199,6 +214,7 @@ def _fetch_positions(
     miners: Sequence[str],
     trade_pairs: Sequence[str],
     status: str = "all",
+    at: int | None = None,
 ) -> tuple[bytes, calls.MinerPositions]:
     """All miners' positions, at the given tier or the key's own. Tells which miners have none."""
     wanted = data_tier(client.me().tier) if tier is None else tier
@@ -210,7 +226,11 @@ def _fetch_positions(
         as_list(miners)  # an empty choice is an error
         miners = chosen_hotkeys(client, miners)
     call = calls.miner_positions(
-        tier=known_tier, miner=list(miners) or None, trade_pair=list(trade_pairs) or None, status=only
+        tier=known_tier,
+        miner=list(miners) or None,
+        trade_pair=list(trade_pairs) or None,
+        status=only,
+        at=at,
     )
     call.read = calls.MinerPositions.read  # chosen_hotkeys has warned already
     body, entries = fetch(client, call)
