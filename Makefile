@@ -7,7 +7,7 @@ LOWEST := .venv-lowest
 CLIENT := .venv-client
 CLIENT_BIN := $(CLIENT)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 # These folders start whole servers; `make check` leaves them out.
-SLOW := cli examples hostile page soak system web
+SLOW := cli examples hostile notify/test_delivery.py page soak system web
 # A demo and a real validator must not share a log.
 DEMO_DIR := .ptn-demo
 CLUSTER_DIR := .ptn-demo-cluster

@@ -33,10 +33,11 @@ def notification_senders(
     arguments: Sequence[str], targets_file: Path | None, secret_file: Path | None, *, timeout_s: float
 ) -> dict[str, Sender]:
     """Returns the way to each chosen target, by its name. Raises SettingsError."""
-    known = parse_targets(os.environ.get("PTN_NOTIFY_TARGETS", "").split(), "PTN_NOTIFY_TARGETS")
     if targets_file is not None:
         text = read_private_file(targets_file, "--targets-file")
         known = parse_targets(text.splitlines(), "--targets-file")
+    else:
+        known = parse_targets(os.environ.get("PTN_NOTIFY_TARGETS", "").split(), "PTN_NOTIFY_TARGETS")
     senders: dict[str, Sender] = {}
     for target in choose_targets(arguments, known):
         if target.is_webhook:
