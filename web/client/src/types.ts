@@ -932,6 +932,28 @@ export interface Order {
   is_hl_taker?: boolean | null;
 }
 
+/** Orders, newest first; continue with `before=<next>` until `next` is null. */
+export interface OrderPage {
+  /** The orders, newest first. Since: after 0.1.0. */
+  orders: OrderRow[];
+  /** The next `before`. Null: there are no older ones. Since: after 0.1.0. */
+  next: string | null;
+}
+
+/** An order of any miner, with its position's names. */
+export interface OrderRow {
+  /** The position's miner. Since: after 0.1.0. */
+  miner_hotkey: string;
+  /** The order's position. Since: after 0.1.0. */
+  position_uuid: string;
+  /** The pair's id, such as BTCUSD. Since: after 0.1.0. */
+  trade_pair: string;
+  /** Sequence of its message. Unit: sequence. Null: it was never announced. Since: after 0.1.0. */
+  sequence: number | null;
+  /** The order. Since: after 0.1.0. */
+  order: Order;
+}
+
 /** A miner's orders, each list by `processed_ms`. */
 export interface OrdersByStatus {
   /** Limit orders that wait. Absent: not requested. Since: after 0.1.0. */
@@ -1099,6 +1121,7 @@ export interface Position {
   last_price_source?: unknown;
   /** Rate of the latest mark. Unit: USD per unit of the quote currency. Null: generations 1 to 3. Since: generation 4. */
   last_quote_usd_conversion?: number | null;
+  /** `last_order` if the returns are of the last order's price: in a document of the past, of a position that was open then. Null: otherwise. Since: after 0.1.0. */
   return_as_of?: string | null;
 }
 
