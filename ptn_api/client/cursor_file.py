@@ -20,7 +20,7 @@ import platformdirs
 from ptn_api.file_lock import FileLock, is_at
 from ptn_api.wire.client_session import Cursor
 
-__all__ = ["CursorFile", "CursorStore", "NoCursorFile", "cursor_path"]
+__all__ = ["CursorFile", "CursorStore", "NoCursorFile", "cursor_path", "state_folder"]
 
 logger = logging.getLogger("ptn_api.client")
 
@@ -51,11 +51,15 @@ class NoCursorFile:
         pass
 
 
+def state_folder(state_dir: str | os.PathLike[str] | None) -> Path:
+    """Returns the folder of what a client remembers: by default the user's own."""
+    return Path(state_dir) if state_dir is not None else platformdirs.user_state_path("ptn-api")
+
+
 def cursor_path(state_dir: str | os.PathLike[str] | None, server: str, api_key: str, name: str = "") -> Path:
     """Returns the file for this server ("host:port"), key and name; its name is a hash that reveals none."""
-    folder = Path(state_dir) if state_dir is not None else platformdirs.user_state_path("ptn-api")
     key = hashlib.sha256(api_key.encode("utf-8", "surrogatepass")).hexdigest()
-    return folder / _file_name(server, key, name)
+    return state_folder(state_dir) / _file_name(server, key, name)
 
 
 def _file_name(*identity: str) -> str:

@@ -13,9 +13,9 @@ import httpx
 import msgspec
 
 from ptn_api import __version__
+from ptn_api.client.connection_errors import failure_text
 from ptn_api.client.message import PTNWebSocketMessage
 from ptn_api.clock import Clock, wall_ms
-from ptn_api.client.connection_errors import failure_text
 from ptn_api.errors import SettingsError
 from ptn_api.notify.targets import NotDeliveredError, Target
 

@@ -44,6 +44,8 @@ from ptn_api.client import (
     OpenBook,
     OpenMirror,
     Order,
+    OrderPage,
+    OrderRow,
     OrderType,
     Pace,
     Position,
@@ -188,6 +190,10 @@ def rest(target: Path) -> polars.DataFrame:
         checkpoint: Checkpoint = api.validator_checkpoint()
         file: Path = api.validator_checkpoint(target, lambda done, total: print(done, total))
         page: MessagePage = api.messages(-1, limit=10, miner="5A", trade_pair=(), format="delta")
+        newest: OrderPage = api.order_page(limit=10, miner="5A")
+        row: OrderRow = next(api.all_orders(before=newest.next))
+        history = api.history("5A", every="1d", rows="orders")
+        print(row.sequence)
         excluded: EliminationList = api.eliminations()
         eliminations: list[Elimination] = excluded
         excluded.to_polars()
@@ -220,6 +226,8 @@ def rest(target: Path) -> polars.DataFrame:
             checkpoint.to_polars("orders"),
             checkpoint.ledgers_to_polars(),
             page.to_polars(),
+            newest.to_polars(),
+            history,
             tables.messages(page.messages),
             tables.orders(entries.positions()),
         ]

@@ -187,6 +187,7 @@ def position_objects(value: Any) -> Iterator[dict[str, Any]]:
 
 QUERIES = {
     "/miner-positions": "?since={epoch}:{revision}",
+    "/miner-positions/{hotkey}": "?at={now}",
     "/challenge-period/{hotkey}": "?history=true",
     "/limit-orders/{hotkey}": "?status=unfilled,cancelled",
     "/entity/endpoint": "?subaccount={hotkey}_0",
@@ -208,7 +209,7 @@ async def walk_responses(table: Table, changes: list[Change]) -> None:
         if route.media_type != JSON or "json" in route.path:
             continue
         for hotkey, query in itertools.product(hotkeys, ("", QUERIES.get(route.path, ""))):
-            values = {"hotkey": hotkey, "epoch": log.epoch, "revision": log.head().revision - 1}
+            values = {"hotkey": hotkey, "epoch": log.epoch, "revision": log.head().revision - 1, "now": NOW}
             body = await ask((route.path + query).format(**values))
             if body is not None:
                 walk_response(table, route, body)

@@ -11,7 +11,7 @@ from pathlib import Path
 from ptn_api.cli.client import authentication_failure, check_stream, print_client_log, ws_url
 from ptn_api.cli.config import read_api_key
 from ptn_api.cli.show.choices import known_trade_pairs
-from ptn_api.cli.show.stream import state_printer, stop_on_signals, whole_hotkeys
+from ptn_api.cli.show.following import state_printer, stop_on_signals, whole_hotkeys
 from ptn_api.client.stream import Stream
 from ptn_api.errors import AuthenticationError, ClientError, SettingsError
 from ptn_api.notify.notifier import Notifier, NotifyOptions

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -17,10 +16,10 @@ from ptn_api.cli.client import authentication_failure, check_stream, open_client
 from ptn_api.cli.config import read_api_key
 from ptn_api.cli.row_options import View
 from ptn_api.cli.show.choices import known_trade_pairs, matching_hotkey
+from ptn_api.cli.show.following import state_printer, stop_on_signals, whole_hotkeys
 from ptn_api.cli.show.output import order_handler
 from ptn_api.cli.show.table import print_document
 from ptn_api.client.arguments import Timing, as_list
-from ptn_api.client.connection import StreamState
 from ptn_api.client.cursor_file import NoCursorFile
 from ptn_api.client.delivery import Dispatcher, OnError
 from ptn_api.client.recording import Recording
@@ -28,7 +27,7 @@ from ptn_api.client.replaying import Replay, ReplayServer, replay
 from ptn_api.client.rest import PTNClient
 from ptn_api.client.servers.several import Difference
 from ptn_api.client.stream import Stream
-from ptn_api.errors import AuthenticationError, ServerUnreachableError
+from ptn_api.errors import AuthenticationError
 from ptn_api.tasks import cancel_and_wait
 from ptn_api.wire.client_session import Gap
 
@@ -37,9 +36,6 @@ __all__ = [
     "run_recorder",
     "run_replay",
     "run_replay_server",
-    "state_printer",
-    "stop_on_signals",
-    "whole_hotkeys",
 ]
 
 
@@ -164,53 +160,6 @@ def run_recorder(
         print_document(msgspec.json.encode({"file": str(file), "orders": recording.written}))
     else:
         print(f"ptn: {recording.written} orders recorded in {file}", file=sys.stderr)
-
-
-def whole_hotkeys(names: Sequence[str], api_key_file: Path | None) -> list[str] | None:
-    """The chosen hotkeys. The REST server is asked only about parts of hotkeys."""
-
-    def known() -> list[str]:
-        try:
-            with open_client(os.environ.get("PTN_REST_URL"), api_key_file) as client:
-                return client.hotkeys()
-        except ServerUnreachableError as error:
-            remedy = "give whole hotkeys, or the REST server's address in PTN_REST_URL"
-            raise ServerUnreachableError(f"{error} ({remedy})") from None
-
-    names = as_list(names or None) or []
-    return [matching_hotkey(name, known) for name in names] or None
-
-
-def stop_on_signals(streams: Sequence[Stream]) -> None:
-    """The first signal stops the streams in order, the second ends the process."""
-    loop = asyncio.get_running_loop()
-
-    def stop(number: int, _: object = None) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        for stream in streams:
-            loop.call_soon_threadsafe(stream.stop)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        try:
-            loop.add_signal_handler(number, stop, number)
-        except NotImplementedError:  # Windows; there the event loop wakes up for signals by itself
-            signal.signal(number, stop)
-
-
-def state_printer(prefix: str = "ptn") -> Callable[[StreamState], None]:
-    """Prints each state, and each problem when it begins."""
-    printed: list[str] = [""]
-
-    def print_state(state: StreamState) -> None:
-        if state != printed[0]:
-            print(f"{prefix}: {state}", file=sys.stderr)
-        known = [f"{code} {sentence.partition(': ')[0]}" for code, sentence, _ in state.problems]
-        for name, (code, sentence, remedy) in zip(known, state.problems, strict=True):
-            if name not in printed:
-                print(f"{prefix}: {sentence} ({code}). {remedy}.", file=sys.stderr)
-        printed[:] = [state, *known]
-
-    return print_state
 
 
 def _print_difference(other: Difference) -> None:

@@ -14,8 +14,7 @@ import zlib
 from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 
-import platformdirs
-
+from ptn_api.client.cursor_file import state_folder
 from ptn_api.client.servers.merge import Coverage, SeenOrders
 from ptn_api.file_lock import FileLock, is_at
 
@@ -33,10 +32,9 @@ _POLL_S = 0.05
 
 def record_path(state_dir: str | os.PathLike[str] | None, keys: Iterable[str], name: str) -> Path:
     """Returns the file for these keys and this name; its name is a hash that reveals none."""
-    folder = Path(state_dir) if state_dir is not None else platformdirs.user_state_path("ptn-api")
     hashes = sorted({hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest() for key in keys})
     digest = hashlib.sha256("\n".join(("orders", *hashes, name)).encode()).hexdigest()
-    return folder / f"orders-{digest[:24]}.bin"
+    return state_folder(state_dir) / f"orders-{digest[:24]}.bin"
 
 
 class OrderRecord:
