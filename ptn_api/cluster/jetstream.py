@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import re
 import ssl
@@ -56,6 +57,18 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 logger = structlog.get_logger()
+
+
+def _is_not_late(record: logging.LogRecord) -> bool:
+    """Whether the library logs anything but an answer that came after its timeout, as of a slow server.
+
+    The connection has been given up by then.
+    """
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is not asyncio.InvalidStateError
+
+
+logging.getLogger("nats.aio.client").addFilter(_is_not_late)
 
 _CONNECT_S = 1.0
 _RECONNECT_PAUSE_S = 0.1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import itertools
 import json
+import logging
 import re
 import secrets
 import threading
@@ -718,3 +720,17 @@ def test_a_machine_joins_from_a_snapshot(tmp_path: Path, options: ClusterOptions
                 assert copy.confirm()
                 assert numbers(copy) == [1, 2, 3, 4, 5, 6]
             assert content(tmp_path / "copy") == content(tmp_path / "writer")
+
+
+def test_an_answer_that_comes_too_late_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    """The library would log it with a traceback; anything else that it logs stays."""
+    library = logging.getLogger("nats.aio.client")
+    future: asyncio.Future[bool] = asyncio.Future(loop=asyncio.new_event_loop())
+    future.cancel()
+    with contextlib.closing(future.get_loop()):
+        try:
+            future.set_result(True)
+        except asyncio.InvalidStateError as error:
+            library.error("nats: encountered error", exc_info=error)
+    library.error("nats: encountered error", exc_info=ValueError("other"))
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["other"]
