@@ -31,7 +31,7 @@ SHORT_PERIODS = {
     "key_check_ms": 100,
     "parent_check_ms": 100,
     "restart_backoff_ms": 20,
-    "stop_timeout_ms": 5_000,
+    "stop_timeout_ms": 20_000,
     "usage_flush_ms": 100,
     "requests_per_minute": 0,  # waiting for a condition asks more often than any client should
     "frames_per_minute": 0,
