@@ -626,3 +626,42 @@ def test_a_server_that_returns_after_a_day_repeats_nothing() -> None:
     alone = Model(2)
     alone.coverages[0].since = alone.now = math.inf
     assert alone.merge.order(1, identity_of("m", "1"), old, 1.0, 0.1, 1e15).is_new
+
+
+DAY_MS = 24 * 3_600_000
+
+
+@pytest.mark.parametrize("jump_ms", [10 * 60_000, 25 * 3_600_000, 400 * DAY_MS])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_clock_that_was_ahead_loses_no_order_and_no_gap(jump_ms: int, restarted: bool) -> None:
+    """What a server covered by the wrong time says nothing about the time that follows the correction."""
+    model = Model(2)
+    model.order()
+    for server in (0, 1):
+        model.fetch(server)
+    model.now += jump_ms
+    for server in (0, 0, 1, 1):
+        model.order()
+        model.fetch(server)
+        model.merge.complete(server, model.now, model.now)
+    model.now -= jump_ms - 5_000
+    if restarted:
+        model.restart()
+        model.merge.clock_went_back(model.now)
+    for server in (0, 1):
+        for _ in range(10):
+            model.fetch(server)
+    assert sorted(model.delivered) == [*range(1, model.placed + 1)]
+    model.now += 5_000
+    model.order()
+    model.fetch(0)
+    model.fetch(1)
+    assert model.delivered[-1] == model.placed
+    assert len(model.delivered) == model.placed
+    # One server loses orders while the other one is away: nobody has them.
+    model.now += 10 * model.MARGIN
+    model.stop(1)
+    model.wipe(0)
+    model.fetch(0)
+    model.now += 2 * model.WAIT
+    assert model.merge.next_gap(model.now) == (0, Gap(1, 2, "epoch"))

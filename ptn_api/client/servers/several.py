@@ -184,6 +184,7 @@ class Several:
         for server, coverage, found in zip(self.servers, self._coverages, known, strict=True):
             if server.connection.cursor.sequence >= 0:
                 coverage.since, coverage.complete = found or (-math.inf, -math.inf)
+        self._merge.clock_went_back(self._clock())  # since the record was written, perhaps
 
     def end(self) -> None:
         self._closed = True
