@@ -374,6 +374,9 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     for wrong in ([], ["ws://a:1", "ws://a:1"]):
         with pytest.raises(SettingsError, match="several different"):
             connect(wrong, "key", state_dir=tmp_path)
+    for same in ("ws://a:1/", "ws://a:1/other", "ws://A:1"):
+        with pytest.raises(SettingsError, match="same host and port"):
+            connect(["ws://a:1", "ws://b:1", same], "key", state_dir=tmp_path)
     with pytest.raises(SettingsError, match="3 API keys for 2 servers"):
         connect(urls, ["a", "b", "c"], state_dir=tmp_path)
     recording = Recording(tmp_path / "r.ndjson")
@@ -419,6 +422,37 @@ async def test_a_cancelled_start_leaves_nothing_open(
         await bot.live()
         await bot.received([place(*pair)])
         assert bot.stream.problems == ()
+
+
+async def test_a_gap_is_told_again_until_it_was_processed(
+    pair: list[FakeServer], timing: Timing, tmp_path: Path
+) -> None:
+    """A batch ends before a gap: committing the batch must not move the cursor behind the gap."""
+    one, two = pair
+    gaps: list[Gap] = []
+    options = {"timing": timing, "state_dir": tmp_path, "on_gap": gaps.append}
+    async with connect([one.url, two.url], FakeServer.api_key, **options) as stream:
+        source: Any = stream._source
+        waiting = asyncio.create_task(stream.__anext__())
+        await until_async(lambda: one.live_clients == two.live_clients == 1)
+        place(one)
+        first = await waiting
+        stream.commit(first)
+        saved = source.servers[0]._store
+        assert saved._saved.sequence == first.sequence
+        place(one)
+        batches = stream.batches()
+        (second,) = await anext(batches)
+        source._merge._untold.append((0, Gap(1, 2, "epoch")))
+        assert stream._next_without_waiting() is None
+        stream.commit(second)
+        assert saved._saved.sequence == first.sequence
+        assert gaps == []
+        waiting = asyncio.create_task(stream.__anext__())
+        await until_async(lambda: bool(gaps))
+        place(one)
+        assert (await waiting).sequence == second.sequence + 1
+        assert saved._saved.sequence == second.sequence
 
 
 # --- the record -------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from ptn_api.client.servers.merge import Coverage, Merge, SeenOrders, ServerGap,
 from ptn_api.client.servers.record import OrderRecord
 from ptn_api.client.servers.server import Server
 from ptn_api.clock import Clock
-from ptn_api.errors import AuthenticationError, InvalidInputError
+from ptn_api.errors import AuthenticationError, InvalidInputError, SettingsError
 from ptn_api.tasks import wait_for_event
 from ptn_api.wire.client_session import Cursor, Gap, State, StreamItem
 from ptn_api.wire.frames import Heartbeat, PositionsRemoved
@@ -78,6 +78,9 @@ class Several:
     ) -> None:
         self._filled = asyncio.Event()
         self.servers = [make(n, self._reporter(n), self._filled) for n in range(count)]
+        if len({server.address for server in self.servers}) < count:
+            # The cursors and what is known of each server are kept by address.
+            raise SettingsError("give several servers: two of the URLs have the same host and port")
         seen = SeenOrders()
         self.record = record([server.address for server in self.servers], seen)
         self._coverages = [Coverage() for _ in self.servers]
@@ -350,12 +353,18 @@ class Several:
         # First the orders: a cursor must not be ahead of them.
         orders = [item.order for item in done if item.order is not None]
         self.record.save(orders, self._coverages, self._uncommitted())
-        for number in [n for n in self._held if not self._merge.holds(n)]:
+        # A gap that was not reported yet, either: after a crash it has to be found again.
+        gaps = {item.server for item in self._unprocessed() if isinstance(item.value, ServerGap)}
+        for number in [n for n in self._held if n not in gaps and not self._merge.holds(n)]:
             self.servers[number].save(self._held.pop(number))
 
+    def _unprocessed(self) -> Iterator[ServerItem]:
+        yield from self._dropped
+        if self._current is not None:
+            yield self._current
+
     def _uncommitted(self) -> set[bytes]:
-        items = [*self._dropped, *([] if self._current is None else [self._current])]
-        return {item.order[0] for item in items if item.order is not None}
+        return {item.order[0] for item in self._unprocessed() if item.order is not None}
 
     # --- subscription -------------------------------------------------------------------------------------
 
