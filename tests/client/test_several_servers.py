@@ -404,6 +404,30 @@ async def test_a_newer_client_of_the_same_name_takes_over(
         older.task = asyncio.create_task(asyncio.sleep(0))
 
 
+async def test_a_gap_is_told_although_a_server_connects_before_the_record_is_read(
+    pair: list[FakeServer], timing: Timing, tmp_path: Path
+) -> None:
+    """The record may be in use for a while; a server that is new now does not cover the time before."""
+    one, two = pair
+    async with Bot(pair, timing, tmp_path) as bot:
+        await bot.live()
+        await bot.received([place(one, two)])
+        await bot.settled(one, two)
+    place(one)
+    one.replace_log(5_000)
+    blocking = OrderRecord(record_path(tmp_path, [FakeServer.api_key], ""), [], SeenOrders())
+    await blocking.open(0)
+    slow = msgspec.structs.replace(timing, cursor=600.0)
+    with FakeServer(heartbeat_ms=100, first_sequence=301) as new:
+        async with Bot([one, new], slow, tmp_path) as again:
+            await until_async(lambda: new.live_clients == 1, what="the new server")
+            source: Any = again.stream._source
+            await until_async(lambda: source.servers[1].state == "live", what="live")
+            blocking.close([])
+            await until_async(lambda: bool(again.gaps), what="the gap")
+            assert again.gaps[0].reason == "epoch"
+
+
 async def test_a_cancelled_start_leaves_nothing_open(
     pair: list[FakeServer], timing: Timing, tmp_path: Path
 ) -> None:

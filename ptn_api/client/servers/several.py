@@ -100,7 +100,7 @@ class Several:
         self._reported: Any = None
         self._others: Any = [False for _ in self.servers], ""
         self._error: BaseException | None = None
-        self._closed = self._closing = False
+        self._opened = self._closed = self._closing = False
         self._current: ServerItem | None = None
         self._turn = 0
         self._dropped: deque[ServerItem] = deque()
@@ -148,11 +148,15 @@ class Several:
         async def report(state: StreamState) -> None:
             self._states[number] = state
             self._coverages[number].replaying = state == "replaying"
-            if state in ("live", "stale"):
-                self._merge.follow(number, self._clock())
+            self._follow(number)
             await self._report()
 
         return report
+
+    def _follow(self, number: int) -> None:
+        """Only once the record was read: before, no server would seem to have been followed."""
+        if self._opened and self._states[number] in ("live", "stale"):
+            self._merge.follow(number, self._clock())
 
     async def _report(self) -> None:
         problems = self.problems
@@ -177,17 +181,23 @@ class Several:
         for file in files:
             file.siblings = files
         try:
+            resumed = []
             for server in self.servers:
                 await server.open(wait=wait)
+                # At once: the login gives a new server a cursor as well.
+                resumed.append(server.connection.cursor.sequence >= 0)
             # Afterwards: an older client in this process ends when its cursors are taken over.
             known = await self.record.open(self._cursor_wait_s if wait else 0.0)
         except BaseException:  # cancelled as well: connections and locks would stay
             await self.close()
             raise
-        for server, coverage, found in zip(self.servers, self._coverages, known, strict=True):
-            if server.connection.cursor.sequence >= 0:
+        for resumes, coverage, found in zip(resumed, self._coverages, known, strict=True):
+            if resumes:
                 coverage.since, coverage.complete = found or (-math.inf, -math.inf)
         self._merge.clock_went_back(self._clock())  # since the record was written, perhaps
+        self._opened = True
+        for number in range(len(self.servers)):
+            self._follow(number)
 
     def end(self) -> None:
         self._closed = True
