@@ -117,13 +117,12 @@ class MemoryLog:
     def first_timestamp_after(self, sequence: int) -> int | None:
         return next((e.timestamp_ms for e in self._events if e.sequence > sequence), None)
 
-    def hotkeys(self, *, removed_after_ms: int | None = None) -> list[str]:
-        hotkeys = {key[0] for key, _ in self._present()}
-        if removed_after_ms is not None:
-            hotkeys.update(
-                key[0] for key, entry in self._positions.items() if (entry.removed_ms or 0) > removed_after_ms
-            )
-        return sorted(hotkeys)
+    def hotkeys(self) -> list[str]:
+        return sorted({key[0] for key, _ in self._present()})
+
+    def removed_hotkeys(self, *, removed_after_ms: int) -> list[str]:
+        removed = [(key[0], entry.removed_ms or 0) for key, entry in self._positions.items()]
+        return sorted({miner for miner, removed_ms in removed if removed_ms > removed_after_ms})
 
     def positions(self, *, miner: str | None = None, since_revision: int = 0) -> Iterator[LoggedPosition]:
         positions = [
@@ -146,13 +145,13 @@ class MemoryLog:
             return None
         return _logged((miner, position_uuid), entry)
 
-    def removed_positions(self, miner: str, *, removed_after_ms: int) -> list[LoggedPosition]:
+    def removed_positions(self, miner: str, *, removed_after_ms: int) -> Iterator[LoggedPosition]:
         positions = [
             _logged(key, entry)
             for key, entry in self._positions.items()
             if key[0] == miner and (entry.removed_ms or 0) > removed_after_ms
         ]
-        return sorted(positions, key=lambda position: position.revision)
+        return iter(sorted(positions, key=lambda position: position.revision))
 
     def orders_before(
         self,

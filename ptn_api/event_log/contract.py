@@ -304,8 +304,8 @@ class EventLog(Protocol):
         """`timestamp_ms` of the first event after `sequence`, or None."""
         ...
 
-    def hotkeys(self, *, removed_after_ms: int | None = None) -> list[str]:
-        """Miners with a position in the log, sorted; optionally also those with `removed_positions`."""
+    def hotkeys(self) -> list[str]:
+        """Miners with a position in the log, sorted."""
         ...
 
     def positions(self, *, miner: str | None = None, since_revision: int = 0) -> Iterator[LoggedPosition]:
@@ -323,10 +323,14 @@ class EventLog(Protocol):
 
     def position(self, miner: str, position_uuid: str) -> LoggedPosition | None: ...
 
-    def removed_positions(self, miner: str, *, removed_after_ms: int) -> list[LoggedPosition]:
-        """One miner's positions that were removed after that time, as they were last.
+    def removed_hotkeys(self, *, removed_after_ms: int) -> list[str]:
+        """Miners with `removed_positions`, sorted."""
+        ...
 
-        They are kept as long as tombstones.
+    def removed_positions(self, miner: str, *, removed_after_ms: int) -> Iterator[LoggedPosition]:
+        """One miner's positions that were removed after that time, as they were last, in order of revision.
+
+        They are kept as long as tombstones, and read as `positions` are.
         """
         ...
 

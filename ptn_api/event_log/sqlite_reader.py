@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ __all__ = ["SqliteReader"]
 _FIRST_BATCH = 32
 _LARGEST_BATCH = 1_024
 """Positions read in one transaction: few at first, because many callers stop early."""
+_PRESENT = "removed_ms IS NULL"
 
 _FEW_CHANGES = 2_000
 """So many positions are read quickly, to find the removed ones among them."""
@@ -109,20 +110,33 @@ class SqliteReader:
                     return events[0].timestamp_ms
         return None
 
-    def hotkeys(self, *, removed_after_ms: int | None = None) -> list[str]:
+    def hotkeys(self) -> list[str]:
         with self._snapshot() as db:
             rows = db.execute("SELECT DISTINCT miner FROM positions WHERE removed_ms IS NULL").fetchall()
-            hotkeys = {row[0] for row in rows if self._has_position(db, row[0])}
-            if removed_after_ms is not None:
-                query = f"SELECT {POSITION_COLUMNS} FROM positions WHERE removed_ms > ?"  # noqa: S608
-                hotkeys.update(row[1] for row in db.execute(query, (removed_after_ms,)) if intact(row))
-            return sorted(hotkeys)
+            return sorted(row[0] for row in rows if self._has_position(db, row[0]))
+
+    def removed_hotkeys(self, *, removed_after_ms: int) -> list[str]:
+        with self._snapshot() as db:
+            # A damaged name is that of a miner without intact positions.
+            query = "SELECT DISTINCT miner FROM positions WHERE removed_ms > ? AND header <> x''"
+            return sorted(row[0] for row in db.execute(query, (removed_after_ms,)) if isinstance(row[0], str))
 
     def positions(self, *, miner: str | None = None, since_revision: int = 0) -> Iterator[LoggedPosition]:
+        if miner is None:
+            return self._in_batches(_PRESENT, (), since_revision)
+        return self._in_batches(f"{_PRESENT} AND miner = ?", (miner,), since_revision)
+
+    def removed_positions(self, miner: str, *, removed_after_ms: int) -> Iterator[LoggedPosition]:
+        where = "miner = ? AND removed_ms > ? AND header <> x''"
+        return self._in_batches(where, (miner, removed_after_ms))
+
+    def _in_batches(
+        self, where: str, values: Sequence[Any], since_revision: int = 0
+    ) -> Iterator[LoggedPosition]:
         size = _FIRST_BATCH
         while True:
             with self._snapshot() as db:
-                rows = _position_rows(db, since_revision, miner=miner, limit=size)
+                rows = _position_rows(db, since_revision, where, values, limit=size)
                 batch = self._intact(db, rows)
             # No transaction is open here, however long the caller takes. A position that changes in the
             # meantime gets a larger revision and appears in a later batch.
@@ -155,15 +169,6 @@ class SqliteReader:
                 (miner, position_uuid),
             ).fetchone()
             return logged_position(db, row, self.damaged_rows) if row else None
-
-    def removed_positions(self, miner: str, *, removed_after_ms: int) -> list[LoggedPosition]:
-        with self._snapshot() as db:
-            rows = db.execute(
-                f"SELECT {POSITION_COLUMNS} FROM positions"  # noqa: S608 - constant column names
-                " WHERE miner = ? AND removed_ms > ? AND header <> x'' ORDER BY revision",
-                (miner, removed_after_ms),
-            ).fetchall()
-            return self._intact(db, rows)
 
     def orders_before(
         self,
@@ -334,14 +339,16 @@ class SqliteReader:
 
 
 def _position_rows(
-    db: sqlite3.Connection, since_revision: int, *, miner: str | None = None, limit: int = -1
+    db: sqlite3.Connection,
+    since_revision: int,
+    where: str = _PRESENT,
+    values: Sequence[Any] = (),
+    *,
+    limit: int = -1,
 ) -> list[tuple[Any, ...]]:
-    of_miner = " AND miner = ?" if miner is not None else ""
-    return db.execute(
-        f"SELECT {POSITION_COLUMNS} FROM positions WHERE revision > ? AND removed_ms IS NULL"  # noqa: S608
-        f"{of_miner} ORDER BY revision LIMIT ?",
-        (since_revision, limit) if miner is None else (since_revision, miner, limit),
-    ).fetchall()
+    query = f"SELECT {POSITION_COLUMNS} FROM positions WHERE {where}"  # noqa: S608 - constants
+    query += " AND revision > ? ORDER BY revision LIMIT ?"
+    return db.execute(query, (*values, since_revision, limit)).fetchall()
 
 
 def _age_ms(complete_ms: int | None) -> int | None:

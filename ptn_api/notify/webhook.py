@@ -91,6 +91,8 @@ class Webhook:
             raise NotDeliveredError(f"no response within {self._timeout_s:g} s") from None
         except httpx.HTTPError as error:
             raise NotDeliveredError(failure_text(error)) from None
+        except (httpx.InvalidURL, ValueError):  # from the Location of a redirect, which httpx reads anyway
+            raise NotDeliveredError("the response is malformed") from None
         status = response.status_code
         if not 200 <= status < 300:
             # A `Retry-After` of 429, 503 or any other refusal.

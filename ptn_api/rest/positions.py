@@ -233,7 +233,8 @@ async def _past(app: AppContext, choice: Choice, names: list[str], time_slice: T
 async def _past_of(app: AppContext, hotkey: str, choice: Choice, time_slice: TimeSlice) -> Response:
     headers = await _require_orders(app, choice, time_slice)
     parts = []
-    for part in app.past.entry(hotkey, choice, app.past.removed_after_ms(choice.at_ms)):
+    removed_after_ms = app.past.removed_after_ms(choice.at_ms)
+    for part in app.past.entry(hotkey, choice, removed_after_ms, TimeSlice()):
         parts.append(part)
         await time_slice.yield_if_due()
     text = b"".join(parts)

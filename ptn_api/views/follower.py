@@ -88,7 +88,10 @@ class RebuildQueue:
 
 
 class Follower:
-    """A task that rebuilds views: `await follower.run()`. `built` is set once every miner has been built."""
+    """A task that rebuilds views: `await follower.run()`.
+
+    `built` is set once every miner of the start has been built, even if more changes have come meanwhile.
+    """
 
     def __init__(
         self, log: EventLog, views: PositionViews, documents: Documents, clock: Clock, *, coalesce_ms: int
@@ -101,6 +104,8 @@ class Follower:
         self._queue = RebuildQueue()
         self._taken = Head(sequence=0, revision=0)
         """Changes up to here are in the views or in the queue."""
+        self._unbuilt: set[str] = set()
+        """Until `built`: the miners without a complete view."""
         self._latest_ms = 0
         self.built = asyncio.Event()
         self.outage = LogOutage()
@@ -155,18 +160,27 @@ class Follower:
             if view is not None and view.empty and hotkey not in (self._documents.miners() or ()):
                 views.drop(hotkey)
             self._queue.remove(hotkey)
+            self._unbuilt.discard(hotkey)
             views.head = self._queue.head_within(self._taken)
+            self._note_built()
             await time_slice.yield_if_due()
         views.expired_rebuilt()
         views.head = self._queue.head_within(self._taken)
-        if not views.built and not self._queue.urgent:
-            views.built = True
+        self._note_built()
+
+    def _note_built(self) -> None:
+        """Sets `built` once, even if the queue is never empty."""
+        if not self._views.built and not self._unbuilt:
+            self._views.built = True
             self.built.set()
-            logger.info("views_built", miners=len(views.hotkeys()), omitted=views.omitted())
+            logger.info("views_built", miners=len(self._views.hotkeys()), omitted=self._views.omitted())
 
     def _take_everything(self, head: Head) -> None:
         self._take_documents(since=0)
-        for hotkey in {*self._log.hotkeys(), *(self._documents.miners() or ()), *self._views.hotkeys()}:
+        hotkeys = {*self._log.hotkeys(), *(self._documents.miners() or ()), *self._views.hotkeys()}
+        if not self._views.built:
+            self._unbuilt |= hotkeys
+        for hotkey in hotkeys:
             self._queue.add_urgent(hotkey, self._taken, full=True)
         self._taken = head
 

@@ -77,23 +77,30 @@ class Past:
     def document(self, choice: Choice) -> StreamedBody:
         """Every miner with a position then, by hotkey. It is rebuilt while it is sent, and not kept."""
         removed_after_ms = self.removed_after_ms(choice.at_ms)
+        tier: Tier = 100 if choice.tier == 100 else 0
 
         def parts() -> Iterator[Part]:
-            hotkeys = {*self._log.hotkeys(removed_after_ms=removed_after_ms)}
+            # Present miners are known from the views: the log would have to read all positions for it.
+            hotkeys = {
+                *self._views.hotkeys(tier),
+                *self._log.removed_hotkeys(removed_after_ms=removed_after_ms),
+            }
             if choice.tier == 100:
                 hotkeys |= self._views.archived
-            start = b"{"
+            start, time_slice = b"{", TimeSlice()
             for hotkey in sorted(hotkeys & choice.miners if choice.miners else hotkeys):
                 name = start + msgspec.json.encode(hotkey) + b":"
-                for part in self.entry(hotkey, choice, removed_after_ms, name=name):
+                for part in self.entry(hotkey, choice, removed_after_ms, time_slice, name=name):
                     yield part
                     start = b"," if part else start
+                if time_slice.due:  # many miners without positions then are work as well
+                    yield b""
+                    time_slice.restart()
             yield b"{}" if start == b"{" else b"}"
 
         # Hashed is what the document follows from, since its text comes later: the entries that the tier sees
         # now, which reveal as little, and what is kept beside them.
         archives = self._documents.revisions_by_miner(Document.ARCHIVED_POSITIONS)
-        tier: Tier = 100 if choice.tier == 100 else 0
         hashed = [b"%d" % removed_after_ms, choice.to_json()]
         hashed += [msgspec.json.encode(archives)] if tier == 100 else []
         for view in self._views.ranked(tier):
@@ -101,13 +108,18 @@ class Past:
         return StreamedBody(parts, None, tag_of(hashed))
 
     def entry(
-        self, hotkey: str, choice: Choice, removed_after_ms: int, *, name: bytes = b""
+        self,
+        hotkey: str,
+        choice: Choice,
+        removed_after_ms: int,
+        time_slice: TimeSlice,
+        *,
+        name: bytes = b"",
     ) -> Iterator[bytes]:
         """Yields the miner's entry in parts; no text if no position of it is chosen.
 
         An empty part comes where the work has taken long, so that others can run.
         """
-        time_slice = TimeSlice()
         candidates = []
         for candidate in self._candidates(hotkey, choice, removed_after_ms):
             if candidate is not None:

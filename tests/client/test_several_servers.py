@@ -374,6 +374,9 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     for wrong in ([], ["ws://a:1", "ws://a:1"]):
         with pytest.raises(SettingsError, match="several different"):
             connect(wrong, "key", state_dir=tmp_path)
+    for same in ("ws://a:1/", "ws://a:1/other", "ws://A:1"):
+        with pytest.raises(SettingsError, match="same host and port"):
+            connect(["ws://a:1", "ws://b:1", same], "key", state_dir=tmp_path)
     with pytest.raises(SettingsError, match="3 API keys for 2 servers"):
         connect(urls, ["a", "b", "c"], state_dir=tmp_path)
     recording = Recording(tmp_path / "r.ndjson")
@@ -401,6 +404,30 @@ async def test_a_newer_client_of_the_same_name_takes_over(
         older.task = asyncio.create_task(asyncio.sleep(0))
 
 
+async def test_a_gap_is_told_although_a_server_connects_before_the_record_is_read(
+    pair: list[FakeServer], timing: Timing, tmp_path: Path
+) -> None:
+    """The record may be in use for a while; a server that is new now does not cover the time before."""
+    one, two = pair
+    async with Bot(pair, timing, tmp_path) as bot:
+        await bot.live()
+        await bot.received([place(one, two)])
+        await bot.settled(one, two)
+    place(one)
+    one.replace_log(5_000)
+    blocking = OrderRecord(record_path(tmp_path, [FakeServer.api_key], ""), [], SeenOrders())
+    await blocking.open(0)
+    slow = msgspec.structs.replace(timing, cursor=600.0)
+    with FakeServer(heartbeat_ms=100, first_sequence=301) as new:
+        async with Bot([one, new], slow, tmp_path) as again:
+            await until_async(lambda: new.live_clients == 1, what="the new server")
+            source: Any = again.stream._source
+            await until_async(lambda: source.servers[1].state == "live", what="live")
+            blocking.close([])
+            await until_async(lambda: bool(again.gaps), what="the gap")
+            assert again.gaps[0].reason == "epoch"
+
+
 async def test_a_cancelled_start_leaves_nothing_open(
     pair: list[FakeServer], timing: Timing, tmp_path: Path
 ) -> None:
@@ -419,6 +446,37 @@ async def test_a_cancelled_start_leaves_nothing_open(
         await bot.live()
         await bot.received([place(*pair)])
         assert bot.stream.problems == ()
+
+
+async def test_a_gap_is_told_again_until_it_was_processed(
+    pair: list[FakeServer], timing: Timing, tmp_path: Path
+) -> None:
+    """A batch ends before a gap: committing the batch must not move the cursor behind the gap."""
+    one, two = pair
+    gaps: list[Gap] = []
+    options = {"timing": timing, "state_dir": tmp_path, "on_gap": gaps.append}
+    async with connect([one.url, two.url], FakeServer.api_key, **options) as stream:
+        source: Any = stream._source
+        waiting = asyncio.create_task(stream.__anext__())
+        await until_async(lambda: one.live_clients == two.live_clients == 1)
+        place(one)
+        first = await waiting
+        stream.commit(first)
+        saved = source.servers[0]._store
+        assert saved._saved.sequence == first.sequence
+        place(one)
+        batches = stream.batches()
+        (second,) = await anext(batches)
+        source._merge._untold.append((0, Gap(1, 2, "epoch")))
+        assert stream._next_without_waiting() is None
+        stream.commit(second)
+        assert saved._saved.sequence == first.sequence
+        assert gaps == []
+        waiting = asyncio.create_task(stream.__anext__())
+        await until_async(lambda: bool(gaps))
+        place(one)
+        assert (await waiting).sequence == second.sequence + 1
+        assert saved._saved.sequence == second.sequence
 
 
 # --- the record -------------------------------------------------------------------------------------------
@@ -626,3 +684,42 @@ def test_a_server_that_returns_after_a_day_repeats_nothing() -> None:
     alone = Model(2)
     alone.coverages[0].since = alone.now = math.inf
     assert alone.merge.order(1, identity_of("m", "1"), old, 1.0, 0.1, 1e15).is_new
+
+
+DAY_MS = 24 * 3_600_000
+
+
+@pytest.mark.parametrize("jump_ms", [10 * 60_000, 25 * 3_600_000, 400 * DAY_MS])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_clock_that_was_ahead_loses_no_order_and_no_gap(jump_ms: int, restarted: bool) -> None:
+    """What a server covered by the wrong time says nothing about the time that follows the correction."""
+    model = Model(2)
+    model.order()
+    for server in (0, 1):
+        model.fetch(server)
+    model.now += jump_ms
+    for server in (0, 0, 1, 1):
+        model.order()
+        model.fetch(server)
+        model.merge.complete(server, model.now, model.now)
+    model.now -= jump_ms - 5_000
+    if restarted:
+        model.restart()
+        model.merge.clock_went_back(model.now)
+    for server in (0, 1):
+        for _ in range(10):
+            model.fetch(server)
+    assert sorted(model.delivered) == [*range(1, model.placed + 1)]
+    model.now += 5_000
+    model.order()
+    model.fetch(0)
+    model.fetch(1)
+    assert model.delivered[-1] == model.placed
+    assert len(model.delivered) == model.placed
+    # One server loses orders while the other one is away: nobody has them.
+    model.now += 10 * model.MARGIN
+    model.stop(1)
+    model.wipe(0)
+    model.fetch(0)
+    model.now += 2 * model.WAIT
+    assert model.merge.next_gap(model.now) == (0, Gap(1, 2, "epoch"))

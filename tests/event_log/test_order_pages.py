@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from ptn_api.cluster.commit import TableRows, decode_part, decode_rows, encode_part, encode_rows
-from ptn_api.event_log import EventLog, EventLogWriter, open_reader, open_writer, order_pages, schema
+from ptn_api.event_log import (
+    EventLog,
+    EventLogWriter,
+    open_reader,
+    open_writer,
+    order_pages,
+    schema,
+    sqlite_reader,
+)
 from ptn_api.event_log.contract import LoggedOrder, OrderKey
 from ptn_api.event_log.damage import row_checksum
 from ptn_api.event_log.database import connect_writer, log_path
@@ -121,15 +129,29 @@ def test_a_removed_position_is_kept_as_it_was(make_log: MakeLog) -> None:
     before = log.position(OTHER_MINER, uuid(2))
     assert before is not None
     log.append([removal(2, miner=OTHER_MINER)], NOW + 5)
-    assert (log.hotkeys(), log.hotkeys(removed_after_ms=NOW + 5)) == ([MINER], [MINER])
-    assert log.hotkeys(removed_after_ms=NOW) == sorted([MINER, OTHER_MINER])
+    assert (log.hotkeys(), log.removed_hotkeys(removed_after_ms=NOW + 5)) == ([MINER], [])
+    assert log.removed_hotkeys(removed_after_ms=NOW) == [OTHER_MINER]
     (kept,) = log.removed_positions(OTHER_MINER, removed_after_ms=NOW)
     assert (kept.text, kept.close_ms) == (before.text, before.close_ms)
-    assert log.removed_positions(OTHER_MINER, removed_after_ms=NOW + 5) == []
-    assert log.removed_positions(MINER, removed_after_ms=NOW) == []
+    assert [*log.removed_positions(OTHER_MINER, removed_after_ms=NOW + 5)] == []
+    assert [*log.removed_positions(MINER, removed_after_ms=NOW)] == []
     log.prune(NOW + 2 * DAY)
-    assert log.removed_positions(OTHER_MINER, removed_after_ms=NOW) == []
-    assert log.hotkeys(removed_after_ms=NOW) == [MINER]
+    assert [*log.removed_positions(OTHER_MINER, removed_after_ms=NOW)] == []
+    assert log.removed_hotkeys(removed_after_ms=NOW) == []
+
+
+def test_removed_positions_are_read_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, each in a short transaction; one that returns meanwhile is left out."""
+    monkeypatch.setattr(sqlite_reader, "_FIRST_BATCH", 2)
+    monkeypatch.setattr(sqlite_reader, "_LARGEST_BATCH", 2)
+    with contextlib.closing(open_writer(tmp_path)) as log:
+        log.baseline([written(position(n, [order(n)])) for n in range(1, 8)], T0)
+        log.append([removal(n) for n in range(1, 8)], NOW)
+        found = log.removed_positions(MINER, removed_after_ms=T0)
+        uuids = [next(found).position_uuid for _ in range(2)]
+        log.append([written(position(7, [order(7)]))], NOW)
+        uuids += [removed.position_uuid for removed in found]
+        assert uuids == [uuid(n) for n in range(1, 7)]
 
 
 steps = st.lists(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -165,6 +166,36 @@ async def test_a_receiver_that_closes_or_is_gone(receiver: Receiver, webhook: We
         await nowhere.send([message()])
     assert "hidden" not in str(caught.value)
     await nowhere.close()
+
+
+MALFORMED = [
+    "HTTP/1.1 302 Found\r\nLocation: http://xn--/\r\nContent-Length: 0\r\n\r\n",
+    "HTTP/1.1 302 Found\r\nLocation: http://[::1\r\nContent-Length: 0\r\n\r\n",
+    "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+    "HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    "no HTTP\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("answer", MALFORMED)
+async def test_a_malformed_response_means_not_delivered(answer: str) -> None:
+    """Whatever a receiver answers, its orders are sent again and other targets go on."""
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer.encode())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(respond, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        sender = Webhook(Target("desk", f"webhook+http://127.0.0.1:{port}/hidden"), [KEY], timeout_s=10)
+        with pytest.raises(NotDeliveredError) as raised:
+            await sender.send([message()])
+        await sender.close()
+    assert "hidden" not in str(raised.value)
+    assert not raised.value.gone
 
 
 async def test_a_test_message_is_signed_too(receiver: Receiver, webhook: Webhook) -> None:

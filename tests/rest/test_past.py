@@ -6,12 +6,24 @@ from typing import Any
 
 import pytest
 
+from ptn_api import tasks
 from ptn_api.event_log import Change, Document, PositionRemoved
 from ptn_api.model.position import Position
 from ptn_api.model.tiers import is_live
+from ptn_api.views.past import Choice
 from tests.factories import EURUSD, MINER, OTHER_MINER, order, position, uuid, written
 from tests.memory_log import MemoryLog
-from tests.rest.serving import DAY, HOUR, NOW, FakeClock, Served, document, filled_log, serving
+from tests.rest.serving import (
+    DAY,
+    HOUR,
+    NOW,
+    FakeClock,
+    Served,
+    context_over,
+    document,
+    filled_log,
+    serving,
+)
 
 LIVE = next(n for n in range(100, 300) if is_live(uuid(n), 30))
 """A position that every paid tier sees live."""
@@ -227,3 +239,51 @@ async def test_an_http_1_0_client_gets_one_miner_only() -> None:
             writer.write(lines.encode())
             assert (await reader.read()).split()[1] == status
             writer.close()
+
+
+@pytest.mark.parametrize("removed", [False, True])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        Choice(NOW, 100, trade_pairs=frozenset({"ETHUSD"})),
+        Choice(NOW - 2 * HOUR, 100),
+        Choice(NOW, 100, miners=frozenset({"5Nobody"})),
+    ],
+)
+async def test_what_matches_nothing_lets_others_run(
+    monkeypatch: pytest.MonkeyPatch, choice: Choice, removed: bool
+) -> None:
+    """The work is counted across miners, each of which is done sooner than a slice of time is over."""
+    changes = [written(position(n, [order(n, at=NOW - HOUR)], miner=f"5Miner{n}")) for n in range(1, 61)]
+    log = filled_log(changes, now_ms=NOW - HOUR)
+    context = await context_over(log, FakeClock())
+    if removed:
+        removals = [PositionRemoved(miner_hotkey=f"5Miner{n}", position_uuid=uuid(n)) for n in range(1, 61)]
+        log.append(removals, NOW + 1)
+        await context.follower.catch_up()
+    looks = 0
+
+    def monotonic() -> float:
+        """A millisecond passes between two looks at the clock."""
+        nonlocal looks
+        looks += 1
+        return looks / 1000
+
+    monkeypatch.setattr(tasks, "monotonic", monotonic)
+    looked, longest = 0, 0
+    for part in context.past.document(choice).parts():
+        assert part in (b"", b"{}")
+        longest, looked = max(longest, looks - looked), looks
+    assert longest <= 10
+
+
+async def test_the_past_of_all_miners_reads_no_list_of_present_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log would read every position for it, in one step."""
+    context = await context_over(past_log(), FakeClock())
+
+    def hotkeys() -> list[str]:
+        raise AssertionError("the whole log is read")
+
+    monkeypatch.setattr(context.log, "hotkeys", hotkeys)
+    parts = [*context.past.document(Choice(NOW - 2 * DAY, 100)).parts()]
+    assert sum(b"position_uuid" in part for part in parts if isinstance(part, bytes)) == 5

@@ -255,6 +255,51 @@ async def test_nothing_is_built_before_the_baseline_is_complete() -> None:
     assert context.views.built
 
 
+class Busy(MemoryLog):
+    """A log in which another order of the first miner appears before each of many reads."""
+
+    orders = 1
+
+    def head(self) -> Head:
+        if self.ready() and self.orders < 200:
+            self.orders += 1
+            orders = [order(n, at=NOW - HOUR) for n in range(1, self.orders + 1)]
+            self.append([written(position(1, orders))], NOW)
+        return super().head()
+
+
+async def test_views_are_built_although_orders_keep_arriving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is enough that the miners of the start are built: there may always be something left to do."""
+    monkeypatch.setattr(tasks, "SLICE_S", 0)
+    log = Busy(created_ms=NOW)
+    log.baseline(first(), NOW)
+    context = AppContext.over(log, FakeClock(), RestOptions())
+    building = asyncio.create_task(context.follower.catch_up())
+    await asyncio.wait_for(context.follower.built.wait(), PATIENCE_S)
+    assert log.orders < 10
+    assert context.views.built
+    assert context.views.hotkeys() == sorted([MINER, OTHER_MINER])
+    assert 0 < context.views.head.revision < log.head().revision
+    await building
+    assert context.views.head == log.head()
+    assert len((await body_of(context, 100))[MINER]["positions"][0]["orders"]) == 200
+
+
+async def test_a_log_that_fails_while_views_are_built_delays_them() -> None:
+    """The rest is built later; only then are the views complete."""
+    log = Unreadable(created_ms=NOW)
+    log.baseline(first(), NOW)
+    context = AppContext.over(log, FakeClock(), RestOptions())
+    log.broken = LogUnusableError("disk trouble", code="corrupt")
+    with pytest.raises(LogError):
+        await context.follower.catch_up()
+    assert not context.follower.built.is_set()
+    log.broken = None
+    await context.follower.catch_up()
+    assert context.views.built
+    assert context.views.hotkeys() == sorted([MINER, OTHER_MINER])
+
+
 async def test_other_tasks_run_while_many_miners_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop is free after each time slice, here none, however many miners there are."""
     monkeypatch.setattr(tasks, "SLICE_S", 0)

@@ -87,6 +87,10 @@ class SeenOrders:
             self._forget(first)
         self._forgotten_ms = max(self._forgotten_ms, oldest)
 
+    def clock_went_back(self, now: float) -> None:
+        """The clock was ahead, and may have aged orders too early: only later ones are certainly known."""
+        self._forgotten_ms = min(self._forgotten_ms, now)
+
     def _forget(self, identity: bytes) -> None:
         self._forgotten_ms = max(self._forgotten_ms, _values.unpack(self._orders.pop(identity))[0])
 
@@ -136,6 +140,14 @@ class Coverage:
         if len(self.holes) > _HOLES:
             self.since = self.holes.pop(0)[1]
 
+    def clock_went_back(self, now: float) -> None:
+        """Nothing is known of the time after `now`, which the clock had reached too early."""
+        if self.since is not None:
+            self.since = min(self.since, now)
+        self.complete = min(self.complete, now)
+        self.holes = [(min(start, now), min(end, now)) for start, end in self.holes]
+        self.waiting = {identity: min(at, now) for identity, at in self.waiting.items()}
+
 
 class _Pending(NamedTuple):
     server: int
@@ -167,8 +179,26 @@ class Merge:
         self._wait_ms = wait_ms
         self._behind_ms = behind_ms
         self._begin: float | None = None
+        self._latest = -math.inf
         self._pending: list[_Pending] = []
         self._untold: deque[tuple[int, Gap]] = deque()
+
+    def check_clock(self, now: float) -> None:
+        """Corrects what was noted by a clock that was ahead, before this run or in it.
+
+        Else a server would cover a time to come, and orders and gaps of that time would count as known.
+        """
+        if now < self._latest:
+            self.clock_went_back(now)
+        self._latest = now
+
+    def clock_went_back(self, now: float) -> None:
+        self.seen.clock_went_back(now)
+        for coverage in self.servers:
+            coverage.clock_went_back(now)
+        if self._begin is not None:
+            self._begin = min(self._begin, now)
+        self._pending = [p._replace(start=min(p.start, now), end=min(p.end, now)) for p in self._pending]
 
     def follow(self, server: int, now: float) -> None:
         """Notes that a server without a cursor is followed from now on."""
@@ -183,6 +213,7 @@ class Merge:
         self, server: int, identity: bytes, seen_ms: float, price: float, leverage: float | None, now: float
     ) -> Verdict:
         """Takes an order that a server saw at `seen_ms`, and which it did not send before."""
+        self.check_clock(now)
         self.servers[server].waiting.pop(identity, None)
         self.seen.forget_old(now)
         first = self.seen.get(identity)
@@ -205,6 +236,7 @@ class Merge:
 
     def complete(self, server: int, at: float, now: float) -> None:
         """A live server has sent everything up to this time."""
+        self.check_clock(now)
         coverage = self.servers[server]
         self.follow(server, at)
         coverage.complete = max(coverage.complete, at)
@@ -218,6 +250,7 @@ class Merge:
 
     def gap(self, server: int, gap: Gap, now: float) -> None:
         """A server continues without the messages of the gap."""
+        self.check_clock(now)
         coverage = self.servers[server]
         start = -math.inf if coverage.since is None else max(coverage.since, coverage.complete)
         coverage.since = -math.inf if coverage.since is None else coverage.since
@@ -233,6 +266,7 @@ class Merge:
 
     def next_gap(self, now: float) -> tuple[int, Gap] | None:
         """Returns (server, gap) of the next gap that no server fills."""
+        self.check_clock(now)
         if not self._untold:
             self._settle(now)
         return self._untold.popleft() if self._untold else None

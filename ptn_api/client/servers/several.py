@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from ptn_api.client.servers.merge import Coverage, Merge, SeenOrders, ServerGap,
 from ptn_api.client.servers.record import OrderRecord
 from ptn_api.client.servers.server import Server
 from ptn_api.clock import Clock
-from ptn_api.errors import AuthenticationError, InvalidInputError
+from ptn_api.errors import AuthenticationError, InvalidInputError, SettingsError
 from ptn_api.tasks import wait_for_event
 from ptn_api.wire.client_session import Cursor, Gap, State, StreamItem
 from ptn_api.wire.frames import Heartbeat, PositionsRemoved
@@ -78,6 +78,9 @@ class Several:
     ) -> None:
         self._filled = asyncio.Event()
         self.servers = [make(n, self._reporter(n), self._filled) for n in range(count)]
+        if len({server.address for server in self.servers}) < count:
+            # The cursors and what is known of each server are kept by address.
+            raise SettingsError("give several servers: two of the URLs have the same host and port")
         seen = SeenOrders()
         self.record = record([server.address for server in self.servers], seen)
         self._coverages = [Coverage() for _ in self.servers]
@@ -97,7 +100,7 @@ class Several:
         self._reported: Any = None
         self._others: Any = [False for _ in self.servers], ""
         self._error: BaseException | None = None
-        self._closed = self._closing = False
+        self._opened = self._closed = self._closing = False
         self._current: ServerItem | None = None
         self._turn = 0
         self._dropped: deque[ServerItem] = deque()
@@ -145,11 +148,15 @@ class Several:
         async def report(state: StreamState) -> None:
             self._states[number] = state
             self._coverages[number].replaying = state == "replaying"
-            if state in ("live", "stale"):
-                self._merge.follow(number, self._clock())
+            self._follow(number)
             await self._report()
 
         return report
+
+    def _follow(self, number: int) -> None:
+        """Only once the record was read: before, no server would seem to have been followed."""
+        if self._opened and self._states[number] in ("live", "stale"):
+            self._merge.follow(number, self._clock())
 
     async def _report(self) -> None:
         problems = self.problems
@@ -174,16 +181,23 @@ class Several:
         for file in files:
             file.siblings = files
         try:
+            resumed = []
             for server in self.servers:
                 await server.open(wait=wait)
+                # At once: the login gives a new server a cursor as well.
+                resumed.append(server.connection.cursor.sequence >= 0)
             # Afterwards: an older client in this process ends when its cursors are taken over.
             known = await self.record.open(self._cursor_wait_s if wait else 0.0)
         except BaseException:  # cancelled as well: connections and locks would stay
             await self.close()
             raise
-        for server, coverage, found in zip(self.servers, self._coverages, known, strict=True):
-            if server.connection.cursor.sequence >= 0:
+        for resumes, coverage, found in zip(resumed, self._coverages, known, strict=True):
+            if resumes:
                 coverage.since, coverage.complete = found or (-math.inf, -math.inf)
+        self._merge.clock_went_back(self._clock())  # since the record was written, perhaps
+        self._opened = True
+        for number in range(len(self.servers)):
+            self._follow(number)
 
     def end(self) -> None:
         self._closed = True
@@ -349,12 +363,18 @@ class Several:
         # First the orders: a cursor must not be ahead of them.
         orders = [item.order for item in done if item.order is not None]
         self.record.save(orders, self._coverages, self._uncommitted())
-        for number in [n for n in self._held if not self._merge.holds(n)]:
+        # A gap that was not reported yet, either: after a crash it has to be found again.
+        gaps = {item.server for item in self._unprocessed() if isinstance(item.value, ServerGap)}
+        for number in [n for n in self._held if n not in gaps and not self._merge.holds(n)]:
             self.servers[number].save(self._held.pop(number))
 
+    def _unprocessed(self) -> Iterator[ServerItem]:
+        yield from self._dropped
+        if self._current is not None:
+            yield self._current
+
     def _uncommitted(self) -> set[bytes]:
-        items = [*self._dropped, *([] if self._current is None else [self._current])]
-        return {item.order[0] for item in items if item.order is not None}
+        return {item.order[0] for item in self._unprocessed() if item.order is not None}
 
     # --- subscription -------------------------------------------------------------------------------------
 
