@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ptn_api.client import PTNClient
-from ptn_api.errors import APIStatusError, RateLimitError, ServerError, ServerUnreachableError
+from ptn_api.errors import APIStatusError, ServerUnreachableError
 from ptn_api.model.position import Position
 
 DATABASE = os.environ.get("PTN_DATABASE", "positions.sqlite3")
@@ -102,7 +102,9 @@ with (
     while True:
         try:
             update(api)
-        except (RateLimitError, ServerError, ServerUnreachableError) as error:  # a restart, for example
-            database.rollback()
+        except (APIStatusError, ServerUnreachableError) as error:
+            if isinstance(error, APIStatusError) and error.status < 500 and error.status != 429:
+                raise
+            database.rollback()  # the server restarts, for example
             print(error, file=sys.stderr)
         time.sleep(INTERVAL_S)

@@ -7,20 +7,32 @@ Hotkeys and names come from other people: every cell is escaped and cut.
 from __future__ import annotations
 
 import html
+import re
+import shutil
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from itertools import islice
 from typing import Any, TypeVar
 
-__all__ = ["ROWS", "SummarisedDict", "SummarisedList", "Summary", "number", "summarised", "time_text"]
+__all__ = [
+    "ROWS",
+    "SummarisedDict",
+    "SummarisedList",
+    "Summary",
+    "counted",
+    "number",
+    "summarised",
+    "time_text",
+]
 
 T = TypeVar("T")
 K = TypeVar("K")
 
 ROWS = 8
 """Rows that a summary shows."""
-_WIDEST = 48
-"""Characters of a cell, and of a line without a table: that of a hotkey."""
+_WIDEST = 56
+"""Characters of a cell, and of a line without a table: more than those of a subaccount's hotkey."""
+_NARROWEST = 16
 
 
 class Summary:
@@ -43,14 +55,22 @@ class Summary:
         self.rest = f"... {more:,} more" if more > 0 and columns else ""
 
     def text(self) -> str:
+        """On a terminal, a line that would be wider has its longest column cut in the middle."""
         if not self.rows:
             return self.title
-        lines = [list(self.columns), *self.rows]
+        lines = [list(line) for line in (self.columns, *self.rows)]
         widths = [max(len(line[n]) for line in lines) for n in range(len(self.columns))]
+        room = shutil.get_terminal_size((10_000, 24)).columns - sum(widths) - 2 * (len(widths) - 1)
+        if room < 0:
+            n = widths.index(max(widths))
+            widths[n] = max(_NARROWEST, widths[n] + room)
+            for line in lines:
+                if len(line[n]) > widths[n]:
+                    line[n] = f"{line[n][: widths[n] - 6]}…{line[n][-5:]}"
         table = [
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
         ]
-        return "\n".join(line.rstrip() for line in (self.title, *table, self.rest) if line)
+        return "\n".join(line.rstrip() for line in (self.title, *table, self.rest) if line.strip())
 
     def html(self) -> str:
         title, rest = html.escape(self.title), html.escape(self.rest)
@@ -72,6 +92,18 @@ def summarised(cls: type[T]) -> type[T]:
     described.__repr__ = lambda self: self._summary().text()
     described._repr_html_ = lambda self: self._summary().html()
     return cls
+
+
+def counted(count: int, things: str) -> str:
+    """The number with its noun: "2 closed positions of 5Ent", and of one, "1 closed position of 5Ent".
+
+    `things` begins with the plural, which ends before the first " of ", " in ", comma or semicolon.
+    """
+    if count != 1:
+        return f"{count:,} {things}"
+    noun = re.split(" of | in |[,;]", things, maxsplit=1)[0]
+    singular = f"{noun[:-3]}y" if noun.endswith("ies") else noun.removesuffix("s")
+    return f"1 {singular}{things[len(noun) :]}"
 
 
 def number(value: float | None, form: str = "g") -> str:

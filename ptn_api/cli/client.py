@@ -100,7 +100,8 @@ def open_client(
 
 def authentication_failure(error: AuthenticationError, address: str, key: ApiKey) -> AuthenticationError:
     """The error with the address, and the place to check."""
-    problem = "authentication failed: unknown or expired API key" if error.status == 401 else str(error)
+    refused = error.status == 401 or "Invalid API key" in str(error)  # the stream has no status
+    problem = "authentication failed: unknown or expired API key" if refused else str(error).removesuffix(".")
     sentence = f"{address}: {problem} (check {key.source})"
     return AuthenticationError(sentence, code=error.code, status=error.status)
 

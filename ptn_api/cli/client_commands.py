@@ -602,9 +602,7 @@ def export(
     content: Annotated[Content, typer.Argument(help="positions, orders, statistics or ledgers.")],
     file_format: Annotated[
         FileFormat,
-        typer.Option(
-            "--format", help="Write this format; Parquet needs Polars (pip install 'ptn-api[dataframe]')."
-        ),
+        typer.Option("--format", help="Write this format; Parquet needs Polars (the extra `dataframe`)."),
     ],
     out: Annotated[
         Path | None,

@@ -410,7 +410,7 @@ def usage(
         Column("bytes", "bytes", COUNT),
         Column("messages", "messages", COUNT),
     )
-    print_table(Table(columns, rows, "users and days (UTC)"), view)
+    print_table(Table(columns, rows, "rows, one for each user and day (UTC)"), view)
 
 
 def _existing(data_dir: Path) -> Path:

@@ -40,7 +40,7 @@ from ptn_api.model.position import Position
 from ptn_api.model.statistics import Elimination, Eliminations, MinerStatistics, PerfLedger, Statistics
 from ptn_api.model.tiers import TIER_LAG_MS, Tier
 from ptn_api.model.trade_pair import Category
-from ptn_api.summary import SummarisedDict, SummarisedList, Summary, summarised, time_text
+from ptn_api.summary import SummarisedDict, SummarisedList, Summary, counted, summarised, time_text
 from ptn_api.wire.about import Health, Me
 from ptn_api.wire.frames import Format
 from ptn_api.wire.server_frames import OrderMessage
@@ -239,7 +239,7 @@ class MinerPositions(dict[str, Miner]):
             )
             for hotkey, entry in self.items()
         )
-        title = f"{len(self):,} miners, best first, with {n_positions:,} positions"
+        title = f"{counted(len(self), 'miners')}, best first, with {counted(n_positions, 'positions')}"
         return Summary(title, ("miner", "return", "all time", "won", "positions"), rows, len(self))
 
 
@@ -392,7 +392,7 @@ class OrderPage(msgspec.Struct, frozen=True, kw_only=True):
         )
         total = len(self.orders)
         names = ("miner", "pair", "type", "leverage", "price", "processed")
-        return Summary(f"{total:,} orders", names, rows, total)
+        return Summary(counted(total, "orders"), names, rows, total)
 
 
 @summarised
@@ -428,7 +428,7 @@ class TradePairs(msgspec.Struct, kw_only=True):
             (pair.trade_pair_id, pair.trade_pair, pair.trade_pair_category, pair.max_leverage)
             for pair in self.allowed
         )
-        title = f"{len(self.allowed):,} trade pairs, {len(self.disabled):,} disabled"
+        title = f"{counted(len(self.allowed), 'trade pairs')}, {len(self.disabled):,} disabled"
         return Summary(title, ("id", "pair", "category", "max leverage"), rows, len(self.allowed))
 
 
@@ -537,7 +537,7 @@ class MessagePage(msgspec.Struct, frozen=True, kw_only=True):
 
     def _summary(self) -> Summary:
         rows = map(message_cells, self.messages)
-        title = f"{len(self.messages):,} messages; next {self.next}, head {self.head}"
+        title = f"{counted(len(self.messages), 'messages')}; next {self.next}, head {self.head}"
         return Summary(title, MESSAGE_COLUMNS, rows, len(self.messages))
 
 
@@ -559,7 +559,7 @@ class EliminationList(list[Elimination]):
 
     def _summary(self) -> Summary:
         rows = ((e.hotkey, time_text(e.elimination_initiated_time_ms), e.reason) for e in self)
-        return Summary(f"{len(self):,} eliminated miners", ("miner", "when", "reason"), rows, len(self))
+        return Summary(counted(len(self), "eliminated miners"), ("miner", "when", "reason"), rows, len(self))
 
 
 class LeaderboardDocument(Leaderboard, kw_only=True):

@@ -12,7 +12,7 @@ import msgspec
 from ptn_api.model.order import Order, OrderType
 from ptn_api.model.position import Position, PositionState
 from ptn_api.model.trade_pair import pair_id
-from ptn_api.summary import Summary, number, summarised, time_text
+from ptn_api.summary import Summary, counted, number, summarised, time_text
 
 __all__ = [
     "DEFAULT_LOOKBACK_DAYS",
@@ -94,7 +94,7 @@ class MinerEntry(msgspec.Struct, kw_only=True):
     """The tier by whose rules the positions are shown. Unit: tier. Absent: in the checkpoint."""
 
     def _summary(self) -> Summary:
-        title = f"{len(self.positions):,} positions, return {self.thirty_day_returns:.5f}"
+        title = f"{counted(len(self.positions), 'positions')}, return {self.thirty_day_returns:.5f}"
         return Summary(
             f"{title}, over all time {self.all_time_returns:.5f}",
             ("pair", "type", "leverage", "return", "orders", "opened", "closed"),
@@ -247,7 +247,7 @@ class Leaderboard(msgspec.Struct, kw_only=True):
 
     def _summary(self) -> Summary:
         return Summary(
-            f"{len(self.miners):,} miners, best first, tier {self.tier}",
+            f"{counted(len(self.miners), 'miners')}, best first, tier {self.tier}",
             ("rank", "miner", f"{self.lookback_days:g}d return", "all time", "drawdown", "open", "phase"),
             (
                 (

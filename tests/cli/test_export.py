@@ -113,9 +113,17 @@ def test_standard_output_and_filters(still: Ptn, api: PTNClient, tmp_path: Path)
     """As of the other commands; Parquet goes through a pipe too."""
     table = expected(api, "orders")
     hotkey, pair = table["miner_hotkey"][0], table["trade_pair"][0]
+    plain = next(name for name in table["miner_hotkey"] if "_" not in name)
     of_miner = table.filter((pl.col("miner_hotkey") == hotkey) & (pl.col("trade_pair") == pair))
     done = still("export", "orders", "--format", "csv", "--miner", hotkey, "--trade-pair", pair)
     assert len(done.lines) == len(of_miner) + 1
+    for content in ("positions", "orders", "statistics", "ledgers"):  # the first letters are enough
+        whole, start = (
+            still("export", content, "--format", "ndjson", "--miner", name)
+            for name in (plain, f"{plain[:8]}…")
+        )
+        assert (whole.status, start.lines) == (0, whole.lines)
+        assert start.lines or content in ("statistics", "ledgers")
     middle = sorted(table["processed_at"])[len(table) // 2]
     ms = int(middle.timestamp() * 1000)
     before = still("export", "orders", "--format", "ndjson", "--to", ms).lines
@@ -131,7 +139,8 @@ def test_standard_output_and_filters(still: Ptn, api: PTNClient, tmp_path: Path)
     shell = still.shell("ptn export positions --format parquet | cat > piped.parquet")
     assert shell.status == 0, shell.stderr
     assert len(pl.read_parquet(tmp_path / "piped.parquet")) == len(expected(api, "positions"))
-    assert len(still("export", "statistics", "--format", "ndjson", "--miner", "nobody").lines) == 0
+    nobody = still("export", "statistics", "--format", "csv", "--miner", "nobody")
+    assert (nobody.status, nobody.stdout) == (2, "")
 
 
 def test_a_file_is_replaced_only_with_force(still: Ptn, stranger: Ptn, tmp_path: Path) -> None:

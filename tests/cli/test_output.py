@@ -16,6 +16,7 @@ from unittest.mock import patch
 import pytest
 
 from ptn_api.cli.row_options import View
+from ptn_api.cli.show.output import order_handler
 from ptn_api.cli.show.table import (
     IDENTITY,
     LEVERAGE,
@@ -27,6 +28,9 @@ from ptn_api.cli.show.table import (
     Table,
     print_table,
 )
+from ptn_api.client import PTNWebSocketMessage
+from ptn_api.client.testing import fake_order, fake_position
+from ptn_api.summary import counted
 
 HOTKEY = "5GhCxfBcA7Ur5iiAS343xwvrYHTUfBjBi4JimiL5LhujT9MM"
 COLUMNS = (
@@ -72,7 +76,7 @@ def on_terminal(*rows: Sequence[Any], columns: int = 80, view: View | None = Non
 def test_a_narrow_terminal() -> None:
     """One line per row: hotkeys are cut short, spare columns left out and named. Units are explained."""
     title, names, row, *notes = on_terminal(ROW, columns=60)
-    assert title.strip() == "1 positions"
+    assert title.strip() == "1 position"
     assert names.split() == ["miner", "pair", "leverage", "return", "lost", "opened", "closed"]
     assert row.split() == ["5GhCxfBc…", "DOGEUSD", "-10x", "+0.49%", "3.4%", "2025-07-29", "2025-07-30"]
     assert [note.strip() for note in notes] == [
@@ -126,6 +130,58 @@ def test_fewer_rows() -> None:
     title, *_, hint = on_terminal(ROW, ROW, ROW, view=View(limit=2), columns=120)
     assert title.strip() == "2 of 3 positions"
     assert hint.strip() == "1 more: --limit 0."
+
+
+@pytest.mark.parametrize(
+    ("count", "things", "title"),
+    [
+        (0, "eliminated miners", "0 eliminated miners"),
+        (1, "eliminated miners", "1 eliminated miner"),
+        (1, "open positions of 2 miners, best miner first", "1 open position of 2 miners, best miner first"),
+        (1, "keys in /srv/keys of users.json", "1 key in /srv/keys of users.json"),
+        (1, "entities", "1 entity"),
+        (1, "miners, with the asset class that each chose", "1 miner, with the asset class that each chose"),
+        (1_150, "trade pairs", "1,150 trade pairs"),
+    ],
+)
+def test_one_thing_is_singular(count: int, things: str, title: str) -> None:
+    assert counted(count, things) == title
+
+
+def test_orders_stay_in_their_columns() -> None:
+    """After a name that is wider than its column, too. Only the columns that are shown are explained."""
+    lines = printed_orders("BTCUSDC", "WTIOILUSDC", "SILVERUSDC")
+    assert all(name in " ".join(lines) for name in ("leverage:", "net:"))
+    assert " age:" not in " ".join(lines)
+    heading = next(line for line in lines if line.startswith("time "))
+    ends = [heading.index(name) + len(name) for name in ("price", "net", "return")]
+    rows = [line for line in lines if "5GhCx" in line]
+    assert len(rows) == 3
+    for row in rows:
+        assert [row[end - 1 : end + 1].strip() for end in ends] == ["5", "x", "%"]
+
+
+def printed_orders(*pairs: str) -> list[str]:
+    """The lines of past orders of these pairs on a terminal."""
+    orders = [fake_order(-0.568, 64_123.5, processed_ms=OPENED_MS)]
+    messages = [
+        PTNWebSocketMessage(
+            {
+                "sequence": n,
+                "timestamp": OPENED_MS,
+                "data": {
+                    "position": fake_position("BTCUSD", orders, miner=HOTKEY) | {"trade_pair": [pair, pair]}
+                },
+            }
+        )
+        for n, pair in enumerate(pairs)
+    ]
+    with (
+        patch.object(sys, "stdout", _Terminal()) as terminal,
+        patch.dict(os.environ, COLUMNS="80", TERM="xterm"),
+    ):
+        order_handler("table", None, live=False)(messages)
+    return re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue()).splitlines()
 
 
 def test_other_output_is_exact(capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,5 +78,5 @@ def test_hotkeys_are_completed_from_the_server(ptn: Ptn, stranger: Ptn) -> None:
     assert ptn(**asked).lines == [hotkey]
     asked["COMP_WORDS"] = f"ptn orders --miner {hotkey},{hotkey[:6]}"
     assert ptn(**(asked | {"COMP_CWORD": "3"})).lines == [f"{hotkey},{hotkey}"]
-    ended = stranger(**asked)
+    ended = stranger(**(asked | {"COMP_CWORD": "3"}))
     assert (ended.stdout.strip(), ended.stderr) == ("", "")

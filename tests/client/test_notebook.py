@@ -124,6 +124,17 @@ def test_a_prompt_shows_a_few_short_lines(name: str) -> None:
         assert " object at 0x" not in text
 
 
+@pytest.mark.parametrize("name", ["positions", "sizes", "selections"])
+def test_a_table_fits_a_narrow_terminal(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hotkey is cut in the middle: subaccounts of one entity stay distinguishable."""
+    monkeypatch.setenv("COLUMNS", "10000")
+    assert f"{MINER}_12" in repr(answers(f"{MINER}_12")[name])
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = repr(answers(f"{MINER}_12")[name]).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert any("…" in line and "_12" in line for line in lines)
+
+
 @pytest.mark.parametrize("name", answers())
 def test_a_notebook_shows_an_escaped_table(name: str) -> None:
     """IPython's own display formatter, and a hotkey that is markup."""

@@ -66,6 +66,8 @@ case " $* " in
 *" --serve "*) exec until-output ptn-itself "$@" --port 0 ;;
 " serve "*) exec until-output ptn-itself "$@" --api-rest-port 0 --api-ws-port 0 --log-level error ;;
 *" --live "*) exec until-output ptn-itself "$@" ;;
+*" --test "*) ;;
+" notify "*) exec until-output ptn-itself "$@" 2>&1 ;;
 " stream "* | " record "*) exec ptn-itself "$@" --count 1 ;;
 esac
 exec ptn-itself "$@"
@@ -180,7 +182,12 @@ class World:
             "/path/to/proprietary-trading-network": str(validator),
             "/var/lib/ptn-api": str(paths["ptn-api-data"]),
             "/etc/ptn-api": str(paths["ptn-api-settings"]),
+            "wss://a.example.org": live.stream,
+            "wss://b.example.org": f"ws://localhost:{stream.port}",
             "your key": key,
+            "key for a": key,
+            "key for b": key,
+            "/dev/null targets": "my-targets targets",
             "alice's key": key,
             "PTN_API_KEY=...": f"PTN_API_KEY={key}",
             "EPOCH:REVISION": str(entries.cursor),
@@ -192,6 +199,9 @@ class World:
         for name in ("my", "alice"):
             (home / f"{name}.header").write_text(f"Authorization: Bearer {key}\n")
             (home / f"{name}.key").write_text(key)
+        for name in ("my-targets", "targets"):
+            (home / name).write_text(f"desk = webhook+{alerts}\n")
+            (home / name).chmod(0o600)
         for name in ("on_order.sh", "buy.sh"):
             (home / name).write_text("#!/bin/sh\nwc -c\n")
             (home / name).chmod(0o755)
@@ -212,6 +222,7 @@ class World:
             (programs / name).chmod(0o755)
         self.environment = live.environment(home) | {
             "PTN_API_KEY": key,
+            "PTN_WEBHOOK_SECRET": "a secret for webhooks",
             "PATH": f"{programs}:{os.environ['PATH']}",
             "PYTHONUNBUFFERED": "1",
             "PTN_INTERVAL_S": "0.1",

@@ -16,13 +16,16 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import msgspec
 
 from ptn_api.cli.client import fetch, open_client
+from ptn_api.cli.show.choices import chosen_hotkeys
 from ptn_api.client import calls
+from ptn_api.client.arguments import as_list
 from ptn_api.client.rest import PTNClient
 from ptn_api.client.tables.columns import Table, ledgers, orders, positions, statistics
 from ptn_api.errors import APIStatusError, ClientError, SettingsError
 from ptn_api.model.position import Position
 from ptn_api.model.tiers import TIERS, data_tier
-from ptn_api.model.trade_pair import pair_id, split_names
+from ptn_api.model.trade_pair import pair_id
+from ptn_api.summary import counted
 
 __all__ = ["Content", "Filters", "Format", "run"]
 
@@ -93,9 +96,12 @@ def run(
         raise SettingsError(f"{out} exists (pass --force to replace it)")
     # The file is opened first: a wrong folder is an error before the download.
     with _opened(out, force=force) as file, open_client(url, api_key_file) as client:
+        if filters.miners:
+            as_list(filters.miners)  # an empty choice is an error
+            filters = filters._replace(miners=chosen_hotkeys(client, filters.miners))
         count = _WRITERS[form](_READERS[content](client, filters), file)
     if out is not None:
-        print(f"ptn: {count} rows in {out}", file=sys.stderr)
+        print(f"ptn: {counted(count, 'rows')} in {out}", file=sys.stderr)
 
 
 # --- rows -------------------------------------------------------------------------------------------------
@@ -139,9 +145,9 @@ def _entries(client: PTNClient, filters: Filters) -> Iterator[list[msgspec.Raw]]
         calls.Call(call.path, lambda body, _: body, cached=False, join=call.join, **call.parameters)
     )
     entries = _raw_entries.decode(body)
-    for hotkey in split_names(filters.miners):
+    for hotkey in filters.miners:
         if hotkey not in entries:
-            print(f"ptn: no positions of miner {hotkey!r}: is the hotkey right?", file=sys.stderr)
+            print(f"ptn: no positions of miner {hotkey!r} for these filters", file=sys.stderr)
     for entry in entries.values():
         yield entry.positions
 
@@ -189,7 +195,7 @@ def read_orders(client: PTNClient, filters: Filters) -> Iterator[_Part]:
 def read_statistics(client: PTNClient, filters: Filters) -> Iterator[_Part]:
     body, document = fetch(client, calls.statistics())
     texts = msgspec.json.decode(body, type=_RawStatistics).data
-    miners = set(split_names(filters.miners))
+    miners = set(filters.miners)
     chosen = [n for n, miner in enumerate(document.data) if not miners or miner.hotkey in miners]
     yield _Part(statistics([document.data[n] for n in chosen]), [bytes(texts[n]) for n in chosen])
 
@@ -197,7 +203,7 @@ def read_statistics(client: PTNClient, filters: Filters) -> Iterator[_Part]:
 def read_ledgers(client: PTNClient, filters: Filters) -> Iterator[_Part]:
     """One request per miner."""
     yield _Part(ledgers({}), [])
-    for hotkey in split_names(filters.miners) or client.hotkeys():
+    for hotkey in filters.miners or client.hotkeys():
         try:
             body, found = fetch(client, calls.perf_ledger(hotkey))
         except APIStatusError as error:

@@ -63,7 +63,7 @@ def state_printer(prefix: str = "ptn") -> Callable[[StreamState], None]:
         known = [f"{code} {sentence.partition(': ')[0]}" for code, sentence, _ in state.problems]
         for name, (code, sentence, remedy) in zip(known, state.problems, strict=True):
             if name not in printed:
-                print(f"{prefix}: {sentence} ({code}). {remedy}.", file=sys.stderr)
+                print(f"{prefix}: {sentence.removesuffix('.')} ({code}). {remedy}.", file=sys.stderr)
         printed[:] = [state, *known]
 
     return print_state

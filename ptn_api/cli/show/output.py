@@ -95,16 +95,20 @@ class _SeparatedRows:
         sys.stdout.flush()
 
 
-_NOTES = (
-    "leverage: change of the position, net: the position's, both in multiples of the account, - is short. "
-    "price: in the pair's quote currency. return: the position's. age: of the order when it arrived."
-)
+_NOTES = {
+    "leverage": "change of the position, in multiples of the account, - is short",
+    "net": "the position's leverage",
+    "price": "in the pair's quote currency",
+    "return": "the position's",
+    "age": "of the order when it arrived",
+}
 
 
 class _StyledRows:
     """Prints one coloured line per order, after a heading; a line with the date where it changes.
 
-    A line fits 80 columns. Widths are fixed, since the later rows are not known.
+    A line fits 80 columns. Widths are fixed, since the later rows are not known; after a cell that is wider,
+    the next ones have less space before them.
     """
 
     def __init__(self, *, wide: bool, live: bool) -> None:
@@ -125,7 +129,7 @@ class _StyledRows:
                 ("type", 5, SIDE, order.order_type),
                 ("leverage", 8, LEVERAGE, order.leverage),
                 ("price", 9, NUMBER, order.price),
-                ("net", 7, LEVERAGE, position.net_leverage),
+                ("net", 8, LEVERAGE, position.net_leverage),
                 ("return", 8, RETURN, position.current_return),
                 ("age", 4, _AGE, message.timelag_from_order),
             ]
@@ -134,18 +138,21 @@ class _StyledRows:
             elif self._console.width < 100 and not self._wide:
                 del cells[6]
             if not self._day:
-                for note in textwrap.wrap(_NOTES, min(self._console.width, 100)):
+                notes = " ".join(f"{name}: {_NOTES[name]}." for name, *_ in cells if name in _NOTES)
+                for note in textwrap.wrap(notes, min(self._console.width, 100)):
                     self._console.print(Text(note, style="dim"))
                 heading = " ".join(_padded(kind, width, name) for name, width, kind, _ in cells)
                 self._console.print(Text(heading, style="bold"))
             if day != self._day:
                 self._console.print(Text(f"--- {day} (UTC)", style="dim"))
                 self._day = day
-            line = Text()
-            for n, (_, width, kind, value) in enumerate(cells):
+            line, end = Text(), -1
+            for _, width, kind, value in cells:
                 shown = "-" if value is None else kind.show(value)
-                line.append(" " * (n > 0))
-                line.append(_padded(kind, width, shown), kind.style(value) if value is not None else "")
+                line.append(" " * bool(line))
+                end += 1 + width
+                room = max(0, end - len(line))
+                line.append(_padded(kind, room, shown), kind.style(value) if value is not None else "")
             line.append(" late" * message.late + " replay" * message.replay, "yellow")
             if not self._wide:
                 line.truncate(self._console.width, overflow="ellipsis")

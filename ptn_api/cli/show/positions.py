@@ -44,6 +44,7 @@ from ptn_api.model.miner import Leaderboard, LeaderboardEntry
 from ptn_api.model.order import Order
 from ptn_api.model.tiers import TIERS, data_tier
 from ptn_api.model.trade_pair import pair_id
+from ptn_api.summary import counted
 
 __all__ = ["TOP_ORDERS", "run", "run_miner", "run_orders", "run_top"]
 
@@ -95,7 +96,7 @@ def run(
     table = Table(
         _POSITION_COLUMNS,
         [row for hotkey, entry in entries.items() for row in _position_rows(hotkey, entry)],
-        f"{kind}positions of {len(entries)} miners, {order}",
+        f"{kind}positions of {counted(len(entries), 'miners')}, {order}",
         "ranked by: the miner's return over the validator's lookback (`ptn top` has its days). leverage: "
         "multiples of the account, - is short. entry: in the pair's quote currency. Times are UTC.",
     )
@@ -114,7 +115,8 @@ def run_miner(url: str | None, api_key_file: Path | None, view: View, hotkey: st
             gained = (f"{(factor - 1):+.2%}" for factor in (entry.thirty_day_returns, entry.all_time_returns))
             print(f"Miner {hotkey}, as tier {entry.tier} shows it")
             print("Return over the validator's lookback {}, over all time {}".format(*gained))
-            print(f"{entry.n_positions} counted positions, {entry.percentage_profitable:.0%} profitable\n")
+            positions = counted(entry.n_positions, "counted positions")
+            print(f"{positions}, {entry.percentage_profitable:.0%} profitable\n")
         else:
             print("\n".join(f"# {name}: {value}" for name, value in values.items()))
     columns = [column for column in _POSITION_COLUMNS if column.name != "thirty_day_returns"]
@@ -201,7 +203,7 @@ def run_orders(
         )
         for position, order in newest
     ]
-    some = f"newest {len(newest)} " if len(newest) == view.limit else ""
+    some = "newest " if len(newest) == view.limit else ""
     notes = (
         "leverage: change of the position, in multiples of the account. price: in the pair's quote currency."
     )

@@ -28,6 +28,7 @@ from ptn_api.client.rest import PTNClient
 from ptn_api.client.servers.several import Difference
 from ptn_api.client.stream import Stream
 from ptn_api.errors import AuthenticationError
+from ptn_api.summary import counted
 from ptn_api.tasks import cancel_and_wait
 from ptn_api.wire.client_session import Gap
 
@@ -118,13 +119,15 @@ def run_recorder(
     """Continues the file where it ends. Stops at a signal, or after `count` orders."""
     print_client_log()
     address, key = ws_url(url), read_api_key(api_key_file)
-    recording = Recording(file)
+    hotkeys = whole_hotkeys(miners, api_key_file)
+    pairs = known_trade_pairs(trade_pairs) if trade_pairs else None
+    recording = Recording(file)  # after the choices: a wrong one creates no file
     stream = Stream(
         address,
         key.value,
         cursor_store=recording,
-        miners=whole_hotkeys(miners, api_key_file),
-        trade_pairs=known_trade_pairs(trade_pairs) if trade_pairs else None,
+        miners=hotkeys,
+        trade_pairs=pairs,
         on_state=state_printer(),
         stop_on_auth_error=True,
     )
@@ -159,7 +162,7 @@ def run_recorder(
     if as_json:
         print_document(msgspec.json.encode({"file": str(file), "orders": recording.written}))
     else:
-        print(f"ptn: {recording.written} orders recorded in {file}", file=sys.stderr)
+        print(f"ptn: {counted(recording.written, 'orders')} recorded in {file}", file=sys.stderr)
 
 
 def _print_difference(other: Difference) -> None:
@@ -245,5 +248,7 @@ def run_replay_server(
         with ReplayServer(past, port=port) as server:
             print(f"PTN replay ready: WebSocket {server.url}", flush=True)
             served = server.play(stop)
-            print(f"ptn: {served} orders served; press Ctrl-C to end", file=sys.stderr, flush=True)
+            print(
+                f"ptn: {counted(served, 'orders')} served; press Ctrl-C to end", file=sys.stderr, flush=True
+            )
             stop.wait()

@@ -16,6 +16,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from ptn_api.cli.row_options import View
+from ptn_api.summary import counted
 
 __all__ = [
     "AGE",
@@ -267,15 +268,19 @@ def rendered(table: Table, console: Console, view: View, *, note: str = "") -> R
         n = max(widths, key=lambda n: widths[n], default=0)
         longest = {n: max(4, widths.get(n, 0) - excess)}
     more = len(table.rows) - len(shown)
-    count = f"{len(shown)} of {len(table.rows)}" if more else f"{len(shown)}"
     hints = [
         f"Not shown here: {', '.join(left_out)} (--wide)." if left_out else "",
         f"{more} more: --limit 0." if more else "",
     ]
-    lines = (f"{count} {table.what}{note}", table.notes, " ".join(filter(None, hints)))
+    title = counted(len(table.rows), table.what)
+    lines = (
+        f"{len(shown)} of {title}{note}" if more else f"{title}{note}",
+        table.notes,
+        " ".join(filter(None, hints)),
+    )
     width = min(console.width, 100)
-    title, *notes = [Text("\n".join(textwrap.wrap(text, width)), style="dim") for text in lines if text]
-    return Group(title, grid, *notes)
+    heading, *notes = [Text("\n".join(textwrap.wrap(text, width)), style="dim") for text in lines if text]
+    return Group(heading, grid, *notes)
 
 
 def _width_of(show: RenderableType, console: Console) -> int:
