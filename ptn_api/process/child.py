@@ -141,8 +141,8 @@ class Child:
 
     @property
     def recent_restarts(self) -> int:
-        """Restarts since the process last ran for a while."""
-        return 0 if self._is_settled() else self._recent_restarts
+        """Restarts since the process last ran for a while; a pause before a restart is no run."""
+        return 0 if self.pid is not None and self._is_settled() else self._recent_restarts
 
     def _is_settled(self) -> bool:
         return monotonic_ms() - self._started_ms >= self._settled_ms

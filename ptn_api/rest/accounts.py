@@ -41,6 +41,7 @@ class SnapshotsQuery(msgspec.Struct, kw_only=True):
         Meta(
             description="how many of the newest snapshots, at most 2160",
             extra={"error": "limit must be an integer"},
+            extra_json_schema={"minimum": 1},
         ),
     ] = 720
 

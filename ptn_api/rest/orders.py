@@ -32,7 +32,8 @@ _STATUSES: tuple[OrderStatus, ...] = ("unfilled", "filled", "cancelled")
 
 class OrdersQuery(msgspec.Struct, kw_only=True):
     status: Annotated[
-        list[str], Meta(description="only orders of these statuses: unfilled, filled, cancelled")
+        list[Annotated[str, Meta(extra_json_schema={"enum": [*_STATUSES]})]],
+        Meta(description="only orders of these statuses: unfilled, filled, cancelled"),
     ] = []
 
 

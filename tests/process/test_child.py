@@ -44,12 +44,13 @@ def make_child(
     *,
     settled_ms: int = 60_000,
     stop_timeout_ms: int = 300,
+    first_ms: int = 1,
 ) -> Child:
     return Child(
         "test",
         command,
         config=lambda: config,
-        backoff=Backoff(first_ms=1, max_ms=4),
+        backoff=Backoff(first_ms=first_ms, max_ms=4 * first_ms),
         settled_ms=settled_ms,
         stop_timeout_ms=stop_timeout_ms,
         silent_ms=1_000,
@@ -251,6 +252,19 @@ async def test_restarts_back_off_until_a_run_lasts(settled_ms: int, pauses: list
         await child.stop()
         await task
     assert [line["pause_ms"] for line in logs if line["event"] == "process_ended"][:4] == pauses
+
+
+@pytest.mark.parametrize(("first_ms", "recent"), [(60_000, 1), (1, 0)], ids=["paused", "running again"])
+async def test_restarts_are_recent_until_a_run_lasts(tmp_path: Path, first_ms: int, recent: int) -> None:
+    """However long the pause before the next run is."""
+    ran = str(tmp_path / "ran")
+    code = f"import os, time\nif os.path.exists({ran!r}): time.sleep(60)\nopen({ran!r}, 'w')"
+    child = make_child([sys.executable, "-c", code], Config(), settled_ms=0, first_ms=first_ms)
+    task = asyncio.create_task(child.run())
+    await until_async(lambda: child.restarts == 1)
+    await until_async(lambda: child.recent_restarts == recent)
+    await child.stop()
+    await task
 
 
 def test_a_worker_without_a_supervisor_ends() -> None:
