@@ -20,8 +20,8 @@ async def test_a_request_passes_few_files_from_socket_to_socket() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
         with contextlib.closing(writer):
             writer.write(GET)
-            await reader.readuntil(b"}}")
+            await reader.readuntil(b'"}')
             with files_executed() as files:
                 writer.write(GET)
-                await reader.readuntil(b"}}")
+                await reader.readuntil(b'"}')
     assert len(files) <= MAX_FILES, sorted(files)

@@ -16,7 +16,7 @@ from tests.stream.live import running as running_stream
 from tests.tracing import files_executed
 from tests.waiting import until_async
 
-MOST_FILES = 31
+MOST_FILES = 32
 
 
 async def test_an_order_passes_few_files_on_its_way_to_the_handler(tmp_path: Path) -> None:
