@@ -164,7 +164,6 @@ class Follower:
             views.head = self._queue.head_within(self._taken)
             self._note_built()
             await time_slice.yield_if_due()
-        views.expired_rebuilt()
         views.head = self._queue.head_within(self._taken)
         self._note_built()
 
