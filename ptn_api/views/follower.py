@@ -160,11 +160,11 @@ class Follower:
             if view is not None and view.empty and hotkey not in (self._documents.miners() or ()):
                 views.drop(hotkey)
             self._queue.remove(hotkey)
+            self.outage.succeeded("views")  # already here: new orders may keep this loop from its end
             self._unbuilt.discard(hotkey)
             views.head = self._queue.head_within(self._taken)
             self._note_built()
             await time_slice.yield_if_due()
-        views.expired_rebuilt()
         views.head = self._queue.head_within(self._taken)
         self._note_built()
 

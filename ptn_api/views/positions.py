@@ -52,8 +52,8 @@ class PositionViews:
         self._expiries: list[tuple[int, str]] = []
         """A heap of (expires_ms, hotkey); entries that `_scheduled` contradicts are outdated and skipped."""
         self._scheduled: dict[str, int] = {}
-        self._rebuilding_ms: int | None = None
-        """The first expiry among the views taken for a rebuild that is not complete."""
+        self._rebuilding: dict[str, int] = {}
+        """The expiries of the views that were taken for a rebuild and still await it."""
         self.head = Head(sequence=0, revision=0)
         self.lookback_days: float = DEFAULT_LOOKBACK_DAYS
         self.archived: frozenset[str] = frozenset()
@@ -122,7 +122,7 @@ class PositionViews:
         It follows the clock, not the changes: a change after the cutoff does not move it.
         """
         now_ms = self._clock()
-        pending_ms = earliest(self._rebuilding_ms, self.next_expiry_ms())
+        pending_ms = earliest(*self._rebuilding.values(), self.next_expiry_ms())
         return (now_ms if pending_ms is None else min(now_ms, pending_ms - 1)) - TIER_LAG_MS
 
     # --- building -----------------------------------------------------------------------------------------
@@ -155,6 +155,7 @@ class PositionViews:
 
     def drop(self, hotkey: str) -> None:
         """Forgets a miner."""
+        self._rebuilding.pop(hotkey, None)
         self._scheduled.pop(hotkey, None)
         view = self._views.pop(hotkey, None)
         if view is not None:
@@ -169,6 +170,7 @@ class PositionViews:
             replay.differs and replay != checked.get(uuid) for uuid, replay in view.replays.items()
         )
         self._views[hotkey] = view
+        self._rebuilding.pop(hotkey, None)
         if view.expires_ms is None:
             self._scheduled.pop(hotkey, None)
         elif self._scheduled.get(hotkey) != view.expires_ms:
@@ -194,19 +196,14 @@ class PositionViews:
         return self._expiries[0][0] if self._expiries else None
 
     def take_expired(self) -> list[str]:
-        """Miners whose views have expired. The caller rebuilds them and then calls `expired_rebuilt`."""
+        """Miners whose views have expired. The caller rebuilds them; until then they hold `as_of_ms` back."""
         now_ms, hotkeys = self._clock(), []
         while (expiry_ms := self.next_expiry_ms()) is not None and expiry_ms <= now_ms:
-            if self._rebuilding_ms is None:
-                self._rebuilding_ms = expiry_ms  # holds `as_of_ms` back until the rebuild is complete
             hotkey = heapq.heappop(self._expiries)[1]
             del self._scheduled[hotkey]
+            self._rebuilding[hotkey] = expiry_ms
             hotkeys.append(hotkey)
         return hotkeys
-
-    def expired_rebuilt(self) -> None:
-        """Notes that every view from `take_expired` has been rebuilt."""
-        self._rebuilding_ms = None
 
 
 def _is_known(view: MinerView, tier: Tier) -> bool:

@@ -285,6 +285,49 @@ async def test_views_are_built_although_orders_keep_arriving(monkeypatch: pytest
     assert len((await body_of(context, 100))[MINER]["positions"][0]["orders"]) == 200
 
 
+async def test_lower_tiers_go_on_although_orders_keep_arriving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their cutoff is that of the last views that have aged, whatever else is to be rebuilt."""
+    monkeypatch.setattr(tasks, "SLICE_S", 0)
+    log, clock = Busy(created_ms=NOW), FakeClock()
+    log.baseline([*first(), written(position(3, [order(9, at=NOW - DAY + 5)], miner="5Ageing"))], NOW)
+    log.orders = 200  # none arrive yet
+    context = AppContext.over(log, clock, RestOptions())
+    await context.follower.catch_up()
+    assert await body_of(context, 0) == {}
+    log.orders = 1
+    clock.now_ms += HOUR
+    following = asyncio.create_task(context.follower.catch_up())
+    while not following.done() and context.views.as_of_ms() < clock() - DAY:
+        await asyncio.sleep(0)
+    assert log.orders < 20
+    assert [*await body_of(context, 0)] == ["5Ageing"]
+    await following
+
+
+class BusyUnreadable(Busy, Unreadable):
+    """A log that fails while `broken` is set, and then has many orders."""
+
+
+async def test_an_outage_ends_although_orders_keep_arriving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the first read that works, not when nothing is left to do."""
+    monkeypatch.setattr(tasks, "SLICE_S", 0)
+    log = BusyUnreadable(created_ms=NOW)
+    log.baseline(first(), NOW)
+    log.orders = 200  # none arrive yet
+    context = AppContext.over(log, FakeClock(), RestOptions(refresh_coalesce_ms=0))
+    running = asyncio.create_task(context.follower.run())
+    await asyncio.wait_for(context.follower.built.wait(), PATIENCE_S)
+    log.broken = LogUnusableError("disk trouble", code="corrupt")
+    log.append([refreshed(1.8)], NOW)
+    while not context.follower.outage.failing:
+        await asyncio.sleep(0)
+    log.broken, log.orders = None, 1
+    while context.follower.outage.failing and log.orders < 200:
+        await asyncio.sleep(0)
+    assert log.orders < 100
+    running.cancel()
+
+
 async def test_a_log_that_fails_while_views_are_built_delays_them() -> None:
     """The rest is built later; only then are the views complete."""
     log = Unreadable(created_ms=NOW)
