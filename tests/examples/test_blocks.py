@@ -67,7 +67,7 @@ case " $* " in
 " serve "*) exec until-output ptn-itself "$@" --api-rest-port 0 --api-ws-port 0 --log-level error ;;
 *" --live "*) exec until-output ptn-itself "$@" ;;
 *" --test "*) ;;
-" notify "*) exec until-output ptn-itself "$@" 2>&1 ;;
+" notify "*) exec until-output sh -c 'exec ptn-itself "$@" 2>&1' sh "$@" ;;
 " stream "* | " record "*) exec ptn-itself "$@" --count 1 ;;
 esac
 exec ptn-itself "$@"
@@ -194,7 +194,7 @@ class World:
             "SEQUENCE": "1",
         }
         self._words = {"KEY": key, "HOTKEY": hotkey}
-        self._hotkeys = re.compile(r"5[A-Za-z]{0,5}\.\.\.")
+        self._hotkeys = re.compile(r"\b5(?:[A-Za-z]{0,5}\.\.\.|(?:GhCx|Synr)\b)")
         self._hotkey = hotkey
         for name in ("my", "alice"):
             (home / f"{name}.header").write_text(f"Authorization: Bearer {key}\n")
