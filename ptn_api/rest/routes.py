@@ -170,6 +170,7 @@ ROUTES: tuple[Route, ...] = (
         "that cursor.",
         variant=positions.Changes,
         freshness=True,
+        unknown_miners=True,
     ),
     Route(
         "/miner-positions/{hotkey}",
