@@ -48,14 +48,14 @@ def interrupt():
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
 
-timer = threading.Timer(1, interrupt)
+timer = threading.Timer(0.2, interrupt)
 timer.start()
 sys.stdout.buffer.write(process.stdout.read())
 status = process.wait()
 timer.cancel()
 sys.exit(status not in (0, 130, -2))
 """
-"""Runs a command to its end, or interrupts it a second after its first output.
+"""Runs a command to its end, or interrupts it 0.2 s after its first output.
 
 What prints only fresh orders may print none on a busy machine; it is interrupted after a while.
 """
