@@ -173,7 +173,7 @@ test: $(STAMP) $(NGINX) $(CHROMIUM) $(TYPESCRIPT) $(TOOLS) optional-page  ## run
 
 # The client and its commands run on systems on which the server does not.
 CLIENT_TESTS := $(addprefix tests/client/test_,arguments.py cursor_file.py delivery.py message.py mirror_state.py \
-	replaying.py rest.py stream.py testing.py) tests/wire tests/model \
+	replaying.py rest.py stream.py) tests/wire tests/model \
 	tests/cli/test_output.py tests/cli/test_time_arguments.py \
 	$(addprefix tests/notify/test_,notifier.py services.py targets.py text.py webhook.py)
 test-client:  ## run the tests of client and commands in an environment without the server

@@ -1,7 +1,7 @@
 """The alerts of deploy/monitoring in a real Prometheus that scrapes a real server with faults.
 
-The rules are those of the file, with shorter periods. promtool tries the other alerts, and the periods
-(tests/test_monitoring.py).
+The rules are those of the file, with shorter periods. promtool tries the other alerts (PTNOrdersLate,
+PTNClientsTooSlow), and the periods (tests/test_monitoring.py).
 """
 
 from __future__ import annotations
@@ -9,26 +9,36 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
-from urllib.request import urlopen
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
+import requests
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
 from ptn_api.access import add_key
+from tests.ports import reserved_ports
 from tests.processes import suspended
 from tests.system.api import ROOT, Api, api
 from tests.system.validator import Validator
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 MONITORING = ROOT / "deploy" / "monitoring"
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(
+        shutil.which("prometheus") is None,
+        reason="prometheus is not installed (Debian: apt-get install prometheus)",
+    ),
+]
 
 
 class Watched(NamedTuple):
@@ -39,10 +49,11 @@ class Watched(NamedTuple):
     keys: Path
     prometheus: str
 
-    def firing(self) -> set[str]:
-        with urlopen(f"{self.prometheus}/api/v1/alerts", timeout=30) as response:
-            alerts = json.load(response)["data"]["alerts"]
-        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
+
+def firing(prometheus: str) -> set[str]:
+    """The names of the alerts that fire."""
+    alerts = requests.get(f"{prometheus}/api/v1/alerts", timeout=PATIENCE_S).json()["data"]["alerts"]
+    return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
 
 @contextmanager
@@ -70,19 +81,18 @@ def scraping(folder: Path, metrics: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    if shutil.which("prometheus") is None:
-        pytest.skip("prometheus is not installed (Debian: apt-get install prometheus)")
     folder = tmp_path_factory.mktemp("watched")
     validator, keys = Validator(folder / "validator"), folder / "api_keys.json"
     validator.place()
     add_key(keys, "alice", 100)
-    with api(folder / "data", validator_dir=validator.root, keys=keys, metrics_port=0) as server:
+    with api(
+        folder / "data", validator_dir=validator.root, keys=keys, metrics_port=0, trusted_proxies="127.0.0.1"
+    ) as server:
         until(lambda: len(server.stdout) == 2)
         address = server.stdout[1].split("//")[1].removesuffix("/metrics\n")
         with scraping(folder, address) as prometheus:
-            watched = Watched(server, validator, keys, prometheus)
-            until(lambda: watched.firing() == set(), seconds=120)
-            yield watched
+            until(lambda: firing(prometheus) == set(), seconds=120)
+            yield Watched(server, validator, keys, prometheus)
 
 
 # --- how each alert is provoked ---------------------------------------------------------------------------
@@ -136,18 +146,51 @@ def send_no_login(stream: str) -> None:
         socket.recv(timeout=30)
 
 
+def guess_key(rest: str) -> None:
+    """Behind a proxy, since loopback addresses are exempt from the limits of an address."""
+    headers = {"Authorization": "Bearer wrong", "X-Forwarded-For": "203.0.113.9"}
+    requests.get(f"{rest}/me", headers=headers, timeout=PATIENCE_S)
+
+
+@contextmanager
+def refused_change(watched: Watched) -> Iterator[None]:
+    """A trigger that refuses the next position stands for a bug in the log's schema."""
+    log = watched.validator.root.parent / "data" / "log.sqlite3"
+    with sqlite3.connect(log) as db:
+        db.execute(
+            "CREATE TRIGGER no BEFORE INSERT ON positions BEGIN SELECT RAISE(ABORT, 'constraint failed'); END"
+        )
+    watched.validator.place()
+    yield
+    with sqlite3.connect(log) as db:
+        db.execute("DROP TRIGGER no")
+    watched.server.wait_restarted("intake", watched.server.kill("intake"))
+
+
 FAULTS: dict[str, Callable[[Watched], AbstractContextManager[None]]] = {
     "PTNDown": lambda watched: suspended(watched.server.process.pid),
     "PTNUnavailable": no_miners,
     "PTNDegraded": malformed_key,
     "PTNRestarting": crashes,
+    "PTNChangesSkipped": refused_change,
+    "PTNRateLimited": lambda watched: repeated(lambda: guess_key(watched.server.rest)),
     "PTNBadLogins": lambda watched: repeated(lambda: send_no_login(watched.server.stream)),
 }
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("alert", FAULTS)
 def test_an_alert_fires_and_clears(watched: Watched, alert: str) -> None:
     with FAULTS[alert](watched):
-        until(lambda: alert in watched.firing(), seconds=120, what=f"{alert} fires")
-    until(lambda: alert not in watched.firing(), seconds=180, what=f"{alert} clears")
+        until(lambda: alert in firing(watched.prometheus), seconds=120, what=f"{alert} fires")
+    until(lambda: alert not in firing(watched.prometheus), seconds=180, what=f"{alert} clears")
+
+
+def test_a_server_that_waits_for_its_validator_fires(tmp_path: Path) -> None:
+    validator = tmp_path / "validator"
+    with reserved_ports(1) as [port], scraping(tmp_path, f"127.0.0.1:{port}") as prometheus:
+        waiting: dict[str, Any] = {"wait": False, "wait_for_validator": True, "metrics_port": port}
+        with api(tmp_path / "data", validator_dir=validator, **waiting) as server:
+            until(lambda: "PTNStarting" in firing(prometheus), seconds=120, what="PTNStarting fires")
+            Validator(validator).place()
+            server.wait_ready()
+            until(lambda: "PTNStarting" not in firing(prometheus), seconds=120, what="PTNStarting clears")
