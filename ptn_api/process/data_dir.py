@@ -111,7 +111,8 @@ def server_on(path: Path) -> int | None:
     except BlockingIOError:
         pid = int(holder[1])
         with contextlib.suppress(OSError, IndexError):
-            if b"ptn-api-" in Path(f"/proc/{pid}/cmdline").read_bytes():  # a child of the server
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if re.search(rb"ptn-api[- ](?!supervisor)", command):  # a child of the server
                 pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         return pid
     finally:
