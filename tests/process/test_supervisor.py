@@ -49,6 +49,7 @@ class InstantChild:
     """A child that is ready and stopped at once, without a process."""
 
     pid = None
+    progress = None
     alive_until_ms, problems, recent_restarts = 0, {}, 0  # type: ignore[var-annotated]
 
     def __init__(self, name: str, *_: object, **__: object) -> None:
