@@ -26,6 +26,8 @@ from tests.waiting import until
 
 PTN = Path(sys.executable).parent / "ptn"
 PORTS = ("--api-rest-port=0", "--api-ws-port=0")
+PATH = "/usr/bin:/bin"
+"""Of a terminal in which no virtual environment is active."""
 NOW_MS = 1_790_000_000_000
 
 pytestmark = pytest.mark.skipif(not PTN.exists(), reason="the package is not installed")
@@ -94,13 +96,13 @@ def test_every_command_to_try_works_as_it_stands(tmp_path: Path, is_demo: bool) 
         source = ("--demo", "--demo-miners=3", "--demo-positions=3", "--demo-orders-per-minute=600")
     else:
         source = ("--validator-dir", str(simulate(tmp_path / "validator", 3, 3)))
-    with on_terminal(home, "serve", *source, "--data-dir", "data", *PORTS) as server:
+    with on_terminal(home, "serve", *source, "--data-dir", "data", *PORTS, PATH=PATH) as server:
         until(lambda: "Try" in server.shown and server.shown.endswith("\n\n"), seconds=90, what="commands")
         lines = server.shown.partition("Try in another terminal:\n\n")[2].splitlines()
         commands = [line.strip() for line in lines if line.startswith("  ")]
         assert commands[0] == f"cd '{home}'"
         assert len(commands) == (4 if is_demo else 5)
-        environment = bare_environment(tmp_path) | {"PATH": "/usr/bin:/bin"}
+        environment = bare_environment(tmp_path) | {"PATH": PATH}
         for command in commands[1:-1]:
             done = subprocess.run(
                 ["sh", "-c", f"{commands[0]}; {command}"],
