@@ -15,7 +15,13 @@ import pytest
 import ptn_api
 from ptn_api.errors import APIStatusError, AuthenticationError, InvalidInputError, PTNError
 
-VALUES = {"message": "a sentence", "code": "bad_parameter", "status": 410, "field": "orders"}
+VALUES = {
+    "message": "a sentence",
+    "code": "bad_parameter",
+    "status": 410,
+    "field": "orders",
+    "reason": "status 503",
+}
 
 
 def all_errors() -> Iterator[type[PTNError]]:

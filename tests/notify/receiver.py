@@ -75,7 +75,11 @@ def _serve(folder: Path) -> None:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"])).decode()
+            length = int(self.headers["content-length"])
+            body = self.rfile.read(length).decode()
+            if len(body.encode()) < length:  # the sender was killed
+                self.close_connection = True
+                return
             mode, _, headers = (folder / "mode").read_text().partition(" ")
             headers_sent = {name.lower(): value for name, value in self.headers.items()}
             record = {"path": self.path, "headers": headers_sent, "body": body, "answered": mode}
