@@ -32,6 +32,15 @@ _DOCUMENTS = {
 }
 
 
+def unpack(folder: Path) -> Path:
+    """Unpacks the directory into the folder and returns its path."""
+    with tarfile.open(DATA / "newest_directory.tar.gz") as archive:
+        # The argument `filter` is unknown before Python 3.10.12 and 3.11.4, which ignore this attribute.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(folder)
+    return folder / "directory"
+
+
 @lru_cache
 def files() -> dict[str, bytes]:
     """Returns the directory's files by relative path, uncompressed."""

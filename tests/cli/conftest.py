@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,8 +33,6 @@ def stranger(tmp_path: Path) -> Ptn:
 def of_today(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The addresses of a server on a directory of 2026, and a key of tier 200, as in the environment."""
     home = tmp_path_factory.mktemp("newest")
-    with tarfile.open(newest.DATA / "newest_directory.tar.gz") as archive:
-        archive.extractall(home, filter="data")
-    root = home / "directory"
+    root = newest.unpack(home)
     with api(home / "data", validator_dir=root, keys=root / "vanta_api/api_keys.json") as server:
         yield {"PTN_API_KEY": "synth-key-200", "PTN_REST_URL": server.rest, "PTN_WS_URL": server.stream}

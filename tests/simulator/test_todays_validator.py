@@ -6,7 +6,6 @@ import gzip
 import json
 import math
 import os
-import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +16,10 @@ import pytest
 
 from ptn_api.simulator.journal import AccountReset, LimitOrder, Placed, Removed
 from ptn_api.simulator.simulator import Simulator
+from tests import newest
 from tests.factories import T0
 from tests.simulator.simulation import QUIET, built, files, position_files
 
-LAYOUT = Path(__file__).parents[1] / "data/newest_directory.tar.gz"
 """A validator's directory in today's layout, synthetic; a few of its positions are older."""
 DAY_MS = 86_400_000
 LIVELY = msgspec.structs.replace(QUIET, miners=9, ledger_checkpoints=240)
@@ -33,10 +32,7 @@ def read(path: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("layout")
-    with tarfile.open(LAYOUT) as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "directory"
+    return newest.unpack(tmp_path_factory.mktemp("layout"))
 
 
 @pytest.fixture(scope="module")

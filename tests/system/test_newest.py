@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import tarfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,10 +21,7 @@ ENTITY = "5EntF8LjeU56zqG625LCRKjpGB2jyEH2av14rbJTmmBppUaG"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     home = tmp_path_factory.mktemp("newest")
-    packed = gzip.decompress((newest.DATA / "newest_directory.tar.gz").read_bytes())
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        archive.extractall(home, filter="data")
-    root: Path = home / "directory"
+    root = newest.unpack(home)
     keys = root / "vanta_api/api_keys.json"
     # No process is down because it has to wait for a busy machine.
     with api(home / "data", validator_dir=root, keys=keys, process_silent_ms=60_000) as running:
