@@ -128,7 +128,7 @@ _UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 
 
 
 def time_from(time: Time | None) -> int | None:
-    """Returns the time as epoch ms. Raises SettingsError if it is none, or a datetime without a time zone."""
+    """Returns the time as epoch ms. Raises SettingsError for anything else, a datetime without zone too."""
     if isinstance(time, datetime):
         if time.tzinfo is None:
             raise SettingsError("the datetime has no time zone; add one, such as timezone.utc")
