@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from benchmarks.contest import Result, Rounds
 
 __all__ = ["Figures", "percentile"]
 
@@ -42,6 +44,30 @@ class Figures:
         met = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
         wanted = f">= {at_least:,}" if at_least is not None else f"<= {at_most:,}"
         self.targets.append({"what": what, "measured": _short(value), "target": wanted, "met": met})
+
+    def ratio(
+        self,
+        what: str,
+        rounds: Rounds[Result],
+        ours: str,
+        beside: str | Sequence[str],
+        *,
+        value: Callable[[Result], float],
+        at_least: float | None = None,
+        at_most: float | None = None,
+    ) -> None:
+        """Adds a row with the ratio of two contestants, and judges it if the machine was quiet enough."""
+        ratio = rounds.ratio(ours, beside, value)
+        names = [beside] if isinstance(beside, str) else beside
+        medians = {name: _short(statistics.median(rounds.values(name, value))) for name in (ours, *names)}
+        self.add(what, ratio=str(ratio), **medians)
+        if at_least is None and at_most is None:
+            return
+        self.target(what, ratio.median, at_least=at_least, at_most=at_most)
+        self.targets[-1]["measured"] = str(ratio)
+        if not rounds.quiet:
+            share = statistics.median(rounds.shares)
+            self.targets[-1] |= {"met": None, "measured": f"{ratio}, machine busy: {share:.0%} of a core"}
 
     def skip(self, what: str, why: str) -> None:
         """Reports a measurement that is impossible on this machine, here and in the table."""
