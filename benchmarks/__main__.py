@@ -3,6 +3,7 @@
     make bench                                          # all, at the size of mainnet: about 20 minutes
     make bench ARGS="fanout replay decode"              # a selection
     make bench ARGS="--miners 25 --positions 20 --json figures.json"
+    make bench ARGS="fanout --compare HEAD~1"           # the same of another commit, in turn
 
 Servers run on one core, load generators on the other. Peers (nginx, nchan, wrk) are measured if installed:
 apt-get install nginx libnginx-mod-nchan wrk. Absolute figures depend on the machine; compare the ratios of
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -38,6 +40,7 @@ from benchmarks import (
     rest,
     timing,
 )
+from benchmarks.compare import compare
 from benchmarks.figures import Figures
 from benchmarks.machine import many_files
 
@@ -66,6 +69,10 @@ BENCHMARKS = {
 
 def main() -> None:
     arguments = _parser().parse_args()
+    if arguments.compare:
+        _, others = _comparison(add_help=False).parse_known_args()
+        compare(arguments.compare, others, arguments.compare_rounds)
+        return
     many_files()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     figures, began = Figures(), time.monotonic()
@@ -81,9 +88,22 @@ def main() -> None:
         arguments.json.write_text(json.dumps(report, indent=1))
 
 
+def _comparison(**options: Any) -> argparse.ArgumentParser:
+    """The options that a compared commit does not get."""
+    parser = argparse.ArgumentParser(**options)
+    parser.add_argument(
+        "--compare", metavar="COMMIT", help="run the benchmarks of this commit as well, in turn"
+    )
+    parser.add_argument("--compare-rounds", type=int, default=5, help="runs of each commit")
+    return parser
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="make bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="make bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[_comparison(add_help=False)],
     )
     parser.add_argument(
         "names", nargs="*", choices=[*BENCHMARKS, []], help="benchmarks to run (default: all)"
