@@ -118,15 +118,19 @@ class Acceptor:
         self._sock.listen(BACKLOG)
         self._loop.add_reader(self._sock, self._accept)
 
-    def close(self) -> None:
-        """Stops accepting and closes the listening socket; established connections stay."""
+    async def close(self) -> None:
+        """Stops accepting, closes the listening socket and ends TLS handshakes; connections stay."""
         self._closed = True
         self._loop.remove_reader(self._sock)
         if self._retry is not None:
             self._retry.cancel()
         self._sock.close()
-        for task in self._connecting.values():
-            task.cancel()
+        # Not cancelled: uvloop would close a connection that is just made without telling its protocol.
+        connecting = [*self._connecting.values()]
+        while self._end_handshake():
+            pass
+        if connecting:
+            await asyncio.wait(connecting)
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTS_PER_TURN):

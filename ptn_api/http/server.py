@@ -77,7 +77,7 @@ class Server:
 
     async def __aexit__(self, *_: object) -> None:
         """Stops accepting, lets responses that have begun finish, and aborts the rest when time is up."""
-        self._acceptor.close()
+        await self._acceptor.close()
         for connection in self._connections:
             connection.finish()
         # Server.wait_closed() does not wait for connections before Python 3.12.

@@ -192,7 +192,7 @@ class StreamServer:
     async def stop(self) -> None:
         """Stops listening; waits for closing connections to end, and aborts those that do not."""
         if self._acceptor is not None:
-            self._acceptor.close()
+            await self._acceptor.close()
         if not await self._clients.wait_until_gone(self._options.unread_close_ms):
             for client in self._clients.all():
                 client.abort()

@@ -58,6 +58,8 @@ class Accepting:
         self.accepted = 0
         self.evictable = 0
         self.pauses = AcceptPauses()
+        self.closes_when_made = False
+        self.closing: asyncio.Task[None] | None = None
         self._fast = fast
         self._tls = tls
 
@@ -70,7 +72,7 @@ class Accepting:
         )
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
-            acceptor = Acceptor(
+            self.acceptor = Acceptor(
                 sock,
                 partial(connect, lambda: _Protocol(self), ssl=self._tls),
                 make_room=self._make_room,
@@ -78,9 +80,9 @@ class Accepting:
                 tls=self._tls is not None,
             )
             with file_limit(len(os.listdir("/dev/fd")) + RESERVE + most):
-                acceptor.start()
+                self.acceptor.start()
             yield sock.getsockname()[1]
-            acceptor.close()
+            await (self.closing or self.acceptor.close())
             for transport in self.open:
                 transport.abort()
             await until_async(lambda: not self.open)
@@ -101,6 +103,8 @@ class _Protocol(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # aiofastnet's is of another class
         self._accepting.accepted += 1
         self._accepting.open.append(self._transport)
+        if self._accepting.closes_when_made:
+            self._accepting.closing = asyncio.create_task(self._accepting.acceptor.close())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._accepting.open.remove(self._transport)
@@ -151,6 +155,21 @@ def test_a_connection_that_may_be_closed_makes_room(run: Run) -> None:
                 await until_async(lambda: accepting.accepted == 4 * MOST)
                 assert len(accepting.open) <= MOST
         assert accepting.pauses.total_s == 0
+
+    run(test())
+
+
+def test_a_connection_that_is_made_while_accepting_ends_is_told_of_its_end(run: Run) -> None:
+    """uvloop closes it silently if its accept is cancelled at that moment; a stop would wait forever."""
+
+    async def test() -> None:
+        accepting = Accepting()
+        accepting.closes_when_made = True
+        async with accepting.running() as port:
+            with clients(port, 1):
+                await until_async(lambda: accepting.closing is not None and accepting.closing.done())
+                accepting.open[0].abort()
+                await until_async(lambda: not accepting.open)
 
     run(test())
 
