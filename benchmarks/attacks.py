@@ -133,18 +133,18 @@ class Victim:
     def _request_on_kept(self) -> None:
         connection = self._connection()
         for due in self._due_times(_VICTIM_PERIOD_S):
-            self._ask(connection)
+            self._ask(connection, "open")
             self.times_ms["small"].append(1000 * (time.monotonic() - due))
         connection.close()
 
     def _request_on_new(self) -> None:
         for due in self._due_times(_VICTIM_PERIOD_S):
             connection = self._connection()
-            self._ask(connection)
+            self._ask(connection, "new")
             connection.close()
             self.times_ms["new"].append(1000 * (time.monotonic() - due))
 
-    def _ask(self, connection: http.client.HTTPConnection) -> None:
+    def _ask(self, connection: http.client.HTTPConnection, kind: str) -> None:
         for retried in (False, True):
             try:
                 connection.request("GET", "/me", headers=self._headers)
@@ -155,7 +155,7 @@ class Victim:
                 return
             except (OSError, http.client.HTTPException):
                 connection.close()
-                self.faults["failed" if retried else "connections lost"] += 1
+                self.faults["failed" if retried else f"{kind} connections lost"] += 1
 
     def _place_orders(self) -> None:
         placed: dict[str, int] = {}

@@ -85,7 +85,7 @@ _LIMITS = "ptn_api.http.request:Limits"
 SECTIONS: dict[str, tuple[Bound, ...]] = {
     "Connections": (
         Bound("REST connections", "max_rest_connections",
-            "Of the idle ones without a valid key, the one that is idle longest is closed, then one of the user with the most idle ones. If all are busy: one without a key, then the newest one of the user with the most, or else the new one",
+            "If a quarter is idle and without a valid key, the one of these that is idle longest is closed, else one of the user with the most. If all of those are busy: one without a key, then the newest one of the user with the most, or else the new one",
             f"{LIMITED % 'connections'}, problem connections_at_limit",
             ("http/test_connection_limit.py::test_the_connection_that_is_idle_longest_is_evicted", "http/test_connection_limit.py::test_if_all_are_busy_an_evictable_one_is_evicted", "http/test_connection_limit.py::test_if_all_are_busy_with_users_the_greatest_gives_way", "http/test_connection_limit.py::test_evictions_are_a_problem")),
         Bound("WebSocket connections without a login", "max_waiting_connections",

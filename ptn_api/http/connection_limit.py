@@ -13,6 +13,9 @@ from ptn_api.http.errors import HTTPError
 
 __all__ = ["Abortable", "ConnectionLimit", "DownloadLimit", "newest_of_greatest"]
 
+_STRANGERS_SHARE = 0.25
+"""Of the connections: that many may be idle without an owner before they evict only each other."""
+
 
 class Abortable(Protocol):
     def abort(self) -> None:
@@ -36,10 +39,11 @@ def newest_of_greatest(owners: dict[T, Any]) -> T | None:
 class ConnectionLimit(Generic[C]):
     """Open connections, capped; when one more opens, another one is evicted.
 
-    That is the one without an owner that has been idle longest, or else the one that has been idle longest of
-    the owner with the most. A flood of strangers, or of one owner, therefore evicts only itself. If none is
-    idle, the oldest busy connection without an owner is evicted; then the newest one of the owner with the
-    most, if that is more than one. Otherwise the new one is closed.
+    If a quarter or more is idle and without an owner, that is the one of those that has been idle longest.
+    Otherwise it is the one that has been idle longest of the owner with the most, busy ones included. A flood
+    of strangers, or of one owner, therefore evicts only itself, and a new connection has time to send a key.
+    If none of these is idle, the oldest busy connection without an owner is evicted; then the newest one of
+    the owner with the most, if that is more than one. Otherwise the new one is closed.
     """
 
     def __init__(self, maximum: int, on_limit: Callable[[], None]) -> None:
@@ -76,20 +80,29 @@ class ConnectionLimit(Generic[C]):
 
     def evict(self) -> bool:
         """Closes one connection, if any may be evicted; returns whether it did."""
-        evicted = next(iter(self._strangers), None)
-        if evicted is None and self._idle:
-            [(most, _)] = Counter(self._idle.values()).most_common(1)
-            evicted = next(idle for idle, owner in self._idle.items() if owner == most)
-        if evicted is None:
-            evicted = next((busy for busy, owner in self._busy.items() if owner is None), None)
-        if evicted is None:
-            evicted = newest_of_greatest(self._busy)
+        evicted = self._most_evictable()
         if evicted is None:
             return False
         self._on_limit()
         self.remove(evicted)  # now: connection_lost comes in a later turn of the loop
         evicted.abort()
         return True
+
+    def _most_evictable(self) -> C | None:
+        counts = Counter(
+            [*self._idle.values(), *(owner for owner in self._busy.values() if owner is not None)]
+        )
+        most = max(counts.values(), default=0)
+        stranger = next(iter(self._strangers), None)
+        if stranger is not None and (most <= 1 or len(self._strangers) >= len(self) * _STRANGERS_SHARE):
+            return stranger
+        for idle, owner in self._idle.items():
+            if counts[owner] == most:
+                return idle
+        for busy, owner in self._busy.items():
+            if owner is None:
+                return busy
+        return newest_of_greatest(self._busy)
 
     def mark_busy(self, connection: C, owner: Hashable) -> None:
         """Marks an idle connection as busy: it awaits a response."""

@@ -77,6 +77,28 @@ def test_if_all_are_busy_with_users_the_greatest_gives_way() -> None:
     assert [connection.aborted for connection in (alice, *others)] == [False, False, False, True, False]
 
 
+def test_a_user_whose_connections_are_all_busy_does_not_evict_another_users_idle_one() -> None:
+    """The idle one would be evicted whenever the flood has just been answered and asks again."""
+    alice, *others = (FakeConnection() for _ in range(4))
+    limit = limit_over(alice, *others[:2], maximum=3)
+    limit.mark_idle(alice, "alice")
+    for other in others[:2]:
+        limit.mark_busy(other, "mallory")
+    limit.add(others[2])
+    assert [connection.aborted for connection in (alice, *others)] == [False, False, True, False]
+
+
+def test_a_new_connection_is_not_evicted_before_the_fifth_connection_of_one_user() -> None:
+    """Else a user who takes all connections, and reconnects at once, would close each new one unread."""
+    mallory, (new, last) = [FakeConnection() for _ in range(5)], [FakeConnection() for _ in range(2)]
+    limit = limit_over(*mallory, maximum=6)
+    for one in mallory:
+        limit.mark_idle(one, "mallory")
+    limit.add(new)
+    limit.add(last)
+    assert [one.aborted for one in (*mallory, new, last)] == [True, *[False] * 6]
+
+
 def test_a_connection_that_becomes_idle_again_is_the_last_to_be_evicted() -> None:
     """Also if it was idle all the time: it was answered at once."""
     first, second, third = (FakeConnection() for _ in range(3))
