@@ -53,6 +53,7 @@ BENCHMARKS = {
     "decode": decode.run,
     "client": client.run,
     "rest": rest.run,
+    "requests": rest.run_requests,
     "past": past.run,
     "cold": cold.run,
     "cost": cost.run,
