@@ -151,6 +151,7 @@ PYTHON_SERVERS = {
         *("--interface", "asgi", "--workers", "1", "--log-level", "warning"),
     ),
     "waitress + flask": ("benchmarks.naive", "{file}", "{port}"),
+    "fixed bytes on uvloop": ("benchmarks.fixed", "{port}"),
 }
 """The arguments of `python -m` for each."""
 

@@ -90,6 +90,8 @@ def run_requests(folder: Path, arguments: argparse.Namespace, figures: Figures) 
         for path, headers in asked.items():
             sent = headers | {"Authorization": f"Bearer {service.key}"}
             for name, (url, _) in servers.items():
+                if name.startswith("fixed"):
+                    continue
                 _require_same(name, ours[path], service.ask(path, of=url, **headers))
                 assert service.ask(path, of=url, Authorization="Bearer another").status_code == 401, name
             contestants = {
