@@ -24,7 +24,7 @@ from benchmarks.figures import Figures
 from benchmarks.load import Rate, measured
 from benchmarks.machine import SERVER, cpu_seconds, installed, pinned
 from benchmarks.peers import INSTALL, INSTALL_PYTHON, PYTHON_SERVERS, Nginx, PythonServer
-from benchmarks.server import DEFAULT_PERIODS, prepared
+from benchmarks.server import DEFAULT_PERIODS, BenchValidator, prepared
 from ptn_api.access import add_key
 from tests.system.api import Api, api
 
@@ -46,6 +46,7 @@ class Service(NamedTuple):
     """The service with one key."""
 
     api: Api
+    validator: BenchValidator
     key: str
     pid: int
     """The process of REST."""
@@ -66,7 +67,7 @@ def served(folder: Path, arguments: argparse.Namespace, **settings: object) -> I
     with api(folder / "data", validator_dir=validator.root, wait=False, **options) as server:
         server.wait_ready(300)
         pinned([process.pid for process in server.children().values()], SERVER)
-        yield Service(server, key, server.children()["rest"].pid)
+        yield Service(server, validator, key, server.children()["rest"].pid)
 
 
 def run_requests(folder: Path, arguments: argparse.Namespace, figures: Figures) -> None:
