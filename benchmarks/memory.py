@@ -1,7 +1,7 @@
 """Memory of the REST process beside the size of its document, and its growth under load.
 
-The load: clients that poll the document, each in a coding and with filters of its own, changing positions,
-and orders.
+The load: requests in several codings and with filters, changing positions, and up to two new orders a
+second. Orders are data that stays, so the growth of the document is shown beside that of the memory.
 """
 
 from __future__ import annotations
